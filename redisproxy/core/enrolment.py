@@ -1,0 +1,305 @@
+"""From what was read of namespaces and secrets to a Directory: the rules of enrolment.
+
+Owns the rules and the last good reading. What is read, and how, is the business of `redisproxy.directory`.
+No value of a secret is ever part of a Problem.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
+
+from .tenants import Backend, Credential, Directory, Tenant, digest
+
+CONNECTION_STRING = "redis-connection-string"
+PASSWORD = "redis-password"  # noqa: S105 - the name of a key
+VALID_HOURS = "valid_hours"
+#: The keys of a Secret that are looked at; sources need not keep others.
+KEYS = (CONNECTION_STRING, PASSWORD, VALID_HOURS)
+TEMPORARY_PREFIX = "redis-secret-temp-"
+
+#: A thousand years: no date that it leads to overflows.
+_MOST_HOURS = 24 * 366 * 1000
+
+
+@dataclass(frozen=True, slots=True)
+class NamespaceDocument:
+    """A namespace. created: seconds since the epoch."""
+
+    name: str
+    created: float
+
+
+@dataclass(frozen=True, slots=True)
+class SecretDocument:
+    """A secret, as far as it matters here.
+
+    data: values by key, decoded; error: what is wrong with it as a document, or None.
+    """
+
+    namespace: str
+    name: str
+    #: seconds since the epoch
+    created: float
+    data: Mapping[str, bytes] = field(repr=False)
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ReadFailure:
+    """Takes the place of what could not be read. reason: fit for a log."""
+
+    reason: str
+    #: seconds after which the server asked to be tried again, or None
+    retry_after: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What one look at a source found."""
+
+    #: None: there is none
+    master: SecretDocument | ReadFailure | None
+    namespaces: tuple[NamespaceDocument, ...] | ReadFailure
+    #: by namespace: those that may hold credentials
+    secrets: Mapping[str, tuple[SecretDocument, ...] | ReadFailure]
+    #: documents that are not even that: what and why
+    unreadable: tuple[Problem, ...] = ()
+
+    def failures(self) -> list[ReadFailure]:
+        """All that could not be read."""
+        parts = [self.master, self.namespaces, *self.secrets.values()]
+        return [part for part in parts if isinstance(part, ReadFailure)]
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """Something that an operator has to mend: where it is and why. secret: empty when it is about the namespace."""
+
+    namespace: str
+    secret: str
+    reason: str
+
+    def __str__(self) -> str:
+        where = f"{self.namespace}/{self.secret}" if self.secret else self.namespace
+        return f"{where}: {self.reason}"
+
+
+class MalformedError(ValueError):
+    """A secret's value is not what it has to be. The text says why, without the value."""
+
+
+def _split(value: bytes | None, schemes: tuple[str, ...]) -> SplitResult:
+    example = "redis://:password@host:6379/3"
+    if value is None:
+        raise MalformedError(f"it has no key {CONNECTION_STRING}, which takes the form {example}")
+    try:
+        text = value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise MalformedError(f"{CONNECTION_STRING} is not UTF-8") from None
+    if text != text.strip():
+        raise MalformedError(
+            f"{CONNECTION_STRING} begins or ends with white space (echo adds a newline: use echo -n or printf)"
+        )
+    if any(ord(character) < 33 or ord(character) == 127 for character in text):
+        raise MalformedError(f"{CONNECTION_STRING} contains white space or a control character")
+    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
+        raise MalformedError(f"{CONNECTION_STRING} has a % that two hexadecimal digits do not follow: write %25 for %")
+    try:
+        url = urlsplit(text)
+        url.port  # noqa: B018 - raises when it is not a number
+    except ValueError:
+        raise MalformedError(f"{CONNECTION_STRING} is not a URL of the form {example}") from None
+    if url.scheme not in schemes:
+        raise MalformedError(f"{CONNECTION_STRING} does not begin with {' or '.join(s + '://' for s in schemes)}")
+    return url
+
+
+def _user_info(url: SplitResult) -> tuple[str, bytes]:
+    """User name and password of a URL. An @ in a password is taken as such: the last one ends it."""
+    info, _, _ = url.netloc.rpartition("@")
+    username, _, password = info.partition(":")
+    try:
+        return unquote_to_bytes(username).decode("utf-8"), unquote_to_bytes(password)
+    except UnicodeDecodeError:
+        raise MalformedError(f"the user name in {CONNECTION_STRING} is not UTF-8") from None
+
+
+def parse_backend(data: Mapping[str, bytes]) -> Backend:
+    """Where Redis is, from the master secret. Raises MalformedError."""
+    url = _split(data.get(CONNECTION_STRING), ("redis", "rediss", "unix"))
+    username, password = _user_info(url)
+    if PASSWORD in data:
+        password = data[PASSWORD]
+    if url.scheme == "unix":
+        path = unquote_to_bytes(url.path).decode("utf-8", "replace")
+        if not path.startswith("/"):
+            raise MalformedError(f"{CONNECTION_STRING} names no absolute path: unix:///run/redis.sock")
+        return Backend(path=path, username=username, password=password)
+    if not url.hostname:
+        raise MalformedError(f"{CONNECTION_STRING} names no host")
+    port = 6379 if url.port is None else url.port
+    if not 0 < port < 65536:
+        raise MalformedError(f"{CONNECTION_STRING} names a port that is not within 1 to 65535")
+    return Backend(host=url.hostname, port=port, tls=url.scheme == "rediss", username=username, password=password)
+
+
+def parse_tenant(data: Mapping[str, bytes]) -> tuple[str, bytes, int]:
+    """(user name, password, database index) of a tenant's secret. Raises MalformedError."""
+    url = _split(data.get(CONNECTION_STRING), ("redis", "rediss"))
+    username, password = _user_info(url)
+    if not password:
+        raise MalformedError(f"{CONNECTION_STRING} has no password")
+    index = url.path.removeprefix("/")
+    if not re.fullmatch(r"0|[1-9][0-9]{0,8}", index, re.ASCII):
+        raise MalformedError(f"{CONNECTION_STRING} does not end in /N, the database's number")
+    return username, password, int(index)
+
+
+def parse_valid_hours(data: Mapping[str, bytes]) -> int | None:
+    """For how many hours a temporary credential is good, None without end. Raises MalformedError."""
+    value = data.get(VALID_HOURS)
+    if value is None:
+        return None
+    digits = value.strip()
+    if not digits.isdigit() or len(digits) > 8 or int(digits) > _MOST_HOURS:
+        raise MalformedError(f"{VALID_HOURS} is not a whole number of hours from 0 to {_MOST_HOURS}")
+    return int(digits)
+
+
+class Enrolment:
+    """The last good answer to each question, and the Directory that follows from it.
+
+    secret_name: of the client secret in each namespace; master: (namespace, name) of the master secret; backend:
+    where Redis is, whatever the master secret says.
+    """
+
+    def __init__(self, secret_name: str, master: tuple[str, str], backend: Backend | None = None) -> None:
+        self._secret_name = secret_name
+        self._master = master
+        self._fixed_backend = backend is not None
+        self._namespaces: dict[str, NamespaceDocument] | None = None
+        self._secrets: dict[str, tuple[SecretDocument, ...]] = {}
+        self._unreadable: tuple[Problem, ...] = ()
+        self._backend = backend
+        self._master_problem: Problem | None = None
+        self._failures: tuple[Problem, ...] = ()
+
+    def absorb(self, reading: Reading) -> None:
+        """Takes over what was read. What failed to be read stays as it was."""
+        failures = []
+        if isinstance(reading.master, ReadFailure):
+            failures.append(Problem(*self._master, f"not read: {reading.master.reason}"))
+        elif not self._fixed_backend:
+            self._absorb_master(reading.master)
+        if isinstance(reading.namespaces, ReadFailure):
+            failures.append(Problem("all namespaces", "", f"not read: {reading.namespaces.reason}"))
+        else:
+            self._namespaces = {namespace.name: namespace for namespace in reading.namespaces}
+            self._secrets = {name: kept for name, kept in self._secrets.items() if name in self._namespaces}
+            self._unreadable = reading.unreadable
+        for namespace, secrets in reading.secrets.items():
+            if isinstance(secrets, ReadFailure):
+                failures.append(Problem(namespace, "", f"its secrets were not read: {secrets.reason}"))
+            else:
+                self._secrets[namespace] = secrets
+        self._failures = tuple(failures)
+
+    def _absorb_master(self, master: SecretDocument | None) -> None:
+        """A master secret that is gone or malformed leaves the last good backend in force, or nobody would be served."""
+        self._master_problem = None
+        if master is None:
+            self._master_problem = Problem(*self._master, "the master secret does not exist")
+            return
+        try:
+            if master.error:
+                raise MalformedError(master.error)
+            self._backend = parse_backend(master.data)
+        except MalformedError as error:
+            self._master_problem = Problem(*self._master, f"the master secret is malformed: {error}")
+
+    @property
+    def loaded(self) -> bool:
+        """Whether the namespaces were ever read."""
+        return self._namespaces is not None
+
+    def resolve(self, databases: int | None = None) -> tuple[Directory, list[Problem]]:
+        """The Directory, and what keeps some out of it.
+
+        databases: how many Redis has, if known.
+        """
+        problems: list[Problem] = [*self._failures, *self._unreadable]
+        if self._master_problem:
+            problems.append(self._master_problem)
+        owners: dict[int, str] = {}
+        credentials: list[Credential] = []
+        namespaces = sorted((self._namespaces or {}).values(), key=lambda n: (n.created, n.name))
+        for namespace in namespaces:
+            found, malformed = self._credentials(namespace.name)
+            problems += malformed
+            if not found:
+                continue
+            index = found[0].tenant.index
+            if databases is not None and index >= databases:
+                problems.append(
+                    Problem(namespace.name, found[0].secret, f"Redis has no database {index}: it has 0 to {databases - 1}")
+                )
+                continue
+            if index in owners:
+                problems.append(
+                    Problem(namespace.name, found[0].secret, f"database {index} belongs to the older {owners[index]}")
+                )
+                continue
+            owners[index] = namespace.name
+            credentials += found
+        return Directory(self._backend, credentials), sorted(problems + _shared_passwords(credentials))
+
+    def _credentials(self, namespace: str) -> tuple[list[Credential], list[Problem]]:
+        """A namespace's credentials, the one that decides on its database first, and its malformed secrets."""
+        found: list[Credential] = []
+        problems = []
+        candidates = [
+            secret
+            for secret in self._secrets.get(namespace, ())
+            if secret.name == self._secret_name or secret.name.startswith(TEMPORARY_PREFIX)
+        ]
+        candidates.sort(key=lambda s: (s.name != self._secret_name, s.created, s.name))
+        for secret in candidates:
+            try:
+                if secret.error:
+                    raise MalformedError(secret.error)
+                username, password, index = parse_tenant(secret.data)
+                expires = None
+                if secret.name.startswith(TEMPORARY_PREFIX):
+                    hours = parse_valid_hours(secret.data)
+                    expires = None if hours is None else secret.created + hours * 3600
+                tenant = Tenant(namespace, index)
+                if found and found[0].tenant != tenant:
+                    raise MalformedError(
+                        f"it names database {index}, but {found[0].secret} gives the namespace {found[0].tenant.index}"
+                    )
+                found.append(Credential(tenant, secret.name, digest(password), username, expires))
+            except MalformedError as error:
+                problems.append(Problem(namespace, secret.name, str(error)))
+        return found, problems
+
+
+def _shared_passwords(credentials: list[Credential]) -> list[Problem]:
+    by_digest: dict[bytes, list[Credential]] = {}
+    for credential in credentials:
+        by_digest.setdefault(credential.digest, []).append(credential)
+    problems = []
+    for sharing in by_digest.values():
+        for credential in sharing:
+            others = sorted({c.tenant.namespace for c in sharing} - {credential.tenant.namespace})
+            if others:
+                problems.append(
+                    Problem(
+                        credential.tenant.namespace,
+                        credential.secret,
+                        f"its password is also that of {', '.join(others)}: only AUTH <namespace> <password> is accepted",
+                    )
+                )
+    return problems

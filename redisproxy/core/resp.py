@@ -1,0 +1,586 @@
+r"""RESP framing, both ways: where requests and replies begin and end.
+
+Owns the wire format and its limits. Must not know what a command means (that is `policy`) nor whose it is
+(that is `session`): a table that maps command names to KEEP, TAKE or DROP is all it is told.
+
+Bytes that are passed on are never decoded: a run of plain commands leaves as the slice it came in, and a reply
+is measured while it passes. What Redis reads leniently (``*1\rX``, a bulk string that does not end in CR LF) is
+an error here, because two parsers that disagree about a boundary are a smuggling hole.
+
+Source: networking.c of Redis 7 (processInlineBuffer, processMultibulkBuffer), sds.c (sdssplitargs), and the RESP3
+specification.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+# What a table says of a command's name.
+KEEP = 0  #: plain: pass its bytes on, whole or in pieces
+TAKE = 1  #: hand over its arguments, once all of them are here
+DROP = 2  #: tell its name, and skip its arguments
+
+# What RequestScanner.next() found.
+FORWARD = 0  #: (FORWARD, bytes to pass on, how many commands begin in them)
+COMMAND = 1  #: (COMMAND, list of arguments, 1)
+REFUSED = 2  #: (REFUSED, name, 1)
+OVERSIZE = 3  #: (OVERSIZE, name, 1): it had to be taken, and is larger than TAKE_LIMIT
+
+#: Bytes of a length header, type byte and CR LF included. The longest number that Redis reads has 20 characters.
+HEADER_LIMIT = 32
+#: Bytes of a command's name past which no server has a command.
+NAME_LIMIT = 128
+#: Bytes of all arguments of a command that is taken rather than passed on.
+TAKE_LIMIT = 1024 * 1024
+#: Bytes of an inline command's line (PROTO_INLINE_MAX_SIZE of Redis).
+INLINE_LIMIT = 64 * 1024
+#: Levels of arrays within a reply.
+DEPTH_LIMIT = 1024
+
+CRLF = b"\r\n"
+
+# Most lengths are small: one look-up instead of the checks of _number().
+_SMALL = {b"%d" % n: n for n in range(4096)}
+
+
+class ProtocolError(Exception):
+    """The peer sent what RESP does not allow. The text is fit for a client: it holds none of the peer's bytes but one."""
+
+
+class Limits(NamedTuple):
+    """What a request may announce. Numbers are Redis's own (networking.c)."""
+
+    #: how many arguments
+    arguments: int
+    #: bytes of one argument
+    bulk: int
+    #: put before the error text where it is breached: Redis names the limits of clients that are not logged in
+    prefix: str
+
+
+AUTHENTICATED = Limits(arguments=2**31 - 1, bulk=512 * 1024 * 1024, prefix="invalid")
+UNAUTHENTICATED = Limits(arguments=10, bulk=16384, prefix="unauthenticated")
+
+
+def _number(digits: bytes) -> int | None:
+    """The value of a canonical decimal number, or None. Refuses all that ``int()`` is generous about."""
+    value = _SMALL.get(digits)
+    if value is not None:
+        return value
+    magnitude = digits[1:] if digits[:1] == b"-" else digits
+    if not magnitude.isdigit() or magnitude[:1] == b"0" or len(magnitude) > 18:
+        return None
+    return int(digits)
+
+
+def encode(arguments: Iterable[bytes]) -> bytes:
+    """One command as a RESP array of bulk strings."""
+    arguments = list(arguments)
+    parts = [b"*%d\r\n" % len(arguments)]
+    for argument in arguments:
+        parts.append(b"$%d\r\n%b\r\n" % (len(argument), argument))
+    return b"".join(parts)
+
+
+_SPACE = b" \t\n\v\f\r"
+_ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"a": b"\a"}
+_HEX = frozenset(b"0123456789abcdefABCDEF")
+
+
+def split_inline(line: bytes) -> list[bytes]:
+    """The arguments of an inline command, quoted as Redis's sdssplitargs() has it.
+
+    Raises ProtocolError where a quote is not closed, or is followed by anything but space.
+    """
+    arguments = []
+    pos, end = 0, len(line)
+    while True:
+        while pos < end and line[pos] in _SPACE:
+            pos += 1
+        if pos == end:
+            return arguments
+        argument = bytearray()
+        while pos < end and line[pos] not in _SPACE:
+            character = line[pos : pos + 1]
+            pos += 1
+            if character not in (b'"', b"'"):
+                argument += character
+                continue
+            pos = _quoted(line, pos, character, argument)
+            # A closing quote ends the argument: nothing but space may follow it.
+            if pos < end and line[pos] not in _SPACE:
+                raise ProtocolError("unbalanced quotes in request")
+            break
+        arguments.append(bytes(argument))
+
+
+def _quoted(line: bytes, pos: int, quote: bytes, argument: bytearray) -> int:
+    """Reads a quoted part that begins at pos into argument; the position behind its closing quote."""
+    end = len(line)
+    while pos < end:
+        character = line[pos : pos + 1]
+        if character == quote:
+            return pos + 1
+        if character == b"\\" and pos + 1 < end:
+            following = line[pos + 1 : pos + 2]
+            if quote == b"'":
+                if following == b"'":
+                    argument += b"'"
+                    pos += 2
+                    continue
+            elif following == b"x" and pos + 3 < end and line[pos + 2] in _HEX and line[pos + 3] in _HEX:
+                argument.append(int(line[pos + 2 : pos + 4], 16))
+                pos += 4
+                continue
+            else:
+                argument += _ESCAPES.get(following, following)
+                pos += 2
+                continue
+        argument += character
+        pos += 1
+    raise ProtocolError("unbalanced quotes in request")
+
+
+class RequestScanner:
+    """Cuts what a client sends into what can be passed on as it is and what must be looked at.
+
+    ``feed()`` it bytes, then call ``next()`` until it says None. What next() returns of one client's bytes does
+    not depend on how they were split into chunks, but for where a large FORWARD is cut.
+
+    limits: what may be announced; table, default: KEEP, TAKE or DROP by command name (upper or lower case).
+    All three may be replaced between two calls of next(), and hold from the next command on.
+    """
+
+    def __init__(self, limits: Limits, table: Mapping[bytes, int], default: int) -> None:
+        self.limits = limits
+        self.table = table
+        self.default = default
+        self._buffer = b""
+        self._pos = 0
+        # Chunks that came while the buffer was known to be too short, joined when there are _wanted bytes: a
+        # large argument that arrives byte by byte must not be copied at every byte.
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self._wanted = 0
+        # The command under way, when it is passed on, taken or skipped in pieces.
+        self._mode = KEEP
+        self._arguments_left = 0  # arguments whose header was not read yet
+        self._bulk_left = 0  # bytes of the argument under way, its CR LF included
+        self._taken: list[bytes] = []
+        self._taken_size = 0
+
+    @property
+    def buffered(self) -> int:
+        """Bytes held back, waiting for more."""
+        return self._size + len(self._buffer) - self._pos
+
+    @property
+    def forwarding(self) -> bool:
+        """Whether a command was passed on in part, and the rest has not come yet."""
+        return self._mode == KEEP and bool(self._arguments_left or self._bulk_left)
+
+    def feed(self, data: bytes) -> None:
+        """Takes what the client sent. Empty chunks are harmless."""
+        if self._pos == len(self._buffer) and not self._chunks:
+            self._buffer = data
+            self._pos = 0
+            return
+        self._chunks.append(data)
+        self._size += len(data)
+        if self.buffered >= self._wanted:
+            self._join()
+
+    def _join(self) -> None:
+        self._chunks.insert(0, self._buffer[self._pos :])
+        self._buffer = b"".join(self._chunks)
+        self._pos = 0
+        self._chunks = []
+        self._size = 0
+        self._wanted = 0
+
+    def next(self) -> tuple[int, object, int] | None:
+        """What comes next in the bytes fed so far, or None when more are needed.
+
+        Raises ProtocolError: from then on the stream has no known boundaries, and the scanner must not be used.
+        """
+        if self._chunks:
+            return None  # still short of _wanted
+        while True:
+            if self._arguments_left or self._bulk_left:
+                found = self._continue()
+                if found is not None:
+                    return found
+                if self._arguments_left or self._bulk_left:
+                    return None
+            found = self._scan()
+            if found is not None:
+                return found
+            if not (self._arguments_left or self._bulk_left):
+                if self._pos == len(self._buffer):
+                    self._buffer = b""
+                    self._pos = 0
+                return None
+
+    def _scan(self) -> tuple[int, object, int] | None:
+        """From a command boundary: the longest run of KEEP commands, or the first command that is not one."""
+        buffer = self._buffer
+        end = len(buffer)
+        table = self.table
+        limits = self.limits
+        start = pos = self._pos
+        count = 0
+        while pos < end:
+            if buffer[pos] != 42:  # b"*"
+                if count:
+                    break
+                self._pos = pos
+                found = self._inline()
+                if found is None and self._pos != pos:  # an empty line
+                    start = pos = self._pos
+                    continue
+                return found
+            eol = buffer.find(CRLF, pos, pos + HEADER_LIMIT)
+            if eol < 0:
+                if end - pos >= HEADER_LIMIT:
+                    if count:
+                        break
+                    raise ProtocolError("invalid multibulk length")
+                break
+            arguments = _number(buffer[pos + 1 : eol])
+            if arguments is None or arguments > limits.arguments:
+                if count:
+                    break
+                prefix = limits.prefix if arguments is not None and arguments < 2**31 else "invalid"
+                raise ProtocolError(f"{prefix} multibulk length")
+            if arguments <= 0:  # no command, and no reply: never passed on
+                if count:
+                    break
+                start = pos = self._pos = eol + 2
+                continue
+            # The name decides what happens to the rest.
+            head = eol + 2
+            try:
+                length, name_at = self._bulk_header(buffer, head, end)
+            except ProtocolError:
+                if count:
+                    break
+                raise
+            if name_at < 0:
+                break
+            if length > NAME_LIMIT:
+                if count:
+                    break
+                # Forget what came before the name's bytes, and skip the rest.
+                self._pos = name_at
+                self._mode = DROP
+                self._arguments_left = arguments - 1
+                self._bulk_left = length + 2
+                return REFUSED, b"", 1
+            after = name_at + length + 2
+            if after > end:
+                break
+            name = buffer[name_at : after - 2]
+            if buffer[after - 2 : after] != CRLF:
+                if count:
+                    break
+                raise ProtocolError("a bulk string does not end where its length says")
+            mode = table.get(name)
+            if mode is None:
+                mode = table.get(name.upper(), self.default)
+            if mode != KEEP:
+                if count:
+                    break
+                self._pos = after
+                self._mode = mode
+                self._arguments_left = arguments - 1
+                self._bulk_left = 0
+                if mode == DROP:
+                    return REFUSED, name, 1
+                self._taken = [name]
+                self._taken_size = length
+                if arguments == 1:
+                    return self._finish_taking()
+                return self._continue()
+            # Plain: the rest of its arguments, as far as they are here.
+            left = arguments - 1
+            pos = after
+            try:
+                while left:
+                    length, data_at = self._bulk_header(buffer, pos, end)
+                    if data_at < 0:
+                        break
+                    left -= 1
+                    after = data_at + length + 2
+                    if after > end:
+                        # Never part of its CR LF: it is checked before it is passed on.
+                        pos = min(end, after - 2)
+                        self._bulk_left = after - pos
+                        break
+                    if buffer[after - 2 : after] != CRLF:
+                        raise ProtocolError("a bulk string does not end where its length says")
+                    pos = after
+            except ProtocolError:
+                # Its beginning is passed on like any streamed command's: the error is met again, and raised, there.
+                if count == 0 and pos == start:
+                    raise
+            count += 1
+            if left or self._bulk_left:
+                self._mode = KEEP
+                self._arguments_left = left
+                break
+        self._pos = pos
+        if count == 0:
+            return None
+        if start == 0 and pos == end:
+            return FORWARD, buffer, count
+        return FORWARD, buffer[start:pos], count
+
+    def _bulk_header(self, buffer: bytes, pos: int, end: int) -> tuple[int, int]:
+        """(length, where its bytes begin) of the bulk string at pos; (0, -1) when its header is not whole."""
+        if pos < end and buffer[pos] != 36:  # b"$"
+            byte = buffer[pos : pos + 1]
+            shown = byte.decode("ascii") if byte.isalnum() or byte in b"*+-:$" else "?"
+            raise ProtocolError(f"expected '$', got '{shown}'")
+        eol = buffer.find(CRLF, pos, pos + HEADER_LIMIT)
+        if eol < 0:
+            if end - pos >= HEADER_LIMIT:
+                raise ProtocolError("invalid bulk length")
+            return 0, -1
+        length = _number(buffer[pos + 1 : eol])
+        if length is None or length < 0 or length > AUTHENTICATED.bulk:
+            raise ProtocolError("invalid bulk length")
+        if length > self.limits.bulk:
+            raise ProtocolError(f"{self.limits.prefix} bulk length")
+        return length, eol + 2
+
+    def _continue(self) -> tuple[int, object, int] | None:
+        """Goes on with the command under way, as far as its bytes are here."""
+        buffer = self._buffer
+        start = pos = self._pos
+        end = len(buffer)
+        mode = self._mode
+        while True:
+            if self._bulk_left > 2:
+                step = min(self._bulk_left - 2, end - pos)
+                pos += step
+                self._bulk_left -= step
+            if self._bulk_left:
+                if self._bulk_left > 2 or end - pos < 2:
+                    break
+                if buffer[pos : pos + 2] != CRLF:
+                    raise ProtocolError("a bulk string does not end where its length says")
+                pos += 2
+                self._bulk_left = 0
+            if not self._arguments_left:
+                break
+            length, data_at = self._bulk_header(buffer, pos, end)
+            if data_at < 0:
+                break
+            if mode == TAKE:
+                self._taken_size += length
+                if self._taken_size > TAKE_LIMIT:
+                    return self._give_up_taking(data_at, length)
+                after = data_at + length + 2
+                if after > end:
+                    self._taken_size -= length
+                    self._wanted = after - pos
+                    break
+                if buffer[after - 2 : after] != CRLF:
+                    raise ProtocolError("a bulk string does not end where its length says")
+                self._taken.append(buffer[data_at : after - 2])
+                pos = after
+            else:
+                pos = data_at
+                self._bulk_left = length + 2
+            self._arguments_left -= 1
+        self._pos = pos
+        if mode == TAKE:
+            return None if self._arguments_left else self._finish_taking()
+        if mode == DROP or pos == start:
+            return None
+        if start == 0 and pos == end:
+            return FORWARD, buffer, 0
+        return FORWARD, buffer[start:pos], 0
+
+    def _finish_taking(self) -> tuple[int, object, int]:
+        taken, self._taken = self._taken, []
+        self._mode = KEEP
+        return COMMAND, taken, 1
+
+    def _give_up_taking(self, data_at: int, length: int) -> tuple[int, object, int]:
+        name = self._taken[0]
+        self._taken = []
+        self._mode = DROP
+        self._arguments_left -= 1
+        self._bulk_left = length + 2
+        self._pos = data_at
+        return OVERSIZE, name, 1
+
+    def _inline(self) -> tuple[int, object, int] | None:
+        """The inline command at _pos; None when its line is not whole, or empty (then _pos moved on)."""
+        buffer = self._buffer
+        newline = buffer.find(b"\n", self._pos, self._pos + INLINE_LIMIT)
+        if newline < 0:
+            if len(buffer) - self._pos >= INLINE_LIMIT:
+                raise ProtocolError("too big inline request")
+            return None
+        line = buffer[self._pos : newline]
+        if b"\0" in line:
+            # Redis looks for the newline with strchr(): it would never find this one.
+            raise ProtocolError("a NUL byte in an inline request")
+        arguments = split_inline(line.removesuffix(b"\r"))
+        self._pos = newline + 1
+        if not arguments:
+            return None
+        name = arguments[0]
+        mode = self.table.get(name.upper(), self.default)
+        if mode == TAKE:
+            return COMMAND, arguments, 1
+        if mode == DROP or len(name) > NAME_LIMIT:
+            return REFUSED, name[:NAME_LIMIT], 1
+        return FORWARD, encode(arguments), 1
+
+
+_LINE_TYPES = frozenset(b"+-:_#,(")
+_BULK_TYPES = frozenset(b"$=!")
+_AGGREGATES = {42: 1, 126: 1, 62: 1, 37: 2, 124: 2}  # * ~ > % |: elements for each that the header counts
+_ATTRIBUTE = 124
+PUSH = 62
+
+
+class ReplyMeasurer:
+    """Finds where the replies in a byte stream end, while the bytes pass by. Keeps no reply's bytes.
+
+    Knows RESP2 and RESP3 by their type bytes. A RESP3 push at the top level is a protocol error, unless
+    ``pushes`` is true: then it counts like a reply, and the caller must tell it apart before.
+    """
+
+    def __init__(self) -> None:
+        self.pushes = False
+        self._open: list[int] = []  # elements that the arrays under way still lack, the innermost last
+        self._bulk_left = 0  # bytes of the bulk string under way, its CR LF included
+        self._header = b""  # a length header that is not whole yet; its bytes have been passed on
+        self._in_line = False  # within a line whose content does not matter
+        self._after_cr = False  # that line's last byte so far was CR
+
+    @property
+    def between(self) -> bool:
+        """Whether the bytes so far end where a reply ends."""
+        return not (self._open or self._bulk_left or self._header or self._in_line)
+
+    def measure(self, data: bytes, pos: int, want: int) -> tuple[int, int]:
+        """Passes over at most want replies from data[pos:]: (position behind them, how many of them ended).
+
+        want: at least 1. When fewer ended, all of data was passed over. Raises ProtocolError.
+        """
+        end = len(data)
+        done = 0
+        opened = self._open
+        while pos < end:
+            if self._bulk_left:
+                pos = self._pass_bulk(data, pos, end)
+                if self._bulk_left:
+                    break
+            elif self._in_line:
+                pos = self._pass_line(data, pos, end)
+                if self._in_line:
+                    break
+            else:
+                if self._header:
+                    kind = self._header[0]
+                    held = len(self._header)
+                    header = self._header + data[pos : pos + HEADER_LIMIT]
+                    eol = header.find(CRLF)
+                    if eol < 0:
+                        if len(header) >= HEADER_LIMIT:
+                            raise ProtocolError("a reply's length is not a number")
+                        self._header = header
+                        pos = end
+                        break
+                    digits = header[1:eol]
+                    pos += eol + 2 - held
+                    self._header = b""
+                else:
+                    kind = data[pos]
+                    eol = data.find(CRLF, pos)
+                    if kind in _LINE_TYPES:
+                        if eol < 0:
+                            self._in_line = True
+                            self._after_cr = data[end - 1] == 13
+                            pos = end
+                            break
+                        pos = eol + 2
+                        digits = b""
+                    else:
+                        if kind not in _BULK_TYPES and kind not in _AGGREGATES:
+                            raise ProtocolError("a reply of unknown type")
+                        if kind == PUSH and not opened and not self.pushes:
+                            raise ProtocolError("a push that was not asked for")
+                        if eol < 0 or eol - pos > HEADER_LIMIT:
+                            if end - pos >= HEADER_LIMIT:
+                                raise ProtocolError("a reply's length is not a number")
+                            self._header = data[pos:end]
+                            pos = end
+                            break
+                        digits = data[pos + 1 : eol]
+                        pos = eol + 2
+                if kind not in _LINE_TYPES:
+                    length = _number(digits)
+                    if length is None or length < -1:
+                        raise ProtocolError("a reply's length is not a number")
+                    if length >= 0:
+                        if kind in _BULK_TYPES:
+                            self._bulk_left = length + 2
+                            pos = self._pass_bulk(data, pos, end)
+                            if self._bulk_left:
+                                break
+                        else:
+                            elements = length * _AGGREGATES[kind]
+                            if kind == _ATTRIBUTE:
+                                elements += 1  # what it is an attribute of belongs to it
+                            if elements:
+                                if len(opened) >= DEPTH_LIMIT:
+                                    raise ProtocolError("a reply is nested too deeply")
+                                opened.append(elements)
+                                continue
+            # An element ended: so may the arrays that it is the last of.
+            while opened:
+                opened[-1] -= 1
+                if opened[-1]:
+                    break
+                opened.pop()
+            if not opened:
+                done += 1
+                if done == want:
+                    break
+        return pos, done
+
+    def _pass_bulk(self, data: bytes, pos: int, end: int) -> int:
+        left = self._bulk_left
+        here = end - pos
+        if here < left - 2:
+            self._bulk_left = left - here
+            return end
+        # The two bytes behind it, each checked when it comes.
+        if left > 2:
+            pos += left - 2
+            left = 2
+        while left and pos < end:
+            if data[pos] != CRLF[2 - left]:
+                raise ProtocolError("a bulk string does not end where its length says")
+            pos += 1
+            left -= 1
+        self._bulk_left = left
+        return pos
+
+    def _pass_line(self, data: bytes, pos: int, end: int) -> int:
+        if self._after_cr and data[pos] == 10:
+            self._in_line = self._after_cr = False
+            return pos + 1
+        eol = data.find(CRLF, pos)
+        if eol < 0:
+            self._after_cr = data[end - 1] == 13
+            return end
+        self._in_line = self._after_cr = False
+        return eol + 2

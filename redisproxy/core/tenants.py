@@ -1,0 +1,141 @@
+"""Tenants, their credentials, the backend, and the directory that holds a snapshot of them.
+
+Owns what the words mean and who may log in. A Directory is immutable and replaced whole. Where snapshots come
+from is the business of `redisproxy.directory`. Times are seconds since the epoch, given by the caller.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+# A digest is of use to this process alone: a core dump of another one, or a rainbow table, does not help.
+_DIGEST_KEY = secrets.token_bytes(32)
+
+
+def digest(password: bytes) -> bytes:
+    """What is kept of a password: its keyed BLAKE2b digest, 32 bytes, different in each process."""
+    return hashlib.blake2b(password, digest_size=32, key=_DIGEST_KEY).digest()
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """An enrolled namespace and the one database index allocated to it."""
+
+    namespace: str
+    index: int
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A password that authenticates as one tenant, perhaps until a moment."""
+
+    tenant: Tenant
+    #: name of the Secret it came from
+    secret: str
+    #: see `digest`
+    digest: bytes = field(repr=False)
+    #: the user name in the Secret's URL, which clients built from that URL send; may be empty
+    username: str = ""
+    #: seconds since the epoch, or None for a credential that does not expire
+    expires: float | None = None
+
+    def valid_at(self, now: float) -> bool:
+        """Whether it has not expired."""
+        return self.expires is None or now < self.expires
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """Where Redis is, and the master password that opens it."""
+
+    host: str = ""
+    #: TCP port
+    port: int = 6379
+    #: path of a Unix socket; host and port are not used then
+    path: str = ""
+    tls: bool = False
+    #: empty: the default user
+    username: str = field(default="", repr=False)
+    #: empty: Redis asks for none
+    password: bytes = field(default=b"", repr=False)
+
+    @property
+    def address(self) -> str:
+        """For logs and errors: no password in it."""
+        if self.path:
+            return f"unix://{self.path}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}"
+
+
+class AuthenticationError(Exception):
+    """A log-in that is refused. The text is the whole error reply, without ``-`` and CR LF.
+
+    outcome: a word for logs and metrics.
+    """
+
+    def __init__(self, text: str, outcome: str) -> None:
+        super().__init__(text)
+        self.outcome = outcome
+
+
+WRONGPASS = "WRONGPASS invalid username-password pair or user is disabled."
+NOT_LOADED = "ERR the proxy has not read its credentials yet, try again in a moment"
+#: User names that stand for "whoever this password belongs to".
+ANYONE = (None, "default")
+
+
+class Directory:
+    """Who may log in, and where Redis is, at one moment.
+
+    backend: None when no master secret was readable.
+    """
+
+    def __init__(self, backend: Backend | None, credentials: Iterable[Credential]) -> None:
+        self.backend = backend
+        self.credentials = frozenset(credentials)
+        by_digest: dict[bytes, tuple[Credential, ...]] = {}
+        for credential in self.credentials:
+            by_digest[credential.digest] = (*by_digest.get(credential.digest, ()), credential)
+        self._by_digest: Mapping[bytes, tuple[Credential, ...]] = MappingProxyType(by_digest)
+        self.tenants = frozenset(credential.tenant for credential in self.credentials)
+
+    def authenticate(self, username: str | None, password: bytes, now: float) -> Credential:
+        """Whose password it is. Raises AuthenticationError.
+
+        username: None for ``AUTH password``. The namespace's name or the user name in the Secret's URL narrow
+        the search, and are what tells two tenants with one password apart.
+        """
+        wanted = digest(password)
+        found = [
+            credential
+            for credential in self._by_digest.get(wanted, ())
+            if hmac.compare_digest(credential.digest, wanted)
+            and credential.valid_at(now)
+            and (username in ANYONE or username in (credential.tenant.namespace, credential.username))
+        ]
+        if username not in ANYONE:
+            # A namespace's name outranks what another tenant wrote into its URL.
+            found = [c for c in found if c.tenant.namespace == username] or found
+        if len({credential.tenant for credential in found}) > 1:
+            raise AuthenticationError(
+                "WRONGPASS more than one namespace uses this password: log in with AUTH <namespace> <password>",
+                "ambiguous",
+            )
+        if not found:
+            raise AuthenticationError(WRONGPASS, "wrong")
+        # Of two secrets of one namespace with one password, the one that lasts longer.
+        return max(found, key=lambda c: (c.expires is None, c.expires or 0.0, c.secret))
+
+    def holds(self, credential: Credential, now: float) -> bool:
+        """Whether a credential that logged in before would log in now, as the same tenant."""
+        return credential in self.credentials and credential.valid_at(now)
+
+    def next_expiry(self, now: float) -> float | None:
+        """When the next credential expires, or None."""
+        return min((c.expires for c in self.credentials if c.expires is not None and c.expires > now), default=None)

@@ -1,0 +1,221 @@
+"""Reads namespaces and secrets from the Kubernetes API. The only module that imports kubernetes.
+
+Owns the conversation with the API server: where it is, who we are, pages, time-outs, and what an error means.
+Answers are read as raw JSON: the client's models take many times as long to parse, and hold the GIL meanwhile.
+Error bodies are never repeated: an API server, or what stands before it, may put anything into them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from kubernetes import client as kubernetes_client
+from kubernetes import config as kubernetes_config
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+from kubernetes.config.incluster_config import InClusterConfigLoader
+
+from ..core.enrolment import TEMPORARY_PREFIX, NamespaceDocument, Problem, ReadFailure, Reading, SecretDocument
+from .documents import DocumentError, read_namespace, read_secret
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+#: Items a page: the API server's own advice is a few hundred.
+PAGE = 500
+#: Seconds to connect, and seconds without a byte.
+TIMEOUT = (5, 20)
+
+
+class _Unreachable(Exception):
+    """No answer, or none that makes sense: the calls that would follow are spared. args: a ReadFailure."""
+
+
+class ClusterSource:
+    """The Kubernetes API.
+
+    prefix: of the namespaces' names; secret_name: of the client secret in each; master: (namespace, name) of the
+    master secret; port: of the API server, in a pod; service_account: where a pod's token and CA are mounted.
+    """
+
+    def __init__(
+        self,
+        prefix: str,
+        secret_name: str,
+        master: tuple[str, str],
+        port: int,
+        environ: Mapping[str, str] = os.environ,
+        service_account: Path = SERVICE_ACCOUNT,
+        timeout: tuple[float, float] = TIMEOUT,
+    ) -> None:
+        self._prefix = prefix
+        self._secret_name = secret_name
+        self._master = master
+        self._port = port
+        self._environ = environ
+        self._service_account = service_account
+        self._timeout = timeout
+
+    def __str__(self) -> str:
+        return "the Kubernetes API"
+
+    def read(self) -> Reading:
+        """What the API says now. Blocks, for as long as a few time-outs."""
+        try:
+            api = self._connect()
+        except (ConfigException, OSError, ValueError, urllib3.exceptions.HTTPError) as error:
+            # The text of a ConfigException names files and keys, no contents; of others only the kind is told.
+            detail = str(error) if isinstance(error, ConfigException) else _kind(error)
+            failure = ReadFailure(f"no way to the Kubernetes API: {detail}")
+            return Reading(failure, failure, {})
+        try:
+            return self._read(kubernetes_client.CoreV1Api(api))
+        finally:
+            api.close()
+
+    def _connect(self) -> kubernetes_client.ApiClient:
+        """A client of the API, made anew for each reading: so a rotated token, CA or kubeconfig is taken up."""
+        configuration = kubernetes_client.Configuration()
+        if self._environ.get("KUBERNETES_SERVICE_HOST") and (self._service_account / "token").is_file():
+            environ = dict(self._environ) | {"KUBERNETES_SERVICE_PORT": str(self._port)}
+            InClusterConfigLoader(
+                token_filename=str(self._service_account / "token"),
+                cert_filename=str(self._service_account / "ca.crt"),
+                environ=environ,
+            ).load_and_set(configuration)
+        else:
+            kubernetes_config.load_kube_config(
+                config_file=self._environ.get("KUBECONFIG"), client_configuration=configuration
+            )
+        # How often to try again is decided by the service that asks: nothing here may sleep for a Retry-After.
+        configuration.retries = urllib3.Retry(total=1, read=0, redirect=0, status=0, respect_retry_after_header=False)
+        return kubernetes_client.ApiClient(configuration)
+
+    def _read(self, api: kubernetes_client.CoreV1Api) -> Reading:
+        unreadable: list[Problem] = []
+        master: SecretDocument | ReadFailure | None = None
+        secrets: dict[str, tuple[SecretDocument, ...] | ReadFailure] = {}
+        try:
+            master = self._master_secret(api)
+            namespaces = self._namespaces(api, unreadable)
+        except _Unreachable as unreachable:
+            failure = unreachable.args[0]
+            return Reading(failure if master is None else master, failure, {})
+        if isinstance(namespaces, ReadFailure):
+            return Reading(master, namespaces, {})
+        gone: ReadFailure | None = None
+        for namespace in namespaces:
+            if gone is None:
+                try:
+                    secrets[namespace.name] = self._secrets(api, namespace.name, unreadable)
+                    continue
+                except _Unreachable as unreachable:
+                    gone = unreachable.args[0]
+            secrets[namespace.name] = gone
+        return Reading(master, namespaces, secrets, tuple(unreadable))
+
+    def _master_secret(self, api: kubernetes_client.CoreV1Api) -> SecretDocument | ReadFailure | None:
+        namespace, name = self._master
+        answer = self._call(api.read_namespaced_secret, name, namespace)
+        if isinstance(answer, ReadFailure):
+            return None if answer.reason.startswith("404 ") else answer
+        try:
+            return read_secret(answer, 0.0)
+        except DocumentError as error:
+            return ReadFailure(str(error))
+
+    def _namespaces(
+        self, api: kubernetes_client.CoreV1Api, unreadable: list[Problem]
+    ) -> tuple[NamespaceDocument, ...] | ReadFailure:
+        found = []
+        for item in self._pages(api.list_namespace):
+            if isinstance(item, ReadFailure):
+                return item
+            try:
+                namespace = read_namespace(item, 0.0)
+            except DocumentError as error:
+                unreadable.append(Problem("a namespace", "", str(error)))
+                continue
+            if namespace.name.startswith(self._prefix):
+                found.append(namespace)
+        return tuple(found)
+
+    def _secrets(
+        self, api: kubernetes_client.CoreV1Api, namespace: str, unreadable: list[Problem]
+    ) -> tuple[SecretDocument, ...] | ReadFailure:
+        found = []
+        for item in self._pages(api.list_namespaced_secret, namespace):
+            if isinstance(item, ReadFailure):
+                return item
+            name = item.get("metadata", {}).get("name", "")
+            if name != self._secret_name and not name.startswith(TEMPORARY_PREFIX):
+                continue
+            if (namespace, name) == self._master:
+                continue
+            try:
+                found.append(read_secret(item, 0.0))
+            except DocumentError as error:
+                unreadable.append(Problem(namespace, name, str(error)))
+        return tuple(found)
+
+    def _pages(self, call: Callable[..., Any], *arguments: str) -> Iterator[dict[str, Any] | ReadFailure]:
+        """The items of all pages of a list; a ReadFailure in place of the rest when a page fails."""
+        token: str | None = None
+        while True:
+            paging = {"_continue": token} if token else {}
+            answer = self._call(call, *arguments, limit=PAGE, **paging)
+            if isinstance(answer, ReadFailure):
+                # 410 Gone, an expired continue token, is a failure like any: the next reading starts over.
+                yield answer
+                return
+            items, metadata = answer.get("items") or [], answer.get("metadata") or {}
+            if not (isinstance(items, list) and all(isinstance(item, dict) for item in items)):
+                yield ReadFailure("the answer is not a list of objects")
+                return
+            yield from items
+            token = metadata.get("continue") or None
+            if token is None:
+                return
+
+    def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any] | ReadFailure:
+        """The JSON object that a call answers with, or why there is none. Raises _Unreachable."""
+        try:
+            response = call(*arguments, _preload_content=False, _request_timeout=self._timeout, **options)
+            answer = json.loads(response.data)
+        except ApiException as error:
+            if not error.status:
+                # How the client tells of a TLS failure; the text is OpenSSL's.
+                raise _Unreachable(ReadFailure(f"no answer: {_kind(error)}")) from None
+            failure = ReadFailure(f"{error.status} {error.reason}", _retry_after(error))
+            if error.status in (401, 429) or error.status >= 500:
+                raise _Unreachable(failure) from None
+            return failure
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise _Unreachable(ReadFailure(f"no answer: {_kind(error)}")) from None
+        except ValueError:
+            raise _Unreachable(ReadFailure("the answer is not JSON")) from None
+        if not isinstance(answer, dict):
+            raise _Unreachable(ReadFailure("the answer is not a JSON object"))
+        return answer
+
+
+def _kind(error: BaseException) -> str:
+    """What kind of failure it is, and of the innermost reason, without text that a peer could have written."""
+    reason = getattr(error, "reason", None)
+    if isinstance(error, urllib3.exceptions.MaxRetryError) and isinstance(reason, BaseException):
+        error = reason
+    text = f"{type(error).__name__}"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{text}: {error.strerror}"
+    cause = error.__cause__ or error.__context__
+    if isinstance(cause, OSError) and cause.strerror:
+        return f"{text}: {cause.strerror}"
+    return text
+
+
+def _retry_after(error: ApiException) -> float | None:
+    value = (error.headers or {}).get("Retry-After", "")
+    return float(value) if value.isdigit() and len(value) < 6 else None

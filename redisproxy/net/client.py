@@ -1,0 +1,320 @@
+"""The client's side: one connection of an application, and the factory of these.
+
+Owns the client's socket: its place, its time limits, its back-pressure, how it is closed. What the bytes mean is
+the session's business.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from twisted.internet import defer
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, ISSLTransport
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from ..core.session import Session
+from ..core.tenants import AuthenticationError, Credential, Directory
+from ..directory.current import DirectoryService
+from ..ops.outcomes import Outcome, Outcomes
+from .admission import Admission
+from .lane import LaneError, LaneProtocol
+from .lanes import LanePool
+from .receiver import Hold, Pressure, RespReceiver
+
+#: Bytes taken from a client that waits for a place: a log-in and a few commands.
+WAITING_LIMIT = 16 * 1024
+#: Bytes that may be on their way to a client that is not logged in.
+UNREAD_LIMIT = 1024
+#: Seconds for a client to take its last bytes and close, before it is cut off.
+LINGER = 2.0
+#: Seconds for the replies owed to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
+HALF_CLOSED_GRACE = 0.5
+#: Seconds for a session that was revoked to get the replies it is owed, before it is cut off.
+REVOKED_GRACE = 10.0
+
+FULL = b"-ERR max number of clients reached\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """login: seconds from a client's place to its log-in."""
+
+    login: float
+
+
+@implementer(IHalfCloseableProtocol)
+class ClientProtocol(RespReceiver):
+    """One client's connection: the link that carries a session."""
+
+    factory: ClientFactory
+
+    def __init__(self, number: int) -> None:
+        self.id = number
+        self.session = Session(self)
+        self._admitted = False
+        self._early: list[bytes] = []
+        self._early_size = 0
+        self._closing = False
+        self._read_closed = False
+        self._mood = ""
+        self._since = 0.0
+        self._peer = ""
+        self._timer: IDelayedCall | None = None
+        self._leasing: defer.Deferred | None = None
+        self._usual_buffer = 0
+
+    def __repr__(self) -> str:
+        return f"<client {self.id} from {self._peer}>"
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        factory = self.factory
+        self._since = factory.clock.seconds()
+        self._peer = _shown(self.transport.getPeer())
+        self.transport.registerProducer(Pressure(self._full, self._empty), True)
+        # A client that is not logged in may leave little unread; with TLS the size is Twisted's.
+        self._usual_buffer = getattr(self.transport, "bufferSize", 0)
+        if self._usual_buffer:
+            self.transport.bufferSize = UNREAD_LIMIT
+        factory.clients.add(self)
+        if not factory.admission.arrive(self):
+            self.write(FULL)
+            self.close("turned-away")
+
+    def admitted(self) -> None:
+        """See `admission.Arrival`."""
+        self._admitted = True
+        self._since = self.factory.clock.seconds()
+        self._restart_timer(self.factory.timeouts.login, self._too_late)
+        early, self._early = b"".join(self._early), []
+        self.unhold(Hold.PLACE)
+        if early:
+            self.dataReceived(early)
+
+    def _too_late(self) -> None:
+        self.write(b"-ERR no log-in within %d seconds\r\n" % self.factory.timeouts.login)
+        self.close("login-timeout")
+
+    def respReceived(self, data: bytes) -> None:
+        if self._closing:
+            return
+        if self._admitted:
+            self.session.received(data)
+            return
+        self._early.append(data)
+        self._early_size += len(data)
+        if self._early_size >= WAITING_LIMIT:
+            self.hold(Hold.PLACE)
+
+    def readConnectionLost(self) -> None:
+        """The client will send no more. It may have gone altogether: what it is still owed gets a moment, not more."""
+        self._read_closed = True
+        if self._closing or not self._admitted:
+            self.transport.loseConnection()
+            return
+        self._restart_timer(HALF_CLOSED_GRACE, self.transport.abortConnection)
+        self.session.half_closed()
+
+    def writeConnectionLost(self) -> None:
+        """All has been written that will be."""
+        if self._read_closed:
+            self.transport.loseConnection()
+
+    def _restart_timer(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
+        """A connection has one time limit at a time."""
+        self._stop_timer()
+        self._timer = self.factory.clock.callLater(seconds, call, *arguments)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        self._stop_timer()
+        factory = self.factory
+        self.session.lost()
+        if self._leasing is not None:
+            self._leasing.cancel()
+        factory.outcomes.ended(self._outcome())
+        factory.admission.leave(self)
+        factory.left(self)
+
+    def _outcome(self) -> Outcome:
+        credential = self.session.credential
+        return Outcome(
+            number=self.id,
+            peer=self._peer,
+            namespace=credential.tenant.namespace if credential else None,
+            secret=credential.secret if credential else None,
+            seconds=self.factory.clock.seconds() - self._since,
+            commands=self.session.commands,
+            refused=self.session.refused,
+            mood=self._mood or "client-left",
+        )
+
+    # What the session asks of its link.
+
+    def write(self, data: bytes) -> None:
+        """See `core.session.Link`."""
+        self.transport.write(data)
+
+    def close(self, mood: str) -> None:
+        """See `core.session.Link`. Goes on reading for a moment: for an unread byte the kernel would drop the last reply."""
+        if self._closing:
+            return
+        self._closing = True
+        self._mood = mood
+        self._restart_timer(LINGER, self.transport.abortConnection)
+        self.transport.unregisterProducer()
+        if self._read_closed or ISSLTransport.providedBy(self.transport):
+            self.transport.loseConnection()
+        else:
+            self._held = Hold(0)
+            self.transport.resumeProducing()
+            self.transport.loseWriteConnection()
+
+    def hold(self, reason: Hold = Hold.SESSION) -> None:
+        """See `core.session.Link`."""
+        if not self._closing:
+            super().hold(reason)
+
+    def unhold(self, reason: Hold = Hold.SESSION) -> None:
+        """See `core.session.Link`."""
+        if not self._closing:
+            super().unhold(reason)
+
+    def authenticate(self, username: str | None, password: bytes) -> Credential:
+        """See `core.session.Link`."""
+        try:
+            return self.factory.directory.authenticate(username, password)
+        except AuthenticationError as error:
+            self.factory.outcomes.login_refused(self._peer, error.outcome)
+            raise
+
+    def lease(self, credential: Credential) -> None:
+        """See `core.session.Link`."""
+        leasing = defer.Deferred.fromCoroutine(self.factory.lanes.lease(credential.tenant))
+        self._leasing = leasing
+        leasing.addCallbacks(self._leased, self._not_leased)
+        leasing.addErrback(self._lease_crashed)
+
+    def _leased(self, lane: LaneProtocol) -> None:
+        self._leasing = None
+        lane.carry(self.session, self._redis_slow)
+        if not (self._closing or self._read_closed):
+            self._stop_timer()
+        if self._usual_buffer:
+            self.transport.bufferSize = self._usual_buffer
+        self.session.lane_opened(lane)
+
+    def _not_leased(self, failure: Failure) -> None:
+        self._leasing = None
+        failure.trap(LaneError, defer.CancelledError)
+        if failure.check(LaneError):
+            self.session.lane_refused(failure.value.told)
+
+    def _lease_crashed(self, failure: Failure) -> None:
+        self._log.failure("a bug, which costs {connection} alone", failure, connection=self)
+        self.transport.abortConnection()
+
+    # Back-pressure.
+
+    def _redis_slow(self, slow: bool) -> None:
+        if slow:
+            self.hold(Hold.PEER)
+        else:
+            self.unhold(Hold.PEER)
+
+    def _full(self) -> None:
+        if self.session.lane is not None:
+            self.session.lane.hold(Hold.PEER)
+        self.session.unread(True)
+
+    def _empty(self) -> None:
+        if self.session.lane is not None:
+            self.session.lane.unhold(Hold.PEER)
+        self.session.unread(False)
+
+    def shut_down(self) -> None:
+        """The proxy stops: what is owed gets a moment."""
+        self._restart_timer(LINGER, self.transport.abortConnection)
+        if self._admitted:
+            self.session.end("shutdown")
+        else:
+            self.close("shutdown")
+
+    def recheck(self, directory: Directory, now: float) -> None:
+        """Ends the session if its credential is not good any more, after the replies that it is owed."""
+        if self._closing or self.session.ended:
+            return
+        self.session.recheck(directory, now)
+        if self.session.ended and not self._closing:
+            self._restart_timer(REVOKED_GRACE, self.close, "revoked")
+
+
+class ClientFactory(Factory):
+    """Makes a ClientProtocol for each connection, and holds what they share."""
+
+    noisy = False
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: object,
+        directory: DirectoryService,
+        lanes: LanePool,
+        admission: Admission,
+        outcomes: Outcomes,
+        timeouts: Timeouts,
+    ) -> None:
+        self.clock = clock
+        self.directory = directory
+        self.lanes = lanes
+        self.admission = admission
+        self.outcomes = outcomes
+        self.timeouts = timeouts
+        self.clients: set[ClientProtocol] = set()
+        self._numbers = itertools.count(1)
+        self._all_gone: defer.Deferred | None = None
+        directory.listeners.append(self._changed)
+
+    def buildProtocol(self, addr: IAddress) -> ClientProtocol:
+        client = ClientProtocol(next(self._numbers))
+        client.factory = self
+        return client
+
+    def shut_down(self) -> defer.Deferred:
+        """Ends all sessions, after the replies that they are owed; fires when the last client is gone."""
+        gone: defer.Deferred = defer.Deferred()
+        self._all_gone = gone
+        for client in list(self.clients):
+            client.shut_down()
+        self.left(None)
+        return gone
+
+    def left(self, client: ClientProtocol | None) -> None:
+        """A client's connection is gone."""
+        self.clients.discard(client)
+        if self._all_gone is not None and not self.clients:
+            gone, self._all_gone = self._all_gone, None
+            gone.callback(None)
+
+    def _changed(self, directory: Directory) -> None:
+        now = self.clock.seconds()
+        for client in list(self.clients):
+            client.recheck(directory, now)
+
+
+def _shown(address: IAddress) -> str:
+    """An address, for the log."""
+    if isinstance(address, IPv6Address):
+        return f"[{address.host}]:{address.port}"
+    if isinstance(address, IPv4Address):
+        return f"{address.host}:{address.port}"
+    return "a Unix socket"

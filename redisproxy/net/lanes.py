@@ -1,0 +1,265 @@
+"""Which lane goes to whom: opens connections to Redis, lends them, keeps some, closes the idle.
+
+Owns the set of all lanes. In force here: every session leases a dedicated lane. A lane that is given back clean
+waits for the next session of the same tenant; a lane never goes from one tenant to another.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from twisted.application import service
+from twisted.application.internet import backoffPolicy
+from twisted.internet import defer
+from twisted.internet.error import ConnectError
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import Factory
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..core.tenants import Backend, Tenant
+from .backend import endpoint_for
+from .lane import LOGIN_REFUSED, UNREACHABLE, LaneError, LaneProtocol
+
+#: Seconds for which a fault that lasts is not logged again.
+_QUIET = 30.0
+
+
+class LanePool(service.Service):
+    """All connections to Redis that carry tenants' commands.
+
+    base: how many are opened at start and kept; idle_timeout: seconds after which an idle one beyond those is
+    closed; connect_timeout: seconds for opening one, its log-in included; ca_file: see `backend.endpoint_for`.
+    """
+
+    name = "lanes"
+    _log = Logger()
+
+    def __init__(
+        self, reactor: object, base: int, idle_timeout: float, connect_timeout: float, ca_file: Path | None = None
+    ) -> None:
+        self._reactor = reactor
+        self._base = base
+        self._idle_timeout = idle_timeout
+        self._connect_timeout = connect_timeout
+        self._ca_file = ca_file
+        self._backend: Backend | None = None
+        self._lanes: set[LaneProtocol] = set()
+        self._opening: set[defer.Deferred] = set()
+        # Idle lanes, the one used last at the end: by tenant, and under None those that were never SELECTed.
+        self._idle: dict[Tenant | None, list[LaneProtocol]] = {}
+        self._timers: dict[LaneProtocol, IDelayedCall] = {}
+        self._replenishing = False
+        self._retry: IDelayedCall | None = None
+        self._delay = backoffPolicy(initialDelay=0.5, maxDelay=10.0)
+        self._failures = 0
+        self._told = ("", 0.0)
+        self._empty: list[defer.Deferred] = []
+
+    def __len__(self) -> int:
+        """How many connections to Redis are open."""
+        return len(self._lanes)
+
+    @property
+    def idle(self) -> int:
+        """How many of them carry no session."""
+        return sum(map(len, self._idle.values()))
+
+    def startService(self) -> None:
+        super().startService()
+        self._replenish()
+
+    def stopService(self) -> defer.Deferred:
+        """Fires when all connections are closed."""
+        super().stopService()
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+        for opening in list(self._opening):
+            opening.cancel()
+        stopped: defer.Deferred = defer.Deferred()
+        self._empty.append(stopped)
+        for lane in list(self._lanes):
+            lane.drop()
+        self._check_empty()
+        return stopped
+
+    def use(self, backend: Backend | None) -> None:
+        """Where new lanes are opened from now on. Idle ones to another place are closed; busy ones drain."""
+        if backend == self._backend:
+            return
+        self._backend = backend
+        for lanes in list(self._idle.values()):
+            for lane in list(lanes):
+                self._take_from_idle(lane)
+                lane.drop()
+        self._failures = 0
+        self._told = ("", 0.0)
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+        if backend is not None:
+            self._log.info("Redis is at {address}", address=backend.address)
+            self._replenish()
+
+    # Lending.
+
+    async def lease(self, tenant: Tenant) -> LaneProtocol:
+        """A lane for one session of the tenant. Raises LaneError."""
+        while idle := self._idle.get(tenant):
+            lane = idle[-1]
+            self._take_from_idle(lane)
+            try:
+                return await self._prepared(lane, tenant)
+            except LaneError:
+                continue  # it had died unnoticed: the next, or a new one, tells whether Redis is there
+        spare = self._idle.get(None)
+        if spare:
+            lane = spare[-1]
+            self._take_from_idle(lane)
+        else:
+            lane = await self._open()
+        return await self._prepared(lane, tenant)
+
+    async def _prepared(self, lane: LaneProtocol, tenant: Tenant) -> LaneProtocol:
+        """The lane, SELECTed. If that fails it is closed, and LaneError raised."""
+        try:
+            await self._in_time(lane.select(tenant))
+        except LaneError as error:
+            lane.drop()
+            self._tell(str(error))
+            raise
+        except Exception as error:
+            lane.drop()
+            raise LaneError(f"lost while it was made ready: {_why(error)}", UNREACHABLE) from None
+        return lane
+
+    def _in_time(self, step: object) -> defer.Deferred:
+        return defer.Deferred.fromCoroutine(step).addTimeout(self._connect_timeout, self._reactor)
+
+    async def _open(self) -> LaneProtocol:
+        """A new connection, logged in. Raises LaneError."""
+        backend = self._backend
+        if backend is None or not self.running:
+            raise LaneError("no backend is known", UNREACHABLE)
+        opening = self._in_time(self._connect(backend))
+        self._opening.add(opening)
+        try:
+            lane = await opening
+        except defer.CancelledError:
+            raise LaneError("given up: nobody waits for it any more", UNREACHABLE) from None
+        except LaneError as error:
+            self._tell(str(error))
+            raise
+        except Exception as error:
+            text = f"{backend.address} cannot be reached: {_why(error)}"
+            self._tell(text)
+            raise LaneError(text, UNREACHABLE) from None
+        finally:
+            self._opening.discard(opening)
+        if self._told[0]:
+            self._log.info("Redis at {address} can be used again", address=backend.address)
+            self._told = ("", 0.0)
+        self._failures = 0
+        return lane
+
+    async def _connect(self, backend: Backend) -> LaneProtocol:
+        try:
+            endpoint = endpoint_for(self._reactor, backend, self._connect_timeout, self._ca_file)
+        except (OSError, ValueError) as error:
+            raise LaneError(f"the CA file {self._ca_file} cannot be used: {error}", LOGIN_REFUSED) from None
+        factory = Factory.forProtocol(lambda: LaneProtocol(backend, self))
+        factory.noisy = False
+        lane = await endpoint.connect(factory)
+        self._lanes.add(lane)
+        try:
+            await lane.log_in()
+        except BaseException:
+            lane.drop()
+            raise
+        return lane
+
+    def give_back(self, lane: LaneProtocol, clean: bool) -> None:
+        """See `lane.Pool`."""
+        settled = lane.put_down()
+        if clean and settled and self.running and lane in self._lanes and lane.backend == self._backend:
+            self._keep(lane)
+        else:
+            lane.drop()
+
+    # Keeping.
+
+    def _keep(self, lane: LaneProtocol) -> None:
+        self._idle.setdefault(lane.tenant, []).append(lane)
+        self._timers[lane] = self._reactor.callLater(self._idle_timeout, self._idle_for_long, lane)
+
+    def _take_from_idle(self, lane: LaneProtocol) -> None:
+        lanes = self._idle[lane.tenant]
+        lanes.remove(lane)
+        if not lanes:
+            del self._idle[lane.tenant]
+        timer = self._timers.pop(lane)
+        if timer.active():
+            timer.cancel()
+
+    def _idle_for_long(self, lane: LaneProtocol) -> None:
+        if len(self._lanes) > self._base:
+            self._take_from_idle(lane)
+            lane.drop()
+        else:
+            self._timers[lane] = self._reactor.callLater(self._idle_timeout, self._idle_for_long, lane)
+
+    def lost(self, lane: LaneProtocol) -> None:
+        """See `lane.Pool`."""
+        self._lanes.discard(lane)
+        if lane in self._timers:
+            self._take_from_idle(lane)
+        self._check_empty()
+        self._replenish()
+
+    def _check_empty(self) -> None:
+        if not self._lanes:
+            waiting, self._empty = self._empty, []
+            for stopped in waiting:
+                stopped.callback(None)
+
+    def _replenish(self) -> None:
+        """Opens what is missing from the base, one after the other; after a failure, later and later."""
+        waiting = self._retry is not None and self._retry.active()
+        if not self.running or self._backend is None or waiting or self._replenishing or len(self._lanes) >= self._base:
+            return
+        self._replenishing = True
+        opened = defer.Deferred.fromCoroutine(self._open())
+        opened.addCallbacks(self._opened_for_base, self._not_opened_for_base)
+        opened.addErrback(lambda failure: self._log.failure("opening a lane failed in a way that is a bug", failure))
+
+    def _opened_for_base(self, lane: LaneProtocol) -> None:
+        self._replenishing = False
+        if self.running and lane in self._lanes and lane.backend == self._backend:
+            self._keep(lane)
+        else:
+            lane.drop()
+        self._replenish()
+
+    def _not_opened_for_base(self, failure: Failure) -> None:
+        self._replenishing = False
+        failure.trap(LaneError)
+        if self.running:
+            self._failures += 1
+            self._retry = self._reactor.callLater(self._delay(self._failures), self._replenish)
+
+    def _tell(self, text: str) -> None:
+        """Logs a fault: at once when it is a new one, else twice a minute."""
+        now = self._reactor.seconds()
+        before, when = self._told
+        if text != before or now - when >= _QUIET:
+            self._told = (text, now)
+            self._log.error("no connection to Redis: {text}", text=text)
+
+
+def _why(error: BaseException) -> str:
+    """What went wrong with a connection, in a line."""
+    if isinstance(error, defer.TimeoutError):
+        return "it took too long"
+    text = str(error) or type(error).__name__
+    if isinstance(error, ConnectError) and error.osError is not None:
+        text = f"{type(error).__name__}: errno {error.osError}"
+    return " ".join(text.split())[:200]

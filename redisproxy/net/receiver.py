@@ -1,0 +1,86 @@
+"""The base of both protocols that speak RESP: the client's side and Redis's.
+
+Owns what they have in common: bytes in, reading that stops for several reasons at once, the other side's
+back-pressure, and that a bug costs one connection alone. In the way of Twisted's LineReceiver, subclasses override
+`respReceived` and `respBroken`.
+"""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+from twisted.internet.interfaces import IPushProducer
+from twisted.internet.protocol import Protocol
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from ..core.resp import ProtocolError
+
+
+class Hold(IntFlag):
+    """Why a connection is not read from for now."""
+
+    SESSION = 1  #: the session takes no more commands
+    PEER = 2  #: the other side does not take what was read
+    PLACE = 4  #: it waits for a place, and has sent enough meanwhile
+
+
+class RespReceiver(Protocol):
+    """One connection that RESP comes from."""
+
+    _log = Logger()
+
+    def connectionMade(self) -> None:
+        self._held = Hold(0)
+        # A Unix socket has no such options.
+        if hasattr(self.transport, "setTcpNoDelay"):
+            self.transport.setTcpNoDelay(True)
+            self.transport.setTcpKeepAlive(True)
+
+    def dataReceived(self, data: bytes) -> None:
+        try:
+            self.respReceived(data)
+        except ProtocolError as error:
+            self.respBroken(str(error))
+        except Exception:
+            self._log.failure("a bug, which costs {connection} alone", connection=self)
+            self.transport.abortConnection()
+
+    def respReceived(self, data: bytes) -> None:
+        """The peer's next bytes. May raise ProtocolError, which leads to `respBroken`."""
+        raise NotImplementedError
+
+    def respBroken(self, reason: str) -> None:
+        """The peer sent what RESP does not allow. By default the connection is aborted."""
+        self.transport.abortConnection()
+
+    def hold(self, reason: Hold) -> None:
+        """Stops reading, until every reason is gone."""
+        if not self._held:
+            self.transport.pauseProducing()
+        self._held |= reason
+
+    def unhold(self, reason: Hold) -> None:
+        """One reason to stop is gone."""
+        if self._held & reason:
+            self._held &= ~reason
+            if not self._held:
+                self.transport.resumeProducing()
+
+
+@implementer(IPushProducer)
+class Pressure:
+    """Registered as a transport's producer: tells two callables when its buffer is too full, and when it is empty."""
+
+    def __init__(self, full: object, empty: object) -> None:
+        self._full = full
+        self._empty = empty
+
+    def pauseProducing(self) -> None:
+        self._full()
+
+    def resumeProducing(self) -> None:
+        self._empty()
+
+    def stopProducing(self) -> None:
+        """The transport is gone; its protocol is told by connectionLost."""

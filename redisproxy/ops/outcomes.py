@@ -1,0 +1,85 @@
+"""One record for each connection: who, from where, how long, how it ended, how many commands.
+
+Owns what of that is logged, at which level, and how often. Ordinary ends are told at debug level; the others at info,
+and no more than RATE a second, so that a storm of them does not become a storm of lines.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+
+#: Lines a second.
+RATE = 20
+
+#: Ends that an operator need not hear of.
+ORDINARY = frozenset(("client-left", "quit"))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How one connection went.
+
+    mood: client-left, quit, turned-away, login-timeout, protocol-error, cross-protocol, redis-lost, revoked, shutdown.
+    """
+
+    number: int
+    peer: str
+    #: of the last log-in; None: there was none
+    namespace: str | None
+    #: name of the Secret that it logged in with
+    secret: str | None
+    seconds: float
+    commands: int
+    refused: int
+    mood: str
+
+
+class Outcomes:
+    """Writes outcomes to the log."""
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._second = 0
+        self._lines = 0
+        self._left_out = 0
+
+    def _allowed(self) -> bool:
+        second = int(self._clock.seconds())
+        if second != self._second:
+            if self._left_out:
+                self._log.info("{left_out} lines like these were left out", left_out=self._left_out)
+            self._second, self._lines, self._left_out = second, 0, 0
+        self._lines += 1
+        if self._lines > RATE:
+            self._left_out += 1
+            return False
+        return True
+
+    def ended(self, outcome: Outcome) -> None:
+        """A connection is gone."""
+        ordinary = outcome.mood in ORDINARY
+        if not ordinary and not self._allowed():
+            return
+        tell = self._log.debug if ordinary else self._log.info
+        tell(
+            "client {number} from {peer}, {who}: {mood} after {seconds:.3f} s, {commands} commands, {refused} refused",
+            number=outcome.number,
+            peer=outcome.peer,
+            who=f"{outcome.namespace}/{outcome.secret}" if outcome.namespace else "not logged in",
+            namespace=outcome.namespace,
+            secret=outcome.secret,
+            mood=outcome.mood,
+            seconds=outcome.seconds,
+            commands=outcome.commands,
+            refused=outcome.refused,
+        )
+
+    def login_refused(self, peer: str, outcome: str) -> None:
+        """An AUTH was refused. outcome: a word that says why."""
+        if self._allowed():
+            self._log.info("log-in from {peer} refused: {outcome}", peer=peer, outcome=outcome)

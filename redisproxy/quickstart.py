@@ -1,0 +1,81 @@
+"""What ``make run`` prints: for each tenant the line to try, and that it works.
+
+Owns text for somebody who sees the proxy for the first time. It runs only with ``--embedded --manifests``, where the
+passwords are those of an example, and says nothing that was not tried a moment before, through the proxy.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+import txredisapi
+from twisted.internet import defer
+from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.protocol import Factory
+
+from .core.enrolment import MalformedError, Reading, parse_tenant
+
+
+def _tenants(reading: Reading, secret_name: str) -> Iterator[tuple[str, bytes, int]]:
+    """(namespace, password, index) of each well-formed client secret."""
+    for namespace, secrets in sorted(reading.secrets.items()):
+        for secret in secrets if isinstance(secrets, tuple) else ():
+            if secret.name == secret_name:
+                try:
+                    _, password, index = parse_tenant(secret.data)
+                except MalformedError:
+                    continue
+                yield namespace, password, index
+
+
+async def tour(reactor: object, reading: Reading, secret_name: str, host: str, port: int, out: TextIO | None = None) -> None:
+    """Tries each tenant of a reading through the proxy at host and port, and prints how that went."""
+    # Not sys.stdout: while twistd logs, that is the log, and these lines are not for it.
+    out = sys.__stdout__ if out is None else out
+    tenants = list(_tenants(reading, secret_name))
+    print(f"\nThe proxy serves {len(tenants)} tenants on {host}:{port}. Try:\n", file=out)
+    for namespace, password, index in tenants:
+        line = f"redis-cli -h {host} -p {port} -a {_quoted(password.decode())} --no-auth-warning -n {index}"
+        print(f"  {namespace} (database {index}):\n    {line} SET greeting hello", file=out)
+        others = [other for _, _, other in tenants if other != index]
+        for outcome in await _try(reactor, host, port, password, index, others[0] if others else index + 1):
+            print(f"    {outcome}", file=out)
+        print(file=out)
+    print("Ctrl-C stops it, and the server behind it; nothing is kept.\n", file=out, flush=True)
+
+
+def _quoted(text: str) -> str:
+    plain = all(c.isalnum() or c in "-_." for c in text)
+    return text if plain else "'" + text.replace("'", "'\\''") + "'"
+
+
+async def _try(reactor: object, host: str, port: int, password: bytes, index: int, other: int) -> list[str]:
+    """What a client of this tenant sees."""
+    factory = Factory.forProtocol(lambda: txredisapi.RedisProtocol(charset=None, convertNumbers=False))
+    factory.noisy = False
+    client = await HostnameEndpoint(reactor, host, port, timeout=5).connect(factory)
+    try:
+        steps: list[str] = []
+        for words in (
+            ["AUTH", password],
+            ["SET", "greeting", f"hello from database {index}"],
+            ["GET", "greeting"],
+            ["DEL", "greeting"],
+            ["SELECT", str(other)],
+        ):
+            try:
+                answer = await client.execute_command(*words)
+            except txredisapi.ResponseError as error:
+                answer = f"(error) {error}"
+            shown = answer.decode() if isinstance(answer, bytes) else str(answer)
+            told = ["AUTH", "***"] if words[0] == "AUTH" else words
+            if words[0] != "DEL":
+                steps.append(f"tried: {' '.join(told)} -> {shown}")
+        return steps
+    finally:
+        gone = defer.Deferred()
+        client.whenDisconnected().addCallback(gone.callback)
+        client.transport.loseConnection()
+        await gone

