@@ -25,7 +25,7 @@ from .directory.current import DirectoryService, Source
 from .directory.manifests import ManifestsSource
 from .embedded import EmbeddedError, EmbeddedRedis
 from .net.admission import Admission
-from .net.client import ClientFactory, Timeouts
+from .net.client import ClientFactory, Timeouts, shown_address
 from .net.control import ControlService
 from .net.lanes import LanePool
 from .ops.logs import observer
@@ -131,7 +131,7 @@ class ProxyService(service.MultiService):
         except EmbeddedError as error:
             raise StartError(str(error)) from None
         for port in self._ports:
-            self._log.info("listening on {address}", address=port.getHost())
+            self._log.info("listening on {address}", address=shown_address(port.getHost()))
 
     def _on_signal(self, call: object, number: int, frame: object) -> None:
         self._reactor.callFromThread(call)

@@ -76,7 +76,7 @@ class ClientProtocol(RespReceiver):
         super().connectionMade()
         factory = self.factory
         self._since = factory.clock.seconds()
-        self._peer = _shown(self.transport.getPeer())
+        self._peer = shown_address(self.transport.getPeer())
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
         # A client that is not logged in may leave little unread; with TLS the size is Twisted's.
         self._usual_buffer = getattr(self.transport, "bufferSize", 0)
@@ -311,7 +311,7 @@ class ClientFactory(Factory):
             client.recheck(directory, now)
 
 
-def _shown(address: IAddress) -> str:
+def shown_address(address: IAddress) -> str:
     """An address, for the log."""
     if isinstance(address, IPv6Address):
         return f"[{address.host}]:{address.port}"

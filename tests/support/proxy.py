@@ -1,0 +1,217 @@
+"""The proxy as a real `twistd` process, and manifests for it."""
+
+from __future__ import annotations
+
+import atexit
+import functools
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import redis
+import yaml
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from .servers import RedisServer
+from .waiting import until
+
+#: Prefix of the tests' namespaces.
+PREFIX = "team-"
+
+
+def secret(namespace: str, name: str, created: str | None = None, **values: str) -> dict:
+    """A Secret. values: its keys, with _ for - in their names but for valid_hours."""
+    metadata = {"name": name, "namespace": namespace}
+    if created is not None:
+        metadata["creationTimestamp"] = created
+    data = {key if key == "valid_hours" else key.replace("_", "-"): value for key, value in values.items()}
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
+
+
+def namespace(name: str, created: str = "2026-01-01T00:00:00Z") -> dict:
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "creationTimestamp": created}}
+
+
+def tenant(name: str, index: int, password: str, created: str = "2026-01-01T00:00:00Z") -> list[dict]:
+    """An enrolled namespace: the namespace and its client secret."""
+    url = f"redis://:{password}@redisproxy:6379/{index}"
+    return [namespace(name, created), secret(name, "redis-secret-master", created, redis_connection_string=url)]
+
+
+def master(url: str, **more: str) -> dict:
+    return secret("kube-system", "redis-secret-master", redis_connection_string=url, **more)
+
+
+class Manifests:
+    """A directory of manifests that can be rewritten."""
+
+    def __init__(self, documents: Iterable[dict] = ()) -> None:
+        self._temporary = tempfile.TemporaryDirectory(prefix="redisproxy-test-")
+        self.path = Path(self._temporary.name)
+        self.write(documents)
+
+    def write(self, documents: Iterable[dict], name: str = "all.yaml") -> None:
+        new = self.path / f".{name}.new"
+        new.write_text(yaml.safe_dump_all(list(documents)))
+        new.rename(self.path / name)
+
+    def remove(self) -> None:
+        self._temporary.cleanup()
+
+
+class ProxyProcess:
+    """`twistd -n redisproxy` in a process of its own, on a free port of 127.0.0.1."""
+
+    def __init__(self, *options: str, environ: Mapping[str, str] | None = None, listen: str = "tcp:0:interface=127.0.0.1"):
+        command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
+        self.process = subprocess.Popen(
+            [*command, "redisproxy", "--ns-prefix", PREFIX, "--listen", listen, *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            env={**_plain_environment(), **(environ or {})},
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip("\n"))
+        self.process.stdout.close()
+
+    @property
+    def log(self) -> str:
+        return "\n".join(self.lines)
+
+    def logged(self, pattern: str) -> re.Match[str]:
+        """Waits for a line of the log that matches."""
+
+        def probe() -> re.Match[str] | None:
+            found = re.search(pattern, self.log)
+            if found is None and self.process.poll() is not None:
+                self._reader.join(5)
+                found = re.search(pattern, self.log)
+                if found is None:
+                    raise AssertionError(f"twistd ended with {self.process.returncode}:\n{self.log}")
+            return found
+
+        try:
+            return until(probe, f"a log line like {pattern!r}")
+        except AssertionError as error:
+            raise AssertionError(f"{error}\n{self.log}") from None
+
+    @property
+    def port(self) -> int:
+        return int(self.logged(r"listening on \S+:(\d+)")[1])
+
+    def ready(self) -> ProxyProcess:
+        """Waits until it listens and knows its tenants and its Redis."""
+        self.logged(r"listening on")
+        self.logged(r"tenants with \d+ credentials")
+        self.logged(r"Redis is at ")
+        return self
+
+    def client(self, password: str, index: int = 0, **options: object) -> redis.Redis:
+        """A redis-py client through it, which does not try again: a test is about the first answer."""
+        options.setdefault("socket_timeout", 20)
+        options.setdefault("retry", Retry(NoBackoff(), 0))
+        return redis.Redis(host="127.0.0.1", port=self.port, db=index, password=password, **options)
+
+    def refresh(self) -> None:
+        """SIGUSR1: reads the credentials anew."""
+        self.process.send_signal(signal.SIGUSR1)
+
+    def descriptors(self) -> int:
+        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+
+    def resident(self) -> int:
+        """Bytes of resident memory."""
+        pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
+        return pages * os.sysconf("SC_PAGE_SIZE")
+
+    def peak(self) -> int:
+        """The most bytes of resident memory so far, since reset_peak()."""
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
+
+    def reset_peak(self) -> None:
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Ends it with a signal; its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        try:
+            status = self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise AssertionError(f"twistd did not end within 30 s of signal {number}:\n{self.log}") from None
+        self._reader.join(5)
+        return status
+
+
+def _plain_environment() -> dict[str, str]:
+    """This process's environment without what would configure the proxy."""
+    ours = {
+        "NS_PREFIX",
+        "REDIS_SECRET",
+        "KUBERNETES_PORT",
+        "KUBERNETES_SERVICE_HOST",
+        "KUBECONFIG",
+        "MAX_WORKERS",
+        "WORK_QUEUE_SIZE",
+        "BASE_WORKERS",
+        "WORKER_IDLE_TIMEOUT_SEC",
+    }
+    return {k: v for k, v in os.environ.items() if k not in ours and not k.startswith("REDISPROXY_")}
+
+
+class Installation:
+    """A Redis, manifests of two tenants (databases 3 and 5), and the proxy between them."""
+
+    BLUE = "blue-password"
+    GREEN = "green-password"
+
+    def __init__(self, *options: str, server: RedisServer | None = None) -> None:
+        self.server = (server or RedisServer()).start()
+        self.manifests = Manifests(self.documents())
+        self.proxy = ProxyProcess("--manifests", str(self.manifests.path), *options).ready()
+
+    def documents(self) -> list[dict]:
+        return [
+            master(self.server.url),
+            *tenant("team-blue", 3, self.BLUE),
+            *tenant("team-green", 5, self.GREEN),
+        ]
+
+    def blue(self, **options: object) -> redis.Redis:
+        return self.proxy.client(self.BLUE, 3, **options)
+
+    def green(self, **options: object) -> redis.Redis:
+        return self.proxy.client(self.GREEN, 5, **options)
+
+    def stop(self) -> None:
+        self.proxy.stop()
+        self.server.stop()
+        self.manifests.remove()
+
+
+@functools.cache
+def shared(*options: str) -> Installation:
+    """An installation that many tests use, started by the first and stopped at the end.
+
+    trial has no fixtures of a class. Tests that break something take an Installation of their own.
+    """
+    installation = Installation(*options)
+    atexit.register(installation.stop)
+    return installation
