@@ -69,6 +69,11 @@ class Ledger:
         """The newest debt, which more may be added to (``count += n``) while it is that."""
         return self._queue[-1] if self._queue else None
 
+    def forgo(self, owed: Owed) -> None:
+        """The newest debt will not be paid: its command was never sent to the end."""
+        if self._queue and self._queue[-1] is owed:
+            self._queue.pop()
+
     def received(self, data: bytes) -> None:
         """Deals out what Redis sent. Raises ProtocolError."""
         queue = self._queue

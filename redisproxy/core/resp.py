@@ -310,20 +310,20 @@ class RequestScanner:
                     length, data_at = self._bulk_header(buffer, pos, end)
                     if data_at < 0:
                         break
-                    left -= 1
                     after = data_at + length + 2
                     if after > end:
                         # Never part of its CR LF: it is checked before it is passed on.
                         pos = min(end, after - 2)
                         self._bulk_left = after - pos
+                        left -= 1
                         break
                     if buffer[after - 2 : after] != CRLF:
                         raise ProtocolError("a bulk string does not end where its length says")
+                    left -= 1
                     pos = after
             except ProtocolError:
                 # Its beginning is passed on like any streamed command's: the error is met again, and raised, there.
-                if count == 0 and pos == start:
-                    raise
+                pass
             count += 1
             if left or self._bulk_left:
                 self._mode = KEEP

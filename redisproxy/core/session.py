@@ -55,6 +55,9 @@ class Lane(Protocol):
     def expect(self, owed: Owed) -> None:
         """What the bytes sent next will be answered with."""
 
+    def forgo(self, owed: Owed) -> None:
+        """The newest of what it is expected to answer will not be answered."""
+
     def latest(self) -> Owed | None:
         """The newest of what it is expected to answer."""
 
@@ -180,8 +183,21 @@ class Session:
         self._mood = mood
         self._stop(Wait.ENDING)
         self._parked = None
+        if self._scanner.forwarding:
+            self._forgo()
         if not self._queue:
             self._finish()
+
+    def _forgo(self) -> None:
+        """The command that was passed on in part will not be sent to its end, so Redis will not answer it."""
+        self._lane_clean = False
+        owed = self._queue[-1] if self._queue else None
+        if isinstance(owed, Owed) and owed.kind == REPLIES:
+            owed.count -= 1
+            self._owed -= 1
+            if not owed.count:
+                self._queue.pop()
+                self.lane.forgo(owed)
 
     def recheck(self, directory: Directory, now: float) -> None:
         """Ends it if what it logged in with would not log in now."""
@@ -303,9 +319,9 @@ class Session:
             try:
                 found = scanner.next()
             except ProtocolError as error:
+                if self._scanner.forwarding:
+                    self._forgo()
                 self._answer(b"-ERR Protocol error: %b\r\n" % str(error).encode())
-                # Nothing may be given back that half a command was written to.
-                self._lane_clean = False
                 self.end("protocol-error")
                 return
             if found is None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import ssl
 from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +69,9 @@ class ClusterSource:
         """What the API says now. Blocks, for as long as a few time-outs."""
         try:
             api = self._connect()
-        except (ConfigException, OSError, ValueError, urllib3.exceptions.HTTPError) as error:
-            # The text of a ConfigException names files and keys, no contents; of others only the kind is told.
+        except Exception as error:
+            # For a malformed kubeconfig the loader raises what it likes, YAMLError and AttributeError included. The text
+            # of a ConfigException names files and keys; others may quote the file, so that only their kind is told.
             detail = str(error) if isinstance(error, ConfigException) else _kind(error)
             failure = ReadFailure(f"no way to the Kubernetes API: {detail}")
             return Reading(failure, failure, {})
@@ -150,7 +154,8 @@ class ClusterSource:
         for item in self._pages(api.list_namespaced_secret, namespace):
             if isinstance(item, ReadFailure):
                 return item
-            name = item.get("metadata", {}).get("name", "")
+            metadata = item.get("metadata")
+            name = str(metadata.get("name", "")) if isinstance(metadata, dict) else ""
             if name != self._secret_name and not name.startswith(TEMPORARY_PREFIX):
                 continue
             if (namespace, name) == self._master:
@@ -172,34 +177,54 @@ class ClusterSource:
                 yield answer
                 return
             items, metadata = answer.get("items") or [], answer.get("metadata") or {}
-            if not (isinstance(items, list) and all(isinstance(item, dict) for item in items)):
+            # An object of another kind must not pass for an empty list: that would be a deletion of everything.
+            if not (
+                str(answer.get("kind", "")).endswith("List")
+                and isinstance(metadata, dict)
+                and isinstance(items, list)
+                and all(isinstance(item, dict) for item in items)
+            ):
                 yield ReadFailure("the answer is not a list of objects")
                 return
             yield from items
-            token = metadata.get("continue") or None
+            before, token = token, metadata.get("continue") or None
             if token is None:
+                return
+            if token == before:
+                yield ReadFailure("the list does not end: a page is said to follow itself")
                 return
 
     def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any] | ReadFailure:
         """The JSON object that a call answers with, or why there is none. Raises _Unreachable."""
         try:
-            response = call(*arguments, _preload_content=False, _request_timeout=self._timeout, **options)
-            answer = json.loads(response.data)
+            body = call(*arguments, _preload_content=False, _request_timeout=self._timeout, **options).data
         except ApiException as error:
             if not error.status:
-                # How the client tells of a TLS failure; the text is OpenSSL's.
                 raise _Unreachable(ReadFailure(f"no answer: {_kind(error)}")) from None
-            failure = ReadFailure(f"{error.status} {error.reason}", _retry_after(error))
-            if error.status in (401, 429) or error.status >= 500:
+            failure = ReadFailure(_status(error.status), _retry_after(error))
+            # A 500 may be about this one object, say one that cannot be decrypted: the others are asked all the same.
+            if error.status in (401, 429) or error.status > 500:
                 raise _Unreachable(failure) from None
             return failure
         except (urllib3.exceptions.HTTPError, OSError) as error:
             raise _Unreachable(ReadFailure(f"no answer: {_kind(error)}")) from None
         except ValueError:
+            raise _Unreachable(ReadFailure("the token or the address cannot be sent: is there a line end in it?")) from None
+        try:
+            answer = json.loads(body)
+        except (ValueError, RecursionError):
             raise _Unreachable(ReadFailure("the answer is not JSON")) from None
         if not isinstance(answer, dict):
             raise _Unreachable(ReadFailure("the answer is not a JSON object"))
         return answer
+
+
+def _status(code: int) -> str:
+    """A status with its standard phrase: the one that came with it is the peer's text."""
+    try:
+        return f"{code} {HTTPStatus(code).phrase}"
+    except ValueError:
+        return f"{code} (no standard status)"
 
 
 def _kind(error: BaseException) -> str:
@@ -207,15 +232,16 @@ def _kind(error: BaseException) -> str:
     reason = getattr(error, "reason", None)
     if isinstance(error, urllib3.exceptions.MaxRetryError) and isinstance(reason, BaseException):
         error = reason
-    text = f"{type(error).__name__}"
-    if isinstance(error, OSError) and error.strerror:
-        return f"{text}: {error.strerror}"
-    cause = error.__cause__ or error.__context__
-    if isinstance(cause, OSError) and cause.strerror:
-        return f"{text}: {cause.strerror}"
+    text = type(error).__name__
+    # urllib3 wraps an SSLError of the ssl module as an argument of its own, others as the cause.
+    for inner in (error, error.__cause__, error.__context__, *error.args):
+        if isinstance(inner, ssl.SSLCertVerificationError):
+            return f"{text}: {inner.verify_message}"
+        if isinstance(inner, OSError) and inner.strerror:
+            return f"{text}: {inner.strerror}"
     return text
 
 
 def _retry_after(error: ApiException) -> float | None:
     value = (error.headers or {}).get("Retry-After", "")
-    return float(value) if value.isdigit() and len(value) < 6 else None
+    return float(value) if re.fullmatch(r"[0-9]{1,5}", value, re.ASCII) else None

@@ -151,10 +151,10 @@ class DirectoryService(service.Service):
             self._expiry.cancel()
         now = self._clock.seconds()
         expires = self.directory.next_expiry(now)
-        if expires is not None:
+        if expires is not None and self.running:
             # A day at most: the clock may be set meanwhile, and no delay is too long for the reactor then.
             self._expiry = self._clock.callLater(min(expires - now, 86400.0), self._changed)
-        for listener in self.listeners:
+        for listener in list(self.listeners):
             listener(self.directory)
 
     def _tell_problems(self, problems: list[Problem]) -> None:

@@ -32,9 +32,9 @@ def _created(metadata: Mapping, default: float) -> float:
         return default
     try:
         moment = stamp if isinstance(stamp, datetime) else datetime.fromisoformat(stamp)
-    except (TypeError, ValueError):
+        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (TypeError, ValueError, OverflowError):
         raise DocumentError("metadata.creationTimestamp is not a time like 2026-01-31T12:00:00Z") from None
-    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
 def read_namespace(document: Mapping, default_created: float) -> NamespaceDocument:
@@ -78,7 +78,10 @@ def _value(part: str, key: str, content: object) -> bytes:
             return str(content).encode()  # valid_hours: 5, without quotes
         if not isinstance(content, str):
             raise DocumentError(f"stringData.{key} is not a text")
-        return content.encode()
+        try:
+            return content.encode()
+        except UnicodeEncodeError:
+            raise DocumentError(f"stringData.{key} is not UTF-8") from None
     if not isinstance(content, str):
         raise DocumentError(f"data.{key} is not base64")
     try:

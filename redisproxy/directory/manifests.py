@@ -6,7 +6,7 @@ included. The rules are the cluster's own (`core.enrolment`).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -15,7 +15,15 @@ from ..core.enrolment import NamespaceDocument, Problem, ReadFailure, Reading, S
 from .documents import DocumentError, read_namespace, read_secret
 
 _ENDINGS = (".yaml", ".yml", ".json")
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+    """Leaves a time as the text that it is: an impossible one then costs its document, not the whole directory."""
+
+    yaml_implicit_resolvers = {
+        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
 
 
 class ManifestsSource:
@@ -48,13 +56,13 @@ class ManifestsSource:
                 failure = ReadFailure(f"{path.name}: {error.strerror}")
                 return Reading(failure, failure, {})
             try:
-                documents = list(yaml.load_all(text, Loader=_Loader))
-            except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+                documents = list(_flatten(yaml.load_all(text, Loader=_Loader)))
+            except (yaml.YAMLError, ValueError, RecursionError) as error:
                 mark = getattr(error, "problem_mark", None)
                 where = f"line {mark.line + 1}" if mark else "somewhere"
                 failure = ReadFailure(f"{path.name} is not YAML or JSON ({where})")
                 return Reading(failure, failure, {})
-            for number, document in enumerate(_flatten(documents), 1):
+            for number, document in enumerate(documents, 1):
                 try:
                     self._take(document, modified, namespaces, secrets)
                 except DocumentError as error:
@@ -83,7 +91,7 @@ class ManifestsSource:
             secrets[secret.namespace, secret.name] = secret
 
 
-def _flatten(documents: list[object]) -> Iterator[object]:
+def _flatten(documents: Iterable[object]) -> Iterator[object]:
     """Documents, those within a List included. An empty document, as behind a last ``---``, is none."""
     for document in documents:
         if isinstance(document, Mapping) and str(document.get("kind", "")).endswith("List"):

@@ -126,6 +126,10 @@ class LaneProtocol(RespReceiver):
         """See `core.session.Lane`."""
         self._ledger.expect(owed)
 
+    def forgo(self, owed: Owed) -> None:
+        """See `core.session.Lane`."""
+        self._ledger.forgo(owed)
+
     def latest(self) -> Owed | None:
         """See `core.session.Lane`."""
         return self._ledger.latest()

@@ -1,0 +1,396 @@
+"""Framing: every case whole, split at every byte, and behind other commands."""
+
+from __future__ import annotations
+
+import unittest
+from collections.abc import Iterable
+
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from redisproxy.core import resp
+from redisproxy.core.resp import (
+    AUTHENTICATED,
+    COMMAND,
+    DROP,
+    FORWARD,
+    KEEP,
+    OVERSIZE,
+    REFUSED,
+    TAKE,
+    UNAUTHENTICATED,
+    ProtocolError,
+    ReplyMeasurer,
+    RequestScanner,
+    encode,
+    split_inline,
+)
+
+TABLE = {b"TAKE": TAKE, b"DROP": DROP}
+
+
+def scanner(limits: resp.Limits = AUTHENTICATED, default: int = KEEP) -> RequestScanner:
+    return RequestScanner(limits, TABLE, default)
+
+
+def scan(chunks: Iterable[bytes], limits: resp.Limits = AUTHENTICATED, default: int = KEEP) -> list[object]:
+    """What a scanner says of the chunks: forwarded bytes and counts joined, so that no cut shows."""
+    said: list[object] = []
+    scanning = scanner(limits, default)
+    try:
+        for chunk in chunks:
+            scanning.feed(chunk)
+            while (found := scanning.next()) is not None:
+                kind, what, count = found
+                if kind == FORWARD:
+                    if said and isinstance(said[-1], list) and said[-1][0] == "forward":
+                        said[-1][1] += what
+                        said[-1][2] += count
+                    else:
+                        said.append(["forward", what, count])
+                else:
+                    said.append(({COMMAND: "command", REFUSED: "refused", OVERSIZE: "oversize"}[kind], what))
+    except ProtocolError as error:
+        said.append(("error", str(error)))
+    return said
+
+
+def bytewise(data: bytes) -> list[bytes]:
+    return [data[n : n + 1] for n in range(len(data))]
+
+
+class ScanCase(unittest.TestCase):
+    def assertScans(self, data: bytes, *expected: object, limits: resp.Limits = AUTHENTICATED, default: int = KEEP) -> None:
+        """The same of the bytes as a whole, split at every byte, and in two parts at each place."""
+        self.assertEqual(scan([data], limits, default), list(expected))
+        self.assertEqual(scan(bytewise(data), limits, default), list(expected))
+        for cut in range(len(data)):
+            self.assertEqual(scan([data[:cut], data[cut:]], limits, default), list(expected), cut)
+
+
+class RequestScannerTests(ScanCase):
+    def test_a_run_of_plain_commands_is_passed_on_as_it_came(self) -> None:
+        data = encode([b"GET", b"a"]) + encode([b"SET", b"b", b"\r\n$3\r\n"]) + encode([b"PING"])
+        self.assertScans(data, ["forward", data, 3])
+
+    def test_a_whole_run_is_not_copied(self) -> None:
+        data = encode([b"GET", b"a"]) * 3
+        scanning = scanner()
+        scanning.feed(data)
+        self.assertIs(scanning.next()[1], data)
+
+    def test_a_taken_command_between_plain_ones(self) -> None:
+        get = encode([b"GET", b"a"])
+        for name in (b"TAKE", b"take", b"tAkE"):
+            data = get + encode([name, b"one", b""]) + get
+            self.assertScans(data, ["forward", get, 1], ("command", [name, b"one", b""]), ["forward", get, 1])
+
+    def test_a_dropped_command_is_told_once_and_skipped(self) -> None:
+        get = encode([b"GET", b"a"])
+        self.assertScans(
+            get + encode([b"DROP", b"x" * 50, b"\r\n"]) + get, ["forward", get, 1], ("refused", b"DROP"), ["forward", get, 1]
+        )
+
+    def test_no_command_is_nothing(self) -> None:
+        get = encode([b"GET", b"a"])
+        self.assertScans(b"*0\r\n" + get + b"*-1\r\n\r\n  \r\n\n" + get, ["forward", get * 2, 2])
+
+    def test_inline_commands_are_passed_on_as_arrays(self) -> None:
+        self.assertScans(b'SET key "a b"\r\nGET key\n', ["forward", encode([b"SET", b"key", b"a b"]) + encode([b"GET", b"key"]), 2])
+        self.assertScans(b'"\\x54AKE" 5\r\n', ("command", [b"TAKE", b"5"]))
+        self.assertScans(b"drop everything\r\n", ("refused", b"drop"))
+
+    def test_inline_and_arrays_mix(self) -> None:
+        get = encode([b"GET", b"a"])
+        self.assertScans(get + b"PING\r\n" + get, ["forward", get + encode([b"PING"]) + get, 3])
+
+    def test_a_plain_command_streams_while_it_comes(self) -> None:
+        scanning = scanner()
+        value = b"x" * 100_000
+        data = encode([b"SET", b"key", value])
+        passed, counted = b"", 0
+        for start in range(0, len(data), 1000):
+            scanning.feed(data[start : start + 1000])
+            while (found := scanning.next()) is not None:
+                passed += found[1]
+                counted += found[2]
+            self.assertLess(scanning.buffered, 64)
+        self.assertEqual((passed, counted), (data, 1))
+
+    def test_a_taken_command_has_a_limit(self) -> None:
+        get = encode([b"GET", b"a"])
+        large = encode([b"TAKE", b"x" * (resp.TAKE_LIMIT - 3), b"y"])
+        self.assertEqual(scan([large + get]), [("oversize", b"TAKE"), ["forward", get, 1]])
+        just = encode([b"TAKE", b"x" * (resp.TAKE_LIMIT - 4)])
+        self.assertEqual(scan([just + get])[0][0], "command")
+
+    def test_a_large_argument_in_small_chunks_is_not_copied_at_each(self) -> None:
+        scanning = scanner()
+        scanning.feed(b"*2\r\n$4\r\nTAKE\r\n$1000000\r\n")
+        self.assertIsNone(scanning.next())
+        for _ in range(1000):
+            scanning.feed(b"x" * 100)
+            self.assertIsNone(scanning.next())
+        self.assertEqual(len(scanning._chunks), 1000)
+
+    def test_a_name_that_no_server_has_is_not_kept(self) -> None:
+        get = encode([b"GET", b"a"])
+        self.assertEqual(scan([encode([b"N" * 100_000, b"x"]) + get]), [("refused", b""), ["forward", get, 1]])
+        self.assertEqual(scan(bytewise(encode([b"N" * 200, b"x"]) + get)), [("refused", b""), ["forward", get, 1]])
+
+    def test_malformed_framing(self) -> None:
+        for data, text in (
+            (b"*x\r\n", "invalid multibulk length"),
+            (b"*1_0\r\n", "invalid multibulk length"),
+            (b"*+1\r\n$4\r\nPING\r\n", "invalid multibulk length"),
+            (b"* 1\r\n$4\r\nPING\r\n", "invalid multibulk length"),
+            (b"*01\r\n$4\r\nPING\r\n", "invalid multibulk length"),
+            (b"*-0\r\n", "invalid multibulk length"),
+            (b"*\r\n", "invalid multibulk length"),
+            (b"*2147483648\r\n", "invalid multibulk length"),
+            (b"*99999999999999999999\r\n", "invalid multibulk length"),
+            (b"*1\rX$4\r\nPING\r\n" + b" " * 40, "invalid multibulk length"),
+            (b"*1\n$4\nPING\n" + b" " * 40, "invalid multibulk length"),
+            (b"*1\r\n+PING\r\n", "expected '$', got '+'"),
+            (b"*1\r\n\x00PING\r\n", "expected '$', got '?'"),
+            (b"*1\r\n$x\r\n", "invalid bulk length"),
+            (b"*1\r\n$-1\r\n", "invalid bulk length"),
+            (b"*1\r\n$04\r\nPING\r\n", "invalid bulk length"),
+            (b"*1\r\n$4 \r\nPING\r\n", "invalid bulk length"),
+            (b"*1\r\n$536870913\r\n", "invalid bulk length"),
+            (b"*1\r\n$4\r\nPINGXX", "a bulk string does not end where its length says"),
+            (b"*1\r\n$3\r\nPING\r\n", "a bulk string does not end where its length says"),
+            (b'GET "a\r\n', "unbalanced quotes in request"),
+            (b"GET a\x00b\r\n", "a NUL byte in an inline request"),
+        ):
+            with self.subTest(data):
+                self.assertScans(data, ("error", text))
+                ping = encode([b"PING"])
+                self.assertScans(ping + data, ["forward", ping, 1], ("error", text))
+
+    def test_malformed_arguments_of_a_plain_command(self) -> None:
+        """Its beginning may have been passed on: the connection that it went to must not be used again."""
+        for tail in (b"$x\r\n", b"+OK\r\n", b"$1\r\nab\r\n"):
+            data = b"*2\r\n$3\r\nGET\r\n" + tail
+            for chunks in ([data], bytewise(data)):
+                self.assertEqual(scan(chunks)[-1][0], "error", tail)
+
+    def test_limits_before_the_login(self) -> None:
+        self.assertScans(b"*11\r\n", ("error", "unauthenticated multibulk length"), limits=UNAUTHENTICATED)
+        self.assertScans(
+            b"*2\r\n$4\r\nAUTH\r\n$16385\r\n",
+            ("error", "unauthenticated bulk length"),
+            limits=UNAUTHENTICATED,
+            default=TAKE,
+        )
+        ten = [b"TAKE"] + [b"x"] * 9
+        self.assertScans(encode(ten), ("command", ten), limits=UNAUTHENTICATED, default=TAKE)
+        full = [b"TAKE", b"x" * 16384]
+        self.assertEqual(scan([encode(full)], UNAUTHENTICATED, TAKE), [("command", full)])
+
+    def test_what_a_header_announces_is_not_allocated(self) -> None:
+        scanning = scanner()
+        scanning.feed(b"*2147483647\r\n$3\r\nSET\r\n$536870912\r\n")
+        self.assertEqual(scanning.next()[2], 1)
+        self.assertIsNone(scanning.next())
+        self.assertEqual(scanning.buffered, 0)
+
+    def test_an_inline_request_has_a_limit(self) -> None:
+        line = b"GET " + b"x" * (resp.INLINE_LIMIT - 5)
+        self.assertEqual(scan([line + b"\n"])[0][0], "forward")
+        self.assertEqual(scan([b"GET " + b"x" * resp.INLINE_LIMIT]), [("error", "too big inline request")])
+        self.assertEqual(scan([b"GET " + b"x" * resp.INLINE_LIMIT + b"\r\n"]), [("error", "too big inline request")])
+
+    def test_the_table_may_change_between_two_commands(self) -> None:
+        scanning = scanner(UNAUTHENTICATED, TAKE)
+        scanning.feed(encode([b"AUTH", b"x"]) + encode([b"GET", b"y"]) * 2)
+        self.assertEqual(scanning.next()[0], COMMAND)
+        scanning.limits, scanning.default = AUTHENTICATED, KEEP
+        self.assertEqual(scanning.next(), (FORWARD, encode([b"GET", b"y"]) * 2, 2))
+
+    def test_forwarding(self) -> None:
+        scanning = scanner()
+        scanning.feed(b"*2\r\n$3\r\nGET\r\n$5\r\nab")
+        scanning.next()
+        self.assertTrue(scanning.forwarding)
+        scanning.feed(b"cde\r\n")
+        scanning.next()
+        self.assertFalse(scanning.forwarding)
+        for partial in (encode([b"TAKE", b"abc"])[:-3], encode([b"DROP", b"abc"])[:-3]):
+            scanning = scanner()
+            scanning.feed(partial)
+            scanning.next()
+            scanning.next()
+            self.assertFalse(scanning.forwarding)
+
+    @given(
+        st.lists(
+            st.tuples(
+                st.sampled_from([b"GET", b"set", b"TAKE", b"take", b"DROP", b"Drop"]),
+                st.lists(st.binary(max_size=40), max_size=5),
+            ),
+            max_size=12,
+        ),
+        st.lists(st.integers(1, 60), max_size=30),
+    )
+    def test_any_commands_in_any_chunks(self, commands: list[tuple[bytes, list[bytes]]], sizes: list[int]) -> None:
+        data = b"".join(encode([name, *arguments]) for name, arguments in commands)
+        expected: list[object] = []
+        for name, arguments in commands:
+            kind = TABLE.get(name.upper(), KEEP)
+            if kind == TAKE:
+                expected.append(("command", [name, *arguments]))
+            elif kind == DROP:
+                expected.append(("refused", name))
+            elif expected and isinstance(expected[-1], list):
+                expected[-1][1] += encode([name, *arguments])
+                expected[-1][2] += 1
+            else:
+                expected.append(["forward", encode([name, *arguments]), 1])
+        chunks, start = [], 0
+        for size in sizes:
+            chunks.append(data[start : start + size])
+            start += size
+        self.assertEqual(scan([*chunks, data[start:]]), expected)
+
+    @given(st.lists(st.binary(max_size=30) | st.sampled_from([b"*1\r\n", b"$4\r\n", b"\r\n", b"PING", b"*", b"$", b"TAKE"])))
+    @example([b"*1\r\n", b"$4\r\n", b"PING", b"\r\n"])
+    def test_any_bytes_parse_or_are_the_one_error_however_they_are_split(self, parts: list[bytes]) -> None:
+        data = b"".join(parts)
+        whole = scan([data])
+        split = scan(bytewise(data))
+        self.assertEqual(errorless(whole)[0], errorless(split)[0][: len(errorless(whole)[0])])
+        self.assertEqual(errorless(whole)[1], errorless(split)[1])
+
+
+def errorless(said: list[object]) -> tuple[list[object], object]:
+    """Without the trailing error, and the error. What was passed on before an error may be a beginning only."""
+    error = said[-1] if said and said[-1][0] == "error" else None
+    rest = said[:-1] if error else said
+    if error and rest and rest[-1][0] == "forward":
+        rest = rest[:-1]
+    return rest, error
+
+
+class SplitInlineTests(unittest.TestCase):
+    def test_as_redis_splits(self) -> None:
+        for line, expected in (
+            (b"", []),
+            (b"  \t ", []),
+            (b"PING", [b"PING"]),
+            (b"  set  a\tb ", [b"set", b"a", b"b"]),
+            (b'set a "b c"', [b"set", b"a", b"b c"]),
+            (b"set a 'b c'", [b"set", b"a", b"b c"]),
+            (b'set a ""', [b"set", b"a", b""]),
+            (b'"\\x53ELECT" 5', [b"SELECT", b"5"]),
+            (b'"\\n\\r\\t\\b\\a\\\\\\"\\q"', [b'\n\r\t\b\a\\"q']),
+            (b"'it\\'s' '\\n'", [b"it's", b"\\n"]),
+            (b'foo"bar"', [b"foobar"]),
+            (b'"\\x4" "\\xzz"', [b"x4", b"xzz"]),
+        ):
+            with self.subTest(line):
+                self.assertEqual(split_inline(line), expected)
+
+    def test_unbalanced(self) -> None:
+        for line in (b'"a', b"'a", b'"a"b', b"'a'b", b'"a\\"', b'a"b"c'):
+            with self.subTest(line):
+                self.assertRaises(ProtocolError, split_inline, line)
+
+
+def measured(chunks: Iterable[bytes], want: int = 1000) -> list[bytes]:
+    """The replies in the chunks, one by one."""
+    measurer = ReplyMeasurer()
+    replies, current = [], b""
+    for chunk in chunks:
+        pos = 0
+        while pos < len(chunk):
+            end, done = measurer.measure(chunk, pos, 1)
+            current += chunk[pos:end]
+            pos = end
+            if done:
+                replies.append(current)
+                current = b""
+    return [*replies, *([b"..." + current] if current or not measurer.between else [])]
+
+
+REPLIES = [
+    b"+OK\r\n",
+    b"-ERR no\r\n",
+    b":-12\r\n",
+    b"$-1\r\n",
+    b"$0\r\n\r\n",
+    b"$5\r\na\r\nbc\r\n",
+    b"*-1\r\n",
+    b"*0\r\n",
+    b"*2\r\n$1\r\na\r\n*1\r\n:1\r\n",
+    b"*1\r\n*1\r\n*0\r\n",
+    b"_\r\n",
+    b"#t\r\n",
+    b",3.14\r\n",
+    b",inf\r\n",
+    b"(3492890328409238509324850943850943825024385\r\n",
+    b"!7\r\nERR bad\r\n",
+    b"=8\r\ntxt:some\r\n",
+    b"%1\r\n+a\r\n*0\r\n",
+    b"%0\r\n",
+    b"~2\r\n+a\r\n+b\r\n",
+    b"|1\r\n+ttl\r\n:5\r\n*1\r\n+x\r\n",
+    b"*1\r\n|1\r\n+ttl\r\n:5\r\n+x\r\n",
+]
+
+
+class ReplyMeasurerTests(unittest.TestCase):
+    def test_each_type_whole_and_split(self) -> None:
+        data = b"".join(REPLIES)
+        self.assertEqual(measured([data]), REPLIES)
+        self.assertEqual(measured(bytewise(data)), REPLIES)
+        for cut in range(len(data)):
+            self.assertEqual(measured([data[:cut], data[cut:]]), REPLIES, cut)
+
+    def test_stops_after_as_many_as_are_wanted(self) -> None:
+        measurer = ReplyMeasurer()
+        self.assertEqual(measurer.measure(b"+a\r\n+b\r\n+c\r\n", 0, 2), (8, 2))
+        self.assertEqual(measurer.measure(b"+a\r\n+b\r\n+c\r\n", 8, 2), (12, 1))
+
+    def test_what_resp_does_not_allow(self) -> None:
+        for data in (
+            b"?\r\n",
+            b"hello\r\n",
+            b"\x00",
+            b"$x\r\n",
+            b"$-2\r\n",
+            b"$01\r\na\r\n",
+            b"*+1\r\n",
+            b"$3\r\nabcXY",
+            b"$3\r\nabc\rX",
+            b"$" + b"1" * 40,
+            b"*?\r\n",
+            b">1\r\n+invalidate\r\n",
+            b"*1\r\n" * 2000,
+        ):
+            for chunks in ([data], bytewise(data)):
+                with self.subTest(data[:20]):
+                    self.assertRaises(ProtocolError, measured, chunks)
+
+    def test_a_push_within_a_reply_is_an_aggregate(self) -> None:
+        """RESP3 allows pushes at the top level only; Redis sends none elsewhere, and nothing is miscounted by one."""
+        self.assertEqual(measured([b"*1\r\n>1\r\n+x\r\n"]), [b"*1\r\n>1\r\n+x\r\n"])
+
+    @given(st.lists(st.sampled_from(REPLIES), max_size=20), st.lists(st.integers(1, 20), max_size=40))
+    def test_any_replies_in_any_chunks(self, replies: list[bytes], sizes: list[int]) -> None:
+        data = b"".join(replies)
+        chunks, start = [], 0
+        for size in sizes:
+            chunks.append(data[start : start + size])
+            start += size
+        self.assertEqual(measured([c for c in [*chunks, data[start:]] if c]), replies)
+
+    @given(st.binary(max_size=60))
+    def test_any_bytes_are_measured_or_the_one_error_however_they_are_split(self, data: bytes) -> None:
+        def outcome(chunks: list[bytes]) -> object:
+            try:
+                return measured(chunks)
+            except ProtocolError:
+                return "error"
+
+        self.assertEqual(outcome([data] if data else []), outcome(bytewise(data)))
