@@ -96,7 +96,9 @@ class RequestScannerTests(ScanCase):
         self.assertScans(b"*0\r\n" + get + b"*-1\r\n\r\n  \r\n\n" + get, ["forward", get * 2, 2])
 
     def test_inline_commands_are_passed_on_as_arrays(self) -> None:
-        self.assertScans(b'SET key "a b"\r\nGET key\n', ["forward", encode([b"SET", b"key", b"a b"]) + encode([b"GET", b"key"]), 2])
+        self.assertScans(
+            b'SET key "a b"\r\nGET key\n', ["forward", encode([b"SET", b"key", b"a b"]) + encode([b"GET", b"key"]), 2]
+        )
         self.assertScans(b'"\\x54AKE" 5\r\n', ("command", [b"TAKE", b"5"]))
         self.assertScans(b"drop everything\r\n", ("refused", b"drop"))
 

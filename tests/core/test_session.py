@@ -139,7 +139,14 @@ class LoginTests(Case):
 
     def test_without_it_nothing_runs_and_the_connection_goes_on(self) -> None:
         conversation = Conversation()
-        for words in ((b"GET", b"a"), (b"SELECT", b"3"), (b"NOSUCH",), (b"MULTI",), (b"CLIENT", b"ID"), (b"SUBSCRIBE", b"x")):
+        for words in (
+            (b"GET", b"a"),
+            (b"SELECT", b"3"),
+            (b"NOSUCH",),
+            (b"MULTI",),
+            (b"CLIENT", b"ID"),
+            (b"SUBSCRIBE", b"x"),
+        ):
             self.assertHears(conversation.command(*words), NOAUTH)
         self.assertHears(conversation.command(b"N" * 500), NOAUTH)
         self.assertHears(conversation.client(b"GET a\r\n"), NOAUTH)
@@ -148,7 +155,9 @@ class LoginTests(Case):
 
     def test_pipelined_before_and_across(self) -> None:
         conversation = Conversation()
-        conversation.client(encode([b"GET", b"a"]), encode([b"AUTH", b"blue"]), encode([b"GET", b"a"]), encode([b"SELECT", b"3"]))
+        conversation.client(
+            encode([b"GET", b"a"]), encode([b"AUTH", b"blue"]), encode([b"GET", b"a"]), encode([b"SELECT", b"3"])
+        )
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
         self.assertHears(conversation, NOAUTH, OK)
         self.assertHears(conversation.redis(b"$1\r\nx\r\n"), b"$1\r\nx\r\n", OK)
@@ -514,7 +523,15 @@ class PubSubTests(Case):
     def test_ordinary_replies_between_pushes(self) -> None:
         conversation = logged_in().command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"a", 1, b">"))
         conversation.hears()
-        for reply in (b"+PONG\r\n", b"*0\r\n", b"*-1\r\n", b"*1\r\n$-1\r\n", b"*1\r\n:1\r\n", b"*1\r\n*0\r\n", b"*1\r\n$0\r\n\r\n"):
+        for reply in (
+            b"+PONG\r\n",
+            b"*0\r\n",
+            b"*-1\r\n",
+            b"*1\r\n$-1\r\n",
+            b"*1\r\n:1\r\n",
+            b"*1\r\n*0\r\n",
+            b"*1\r\n$0\r\n\r\n",
+        ):
             conversation.command(b"GET", b"a").command(b"SELECT", b"3")
             pushed = message(b"a", b"1", b">")
             self.assertHears(conversation.redis(pushed + reply), pushed, reply, OK)
@@ -527,7 +544,9 @@ class PubSubTests(Case):
         self.assertHears(conversation.redis(reply + confirmed), reply, confirmed, OK)
 
     def test_after_the_last_channel_is_left_nothing_is_a_message(self) -> None:
-        conversation = logged_in().command(b"PSUBSCRIBE", b"a*").command(b"PUNSUBSCRIBE").command(b"LRANGE", b"k", b"0", b"-1")
+        conversation = (
+            logged_in().command(b"PSUBSCRIBE", b"a*").command(b"PUNSUBSCRIBE").command(b"LRANGE", b"k", b"0", b"-1")
+        )
         self.assertIn(encode([b"PUNSUBSCRIBE", b"a*"]), conversation.gets())
         conversation.command(b"SELECT", b"3")
         reply = message(b"a", b"b")
@@ -535,7 +554,9 @@ class PubSubTests(Case):
         self.assertHears(conversation.redis(confirmed + reply), confirmed, reply, OK)
 
     def test_to_leave_all_names_them(self) -> None:
-        conversation = logged_in().command(b"SUBSCRIBE", b"b", b"a", b"b").command(b"SSUBSCRIBE", b"s").command(b"UNSUBSCRIBE")
+        conversation = (
+            logged_in().command(b"SUBSCRIBE", b"b", b"a", b"b").command(b"SSUBSCRIBE", b"s").command(b"UNSUBSCRIBE")
+        )
         sent = conversation.gets()
         self.assertTrue(sent.endswith(encode([b"UNSUBSCRIBE", b"a", b"b"])), sent)
         conversation.command(b"UNSUBSCRIBE")

@@ -1,0 +1,243 @@
+"""What breaks in production: Redis killed, away, slow, with another password; clients that send garbage."""
+
+from __future__ import annotations
+
+import socket
+import time
+import unittest
+
+import redis
+
+from ..support.proxy import Installation, Manifests, ProxyProcess, master, shared, tenant
+from ..support.servers import RedisServer
+from ..support.waiting import until
+
+AUTH = b"AUTH blue-password\r\n"
+
+
+class Raw:
+    """A client that sends bytes as they are."""
+
+    def __init__(self, test: unittest.TestCase, port: int, login: bool = True) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        test.addCleanup(self._socket.close)
+        if login:
+            assert self.ask(AUTH) == b"+OK\r\n"
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def line(self) -> bytes:
+        got = b""
+        while not got.endswith(b"\r\n"):
+            data = self._socket.recv(1)
+            if not data:
+                break
+            got += data
+        return got
+
+    def ask(self, data: bytes) -> bytes:
+        self.send(data)
+        return self.line()
+
+    def rest(self) -> bytes:
+        """All until the proxy closes."""
+        got = b""
+        while data := self._socket.recv(65536):
+            got += data
+        return got
+
+    def half_close(self) -> None:
+        self._socket.shutdown(socket.SHUT_WR)
+
+
+class RedisGoneTests(unittest.TestCase):
+    def assertNoTraceback(self, proxy: ProxyProcess) -> None:
+        self.assertNotIn("Traceback", proxy.log)
+        self.assertNotIn("Unhandled", proxy.log)
+
+    def test_killed_and_started_again(self) -> None:
+        installation = Installation()
+        self.addCleanup(installation.stop)
+        idle, busy = Raw(self, installation.proxy.port), Raw(self, installation.proxy.port)
+        busy.send(b"BLPOP nothing 0\r\n")
+        until(lambda: any(c["cmd"] == "blpop" for c in installation.server.client().client_list()), "Redis has the BLPOP")
+        installation.server.kill()
+        self.assertEqual((idle.rest(), busy.rest()), (b"", b""))
+        late = Raw(self, installation.proxy.port, login=False)
+        started = time.monotonic()
+        self.assertEqual(late.ask(AUTH), b"-ERR Redis cannot be reached from the proxy right now, try again\r\n")
+        self.assertLess(time.monotonic() - started, 5)
+        self.assertEqual(late.ask(b"PING\r\n"), b"-NOAUTH Authentication required.\r\n")
+        installation.server.start()
+        self.assertEqual(late.ask(AUTH), b"+OK\r\n")
+        self.assertEqual(late.ask(b"PING\r\n"), b"+PONG\r\n")
+        self.assertTrue(installation.blue().set("again", 1))
+        installation.proxy.logged("can be used again")
+        self.assertNoTraceback(installation.proxy)
+
+    def test_the_session_of_a_lane_that_is_killed_ends_alone(self) -> None:
+        installation = Installation()
+        self.addCleanup(installation.stop)
+        first, second = Raw(self, installation.proxy.port), Raw(self, installation.proxy.port)
+        first.ask(b"SET mark 1\r\n")
+        lane = next(c for c in installation.server.client().client_list() if c["cmd"] == "set")
+        installation.server.client().client_kill_filter(_id=lane["id"])
+        self.assertEqual(first.rest(), b"")
+        self.assertEqual(second.ask(b"PING\r\n"), b"+PONG\r\n")
+        installation.proxy.logged("redis-lost")
+        self.assertNoTraceback(installation.proxy)
+
+    def test_a_redis_that_does_not_answer(self) -> None:
+        hole = socket.socket()
+        self.addCleanup(hole.close)
+        hole.bind(("127.0.0.1", 0))
+        hole.listen(50)
+        manifests = Manifests(
+            [master(f"redis://:x@127.0.0.1:{hole.getsockname()[1]}/0"), *tenant("team-blue", 3, "blue-password")]
+        )
+        self.addCleanup(manifests.remove)
+        proxy = ProxyProcess("--manifests", str(manifests.path), "--connect-timeout", "0.5").ready()
+        self.addCleanup(proxy.stop)
+        raw = Raw(self, proxy.port, login=False)
+        self.assertIn(b"-ERR Redis cannot be reached", raw.ask(AUTH))
+        proxy.logged("it took too long")
+        self.assertNoTraceback(proxy)
+
+    def test_another_master_password(self) -> None:
+        server = RedisServer(password="the-right-one").start()
+        self.addCleanup(server.stop)
+        manifests = Manifests(
+            [master(f"redis://:the-wrong-one@127.0.0.1:{server.port}/0"), *tenant("team-blue", 3, "blue-password")]
+        )
+        self.addCleanup(manifests.remove)
+        proxy = ProxyProcess("--manifests", str(manifests.path)).ready()
+        self.addCleanup(proxy.stop)
+        raw = Raw(self, proxy.port, login=False)
+        self.assertIn(b"-ERR Redis refused the proxy's own login", raw.ask(AUTH))
+        proxy.logged("Redis answered AUTH with: -WRONGPASS")
+        manifests.write(
+            [
+                master(f"redis://:the-wrong-one@127.0.0.1:{server.port}/0", redis_password="the-right-one"),
+                *tenant("team-blue", 3, "blue-password"),
+            ]
+        )
+        proxy.refresh()
+        until(lambda: raw.ask(AUTH) == b"+OK\r\n", "the new master password is in use")
+        self.assertNotIn("-one", proxy.log)
+        self.assertNoTraceback(proxy)
+
+    def test_an_index_that_redis_does_not_have(self) -> None:
+        installation = Installation()
+        self.addCleanup(installation.stop)
+        installation.manifests.write([*installation.documents(), *tenant("team-far", 64, "far-password")])
+        installation.proxy.refresh()
+        installation.proxy.logged("team-far/redis-secret-master: Redis has no database 64: it has 0 to 63")
+        self.assertRaises(redis.AuthenticationError, installation.proxy.client("far-password", 64).ping)
+
+    def test_a_new_address_is_used_by_new_sessions_and_old_ones_drain(self) -> None:
+        installation = Installation()
+        self.addCleanup(installation.stop)
+        old = Raw(self, installation.proxy.port)
+        self.assertEqual(old.ask(b"SET where first\r\n"), b"+OK\r\n")
+        second = RedisServer(password="another").start()
+        self.addCleanup(second.stop)
+        installation.manifests.write([master(second.url), *installation.documents()[1:]])
+        installation.proxy.refresh()
+        installation.proxy.logged(f"Redis is at redis://127.0.0.1:{second.port}")
+        new = Raw(self, installation.proxy.port)
+        self.assertEqual(new.ask(b"GET where\r\n"), b"$-1\r\n")
+        self.assertEqual(old.ask(b"EXISTS where\r\n"), b":1\r\n")
+
+
+class ClientFaultTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.installation = shared()
+        self.port = self.installation.proxy.port
+
+    def raw(self, login: bool = True) -> Raw:
+        return Raw(self, self.port, login)
+
+    def test_malformed_framing_is_told_and_closed(self) -> None:
+        for login in (True, False):
+            for data, text in (
+                (b"*1\r\n+PING\r\n", b"expected '$', got '+'"),
+                (b"*x\r\n", b"invalid multibulk length"),
+                (b"*1\r\n$04\r\nPING\r\n", b"invalid bulk length"),
+                (b'PING "x\r\n', b"unbalanced quotes in request"),
+                (b"x" * 70000, b"too big inline request"),
+            ):
+                raw = self.raw(login)
+                raw.send(data)
+                self.assertEqual(raw.rest(), b"-ERR Protocol error: " + text + b"\r\n")
+
+    def test_limits_before_the_login(self) -> None:
+        raw = self.raw(login=False)
+        raw.send(b"*11\r\n")
+        self.assertEqual(raw.rest(), b"-ERR Protocol error: unauthenticated multibulk length\r\n")
+        raw = self.raw(login=False)
+        raw.send(b"*2\r\n$4\r\nAUTH\r\n$2000000000\r\n")
+        self.assertEqual(raw.rest(), b"-ERR Protocol error: invalid bulk length\r\n")
+        raw = self.raw(login=False)
+        raw.send(b"*2\r\n$4\r\nAUTH\r\n$20000\r\n")
+        self.assertEqual(raw.rest(), b"-ERR Protocol error: unauthenticated bulk length\r\n")
+
+    def test_a_flood_before_the_login_ends(self) -> None:
+        raw = self.raw(login=False)
+        flood = b"*1\r\n$4\r\nPING\r\n" * 1000
+        with self.assertRaises(AssertionError):
+            for _ in range(100):
+                raw.send(flood)
+                for _ in range(1000):
+                    self.assertEqual(raw.line(), b"-NOAUTH Authentication required.\r\n")
+
+    def test_a_flood_before_the_login_by_one_that_does_not_read_is_cut_off(self) -> None:
+        raw = self.raw(login=False)
+
+        def cut_off() -> bool:
+            try:
+                raw.send(b"*1\r\n$4\r\nPING\r\n" * 1000)
+            except OSError:
+                return True
+            return False
+
+        until(cut_off, "the proxy closes the connection")
+
+    def test_after_an_error_in_a_pipeline_the_rest_runs(self) -> None:
+        raw = self.raw()
+        raw.send(b"SET a 1\r\nSELECT 5\r\nINCR a\r\nCONFIG GET x\r\nINCR a\r\n")
+        starts = [raw.line()[:7] for _ in range(5)]
+        self.assertEqual(starts, [b"+OK\r\n", b"-NOPERM", b":2\r\n", b"-NOPERM", b":3\r\n"])
+
+    def test_cross_protocol_requests_are_cut_off(self) -> None:
+        raw = self.raw(login=False)
+        raw.send(b"POST / HTTP/1.1\r\nHost: x\r\n\r\nAUTH blue-password\r\n")
+        self.assertEqual(raw.rest(), b"")
+
+    def test_a_client_that_has_no_more_to_send_gets_its_replies(self) -> None:
+        raw = self.raw(login=False)
+        raw.send(AUTH + b"SET half closed\r\nGET half\r\n")
+        raw.half_close()
+        self.assertEqual(raw.rest(), b"+OK\r\n+OK\r\n$6\r\nclosed\r\n")
+
+    def test_a_client_that_left_in_a_blpop_does_not_take_the_item(self) -> None:
+        raw = self.raw()
+        raw.send(b"BLPOP left 0\r\n")
+        straight = self.installation.server.client(3)
+        until(lambda: any(c["cmd"] == "blpop" for c in straight.client_list()), "Redis has the BLPOP")
+        raw._socket.close()
+        until(lambda: not any(c["cmd"] == "blpop" for c in straight.client_list()), "the BLPOP is given up")
+        straight.rpush("left", "item")
+        self.assertEqual(straight.lpop("left"), b"item")
+
+    def test_values_of_any_bytes(self) -> None:
+        blue = self.installation.blue()
+        for value in (b"", b"\r\n", b"+OK\r\n", b"$-1\r\n", b"*1\r\n$7\r\nmessage\r\n", bytes(range(256)) * 1000):
+            blue.set("any", value)
+            self.assertEqual(blue.get("any"), value)
+
+    def test_nothing_of_this_is_a_traceback_or_tells_a_password(self) -> None:
+        self.raw(login=False).ask(b"AUTH not-a-password-of-anybody\r\n")
+        log = self.installation.proxy.log
+        for word in ("Traceback", "not-a-password", "blue-password", self.installation.server.password):
+            self.assertNotIn(word, log)

@@ -1,0 +1,176 @@
+"""Much at once, large, slow, and again and again: what the proxy holds stays bounded."""
+
+from __future__ import annotations
+
+import hashlib
+import resource
+import selectors
+import socket
+import time
+import unittest
+
+from ..support.proxy import Installation
+from ..support.servers import RedisServer, valkey
+from ..support.waiting import until
+
+MIB = 1 << 20
+AUTH = b"AUTH blue-password\r\n"
+
+
+def read_exactly(connection: socket.socket, count: int) -> bytes:
+    got = bytearray()
+    while len(got) < count:
+        data = connection.recv(min(MIB, count - len(got)))
+        if not data:
+            raise AssertionError(f"closed after {len(got)} of {count} bytes: {bytes(got[:200])!r}")
+        got += data
+    return bytes(got)
+
+
+class LargeValueTests(unittest.TestCase):
+    """The limit of the issue is 16 MiB more of resident memory, for a value of 512 MB."""
+
+    SIZE = 512 * MIB
+
+    def setUp(self) -> None:
+        self.installation = Installation(server=RedisServer(valkey, "enable-debug-command yes"))
+        self.addCleanup(self.installation.stop)
+        self.proxy = self.installation.proxy
+
+    def connect(self) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.proxy.port), timeout=120)
+        self.addCleanup(connection.close)
+        connection.sendall(AUTH)
+        self.assertEqual(connection.recv(100), b"+OK\r\n")
+        return connection
+
+    def test_streams_both_ways_in_constant_memory(self) -> None:
+        connection = self.connect()
+        before = self.proxy.resident()
+        self.proxy.reset_peak()
+        block = bytes(range(256)) * (MIB // 256)
+        connection.sendall(b"*3\r\n$3\r\nSET\r\n$5\r\nlarge\r\n$%d\r\n" % self.SIZE)
+        sent, received = hashlib.sha256(), hashlib.sha256()
+        for _ in range(self.SIZE // MIB):
+            connection.sendall(block)
+            sent.update(block)
+        connection.sendall(b"\r\n")
+        self.assertEqual(connection.recv(100), b"+OK\r\n")
+        connection.sendall(b"GET large\r\n")
+        self.assertEqual(read_exactly(connection, 12), b"$%d\r\n" % self.SIZE)
+        for _ in range(self.SIZE // MIB):
+            received.update(read_exactly(connection, MIB))
+        self.assertEqual(read_exactly(connection, 2), b"\r\n")
+        self.assertEqual(sent.hexdigest(), received.hexdigest())
+        grown = self.proxy.peak() - before
+        print(f"512 MiB both ways: peak of resident memory grew by {grown / MIB:.1f} MiB")
+        self.assertLess(grown, 16 * MIB)
+
+    def test_a_client_that_never_reads_costs_little_and_slows_nobody(self) -> None:
+        self.installation.server.client(3).set("big", b"x" * (64 * MIB))
+        other = self.connect()
+        before = self.proxy.resident()
+        self.proxy.reset_peak()
+        deaf = self.connect()
+        deaf.sendall(b"GET big\r\n" * 20)
+        slowest = 0.0
+        for _ in range(500):
+            started = time.monotonic()
+            other.sendall(b"PING\r\n")
+            self.assertEqual(other.recv(100), b"+PONG\r\n")
+            slowest = max(slowest, time.monotonic() - started)
+        grown = self.proxy.peak() - before
+        print(f"a deaf client: {grown / MIB:.1f} MiB, slowest PING of another {slowest * 1000:.1f} ms")
+        self.assertLess(grown, 16 * MIB)
+
+    def test_a_client_that_sends_faster_than_redis_takes(self) -> None:
+        """Redis sleeps; what the proxy has taken meanwhile is bounded."""
+        connection = self.connect()
+        self.proxy.reset_peak()
+        before = self.proxy.resident()
+        asleep = socket.create_connection(("127.0.0.1", self.installation.server.port))
+        self.addCleanup(asleep.close)
+        asleep.sendall(b"AUTH %s\r\n" % self.installation.server.password.encode())
+        self.assertEqual(asleep.recv(100), b"+OK\r\n")
+        asleep.sendall(b"DEBUG SLEEP 1\r\n")
+        block = b"x" * MIB
+        connection.sendall(b"*3\r\n$3\r\nSET\r\n$5\r\nlarge\r\n$%d\r\n" % (100 * MIB))
+        for _ in range(100):
+            connection.sendall(block)
+        connection.sendall(b"\r\n")
+        self.assertEqual(connection.recv(100), b"+OK\r\n")
+        self.assertLess(self.proxy.peak() - before, 16 * MIB)
+
+
+class ManyConnectionsTests(unittest.TestCase):
+    COUNT = 5000
+
+    def setUp(self) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        needed = 2 * self.COUNT + 200
+        if hard != resource.RLIM_INFINITY and hard < needed:
+            raise unittest.SkipTest(
+                f"{self.COUNT} connections need a hard limit of {needed} open files: raise it with ulimit -Hn"
+            )
+        if soft != resource.RLIM_INFINITY and soft < needed:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+            self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+
+    def test_opened_at_once_are_all_served(self) -> None:
+        installation = Installation("--max-workers", str(self.COUNT))
+        self.addCleanup(installation.stop)
+        port = installation.proxy.port
+        ready = selectors.DefaultSelector()
+        self.addCleanup(ready.close)
+        started = time.monotonic()
+        for _ in range(self.COUNT):
+            connection = socket.socket()
+            self.addCleanup(connection.close)
+            connection.setblocking(False)
+            connection.connect_ex(("127.0.0.1", port))
+            ready.register(connection, selectors.EVENT_WRITE, bytearray())
+        answered = 0
+        while answered < self.COUNT:
+            events = ready.select(30)
+            self.assertTrue(events, f"only {answered} were answered")
+            for key, mask in events:
+                if mask & selectors.EVENT_WRITE:
+                    key.fileobj.sendall(AUTH + b"PING\r\n")
+                    ready.modify(key.fileobj, selectors.EVENT_READ, key.data)
+                else:
+                    data = key.fileobj.recv(100)
+                    self.assertTrue(data, bytes(key.data))
+                    key.data.extend(data)
+                    if len(key.data) >= 12:
+                        self.assertEqual(bytes(key.data), b"+OK\r\n+PONG\r\n")
+                        ready.unregister(key.fileobj)
+                        answered += 1
+        print(f"{self.COUNT} connections were served within {time.monotonic() - started:.1f} s")
+
+    def test_come_and_go_leak_nothing(self) -> None:
+        installation = Installation()
+        self.addCleanup(installation.stop)
+        proxy, redis = installation.proxy, installation.server.client()
+
+        def cycle() -> None:
+            connection = socket.create_connection(("127.0.0.1", proxy.port), timeout=20)
+            connection.sendall(AUTH)
+            self.assertEqual(connection.recv(100), b"+OK\r\n")
+            connection.sendall(b"PING\r\n")
+            self.assertEqual(connection.recv(100), b"+PONG\r\n")
+            connection.sendall(b"QUIT\r\n")
+            self.assertEqual(connection.recv(100), b"+OK\r\n")
+            self.assertEqual(connection.recv(1), b"")
+            connection.close()
+
+        for _ in range(300):
+            cycle()
+        until(lambda: proxy.descriptors(), "settled")
+        descriptors, clients, memory = proxy.descriptors(), len(redis.client_list()), proxy.resident()
+        for _ in range(1000):
+            cycle()
+        until(lambda: proxy.descriptors() <= descriptors, "descriptors are closed")
+        until(lambda: len(redis.client_list()) <= clients, "connections to Redis are closed")
+        grown = proxy.resident() - memory
+        print(f"1000 cycles: resident memory grew by {grown / 1024:.0f} KiB")
+        self.assertLess(grown, 2 * MIB)
