@@ -55,12 +55,14 @@ HALF_WRITTEN = Fault(200, body=b'{"kind": "SecretList", "items": [', missing=500
 NOT_JSON = Fault(200, body=b"<html>please log in</html>")
 
 
-def refusal(status: int, text: str = "refused by the test", reason: str = "", **headers: str) -> Fault:
+def refusal(status: int, text: str = "refused by the test", **headers: str) -> Fault:
     """An error as the API server words it. headers: with _ for - in their names."""
-    return Fault(status, reason, {name.replace("_", "-"): value for name, value in headers.items()}, _status(status, text))
+    return Fault(
+        status, headers={name.replace("_", "-"): value for name, value in headers.items()}, body=_status(status, text)
+    )
 
 
-def _status(code: int, message: str, reason: str = "") -> bytes:
+def _status(code: int, message: str, reason: str = "Unknown") -> bytes:
     return json.dumps(
         {"kind": "Status", "apiVersion": "v1", "status": "Failure", "message": message, "reason": reason, "code": code}
     ).encode()
@@ -87,6 +89,7 @@ class ApiServer:
         self.requests: list[Request] = []
         self._faults: dict[str, Fault] = {}
         self._continues: dict[str, list[dict]] = {}
+        self._continues_expire = False
         self._objects: dict[tuple[str, str, str], dict] = {}
         self._version = 100
         self._lock = threading.Lock()
@@ -130,10 +133,11 @@ class ApiServer:
 
     def mend(self) -> None:
         self._faults.clear()
+        self._continues_expire = False
 
     def expire_continues(self) -> None:
-        """As when etcd was compacted: pages that follow earlier ones are gone."""
-        self._continues.clear()
+        """As when etcd was compacted between two pages: those that follow are gone, each time, until mended."""
+        self._continues_expire = True
 
     # What tells a client where it is.
 
@@ -146,10 +150,10 @@ class ApiServer:
         """A kubeconfig for it, written anew each time."""
         return self.write_kubeconfig(self.directory / "kubeconfig")
 
-    def write_kubeconfig(self, path: Path, token: str = TOKEN, ca: Path | None = None) -> Path:
+    def write_kubeconfig(self, path: Path, token: str = TOKEN, ca: bool = True) -> Path:
         cluster = {"server": self.url}
-        if self.tls:
-            cluster["certificate-authority"] = str(ca or authority().file)
+        if self.tls and ca:
+            cluster["certificate-authority"] = str(authority().file)
         config = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -214,7 +218,7 @@ class ApiServer:
     def _list(self, kind: str, namespace: str, query: Mapping[str, str]) -> Fault:
         if "continue" in query:
             items = self._continues.get(query["continue"])
-            if items is None:
+            if items is None or self._continues_expire:
                 text = "The provided continue parameter is too old to display a consistent list result."
                 return Fault(410, body=_status(410, text, "Expired"))
         else:
@@ -352,7 +356,8 @@ class Authority:
             .add_extension(key_id, critical=False)
             .sign(ca_key, hashes.SHA256())
         )
-        addresses = [x509.IPAddress(ipaddress.ip_address("127.0.0.1")), x509.DNSName("localhost")]
+        # No name: localhost is then a wrong one.
+        addresses = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         leaf = (
             begin("API server of the tests", key)
             .add_extension(x509.SubjectAlternativeName(addresses), critical=False)

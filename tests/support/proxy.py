@@ -131,7 +131,7 @@ class ProxyProcess:
         self.process.send_signal(signal.SIGUSR1)
 
     def descriptors(self) -> int:
-        return len(os.listdir(f"/proc/{self.process.pid}/fd"))
+        return len(list(Path(f"/proc/{self.process.pid}/fd").iterdir()))
 
     def resident(self) -> int:
         """Bytes of resident memory."""

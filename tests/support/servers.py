@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -39,7 +41,9 @@ def redis_8() -> str:
 
 def debian(program: str = "redis-server") -> str:
     """Redis 7.0 with TLS, or another program of Debian's."""
-    path = shutil.which(program)
+    # Not from a virtual environment: packages of PyPI bring programs of the same names.
+    places = [place for place in os.environ.get("PATH", os.defpath).split(os.pathsep) if not place.startswith(sys.prefix)]
+    path = shutil.which(program, path=os.pathsep.join(places))
     if path is None:
         package = {"redis-server": "redis-server", "redis-sentinel": "redis-sentinel"}.get(program, "redis-tools")
         raise SkipTest(f"{program} is not installed: apt-get install {package}")

@@ -1,0 +1,242 @@
+"""The twistd process itself: its start, its options, its log, its end."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
+from ..support.servers import RedisServer
+from ..support.waiting import until
+
+LOCAL = Path(__file__).parents[2] / "deploy" / "local"
+
+
+class StartTests(unittest.TestCase):
+    def assertFails(self, *options: str, environ: dict[str, str] | None = None, says: str) -> None:
+        """One line, status 1, no traceback."""
+        proxy = ProxyProcess(*options, environ=environ)
+        self.addCleanup(proxy.stop)
+        self.assertEqual(proxy.process.wait(30), 1)
+        proxy._reader.join(10)
+        told = [line for line in proxy.lines if "redisproxy: " in line]
+        self.assertEqual(len(told), 1, proxy.log)
+        self.assertIn(says, told[0])
+        self.assertNotIn("Traceback", proxy.log)
+
+    def test_bad_values_name_the_setting_the_value_and_what_it_takes(self) -> None:
+        for option, value, says in (
+            ("--max-workers", "many", "--max-workers is 'many'; it takes a whole number from 1 to"),
+            ("--max-workers", "0", "--max-workers is '0'"),
+            ("--base-workers", "1_0", "--base-workers is '1_0'"),
+            ("--refresh", "-1", "--refresh is '-1'; it takes a number of seconds from 1 to 86400"),
+            ("--ns-prefix", "Team", "--ns-prefix is 'Team'; it takes the beginning"),
+            ("--kubernetes-port", "tcp://x", "--kubernetes-port is 'tcp://x'; it takes a port"),
+            ("--listen", "nonsense:1", "it takes a Twisted endpoint such as tcp:6379"),
+            ("--listen", "tcp:notaport", "it takes a Twisted endpoint such as tcp:6379"),
+            ("--manifests", "/no/such", "--manifests is '/no/such'; it takes a directory"),
+            ("--redis-ca", "/no/such", "--redis-ca is '/no/such'; it takes a file"),
+            ("--log-format", "xml", "--log-format is 'xml'; it takes one of: text, json"),
+            ("--nonsense", "1", "option --nonsense not recognized"),
+        ):
+            with self.subTest(option=option, value=value):
+                self.assertFails(option, value, says=says)
+
+    def test_bad_values_of_variables(self) -> None:
+        for variable, value in (
+            ("MAX_WORKERS", "x"),
+            ("WORK_QUEUE_SIZE", "-1"),
+            ("BASE_WORKERS", "1.5"),
+            ("WORKER_IDLE_TIMEOUT_SEC", "soon"),
+            ("KUBERNETES_PORT", "tcp://10.0.0.1"),
+            ("REDIS_SECRET", "No Name"),
+            ("REDISPROXY_EMBEDDED", "perhaps"),
+        ):
+            with self.subTest(variable):
+                self.assertFails(environ={variable: value}, says=f"{variable} is '{value}'; it takes ")
+
+    def test_the_prefix_is_required(self) -> None:
+        self.assertFails("--ns-prefix", "", says="--ns-prefix is ''")
+
+    def test_a_taken_port(self) -> None:
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            port = taken.getsockname()[1]
+            self.assertFails(
+                "--manifests",
+                str(LOCAL),
+                "--listen",
+                f"tcp:{port}:interface=127.0.0.1",
+                says=f"cannot listen on tcp:{port}:interface=127.0.0.1: [Errno 98] Address already in use; "
+                "choose another with --listen",
+            )
+
+    def test_help_names_every_option_and_variable(self) -> None:
+        proxy = ProxyProcess("--help")
+        self.addCleanup(proxy.stop)
+        proxy.process.wait(30)
+        proxy._reader.join(10)
+        for word in ("--ns-prefix", "NS_PREFIX", "--listen", "tcp:6379", "WORKER_IDLE_TIMEOUT_SEC", "KUBERNETES_PORT", "300"):
+            self.assertIn(word, proxy.log)
+
+    def test_an_option_wins_over_its_variable(self) -> None:
+        manifests = Manifests()
+        self.addCleanup(manifests.remove)
+        proxy = ProxyProcess("--manifests", str(manifests.path), environ={"NS_PREFIX": "x-", "REDISPROXY_LISTEN": "bad:1"})
+        self.addCleanup(proxy.stop)
+        proxy.logged("listening on 127.0.0.1")
+
+    def test_several_endpoints(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            path = f"{directory}/proxy.sock"
+            installation = Installation("--listen", f"unix:{path}")
+            self.addCleanup(installation.stop)
+            import redis
+
+            client = redis.Redis(unix_socket_path=path, password=Installation.BLUE, db=3)
+            self.assertTrue(client.set("a", 1))
+            self.assertEqual(installation.blue().get("a"), b"1")
+
+
+class EndTests(unittest.TestCase):
+    def test_sigterm_and_sigint_end_it_with_status_0(self) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            installation = Installation()
+            self.addCleanup(installation.stop)
+            client = installation.blue()
+            client.set("a", 1)
+            self.assertEqual(installation.proxy.stop(number), 0)
+            self.assertNotIn("Traceback", installation.proxy.log)
+            self.assertNotIn("Unhandled", installation.proxy.log)
+
+    def test_a_busy_session_gets_its_reply(self) -> None:
+        installation = Installation()
+        self.addCleanup(installation.stop)
+        connection = socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=20)
+        self.addCleanup(connection.close)
+        connection.sendall(b"AUTH blue-password\r\n")
+        self.assertEqual(connection.recv(100), b"+OK\r\n")
+        connection.sendall(b"BLPOP queue 0\r\n")
+        straight = installation.server.client(3)
+        until(lambda: any(c["cmd"] == "blpop" for c in straight.client_list()), "Redis has the BLPOP")
+        installation.proxy.process.send_signal(signal.SIGTERM)
+        installation.proxy.logged("Closed")
+        straight.rpush("queue", "item")
+        self.assertEqual(connection.recv(100), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
+        self.assertEqual(connection.recv(100), b"")
+        self.assertEqual(installation.proxy.process.wait(30), 0)
+
+
+class EmbeddedTests(unittest.TestCase):
+    """What `make run` starts."""
+
+    def test_it_shows_that_it_works_and_leaves_nothing(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            proxy = ProxyProcess(
+                "--ns-prefix", "tenant-", "--embedded", "--manifests", str(LOCAL), environ={"TMPDIR": directory}
+            )
+            self.addCleanup(proxy.stop)
+            proxy.logged("Ctrl-C stops it")
+            port = proxy.port
+            for name, password, index, other in (("blue", "blue", 3, 5), ("green", "green", 5, 3)):
+                self.assertIn(f"tenant-{name} (database {index})", proxy.log)
+                self.assertIn(
+                    f"redis-cli -h 127.0.0.1 -p {port} -a {password}-example-password --no-auth-warning -n {index} SET", proxy.log
+                )
+                self.assertIn(f"GET greeting -> hello from database {index}", proxy.log)
+                self.assertIn(f"SELECT {other} -> (error) NOPERM", proxy.log)
+                self.assertTrue(proxy.client(f"{password}-example-password", index).set("x", 1))
+            server = children(proxy.process.pid)
+            self.assertEqual(len(server), 1)
+            self.assertEqual(proxy.stop(signal.SIGINT), 0)
+            self.assertFalse(Path(f"/proc/{server[0]}").exists())
+            self.assertEqual(os.listdir(directory), [])
+            self.assertNotIn("Traceback", proxy.log)
+
+    def test_the_proxy_ends_when_its_server_does(self) -> None:
+        proxy = ProxyProcess("--ns-prefix", "tenant-", "--embedded", "--manifests", str(LOCAL))
+        self.addCleanup(proxy.stop)
+        proxy.logged("Ctrl-C stops it")
+        os.kill(children(proxy.process.pid)[0], signal.SIGKILL)
+        proxy.logged("the embedded server ended")
+        proxy.process.wait(30)
+
+
+def children(pid: int) -> list[int]:
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return [int(number) for number in listed.split()]
+
+
+class LogTests(unittest.TestCase):
+    def test_json_lines(self) -> None:
+        installation = Installation("--log-format", "json", "--log-level", "debug")
+        self.addCleanup(installation.stop)
+        client = installation.blue(single_connection_client=True)
+        client.set("key-that-is-private", "value-that-is-private")
+        try:
+            client.execute_command("CONFIG", "GET", "argument-that-is-private")
+        except Exception:
+            pass
+        client.close()
+        installation.proxy.logged('"mood": "client-left"')
+        installation.proxy.stop()
+        events = [json.loads(line) for line in installation.proxy.lines]
+        for event in events:
+            self.assertLessEqual({"time", "level", "logger", "message"}, event.keys())
+        outcome = next(e for e in events if e.get("mood") == "client-left")
+        self.assertEqual((outcome["namespace"], outcome["secret"]), ("team-blue", "redis-secret-master"))
+        self.assertGreaterEqual(outcome["refused"], 1)  # redis-py's own start may ask for more than there is
+        self.assertRegex(outcome["peer"], r"127\.0\.0\.1:\d+")
+        self.assertNotIn("private", installation.proxy.log)
+
+    def test_ordinary_ends_are_not_told_at_info_and_others_are(self) -> None:
+        installation = Installation()
+        self.addCleanup(installation.stop)
+        installation.blue().ping()
+        connection = socket.create_connection(("127.0.0.1", installation.proxy.port))
+        connection.sendall(b"*x\r\n")
+        installation.proxy.logged(r"client \d+ from 127\.0\.0\.1:\d+, not logged in: protocol-error after [\d.]+ s, 0 commands")
+        connection.close()
+        installation.proxy.stop()
+        self.assertNotIn("client-left", installation.proxy.log)
+
+    def test_a_storm_of_refusals_is_not_a_storm_of_lines(self) -> None:
+        installation = Installation()
+        self.addCleanup(installation.stop)
+        for _ in range(300):
+            with socket.create_connection(("127.0.0.1", installation.proxy.port)) as connection:
+                connection.sendall(b"AUTH wrong\r\n")
+                self.assertIn(b"-WRONGPASS", connection.recv(100))
+        told = len(re.findall("log-in from .* refused: wrong", installation.proxy.log))
+        self.assertGreater(told, 0)
+        self.assertLess(told, 200)
+
+    def test_no_password_is_ever_told(self) -> None:
+        server = RedisServer(password="master-secret-word").start()
+        self.addCleanup(server.stop)
+        documents = [
+            master(server.url),
+            *tenant("team-blue", 3, "tenant-secret-word"),
+            *tenant("team-same", 4, "tenant-secret-word"),
+            *tenant("team-bad", "x", "malformed-secret-word"),
+        ]
+        manifests = Manifests(documents)
+        self.addCleanup(manifests.remove)
+        proxy = ProxyProcess("--manifests", str(manifests.path), "--log-level", "debug").ready()
+        self.addCleanup(proxy.stop)
+        proxy.logged("team-bad/redis-secret-master: redis-connection-string does not end in /N")
+        proxy.logged("its password is also that of team-same")
+        with socket.create_connection(("127.0.0.1", proxy.port)) as connection:
+            connection.sendall(b"AUTH typed-secret-word\r\nAUTH team-blue tenant-secret-word\r\n*1\r\n$-secret-word\r\n")
+            while connection.recv(1000):
+                pass
+        proxy.stop()
+        self.assertNotIn("secret-word", proxy.log)
