@@ -1,0 +1,61 @@
+# Two commands do all their own set-up, in .venv: `make run` and `make test`. `make help` lists the others.
+PYTHON ?= python3
+PORT ?= 6379
+# How many tests run at once.
+JOBS ?= 2
+VENV := .venv
+BIN := $(VENV)/bin
+# In compat mode an editable install leaves twisted/plugins visible.
+INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat
+
+.PHONY: help run test lint test-cluster image-check fmt clean
+
+help:
+	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT))"
+	@echo "make test          layers, style, and the whole suite with coverage (JOBS=$(JOBS))"
+	@echo "make test-cluster  the suite against a real kube-apiserver, which is built once (root, Debian)"
+	@echo "make image-check   build the container image with buildah and start it once (root, Debian)"
+	@echo "make fmt           format the code"
+	@echo "make clean         remove what the others made"
+
+$(VENV)/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=…"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/installed: $(VENV)/bin/python setup.py pyproject.toml
+	$(INSTALL) -e '.[embedded]'
+	@touch $@
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(INSTALL) -e '.[test]'
+	@touch $@
+
+run: $(VENV)/installed
+	@exec $(BIN)/twistd -n --pidfile= redisproxy --embedded --manifests deploy/local --ns-prefix tenant- \
+		--listen tcp:$(PORT):interface=127.0.0.1 --log-level warn
+
+lint: $(VENV)/installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports --no-logo
+
+test: lint
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run -m twisted.trial -j $(JOBS) tests
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
+
+test-cluster: $(VENV)/installed-test
+	PYTHON=$(CURDIR)/$(BIN)/python tests/cluster/run
+
+image-check: $(VENV)/installed-test
+	PYTHON=$(CURDIR)/$(BIN)/python deploy/image-check
+
+fmt: $(VENV)/installed-test
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* _trial_temp* .hypothesis .ruff_cache .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} +
+	rm -f twisted/plugins/dropin.cache
