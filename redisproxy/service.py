@@ -110,6 +110,11 @@ class ProxyService(service.MultiService):
 
     def privilegedStartService(self) -> None:
         """Listens, as whom twistd was started, and before anything else runs. Raises StartError."""
+        # First of all: a signal that comes early must not end the process; and process 1 of a container would not even
+        # be sent a SIGTERM that it has no handler for.
+        for number in (signal.SIGUSR1, signal.SIGHUP):
+            signal.signal(number, partial(self._on_signal, self.directory.refresh))
+        self._take_over_ends()
         super().privilegedStartService()
         self._raise_descriptor_limit()
         for description, endpoint in zip(self._settings.listen, self._endpoints, strict=True):
@@ -122,10 +127,7 @@ class ProxyService(service.MultiService):
                 raise StartError(f"cannot listen on {description}: {reason}; choose another with --listen")
 
     def startService(self) -> None:
-        # Before the parts: a signal that comes early must not end the process.
-        for number in (signal.SIGUSR1, signal.SIGHUP):
-            signal.signal(number, partial(self._on_signal, self.directory.refresh))
-        self._reactor.callWhenRunning(self._take_over_ends)
+        self._reactor.callWhenRunning(self._take_over_ends)  # again: the reactor has put in its own meanwhile
         try:
             super().startService()
         except EmbeddedError as error:

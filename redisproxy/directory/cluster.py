@@ -11,6 +11,7 @@ import json
 import os
 import re
 import ssl
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
@@ -30,7 +31,7 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 #: Items a page: the API server's own advice is a few hundred.
 PAGE = 500
 #: Seconds to connect, and seconds without a byte.
-TIMEOUT = (5, 20)
+TIMEOUT = (5, 10)
 
 
 class _Unreachable(Exception):
@@ -61,9 +62,14 @@ class ClusterSource:
         self._environ = environ
         self._service_account = service_account
         self._timeout = timeout
+        self._stopped = threading.Event()
 
     def __str__(self) -> str:
         return "the Kubernetes API"
+
+    def stop(self) -> None:
+        """No further call is made; one under way ends with its time-out at the latest."""
+        self._stopped.set()
 
     def read(self) -> Reading:
         """What the API says now. Blocks, for as long as a few time-outs."""
@@ -176,7 +182,9 @@ class ClusterSource:
                 # 410 Gone, an expired continue token, is a failure like any: the next reading starts over.
                 yield answer
                 return
-            items, metadata = answer.get("items") or [], answer.get("metadata") or {}
+            items, metadata = answer.get("items", "missing"), answer.get("metadata", {})
+            if items is None:
+                items = []  # how Go writes an empty list, at times
             # An object of another kind must not pass for an empty list: that would be a deletion of everything.
             if not (
                 str(answer.get("kind", "")).endswith("List")
@@ -196,6 +204,8 @@ class ClusterSource:
 
     def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any] | ReadFailure:
         """The JSON object that a call answers with, or why there is none. Raises _Unreachable."""
+        if self._stopped.is_set():
+            raise _Unreachable(ReadFailure("the proxy stops"))
         try:
             body = call(*arguments, _preload_content=False, _request_timeout=self._timeout, **options).data
         except ApiException as error:

@@ -28,6 +28,9 @@ class Source(Protocol):
     def read(self) -> Reading:
         """What it says now. Blocks; called in a thread, never twice at once."""
 
+    def stop(self) -> None:
+        """A reading under way may end early: it will not be used."""
+
 
 class DirectoryService(service.Service):
     """The current Directory.
@@ -80,7 +83,7 @@ class DirectoryService(service.Service):
         for call in (self._retry, self._expiry):
             if call is not None and call.active():
                 call.cancel()
-        # A reading under way ends in its thread; its answer is not used any more.
+        self._source.stop()
 
     def refresh(self) -> None:
         """Reads the source, now or as soon as the reading under way is over."""

@@ -33,7 +33,7 @@ def _created(metadata: Mapping, default: float) -> float:
     try:
         moment = stamp if isinstance(stamp, datetime) else datetime.fromisoformat(stamp)
         return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (TypeError, ValueError, OverflowError):
+    except (TypeError, ValueError):
         raise DocumentError("metadata.creationTimestamp is not a time like 2026-01-31T12:00:00Z") from None
 
 

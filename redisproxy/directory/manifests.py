@@ -37,6 +37,9 @@ class ManifestsSource:
     def __str__(self) -> str:
         return f"the manifests in {self._directory}"
 
+    def stop(self) -> None:
+        """Reading files takes no time to speak of."""
+
     def read(self) -> Reading:
         """What the files say now. Blocks."""
         try:
@@ -67,6 +70,9 @@ class ManifestsSource:
                     self._take(document, modified, namespaces, secrets)
                 except DocumentError as error:
                     unreadable.append(Problem(path.name, f"document {number}", str(error)))
+        for namespace, name in secrets:
+            if namespace.startswith(self._prefix) and namespace not in namespaces:
+                unreadable.append(Problem(namespace, name, "no file has a Namespace document of that name"))
         master = secrets.get(self._master)
         by_namespace: dict[str, tuple[SecretDocument, ...]] = {
             name: tuple(s for key, s in secrets.items() if key[0] == name and key != self._master) for name in namespaces

@@ -84,7 +84,15 @@ class StartTests(unittest.TestCase):
         self.addCleanup(proxy.stop)
         proxy.process.wait(30)
         proxy._reader.join(10)
-        for word in ("--ns-prefix", "NS_PREFIX", "--listen", "tcp:6379", "WORKER_IDLE_TIMEOUT_SEC", "KUBERNETES_PORT", "300"):
+        for word in (
+            "--ns-prefix",
+            "NS_PREFIX",
+            "--listen",
+            "tcp:6379",
+            "WORKER_IDLE_TIMEOUT_SEC",
+            "KUBERNETES_PORT",
+            "300",
+        ):
             self.assertIn(word, proxy.log)
 
     def test_an_option_wins_over_its_variable(self) -> None:
@@ -148,9 +156,8 @@ class EmbeddedTests(unittest.TestCase):
             port = proxy.port
             for name, password, index, other in (("blue", "blue", 3, 5), ("green", "green", 5, 3)):
                 self.assertIn(f"tenant-{name} (database {index})", proxy.log)
-                self.assertIn(
-                    f"redis-cli -h 127.0.0.1 -p {port} -a {password}-example-password --no-auth-warning -n {index} SET", proxy.log
-                )
+                options = f"-h 127.0.0.1 -p {port} -a {password}-example-password --no-auth-warning -n {index}"
+                self.assertIn(f"redis-cli {options} SET greeting hello", proxy.log)
                 self.assertIn(f"GET greeting -> hello from database {index}", proxy.log)
                 self.assertIn(f"SELECT {other} -> (error) NOPERM", proxy.log)
                 self.assertTrue(proxy.client(f"{password}-example-password", index).set("x", 1))
@@ -158,7 +165,7 @@ class EmbeddedTests(unittest.TestCase):
             self.assertEqual(len(server), 1)
             self.assertEqual(proxy.stop(signal.SIGINT), 0)
             self.assertFalse(Path(f"/proc/{server[0]}").exists())
-            self.assertEqual(os.listdir(directory), [])
+            self.assertEqual(list(Path(directory).iterdir()), [])
             self.assertNotIn("Traceback", proxy.log)
 
     def test_the_proxy_ends_when_its_server_does(self) -> None:
@@ -203,7 +210,9 @@ class LogTests(unittest.TestCase):
         installation.blue().ping()
         connection = socket.create_connection(("127.0.0.1", installation.proxy.port))
         connection.sendall(b"*x\r\n")
-        installation.proxy.logged(r"client \d+ from 127\.0\.0\.1:\d+, not logged in: protocol-error after [\d.]+ s, 0 commands")
+        installation.proxy.logged(
+            r"client \d+ from 127\.0\.0\.1:\d+, not logged in: protocol-error after [\d.]+ s, 0 commands"
+        )
         connection.close()
         installation.proxy.stop()
         self.assertNotIn("client-left", installation.proxy.log)

@@ -6,10 +6,9 @@ was compared with a real kube-apiserver: `tests.directory.test_contract` runs ov
 
 from __future__ import annotations
 
+import atexit
 import base64
-import datetime
 import functools
-import ipaddress
 import json
 import shutil
 import socket
@@ -17,12 +16,13 @@ import ssl
 import tempfile
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
+from .certificates import Authority
 from .servers import free_port
 
 TOKEN = "token-of-the-small-api"
@@ -53,6 +53,8 @@ HANG = Fault()
 HALF_WRITTEN = Fault(200, body=b'{"kind": "SecretList", "items": [', missing=500)
 #: As a proxy before the API server might answer.
 NOT_JSON = Fault(200, body=b"<html>please log in</html>")
+#: Answers that are none, and end at once.
+BROKEN = (HALF_WRITTEN, NOT_JSON)
 
 
 def refusal(status: int, text: str = "refused by the test", **headers: str) -> Fault:
@@ -111,6 +113,8 @@ class ApiServer:
                 if "creationTimestamp" not in metadata:
                     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
                     metadata["creationTimestamp"] = old["metadata"]["creationTimestamp"] if old else now
+                if new["kind"] == "Secret":
+                    new.setdefault("type", "Opaque")
                 for name, text in new.pop("stringData", {}).items():
                     new.setdefault("data", {})[name] = base64.b64encode(text.encode()).decode()
                 self._objects[key] = new
@@ -153,7 +157,7 @@ class ApiServer:
     def write_kubeconfig(self, path: Path, token: str = TOKEN, ca: bool = True) -> Path:
         cluster = {"server": self.url}
         if self.tls and ca:
-            cluster["certificate-authority"] = str(authority().file)
+            cluster["certificate-authority"] = str(authority().path)
         config = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -170,7 +174,7 @@ class ApiServer:
         directory = self.directory / "serviceaccount"
         directory.mkdir(exist_ok=True)
         (directory / "token").write_text(token)
-        (directory / "ca.crt").write_bytes(authority().file.read_bytes())
+        (directory / "ca.crt").write_bytes(authority().path.read_bytes())
         return directory
 
     # Running.
@@ -248,9 +252,9 @@ class _Server(ThreadingHTTPServer):
         self._open: set[socket.socket] = set()
         if api.tls:
             # The handshake is left to each connection's own thread.
-            self.socket = (
-                authority().server_context().wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
-            )
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(*server_certificate())
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def get_request(self) -> tuple[socket.socket, object]:
         connection, address = super().get_request()
@@ -302,81 +306,15 @@ class _Connection(BaseHTTPRequestHandler):
         pass
 
 
-class Authority:
-    """A CA of the tests, and a certificate of it for 127.0.0.1."""
-
-    def __init__(self) -> None:
-        # Imported when needed: most tests do without TLS.
-        from cryptography import x509
-        from cryptography.hazmat.primitives import hashes, serialization
-        from cryptography.hazmat.primitives.asymmetric import ec
-        from cryptography.x509.oid import NameOID
-
-        self._temporary = tempfile.TemporaryDirectory(prefix="redisproxy-test-")
-        directory = Path(self._temporary.name)
-        #: PEM file of the CA
-        self.file = directory / "ca.crt"
-        self._certificate, self._key = directory / "server.crt", directory / "server.key"
-
-        def name(text: str) -> x509.Name:
-            return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, text)])
-
-        def begin(subject: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
-            now = datetime.datetime.now(datetime.UTC)
-            return (
-                x509.CertificateBuilder()
-                .subject_name(name(subject))
-                .issuer_name(name("CA of the tests"))
-                .public_key(key.public_key())
-                .serial_number(x509.random_serial_number())
-                .not_valid_before(now - datetime.timedelta(hours=1))
-                .not_valid_after(now + datetime.timedelta(days=1))
-            )
-
-        def pem(certificates: Iterable[x509.Certificate]) -> bytes:
-            return b"".join(one.public_bytes(serialization.Encoding.PEM) for one in certificates)
-
-        ca_key, key = ec.generate_private_key(ec.SECP256R1()), ec.generate_private_key(ec.SECP256R1())
-        key_id = x509.SubjectKeyIdentifier.from_public_key(ca_key.public_key())
-        usage = {
-            "digital_signature": False,
-            "content_commitment": False,
-            "key_encipherment": False,
-            "data_encipherment": False,
-            "key_agreement": False,
-            "key_cert_sign": True,
-            "crl_sign": True,
-            "encipher_only": False,
-            "decipher_only": False,
-        }
-        ca = (
-            begin("CA of the tests", ca_key)
-            .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-            .add_extension(x509.KeyUsage(**usage), critical=True)
-            .add_extension(key_id, critical=False)
-            .sign(ca_key, hashes.SHA256())
-        )
-        # No name: localhost is then a wrong one.
-        addresses = [x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-        leaf = (
-            begin("API server of the tests", key)
-            .add_extension(x509.SubjectAlternativeName(addresses), critical=False)
-            .add_extension(x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(key_id), critical=False)
-            .sign(ca_key, hashes.SHA256())
-        )
-        self.file.write_bytes(pem([ca]))
-        self._certificate.write_bytes(pem([leaf]))
-        self._key.write_bytes(
-            key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-        )
-
-    def server_context(self) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self._certificate, self._key)
-        return context
+@functools.cache
+def authority() -> Authority:
+    """The CA of the API servers here, made once."""
+    directory = Path(tempfile.mkdtemp(prefix="redisproxy-test-"))
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return Authority(directory)
 
 
 @functools.cache
-def authority() -> Authority:
-    """The CA that the small API uses, made once."""
-    return Authority()
+def server_certificate() -> tuple[Path, Path]:
+    """(certificate, key) for 127.0.0.1. No name: localhost is then a wrong one."""
+    return authority().issue("apiserver", "127.0.0.1")

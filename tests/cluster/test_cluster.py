@@ -1,0 +1,286 @@
+"""The manifests of deploy/ and the proxy as a real process, against a real kube-apiserver that enforces RBAC.
+
+Run by `make test-cluster`. The contract suite runs over the same server: `tests.directory.test_contract`.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import unittest
+from pathlib import Path
+
+import redis
+
+from redisproxy.core.enrolment import ReadFailure
+from redisproxy.directory import cluster
+from redisproxy.directory.cluster import ClusterSource
+
+from ..support.apiserver import NAMESPACES, TOKEN, ApiServer, authority, secrets_path
+from ..support.proxy import PREFIX, ProxyProcess, master, namespace, secret, tenant
+from ..support.servers import RedisServer
+from ..support.waiting import until
+from .apiserver import ADMIN_TOKEN, ask, shared_api_server
+
+DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
+MASTER = ("kube-system", "redis-secret-master")
+BLUE, GREEN = "blue-password", "green-password"
+
+
+class ClusterCase(unittest.TestCase):
+    """A cluster with the proxy's own manifests, and nothing else."""
+
+    def setUp(self) -> None:
+        self.api = shared_api_server()
+        self.addCleanup(self.api.delete, *MASTER)
+
+    def put(self, *documents: dict) -> None:
+        for document in documents:
+            if document["kind"] == "Namespace" and document["metadata"]["name"].startswith(PREFIX):
+                self.addCleanup(self.api.delete, document["metadata"]["name"])
+            self.api.put(document)
+
+    def kubectl(self, *arguments: str, stdin: str = "", kubeconfig: Path | None = None) -> str:
+        ran = self.api.kubectl(*arguments, stdin=stdin, kubeconfig=kubeconfig)
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        return ran.stdout
+
+    def deploy(self) -> Path:
+        """Applies deploy/kubernetes. A kubeconfig with the token that its pods would get."""
+        self.kubectl("apply", "-k", str(DEPLOY))
+        return self.api.write_kubeconfig("redisproxy", self.api.account_token("redisproxy", "redisproxy"))
+
+    def source(self, kubeconfig: Path) -> ClusterSource:
+        return ClusterSource(PREFIX, "redis-secret-master", MASTER, 443, {"KUBECONFIG": str(kubeconfig)})
+
+
+class RightsTests(ClusterCase):
+    """What the applied manifests let the proxy's own account do."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.kubeconfig = self.deploy()
+
+    def can(self, verb: str, what: str, where: str) -> bool:
+        ran = self.api.kubectl("auth", "can-i", verb, what, "-n", where, kubeconfig=self.kubeconfig)
+        # It warns on the standard error that namespaces are not namespaced.
+        self.assertIn(ran.stdout.strip(), ("yes", "no"), ran.stderr)
+        return ran.stdout.strip() == "yes"
+
+    def test_applying_twice_changes_nothing(self) -> None:
+        for line in self.kubectl("apply", "-k", str(DEPLOY)).splitlines():
+            self.assertTrue(line.endswith(" unchanged"), line)
+
+    def test_what_it_must(self) -> None:
+        for verb, what, where in (
+            ("list", "namespaces", "default"),
+            ("list", "secrets", "team-blue"),
+            ("get", "secrets/redis-secret-master", "kube-system"),
+        ):
+            self.assertTrue(self.can(verb, what, where), f"{verb} {what} in {where}")
+
+    def test_what_it_must_not(self) -> None:
+        for verb, what, where in (
+            *((verb, "secrets", "team-blue") for verb in ("create", "update", "patch", "delete", "deletecollection")),
+            *((verb, "secrets/redis-secret-master", "kube-system") for verb in ("update", "patch", "delete")),
+            ("get", "secrets/another", "kube-system"),
+            ("get", "secrets", "redisproxy"),
+            *((verb, "namespaces", "default") for verb in ("create", "patch", "delete")),
+            ("get", "pods", "redisproxy"),
+            ("create", "pods", "redisproxy"),
+            ("create", "pods/exec", "redisproxy"),
+            ("get", "configmaps", "kube-system"),
+            ("create", "serviceaccounts/token", "redisproxy"),
+            ("create", "clusterrolebindings.rbac.authorization.k8s.io", "default"),
+            ("impersonate", "users", "default"),
+            ("*", "*", "redisproxy"),
+        ):
+            self.assertFalse(self.can(verb, what, where), f"{verb} {what} in {where}")
+
+    def test_the_narrowed_form_serves_who_gave_it_the_right(self) -> None:
+        """As rbac.yaml says: without the cluster-wide list, a Role and a RoleBinding in each tenant's namespace."""
+        self.addCleanup(self.kubectl, "apply", "-k", str(DEPLOY))
+        self.kubectl("delete", "clusterrolebinding,clusterrole", "redisproxy-secrets")
+        self.put(master("redis://:pw@redis:6379/0"), *tenant("team-blue", 3, BLUE), *tenant("team-green", 5, GREEN))
+        self.kubectl("create", "role", "redisproxy", "-n", "team-blue", "--verb=list", "--resource=secrets")
+        subject = "--serviceaccount=redisproxy:redisproxy"
+        self.kubectl("create", "rolebinding", "redisproxy", "-n", "team-blue", "--role=redisproxy", subject)
+        source = self.source(self.kubeconfig)
+        until(lambda: source.read().secrets["team-green"] == ReadFailure("403 Forbidden"), "the right is gone")
+        until(lambda: not isinstance(source.read().secrets["team-blue"], ReadFailure), "the binding is in force")
+        reading = source.read()
+        self.assertEqual([secret.name for secret in reading.secrets["team-blue"]], ["redis-secret-master"])
+        self.assertEqual(reading.secrets["team-green"], ReadFailure("403 Forbidden"))
+        self.assertEqual(reading.master.name, "redis-secret-master")
+
+
+class ProcessTests(ClusterCase):
+    """twistd, with the rights that deploy/ gives it."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.server = RedisServer().start()
+        self.addCleanup(self.server.stop)
+        self.put(master(self.server.url), *tenant("team-blue", 3, BLUE), *tenant("team-green", 5, GREEN))
+        kubeconfig = self.deploy()
+        self.proxy = ProxyProcess("--refresh", "2", environ={"KUBECONFIG": str(kubeconfig)})
+        self.addCleanup(self.check_log)
+        self.addCleanup(self.proxy.stop)
+        self.proxy.ready()
+
+    def check_log(self) -> None:
+        self.assertNotIn("Traceback", self.proxy.log)
+        self.assertNotIn("-password", self.proxy.log)
+        self.assertNotIn(self.server.password, self.proxy.log)
+
+    def client(self, password: str, index: int) -> redis.Redis:
+        client = self.proxy.client(password, index, single_connection_client=True)
+        self.addCleanup(client.close)
+        return client
+
+    def works(self, password: str) -> bool:
+        try:
+            with self.proxy.client(password, single_connection_client=True) as client:
+                return client.ping()
+        except redis.RedisError:
+            return False
+
+    def ended(self, client: redis.Redis) -> bool:
+        try:
+            client.connection.send_command("PING")
+            client.connection.read_response()
+        except redis.ConnectionError:
+            return True
+        return False
+
+    def test_it_serves_with_the_rights_of_its_account(self) -> None:
+        self.assertNotIn("not read", self.proxy.log)
+        self.client(BLUE, 3).set("key", "value")
+        self.assertEqual(self.server.client(3).get("key"), b"value")
+        self.assertFalse(self.works("wrong-password"))
+
+    def test_a_secret_that_kubectl_rotates(self) -> None:
+        blue, green = self.client(BLUE, 3), self.client(GREEN, 5)
+        self.assertTrue(blue.ping() and green.ping())
+        url = "redis://:rotated-password@redis:6379/3"
+        patch = json.dumps({"stringData": {"redis-connection-string": url}})
+        self.kubectl("patch", "secret", "redis-secret-master", "-n", "team-blue", "-p", patch)
+        self.proxy.refresh()
+        until(functools.partial(self.ended, blue), "the session with the old password ends")
+        self.assertTrue(self.works("rotated-password"))
+        self.assertFalse(self.works(BLUE))
+        self.assertTrue(green.ping())
+        self.kubectl("delete", "secret", "redis-secret-master", "-n", "team-green")
+        self.proxy.refresh()
+        until(functools.partial(self.ended, green), "the session whose secret is gone ends")
+
+    def test_the_api_server_is_killed_and_started_again(self) -> None:
+        blue = self.client(BLUE, 3)
+        self.assertTrue(blue.ping())
+        self.addCleanup(lambda: self.api.running or self.api.start())
+        self.api.kill()
+        self.proxy.logged("all namespaces: not read: no answer: .*Connection refused")
+        self.assertTrue(blue.ping())
+        self.assertTrue(self.works(GREEN))
+        self.api.start()
+        self.put(*tenant("team-red", 7, "red-password"))
+        self.proxy.logged("the Kubernetes API can be read again")
+        until(lambda: self.works("red-password"), "the new tenant is served")
+        self.assertTrue(blue.ping())
+
+
+class InPodTests(ClusterCase):
+    def test_token_ca_host_and_port_as_a_pod_has_them(self) -> None:
+        self.deploy()
+        self.put(master("redis://:pw@redis:6379/0"), *tenant("team-blue", 3, BLUE))
+        account = self.api.directory / "account"
+        account.mkdir(exist_ok=True)
+        (account / "token").write_text(self.api.account_token("redisproxy", "redisproxy"))
+        (account / "ca.crt").write_bytes(authority().path.read_bytes())
+        environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1"}
+        source = ClusterSource(
+            PREFIX, "redis-secret-master", MASTER, self.api.port, environ=environ, service_account=account
+        )
+        reading = source.read()
+        self.assertEqual(reading.failures(), [])
+        self.assertIn("team-blue", reading.secrets)
+        (account / "token").write_text("stale")
+        self.assertEqual(source.read().namespaces, ReadFailure("401 Unauthorized"))
+
+
+class TruthTests(ClusterCase):
+    """The small API of the other tests answers as the real one does."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        documents = [*tenant("team-blue", 3, BLUE), *(secret("team-blue", f"other-{n}", valid_hours="1") for n in range(4))]
+        self.put(master("redis://:pw@redis:6379/0"), *documents, namespace("team-empty"))
+        self.small = ApiServer(master("redis://:pw@redis:6379/0"), *documents, namespace("team-empty"), tls=True).start()
+        self.addCleanup(self.small.remove)
+
+    def both(self, path: str, token: str | None = None) -> list[tuple[int, dict]]:
+        """(status, answer) of the real one, and of the small one."""
+        return [
+            ask(self.api.port, "GET", path, token=token or ADMIN_TOKEN),
+            ask(self.small.port, "GET", path, token=token or TOKEN),
+        ]
+
+    def assertSame(self, path: str, status: int, token: str | None = None) -> list[dict]:
+        (real_status, real), (small_status, small) = self.both(path, token)
+        self.assertEqual((real_status, small_status), (status, status))
+        for part in ("kind", "apiVersion", "reason", "code", "status", "type", "data"):
+            self.assertEqual(real.get(part), small.get(part), part)
+        self.assertEqual("continue" in real["metadata"], "continue" in small.get("metadata", {}))
+        return [real, small]
+
+    def test_pages(self) -> None:
+        for limit in (1, 2, 4, 5, 6):
+            answers = self.assertSame(f"{secrets_path('team-blue')}?limit={limit}", 200)
+            names = [[item["metadata"]["name"] for item in answer["items"]] for answer in answers]
+            self.assertEqual(names[0], names[1])
+            for answer in answers:
+                self.assertFalse(any("kind" in item or "apiVersion" in item for item in answer["items"]))
+            for server, token, answer in zip((self.api, self.small), (ADMIN_TOKEN, TOKEN), answers, strict=True):
+                found = list(answer["items"])
+                while page := answer["metadata"].get("continue"):
+                    path = f"{secrets_path('team-blue')}?limit={limit}&continue={page}"
+                    status, answer = ask(server.port, "GET", path, token=token)
+                    self.assertEqual(status, 200)
+                    found += answer["items"]
+                self.assertEqual(len({item["metadata"]["name"] for item in found}), 5)
+
+    def test_one_secret(self) -> None:
+        self.assertSame(f"{secrets_path('team-blue')}/redis-secret-master", 200)
+        self.assertSame(f"{secrets_path('team-blue')}/nothing", 404)
+
+    def test_lists_of_nothing(self) -> None:
+        for name in ("team-empty", "team-that-does-not-exist"):
+            for answer in self.assertSame(secrets_path(name), 200):
+                self.assertEqual(answer["items"], [])
+
+    def test_who_is_not_known(self) -> None:
+        self.assertSame(NAMESPACES, 401, "nobody")
+
+    def test_a_continue_token_that_expired(self) -> None:
+        path = f"{secrets_path('team-blue')}?limit=2"
+        pages = [answer["metadata"]["continue"] for _, answer in self.both(path)]
+        self.small.expire_continues()
+
+        def expired() -> list[dict] | None:
+            # What is written meanwhile is what etcd's compaction can leave behind.
+            self.put(secret("team-blue", "other-1", valid_hours="2"))
+            real = self.api.request("GET", f"{path}&continue={pages[0]}")
+            return [real] if real[0] == 410 else None
+
+        [real] = until(expired, "the continue token expires")
+        small = ask(self.small.port, "GET", f"{path}&continue={pages[1]}", token=TOKEN)
+        for part in ("kind", "code", "reason", "status"):
+            self.assertEqual(real[1][part], small[1][part])
+
+    def test_the_source_reads_pages_of_the_real_one(self) -> None:
+        page, cluster.PAGE = cluster.PAGE, 2
+        self.addCleanup(setattr, cluster, "PAGE", page)
+        reading = self.source(self.api.kubeconfig).read()
+        self.assertEqual(reading.failures(), [])
+        self.assertLessEqual({"team-blue", "team-empty"}, {namespace.name for namespace in reading.namespaces})
+        self.assertEqual([secret.name for secret in reading.secrets["team-blue"]], ["redis-secret-master"])

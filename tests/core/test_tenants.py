@@ -1,0 +1,85 @@
+"""Who may log in, and what is told of them."""
+
+from __future__ import annotations
+
+import unittest
+
+from redisproxy.core.tenants import AuthenticationError, Backend, Credential, Directory, Tenant, digest
+
+BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
+
+
+def credential(tenant: Tenant, password: bytes, secret: str = "main", **more: object) -> Credential:
+    return Credential(tenant, secret, digest(password), **more)
+
+
+class DirectoryTests(unittest.TestCase):
+    def assertOutcome(
+        self, directory: Directory, username: str | None, password: bytes, outcome: object, now: float = 0.0
+    ) -> None:
+        if isinstance(outcome, Tenant):
+            self.assertEqual(directory.authenticate(username, password, now).tenant, outcome)
+        else:
+            with self.assertRaises(AuthenticationError) as caught:
+                directory.authenticate(username, password, now)
+            self.assertEqual(caught.exception.outcome, outcome)
+            self.assertNotIn(password.decode(), str(caught.exception))
+
+    def test_by_password(self) -> None:
+        directory = Directory(None, [credential(BLUE, b"blue-pw"), credential(GREEN, b"green-pw")])
+        self.assertOutcome(directory, None, b"blue-pw", BLUE)
+        self.assertOutcome(directory, "default", b"green-pw", GREEN)
+        self.assertOutcome(directory, None, b"other-pw", "wrong")
+        self.assertOutcome(directory, None, b"Blue-pw", "wrong")
+
+    def test_by_user_name(self) -> None:
+        directory = Directory(None, [credential(BLUE, b"blue-pw", username="app")])
+        for username in ("blue", "app"):
+            self.assertOutcome(directory, username, b"blue-pw", BLUE)
+        for username in ("", "BLUE", "green", "blue "):
+            self.assertOutcome(directory, username, b"blue-pw", "wrong")
+
+    def test_a_shared_password_needs_the_namespace(self) -> None:
+        directory = Directory(None, [credential(BLUE, b"same-pw"), credential(GREEN, b"same-pw")])
+        self.assertOutcome(directory, None, b"same-pw", "ambiguous")
+        self.assertOutcome(directory, "default", b"same-pw", "ambiguous")
+        self.assertOutcome(directory, "blue", b"same-pw", BLUE)
+        self.assertOutcome(directory, "green", b"same-pw", GREEN)
+
+    def test_a_user_name_in_a_url_does_not_take_over_a_namespaces(self) -> None:
+        directory = Directory(None, [credential(BLUE, b"same-pw"), credential(GREEN, b"same-pw", username="blue")])
+        self.assertOutcome(directory, "blue", b"same-pw", BLUE)
+
+    def test_expired_is_wrong(self) -> None:
+        directory = Directory(None, [credential(BLUE, b"temp-pw", expires=100.0)])
+        self.assertOutcome(directory, None, b"temp-pw", BLUE, now=99.0)
+        self.assertOutcome(directory, None, b"temp-pw", "wrong", now=100.0)
+
+    def test_of_two_secrets_with_one_password_the_one_that_lasts_counts(self) -> None:
+        temporary = credential(BLUE, b"pw", "temp", expires=100.0)
+        later = credential(BLUE, b"pw", "temp-2", expires=200.0)
+        lasting = credential(BLUE, b"pw", "main")
+        self.assertEqual(Directory(None, [temporary, lasting, later]).authenticate(None, b"pw", 0.0), lasting)
+        self.assertEqual(Directory(None, [later, temporary]).authenticate(None, b"pw", 0.0), later)
+
+    def test_next_expiry(self) -> None:
+        directory = Directory(
+            None, [credential(BLUE, b"a", expires=5.0), credential(BLUE, b"b", expires=9.0), credential(GREEN, b"c")]
+        )
+        self.assertEqual([directory.next_expiry(now) for now in (0.0, 5.0, 9.0)], [5.0, 9.0, None])
+
+
+class SecrecyTests(unittest.TestCase):
+    def test_reprs(self) -> None:
+        backend = Backend(host="h", username="user", password=b"pw")
+        self.assertNotIn("pw", repr(backend))
+        self.assertNotIn("user", repr(backend).replace("username", ""))
+        self.assertNotIn(digest(b"pw").hex(), repr(credential(BLUE, b"pw")))
+
+    def test_addresses(self) -> None:
+        for backend, address in (
+            (Backend(host="h"), "redis://h:6379"),
+            (Backend(host="::1", port=1, tls=True), "rediss://[::1]:1"),
+            (Backend(path="/run/r.sock"), "unix:///run/r.sock"),
+        ):
+            self.assertEqual(backend.address, address)

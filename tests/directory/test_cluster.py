@@ -1,0 +1,503 @@
+"""What only the cluster source has: pages, identities, TLS, and all that an API server can do wrong.
+
+Over real HTTP, with the official client on our side and the small API on the other.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+from twisted.internet import defer, task
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial import unittest
+
+from redisproxy.core.enrolment import Enrolment, ReadFailure, Reading
+from redisproxy.core.tenants import NOT_LOADED, AuthenticationError, Directory
+from redisproxy.directory import cluster
+from redisproxy.directory.cluster import ClusterSource
+from redisproxy.directory.current import DirectoryService
+
+from ..support.apiserver import (
+    ANY,
+    HALF_WRITTEN,
+    HANG,
+    NAMESPACES,
+    NOT_JSON,
+    TOKEN,
+    ApiServer,
+    Fault,
+    refusal,
+    secrets_path,
+)
+from ..support.proxy import PREFIX, master, namespace, secret, tenant
+
+MASTER = ("kube-system", "redis-secret-master")
+MASTER_PATH = f"{secrets_path(MASTER[0])}/{MASTER[1]}"
+BLUE, GREEN = secrets_path("team-blue"), secrets_path("team-green")
+PLANTED = "planted-secret"
+
+
+class ClusterCase(unittest.SynchronousTestCase):
+    """An API server with two tenants, and what reads it."""
+
+    tls = False
+
+    def setUp(self) -> None:
+        self.api = ApiServer(
+            master("redis://:master-password@redis:6379/0"),
+            *tenant("team-blue", 3, "blue-password"),
+            *tenant("team-green", 5, "green-password"),
+            tls=self.tls,
+        ).start()
+        self.addCleanup(self.api.remove)
+        self.enrolment = Enrolment("redis-secret-master", MASTER)
+        self.source = self.kubeconfig_source()
+
+    def make_source(self, environ: dict[str, str], **options: object) -> ClusterSource:
+        options = {"port": 443, "timeout": (2.0, 10.0), "service_account": Path("/nonexistent"), **options}
+        return ClusterSource(PREFIX, "redis-secret-master", MASTER, environ=environ, **options)
+
+    def kubeconfig_source(self, **options: object) -> ClusterSource:
+        return self.make_source({"KUBECONFIG": str(self.api.kubeconfig)}, **options)
+
+    def read(self) -> Reading:
+        """Reads, into self.enrolment as well. The paths that were asked for are in self.asked."""
+        self.api.requests.clear()
+        reading = self.source.read()
+        self.asked = [request.path for request in self.api.requests]
+        self.enrolment.absorb(reading)
+        return reading
+
+    def served(self) -> dict[str, int]:
+        directory, self.problems = self.enrolment.resolve()
+        return {tenant.namespace: tenant.index for tenant in directory.tenants}
+
+    def assertUnreachable(self, pattern: str) -> ReadFailure:
+        """Nothing could be read, and that is said."""
+        reading = self.read()
+        self.assertIsInstance(reading.namespaces, ReadFailure)
+        self.assertRegex(reading.namespaces.reason, pattern)
+        self.assertEqual(dict(reading.secrets), {})
+        return reading.namespaces
+
+    def assertGood(self, served: dict[str, int] | None = None) -> None:
+        self.assertEqual(self.read().failures(), [])
+        self.assertEqual(self.served(), served or {"team-blue": 3, "team-green": 5})
+
+
+class PagesTests(ClusterCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(cluster, "PAGE", 2)
+
+    def test_all_pages_of_namespaces_and_of_secrets(self) -> None:
+        served = {}
+        for number in range(1, 8):
+            name = f"team-{number}"
+            served[name] = number + 10
+            self.api.put(*tenant(name, number + 10, f"password-{number}"))
+            for which in range(5):
+                temporary = f"redis://:temp-{number}-{which}@redis:6379/{number + 10}"
+                self.api.put(secret(name, f"redis-secret-temp-{which}", redis_connection_string=temporary))
+        self.assertGood({"team-blue": 3, "team-green": 5, **served})
+        directory, problems = self.enrolment.resolve()
+        self.assertEqual((len(directory.credentials), problems), (2 + 7 * 6, []))
+        self.assertEqual(directory.authenticate(None, b"temp-7-4", 0).tenant.index, 17)
+        self.assertEqual(self.asked.count(NAMESPACES), 5)
+        self.assertEqual(self.asked.count(secrets_path("team-7")), 3)
+        lists = [request for request in self.api.requests if request.path != MASTER_PATH]
+        self.assertEqual({request.query["limit"] for request in lists}, {"2"})
+
+    def test_a_last_page_that_is_full(self) -> None:
+        self.assertGood()
+        self.assertEqual(self.asked.count(NAMESPACES), 1)
+
+    def test_pages_that_expire_are_read_anew_the_next_time(self) -> None:
+        self.assertGood()
+        self.api.put(*tenant("team-more", 7, "more-password"))
+        self.api.expire_continues()
+        self.assertEqual(self.read().namespaces, ReadFailure("410 Gone"))
+        self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
+        self.api.mend()
+        self.assertGood({"team-blue": 3, "team-green": 5, "team-more": 7})
+
+    def test_secrets_whose_pages_expire_cost_their_namespace_alone(self) -> None:
+        self.assertGood()
+        for number in range(5):
+            self.api.put(secret("team-blue", f"another-{number}"))
+        self.api.delete("team-blue", "redis-secret-master")
+        self.api.put(*tenant("team-green", 6, "green-password"))
+        self.api.expire_continues()
+        self.assertEqual(self.read().secrets["team-blue"], ReadFailure("410 Gone"))
+        self.assertEqual(self.served(), {"team-blue": 3, "team-green": 6})
+
+    def test_a_list_that_goes_round_in_circles(self) -> None:
+        body = {"kind": "NamespaceList", "metadata": {"continue": "again"}, "items": []}
+        self.api.fail(NAMESPACES, Fault(200, body=json.dumps(body).encode()))
+        self.assertUnreachable("does not end")
+
+
+class RefusalTests(ClusterCase):
+    def test_401_spares_the_calls_that_would_follow(self) -> None:
+        self.assertGood()
+        self.api.tokens = {"another"}
+        self.assertUnreachable("^401 Unauthorized$")
+        self.assertEqual(self.asked, [MASTER_PATH])
+        self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
+        self.api.tokens = {TOKEN}
+        self.assertGood()
+
+    def test_a_kubeconfig_that_is_rewritten_is_read_anew(self) -> None:
+        self.api.tokens = {"another"}
+        self.assertUnreachable("401")
+        self.api.write_kubeconfig(self.api.directory / "kubeconfig", "another")
+        self.assertGood()
+
+    def test_403_on_one_namespace(self) -> None:
+        self.assertGood()
+        self.api.fail(BLUE, refusal(403))
+        self.api.delete("team-blue", "redis-secret-master")
+        self.api.put(*tenant("team-green", 6, "green-password"), *tenant("team-red", 7, "red-password"))
+        self.assertEqual(self.read().failures(), [ReadFailure("403 Forbidden")])
+        self.assertEqual(self.served(), {"team-blue": 3, "team-green": 6, "team-red": 7})
+        self.assertEqual([str(p) for p in self.problems], ["team-blue: its secrets were not read: 403 Forbidden"])
+        self.api.mend()
+        self.assertGood({"team-green": 6, "team-red": 7})
+
+    def test_a_namespace_that_comes_back_unreadable_is_not_the_one_that_was_deleted(self) -> None:
+        self.assertGood()
+        self.api.delete("team-blue")
+        self.assertGood({"team-green": 5})
+        self.api.put(*tenant("team-blue", 3, "blue-password"))
+        self.api.fail(BLUE, refusal(403))
+        self.read()
+        self.assertEqual(self.served(), {"team-green": 5})
+
+    def test_403_on_the_list_of_namespaces(self) -> None:
+        self.assertGood()
+        self.api.fail(NAMESPACES, refusal(403))
+        self.assertUnreachable("^403 Forbidden$")
+        self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
+
+    def test_403_on_the_master_secret_is_no_deletion_and_costs_no_tenant(self) -> None:
+        self.assertGood()
+        self.api.fail(MASTER_PATH, refusal(403))
+        self.api.put(*tenant("team-green", 6, "green-password"))
+        self.assertEqual(self.read().master, ReadFailure("403 Forbidden"))
+        self.assertEqual(self.served(), {"team-blue": 3, "team-green": 6})
+        self.assertEqual(self.enrolment.resolve()[0].backend.password, b"master-password")
+
+    def test_404_on_a_list_is_no_deletion(self) -> None:
+        self.assertGood()
+        for path in (BLUE, NAMESPACES):
+            self.api.fail(path, refusal(404))
+            self.assertEqual(self.read().failures(), [ReadFailure("404 Not Found")])
+            self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
+            self.api.mend()
+
+    def test_429_tells_when_to_come_again_and_is_left_alone_until_then(self) -> None:
+        self.api.fail(BLUE, refusal(429, Retry_After="7"))
+        reading = self.read()
+        failure = ReadFailure("429 Too Many Requests", 7.0)
+        self.assertEqual(reading.secrets, {"team-blue": failure, "team-green": failure})
+        self.assertEqual(self.asked, [MASTER_PATH, NAMESPACES, BLUE])
+
+    def test_a_retry_after_that_is_no_number_of_seconds(self) -> None:
+        for value in ("Fri, 31 Dec 2027 23:59:59 GMT", "-1", "1.5", "\xb2", "999999999", ""):
+            self.api.fail(NAMESPACES, refusal(429, Retry_After=value))
+            self.assertEqual(self.read().namespaces, ReadFailure("429 Too Many Requests"))
+
+    def test_500_on_one_namespace_does_not_starve_those_behind_it(self) -> None:
+        self.api.fail(BLUE, refusal(500))
+        self.assertEqual(self.read().secrets["team-blue"], ReadFailure("500 Internal Server Error"))
+        self.assertEqual(self.served(), {"team-green": 5})
+
+    def test_500_and_503_for_everything(self) -> None:
+        self.assertGood()
+        for status, asked in ((500, [MASTER_PATH, NAMESPACES]), (503, [MASTER_PATH])):
+            self.api.fail(ANY, refusal(status))
+            self.assertUnreachable(f"^{status} ")
+            self.assertEqual(self.asked, asked)
+            self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
+
+    def test_a_redirection_is_not_followed_with_our_token(self) -> None:
+        other = ApiServer().start()
+        self.addCleanup(other.remove)
+        self.api.fail(ANY, Fault(302, headers={"Location": f"{other.url}{NAMESPACES}"}))
+        self.assertUnreachable("^no answer: ResponseError$")
+        self.assertEqual(other.requests, [])
+
+
+class AnswerTests(ClusterCase):
+    """Answers that are none."""
+
+    def test_a_hung_connection(self) -> None:
+        self.assertGood()
+        self.source = self.kubeconfig_source(timeout=(2.0, 0.2))
+        self.api.fail(BLUE, HANG)
+        reading = self.read()
+        self.assertRegex(reading.secrets["team-blue"].reason, "^no answer: ReadTimeoutError")
+        # One time-out, not one for each namespace that follows.
+        self.assertEqual(self.asked, [MASTER_PATH, NAMESPACES, BLUE])
+        self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
+        self.api.mend()
+        self.assertGood()
+
+    def test_a_half_written_answer(self) -> None:
+        self.assertGood()
+        for path in (MASTER_PATH, NAMESPACES, BLUE):
+            self.api.fail(path, HALF_WRITTEN)
+            reading = self.read()
+            self.assertRegex(reading.failures()[0].reason, "^no answer: ")
+            self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
+            self.api.mend()
+
+    def test_what_is_not_json(self) -> None:
+        self.assertGood()
+        for fault in (
+            NOT_JSON,
+            Fault(200, body=b""),
+            Fault(200, body=b'{"kind": "SecretList", "items": ['),
+            Fault(200, body=b"[" * 200_000),
+            Fault(200, body=b'"\xff"'),
+        ):
+            for path in (MASTER_PATH, NAMESPACES, BLUE):
+                self.api.fail(path, fault)
+                self.assertEqual(self.read().failures()[0].reason, "the answer is not JSON")
+                self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
+                self.api.mend()
+
+    def test_json_that_is_not_what_was_asked_for_is_no_deletion(self) -> None:
+        self.assertGood()
+        for body in (
+            {},
+            [],
+            "text",
+            None,
+            {"status": "ok"},
+            {"kind": "Status", "status": "Success"},
+            {"items": []},
+            {"kind": "SecretList"},
+            {"kind": "SecretList", "items": {}},
+            {"kind": "SecretList", "items": "x"},
+            {"kind": "SecretList", "items": [1]},
+            {"kind": "SecretList", "items": [], "metadata": []},
+        ):
+            for path in (NAMESPACES, BLUE):
+                self.api.fail(path, Fault(200, body=json.dumps(body).encode()))
+                self.assertRegex(self.read().failures()[0].reason, "^the answer is not a (list of objects|JSON object)$")
+                self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5}, body)
+                self.api.mend()
+
+    def test_a_list_of_none_may_say_null(self) -> None:
+        self.api.fail(BLUE, Fault(200, body=b'{"kind": "SecretList", "metadata": {}, "items": null}'))
+        self.assertGood({"team-green": 5})
+
+    def test_items_without_a_name_cost_only_themselves(self) -> None:
+        items = [{}, {"metadata": None}, {"metadata": []}, {"metadata": {"name": 3}}, {"metadata": {"name": None}}]
+        for kind, path in (("NamespaceList", NAMESPACES), ("SecretList", BLUE)):
+            good = [namespace("team-green")] if kind == "NamespaceList" else []
+            self.api.fail(path, Fault(200, body=json.dumps({"kind": kind, "items": [*items, *good]}).encode()))
+            self.assertGood({"team-green": 5})
+            self.api.mend()
+
+    def test_a_master_secret_that_is_no_secret(self) -> None:
+        self.api.fail(MASTER_PATH, Fault(200, body=b"{}"))
+        self.assertEqual(self.read().master, ReadFailure("it has no metadata.name"))
+
+    def test_what_a_peer_writes_is_never_repeated(self) -> None:
+        clock = task.Clock()
+        service = DirectoryService(clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
+        body = json.dumps({"kind": "Status", "message": PLANTED, "reason": PLANTED}).encode()
+        faults = [
+            Fault(status, PLANTED, {"Retry-After": PLANTED, "X-Detail": PLANTED, "Location": f"/{PLANTED}"}, body)
+            for status in (302, 400, 401, 403, 404, 409, 410, 418, 422, 429, 500, 502, 503, 504, 599)
+        ]
+        faults += [Fault(200, PLANTED, body=text) for text in (PLANTED.encode(), body, f'["{PLANTED}"]'.encode())]
+        faults += [Fault(200, PLANTED, body=body, missing=10)]
+        with capturedLogs() as events:
+            service.startService()
+            for fault in faults:
+                for path in (ANY, NAMESPACES, BLUE):
+                    self.api.fail(path, fault)
+                    self.assertNotIn(PLANTED, repr(self.source.read()))
+                    service.refresh()
+                    self.assertNotIn(PLANTED, repr(service.problems))
+                    self.api.mend()
+            service.stopService()
+        self.assertGreater(len(events), len(faults))
+        for event in events:
+            self.assertNotIn(PLANTED, f"{formatEvent(event)} {event}")
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+
+class WhereItIsTests(ClusterCase):
+    """kubeconfig, pods, TLS."""
+
+    tls = True
+
+    def pod_source(self, host: str = "127.0.0.1") -> ClusterSource:
+        directory = self.api.service_account()
+        # The port is that of the setting, whatever the pod's own variables say.
+        environ = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": "1", "KUBECONFIG": "/nonexistent"}
+        return self.make_source(environ, port=self.api.port, service_account=directory)
+
+    def test_kubeconfig_with_the_right_ca(self) -> None:
+        self.assertGood()
+        self.assertEqual(self.api.requests[0].authorization.lower(), f"bearer {TOKEN}")
+
+    def test_an_unknown_ca(self) -> None:
+        self.api.write_kubeconfig(self.api.directory / "kubeconfig", ca=False)
+        self.assertUnreachable("^no answer: SSLError: .*issuer")
+        self.assertEqual(self.asked, [])
+
+    def test_in_a_pod(self) -> None:
+        self.source = self.pod_source()
+        self.assertGood()
+
+    def test_in_a_pod_a_token_that_is_rotated_on_disk_is_taken_up(self) -> None:
+        self.source = self.pod_source()
+        self.assertGood()
+        self.api.tokens = {"rotated"}
+        self.assertUnreachable("401")
+        self.api.service_account("rotated")
+        self.assertGood()
+
+    def test_in_a_pod_with_a_certificate_for_another_name(self) -> None:
+        self.source = self.pod_source("localhost")
+        self.assertUnreachable("^no answer: SSLError: .*localhost")
+        self.assertEqual(self.asked, [])
+
+    def test_in_a_pod_with_a_token_or_ca_that_is_not_there(self) -> None:
+        self.source = self.pod_source()
+        account = self.api.service_account()
+        (account / "ca.crt").write_text("")
+        self.assertUnreachable("no way to the Kubernetes API: Cert file exists but empty")
+        (account / "ca.crt").write_text("nonsense")
+        self.assertUnreachable("^no answer: SSLError")
+        (account / "ca.crt").unlink()
+        self.assertUnreachable("certification file does not exist")
+        self.api.service_account("")
+        self.assertUnreachable("Token file exists but empty")
+        (account / "token").unlink()
+        self.assertUnreachable("no way to the Kubernetes API: Invalid kube-config file. No configuration found.")
+        self.api.service_account()
+        self.assertGood()
+
+    def test_a_token_that_cannot_be_sent_is_not_repeated(self) -> None:
+        self.source = self.pod_source()
+        self.api.service_account(f"{PLANTED}\n{PLANTED}")
+        self.assertNotIn(PLANTED, self.assertUnreachable("cannot be sent").reason)
+
+    def test_a_kubeconfig_that_is_none(self) -> None:
+        path = Path(tempfile.mkdtemp(dir=self.api.directory)) / "config"
+        self.source = self.make_source({"KUBECONFIG": str(path)})
+        self.assertUnreachable("no way to the Kubernetes API: .*No configuration found")
+        for text in (
+            "",
+            "[]",
+            "text",
+            f"token: '{PLANTED}",
+            f"users: [{PLANTED}: {PLANTED}: {PLANTED}]",
+            "current-context: nowhere",
+            "current-context: a\ncontexts: {}",
+            "current-context: a\ncontexts: [{name: a, context: {cluster: b, user: c}}]",
+        ):
+            path.write_text(text)
+            self.assertNotIn(PLANTED, self.assertUnreachable("^no way to the Kubernetes API: ").reason)
+
+
+class AwayTests(ClusterCase):
+    """The API server is away for a while, and the service that keeps the directory goes on."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.clock = task.Clock()
+        self.clock.advance(1_800_000_000)
+        self.service = DirectoryService(self.clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
+        self.seen: list[Directory] = []
+        self.service.listeners.append(self.seen.append)
+
+        def stop() -> None:
+            self.service.stopService()
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+        self.addCleanup(stop)
+
+    def attempt_after(self, seconds: float) -> bool:
+        before = len(self.api.requests)
+        self.clock.advance(seconds)
+        return len(self.api.requests) > before
+
+    def test_away_at_the_start(self) -> None:
+        self.api.stop()
+        with capturedLogs() as events:
+            self.service.startService()
+            self.assertIsNone(self.service.directory)
+            with self.assertRaises(AuthenticationError) as caught:
+                self.service.authenticate(None, b"blue-password")
+            self.assertEqual(str(caught.exception), NOT_LOADED)
+            for _ in range(10):
+                self.clock.advance(1)
+            self.assertEqual(self.seen, [])
+            self.api.start()
+            # After attempts at 0, 1, 3 and 7 seconds at the latest, the next one comes before the sixteenth.
+            for _ in range(6):
+                self.clock.advance(1)
+        self.assertEqual(self.service.authenticate(None, b"blue-password").tenant.index, 3)
+        warnings = [formatEvent(event) for event in events if event["log_level"].name == "warn"]
+        self.assertEqual(len(warnings), 2, "the master secret and the namespaces, once each")
+        self.assertRegex(warnings[0], "all namespaces: not read: no answer: NewConnectionError: Connection refused")
+        self.assertIn("the Kubernetes API can be read again", [formatEvent(event) for event in events])
+
+    def test_away_and_back(self) -> None:
+        self.service.startService()
+        used, read = self.service.authenticate(None, b"blue-password"), self.service.refreshed
+        self.api.stop()
+        self.clock.pump([30] * 50)
+        self.assertTrue(self.service.directory.holds(used, self.clock.seconds()))
+        self.assertEqual(self.service.authenticate(None, b"blue-password"), used)
+        self.assertEqual(self.service.refreshed, read)
+        self.assertTrue(self.service.problems)
+        self.api.put(*tenant("team-red", 7, "red-password"))
+        self.api.start()
+        self.clock.pump([30] * 11)
+        self.assertEqual(self.service.authenticate(None, b"red-password").tenant.index, 7)
+        self.assertEqual(self.service.authenticate(None, b"blue-password"), used)
+        self.assertGreater(self.service.refreshed, read)
+        self.assertEqual(self.service.problems, [])
+
+    def test_backoff_doubles_up_to_the_interval(self) -> None:
+        self.api.fail(ANY, refusal(503))
+        self.service.startService()
+        # The refresh of every five minutes begins anew at 300: what is looked at is before that.
+        for seconds in (1, 2, 4, 8, 16, 32, 64):
+            self.assertFalse(self.attempt_after(seconds * 0.74), seconds)
+            self.assertTrue(self.attempt_after(seconds * 0.26), seconds)
+
+    def test_retry_after_is_honoured(self) -> None:
+        self.api.fail(NAMESPACES, refusal(429, Retry_After="40"))
+        self.service.startService()
+        self.assertFalse(self.attempt_after(39.9))
+        self.api.mend()
+        self.assertTrue(self.attempt_after(0.2))
+        self.assertEqual(len(self.seen), 1)
+        self.assertFalse(self.attempt_after(259))
+
+    def test_retry_after_does_not_put_it_off_beyond_the_interval(self) -> None:
+        self.api.fail(NAMESPACES, refusal(429, Retry_After="99999"))
+        self.service.startService()
+        latest = max(call.getTime() for call in self.clock.getDelayedCalls())
+        self.assertEqual(latest - self.clock.seconds(), 300)
+        self.assertFalse(self.attempt_after(299.9))
+        self.assertTrue(self.attempt_after(0.2))
+
+    def test_a_signal_does_not_wait_for_the_retry(self) -> None:
+        self.api.fail(ANY, refusal(503, Retry_After="200"))
+        self.service.startService()
+        self.api.mend()
+        self.service.refresh()
+        self.assertEqual(len(self.seen), 1)
+        self.assertFalse(self.attempt_after(299))

@@ -1,0 +1,351 @@
+"""The service that keeps the current directory: when it reads, what it tells, and when something expires."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet import defer, task
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial import unittest
+
+from redisproxy.core.enrolment import Enrolment
+from redisproxy.core.tenants import NOT_LOADED, AuthenticationError, Directory
+from redisproxy.directory.current import DirectoryService
+from redisproxy.directory.manifests import ManifestsSource
+
+from ..support.proxy import PREFIX, Manifests, master, secret, tenant
+
+MASTER = ("kube-system", "redis-secret-master")
+#: 2026-01-01T00:00:00Z, when the tests' documents were created
+CREATED = 1767225600
+HOUR = 3600
+
+
+def temporary(name: str, which: str, index: int, hours: float) -> dict:
+    url = f"redis://:temp-{which}@redis:6379/{index}"
+    return secret(name, f"redis-secret-temp-{which}", "2026-01-01T00:00:00Z", redis_connection_string=url, valid_hours=hours)
+
+
+class Threads:
+    """Takes the place of deferToThread: calls wait until the test lets them run."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[defer.Deferred, Callable]] = []
+        self.started = 0
+
+    def __call__(self, call: Callable) -> defer.Deferred:
+        self.started += 1
+        done: defer.Deferred = defer.Deferred()
+        self.waiting.append((done, call))
+        return done
+
+    def finish(self) -> None:
+        """The one call that is under way ends."""
+        [(done, call)] = self.waiting
+        self.waiting = []
+        defer.maybeDeferred(call).chainDeferred(done)
+
+
+class ServiceCase(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        self.manifests = Manifests()
+        self.addCleanup(self.manifests.remove)
+        self.blue = tenant("team-blue", 3, "blue-password")
+        self.write(*self.blue)
+        self.clock = task.Clock()
+        self.clock.advance(CREATED)
+        self.source = ManifestsSource(self.manifests.path, PREFIX, MASTER)
+        self.seen: list[Directory] = []
+
+    def write(self, *documents: dict) -> None:
+        self.manifests.write([master("redis://:master-password@redis:6379/0"), *documents])
+
+    def make(self, in_thread: Callable = defer.maybeDeferred, interval: float = 300) -> DirectoryService:
+        enrolment = Enrolment("redis-secret-master", MASTER)
+        service = DirectoryService(self.clock, self.source, enrolment, interval, in_thread=in_thread)
+        service.listeners.append(self.seen.append)
+
+        def stop() -> None:
+            if service.running:
+                service.stopService()
+            self.assertEqual(self.clock.getDelayedCalls(), [])
+
+        self.addCleanup(stop)
+        return service
+
+    def start(self) -> DirectoryService:
+        service = self.make()
+        service.startService()
+        return service
+
+    def elapsed(self) -> float:
+        return self.clock.seconds() - CREATED
+
+
+class RefreshTests(ServiceCase):
+    def test_one_at_once_and_one_at_each_interval(self) -> None:
+        self.start()
+        self.assertEqual(len(self.seen), 1)
+        self.clock.advance(299)
+        self.assertEqual(len(self.seen), 1)
+        self.clock.pump([1, 300, 300])
+        self.assertEqual(len(self.seen), 4)
+
+    def test_until_the_first_reading_is_over_nobody_logs_in(self) -> None:
+        threads = Threads()
+        service = self.make(threads)
+        service.startService()
+        with self.assertRaises(AuthenticationError) as caught:
+            service.authenticate(None, b"blue-password")
+        self.assertEqual((str(caught.exception), caught.exception.outcome), (NOT_LOADED, "not-loaded"))
+        self.assertIsNone(service.refreshed)
+        threads.finish()
+        self.assertEqual(service.authenticate(None, b"blue-password").tenant.index, 3)
+        self.assertEqual(service.refreshed, CREATED)
+
+    def test_those_that_come_during_a_reading_make_one_more(self) -> None:
+        threads = Threads()
+        service = self.make(threads)
+        service.startService()
+        for _ in range(5):
+            service.refresh()
+        self.assertEqual(threads.started, 1)
+        # What was written after the first reading began is in the second.
+        threads.finish()
+        self.write(*tenant("team-blue", 4, "blue-password"))
+        self.assertEqual((threads.started, len(self.seen)), (2, 1))
+        threads.finish()
+        self.assertEqual((threads.started, len(self.seen)), (2, 2))
+        self.assertEqual(service.authenticate(None, b"blue-password").tenant.index, 4)
+
+    def test_a_reading_that_takes_longer_than_the_interval(self) -> None:
+        threads = Threads()
+        service = self.make(threads)
+        service.startService()
+        self.clock.pump([300] * 4)
+        self.assertEqual(threads.started, 1)
+        threads.finish()
+        threads.finish()
+        self.assertEqual(threads.started, 2)
+        self.clock.advance(300)
+        self.assertEqual(threads.started, 3)
+        threads.finish()
+
+    def test_a_source_that_crashes_is_a_bug_that_costs_nobody(self) -> None:
+        service = self.start()
+        self.patch(self.source, "read", lambda: 1 / 0)
+        service.refresh()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(service.authenticate(None, b"blue-password").tenant.index, 3)
+        self.source = ManifestsSource(self.manifests.path, PREFIX, MASTER)
+        self.patch(service, "_source", self.source)
+        self.write()
+        self.clock.advance(1)
+        self.assertEqual(service.directory.tenants, frozenset())
+
+    def test_a_listener_that_crashes_is_a_bug_and_the_refreshes_go_on(self) -> None:
+        service = self.make()
+        service.listeners.insert(0, lambda directory: 1 / len(directory.tenants - service.directory.tenants))
+        service.startService()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        del service.listeners[0]
+        self.clock.advance(300)
+        self.assertEqual(len(self.seen), 1)
+
+    def test_a_listener_may_remove_itself(self) -> None:
+        service = self.make()
+
+        def once(directory: Directory) -> None:
+            service.listeners.remove(once)
+
+        service.listeners.insert(0, once)
+        service.startService()
+        service.refresh()
+        self.assertEqual(len(self.seen), 2)
+
+    def test_a_partial_failure_is_tried_again_and_is_no_refresh(self) -> None:
+        service = self.start()
+        (self.manifests.path / "broken.yaml").write_text("a: [")
+        self.clock.advance(100)
+        service.refresh()
+        self.assertEqual(service.refreshed, CREATED)
+        self.assertEqual(len(self.seen), 2)
+        (self.manifests.path / "broken.yaml").unlink()
+        self.clock.advance(1)
+        self.assertEqual(service.refreshed, CREATED + 101)
+
+    def test_how_many_databases_there_are_is_told_later(self) -> None:
+        service = self.make()
+        service.databases = 3
+        service.resolve()
+        self.assertIsNone(service.directory, "nothing was read yet")
+        service.databases = None
+        service.startService()
+        used = service.authenticate(None, b"blue-password")
+        service.databases = 3
+        service.resolve()
+        self.assertFalse(self.seen[-1].holds(used, CREATED))
+        self.assertIn("Redis has no database 3", str(service.problems[0]))
+
+
+class ToldTests(ServiceCase):
+    """What an operator reads."""
+
+    def told(self, call: Callable[[], object]) -> list[tuple[str, str]]:
+        with capturedLogs() as events:
+            call()
+        return [(event["log_level"].name, formatEvent(event)) for event in events]
+
+    def test_a_problem_is_told_once_and_when_it_is_over(self) -> None:
+        self.write(*self.blue, *tenant("team-green", "x", "green-password"))
+        service = self.make()
+        name = "team-green/redis-secret-master"
+        problem = f"{name}: redis-connection-string does not end in /N, the database's number"
+        told = self.told(service.startService)
+        self.assertIn(("warn", problem), told)
+        self.assertIn(("info", f"1 tenants with 1 credentials, from {self.source}"), told)
+        self.assertEqual(self.told(lambda: self.clock.pump([300] * 5)), [])
+        self.write(*self.blue, *tenant("team-green", 3, "green-password"))
+        changed = self.told(service.refresh)
+        self.assertEqual([level for level, _ in changed], ["warn", "info"])
+        self.assertEqual(changed[0][1], f"{name}: database 3 belongs to the older team-blue")
+        self.assertEqual(changed[1][1], f"mended: {problem}")
+        self.write(*self.blue)
+        self.assertEqual(self.told(service.refresh), [("info", f"mended: {changed[0][1]}")])
+        self.assertEqual(self.told(service.refresh), [])
+
+    def test_a_source_that_fails_for_long_is_told_once(self) -> None:
+        service = self.start()
+        (self.manifests.path / "broken.yaml").write_text("a: [")
+        levels = [level for level, _ in self.told(service.refresh)]
+        self.assertEqual(levels, ["warn", "warn"])
+        self.assertEqual(self.told(lambda: self.clock.pump([20] * 100)), [])
+        (self.manifests.path / "broken.yaml").unlink()
+        self.assertIn(("info", f"{self.source} can be read again"), self.told(service.refresh))
+
+
+class ExpiryTests(ServiceCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.moments: list[float] = []
+
+    def watch(self, service: DirectoryService) -> None:
+        """Notes when which temporary credential stopped working, as a session does."""
+        held: dict[str, bool] = {}
+        self.ended: dict[str, float] = {}
+
+        def changed(directory: Directory) -> None:
+            self.moments.append(self.elapsed())
+            for credential in directory.credentials:
+                holds = directory.holds(credential, self.clock.seconds())
+                if held.get(credential.secret, True) and not holds:
+                    self.ended[credential.secret] = self.elapsed()
+                held[credential.secret] = holds
+
+        service.listeners.append(changed)
+
+    def test_in_time_whatever_the_refreshes(self) -> None:
+        self.write(*self.blue, temporary("team-blue", "a", 3, 1), temporary("team-blue", "b", 3, 2))
+        service = self.make()
+        self.watch(service)
+        service.startService()
+        # Steps that meet neither expiry, and signals in between.
+        while self.elapsed() < 3 * HOUR:
+            self.clock.advance(7)
+            if int(self.elapsed()) % 5 == 0:
+                service.refresh()
+        self.assertEqual(set(self.ended), {"redis-secret-temp-a", "redis-secret-temp-b"})
+        for name, due in (("redis-secret-temp-a", HOUR), ("redis-secret-temp-b", 2 * HOUR)):
+            self.assertTrue(due <= self.ended[name] < due + 7, self.ended)
+        self.assertEqual(service.authenticate(None, b"blue-password").tenant.index, 3)
+
+    def test_nothing_but_the_expiry_is_needed(self) -> None:
+        self.write(*self.blue, temporary("team-blue", "a", 3, 1))
+        service = self.make(interval=86400)
+        self.watch(service)
+        service.startService()
+        self.clock.advance(HOUR - 0.001)
+        self.assertEqual(self.moments, [0])
+        self.assertTrue(service.authenticate(None, b"temp-a"))
+        self.clock.advance(0.001)
+        self.assertEqual(self.moments, [0, HOUR])
+        self.assertEqual(self.ended, {"redis-secret-temp-a": HOUR})
+        self.assertRaises(AuthenticationError, service.authenticate, None, b"temp-a")
+
+    def test_one_hour_that_began_59_minutes_ago(self) -> None:
+        self.write(*self.blue, temporary("team-blue", "a", 3, 1))
+        self.clock.advance(59 * 60)
+        service = self.make()
+        self.watch(service)
+        service.startService()
+        for _ in range(59):
+            self.clock.advance(1)
+            service.refresh()
+        self.assertTrue(service.authenticate(None, b"temp-a"))
+        self.assertEqual(self.ended, {})
+        self.clock.advance(1)
+        self.assertEqual(self.ended, {"redis-secret-temp-a": HOUR})
+        self.assertRaises(AuthenticationError, service.authenticate, None, b"temp-a")
+
+    def test_it_expires_while_the_source_is_away(self) -> None:
+        self.write(*self.blue, temporary("team-blue", "a", 3, 1))
+        service = self.make()
+        self.watch(service)
+        service.startService()
+        (self.manifests.path / "broken.yaml").write_text("a: [")
+        self.clock.pump([60] * 61)
+        self.assertEqual(self.ended, {"redis-secret-temp-a": HOUR})
+        self.assertTrue(service.authenticate(None, b"blue-password"))
+
+    def test_far_away_and_never(self) -> None:
+        self.write(*self.blue, temporary("team-blue", "a", 3, 24 * 366 * 1000), temporary("team-blue", "b", 3, 49))
+        service = self.make(interval=86400)
+        self.watch(service)
+        service.startService()
+        self.assertLessEqual(max(call.getTime() for call in self.clock.getDelayedCalls()), CREATED + 86400)
+        self.clock.pump([HOUR] * 50)
+        self.assertEqual(self.ended, {"redis-secret-temp-b": 49 * HOUR})
+
+    def test_without_anything_that_expires_there_is_no_timer(self) -> None:
+        self.start()
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1, "the next refresh alone")
+
+
+class StopTests(ServiceCase):
+    def test_no_delayed_call_is_left(self) -> None:
+        self.write(*self.blue, temporary("team-blue", "a", 3, 1))
+        service = self.start()
+        (self.manifests.path / "broken.yaml").write_text("a: [")
+        service.refresh()
+        self.assertEqual(len(self.clock.getDelayedCalls()), 3, "refresh, retry and expiry")
+        service.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_what_comes_after_the_stop_starts_nothing(self) -> None:
+        self.write(*self.blue, temporary("team-blue", "a", 3, 1))
+        service = self.start()
+        service.stopService()
+        service.databases = 16
+        service.resolve()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_reading_under_way_is_not_used(self) -> None:
+        for crashes in (False, True):
+            if crashes:
+                self.patch(self.source, "read", lambda: 1 / 0)
+            threads = Threads()
+            service = self.make(threads)
+            service.startService()
+            service.refresh()
+            service.stopService()
+            threads.finish()
+            self.assertEqual((threads.started, self.seen, self.clock.getDelayedCalls()), (1, [], []))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+    def test_it_can_be_started_again(self) -> None:
+        service = self.start()
+        service.stopService()
+        service.startService()
+        self.assertEqual(len(self.seen), 2)
+        self.clock.advance(300)
+        self.assertEqual(len(self.seen), 3)

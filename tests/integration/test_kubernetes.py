@@ -1,0 +1,154 @@
+"""The proxy as a real process, with the small Kubernetes API over HTTP and a real Redis."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import unittest
+
+import redis
+
+from ..support.apiserver import ANY, BROKEN, HANG, ApiServer, refusal, secrets_path
+from ..support.proxy import ProxyProcess, master, secret, tenant
+from ..support.servers import RedisServer
+from ..support.waiting import until
+
+BLUE, GREEN = "blue-password", "green-password"
+
+
+class KubernetesTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.server = RedisServer().start()
+        self.addCleanup(self.server.stop)
+        self.api = ApiServer(master(self.server.url), *tenant("team-blue", 3, BLUE), *tenant("team-green", 5, GREEN))
+        self.addCleanup(self.api.remove)
+        self.api.start()
+
+    def start(self, *options: str, ready: bool = True) -> ProxyProcess:
+        self.proxy = ProxyProcess(*options, environ={"KUBECONFIG": str(self.api.kubeconfig)})
+        self.addCleanup(self.check_log)
+        self.addCleanup(self.proxy.stop)
+        return self.proxy.ready() if ready else self.proxy
+
+    def check_log(self) -> None:
+        """Whatever happened: no traceback, no password, and every line is one of the proxy's own log."""
+        self.assertNotIn("Traceback", self.proxy.log)
+        self.assertNotIn("-password", self.proxy.log)
+        self.assertNotIn(self.server.password, self.proxy.log)
+        for line in self.proxy.lines:
+            self.assertRegex(line, r"^\d{4}-\d\d-\d\dT\S+ \[\S+\] ")
+
+    def client(self, password: str, index: int) -> redis.Redis:
+        """One connection, kept, which is not made anew behind our back."""
+        client = self.proxy.client(password, index, single_connection_client=True)
+        self.addCleanup(client.close)
+        return client
+
+    def refusal_of(self, password: str) -> str:
+        """What a log-in is refused with, or nothing."""
+        try:
+            with self.proxy.client(password, single_connection_client=True) as client:
+                client.ping()
+        except redis.RedisError as error:
+            return str(error)
+        return ""
+
+    def ended(self, client: redis.Redis) -> bool:
+        try:
+            client.connection.send_command("PING")
+            client.connection.read_response()
+        except redis.ConnectionError:
+            return True
+        return False
+
+    def test_a_tenant_is_served(self) -> None:
+        self.start()
+        blue = self.client(BLUE, 3)
+        blue.set("key", "value")
+        self.assertEqual(self.server.client(3).get("key"), b"value")
+        self.assertIsNone(self.client(GREEN, 5).get("key"))
+        self.assertRegex(self.refusal_of("wrong-password"), "invalid username-password pair")
+
+    def test_signals_pick_up_a_rotated_secret_and_end_what_used_the_old(self) -> None:
+        self.start()
+        green = self.client(GREEN, 5)
+        password = BLUE
+        for number in (signal.SIGUSR1, signal.SIGHUP):
+            blue = self.client(password, 3)
+            self.assertTrue(blue.ping())
+            old, password = password, f"rotated-password-{number}"
+            self.api.put(*tenant("team-blue", 3, password))
+            self.assertEqual(self.refusal_of(old), "", "nobody has told the proxy yet")
+            self.proxy.process.send_signal(number)
+            until(functools.partial(self.ended, blue), "the session that used the old password ends")
+            self.assertEqual(self.refusal_of(password), "")
+            self.assertRegex(self.refusal_of(old), "invalid username-password pair")
+        self.assertTrue(green.ping())
+        self.assertIn("revoked", self.proxy.log)
+
+    def test_a_credential_that_disappears_ends_its_session_alone(self) -> None:
+        url = "redis://:temp-password@redis:6379/3"
+        self.api.put(secret("team-blue", "redis-secret-temp-a", redis_connection_string=url, valid_hours="1"))
+        self.start()
+        temporary, blue = self.client("temp-password", 3), self.client(BLUE, 3)
+        self.assertTrue(temporary.ping() and blue.ping())
+        self.api.delete("team-blue", "redis-secret-temp-a")
+        self.proxy.refresh()
+        until(functools.partial(self.ended, temporary), "the temporary credential's session ends")
+        self.assertTrue(blue.ping())
+        self.assertTrue(self.refusal_of("temp-password"))
+        self.api.delete("team-blue")
+        self.proxy.refresh()
+        until(functools.partial(self.ended, blue), "the sessions of a deleted namespace end")
+
+    def test_the_api_server_goes_away_and_comes_back(self) -> None:
+        self.start("--refresh", "1")
+        blue = self.client(BLUE, 3)
+        blue.set("key", "value")
+        self.api.stop()
+        self.proxy.logged("all namespaces: not read: no answer: .*Connection refused")
+        self.assertEqual(blue.get("key"), b"value")
+        self.assertEqual(self.refusal_of(GREEN), "", "the last good answer stays in force")
+        self.api.put(*tenant("team-red", 7, "red-password"))
+        self.api.start()
+        self.proxy.logged("the Kubernetes API can be read again")
+        until(lambda: not self.refusal_of("red-password"), "the new tenant is served")
+        self.assertEqual(blue.get("key"), b"value")
+
+    def test_the_api_server_is_away_at_the_start(self) -> None:
+        self.api.stop()
+        self.start(ready=False)
+        self.proxy.logged("listening on")
+        self.proxy.logged("all namespaces: not read")
+        self.assertEqual(self.refusal_of(BLUE), "the proxy has not read its credentials yet, try again in a moment")
+        self.api.start()
+        # Nobody sends a signal: it tries again by itself.
+        self.proxy.logged("2 tenants with 2 credentials, from the Kubernetes API")
+        until(lambda: not self.refusal_of(BLUE), "it is ready")
+
+    def test_an_api_server_that_answers_nonsense_costs_nobody_a_session(self) -> None:
+        self.start("--refresh", "1")
+        blue = self.client(BLUE, 3)
+        self.assertTrue(blue.ping())
+        for fault in (refusal(401, BLUE), refusal(500, BLUE), refusal(429, BLUE, Retry_After="1"), *BROKEN):
+            for path in (ANY, secrets_path("team-blue")):
+                self.api.mend()
+                self.api.fail(path, fault)
+                before = len(self.api.requests)
+                self.proxy.refresh()
+                until(lambda before=before: len(self.api.requests) > before, "the proxy has asked")
+                self.assertTrue(blue.ping())
+        self.api.mend()
+        self.api.put(*tenant("team-red", 7, "red-password"))
+        self.proxy.refresh()
+        until(lambda: not self.refusal_of("red-password"), "the new tenant is served")
+        self.assertTrue(blue.ping())
+
+    def test_sigterm_while_the_api_hangs(self) -> None:
+        """The thread that waits for the API is waited for, by the reactor: for one time-out, not for all calls to come."""
+        self.start()
+        self.api.fail(ANY, HANG)
+        before = len(self.api.requests)
+        self.proxy.refresh()
+        until(lambda: len(self.api.requests) > before, "the proxy has asked")
+        self.assertEqual(self.proxy.stop(), 0)

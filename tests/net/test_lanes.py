@@ -1,0 +1,186 @@
+"""The pool of lanes, on a real Redis, with the clock in the test's hands."""
+
+from __future__ import annotations
+
+from twisted.internet import defer, reactor, task
+from twisted.trial import unittest
+
+from redisproxy.core.tenants import Backend, Tenant
+from redisproxy.net.lane import LOGIN_REFUSED, UNREACHABLE, LaneError
+from redisproxy.net.lanes import LanePool
+
+from ..support.servers import MASTER_PASSWORD, RedisServer, free_port
+
+BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
+
+
+class Silent:
+    """Takes a lane as a session does."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+
+    def lane_lost(self) -> None:
+        self.lost += 1
+
+
+class ClockedReactor:
+    """The real reactor's sockets, and a Clock's time."""
+
+    def __init__(self) -> None:
+        self.clock = task.Clock()
+        self.callLater = self.clock.callLater
+        self.seconds = self.clock.seconds
+        self.getDelayedCalls = self.clock.getDelayedCalls
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(reactor, name)
+
+
+class LanePoolTests(unittest.TestCase):
+    timeout = 30
+
+    def setUp(self) -> None:
+        self.server = RedisServer().start()
+        self.addCleanup(self.server.stop)
+        self.backend = Backend(host="127.0.0.1", port=self.server.port, password=MASTER_PASSWORD.encode())
+        self.reactor = ClockedReactor()
+
+    def pool(self, base: int = 0) -> LanePool:
+        pool = LanePool(self.reactor, base, 30.0, 5.0)
+        pool.startService()
+        self.addCleanup(self.stop, pool)
+        pool.use(self.backend)
+        return pool
+
+    @defer.inlineCallbacks
+    def stop(self, pool: LanePool):
+        yield pool.stopService()
+        self.assertEqual(len(pool), 0)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    @defer.inlineCallbacks
+    def until(self, probe, passing=0.0):
+        """passing: seconds of the clock that go by for each of 5 real milliseconds."""
+        while not probe():
+            yield task.deferLater(reactor, 0.005)
+            self.reactor.clock.advance(passing)
+
+    def lease(self, pool: LanePool, tenant: Tenant = BLUE) -> defer.Deferred:
+        leased = defer.Deferred.fromCoroutine(pool.lease(tenant))
+
+        def carry(lane):
+            lane.carry(Silent(), lambda slow: None)
+            return lane
+
+        return leased.addCallback(carry)
+
+    @defer.inlineCallbacks
+    def test_given_back_clean_it_waits_for_its_tenant_and_then_is_closed(self):
+        pool = self.pool()
+        lane = yield self.lease(pool)
+        self.assertEqual(lane.tenant, BLUE)
+        lane.release(clean=True)
+        self.assertEqual((len(pool), pool.idle), (1, 1))
+        other = yield self.lease(pool, GREEN)
+        self.assertIsNot(other, lane)
+        again = yield self.lease(pool)
+        self.assertIs(again, lane)
+        again.release(clean=True)
+        other.release(clean=False)
+        yield self.until(lambda: len(pool) == 1)
+        self.reactor.clock.advance(29.9)
+        self.assertEqual(len(pool), 1)
+        self.reactor.clock.advance(0.1)
+        yield self.until(lambda: len(pool) == 0)
+
+    @defer.inlineCallbacks
+    def test_the_base_is_kept(self):
+        pool = self.pool(base=2)
+        yield self.until(lambda: pool.idle == 2)
+        self.reactor.clock.advance(100)
+        self.assertEqual(pool.idle, 2)
+        lane = yield self.lease(pool)
+        self.assertEqual((len(pool), pool.idle), (2, 1))
+        lane.drop()
+        yield self.until(lambda: pool.idle == 2)
+
+    @defer.inlineCallbacks
+    def test_an_idle_lane_that_died_unnoticed_is_replaced(self):
+        pool = self.pool()
+        lane = yield self.lease(pool)
+        lane.release(clean=True)
+        lane.transport.stopReading()  # so that the end is not noticed
+        self.server.client().client_kill_filter(skipme=True)
+        lane.transport.startReading()
+        new = yield self.lease(pool)
+        self.assertIsNot(new, lane)
+
+    @defer.inlineCallbacks
+    def test_a_lane_that_still_owes_is_not_used_again(self):
+        pool = self.pool()
+        lane = yield self.lease(pool)
+        from redisproxy.core.lane import Owed
+
+        lane.expect(Owed(None, 1))
+        lane.release(clean=True)
+        self.assertEqual(pool.idle, 0)
+        yield self.until(lambda: len(pool) == 0)
+
+    @defer.inlineCallbacks
+    def test_another_backend_closes_the_idle_and_drains_the_busy(self):
+        pool = self.pool()
+        idle, busy = yield defer.gatherResults([self.lease(pool), self.lease(pool)])
+        idle.release(clean=True)
+        pool.use(Backend(host="localhost", port=self.server.port, password=MASTER_PASSWORD.encode()))
+        yield self.until(lambda: len(pool) == 1)
+        busy.release(clean=True)
+        yield self.until(lambda: len(pool) == 0)
+
+    @defer.inlineCallbacks
+    def test_failures_are_told_apart(self):
+        pool = self.pool()
+        for backend, told in (
+            (Backend(host="127.0.0.1", port=free_port()), UNREACHABLE),
+            (Backend(host="127.0.0.1", port=self.server.port, password=b"wrong"), LOGIN_REFUSED),
+            (None, UNREACHABLE),
+        ):
+            pool.use(backend)
+            failed = []
+            self.assertFailure(self.lease(pool), LaneError).addCallback(failed.append)
+            # An endpoint waits for a moment whether the name has another address.
+            yield self.until(lambda failed=failed: failed, passing=0.05)
+            self.assertEqual(failed[0].told, told)
+        pool.use(self.backend)
+        failure = yield self.assertFailure(self.lease(pool, Tenant("far", 64)), LaneError)
+        self.assertIn("ERR Redis refused to select database 64: ERR DB index is out of range", failure.told)
+        yield self.until(lambda: len(pool) == 0)
+
+    @defer.inlineCallbacks
+    def test_the_base_is_tried_again_later_and_later(self):
+        self.server.kill()
+        pool = self.pool(base=1)
+        waits = []
+        for _ in range(4):
+            yield self.until(lambda: pool._retry and pool._retry.active(), passing=0.05)
+            waits.append(pool._retry.getTime() - self.reactor.seconds())
+            self.reactor.clock.advance(waits[-1])
+        self.assertLess(waits[0], waits[-1])
+        self.server.start()
+        yield self.until(lambda: pool.idle == 1, passing=0.5)
+
+    @defer.inlineCallbacks
+    def test_a_lease_that_is_given_up_leaves_no_lane_behind(self):
+        pool = self.pool()
+        leasing = self.lease(pool)
+        leasing.cancel()
+        yield self.assertFailure(leasing, LaneError, defer.CancelledError)
+        yield self.until(lambda: len(pool) == 0)
+
+    @defer.inlineCallbacks
+    def test_unasked_bytes_on_an_idle_lane_close_it(self):
+        pool = self.pool()
+        lane = yield self.lease(pool)
+        lane.release(clean=True)
+        lane.transport.write(b"PING\r\n")  # whose answer nobody expects
+        yield self.until(lambda: len(pool) == 0)

@@ -1,0 +1,73 @@
+"""What an operator reads."""
+
+from __future__ import annotations
+
+import io
+import json
+import unittest
+
+from twisted.internet import task
+from twisted.logger import Logger, LogLevel, globalLogPublisher
+from twisted.python.failure import Failure
+
+from redisproxy.ops import outcomes as outcomes_module
+from redisproxy.ops.logs import observer
+from redisproxy.ops.outcomes import Outcome, Outcomes
+
+
+class ObserverTests(unittest.TestCase):
+    def lines(self, log_format: str, level: str, *events: tuple[str, dict]) -> list[str]:
+        stream = io.StringIO()
+        log = Logger(namespace="here", observer=observer(log_format, level, stream))
+        for event_level, fields in events:
+            log.emit(LogLevel.lookupByName(event_level), "got {what}", **fields)
+        return stream.getvalue().splitlines()
+
+    def test_json(self) -> None:
+        (line,) = self.lines("json", "info", ("info", {"what": "a\nb", "count": 3, "thing": object}))
+        event = json.loads(line)
+        self.assertEqual((event["message"], event["what"], event["count"]), ("got a\nb", "a\nb", 3))
+        self.assertEqual((event["level"], event["logger"]), ("info", "here"))
+        self.assertRegex(event["time"], r"^\d{4}-\d\d-\d\dT[\d:.]+\+00:00$")
+
+    def test_json_of_a_failure(self) -> None:
+        stream = io.StringIO()
+        log = Logger(namespace="here", observer=observer("json", "info", stream))
+        try:
+            raise KeyError("x")
+        except KeyError:
+            log.failure("it broke", Failure())
+        event = json.loads(stream.getvalue())
+        self.assertEqual(event["level"], "critical")
+        self.assertIn("Traceback", event["traceback"])
+
+    def test_level(self) -> None:
+        told = self.lines("text", "warn", ("debug", {"what": "1"}), ("info", {"what": "2"}), ("warn", {"what": "3"}))
+        self.assertEqual(len(told), 1)
+        self.assertIn("got 3", told[0])
+
+
+class OutcomesTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.events: list[dict] = []
+        globalLogPublisher.addObserver(self.events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
+        self.clock = task.Clock()
+        self.outcomes = Outcomes(self.clock)
+
+    def ended(self, mood: str) -> None:
+        self.outcomes.ended(Outcome(1, "1.2.3.4:5", "blue", "main", 1.5, 7, 2, mood))
+
+    def test_levels(self) -> None:
+        for mood in ("client-left", "quit", "revoked"):
+            self.ended(mood)
+        self.assertEqual([e["log_level"].name for e in self.events], ["debug", "debug", "info"])
+        self.assertEqual((self.events[2]["namespace"], self.events[2]["commands"]), ("blue", 7))
+
+    def test_a_storm_is_counted(self) -> None:
+        for _ in range(outcomes_module.RATE + 30):
+            self.ended("turned-away")
+        self.assertEqual(len(self.events), outcomes_module.RATE)
+        self.clock.advance(1)
+        self.outcomes.login_refused("1.2.3.4:5", "wrong")
+        self.assertEqual([e.get("left_out") for e in self.events[-2:]], [30, None])

@@ -1,0 +1,73 @@
+"""The table of settings: what each takes, and what it says when it does not."""
+
+from __future__ import annotations
+
+import unittest
+from dataclasses import fields
+from pathlib import Path
+
+from redisproxy.settings import Settings, SettingsError, option_name
+from redisproxy.tap import Options
+
+README = Path(__file__).parents[1] / "README.md"
+
+
+class ReadTests(unittest.TestCase):
+    def read(self, *, ns_prefix: str = "team-", **environ: str) -> Settings:
+        return Settings.read({"ns-prefix": ns_prefix}, environ)
+
+    def test_the_originals_variables_and_defaults(self) -> None:
+        settings = Settings.read({}, {"NS_PREFIX": "team-"})
+        self.assertEqual(settings.ns_prefix, "team-")
+        self.assertEqual(settings.redis_secret, "redis-secret-master")
+        self.assertEqual(settings.kubernetes_port, 443)
+        self.assertEqual((settings.max_workers, settings.work_queue_size, settings.base_workers), (1000, 1000, 1))
+        self.assertEqual((settings.worker_idle_timeout, settings.refresh), (30.0, 300.0))
+        self.assertEqual(settings.master, ("kube-system", "redis-secret-master"))
+        self.assertEqual(settings.listen, ("tcp:6379",))
+
+    def test_the_prefix_is_required(self) -> None:
+        self.assertRaisesRegex(SettingsError, "NS_PREFIX is not set", Settings.read, {}, {})
+
+    def test_both_forms_of_kubernetes_port(self) -> None:
+        for text, port in (
+            ("443", 443),
+            ("tcp://10.0.0.1:6443", 6443),
+            ("tcp://[fd00::1]:443", 443),
+            ("tcp://api.local:1", 1),
+        ):
+            self.assertEqual(self.read(KUBERNETES_PORT=text).kubernetes_port, port)
+        for text in ("", "0", "65536", "udp://10.0.0.1:443", "tcp://10.0.0.1", "443 ", "4_43", "tcp://a:b:443"):
+            self.assertRaisesRegex(SettingsError, "KUBERNETES_PORT is .*it takes a port", self.read, KUBERNETES_PORT=text)
+
+    def test_numbers_are_canonical(self) -> None:
+        for text in ("", " 1", "1 ", "+1", "1_0", "0x1", "1e3", "\u0661", "-1", "1.5"):
+            with self.assertRaisesRegex(SettingsError, "MAX_WORKERS is .*; it takes a whole number from 1 to 1000000"):
+                self.read(MAX_WORKERS=text)
+        self.assertEqual(self.read(WORKER_IDLE_TIMEOUT_SEC="1.5").worker_idle_timeout, 1.5)
+
+    def test_an_option_wins(self) -> None:
+        settings = Settings.read({"ns-prefix": "a-", "max-workers": "5"}, {"NS_PREFIX": "b-", "MAX_WORKERS": "nonsense"})
+        self.assertEqual((settings.ns_prefix, settings.max_workers), ("a-", 5))
+
+    def test_flags(self) -> None:
+        for text, value in (("yes", True), ("1", True), ("True", True), ("no", False), ("0", False), ("", False)):
+            self.assertIs(self.read(REDISPROXY_EMBEDDED=text).embedded, value)
+
+
+class OneTableTests(unittest.TestCase):
+    def test_the_plugin_knows_each_setting_by_option_and_variable(self) -> None:
+        told = str(Options())
+        for setting in fields(Settings):
+            self.assertIn(f"--{option_name(setting.name)}", told)
+
+    def test_the_readme_knows_each_setting(self) -> None:
+        readme = README.read_text()
+        for setting in fields(Settings):
+            self.assertIn(f"`--{option_name(setting.name)}`", readme)
+            self.assertIn(f"`{setting.metadata['variable']}`", readme)
+
+    def test_options_are_collected_as_text(self) -> None:
+        options = Options()
+        options.parseOptions(["--listen", "tcp:1", "--listen", "tcp:2", "--embedded", "--max-workers", "7"])
+        self.assertEqual(options.given(), {"listen": "tcp:1 tcp:2", "embedded": "yes", "max-workers": "7"})
