@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from enum import IntFlag
 
+from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
@@ -32,8 +33,8 @@ class RespReceiver(Protocol):
 
     def connectionMade(self) -> None:
         self._held = Hold(0)
-        # A Unix socket has no such options.
-        if hasattr(self.transport, "setTcpNoDelay"):
+        # A Unix socket has no such options, and in older Twisted the methods to set them all the same.
+        if hasattr(self.transport, "setTcpNoDelay") and not isinstance(self.transport.getHost(), UNIXAddress):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
 
