@@ -19,6 +19,7 @@ from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
 from .core.enrolment import Enrolment
+from .core.policy import make_policy
 from .core.tenants import Directory
 from .directory.cluster import ClusterSource
 from .directory.current import DirectoryService, Source
@@ -26,8 +27,9 @@ from .directory.manifests import ManifestsSource
 from .embedded import EmbeddedError, EmbeddedRedis
 from .net.admission import Admission
 from .net.client import ClientFactory, Timeouts, shown_address
-from .net.control import ControlService
+from .net.control import ControlService, Server
 from .net.lanes import LanePool
+from .net.wall import Wall
 from .ops.logs import observer
 from .ops.outcomes import Outcomes
 from .quickstart import tour
@@ -76,13 +78,21 @@ class ProxyService(service.MultiService):
             Enrolment(settings.redis_secret, settings.master, None if embedded is None else embedded.backend),
             settings.refresh,
         )
+        self.control = ControlService(reactor, settings.connect_timeout, settings.redis_ca, self._server_told)
+        self.wall = Wall(settings.acl, self.control)
         self.lanes = LanePool(
-            reactor, settings.base_workers, settings.worker_idle_timeout, settings.connect_timeout, settings.redis_ca
+            reactor,
+            self.wall,
+            settings.base_workers,
+            settings.worker_idle_timeout,
+            settings.connect_timeout,
+            settings.redis_ca,
         )
-        self.control = ControlService(reactor, settings.connect_timeout, settings.redis_ca, self._databases_told)
         self.clients = ClientFactory(
             reactor,
             self.directory,
+            self.control,
+            self.wall,
             self.lanes,
             Admission(settings.max_workers, settings.work_queue_size),
             Outcomes(reactor),
@@ -174,9 +184,25 @@ class ProxyService(service.MultiService):
         self.lanes.use(directory.backend)
         self.control.use(directory.backend)
 
-    def _databases_told(self, databases: int | None) -> None:
-        if databases != self.directory.databases:
-            self.directory.databases = databases
+    def _server_told(self, server: Server) -> None:
+        """Redis is connected, perhaps another one than before."""
+        settings = self._settings
+        policy = make_policy(
+            server.commands,
+            scripts=self.wall.stands_on(server),
+            databases=server.acl_databases,
+            allow=settings.allow_commands,
+            deny=settings.deny_commands,
+        )
+        if policy.unknown != self.clients.policy.unknown and policy.unknown:
+            self._log.warn(
+                "--allow-commands or --deny-commands names what this Redis does not have: {names}",
+                names=", ".join(policy.unknown),
+            )
+        self.clients.policy = policy
+        self.wall.use(server, policy)
+        if server.databases != self.directory.databases:
+            self.directory.databases = server.databases
             self.directory.resolve()
 
     def _first_directory(self, directory: Directory) -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from .core.policy import NEVER, parse_names
 from .ops.logs import FORMATS, LEVELS
 
 
@@ -91,6 +92,13 @@ def _endpoints(text: str) -> tuple[str, ...]:
     if not endpoints:
         raise _Invalid("a Twisted endpoint such as tcp:6379, or several with a space between")
     return endpoints
+
+
+def _commands(text: str) -> frozenset[bytes]:
+    try:
+        return parse_names(text)
+    except ValueError:
+        raise _Invalid("names of commands, NAME or NAME|SUBCOMMAND, with commas between") from None
 
 
 def _flag(text: str) -> bool:
@@ -174,6 +182,23 @@ class Settings:
     redis_ca: Path | None = _setting(
         "REDISPROXY_REDIS_CA", _file, None, "FILE", "PEM file of the CAs to trust for rediss://, instead of the system's."
     )
+    acl: str = _setting(
+        "REDISPROXY_ACL",
+        _one_of("auto", "require", "off"),
+        "auto",
+        "MODE",
+        "A second wall: an ACL user for each tenant. auto: where Redis has ACLs; require: or serve nobody; off.",
+    )
+    allow_commands: frozenset[bytes] = _setting(
+        "REDISPROXY_ALLOW_COMMANDS",
+        _commands,
+        frozenset(),
+        "NAMES",
+        "Commands that tenants may use though policy refuses them: NAME or NAME|SUBCOMMAND, with commas between.",
+    )
+    deny_commands: frozenset[bytes] = _setting(
+        "REDISPROXY_DENY_COMMANDS", _commands, frozenset(), "NAMES", "Commands that tenants may not use, likewise."
+    )
     log_format: str = _setting("REDISPROXY_LOG_FORMAT", _one_of(*FORMATS), "text", "FORMAT", "text, or json: a line each.")
     log_level: str = _setting("REDISPROXY_LOG_LEVEL", _one_of(*LEVELS), "info", "LEVEL", "The least that is logged.")
 
@@ -200,6 +225,9 @@ class Settings:
             except _Invalid as invalid:
                 raise SettingsError(f"{where} is {text!r}; it takes {invalid}") from None
         settings = cls(**values)
+        never = sorted(name.decode() for name in settings.allow_commands if name.split(b"|")[0] in NEVER | {b"CLIENT"})
+        if never:
+            raise SettingsError(f"--allow-commands names {', '.join(never)}, which can not be opened to tenants")
         if not settings.ns_prefix:
             raise SettingsError("NS_PREFIX is not set (nor --ns-prefix); it takes the beginning of namespaces' names")
         return settings

@@ -18,7 +18,7 @@ from .settings import Settings, SettingsError, option_name
 
 
 def _default(value: object) -> str:
-    if value is None or value == "" or value is False:
+    if not value:
         return ""
     shown = " ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
     return f" Default: {shown}."

@@ -13,11 +13,35 @@ from .resp import CRLF, HEADER_LIMIT, PUSH, ProtocolError, ReplyMeasurer
 
 # Kinds of debt.
 REPLIES = 0  #: one reply for each command
-DISCARDED = 1  #: the same, and nobody is told what they say
-CONFIRMATIONS = 2  #: one for each channel of a (P|S)(UN)SUBSCRIBE: arrays in RESP2, pushes in RESP3
+CONFIRMATIONS = 1  #: one for each channel of a (P|S)(UN)SUBSCRIBE: arrays in RESP2, pushes in RESP3
+HELLO = 2  #: the reply to a HELLO, which may change the protocol
 
-#: No first word of a message or confirmation has more bytes.
-_LONGEST_WORD = len(b"sunsubscribe")
+_MESSAGES = frozenset((b"message", b"pmessage", b"smessage"))
+_CONFIRMED = frozenset((b"subscribe", b"psubscribe", b"ssubscribe", b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
+#: How many elements behind the first word are channels or patterns.
+_CHANNELS = dict.fromkeys(_MESSAGES | _CONFIRMED, 1) | {b"pmessage": 2}
+_LONGEST_WORD = max(map(len, _CHANNELS))
+#: Bytes of a message up to its payload: two channels of the size that a session may subscribe to.
+_HEAD_LIMIT = 4 * 1024 * 1024
+
+
+def _bulk(data: bytes, pos: int, limit: int) -> tuple[bytes | None, int] | None:
+    """(content, where it ends) of a bulk string at pos; None: more is needed. The content is None where it is no
+    bulk string, nil, or larger than limit.
+    """
+    if pos >= len(data):
+        return None
+    if data[pos] != 36:  # b"$"
+        return None, pos
+    eol = data.find(CRLF, pos, pos + HEADER_LIMIT)
+    if eol < 0:
+        return (None, pos) if len(data) - pos >= HEADER_LIMIT else None
+    digits = data[pos + 1 : eol]
+    if not digits.isdigit() or len(digits) > 9 or int(digits) > limit:
+        return None, pos
+    start = eol + 2
+    end = start + int(digits)
+    return (data[start:end], end + 2) if len(data) >= end + 2 else None
 
 
 class Owner(Protocol):
@@ -26,24 +50,42 @@ class Owner(Protocol):
     def replied(self, owed: Owed, piece: bytes, done: int) -> None:
         """The next bytes of what it is owed, of which `done` replies end in this piece."""
 
-    def published(self, piece: bytes) -> None:
-        """Bytes of a message it subscribed to."""
+    def published(self, piece: bytes, whole: bool) -> None:
+        """Bytes of a message it subscribed to. whole: it ends with them."""
+
+    def excused(self, count: int) -> None:
+        """So many of its confirmations will not come: the SUBSCRIBE was refused with one error."""
+
+    def bare(self, channel: bytes) -> bytes:
+        """A channel or pattern as the client knows it."""
 
 
 class Owed:
     """So many replies, in a row, of one lane to one owner."""
 
-    __slots__ = ("count", "kind", "owner", "subscribed_after")
+    __slots__ = ("count", "kind", "owner", "protocol", "silent", "subscribed_after")
 
-    def __init__(self, owner: Owner, count: int, kind: int = REPLIES, subscribed_after: bool = False) -> None:
+    def __init__(
+        self,
+        owner: Owner,
+        count: int,
+        kind: int = REPLIES,
+        silent: bool = False,
+        subscribed_after: bool = False,
+        protocol: int = 0,
+    ) -> None:
         self.owner = owner
         self.count = count
         self.kind = kind
+        #: nobody is told what they say
+        self.silent = silent
+        #: of a HELLO: the protocol if it succeeds; 0 where it asks for none, or failed
+        self.protocol = protocol
         #: of CONFIRMATIONS: whether messages may come once all of them are here
         self.subscribed_after = subscribed_after
 
     def __repr__(self) -> str:
-        return f"<Owed {self.count} {('replies', 'discarded', 'confirmations')[self.kind]}>"
+        return f"<Owed {self.count} {('replies', 'confirmations', 'hello')[self.kind]}{' silent' * self.silent}>"
 
 
 class Ledger:
@@ -53,6 +95,7 @@ class Ledger:
         self._queue: deque[Owed] = deque()
         self._measurer = ReplyMeasurer()
         self._subscribed: Owner | None = None
+        self._resp3 = False
         self._held = b""  # the beginning of an item whose head is not whole yet
         self._passing_message = False
 
@@ -80,7 +123,7 @@ class Ledger:
         pos = 0
         end = len(data)
         while pos < end:
-            if self._subscribed is not None or (queue and queue[0].kind == CONFIRMATIONS):
+            if self._subscribed is not None or (queue and queue[0].kind != REPLIES):
                 if self._held:
                     data = self._held + data[pos:]
                     self._held = b""
@@ -101,66 +144,93 @@ class Ledger:
             self._queue.popleft()
             if owed.kind == CONFIRMATIONS:
                 self._subscribed = owed.owner if owed.subscribed_after else None
-                self._measurer.pushes = owed.subscribed_after
-        owed.owner.replied(owed, b"" if owed.kind == DISCARDED else piece, done)
+            elif owed.kind == HELLO and owed.protocol:
+                self._resp3 = owed.protocol == 3
+            # Outside of _item() there is nothing that could be pushed.
+            self._measurer.pushes = False
+        owed.owner.replied(owed, b"" if owed.silent else piece, done)
 
     def _item(self, data: bytes, pos: int) -> int:
         """One reply, confirmation or message, while they can come in any order; the position behind it."""
         measurer = self._measurer
         queue = self._queue
         failed = False
+        head = b""
+        end = pos
         if measurer.between:
             self._passing_message = False
             if data[pos] in b"*>":
-                word = self._first_word(data, pos)
-                if word is None:
+                found = self._head(data, pos)
+                if found is None:
+                    if len(data) - pos > _HEAD_LIMIT:
+                        raise ProtocolError("the head of a message does not end")
                     self._held = data[pos:]
                     return len(data)
-                self._passing_message = word in (b"message", b"pmessage", b"smessage")
-                if data[pos] == PUSH and not self._passing_message and not word.endswith(b"subscribe"):
+                word, head, end = found
+                self._passing_message = word in _MESSAGES
+                if data[pos] == PUSH and not self._passing_message and word not in _CONFIRMED:
                     raise ProtocolError("a push that was not asked for")
             else:
                 # SUBSCRIBE is refused with one error, however many channels it names.
-                failed = data[pos : pos + 1] == b"-" and bool(queue) and queue[0].kind == CONFIRMATIONS
+                failed = data[pos : pos + 1] == b"-" and bool(queue) and queue[0].kind != REPLIES
         measurer.pushes = True
         start = pos
         pos, done = measurer.measure(data, pos, 1)
-        piece = data[start:pos]
+        piece = head + data[max(start, end) : pos]
         if self._passing_message:
             if self._subscribed is None:
                 raise ProtocolError("a message that nobody subscribed to")
-            self._subscribed.published(piece)
+            self._subscribed.published(piece, bool(done))
             return pos
         if not queue:
             raise ProtocolError("a reply to nothing")
         owed = queue[0]
         if failed:
             owed.subscribed_after = self._subscribed is not None
-            owed.count = 1
+            owed.protocol = 0
+            excess, owed.count = owed.count - 1, 1
+            owed.owner.excused(excess)
         self._settle(owed, piece, done)
         return pos
 
-    @staticmethod
-    def _first_word(data: bytes, pos: int) -> bytes | None:
-        """The first element of an array or push if it is a short bulk string, empty if not; None: more is needed."""
+    def _head(self, data: bytes, pos: int) -> tuple[bytes, bytes, int] | None:
+        """(first word, what the client is to see of it, where that ended) of an array or push; None: more is needed.
+
+        Only what pub/sub sends is changed: its channels lose the tenant's prefix. Of all else nothing is taken.
+        """
         eol = data.find(CRLF, pos, pos + HEADER_LIMIT)
         if eol < 0:
-            return b"" if len(data) - pos >= HEADER_LIMIT else None
-        element = eol + 2
+            return (b"", b"", pos) if len(data) - pos >= HEADER_LIMIT else None
         if data[pos + 1 : eol] in (b"0", b"-1"):
-            return b""
-        if element == len(data):
+            return b"", b"", pos
+        found = _bulk(data, eol + 2, _LONGEST_WORD)
+        if found is None:
             return None
-        if data[element] != 36:  # b"$"
-            return b""
-        eol = data.find(CRLF, element, element + HEADER_LIMIT)
-        if eol < 0:
-            return b"" if len(data) - element >= HEADER_LIMIT else None
-        digits = data[element + 1 : eol]
-        if not digits.isdigit() or len(digits) > 2 or int(digits) > _LONGEST_WORD:
-            return b""
-        word = data[eol + 2 : eol + 2 + int(digits)]
-        return word if len(word) == int(digits) else None
+        word, end = found
+        channels = _CHANNELS.get(word or b"", 0)
+        if not channels or not self._expects(word, data[pos] == PUSH):
+            return b"", b"", pos
+        head = data[pos:end]
+        owner = self._subscribed or self._queue[0].owner
+        for _ in range(channels):
+            found = _bulk(data, end, _HEAD_LIMIT)
+            if found is None:
+                return None
+            channel, after = found
+            if channel is None:  # nil: the confirmation of an UNSUBSCRIBE from nothing
+                break
+            bare = owner.bare(channel)
+            head += b"$%d\r\n%b\r\n" % (len(bare), bare)
+            end = after
+        return word, head, end
+
+    def _expects(self, word: bytes, push: bool) -> bool:
+        """Whether pub/sub may say this now; if not, it is an ordinary array that happens to begin so."""
+        if push != self._resp3:
+            return False
+        if word in _MESSAGES:
+            return self._subscribed is not None
+        return bool(self._queue) and self._queue[0].kind == CONFIRMATIONS
 
     def abandon(self) -> list[Owed]:
         """The lane is gone: all debts, which nobody will pay."""

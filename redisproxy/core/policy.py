@@ -1,42 +1,137 @@
-"""What a tenant may do: which commands are passed on, which the session looks at, which are refused.
+"""What a tenant may do: decisions, made from facts (`commands`).
 
-Owns decisions, not framing and not replies. `resp.RequestScanner` is given `TABLE` and sorts by it; the session
-answers or rewrites what is TAKEn.
+Owns decisions, not framing and not replies. A Policy is made once for each server; the scanner sorts by its table, the
+session answers or rewrites what is TAKEn, and the lane's ACL user is given the same commands: the second wall.
 """
 
 from __future__ import annotations
 
-from .resp import DROP, KEEP, TAKE
+from collections.abc import Mapping
+from dataclasses import dataclass
 
-#: Server-wide, or across databases, or with replies that cannot be counted: no tenant's business.
-REFUSED = frozenset(
-    b"""ACL ASKING BGREWRITEAOF BGSAVE CLUSTER CONFIG DEBUG FAILOVER FCALL FCALL_RO FUNCTION LATENCY MIGRATE MODULE
-    MONITOR MOVE PFDEBUG PFSELFTEST PSYNC READONLY READWRITE REPLCONF REPLICAOF RESTORE RESTORE-ASKING ROLE SAVE SHUTDOWN
-    SLAVEOF SLOWLOG SWAPDB SYNC""".split()
+from .commands import Command
+from .resp import DROP, HEAD, KEEP, TAKE
+
+
+def _names(text: str) -> frozenset[bytes]:
+    return frozenset(text.encode().split())
+
+
+#: No operator's word opens these: they leave the database, or the second wall, or have replies that cannot be counted.
+NEVER = _names(
+    """ACL ASKING AUTH CLUSTER DEBUG FAILOVER MIGRATE MODULE MONITOR MOVE PSYNC READONLY READWRITE REPLCONF REPLICAOF
+    RESTORE-ASKING SELECT SHUTDOWN SLAVEOF SWAPDB SYNC"""
 )
-
-#: The session has a method for each (see `session.Session`).
-TAKEN = frozenset(
-    b"""AUTH CLIENT COPY DISCARD EXEC FLUSHALL HELLO HOST: MULTI POST PSUBSCRIBE PUNSUBSCRIBE QUIT RESET SCRIPT SELECT
-    SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE UNWATCH WATCH""".split()
+#: Refused, unless an operator allows them, for what their facts do not tell.
+REFUSED = _names("FCALL FCALL_RO FUNCTION LASTSAVE LATENCY MEMORY|DOCTOR MEMORY|MALLOC-STATS MEMORY|PURGE MEMORY|STATS")
+#: Harmless in the own database, though they name no key, or are called dangerous.
+ALLOWED = _names(
+    """COMMAND DBSIZE ECHO FLUSHDB KEYS LOLWUT PING RANDOMKEY SCAN SORT SORT_RO TIME WAIT WAITAOF
+    COMMAND|COUNT COMMAND|DOCS COMMAND|GETKEYS COMMAND|GETKEYSANDFLAGS COMMAND|HELP COMMAND|INFO COMMAND|LIST
+    MEMORY|HELP OBJECT|HELP XGROUP|HELP XINFO|HELP"""
 )
+#: Where Redis itself enforces the tenant's limits inside scripts.
+SCRIPTS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO SCRIPT|EXISTS SCRIPT|HELP SCRIPT|LOAD SCRIPT|SHOW")
 
-#: Subcommands of SCRIPT that act on the whole server, or change how the connection speaks.
-REFUSED_SCRIPT = frozenset((b"DEBUG", b"FLUSH", b"KILL"))
+#: The session has a method for each (see `session`); those that it passes on, in whatever form, its lane may do.
+ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET SELECT")
+PASSED_ON = _names(
+    "COPY DISCARD EXEC MULTI PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE UNWATCH WATCH"
+)
+#: The session rewrites their first argument, and the rest, which may be large, streams.
+HEADED = _names("PUBLISH SPUBLISH")
 
 
-def _spellings(names: frozenset[bytes], kind: int) -> dict[bytes, int]:
+@dataclass(frozen=True)
+class Policy:
+    """Decisions about every command of one server.
+
+    table: KEEP, TAKE, DROP or HEAD by name; whatever is not in it is DROPped. subcommands: of a TAKEn container, those
+    that are passed on. forwarded: all that a lane needs the right to, as ACL rules name it. unknown: names that the
+    operator allowed or refused and the server does not have.
+    """
+
+    table: Mapping[bytes, int]
+    subcommands: Mapping[bytes, frozenset[bytes]]
+    forwarded: tuple[str, ...]
+    unknown: tuple[str, ...] = ()
+
+
+def make_policy(
+    commands: Mapping[bytes, Command],
+    scripts: bool,
+    databases: bool = False,
+    *,
+    allow: frozenset[bytes] = frozenset(),
+    deny: frozenset[bytes] = frozenset(),
+) -> Policy:
+    """The policy for a server.
+
+    scripts: whether Redis enforces the tenant's limits inside them; databases: whether these limits can name
+    databases: where they cannot, and scripts could call COPY … DB unseen, nobody has COPY. allow, deny: an operator's
+    words, upper case, ``NAME`` or ``NAME|SUBCOMMAND``. Deny wins, and NEVER over all.
+    """
+    if scripts and not databases:
+        deny |= {b"COPY"}
+    if b"FLUSHDB" in deny:
+        deny |= {b"FLUSHALL"}  # which becomes one
+
+    def may(command: Command, container: Command | None = None) -> bool:
+        names = {command.name} | ({container.name} if container else set())
+        if names & NEVER or names & deny:
+            return False
+        if names & allow:
+            return True
+        if names & REFUSED:
+            return False
+        if names & SCRIPTS:
+            return scripts
+        if command.name in ALLOWED:
+            return True
+        return "keys" in command.facts and not command.facts & {"admin", "dangerous", "pubsub", "scripting"}
+
+    table: dict[bytes, int] = {}
+    subcommands: dict[bytes, frozenset[bytes]] = {}
+    forwarded: list[bytes] = []
+    for name, command in commands.items():
+        if name in ANSWERED or (name in PASSED_ON | HEADED and name not in deny):
+            continue
+        if not command.subcommands:
+            table[name] = KEEP if may(command) else DROP
+            if table[name] == KEEP:
+                forwarded.append(name)
+            continue
+        allowed = [subcommand.name for subcommand in command.subcommands if may(subcommand, command)]
+        forwarded += allowed
+        if len(allowed) == len(command.subcommands):
+            table[name] = KEEP
+        elif allowed:
+            table[name] = TAKE
+            subcommands[name] = frozenset(full.split(b"|", 1)[1] for full in allowed)
+        else:
+            table[name] = DROP
+    for kind, names in ((TAKE, ANSWERED), (TAKE, PASSED_ON), (HEAD, HEADED)):
+        for name in names - (deny - NEVER):
+            table[name] = kind
+            if names is not ANSWERED and name in commands:
+                forwarded.append(name)
+    forwarded += [name for name in (b"ECHO", b"FLUSHDB", b"HELLO", b"PING") if name in commands and name not in forwarded]
+    known = set(commands) | {subcommand.name for command in commands.values() for subcommand in command.subcommands}
+    return Policy(
+        _spellings(table),
+        subcommands,
+        tuple(sorted(name.decode().lower() for name in forwarded)),
+        tuple(sorted(name.decode() for name in (allow | deny) - known)),
+    )
+
+
+def _spellings(table: Mapping[bytes, int]) -> dict[bytes, int]:
     """Upper and lower case, the two that clients send, so that most look-ups need no second try."""
-    return {spelling: kind for name in names for spelling in (name, name.lower())}
+    return {spelling: kind for name, kind in table.items() for spelling in (name, name.lower())}
 
 
-#: Command name -> KEEP, TAKE or DROP, once a session is logged in; DEFAULT for the others.
-TABLE = _spellings(REFUSED, DROP) | _spellings(TAKEN, TAKE)
-DEFAULT = KEEP
-
-#: Before that everything is looked at: the limits of UNAUTHENTICATED keep it small.
+#: Before the log-in everything is looked at: the limits of UNAUTHENTICATED keep it small.
 UNAUTHENTICATED_TABLE: dict[bytes, int] = {}
-UNAUTHENTICATED_DEFAULT = TAKE
 
 
 def refusal(name: bytes) -> bytes:
@@ -44,3 +139,12 @@ def refusal(name: bytes) -> bytes:
     shown = name.decode("ascii", "replace").lower() if name.isascii() else ""
     shown = "".join(c for c in shown if c.isalnum() or c in "-_.|")[:64]
     return b"-NOPERM the command '%b' is not available here: it reaches beyond the own database\r\n" % shown.encode()
+
+
+def parse_names(text: str) -> frozenset[bytes]:
+    """An operator's list of commands, separated by commas or spaces. Raises ValueError for what is no name."""
+    names = text.replace(",", " ").upper().split()
+    for name in names:
+        if not all(part and all(c.isalnum() or c in "-_." for c in part) for part in name.split("|")) or name.count("|") > 1:
+            raise ValueError(name)
+    return frozenset(name.encode("ascii", "strict") for name in names)

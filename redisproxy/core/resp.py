@@ -18,14 +18,16 @@ from typing import NamedTuple
 
 # What a table says of a command's name.
 KEEP = 0  #: plain: pass its bytes on, whole or in pieces
-TAKE = 1  #: hand over its arguments, once all of them are here
-DROP = 2  #: tell its name, and skip its arguments
+DROP = 1  #: tell its name, and skip its arguments
+TAKE = 2  #: hand over its arguments, once all of them are here
+HEAD = 3  #: hand over its name and first argument; what follows is passed on as it comes
 
 # What RequestScanner.next() found.
 FORWARD = 0  #: (FORWARD, bytes to pass on, how many commands begin in them)
 COMMAND = 1  #: (COMMAND, list of arguments, 1)
 REFUSED = 2  #: (REFUSED, name, 1)
-OVERSIZE = 3  #: (OVERSIZE, name, 1): it had to be taken, and is larger than TAKE_LIMIT
+OVERSIZE = 3  #: (OVERSIZE, name, 1): what had to be taken of it is larger than TAKE_LIMIT
+HEADED = 4  #: (HEADED, [name, first argument], how many arguments it has with its name)
 
 #: Bytes of a length header, type byte and CR LF included. The longest number that Redis reads has 20 characters.
 HEADER_LIMIT = 32
@@ -33,6 +35,8 @@ HEADER_LIMIT = 32
 NAME_LIMIT = 128
 #: Bytes of all arguments of a command that is taken rather than passed on.
 TAKE_LIMIT = 1024 * 1024
+#: Bytes that each of them counts for, besides its own.
+ARGUMENT_COST = 32
 #: Bytes of an inline command's line (PROTO_INLINE_MAX_SIZE of Redis).
 INLINE_LIMIT = 64 * 1024
 #: Levels of arrays within a reply.
@@ -93,6 +97,8 @@ def split_inline(line: bytes) -> list[bytes]:
 
     Raises ProtocolError where a quote is not closed, or is followed by anything but space.
     """
+    if b'"' not in line and b"'" not in line:
+        return line.split()
     arguments = []
     pos, end = 0, len(line)
     while True:
@@ -169,6 +175,7 @@ class RequestScanner:
         self._bulk_left = 0  # bytes of the argument under way, its CR LF included
         self._taken: list[bytes] = []
         self._taken_size = 0
+        self._announced = 0  # arguments of the command under way, its name included
 
     @property
     def buffered(self) -> int:
@@ -299,6 +306,7 @@ class RequestScanner:
                     return REFUSED, name, 1
                 self._taken = [name]
                 self._taken_size = length
+                self._announced = arguments
                 if arguments == 1:
                     return self._finish_taking()
                 return self._continue()
@@ -377,25 +385,30 @@ class RequestScanner:
             length, data_at = self._bulk_header(buffer, pos, end)
             if data_at < 0:
                 break
-            if mode == TAKE:
-                self._taken_size += length
+            if mode >= TAKE:  # or HEAD
+                # What it costs here to keep it, too: or arguments of no length would be kept without limit.
+                self._taken_size += length + ARGUMENT_COST
                 if self._taken_size > TAKE_LIMIT:
                     return self._give_up_taking(data_at, length)
                 after = data_at + length + 2
                 if after > end:
-                    self._taken_size -= length
+                    self._taken_size -= length + ARGUMENT_COST
                     self._wanted = after - pos
                     break
                 if buffer[after - 2 : after] != CRLF:
                     raise ProtocolError("a bulk string does not end where its length says")
                 self._taken.append(buffer[data_at : after - 2])
                 pos = after
+                if mode == HEAD:
+                    self._arguments_left -= 1
+                    self._pos = pos
+                    return self._finish_taking()
             else:
                 pos = data_at
                 self._bulk_left = length + 2
             self._arguments_left -= 1
         self._pos = pos
-        if mode == TAKE:
+        if mode >= TAKE:
             return None if self._arguments_left else self._finish_taking()
         if mode == DROP or pos == start:
             return None
@@ -405,7 +418,9 @@ class RequestScanner:
 
     def _finish_taking(self) -> tuple[int, object, int]:
         taken, self._taken = self._taken, []
-        self._mode = KEEP
+        mode, self._mode = self._mode, KEEP
+        if mode == HEAD:
+            return HEADED, taken, self._announced
         return COMMAND, taken, 1
 
     def _give_up_taking(self, data_at: int, length: int) -> tuple[int, object, int]:
@@ -435,7 +450,7 @@ class RequestScanner:
             return None
         name = arguments[0]
         mode = self.table.get(name.upper(), self.default)
-        if mode == TAKE:
+        if mode in (TAKE, HEAD):
             return COMMAND, arguments, 1
         if mode == DROP or len(name) > NAME_LIMIT:
             return REFUSED, name[:NAME_LIMIT], 1

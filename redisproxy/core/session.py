@@ -10,16 +10,21 @@ scanning of what the client sent, and the reading of more; the last of them is t
 from __future__ import annotations
 
 from collections import deque
-from enum import IntFlag
+from collections.abc import Callable
+from enum import Enum, IntFlag
 from typing import Protocol
 
-from . import policy
-from .lane import CONFIRMATIONS, DISCARDED, REPLIES, Owed
+from . import policy, pubsub
+from .info import tenants_info
+from .lane import CONFIRMATIONS, HELLO, REPLIES, Owed
 from .resp import (
     AUTHENTICATED,
     COMMAND,
+    DROP,
     FORWARD,
+    HEADED,
     OVERSIZE,
+    TAKE,
     TAKE_LIMIT,
     UNAUTHENTICATED,
     ProtocolError,
@@ -32,6 +37,8 @@ from .tenants import AuthenticationError, Credential, Directory
 OWED_LIMIT = 1_000_000
 #: Bytes of the proxy's own answers that may wait for their turn before no more commands are read.
 ANSWERS_LIMIT = 64 * 1024
+#: Bytes that are taken from a client while it waits: reading goes on that long, so that it is noticed when it leaves.
+HELD_LIMIT = 64 * 1024
 #: Bytes that a client may send before it has logged in.
 UNAUTHENTICATED_LIMIT = 1024 * 1024
 
@@ -69,12 +76,31 @@ class Link(Protocol):
     """What carries a session: the client's connection, and the way to the rest of the proxy."""
 
     id: int
+    #: the client's address, for CLIENT INFO
+    peer: str
+    #: seconds since it came
+    age: int
+
+    def policy(self) -> policy.Policy:
+        """What tenants may do on the server as it is now."""
+
+    def ask(self, words: list[bytes]) -> None:
+        """Asks Redis over the control connection: `Session.told` is called with its answer, at once or later."""
+
+    def permit(self, patterns: list[bytes]) -> None:
+        """Has the tenant's ACL user allowed these patterns, which Redis takes literally: `Session.permitted` is called."""
 
     def write(self, data: bytes) -> None:
         """To the client."""
 
     def close(self, mood: str) -> None:
         """Closes the client's connection when what was written has left. mood: how it ended, for the log."""
+
+    def peers_of_tenant(self) -> int:
+        """How many clients of the same tenant are connected."""
+
+    def patterns_of_tenant(self) -> int:
+        """How many patterns they are subscribed to."""
 
     def hold(self) -> None:
         """Read no more from the client."""
@@ -84,6 +110,12 @@ class Link(Protocol):
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         """Whose password it is. Raises AuthenticationError."""
+
+    def punish(self, error: bytes) -> None:
+        """A log-in was wrong: `Session.punished` is called with its error, the later the more there were."""
+
+    def logged_out(self) -> None:
+        """The client is not logged in any more: it has as much time for that as at the beginning."""
 
     def lease(self, credential: Credential) -> None:
         """Asks for a lane: `Session.lane_opened` or `lane_refused` is called, at once or later."""
@@ -97,6 +129,17 @@ class Wait(IntFlag):
     UNREAD = 4  #: the client does not read its answers
     OWED = 8  #: too many replies are outstanding
     ENDING = 16  #: no more commands will be read
+    CONTROL = 32  #: the control connection was asked something
+    HELLO = 64  #: whether the protocol changes is not known yet
+    PENALTY = 128  #: a wrong password is answered later and later
+
+
+class Reply(Enum):
+    """CLIENT REPLY: which commands are answered."""
+
+    ON = "on"
+    SKIP = "skip"  #: the next one is not
+    OFF = "off"
 
 
 class Session:
@@ -114,7 +157,7 @@ class Session:
         #: what it was lent, and has not let go of
         self.lane: Lane | None = None
         self._lane_clean = True
-        self._scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, policy.UNAUTHENTICATED_DEFAULT)
+        self._scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, TAKE)
         self._received = 0
         self._wait = Wait(0)
         self._unread = False
@@ -129,7 +172,14 @@ class Session:
         self._multi = False
         self._watching = False
         self._name = b""
-        self._subscriptions: dict[bytes, set[bytes]] = {}
+        self._library = {b"LIB-NAME": b"", b"LIB-VER": b""}
+        self._policy: policy.Policy | None = None
+        self._subscriptions = pubsub.Subscriptions()
+        self._reply = Reply.ON
+        # What is done with the answer of the control connection.
+        self._then: Callable[[object], None] | None = None
+        self._advancing = False
+        self._mid_message = False
 
     def __repr__(self) -> str:
         who = self.credential.tenant.namespace if self.credential else "unauthenticated"
@@ -155,6 +205,8 @@ class Session:
         self._scanner.feed(data)
         if not self._wait:
             self._advance()
+        if self._wait and self._scanner.buffered > HELD_LIMIT:
+            self.link.hold()
 
     def half_closed(self) -> None:
         """The client will send no more; it may still read what it is owed."""
@@ -185,8 +237,13 @@ class Session:
         self._parked = None
         if self._scanner.forwarding:
             self._forgo()
-        if not self._queue:
+        if self._nothing_owed:
             self._finish()
+
+    @property
+    def _nothing_owed(self) -> bool:
+        """Whether the client has all that it is owed, and what it has ends where a reply or message ends."""
+        return not (self._queue or self._mid_message)
 
     def _forgo(self) -> None:
         """The command that was passed on in part will not be sent to its end, so Redis will not answer it."""
@@ -202,8 +259,14 @@ class Session:
     def recheck(self, directory: Directory, now: float) -> None:
         """Ends it if what it logged in with would not log in now."""
         for credential in (self.credential, self.candidate):
-            if credential is not None and not directory.holds(credential, now):
-                self.end("revoked")
+            if credential is not None:
+                renewed = directory.renewed(credential, now)
+                if renewed is None:
+                    self.end("revoked")
+                elif credential is self.credential:
+                    self.credential = renewed
+                else:
+                    self.candidate = renewed
 
     def _finish(self) -> None:
         self._let_go_of_lane()
@@ -227,15 +290,16 @@ class Session:
         self.lane = lane
         self._lane_clean = True
         self.credential = credential
-        self._subscriptions = {}
+        self._subscriptions = pubsub.Subscriptions()
         if self.protocol == 3:
             # It moved here from another tenant, and still speaks RESP3.
             self._lane_clean = False
-            self._expect(1, DISCARDED)
+            self._expect(1, HELLO, silent=True, protocol=3)
             lane.send(encode([b"HELLO", b"3"]))
         self._scanner.limits = AUTHENTICATED
-        self._scanner.table = policy.TABLE
-        self._scanner.default = policy.DEFAULT
+        self._policy = self.link.policy()
+        self._scanner.table = self._policy.table
+        self._scanner.default = DROP
         then, self._after_login = self._after_login, None
         if then is None:
             self._answer(OK)
@@ -266,20 +330,36 @@ class Session:
             return
         self._owed -= done
         if not owed.count:
-            queue = self._queue
-            queue.popleft()
-            while queue and isinstance(queue[0], bytes):
-                answer = queue.popleft()
-                self._answers -= len(answer)
-                self.link.write(answer)
-            if not queue:
-                self._drained()
+            self._queue.popleft()
+            if owed.kind == HELLO and not owed.silent:
+                self.protocol = owed.protocol or self.protocol
+                if self.protocol != 2:
+                    self._lane_clean = False
+                self._go_on(Wait.HELLO)
+            self._flush()
         if self._wait & Wait.OWED and self._owed <= OWED_LIMIT // 2:
             self._go_on(Wait.OWED)
 
-    def published(self, piece: bytes) -> None:
+    def _flush(self) -> None:
+        """Tells the client what was waiting for its turn, as far as it has come."""
+        queue = self._queue
+        while queue and isinstance(queue[0], bytes):
+            answer = queue.popleft()
+            self._answers -= len(answer)
+            self.link.write(answer)
+        if not queue:
+            self._drained()
+
+    def published(self, piece: bytes, whole: bool) -> None:
         """See `lane.Owner`."""
         self.link.write(piece)
+        waited, self._mid_message = self._mid_message, not whole
+        if waited and whole:
+            self._flush()
+
+    def excused(self, count: int) -> None:
+        """See `lane.Owner`."""
+        self._owed -= count
 
     def _drained(self) -> None:
         """Nothing is owed any more."""
@@ -299,9 +379,9 @@ class Session:
     # Waiting.
 
     def _stop(self, reason: Wait) -> None:
-        if not self._wait:
-            self.link.hold()
         self._wait |= reason
+        if self._scanner.buffered > HELD_LIMIT:
+            self.link.hold()
 
     def _go_on(self, reason: Wait) -> None:
         if not self._wait & reason:
@@ -314,6 +394,15 @@ class Session:
     # What the client sent.
 
     def _advance(self) -> None:
+        if self._advancing:
+            return  # the loop below goes on by itself, when what it is in the middle of is done
+        self._advancing = True
+        try:
+            self._take_commands()
+        finally:
+            self._advancing = False
+
+    def _take_commands(self) -> None:
         scanner = self._scanner
         while not self._wait:
             try:
@@ -333,6 +422,9 @@ class Session:
                 self._forward(what, count)
             elif kind == COMMAND:
                 self._command(what)
+            elif kind == HEADED:
+                self.commands += 1
+                self._publish(what, count)
             elif kind == OVERSIZE:
                 self.commands += 1
                 self._refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (what.lower(), TAKE_LIMIT))
@@ -342,19 +434,33 @@ class Session:
 
     def _forward(self, data: bytes, count: int, kind: int = REPLIES) -> None:
         """Passes commands on, or a further piece of one (count 0)."""
-        lane = self.lane
         if count:
             self.commands += count
             self._expect(count, kind)
-        lane.send(data)
+        self.lane.send(data)
 
-    def _expect(self, count: int, kind: int, subscribed_after: bool = False) -> None:
+    def _expect(
+        self, count: int, kind: int, silent: bool = False, subscribed_after: bool = False, protocol: int = 0
+    ) -> None:
+        if self._reply is not Reply.ON and kind == REPLIES and not silent:
+            silent = True
+            if self._reply is Reply.SKIP:
+                self._reply = Reply.ON
+                if count > 1:
+                    self._expect(1, kind, silent=True)
+                    self._expect(count - 1, kind)
+                    return
         queue = self._queue
         last = queue[-1] if queue else None
-        if kind == REPLIES and last is not None and last is self.lane.latest() and last.kind == REPLIES:
+        if (
+            kind == REPLIES
+            and last is not None
+            and last is self.lane.latest()
+            and (last.kind, last.silent) == (kind, silent)
+        ):
             last.count += count
         else:
-            owed = Owed(self, count, kind, subscribed_after)
+            owed = Owed(self, count, kind, silent, subscribed_after, protocol)
             queue.append(owed)
             self.lane.expect(owed)
         self._owed += count
@@ -363,7 +469,11 @@ class Session:
 
     def _answer(self, data: bytes) -> None:
         """The proxy's own answer, in its place."""
-        if not self._queue:
+        if self._reply is not Reply.ON:
+            if self._reply is Reply.SKIP:
+                self._reply = Reply.ON
+            return
+        if self._nothing_owed:
             self.link.write(data)
             if self._unread:
                 self._stop(Wait.UNREAD)
@@ -377,7 +487,7 @@ class Session:
         """An error instead of a command's reply. Inside MULTI the EXEC fails, as it does where Redis refuses."""
         self.refused += 1
         if self._multi:
-            self._expect(1, DISCARDED)
+            self._expect(1, REPLIES, silent=True)
             self.lane.send(SPOILER)
         self._answer(error)
 
@@ -390,11 +500,11 @@ class Session:
             self._perform(arguments)
 
     def _perform(self, arguments: list[bytes]) -> None:
-        _METHODS[arguments[0].upper()](self, arguments)
+        _METHODS.get(arguments[0].upper(), Session._container)(self, arguments)
 
     def _in_order(self, arguments: list[bytes]) -> bool:
         """Whether nothing is outstanding. If something is, the command is done when it has come."""
-        if not self._queue:
+        if self._nothing_owed:
             return True
         self._parked = arguments
         self._stop(Wait.ORDER)
@@ -430,7 +540,8 @@ class Session:
             name = None if username is None else username.decode("utf-8", "replace")
             credential = self.link.authenticate(name, password)
         except AuthenticationError as error:
-            self._answer(b"-%b\r\n" % str(error).encode())
+            self._stop(Wait.PENALTY)
+            self.link.punish(b"-%b\r\n" % str(error).encode())
             return
         if self.credential is not None and self.credential.tenant == credential.tenant:
             self.credential = credential
@@ -444,6 +555,15 @@ class Session:
         self._stop(Wait.LANE)
         self.link.lease(credential)
 
+    def punished(self, error: bytes, last: bool) -> None:
+        """The time for a wrong password is over: its error may be told. last: and no other will be tried."""
+        if self.ended:
+            return
+        self._answer(error)
+        if last:
+            self.end("wrong-passwords")
+        self._go_on(Wait.PENALTY)
+
     def _hello(self, arguments: list[bytes]) -> None:
         """HELLO [2|3 [AUTH user password] [SETNAME name]]. What AUTH leaves is asked of Redis, so it is its own answer."""
         if len(arguments) == 1:
@@ -451,7 +571,7 @@ class Session:
                 return self._answer(NOAUTH_HELLO)
             if self._multi:
                 return self._refuse(b"-ERR HELLO inside MULTI is not allowed\r\n")
-            return self._pass_on(arguments)
+            return self._pass_hello(arguments, 0)
         if arguments[1] not in (b"2", b"3"):
             if arguments[1].isdigit():
                 return self._refuse(b"-NOPROTO unsupported protocol version\r\n")
@@ -480,10 +600,13 @@ class Session:
             return self._answer(NOAUTH_HELLO)
         if name is not None:
             self._name = name
-        self.protocol = int(arguments[1])
-        if self.protocol != 2:
-            self._lane_clean = False
-        self._pass_on(arguments[:2])
+        self._pass_hello(arguments[:2], int(arguments[1]))
+
+    def _pass_hello(self, arguments: list[bytes], protocol: int) -> None:
+        """Whatever follows waits until it is known which protocol that is answered in."""
+        self._expect(1, HELLO, protocol=protocol)
+        self._stop(Wait.HELLO)
+        self.lane.send(encode(arguments))
 
     def _quit(self, arguments: list[bytes]) -> None:
         self._answer(OK)
@@ -495,15 +618,17 @@ class Session:
         if not self._in_order(arguments):
             return
         self._let_go_of_lane()
+        if self.credential is not None:
+            self._received = self._scanner.buffered
+            self.link.logged_out()
         self.credential = None
         self.protocol = 2
         self._multi = self._watching = False
-        self._subscriptions = {}
+        self._subscriptions = pubsub.Subscriptions()
         self._name = b""
-        self._received = self._scanner.buffered
         self._scanner.limits = UNAUTHENTICATED
         self._scanner.table = policy.UNAUTHENTICATED_TABLE
-        self._scanner.default = policy.UNAUTHENTICATED_DEFAULT
+        self._scanner.default = TAKE
         self._answer(b"+RESET\r\n")
 
     def _cross_protocol(self, arguments: list[bytes]) -> None:
@@ -520,7 +645,7 @@ class Session:
         if text != b"%d" % tenant.index:
             self._refuse(b"-NOPERM this password opens database %d only: SELECT of any other is refused\r\n" % tenant.index)
         elif self._multi:
-            self._pass_on(arguments)
+            self._pass_on([b"ECHO", b"OK"])  # the lane may not SELECT any more; this keeps its place in EXEC's reply
         else:
             self._answer(OK)
 
@@ -532,6 +657,11 @@ class Session:
             return self._refuse(policy.refusal(b"client|" + arguments[1]))
         if subcommand == b"ID":
             self._answer(b":%d\r\n" % self.link.id)
+        elif subcommand == b"INFO":
+            line = self._describe()
+            self._answer(b"$%d\r\n%b\r\n" % (len(line), line))
+        elif subcommand == b"REPLY":
+            self._client_reply(arguments[2].upper())
         elif subcommand == b"GETNAME":
             if self._name:
                 self._answer(b"$%d\r\n%b\r\n" % (len(self._name), self._name))
@@ -542,12 +672,123 @@ class Session:
                 return self._refuse(_BAD_NAME)
             self._name = arguments[2]
             self._answer(OK)
-        elif arguments[2].upper() not in (b"LIB-NAME", b"LIB-VER"):
+        elif arguments[2].upper() not in self._library:
             self._refuse(b"-ERR Unrecognized option for CLIENT SETINFO: it takes LIB-NAME or LIB-VER\r\n")
         elif not _is_client_name(arguments[3]):
             self._refuse(b"-ERR %b cannot contain spaces, newlines or special characters.\r\n" % arguments[2].lower())
         else:
+            self._library[arguments[2].upper()] = arguments[3]
             self._answer(OK)
+
+    def _client_reply(self, mode: bytes) -> None:
+        """ON, OFF or SKIP. Redis goes on answering; what is not to be heard is thrown away here."""
+        if mode == b"ON":
+            self._reply = Reply.ON
+            self._answer(OK)
+        elif mode == b"OFF":
+            self._reply = Reply.OFF
+        elif mode == b"SKIP":
+            if self._reply is Reply.ON:
+                self._reply = Reply.SKIP
+        else:
+            self._refuse(SYNTAX)
+
+    def _describe(self) -> bytes:
+        """A line as CLIENT INFO has it, of what is the tenant's to know."""
+        tenant = self.credential.tenant
+        channels, patterns, sharded = self._subscriptions.counts()
+        return (
+            b"id=%d addr=%b name=%b age=%d db=%d sub=%d psub=%d ssub=%d multi=%d user=%b lib-name=%b lib-ver=%b resp=%d\n"
+        ) % (
+            self.link.id,
+            self.link.peer.encode(),
+            self._name,
+            self.link.age,
+            tenant.index,
+            channels,
+            patterns,
+            sharded,
+            0 if self._multi else -1,
+            tenant.namespace.encode(),
+            self._library[b"LIB-NAME"],
+            self._library[b"LIB-VER"],
+            self.protocol,
+        )
+
+    def _container(self, arguments: list[bytes]) -> None:
+        """A command of which some subcommands are passed on."""
+        if len(arguments) == 1:
+            return self._arity_error(arguments)
+        if arguments[1].upper() not in self._policy.subcommands.get(arguments[0].upper(), ()):
+            return self._refuse(policy.refusal(arguments[0] + b"|" + arguments[1]))
+        self._pass_on(arguments)
+
+    # Questions that Redis answers about the whole server: asked over the control connection, and cut to the tenant's own.
+
+    def _question(self, arguments: list[bytes], words: list[bytes], then: Callable[[object], None]) -> None:
+        """Asks, once nothing is outstanding; then: called with the answer, an Exception where it failed."""
+        if self._multi:
+            return self._refuse(b"-ERR %b inside MULTI is not allowed\r\n" % arguments[0].upper())
+        if not self._in_order(arguments):
+            return
+        self._then = then
+        self._stop(Wait.CONTROL)
+        self.link.ask(words)
+
+    def told(self, answer: object) -> None:
+        """What the control connection was asked for."""
+        then, self._then = self._then, None
+        if self.ended or then is None:
+            return
+        if isinstance(answer, Exception):
+            self._answer(b"-ERR Redis did not answer the proxy, try again\r\n")
+        else:
+            then(answer)
+        self._go_on(Wait.CONTROL)
+
+    def _info(self, arguments: list[bytes]) -> None:
+        tenant = self.credential.tenant
+
+        def then(answer: object) -> None:
+            text = tenants_info(answer, tenant.index, self.link.peers_of_tenant())
+            if self.protocol == 3:
+                self._answer(b"=%d\r\ntxt:%b\r\n" % (len(text) + 4, text))
+            else:
+                self._answer(b"$%d\r\n%b\r\n" % (len(text), text))
+
+        self._question(arguments, [b"INFO", *arguments[1:]], then)
+
+    def _pubsub(self, arguments: list[bytes]) -> None:
+        """PUBSUB: about own channels, by their own names."""
+        if len(arguments) == 1:
+            return self._arity_error(arguments)
+        subcommand = arguments[1].upper()
+        prefix = self.credential.tenant.channel_prefix
+        if subcommand in (b"CHANNELS", b"SHARDCHANNELS") and len(arguments) <= 3:
+            pattern = arguments[2] if len(arguments) == 3 else b"*"
+            self._question(
+                arguments,
+                [b"PUBSUB", subcommand, prefix + pattern],
+                lambda found: self._answer(_array([c[len(prefix) :] for c in found if c.startswith(prefix)])),
+            )
+        elif subcommand in (b"NUMSUB", b"SHARDNUMSUB"):
+            self._question(
+                arguments,
+                [b"PUBSUB", subcommand, *(prefix + channel for channel in arguments[2:])],
+                lambda found: self._answer(self._numbers(found)),
+            )
+        elif subcommand == b"NUMPAT" and len(arguments) == 2:
+            self._answer(b":%d\r\n" % self.link.patterns_of_tenant())
+        else:
+            self._refuse(policy.refusal(b"pubsub|" + arguments[1]))
+
+    def _numbers(self, found: list[object]) -> bytes:
+        """Channels and numbers in turn, as PUBSUB NUMSUB has them."""
+        parts = [b"%%%d\r\n" % (len(found) // 2) if self.protocol == 3 else b"*%d\r\n" % len(found)]
+        for channel, number in zip(found[::2], found[1::2], strict=True):
+            bare = self.bare(channel)
+            parts.append(b"$%d\r\n%b\r\n:%d\r\n" % (len(bare), bare, number))
+        return b"".join(parts)
 
     # Commands that leave a state on the lane.
 
@@ -555,36 +796,66 @@ class Session:
         """MULTI, EXEC, DISCARD, WATCH, UNWATCH: passed on, and remembered."""
         name = arguments[0].upper()
         if name == b"MULTI":
-            self._multi = self._multi or len(arguments) == 1
+            # Redis refuses it to a subscriber that speaks RESP2.
+            self._multi = self._multi or (len(arguments) == 1 and not (self.protocol == 2 and self._subscriptions))
         elif name == b"WATCH":
             self._watching = self._watching or not self._multi
-        elif len(arguments) == 1:
-            if name != b"UNWATCH":
-                self._multi = self._watching = False
-            elif not self._multi:
-                self._watching = False
+        elif name == b"UNWATCH":
+            self._watching = self._watching and (self._multi or len(arguments) > 1)
+        elif self._multi and (name == b"EXEC" or len(arguments) == 1):
+            # EXEC ends it even with arguments too many. Without a MULTI neither ends anything, a WATCH included.
+            self._multi = self._watching = False
         self._pass_on(arguments)
+
+    def bare(self, channel: bytes) -> bytes:
+        """See `lane.Owner`."""
+        return channel.removeprefix(self.credential.tenant.channel_prefix)
+
+    @property
+    def patterns(self) -> frozenset[bytes]:
+        """Those that it is subscribed to, as Redis knows them."""
+        return self._subscriptions.of(b"P")
+
+    def _publish(self, arguments: list[bytes], count: int | None = None) -> None:
+        """PUBLISH and SPUBLISH: into an own channel. count: how many arguments it has, when these are only the first."""
+        if count is None:
+            count = len(arguments)
+        if len(arguments) == 1:
+            return self._arity_error(arguments)
+        head = [arguments[0], self.credential.tenant.channel_prefix + arguments[1], *arguments[2:]]
+        self._expect(1, REPLIES)
+        self.lane.send(b"*%d\r\n" % count + encode(head).split(b"\r\n", 1)[1])
 
     def _subscription(self, arguments: list[bytes]) -> None:
         """(P|S)(UN)SUBSCRIBE: as many confirmations as it names channels."""
         if self._multi:
             return self._refuse(b"-ERR %b inside MULTI is not allowed\r\n" % arguments[0].upper())
         name = arguments[0].upper()
-        channels = arguments[1:]
-        leaving = b"UNSUBSCRIBE" in name
-        if not channels and not leaving:
-            return self._arity_error(arguments)
         kind = name.removesuffix(b"SUBSCRIBE").removesuffix(b"UN")  # none, P or S
-        mine = self._subscriptions.setdefault(kind, set())
-        if leaving:
-            if not channels:
-                # By name: their number is then known, whatever became of the SUBSCRIBE.
-                channels = sorted(mine)
-            mine.difference_update(channels)
+        if len(arguments) == 1 and b"UNSUBSCRIBE" not in name:
+            return self._arity_error(arguments)
+        try:
+            channels = [pubsub.own_channel(self.credential.tenant, kind, channel) for channel in arguments[1:]]
+        except pubsub.ForeignChannelError as error:
+            return self._refuse(b"-NOPERM %b\r\n" % str(error).encode())
+        if b"UNSUBSCRIBE" in name:
+            # Those that it has by name: their number is then known, whatever became of the SUBSCRIBE.
+            channels = channels or sorted(self._subscriptions.of(kind))
+            self._subscriptions.leave(kind, channels)
+        elif self._subscriptions.room_for(kind, channels):
+            self._subscriptions.join(kind, channels)
         else:
-            mine.update(channels)
+            return self._refuse(b"-ERR this would be more than %d subscriptions\r\n" % pubsub.MOST)
+        if kind == b"P" and name == b"PSUBSCRIBE":
+            self._then = lambda _: self._subscribe(name, channels)
+            self._stop(Wait.CONTROL)
+            self.link.permit(channels)
+        else:
+            self._subscribe(name, channels)
+
+    def _subscribe(self, name: bytes, channels: list[bytes]) -> None:
         self._lane_clean = False
-        self._expect(max(1, len(channels)), CONFIRMATIONS, any(self._subscriptions.values()))
+        self._expect(max(1, len(channels)), CONFIRMATIONS, subscribed_after=bool(self._subscriptions))
         self.lane.send(encode([name, *channels]))
 
     # Commands that could leave the database.
@@ -602,10 +873,10 @@ class Session:
                 return self._refuse(b"-NOPERM COPY into another database than %b is refused\r\n" % index)
         self._pass_on(arguments)
 
-    def _script(self, arguments: list[bytes]) -> None:
-        if len(arguments) > 1 and arguments[1].upper() in policy.REFUSED_SCRIPT:
-            return self._refuse(policy.refusal(b"script|" + arguments[1]))
-        self._pass_on(arguments)
+
+def _array(items: list[bytes]) -> bytes:
+    """A reply of bulk strings."""
+    return b"*%d\r\n" % len(items) + b"".join(b"$%d\r\n%b\r\n" % (len(item), item) for item in items)
 
 
 def _is_client_name(name: bytes) -> bool:
@@ -616,7 +887,7 @@ def _is_client_name(name: bytes) -> bool:
 _BAD_NAME = b"-ERR Client names cannot contain spaces, newlines or special characters.\r\n"
 
 #: (subcommand, number of arguments) of CLIENT that the proxy answers.
-_CLIENT = frozenset(((b"ID", 2), (b"GETNAME", 2), (b"SETNAME", 3), (b"SETINFO", 4)))
+_CLIENT = frozenset(((b"ID", 2), (b"INFO", 2), (b"GETNAME", 2), (b"SETNAME", 3), (b"SETINFO", 4), (b"REPLY", 3)))
 
 #: Commands that are understood without a log-in.
 _BEFORE_LOGIN = frozenset((b"AUTH", b"HELLO", b"RESET", b"QUIT", b"POST", b"HOST:"))
@@ -630,14 +901,17 @@ _METHODS = {
     b"FLUSHALL": Session._flushall,
     b"HELLO": Session._hello,
     b"HOST:": Session._cross_protocol,
+    b"INFO": Session._info,
     b"MULTI": Session._transaction,
     b"POST": Session._cross_protocol,
     b"PSUBSCRIBE": Session._subscription,
+    b"PUBLISH": Session._publish,
+    b"PUBSUB": Session._pubsub,
     b"PUNSUBSCRIBE": Session._subscription,
     b"QUIT": Session._quit,
     b"RESET": Session._reset,
-    b"SCRIPT": Session._script,
     b"SELECT": Session._select,
+    b"SPUBLISH": Session._publish,
     b"SSUBSCRIBE": Session._subscription,
     b"SUBSCRIBE": Session._subscription,
     b"SUNSUBSCRIBE": Session._subscription,

@@ -29,6 +29,18 @@ class Tenant:
     namespace: str
     index: int
 
+    @property
+    def channel_prefix(self) -> bytes:
+        """What its channels begin with in Redis. A namespace's name has no colon, and nothing that a pattern gives
+        a meaning to: no tenant's prefix begins another's.
+        """
+        return self.namespace.encode() + b":"
+
+    @property
+    def keyspace_channels(self) -> tuple[bytes, bytes]:
+        """What Redis's own channels about the keys of its database begin with. They have no prefix."""
+        return b"__keyspace@%d__:" % self.index, b"__keyevent@%d__:" % self.index
+
 
 @dataclass(frozen=True, slots=True)
 class Credential:
@@ -132,9 +144,15 @@ class Directory:
         # Of two secrets of one namespace with one password, the one that lasts longer.
         return max(found, key=lambda c: (c.expires is None, c.expires or 0.0, c.secret))
 
-    def holds(self, credential: Credential, now: float) -> bool:
-        """Whether a credential that logged in before would log in now, as the same tenant."""
-        return credential in self.credentials and credential.valid_at(now)
+    def renewed(self, credential: Credential, now: float) -> Credential | None:
+        """What a credential that logged in before would log in as now: the same password, as the same tenant.
+
+        Its expiry may be another by now, and its user name. None: it would not log in.
+        """
+        if credential in self.credentials and credential.valid_at(now):
+            return credential
+        same = [c for c in self._by_digest.get(credential.digest, ()) if c.tenant == credential.tenant and c.valid_at(now)]
+        return same[0] if same else None
 
     def next_expiry(self, now: float) -> float | None:
         """When the next credential expires, or None."""

@@ -7,10 +7,11 @@ the session's business.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+import select
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 
-from twisted.internet import defer
+from twisted.internet import defer, task
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, ISSLTransport
 from twisted.internet.protocol import Factory, connectionDone
@@ -18,21 +19,30 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..core.commands import builtin
+from ..core.guard import LAST, Guard
+from ..core.policy import Policy, make_policy
 from ..core.session import Session
 from ..core.tenants import AuthenticationError, Credential, Directory
 from ..directory.current import DirectoryService
 from ..ops.outcomes import Outcome, Outcomes
 from .admission import Admission
+from .control import ControlError, ControlService
 from .lane import LaneError, LaneProtocol
 from .lanes import LanePool
 from .receiver import Hold, Pressure, RespReceiver
+from .wall import Wall
 
 #: Bytes taken from a client that waits for a place: a log-in and a few commands.
 WAITING_LIMIT = 16 * 1024
 #: Bytes that may be on their way to a client that is not logged in.
 UNREAD_LIMIT = 1024
-#: Seconds for a client to take its last bytes and close, before it is cut off.
+#: Seconds for a client to take its last bytes, before it is cut off.
+CLOSE_LIMIT = 10.0
+#: Seconds for it to close then, before we do.
 LINGER = 2.0
+#: Seconds between two looks at clients that are not read from.
+PROBE = 5.0
 #: Seconds for the replies owed to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
 HALF_CLOSED_GRACE = 0.5
 #: Seconds for a session that was revoked to get the replies it is owed, before it is cut off.
@@ -64,19 +74,23 @@ class ClientProtocol(RespReceiver):
         self._read_closed = False
         self._mood = ""
         self._since = 0.0
-        self._peer = ""
+        self.peer = ""
         self._timer: IDelayedCall | None = None
         self._leasing: defer.Deferred | None = None
         self._usual_buffer = 0
+        self._address = ""
+        self._wrong = 0
+        self._penalty: IDelayedCall | None = None
 
     def __repr__(self) -> str:
-        return f"<client {self.id} from {self._peer}>"
+        return f"<client {self.id} from {self.peer}>"
 
     def connectionMade(self) -> None:
         super().connectionMade()
         factory = self.factory
         self._since = factory.clock.seconds()
-        self._peer = shown_address(self.transport.getPeer())
+        self.peer = shown_address(self.transport.getPeer())
+        self._address = getattr(self.transport.getPeer(), "host", "")
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
         # A client that is not logged in may leave little unread; with TLS the size is Twisted's.
         self._usual_buffer = getattr(self.transport, "bufferSize", 0)
@@ -99,7 +113,7 @@ class ClientProtocol(RespReceiver):
 
     def _too_late(self) -> None:
         self.write(b"-ERR no log-in within %d seconds\r\n" % self.factory.timeouts.login)
-        self.close("login-timeout")
+        self.session.end("login-timeout")
 
     def respReceived(self, data: bytes) -> None:
         if self._closing:
@@ -125,6 +139,19 @@ class ClientProtocol(RespReceiver):
         """All has been written that will be."""
         if self._read_closed:
             self.transport.loseConnection()
+        else:
+            # What the kernel still has is delivered after that, too, as long as nothing unread lies here.
+            self._restart_timer(LINGER, self.transport.loseConnection)
+
+    def probe(self) -> None:
+        """Looks whether a client that is not read from has left: nothing else would tell."""
+        if not self._held or self._closing or self._read_closed or not hasattr(select, "POLLRDHUP"):
+            return
+        poll = select.poll()
+        poll.register(self.transport.fileno(), select.POLLRDHUP)
+        if poll.poll(0):
+            self._read_closed = True
+            self._restart_timer(HALF_CLOSED_GRACE, self.transport.abortConnection)
 
     def _restart_timer(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
         """A connection has one time limit at a time."""
@@ -137,6 +164,8 @@ class ClientProtocol(RespReceiver):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_timer()
+        if self._penalty is not None and self._penalty.active():
+            self._penalty.cancel()
         factory = self.factory
         self.session.lost()
         if self._leasing is not None:
@@ -149,7 +178,7 @@ class ClientProtocol(RespReceiver):
         credential = self.session.credential
         return Outcome(
             number=self.id,
-            peer=self._peer,
+            peer=self.peer,
             namespace=credential.tenant.namespace if credential else None,
             secret=credential.secret if credential else None,
             seconds=self.factory.clock.seconds() - self._since,
@@ -170,7 +199,9 @@ class ClientProtocol(RespReceiver):
             return
         self._closing = True
         self._mood = mood
-        self._restart_timer(LINGER, self.transport.abortConnection)
+        if not self._admitted:
+            self.factory.admission.leave(self)  # or it would be given a place
+        self._restart_timer(CLOSE_LIMIT, self.transport.abortConnection)
         self.transport.unregisterProducer()
         if self._read_closed or ISSLTransport.providedBy(self.transport):
             self.transport.loseConnection()
@@ -189,20 +220,73 @@ class ClientProtocol(RespReceiver):
         if not self._closing:
             super().unhold(reason)
 
+    @property
+    def age(self) -> int:
+        """See `core.session.Link`."""
+        return int(self.factory.clock.seconds() - self._since)
+
+    def policy(self) -> Policy:
+        """See `core.session.Link`."""
+        return self.factory.policy
+
+    def ask(self, words: list[bytes]) -> None:
+        """See `core.session.Link`."""
+        self._on_control(self.factory.control.ask(*words))
+
+    def permit(self, patterns: list[bytes]) -> None:
+        """See `core.session.Link`."""
+        self._on_control(self.factory.wall.permit(self.session.credential.tenant, patterns))
+
+    def _on_control(self, work: Coroutine) -> None:
+        asked = defer.Deferred.fromCoroutine(work)
+        asked.addErrback(self._control_failed)
+        asked.addCallback(self.session.told)
+        asked.addErrback(self._crashed)
+
+    def _control_failed(self, failure: Failure) -> Exception:
+        failure.trap(ControlError)
+        return failure.value
+
+    def peers_of_tenant(self) -> int:
+        """See `core.session.Link`."""
+        return len(self._siblings())
+
+    def patterns_of_tenant(self) -> int:
+        """See `core.session.Link`."""
+        return len(frozenset().union(*(sibling.patterns for sibling in self._siblings())))
+
+    def _siblings(self) -> list[Session]:
+        tenant = self.session.credential.tenant
+        sessions = [client.session for client in self.factory.clients]
+        return [s for s in sessions if s.credential is not None and s.credential.tenant == tenant]
+
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         """See `core.session.Link`."""
         try:
             return self.factory.directory.authenticate(username, password)
         except AuthenticationError as error:
-            self.factory.outcomes.login_refused(self._peer, error.outcome)
+            self.factory.outcomes.login_refused(self.peer, error.outcome)
             raise
+        # The credential is right; whether a lane can be had is not the client's fault.
+
+    def punish(self, error: bytes) -> None:
+        """See `core.session.Link`."""
+        self._wrong += 1
+        delay = self.factory.guard.wrong(self._address, self.factory.clock.seconds())
+        self._penalty = self.factory.clock.callLater(delay, self.session.punished, error, self._wrong >= LAST)
+
+    def logged_out(self) -> None:
+        """See `core.session.Link`."""
+        self._restart_timer(self.factory.timeouts.login, self._too_late)
+        if self._usual_buffer:
+            self.transport.bufferSize = UNREAD_LIMIT
 
     def lease(self, credential: Credential) -> None:
         """See `core.session.Link`."""
         leasing = defer.Deferred.fromCoroutine(self.factory.lanes.lease(credential.tenant))
         self._leasing = leasing
         leasing.addCallbacks(self._leased, self._not_leased)
-        leasing.addErrback(self._lease_crashed)
+        leasing.addErrback(self._crashed)
 
     def _leased(self, lane: LaneProtocol) -> None:
         self._leasing = None
@@ -211,6 +295,7 @@ class ClientProtocol(RespReceiver):
             self._stop_timer()
         if self._usual_buffer:
             self.transport.bufferSize = self._usual_buffer
+        self.factory.guard.right(self._address)
         self.session.lane_opened(lane)
 
     def _not_leased(self, failure: Failure) -> None:
@@ -219,7 +304,7 @@ class ClientProtocol(RespReceiver):
         if failure.check(LaneError):
             self.session.lane_refused(failure.value.told)
 
-    def _lease_crashed(self, failure: Failure) -> None:
+    def _crashed(self, failure: Failure) -> None:
         self._log.failure("a bug, which costs {connection} alone", failure, connection=self)
         self.transport.abortConnection()
 
@@ -268,6 +353,8 @@ class ClientFactory(Factory):
         self,
         clock: object,
         directory: DirectoryService,
+        control: ControlService,
+        wall: Wall,
         lanes: LanePool,
         admission: Admission,
         outcomes: Outcomes,
@@ -275,6 +362,13 @@ class ClientFactory(Factory):
     ) -> None:
         self.clock = clock
         self.directory = directory
+        self.control = control
+        self.wall = wall
+        self.guard = Guard()
+        self._probing = task.LoopingCall(self._probe)
+        self._probing.clock = clock
+        #: what tenants may do on the server as it is; sessions take it over at their log-in
+        self.policy = make_policy(builtin(), scripts=False)
         self.lanes = lanes
         self.admission = admission
         self.outcomes = outcomes
@@ -283,6 +377,19 @@ class ClientFactory(Factory):
         self._numbers = itertools.count(1)
         self._all_gone: defer.Deferred | None = None
         directory.listeners.append(self._changed)
+
+    def startFactory(self) -> None:
+        """The first port listens."""
+        self._probing.start(PROBE, now=False)
+
+    def stopFactory(self) -> None:
+        """No port listens any more."""
+        if self._probing.running:
+            self._probing.stop()
+
+    def _probe(self) -> None:
+        for client in list(self.clients):
+            client.probe()
 
     def buildProtocol(self, addr: IAddress) -> ClientProtocol:
         client = ClientProtocol(next(self._numbers))

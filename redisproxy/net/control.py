@@ -1,12 +1,14 @@
-"""The control connection: asks Redis, with the master password, what it is.
+"""The control connection: asks Redis, with the master password, what it is, and has it know the tenants' users.
 
-Owns the questions that are not about one tenant's data: the version, and how many databases there are. It is a
-txredisapi client, kept connected; it is not on the path of tenants' commands.
+Owns the questions that are not about one tenant's data: version, number of databases, commands, INFO, PUBSUB, ACL. It is
+a txredisapi client, kept connected; it is not on the path of tenants' commands.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import txredisapi
@@ -16,6 +18,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..core.commands import Command, builtin, parse
 from ..core.tenants import Backend
 from .backend import endpoint_for
 
@@ -23,6 +26,27 @@ from .backend import endpoint_for
 _RETRY = 5.0
 #: Seconds to wait for an answer.
 _ANSWER = 10
+#: The user that shows whether ACLs can be had. It can do nothing, and is deleted at once.
+_PROBE = "redisproxy:probe"
+
+
+class ControlError(Exception):
+    """Redis cannot be asked, or answered with an error. The text is for the log."""
+
+
+@dataclass(frozen=True)
+class Server:
+    """What the connected Redis is.
+
+    version: for people; databases: how many, None where it does not tell; acl: whether it lets us make users;
+    acl_databases: whether their rights can name databases (Valkey 9.1 on).
+    """
+
+    version: str
+    databases: int | None
+    commands: Mapping[bytes, Command]
+    acl: bool
+    acl_databases: bool
 
 
 class _ControlFactory(txredisapi.RedisFactory):
@@ -56,15 +80,17 @@ class _ControlFactory(txredisapi.RedisFactory):
 
 
 class ControlService(service.Service):
-    """Tells how many databases Redis has, after each connection to it.
+    """The control connection, and what it was told.
 
-    told: called with that number, or None where Redis does not say.
+    told: called with a Server after each connection, before anything else is asked over it.
     """
 
     name = "control"
     _log = Logger()
 
-    def __init__(self, reactor: object, connect_timeout: float, ca_file: Path | None, told: Callable) -> None:
+    def __init__(
+        self, reactor: object, connect_timeout: float, ca_file: Path | None, told: Callable[[Server], None]
+    ) -> None:
         self._reactor = reactor
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
@@ -73,6 +99,8 @@ class ControlService(service.Service):
         self._factory: _ControlFactory | None = None
         self._retry: IDelayedCall | None = None
         self._last_version = ""
+        self._connection: txredisapi.RedisProtocol | None = None
+        self._waiting: list[defer.Deferred] = []
 
     def use(self, backend: Backend | None) -> None:
         """Where Redis is from now on."""
@@ -91,7 +119,22 @@ class ControlService(service.Service):
         super().stopService()
         return self._disconnect()
 
+    async def ask(self, *words: bytes | str) -> object:
+        """Redis's answer. Waits for the connection as long as opening one may take. Raises ControlError."""
+        if self._connection is None:
+            waiting: defer.Deferred = defer.Deferred(self._waiting.remove)
+            self._waiting.append(waiting)
+            try:
+                await waiting.addTimeout(self._connect_timeout, self._reactor)
+            except (defer.TimeoutError, defer.CancelledError):
+                raise ControlError("the control connection is not there") from None
+        try:
+            return await self._connection.execute_command(*words)
+        except txredisapi.RedisError as error:
+            raise ControlError(str(error)) from None
+
     def _disconnect(self) -> defer.Deferred:
+        self._connection = None
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
         factory, self._factory = self._factory, None
@@ -118,36 +161,65 @@ class ControlService(service.Service):
             self._retry = self._reactor.callLater(_RETRY, self._connect)
 
     def _connected(self, connection: txredisapi.RedisProtocol) -> txredisapi.RedisProtocol:
-        asking = defer.Deferred.fromCoroutine(self._ask(connection))
+        connection.whenDisconnected().addCallback(self._disconnected)
+        asking = defer.Deferred.fromCoroutine(self._inquire(connection))
         asking.addErrback(self._failed)
         return connection
+
+    def _disconnected(self, connection: txredisapi.RedisProtocol) -> None:
+        if self._connection is connection:
+            self._connection = None
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(txredisapi.RedisError):
             return  # it is gone already, and will be connected again
         self._log.failure("asking Redis what it is failed in a way that is a bug", failure)
 
-    async def _ask(self, connection: txredisapi.RedisProtocol) -> None:
-        version = _version(await connection.execute_command("INFO", "server"))
+    async def _inquire(self, connection: txredisapi.RedisProtocol) -> None:
+        """All that is to be known of a server, before it is used."""
+        ask = connection.execute_command
+        with contextlib.suppress(txredisapi.ResponseError):
+            await ask("CLIENT", "SETNAME", "redisproxy-control")  # for whoever reads CLIENT LIST
+        fields = _fields(await ask("INFO", "server"))
         try:
-            answer = await connection.execute_command("CONFIG", "GET", "databases")
-            databases = int(answer[1])
+            databases = int((await ask("CONFIG", "GET", "databases"))[1])
         except (txredisapi.ResponseError, IndexError, ValueError):
             databases = None  # hosted Redis often has no CONFIG
-        if version != self._last_version:
-            self._last_version = version
+        try:
+            commands = parse(await ask("COMMAND"))
+        except (txredisapi.ResponseError, ValueError):
+            commands = builtin()
+        acl = await self._can(ask, "off", "-@all")
+        server = Server(_version(fields), databases, commands, acl, acl and await self._can(ask, "resetdbs", "db=0"))
+        if server.version != self._last_version:
+            self._last_version = server.version
             self._log.info(
                 "Redis is {version}, with {databases} databases",
-                version=version,
+                version=server.version,
                 databases="an untold number of" if databases is None else databases,
             )
-        self._told(databases)
+        self._told(server)
+        self._connection = connection
+        waiting, self._waiting = self._waiting, []
+        for waits in waiting:
+            waits.callback(None)
+
+    async def _can(self, ask: Callable, *rules: str) -> bool:
+        """Whether a user can be made with these rules."""
+        try:
+            await ask("ACL", "SETUSER", _PROBE, *rules)
+            await ask("ACL", "DELUSER", _PROBE)
+        except txredisapi.ResponseError:
+            return False
+        return True
 
 
-def _version(info: object) -> str:
-    """The name and version in an INFO answer."""
+def _fields(info: object) -> Mapping[str, str]:
     text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
-    fields = dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def _version(fields: Mapping[str, str]) -> str:
     if "valkey_version" in fields:
         return f"Valkey {fields['valkey_version']}"
     return f"Redis {fields.get('redis_version', 'of unknown version')}"

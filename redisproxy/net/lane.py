@@ -32,6 +32,10 @@ class LaneError(Exception):
         self.told = told
 
 
+class UserUnknown(LaneError):
+    """Redis does not know the tenant's ACL user, or knows another password: it has to be provisioned again."""
+
+
 UNREACHABLE = "ERR Redis cannot be reached from the proxy right now, try again"
 LOGIN_REFUSED = "ERR Redis refused the proxy's own login; the operator finds the reason in the proxy's log"
 
@@ -54,6 +58,8 @@ class LaneProtocol(RespReceiver):
 
     def __init__(self, backend: Backend, pool: Pool) -> None:
         self.backend = backend
+        #: when it was opened, in the reactor's seconds
+        self.opened: float | None = None
         #: None until it was SELECTed
         self.tenant: Tenant | None = None
         self._pool = pool
@@ -84,8 +90,11 @@ class LaneProtocol(RespReceiver):
         if answer != b"+OK":
             raise LaneError(f"Redis answered AUTH with: {_shown(answer)}", LOGIN_REFUSED)
 
-    async def select(self, tenant: Tenant) -> None:
-        """SELECT of the tenant's database; also proves that the connection still works. Raises LaneError."""
+    async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None) -> None:
+        """SELECT of the tenant's database; then, as its ACL user, without the right to another. Raises LaneError.
+
+        login: user and password; None: it keeps the master's rights.
+        """
         answer = await self._ask(b"SELECT", b"%d" % tenant.index)
         if answer != b"+OK":
             shown = _shown(answer)
@@ -93,7 +102,19 @@ class LaneProtocol(RespReceiver):
                 f"Redis answered SELECT {tenant.index} with: {shown}",
                 f"ERR Redis refused to select database {tenant.index}: {shown.lstrip('-')}",
             )
+        if login is not None:
+            answer = await self._ask(b"AUTH", *login)
+            if answer.startswith(b"-WRONGPASS"):
+                raise UserUnknown(f"Redis does not know the user of {tenant.namespace}", UNREACHABLE)
+            if answer != b"+OK":
+                raise LaneError(f"Redis answered AUTH of {tenant.namespace} with: {_shown(answer)}", LOGIN_REFUSED)
         self.tenant = tenant
+
+    async def check(self) -> None:
+        """Proves that the connection still works. Raises LaneError."""
+        answer = await self._ask(b"PING")
+        if answer != b"+PONG":
+            raise LaneError(f"Redis answered PING with: {_shown(answer)}", UNREACHABLE)
 
     def respReceived(self, data: bytes) -> None:
         if self._ledger is not None:

@@ -6,6 +6,7 @@ waits for the next session of the same tenant; a lane never goes from one tenant
 
 from __future__ import annotations
 
+from collections.abc import Coroutine
 from pathlib import Path
 
 from twisted.application import service
@@ -19,26 +20,37 @@ from twisted.python.failure import Failure
 
 from ..core.tenants import Backend, Tenant
 from .backend import endpoint_for
-from .lane import LOGIN_REFUSED, UNREACHABLE, LaneError, LaneProtocol
+from .lane import LOGIN_REFUSED, UNREACHABLE, LaneError, LaneProtocol, UserUnknown
+from .wall import Wall, WallError
 
 #: Seconds for which a fault that lasts is not logged again.
 _QUIET = 30.0
+#: Seconds: a connection that nobody used and that lives no longer is taken for a failure.
+SHORT_LIVED = 1.0
 
 
 class LanePool(service.Service):
     """All connections to Redis that carry tenants' commands.
 
-    base: how many are opened at start and kept; idle_timeout: seconds after which an idle one beyond those is
-    closed; connect_timeout: seconds for opening one, its log-in included; ca_file: see `backend.endpoint_for`.
+    wall: whom lanes log in as; base: how many are opened at start and kept; idle_timeout: seconds after which an idle
+    one beyond those is closed; connect_timeout: seconds for opening one, its log-in included; ca_file: see
+    `backend.endpoint_for`.
     """
 
     name = "lanes"
     _log = Logger()
 
     def __init__(
-        self, reactor: object, base: int, idle_timeout: float, connect_timeout: float, ca_file: Path | None = None
+        self,
+        reactor: object,
+        wall: Wall,
+        base: int,
+        idle_timeout: float,
+        connect_timeout: float,
+        ca_file: Path | None = None,
     ) -> None:
         self._reactor = reactor
+        self._wall = wall
         self._base = base
         self._idle_timeout = idle_timeout
         self._connect_timeout = connect_timeout
@@ -103,26 +115,63 @@ class LanePool(service.Service):
     # Lending.
 
     async def lease(self, tenant: Tenant) -> LaneProtocol:
-        """A lane for one session of the tenant. Raises LaneError."""
+        """A lane for one session of the tenant, within the connect time-out. Raises LaneError."""
+        try:
+            return await self._in_time(self._leased(tenant))
+        except defer.TimeoutError:
+            # Its other idle lanes would take as long.
+            for lane in list(self._idle.get(tenant, ())):
+                self._take_from_idle(lane)
+                lane.drop()
+            text = f"{self._backend.address if self._backend else 'Redis'} does not answer: it took too long"
+            self._tell(text)
+            raise LaneError(text, UNREACHABLE) from None
+
+    async def _leased(self, tenant: Tenant) -> LaneProtocol:
         while idle := self._idle.get(tenant):
             lane = idle[-1]
             self._take_from_idle(lane)
             try:
-                return await self._prepared(lane, tenant)
+                return await self._prepared(lane, lane.check())
             except LaneError:
                 continue  # it had died unnoticed: the next, or a new one, tells whether Redis is there
-        spare = self._idle.get(None)
-        if spare:
+        try:
+            return await self._bound(tenant)
+        except UserUnknown:
+            self._wall.forget(tenant)
+            return await self._bound(tenant)
+
+    async def _bound(self, tenant: Tenant) -> LaneProtocol:
+        """A spare or new lane, given to the tenant. Raises LaneError."""
+        lane = await self._living_spare() or await self._open()
+        try:
+            login = await self._wall.login(tenant, lane.backend.password)
+        except BaseException as error:
+            lane.drop()
+            if not isinstance(error, WallError):
+                raise
+            self._tell(str(error))
+            raise LaneError(str(error), UNREACHABLE if error.passing else LOGIN_REFUSED) from None
+        return await self._prepared(lane, lane.bind(tenant, login))
+
+    async def _living_spare(self) -> LaneProtocol | None:
+        """A lane that was never SELECTed, and still works."""
+        while spare := self._idle.get(None):
             lane = spare[-1]
             self._take_from_idle(lane)
-        else:
-            lane = await self._open()
-        return await self._prepared(lane, tenant)
+            try:
+                return await self._prepared(lane, lane.check())
+            except LaneError:
+                continue  # it had died unnoticed
+        return None
 
-    async def _prepared(self, lane: LaneProtocol, tenant: Tenant) -> LaneProtocol:
-        """The lane, SELECTed. If that fails it is closed, and LaneError raised."""
+    async def _prepared(self, lane: LaneProtocol, step: Coroutine) -> LaneProtocol:
+        """The lane, after a step of its log-in. If that fails it is closed, and LaneError raised."""
         try:
-            await self._in_time(lane.select(tenant))
+            await step
+        except defer.CancelledError:
+            lane.drop()
+            raise
         except LaneError as error:
             lane.drop()
             self._tell(str(error))
@@ -130,6 +179,7 @@ class LanePool(service.Service):
         except Exception as error:
             lane.drop()
             raise LaneError(f"lost while it was made ready: {_why(error)}", UNREACHABLE) from None
+        self._failures = 0
         return lane
 
     def _in_time(self, step: object) -> defer.Deferred:
@@ -158,7 +208,7 @@ class LanePool(service.Service):
         if self._told[0]:
             self._log.info("Redis at {address} can be used again", address=backend.address)
             self._told = ("", 0.0)
-        self._failures = 0
+        lane.opened = self._reactor.seconds()
         return lane
 
     async def _connect(self, backend: Backend) -> LaneProtocol:
@@ -213,7 +263,12 @@ class LanePool(service.Service):
         if lane in self._timers:
             self._take_from_idle(lane)
         self._check_empty()
-        self._replenish()
+        if lane.tenant is None and lane.opened is not None and self._reactor.seconds() - lane.opened < SHORT_LIVED:
+            # Something takes connections and closes them: to open the next one at once would be a storm.
+            self._tell(f"{lane.backend.address} closes connections as soon as they are open")
+            self._replenish_later()
+        else:
+            self._replenish()
 
     def _check_empty(self) -> None:
         if not self._lanes:
@@ -242,7 +297,10 @@ class LanePool(service.Service):
     def _not_opened_for_base(self, failure: Failure) -> None:
         self._replenishing = False
         failure.trap(LaneError)
-        if self.running:
+        self._replenish_later()
+
+    def _replenish_later(self) -> None:
+        if self.running and not (self._retry is not None and self._retry.active()):
             self._failures += 1
             self._retry = self._reactor.callLater(self._delay(self._failures), self._replenish)
 

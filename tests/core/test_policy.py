@@ -1,27 +1,132 @@
-"""What the table says, and how a refusal reads."""
+"""Decisions from facts: what passes, what does not, and what no operator can open."""
 
 from __future__ import annotations
 
 import unittest
 
 from redisproxy.core import policy
-from redisproxy.core.resp import DROP, TAKE
+from redisproxy.core.commands import Command, builtin, parse
+from redisproxy.core.policy import make_policy, parse_names
+from redisproxy.core.resp import DROP, HEAD, KEEP, TAKE
+
+#: Server-wide or across databases: whatever else a server has, these never pass.
+FOREIGN = b"""ACL ASKING BGREWRITEAOF BGSAVE CLUSTER CONFIG DEBUG FAILOVER FCALL FCALL_RO FUNCTION LASTSAVE LATENCY MIGRATE
+MODULE MONITOR MOVE PFDEBUG PFSELFTEST PSYNC READONLY READWRITE REPLCONF REPLICAOF RESTORE RESTORE-ASKING ROLE SAVE SHUTDOWN
+SLAVEOF SLOWLOG SWAPDB SYNC COMMANDLOG""".split()
+OWN = b"""APPEND GET SET DEL HSET LPUSH BLPOP XADD XREAD ZADD GEOADD PFADD SORT SORT_RO KEYS SCAN DBSIZE RANDOMKEY FLUSHDB PING
+ECHO TIME WAIT TYPE OBJECT XGROUP XINFO DUMP COMMAND LOLWUT EXPIRE RENAME UNLINK TOUCH BITFIELD LCS GETEX""".split()
 
 
-class TableTests(unittest.TestCase):
-    def test_both_spellings_that_clients_send(self) -> None:
-        self.assertEqual((policy.TABLE[b"SWAPDB"], policy.TABLE[b"swapdb"]), (DROP, DROP))
-        self.assertEqual((policy.TABLE[b"SELECT"], policy.TABLE[b"select"]), (TAKE, TAKE))
-        self.assertFalse(policy.REFUSED & policy.TAKEN)
+class DecisionsTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.policy = make_policy(builtin(), scripts=True, databases=True)
 
-    def test_commands_whose_replies_cannot_be_counted_never_pass(self) -> None:
-        for name in (b"MONITOR", b"SYNC", b"PSYNC", b"REPLCONF"):
-            self.assertEqual(policy.TABLE[name], DROP)
+    def test_what_passes_and_what_does_not(self) -> None:
+        for name in OWN:
+            self.assertEqual(self.policy.table[name], KEEP, name)
+            self.assertEqual(self.policy.table[name.lower()], KEEP, name)
+        for name in FOREIGN:
+            self.assertEqual(self.policy.table.get(name), DROP, name)
+        for name in (b"SELECT", b"FLUSHALL", b"COPY", b"MULTI", b"SUBSCRIBE", b"INFO", b"CLIENT", b"MEMORY", b"SCRIPT"):
+            self.assertEqual(self.policy.table[name], TAKE, name)
+        self.assertEqual(self.policy.table[b"PUBLISH"], HEAD)
+        self.assertNotIn(b"NOSUCH", self.policy.table)
+
+    def test_the_lanes_user_may_what_passes_and_no_more(self) -> None:
+        forwarded = set(self.policy.forwarded)
+        for name in (*OWN, b"MULTI", b"EXEC", b"SUBSCRIBE", b"PUBLISH", b"COPY", b"HELLO", b"EVAL"):
+            found = {f for f in forwarded if f.split("|")[0] == name.decode().lower()}
+            self.assertTrue(found, name)
+        for name in (*FOREIGN, b"SELECT", b"FLUSHALL", b"INFO", b"PUBSUB", b"CLIENT", b"AUTH"):
+            self.assertFalse({f for f in forwarded if f.split("|")[0] == name.decode().lower()}, name)
+
+    def test_scripts_need_the_second_wall(self) -> None:
+        one_wall = make_policy(builtin(), scripts=False)
+        for name in (b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO", b"SCRIPT"):
+            self.assertEqual(one_wall.table[name], DROP)
+            self.assertNotEqual(self.policy.table[name], DROP)
+        self.assertEqual(self.policy.subcommands[b"SCRIPT"], {b"LOAD", b"EXISTS", b"HELP", b"SHOW"})
+
+    def test_copy_is_refused_where_a_script_could_copy_into_another_database(self) -> None:
+        self.assertEqual(make_policy(builtin(), scripts=True, databases=False).table.get(b"COPY", DROP), DROP)
+        self.assertNotIn("copy", make_policy(builtin(), scripts=True, databases=False).forwarded)
+        self.assertEqual(make_policy(builtin(), scripts=False, databases=False).table[b"COPY"], TAKE)
+
+    def test_new_commands_and_modules_are_judged_by_their_flags(self) -> None:
+        commands = dict(builtin())
+        for name, facts, kind in (
+            (b"JSON.GET", {"keys"}, KEEP),
+            (b"NEW.ADMIN", {"keys", "admin"}, DROP),
+            (b"NEW.DANGER", {"keys", "dangerous"}, DROP),
+            (b"NEW.PUBLISH", {"keys", "pubsub"}, DROP),
+            (b"NEW.CALL", {"keys", "scripting"}, DROP),
+            (b"NEW.GLOBAL", set(), DROP),
+        ):
+            commands[name] = Command(name, frozenset(facts))
+            self.assertEqual(make_policy(commands, scripts=True).table[name], kind, name)
+
+    def test_an_operators_words(self) -> None:
+        def kind(name: bytes, allow: str = "", deny: str = "") -> int:
+            return make_policy(builtin(), True, True, allow=parse_names(allow), deny=parse_names(deny)).table.get(name, DROP)
+
+        self.assertEqual(kind(b"CONFIG", allow="config|get"), TAKE)
+        self.assertEqual(kind(b"SLOWLOG", allow="SLOWLOG"), KEEP)
+        self.assertEqual(kind(b"KEYS", deny="KEYS"), DROP)
+        self.assertEqual(kind(b"SUBSCRIBE", deny="subscribe"), DROP)
+        self.assertEqual(kind(b"KEYS", allow="KEYS", deny="KEYS"), DROP)
+        self.assertEqual(kind(b"FLUSHALL", deny="FLUSHDB"), DROP)
+        self.assertEqual(kind(b"OBJECT", deny="OBJECT|FREQ"), TAKE)
+        for name in policy.NEVER - policy.ANSWERED:
+            self.assertEqual(kind(name, allow=name.decode()), DROP, name)
+        for name in (b"SELECT", b"AUTH", b"HELLO", b"CLIENT"):
+            self.assertEqual(kind(name, allow=name.decode()), TAKE)
+
+    def test_names_that_no_server_knows_are_told(self) -> None:
+        made = make_policy(builtin(), True, allow=parse_names("NOSUCH, config|nosuch get"), deny=parse_names("NEITHER"))
+        self.assertEqual(made.unknown, ("CONFIG|NOSUCH", "NEITHER", "NOSUCH"))
+
+    def test_names_are_checked(self) -> None:
+        self.assertEqual(parse_names(" get,config|get  json.get,"), {b"GET", b"CONFIG|GET", b"JSON.GET"})
+        for text in ("a|b|c", "|a", "a|", "a;b", "a\nb*"):
+            self.assertRaises(ValueError, parse_names, text)
 
     def test_a_refusal_is_one_line_whatever_the_name(self) -> None:
         for name in (b"config", b"a\r\n+OK\r\n", b"\xff\xfe", b"x" * 1000, b"client|kill", b""):
             error = policy.refusal(name)
             self.assertTrue(error.startswith(b"-NOPERM ") and error.endswith(b"\r\n"))
-            self.assertEqual(error.count(b"\r"), 1)
-            self.assertEqual(error.count(b"\n"), 1)
+            self.assertEqual((error.count(b"\r"), error.count(b"\n")), (1, 1))
             self.assertLess(len(error), 200)
+
+
+class FactsTests(unittest.TestCase):
+    def test_an_answer_of_redis_7(self) -> None:
+        reply = [
+            [b"get", 2, ["readonly", "fast"], 1, 1, 1, ["@read"], [], [], []],
+            [
+                b"config",
+                -2,
+                [],
+                0,
+                0,
+                0,
+                ["@slow"],
+                [],
+                [],
+                [[b"config|get", -3, ["admin"], 0, 0, 0, ["@admin"], [], [], []]],
+            ],
+            [b"xread", -4, ["movablekeys", "blocking"], 0, 0, 0, ["@stream"], [], [], []],
+        ]
+        commands = parse(reply)
+        self.assertEqual(commands[b"GET"].facts, {"keys"})
+        self.assertEqual(commands[b"XREAD"].facts, {"keys"})
+        self.assertEqual(commands[b"CONFIG"].subcommands, (Command(b"CONFIG|GET", frozenset({"admin"})),))
+
+    def test_an_answer_of_redis_6_gets_the_built_in_subcommands(self) -> None:
+        commands = parse(
+            [[b"get", 2, ["readonly"], 1, 1, 1, ["@read"]], [b"memory", -2, ["movablekeys"], 0, 0, 0, ["@read"]]]
+        )
+        self.assertIn(b"MEMORY|USAGE", {c.name for c in commands[b"MEMORY"].subcommands})
+
+    def test_what_is_no_answer(self) -> None:
+        for reply in ([], [[]], [1], b"OK", [[b"set", -3, ["write"], 1, 1, 1]]):
+            self.assertRaises(ValueError, parse, reply)

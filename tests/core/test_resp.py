@@ -121,9 +121,9 @@ class RequestScannerTests(ScanCase):
 
     def test_a_taken_command_has_a_limit(self) -> None:
         get = encode([b"GET", b"a"])
-        large = encode([b"TAKE", b"x" * (resp.TAKE_LIMIT - 3), b"y"])
+        large = encode([b"TAKE", b"x" * (resp.TAKE_LIMIT - 68), b"y"])
         self.assertEqual(scan([large + get]), [("oversize", b"TAKE"), ["forward", get, 1]])
-        just = encode([b"TAKE", b"x" * (resp.TAKE_LIMIT - 4)])
+        just = encode([b"TAKE", b"x" * (resp.TAKE_LIMIT - 36)])
         self.assertEqual(scan([just + get])[0][0], "command")
 
     def test_a_large_argument_in_small_chunks_is_not_copied_at_each(self) -> None:

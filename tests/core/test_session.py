@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import unittest
 
+from redisproxy.core import pubsub
 from redisproxy.core import session as session_module
+from redisproxy.core.commands import builtin
 from redisproxy.core.lane import Ledger, Owed
+from redisproxy.core.policy import Policy, make_policy
 from redisproxy.core.resp import ProtocolError, encode
 from redisproxy.core.session import NOAUTH, OK, SPOILER, Session, Wait
 from redisproxy.core.tenants import AuthenticationError, Credential, Directory, Tenant, digest
@@ -13,6 +16,7 @@ from redisproxy.core.tenants import AuthenticationError, Credential, Directory, 
 BLUE = Credential(Tenant("blue", 3), "redis-secret-master", digest(b"blue"))
 GREEN = Credential(Tenant("green", 5), "redis-secret-master", digest(b"green"))
 DIRECTORY = Directory(None, [BLUE, GREEN])
+POLICY = make_policy(builtin(), scripts=True, databases=True)
 
 
 class RecordingLane:
@@ -39,6 +43,11 @@ class Conversation:
 
     def __init__(self, directory: Directory = DIRECTORY, lanes_at_once: bool = True) -> None:
         self.id = 7
+        self.peer = "192.0.2.1:5555"
+        self.age = 12
+        self.questions: list[list[bytes]] = []
+        self.permitted: list[bytes] = []
+        self.logouts = 0
         self.directory = directory
         self.lanes_at_once = lanes_at_once
         self.lanes: list[RecordingLane] = []
@@ -62,6 +71,28 @@ class Conversation:
     def unhold(self) -> None:
         self.held = False
 
+    def policy(self) -> Policy:
+        return POLICY
+
+    def ask(self, words: list[bytes]) -> None:
+        self.questions.append(words)
+
+    def permit(self, patterns: list[bytes]) -> None:
+        self.permitted += patterns
+        self.session.told(None)
+
+    def punish(self, error: bytes) -> None:
+        self.session.punished(error, False)
+
+    def logged_out(self) -> None:
+        self.logouts += 1
+
+    def peers_of_tenant(self) -> int:
+        return 4
+
+    def patterns_of_tenant(self) -> int:
+        return 6
+
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         return self.directory.authenticate(username, password, 0.0)
 
@@ -75,6 +106,11 @@ class Conversation:
     def open_lane(self) -> None:
         self.lanes.append(RecordingLane(self))
         self.session.lane_opened(self.lanes[-1])
+
+    @property
+    def waits(self) -> bool:
+        """Whether no more commands are taken for now."""
+        return bool(self.session._wait)
 
     @property
     def lane(self) -> RecordingLane:
@@ -102,10 +138,13 @@ class Conversation:
         return sent
 
 
-def logged_in(**options: object) -> Conversation:
+def logged_in(protocol: int = 2, **options: object) -> Conversation:
     conversation = Conversation(**options)
     conversation.command(b"AUTH", b"blue")
     assert conversation.hears() == OK
+    if protocol == 3:
+        conversation.command(b"HELLO", b"3").redis(b"%0\r\n")
+        conversation.hears(), conversation.gets()
     return conversation
 
 
@@ -165,11 +204,11 @@ class LoginTests(Case):
     def test_commands_wait_for_the_lane(self) -> None:
         conversation = Conversation(lanes_at_once=False)
         conversation.client(encode([b"AUTH", b"blue"]), encode([b"GET", b"a"]))
-        self.assertTrue(conversation.held)
+        self.assertTrue(conversation.waits)
         conversation.command(b"GET", b"b")
         self.assertHears(conversation)
         conversation.open_lane()
-        self.assertFalse(conversation.held)
+        self.assertFalse(conversation.waits)
         self.assertHears(conversation, OK)
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]) + encode([b"GET", b"b"]))
 
@@ -210,7 +249,7 @@ class LoginTests(Case):
         conversation = logged_in()
         conversation.client(encode([b"GET", b"a"]), encode([b"AUTH", b"green"]), encode([b"GET", b"b"]))
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
-        self.assertTrue(conversation.held)
+        self.assertTrue(conversation.waits)
         conversation.redis(b"$-1\r\n")
         self.assertHears(conversation, b"$-1\r\n", OK)
         self.assertEqual(len(conversation.lanes), 2)
@@ -422,8 +461,9 @@ class TransactionTests(Case):
             self.assertEqual(told.count(b"\r\n"), 3)
 
     def test_the_own_database_may_be_selected(self) -> None:
+        """Its place in EXEC's reply is kept, though the lane may not SELECT any more."""
         conversation = logged_in().command(b"MULTI").command(b"SELECT", b"3")
-        self.assertEqual(conversation.gets(), encode([b"MULTI"]) + encode([b"SELECT", b"3"]))
+        self.assertEqual(conversation.gets(), encode([b"MULTI"]) + encode([b"ECHO", b"OK"]))
 
     def test_what_leaves_a_state_on_the_lane(self) -> None:
         exec_, discard = encode([b"EXEC"]), encode([b"DISCARD"])
@@ -433,7 +473,10 @@ class TransactionTests(Case):
             (encode([b"WATCH", b"a"]), b"+OK\r\n", False),
             (encode([b"WATCH", b"a"]) + encode([b"UNWATCH"]), b"+OK\r\n+OK\r\n", True),
             (encode([b"WATCH", b"a"]) + encode([b"MULTI"]) + exec_, b"+OK\r\n+OK\r\n*0\r\n", True),
-            (encode([b"MULTI"]) + encode([b"EXEC", b"x"]), b"+OK\r\n-ERR\r\n", False),
+            (encode([b"MULTI"]) + encode([b"EXEC", b"x"]), b"+OK\r\n-EXECABORT\r\n", True),
+            (encode([b"MULTI"]) + encode([b"DISCARD", b"x"]), b"+OK\r\n-ERR\r\n", False),
+            (encode([b"WATCH", b"a"]) + exec_, b"+OK\r\n-ERR\r\n", False),
+            (encode([b"WATCH", b"a"]) + discard, b"+OK\r\n-ERR\r\n", False),
             (encode([b"MULTI"]) + encode([b"UNWATCH"]), b"+OK\r\n+QUEUED\r\n", False),
             (encode([b"SUBSCRIBE", b"a"]), b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", False),
             (encode([b"GET", b"a"]), b"$-1\r\n", True),
@@ -472,7 +515,7 @@ class OwnDatabaseTests(Case):
             self.assertRefused(conversation.command(name, b"x"), b"-NOPERM the command '%b'" % name.lower())
         self.assertRefused(conversation.client(b"swapdb 3 5\r\n"), b"-NOPERM the command 'swapdb'")
         self.assertRefused(conversation.command(b"CLIENT", b"KILL", b"x"), b"-NOPERM the command 'client|kill'")
-        self.assertRefused(conversation.command(b"CLIENT", b"REPLY", b"OFF"), b"-NOPERM the command 'client|reply'")
+        self.assertRefused(conversation.command(b"CLIENT", b"TRACKING", b"ON"), b"-NOPERM the command 'client|tracking'")
         self.assertRefused(conversation.command(b"SCRIPT", b"flush"), b"-NOPERM the command 'script|flush'")
         self.assertRefused(conversation.command(b"CLIENT", b"a\r\n+OK\r\n" * 9), b"-NOPERM the command 'client|aok")
         self.assertEqual(conversation.gets(), b"")
@@ -499,29 +542,67 @@ def message(channel: bytes, payload: bytes, push: bytes = b"*") -> bytes:
 
 
 class PubSubTests(Case):
+    """Redis knows a tenant's channels behind a prefix, the client without."""
+
     def test_confirmations_and_messages_whole_and_split(self) -> None:
         for push in (b"*", b">"):
-            replies = (
-                confirmation(b"subscribe", b"a", 1, push)
-                + confirmation(b"subscribe", b"b", 2, push)
-                + message(b"a", b"\r\n*3\r\n$7\r\nmessage\r\n", push)
-                + confirmation(b"unsubscribe", b"a", 1, push)
-                + message(b"b", b"x" * 200, push)
+
+            def replies(prefix: bytes, push: bytes = push) -> bytes:
+                return (
+                    confirmation(b"subscribe", prefix + b"a", 1, push)
+                    + confirmation(b"subscribe", prefix + b"b", 2, push)
+                    + message(prefix + b"a", b"\r\n*3\r\n$7\r\nmessage\r\n", push)
+                    + confirmation(b"unsubscribe", prefix + b"a", 1, push)
+                    + message(prefix + b"b", b"blue:" * 200, push)
+                    + message(prefix + b"blue:", b"", push)
+                )
+
+            for size in (1, 2, 3, 7, 1000, 5000):
+                conversation = (
+                    logged_in(3 if push == b">" else 2).command(b"SUBSCRIBE", b"a", b"b").command(b"UNSUBSCRIBE", b"a")
+                )
+                self.assertEqual(
+                    conversation.gets(), encode([b"SUBSCRIBE", b"blue:a", b"blue:b"]) + encode([b"UNSUBSCRIBE", b"blue:a"])
+                )
+                sent = replies(b"blue:")
+                for start in range(0, len(sent), size):
+                    conversation.redis(sent[start : start + size])
+                self.assertHears(conversation, replies(b""))
+
+    def test_patterns_and_sharded_channels(self) -> None:
+        for push in (b"*", b">"):
+            conversation = (
+                logged_in(3 if push == b">" else 2).command(b"PSUBSCRIBE", b"n?ws*").command(b"SSUBSCRIBE", b"shard")
             )
-            for size in (1, 2, 3, 7, 1000):
-                conversation = logged_in().command(b"SUBSCRIBE", b"a", b"b").command(b"UNSUBSCRIBE", b"a")
-                for start in range(0, len(replies), size):
-                    conversation.redis(replies[start : start + size])
-                self.assertHears(conversation, replies)
+            self.assertEqual(conversation.permitted, [b"blue:n?ws*"])
+            self.assertEqual(
+                conversation.gets(), encode([b"PSUBSCRIBE", b"blue:n?ws*"]) + encode([b"SSUBSCRIBE", b"blue:shard"])
+            )
+
+            def replies(prefix: bytes, push: bytes = push) -> bytes:
+                pattern, channel = prefix + b"n?ws*", prefix + b"news"
+                return (
+                    confirmation(b"psubscribe", pattern, 1, push)
+                    + confirmation(b"ssubscribe", prefix + b"shard", 1, push)
+                    + b"%b4\r\n$8\r\npmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n$2\r\nhi\r\n"
+                    % (push, len(pattern), pattern, len(channel), channel)
+                    + message(prefix + b"shard", b"x", push).replace(b"$7\r\nmessage", b"$8\r\nsmessage")
+                )
+
+            sent = replies(b"blue:")
+            for start in range(len(sent)):
+                conversation.redis(sent[start : start + 1])
+            self.assertHears(conversation, replies(b""))
 
     def test_an_answer_of_the_proxy_waits_for_all_confirmations(self) -> None:
         conversation = logged_in().command(b"SUBSCRIBE", b"a", b"b").command(b"SELECT", b"3")
-        first, second = confirmation(b"subscribe", b"a", 1), confirmation(b"subscribe", b"b", 2)
-        self.assertHears(conversation.redis(first), first)
-        self.assertHears(conversation.redis(second), second, OK)
+        conversation.redis(confirmation(b"subscribe", b"blue:a", 1))
+        self.assertHears(conversation, confirmation(b"subscribe", b"a", 1))
+        conversation.redis(confirmation(b"subscribe", b"blue:b", 2))
+        self.assertHears(conversation, confirmation(b"subscribe", b"b", 2), OK)
 
     def test_ordinary_replies_between_pushes(self) -> None:
-        conversation = logged_in().command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"a", 1, b">"))
+        conversation = logged_in(3).command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
         conversation.hears()
         for reply in (
             b"+PONG\r\n",
@@ -533,36 +614,46 @@ class PubSubTests(Case):
             b"*1\r\n$0\r\n\r\n",
         ):
             conversation.command(b"GET", b"a").command(b"SELECT", b"3")
-            pushed = message(b"a", b"1", b">")
-            self.assertHears(conversation.redis(pushed + reply), pushed, reply, OK)
+            conversation.redis(message(b"blue:a", b"1", b">") + reply)
+            self.assertHears(conversation, message(b"a", b"1", b">"), reply, OK)
 
-    def test_an_ordinary_array_that_looks_like_a_message(self) -> None:
-        """LRANGE may say so, while nothing is subscribed to."""
-        conversation = logged_in().command(b"LRANGE", b"k", b"0", b"-1").command(b"SUBSCRIBE", b"a").command(b"SELECT", b"3")
-        reply = message(b"a", b"b")
-        confirmed = confirmation(b"subscribe", b"a", 1)
-        self.assertHears(conversation.redis(reply + confirmed), reply, confirmed, OK)
+    def test_an_ordinary_array_that_looks_like_pub_sub(self) -> None:
+        """LRANGE may say so, while nothing is subscribed to; and nothing of it is changed."""
+        for reply in (message(b"blue:a", b"b"), confirmation(b"subscribe", b"blue:a", 7)):
+            conversation = (
+                logged_in().command(b"LRANGE", b"k", b"0", b"-1").command(b"SUBSCRIBE", b"a").command(b"SELECT", b"3")
+            )
+            conversation.redis(reply + confirmation(b"subscribe", b"blue:a", 1))
+            self.assertHears(conversation, reply, confirmation(b"subscribe", b"a", 1), OK)
 
     def test_after_the_last_channel_is_left_nothing_is_a_message(self) -> None:
         conversation = (
             logged_in().command(b"PSUBSCRIBE", b"a*").command(b"PUNSUBSCRIBE").command(b"LRANGE", b"k", b"0", b"-1")
         )
-        self.assertIn(encode([b"PUNSUBSCRIBE", b"a*"]), conversation.gets())
+        self.assertIn(encode([b"PUNSUBSCRIBE", b"blue:a*"]), conversation.gets())
         conversation.command(b"SELECT", b"3")
-        reply = message(b"a", b"b")
+        reply = message(b"blue:a", b"b")
+        conversation.redis(confirmation(b"psubscribe", b"blue:a*", 1) + confirmation(b"punsubscribe", b"blue:a*", 0) + reply)
         confirmed = confirmation(b"psubscribe", b"a*", 1) + confirmation(b"punsubscribe", b"a*", 0)
-        self.assertHears(conversation.redis(confirmed + reply), confirmed, reply, OK)
+        self.assertHears(conversation, confirmed, reply, OK)
 
     def test_to_leave_all_names_them(self) -> None:
         conversation = (
             logged_in().command(b"SUBSCRIBE", b"b", b"a", b"b").command(b"SSUBSCRIBE", b"s").command(b"UNSUBSCRIBE")
         )
         sent = conversation.gets()
-        self.assertTrue(sent.endswith(encode([b"UNSUBSCRIBE", b"a", b"b"])), sent)
+        self.assertTrue(sent.endswith(encode([b"UNSUBSCRIBE", b"blue:a", b"blue:b"])), sent)
         conversation.command(b"UNSUBSCRIBE")
         self.assertEqual(conversation.gets(), encode([b"UNSUBSCRIBE"]))
         conversation.command(b"SUNSUBSCRIBE")
-        self.assertEqual(conversation.gets(), encode([b"SUNSUBSCRIBE", b"s"]))
+        self.assertEqual(conversation.gets(), encode([b"SUNSUBSCRIBE", b"blue:s"]))
+
+    def test_to_leave_what_was_not_joined(self) -> None:
+        nothing = b"*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n"
+        for end in (b"", b"+PONG\r\n"):
+            conversation = logged_in().command(b"UNSUBSCRIBE").command(b"PING")
+            conversation.redis(nothing + end)
+            self.assertHears(conversation, nothing, end)
 
     def test_a_refused_subscription_is_one_error(self) -> None:
         conversation = logged_in().command(b"SUBSCRIBE", b"a", b"b").command(b"SELECT", b"3")
@@ -572,12 +663,224 @@ class PubSubTests(Case):
 
     def test_a_message_that_nobody_asked_for(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
-        self.assertRaises(ProtocolError, conversation.redis, message(b"a", b"x", b">"))
+        self.assertRaises(ProtocolError, conversation.redis, message(b"blue:a", b"x", b">"))
         conversation = logged_in().command(b"SUBSCRIBE", b"a")
         self.assertRaises(ProtocolError, conversation.redis, b">2\r\n$10\r\ninvalidate\r\n*0\r\n")
 
     def test_arity(self) -> None:
         self.assertRefused(logged_in().command(b"SUBSCRIBE"), b"-ERR wrong number of arguments for 'subscribe' command")
+        self.assertRefused(logged_in().command(b"PUBLISH"), b"-ERR wrong number of arguments for 'publish' command")
+
+    def test_publish_goes_to_an_own_channel_and_streams(self) -> None:
+        for name in (b"PUBLISH", b"spublish"):
+            sent = encode([name, b"news", b"x" * 3000])
+            for size in (1, 7, 100, 10000):
+                conversation = logged_in()
+                for start in range(0, len(sent), size):
+                    conversation.client(sent[start : start + size])
+                self.assertEqual(conversation.gets(), encode([name, b"blue:news", b"x" * 3000]))
+                self.assertHears(conversation.redis(b":1\r\n"), b":1\r\n")
+        self.assertEqual(logged_in().client(b"publish news hello\r\n").gets(), encode([b"publish", b"blue:news", b"hello"]))
+        self.assertEqual(logged_in().command(b"PUBLISH", b"a").gets(), encode([b"PUBLISH", b"blue:a"]))
+
+    def test_notifications_about_keys(self) -> None:
+        conversation = logged_in()
+        for words in ((b"SUBSCRIBE", b"__keyspace@3__:k"), (b"PSUBSCRIBE", b"__keyevent@3__:*")):
+            self.assertEqual(conversation.command(*words).gets(), encode(words))
+        conversation = logged_in()
+        for words in (
+            (b"SUBSCRIBE", b"__keyspace@5__:k"),
+            (b"SUBSCRIBE", b"mine", b"__keyevent@33__:del"),
+            (b"PSUBSCRIBE", b"__key*__:*"),
+            (b"PSUBSCRIBE", b"__keyevent@*__:expired"),
+            (b"PSUBSCRIBE", b"__keyspace@[3-5]__:*"),
+            (b"PSUBSCRIBE", b"__keyspace@?__:*"),
+            (b"PSUBSCRIBE", b"__keyspace@3*"),
+        ):
+            self.assertRefused(
+                conversation.command(*words), b"-NOPERM of the notifications about keys only those of the own"
+            )
+        self.assertEqual(conversation.gets(), b"")
+        for pattern in (b"*", b"_*", b"?_keyspace@5__:*", b"[_]_keyspace@5__:*", b"\\__keyspace@5__:*"):
+            conversation = logged_in().command(b"PSUBSCRIBE", pattern)
+            self.assertEqual(conversation.gets(), encode([b"PSUBSCRIBE", b"blue:" + pattern]))
+
+    def test_too_many(self) -> None:
+        self.addCleanup(setattr, pubsub, "MOST", pubsub.MOST)
+        pubsub.MOST = 3
+        conversation = logged_in().command(b"SUBSCRIBE", b"a", b"b").command(b"SUBSCRIBE", b"a", b"c")
+        conversation.command(b"SUBSCRIBE", b"d")
+        conversation.redis(b"".join(confirmation(b"subscribe", b"blue:x", 1) for _ in range(4)))
+        self.assertIn(b"-ERR this would be more than 3 subscriptions\r\n", conversation.hears())
+
+
+class MidMessageTests(Case):
+    """While a message is under way, nothing else may be said to the client."""
+
+    def half(self, protocol: int) -> tuple[Conversation, bytes, bytes]:
+        """A subscriber that has got one half of a message."""
+        push = b">" if protocol == 3 else b"*"
+        conversation = logged_in(protocol).command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1, push))
+        sent, heard = message(b"blue:a", b"x" * 1000, push), message(b"a", b"x" * 1000, push)
+        conversation.redis(sent[:500]).hears()
+        return conversation, sent[500:], heard[495:]
+
+    def test_answers_come_behind_it(self) -> None:
+        for protocol in (2, 3):
+            conversation, sent, heard = self.half(protocol)
+            conversation.command(b"SELECT", b"3").command(b"CONFIG", b"GET", b"x")
+            self.assertHears(conversation)
+            self.assertHears(conversation.redis(sent), heard, OK, REFUSED_CONFIG)
+
+    def test_answers_and_replies_keep_their_order(self) -> None:
+        conversation, sent, heard = self.half(3)
+        conversation.command(b"SELECT", b"3").command(b"GET", b"a").command(b"SELECT", b"3")
+        self.assertHears(conversation.redis(sent), heard, OK)
+        self.assertHears(conversation.redis(b"_\r\n"), b"_\r\n", OK)
+
+    def test_what_ends_the_session_waits_for_its_end(self) -> None:
+        for end in (
+            lambda c: c.command(b"QUIT"),
+            lambda c: c.client(b"*x\r\n"),
+            lambda c: c.session.recheck(Directory(None, []), 0.0),
+        ):
+            conversation, sent, heard = self.half(2)
+            end(conversation)
+            self.assertIsNone(conversation.closed)
+            conversation.redis(sent)
+            self.assertTrue(conversation.hears().startswith(heard))
+            self.assertIsNotNone(conversation.closed)
+
+    def test_reset_and_auth_wait_for_its_end(self) -> None:
+        for words in ((b"RESET",), (b"AUTH", b"green")):
+            conversation, sent, heard = self.half(2)
+            conversation.command(*words)
+            self.assertHears(conversation)
+            told = conversation.redis(sent).hears()
+            self.assertIn(told, (heard + b"+RESET\r\n", heard + OK))
+
+
+class ProtocolSwitchTests(Case):
+    def test_in_resp3_an_array_is_never_a_message(self) -> None:
+        for word in (b"message", b"pmessage", b"smessage", b"subscribe", b"unsubscribe"):
+            conversation = logged_in(3).command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
+            conversation.hears()
+            reply = b"*3\r\n$%d\r\n%b\r\n$6\r\nblue:a\r\n$1\r\nb\r\n" % (len(word), word)
+            conversation.command(b"LRANGE", b"l", b"0", b"-1").command(b"SELECT", b"3")
+            self.assertHears(conversation.redis(reply), reply, OK)
+
+    def test_back_to_resp2_while_subscribed(self) -> None:
+        conversation = logged_in(3).command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
+        conversation.command(b"HELLO", b"2").redis(b"*0\r\n").hears()
+        self.assertHears(conversation.redis(message(b"blue:a", b"x")), message(b"a", b"x"))
+        self.assertEqual(conversation.session.protocol, 2)
+
+    def test_a_hello_that_redis_refuses_changes_nothing(self) -> None:
+        """As it does to a RESP2 subscriber."""
+        conversation = logged_in().command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1))
+        conversation.command(b"HELLO", b"3").command(b"CLIENT", b"GETNAME")
+        conversation.hears()
+        self.assertHears(conversation.redis(b"-ERR Can't execute 'hello'\r\n"), b"-ERR Can't execute 'hello'\r\n$-1\r\n")
+        self.assertHears(conversation.redis(message(b"blue:a", b"x")), message(b"a", b"x"))
+
+    def test_a_multi_that_redis_refuses_changes_nothing(self) -> None:
+        conversation = logged_in().command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1))
+        conversation.command(b"MULTI").redis(b"-ERR Can't execute 'multi'\r\n").hears()
+        conversation.command(b"UNSUBSCRIBE", b"a").redis(confirmation(b"unsubscribe", b"blue:a", 0))
+        self.assertHears(conversation, confirmation(b"unsubscribe", b"a", 0))
+
+
+class QuestionTests(Case):
+    """What Redis answers about the whole server is asked over the control connection."""
+
+    def test_info_waits_for_what_is_owed_and_is_cut(self) -> None:
+        conversation = logged_in().command(b"GET", b"a").command(b"INFO", b"keyspace").command(b"GET", b"b")
+        self.assertEqual(conversation.questions, [])
+        conversation.redis(b"+1\r\n").hears()
+        self.assertEqual(conversation.questions, [[b"INFO", b"keyspace"]])
+        self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
+        conversation.session.told(b"# Keyspace\r\ndb0:keys=1\r\ndb3:keys=2\r\ndb33:keys=4\r\n")
+        text = b"# Keyspace\r\ndb3:keys=2\r\n"
+        self.assertHears(conversation, b"$%d\r\n%b\r\n" % (len(text), text))
+        self.assertEqual(conversation.gets(), encode([b"GET", b"b"]))
+
+    def test_redis_does_not_answer(self) -> None:
+        conversation = logged_in().command(b"INFO")
+        conversation.session.told(OSError("gone"))
+        self.assertHears(conversation, b"-ERR Redis did not answer the proxy, try again\r\n")
+
+    def test_the_client_leaves_meanwhile(self) -> None:
+        conversation = logged_in().command(b"INFO")
+        conversation.session.lost()
+        conversation.session.told(b"")
+        self.assertHears(conversation)
+
+    def test_inside_multi(self) -> None:
+        for words in ((b"INFO",), (b"PUBSUB", b"CHANNELS")):
+            conversation = logged_in().command(b"MULTI").command(*words)
+            self.assertEqual(conversation.gets(), encode([b"MULTI"]) + SPOILER)
+            conversation.redis(b"+OK\r\n-ERR\r\n")
+            self.assertIn(b"inside MULTI is not allowed", conversation.hears())
+
+    def test_pubsub(self) -> None:
+        conversation = logged_in().command(b"PUBSUB", b"CHANNELS")
+        self.assertEqual(conversation.questions.pop(), [b"PUBSUB", b"CHANNELS", b"blue:*"])
+        conversation.session.told([b"blue:news", b"green:other"])
+        self.assertHears(conversation, b"*1\r\n$4\r\nnews\r\n")
+        conversation.command(b"PUBSUB", b"numsub", b"news", b"x")
+        self.assertEqual(conversation.questions.pop(), [b"PUBSUB", b"NUMSUB", b"blue:news", b"blue:x"])
+        conversation.session.told([b"blue:news", 2, b"blue:x", 0])
+        self.assertHears(conversation, b"*4\r\n$4\r\nnews\r\n:2\r\n$1\r\nx\r\n:0\r\n")
+        self.assertHears(conversation.command(b"PUBSUB", b"NUMPAT"), b":6\r\n")
+        self.assertRefused(conversation.command(b"PUBSUB", b"OTHER"), b"-NOPERM ")
+
+
+class ClientReplyTests(Case):
+    def test_off_and_on(self) -> None:
+        conversation = logged_in().command(b"CLIENT", b"REPLY", b"OFF")
+        conversation.command(b"SET", b"a", b"1").command(b"SELECT", b"9").command(b"CLIENT", b"ID")
+        conversation.command(b"CLIENT", b"REPLY", b"ON").command(b"GET", b"a")
+        self.assertHears(conversation.redis(b"+OK\r\n"), OK)
+        self.assertHears(conversation.redis(b"$1\r\n1\r\n"), b"$1\r\n1\r\n")
+
+    def test_skip(self) -> None:
+        conversation = logged_in().command(b"CLIENT", b"REPLY", b"SKIP")
+        conversation.client(encode([b"SET", b"a", b"1"]) + encode([b"GET", b"a"]) + encode([b"GET", b"b"]))
+        self.assertHears(conversation.redis(b"+OK\r\n$1\r\n1\r\n$-1\r\n"), b"$1\r\n1\r\n$-1\r\n")
+        conversation.command(b"CLIENT", b"REPLY", b"SKIP").command(b"CLIENT", b"ID").command(b"CLIENT", b"ID")
+        self.assertHears(conversation, b":7\r\n")
+
+    def test_other(self) -> None:
+        self.assertRefused(logged_in().command(b"CLIENT", b"REPLY", b"MAYBE"), b"-ERR syntax error")
+
+
+class ContainerTests(Case):
+    def test_by_subcommand(self) -> None:
+        conversation = logged_in()
+        for words in ((b"MEMORY", b"USAGE", b"k"), (b"script", b"load", b"return 1"), (b"OBJECT", b"ENCODING", b"k")):
+            self.assertEqual(conversation.command(*words).gets(), encode(words))
+        conversation = logged_in()
+        for words in ((b"MEMORY", b"STATS"), (b"SCRIPT", b"KILL"), (b"XNOSUCH", b"a"), (b"COMMANDLOG", b"GET")):
+            self.assertRefused(conversation.command(*words), b"-NOPERM the command '%b" % words[0].lower())
+        self.assertRefused(conversation.command(b"MEMORY"), b"-ERR wrong number of arguments")
+        self.assertEqual(conversation.gets(), b"")
+
+    def test_client_info(self) -> None:
+        conversation = (
+            logged_in().command(b"CLIENT", b"SETINFO", b"LIB-NAME", b"redis-py").command(b"CLIENT", b"SETNAME", b"me")
+        )
+        conversation.hears()
+        told = conversation.command(b"CLIENT", b"INFO").hears()
+        for field in (
+            b"id=7 ",
+            b"addr=192.0.2.1:5555 ",
+            b"name=me ",
+            b"db=3 ",
+            b"user=blue ",
+            b"lib-name=redis-py ",
+            b"resp=2\n",
+        ):
+            self.assertIn(field, told)
 
 
 class ResetTests(Case):
@@ -594,30 +897,62 @@ class ResetTests(Case):
 
 
 class BoundsTests(Case):
+    def test_a_client_is_read_while_it_waits_but_not_without_limit(self) -> None:
+        """Nothing else would tell that it left."""
+        conversation = logged_in().command(b"BLPOP", b"q", b"0").command(b"AUTH", b"green")
+        self.assertTrue(conversation.waits)
+        conversation.client(b"x" * session_module.HELD_LIMIT)
+        self.assertFalse(conversation.held)
+        conversation.client(b"x")
+        self.assertTrue(conversation.held)
+
+    def test_a_reset_gives_no_more_to_send_without_a_login(self) -> None:
+        conversation = Conversation()
+        for _ in range(100):
+            conversation.client(encode([b"GET", b"x" * 16000]) + encode([b"RESET"]))
+        self.assertEqual(conversation.closed, "protocol-error")
+
+    def test_arguments_of_no_length_are_not_kept_without_limit(self) -> None:
+        conversation = logged_in().client(b"*2147483647\r\n$6\r\nSELECT\r\n")
+        for _ in range(20):
+            conversation.client(b"$0\r\n\r\n" * 5000)
+        self.assertHears(conversation, b"-ERR the arguments of 'select' are larger than 1048576 bytes\r\n")
+        self.assertEqual(conversation.session._scanner._taken, [])
+
+    def test_a_refused_subscription_leaves_no_debt(self) -> None:
+        conversation = logged_in().command(b"SSUBSCRIBE", *(b"%d" % n for n in range(100))).redis(b"-ERR no\r\n")
+        self.assertEqual(conversation.session._owed, 0)
+
+    def test_many_refused_logins_at_once_do_not_nest(self) -> None:
+        conversation = logged_in()
+        conversation.lease = lambda credential: conversation.session.lane_refused("ERR no")
+        conversation.client(encode([b"AUTH", b"green"]) * 2000)
+        self.assertHears(conversation, b"-ERR no\r\n" * 2000)
+
     def test_replies_outstanding(self) -> None:
         self.patch_limit("OWED_LIMIT", 10)
         conversation = logged_in()
         conversation.client(encode([b"GET", b"a"]) * 10)
-        self.assertTrue(conversation.held)
+        self.assertTrue(conversation.waits)
         conversation.redis(b"+1\r\n" * 4)
-        self.assertTrue(conversation.held)
+        self.assertTrue(conversation.waits)
         conversation.redis(b"+1\r\n")
-        self.assertFalse(conversation.held)
+        self.assertFalse(conversation.waits)
 
     def test_answers_that_wait_for_their_turn(self) -> None:
         self.patch_limit("ANSWERS_LIMIT", 1000)
         conversation = logged_in().client(encode([b"GET", b"a"]), encode([b"CONFIG"]) * 100, encode([b"GET", b"b"]))
-        self.assertTrue(conversation.held)
+        self.assertTrue(conversation.waits)
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
         conversation.redis(b"+1\r\n")
-        self.assertFalse(conversation.held)
+        self.assertFalse(conversation.waits)
         self.assertEqual(conversation.gets(), encode([b"GET", b"b"]))
         self.assertHears(conversation, b"+1\r\n", REFUSED_CONFIG * 100)
 
     def test_a_client_that_is_not_logged_in_and_does_not_read(self) -> None:
         conversation = Conversation().client(encode([b"PING"]))
         conversation.session.unread(True)
-        self.assertTrue(conversation.held)
+        self.assertTrue(conversation.waits)
         conversation.hears()
         self.assertHears(conversation.client(encode([b"PING"]) * 1000))
         conversation.session.unread(False)
@@ -626,9 +961,9 @@ class BoundsTests(Case):
     def test_a_client_that_does_not_read_its_refusals(self) -> None:
         conversation = logged_in()
         conversation.session.unread(True)
-        self.assertFalse(conversation.held)
+        self.assertFalse(conversation.waits)
         conversation.client(encode([b"CONFIG"]) * 100)
-        self.assertTrue(conversation.held)
+        self.assertTrue(conversation.waits)
         self.assertHears(conversation, REFUSED_CONFIG)
         conversation.session.unread(False)
         self.assertHears(conversation, REFUSED_CONFIG * 99)
@@ -663,6 +998,14 @@ class RevocationTests(Case):
         conversation.session.recheck(conversation.directory, 100.0)
         self.assertEqual(conversation.closed, "revoked")
 
+    def test_the_same_password_with_another_expiry_goes_on(self) -> None:
+        conversation = logged_in()
+        longer = Credential(BLUE.tenant, "redis-secret-temp-1", BLUE.digest, "user", 1000.0)
+        conversation.session.recheck(Directory(None, [longer]), 0.0)
+        self.assertIsNone(conversation.closed)
+        conversation.session.recheck(Directory(None, [longer]), 1000.0)
+        self.assertEqual(conversation.closed, "revoked")
+
     def test_a_moved_index(self) -> None:
         moved = Credential(Tenant("blue", 4), BLUE.secret, BLUE.digest)
         conversation = logged_in()
@@ -672,7 +1015,8 @@ class RevocationTests(Case):
 
 class TableTests(unittest.TestCase):
     def test_every_command_that_is_taken_has_a_method(self) -> None:
-        self.assertEqual(session_module._METHODS.keys(), session_module.policy.TAKEN)
+        policy = session_module.policy
+        self.assertEqual(session_module._METHODS.keys(), policy.ANSWERED | policy.PASSED_ON | policy.HEADED)
 
     def test_reprs_show_the_state_and_no_secret(self) -> None:
         conversation = logged_in().command(b"GET", b"a")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
+import threading
 import time
 import unittest
 
@@ -103,6 +106,46 @@ class RedisGoneTests(unittest.TestCase):
         self.assertIn(b"-ERR Redis cannot be reached", raw.ask(AUTH))
         proxy.logged("it took too long")
         self.assertNoTraceback(proxy)
+
+    def test_a_redis_that_hangs_is_told_within_the_connect_timeout(self) -> None:
+        """However many idle lanes there are."""
+        installation = Installation("--connect-timeout", "1", "--base-workers", "0")
+        self.addCleanup(installation.stop)
+        for raw in [Raw(self, installation.proxy.port) for _ in range(8)]:
+            raw.ask(b"QUIT\r\n")
+        os.kill(installation.server.pid, signal.SIGSTOP)
+        self.addCleanup(os.kill, installation.server.pid, signal.SIGCONT)
+        late = Raw(self, installation.proxy.port, login=False)
+        started = time.monotonic()
+        self.assertIn(b"-ERR Redis cannot be reached", late.ask(AUTH))
+        self.assertLess(time.monotonic() - started, 2.5)
+
+    def test_a_redis_that_closes_every_connection_is_not_stormed(self) -> None:
+        server = socket.socket()
+        self.addCleanup(server.close)
+        server.bind(("127.0.0.1", 0))
+        server.listen(100)
+        accepted: list[float] = []
+
+        def serve() -> None:
+            while True:
+                try:
+                    connection, _ = server.accept()
+                except OSError:
+                    return
+                accepted.append(time.monotonic())
+                connection.recv(1000)
+                connection.sendall(b"+OK\r\n")
+                connection.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        manifests = Manifests([master(f"redis://:x@127.0.0.1:{server.getsockname()[1]}/0")])
+        self.addCleanup(manifests.remove)
+        proxy = ProxyProcess("--manifests", str(manifests.path)).ready()
+        self.addCleanup(proxy.stop)
+        proxy.logged("closes connections as soon as they are open")
+        time.sleep(1)
+        self.assertLess(len(accepted), 15)
 
     def test_another_master_password(self) -> None:
         server = RedisServer(password="the-right-one").start()

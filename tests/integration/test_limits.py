@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 import socket
+import time
 import unittest
 
 from ..support.proxy import Installation
@@ -117,8 +119,8 @@ class LoginTimeoutTests(Limited):
 class LanesTests(Limited):
     def lanes(self, installation: Installation) -> list[dict]:
         """Redis's clients but the one that asks and the control connection."""
-        clients = installation.server.client().client_list()
-        return [c for c in clients if c["cmd"] not in ("client|list", "config|get", "client")]
+        clients = installation.server.client(client_name="asks").client_list()
+        return [c for c in clients if c["name"] not in ("asks", "redisproxy-control")]
 
     def test_base_lanes_are_opened_at_start_and_kept(self) -> None:
         installation = self.start("--base-workers", "4", "--worker-idle-timeout", "1")
@@ -167,3 +169,73 @@ class LanesTests(Limited):
             connection.close()
             until(lambda i=installation: not self.lanes(i), f"the lane of {state!r} is closed")
             installation.stop()
+
+
+class LeavingTests(Limited):
+    """Clients that go away at odd moments leave nothing behind."""
+
+    def test_a_client_that_leaves_while_it_waits_is_noticed(self) -> None:
+        installation = self.start("--base-workers", "0")
+        for last in (b"RESET\r\n", b"AUTH green-password\r\n", b"CONFIG GET x\r\n" * 8000):
+            for _ in range(5):
+                connection = self.connect()
+                self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
+                connection.sendall(b"BLPOP queue 0\r\n" + last)
+                connection.close()
+        until(lambda: not self.lanes(installation), "the lanes of all that left are closed")
+        straight = installation.server.client(3)
+        straight.rpush("queue", "item")
+        self.assertEqual(straight.llen("queue"), 1)
+
+    def test_shutdown_does_not_wait_for_one_that_waits_for_a_place(self) -> None:
+        installation = self.start("--max-workers", "1", "--login-timeout", "60")
+        served, waiting = self.connect(), self.connect()
+        self.assertEqual(self.ask(served, AUTH), b"+OK\r\n")
+        waiting.sendall(AUTH)
+        installation.proxy.process.send_signal(signal.SIGTERM)
+        self.assertEqual(installation.proxy.process.wait(15), 0)
+
+    def test_a_slow_reader_gets_all_that_it_is_owed(self) -> None:
+        installation = self.start()
+        size = 6 << 20
+        installation.server.client(3).set("big", b"x" * size)
+        connection = socket.socket()
+        self.addCleanup(connection.close)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        connection.settimeout(30)
+        connection.connect(("127.0.0.1", self.port))
+        self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
+        connection.sendall(b"GET big\r\nQUIT\r\n")
+        got, started = 0, time.monotonic()
+        tail = b""
+        while data := connection.recv(65536):
+            got += len(data)
+            tail = (tail + data)[-5:]
+            # As fast as 1.5 MB a second: longer than any moment that is left to a closing client without progress.
+            time.sleep(max(0.0, got / 1_500_000 - (time.monotonic() - started)))
+        self.assertEqual((got, tail), (size + len(b"$6291456\r\n\r\n+OK\r\n"), b"+OK\r\n"))
+
+    def test_after_a_reset_there_is_a_time_for_the_login_again(self) -> None:
+        self.start("--login-timeout", "1")
+        connection = self.connect()
+        self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
+        self.assertEqual(self.ask(connection, b"RESET\r\n"), b"+RESET\r\n")
+        self.assertEqual(connection.recv(1000), b"-ERR no log-in within 1 seconds\r\n")
+        self.assertEqual(connection.recv(1), b"")
+
+
+class GuessingTests(Limited):
+    def test_wrong_passwords_are_answered_later_and_later_and_then_no_more(self) -> None:
+        installation = self.start()
+        connection = self.connect()
+        started = time.monotonic()
+        connection.sendall(b"AUTH wrong\r\nRESET\r\n" * 8)
+        answers = b""
+        while answers.count(b"-WRONGPASS") < 8:
+            answers += connection.recv(1000)
+        self.assertGreater(time.monotonic() - started, 0.5)
+        # Another client, with the right password, is not slowed down.
+        started = time.monotonic()
+        self.assertEqual(self.ask(self.connect(), AUTH), b"+OK\r\n")
+        self.assertLess(time.monotonic() - started, 0.5)
+        self.assertNotIn("Traceback", installation.proxy.log)

@@ -8,6 +8,7 @@ from twisted.trial import unittest
 from redisproxy.core.tenants import Backend, Tenant
 from redisproxy.net.lane import LOGIN_REFUSED, UNREACHABLE, LaneError
 from redisproxy.net.lanes import LanePool
+from redisproxy.net.wall import Wall
 
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port
 
@@ -47,7 +48,7 @@ class LanePoolTests(unittest.TestCase):
         self.reactor = ClockedReactor()
 
     def pool(self, base: int = 0) -> LanePool:
-        pool = LanePool(self.reactor, base, 30.0, 5.0)
+        pool = LanePool(self.reactor, Wall("off", None), base, 30.0, 5.0)
         pool.startService()
         self.addCleanup(self.stop, pool)
         pool.use(self.backend)

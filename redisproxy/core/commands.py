@@ -1,0 +1,75 @@
+"""What Redis's commands are: facts, from the connected server's own COMMAND, or built in.
+
+Owns facts, not decisions (`policy`). Source: the COMMAND reply of Redis 6.2 to 8 and Valkey.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from .builtin import FACTS
+
+#: The words of the facts that decisions are made from; others are not kept.
+WORDS = frozenset(("keys", "admin", "dangerous", "pubsub", "scripting"))
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command, or one subcommand of a container.
+
+    name: upper case, ``CONTAINER|SUBCOMMAND``; facts: some of WORDS.
+    """
+
+    name: bytes
+    facts: frozenset[str]
+    subcommands: tuple[Command, ...] = ()
+
+
+def _text(value: object) -> str:
+    """A word of a reply: bytes or text, by whether it was a bulk or a simple string."""
+    return value.decode("ascii", "replace") if isinstance(value, bytes) else str(value)
+
+
+def _words(value: object) -> set[str]:
+    return {_text(word).removeprefix("@") for word in value} if isinstance(value, list | set | tuple) else set()
+
+
+def _command(entry: Sequence[object]) -> Command:
+    words = _words(entry[2]) | (_words(entry[6]) if len(entry) > 6 else set())
+    if entry[3] != 0 or "movablekeys" in words:
+        words.add("keys")
+    subcommands = entry[9] if len(entry) > 9 and isinstance(entry[9], list) else []
+    return Command(
+        _text(entry[0]).upper().encode(), frozenset(words & WORDS), tuple(_command(subcommand) for subcommand in subcommands)
+    )
+
+
+def parse(reply: Iterable[Sequence[object]]) -> Mapping[bytes, Command]:
+    """The commands in an answer to COMMAND, by name. Raises ValueError where it is not one.
+
+    A server that lists no subcommands (before Redis 7) gets the built-in ones of its containers.
+    """
+    known = builtin()
+    commands = {}
+    try:
+        for entry in reply:
+            command = _command(entry)
+            if not command.subcommands and command.name in known:
+                command = Command(command.name, command.facts, known[command.name].subcommands)
+            commands[command.name] = command
+    except (IndexError, TypeError, AttributeError):
+        raise ValueError("not an answer to COMMAND") from None
+    if b"GET" not in commands:
+        raise ValueError("an answer to COMMAND without GET")
+    return commands
+
+
+def builtin() -> Mapping[bytes, Command]:
+    """The commands of `builtin.FACTS`, by name."""
+    flat = {name.upper().encode(): frozenset(facts.split()) for facts, names in FACTS for name in names.split()}
+    subcommands: dict[bytes, list[Command]] = {}
+    for name, facts in flat.items():
+        if b"|" in name:
+            subcommands.setdefault(name.split(b"|")[0], []).append(Command(name, facts))
+    return {name: Command(name, facts, tuple(subcommands.get(name, ()))) for name, facts in flat.items() if b"|" not in name}

@@ -1,0 +1,47 @@
+"""Slows down whoever tries passwords: how long a wrong one is answered late, by source address.
+
+Owns the counts, in bounded memory. Times are seconds, given by the caller. A right password is never delayed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+
+#: Wrong passwords of one address that are answered at once: a deployment with an old secret, say.
+FREE = 5
+#: Seconds: the first delay, doubled at each further wrong password, up to the longest.
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 5.0
+#: Seconds without a wrong password after which an address is forgotten.
+MEMORY = 300.0
+#: Addresses that are remembered; past that the one that was wrong the longest ago is forgotten.
+ADDRESSES = 10_000
+#: Wrong passwords on one connection after which it is closed.
+LAST = 20
+
+
+class Guard:
+    """Wrong passwords by source address."""
+
+    def __init__(self) -> None:
+        # (how many, when the last), the latest at the end.
+        self._wrong: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._wrong)
+
+    def wrong(self, address: str, now: float) -> float:
+        """Counts a wrong password: seconds until it may be answered."""
+        count, when = self._wrong.pop(address, (0, now))
+        if now - when > MEMORY:
+            count = 0
+        self._wrong[address] = (count + 1, now)
+        while len(self._wrong) > ADDRESSES:
+            self._wrong.popitem(last=False)
+        if count < FREE:
+            return 0.0
+        return min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(count - FREE, 16))
+
+    def right(self, address: str) -> None:
+        """A right password: what was wrong before was a mistake."""
+        self._wrong.pop(address, None)

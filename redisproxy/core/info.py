@@ -1,0 +1,59 @@
+"""INFO as a tenant may read it.
+
+Owns which lines of Redis's answer pass: what is about the server as such, and the own database. What is not known to be
+harmless does not pass: a section or field of a newer server stays out until it is named here.
+"""
+
+from __future__ import annotations
+
+import re
+
+#: Fields that pass, by section, as patterns for the whole name.
+_FIELDS = {
+    "server": r"redis_version|valkey_version|valkey_release_stage|server_name|redis_mode|server_mode|redis_build_id|os|"
+    r"arch_bits|monotonic_clock|multiplexing_api|atomicvar_api|gcc_version|process_supervised|server_time_usec|"
+    r"uptime_in_seconds|uptime_in_days|hz|configured_hz|lru_clock|io_threads_active",
+    "clients": r"maxclients",
+    "memory": r"used_memory|used_memory_human|used_memory_rss|used_memory_rss_human|used_memory_peak|"
+    r"used_memory_peak_human|maxmemory|maxmemory_human|maxmemory_policy|mem_fragmentation_ratio|mem_allocator|"
+    r"total_system_memory|total_system_memory_human",
+    "persistence": r"loading|rdb_bgsave_in_progress|aof_enabled|aof_rewrite_in_progress|async_loading",
+    "stats": r"uptime_in_seconds",
+    "replication": r"role",
+    "cluster": r"cluster_enabled",
+}
+
+
+def tenants_info(answer: object, index: int, clients: int) -> bytes:
+    """Redis's answer to INFO, cut to what a tenant may know.
+
+    index: of its database; clients: how many of its own are connected.
+    """
+    text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else str(answer)
+    sections: list[str] = []
+    section = ""
+    lines: list[str] = []
+
+    def close() -> None:
+        if section == "clients":
+            lines.insert(1, f"connected_clients:{clients}")
+        if lines and (len(lines) > 1 or section == "keyspace"):
+            sections.append("\r\n".join(lines) + "\r\n")
+
+    for line in text.splitlines():
+        if line.startswith("#"):
+            close()
+            section = line[1:].strip().lower()
+            lines = [line] if section in _FIELDS or section == "keyspace" else []
+            continue
+        name, separator, _ = line.partition(":")
+        if not separator:
+            continue
+        if section == "keyspace":
+            passes = name == f"db{index}"
+        else:
+            passes = section in _FIELDS and re.fullmatch(_FIELDS[section], name) is not None
+        if passes:
+            lines.append(line)
+    close()
+    return "\r\n".join(sections).encode()

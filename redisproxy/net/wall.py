@@ -1,0 +1,129 @@
+"""The second wall, as lanes see it: whom a lane logs in as.
+
+Owns which tenants' users Redis knows already, and their provisioning over the control connection.
+"""
+
+from __future__ import annotations
+
+from twisted.internet import defer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..core import acl
+from ..core.policy import Policy
+from ..core.tenants import Tenant
+from .control import ControlError, ControlService, Server
+
+#: Patterns that the sessions of one tenant may have Redis allow, for the life of this process.
+PATTERNS = 10_000
+
+MODES = ("auto", "require", "off")
+
+
+class WallError(Exception):
+    """The tenant's user cannot be had. The text is for the log.
+
+    passing: whether it may be had when it is tried again.
+    """
+
+    def __init__(self, text: str, passing: bool) -> None:
+        super().__init__(text)
+        self.passing = passing
+
+
+class Wall:
+    """mode: ``auto`` uses ACL users where Redis has them, ``require`` serves nobody without, ``off`` uses none."""
+
+    _log = Logger()
+
+    def __init__(self, mode: str, control: ControlService) -> None:
+        self._mode = mode
+        self._control = control
+        self._server: Server | None = None
+        self._policy: Policy | None = None
+        self._provisioned: set[Tenant] = set()
+        # Those that wait for a tenant's user: it is made once, however many sessions come at once.
+        self._waiting: dict[Tenant, list[defer.Deferred]] = {}
+        self._patterns: dict[Tenant, set[bytes]] = {}
+        self._last_told = ""
+
+    def stands_on(self, server: Server) -> bool:
+        """Whether tenants' lanes will log in as ACL users there."""
+        return self._mode != "off" and server.acl
+
+    def use(self, server: Server, policy: Policy) -> None:
+        """What Redis is from now on. It may have been restarted: its users may be gone."""
+        self._server, self._policy = server, policy
+        self._provisioned.clear()
+        self._patterns.clear()
+        if not self.stands_on(server):
+            told = "Redis does not hold the tenants' limits: there is one wall, the proxy's own, and scripts are refused"
+            if self._mode == "require":
+                told += "; nobody is served, because --acl is require"
+        elif server.acl_databases:
+            told = "two walls: the proxy's policy, and for each tenant an ACL user that Redis keeps to its database"
+        else:
+            told = "two walls: the proxy's policy, and an ACL user for each tenant"
+        if told != self._last_told:
+            self._last_told = told
+            (self._log.info if self.stands_on(server) else self._log.warn)("{told}", told=told)
+
+    async def login(self, tenant: Tenant, master_password: bytes) -> tuple[bytes, bytes] | None:
+        """(user, password) for a tenant's lanes, known to Redis; None: they keep the master's. Raises WallError."""
+        if self._mode == "off":
+            return None
+        try:
+            if self._server is None:
+                await self._control.ask("PING")  # which waits until it is known
+            if not self._server.acl:
+                if self._mode == "require":
+                    raise WallError("this Redis has no ACL users for us, and --acl is require", passing=False)
+                return None
+            name = acl.username(tenant)
+            secret = acl.password(master_password, name)
+            if tenant not in self._provisioned:
+                await self._provisioned_once(tenant, name, secret)
+        except ControlError as error:
+            raise WallError(f"the ACL user of {tenant.namespace} cannot be made: {error}", passing=True) from None
+        return name.encode(), secret
+
+    def _provisioned_once(self, tenant: Tenant, name: str, secret: bytes) -> defer.Deferred:
+        """Fires when the user is known to Redis. Fails with ControlError."""
+        made: defer.Deferred = defer.Deferred(lambda cancelled: self._waiting[tenant].remove(cancelled))
+        if tenant in self._waiting:
+            self._waiting[tenant].append(made)
+            return made
+        self._waiting[tenant] = [made]
+        # Not the first one's own work: it may be given up while others wait.
+        defer.Deferred.fromCoroutine(self._provision(tenant, name, secret)).addBoth(self._tell_waiting, tenant)
+        return made
+
+    def _tell_waiting(self, result: object, tenant: Tenant) -> None:
+        for waiting in self._waiting.pop(tenant):
+            if isinstance(result, Failure):
+                waiting.errback(result)
+            else:
+                waiting.callback(None)
+
+    async def _provision(self, tenant: Tenant, name: str, secret: bytes) -> None:
+        existing = await self._control.ask("ACL", "GETUSER", name)
+        words = acl.rules(tenant, self._policy, secret, self._server.acl_databases, new=not existing)
+        await self._control.ask("ACL", "SETUSER", name, *words)
+        self._provisioned.add(tenant)
+        self._patterns.pop(tenant, None)
+
+    def forget(self, tenant: Tenant) -> None:
+        """Redis does not know its user: it was deleted, or Redis restarted."""
+        self._provisioned.discard(tenant)
+
+    async def permit(self, tenant: Tenant, patterns: list[bytes]) -> None:
+        """Has the tenant's user allowed to PSUBSCRIBE to these. Raises ControlError."""
+        if self._server is None or not self.stands_on(self._server):
+            return
+        known = self._patterns.setdefault(tenant, set())
+        new = [pattern for pattern in patterns if pattern not in known]
+        if len(known) + len(new) > PATTERNS:
+            raise ControlError(f"more than {PATTERNS} patterns")
+        if new:
+            await self._control.ask("ACL", "SETUSER", acl.username(tenant), *acl.pattern_rules(new))
+            known.update(new)
