@@ -1,0 +1,43 @@
+"""The user of a tenant: name, password, rules."""
+
+from __future__ import annotations
+
+import hashlib
+import unittest
+
+from redisproxy.core import acl
+from redisproxy.core.commands import builtin
+from redisproxy.core.policy import make_policy
+from redisproxy.core.tenants import Tenant
+
+BLUE = Tenant("team-blue", 3)
+
+
+class AclTests(unittest.TestCase):
+    def test_names_and_passwords_differ(self) -> None:
+        self.assertEqual(acl.username(BLUE), "redisproxy:team-blue:3")
+        moved = acl.username(Tenant("team-blue", 4))
+        passwords = {
+            acl.password(b"master", acl.username(BLUE)),
+            acl.password(b"other", acl.username(BLUE)),
+            acl.password(b"master", moved),
+        }
+        self.assertEqual(len(passwords), 3)
+        self.assertEqual(acl.password(b"master", moved), acl.password(b"master", moved))
+
+    def test_rules(self) -> None:
+        policy = make_policy(builtin(), scripts=True)
+        rules = acl.rules(BLUE, policy, b"secret", databases=True, new=True)
+        self.assertIn(b"#" + hashlib.sha256(b"secret").hexdigest().encode(), rules)
+        self.assertNotIn(b"secret", b" ".join(rules))
+        self.assertLess(rules.index(b"resetchannels"), rules.index(b"&team-blue:*"))
+        self.assertLess(rules.index(b"-@all"), rules.index(b"+get"))
+        self.assertEqual([r for r in rules if r.startswith(b"db=")], [b"db=3"])
+        self.assertFalse(
+            {b"+select", b"+swapdb", b"+move", b"+copy", b"+flushall", b"+info", b"+pubsub|channels"} & set(rules)
+        )
+
+    def test_a_user_that_exists_keeps_its_patterns(self) -> None:
+        rules = acl.rules(BLUE, make_policy(builtin(), scripts=True), b"secret", databases=False, new=False)
+        self.assertNotIn(b"resetchannels", rules)
+        self.assertNotIn(b"resetdbs", rules)

@@ -1,0 +1,59 @@
+"""INFO, cut to what a tenant may know."""
+
+from __future__ import annotations
+
+import unittest
+
+from redisproxy.core.info import tenants_info
+
+INFO = b"""# Server\r
+redis_version:7.0.15\r
+tcp_port:6379\r
+executable:/usr/bin/redis-server\r
+config_file:/etc/redis/redis.conf\r
+run_id:abc\r
+\r
+# Clients\r
+connected_clients:99\r
+maxclients:10000\r
+blocked_clients:7\r
+\r
+# Memory\r
+used_memory:1000\r
+maxmemory_policy:noeviction\r
+\r
+# Replication\r
+role:master\r
+slave0:ip=10.0.0.9,port=6379\r
+master_replid:abc\r
+\r
+# Commandstats\r
+cmdstat_get:calls=5\r
+\r
+# Newsection\r
+something:new\r
+\r
+# Keyspace\r
+db0:keys=1,expires=0\r
+db3:keys=2,expires=0\r
+db33:keys=3,expires=0\r
+"""
+
+
+class InfoTests(unittest.TestCase):
+    def test_cut(self) -> None:
+        self.assertEqual(
+            tenants_info(INFO, 3, 4).decode(),
+            "# Server\r\nredis_version:7.0.15\r\n\r\n"
+            "# Clients\r\nconnected_clients:4\r\nmaxclients:10000\r\n\r\n"
+            "# Memory\r\nused_memory:1000\r\nmaxmemory_policy:noeviction\r\n\r\n"
+            "# Replication\r\nrole:master\r\n\r\n"
+            "# Keyspace\r\ndb3:keys=2,expires=0\r\n",
+        )
+
+    def test_an_empty_database_has_its_section(self) -> None:
+        self.assertEqual(tenants_info(b"# Keyspace\r\ndb0:keys=1\r\n", 3, 4), b"# Keyspace\r\n")
+
+    def test_what_is_no_info(self) -> None:
+        for answer in (b"", b"nonsense", b"secret:1\r\n", "# Keyspace\r\n"):
+            self.assertNotIn(b"secret", tenants_info(answer, 3, 4))
