@@ -136,9 +136,13 @@ UNAUTHENTICATED_TABLE: dict[bytes, int] = {}
 
 def refusal(name: bytes) -> bytes:
     """The error that answers a refused command. name: as the client spelt it."""
-    shown = name.decode("ascii", "replace").lower() if name.isascii() else ""
-    shown = "".join(c for c in shown if c.isalnum() or c in "-_.|")[:64]
-    return b"-NOPERM the command '%b' is not available here: it reaches beyond the own database\r\n" % shown.encode()
+    return b"-NOPERM the command '%b' is not available here: it reaches beyond the own database\r\n" % shown(name).encode()
+
+
+def shown(name: bytes) -> str:
+    """A command's name, as the client spelt it, made fit for an error and for the log."""
+    text = name[:128].decode("ascii", "replace").lower() if name.isascii() else ""
+    return "".join(c for c in text if c.isalnum() or c in "-_.|")[:64]
 
 
 def parse_names(text: str) -> frozenset[bytes]:

@@ -1,497 +1,41 @@
-"""One client's conversation: its state, and the ordered queue of what it is owed.
+"""What commands about the connection, its state, and the tenant's limits mean: answered, rewritten, or refused.
 
-Owns the order of replies to one client. Bytes come in by `received`; what must happen goes out through a `Link`
-(the client's connection) and a `Lane`. Knows no Twisted, no clock and no socket.
-
-States: a session is unauthenticated, or logged in with a lane of its own. Reasons to wait (`Wait`) stop the
-scanning of what the client sent, and the reading of more; the last of them is that the session is ending.
+Owns the methods for the commands that policy has the scanner hand over. The order of replies is `conversation`'s.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
-from enum import Enum, IntFlag
-from typing import Protocol
 
 from . import policy, pubsub
+from .conversation import NOAUTH, Conversation, Reply, Wait
 from .info import tenants_info
-from .lane import CONFIRMATIONS, HELLO, REPLIES, Owed
-from .resp import (
-    AUTHENTICATED,
-    COMMAND,
-    DROP,
-    FORWARD,
-    HEADED,
-    OVERSIZE,
-    TAKE,
-    TAKE_LIMIT,
-    UNAUTHENTICATED,
-    ProtocolError,
-    RequestScanner,
-    encode,
-)
-from .tenants import AuthenticationError, Credential, Directory
-
-#: Replies that may be outstanding before no more commands are read.
-OWED_LIMIT = 1_000_000
-#: Bytes of the proxy's own answers that may wait for their turn before no more commands are read.
-ANSWERS_LIMIT = 64 * 1024
-#: Bytes that are taken from a client while it waits: reading goes on that long, so that it is noticed when it leaves.
-HELD_LIMIT = 64 * 1024
-#: Bytes that a client may send before it has logged in.
-UNAUTHENTICATED_LIMIT = 1024 * 1024
+from .lane import CONFIRMATIONS, HELLO, REPLIES
+from .links import Link
+from .resp import TAKE, UNAUTHENTICATED, encode
+from .tenants import AuthenticationError
 
 OK = b"+OK\r\n"
-NOAUTH = b"-NOAUTH Authentication required.\r\n"
 NOAUTH_HELLO = (
     b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> "
     b"<pass> option can be used to authenticate the client and select the RESP protocol version at the same time\r\n"
 )
 SYNTAX = b"-ERR syntax error\r\n"
-#: A command that every server answers with an error: inside MULTI it makes EXEC fail, as the refusal should.
-SPOILER = encode([b"SELECT"])
 
 
-class Lane(Protocol):
-    """A connection to Redis, authenticated and SELECTed for one tenant."""
-
-    def send(self, data: bytes) -> None:
-        """Writes whole commands, or pieces of one."""
-
-    def expect(self, owed: Owed) -> None:
-        """What the bytes sent next will be answered with."""
-
-    def forgo(self, owed: Owed) -> None:
-        """The newest of what it is expected to answer will not be answered."""
-
-    def latest(self) -> Owed | None:
-        """The newest of what it is expected to answer."""
-
-    def release(self, clean: bool) -> None:
-        """Gives it back. clean: no state of this session is left on it."""
-
-
-class Link(Protocol):
-    """What carries a session: the client's connection, and the way to the rest of the proxy."""
-
-    id: int
-    #: the client's address, for CLIENT INFO
-    peer: str
-    #: seconds since it came
-    age: int
-
-    def policy(self) -> policy.Policy:
-        """What tenants may do on the server as it is now."""
-
-    def ask(self, words: list[bytes]) -> None:
-        """Asks Redis over the control connection: `Session.told` is called with its answer, at once or later."""
-
-    def permit(self, patterns: list[bytes]) -> None:
-        """Has the tenant's ACL user allowed these patterns, which Redis takes literally: `Session.permitted` is called."""
-
-    def write(self, data: bytes) -> None:
-        """To the client."""
-
-    def close(self, mood: str) -> None:
-        """Closes the client's connection when what was written has left. mood: how it ended, for the log."""
-
-    def peers_of_tenant(self) -> int:
-        """How many clients of the same tenant are connected."""
-
-    def patterns_of_tenant(self) -> int:
-        """How many patterns they are subscribed to."""
-
-    def hold(self) -> None:
-        """Read no more from the client."""
-
-    def unhold(self) -> None:
-        """Read on."""
-
-    def authenticate(self, username: str | None, password: bytes) -> Credential:
-        """Whose password it is. Raises AuthenticationError."""
-
-    def punish(self, error: bytes) -> None:
-        """A log-in was wrong: `Session.punished` is called with its error, the later the more there were."""
-
-    def logged_out(self) -> None:
-        """The client is not logged in any more: it has as much time for that as at the beginning."""
-
-    def lease(self, credential: Credential) -> None:
-        """Asks for a lane: `Session.lane_opened` or `lane_refused` is called, at once or later."""
-
-
-class Wait(IntFlag):
-    """Why a session reads no more commands for now."""
-
-    LANE = 1  #: a lane is being opened
-    ORDER = 2  #: a command must not start before all replies are here
-    UNREAD = 4  #: the client does not read its answers
-    OWED = 8  #: too many replies are outstanding
-    ENDING = 16  #: no more commands will be read
-    CONTROL = 32  #: the control connection was asked something
-    HELLO = 64  #: whether the protocol changes is not known yet
-    PENALTY = 128  #: a wrong password is answered later and later
-
-
-class Reply(Enum):
-    """CLIENT REPLY: which commands are answered."""
-
-    ON = "on"
-    SKIP = "skip"  #: the next one is not
-    OFF = "off"
-
-
-class Session:
+class Session(Conversation):
     """One client's conversation."""
 
     def __init__(self, link: Link) -> None:
-        self.link = link
-        self.credential: Credential | None = None
-        #: the credential that a lane is being opened for
-        self.candidate: Credential | None = None
-        self.protocol = 2
-        #: how many commands it sent, refused ones included
-        self.commands = 0
-        self.refused = 0
-        #: what it was lent, and has not let go of
-        self.lane: Lane | None = None
-        self._lane_clean = True
-        self._scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, TAKE)
-        self._received = 0
-        self._wait = Wait(0)
-        self._unread = False
-        self._no_more = False
-        # What the client is owed, in order: debts of the lane, and the proxy's own answers.
-        self._queue: deque[Owed | bytes] = deque()
-        self._owed = 0
-        self._answers = 0
-        self._parked: list[bytes] | None = None
-        self._after_login: list[bytes] | None = None
-        self._mood = ""
-        self._multi = False
-        self._watching = False
+        super().__init__(link)
         self._name = b""
         self._library = {b"LIB-NAME": b"", b"LIB-VER": b""}
-        self._policy: policy.Policy | None = None
         self._subscriptions = pubsub.Subscriptions()
-        self._reply = Reply.ON
         # What is done with the answer of the control connection.
         self._then: Callable[[object], None] | None = None
-        self._advancing = False
-        self._mid_message = False
-
-    def __repr__(self) -> str:
-        who = self.credential.tenant.namespace if self.credential else "unauthenticated"
-        return f"<Session {who} owed={self._owed} wait={self._wait!r}>"
-
-    @property
-    def ended(self) -> bool:
-        """Whether it reads no more commands, and never will."""
-        return bool(self._wait & Wait.ENDING)
-
-    # What the link tells.
-
-    def received(self, data: bytes) -> None:
-        """What the client sent."""
-        if self.ended:
-            return
-        if self.credential is None:
-            self._received += len(data)
-            if self._received > UNAUTHENTICATED_LIMIT:
-                self._answer(b"-ERR Protocol error: too much was sent without authentication\r\n")
-                self.end("protocol-error")
-                return
-        self._scanner.feed(data)
-        if not self._wait:
-            self._advance()
-        if self._wait and self._scanner.buffered > HELD_LIMIT:
-            self.link.hold()
-
-    def half_closed(self) -> None:
-        """The client will send no more; it may still read what it is owed."""
-        self._no_more = True
-        if not self._wait:
-            self.end("client-left")
-
-    def lost(self) -> None:
-        """The client's connection is gone. Outstanding replies are thrown away with the lane."""
-        self._wait |= Wait.ENDING
-        self._let_go_of_lane()
-        self._queue.clear()
-
-    def unread(self, full: bool) -> None:
-        """Whether what was written to the client is piling up."""
-        self._unread = full
-        if full and self.credential is None:
-            self._stop(Wait.UNREAD)
-        elif not full:
-            self._go_on(Wait.UNREAD)
-
-    def end(self, mood: str) -> None:
-        """Reads no more commands, and closes once the client has all that it is owed."""
-        if self.ended:
-            return
-        self._mood = mood
-        self._stop(Wait.ENDING)
-        self._parked = None
-        if self._scanner.forwarding:
-            self._forgo()
-        if self._nothing_owed:
-            self._finish()
-
-    @property
-    def _nothing_owed(self) -> bool:
-        """Whether the client has all that it is owed, and what it has ends where a reply or message ends."""
-        return not (self._queue or self._mid_message)
-
-    def _forgo(self) -> None:
-        """The command that was passed on in part will not be sent to its end, so Redis will not answer it."""
-        self._lane_clean = False
-        owed = self._queue[-1] if self._queue else None
-        if isinstance(owed, Owed) and owed.kind == REPLIES:
-            owed.count -= 1
-            self._owed -= 1
-            if not owed.count:
-                self._queue.pop()
-                self.lane.forgo(owed)
-
-    def recheck(self, directory: Directory, now: float) -> None:
-        """Ends it if what it logged in with would not log in now."""
-        for credential in (self.credential, self.candidate):
-            if credential is not None:
-                renewed = directory.renewed(credential, now)
-                if renewed is None:
-                    self.end("revoked")
-                elif credential is self.credential:
-                    self.credential = renewed
-                else:
-                    self.candidate = renewed
-
-    def _finish(self) -> None:
-        self._let_go_of_lane()
-        self.link.close(self._mood)
-
-    def _let_go_of_lane(self) -> None:
-        lane, self.lane = self.lane, None
-        if lane is not None:
-            clean = self._lane_clean and not (self._queue or self._multi or self._watching)
-            lane.release(clean and not self._scanner.forwarding)
-
-    # What the lane tells.
-
-    def lane_opened(self, lane: Lane) -> None:
-        """The lane asked for is ready: the log-in is complete."""
-        credential, self.candidate = self.candidate, None
-        if self.ended or credential is None:
-            lane.release(clean=True)
-            return
-        self._let_go_of_lane()
-        self.lane = lane
-        self._lane_clean = True
-        self.credential = credential
-        self._subscriptions = pubsub.Subscriptions()
-        if self.protocol == 3:
-            # It moved here from another tenant, and still speaks RESP3.
-            self._lane_clean = False
-            self._expect(1, HELLO, silent=True, protocol=3)
-            lane.send(encode([b"HELLO", b"3"]))
-        self._scanner.limits = AUTHENTICATED
-        self._policy = self.link.policy()
-        self._scanner.table = self._policy.table
-        self._scanner.default = DROP
-        then, self._after_login = self._after_login, None
-        if then is None:
-            self._answer(OK)
-        else:
-            self._hello(then)
-        self._go_on(Wait.LANE)
-
-    def lane_refused(self, text: str) -> None:
-        """No lane could be had. The session is as it was before the log-in. text: an error reply without ``-``."""
-        self.candidate = self._after_login = None
-        if self.ended:
-            return
-        self._answer(b"-%b\r\n" % text.encode())
-        self._go_on(Wait.LANE)
-
-    def lane_lost(self) -> None:
-        """The lane broke: what it owed will not come, so the conversation cannot go on."""
-        self.lane = None
-        self._queue.clear()
-        self._wait |= Wait.ENDING
-        self.link.close(self._mood or "redis-lost")
-
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
-        """See `lane.Owner`."""
-        if piece:
-            self.link.write(piece)
-        if not done:
-            return
-        self._owed -= done
-        if not owed.count:
-            self._queue.popleft()
-            if owed.kind == HELLO and not owed.silent:
-                self.protocol = owed.protocol or self.protocol
-                if self.protocol != 2:
-                    self._lane_clean = False
-                self._go_on(Wait.HELLO)
-            self._flush()
-        if self._wait & Wait.OWED and self._owed <= OWED_LIMIT // 2:
-            self._go_on(Wait.OWED)
-
-    def _flush(self) -> None:
-        """Tells the client what was waiting for its turn, as far as it has come."""
-        queue = self._queue
-        while queue and isinstance(queue[0], bytes):
-            answer = queue.popleft()
-            self._answers -= len(answer)
-            self.link.write(answer)
-        if not queue:
-            self._drained()
-
-    def published(self, piece: bytes, whole: bool) -> None:
-        """See `lane.Owner`."""
-        self.link.write(piece)
-        waited, self._mid_message = self._mid_message, not whole
-        if waited and whole:
-            self._flush()
-
-    def excused(self, count: int) -> None:
-        """See `lane.Owner`."""
-        self._owed -= count
-
-    def _drained(self) -> None:
-        """Nothing is owed any more."""
-        if self.ended:
-            self._finish()
-            return
-        if not self._unread:
-            self._go_on(Wait.UNREAD)
-        if self._parked is not None:
-            arguments, self._parked = self._parked, None
-            self._wait &= ~Wait.ORDER
-            self._perform(arguments)
-            if not self._wait:
-                self.link.unhold()
-                self._advance()
-
-    # Waiting.
-
-    def _stop(self, reason: Wait) -> None:
-        self._wait |= reason
-        if self._scanner.buffered > HELD_LIMIT:
-            self.link.hold()
-
-    def _go_on(self, reason: Wait) -> None:
-        if not self._wait & reason:
-            return
-        self._wait &= ~reason
-        if not self._wait:
-            self.link.unhold()
-            self._advance()
-
-    # What the client sent.
-
-    def _advance(self) -> None:
-        if self._advancing:
-            return  # the loop below goes on by itself, when what it is in the middle of is done
-        self._advancing = True
-        try:
-            self._take_commands()
-        finally:
-            self._advancing = False
-
-    def _take_commands(self) -> None:
-        scanner = self._scanner
-        while not self._wait:
-            try:
-                found = scanner.next()
-            except ProtocolError as error:
-                if self._scanner.forwarding:
-                    self._forgo()
-                self._answer(b"-ERR Protocol error: %b\r\n" % str(error).encode())
-                self.end("protocol-error")
-                return
-            if found is None:
-                if self._no_more:
-                    self.end("client-left")
-                return
-            kind, what, count = found
-            if kind == FORWARD:
-                self._forward(what, count)
-            elif kind == COMMAND:
-                self._command(what)
-            elif kind == HEADED:
-                self.commands += 1
-                self._publish(what, count)
-            elif kind == OVERSIZE:
-                self.commands += 1
-                self._refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (what.lower(), TAKE_LIMIT))
-            else:
-                self.commands += 1
-                self._refuse(NOAUTH if self.credential is None else policy.refusal(what))
-
-    def _forward(self, data: bytes, count: int, kind: int = REPLIES) -> None:
-        """Passes commands on, or a further piece of one (count 0)."""
-        if count:
-            self.commands += count
-            self._expect(count, kind)
-        self.lane.send(data)
-
-    def _expect(
-        self, count: int, kind: int, silent: bool = False, subscribed_after: bool = False, protocol: int = 0
-    ) -> None:
-        if self._reply is not Reply.ON and kind == REPLIES and not silent:
-            silent = True
-            if self._reply is Reply.SKIP:
-                self._reply = Reply.ON
-                if count > 1:
-                    self._expect(1, kind, silent=True)
-                    self._expect(count - 1, kind)
-                    return
-        queue = self._queue
-        last = queue[-1] if queue else None
-        if (
-            kind == REPLIES
-            and last is not None
-            and last is self.lane.latest()
-            and (last.kind, last.silent) == (kind, silent)
-        ):
-            last.count += count
-        else:
-            owed = Owed(self, count, kind, silent, subscribed_after, protocol)
-            queue.append(owed)
-            self.lane.expect(owed)
-        self._owed += count
-        if self._owed >= OWED_LIMIT:
-            self._stop(Wait.OWED)
-
-    def _answer(self, data: bytes) -> None:
-        """The proxy's own answer, in its place."""
-        if self._reply is not Reply.ON:
-            if self._reply is Reply.SKIP:
-                self._reply = Reply.ON
-            return
-        if self._nothing_owed:
-            self.link.write(data)
-            if self._unread:
-                self._stop(Wait.UNREAD)
-            return
-        self._queue.append(data)
-        self._answers += len(data)
-        if self._unread or self._answers > ANSWERS_LIMIT:
-            self._stop(Wait.UNREAD)
-
-    def _refuse(self, error: bytes) -> None:
-        """An error instead of a command's reply. Inside MULTI the EXEC fails, as it does where Redis refuses."""
-        self.refused += 1
-        if self._multi:
-            self._expect(1, REPLIES, silent=True)
-            self.lane.send(SPOILER)
-        self._answer(error)
 
     def _command(self, arguments: list[bytes]) -> None:
+        """See `Conversation`."""
         self.commands += 1
         name = arguments[0].upper()
         if self.credential is None and name not in _BEFORE_LOGIN:
@@ -500,22 +44,20 @@ class Session:
             self._perform(arguments)
 
     def _perform(self, arguments: list[bytes]) -> None:
+        """See `Conversation`."""
         _METHODS.get(arguments[0].upper(), Session._container)(self, arguments)
 
-    def _in_order(self, arguments: list[bytes]) -> bool:
-        """Whether nothing is outstanding. If something is, the command is done when it has come."""
-        if self._nothing_owed:
-            return True
-        self._parked = arguments
-        self._stop(Wait.ORDER)
-        return False
+    def _headed(self, head: list[bytes], count: int) -> None:
+        """See `Conversation`: only PUBLISH and SPUBLISH come so."""
+        self._publish(head, count)
 
-    def _arity_error(self, arguments: list[bytes]) -> None:
-        self._refuse(b"-ERR wrong number of arguments for '%b' command\r\n" % arguments[0].lower())
-
-    def _pass_on(self, arguments: list[bytes]) -> None:
-        self._expect(1, REPLIES)
-        self.lane.send(encode(arguments))
+    def _logged_in(self, then: list[bytes] | None) -> None:
+        """See `Conversation`."""
+        self._subscriptions = pubsub.Subscriptions()
+        if then is None:
+            self._answer(OK)
+        else:
+            self._hello(then)
 
     # Commands that are about the connection.
 
@@ -643,7 +185,8 @@ class Session:
         if not (text.removeprefix(b"-").isdigit() and len(text) < 12):
             return self._refuse(b"-ERR value is not an integer or out of range\r\n")
         if text != b"%d" % tenant.index:
-            self._refuse(b"-NOPERM this password opens database %d only: SELECT of any other is refused\r\n" % tenant.index)
+            error = b"-NOPERM this password opens database %d only: SELECT of any other is refused\r\n" % tenant.index
+            self._forbid(b"select", error)
         elif self._multi:
             self._pass_on([b"ECHO", b"OK"])  # the lane may not SELECT any more; this keeps its place in EXEC's reply
         else:
@@ -654,7 +197,7 @@ class Session:
             return self._arity_error(arguments)
         subcommand = arguments[1].upper()
         if self._multi or (subcommand, len(arguments)) not in _CLIENT:
-            return self._refuse(policy.refusal(b"client|" + arguments[1]))
+            return self._forbid(b"client|" + arguments[1])
         if subcommand == b"ID":
             self._answer(b":%d\r\n" % self.link.id)
         elif subcommand == b"INFO":
@@ -720,7 +263,7 @@ class Session:
         if len(arguments) == 1:
             return self._arity_error(arguments)
         if arguments[1].upper() not in self._policy.subcommands.get(arguments[0].upper(), ()):
-            return self._refuse(policy.refusal(arguments[0] + b"|" + arguments[1]))
+            return self._forbid(arguments[0] + b"|" + arguments[1])
         self._pass_on(arguments)
 
     # Questions that Redis answers about the whole server: asked over the control connection, and cut to the tenant's own.
@@ -780,7 +323,7 @@ class Session:
         elif subcommand == b"NUMPAT" and len(arguments) == 2:
             self._answer(b":%d\r\n" % self.link.patterns_of_tenant())
         else:
-            self._refuse(policy.refusal(b"pubsub|" + arguments[1]))
+            self._forbid(b"pubsub|" + arguments[1])
 
     def _numbers(self, found: list[object]) -> bytes:
         """Channels and numbers in turn, as PUBSUB NUMSUB has them."""
@@ -837,7 +380,7 @@ class Session:
         try:
             channels = [pubsub.own_channel(self.credential.tenant, kind, channel) for channel in arguments[1:]]
         except pubsub.ForeignChannelError as error:
-            return self._refuse(b"-NOPERM %b\r\n" % str(error).encode())
+            return self._forbid(name, b"-NOPERM %b\r\n" % str(error).encode())
         if b"UNSUBSCRIBE" in name:
             # Those that it has by name: their number is then known, whatever became of the SUBSCRIBE.
             channels = channels or sorted(self._subscriptions.of(kind))
@@ -870,7 +413,7 @@ class Session:
         options = arguments[3:]
         for position, option in enumerate(options):
             if option.upper() == b"DB" and options[position + 1 : position + 2] != [index]:
-                return self._refuse(b"-NOPERM COPY into another database than %b is refused\r\n" % index)
+                return self._forbid(b"copy", b"-NOPERM COPY into another database than %b is refused\r\n" % index)
         self._pass_on(arguments)
 
 

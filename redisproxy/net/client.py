@@ -48,6 +48,9 @@ HALF_CLOSED_GRACE = 0.5
 #: Seconds for a session that was revoked to get the replies it is owed, before it is cut off.
 REVOKED_GRACE = 10.0
 
+#: Refused commands of one connection that are written down; the others are counted in its outcome.
+TOLD = 10
+
 FULL = b"-ERR max number of clients reached\r\n"
 
 
@@ -80,6 +83,7 @@ class ClientProtocol(RespReceiver):
         self._usual_buffer = 0
         self._address = ""
         self._wrong = 0
+        self._forbidden = 0
         self._penalty: IDelayedCall | None = None
 
     def __repr__(self) -> str:
@@ -190,11 +194,11 @@ class ClientProtocol(RespReceiver):
     # What the session asks of its link.
 
     def write(self, data: bytes) -> None:
-        """See `core.session.Link`."""
+        """See `core.links.Link`."""
         self.transport.write(data)
 
     def close(self, mood: str) -> None:
-        """See `core.session.Link`. Goes on reading for a moment: for an unread byte the kernel would drop the last reply."""
+        """See `core.links.Link`. Goes on reading for a moment: for an unread byte the kernel would drop the last reply."""
         if self._closing:
             return
         self._closing = True
@@ -211,30 +215,30 @@ class ClientProtocol(RespReceiver):
             self.transport.loseWriteConnection()
 
     def hold(self, reason: Hold = Hold.SESSION) -> None:
-        """See `core.session.Link`."""
+        """See `core.links.Link`."""
         if not self._closing:
             super().hold(reason)
 
     def unhold(self, reason: Hold = Hold.SESSION) -> None:
-        """See `core.session.Link`."""
+        """See `core.links.Link`."""
         if not self._closing:
             super().unhold(reason)
 
     @property
     def age(self) -> int:
-        """See `core.session.Link`."""
+        """See `core.links.Link`."""
         return int(self.factory.clock.seconds() - self._since)
 
     def policy(self) -> Policy:
-        """See `core.session.Link`."""
+        """See `core.links.Link`."""
         return self.factory.policy
 
     def ask(self, words: list[bytes]) -> None:
-        """See `core.session.Link`."""
+        """See `core.links.Link`."""
         self._on_control(self.factory.control.ask(*words))
 
     def permit(self, patterns: list[bytes]) -> None:
-        """See `core.session.Link`."""
+        """See `core.links.Link`."""
         self._on_control(self.factory.wall.permit(self.session.credential.tenant, patterns))
 
     def _on_control(self, work: Coroutine) -> None:
@@ -248,11 +252,11 @@ class ClientProtocol(RespReceiver):
         return failure.value
 
     def peers_of_tenant(self) -> int:
-        """See `core.session.Link`."""
+        """See `core.links.Link`."""
         return len(self._siblings())
 
     def patterns_of_tenant(self) -> int:
-        """See `core.session.Link`."""
+        """See `core.links.Link`."""
         return len(frozenset().union(*(sibling.patterns for sibling in self._siblings())))
 
     def _siblings(self) -> list[Session]:
@@ -261,7 +265,7 @@ class ClientProtocol(RespReceiver):
         return [s for s in sessions if s.credential is not None and s.credential.tenant == tenant]
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
-        """See `core.session.Link`."""
+        """See `core.links.Link`."""
         try:
             return self.factory.directory.authenticate(username, password)
         except AuthenticationError as error:
@@ -269,20 +273,27 @@ class ClientProtocol(RespReceiver):
             raise
         # The credential is right; whether a lane can be had is not the client's fault.
 
+    def forbidden(self, name: str) -> None:
+        """See `core.links.Link`."""
+        self._forbidden += 1
+        credential = self.session.credential
+        if self._forbidden <= TOLD and credential is not None:
+            self.factory.outcomes.forbidden(self.peer, credential.tenant.namespace, credential.secret, name)
+
     def punish(self, error: bytes) -> None:
-        """See `core.session.Link`."""
+        """See `core.links.Link`."""
         self._wrong += 1
         delay = self.factory.guard.wrong(self._address, self.factory.clock.seconds())
         self._penalty = self.factory.clock.callLater(delay, self.session.punished, error, self._wrong >= LAST)
 
     def logged_out(self) -> None:
-        """See `core.session.Link`."""
+        """See `core.links.Link`."""
         self._restart_timer(self.factory.timeouts.login, self._too_late)
         if self._usual_buffer:
             self.transport.bufferSize = UNREAD_LIMIT
 
     def lease(self, credential: Credential) -> None:
-        """See `core.session.Link`."""
+        """See `core.links.Link`."""
         leasing = defer.Deferred.fromCoroutine(self.factory.lanes.lease(credential.tenant))
         self._leasing = leasing
         leasing.addCallbacks(self._leased, self._not_leased)

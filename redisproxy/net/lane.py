@@ -140,23 +140,23 @@ class LaneProtocol(RespReceiver):
         self.transport.registerProducer(Pressure(lambda: pressed(True), lambda: pressed(False)), True)
 
     def send(self, data: bytes) -> None:
-        """See `core.session.Lane`."""
+        """See `core.links.Lane`."""
         self.transport.write(data)
 
     def expect(self, owed: Owed) -> None:
-        """See `core.session.Lane`."""
+        """See `core.links.Lane`."""
         self._ledger.expect(owed)
 
     def forgo(self, owed: Owed) -> None:
-        """See `core.session.Lane`."""
+        """See `core.links.Lane`."""
         self._ledger.forgo(owed)
 
     def latest(self) -> Owed | None:
-        """See `core.session.Lane`."""
+        """See `core.links.Lane`."""
         return self._ledger.latest()
 
     def release(self, clean: bool) -> None:
-        """See `core.session.Lane`."""
+        """See `core.links.Lane`."""
         self._pool.give_back(self, clean)
 
     def put_down(self) -> bool:

@@ -79,6 +79,17 @@ class Outcomes:
             refused=outcome.refused,
         )
 
+    def forbidden(self, peer: str, namespace: str, secret: str, name: str) -> None:
+        """A tenant tried what it may not do. name: of the command, which may be any short word."""
+        if self._allowed():
+            self._log.info(
+                "refused {command} to {namespace}/{secret} from {peer}",
+                command=name,
+                namespace=namespace,
+                secret=secret,
+                peer=peer,
+            )
+
     def login_refused(self, peer: str, outcome: str) -> None:
         """An AUTH was refused. outcome: a word that says why."""
         if self._allowed():

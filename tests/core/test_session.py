@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import unittest
 
+from redisproxy.core import conversation as conversation_module
 from redisproxy.core import pubsub
 from redisproxy.core import session as session_module
 from redisproxy.core.commands import builtin
+from redisproxy.core.conversation import NOAUTH, SPOILER, Wait
 from redisproxy.core.lane import Ledger, Owed
 from redisproxy.core.policy import Policy, make_policy
 from redisproxy.core.resp import ProtocolError, encode
-from redisproxy.core.session import NOAUTH, OK, SPOILER, Session, Wait
+from redisproxy.core.session import OK, Session
 from redisproxy.core.tenants import AuthenticationError, Credential, Directory, Tenant, digest
 
 BLUE = Credential(Tenant("blue", 3), "redis-secret-master", digest(b"blue"))
@@ -48,6 +50,7 @@ class Conversation:
         self.questions: list[list[bytes]] = []
         self.permitted: list[bytes] = []
         self.logouts = 0
+        self.audited: list[str] = []
         self.directory = directory
         self.lanes_at_once = lanes_at_once
         self.lanes: list[RecordingLane] = []
@@ -80,6 +83,9 @@ class Conversation:
     def permit(self, patterns: list[bytes]) -> None:
         self.permitted += patterns
         self.session.told(None)
+
+    def forbidden(self, name: str) -> None:
+        self.audited.append(name)
 
     def punish(self, error: bytes) -> None:
         self.session.punished(error, False)
@@ -416,7 +422,7 @@ class ProtocolErrorTests(Case):
     def test_too_much_before_the_login(self) -> None:
         conversation = Conversation()
         chunk = encode([b"AUTH", b"x" * 16000])
-        for _ in range(session_module.UNAUTHENTICATED_LIMIT // len(chunk)):
+        for _ in range(conversation_module.UNAUTHENTICATED_LIMIT // len(chunk)):
             conversation.client(chunk)
         self.assertIsNone(conversation.closed)
         conversation.client(chunk)
@@ -854,6 +860,24 @@ class ClientReplyTests(Case):
         self.assertRefused(logged_in().command(b"CLIENT", b"REPLY", b"MAYBE"), b"-ERR syntax error")
 
 
+class AuditTests(Case):
+    def test_what_a_tenant_may_not_do_is_written_down_by_name_alone(self) -> None:
+        conversation = logged_in()
+        for words in (
+            (b"CONFIG", b"GET", b"private"),
+            (b"select", b"5"),
+            (b"CLIENT", b"KILL", b"private"),
+            (b"MEMORY", b"STATS"),
+            (b"COPY", b"a", b"b", b"DB", b"5"),
+            (b"PSUBSCRIBE", b"__key*__:private"),
+            (b"NO\r\nSUCH", b"private"),
+            (b"GET", b"private"),
+        ):
+            conversation.command(*words)
+        audited = ["config", "select", "client|kill", "memory|stats", "copy", "psubscribe", "nosuch"]
+        self.assertEqual(conversation.audited, audited)
+
+
 class ContainerTests(Case):
     def test_by_subcommand(self) -> None:
         conversation = logged_in()
@@ -901,7 +925,7 @@ class BoundsTests(Case):
         """Nothing else would tell that it left."""
         conversation = logged_in().command(b"BLPOP", b"q", b"0").command(b"AUTH", b"green")
         self.assertTrue(conversation.waits)
-        conversation.client(b"x" * session_module.HELD_LIMIT)
+        conversation.client(b"x" * conversation_module.HELD_LIMIT)
         self.assertFalse(conversation.held)
         conversation.client(b"x")
         self.assertTrue(conversation.held)
@@ -969,8 +993,8 @@ class BoundsTests(Case):
         self.assertHears(conversation, REFUSED_CONFIG * 99)
 
     def patch_limit(self, name: str, value: int) -> None:
-        self.addCleanup(setattr, session_module, name, getattr(session_module, name))
-        setattr(session_module, name, value)
+        self.addCleanup(setattr, conversation_module, name, getattr(conversation_module, name))
+        setattr(conversation_module, name, value)
 
 
 class RevocationTests(Case):
