@@ -1,6 +1,7 @@
 """Slows down whoever tries passwords: how long a wrong one is answered late, by source address.
 
-Owns the counts, in bounded memory. Times are seconds, given by the caller. A right password is never delayed.
+Owns the counts, in bounded memory. Times are seconds, given by the caller. A right password is never delayed; but it
+forgives nothing, or a tenant could guess others' passwords between two log-ins with its own.
 """
 
 from __future__ import annotations
@@ -41,7 +42,3 @@ class Guard:
         if count < FREE:
             return 0.0
         return min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(count - FREE, 16))
-
-    def right(self, address: str) -> None:
-        """A right password: what was wrong before was a mistake."""
-        self._wrong.pop(address, None)

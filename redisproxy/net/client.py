@@ -306,7 +306,6 @@ class ClientProtocol(RespReceiver):
             self._stop_timer()
         if self._usual_buffer:
             self.transport.bufferSize = self._usual_buffer
-        self.factory.guard.right(self._address)
         self.session.lane_opened(lane)
 
     def _not_leased(self, failure: Failure) -> None:

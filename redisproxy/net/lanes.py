@@ -6,6 +6,7 @@ waits for the next session of the same tenant; a lane never goes from one tenant
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Coroutine
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from .wall import Wall, WallError
 
 #: Seconds for which a fault that lasts is not logged again.
 _QUIET = 30.0
+#: Leases that are under way at once.
+AT_ONCE = 256
 #: Seconds: a connection that nobody used and that lives no longer is taken for a failure.
 SHORT_LIVED = 1.0
 
@@ -62,6 +65,8 @@ class LanePool(service.Service):
         self._idle: dict[Tenant | None, list[LaneProtocol]] = {}
         self._timers: dict[LaneProtocol, IDelayedCall] = {}
         self._replenishing = False
+        self._leasing = 0
+        self._turns: deque[defer.Deferred] = deque()
         self._retry: IDelayedCall | None = None
         self._delay = backoffPolicy(initialDelay=0.5, maxDelay=10.0)
         self._failures = 0
@@ -115,7 +120,30 @@ class LanePool(service.Service):
     # Lending.
 
     async def lease(self, tenant: Tenant) -> LaneProtocol:
-        """A lane for one session of the tenant, within the connect time-out. Raises LaneError."""
+        """A lane for one session of the tenant, within the connect time-out. Raises LaneError.
+
+        Of a burst, AT_ONCE are served at a time: all at once would each take too long. The others wait, and hear at
+        once if Redis turns out to be away.
+        """
+        if self._leasing >= AT_ONCE:
+            turn: defer.Deferred = defer.Deferred(self._turns.remove)
+            self._turns.append(turn)
+            await turn
+        self._leasing += 1
+        try:
+            return await self._leased_in_time(tenant)
+        except LaneError as error:
+            if error.told == UNREACHABLE:
+                turns, self._turns = self._turns, deque()
+                for turn in turns:
+                    turn.errback(LaneError(str(error), UNREACHABLE))
+            raise
+        finally:
+            self._leasing -= 1
+            if self._turns:
+                self._turns.popleft().callback(None)
+
+    async def _leased_in_time(self, tenant: Tenant) -> LaneProtocol:
         try:
             return await self._in_time(self._leased(tenant))
         except defer.TimeoutError:

@@ -457,7 +457,7 @@ class AwayTests(ClusterCase):
         used, read = self.service.authenticate(None, b"blue-password"), self.service.refreshed
         self.api.stop()
         self.clock.pump([30] * 50)
-        self.assertTrue(self.service.directory.holds(used, self.clock.seconds()))
+        self.assertTrue(self.service.directory.renewed(used, self.clock.seconds()))
         self.assertEqual(self.service.authenticate(None, b"blue-password"), used)
         self.assertEqual(self.service.refreshed, read)
         self.assertTrue(self.service.problems)

@@ -348,9 +348,9 @@ class Contract:
             self.assertEqual(directory.next_expiry(0), expires)
             self.now = expires - 1
             used = self.login(directory, "pw-temp")
-            self.assertTrue(directory.holds(used, self.now))
+            self.assertTrue(directory.renewed(used, self.now))
             self.now = expires
-            self.assertFalse(directory.holds(used, self.now))
+            self.assertFalse(directory.renewed(used, self.now))
             self.assertEqual(self.refused(directory, "pw-temp"), "wrong")
             self.assertEqual(self.login(directory, "pw-blue").tenant.index, 3)
             # Written again with the same content: it is the same secret, of the same age.
@@ -509,8 +509,8 @@ class Contract:
         client, temporary = self.login(directory, "pw-blue"), self.login(directory, "pw-temp")
         self.world.delete(self.blue, "redis-secret-temp-a")
         directory = self.good()
-        self.assertTrue(directory.holds(client, self.now))
-        self.assertFalse(directory.holds(temporary, self.now))
+        self.assertTrue(directory.renewed(client, self.now))
+        self.assertFalse(directory.renewed(temporary, self.now))
         self.world.delete(self.blue, self.SECRET)
         self.assertEqual(self.good().tenants, frozenset())
 
@@ -519,7 +519,7 @@ class Contract:
         used = self.login(self.good(), "pw-blue")
         self.world.delete(self.blue)
         directory = self.good()
-        self.assertFalse(directory.holds(used, self.now))
+        self.assertFalse(directory.renewed(used, self.now))
         self.assertEqual(self.indexes(directory), {self.green: 4})
         # Back again, without a secret: what was known of the one that was deleted is not taken for it.
         self.world.put(namespace(self.blue))
@@ -530,7 +530,7 @@ class Contract:
         used = self.login(self.good(), "pw-old")
         self.world.put(*self.tenant_secret(self.blue, "pw-new", 3))
         directory = self.good()
-        self.assertFalse(directory.holds(used, self.now))
+        self.assertFalse(directory.renewed(used, self.now))
         self.assertEqual(self.refused(directory, "pw-old"), "wrong")
         self.assertEqual(self.login(directory, "pw-new").tenant, used.tenant)
 
@@ -539,7 +539,7 @@ class Contract:
         used = self.login(self.good(), "pw-blue")
         self.world.put(*self.tenant_secret(self.blue, "pw-blue", 4))
         directory = self.good()
-        self.assertFalse(directory.holds(used, self.now))
+        self.assertFalse(directory.renewed(used, self.now))
         self.assertEqual(self.login(directory, "pw-blue").tenant.index, 4)
 
     def test_what_does_not_change_holds(self) -> None:
@@ -547,13 +547,13 @@ class Contract:
         directory = self.good()
         used = [self.login(directory, "pw-blue"), self.login(directory, "pw-temp")]
         directory = self.good()
-        self.assertTrue(all(directory.holds(credential, self.now) for credential in used))
+        self.assertTrue(all(directory.renewed(credential, self.now) for credential in used))
 
     def test_a_secret_that_becomes_malformed_ends_what_it_gave(self) -> None:
         self.world.put(*self.tenant(self.blue, "pw-blue", 3))
         used = self.login(self.good(), "pw-blue")
         self.world.put({**secret(self.blue, self.SECRET), "data": {"redis-connection-string": encoded(b"pw-x")}})
-        self.assertFalse(self.read().holds(used, self.now))
+        self.assertFalse(self.read().renewed(used, self.now))
         self.assertProblem(self.blue, self.SECRET, "does not begin")
 
     # The service that reads it all.
@@ -592,7 +592,7 @@ class Contract:
         start = clock.seconds()
 
         def changed(directory: Directory) -> None:
-            if not directory.holds(used, clock.seconds()):
+            if not directory.renewed(used, clock.seconds()):
                 ended.append(clock.seconds() - start)
 
         service.listeners.append(changed)

@@ -184,7 +184,7 @@ class RefreshTests(ServiceCase):
         used = service.authenticate(None, b"blue-password")
         service.databases = 3
         service.resolve()
-        self.assertFalse(self.seen[-1].holds(used, CREATED))
+        self.assertFalse(self.seen[-1].renewed(used, CREATED))
         self.assertIn("Redis has no database 3", str(service.problems[0]))
 
 
@@ -237,7 +237,7 @@ class ExpiryTests(ServiceCase):
         def changed(directory: Directory) -> None:
             self.moments.append(self.elapsed())
             for credential in directory.credentials:
-                holds = directory.holds(credential, self.clock.seconds())
+                holds = directory.renewed(credential, self.clock.seconds())
                 if held.get(credential.secret, True) and not holds:
                     self.ended[credential.secret] = self.elapsed()
                 held[credential.secret] = holds

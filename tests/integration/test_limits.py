@@ -29,6 +29,11 @@ class Limited(unittest.TestCase):
         connection.sendall(data)
         return connection.recv(1000)
 
+    def lanes(self, installation: Installation) -> list[dict]:
+        """Redis's clients but the one that asks and the control connection."""
+        clients = installation.server.client(client_name="asks").client_list()
+        return [c for c in clients if c["name"] not in ("asks", "redisproxy-control")]
+
     def assertSilent(self, connection: socket.socket) -> None:
         """Nothing has come: by then another connection was answered that was asked later."""
         connection.setblocking(False)
@@ -117,11 +122,6 @@ class LoginTimeoutTests(Limited):
 
 
 class LanesTests(Limited):
-    def lanes(self, installation: Installation) -> list[dict]:
-        """Redis's clients but the one that asks and the control connection."""
-        clients = installation.server.client(client_name="asks").client_list()
-        return [c for c in clients if c["name"] not in ("asks", "redisproxy-control")]
-
     def test_base_lanes_are_opened_at_start_and_kept(self) -> None:
         installation = self.start("--base-workers", "4", "--worker-idle-timeout", "1")
         until(lambda: len(self.lanes(installation)) == 4, "four lanes are open")
