@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 # In compat mode an editable install leaves twisted/plugins visible.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat
 
-.PHONY: help run test lint test-cluster image-check fmt clean
+.PHONY: help run test lint test-cluster test-lowest image-check fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT))"
 	@echo "make test          layers, style, and the whole suite with coverage (JOBS=$(JOBS))"
 	@echo "make test-cluster  the suite against a real kube-apiserver, which is built once (root, Debian)"
+	@echo "make test-lowest   the suite with the oldest dependencies that are allowed"
 	@echo "make image-check   build the container image with buildah and start it once (root, Debian)"
 	@echo "make fmt           format the code"
 	@echo "make clean         remove what the others made"
@@ -48,6 +49,16 @@ test: lint
 test-cluster: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python tests/cluster/run
 
+# The lower bounds of pyproject.toml, as exact versions.
+LOWEST = $$($(BIN)/python -c 'import tomllib; print(*(d.replace(">=", "==") for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]))')
+
+test-lowest: $(VENV)/installed-test
+	$(PYTHON) -m venv $(VENV)-lowest
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check $(LOWEST)
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[test]'
+	$(VENV)-lowest/bin/python -m pip list | grep -iE '^(twisted|txredisapi|kubernetes|service-identity|pyyaml) '
+	$(VENV)-lowest/bin/python -m twisted.trial -j $(JOBS) tests.core tests.net tests.ops tests.directory tests.integration
+
 image-check: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python deploy/image-check
 
@@ -56,6 +67,6 @@ fmt: $(VENV)/installed-test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* _trial_temp* .hypothesis .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-lowest build dist *.egg-info .coverage .coverage.* _trial_temp* .hypothesis .ruff_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache
