@@ -32,8 +32,8 @@ $(VENV)/installed-test: $(VENV)/installed
 	@touch $@
 
 run: $(VENV)/installed
-	@exec $(BIN)/twistd -n --pidfile= redisproxy --embedded --manifests deploy/local --ns-prefix tenant- \
-		--listen tcp:$(PORT):interface=127.0.0.1 --log-level warn
+	@$(BIN)/twistd -n --pidfile= redisproxy --embedded --manifests deploy/local --ns-prefix tenant- \
+		--listen tcp:$(PORT):interface=127.0.0.1 --log-level warn || { echo "make run PORT=7000 takes another port"; exit 1; }
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
