@@ -58,7 +58,7 @@ class LaneProtocol(RespReceiver):
 
     def __init__(self, backend: Backend, pool: Pool) -> None:
         self.backend = backend
-        #: when it was opened, in the reactor's seconds
+        #: when it was opened, in the reactor's seconds; None: not yet, or it is we who closed it
         self.opened: float | None = None
         #: None until it was SELECTed
         self.tenant: Tenant | None = None
@@ -180,6 +180,7 @@ class LaneProtocol(RespReceiver):
 
     def drop(self) -> None:
         """Closes it, whatever it still owes."""
+        self.opened = None
         self.transport.abortConnection()
 
 

@@ -171,6 +171,18 @@ class LanePoolTests(unittest.TestCase):
         yield self.until(lambda: pool.idle == 1, passing=0.5)
 
     @defer.inlineCallbacks
+    def test_a_young_lane_that_we_close_is_no_fault_of_redis(self):
+        """As at the end of a short life, or when the address changes."""
+        pool = self.pool(base=1)
+        told = []
+        pool._tell = told.append
+        yield self.until(lambda: pool.idle == 1)
+        pool.use(Backend(host="localhost", port=self.server.port, password=MASTER_PASSWORD.encode()))
+        yield self.until(lambda: pool.idle == 1, passing=0.05)
+        yield pool.stopService()
+        self.assertEqual(told, [])
+
+    @defer.inlineCallbacks
     def test_a_lease_that_is_given_up_leaves_no_lane_behind(self):
         pool = self.pool()
         leasing = self.lease(pool)
