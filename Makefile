@@ -8,12 +8,13 @@ BIN := $(VENV)/bin
 # In compat mode an editable install leaves twisted/plugins visible.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat
 
-.PHONY: help run test lint test-cluster test-lowest image-check fmt clean
+.PHONY: help run test lint test-cluster test-compat test-lowest image-check fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT))"
 	@echo "make test          layers, style, and the whole suite with coverage (JOBS=$(JOBS))"
 	@echo "make test-cluster  the suite against a real kube-apiserver, which is built once (root, Debian)"
+	@echo "make test-compat   redis-py's own suite and an ioredis session, straight and through the proxy"
 	@echo "make test-lowest   the suite with the oldest dependencies that are allowed"
 	@echo "make image-check   build the container image with buildah and start it once (root, Debian)"
 	@echo "make fmt           format the code"
@@ -48,6 +49,10 @@ test: lint
 
 test-cluster: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python tests/cluster/run
+
+test-compat: $(VENV)/installed-test
+	PYTHON=$(CURDIR)/$(BIN)/python $(BIN)/python tests/compat/run-redis-py
+	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-ioredis
 
 # The lower bounds of pyproject.toml, as exact versions.
 LOWEST = $$($(BIN)/python -c 'import tomllib; print(*(d.replace(">=", "==") for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]))')

@@ -102,8 +102,10 @@ def make_policy(
                 forwarded.append(name)
             continue
         allowed = [subcommand.name for subcommand in command.subcommands if may(subcommand, command)]
-        forwarded += allowed
-        if len(allowed) == len(command.subcommands):
+        whole = len(allowed) == len(command.subcommands)
+        # COMMAND alone is a command, too: the right to it is more than that to all its subcommands.
+        forwarded += [name] if whole and name in ALLOWED else allowed
+        if whole:
             table[name] = KEEP
         elif allowed:
             table[name] = TAKE

@@ -326,8 +326,8 @@ class Session(Conversation):
             self._forbid(b"pubsub|" + arguments[1])
 
     def _numbers(self, found: list[object]) -> bytes:
-        """Channels and numbers in turn, as PUBSUB NUMSUB has them."""
-        parts = [b"%%%d\r\n" % (len(found) // 2) if self.protocol == 3 else b"*%d\r\n" % len(found)]
+        """Channels and numbers in turn, as PUBSUB NUMSUB has them in RESP3 as well."""
+        parts = [b"*%d\r\n" % len(found)]
         for channel, number in zip(found[::2], found[1::2], strict=True):
             bare = self.bare(channel)
             parts.append(b"$%d\r\n%b\r\n:%d\r\n" % (len(bare), bare, number))

@@ -837,6 +837,9 @@ class QuestionTests(Case):
         self.assertEqual(conversation.questions.pop(), [b"PUBSUB", b"NUMSUB", b"blue:news", b"blue:x"])
         conversation.session.told([b"blue:news", 2, b"blue:x", 0])
         self.assertHears(conversation, b"*4\r\n$4\r\nnews\r\n:2\r\n$1\r\nx\r\n:0\r\n")
+        conversation = logged_in(3).command(b"PUBSUB", b"NUMSUB", b"news")
+        conversation.session.told([b"blue:news", 2])
+        self.assertHears(conversation, b"*2\r\n$4\r\nnews\r\n:2\r\n")
         self.assertHears(conversation.command(b"PUBSUB", b"NUMPAT"), b":6\r\n")
         self.assertRefused(conversation.command(b"PUBSUB", b"OTHER"), b"-NOPERM ")
 

@@ -133,6 +133,14 @@ class RedisPyTests(unittest.TestCase):
         double = self.blue.register_script("return ARGV[1] * 2")
         self.assertEqual(double(args=[21]), 42)
 
+    def test_what_clients_ask_at_their_start(self) -> None:
+        for protocol in (2, 3):
+            client = self.installation.blue(protocol=protocol)
+            self.assertGreater(len(client.execute_command("COMMAND")), 200)
+            self.assertGreater(client.execute_command("COMMAND COUNT"), 200)
+            self.assertIn("redis_version", client.info())
+            self.assertEqual(dict(client.pubsub_numsub("a", "b")), {b"a": 0, b"b": 0})
+
     def test_client_name_and_id(self) -> None:
         with self.installation.blue(client_name="worker-7").client() as connection:
             self.assertEqual(connection.client_getname(), "worker-7")
