@@ -224,6 +224,13 @@ class Conversation:
         if self.ended or credential is None:
             lane.release(clean=True)
             return
+        if self._mid_message:
+            # A message of the old lane began meanwhile, and its rest would never come.
+            lane.release(clean=True)
+            self._let_go_of_lane()
+            self._wait |= Wait.ENDING
+            self.link.close("moved-within-a-message")
+            return
         self._let_go_of_lane()
         self.lane = lane
         self._lane_clean = True

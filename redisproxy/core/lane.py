@@ -98,6 +98,7 @@ class Ledger:
         self._resp3 = False
         self._held = b""  # the beginning of an item whose head is not whole yet
         self._passing_message = False
+        self._abandoned = False
 
     @property
     def settled(self) -> bool:
@@ -122,7 +123,7 @@ class Ledger:
         queue = self._queue
         pos = 0
         end = len(data)
-        while pos < end:
+        while pos < end and not self._abandoned:
             if self._subscribed is not None or (queue and queue[0].kind != REPLIES):
                 if self._held:
                     data = self._held + data[pos:]
@@ -208,7 +209,8 @@ class Ledger:
             return None
         word, end = found
         channels = _CHANNELS.get(word or b"", 0)
-        if not channels or not self._expects(word, data[pos] == PUSH):
+        # Word, channels, and a payload or count: of anything else no more may be taken than it has.
+        if not channels or data[pos + 1 : eol] != b"%d" % (channels + 2) or not self._expects(word, data[pos] == PUSH):
             return b"", b"", pos
         head = data[pos:end]
         owner = self._subscribed or self._queue[0].owner
@@ -236,4 +238,6 @@ class Ledger:
         """The lane is gone: all debts, which nobody will pay."""
         debts = list(self._queue)
         self._queue.clear()
+        self._subscribed = None
+        self._abandoned = True
         return debts

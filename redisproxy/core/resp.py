@@ -13,6 +13,7 @@ specification.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -88,6 +89,8 @@ def encode(arguments: Iterable[bytes]) -> bytes:
 
 
 _SPACE = b" \t\n\v\f\r"
+_WORD_END = b" \t\n\r"  # \v and \f are space before a word, and part of it within
+_UNUSUAL = re.compile(rb"[\"'\v\f]")
 _ESCAPES = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"a": b"\a"}
 _HEX = frozenset(b"0123456789abcdefABCDEF")
 
@@ -97,7 +100,7 @@ def split_inline(line: bytes) -> list[bytes]:
 
     Raises ProtocolError where a quote is not closed, or is followed by anything but space.
     """
-    if b'"' not in line and b"'" not in line:
+    if not _UNUSUAL.search(line):
         return line.split()
     arguments = []
     pos, end = 0, len(line)
@@ -107,7 +110,7 @@ def split_inline(line: bytes) -> list[bytes]:
         if pos == end:
             return arguments
         argument = bytearray()
-        while pos < end and line[pos] not in _SPACE:
+        while pos < end and line[pos] not in _WORD_END:
             character = line[pos : pos + 1]
             pos += 1
             if character not in (b'"', b"'"):
@@ -115,7 +118,8 @@ def split_inline(line: bytes) -> list[bytes]:
                 continue
             pos = _quoted(line, pos, character, argument)
             # A closing quote ends the argument: nothing but space may follow it.
-            if pos < end and line[pos] not in _SPACE:
+            # (Of \v and \f behind it Redis and Valkey think differently.)
+            if pos < end and line[pos] not in _WORD_END:
                 raise ProtocolError("unbalanced quotes in request")
             break
         arguments.append(bytes(argument))

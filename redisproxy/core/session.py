@@ -339,8 +339,10 @@ class Session(Conversation):
         """MULTI, EXEC, DISCARD, WATCH, UNWATCH: passed on, and remembered."""
         name = arguments[0].upper()
         if name == b"MULTI":
-            # Redis refuses it to a subscriber that speaks RESP2.
-            self._multi = self._multi or (len(arguments) == 1 and not (self.protocol == 2 and self._subscriptions))
+            if self.protocol == 2 and self._subscriptions:
+                # As Redis does. Not left to it: where a SUBSCRIBE failed, it would not, and the MULTI would not be noticed.
+                return self._refuse(b"-ERR Can't execute 'multi': it is not allowed to subscribers that speak RESP2\r\n")
+            self._multi = self._multi or len(arguments) == 1
         elif name == b"WATCH":
             self._watching = self._watching or not self._multi
         elif name == b"UNWATCH":

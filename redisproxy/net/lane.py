@@ -162,6 +162,7 @@ class LaneProtocol(RespReceiver):
     def put_down(self) -> bool:
         """The session let go of it: whether it owes nothing and could carry another one."""
         settled = self._ledger.settled
+        self._ledger.abandon()  # what else came in the same bytes is for nobody
         self._session = None
         self._ledger = None
         self._lines = b""

@@ -22,7 +22,8 @@ ORDINARY = frozenset(("client-left", "quit"))
 class Outcome:
     """How one connection went.
 
-    mood: client-left, quit, turned-away, login-timeout, protocol-error, cross-protocol, redis-lost, revoked, shutdown.
+    mood: client-left, quit, turned-away, login-timeout, protocol-error, cross-protocol, wrong-passwords,
+    moved-within-a-message, redis-lost, revoked, shutdown.
     """
 
     number: int

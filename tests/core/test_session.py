@@ -38,6 +38,7 @@ class RecordingLane:
     def release(self, clean: bool) -> None:
         assert self.released is None, "given back twice"
         self.released = clean
+        self.ledger.abandon()
 
 
 class Conversation:
@@ -757,6 +758,22 @@ class MidMessageTests(Case):
             self.assertTrue(conversation.hears().startswith(heard))
             self.assertIsNotNone(conversation.closed)
 
+    def test_what_else_came_with_the_last_reply_is_for_nobody(self) -> None:
+        for last in (b"QUIT", b"RESET"):
+            conversation = logged_in(3).command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
+            conversation.hears()
+            conversation.command(b"PING").command(last)
+            conversation.redis(b"+PONG\r\n" + message(b"blue:a", b"x", b">"))
+            self.assertIn(conversation.hears(), (b"+PONG\r\n+OK\r\n", b"+PONG\r\n+RESET\r\n"))
+
+    def test_a_message_that_begins_while_another_tenants_lane_is_opened(self) -> None:
+        """Its rest would be lost: the connection is closed rather than out of step."""
+        conversation = logged_in().command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1))
+        conversation.lanes_at_once = False
+        conversation.command(b"AUTH", b"green").redis(message(b"blue:a", b"x" * 100)[:60])
+        conversation.open_lane()
+        self.assertEqual(conversation.closed, "moved-within-a-message")
+
     def test_reset_and_auth_wait_for_its_end(self) -> None:
         for words in ((b"RESET",), (b"AUTH", b"green")):
             conversation, sent, heard = self.half(2)
@@ -789,9 +806,12 @@ class ProtocolSwitchTests(Case):
         self.assertHears(conversation.redis(b"-ERR Can't execute 'hello'\r\n"), b"-ERR Can't execute 'hello'\r\n$-1\r\n")
         self.assertHears(conversation.redis(message(b"blue:a", b"x")), message(b"a", b"x"))
 
-    def test_a_multi_that_redis_refuses_changes_nothing(self) -> None:
+    def test_a_multi_of_a_resp2_subscriber_is_refused_here(self) -> None:
+        """Redis would, but not where the SUBSCRIBE failed: and then the MULTI would go unnoticed."""
         conversation = logged_in().command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1))
-        conversation.command(b"MULTI").redis(b"-ERR Can't execute 'multi'\r\n").hears()
+        conversation.hears(), conversation.gets()
+        self.assertRefused(conversation.command(b"MULTI"), b"-ERR Can't execute 'multi'")
+        self.assertEqual(conversation.gets(), b"")
         conversation.command(b"UNSUBSCRIBE", b"a").redis(confirmation(b"unsubscribe", b"blue:a", 0))
         self.assertHears(conversation, confirmation(b"unsubscribe", b"a", 0))
 

@@ -1,0 +1,40 @@
+"""Coverage-guided fuzzing of the core, with atheris (``pip install atheris``), from the top of the repository:
+
+    python tests/fuzz/fuzz.py requests|replies|session [libFuzzer's arguments]
+
+New inputs go to the first directory that is named; without one, nothing is kept. To make a corpus small again:
+
+    python tests/fuzz/fuzz.py TARGET -merge=1 SMALL-AND-EMPTY tests/fuzz/corpus/TARGET
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import atheris
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parents[1]))
+
+with atheris.instrument_imports(include=["redisproxy.core"]):
+    import redisproxy.core.session  # noqa: F401 (instrumented before the targets import it)
+
+from tests.fuzz import targets  # noqa: E402
+
+TARGETS = ("requests", "replies", "session")
+
+
+def main(arguments: list[str]) -> None:
+    if len(arguments) < 2 or arguments[1] not in TARGETS:
+        sys.exit(__doc__)
+    target, options = arguments[1], arguments[2:]
+    if all(option.startswith("-") for option in options):
+        options.append(str(HERE / "corpus" / target))
+    # To merge, libFuzzer starts itself again, through a shell, by the first of these words.
+    atheris.Setup([f"{sys.executable} {Path(__file__).resolve()} {target}", *options], getattr(targets, target))
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main(sys.argv)

@@ -1,0 +1,670 @@
+"""What must hold of any bytes at all: one function for each fuzzing target, which raises AssertionError where it does not.
+
+An input begins with HEADER bytes that say how the rest is cut into chunks, and which options are on; so a mutation of one
+part leaves the other as it was. Nothing here needs atheris: `fuzz` drives these with it, `test_corpus` without.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from unittest import mock
+
+from redisproxy.core import lane as lane_module
+from redisproxy.core import resp
+from redisproxy.core.lane import CONFIRMATIONS, HELLO, REPLIES, Ledger, Owed
+from redisproxy.core.resp import (
+    AUTHENTICATED,
+    DROP,
+    FORWARD,
+    HEAD,
+    HEADED,
+    KEEP,
+    TAKE,
+    UNAUTHENTICATED,
+    ProtocolError,
+    ReplyMeasurer,
+    RequestScanner,
+    encode,
+)
+from redisproxy.core.tenants import Directory
+from tests.core.test_session import BLUE, GREEN, Conversation, RecordingLane
+
+#: Bytes of an input that are no payload: one of options, the others sizes of chunks, used in turn.
+HEADER = 5
+
+TABLE = {b"TAKE": TAKE, b"DROP": DROP, b"HEAD": HEAD, b"GET": KEEP}
+
+
+def cut(data: bytes, sizes: bytes) -> Iterator[bytes]:
+    """The data in chunks: of 1 to 32 bytes, or up to 8192, as each byte of sizes says."""
+    pos = turn = 0
+    while pos < len(data):
+        size = sizes[turn % len(sizes)] if sizes else 255
+        step = 1 + (size & 31) if size < 192 else 1 << (size & 15)
+        yield data[pos : pos + step]
+        pos += step
+        turn += 1
+
+
+# Requests.
+
+
+class Scanned:
+    """What a scanner makes of chunks, and what Redis would get of it."""
+
+    def __init__(self, limits: resp.Limits, table: dict[bytes, int], default: int) -> None:
+        self.scanner = RequestScanner(limits, table, default)
+        #: runs as [bytes, count], anything else as what next() said
+        self.said: list[object] = []
+        self.error: str | None = None
+        self.sent = bytearray()
+        self.count = 0
+        self.fed = 0
+
+    def feed(self, chunk: bytes) -> bool:
+        """Whether it goes on."""
+        self.fed += len(chunk)
+        self.scanner.feed(chunk)
+        try:
+            while (found := self.scanner.next()) is not None:
+                self._take(found)
+        except ProtocolError as error:
+            self.error = str(error)
+            assert self.error.isascii(), self.error
+            return False
+        held = self.scanner.buffered + sum(map(len, self.scanner._taken))
+        assert held <= self.fed, "more is held than was fed"
+        assert held <= resp.TAKE_LIMIT + resp.INLINE_LIMIT, f"{held} bytes are held"
+        assert self.scanner.buffered >= 0
+        return True
+
+    def _take(self, found: tuple[int, object, int]) -> None:
+        kind, what, count = found
+        if kind == FORWARD:
+            assert what, "an empty run"
+            self.sent += what
+            self.count += count
+            if self.said and isinstance(self.said[-1], list):
+                self.said[-1][0] += what
+                self.said[-1][1] += count
+            else:
+                self.said.append([what, count])
+            return
+        self.said.append(found)
+        if kind == HEADED:
+            # As the session does with a PUBLISH.
+            assert len(what) == min(2, count)
+            self.sent += b"*%d\r\n" % count + encode(what).split(b"\r\n", 1)[1]
+            self.count += 1
+
+
+def requests(data: bytes) -> None:
+    """RequestScanner: chunks do not matter, what is passed on is what was counted, little is held."""
+    options, sizes, payload = (data[:1] or b"\0")[0], data[1:HEADER], data[HEADER:]
+    if options & 0x80:  # limits that can be reached, and a flood
+        if options & 0x40:
+            payload *= 1 + 4096 // (len(payload) + 1)
+        with mock.patch.object(resp, "TAKE_LIMIT", 1024), mock.patch.object(resp, "INLINE_LIMIT", 256):
+            _requests(options, sizes, payload)
+    else:
+        _requests(options, sizes, payload)
+
+
+def _requests(options: int, sizes: bytes, payload: bytes) -> None:
+    limits = UNAUTHENTICATED if options & 1 else AUTHENTICATED
+    default = (KEEP, DROP, TAKE, KEEP)[options >> 1 & 3]
+    whole = Scanned(limits, TABLE, default)
+    whole.feed(payload)
+    split = Scanned(limits, TABLE, default)
+    for chunk in cut(payload, sizes):
+        if not split.feed(chunk):
+            break
+    assert whole.error == split.error, (whole.error, split.error)
+    if whole.error:
+        # Of the command that the error is in, more or less may have been passed on: none at all behind its head.
+        for scanned in (whole, split):
+            if scanned.said and isinstance(scanned.said[-1], list) and scanned.said[-1][1] == 0:
+                scanned.said.pop()
+    assert len(whole.said) == len(split.said), (whole.said, split.said)
+    for n, (one, other) in enumerate(zip(whole.said, split.said, strict=True)):
+        if isinstance(one, list) and isinstance(other, list) and whole.error and n == len(whole.said) - 1:
+            assert one[1] == other[1], (one, other)
+            assert one[0].startswith(other[0]) or other[0].startswith(one[0]), (one, other)
+        else:
+            assert one == other, (one, other)
+    for scanned in (whole, split):
+        again = Scanned(AUTHENTICATED, {}, KEEP)
+        assert again.feed(bytes(scanned.sent)), f"what is passed on is {again.error}"
+        assert (again.sent, again.count) == (scanned.sent, scanned.count), "what is passed on has other boundaries"
+        if scanned.error is None:
+            assert again.scanner.forwarding == scanned.scanner.forwarding
+
+
+# Replies.
+
+
+class Creditor:
+    """An owner of debts who hears what comes."""
+
+    def __init__(self) -> None:
+        self.heard = bytearray()
+        self.said: list[object] = []
+        self.done = 0
+        self.excuses = 0
+        self.whole = True
+
+    def _add(self, key: object, piece: bytes, done: int) -> None:
+        """Notes it with what came before, where that was for the same debt: no cut shows."""
+        self.heard += piece
+        if self.said and self.said[-1][0] == key:
+            self.said[-1][1] += piece
+            self.said[-1][2] += done
+        else:
+            self.said.append([key, bytearray(piece), done])
+
+    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+        assert self.whole, "a reply within a message"
+        assert owed.count >= 0 and not (owed.silent and piece)
+        self.done += done
+        self._add(owed.number, piece, done)
+
+    def published(self, piece: bytes, whole: bool) -> None:
+        self._add("message", piece, whole)
+        self.whole = whole
+
+    def excused(self, count: int) -> None:
+        assert count >= 0
+        self.excuses += count
+
+    def bare(self, channel: bytes) -> bytes:
+        return channel
+
+
+class NumberedOwed(Owed):
+    """A debt that is told apart."""
+
+    __slots__ = ("number",)
+
+
+def _measured(chunks: Iterator[bytes], pushes: bool) -> tuple[list[bytes], bytes, str | None]:
+    """(whole replies, the rest, what was wrong)."""
+    measurer = ReplyMeasurer()
+    measurer.pushes = pushes
+    replies: list[bytes] = []
+    current = bytearray()
+    for chunk in chunks:
+        pos = 0
+        while pos < len(chunk):
+            try:
+                end, done = measurer.measure(chunk, pos, 1)
+            except ProtocolError as error:
+                return replies, b"", str(error)
+            assert done <= 1 and end > pos
+            assert len(measurer._header) < resp.HEADER_LIMIT and len(measurer._open) <= resp.DEPTH_LIMIT
+            current += chunk[pos:end]
+            pos = end
+            assert bool(done) == measurer.between
+            if done:
+                replies.append(bytes(current))
+                current.clear()
+            else:
+                assert pos == len(chunk)
+    return replies, bytes(current), None
+
+
+def _settled(chunks: Iterator[bytes], debts: list[tuple[int, int, bool, bool, int]]) -> tuple[Creditor, str | None]:
+    """What a ledger deals out. Half of the debts are made before anything comes, the others one with each chunk."""
+    ledger, owner = Ledger(), Creditor()
+    owed: list[NumberedOwed] = []
+    for number, (kind, count, silent, subscribed, protocol) in enumerate(debts):
+        owed.append(NumberedOwed(owner, count, kind, silent, subscribed, protocol))
+        owed[-1].number = number
+        ledger.expect(owed[-1])
+    total = sum(debt[1] for debt in debts)
+    fed = bytearray()
+    loud = not any(debt[2] for debt in debts)
+    error = None
+    for chunk in chunks:
+        fed += chunk
+        try:
+            ledger.received(chunk)
+        except ProtocolError as wrong:
+            error = str(wrong)
+            break
+        assert len(ledger._held) <= lane_module._HEAD_LIMIT + len(chunk)
+        if loud:
+            assert owner.heard + ledger._held == fed, "bytes were lost, added or changed"
+    if loud:
+        assert fed.startswith(owner.heard), "bytes were changed"
+    else:
+        assert len(owner.heard) <= len(fed)
+    assert owner.done <= total, "more was delivered than is owed"
+    settled = ledger.settled
+    left = ledger.abandon()
+    assert owner.done + owner.excuses + sum(debt.count for debt in left) == total
+    assert left == owed[len(owed) - len(left) :], "not in order"
+    assert not (settled and left)
+    return owner, error
+
+
+def replies(data: bytes) -> None:
+    """ReplyMeasurer and Ledger: chunks do not matter, all bytes come out, and never more replies than are owed."""
+    options, sizes, rest = (data[:1] or b"\0")[0], data[1:HEADER], data[HEADER:]
+    number = options & 7
+    debts = [_debt(rest[n], options & 16) for n in range(min(number, len(rest)))]
+    payload = rest[number:]
+    pushes = bool(options & 8)
+    whole, split = _measured(iter([payload]), pushes), _measured(cut(payload, sizes), pushes)
+    assert whole == split, (whole, split)
+    if whole[2] is None:
+        measurer = ReplyMeasurer()
+        measurer.pushes = pushes
+        want = len(whole[0]) + 1
+        assert measurer.measure(payload, 0, want) == (len(payload), want - 1)
+        assert b"".join(whole[0]) + whole[1] == payload
+    # Every debt is changed while it is paid: each ledger has its own.
+    one, error = _settled(iter([payload] if payload else []), debts)
+    other, later = _settled(cut(payload, sizes), debts)
+    assert (error is None) == (later is None), (error, later)
+    if error is None:
+        assert (one.said, one.done, one.excuses) == (other.said, other.done, other.excuses), (one.said, other.said)
+    else:
+        shorter, longer = sorted((bytes(one.heard), bytes(other.heard)), key=len)
+        assert longer.startswith(shorter)
+
+
+def _debt(byte: int, plain: int) -> tuple[int, int, bool, bool, int]:
+    """(kind, count, silent, subscribed afterwards, protocol)."""
+    kind = REPLIES if plain else (REPLIES, CONFIRMATIONS, HELLO, CONFIRMATIONS)[byte & 3]
+    if kind == HELLO:
+        return HELLO, 1, bool(byte & 4), False, (0, 2, 3, 3)[byte >> 3 & 3]
+    return kind, 1 + (byte >> 4 & 7), kind == REPLIES and bool(byte & 4), bool(byte & 8), 0
+
+
+# Whole conversations.
+
+#: What the client may say, besides any bytes. ######: a number that tells it from all others, and shows in its reply.
+CLIENT = [
+    encode([b"ECHO", b"echo######"]),
+    encode([b"NOSUCH######", b"x"]),
+    b"ECHO echo######\r\n",
+    b"nosuch###### x\r\n",
+    *(
+        encode(line.split())
+        for line in (
+            b"MULTI|EXEC|DISCARD|WATCH a|UNWATCH|SUBSCRIBE a|PSUBSCRIBE b*|SSUBSCRIBE c|UNSUBSCRIBE a|PUNSUBSCRIBE b*|"
+            b"SUNSUBSCRIBE c|PUBLISH a hello|SPUBLISH a hello|HELLO|HELLO 2|HELLO 3|HELLO 3 AUTH default blue|"
+            b"HELLO 3 AUTH default green|HELLO 2 AUTH default wrong|AUTH blue|AUTH green|AUTH wrong|AUTH x blue|RESET|QUIT|"
+            b"SELECT 3|SELECT 5|CLIENT ID|CLIENT SETNAME me|CLIENT GETNAME|CLIENT REPLY ON|CLIENT REPLY OFF|"
+            b"CLIENT REPLY SKIP|CLIENT INFO|INFO|PUBSUB CHANNELS|PUBSUB NUMSUB a|PUBSUB NUMPAT|FLUSHALL|COPY a b|"
+            b"COPY a b DB 5|CONFIG GET x|SCRIPT LOAD x|CLIENT|SUBSCRIBE|MULTI x|EXEC x|SUBSCRIBE a b|PUNSUBSCRIBE|"
+            b"UNSUBSCRIBE|PSUBSCRIBE __key*|PING|POST x|UNWATCH x|DISCARD x|HELLO 4|RESET x|PUBLISH a|HELLO 3 SETNAME"
+        ).split(b"|")
+    ),
+    b"*0\r\n\r\n",
+    encode([b"SET", b"a", b"x" * 300]),
+    encode([b"PUBLISH", b"a", b"x" * 300]),
+    encode([b"N" * 200, b"x"]),
+]
+_NUMBERED = re.compile(rb"(?:echo|nosuch)(\d{6})")
+#: Without these, in what the client says, every command has one answer.
+_UNCOUNTED = (b"REPLY", b"SUBSCRIBE a b", b"UNSUBSCRIBE", b"POST")
+
+_SUBSCRIBES = frozenset((b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"))
+_UNSUBSCRIBES = frozenset((b"UNSUBSCRIBE", b"PUNSUBSCRIBE", b"SUNSUBSCRIBE"))
+
+
+def _strictly(data: bytes) -> tuple[list[list[bytes]], bytes]:
+    """(the commands, the rest): by a parser of its own, which knows but what the proxy may send."""
+    commands = []
+    pos = 0
+    while match := re.compile(rb"\*([1-9]\d*)\r\n").match(data, pos):
+        words = []
+        at = match.end()
+        for _ in range(int(match[1])):
+            header = re.compile(rb"\$(0|[1-9]\d*)\r\n").match(data, at)
+            if header is None:
+                break
+            at = header.end() + int(header[1]) + 2
+            if at > len(data):
+                break
+            assert data[at - 2 : at] == b"\r\n", "the proxy sent a bulk string that does not end where it says"
+            words.append(data[header.end() : at - 2])
+        if len(words) < int(match[1]):
+            break
+        commands.append(words)
+        pos = at
+    rest = data[pos:]
+    assert rest[:1] in (b"", b"*"), f"the proxy sent {rest[:20]!r}"
+    return commands, rest
+
+
+class ModelRedis:
+    """The Redis of one lane: as much of it as decides what a lane is in the state of."""
+
+    def __init__(self) -> None:
+        self.unread = b""
+        self.pending = b""
+        self.protocol = 2
+        self.multi = self.watching = False
+        self.subscribed: set[tuple[bytes, bytes]] = set()
+
+    @property
+    def clean(self) -> bool:
+        """Whether the next session would find it as it was made."""
+        state = self.multi or self.watching or self.subscribed or self.protocol != 2
+        return not (state or self.unread or self.pending)
+
+    def takes(self, data: bytes, fail: bool) -> None:
+        """fail: each reply is an error."""
+        commands, self.unread = _strictly(self.unread + data)
+        for words in commands:
+            self.pending += self._answer(words[0].upper(), words, fail)
+
+    def _answer(self, name: bytes, words: list[bytes], fail: bool) -> bytes:
+        assert name not in (b"AUTH", b"RESET", b"QUIT", b"CONFIG", b"FLUSHALL"), f"{name!r} was sent to Redis"
+        assert name != b"SELECT" or len(words) == 1, "a SELECT was sent to Redis"
+        assert name != b"CLIENT" and not name.startswith(b"NOSUCH")
+        if self.protocol == 2 and self.subscribed and name not in _SUBSCRIBES | _UNSUBSCRIBES and name != b"PING":
+            # HELLO too, as Redis has it: its words are echoed so that the order shows.
+            return b"-ERR Can't execute while subscribed: %b\r\n" % b" ".join(words[1:2])[:40].translate(None, b"\r\n")
+        if name in (b"EXEC", b"DISCARD") and self.multi and (name == b"EXEC" or len(words) == 1):
+            self.multi = self.watching = False
+            return b"-EXECABORT\r\n" if fail else b"*1\r\n*1\r\n$7\r\nmessage\r\n"
+        if self.multi:
+            return b"-ERR %b\r\n" % words[-1][:12].translate(None, b"\r\n") if fail else self._shown(words)
+        if name == b"MULTI" and len(words) == 1:
+            self.multi = True
+        elif name == b"WATCH" and len(words) > 1:
+            self.watching = True
+        elif name == b"UNWATCH" and len(words) == 1:
+            self.watching = False
+        elif name == b"HELLO":
+            if fail:
+                return b"-NOPROTO\r\n"
+            if len(words) > 1:
+                self.protocol = int(words[1])
+            return b"*2\r\n+proto\r\n:2\r\n" if self.protocol == 2 else b"%1\r\n+proto\r\n:3\r\n"
+        elif name in _SUBSCRIBES and len(words) > 1:
+            if fail:
+                return b"-NOPERM\r\n"
+            self.subscribed.update((name, channel) for channel in words[1:])
+            return b"".join(self._push([name.lower(), channel], b":1\r\n") for channel in words[1:])
+        elif name in _UNSUBSCRIBES:
+            kind = name.replace(b"UN", b"", 1)
+            channels = words[1:] or [c for k, c in sorted(self.subscribed) if k == kind]
+            self.subscribed -= {(kind, channel) for channel in channels}
+            if not channels:
+                return self._push([name.lower()], b"$-1\r\n:0\r\n" if self.protocol == 2 else b"_\r\n:0\r\n")
+            return b"".join(self._push([name.lower(), channel], b":0\r\n") for channel in channels)
+        return self._shown(words)
+
+    @staticmethod
+    def _shown(words: list[bytes]) -> bytes:
+        return b"$%d\r\n%b\r\n" % (len(words[-1]), words[-1])
+
+    def _push(self, words: list[bytes], tail: bytes) -> bytes:
+        count = len(words) + (2 if tail[:2] in (b"$-", b"_\r") else 1)
+        return b"%b%d\r\n" % (b">" if self.protocol == 3 else b"*", count) + encode(words).split(b"\r\n", 1)[1] + tail
+
+    def publishes(self) -> None:
+        for kind, channel in sorted(self.subscribed):
+            words = [kind.lower().replace(b"subscribe", b"message"), channel]
+            if kind == b"PSUBSCRIBE":
+                words.append(channel.replace(b"*", b"x"))
+            self.pending += self._push(words, b"$10\r\nmessage\r\n!\r\n")
+
+
+class FuzzedConversation(Conversation):
+    """The harness of the tests, which asks for nothing at once and notices what must not be."""
+
+    def __init__(self) -> None:
+        self.models: list[ModelRedis] = []
+        self.leases = self.permits = 0
+        self.penalties: list[bytes] = []
+        self.gone = self.wild = False
+        super().__init__(lanes_at_once=False)
+
+    def write(self, data: bytes) -> None:
+        assert self.closed is None, "written to a client after its connection was closed"
+        super().write(data)
+
+    def lease(self, credential: object) -> None:
+        assert not self.leases, "two lanes at once were asked for"
+        self.leases += 1
+
+    def permit(self, patterns: list[bytes]) -> None:
+        self.permits += 1
+
+    def punish(self, error: bytes) -> None:
+        self.penalties.append(error)
+
+    def open_lane(self) -> None:
+        lane = FuzzedLane(self)
+        self.lanes.append(lane)
+        self.models.append(lane.model)
+        self.session.lane_opened(lane)
+
+
+class FuzzedLane(RecordingLane):
+    def __init__(self, conversation: FuzzedConversation) -> None:
+        super().__init__(conversation)
+        self.model = ModelRedis()
+        self.fail = False
+        self.lost = False
+        self.expect, self.latest, self.forgo = self._expect, self._latest, self._forgo
+
+    def _usable(self) -> None:
+        assert self.released is None and not self.lost, "a lane is used that is no more the session's"
+
+    def _expect(self, owed: Owed) -> None:
+        self._usable()
+        self.ledger.expect(owed)
+
+    def _latest(self) -> Owed | None:
+        self._usable()
+        return self.ledger.latest()
+
+    def _forgo(self, owed: Owed) -> None:
+        self._usable()
+        self.ledger.forgo(owed)
+
+    def send(self, data: bytes) -> None:
+        self._usable()
+        self.model.takes(data, self.fail)
+
+    def release(self, clean: bool) -> None:
+        self._usable()
+        super().release(clean)
+        if clean and not self._conversation.wild:
+            assert self.ledger.settled, "given back as clean while something is owed"
+            assert self.model.clean, f"given back as clean: {vars(self.model)}"
+        self.ledger.abandon()
+
+
+class Play:
+    """One conversation as an input has it: a byte says what happens, the next how much."""
+
+    def __init__(self) -> None:
+        self.talk = FuzzedConversation()
+        self.said = b""
+        self.number = 0
+        self.counted = True  # whether the replies can be counted
+        self.ordered = True  # whether nothing but the script has numbers in it
+        self.half_closed = False
+        self.told_to_leave = False
+
+    def step(self, what: int, amount: int, data: bytes) -> int:
+        """What happens next; how many bytes of the data were used."""
+        talk, session = self.talk, self.talk.session
+        lane = self._lane()
+        if what < 110:
+            self._say(CLIENT[amount % len(CLIENT)])
+            if what >= 30:
+                self._client(len(self.said) if what >= 50 else what)
+        elif what < 120:
+            self._client(amount + 1)
+        elif what < 180:
+            if lane is not None:
+                self._redis(lane, len(lane.model.pending) if what >= 140 else 1 + amount)
+        elif what < 190:
+            if lane is not None:
+                lane.model.publishes()
+        elif what < 200:
+            if lane is not None:
+                lane.fail = bool(amount & 1)
+        elif what < 215:
+            self._link(amount)
+        elif what < 225:
+            raw = data[: amount & 31]
+            self.counted = self.ordered = False
+            self._say(raw)
+            self._client(len(self.said))
+            return len(raw)
+        elif what < 230:
+            raw = data[: amount & 31]
+            if lane is not None:
+                talk.wild, self.counted, self.ordered = True, False, False
+                self._redis_says(lane, raw)
+            return len(raw)
+        elif what < 234:
+            session.unread(bool(amount & 1))
+        elif what < 237:
+            self.half_closed = self.told_to_leave = True
+            session.half_closed()
+        elif what < 240:
+            self.told_to_leave = True
+            session.recheck(Directory(None, ([], [GREEN], [BLUE, GREEN])[amount % 3]), 0.0)
+        elif what < 242:
+            if lane is not None:
+                self._lose(lane)
+        elif what < 244:
+            talk.gone = True
+            self.counted = False
+            session.lost()
+        return 0
+
+    def _lane(self) -> FuzzedLane | None:
+        """The newest, if the session still has it."""
+        lane = self.talk.lanes[-1] if self.talk.lanes else None
+        return lane if lane is not None and lane.released is None and not lane.lost else None
+
+    def _say(self, words: bytes) -> None:
+        if b"######" in words:
+            words = words.replace(b"######", b"%06d" % self.number)
+            self.number += 1
+        elif any(word.replace(b" ", b"\r\n$1\r\n") in words for word in _UNCOUNTED):
+            self.counted = False
+        self.said += words
+
+    def _client(self, size: int) -> None:
+        piece, self.said = self.said[:size], self.said[size:]
+        if piece and not (self.half_closed or self.talk.gone):
+            self.talk.session.received(piece)
+
+    def _redis(self, lane: FuzzedLane, size: int) -> None:
+        piece, lane.model.pending = lane.model.pending[:size], lane.model.pending[size:]
+        self._redis_says(lane, piece)
+
+    def _redis_says(self, lane: FuzzedLane, data: bytes) -> None:
+        if not data:
+            return
+        try:
+            lane.ledger.received(data)
+        except ProtocolError:
+            assert self.talk.wild, "what Redis says was not understood"
+            # A lane that was let go of while it was read from is no more anybody's.
+            if lane.released is None:
+                self._lose(lane)
+
+    def _lose(self, lane: FuzzedLane) -> None:
+        lane.lost = True
+        self.counted = False
+        lane.ledger.abandon()
+        self.talk.session.lane_lost()
+
+    def _link(self, amount: int) -> None:
+        """What was asked for comes, or does not."""
+        talk, session = self.talk, self.talk.session
+        if talk.leases:
+            talk.leases -= 1
+            if amount & 1 or (talk.gone and amount & 2):
+                session.lane_refused("ERR no lane")
+            else:
+                talk.open_lane()
+        if talk.permits:
+            talk.permits -= 1
+            session.told(None if amount & 4 else RuntimeError("no"))
+        elif talk.questions:
+            words = talk.questions.pop()
+            assert not talk.questions
+            answer = b"# Server\r\nredis_version:7\r\n" if words[0] == b"INFO" else [b"blue:a", 1]
+            if words[1:2] == [b"CHANNELS"]:
+                answer = [b"blue:a", b"green:a"]
+            session.told(RuntimeError("no") if amount & 8 else answer)
+        if talk.penalties:
+            session.punished(talk.penalties.pop(), bool(amount & 16))
+
+    def settle(self) -> None:
+        """All that can still come does."""
+        talk, session = self.talk, self.talk.session
+        self._client(len(self.said))
+        session.unread(False)
+        for _ in range(10000):
+            lane = self._lane()
+            if talk.leases or talk.permits or talk.questions or talk.penalties:
+                self._link(4)
+            elif lane is not None and lane.model.pending:
+                lane.model.pending, data = b"", lane.model.pending
+                self._redis_says(lane, data)
+            else:
+                break
+        else:
+            raise AssertionError("it does not come to an end")
+
+    def judge(self) -> None:
+        """What the client heard."""
+        talk, session = self.talk, self.talk.session
+        if self.ordered:
+            numbers = list(map(int, _NUMBERED.findall(talk.told)))
+            assert numbers == sorted(set(numbers)), f"not in order, or twice: {talk.told!r}"
+        if talk.wild:
+            return
+        measurer = ReplyMeasurer()
+        measurer.pushes = True
+        try:
+            answers = measurer.measure(talk.told, 0, len(talk.told) + 1)[1] if talk.told else 0
+        except ProtocolError as error:
+            raise AssertionError(f"the client heard {talk.told!r}: {error}") from None
+        messages = talk.told.count(b"message\r\n!\r\n")
+        if self.counted and talk.closed != "moved-within-a-message":
+            assert measurer.between, "a reply was cut off"
+            # One that was passed on in part when the conversation ended has no answer.
+            few = session.commands - (session.ended and self.told_to_leave)
+            assert few <= answers - messages <= session.commands, (answers, messages, session.commands, talk.told)
+            if not (session.ended or talk.held):
+                assert not session._wait, session
+                assert not session._queue and not session._owed and not session._answers, session
+        if session.ended and not talk.gone and not (lane := self._lane()) and self.counted:
+            assert talk.closed is not None, "it ended, and its client was not told"
+        assert not (lane := self._lane()) or not (session.ended and not lane.model.unread and not lane.model.pending), (
+            "it ended, and keeps its lane"
+        )
+
+
+def session(data: bytes) -> None:
+    """A whole conversation: each command has at most one answer, in order, and no lane is used that was given back."""
+    play = Play()
+    if data[:1] < b"\xc0":  # most conversations begin with a log-in
+        play.talk.command(b"AUTH", b"blue")
+        play.talk.open_lane()
+        play.talk.leases = 0
+    pos = 1
+    while pos + 1 < len(data):
+        pos += 2 + play.step(data[pos], data[pos + 1], data[pos + 2 :])
+    play.settle()
+    play.judge()
+    if not play.talk.gone:
+        play.talk.session.lost()
+        assert play._lane() is None, "the client is gone, and its lane is kept"
