@@ -376,11 +376,11 @@ class Conversation:
                 else:
                     self._forbid(what)
 
-    def _forward(self, data: bytes, count: int, kind: int = REPLIES) -> None:
+    def _forward(self, data: bytes, count: int) -> None:
         """Passes commands on, or a further piece of one (count 0)."""
         if count:
             self.commands += count
-            self._expect(count, kind)
+            self._expect(count, REPLIES)
         self.lane.send(data)
 
     def _expect(

@@ -17,8 +17,6 @@ from .control import ControlError, ControlService, Server
 #: Patterns that the sessions of one tenant may have Redis allow, for the life of this process.
 PATTERNS = 10_000
 
-MODES = ("auto", "require", "off")
-
 
 class WallError(Exception):
     """The tenant's user cannot be had. The text is for the log.
