@@ -55,6 +55,8 @@ class Policy:
     subcommands: Mapping[bytes, frozenset[bytes]]
     forwarded: tuple[str, ...]
     unknown: tuple[str, ...] = ()
+    #: whether it relies on Redis to hold the tenant's limits inside scripts
+    needs_wall: bool = False
 
 
 def make_policy(
@@ -124,6 +126,7 @@ def make_policy(
         subcommands,
         tuple(sorted(name.decode().lower() for name in forwarded)),
         tuple(sorted(name.decode() for name in (allow | deny) - known)),
+        needs_wall=scripts,
     )
 
 

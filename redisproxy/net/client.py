@@ -28,7 +28,7 @@ from ..directory.current import DirectoryService
 from ..ops.outcomes import Outcome, Outcomes
 from .admission import Admission
 from .control import ControlError, ControlService
-from .lane import LaneError, LaneProtocol
+from .lane import UNREACHABLE, LaneError, LaneProtocol
 from .lanes import LanePool
 from .receiver import Hold, Pressure, RespReceiver
 from .wall import Wall
@@ -301,6 +301,11 @@ class ClientProtocol(RespReceiver):
 
     def _leased(self, lane: LaneProtocol) -> None:
         self._leasing = None
+        if self.factory.policy.needs_wall and not lane.walled:
+            # Opened before it was known that Redis has ACLs: with the master's rights, a script could leave the database.
+            lane.drop()
+            self.session.lane_refused(UNREACHABLE)
+            return
         lane.carry(self.session, self._redis_slow)
         if not (self._closing or self._read_closed):
             self._stop_timer()

@@ -60,6 +60,8 @@ class LaneProtocol(RespReceiver):
         self.backend = backend
         #: when it was opened, in the reactor's seconds; None: not yet, or it is we who closed it
         self.opened: float | None = None
+        #: whether it is logged in as its tenant's ACL user, so that Redis holds the tenant's limits
+        self.walled = False
         #: None until it was SELECTed
         self.tenant: Tenant | None = None
         self._pool = pool
@@ -108,6 +110,7 @@ class LaneProtocol(RespReceiver):
                 raise UserUnknown(f"Redis does not know the user of {tenant.namespace}", UNREACHABLE)
             if answer != b"+OK":
                 raise LaneError(f"Redis answered AUTH of {tenant.namespace} with: {_shown(answer)}", LOGIN_REFUSED)
+            self.walled = True
         self.tenant = tenant
 
     async def check(self) -> None:
