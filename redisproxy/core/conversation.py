@@ -23,6 +23,7 @@ from .resp import (
     FORWARD,
     HEADED,
     OVERSIZE,
+    STREAM,
     TAKE,
     TAKE_LIMIT,
     UNAUTHENTICATED,
@@ -111,8 +112,8 @@ class Conversation:
         """The same, once it is known that it may be done."""
         raise NotImplementedError
 
-    def _headed(self, head: list[bytes], count: int) -> None:
-        """The name and first argument of a command with count arguments; the others follow by `_forward`."""
+    def _headed(self, head: list[bytes]) -> None:
+        """The name and first argument of a command whose second, and last, is large: it follows by `_forward`."""
         raise NotImplementedError
 
     def _logged_in(self, then: list[bytes] | None) -> None:
@@ -359,13 +360,13 @@ class Conversation:
                     self.end("client-left")
                 return
             kind, what, count = found
-            if kind == FORWARD:
+            if kind in (FORWARD, STREAM):
                 self._forward(what, count)
             elif kind == COMMAND:
                 self._command(what)
             elif kind == HEADED:
                 self.commands += 1
-                self._headed(what, count)
+                self._headed(what)
             elif kind == OVERSIZE:
                 self.commands += 1
                 self._refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (what.lower(), TAKE_LIMIT))

@@ -38,7 +38,7 @@ ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET 
 PASSED_ON = _names(
     "COPY DISCARD EXEC MULTI PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE UNWATCH WATCH"
 )
-#: The session rewrites their first argument, and the rest, which may be large, streams.
+#: The session rewrites their first argument, and the second, where it is large, streams.
 HEADED = _names("PUBLISH SPUBLISH")
 
 

@@ -18,22 +18,25 @@ from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 # What a table says of a command's name.
-KEEP = 0  #: plain: pass its bytes on, whole or in pieces
+KEEP = 0  #: plain: pass its bytes on
 DROP = 1  #: tell its name, and skip its arguments
 TAKE = 2  #: hand over its arguments, once all of them are here
-HEAD = 3  #: hand over its name and first argument; what follows is passed on as it comes
+HEAD = 3  #: the same, but if its last of three arguments is large, that is passed on as it comes
 
 # What RequestScanner.next() found.
-FORWARD = 0  #: (FORWARD, bytes to pass on, how many commands begin in them)
+FORWARD = 0  #: (FORWARD, bytes to pass on, how many commands they are: all of them whole)
 COMMAND = 1  #: (COMMAND, list of arguments, 1)
 REFUSED = 2  #: (REFUSED, name, 1)
 OVERSIZE = 3  #: (OVERSIZE, name, 1): what had to be taken of it is larger than TAKE_LIMIT
-HEADED = 4  #: (HEADED, [name, first argument], how many arguments it has with its name)
+HEADED = 4  #: (HEADED, [name, first argument], 1): the third, and last, follows as STREAM
+STREAM = 5  #: (STREAM, bytes to pass on, 1): a command larger than WHOLE_LIMIT begins; its further pieces have a 0
 
 #: Bytes of a length header, type byte and CR LF included. The longest number that Redis reads has 20 characters.
 HEADER_LIMIT = 32
 #: Bytes of a command's name past which no server has a command.
 NAME_LIMIT = 128
+#: Bytes of a command up to which it is passed on only when it is whole.
+WHOLE_LIMIT = 64 * 1024
 #: Bytes of all arguments of a command that is taken rather than passed on.
 TAKE_LIMIT = 1024 * 1024
 #: Bytes that each of them counts for, besides its own.
@@ -156,9 +159,9 @@ class RequestScanner:
     """Cuts what a client sends into what can be passed on as it is and what must be looked at.
 
     ``feed()`` it bytes, then call ``next()`` until it says None. What next() returns of one client's bytes does
-    not depend on how they were split into chunks, but for where a large FORWARD is cut.
+    not depend on how they were split into chunks, but for how many a FORWARD holds, and where a STREAM is cut.
 
-    limits: what may be announced; table, default: KEEP, TAKE or DROP by command name (upper or lower case).
+    limits: what may be announced; table, default: KEEP, TAKE, DROP or HEAD by command name (upper or lower case).
     All three may be replaced between two calls of next(), and hold from the next command on.
     """
 
@@ -173,13 +176,15 @@ class RequestScanner:
         self._chunks: list[bytes] = []
         self._size = 0
         self._wanted = 0
+        # Of the plain command that begins at _pos and is not whole: bytes that were looked at, arguments still to come.
+        self._seen = 0
+        self._unseen = 0
         # The command under way, when it is passed on, taken or skipped in pieces.
         self._mode = KEEP
         self._arguments_left = 0  # arguments whose header was not read yet
         self._bulk_left = 0  # bytes of the argument under way, its CR LF included
         self._taken: list[bytes] = []
         self._taken_size = 0
-        self._announced = 0  # arguments of the command under way, its name included
 
     @property
     def buffered(self) -> int:
@@ -234,15 +239,18 @@ class RequestScanner:
                 return None
 
     def _scan(self) -> tuple[int, object, int] | None:
-        """From a command boundary: the longest run of KEEP commands, or the first command that is not one."""
+        """From a command boundary: the longest run of whole KEEP commands, or the first command that is not one."""
         buffer = self._buffer
         end = len(buffer)
-        table = self.table
-        limits = self.limits
         start = pos = self._pos
         count = 0
         while pos < end:
-            if buffer[pos] != 42:  # b"*"
+            begin = pos
+            if self._seen:
+                pos += self._seen
+                left = self._unseen
+                self._seen = 0
+            elif buffer[pos] != 42:  # b"*"
                 if count:
                     break
                 self._pos = pos
@@ -251,102 +259,164 @@ class RequestScanner:
                     start = pos = self._pos
                     continue
                 return found
-            eol = buffer.find(CRLF, pos, pos + HEADER_LIMIT)
-            if eol < 0:
-                if end - pos >= HEADER_LIMIT:
+            else:
+                try:
+                    left, name_at, after = self._head(buffer, pos, end)
+                except ProtocolError:
                     if count:
                         break
-                    raise ProtocolError("invalid multibulk length")
-                break
-            arguments = _number(buffer[pos + 1 : eol])
-            if arguments is None or arguments > limits.arguments:
-                if count:
+                    raise
+                if after == 0:
                     break
-                prefix = limits.prefix if arguments is not None and arguments < 2**31 else "invalid"
-                raise ProtocolError(f"{prefix} multibulk length")
-            if arguments <= 0:  # no command, and no reply: never passed on
-                if count:
-                    break
-                start = pos = self._pos = eol + 2
-                continue
-            # The name decides what happens to the rest.
-            head = eol + 2
-            try:
-                length, name_at = self._bulk_header(buffer, head, end)
-            except ProtocolError:
-                if count:
-                    break
-                raise
-            if name_at < 0:
-                break
-            if length > NAME_LIMIT:
-                if count:
-                    break
-                # Forget what came before the name's bytes, and skip the rest.
-                self._pos = name_at
-                self._mode = DROP
-                self._arguments_left = arguments - 1
-                self._bulk_left = length + 2
-                return REFUSED, b"", 1
-            after = name_at + length + 2
-            if after > end:
-                break
-            name = buffer[name_at : after - 2]
-            if buffer[after - 2 : after] != CRLF:
-                if count:
-                    break
-                raise ProtocolError("a bulk string does not end where its length says")
-            mode = table.get(name)
-            if mode is None:
-                mode = table.get(name.upper(), self.default)
-            if mode != KEEP:
-                if count:
-                    break
-                self._pos = after
-                self._mode = mode
-                self._arguments_left = arguments - 1
-                self._bulk_left = 0
-                if mode == DROP:
-                    return REFUSED, name, 1
-                self._taken = [name]
-                self._taken_size = length
-                self._announced = arguments
-                if arguments == 1:
-                    return self._finish_taking()
-                return self._continue()
+                if left < 0:  # no command, and no reply: never passed on
+                    if count:
+                        break
+                    start = pos = self._pos = after
+                    continue
+                name = buffer[name_at : after - 2]
+                if after - 2 - name_at > NAME_LIMIT:
+                    if count:
+                        break
+                    # Forget what came before the name's bytes, and skip the rest.
+                    self._pos = name_at
+                    self._mode = DROP
+                    self._arguments_left = left
+                    self._bulk_left = after - name_at
+                    return REFUSED, b"", 1
+                mode = self.table.get(name)
+                if mode is None:
+                    mode = self.table.get(name.upper(), self.default)
+                if mode != KEEP:
+                    if count:
+                        break
+                    return self._begin(name, mode, left, after)
+                pos = after
             # Plain: the rest of its arguments, as far as they are here.
-            left = arguments - 1
-            pos = after
             try:
-                while left:
-                    length, data_at = self._bulk_header(buffer, pos, end)
-                    if data_at < 0:
-                        break
-                    after = data_at + length + 2
-                    if after > end:
-                        # Never part of its CR LF: it is checked before it is passed on.
-                        pos = min(end, after - 2)
-                        self._bulk_left = after - pos
-                        left -= 1
-                        break
-                    if buffer[after - 2 : after] != CRLF:
-                        raise ProtocolError("a bulk string does not end where its length says")
-                    left -= 1
-                    pos = after
+                pos, left, wanted = self._pass(buffer, begin, pos, left, end)
             except ProtocolError:
-                # Its beginning is passed on like any streamed command's: the error is met again, and raised, there.
-                pass
-            count += 1
-            if left or self._bulk_left:
+                if not count:
+                    raise
+                pos = begin  # it is met again, and raised, when what was before it is on its way
+                break
+            if wanted > WHOLE_LIMIT:
+                if count:
+                    pos = begin
+                    break
+                self._pos = pos
                 self._mode = KEEP
                 self._arguments_left = left
+                self._bulk_left = wanted - (pos - begin)
+                return STREAM, buffer[begin:pos], 1
+            if left:
+                self._seen = pos - begin
+                self._unseen = left
+                pos = begin
+                if not count:
+                    self._wanted = wanted
                 break
+            count += 1
         self._pos = pos
         if count == 0:
             return None
         if start == 0 and pos == end:
             return FORWARD, buffer, count
         return FORWARD, buffer[start:pos], count
+
+    def transaction(self) -> tuple[bytes, int] | None:
+        """What follows a MULTI, if all of it is here up to its EXEC, and plain: (its bytes, how many commands).
+
+        None: nothing was passed over.
+        """
+        buffer = self._buffer
+        end = len(buffer)
+        pos = self._pos
+        count = 0
+        if self._chunks:
+            return None
+        try:
+            while pos < end and buffer[pos] == 42:  # b"*"
+                begin = pos
+                left, name_at, after = self._head(buffer, pos, end)
+                if after == 0 or left < 0 or after - 2 - name_at > NAME_LIMIT:
+                    return None
+                name = buffer[name_at : after - 2].upper()
+                count += 1
+                if name == b"EXEC" and left == 0:
+                    found = buffer[self._pos : after]
+                    self._pos = after
+                    return found, count
+                if self.table.get(name, self.default) != KEEP:
+                    return None
+                pos, left, wanted = self._pass(buffer, begin, after, left, end)
+                if left or wanted:
+                    return None
+        except ProtocolError:
+            pass  # met again where it is read for good
+        return None
+
+    def _head(self, buffer: bytes, pos: int, end: int) -> tuple[int, int, int]:
+        """Of the command at pos: (arguments behind its name, where the name begins, where they begin).
+
+        (0, 0, 0): its head is not whole. (-1, 0, where it ends): it is empty. A name over NAME_LIMIT need not be here.
+        """
+        eol = buffer.find(CRLF, pos, pos + HEADER_LIMIT)
+        if eol < 0:
+            if end - pos >= HEADER_LIMIT:
+                raise ProtocolError("invalid multibulk length")
+            return 0, 0, 0
+        arguments = _number(buffer[pos + 1 : eol])
+        if arguments is None or arguments > self.limits.arguments:
+            prefix = self.limits.prefix if arguments is not None and arguments < 2**31 else "invalid"
+            raise ProtocolError(f"{prefix} multibulk length")
+        if arguments <= 0:
+            return -1, 0, eol + 2
+        length, name_at = self._bulk_header(buffer, eol + 2, end)
+        after = name_at + length + 2
+        if name_at < 0 or (after > end and length <= NAME_LIMIT):
+            return 0, 0, 0
+        if length <= NAME_LIMIT and buffer[after - 2 : after] != CRLF:
+            raise ProtocolError("a bulk string does not end where its length says")
+        return arguments - 1, name_at, after
+
+    def _pass(self, buffer: bytes, begin: int, pos: int, left: int, end: int) -> tuple[int, int, int]:
+        """Passes over the whole arguments from pos on: (position, arguments left, bytes that the command has at least).
+
+        The latter is 0 where that is not known yet, or all is here. Where it is more than WHOLE_LIMIT, the argument that
+        makes it so has its header passed over. begin: where the command begins.
+        """
+        while left:
+            length, data_at = self._bulk_header(buffer, pos, end)
+            if data_at < 0:
+                return pos, left, 0
+            after = data_at + length + 2
+            if after - begin > WHOLE_LIMIT:
+                return data_at, left - 1, after - begin
+            if after > end:
+                return pos, left, after - begin
+            if buffer[after - 2 : after] != CRLF:
+                raise ProtocolError("a bulk string does not end where its length says")
+            left -= 1
+            pos = after
+        return pos, 0, 0
+
+    def _begin(self, name: bytes, mode: int, left: int, after: int) -> tuple[int, object, int] | None:
+        """A command that is not plain; left: its arguments, which begin at after."""
+        self._pos = after
+        self._mode = TAKE if mode == HEAD and left != 2 else mode
+        self._arguments_left = left
+        self._bulk_left = 0
+        if mode == DROP:
+            return REFUSED, name, 1
+        self._taken = [name]
+        self._taken_size = len(name)
+        if left == 0:
+            return self._finish_taking()
+        return self._continue()
+
+    def skip(self) -> None:
+        """Of the command under way nothing more is passed on."""
+        self._mode = DROP
 
     def _bulk_header(self, buffer: bytes, pos: int, end: int) -> tuple[int, int]:
         """(length, where its bytes begin) of the bulk string at pos; (0, -1) when its header is not whole."""
@@ -389,6 +459,10 @@ class RequestScanner:
             length, data_at = self._bulk_header(buffer, pos, end)
             if data_at < 0:
                 break
+            if mode == HEAD and self._arguments_left == 1 and length > WHOLE_LIMIT:
+                # The third of three, and large.
+                self._pos = pos
+                return self._finish_taking()
             if mode >= TAKE:  # or HEAD
                 # What it costs here to keep it, too: or arguments of no length would be kept without limit.
                 self._taken_size += length + ARGUMENT_COST
@@ -403,10 +477,6 @@ class RequestScanner:
                     raise ProtocolError("a bulk string does not end where its length says")
                 self._taken.append(buffer[data_at : after - 2])
                 pos = after
-                if mode == HEAD:
-                    self._arguments_left -= 1
-                    self._pos = pos
-                    return self._finish_taking()
             else:
                 pos = data_at
                 self._bulk_left = length + 2
@@ -417,14 +487,14 @@ class RequestScanner:
         if mode == DROP or pos == start:
             return None
         if start == 0 and pos == end:
-            return FORWARD, buffer, 0
-        return FORWARD, buffer[start:pos], 0
+            return STREAM, buffer, 0
+        return STREAM, buffer[start:pos], 0
 
     def _finish_taking(self) -> tuple[int, object, int]:
         taken, self._taken = self._taken, []
         mode, self._mode = self._mode, KEEP
-        if mode == HEAD:
-            return HEADED, taken, self._announced
+        if mode == HEAD and self._arguments_left:
+            return HEADED, taken, 1
         return COMMAND, taken, 1
 
     def _give_up_taking(self, data_at: int, length: int) -> tuple[int, object, int]:

@@ -47,9 +47,9 @@ class Session(Conversation):
         """See `Conversation`."""
         _METHODS.get(arguments[0].upper(), Session._container)(self, arguments)
 
-    def _headed(self, head: list[bytes], count: int) -> None:
+    def _headed(self, head: list[bytes]) -> None:
         """See `Conversation`: only PUBLISH and SPUBLISH come so."""
-        self._publish(head, count)
+        self._publish(head, 3)
 
     def _logged_in(self, then: list[bytes] | None) -> None:
         """See `Conversation`."""
@@ -361,15 +361,13 @@ class Session(Conversation):
         """Those that it is subscribed to, as Redis knows them."""
         return self._subscriptions.of(b"P")
 
-    def _publish(self, arguments: list[bytes], count: int | None = None) -> None:
-        """PUBLISH and SPUBLISH: into an own channel. count: how many arguments it has, when these are only the first."""
-        if count is None:
-            count = len(arguments)
+    def _publish(self, arguments: list[bytes], count: int = 0) -> None:
+        """PUBLISH and SPUBLISH: into an own channel. count: how many arguments it has, where these are only the first."""
         if len(arguments) == 1:
             return self._arity_error(arguments)
         head = [arguments[0], self.credential.tenant.channel_prefix + arguments[1], *arguments[2:]]
         self._expect(1, REPLIES)
-        self.lane.send(b"*%d\r\n" % count + encode(head).split(b"\r\n", 1)[1])
+        self.lane.send(b"*%d\r\n" % (count or len(head)) + encode(head).split(b"\r\n", 1)[1])
 
     def _subscription(self, arguments: list[bytes]) -> None:
         """(P|S)(UN)SUBSCRIBE: as many confirmations as it names channels."""

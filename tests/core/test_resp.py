@@ -14,9 +14,12 @@ from redisproxy.core.resp import (
     COMMAND,
     DROP,
     FORWARD,
+    HEAD,
+    HEADED,
     KEEP,
     OVERSIZE,
     REFUSED,
+    STREAM,
     TAKE,
     UNAUTHENTICATED,
     ProtocolError,
@@ -26,7 +29,7 @@ from redisproxy.core.resp import (
     split_inline,
 )
 
-TABLE = {b"TAKE": TAKE, b"DROP": DROP}
+TABLE = {b"TAKE": TAKE, b"DROP": DROP, b"HEAD": HEAD, b"EXEC": TAKE}
 
 
 def scanner(limits: resp.Limits = AUTHENTICATED, default: int = KEEP) -> RequestScanner:
@@ -48,6 +51,10 @@ def scan(chunks: Iterable[bytes], limits: resp.Limits = AUTHENTICATED, default: 
                         said[-1][2] += count
                     else:
                         said.append(["forward", what, count])
+                elif kind == STREAM and not count:
+                    said[-1][1] += what
+                elif kind in (STREAM, HEADED):
+                    said.append([{STREAM: "stream", HEADED: "headed"}[kind], what if kind == STREAM else encode(what), 1])
                 else:
                     said.append(({COMMAND: "command", REFUSED: "refused", OVERSIZE: "oversize"}[kind], what))
     except ProtocolError as error:
@@ -106,7 +113,7 @@ class RequestScannerTests(ScanCase):
         get = encode([b"GET", b"a"])
         self.assertScans(get + b"PING\r\n" + get, ["forward", get + encode([b"PING"]) + get, 3])
 
-    def test_a_plain_command_streams_while_it_comes(self) -> None:
+    def test_a_large_plain_command_streams_while_it_comes(self) -> None:
         scanning = scanner()
         value = b"x" * 100_000
         data = encode([b"SET", b"key", value])
@@ -114,10 +121,92 @@ class RequestScannerTests(ScanCase):
         for start in range(0, len(data), 1000):
             scanning.feed(data[start : start + 1000])
             while (found := scanning.next()) is not None:
+                self.assertEqual(found[0], STREAM)
                 passed += found[1]
                 counted += found[2]
             self.assertLess(scanning.buffered, 64)
         self.assertEqual((passed, counted), (data, 1))
+
+    def test_a_plain_command_is_passed_on_whole_up_to_a_limit(self) -> None:
+        """By its size, and not by how much of it is here."""
+        get = encode([b"GET", b"a"])
+        around = len(encode([b"SET", b"k", b"x" * 65_000])) - 65_000
+        whole = encode([b"SET", b"k", b"x" * (resp.WHOLE_LIMIT - around)])
+        large = encode([b"SET", b"k", b"x" * (resp.WHOLE_LIMIT - around + 1)])
+        many = encode([b"MSET", *[b"x"] * 12_000])
+        for chunks in ([get + whole + get], [get + whole[:-1], whole[-1:] + get], bytewise(get + whole + get)):
+            self.assertEqual(scan(chunks), [["forward", get + whole + get, 3]])
+        for data in (large, many):
+            expected = [["forward", get, 1], ["stream", data, 1], ["forward", get, 1]]
+            for chunks in ([get + data + get], [get + data[:-1], data[-1:] + get], bytewise(get + data + get)):
+                self.assertEqual(scan(chunks), expected)
+
+    def test_arguments_that_were_looked_at_are_not_looked_at_again(self) -> None:
+        scanning = scanner()
+        data = encode([b"MSET", *[b"x"] * 5000])
+        looked = []
+        scanning._bulk_header = lambda *a: looked.append(a[1]) or RequestScanner._bulk_header(scanning, *a)
+        for chunk in bytewise(data):
+            scanning.feed(chunk)
+            found = scanning.next()
+        self.assertEqual(found, (FORWARD, data, 1))
+        self.assertLess(len(looked), 40_000)  # one for each byte, not one for each argument at each byte
+
+    def test_the_rest_of_a_streamed_command_can_be_skipped(self) -> None:
+        scanning = scanner()
+        scanning.feed(encode([b"SET", b"k", b"x" * 100_000])[:70_000])
+        self.assertEqual(scanning.next()[0], STREAM)
+        scanning.skip()
+        get = encode([b"GET", b"a"])
+        self.assertIsNone(scanning.next())
+        scanning.feed(encode([b"SET", b"k", b"x" * 100_000])[70_000:] + get)
+        self.assertEqual(scanning.next(), (FORWARD, get, 1))
+
+    def test_a_headed_command(self) -> None:
+        """Small, it is taken whole; the last of three arguments streams if it is large."""
+        get = encode([b"GET", b"a"])
+        for arguments in ([], [b"a"], [b"a", b""], [b"a", b"b" * 100], [b"a", b"b", b"c"]):
+            data = get + encode([b"HEAD", *arguments]) + get
+            self.assertScans(data, ["forward", get, 1], ("command", [b"HEAD", *arguments]), ["forward", get, 1])
+        payload = b"x" * (resp.WHOLE_LIMIT + 1)
+        expected = [
+            ["forward", get, 1],
+            ["headed", encode([b"HEAD", b"a"]) + b"$%d\r\n%b\r\n" % (len(payload), payload), 1],
+            ["forward", get, 1],
+        ]
+        data = get + encode([b"HEAD", b"a", payload]) + get
+        self.assertEqual(scan([data]), expected)
+        self.assertEqual(scan(bytewise(data)), expected)
+        self.assertEqual(scan([encode([b"HEAD", b"a", b"b", payload * 17])]), [("oversize", b"HEAD")])
+
+    def test_a_whole_transaction(self) -> None:
+        get, execute = encode([b"GET", b"a"]), encode([b"exec"])
+        scanning = scanner()
+        scanning.feed(get * 2 + execute + get)
+        self.assertEqual(scanning.transaction(), (get * 2 + execute, 3))
+        self.assertEqual(scanning.next(), (FORWARD, get, 1))
+
+    def test_no_whole_transaction(self) -> None:
+        """Nothing is passed over: it is not all here, or not plain, or not RESP."""
+        get, execute = encode([b"GET", b"a"]), encode([b"EXEC"])
+        for data in (
+            b"",
+            get,
+            get + execute[:-1],
+            get + encode([b"EXEC", b"x"]),
+            get + encode([b"DROP"]) + execute,
+            get + encode([b"TAKE"]) + execute,
+            get + b"PING\r\n" + execute,
+            get + b"*0\r\n" + execute,
+            encode([b"SET", b"k", b"x" * resp.WHOLE_LIMIT]) + execute,
+            get + b"*2\r\n$3\r\nGET\r\n$x\r\n" + execute,
+            encode([b"N" * 200]) + execute,
+        ):
+            with self.subTest(data[:60]):
+                scanning = scanner()
+                scanning.feed(data)
+                self.assertIsNone(scanning.transaction())
+                self.assertEqual(scanning.buffered, len(data))
 
     def test_a_taken_command_has_a_limit(self) -> None:
         get = encode([b"GET", b"a"])
@@ -171,11 +260,11 @@ class RequestScannerTests(ScanCase):
                 self.assertScans(ping + data, ["forward", ping, 1], ("error", text))
 
     def test_malformed_arguments_of_a_plain_command(self) -> None:
-        """Its beginning may have been passed on: the connection that it went to must not be used again."""
+        """Nothing of it was passed on."""
         for tail in (b"$x\r\n", b"+OK\r\n", b"$1\r\nab\r\n"):
             data = b"*2\r\n$3\r\nGET\r\n" + tail
             for chunks in ([data], bytewise(data)):
-                self.assertEqual(scan(chunks)[-1][0], "error", tail)
+                self.assertEqual(scan(chunks)[0][0], "error", tail)
 
     def test_limits_before_the_login(self) -> None:
         self.assertScans(b"*11\r\n", ("error", "unauthenticated multibulk length"), limits=UNAUTHENTICATED)
@@ -212,10 +301,10 @@ class RequestScannerTests(ScanCase):
 
     def test_forwarding(self) -> None:
         scanning = scanner()
-        scanning.feed(b"*2\r\n$3\r\nGET\r\n$5\r\nab")
+        scanning.feed(b"*2\r\n$3\r\nGET\r\n$65536\r\nab")
         scanning.next()
         self.assertTrue(scanning.forwarding)
-        scanning.feed(b"cde\r\n")
+        scanning.feed(b"c" * 65534 + b"\r\n")
         scanning.next()
         self.assertFalse(scanning.forwarding)
         for partial in (encode([b"TAKE", b"abc"])[:-3], encode([b"DROP", b"abc"])[:-3]):

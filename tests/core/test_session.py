@@ -394,8 +394,8 @@ class ProtocolErrorTests(Case):
 
     def test_in_the_middle_of_a_command_that_was_passed_on(self) -> None:
         for before in (b"", encode([b"GET", b"a"])):
-            conversation = logged_in().client(before, b"*3\r\n$3\r\nSET\r\n$1\r\na\r\n")
-            conversation.client(b"$x\r\n")
+            conversation = logged_in().client(before, b"*4\r\n$3\r\nSET\r\n$70000\r\n")
+            conversation.client(b"a" * 70000 + b"\r\n$x\r\n")
             if before:
                 self.assertHears(conversation)
                 conversation.redis(b"+1\r\n")
@@ -405,7 +405,7 @@ class ProtocolErrorTests(Case):
 
     def test_ended_in_the_middle_of_a_command(self) -> None:
         for end in (lambda c: c.session.half_closed(), lambda c: c.session.recheck(Directory(None, []), 0.0)):
-            conversation = logged_in().client(b"*2\r\n$3\r\nGET\r\n$9\r\nab")
+            conversation = logged_in().client(b"*2\r\n$3\r\nGET\r\n$90000\r\nab")
             end(conversation)
             self.assertIsNotNone(conversation.closed)
             self.assertIs(conversation.lane.released, False)

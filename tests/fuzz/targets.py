@@ -20,6 +20,7 @@ from redisproxy.core.resp import (
     HEAD,
     HEADED,
     KEEP,
+    STREAM,
     TAKE,
     UNAUTHENTICATED,
     ProtocolError,
@@ -75,13 +76,13 @@ class Scanned:
             return False
         held = self.scanner.buffered + sum(map(len, self.scanner._taken))
         assert held <= self.fed, "more is held than was fed"
-        assert held <= resp.TAKE_LIMIT + resp.INLINE_LIMIT, f"{held} bytes are held"
+        assert held <= resp.TAKE_LIMIT + resp.INLINE_LIMIT + resp.WHOLE_LIMIT, f"{held} bytes are held"
         assert self.scanner.buffered >= 0
         return True
 
     def _take(self, found: tuple[int, object, int]) -> None:
         kind, what, count = found
-        if kind == FORWARD:
+        if kind in (FORWARD, STREAM):
             assert what, "an empty run"
             self.sent += what
             self.count += count
@@ -94,8 +95,8 @@ class Scanned:
         self.said.append(found)
         if kind == HEADED:
             # As the session does with a PUBLISH.
-            assert len(what) == min(2, count)
-            self.sent += b"*%d\r\n" % count + encode(what).split(b"\r\n", 1)[1]
+            assert len(what) == 2
+            self.sent += b"*3\r\n" + encode(what).split(b"\r\n", 1)[1]
             self.count += 1
 
 
@@ -105,7 +106,8 @@ def requests(data: bytes) -> None:
     if options & 0x80:  # limits that can be reached, and a flood
         if options & 0x40:
             payload *= 1 + 4096 // (len(payload) + 1)
-        with mock.patch.object(resp, "TAKE_LIMIT", 1024), mock.patch.object(resp, "INLINE_LIMIT", 256):
+        limits = {"TAKE_LIMIT": 1024, "INLINE_LIMIT": 256, "WHOLE_LIMIT": 128}
+        with mock.patch.multiple(resp, **limits):
             _requests(options, sizes, payload)
     else:
         _requests(options, sizes, payload)
