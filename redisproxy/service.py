@@ -97,6 +97,7 @@ class ProxyService(service.MultiService):
             Admission(settings.max_workers, settings.work_queue_size),
             Outcomes(reactor),
             Timeouts(login=settings.login_timeout),
+            settings.lanes == "shared",
         )
         self.directory.listeners.append(self._directory_changed)
         if settings.embedded and settings.manifests:
@@ -199,8 +200,9 @@ class ProxyService(service.MultiService):
                 "--allow-commands or --deny-commands names what this Redis does not have: {names}",
                 names=", ".join(policy.unknown),
             )
-        self.clients.policy = policy
         self.wall.use(server, policy)
+        self.lanes.redis_told(policy.needs_wall)
+        self.clients.use(policy)
         if server.databases != self.directory.databases:
             self.directory.databases = server.databases
             self.directory.resolve()

@@ -169,6 +169,13 @@ class Settings:
         "SECONDS",
         "An idle connection to Redis beyond those is closed after this.",
     )
+    lanes: str = _setting(
+        "REDISPROXY_LANES",
+        _one_of("shared", "dedicated"),
+        "shared",
+        "MODE",
+        "Connections to Redis: shared by a tenant's sessions, but for those that need one to themselves; or dedicated.",
+    )
     connect_timeout: float = _setting(
         "REDISPROXY_CONNECT_TIMEOUT",
         _seconds(0.1, 300),

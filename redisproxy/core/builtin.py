@@ -20,8 +20,14 @@ FACTS: tuple[tuple[str, str], ...] = (
         command|list config config|help dbsize discard echo exec function hello latency latency|help
         lolwut memory memory|doctor memory|help memory|malloc-stats memory|purge memory|stats module
         module|help multi object object|help ping pubsub pubsub|help quit randomkey readonly
-        readwrite reset scan script select slowlog slowlog|help time unwatch wait waitaof xgroup
-        xgroup|help xinfo xinfo|help
+        readwrite reset scan script select slowlog slowlog|help time unwatch xgroup xgroup|help
+        xinfo xinfo|help
+        """,
+    ),
+    (
+        "blocking",
+        """
+        wait waitaof
         """,
     ),
     (
@@ -50,26 +56,31 @@ FACTS: tuple[tuple[str, str], ...] = (
     (
         "keys",
         """
-        append bitcount bitfield bitfield_ro bitop bitpos blmove blmpop blpop brpop brpoplpush
-        bzmpop bzpopmax bzpopmin clusterscan copy decr decrby del delifeq dump exists expire
-        expireat expiretime geoadd geodist geohash geopos georadius georadiusbymember
-        georadiusbymember_ro georadius_ro geosearch geosearchstore get getbit getdel getex getrange
-        getset hdel hexists hexpire hexpireat hexpiretime hget hgetall hgetdel hgetex hincrby
-        hincrbyfloat hkeys hlen hmget hmset hpersist hpexpire hpexpireat hpexpiretime hpttl
-        hrandfield hscan hset hsetex hsetnx hstrlen httl hvals incr incrby incrbyfloat lcs lindex
-        linsert llen lmove lmpop lpop lpos lpush lpushx lrange lrem lset ltrim memory|usage mget
-        move mset msetex msetnx object|encoding object|freq object|idletime object|refcount persist
-        pexpire pexpireat pexpiretime pfadd pfcount pfmerge psetex pttl rename renamenx rpop
+        append bitcount bitfield bitfield_ro bitop bitpos clusterscan copy decr decrby del delifeq
+        dump exists expire expireat expiretime geoadd geodist geohash geopos georadius
+        georadiusbymember georadiusbymember_ro georadius_ro geosearch geosearchstore get getbit
+        getdel getex getrange getset hdel hexists hexpire hexpireat hexpiretime hget hgetall hgetdel
+        hgetex hincrby hincrbyfloat hkeys hlen hmget hmset hpersist hpexpire hpexpireat hpexpiretime
+        hpttl hrandfield hscan hset hsetex hsetnx hstrlen httl hvals incr incrby incrbyfloat lcs
+        lindex linsert llen lmove lmpop lpop lpos lpush lpushx lrange lrem lset ltrim memory|usage
+        mget move mset msetex msetnx object|encoding object|freq object|idletime object|refcount
+        persist pexpire pexpireat pexpiretime pfadd pfcount pfmerge psetex pttl rename renamenx rpop
         rpoplpush rpush rpushx sadd scard sdiff sdiffstore set setbit setex setnx setrange sinter
         sintercard sinterstore sismember smembers smismember smove spop srandmember srem sscan
         stralgo strlen substr sunion sunionstore touch ttl type unlink vadd vcard vdim vemb vgetattr
         vinfo vismember vlinks vrandmember vrem vsetattr vsim watch xack xackdel xadd xautoclaim
         xclaim xdel xdelex xgroup|create xgroup|createconsumer xgroup|delconsumer xgroup|destroy
-        xgroup|setid xinfo|consumers xinfo|groups xinfo|stream xlen xpending xrange xread xreadgroup
-        xrevrange xsetid xtrim zadd zcard zcount zdiff zdiffstore zincrby zinter zintercard
-        zinterstore zlexcount zmpop zmscore zpopmax zpopmin zrandmember zrange zrangebylex
-        zrangebyscore zrangestore zrank zrem zremrangebylex zremrangebyrank zremrangebyscore
-        zrevrange zrevrangebylex zrevrangebyscore zrevrank zscan zscore zunion zunionstore
+        xgroup|setid xinfo|consumers xinfo|groups xinfo|stream xlen xpending xrange xrevrange xsetid
+        xtrim zadd zcard zcount zdiff zdiffstore zincrby zinter zintercard zinterstore zlexcount
+        zmpop zmscore zpopmax zpopmin zrandmember zrange zrangebylex zrangebyscore zrangestore zrank
+        zrem zremrangebylex zremrangebyrank zremrangebyscore zrevrange zrevrangebylex
+        zrevrangebyscore zrevrank zscan zscore zunion zunionstore
+        """,
+    ),
+    (
+        "keys blocking",
+        """
+        blmove blmpop blpop brpop brpoplpush bzmpop bzpopmax bzpopmin xread xreadgroup
         """,
     ),
     (

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from .builtin import FACTS
 
 #: The words of the facts that decisions are made from; others are not kept.
-WORDS = frozenset(("keys", "admin", "dangerous", "pubsub", "scripting"))
+WORDS = frozenset(("keys", "admin", "dangerous", "pubsub", "scripting", "blocking"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,18 +4,22 @@ Owns the order of replies to one client. Bytes come in by `received`; what must 
 (the client's connection) and a `Lane`. Knows no Twisted, no clock and no socket; what commands mean is the subclass's
 (`session.Session`).
 
-States: it is unauthenticated, or logged in with a lane of its own. Reasons to wait (`Wait`) stop the scanning of what
-the client sent; the last of them is that the conversation is ending.
+States: it is unauthenticated; or logged in and at `home`, where its whole commands go to lanes that others use as well;
+or it has a lane to itself (`pinned`), for as long as a command needs, or for good where it has no home. It changes
+lanes only when it is owed nothing. Reasons to wait (`Wait`) stop the scanning of what the client sent; the last of
+them is that the conversation is ending.
 """
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from enum import Enum, IntFlag
+from functools import partial
 
 from . import policy
 from .lane import HELLO, REPLIES, Owed
-from .links import Lane, Link
+from .links import Home, Lane, Link
 from .resp import (
     AUTHENTICATED,
     COMMAND,
@@ -43,6 +47,9 @@ HELD_LIMIT = 64 * 1024
 UNAUTHENTICATED_LIMIT = 1024 * 1024
 
 NOAUTH = b"-NOAUTH Authentication required.\r\n"
+#: Why a lane cannot be had, most of the time.
+UNREACHABLE = "ERR Redis cannot be reached from the proxy right now, try again"
+LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
 #: A command that every server answers with an error: inside MULTI it makes EXEC fail, as the refusal should.
 SPOILER = encode([b"SELECT"])
 
@@ -58,6 +65,8 @@ class Wait(IntFlag):
     CONTROL = 32  #: the control connection was asked something
     HELLO = 64  #: whether the protocol changes is not known yet
     PENALTY = 128  #: a wrong password is answered later and later
+    HOME = 256  #: the shared lane takes no more for now, or is being opened
+    MOVING = 512  #: what is owed must come before another lane is used
 
 
 class Reply(Enum):
@@ -80,9 +89,14 @@ class Conversation:
         #: how many commands it sent, refused ones included
         self.commands = 0
         self.refused = 0
-        #: what it was lent, and has not let go of
+        #: where its commands go. Pinned: lent to it alone. Else: the shared lane that it used last; None: Redis is away
         self.lane: Lane | None = None
+        #: whether it has a lane to itself
+        self.pinned = False
+        self.home: Home | None = None
         self._lane_clean = True
+        # Whether the beginning of a command that is not read whole was sent; see _midway.
+        self._streaming = False
         self._scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, TAKE)
         self._received = 0
         self._wait = Wait(0)
@@ -92,7 +106,13 @@ class Conversation:
         self._queue: deque[Owed | bytes] = deque()
         self._owed = 0
         self._answers = 0
-        self._parked: list[bytes] | None = None
+        # What is done when nothing is owed any more, and when a lane of its own is there.
+        self._parked: Callable[[], None] | None = None
+        self._on_own_lane: Callable[[], None] | None = None
+        # The shared lane that counts what it has not read.
+        self._behind: Lane | None = None
+        # A debt that is used again while it is the only one: most are.
+        self._spare = Owed(self, 0)
         self._after_login: list[bytes] | None = None
         self._mood = ""
         self._multi = False
@@ -119,6 +139,16 @@ class Conversation:
     def _logged_in(self, then: list[bytes] | None) -> None:
         """The log-in is complete. then: the HELLO that it was part of, None for AUTH."""
         raise NotImplementedError
+
+    @property
+    def _midway(self) -> bool:
+        """Whether Redis was sent a part of a command."""
+        return self._streaming and self._scanner.forwarding
+
+    @property
+    def _stateful(self) -> bool:
+        """Whether Redis knows things of its lane that it must not forget."""
+        return self._multi or self._watching
 
     def __repr__(self) -> str:
         who = self.credential.tenant.namespace if self.credential else "unauthenticated"
@@ -156,16 +186,31 @@ class Conversation:
     def lost(self) -> None:
         """The client's connection is gone. Outstanding replies are thrown away with the lane."""
         self._wait |= Wait.ENDING
+        self._caught_up()
+        if not self.pinned:
+            for owed in self._queue:
+                if isinstance(owed, Owed):
+                    owed.silent = True
+                    owed.owner = NOBODY
         self._let_go_of_lane()
+        self._leave_home()
         self._queue.clear()
 
     def unread(self, full: bool) -> None:
         """Whether what was written to the client is piling up."""
         self._unread = full
+        if self.pinned:
+            self.lane.pause(full)
         if full and self.credential is None:
             self._stop(Wait.UNREAD)
         elif not full:
+            self._caught_up()
             self._go_on(Wait.UNREAD)
+
+    def _caught_up(self) -> None:
+        lane, self._behind = self._behind, None
+        if lane is not None:
+            lane.caught_up(self)
 
     def end(self, mood: str) -> None:
         """Reads no more commands, and closes once the client has all that it is owed."""
@@ -173,8 +218,8 @@ class Conversation:
             return
         self._mood = mood
         self._stop(Wait.ENDING)
-        self._parked = None
-        if self._scanner.forwarding:
+        self._parked = self._on_own_lane = None
+        if self._midway:
             self._forgo()
         if self._nothing_owed:
             self._finish()
@@ -209,78 +254,225 @@ class Conversation:
 
     def _finish(self) -> None:
         self._let_go_of_lane()
+        self._leave_home()
         self.link.close(self._mood)
 
     def _let_go_of_lane(self) -> None:
+        """It uses its lane no more: one of its own is given back."""
         lane, self.lane = self.lane, None
-        if lane is not None:
-            clean = self._lane_clean and not (self._queue or self._multi or self._watching)
-            lane.release(clean and not self._scanner.forwarding)
+        if self.pinned and lane is not None:
+            clean = self._lane_clean and not (self._queue or self._stateful)
+            lane.release(clean and not self._midway)
+        self.pinned = False
 
-    # What the lane tells.
+    def _leave_home(self) -> None:
+        home, self.home = self.home, None
+        if home is not None:
+            home.leave()
+
+    # Lanes: where they come from, and how one is left for another.
+
+    def _move_in(self, credential: Credential, protocol: int, then: list[bytes] | None) -> None:
+        """Asks for lanes of the credential's tenant; then: the HELLO that goes on when they are there, None for AUTH."""
+        self.candidate = credential
+        self._after_login = then
+        self._stop(Wait.LANE)
+        (self.link.share if self.link.shares else self.link.lease)(credential, protocol)
+
+    def at_home(self, home: Home) -> None:
+        """The shared lanes asked for."""
+        if self.candidate is None or self.ended or not self._may_move():
+            home.leave()
+            return
+        self._let_go_of_lane()
+        self._leave_home()
+        self.home = home
+        self.lane = home.lane
+        self.protocol = home.protocol
+        self._complete_login()
 
     def lane_opened(self, lane: Lane) -> None:
-        """The lane asked for is ready: the log-in is complete."""
-        credential, self.candidate = self.candidate, None
-        if self.ended or credential is None:
+        """The lane of its own is there that was asked for: for the log-in of the candidate, or by `_own_lane`."""
+        then, self._on_own_lane = self._on_own_lane, None
+        if self.ended or (self.candidate is None and then is None) or not self._may_move():
             lane.release(clean=True)
-            return
-        if self._mid_message:
-            # A message of the old lane began meanwhile, and its rest would never come.
-            lane.release(clean=True)
-            self._let_go_of_lane()
-            self._wait |= Wait.ENDING
-            self.link.close("moved-within-a-message")
             return
         self._let_go_of_lane()
         self.lane = lane
+        self.pinned = True
         self._lane_clean = True
-        self.credential = credential
-        if self.protocol == 3:
-            # It moved here from another tenant, and still speaks RESP3.
-            self._lane_clean = False
-            self._expect(1, HELLO, silent=True, protocol=3)
-            lane.send(encode([b"HELLO", b"3"]))
+        if self._unread:
+            lane.pause(True)
+        if self.candidate is not None:
+            self._leave_home()
+            self.protocol = lane.protocol
+            self._complete_login()
+        else:
+            self._use_policy()
+            self._wait &= ~Wait.LANE
+            then()
+            self._advance_unless_waiting()
+
+    def _may_move(self) -> bool:
+        """Whether another lane can be used now. If not, the session is closed."""
+        if self._mid_message:
+            # A message of the old lane began meanwhile, and its rest would never come.
+            self._let_go_of_lane()
+            self._leave_home()
+            self._wait |= Wait.ENDING
+            self.link.close("moved-within-a-message")
+            return False
+        return True
+
+    def _complete_login(self) -> None:
+        self.credential, self.candidate = self.candidate, None
         self._scanner.limits = AUTHENTICATED
-        self._policy = self.link.policy()
-        self._scanner.table = self._policy.table
         self._scanner.default = DROP
+        self._use_policy()
         then, self._after_login = self._after_login, None
         self._logged_in(then)
         self._go_on(Wait.LANE)
 
+    def _use_policy(self) -> None:
+        self._policy = self.link.policy()
+        self._scanner.table = self._policy.table
+
+    def policy_changed(self) -> None:
+        """Redis is another one than before. A session with a lane to itself has it from before, and its policy."""
+        if self.credential is not None and not self.pinned:
+            self._use_policy()
+
     def lane_refused(self, text: str) -> None:
-        """No lane could be had. The session is as it was before the log-in. text: an error reply without ``-``."""
+        """No lane could be had. The session is as it was before it was asked for. text: an error reply without ``-``."""
+        then, self._on_own_lane = self._on_own_lane, None
         self.candidate = self._after_login = None
         if self.ended:
             return
-        self._answer(b"-%b\r\n" % text.encode())
+        if then is _nothing:
+            self._stop(Wait.UNREAD)
+        else:
+            self._refuse_lane(text)
         self._go_on(Wait.LANE)
 
+    def _refuse_lane(self, text: str) -> None:
+        """The command that needs a lane fails."""
+        if self._scanner.forwarding:
+            self._scanner.skip()
+        self._answer(b"-%b\r\n" % text.encode())
+
+    def _own_lane(self, then: Callable[[], None]) -> bool:
+        """Whether it has a lane to itself. If not, one is asked for, and then() called when it is there."""
+        if self.pinned:
+            return True
+        if self.home.lane is None and self.home.away:
+            self._refuse_lane(self.home.away)
+        elif not self._nothing_owed:
+            self._parked = partial(self._go_to_own_lane, then)
+            self._stop(Wait.ORDER)
+        else:
+            self._go_to_own_lane(then)
+        return False
+
+    def _go_to_own_lane(self, then: Callable[[], None]) -> None:
+        self._on_own_lane = then
+        self._stop(Wait.LANE)
+        self.link.lease(self.credential, self.protocol)
+
+    def _come_home(self) -> None:
+        """Gives its own lane back, when nothing is owed and no state is left on it."""
+        if not (self._stateful or self._unread or self._midway):
+            self._let_go_of_lane()
+            self.lane = self.home.lane
+            self._use_policy()
+
+    def _may_send(self) -> bool:
+        """Of a session at home: whether the next command can be taken. If not, it goes on by itself when it can."""
+        home = self.home
+        lane = home.lane
+        if self.lane is not lane:
+            if self._queue:
+                self._stop(Wait.MOVING)
+                return False
+            self.lane = lane
+        if lane is None:
+            if home.away:
+                return True  # commands fail at once
+        elif not lane.busy:
+            if not self._unread:
+                return True
+            # What it has not read must not pile up here: on a lane of its own, it piles up in Redis.
+            if self._queue:
+                self._stop(Wait.MOVING)
+            else:
+                self._go_to_own_lane(_nothing)
+            return False
+        self._stop(Wait.HOME)
+        home.wait(self)
+        return False
+
+    def home_ready(self) -> None:
+        """The shared lane can be used again, or it turned out that there is none."""
+        self._go_on(Wait.HOME)
+
+    def too_slow(self) -> None:
+        """Others wait for what it does not read."""
+        self.lost()
+        self.link.abort("too-slow")
+
+    # What the lane tells.
+
     def lane_lost(self) -> None:
-        """The lane broke: what it owed will not come, so the conversation cannot go on."""
+        """Its own lane broke: what it owed will not come, so the conversation cannot go on."""
         self.lane = None
+        self.pinned = False
+        self._leave_home()
         self._queue.clear()
         self._wait |= Wait.ENDING
         self.link.close(self._mood or "redis-lost")
+
+    def lane_broke(self, begun: bool) -> None:
+        """The shared lane broke that owes it. begun: part of a reply was passed on, and the rest will not come."""
+        self.lane = None
+        if begun:
+            return self.lane_lost()
+        queue, self._queue = self._queue, deque()
+        self._owed = 0
+        self._answers = 0
+        self._spare = Owed(self, 0)
+        for owed in queue:
+            if isinstance(owed, bytes):
+                self.link.write(owed)
+            elif not owed.silent:
+                self.link.write(LOST * owed.count)
+        self._drained()
+        self._go_on(Wait.OWED)
+        return None
 
     def replied(self, owed: Owed, piece: bytes, done: int) -> None:
         """See `lane.Owner`."""
         if piece:
             self.link.write(piece)
+            if self._unread and not self.pinned:
+                self._behind = self.lane
+                self.lane.fell_behind(self, len(piece))
         if not done:
             return
         self._owed -= done
         if not owed.count:
             self._queue.popleft()
             if owed.kind == HELLO and not owed.silent:
-                self.protocol = owed.protocol or self.protocol
-                if self.protocol != 2:
-                    self._lane_clean = False
+                self._protocol_changed(owed.protocol or self.protocol)
                 self._go_on(Wait.HELLO)
             self._flush()
         if self._wait & Wait.OWED and self._owed <= OWED_LIMIT // 2:
             self._go_on(Wait.OWED)
+
+    def _protocol_changed(self, protocol: int) -> None:
+        """Redis agreed to it, on a lane of its own: there is no way home then, where another one is spoken."""
+        if protocol != self.protocol:
+            self.protocol = protocol
+            self._lane_clean = False
+            self._leave_home()
 
     def _flush(self) -> None:
         """Tells the client what was waiting for its turn, as far as it has come."""
@@ -308,15 +500,22 @@ class Conversation:
         if self.ended:
             self._finish()
             return
+        if self.pinned and self.home is not None:
+            self._come_home()
         if not self._unread:
             self._go_on(Wait.UNREAD)
         if self._parked is not None:
-            arguments, self._parked = self._parked, None
+            parked, self._parked = self._parked, None
             self._wait &= ~Wait.ORDER
-            self._perform(arguments)
-            if not self._wait:
-                self.link.unhold()
-                self._advance()
+            parked()
+            self._advance_unless_waiting()
+        elif self._wait & Wait.MOVING:
+            self._go_on(Wait.MOVING)
+
+    def _advance_unless_waiting(self) -> None:
+        if not self._wait:
+            self.link.unhold()
+            self._advance()
 
     # Waiting.
 
@@ -347,10 +546,12 @@ class Conversation:
     def _take_commands(self) -> None:
         scanner = self._scanner
         while not self._wait:
+            if self.home is not None and not self.pinned and scanner.buffered and not self._may_send():
+                continue
             try:
                 found = scanner.next()
             except ProtocolError as error:
-                if self._scanner.forwarding:
+                if self._midway:
                     self._forgo()
                 self._answer(b"-ERR Protocol error: %b\r\n" % str(error).encode())
                 self.end("protocol-error")
@@ -360,8 +561,15 @@ class Conversation:
                     self.end("client-left")
                 return
             kind, what, count = found
-            if kind in (FORWARD, STREAM):
-                self._forward(what, count)
+            if kind == FORWARD:
+                self.commands += count
+                self._send(what, count)
+            elif kind == STREAM:
+                if count:
+                    self.commands += 1
+                    self._begin_stream(what)
+                else:
+                    self.lane.send(what)
             elif kind == COMMAND:
                 self._command(what)
             elif kind == HEADED:
@@ -377,40 +585,66 @@ class Conversation:
                 else:
                     self._forbid(what)
 
-    def _forward(self, data: bytes, count: int) -> None:
-        """Passes commands on, or a further piece of one (count 0)."""
-        if count:
-            self.commands += count
-            self._expect(count, REPLIES)
-        self.lane.send(data)
-
-    def _expect(
-        self, count: int, kind: int, silent: bool = False, subscribed_after: bool = False, protocol: int = 0
-    ) -> None:
-        if self._reply is not Reply.ON and kind == REPLIES and not silent:
-            silent = True
-            if self._reply is Reply.SKIP:
-                self._reply = Reply.ON
-                if count > 1:
-                    self._expect(1, kind, silent=True)
-                    self._expect(count - 1, kind)
-                    return
+    def _send(self, data: bytes, count: int = 1) -> None:
+        """Passes whole commands on, each with one reply."""
+        lane = self.lane
+        if lane is None:
+            return self._fail(count)
         queue = self._queue
-        last = queue[-1] if queue else None
-        if (
-            kind == REPLIES
-            and last is not None
-            and last is self.lane.latest()
-            and (last.kind, last.silent) == (kind, silent)
-        ):
-            last.count += count
-        else:
-            owed = Owed(self, count, kind, silent, subscribed_after, protocol)
+        if self._reply is not Reply.ON:
+            self._send_unheard(data, count)
+        elif not queue:
+            owed = self._spare
+            owed.count = count
             queue.append(owed)
-            self.lane.expect(owed)
+            lane.send(data, owed)
+        else:
+            last = queue[-1]
+            if last is lane.latest() and last.kind == REPLIES and not last.silent:
+                last.count += count
+                lane.send(data)
+            else:
+                owed = Owed(self, count)
+                queue.append(owed)
+                lane.send(data, owed)
         self._owed += count
         if self._owed >= OWED_LIMIT:
             self._stop(Wait.OWED)
+        return None
+
+    def _send_unheard(self, data: bytes, count: int) -> None:
+        """The same, of which the replies, or the first of them, are not to be heard: after CLIENT REPLY."""
+        unheard = count
+        if self._reply is Reply.SKIP:
+            self._reply = Reply.ON
+            unheard = 1
+        debts = [Owed(self, unheard, silent=True)]
+        if count > unheard:
+            debts.append(Owed(self, count - unheard))
+        self._queue.extend(debts)
+        self.lane.send(data, *debts)
+
+    def _fail(self, count: int) -> None:
+        """Redis is away: so many commands fail at once."""
+        error = b"-%b\r\n" % (self.home.away or UNREACHABLE).encode()
+        if self._reply is Reply.ON:
+            self._answer(error * count)
+        else:
+            for _ in range(count):
+                self._answer(error)
+
+    def _begin_stream(self, data: bytes) -> None:
+        """The first piece of a command that is not read whole: only a lane to itself takes that."""
+        self._streaming = False
+        if self._own_lane(partial(self._begin_stream, data)):
+            self._streaming = True
+            self._send(data)
+
+    def _expect(self, data: bytes, owed: Owed) -> None:
+        """Sends what is answered in a way of its own, or by nobody heard."""
+        self._queue.append(owed)
+        self._owed += owed.count
+        self.lane.send(data, owed)
 
     def _answer(self, data: bytes) -> None:
         """The proxy's own answer, in its place."""
@@ -432,8 +666,7 @@ class Conversation:
         """An error instead of a command's reply. Inside MULTI the EXEC fails, as it does where Redis refuses."""
         self.refused += 1
         if self._multi:
-            self._expect(1, REPLIES, silent=True)
-            self.lane.send(SPOILER)
+            self._expect(SPOILER, Owed(self, 1, silent=True))
         self._answer(error)
 
     def _forbid(self, name: bytes, error: bytes = b"") -> None:
@@ -445,7 +678,7 @@ class Conversation:
         """Whether nothing is outstanding. If something is, the command is done when it has come."""
         if self._nothing_owed:
             return True
-        self._parked = arguments
+        self._parked = partial(self._perform, arguments)
         self._stop(Wait.ORDER)
         return False
 
@@ -453,5 +686,21 @@ class Conversation:
         self._refuse(b"-ERR wrong number of arguments for '%b' command\r\n" % arguments[0].lower())
 
     def _pass_on(self, arguments: list[bytes]) -> None:
-        self._expect(1, REPLIES)
-        self.lane.send(encode(arguments))
+        self._send(encode(arguments))
+
+
+def _nothing() -> None:
+    """There is no command that waited for the lane."""
+
+
+class _Nobody:
+    """Is owed what a session left behind on a shared lane."""
+
+    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+        """See `lane.Owner`."""
+
+    def lane_broke(self, begun: bool) -> None:
+        """See `Conversation`."""
+
+
+NOBODY = _Nobody()

@@ -91,11 +91,13 @@ class Owed:
 class Ledger:
     """The debts of one lane, oldest first."""
 
-    def __init__(self) -> None:
-        self._queue: deque[Owed] = deque()
+    def __init__(self, protocol: int = 2) -> None:
+        #: all debts, the oldest first
+        self.debts: deque[Owed] = deque()
+        #: what the server speaks
+        self.protocol = protocol
         self._measurer = ReplyMeasurer()
         self._subscribed: Owner | None = None
-        self._resp3 = False
         self._held = b""  # the beginning of an item whose head is not whole yet
         self._passing_message = False
         self._abandoned = False
@@ -103,24 +105,25 @@ class Ledger:
     @property
     def settled(self) -> bool:
         """Whether nothing is owed, no message can come, and the bytes so far end where a reply ended."""
-        return not self._queue and self._subscribed is None and not self._held and self._measurer.between
+        return not self.debts and self._subscribed is None and not self._held and self._measurer.between
 
-    def expect(self, owed: Owed) -> None:
-        """Adds a debt behind all others."""
-        self._queue.append(owed)
+    @property
+    def begun(self) -> bool:
+        """Whether a part of the oldest debt's next reply was dealt out."""
+        return not self._measurer.between
 
     def latest(self) -> Owed | None:
         """The newest debt, which more may be added to (``count += n``) while it is that."""
-        return self._queue[-1] if self._queue else None
+        return self.debts[-1] if self.debts else None
 
     def forgo(self, owed: Owed) -> None:
         """The newest debt will not be paid: its command was never sent to the end."""
-        if self._queue and self._queue[-1] is owed:
-            self._queue.pop()
+        if self.debts and self.debts[-1] is owed:
+            self.debts.pop()
 
     def received(self, data: bytes) -> None:
         """Deals out what Redis sent. Raises ProtocolError."""
-        queue = self._queue
+        queue = self.debts
         pos = 0
         end = len(data)
         while pos < end and not self._abandoned:
@@ -142,11 +145,11 @@ class Ledger:
     def _settle(self, owed: Owed, piece: bytes, done: int) -> None:
         owed.count -= done
         if not owed.count:
-            self._queue.popleft()
+            self.debts.popleft()
             if owed.kind == CONFIRMATIONS:
                 self._subscribed = owed.owner if owed.subscribed_after else None
             elif owed.kind == HELLO and owed.protocol:
-                self._resp3 = owed.protocol == 3
+                self.protocol = owed.protocol
             # Outside of _item() there is nothing that could be pushed.
             self._measurer.pushes = False
         owed.owner.replied(owed, b"" if owed.silent else piece, done)
@@ -154,7 +157,7 @@ class Ledger:
     def _item(self, data: bytes, pos: int) -> int:
         """One reply, confirmation or message, while they can come in any order; the position behind it."""
         measurer = self._measurer
-        queue = self._queue
+        queue = self.debts
         failed = False
         head = b""
         end = pos
@@ -213,7 +216,7 @@ class Ledger:
         if not channels or data[pos + 1 : eol] != b"%d" % (channels + 2) or not self._expects(word, data[pos] == PUSH):
             return b"", b"", pos
         head = data[pos:end]
-        owner = self._subscribed or self._queue[0].owner
+        owner = self._subscribed or self.debts[0].owner
         for _ in range(channels):
             found = _bulk(data, end, _HEAD_LIMIT)
             if found is None:
@@ -228,16 +231,16 @@ class Ledger:
 
     def _expects(self, word: bytes, push: bool) -> bool:
         """Whether pub/sub may say this now; if not, it is an ordinary array that happens to begin so."""
-        if push != self._resp3:
+        if push != (self.protocol == 3):
             return False
         if word in _MESSAGES:
             return self._subscribed is not None
-        return bool(self._queue) and self._queue[0].kind == CONFIRMATIONS
+        return bool(self.debts) and self.debts[0].kind == CONFIRMATIONS
 
     def abandon(self) -> list[Owed]:
         """The lane is gone: all debts, which nobody will pay."""
-        debts = list(self._queue)
-        self._queue.clear()
+        debts = list(self.debts)
+        self.debts.clear()
         self._subscribed = None
         self._abandoned = True
         return debts

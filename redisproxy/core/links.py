@@ -1,6 +1,6 @@
-"""What a conversation needs of the rest: the client's connection, and a lane.
+"""What a conversation needs of the rest: the client's connection, and lanes.
 
-Owns two interfaces. The Twisted side implements them (`net.client`, `net.lane`), and so does the tests' own.
+Owns three interfaces. The Twisted side implements them (`net.client`, `net.lane`), and so does the tests' own.
 """
 
 from __future__ import annotations
@@ -13,22 +13,56 @@ from .tenants import Credential
 
 
 class Lane(Protocol):
-    """A connection to Redis, authenticated and SELECTed for one tenant."""
+    """A connection to Redis, authenticated and SELECTed for one tenant: shared, or lent to one session."""
 
-    def send(self, data: bytes) -> None:
-        """Writes whole commands, or pieces of one."""
+    #: whether a shared one takes no more for now
+    busy: bool
+    #: which it speaks
+    protocol: int
 
-    def expect(self, owed: Owed) -> None:
-        """What the bytes sent next will be answered with."""
+    def send(self, data: bytes, *debts: Owed) -> None:
+        """Takes commands and what they will be answered with; without debts, what answers them was expected before.
 
-    def forgo(self, owed: Owed) -> None:
-        """The newest of what it is expected to answer will not be answered."""
+        A shared lane takes whole commands only.
+        """
 
     def latest(self) -> Owed | None:
         """The newest of what it is expected to answer."""
 
+    # Of a lane that is lent to one session.
+
+    def forgo(self, owed: Owed) -> None:
+        """The newest of what it is expected to answer will not be answered."""
+
+    def pause(self, paused: bool) -> None:
+        """Whether no replies are to be taken from Redis for now: the client does not read them."""
+
     def release(self, clean: bool) -> None:
         """Gives it back. clean: no state of this session is left on it."""
+
+    # Of a shared lane.
+
+    def fell_behind(self, session: object, size: int) -> None:
+        """So many bytes more wait for a client that does not read."""
+
+    def caught_up(self, session: object) -> None:
+        """It has read all, or is gone."""
+
+
+class Home(Protocol):
+    """The shared lanes of one tenant that speak one protocol."""
+
+    protocol: int
+    #: what a session that is owed nothing sends to; None: there is none right now
+    lane: Lane | None
+    #: without a lane: the error reply (without ``-``) that commands fail with; empty: wait, one is being opened
+    away: str
+
+    def wait(self, session: object) -> None:
+        """`Session.home_ready` is called when that changes, or the lane is not busy any more."""
+
+    def leave(self) -> None:
+        """One session less uses them."""
 
 
 class Link(Protocol):
@@ -39,6 +73,8 @@ class Link(Protocol):
     peer: str
     #: seconds since it came
     age: int
+    #: whether sessions share lanes
+    shares: bool
 
     def policy(self) -> policy.Policy:
         """What tenants may do on the server as it is now."""
@@ -54,6 +90,9 @@ class Link(Protocol):
 
     def close(self, mood: str) -> None:
         """Closes the client's connection when what was written has left. mood: how it ended, for the log."""
+
+    def abort(self, mood: str) -> None:
+        """Closes it at once, whatever is on its way."""
 
     def peers_of_tenant(self) -> int:
         """How many clients of the same tenant are connected."""
@@ -79,5 +118,8 @@ class Link(Protocol):
     def logged_out(self) -> None:
         """The client is not logged in any more: it has as much time for that as at the beginning."""
 
-    def lease(self, credential: Credential) -> None:
-        """Asks for a lane: `Session.lane_opened` or `lane_refused` is called, at once or later."""
+    def lease(self, credential: Credential, protocol: int) -> None:
+        """Asks for a lane of its own: `Session.lane_opened` or `lane_refused` is called, at once or later."""
+
+    def share(self, credential: Credential, protocol: int) -> None:
+        """Asks for shared lanes, of which one is open: `Session.at_home` or `lane_refused`, at once or later."""

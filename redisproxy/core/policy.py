@@ -38,6 +38,8 @@ ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET 
 PASSED_ON = _names(
     "COPY DISCARD EXEC MULTI PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE UNWATCH WATCH"
 )
+#: They block, though some servers' facts do not say so.
+BLOCKING = _names("WAIT WAITAOF")
 #: The session rewrites their first argument, and the second, where it is large, streams.
 HEADED = _names("PUBLISH SPUBLISH")
 
@@ -55,6 +57,8 @@ class Policy:
     subcommands: Mapping[bytes, frozenset[bytes]]
     forwarded: tuple[str, ...]
     unknown: tuple[str, ...] = ()
+    #: those of the forwarded ones, TAKEn, that may wait for what others do
+    blocking: frozenset[bytes] = frozenset()
     #: whether it relies on Redis to hold the tenant's limits inside scripts
     needs_wall: bool = False
 
@@ -95,6 +99,7 @@ def make_policy(
     table: dict[bytes, int] = {}
     subcommands: dict[bytes, frozenset[bytes]] = {}
     forwarded: list[bytes] = []
+    blocking: set[bytes] = set()
     for name, command in commands.items():
         if name in ANSWERED or (name in PASSED_ON | HEADED and name not in deny):
             continue
@@ -102,6 +107,9 @@ def make_policy(
             table[name] = KEEP if may(command) else DROP
             if table[name] == KEEP:
                 forwarded.append(name)
+                if "blocking" in command.facts or name in BLOCKING:
+                    table[name] = TAKE
+                    blocking.add(name)
             continue
         allowed = [subcommand.name for subcommand in command.subcommands if may(subcommand, command)]
         whole = len(allowed) == len(command.subcommands)
@@ -126,6 +134,7 @@ def make_policy(
         subcommands,
         tuple(sorted(name.decode().lower() for name in forwarded)),
         tuple(sorted(name.decode() for name in (allow | deny) - known)),
+        frozenset(blocking),
         needs_wall=scripts,
     )
 

@@ -6,11 +6,12 @@ Owns the methods for the commands that policy has the scanner hand over. The ord
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 from . import policy, pubsub
 from .conversation import NOAUTH, Conversation, Reply, Wait
 from .info import tenants_info
-from .lane import CONFIRMATIONS, HELLO, REPLIES
+from .lane import CONFIRMATIONS, HELLO, Owed
 from .links import Link
 from .resp import TAKE, UNAUTHENTICATED, encode
 from .tenants import AuthenticationError
@@ -45,11 +46,18 @@ class Session(Conversation):
 
     def _perform(self, arguments: list[bytes]) -> None:
         """See `Conversation`."""
-        _METHODS.get(arguments[0].upper(), Session._container)(self, arguments)
+        name = arguments[0].upper()
+        method = _METHODS.get(name)
+        if method is None:
+            method = Session._blocking if name in self._policy.blocking else Session._container
+        method(self, arguments)
 
     def _headed(self, head: list[bytes]) -> None:
         """See `Conversation`: only PUBLISH and SPUBLISH come so."""
-        self._publish(head, 3)
+        self._streaming = False
+        if self._own_lane(partial(self._headed, head)):
+            self._streaming = True
+            self._publish(head, 3)
 
     def _logged_in(self, then: list[bytes] | None) -> None:
         """See `Conversation`."""
@@ -92,10 +100,7 @@ class Session(Conversation):
             else:
                 self._hello(hello)
             return
-        self.candidate = credential
-        self._after_login = hello
-        self._stop(Wait.LANE)
-        self.link.lease(credential)
+        self._move_in(credential, int(hello[1]) if hello else self.protocol, hello)
 
     def punished(self, error: bytes, last: bool) -> None:
         """The time for a wrong password is over: its error may be told. last: and no other will be tried."""
@@ -145,10 +150,15 @@ class Session(Conversation):
         self._pass_hello(arguments[:2], int(arguments[1]))
 
     def _pass_hello(self, arguments: list[bytes], protocol: int) -> None:
-        """Whatever follows waits until it is known which protocol that is answered in."""
-        self._expect(1, HELLO, protocol=protocol)
-        self._stop(Wait.HELLO)
-        self.lane.send(encode(arguments))
+        """protocol: what it asks for; 0: nothing. Shared lanes speak one: for the other, it moves to others."""
+        if self.pinned:
+            # Whatever follows waits until it is known which protocol that is answered in.
+            self._stop(Wait.HELLO)
+            self._expect(encode(arguments), Owed(self, 1, HELLO, protocol=protocol))
+        elif protocol in (0, self.protocol):
+            self._pass_on(arguments)
+        elif self._in_order(arguments):
+            self._move_in(self.credential, protocol, arguments)
 
     def _quit(self, arguments: list[bytes]) -> None:
         self._answer(OK)
@@ -160,6 +170,7 @@ class Session(Conversation):
         if not self._in_order(arguments):
             return
         self._let_go_of_lane()
+        self._leave_home()
         if self.credential is not None:
             self._received = self._scanner.buffered
             self.link.logged_out()
@@ -333,11 +344,30 @@ class Session(Conversation):
             parts.append(b"$%d\r\n%b\r\n:%d\r\n" % (len(bare), bare, number))
         return b"".join(parts)
 
-    # Commands that leave a state on the lane.
+    # Commands that need a lane to themselves: they leave a state on it, or keep it waiting.
+
+    @property
+    def _stateful(self) -> bool:
+        return super()._stateful or bool(self._subscriptions)
+
+    def _blocking(self, arguments: list[bytes]) -> None:
+        """What may wait for other commands, and must not have them wait behind it."""
+        name = arguments[0].upper()
+        if name in _READERS and b"BLOCK" not in map(bytes.upper, arguments):
+            self._pass_on(arguments)
+        elif self._own_lane(partial(self._blocking, arguments)):
+            if name in _WAITERS and self.home is not None and not self._multi:
+                # It waits until replicas have what this connection wrote; the session wrote over another one. What is
+                # sent to a channel that nobody has goes to replicas, too, behind all that was written before.
+                channel = self.credential.tenant.channel_prefix + _UNHEARD
+                self._expect(encode([b"SPUBLISH", channel, b""]), Owed(self, 1, silent=True))
+            self._pass_on(arguments)
 
     def _transaction(self, arguments: list[bytes]) -> None:
         """MULTI, EXEC, DISCARD, WATCH, UNWATCH: passed on, and remembered."""
         name = arguments[0].upper()
+        if not self.pinned and name in (b"MULTI", b"WATCH"):
+            return self._begin_transaction(arguments)
         if name == b"MULTI":
             if self.protocol == 2 and self._subscriptions:
                 # As Redis does. Not left to it: where a SUBSCRIBE failed, it would not, and the MULTI would not be noticed.
@@ -351,6 +381,18 @@ class Session(Conversation):
             # EXEC ends it even with arguments too many. Without a MULTI neither ends anything, a WATCH included.
             self._multi = self._watching = False
         self._pass_on(arguments)
+
+    def _begin_transaction(self, arguments: list[bytes]) -> None:
+        """MULTI or WATCH of a session at home: it moves to a lane of its own, unless there will be no state to keep."""
+        whole = None
+        if len(arguments) == 1:
+            whole = self._scanner.transaction() if arguments[0].upper() == b"MULTI" else None
+        if whole is None:
+            self._own_lane(partial(self._transaction, arguments))
+        else:
+            data, count = whole
+            self.commands += count
+            self._send(encode(arguments) + data, 1 + count)
 
     def bare(self, channel: bytes) -> bytes:
         """See `lane.Owner`."""
@@ -366,8 +408,7 @@ class Session(Conversation):
         if len(arguments) == 1:
             return self._arity_error(arguments)
         head = [arguments[0], self.credential.tenant.channel_prefix + arguments[1], *arguments[2:]]
-        self._expect(1, REPLIES)
-        self.lane.send(b"*%d\r\n" % (count or len(head)) + encode(head).split(b"\r\n", 1)[1])
+        self._send(b"*%d\r\n" % (count or len(head)) + encode(head).split(b"\r\n", 1)[1])
 
     def _subscription(self, arguments: list[bytes]) -> None:
         """(P|S)(UN)SUBSCRIBE: as many confirmations as it names channels."""
@@ -377,6 +418,8 @@ class Session(Conversation):
         kind = name.removesuffix(b"SUBSCRIBE").removesuffix(b"UN")  # none, P or S
         if len(arguments) == 1 and b"UNSUBSCRIBE" not in name:
             return self._arity_error(arguments)
+        if not self._own_lane(partial(self._subscription, arguments)):
+            return None
         try:
             channels = [pubsub.own_channel(self.credential.tenant, kind, channel) for channel in arguments[1:]]
         except pubsub.ForeignChannelError as error:
@@ -398,8 +441,8 @@ class Session(Conversation):
 
     def _subscribe(self, name: bytes, channels: list[bytes]) -> None:
         self._lane_clean = False
-        self._expect(max(1, len(channels)), CONFIRMATIONS, subscribed_after=bool(self._subscriptions))
-        self.lane.send(encode([name, *channels]))
+        after = bool(self._subscriptions)
+        self._expect(encode([name, *channels]), Owed(self, max(1, len(channels)), CONFIRMATIONS, subscribed_after=after))
 
     # Commands that could leave the database.
 
@@ -434,6 +477,12 @@ _CLIENT = frozenset(((b"ID", 2), (b"INFO", 2), (b"GETNAME", 2), (b"SETNAME", 3),
 
 #: Commands that are understood without a log-in.
 _BEFORE_LOGIN = frozenset((b"AUTH", b"HELLO", b"RESET", b"QUIT", b"POST", b"HOST:"))
+
+#: Blocking commands that wait only where they say BLOCK.
+_READERS = frozenset((b"XREAD", b"XREADGROUP"))
+#: Those that are about what the connection wrote before.
+_WAITERS = frozenset((b"WAIT", b"WAITAOF"))
+_UNHEARD = b"\0redisproxy"
 
 _METHODS = {
     b"AUTH": Session._auth,

@@ -28,9 +28,10 @@ from ..directory.current import DirectoryService
 from ..ops.outcomes import Outcome, Outcomes
 from .admission import Admission
 from .control import ControlError, ControlService
-from .lane import UNREACHABLE, LaneError, LaneProtocol
+from .lane import LaneError, LaneProtocol
 from .lanes import LanePool
 from .receiver import Hold, Pressure, RespReceiver
+from .shared import SharedLanes
 from .wall import Wall
 
 #: Bytes taken from a client that waits for a place: a log-in and a few commands.
@@ -214,6 +215,12 @@ class ClientProtocol(RespReceiver):
             self.transport.resumeProducing()
             self.transport.loseWriteConnection()
 
+    def abort(self, mood: str) -> None:
+        """See `core.links.Link`."""
+        self._closing = True
+        self._mood = mood
+        self.transport.abortConnection()
+
     def hold(self, reason: Hold = Hold.SESSION) -> None:
         """See `core.links.Link`."""
         if not self._closing:
@@ -292,26 +299,51 @@ class ClientProtocol(RespReceiver):
         if self._usual_buffer:
             self.transport.bufferSize = UNREAD_LIMIT
 
-    def lease(self, credential: Credential) -> None:
+    @property
+    def shares(self) -> bool:
         """See `core.links.Link`."""
-        leasing = defer.Deferred.fromCoroutine(self.factory.lanes.lease(credential.tenant))
+        return self.factory.shares
+
+    def lease(self, credential: Credential, protocol: int) -> None:
+        """See `core.links.Link`."""
+        lane = self.factory.lanes.fresh(credential.tenant, protocol)
+        if lane is not None:
+            self._leased(lane)
+            return
+        self._await_lane(defer.Deferred.fromCoroutine(self.factory.lanes.lease(credential.tenant, protocol)), self._leased)
+
+    def share(self, credential: Credential, protocol: int) -> None:
+        """See `core.links.Link`."""
+        home = self.factory.lanes.home(credential.tenant, protocol)
+
+        def failed(failure: Failure) -> Failure:
+            home.leave()
+            return failure
+
+        self._await_lane(home.come().addErrback(failed), lambda _: self._shared(home))
+
+    def _await_lane(self, leasing: defer.Deferred, then: Callable[[object], None]) -> None:
         self._leasing = leasing
-        leasing.addCallbacks(self._leased, self._not_leased)
+        leasing.addCallbacks(then, self._not_leased)
         leasing.addErrback(self._crashed)
 
     def _leased(self, lane: LaneProtocol) -> None:
-        self._leasing = None
-        if self.factory.policy.needs_wall and not lane.walled:
-            # Opened before it was known that Redis has ACLs: with the master's rights, a script could leave the database.
-            lane.drop()
-            self.session.lane_refused(UNREACHABLE)
-            return
         lane.carry(self.session, self._redis_slow)
-        if not (self._closing or self._read_closed):
-            self._stop_timer()
-        if self._usual_buffer:
-            self.transport.bufferSize = self._usual_buffer
+        self._lane_there()
         self.session.lane_opened(lane)
+
+    def _shared(self, home: SharedLanes) -> None:
+        self._lane_there()
+        self.session.at_home(home)
+
+    def _lane_there(self) -> None:
+        self._leasing = None
+        if self.session.credential is None:
+            # The log-in succeeded.
+            if not (self._closing or self._read_closed):
+                self._stop_timer()
+            if self._usual_buffer:
+                self.transport.bufferSize = self._usual_buffer
 
     def _not_leased(self, failure: Failure) -> None:
         self._leasing = None
@@ -332,13 +364,9 @@ class ClientProtocol(RespReceiver):
             self.unhold(Hold.PEER)
 
     def _full(self) -> None:
-        if self.session.lane is not None:
-            self.session.lane.hold(Hold.PEER)
         self.session.unread(True)
 
     def _empty(self) -> None:
-        if self.session.lane is not None:
-            self.session.lane.unhold(Hold.PEER)
         self.session.unread(False)
 
     def shut_down(self) -> None:
@@ -374,8 +402,11 @@ class ClientFactory(Factory):
         admission: Admission,
         outcomes: Outcomes,
         timeouts: Timeouts,
+        shares: bool = True,
     ) -> None:
         self.clock = clock
+        #: whether sessions share lanes
+        self.shares = shares
         self.directory = directory
         self.control = control
         self.wall = wall
@@ -426,6 +457,12 @@ class ClientFactory(Factory):
         if self._all_gone is not None and not self.clients:
             gone, self._all_gone = self._all_gone, None
             gone.callback(None)
+
+    def use(self, policy: Policy) -> None:
+        """What tenants may do from now on."""
+        self.policy = policy
+        for client in list(self.clients):
+            client.session.policy_changed()
 
     def _changed(self, directory: Directory) -> None:
         now = self.clock.seconds()

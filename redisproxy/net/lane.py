@@ -1,27 +1,34 @@
 """A lane: one connection to Redis, logged in, and SELECTed to one tenant's database.
 
-Owns the log-in and the checks of Redis's answers to it, and carries one session's bytes. Which lane goes to whom is
-decided in `lanes`.
+Owns the log-in and the checks of Redis's answers to it, and carries the bytes of one session, or of many (`shared`).
+Which lane goes to whom is decided in `lanes`.
 """
 
 from __future__ import annotations
 
+import os
+import socket
 from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet import defer
+from twisted.internet.address import UNIXAddress
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
+from ..core.conversation import UNREACHABLE
 from ..core.lane import Ledger, Owed
-from ..core.resp import CRLF, ProtocolError, encode
-from ..core.session import Session
+from ..core.resp import ProtocolError, ReplyMeasurer, encode
 from ..core.tenants import Backend, Tenant
 from .receiver import Hold, Pressure, RespReceiver
 
-#: Bytes of an answer during the log-in; Redis's are a line each.
-_LINE_LIMIT = 4096
+#: Bytes of an answer during the log-in; Redis's are a line each, but for that to HELLO, which names its modules.
+_ANSWER_LIMIT = 64 * 1024
+#: Seconds without a sign of life from Redis's machine, before a connection that waits for it is given up: probes of an
+#: idle one after _IDLE, every _IDLE; _UNACKNOWLEDGED where something was sent. A Redis that is busy still acknowledges.
+_IDLE = 5
+_UNACKNOWLEDGED = 15
 
 
 class LaneError(Exception):
@@ -36,7 +43,6 @@ class UserUnknown(LaneError):
     """Redis does not know the tenant's ACL user, or knows another password: it has to be provisioned again."""
 
 
-UNREACHABLE = "ERR Redis cannot be reached from the proxy right now, try again"
 LOGIN_REFUSED = "ERR Redis refused the proxy's own login; the operator finds the reason in the proxy's log"
 
 
@@ -47,6 +53,13 @@ class Pool(Protocol):
         """A session let go of it. clean: it left no state on it."""
 
     def lost(self, lane: LaneProtocol) -> None:
+        """Its connection is gone."""
+
+
+class User(Protocol):
+    """What a lane carries: a session, or `shared.SharedLane`."""
+
+    def lane_lost(self) -> None:
         """Its connection is gone."""
 
 
@@ -64,19 +77,37 @@ class LaneProtocol(RespReceiver):
         self.walled = False
         #: None until it was SELECTed
         self.tenant: Tenant | None = None
+        #: 3 after a HELLO 3
+        self.protocol = 2
+        #: when it was put down, in the reactor's seconds
+        self.idle_since = 0.0
         self._pool = pool
         self._ledger: Ledger | None = None
-        self._lines = b""
+        self._deal_out: Callable[[bytes], None] | None = None
+        self._answers = b""
         self._asked: deque[defer.Deferred] = deque()
-        self._session: Session | None = None
+        self._user: User | None = None
 
     def __repr__(self) -> str:
         return f"<lane {self.backend.address} for {self.tenant.namespace if self.tenant else 'nobody yet'}>"
 
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        if not isinstance(self.transport.getHost(), UNIXAddress):
+            # The handle of a TLS transport is no socket.
+            with socket.socket(fileno=os.dup(self.transport.fileno())) as connection:
+                for option, value in _KEEPALIVE:
+                    connection.setsockopt(socket.IPPROTO_TCP, option, value)
+
+    @property
+    def key(self) -> tuple[Tenant, int] | None:
+        """What it may be used for; None: anything, it was not SELECTed."""
+        return None if self.tenant is None else (self.tenant, self.protocol)
+
     # Logging in.
 
     def _ask(self, *arguments: bytes) -> defer.Deferred[bytes]:
-        """Sends a command that is answered with one line; that line, or the reason why the connection was lost."""
+        """Sends a command; its answer without the last CR LF, or the reason why the connection was lost."""
         answered: defer.Deferred[bytes] = defer.Deferred()
         self._asked.append(answered)
         self.transport.write(encode(arguments))
@@ -92,10 +123,10 @@ class LaneProtocol(RespReceiver):
         if answer != b"+OK":
             raise LaneError(f"Redis answered AUTH with: {_shown(answer)}", LOGIN_REFUSED)
 
-    async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None) -> None:
+    async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
         """SELECT of the tenant's database; then, as its ACL user, without the right to another. Raises LaneError.
 
-        login: user and password; None: it keeps the master's rights.
+        login: user and password; None: it keeps the master's rights. protocol: 2 or 3.
         """
         answer = await self._ask(b"SELECT", b"%d" % tenant.index)
         if answer != b"+OK":
@@ -111,6 +142,12 @@ class LaneProtocol(RespReceiver):
             if answer != b"+OK":
                 raise LaneError(f"Redis answered AUTH of {tenant.namespace} with: {_shown(answer)}", LOGIN_REFUSED)
             self.walled = True
+        if protocol != self.protocol:
+            answer = await self._ask(b"HELLO", b"%d" % protocol)
+            if answer[:1] not in b"%*":
+                shown = _shown(answer)
+                raise LaneError(f"Redis answered HELLO {protocol} with: {shown}", shown.lstrip("-"))
+            self.protocol = protocol
         self.tenant = tenant
 
     async def check(self) -> None:
@@ -120,35 +157,49 @@ class LaneProtocol(RespReceiver):
             raise LaneError(f"Redis answered PING with: {_shown(answer)}", UNREACHABLE)
 
     def respReceived(self, data: bytes) -> None:
-        if self._ledger is not None:
-            self._ledger.received(data)
+        if self._deal_out is not None:
+            self._deal_out(data)
             return
-        self._lines += data
-        while self._asked and (eol := self._lines.find(CRLF)) >= 0:
-            line, self._lines = self._lines[:eol], self._lines[eol + 2 :]
-            self._asked.popleft().callback(line)
-        if len(self._lines) > _LINE_LIMIT or (self._lines and not self._asked):
-            raise ProtocolError("an answer to nothing")
+        self._answers += data
+        while self._answers:
+            end, done = ReplyMeasurer().measure(self._answers, 0, 1)
+            if not self._asked or len(self._answers) > _ANSWER_LIMIT:
+                raise ProtocolError("an answer to nothing")
+            if not done:
+                break
+            answer, self._answers = self._answers[: end - 2], self._answers[end:]
+            self._asked.popleft().callback(answer)
 
     def respBroken(self, reason: str) -> None:
         self._log.warn("{lane} answered what it was not asked: {reason}", lane=self, reason=reason)
         self.transport.abortConnection()
 
-    # Carrying a session.
+    # Carrying commands.
 
-    def carry(self, session: Session, pressed: Callable[[bool], None]) -> None:
-        """Lends it to a session. pressed: told whether Redis takes what is sent too slowly."""
-        self._session = session
-        self._ledger = Ledger()
+    def carry(self, user: User, pressed: Callable[[bool], None], received: Callable[[bytes], None] | None = None) -> Ledger:
+        """Lends it to a user; what it owes is in the ledger.
+
+        pressed: told whether Redis takes what is sent too slowly; received: has the ledger deal out what Redis sent,
+        where the ledger does not do so by itself.
+        """
+        self._user = user
+        self._ledger = ledger = Ledger(self.protocol)
+        self._deal_out = received or ledger.received
         self.transport.registerProducer(Pressure(lambda: pressed(True), lambda: pressed(False)), True)
+        return ledger
 
-    def send(self, data: bytes) -> None:
-        """See `core.links.Lane`."""
+    def write(self, data: bytes) -> None:
+        """To Redis."""
         self.transport.write(data)
 
-    def expect(self, owed: Owed) -> None:
+    # One session's commands: see `core.links.Lane`. What is told of shared lanes only is not needed here.
+
+    busy = False
+
+    def send(self, data: bytes, *debts: Owed) -> None:
         """See `core.links.Lane`."""
-        self._ledger.expect(owed)
+        self._ledger.debts.extend(debts)
+        self.write(data)
 
     def forgo(self, owed: Owed) -> None:
         """See `core.links.Lane`."""
@@ -158,34 +209,55 @@ class LaneProtocol(RespReceiver):
         """See `core.links.Lane`."""
         return self._ledger.latest()
 
+    def pause(self, paused: bool) -> None:
+        """See `core.links.Lane`."""
+        if paused:
+            self.hold(Hold.PEER)
+        else:
+            self.unhold(Hold.PEER)
+
     def release(self, clean: bool) -> None:
         """See `core.links.Lane`."""
         self._pool.give_back(self, clean)
 
     def put_down(self) -> bool:
-        """The session let go of it: whether it owes nothing and could carry another one."""
+        """Its user let go of it: whether it owes nothing and could carry another one."""
         settled = self._ledger.settled
+        self.protocol = self._ledger.protocol
         self._ledger.abandon()  # what else came in the same bytes is for nobody
-        self._session = None
-        self._ledger = None
-        self._lines = b""
+        self._user = None
+        self._ledger = self._deal_out = None
         self.transport.unregisterProducer()
         self.unhold(Hold.PEER)
         return settled
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        session, self._session = self._session, None
-        self._ledger = None
+        user, self._user = self._user, None
+        self._ledger = self._deal_out = None
         self._pool.lost(self)
         while self._asked:
             self._asked.popleft().errback(reason)
-        if session is not None:
-            session.lane_lost()
+        if user is not None:
+            user.lane_lost()
 
     def drop(self) -> None:
         """Closes it, whatever it still owes."""
         self.opened = None
         self.transport.abortConnection()
+
+
+def _keepalive() -> list[tuple[int, int]]:
+    wanted = {
+        "TCP_KEEPIDLE": _IDLE,
+        "TCP_KEEPINTVL": _IDLE,
+        "TCP_KEEPCNT": _UNACKNOWLEDGED // _IDLE,
+        "TCP_USER_TIMEOUT": _UNACKNOWLEDGED * 1000,
+    }
+    return [(getattr(socket, name), value) for name, value in wanted.items() if hasattr(socket, name)]
+
+
+#: Options and values, as far as the system has them.
+_KEEPALIVE = _keepalive()
 
 
 def _shown(answer: bytes) -> str:

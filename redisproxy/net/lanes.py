@@ -1,7 +1,7 @@
 """Which lane goes to whom: opens connections to Redis, lends them, keeps some, closes the idle.
 
-Owns the set of all lanes. In force here: every session leases a dedicated lane. A lane that is given back clean
-waits for the next session of the same tenant; a lane never goes from one tenant to another.
+Owns the set of all lanes. A lane is leased to one session, or to a tenant's `shared` lanes. One that is given back
+clean waits for the next of the same tenant and protocol; a lane never goes from one tenant to another.
 """
 
 from __future__ import annotations
@@ -19,15 +19,19 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..core.conversation import UNREACHABLE
 from ..core.tenants import Backend, Tenant
 from .backend import endpoint_for
-from .lane import LOGIN_REFUSED, UNREACHABLE, LaneError, LaneProtocol, UserUnknown
+from .lane import LOGIN_REFUSED, LaneError, LaneProtocol, UserUnknown
+from .shared import SharedLanes
 from .wall import Wall, WallError
 
 #: Seconds for which a fault that lasts is not logged again.
 _QUIET = 30.0
 #: Leases that are under way at once.
 AT_ONCE = 256
+#: Seconds after its last use for which an idle connection is taken to work, without a PING.
+FRESH = 1.0
 #: Seconds: a connection that nobody used and that lives no longer is taken for a failure.
 SHORT_LIVED = 1.0
 
@@ -61,8 +65,11 @@ class LanePool(service.Service):
         self._backend: Backend | None = None
         self._lanes: set[LaneProtocol] = set()
         self._opening: set[defer.Deferred] = set()
-        # Idle lanes, the one used last at the end: by tenant, and under None those that were never SELECTed.
-        self._idle: dict[Tenant | None, list[LaneProtocol]] = {}
+        #: whether tenants may do what only an ACL user holds in its limits
+        self._needs_wall = False
+        self._homes: dict[tuple[Tenant, int], SharedLanes] = {}
+        # Idle lanes, the one used last at the end: by their keys.
+        self._idle: dict[tuple[Tenant, int] | None, list[LaneProtocol]] = {}
         self._timers: dict[LaneProtocol, IDelayedCall] = {}
         self._replenishing = False
         self._leasing = 0
@@ -116,11 +123,42 @@ class LanePool(service.Service):
         if backend is not None:
             self._log.info("Redis is at {address}", address=backend.address)
             self._replenish()
+            for home in list(self._homes.values()):
+                home.renew()
+
+    def redis_told(self, needs_wall: bool) -> None:
+        """Redis is there, perhaps another one. needs_wall: no lane with the master's rights may be used from now on."""
+        self._needs_wall = needs_wall
+        for home in list(self._homes.values()):
+            for lane in list(home.lanes):
+                if needs_wall and not lane.connection.walled:
+                    lane.connection.drop()
+            home.retry_now()
 
     # Lending.
 
-    async def lease(self, tenant: Tenant) -> LaneProtocol:
-        """A lane for one session of the tenant, within the connect time-out. Raises LaneError.
+    def home(self, tenant: Tenant, protocol: int) -> SharedLanes:
+        """The tenant's shared lanes."""
+        home = self._homes.get((tenant, protocol))
+        if home is None:
+            home = self._homes[tenant, protocol] = SharedLanes(self, self._reactor, tenant, protocol)
+        return home
+
+    def forget_home(self, home: SharedLanes) -> None:
+        """See `shared.Pool`."""
+        self._homes.pop((home.tenant, home.protocol), None)
+
+    def fresh(self, tenant: Tenant, protocol: int) -> LaneProtocol | None:
+        """An idle lane that was used a moment ago, leased at once."""
+        idle = self._idle.get((tenant, protocol))
+        if not idle or self._reactor.seconds() - idle[-1].idle_since > FRESH or (self._needs_wall and not idle[-1].walled):
+            return None
+        lane = idle[-1]
+        self._take_from_idle(lane)
+        return lane
+
+    async def lease(self, tenant: Tenant, protocol: int = 2) -> LaneProtocol:
+        """A lane for the tenant that speaks the protocol, within the connect time-out. Raises LaneError.
 
         Of a burst, AT_ONCE are served at a time: all at once would each take too long. The others wait, and hear at
         once if Redis turns out to be away.
@@ -131,7 +169,12 @@ class LanePool(service.Service):
             await turn
         self._leasing += 1
         try:
-            return await self._leased_in_time(tenant)
+            lane = await self._leased_in_time(tenant, protocol)
+            if self._needs_wall and not lane.walled:
+                # It was opened before it was known that Redis has ACLs: a script could leave the database.
+                lane.drop()
+                raise LaneError("a connection with the master's rights", UNREACHABLE)
+            return lane
         except LaneError as error:
             if error.told == UNREACHABLE:
                 turns, self._turns = self._turns, deque()
@@ -143,20 +186,22 @@ class LanePool(service.Service):
             if self._turns:
                 self._turns.popleft().callback(None)
 
-    async def _leased_in_time(self, tenant: Tenant) -> LaneProtocol:
+    async def _leased_in_time(self, tenant: Tenant, protocol: int) -> LaneProtocol:
+        if (lane := self.fresh(tenant, protocol)) is not None:
+            return lane
         try:
-            return await self._in_time(self._leased(tenant))
+            return await self._in_time(self._leased(tenant, protocol))
         except defer.TimeoutError:
             # Its other idle lanes would take as long.
-            for lane in list(self._idle.get(tenant, ())):
+            for lane in list(self._idle.get((tenant, protocol), ())):
                 self._take_from_idle(lane)
                 lane.drop()
             text = f"{self._backend.address if self._backend else 'Redis'} does not answer: it took too long"
             self._tell(text)
             raise LaneError(text, UNREACHABLE) from None
 
-    async def _leased(self, tenant: Tenant) -> LaneProtocol:
-        while idle := self._idle.get(tenant):
+    async def _leased(self, tenant: Tenant, protocol: int) -> LaneProtocol:
+        while idle := self._idle.get((tenant, protocol)):
             lane = idle[-1]
             self._take_from_idle(lane)
             try:
@@ -164,12 +209,12 @@ class LanePool(service.Service):
             except LaneError:
                 continue  # it had died unnoticed: the next, or a new one, tells whether Redis is there
         try:
-            return await self._bound(tenant)
+            return await self._bound(tenant, protocol)
         except UserUnknown:
             self._wall.forget(tenant)
-            return await self._bound(tenant)
+            return await self._bound(tenant, protocol)
 
-    async def _bound(self, tenant: Tenant) -> LaneProtocol:
+    async def _bound(self, tenant: Tenant, protocol: int) -> LaneProtocol:
         """A spare or new lane, given to the tenant. Raises LaneError."""
         lane = await self._living_spare() or await self._open()
         try:
@@ -180,7 +225,7 @@ class LanePool(service.Service):
                 raise
             self._tell(str(error))
             raise LaneError(str(error), UNREACHABLE if error.passing else LOGIN_REFUSED) from None
-        return await self._prepared(lane, lane.bind(tenant, login))
+        return await self._prepared(lane, lane.bind(tenant, login, protocol))
 
     async def _living_spare(self) -> LaneProtocol | None:
         """A lane that was never SELECTed, and still works."""
@@ -266,14 +311,15 @@ class LanePool(service.Service):
     # Keeping.
 
     def _keep(self, lane: LaneProtocol) -> None:
-        self._idle.setdefault(lane.tenant, []).append(lane)
+        lane.idle_since = self._reactor.seconds()
+        self._idle.setdefault(lane.key, []).append(lane)
         self._timers[lane] = self._reactor.callLater(self._idle_timeout, self._idle_for_long, lane)
 
     def _take_from_idle(self, lane: LaneProtocol) -> None:
-        lanes = self._idle[lane.tenant]
+        lanes = self._idle[lane.key]
         lanes.remove(lane)
         if not lanes:
-            del self._idle[lane.tenant]
+            del self._idle[lane.key]
         timer = self._timers.pop(lane)
         if timer.active():
             timer.cancel()

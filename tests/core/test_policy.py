@@ -13,8 +13,8 @@ from redisproxy.core.resp import DROP, HEAD, KEEP, TAKE
 FOREIGN = b"""ACL ASKING BGREWRITEAOF BGSAVE CLUSTER CONFIG DEBUG FAILOVER FCALL FCALL_RO FUNCTION LASTSAVE LATENCY MIGRATE
 MODULE MONITOR MOVE PFDEBUG PFSELFTEST PSYNC READONLY READWRITE REPLCONF REPLICAOF RESTORE RESTORE-ASKING ROLE SAVE SHUTDOWN
 SLAVEOF SLOWLOG SWAPDB SYNC COMMANDLOG""".split()
-OWN = b"""APPEND GET SET DEL HSET LPUSH BLPOP XADD XREAD ZADD GEOADD PFADD SORT SORT_RO KEYS SCAN DBSIZE RANDOMKEY FLUSHDB PING
-ECHO TIME WAIT TYPE OBJECT XGROUP XINFO DUMP COMMAND LOLWUT EXPIRE RENAME UNLINK TOUCH BITFIELD LCS GETEX""".split()
+OWN = b"""APPEND GET SET DEL HSET LPUSH XADD ZADD GEOADD PFADD SORT SORT_RO KEYS SCAN DBSIZE RANDOMKEY FLUSHDB PING
+ECHO TIME TYPE OBJECT XGROUP XINFO DUMP COMMAND LOLWUT EXPIRE RENAME UNLINK TOUCH BITFIELD LCS GETEX""".split()
 
 
 class DecisionsTests(unittest.TestCase):
@@ -25,6 +25,8 @@ class DecisionsTests(unittest.TestCase):
         for name in OWN:
             self.assertEqual(self.policy.table[name], KEEP, name)
             self.assertEqual(self.policy.table[name.lower()], KEEP, name)
+        for name in (b"BLPOP", b"XREAD", b"WAIT"):
+            self.assertEqual((self.policy.table[name], name in self.policy.blocking), (TAKE, True), name)
         for name in FOREIGN:
             self.assertEqual(self.policy.table.get(name), DROP, name)
         for name in (b"SELECT", b"FLUSHALL", b"COPY", b"MULTI", b"SUBSCRIBE", b"INFO", b"CLIENT", b"MEMORY", b"SCRIPT"):
@@ -118,7 +120,7 @@ class FactsTests(unittest.TestCase):
         ]
         commands = parse(reply)
         self.assertEqual(commands[b"GET"].facts, {"keys"})
-        self.assertEqual(commands[b"XREAD"].facts, {"keys"})
+        self.assertEqual(commands[b"XREAD"].facts, {"keys", "blocking"})
         self.assertEqual(commands[b"CONFIG"].subcommands, (Command(b"CONFIG|GET", frozenset({"admin"})),))
 
     def test_an_answer_of_redis_6_gets_the_built_in_subcommands(self) -> None:

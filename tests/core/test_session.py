@@ -24,16 +24,24 @@ POLICY = make_policy(builtin(), scripts=True, databases=True)
 class RecordingLane:
     """A lane whose Redis is the test: the real ledger, and lists of what was sent."""
 
-    def __init__(self, conversation: Conversation) -> None:
-        self.ledger = Ledger()
-        self.expect, self.latest, self.forgo = self.ledger.expect, self.ledger.latest, self.ledger.forgo
+    busy = False
+
+    def __init__(self, conversation: Conversation, protocol: int = 2) -> None:
+        self.protocol = protocol
+        self.ledger = Ledger(protocol)
+        self.latest, self.forgo = self.ledger.latest, self.ledger.forgo
         self.sent = b""
+        self.paused = False
         self.released: bool | None = None
         self._conversation = conversation
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, *debts: Owed) -> None:
         assert self.released is None, "sent to a lane that was given back"
+        self.ledger.debts.extend(debts)
         self.sent += data
+
+    def pause(self, paused: bool) -> None:
+        self.paused = paused
 
     def release(self, clean: bool) -> None:
         assert self.released is None, "given back twice"
@@ -43,6 +51,8 @@ class RecordingLane:
 
 class Conversation:
     """A session between a client and a Redis that the test plays. It is its own link."""
+
+    shares = False
 
     def __init__(self, directory: Directory = DIRECTORY, lanes_at_once: bool = True) -> None:
         self.id = 7
@@ -56,6 +66,7 @@ class Conversation:
         self.lanes_at_once = lanes_at_once
         self.lanes: list[RecordingLane] = []
         self.asked: list[Credential] = []
+        self.asked_protocol = 2
         self.told = b""
         self.closed: str | None = None
         self.held = False
@@ -67,6 +78,9 @@ class Conversation:
         self.told += data
 
     def close(self, mood: str) -> None:
+        self.closed = self.closed or mood
+
+    def abort(self, mood: str) -> None:
         self.closed = self.closed or mood
 
     def hold(self) -> None:
@@ -103,15 +117,16 @@ class Conversation:
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         return self.directory.authenticate(username, password, 0.0)
 
-    def lease(self, credential: Credential) -> None:
+    def lease(self, credential: Credential, protocol: int) -> None:
         self.asked.append(credential)
+        self.asked_protocol = protocol
         if self.lanes_at_once:
             self.open_lane()
 
     # The test's side.
 
     def open_lane(self) -> None:
-        self.lanes.append(RecordingLane(self))
+        self.lanes.append(RecordingLane(self, self.asked_protocol))
         self.session.lane_opened(self.lanes[-1])
 
     @property
@@ -275,11 +290,10 @@ class LoginTests(Case):
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
 
     def test_as_another_tenant_keeps_the_protocol(self) -> None:
-        conversation = logged_in().command(b"HELLO", b"3").redis(b"%0\r\n")
-        conversation.hears()
-        conversation.command(b"AUTH", b"green")
-        self.assertEqual(conversation.gets(), encode([b"HELLO", b"3"]))
-        self.assertHears(conversation.redis(b"%1\r\n+proto\r\n:3\r\n"), OK)
+        conversation = logged_in(3).command(b"AUTH", b"green")
+        self.assertHears(conversation, OK)
+        self.assertEqual(conversation.lane.protocol, 3)
+        self.assertHears(conversation.command(b"CLIENT", b"GETNAME"), b"_\r\n")
 
 
 class HelloTests(Case):
@@ -972,7 +986,7 @@ class BoundsTests(Case):
 
     def test_many_refused_logins_at_once_do_not_nest(self) -> None:
         conversation = logged_in()
-        conversation.lease = lambda credential: conversation.session.lane_refused("ERR no")
+        conversation.lease = lambda *_: conversation.session.lane_refused("ERR no")
         conversation.client(encode([b"AUTH", b"green"]) * 2000)
         self.assertHears(conversation, b"-ERR no\r\n" * 2000)
 

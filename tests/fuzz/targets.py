@@ -222,7 +222,7 @@ def _settled(chunks: Iterator[bytes], debts: list[tuple[int, int, bool, bool, in
     for number, (kind, count, silent, subscribed, protocol) in enumerate(debts):
         owed.append(NumberedOwed(owner, count, kind, silent, subscribed, protocol))
         owed[-1].number = number
-        ledger.expect(owed[-1])
+        ledger.debts.append(owed[-1])
     total = sum(debt[1] for debt in debts)
     fed = bytearray()
     loud = not any(debt[2] for debt in debts)
@@ -345,17 +345,17 @@ def _strictly(data: bytes) -> tuple[list[list[bytes]], bytes]:
 class ModelRedis:
     """The Redis of one lane: as much of it as decides what a lane is in the state of."""
 
-    def __init__(self) -> None:
+    def __init__(self, protocol: int) -> None:
         self.unread = b""
         self.pending = b""
-        self.protocol = 2
+        self.protocol = self.agreed = protocol
         self.multi = self.watching = False
         self.subscribed: set[tuple[bytes, bytes]] = set()
 
     @property
     def clean(self) -> bool:
         """Whether the next session would find it as it was made."""
-        state = self.multi or self.watching or self.subscribed or self.protocol != 2
+        state = self.multi or self.watching or self.subscribed or self.protocol != self.agreed
         return not (state or self.unread or self.pending)
 
     def takes(self, data: bytes, fail: bool) -> None:
@@ -421,9 +421,10 @@ class ModelRedis:
 class FuzzedConversation(Conversation):
     """The harness of the tests, which asks for nothing at once and notices what must not be."""
 
-    def __init__(self) -> None:
-        self.models: list[ModelRedis] = []
-        self.leases = self.permits = 0
+    def __init__(self, shares: bool) -> None:
+        self.shares = shares
+        self.homes: list[FuzzedHome] = []
+        self.leases = self.moves = self.permits = 0
         self.penalties: list[bytes] = []
         self.gone = self.wild = False
         super().__init__(lanes_at_once=False)
@@ -432,9 +433,15 @@ class FuzzedConversation(Conversation):
         assert self.closed is None, "written to a client after its connection was closed"
         super().write(data)
 
-    def lease(self, credential: object) -> None:
-        assert not self.leases, "two lanes at once were asked for"
+    def lease(self, credential: object, protocol: int) -> None:
+        assert not (self.leases or self.moves), "two lanes at once were asked for"
+        self.asked_protocol = protocol
         self.leases += 1
+
+    def share(self, credential: object, protocol: int) -> None:
+        assert self.shares and not (self.leases or self.moves), "two lanes at once were asked for"
+        self.asked_protocol = protocol
+        self.moves += 1
 
     def permit(self, patterns: list[bytes]) -> None:
         self.permits += 1
@@ -443,26 +450,53 @@ class FuzzedConversation(Conversation):
         self.penalties.append(error)
 
     def open_lane(self) -> None:
-        lane = FuzzedLane(self)
-        self.lanes.append(lane)
-        self.models.append(lane.model)
-        self.session.lane_opened(lane)
+        self.lanes.append(FuzzedLane(self, self.asked_protocol))
+        self.session.lane_opened(self.lanes[-1])
+
+    def come_home(self) -> None:
+        self.homes.append(FuzzedHome(self, self.asked_protocol))
+        self.session.at_home(self.homes[-1])
+
+
+class FuzzedHome:
+    """Shared lanes, one after the other."""
+
+    def __init__(self, conversation: FuzzedConversation, protocol: int) -> None:
+        self.protocol = protocol
+        self.away = ""
+        self.users = 1
+        self._waiting: list[object] = []
+        self._conversation = conversation
+        self.lane: FuzzedLane | None = None
+        self.open()
+
+    def open(self) -> None:
+        self.lane = FuzzedLane(self._conversation, self.protocol, shared=True)
+
+    def wait(self, session: object) -> None:
+        self._waiting.append(session)
+
+    def leave(self) -> None:
+        self.users -= 1
+        assert not self.users, "it was left twice"
+
+    def ready(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for session in waiting:
+            session.home_ready()
 
 
 class FuzzedLane(RecordingLane):
-    def __init__(self, conversation: FuzzedConversation) -> None:
-        super().__init__(conversation)
-        self.model = ModelRedis()
+    def __init__(self, conversation: FuzzedConversation, protocol: int, shared: bool = False) -> None:
+        super().__init__(conversation, protocol)
+        self.shared = shared
+        self.model = ModelRedis(protocol)
         self.fail = False
         self.lost = False
-        self.expect, self.latest, self.forgo = self._expect, self._latest, self._forgo
+        self.latest, self.forgo = self._latest, self._forgo
 
     def _usable(self) -> None:
         assert self.released is None and not self.lost, "a lane is used that is no more the session's"
-
-    def _expect(self, owed: Owed) -> None:
-        self._usable()
-        self.ledger.expect(owed)
 
     def _latest(self) -> Owed | None:
         self._usable()
@@ -472,9 +506,22 @@ class FuzzedLane(RecordingLane):
         self._usable()
         self.ledger.forgo(owed)
 
-    def send(self, data: bytes) -> None:
+    def send(self, data: bytes, *debts: Owed) -> None:
         self._usable()
+        self.ledger.debts.extend(debts)
         self.model.takes(data, self.fail)
+        assert not self.shared or self._whole, "a shared lane was left in the middle of something"
+
+    @property
+    def _whole(self) -> bool:
+        model = self.model
+        return not (model.unread or model.multi or model.watching or model.subscribed or model.protocol != model.agreed)
+
+    def fell_behind(self, session: object, size: int) -> None:
+        assert self.shared and size
+
+    def caught_up(self, session: object) -> None:
+        assert self.shared
 
     def release(self, clean: bool) -> None:
         self._usable()
@@ -488,8 +535,8 @@ class FuzzedLane(RecordingLane):
 class Play:
     """One conversation as an input has it: a byte says what happens, the next how much."""
 
-    def __init__(self) -> None:
-        self.talk = FuzzedConversation()
+    def __init__(self, shares: bool) -> None:
+        self.talk = FuzzedConversation(shares)
         self.said = b""
         self.number = 0
         self.counted = True  # whether the replies can be counted
@@ -548,9 +595,12 @@ class Play:
         return 0
 
     def _lane(self) -> FuzzedLane | None:
-        """The newest, if the session still has it."""
+        """The newest of its own, if the session still has it, or else the shared one."""
         lane = self.talk.lanes[-1] if self.talk.lanes else None
-        return lane if lane is not None and lane.released is None and not lane.lost else None
+        if lane is not None and lane.released is None and not lane.lost:
+            return lane
+        home = self.talk.homes[-1] if self.talk.homes else None
+        return home.lane if home is not None and home.users else None
 
     def _say(self, words: bytes) -> None:
         if b"######" in words:
@@ -582,9 +632,18 @@ class Play:
 
     def _lose(self, lane: FuzzedLane) -> None:
         lane.lost = True
-        self.counted = False
-        lane.ledger.abandon()
-        self.talk.session.lane_lost()
+        begun = lane.ledger.begun
+        debts = lane.ledger.abandon()
+        if not lane.shared:
+            self.counted = False
+            self.talk.session.lane_lost()
+            return
+        # As `net.shared` does. Not a command is without an answer, but for one of which a part was told.
+        self.talk.homes[-1].lane = None
+        for owner in dict.fromkeys(owed.owner for owed in debts):
+            told_in_part = begun and debts[0].owner is owner and not debts[0].silent
+            self.counted = self.counted and not told_in_part
+            owner.lane_broke(told_in_part)
 
     def _link(self, amount: int) -> None:
         """What was asked for comes, or does not."""
@@ -595,6 +654,14 @@ class Play:
                 session.lane_refused("ERR no lane")
             else:
                 talk.open_lane()
+        elif talk.moves:
+            talk.moves -= 1
+            if amount & 1:
+                session.lane_refused("ERR no lane")
+            else:
+                talk.come_home()
+        elif talk.homes:
+            self._home(amount)
         if talk.permits:
             talk.permits -= 1
             session.told(None if amount & 4 else RuntimeError("no"))
@@ -608,6 +675,21 @@ class Play:
         if talk.penalties:
             session.punished(talk.penalties.pop(), bool(amount & 16))
 
+    def _home(self, amount: int) -> None:
+        """Something changes there."""
+        home = self.talk.homes[-1]
+        if home.lane is None:
+            if amount & 32:
+                home.away = "ERR away"
+            else:
+                home.away = ""
+                home.open()
+        elif amount & 64 and not home.lane.ledger.debts:
+            home.open()  # the one before was left for it
+        else:
+            home.lane.busy = bool(amount & 128)
+        home.ready()
+
     def settle(self) -> None:
         """All that can still come does."""
         talk, session = self.talk, self.talk.session
@@ -615,8 +697,11 @@ class Play:
         session.unread(False)
         for _ in range(10000):
             lane = self._lane()
-            if talk.leases or talk.permits or talk.questions or talk.penalties:
+            home = talk.homes[-1] if talk.homes else None
+            if talk.leases or talk.moves or talk.permits or talk.questions or talk.penalties:
                 self._link(4)
+            elif home is not None and (home.lane is None or home.lane.busy):
+                self._home(0)
             elif lane is not None and lane.model.pending:
                 lane.model.pending, data = b"", lane.model.pending
                 self._redis_says(lane, data)
@@ -650,18 +735,25 @@ class Play:
                 assert not session._queue and not session._owed and not session._answers, session
         if session.ended and not talk.gone and not (lane := self._lane()) and self.counted:
             assert talk.closed is not None, "it ended, and its client was not told"
-        assert not (lane := self._lane()) or not (session.ended and not lane.model.unread and not lane.model.pending), (
+        lane = self._lane()
+        assert lane is None or not (session.ended and not lane.model.unread and not lane.model.pending), (
             "it ended, and keeps its lane"
         )
+        assert session.home is None or session.home is talk.homes[-1]
+        assert all(home.users == (home is session.home) for home in talk.homes), "a home was not left"
 
 
 def session(data: bytes) -> None:
     """A whole conversation: each command has at most one answer, in order, and no lane is used that was given back."""
-    play = Play()
-    if data[:1] < b"\xc0":  # most conversations begin with a log-in
+    with mock.patch.object(resp, "WHOLE_LIMIT", 128):
+        _session(data)
+
+
+def _session(data: bytes) -> None:
+    play = Play(shares=bool(data[:1] < b"\x80"))
+    if (data[:1] or b"\0")[0] & 0x40:  # half of the conversations begin with a log-in
         play.talk.command(b"AUTH", b"blue")
-        play.talk.open_lane()
-        play.talk.leases = 0
+        play._link(0)
     pos = 1
     while pos + 1 < len(data):
         pos += 2 + play.step(data[pos], data[pos + 1], data[pos + 2 :])

@@ -11,6 +11,8 @@ import unittest
 
 import redis
 
+from redisproxy.net.lanes import FRESH
+
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, shared, tenant
 from ..support.servers import RedisServer
 from ..support.waiting import until
@@ -60,7 +62,7 @@ class RedisGoneTests(unittest.TestCase):
         self.assertNotIn("Unhandled", proxy.log)
 
     def test_killed_and_started_again(self) -> None:
-        installation = Installation()
+        installation = Installation("--lanes", "dedicated")
         self.addCleanup(installation.stop)
         idle, busy = Raw(self, installation.proxy.port), Raw(self, installation.proxy.port)
         busy.send(b"BLPOP nothing 0\r\n")
@@ -80,7 +82,7 @@ class RedisGoneTests(unittest.TestCase):
         self.assertNoTraceback(installation.proxy)
 
     def test_the_session_of_a_lane_that_is_killed_ends_alone(self) -> None:
-        installation = Installation()
+        installation = Installation("--lanes", "dedicated")
         self.addCleanup(installation.stop)
         first, second = Raw(self, installation.proxy.port), Raw(self, installation.proxy.port)
         first.ask(b"SET mark 1\r\n")
@@ -113,6 +115,7 @@ class RedisGoneTests(unittest.TestCase):
         self.addCleanup(installation.stop)
         for raw in [Raw(self, installation.proxy.port) for _ in range(8)]:
             raw.ask(b"QUIT\r\n")
+        time.sleep(FRESH)  # what was used a moment ago is not tried
         os.kill(installation.server.pid, signal.SIGSTOP)
         self.addCleanup(os.kill, installation.server.pid, signal.SIGCONT)
         late = Raw(self, installation.proxy.port, login=False)
@@ -179,7 +182,7 @@ class RedisGoneTests(unittest.TestCase):
         self.assertRaises(redis.AuthenticationError, installation.proxy.client("far-password", 64).ping)
 
     def test_a_new_address_is_used_by_new_sessions_and_old_ones_drain(self) -> None:
-        installation = Installation()
+        installation = Installation("--lanes", "dedicated")
         self.addCleanup(installation.stop)
         old = Raw(self, installation.proxy.port)
         self.assertEqual(old.ask(b"SET where first\r\n"), b"+OK\r\n")

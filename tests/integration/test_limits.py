@@ -123,7 +123,7 @@ class LoginTimeoutTests(Limited):
 
 class LanesTests(Limited):
     def test_base_lanes_are_opened_at_start_and_kept(self) -> None:
-        installation = self.start("--base-workers", "4", "--worker-idle-timeout", "1")
+        installation = self.start("--lanes", "dedicated", "--base-workers", "4", "--worker-idle-timeout", "1")
         until(lambda: len(self.lanes(installation)) == 4, "four lanes are open")
         clients = [installation.blue() for _ in range(8)]
         pings = [client.client() for client in clients]
@@ -160,7 +160,7 @@ class LanesTests(Limited):
 
     def test_a_lane_with_state_on_it_is_not_used_again(self) -> None:
         for state in (b"MULTI\r\n", b"WATCH x\r\n", b"HELLO 3\r\n", b"SUBSCRIBE x\r\n", b"BLPOP x 0\r\n"):
-            installation = self.start("--base-workers", "0")
+            installation = self.start("--lanes", "dedicated", "--base-workers", "0")
             connection = self.connect()
             self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
             connection.sendall(state)
@@ -175,7 +175,7 @@ class LeavingTests(Limited):
     """Clients that go away at odd moments leave nothing behind."""
 
     def test_a_client_that_leaves_while_it_waits_is_noticed(self) -> None:
-        installation = self.start("--base-workers", "0")
+        installation = self.start("--base-workers", "0", "--worker-idle-timeout", "1")
         for last in (b"RESET\r\n", b"AUTH green-password\r\n", b"CONFIG GET x\r\n" * 8000):
             for _ in range(5):
                 connection = self.connect()

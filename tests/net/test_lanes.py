@@ -5,9 +5,11 @@ from __future__ import annotations
 from twisted.internet import defer, reactor, task
 from twisted.trial import unittest
 
+from redisproxy.core.conversation import UNREACHABLE
+from redisproxy.core.lane import Owed
 from redisproxy.core.tenants import Backend, Tenant
-from redisproxy.net.lane import LOGIN_REFUSED, UNREACHABLE, LaneError
-from redisproxy.net.lanes import LanePool
+from redisproxy.net.lane import LOGIN_REFUSED, LaneError
+from redisproxy.net.lanes import FRESH, LanePool
 from redisproxy.net.wall import Wall
 
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port
@@ -114,6 +116,7 @@ class LanePoolTests(unittest.TestCase):
         lane.transport.stopReading()  # so that the end is not noticed
         self.server.client().client_kill_filter(skipme=True)
         lane.transport.startReading()
+        self.reactor.clock.advance(FRESH + 0.1)
         new = yield self.lease(pool)
         self.assertIsNot(new, lane)
 
@@ -121,9 +124,7 @@ class LanePoolTests(unittest.TestCase):
     def test_a_lane_that_still_owes_is_not_used_again(self):
         pool = self.pool()
         lane = yield self.lease(pool)
-        from redisproxy.core.lane import Owed
-
-        lane.expect(Owed(None, 1))
+        lane.send(b"", Owed(None, 1))
         lane.release(clean=True)
         self.assertEqual(pool.idle, 0)
         yield self.until(lambda: len(pool) == 0)
@@ -196,4 +197,16 @@ class LanePoolTests(unittest.TestCase):
         lane = yield self.lease(pool)
         lane.release(clean=True)
         lane.transport.write(b"PING\r\n")  # whose answer nobody expects
+        yield self.until(lambda: len(pool) == 0)
+
+    @defer.inlineCallbacks
+    def test_no_scripts_on_a_lane_with_the_masters_rights(self):
+        """It was opened while Redis was not known to have ACLs, and is used when it is."""
+        pool = self.pool()
+        lane = yield self.lease(pool)
+        lane.release(clean=True)
+        pool.redis_told(needs_wall=True)
+        self.assertIsNone(pool.fresh(BLUE, 2))
+        failure = yield self.assertFailure(self.lease(pool), LaneError)
+        self.assertEqual(failure.told, UNREACHABLE)
         yield self.until(lambda: len(pool) == 0)

@@ -49,6 +49,10 @@ def master(url: str, **more: str) -> dict:
     return secret("kube-system", "redis-secret-master", redis_connection_string=url, **more)
 
 
+#: ``shared`` or ``dedicated``: what every proxy is told that a test does not tell itself; empty: the default.
+LANES = os.environ.get("TEST_LANES", "")
+
+
 class Manifests:
     """A directory of manifests that can be rewritten."""
 
@@ -70,6 +74,8 @@ class ProxyProcess:
     """`twistd -n redisproxy` in a process of its own, on a free port of 127.0.0.1."""
 
     def __init__(self, *options: str, environ: Mapping[str, str] | None = None, listen: str = "tcp:0:interface=127.0.0.1"):
+        if LANES and "--lanes" not in options:
+            options = ("--lanes", LANES, *options)
         command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
         self.process = subprocess.Popen(
             [*command, "redisproxy", "--ns-prefix", PREFIX, "--listen", listen, *options],

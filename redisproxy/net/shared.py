@@ -1,0 +1,313 @@
+"""Shared lanes: one connection to Redis that carries whole commands of all sessions of a tenant.
+
+Owns when their bytes are written (at once on an idle lane, else once in a turn of the reactor), and what happens at
+its bounds: a lane takes no more for now, is left for another one, or closes a client that does not read. `SharedLanes`
+is a tenant's `core.links.Home`; the connections come from the pool (`lanes`) and go back there.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.application.internet import backoffPolicy
+from twisted.internet import defer
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..core.lane import Owed
+from ..core.session import Session
+from ..core.tenants import Tenant
+from .lane import LaneError, LaneProtocol
+from .receiver import Hold
+
+#: Bytes that wait for the end of the turn before a lane takes no more.
+QUEUED_LIMIT = 256 * 1024
+#: Debts (at least as many commands) of one lane before it takes no more.
+DEBTS_LIMIT = 16 * 1024
+#: Bytes of one lane's replies that clients have not read, before it is not read any more, and left for another.
+UNREAD_LIMIT = 4 * 1024 * 1024
+#: Seconds that others may wait then for a client that does not read. It is closed after that.
+PATIENCE = 1.0
+#: Lanes that a tenant may have shared at once with one protocol: the one in use, and others that were left for it.
+LANES_LIMIT = 4
+
+
+class Pool(Protocol):
+    """Where connections come from."""
+
+    async def lease(self, tenant: Tenant, protocol: int) -> LaneProtocol:
+        """Raises LaneError."""
+
+    def forget_home(self, home: SharedLanes) -> None:
+        """No session uses it any more."""
+
+
+class SharedLane:
+    """See `core.links.Lane`. left: called when it is lost, or owes nothing after it was retired."""
+
+    def __init__(self, connection: LaneProtocol, home: SharedLanes, reactor: object) -> None:
+        self.connection = connection
+        #: no other session begins to use it
+        self.retired = False
+        #: it takes no more commands for now
+        self.busy = False
+        self._home = home
+        self._reactor = reactor
+        self._ledger = connection.carry(self, self._pressed, self._received)
+        self._debts = self._ledger.debts
+        self._queued: list[bytes] = []
+        self._queued_size = 0
+        self._full = False
+        self._unread: dict[Session, int] = {}
+        self._unread_size = 0
+        self._patience: IDelayedCall | None = None
+
+    def __repr__(self) -> str:
+        return f"<shared {self.connection!r} debts={len(self._debts)}{' busy' * self.busy}{' retired' * self.retired}>"
+
+    # What sessions ask.
+
+    def send(self, data: bytes, *debts: Owed) -> None:
+        """See `core.links.Lane`. An idle one writes at once: a lone client must not pay for the others."""
+        idle = not self._debts
+        self._debts.extend(debts)
+        if idle:
+            self.connection.write(data)
+            return
+        if not self._queued:
+            self._reactor.callLater(0, self._flush)
+        self._queued.append(data)
+        self._queued_size += len(data)
+        if self._queued_size >= QUEUED_LIMIT or len(self._debts) >= DEBTS_LIMIT:
+            self.busy = True
+
+    def latest(self) -> Owed | None:
+        """See `core.links.Lane`."""
+        return self._debts[-1] if self._debts else None
+
+    def fell_behind(self, session: Session, size: int) -> None:
+        """See `core.links.Lane`. Past UNREAD_LIMIT others use another lane; those behind it on this have PATIENCE."""
+        self._unread[session] = self._unread.get(session, 0) + size
+        self._unread_size += size
+        if self._unread_size >= UNREAD_LIMIT and self._patience is None:
+            self.busy = True
+            self.connection.hold(Hold.PEER)
+            self._patience = self._reactor.callLater(PATIENCE, self._out_of_patience)
+            self._home.leave_lane(self)
+
+    def caught_up(self, session: Session) -> None:
+        """See `core.links.Lane`."""
+        self._unread_size -= self._unread.pop(session, 0)
+        if self._patience is not None and self._unread_size < UNREAD_LIMIT:
+            self._stop_waiting()
+            self.connection.unhold(Hold.PEER)
+            self._take_more()
+
+    def _out_of_patience(self) -> None:
+        worst = max(self._unread, key=self._unread.__getitem__)
+        self._patience = self._reactor.callLater(PATIENCE, self._out_of_patience)
+        if any(owed.owner is not worst and not owed.silent for owed in self._debts):
+            worst.too_slow()
+
+    def _stop_waiting(self) -> None:
+        if self._patience is not None and self._patience.active():
+            self._patience.cancel()
+        self._patience = None
+
+    # Its connection.
+
+    def _flush(self) -> None:
+        queued, self._queued = self._queued, []
+        self._queued_size = 0
+        if queued:
+            self.connection.write(b"".join(queued))
+            self._take_more()
+
+    def _pressed(self, full: bool) -> None:
+        self._full = full
+        if full:
+            self.busy = True
+        else:
+            self._take_more()
+
+    def _received(self, data: bytes) -> None:
+        self._ledger.received(data)
+        if self.busy:
+            self._take_more()
+        if self.retired and not self._debts:
+            self._give_back()
+
+    def _take_more(self) -> None:
+        """It is not busy any more, unless something is still in the way."""
+        if self.busy and not (
+            self._full or self._patience or self._queued_size >= QUEUED_LIMIT or len(self._debts) > DEBTS_LIMIT // 2
+        ):
+            self.busy = False
+            self._home.tell_waiting()
+
+    def retire(self) -> None:
+        """No session begins to use it any more; when it owes nothing, it is given back."""
+        self.retired = True
+        if not self._debts:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        if self in self._home.lanes:  # not yet
+            self._stop_waiting()
+            self._home.lanes.discard(self)
+            self.connection.release(clean=True)
+
+    def lane_lost(self) -> None:
+        """See `lane.User`. Every command in flight is answered: it may have run, or not."""
+        begun = self._ledger.begun
+        debts = self._ledger.abandon()
+        self._queued.clear()
+        self._stop_waiting()
+        self._home.lost(self)
+        # A session that was told may close others: each is told once, and only what concerns it.
+        first = debts[0].owner if debts and begun and not debts[0].silent else None
+        for owner in dict.fromkeys(owed.owner for owed in debts):
+            owner.lane_broke(owner is first)
+
+
+class SharedLanes:
+    """All sessions of one tenant that speak one protocol share these. See `core.links.Home`."""
+
+    _log = Logger()
+
+    def __init__(self, pool: Pool, reactor: object, tenant: Tenant, protocol: int) -> None:
+        self.tenant = tenant
+        self.protocol = protocol
+        self.lane: SharedLane | None = None
+        self.away = ""
+        #: the one in use, and those that were left for it and still owe something
+        self.lanes: set[SharedLane] = set()
+        self._pool = pool
+        self._reactor = reactor
+        self._users = 0
+        self._waiting: list[Session] = []
+        self._opening: defer.Deferred | None = None
+        self._comers: list[defer.Deferred] = []
+        self._retry: IDelayedCall | None = None
+        self._failures = 0
+        # Redis is mostly away for as long as a restart takes: sessions that are there already come back soon.
+        self._delay = backoffPolicy(initialDelay=0.05, maxDelay=2.0)
+
+    def __repr__(self) -> str:
+        return f"<shared lanes of {self.tenant.namespace} in RESP{self.protocol} users={self._users}>"
+
+    # Sessions.
+
+    def come(self) -> defer.Deferred[None]:
+        """One more session uses it: fires when a lane is open. Fails with LaneError; `leave` must be called then, too."""
+        self._users += 1
+        if self.lane is not None:
+            return defer.succeed(None)
+        if self.away:
+            return defer.fail(LaneError("Redis was away a moment ago", self.away))
+        comer: defer.Deferred[None] = defer.Deferred(self._comers.remove)
+        self._comers.append(comer)
+        self._open()
+        return comer
+
+    def leave(self) -> None:
+        """See `core.links.Home`."""
+        self._users -= 1
+        if not self._users:
+            self._pool.forget_home(self)
+            self._give_up_opening()
+            lane, self.lane = self.lane, None
+            if lane is not None:
+                lane.retire()
+
+    def wait(self, session: Session) -> None:
+        """See `core.links.Home`."""
+        self._waiting.append(session)
+
+    def tell_waiting(self) -> None:
+        """A lane can be used, or it is known that there is none."""
+        waiting, self._waiting = self._waiting, []
+        for session in waiting:
+            session.home_ready()
+
+    # Lanes.
+
+    def leave_lane(self, lane: SharedLane) -> None:
+        """Another one is opened for the sessions, unless the tenant has many already."""
+        if lane is self.lane and len(self.lanes) < LANES_LIMIT:
+            self.lane = None
+            lane.retire()
+            self._open()
+
+    def lost(self, lane: SharedLane) -> None:
+        """Its connection broke."""
+        self.lanes.discard(lane)
+        if lane is self.lane:
+            self.lane = None
+            if self._users:
+                self._open()
+
+    def renew(self) -> None:
+        """Redis is elsewhere, or back: opens another lane at once, and then leaves the one in use."""
+        self._failures = 0
+        if self._users:
+            self._give_up_opening()
+            self._open()
+
+    def retry_now(self) -> None:
+        """Redis is there again."""
+        if self.lane is None and self._users:
+            self._give_up_opening()
+            self._open()
+
+    def _open(self) -> None:
+        if self._opening is not None:
+            return
+        opening = defer.Deferred.fromCoroutine(self._pool.lease(self.tenant, self.protocol))
+        self._opening = opening
+        opening.addCallbacks(self._opened, self._not_opened, (opening,), None, (opening,))
+        opening.addErrback(lambda failure: self._log.failure("opening a shared lane failed in a way that is a bug", failure))
+
+    def _opened(self, connection: LaneProtocol, opening: defer.Deferred) -> None:
+        if self._opening is not opening:
+            connection.drop()  # given up in its last moment
+            return
+        self._opening = None
+        self._failures = 0
+        self.away = ""
+        before, self.lane = self.lane, SharedLane(connection, self, self._reactor)
+        self.lanes.add(self.lane)
+        if before is not None:
+            before.retire()
+        comers, self._comers = self._comers, []
+        for comer in comers:
+            comer.callback(None)
+        self.tell_waiting()
+
+    def _not_opened(self, failure: Failure, opening: defer.Deferred) -> None:
+        failure.trap(LaneError, defer.CancelledError)
+        if self._opening is not opening:
+            return  # given up
+        self._opening = None
+        if self.lane is None:
+            self.away = failure.value.told
+        comers, self._comers = self._comers, []
+        for comer in comers:
+            comer.errback(failure)
+        self.tell_waiting()
+        if self._users and self._retry is None:
+            self._failures += 1
+            self._retry = self._reactor.callLater(self._delay(self._failures), self._try_again)
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._open()
+
+    def _give_up_opening(self) -> None:
+        if self._retry is not None:
+            self._retry.cancel()
+            self._retry = None
+        opening, self._opening = self._opening, None
+        if opening is not None:
+            opening.cancel()

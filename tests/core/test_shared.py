@@ -1,0 +1,492 @@
+"""Conversations at home: what goes over the shared lane, when a session moves to a lane of its own, and back."""
+
+from __future__ import annotations
+
+from unittest import mock
+
+from redisproxy.core import resp
+from redisproxy.core.commands import builtin
+from redisproxy.core.conversation import LOST
+from redisproxy.core.policy import make_policy
+from redisproxy.core.resp import encode
+from redisproxy.core.session import OK
+from redisproxy.core.tenants import Credential, Directory
+
+from .test_session import BLUE, GREEN, Case, Conversation, RecordingLane
+
+GET = encode([b"GET", b"a"])
+AWAY = b"-ERR away\r\n"
+
+
+class RecordingHome:
+    """A tenant's shared lanes, of which the test is the Redis."""
+
+    def __init__(self, conversation: SharedConversation, protocol: int) -> None:
+        self.protocol = protocol
+        self.lane: RecordingLane | None = RecordingLane(conversation, protocol)
+        self.away = ""
+        self.users = 1
+        self.waiting: list[object] = []
+
+    def wait(self, session: object) -> None:
+        self.waiting.append(session)
+
+    def leave(self) -> None:
+        self.users -= 1
+
+    def ready(self) -> None:
+        waiting, self.waiting = self.waiting, []
+        for session in waiting:
+            session.home_ready()
+
+    def breaks(self, begun: bool = False) -> None:
+        """As `net.shared` does when a connection is lost."""
+        lane, self.lane = self.lane, None
+        for owner in dict.fromkeys(owed.owner for owed in lane.ledger.abandon()):
+            owner.lane_broke(begun)
+
+
+class SharedConversation(Conversation):
+    """A session that shares lanes. `lanes` are those of its own."""
+
+    shares = True
+
+    def __init__(self, **options: object) -> None:
+        self.homes: list[RecordingHome] = []
+        super().__init__(**options)
+
+    def share(self, credential: Credential, protocol: int) -> None:
+        self.asked.append(credential)
+        self.asked_protocol = protocol
+        self.homes.append(RecordingHome(self, protocol))
+        self.session.at_home(self.homes[-1])
+
+    @property
+    def home(self) -> RecordingHome:
+        return self.homes[-1]
+
+    def shared_gets(self) -> bytes:
+        """What was sent over the shared lane since the last time."""
+        sent, self.home.lane.sent = self.home.lane.sent, b""
+        return sent
+
+    def shared_redis(self, data: bytes) -> SharedConversation:
+        self.home.lane.ledger.received(data)
+        return self
+
+
+def logged_in(**options: object) -> SharedConversation:
+    conversation = SharedConversation(**options)
+    conversation.command(b"AUTH", b"blue")
+    assert conversation.hears() == OK
+    return conversation
+
+
+class SharedCase(Case):
+    def assertHome(self, conversation: SharedConversation) -> None:
+        self.assertFalse(conversation.session.pinned)
+        self.assertTrue(all(lane.released is not None for lane in conversation.lanes))
+
+
+class PlainTests(SharedCase):
+    def test_whole_commands_go_over_the_shared_lane(self) -> None:
+        conversation = logged_in().client(GET * 2, encode([b"SELECT", b"9"]), GET)
+        self.assertEqual(conversation.shared_gets(), GET * 3)
+        self.assertEqual(conversation.lanes, [])
+        conversation.shared_redis(b"+1\r\n+2\r\n+3\r\n")
+        told = conversation.hears()
+        self.assertTrue(told.startswith(b"+1\r\n+2\r\n-NOPERM") and told.endswith(b"+3\r\n"), told)
+
+    def test_nothing_of_a_command_that_is_not_whole(self) -> None:
+        conversation = logged_in().client(GET + GET[:-1])
+        self.assertEqual(conversation.shared_gets(), GET)
+        self.assertEqual(conversation.client(GET[-1:]).shared_gets(), GET)
+
+    def test_debts_of_two_sessions_are_dealt_out_in_order(self) -> None:
+        first, second = logged_in(), logged_in()
+        second.home.lane = first.home.lane
+        for number in range(3):
+            first.command(b"GET", b"f%d" % number)
+            second.command(b"GET", b"s%d" % number)
+        self.assertEqual(len(first.home.lane.ledger.debts), 6)
+        first.shared_redis(b"".join(b"+%d\r\n" % n for n in range(6)))
+        self.assertHears(first, b"+0\r\n+2\r\n+4\r\n")
+        self.assertHears(second, b"+1\r\n+3\r\n+5\r\n")
+
+    def test_what_a_session_left_behind_is_thrown_away(self) -> None:
+        first, second = logged_in(), logged_in()
+        second.home.lane = first.home.lane
+        first.client(GET)
+        second.client(GET)
+        first.session.lost()
+        self.assertEqual(first.home.users, 0)
+        second.shared_redis(b"+for the first\r\n+for the second\r\n")
+        self.assertHears(first)
+        self.assertHears(second, b"+for the second\r\n")
+
+    def test_quit_leaves_home(self) -> None:
+        conversation = logged_in().client(GET, b"QUIT\r\n").shared_redis(b"+1\r\n")
+        self.assertHears(conversation, b"+1\r\n", OK)
+        self.assertEqual((conversation.closed, conversation.home.users), ("quit", 0))
+
+    def test_client_reply(self) -> None:
+        conversation = logged_in().client(encode([b"CLIENT", b"REPLY", b"SKIP"]), GET * 3)
+        conversation.shared_redis(b"+1\r\n+2\r\n+3\r\n")
+        self.assertHears(conversation, b"+2\r\n+3\r\n")
+        conversation.client(encode([b"CLIENT", b"REPLY", b"OFF"]), GET * 3).shared_redis(b"+1\r\n+2\r\n+3\r\n")
+        self.assertHears(conversation)
+        self.assertHears(conversation.command(b"CLIENT", b"REPLY", b"ON"), OK)
+        self.assertHears(conversation.client(GET).shared_redis(b"+1\r\n"), b"+1\r\n")
+
+    def test_another_tenant_is_another_home(self) -> None:
+        conversation = logged_in().client(GET, encode([b"AUTH", b"green"]), GET)
+        self.assertEqual(len(conversation.homes), 1)
+        conversation.shared_redis(b"+1\r\n")
+        self.assertEqual([home.users for home in conversation.homes], [0, 1])
+        self.assertEqual((conversation.asked, conversation.shared_gets()), ([BLUE, GREEN], GET))
+
+    def test_reset_leaves_home(self) -> None:
+        conversation = logged_in().command(b"RESET")
+        self.assertHears(conversation, b"+RESET\r\n")
+        self.assertEqual(conversation.home.users, 0)
+
+    def test_revoked(self) -> None:
+        conversation = logged_in().client(GET)
+        conversation.session.recheck(Directory(None, []), 0.0)
+        self.assertIsNone(conversation.closed)
+        self.assertHears(conversation.shared_redis(b"+1\r\n"), b"+1\r\n")
+        self.assertEqual((conversation.closed, conversation.home.users), ("revoked", 0))
+
+    def test_another_policy(self) -> None:
+        conversation = logged_in()
+        conversation.policy = lambda: make_policy(builtin(), scripts=False)
+        conversation.session.policy_changed()
+        self.assertRefused(conversation.command(b"EVAL", b"return 1", b"0"), b"-NOPERM")
+
+
+class ProtocolTests(SharedCase):
+    def test_each_has_its_home(self) -> None:
+        conversation = logged_in().client(GET, encode([b"HELLO", b"3", b"SETNAME", b"me"]), GET)
+        self.assertEqual(conversation.shared_gets(), GET)
+        conversation.shared_redis(b"+1\r\n")
+        self.assertEqual([home.users for home in conversation.homes], [0, 1])
+        self.assertEqual(conversation.home.protocol, 3)
+        self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"3"]) + GET)
+        conversation.shared_redis(b"%0\r\n_\r\n")
+        self.assertHears(conversation, b"+1\r\n%0\r\n_\r\n")
+        self.assertHears(conversation.command(b"CLIENT", b"GETNAME"), b"$2\r\nme\r\n")
+
+    def test_a_login_with_hello_goes_there_at_once(self) -> None:
+        conversation = SharedConversation().command(b"HELLO", b"3", b"AUTH", b"default", b"blue")
+        self.assertEqual((len(conversation.homes), conversation.home.protocol), (1, 3))
+        self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"3"]))
+
+    def test_the_same_again(self) -> None:
+        conversation = logged_in().client(encode([b"HELLO", b"2"]), encode([b"HELLO"]))
+        self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"2"]) + encode([b"HELLO"]))
+        self.assertEqual(len(conversation.homes), 1)
+
+    def test_redis_speaks_no_resp3(self) -> None:
+        conversation = logged_in()
+        conversation.share = lambda *_: conversation.session.lane_refused("ERR unknown command 'HELLO'")
+        self.assertRefused(conversation.command(b"HELLO", b"3"), b"-ERR unknown command")
+        conversation.client(GET)
+        self.assertEqual(conversation.shared_gets(), GET)
+
+    def test_changed_on_a_lane_of_its_own_there_is_no_way_home(self) -> None:
+        conversation = logged_in().command(b"WATCH", b"a").redis(OK).command(b"HELLO", b"3").redis(b"%0\r\n")
+        conversation.command(b"UNWATCH").redis(OK)
+        self.assertTrue(conversation.session.pinned)
+        self.assertEqual(conversation.home.users, 0)
+        conversation.gets()
+        conversation.client(GET)
+        self.assertEqual(conversation.gets(), GET)
+
+
+class OwnLaneTests(SharedCase):
+    def test_a_whole_transaction_rides_along(self) -> None:
+        block = encode([b"MULTI"]) + GET * 2 + encode([b"EXEC"])
+        conversation = logged_in().client(GET, block, GET)
+        self.assertEqual(conversation.lanes, [])
+        self.assertEqual(conversation.shared_gets(), GET + block + GET)
+        conversation.shared_redis(b"+1\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+1\r\n+2\r\n+3\r\n")
+        self.assertEqual(conversation.session.commands, 7)
+        self.assertTrue(conversation.hears().endswith(b"+3\r\n"))
+        self.assertEqual(conversation.session._owed, 0)
+
+    def test_a_transaction_in_parts(self) -> None:
+        conversation = logged_in().client(GET, encode([b"MULTI"]))
+        self.assertEqual((conversation.lanes, conversation.waits), ([], True))
+        conversation.shared_redis(b"+1\r\n")
+        self.assertEqual(conversation.gets(), encode([b"MULTI"]))
+        conversation.redis(OK).client(GET).redis(b"+QUEUED\r\n").command(b"EXEC")
+        self.assertEqual(conversation.gets(), GET + encode([b"EXEC"]))
+        self.assertTrue(conversation.session.pinned)
+        conversation.redis(b"*1\r\n+2\r\n")
+        self.assertHome(conversation)
+        self.assertIs(conversation.lane.released, True)
+        self.assertHears(conversation, b"+1\r\n+OK\r\n+QUEUED\r\n*1\r\n+2\r\n")
+        self.assertEqual(conversation.client(GET).shared_gets(), GET * 2)
+
+    def test_a_transaction_with_what_is_refused(self) -> None:
+        conversation = logged_in().client(encode([b"MULTI"]), encode([b"CONFIG", b"GET", b"x"]), encode([b"EXEC"]))
+        self.assertEqual(conversation.shared_gets(), b"")
+        conversation.redis(OK + b"-ERR spoiled\r\n-EXECABORT\r\n")
+        self.assertHome(conversation)
+        self.assertIn(b"-NOPERM", conversation.hears())
+
+    def test_exec_and_others_without_their_multi(self) -> None:
+        for words in ((b"EXEC",), (b"DISCARD",), (b"UNWATCH",), (b"EXEC", b"x")):
+            conversation = logged_in().command(*words)
+            self.assertEqual((conversation.shared_gets(), conversation.lanes), (encode(words), []))
+
+    def test_watch(self) -> None:
+        conversation = logged_in().command(b"WATCH", b"a").redis(OK)
+        self.assertTrue(conversation.session.pinned)
+        conversation.gets()
+        block = encode([b"MULTI"]) + GET + encode([b"EXEC"])
+        self.assertEqual(conversation.client(block).gets(), block)
+        conversation.redis(OK + b"+QUEUED\r\n*-1\r\n")
+        self.assertHome(conversation)
+
+    def test_what_may_block(self) -> None:
+        conversation = logged_in().client(GET, encode([b"BLPOP", b"q", b"0"]), GET)
+        self.assertEqual(conversation.lanes, [])
+        conversation.shared_redis(b"+1\r\n")
+        self.assertEqual(conversation.gets(), encode([b"BLPOP", b"q", b"0"]) + GET)
+        self.assertTrue(conversation.session.pinned)
+        conversation.redis(b"*-1\r\n+2\r\n")
+        self.assertHome(conversation)
+        self.assertHears(conversation, b"+1\r\n*-1\r\n+2\r\n")
+
+    def test_readers_of_streams_block_only_where_they_say_so(self) -> None:
+        plain = [b"xread", b"COUNT", b"2", b"STREAMS", b"s", b"0"]
+        conversation = logged_in().command(*plain)
+        self.assertEqual((conversation.shared_gets(), conversation.lanes), (encode(plain), []))
+        conversation.shared_redis(b"*-1\r\n").command(b"XREAD", b"block", b"0", b"STREAMS", b"s", b"$")
+        self.assertEqual(len(conversation.lanes), 1)
+
+    def test_wait_is_about_what_was_written_over_the_shared_lane(self) -> None:
+        """Redis compares what the connection wrote: something has to be written over the one that waits."""
+        conversation = logged_in().command(b"WAIT", b"1", b"100")
+        marker, wait = conversation.gets().split(encode([b"WAIT", b"1", b"100"]))
+        self.assertEqual(wait, b"")
+        self.assertEqual(marker, encode([b"SPUBLISH", b"blue:\0redisproxy", b""]))
+        self.assertHears(conversation.redis(b":0\r\n:1\r\n"), b":1\r\n")
+        self.assertHome(conversation)
+
+    def test_subscriptions(self) -> None:
+        conversation = logged_in().command(b"SUBSCRIBE", b"a")
+        conversation.redis(b"*3\r\n$9\r\nsubscribe\r\n$6\r\nblue:a\r\n:1\r\n")
+        conversation.redis(b"*3\r\n$7\r\nmessage\r\n$6\r\nblue:a\r\n$1\r\nx\r\n")
+        conversation.command(b"PING").redis(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+        self.assertTrue(conversation.session.pinned)
+        conversation.command(b"UNSUBSCRIBE").redis(b"*3\r\n$11\r\nunsubscribe\r\n$6\r\nblue:a\r\n:0\r\n")
+        self.assertHome(conversation)
+        self.assertIs(conversation.lane.released, False)
+
+    def test_a_command_that_is_too_large_to_be_read_whole(self) -> None:
+        large = encode([b"SET", b"a", b"x" * 100_000])
+        conversation = logged_in().client(GET, large[:70_000])
+        self.assertEqual(conversation.lanes, [])
+        conversation.shared_redis(b"+1\r\n")
+        self.assertEqual(conversation.gets(), large[:70_000])
+        conversation.client(large[70_000:])
+        self.assertEqual(conversation.gets(), large[70_000:])
+        self.assertTrue(conversation.session.pinned)
+        self.assertHears(conversation.redis(OK), b"+1\r\n", OK)
+        self.assertHome(conversation)
+        self.assertIs(conversation.lane.released, True)
+
+    def test_publish(self) -> None:
+        conversation = logged_in().command(b"PUBLISH", b"c", b"m")
+        self.assertEqual(conversation.shared_gets(), encode([b"PUBLISH", b"blue:c", b"m"]))
+        conversation.shared_redis(b":0\r\n")
+        conversation.command(b"PUBLISH", b"c", b"m" * 70_000)
+        self.assertEqual(conversation.gets(), encode([b"PUBLISH", b"blue:c", b"m" * 70_000]))
+        conversation.redis(b":0\r\n")
+        self.assertHome(conversation)
+
+    def test_none_can_be_had(self) -> None:
+        large = encode([b"SET", b"a", b"x" * 100_000])
+        for command, count in (
+            (encode([b"MULTI"]), 1),
+            (encode([b"BLPOP", b"q", b"0"]), 1),
+            (encode([b"SUBSCRIBE", b"c"]), 1),
+            (large, 1),
+            (encode([b"PUBLISH", b"c", b"m" * 70_000]), 1),
+        ):
+            conversation = logged_in(lanes_at_once=False)
+            conversation.client(command[:80_000])
+            self.assertTrue(conversation.waits)
+            conversation.session.lane_refused("ERR none")
+            self.assertHears(conversation, b"-ERR none\r\n")
+            conversation.client(command[80_000:], GET)
+            self.assertEqual(conversation.shared_gets(), GET)
+            self.assertHears(conversation.shared_redis(b"+1\r\n"), b"+1\r\n")
+            self.assertEqual(conversation.session.commands, 2 + count)
+
+    def test_ended_while_it_waits_for_one(self) -> None:
+        for end in (lambda c: c.session.recheck(Directory(None, []), 0.0), lambda c: c.session.lost()):
+            conversation = logged_in(lanes_at_once=False)
+            conversation.client(encode([b"SET", b"a", b"x" * 100_000])[:70_000])
+            end(conversation)
+            conversation.open_lane()
+            self.assertIs(conversation.lane.released, True)
+            self.assertEqual((conversation.gets(), conversation.home.users), (b"", 0))
+
+    def test_ended_in_the_middle_of_a_large_command_behind_others(self) -> None:
+        conversation = logged_in().client(GET, encode([b"SET", b"a", b"x" * 100_000])[:70_000])
+        conversation.session.recheck(Directory(None, []), 0.0)
+        self.assertIsNone(conversation.closed)
+        self.assertHears(conversation.shared_redis(b"+1\r\n"), b"+1\r\n")
+        self.assertEqual(conversation.closed, "revoked")
+
+    def test_its_own_lane_breaks(self) -> None:
+        conversation = logged_in().command(b"BLPOP", b"q", b"0")
+        conversation.session.lane_lost()
+        self.assertEqual((conversation.closed, conversation.home.users), ("redis-lost", 0))
+
+
+class RedisAwayTests(SharedCase):
+    def test_every_command_in_flight_is_answered_once_and_the_session_stays(self) -> None:
+        conversation = logged_in().client(GET * 3, encode([b"SELECT", b"9"]), GET)
+        conversation.shared_redis(b"+1\r\n")
+        home = conversation.home
+        home.breaks()
+        told = conversation.hears()
+        self.assertTrue(told.startswith(b"+1\r\n" + LOST * 2 + b"-NOPERM") and told.endswith(LOST), told)
+        self.assertEqual(told.count(b"\r\n"), 5)
+        self.assertIsNone(conversation.closed)
+        # What comes until it is known whether there is another one waits.
+        conversation.client(GET * 2)
+        self.assertHears(conversation)
+        home.away = "ERR away"
+        home.ready()
+        self.assertHears(conversation, AWAY * 2)
+        self.assertHears(conversation.client(GET), AWAY)
+        home.lane = RecordingLane(conversation)
+        self.assertHears(conversation.client(GET).shared_redis(b"+2\r\n"), b"+2\r\n")
+
+    def test_what_waits_goes_over_the_next_lane(self) -> None:
+        conversation = logged_in()
+        home = conversation.home
+        home.breaks()
+        conversation.client(GET)
+        home.lane = RecordingLane(conversation)
+        home.ready()
+        self.assertEqual(conversation.shared_gets(), GET)
+
+    def test_within_a_reply(self) -> None:
+        conversation = logged_in().client(GET * 2).shared_redis(b"$5\r\nab")
+        conversation.home.breaks(begun=True)
+        self.assertHears(conversation, b"$5\r\nab")
+        self.assertEqual((conversation.closed, conversation.home.users), ("redis-lost", 0))
+
+    def test_what_nobody_hears_is_no_answer(self) -> None:
+        conversation = logged_in().client(encode([b"CLIENT", b"REPLY", b"SKIP"]), GET * 2)
+        conversation.home.breaks()
+        self.assertHears(conversation, LOST)
+        conversation.home.away = "ERR away"
+        conversation.client(encode([b"CLIENT", b"REPLY", b"SKIP"]), GET * 2)
+        self.assertHears(conversation, AWAY)
+
+    def test_what_needs_a_lane_of_its_own_fails_too(self) -> None:
+        conversation = logged_in()
+        conversation.home.breaks()
+        conversation.home.away = "ERR away"
+        large = encode([b"SET", b"a", b"x" * 100_000])
+        block = encode([b"MULTI"]) + GET + encode([b"EXEC"])
+        for command, count in (
+            (encode([b"BLPOP", b"q", b"0"]), 1),
+            (encode([b"MULTI"]), 1),
+            (block, 3),
+            (large, 1),
+            (encode([b"EXEC"]), 1),
+            (encode([b"PUBLISH", b"a", b"b"]), 1),
+        ):
+            self.assertHears(conversation.client(command), AWAY * count)
+        self.assertEqual(conversation.lanes, [])
+        self.assertFalse(conversation.session._multi)
+
+    def test_commands_parked_behind_what_was_lost(self) -> None:
+        """They wait for what is owed, which is an error now, and must not be sent to the lane that is gone."""
+        conversation = logged_in().client(GET, encode([b"BLPOP", b"q", b"0"]))
+        conversation.home.breaks()
+        self.assertHears(conversation, LOST)
+        self.assertEqual(conversation.gets(), encode([b"BLPOP", b"q", b"0"]))
+
+
+class BoundsTests(SharedCase):
+    def test_a_lane_that_is_busy(self) -> None:
+        conversation = logged_in()
+        conversation.home.lane.busy = True
+        conversation.client(GET)
+        self.assertEqual((conversation.shared_gets(), conversation.waits), (b"", True))
+        conversation.home.ready()
+        self.assertTrue(conversation.waits)  # somebody else was faster
+        conversation.home.lane.busy = False
+        conversation.home.ready()
+        self.assertEqual((conversation.shared_gets(), conversation.waits), (GET, False))
+
+    def test_a_lane_that_was_left_is_used_until_nothing_is_owed(self) -> None:
+        conversation = logged_in().client(GET)
+        old = conversation.home.lane
+        conversation.home.lane = RecordingLane(conversation)
+        conversation.client(GET)
+        self.assertEqual((old.sent, conversation.shared_gets()), (GET, b""))
+        old.ledger.received(b"+1\r\n")
+        self.assertEqual(conversation.shared_gets(), GET)
+
+    def test_a_client_that_does_not_read_moves_to_a_lane_of_its_own(self) -> None:
+        conversation = logged_in()
+        lane = conversation.home.lane
+        behind: list[int] = []
+        lane.fell_behind = lambda session, size: behind.append(size)
+        lane.caught_up = lambda session: behind.clear()
+        conversation.client(GET * 2)
+        conversation.session.unread(True)
+        conversation.shared_redis(b"+1\r\n")
+        self.assertEqual(behind, [4])
+        conversation.client(GET)
+        self.assertEqual((conversation.shared_gets(), conversation.lanes), (GET * 2, []))
+        conversation.shared_redis(b"+2\r\n")
+        # Redis keeps what it does not read from now on.
+        self.assertEqual(conversation.gets(), GET)
+        self.assertTrue(conversation.lane.paused)
+        conversation.session.unread(False)
+        self.assertEqual((behind, conversation.lane.paused), ([], False))
+        conversation.redis(b"+3\r\n")
+        self.assertHome(conversation)
+        self.assertHears(conversation, b"+1\r\n+2\r\n+3\r\n")
+
+    def test_a_client_that_does_not_read_and_sends_nothing_stays(self) -> None:
+        conversation = logged_in().client(GET)
+        conversation.home.lane.fell_behind = conversation.home.lane.caught_up = lambda *_: None
+        conversation.session.unread(True)
+        conversation.shared_redis(b"+1\r\n")
+        conversation.session.unread(False)
+        self.assertEqual(conversation.lanes, [])
+
+    def test_a_client_that_does_not_read_while_no_lane_can_be_had(self) -> None:
+        conversation = logged_in(lanes_at_once=False)
+        conversation.session.unread(True)
+        conversation.client(GET)
+        conversation.session.lane_refused("ERR none")
+        self.assertHears(conversation)
+        self.assertEqual(len(conversation.asked), 2)
+        conversation.session.unread(False)
+        self.assertEqual(conversation.shared_gets(), GET)
+
+    def test_too_slow(self) -> None:
+        conversation = logged_in().client(GET)
+        conversation.session.too_slow()
+        self.assertEqual((conversation.closed, conversation.home.users), ("too-slow", 0))
+        conversation.shared_redis(b"+1\r\n")
+        self.assertHears(conversation)
+
+    def test_lookahead_of_a_transaction_has_the_limit_of_whole_commands(self) -> None:
+        with mock.patch.object(resp, "WHOLE_LIMIT", 100):
+            conversation = logged_in().client(encode([b"MULTI"]), encode([b"SET", b"a", b"x" * 200]), encode([b"EXEC"]))
+        self.assertEqual(conversation.shared_gets(), b"")
+        self.assertEqual(conversation.gets()[:15], encode([b"MULTI"]))
