@@ -194,10 +194,6 @@ class ClientProtocol(RespReceiver):
 
     # What the session asks of its link.
 
-    def write(self, data: bytes) -> None:
-        """See `core.links.Link`."""
-        self.transport.write(data)
-
     def close(self, mood: str) -> None:
         """See `core.links.Link`. Goes on reading for a moment: for an unread byte the kernel would drop the last reply."""
         if self._closing:

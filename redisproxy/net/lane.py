@@ -110,7 +110,7 @@ class LaneProtocol(RespReceiver):
         """Sends a command; its answer without the last CR LF, or the reason why the connection was lost."""
         answered: defer.Deferred[bytes] = defer.Deferred()
         self._asked.append(answered)
-        self.transport.write(encode(arguments))
+        self.write(encode(arguments))
         return answered
 
     async def log_in(self) -> None:
@@ -187,10 +187,6 @@ class LaneProtocol(RespReceiver):
         self._deal_out = received or ledger.received
         self.transport.registerProducer(Pressure(lambda: pressed(True), lambda: pressed(False)), True)
         return ledger
-
-    def write(self, data: bytes) -> None:
-        """To Redis."""
-        self.transport.write(data)
 
     # One session's commands: see `core.links.Lane`. What is told of shared lanes only is not needed here.
 

@@ -7,6 +7,7 @@ back-pressure, and that a bug costs one connection alone. In the way of Twisted'
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import IntFlag
 
 from twisted.internet.address import UNIXAddress
@@ -16,6 +17,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from ..core.resp import ProtocolError
+from .transport import write_at_once
 
 
 class Hold(IntFlag):
@@ -30,9 +32,12 @@ class RespReceiver(Protocol):
     """One connection that RESP comes from."""
 
     _log = Logger()
+    #: see `transport.write_at_once`
+    write: Callable[[bytes], None]
 
     def connectionMade(self) -> None:
         self._held = Hold(0)
+        self.write = write_at_once(self.transport)
         # A Unix socket has no such options, and in older Twisted the methods to set them all the same.
         if hasattr(self.transport, "setTcpNoDelay") and not isinstance(self.transport.getHost(), UNIXAddress):
             self.transport.setTcpNoDelay(True)
