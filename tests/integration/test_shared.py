@@ -1,0 +1,376 @@
+"""Sessions that share lanes: each gets its own replies, whatever the others do and whatever breaks."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import time
+import unittest
+
+from redisproxy.core.resp import ReplyMeasurer, encode
+
+from ..support.proxy import Installation, master
+from ..support.relay import Relay
+from ..support.servers import RedisServer
+from ..support.waiting import until
+
+LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
+AWAY = b"-ERR Redis cannot be reached from the proxy right now, try again\r\n"
+
+
+class Client:
+    """A raw connection that reads whole replies."""
+
+    def __init__(self, test: unittest.TestCase, port: int, *login: bytes) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        test.addCleanup(self._socket.close)
+        self._unread = b""
+        answer = self.ask(*login)
+        test.assertEqual(answer, b"+OK\r\n")
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def reply(self) -> bytes:
+        while True:
+            if self._unread:
+                measurer = ReplyMeasurer()
+                measurer.pushes = True
+                end, done = measurer.measure(self._unread, 0, 1)
+                if done:
+                    found, self._unread = self._unread[:end], self._unread[end:]
+                    return found
+            data = self._socket.recv(1 << 20)
+            if not data:
+                raise EOFError(self._unread)
+            self._unread += data
+
+    def ask(self, *words: bytes) -> bytes:
+        self.send(encode(words))
+        return self.reply()
+
+    def slow_down(self, buffer: int) -> None:
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
+
+    def at_end(self) -> bool:
+        """Whether the connection ends, whatever else came before."""
+        try:
+            while self._socket.recv(1 << 20):
+                pass
+        except ConnectionResetError:
+            pass
+        return True
+
+
+class SharedCase(unittest.TestCase):
+    def start(self, *options: str, relayed: bool = False) -> Installation:
+        self.installation = Installation("--lanes", "shared", *options)
+        self.addCleanup(self.installation.stop)
+        if relayed:
+            self.relay = Relay(self.installation.server.port)
+            self.addCleanup(self.relay.stop)
+            url = self.installation.server.url.replace(f":{self.installation.server.port}/", f":{self.relay.port}/")
+            self.installation.manifests.write([master(url), *self.installation.documents()[1:]])
+            self.installation.proxy.refresh()
+            self.installation.proxy.logged(f"Redis is at redis://127.0.0.1:{self.relay.port}")
+        return self.installation
+
+    def client(self, password: bytes = b"blue-password") -> Client:
+        return Client(self, self.installation.proxy.port, b"AUTH", password)
+
+    def lanes(self) -> list[dict]:
+        """Connections of the proxy to Redis that are a tenant's."""
+        return [c for c in self.installation.server.client().client_list() if c["user"].startswith("redisproxy")]
+
+    def assertQuietLog(self) -> None:
+        self.assertNotIn("Traceback", self.installation.proxy.log)
+        self.assertNotIn("Unhandled", self.installation.proxy.log)
+
+
+class LanesTests(SharedCase):
+    def test_many_sessions_have_few_connections(self) -> None:
+        self.start("--base-workers", "0")
+        clients = [self.client() for _ in range(100)]
+        for number, client in enumerate(clients):
+            client.send(encode([b"ECHO", b"%d" % number]) * 3)
+        for number, client in enumerate(clients):
+            for _ in range(3):
+                self.assertEqual(client.reply(), b"$%d\r\n%d\r\n" % (len(b"%d" % number), number))
+        self.assertEqual(len(self.lanes()), 1)
+        self.assertEqual(clients[0].ask(b"HELLO", b"3")[:1], b"%")
+        self.assertEqual(len(self.lanes()), 2)
+
+    def test_a_blocked_session_blocks_nobody_and_its_lane_is_used_again(self) -> None:
+        self.start("--base-workers", "0")
+        blocked, other = self.client(), self.client()
+        for number in range(5):
+            blocked.send(encode([b"BLPOP", b"queue", b"0"]))
+            until(lambda: any(c["cmd"] == "blpop" for c in self.lanes()), "Redis has the BLPOP")
+            self.assertEqual(other.ask(b"ECHO", b"x"), b"$1\r\nx\r\n")
+            other.ask(b"RPUSH", b"queue", b"%d" % number)
+            self.assertEqual(blocked.reply(), b"*2\r\n$5\r\nqueue\r\n$1\r\n%d\r\n" % number)
+        self.assertEqual(len(self.lanes()), 2)
+
+    def test_the_last_session_leaves_the_lane_to_the_next(self) -> None:
+        self.start("--base-workers", "0", "--worker-idle-timeout", "1")
+        seen = set()
+        for _ in range(3):
+            client = self.client()
+            client.ask(b"PING")
+            seen |= {lane["id"] for lane in self.lanes()}
+            client.ask(b"QUIT")
+        self.assertEqual(len(seen), 1)
+        until(lambda: not self.lanes(), "the idle lane is closed")
+
+    def test_a_new_address_is_used_at_once(self) -> None:
+        self.start()
+        client = self.client()
+        client.ask(b"SET", b"where", b"first")
+        second = RedisServer(password="another").start()
+        self.addCleanup(second.stop)
+        self.installation.manifests.write([master(second.url), *self.installation.documents()[1:]])
+        self.installation.proxy.refresh()
+        until(lambda: client.ask(b"EXISTS", b"where") == b":0\r\n", "the session uses the other Redis")
+        until(lambda: not self.lanes(), "the lane to the old one is closed")
+        self.assertQuietLog()
+
+    def test_wait_counts_what_was_written_before(self) -> None:
+        """On a replica that does not answer: a connection that wrote nothing would be told that all is replicated."""
+        self.start()
+        server = self.installation.server
+        replica = RedisServer(
+            type(server).__init__.__defaults__[0], f"replicaof 127.0.0.1 {server.port}", f"masterauth {server.password}"
+        ).start()
+        self.addCleanup(replica.stop)
+        until(lambda: replica.client().info("replication")["master_link_status"] == "up", "the replica is in step")
+        client = self.client()
+        client.ask(b"SET", b"a", b"1")
+        self.assertEqual(client.ask(b"WAIT", b"1", b"10000"), b":1\r\n")
+        os.kill(replica.pid, signal.SIGSTOP)
+        self.addCleanup(os.kill, replica.pid, signal.SIGCONT)
+        client.ask(b"SET", b"a", b"2")
+        self.assertEqual(client.ask(b"WAIT", b"1", b"100"), b":0\r\n")
+
+
+class SlowReaderTests(SharedCase):
+    def test_one_that_does_not_read_stalls_nobody_for_long(self) -> None:
+        self.start()
+        self.installation.server.client(3).set("big", b"x" * (32 << 20))
+        other = self.client()
+        deaf = self.client()
+        # In flight behind what is not read: it has to wait, and not longer than PATIENCE.
+        deaf.send(encode([b"GET", b"big"]) * 3)
+        slowest = 0.0
+        for number in range(300):
+            started = time.monotonic()
+            self.assertEqual(other.ask(b"ECHO", b"%03d" % number), b"$3\r\n%03d\r\n" % number)
+            slowest = max(slowest, time.monotonic() - started)
+        print(f"a deaf neighbour on a shared lane: slowest ECHO {slowest * 1000:.1f} ms")
+        self.assertLess(slowest, 3.0)
+        self.assertQuietLog()
+
+    def test_a_slow_one_that_nobody_waits_for_gets_everything(self) -> None:
+        self.start()
+        self.installation.server.client(3).set("big", b"x" * (16 << 20))
+        slow = self.client()
+        slow.slow_down(65536)
+        slow.send(encode([b"GET", b"big"]) + encode([b"ECHO", b"end"]))
+        time.sleep(1.5)  # longer than anybody's patience
+        self.assertEqual(len(slow.reply()), (16 << 20) + len(b"$16777216\r\n\r\n"))
+        self.assertEqual(slow.reply(), b"$3\r\nend\r\n")
+
+
+class FaultTests(SharedCase):
+    SESSIONS = 20
+    EACH = 50
+
+    def in_flight(self) -> list[Client]:
+        """1,000 commands that Redis has not answered, of 20 sessions."""
+        clients = [self.client() for _ in range(self.SESSIONS)]
+        for client in clients:
+            self.assertEqual(client.ask(b"PING"), b"+PONG\r\n")
+        self.relay.stall()
+        for number, client in enumerate(clients):
+            client.send(b"".join(encode([b"ECHO", b"%d-%d" % (number, n)]) for n in range(self.EACH)))
+        return clients
+
+    def replies(self, clients: list[Client]) -> list[list[bytes]]:
+        return [[client.reply() for _ in range(self.EACH)] for client in clients]
+
+    def assertOneAnswerEach(self, clients: list[Client]) -> int:
+        """Its own, or the error; and nothing after these. How many errors there were."""
+        lost = 0
+        for number, replies in enumerate(self.replies(clients)):
+            for n, reply in enumerate(replies):
+                own = b"%d-%d" % (number, n)
+                self.assertIn(reply, (b"$%d\r\n%b\r\n" % (len(own), own), LOST))
+                lost += reply == LOST
+            # The session stays, and is in step.
+            until(lambda c=clients[number]: c.ask(b"PING") == b"+PONG\r\n", "the session works again")
+        self.assertQuietLog()
+        return lost
+
+    def test_redis_is_killed(self) -> None:
+        self.start(relayed=True)
+        clients = self.in_flight()
+        self.installation.server.kill()
+        self.relay.cut()
+        self.relay.flow()
+        for replies in self.replies(clients):
+            self.assertEqual(replies, [LOST] * self.EACH)
+        # While it is away, commands fail at once; then everything goes on by itself.
+        until(lambda: clients[0].ask(b"PING") == AWAY, "it is known that Redis is away")
+        started = time.monotonic()
+        self.assertEqual(clients[1].ask(b"PING"), AWAY)
+        self.assertLess(time.monotonic() - started, 1)
+        self.installation.server.start()
+        for client in clients:
+            until(lambda c=client: c.ask(b"PING") == b"+PONG\r\n", "the session works again")
+        self.assertEqual(len(self.lanes()), 1)
+        self.assertQuietLog()
+
+    def test_the_connection_is_cut(self) -> None:
+        self.start(relayed=True)
+        clients = self.in_flight()
+        self.relay.cut()
+        self.relay.flow()
+        self.assertEqual(self.assertOneAnswerEach(clients), self.SESSIONS * self.EACH)
+
+    def test_the_connection_stalls_and_goes_on(self) -> None:
+        self.start(relayed=True)
+        clients = self.in_flight()
+        time.sleep(0.5)
+        self.relay.flow()
+        self.assertEqual(self.assertOneAnswerEach(clients), 0)
+
+    def test_redis_answers_garbage(self) -> None:
+        for garbage in (b"+what\r\n", b"hello\r\n", b"$-5\r\n", b">2\r\n+invalidate\r\n*1\r\n+key\r\n"):
+            with self.subTest(garbage):
+                self.start(relayed=True)
+                clients = [self.client() for _ in range(3)]
+                for client in clients:
+                    client.ask(b"PING")
+                self.relay.say(garbage)
+                self.installation.proxy.logged("answered what it was not asked")
+                for client in clients:
+                    until(lambda c=client: c.ask(b"ECHO", b"own") == b"$3\r\nown\r\n", "the session works again")
+                self.assertQuietLog()
+
+    def test_the_lane_is_killed_again_and_again_under_load(self) -> None:
+        self.start()
+        clients = [self.client() for _ in range(10)]
+        lost = 0
+        for turn in range(20):
+            for number, client in enumerate(clients):
+                client.send(b"".join(encode([b"ECHO", b"%d-%d-%d" % (turn, number, n)]) for n in range(200)))
+            self.installation.server.client().client_kill_filter(_type="normal", skipme=True)
+            for number, client in enumerate(clients):
+                for n in range(200):
+                    own = b"%d-%d-%d" % (turn, number, n)
+                    reply = client.reply()
+                    self.assertIn(reply, (b"$%d\r\n%b\r\n" % (len(own), own), LOST, AWAY))
+                    lost += reply == LOST
+        print(f"{lost} of 40,000 commands were lost with their connection")
+        self.assertQuietLog()
+
+    def test_within_a_reply_the_session_ends(self) -> None:
+        """Its client has a part of a reply, and nothing could follow that."""
+        self.start(relayed=True)
+        begun, other = self.client(), self.client()
+        other.ask(b"PING")
+        begun.send(encode([b"ECHO", b"x"]))
+        self.assertEqual(begun.reply(), b"$1\r\nx\r\n")
+        self.relay.stall()
+        begun.send(encode([b"ECHO", b"y"]))
+        other.send(encode([b"ECHO", b"z"]))
+        self.relay.say(b"$100\r\nabc")
+        self.assertEqual(begun._socket.recv(9), b"$100\r\nabc")
+        self.relay.cut()
+        self.relay.flow()
+        self.assertTrue(begun.at_end())
+        self.assertEqual(other.reply(), LOST)
+
+
+class DifferentialTests(unittest.TestCase):
+    """Several sessions that do all sorts of things at once: each hears what it would hear straight from Redis."""
+
+    SESSIONS = 8
+    STEPS = 400
+
+    def test_as_straight_from_redis(self) -> None:
+        for seed in (1, 2, 3):
+            with self.subTest(seed):
+                self.play(random.Random(seed))
+
+    def play(self, chance: random.Random) -> None:
+        installation = Installation("--lanes", "shared")
+        self.addCleanup(installation.stop)
+        through = [Client(self, installation.proxy.port, b"AUTH", b"blue-password") for _ in range(self.SESSIONS)]
+        other = RedisServer().start()
+        self.addCleanup(other.stop)
+        straight = [Client(self, other.port, b"AUTH", other.password.encode()) for _ in range(self.SESSIONS)]
+        for client in straight:
+            client.ask(b"SELECT", b"3")
+        for number in range(0, self.SESSIONS, 2):
+            self.assertEqual({through[number].ask(b"HELLO", b"3")[:1], straight[number].ask(b"HELLO", b"3")[:1]}, {b"%"})
+        unsent = [b""] * self.SESSIONS
+        counts = [0] * self.SESSIONS
+        for step in range(self.STEPS):
+            number = chance.randrange(self.SESSIONS)
+            said, replies = self.say(chance, b"%d" % number, step)
+            unsent[number] += said
+            straight[number].send(said)
+            counts[number] += replies
+            # In pieces that end anywhere, with those of the others between them.
+            for talker in chance.sample(range(self.SESSIONS), 3):
+                size = chance.choice((0, 1, 7, 50, 100_000, len(unsent[talker])))
+                piece, unsent[talker] = unsent[talker][:size], unsent[talker][size:]
+                if piece:
+                    through[talker].send(piece)
+        for number in range(self.SESSIONS):
+            through[number].send(unsent[number])
+        for number in range(self.SESSIONS):
+            for n in range(counts[number]):
+                expected, heard = straight[number].reply(), through[number].reply()
+                if expected.startswith(b"-ERR unknown command") and heard.startswith(b"-NOPERM"):
+                    continue  # refused here, and nothing that Redis knows
+                self.assertEqual(heard[:200], expected[:200], (number, n))
+                self.assertEqual(heard, expected)
+        for client in (*through, *straight):
+            self.assertEqual(client.ask(b"ECHO", b"the end"), b"$7\r\nthe end\r\n")
+        self.assertNotIn("Traceback", installation.proxy.log)
+
+    def say(self, chance: random.Random, who: bytes, step: int) -> tuple[bytes, int]:
+        """What a session says next, of its own keys and channels, and how many replies that has."""
+        key = b"key-%b-%d" % (who, chance.randrange(3))
+        value = b"%d" % step
+        commands = chance.choice(
+            (
+                [[b"SET", key, value]] * chance.randrange(1, 20),
+                [[b"GET", key], [b"APPEND", key, b"x"], [b"STRLEN", key]],
+                [[b"RPUSH", b"list" + key, value], [b"BLPOP", b"list" + key, b"0"]],
+                [[b"BLPOP", b"nothing" + key, b"0.01"], [b"GET", key]],
+                [[b"MULTI"], [b"SET", key, value], [b"GET", key], [b"EXEC"]],
+                [[b"MULTI"], [b"NOSUCH"], [b"GET", key], [b"EXEC"]],
+                [[b"MULTI"], [b"BLPOP", b"nothing" + key, b"0"], [b"DISCARD"]],
+                [[b"MULTI"], [b"LPUSH", key, b"wrong type"], [b"EXEC"]],
+                [[b"WATCH", key], [b"GET", key], [b"MULTI"], [b"SET", key, value], [b"EXEC"]],
+                [[b"WATCH", key], [b"SET", key, value], [b"MULTI"], [b"GET", key], [b"EXEC"]],
+                [[b"WATCH", key], [b"UNWATCH"], [b"EXEC"]],
+                [[b"SUBSCRIBE", b"c" + who], [b"PING"], [b"UNSUBSCRIBE", b"c" + who]],
+                [[b"PSUBSCRIBE", b"p*" + who], [b"PUNSUBSCRIBE", b"p*" + who], [b"PING"]],
+                [[b"PUBLISH", b"c" + who, value], [b"GET", key]],
+                [[b"NOSUCH", key], [b"GET", key]],
+                [[b"SELECT", b"3"], [b"CLIENT", b"SETNAME", who], [b"CLIENT", b"GETNAME"]],
+                [[b"SET", b"large" + key, value * 60_000], [b"GET", b"large" + key], [b"STRLEN", b"large" + key]],
+                [[b"GET", b"large" + key]] * 3,
+                [[b"XADD", b"s" + key, b"%d-1" % (step + 1), b"f", value], [b"XREAD", b"STREAMS", b"s" + key, b"0"]],
+                [[b"XREAD", b"BLOCK", b"10", b"STREAMS", b"s" + key, b"$"]],
+                [[b"GET"], [b"SET", key], [b"EXEC"], [b"DISCARD"]],
+                [[b"EVAL", b"return {KEYS[1], {1, 2}}", b"1", key]],
+                [[b"PUBLISH", b"c" + who, value * 40_000], [b"PING"]],
+            )
+        )
+        return b"".join(encode(words) for words in commands), len(commands)

@@ -1,0 +1,72 @@
+"""A TCP relay between the proxy and Redis, which can stall, cut and add to what passes: a network that misbehaves."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+
+class Relay:
+    """Listens on a free port of 127.0.0.1, and connects to a port there."""
+
+    def __init__(self, port: int) -> None:
+        self._target = port
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        # (the proxy's side, Redis's side) of each connection, the oldest first.
+        self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        self._flows = threading.Event()
+        self._flows.set()
+        self._start(self._accept)
+
+    def _start(self, work: object, *arguments: object) -> None:
+        threading.Thread(target=work, args=arguments, daemon=True).start()
+
+    def _accept(self) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                near, _ = self._listener.accept()
+                try:
+                    far = socket.create_connection(("127.0.0.1", self._target))
+                except OSError:
+                    near.close()
+                    continue
+                self._pairs.append((near, far))
+                self._start(self._pass, near, far)
+                self._start(self._pass, far, near)
+
+    def _pass(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                self._flows.wait()
+                target.sendall(data)
+        for connection in (source, target):
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def stall(self) -> None:
+        """Nothing passes any more, until `flow`."""
+        self._flows.clear()
+
+    def flow(self) -> None:
+        self._flows.set()
+
+    def cut(self) -> None:
+        """All connections are gone; new ones are taken."""
+        pairs, self._pairs = self._pairs, []
+        for near, far in pairs:
+            for connection in (near, far):
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def say(self, data: bytes) -> None:
+        """The proxy hears this from Redis, on every connection."""
+        for near, _ in self._pairs:
+            with contextlib.suppress(OSError):
+                near.sendall(data)
+
+    def stop(self) -> None:
+        self.flow()
+        self._listener.close()
+        self.cut()
