@@ -40,13 +40,13 @@ class Peer:
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         for line in lines:
             self.socket.sendall(line)
-            answer = self.read(b"\r\n")
+            answer = self.read(b"\r\n", quiet=10)
             assert answer.startswith((b"+OK", b"*", b">")), answer
 
-    def read(self, end: bytes) -> bytes:
-        """All until end has come, or the connection was closed, or nothing comes for a while."""
+    def read(self, end: bytes, quiet: float = 0.7) -> bytes:
+        """All until end has come, or the connection was closed, or nothing comes for so many seconds."""
         got = b""
-        self.socket.settimeout(0.7)
+        self.socket.settimeout(quiet)
         try:
             while end not in got and (data := self.socket.recv(65536)):
                 got += data
@@ -76,8 +76,9 @@ class Victim:
         port = installation.proxy.port
         auth = b"AUTH green-password\r\n"
         self.subscriber = Peer(port, auth)
-        self.subscriber.socket.sendall(encode([b"SUBSCRIBE", VICTIM_CHANNEL]) + encode([b"SSUBSCRIBE", VICTIM_CHANNEL]))
-        self.subscriber.read(b":2\r\n")
+        subscribe = encode([b"SUBSCRIBE", VICTIM_CHANNEL]) + encode([b"SSUBSCRIBE", VICTIM_CHANNEL])
+        self.subscriber.socket.sendall(subscribe + encode([b"PING"]))
+        assert b":1\r\n" in self.subscriber.read(b"$4\r\npong\r\n$0\r\n\r\n", quiet=10)
         self.connection = Peer(port, auth, encode([b"CLIENT", b"SETNAME", VICTIM_NAME]))
         self.all = installation.server.client(0)
         self.state = self.now()
