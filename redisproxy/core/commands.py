@@ -1,6 +1,6 @@
 """What Redis's commands are: facts, from the connected server's own COMMAND, or built in.
 
-Owns facts, not decisions (`policy`). Source: the COMMAND reply of Redis 6.2 to 8 and Valkey.
+Owns facts, not decisions (`policy`). Source: the COMMAND reply of Redis 5 to 8 and Valkey.
 """
 
 from __future__ import annotations
@@ -48,15 +48,17 @@ def _command(entry: Sequence[object]) -> Command:
 def parse(reply: Iterable[Sequence[object]]) -> Mapping[bytes, Command]:
     """The commands in an answer to COMMAND, by name. Raises ValueError where it is not one.
 
-    A server that lists no subcommands (before Redis 7) gets the built-in ones of its containers.
+    A server that lists no subcommands (before Redis 7) gets the built-in ones of its containers; one that tells no
+    categories (before Redis 6) gets the built-in facts as well.
     """
     known = builtin()
     commands = {}
     try:
         for entry in reply:
             command = _command(entry)
-            if not command.subcommands and command.name in known:
-                command = Command(command.name, command.facts, known[command.name].subcommands)
+            if own := known.get(command.name):
+                facts = command.facts if len(entry) > 6 else command.facts | own.facts
+                command = Command(command.name, facts, command.subcommands or own.subcommands)
             commands[command.name] = command
     except (IndexError, TypeError, AttributeError):
         raise ValueError("not an answer to COMMAND") from None

@@ -38,8 +38,8 @@ class ControlError(Exception):
 class Server:
     """What the connected Redis is.
 
-    version: for people; databases: how many, None where it does not tell; acl: whether it lets us make users;
-    acl_databases: whether their rights can name databases (Valkey 9.1 on).
+    version: for people; databases: how many, None where it does not tell; acl: whether it lets us make users whose
+    rights name channels (Redis 6.2 on); acl_databases: whether these can name databases (Valkey 9.1 on).
     """
 
     version: str
@@ -189,7 +189,8 @@ class ControlService(service.Service):
             commands = parse(await ask("COMMAND"))
         except (txredisapi.ResponseError, ValueError):
             commands = builtin()
-        acl = await self._can(ask, "off", "-@all")
+        # Not of Redis 6.0: its ACLs do not know channels, and a script could PUBLISH to anybody.
+        acl = await self._can(ask, "off", "resetchannels", "-@all")
         server = Server(_version(fields), databases, commands, acl, acl and await self._can(ask, "resetdbs", "db=0"))
         if server.version != self._last_version:
             self._last_version = server.version

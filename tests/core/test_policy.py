@@ -129,6 +129,24 @@ class FactsTests(unittest.TestCase):
         )
         self.assertIn(b"MEMORY|USAGE", {c.name for c in commands[b"MEMORY"].subcommands})
 
+    def test_an_answer_of_redis_5_tells_no_categories(self) -> None:
+        """There RESTORE is flagged as a write and no more."""
+        entries = [
+            [b"get", 2, ["readonly"], 1, 1, 1],
+            [b"restore", -4, ["write", "denyoom"], 1, 1, 1],
+            [b"eval", -3, ["noscript", "movablekeys"], 0, 0, 0],
+            [b"keys", 2, ["readonly"], 0, 0, 0],
+            [b"module.new", -2, ["write"], 1, 1, 1],
+        ]
+        commands = parse(entries)
+        self.assertEqual(commands[b"RESTORE"].facts, {"keys", "dangerous"})
+        self.assertEqual(commands[b"EVAL"].facts, {"keys", "scripting"})
+        self.assertEqual(commands[b"KEYS"].facts, {"dangerous"})
+        self.assertEqual(commands[b"MODULE.NEW"].facts, {"keys"})
+        self.assertEqual(make_policy(commands, scripts=False).table[b"RESTORE"], DROP)
+        told = parse([*entries[:1], [*entries[1], ["@keyspace", "@write"]]])
+        self.assertEqual(told[b"RESTORE"].facts, {"keys"})  # a server's own word on its commands is the last
+
     def test_what_is_no_answer(self) -> None:
         for reply in ([], [[]], [1], b"OK", [[b"set", -3, ["write"], 1, 1, 1]]):
             self.assertRaises(ValueError, parse, reply)

@@ -12,7 +12,7 @@ import redis
 
 from ..support.certificates import Authority
 from ..support.proxy import Manifests, ProxyProcess, master, tenant
-from ..support.servers import MASTER_PASSWORD, RedisServer, debian, free_port, redis_8, valkey
+from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, on_every_server, redis_7, valkey
 
 
 class BackendCase(unittest.TestCase):
@@ -82,10 +82,9 @@ class TlsTests(BackendCase):
         self.tls_port = free_port()
 
     def tls_server(self, *hosts: str) -> RedisServer:
-        binary = debian("redis-server")
         certificate, key = self.authority.issue("redis", *hosts)
         return self.server(
-            lambda: binary,
+            redis_7,
             f"tls-port {self.tls_port}",
             f"tls-cert-file {certificate}",
             f"tls-key-file {key}",
@@ -132,14 +131,16 @@ class TlsTests(BackendCase):
         proxy.logged("the CA file .* cannot be used")
 
 
+@on_every_server
 class MatrixTests(BackendCase):
     """The same few steps on every server that the machine can have."""
 
-    def check(self, binary: Callable[[], str]) -> None:
+    def each_server_serves(self, binary: Callable[[], str]) -> None:
         server = self.server(binary)
         proxy = self.proxy(server.url)
         for protocol in (2, 3):
             client = proxy.client("blue-password", 3, protocol=protocol)
+            self.addCleanup(client.close)
             client.delete("hash", "list")
             client.hset("hash", mapping={"a": "1"})
             self.assertEqual(client.hgetall("hash"), {b"a": b"1"})
@@ -147,14 +148,9 @@ class MatrixTests(BackendCase):
                 self.assertEqual(pipeline.rpush("list", *range(100)).lrange("list", 98, -1).execute(), [100, [b"98", b"99"]])
             self.assertRaises(redis.ResponseError, client.execute_command, "SELECT", 0)
             self.assertEqual(client.eval("return {1, {2, 'x'}}", 0), [1, [2, b"x"]])
+            with client.pubsub() as subscriber:
+                subscriber.psubscribe(f"news-{protocol}*")
+                self.assertEqual(subscriber.get_message(timeout=5)["type"], "psubscribe")
+                self.assertEqual(client.publish(f"news-{protocol}-a", "told"), 1)
+                self.assertEqual(subscriber.get_message(timeout=5)["data"], b"told")
         self.assertEqual(server.client(0).dbsize(), 0)
-
-    def test_valkey_9(self) -> None:
-        self.check(valkey)
-
-    def test_redis_8(self) -> None:
-        self.check(redis_8)
-
-    def test_redis_7(self) -> None:
-        binary = debian("redis-server")
-        self.check(lambda: binary)

