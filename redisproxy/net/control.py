@@ -52,7 +52,7 @@ class Server:
 class _ControlFactory(txredisapi.RedisFactory):
     """One connection that is made again whenever it is lost."""
 
-    def __init__(self, backend: Backend, connected: Callable, refused: Callable[[str], None]) -> None:
+    def __init__(self, backend: Backend, connected: Callable, refused: Callable[[_ControlFactory], None]) -> None:
         super().__init__(
             uuid=None,
             dbid=None,
@@ -76,7 +76,7 @@ class _ControlFactory(txredisapi.RedisFactory):
 
     def connectionError(self, why: str) -> None:
         super().connectionError(why)
-        self._refused(why)
+        self._refused(self)
 
 
 class ControlService(service.Service):
@@ -151,16 +151,19 @@ class ControlService(service.Service):
         self._factory = _ControlFactory(self._backend, self._connected, self._refused)
         self._factory.startConnecting(endpoint)
 
-    def _refused(self, why: str) -> None:
+    def _refused(self, factory: _ControlFactory) -> None:
         # txredisapi gives up for good where a password is refused; but passwords are rotated.
-        self._disconnect()
-        self._retry_later()
+        if factory is self._factory:
+            self._disconnect()
+            self._retry_later()
 
     def _retry_later(self) -> None:
         if self.running:
             self._retry = self._reactor.callLater(_RETRY, self._connect)
 
     def _connected(self, connection: txredisapi.RedisProtocol) -> txredisapi.RedisProtocol:
+        if connection.factory is not self._factory:
+            return connection  # Redis is elsewhere now
         connection.whenDisconnected().addCallback(self._disconnected)
         asking = defer.Deferred.fromCoroutine(self._inquire(connection))
         asking.addErrback(self._failed)
@@ -199,6 +202,8 @@ class ControlService(service.Service):
                 version=server.version,
                 databases="an untold number of" if databases is None else databases,
             )
+        if connection.factory is not self._factory:
+            return
         self._told(server)
         self._connection = connection
         waiting, self._waiting = self._waiting, []

@@ -10,6 +10,9 @@ from twisted.trial import unittest
 from redisproxy.core.tenants import Backend
 from redisproxy.net.control import ControlService, Server
 
+from ..support.relay import Relay
+from ..support.servers import RedisServer
+
 
 class Redis60(protocol.Protocol):
     """The answers of Redis 6.0.16, which no package brings any more: it has ACLs, and they do not know channels."""
@@ -30,6 +33,30 @@ class Redis60(protocol.Protocol):
 
 class ControlTests(unittest.TestCase):
     timeout = 10
+
+    @defer.inlineCallbacks
+    def test_what_comes_of_a_place_that_was_left_changes_nothing(self):
+        """A log-in that was under way fails late, or succeeds: the connection to the new place is not given up for it."""
+        told = []
+        control = ControlService(reactor, 5.0, None, told.append)
+        control.startService()
+        self.addCleanup(control.stopService)
+        server = RedisServer().start()
+        self.addCleanup(server.stop)
+        relay = Relay(server.port)
+        self.addCleanup(relay.stop)
+        password = server.password.encode()
+        control.use(Backend(host="127.0.0.1", port=relay.port, password=password))
+        left = control._factory
+        control.use(Backend(host="127.0.0.1", port=server.port, password=password))
+        self.assertEqual((yield defer.Deferred.fromCoroutine(control.ask("PING"))), "PONG")
+        connection = control._connection
+        left.connectionError("could not auth: Lost connection")
+        protocol = left.buildProtocol(None)
+        control._connected(protocol)
+        self.assertEqual((yield defer.Deferred.fromCoroutine(control.ask("PING"))), "PONG")
+        self.assertIs(control._connection, connection)
+        self.assertEqual(len(told), 1)
 
     @defer.inlineCallbacks
     def test_acls_that_do_not_know_channels_are_no_wall(self):
