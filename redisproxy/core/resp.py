@@ -639,9 +639,13 @@ class ReplyMeasurer:
                     ended = True
             elif kind in _LINE_TYPES:
                 eol = data.find(CRLF, pos)
-                if eol >= 0:
-                    pos = eol + 2
-                    ended = True
+                if eol < 0:
+                    self._in_line = True
+                    self._after_cr = data[end - 1] == 13
+                    pos = end
+                    break
+                pos = eol + 2
+                ended = True
             if not ended:
                 pos, ended = self._element(data, pos, end)
             if ended and (not self._lacking or self._close()):
@@ -660,18 +664,11 @@ class ReplyMeasurer:
         return True
 
     def _element(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:
-        """Passes over the element that begins at pos: (position, whether it ended).
+        """Passes over the element with a length that begins at pos: (position, whether it ended).
 
         If not, it is an aggregate, whose elements follow, or it goes on behind the end.
         """
         kind = data[pos]
-        if kind in _LINE_TYPES:
-            eol = data.find(CRLF, pos)
-            if eol < 0:
-                self._in_line = True
-                self._after_cr = data[end - 1] == 13
-                return end, False
-            return eol + 2, True
         if kind not in _BULK_TYPES and kind not in _AGGREGATES:
             raise ProtocolError("a reply of unknown type")
         if kind == PUSH and not self._lacking and not self.pushes:

@@ -286,6 +286,7 @@ class RequestScannerTests(ScanCase):
         scanning.feed(encode([b"AUTH", b"x"]) + encode([b"GET", b"y"]) * 2)
         self.assertEqual(scanning.next()[0], COMMAND)
         scanning.limits, scanning.default = AUTHENTICATED, KEEP
+        self.assertIs(scanning.limits, AUTHENTICATED)
         self.assertEqual(scanning.next(), (FORWARD, encode([b"GET", b"y"]) * 2, 2))
 
     def test_forwarding(self) -> None:
@@ -431,6 +432,13 @@ class ReplyMeasurerTests(unittest.TestCase):
         measurer = ReplyMeasurer()
         self.assertEqual(measurer.measure(b"+a\r\n+b\r\n+c\r\n", 0, 2), (8, 2))
         self.assertEqual(measurer.measure(b"+a\r\n+b\r\n+c\r\n", 8, 2), (12, 1))
+
+    def test_nothing_within_a_reply(self) -> None:
+        for beginning in (b"$3\r\na", b"+O", b"+OK\r", b"*12"):
+            measurer = ReplyMeasurer()
+            self.assertEqual(measurer.measure(beginning, 0, 1), (len(beginning), 0))
+            self.assertEqual(measurer.measure(b"", 0, 1), (0, 0))
+            self.assertFalse(measurer.between)
 
     def test_what_resp_does_not_allow(self) -> None:
         for data in (
