@@ -1,13 +1,15 @@
 # Redis Proxy for Containers: docker build -t redisproxy:0.1.0 .
 #
-# Any base with Python 3.11 or newer, its venv module and pip will do; `make image-check` uses one of its own.
+# Any base with Python 3.11 or newer, its venv module and pip will do; BUILD_IMAGE is the same with gcc and Python's headers,
+# which the framing is compiled with. `make image-check` uses two of its own.
 ARG PYTHON_IMAGE=docker.io/library/python:3.13-slim-bookworm
+ARG BUILD_IMAGE=docker.io/library/python:3.13-bookworm
 
 # Stage 1 has the network and makes wheels of the proxy and of all that it needs.
-FROM ${PYTHON_IMAGE} AS wheels
+FROM ${BUILD_IMAGE} AS wheels
 WORKDIR /src
 COPY . .
-# --prefer-binary: there is no compiler here, and none is wanted for packages that publish wheels.
+# --prefer-binary: nothing but the proxy itself is to be compiled where there are wheels.
 RUN python3 -m pip wheel --no-cache-dir --prefer-binary --wheel-dir /wheels --constraint deploy/image-constraints.txt .
 
 # Stage 2, the image: only those wheels go in, and nothing is fetched.
@@ -24,6 +26,7 @@ RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     python3 -m venv --without-pip /opt/redisproxy \
     && python3 -m pip --python /opt/redisproxy/bin/python3 install \
         --no-cache-dir --no-index --find-links /wheels redisproxy \
+    && /opt/redisproxy/bin/python3 -c 'from redisproxy.core import resp; assert resp.COMPILED, "no compiler in BUILD_IMAGE"' \
     && /opt/redisproxy/bin/twistd --help >/dev/null \
     && test -s /opt/redisproxy/lib/python3*/site-packages/twisted/plugins/dropin.cache
 # Python: log lines leave at once, and nothing is tried to be written beside the modules of a read-only root.

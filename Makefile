@@ -24,7 +24,8 @@ $(VENV)/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=…"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed: $(VENV)/bin/python setup.py pyproject.toml
+# Compiles the framing in place, too, where there is a C compiler: again whenever it was edited.
+$(VENV)/installed: $(VENV)/bin/python setup.py pyproject.toml redisproxy/core/resp.py redisproxy/core/resp.pxd
 	$(INSTALL) -e '.[embedded]'
 	@touch $@
 
@@ -60,13 +61,15 @@ test-compat: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-ioredis
 
 # The lower bounds of pyproject.toml, as exact versions.
-LOWEST = $$($(BIN)/python -c 'import tomllib; print(*(d.replace(">=", "==") for d in tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"]))')
+LOWEST = $$($(BIN)/python -c 'import tomllib; t = tomllib.load(open("pyproject.toml", "rb")); \
+	print(*(d.replace(">=", "==") for d in t["project"]["dependencies"] + t["build-system"]["requires"]))')
 
 test-lowest: $(VENV)/installed-test
 	$(PYTHON) -m venv $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check $(LOWEST)
-	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat -e '.[test]'
-	$(VENV)-lowest/bin/python -m pip list | grep -iE '^(twisted|txredisapi|kubernetes|service-identity|pyyaml) '
+	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --no-build-isolation -e '.[test]'
+	rm -f $(VENV)/installed  # the oldest Cython has compiled the framing in place: the next make does it anew
+	$(VENV)-lowest/bin/python -m pip list | grep -iE '^(twisted|txredisapi|kubernetes|service-identity|pyyaml|cython|setuptools) '
 	$(VENV)-lowest/bin/python -m twisted.trial -j $(JOBS) tests.core tests.net tests.ops tests.directory tests.integration
 
 image-check: $(VENV)/installed-test
@@ -79,4 +82,4 @@ fmt: $(VENV)/installed-test
 clean:
 	rm -rf $(VENV) $(VENV)-lowest build dist *.egg-info .coverage .coverage.* _trial_temp* .hypothesis .ruff_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
-	rm -f twisted/plugins/dropin.cache
+	rm -f twisted/plugins/dropin.cache redisproxy/core/*.so

@@ -18,6 +18,7 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 from twisted.python.failure import Failure
 
+from .core import resp
 from .core.enrolment import Enrolment
 from .core.policy import make_policy
 from .core.tenants import Directory
@@ -143,6 +144,13 @@ class ProxyService(service.MultiService):
             super().startService()
         except EmbeddedError as error:
             raise StartError(str(error)) from None
+        if resp.COMPILED:
+            self._log.info("the framing is compiled")
+        else:
+            self._log.info(
+                "the framing is interpreted, which costs several times as much: to have it compiled, "
+                "install redisproxy where gcc and Python's headers are (Debian: gcc, python3-dev)"
+            )
         for port in self._ports:
             self._log.info("listening on {address}", address=shown_address(port.getHost()))
 

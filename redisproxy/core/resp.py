@@ -7,6 +7,9 @@ Bytes that are passed on are never decoded: a run of plain commands leaves as th
 is measured while it passes. What Redis reads leniently (``*1\rX``, a bulk string that does not end in CR LF) is
 an error here, because two parsers that disagree about a boundary are a smuggling hole.
 
+Plain Python, which Cython compiles where there is a C compiler, with the C types of resp.pxd. What is hot compares single
+bytes, because that is cheap in both forms; searching, slicing and int() are for what is rare.
+
 Source: networking.c of Redis 7 (processInlineBuffer, processMultibulkBuffer), sds.c (sdssplitargs), and the RESP3
 specification.
 """
@@ -14,7 +17,7 @@ specification.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import NamedTuple
 
 # What a table says of a command's name.
@@ -48,8 +51,8 @@ DEPTH_LIMIT = 1024
 
 CRLF = b"\r\n"
 
-# Most lengths are small: one look-up instead of the checks of _number().
-_SMALL = {b"%d" % n: n for n in range(4096)}
+#: Whether this is the compiled form.
+COMPILED = not __file__.endswith((".py", ".pyc"))
 
 
 class ProtocolError(Exception):
@@ -73,13 +76,33 @@ UNAUTHENTICATED = Limits(arguments=10, bulk=16384, prefix="unauthenticated")
 
 def _number(digits: bytes) -> int | None:
     """The value of a canonical decimal number, or None. Refuses all that ``int()`` is generous about."""
-    value = _SMALL.get(digits)
-    if value is not None:
-        return value
     magnitude = digits[1:] if digits[:1] == b"-" else digits
-    if not magnitude.isdigit() or magnitude[:1] == b"0" or len(magnitude) > 18:
+    if not magnitude.isdigit() or len(magnitude) > 18 or (magnitude[:1] == b"0" and digits != b"0"):
         return None
     return int(digits)
+
+
+def _short_header(data: bytes, pos: int, end: int) -> tuple[int, int]:
+    """(number, where it ends) of the header at pos, if that is whole and its number canonical and below 10,000.
+
+    (-1, pos): it is to be looked at with more care; nothing is refused here.
+    """
+    if end - pos < 7:  # a type byte, four digits, CR LF: below, no byte behind these is looked at
+        return -1, pos
+    number = data[pos + 1] - 48
+    if number < 0 or number > 9:
+        return -1, pos
+    at = pos + 2
+    if number:
+        while number < 1000:
+            digit = data[at] - 48
+            if digit < 0 or digit > 9:
+                break
+            number = number * 10 + digit
+            at += 1
+    if data[at] != 13 or data[at + 1] != 10:
+        return -1, pos
+    return number, at + 2
 
 
 def encode(arguments: Iterable[bytes]) -> bytes:
@@ -165,10 +188,12 @@ class RequestScanner:
     All three may be replaced between two calls of next(), and hold from the next command on.
     """
 
-    def __init__(self, limits: Limits, table: Mapping[bytes, int], default: int) -> None:
+    def __init__(self, limits: Limits, table: dict[bytes, int], default: int) -> None:
         self.limits = limits
         self.table = table
         self.default = default
+        self._name_limit = NAME_LIMIT
+        self._whole_limit = WHOLE_LIMIT
         self._buffer = b""
         self._pos = 0
         # Chunks that came while the buffer was known to be too short, joined when there are _wanted bytes: a
@@ -185,6 +210,17 @@ class RequestScanner:
         self._bulk_left = 0  # bytes of the argument under way, its CR LF included
         self._taken: list[bytes] = []
         self._taken_size = 0
+
+    @property
+    def limits(self) -> Limits:
+        """What may be announced."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits) -> None:
+        self._limits = limits
+        self._arguments_limit = limits.arguments
+        self._bulk_limit = limits.bulk
 
     @property
     def buffered(self) -> int:
@@ -242,80 +278,75 @@ class RequestScanner:
         """From a command boundary: the longest run of whole KEEP commands, or the first command that is not one."""
         buffer = self._buffer
         end = len(buffer)
-        start = pos = self._pos
+        view = buffer  # a pointer in the compiled form, where a slice of it costs half as much
+        start = pos = begin = self._pos
         count = 0
-        while pos < end:
-            begin = pos
-            if self._seen:
-                pos += self._seen
-                left = self._unseen
-                self._seen = 0
-            elif buffer[pos] != 42:  # b"*"
-                if count:
-                    break
-                self._pos = pos
-                found = self._inline()
-                if found is None and self._pos != pos:  # an empty line
-                    start = pos = self._pos
-                    continue
-                return found
-            else:
-                try:
+        try:
+            while pos < end:
+                begin = pos
+                if self._seen:
+                    pos += self._seen
+                    left = self._unseen
+                    self._seen = 0
+                elif buffer[pos] != 42:  # b"*"
+                    if count:
+                        break
+                    self._pos = pos
+                    found = self._inline()
+                    if found is None and self._pos != pos:  # an empty line
+                        start = pos = self._pos
+                        continue
+                    return found
+                else:
                     left, name_at, after = self._head(buffer, pos, end)
-                except ProtocolError:
-                    if count:
+                    if after == 0:
                         break
-                    raise
-                if after == 0:
-                    break
-                if left < 0:  # no command, and no reply: never passed on
-                    if count:
-                        break
-                    start = pos = self._pos = after
-                    continue
-                name = buffer[name_at : after - 2]
-                if after - 2 - name_at > NAME_LIMIT:
-                    if count:
-                        break
-                    # Forget what came before the name's bytes, and skip the rest.
-                    self._pos = name_at
-                    self._mode = DROP
-                    self._arguments_left = left
-                    self._bulk_left = after - name_at
-                    return REFUSED, b"", 1
-                mode = self.table.get(name)
-                if mode is None:
-                    mode = self.table.get(name.upper(), self.default)
-                if mode != KEEP:
-                    if count:
-                        break
-                    return self._begin(name, mode, left, after)
-                pos = after
-            # Plain: the rest of its arguments, as far as they are here.
-            try:
+                    if left < 0:  # no command, and no reply: never passed on
+                        if count:
+                            break
+                        start = pos = self._pos = after
+                        continue
+                    if after - 2 - name_at > self._name_limit:
+                        if count:
+                            break
+                        # Forget what came before the name's bytes, and skip the rest.
+                        self._pos = name_at
+                        self._mode = DROP
+                        self._arguments_left = left
+                        self._bulk_left = after - name_at
+                        return REFUSED, b"", 1
+                    name = view[name_at : after - 2]
+                    mode = self.table.get(name)
+                    if mode is None:
+                        mode = self.table.get(name.upper(), self.default)
+                    if mode:  # not KEEP
+                        if count:
+                            break
+                        return self._begin(name, mode, left, after)
+                    pos = after
+                # Plain: the rest of its arguments, as far as they are here.
                 pos, left, wanted = self._pass(buffer, begin, pos, left, end)
-            except ProtocolError:
-                if not count:
-                    raise
-                pos = begin  # it is met again, and raised, when what was before it is on its way
-                break
-            if wanted > WHOLE_LIMIT:
-                if count:
+                if wanted > self._whole_limit:
+                    if count:
+                        pos = begin
+                        break
+                    self._pos = pos
+                    self._mode = KEEP
+                    self._arguments_left = left
+                    self._bulk_left = wanted - (pos - begin)
+                    return STREAM, buffer[begin:pos], 1
+                if left:
+                    self._seen = pos - begin
+                    self._unseen = left
                     pos = begin
+                    if not count:
+                        self._wanted = wanted
                     break
-                self._pos = pos
-                self._mode = KEEP
-                self._arguments_left = left
-                self._bulk_left = wanted - (pos - begin)
-                return STREAM, buffer[begin:pos], 1
-            if left:
-                self._seen = pos - begin
-                self._unseen = left
-                pos = begin
-                if not count:
-                    self._wanted = wanted
-                break
-            count += 1
+                count += 1
+        except ProtocolError:
+            if not count:
+                raise
+            pos = begin  # it is met again, and raised, when what was before it is on its way
         self._pos = pos
         if count == 0:
             return None
@@ -360,24 +391,33 @@ class RequestScanner:
 
         (0, 0, 0): its head is not whole. (-1, 0, where it ends): it is empty. A name over NAME_LIMIT need not be here.
         """
+        arguments, at = _short_header(buffer, pos, end)
+        if arguments < 0 or arguments > self._arguments_limit:
+            arguments, at = self._any_array_header(buffer, pos, end)
+            if at < 0:
+                return 0, 0, 0
+        if arguments <= 0:
+            return -1, 0, at
+        length, name_at = self._bulk_header(buffer, at, end)
+        after = name_at + length + 2
+        if name_at < 0 or (after > end and length <= self._name_limit):
+            return 0, 0, 0
+        if length <= self._name_limit and (buffer[after - 2] != 13 or buffer[after - 1] != 10):
+            raise ProtocolError("a bulk string does not end where its length says")
+        return arguments - 1, name_at, after
+
+    def _any_array_header(self, buffer: bytes, pos: int, end: int) -> tuple[int, int]:
+        """(elements, where they begin) of the array at pos; (0, -1) when its header is not whole."""
         eol = buffer.find(CRLF, pos, pos + HEADER_LIMIT)
         if eol < 0:
             if end - pos >= HEADER_LIMIT:
                 raise ProtocolError("invalid multibulk length")
-            return 0, 0, 0
+            return 0, -1
         arguments = _number(buffer[pos + 1 : eol])
-        if arguments is None or arguments > self.limits.arguments:
-            prefix = self.limits.prefix if arguments is not None and arguments < 2**31 else "invalid"
+        if arguments is None or arguments > self._limits.arguments:
+            prefix = self._limits.prefix if arguments is not None and arguments < 2**31 else "invalid"
             raise ProtocolError(f"{prefix} multibulk length")
-        if arguments <= 0:
-            return -1, 0, eol + 2
-        length, name_at = self._bulk_header(buffer, eol + 2, end)
-        after = name_at + length + 2
-        if name_at < 0 or (after > end and length <= NAME_LIMIT):
-            return 0, 0, 0
-        if length <= NAME_LIMIT and buffer[after - 2 : after] != CRLF:
-            raise ProtocolError("a bulk string does not end where its length says")
-        return arguments - 1, name_at, after
+        return max(arguments, 0), eol + 2
 
     def _pass(self, buffer: bytes, begin: int, pos: int, left: int, end: int) -> tuple[int, int, int]:
         """Passes over the whole arguments from pos on: (position, arguments left, bytes that the command has at least).
@@ -390,11 +430,11 @@ class RequestScanner:
             if data_at < 0:
                 return pos, left, 0
             after = data_at + length + 2
-            if after - begin > WHOLE_LIMIT:
+            if after - begin > self._whole_limit:
                 return data_at, left - 1, after - begin
             if after > end:
                 return pos, left, after - begin
-            if buffer[after - 2 : after] != CRLF:
+            if buffer[after - 2] != 13 or buffer[after - 1] != 10:
                 raise ProtocolError("a bulk string does not end where its length says")
             left -= 1
             pos = after
@@ -420,7 +460,13 @@ class RequestScanner:
 
     def _bulk_header(self, buffer: bytes, pos: int, end: int) -> tuple[int, int]:
         """(length, where its bytes begin) of the bulk string at pos; (0, -1) when its header is not whole."""
-        if pos < end and buffer[pos] != 36:  # b"$"
+        length, data_at = _short_header(buffer, pos, end)
+        if length >= 0 and length <= self._bulk_limit and buffer[pos] == 36:  # b"$"
+            return length, data_at
+        return self._any_bulk_header(buffer, pos, end)
+
+    def _any_bulk_header(self, buffer: bytes, pos: int, end: int) -> tuple[int, int]:
+        if pos < end and buffer[pos] != 36:
             byte = buffer[pos : pos + 1]
             shown = byte.decode("ascii") if byte.isalnum() or byte in b"*+-:$" else "?"
             raise ProtocolError(f"expected '$', got '{shown}'")
@@ -432,8 +478,8 @@ class RequestScanner:
         length = _number(buffer[pos + 1 : eol])
         if length is None or length < 0 or length > AUTHENTICATED.bulk:
             raise ProtocolError("invalid bulk length")
-        if length > self.limits.bulk:
-            raise ProtocolError(f"{self.limits.prefix} bulk length")
+        if length > self._limits.bulk:
+            raise ProtocolError(f"{self._limits.prefix} bulk length")
         return length, eol + 2
 
     def _continue(self) -> tuple[int, object, int] | None:
@@ -450,7 +496,7 @@ class RequestScanner:
             if self._bulk_left:
                 if self._bulk_left > 2 or end - pos < 2:
                     break
-                if buffer[pos : pos + 2] != CRLF:
+                if buffer[pos] != 13 or buffer[pos + 1] != 10:
                     raise ProtocolError("a bulk string does not end where its length says")
                 pos += 2
                 self._bulk_left = 0
@@ -459,7 +505,7 @@ class RequestScanner:
             length, data_at = self._bulk_header(buffer, pos, end)
             if data_at < 0:
                 break
-            if mode == HEAD and self._arguments_left == 1 and length > WHOLE_LIMIT:
+            if mode == HEAD and self._arguments_left == 1 and length > self._whole_limit:
                 # The third of three, and large.
                 self._pos = pos
                 return self._finish_taking()
@@ -473,7 +519,7 @@ class RequestScanner:
                     self._taken_size -= length + ARGUMENT_COST
                     self._wanted = after - pos
                     break
-                if buffer[after - 2 : after] != CRLF:
+                if buffer[after - 2] != 13 or buffer[after - 1] != 10:
                     raise ProtocolError("a bulk string does not end where its length says")
                 self._taken.append(buffer[data_at : after - 2])
                 pos = after
@@ -538,6 +584,14 @@ _ATTRIBUTE = 124
 PUSH = 62
 
 
+def _length(digits: bytes) -> int:
+    """What a reply's header says: -1 for nil."""
+    length = _number(digits)
+    if length is None or length < -1:
+        raise ProtocolError("a reply's length is not a number")
+    return length
+
+
 class ReplyMeasurer:
     """Finds where the replies in a byte stream end, while the bytes pass by. Keeps no reply's bytes.
 
@@ -547,7 +601,8 @@ class ReplyMeasurer:
 
     def __init__(self) -> None:
         self.pushes = False
-        self._open: list[int] = []  # elements that the arrays under way still lack, the innermost last
+        self._lacking = 0  # elements that the innermost array under way still lacks
+        self._open: list[int] = []  # the same of those around it, the outermost first, where a 0 stands for none
         self._bulk_left = 0  # bytes of the bulk string under way, its CR LF included
         self._header = b""  # a length header that is not whole yet; its bytes have been passed on
         self._in_line = False  # within a line whose content does not matter
@@ -556,94 +611,116 @@ class ReplyMeasurer:
     @property
     def between(self) -> bool:
         """Whether the bytes so far end where a reply ends."""
-        return not (self._open or self._bulk_left or self._header or self._in_line)
+        return not (self._lacking or self._bulk_left or self._header or self._in_line)
 
     def measure(self, data: bytes, pos: int, want: int) -> tuple[int, int]:
         """Passes over at most want replies from data[pos:]: (position behind them, how many of them ended).
 
-        want: at least 1. When fewer ended, all of data was passed over. Raises ProtocolError.
+        pos: 0 to len(data). want: at least 1. When fewer ended, all of data was passed over. Raises ProtocolError.
         """
         end = len(data)
         done = 0
-        opened = self._open
+        if self._bulk_left or self._header or self._in_line:
+            if pos >= end:
+                return pos, 0
+            pos, ended = self._resume(data, pos, end)
+            if ended and (not self._lacking or self._close()):
+                done = 1
+                if done == want:
+                    return pos, done
         while pos < end:
-            if self._bulk_left:
-                pos = self._pass_bulk(data, pos, end)
-                if self._bulk_left:
+            ended = False
+            kind = data[pos]
+            if kind == 36:  # b"$", and likely all of it is here
+                length, at = _short_header(data, pos, end)
+                after = at + length + 2
+                if length >= 0 and after <= end and data[after - 2] == 13 and data[after - 1] == 10:
+                    pos = after
+                    ended = True
+            elif kind in _LINE_TYPES:
+                eol = data.find(CRLF, pos)
+                if eol < 0:
+                    self._in_line = True
+                    self._after_cr = data[end - 1] == 13
+                    pos = end
                     break
-            elif self._in_line:
-                pos = self._pass_line(data, pos, end)
-                if self._in_line:
-                    break
-            else:
-                if self._header:
-                    kind = self._header[0]
-                    held = len(self._header)
-                    header = self._header + data[pos : pos + HEADER_LIMIT]
-                    eol = header.find(CRLF)
-                    if eol < 0:
-                        if len(header) >= HEADER_LIMIT:
-                            raise ProtocolError("a reply's length is not a number")
-                        self._header = header
-                        pos = end
-                        break
-                    digits = header[1:eol]
-                    pos += eol + 2 - held
-                    self._header = b""
-                else:
-                    kind = data[pos]
-                    eol = data.find(CRLF, pos)
-                    if kind in _LINE_TYPES:
-                        if eol < 0:
-                            self._in_line = True
-                            self._after_cr = data[end - 1] == 13
-                            pos = end
-                            break
-                        pos = eol + 2
-                        digits = b""
-                    else:
-                        if kind not in _BULK_TYPES and kind not in _AGGREGATES:
-                            raise ProtocolError("a reply of unknown type")
-                        if kind == PUSH and not opened and not self.pushes:
-                            raise ProtocolError("a push that was not asked for")
-                        if eol < 0 or eol - pos > HEADER_LIMIT:
-                            if end - pos >= HEADER_LIMIT:
-                                raise ProtocolError("a reply's length is not a number")
-                            self._header = data[pos:end]
-                            pos = end
-                            break
-                        digits = data[pos + 1 : eol]
-                        pos = eol + 2
-                if kind not in _LINE_TYPES:
-                    length = _number(digits)
-                    if length is None or length < -1:
-                        raise ProtocolError("a reply's length is not a number")
-                    if length >= 0:
-                        if kind in _BULK_TYPES:
-                            self._bulk_left = length + 2
-                            pos = self._pass_bulk(data, pos, end)
-                            if self._bulk_left:
-                                break
-                        else:
-                            elements = length * _AGGREGATES[kind]
-                            if kind == _ATTRIBUTE:
-                                elements += 1  # what it is an attribute of belongs to it
-                            if elements:
-                                if len(opened) >= DEPTH_LIMIT:
-                                    raise ProtocolError("a reply is nested too deeply")
-                                opened.append(elements)
-                                continue
-            # An element ended: so may the arrays that it is the last of.
-            while opened:
-                opened[-1] -= 1
-                if opened[-1]:
-                    break
-                opened.pop()
-            if not opened:
+                pos = eol + 2
+                ended = True
+            if not ended:
+                pos, ended = self._element(data, pos, end)
+            if ended and (not self._lacking or self._close()):
                 done += 1
                 if done == want:
                     break
         return pos, done
+
+    def _close(self) -> bool:
+        """An element of an array ended: so may the arrays that it is the last of. Whether the reply did."""
+        while self._lacking:
+            self._lacking -= 1
+            if self._lacking:
+                return False
+            self._lacking = self._open.pop()
+        return True
+
+    def _element(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:
+        """Passes over the element with a length that begins at pos: (position, whether it ended).
+
+        If not, it is an aggregate, whose elements follow, or it goes on behind the end.
+        """
+        kind = data[pos]
+        if kind not in _BULK_TYPES and kind not in _AGGREGATES:
+            raise ProtocolError("a reply of unknown type")
+        if kind == PUSH and not self._lacking and not self.pushes:
+            raise ProtocolError("a push that was not asked for")
+        length, at = _short_header(data, pos, end)
+        if length < 0:
+            eol = data.find(CRLF, pos, pos + HEADER_LIMIT + 2)
+            if eol < 0:
+                if end - pos >= HEADER_LIMIT:
+                    raise ProtocolError("a reply's length is not a number")
+                self._header = data[pos:end]
+                return end, False
+            length, at = _length(data[pos + 1 : eol]), eol + 2
+        return self._content(kind, length, data, at, end)
+
+    def _content(self, kind: int, length: int, data: bytes, pos: int, end: int) -> tuple[int, bool]:
+        """Passes over what follows a header, as _element() does. length: -1 where that is nil."""
+        if length < 0:
+            return pos, True
+        if kind in _BULK_TYPES:
+            self._bulk_left = length + 2
+            pos = self._pass_bulk(data, pos, end)
+            return pos, self._bulk_left == 0
+        elements = length * _AGGREGATES[kind]
+        if kind == _ATTRIBUTE:
+            elements += 1  # what it is an attribute of belongs to it
+        if elements == 0:
+            return pos, True
+        if len(self._open) >= DEPTH_LIMIT:
+            raise ProtocolError("a reply is nested too deeply")
+        self._open.append(self._lacking)
+        self._lacking = elements
+        return pos, False
+
+    def _resume(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:
+        """Goes on with the element under way, as _element() does."""
+        if self._bulk_left:
+            pos = self._pass_bulk(data, pos, end)
+            return pos, self._bulk_left == 0
+        if self._in_line:
+            pos = self._pass_line(data, pos, end)
+            return pos, not self._in_line
+        held = len(self._header)
+        header = self._header + data[pos : pos + HEADER_LIMIT]
+        eol = header.find(CRLF)
+        if eol < 0:
+            if len(header) >= HEADER_LIMIT:
+                raise ProtocolError("a reply's length is not a number")
+            self._header = header
+            return end, False
+        self._header = b""
+        return self._content(header[0], _length(header[1:eol]), data, pos + eol + 2 - held, end)
 
     def _pass_bulk(self, data: bytes, pos: int, end: int) -> int:
         left = self._bulk_left
@@ -656,7 +733,7 @@ class ReplyMeasurer:
             pos += left - 2
             left = 2
         while left and pos < end:
-            if data[pos] != CRLF[2 - left]:
+            if data[pos] != (13 if left == 2 else 10):
                 raise ProtocolError("a bulk string does not end where its length says")
             pos += 1
             left -= 1

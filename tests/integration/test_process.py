@@ -12,6 +12,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
+from redisproxy.core import resp
+
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
 from ..support.servers import RedisServer
 from ..support.waiting import until
@@ -101,6 +103,12 @@ class StartTests(unittest.TestCase):
         proxy = ProxyProcess("--manifests", str(manifests.path), environ={"NS_PREFIX": "x-", "REDISPROXY_LISTEN": "bad:1"})
         self.addCleanup(proxy.stop)
         proxy.logged("listening on 127.0.0.1")
+
+    def test_it_says_once_which_form_of_the_framing_runs(self) -> None:
+        installation = Installation()
+        self.addCleanup(installation.stop)
+        said = re.findall("the framing is (compiled|interpreted)", installation.proxy.log)
+        self.assertEqual(said, ["compiled" if resp.COMPILED else "interpreted"])
 
     def test_several_endpoints(self) -> None:
         with tempfile.TemporaryDirectory() as directory:

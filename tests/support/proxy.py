@@ -73,7 +73,14 @@ class Manifests:
 class ProxyProcess:
     """`twistd -n redisproxy` in a process of its own, on a free port of 127.0.0.1."""
 
-    def __init__(self, *options: str, environ: Mapping[str, str] | None = None, listen: str = "tcp:0:interface=127.0.0.1"):
+    def __init__(
+        self,
+        *options: str,
+        environ: Mapping[str, str] | None = None,
+        listen: str = "tcp:0:interface=127.0.0.1",
+        directory: Path | None = None,
+    ) -> None:
+        """directory: where it starts, and looks for its modules first."""
         if LANES and "--lanes" not in options:
             options = ("--lanes", LANES, *options)
         command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
@@ -83,6 +90,7 @@ class ProxyProcess:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            cwd=directory,
             env={**_plain_environment(), **(environ or {})},
         )
         self.lines: list[str] = []

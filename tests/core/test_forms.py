@@ -1,0 +1,95 @@
+"""The framing's two forms: the tests of whichever is installed, once more with the interpreted one; and what is of one form only."""
+
+from __future__ import annotations
+
+import inspect
+import unittest
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from unittest import mock
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from redisproxy.core import resp
+from tests.fuzz import targets
+from tests.fuzz.test_corpus import replies, requests
+from tests.support.forms import SOURCE, interpreted
+
+if resp.COMPILED:
+    MISSING = ""
+else:
+    MISSING = (
+        "the framing is not compiled here: install gcc and Python's headers (Debian: python3-dev), then: make clean test"
+    )
+
+test_resp, test_corpus, test_differential = interpreted(
+    "tests.core.test_resp", "tests.fuzz.test_corpus", "tests.fuzz.test_differential"
+)
+plain = test_resp.resp
+
+for module in (test_resp, test_corpus, test_differential):
+    for name, case in inspect.getmembers(module, inspect.isclass):
+        if issubclass(case, unittest.TestCase) and case.__module__ == module.__name__:
+            # Where the interpreted form is the installed one, they ran already.
+            globals()[name] = unittest.skipIf(MISSING, MISSING)(type(name, (case,), {"__module__": __name__}))
+del module, name, case  # or trial would take them for tests of this module
+
+
+class InterpretedTests(unittest.TestCase):
+    def test_is_interpreted(self) -> None:
+        self.assertFalse(plain.COMPILED)
+        self.assertIsNot(plain, resp)
+        self.assertIs(test_corpus.targets.RequestScanner, plain.RequestScanner)
+        self.assertIs(test_corpus.targets.lane_module.ReplyMeasurer, plain.ReplyMeasurer)
+
+    def test_arguments_that_were_looked_at_are_not_looked_at_again(self) -> None:
+        """By counting: in the compiled form no function can be replaced. What it counts is the same there."""
+        scanner = plain.RequestScanner(plain.AUTHENTICATED, {}, plain.KEEP)
+        data = plain.encode([b"MSET", *[b"x"] * 5000])
+        # One for each byte, not one for each argument at each byte.
+        looks = iter([plain._short_header] * 40_000)
+        with mock.patch.object(plain, "_short_header", lambda *header: next(looks)(*header)):
+            for chunk in test_resp.bytewise(data):
+                scanner.feed(chunk)
+                found = scanner.next()
+        self.assertEqual(found, (plain.FORWARD, data, 1))
+
+
+@unittest.skipIf(MISSING, MISSING)
+class CompiledTests(unittest.TestCase):
+    def test_is_not_older_than_its_source(self) -> None:
+        """Python prefers it to a source that was edited since: every test would be of the old code."""
+        compiled = Path(resp.__file__).stat().st_mtime
+        for source in (SOURCE, SOURCE.with_suffix(".pxd")):
+            self.assertGreaterEqual(
+                compiled, source.stat().st_mtime, "resp.py was edited: `make .venv/installed` compiles it"
+            )
+
+    def test_has_all_that_the_interpreted_form_has(self) -> None:
+        public = {name for name in vars(plain) if not name.startswith("_")}
+        self.assertEqual(public - set(vars(resp)), {"annotations"})  # of __future__
+        for name in ("RequestScanner", "ReplyMeasurer"):
+            one, other = getattr(plain, name), getattr(resp, name)
+            self.assertEqual({n for n in dir(one) if n[0] != "_"} - {n for n in dir(other) if n[0] != "_"}, set())
+
+    @settings(max_examples=500, deadline=None, derandomize=True, database=None)
+    @given(st.binary(max_size=4), st.sampled_from(["AUTHENTICATED", "UNAUTHENTICATED"]), requests)
+    def test_both_forms_say_the_same_of_requests(self, sizes: bytes, limits: str, parts: list[bytes]) -> None:
+        def said(targets: ModuleType) -> tuple[object, ...]:
+            scanned = targets.Scanned(getattr(targets.resp, limits), targets.TABLE, targets.KEEP)
+            for chunk in targets.cut(b"".join(parts), sizes):
+                if not scanned.feed(chunk):
+                    break
+            return scanned.said, scanned.error, scanned.sent, scanned.scanner.buffered, scanned.scanner.forwarding
+
+        self.assertEqual(said(targets), said(test_corpus.targets))
+
+    @settings(max_examples=500, deadline=None, derandomize=True, database=None)
+    @given(st.binary(max_size=4), st.booleans(), replies)
+    def test_both_forms_say_the_same_of_replies(self, sizes: bytes, pushes: bool, parts: list[bytes]) -> None:
+        def chunks() -> Iterator[bytes]:
+            return targets.cut(b"".join(parts), sizes)
+
+        self.assertEqual(targets._measured(chunks(), pushes), test_corpus.targets._measured(chunks(), pushes))

@@ -1,0 +1,45 @@
+"""The core with its framing interpreted, whatever form of that is installed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+from redisproxy.core import resp
+
+#: The framing's source, beside which its compiled form lies.
+SOURCE = Path(resp.__file__).with_name("resp.py")
+
+#: What has its own framing, or is about that: it is loaded anew.
+_ANEW = ("redisproxy.core", "tests.core", "tests.fuzz")
+
+
+def _forget() -> dict[str, ModuleType]:
+    return {
+        name: sys.modules.pop(name)
+        for name in list(sys.modules)
+        if name in _ANEW or name.startswith(tuple(f"{package}." for package in _ANEW))
+    }
+
+
+def interpreted(*names: str) -> list[ModuleType]:
+    """The modules of these names, once more: imported anew, on a core whose framing is interpreted."""
+    before = _forget()
+    try:
+        core = importlib.import_module("redisproxy.core")
+        spec = importlib.util.spec_from_file_location("redisproxy.core.resp", SOURCE)
+        core.resp = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(core.resp)
+        return [importlib.import_module(name) for name in names]
+    finally:
+        _forget()
+        sys.modules.update(before)
+        for package in _ANEW:
+            parent, _, child = package.rpartition(".")
+            if package in before:
+                setattr(sys.modules[parent], child, before[package])
+            else:
+                delattr(sys.modules[parent], child)
