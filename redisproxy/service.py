@@ -5,8 +5,10 @@ Owns the wiring: settings become explicit arguments of the parts, and the parts 
 
 from __future__ import annotations
 
+import gc
 import resource
 import signal
+import sys
 from functools import partial
 
 from twisted.application import service
@@ -38,6 +40,14 @@ from .settings import Settings, SettingsError
 
 #: Connections that the kernel may hold for us while we are busy; it takes less where net.core.somaxconn is lower.
 BACKLOG = 4096
+#: Seconds that another thread may run Python while the reactor waits for its turn; Python's own 5 ms are felt by clients.
+SWITCH_INTERVAL = 0.001
+
+
+def settle() -> None:
+    """What is in memory by now stays: it is taken from the garbage collector, each full run of which stops the process."""
+    gc.collect()
+    gc.freeze()
 
 
 class StartError(SystemExit):
@@ -100,7 +110,7 @@ class ProxyService(service.MultiService):
             Timeouts(login=settings.login_timeout),
             settings.lanes == "shared",
         )
-        self.directory.listeners.append(self._directory_changed)
+        self.directory.listeners += [self._settle, self._directory_changed]
         if settings.embedded and settings.manifests:
             self.directory.listeners.append(self._first_directory)
         for part in (self.lanes, self.control, self.directory):
@@ -139,6 +149,7 @@ class ProxyService(service.MultiService):
                 raise StartError(f"cannot listen on {description}: {reason}; choose another with --listen")
 
     def startService(self) -> None:
+        sys.setswitchinterval(SWITCH_INTERVAL)
         self._reactor.callWhenRunning(self._take_over_ends)  # again: the reactor has put in its own meanwhile
         try:
             super().startService()
@@ -214,6 +225,10 @@ class ProxyService(service.MultiService):
         if server.databases != self.directory.databases:
             self.directory.databases = server.databases
             self.directory.resolve()
+
+    def _settle(self, directory: Directory) -> None:
+        self.directory.listeners.remove(self._settle)
+        settle()
 
     def _first_directory(self, directory: Directory) -> None:
         self.directory.listeners.remove(self._first_directory)

@@ -7,7 +7,7 @@ No value of a secret is ever part of a Problem.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
@@ -19,6 +19,9 @@ VALID_HOURS = "valid_hours"
 #: The keys of a Secret that are looked at; sources need not keep others.
 KEYS = (CONNECTION_STRING, PASSWORD, VALID_HOURS)
 TEMPORARY_PREFIX = "redis-secret-temp-"
+
+#: Namespaces with one password that are named to each other; of the rest only the number is told.
+NAMED = 10
 
 #: A thousand years: no date that it leads to overflows.
 _MOST_HOURS = 24 * 366 * 1000
@@ -169,8 +172,14 @@ def parse_valid_hours(data: Mapping[str, bytes]) -> int | None:
     return int(digits)
 
 
+def no_rest() -> None:
+    """For whom nobody waits; see `Enrolment.resolve`."""
+
+
 class Enrolment:
     """The last good answer to each question, and the Directory that follows from it.
+
+    What follows from a namespace's secrets is kept as long as they stay the same.
 
     secret_name: of the client secret in each namespace; master: (namespace, name) of the master secret; backend:
     where Redis is, whatever the master secret says.
@@ -186,6 +195,10 @@ class Enrolment:
         self._backend = backend
         self._master_problem: Problem | None = None
         self._failures: tuple[Problem, ...] = ()
+        #: by namespace: its secrets, and the credentials and problems that follow from just these
+        self._enrolled: dict[str, tuple[tuple[SecretDocument, ...], list[Credential], list[Problem]]] = {}
+        self._directory: Directory | None = None
+        self._shared: list[Problem] = []
 
     def absorb(self, reading: Reading) -> None:
         """Takes over what was read. What failed to be read stays as it was."""
@@ -199,11 +212,12 @@ class Enrolment:
         else:
             self._namespaces = {namespace.name: namespace for namespace in reading.namespaces}
             self._secrets = {name: kept for name, kept in self._secrets.items() if name in self._namespaces}
+            self._enrolled = {name: kept for name, kept in self._enrolled.items() if name in self._namespaces}
             self._unreadable = reading.unreadable
         for namespace, secrets in reading.secrets.items():
             if isinstance(secrets, ReadFailure):
                 failures.append(Problem(namespace, "", f"its secrets were not read: {secrets.reason}"))
-            else:
+            elif self._secrets.get(namespace) != secrets:
                 self._secrets[namespace] = secrets
         self._failures = tuple(failures)
 
@@ -225,10 +239,10 @@ class Enrolment:
         """Whether the namespaces were ever read."""
         return self._namespaces is not None
 
-    def resolve(self, databases: int | None = None) -> tuple[Directory, list[Problem]]:
-        """The Directory, and what keeps some out of it.
+    def resolve(self, databases: int | None = None, rest: Callable[[], None] = no_rest) -> tuple[Directory, list[Problem]]:
+        """The Directory, and what keeps some out of it. As long as it stays the same it is the same object.
 
-        databases: how many Redis has, if known.
+        databases: how many Redis has, if known; rest: called between any two namespaces, may sleep.
         """
         problems: list[Problem] = [*self._failures, *self._unreadable]
         if self._master_problem:
@@ -237,6 +251,7 @@ class Enrolment:
         credentials: list[Credential] = []
         namespaces = sorted((self._namespaces or {}).values(), key=lambda n: (n.created, n.name))
         for namespace in namespaces:
+            rest()
             found, malformed = self._credentials(namespace.name)
             problems += malformed
             if not found:
@@ -254,16 +269,26 @@ class Enrolment:
                 continue
             owners[index] = namespace.name
             credentials += found
-        return Directory(self._backend, credentials), sorted(problems + _shared_passwords(credentials))
+        before = self._directory
+        if before is None or before.backend != self._backend or before.credentials != tuple(credentials):
+            self._directory = Directory(self._backend, _resting(credentials, rest))
+            self._shared = _shared_passwords(self._directory, rest)
+        return self._directory, sorted(problems + self._shared)
 
     def _credentials(self, namespace: str) -> tuple[list[Credential], list[Problem]]:
         """A namespace's credentials, the one that decides on its database first, and its malformed secrets."""
+        secrets = self._secrets.get(namespace, ())
+        kept, found, problems = self._enrolled.get(namespace, (None, [], []))
+        if kept != secrets:
+            found, problems = self._enrol(namespace, secrets)
+            self._enrolled[namespace] = (secrets, found, problems)
+        return found, problems
+
+    def _enrol(self, namespace: str, secrets: Iterable[SecretDocument]) -> tuple[list[Credential], list[Problem]]:
         found: list[Credential] = []
         problems = []
         candidates = [
-            secret
-            for secret in self._secrets.get(namespace, ())
-            if secret.name == self._secret_name or secret.name.startswith(TEMPORARY_PREFIX)
+            secret for secret in secrets if secret.name == self._secret_name or secret.name.startswith(TEMPORARY_PREFIX)
         ]
         candidates.sort(key=lambda s: (s.name != self._secret_name, s.created, s.name))
         for secret in candidates:
@@ -286,20 +311,28 @@ class Enrolment:
         return found, problems
 
 
-def _shared_passwords(credentials: list[Credential]) -> list[Problem]:
-    by_digest: dict[bytes, list[Credential]] = {}
+def _resting(credentials: Iterable[Credential], rest: Callable[[], None]) -> Iterator[Credential]:
     for credential in credentials:
-        by_digest.setdefault(credential.digest, []).append(credential)
+        rest()
+        yield credential
+
+
+def _shared_passwords(directory: Directory, rest: Callable[[], None]) -> list[Problem]:
     problems = []
-    for sharing in by_digest.values():
+    for sharing in directory.shared():
+        namespaces = sorted({credential.tenant.namespace for credential in sharing})
+        if len(namespaces) == 1:
+            continue
         for credential in sharing:
-            others = sorted({c.tenant.namespace for c in sharing} - {credential.tenant.namespace})
-            if others:
-                problems.append(
-                    Problem(
-                        credential.tenant.namespace,
-                        credential.secret,
-                        f"its password is also that of {', '.join(others)}: only AUTH <namespace> <password> is accepted",
-                    )
+            rest()
+            others = [name for name in namespaces[: NAMED + 1] if name != credential.tenant.namespace][:NAMED]
+            more = len(namespaces) - 1 - len(others)
+            problems.append(
+                Problem(
+                    credential.tenant.namespace,
+                    credential.secret,
+                    f"its password is also that of {', '.join(others)}{f' and {more} more' if more else ''}:"
+                    " only AUTH <namespace> <password> is accepted",
                 )
+            )
     return problems

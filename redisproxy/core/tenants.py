@@ -6,12 +6,12 @@ from is the business of `redisproxy.directory`. Times are seconds since the epoc
 
 from __future__ import annotations
 
+import bisect
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from types import MappingProxyType
 
 # A digest is of use to this process alone: a core dump of another one, or a rainbow table, does not help.
 _DIGEST_KEY = secrets.token_bytes(32)
@@ -110,12 +110,21 @@ class Directory:
 
     def __init__(self, backend: Backend | None, credentials: Iterable[Credential]) -> None:
         self.backend = backend
-        self.credentials = frozenset(credentials)
-        by_digest: dict[bytes, tuple[Credential, ...]] = {}
-        for credential in self.credentials:
-            by_digest[credential.digest] = (*by_digest.get(credential.digest, ()), credential)
-        self._by_digest: Mapping[bytes, tuple[Credential, ...]] = MappingProxyType(by_digest)
-        self.tenants = frozenset(credential.tenant for credential in self.credentials)
+        found = []
+        tenants = set()
+        # No list for each: thousands of objects that come and go are work for the garbage collector.
+        self._by_digest: dict[bytes, Credential] = {}
+        self._shared: dict[bytes, list[Credential]] = {}
+        # One pass: whoever gives the credentials may rest between two of them.
+        for credential in credentials:
+            found.append(credential)
+            tenants.add(credential.tenant)
+            first = self._by_digest.setdefault(credential.digest, credential)
+            if first is not credential:
+                self._shared.setdefault(credential.digest, [first]).append(credential)
+        self.credentials = tuple(found)
+        self.tenants = frozenset(tenants)
+        self._expiries = sorted(credential.expires for credential in found if credential.expires is not None)
 
     def authenticate(self, username: str | None, password: bytes, now: float) -> Credential:
         """Whose password it is. Raises AuthenticationError.
@@ -126,7 +135,7 @@ class Directory:
         wanted = digest(password)
         found = [
             credential
-            for credential in self._by_digest.get(wanted, ())
+            for credential in self._having(wanted)
             if hmac.compare_digest(credential.digest, wanted)
             and credential.valid_at(now)
             and (username in ANYONE or username in (credential.tenant.namespace, credential.username))
@@ -149,11 +158,21 @@ class Directory:
 
         Its expiry may be another by now, and its user name. None: it would not log in.
         """
-        if credential in self.credentials and credential.valid_at(now):
+        sharing = self._having(credential.digest)
+        if credential in sharing and credential.valid_at(now):
             return credential
-        same = [c for c in self._by_digest.get(credential.digest, ()) if c.tenant == credential.tenant and c.valid_at(now)]
+        same = [c for c in sharing if c.tenant == credential.tenant and c.valid_at(now)]
         return same[0] if same else None
 
     def next_expiry(self, now: float) -> float | None:
         """When the next credential expires, or None."""
-        return min((c.expires for c in self.credentials if c.expires is not None and c.expires > now), default=None)
+        later = bisect.bisect_right(self._expiries, now)
+        return self._expiries[later] if later < len(self._expiries) else None
+
+    def shared(self) -> Iterable[Sequence[Credential]]:
+        """Those that have one password, for each password that more than one has."""
+        return self._shared.values()
+
+    def _having(self, wanted: bytes) -> Sequence[Credential]:
+        only = self._by_digest.get(wanted)
+        return self._shared.get(wanted) or (() if only is None else (only,))

@@ -15,7 +15,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import urllib3
 from kubernetes import client as kubernetes_client
@@ -24,14 +24,27 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import InClusterConfigLoader
 
-from ..core.enrolment import TEMPORARY_PREFIX, NamespaceDocument, Problem, ReadFailure, Reading, SecretDocument
+from ..core.enrolment import (
+    TEMPORARY_PREFIX,
+    NamespaceDocument,
+    Problem,
+    ReadFailure,
+    Reading,
+    SecretDocument,
+    no_rest,
+)
 from .documents import DocumentError, read_namespace, read_secret
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-#: Items a page: the API server's own advice is a few hundred.
-PAGE = 500
+#: Items a page. The API server's own advice is a few hundred, but while a page is made of its JSON nothing else in this
+#: process runs, however long it takes: some 10 us an item.
+PAGE = 50
+#: Secrets of this type are left out by the API server: Helm keeps its releases in them, up to 1 MiB each, and many.
+SELECTOR = "type!=helm.sh/release.v1"
 #: Seconds to connect, and seconds without a byte.
 TIMEOUT = (5, 10)
+
+_Made = TypeVar("_Made", NamespaceDocument, SecretDocument)
 
 
 class _Unreachable(Exception):
@@ -63,6 +76,9 @@ class ClusterSource:
         self._service_account = service_account
         self._timeout = timeout
         self._stopped = threading.Event()
+        self._rest: Callable[[], None] = no_rest
+        #: by namespace, by name: what was made of a secret, and of which uid and resourceVersion; namespaces by an empty one
+        self._made: dict[str, dict[str, tuple[tuple[str, str], Any]]] = {}
 
     def __str__(self) -> str:
         return "the Kubernetes API"
@@ -71,8 +87,9 @@ class ClusterSource:
         """No further call is made; one under way ends with its time-out at the latest."""
         self._stopped.set()
 
-    def read(self) -> Reading:
-        """What the API says now. Blocks, for as long as a few time-outs."""
+    def read(self, rest: Callable[[], None] = no_rest) -> Reading:
+        """What the API says now. Blocks, for as long as a few time-outs. rest: called before each request, may sleep."""
+        self._rest = rest
         try:
             api = self._connect()
         except Exception as error:
@@ -125,6 +142,7 @@ class ClusterSource:
                 except _Unreachable as unreachable:
                     gone = unreachable.args[0]
             secrets[namespace.name] = gone
+        self._made = {name: held for name, held in self._made.items() if name in {"", self._master[0]} or name in secrets}
         return Reading(master, namespaces, secrets, tuple(unreadable))
 
     def _master_secret(self, api: kubernetes_client.CoreV1Api) -> SecretDocument | ReadFailure | None:
@@ -133,51 +151,70 @@ class ClusterSource:
         if isinstance(answer, ReadFailure):
             return None if answer.reason.startswith("404 ") else answer
         try:
-            return read_secret(answer, 0.0)
+            return self._made_of(answer, read_secret, namespace, name)
         except DocumentError as error:
             return ReadFailure(str(error))
 
     def _namespaces(
         self, api: kubernetes_client.CoreV1Api, unreadable: list[Problem]
     ) -> tuple[NamespaceDocument, ...] | ReadFailure:
-        found = []
+        found: dict[str, NamespaceDocument] = {}
         for item in self._pages(api.list_namespace):
             if isinstance(item, ReadFailure):
                 return item
-            try:
-                namespace = read_namespace(item, 0.0)
-            except DocumentError as error:
-                unreadable.append(Problem("a namespace", "", str(error)))
+            name = _name(item)
+            if name and not name.startswith(self._prefix):
                 continue
-            if namespace.name.startswith(self._prefix):
-                found.append(namespace)
-        return tuple(found)
+            try:
+                found[name] = self._made_of(item, read_namespace, "", name)
+            except DocumentError as error:
+                unreadable.append(Problem("a namespace", name, str(error)))
+        self._forget_others("", found)
+        return tuple(found.values())
 
     def _secrets(
         self, api: kubernetes_client.CoreV1Api, namespace: str, unreadable: list[Problem]
     ) -> tuple[SecretDocument, ...] | ReadFailure:
-        found = []
-        for item in self._pages(api.list_namespaced_secret, namespace):
+        found: dict[str, SecretDocument] = {}
+        for item in self._pages(api.list_namespaced_secret, namespace, field_selector=SELECTOR):
             if isinstance(item, ReadFailure):
                 return item
-            metadata = item.get("metadata")
-            name = str(metadata.get("name", "")) if isinstance(metadata, dict) else ""
+            name = _name(item)
             if name != self._secret_name and not name.startswith(TEMPORARY_PREFIX):
                 continue
             if (namespace, name) == self._master:
                 continue
             try:
-                found.append(read_secret(item, 0.0))
+                found[name] = self._made_of(item, read_secret, namespace, name)
             except DocumentError as error:
                 unreadable.append(Problem(namespace, name, str(error)))
-        return tuple(found)
+        self._forget_others(namespace, found)
+        return tuple(found.values())
 
-    def _pages(self, call: Callable[..., Any], *arguments: str) -> Iterator[dict[str, Any] | ReadFailure]:
+    def _made_of(self, item: dict[str, Any], read: Callable[[Mapping, float], _Made], namespace: str, name: str) -> _Made:
+        """What an object is made into; what was made of it before, if it has not changed. Raises DocumentError."""
+        metadata = item.get("metadata")
+        version = (metadata.get("uid"), metadata.get("resourceVersion")) if isinstance(metadata, dict) else ()
+        held = self._made.setdefault(namespace, {})
+        kept = held.get(name)
+        if kept is not None and kept[0] == version:
+            return kept[1]
+        made = read(item, 0.0)
+        if version and all(isinstance(part, str) and part for part in version):
+            held[name] = (version, made)
+        return made
+
+    def _forget_others(self, namespace: str, found: Mapping[str, object]) -> None:
+        held = self._made.get(namespace, {})
+        for name in held.keys() - found.keys():
+            del held[name]
+
+    def _pages(self, call: Callable[..., Any], *arguments: str, **options: str) -> Iterator[dict[str, Any] | ReadFailure]:
         """The items of all pages of a list; a ReadFailure in place of the rest when a page fails."""
         token: str | None = None
         while True:
             paging = {"_continue": token} if token else {}
-            answer = self._call(call, *arguments, limit=PAGE, **paging)
+            answer = self._call(call, *arguments, limit=PAGE, **options, **paging)
             if isinstance(answer, ReadFailure):
                 # 410 Gone, an expired continue token, is a failure like any: the next reading starts over.
                 yield answer
@@ -204,6 +241,7 @@ class ClusterSource:
 
     def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any] | ReadFailure:
         """The JSON object that a call answers with, or why there is none. Raises _Unreachable."""
+        self._rest()
         if self._stopped.is_set():
             raise _Unreachable(ReadFailure("the proxy stops"))
         try:
@@ -227,6 +265,12 @@ class ClusterSource:
         if not isinstance(answer, dict):
             raise _Unreachable(ReadFailure("the answer is not a JSON object"))
         return answer
+
+
+def _name(item: Mapping[str, Any]) -> str:
+    metadata = item.get("metadata")
+    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return name if isinstance(name, str) else ""
 
 
 def _status(code: int) -> str:

@@ -1,41 +1,62 @@
 """Keeps the current Directory: refreshes it, and tells those who act on a change.
 
-Owns when a source is read, and what the last good answer is. A source's blocking `read` runs in a thread; all else
-runs in the reactor.
+Owns when a source is read, and what the last good answer is. The reading and the making of the Directory run in a
+thread, at a pace that the reactor does not feel; the reactor takes over what is finished.
 """
 
 from __future__ import annotations
 
 import random
+from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from twisted.application import service
 from twisted.internet import defer, task, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
-from ..core.enrolment import Enrolment, Problem, Reading
+from ..core.enrolment import Enrolment, Problem, ReadFailure, Reading, no_rest
 from ..core.tenants import NOT_LOADED, AuthenticationError, Credential, Directory
+from .pace import Pace
 
 #: Seconds to wait after the first failed refresh; doubled at each further one, up to the refresh interval.
 FIRST_RETRY = 1.0
+#: Lines that are logged in one turn of the reactor: thousands, as of a cluster whose rights were taken away, stop it.
+TOLD_AT_ONCE = 20
 
 
 class Source(Protocol):
     """Where namespaces and secrets are read."""
 
-    def read(self) -> Reading:
-        """What it says now. Blocks; called in a thread, never twice at once."""
+    def read(self, rest: Callable[[], None] = no_rest) -> Reading:
+        """What it says now. Blocks; called in a thread, never twice at once. rest: called between pieces of work."""
 
     def stop(self) -> None:
         """A reading under way may end early: it will not be used."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What a thread's work has led to.
+
+    failures: of the reading, None without one; directory: None until something was read; lines: what is to be said of the
+    problems; databases: how many Redis was taken to have.
+    """
+
+    failures: list[ReadFailure] | None
+    directory: Directory | None
+    problems: list[Problem]
+    lines: list[tuple[LogLevel, str]]
+    databases: int | None
+
+
 class DirectoryService(service.Service):
     """The current Directory.
 
-    interval: seconds between two refreshes; in_thread: calls a blocking function and returns a Deferred.
+    interval: seconds between two refreshes; in_thread: calls a blocking function and returns a Deferred; pace: when that
+    thread rests, once somebody is served.
     """
 
     name = "directory"
@@ -48,12 +69,15 @@ class DirectoryService(service.Service):
         enrolment: Enrolment,
         interval: float,
         in_thread: Callable[..., defer.Deferred] = threads.deferToThread,
+        pace: Callable[[], Pace] = Pace,
     ) -> None:
         self._clock = clock
         self._source = source
         self._enrolment = enrolment
         self._interval = interval
         self._in_thread = in_thread
+        self._make_pace = pace
+        self._pace = pace()
         #: None until something was read
         self.directory: Directory | None = None
         #: what an operator has to mend
@@ -62,65 +86,119 @@ class DirectoryService(service.Service):
         self.databases: int | None = None
         #: when a refresh last succeeded in full, in the clock's seconds
         self.refreshed: float | None = None
-        #: called with the new Directory after each change, and after an expiry
+        #: called with the new Directory after each change, and after an expiry; one that fails is a bug, and costs no other
         self.listeners: list[Callable[[Directory], None]] = []
         self._loop = task.LoopingCall(self.refresh)
         self._loop.clock = clock
-        self._reading: defer.Deferred | None = None
+        self._working: defer.Deferred | None = None
         self._again = False
+        self._resolved_for: int | None = None
+        #: what the listeners know of, since the start
+        self._told: Directory | None = None
         self._failures = 0
         self._retry: IDelayedCall | None = None
         self._expiry: IDelayedCall | None = None
+        self._to_tell: deque[tuple[LogLevel, str]] = deque()
+        self._telling: IDelayedCall | None = None
 
     def startService(self) -> None:
         super().startService()
+        self._pace = self._make_pace()
+        self._told = None
         self._loop.start(self._interval, now=True)
 
     def stopService(self) -> None:
         super().stopService()
         if self._loop.running:
             self._loop.stop()
-        for call in (self._retry, self._expiry):
+        for call in (self._retry, self._expiry, self._telling):
             if call is not None and call.active():
                 call.cancel()
         self._source.stop()
+        self._pace.stop()
 
     def refresh(self) -> None:
-        """Reads the source, now or as soon as the reading under way is over."""
-        if self._reading is not None:
+        """Reads the source, now or as soon as the work under way is over."""
+        if self._working is not None:
             self._again = True
             return
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
-        self._reading = self._in_thread(self._source.read)
-        self._reading.addCallbacks(self._read, self._crashed)
-        self._reading.addErrback(lambda failure: self._log.failure("the reading could not be used", failure))
-        self._reading.addBoth(self._over)
+        self._work(read=True)
+
+    def resolve(self) -> None:
+        """Makes the Directory anew from what was last read: `databases` is another."""
+        if self._working is None:
+            self._work(read=False)
+
+    def _work(self, read: bool) -> None:
+        # The first reading is done as fast as it can be: until it is over nobody is served.
+        pace = self._pace if self.directory is not None else None
+        self._working = self._in_thread(self._in_pace, read, pace)
+        self._working.addCallbacks(self._take, self._crashed)
+        self._working.addErrback(lambda failure: self._log.failure("what was read could not be used", failure))
+        self._working.addBoth(self._over)
+
+    def _in_pace(self, read: bool, pace: Pace | None) -> _Outcome:
+        """What runs in the thread: never twice at once, so that the enrolment is this thread's own."""
+        rest = no_rest
+        if pace is not None:
+            pace.start()
+            rest = pace.rest
+        failures = None
+        if read:
+            reading = self._source.read(rest)
+            failures = reading.failures()
+            self._enrolment.absorb(reading)
+        databases = self.databases
+        directory, problems = self._enrolment.resolve(databases, rest)
+        lines = _news(self.problems, problems)
+        return _Outcome(failures, directory if self._enrolment.loaded else None, problems, lines, databases)
 
     def _over(self, _: object) -> None:
-        self._reading = None
-        if self._again and self.running:
+        self._working = None
+        if not self.running:
+            return
+        if self._again:
             self._again = False
             self.refresh()
+        elif self._resolved_for != self.databases:
+            self.resolve()
 
     def _crashed(self, failure: object) -> None:
         self._log.failure("reading {source} failed in a way that is a bug", failure, source=str(self._source))
+        self._resolved_for = self.databases
         self._retry_later(None)
 
-    def _read(self, reading: Reading) -> None:
+    def _take(self, outcome: _Outcome) -> None:
+        """The reactor's part: next to nothing here takes longer the more tenants there are."""
         if not self.running:
             return
-        failures = reading.failures()
-        self._enrolment.absorb(reading)
-        if failures:
-            asked = [failure.retry_after for failure in failures if failure.retry_after is not None]
+        self._resolved_for = outcome.databases
+        if outcome.failures:
+            asked = [failure.retry_after for failure in outcome.failures if failure.retry_after is not None]
             self._retry_later(max(asked, default=None))
-        else:
+        elif outcome.failures is not None:
             if self._failures:
                 self._log.info("{source} can be read again", source=str(self._source))
             self._failures = 0
             self.refreshed = self._clock.seconds()
-        self.resolve()
+        self.problems = outcome.problems
+        self._to_tell += outcome.lines
+        if self._telling is None or not self._telling.active():
+            self._tell()
+        before, directory = self.directory, outcome.directory
+        if directory is None or directory is self._told:
+            return
+        self.directory = self._told = directory
+        if before is None or before.tenants != directory.tenants:
+            self._log.info(
+                "{tenants} tenants with {credentials} credentials, from {source}",
+                tenants=len(directory.tenants),
+                credentials=len(directory.credentials),
+                source=str(self._source),
+            )
+        self._changed()
 
     def _retry_later(self, asked: float | None) -> None:
         self._failures += 1
@@ -130,23 +208,6 @@ class DirectoryService(service.Service):
             delay = max(delay, min(asked, self._interval))
         if self.running:
             self._retry = self._clock.callLater(delay, self.refresh)
-
-    def resolve(self) -> None:
-        """Makes the Directory anew from what was last read, and tells the listeners."""
-        directory, problems = self._enrolment.resolve(self.databases)
-        self._tell_problems(problems)
-        if not self._enrolment.loaded:
-            return
-        before = self.directory
-        self.directory = directory
-        if before is None or before.tenants != directory.tenants:
-            self._log.info(
-                "{tenants} tenants with {credentials} credentials, from {source}",
-                tenants=len(directory.tenants),
-                credentials=len(directory.credentials),
-                source=str(self._source),
-            )
-        self._changed()
 
     def _changed(self) -> None:
         """The Directory is another one, or the time has come for some of it."""
@@ -158,19 +219,28 @@ class DirectoryService(service.Service):
             # A day at most: the clock may be set meanwhile, and no delay is too long for the reactor then.
             self._expiry = self._clock.callLater(min(expires - now, 86400.0), self._changed)
         for listener in list(self.listeners):
-            listener(self.directory)
+            try:
+                listener(self.directory)
+            except Exception:
+                self._log.failure("a listener to the directory failed")
 
-    def _tell_problems(self, problems: list[Problem]) -> None:
-        """Logs what is new and what is over: a lasting fault is told once, not at every refresh."""
-        before, after = set(self.problems), set(problems)
-        self.problems = problems
-        for problem in sorted(after - before):
-            self._log.warn("{problem}", problem=str(problem))
-        for problem in sorted(before - after):
-            self._log.info("mended: {problem}", problem=str(problem))
+    def _tell(self) -> None:
+        for _ in range(min(TOLD_AT_ONCE, len(self._to_tell))):
+            level, line = self._to_tell.popleft()
+            self._log.emit(level, "{problem}", problem=line)
+        if self._to_tell and self.running:
+            self._telling = self._clock.callLater(0, self._tell)
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         """Whose password it is. Raises AuthenticationError."""
         if self.directory is None:
             raise AuthenticationError(NOT_LOADED, "not-loaded")
         return self.directory.authenticate(username, password, self._clock.seconds())
+
+
+def _news(before: list[Problem], after: list[Problem]) -> list[tuple[LogLevel, str]]:
+    """What to log: what is new and what is over. A lasting fault is told once, not at every refresh."""
+    if after == before:
+        return []
+    told = [(LogLevel.warn, str(problem)) for problem in sorted(set(after) - set(before))]
+    return told + [(LogLevel.info, f"mended: {problem}") for problem in sorted(set(before) - set(after))]

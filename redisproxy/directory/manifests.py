@@ -6,12 +6,13 @@ included. The rules are the cluster's own (`core.enrolment`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
 
-from ..core.enrolment import NamespaceDocument, Problem, ReadFailure, Reading, SecretDocument
+from ..core.enrolment import NamespaceDocument, Problem, ReadFailure, Reading, SecretDocument, no_rest
 from .documents import DocumentError, read_namespace, read_secret
 
 _ENDINGS = (".yaml", ".yml", ".json")
@@ -26,13 +27,20 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
     }
 
 
+#: What a file's documents are made into.
+_Made = list[NamespaceDocument | SecretDocument | Problem]
+
+
 class ManifestsSource:
-    """A directory of manifests, read anew at each call of `read`."""
+    """A directory of manifests, read anew at each call of `read`. Only files that changed are parsed again."""
 
     def __init__(self, directory: Path, prefix: str, master: tuple[str, str]) -> None:
         self._directory = directory
         self._prefix = prefix
         self._master = master
+        #: by name of a file: its time and the digest of its content, and what was made of it. The time is not enough: a
+        #: file may be written twice within its resolution. Nor is the content: the time stands in for a creationTimestamp.
+        self._made: dict[str, tuple[tuple[float, bytes], _Made]] = {}
 
     def __str__(self) -> str:
         return f"the manifests in {self._directory}"
@@ -40,16 +48,14 @@ class ManifestsSource:
     def stop(self) -> None:
         """Reading files takes no time to speak of."""
 
-    def read(self) -> Reading:
-        """What the files say now. Blocks."""
+    def read(self, rest: Callable[[], None] = no_rest) -> Reading:
+        """What the files say now. Blocks. rest: called after each document that is parsed, may sleep."""
         try:
             files = sorted(path for path in self._directory.iterdir() if path.suffix in _ENDINGS and path.is_file())
         except OSError as error:
             failure = ReadFailure(f"{self._directory}: {error.strerror}")
             return Reading(failure, failure, {})
-        namespaces: dict[str, NamespaceDocument] = {}
-        secrets: dict[tuple[str, str], SecretDocument] = {}
-        unreadable: list[Problem] = []
+        made: dict[str, tuple[tuple[float, bytes], _Made]] = {}
         for path in files:
             try:
                 modified = path.stat().st_mtime
@@ -58,43 +64,57 @@ class ManifestsSource:
                 # Half of the files say nothing about what is in the others: nothing may be taken for deleted.
                 failure = ReadFailure(f"{path.name}: {error.strerror}")
                 return Reading(failure, failure, {})
+            version = (modified, hashlib.sha256(text).digest())
+            kept = self._made.get(path.name)
+            if kept is not None and kept[0] == version:
+                made[path.name] = kept
+                continue
             try:
-                documents = list(_flatten(yaml.load_all(text, Loader=_Loader)))
+                made[path.name] = (version, self._parse(path.name, text, modified, rest))
             except (yaml.YAMLError, ValueError, RecursionError) as error:
                 mark = getattr(error, "problem_mark", None)
                 where = f"line {mark.line + 1}" if mark else "somewhere"
                 failure = ReadFailure(f"{path.name} is not YAML or JSON ({where})")
                 return Reading(failure, failure, {})
-            for number, document in enumerate(documents, 1):
-                try:
-                    self._take(document, modified, namespaces, secrets)
-                except DocumentError as error:
-                    unreadable.append(Problem(path.name, f"document {number}", str(error)))
-        for namespace, name in secrets:
-            if namespace.startswith(self._prefix) and namespace not in namespaces:
-                unreadable.append(Problem(namespace, name, "no file has a Namespace document of that name"))
-        master = secrets.get(self._master)
-        by_namespace: dict[str, tuple[SecretDocument, ...]] = {
-            name: tuple(s for key, s in secrets.items() if key[0] == name and key != self._master) for name in namespaces
-        }
-        return Reading(master, tuple(namespaces.values()), by_namespace, tuple(unreadable))
+        self._made = made
+        return self._gather([document for _, documents in made.values() for document in documents])
 
-    def _take(
-        self,
-        document: object,
-        modified: float,
-        namespaces: dict[str, NamespaceDocument],
-        secrets: dict[tuple[str, str], SecretDocument],
-    ) -> None:
-        if not isinstance(document, Mapping):
-            raise DocumentError("it is not a mapping")
-        if document.get("kind") == "Namespace":
-            namespace = read_namespace(document, modified)
-            if namespace.name.startswith(self._prefix):
-                namespaces[namespace.name] = namespace
-        elif document.get("kind") == "Secret":
-            secret = read_secret(document, modified)
-            secrets[secret.namespace, secret.name] = secret
+    def _parse(self, file: str, text: bytes, modified: float, rest: Callable[[], None]) -> _Made:
+        made: _Made = []
+        for number, document in enumerate(_flatten(yaml.load_all(text, Loader=_Loader)), 1):
+            rest()
+            try:
+                if not isinstance(document, Mapping):
+                    raise DocumentError("it is not a mapping")
+                if document.get("kind") == "Namespace":
+                    made.append(read_namespace(document, modified))
+                elif document.get("kind") == "Secret":
+                    made.append(read_secret(document, modified))
+            except DocumentError as error:
+                made.append(Problem(file, f"document {number}", str(error)))
+        return made
+
+    def _gather(self, documents: Iterable[NamespaceDocument | SecretDocument | Problem]) -> Reading:
+        """Of two documents of one name the later is in force."""
+        namespaces: dict[str, NamespaceDocument] = {}
+        secrets: dict[tuple[str, str], SecretDocument] = {}
+        unreadable: list[Problem] = []
+        for document in documents:
+            if isinstance(document, Problem):
+                unreadable.append(document)
+            elif isinstance(document, SecretDocument):
+                secrets[document.namespace, document.name] = document
+            elif document.name.startswith(self._prefix):
+                namespaces[document.name] = document
+        by_namespace: dict[str, list[SecretDocument]] = {name: [] for name in namespaces}
+        for (namespace, name), secret in secrets.items():
+            if namespace in namespaces:
+                if (namespace, name) != self._master:
+                    by_namespace[namespace].append(secret)
+            elif namespace.startswith(self._prefix):
+                unreadable.append(Problem(namespace, name, "no file has a Namespace document of that name"))
+        held = {name: tuple(found) for name, found in by_namespace.items()}
+        return Reading(secrets.get(self._master), tuple(namespaces.values()), held, tuple(unreadable))
 
 
 def _flatten(documents: Iterable[object]) -> Iterator[object]:

@@ -50,6 +50,15 @@ class DirectoryTests(unittest.TestCase):
         directory = Directory(None, [credential(BLUE, b"same-pw"), credential(GREEN, b"same-pw", username="blue")])
         self.assertOutcome(directory, "blue", b"same-pw", BLUE)
 
+    def test_more_than_two_with_one_password(self) -> None:
+        tenants = [Tenant(f"team-{number}", number) for number in range(4)]
+        directory = Directory(None, [credential(tenant, b"same-pw") for tenant in tenants] + [credential(BLUE, b"blue-pw")])
+        for tenant in tenants:
+            self.assertOutcome(directory, tenant.namespace, b"same-pw", tenant)
+            self.assertEqual(directory.renewed(credential(tenant, b"same-pw"), 0.0).tenant, tenant)
+        self.assertOutcome(directory, None, b"blue-pw", BLUE)
+        self.assertEqual([len(sharing) for sharing in directory.shared()], [4])
+
     def test_expired_is_wrong(self) -> None:
         directory = Directory(None, [credential(BLUE, b"temp-pw", expires=100.0)])
         self.assertOutcome(directory, None, b"temp-pw", BLUE, now=99.0)

@@ -5,14 +5,17 @@ Over real HTTP, with the official client on our side and the small API on the ot
 
 from __future__ import annotations
 
+import base64
 import json
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 from twisted.internet import defer, task
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
+from redisproxy.core import enrolment
 from redisproxy.core.enrolment import Enrolment, ReadFailure, Reading
 from redisproxy.core.tenants import NOT_LOADED, AuthenticationError, Directory
 from redisproxy.directory import cluster
@@ -85,6 +88,119 @@ class ClusterCase(unittest.SynchronousTestCase):
     def assertGood(self, served: dict[str, int] | None = None) -> None:
         self.assertEqual(self.read().failures(), [])
         self.assertEqual(self.served(), served or {"team-blue": 3, "team-green": 5})
+
+
+class UnchangedTests(ClusterCase):
+    """What was read before and has not changed is neither parsed nor made into credentials again."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        for number in range(20):
+            name = f"team-{number}"
+            self.api.put(*tenant(name, number + 10, f"password-{number}"))
+            for which in range(2):
+                url = f"redis://:temp-{number}-{which}@redis:6379/{number + 10}"
+                self.api.put(secret(name, f"redis-secret-temp-{which}", redis_connection_string=url))
+        self.parsed = self.count(cluster, "read_secret", lambda item, created: item["metadata"]["name"])
+        self.namespaces = self.count(cluster, "read_namespace", lambda item, created: item["metadata"]["name"])
+        self.enrolled = self.count(enrolment, "parse_tenant", lambda data: "one")
+
+    def count(self, module: object, name: str, noted: Callable[..., object]) -> list[object]:
+        calls: list[object] = []
+        function = getattr(module, name)
+
+        def counted(*arguments: object) -> object:
+            calls.append(noted(*arguments))
+            return function(*arguments)
+
+        self.patch(module, name, counted)
+        return calls
+
+    def after(self, *documents: dict) -> tuple[list[object], list[object], int]:
+        """The secrets and the namespaces that a reading parses, and how many secrets are made into credentials."""
+        self.api.put(*documents)
+        for calls in (self.parsed, self.namespaces, self.enrolled):
+            calls.clear()
+        self.assertEqual(self.read().failures(), [])
+        self.served()
+        return self.parsed, self.namespaces, len(self.enrolled)
+
+    def test_the_second_reading_parses_nothing(self) -> None:
+        parsed, namespaces, enrolled = self.after()
+        self.assertEqual((len(parsed), len(namespaces), enrolled), (1 + 2 + 20 * 3, 22, 2 + 20 * 3))
+        before = self.enrolment.resolve()[0]
+        self.assertEqual(self.after(), ([], [], 0))
+        self.assertIs(self.enrolment.resolve()[0], before)
+
+    def test_one_that_changed_costs_its_own_namespace(self) -> None:
+        self.after()
+        changed = secret("team-7", "redis-secret-temp-1", redis_connection_string="redis://:changed@redis:6379/17")
+        self.assertEqual(self.after(changed), (["redis-secret-temp-1"], [], 3))
+        directory, _ = self.enrolment.resolve()
+        self.assertEqual(directory.authenticate(None, b"changed", 0).tenant.namespace, "team-7")
+        self.assertRaises(AuthenticationError, directory.authenticate, None, b"temp-7-1", 0)
+        self.assertEqual(self.after(), ([], [], 0))
+
+    def test_one_that_is_gone_and_one_that_is_made_again(self) -> None:
+        self.after()
+        self.api.delete("team-7", "redis-secret-temp-1")
+        self.assertEqual(self.after(), ([], [], 2))
+        self.assertRaises(AuthenticationError, self.enrolment.resolve()[0].authenticate, None, b"temp-7-1", 0)
+        again = secret("team-7", "redis-secret-temp-1", redis_connection_string="redis://:temp-7-1@redis:6379/17")
+        self.assertEqual(self.after(again), (["redis-secret-temp-1"], [], 3))
+        self.api.delete("team-7")
+        self.assertEqual(self.after(*tenant("team-7", 17, "password-7")), (["redis-secret-master"], ["team-7"], 1))
+
+    def test_a_malformed_one_is_told_as_long_as_it_is(self) -> None:
+        self.after(*tenant("team-7", "x", "password-7"))
+        problems = self.problems
+        self.assertEqual([problem.namespace for problem in problems], ["team-7"])
+        self.assertEqual(self.after(), ([], [], 0))
+        self.assertEqual(self.problems, problems)
+
+    def test_a_failure_forgets_nothing(self) -> None:
+        self.after()
+        self.api.fail(secrets_path("team-7"), refusal(500))
+        self.read()
+        self.api.fail(NAMESPACES, refusal(500))
+        self.read()
+        self.api.mend()
+        self.assertEqual(self.after(), ([], [], 0))
+
+    def test_a_server_that_tells_no_versions_is_not_taken_at_its_word(self) -> None:
+        for metadata in ({}, {"uid": "1"}, {"resourceVersion": "1"}, {"uid": 1, "resourceVersion": 1}):
+            for index in (3, 4):
+                data = tenant("team-blue", index, "blue-password")[1]
+                data["metadata"] |= metadata
+                data["data"] = {
+                    key: base64.b64encode(value.encode()).decode() for key, value in data.pop("stringData").items()
+                }
+                body = {"kind": "SecretList", "metadata": {}, "items": [data]}
+                self.api.fail(BLUE, Fault(200, body=json.dumps(body).encode()))
+                self.read()
+                self.assertEqual(self.served()["team-blue"], index)
+
+    def test_no_long_piece_of_work_is_without_a_rest(self) -> None:
+        """However many tenants there are: a request, a namespace or a credential is what is done between two rests."""
+        work: list[str] = []
+        call = ClusterSource._call
+
+        def noted(source: ClusterSource, *arguments: object, **options: object) -> object:
+            work.append("request")
+            return call(source, *arguments, **options)
+
+        self.patch(ClusterSource, "_call", noted)
+        self.enrolment.absorb(self.source.read(lambda: work.append("rest")))
+        self.assertEqual(work, ["request", "rest"] * (2 + 22), "the master secret, one page of namespaces, 22 lists")
+        work.clear()
+        self.enrolment.resolve(None, lambda: work.append("rest"))
+        self.assertEqual(len(work), 22 + 62)
+
+    def test_secrets_in_which_helm_keeps_its_releases_are_not_fetched(self) -> None:
+        release = secret("team-blue", "redis-secret-temp-1", redis_connection_string="redis://:planted@redis:6379/3")
+        self.api.put({**release, "type": "helm.sh/release.v1"})
+        self.assertGood({"team-blue": 3, "team-green": 5, **{f"team-{number}": number + 10 for number in range(20)}})
+        self.assertEqual(len([c for c in self.enrolment.resolve()[0].credentials if c.tenant.index == 3]), 1)
 
 
 class PagesTests(ClusterCase):

@@ -269,7 +269,7 @@ class Contract:
         self.use(self.SECRET)
         directory = self.good()
         self.assertEqual(directory.backend.password, b"pw-master")
-        self.assertEqual(directory.credentials, frozenset())
+        self.assertEqual(directory.credentials, ())
 
     # Tenants and their secrets.
 

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 from collections.abc import Callable
 
 from twisted.internet import defer, task
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
-from redisproxy.core.enrolment import Enrolment
+from redisproxy.core.enrolment import Enrolment, Reading
 from redisproxy.core.tenants import NOT_LOADED, AuthenticationError, Directory
+from redisproxy.directory import current
 from redisproxy.directory.current import DirectoryService
 from redisproxy.directory.manifests import ManifestsSource
+from redisproxy.directory.pace import Pace
 
 from ..support.proxy import PREFIX, Manifests, master, secret, tenant
 
@@ -33,10 +37,10 @@ class Threads:
         self.waiting: list[tuple[defer.Deferred, Callable]] = []
         self.started = 0
 
-    def __call__(self, call: Callable) -> defer.Deferred:
+    def __call__(self, call: Callable, *arguments: object) -> defer.Deferred:
         self.started += 1
         done: defer.Deferred = defer.Deferred()
-        self.waiting.append((done, call))
+        self.waiting.append((done, functools.partial(call, *arguments)))
         return done
 
     def finish(self) -> None:
@@ -44,6 +48,16 @@ class Threads:
         [(done, call)] = self.waiting
         self.waiting = []
         defer.maybeDeferred(call).chainDeferred(done)
+
+
+class CountedSource(ManifestsSource):
+    """reads: how many there were."""
+
+    reads = 0
+
+    def read(self, *arguments: object) -> Reading:
+        self.reads += 1
+        return super().read(*arguments)
 
 
 class ServiceCase(unittest.SynchronousTestCase):
@@ -54,7 +68,8 @@ class ServiceCase(unittest.SynchronousTestCase):
         self.write(*self.blue)
         self.clock = task.Clock()
         self.clock.advance(CREATED)
-        self.source = ManifestsSource(self.manifests.path, PREFIX, MASTER)
+        self.source = CountedSource(self.manifests.path, PREFIX, MASTER)
+        self.rested: list[float] = []
         self.seen: list[Directory] = []
 
     def write(self, *documents: dict) -> None:
@@ -62,7 +77,9 @@ class ServiceCase(unittest.SynchronousTestCase):
 
     def make(self, in_thread: Callable = defer.maybeDeferred, interval: float = 300) -> DirectoryService:
         enrolment = Enrolment("redis-secret-master", MASTER)
-        service = DirectoryService(self.clock, self.source, enrolment, interval, in_thread=in_thread)
+        # A clock that says at each look that another second was worked.
+        pace = functools.partial(Pace, itertools.count().__next__, self.rested.append)
+        service = DirectoryService(self.clock, self.source, enrolment, interval, in_thread, pace)
         service.listeners.append(self.seen.append)
 
         def stop() -> None:
@@ -85,11 +102,50 @@ class ServiceCase(unittest.SynchronousTestCase):
 class RefreshTests(ServiceCase):
     def test_one_at_once_and_one_at_each_interval(self) -> None:
         self.start()
-        self.assertEqual(len(self.seen), 1)
+        self.assertEqual(self.source.reads, 1)
         self.clock.advance(299)
-        self.assertEqual(len(self.seen), 1)
+        self.assertEqual(self.source.reads, 1)
         self.clock.pump([1, 300, 300])
-        self.assertEqual(len(self.seen), 4)
+        self.assertEqual(self.source.reads, 4)
+
+    def test_who_acts_on_a_change_hears_of_changes_only(self) -> None:
+        service = self.start()
+        self.clock.pump([300] * 3)
+        service.resolve()
+        self.assertEqual(len(self.seen), 1)
+        self.write(*self.blue, *tenant("team-green", 5, "green-password"))
+        self.clock.pump([300] * 3)
+        self.assertEqual(len(self.seen), 2)
+        self.manifests.write([master("redis://:another-password@redis:6379/0"), *self.blue])
+        self.clock.pump([300] * 3)
+        self.assertEqual(
+            [directory.backend.password for directory in self.seen[1:]], [b"master-password", b"another-password"]
+        )
+
+    def test_it_rests_once_somebody_is_served(self) -> None:
+        service = self.start()
+        self.assertEqual(self.rested, [])
+        self.write(*self.blue, *tenant("team-green", 5, "green-password"))
+        service.refresh()
+        self.assertGreaterEqual(len(self.rested), 5 + 2, "after each document, and at each tenant")
+        self.assertEqual(len(self.seen), 2)
+
+    def test_a_number_of_databases_that_comes_during_a_reading_is_not_lost(self) -> None:
+        threads = Threads()
+        service = self.make(threads)
+        service.startService()
+        threads.finish()
+        service.refresh()
+        [(done, call)] = threads.waiting
+        outcome = call()
+        service.databases = 3
+        service.resolve()
+        self.assertEqual(threads.started, 2, "never two at once")
+        threads.waiting.clear()
+        done.callback(outcome)
+        self.assertEqual((threads.started, len(service.directory.tenants)), (3, 1))
+        threads.finish()
+        self.assertEqual((threads.started, len(service.directory.tenants)), (3, 0))
 
     def test_until_the_first_reading_is_over_nobody_logs_in(self) -> None:
         threads = Threads()
@@ -133,7 +189,7 @@ class RefreshTests(ServiceCase):
 
     def test_a_source_that_crashes_is_a_bug_that_costs_nobody(self) -> None:
         service = self.start()
-        self.patch(self.source, "read", lambda: 1 / 0)
+        self.patch(self.source, "read", lambda rest: 1 / 0)
         service.refresh()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(service.authenticate(None, b"blue-password").tenant.index, 3)
@@ -148,9 +204,9 @@ class RefreshTests(ServiceCase):
         service.listeners.insert(0, lambda directory: 1 / len(directory.tenants - service.directory.tenants))
         service.startService()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
-        del service.listeners[0]
+        self.assertEqual(len(self.seen), 1, "it costs no other listener")
         self.clock.advance(300)
-        self.assertEqual(len(self.seen), 1)
+        self.assertEqual(self.source.reads, 2)
 
     def test_a_listener_may_remove_itself(self) -> None:
         service = self.make()
@@ -160,8 +216,7 @@ class RefreshTests(ServiceCase):
 
         service.listeners.insert(0, once)
         service.startService()
-        service.refresh()
-        self.assertEqual(len(self.seen), 2)
+        self.assertEqual((len(self.seen), len(service.listeners)), (1, 1))
 
     def test_a_partial_failure_is_tried_again_and_is_no_refresh(self) -> None:
         service = self.start()
@@ -169,7 +224,7 @@ class RefreshTests(ServiceCase):
         self.clock.advance(100)
         service.refresh()
         self.assertEqual(service.refreshed, CREATED)
-        self.assertEqual(len(self.seen), 2)
+        self.assertEqual(self.source.reads, 2)
         (self.manifests.path / "broken.yaml").unlink()
         self.clock.advance(1)
         self.assertEqual(service.refreshed, CREATED + 101)
@@ -222,6 +277,35 @@ class ToldTests(ServiceCase):
         self.assertEqual(self.told(lambda: self.clock.pump([20] * 100)), [])
         (self.manifests.path / "broken.yaml").unlink()
         self.assertIn(("info", f"{self.source} can be read again"), self.told(service.refresh))
+
+    def test_a_flood_of_problems_is_told_a_few_at_a_time(self) -> None:
+        names = [f"team-{number}" for number in range(50)]
+        self.write(*(document for name in names for document in tenant(name, "x", "password")))
+        service = self.make()
+        turns = [self.told(service.startService)]
+        self.assertEqual(len(service.problems), 50)
+        while due := [call for call in self.clock.getDelayedCalls() if call.getTime() == self.clock.seconds()]:
+            tell = due[0].func
+            due[0].cancel()  # Clock would make them all in one turn
+            turns.append(self.told(tell))
+        lines = [[text for level, text in turn if level == "warn"] for turn in turns]
+        self.assertEqual([len(turn) for turn in lines], [current.TOLD_AT_ONCE] * 2 + [10])
+        self.assertEqual({text.split("/")[0] for turn in lines for text in turn}, set(names))
+        # Told in their order, also what comes in between.
+        self.write()
+        with capturedLogs() as events:
+            service.refresh()
+            self.write(*tenant("team-1", "x", "password"))
+            service.refresh()
+            self.clock.pump([0, 0, 0])
+        texts = [formatEvent(event) for event in events if "team-1/" in formatEvent(event)]
+        self.assertEqual([text.startswith("mended") for text in texts], [True, False])
+
+    def test_what_is_still_to_be_told_is_no_call_after_the_stop(self) -> None:
+        self.write(*(document for number in range(50) for document in tenant(f"team-{number}", "x", "password")))
+        service = self.start()
+        service.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
 
 
 class ExpiryTests(ServiceCase):
@@ -332,7 +416,7 @@ class StopTests(ServiceCase):
     def test_a_reading_under_way_is_not_used(self) -> None:
         for crashes in (False, True):
             if crashes:
-                self.patch(self.source, "read", lambda: 1 / 0)
+                self.patch(self.source, "read", lambda rest: 1 / 0)
             threads = Threads()
             service = self.make(threads)
             service.startService()
@@ -346,6 +430,15 @@ class StopTests(ServiceCase):
         service = self.start()
         service.stopService()
         service.startService()
-        self.assertEqual(len(self.seen), 2)
+        self.assertEqual(len(self.seen), 2, "who listens may have been started again, too")
         self.clock.advance(300)
+        self.assertEqual(self.source.reads, 3)
+
+    def test_what_expires_does_so_after_a_second_start_too(self) -> None:
+        self.write(*self.blue, temporary("team-blue", "a", 3, 1))
+        service = self.make(interval=86400)
+        service.startService()
+        service.stopService()
+        service.startService()
+        self.clock.advance(HOUR)
         self.assertEqual(len(self.seen), 3)

@@ -7,6 +7,9 @@ import os
 import tempfile
 import unittest
 from pathlib import Path
+from unittest import mock
+
+import yaml
 
 from redisproxy.core.enrolment import Enrolment, NamespaceDocument, ReadFailure, Reading
 from redisproxy.directory.manifests import ManifestsSource
@@ -189,3 +192,54 @@ class ManifestsTests(unittest.TestCase):
 
     def test_it_says_where_it_reads(self) -> None:
         self.assertEqual(str(self.source), f"the manifests in {self.directory}")
+
+    def parsed(self) -> list[bytes]:
+        """The files that a reading parses."""
+        found: list[bytes] = []
+        load = yaml.load_all
+
+        def noted(text: bytes, **options: object) -> object:
+            found.append(text)
+            return load(text, **options)
+
+        with mock.patch.object(yaml, "load_all", noted):
+            self.read()
+        return found
+
+    def test_only_files_that_changed_are_parsed_again(self) -> None:
+        self.write("blue.yaml", YAML)
+        green = self.write("green.json", json.dumps({"kind": "List", "items": tenant("team-green", 5, "green-password")}))
+        self.assertEqual(len(self.parsed()), 3)
+        before = self.served()
+        self.assertEqual(self.parsed(), [])
+        self.assertEqual(self.served(), before)
+        green.write_text(green.read_text().replace("6379/5", "6379/6"))
+        self.assertEqual(len(self.parsed()), 1)
+        self.assertEqual(self.served(), {"team-blue": 3, "team-green": 6})
+        green.unlink()
+        self.assertEqual(self.parsed(), [])
+        self.assertEqual(self.served(), {"team-blue": 3})
+
+    def test_a_file_written_twice_within_the_resolution_of_its_time(self) -> None:
+        blue = self.write("blue.yaml", YAML)
+        os.utime(blue, (1_800_000_000, 1_800_000_000))
+        self.read()
+        self.assertEqual(self.served(), {"team-blue": 3})
+        blue.write_text(YAML.replace("6379/3", "6379/4"))
+        os.utime(blue, (1_800_000_000, 1_800_000_000))
+        self.read()
+        self.assertEqual(self.served(), {"team-blue": 4})
+
+    def test_a_file_with_another_time_and_the_same_content(self) -> None:
+        young = self.write("young.yaml", "kind: Namespace\nmetadata: {name: team-young}")
+        for moment in (1_800_000_000, 1_800_000_001):
+            os.utime(young, (moment, moment))
+            self.assertEqual(self.read().namespaces, (NamespaceDocument("team-young", moment),))
+
+    def test_a_rest_after_each_document(self) -> None:
+        self.write("blue.yaml", YAML)
+        rests: list[None] = []
+        self.source.read(lambda: rests.append(None))
+        self.assertEqual(len(rests), 1 + 4)
+        self.source.read(lambda: rests.append(None))
+        self.assertEqual(len(rests), 1 + 4)

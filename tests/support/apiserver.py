@@ -16,6 +16,7 @@ import ssl
 import tempfile
 import threading
 import time
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -92,7 +93,8 @@ class ApiServer:
         self._faults: dict[str, Fault] = {}
         self._continues: dict[str, list[dict]] = {}
         self._continues_expire = False
-        self._objects: dict[tuple[str, str, str], dict] = {}
+        #: by kind and namespace, then by name
+        self._objects: dict[tuple[str, str], dict[str, dict]] = {}
         self._version = 100
         self._lock = threading.Lock()
         self._server: _Server | None = None
@@ -105,11 +107,12 @@ class ApiServer:
         for document in documents:
             new = json.loads(json.dumps(document))
             metadata = new["metadata"]
-            key = (new["kind"], metadata.get("namespace", ""), metadata["name"])
             with self._lock:
                 self._version += 1
+                held = self._objects.setdefault((new["kind"], metadata.get("namespace", "")), {})
+                old = held.get(metadata["name"])
                 metadata["resourceVersion"] = str(self._version)
-                old = self._objects.get(key)
+                metadata["uid"] = old["metadata"]["uid"] if old else str(uuid.uuid4())
                 if "creationTimestamp" not in metadata:
                     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
                     metadata["creationTimestamp"] = old["metadata"]["creationTimestamp"] if old else now
@@ -117,17 +120,17 @@ class ApiServer:
                     new.setdefault("type", "Opaque")
                 for name, text in new.pop("stringData", {}).items():
                     new.setdefault("data", {})[name] = base64.b64encode(text.encode()).decode()
-                self._objects[key] = new
+                held[metadata["name"]] = new
 
     def delete(self, name: str, secret: str | None = None) -> None:
         """A namespace with all that is in it, or one secret of it."""
         with self._lock:
             self._version += 1
-            for kind, namespace, found in list(self._objects):
-                if (secret is None and name in (namespace, found if kind == "Namespace" else None)) or (
-                    (kind, namespace, found) == ("Secret", name, secret)
-                ):
-                    del self._objects[kind, namespace, found]
+            if secret is None:
+                self._objects.get(("Namespace", ""), {}).pop(name, None)
+                self._objects.pop(("Secret", name), None)
+            else:
+                self._objects.get(("Secret", name), {}).pop(secret, None)
 
     # Faults.
 
@@ -212,7 +215,7 @@ class ApiServer:
                 case ["namespaces", namespace, "secrets"]:
                     return self._list("Secret", namespace, request.query)
                 case ["namespaces", namespace, "secrets", name]:
-                    found = self._objects.get(("Secret", namespace, name))
+                    found = self._objects.get(("Secret", namespace), {}).get(name)
                     if found is None:
                         return Fault(404, body=_status(404, f'secrets "{name}" not found', "NotFound"))
                     return Fault(200, body=json.dumps(found).encode())
@@ -226,7 +229,10 @@ class ApiServer:
                 text = "The provided continue parameter is too old to display a consistent list result."
                 return Fault(410, body=_status(410, text, "Expired"))
         else:
-            items = [self._objects[key] for key in sorted(self._objects) if key[:2] == (kind, namespace)]
+            items = [item for _, item in sorted(self._objects.get((kind, namespace), {}).items())]
+            if "fieldSelector" in query:
+                field, _, value = query["fieldSelector"].partition("!=")
+                items = [item for item in items if item[field] != value]
         metadata = {"resourceVersion": str(self._version)}
         limit = int(query.get("limit", "0"))
         if limit and len(items) > limit:

@@ -1,0 +1,48 @@
+"""When a thread beside the reactor rests."""
+
+from __future__ import annotations
+
+import threading
+import unittest
+
+from redisproxy.directory.pace import PIECE, SHARE, Pace
+
+
+class PaceTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.now = 100.0
+        self.slept: list[float] = []
+        self.pace = Pace(lambda: self.now, self.slept.append)
+        self.pace.start()
+
+    def work(self, seconds: float) -> list[float]:
+        """How long it rests after this."""
+        self.slept.clear()
+        self.now += seconds
+        self.pace.rest()
+        return self.slept
+
+    def test_work_is_a_share_of_the_time(self) -> None:
+        [slept] = self.work(0.004)
+        self.assertAlmostEqual(0.004 / (0.004 + slept), SHARE)
+
+    def test_small_pieces_are_added_up(self) -> None:
+        self.assertEqual(self.work(PIECE * 0.6), [])
+        [slept] = self.work(PIECE * 0.6)
+        self.assertAlmostEqual(PIECE * 1.2 / (PIECE * 1.2 + slept), SHARE)
+        self.assertEqual(self.work(PIECE * 0.6), [])
+
+    def test_what_was_before_the_start_does_not_count(self) -> None:
+        self.now += 1000
+        self.pace.start()
+        self.assertEqual(self.work(0), [])
+
+    def test_a_stop_ends_a_rest(self) -> None:
+        works = iter([0.0, 1e6, 1e6])
+        pace = Pace(lambda: next(works))
+        pace.start()
+        thread = threading.Thread(target=pace.rest)
+        thread.start()
+        pace.stop()
+        thread.join(30)
+        self.assertFalse(thread.is_alive())

@@ -1,0 +1,34 @@
+"""What the whole proxy does with its process."""
+
+from __future__ import annotations
+
+import gc
+import sys
+
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial import unittest
+
+from redisproxy.core.tenants import Directory
+from redisproxy.service import SWITCH_INTERVAL, ProxyService
+from redisproxy.settings import Settings
+
+
+class ProcessTests(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
+        self.addCleanup(gc.unfreeze)
+        self.proxy = ProxyService(Settings(ns_prefix="team-"), MemoryReactorClock())
+
+    def test_the_first_directory_is_taken_from_the_garbage_collector_and_no_other(self) -> None:
+        gc.unfreeze()
+        for frozen in (True, False):
+            for listener in list(self.proxy.directory.listeners):
+                listener(Directory(None, []))
+            self.assertEqual(bool(gc.get_freeze_count()), frozen)
+            gc.unfreeze()
+
+    def test_no_other_thread_keeps_the_reactor_waiting_for_long(self) -> None:
+        self.proxy.directory.disownServiceParent()  # which would read the Kubernetes API
+        self.proxy.startService()
+        self.assertAlmostEqual(sys.getswitchinterval(), SWITCH_INTERVAL)
+        return self.proxy.stopService()
