@@ -125,7 +125,7 @@ class CallsTests(RedisCliTestCase):
         # Without a terminal it measures for a second, and tells: the least, the most, the average, how many.
         words = self.run_cli("--latency", "-i", "0.2").split()
         self.assertEqual(len(words), 4)
-        self.assertGreater(int(words[3]), 2)
+        self.assertGreater(int(words[3]), 0)
 
     def test_scripts(self) -> None:
         script = self.home / "script.lua"
