@@ -14,7 +14,7 @@ help:
 	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT))"
 	@echo "make test          layers, style, and the whole suite with coverage (JOBS=$(JOBS))"
 	@echo "make test-cluster  the suite against a real kube-apiserver, which is built once (root, Debian)"
-	@echo "make test-compat   redis-py's own suite and an ioredis session, straight and through the proxy"
+	@echo "make test-compat   redis-py's own suite, sessions of ioredis and go-redis, through the proxy"
 	@echo "make test-lowest   the suite with the oldest dependencies that are allowed"
 	@echo "make image-check   build the container image with buildah and start it once (root, Debian)"
 	@echo "make fmt           format the code"
@@ -59,6 +59,7 @@ test-cluster: $(VENV)/installed-test
 test-compat: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python $(BIN)/python tests/compat/run-redis-py
 	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-ioredis
+	PYTHON=$(CURDIR)/$(BIN)/python tests/compat/run-go-redis
 
 # The lower bounds of pyproject.toml, as exact versions.
 LOWEST = $$($(BIN)/python -c 'import tomllib; t = tomllib.load(open("pyproject.toml", "rb")); \

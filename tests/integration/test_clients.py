@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import unittest
 
 import redis
@@ -14,7 +12,6 @@ from twisted.internet import defer
 from twisted.trial import unittest as trial
 
 from ..support.proxy import Installation, shared
-from ..support.servers import debian
 
 
 class RedisPyTests(unittest.TestCase):
@@ -209,31 +206,3 @@ class TxredisapiTests(trial.TestCase):
         yield transaction.incr("counter")
         self.assertEqual((yield transaction.commit()), [1, 2])
         yield pool.disconnect()
-
-
-class RedisCliTests(unittest.TestCase):
-    """redis-cli, as a person types it."""
-
-    def setUp(self) -> None:
-        self.cli = debian("redis-cli")
-        self.installation = shared()
-
-    def run_cli(self, *arguments: str, stdin: str = "") -> str:
-        command = [self.cli, "-p", str(self.installation.proxy.port), "--no-auth-warning", *arguments]
-        environ = {**os.environ, "REDISCLI_AUTH": Installation.BLUE}
-        ran = subprocess.run(command, input=stdin, text=True, capture_output=True, timeout=60, env=environ)
-        return ran.stdout + ran.stderr
-
-    def test_commands(self) -> None:
-        self.assertEqual(self.run_cli("-n", "3", "SET", "cli", "yes"), "OK\n")
-        self.assertEqual(self.run_cli("-n", "3", "GET", "cli"), "yes\n")
-        self.assertEqual(self.run_cli("-3", "PING"), "PONG\n")
-        self.assertIn("database 3 only", self.run_cli("SELECT", "5"))
-
-    def test_from_standard_input(self) -> None:
-        told = self.run_cli(stdin="SET a 1\nSELECT 7\nGET a\nCONFIG GET x\nGET a\n")
-        self.assertEqual([line[:6] for line in told.split("\n") if line], ["OK", "NOPERM", "1", "NOPERM", "1"])
-
-    def test_pipe_mode(self) -> None:
-        commands = "".join(f"SET pipe{n} {n}\r\n" for n in range(2000))
-        self.assertIn("errors: 0, replies: 2000", self.run_cli("--pipe", stdin=commands))

@@ -1,5 +1,5 @@
 // A session of ioredis through the proxy, in both protocols. ../run-ioredis starts what it talks to, and tells where:
-// PROXY_PORT, PROXY_PASSWORD and PROXY_INDEX of one tenant.
+// REDIS_PORT, REDIS_PASSWORD and REDIS_INDEX of one tenant.
 import assert from "node:assert/strict";
 import { once } from "node:events";
 import { setTimeout as sleep } from "node:timers/promises";
@@ -7,9 +7,9 @@ import { after, before, beforeEach, describe, it as test } from "node:test";
 
 import { Redis } from "ioredis";
 
-const port = Number(process.env.PROXY_PORT);
-const password = process.env.PROXY_PASSWORD;
-const db = Number(process.env.PROXY_INDEX);
+const port = Number(process.env.REDIS_PORT);
+const password = process.env.REDIS_PASSWORD;
+const db = Number(process.env.REDIS_INDEX);
 
 const it = (name, body) => test(name, { timeout: 10_000 }, body);
 
