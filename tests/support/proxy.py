@@ -69,14 +69,23 @@ class Manifests:
 class ProxyProcess:
     """`twistd -n redisproxy` in a process of its own, on a free port of 127.0.0.1."""
 
-    def __init__(self, *options: str, environ: Mapping[str, str] | None = None, listen: str = "tcp:0:interface=127.0.0.1"):
-        command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
+    def __init__(
+        self,
+        *options: str,
+        environ: Mapping[str, str] | None = None,
+        listen: str = "tcp:0:interface=127.0.0.1",
+        python: str = sys.executable,
+        directory: Path | None = None,
+    ) -> None:
+        """directory: of another checkout, whose proxy is to run."""
+        command = [python, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
         self.process = subprocess.Popen(
             [*command, "redisproxy", "--ns-prefix", PREFIX, "--listen", listen, *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            cwd=directory,
             env={**_plain_environment(), **(environ or {})},
         )
         self.lines: list[str] = []
