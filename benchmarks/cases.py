@@ -96,7 +96,7 @@ CASES = (
     ),
     Case(
         "multi",
-        "MULTI, 10 SET, 10 GET, EXEC in one write, 50 connections",
+        "MULTI, 10 SET, 10 GET, EXEC at once, 50 connections",
         _transaction(10),
         without="twemproxy knows no transactions",
         guess=20_000,
@@ -122,7 +122,7 @@ CASES = (
     ),
     Case(
         "tls",
-        f"GET {SIZE} B over TLS on the client's side, P=1, 50 connections",
+        f"GET {SIZE} B over TLS, P=1, 50 connections",
         RedisBenchmark(("-t", "get", "-d", str(SIZE), "-r", str(KEYS), "-c", "50"), tls=True),
         without="twemproxy knows no TLS",
     ),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
@@ -20,7 +21,7 @@ from .cases import (
     TWEMPROXY,
     Case,
 )
-from .load import SLICE, Sample, Timeline
+from .load import SLICE, LoadError, Sample, Timeline
 from .peers import Variant, machine, versions
 
 NONE = "-"
@@ -91,6 +92,16 @@ class Results:
     rates: list[Rates] = field(default_factory=list)
     idle: list[Idle] = field(default_factory=list)
     refresh: list[Refresh] = field(default_factory=list)
+    #: what came to nothing
+    failed: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Measures one part: if that fails, what else was measured is not lost."""
+        try:
+            yield
+        except (LoadError, AssertionError) as error:
+            self.failed.append(f"{name}: {str(error).splitlines()[0]}")
 
     @property
     def proxies(self) -> list[str]:
@@ -194,11 +205,6 @@ def tables(results: Results) -> str:
     parts = []
     if results.rates:
         parts.append(_rates_table(results))
-        failed = [f"{rates.case.title}: {p}: {why}" for rates in results.rates for p, why in rates.failed.items()]
-        without = {f"{rates.case.case}: {rates.case.without}" for rates in results.rates if rates.case.without}
-        notes = [f"- {text}" for text in (*sorted(without), *failed)]
-        if notes:
-            parts.append("No figures, because:\n\n" + "\n".join(notes))
     if results.idle:
         head = [f"{IDLE_SESSIONS:,} idle sessions", "KiB each", "connections to Redis"]
         parts.append(table(head, [[i.peer, f"{i.memory / 1024:.1f}", f"{i.connections:,}"] for i in results.idle]))
@@ -220,6 +226,10 @@ def tables(results: Results) -> str:
                 row += [_number(median(measured)), f"{_number(measured[0])}..{_number(measured[-1])}"]
             rows.append(row)
         parts.append(table(head, rows))
+    failed = [f"{rates.case.title}: {p}: {why}" for rates in results.rates for p, why in rates.failed.items()]
+    without = [f"{rates.case.case}: {rates.case.without}" for rates in results.rates if rates.case.without]
+    if without or failed or results.failed:
+        parts.append("No figures, because:\n\n" + "\n".join(f"- {text}" for text in (*without, *failed, *results.failed)))
     judged = verdicts(results)
     if judged:
         rows = [[v.what, v.proxy, v.goal, v.measured, "PASS" if v.met else "FAIL"] for v in judged]
@@ -301,7 +311,7 @@ def _plot_rates(results: Results, path: Path) -> None:
     axes.tick_params(axis="y", length=0)
     axes.invert_yaxis()
     axes.set_xlabel("requests a second, as a share of what Redis does without a proxy")
-    axes.legend(loc="upper center", bbox_to_anchor=(0.4, 1.06), ncols=len(peers), frameon=False)
+    figure.legend(loc="outside upper center", ncols=len(peers), frameon=False)
     _save(figure, path)
 
 
@@ -310,9 +320,13 @@ def _plot_refresh(results: Results, path: Path) -> None:
     figure, axes = _figure(8, 2.8)
     for refresh, colour in zip(results.refresh, _COLOURS * len(results.refresh), strict=False):
         for windows, style, text in ((refresh.quiet, ":", "no refresh"), (refresh.busy, "-", "a refresh each second")):
-            values = [median(slices) for slices in zip(*(window.slices for window in windows), strict=True)]
-            moments = [number * SLICE for number in range(len(values))]
-            axes.plot(moments, values, style, color=colour, linewidth=1.4, label=f"{refresh.peer}, {text}")
+            drawn = []
+            for number, slices in enumerate(zip(*(window.slices for window in windows), strict=True)):
+                # Where the generator itself was not let run, nothing was sent.
+                known = [value for value in slices if not math.isnan(value)]
+                if known:
+                    drawn.append((number * SLICE, median(known)))
+            axes.plot(*zip(*drawn, strict=True), style, color=colour, linewidth=1.4, label=f"{refresh.peer}, {text}")
     axes.set_xlabel("seconds")
     axes.set_ylabel("p99, ms")
     axes.set_ylim(bottom=0)
