@@ -11,14 +11,14 @@ import re
 import resource
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.support.certificates import Authority
@@ -94,10 +94,13 @@ class Variant:
 
 
 class Peer:
-    """One server that clients can be pointed at. tls_port: None where it has no TLS."""
+    """One server that clients can be pointed at. tls_port: None where it has no TLS; stop: ends it, may be called twice."""
 
-    def __init__(self, name: str, pid: int, port: int, password: str, tls_port: int | None = None) -> None:
+    def __init__(
+        self, name: str, pid: int, stop: Callable[[], object], port: int, password: str, tls_port: int | None = None
+    ) -> None:
         self.name = name
+        self.stop = stop
         self.pid = pid
         self.port = port
         self.password = password
@@ -118,8 +121,8 @@ class ProxyPeer(Peer):
     def __init__(self, variant: Variant, process: ProxyProcess) -> None:
         process.ready(START_LIMIT)
         plain, tls = re.findall(r"listening on \S+:(\d+)", process.log)[:2]
-        super().__init__(variant.name, process.process.pid, int(plain), TENANT_PASSWORD, int(tls))
-        self.process = process
+        super().__init__(variant.name, process.process.pid, process.stop, int(plain), TENANT_PASSWORD, int(tls))
+        self.refresh = process.refresh
 
 
 class Bench:
@@ -139,6 +142,7 @@ class Bench:
             tls = free_port()
             self.redis = RedisServer(
                 debian,
+                "bind 127.0.0.1",
                 f"databases {DATABASES}",
                 f"maxclients {REDIS_CONNECTIONS}",
                 f"tls-port {tls}",
@@ -148,7 +152,7 @@ class Bench:
             )
             stack.callback(self.redis.stop)
             self.redis.start()
-            self.straight = Peer("straight", self.redis.pid, self.redis.port, MASTER_PASSWORD, tls)
+            self.straight = Peer("straight", self.redis.pid, lambda: None, self.redis.port, MASTER_PASSWORD, tls)
             manifests = Manifests([master(self.redis.url), *tenant(TENANT, 0, TENANT_PASSWORD)])
             stack.callback(manifests.remove)
             self._manifests = str(manifests.path)
@@ -191,7 +195,7 @@ class Bench:
             f"listen tls\n    bind 127.0.0.1:{tls} ssl crt {pem}\n{server}"
         )
         process = self._start(plain, "haproxy", "-db", "-f", str(configuration))
-        return Peer("haproxy", process.pid, plain, MASTER_PASSWORD, tls)
+        return Peer("haproxy", process.pid, partial(_end, process), plain, MASTER_PASSWORD, tls)
 
     def twemproxy(self) -> Peer:
         """twemproxy, as it is commonly deployed: one connection to Redis, opened at the start."""
@@ -205,7 +209,7 @@ class Bench:
         process = self._start(
             port, "nutcracker", "-c", str(configuration), "-a", "127.0.0.1", "-s", str(statistics), "-v", "0"
         )
-        return Peer("twemproxy", process.pid, port, MASTER_PASSWORD)
+        return Peer("twemproxy", process.pid, partial(_end, process), port, MASTER_PASSWORD)
 
     def _start(self, port: int, *command: str) -> subprocess.Popen:
         program = debian(command[0])
@@ -222,14 +226,6 @@ class Bench:
 
         until(listens, f"{command[0]} listens on port {port}")
         return process
-
-    def stop(self, peer: Peer) -> None:
-        """Ends one of the peers before the others, and waits until it is gone."""
-        if isinstance(peer, ProxyPeer):
-            peer.process.stop()
-        elif peer is not self.straight:
-            os.kill(peer.pid, signal.SIGTERM)
-            os.waitpid(peer.pid, 0)
 
     def connections(self) -> int:
         """How many there are to Redis."""
@@ -259,6 +255,28 @@ def _cpu(pid: int) -> float:
     # The program's name, in parentheses, may hold spaces.
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / _TICK
+
+
+@dataclass(frozen=True)
+class Moment:
+    """What the machine's processors have done so far, in seconds. own: for this process and what descends from it."""
+
+    busy: float
+    total: float
+    own: float
+
+    @classmethod
+    def now(cls) -> Moment:
+        user, nice, system, idle, iowait, *others = map(int, Path("/proc/stat").read_text().split("\n")[0].split()[1:9])
+        busy = user + nice + system + sum(others)
+        ended = os.times()
+        own = sum(map(_cpu, _family(os.getpid()))) + ended.children_user + ended.children_system
+        return cls(busy / _TICK, (busy + idle + iowait) / _TICK, own)
+
+    def others_since(self, before: Moment) -> float:
+        """The share of the machine's CPU time that went to somebody else."""
+        busy, own = self.busy - before.busy, self.own - before.own
+        return max(0.0, (busy - own) / (self.total - before.total))
 
 
 def _output(*command: str) -> str:

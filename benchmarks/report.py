@@ -25,6 +25,8 @@ from .load import SLICE, LoadError, Sample, Timeline
 from .peers import Variant, machine, versions
 
 NONE = "-"
+#: The share of the machine that others may take without a word about it.
+MOST_OTHERS = 0.05
 
 
 @dataclass
@@ -62,14 +64,10 @@ class Idle:
 
 @dataclass
 class Refresh:
-    """One variant. rate: of the clients; first: seconds from the process's start to the first directory.
-
-    requests: to the API for one reading; readings: how many there were in each window with refreshes.
-    """
+    """One variant. rate: of the clients; requests: to the API for one reading; readings: in each window with refreshes."""
 
     peer: str
     rate: float
-    first: float
     requests: int
     quiet: list[Timeline] = field(default_factory=list)
     busy: list[Timeline] = field(default_factory=list)
@@ -87,11 +85,11 @@ class Results:
 
     variants: Sequence[Variant]
     rounds: int
-    #: the machine's load average before
-    load: float
     rates: list[Rates] = field(default_factory=list)
     idle: list[Idle] = field(default_factory=list)
     refresh: list[Refresh] = field(default_factory=list)
+    #: the share of the machine's CPU time that others took meanwhile
+    others: float = 0.0
     #: what came to nothing
     failed: list[str] = field(default_factory=list)
 
@@ -203,6 +201,11 @@ def _rates_table(results: Results) -> str:
 def tables(results: Results) -> str:
     """All that was measured, and the verdicts."""
     parts = []
+    if results.others > MOST_OTHERS:
+        parts.append(
+            f"**Others took {results.others:.0%} of the machine's CPU time meanwhile: rates and latencies, their ratios and "
+            "the verdicts are noise to that extent; CPU time per request is less so.**"
+        )
     if results.rates:
         parts.append(_rates_table(results))
     if results.idle:
@@ -254,7 +257,7 @@ def write(results: Results, directory: Path) -> None:
     lines = [
         "# Results of the last `make bench`",
         "",
-        f"- {time.strftime('%Y-%m-%d')}, {machine()}, clients and servers on it; load average before: {results.load:.1f}.",
+        f"- {time.strftime('%Y-%m-%d')}, {machine()}, clients and servers on it.",
         f"- {', '.join(f'{name} {number}' for name, number in known.items())}.",
         *[f"- {variant.name}: {variant.describe()}." for variant in results.variants],
         f"- Medians of {results.rounds} interleaved rounds. Beside a ratio of medians are, in parentheses, the rounds' own,",

@@ -6,7 +6,6 @@ python -m benchmarks.run [--cases NAMES] [--rounds N] [--seconds N] [--variant N
 from __future__ import annotations
 
 import argparse
-import os
 import signal
 import subprocess
 import sys
@@ -34,7 +33,7 @@ from .cases import (
     Case,
 )
 from .load import LoadError, Timeline, idle_sessions, open_loop
-from .peers import ROOT, Bench, Peer, ProxyPeer, Variant, install_programs
+from .peers import ROOT, Bench, Moment, Peer, ProxyPeer, Variant, install_programs
 from .report import Idle, Rates, Refresh, Results
 
 #: Seconds that a try has to take, to tell how many requests a measurement takes.
@@ -43,6 +42,8 @@ SHORTEST_TRY = 0.3
 WINDOW = 4.0
 #: Seconds without a request to the API after which a refresh is over.
 QUIET = 1.0
+#: How many times it is looked whether there was none.
+SETTLE = 60
 
 
 def tell(text: str) -> None:
@@ -95,7 +96,7 @@ def measure_rates(
                 rates.samples.setdefault(peer.name, []).append(sample)
                 tell(f"round {turn + 1}/{rounds}  {case.title}: {peer.name} {sample.rate:,.0f}/s, p99 {sample.p99:.2f} ms")
     for peer in peers:
-        bench.stop(peer)
+        peer.stop()
     return found
 
 
@@ -117,7 +118,7 @@ def measure_idle(bench: Bench, variants: Sequence[Variant]) -> list[Idle]:
         tell(
             f"{IDLE_SESSIONS:,} idle sessions: {peer.name} {grown / 1024:.1f} KiB each, {found[-1].connections} connections"
         )
-        bench.stop(peer)
+        peer.stop()
     return found
 
 
@@ -138,7 +139,10 @@ class TenantsApi:
 
     def __exit__(self, *_: object) -> None:
         self._process.stdin.close()
-        self._process.wait(30)
+        try:
+            self._process.wait(30)
+        finally:
+            self._process.kill()
         self._process.stdout.close()
 
     def requests(self) -> int:
@@ -148,9 +152,12 @@ class TenantsApi:
         return int(self._process.stdout.readline())
 
     def settle(self) -> None:
-        """Waits until nobody asks any more."""
+        """Waits until nobody asks any more, within reason: a source may watch, and ask again each time that ends."""
         before = -1
-        while before != (now := self.requests()):
+        for _ in range(SETTLE):
+            now = self.requests()
+            if now == before:
+                return
             before = now
             time.sleep(QUIET)
 
@@ -158,17 +165,16 @@ class TenantsApi:
 def measure_refresh(bench: Bench, variants: Sequence[Variant], rounds: int) -> list[Refresh]:
     """Half of what it can do at P=1 from 50 connections: the clients' p99 without refreshes, and with one each second."""
     with TenantsApi(bench.redis.url) as api:
-        # How many requests one reading takes, and how long, is told by the first.
+        # How many requests one reading takes is told by the first.
         found: list[tuple[ProxyPeer, Refresh]] = []
         full = next(case for case in CASES if case.case == "p1-50")
         for variant in variants:
-            began = time.monotonic(), api.requests()
+            before = api.requests()
             peer = bench.proxy(variant, (), {"KUBECONFIG": api.kubeconfig})
-            first = time.monotonic() - began[0]
             api.settle()
-            reading = api.requests() - began[1]
+            reading = api.requests() - before
             rate = full.load.run(peer, calibrate(full, peer, 2.0, bench.authority.path), bench.authority.path).rate / 2
-            found.append((peer, Refresh(peer.name, rate, first, reading)))
+            found.append((peer, Refresh(peer.name, rate, reading)))
         for turn in range(rounds):
             for peer, refresh in found:
                 refresh.quiet.append(_window(peer, refresh.rate, False))
@@ -181,7 +187,7 @@ def measure_refresh(bench: Bench, variants: Sequence[Variant], rounds: int) -> l
                     f"with {refresh.readings[-1]:.1f} refreshes in {WINDOW:g} s {refresh.busy[-1].p99:.2f} ms"
                 )
         for peer, _ in found:
-            bench.stop(peer)
+            peer.stop()
     return [refresh for _, refresh in found]
 
 
@@ -189,7 +195,7 @@ def _window(peer: ProxyPeer, rate: float, refreshes: bool) -> Timeline:
     with open_loop(peer, rate, WINDOW) as result:
         for _ in range(int(WINDOW)):
             if refreshes:
-                peer.process.refresh()
+                peer.refresh()
             time.sleep(1.0)
     return result[0]
 
@@ -246,8 +252,8 @@ def main() -> int:
     """The whole run."""
     options = parse()
     install_programs()
-    results = Results(options.variant, options.rounds, os.getloadavg()[0])
-    began = time.monotonic()
+    results = Results(options.variant, options.rounds)
+    began, before = time.monotonic(), Moment.now()
     with ends_with_us(), Bench() as bench:
         fill(bench)
         cases = [case for case in CASES if case.case in options.cases]
@@ -260,6 +266,7 @@ def main() -> int:
         if REFRESH in options.cases:
             with results.part(REFRESH):
                 results.refresh = measure_refresh(bench, options.variant, options.rounds)
+        results.others = Moment.now().others_since(before)
     tell(f"measured in {(time.monotonic() - began) / 60:.1f} minutes")
     print(report.tables(results))
     if options.output is not None:

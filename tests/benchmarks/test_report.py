@@ -51,24 +51,30 @@ class ArithmeticTests(unittest.TestCase):
 
     def test_goals_are_judged_by_ratios_of_medians(self) -> None:
         rates = self.rates(Goal(HAPROXY, 0.9), Goal(HAPROXY, 0.91), Goal(HAPROXY, 1.5, True), Goal(HAPROXY, 1.4, True))
-        found = verdicts(Results([Variant("proxy")], 3, 0.0, [rates]))
+        found = verdicts(Results([Variant("proxy")], 3, [rates]))
         self.assertEqual([verdict.met for verdict in found], [True, False, True, False])
         self.assertEqual(rates.shown_ratio("proxy", HAPROXY), "0.90 (0.30..2.00)")
 
     def test_what_was_not_measured_is_shown_as_such_and_reaches_no_goal(self) -> None:
         rates = self.rates(Goal(STRAIGHT, 0.1))
         rates.failed[STRAIGHT] = "it was away"
-        results = Results([Variant("proxy")], 3, 0.0, [rates])
+        results = Results([Variant("proxy")], 3, [rates])
         self.assertEqual([verdict.met for verdict in verdicts(results)], [False])
         self.assertIn("some load: straight: it was away", tables(results))
 
+    def test_a_machine_that_others_used_is_told(self) -> None:
+        results = Results([Variant("proxy")], 3, [self.rates()])
+        self.assertNotIn("Others took", tables(results))
+        results.others = 0.4
+        self.assertIn("Others took 40% of the machine's CPU time", tables(results))
+
     def test_idle_sessions_and_refreshes(self) -> None:
-        refresh = Refresh("proxy", 1000.0, 1.0, 7)
+        refresh = Refresh("proxy", 1000.0, 7)
         refresh.quiet = [Timeline(1.0, p99, ()) for p99 in (2.0, 3.0, 90.0)]
         refresh.busy = [Timeline(1.0, p99, ()) for p99 in (7.0, 8.5, 8.0)]
         refresh.readings = [1.0]
         idle = [Idle("proxy", 12 * 1024.0, 11), Idle(HAPROXY, 1e9, 5000)]
-        found = verdicts(Results([Variant("proxy")], 3, 0.0, [], idle, [refresh]))
+        found = verdicts(Results([Variant("proxy")], 3, [], idle, [refresh]))
         self.assertEqual([verdict.met for verdict in found], [True, False, True])
         self.assertEqual(found[-1].measured, "+5.00")
 
