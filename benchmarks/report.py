@@ -286,6 +286,8 @@ def _figure(width: float, height: float):
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(width, height), layout="constrained")
+    # The viewer's letters may be wider than those that the layout was made with.
+    figure.get_layout_engine().set(w_pad=0.15)
     for side in ("top", "right"):
         axes.spines[side].set_visible(False)
     return figure, axes
