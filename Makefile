@@ -3,12 +3,16 @@ PYTHON ?= python3
 PORT ?= 6379
 # How many tests run at once.
 JOBS ?= 2
+# What `make bench` measures, how often, and further options of benchmarks/run.py.
+CASES ?=
+ROUNDS ?= 5
+BENCH ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # In compat mode an editable install leaves twisted/plugins visible.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat
 
-.PHONY: help run test lint test-cluster test-compat test-lowest image-check fmt clean
+.PHONY: help run test lint test-cluster test-compat test-lowest image-check bench fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT))"
@@ -17,6 +21,7 @@ help:
 	@echo "make test-compat   redis-py's own suite, sessions of ioredis and go-redis, through the proxy"
 	@echo "make test-lowest   the suite with the oldest dependencies that are allowed"
 	@echo "make image-check   build the container image with buildah and start it once (root, Debian)"
+	@echo "make bench         side by side with HAProxy, twemproxy and Redis alone, 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
 	@echo "make fmt           format the code"
 	@echo "make clean         remove what the others made"
 
@@ -31,6 +36,10 @@ $(VENV)/installed: $(VENV)/bin/python setup.py pyproject.toml redisproxy/core/re
 
 $(VENV)/installed-test: $(VENV)/installed
 	$(INSTALL) -e '.[test]'
+	@touch $@
+
+$(VENV)/installed-bench: $(VENV)/installed
+	$(INSTALL) -e '.[bench]'
 	@touch $@
 
 run: $(VENV)/installed
@@ -75,6 +84,9 @@ test-lowest: $(VENV)/installed-test
 
 image-check: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python deploy/image-check
+
+bench: $(VENV)/installed-bench
+	@$(BIN)/python -m benchmarks.run --cases '$(CASES)' --rounds $(ROUNDS) $(BENCH)
 
 fmt: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .

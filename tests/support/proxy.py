@@ -20,7 +20,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from .servers import RedisServer
-from .waiting import until
+from .waiting import LIMIT, until
 
 #: Prefix of the tests' namespaces.
 PREFIX = "team-"
@@ -78,12 +78,13 @@ class ProxyProcess:
         *options: str,
         environ: Mapping[str, str] | None = None,
         listen: str = "tcp:0:interface=127.0.0.1",
+        python: str = sys.executable,
         directory: Path | None = None,
     ) -> None:
-        """directory: where it starts, and looks for its modules first."""
+        """directory: where it starts, and looks for its modules first; python: of another checkout, with that as directory."""
         if LANES and "--lanes" not in options:
             options = ("--lanes", LANES, *options)
-        command = [sys.executable, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
+        command = [python, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
         self.process = subprocess.Popen(
             [*command, "redisproxy", "--ns-prefix", PREFIX, "--listen", listen, *options],
             stdin=subprocess.DEVNULL,
@@ -106,8 +107,8 @@ class ProxyProcess:
     def log(self) -> str:
         return "\n".join(self.lines)
 
-    def logged(self, pattern: str) -> re.Match[str]:
-        """Waits for a line of the log that matches."""
+    def logged(self, pattern: str, limit: float = LIMIT) -> re.Match[str]:
+        """Waits, for so many seconds at most, for a line of the log that matches."""
 
         def probe() -> re.Match[str] | None:
             found = re.search(pattern, self.log)
@@ -119,7 +120,7 @@ class ProxyProcess:
             return found
 
         try:
-            return until(probe, f"a log line like {pattern!r}")
+            return until(probe, f"a log line like {pattern!r}", limit)
         except AssertionError as error:
             raise AssertionError(f"{error}\n{self.log}") from None
 
@@ -127,11 +128,11 @@ class ProxyProcess:
     def port(self) -> int:
         return int(self.logged(r"listening on \S+:(\d+)")[1])
 
-    def ready(self) -> ProxyProcess:
+    def ready(self, limit: float = LIMIT) -> ProxyProcess:
         """Waits until it listens and knows its tenants and its Redis."""
-        self.logged(r"listening on")
-        self.logged(r"tenants with \d+ credentials")
-        self.logged(r"Redis is at ")
+        self.logged(r"listening on", limit)
+        self.logged(r"tenants with \d+ credentials", limit)
+        self.logged(r"Redis is at ", limit)
         return self
 
     def client(self, password: str, index: int = 0, **options: object) -> redis.Redis:

@@ -1,0 +1,314 @@
+"""Load: redis-benchmark where it can make it, and where not a generator of our own, which runs as another process.
+
+The generator is the same for all peers, speaks over raw sockets, and compares every reply with the one it expects.
+
+    python -m benchmarks.load closed|open|idle JSON
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import resource
+import select
+import socket
+import subprocess
+import sys
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tests.support.servers import debian
+
+from .peers import ROOT, Peer
+
+#: Seconds after which a measurement that was to take a few is given up.
+LIMIT = 90.0
+#: Seconds of each piece of the timeline of an open-loop measurement.
+SLICE = 0.1
+
+
+class LoadError(Exception):
+    """A measurement that came to nothing. The text says why."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One measurement. rate: requests a second; p50, p99: ms; cpu: µs of the peer's CPU time for each request."""
+
+    rate: float
+    p50: float
+    p99: float
+    cpu: float = math.nan
+
+
+# redis-benchmark
+
+
+@dataclass(frozen=True)
+class RedisBenchmark:
+    """Load that redis-benchmark makes. arguments: of redis-benchmark, and the command if it is not one of its tests."""
+
+    arguments: tuple[str, ...]
+    tls: bool = False
+
+    def run(self, peer: Peer, requests: int, ca: Path) -> Sample:
+        """So many requests; what came of them."""
+        command = [debian("redis-benchmark"), "-h", "127.0.0.1", "-a", peer.password, "--csv", "-n", str(requests)]
+        if self.tls:
+            command += ["-p", str(peer.tls_port), "--tls", "--cacert", str(ca)]
+        else:
+            command += ["-p", str(peer.port)]
+        before = peer.cpu()
+        try:
+            done = subprocess.run([*command, *self.arguments], capture_output=True, text=True, timeout=LIMIT)
+        except subprocess.TimeoutExpired:
+            raise LoadError(f"redis-benchmark did not end within {LIMIT:g} s") from None
+        cpu = (peer.cpu() - before) * 1e6 / requests
+        return parse_csv(done.stdout, done.stderr, cpu)
+
+
+def parse_csv(text: str, errors: str = "", cpu: float = math.nan) -> Sample:
+    """What ``redis-benchmark --csv`` printed of one test. Raises LoadError: an error reply ends it without a result."""
+    rows = list(csv.DictReader(text.splitlines()))
+    if len(rows) != 1 or rows[0].get("p99_latency_ms") is None:
+        # Its warnings, about CONFIG among others, are no errors.
+        told = [line for line in [*text.splitlines(), *errors.splitlines()] if line and not line.startswith("WARNING")]
+        raise LoadError(f"redis-benchmark: {' '.join(told)[-300:] or 'no result'}")
+    row = rows[0]
+    return Sample(float(row["rps"]), float(row["p50_latency_ms"]), float(row["p99_latency_ms"]), cpu)
+
+
+# The generator, seen from here
+
+
+@dataclass(frozen=True)
+class ClosedLoop:
+    """Connections that each send `request` as one write, wait for `reply`, and begin again.
+
+    commands: how many requests that is.
+    """
+
+    request: bytes
+    reply: bytes
+    commands: int
+    connections: int
+
+    def run(self, peer: Peer, requests: int, ca: Path) -> Sample:
+        """So many requests; what came of them."""
+        trips = max(requests // self.commands, self.connections)
+        before = peer.cpu()
+        answer = _generate(
+            "closed",
+            port=peer.port,
+            password=peer.password,
+            request=self.request.decode(),
+            reply=self.reply.decode(),
+            connections=self.connections,
+            trips=trips,
+        )
+        cpu = (peer.cpu() - before) * 1e6 / (trips * self.commands)
+        return Sample(answer["rate"] * self.commands, answer["p50"], answer["p99"], cpu)
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """An open-loop measurement. slices: p99 in ms of each tenth of a second."""
+
+    p50: float
+    p99: float
+    slices: tuple[float, ...]
+
+
+@contextmanager
+def open_loop(peer: Peer, rate: float, seconds: float, connections: int = 50) -> Iterator[list[Timeline]]:
+    """GETs at a steady rate, while the context runs. The result is in the list after it."""
+    found: list[Timeline] = []
+    process = _start("open", port=peer.port, password=peer.password, rate=rate, seconds=seconds, connections=connections)
+    try:
+        yield found
+        answer = _answer(process, seconds + LIMIT)
+        found.append(Timeline(answer["p50"], answer["p99"], tuple(answer["slices"])))
+    finally:
+        _end(process)
+
+
+@contextmanager
+def idle_sessions(peer: Peer, count: int) -> Iterator[None]:
+    """So many clients that have logged in and done one GET, and do nothing more while the context runs."""
+    process = _start("idle", port=peer.port, password=peer.password, count=count)
+    try:
+        if not process.stdout.readline():
+            raise LoadError(f"no {count} idle sessions: {process.stderr.read().strip()[-300:]}")
+        yield
+    finally:
+        _end(process)
+
+
+def _start(kind: str, **options: object) -> subprocess.Popen:
+    command = [sys.executable, "-m", "benchmarks.load", kind, json.dumps(options)]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
+
+
+def _answer(process: subprocess.Popen, limit: float) -> dict:
+    try:
+        out, errors = process.communicate(timeout=limit)
+    except subprocess.TimeoutExpired:
+        raise LoadError(f"the generator did not end within {limit:g} s") from None
+    if process.returncode:
+        raise LoadError(f"the generator: {errors.strip()[-300:]}")
+    return json.loads(out)
+
+
+def _generate(kind: str, **options: object) -> dict:
+    process = _start(kind, **options)
+    try:
+        return _answer(process, LIMIT)
+    finally:
+        _end(process)
+
+
+def _end(process: subprocess.Popen) -> None:
+    process.kill()
+    process.wait()
+    for stream in (process.stdin, process.stdout, process.stderr):
+        stream.close()
+
+
+# The generator's process
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Of values in order: the smallest one that so large a share of them does not exceed."""
+    return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
+
+
+def _connect(port: int, password: str) -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", port), timeout=30)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    connection.sendall(b"*2\r\n$4\r\nAUTH\r\n$%d\r\n%s\r\n" % (len(password), password.encode()))
+    reply = connection.recv(1000)
+    if reply != b"+OK\r\n":
+        raise SystemExit(f"AUTH was answered with {reply!r}")
+    return connection
+
+
+def _summary(latencies: list[float]) -> dict[str, float]:
+    latencies.sort()
+    return {"p50": percentile(latencies, 0.5) * 1e3, "p99": percentile(latencies, 0.99) * 1e3}
+
+
+def _closed(port: int, password: str, request: str, reply: str, connections: int, trips: int) -> dict[str, float]:
+    sent, expected = request.encode(), reply.encode()
+    sockets = {c.fileno(): c for c in (_connect(port, password) for _ in range(connections))}
+    epoll = select.epoll()
+    clock = time.perf_counter
+    parts: dict[int, bytes] = {}
+    began: dict[int, float] = {}
+    latencies: list[float] = []
+    left = trips - connections
+    start = clock()
+    for number, connection in sockets.items():
+        epoll.register(number, select.EPOLLIN)
+        began[number] = clock()
+        connection.sendall(sent)
+    while len(latencies) < trips:
+        for number, _ in epoll.poll(30):
+            connection = sockets[number]
+            data = connection.recv(65536)
+            if data != expected:
+                if not data:
+                    raise SystemExit("a connection was closed")
+                data = parts.pop(number, b"") + data
+                if data != expected:
+                    if not expected.startswith(data):
+                        raise SystemExit(f"an unexpected reply: {data[:200]!r}")
+                    parts[number] = data
+                    continue
+            now = clock()
+            latencies.append(now - began[number])
+            if left > 0:
+                left -= 1
+                began[number] = now
+                connection.sendall(sent)
+    return {"rate": trips / (clock() - start), **_summary(latencies)}
+
+
+def _open(port: int, password: str, rate: float, seconds: float, connections: int) -> dict[str, object]:
+    """Sends when it is time, whatever is still unanswered: a stall counts for all that came due meanwhile."""
+    request, expected = b"*2\r\n$3\r\nGET\r\n$10\r\nbench:open\r\n", b"$64\r\n%s\r\n" % (b"x" * 64)
+    size = len(expected)
+    sockets = [_connect(port, password) for _ in range(connections)]
+    sockets[0].sendall(b"*3\r\n$3\r\nSET\r\n$10\r\nbench:open\r\n" + expected)
+    if sockets[0].recv(100) != b"+OK\r\n":
+        raise SystemExit("SET was refused")
+    epoll = select.epoll()
+    clock = time.perf_counter
+    waiting: dict[int, deque[float]] = {}
+    parts: dict[int, bytes] = {}
+    by_number = {}
+    for connection in sockets:
+        epoll.register(connection, select.EPOLLIN)
+        by_number[connection.fileno()] = connection
+        waiting[connection.fileno()] = deque()
+    turn = [(connection, waiting[connection.fileno()]) for connection in sockets]
+    latencies: list[float] = []
+    slices: list[list[float]] = [[] for _ in range(math.ceil(seconds / SLICE))]
+    total, count = int(rate * seconds), 0
+    start = clock()
+    while len(latencies) < total:
+        due = min(total, int((clock() - start) * rate) + 1)
+        while count < due:
+            connection, queue = turn[count % connections]
+            queue.append(clock())
+            connection.sendall(request)
+            count += 1
+        # Python's epoll waits for whole milliseconds; those that are due meanwhile go together.
+        events = epoll.poll(0.001 if count < total else 30)
+        if not events and count == total:
+            raise SystemExit("no reply for 30 s")
+        for number, _ in events:
+            data = parts.pop(number, b"") + by_number[number].recv(65536)
+            now = clock()
+            whole = len(data) // size
+            if data[: whole * size] != expected * whole or not data:
+                raise SystemExit(f"an unexpected reply: {data[:200]!r}")
+            if whole * size != len(data):
+                parts[number] = data[whole * size :]
+            queue = waiting[number]
+            for _ in range(whole):
+                began = queue.popleft()
+                latencies.append(now - began)
+                slices[min(int((began - start) / SLICE), len(slices) - 1)].append(now - began)
+    return {"slices": [percentile(sorted(each), 0.99) * 1e3 for each in slices], **_summary(latencies)}
+
+
+def _idle(port: int, password: str, count: int) -> None:
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    held = []
+    for _ in range(count):
+        connection = _connect(port, password)
+        connection.sendall(b"*2\r\n$3\r\nGET\r\n$10\r\nbench:idle\r\n")
+        reply = connection.recv(1000)
+        if reply != b"$-1\r\n":
+            raise SystemExit(f"GET was answered with {reply!r}")
+        held.append(connection)
+    print("ready", flush=True)
+    sys.stdin.read()
+
+
+def main() -> None:
+    """The generator's process."""
+    kind, options = sys.argv[1], json.loads(sys.argv[2])
+    answer = {"closed": _closed, "open": _open, "idle": _idle}[kind](**options)
+    print(json.dumps(answer))
+
+
+if __name__ == "__main__":
+    main()
