@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from enum import Enum, IntFlag
+from enum import Enum
 from functools import partial
 
 from . import policy
@@ -54,8 +54,8 @@ LOST = b"-ERR the connection to Redis was lost: it may have run this command, or
 SPOILER = encode([b"SELECT"])
 
 
-class Wait(IntFlag):
-    """Why a session reads no more commands for now."""
+class Wait:
+    """Why a session reads no more commands for now: a sum of these. Plain numbers: an IntFlag costs as much as a command."""
 
     LANE = 1  #: a lane is being opened
     ORDER = 2  #: a command must not start before all replies are here
@@ -99,7 +99,7 @@ class Conversation:
         self._streaming = False
         self._scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, TAKE)
         self._received = 0
-        self._wait = Wait(0)
+        self._wait = 0
         self._unread = False
         self._no_more = False
         # What the client is owed, in order: debts of the lane, and the proxy's own answers.
@@ -152,18 +152,21 @@ class Conversation:
 
     def __repr__(self) -> str:
         who = self.credential.tenant.namespace if self.credential else "unauthenticated"
-        return f"<Session {who} owed={self._owed} wait={self._wait!r}>"
+        return f"<Session {who} owed={self._owed} wait={self._reasons()}>"
+
+    def _reasons(self) -> str:
+        return "+".join(name for name, value in vars(Wait).items() if name.isupper() and self._wait & value) or "none"
 
     @property
     def ended(self) -> bool:
         """Whether it reads no more commands, and never will."""
-        return bool(self._wait & Wait.ENDING)
+        return self._wait & Wait.ENDING != 0
 
     # What the link tells.
 
     def received(self, data: bytes) -> None:
         """What the client sent."""
-        if self.ended:
+        if self._wait & Wait.ENDING:
             return
         if self.credential is None:
             self._received += len(data)
@@ -459,11 +462,16 @@ class Conversation:
             return
         self._owed -= done
         if not owed.count:
-            self._queue.popleft()
+            queue = self._queue
+            queue.popleft()
             if owed.kind == HELLO and not owed.silent:
                 self._protocol_changed(owed.protocol or self.protocol)
                 self._go_on(Wait.HELLO)
-            self._flush()
+            if queue:
+                if type(queue[0]) is bytes:
+                    self._flush()
+            elif self._wait or self.pinned:
+                self._drained()
         if self._wait & Wait.OWED and self._owed <= OWED_LIMIT // 2:
             self._go_on(Wait.OWED)
 
@@ -519,12 +527,12 @@ class Conversation:
 
     # Waiting.
 
-    def _stop(self, reason: Wait) -> None:
+    def _stop(self, reason: int) -> None:
         self._wait |= reason
         if self._scanner.buffered > HELD_LIMIT:
             self.link.hold()
 
-    def _go_on(self, reason: Wait) -> None:
+    def _go_on(self, reason: int) -> None:
         if not self._wait & reason:
             return
         self._wait &= ~reason
@@ -546,8 +554,12 @@ class Conversation:
     def _take_commands(self) -> None:
         scanner = self._scanner
         while not self._wait:
-            if self.home is not None and not self.pinned and scanner.buffered and not self._may_send():
-                continue
+            home = self.home
+            if home is not None and not self.pinned:
+                lane = self.lane
+                detour = lane is None or lane is not home.lane or lane.busy or self._unread
+                if detour and scanner.buffered and not self._may_send():
+                    continue
             try:
                 found = scanner.next()
             except ProtocolError as error:
@@ -564,6 +576,8 @@ class Conversation:
             if kind == FORWARD:
                 self.commands += count
                 self._send(what, count)
+                if not scanner.buffered and not self._no_more:
+                    return
             elif kind == STREAM:
                 if count:
                     self.commands += 1

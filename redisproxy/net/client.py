@@ -207,7 +207,7 @@ class ClientProtocol(RespReceiver):
         if self._read_closed or ISSLTransport.providedBy(self.transport):
             self.transport.loseConnection()
         else:
-            self._held = Hold(0)
+            self._held = 0
             self.transport.resumeProducing()
             self.transport.loseWriteConnection()
 
@@ -217,12 +217,12 @@ class ClientProtocol(RespReceiver):
         self._mood = mood
         self.transport.abortConnection()
 
-    def hold(self, reason: Hold = Hold.SESSION) -> None:
+    def hold(self, reason: int = Hold.SESSION) -> None:
         """See `core.links.Link`."""
         if not self._closing:
             super().hold(reason)
 
-    def unhold(self, reason: Hold = Hold.SESSION) -> None:
+    def unhold(self, reason: int = Hold.SESSION) -> None:
         """See `core.links.Link`."""
         if not self._closing:
             super().unhold(reason)

@@ -8,7 +8,6 @@ back-pressure, and that a bug costs one connection alone. In the way of Twisted'
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntFlag
 
 from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IPushProducer
@@ -20,8 +19,8 @@ from ..core.resp import ProtocolError
 from .transport import write_at_once
 
 
-class Hold(IntFlag):
-    """Why a connection is not read from for now."""
+class Hold:
+    """Why a connection is not read from for now: a sum of these."""
 
     SESSION = 1  #: the session takes no more commands
     PEER = 2  #: the other side does not take what was read
@@ -36,7 +35,7 @@ class RespReceiver(Protocol):
     write: Callable[[bytes], None]
 
     def connectionMade(self) -> None:
-        self._held = Hold(0)
+        self._held = 0
         self.write = write_at_once(self.transport)
         # A Unix socket has no such options, and in older Twisted the methods to set them all the same.
         if hasattr(self.transport, "setTcpNoDelay") and not isinstance(self.transport.getHost(), UNIXAddress):
@@ -60,13 +59,13 @@ class RespReceiver(Protocol):
         """The peer sent what RESP does not allow. By default the connection is aborted."""
         self.transport.abortConnection()
 
-    def hold(self, reason: Hold) -> None:
+    def hold(self, reason: int) -> None:
         """Stops reading, until every reason is gone."""
         if not self._held:
             self.transport.pauseProducing()
         self._held |= reason
 
-    def unhold(self, reason: Hold) -> None:
+    def unhold(self, reason: int) -> None:
         """One reason to stop is gone."""
         if self._held & reason:
             self._held &= ~reason

@@ -8,7 +8,7 @@ from redisproxy.core import conversation as conversation_module
 from redisproxy.core import pubsub
 from redisproxy.core import session as session_module
 from redisproxy.core.commands import builtin
-from redisproxy.core.conversation import NOAUTH, SPOILER, Wait
+from redisproxy.core.conversation import NOAUTH, SPOILER
 from redisproxy.core.lane import Ledger, Owed
 from redisproxy.core.policy import Policy, make_policy
 from redisproxy.core.resp import ProtocolError, encode
@@ -1084,5 +1084,5 @@ class TableTests(unittest.TestCase):
         self.assertIn("blue owed=1", repr(conversation.session))
         self.assertEqual(repr(conversation.lane.latest()), "<Owed 1 replies>")
         self.assertNotIn(BLUE.digest.hex(), repr(BLUE))
-        self.assertEqual(Wait(0), conversation.session._wait)
+        self.assertEqual(conversation.session._wait, 0)
         self.assertIsInstance(conversation.lane.latest(), Owed)
