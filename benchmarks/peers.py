@@ -23,7 +23,7 @@ from pathlib import Path
 
 from tests.support.certificates import Authority
 from tests.support.proxy import PREFIX, Manifests, ProxyProcess, master, tenant
-from tests.support.servers import MASTER_PASSWORD, RedisServer, debian, free_port
+from tests.support.servers import MASTER_PASSWORD, RedisServer, debian, free_port, redis_7
 from tests.support.waiting import until
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -141,7 +141,7 @@ class Bench:
             self._certificate, self._key = self.authority.issue("bench", "127.0.0.1", "localhost")
             tls = free_port()
             self.redis = RedisServer(
-                debian,
+                redis_7,
                 "bind 127.0.0.1",
                 f"databases {DATABASES}",
                 f"maxclients {REDIS_CONNECTIONS}",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pexpect
 
 from ..support.proxy import Installation
-from ..support.servers import RedisServer, debian
+from ..support.servers import RedisServer, debian, redis_7
 
 REFUSED = "is not available here: it reaches beyond the own database"
 
@@ -21,7 +21,7 @@ REFUSED = "is not available here: it reaches beyond the own database"
 @functools.cache
 def installation() -> Installation:
     """In front of Debian's Redis, whose own redis-cli this is. It, and a few keys, are for all tests."""
-    made = Installation(server=RedisServer(debian))
+    made = Installation(server=RedisServer(redis_7))
     atexit.register(made.stop)
     blue = made.blue()
     blue.set("greeting", "hello")
