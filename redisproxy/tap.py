@@ -13,6 +13,10 @@ from twisted.application.service import IService
 from twisted.python import usage
 
 from . import __version__
+from .net import reactor as _reactor
+
+_reactor.install()  # before anything imports Twisted's default one
+
 from .service import ProxyService, StartError
 from .settings import Settings, SettingsError, option_name
 

@@ -1,0 +1,46 @@
+"""The reactor: Twisted's epoll reactor, without what Twisted does for its log around every event.
+
+Owns one method. Twisted calls each reader and writer within a context that names it for the legacy log; nothing of ours
+reads that, and it is a seventh of the proxy's time. An operator who names a reactor (``twistd --reactor=…``) gets that one.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from twisted.logger import Logger
+
+_log = Logger()
+
+
+def install() -> bool:
+    """Makes it the process's reactor; false: there is one already, or no epoll here, or a Twisted that is made otherwise."""
+    if "twisted.internet.reactor" in sys.modules:
+        return False
+    try:
+        from twisted.internet.epollreactor import EPollReactor
+    except ImportError:
+        return False
+    from twisted.internet.main import installReactor
+
+    class Reactor(EPollReactor):
+        """Calls readers and writers straight."""
+
+        def doPoll(self, timeout: float | None) -> None:
+            """See EPollReactor: waits for events up to so many seconds, and has each dealt with."""
+            selectables = self._selectables
+            for fd, event in self._poller.poll(-1 if timeout is None else timeout, len(selectables)):
+                selectable = selectables.get(fd)
+                if selectable is not None:  # or it was removed by one before it
+                    try:
+                        self._doReadOrWrite(selectable, fd, event)
+                    except Exception:
+                        _log.failure("a bug: {selectable} could not be disconnected", selectable=selectable)
+
+        doIteration = doPoll
+
+    reactor = Reactor()
+    if not all(hasattr(reactor, name) for name in ("_selectables", "_poller", "_doReadOrWrite")):
+        return False
+    installReactor(reactor)
+    return True
