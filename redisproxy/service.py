@@ -5,6 +5,7 @@ Owns the wiring: settings become explicit arguments of the parts, and the parts 
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import resource
 import signal
@@ -42,6 +43,20 @@ from .settings import Settings, SettingsError
 BACKLOG = 4096
 #: Seconds that another thread may run Python while the reactor waits for its turn; Python's own 5 ms are felt by clients.
 SWITCH_INTERVAL = 0.001
+
+
+#: Bytes of free memory that the C library keeps, rather than give it to the system and take it again for each large read.
+KEPT_FREE = 8 * 1024 * 1024
+# mallopt's names for it (malloc.h of glibc): what is kept, and from what size on a block is the system's.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_free_memory() -> None:
+    """Large reads need no new pages from the system. Where the C library has no mallopt, nothing happens."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, KEPT_FREE)
+        mallopt(_M_MMAP_THRESHOLD, KEPT_FREE)
 
 
 def settle() -> None:
@@ -150,6 +165,7 @@ class ProxyService(service.MultiService):
 
     def startService(self) -> None:
         sys.setswitchinterval(SWITCH_INTERVAL)
+        keep_free_memory()
         self._reactor.callWhenRunning(self._take_over_ends)  # again: the reactor has put in its own meanwhile
         try:
             super().startService()

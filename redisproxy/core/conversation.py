@@ -80,6 +80,41 @@ class Reply(Enum):
 class Conversation:
     """One client's conversation, whatever its commands mean: `session.Session` knows that."""
 
+    # More attributes than Python keeps without a dictionary for each instance.
+    __slots__ = (
+        "_advancing",
+        "_after_login",
+        "_answers",
+        "_behind",
+        "_lane_clean",
+        "_mid_message",
+        "_mood",
+        "_multi",
+        "_no_more",
+        "_on_own_lane",
+        "_owed",
+        "_parked",
+        "_policy",
+        "_queue",
+        "_received",
+        "_reply",
+        "_scanner",
+        "_spare",
+        "_streaming",
+        "_unread",
+        "_wait",
+        "_watching",
+        "candidate",
+        "commands",
+        "credential",
+        "home",
+        "lane",
+        "link",
+        "pinned",
+        "protocol",
+        "refused",
+    )
+
     def __init__(self, link: Link) -> None:
         self.link = link
         self.credential: Credential | None = None

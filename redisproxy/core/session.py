@@ -27,6 +27,8 @@ SYNTAX = b"-ERR syntax error\r\n"
 class Session(Conversation):
     """One client's conversation."""
 
+    __slots__ = ("_library", "_name", "_subscriptions", "_then")
+
     def __init__(self, link: Link) -> None:
         super().__init__(link)
         self._name = b""

@@ -19,6 +19,14 @@ from ..core.resp import ProtocolError
 from .transport import write_at_once
 
 
+#: Bytes that Twisted reads at once; as many as that come where large values pass.
+READ_SIZE = 64 * 1024
+#: What is read at once then. Always, it would cost: a buffer is made for each read.
+WIDE_READ_SIZE = 256 * 1024
+#: A read of less than this is the end of that.
+SMALL_READ_SIZE = 4 * 1024
+
+
 class Hold:
     """Why a connection is not read from for now: a sum of these."""
 
@@ -36,6 +44,7 @@ class RespReceiver(Protocol):
 
     def connectionMade(self) -> None:
         self._held = 0
+        self._wide = False
         self.write = write_at_once(self.transport)
         # A Unix socket has no such options, and in older Twisted the methods to set them all the same.
         if hasattr(self.transport, "setTcpNoDelay") and not isinstance(self.transport.getHost(), UNIXAddress):
@@ -43,6 +52,12 @@ class RespReceiver(Protocol):
             self.transport.setTcpKeepAlive(True)
 
     def dataReceived(self, data: bytes) -> None:
+        size = len(data)
+        if size >= READ_SIZE:
+            if not self._wide:
+                self._read_up_to(WIDE_READ_SIZE)
+        elif self._wide and size < SMALL_READ_SIZE:
+            self._read_up_to(READ_SIZE)
         try:
             self.respReceived(data)
         except ProtocolError as error:
@@ -50,6 +65,10 @@ class RespReceiver(Protocol):
         except Exception:
             self._log.failure("a bug, which costs {connection} alone", connection=self)
             self.transport.abortConnection()
+
+    def _read_up_to(self, size: int) -> None:
+        self._wide = size > READ_SIZE
+        self.transport.bufferSize = size
 
     def respReceived(self, data: bytes) -> None:
         """The peer's next bytes. May raise ProtocolError, which leads to `respBroken`."""

@@ -33,8 +33,8 @@ def write_at_once(transport: ITransport) -> Callable[[bytes], None]:
     # descriptors along, too.
     plain = type(transport).writeSomeData is Connection.writeSomeData
     send = transport.getHandle().send if plain else transport.writeSomeData
-    # More than Twisted sends in one turn would be copied here for little.
-    limit = transport.SEND_LIMIT
+    # As much as is read at once; what is left of more would be copied here for little.
+    limit = 2 * transport.SEND_LIMIT
 
     def write(data: bytes) -> None:
         if (
