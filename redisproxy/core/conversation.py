@@ -233,6 +233,8 @@ class Conversation:
         self._let_go_of_lane()
         self._leave_home()
         self._queue.clear()
+        self._parked = self._on_own_lane = None
+        self._spare.owner = NOBODY
 
     def unread(self, full: bool) -> None:
         """Whether what was written to the client is piling up."""

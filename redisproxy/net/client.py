@@ -49,6 +49,9 @@ HALF_CLOSED_GRACE = 0.5
 #: Seconds for a session that was revoked to get the replies it is owed, before it is cut off.
 REVOKED_GRACE = 10.0
 
+#: Clients whose credentials are compared with a new directory in one turn of the reactor.
+CHECKED_AT_ONCE = 200
+
 #: Refused commands of one connection that are written down; the others are counted in its outcome.
 TOLD = 10
 
@@ -178,6 +181,8 @@ class ClientProtocol(RespReceiver):
         factory.outcomes.ended(self._outcome())
         factory.admission.leave(self)
         factory.left(self)
+        # The two hold each other: without this they were left to the garbage collector, whose full runs are felt.
+        self.session.link = None
 
     def _outcome(self) -> Outcome:
         credential = self.session.credential
@@ -418,6 +423,9 @@ class ClientFactory(Factory):
         self.clients: set[ClientProtocol] = set()
         self._numbers = itertools.count(1)
         self._all_gone: defer.Deferred | None = None
+        # Those whose credentials are still to be compared with a new directory.
+        self._unchecked: list[ClientProtocol] = []
+        self._checking: IDelayedCall | None = None
         directory.listeners.append(self._changed)
 
     def startFactory(self) -> None:
@@ -428,6 +436,9 @@ class ClientFactory(Factory):
         """No port listens any more."""
         if self._probing.running:
             self._probing.stop()
+        if self._checking is not None:
+            self._checking.cancel()
+            self._checking = None
 
     def _probe(self) -> None:
         for client in list(self.clients):
@@ -461,9 +472,19 @@ class ClientFactory(Factory):
             client.session.policy_changed()
 
     def _changed(self, directory: Directory) -> None:
+        self._unchecked = list(self.clients)
+        if self._checking is None:
+            self._check(directory)
+
+    def _check(self, directory: Directory) -> None:
+        """Some of the clients now, the others in the turns that follow: thousands at once would keep everybody waiting."""
         now = self.clock.seconds()
-        for client in list(self.clients):
+        for client in self._unchecked[:CHECKED_AT_ONCE]:
             client.recheck(directory, now)
+        del self._unchecked[:CHECKED_AT_ONCE]
+        self._checking = None
+        if self._unchecked:
+            self._checking = self.clock.callLater(0, lambda: self._check(self.directory.directory))
 
 
 def shown_address(address: IAddress) -> str:
