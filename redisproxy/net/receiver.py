@@ -18,7 +18,6 @@ from zope.interface import implementer
 from ..core.resp import ProtocolError
 from .transport import write_at_once
 
-
 #: Bytes that Twisted reads at once; as many as that come where large values pass.
 READ_SIZE = 64 * 1024
 #: What is read at once then. Always, it would cost: a buffer is made for each read.
