@@ -352,7 +352,8 @@ class Conversation:
         if self.ended:
             return
         if then is _nothing:
-            self._stop(Wait.UNREAD)
+            if self._unread:  # or nobody would tell that it has read all
+                self._stop(Wait.UNREAD)
         else:
             self._refuse_lane(text)
         self._go_on(Wait.LANE)

@@ -478,6 +478,14 @@ class BoundsTests(SharedCase):
         conversation.session.unread(False)
         self.assertEqual(conversation.shared_gets(), GET)
 
+    def test_a_client_that_has_read_all_before_it_is_known_that_no_lane_can_be_had(self) -> None:
+        conversation = logged_in(lanes_at_once=False)
+        conversation.session.unread(True)
+        conversation.client(GET)
+        conversation.session.unread(False)
+        conversation.session.lane_refused("ERR none")
+        self.assertEqual((conversation.shared_gets(), conversation.waits), (GET, False))
+
     def test_too_slow(self) -> None:
         conversation = logged_in().client(GET)
         conversation.session.too_slow()
