@@ -465,7 +465,7 @@ class Conversation:
         if not owed.count:
             queue = self._queue
             queue.popleft()
-            if owed.kind == HELLO and not owed.silent:
+            if owed.kind == HELLO:
                 self._protocol_changed(owed.protocol or self.protocol)
                 self._go_on(Wait.HELLO)
             if queue:
@@ -661,11 +661,16 @@ class Conversation:
         self._owed += owed.count
         self.lane.send(data, owed)
 
+    def _heard(self) -> bool:
+        """Whether the next reply is to be heard, by CLIENT REPLY. It is asked once for each command."""
+        if self._reply is Reply.SKIP:
+            self._reply = Reply.ON
+            return False
+        return self._reply is Reply.ON
+
     def _answer(self, data: bytes) -> None:
         """The proxy's own answer, in its place."""
-        if self._reply is not Reply.ON:
-            if self._reply is Reply.SKIP:
-                self._reply = Reply.ON
+        if not self._heard():
             return
         if self._nothing_owed:
             self.link.write(data)

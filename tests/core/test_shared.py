@@ -138,6 +138,28 @@ class PlainTests(SharedCase):
         self.assertHears(conversation.command(b"CLIENT", b"REPLY", b"ON"), OK)
         self.assertHears(conversation.client(GET).shared_redis(b"+1\r\n"), b"+1\r\n")
 
+    def test_client_reply_and_what_is_said_all_the_same(self) -> None:
+        """Confirmations are heard whatever CLIENT REPLY says, and a SKIP is used up by them, as in Redis."""
+        for mode, ping in ((b"SKIP", b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"), (b"OFF", b"")):
+            conversation = logged_in().client(*map(encode, ([b"CLIENT", b"REPLY", mode], [b"SUBSCRIBE", b"a"], [b"PING"])))
+            conversation.redis(b"*3\r\n$9\r\nsubscribe\r\n$6\r\nblue:a\r\n:1\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+            self.assertHears(conversation, b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", ping)
+
+    def test_client_reply_and_hello_on_a_lane_of_its_own(self) -> None:
+        conversation = logged_in().command(b"WATCH", b"a").redis(OK)
+        conversation.hears()
+        for protocol, answer in ((b"3", b"%0\r\n"), (b"2", b"*0\r\n")):
+            conversation.client(encode([b"CLIENT", b"REPLY", b"SKIP"]), encode([b"HELLO", protocol])).redis(answer)
+            self.assertHears(conversation)
+            self.assertEqual(conversation.session.protocol, int(protocol))
+            self.assertHears(conversation.client(GET).redis(b"+1\r\n"), b"+1\r\n")
+
+    def test_reset_ends_client_reply(self) -> None:
+        for mode, answer in ((b"OFF", b"+RESET\r\n"), (b"SKIP", b"")):
+            conversation = logged_in().client(encode([b"CLIENT", b"REPLY", mode]), encode([b"RESET"]))
+            self.assertHears(conversation, answer)
+            self.assertHears(conversation.command(b"AUTH", b"blue"), OK)
+
     def test_another_tenant_is_another_home(self) -> None:
         conversation = logged_in().client(GET, encode([b"AUTH", b"green"]), GET)
         self.assertEqual(len(conversation.homes), 1)
