@@ -208,6 +208,7 @@ class Conversation:
             self._stop(Wait.UNREAD)
         elif not full:
             self._caught_up()
+            self._come_home_if_done()
             self._go_on(Wait.UNREAD)
 
     def _caught_up(self) -> None:
@@ -314,6 +315,7 @@ class Conversation:
             self._use_policy()
             self._wait &= ~Wait.LANE
             then()
+            self._come_home_if_done()
             self._advance_unless_waiting()
 
     def _may_move(self) -> bool:
@@ -329,6 +331,7 @@ class Conversation:
 
     def _complete_login(self) -> None:
         self.credential, self.candidate = self.candidate, None
+        self._multi = self._watching = False
         self._scanner.limits = AUTHENTICATED
         self._scanner.default = DROP
         self._use_policy()
@@ -388,6 +391,11 @@ class Conversation:
             self._let_go_of_lane()
             self.lane = self.home.lane
             self._use_policy()
+
+    def _come_home_if_done(self) -> None:
+        """The same where no reply will bring it home: what it went for was refused, or is over."""
+        if self.pinned and self.home is not None and self._nothing_owed:
+            self._come_home()
 
     def _may_send(self) -> bool:
         """Of a session at home: whether the next command can be taken. If not, it goes on by itself when it can."""

@@ -320,6 +320,18 @@ class OwnLaneTests(SharedCase):
         self.assertHome(conversation)
         self.assertIs(conversation.lane.released, True)
 
+    def test_what_is_refused_keeps_no_lane(self) -> None:
+        conversation = logged_in().command(b"SUBSCRIBE", b"__keyspace@5__:a")
+        self.assertRefused(conversation, b"-NOPERM")
+        self.assertHome(conversation)
+        self.assertEqual(conversation.client(GET).shared_gets(), GET)
+
+    def test_another_tenant_while_watching(self) -> None:
+        conversation = logged_in().command(b"WATCH", b"a").redis(OK).command(b"AUTH", b"green")
+        self.assertIs(conversation.lane.released, False)
+        conversation.command(b"BLPOP", b"q", b"0").redis(b"*-1\r\n")
+        self.assertHome(conversation)
+
     def test_publish(self) -> None:
         conversation = logged_in().command(b"PUBLISH", b"c", b"m")
         self.assertEqual(conversation.shared_gets(), encode([b"PUBLISH", b"blue:c", b"m"]))
@@ -507,6 +519,21 @@ class BoundsTests(SharedCase):
         conversation.session.unread(False)
         conversation.session.lane_refused("ERR none")
         self.assertEqual((conversation.shared_gets(), conversation.waits), (GET, False))
+
+    def test_a_client_that_has_read_all_needs_no_lane_of_its_own(self) -> None:
+        before = logged_in(lanes_at_once=False)
+        before.session.unread(True)
+        before.client(GET)
+        before.session.unread(False)
+        before.open_lane()
+        after = logged_in()
+        after.session.unread(True)
+        after.client(GET).redis(b"+1\r\n")
+        self.assertTrue(after.session.pinned)
+        after.session.unread(False)
+        for conversation in (before, after):
+            self.assertHome(conversation)
+        self.assertEqual(before.shared_gets(), GET)
 
     def test_too_slow(self) -> None:
         conversation = logged_in().client(GET)
