@@ -656,12 +656,18 @@ class Conversation:
             for _ in range(count):
                 self._answer(error)
 
-    def _begin_stream(self, data: bytes) -> None:
-        """The first piece of a command that is not read whole: only a lane to itself takes that."""
+    def _begin_stream(self, data: bytes, judge: policy.Policy | None = None) -> None:
+        """The first piece of a command that is not read whole: only a lane to itself takes that.
+
+        judge: the policy that let it pass, where it had to wait for the lane.
+        """
         self._streaming = False
-        if self._own_lane(partial(self._begin_stream, data)):
+        if self._own_lane(partial(self._begin_stream, data, self._policy)):
+            if judge is not None and judge != self._policy:
+                return self._refuse_lane("ERR Redis was replaced while this command waited, try again")
             self._streaming = True
             self._send(data)
+        return None
 
     def _expect(self, data: bytes, owed: Owed) -> None:
         """Sends what is answered in a way of its own, or by nobody heard."""

@@ -332,6 +332,23 @@ class OwnLaneTests(SharedCase):
         conversation.command(b"BLPOP", b"q", b"0").redis(b"*-1\r\n")
         self.assertHome(conversation)
 
+    def test_a_large_command_that_another_redis_may_not_be_sent(self) -> None:
+        """It was judged before the lane was there: what Redis is may have changed meanwhile."""
+        large = encode([b"EVAL", b"x" * 100_000, b"0"])
+        for first in (b"", GET):
+            conversation = logged_in(lanes_at_once=False).client(first, large[:70_000])
+            conversation.policy = lambda: make_policy(builtin(), scripts=False)
+            conversation.session.policy_changed()
+            if first:
+                conversation.shared_redis(b"+1\r\n")
+                conversation.hears()
+            conversation.open_lane()
+            self.assertEqual(conversation.gets(), b"")
+            self.assertRefused(conversation, b"-")
+            self.assertHome(conversation)
+            conversation.shared_gets()
+            self.assertEqual(conversation.client(large[70_000:], GET).shared_gets(), GET)
+
     def test_publish(self) -> None:
         conversation = logged_in().command(b"PUBLISH", b"c", b"m")
         self.assertEqual(conversation.shared_gets(), encode([b"PUBLISH", b"blue:c", b"m"]))
