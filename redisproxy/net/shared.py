@@ -107,7 +107,7 @@ class SharedLane:
     def _out_of_patience(self) -> None:
         worst = max(self._unread, key=self._unread.__getitem__)
         self._patience = self._reactor.callLater(PATIENCE, self._out_of_patience)
-        if any(owed.owner is not worst and not owed.silent for owed in self._debts):
+        if self._home.wanted(self, worst) or any(owed.owner is not worst and not owed.silent for owed in self._debts):
             worst.too_slow()
 
     def _stop_waiting(self) -> None:
@@ -224,6 +224,10 @@ class SharedLanes:
     def wait(self, session: Session) -> None:
         """See `core.links.Home`."""
         self._waiting.append(session)
+
+    def wanted(self, lane: SharedLane, but: Session) -> bool:
+        """Whether others than one session wait for this lane to take more."""
+        return lane is self.lane and any(session is not but and not session.ended for session in self._waiting)
 
     def tell_waiting(self) -> None:
         """A lane can be used, or it is known that there is none."""

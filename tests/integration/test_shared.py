@@ -10,6 +10,7 @@ import time
 import unittest
 
 from redisproxy.core.resp import ReplyMeasurer, encode
+from redisproxy.net.shared import LANES_LIMIT
 
 from ..support.proxy import Installation, master
 from ..support.relay import Relay
@@ -170,6 +171,26 @@ class SlowReaderTests(SharedCase):
         print(f"a deaf neighbour on a shared lane: slowest ECHO {slowest * 1000:.1f} ms")
         self.assertLess(slowest, 3.0)
         self.assertQuietLog()
+
+    def test_many_that_do_not_read_stall_nobody_for_long(self) -> None:
+        """One on each lane that the tenant may have: nothing of another's is in flight there, and it waits all the same."""
+        self.start()
+        self.installation.server.client(3).set("big", b"x" * (32 << 20))
+        for number in range(LANES_LIMIT):
+            deaf = self.client()
+            deaf.slow_down(65536)
+            deaf.send(encode([b"GET", b"big"]))
+            lanes = min(number + 2, LANES_LIMIT)
+            until(lambda n=number, m=lanes: (self.stuck(), len(self.lanes())) == (n + 1, m), "another lane is not read")
+        other = self.client()
+        started = time.monotonic()
+        self.assertEqual(other.ask(b"ECHO", b"x"), b"$1\r\nx\r\n")
+        self.assertLess(time.monotonic() - started, 4.0)
+        self.assertQuietLog()
+
+    def stuck(self) -> int:
+        """Connections on which Redis has replies that the proxy does not take."""
+        return sum(int(lane["omem"]) > 1 << 20 for lane in self.lanes())
 
     def test_a_slow_one_that_nobody_waits_for_gets_everything(self) -> None:
         self.start()
