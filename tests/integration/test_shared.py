@@ -125,6 +125,21 @@ class LanesTests(SharedCase):
         self.assertEqual(len(seen), 1)
         until(lambda: not self.lanes(), "the idle lane is closed")
 
+    def test_a_transaction_that_cannot_end_does_not_begin_on_a_shared_lane(self) -> None:
+        """EXEC may be refused by an operator, or have another name in Redis."""
+        renamed = RedisServer(RedisServer.__init__.__defaults__[0], 'rename-command EXEC ""')
+        for server, options in ((renamed, ()), (None, ("--deny-commands", "EXEC"))):
+            self.installation = Installation("--lanes", "shared", *options, server=server)
+            self.addCleanup(self.installation.stop)
+            client, other = self.client(), self.client()
+            client.send(encode([b"MULTI"]) + encode([b"SET", b"a", b"1"]) + encode([b"EXEC"]))
+            replies = [client.reply() for _ in range(3)]
+            self.assertTrue(replies[2].startswith(b"-NOPERM"), replies)
+            self.assertEqual(other.ask(b"ECHO", b"own"), b"$3\r\nown\r\n")
+            client.ask(b"DISCARD")
+            client.ask(b"QUIT")
+            self.assertEqual(other.ask(b"BLPOP", b"queue", b"0.01"), b"*-1\r\n")
+
     def test_a_new_address_is_used_at_once(self) -> None:
         self.start()
         client = self.client()
