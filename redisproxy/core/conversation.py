@@ -245,6 +245,7 @@ class Conversation:
             self._stop(Wait.UNREAD)
         elif not full:
             self._caught_up()
+            self._come_home_if_done()
             self._go_on(Wait.UNREAD)
 
     def _caught_up(self) -> None:
@@ -351,6 +352,7 @@ class Conversation:
             self._use_policy()
             self._wait &= ~Wait.LANE
             then()
+            self._come_home_if_done()
             self._advance_unless_waiting()
 
     def _may_move(self) -> bool:
@@ -366,6 +368,7 @@ class Conversation:
 
     def _complete_login(self) -> None:
         self.credential, self.candidate = self.candidate, None
+        self._multi = self._watching = False
         self._scanner.limits = AUTHENTICATED
         self._scanner.default = DROP
         self._use_policy()
@@ -389,7 +392,8 @@ class Conversation:
         if self.ended:
             return
         if then is _nothing:
-            self._stop(Wait.UNREAD)
+            if self._unread:  # or nobody would tell that it has read all
+                self._stop(Wait.UNREAD)
         else:
             self._refuse_lane(text)
         self._go_on(Wait.LANE)
@@ -424,6 +428,11 @@ class Conversation:
             self._let_go_of_lane()
             self.lane = self.home.lane
             self._use_policy()
+
+    def _come_home_if_done(self) -> None:
+        """The same where no reply will bring it home: what it went for was refused, or is over."""
+        if self.pinned and self.home is not None and self._nothing_owed:
+            self._come_home()
 
     def _may_send(self) -> bool:
         """Of a session at home: whether the next command can be taken. If not, it goes on by itself when it can."""
@@ -501,7 +510,7 @@ class Conversation:
         if not owed.count:
             queue = self._queue
             queue.popleft()
-            if owed.kind == HELLO and not owed.silent:
+            if owed.kind == HELLO:
                 self._protocol_changed(owed.protocol or self.protocol)
                 self._go_on(Wait.HELLO)
             if queue:
@@ -684,12 +693,18 @@ class Conversation:
             for _ in range(count):
                 self._answer(error)
 
-    def _begin_stream(self, data: bytes) -> None:
-        """The first piece of a command that is not read whole: only a lane to itself takes that."""
+    def _begin_stream(self, data: bytes, judge: policy.Policy | None = None) -> None:
+        """The first piece of a command that is not read whole: only a lane to itself takes that.
+
+        judge: the policy that let it pass, where it had to wait for the lane.
+        """
         self._streaming = False
-        if self._own_lane(partial(self._begin_stream, data)):
+        if self._own_lane(partial(self._begin_stream, data, self._policy)):
+            if judge is not None and judge != self._policy:
+                return self._refuse_lane("ERR Redis was replaced while this command waited, try again")
             self._streaming = True
             self._send(data)
+        return None
 
     def _expect(self, data: bytes, owed: Owed) -> None:
         """Sends what is answered in a way of its own, or by nobody heard."""
@@ -697,11 +712,16 @@ class Conversation:
         self._owed += owed.count
         self.lane.send(data, owed)
 
+    def _heard(self) -> bool:
+        """Whether the next reply is to be heard, by CLIENT REPLY. It is asked once for each command."""
+        if self._reply is Reply.SKIP:
+            self._reply = Reply.ON
+            return False
+        return self._reply is Reply.ON
+
     def _answer(self, data: bytes) -> None:
         """The proxy's own answer, in its place."""
-        if self._reply is not Reply.ON:
-            if self._reply is Reply.SKIP:
-                self._reply = Reply.ON
+        if not self._heard():
             return
         if self._nothing_owed:
             self.link.write(data)

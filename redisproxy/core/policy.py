@@ -124,8 +124,10 @@ def make_policy(
             table[name] = DROP
     for kind, names in ((TAKE, ANSWERED), (TAKE, PASSED_ON), (HEAD, HEADED)):
         for name in names - (deny - NEVER):
-            table[name] = kind
-            if names is not ANSWERED and name in commands:
+            if names is ANSWERED:
+                table[name] = kind
+            elif name in commands:  # or a MULTI would never end where the server's EXEC was renamed
+                table[name] = kind
                 forwarded.append(name)
     forwarded += [name for name in (b"ECHO", b"FLUSHDB", b"HELLO", b"PING") if name in commands and name not in forwarded]
     known = set(commands) | {subcommand.name for command in commands.values() for subcommand in command.subcommands}

@@ -373,7 +373,7 @@ class RequestScanner:
                     return None
                 name = buffer[name_at : after - 2].upper()
                 count += 1
-                if name == b"EXEC" and left == 0:
+                if name == b"EXEC" and left == 0 and self.table.get(name) == TAKE:
                     found = buffer[self._pos : after]
                     self._pos = after
                     return found, count

@@ -156,7 +156,7 @@ class Session(Conversation):
         if self.pinned:
             # Whatever follows waits until it is known which protocol that is answered in.
             self._stop(Wait.HELLO)
-            self._expect(encode(arguments), Owed(self, 1, HELLO, protocol=protocol))
+            self._expect(encode(arguments), Owed(self, 1, HELLO, silent=not self._heard(), protocol=protocol))
         elif protocol in (0, self.protocol):
             self._pass_on(arguments)
         elif self._in_order(arguments):
@@ -184,6 +184,8 @@ class Session(Conversation):
         self._scanner.limits = UNAUTHENTICATED
         self._scanner.table = policy.UNAUTHENTICATED_TABLE
         self._scanner.default = TAKE
+        if self._reply is Reply.OFF:
+            self._reply = Reply.ON
         self._answer(b"+RESET\r\n")
 
     def _cross_protocol(self, arguments: list[bytes]) -> None:
@@ -443,6 +445,7 @@ class Session(Conversation):
 
     def _subscribe(self, name: bytes, channels: list[bytes]) -> None:
         self._lane_clean = False
+        self._heard()  # confirmations always are, and use up a SKIP
         after = bool(self._subscriptions)
         self._expect(encode([name, *channels]), Owed(self, max(1, len(channels)), CONFIRMATIONS, subscribed_after=after))
 

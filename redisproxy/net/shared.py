@@ -7,6 +7,7 @@ is a tenant's `core.links.Home`; the connections come from the pool (`lanes`) an
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Protocol
 
 from twisted.application.internet import backoffPolicy
@@ -107,7 +108,7 @@ class SharedLane:
     def _out_of_patience(self) -> None:
         worst = max(self._unread, key=self._unread.__getitem__)
         self._patience = self._reactor.callLater(PATIENCE, self._out_of_patience)
-        if any(owed.owner is not worst and not owed.silent for owed in self._debts):
+        if self._home.wanted(self, worst) or any(owed.owner is not worst and not owed.silent for owed in self._debts):
             worst.too_slow()
 
     def _stop_waiting(self) -> None:
@@ -186,7 +187,7 @@ class SharedLanes:
         self._pool = pool
         self._reactor = reactor
         self._users = 0
-        self._waiting: list[Session] = []
+        self._waiting: deque[Session] = deque()
         self._opening: defer.Deferred | None = None
         self._comers: list[defer.Deferred] = []
         self._retry: IDelayedCall | None = None
@@ -225,11 +226,17 @@ class SharedLanes:
         """See `core.links.Home`."""
         self._waiting.append(session)
 
+    def wanted(self, lane: SharedLane, but: Session) -> bool:
+        """Whether others than one session wait for this lane to take more."""
+        return lane is self.lane and any(session is not but and not session.ended for session in self._waiting)
+
     def tell_waiting(self) -> None:
-        """A lane can be used, or it is known that there is none."""
-        waiting, self._waiting = self._waiting, []
-        for session in waiting:
-            session.home_ready()
+        """A lane can be used, or it is known that there is none. Once it is busy again, the others keep their turns."""
+        waiting = self._waiting
+        for _ in range(len(waiting)):
+            if not waiting or (self.lane is not None and self.lane.busy):
+                break
+            waiting.popleft().home_ready()
 
     # Lanes.
 

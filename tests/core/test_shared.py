@@ -138,6 +138,28 @@ class PlainTests(SharedCase):
         self.assertHears(conversation.command(b"CLIENT", b"REPLY", b"ON"), OK)
         self.assertHears(conversation.client(GET).shared_redis(b"+1\r\n"), b"+1\r\n")
 
+    def test_client_reply_and_what_is_said_all_the_same(self) -> None:
+        """Confirmations are heard whatever CLIENT REPLY says, and a SKIP is used up by them, as in Redis."""
+        for mode, ping in ((b"SKIP", b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"), (b"OFF", b"")):
+            conversation = logged_in().client(*map(encode, ([b"CLIENT", b"REPLY", mode], [b"SUBSCRIBE", b"a"], [b"PING"])))
+            conversation.redis(b"*3\r\n$9\r\nsubscribe\r\n$6\r\nblue:a\r\n:1\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+            self.assertHears(conversation, b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", ping)
+
+    def test_client_reply_and_hello_on_a_lane_of_its_own(self) -> None:
+        conversation = logged_in().command(b"WATCH", b"a").redis(OK)
+        conversation.hears()
+        for protocol, answer in ((b"3", b"%0\r\n"), (b"2", b"*0\r\n")):
+            conversation.client(encode([b"CLIENT", b"REPLY", b"SKIP"]), encode([b"HELLO", protocol])).redis(answer)
+            self.assertHears(conversation)
+            self.assertEqual(conversation.session.protocol, int(protocol))
+            self.assertHears(conversation.client(GET).redis(b"+1\r\n"), b"+1\r\n")
+
+    def test_reset_ends_client_reply(self) -> None:
+        for mode, answer in ((b"OFF", b"+RESET\r\n"), (b"SKIP", b"")):
+            conversation = logged_in().client(encode([b"CLIENT", b"REPLY", mode]), encode([b"RESET"]))
+            self.assertHears(conversation, answer)
+            self.assertHears(conversation.command(b"AUTH", b"blue"), OK)
+
     def test_another_tenant_is_another_home(self) -> None:
         conversation = logged_in().client(GET, encode([b"AUTH", b"green"]), GET)
         self.assertEqual(len(conversation.homes), 1)
@@ -297,6 +319,35 @@ class OwnLaneTests(SharedCase):
         self.assertHears(conversation.redis(OK), b"+1\r\n", OK)
         self.assertHome(conversation)
         self.assertIs(conversation.lane.released, True)
+
+    def test_what_is_refused_keeps_no_lane(self) -> None:
+        conversation = logged_in().command(b"SUBSCRIBE", b"__keyspace@5__:a")
+        self.assertRefused(conversation, b"-NOPERM")
+        self.assertHome(conversation)
+        self.assertEqual(conversation.client(GET).shared_gets(), GET)
+
+    def test_another_tenant_while_watching(self) -> None:
+        conversation = logged_in().command(b"WATCH", b"a").redis(OK).command(b"AUTH", b"green")
+        self.assertIs(conversation.lane.released, False)
+        conversation.command(b"BLPOP", b"q", b"0").redis(b"*-1\r\n")
+        self.assertHome(conversation)
+
+    def test_a_large_command_that_another_redis_may_not_be_sent(self) -> None:
+        """It was judged before the lane was there: what Redis is may have changed meanwhile."""
+        large = encode([b"EVAL", b"x" * 100_000, b"0"])
+        for first in (b"", GET):
+            conversation = logged_in(lanes_at_once=False).client(first, large[:70_000])
+            conversation.policy = lambda: make_policy(builtin(), scripts=False)
+            conversation.session.policy_changed()
+            if first:
+                conversation.shared_redis(b"+1\r\n")
+                conversation.hears()
+            conversation.open_lane()
+            self.assertEqual(conversation.gets(), b"")
+            self.assertRefused(conversation, b"-")
+            self.assertHome(conversation)
+            conversation.shared_gets()
+            self.assertEqual(conversation.client(large[70_000:], GET).shared_gets(), GET)
 
     def test_publish(self) -> None:
         conversation = logged_in().command(b"PUBLISH", b"c", b"m")
@@ -477,6 +528,29 @@ class BoundsTests(SharedCase):
         self.assertEqual(len(conversation.asked), 2)
         conversation.session.unread(False)
         self.assertEqual(conversation.shared_gets(), GET)
+
+    def test_a_client_that_has_read_all_before_it_is_known_that_no_lane_can_be_had(self) -> None:
+        conversation = logged_in(lanes_at_once=False)
+        conversation.session.unread(True)
+        conversation.client(GET)
+        conversation.session.unread(False)
+        conversation.session.lane_refused("ERR none")
+        self.assertEqual((conversation.shared_gets(), conversation.waits), (GET, False))
+
+    def test_a_client_that_has_read_all_needs_no_lane_of_its_own(self) -> None:
+        before = logged_in(lanes_at_once=False)
+        before.session.unread(True)
+        before.client(GET)
+        before.session.unread(False)
+        before.open_lane()
+        after = logged_in()
+        after.session.unread(True)
+        after.client(GET).redis(b"+1\r\n")
+        self.assertTrue(after.session.pinned)
+        after.session.unread(False)
+        for conversation in (before, after):
+            self.assertHome(conversation)
+        self.assertEqual(before.shared_gets(), GET)
 
     def test_too_slow(self) -> None:
         conversation = logged_in().client(GET)

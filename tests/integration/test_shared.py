@@ -8,8 +8,10 @@ import signal
 import socket
 import time
 import unittest
+from collections.abc import Iterator
 
 from redisproxy.core.resp import ReplyMeasurer, encode
+from redisproxy.net.shared import LANES_LIMIT
 
 from ..support.proxy import Installation, master
 from ..support.relay import Relay
@@ -17,6 +19,8 @@ from ..support.servers import RedisServer
 from ..support.waiting import until
 
 LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
+#: Of RandomTests.
+SEEDS = range(3)
 AWAY = b"-ERR Redis cannot be reached from the proxy right now, try again\r\n"
 
 
@@ -50,6 +54,9 @@ class Client:
     def ask(self, *words: bytes) -> bytes:
         self.send(encode(words))
         return self.reply()
+
+    def leave(self) -> None:
+        self._socket.close()
 
     def slow_down(self, buffer: int) -> None:
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
@@ -124,6 +131,21 @@ class LanesTests(SharedCase):
         self.assertEqual(len(seen), 1)
         until(lambda: not self.lanes(), "the idle lane is closed")
 
+    def test_a_transaction_that_cannot_end_does_not_begin_on_a_shared_lane(self) -> None:
+        """EXEC may be refused by an operator, or have another name in Redis."""
+        renamed = RedisServer(RedisServer.__init__.__defaults__[0], 'rename-command EXEC ""')
+        for server, options in ((renamed, ()), (None, ("--deny-commands", "EXEC"))):
+            self.installation = Installation("--lanes", "shared", *options, server=server)
+            self.addCleanup(self.installation.stop)
+            client, other = self.client(), self.client()
+            client.send(encode([b"MULTI"]) + encode([b"SET", b"a", b"1"]) + encode([b"EXEC"]))
+            replies = [client.reply() for _ in range(3)]
+            self.assertTrue(replies[2].startswith(b"-NOPERM"), replies)
+            self.assertEqual(other.ask(b"ECHO", b"own"), b"$3\r\nown\r\n")
+            client.ask(b"DISCARD")
+            client.ask(b"QUIT")
+            self.assertEqual(other.ask(b"BLPOP", b"queue", b"0.01"), b"*-1\r\n")
+
     def test_a_new_address_is_used_at_once(self) -> None:
         self.start()
         client = self.client()
@@ -170,6 +192,26 @@ class SlowReaderTests(SharedCase):
         print(f"a deaf neighbour on a shared lane: slowest ECHO {slowest * 1000:.1f} ms")
         self.assertLess(slowest, 3.0)
         self.assertQuietLog()
+
+    def test_many_that_do_not_read_stall_nobody_for_long(self) -> None:
+        """One on each lane that the tenant may have: nothing of another's is in flight there, and it waits all the same."""
+        self.start()
+        self.installation.server.client(3).set("big", b"x" * (32 << 20))
+        for number in range(LANES_LIMIT):
+            deaf = self.client()
+            deaf.slow_down(65536)
+            deaf.send(encode([b"GET", b"big"]))
+            lanes = min(number + 2, LANES_LIMIT)
+            until(lambda n=number, m=lanes: (self.stuck(), len(self.lanes())) == (n + 1, m), "another lane is not read")
+        other = self.client()
+        started = time.monotonic()
+        self.assertEqual(other.ask(b"ECHO", b"x"), b"$1\r\nx\r\n")
+        self.assertLess(time.monotonic() - started, 4.0)
+        self.assertQuietLog()
+
+    def stuck(self) -> int:
+        """Connections on which Redis has replies that the proxy does not take."""
+        return sum(int(lane["omem"]) > 1 << 20 for lane in self.lanes())
 
     def test_a_slow_one_that_nobody_waits_for_gets_everything(self) -> None:
         self.start()
@@ -374,3 +416,173 @@ class DifferentialTests(unittest.TestCase):
             )
         )
         return b"".join(encode(words) for words in commands), len(commands)
+
+
+class RandomTests(unittest.TestCase):
+    """Sessions of two tenants that say anything in any order: each hears what it would hear straight from Redis.
+
+    Errors are compared as errors only, and HELLO's answers by their type: they name the connection.
+    """
+
+    SESSIONS = 8
+    STEPS = 60
+
+    def test_as_straight_from_redis(self) -> None:
+        installation = Installation("--lanes", "shared")
+        self.addCleanup(installation.stop)
+        straight = RedisServer().start()
+        self.addCleanup(straight.stop)
+        straight.client().acl_setuser("default", enabled=True, passwords=["+blue-password", "+green-password"])
+        for seed in SEEDS:
+            straight.client().flushall()
+            installation.server.client().flushall()
+            with self.subTest(seed):
+                self.play(random.Random(seed), installation.proxy.port, straight.port)
+        self.assertNotIn("Traceback", installation.proxy.log)
+
+    def play(self, chance: random.Random, *ports: int) -> None:
+        speakers = [Speaker(chance, n, b"green" if n % 2 else b"blue") for n in range(self.SESSIONS)]
+        both = [[Client(self, port, b"AUTH", s.tenant + b"-password") for port in ports] for s in speakers]
+        for speaker, (_, straight) in zip(speakers, both, strict=True):
+            straight.ask(b"SELECT", speaker.index)
+        for step in range(self.STEPS):
+            said = {n: speakers[n].say() for n in chance.sample(range(self.SESSIONS), 4)}
+            for number, commands in said.items():
+                both[number][1].send(commands)
+            while said:
+                number = chance.choice(list(said))
+                size = chance.choice((1, 7, 40, 1000, 65536, len(said[number])))
+                piece, said[number] = said[number][:size], said[number][size:]
+                both[number][0].send(piece)
+                if not said[number]:
+                    del said[number]
+            if chance.random() < 0.1:  # one leaves in the middle of it all
+                number = chance.randrange(self.SESSIONS)
+                for client in both[number]:
+                    client.leave()
+                speakers[number] = Speaker(chance, number + self.SESSIONS * (step + 1), chance.choice((b"blue", b"green")))
+                login = (b"AUTH", speakers[number].tenant + b"-password")
+                both[number] = [Client(self, port, *login) for port in ports]
+                both[number][1].ask(b"SELECT", speakers[number].index)
+        for speaker, clients in zip(speakers, both, strict=True):
+            end = speaker.end()
+            for client in clients:
+                client.send(end)
+            # What the proxy answers itself may come before a message that Redis sent earlier.
+            heard, expected = (
+                sorted(self.until_the_end(client), key=lambda reply: b"\r\nmessage\r\n" in reply) for client in clients
+            )
+            if heard != expected:
+                at = next(n for n, (a, b) in enumerate(zip([*heard, b""], [*expected, b""], strict=False)) if a != b)
+                shown = [[reply[:40] for reply in replies[max(0, at - 4) : at + 4]] for replies in (heard, expected)]
+                self.fail(f"heard {shown[0]}, and straight {shown[1]}, by {speaker}")
+
+    def until_the_end(self, client: Client) -> Iterator[bytes]:
+        while (reply := client.reply()) != b"$7\r\nthe end\r\n":
+            yield b"-" if reply.startswith(b"-") else reply[:1] if b"\r\nserver\r\n" in reply[:30] else reply
+
+
+class Speaker:
+    """A client's words: whatever Redis and the proxy think the same of, in the state that it is in."""
+
+    def __init__(self, chance: random.Random, number: int, tenant: bytes) -> None:
+        self.tenant = tenant
+        self._chance = chance
+        self._who = b"%d" % number
+        self._multi = self._resp3 = False
+        self._subscribed: set[bytes] = set()
+        self._step = 0
+        self._channel = b"c" + self._who
+        self.said: list[list[bytes]] = []
+
+    def __repr__(self) -> str:
+        return "\n".join(" ".join(word[:40].decode() for word in words) for words in self.said)
+
+    @property
+    def index(self) -> bytes:
+        return {b"blue": b"3", b"green": b"5"}[self.tenant]
+
+    def say(self) -> bytes:
+        return b"".join(self._command() for _ in range(self._chance.choice((1, 2, 5, 30))))
+
+    def end(self) -> bytes:
+        """Out of whatever state, so that the last word is heard."""
+        out = [b"DISCARD", b"UNSUBSCRIBE", b"PUNSUBSCRIBE", b"CLIENT REPLY ON"]
+        return b"".join(encode(words.split()) for words in out) + encode([b"ECHO", b"the end"])
+
+    def _command(self) -> bytes:
+        chance, who = self._chance, self._who
+        self._step += 1
+        key = b"%b-%d" % (who, chance.randrange(3))
+        value = b"%b-%d" % (who, self._step)
+        if chance.random() < 0.03:
+            value = value.ljust(chance.choice((65536, 65500, 65536 - len(key), 131072)) - chance.randrange(60), b"x")
+        plain = [
+            [b"SET", key, value],
+            [b"GET", key],
+            [b"ECHO", value],
+            [b"GET"],
+            [b"PING"],
+            [b"NOSUCH", value],
+            [b"PUBLISH", self._channel, value],
+            [b"BLPOP", b"l" + key, b"0.001"],
+            [b"RPUSH", b"l" + key, value],
+            [b"EVAL", b"return {1, {redis.call('get', KEYS[1])}, {err='ERR x'}}", b"1", key],
+            [b"MULTI"],
+            [b"multi"],
+            [b"WATCH", key],
+            [b"UNWATCH"],
+            [b"EXEC"],
+            [b"eXec"],
+            [b"DISCARD"],
+            [b"EXEC", b"x"],
+            [b"DISCARD", b"x"],
+            [b"MULTI", b"x"],
+            [b"WATCH"],
+        ]
+        if not (self._subscribed and not self._resp3):
+            plain += [[b"CLIENT", b"REPLY", mode] for mode in (b"ON", b"SKIP", b"SKIP", b"OFF", b"x")]
+        if not self._multi:
+            plain += [[b"SELECT", self.index]] * (not self._subscribed)
+            plain += [
+                [b"SUBSCRIBE", self._channel],
+                [b"UNSUBSCRIBE", self._channel],
+                [b"PSUBSCRIBE", b"p" + who],
+                [b"UNSUBSCRIBE"],
+            ]
+            plain += [[b"PUNSUBSCRIBE"]]
+            plain += [[b"RESET"], [b"HELLO", b"3"], [b"HELLO", b"2"], [b"HELLO", b"9"]]
+            if not self._subscribed:
+                plain += [[b"CLIENT", b"GETNAME"], [b"AUTH", b"green-password"], [b"AUTH", b"blue-password"]]
+        words = chance.choice(plain)
+        name = words[0].upper()
+        before = more = b""
+        if name == b"MULTI" and len(words) == 1 and (self._resp3 or not self._subscribed):
+            self._multi = True
+        elif name == b"EXEC" or (name == b"DISCARD" and len(words) == 1):
+            self._multi = False
+        elif name in (b"SUBSCRIBE", b"PSUBSCRIBE"):
+            self._subscribed.add(name)
+        elif name == b"UNSUBSCRIBE":
+            self._subscribed.discard(b"SUBSCRIBE")
+        elif name == b"PUNSUBSCRIBE":
+            self._subscribed.discard(b"PSUBSCRIBE")
+        elif name == b"HELLO" and words[1] != b"9" and (self._resp3 or not self._subscribed):
+            self._resp3 = words[1] == b"3"
+        elif name in (b"RESET", b"AUTH"):
+            if name == b"RESET":
+                self._subscribed.clear()
+                self._channel += b"+"  # the lane that is subscribed to the old one may live a moment longer
+                self._resp3 = False
+                before = encode([b"PING"])  # or what was just published to itself comes before it there, and never here
+            self.tenant = chance.choice((b"blue", b"green"))
+            if name == b"AUTH":
+                words[1] = self.tenant + b"-password"
+            else:
+                more = encode([b"AUTH", self.tenant + b"-password"])
+            more += encode([b"SELECT", self.index])
+        self.said.append(words)
+        # An empty command uses up a SKIP, in Redis.
+        if chance.random() < 0.1 and len(value) < 100 and name not in (b"EVAL", b"CLIENT"):
+            return before + b" ".join(words) + b"\r\n" + chance.choice((b"", b"\r\n", b"*0\r\n")) + more
+        return before + encode(words) + more
