@@ -13,7 +13,7 @@ from .conversation import NOAUTH, Conversation, Reply, Wait
 from .info import tenants_info
 from .lane import CONFIRMATIONS, HELLO, Owed
 from .links import Link
-from .resp import TAKE, UNAUTHENTICATED, encode
+from .resp import HEAD, TAKE, UNAUTHENTICATED, encode
 from .tenants import AuthenticationError
 
 OK = b"+OK\r\n"
@@ -362,9 +362,12 @@ class Session(Conversation):
         elif self._own_lane(partial(self._blocking, arguments)):
             if name in _WAITERS and self.home is not None and not self._multi:
                 # It waits until replicas have what this connection wrote; the session wrote over another one. What is
-                # sent to a channel that nobody has goes to replicas, too, behind all that was written before.
+                # sent to a channel that nobody has goes to replicas, too, behind all that was written before. Redis
+                # before 7 has no such channels; there any command counts.
                 channel = self.credential.tenant.channel_prefix + _UNHEARD
-                self._expect(encode([b"SPUBLISH", channel, b""]), Owed(self, 1, silent=True))
+                sharded = self._policy.table.get(b"SPUBLISH") == HEAD
+                mark = [b"SPUBLISH", channel, b""] if sharded else [b"PING"]
+                self._expect(encode(mark), Owed(self, 1, silent=True))
             self._pass_on(arguments)
 
     def _transaction(self, arguments: list[bytes]) -> None:

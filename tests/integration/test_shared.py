@@ -8,14 +8,14 @@ import signal
 import socket
 import time
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from redisproxy.core.resp import ReplyMeasurer, encode
 from redisproxy.net.shared import LANES_LIMIT
 
 from ..support.proxy import Installation, master
 from ..support.relay import Relay
-from ..support.servers import RedisServer
+from ..support.servers import RedisServer, on_every_server
 from ..support.waiting import until
 
 LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
@@ -72,8 +72,8 @@ class Client:
 
 
 class SharedCase(unittest.TestCase):
-    def start(self, *options: str, relayed: bool = False) -> Installation:
-        self.installation = Installation("--lanes", "shared", *options)
+    def start(self, *options: str, relayed: bool = False, server: RedisServer | None = None) -> Installation:
+        self.installation = Installation("--lanes", "shared", *options, server=server)
         self.addCleanup(self.installation.stop)
         if relayed:
             self.relay = Relay(self.installation.server.port)
@@ -96,6 +96,7 @@ class SharedCase(unittest.TestCase):
         self.assertNotIn("Unhandled", self.installation.proxy.log)
 
 
+@on_every_server
 class LanesTests(SharedCase):
     def test_many_sessions_have_few_connections(self) -> None:
         self.start("--base-workers", "0")
@@ -158,13 +159,11 @@ class LanesTests(SharedCase):
         until(lambda: not self.lanes(), "the lane to the old one is closed")
         self.assertQuietLog()
 
-    def test_wait_counts_what_was_written_before(self) -> None:
+    def each_wait_counts_what_was_written_before(self, binary: Callable[[], str]) -> None:
         """On a replica that does not answer: a connection that wrote nothing would be told that all is replicated."""
-        self.start()
+        self.start(server=RedisServer(binary))
         server = self.installation.server
-        replica = RedisServer(
-            type(server).__init__.__defaults__[0], f"replicaof 127.0.0.1 {server.port}", f"masterauth {server.password}"
-        ).start()
+        replica = RedisServer(binary, f"replicaof 127.0.0.1 {server.port}", f"masterauth {server.password}").start()
         self.addCleanup(replica.stop)
         until(lambda: replica.client().info("replication")["master_link_status"] == "up", "the replica is in step")
         client = self.client()
