@@ -232,7 +232,8 @@ class Settings:
             except _Invalid as invalid:
                 raise SettingsError(f"{where} is {text!r}; it takes {invalid}") from None
         settings = cls(**values)
-        never = sorted(name.decode() for name in settings.allow_commands if name.split(b"|")[0] in NEVER | {b"CLIENT"})
+        closed = NEVER | {b"CLIENT"}
+        never = sorted(name.decode() for name in settings.allow_commands if closed & {name, name.split(b"|")[0]})
         if never:
             raise SettingsError(f"--allow-commands names {', '.join(never)}, which can not be opened to tenants")
         if not settings.ns_prefix:

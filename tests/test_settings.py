@@ -29,6 +29,12 @@ class ReadTests(unittest.TestCase):
     def test_the_prefix_is_required(self) -> None:
         self.assertRaisesRegex(SettingsError, "NS_PREFIX is not set", Settings.read, {}, {})
 
+    def test_what_can_not_be_opened(self) -> None:
+        for name in ("SELECT", "acl|setuser", "CLIENT|KILL", "script|debug"):
+            with self.assertRaisesRegex(SettingsError, "can not be opened to tenants"):
+                self.read(REDISPROXY_ALLOW_COMMANDS=name)
+        self.assertEqual(self.read(REDISPROXY_ALLOW_COMMANDS="script|flush").allow_commands, {b"SCRIPT|FLUSH"})
+
     def test_both_forms_of_kubernetes_port(self) -> None:
         for text, port in (
             ("443", 443),

@@ -20,7 +20,7 @@ def _names(text: str) -> frozenset[bytes]:
 #: No operator's word opens these: they leave the database, or the second wall, or have replies that cannot be counted.
 NEVER = _names(
     """ACL ASKING AUTH CLUSTER DEBUG FAILOVER MIGRATE MODULE MONITOR MOVE PSYNC READONLY READWRITE REPLCONF REPLICAOF
-    RESTORE-ASKING SELECT SHUTDOWN SLAVEOF SWAPDB SYNC"""
+    RESTORE-ASKING SCRIPT|DEBUG SELECT SHUTDOWN SLAVEOF SWAPDB SYNC"""
 )
 #: Refused, unless an operator allows them, for what their facts do not tell.
 REFUSED = _names("FCALL FCALL_RO FUNCTION LASTSAVE LATENCY MEMORY|DOCTOR MEMORY|MALLOC-STATS MEMORY|PURGE MEMORY|STATS")
