@@ -168,7 +168,7 @@ class Conversation:
         raise NotImplementedError
 
     def _headed(self, head: list[bytes]) -> None:
-        """The name and first argument of a command whose second, and last, is large: it follows by `_forward`."""
+        """The name and first argument of a command whose second, and last, is large: it streams behind them."""
         raise NotImplementedError
 
     def _logged_in(self, then: list[bytes] | None) -> None:
@@ -674,10 +674,8 @@ class Conversation:
 
     def _send_unheard(self, data: bytes, count: int) -> None:
         """The same, of which the replies, or the first of them, are not to be heard: after CLIENT REPLY."""
-        unheard = count
-        if self._reply is Reply.SKIP:
-            self._reply = Reply.ON
-            unheard = 1
+        unheard = 1 if self._reply is Reply.SKIP else count
+        self._heard()
         debts = [Owed(self, unheard, silent=True)]
         if count > unheard:
             debts.append(Owed(self, count - unheard))

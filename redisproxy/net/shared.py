@@ -45,7 +45,7 @@ class Pool(Protocol):
 
 
 class SharedLane:
-    """See `core.links.Lane`. left: called when it is lost, or owes nothing after it was retired."""
+    """One of these connections. See `core.links.Lane`."""
 
     def __init__(self, connection: LaneProtocol, home: SharedLanes, reactor: object) -> None:
         self.connection = connection
@@ -293,10 +293,11 @@ class SharedLanes:
         self.tell_waiting()
 
     def _not_opened(self, failure: Failure, opening: defer.Deferred) -> None:
-        failure.trap(LaneError, defer.CancelledError)
         if self._opening is not opening:
-            return  # given up
+            failure.trap(LaneError, defer.CancelledError)  # given up
+            return
         self._opening = None
+        failure.trap(LaneError, defer.CancelledError)
         if self.lane is None:
             self.away = failure.value.told
         comers, self._comers = self._comers, []
