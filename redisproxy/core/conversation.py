@@ -1,13 +1,10 @@
 """One client's conversation: the ordered queue of what it is owed, and why it waits.
 
 Owns the order of replies to one client. Bytes come in by `received`; what must happen goes out through a `Link`
-(the client's connection) and a `Lane`. Knows no Twisted, no clock and no socket; what commands mean is the subclass's
-(`session.Session`).
+(the client's connection) and a `Lane`. Knows no Twisted, no clock and no socket; which lane it uses is `moving`'s, what
+commands mean is `session`'s.
 
-States: it is unauthenticated; or logged in and at `home`, where its whole commands go to lanes that others use as well;
-or it has a lane to itself (`pinned`), for as long as a command needs, or for good where it has no home. It changes
-lanes only when it is owed nothing. Reasons to wait (`Wait`) stop the scanning of what the client sent; the last of
-them is that the conversation is ending.
+Reasons to wait (`Wait`) stop the scanning of what the client sent; the last of them is that the conversation is ending.
 """
 
 from __future__ import annotations
@@ -21,9 +18,7 @@ from . import policy
 from .lane import HELLO, REPLIES, Owed
 from .links import Home, Lane, Link
 from .resp import (
-    AUTHENTICATED,
     COMMAND,
-    DROP,
     FORWARD,
     HEADED,
     OVERSIZE,
@@ -35,7 +30,7 @@ from .resp import (
     RequestScanner,
     encode,
 )
-from .tenants import Credential, Directory
+from .tenants import Credential
 
 #: Replies that may be outstanding before no more commands are read.
 OWED_LIMIT = 1_000_000
@@ -47,9 +42,6 @@ HELD_LIMIT = 64 * 1024
 UNAUTHENTICATED_LIMIT = 1024 * 1024
 
 NOAUTH = b"-NOAUTH Authentication required.\r\n"
-#: Why a lane cannot be had, most of the time.
-UNREACHABLE = "ERR Redis cannot be reached from the proxy right now, try again"
-LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
 #: A command that every server answers with an error: inside MULTI it makes EXEC fail, as the refusal should.
 SPOILER = encode([b"SELECT"])
 
@@ -78,12 +70,11 @@ class Reply(Enum):
 
 
 class Conversation:
-    """One client's conversation, whatever its commands mean: `session.Session` knows that."""
+    """One client's conversation, on whichever lane, and whatever its commands mean."""
 
     # More attributes than Python keeps without a dictionary for each instance.
     __slots__ = (
         "_advancing",
-        "_after_login",
         "_answers",
         "_behind",
         "_lane_clean",
@@ -91,7 +82,6 @@ class Conversation:
         "_mood",
         "_multi",
         "_no_more",
-        "_on_own_lane",
         "_owed",
         "_parked",
         "_policy",
@@ -104,7 +94,6 @@ class Conversation:
         "_unread",
         "_wait",
         "_watching",
-        "candidate",
         "commands",
         "credential",
         "home",
@@ -118,8 +107,6 @@ class Conversation:
     def __init__(self, link: Link) -> None:
         self.link = link
         self.credential: Credential | None = None
-        #: the credential that a lane is being opened for
-        self.candidate: Credential | None = None
         self.protocol = 2
         #: how many commands it sent, refused ones included
         self.commands = 0
@@ -141,14 +128,12 @@ class Conversation:
         self._queue: deque[Owed | bytes] = deque()
         self._owed = 0
         self._answers = 0
-        # What is done when nothing is owed any more, and when a lane of its own is there.
+        # What is done when nothing is owed any more.
         self._parked: Callable[[], None] | None = None
-        self._on_own_lane: Callable[[], None] | None = None
         # The shared lane that counts what it has not read.
         self._behind: Lane | None = None
         # A debt that is used again while it is the only one: most are.
         self._spare = Owed(self, 0)
-        self._after_login: list[bytes] | None = None
         self._mood = ""
         self._multi = False
         self._watching = False
@@ -157,7 +142,33 @@ class Conversation:
         self._advancing = False
         self._mid_message = False
 
-    # What a subclass makes of commands.
+    # Lanes: see `moving`.
+
+    def _leave(self) -> None:
+        """It needs no lane any more."""
+        raise NotImplementedError
+
+    def _may_send(self) -> bool:
+        """Of a session at home: whether the next command can be taken. If not, it goes on by itself when it can."""
+        raise NotImplementedError
+
+    def _come_home_if_done(self) -> None:
+        """Gives its own lane back, if nothing is owed and no state is left on it."""
+        raise NotImplementedError
+
+    def _begin_stream(self, data: bytes) -> None:
+        """The first piece of a command that is not read whole."""
+        raise NotImplementedError
+
+    def _fail(self, count: int) -> None:
+        """Redis is away: so many commands fail at once."""
+        raise NotImplementedError
+
+    def _protocol_changed(self, protocol: int) -> None:
+        """Redis agreed to it."""
+        raise NotImplementedError
+
+    # Commands: see `session`.
 
     def _command(self, arguments: list[bytes]) -> None:
         """A command that has to be looked at."""
@@ -169,10 +180,6 @@ class Conversation:
 
     def _headed(self, head: list[bytes]) -> None:
         """The name and first argument of a command whose second, and last, is large: it streams behind them."""
-        raise NotImplementedError
-
-    def _logged_in(self, then: list[bytes] | None) -> None:
-        """The log-in is complete. then: the HELLO that it was part of, None for AUTH."""
         raise NotImplementedError
 
     @property
@@ -230,10 +237,9 @@ class Conversation:
                 if isinstance(owed, Owed):
                     owed.silent = True
                     owed.owner = NOBODY
-        self._let_go_of_lane()
-        self._leave_home()
+        self._leave()
         self._queue.clear()
-        self._parked = self._on_own_lane = None
+        self._parked = None
         self._spare.owner = NOBODY
 
     def unread(self, full: bool) -> None:
@@ -259,7 +265,7 @@ class Conversation:
             return
         self._mood = mood
         self._stop(Wait.ENDING)
-        self._parked = self._on_own_lane = None
+        self._parked = None
         if self._midway:
             self._forgo()
         if self._nothing_owed:
@@ -281,187 +287,9 @@ class Conversation:
                 self._queue.pop()
                 self.lane.forgo(owed)
 
-    def recheck(self, directory: Directory, now: float) -> None:
-        """Ends it if what it logged in with would not log in now."""
-        for credential in (self.credential, self.candidate):
-            if credential is not None:
-                renewed = directory.renewed(credential, now)
-                if renewed is None:
-                    self.end("revoked")
-                elif credential is self.credential:
-                    self.credential = renewed
-                else:
-                    self.candidate = renewed
-
     def _finish(self) -> None:
-        self._let_go_of_lane()
-        self._leave_home()
+        self._leave()
         self.link.close(self._mood)
-
-    def _let_go_of_lane(self) -> None:
-        """It uses its lane no more: one of its own is given back."""
-        lane, self.lane = self.lane, None
-        if self.pinned and lane is not None:
-            clean = self._lane_clean and not (self._queue or self._stateful)
-            lane.release(clean and not self._midway)
-        self.pinned = False
-
-    def _leave_home(self) -> None:
-        home, self.home = self.home, None
-        if home is not None:
-            home.leave()
-
-    # Lanes: where they come from, and how one is left for another.
-
-    def _move_in(self, credential: Credential, protocol: int, then: list[bytes] | None) -> None:
-        """Asks for lanes of the credential's tenant; then: the HELLO that goes on when they are there, None for AUTH."""
-        self.candidate = credential
-        self._after_login = then
-        self._stop(Wait.LANE)
-        (self.link.share if self.link.shares else self.link.lease)(credential, protocol)
-
-    def at_home(self, home: Home) -> None:
-        """The shared lanes asked for."""
-        if self.candidate is None or self.ended or not self._may_move():
-            home.leave()
-            return
-        self._let_go_of_lane()
-        self._leave_home()
-        self.home = home
-        self.lane = home.lane
-        self.protocol = home.protocol
-        self._complete_login()
-
-    def lane_opened(self, lane: Lane) -> None:
-        """The lane of its own is there that was asked for: for the log-in of the candidate, or by `_own_lane`."""
-        then, self._on_own_lane = self._on_own_lane, None
-        if self.ended or (self.candidate is None and then is None) or not self._may_move():
-            lane.release(clean=True)
-            return
-        self._let_go_of_lane()
-        self.lane = lane
-        self.pinned = True
-        self._lane_clean = True
-        if self._unread:
-            lane.pause(True)
-        if self.candidate is not None:
-            self._leave_home()
-            self.protocol = lane.protocol
-            self._complete_login()
-        else:
-            self._use_policy()
-            self._wait &= ~Wait.LANE
-            then()
-            self._come_home_if_done()
-            self._advance_unless_waiting()
-
-    def _may_move(self) -> bool:
-        """Whether another lane can be used now. If not, the session is closed."""
-        if self._mid_message:
-            # A message of the old lane began meanwhile, and its rest would never come.
-            self._let_go_of_lane()
-            self._leave_home()
-            self._wait |= Wait.ENDING
-            self.link.close("moved-within-a-message")
-            return False
-        return True
-
-    def _complete_login(self) -> None:
-        self.credential, self.candidate = self.candidate, None
-        self._multi = self._watching = False
-        self._scanner.limits = AUTHENTICATED
-        self._scanner.default = DROP
-        self._use_policy()
-        then, self._after_login = self._after_login, None
-        self._logged_in(then)
-        self._go_on(Wait.LANE)
-
-    def _use_policy(self) -> None:
-        self._policy = self.link.policy()
-        self._scanner.table = self._policy.table
-
-    def policy_changed(self) -> None:
-        """Redis is another one than before. A session with a lane to itself has it from before, and its policy."""
-        if self.credential is not None and not self.pinned:
-            self._use_policy()
-
-    def lane_refused(self, text: str) -> None:
-        """No lane could be had. The session is as it was before it was asked for. text: an error reply without ``-``."""
-        then, self._on_own_lane = self._on_own_lane, None
-        self.candidate = self._after_login = None
-        if self.ended:
-            return
-        if then is _nothing:
-            if self._unread:  # or nobody would tell that it has read all
-                self._stop(Wait.UNREAD)
-        else:
-            self._refuse_lane(text)
-        self._go_on(Wait.LANE)
-
-    def _refuse_lane(self, text: str) -> None:
-        """The command that needs a lane fails."""
-        if self._scanner.forwarding:
-            self._scanner.skip()
-        self._answer(b"-%b\r\n" % text.encode())
-
-    def _own_lane(self, then: Callable[[], None]) -> bool:
-        """Whether it has a lane to itself. If not, one is asked for, and then() called when it is there."""
-        if self.pinned:
-            return True
-        if self.home.lane is None and self.home.away:
-            self._refuse_lane(self.home.away)
-        elif not self._nothing_owed:
-            self._parked = partial(self._go_to_own_lane, then)
-            self._stop(Wait.ORDER)
-        else:
-            self._go_to_own_lane(then)
-        return False
-
-    def _go_to_own_lane(self, then: Callable[[], None]) -> None:
-        self._on_own_lane = then
-        self._stop(Wait.LANE)
-        self.link.lease(self.credential, self.protocol)
-
-    def _come_home(self) -> None:
-        """Gives its own lane back, when nothing is owed and no state is left on it."""
-        if not (self._stateful or self._unread or self._midway):
-            self._let_go_of_lane()
-            self.lane = self.home.lane
-            self._use_policy()
-
-    def _come_home_if_done(self) -> None:
-        """The same where no reply will bring it home: what it went for was refused, or is over."""
-        if self.pinned and self.home is not None and self._nothing_owed:
-            self._come_home()
-
-    def _may_send(self) -> bool:
-        """Of a session at home: whether the next command can be taken. If not, it goes on by itself when it can."""
-        home = self.home
-        lane = home.lane
-        if self.lane is not lane:
-            if self._queue:
-                self._stop(Wait.MOVING)
-                return False
-            self.lane = lane
-        if lane is None:
-            if home.away:
-                return True  # commands fail at once
-        elif not lane.busy:
-            if not self._unread:
-                return True
-            # What it has not read must not pile up here: on a lane of its own, it piles up in Redis.
-            if self._queue:
-                self._stop(Wait.MOVING)
-            else:
-                self._go_to_own_lane(_nothing)
-            return False
-        self._stop(Wait.HOME)
-        home.wait(self)
-        return False
-
-    def home_ready(self) -> None:
-        """The shared lane can be used again, or it turned out that there is none."""
-        self._go_on(Wait.HOME)
 
     def too_slow(self) -> None:
         """Others wait for what it does not read."""
@@ -469,33 +297,6 @@ class Conversation:
         self.link.abort("too-slow")
 
     # What the lane tells.
-
-    def lane_lost(self) -> None:
-        """Its own lane broke: what it owed will not come, so the conversation cannot go on."""
-        self.lane = None
-        self.pinned = False
-        self._leave_home()
-        self._queue.clear()
-        self._wait |= Wait.ENDING
-        self.link.close(self._mood or "redis-lost")
-
-    def lane_broke(self, begun: bool) -> None:
-        """The shared lane broke that owes it. begun: part of a reply was passed on, and the rest will not come."""
-        self.lane = None
-        if begun:
-            return self.lane_lost()
-        queue, self._queue = self._queue, deque()
-        self._owed = 0
-        self._answers = 0
-        self._spare = Owed(self, 0)
-        for owed in queue:
-            if isinstance(owed, bytes):
-                self.link.write(owed)
-            elif not owed.silent:
-                self.link.write(LOST * owed.count)
-        self._drained()
-        self._go_on(Wait.OWED)
-        return None
 
     def replied(self, owed: Owed, piece: bytes, done: int) -> None:
         """See `lane.Owner`."""
@@ -520,13 +321,6 @@ class Conversation:
                 self._drained()
         if self._wait & Wait.OWED and self._owed <= OWED_LIMIT // 2:
             self._go_on(Wait.OWED)
-
-    def _protocol_changed(self, protocol: int) -> None:
-        """Redis agreed to it, on a lane of its own: there is no way home then, where another one is spoken."""
-        if protocol != self.protocol:
-            self.protocol = protocol
-            self._lane_clean = False
-            self._leave_home()
 
     def _flush(self) -> None:
         """Tells the client what was waiting for its turn, as far as it has come."""
@@ -554,8 +348,7 @@ class Conversation:
         if self.ended:
             self._finish()
             return
-        if self.pinned and self.home is not None:
-            self._come_home()
+        self._come_home_if_done()
         if not self._unread:
             self._go_on(Wait.UNREAD)
         if self._parked is not None:
@@ -682,28 +475,6 @@ class Conversation:
         self._queue.extend(debts)
         self.lane.send(data, *debts)
 
-    def _fail(self, count: int) -> None:
-        """Redis is away: so many commands fail at once."""
-        error = b"-%b\r\n" % (self.home.away or UNREACHABLE).encode()
-        if self._reply is Reply.ON:
-            self._answer(error * count)
-        else:
-            for _ in range(count):
-                self._answer(error)
-
-    def _begin_stream(self, data: bytes, judge: policy.Policy | None = None) -> None:
-        """The first piece of a command that is not read whole: only a lane to itself takes that.
-
-        judge: the policy that let it pass, where it had to wait for the lane.
-        """
-        self._streaming = False
-        if self._own_lane(partial(self._begin_stream, data, self._policy)):
-            if judge is not None and judge != self._policy:
-                return self._refuse_lane("ERR Redis was replaced while this command waited, try again")
-            self._streaming = True
-            self._send(data)
-        return None
-
     def _expect(self, data: bytes, owed: Owed) -> None:
         """Sends what is answered in a way of its own, or by nobody heard."""
         self._queue.append(owed)
@@ -756,10 +527,6 @@ class Conversation:
 
     def _pass_on(self, arguments: list[bytes]) -> None:
         self._send(encode(arguments))
-
-
-def _nothing() -> None:
-    """There is no command that waited for the lane."""
 
 
 class _Nobody:

@@ -9,10 +9,11 @@ from collections.abc import Callable
 from functools import partial
 
 from . import policy, pubsub
-from .conversation import NOAUTH, Conversation, Reply, Wait
+from .conversation import NOAUTH, Reply, Wait
 from .info import tenants_info
 from .lane import CONFIRMATIONS, HELLO, Owed
 from .links import Link
+from .moving import MovingConversation
 from .resp import HEAD, TAKE, UNAUTHENTICATED, encode
 from .tenants import AuthenticationError
 
@@ -24,7 +25,7 @@ NOAUTH_HELLO = (
 SYNTAX = b"-ERR syntax error\r\n"
 
 
-class Session(Conversation):
+class Session(MovingConversation):
     """One client's conversation."""
 
     __slots__ = ("_library", "_name", "_subscriptions", "_then")

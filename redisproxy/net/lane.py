@@ -17,8 +17,8 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
-from ..core.conversation import UNREACHABLE
 from ..core.lane import Ledger, Owed
+from ..core.moving import UNREACHABLE
 from ..core.resp import ProtocolError, ReplyMeasurer, encode
 from ..core.tenants import Backend, Tenant
 from .receiver import Hold, Pressure, RespReceiver

@@ -19,7 +19,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..core.conversation import UNREACHABLE
+from ..core.moving import UNREACHABLE
 from ..core.tenants import Backend, Tenant
 from .backend import endpoint_for
 from .lane import LOGIN_REFUSED, LaneError, LaneProtocol, UserUnknown

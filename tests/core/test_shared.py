@@ -6,7 +6,7 @@ from unittest import mock
 
 from redisproxy.core import resp
 from redisproxy.core.commands import builtin
-from redisproxy.core.conversation import LOST
+from redisproxy.core.moving import LOST
 from redisproxy.core.policy import make_policy
 from redisproxy.core.resp import encode
 from redisproxy.core.session import OK

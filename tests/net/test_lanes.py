@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet import defer, reactor, task
 from twisted.trial import unittest
 
-from redisproxy.core.conversation import UNREACHABLE
 from redisproxy.core.lane import Owed
+from redisproxy.core.moving import UNREACHABLE
 from redisproxy.core.tenants import Backend, Tenant
 from redisproxy.net.lane import LOGIN_REFUSED, LaneError
 from redisproxy.net.lanes import FRESH, LanePool

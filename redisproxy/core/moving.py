@@ -1,0 +1,286 @@
+"""Which lane a conversation uses: at home, or one to itself; and how it moves.
+
+Owns the lanes of one session. It is unauthenticated; or at `home`, where its whole commands go to lanes that others use
+as well; or it has a lane to itself (`pinned`), for as long as a command needs, or for good where it has no home. It
+moves only when it is owed nothing.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from .conversation import Conversation, Reply, Wait
+from .lane import Owed
+from .links import Home, Lane, Link
+from .policy import Policy
+from .resp import AUTHENTICATED, DROP
+from .tenants import Credential, Directory
+
+#: Why a lane cannot be had, most of the time.
+UNREACHABLE = "ERR Redis cannot be reached from the proxy right now, try again"
+LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
+
+
+class MovingConversation(Conversation):
+    """A conversation and its lanes."""
+
+    __slots__ = ("_after_login", "_on_own_lane", "candidate")
+
+    def __init__(self, link: Link) -> None:
+        super().__init__(link)
+        #: the credential that a lane is being opened for
+        self.candidate: Credential | None = None
+        # The HELLO that goes on then.
+        self._after_login: list[bytes] | None = None
+        # What is done when a lane of its own is there.
+        self._on_own_lane: Callable[[], None] | None = None
+
+    def _logged_in(self, then: list[bytes] | None) -> None:
+        """The log-in is complete. then: the HELLO that it was part of, None for AUTH."""
+        raise NotImplementedError
+
+    def recheck(self, directory: Directory, now: float) -> None:
+        """Ends it if what it logged in with would not log in now."""
+        for credential in (self.credential, self.candidate):
+            if credential is not None:
+                renewed = directory.renewed(credential, now)
+                if renewed is None:
+                    self.end("revoked")
+                elif credential is self.credential:
+                    self.credential = renewed
+                else:
+                    self.candidate = renewed
+
+    # Logging in.
+
+    def _move_in(self, credential: Credential, protocol: int, then: list[bytes] | None) -> None:
+        """Asks for lanes of the credential's tenant; then: the HELLO that goes on when they are there, None for AUTH."""
+        self.candidate = credential
+        self._after_login = then
+        self._stop(Wait.LANE)
+        (self.link.share if self.link.shares else self.link.lease)(credential, protocol)
+
+    def at_home(self, home: Home) -> None:
+        """The shared lanes asked for."""
+        if self.candidate is None or self.ended or not self._may_move():
+            home.leave()
+            return
+        self._let_go_of_lane()
+        self._leave_home()
+        self.home = home
+        self.lane = home.lane
+        self.protocol = home.protocol
+        self._complete_login()
+
+    def lane_opened(self, lane: Lane) -> None:
+        """The lane of its own is there that was asked for: for the log-in of the candidate, or by `_own_lane`."""
+        then, self._on_own_lane = self._on_own_lane, None
+        if self.ended or (self.candidate is None and then is None) or not self._may_move():
+            lane.release(clean=True)
+            return
+        self._let_go_of_lane()
+        self.lane = lane
+        self.pinned = True
+        self._lane_clean = True
+        if self._unread:
+            lane.pause(True)
+        if self.candidate is not None:
+            self._leave_home()
+            self.protocol = lane.protocol
+            self._complete_login()
+        else:
+            self._use_policy()
+            self._wait &= ~Wait.LANE
+            then()
+            self._come_home_if_done()
+            self._advance_unless_waiting()
+
+    def lane_refused(self, text: str) -> None:
+        """No lane could be had. The session is as it was before it was asked for. text: an error reply without ``-``."""
+        then, self._on_own_lane = self._on_own_lane, None
+        self.candidate = self._after_login = None
+        if self.ended:
+            return
+        if then is _nothing:
+            if self._unread:  # or nobody would tell that it has read all
+                self._stop(Wait.UNREAD)
+        else:
+            self._refuse_lane(text)
+        self._go_on(Wait.LANE)
+
+    def _complete_login(self) -> None:
+        self.credential, self.candidate = self.candidate, None
+        self._multi = self._watching = False
+        self._scanner.limits = AUTHENTICATED
+        self._scanner.default = DROP
+        self._use_policy()
+        then, self._after_login = self._after_login, None
+        self._logged_in(then)
+        self._go_on(Wait.LANE)
+
+    def _may_move(self) -> bool:
+        """Whether another lane can be used now. If not, the session is closed."""
+        if self._mid_message:
+            # A message of the old lane began meanwhile, and its rest would never come.
+            self._leave()
+            self._wait |= Wait.ENDING
+            self.link.close("moved-within-a-message")
+            return False
+        return True
+
+    def _use_policy(self) -> None:
+        self._policy = self.link.policy()
+        self._scanner.table = self._policy.table
+
+    def policy_changed(self) -> None:
+        """Redis is another one than before. A session with a lane to itself has it from before, and its policy."""
+        if self.credential is not None and not self.pinned:
+            self._use_policy()
+
+    # From home to a lane of its own, and back.
+
+    def _own_lane(self, then: Callable[[], None]) -> bool:
+        """Whether it has a lane to itself. If not, one is asked for, and then() called when it is there."""
+        if self.pinned:
+            return True
+        if self.home.lane is None and self.home.away:
+            self._refuse_lane(self.home.away)
+        elif not self._nothing_owed:
+            self._parked = partial(self._go_to_own_lane, then)
+            self._stop(Wait.ORDER)
+        else:
+            self._go_to_own_lane(then)
+        return False
+
+    def _go_to_own_lane(self, then: Callable[[], None]) -> None:
+        self._on_own_lane = then
+        self._stop(Wait.LANE)
+        self.link.lease(self.credential, self.protocol)
+
+    def _refuse_lane(self, text: str) -> None:
+        """The command that needs a lane fails."""
+        if self._scanner.forwarding:
+            self._scanner.skip()
+        self._answer(b"-%b\r\n" % text.encode())
+
+    def _begin_stream(self, data: bytes, judge: Policy | None = None) -> None:
+        """The first piece of a command that is not read whole: only a lane to itself takes that.
+
+        judge: the policy that let it pass, where it had to wait for the lane.
+        """
+        self._streaming = False
+        if self._own_lane(partial(self._begin_stream, data, self._policy)):
+            if judge is not None and judge != self._policy:
+                return self._refuse_lane("ERR Redis was replaced while this command waited, try again")
+            self._streaming = True
+            self._send(data)
+        return None
+
+    def _come_home_if_done(self) -> None:
+        """See `Conversation`."""
+        done = self.pinned and self.home is not None and self._nothing_owed
+        if done and not (self._stateful or self._unread or self._midway):
+            self._let_go_of_lane()
+            self.lane = self.home.lane
+            self._use_policy()
+
+    def _protocol_changed(self, protocol: int) -> None:
+        """See `Conversation`. It is a lane of its own: there is no way home then, where another protocol is spoken."""
+        if protocol != self.protocol:
+            self.protocol = protocol
+            self._lane_clean = False
+            self._leave_home()
+
+    # At home.
+
+    def _may_send(self) -> bool:
+        """See `Conversation`."""
+        home = self.home
+        lane = home.lane
+        if self.lane is not lane:
+            if self._queue:
+                self._stop(Wait.MOVING)
+                return False
+            self.lane = lane
+        if lane is None:
+            if home.away:
+                return True  # commands fail at once
+        elif not lane.busy:
+            if not self._unread:
+                return True
+            # What it has not read must not pile up here: on a lane of its own, it piles up in Redis.
+            if self._queue:
+                self._stop(Wait.MOVING)
+            else:
+                self._go_to_own_lane(_nothing)
+            return False
+        self._stop(Wait.HOME)
+        home.wait(self)
+        return False
+
+    def home_ready(self) -> None:
+        """The shared lane can be used again, or it turned out that there is none."""
+        self._go_on(Wait.HOME)
+
+    def _fail(self, count: int) -> None:
+        """See `Conversation`."""
+        error = b"-%b\r\n" % (self.home.away or UNREACHABLE).encode()
+        if self._reply is Reply.ON:
+            self._answer(error * count)
+        else:
+            for _ in range(count):
+                self._answer(error)
+
+    # The end of a lane, or of its use.
+
+    def _leave(self) -> None:
+        """See `Conversation`."""
+        self._on_own_lane = None
+        self._let_go_of_lane()
+        self._leave_home()
+
+    def _let_go_of_lane(self) -> None:
+        """It uses its lane no more: one of its own is given back."""
+        lane, self.lane = self.lane, None
+        if self.pinned and lane is not None:
+            clean = self._lane_clean and not (self._queue or self._stateful)
+            lane.release(clean and not self._midway)
+        self.pinned = False
+
+    def _leave_home(self) -> None:
+        home, self.home = self.home, None
+        if home is not None:
+            home.leave()
+
+    def lane_lost(self) -> None:
+        """Its own lane broke: what it owed will not come, so the conversation cannot go on."""
+        self.lane = None
+        self.pinned = False
+        self._leave_home()
+        self._queue.clear()
+        self._wait |= Wait.ENDING
+        self.link.close(self._mood or "redis-lost")
+
+    def lane_broke(self, begun: bool) -> None:
+        """The shared lane broke that owes it. begun: part of a reply was passed on, and the rest will not come."""
+        self.lane = None
+        if begun:
+            return self.lane_lost()
+        queue, self._queue = self._queue, deque()
+        self._owed = 0
+        self._answers = 0
+        self._spare = Owed(self, 0)
+        for owed in queue:
+            if isinstance(owed, bytes):
+                self.link.write(owed)
+            elif not owed.silent:
+                self.link.write(LOST * owed.count)
+        self._drained()
+        self._go_on(Wait.OWED)
+        return None
+
+
+def _nothing() -> None:
+    """There is no command that waited for the lane."""
