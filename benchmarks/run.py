@@ -38,8 +38,8 @@ from .report import Idle, Rates, Refresh, Results
 
 #: Seconds that a try has to take, to tell how many requests a measurement takes.
 SHORTEST_TRY = 0.3
-#: Seconds of load without refreshes, and as many with one each second.
-WINDOW = 4.0
+#: Seconds of load without refreshes, and as many with one after the other: longer than one takes.
+WINDOW = 10.0
 #: Seconds without a request to the API after which a refresh is over.
 QUIET = 1.0
 #: How many times it is looked whether there was none.
