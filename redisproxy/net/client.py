@@ -24,7 +24,7 @@ from ..core.guard import LAST, Guard
 from ..core.policy import Policy, make_policy
 from ..core.session import Session
 from ..core.tenants import AuthenticationError, Credential, Directory
-from ..directory.current import DirectoryService
+from ..directory.holder import DirectoryHolder
 from ..ops.outcomes import Outcome, Outcomes
 from .admission import Admission
 from .control import ControlError, ControlService
@@ -396,7 +396,7 @@ class ClientFactory(Factory):
     def __init__(
         self,
         clock: object,
-        directory: DirectoryService,
+        directory: DirectoryHolder,
         control: ControlService,
         wall: Wall,
         lanes: LanePool,
