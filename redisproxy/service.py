@@ -22,11 +22,13 @@ from .directory.reading import ReadingService, Source
 from .embedded import EmbeddedError, EmbeddedRedis
 from .net.client import shown_address
 from .net.listening import EndpointError, ListenError, Listening
+from .ops.figures import Figures
 from .ops.logs import observer
 from .process import prepare, raise_descriptor_limit
 from .quickstart import tour
 from .serving import Serving
 from .settings import Settings, SettingsError
+from .status import StatusService, directory_state
 
 
 class StartError(SystemExit):
@@ -69,6 +71,11 @@ class ProxyService(service.MultiService):
             self.reading.listeners.append(self._first_directory)
         for part in (self.serving, self.reading):
             part.setServiceParent(self)
+        #: whether it is about to end: nobody should come any more
+        self.draining = False
+        self.status: StatusService | None = None
+        if settings.status:
+            self.status = StatusService(settings, reactor, self._figures, self.serving.counts, self._unready)
 
     def _make_source(self) -> Source:
         settings = self._settings
@@ -95,6 +102,8 @@ class ProxyService(service.MultiService):
         raise_descriptor_limit(Serving.descriptors(self._settings), "--max-workers and --work-queue-size")
         try:
             self.listening.open(self.serving.clients)
+            if self.status is not None:
+                self.status.privilegedStartService()
         except ListenError as error:
             raise StartError(str(error)) from None
 
@@ -112,6 +121,8 @@ class ProxyService(service.MultiService):
                 "the framing is interpreted, which costs several times as much: to have it compiled, "
                 "install redisproxy where gcc and Python's headers are (Debian: gcc, python3-dev)"
             )
+        if self.status is not None:
+            self.status.startService()
         for address in self.listening.addresses:
             self._log.info("listening on {address}", address=shown_address(address))
 
@@ -131,6 +142,23 @@ class ProxyService(service.MultiService):
     def _stop_reactor(self) -> None:
         if self._reactor.running:
             self._reactor.stop()
+
+    # What is told of it.
+
+    def _figures(self) -> Figures:
+        now = self._reactor.seconds()
+        return {
+            "time": now,
+            "counts": self.serving.counts(),
+            "state": {
+                "unready": self._unready(),
+                "directory": directory_state(self.reading, now),
+                "redis": self.serving.redis(),
+            },
+        }
+
+    def _unready(self) -> str:
+        return "it is about to end" if self.draining else self.serving.unready()
 
     # The quick start.
 
@@ -153,9 +181,13 @@ class ProxyService(service.MultiService):
     # Stopping.
 
     async def _stop(self) -> None:
+        self.draining = True
         await self.listening.close()
         await self.serving.shut_down()
         await super().stopService()
+        if self.status is not None:
+            # Not among the parts: it tells to the end that nobody should come.
+            await self.status.stopService()
 
     def stopService(self) -> defer.Deferred:
         """Accepts no more, lets clients have what they are owed, then stops the parts."""

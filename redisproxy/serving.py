@@ -12,14 +12,17 @@ from twisted.application import service
 from twisted.internet import defer
 from twisted.logger import Logger
 
+from .core import tally
 from .core.policy import make_policy
 from .core.tenants import Directory
 from .directory.holder import DirectoryHolder
 from .net.admission import Admission
-from .net.client import ClientFactory, Timeouts
+from .net.client import STATES, ClientFactory, Timeouts
 from .net.control import ControlService, Server
 from .net.lanes import LanePool
+from .net.sampling import Sampler
 from .net.wall import Wall
+from .ops.figures import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
 from .ops.outcomes import Outcomes
 from .process import settle
 from .settings import Settings
@@ -41,6 +44,7 @@ class Serving(service.MultiService):
         self.directory = DirectoryHolder(reactor)
         self.control = ControlService(reactor, settings.connect_timeout, settings.redis_ca, self._server_told)
         self.wall = Wall(settings.acl, self.control)
+        counted = tally.Counts()
         self.lanes = LanePool(
             reactor,
             self.wall,
@@ -48,6 +52,7 @@ class Serving(service.MultiService):
             settings.worker_idle_timeout,
             settings.connect_timeout,
             settings.redis_ca,
+            counted,
         )
         #: the factory for clients' connections
         self.clients = ClientFactory(
@@ -60,9 +65,12 @@ class Serving(service.MultiService):
             Outcomes(reactor),
             Timeouts(login=settings.login_timeout),
             settings.lanes == "shared",
+            counted,
         )
+        self._redis_seconds = Histogram(REDIS_BOUNDS)
+        self.sampler = Sampler(reactor, lambda: self.lanes.shared, self._redis_seconds.observe)
         self.directory.listeners += [self._settle, self._directory_changed]
-        for part in (self.lanes, self.control, self.directory):
+        for part in (self.lanes, self.control, self.directory, self.sampler):
             part.setServiceParent(self)
 
     def use(self, directory: Directory) -> None:
@@ -73,6 +81,68 @@ class Serving(service.MultiService):
     def descriptors(settings: Settings) -> int:
         """How many open files may be needed: a session takes two."""
         return 2 * settings.max_workers + settings.work_queue_size + settings.base_workers + 64
+
+    # What is told of it.
+
+    def counts(self) -> Counts:
+        """What was counted, and what there is of what can be counted."""
+        counts = self.clients.counts
+        clients = self.clients.clients
+        sessions = dict.fromkeys(STATES, 0)
+        for client in clients:
+            client.tally()
+            sessions[client.state] += 1
+        self.lanes.tally()
+        tenants: dict[str, TenantCounts] = {
+            namespace: {
+                "sessions": 0,
+                "commands": counted.by_family(),
+                "refused": dict(counted.refused),
+                "received": counted.received,
+                "replied": counts.replied.get(namespace, 0),
+            }
+            for namespace, counted in counts.tallies.items()
+        }
+        in_flight = 0
+        for client in clients:
+            in_flight += client.session.outstanding
+            credential = client.session.credential
+            if credential is not None and credential.tenant.namespace in tenants:
+                tenants[credential.tenant.namespace]["sessions"] += 1
+        shared, idle = len(self.lanes.shared), self.lanes.idle
+        return {
+            "sessions": sessions,
+            "logins": dict(counts.logins),
+            "ended": dict(counts.ended),
+            "lanes": {"shared": shared, "idle": idle, "dedicated": max(0, len(self.lanes) - shared - idle)},
+            "in_flight": in_flight,
+            "redis_seconds": self._redis_seconds.figures(),
+            "tenants": tenants,
+        }
+
+    def redis(self) -> RedisState:
+        """What is known of Redis."""
+        server = self.control.server
+        backend = self.directory.directory.backend if self.directory.directory is not None else None
+        return {
+            "connected": self.control.connected,
+            "address": "" if backend is None else backend.address,
+            "version": "" if server is None else server.version,
+            "databases": None if server is None else server.databases,
+            "walls": 0 if server is None else 1 + self.wall.stands_on(server),
+        }
+
+    def unready(self) -> str:
+        """Why no client should come; empty: there is no reason."""
+        if self.directory.directory is None:
+            return "no credentials have been read yet"
+        if self.directory.directory.backend is None:
+            return "the master secret, which says where Redis is, has not been read yet"
+        if not self.control.connected:
+            return "Redis does not answer"
+        if not self.wall.serves:
+            return "Redis has no ACL users for tenants, and --acl is require"
+        return ""
 
     # What the parts tell each other.
 

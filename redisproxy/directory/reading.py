@@ -19,6 +19,7 @@ from twisted.logger import Logger, LogLevel
 
 from ..core.enrolment import Enrolment, Problem, ReadFailure, Reading, no_rest
 from ..core.tenants import Directory
+from ..ops.figures import REFRESH_BOUNDS, Histogram
 from .pace import Pace
 
 #: Seconds to wait after the first failed refresh; doubled at each further one, up to the refresh interval.
@@ -72,7 +73,7 @@ class ReadingService(service.Service):
         pace: Callable[[], Pace] = Pace,
     ) -> None:
         self._clock = clock
-        self._source = source
+        self.source = source
         self._enrolment = enrolment
         self._interval = interval
         self._in_thread = in_thread
@@ -86,6 +87,10 @@ class ReadingService(service.Service):
         self.databases: int | None = None
         #: when a refresh last succeeded in full, in the clock's seconds
         self.refreshed: float | None = None
+        #: readings so far, by how they went, and how long they took
+        self.readings = {"ok": 0, "failed": 0}
+        self.durations = Histogram(REFRESH_BOUNDS)
+        self._began = 0.0
         #: called with each Directory that is another one than before
         self.listeners: list[Callable[[Directory], None]] = []
         self._loop = task.LoopingCall(self.refresh)
@@ -113,7 +118,7 @@ class ReadingService(service.Service):
         for call in (self._retry, self._telling):
             if call is not None and call.active():
                 call.cancel()
-        self._source.stop()
+        self.source.stop()
         self._pace.stop()
 
     def refresh(self) -> None:
@@ -139,6 +144,7 @@ class ReadingService(service.Service):
     def _work(self, read: bool) -> None:
         # The first reading is done as fast as it can be: until it is over nobody is served.
         pace = self._pace if self.directory is not None else None
+        self._began = self._clock.seconds()
         self._working = self._in_thread(self._in_pace, read, pace)
         self._working.addCallbacks(self._take, self._crashed)
         self._working.addErrback(lambda failure: self._log.failure("what was read could not be used", failure))
@@ -152,7 +158,7 @@ class ReadingService(service.Service):
             rest = pace.rest
         failures = None
         if read:
-            reading = self._source.read(rest)
+            reading = self.source.read(rest)
             failures = reading.failures()
             self._enrolment.absorb(reading)
         databases = self.databases
@@ -171,7 +177,7 @@ class ReadingService(service.Service):
             self.resolve()
 
     def _crashed(self, failure: object) -> None:
-        self._log.failure("reading {source} failed in a way that is a bug", failure, source=str(self._source))
+        self._log.failure("reading {source} failed in a way that is a bug", failure, source=str(self.source))
         self._resolved_for = self.databases
         self._retry_later(None)
 
@@ -180,12 +186,15 @@ class ReadingService(service.Service):
         if not self.running:
             return
         self._resolved_for = outcome.databases
+        if outcome.failures is not None:
+            self.readings["failed" if outcome.failures else "ok"] += 1
+            self.durations.observe(self._clock.seconds() - self._began)
         if outcome.failures:
             asked = [failure.retry_after for failure in outcome.failures if failure.retry_after is not None]
             self._retry_later(max(asked, default=None))
         elif outcome.failures is not None:
             if self._failures:
-                self._log.info("{source} can be read again", source=str(self._source))
+                self._log.info("{source} can be read again", source=str(self.source))
             self._failures = 0
             self.refreshed = self._clock.seconds()
         self.problems = outcome.problems
@@ -201,7 +210,7 @@ class ReadingService(service.Service):
                 "{tenants} tenants with {credentials} credentials, from {source}",
                 tenants=len(directory.tenants),
                 credentials=len(directory.credentials),
-                source=str(self._source),
+                source=str(self.source),
             )
         for listener in list(self.listeners):
             listener(directory)

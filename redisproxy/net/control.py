@@ -98,9 +98,16 @@ class ControlService(service.Service):
         self._backend: Backend | None = None
         self._factory: _ControlFactory | None = None
         self._retry: IDelayedCall | None = None
+        #: what Redis was when it was connected last; None: it never was
+        self.server: Server | None = None
         self._last_version = ""
         self._connection: txredisapi.RedisProtocol | None = None
         self._waiting: list[defer.Deferred] = []
+
+    @property
+    def connected(self) -> bool:
+        """Whether Redis is there, and was asked what it is."""
+        return self._connection is not None
 
     def use(self, backend: Backend | None) -> None:
         """Where Redis is from now on."""
@@ -204,6 +211,7 @@ class ControlService(service.Service):
             )
         if connection.factory is not self._factory:
             return
+        self.server = server
         self._told(server)
         self._connection = connection
         waiting, self._waiting = self._waiting, []

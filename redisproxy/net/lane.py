@@ -79,6 +79,8 @@ class LaneProtocol(RespReceiver):
         self.tenant: Tenant | None = None
         #: 3 after a HELLO 3
         self.protocol = 2
+        #: how many of the bytes that came are counted
+        self.tallied = 0
         #: when it was put down, in the reactor's seconds
         self.idle_since = 0.0
         self._pool = pool

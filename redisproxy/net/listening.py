@@ -27,10 +27,11 @@ class ListenError(Exception):
 
 
 class Listening:
-    """All ports of the proxy. Raises EndpointError."""
+    """Ports that one option names. Raises EndpointError."""
 
-    def __init__(self, reactor: object, descriptions: Sequence[str]) -> None:
+    def __init__(self, reactor: object, descriptions: Sequence[str], option: str = "--listen") -> None:
         self._descriptions = descriptions
+        self._option = option
         self._endpoints = []
         for description in descriptions:
             try:
@@ -49,7 +50,7 @@ class Listening:
                 reason = failed[0].value
                 if isinstance(reason, CannotListenError):
                     reason = reason.socketError
-                raise ListenError(f"cannot listen on {description}: {reason}; choose another with --listen")
+                raise ListenError(f"cannot listen on {description}: {reason}; choose another with {self._option}")
 
     @property
     def addresses(self) -> list[IAddress]:

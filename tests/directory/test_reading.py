@@ -193,7 +193,7 @@ class RefreshTests(ServiceCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(service.authenticate(None, b"blue-password").tenant.index, 3)
         self.source = ManifestsSource(self.manifests.path, PREFIX, MASTER)
-        self.patch(service.reading, "_source", self.source)
+        self.patch(service.reading, "source", self.source)
         self.write()
         self.clock.advance(1)
         self.assertEqual(service.directory.tenants, frozenset())
