@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Callable
 from functools import partial
 
 from .net import reactor as _reactor
@@ -29,11 +30,11 @@ from .core import snapshot
 from .core.tenants import use_digest_key
 from .directory.pace import Pace
 from .net.balance import Balance
-from .net.listening import Listening, adopt
+from .net.listening import EndpointError, ListenError, Listening, adopt
 from .ops import logs
 from .process import prepare, raise_descriptor_limit
 from .serving import Serving
-from .settings import Settings
+from .settings import Settings, SettingsError
 
 
 @implementer(ILogObserver)
@@ -78,6 +79,7 @@ class Worker:
         self._reactor = reactor
         self._serving: Serving | None = None
         self._listening: Listening | None = None
+        self._has: Callable[[int | None], None] | None = None
         self._pace = Pace()
         self._ending = False
         #: what the process ends with
@@ -94,12 +96,19 @@ class Worker:
     def _or_end(self, take: Taker) -> Taker:
         """For what a worker cannot do without: its parent will start another one."""
 
-        def failed(failure: Failure) -> Failure:
+        def failed(failure: Failure) -> defer.Deferred:
+            if failure.check(SettingsError, EndpointError, ListenError, OSError):
+                sys.stderr.write(f"{failure.value}\n")
+            else:
+                _log.failure("a worker cannot go on", failure)
             self.status = 1
             self.end()
-            return failure
+            return defer.Deferred()  # which is no answer
 
-        return lambda message: defer.maybeDeferred(take, message).addErrback(failed)
+        def unless_ending(message: Message) -> object:
+            return defer.Deferred() if self._ending else defer.maybeDeferred(take, message).addErrback(failed)
+
+        return unless_ending
 
     def _start(self, message: Message) -> None:
         """What comes first. options: as they were given to twistd; payload: the key of digests."""

@@ -17,7 +17,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
-from twisted.internet.protocol import Factory
+from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
@@ -126,6 +126,7 @@ def _with_backlog(description: str) -> str:
 class _Nobody(Factory):
     """For ports at which this process accepts nothing."""
 
+    protocol = Protocol
     noisy = False
 
 
