@@ -68,28 +68,37 @@ class EmbeddedRedis(service.Service):
         """Starts it, and waits until it listens. Raises EmbeddedError."""
         super().startService()
         self._directory = tempfile.mkdtemp(prefix="redisproxy-")
+        try:
+            self._start()
+        except BaseException:
+            self._end()
+            raise
+        self._watch.start(1.0, now=False)
+
+    def _start(self) -> None:
         # From its standard input, so that the password is neither on disk nor in the process list.
         configuration = (
             f"bind 127.0.0.1\nport {self.backend.port}\nrequirepass {self.backend.password.decode()}\n"
             f'databases {DATABASES}\nsave ""\nappendonly no\ndir {self._directory}\nlogfile ""\n'
         )
-        self._process = subprocess.Popen(
-            [self._path, "-"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=self._directory,
-            start_new_session=True,  # a Ctrl-C on the terminal is for the proxy, which then ends this
-        )
-        self._process.stdin.write(configuration.encode())
-        self._process.stdin.close()
+        try:
+            self._process = subprocess.Popen(
+                [self._path, "-"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd=self._directory,
+                start_new_session=True,  # a Ctrl-C on the terminal is for the proxy, which then ends this
+            )
+            with self._process.stdin as its_input:
+                its_input.write(configuration.encode())
+        except OSError as error:
+            raise EmbeddedError(f"the embedded server {self._path} could not be started: {error}") from None
         deadline = time.monotonic() + _START
         while not self._listens():
             if self._process.poll() is not None or time.monotonic() > deadline:
-                self._end()
                 raise EmbeddedError(f"the embedded server did not start on port {self.backend.port}")
             time.sleep(0.01)
-        self._watch.start(1.0, now=False)
 
     def _listens(self) -> bool:
         try:

@@ -5,8 +5,10 @@ Owns what is for a whole process and was found to be felt by clients. It knows n
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import gc
+import os
 import resource
 import sys
 
@@ -55,3 +57,13 @@ def raise_descriptor_limit(needed: int, named: str) -> None:
     if soft != resource.RLIM_INFINITY and soft < needed:
         told = "the limit of open files is {limit}, but {named} may need {needed}"
         _log.warn(told, limit=soft, named=named, needed=needed)
+
+
+def end_with(status: int) -> None:
+    """What this process will end with, once it does. twistd itself knows only 0, and signals."""
+
+    def end() -> None:
+        sys.stdout.flush()
+        os._exit(status)
+
+    atexit.register(end)

@@ -5,8 +5,12 @@ Owns the wiring: settings become explicit arguments of the parts, and the parts 
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
+from collections.abc import Callable, Mapping
 from functools import partial
+from typing import TextIO
 
 from twisted.application import service
 from twisted.internet import defer
@@ -18,17 +22,19 @@ from .core.enrolment import Enrolment
 from .core.tenants import Directory
 from .directory.cluster import ClusterSource
 from .directory.manifests import ManifestsSource
+from .directory.pace import Pace, Unpaced
 from .directory.reading import ReadingService, Source
 from .embedded import EmbeddedError, EmbeddedRedis
 from .net.client import shown_address
 from .net.listening import EndpointError, ListenError, Listening
 from .ops.figures import Figures
 from .ops.logs import observer
-from .process import prepare, raise_descriptor_limit
+from .process import end_with, prepare, raise_descriptor_limit
 from .quickstart import tour
 from .serving import Serving
 from .settings import Settings, SettingsError
 from .status import StatusService, directory_state
+from .workers import Workers
 
 
 class StartError(SystemExit):
@@ -39,12 +45,24 @@ class StartError(SystemExit):
 
 
 class ProxyService(service.MultiService):
-    """The proxy. Raises SettingsError for what only shows when the parts are made."""
+    """The proxy, or, where several processes serve clients, their parent.
+
+    options: those that settings were read from, for the other processes; log_file: where to log, the standard output by
+    default. Raises SettingsError for what only shows when the parts are made.
+    """
 
     _log = Logger()
 
-    def __init__(self, settings: Settings, reactor: object) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: object,
+        options: Mapping[str, str] | None = None,
+        log_file: TextIO | None = None,
+    ) -> None:
         super().__init__()
+        self._log_file = log_file
+        self._ending = False
         self._settings = settings
         self._reactor = reactor
         try:
@@ -52,10 +70,10 @@ class ProxyService(service.MultiService):
         except EndpointError as error:
             raise SettingsError(f"--listen is {error}") from None
         self.source = self._make_source()
-        embedded = None
+        embedded = self._embedded = None
         if settings.embedded:
             try:
-                embedded = EmbeddedRedis(died=self._stop_reactor)
+                embedded = self._embedded = EmbeddedRedis(died=self._embedded_died)
             except EmbeddedError as error:
                 raise SettingsError(str(error)) from None
             embedded.setServiceParent(self)
@@ -64,11 +82,17 @@ class ProxyService(service.MultiService):
             self.source,
             Enrolment(settings.redis_secret, settings.master, None if embedded is None else embedded.backend),
             settings.refresh,
+            pace=Pace if settings.processes == 1 else Unpaced,
         )
-        self.serving = Serving(settings, reactor, self.reading.use_databases)
+        #: what serves clients, in this process or in others
+        self.serving: Serving | Workers
+        if settings.processes == 1:
+            self.serving = Serving(settings, reactor, self.reading.use_databases)
+        else:
+            self.serving = Workers(reactor, settings.processes, options or {}, self.reading.use_databases)
         self.reading.listeners.append(self.serving.use)
         if settings.embedded and settings.manifests:
-            self.reading.listeners.append(self._first_directory)
+            self._in_force.append(self._first_directory)
         for part in (self.serving, self.reading):
             part.setServiceParent(self)
         #: whether it is about to end: nobody should come any more
@@ -76,6 +100,11 @@ class ProxyService(service.MultiService):
         self.status: StatusService | None = None
         if settings.status:
             self.status = StatusService(settings, reactor, self._figures, self.serving.counts, self._unready)
+
+    @property
+    def _in_force(self) -> list[Callable[[Directory], object]]:
+        """Called with each Directory that clients are served by."""
+        return self.serving.directory.listeners if isinstance(self.serving, Serving) else self.serving.taken
 
     def _make_source(self) -> Source:
         settings = self._settings
@@ -86,7 +115,8 @@ class ProxyService(service.MultiService):
     def setServiceParent(self, parent: object) -> None:
         """Also makes our log observer the application's: this is the one moment before twistd starts to log."""
         if isinstance(parent, Componentized):
-            parent.setComponent(ILogObserver, observer(self._settings.log_format, self._settings.log_level))
+            told = observer(self._settings.log_format, self._settings.log_level, self._log_file)
+            parent.setComponent(ILogObserver, told)
         super().setServiceParent(parent)
 
     # Starting.
@@ -99,9 +129,12 @@ class ProxyService(service.MultiService):
             signal.signal(number, partial(self._on_signal, self.reading.refresh))
         self._take_over_ends()
         super().privilegedStartService()
-        raise_descriptor_limit(Serving.descriptors(self._settings), "--max-workers and --work-queue-size")
         try:
-            self.listening.open(self.serving.clients)
+            if isinstance(self.serving, Serving):
+                raise_descriptor_limit(Serving.descriptors(self._settings), "--max-workers and --work-queue-size")
+                self.listening.open(self.serving.clients)
+            else:
+                self.serving.ports = self.listening.hold()
             if self.status is not None:
                 self.status.privilegedStartService()
         except ListenError as error:
@@ -112,8 +145,12 @@ class ProxyService(service.MultiService):
         self._reactor.callWhenRunning(self._take_over_ends)  # again: the reactor has put in its own meanwhile
         try:
             super().startService()
-        except EmbeddedError as error:
-            raise StartError(str(error)) from None
+        except BaseException as error:
+            if self._embedded is not None:
+                self._embedded.stopService()  # twistd does not, of a start that failed
+            if isinstance(error, EmbeddedError):
+                raise StartError(str(error)) from None
+            raise
         if resp.COMPILED:
             self._log.info("the framing is compiled")
         else:
@@ -123,6 +160,8 @@ class ProxyService(service.MultiService):
             )
         if self.status is not None:
             self.status.startService()
+            if isinstance(self.serving, Workers):
+                self.serving.tell_regularly()
         for address in self.listening.addresses:
             self._log.info("listening on {address}", address=shown_address(address))
 
@@ -136,11 +175,20 @@ class ProxyService(service.MultiService):
 
     def _end(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+            signal.signal(number, self._end_at_once if isinstance(self.serving, Workers) else signal.SIG_DFL)
         self._stop_reactor()
 
+    def _end_at_once(self, number: int, frame: object) -> None:
+        """A second signal: nothing is left of the workers either."""
+        for pid in self.serving.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
     def _stop_reactor(self) -> None:
-        if self._reactor.running:
+        if not self._ending:
+            self._ending = True
             self._reactor.stop()
 
     # What is told of it.
@@ -160,10 +208,14 @@ class ProxyService(service.MultiService):
     def _unready(self) -> str:
         return "it is about to end" if self.draining else self.serving.unready()
 
+    def _embedded_died(self) -> None:
+        end_with(1)
+        self._stop_reactor()
+
     # The quick start.
 
     def _first_directory(self, directory: Directory) -> None:
-        self.reading.listeners.remove(self._first_directory)
+        self._in_force.remove(self._first_directory)
         host = self.listening.addresses[0]
         address = getattr(host, "host", "")
         reading = self.source.read()

@@ -6,6 +6,7 @@ Owns the wiring of these. Directories come from outside, by `use`; where clients
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 
 from twisted.application import service
@@ -31,13 +32,16 @@ from .settings import Settings
 class Serving(service.MultiService):
     """Serves the clients of one process.
 
-    databases_told: called with how many databases Redis has, None where it does not tell, at each connection to it.
+    settings: this process's share of what is set for all; databases_told: called with how many databases Redis has, None
+    where it does not tell, at each connection to it; number: which of the processes it is, from 1 on.
     """
 
     name = "serving"
     _log = Logger()
 
-    def __init__(self, settings: Settings, reactor: object, databases_told: Callable[[int | None], object]) -> None:
+    def __init__(
+        self, settings: Settings, reactor: object, databases_told: Callable[[int | None], object], number: int = 1
+    ) -> None:
         super().__init__()
         self._settings = settings
         self._databases_told = databases_told
@@ -65,7 +69,8 @@ class Serving(service.MultiService):
             Outcomes(reactor),
             Timeouts(login=settings.login_timeout),
             settings.lanes == "shared",
-            counted,
+            numbers=itertools.count(number, settings.processes),
+            counts=counted,
         )
         self._redis_seconds = Histogram(REDIS_BOUNDS)
         self.sampler = Sampler(reactor, lambda: self.lanes.shared, self._redis_seconds.observe)
@@ -119,6 +124,10 @@ class Serving(service.MultiService):
             "redis_seconds": self._redis_seconds.figures(),
             "tenants": tenants,
         }
+
+    def report(self) -> dict[str, object]:
+        """All that is told of it, as JSON can hold it."""
+        return {"counts": self.counts(), "redis": self.redis(), "unready": self.unready()}
 
     def redis(self) -> RedisState:
         """What is known of Redis."""

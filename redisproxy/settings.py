@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +154,13 @@ class Settings:
         "ENDPOINT",
         "Where to listen: a Twisted endpoint, such as tcp:6379:interface=127.0.0.1. May be given more than once.",
     )
+    processes: int = _setting(
+        "REDISPROXY_PROCESSES",
+        _whole(1, 256),
+        1,
+        "N",
+        "How many processes serve clients. With more than 1, one more reads the credentials and watches over them.",
+    )
     refresh: float = _setting(
         "REDISPROXY_REFRESH", _seconds(1, 86400), 300.0, "SECONDS", "Time between two readings of the credentials."
     )
@@ -234,6 +241,15 @@ class Settings:
     def master(self) -> tuple[str, str]:
         """(namespace, name) of the master secret."""
         return self.master_namespace, self.master_secret
+
+    def share(self) -> Settings:
+        """What one of the processes goes by: its part of what is set for all of them, rounded up."""
+        return replace(
+            self,
+            max_workers=-(-self.max_workers // self.processes),
+            work_queue_size=-(-self.work_queue_size // self.processes),
+            base_workers=-(-self.base_workers // self.processes),
+        )
 
     @classmethod
     def read(cls, options: Mapping[str, str], environ: Mapping[str, str]) -> Settings:

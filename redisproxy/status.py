@@ -46,7 +46,7 @@ class StatusService(service.Service):
         unready: Callable[[], str],
     ) -> None:
         try:
-            self._listening = Listening(reactor, [with_loopback(settings.status)], "--status")
+            self._listening = Listening(reactor, [with_loopback(settings.status)], option="--status")
         except EndpointError as error:
             raise SettingsError(f"--status is {error}") from None
         if settings.status_token_file is not None:

@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, fields
+from typing import TextIO
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -17,6 +18,7 @@ from .net import reactor as _reactor
 
 _reactor.install()  # before anything imports Twisted's default one
 
+from .ops.logs import log_file
 from .service import ProxyService, StartError
 from .settings import Settings, SettingsError, option_name
 
@@ -89,7 +91,25 @@ def makeService(options: Options) -> IService:
     """The service that twistd runs. Raises StartError for what is wrong with the settings."""
     from twisted.internet import reactor
 
+    given = options.given()
     try:
-        return ProxyService(Settings.read(options.given(), os.environ), reactor)
+        settings = Settings.read(given, os.environ)
+        return ProxyService(settings, reactor, given, _log_file(options.parent or {}))
     except SettingsError as error:
         raise StartError(str(error)) from None
+
+
+def _log_file(twistd: Mapping[str, object]) -> TextIO | None:
+    """Where twistd was told to log, or does as a daemon; None: the standard output. Raises SettingsError."""
+    if twistd.get("syslog"):
+        raise SettingsError("twistd --syslog is not supported: the log goes to the standard output, or to twistd --logfile")
+    path = twistd.get("logfile")
+    daemon = not (twistd.get("nodaemon") or twistd.get("debug"))
+    if path == "-" and daemon:
+        raise SettingsError("twistd --logfile=- takes --nodaemon: a daemon has no standard output")
+    if path == "-" or not (path or daemon):
+        return None
+    try:
+        return log_file(path or "twistd.log")
+    except OSError as error:
+        raise SettingsError(f"twistd --logfile: {error}") from None

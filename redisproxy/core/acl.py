@@ -14,6 +14,8 @@ from .tenants import Tenant
 
 #: What the names of our users begin with. An operator's own users must not.
 PREFIX = "redisproxy:"
+# A key pattern that no user keeps.
+_FIRST = b"~redisproxy"
 
 
 def username(tenant: Tenant) -> str:
@@ -29,12 +31,14 @@ def password(master_password: bytes, name: str) -> bytes:
 def rules(tenant: Tenant, policy: Policy, secret: bytes, databases: bool, new: bool) -> list[bytes]:
     """What follows ``ACL SETUSER name``.
 
-    secret: its password; databases: whether the server knows ``db=N`` (Valkey 9.1 on); new: whether the user did not
-    exist. A user that does keeps its channels: among them are patterns that live sessions are subscribed to.
+    secret: its password; databases: whether the server knows ``db=N`` (Valkey 9.1 on); new: to make the user, which
+    fails if there is one already; else to bring it up to date. A user that exists keeps its channels: among them are
+    patterns that live sessions are subscribed to, of other processes and replicas of the proxy, too. To ask first whether
+    it exists would not do: another one may make it, and add patterns, between question and command.
     """
-    words = [b"on", b"resetpass", b"#" + hashlib.sha256(secret).hexdigest().encode(), b"resetkeys", b"~*"]
-    if new:
-        words.append(b"resetchannels")
+    words = [b"on", b"resetpass", b"#" + hashlib.sha256(secret).hexdigest().encode()]
+    # Redis refuses to add a key pattern, and with it the whole command, where the user has all keys: ours have.
+    words += [_FIRST, b"resetkeys", b"~*", b"resetchannels"] if new else [b"resetkeys", b"~*"]
     words += [b"&" + tenant.channel_prefix + b"*", *(b"&" + own + b"*" for own in tenant.keyspace_channels)]
     if databases:
         words += [b"resetdbs", b"db=%d" % tenant.index]

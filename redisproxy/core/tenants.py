@@ -13,13 +13,24 @@ import secrets
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
-# A digest is of use to this process alone: a core dump of another one, or a rainbow table, does not help.
-_DIGEST_KEY = secrets.token_bytes(32)
+# A digest is of use to this proxy alone: a core dump of another one, or a rainbow table, does not help.
+_digest_key = secrets.token_bytes(32)
+
+
+def digest_key() -> bytes:
+    """What makes this proxy's digests its own."""
+    return _digest_key
+
+
+def use_digest_key(key: bytes) -> None:
+    """Another process's key, before this one has made a digest: its digests mean the same here from now on."""
+    global _digest_key
+    _digest_key = key
 
 
 def digest(password: bytes) -> bytes:
-    """What is kept of a password: its keyed BLAKE2b digest, 32 bytes, different in each process."""
-    return hashlib.blake2b(password, digest_size=32, key=_DIGEST_KEY).digest()
+    """What is kept of a password: its keyed BLAKE2b digest, 32 bytes, different in each proxy."""
+    return hashlib.blake2b(password, digest_size=32, key=_digest_key).digest()
 
 
 @dataclass(frozen=True, slots=True)

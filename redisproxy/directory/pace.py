@@ -44,3 +44,10 @@ class Pace:
     def stop(self) -> None:
         """Nobody is there any more who could feel it."""
         self._stopped.set()
+
+
+class Unpaced(Pace):
+    """For a process that serves nobody: no rests."""
+
+    def rest(self) -> None:
+        """Goes on."""

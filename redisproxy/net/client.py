@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import select
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 
 from twisted.internet import defer, task
@@ -111,7 +111,7 @@ class ClientProtocol(RespReceiver):
         self._usual_buffer = getattr(self.transport, "bufferSize", 0)
         if self._usual_buffer:
             self.transport.bufferSize = UNREAD_LIMIT
-        factory.clients.add(self)
+        factory.came(self)
         if not factory.admission.arrive(self):
             self.write(FULL)
             self.close("turned-away")
@@ -436,7 +436,10 @@ class ClientProtocol(RespReceiver):
 
 
 class ClientFactory(Factory):
-    """Makes a ClientProtocol for each connection, and holds what they share."""
+    """Makes a ClientProtocol for each connection, and holds what they share.
+
+    numbers: of the connections, which nobody else gives.
+    """
 
     noisy = False
     _log = Logger()
@@ -453,6 +456,7 @@ class ClientFactory(Factory):
         timeouts: Timeouts,
         shares: bool = True,
         counts: Counts | None = None,
+        numbers: Iterator[int] | None = None,
     ) -> None:
         self.clock = clock
         #: whether sessions share lanes
@@ -470,8 +474,10 @@ class ClientFactory(Factory):
         self.outcomes = outcomes
         self.timeouts = timeouts
         self.clients: set[ClientProtocol] = set()
+        #: called with how many there are, at each that comes or goes
+        self.counted: Callable[[int], object] | None = None
         self.counts = counts or Counts()
-        self._numbers = itertools.count(1)
+        self._numbers = itertools.count(1) if numbers is None else numbers
         self._all_gone: defer.Deferred | None = None
         # Those whose credentials are still to be compared with a new directory.
         self._unchecked: list[ClientProtocol] = []
@@ -508,9 +514,17 @@ class ClientFactory(Factory):
         self.left(None)
         return gone
 
+    def came(self, client: ClientProtocol) -> None:
+        """A client is connected."""
+        self.clients.add(client)
+        if self.counted is not None:
+            self.counted(len(self.clients))
+
     def left(self, client: ClientProtocol | None) -> None:
         """A client's connection is gone."""
         self.clients.discard(client)
+        if self.counted is not None:
+            self.counted(len(self.clients))
         if self._all_gone is not None and not self.clients:
             gone, self._all_gone = self._all_gone, None
             gone.callback(None)

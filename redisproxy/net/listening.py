@@ -1,21 +1,34 @@
 """The sockets that clients connect to.
 
 Owns what listens: from the operator's endpoints to open ports, which give accepted connections to a factory, until they
-are closed.
+are closed. Where several processes serve, one of them opens the ports and accepts nothing (`Listening.hold`), and the
+others accept at the sockets that they inherit: whatever an endpoint asks a reactor to listen on, `_Inheriting` has already.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import errno
+import socket
+from collections.abc import Callable, Iterable, Sequence
 
 from twisted.internet import defer
-from twisted.internet.endpoints import serverFromString
+from twisted.internet.abstract import FileDescriptor
+from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory
+from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.logger import Logger
+from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 #: Connections that the kernel may hold for us while we are busy; it takes less where net.core.somaxconn is lower.
 BACKLOG = 4096
+#: Seconds for which a process lets another one take a connection.
+_YIELD = 0.002
+#: Seconds until the next try after accepting failed, for want of open files above all.
+_PAUSE = 1.0
 
 
 class EndpointError(ValueError):
@@ -26,31 +39,72 @@ class ListenError(Exception):
     """A port cannot be opened. The text is one line, fit for the operator."""
 
 
-class Listening:
-    """Ports that one option names. Raises EndpointError."""
+def _always() -> bool:
+    return True
 
-    def __init__(self, reactor: object, descriptions: Sequence[str], option: str = "--listen") -> None:
+
+class Listening:
+    """Ports that one option names. Raises EndpointError.
+
+    inherited: listening sockets, one for each endpoint, that another process has opened; may_take: whether this process
+    should be the one that takes the next connection.
+    """
+
+    def __init__(
+        self,
+        reactor: object,
+        descriptions: Sequence[str],
+        inherited: Sequence[socket.socket] | None = None,
+        may_take: Callable[[], bool] = _always,
+        option: str = "--listen",
+    ) -> None:
         self._descriptions = descriptions
         self._option = option
         self._endpoints = []
-        for description in descriptions:
+        for number, description in enumerate(descriptions):
             try:
-                self._endpoints.append(serverFromString(reactor, _with_backlog(description)))
+                if inherited is None:
+                    endpoint = serverFromString(reactor, _with_backlog(description))
+                elif description.startswith("systemd:"):
+                    # What systemd opened is for the process that it started, and can be asked for there alone.
+                    endpoint = AdoptedStreamServerEndpoint(_Inheriting(reactor, inherited[number], may_take), 0, 0)
+                else:
+                    endpoint = serverFromString(_Inheriting(reactor, inherited[number], may_take), description)
             except Exception as error:
                 raise EndpointError(f"{description!r} ({error}); it takes a Twisted endpoint such as tcp:6379") from None
+            self._endpoints.append(endpoint)
         #: those that are open
         self.ports: list[IListeningPort] = []
 
     def open(self, factory: IProtocolFactory) -> None:
         """Listens. Raises ListenError."""
         for description, endpoint in zip(self._descriptions, self._endpoints, strict=True):
-            failed: list[Failure] = []
-            endpoint.listen(factory).addCallbacks(self.ports.append, failed.append)
-            if failed:
-                reason = failed[0].value
-                if isinstance(reason, CannotListenError):
-                    reason = reason.socketError
-                raise ListenError(f"cannot listen on {description}: {reason}; choose another with {self._option}")
+            self._open_one(description, endpoint, factory)
+
+    def _open_one(self, description: str, endpoint: IStreamServerEndpoint, factory: IProtocolFactory) -> None:
+        failed: list[Failure] = []
+        endpoint.listen(factory).addCallbacks(self.ports.append, failed.append)
+        if failed:
+            reason = failed[0].value
+            if isinstance(reason, CannotListenError):
+                reason = reason.socketError
+            raise ListenError(f"cannot listen on {description}: {reason}; choose another with {self._option}")
+
+    def hold(self) -> list[int]:
+        """Opens the ports, and accepts nothing: their descriptors, for others to inherit. Raises ListenError."""
+        descriptors = []
+        for description, endpoint in zip(self._descriptions, self._endpoints, strict=True):
+            before = len(self.ports)
+            self._open_one(description, endpoint, _Nobody())
+            port = self.ports[-1] if len(self.ports) > before else None
+            if not isinstance(port, FileDescriptor) or port.fileno() < 0:
+                raise ListenError(
+                    f"cannot listen on {description} for several processes: it is no plain socket; --processes 1 can"
+                )
+            port.stopReading()
+            port._shouldShutdown = False  # to close it is not to close it for the others
+            descriptors.append(port.fileno())
+        return descriptors
 
     @property
     def addresses(self) -> list[IAddress]:
@@ -69,3 +123,132 @@ def _with_backlog(description: str) -> str:
     if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
         return f"{description}:backlog={BACKLOG}"
     return description
+
+
+class _Nobody(Factory):
+    """For ports at which this process accepts nothing."""
+
+    protocol = Protocol
+    noisy = False
+
+
+class _Inheriting:
+    """A reactor whose every way to listen is one socket that listens already."""
+
+    def __init__(self, reactor: object, listening: socket.socket, may_take: Callable[[], bool]) -> None:
+        self._reactor = reactor
+        self._socket = listening
+        self._may_take = may_take
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self._reactor, name)
+
+    def _listen(self, factory: IProtocolFactory) -> IListeningPort:
+        port = SharedPort(self._reactor, self._socket, factory, self._may_take)
+        port.startListening()
+        return port
+
+    def listenTCP(self, port: int, factory: IProtocolFactory, backlog: int = 0, interface: str = "") -> IListeningPort:
+        return self._listen(factory)
+
+    def listenUNIX(
+        self, address: str, factory: IProtocolFactory, backlog: int = 0, mode: int = 0, wantPID: bool = False
+    ) -> IListeningPort:
+        return self._listen(factory)
+
+    def listenSSL(
+        self, port: int, factory: IProtocolFactory, contextFactory: object, backlog: int = 0, interface: str = ""
+    ) -> IListeningPort:
+        return self._listen(TLSMemoryBIOFactory(contextFactory, False, factory))
+
+    def adoptStreamPort(self, fileDescriptor: int, addressFamily: int, factory: IProtocolFactory) -> IListeningPort:
+        return self._listen(factory)
+
+
+@implementer(IListeningPort)
+class SharedPort(FileDescriptor):
+    """Accepts at a socket at which other processes accept, too.
+
+    Twisted's own port takes as many connections at once as it can get, removes a Unix socket's path when it is closed,
+    and, where it adopted a Unix socket, ends the listening for everybody.
+    """
+
+    _log = Logger()
+
+    def __init__(
+        self, reactor: object, listening: socket.socket, factory: IProtocolFactory, may_take: Callable[[], bool] = _always
+    ) -> None:
+        super().__init__(reactor)
+        self._may_take = may_take
+        self._socket = listening
+        self._factory = factory
+
+    def fileno(self) -> int:
+        """See IFileDescriptor."""
+        return self._socket.fileno()
+
+    def startListening(self) -> None:
+        """See IListeningPort."""
+        self._factory.doStart()
+        self.connected = 1
+        self.startReading()
+
+    def stopListening(self) -> None:
+        """See IListeningPort. The socket goes on listening as long as another process has it."""
+        if self.connected:
+            self.connected = 0
+            self.stopReading()  # before the close: what others hold open stays registered otherwise
+            self._socket.close()
+            self._factory.doStop()
+
+    def getHost(self) -> IAddress:
+        """See IListeningPort."""
+        raise NotImplementedError  # the process that opened it has told it
+
+    def connectionLost(self, reason: Failure) -> None:
+        """The reactor ends, or reading failed."""
+        self.stopListening()
+
+    def logPrefix(self) -> str:
+        """See ILoggingContext."""
+        return "SharedPort"
+
+    def doRead(self) -> None:
+        """See IReadDescriptor. One connection in a turn of the reactor: the next may be another process's."""
+        if self._may_take():
+            self._take()
+        else:
+            self.stopReading()
+            self.reactor.callLater(_YIELD, self._yielded)
+
+    def _yielded(self) -> None:
+        """Who has fewer clients had its chance: if nobody took it, it is ours."""
+        if self.connected:
+            self.startReading()
+            self._take()
+
+    def _take(self) -> None:
+        try:
+            connection, _ = self._socket.accept()
+        except (BlockingIOError, InterruptedError, ConnectionError):
+            return  # another process was first, or the client is gone
+        except OSError as error:
+            if error.errno != errno.EPERM:  # of a firewall
+                self._log.error("cannot accept a connection: {error}", error=str(error))
+                self.stopReading()
+                self.reactor.callLater(_PAUSE, self._again)
+            return
+        with connection:  # what adopts it has a descriptor of its own
+            connection.setblocking(False)
+            # Its peer may be gone already.
+            with contextlib.suppress(OSError):
+                self.reactor.adoptStreamConnection(connection.fileno(), connection.family, self._factory)
+
+    def _again(self) -> None:
+        if self.connected:
+            self.startReading()
+
+
+def adopt(descriptors: Iterable[int]) -> list[socket.socket]:
+    """The listening sockets that a process inherited."""
+    return [socket.socket(fileno=number) for number in descriptors]

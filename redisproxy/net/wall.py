@@ -5,6 +5,8 @@ Owns which tenants' users Redis knows already, and their provisioning over the c
 
 from __future__ import annotations
 
+from functools import partial
+
 from twisted.internet import defer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -109,9 +111,11 @@ class Wall:
                 waiting.callback(None)
 
     async def _provision(self, tenant: Tenant, name: str, secret: bytes) -> None:
-        existing = await self._control.ask("ACL", "GETUSER", name)
-        words = acl.rules(tenant, self._policy, secret, self._server.acl_databases, new=not existing)
-        await self._control.ask("ACL", "SETUSER", name, *words)
+        rules = partial(acl.rules, tenant, self._policy, secret, self._server.acl_databases)
+        try:
+            await self._control.ask("ACL", "SETUSER", name, *rules(new=True))
+        except ControlError:  # there is one, made by another process, another replica, or before
+            await self._control.ask("ACL", "SETUSER", name, *rules(new=False))
         self._provisioned.add(tenant)
         self._patterns.pop(tenant, None)
 

@@ -1,15 +1,16 @@
-"""How log lines look: for people, or as JSON lines.
+"""How log lines look: for people, or as JSON lines; and how a worker's events become lines of its parent's log.
 
-Owns the format and the level. Where lines go is twistd's business (``--logfile``, ``--syslog``), but that with
-``-n`` and no file they go to the standard output, as a container's should.
+Owns the format, the level, and where lines go: the standard output with twistd's ``-n``, as a container's should, or the
+file that twistd is told, or takes as a daemon.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Any, TextIO
 
 from twisted.logger import (
     FileLogObserver,
@@ -21,7 +22,9 @@ from twisted.logger import (
     eventAsText,
     formatEvent,
     formatEventAsClassicLogText,
+    globalLogPublisher,
 )
+from twisted.python.logfile import LogFile
 
 LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("text", "json")
@@ -30,24 +33,49 @@ FORMATS = ("text", "json")
 _INTERNAL = ("log_", "isError", "message", "format", "time", "system", "why", "failure")
 
 
-def _json_line(event: LogEvent) -> str:
-    """An event as one JSON object: time, level, namespace, message, and its fields."""
-    line: dict[str, object] = {
+def record(event: LogEvent) -> dict[str, object]:
+    """An event as what JSON can hold: time, level, namespace, message, and its fields."""
+    found: dict[str, object] = {
         "time": datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds"),
         "level": event["log_level"].name if event.get("log_level") else "info",
         "logger": event.get("log_namespace", ""),
         "message": formatEvent(event) or eventAsText(event, includeTimestamp=False, includeSystem=False),
     }
     if "log_failure" in event:
-        line["traceback"] = eventAsText(event, includeTimestamp=False, includeSystem=False)
+        found["traceback"] = eventAsText(event, includeTimestamp=False, includeSystem=False)
     for key, value in event.items():
-        if not key.startswith(_INTERNAL) and key not in line:
-            line[key] = value if isinstance(value, int | float | str | None) else str(value)
-    return json.dumps(line, ensure_ascii=False) + "\n"
+        if not key.startswith(_INTERNAL) and key not in found:
+            found[key] = value if isinstance(value, int | float | str | None) else str(value)
+    return found
+
+
+def replay(told: Mapping[str, Any], worker: int, pid: int) -> None:
+    """Logs what `record` made in a worker, as that worker's. Where it has a traceback this follows the message."""
+    fields = {key: value for key, value in told.items() if key not in ("time", "level", "logger", "message")}
+    globalLogPublisher(
+        {
+            **fields,
+            "worker": worker,
+            "pid": pid,
+            "log_time": datetime.fromisoformat(told["time"]).timestamp(),
+            "log_level": LogLevel.lookupByName(told["level"]),
+            "log_namespace": told["logger"],
+            "log_system": f"worker {worker}, {pid}: {told['logger']}#{told['level']}",
+            "log_format": "{log_text}",
+            "log_text": told["message"],
+        }
+    )
+
+
+def _json_line(event: LogEvent) -> str:
+    return json.dumps(record(event), ensure_ascii=False) + "\n"
 
 
 def _text_line(event: LogEvent) -> str | None:
-    return formatEventAsClassicLogText(event)
+    line = formatEventAsClassicLogText(event)
+    if line is not None and "traceback" in event:
+        line += "\t" + event["traceback"].rstrip("\n").replace("\n", "\n\t") + "\n"
+    return line
 
 
 def observer(log_format: str, level: str, stream: TextIO | None = None) -> ILogObserver:
@@ -56,5 +84,14 @@ def observer(log_format: str, level: str, stream: TextIO | None = None) -> ILogO
     log_format: one of FORMATS; level: one of LEVELS, the least that is told; stream: the standard output by default.
     """
     out = sys.stdout if stream is None else stream
-    write = FileLogObserver(out, _json_line if log_format == "json" else _text_line)
-    return FilteringLogObserver(write, [LogLevelFilterPredicate(LogLevel.lookupByName(level))])
+    return filtered(FileLogObserver(out, _json_line if log_format == "json" else _text_line), level)
+
+
+def filtered(to: ILogObserver, level: str) -> ILogObserver:
+    """Passes on what is of this level at least, one of LEVELS."""
+    return FilteringLogObserver(to, [LogLevelFilterPredicate(LogLevel.lookupByName(level))])
+
+
+def log_file(path: str) -> TextIO:
+    """A file to log to, as twistd's own is: it is renamed when it is large, and another one begun. Raises OSError."""
+    return LogFile.fromFullPath(path)

@@ -31,6 +31,7 @@ class AclTests(unittest.TestCase):
         self.assertIn(b"#" + hashlib.sha256(b"secret").hexdigest().encode(), rules)
         self.assertNotIn(b"secret", b" ".join(rules))
         self.assertLess(rules.index(b"resetchannels"), rules.index(b"&team-blue:*"))
+        self.assertLess(rules.index(b"~redisproxy"), rules.index(b"resetkeys"), "it is not kept")
         self.assertLess(rules.index(b"-@all"), rules.index(b"+get"))
         self.assertEqual([r for r in rules if r.startswith(b"db=")], [b"db=3"])
         self.assertFalse(
@@ -40,4 +41,5 @@ class AclTests(unittest.TestCase):
     def test_a_user_that_exists_keeps_its_patterns(self) -> None:
         rules = acl.rules(BLUE, make_policy(builtin(), scripts=True), b"secret", databases=False, new=False)
         self.assertNotIn(b"resetchannels", rules)
+        self.assertNotIn(b"~redisproxy", rules)
         self.assertNotIn(b"resetdbs", rules)

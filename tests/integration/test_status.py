@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import http.client
+import os
 import shutil
+import signal
 import socket
 import struct
 import subprocess
@@ -96,6 +98,21 @@ class StatusTests(unittest.TestCase):
         self.assertGreaterEqual(
             metrics(port)["redisproxy_commands_total", frozenset({("namespace", "team-blue"), ("family", "plain")})], 500
         )
+
+    def test_of_several_processes_it_is_the_sum(self) -> None:
+        port = self.start("--processes", "2")
+        until(lambda: ask(port, "/readyz")[0] == 200, "ready")
+        clients = [self.installation.blue(single_connection_client=True) for _ in range(6)]
+        for client in clients:
+            self.addCleanup(client.close)
+            for _ in range(10):
+                client.set("key", "value")
+        plain = "redisproxy_commands_total", frozenset({("namespace", "team-blue"), ("family", "plain")})
+        until(lambda: metrics(port).get(plain) == 60, "all commands are counted")
+        # What a worker counted is not lost with it.
+        os.kill(self.installation.proxy.workers[1], signal.SIGKILL)
+        self.installation.proxy.logged("ended with signal SIGKILL")
+        self.assertEqual(metrics(port)[plain], 60)
 
     def test_probes_say_what_is_wrong(self) -> None:
         port = self.start()

@@ -51,6 +51,8 @@ def master(url: str, **more: str) -> dict:
 
 #: ``shared`` or ``dedicated``: what every proxy is told that a test does not tell itself; empty: the default.
 LANES = os.environ.get("TEST_LANES", "")
+#: How many processes every proxy is told to serve clients with that a test does not tell itself; empty: the default.
+PROCESSES = os.environ.get("TEST_PROCESSES", "")
 
 
 class Manifests:
@@ -84,6 +86,9 @@ class ProxyProcess:
         """directory: where it starts, and looks for its modules first; python: of another checkout, with that as directory."""
         if LANES and "--lanes" not in options:
             options = ("--lanes", LANES, *options)
+        if PROCESSES and "--processes" not in options:
+            options = ("--processes", PROCESSES, *options)
+        self.processes = int(options[options.index("--processes") + 1]) if "--processes" in options else 1
         command = [python, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
         self.process = subprocess.Popen(
             [*command, "redisproxy", "--ns-prefix", PREFIX, "--listen", listen, *options],
@@ -133,7 +138,16 @@ class ProxyProcess:
         self.logged(r"listening on", limit)
         self.logged(r"tenants with \d+ credentials", limit)
         self.logged(r"Redis is at ", limit)
+        if self.processes > 1:
+            for number in range(1, self.processes + 1):
+                self.logged(rf"worker {number} \(\d+\) serves", limit)
+                self.logged(rf"worker {number}, \d+: .*Redis is at |\"worker\": {number}", limit)
         return self
+
+    @property
+    def workers(self) -> dict[int, int]:
+        """By the number of each worker that serves: its process."""
+        return {int(number): int(pid) for number, pid in re.findall(r"worker (\d+) \((\d+)\) serves", self.log)}
 
     def client(self, password: str, index: int = 0, **options: object) -> redis.Redis:
         """A redis-py client through it, which does not try again: a test is about the first answer."""

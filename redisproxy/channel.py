@@ -1,0 +1,121 @@
+"""What the processes of one proxy say to each other, over a pair of connected sockets.
+
+Owns the framing, questions and their answers. Each side has a table of what it takes, by kind: another kind of message is
+another entry of it, on the side that takes it; see `workers.Workers.takes` and `worker.Worker.takes`. A message is
+
+    4 bytes   length of what follows
+    4 bytes   length of the header
+    header    a JSON object: "kind", the message's own fields, and for a question or its answer a number
+    payload   bytes
+
+Both ends are processes of one proxy: what is no message is a bug, and ends the channel.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import struct
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from twisted.internet import defer
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.protocols.basic import Int32StringReceiver
+from twisted.python.failure import Failure
+
+#: The descriptors that a worker inherits: its end of the channel, the memory of `net.balance`, and from the third on the
+#: listening sockets.
+CHANNEL, BALANCE, FIRST_PORT = 3, 4, 5
+
+_LENGTH = struct.Struct("!I")
+# The fields that are the channel's own.
+_QUESTION, _ANSWER, _FAILED = "question", "answer", "failed"
+
+
+class ChannelError(Exception):
+    """A question has no answer: the other side is gone, or failed. The text is for the log."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """fields: what JSON can hold, by name."""
+
+    kind: str
+    fields: Mapping[str, Any]
+    payload: bytes = b""
+
+
+#: What is done with a message. Of a question it returns the answer's fields, or a Deferred of these.
+Taker = Callable[[Message], Any]
+
+
+class Channel(Int32StringReceiver):
+    """One end.
+
+    takes: what is done with each kind of message; lost: called when the other side is gone.
+    """
+
+    MAX_LENGTH = 1 << 30
+    _log = Logger()
+
+    def __init__(self, takes: Mapping[str, Taker], lost: Callable[[], object]) -> None:
+        self._takes = takes
+        self._lost = lost
+        self._numbers = itertools.count(1)
+        self._asked: dict[int, defer.Deferred] = {}
+
+    def send(self, kind: str, payload: bytes = b"", **fields: object) -> None:
+        """Sends a message. To a side that is gone it is lost."""
+        self._send({**fields, "kind": kind}, payload)
+
+    def ask(self, kind: str, payload: bytes = b"", **fields: object) -> defer.Deferred:
+        """Sends a question. Fires with the answer, a Message, or fails with ChannelError. It may be cancelled."""
+        if not self.connected:
+            return defer.fail(ChannelError("it is gone"))
+        number = next(self._numbers)
+        answer: defer.Deferred = defer.Deferred(lambda _: self._asked.pop(number, None))
+        self._asked[number] = answer
+        self._send({**fields, "kind": kind, _QUESTION: number}, payload)
+        return answer
+
+    def _send(self, header: Mapping[str, object], payload: bytes) -> None:
+        if self.connected:
+            text = json.dumps(header).encode()
+            self.sendString(b"".join((_LENGTH.pack(len(text)), text, payload)))
+
+    def stringReceived(self, string: bytes) -> None:
+        (length,) = _LENGTH.unpack_from(string)
+        end = _LENGTH.size + length
+        fields = json.loads(string[_LENGTH.size : end])
+        kind, question, answer = fields.pop("kind"), fields.pop(_QUESTION, None), fields.pop(_ANSWER, None)
+        message = Message(kind, fields, string[end:])
+        if answer is not None:
+            self._answered(answer, message)
+            return
+        done = defer.maybeDeferred(self._takes[kind], message)
+        if question is not None:
+            done.addCallback(lambda told: self._send({**(told or {}), "kind": kind, _ANSWER: question}, b""))
+        done.addErrback(self._failed, kind, question)
+
+    def _answered(self, number: int, message: Message) -> None:
+        asked = self._asked.pop(number, None)  # none: it was given up
+        if asked is None:
+            return
+        if _FAILED in message.fields:
+            asked.errback(ChannelError("it failed; its own log says why"))
+        else:
+            asked.callback(message)
+
+    def _failed(self, failure: Failure, kind: str, question: int | None) -> None:
+        self._log.failure("a message of kind {kind} could not be dealt with", failure, kind=kind)
+        if question is not None:
+            self._send({"kind": kind, _ANSWER: question, _FAILED: True}, b"")
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        asked, self._asked = self._asked, {}
+        for answer in asked.values():
+            answer.errback(ChannelError("it is gone"))
+        self._lost()

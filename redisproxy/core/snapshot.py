@@ -1,0 +1,51 @@
+"""A Directory as bytes, and back: for the other processes of one proxy.
+
+Owns the form, which only processes of the same version exchange. It holds the master password, and the digests of the
+tenants' passwords, which mean something only with the same `tenants.digest_key`: it goes over a socket pair, nowhere else.
+A line for each credential, so that whoever reads it may rest between two of them.
+"""
+
+from __future__ import annotations
+
+import json
+from base64 import b64decode, b64encode
+from collections.abc import Callable, Iterator
+
+from .enrolment import no_rest
+from .tenants import Backend, Credential, Directory, Tenant
+
+
+def dump(directory: Directory) -> bytes:
+    """The bytes from which `load` makes an equal Directory."""
+    backend = directory.backend
+    lines: list[object] = [
+        None
+        if backend is None
+        else {
+            "host": backend.host,
+            "port": backend.port,
+            "path": backend.path,
+            "tls": backend.tls,
+            "username": backend.username,
+            "password": b64encode(backend.password).decode(),
+        }
+    ]
+    lines += [
+        [c.tenant.namespace, c.tenant.index, c.secret, c.digest.hex(), c.username, c.expires] for c in directory.credentials
+    ]
+    return "\n".join(map(json.dumps, lines)).encode()
+
+
+def load(snapshot: bytes, rest: Callable[[], None] = no_rest) -> Directory:
+    """A Directory. rest: called between any two credentials, may sleep."""
+    lines = iter(snapshot.split(b"\n"))
+    fields = json.loads(next(lines))
+    backend = None if fields is None else Backend(**{**fields, "password": b64decode(fields["password"])})
+    return Directory(backend, _credentials(lines, rest))
+
+
+def _credentials(lines: Iterator[bytes], rest: Callable[[], None]) -> Iterator[Credential]:
+    for line in lines:
+        rest()
+        namespace, index, secret, digest, username, expires = json.loads(line)
+        yield Credential(Tenant(namespace, index), secret, bytes.fromhex(digest), username, expires)

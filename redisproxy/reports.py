@@ -1,0 +1,61 @@
+"""What several workers tell of themselves, put together.
+
+Owns the last report of each, and what those that are gone had counted: a counter must not fall.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .net.client import STATES
+from .ops.figures import REDIS_BOUNDS, Counts, Histogram, RedisState, total
+
+_NOTHING: RedisState = {"connected": False, "address": "", "version": "", "databases": None, "walls": 0}
+
+
+def nothing() -> Counts:
+    """What nobody counted."""
+    return {
+        "sessions": dict.fromkeys(STATES, 0),
+        "logins": {},
+        "ended": {},
+        "lanes": dict.fromkeys(("shared", "idle", "dedicated"), 0),
+        "in_flight": 0,
+        "redis_seconds": Histogram(REDIS_BOUNDS).figures(),
+        "tenants": {},
+    }
+
+
+class Reports:
+    """Reports of workers, by their numbers. A report is what `serving.Serving.report` gives."""
+
+    def __init__(self) -> None:
+        self._latest: dict[int, Mapping[str, Any]] = {}
+        self._former = nothing()
+
+    def take(self, worker: int, report: Mapping[str, Any]) -> None:
+        """Its newest one."""
+        self._latest[worker] = report
+
+    def gone(self, worker: int) -> None:
+        """It serves nobody any more; what it counted stays counted."""
+        report = self._latest.pop(worker, None)
+        if report is not None:
+            counts: Counts = {**nothing(), **{key: report["counts"][key] for key in ("logins", "ended", "redis_seconds")}}
+            counts["tenants"] = {name: {**one, "sessions": 0} for name, one in report["counts"]["tenants"].items()}
+            self._former = total([self._former, counts])
+
+    def counts(self) -> Counts:
+        """Their sum."""
+        return total([self._former, *(report["counts"] for report in self._latest.values())])
+
+    def redis(self) -> RedisState:
+        """As it is to a worker that it answers, if there is one."""
+        states = [report["redis"] for report in self._latest.values()]
+        return next((state for state in states if state["connected"]), states[0] if states else _NOTHING)
+
+    def unready(self) -> str:
+        """Empty where at least one of them is ready."""
+        reasons = [report["unready"] for report in self._latest.values()]
+        return "no worker serves yet" if not reasons else "" if "" in reasons else reasons[0]

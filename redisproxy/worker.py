@@ -1,0 +1,192 @@
+"""A worker: one of several processes that serve clients, started by `workers.Workers`.
+
+``python -m redisproxy.worker NUMBER``. It inherits a channel to its parent and the listening sockets, and owns all that
+serves its clients. It reads no credentials: its parent hands it each Directory. When the parent is gone it ends, too,
+after its clients have had what they are owed.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+
+from .net import reactor as _reactor
+
+_reactor.install()  # before anything imports Twisted's default one
+
+from twisted.internet import defer, threads
+from twisted.internet.interfaces import IReactorCore
+from twisted.internet.protocol import Factory
+from twisted.logger import ILogObserver, LogEvent, Logger, globalLogBeginner
+from twisted.python.failure import Failure
+from zope.interface import implementer
+
+from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, Message, Taker
+from .core import snapshot
+from .core.tenants import use_digest_key
+from .directory.pace import Pace
+from .net.balance import Balance
+from .net.listening import EndpointError, ListenError, Listening, adopt
+from .ops import logs
+from .process import prepare, raise_descriptor_limit
+from .serving import Serving
+from .settings import Settings, SettingsError
+
+
+@implementer(ILogObserver)
+class Teller:
+    """Logs to the parent. What it does not take in time is left out, and counted: see IPushProducer."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._full = False
+        self._left_out = 0
+        channel.transport.registerProducer(self, True)
+
+    def __call__(self, event: LogEvent) -> None:
+        if self._full:
+            self._left_out += 1
+        else:
+            self._channel.send("log", record=logs.record(event))
+
+    def pauseProducing(self) -> None:
+        """The parent does not take as much."""
+        self._full = True
+
+    def resumeProducing(self) -> None:
+        """It does again."""
+        self._full = False
+        if self._left_out:
+            left_out, self._left_out = self._left_out, 0
+            _log.warn("{left_out} lines were left out: they came too fast", left_out=left_out)
+
+    def stopProducing(self) -> None:
+        """It is gone."""
+        self._full = True
+
+
+_log = Logger(namespace="redisproxy.worker")
+
+
+class Worker:
+    """What a worker does, as its parent tells it."""
+
+    def __init__(self, reactor: object) -> None:
+        self._reactor = reactor
+        self._serving: Serving | None = None
+        self._listening: Listening | None = None
+        self._has: Callable[[int | None], None] | None = None
+        self._pace = Pace()
+        self._ending = False
+        #: what the process ends with
+        self.status = 0
+        #: what is done with each kind of message from the parent
+        self.takes: dict[str, Taker] = {
+            "start": self._or_end(self._start),
+            "directory": self._or_end(self._take_directory),
+            "listen": self._or_end(self._listen),
+            "report": lambda _: self._serving.report(),
+            "stop": lambda _: self.end(),
+        }
+        self.channel = Channel(self.takes, self.end)
+
+    def _or_end(self, take: Taker) -> Taker:
+        """For what a worker cannot do without: its parent will start another one."""
+
+        def failed(failure: Failure) -> defer.Deferred:
+            if failure.check(SettingsError, EndpointError, ListenError, OSError):
+                sys.stderr.write(f"{failure.value}\n")
+            else:
+                _log.failure("a worker cannot go on", failure)
+            self.status = 1
+            self.end()
+            return defer.Deferred()  # which is no answer
+
+        def unless_ending(message: Message) -> object:
+            return defer.Deferred() if self._ending else defer.maybeDeferred(take, message).addErrback(failed)
+
+        return unless_ending
+
+    def _start(self, message: Message) -> None:
+        """What comes first. options: as they were given to twistd; payload: the key of digests."""
+        use_digest_key(message.payload)
+        settings = Settings.read(message.fields["options"], os.environ).share()
+        globalLogBeginner.beginLoggingTo([logs.filtered(Teller(self.channel), settings.log_level)], redirectStandardIO=False)
+        prepare()
+        raise_descriptor_limit(Serving.descriptors(settings), "--max-workers and --work-queue-size")
+        inherited = adopt(range(FIRST_PORT, FIRST_PORT + len(settings.listen)))
+        number = message.fields["number"]
+        balance = Balance(BALANCE)
+        self._has = partial(balance.has, number)
+        self._listening = Listening(self._reactor, settings.listen, inherited, partial(balance.may_take, number))
+        self._serving = Serving(settings, self._reactor, self._tell_databases, number)
+        self._serving.startService()
+
+    def _tell_databases(self, databases: int | None) -> None:
+        self.channel.send("databases", databases=databases)
+
+    def _take_directory(self, message: Message) -> object:
+        """Answered when it is in force."""
+        if self._serving.directory.directory is None:
+            # Nobody is served yet, and "listen" is to come after it.
+            self._serving.use(snapshot.load(message.payload))
+            return None
+        taking = threads.deferToThread(self._load, message.payload)
+        return taking.addCallback(self._serving.use)
+
+    def _load(self, payload: bytes) -> object:
+        self._pace.start()
+        return snapshot.load(payload, self._pace.rest)
+
+    def _listen(self, message: Message) -> None:
+        """Accepts clients. Answered when it does."""
+        self._has(0)
+        self._serving.clients.counted = self._has
+        self._listening.open(self._serving.clients)
+
+    def end(self) -> None:
+        """Accepts no more, lets clients have what they are owed, and ends the process."""
+        if not self._ending:
+            self._ending = True
+            self._reactor.stop()
+
+    async def _stop(self) -> None:
+        self._pace.stop()
+        if self._serving is not None:
+            self._serving.clients.counted = None
+            self._has(None)
+            await self._listening.close()
+            await self._serving.shut_down()
+            await self._serving.stopService()
+
+    def stop(self) -> defer.Deferred:
+        """What comes before the reactor's end."""
+        return defer.Deferred.fromCoroutine(self._stop())
+
+
+def run(reactor: IReactorCore) -> int:
+    """The process, from its start to its end: its status."""
+    # A terminal's Ctrl-C is for the parent, which then ends this; so are a refresh, and the terminal's end.
+    for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    worker = Worker(reactor)
+    signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(worker.end))
+    reactor.addSystemEventTrigger("before", "shutdown", worker.stop)
+    factory = Factory.forProtocol(lambda: worker.channel)
+    factory.noisy = False
+    with socket.socket(fileno=CHANNEL) as inherited:
+        inherited.setblocking(False)
+        reactor.adoptStreamConnection(inherited.fileno(), socket.AF_UNIX, factory)
+    reactor.run(installSignalHandlers=False)
+    return worker.status
+
+
+if __name__ == "__main__":
+    # Its number is among the arguments for whoever looks at a list of processes.
+    from twisted.internet import reactor
+
+    sys.exit(run(reactor))

@@ -1,0 +1,346 @@
+"""The workers of a proxy of several processes: the parent's side.
+
+Owns how many there are: starts them, hands each the Directory in force, passes on what they log, and starts another where
+one ended. It serves nobody itself. What a worker is: `worker`; how the two talk: `channel`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from twisted.application import service
+from twisted.application.internet import backoffPolicy
+from twisted.internet import defer, task
+from twisted.internet.error import ProcessDone, ProcessExitedAlready
+from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.protocol import Factory, ProcessProtocol
+from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
+
+from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, ChannelError, Message, Taker
+from .core import snapshot
+from .core.tenants import Directory, digest_key
+from .net.balance import Balance, shared_memory
+from .ops import logs
+from .ops.figures import Counts, RedisState
+from .reports import Reports
+
+#: Seconds that a worker has to live for its end not to count as one more failure in a row.
+LIVED = 60.0
+#: Seconds for a worker to end that was told to. What it owes its clients takes less: see `net.client`.
+END_LIMIT = 25.0
+#: Seconds for a worker to answer a question of `Workers.ask`.
+ANSWER_LIMIT = 5.0
+#: Seconds between two questions for what they tell of themselves.
+REPORT = 1.0
+#: Characters of a line that a worker wrote to its standard output or error.
+_LINE = 2000
+
+
+class _Process(ProcessProtocol):
+    """One run of a worker."""
+
+    _log = Logger()
+
+    def __init__(self, workers: Workers, number: int) -> None:
+        self._workers = workers
+        self.number = number
+        self.started = 0.0
+        self.pid = 0
+        #: whether it accepts clients
+        self.serves = False
+        #: which Directory it has in force, 0 without one
+        self.directory = 0
+        #: whether it is taking one
+        self.taking = False
+        self.last_line = ""
+        self._unfinished = {1: b"", 2: b""}
+        self._end: Failure | None = None
+        self._channel_lost = False
+        takes = {kind: self._bound(take) for kind, take in workers.takes.items()}
+        self.channel = Channel({**takes, "log": self._take_log}, self._lost)
+
+    def _bound(self, take: Callable[[_Process, Message], object]) -> Taker:
+        return lambda message: take(self, message)
+
+    def _take_log(self, message: Message) -> None:
+        logs.replay(message.fields["record"], self.number, self.pid)
+
+    def tell(self, level: LogLevel, text: str, **fields: object) -> None:
+        """Logs something about it."""
+        self._log.emit(level, "worker {worker} ({pid}) " + text, worker=self.number, pid=self.pid, **fields)
+
+    # Its standard output and error: of a worker that cannot even start, and of what Python itself writes.
+
+    def childDataReceived(self, childFD: int, data: bytes) -> None:
+        *lines, rest = (self._unfinished[childFD] + data).split(b"\n")
+        self._unfinished[childFD] = rest[:_LINE]
+        for line in lines:
+            self._wrote(line)
+
+    def _wrote(self, line: bytes) -> None:
+        text = line.decode("utf-8", "backslashreplace")[:_LINE].rstrip()
+        if text:
+            self.last_line = text
+            self.tell(LogLevel.warn, "wrote: {line}", line=text)
+
+    # Its end: that of the process, and of the channel, which may hold its last words.
+
+    def processEnded(self, reason: Failure) -> None:
+        for rest in self._unfinished.values():
+            self._wrote(rest)
+        self._end = reason
+        self._check_end()
+
+    def _lost(self) -> None:
+        self._channel_lost = True
+        self._check_end()
+
+    def _check_end(self) -> None:
+        if self._end is not None and self._channel_lost:
+            self._workers.ended(self, _how(self._end))
+
+    def kill(self) -> None:
+        """It ends at once, if it has not yet."""
+        with contextlib.suppress(ProcessExitedAlready):
+            self.transport.signalProcess("KILL")
+
+
+class Workers(service.Service):
+    """All workers.
+
+    processes: how many; options: as they were given to twistd; databases_told: see `serving.Serving`.
+    """
+
+    name = "workers"
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: object,
+        processes: int,
+        options: Mapping[str, str],
+        databases_told: Callable[[int | None], object],
+    ) -> None:
+        self._reactor = reactor
+        self._options = dict(options)
+        self._databases_told = databases_told
+        #: descriptors of the listening sockets
+        self.ports: list[int] = []
+        #: called with a Directory when all workers have it in force
+        self.taken: list[Callable[[Directory], None]] = []
+        #: what is done with each kind of message from a worker
+        self.takes: dict[str, Callable[[_Process, Message], object]] = {
+            "databases": lambda _, message: self._databases_told(message.fields["databases"]),
+        }
+        self._processes: dict[int, _Process | None] = dict.fromkeys(range(1, processes + 1))
+        self._memory = shared_memory(processes)
+        self._balance = Balance(self._memory)
+        self._failures = dict.fromkeys(self._processes, 0)
+        self._delay = backoffPolicy(initialDelay=0.1, maxDelay=30.0, factor=2.0)
+        self._retries: dict[int, IDelayedCall] = {}
+        self._directory: Directory | None = None
+        self._snapshot = b""
+        # Which one that is, and which one all workers were known to have.
+        self._serial = self._told = 0
+        self._ending = False
+        self._all_gone: defer.Deferred | None = None
+        self._reports = Reports()
+        # What they say of themselves is asked for regularly: whoever wants to know it does not wait.
+        self._asking = task.LoopingCall(self._ask_for_reports)
+        self._asking.clock = reactor
+
+    @property
+    def pids(self) -> list[int]:
+        """Of those that run."""
+        return [process.pid for process in self._running()]
+
+    def _running(self) -> list[_Process]:
+        return [process for process in self._processes.values() if process is not None]
+
+    def startService(self) -> None:
+        super().startService()
+        # Then it is known when a process ends.
+        self._reactor.callWhenRunning(self._start_all)
+
+    def _start_all(self) -> None:
+        for number in self._processes:
+            self._start(number)
+
+    # What they tell of themselves: see `serving.Serving`.
+
+    def tell_regularly(self) -> None:
+        """Somebody wants to know it, from now on."""
+        self._asking.start(REPORT)
+
+    def _ask_for_reports(self) -> defer.Deferred:
+        return self.ask("report", only=lambda process: process.serves).addCallback(self._take_reports)
+
+    def _take_reports(self, answers: list[tuple[int, Message]]) -> None:
+        for number, message in answers:
+            if self._processes[number] is not None:
+                self._reports.take(number, message.fields)
+
+    def counts(self) -> Counts:
+        """The sum of what the workers counted, a moment ago."""
+        return self._reports.counts()
+
+    def redis(self) -> RedisState:
+        """What is known of Redis."""
+        return self._reports.redis()
+
+    def unready(self) -> str:
+        """Why no client should come; empty: there is no reason."""
+        return self._reports.unready()
+
+    # One worker.
+
+    def _start(self, number: int) -> None:
+        if self._ending:
+            return
+        process = _Process(self, number)
+        process.started = self._reactor.seconds()
+        try:
+            self._spawn(process)
+        except OSError as error:
+            self._again(process, f"could not be started: {error}")
+            return
+        self._processes[number] = process
+        process.channel.send("start", digest_key(), number=number, options=self._options)
+        self._feed(process)
+        process.channel.ask("listen").addCallbacks(lambda _: self._serves(process), _gone)
+
+    def _spawn(self, process: _Process) -> None:
+        ours, theirs = socket.socketpair()
+        with ours, theirs, Path(os.devnull).open("rb") as nothing:
+            descriptors = {0: nothing.fileno(), 1: "r", 2: "r", CHANNEL: theirs.fileno(), BALANCE: self._memory}
+            descriptors |= {FIRST_PORT + place: port for place, port in enumerate(self.ports)}
+            # Its modules are found where this process's were, wherever that was started.
+            environ = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}
+            arguments = [sys.executable, "-P", "-m", f"{__package__}.worker", str(process.number)]
+            self._reactor.spawnProcess(process, sys.executable, arguments, environ, childFDs=descriptors)
+            ours.setblocking(False)
+            factory = Factory.forProtocol(lambda: process.channel)
+            factory.noisy = False
+            self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
+        process.pid = process.transport.pid
+
+    def _serves(self, process: _Process) -> None:
+        process.serves = True
+        process.tell(LogLevel.info, "serves")
+
+    def ended(self, process: _Process, how: str) -> None:
+        """A worker's process is gone. how: in a few words."""
+        self._balance.has(process.number, None)
+        self._processes[process.number] = None
+        self._reports.gone(process.number)
+        if self._ending:
+            self._check_gone()
+        elif process.serves:
+            self._again(process, f"ended with {how}: its clients have to connect again")
+        else:
+            self._again(process, f"could not start: {process.last_line or 'it did not say why'} ({how})")
+        self._check_taken()
+
+    def _again(self, process: _Process, told: str) -> None:
+        """Another one in its place: after its first end at once, nearly, then later and later."""
+        lived = self._reactor.seconds() - process.started
+        failures = 0 if process.serves and lived >= LIVED else self._failures[process.number]
+        self._failures[process.number] = failures + 1
+        delay = self._delay(failures)
+        self._retries[process.number] = self._reactor.callLater(delay, self._start, process.number)
+        process.tell(LogLevel.error, "{told}; another is started in {delay:.1f} s", told=told, delay=delay)
+
+    # The Directory.
+
+    def use(self, directory: Directory) -> None:
+        """It is in force from now on: each worker is handed it as soon as it has taken the one before."""
+        self._directory = directory
+        self._snapshot = snapshot.dump(directory)
+        self._serial += 1
+        for process in self._running():
+            self._feed(process)
+
+    def _feed(self, process: _Process) -> None:
+        if self._directory is None or process.taking or process.directory == self._serial:
+            return
+        process.taking = True
+        taking = process.channel.ask("directory", self._snapshot)
+        taking.addCallbacks(self._taken, _gone, callbackArgs=(process, self._serial))
+
+    def _taken(self, _: Message, process: _Process, serial: int) -> None:
+        process.taking = False
+        process.directory = serial
+        self._feed(process)
+        self._check_taken()
+
+    def _check_taken(self) -> None:
+        running = self._running()
+        if self._told < self._serial and running and all(process.directory == self._serial for process in running):
+            self._told = self._serial
+            for listener in list(self.taken):
+                listener(self._directory)
+
+    # Questions.
+
+    def ask(
+        self, kind: str, only: Callable[[_Process], bool] = lambda _: True, **fields: object
+    ) -> defer.Deferred[list[tuple[int, Message]]]:
+        """Asks all workers, or some. Fires with the answers that came in time: (number of the worker, Message)."""
+        answers: list[tuple[int, Message]] = []
+
+        def asked(process: _Process) -> defer.Deferred:
+            asking = process.channel.ask(kind, **fields).addTimeout(ANSWER_LIMIT, self._reactor)
+            return asking.addCallbacks(lambda message: answers.append((process.number, message)), _gone)
+
+        return defer.gatherResults([asked(process) for process in self._running() if only(process)]).addCallback(
+            lambda _: sorted(answers, key=lambda answer: answer[0])
+        )
+
+    # The end.
+
+    def shut_down(self) -> defer.Deferred:
+        """Has all workers end, after their clients have had what they are owed. Fires when the last one is gone."""
+        self._ending = True
+        if self._asking.running:
+            self._asking.stop()
+        for retry in self._retries.values():
+            if retry.active():
+                retry.cancel()
+        gone: defer.Deferred = defer.Deferred()
+        self._all_gone = gone
+        for process in self._running():
+            process.channel.send("stop")
+        limit = self._reactor.callLater(END_LIMIT, self._kill)
+        self._check_gone()
+        return gone.addBoth(lambda _: limit.active() and limit.cancel())
+
+    def _kill(self) -> None:
+        for process in self._running():
+            process.tell(LogLevel.error, "did not end within {limit:.0f} s: it is killed", limit=END_LIMIT)
+            process.kill()
+
+    def _check_gone(self) -> None:
+        if self._all_gone is not None and not self._running():
+            gone, self._all_gone = self._all_gone, None
+            gone.callback(None)
+
+
+def _gone(failure: Failure) -> None:
+    """Its end is told by the process."""
+    failure.trap(ChannelError, defer.CancelledError, defer.TimeoutError)
+
+
+def _how(reason: Failure) -> str:
+    if reason.check(ProcessDone):
+        return "status 0"
+    number = getattr(reason.value, "signal", None)
+    if number is not None:
+        return f"signal {signal.Signals(number).name}"
+    return f"status {getattr(reason.value, 'exitCode', 'unknown')}"

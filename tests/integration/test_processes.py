@@ -1,0 +1,268 @@
+"""A proxy of several processes: that it is one proxy to its clients, and what becomes of it when one of them ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import tempfile
+import unittest
+from pathlib import Path
+
+import redis
+
+from ..support.certificates import Authority
+from ..support.proxy import Installation, ProxyProcess, master, tenant
+from ..support.servers import MASTER_PASSWORD, free_port
+from ..support.waiting import until
+
+LOCAL = Path(__file__).parents[2] / "deploy" / "local"
+
+
+def alive(pid: int) -> bool:
+    """Whether it runs: a zombie, which nobody may be there to wait for, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+class ProcessesCase(unittest.TestCase):
+    def start(self, *options: str) -> Installation:
+        installation = Installation("--processes", "2", *options)
+        self.addCleanup(installation.stop)
+        self.workers = installation.proxy.workers
+        self.assertEqual(len(set(self.workers.values())), 2)
+        return installation
+
+    def at_both(self, installation: Installation, password: str = Installation.BLUE, index: int = 3) -> list[redis.Redis]:
+        """A client at worker 1, and one at worker 2, each with one connection. Their IDs tell: 1, 3, 5 … and 2, 4, 6 …"""
+        found: dict[int, redis.Redis] = {}
+        for _ in range(10):
+            client = installation.proxy.client(password, index, single_connection_client=True)
+            self.addCleanup(client.close)
+            found.setdefault(2 - client.client_id() % 2, client)
+            if len(found) == 2:
+                return [found[1], found[2]]
+        raise AssertionError("ten connections went to one worker")
+
+    def assertEnd(self, *pids: int) -> None:
+        until(lambda: not any(map(alive, pids)), f"no process of {pids} is left")
+
+
+class ServingTests(ProcessesCase):
+    def test_it_is_one_proxy_to_its_clients(self) -> None:
+        installation = self.start()
+        first, second = self.at_both(installation)
+        first.set("a", 1)
+        self.assertEqual(second.get("a"), b"1")
+        self.assertEqual([client.execute_command("SELECT", 3) for client in (first, second)], [True, True])
+        for client in (first, second):
+            with self.assertRaisesRegex(redis.ResponseError, "opens database 3 only"):
+                client.execute_command("SELECT", 5)
+        for client in self.at_both(installation, Installation.GREEN, 5):
+            self.assertIsNone(client.get("a"))
+        # A pattern that one worker had Redis allow stays allowed when the other has it allow another.
+        heard = [client.pubsub() for client in (first, second)]
+        for number, pubsub in enumerate(heard):
+            pubsub.psubscribe(f"news.{number}*")
+            self.assertEqual(pubsub.get_message(timeout=10)["type"], "psubscribe")
+        for number, pubsub in enumerate(heard):
+            installation.green().publish(f"news.{number}", "green")
+            installation.blue().publish(f"news.{number}", "blue")
+            self.assertEqual(pubsub.get_message(timeout=10)["data"], b"blue")
+            pubsub.close()
+
+    def test_the_load_is_even(self) -> None:
+        installation = self.start()
+        clients = [installation.proxy.client(Installation.BLUE, 3, single_connection_client=True) for _ in range(30)]
+        for client in clients:
+            self.addCleanup(client.close)
+        odd = sum(client.client_id() % 2 for client in clients)
+        self.assertTrue(13 <= odd <= 17, odd)
+
+    def test_a_new_password_is_the_new_one_at_both(self) -> None:
+        installation = self.start()
+        before = self.at_both(installation)
+        installation.manifests.write([master(installation.server.url), *tenant("team-blue", 3, "new-password")])
+        installation.proxy.refresh()
+        for client in before:
+            until(lambda: self.is_closed(client), "its session has ended")  # noqa: B023
+        for client in self.at_both(installation, "new-password"):
+            self.assertTrue(client.ping())
+        for _ in range(4):
+            with self.assertRaises(redis.AuthenticationError):
+                installation.blue(single_connection_client=True)
+
+    def is_closed(self, client: redis.Redis) -> bool:
+        try:
+            client.connection.send_command("PING")
+            client.connection.read_response()
+        except redis.ConnectionError:
+            return True
+        return False
+
+    def test_what_is_secret_is_in_no_argument_and_no_environment(self) -> None:
+        self.start()
+        for pid in self.workers.values():
+            for name in ("cmdline", "environ"):
+                told = Path(f"/proc/{pid}/{name}").read_bytes()
+                for word in (MASTER_PASSWORD, Installation.BLUE, Installation.GREEN):
+                    self.assertNotIn(word.encode(), told)
+
+    def test_places_are_for_all_workers_together(self) -> None:
+        installation = self.start("--max-workers", "4", "--work-queue-size", "0")
+        clients = []
+        for _ in range(4):
+            clients.append(installation.blue(single_connection_client=True))
+            self.addCleanup(clients[-1].close)
+        with socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=20) as fifth:
+            self.assertEqual(fifth.recv(100), b"-ERR max number of clients reached\r\n")
+
+    def test_each_kind_of_endpoint(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            authority = Authority(Path(directory))
+            certificate, key = authority.issue("proxy", "127.0.0.1")
+            path, port = f"{directory}/proxy.sock", free_port()
+            tls = f"ssl:{port}:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+            installation = self.start("--listen", f"unix:{path}", "--listen", tls)
+            self.assertEqual(sum("listening on" in line for line in installation.proxy.lines), 3)
+            for _ in range(4):
+                with redis.Redis(unix_socket_path=path, password=Installation.BLUE, db=3) as client:
+                    self.assertTrue(client.set("a", 1))
+                context = {"ssl": True, "ssl_ca_certs": str(authority.path)}
+                with redis.Redis(port=port, host="127.0.0.1", password=Installation.BLUE, db=3, **context) as client:
+                    self.assertEqual(client.get("a"), b"1")
+            # A worker that ends takes the Unix socket's path with it no more than the port.
+            os.kill(self.workers[1], signal.SIGTERM)
+            installation.proxy.logged("worker 1 .* ended with status 0")
+            with redis.Redis(unix_socket_path=path, password=Installation.BLUE, db=3) as client:
+                self.assertTrue(client.ping())
+            installation.proxy.stop()
+            self.assertFalse(Path(path).exists())
+
+    def test_an_endpoint_that_cannot_be_shared(self) -> None:
+        proxy = ProxyProcess("--manifests", str(LOCAL), "--processes", "2", listen="stdio:")
+        self.addCleanup(proxy.stop)
+        self.assertEqual(proxy.process.wait(30), 1)
+        proxy._reader.join(10)
+        self.assertIn("cannot listen on stdio: for several processes", proxy.log)
+
+
+class EndTests(ProcessesCase):
+    def busy(self, installation: Installation) -> socket.socket:
+        """A connection that waits for an item of a list."""
+        connection = socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=20)
+        self.addCleanup(connection.close)
+        connection.sendall(b"AUTH blue-password\r\nBLPOP queue 0\r\n")
+        self.assertEqual(connection.recv(100), b"+OK\r\n")
+        straight = installation.server.client(3)
+        until(lambda: any(c["cmd"] == "blpop" for c in straight.client_list()), "Redis has the BLPOP")
+        return connection
+
+    def assertGetsItem(self, installation: Installation, connection: socket.socket) -> None:
+        installation.server.client(3).rpush("queue", "item")
+        self.assertEqual(connection.recv(100), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
+        self.assertEqual(connection.recv(100), b"")
+
+    def assertRefusesNew(self, installation: Installation) -> None:
+        def refused() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", installation.proxy.port)) != 0
+
+        until(refused, "nobody listens")
+
+    def test_sigterm_ends_all_with_status_0_and_clients_have_what_they_are_owed(self) -> None:
+        installation = self.start()
+        idle = self.at_both(installation)
+        connection = self.busy(installation)
+        installation.proxy.process.send_signal(signal.SIGTERM)
+        self.assertRefusesNew(installation)
+        self.assertGetsItem(installation, connection)
+        self.assertEqual(installation.proxy.process.wait(30), 0)
+        self.assertEnd(*self.workers.values())
+        self.assertEqual(len(idle), 2)
+        self.assertNotIn("Traceback", installation.proxy.log)
+        self.assertNotIn("another is started", installation.proxy.log)
+
+    def test_a_second_signal_ends_all_at_once(self) -> None:
+        installation = self.start()
+        self.busy(installation)
+        installation.proxy.process.send_signal(signal.SIGINT)
+        self.assertRefusesNew(installation)
+        installation.proxy.process.send_signal(signal.SIGINT)
+        self.assertEqual(installation.proxy.process.wait(30), -signal.SIGINT)
+        self.assertEnd(*self.workers.values())
+
+    def test_workers_whose_parent_was_killed_end_after_their_clients(self) -> None:
+        installation = self.start()
+        connection = self.busy(installation)
+        installation.proxy.process.kill()
+        self.assertRefusesNew(installation)
+        self.assertGetsItem(installation, connection)
+        self.assertEnd(*self.workers.values())
+
+    def test_a_killed_worker_is_replaced_and_the_other_serves_on(self) -> None:
+        installation = self.start()
+        first, second = self.at_both(installation)
+        second.set("a", 1)
+        os.kill(self.workers[1], signal.SIGKILL)
+        installation.proxy.logged(rf"worker 1 \({self.workers[1]}\) ended with signal SIGKILL: its clients have to connect")
+        with self.assertRaises(redis.ConnectionError):
+            first.connection.read_response()
+        self.assertEqual(second.get("a"), b"1")
+        until(lambda: installation.proxy.workers[1] != self.workers[1], "another one serves")
+        for client in self.at_both(installation):
+            self.assertEqual(client.get("a"), b"1")
+        # Changes come to the new one, too.
+        installation.manifests.write([master(installation.server.url), *tenant("team-blue", 3, "new-password")])
+        installation.proxy.refresh()
+        until(lambda: self.logs_in(installation, "new-password"), "the new password is in force")
+        for client in self.at_both(installation, "new-password"):
+            self.assertEqual(client.get("a"), b"1")
+        self.assertEqual(installation.proxy.stop(), 0)
+        self.assertEnd(*installation.proxy.workers.values())
+
+    def logs_in(self, installation: Installation, password: str) -> bool:
+        try:
+            return bool(installation.proxy.client(password, 3).ping())
+        except redis.AuthenticationError:
+            return False
+
+    def test_a_worker_that_cannot_start_says_why_and_is_tried_later_and_later(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            ca = Authority(Path(directory)).path
+            installation = self.start("--redis-ca", str(ca), "--log-format", "json")
+            moved = ca.rename(f"{ca}.moved")
+            os.kill(self.workers[2], signal.SIGKILL)
+            proxy = installation.proxy
+            failed = r"worker 2 \(\d+\) could not start: .*--redis-ca is '[^']*'; it takes a file \(status 1\); another is"
+            until(lambda: len(re.findall(failed, proxy.log)) >= 2, "it was tried twice")
+            self.assertNotIn("Traceback", proxy.log)
+            moved.rename(ca)
+            until(lambda: proxy.workers[2] != self.workers[2], "it serves again")
+            self.assertEqual(proxy.stop(), 0)
+            events = [json.loads(line) for line in proxy.lines]
+            delays = [event["delay"] for event in events if "delay" in event]
+            self.assertGreater(len(delays), 2)
+            self.assertTrue(all(delay >= 0.1 * 2**number for number, delay in enumerate(delays[:5])), delays)
+            told = {(event["worker"], event["pid"]) for event in events if event["logger"].endswith("LanePool")}
+            self.assertLessEqual(set(self.workers.items()), told)
+
+
+class EmbeddedTests(ProcessesCase):
+    def test_make_run_with_two(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            proxy = ProxyProcess(
+                *("--ns-prefix", "tenant-", "--embedded", "--manifests", str(LOCAL), "--processes", "2"),
+                environ={"TMPDIR": directory},
+            )
+            self.addCleanup(proxy.stop)
+            proxy.logged("Ctrl-C stops it")
+            self.assertEqual(proxy.log.count("GET greeting -> hello from database"), 2)
+            self.assertNotIn("has not read its credentials", proxy.log)
+            self.assertEqual(proxy.stop(signal.SIGINT), 0)
+            self.assertEqual(list(Path(directory).iterdir()), [])
+            self.assertEnd(*proxy.workers.values())
