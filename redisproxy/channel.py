@@ -95,7 +95,7 @@ class Channel(Int32StringReceiver):
         if answer is not None:
             self._answered(answer, message)
             return
-        done = defer.maybeDeferred(self._takes[kind], message)
+        done = defer.maybeDeferred(lambda: self._takes[kind](message))
         if question is not None:
             done.addCallback(lambda told: self._send({**(told or {}), "kind": kind, _ANSWER: question}, b""))
         done.addErrback(self._failed, kind, question)
