@@ -74,7 +74,8 @@ def _json_line(event: LogEvent) -> str:
 def _text_line(event: LogEvent) -> str | None:
     line = formatEventAsClassicLogText(event)
     if line is not None and "traceback" in event:
-        line += "\t" + event["traceback"].rstrip("\n").replace("\n", "\n\t") + "\n"
+        traceback = event["traceback"].removeprefix(event.get("log_text", "")).strip("\n")
+        line += "\t" + traceback.replace("\n", "\n\t") + "\n"
     return line
 
 
