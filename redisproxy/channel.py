@@ -17,7 +17,7 @@ import itertools
 import json
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet import defer
@@ -44,8 +44,9 @@ class Message:
     """fields: what JSON can hold, by name."""
 
     kind: str
-    fields: Mapping[str, Any]
-    payload: bytes = b""
+    # Not for logs: passwords may be in either.
+    fields: Mapping[str, Any] = field(repr=False)
+    payload: bytes = field(default=b"", repr=False)
 
 
 #: What is done with a message. Of a question it returns the answer's fields, or a Deferred of these.

@@ -60,7 +60,7 @@ def replay(told: Mapping[str, Any], worker: int, pid: int) -> None:
             "log_time": datetime.fromisoformat(told["time"]).timestamp(),
             "log_level": LogLevel.lookupByName(told["level"]),
             "log_namespace": told["logger"],
-            "log_system": f"worker {worker}, {pid}: {told['logger']}#{told['level']}",
+            "log_system": f"worker-{worker}/{pid}/{told['logger']}#{told['level']}",
             "log_format": "{log_text}",
             "log_text": told["message"],
         }

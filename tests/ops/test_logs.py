@@ -59,9 +59,9 @@ class ObserverTests(unittest.TestCase):
             globalLogPublisher.removeObserver(told)
             lines = stream.getvalue().splitlines()
             if log_format == "text":
-                self.assertRegex(lines[0], r"^\d{4}-\d\d-\d\dT\S+ \[worker 2, 1234: here#info\] got a$")
+                self.assertRegex(lines[0], r"^\d{4}-\d\d-\d\dT\S+ \[worker-2/1234/here#info\] got a$")
                 self.assertEqual(lines[1], "\tb")
-                self.assertRegex(lines[2], r"\[worker 2, 1234: here#critical\] it {x} broke$")
+                self.assertRegex(lines[2], r"\[worker-2/1234/here#critical\] it {x} broke$")
                 self.assertRegex(lines[3], r"^\tTraceback")
                 self.assertTrue(all(line.startswith("\t") for line in lines[3:]))
                 self.assertEqual(sum("KeyError: 'x'" in line for line in lines), 1)

@@ -142,7 +142,7 @@ class ProxyProcess:
         if self.processes > 1:
             for number in range(1, self.processes + 1):
                 self.logged(rf"worker {number} \(\d+\) serves", limit)
-                self.logged(rf"worker {number}, \d+: .*Redis is at |\"worker\": {number}", limit)
+                self.logged(rf"worker-{number}/\d+/.*Redis is at |\"worker\": {number}", limit)
         return self
 
     @property
