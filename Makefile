@@ -12,12 +12,13 @@ BIN := $(VENV)/bin
 # In compat mode an editable install leaves twisted/plugins visible.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat
 
-.PHONY: help run test lint test-dedicated test-cluster test-compat test-lowest image-check bench fmt clean
+.PHONY: help run test lint test-dedicated test-processes test-cluster test-compat test-lowest image-check bench fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT))"
 	@echo "make test          layers, style, and the whole suite with coverage (JOBS=$(JOBS))"
 	@echo "make test-dedicated  integration and attacks again, with --lanes dedicated"
+	@echo "make test-processes  sessions of clients, and Kubernetes, again, with --processes 2"
 	@echo "make test-cluster  the suite against a real kube-apiserver, which is built once (root, Debian)"
 	@echo "make test-compat   redis-py's own suite, sessions of ioredis and go-redis, through the proxy"
 	@echo "make test-lowest   the suite with the oldest dependencies that are allowed"
@@ -65,6 +66,9 @@ test: lint $(VENV)/redis-5
 
 test-dedicated: $(VENV)/installed-test $(VENV)/redis-5
 	TEST_LANES=dedicated $(BIN)/python -m twisted.trial -j $(JOBS) tests.integration tests.attacks
+
+test-processes: $(VENV)/installed-test
+	TEST_PROCESSES=2 $(BIN)/python -m twisted.trial -j $(JOBS) tests.integration.test_clients tests.integration.test_kubernetes
 
 test-cluster: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python tests/cluster/run

@@ -216,6 +216,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         metavar="NAME=[CHECKOUT] [OPTION …]",
         help="a proxy to measure: of another checkout, or with other options. Several are compared in one run",
     )
+    parser.add_argument("--processes", metavar="N", help="also measure the proxy with so many processes that serve")
     parser.add_argument(
         "--output", type=Path, help="where to write RESULTS.md and pictures; default: here, if all cases ran"
     )
@@ -226,6 +227,8 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     if unknown:
         parser.error(f"no such case: {', '.join(unknown)}; there are: {', '.join(NAMES)}")
     options.variant = options.variant or [Variant("proxy")]
+    if options.processes:
+        options.variant.append(Variant(f"{options.processes} processes", options=("--processes", options.processes)))
     names = [variant.name for variant in options.variant]
     if len(set(names)) != len(names) or {HAPROXY, TWEMPROXY, "straight"} & set(names):
         parser.error("each variant needs a name of its own")

@@ -17,7 +17,7 @@ import itertools
 import json
 import struct
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet import defer
@@ -44,8 +44,9 @@ class Message:
     """fields: what JSON can hold, by name."""
 
     kind: str
-    fields: Mapping[str, Any]
-    payload: bytes = b""
+    # Not for logs: passwords may be in either.
+    fields: Mapping[str, Any] = field(repr=False)
+    payload: bytes = field(default=b"", repr=False)
 
 
 #: What is done with a message. Of a question it returns the answer's fields, or a Deferred of these.
@@ -95,7 +96,7 @@ class Channel(Int32StringReceiver):
         if answer is not None:
             self._answered(answer, message)
             return
-        done = defer.maybeDeferred(self._takes[kind], message)
+        done = defer.maybeDeferred(lambda: self._takes[kind](message))
         if question is not None:
             done.addCallback(lambda told: self._send({**(told or {}), "kind": kind, _ANSWER: question}, b""))
         done.addErrback(self._failed, kind, question)

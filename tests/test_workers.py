@@ -1,0 +1,222 @@
+"""The parent of the workers: when it starts another, what it hands out, and what it does with one that hangs."""
+
+from __future__ import annotations
+
+import signal
+
+from twisted.internet import task
+from twisted.internet.error import ProcessDone, ProcessTerminated
+from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs, formatEvent
+from twisted.python.failure import Failure
+from twisted.trial import unittest
+
+from redisproxy.channel import Channel, Message
+from redisproxy.core import snapshot
+from redisproxy.core.tenants import Backend, Directory
+from redisproxy.workers import ANSWER_LIMIT, END_LIMIT, LIVED, Workers, _Process
+
+
+class Clock(task.Clock):
+    def callWhenRunning(self, call: object) -> None:
+        call()
+
+
+class Child:
+    """Takes the place of a worker's process."""
+
+    def __init__(self, process: _Process, pid: int) -> None:
+        self.process = process
+        self.pid = pid
+        self.killed = False
+        self.directories: list[Directory] = []
+        self.answers = True
+        self.stopped = False
+        self.waiting: list[Message] = []
+        takes = {"start": lambda _: None, "directory": self.take, "listen": lambda _: None, "stop": self.stop}
+        self.channel = Channel({**takes, "count": lambda _: {"count": self.pid}}, lambda: None)
+        self.channel.makeConnection(StringTransport())
+        process.channel.makeConnection(StringTransport())
+        process.transport = self
+
+    def take(self, message: Message) -> None:
+        self.directories.append(snapshot.load(message.payload))
+
+    def stop(self, message: Message) -> None:
+        self.stopped = True
+
+    def signalProcess(self, name: str) -> None:
+        self.killed = name == "KILL"
+
+    def pump(self) -> None:
+        """What was said is heard."""
+        for source, target in ((self.process.channel, self.channel), (self.channel, self.process.channel)):
+            if source is self.channel and not self.answers:
+                return
+            data = source.transport.value()
+            source.transport.clear()
+            target.dataReceived(data)
+
+    def end(self, reason: Exception | None = None) -> None:
+        self.process.channel.connectionLost()
+        self.process.processEnded(Failure(reason or ProcessDone(0)))
+
+
+class WorkersUnderTest(Workers):
+    fails: OSError | None = None
+
+    def _spawn(self, process: _Process) -> None:
+        if self.fails:
+            raise self.fails
+        process.pid = 100 + len(self.children)
+        self.children.append(Child(process, process.pid))
+
+
+class WorkersTests(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = Clock()
+        self.databases: list[int | None] = []
+        self.workers = WorkersUnderTest(self.clock, 2, {}, self.databases.append)
+        self.workers.children = []
+        self.taken: list[Directory] = []
+        self.workers.taken.append(self.taken.append)
+        self.workers.startService()
+        self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
+        self.addCleanup(self.stop)
+
+    def stop(self) -> None:
+        gone = self.workers.shut_down()
+        for process in self.workers._running():
+            process.transport.end()
+        self.successResultOf(gone)
+
+    @property
+    def last(self) -> Child:
+        return self.workers.children[-1]
+
+    def pump(self) -> None:
+        for child in self.workers.children:
+            child.pump()
+
+    def directory(self, name: str) -> Directory:
+        return Directory(Backend(name), [])
+
+    def test_one_that_ends_at_once_is_replaced_later_and_later(self) -> None:
+        delays = []
+        for _ in range(12):
+            self.last.pump()
+            started = len(self.workers.children)
+            self.last.end(ProcessTerminated(signal=signal.SIGKILL))
+            [call] = self.clock.getDelayedCalls()
+            delays.append(call.getTime() - self.clock.seconds())
+            self.clock.advance(delays[-1])
+            self.assertEqual((len(self.workers.children), self.last.process.number), (started + 1, 2))
+        for number, delay in enumerate(delays):
+            least = min(30.0, 0.1 * 2**number)
+            self.assertTrue(least <= delay <= least + 1, delays)
+        self.last.pump()
+        self.clock.advance(LIVED)
+        self.last.end()
+        [call] = self.clock.getDelayedCalls()
+        self.assertLessEqual(call.getTime() - self.clock.seconds(), 1.1)
+
+    def test_what_is_told_of_an_end(self) -> None:
+        child = self.last
+        with capturedLogs() as events:
+            child.process.childDataReceived(2, b"Traceback:\nMemory")
+            child.process.childDataReceived(2, b"Error\n")
+            child.end(ProcessTerminated(exitCode=1))
+        told = [formatEvent(event) for event in events]
+        self.assertEqual(told[:2], ["worker 2 (101) wrote: Traceback:", "worker 2 (101) wrote: MemoryError"])
+        self.assertTrue(told[2].startswith("worker 2 (101) could not start: MemoryError (status 1); another is started in"))
+        self.pump()
+        with capturedLogs() as events:
+            self.workers.children[0].end(ProcessTerminated(signal=signal.SIGSEGV))
+        told = formatEvent(events[0])
+        self.assertTrue(told.startswith("worker 1 (100) ended with signal SIGSEGV: its clients have to connect"), told)
+
+    def test_its_last_words_are_heard_before_it_counts_as_gone(self) -> None:
+        child = self.last
+        child.process.processEnded(Failure(ProcessDone(0)))
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        child.channel.send("databases", databases=16)
+        child.pump()
+        self.assertEqual(self.databases, [16])
+        child.process.channel.connectionLost()
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+
+    def test_a_process_that_the_system_refuses(self) -> None:
+        self.workers.fails = OSError(11, "Resource temporarily unavailable")
+        self.last.end()
+        with capturedLogs() as events:
+            self.clock.advance(2)
+        self.assertIn("could not be started: [Errno 11] Resource temporarily", formatEvent(events[0]))
+        self.workers.fails = None
+        self.clock.advance(3)
+        self.assertEqual(self.last.process.number, 2)
+
+    def test_one_that_is_slow_to_take_a_directory_gets_the_latest_next(self) -> None:
+        self.pump()
+        slow, quick = self.workers.children
+        slow.answers = False
+        for name in ("a", "b", "c"):
+            self.workers.use(self.directory(name))
+            self.pump()
+        self.assertEqual([d.backend.host for d in quick.directories], ["a", "b", "c"])
+        self.assertEqual([d.backend.host for d in slow.directories], ["a"])
+        self.assertEqual(self.taken, [])
+        slow.answers = True
+        self.pump()
+        self.pump()
+        self.assertEqual([d.backend.host for d in slow.directories], ["a", "c"])
+        self.assertEqual([d.backend.host for d in self.taken], ["c"])
+
+    def test_one_that_is_new_has_the_directory_before_it_listens(self) -> None:
+        self.workers.use(self.directory("a"))
+        self.last.end()
+        self.clock.advance(2)
+        order = []
+        child = self.last
+        for kind, take in list(child.channel._takes.items()):
+            child.channel._takes[kind] = lambda message, take=take: (order.append(message.kind), take(message))[1]
+        child.pump()
+        self.assertEqual(order, ["start", "directory", "listen"])
+        self.assertTrue(child.process.serves)
+
+    def test_questions_to_all(self) -> None:
+        self.pump()
+        asked = self.workers.ask("count")
+        self.pump()
+        answers = self.successResultOf(asked)
+        self.assertEqual(
+            [(number, message.fields) for number, message in answers], [(1, {"count": 100}), (2, {"count": 101})]
+        )
+        # One that hangs, and one that ends meanwhile, are left out.
+        self.workers.children[0].answers = False
+        asked = self.workers.ask("count")
+        self.pump()
+        self.assertNoResult(asked)
+        self.clock.advance(ANSWER_LIMIT)
+        self.assertEqual([number for number, _ in self.successResultOf(asked)], [2])
+
+    def test_one_that_does_not_end_is_killed(self) -> None:
+        self.pump()
+        gone = self.workers.shut_down()
+        self.pump()
+        first, second = self.workers.children
+        self.assertTrue(first.stopped and second.stopped)
+        first.end()
+        self.assertNoResult(gone)
+        self.clock.advance(END_LIMIT)
+        self.assertEqual((first.killed, second.killed), (False, True))
+        second.end(ProcessTerminated(signal=signal.SIGKILL))
+        self.successResultOf(gone)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_nothing_is_started_after_the_end(self) -> None:
+        self.last.end()
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        gone = self.workers.shut_down()
+        self.workers.children[0].end()
+        self.successResultOf(gone)
+        self.assertEqual((self.clock.getDelayedCalls(), len(self.workers.children)), ([], 2))
