@@ -33,6 +33,7 @@ from .net.admission import Admission
 from .net.client import ClientFactory, Timeouts, shown_address
 from .net.control import ControlService, Server
 from .net.lanes import LanePool
+from .net.master import MasterService
 from .net.wall import Wall
 from .ops.logs import observer
 from .ops.outcomes import Outcomes
@@ -114,6 +115,9 @@ class ProxyService(service.MultiService):
             settings.connect_timeout,
             settings.redis_ca,
         )
+        self.master = MasterService(
+            reactor, settings.connect_timeout, settings.redis_ca, self.control, self.wall, self.lanes
+        )
         self.clients = ClientFactory(
             reactor,
             self.directory,
@@ -128,7 +132,7 @@ class ProxyService(service.MultiService):
         self.directory.listeners += [self._settle, self._directory_changed]
         if settings.embedded and settings.manifests:
             self.directory.listeners.append(self._first_directory)
-        for part in (self.lanes, self.control, self.directory):
+        for part in (self.lanes, self.control, self.master, self.directory):
             part.setServiceParent(self)
 
     def _make_source(self) -> Source:
@@ -217,8 +221,7 @@ class ProxyService(service.MultiService):
     # What the parts tell each other.
 
     def _directory_changed(self, directory: Directory) -> None:
-        self.lanes.use(directory.backend)
-        self.control.use(directory.backend)
+        self.master.use(directory.backend)
 
     def _server_told(self, server: Server) -> None:
         """Redis is connected, perhaps another one than before."""
@@ -238,6 +241,7 @@ class ProxyService(service.MultiService):
         self.wall.use(server, policy)
         self.lanes.redis_told(policy.needs_wall)
         self.clients.use(policy)
+        self.master.told(server)
         if server.databases != self.directory.databases:
             self.directory.databases = server.databases
             self.directory.resolve()

@@ -7,6 +7,7 @@ that answers more than it was asked, or what RESP does not allow, raises Protoco
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from .resp import CRLF, HEADER_LIMIT, PUSH, ProtocolError, ReplyMeasurer
@@ -89,9 +90,13 @@ class Owed:
 
 
 class Ledger:
-    """The debts of one lane, oldest first."""
+    """The debts of one lane, oldest first.
 
-    def __init__(self, protocol: int = 2) -> None:
+    found_replica: called when a reply says that it leads to a replica. A tenant's script can make such replies, too.
+    """
+
+    def __init__(self, protocol: int = 2, found_replica: Callable[[], None] | None = None) -> None:
+        self._found_replica = found_replica
         #: all debts, the oldest first
         self.debts: deque[Owed] = deque()
         #: what the server speaks
@@ -141,6 +146,10 @@ class Ledger:
             pos, done = self._measurer.measure(data, pos, owed.count)
             piece = data if start == 0 and pos == end else data[start:pos]
             self._settle(owed, piece, done)
+        if self._measurer.replica:
+            self._measurer.replica = False
+            if self._found_replica is not None:
+                self._found_replica()
 
     def _settle(self, owed: Owed, piece: bytes, done: int) -> None:
         owed.count -= done

@@ -592,6 +592,10 @@ def _length(digits: bytes) -> int:
     return length
 
 
+#: How the errors begin that a replica gives, and a master does not.
+_OF_A_REPLICA = (b"-READONLY ", b"-MASTERDOWN ")
+
+
 class ReplyMeasurer:
     """Finds where the replies in a byte stream end, while the bytes pass by. Keeps no reply's bytes.
 
@@ -601,6 +605,8 @@ class ReplyMeasurer:
 
     def __init__(self) -> None:
         self.pushes = False
+        #: an error that only a replica gives passed by. Set here, taken back by whoever acts on it
+        self.replica = False
         self._lacking = 0  # elements that the innermost array under way still lacks
         self._open: list[int] = []  # the same of those around it, the outermost first, where a 0 stands for none
         self._bulk_left = 0  # bytes of the bulk string under way, its CR LF included
@@ -638,6 +644,8 @@ class ReplyMeasurer:
                     pos = after
                     ended = True
             elif kind in _LINE_TYPES:
+                if kind == 45 and data.startswith(_OF_A_REPLICA, pos):  # b"-"
+                    self.replica = True
                 eol = data.find(CRLF, pos)
                 if eol < 0:
                     self._in_line = True

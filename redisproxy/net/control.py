@@ -39,7 +39,8 @@ class Server:
     """What the connected Redis is.
 
     version: for people; databases: how many, None where it does not tell; acl: whether it lets us make users whose
-    rights name channels (Redis 6.2 on); acl_databases: whether these can name databases (Valkey 9.1 on).
+    rights name channels (Redis 6.2 on); acl_databases: whether these can name databases (Valkey 9.1 on); replica: whether
+    it calls itself one.
     """
 
     version: str
@@ -47,6 +48,7 @@ class Server:
     commands: Mapping[bytes, Command]
     acl: bool
     acl_databases: bool
+    replica: bool = False
 
 
 class _ControlFactory(txredisapi.RedisFactory):
@@ -101,12 +103,23 @@ class ControlService(service.Service):
         self._last_version = ""
         self._connection: txredisapi.RedisProtocol | None = None
         self._waiting: list[defer.Deferred] = []
+        #: called when the connection is lost, but not when we close it
+        self.lost: Callable[[], None] = lambda: None
+
+    @property
+    def connected(self) -> bool:
+        """Whether Redis can be asked without waiting."""
+        return self._connection is not None
 
     def use(self, backend: Backend | None) -> None:
         """Where Redis is from now on."""
         if backend == self._backend:
             return
         self._backend = backend
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        """Connects anew, at once: the address may lead to another server by now."""
         self._disconnect()
         self._connect()
 
@@ -132,6 +145,10 @@ class ControlService(service.Service):
             return await self._connection.execute_command(*words)
         except txredisapi.RedisError as error:
             raise ControlError(str(error)) from None
+
+    async def is_replica(self) -> bool:
+        """Whether Redis calls itself a replica by now. Raises ControlError."""
+        return _is_replica(await self.ask("INFO", "replication"))
 
     def _disconnect(self) -> defer.Deferred:
         self._connection = None
@@ -172,6 +189,7 @@ class ControlService(service.Service):
     def _disconnected(self, connection: txredisapi.RedisProtocol) -> None:
         if self._connection is connection:
             self._connection = None
+            self.lost()
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(txredisapi.RedisError):
@@ -184,6 +202,7 @@ class ControlService(service.Service):
         with contextlib.suppress(txredisapi.ResponseError):
             await ask("CLIENT", "SETNAME", "redisproxy-control")  # for whoever reads CLIENT LIST
         fields = _fields(await ask("INFO", "server"))
+        replica = _is_replica(await ask("INFO", "replication"))
         try:
             databases = int((await ask("CONFIG", "GET", "databases"))[1])
         except (txredisapi.ResponseError, IndexError, ValueError):
@@ -194,7 +213,8 @@ class ControlService(service.Service):
             commands = builtin()
         # Not of Redis 6.0: its ACLs do not know channels, and a script could PUBLISH to anybody.
         acl = await self._can(ask, "off", "resetchannels", "-@all")
-        server = Server(_version(fields), databases, commands, acl, acl and await self._can(ask, "resetdbs", "db=0"))
+        databases_acl = acl and await self._can(ask, "resetdbs", "db=0")
+        server = Server(_version(fields), databases, commands, acl, databases_acl, replica)
         if server.version != self._last_version:
             self._last_version = server.version
             self._log.info(
@@ -223,6 +243,32 @@ class ControlService(service.Service):
 def _fields(info: object) -> Mapping[str, str]:
     text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def _is_replica(info: object) -> bool:
+    return _fields(info).get("role") == "slave"
+
+
+async def calls_itself_replica(reactor: object, backend: Backend, timeout: float, ca_file: Path | None) -> bool:
+    """Whether what the address leads to now does, asked over a connection of its own.
+
+    Raises txredisapi.RedisError where it refuses to tell, and whatever connecting may raise; at the latest after timeout
+    seconds.
+    """
+    factory = txredisapi.RedisFactory(None, None, 1, isLazy=True, charset=None, convertNumbers=False)
+    factory.deferred.addErrback(lambda _: None)
+    connecting = endpoint_for(reactor, backend, timeout, ca_file).connect(factory)
+    protocol = await connecting.addTimeout(timeout, reactor)
+
+    async def asked() -> object:
+        if backend.password:
+            await protocol.auth(backend.password, backend.username or None)
+        return await protocol.execute_command("INFO", "replication")
+
+    try:
+        return _is_replica(await defer.Deferred.fromCoroutine(asked()).addTimeout(timeout, reactor))
+    finally:
+        protocol.transport.abortConnection()
 
 
 def _version(fields: Mapping[str, str]) -> str:
