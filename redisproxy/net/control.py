@@ -76,6 +76,12 @@ class _ControlFactory(txredisapi.RedisFactory):
         protocol.whenConnected().addCallback(self._connected)
         return protocol
 
+    def delConnection(self, conn: txredisapi.RedisProtocol) -> None:
+        super().delConnection(conn)
+        # Where txredisapi keeps it for a caller of its own, of whom there is none.
+        with contextlib.suppress(ValueError):
+            self.connectionQueue.remove(conn)
+
     def connectionError(self, why: str) -> None:
         super().connectionError(why)
         self._refused(self)
@@ -139,7 +145,7 @@ class ControlService(service.Service):
             self._waiting.append(waiting)
             try:
                 await waiting.addTimeout(self._connect_timeout, self._reactor)
-            except (defer.TimeoutError, defer.CancelledError):
+            except defer.TimeoutError:
                 raise ControlError("the control connection is not there") from None
         try:
             return await self._connection.execute_command(*words)

@@ -84,6 +84,8 @@ class LaneProtocol(RespReceiver):
         self.protocol = 2
         #: whether it answered as only a replica does
         self.like_replica = False
+        #: whether it may lead to another server than a new one would: it is not used again
+        self.stale = False
         #: when it was put down, in the reactor's seconds
         self.idle_since = 0.0
         self._pool = pool

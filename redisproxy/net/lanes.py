@@ -13,7 +13,6 @@ from pathlib import Path
 from twisted.application import service
 from twisted.application.internet import backoffPolicy
 from twisted.internet import defer
-from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -21,7 +20,7 @@ from twisted.python.failure import Failure
 
 from ..core.moving import UNREACHABLE
 from ..core.tenants import Backend, Tenant
-from .backend import endpoint_for
+from .backend import endpoint_for, why
 from .lane import LOGIN_REFUSED, LaneError, LaneProtocol, UserUnknown
 from .shared import SharedLanes
 from .wall import Wall, WallError
@@ -80,7 +79,7 @@ class LanePool(service.Service):
         self._told = ("", 0.0)
         self._empty: list[defer.Deferred] = []
         self._like_replica: set[LaneProtocol] = set()
-        #: called when a lane answered as only a replica does; asked to be called again by each such lane once
+        #: called when a lane answered as only a replica does, once for each such lane
         self.found_replica: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
@@ -142,6 +141,7 @@ class LanePool(service.Service):
 
     def answered_like_replica(self, lane: LaneProtocol) -> None:
         """See `lane.Pool`."""
+        lane.stale = True
         self._like_replica.add(lane)
         self.found_replica()
 
@@ -165,6 +165,8 @@ class LanePool(service.Service):
 
     def renew(self) -> None:
         """The address leads to another server than before: all homes open other lanes, and then leave theirs."""
+        for lane in self._lanes:
+            lane.stale = True
         for lanes in list(self._idle.values()):
             for lane in list(lanes):
                 self._take_from_idle(lane)
@@ -364,7 +366,7 @@ class LanePool(service.Service):
     def give_back(self, lane: LaneProtocol, clean: bool) -> None:
         """See `lane.Pool`."""
         settled = lane.put_down()
-        usable = self.running and lane in self._lanes and lane.backend == self._backend and not lane.like_replica
+        usable = self.running and lane in self._lanes and lane.backend == self._backend and not lane.stale
         if clean and settled and usable:
             self._keep(lane)
         else:
@@ -448,13 +450,3 @@ class LanePool(service.Service):
         if text != before or now - when >= _QUIET:
             self._told = (text, now)
             self._log.error("no connection to Redis: {text}", text=text)
-
-
-def why(error: BaseException) -> str:
-    """What went wrong with a connection, in a line."""
-    if isinstance(error, defer.TimeoutError):
-        return "it took too long"
-    text = str(error) or type(error).__name__
-    if isinstance(error, ConnectError) and error.osError is not None:
-        text = f"{type(error).__name__}: errno {error.osError}"
-    return " ".join(text.split())[:200]

@@ -7,6 +7,7 @@ names some; and it finds out, with sentinels or without, when what was the maste
 from __future__ import annotations
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 import txredisapi
@@ -16,15 +17,18 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from ..core.tenants import Backend
+from .backend import endpoint_for, why
 from .control import ControlError, ControlService, Server, calls_itself_replica
-from .lanes import LanePool, why
-from .sentinel import Answer, Sentinel, SentinelError
+from .lanes import LanePool
+from .sentinel import Answer, NotYet, Sentinel, SentinelError
 from .wall import Wall
 
 #: Seconds between two looks at the sentinels; they tell by themselves of a new master.
 EVERY = 5.0
 #: The same while something is wrong.
 SOON = 1.0
+#: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
+LASTING = 0.9
 #: Seconds between two looks at whether Redis is a replica, at least and, while it stays one, at most.
 DOUBT, LONG_DOUBT = 1.0, 10.0
 
@@ -53,12 +57,16 @@ class MasterService(service.Service):
         #: what the directory says, and where that is
         self._told: Backend | None = None
         self._master: Backend | None = None
+        #: what the directory said when the sentinels told where that is
+        self._found_for: Backend | None = None
         self._sentinels: list[Sentinel] = []
+        #: since when these are asked
+        self._began = 0.0
         self._looking: defer.Deferred | None = None
         self._again = False
         self._timer: IDelayedCall | None = None
-        #: looks in a row that led to nothing, and what was said of that in the log
-        self._failures = 0
+        #: since when looks lead to nothing, and what was said of that in the log
+        self._failing: float | None = None
         self._helpless = ""
         self._doubting: defer.Deferred | None = None
         self._doubted = float("-inf")
@@ -83,28 +91,20 @@ class MasterService(service.Service):
             return
         before, self._told = self._told, backend
         self._leave_sentinels()
+        self._failing = None
+        self._helpless = ""
         if backend is None or not backend.sentinels:
             self._move(backend, failover=False)
             return
         if self._master is not None and before is not None and before.master_name == backend.master_name:
             # Another password, or another list: until the sentinels say otherwise it is where it was.
+            self._found_for = backend
             self._move(backend.at(self._master.host, self._master.port), failover=False)
-        try:
-            self._sentinels = [
-                Sentinel(
-                    self._reactor,
-                    backend.asked_at(host, port),
-                    backend.master_name,
-                    self.look,
-                    self._connect_timeout,
-                    self._ca_file,
-                )
-                for host, port in backend.sentinels
-            ]
-        except (OSError, ValueError) as error:
-            self._log.error("the CA file {file} cannot be used: {error}", file=str(self._ca_file), error=str(error))
-            self._told = before  # it is tried again at the next change
-            return
+        for place in backend.sentinels:
+            at = backend.asked_at(*place)
+            endpoint = partial(endpoint_for, self._reactor, at, self._connect_timeout, self._ca_file)
+            self._sentinels.append(Sentinel(self._reactor, at, endpoint, backend.master_name, self.look))
+        self._began = self._reactor.seconds()
         self._look_in(0)
 
     def told(self, server: Server) -> None:
@@ -126,6 +126,8 @@ class MasterService(service.Service):
             return
         self._master = backend
         self._said_replica = False
+        if self._doubting is not None:
+            self._doubting.cancel()  # it was about the old one
         self._wall.forget_all()
         # First, so that nothing more is asked of the old one.
         self._control.use(backend)
@@ -163,7 +165,7 @@ class MasterService(service.Service):
             # Not at once: whatever goes wrong, this is no storm.
             self._look_in(0.05)
             return
-        fine = not self._failures and self._control.connected and self._doubting is None
+        fine = self._failing is None and self._control.connected and self._doubting is None
         self._look_in(EVERY if fine else SOON)
 
     def _look_in(self, seconds: float) -> None:
@@ -175,9 +177,11 @@ class MasterService(service.Service):
             self._timer.cancel()
 
     async def _look(self, told: Backend) -> None:
-        answers = await self._ask_all()
+        answers, complete = await self._ask_all()
         if told is not self._told:
             return
+        if not complete and self._found_for is not told and self._reactor.seconds() - self._began < LASTING:
+            return  # the first to be connected may be the one that was cut off; each calls for another look
         if not answers:
             return self._tell_helpless(f"none of the sentinels tells where {told.master_name} is")
         votes = Counter(answers)
@@ -189,6 +193,8 @@ class MasterService(service.Service):
                 replica = await calls_itself_replica(self._reactor, found, self._connect_timeout, self._ca_file)
             except txredisapi.ResponseError:
                 replica = False  # it is there, and it is for the lanes to say what it does not like
+            except defer.CancelledError:
+                raise
             except Exception as error:
                 return self._tell_helpless(
                     f"the sentinels say that {told.master_name} is at {found.address}, which cannot be reached: {why(error)}"
@@ -199,49 +205,61 @@ class MasterService(service.Service):
                 return self._tell_helpless(
                     f"the sentinels say that {told.master_name} is at {found.address}, which says that it is a replica"
                 )
-        self._failures = 0
+        self._failing = None
         if self._helpless:
             self._helpless = ""
             self._log.info("the sentinels tell again where {name} is", name=told.master_name)
         if found != self._master:
-            if self._master is not None and self._master.address != found.address:
+            failover = self._found_for is told
+            if failover:
                 self._log.warn(
                     "failover: the sentinels say that {name} is no longer at {before}",
                     name=told.master_name,
                     before=self._master.address,
                 )
-            self._move(found, failover=True)
+            self._found_for = told
+            self._move(found, failover)
 
-    async def _ask_all(self) -> list[Answer]:
+    async def _ask_all(self) -> tuple[list[Answer], bool]:
+        """What they answer, and whether all had their chance to."""
         sentinels = list(self._sentinels)
         asked = [defer.Deferred.fromCoroutine(sentinel.ask()) for sentinel in sentinels]
         results = await defer.DeferredList(asked, consumeErrors=True)
         if sentinels != self._sentinels:
-            return []  # they were left meanwhile
+            return [], False  # they were left meanwhile
         answers = []
+        complete = True
         for sentinel, (success, result) in zip(sentinels, results, strict=True):
             if success:
                 answers.append(result)
                 self._tell_of(sentinel, "")
             else:
                 result.trap(SentinelError)
+                complete = complete and not result.check(NotYet)
                 self._tell_of(sentinel, str(result.value))
-        return answers
+        return answers, complete
 
     def _tell_of(self, sentinel: Sentinel, text: str) -> None:
-        """Logs what is wrong with it, once; not at the first time: at start, or in a failover, that is soon over."""
-        sentinel.failures = sentinel.failures + 1 if text else 0
-        if text and sentinel.failures > 1 and text != sentinel.said:
+        """Logs what is wrong with it, once."""
+        now = self._reactor.seconds()
+        if not text:
+            sentinel.failing = None
+            if sentinel.said:
+                sentinel.said = ""
+                self._log.info("{place} tells again where the master is", place=_shown(sentinel.place))
+            return
+        if sentinel.failing is None:
+            sentinel.failing = now
+        if now - sentinel.failing >= LASTING and text != sentinel.said:
             sentinel.said = text
             self._log.warn("{place}: {text}", place=_shown(sentinel.place), text=text)
-        elif not text and sentinel.said:
-            sentinel.said = ""
-            self._log.info("{place} tells again where the master is", place=_shown(sentinel.place))
 
     def _tell_helpless(self, text: str) -> None:
-        self._failures += 1
-        if self._failures == 1 or text == self._helpless:
-            return  # at the first look none is connected yet; in a failover it is over soon
+        now = self._reactor.seconds()
+        if self._failing is None:
+            self._failing = now
+        if now - self._failing < LASTING or text == self._helpless:
+            return
         self._helpless = text
         if self._master is None:
             self._log.error("no connection to Redis: {text}", text=text)
@@ -285,13 +303,13 @@ class MasterService(service.Service):
                     "{address} says that it is a replica, and refuses to write: the master is looked for",
                     address=master.address,
                 )
-            if self._sentinels:
-                self.look()
-            elif not await self._is_replica_anew(master) and master == self._master:
+            self.look()
+            if not await self._is_replica_anew(master) and master == self._master:
                 self._log.warn("{address} leads to another server, which is a master", address=master.address)
                 self._wall.forget_all()
                 self._control.reconnect()
                 self._lanes.renew()
+                delay = DOUBT
             await task.deferLater(self._reactor, delay)
             delay = min(2 * delay, LONG_DOUBT)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,9 +19,19 @@ NAME = "tenants-1"
 
 
 class SentinelProcess:
-    """One sentinel, on a port of 127.0.0.1. `valkey-server --sentinel` is the same program."""
+    """One sentinel, on a port of 127.0.0.1. `valkey-server --sentinel` is the same program.
 
-    def __init__(self, binary: Callable[[], str], master_port: int, password: str, *settings: str) -> None:
+    master: host and port; settings: further lines of its configuration, more those about the master.
+    """
+
+    def __init__(
+        self,
+        binary: Callable[[], str],
+        master: str,
+        password: str = "",
+        settings: Sequence[str] = (),
+        more: Sequence[str] = (),
+    ) -> None:
         self.port = free_port()
         self.password = password
         self._binary = binary()
@@ -35,10 +45,11 @@ class SentinelProcess:
                     f"dir {self._directory.name}",
                     *([f"requirepass {password}", f"sentinel sentinel-pass {password}"] if password else []),
                     *settings,
-                    f"sentinel monitor {NAME} 127.0.0.1 {master_port} 2",
+                    f"sentinel monitor {NAME} {master} 2",
                     f"sentinel auth-pass {NAME} {MASTER_PASSWORD}",
-                    f"sentinel down-after-milliseconds {NAME} 500",
+                    f"sentinel down-after-milliseconds {NAME} 1000",
                     f"sentinel failover-timeout {NAME} 3000",
+                    *more,
                     "",
                 ]
             )
@@ -51,11 +62,13 @@ class SentinelProcess:
             [self._binary, str(self._configuration), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
         until(self._listens, f"a sentinel listens on port {self.port}")
-        with suppress(redis.ResponseError):  # what is tuned so is of later versions than Redis 6
-            # They find each other, and a replica that came back, within a second rather than ten.
-            self.client().execute_command("SENTINEL", "DEBUG", "PUBLISH-PERIOD", "200", "INFO-PERIOD", "500")
-            self.client().execute_command("SENTINEL", "DEBUG", "ASK-PERIOD", "200", "PING-PERIOD", "200")
         return self
+
+    def hurry(self) -> None:
+        """It finds the others, and a replica that came back, within a second rather than ten."""
+        periods = {"PUBLISH-PERIOD": 200, "INFO-PERIOD": 500, "ASK-PERIOD": 200, "PING-PERIOD": 200}
+        for name, milliseconds in periods.items():
+            self.client().execute_command("SENTINEL", "DEBUG", name, milliseconds)
 
     def _listens(self) -> bool:
         if self._process.poll() is not None:
@@ -77,14 +90,19 @@ class SentinelProcess:
         self._directory.cleanup()
 
 
+def sentinel_url(*sentinels: SentinelProcess) -> str:
+    places = ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in sentinels)
+    return f"redis+sentinel://:{MASTER_PASSWORD}@{places}/{NAME}/0"
+
+
 class Sentinels:
-    """servers[0] is the master at first."""
+    """servers[0] is the master at first. Before a failover: until_replicated()."""
 
     def __init__(self, binary: Callable[[], str] = valkey, password: str = "") -> None:
         first = RedisServer(binary, *self._settings())
         second = RedisServer(binary, *self._settings(), f"replicaof 127.0.0.1 {first.port}")
         self.servers = [first, second]
-        self.sentinels = [SentinelProcess(binary, first.port, password) for _ in range(3)]
+        self.sentinels = [SentinelProcess(binary, f"127.0.0.1 {first.port}", password) for _ in range(3)]
 
     def _settings(self) -> list[str]:
         return [f"masterauth {MASTER_PASSWORD}", "repl-diskless-sync-delay 0", "repl-ping-replica-period 1"]
@@ -93,8 +111,7 @@ class Sentinels:
         for server in self.servers:
             server.start()
         for sentinel in self.sentinels:
-            sentinel.start()
-        self.until_replicated()
+            sentinel.start().hurry()
         return self
 
     def until_replicated(self) -> None:
@@ -114,12 +131,8 @@ class Sentinels:
         return (replica["flags"], replica["master-link-status"]) == ("slave", "ok")
 
     @property
-    def places(self) -> str:
-        return ",".join(f"127.0.0.1:{sentinel.port}" for sentinel in self.sentinels)
-
-    @property
     def url(self) -> str:
-        return f"redis+sentinel://:{MASTER_PASSWORD}@{self.places}/{NAME}/0"
+        return sentinel_url(*self.sentinels)
 
     def stop(self) -> None:
         for process in (*self.sentinels, *self.servers):
