@@ -92,16 +92,15 @@ class Owed:
 class Ledger:
     """The debts of one lane, oldest first.
 
-    found_replica: called when a reply says that it leads to a replica. A tenant's script can make such replies, too.
+    found_replica: see `resp.ReplyMeasurer`. A tenant's script can make such replies, too.
     """
 
     def __init__(self, protocol: int = 2, found_replica: Callable[[], None] | None = None) -> None:
-        self._found_replica = found_replica
         #: all debts, the oldest first
         self.debts: deque[Owed] = deque()
         #: what the server speaks
         self.protocol = protocol
-        self._measurer = ReplyMeasurer()
+        self._measurer = ReplyMeasurer(found_replica)
         self._subscribed: Owner | None = None
         self._held = b""  # the beginning of an item whose head is not whole yet
         self._passing_message = False
@@ -146,10 +145,6 @@ class Ledger:
             pos, done = self._measurer.measure(data, pos, owed.count)
             piece = data if start == 0 and pos == end else data[start:pos]
             self._settle(owed, piece, done)
-        if self._measurer.replica:
-            self._measurer.replica = False
-            if self._found_replica is not None:
-                self._found_replica()
 
     def _settle(self, owed: Owed, piece: bytes, done: int) -> None:
         owed.count -= done

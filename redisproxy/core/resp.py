@@ -17,7 +17,7 @@ specification.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 # What a table says of a command's name.
@@ -601,12 +601,13 @@ class ReplyMeasurer:
 
     Knows RESP2 and RESP3 by their type bytes. A RESP3 push at the top level is a protocol error, unless
     ``pushes`` is true: then it counts like a reply, and the caller must tell it apart before.
+
+    found_replica: called when an error passes by that only a replica gives; it must not come back to the measurer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, found_replica: Callable[[], None] | None = None) -> None:
         self.pushes = False
-        #: an error that only a replica gives passed by. Set here, taken back by whoever acts on it
-        self.replica = False
+        self._found_replica = found_replica
         self._lacking = 0  # elements that the innermost array under way still lacks
         self._open: list[int] = []  # the same of those around it, the outermost first, where a 0 stands for none
         self._bulk_left = 0  # bytes of the bulk string under way, its CR LF included
@@ -644,8 +645,8 @@ class ReplyMeasurer:
                     pos = after
                     ended = True
             elif kind in _LINE_TYPES:
-                if kind == 45 and data.startswith(_OF_A_REPLICA, pos):  # b"-"
-                    self.replica = True
+                if kind == 45 and self._found_replica is not None and data.startswith(_OF_A_REPLICA, pos):  # b"-"
+                    self._found_replica()
                 eol = data.find(CRLF, pos)
                 if eol < 0:
                     self._in_line = True

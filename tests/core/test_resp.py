@@ -441,13 +441,11 @@ class ReplyMeasurerTests(unittest.TestCase):
             b"*2\r\n:1\r\n" + refusal,
             b"-MASTERDOWN Link with MASTER is down\r\n",
         ):
-            measurer = ReplyMeasurer()
-            measurer.measure(data, 0, 9)
-            self.assertTrue(measurer.replica, data)
+            found: list[bool] = []
+            ReplyMeasurer(lambda found=found: found.append(True)).measure(data, 0, 9)
+            self.assertEqual(found, [True], data)
         for data in (b"-ERR READONLY \r\n", b"+READONLY x\r\n", b"$%d\r\n%b\r\n" % (len(refusal), refusal)):
-            measurer = ReplyMeasurer()
-            measurer.measure(data, 0, 9)
-            self.assertFalse(measurer.replica, data)
+            ReplyMeasurer(self.fail).measure(data, 0, 9)
 
     def test_nothing_within_a_reply(self) -> None:
         for beginning in (b"$3\r\na", b"+O", b"+OK\r", b"*12"):
