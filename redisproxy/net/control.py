@@ -107,6 +107,7 @@ class ControlService(service.Service):
         self._factory: _ControlFactory | None = None
         self._retry: IDelayedCall | None = None
         self._last_version = ""
+        self._last_state = ""
         self._connection: txredisapi.RedisProtocol | None = None
         self._waiting: list[defer.Deferred] = []
         #: called when the connection is lost, but not when we close it
@@ -208,6 +209,7 @@ class ControlService(service.Service):
         with contextlib.suppress(txredisapi.ResponseError):
             await ask("CLIENT", "SETNAME", "redisproxy-control")  # for whoever reads CLIENT LIST
         fields = _fields(await ask("INFO", "server"))
+        self._tell_state(_state(fields, _fields(await ask("INFO", "persistence"))))
         replica = _is_replica(await ask("INFO", "replication"))
         try:
             databases = int((await ask("CONFIG", "GET", "databases"))[1])
@@ -235,6 +237,12 @@ class ControlService(service.Service):
         waiting, self._waiting = self._waiting, []
         for waits in waiting:
             waits.callback(None)
+
+    def _tell_state(self, text: str) -> None:
+        """Logs what its operator has to know, when it is new."""
+        if text and text != self._last_state:
+            self._log.warn("Redis at {address} {text}", address=self._backend.address, text=text)
+        self._last_state = text
 
     async def _can(self, ask: Callable, *rules: str) -> bool:
         """Whether a user can be made with these rules."""
@@ -275,6 +283,18 @@ async def calls_itself_replica(reactor: object, backend: Backend, timeout: float
         return _is_replica(await defer.Deferred.fromCoroutine(asked()).addTimeout(timeout, reactor))
     finally:
         protocol.transport.abortConnection()
+
+
+def _state(server: Mapping[str, str], persistence: Mapping[str, str]) -> str:
+    """What is out of the ordinary, from two sections of INFO; empty: nothing."""
+    mode = server.get("server_mode", server.get("redis_mode"))  # Valkey calls it so
+    if mode == "sentinel":
+        return "is a sentinel: to have it asked where Redis is, write redis+sentinel://HOST:PORT/MASTER-NAME"
+    if mode == "cluster":
+        return "is a node of a Redis Cluster, which has one database: the proxy needs a Redis without cluster mode"
+    if persistence.get("loading") == "1":
+        return "is loading its data: until it has, it answers -LOADING to tenants' commands"
+    return ""
 
 
 def _version(fields: Mapping[str, str]) -> str:

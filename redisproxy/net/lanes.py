@@ -275,7 +275,11 @@ class LanePool(service.Service):
             return await self._bound(tenant, protocol)
         except UserUnknown:
             self._wall.forget(tenant)
+        try:
             return await self._bound(tenant, protocol)
+        except UserUnknown as error:
+            self._tell(str(error))  # the first time it is what a restart or a failover is like
+            raise
 
     async def _bound(self, tenant: Tenant, protocol: int) -> LaneProtocol:
         """A spare or new lane, given to the tenant. Raises LaneError."""
@@ -310,7 +314,8 @@ class LanePool(service.Service):
             raise
         except LaneError as error:
             lane.drop()
-            self._tell(str(error))
+            if not isinstance(error, UserUnknown):
+                self._tell(str(error))
             raise
         except Exception as error:
             lane.drop()

@@ -29,6 +29,8 @@ EVERY = 5.0
 SOON = 1.0
 #: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
 LASTING = 0.9
+#: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
+QUIET = 30.0
 #: Seconds between two looks at whether Redis is a replica, at least and, while it stays one, at most.
 DOUBT, LONG_DOUBT = 1.0, 10.0
 
@@ -213,8 +215,9 @@ class MasterService(service.Service):
             failover = self._found_for is told
             if failover:
                 self._log.warn(
-                    "failover: the sentinels say that {name} is no longer at {before}",
+                    "failover: the sentinels say that {name} is at {found}, no longer at {before}",
                     name=told.master_name,
+                    found=found.address,
                     before=self._master.address,
                 )
             self._found_for = told
@@ -240,7 +243,7 @@ class MasterService(service.Service):
         return answers, complete
 
     def _tell_of(self, sentinel: Sentinel, text: str) -> None:
-        """Logs what is wrong with it, once."""
+        """Logs what is wrong with it, once; another fault that takes its place, after QUIET."""
         now = self._reactor.seconds()
         if not text:
             sentinel.failing = None
@@ -250,8 +253,9 @@ class MasterService(service.Service):
             return
         if sentinel.failing is None:
             sentinel.failing = now
-        if now - sentinel.failing >= LASTING and text != sentinel.said:
-            sentinel.said = text
+        lasting = now - sentinel.failing >= LASTING and (not sentinel.said or now - sentinel.said_at >= QUIET)
+        if lasting and text != sentinel.said:
+            sentinel.said, sentinel.said_at = text, now
             self._log.warn("{place}: {text}", place=_shown(sentinel.place), text=text)
 
     def _tell_helpless(self, text: str) -> None:

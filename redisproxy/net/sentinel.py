@@ -162,6 +162,7 @@ class Sentinel:
         #: since when it does not tell, and what was said of that in the log
         self.failing: float | None = None
         self.said = ""
+        self.said_at = float("-inf")
 
     def stop(self) -> defer.Deferred:
         """Fires when it is disconnected."""
@@ -184,7 +185,7 @@ class Sentinel:
         except txredisapi.ResponseError as error:
             raise SentinelError(" ".join(str(error).split())[:200]) from None
         except txredisapi.RedisError:
-            raise SentinelError(f"it does not answer: {self._asked.trouble or 'it took too long'}") from None
+            raise SentinelError(f"it cannot be reached: {self._asked.trouble or 'it took too long'}") from None
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             raise SentinelError("what it answers is not what a sentinel answers") from None
         await self._hear()
