@@ -165,8 +165,8 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
 
     from redisproxy.core.enrolment import Enrolment
     from redisproxy.directory import cluster
-    from redisproxy.directory.current import DirectoryService
-    from redisproxy.service import settle
+    from redisproxy.directory.reading import ReadingService
+    from redisproxy.process import settle
 
     class Echo(protocol.Protocol):
         def dataReceived(self, data: bytes) -> None:
@@ -185,7 +185,7 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
     port = reactor.listenTCP(0, protocol.Factory.forProtocol(Echo), interface="127.0.0.1")
     clients = Peer("clients", f"--port={port.getHost().port}", f"--rate={options.rate}")
     source = cluster.ClusterSource(PREFIX, MASTER[1], MASTER, 443, {"KUBECONFIG": kubeconfig}, timeout=(5, 30))
-    service = DirectoryService(reactor, source, Enrolment(MASTER[1], MASTER), 3600)
+    service = ReadingService(reactor, source, Enrolment(MASTER[1], MASTER), 3600)
     told: list[object] = []
     service.listeners.append(told.append)
     service.listeners.append(lambda directory: len(told) == 1 and settle())

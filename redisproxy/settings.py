@@ -94,6 +94,13 @@ def _endpoints(text: str) -> tuple[str, ...]:
     return endpoints
 
 
+def _endpoint(text: str) -> str:
+    """One endpoint string, or none."""
+    if len(text.split()) > 1 or text != text.strip():
+        raise _Invalid("one Twisted endpoint such as tcp:9180")
+    return text
+
+
 def _commands(text: str) -> frozenset[bytes]:
     try:
         return parse_names(text)
@@ -205,6 +212,20 @@ class Settings:
     )
     deny_commands: frozenset[bytes] = _setting(
         "REDISPROXY_DENY_COMMANDS", _commands, frozenset(), "NAMES", "Commands that tenants may not use, likewise."
+    )
+    status: str = _setting(
+        "REDISPROXY_STATUS",
+        _endpoint,
+        "",
+        "ENDPOINT",
+        "Where to tell of itself by HTTP: probes, metrics, a page. Without interface= on loopback. Not at all, unless set.",
+    )
+    status_token_file: Path | None = _setting(
+        "REDISPROXY_STATUS_TOKEN_FILE",
+        _file,
+        None,
+        "FILE",
+        "A file with the token that metrics and page then take. Without it they are for requests to loopback only.",
     )
     log_format: str = _setting("REDISPROXY_LOG_FORMAT", _one_of(*FORMATS), "text", "FORMAT", "text, or json: a line each.")
     log_level: str = _setting("REDISPROXY_LOG_LEVEL", _one_of(*LEVELS), "info", "LEVEL", "The least that is logged.")

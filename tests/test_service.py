@@ -9,7 +9,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
 from redisproxy.core.tenants import Directory
-from redisproxy.service import SWITCH_INTERVAL, ProxyService
+from redisproxy.process import SWITCH_INTERVAL
+from redisproxy.service import ProxyService
 from redisproxy.settings import Settings
 
 
@@ -22,13 +23,13 @@ class ProcessTests(unittest.SynchronousTestCase):
     def test_the_first_directory_is_taken_from_the_garbage_collector_and_no_other(self) -> None:
         gc.unfreeze()
         for frozen in (True, False):
-            for listener in list(self.proxy.directory.listeners):
+            for listener in list(self.proxy.serving.directory.listeners):
                 listener(Directory(None, []))
             self.assertEqual(bool(gc.get_freeze_count()), frozen)
             gc.unfreeze()
 
     def test_no_other_thread_keeps_the_reactor_waiting_for_long(self) -> None:
-        self.proxy.directory.disownServiceParent()  # which would read the Kubernetes API
+        self.proxy.reading.disownServiceParent()  # which would read the Kubernetes API
         self.proxy.startService()
         self.assertAlmostEqual(sys.getswitchinterval(), SWITCH_INTERVAL)
         return self.proxy.stopService()

@@ -200,6 +200,11 @@ class Conversation:
         return "+".join(name for name, value in vars(Wait).items() if name.isupper() and self._wait & value) or "none"
 
     @property
+    def outstanding(self) -> int:
+        """How many replies it waits for."""
+        return self._owed
+
+    @property
     def ended(self) -> bool:
         """Whether it reads no more commands, and never will."""
         return self._wait & Wait.ENDING != 0
@@ -427,12 +432,15 @@ class Conversation:
                 self._command(what)
             elif kind == HEADED:
                 self.commands += 1
+                self.link.looked_at(what[0])
                 self._headed(what)
             elif kind == OVERSIZE:
                 self.commands += 1
+                self.link.looked_at(what)
                 self._refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (what.lower(), TAKE_LIMIT))
             else:
                 self.commands += 1
+                self.link.looked_at(what)
                 if self.credential is None:
                     self._answer(NOAUTH)
                 else:

@@ -109,6 +109,9 @@ class Link(Protocol):
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         """Whose password it is. Raises AuthenticationError."""
 
+    def looked_at(self, name: bytes) -> None:
+        """One of the session's commands was not passed on unseen: it can be counted by its name."""
+
     def forbidden(self, name: str) -> None:
         """A command was refused that the tenant may not use: for the log. name: fit for it."""
 

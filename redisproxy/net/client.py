@@ -23,8 +23,9 @@ from ..core.commands import builtin
 from ..core.guard import LAST, Guard
 from ..core.policy import Policy, make_policy
 from ..core.session import Session
-from ..core.tenants import AuthenticationError, Credential, Directory
-from ..directory.current import DirectoryService
+from ..core.tally import Counts, Tally, increase
+from ..core.tenants import AuthenticationError, Credential, Directory, Tenant
+from ..directory.holder import DirectoryHolder
 from ..ops.outcomes import Outcome, Outcomes
 from .admission import Admission
 from .control import ControlError, ControlService
@@ -54,6 +55,9 @@ CHECKED_AT_ONCE = 200
 
 #: Refused commands of one connection that are written down; the others are counted in its outcome.
 TOLD = 10
+
+#: What a connection can be doing. shared, dedicated: logged in, and which lane its commands go to.
+STATES = ("waiting", "unauthenticated", "shared", "dedicated", "ending")
 
 FULL = b"-ERR max number of clients reached\r\n"
 
@@ -89,6 +93,9 @@ class ClientProtocol(RespReceiver):
         self._wrong = 0
         self._forbidden = 0
         self._penalty: IDelayedCall | None = None
+        # Whose commands and bytes these are, and how many of them are in it.
+        self._tally: Tally | None = None
+        self._tallied = (0, 0)
 
     def __repr__(self) -> str:
         return f"<client {self.id} from {self.peer}>"
@@ -175,14 +182,47 @@ class ClientProtocol(RespReceiver):
         if self._penalty is not None and self._penalty.active():
             self._penalty.cancel()
         factory = self.factory
+        self.tally()
         self.session.lost()
         if self._leasing is not None:
             self._leasing.cancel()
-        factory.outcomes.ended(self._outcome())
+        outcome = self._outcome()
+        increase(factory.counts.ended, outcome.mood)
+        factory.outcomes.ended(outcome)
         factory.admission.leave(self)
         factory.left(self)
         # The two hold each other: without this they were left to the garbage collector, whose full runs are felt.
         self.session.link = None
+
+    # Counting: by the chunk, and added up when somebody asks, so that it costs the commands nothing.
+
+    def tally(self) -> None:
+        """Its tenant's tally has all that it did so far."""
+        before, self._tallied = self._tallied, (self.session.commands, self.taken)
+        if self._tally is not None:
+            self._tally.commands += self._tallied[0] - before[0]
+            self._tally.received += self._tallied[1] - before[1]
+
+    def _tally_for(self, tenant: Tenant | None) -> None:
+        self.tally()
+        self._tally = None if tenant is None else self.factory.counts.tally(tenant.namespace)
+
+    @property
+    def state(self) -> str:
+        """One of STATES."""
+        session = self.session
+        if self._closing or session.ended:
+            return "ending"
+        if not self._admitted:
+            return "waiting"
+        if session.credential is None:
+            return "unauthenticated"
+        return "dedicated" if session.pinned else "shared"
+
+    def looked_at(self, name: bytes) -> None:
+        """See `core.links.Link`."""
+        if self._tally is not None:
+            self._tally.look_at(name)
 
     def _outcome(self) -> Outcome:
         credential = self.session.credential
@@ -275,15 +315,20 @@ class ClientProtocol(RespReceiver):
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         """See `core.links.Link`."""
         try:
-            return self.factory.directory.authenticate(username, password)
+            credential = self.factory.directory.authenticate(username, password)
         except AuthenticationError as error:
+            increase(self.factory.counts.logins, error.outcome)
             self.factory.outcomes.login_refused(self.peer, error.outcome)
             raise
         # The credential is right; whether a lane can be had is not the client's fault.
+        increase(self.factory.counts.logins, "ok")
+        return credential
 
     def forbidden(self, name: str) -> None:
         """See `core.links.Link`."""
         self._forbidden += 1
+        if self._tally is not None:
+            self._tally.refuse(name.encode())
         credential = self.session.credential
         if self._forbidden <= TOLD and credential is not None:
             self.factory.outcomes.forbidden(self.peer, credential.tenant.namespace, credential.secret, name)
@@ -297,6 +342,7 @@ class ClientProtocol(RespReceiver):
     def logged_out(self) -> None:
         """See `core.links.Link`."""
         self._restart_timer(self.factory.timeouts.login, self._too_late)
+        self._tally_for(None)
         if self._usual_buffer:
             self.transport.bufferSize = UNREAD_LIMIT
 
@@ -339,6 +385,8 @@ class ClientProtocol(RespReceiver):
 
     def _lane_there(self) -> None:
         self._leasing = None
+        if self.session.candidate is not None:
+            self._tally_for(self.session.candidate.tenant)
         if self.session.credential is None:
             # The log-in succeeded.
             if not (self._closing or self._read_closed):
@@ -396,7 +444,7 @@ class ClientFactory(Factory):
     def __init__(
         self,
         clock: object,
-        directory: DirectoryService,
+        directory: DirectoryHolder,
         control: ControlService,
         wall: Wall,
         lanes: LanePool,
@@ -404,6 +452,7 @@ class ClientFactory(Factory):
         outcomes: Outcomes,
         timeouts: Timeouts,
         shares: bool = True,
+        counts: Counts | None = None,
     ) -> None:
         self.clock = clock
         #: whether sessions share lanes
@@ -421,6 +470,7 @@ class ClientFactory(Factory):
         self.outcomes = outcomes
         self.timeouts = timeouts
         self.clients: set[ClientProtocol] = set()
+        self.counts = counts or Counts()
         self._numbers = itertools.count(1)
         self._all_gone: defer.Deferred | None = None
         # Those whose credentials are still to be compared with a new directory.
@@ -472,6 +522,7 @@ class ClientFactory(Factory):
             client.session.policy_changed()
 
     def _changed(self, directory: Directory) -> None:
+        self.counts.keep({tenant.namespace for tenant in directory.tenants})
         self._unchecked = list(self.clients)
         if self._checking is None:
             self._check(directory)

@@ -106,6 +106,8 @@ class ControlService(service.Service):
         self._backend: Backend | None = None
         self._factory: _ControlFactory | None = None
         self._retry: IDelayedCall | None = None
+        #: what Redis was when it was connected last; None: it never was
+        self.server: Server | None = None
         self._last_version = ""
         self._last_state = ""
         self._connection: txredisapi.RedisProtocol | None = None
@@ -115,7 +117,7 @@ class ControlService(service.Service):
 
     @property
     def connected(self) -> bool:
-        """Whether Redis can be asked without waiting."""
+        """Whether Redis is there, and was asked what it is."""
         return self._connection is not None
 
     def use(self, backend: Backend | None) -> None:
@@ -232,6 +234,7 @@ class ControlService(service.Service):
             )
         if connection.factory is not self._factory:
             return
+        self.server = server
         self._told(server)
         self._connection = connection
         waiting, self._waiting = self._waiting, []

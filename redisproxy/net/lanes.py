@@ -19,10 +19,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..core.moving import UNREACHABLE
+from ..core.tally import Counts, increase
 from ..core.tenants import Backend, Tenant
 from .backend import endpoint_for, why
 from .lane import LOGIN_REFUSED, LaneError, LaneProtocol, UserUnknown
-from .shared import SharedLanes
+from .shared import SharedLane, SharedLanes
 from .wall import Wall, WallError
 
 #: Seconds for which a fault that lasts is not logged again.
@@ -40,7 +41,7 @@ class LanePool(service.Service):
 
     wall: whom lanes log in as; base: how many are opened at start and kept; idle_timeout: seconds after which an idle
     one beyond those is closed; connect_timeout: seconds for opening one, its log-in included; ca_file: see
-    `backend.endpoint_for`.
+    `backend.endpoint_for`; counts: where what Redis sends is counted.
     """
 
     name = "lanes"
@@ -54,7 +55,9 @@ class LanePool(service.Service):
         idle_timeout: float,
         connect_timeout: float,
         ca_file: Path | None = None,
+        counts: Counts | None = None,
     ) -> None:
+        self._counts = counts or Counts()
         self._reactor = reactor
         self._wall = wall
         self._base = base
@@ -90,6 +93,21 @@ class LanePool(service.Service):
     def idle(self) -> int:
         """How many of them carry no session."""
         return sum(map(len, self._idle.values()))
+
+    @property
+    def shared(self) -> list[SharedLane]:
+        """Those that are shared and in use."""
+        return [home.lane for home in self._homes.values() if home.lane is not None]
+
+    def tally(self) -> None:
+        """Has the counts of what Redis sent so far."""
+        for lane in self._lanes:
+            self._tally(lane)
+
+    def _tally(self, lane: LaneProtocol) -> None:
+        if lane.tenant is not None:
+            increase(self._counts.replied, lane.tenant.namespace, lane.taken - lane.tallied)
+            lane.tallied = lane.taken
 
     def startService(self) -> None:
         super().startService()
@@ -404,6 +422,7 @@ class LanePool(service.Service):
         """See `lane.Pool`."""
         self._lanes.discard(lane)
         self._like_replica.discard(lane)
+        self._tally(lane)
         if lane in self._timers:
             self._take_from_idle(lane)
         self._check_empty()

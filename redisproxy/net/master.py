@@ -56,9 +56,10 @@ class MasterService(service.Service):
         self._control = control
         self._wall = wall
         self._lanes = lanes
-        #: what the directory says, and where that is
+        #: what the directory says
         self._told: Backend | None = None
-        self._master: Backend | None = None
+        #: where Redis is; None: not known yet
+        self.backend: Backend | None = None
         #: what the directory said when the sentinels told where that is
         self._found_for: Backend | None = None
         self._sentinels: list[Sentinel] = []
@@ -98,10 +99,10 @@ class MasterService(service.Service):
         if backend is None or not backend.sentinels:
             self._move(backend, failover=False)
             return
-        if self._master is not None and before is not None and before.master_name == backend.master_name:
+        if self.backend is not None and before is not None and before.master_name == backend.master_name:
             # Another password, or another list: until the sentinels say otherwise it is where it was.
             self._found_for = backend
-            self._move(backend.at(self._master.host, self._master.port), failover=False)
+            self._move(backend.at(self.backend.host, self.backend.port), failover=False)
         for place in backend.sentinels:
             at = backend.asked_at(*place)
             endpoint = partial(endpoint_for, self._reactor, at, self._connect_timeout, self._ca_file)
@@ -119,14 +120,14 @@ class MasterService(service.Service):
     def _is_master(self) -> None:
         if self._said_replica:
             self._said_replica = False
-            self._log.info("{address} says that it is a master", address=self._master.address)
+            self._log.info("{address} says that it is a master", address=self.backend.address)
         self._lanes.leave_replicas()
 
     def _move(self, backend: Backend | None, failover: bool) -> None:
         """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
-        if backend == self._master:
+        if backend == self.backend:
             return
-        self._master = backend
+        self.backend = backend
         self._said_replica = False
         if self._doubting is not None:
             self._doubting.cancel()  # it was about the old one
@@ -190,7 +191,7 @@ class MasterService(service.Service):
         # One that was cut off may still name the old one: the latest failover counts, then the majority.
         best = max(votes, key=lambda answer: (answer.epoch, votes[answer]))
         found = told.at(best.host, best.port)
-        if found != self._master:
+        if found != self.backend:
             try:
                 replica = await calls_itself_replica(self._reactor, found, self._connect_timeout, self._ca_file)
             except txredisapi.ResponseError:
@@ -211,14 +212,14 @@ class MasterService(service.Service):
         if self._helpless:
             self._helpless = ""
             self._log.info("the sentinels tell again where {name} is", name=told.master_name)
-        if found != self._master:
+        if found != self.backend:
             failover = self._found_for is told
             if failover:
                 self._log.warn(
                     "failover: the sentinels say that {name} is at {found}, no longer at {before}",
                     name=told.master_name,
                     found=found.address,
-                    before=self._master.address,
+                    before=self.backend.address,
                 )
             self._found_for = told
             self._move(found, failover)
@@ -265,10 +266,10 @@ class MasterService(service.Service):
         if now - self._failing < LASTING or text == self._helpless:
             return
         self._helpless = text
-        if self._master is None:
+        if self.backend is None:
             self._log.error("no connection to Redis: {text}", text=text)
         else:
-            self._log.error("{text}; Redis is still taken to be at {address}", text=text, address=self._master.address)
+            self._log.error("{text}; Redis is still taken to be at {address}", text=text, address=self.backend.address)
 
     # Finding out that Redis became a replica.
 
@@ -300,7 +301,7 @@ class MasterService(service.Service):
             if not replica:
                 self._is_master()
                 return
-            master = self._master
+            master = self.backend
             if not self._said_replica:
                 self._said_replica = True
                 self._log.error(
@@ -308,7 +309,7 @@ class MasterService(service.Service):
                     address=master.address,
                 )
             self.look()
-            if not await self._is_replica_anew(master) and master == self._master:
+            if not await self._is_replica_anew(master) and master == self.backend:
                 self._log.warn("{address} leads to another server, which is a master", address=master.address)
                 self._wall.forget_all()
                 self._control.reconnect()

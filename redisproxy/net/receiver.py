@@ -38,6 +38,8 @@ class RespReceiver(Protocol):
     """One connection that RESP comes from."""
 
     _log = Logger()
+    #: bytes that came, for the metrics
+    taken = 0
     #: see `transport.write_at_once`
     write: Callable[[bytes], None]
 
@@ -52,6 +54,7 @@ class RespReceiver(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         size = len(data)
+        self.taken += size
         if size >= READ_SIZE:
             if not self._wide:
                 self._read_up_to(WIDE_READ_SIZE)

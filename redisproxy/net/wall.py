@@ -49,6 +49,11 @@ class Wall:
         """Whether tenants' lanes will log in as ACL users there."""
         return self._mode != "off" and server.acl
 
+    @property
+    def serves(self) -> bool:
+        """Whether anybody can be served, on Redis as it is."""
+        return self._mode != "require" or (self._server is not None and self.stands_on(self._server))
+
     def use(self, server: Server, policy: Policy) -> None:
         """What Redis is from now on. It may have been restarted: its users may be gone."""
         self._server, self._policy = server, policy

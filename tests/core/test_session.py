@@ -62,6 +62,7 @@ class Conversation:
         self.permitted: list[bytes] = []
         self.logouts = 0
         self.audited: list[str] = []
+        self.looked: list[bytes] = []
         self.directory = directory
         self.lanes_at_once = lanes_at_once
         self.lanes: list[RecordingLane] = []
@@ -98,6 +99,9 @@ class Conversation:
     def permit(self, patterns: list[bytes]) -> None:
         self.permitted += patterns
         self.session.told(None)
+
+    def looked_at(self, name: bytes) -> None:
+        self.looked.append(name)
 
     def forbidden(self, name: str) -> None:
         self.audited.append(name)

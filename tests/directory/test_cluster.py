@@ -20,7 +20,6 @@ from redisproxy.core.enrolment import Enrolment, ReadFailure, Reading
 from redisproxy.core.tenants import NOT_LOADED, AuthenticationError, Directory
 from redisproxy.directory import cluster
 from redisproxy.directory.cluster import ClusterSource
-from redisproxy.directory.current import DirectoryService
 
 from ..support.apiserver import (
     ANY,
@@ -34,6 +33,7 @@ from ..support.apiserver import (
     refusal,
     secrets_path,
 )
+from ..support.kept import KeptDirectory
 from ..support.proxy import PREFIX, master, namespace, secret, tenant
 
 MASTER = ("kube-system", "redis-secret-master")
@@ -425,7 +425,7 @@ class AnswerTests(ClusterCase):
 
     def test_what_a_peer_writes_is_never_repeated(self) -> None:
         clock = task.Clock()
-        service = DirectoryService(clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
+        service = KeptDirectory(clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
         body = json.dumps({"kind": "Status", "message": PLANTED, "reason": PLANTED}).encode()
         faults = [
             Fault(status, PLANTED, {"Retry-After": PLANTED, "X-Detail": PLANTED, "Location": f"/{PLANTED}"}, body)
@@ -532,7 +532,7 @@ class AwayTests(ClusterCase):
         super().setUp()
         self.clock = task.Clock()
         self.clock.advance(1_800_000_000)
-        self.service = DirectoryService(self.clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
+        self.service = KeptDirectory(self.clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
         self.seen: list[Directory] = []
         self.service.listeners.append(self.seen.append)
 

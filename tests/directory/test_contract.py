@@ -19,11 +19,12 @@ from twisted.internet import defer, task
 from redisproxy.core.enrolment import Enrolment, Problem
 from redisproxy.core.tenants import AuthenticationError, Backend, Credential, Directory
 from redisproxy.directory.cluster import ClusterSource
-from redisproxy.directory.current import DirectoryService, Source
 from redisproxy.directory.manifests import ManifestsSource
+from redisproxy.directory.reading import Source
 
 from ..cluster.apiserver import KubeApiServer, shared_api_server
 from ..support.apiserver import ApiServer
+from ..support.kept import KeptDirectory
 from ..support.proxy import Manifests
 from ..support.waiting import until
 
@@ -578,10 +579,10 @@ class Contract:
 
     # The service that reads it all.
 
-    def serve(self, now: float) -> tuple[DirectoryService, task.Clock]:
+    def serve(self, now: float) -> tuple[KeptDirectory, task.Clock]:
         clock = task.Clock()
         clock.advance(now)
-        service = DirectoryService(clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
+        service = KeptDirectory(clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
         service.startService()
 
         def stop() -> None:

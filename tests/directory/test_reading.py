@@ -1,4 +1,4 @@
-"""The service that keeps the current directory: when it reads, what it tells, and when something expires."""
+"""What keeps the directory: when it is read, what is told, and when something expires."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from twisted.trial import unittest
 
 from redisproxy.core.enrolment import Enrolment, Reading
 from redisproxy.core.tenants import NOT_LOADED, AuthenticationError, Directory
-from redisproxy.directory import current
-from redisproxy.directory.current import DirectoryService
+from redisproxy.directory import reading
 from redisproxy.directory.manifests import ManifestsSource
 from redisproxy.directory.pace import Pace
 
+from ..support.kept import KeptDirectory
 from ..support.proxy import PREFIX, Manifests, master, secret, tenant
 
 MASTER = ("kube-system", "redis-secret-master")
@@ -75,11 +75,11 @@ class ServiceCase(unittest.SynchronousTestCase):
     def write(self, *documents: dict) -> None:
         self.manifests.write([master("redis://:master-password@redis:6379/0"), *documents])
 
-    def make(self, in_thread: Callable = defer.maybeDeferred, interval: float = 300) -> DirectoryService:
+    def make(self, in_thread: Callable = defer.maybeDeferred, interval: float = 300) -> KeptDirectory:
         enrolment = Enrolment("redis-secret-master", MASTER)
         # A clock that says at each look that another second was worked.
         pace = functools.partial(Pace, itertools.count().__next__, self.rested.append)
-        service = DirectoryService(self.clock, self.source, enrolment, interval, in_thread, pace)
+        service = KeptDirectory(self.clock, self.source, enrolment, interval, in_thread, pace)
         service.listeners.append(self.seen.append)
 
         def stop() -> None:
@@ -90,7 +90,7 @@ class ServiceCase(unittest.SynchronousTestCase):
         self.addCleanup(stop)
         return service
 
-    def start(self) -> DirectoryService:
+    def start(self) -> KeptDirectory:
         service = self.make()
         service.startService()
         return service
@@ -138,8 +138,7 @@ class RefreshTests(ServiceCase):
         service.refresh()
         [(done, call)] = threads.waiting
         outcome = call()
-        service.databases = 3
-        service.resolve()
+        service.use_databases(3)
         self.assertEqual(threads.started, 2, "never two at once")
         threads.waiting.clear()
         done.callback(outcome)
@@ -194,7 +193,7 @@ class RefreshTests(ServiceCase):
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(service.authenticate(None, b"blue-password").tenant.index, 3)
         self.source = ManifestsSource(self.manifests.path, PREFIX, MASTER)
-        self.patch(service, "_source", self.source)
+        self.patch(service.reading, "source", self.source)
         self.write()
         self.clock.advance(1)
         self.assertEqual(service.directory.tenants, frozenset())
@@ -231,14 +230,12 @@ class RefreshTests(ServiceCase):
 
     def test_how_many_databases_there_are_is_told_later(self) -> None:
         service = self.make()
-        service.databases = 3
-        service.resolve()
+        service.use_databases(3)
         self.assertIsNone(service.directory, "nothing was read yet")
-        service.databases = None
+        service.use_databases(None)
         service.startService()
         used = service.authenticate(None, b"blue-password")
-        service.databases = 3
-        service.resolve()
+        service.use_databases(3)
         self.assertFalse(self.seen[-1].renewed(used, CREATED))
         self.assertIn("Redis has no database 3", str(service.problems[0]))
 
@@ -289,7 +286,7 @@ class ToldTests(ServiceCase):
             due[0].cancel()  # Clock would make them all in one turn
             turns.append(self.told(tell))
         lines = [[text for level, text in turn if level == "warn"] for turn in turns]
-        self.assertEqual([len(turn) for turn in lines], [current.TOLD_AT_ONCE] * 2 + [10])
+        self.assertEqual([len(turn) for turn in lines], [reading.TOLD_AT_ONCE] * 2 + [10])
         self.assertEqual({text.split("/")[0] for turn in lines for text in turn}, set(names))
         # Told in their order, also what comes in between.
         self.write()
@@ -313,7 +310,7 @@ class ExpiryTests(ServiceCase):
         super().setUp()
         self.moments: list[float] = []
 
-    def watch(self, service: DirectoryService) -> None:
+    def watch(self, service: KeptDirectory) -> None:
         """Notes when which temporary credential stopped working, as a session does."""
         held: dict[str, bool] = {}
         self.ended: dict[str, float] = {}
@@ -409,7 +406,7 @@ class StopTests(ServiceCase):
         self.write(*self.blue, temporary("team-blue", "a", 3, 1))
         service = self.start()
         service.stopService()
-        service.databases = 16
+        service.use_databases(16)
         service.resolve()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 

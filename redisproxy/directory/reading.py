@@ -1,4 +1,4 @@
-"""Keeps the current Directory: refreshes it, and tells those who act on a change.
+"""Reads the source again and again, and tells of each Directory that follows from it.
 
 Owns when a source is read, and what the last good answer is. The reading and the making of the Directory run in a
 thread, at a pace that the reactor does not feel; the reactor takes over what is finished.
@@ -18,7 +18,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 
 from ..core.enrolment import Enrolment, Problem, ReadFailure, Reading, no_rest
-from ..core.tenants import NOT_LOADED, AuthenticationError, Credential, Directory
+from ..core.tenants import Directory
+from ..ops.figures import REFRESH_BOUNDS, Histogram
 from .pace import Pace
 
 #: Seconds to wait after the first failed refresh; doubled at each further one, up to the refresh interval.
@@ -52,14 +53,14 @@ class _Outcome:
     databases: int | None
 
 
-class DirectoryService(service.Service):
-    """The current Directory.
+class ReadingService(service.Service):
+    """Reads a source.
 
     interval: seconds between two refreshes; in_thread: calls a blocking function and returns a Deferred; pace: when that
     thread rests, once somebody is served.
     """
 
-    name = "directory"
+    name = "reading"
     _log = Logger()
 
     def __init__(
@@ -72,7 +73,7 @@ class DirectoryService(service.Service):
         pace: Callable[[], Pace] = Pace,
     ) -> None:
         self._clock = clock
-        self._source = source
+        self.source = source
         self._enrolment = enrolment
         self._interval = interval
         self._in_thread = in_thread
@@ -86,7 +87,11 @@ class DirectoryService(service.Service):
         self.databases: int | None = None
         #: when a refresh last succeeded in full, in the clock's seconds
         self.refreshed: float | None = None
-        #: called with the new Directory after each change, and after an expiry; one that fails is a bug, and costs no other
+        #: readings so far, by how they went, and how long they took
+        self.readings = {"ok": 0, "failed": 0}
+        self.durations = Histogram(REFRESH_BOUNDS)
+        self._began = 0.0
+        #: called with each Directory that is another one than before
         self.listeners: list[Callable[[Directory], None]] = []
         self._loop = task.LoopingCall(self.refresh)
         self._loop.clock = clock
@@ -97,7 +102,6 @@ class DirectoryService(service.Service):
         self._told: Directory | None = None
         self._failures = 0
         self._retry: IDelayedCall | None = None
-        self._expiry: IDelayedCall | None = None
         self._to_tell: deque[tuple[LogLevel, str]] = deque()
         self._telling: IDelayedCall | None = None
 
@@ -111,10 +115,10 @@ class DirectoryService(service.Service):
         super().stopService()
         if self._loop.running:
             self._loop.stop()
-        for call in (self._retry, self._expiry, self._telling):
+        for call in (self._retry, self._telling):
             if call is not None and call.active():
                 call.cancel()
-        self._source.stop()
+        self.source.stop()
         self._pace.stop()
 
     def refresh(self) -> None:
@@ -126,6 +130,12 @@ class DirectoryService(service.Service):
             self._retry.cancel()
         self._work(read=True)
 
+    def use_databases(self, databases: int | None) -> None:
+        """How many Redis has, None where it does not tell."""
+        if databases != self.databases:
+            self.databases = databases
+            self.resolve()
+
     def resolve(self) -> None:
         """Makes the Directory anew from what was last read: `databases` is another."""
         if self._working is None:
@@ -134,6 +144,7 @@ class DirectoryService(service.Service):
     def _work(self, read: bool) -> None:
         # The first reading is done as fast as it can be: until it is over nobody is served.
         pace = self._pace if self.directory is not None else None
+        self._began = self._clock.seconds()
         self._working = self._in_thread(self._in_pace, read, pace)
         self._working.addCallbacks(self._take, self._crashed)
         self._working.addErrback(lambda failure: self._log.failure("what was read could not be used", failure))
@@ -147,7 +158,7 @@ class DirectoryService(service.Service):
             rest = pace.rest
         failures = None
         if read:
-            reading = self._source.read(rest)
+            reading = self.source.read(rest)
             failures = reading.failures()
             self._enrolment.absorb(reading)
         databases = self.databases
@@ -166,7 +177,7 @@ class DirectoryService(service.Service):
             self.resolve()
 
     def _crashed(self, failure: object) -> None:
-        self._log.failure("reading {source} failed in a way that is a bug", failure, source=str(self._source))
+        self._log.failure("reading {source} failed in a way that is a bug", failure, source=str(self.source))
         self._resolved_for = self.databases
         self._retry_later(None)
 
@@ -175,12 +186,15 @@ class DirectoryService(service.Service):
         if not self.running:
             return
         self._resolved_for = outcome.databases
+        if outcome.failures is not None:
+            self.readings["failed" if outcome.failures else "ok"] += 1
+            self.durations.observe(self._clock.seconds() - self._began)
         if outcome.failures:
             asked = [failure.retry_after for failure in outcome.failures if failure.retry_after is not None]
             self._retry_later(max(asked, default=None))
         elif outcome.failures is not None:
             if self._failures:
-                self._log.info("{source} can be read again", source=str(self._source))
+                self._log.info("{source} can be read again", source=str(self.source))
             self._failures = 0
             self.refreshed = self._clock.seconds()
         self.problems = outcome.problems
@@ -196,9 +210,10 @@ class DirectoryService(service.Service):
                 "{tenants} tenants with {credentials} credentials, from {source}",
                 tenants=len(directory.tenants),
                 credentials=len(directory.credentials),
-                source=str(self._source),
+                source=str(self.source),
             )
-        self._changed()
+        for listener in list(self.listeners):
+            listener(directory)
 
     def _retry_later(self, asked: float | None) -> None:
         self._failures += 1
@@ -209,33 +224,12 @@ class DirectoryService(service.Service):
         if self.running:
             self._retry = self._clock.callLater(delay, self.refresh)
 
-    def _changed(self) -> None:
-        """The Directory is another one, or the time has come for some of it."""
-        if self._expiry is not None and self._expiry.active():
-            self._expiry.cancel()
-        now = self._clock.seconds()
-        expires = self.directory.next_expiry(now)
-        if expires is not None and self.running:
-            # A day at most: the clock may be set meanwhile, and no delay is too long for the reactor then.
-            self._expiry = self._clock.callLater(min(expires - now, 86400.0), self._changed)
-        for listener in list(self.listeners):
-            try:
-                listener(self.directory)
-            except Exception:
-                self._log.failure("a listener to the directory failed")
-
     def _tell(self) -> None:
         for _ in range(min(TOLD_AT_ONCE, len(self._to_tell))):
             level, line = self._to_tell.popleft()
             self._log.emit(level, "{problem}", problem=line)
         if self._to_tell and self.running:
             self._telling = self._clock.callLater(0, self._tell)
-
-    def authenticate(self, username: str | None, password: bytes) -> Credential:
-        """Whose password it is. Raises AuthenticationError."""
-        if self.directory is None:
-            raise AuthenticationError(NOT_LOADED, "not-loaded")
-        return self.directory.authenticate(username, password, self._clock.seconds())
 
 
 def _news(before: list[Problem], after: list[Problem]) -> list[tuple[LogLevel, str]]:

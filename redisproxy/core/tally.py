@@ -1,0 +1,96 @@
+"""What each tenant's sessions have done, counted, and in which family a command is counted.
+
+Owns the counters and their families. A run of plain commands is counted as a whole, whatever its commands are; only
+what policy has the scanner hand over is known by name, so only that can be told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+#: Whatever is passed on without being looked at: reads and writes of keys, mostly.
+PLAIN = "plain"
+#: What is in no other family.
+OTHER = "other"
+
+_FAMILIES = {
+    "connection": "AUTH CLIENT HELLO POST QUIT RESET HOST:",
+    "database": "COPY FLUSHALL FLUSHDB MIGRATE MOVE SELECT SWAPDB",
+    "pubsub": "PSUBSCRIBE PUBLISH PUBSUB PUNSUBSCRIBE SPUBLISH SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE",
+    "scripting": "EVAL EVALSHA EVALSHA_RO EVAL_RO FCALL FCALL_RO FUNCTION SCRIPT",
+    "transaction": "DISCARD EXEC MULTI UNWATCH WATCH",
+    "blocking": "BLMOVE BLMPOP BLPOP BRPOP BRPOPLPUSH BZMPOP BZPOPMAX BZPOPMIN WAIT WAITAOF XREAD XREADGROUP",
+    "server": (
+        "ACL BGREWRITEAOF BGSAVE CLUSTER COMMAND CONFIG DEBUG FAILOVER INFO LASTSAVE LATENCY MEMORY MODULE MONITOR PSYNC "
+        "REPLCONF REPLICAOF RESTORE ROLE SAVE SHUTDOWN SLAVEOF SLOWLOG SYNC"
+    ),
+}
+_BY_NAME = {name.encode(): family for family, names in _FAMILIES.items() for name in names.split()}
+
+#: All that a command can be counted in.
+FAMILIES = (PLAIN, *_FAMILIES, OTHER)
+
+
+def family(name: bytes) -> str:
+    """Of a command, or of ``CONTAINER|SUBCOMMAND``, in any case of letters."""
+    return _BY_NAME.get(name.partition(b"|")[0].upper(), OTHER)
+
+
+class Tally:
+    """What the sessions of one tenant have done since the process began."""
+
+    __slots__ = ("commands", "looked_at", "received", "refused")
+
+    def __init__(self) -> None:
+        #: all of them, refused ones included
+        self.commands = 0
+        #: of them, by family, those that were known by name
+        self.looked_at: dict[str, int] = {}
+        #: by family, those that the tenant may not use
+        self.refused: dict[str, int] = {}
+        #: bytes that clients sent
+        self.received = 0
+
+    def look_at(self, name: bytes) -> None:
+        """One command more is known by name."""
+        increase(self.looked_at, family(name))
+
+    def refuse(self, name: bytes) -> None:
+        """One command more that the tenant may not use."""
+        increase(self.refused, family(name))
+
+    def by_family(self) -> dict[str, int]:
+        """All commands."""
+        return {PLAIN: self.commands - sum(self.looked_at.values()), **self.looked_at}
+
+
+class Counts:
+    """What has been counted in one process. Each number only grows."""
+
+    def __init__(self) -> None:
+        #: by namespace
+        self.tallies: dict[str, Tally] = {}
+        #: log-ins by outcome: ``ok``, or see `tenants.AuthenticationError`
+        self.logins: dict[str, int] = {}
+        #: connections that are over, by how they ended
+        self.ended: dict[str, int] = {}
+        #: bytes of replies that Redis sent, by namespace
+        self.replied: dict[str, int] = {}
+
+    def tally(self, namespace: str) -> Tally:
+        """The one of a tenant, made when it is asked for first."""
+        found = self.tallies.get(namespace)
+        if found is None:
+            found = self.tallies[namespace] = Tally()
+        return found
+
+    def keep(self, namespaces: Collection[str]) -> None:
+        """Forgets all others: they are no tenants any more."""
+        for counted in (self.tallies, self.replied):
+            for gone in counted.keys() - namespaces:
+                del counted[gone]
+
+
+def increase(counts: dict[str, int], key: str, by: int = 1) -> None:
+    """A counter that may not be there yet."""
+    counts[key] = counts.get(key, 0) + by

@@ -1,0 +1,171 @@
+"""Metrics: what Prometheus is told. Names and labels are listed in docs/metrics.md.
+
+Owns the names, and how many series there can be: no label's value comes from a client, and of tenants, temporary credentials
+and problems no more than SERIES are told apart.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    InfoMetricFamily,
+    Metric,
+)
+from prometheus_client.exposition import choose_encoder
+from prometheus_client.registry import Collector
+
+import twisted
+
+from .. import __version__
+from ..core import resp
+from .figures import Figures, HistogramFigures, TenantCounts, total
+
+#: Tenants, and problems, that have series of their own. The others of tenants are one, named `_other`.
+SERIES = 5000
+_OTHER = "_other"
+
+
+class FiguresCollector(Collector):
+    """Makes metrics of figures whenever they are asked for."""
+
+    def __init__(self, figures: Callable[[], Figures]) -> None:
+        self._figures = figures
+
+    def collect(self) -> Iterable[Metric]:
+        """See `prometheus_client.registry.Collector`."""
+        figures = self._figures()
+        yield InfoMetricFamily(
+            "redisproxy_build",
+            "Of what this proxy is made.",
+            {
+                "version": __version__,
+                "python": platform.python_version(),
+                "twisted": twisted.__version__,
+                "framing": "compiled" if resp.COMPILED else "interpreted",
+            },
+        )
+        yield from _of_clients(figures)
+        yield from _of_tenants(figures)
+        yield from _of_redis(figures)
+        yield from _of_directory(figures)
+
+    def describe(self) -> Iterable[Metric]:
+        """Nothing: without it, registering would collect."""
+        return ()
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(f"redisproxy_{name}", text, value)
+
+
+def _labelled(family: type, name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+    metric = family(f"redisproxy_{name}", text, labels=[label])
+    for key, value in sorted(values.items()):
+        metric.add_metric([key], value)
+    return metric
+
+
+def _histogram(name: str, text: str, figures: HistogramFigures) -> Metric:
+    so_far = 0
+    buckets = []
+    for bound, count in zip([*map(str, figures["bounds"]), "+Inf"], figures["counts"], strict=True):
+        so_far += count
+        buckets.append((bound, so_far))
+    return HistogramMetricFamily(f"redisproxy_{name}", text, buckets, figures["sum"])
+
+
+def _of_clients(figures: Figures) -> Iterator[Metric]:
+    counts = figures["counts"]
+    yield _gauge("ready", "1 where clients should come, as /readyz says.", not figures["state"]["unready"])
+    yield _labelled(GaugeMetricFamily, "sessions", "Client connections, by state.", "state", counts["sessions"])
+    yield _labelled(
+        CounterMetricFamily, "connections_ended", "Client connections that are over, by how.", "mood", counts["ended"]
+    )
+    yield _labelled(CounterMetricFamily, "logins", "Log-ins, by outcome.", "outcome", counts["logins"])
+
+
+def _of_tenants(figures: Figures) -> Iterator[Metric]:
+    tenants = _bounded(figures["counts"]["tenants"])
+    sessions = {namespace: counts["sessions"] for namespace, counts in tenants.items()}
+    yield _labelled(GaugeMetricFamily, "tenant_sessions", "Sessions that are logged in.", "namespace", sessions)
+    for name, key, text in (
+        ("commands", "commands", "Commands that clients sent, refused ones included."),
+        ("commands_refused", "refused", "Commands that the tenant may not use."),
+    ):
+        metric = CounterMetricFamily(f"redisproxy_{name}", text, labels=["namespace", "family"])
+        for namespace, counts in sorted(tenants.items()):
+            for family, count in sorted(counts[key].items()):
+                metric.add_metric([namespace, family], count)
+        yield metric
+    for name, key, text in (
+        ("client_received_bytes", "received", "Bytes that clients sent."),
+        ("redis_received_bytes", "replied", "Bytes that Redis answered."),
+    ):
+        values = {namespace: counts[key] for namespace, counts in tenants.items()}
+        yield _labelled(CounterMetricFamily, name, text, "namespace", values)
+
+
+def _bounded(tenants: Mapping[str, TenantCounts]) -> dict[str, TenantCounts]:
+    if len(tenants) <= SERIES:
+        return dict(tenants)
+    names = sorted(tenants)
+    return {name: tenants[name] for name in names[:SERIES]} | {_OTHER: total([tenants[name] for name in names[SERIES:]])}
+
+
+def _of_redis(figures: Figures) -> Iterator[Metric]:
+    counts, redis = figures["counts"], figures["state"]["redis"]
+    yield _gauge("redis_up", "1 where Redis answers the control connection.", redis["connected"])
+    yield _gauge("walls", "What holds the tenants' limits: 1 the proxy, 2 Redis's ACLs as well.", redis["walls"])
+    yield _labelled(GaugeMetricFamily, "redis_connections", "Connections to Redis, by use.", "use", counts["lanes"])
+    yield _gauge("requests_in_flight", "Commands that Redis has yet to answer.", counts["in_flight"])
+    yield _histogram(
+        "redis_response_seconds",
+        "From a command to its reply: of a PING on each busy shared connection, once a second.",
+        counts["redis_seconds"],
+    )
+
+
+def _of_directory(figures: Figures) -> Iterator[Metric]:
+    state = figures["state"]["directory"]
+    yield _gauge("directory_loaded", "1 where credentials are known.", state["loaded"])
+    if state["age"] is not None:
+        yield _gauge("directory_age_seconds", "Since credentials were last read in full.", state["age"])
+    yield _labelled(
+        CounterMetricFamily, "directory_refreshes", "Readings of the credentials.", "outcome", state["refreshes"]
+    )
+    yield _histogram("directory_refresh_seconds", "How long a reading took.", state["refresh_seconds"])
+    yield _gauge("tenants", "Namespaces that are served.", len(state["tenants"]))
+    yield _gauge("credentials", "Passwords that log in.", sum(t["credentials"] for t in state["tenants"].values()))
+    expiring = {name: tenant["expires"] for name, tenant in state["tenants"].items() if tenant["expires"] is not None}
+    yield _labelled(
+        GaugeMetricFamily,
+        "credential_expiry_timestamp_seconds",
+        "When the next temporary credential of a namespace ends.",
+        "namespace",
+        dict(sorted(expiring.items())[:SERIES]),
+    )
+    yield _gauge("problems", "What an operator has to mend.", len(state["problems"]))
+    metric = GaugeMetricFamily("redisproxy_problem", "1 for each place with one.", labels=["namespace", "secret"])
+    for place in sorted({(problem["namespace"], problem["secret"]) for problem in state["problems"]})[:SERIES]:
+        metric.add_metric(place, 1)
+    yield metric
+
+
+class Exposition:
+    """All metrics of the proxy and its process."""
+
+    def __init__(self, figures: Callable[[], Figures]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(FiguresCollector(figures))
+        ProcessCollector(registry=self._registry)
+
+    def render(self, accept: str) -> tuple[str, bytes]:
+        """(content type, text), in the format that an Accept header asks for."""
+        encode, content_type = choose_encoder(accept)
+        return content_type, encode(self._registry)

@@ -1,0 +1,144 @@
+"""The numbers that metrics and the status page are made of, as plain data: what one process has counted, and their sum.
+
+Owns the form. `Counts` of several processes can be added, key by key; `State` is what one process knows for all. Both
+are made of dicts, lists, numbers, strings and None, so that they can go through JSON.
+"""
+
+from __future__ import annotations
+
+import bisect
+from collections.abc import Sequence
+from typing import TypedDict
+
+#: Upper bounds in seconds, for how long Redis takes.
+REDIS_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
+#: The same for a refresh of the credentials.
+REFRESH_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+
+
+class HistogramFigures(TypedDict):
+    """bounds: upper, in seconds; counts: of the samples up to each, and of those above the last; sum: of all, in seconds."""
+
+    bounds: list[float]
+    counts: list[int]
+    sum: float
+
+
+class Histogram:
+    """Samples, by how long they took."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = list(bounds)
+        self._counts = [0] * (len(bounds) + 1)
+        self._sum = 0.0
+
+    def observe(self, seconds: float) -> None:
+        """One sample more."""
+        self._counts[bisect.bisect_left(self._bounds, seconds)] += 1
+        self._sum += seconds
+
+    def figures(self) -> HistogramFigures:
+        """What was observed so far."""
+        return {"bounds": list(self._bounds), "counts": list(self._counts), "sum": self._sum}
+
+
+class TenantCounts(TypedDict):
+    """commands, refused: by family, see `core.tally`; received: bytes from clients; replied: bytes from Redis."""
+
+    sessions: int
+    commands: dict[str, int]
+    refused: dict[str, int]
+    received: int
+    replied: int
+
+
+class Counts(TypedDict):
+    """What one process counts.
+
+    sessions: by `net.client.STATES`; logins: by outcome; ended: connections by how they ended; lanes: connections to
+    Redis that are shared, dedicated, idle; in_flight: commands that Redis has yet to answer; tenants: by namespace.
+    """
+
+    sessions: dict[str, int]
+    logins: dict[str, int]
+    ended: dict[str, int]
+    lanes: dict[str, int]
+    in_flight: int
+    redis_seconds: HistogramFigures
+    tenants: dict[str, TenantCounts]
+
+
+class TenantState(TypedDict):
+    """credentials: how many; expires: when the next of them does, in seconds since the epoch, or None."""
+
+    index: int
+    credentials: int
+    expires: float | None
+
+
+class ProblemState(TypedDict):
+    """What an operator has to mend. secret: empty where it is about the namespace."""
+
+    namespace: str
+    secret: str
+    reason: str
+
+
+class DirectoryState(TypedDict):
+    """loaded: whether there is one; age: seconds since the last reading that succeeded in full, or None."""
+
+    loaded: bool
+    source: str
+    age: float | None
+    refreshes: dict[str, int]
+    refresh_seconds: HistogramFigures
+    problems: list[ProblemState]
+    tenants: dict[str, TenantState]
+
+
+class RedisState(TypedDict):
+    """connected: whether it answers; version: empty while that is not known; walls: how many hold the tenants' limits,
+    1 or 2, 0 while that is not known.
+    """
+
+    connected: bool
+    address: str
+    version: str
+    databases: int | None
+    walls: int
+
+
+class State(TypedDict):
+    """What one process knows for all. unready: why no client should come, or empty."""
+
+    unready: str
+    directory: DirectoryState
+    redis: RedisState
+
+
+class Figures(TypedDict):
+    """All numbers at one moment. time: in seconds since the epoch."""
+
+    time: float
+    counts: Counts
+    state: State
+
+
+def total(counts: Sequence[Counts]) -> Counts:
+    """The sum of what several processes counted. At least one."""
+    found = counts[0]
+    for more in counts[1:]:
+        found = _sum(found, more)
+    return found
+
+
+def _sum(one: object, other: object) -> object:
+    """Numbers are added, also within dicts and lists; what is the same of both, such as bounds, is kept."""
+    if isinstance(one, dict):
+        found = {**other, **one}
+        for key in one.keys() & other.keys() - {"bounds"}:
+            found[key] = _sum(one[key], other[key])
+        return found
+    if isinstance(one, list):
+        return [_sum(a, b) for a, b in zip(one, other, strict=True)]
+    return one + other

@@ -1,0 +1,243 @@
+"""The status page, for people: what is served, what is wrong, and what to do about it.
+
+Owns the HTML. It refreshes itself, needs no script and nothing from elsewhere, and says nothing that is secret.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+
+from twisted.internet.defer import Deferred
+from twisted.web.template import Tag, flattenString, tags
+
+from .. import __version__
+from .figures import Figures, ProblemState, TenantCounts
+
+#: Seconds until the browser asks again.
+REFRESH = 5
+#: Tenants, and problems, that are shown; of more, the busiest.
+ROWS = 500
+
+# Nothing in it may need escaping, or its hash were another one in the page.
+_STYLE = """
+:root { color-scheme: light dark; --ground: #f6f7f9; --card: #fff; --ink: #1a1d21; --soft: #5c6470; --line: #dde1e7;
+  --good: #15703a; --bad: #b3261e; --bad-ground: #fdecea; --warn: #8a5a00; }
+@media (prefers-color-scheme: dark) { :root { --ground: #14171b; --card: #1c2026; --ink: #e6e9ee; --soft: #9aa3af;
+  --line: #2f353d; --good: #5fcf8d; --bad: #ff8a80; --bad-ground: #3a1d1d; --warn: #f0b95b; } }
+* { box-sizing: border-box; }
+body { margin: 0; background: var(--ground); color: var(--ink); font: 15px/1.45 system-ui, sans-serif; }
+main { max-width: 1200px; margin: 0 auto; padding: 16px; }
+header { display: flex; flex-wrap: wrap; gap: 4px 16px; align-items: baseline; margin-bottom: 12px; }
+h1 { font-size: 20px; margin: 0; }
+h2 { font-size: 16px; margin: 24px 0 8px; }
+.soft { color: var(--soft); }
+.good { color: var(--good); font-weight: 600; }
+.bad { color: var(--bad); font-weight: 600; }
+.warn { color: var(--warn); font-weight: 600; }
+.banner { background: var(--bad-ground); color: var(--bad); border-left: 4px solid; padding: 10px 14px; margin: 0 0 12px;
+  border-radius: 4px; font-weight: 600; overflow-wrap: anywhere; }
+dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(165px, 1fr)); gap: 8px; margin: 0; }
+dl div { background: var(--card); border: 1px solid var(--line); border-radius: 6px; padding: 8px 12px; }
+dt { color: var(--soft); font-size: 13px; }
+dd { margin: 0; font-size: 17px; font-variant-numeric: tabular-nums; overflow-wrap: anywhere; }
+dd small { display: block; font-size: 12px; color: var(--soft); }
+.scroll { overflow-x: auto; background: var(--card); border: 1px solid var(--line); border-radius: 6px; }
+table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
+th, td { padding: 6px 12px; text-align: left; border-bottom: 1px solid var(--line); white-space: nowrap; }
+tr:last-child td { border-bottom: 0; }
+th { font-size: 12px; color: var(--soft); font-weight: 600; }
+td.number, th.number { text-align: right; }
+td.text { white-space: normal; min-width: 240px; overflow-wrap: anywhere; }
+"""
+
+#: For the page alone: nothing but its own style.
+HEADERS = {
+    b"content-security-policy": (
+        "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; style-src 'sha256-"
+        + base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()
+        + "'"
+    ).encode(),
+    b"x-frame-options": b"DENY",
+}
+
+#: What to do, by what the reason of a problem says; the first that matches.
+_ADVICE = (
+    (r"belongs to the older", "Give this namespace another index: redisproxy tenants shows which are taken."),
+    (r"password is also that of", "Give one of them a password of its own; until then AUTH <namespace> <password> works."),
+    (r"has no database", "Raise `databases` in Redis's configuration, or take a lower index."),
+    (r"connection-string|valid_hours|white space|not UTF-8", "Mend the secret as told; it is read again by itself."),
+    (r"40[13]|[Ff]orbidden|[Uu]nauthorized", "Give the service account the rights of deploy/kubernetes/rbac.yaml."),
+    (r"master secret|does not exist", "Create or mend the master secret; the last good one stays in force."),
+    (r"not read|cannot be read|timed out|refused|way to", "Is the Kubernetes API there? What was last read stays in force."),
+)
+
+
+def advice(reason: str) -> str:
+    """What an operator can do about a problem."""
+    return next((text for pattern, text in _ADVICE if re.search(pattern, reason)), "Mend it as told.")
+
+
+def render(figures: Figures, rates: Mapping[str, float]) -> bytes:
+    """The page. rates: commands a second, by namespace, of late."""
+    state = figures["state"]
+    body = [
+        tags.header(
+            tags.h1("Redis Proxy"),
+            tags.span(f"version {__version__}", class_="soft"),
+            tags.span(_moment(figures["time"]), class_="soft"),
+            tags.span(f"refreshes every {REFRESH} s", class_="soft"),
+        ),
+        *([tags.p(f"Not ready: {state['unready']}", class_="banner", role="alert")] if state["unready"] else []),
+        _overview(figures, rates),
+        *_problems(state["directory"]["problems"]),
+        *_tenants(figures, rates),
+    ]
+    page = tags.html(
+        tags.head(
+            tags.meta(charset="utf-8"),
+            tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
+            tags.meta(**{"http-equiv": "refresh", "content": str(REFRESH)}),
+            tags.title(f"Redis Proxy: {'not ready' if state['unready'] else 'ready'}"),
+            tags.style(_STYLE),
+        ),
+        tags.body(Tag("main")(*body)),
+        lang="en",
+    )
+    return b"<!DOCTYPE html>\n" + _flat(page)
+
+
+def _flat(page: Tag) -> bytes:
+    """Nothing in it waits for anything, so it is there at once."""
+    done: list[bytes] = []
+    flattening: Deferred[bytes] = flattenString(None, page)
+    flattening.addCallback(done.append)
+    failed: list[Exception] = []
+    flattening.addErrback(lambda failure: failed.append(failure.value))
+    if failed:
+        raise failed[0]
+    return done[0]
+
+
+def _card(title: str, value: object, more: str = "", kind: str = "") -> Tag:
+    return tags.div(tags.dt(title), tags.dd(tags.span(str(value), class_=kind), tags.small(more) if more else ""))
+
+
+def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
+    counts, state = figures["counts"], figures["state"]
+    redis, directory = state["redis"], state["directory"]
+    sessions = counts["sessions"]
+    age = directory["age"]
+    refreshes = directory["refreshes"]
+    walls = {0: "not known yet", 1: "one: the proxy alone, no scripts", 2: "two: the proxy and Redis's ACLs"}
+    refused = sum(sum(tenant["refused"].values()) for tenant in counts["tenants"].values())
+    wrong = sum(count for outcome, count in counts["logins"].items() if outcome != "ok")
+    return tags.dl(
+        _card("State", *(("not ready", "", "bad") if state["unready"] else ("ready", "", "good"))),
+        _card(
+            "Redis",
+            "answers" if redis["connected"] else "does not answer",
+            " · ".join(part for part in (redis["version"], redis["address"]) if part),
+            "good" if redis["connected"] else "bad",
+        ),
+        _card("Walls", redis["walls"] or "-", walls.get(redis["walls"], "")),
+        _card(
+            "Credentials",
+            "not read yet" if age is None else f"{_span(age)} old",
+            f"{directory['source']}; {refreshes.get('failed', 0)} of {sum(refreshes.values())} readings failed",
+            "bad" if age is None else "",
+        ),
+        _card("Tenants", len(directory["tenants"]), f"{len(directory['problems'])} problems"),
+        _card("Sessions", sum(sessions.values()), ", ".join(f"{n} {state}" for state, n in sessions.items() if n)),
+        _card("Commands a second", _rate(sum(rates.values())), f"{counts['in_flight']} in flight"),
+        _card(
+            "Connections to Redis", sum(counts["lanes"].values()), ", ".join(f"{n} {u}" for u, n in counts["lanes"].items())
+        ),
+        _card("Refused", f"{refused:,}", "commands, since the start"),
+        _card("Failed log-ins", f"{wrong:,}", f"{counts['logins'].get('ok', 0):,} succeeded"),
+    )
+
+
+def _problems(problems: Sequence[ProblemState]) -> Iterable[Tag]:
+    if not problems:
+        return [tags.h2("Problems"), tags.p("None.", class_="good")]
+    rows = [
+        tags.tr(
+            tags.td(problem["namespace"]),
+            tags.td(problem["secret"] or "-"),
+            tags.td(problem["reason"], class_="text"),
+            tags.td(advice(problem["reason"]), class_="text"),
+        )
+        for problem in problems[:ROWS]
+    ]
+    return [
+        tags.h2(f"Problems ({len(problems)})", class_="bad"),
+        _table(("Namespace", "Secret", "What is wrong", "What to do"), rows, len(problems)),
+    ]
+
+
+def _tenants(figures: Figures, rates: Mapping[str, float]) -> Iterable[Tag]:
+    tenants = figures["state"]["directory"]["tenants"]
+    counts = figures["counts"]["tenants"]
+    nothing: TenantCounts = {"sessions": 0, "commands": {}, "refused": {}, "received": 0, "replied": 0}
+
+    def busy(namespace: str) -> tuple[float, int, str]:
+        return -rates.get(namespace, 0.0), -counts.get(namespace, nothing)["sessions"], namespace
+
+    rows = []
+    for namespace in sorted(tenants, key=busy)[:ROWS]:
+        tenant, counted = tenants[namespace], counts.get(namespace, nothing)
+        refused = sum(counted["refused"].values())
+        rows.append(
+            tags.tr(
+                tags.td(namespace),
+                _number(tenant["index"]),
+                _number(f"{counted['sessions']:,}"),
+                _number(_rate(rates.get(namespace, 0.0))),
+                _number(f"{sum(counted['commands'].values()):,}"),
+                _number(tags.span(f"{refused:,}", class_="warn" if refused else "")),
+                _number(tenant["credentials"]),
+                tags.td("-" if tenant["expires"] is None else f"in {_span(tenant['expires'] - figures['time'])}"),
+            )
+        )
+    columns = ("Namespace", "#Database", "#Sessions", "#Commands/s", "#Commands", "#Refused", "#Credentials", "Next expiry")
+    if not rows:
+        return [tags.h2("Tenants"), tags.p("None is known.", class_="soft")]
+    return [tags.h2(f"Tenants ({len(tenants)})"), _table(columns, rows, len(tenants))]
+
+
+def _number(value: object) -> Tag:
+    return tags.td(value if isinstance(value, Tag) else str(value), class_="number")
+
+
+def _table(columns: Sequence[str], rows: Sequence[Tag], count: int) -> Tag:
+    """columns: those of numbers begin with #."""
+    heads = [tags.th(c.lstrip("#"), scope="col", class_="number" if c.startswith("#") else "") for c in columns]
+    table = tags.div(tags.table(tags.thead(tags.tr(*heads)), tags.tbody(*rows)), class_="scroll", tabindex="0")
+    if count <= len(rows):
+        return table
+    return tags.div(table, tags.p(f"{count - len(rows)} more are not shown.", class_="soft"))
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _span(seconds: float) -> str:
+    """So long, in its two largest units."""
+    left = max(0, int(seconds))
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if left >= size or (unit == "s" and not parts):
+            parts.append(f"{left // size} {unit}")
+            left %= size
+        if len(parts) == 2:
+            break
+    return " ".join(parts)
+
+
+def _rate(value: float) -> str:
+    return f"{value:,.0f}" if value >= 10 or not value else f"{value:.1f}"

@@ -1,0 +1,204 @@
+"""The status endpoint as HTTP: who may ask for what, and how much of it.
+
+Owns the guard and the bounds. Probes are answered to anybody and tell only the state. The page and the metrics name
+namespaces: they are for who asks from this machine, or has the token.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hmac
+import ipaddress
+from collections.abc import Callable
+from pathlib import Path
+
+from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IAddress, IProtocol
+from twisted.protocols.policies import WrappingFactory
+from twisted.web import http
+from twisted.web.resource import Resource
+from twisted.web.server import Request, Site
+
+#: Connections at once; more are closed.
+CONNECTIONS = 64
+#: Seconds for a request to come, and for a connection to be used again.
+TIMEOUT = 15
+#: Bytes of the file that has the token.
+TOKEN_LIMIT = 4096
+
+_HEADERS = {
+    b"server": b"redisproxy",
+    b"cache-control": b"no-store",
+    b"x-content-type-options": b"nosniff",
+    b"referrer-policy": b"no-referrer",
+}
+
+
+class TokenError(ValueError):
+    """The token cannot be had from its file. The text says why."""
+
+
+def read_token(path: Path) -> bytes:
+    """The token in a file, without the white space around it. Raises TokenError."""
+    try:
+        with path.open("rb") as file:
+            token = file.read(TOKEN_LIMIT).strip()
+    except OSError as error:
+        raise TokenError(f"{path} cannot be read: {error.strerror}") from None
+    if not token:
+        raise TokenError(f"{path} is empty; it takes a token")
+    return token
+
+
+class Guard:
+    """Who may see names. token_file: None: only who asks from this machine may."""
+
+    def __init__(self, token_file: Path | None) -> None:
+        self._token_file = token_file
+
+    def refusal(self, request: Request) -> tuple[int, str] | None:
+        """(status, text) for who may not; None: it may."""
+        if self._token_file is None:
+            if is_here(request.getHost()) and _names_this_machine(request.getRequestHostname()):
+                return None
+            return http.FORBIDDEN, "this is for requests to 127.0.0.1 only, unless --status-token-file is set"
+        try:
+            # Each time: a mounted secret changes under its name.
+            token = read_token(self._token_file)
+        except TokenError as error:
+            return http.SERVICE_UNAVAILABLE, f"no token to compare with: {error}"
+        if hmac.compare_digest(_given_token(request), token):
+            return None
+        return http.UNAUTHORIZED, "this takes the token, as a bearer token or as the password of any user"
+
+
+def is_here(address: IAddress) -> bool:
+    """Whether it is an address that only this machine can connect to."""
+    if isinstance(address, IPv4Address | IPv6Address):
+        return ipaddress.ip_address(address.host.partition("%")[0]).is_loopback
+    return True  # a Unix socket, which has rights of its own
+
+
+def _names_this_machine(host: bytes) -> bool:
+    """Whether a Host header does. A page of another site can have a browser ask here, but under its own name."""
+    name = host.decode("ascii", "replace").strip("[]").lower()
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return name in ("", "localhost")
+
+
+def _given_token(request: Request) -> bytes:
+    scheme, _, value = (request.getHeader(b"authorization") or b"").partition(b" ")
+    if scheme.lower() == b"bearer":
+        return value.strip()
+    if scheme.lower() == b"basic":
+        try:
+            return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+        except binascii.Error:
+            return b""
+    return b""
+
+
+class _Answer(Resource):
+    """One path. answer: called with the request; gives (status, content type, text)."""
+
+    def __init__(self, answer: Callable[[Request], tuple[int, str, bytes]], guard: Guard | None = None) -> None:
+        super().__init__()
+        self._answer = answer
+        self._guard = guard
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return _NOWHERE
+
+    def render_GET(self, request: Request) -> bytes:
+        for name, value in _HEADERS.items():
+            request.setHeader(name, value)
+        refusal = self._guard and self._guard.refusal(request)
+        if refusal:
+            if refusal[0] == http.UNAUTHORIZED:
+                request.responseHeaders.setRawHeaders(b"www-authenticate", [b"Bearer", b'Basic realm="redisproxy"'])
+            status, content_type, text = refusal[0], "text/plain; charset=utf-8", f"{refusal[1]}\n".encode()
+        else:
+            status, content_type, text = self._answer(request)
+        request.setResponseCode(status)
+        request.setHeader(b"content-type", content_type.encode())
+        return text
+
+
+_NOWHERE = _Answer(lambda _: (http.NOT_FOUND, "text/plain; charset=utf-8", b"there are /, /metrics, /livez, /readyz\n"))
+_NOWHERE.isLeaf = True
+
+
+class _Root(Resource):
+    """The page is at / alone; whatever is not known is a short 404."""
+
+    def __init__(self, page: Resource) -> None:
+        super().__init__()
+        self._page = page
+
+    def getChild(self, path: bytes, request: Request) -> Resource:
+        return self._page if path == b"" and not request.postpath else _NOWHERE
+
+
+class _Request(Request):
+    """One that has no body: nothing here takes any."""
+
+    def gotLength(self, length: int | None) -> None:
+        if length != 0:
+            self.channel.loseConnection()
+        super().gotLength(0)
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Thrown away."""
+
+
+class _Bounded(WrappingFactory):
+    """No more than CONNECTIONS at once."""
+
+    noisy = False
+
+    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
+        return None if len(self.protocols) >= CONNECTIONS else super().buildProtocol(addr)
+
+
+class _Site(Site):
+    noisy = False
+    displayTracebacks = False
+    requestFactory = _Request
+
+    def log(self, request: Request) -> None:
+        """A probe every few seconds is no news."""
+
+
+def site(
+    page: Callable[[], bytes],
+    headers: dict[bytes, bytes],
+    metrics: Callable[[str], tuple[str, bytes]],
+    unready: Callable[[], str],
+    guard: Guard,
+) -> WrappingFactory:
+    """A factory for HTTP connections.
+
+    page: makes the HTML; headers: more of them, for it; metrics: (content type, text) for an Accept header; unready: why no
+    client should come, or empty.
+    """
+
+    def show(request: Request) -> tuple[int, str, bytes]:
+        for name, value in headers.items():
+            request.setHeader(name, value)
+        return http.OK, "text/html; charset=utf-8", page()
+
+    def readyz(_: Request) -> tuple[int, str, bytes]:
+        reason = unready()
+        return http.SERVICE_UNAVAILABLE if reason else http.OK, "text/plain; charset=utf-8", f"{reason or 'ok'}\n".encode()
+
+    def expose(request: Request) -> tuple[int, str, bytes]:
+        return http.OK, *metrics((request.getHeader(b"accept") or b"").decode("ascii", "replace"))
+
+    root = _Root(_Answer(show, guard))
+    root.putChild(b"metrics", _Answer(expose, guard))
+    root.putChild(b"livez", _Answer(lambda _: (http.OK, "text/plain; charset=utf-8", b"ok\n")))
+    root.putChild(b"readyz", _Answer(readyz))
+    return _Bounded(_Site(root, timeout=TIMEOUT))

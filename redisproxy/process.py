@@ -1,0 +1,57 @@
+"""What a process of the proxy does with itself: its memory, its threads, its limit of open files.
+
+Owns what is for a whole process and was found to be felt by clients. It knows nothing of the parts.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import resource
+import sys
+
+from twisted.logger import Logger
+
+_log = Logger()
+
+#: Seconds that another thread may run Python while the reactor waits for its turn; Python's own 5 ms are felt by clients.
+SWITCH_INTERVAL = 0.001
+#: Bytes of free memory that the C library keeps, rather than give it to the system and take it again for each large read.
+KEPT_FREE = 8 * 1024 * 1024
+# mallopt's names for it (malloc.h of glibc): what is kept, and from what size on a block is the system's.
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def prepare() -> None:
+    """For whoever carries clients' bytes."""
+    sys.setswitchinterval(SWITCH_INTERVAL)
+    keep_free_memory()
+
+
+def keep_free_memory() -> None:
+    """Large reads need no new pages from the system. Where the C library has no mallopt, nothing happens."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_TRIM_THRESHOLD, KEPT_FREE)
+        mallopt(_M_MMAP_THRESHOLD, KEPT_FREE)
+
+
+def settle() -> None:
+    """What is in memory by now stays: it is taken from the garbage collector, each full run of which stops the process."""
+    gc.collect()
+    gc.freeze()
+
+
+def raise_descriptor_limit(needed: int, named: str) -> None:
+    """As many open files as are needed, as far as the operator allows, and a warning where that is too few.
+
+    named: the settings that the number follows from.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+        soft = wanted
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        told = "the limit of open files is {limit}, but {named} may need {needed}"
+        _log.warn(told, limit=soft, named=named, needed=needed)

@@ -1,0 +1,139 @@
+"""The status endpoint as a service: it listens, gathers the figures when somebody asks, and knows the rates of late.
+
+Owns what is told to whom outside: the HTTP is `ops.web`'s, the names are `ops.exposition`'s, the page is `ops.pages`'s.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from twisted.application import service
+from twisted.internet import defer, task
+from twisted.logger import Logger
+
+from .core.tenants import Directory
+from .directory.reading import ReadingService
+from .net.client import shown_address
+from .net.listening import EndpointError, Listening
+from .ops import pages
+from .ops.exposition import Exposition
+from .ops.figures import Counts, DirectoryState, Figures, TenantState
+from .ops.web import Guard, TokenError, is_here, read_token, site
+from .settings import Settings, SettingsError
+
+#: Seconds between two looks at how many commands there were.
+LOOK = 5.0
+#: Looks that a rate is made of.
+LOOKS = 3
+
+
+class StatusService(service.Service):
+    """figures, counts: gather them; unready: why no client should come, or empty.
+
+    Raises SettingsError for an endpoint or a token that cannot be used.
+    """
+
+    name = "status"
+    _log = Logger()
+
+    def __init__(
+        self,
+        settings: Settings,
+        reactor: object,
+        figures: Callable[[], Figures],
+        counts: Callable[[], Counts],
+        unready: Callable[[], str],
+    ) -> None:
+        try:
+            self._listening = Listening(reactor, [with_loopback(settings.status)], "--status")
+        except EndpointError as error:
+            raise SettingsError(f"--status is {error}") from None
+        if settings.status_token_file is not None:
+            try:
+                read_token(settings.status_token_file)
+            except TokenError as error:
+                raise SettingsError(f"--status-token-file: {error}") from None
+        self._clock = reactor
+        self._figures = figures
+        self._counts = counts
+        self._looking = task.LoopingCall(self._look)
+        self._looking.clock = reactor
+        self._looks: deque[tuple[float, dict[str, int]]] = deque(maxlen=LOOKS)
+        self._guarded = settings.status_token_file is not None
+        self._site = site(self._page, pages.HEADERS, Exposition(figures).render, unready, Guard(settings.status_token_file))
+
+    def privilegedStartService(self) -> None:
+        """Listens. Raises ListenError."""
+        super().privilegedStartService()
+        self._listening.open(self._site)
+
+    def startService(self) -> None:
+        super().startService()
+        self._looking.start(LOOK)
+        (address,) = self._listening.addresses
+        self._log.info("status is told at {address}", address=shown_address(address))
+        if not (self._guarded or is_here(address)):
+            self._log.info("only probes are answered there: the page and the metrics take --status-token-file")
+
+    def stopService(self) -> defer.Deferred:
+        """Fires when it listens no more."""
+        super().stopService()
+        if self._looking.running:
+            self._looking.stop()
+        return self._listening.close()
+
+    def _look(self) -> None:
+        self._looks.append((self._clock.seconds(), _commands(self._counts())))
+
+    def _page(self) -> bytes:
+        figures = self._figures()
+        since, before = self._looks[0]
+        seconds = self._clock.seconds() - since
+        rates = {}
+        if seconds > 0:
+            now = _commands(figures["counts"])
+            rates = {name: max(0, count - before.get(name, 0)) / seconds for name, count in now.items()}
+        return pages.render(figures, rates)
+
+
+def directory_state(reading: ReadingService, now: float) -> DirectoryState:
+    """What is known of the credentials. now: in seconds since the epoch."""
+    directory = reading.directory
+    return {
+        "loaded": directory is not None,
+        "source": str(reading.source),
+        "age": None if reading.refreshed is None else max(0.0, now - reading.refreshed),
+        "refreshes": dict(reading.readings),
+        "refresh_seconds": reading.durations.figures(),
+        "problems": [
+            {"namespace": problem.namespace, "secret": problem.secret, "reason": problem.reason}
+            for problem in reading.problems
+        ],
+        "tenants": {} if directory is None else _tenants(directory, now),
+    }
+
+
+def _tenants(directory: Directory, now: float) -> dict[str, TenantState]:
+    found: dict[str, TenantState] = {}
+    for credential in directory.credentials:
+        tenant = found.setdefault(
+            credential.tenant.namespace, {"index": credential.tenant.index, "credentials": 0, "expires": None}
+        )
+        if credential.valid_at(now):
+            tenant["credentials"] += 1
+            if credential.expires is not None and (tenant["expires"] is None or credential.expires < tenant["expires"]):
+                tenant["expires"] = credential.expires
+    return found
+
+
+def _commands(counts: Counts) -> dict[str, int]:
+    return {name: sum(tenant["commands"].values()) for name, tenant in counts["tenants"].items()}
+
+
+def with_loopback(description: str) -> str:
+    """An endpoint that names no interface is on loopback: the page is for who is on this machine, unless said otherwise."""
+    kind = description.partition(":")[0]
+    if ":interface=" in description or kind not in ("tcp", "ssl", "tcp6"):
+        return description
+    return description + (r":interface=\:\:1" if kind == "tcp6" else ":interface=127.0.0.1")

@@ -1,0 +1,245 @@
+"""The status endpoint of a real process, over real HTTP, and in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import shutil
+import socket
+import struct
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+
+import redis
+from prometheus_client.parser import text_string_to_metric_families
+
+from ..support.proxy import Installation, secret
+from ..support.waiting import until
+
+EVIL = "<script>document.title='owned'</script>"
+
+
+def own_address() -> str:
+    """One of this machine's that is not loopback."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # nothing is sent
+        except OSError:
+            raise unittest.SkipTest("this machine has no address but loopback") from None
+        return probe.getsockname()[0]
+
+
+def ask(port: int, path: str, host: str = "127.0.0.1", **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
+    connection = http.client.HTTPConnection(host, port, timeout=20)
+    try:
+        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def status_port(installation: Installation) -> int:
+    return int(installation.proxy.logged(r"status is told at \S+:(\d+)")[1])
+
+
+def metrics(port: int) -> dict[tuple[str, frozenset], float]:
+    _, _, text = ask(port, "/metrics")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+class StatusTests(unittest.TestCase):
+    def start(self, *options: str) -> int:
+        self.installation = Installation("--status", "tcp:0", *options)
+        self.addCleanup(self.installation.stop)
+        return status_port(self.installation)
+
+    def test_what_clients_do_is_counted(self) -> None:
+        port = self.start()
+        blue = self.installation.blue(single_connection_client=True)
+        self.addCleanup(blue.close)
+        with blue.pipeline(transaction=False) as pipe:
+            for number in range(500):
+                pipe.set(f"key:{number}", "x" * 100)
+            pipe.execute()
+        blue.publish("channel", "message")
+        for _ in range(3):
+            with self.assertRaises(redis.ResponseError):
+                blue.execute_command("CONFIG", "GET", "*")
+        with self.assertRaises(redis.AuthenticationError):
+            self.installation.proxy.client("wrong").ping()
+        found = metrics(port)
+
+        def of(name: str, **labels: str) -> float:
+            return found[f"redisproxy_{name}", frozenset(labels.items())]
+
+        self.assertEqual(of("commands_total", namespace="team-blue", family="plain"), 500)
+        self.assertEqual(of("commands_total", namespace="team-blue", family="pubsub"), 1)
+        self.assertEqual(of("commands_refused_total", namespace="team-blue", family="server"), 3)
+        self.assertGreater(of("client_received_bytes_total", namespace="team-blue"), 500 * 100)
+        self.assertGreaterEqual(of("redis_received_bytes_total", namespace="team-blue"), 500 * len("+OK\r\n"))
+        self.assertGreaterEqual(of("tenant_sessions", namespace="team-blue"), 1)
+        self.assertGreaterEqual(of("logins_total", outcome="wrong"), 1)
+        self.assertEqual((of("ready"), of("redis_up"), of("walls"), of("tenants")), (1, 1, 2, 2))
+        # Redis is asked how long it takes while somebody uses it.
+        until(lambda: blue.ping() and metrics(port)["redisproxy_redis_response_seconds_count", frozenset()], "a sample")
+        # What a session did is not forgotten with it.
+        blue.close()
+        blue.connection_pool.disconnect()
+        until(lambda: not metrics(port)["redisproxy_tenant_sessions", frozenset({("namespace", "team-blue")})], "it left")
+        self.assertGreaterEqual(
+            metrics(port)["redisproxy_commands_total", frozenset({("namespace", "team-blue"), ("family", "plain")})], 500
+        )
+
+    def test_probes_say_what_is_wrong(self) -> None:
+        port = self.start()
+        until(lambda: ask(port, "/readyz")[0] == 200, "ready")
+        self.installation.server.kill()
+        until(lambda: ask(port, "/readyz")[0] == 503, "not ready")
+        self.assertEqual(ask(port, "/readyz")[2], "Redis does not answer\n")
+        self.assertEqual(ask(port, "/livez")[0], 200)
+        self.assertIn("Redis does not answer", ask(port, "/")[2])
+        self.installation.server.start()
+        until(lambda: ask(port, "/readyz")[0] == 200, "ready again")
+
+    def test_on_loopback_a_name_of_another_site_is_refused(self) -> None:
+        port = self.start()
+        for path in ("/", "/metrics"):
+            self.assertEqual(ask(port, path, Host="evil.example:9180")[0], 403)
+            for host in ("localhost:1", "127.0.0.1", "[::1]:9"):
+                self.assertEqual(ask(port, path, Host=host)[0], 200)
+        until(lambda: ask(port, "/readyz", Host="10.1.2.3")[0] == 200, "ready")
+
+    def test_elsewhere_it_takes_the_token_which_can_be_another_later(self) -> None:
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        token = Path(directory.name) / "token"
+        token.write_text("first-status-token\n")
+        port = self.start("--status", "tcp:0:interface=0.0.0.0", "--status-token-file", str(token))
+        self.assertEqual(ask(port, "/livez")[0], 200)
+        status, headers, _ = ask(port, "/metrics")
+        self.assertEqual(status, 401)
+        self.assertEqual(headers.get_all("www-authenticate"), ["Bearer", 'Basic realm="redisproxy"'])
+        self.assertEqual(ask(port, "/metrics", Authorization="Bearer wrong")[0], 401)
+        self.assertEqual(ask(port, "/metrics", Authorization="Bearer first-status-token")[0], 200)
+        basic = base64.b64encode(b"anybody:first-status-token").decode()
+        self.assertEqual(ask(port, "/", Authorization=f"Basic {basic}", Host="proxy.example")[0], 200)
+        for broken in ("Basic !!", "Basic", "Bearer", "Digest x", "Bearer \xff"):
+            self.assertEqual(ask(port, "/", Authorization=broken)[0], 401)
+        token.write_text("second-status-token")
+        self.assertEqual(ask(port, "/", Authorization="Bearer first-status-token")[0], 401)
+        self.assertEqual(ask(port, "/", Authorization="Bearer second-status-token")[0], 200)
+        token.unlink()
+        self.assertEqual(ask(port, "/", Authorization="Bearer ")[0], 503)
+        self.assertNotIn("status-token\n", self.installation.proxy.log)
+
+    def test_elsewhere_without_a_token_only_probes_are_answered(self) -> None:
+        port = self.start("--status", "tcp:0:interface=0.0.0.0")
+        until(lambda: ask(port, "/readyz")[0] == 200, "ready")
+        for path in ("/", "/metrics"):
+            # Who is on this machine may, as where it listens on loopback alone: kubectl port-forward leads there.
+            self.assertEqual(ask(port, path)[0], 200)
+            status, _, text = ask(port, path, host=own_address())
+            self.assertEqual(status, 403)
+            self.assertIn("--status-token-file", text)
+        self.assertEqual(ask(port, "/livez", host=own_address())[0], 200)
+
+    def test_what_is_not_asked_for_is_not_there(self) -> None:
+        port = self.start()
+        for path in ("/nothing", "/metrics/x", "//", "/livez/x", "/..%2f"):
+            self.assertEqual(ask(port, path)[0], 404, path)
+        self.assertNotIn("GET /", self.installation.proxy.log)
+
+    def test_a_hostile_client_costs_others_nothing(self) -> None:
+        port = self.start()
+        blue = self.installation.blue()
+        # Many connections that say nothing, a body without an end, and a request line without one.
+        for _ in range(100):
+            connection = socket.create_connection(("127.0.0.1", port))
+            self.addCleanup(connection.close)
+        self.assertTrue(blue.ping())
+        # Those past the bound were closed at once.
+        connection.settimeout(20)
+        self.assertEqual(connection.recv(1), b"")
+
+    def test_a_body_is_not_taken(self) -> None:
+        port = self.start()
+        for head in (b"Content-Length: 1000000000", b"Transfer-Encoding: chunked"):
+            connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+            self.addCleanup(connection.close)
+            connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n" % head)
+            try:
+                while connection.recv(65536):
+                    pass
+            except ConnectionResetError:
+                pass
+
+    def test_bad_settings_are_named(self) -> None:
+        for options, text in (
+            (("--status", "tcp:x"), "--status is 'tcp:x"),
+            (("--status", "tcp:1 tcp:2"), "it takes one Twisted endpoint"),
+            (("--status", "tcp:0", "--status-token-file", "/nowhere"), "--status-token-file is '/nowhere'"),
+            (("--status", "tcp:0", "--status-token-file", "/dev/null"), "--status-token-file"),
+        ):
+            from ..support.proxy import ProxyProcess
+
+            proxy = ProxyProcess("--embedded", *options)
+            self.addCleanup(proxy.stop)
+            self.assertEqual(proxy.process.wait(20), 1)
+            proxy._reader.join(5)
+            self.assertIn(text, proxy.log)
+            self.assertNotIn("Traceback", proxy.log)
+
+
+class BrowserTests(unittest.TestCase):
+    """Headless Chromium."""
+
+    def setUp(self) -> None:
+        self.chromium = shutil.which("chromium")
+        if self.chromium is None:
+            raise unittest.SkipTest("chromium is not installed: apt-get install chromium")
+        self.installation = Installation("--status", "tcp:0")
+        self.addCleanup(self.installation.stop)
+        self.installation.manifests.write(
+            [
+                *self.installation.documents(),
+                secret("team-blue", "redis-secret-temp-odd", redis_connection_string=f"redis://:{EVIL}@x:1/3?{EVIL}"),
+                secret("team-green", "redis-secret-temp-hours", redis_connection_string="redis://:p@x:1/5", valid_hours="5"),
+            ]
+        )
+        self.installation.proxy.refresh()
+        self.installation.proxy.logged("redis-secret-temp-odd")
+        self.url = f"http://127.0.0.1:{status_port(self.installation)}/"
+
+    def browse(self, *options: str) -> str:
+        profile = tempfile.TemporaryDirectory()
+        self.addCleanup(profile.cleanup)
+        command = [self.chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
+        done = subprocess.run(
+            [*command, f"--user-data-dir={profile.name}", *options, self.url], capture_output=True, text=True, timeout=120
+        )
+        self.assertNotIn("Content Security Policy", done.stderr)
+        return done.stdout
+
+    def test_the_page(self) -> None:
+        page = self.browse("--dump-dom")
+        self.assertIn("<title>Redis Proxy: ready</title>", page)
+        for text in ("team-blue", "redis-secret-temp-odd", "Mend the secret as told", "in 4 h 59 min"):
+            self.assertIn(text, page)
+        for hidden in ("blue-password", "green-password", self.installation.server.password, EVIL):
+            self.assertNotIn(hidden, page)
+
+    def test_it_fits_a_telephone_and_a_desk(self) -> None:
+        for width in (400, 1280):
+            picture = Path(tempfile.mkdtemp()) / "page.png"
+            self.addCleanup(shutil.rmtree, picture.parent)
+            self.browse(f"--window-size={width},900", f"--screenshot={picture}")
+            # Its own style, as the policy allows, or it would be as good as white.
+            data = picture.read_bytes()
+            self.assertEqual(struct.unpack(">II", data[16:24]), (width, 900))

@@ -1,0 +1,158 @@
+"""Figures, metrics and the page, from figures made here."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import unittest
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from redisproxy.ops import exposition, pages
+from redisproxy.ops.exposition import Exposition
+from redisproxy.ops.figures import Figures, Histogram, total
+
+EVIL = "<script>alert('x')</script>"
+
+
+def figures(**tenants: dict) -> Figures:
+    histogram = Histogram((0.1, 1.0))
+    for seconds in (0.05, 0.1, 0.5, 7.0):
+        histogram.observe(seconds)
+    names = tenants or {
+        "team-a": {"sessions": 2, "commands": {"plain": 7}, "refused": {"server": 1}, "received": 5, "replied": 6}
+    }
+    return {
+        "time": 1000.0,
+        "counts": {
+            "sessions": {"shared": 2, "waiting": 0},
+            "logins": {"ok": 2, "wrong": 3},
+            "ended": {"quit": 1},
+            "lanes": {"shared": 1, "dedicated": 0, "idle": 2},
+            "in_flight": 4,
+            "redis_seconds": histogram.figures(),
+            "tenants": dict(names),
+        },
+        "state": {
+            "unready": "",
+            "directory": {
+                "loaded": True,
+                "source": "the manifests in /x",
+                "age": 3.0,
+                "refreshes": {"ok": 2, "failed": 1},
+                "refresh_seconds": histogram.figures(),
+                "problems": [{"namespace": "team-b", "secret": EVIL, "reason": f"database 3 belongs to the older {EVIL}"}],
+                "tenants": {name: {"index": 3, "credentials": 2, "expires": 1000.0 + 7200} for name in names},
+            },
+            "redis": {
+                "connected": True,
+                "address": "redis://r:6379",
+                "version": "Redis 7.0.15",
+                "databases": 16,
+                "walls": 2,
+            },
+        },
+    }
+
+
+class FiguresTests(unittest.TestCase):
+    def test_they_go_through_json(self) -> None:
+        found = figures()
+        self.assertEqual(json.loads(json.dumps(found)), found)
+
+    def test_the_sum_of_processes(self) -> None:
+        one, other = figures()["counts"], figures()["counts"]
+        other["tenants"]["team-c"] = copy.deepcopy(other["tenants"]["team-a"])
+        found = total([one, other, one])
+        self.assertEqual(found["logins"], {"ok": 6, "wrong": 9})
+        self.assertEqual(found["in_flight"], 12)
+        self.assertEqual(found["tenants"]["team-a"]["commands"], {"plain": 21})
+        self.assertEqual(found["tenants"]["team-c"], other["tenants"]["team-c"])
+        self.assertEqual(found["redis_seconds"]["bounds"], [0.1, 1.0])
+        self.assertEqual(found["redis_seconds"]["counts"], [6, 3, 3])
+        self.assertEqual(one, figures()["counts"])  # what was added stays as it was
+
+
+def samples(text: bytes) -> dict[tuple[str, tuple], float]:
+    return {
+        (sample.name, tuple(sorted(sample.labels.items()))): sample.value
+        for family in text_string_to_metric_families(text.decode())
+        for sample in family.samples
+    }
+
+
+class ExpositionTests(unittest.TestCase):
+    def test_a_parser_finds_them(self) -> None:
+        content_type, text = Exposition(figures).render("")
+        self.assertIn("text/plain", content_type)
+        found = samples(text)
+        family = (("family", "plain"), ("namespace", "team-a"))
+        self.assertEqual(found["redisproxy_commands_total", family], 7)
+        self.assertEqual(found["redisproxy_directory_age_seconds", ()], 3)
+        self.assertEqual(found["redisproxy_redis_response_seconds_bucket", (("le", "0.1"),)], 2)
+        self.assertEqual(found["redisproxy_redis_response_seconds_count", ()], 4)
+        self.assertIn(("process_resident_memory_bytes", ()), found)
+
+    def test_open_metrics_for_who_asks(self) -> None:
+        content_type, text = Exposition(figures).render("application/openmetrics-text; version=1.0.0")
+        self.assertIn("openmetrics", content_type)
+        self.assertTrue(text.endswith(b"# EOF\n"))
+
+    def test_each_is_documented(self) -> None:
+        from pathlib import Path
+
+        table = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
+        _, text = Exposition(figures).render("")
+        for family in text_string_to_metric_families(text.decode()):
+            if family.name.startswith("redisproxy_"):
+                name = family.name + "_total" * (family.type == "counter")
+                self.assertIn(f"`{name}`", table)
+
+    def test_thousands_of_tenants_are_no_thousands_of_series(self) -> None:
+        one = {"sessions": 1, "commands": {"plain": 1}, "refused": {}, "received": 1, "replied": 1}
+        many = {f"team-{number:05}": one for number in range(exposition.SERIES + 7)}
+        found = samples(Exposition(lambda: figures(**many)).render("")[1])
+        series = [key for key in found if key[0] == "redisproxy_tenant_sessions"]
+        self.assertEqual(len(series), exposition.SERIES + 1)
+        self.assertEqual(found["redisproxy_tenant_sessions", (("namespace", "_other"),)], 7)
+
+
+class PageTests(unittest.TestCase):
+    def test_what_others_wrote_is_text(self) -> None:
+        page = pages.render(figures(), {}).decode()
+        self.assertNotIn("<script", page)
+        self.assertIn("&lt;script&gt;", page)
+
+    def test_it_says_what_to_do(self) -> None:
+        page = pages.render(figures(), {"team-a": 12345.6}).decode()
+        self.assertIn("Give this namespace another index", page)
+        self.assertIn("12,346", page)
+        self.assertIn("in 2 h", page)
+
+    def test_it_says_why_it_is_not_ready(self) -> None:
+        found = figures()
+        found["state"]["unready"] = "Redis does not answer"
+        self.assertIn("Not ready: Redis does not answer", pages.render(found, {}).decode())
+
+    def test_it_needs_nothing_from_elsewhere(self) -> None:
+        page = pages.render(figures(), {}).decode()
+        self.assertNotRegex(page, r"(src|href)=|@import|url\(")
+        # The hash of the policy is that of what the browser gets.
+        style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+        import base64
+        import hashlib
+
+        wanted = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+        self.assertIn(f"'sha256-{wanted}'", pages.HEADERS[b"content-security-policy"].decode())
+
+    def test_every_advice_is_for_something(self) -> None:
+        for reason in (
+            "its password is also that of team-b",
+            "Redis has no database 99",
+            "it has no key redis-connection-string",
+            "not read: 403 Forbidden",
+            "the master secret does not exist",
+            "not read: no way to the Kubernetes API",
+        ):
+            self.assertNotEqual(pages.advice(reason), pages.advice("what nobody thought of"), reason)

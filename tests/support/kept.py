@@ -1,0 +1,39 @@
+"""What reads credentials and what holds them, joined as they are in a proxy of one process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from redisproxy.core.enrolment import Enrolment
+from redisproxy.core.tenants import Credential, Directory
+from redisproxy.directory.holder import DirectoryHolder
+from redisproxy.directory.reading import ReadingService, Source
+
+
+class KeptDirectory:
+    """A ReadingService, which has all that is not named here, and the DirectoryHolder that it feeds."""
+
+    def __init__(
+        self, clock: object, source: Source, enrolment: Enrolment, interval: float, *arguments: object, **named: object
+    ) -> None:
+        self.reading = ReadingService(clock, source, enrolment, interval, *arguments, **named)
+        self.holder = DirectoryHolder(clock)
+        self.reading.listeners.append(self.holder.use)
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.reading, name)
+
+    @property
+    def listeners(self) -> list[Callable[[Directory], None]]:
+        return self.holder.listeners
+
+    def authenticate(self, username: str | None, password: bytes) -> Credential:
+        return self.holder.authenticate(username, password)
+
+    def startService(self) -> None:
+        self.holder.startService()
+        self.reading.startService()
+
+    def stopService(self) -> None:
+        self.reading.stopService()
+        self.holder.stopService()
