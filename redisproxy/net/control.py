@@ -211,7 +211,7 @@ class ControlService(service.Service):
         with contextlib.suppress(txredisapi.ResponseError):
             await ask("CLIENT", "SETNAME", "redisproxy-control")  # for whoever reads CLIENT LIST
         fields = _fields(await ask("INFO", "server"))
-        self._tell_state(_state(fields, _fields(await ask("INFO", "persistence"))))
+        state = _state(fields, _fields(await ask("INFO", "persistence")))
         replica = _is_replica(await ask("INFO", "replication"))
         try:
             databases = int((await ask("CONFIG", "GET", "databases"))[1])
@@ -234,6 +234,7 @@ class ControlService(service.Service):
             )
         if connection.factory is not self._factory:
             return
+        self._tell_state(state)
         self.server = server
         self._told(server)
         self._connection = connection

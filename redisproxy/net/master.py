@@ -78,6 +78,11 @@ class MasterService(service.Service):
         control.lost = self.look
         lanes.found_replica = self.doubt
 
+    def startService(self) -> None:
+        super().startService()
+        if self._sentinels:
+            self._look_in(0)
+
     def stopService(self) -> defer.Deferred:
         """Fires when the sentinels are disconnected."""
         super().stopService()
@@ -310,7 +315,7 @@ class MasterService(service.Service):
                 )
             self.look()
             if not await self._is_replica_anew(master) and master == self.backend:
-                self._log.warn("{address} leads to another server, which is a master", address=master.address)
+                self._log.warn("{address} leads to a master now: all connect to it anew", address=master.address)
                 self._wall.forget_all()
                 self._control.reconnect()
                 self._lanes.renew()
