@@ -21,6 +21,7 @@ from .net.admission import Admission
 from .net.client import STATES, ClientFactory, Timeouts
 from .net.control import ControlService, Server
 from .net.lanes import LanePool
+from .net.master import MasterService
 from .net.sampling import Sampler
 from .net.wall import Wall
 from .ops.figures import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
@@ -58,6 +59,9 @@ class Serving(service.MultiService):
             settings.redis_ca,
             counted,
         )
+        self.master = MasterService(
+            reactor, settings.connect_timeout, settings.redis_ca, self.control, self.wall, self.lanes
+        )
         #: the factory for clients' connections
         self.clients = ClientFactory(
             reactor,
@@ -75,7 +79,7 @@ class Serving(service.MultiService):
         self._redis_seconds = Histogram(REDIS_BOUNDS)
         self.sampler = Sampler(reactor, lambda: self.lanes.shared, self._redis_seconds.observe)
         self.directory.listeners += [self._settle, self._directory_changed]
-        for part in (self.lanes, self.control, self.directory, self.sampler):
+        for part in (self.lanes, self.control, self.master, self.directory, self.sampler):
             part.setServiceParent(self)
 
     def use(self, directory: Directory) -> None:
@@ -132,7 +136,7 @@ class Serving(service.MultiService):
     def redis(self) -> RedisState:
         """What is known of Redis."""
         server = self.control.server
-        backend = self.directory.directory.backend if self.directory.directory is not None else None
+        backend = self.master.backend
         return {
             "connected": self.control.connected,
             "address": "" if backend is None else backend.address,
@@ -156,8 +160,7 @@ class Serving(service.MultiService):
     # What the parts tell each other.
 
     def _directory_changed(self, directory: Directory) -> None:
-        self.lanes.use(directory.backend)
-        self.control.use(directory.backend)
+        self.master.use(directory.backend)
 
     def _server_told(self, server: Server) -> None:
         """Redis is connected, perhaps another one than before."""
@@ -177,6 +180,7 @@ class Serving(service.MultiService):
         self.wall.use(server, policy)
         self.lanes.redis_told(policy.needs_wall)
         self.clients.use(policy)
+        self.master.told(server)
         self._databases_told(server.databases)
 
     def _settle(self, directory: Directory) -> None:

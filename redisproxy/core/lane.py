@@ -7,6 +7,7 @@ that answers more than it was asked, or what RESP does not allow, raises Protoco
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from .resp import CRLF, HEADER_LIMIT, PUSH, ProtocolError, ReplyMeasurer
@@ -89,14 +90,17 @@ class Owed:
 
 
 class Ledger:
-    """The debts of one lane, oldest first."""
+    """The debts of one lane, oldest first.
 
-    def __init__(self, protocol: int = 2) -> None:
+    found_replica: see `resp.ReplyMeasurer`. A tenant's script can make such replies, too.
+    """
+
+    def __init__(self, protocol: int = 2, found_replica: Callable[[], None] | None = None) -> None:
         #: all debts, the oldest first
         self.debts: deque[Owed] = deque()
         #: what the server speaks
         self.protocol = protocol
-        self._measurer = ReplyMeasurer()
+        self._measurer = ReplyMeasurer(found_replica)
         self._subscribed: Owner | None = None
         self._held = b""  # the beginning of an item whose head is not whole yet
         self._passing_message = False

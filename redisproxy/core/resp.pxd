@@ -63,6 +63,7 @@ cdef class RequestScanner:
 @cython.final
 cdef class ReplyMeasurer:
     cdef public bint pushes
+    cdef object _found_replica
     cdef long long _lacking
     cdef readonly list _open
     cdef long long _bulk_left

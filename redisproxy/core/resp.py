@@ -17,7 +17,7 @@ specification.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 # What a table says of a command's name.
@@ -592,15 +592,22 @@ def _length(digits: bytes) -> int:
     return length
 
 
+#: How the errors begin that a replica gives, and a master does not.
+_OF_A_REPLICA = (b"-READONLY ", b"-MASTERDOWN ")
+
+
 class ReplyMeasurer:
     """Finds where the replies in a byte stream end, while the bytes pass by. Keeps no reply's bytes.
 
     Knows RESP2 and RESP3 by their type bytes. A RESP3 push at the top level is a protocol error, unless
     ``pushes`` is true: then it counts like a reply, and the caller must tell it apart before.
+
+    found_replica: called when an error passes by that only a replica gives; it must not come back to the measurer.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, found_replica: Callable[[], None] | None = None) -> None:
         self.pushes = False
+        self._found_replica = found_replica
         self._lacking = 0  # elements that the innermost array under way still lacks
         self._open: list[int] = []  # the same of those around it, the outermost first, where a 0 stands for none
         self._bulk_left = 0  # bytes of the bulk string under way, its CR LF included
@@ -638,6 +645,8 @@ class ReplyMeasurer:
                     pos = after
                     ended = True
             elif kind in _LINE_TYPES:
+                if kind == 45 and self._found_replica is not None and data.startswith(_OF_A_REPLICA, pos):  # b"-"
+                    self._found_replica()
                 eol = data.find(CRLF, pos)
                 if eol < 0:
                     self._in_line = True

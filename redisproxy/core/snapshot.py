@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
+from dataclasses import fields
 
 from .enrolment import no_rest
 from .tenants import Backend, Credential, Directory, Tenant
@@ -19,16 +20,7 @@ def dump(directory: Directory) -> bytes:
     """The bytes from which `load` makes an equal Directory."""
     backend = directory.backend
     lines: list[object] = [
-        None
-        if backend is None
-        else {
-            "host": backend.host,
-            "port": backend.port,
-            "path": backend.path,
-            "tls": backend.tls,
-            "username": backend.username,
-            "password": b64encode(backend.password).decode(),
-        }
+        None if backend is None else {field.name: _plain(getattr(backend, field.name)) for field in fields(Backend)}
     ]
     lines += [
         [c.tenant.namespace, c.tenant.index, c.secret, c.digest.hex(), c.username, c.expires] for c in directory.credentials
@@ -39,9 +31,23 @@ def dump(directory: Directory) -> bytes:
 def load(snapshot: bytes, rest: Callable[[], None] = no_rest) -> Directory:
     """A Directory. rest: called between any two credentials, may sleep."""
     lines = iter(snapshot.split(b"\n"))
-    fields = json.loads(next(lines))
-    backend = None if fields is None else Backend(**{**fields, "password": b64decode(fields["password"])})
+    told = json.loads(next(lines))
+    backend = None
+    if told is not None:
+        backend = Backend(**{field.name: _as(field.default, told[field.name]) for field in fields(Backend)})
     return Directory(backend, _credentials(lines, rest))
+
+
+def _plain(value: object) -> object:
+    """As JSON can hold it."""
+    return b64encode(value).decode() if isinstance(value, bytes) else value
+
+
+def _as(default: object, value: object) -> object:
+    """Of the kind that a field's default is."""
+    if isinstance(default, bytes):
+        return b64decode(value)
+    return tuple(map(tuple, value)) if isinstance(default, tuple) else value
 
 
 def _credentials(lines: Iterator[bytes], rest: Callable[[], None]) -> Iterator[Credential]:

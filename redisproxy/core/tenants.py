@@ -74,7 +74,7 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class Backend:
-    """Where Redis is, and the master password that opens it."""
+    """Where Redis is, and the master password that opens it; or which sentinels know where it is."""
 
     host: str = ""
     #: TCP port
@@ -86,14 +86,37 @@ class Backend:
     username: str = field(default="", repr=False)
     #: empty: Redis asks for none
     password: bytes = field(default=b"", repr=False)
+    #: host and port of each sentinel; host, port and path are not used then
+    sentinels: tuple[tuple[str, int], ...] = ()
+    #: what they call the master
+    master_name: str = ""
+    #: empty: the default user of the sentinels
+    sentinel_username: str = field(default="", repr=False)
+    #: empty: they ask for none
+    sentinel_password: bytes = field(default=b"", repr=False)
 
     @property
     def address(self) -> str:
         """For logs and errors: no password in it."""
         if self.path:
             return f"unix://{self.path}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}"
+        scheme = "rediss" if self.tls else "redis"
+        if self.sentinels:
+            places = ",".join(_place(host, port) for host, port in self.sentinels)
+            return f"{scheme}+sentinel://{places}/{self.master_name}"
+        return f"{scheme}://{_place(self.host, self.port)}"
+
+    def at(self, host: str, port: int) -> Backend:
+        """The Redis that the sentinels named."""
+        return Backend(host, port, tls=self.tls, username=self.username, password=self.password)
+
+    def asked_at(self, host: str, port: int) -> Backend:
+        """One of the sentinels, as a place to connect to."""
+        return Backend(host, port, tls=self.tls, username=self.sentinel_username, password=self.sentinel_password)
+
+
+def _place(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 class AuthenticationError(Exception):

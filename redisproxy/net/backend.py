@@ -9,8 +9,9 @@ from pathlib import Path
 
 from cryptography import x509
 from OpenSSL.crypto import X509
-from twisted.internet import ssl
+from twisted.internet import defer, ssl
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
+from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IStreamClientEndpoint
 
 from ..core.tenants import Backend
@@ -38,3 +39,13 @@ def endpoint_for(reactor: object, backend: Backend, timeout: float, ca_file: Pat
         return endpoint
     trust = ssl.platformTrust() if ca_file is None else trust_roots(ca_file)
     return wrapClientTLS(ssl.optionsForClientTLS(backend.host, trustRoot=trust), endpoint)
+
+
+def why(error: BaseException) -> str:
+    """What went wrong with a connection, in a line."""
+    if isinstance(error, defer.TimeoutError):
+        return "it took too long"
+    text = str(error) or type(error).__name__
+    if isinstance(error, ConnectError) and error.osError is not None:
+        text = f"{type(error).__name__}: errno {error.osError}"
+    return " ".join(text.split())[:200]

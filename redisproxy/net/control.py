@@ -39,7 +39,8 @@ class Server:
     """What the connected Redis is.
 
     version: for people; databases: how many, None where it does not tell; acl: whether it lets us make users whose
-    rights name channels (Redis 6.2 on); acl_databases: whether these can name databases (Valkey 9.1 on).
+    rights name channels (Redis 6.2 on); acl_databases: whether these can name databases (Valkey 9.1 on); replica: whether
+    it calls itself one.
     """
 
     version: str
@@ -47,6 +48,7 @@ class Server:
     commands: Mapping[bytes, Command]
     acl: bool
     acl_databases: bool
+    replica: bool = False
 
 
 class _ControlFactory(txredisapi.RedisFactory):
@@ -73,6 +75,12 @@ class _ControlFactory(txredisapi.RedisFactory):
         protocol = super().buildProtocol(addr)
         protocol.whenConnected().addCallback(self._connected)
         return protocol
+
+    def delConnection(self, conn: txredisapi.RedisProtocol) -> None:
+        super().delConnection(conn)
+        # Where txredisapi keeps it for a caller of its own, of whom there is none.
+        with contextlib.suppress(ValueError):
+            self.connectionQueue.remove(conn)
 
     def connectionError(self, why: str) -> None:
         super().connectionError(why)
@@ -101,8 +109,11 @@ class ControlService(service.Service):
         #: what Redis was when it was connected last; None: it never was
         self.server: Server | None = None
         self._last_version = ""
+        self._last_state = ""
         self._connection: txredisapi.RedisProtocol | None = None
         self._waiting: list[defer.Deferred] = []
+        #: called when the connection is lost, but not when we close it
+        self.lost: Callable[[], None] = lambda: None
 
     @property
     def connected(self) -> bool:
@@ -114,6 +125,10 @@ class ControlService(service.Service):
         if backend == self._backend:
             return
         self._backend = backend
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        """Connects anew, at once: the address may lead to another server by now."""
         self._disconnect()
         self._connect()
 
@@ -133,12 +148,16 @@ class ControlService(service.Service):
             self._waiting.append(waiting)
             try:
                 await waiting.addTimeout(self._connect_timeout, self._reactor)
-            except (defer.TimeoutError, defer.CancelledError):
+            except defer.TimeoutError:
                 raise ControlError("the control connection is not there") from None
         try:
             return await self._connection.execute_command(*words)
         except txredisapi.RedisError as error:
             raise ControlError(str(error)) from None
+
+    async def is_replica(self) -> bool:
+        """Whether Redis calls itself a replica by now. Raises ControlError."""
+        return _is_replica(await self.ask("INFO", "replication"))
 
     def _disconnect(self) -> defer.Deferred:
         self._connection = None
@@ -179,6 +198,7 @@ class ControlService(service.Service):
     def _disconnected(self, connection: txredisapi.RedisProtocol) -> None:
         if self._connection is connection:
             self._connection = None
+            self.lost()
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(txredisapi.RedisError):
@@ -191,6 +211,8 @@ class ControlService(service.Service):
         with contextlib.suppress(txredisapi.ResponseError):
             await ask("CLIENT", "SETNAME", "redisproxy-control")  # for whoever reads CLIENT LIST
         fields = _fields(await ask("INFO", "server"))
+        state = _state(fields, _fields(await ask("INFO", "persistence")))
+        replica = _is_replica(await ask("INFO", "replication"))
         try:
             databases = int((await ask("CONFIG", "GET", "databases"))[1])
         except (txredisapi.ResponseError, IndexError, ValueError):
@@ -201,7 +223,8 @@ class ControlService(service.Service):
             commands = builtin()
         # Not of Redis 6.0: its ACLs do not know channels, and a script could PUBLISH to anybody.
         acl = await self._can(ask, "off", "resetchannels", "-@all")
-        server = Server(_version(fields), databases, commands, acl, acl and await self._can(ask, "resetdbs", "db=0"))
+        databases_acl = acl and await self._can(ask, "resetdbs", "db=0")
+        server = Server(_version(fields), databases, commands, acl, databases_acl, replica)
         if server.version != self._last_version:
             self._last_version = server.version
             self._log.info(
@@ -211,12 +234,19 @@ class ControlService(service.Service):
             )
         if connection.factory is not self._factory:
             return
+        self._tell_state(state)
         self.server = server
         self._told(server)
         self._connection = connection
         waiting, self._waiting = self._waiting, []
         for waits in waiting:
             waits.callback(None)
+
+    def _tell_state(self, text: str) -> None:
+        """Logs what its operator has to know, when it is new."""
+        if text and text != self._last_state:
+            self._log.warn("Redis at {address} {text}", address=self._backend.address, text=text)
+        self._last_state = text
 
     async def _can(self, ask: Callable, *rules: str) -> bool:
         """Whether a user can be made with these rules."""
@@ -231,6 +261,44 @@ class ControlService(service.Service):
 def _fields(info: object) -> Mapping[str, str]:
     text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
     return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
+
+
+def _is_replica(info: object) -> bool:
+    return _fields(info).get("role") == "slave"
+
+
+async def calls_itself_replica(reactor: object, backend: Backend, timeout: float, ca_file: Path | None) -> bool:
+    """Whether what the address leads to now does, asked over a connection of its own.
+
+    Raises txredisapi.RedisError where it refuses to tell, and whatever connecting may raise; at the latest after timeout
+    seconds.
+    """
+    factory = txredisapi.RedisFactory(None, None, 1, isLazy=True, charset=None, convertNumbers=False)
+    factory.deferred.addErrback(lambda _: None)
+    connecting = endpoint_for(reactor, backend, timeout, ca_file).connect(factory)
+    protocol = await connecting.addTimeout(timeout, reactor)
+
+    async def asked() -> object:
+        if backend.password:
+            await protocol.auth(backend.password, backend.username or None)
+        return await protocol.execute_command("INFO", "replication")
+
+    try:
+        return _is_replica(await defer.Deferred.fromCoroutine(asked()).addTimeout(timeout, reactor))
+    finally:
+        protocol.transport.abortConnection()
+
+
+def _state(server: Mapping[str, str], persistence: Mapping[str, str]) -> str:
+    """What is out of the ordinary, from two sections of INFO; empty: nothing."""
+    mode = server.get("server_mode", server.get("redis_mode"))  # Valkey calls it so
+    if mode == "sentinel":
+        return "is a sentinel: to have it asked where Redis is, write redis+sentinel://HOST:PORT/MASTER-NAME"
+    if mode == "cluster":
+        return "is a node of a Redis Cluster, which has one database: the proxy needs a Redis without cluster mode"
+    if persistence.get("loading") == "1":
+        return "is loading its data: until it has, it answers -LOADING to tenants' commands"
+    return ""
 
 
 def _version(fields: Mapping[str, str]) -> str:

@@ -55,6 +55,9 @@ class Pool(Protocol):
     def lost(self, lane: LaneProtocol) -> None:
         """Its connection is gone."""
 
+    def answered_like_replica(self, lane: LaneProtocol) -> None:
+        """It may lead to a replica, which refuses writes. Or a tenant's script says so."""
+
 
 class User(Protocol):
     """What a lane carries: a session, or `shared.SharedLane`."""
@@ -79,6 +82,10 @@ class LaneProtocol(RespReceiver):
         self.tenant: Tenant | None = None
         #: 3 after a HELLO 3
         self.protocol = 2
+        #: whether it answered as only a replica does
+        self.like_replica = False
+        #: whether it may lead to another server than a new one would: it is not used again
+        self.stale = False
         #: how many of the bytes that came are counted
         self.tallied = 0
         #: when it was put down, in the reactor's seconds
@@ -185,10 +192,15 @@ class LaneProtocol(RespReceiver):
         where the ledger does not do so by itself.
         """
         self._user = user
-        self._ledger = ledger = Ledger(self.protocol)
+        self._ledger = ledger = Ledger(self.protocol, self._found_replica)
         self._deal_out = received or ledger.received
         self.transport.registerProducer(Pressure(lambda: pressed(True), lambda: pressed(False)), True)
         return ledger
+
+    def _found_replica(self) -> None:
+        if not self.like_replica:
+            self.like_replica = True
+            self._pool.answered_like_replica(self)
 
     # One session's commands: see `core.links.Lane`. What is told of shared lanes only is not needed here.
 

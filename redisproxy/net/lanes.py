@@ -7,13 +7,12 @@ clean waits for the next of the same tenant and protocol; a lane never goes from
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from twisted.application import service
 from twisted.application.internet import backoffPolicy
 from twisted.internet import defer
-from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
@@ -22,7 +21,7 @@ from twisted.python.failure import Failure
 from ..core.moving import UNREACHABLE
 from ..core.tally import Counts, increase
 from ..core.tenants import Backend, Tenant
-from .backend import endpoint_for
+from .backend import endpoint_for, why
 from .lane import LOGIN_REFUSED, LaneError, LaneProtocol, UserUnknown
 from .shared import SharedLane, SharedLanes
 from .wall import Wall, WallError
@@ -67,7 +66,7 @@ class LanePool(service.Service):
         self._ca_file = ca_file
         self._backend: Backend | None = None
         self._lanes: set[LaneProtocol] = set()
-        self._opening: set[defer.Deferred] = set()
+        self._opening: dict[defer.Deferred, Backend] = {}
         #: whether tenants may do what only an ACL user holds in its limits
         self._needs_wall = False
         self._homes: dict[tuple[Tenant, int], SharedLanes] = {}
@@ -82,6 +81,9 @@ class LanePool(service.Service):
         self._failures = 0
         self._told = ("", 0.0)
         self._empty: list[defer.Deferred] = []
+        self._like_replica: set[LaneProtocol] = set()
+        #: called when a lane answered as only a replica does, once for each such lane
+        self.found_replica: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
         """How many connections to Redis are open."""
@@ -125,8 +127,11 @@ class LanePool(service.Service):
         self._check_empty()
         return stopped
 
-    def use(self, backend: Backend | None) -> None:
-        """Where new lanes are opened from now on. Idle ones to another place are closed; busy ones drain."""
+    def use(self, backend: Backend | None, abandon: bool = False) -> None:
+        """Where new lanes are opened from now on. Idle ones to another place are closed; busy ones drain.
+
+        abandon: busy ones are closed as well, and what they still owe is answered with an error: the place failed.
+        """
         if backend == self._backend:
             return
         self._backend = backend
@@ -143,6 +148,49 @@ class LanePool(service.Service):
             self._replenish()
             for home in list(self._homes.values()):
                 home.renew()
+        if abandon:
+            # Not before the homes open others: a lane that breaks would have them open one each.
+            for opening, to in list(self._opening.items()):
+                if to != backend:
+                    opening.cancel()
+            for lane in list(self._lanes):
+                if lane.backend != backend:
+                    lane.drop()
+
+    def answered_like_replica(self, lane: LaneProtocol) -> None:
+        """See `lane.Pool`."""
+        lane.stale = True
+        self._like_replica.add(lane)
+        self.found_replica()
+
+    def leave_replicas(self) -> None:
+        """The address leads to a master: lanes that answered as only a replica does lead elsewhere, and are left.
+
+        Shared ones for others, without anybody's notice; one that a session has to itself is closed.
+        """
+        left, self._like_replica = self._like_replica, set()
+        for lane in left & self._lanes:
+            for key in (lane.key, None):
+                for idle in list(self._idle.get(key, ())):
+                    self._take_from_idle(idle)
+                    idle.drop()
+        for home in list(self._homes.values()):
+            if home.lane is not None and home.lane.connection in left:
+                home.renew()
+            left -= {lane.connection for lane in home.lanes}
+        for lane in left & self._lanes:
+            lane.drop()
+
+    def renew(self) -> None:
+        """The address leads to another server than before: all homes open other lanes, and then leave theirs."""
+        for lane in self._lanes:
+            lane.stale = True
+        for lanes in list(self._idle.values()):
+            for lane in list(lanes):
+                self._take_from_idle(lane)
+                lane.drop()
+        for home in list(self._homes.values()):
+            home.renew()
 
     def redis_told(self, needs_wall: bool) -> None:
         """Redis is there, perhaps another one. needs_wall: no lane with the master's rights may be used from now on."""
@@ -187,7 +235,7 @@ class LanePool(service.Service):
             await turn
         self._leasing += 1
         try:
-            lane = await self._leased_in_time(tenant, protocol)
+            lane = await self._leased_where_redis_is(tenant, protocol)
             if self._needs_wall and not lane.walled:
                 # It was opened before it was known that Redis has ACLs: a script could leave the database.
                 lane.drop()
@@ -203,6 +251,21 @@ class LanePool(service.Service):
             self._leasing -= 1
             if self._turns:
                 self._turns.popleft().callback(None)
+
+    async def _leased_where_redis_is(self, tenant: Tenant, protocol: int) -> LaneProtocol:
+        """Redis may move while a lane is opened: one that leads to where it was is not for new work."""
+        for _ in range(2):
+            backend = self._backend
+            try:
+                lane = await self._leased_in_time(tenant, protocol)
+            except LaneError:
+                if backend == self._backend:
+                    raise
+                continue
+            if lane.backend == self._backend:
+                return lane
+            lane.drop()
+        raise LaneError("Redis moved while a connection was opened", UNREACHABLE)
 
     async def _leased_in_time(self, tenant: Tenant, protocol: int) -> LaneProtocol:
         if (lane := self.fresh(tenant, protocol)) is not None:
@@ -230,7 +293,11 @@ class LanePool(service.Service):
             return await self._bound(tenant, protocol)
         except UserUnknown:
             self._wall.forget(tenant)
+        try:
             return await self._bound(tenant, protocol)
+        except UserUnknown as error:
+            self._tell(str(error))  # the first time it is what a restart or a failover is like
+            raise
 
     async def _bound(self, tenant: Tenant, protocol: int) -> LaneProtocol:
         """A spare or new lane, given to the tenant. Raises LaneError."""
@@ -265,11 +332,12 @@ class LanePool(service.Service):
             raise
         except LaneError as error:
             lane.drop()
-            self._tell(str(error))
+            if not isinstance(error, UserUnknown):
+                self._tell(str(error))
             raise
         except Exception as error:
             lane.drop()
-            raise LaneError(f"lost while it was made ready: {_why(error)}", UNREACHABLE) from None
+            raise LaneError(f"lost while it was made ready: {why(error)}", UNREACHABLE) from None
         self._failures = 0
         return lane
 
@@ -282,7 +350,7 @@ class LanePool(service.Service):
         if backend is None or not self.running:
             raise LaneError("no backend is known", UNREACHABLE)
         opening = self._in_time(self._connect(backend))
-        self._opening.add(opening)
+        self._opening[opening] = backend
         try:
             lane = await opening
         except defer.CancelledError:
@@ -291,11 +359,11 @@ class LanePool(service.Service):
             self._tell(str(error))
             raise
         except Exception as error:
-            text = f"{backend.address} cannot be reached: {_why(error)}"
+            text = f"{backend.address} cannot be reached: {why(error)}"
             self._tell(text)
             raise LaneError(text, UNREACHABLE) from None
         finally:
-            self._opening.discard(opening)
+            self._opening.pop(opening, None)
         if self._told[0]:
             self._log.info("Redis at {address} can be used again", address=backend.address)
             self._told = ("", 0.0)
@@ -321,7 +389,8 @@ class LanePool(service.Service):
     def give_back(self, lane: LaneProtocol, clean: bool) -> None:
         """See `lane.Pool`."""
         settled = lane.put_down()
-        if clean and settled and self.running and lane in self._lanes and lane.backend == self._backend:
+        usable = self.running and lane in self._lanes and lane.backend == self._backend and not lane.stale
+        if clean and settled and usable:
             self._keep(lane)
         else:
             lane.drop()
@@ -352,6 +421,7 @@ class LanePool(service.Service):
     def lost(self, lane: LaneProtocol) -> None:
         """See `lane.Pool`."""
         self._lanes.discard(lane)
+        self._like_replica.discard(lane)
         self._tally(lane)
         if lane in self._timers:
             self._take_from_idle(lane)
@@ -404,13 +474,3 @@ class LanePool(service.Service):
         if text != before or now - when >= _QUIET:
             self._told = (text, now)
             self._log.error("no connection to Redis: {text}", text=text)
-
-
-def _why(error: BaseException) -> str:
-    """What went wrong with a connection, in a line."""
-    if isinstance(error, defer.TimeoutError):
-        return "it took too long"
-    text = str(error) or type(error).__name__
-    if isinstance(error, ConnectError) and error.osError is not None:
-        text = f"{type(error).__name__}: errno {error.osError}"
-    return " ".join(text.split())[:200]

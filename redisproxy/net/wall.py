@@ -123,6 +123,11 @@ class Wall:
         """Redis does not know its user: it was deleted, or Redis restarted."""
         self._provisioned.discard(tenant)
 
+    def forget_all(self) -> None:
+        """Redis is another one: ACL users are not replicated."""
+        self._provisioned.clear()
+        self._patterns.clear()
+
     async def permit(self, tenant: Tenant, patterns: list[bytes]) -> None:
         """Has the tenant's user allowed to PSUBSCRIBE to these. Raises ControlError."""
         if self._server is None or not self.stands_on(self._server):

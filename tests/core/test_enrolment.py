@@ -4,9 +4,51 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.core.enrolment import CONNECTION_STRING, NAMED, Enrolment, NamespaceDocument, Reading, SecretDocument
+from redisproxy.core.enrolment import (
+    CONNECTION_STRING,
+    NAMED,
+    PASSWORD,
+    Enrolment,
+    MalformedError,
+    NamespaceDocument,
+    Reading,
+    SecretDocument,
+    parse_backend,
+)
 
 CLIENT = "redis-secret-master"
+
+
+class SentinelUrlTests(unittest.TestCase):
+    def test_defaults(self) -> None:
+        backend = parse_backend({CONNECTION_STRING: b"redis+sentinel://a,a:26379/m", PASSWORD: b"p,w@/"})
+        self.assertEqual((backend.sentinels, backend.master_name), ((("a", 26379),), "m"))
+        self.assertEqual((backend.password, backend.sentinel_password, backend.tls), (b"p,w@/", b"", False))
+
+    def test_a_password_may_have_commas_and_ats(self) -> None:
+        backend = parse_backend({CONNECTION_STRING: b"redis+sentinel://:pw,@x@a:1,b:2/m"})
+        self.assertEqual((backend.password, backend.sentinels), (b"pw,@x", (("a", 1), ("b", 2))))
+
+    def test_what_is_malformed_is_named_without_its_value(self) -> None:
+        for text, reason in (
+            ("redis+sentinel://:s3cret@/m", "sentinel 1 is no host and port"),
+            ("redis+sentinel://:s3cret@a:1,,b/m", "sentinel 2 is no host and port"),
+            ("redis+sentinel://:s3cret@a:1,b:s3cret/m", "sentinel 2 is no host and port"),
+            ("redis+sentinel://:s3cret@a:1,2001:db8::1/m", "sentinel 2 is no host and port"),
+            ("redis+sentinel://:s3cret@a:70000/m", "a port that is not within 1 to 65535 for sentinel 1"),
+            ("redis+sentinel://:s3cret@a:1", "it names no master"),
+            ("redis+sentinel://:s3cret@a:1/", "it names no master"),
+            ("redis+sentinel://:s3cret@a:1/s3cret!", "it names no master"),
+            ("redis+sentinel://:s3cret/x@a:1/m", "sentinel 1 is no host and port"),
+            ("redis+sentinel://:s3cret@a:1/m/s3cret", "no database's number"),
+            ("redis+sentinel://:s3cret@a:1/m/0/1", "no database's number"),
+            ("redis+sentinel://:s3cret@a:1/m?sentinel_password=s3cret", "it has a \\? or #"),
+            ("redis+sentinel:a:1/m", "names no host|is not a URL"),
+            ("redis-sentinel://:s3cret@a:1/m", "does not begin with redis:// or .* or redis\\+sentinel://"),
+        ):
+            with self.subTest(text), self.assertRaisesRegex(MalformedError, reason) as caught:
+                parse_backend({CONNECTION_STRING: text.encode()})
+            self.assertNotIn("s3cret", str(caught.exception))
 
 
 class EnrolmentTests(unittest.TestCase):

@@ -433,6 +433,20 @@ class ReplyMeasurerTests(unittest.TestCase):
         self.assertEqual(measurer.measure(b"+a\r\n+b\r\n+c\r\n", 0, 2), (8, 2))
         self.assertEqual(measurer.measure(b"+a\r\n+b\r\n+c\r\n", 8, 2), (12, 1))
 
+    def test_what_only_a_replica_says_is_noticed(self) -> None:
+        refusal = b"-READONLY You can't write against a read only replica.\r\n"
+        for data in (
+            refusal,
+            b"+OK\r\n$2\r\nab\r\n" + refusal + b":1\r\n",
+            b"*2\r\n:1\r\n" + refusal,
+            b"-MASTERDOWN Link with MASTER is down\r\n",
+        ):
+            found: list[bool] = []
+            ReplyMeasurer(lambda found=found: found.append(True)).measure(data, 0, 9)
+            self.assertEqual(found, [True], data)
+        for data in (b"-ERR READONLY \r\n", b"+READONLY x\r\n", b"$%d\r\n%b\r\n" % (len(refusal), refusal)):
+            ReplyMeasurer(self.fail).measure(data, 0, 9)
+
     def test_nothing_within_a_reply(self) -> None:
         for beginning in (b"$3\r\na", b"+O", b"+OK\r", b"*12"):
             measurer = ReplyMeasurer()

@@ -18,6 +18,13 @@ BACKENDS = (
     Backend(),
     Backend("redis.example", 6380, "", True, "master", b'master-\xff"\n'),
     Backend(path="/run/redis.sock", password=b"x"),
+    Backend(
+        tls=True,
+        sentinels=(("one", 26379), ("::1", 26380)),
+        master_name="main",
+        sentinel_username="watcher",
+        sentinel_password=b"\xffsentinel",
+    ),
 )
 
 

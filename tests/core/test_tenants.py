@@ -90,5 +90,9 @@ class SecrecyTests(unittest.TestCase):
             (Backend(host="h"), "redis://h:6379"),
             (Backend(host="::1", port=1, tls=True), "rediss://[::1]:1"),
             (Backend(path="/run/r.sock"), "unix:///run/r.sock"),
+            (
+                Backend(sentinels=(("s", 26379), ("::1", 1)), master_name="m", sentinel_password=b"pw"),
+                "redis+sentinel://s:26379,[::1]:1/m",
+            ),
         ):
             self.assertEqual(backend.address, address)

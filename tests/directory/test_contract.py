@@ -243,6 +243,26 @@ class Contract:
         backend = Backend(host="2001:db8::1", port=7000, tls=True, username="admin", password=b"pw-@/")
         self.assertEqual(self.good().backend, backend)
 
+    def test_sentinels(self) -> None:
+        self.world.put(
+            self.master_secret(
+                redis_connection_string="rediss+sentinel://admin:pw-%40@s-0.s:26380,[2001:db8::1],s-2/tenants/0",
+                sentinel_password="pw-sentinels",
+                sentinel_username="asker",
+            )
+        )
+        backend = Backend(
+            tls=True,
+            username="admin",
+            password=b"pw-@",
+            sentinels=(("s-0.s", 26380), ("2001:db8::1", 26379), ("s-2", 26379)),
+            master_name="tenants",
+            sentinel_username="asker",
+            sentinel_password=b"pw-sentinels",
+        )
+        self.assertEqual(self.good().backend, backend)
+        self.assertNotIn("pw-", repr(backend))
+
     def test_missing_master_secret_is_named(self) -> None:
         self.world.delete(*self.master)
         self.assertIsNone(self.read().backend)

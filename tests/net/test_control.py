@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import random
 import re
 
-from twisted.internet import defer, protocol, reactor
+from twisted.internet import defer, protocol, reactor, task
+from twisted.logger import Logger, LogLevel, formatEvent
 from twisted.trial import unittest
 
 from redisproxy.core.tenants import Backend
 from redisproxy.net.control import ControlService, Server
 
 from ..support.relay import Relay
-from ..support.servers import RedisServer
+from ..support.sentinels import SentinelProcess
+from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, valkey
 
 
 class Redis60(protocol.Protocol):
@@ -75,3 +78,57 @@ class ControlTests(unittest.TestCase):
         self.assertFalse(server.acl)
         self.assertFalse(server.acl_databases)
         self.assertIn(b"ACL SETUSER", factory.asked)
+
+    @defer.inlineCallbacks
+    def test_what_the_operator_has_to_know_of_it_is_told_once(self):
+        loading = RedisServer(valkey, "save 3600 1")
+        loading.start()
+        self.addCleanup(loading.stop)
+        with loading.client().pipeline() as pipeline:
+            for number in range(200):
+                pipeline.set(f"key-{number}", random.randbytes(200))
+            pipeline.execute()
+        loading.client().save()
+        loading.kill()
+        # 10 ms for each key, and it answers after every 1024 bytes.
+        loading.change("key-load-delay 10000", "loading-process-events-interval-bytes 1024")
+        sentinel = SentinelProcess(valkey, f"127.0.0.1 {loading.port}")
+        self.addCleanup(sentinel.stop)
+        cluster = RedisServer(valkey, "cluster-enabled yes", f"cluster-port {free_port()}")
+        self.addCleanup(cluster.stop)
+        for server, password, text in (
+            (loading, MASTER_PASSWORD, "is loading its data"),
+            (sentinel, "", r"is a sentinel: .* redis\+sentinel://"),
+            (cluster, MASTER_PASSWORD, "is a node of a Redis Cluster"),
+        ):
+            server.start()
+            events = []
+            told: defer.Deferred[Server] = defer.Deferred()
+            control = ControlService(reactor, 5.0, None, told.callback)
+            control._log = Logger(observer=events.append)
+            control.startService()
+            control.use(Backend(host="127.0.0.1", port=server.port, password=password.encode()))
+            yield told
+            control._tell_state(control._last_state)
+            warnings = [formatEvent(event) for event in events if event["log_level"] == LogLevel.warn]
+            self.assertEqual(len(warnings), 1)
+            self.assertRegex(warnings[0], f"^Redis at redis://127.0.0.1:{server.port} {text}")
+            yield control.stopService()
+
+    @defer.inlineCallbacks
+    def test_connections_that_are_gone_are_not_kept(self):
+        """A Redis that comes and goes for weeks must not cost memory."""
+        server = RedisServer().start()
+        self.addCleanup(server.stop)
+        told = []
+        control = ControlService(reactor, 5.0, None, told.append)
+        control.startService()
+        self.addCleanup(control.stopService)
+        control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
+        for number in range(1, 3):
+            while len(told) < number or not control.connected:
+                yield task.deferLater(reactor, 0.01)
+            server.client().client_kill_filter(_type="normal", skipme=True)
+            while control.connected:
+                yield task.deferLater(reactor, 0.01)
+        self.assertLessEqual(len(control._factory.connectionQueue.pending), 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from twisted.internet import defer, reactor, task
+from twisted.internet.protocol import Factory, Protocol
 from twisted.trial import unittest
 
 from redisproxy.core.lane import Owed
@@ -38,6 +39,16 @@ class ClockedReactor:
 
     def __getattr__(self, name: str) -> object:
         return getattr(reactor, name)
+
+
+class Heard:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+
+    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+        self.heard.append(piece)
 
 
 class LanePoolTests(unittest.TestCase):
@@ -138,6 +149,43 @@ class LanePoolTests(unittest.TestCase):
         yield self.until(lambda: len(pool) == 1)
         busy.release(clean=True)
         yield self.until(lambda: len(pool) == 0)
+
+    @defer.inlineCallbacks
+    def test_a_place_that_failed_is_abandoned(self):
+        """The busy are closed, and a lease that is under way there leads to where Redis is."""
+        silent = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
+        self.addCleanup(silent.stopListening)
+        pool = self.pool()
+        busy = yield self.lease(pool)
+        hangs = Backend(host="127.0.0.1", port=silent.getHost().port, password=b"x")
+        pool.use(hangs)
+        leasing = self.lease(pool)
+        yield self.until(lambda: len(pool) == 2)
+        pool.use(self.backend, abandon=True)
+        new = yield leasing
+        self.assertEqual(new.backend, self.backend)
+        yield self.until(lambda: len(pool) == 2)
+        self.assertEqual(busy.backend, self.backend)
+        elsewhere = Backend(host="localhost", port=self.server.port, password=MASTER_PASSWORD.encode())
+        pool.use(elsewhere, abandon=True)
+        yield self.until(lambda: len(pool) == 0)
+
+    @defer.inlineCallbacks
+    def test_lanes_like_a_replica_s_are_not_used_again(self):
+        pool = self.pool()
+        found = []
+        pool.found_replica = lambda: found.append(True)
+        idle, refused, other = yield defer.gatherResults([self.lease(pool), self.lease(pool), self.lease(pool, GREEN)])
+        idle.release(clean=True)
+        other.release(clean=True)
+        owner = Heard()
+        for _ in range(2):
+            refused.send(b"EVAL \"return redis.error_reply('READONLY x')\" 0\r\n", Owed(owner, 1))
+        yield self.until(lambda: len(owner.heard) == 2)
+        self.assertEqual(found, [True])
+        pool.leave_replicas()
+        yield self.until(lambda: len(pool) == 1)
+        self.assertIs((yield self.lease(pool, GREEN)), other)
 
     @defer.inlineCallbacks
     def test_failures_are_told_apart(self):

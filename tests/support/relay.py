@@ -45,6 +45,10 @@ class Relay:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
+    def lead_to(self, port: int) -> None:
+        """Where connections from now on lead; those that are open stay."""
+        self._target = port
+
     def stall(self) -> None:
         """Nothing passes any more, until `flow`."""
         self._flows.clear()

@@ -163,6 +163,10 @@ class RedisServer:
             return False
         return True
 
+    def change(self, *settings: str) -> None:
+        """From its next start on it has other settings than those it was made with."""
+        self._settings = settings
+
     def kill(self) -> None:
         """SIGKILL: nothing is said to its clients."""
         self._process.kill()

@@ -1,0 +1,337 @@
+"""Where the master is that tenants' commands go to.
+
+Owns that decision, and tells lanes and the control connection. It follows Redis's sentinels, where the master secret
+names some; and it finds out, with sentinels or without, when what was the master has become a replica.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from functools import partial
+from pathlib import Path
+
+import txredisapi
+from twisted.application import service
+from twisted.internet import defer, task
+from twisted.internet.interfaces import IDelayedCall
+from twisted.logger import Logger
+
+from ..core.tenants import Backend
+from .backend import endpoint_for, why
+from .control import ControlError, ControlService, Server, calls_itself_replica
+from .lanes import LanePool
+from .sentinel import Answer, NotYet, Sentinel, SentinelError
+from .wall import Wall
+
+#: Seconds between two looks at the sentinels; they tell by themselves of a new master.
+EVERY = 5.0
+#: The same while something is wrong.
+SOON = 1.0
+#: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
+LASTING = 0.9
+#: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
+QUIET = 30.0
+#: Seconds between two looks at whether Redis is a replica, at least and, while it stays one, at most.
+DOUBT, LONG_DOUBT = 1.0, 10.0
+
+
+class MasterService(service.Service):
+    """Which server is used. For connect_timeout and ca_file see `backend.endpoint_for`."""
+
+    name = "master"
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: object,
+        connect_timeout: float,
+        ca_file: Path | None,
+        control: ControlService,
+        wall: Wall,
+        lanes: LanePool,
+    ) -> None:
+        self._reactor = reactor
+        self._connect_timeout = connect_timeout
+        self._ca_file = ca_file
+        self._control = control
+        self._wall = wall
+        self._lanes = lanes
+        #: what the directory says
+        self._told: Backend | None = None
+        #: where Redis is; None: not known yet
+        self.backend: Backend | None = None
+        #: what the directory said when the sentinels told where that is
+        self._found_for: Backend | None = None
+        self._sentinels: list[Sentinel] = []
+        #: since when these are asked
+        self._began = 0.0
+        self._looking: defer.Deferred | None = None
+        self._again = False
+        self._timer: IDelayedCall | None = None
+        #: since when looks lead to nothing, and what was said of that in the log
+        self._failing: float | None = None
+        self._helpless = ""
+        self._doubting: defer.Deferred | None = None
+        self._doubted = float("-inf")
+        self._doubt_again: IDelayedCall | None = None
+        self._said_replica = False
+        control.lost = self.look
+        lanes.found_replica = self.doubt
+
+    def startService(self) -> None:
+        super().startService()
+        if self._sentinels:
+            self._look_in(0)
+
+    def stopService(self) -> defer.Deferred:
+        """Fires when the sentinels are disconnected."""
+        super().stopService()
+        for under_way in (self._looking, self._doubting):
+            if under_way is not None:
+                under_way.cancel()
+        if self._doubt_again is not None and self._doubt_again.active():
+            self._doubt_again.cancel()
+        return self._leave_sentinels()
+
+    def use(self, backend: Backend | None) -> None:
+        """What the master secret says from now on."""
+        if backend == self._told:
+            return
+        before, self._told = self._told, backend
+        self._leave_sentinels()
+        self._failing = None
+        self._helpless = ""
+        if backend is None or not backend.sentinels:
+            self._move(backend, failover=False)
+            return
+        if self.backend is not None and before is not None and before.master_name == backend.master_name:
+            # Another password, or another list: until the sentinels say otherwise it is where it was.
+            self._found_for = backend
+            self._move(backend.at(self.backend.host, self.backend.port), failover=False)
+        for place in backend.sentinels:
+            at = backend.asked_at(*place)
+            endpoint = partial(endpoint_for, self._reactor, at, self._connect_timeout, self._ca_file)
+            self._sentinels.append(Sentinel(self._reactor, at, endpoint, backend.master_name, self.look))
+        self._began = self._reactor.seconds()
+        self._look_in(0)
+
+    def told(self, server: Server) -> None:
+        """The control connection is there, perhaps with another server."""
+        if server.replica:
+            self.doubt()
+        else:
+            self._is_master()
+
+    def _is_master(self) -> None:
+        if self._said_replica:
+            self._said_replica = False
+            self._log.info("{address} says that it is a master", address=self.backend.address)
+        self._lanes.leave_replicas()
+
+    def _move(self, backend: Backend | None, failover: bool) -> None:
+        """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
+        if backend == self.backend:
+            return
+        self.backend = backend
+        self._said_replica = False
+        if self._doubting is not None:
+            self._doubting.cancel()  # it was about the old one
+        self._wall.forget_all()
+        # First, so that nothing more is asked of the old one.
+        self._control.use(backend)
+        self._lanes.use(backend, abandon=failover)
+
+    # Following the sentinels.
+
+    def _leave_sentinels(self) -> defer.Deferred:
+        self._stop_timer()
+        sentinels, self._sentinels = self._sentinels, []
+        return defer.gatherResults([sentinel.stop() for sentinel in sentinels], consumeErrors=True)
+
+    def look(self) -> None:
+        """Asks the sentinels, now, or once more when they have answered. Without sentinels nothing happens."""
+        if not self._sentinels or not self.running:
+            return
+        if self._looking is not None:
+            self._again = True
+            return
+        self._stop_timer()
+        looking = self._looking = defer.Deferred.fromCoroutine(self._look(self._told))
+        looking.addErrback(self._failed)
+        looking.addBoth(self._looked)
+
+    def _failed(self, failure: object) -> None:
+        if not failure.check(defer.CancelledError):
+            self._log.failure("looking for the master failed in a way that is a bug", failure)
+
+    def _looked(self, _: object) -> None:
+        self._looking = None
+        if not self.running or not self._sentinels:
+            return
+        if self._again:
+            self._again = False
+            # Not at once: whatever goes wrong, this is no storm.
+            self._look_in(0.05)
+            return
+        fine = self._failing is None and self._control.connected and self._doubting is None
+        self._look_in(EVERY if fine else SOON)
+
+    def _look_in(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = self._reactor.callLater(seconds, self.look)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+    async def _look(self, told: Backend) -> None:
+        answers, complete = await self._ask_all()
+        if told is not self._told:
+            return
+        if not complete and self._found_for is not told and self._reactor.seconds() - self._began < LASTING:
+            return  # the first to be connected may be the one that was cut off; each calls for another look
+        if not answers:
+            return self._tell_helpless(f"none of the sentinels tells where {told.master_name} is")
+        votes = Counter(answers)
+        # One that was cut off may still name the old one: the latest failover counts, then the majority.
+        best = max(votes, key=lambda answer: (answer.epoch, votes[answer]))
+        found = told.at(best.host, best.port)
+        if found != self.backend:
+            try:
+                replica = await calls_itself_replica(self._reactor, found, self._connect_timeout, self._ca_file)
+            except txredisapi.ResponseError:
+                replica = False  # it is there, and it is for the lanes to say what it does not like
+            except defer.CancelledError:
+                raise
+            except Exception as error:
+                return self._tell_helpless(
+                    f"the sentinels say that {told.master_name} is at {found.address}, which cannot be reached: {why(error)}"
+                )
+            if told is not self._told:
+                return
+            if replica:
+                return self._tell_helpless(
+                    f"the sentinels say that {told.master_name} is at {found.address}, which says that it is a replica"
+                )
+        self._failing = None
+        if self._helpless:
+            self._helpless = ""
+            self._log.info("the sentinels tell again where {name} is", name=told.master_name)
+        if found != self.backend:
+            failover = self._found_for is told
+            if failover:
+                self._log.warn(
+                    "failover: the sentinels say that {name} is at {found}, no longer at {before}",
+                    name=told.master_name,
+                    found=found.address,
+                    before=self.backend.address,
+                )
+            self._found_for = told
+            self._move(found, failover)
+
+    async def _ask_all(self) -> tuple[list[Answer], bool]:
+        """What they answer, and whether all had their chance to."""
+        sentinels = list(self._sentinels)
+        asked = [defer.Deferred.fromCoroutine(sentinel.ask()) for sentinel in sentinels]
+        results = await defer.DeferredList(asked, consumeErrors=True)
+        if sentinels != self._sentinels:
+            return [], False  # they were left meanwhile
+        answers = []
+        complete = True
+        for sentinel, (success, result) in zip(sentinels, results, strict=True):
+            if success:
+                answers.append(result)
+                self._tell_of(sentinel, "")
+            else:
+                result.trap(SentinelError)
+                complete = complete and not result.check(NotYet)
+                self._tell_of(sentinel, str(result.value))
+        return answers, complete
+
+    def _tell_of(self, sentinel: Sentinel, text: str) -> None:
+        """Logs what is wrong with it, once; another fault that takes its place, after QUIET."""
+        now = self._reactor.seconds()
+        if not text:
+            sentinel.failing = None
+            if sentinel.said:
+                sentinel.said = ""
+                self._log.info("{place} tells again where the master is", place=_shown(sentinel.place))
+            return
+        if sentinel.failing is None:
+            sentinel.failing = now
+        lasting = now - sentinel.failing >= LASTING and (not sentinel.said or now - sentinel.said_at >= QUIET)
+        if lasting and text != sentinel.said:
+            sentinel.said, sentinel.said_at = text, now
+            self._log.warn("{place}: {text}", place=_shown(sentinel.place), text=text)
+
+    def _tell_helpless(self, text: str) -> None:
+        now = self._reactor.seconds()
+        if self._failing is None:
+            self._failing = now
+        if now - self._failing < LASTING or text == self._helpless:
+            return
+        self._helpless = text
+        if self.backend is None:
+            self._log.error("no connection to Redis: {text}", text=text)
+        else:
+            self._log.error("{text}; Redis is still taken to be at {address}", text=text, address=self.backend.address)
+
+    # Finding out that Redis became a replica.
+
+    def doubt(self) -> None:
+        """A reply, or Redis itself, says that it is a replica. A tenant can bring this about: it costs next to nothing."""
+        if not self.running or self._doubting is not None:
+            return
+        waiting = self._doubt_again is not None and self._doubt_again.active()
+        wait = self._doubted + DOUBT - self._reactor.seconds()
+        if wait > 0:
+            if not waiting:
+                self._doubt_again = self._reactor.callLater(wait, self.doubt)
+            return
+        self._doubted = self._reactor.seconds()
+        self._doubting = defer.Deferred.fromCoroutine(self._resolve_doubt())
+        self._doubting.addErrback(self._failed)
+        self._doubting.addBoth(self._resolved)
+
+    def _resolved(self, _: object) -> None:
+        self._doubting = None
+
+    async def _resolve_doubt(self) -> None:
+        delay = DOUBT
+        while True:
+            try:
+                replica = await self._control.is_replica()
+            except ControlError:
+                return  # when the control connection is back, it says what Redis is
+            if not replica:
+                self._is_master()
+                return
+            master = self.backend
+            if not self._said_replica:
+                self._said_replica = True
+                self._log.error(
+                    "{address} says that it is a replica, and refuses to write: the master is looked for",
+                    address=master.address,
+                )
+            self.look()
+            if not await self._is_replica_anew(master) and master == self.backend:
+                self._log.warn("{address} leads to a master now: all connect to it anew", address=master.address)
+                self._wall.forget_all()
+                self._control.reconnect()
+                self._lanes.renew()
+                delay = DOUBT
+            await task.deferLater(self._reactor, delay)
+            delay = min(2 * delay, LONG_DOUBT)
+
+    async def _is_replica_anew(self, master: Backend) -> bool:
+        """Whether the address leads to a replica, or to nobody, when it is resolved and connected to once more."""
+        try:
+            return await calls_itself_replica(self._reactor, master, self._connect_timeout, self._ca_file)
+        except defer.CancelledError:
+            raise
+        except Exception:
+            return True
+
+
+def _shown(place: Backend) -> str:
+    return f"sentinel {place.address.partition('//')[2]}"

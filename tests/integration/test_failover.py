@@ -1,0 +1,292 @@
+"""Redis's master moves: sentinels are followed, replicas are recognised, and sessions stay."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import tempfile
+import threading
+import time
+import unittest
+from pathlib import Path
+
+import redis
+
+from redisproxy.net.master import DOUBT
+
+from ..support.certificates import Authority
+from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
+from ..support.relay import Relay
+from ..support.sentinels import NAME, SentinelProcess, Sentinels, sentinel_url
+from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_7, valkey
+from ..support.waiting import until
+
+#: What a client may be told while there is no master.
+CLEAR = re.compile(
+    "Redis cannot be reached from the proxy right now, try again"
+    "|the connection to Redis was lost: it may have run this command, or not"
+    "|You can't write against a read only replica"
+)
+
+
+class Load(threading.Thread):
+    """One session that writes and reads its own key, and keeps count of what it was told."""
+
+    def __init__(self, proxy: ProxyProcess, name: str) -> None:
+        super().__init__(daemon=True)
+        self._client = proxy.client("blue-password", 3)
+        self._client.ping()
+        self.name = name
+        self.acknowledged: list[tuple[float, int]] = []
+        self.refused = 0
+        self.wrong: list[object] = []
+        self._over = threading.Event()
+
+    def run(self) -> None:
+        session = self._client.client_id()
+        number = 0
+        while not self._over.is_set():
+            number += 1
+            since = time.monotonic()
+            try:
+                if self._client.rpush(self.name, number) < 1 or self._client.echo(f"{self.name} {number}") != (
+                    f"{self.name} {number}".encode()
+                ):
+                    self.wrong.append("an answer that was not its own")
+                self.acknowledged.append((since, number))
+            except redis.ResponseError as error:
+                self.refused += 1
+                if not CLEAR.search(str(error)):
+                    self.wrong.append(error)
+                time.sleep(0.005)
+            except redis.RedisError as error:
+                self.wrong.append(error)
+                return
+        if self._client.client_id() != session:
+            self.wrong.append("it is another session")
+
+    def stop(self) -> None:
+        self._over.set()
+        self.join(30)
+        self._client.close()
+
+
+class FailoverCase(unittest.TestCase):
+    TENANT = tenant("team-blue", 3, "blue-password")
+
+    def starting_proxy(self, document: dict, *options: str) -> ProxyProcess:
+        self.manifests = Manifests([document, *self.TENANT])
+        self.addCleanup(self.manifests.remove)
+        proxy = ProxyProcess("--manifests", str(self.manifests.path), "--lanes", "shared", *options)
+        self.addCleanup(proxy.stop)
+        return proxy
+
+    def proxy(self, document: dict, *options: str) -> ProxyProcess:
+        return self.starting_proxy(document, *options).ready()
+
+    def client(self, proxy: ProxyProcess) -> redis.Redis:
+        client = proxy.client("blue-password", 3)
+        self.addCleanup(client.close)  # or the proxy would wait for it at its end
+        return client
+
+
+class SentinelTests(FailoverCase):
+    def test_a_failover_is_followed_there_and_back(self) -> None:
+        group = Sentinels(password="the-sentinels-own").start()
+        self.addCleanup(group.stop)
+        first, second = group.servers
+        # One of the sentinels that are named is away, for good.
+        url = group.url.replace("/" + NAME, f",127.0.0.1:{free_port()}/{NAME}")
+        proxy = self.proxy(master(url, sentinel_password="the-sentinels-own"))
+        loads = [Load(proxy, f"load-{number}") for number in range(4)]
+        for load in loads:
+            load.start()
+        blue = self.client(proxy)
+        self.assertEqual(blue.eval("return redis.call('set', KEYS[1], 'first')", 1, "key"), b"OK")
+
+        group.until_replicated()
+        os.kill(first.pid, signal.SIGSTOP)  # it hangs: what it owes must not be waited for
+        proxy.logged(rf"(?m)failover: .* {NAME} is at \S+:{second.port}, no longer at \S+:{first.port}$")
+        proxy.logged(rf"(?m)Redis is at redis://127.0.0.1:{second.port}$")
+        moved = time.monotonic()
+        until(
+            lambda: all(load.acknowledged and load.acknowledged[-1][0] > moved for load in loads), "all sessions write again"
+        )
+        # Its ACL users are not replicated: they were made there, and hold the limits.
+        self.assertEqual(blue.eval("return redis.call('set', KEYS[1], 'second')", 1, "key"), b"OK")
+        with self.assertRaisesRegex(redis.ResponseError, "(?i)permission"):
+            blue.eval("return redis.call('select', 5)", 0)
+        self.assertIn("redisproxy:team-blue:3", second.client(decode_responses=True).acl_users())
+
+        first.kill()
+
+        # The old master comes back, as a replica, and then, by a failover that kills nobody, as the master.
+        first.start()
+        group.until_replicated()
+        self.assertEqual(first.client(3).get("key"), b"second")
+        group.sentinels[0].client().execute_command("SENTINEL", "FAILOVER", NAME)
+        until(lambda: proxy.log.count(f"Redis is at redis://127.0.0.1:{first.port}") == 2, "it is followed back")
+        back = time.monotonic()
+        until(lambda: all(load.acknowledged[-1][0] > back for load in loads), "all sessions write again")
+        for load in loads:
+            load.stop()
+        for load in loads:
+            self.assertEqual(load.wrong, [])
+            self.assertGreater(load.refused, 0)
+            kept = set(map(int, first.client(3).lrange(load.name, 0, -1)))
+            self.assertLessEqual({number for since, number in load.acknowledged if since > back}, kept)
+
+        # Without any sentinel it stays where it is.
+        for sentinel in group.sentinels:
+            sentinel.kill()
+        proxy.logged(rf"(?m)none of the sentinels tells where {NAME} is; Redis is still taken to be at \S+:{first.port}$")
+        self.assertTrue(blue.set("key", "third"))
+        self.assertEqual(first.client(3).get("key"), b"third")
+        self.assertEqual(proxy.log.count("none of the sentinels"), 1)
+        self.assertNotRegex(proxy.log, "a bug|Traceback|the-sentinels-own|" + MASTER_PASSWORD)
+
+    def test_the_latest_failover_counts_and_a_replica_is_not_used(self) -> None:
+        # They do not replicate each other: over that the sentinels would find each other, and agree.
+        old, new = RedisServer(valkey).start(), RedisServer(valkey, f"replicaof 127.0.0.1 {free_port()}").start()
+        for server in (old, new):
+            self.addCleanup(server.stop)
+        sentinels = [
+            SentinelProcess(valkey, f"127.0.0.1 {server.port}", more=[f"sentinel config-epoch {NAME} {epoch}"]).start()
+            for server, epoch in ((old, 1), (old, 1), (new, 5))
+        ]
+        for sentinel in sentinels:
+            self.addCleanup(sentinel.stop)
+        proxy = self.starting_proxy(master(sentinel_url(*sentinels)))
+        proxy.logged(rf"the sentinels say that {NAME} is at \S+:{new.port}, which says that it is a replica")
+        blue = proxy.client("blue-password", 3)
+        with self.assertRaisesRegex(redis.ResponseError, "Redis cannot be reached from the proxy right now, try again"):
+            blue.ping()
+        new.client().execute_command("REPLICAOF", "NO", "ONE")
+        proxy.logged(rf"(?m)Redis is at redis://127.0.0.1:{new.port}$")
+        self.assertTrue(self.client(proxy).set("key", "there"))
+        self.assertEqual(new.client(3).get("key"), b"there")
+
+        # Another secret, with a name that no sentinel knows: Redis stays where it was, and the reason is told.
+        self.manifests.write([master(sentinel_url(*sentinels).replace(NAME, "another")), *self.TENANT])
+        proxy.refresh()
+        proxy.logged(rf"sentinel 127.0.0.1:{sentinels[0].port}: .*No such master with that name")
+        proxy.logged(rf"none of the sentinels tells where another is; Redis is still taken to be at \S+:{new.port}")
+        self.assertTrue(self.client(proxy).ping())
+        self.manifests.write([master("redis+sentinel://:s3cret@127.0.0.1:1,nobody"), *self.TENANT])
+        proxy.refresh()
+        proxy.logged("kube-system/redis-secret-master: the master secret is malformed: .* names no master")
+        self.assertNotIn("s3cret", proxy.log)
+
+    def test_tls_to_names_that_are_announced(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            authority = Authority(Path(directory))
+            certificate, key = authority.issue("redis", "localhost")
+            ports = free_port(), free_port()
+            server, sentinel = (
+                [
+                    f"tls-port {port}",
+                    f"tls-cert-file {certificate}",
+                    f"tls-key-file {key}",
+                    f"tls-ca-cert-file {authority.path}",
+                    "tls-auth-clients no",
+                    "tls-replication yes",
+                ]
+                for port in ports
+            )
+            names = ["sentinel resolve-hostnames yes", "sentinel announce-hostnames yes"]
+            redis_server = RedisServer(redis_7, *server).start()
+            self.addCleanup(redis_server.stop)
+            asked = SentinelProcess(redis_7, f"localhost {ports[0]}", settings=[*sentinel, *names]).start()
+            self.addCleanup(asked.stop)
+            url = f"rediss+sentinel://:{MASTER_PASSWORD}@{{}}:{ports[1]}/{NAME}"
+            proxy = self.proxy(master(url.format("localhost")), "--redis-ca", str(authority.path))
+            self.assertTrue(self.client(proxy).set("key", "there"))
+            self.assertEqual(redis_server.client(3).get("key"), b"there")
+            # The certificate does not have the address: neither the sentinel nor a password is given to whoever that is.
+            proxy = self.starting_proxy(master(url.format("127.0.0.1")), "--redis-ca", str(authority.path))
+            proxy.logged(f"sentinel 127.0.0.1:{ports[1]}: it cannot be reached: .*(?i:verif|certificate)")
+            self.assertNotIn("Traceback", proxy.log)
+
+
+class ReplicaTests(FailoverCase):
+    def moved(self) -> tuple[RedisServer, RedisServer, Relay]:
+        """Two masters, and an address that leads to the first."""
+        first, second = RedisServer(valkey), RedisServer(valkey)
+        for server in (first, second):
+            server.start()
+            self.addCleanup(server.stop)
+            server.client().config_set("masterauth", MASTER_PASSWORD)
+        relay = Relay(first.port)
+        self.addCleanup(relay.stop)
+        return first, second, relay
+
+    def test_an_address_that_leads_to_another_master(self) -> None:
+        """A Service without sentinels: open connections stay with the server that is a replica now."""
+        first, second, relay = self.moved()
+        proxy = self.proxy(master(f"redis://:{MASTER_PASSWORD}@127.0.0.1:{relay.port}/0"))
+        blue = self.client(proxy)
+        session = blue.client_id()
+        self.assertTrue(blue.set("key", "first"))
+
+        first.client().execute_command("REPLICAOF", "127.0.0.1", second.port)
+        with self.assertRaises(redis.ReadOnlyError):
+            blue.set("key", "refused")
+        proxy.logged("says that it is a replica")
+        relay.lead_to(second.port)
+
+        until(lambda: self.written(blue), "it is written where the address leads to")
+        self.assertEqual(second.client(3).get("key"), b"second")
+        self.assertEqual(blue.client_id(), session)
+        self.assertNotRegex(proxy.log, "a bug|Traceback")
+
+    def test_a_session_with_a_connection_of_its_own_is_closed_there(self) -> None:
+        first, second, relay = self.moved()
+        proxy = self.proxy(master(f"redis://:{MASTER_PASSWORD}@127.0.0.1:{relay.port}/0"), "--lanes", "dedicated")
+        blue = self.client(proxy)
+        session = blue.client_id()
+        first.client().execute_command("REPLICAOF", "127.0.0.1", second.port)
+        relay.lead_to(second.port)
+        with self.assertRaises(redis.ReadOnlyError):
+            blue.set("key", "refused")
+        until(lambda: self.written(blue), "it is written where the address leads to")
+        self.assertNotEqual(blue.client_id(), session)
+        self.assertEqual(second.client(3).get("key"), b"second")
+
+    def written(self, client: redis.Redis) -> bool:
+        try:
+            return client.set("key", "second")
+        except (redis.ReadOnlyError, redis.ConnectionError):
+            return False
+
+    def test_a_script_that_says_so_costs_next_to_nothing(self) -> None:
+        """A tenant can make a reply like a replica's as often as it likes."""
+        installation = Installation("--lanes", "shared")
+        self.addCleanup(installation.stop)
+        blue, green = installation.blue(), installation.green()
+        for client in (blue, green):
+            self.addCleanup(client.close)
+        green.set("key", "kept")
+        session = blue.client_id()
+
+        def asked() -> int:
+            # By others than this: asking counts as well.
+            self.asking += 1
+            return installation.server.client().info("commandstats")["cmdstat_info"]["calls"] - self.asking
+
+        def lanes() -> set[str]:
+            listed = installation.server.client().client_list()
+            return {lane["id"] for lane in listed if lane["user"] == "redisproxy:team-green:5"}
+
+        self.asking = -1
+        before, since, of_green = asked(), time.monotonic(), lanes()
+        self.assertEqual(len(of_green), 1)
+        for _ in range(300):
+            with self.assertRaises(redis.ReadOnlyError):
+                blue.eval("return redis.error_reply('READONLY as if')", 0)
+        until(lambda: asked() > before, "the role was asked for")
+        self.assertLessEqual(asked() - before, 1 + (time.monotonic() - since) / DOUBT)
+        self.assertEqual(lanes(), of_green)
+        self.assertEqual(blue.client_id(), session)
+        self.assertEqual(green.get("key"), b"kept")
+        self.assertNotRegex(installation.proxy.log, "replica|a bug|Traceback")
