@@ -122,7 +122,8 @@ class Worker:
         number = message.fields["number"]
         balance = Balance(BALANCE)
         self._has = partial(balance.has, number)
-        self._listening = Listening(self._reactor, settings.listen, inherited, partial(balance.may_take, number))
+        may_take = partial(balance.may_take, number, settings.max_workers)
+        self._listening = Listening(self._reactor, settings.listen, inherited, may_take)
         self._serving = Serving(settings, self._reactor, self._tell_databases, number)
         self._serving.startService()
 

@@ -39,7 +39,7 @@ class ListenError(Exception):
     """A port cannot be opened. The text is one line, fit for the operator."""
 
 
-def _always() -> bool:
+def _always(waited: bool) -> bool:
     return True
 
 
@@ -47,7 +47,7 @@ class Listening:
     """Ports that one option names. Raises EndpointError.
 
     inherited: listening sockets, one for each endpoint, that another process has opened; may_take: whether this process
-    should be the one that takes the next connection.
+    should be the one that takes the next connection, told whether the others have had their chance.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Listening:
         reactor: object,
         descriptions: Sequence[str],
         inherited: Sequence[socket.socket] | None = None,
-        may_take: Callable[[], bool] = _always,
+        may_take: Callable[[bool], bool] = _always,
         option: str = "--listen",
     ) -> None:
         self._descriptions = descriptions
@@ -139,7 +139,7 @@ class _Nobody(Factory):
 class _Inheriting:
     """A reactor whose every way to listen is one socket that listens already."""
 
-    def __init__(self, reactor: object, listening: socket.socket, may_take: Callable[[], bool]) -> None:
+    def __init__(self, reactor: object, listening: socket.socket, may_take: Callable[[bool], bool]) -> None:
         self._reactor = reactor
         self._socket = listening
         self._may_take = may_take
@@ -180,7 +180,7 @@ class SharedPort(FileDescriptor):
     _log = Logger()
 
     def __init__(
-        self, reactor: object, listening: socket.socket, factory: IProtocolFactory, may_take: Callable[[], bool] = _always
+        self, reactor: object, listening: socket.socket, factory: IProtocolFactory, may_take: Callable[[bool], bool] = _always
     ) -> None:
         super().__init__(reactor)
         self._may_take = may_take
@@ -219,7 +219,7 @@ class SharedPort(FileDescriptor):
 
     def doRead(self) -> None:
         """See IReadDescriptor. One connection in a turn of the reactor: the next may be another process's."""
-        if self._may_take():
+        if self._may_take(False):
             self._take()
         else:
             self.stopReading()
@@ -227,9 +227,13 @@ class SharedPort(FileDescriptor):
 
     def _yielded(self) -> None:
         """Who has fewer clients had its chance: if nobody took it, it is ours."""
-        if self.connected:
+        if not self.connected:
+            return
+        if self._may_take(True):
             self.startReading()
             self._take()
+        else:
+            self.reactor.callLater(_YIELD, self._yielded)
 
     def _take(self) -> None:
         try:

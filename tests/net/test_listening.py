@@ -36,7 +36,13 @@ class SharedTests(unittest.TestCase):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         self.path = f"{directory.name}/s"
-        self.may_take = True
+        # What is said before and after the others have had their chance; the last word is said again and again.
+        self.answers = [True]
+        self.asks: list[bool] = []
+
+    def asked(self, waited: bool) -> bool:
+        self.asks.append(waited)
+        return self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
 
     def hold(self, *descriptions: str) -> tuple[Listening, list[int]]:
         holder = Listening(reactor, descriptions)
@@ -47,7 +53,7 @@ class SharedTests(unittest.TestCase):
     def serve(self, word: bytes, descriptions: list[str], descriptors: list[int]) -> tuple[Listening, GreeterFactory]:
         """As another process that inherited them."""
         factory = GreeterFactory(word)
-        shared = Listening(reactor, descriptions, adopt(map(os.dup, descriptors)), lambda: self.may_take)
+        shared = Listening(reactor, descriptions, adopt(map(os.dup, descriptors)), self.asked)
         shared.open(factory)
         self.addCleanup(shared.close)
         self.addCleanup(lambda: [connection.transport.abortConnection() for connection in factory.connections])
@@ -100,11 +106,22 @@ class SharedTests(unittest.TestCase):
         descriptions = ["tcp:0:interface=127.0.0.1"]
         holder, descriptors = self.hold(*descriptions)
         _, factory = self.serve(b"first", descriptions, descriptors)
-        self.may_take = False
         for number in range(3):
+            self.answers, self.asks = [False, True], []
             client = self.connect(("127.0.0.1", holder.addresses[0].port))
             self.assertEqual((yield defer.Deferred.fromCoroutine(self.greeted(client))), b"first")
             self.assertEqual(len(factory.connections), number + 1)
+            self.assertEqual(self.asks[:2], [False, True])
+
+    @defer.inlineCallbacks
+    def test_who_has_no_place_leaves_it_to_who_has_until_nobody_has_one(self):
+        descriptions = ["tcp:0:interface=127.0.0.1"]
+        holder, descriptors = self.hold(*descriptions)
+        self.serve(b"first", descriptions, descriptors)
+        self.answers = [False] * 5 + [True]
+        client = self.connect(("127.0.0.1", holder.addresses[0].port))
+        self.assertEqual((yield defer.Deferred.fromCoroutine(self.greeted(client))), b"first")
+        self.assertEqual(self.asks[:6], [False] + [True] * 5)
 
     @defer.inlineCallbacks
     def test_without_open_files_it_tries_again(self):
