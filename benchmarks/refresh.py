@@ -1,10 +1,12 @@
-"""How much of a refresh the reactor feels: 2,000 tenants behind the small Kubernetes API, in a process of its own.
+"""How much of a refresh, and of what a watch tells, the reactor feels: 2,000 tenants behind the small Kubernetes API.
 
 Runs the real directory service in a real reactor that echoes what some clients send at a steady rate, and prints, for
 each phase, how long it took, what CPU time, how late the reactor's timers were (in all, and by what this process did
 itself), the clients' round trips, and the longest run of the garbage collector; all but the first in milliseconds.
 
-    python benchmarks/refresh.py [--tenants N] [--secrets N] [--rate N]
+    python benchmarks/refresh.py [--tenants N] [--secrets N] [--rate N] [--watch]
+
+With --watch each phase of changes lasts from the first change until the last one is in force.
 """
 
 from __future__ import annotations
@@ -53,7 +55,8 @@ def documents(tenants: int, secrets: int) -> Iterator[dict]:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Tells where its kubeconfig is; each line on the standard input gives one tenant another password."""
+    """Tells where its kubeconfig is; each line on the standard input, a number and a word, gives that
+    many tenants another password."""
     api = ApiServer(tls=True)
     for document in documents(options.tenants, options.secrets):
         document["metadata"]["annotations"] = BALLAST
@@ -63,7 +66,10 @@ def serve(options: argparse.Namespace) -> None:
     print(api.kubeconfig, flush=True)
     try:
         for line in sys.stdin:
-            api.put(*tenant(f"{PREFIX}00007", 7, f"changed-{line.strip()}"))
+            count, word = line.split()
+            for number in range(7, 7 + int(count)):
+                _, changed = tenant(f"{PREFIX}{number:05}", number, f"{word}-{number}")
+                api.put(changed)
             print("done", flush=True)
     finally:
         api.remove()
@@ -164,8 +170,10 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
     from twisted.internet import protocol, task, threads
 
     from redisproxy.core.enrolment import Enrolment
+    from redisproxy.core.tenants import AuthenticationError
     from redisproxy.directory import cluster
     from redisproxy.directory.reading import ReadingService
+    from redisproxy.directory.watch import ChangeQueue, WatchService
     from redisproxy.process import settle
 
     class Echo(protocol.Protocol):
@@ -185,7 +193,9 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
     port = reactor.listenTCP(0, protocol.Factory.forProtocol(Echo), interface="127.0.0.1")
     clients = Peer("clients", f"--port={port.getHost().port}", f"--rate={options.rate}")
     source = cluster.ClusterSource(PREFIX, MASTER[1], MASTER, 443, {"KUBECONFIG": kubeconfig}, timeout=(5, 30))
-    service = ReadingService(reactor, source, Enrolment(MASTER[1], MASTER), 3600)
+    queue = ChangeQueue()
+    service = ReadingService(reactor, source, Enrolment(MASTER[1], MASTER), 3600, changes=queue)
+    watch = WatchService(reactor, source, MASTER, queue, service.changed, lambda: None)
     told: list[object] = []
     service.listeners.append(told.append)
     service.listeners.append(lambda directory: len(told) == 1 and settle())
@@ -193,8 +203,14 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
     pauses: list[float] = []
     gc.callbacks.append(lambda phase, info: pauses.append(time.perf_counter() * (1 if phase == "stop" else -1)))
 
-    async def phase(name: str, start: object) -> None:
-        """start: begins a refresh; None for a phase without one."""
+    def holds(password: str) -> bool:
+        try:
+            return bool(service.directory.authenticate(None, password.encode(), time.time()))
+        except AuthenticationError:
+            return False
+
+    async def phase(name: str, start: object, until: str | None = None) -> None:
+        """start: begins a refresh; None for a phase without one. until: the password with which the phase ends, instead."""
         await threads.deferToThread(clients.ask)
         lateness.values.clear()
         lateness.own.clear()
@@ -205,7 +221,7 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
             await task.deferLater(reactor, 5, lambda: None)
         else:
             start()
-            while service.refreshed == before:
+            while not holds(until) if until else service.refreshed == before:
                 await task.deferLater(reactor, 0.01, lambda: None)
             await task.deferLater(reactor, 0.3, lambda: None)  # what the refresh delayed is to be in the figures
         took, cpu = time.perf_counter() - began, time.process_time() - spent
@@ -225,12 +241,36 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
     for number in range(options.rounds):
         await phase("nothing", None)
         await phase("a refresh, nothing changed", service.refresh)
-        await threads.deferToThread(api.ask, str(number))
+        await threads.deferToThread(api.ask, f"1 round-{number}")
         await phase("a refresh, one changed", service.refresh)
+        if options.watch and not watch.running:
+            watch.startService()
+            while not watch.watching or queue:
+                await task.deferLater(reactor, 0.1, lambda: None)
+        for count in (1, 1, 500) if options.watch else ():
+            word = f"watched-{number}-{count}-{len(told)}"
+            await phase(
+                f"watched, {count} changed",
+                lambda count=count, word=word: threads.deferToThread(api.ask, f"{count} {word}"),
+                f"{word}-{6 + count}",
+            )
+        if options.watch:
+            word = f"during-{number}"
+
+            def both(word: str = word) -> None:
+                service.refresh()
+                reactor.callLater(2, threads.deferToThread, api.ask, f"1 {word}")
+
+            await phase("watched, 1 in a refresh", both, f"{word}-7")
+            while service._working:
+                await task.deferLater(reactor, 0.1, lambda: None)
     tenants, credentials = len(service.directory.tenants), len(service.directory.credentials)
     print(
         f"{tenants} tenants, {credentials} credentials, {len(service.problems)} problems, {threading.active_count()} threads"
     )
+    if watch.running:
+        print(f"{watch.events} events")
+        watch.stopService()
     service.stopService()
     await port.stopListening()
     await threads.deferToThread(clients.stop)
@@ -243,6 +283,7 @@ def main() -> None:
     parser.add_argument("--secrets", type=int, default=3, help="of each tenant")
     parser.add_argument("--rate", type=float, default=4000, help="round trips per second")
     parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--watch", action="store_true", help="changes that a watch tells of, too")
     parser.add_argument("--role", choices=["measure", "api", "clients"], default="measure", help=argparse.SUPPRESS)
     parser.add_argument("--port", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -23,7 +23,9 @@ from .core.tenants import Directory
 from .directory.cluster import ClusterSource
 from .directory.manifests import ManifestsSource
 from .directory.pace import Pace, Unpaced
-from .directory.reading import ReadingService, Source
+from .directory.poll import PollService
+from .directory.reading import ReadingService
+from .directory.watch import ChangeQueue, WatchService
 from .embedded import EmbeddedError, EmbeddedRedis
 from .net.client import shown_address
 from .net.listening import EndpointError, ListenError, Listening
@@ -77,13 +79,17 @@ class ProxyService(service.MultiService):
             except EmbeddedError as error:
                 raise SettingsError(str(error)) from None
             embedded.setServiceParent(self)
+        changes = ChangeQueue()
         self.reading = ReadingService(
             reactor,
             self.source,
             Enrolment(settings.redis_secret, settings.master, None if embedded is None else embedded.backend),
             settings.refresh,
             pace=Pace if settings.processes == 1 else Unpaced,
+            changes=changes,
         )
+        #: None: with --no-watch
+        self.watch = self._make_watch(changes) if settings.watch else None
         #: what serves clients, in this process or in others
         self.serving: Serving | Workers
         if settings.processes == 1:
@@ -95,6 +101,8 @@ class ProxyService(service.MultiService):
             self._in_force.append(self._first_directory)
         for part in (self.serving, self.reading):
             part.setServiceParent(self)
+        if self.watch is not None:
+            self.watch.setServiceParent(self)
         #: whether it is about to end: nobody should come any more
         self.draining = False
         self.status: StatusService | None = None
@@ -106,7 +114,13 @@ class ProxyService(service.MultiService):
         """Called with each Directory that clients are served by."""
         return self.serving.directory.listeners if isinstance(self.serving, Serving) else self.serving.taken
 
-    def _make_source(self) -> Source:
+    def _make_watch(self, changes: ChangeQueue) -> WatchService | PollService:
+        reading, source = self.reading, self.source
+        if isinstance(source, ManifestsSource):
+            return PollService(self._reactor, source, reading.refresh)
+        return WatchService(self._reactor, source, self._settings.master, changes, reading.changed, reading.refresh)
+
+    def _make_source(self) -> ManifestsSource | ClusterSource:
         settings = self._settings
         if settings.manifests is not None:
             return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master)
@@ -200,7 +214,7 @@ class ProxyService(service.MultiService):
             "counts": self.serving.counts(),
             "state": {
                 "unready": self._unready(),
-                "directory": directory_state(self.reading, now),
+                "directory": directory_state(self.reading, None if self.watch is None else self.watch.state(), now),
                 "redis": self.serving.redis(),
             },
         }

@@ -164,6 +164,13 @@ class Settings:
     refresh: float = _setting(
         "REDISPROXY_REFRESH", _seconds(1, 86400), 300.0, "SECONDS", "Time between two readings of the credentials."
     )
+    watch: bool = _setting(
+        "REDISPROXY_WATCH",
+        _flag,
+        True,
+        "",
+        "Watch the Kubernetes API, or the directory of manifests, so that what changes takes effect within a second.",
+    )
     kubernetes_port: int = _setting(
         "KUBERNETES_PORT", _kubernetes_port, 443, "PORT", "Port of the API server, in a pod; tcp://HOST:PORT is read, too."
     )

@@ -18,7 +18,7 @@ from .net.client import shown_address
 from .net.listening import EndpointError, Listening
 from .ops import pages
 from .ops.exposition import Exposition
-from .ops.figures import Counts, DirectoryState, Figures, TenantState
+from .ops.figures import Counts, DirectoryState, Figures, TenantState, WatchState
 from .ops.web import Guard, TokenError, is_here, read_token, site
 from .settings import Settings, SettingsError
 
@@ -97,8 +97,8 @@ class StatusService(service.Service):
         return pages.render(figures, rates)
 
 
-def directory_state(reading: ReadingService, now: float) -> DirectoryState:
-    """What is known of the credentials. now: in seconds since the epoch."""
+def directory_state(reading: ReadingService, watch: WatchState | None, now: float) -> DirectoryState:
+    """What is known of the credentials. watch: of their source, None without one; now: in seconds since the epoch."""
     directory = reading.directory
     return {
         "loaded": directory is not None,
@@ -106,6 +106,7 @@ def directory_state(reading: ReadingService, now: float) -> DirectoryState:
         "age": None if reading.refreshed is None else max(0.0, now - reading.refreshed),
         "refreshes": dict(reading.readings),
         "refresh_seconds": reading.durations.figures(),
+        "watch": watch,
         "problems": [
             {"namespace": problem.namespace, "secret": problem.secret, "reason": problem.reason}
             for problem in reading.problems

@@ -24,6 +24,8 @@ from .settings import Settings, SettingsError, option_name
 
 
 def _default(value: object) -> str:
+    if value is True:
+        return " Default: yes."
     if not value:
         return ""
     shown = " ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
@@ -40,8 +42,14 @@ def _parameters() -> list[list[object]]:
     ]
 
 
+def _flag_names() -> list[str]:
+    return [option_name(f.name) for f in fields(Settings) if not f.metadata["takes"]]
+
+
 def _flags() -> list[list[object]]:
-    return [[option_name(f.name), None, _help(f)] for f in fields(Settings) if not f.metadata["takes"]]
+    """Each twice: what the environment switches on, an option can switch off."""
+    flags = [(option_name(f.name), _help(f)) for f in fields(Settings) if not f.metadata["takes"]]
+    return [flag for name, text in flags for flag in ([name, None, text], [f"no-{name}", None, f"Not --{name}."])]
 
 
 class Options(usage.Options):
@@ -75,13 +83,17 @@ class Options(usage.Options):
         """Twisted would print the whole help and end with status 0: one line and status 1 are of more use."""
         try:
             super().parseOptions(options)
+            for name in _flag_names():
+                if self[name] and self[f"no-{name}"]:
+                    raise usage.UsageError(f"--{name} and --no-{name} are given both")
         except usage.UsageError as error:
             raise StartError(f"{error}; see twistd redisproxy --help") from None
 
     def given(self) -> dict[str, str]:
         """The options that were given, as text."""
         values = {name: value for name, value in self.items() if isinstance(value, str)}
-        values |= {name: "yes" for name, *_ in self.optFlags if self[name]}
+        values |= {name: "yes" for name in _flag_names() if self[name]}
+        values |= {name: "no" for name in _flag_names() if self[f"no-{name}"]}
         if self.endpoints:
             values["listen"] = " ".join(self.endpoints)
         return values

@@ -77,3 +77,17 @@ class OneTableTests(unittest.TestCase):
         options = Options()
         options.parseOptions(["--listen", "tcp:1", "--listen", "tcp:2", "--embedded", "--max-workers", "7"])
         self.assertEqual(options.given(), {"listen": "tcp:1 tcp:2", "embedded": "yes", "max-workers": "7"})
+
+    def test_a_flag_can_be_switched_off(self) -> None:
+        for given, watch, embedded in (
+            (["--no-watch", "--no-embedded"], False, False),
+            (["--watch"], True, True),
+            ([], False, True),
+        ):
+            options = Options()
+            options.parseOptions(["--ns-prefix", "team-", *given])
+            settings = Settings.read(options.given(), {"REDISPROXY_WATCH": "no", "REDISPROXY_EMBEDDED": "yes"})
+            self.assertEqual((settings.watch, settings.embedded), (watch, embedded))
+        self.assertIs(Settings.read({"ns-prefix": "team-"}, {}).watch, True)
+        with self.assertRaisesRegex(SystemExit, "--watch and --no-watch are given both; see"):
+            Options().parseOptions(["--no-watch", "--watch"])

@@ -79,6 +79,43 @@ class Reading:
         return [part for part in parts if isinstance(part, ReadFailure)]
 
 
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """Objects that are said to have changed, in whatever way: which they are, not what they are now.
+
+    namespaces: made or deleted, or with more changed secrets than are worth naming; secrets: (namespace, name), the master
+    secret among them.
+    """
+
+    namespaces: frozenset[str] = frozenset()
+    secrets: frozenset[tuple[str, str]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What a source said of single objects when asked again: each as it is now, None where it does not exist.
+
+    What could not be read is missing, and there is a failure.
+    """
+
+    namespaces: Mapping[str, NamespaceDocument | None] = field(default_factory=dict)
+    #: by namespace: all of its secrets
+    listed: Mapping[str, tuple[SecretDocument, ...]] = field(default_factory=dict)
+    #: by (namespace, name): of namespaces that were not listed since
+    secrets: Mapping[tuple[str, str], SecretDocument | None] = field(default_factory=dict)
+    failures: tuple[ReadFailure, ...] = ()
+
+    def followed_by(self, later: Update) -> Update:
+        """Both, where the later one wins."""
+        kept = {key: found for key, found in self.secrets.items() if key[0] not in later.listed}
+        return Update(
+            {**self.namespaces, **later.namespaces},
+            {**self.listed, **later.listed},
+            {**kept, **later.secrets},
+            self.failures + later.failures,
+        )
+
+
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
     """Something that an operator has to mend: where it is and why. secret: empty when it is about the namespace."""
@@ -275,6 +312,28 @@ class Enrolment:
             elif self._secrets.get(namespace) != secrets:
                 self._secrets[namespace] = secrets
         self._failures = tuple(failures)
+
+    def amend(self, update: Update) -> None:
+        """Takes over what was read again. What is not known yet stays so: the reading of all there is comes first."""
+        if self._namespaces is None:
+            return
+        for name, namespace in update.namespaces.items():
+            if namespace is not None:
+                self._namespaces[name] = namespace
+                continue
+            for known in (self._namespaces, self._secrets, self._enrolled):
+                known.pop(name, None)
+        for name, secrets in update.listed.items():
+            if name in self._namespaces and self._secrets.get(name) != secrets:
+                self._secrets[name] = secrets
+        for (namespace, name), secret in update.secrets.items():
+            if (namespace, name) == self._master:
+                if not self._fixed_backend:
+                    self._absorb_master(secret)
+            elif namespace in self._namespaces and namespace in self._secrets:
+                others = [kept for kept in self._secrets[namespace] if kept.name != name]
+                now = others if secret is None else sorted([*others, secret], key=lambda s: s.name)
+                self._secrets[namespace] = tuple(now)
 
     def _absorb_master(self, master: SecretDocument | None) -> None:
         """A master secret that is gone or malformed leaves the last good backend in force, or nobody would be served."""

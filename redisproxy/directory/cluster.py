@@ -10,9 +10,11 @@ from __future__ import annotations
 import json
 import os
 import re
+import socket
 import ssl
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Set
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
@@ -26,14 +28,17 @@ from kubernetes.config.incluster_config import InClusterConfigLoader
 
 from ..core.enrolment import (
     TEMPORARY_PREFIX,
+    Changes,
     NamespaceDocument,
     Problem,
     ReadFailure,
     Reading,
     SecretDocument,
+    Update,
     no_rest,
 )
 from .documents import DocumentError, read_namespace, read_secret
+from .watch import BROKEN_OFF, MANY, SILENCE, Watched, WatchFailure
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 #: Items a page. The API server's own advice is a few hundred, but while a page is made of its JSON nothing else in this
@@ -43,6 +48,13 @@ PAGE = 50
 SELECTOR = "type!=helm.sh/release.v1"
 #: Seconds to connect, and seconds without a byte.
 TIMEOUT = (5, 10)
+#: What is asked of a watch, and of the list before it: objects without their contents.
+_AS = "application/json;as={};g=meta.k8s.io;v=v1"
+METADATA, METADATA_LIST = _AS.format("PartialObjectMetadata"), _AS.format("PartialObjectMetadataList")
+#: Bytes that are taken from a watch at once.
+CHUNK = 64 * 1024
+#: The kernel asks a peer that has been silent for so many seconds whether it is there, every so many, so many times.
+KEEPALIVE = (30, 5, 3)
 
 _Made = TypeVar("_Made", NamespaceDocument, SecretDocument)
 
@@ -92,19 +104,112 @@ class ClusterSource:
         self._rest = rest
         try:
             api = self._connect()
-        except Exception as error:
-            # For a malformed kubeconfig the loader raises what it likes, YAMLError and AttributeError included. The text
-            # of a ConfigException names files and keys; others may quote the file, so that only their kind is told.
-            detail = str(error) if isinstance(error, ConfigException) else _kind(error)
-            failure = ReadFailure(f"no way to the Kubernetes API: {detail}")
+        except _Unreachable as unreachable:
+            [failure] = unreachable.args
             return Reading(failure, failure, {})
         try:
             return self._read(kubernetes_client.CoreV1Api(api))
         finally:
             api.close()
 
+    def read_changes(self, changes: Changes, rest: Callable[[], None] = no_rest) -> Update:
+        """What the API says now of single objects. As `read`; may be called by the rest of a reading that is under way."""
+        outer, self._rest = self._rest, rest
+        namespaces: dict[str, NamespaceDocument | None] = {}
+        listed: dict[str, tuple[SecretDocument, ...]] = {}
+        secrets: dict[tuple[str, str], SecretDocument | None] = {}
+        failures: list[ReadFailure] = []
+
+        def keep(answers: dict, key: object, answer: object) -> None:
+            if isinstance(answer, ReadFailure):
+                failures.append(answer)
+            else:
+                answers[key] = answer
+
+        try:
+            client = self._connect()
+            try:
+                api = kubernetes_client.CoreV1Api(client)
+                for name in sorted(changes.namespaces):
+                    keep(namespaces, name, self._one(api.list_namespace, read_namespace, "", name))
+                    if namespaces.get(name) is not None:
+                        keep(listed, name, self._secrets(api, name, []))
+                counted = Counter(name for _, name in changes.secrets)
+                for many in sorted(name for name, count in counted.items() if count >= MANY):
+                    wanted = {namespace for namespace, name in changes.secrets if name == many}
+                    found = self._of_that_name(api, many, wanted)
+                    if isinstance(found, ReadFailure):
+                        failures.append(found)
+                    else:
+                        secrets |= {(namespace, many): secret for namespace, secret in found.items()}
+                for namespace, name in sorted(changes.secrets):
+                    if counted[name] >= MANY:
+                        continue
+                    if (namespace, name) == self._master:
+                        answer = self._master_secret(api)
+                    else:
+                        answer = self._one(api.list_namespaced_secret, read_secret, namespace, name, namespace)
+                    keep(secrets, (namespace, name), answer)
+            finally:
+                client.close()
+        except _Unreachable as unreachable:
+            failures.append(unreachable.args[0])
+        finally:
+            self._rest = outer
+        return Update(namespaces, listed, secrets, tuple(failures))
+
+    def _of_that_name(
+        self, api: kubernetes_client.CoreV1Api, name: str, wanted: Set[str]
+    ) -> dict[str, SecretDocument | None] | ReadFailure:
+        """The secrets of one name in some namespaces, None where there is none. One list, the others are left out."""
+        found: dict[str, SecretDocument | None] = dict.fromkeys(wanted)
+        for item in self._pages(api.list_secret_for_all_namespaces, field_selector=f"metadata.name={name}"):
+            if isinstance(item, ReadFailure):
+                return item
+            if _name(item) != name:
+                return ReadFailure("the answer has objects that were not asked for")
+            namespace = item["metadata"].get("namespace")
+            if namespace in wanted:
+                try:
+                    found[namespace] = self._made_of(item, read_secret, namespace, name)
+                except DocumentError as error:
+                    return ReadFailure(str(error))
+        for namespace in [namespace for namespace, secret in found.items() if secret is None]:
+            self._made.get(namespace, {}).pop(name, None)
+        return found
+
+    def _one(
+        self, call: Callable[..., Any], read: Callable[[Mapping, float], _Made], where: str, name: str, *arguments: str
+    ) -> _Made | ReadFailure | None:
+        """One object, None if there is none. By a list of those with its name, for that takes no right but to list."""
+        found: _Made | None = None
+        for item in self._pages(call, *arguments, field_selector=f"metadata.name={name}"):
+            if isinstance(item, ReadFailure):
+                return item
+            if _name(item) != name:
+                return ReadFailure("the answer has objects that were not asked for")
+            try:
+                found = self._made_of(item, read, where, name)
+            except DocumentError as error:
+                return ReadFailure(str(error))
+        if found is None:
+            self._made.get(where, {}).pop(name, None)
+        return found
+
     def _connect(self) -> kubernetes_client.ApiClient:
-        """A client of the API, made anew for each reading: so a rotated token, CA or kubeconfig is taken up."""
+        """A client of the API, made anew for each reading: so a rotated token, CA or kubeconfig is taken up.
+
+        Raises _Unreachable.
+        """
+        try:
+            return self._make_client()
+        except Exception as error:
+            # For a malformed kubeconfig the loader raises what it likes, YAMLError and AttributeError included. The text
+            # of a ConfigException names files and keys; others may quote the file, so that only their kind is told.
+            detail = str(error) if isinstance(error, ConfigException) else _kind(error)
+            raise _Unreachable(ReadFailure(f"no way to the Kubernetes API: {detail}")) from None
+
+    def _make_client(self) -> kubernetes_client.ApiClient:
         configuration = kubernetes_client.Configuration()
         if self._environ.get("KUBERNETES_SERVICE_HOST") and (self._service_account / "token").is_file():
             environ = dict(self._environ) | {"KUBERNETES_SERVICE_PORT": str(self._port)}
@@ -120,6 +225,79 @@ class ClusterSource:
         # How often to try again is decided by the service that asks: nothing here may sleep for a Retry-After.
         configuration.retries = urllib3.Retry(total=1, read=0, redirect=0, status=0, respect_retry_after_header=False)
         return kubernetes_client.ApiClient(configuration)
+
+    # Watching, in other threads than the reading.
+
+    def version(self, what: Watched) -> str:
+        """See `watch.Watchable`. Of the master secret it is empty: a watch from there on tells first what there is now."""
+        if what is Watched.MASTER:
+            return ""
+        client, answer = self._watch_call(what, METADATA_LIST, self._timeout, limit=1)
+        try:
+            body = json.loads(answer.data)
+            version = body["metadata"]["resourceVersion"] if str(body["kind"]).endswith("List") else None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise WatchFailure(f"no answer: {_kind(error)}") from None
+        except (ValueError, KeyError, TypeError, RecursionError):
+            version = None
+        finally:
+            client.close()
+        if not isinstance(version, str) or not version:
+            raise WatchFailure("the answer is not a list of objects")
+        return version
+
+    def watch(self, what: Watched, version: str, seconds: int) -> _Stream:
+        """See `watch.Watchable`."""
+        at = {"resource_version": version} if version else {}
+        options = {"watch": True, "allow_watch_bookmarks": True, "timeout_seconds": seconds, **at}
+        return _Stream(*self._watch_call(what, METADATA, (self._timeout[0], SILENCE), **options))
+
+    def concerns(self, what: Watched, namespace: str, name: str) -> bool:
+        """See `watch.Watchable`."""
+        if what is Watched.MASTER or (namespace, name) == self._master:
+            return (namespace, name) == self._master
+        if not namespace.startswith(self._prefix):
+            return False
+        return what is Watched.NAMESPACES or name == self._secret_name or name.startswith(TEMPORARY_PREFIX)
+
+    def _watch_call(
+        self, what: Watched, accept: str, timeout: tuple[float, float], **options: Any
+    ) -> tuple[kubernetes_client.ApiClient, urllib3.HTTPResponse]:
+        """A response whose body has not been read, and the client whose connection it comes by. Raises WatchFailure."""
+        try:
+            client = self._connect()
+        except _Unreachable as unreachable:
+            raise WatchFailure(unreachable.args[0].reason) from None
+        client.set_default_header("Accept", accept)
+        api = kubernetes_client.CoreV1Api(client)
+        arguments: tuple[str, ...] = ()
+        if what is Watched.NAMESPACES:
+            call = api.list_namespace
+        elif what is Watched.SECRETS:
+            call, options = api.list_secret_for_all_namespaces, {**options, "field_selector": SELECTOR}
+        else:
+            call, arguments = api.list_namespaced_secret, (self._master[0],)
+            options["field_selector"] = f"metadata.name={self._master[1]}"
+        try:
+            return client, call(*arguments, _preload_content=False, _request_timeout=timeout, **options)
+        except ApiException as error:
+            if not error.status:
+                failure = WatchFailure(f"no answer: {_kind(error)}")
+            else:
+                reason = _status(error.status)
+                if error.status == 403:
+                    verb = "watch" if options.get("watch") else "list"
+                    where = " in all namespaces" if what is Watched.SECRETS else ""
+                    reason += f": the right to {verb} {what.value}{where} is missing (deploy/kubernetes/rbac.yaml)"
+                failure = WatchFailure(reason, error.status, _retry_after(error))
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            failure = WatchFailure(f"no answer: {_kind(error)}")
+        except ValueError:
+            failure = WatchFailure("the token or the address cannot be sent: is there a line end in it?")
+        client.close()
+        raise failure
+
+    # Reading.
 
     def _read(self, api: kubernetes_client.CoreV1Api) -> Reading:
         unreadable: list[Problem] = []
@@ -265,6 +443,48 @@ class ClusterSource:
         if not isinstance(answer, dict):
             raise _Unreachable(ReadFailure("the answer is not a JSON object"))
         return answer
+
+
+class _Stream:
+    """The body of an answer that does not end: see `watch.Stream`."""
+
+    def __init__(self, client: kubernetes_client.ApiClient, response: urllib3.HTTPResponse) -> None:
+        self._client = client
+        self._response = response
+        connection = getattr(response, "connection", None)
+        self._socket = getattr(connection, "sock", None)
+        if self._socket is not None:
+            self._keep_alive(self._socket)
+
+    def _keep_alive(self, connected: socket.socket) -> None:
+        names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
+        try:
+            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            for name, value in zip(names, KEEPALIVE, strict=True):
+                if hasattr(socket, name):
+                    connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        except OSError:
+            pass  # it has ended already: reading it will tell
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Pieces as they come. Raises WatchFailure."""
+        try:
+            yield from self._response.stream(CHUNK, decode_content=False)
+        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
+            # The last two are what reading a connection that was cut in another thread may lead to.
+            raise WatchFailure(f"it broke off: {_kind(error)}", BROKEN_OFF) from None
+
+    def close(self) -> None:
+        self._response.close()
+        self._client.close()
+
+    def cut(self) -> None:
+        # Not the method of an SSLSocket, which takes apart what the other thread uses.
+        if self._socket is not None:
+            try:
+                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
+            except OSError:
+                pass
 
 
 def _name(item: Mapping[str, Any]) -> str:

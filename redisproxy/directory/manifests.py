@@ -41,6 +41,8 @@ class ManifestsSource:
         #: by name of a file: its time and the digest of its content, and what was made of it. The time is not enough: a
         #: file may be written twice within its resolution. Nor is the content: the time stands in for a creationTimestamp.
         self._made: dict[str, tuple[tuple[float, bytes], _Made]] = {}
+        #: what `stamp` was when it was last read, None before
+        self.stamp_read: tuple[object, ...] | None = None
 
     def __str__(self) -> str:
         return f"the manifests in {self._directory}"
@@ -48,10 +50,26 @@ class ManifestsSource:
     def stop(self) -> None:
         """Reading files takes no time to speak of."""
 
+    def _files(self) -> list[Path]:
+        """May raise OSError."""
+        return sorted(path for path in self._directory.iterdir() if path.suffix in _ENDINGS and path.is_file())
+
+    def stamp(self) -> tuple[object, ...]:
+        """Differs from what it was when a file was written, replaced, removed or added. Blocks.
+
+        A mounted Secret or ConfigMap is replaced as a whole, by another target of a symbolic link: links are followed.
+        """
+        try:
+            stats = [(path.name, path.stat()) for path in self._files()]
+        except OSError as error:
+            return ("unreadable", error.errno)  # perhaps just now: what is read next tells
+        return tuple((name, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) for name, found in stats)
+
     def read(self, rest: Callable[[], None] = no_rest) -> Reading:
         """What the files say now. Blocks. rest: called after each document that is parsed, may sleep."""
+        self.stamp_read = self.stamp()  # before: what changes from now on is another stamp
         try:
-            files = sorted(path for path in self._directory.iterdir() if path.suffix in _ENDINGS and path.is_file())
+            files = self._files()
         except OSError as error:
             failure = ReadFailure(f"{self._directory}: {error.strerror}")
             return Reading(failure, failure, {})

@@ -6,9 +6,10 @@ thread, at a pace that the reactor does not feel; the reactor takes over what is
 
 from __future__ import annotations
 
+import enum
 import random
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -17,13 +18,19 @@ from twisted.internet import defer, task, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 
-from ..core.enrolment import Enrolment, Problem, ReadFailure, Reading, no_rest
+from ..core.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, Update, no_rest
 from ..core.tenants import Directory
 from ..ops.figures import REFRESH_BOUNDS, Histogram
 from .pace import Pace
+from .watch import ChangeQueue
 
 #: Seconds to wait after the first failed refresh; doubled at each further one, up to the refresh interval.
 FIRST_RETRY = 1.0
+#: Seconds after a change is told of until it is read: what comes in one burst is read together.
+GATHER = 0.1
+#: Seconds, at most, for which the next changes wait after the last ones were read: as long as that took. Without an end of
+#: changes everything would never be read.
+LONGEST_PAUSE = 0.2
 #: Lines that are logged in one turn of the reactor: thousands, as of a cluster whose rights were taken away, stop it.
 TOLD_AT_ONCE = 20
 
@@ -38,15 +45,31 @@ class Source(Protocol):
         """A reading under way may end early: it will not be used."""
 
 
+class ChangingSource(Source, Protocol):
+    """A source of which there is a watch."""
+
+    def read_changes(self, changes: Changes, rest: Callable[[], None] = no_rest) -> Update:
+        """What it says now of these. As `read`, but for that it may be called by the `rest` of a reading under way."""
+
+
+class _Job(enum.Enum):
+    """What a thread is to do."""
+
+    READ = "read everything"
+    CHANGES = "read what has changed"
+    RESOLVE = "read nothing"
+
+
 @dataclass(frozen=True, slots=True)
 class _Outcome:
     """What a thread's work has led to.
 
-    failures: of the reading, None without one; directory: None until something was read; lines: what is to be said of the
-    problems; databases: how many Redis was taken to have.
+    job: what it was to do; failures: of the reading; directory: None until something was read; lines: what is to be said of
+    the problems; databases: how many Redis was taken to have.
     """
 
-    failures: list[ReadFailure] | None
+    job: _Job
+    failures: Sequence[ReadFailure]
     directory: Directory | None
     problems: list[Problem]
     lines: list[tuple[LogLevel, str]]
@@ -57,7 +80,7 @@ class ReadingService(service.Service):
     """Reads a source.
 
     interval: seconds between two refreshes; in_thread: calls a blocking function and returns a Deferred; pace: when that
-    thread rests, once somebody is served.
+    thread rests, once somebody is served; changes: what a watch of the source says; in_reactor: what that thread calls.
     """
 
     name = "reading"
@@ -71,6 +94,8 @@ class ReadingService(service.Service):
         interval: float,
         in_thread: Callable[..., defer.Deferred] = threads.deferToThread,
         pace: Callable[[], Pace] = Pace,
+        changes: ChangeQueue | None = None,
+        in_reactor: Callable[..., object] | None = None,
     ) -> None:
         self._clock = clock
         self.source = source
@@ -79,6 +104,8 @@ class ReadingService(service.Service):
         self._in_thread = in_thread
         self._make_pace = pace
         self._pace = pace()
+        self._changes = ChangeQueue() if changes is None else changes
+        self._in_reactor = in_reactor or getattr(clock, "callFromThread", _at_once)
         #: None until something was read
         self.directory: Directory | None = None
         #: what an operator has to mend
@@ -102,6 +129,11 @@ class ReadingService(service.Service):
         self._told: Directory | None = None
         self._failures = 0
         self._retry: IDelayedCall | None = None
+        self._gathering: IDelayedCall | None = None
+        #: when changes may be read again: not all the time, however many there are
+        self._not_before = 0.0
+        #: the problems as the thread last found them
+        self._found: list[Problem] = []
         self._to_tell: deque[tuple[LogLevel, str]] = deque()
         self._telling: IDelayedCall | None = None
 
@@ -109,13 +141,14 @@ class ReadingService(service.Service):
         super().startService()
         self._pace = self._make_pace()
         self._told = None
+        self._found = self.problems
         self._loop.start(self._interval, now=True)
 
     def stopService(self) -> None:
         super().stopService()
         if self._loop.running:
             self._loop.stop()
-        for call in (self._retry, self._telling):
+        for call in (self._retry, self._telling, self._gathering):
             if call is not None and call.active():
                 call.cancel()
         self.source.stop()
@@ -128,7 +161,19 @@ class ReadingService(service.Service):
             return
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
-        self._work(read=True)
+        self._work(_Job.READ)
+
+    def changed(self) -> None:
+        """There is something in `changes`: it is read in a moment, whatever else is under way."""
+        if not self.running or self._working is not None or (self._gathering is not None and self._gathering.active()):
+            return  # who works looks for changes
+        delay = max(GATHER, self._not_before - self._clock.seconds())
+        self._gathering = self._clock.callLater(delay, self._read_changes)
+
+    def _read_changes(self) -> None:
+        # Until all was read once there is nothing to which a change could be made.
+        if self._working is None and self.directory is not None and self._changes:
+            self._work(_Job.CHANGES)
 
     def use_databases(self, databases: int | None) -> None:
         """How many Redis has, None where it does not tell."""
@@ -139,32 +184,63 @@ class ReadingService(service.Service):
     def resolve(self) -> None:
         """Makes the Directory anew from what was last read: `databases` is another."""
         if self._working is None:
-            self._work(read=False)
+            self._work(_Job.RESOLVE)
 
-    def _work(self, read: bool) -> None:
+    def _work(self, job: _Job) -> None:
         # The first reading is done as fast as it can be: until it is over nobody is served.
         pace = self._pace if self.directory is not None else None
         self._began = self._clock.seconds()
-        self._working = self._in_thread(self._in_pace, read, pace)
+        self._working = self._in_thread(self._in_pace, job, pace)
         self._working.addCallbacks(self._take, self._crashed)
         self._working.addErrback(lambda failure: self._log.failure("what was read could not be used", failure))
         self._working.addBoth(self._over)
 
-    def _in_pace(self, read: bool, pace: Pace | None) -> _Outcome:
+    def _in_pace(self, job: _Job, pace: Pace | None) -> _Outcome:
         """What runs in the thread: never twice at once, so that the enrolment is this thread's own."""
         rest = no_rest
         if pace is not None:
             pace.start()
             rest = pace.rest
-        failures = None
-        if read:
-            reading = self.source.read(rest)
-            failures = reading.failures()
-            self._enrolment.absorb(reading)
+        if job is _Job.READ:
+            return self._resolved(job, self._read(rest), rest)
+        if job is _Job.CHANGES:
+            update = self._amended(rest)
+            return self._resolved(job, update.failures, rest)
+        return self._resolved(job, (), rest)
+
+    def _read(self, rest: Callable[[], None]) -> Sequence[ReadFailure]:
+        """Reads everything. What is said to change meanwhile is read in between, and does not wait for the end."""
+        meanwhile = Update()
+
+        def rest_and_amend() -> None:
+            nonlocal meanwhile
+            rest()
+            if self._changes and self._enrolment.loaded and self._clock.seconds() >= self._not_before:
+                update = self._amended(rest)
+                meanwhile = meanwhile.followed_by(update)
+                self._in_reactor(self._take, self._resolved(_Job.CHANGES, update.failures, rest))
+
+        reading = self.source.read(rest_and_amend)
+        self._enrolment.absorb(reading)
+        # What was read in between is younger than the answers before it. Where it is older than one that came after it,
+        # that is for a change that is told of yet.
+        self._enrolment.amend(meanwhile)
+        return reading.failures()
+
+    def _amended(self, rest: Callable[[], None]) -> Update:
+        began = self._clock.seconds()
+        update = self.source.read_changes(self._changes.take(), rest)
+        self._enrolment.amend(update)
+        now = self._clock.seconds()
+        self._not_before = now + min(now - began, LONGEST_PAUSE)
+        return update
+
+    def _resolved(self, job: _Job, failures: Sequence[ReadFailure], rest: Callable[[], None]) -> _Outcome:
         databases = self.databases
         directory, problems = self._enrolment.resolve(databases, rest)
-        lines = _news(self.problems, problems)
-        return _Outcome(failures, directory if self._enrolment.loaded else None, problems, lines, databases)
+        lines = _news(self._found, problems)
+        self._found = problems
+        return _Outcome(job, failures, directory if self._enrolment.loaded else None, problems, lines, databases)
 
     def _over(self, _: object) -> None:
         self._working = None
@@ -173,6 +249,8 @@ class ReadingService(service.Service):
         if self._again:
             self._again = False
             self.refresh()
+        elif self._changes and self.directory is not None:
+            self.changed()
         elif self._resolved_for != self.databases:
             self.resolve()
 
@@ -186,13 +264,13 @@ class ReadingService(service.Service):
         if not self.running:
             return
         self._resolved_for = outcome.databases
-        if outcome.failures is not None:
+        if outcome.job is _Job.READ:
             self.readings["failed" if outcome.failures else "ok"] += 1
             self.durations.observe(self._clock.seconds() - self._began)
         if outcome.failures:
             asked = [failure.retry_after for failure in outcome.failures if failure.retry_after is not None]
             self._retry_later(max(asked, default=None))
-        elif outcome.failures is not None:
+        elif outcome.job is _Job.READ:
             if self._failures:
                 self._log.info("{source} can be read again", source=str(self.source))
             self._failures = 0
@@ -221,7 +299,7 @@ class ReadingService(service.Service):
         delay *= random.uniform(0.75, 1.0)  # noqa: S311 - so that replicas do not return all at once
         if asked is not None:
             delay = max(delay, min(asked, self._interval))
-        if self.running:
+        if self.running and (self._retry is None or not self._retry.active()):
             self._retry = self._clock.callLater(delay, self.refresh)
 
     def _tell(self) -> None:
@@ -238,3 +316,7 @@ def _news(before: list[Problem], after: list[Problem]) -> list[tuple[LogLevel, s
         return []
     told = [(LogLevel.warn, str(problem)) for problem in sorted(set(after) - set(before))]
     return told + [(LogLevel.info, f"mended: {problem}") for problem in sorted(set(before) - set(after))]
+
+
+def _at_once(call: Callable[..., object], *arguments: object) -> None:
+    call(*arguments)

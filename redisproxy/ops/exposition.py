@@ -140,6 +140,13 @@ def _of_directory(figures: Figures) -> Iterator[Metric]:
         CounterMetricFamily, "directory_refreshes", "Readings of the credentials.", "outcome", state["refreshes"]
     )
     yield _histogram("directory_refresh_seconds", "How long a reading took.", state["refresh_seconds"])
+    watch = state["watch"]
+    yield _gauge("watching", "1 where what changes takes effect at once.", watch is not None and watch["watching"])
+    if watch is not None:
+        yield CounterMetricFamily("redisproxy_watch_events", "What watches told of, bookmarks included.", watch["events"])
+        yield CounterMetricFamily("redisproxy_watch_reconnects", "Watches that were opened again.", watch["reconnects"])
+        if watch["quiet"] is not None:
+            yield _gauge("watch_quiet_seconds", "Since a watch last told of anything.", watch["quiet"])
     yield _gauge("tenants", "Namespaces that are served.", len(state["tenants"]))
     yield _gauge("credentials", "Passwords that log in.", sum(t["credentials"] for t in state["tenants"].values()))
     expiring = {name: tenant["expires"] for name, tenant in state["tenants"].items() if tenant["expires"] is not None}

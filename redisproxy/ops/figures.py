@@ -84,14 +84,28 @@ class ProblemState(TypedDict):
     reason: str
 
 
+class WatchState(TypedDict):
+    """watching: whether what changes takes effect at once; events, reconnects: since the start; quiet: seconds since the
+    last event, or None.
+    """
+
+    watching: bool
+    events: int
+    reconnects: int
+    quiet: float | None
+
+
 class DirectoryState(TypedDict):
-    """loaded: whether there is one; age: seconds since the last reading that succeeded in full, or None."""
+    """loaded: whether there is one; age: seconds since the last reading that succeeded in full, or None; watch: None where
+    there is to be none.
+    """
 
     loaded: bool
     source: str
     age: float | None
     refreshes: dict[str, int]
     refresh_seconds: HistogramFigures
+    watch: WatchState | None
     problems: list[ProblemState]
     tenants: dict[str, TenantState]
 

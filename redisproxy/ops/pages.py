@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
-from .figures import Figures, ProblemState, TenantCounts
+from .figures import DirectoryState, Figures, ProblemState, TenantCounts
 
 #: Seconds until the browser asks again.
 REFRESH = 5
@@ -147,7 +147,8 @@ def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
         _card(
             "Credentials",
             "not read yet" if age is None else f"{_span(age)} old",
-            f"{directory['source']}; {refreshes.get('failed', 0)} of {sum(refreshes.values())} readings failed",
+            f"{directory['source']}, {_watched(directory)}; "
+            f"{refreshes.get('failed', 0)} of {sum(refreshes.values())} readings failed",
             "bad" if age is None else "",
         ),
         _card("Tenants", len(directory["tenants"]), f"{len(directory['problems'])} problems"),
@@ -159,6 +160,11 @@ def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
         _card("Refused", f"{refused:,}", "commands, since the start"),
         _card("Failed log-ins", f"{wrong:,}", f"{counts['logins'].get('ok', 0):,} succeeded"),
     )
+
+
+def _watched(directory: DirectoryState) -> str:
+    watch = directory["watch"]
+    return "watched" if watch is not None and watch["watching"] else "not watched"
 
 
 def _problems(problems: Sequence[ProblemState]) -> Iterable[Tag]:

@@ -6,8 +6,11 @@ Run by `make test-cluster`. The contract suite runs over the same server: `tests
 from __future__ import annotations
 
 import functools
+import http.client
 import json
+import ssl
 import unittest
+from collections.abc import Callable
 from pathlib import Path
 
 import redis
@@ -15,6 +18,7 @@ import redis
 from redisproxy.core.enrolment import ReadFailure
 from redisproxy.directory import cluster
 from redisproxy.directory.cluster import ClusterSource
+from redisproxy.directory.watch import Watched, WatchFailure, read_event
 
 from ..support.apiserver import NAMESPACES, TOKEN, ApiServer, authority, secrets_path
 from ..support.proxy import PREFIX, ProxyProcess, master, namespace, secret, tenant
@@ -74,8 +78,11 @@ class RightsTests(ClusterCase):
     def test_what_it_must(self) -> None:
         for verb, what, where in (
             ("list", "namespaces", "default"),
+            ("watch", "namespaces", "default"),
             ("list", "secrets", "team-blue"),
+            ("watch", "secrets", "team-blue"),
             ("get", "secrets/redis-secret-master", "kube-system"),
+            ("watch", "secrets/redis-secret-master", "kube-system"),
         ):
             self.assertTrue(self.can(verb, what, where), f"{verb} {what} in {where}")
 
@@ -112,10 +119,17 @@ class RightsTests(ClusterCase):
         self.assertEqual([secret.name for secret in reading.secrets["team-blue"]], ["redis-secret-master"])
         self.assertEqual(reading.secrets["team-green"], ReadFailure("403 Forbidden"))
         self.assertEqual(reading.master.name, "redis-secret-master")
+        # The rest can be watched all the same: the master secret by its name alone.
+        for what in (Watched.NAMESPACES, Watched.MASTER):
+            source.watch(what, source.version(what), 5).close()
+        with self.assertRaisesRegex(WatchFailure, "403 Forbidden: the right to list secrets in all namespaces is missing"):
+            source.version(Watched.SECRETS)
 
 
 class ProcessTests(ClusterCase):
     """twistd, with the rights that deploy/ gives it."""
+
+    options = ("--refresh", "2")
 
     def setUp(self) -> None:
         super().setUp()
@@ -123,7 +137,7 @@ class ProcessTests(ClusterCase):
         self.addCleanup(self.server.stop)
         self.put(master(self.server.url), *tenant("team-blue", 3, BLUE), *tenant("team-green", 5, GREEN))
         kubeconfig = self.deploy()
-        self.proxy = ProxyProcess("--refresh", "2", environ={"KUBECONFIG": str(kubeconfig)})
+        self.proxy = ProxyProcess(*self.options, environ={"KUBECONFIG": str(kubeconfig)})
         self.addCleanup(self.check_log)
         self.addCleanup(self.proxy.stop)
         self.proxy.ready()
@@ -187,6 +201,52 @@ class ProcessTests(ClusterCase):
         self.proxy.logged("the Kubernetes API can be read again")
         until(lambda: self.works("red-password"), "the new tenant is served")
         self.assertTrue(blue.ping())
+
+
+class WatchingProcessTests(ProcessTests):
+    """The same without refreshes: whatever takes effect does so by a watch."""
+
+    options = ("--refresh", "86400")
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.proxy.logged("namespaces and secrets are watched")
+
+    def at_once(self, change: Callable[[], object], probe: Callable[[], object], what: str) -> None:
+        """Within the second that is promised, and another for a machine that runs a control plane beside the tests."""
+        change()
+        until(probe, what, 2.0)
+
+    def test_a_secret_that_kubectl_rotates(self) -> None:
+        blue, green = self.client(BLUE, 3), self.client(GREEN, 5)
+        self.assertTrue(blue.ping() and green.ping())
+        patch = json.dumps({"stringData": {"redis-connection-string": "redis://:rotated-password@redis:6379/3"}})
+        rotate = ("patch", "secret", "redis-secret-master", "-n", "team-blue", "-p", patch)
+        self.at_once(lambda: self.kubectl(*rotate), lambda: self.ended(blue), "the session with the old password ends")
+        self.assertTrue(self.works("rotated-password") and green.ping())
+        self.assertFalse(self.works(BLUE))
+        temporary = secret("team-blue", "redis-secret-temp-a", redis_connection_string="redis://:temp-password@redis:6379/3")
+        self.at_once(lambda: self.put(temporary), lambda: self.works("temp-password"), "a temporary credential")
+        delete = ("delete", "secret", "redis-secret-master", "-n", "team-green")
+        self.at_once(lambda: self.kubectl(*delete), lambda: self.ended(green), "the session whose secret is gone ends")
+        blue = self.client("rotated-password", 3)
+        self.assertTrue(blue.ping())
+        self.api.delete("team-blue")
+        until(lambda: self.ended(blue), "the sessions of a deleted namespace end", 2.0)
+
+    def test_the_master_secret(self) -> None:
+        other = RedisServer().start()
+        self.addCleanup(other.stop)
+        other.client(3).set("where", "other")
+
+        def reached() -> bool:
+            try:
+                with self.proxy.client(BLUE, 3) as client:
+                    return client.get("where") == b"other"
+            except redis.RedisError:
+                return False
+
+        self.at_once(lambda: self.put(master(other.url)), reached, "the other Redis")
 
 
 class InPodTests(ClusterCase):
@@ -260,6 +320,76 @@ class TruthTests(ClusterCase):
 
     def test_who_is_not_known(self) -> None:
         self.assertSame(NAMESPACES, 401, "nobody")
+
+    def watched(self, path: str, version: str = "") -> list[list[dict]]:
+        """The events of a watch that ends after a while, bookmarks left out: of the real one, and of the small one."""
+        found = []
+        for server, token, where in ((self.api, ADMIN_TOKEN, "real"), (self.small, TOKEN, "small")):
+            query = f"watch=true&allowWatchBookmarks=true&timeoutSeconds=1&resourceVersion={version or self.version[where]}"
+            context = ssl.create_default_context(cafile=str(authority().path))
+            connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=30, context=context)
+            connection.request(
+                "GET", f"{path}?{query}", headers={"Authorization": f"Bearer {token}", "Accept": cluster.METADATA}
+            )
+            response = connection.getresponse()
+            self.assertEqual((response.status, response.getheader("Transfer-Encoding")), (200, "chunked"))
+            lines = response.read().splitlines()
+            connection.close()
+            # Read by the short way, and by the whole parser.
+            for line in lines:
+                if b'"ERROR"' not in line:
+                    self.assertEqual(read_event(line), read_event(b" " + line))
+            events = [json.loads(line) for line in lines]
+            found.append([event for event in events if event["type"] != "BOOKMARK"])
+        return found
+
+    def test_a_watch(self) -> None:
+        path = secrets_path("team-blue")
+        self.version = {
+            where: answer["metadata"]["resourceVersion"]
+            for where, (_, answer) in zip(("real", "small"), self.both(f"{path}?limit=1"), strict=True)
+        }
+        made = secret("team-blue", "made", valid_hours="1")
+        for server in (self.api, self.small):
+            for put in (
+                made,
+                secret("team-blue", "made", valid_hours="2"),
+                secret("team-green", "elsewhere", valid_hours="1"),
+            ):
+                server.put(put)
+            server.delete("team-blue", "made")
+        shown = [
+            [(e["type"], e["object"]["kind"], e["object"]["apiVersion"], e["object"]["metadata"]["name"]) for e in events]
+            for events in self.watched(path)
+        ]
+        kind = ("PartialObjectMetadata", "meta.k8s.io/v1", "made")
+        self.assertEqual(shown, [[(what, *kind) for what in ("ADDED", "MODIFIED", "DELETED")]] * 2)
+        for events in self.watched("/api/v1/secrets"):
+            names = [event["object"]["metadata"]["name"] for event in events]
+            self.assertLessEqual({"made", "elsewhere"}, set(names))
+            versions = [int(event["object"]["metadata"]["resourceVersion"]) for event in events]
+            self.assertEqual(versions, sorted(set(versions)), "a deletion has a version of its own")
+
+    def test_a_watch_from_what_is_too_old(self) -> None:
+        self.small.compact()
+        real, small = self.watched(secrets_path("team-blue"), "1")
+        for events in (real, small):
+            self.assertEqual([event["type"] for event in events], ["ERROR"])
+        for part in ("kind", "apiVersion", "status", "reason", "code", "metadata"):
+            self.assertEqual(real[0]["object"][part], small[0]["object"][part], part)
+
+    def test_a_list_for_its_version_alone(self) -> None:
+        for path in (NAMESPACES, "/api/v1/secrets"):
+            for server, token in ((self.api, ADMIN_TOKEN), (self.small, TOKEN)):
+                context = ssl.create_default_context(cafile=str(authority().path))
+                connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=30, context=context)
+                headers = {"Authorization": f"Bearer {token}", "Accept": cluster.METADATA_LIST}
+                connection.request("GET", f"{path}?limit=1", headers=headers)
+                answer = json.loads(connection.getresponse().read())
+                connection.close()
+                self.assertEqual((answer["kind"], len(answer["items"])), ("PartialObjectMetadataList", 1))
+                self.assertTrue(answer["metadata"]["resourceVersion"].isdigit())
+                self.assertNotIn("data", answer["items"][0])
 
     def test_a_continue_token_that_expired(self) -> None:
         path = f"{secrets_path('team-blue')}?limit=2"

@@ -131,9 +131,10 @@ class SchemaTests(unittest.TestCase):
 class RightsTests(unittest.TestCase):
     """RBAC: exactly what directory/cluster.py calls."""
 
-    NAMESPACES = {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list"]}
-    SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}
-    MASTER = {"apiGroups": [""], "resources": ["secrets"], "resourceNames": ["redis-secret-master"], "verbs": ["get"]}
+    NAMESPACES = {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]}
+    SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}
+    ONE_NAMESPACES_SECRETS = {**SECRETS, "verbs": ["list"]}
+    MASTER = {**SECRETS, "resourceNames": ["redis-secret-master"], "verbs": ["get", "watch"]}
 
     def test_the_rules_are_the_least_ones(self) -> None:
         rules = {name(d): d["rules"] for d in documents(BASE) if d["kind"].endswith("Role")}
@@ -162,14 +163,15 @@ class RightsTests(unittest.TestCase):
         for document in (role, binding):
             for release in RELEASES:
                 kubernetes_validate.validate(document, release, strict=True)
-        self.assertEqual(role["rules"], [self.SECRETS])
+        self.assertEqual(role["rules"], [self.ONE_NAMESPACES_SECRETS])
         self.assertEqual(binding["roleRef"]["name"], role["metadata"]["name"])
         self.assertEqual(binding["subjects"][0]["namespace"], only("ServiceAccount")["metadata"]["namespace"])
 
     def test_the_code_makes_no_other_calls(self) -> None:
-        verbs = {
-            "list_namespace": ("namespaces", "list"),
-            "list_namespaced_secret": ("secrets", "list"),
+        rights = {
+            "list_namespace": ("namespaces", "list", "watch"),
+            "list_secret_for_all_namespaces": ("secrets", "list", "watch"),
+            "list_namespaced_secret": ("secrets", "list", "watch of the master secret"),
             "read_namespaced_secret": ("secrets", "get"),
         }
         tree = ast.parse(Path(cluster.__file__).read_text())
@@ -178,7 +180,7 @@ class RightsTests(unittest.TestCase):
             for node in ast.walk(tree)
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "api"
         } - {"close"}
-        self.assertEqual(called, set(verbs), "deploy/kubernetes/rbac.yaml has to follow")
+        self.assertEqual(called, set(rights), "deploy/kubernetes/rbac.yaml has to follow")
 
     def test_the_master_secret_is_the_one_of_the_settings(self) -> None:
         settings = Settings.read({}, environment())

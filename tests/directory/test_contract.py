@@ -1,5 +1,7 @@
 """One suite for every source of the directory: manifests, the small Kubernetes API, and a real kube-apiserver.
 
+The rules hold twice over an API: read as a whole each time, and taken up by a watch, where both have to come to the same.
+
 Owns the rules of the contract with Kubernetes. A world is where documents are put for a source to read; what only one
 source has is in the test module of that source.
 """
@@ -12,7 +14,7 @@ import itertools
 import secrets
 import time
 import unittest
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from twisted.internet import defer, task
 
@@ -21,6 +23,7 @@ from redisproxy.core.tenants import AuthenticationError, Backend, Credential, Di
 from redisproxy.directory.cluster import ClusterSource
 from redisproxy.directory.manifests import ManifestsSource
 from redisproxy.directory.reading import Source
+from redisproxy.directory.watch import ChangeQueue, WatchService
 
 from ..cluster.apiserver import KubeApiServer, shared_api_server
 from ..support.apiserver import ApiServer
@@ -31,6 +34,8 @@ from ..support.waiting import until
 HOUR = 3600
 #: Part of every password here: it may not be in what an operator is told.
 MARK = "pw-"
+#: Part of the names of what is made to see how far a watch has come.
+MARKING = "watch-mark-"
 
 
 def stamp(seconds: float) -> str:
@@ -634,6 +639,72 @@ class Contract:
         self.assertTrue(str(problem).startswith(f"{self.blue}/{self.SECRET}: "))
 
 
+class Marked(ChangeQueue):
+    """Notices the marks that tell that whatever was changed before them has been told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.marks: set[str] = set()
+
+    def note(self, namespace: str, secret: str | None) -> bool:
+        mark = namespace if secret is None else secret
+        if MARKING not in mark:
+            return super().note(namespace, secret)
+        self.marks.add(mark)
+        return False
+
+
+class InThread:
+    """A reactor for who needs only that: calls at once, in whatever thread."""
+
+    def callFromThread(self, call: Callable, *arguments: object, **options: object) -> None:
+        call(*arguments, **options)
+
+
+class WatchedContract(Contract):
+    """Everything is read once. From then on only what a watch tells of is, and that has to be enough."""
+
+    def use(self, secret_name: str) -> None:
+        super().use(secret_name)
+        self.secret_name = secret_name
+        self.watch: WatchService | None = None
+        self.marks = 0
+
+    def follow(self) -> None:
+        self.queue = Marked()
+        concerns = self.source.concerns
+        self.source.concerns = lambda what, where, name: MARKING in name or concerns(what, where, name)
+        self.watch = WatchService(InThread(), self.source, self.master, self.queue, lambda: None, lambda: None)
+        self.watch.startService()
+        self.addCleanup(self.watch.stopService)
+        until(lambda: self.watch.watching, "it watches")
+        super().read()
+
+    def take_up(self) -> None:
+        self.marks += 1
+        mark = f"{MARKING}{self.marks}"
+        self.world.put(namespace(self.prefix + mark), secret(self.master[0], mark, other="x"))
+        until(lambda: {mark, self.prefix + mark} <= self.queue.marks, "whatever was changed has been told")
+        while self.queue:
+            update = self.source.read_changes(self.queue.take())
+            self.assertEqual(update.failures, ())
+            self.assertNotIn(MARK, repr(update))
+            self.enrolment.amend(update)
+
+    def read(self, databases: int | None = 16) -> Directory:
+        if self.watch is None:
+            self.follow()
+        else:
+            self.take_up()
+        directory, self.problems = self.enrolment.resolve(databases)
+        whole = Enrolment(self.secret_name, self.master)
+        whole.absorb(self.world.source(self.prefix, self.secret_name, self.master).read())
+        read, problems = whole.resolve(databases)
+        self.assertEqual((directory.credentials, self.problems), (read.credentials, problems))
+        self.assertIn(read.backend, (directory.backend, None))
+        return directory
+
+
 class ManifestsContractTests(Contract, unittest.TestCase):
     def make_world(self) -> ManifestsWorld:
         return ManifestsWorld()
@@ -645,5 +716,15 @@ class SmallApiContractTests(Contract, unittest.TestCase):
 
 
 class RealApiContractTests(Contract, unittest.TestCase):
+    def make_world(self) -> RealApiWorld:
+        return RealApiWorld(shared_api_server())
+
+
+class WatchedSmallApiContractTests(WatchedContract, unittest.TestCase):
+    def make_world(self) -> SmallApiWorld:
+        return SmallApiWorld()
+
+
+class WatchedRealApiContractTests(WatchedContract, unittest.TestCase):
     def make_world(self) -> RealApiWorld:
         return RealApiWorld(shared_api_server())

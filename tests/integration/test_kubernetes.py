@@ -70,7 +70,7 @@ class KubernetesTests(unittest.TestCase):
         self.assertRegex(self.refusal_of("wrong-password"), "invalid username-password pair")
 
     def test_signals_pick_up_a_rotated_secret_and_end_what_used_the_old(self) -> None:
-        self.start()
+        self.start("--no-watch")
         green = self.client(GREEN, 5)
         password = BLUE
         for number in (signal.SIGUSR1, signal.SIGHUP):
@@ -89,7 +89,7 @@ class KubernetesTests(unittest.TestCase):
     def test_a_credential_that_disappears_ends_its_session_alone(self) -> None:
         url = "redis://:temp-password@redis:6379/3"
         self.api.put(secret("team-blue", "redis-secret-temp-a", redis_connection_string=url, valid_hours="1"))
-        self.start()
+        self.start("--no-watch")
         temporary, blue = self.client("temp-password", 3), self.client(BLUE, 3)
         self.assertTrue(temporary.ping() and blue.ping())
         self.api.delete("team-blue", "redis-secret-temp-a")

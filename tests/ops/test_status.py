@@ -42,6 +42,7 @@ def figures(**tenants: dict) -> Figures:
                 "age": 3.0,
                 "refreshes": {"ok": 2, "failed": 1},
                 "refresh_seconds": histogram.figures(),
+                "watch": {"watching": True, "events": 7, "reconnects": 1, "quiet": 2.5},
                 "problems": [{"namespace": "team-b", "secret": EVIL, "reason": f"database 3 belongs to the older {EVIL}"}],
                 "tenants": {name: {"index": 3, "credentials": 2, "expires": 1000.0 + 7200} for name in names},
             },

@@ -1,6 +1,6 @@
 """A small Kubernetes API over real HTTP: namespaces and secrets, read only, with faults on demand.
 
-Owns just what the proxy uses of the API: two lists with pages, one secret by name, bearer tokens, TLS. What it answers
+Owns just what the proxy uses of the API: lists with pages, one secret by name, watches, bearer tokens, TLS. What it answers
 was compared with a real kube-apiserver: `tests.directory.test_contract` runs over both.
 """
 
@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import atexit
 import base64
+import bisect
 import functools
 import json
+import re
 import shutil
 import socket
 import ssl
@@ -17,7 +19,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -78,6 +80,11 @@ class Request:
     path: str
     query: Mapping[str, str]
     authorization: str
+    accept: str = ""
+
+    @property
+    def watches(self) -> bool:
+        return self.query.get("watch") in ("true", "1")
 
 
 class ApiServer:
@@ -97,6 +104,7 @@ class ApiServer:
         self._objects: dict[tuple[str, str], dict[str, dict]] = {}
         self._version = 100
         self._lock = threading.Lock()
+        self._init_watches()
         self._server: _Server | None = None
         self.put(*documents)
 
@@ -121,16 +129,168 @@ class ApiServer:
                 for name, text in new.pop("stringData", {}).items():
                     new.setdefault("data", {})[name] = base64.b64encode(text.encode()).decode()
                 held[metadata["name"]] = new
+                self._happened("MODIFIED" if old else "ADDED", new)
 
     def delete(self, name: str, secret: str | None = None) -> None:
         """A namespace with all that is in it, or one secret of it."""
         with self._lock:
-            self._version += 1
             if secret is None:
-                self._objects.get(("Namespace", ""), {}).pop(name, None)
-                self._objects.pop(("Secret", name), None)
+                # As the namespace controller does it: what is in it goes first.
+                for found in list(self._objects.get(("Secret", name), {})):
+                    self._remove("Secret", name, found)
+                self._remove("Namespace", "", name)
             else:
-                self._objects.get(("Secret", name), {}).pop(secret, None)
+                self._remove("Secret", name, secret)
+
+    def _remove(self, kind: str, namespace: str, name: str) -> None:
+        old = self._objects.get((kind, namespace), {}).pop(name, None)
+        if old is not None:
+            self._version += 1
+            # A copy: who reads the old one may be about to write it out.
+            self._happened("DELETED", {**old, "metadata": {**old["metadata"], "resourceVersion": str(self._version)}})
+
+    # What has happened, and who watches.
+
+    def _init_watches(self) -> None:
+        #: (version, type of the event, object), for as far back as is kept
+        self._events: list[tuple[int, str, dict]] = []
+        #: the last version whose event is no longer there
+        self._compacted = 0
+        self._news = threading.Condition(self._lock)
+        self._watch_faults: dict[str, Fault] = {}
+        #: streams that are open, by a number; who is in it may go on
+        self._watches: dict[int, str] = {}
+        self._watch_number = 0
+        self._stalled = False
+        self._said: dict[int, bytes] = {}
+
+    def _happened(self, what: str, item: dict) -> None:
+        """Called with the lock held."""
+        self._events.append((self._version, what, item))
+        self._news.notify_all()
+
+    def watches(self) -> list[str]:
+        """The paths of the watches that are open."""
+        with self._lock:
+            return list(self._watches.values())
+
+    def fail_watches(self, path: str, fault: Fault) -> None:
+        """Answers watches so from now on, and leaves lists alone; those that are open stay so."""
+        self._watch_faults[path] = fault
+
+    def compact(self) -> None:
+        """What has happened so far can no longer be watched: who asks for it is told so in the stream, as by the real one."""
+        with self._lock:
+            self._compacted = self._version
+            self._events.clear()
+
+    def cut_watches(self) -> None:
+        """Their connections are closed in the middle."""
+        with self._lock:
+            self._watches.clear()
+            self._news.notify_all()
+
+    def stall_watches(self) -> None:
+        """Nothing comes any more, and no end either, until mended."""
+        self._stalled = True
+
+    def say(self, line: bytes) -> None:
+        """Puts something into each watch that is open, as it is."""
+        with self._lock:
+            self._said = dict.fromkeys(self._watches, line)
+            self._news.notify_all()
+
+    def watch(self, request: Request, begin: Callable[[], None], send: Callable[[bytes], None]) -> bool:
+        """Sends the events of a watch, one in each call, once it has begun. Returns whether it came to its end, uncut."""
+        kind, namespace, chosen = self._selected(request)
+        with self._lock:
+            number = self._watch_number = self._watch_number + 1
+            self._watches[number] = request.path
+        try:
+            begin()
+            return self._watch(request, send, number, kind, namespace, chosen)
+        finally:
+            with self._lock:
+                self._watches.pop(number, None)
+
+    def _watch(
+        self,
+        request: Request,
+        send: Callable[[bytes], None],
+        number: int,
+        kind: str,
+        namespace: str | None,
+        chosen: Callable[[dict], bool],
+    ) -> bool:
+        server = self._server
+        until = time.monotonic() + float(request.query.get("timeoutSeconds", "1800"))
+        start = request.query.get("resourceVersion", "")
+        with self._lock:
+            if start in ("", "0"):
+                at = self._version
+                waiting = [("ADDED", item) for item in self._items(kind, namespace) if chosen(item)]
+            else:
+                at, waiting = int(start), []
+                if at < self._compacted:
+                    text = f"too old resource version: {at} ({self._compacted + 1})"
+                    status = {**json.loads(_status(410, text, "Expired")), "metadata": {}}
+                    waiting = [("ERROR", status)]
+        while True:
+            for what, item in waiting:
+                shown = _metadata_only(item) if "PartialObjectMetadata" in request.accept and what != "ERROR" else item
+                send(json.dumps({"type": what, "object": shown}, separators=(",", ":")).encode() + b"\n")
+                if what == "ERROR":
+                    return True
+            with self._lock:
+                left = until - time.monotonic()
+                if server is None or server.stopped.is_set() or number not in self._watches:
+                    return False
+                said = self._said.pop(number, None)
+                waiting = []
+                if not self._stalled:
+                    waiting = [
+                        (what, item)
+                        for _, what, item in self._events[bisect.bisect(self._events, at, key=lambda event: event[0]) :]
+                        if item["kind"] == kind and _within(item, namespace) and chosen(item)
+                    ]
+                    at = max(at, self._version)
+                    if left <= 0:
+                        break
+                if not waiting and said is None:
+                    self._news.wait(min(0.5, max(left, 0.01)))
+            if said is not None:
+                send(said)
+        if request.query.get("allowWatchBookmarks") == "true":
+            item = {"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": str(at), "creationTimestamp": None}}
+            waiting.append(("BOOKMARK", item))
+        for what, item in waiting:
+            shown = _metadata_only(item) if "PartialObjectMetadata" in request.accept else item
+            send(json.dumps({"type": what, "object": shown}, separators=(",", ":")).encode() + b"\n")
+        return True
+
+    def _items(self, kind: str, namespace: str | None) -> list[dict]:
+        """In the order of the API. namespace: None for all."""
+        places = sorted(key for key in self._objects if key[0] == kind) if namespace is None else [(kind, namespace)]
+        return [item for place in places for _, item in sorted(self._objects.get(place, {}).items())]
+
+    def _selected(self, request: Request) -> tuple[str, str | None, Callable[[dict], bool]]:
+        """What a list or a watch is of: kind, namespace, and which of those."""
+        match request.path.removeprefix("/api/v1/").split("/"):
+            case ["namespaces"]:
+                kind, namespace = "Namespace", None
+            case ["secrets"]:
+                kind, namespace = "Secret", None
+            case ["namespaces", where, "secrets"]:
+                kind, namespace = "Secret", where
+            case _:
+                raise ValueError(f"{request.path} can be neither listed nor watched")
+        field, sign, value = re.fullmatch(r"([a-z.]*)(!?=?)(.*)", request.query.get("fieldSelector", "")).groups()
+
+        def chosen(item: dict) -> bool:
+            found = item["metadata"]["name"] if field == "metadata.name" else item.get(field)
+            return not field or (found == value) == (sign == "=")
+
+        return kind, namespace, chosen
 
     # Faults.
 
@@ -140,6 +300,8 @@ class ApiServer:
 
     def mend(self) -> None:
         self._faults.clear()
+        self._watch_faults.clear()
+        self._stalled = False
         self._continues_expire = False
 
     def expire_continues(self) -> None:
@@ -192,6 +354,8 @@ class ApiServer:
         server, self._server = self._server, None
         if server is not None:
             server.cut()
+            with self._lock:
+                self._news.notify_all()
 
     def remove(self) -> None:
         self.stop()
@@ -203,6 +367,8 @@ class ApiServer:
         """Also a good answer is a Fault, of status 200."""
         self.requests.append(request)
         fault = self._faults.get(request.path) or self._faults.get(ANY)
+        if fault is None and request.watches:
+            fault = self._watch_faults.get(request.path) or self._watch_faults.get(ANY)
         if fault is not None:
             return fault
         scheme, _, token = request.authorization.partition(" ")
@@ -210,10 +376,8 @@ class ApiServer:
             return Fault(401, body=_status(401, "Unauthorized", "Unauthorized"))
         with self._lock:
             match request.path.removeprefix("/api/v1/").split("/"):
-                case ["namespaces"]:
-                    return self._list("Namespace", "", request.query)
-                case ["namespaces", namespace, "secrets"]:
-                    return self._list("Secret", namespace, request.query)
+                case ["namespaces"] | ["secrets"] | ["namespaces", _, "secrets"]:
+                    return Fault(200) if request.watches else self._list(request)
                 case ["namespaces", namespace, "secrets", name]:
                     found = self._objects.get(("Secret", namespace), {}).get(name)
                     if found is None:
@@ -222,17 +386,16 @@ class ApiServer:
                 case _:
                     return Fault(404, body=_status(404, "the server could not find the requested resource", "NotFound"))
 
-    def _list(self, kind: str, namespace: str, query: Mapping[str, str]) -> Fault:
+    def _list(self, request: Request) -> Fault:
+        query = request.query
+        kind, namespace, chosen = self._selected(request)
         if "continue" in query:
             items = self._continues.get(query["continue"])
             if items is None or self._continues_expire:
                 text = "The provided continue parameter is too old to display a consistent list result."
                 return Fault(410, body=_status(410, text, "Expired"))
         else:
-            items = [item for _, item in sorted(self._objects.get((kind, namespace), {}).items())]
-            if "fieldSelector" in query:
-                field, _, value = query["fieldSelector"].partition("!=")
-                items = [item for item in items if item[field] != value]
+            items = [item for item in self._items(kind, namespace) if chosen(item)]
         metadata = {"resourceVersion": str(self._version)}
         limit = int(query.get("limit", "0"))
         if limit and len(items) > limit:
@@ -242,9 +405,28 @@ class ApiServer:
             items = items[:limit]
         # As from a real API server, the items of a list do not say of what kind they are.
         shown = [{name: part for name, part in item.items() if name not in ("kind", "apiVersion")} for item in items]
-        return Fault(
-            200, body=json.dumps({"kind": f"{kind}List", "apiVersion": "v1", "metadata": metadata, "items": shown}).encode()
-        )
+        answer = {"kind": f"{kind}List", "apiVersion": "v1", "metadata": metadata, "items": shown}
+        if "as=PartialObjectMetadataList" in request.accept:
+            partial = [_metadata_only(item) for item in items]
+            answer = {
+                "kind": "PartialObjectMetadataList",
+                "apiVersion": "meta.k8s.io/v1",
+                "metadata": metadata,
+                "items": partial,
+            }
+        return Fault(200, body=json.dumps(answer).encode())
+
+
+def _metadata_only(item: dict) -> dict:
+    """As the API server shows an object to who asks for a PartialObjectMetadata, its fields in the same order."""
+    order = ("name", "generateName", "namespace", "uid", "resourceVersion", "creationTimestamp")
+    metadata = {name: item["metadata"][name] for name in order if name in item["metadata"]}
+    metadata |= item["metadata"]
+    return {"kind": "PartialObjectMetadata", "apiVersion": "meta.k8s.io/v1", "metadata": metadata}
+
+
+def _within(item: dict, namespace: str | None) -> bool:
+    return namespace is None or item["metadata"].get("namespace", "") == namespace
 
 
 class _Server(ThreadingHTTPServer):
@@ -294,10 +476,15 @@ class _Connection(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
-        answer = self.server.api.answer(Request(url.path, query, self.headers.get("Authorization", "")))
+        authorization, accept = (self.headers.get(name, "") for name in ("Authorization", "Accept"))
+        request = Request(url.path, query, authorization, accept)
+        answer = self.server.api.answer(request)
         if not answer.status:
             self.server.stopped.wait()
             self.close_connection = True
+            return
+        if request.watches and answer == Fault(200):
+            self._stream(request)
             return
         body = answer.body or b""
         self.send_response(answer.status, answer.reason or None)
@@ -307,6 +494,21 @@ class _Connection(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
         self.close_connection = self.close_connection or bool(answer.missing)
+
+    def _stream(self, request: Request) -> None:
+        def begin() -> None:
+            self.send_response(200)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Transfer-Encoding", "chunked")
+            self.end_headers()
+
+        def send(line: bytes) -> None:
+            self.wfile.write(b"%x\r\n%b\r\n" % (len(line), line))
+
+        if self.server.api.watch(request, begin, send):
+            self.wfile.write(b"0\r\n\r\n")
+        else:
+            self.close_connection = True
 
     def log_message(self, *_: object) -> None:
         pass

@@ -1,0 +1,456 @@
+"""Watches the Kubernetes API, so that what changes takes effect at once and not only at the next refresh.
+
+Owns the streams of events: one thread each for namespaces, secrets and the master secret, where each stands, when it is
+opened again, and which of its events matter. An event is a hint: it says what to read again, and nothing of an event is
+ever taken over. So it does not matter how late, how often or in which order they come, and a deletion is believed only
+from a read that succeeded. The API server is asked for metadata alone: no content of a secret comes this way.
+
+Threads, because the official client blocks; three, however many tenants there are. They rest as those that read do (`pace`).
+"""
+
+from __future__ import annotations
+
+import enum
+import json
+import random
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from twisted.application import service
+from twisted.internet.interfaces import IReactorFromThreads
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..core.enrolment import Changes
+from ..ops.figures import WatchState
+from .pace import Pace
+
+#: Bytes of one event. Metadata cannot be as large: an object has 1.5 MiB at most, its annotations 256 KiB of that, which
+#: JSON can make six times as long.
+LONGEST = 4 * 1024 * 1024
+#: Seconds, least and most, after which the API server ends a watch: it is opened again where it stood. A connection that
+#: died without a word is noticed after SILENCE seconds at the latest, or earlier by the kernel (TCP keepalive).
+LASTS = (60, 75)
+SILENCE = 90.0
+#: Seconds to wait before the second attempt to open a watch; doubled at each further one.
+FIRST_RETRY = 0.25
+LONGEST_RETRY = 30.0
+#: Seconds until it is tried again whether the right to watch was given meanwhile.
+FORBIDDEN_RETRY = 60.0
+#: Seconds after which a watch that ends has been a good one: it is opened again at once.
+GOOD = 5.0
+
+#: Changed secrets of one namespace that are remembered; past that the namespace is listed as a whole.
+MOST_OF_ONE = 100
+#: Changes that are read in one piece before they take effect, and how many of them may be one namespace's.
+BATCH = 100
+SHARE = 10
+#: Past so many secrets of one name, as when all are rotated, they are one piece, and are read in a list of that name.
+MANY = 100
+
+
+class Watched(enum.Enum):
+    """What there is a watch of. The value is what an operator is told."""
+
+    NAMESPACES = "namespaces"
+    SECRETS = "secrets"
+    MASTER = "the master secret"
+
+
+#: In place of a status: the connection of a watch ended before its time.
+BROKEN_OFF = -1
+
+
+class WatchFailure(Exception):
+    """A watch cannot be opened, or does not go on.
+
+    reason: fit for a log; status: what HTTP or the stream said, or BROKEN_OFF; retry_after: seconds, where the server asked.
+    """
+
+    def __init__(self, reason: str, status: int = 0, retry_after: float | None = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.status = status
+        self.retry_after = retry_after
+
+
+class Stream(Protocol):
+    """A watch that is open."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        """What comes, in pieces of any size, until the server ends it. Blocks. Raises WatchFailure."""
+
+    def close(self) -> None:
+        """Gives the connection up; called by who reads it."""
+
+    def cut(self) -> None:
+        """Ends the reading; called in another thread."""
+
+
+class Watchable(Protocol):
+    """What can be watched. All of it blocks, and raises WatchFailure."""
+
+    def version(self, what: Watched) -> str:
+        """The resourceVersion to watch from: what was changed earlier is seen by a reading that begins now. May be empty."""
+
+    def watch(self, what: Watched, version: str, seconds: int) -> Stream:
+        """Opens a watch that the server ends after so many seconds."""
+
+    def concerns(self, what: Watched, namespace: str, name: str) -> bool:
+        """Whether a change of this object may change the Directory."""
+
+
+# What a stream says.
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One event. namespace: empty for what has none."""
+
+    kind: str
+    namespace: str
+    name: str
+    version: str
+
+
+#: What all events but the rarest begin with, in the order in which the API server writes it: what follows, which can be
+#: megabytes of annotations, need not be parsed. Anchored, so that no value can pass for one of these fields.
+_TEXT = rb'[^"\\\x00-\x1f]+'
+_BEGINNING = re.compile(
+    rb'\{"type":"(ADDED|MODIFIED|DELETED)","object":\{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1",'
+    rb'"metadata":\{"name":"(%b)",(?:"generateName":"%b",)?(?:"namespace":"(%b)",)?(?:"selfLink":"%b",)?"uid":"%b",'
+    rb'"resourceVersion":"(%b)"' % ((_TEXT,) * 6)
+)
+
+
+def read_event(line: bytes) -> Event:
+    """One line of a stream. Raises WatchFailure for what is none, and, with its status, for the one that says it is over."""
+    found = _BEGINNING.match(line)
+    if found:
+        kind, name, namespace, version = (part.decode("utf-8", "replace") for part in found.groups(b""))
+        return Event(kind, namespace, name, version)
+    try:
+        event = json.loads(line)
+        kind, item = event["type"], event["object"]
+        if kind == "ERROR":
+            code = item.get("code")
+            code = code if isinstance(code, int) else 0
+            raise WatchFailure(f"the API server ended it with status {code}", code)
+        metadata = item["metadata"]
+        parts = (kind, metadata.get("namespace", ""), metadata.get("name", ""), metadata["resourceVersion"])
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise WatchFailure("what came is no event") from None
+    if not all(isinstance(part, str) for part in parts) or not parts[3]:
+        raise WatchFailure("what came is no event")
+    return Event(*parts)
+
+
+def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    """Whole lines, without their ends. Raises WatchFailure for one that is longer than LONGEST."""
+    pieces: list[bytes] = []
+    size = 0
+    for chunk in chunks:
+        *ends, rest = chunk.split(b"\n")
+        for end in ends:
+            line = b"".join([*pieces, end])
+            pieces, size = [], 0
+            if len(line) > LONGEST:
+                raise WatchFailure("a line is too long")
+            if line.strip():
+                yield line
+        if rest:
+            pieces.append(rest)
+            size += len(rest)
+            if size > LONGEST:
+                raise WatchFailure("a line is too long")
+
+
+# What has changed.
+
+
+class ChangeQueue:
+    """What is said to have changed and was not read again since. Safe to be used by several threads.
+
+    It is bounded, and one namespace's changes do not hold up another's.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        #: by namespace, longest waiting first: its secrets; None among them: all of it
+        self._waiting: dict[str, dict[str | None, None]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    def note(self, namespace: str, secret: str | None) -> bool:
+        """Something has changed. secret: None for the namespace itself. Returns whether nothing had waited before."""
+        with self._lock:
+            first = not self._waiting
+            names = self._waiting.setdefault(namespace, {})
+            if secret is None or len(names) >= MOST_OF_ONE:
+                self._waiting[namespace] = {None: None}
+            elif None not in names:
+                names[secret] = None
+            return first
+
+    def take(self) -> Changes:
+        """Some of it, which is then no longer here."""
+        namespaces: set[str] = set()
+        secrets: set[tuple[str, str]] = set()
+        with self._lock:
+            for namespace in list(self._waiting):
+                if len(namespaces) + len(secrets) >= BATCH:
+                    break
+                names = self._waiting.pop(namespace)
+                if None in names:
+                    namespaces.add(namespace)
+                    continue
+                taken = list(names)[:SHARE]
+                secrets.update((namespace, name) for name in taken if name is not None)
+                left = dict.fromkeys(list(names)[SHARE:])
+                if left:
+                    self._waiting[namespace] = left  # behind the others
+            counted = Counter(name for names in self._waiting.values() for name in names)
+            for many in [name for name, count in counted.items() if name is not None and count >= MANY]:
+                for namespace in [namespace for namespace, names in self._waiting.items() if many in names]:
+                    secrets.add((namespace, many))
+                    del self._waiting[namespace][many]
+                    if not self._waiting[namespace]:
+                        del self._waiting[namespace]
+        return Changes(frozenset(namespaces), frozenset(secrets))
+
+
+# The threads.
+
+
+class _Follower:
+    """One watch, opened again and again, in a thread of its own."""
+
+    _log = Logger()
+
+    def __init__(self, watch: WatchService, source: Watchable, what: Watched, master: tuple[str, str]) -> None:
+        self._watch = watch
+        self._source = source
+        self._what = what
+        self._master = master
+        self._stopped = threading.Event()
+        self._stream: Stream | None = None
+        self._pace = Pace()
+        #: where the stream stands, None: to be found out, and everything to be read
+        self._version: str | None = None
+        #: when the stream was opened, None: it is not
+        self._opened: float | None = None
+        #: how many times it was opened, how many events came, bookmarks included, and when the last did (time.monotonic)
+        self.openings = 0
+        self.events = 0
+        self.last_event: float | None = None
+        # A daemon: one that is about to connect cannot be woken up, and must not delay the end of the process.
+        self.thread = threading.Thread(target=self._run, name=f"watch of {what.value}", daemon=True)
+
+    def stop(self) -> None:
+        """Called in the reactor. The thread ends at once, unless it is about to connect."""
+        self._stopped.set()
+        self._pace.stop()
+        stream = self._stream
+        if stream is not None:
+            stream.cut()
+
+    def _run(self) -> None:
+        failures = 0
+        while not self._stopped.is_set():
+            self._opened = None
+            failure = WatchFailure("the connection was closed")
+            try:
+                self._follow()
+            except WatchFailure as caught:
+                failure = caught
+            except Exception:
+                self._watch.crashed(self._what, Failure())
+                self._version = None
+                failure = WatchFailure("a bug")
+            if self._stopped.is_set():
+                return
+            good = self._opened is not None and time.monotonic() - self._opened >= GOOD
+            failures = 0 if good else failures + 1
+            delay = self._delay(failures, failure)
+            if self._opened is None or delay > 1.0:
+                self._watch.lost(self._what, failure)
+            self._stopped.wait(delay)
+
+    def _delay(self, failures: int, failure: WatchFailure) -> float:
+        """Seconds until the next attempt."""
+        if failure.status == 403:
+            delay = FORBIDDEN_RETRY
+        elif failures == 0 or (failures == 1 and failure.status == 410):
+            delay = 0.0
+        else:
+            delay = min(LONGEST_RETRY, FIRST_RETRY * 2 ** min(failures - 1, 16))
+        delay *= random.uniform(0.5, 1.0)  # noqa: S311 - so that replicas do not return all at once
+        return delay if failure.retry_after is None else max(delay, min(failure.retry_after, FORBIDDEN_RETRY))
+
+    def _follow(self) -> None:
+        """Opens the stream and reads it, until the server ends it."""
+        if self._version is None:
+            version = self._source.version(self._what)
+            self._start_over()
+            self._version = version
+        seconds = random.randint(*LASTS)  # noqa: S311 - so that replicas do not return all at once
+        try:
+            stream = self._stream = self._source.watch(self._what, self._version, seconds)
+        except WatchFailure as failure:
+            # What the server does not accept at all may be the version.
+            if 400 <= failure.status < 500 and failure.status not in (401, 403, 429):
+                self._version = None
+            raise
+        try:
+            if self._stopped.is_set():
+                return
+            self._opened = time.monotonic()
+            self.openings += 1
+            self._watch.opened(self._what)
+            self._pace.start()
+            for line in split_lines(stream):
+                self._take(read_event(line))
+                self._pace.rest()
+        except WatchFailure as failure:
+            # The stream broke off: it goes on where it stood. After whatever else, everything is read anew.
+            if failure.status != BROKEN_OFF:
+                self._version = None
+            raise
+        finally:
+            self._stream = None
+            stream.close()
+
+    def _start_over(self) -> None:
+        """What the watch does not tell is read: all that there is."""
+        if self._what is Watched.MASTER:
+            self._watch.changed(*self._master)
+        else:
+            self._watch.start_over()
+
+    def _take(self, event: Event) -> None:
+        self._version = event.version
+        self.events += 1
+        self.last_event = time.monotonic()
+        # A namespace that changes keeps what matters of it: its name, and when it was created.
+        if event.kind == "BOOKMARK" or (self._what is Watched.NAMESPACES and event.kind == "MODIFIED"):
+            return
+        namespaces = self._what is Watched.NAMESPACES
+        namespace, name = (event.name, "") if namespaces else (event.namespace, event.name)
+        if self._source.concerns(self._what, namespace, name):
+            self._watch.changed(namespace, None if namespaces else name)
+
+
+class WatchService(service.Service):
+    """The watches, and how they are.
+
+    source: what is watched; master: (namespace, name) of the master secret; queue: where changes are put; changed: called in
+    the reactor when something is put there; refresh: called in the reactor when everything is to be read.
+    """
+
+    name = "watch"
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorFromThreads,
+        source: Watchable,
+        master: tuple[str, str],
+        queue: ChangeQueue,
+        changed: Callable[[], object],
+        refresh: Callable[[], object],
+    ) -> None:
+        self._reactor = reactor
+        self._source = source
+        self._master = master
+        self._queue = queue
+        self._changed = changed
+        self._refresh = refresh
+        self._followers: list[_Follower] = []
+        #: of each: None while it is open, else why not; empty: not yet
+        self._state: dict[Watched, str | None] = dict.fromkeys(Watched, "")
+
+    # For metrics.
+
+    @property
+    def watching(self) -> bool:
+        """Whether a change takes effect at once, whatever it is in."""
+        return bool(self.running) and all(reason is None for reason in self._state.values())
+
+    @property
+    def reconnects(self) -> int:
+        """How many times a watch was opened again since the start; each is about once a minute, in the normal course."""
+        return sum(max(0, follower.openings - 1) for follower in self._followers)
+
+    @property
+    def events(self) -> int:
+        """How many events came since the start, those included that do not matter here."""
+        return sum(follower.events for follower in self._followers)
+
+    @property
+    def quiet(self) -> float | None:
+        """For how many seconds no event has come, None before the first."""
+        moments = [follower.last_event for follower in self._followers if follower.last_event is not None]
+        return time.monotonic() - max(moments) if moments else None
+
+    def state(self) -> WatchState:
+        """All of that."""
+        return {"watching": self.watching, "events": self.events, "reconnects": self.reconnects, "quiet": self.quiet}
+
+    # Starting and stopping.
+
+    def startService(self) -> None:
+        super().startService()
+        self._state = dict.fromkeys(Watched, "")
+        self._followers = [_Follower(self, self._source, what, self._master) for what in Watched]
+        for follower in self._followers:
+            follower.thread.start()
+
+    def stopService(self) -> None:
+        super().stopService()
+        for follower in self._followers:
+            follower.stop()
+
+    # What the threads tell.
+
+    def changed(self, namespace: str, secret: str | None) -> None:
+        """To be read again. secret: None for the namespace itself."""
+        if self._queue.note(namespace, secret):
+            self._reactor.callFromThread(self._changed)
+
+    def start_over(self) -> None:
+        """All is to be read again: there may have been changes that no watch tells of."""
+        self._reactor.callFromThread(self._refresh)
+
+    def opened(self, what: Watched) -> None:
+        """A watch is open."""
+        self._reactor.callFromThread(self._set, what, None)
+
+    def lost(self, what: Watched, failure: WatchFailure) -> None:
+        """A watch is not open, and will not be for a while."""
+        self._reactor.callFromThread(self._set, what, failure.reason)
+
+    def crashed(self, what: Watched, failure: Failure) -> None:
+        """There is a bug."""
+        self._reactor.callFromThread(self._log.failure, "a bug in the watch of {what}", failure, what=what.value)
+
+    def _set(self, what: Watched, reason: str | None) -> None:
+        """Tells of each change once: not of every attempt, nor of one reason for each watch."""
+        told = set(self._state.values())
+        before, self._state[what] = self._state[what], reason
+        if not self.running:
+            return
+        if reason is None:
+            if before is not None and self.watching:
+                self._log.info("namespaces and secrets are watched: what changes takes effect at once")
+        elif not before and reason not in told:
+            self._log.warn(
+                "{what} cannot be watched: {reason}. Until then what changes takes effect at the next refresh",
+                what=what.value,
+                reason=reason,
+            )

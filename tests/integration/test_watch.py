@@ -1,0 +1,306 @@
+"""What changes in the cluster takes effect at once: a real process that watches the small Kubernetes API over HTTP.
+
+The interval of refreshes is the longest there is: what is seen here is the watch, or nothing. So are manifests in files.
+"""
+
+from __future__ import annotations
+
+import time
+import unittest
+from collections.abc import Callable
+
+import redis
+
+from ..support.apiserver import ANY, NAMESPACES, ApiServer, refusal
+from ..support.proxy import Installation, ProxyProcess, master, namespace, secret, tenant
+from ..support.servers import RedisServer
+from ..support.waiting import until
+from .test_status import metrics
+
+BLUE, GREEN = "blue-password", "green-password"
+#: Seconds within which a change takes effect, as is promised.
+AT_ONCE = 1.0
+WATCHED = "namespaces and secrets are watched"
+ALL_SECRETS = "/api/v1/secrets"
+
+
+class WatchCase(unittest.TestCase):
+    tls = False
+
+    def setUp(self) -> None:
+        self.server = RedisServer().start()
+        self.addCleanup(self.server.stop)
+        documents = [master(self.server.url), *tenant("team-blue", 3, BLUE), *tenant("team-green", 5, GREEN)]
+        self.api = ApiServer(*documents, tls=self.tls)
+        self.addCleanup(self.api.remove)
+        self.api.start()
+
+    def start(self, *options: str, watched: bool = True) -> ProxyProcess:
+        environ = {"KUBECONFIG": str(self.api.kubeconfig)}
+        self.proxy = ProxyProcess("--refresh", "86400", *options, environ=environ)
+        self.addCleanup(self.check_log)
+        self.addCleanup(self.proxy.stop)
+        self.proxy.ready()
+        if watched:
+            self.settled()
+        return self.proxy
+
+    def settled(self) -> None:
+        """Waits until it watches, and nothing more is read: what takes effect from now on is what was changed."""
+        self.proxy.logged(WATCHED)
+        quiet = [0, 0.0]
+
+        def probe() -> bool:
+            if quiet[0] != len(self.api.requests):
+                quiet[:] = len(self.api.requests), time.monotonic()
+            return time.monotonic() - quiet[1] > 0.3
+
+        until(probe, "nothing is asked any more")
+
+    def check_log(self) -> None:
+        self.assertNotIn("Traceback", self.proxy.log)
+        self.assertNotIn("-password", self.proxy.log)
+        self.assertNotIn(self.server.password, self.proxy.log)
+
+    def client(self, password: str, index: int) -> redis.Redis:
+        client = self.proxy.client(password, index, single_connection_client=True)
+        self.addCleanup(client.close)
+        self.assertTrue(client.ping())
+        return client
+
+    def works(self, password: str) -> bool:
+        """Is asked again and again: nobody waits here for a wrong password's answer, which comes later each time."""
+        try:
+            with self.proxy.client(password, single_connection_client=True, socket_timeout=0.25) as client:
+                return client.ping()
+        except redis.RedisError:
+            return False
+
+    def ended(self, client: redis.Redis) -> bool:
+        try:
+            client.connection.send_command("PING")
+            client.connection.read_response()
+        except redis.ConnectionError:
+            return True
+        return False
+
+    def at_once(self, change: Callable[[], object], probe: Callable[[], object], what: str) -> None:
+        """What a change leads to comes soon after it."""
+        began = time.monotonic()
+        change()
+        until(probe, what)
+        self.assertLess(time.monotonic() - began, AT_ONCE, what)
+
+
+class ChangeTests(WatchCase):
+    def setUp(self) -> None:
+        super().setUp()
+        self.start()
+
+    def test_a_rotated_password(self) -> None:
+        blue, green = self.client(BLUE, 3), self.client(GREEN, 5)
+        before = len(self.api.requests)
+        change = secret("team-blue", "redis-secret-master", redis_connection_string="redis://:rotated-password@redis:6379/3")
+        self.at_once(
+            lambda: self.api.put(change),
+            lambda: self.ended(blue) and self.works("rotated-password"),
+            "the new one alone works",
+        )
+        self.assertFalse(self.works(BLUE))
+        self.assertTrue(green.ping())
+        [request] = self.api.requests[before:]
+        self.assertEqual(request.query["fieldSelector"], "metadata.name=redis-secret-master", "just this one was read")
+
+    def test_secrets_and_namespaces_that_come_and_go(self) -> None:
+        url = "redis://:temp-password@redis:6379/3"
+        temporary = secret("team-blue", "redis-secret-temp-a", redis_connection_string=url, valid_hours="1")
+        self.at_once(lambda: self.api.put(temporary), lambda: self.works("temp-password"), "a temporary credential")
+        used, blue, green = self.client("temp-password", 3), self.client(BLUE, 3), self.client(GREEN, 5)
+        self.at_once(
+            lambda: self.api.delete("team-blue", "redis-secret-temp-a"), lambda: self.ended(used), "its session ends"
+        )
+        self.assertTrue(blue.ping())
+        self.at_once(lambda: self.api.put(*tenant("team-red", 7, "red-password")), lambda: self.works("red-password"), "new")
+        self.at_once(lambda: self.api.delete("team-blue", "redis-secret-master"), lambda: self.ended(blue), "no secret")
+        self.at_once(lambda: self.api.delete("team-green"), lambda: self.ended(green), "no namespace")
+        # Made again, without a secret: nothing of the old one comes back.
+        self.api.put(namespace("team-green"))
+        self.at_once(lambda: self.api.delete("team-red"), lambda: not self.works("red-password"), "what came later is read")
+        self.assertFalse(self.works(GREEN))
+
+    def test_the_master_secret(self) -> None:
+        other = RedisServer().start()
+        self.addCleanup(other.stop)
+        other.client(3).set("where", "other")
+        url = f"redis://:{other.password}@127.0.0.1:{other.port}/0"
+
+        def reached() -> bool:
+            try:
+                with self.proxy.client(BLUE, 3) as client:
+                    return client.get("where") == b"other"
+            except redis.RedisError:
+                return False
+
+        self.at_once(lambda: self.api.put(master(url)), reached, "the other Redis")
+        # What is gone is told, and the last good one stays in force.
+        self.api.delete("kube-system", "redis-secret-master")
+        self.proxy.logged("the master secret does not exist", AT_ONCE)
+        self.assertTrue(reached())
+
+    def test_what_does_not_matter_is_not_read(self) -> None:
+        before = len(self.api.requests)
+        self.api.put(namespace("other"), secret("other", "redis-secret-master", redis_connection_string="x"))
+        self.api.put(secret("team-blue", "unrelated", redis_password="x"), namespace("team-blue"))
+        self.at_once(
+            lambda: self.api.put(*tenant("team-red", 7, "red-password")),
+            lambda: self.works("red-password"),
+            "what matters is",
+        )
+        self.assertEqual({r.path.removeprefix(NAMESPACES) for r in self.api.requests[before:]}, {"", "/team-red/secrets"})
+
+    def test_metadata_is_all_that_a_watch_is_asked_for(self) -> None:
+        watches = [request for request in self.api.requests if request.watches]
+        self.assertEqual(len(watches), 3)
+        for request in watches:
+            self.assertEqual(request.accept, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
+            self.assertEqual(request.query["allowWatchBookmarks"], "true")
+            self.assertTrue(60 <= int(request.query["timeoutSeconds"]) <= 75)
+
+
+class TlsTests(WatchCase):
+    tls = True
+
+    def test_over_tls_and_a_prompt_end(self) -> None:
+        self.start()
+        change = tenant("team-blue", 3, "rotated-password")
+        self.at_once(lambda: self.api.put(*change), lambda: self.works("rotated-password"), "the new password")
+        began = time.monotonic()
+        self.assertEqual(self.proxy.stop(), 0)
+        self.assertLess(time.monotonic() - began, 5, "nothing waits for a watch to end")
+
+
+class FaultTests(WatchCase):
+    def test_a_watch_that_was_cut_misses_nothing(self) -> None:
+        self.start()
+        readings = self.lists()
+        blue = self.client(BLUE, 3)
+        self.api.fail_watches(ANY, refusal(503))
+        self.api.cut_watches()
+        self.proxy.logged("cannot be watched: 503 Service Unavailable")
+        self.api.put(*tenant("team-blue", 3, "rotated-password"))
+        self.assertFalse(self.ended(blue), "nobody told the proxy")
+        self.api.mend()
+        until(lambda: self.ended(blue) and self.works("rotated-password"), "what happened meanwhile is told after it")
+        self.assertEqual(self.lists(), readings, "without reading everything again")
+
+    def lists(self) -> int:
+        """How many times all namespaces were listed."""
+        return len(
+            [r for r in self.api.requests if r.path == NAMESPACES and "fieldSelector" not in r.query and not r.watches]
+        )
+
+    def test_too_old_to_go_on(self) -> None:
+        self.start()
+        for number, gone in enumerate((None, refusal(410))):
+            blue = self.client(BLUE if not number else "rotated-password-0", 3)
+            self.api.fail_watches(ANY, gone or refusal(503))
+            self.api.cut_watches()
+            before = len(self.api.requests)
+            until(lambda before=before: len(self.api.requests) >= before + 3, "it has asked for the watches")
+            self.api.put(*tenant("team-blue", 3, f"rotated-password-{number}"))
+            self.api.compact()
+            self.api.mend()
+            until(lambda blue=blue: self.ended(blue), "all is read anew")
+            self.assertTrue(self.works(f"rotated-password-{number}"))
+            self.settled()
+
+    def test_what_is_no_event(self) -> None:
+        self.start()
+        before = self.lists()
+        self.api.say(b'{"type":"ADDED","object":"some-password"}\n')
+        until(lambda: self.lists() > before, "all is read anew")
+        until(lambda: len([request for request in self.api.requests if request.watches]) == 6, "they are open again")
+        self.at_once(
+            lambda: self.api.put(*tenant("team-red", 7, "red-password")), lambda: self.works("red-password"), "it goes on"
+        )
+
+    def test_the_api_server_is_away_for_a_while(self) -> None:
+        self.start()
+        blue = self.client(BLUE, 3)
+        self.api.stop()
+        self.proxy.logged("cannot be watched: no answer: NewConnectionError: Connection refused")
+        self.assertTrue(blue.ping())
+        self.api.put(*tenant("team-blue", 3, "rotated-password"))
+        self.api.start()
+        until(lambda: self.ended(blue) and self.works("rotated-password"), "it takes effect after")
+        until(lambda: self.proxy.log.count(WATCHED) == 2, "and is said to be watched again")
+        self.assertEqual(self.proxy.log.count("cannot be watched"), 1, "one line, not one for each attempt or watch")
+
+    def test_without_the_right_to_watch(self) -> None:
+        self.api.fail_watches(ALL_SECRETS, refusal(403))
+        self.start("--status", "tcp:0", watched=False)
+        self.proxy.logged(
+            "secrets cannot be watched: 403 Forbidden: the right to watch secrets in all namespaces is missing"
+        )
+        until(lambda: len(self.api.watches()) == 2, "the others are watched")
+        self.at_once(
+            lambda: self.api.put(*tenant("team-red", 7, "red-password")), lambda: self.works("red-password"), "a namespace"
+        )
+        blue = self.client(BLUE, 3)
+        self.api.put(*tenant("team-blue", 3, "rotated-password"))
+        self.proxy.refresh()
+        until(lambda: self.ended(blue) and self.works("rotated-password"), "a refresh takes it up")
+        self.assertEqual(self.proxy.log.count("cannot be watched"), 1)
+        self.assertNotIn(WATCHED, self.proxy.log)
+        found = metrics(int(self.proxy.logged(r"status is told at \S+:(\d+)")[1]))
+        self.assertEqual(found["redisproxy_watching", frozenset()], 0)
+        self.assertEqual(found["redisproxy_watch_events_total", frozenset()], 3, "the master secret, and namespaces")
+
+    def test_no_watch(self) -> None:
+        self.start("--no-watch", watched=False)
+        self.assertEqual([request for request in self.api.requests if request.watches], [])
+
+
+class ManifestsTests(unittest.TestCase):
+    """The same, of files."""
+
+    def test_a_file_that_is_replaced(self) -> None:
+        installation = Installation("--refresh", "86400")
+        self.addCleanup(installation.stop)
+        with installation.blue(single_connection_client=True) as blue, installation.green() as green:
+            self.assertTrue(blue.ping() and green.ping())
+            documents = [master(installation.server.url), *tenant("team-green", 5, Installation.GREEN)]
+            began = time.monotonic()
+            installation.manifests.write([*documents, *tenant("team-blue", 3, "rotated-password")])
+
+            def ended() -> bool:
+                try:
+                    return not blue.ping()
+                except (redis.ConnectionError, redis.AuthenticationError):
+                    return True
+
+            until(ended, "the session with the old password ends")
+            self.assertLess(time.monotonic() - began, AT_ONCE)
+            with installation.proxy.client("rotated-password", 3) as rotated:
+                self.assertTrue(rotated.ping() and green.ping())
+
+
+class BurstTests(WatchCase):
+    def test_many_changes_are_one_piece_of_work(self) -> None:
+        """150 changes at once cost no more requests than that, and no reading of everything."""
+        names = [f"team-{number:03}" for number in range(50)]
+        for number, name in enumerate(names):
+            self.api.put(*tenant(name, 10 + number, f"first-password-{number}"))
+        self.start("--status", "tcp:0")
+        before = len(self.api.requests)
+        for turn in range(3):
+            for number, name in enumerate(names):
+                self.api.put(*tenant(name, 10 + number, f"turn-password-{turn}-{number}"))
+        for number in range(50):
+            until(lambda number=number: self.works(f"turn-password-2-{number}"), "the last of all is in force", 5)
+        self.settled()
+        asked = self.api.requests[before:]
+        self.assertEqual([request for request in asked if "fieldSelector" not in request.query], [])
+        self.assertLessEqual(len(asked), 150)
+        found = metrics(int(self.proxy.logged(r"status is told at \S+:(\d+)")[1]))
+        self.assertEqual(found["redisproxy_watching", frozenset()], 1)
