@@ -86,6 +86,13 @@ def _file(text: str) -> Path:
     return Path(text).absolute()
 
 
+def _path(text: str) -> Path:
+    """A file that may be away for a moment: whoever reads it says what is wrong with it."""
+    if not text:
+        raise _Invalid("a file")
+    return Path(text).absolute()
+
+
 def _endpoints(text: str) -> tuple[str, ...]:
     """Endpoint strings, separated by white space."""
     endpoints = tuple(text.split())
@@ -209,6 +216,13 @@ class Settings:
     )
     redis_ca: Path | None = _setting(
         "REDISPROXY_REDIS_CA", _file, None, "FILE", "PEM file of the CAs to trust for rediss://, instead of the system's."
+    )
+    client_ca: Path | None = _setting(
+        "REDISPROXY_CLIENT_CA",
+        _path,
+        None,
+        "FILE",
+        "PEM file of CAs: a client at an ssl: endpoint has to show a certificate that one of them signed.",
     )
     acl: str = _setting(
         "REDISPROXY_ACL",

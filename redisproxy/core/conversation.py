@@ -40,6 +40,8 @@ ANSWERS_LIMIT = 64 * 1024
 HELD_LIMIT = 64 * 1024
 #: Bytes that a client may send before it has logged in.
 UNAUTHENTICATED_LIMIT = 1024 * 1024
+#: What a client that speaks TLS begins with, and no command does. Unanswered, both sides would wait.
+TLS_HANDSHAKE = b"\x16"
 
 NOAUTH = b"-NOAUTH Authentication required.\r\n"
 #: A command that every server answers with an error: inside MULTI it makes EXEC fail, as the refusal should.
@@ -216,6 +218,10 @@ class Conversation:
         if self._wait & Wait.ENDING:
             return
         if self.credential is None:
+            if not self._received and data.startswith(TLS_HANDSHAKE):
+                self._answer(b"-ERR Protocol error: there is no TLS at this port\r\n")
+                self.end("tls-on-plain-port")
+                return
             self._received += len(data)
             if self._received > UNAUTHENTICATED_LIMIT:
                 self._answer(b"-ERR Protocol error: too much was sent without authentication\r\n")

@@ -11,9 +11,16 @@ import select
 from collections.abc import Callable, Coroutine, Iterator
 from dataclasses import dataclass
 
+from OpenSSL.SSL import Error as TlsError
 from twisted.internet import defer, task
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, ISSLTransport
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    ISSLTransport,
+)
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -33,6 +40,7 @@ from .lane import LaneError, LaneProtocol
 from .lanes import LanePool
 from .receiver import Hold, Pressure, RespReceiver
 from .shared import SharedLanes
+from .tls import why_tls
 from .wall import Wall
 
 #: Bytes taken from a client that waits for a place: a log-in and a few commands.
@@ -69,7 +77,7 @@ class Timeouts:
     login: float
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IHandshakeListener)
 class ClientProtocol(RespReceiver):
     """One client's connection: the link that carries a session."""
 
@@ -83,7 +91,9 @@ class ClientProtocol(RespReceiver):
         self._early_size = 0
         self._closing = False
         self._read_closed = False
+        self._handshaking = False
         self._mood = ""
+        self._detail = ""
         self._since = 0.0
         self.peer = ""
         self._timer: IDelayedCall | None = None
@@ -106,6 +116,7 @@ class ClientProtocol(RespReceiver):
         self._since = factory.clock.seconds()
         self.peer = shown_address(self.transport.getPeer())
         self._address = getattr(self.transport.getPeer(), "host", "")
+        self._handshaking = ISSLTransport.providedBy(self.transport)
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
         # A client that is not logged in may leave little unread; with TLS the size is Twisted's.
         self._usual_buffer = getattr(self.transport, "bufferSize", 0)
@@ -115,6 +126,10 @@ class ClientProtocol(RespReceiver):
         if not factory.admission.arrive(self):
             self.write(FULL)
             self.close("turned-away")
+
+    def handshakeCompleted(self) -> None:
+        """See IHandshakeListener. The time limit of the log-in is that of the handshake, too."""
+        self._handshaking = False
 
     def admitted(self) -> None:
         """See `admission.Arrival`."""
@@ -186,6 +201,8 @@ class ClientProtocol(RespReceiver):
         self.session.lost()
         if self._leasing is not None:
             self._leasing.cancel()
+        if not self._mood and reason.check(TlsError):
+            self._mood, self._detail = "tls-failed", why_tls(reason.value)
         outcome = self._outcome()
         increase(factory.counts.ended, outcome.mood)
         factory.outcomes.ended(outcome)
@@ -235,6 +252,7 @@ class ClientProtocol(RespReceiver):
             commands=self.session.commands,
             refused=self.session.refused,
             mood=self._mood or "client-left",
+            detail=self._detail,
         )
 
     # What the session asks of its link.
@@ -247,6 +265,10 @@ class ClientProtocol(RespReceiver):
         self._mood = mood
         if not self._admitted:
             self.factory.admission.leave(self)  # or it would be given a place
+        if self._handshaking:
+            # Nothing can be told it yet, and to go on with the handshake for that would cost as much as to serve it.
+            self.transport.abortConnection()
+            return
         self._restart_timer(CLOSE_LIMIT, self.transport.abortConnection)
         self.transport.unregisterProducer()
         if self._read_closed or ISSLTransport.providedBy(self.transport):

@@ -122,12 +122,30 @@ class RedisState(TypedDict):
     walls: int
 
 
+class CertificateState(TypedDict):
+    """What an `ssl:` endpoint shows. expires: in seconds since the epoch; problem: why what its files hold now is not in
+    force, or empty.
+    """
+
+    listener: str
+    expires: float
+    problem: str
+
+
+class TlsState(TypedDict):
+    """reloads: changed certificates, by outcome."""
+
+    certificates: list[CertificateState]
+    reloads: dict[str, int]
+
+
 class State(TypedDict):
     """What one process knows for all. unready: why no client should come, or empty."""
 
     unready: str
     directory: DirectoryState
     redis: RedisState
+    tls: TlsState
 
 
 class Figures(TypedDict):
