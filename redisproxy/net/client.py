@@ -40,7 +40,9 @@ from .lane import LaneError, LaneProtocol
 from .lanes import LanePool
 from .receiver import Hold, Pressure, RespReceiver
 from .shared import SharedLanes
+from .time_limit import TimeLimit
 from .tls import why_tls
+from .transport import close_if_written
 from .wall import Wall
 
 #: Bytes taken from a client that waits for a place: a log-in and a few commands.
@@ -83,8 +85,10 @@ class ClientProtocol(RespReceiver):
 
     factory: ClientFactory
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, address: IAddress) -> None:
         self.id = number
+        self.peer = shown_address(address)
+        self._address = getattr(address, "host", "")
         self.session = Session(self)
         self._admitted = False
         self._early: list[bytes] = []
@@ -95,11 +99,9 @@ class ClientProtocol(RespReceiver):
         self._mood = ""
         self._detail = ""
         self._since = 0.0
-        self.peer = ""
         self._timer: IDelayedCall | None = None
         self._leasing: defer.Deferred | None = None
         self._usual_buffer = 0
-        self._address = ""
         self._wrong = 0
         self._forbidden = 0
         self._penalty: IDelayedCall | None = None
@@ -114,8 +116,6 @@ class ClientProtocol(RespReceiver):
         super().connectionMade()
         factory = self.factory
         self._since = factory.clock.seconds()
-        self.peer = shown_address(self.transport.getPeer())
-        self._address = getattr(self.transport.getPeer(), "host", "")
         self._handshaking = ISSLTransport.providedBy(self.transport)
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
         # A client that is not logged in may leave little unread; with TLS the size is Twisted's.
@@ -135,13 +135,14 @@ class ClientProtocol(RespReceiver):
         """See `admission.Arrival`."""
         self._admitted = True
         self._since = self.factory.clock.seconds()
-        self._restart_timer(self.factory.timeouts.login, self._too_late)
+        self.factory.log_ins.begin(self)
         early, self._early = b"".join(self._early), []
         self.unhold(Hold.PLACE)
         if early:
             self.dataReceived(early)
 
-    def _too_late(self) -> None:
+    def login_timeout(self) -> None:
+        """It had its time to log in."""
         self.write(b"-ERR no log-in within %d seconds\r\n" % self.factory.timeouts.login)
         self.session.end("login-timeout")
 
@@ -161,6 +162,8 @@ class ClientProtocol(RespReceiver):
         self._read_closed = True
         if self._closing or not self._admitted:
             self.transport.loseConnection()
+            return
+        if self.session.at_rest and close_if_written(self.transport):
             return
         self._restart_timer(HALF_CLOSED_GRACE, self.transport.abortConnection)
         self.session.half_closed()
@@ -189,6 +192,7 @@ class ClientProtocol(RespReceiver):
         self._timer = self.factory.clock.callLater(seconds, call, *arguments)
 
     def _stop_timer(self) -> None:
+        self.factory.log_ins.end(self)
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
@@ -203,9 +207,10 @@ class ClientProtocol(RespReceiver):
             self._leasing.cancel()
         if not self._mood and reason.check(TlsError):
             self._mood, self._detail = "tls-failed", why_tls(reason.value)
-        outcome = self._outcome()
-        increase(factory.counts.ended, outcome.mood)
-        factory.outcomes.ended(outcome)
+        mood = self._mood or "client-left"
+        increase(factory.counts.ended, mood)
+        if factory.outcomes.tells(mood):
+            factory.outcomes.ended(self._outcome(mood))
         factory.admission.leave(self)
         factory.left(self)
         # The two hold each other: without this they were left to the garbage collector, whose full runs are felt.
@@ -241,7 +246,7 @@ class ClientProtocol(RespReceiver):
         if self._tally is not None:
             self._tally.look_at(name)
 
-    def _outcome(self) -> Outcome:
+    def _outcome(self, mood: str) -> Outcome:
         credential = self.session.credential
         return Outcome(
             number=self.id,
@@ -251,7 +256,7 @@ class ClientProtocol(RespReceiver):
             seconds=self.factory.clock.seconds() - self._since,
             commands=self.session.commands,
             refused=self.session.refused,
-            mood=self._mood or "client-left",
+            mood=mood,
             detail=self._detail,
         )
 
@@ -363,7 +368,7 @@ class ClientProtocol(RespReceiver):
 
     def logged_out(self) -> None:
         """See `core.links.Link`."""
-        self._restart_timer(self.factory.timeouts.login, self._too_late)
+        self.factory.log_ins.begin(self)
         self._tally_for(None)
         if self._usual_buffer:
             self.transport.bufferSize = UNREAD_LIMIT
@@ -384,6 +389,10 @@ class ClientProtocol(RespReceiver):
     def share(self, credential: Credential, protocol: int) -> None:
         """See `core.links.Link`."""
         home = self.factory.lanes.home(credential.tenant, protocol)
+        if home.lane is not None:  # as it mostly is: no Deferred
+            home.enter()
+            self._shared(home)
+            return
 
         def failed(failure: Failure) -> Failure:
             home.leave()
@@ -411,8 +420,7 @@ class ClientProtocol(RespReceiver):
             self._tally_for(self.session.candidate.tenant)
         if self.session.credential is None:
             # The log-in succeeded.
-            if not (self._closing or self._read_closed):
-                self._stop_timer()
+            self.factory.log_ins.end(self)
             if self._usual_buffer:
                 self.transport.bufferSize = self._usual_buffer
 
@@ -494,6 +502,8 @@ class ClientFactory(Factory):
         self.lanes = lanes
         self.admission = admission
         self.outcomes = outcomes
+        #: for those that have not logged in
+        self.log_ins: TimeLimit[ClientProtocol] = TimeLimit(clock, timeouts.login, ClientProtocol.login_timeout)
         self.timeouts = timeouts
         self.clients: set[ClientProtocol] = set()
         #: called with how many there are, at each that comes or goes
@@ -514,6 +524,7 @@ class ClientFactory(Factory):
         """No port listens any more."""
         if self._probing.running:
             self._probing.stop()
+        self.log_ins.stop()
         if self._checking is not None:
             self._checking.cancel()
             self._checking = None
@@ -523,7 +534,7 @@ class ClientFactory(Factory):
             client.probe()
 
     def buildProtocol(self, addr: IAddress) -> ClientProtocol:
-        client = ClientProtocol(next(self._numbers))
+        client = ClientProtocol(next(self._numbers), addr)
         client.factory = self
         return client
 
