@@ -100,7 +100,12 @@ class RotationService(service.Service):
         """For metrics and the status page."""
         return {
             "certificates": [
-                {"listener": watched.tls.listener, "expires": watched.made.expires, "problem": watched.problem}
+                {
+                    "listener": watched.tls.listener,
+                    "begins": watched.made.begins,
+                    "expires": watched.made.expires,
+                    "problem": watched.problem,
+                }
                 for watched in self._watched
             ],
             "reloads": dict(self._reloads),

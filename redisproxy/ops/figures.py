@@ -123,11 +123,12 @@ class RedisState(TypedDict):
 
 
 class CertificateState(TypedDict):
-    """What an `ssl:` endpoint shows. expires: in seconds since the epoch; problem: why what its files hold now is not in
-    force, or empty.
+    """What an `ssl:` endpoint shows. begins, expires: in seconds since the epoch; problem: why what its files hold now is
+    not in force, or empty.
     """
 
     listener: str
+    begins: float
     expires: float
     problem: str
 

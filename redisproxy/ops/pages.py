@@ -15,10 +15,12 @@ from twisted.internet.defer import Deferred
 from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
-from .figures import DirectoryState, Figures, ProblemState, TenantCounts
+from .figures import CertificateState, DirectoryState, Figures, ProblemState, TenantCounts
 
 #: Seconds until the browser asks again.
 REFRESH = 5
+#: A certificate that has less of its time left should have been renewed: cert-manager does with a third of it left.
+SOON = 0.2
 #: Tenants, and problems, that are shown; of more, the busiest.
 ROWS = 500
 
@@ -64,6 +66,8 @@ HEADERS = {
     b"x-frame-options": b"DENY",
 }
 
+_STAYS = "the last good one stays in force. Mend the files as told; they are read again by themselves."
+
 #: What to do, by what the reason of a problem says; the first that matches.
 _ADVICE = (
     (r"belongs to the older", "Give this namespace another index: redisproxy tenants shows which are taken."),
@@ -94,6 +98,7 @@ def render(figures: Figures, rates: Mapping[str, float]) -> bytes:
         *([tags.p(f"Not ready: {state['unready']}", class_="banner", role="alert")] if state["unready"] else []),
         _overview(figures, rates),
         *_problems(state["directory"]["problems"]),
+        *_certificates(state["tls"]["certificates"], figures["time"]),
         *_tenants(figures, rates),
     ]
     page = tags.html(
@@ -183,6 +188,29 @@ def _problems(problems: Sequence[ProblemState]) -> Iterable[Tag]:
         tags.h2(f"Problems ({len(problems)})", class_="bad"),
         _table(("Namespace", "Secret", "What is wrong", "What to do"), rows, len(problems)),
     ]
+
+
+def _certificates(certificates: Sequence[CertificateState], now: float) -> Iterable[Tag]:
+    if not certificates:
+        return []
+    rows = [
+        tags.tr(
+            tags.td(certificate["listener"]),
+            tags.td(*_left(certificate, now)),
+            tags.td(f"{certificate['problem']}: {_STAYS}" if certificate["problem"] else "-", class_="text"),
+        )
+        for certificate in certificates
+    ]
+    return [tags.h2("Certificates"), _table(("Endpoint", "Ends", "What is wrong with a newer one"), rows, len(rows))]
+
+
+def _left(certificate: CertificateState, now: float) -> tuple[str | Tag, ...]:
+    """How long it is good for yet."""
+    begins, expires = certificate["begins"], certificate["expires"]
+    if expires <= now:
+        return (tags.span(f"ended {_span(now - expires)} ago: clients refuse it", class_="bad"),)
+    soon = expires - now < SOON * (expires - begins)
+    return (tags.span(f"in {_span(expires - now)}", class_="warn" if soon else ""), f", {_moment(expires)}")
 
 
 def _tenants(figures: Figures, rates: Mapping[str, float]) -> Iterable[Tag]:

@@ -53,6 +53,10 @@ def figures(**tenants: dict) -> Figures:
                 "databases": 16,
                 "walls": 2,
             },
+            "tls": {
+                "certificates": [{"listener": "ssl:6380", "begins": 0.0, "expires": 1000.0 + 86400 * 60, "problem": ""}],
+                "reloads": {"ok": 3, "failed": 1},
+            },
         },
     }
 
@@ -91,6 +95,9 @@ class ExpositionTests(unittest.TestCase):
         family = (("family", "plain"), ("namespace", "team-a"))
         self.assertEqual(found["redisproxy_commands_total", family], 7)
         self.assertEqual(found["redisproxy_directory_age_seconds", ()], 3)
+        expiry = "redisproxy_certificate_expiry_timestamp_seconds"
+        self.assertEqual(found[expiry, (("listener", "ssl:6380"),)], 1000 + 86400 * 60)
+        self.assertEqual(found["redisproxy_certificate_reloads_total", (("outcome", "failed"),)], 1)
         self.assertEqual(found["redisproxy_redis_response_seconds_bucket", (("le", "0.1"),)], 2)
         self.assertEqual(found["redisproxy_redis_response_seconds_count", ()], 4)
         self.assertIn(("process_resident_memory_bytes", ()), found)
@@ -130,6 +137,26 @@ class PageTests(unittest.TestCase):
         self.assertIn("Give this namespace another index", page)
         self.assertIn("12,346", page)
         self.assertIn("in 2 h", page)
+
+    def test_certificates(self) -> None:
+        found = figures()
+        (certificate,) = found["state"]["tls"]["certificates"]
+        page = pages.render(found, {}).decode()
+        self.assertIn("in 60 d", page)
+        self.assertNotIn("clients refuse it", page)
+        certificate |= {
+            "expires": 1000.0 + 7 * 86400 - 1,
+            "begins": 1000.0 - 29 * 86400,
+            "problem": f"{EVIL} cannot be read",
+        }
+        page = pages.render(found, {}).decode()
+        self.assertRegex(page, 'class="warn">in 6 d 23 h')
+        self.assertIn("cannot be read: the last good one stays in force", page)
+        self.assertNotIn("<script", page)
+        certificate["expires"] = 900.0
+        self.assertIn("ended 1 min 40 s ago: clients refuse it", pages.render(found, {}).decode())
+        found["state"]["tls"]["certificates"] = []
+        self.assertNotIn("Certificates", pages.render(found, {}).decode())
 
     def test_it_says_why_it_is_not_ready(self) -> None:
         found = figures()
