@@ -16,6 +16,8 @@ from pathlib import Path
 import redis
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
+from redis.backoff import NoBackoff
+from redis.retry import Retry
 
 from ..support.certificates import Authority
 from ..support.proxy import LANES, Installation, ProxyProcess
@@ -64,6 +66,7 @@ class TlsCase(unittest.TestCase):
             ssl_ca_certs=str(ca or self.authority.path),
             socket_timeout=20,
             single_connection_client=True,
+            retry=Retry(NoBackoff(), 0),
             **options,
         )
         self.addCleanup(client.close)
