@@ -56,7 +56,8 @@ LINGER = 2.0
 #: Seconds between two looks at clients that are not read from.
 PROBE = 5.0
 #: Seconds for the replies owed to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
-HALF_CLOSED_GRACE = 0.5
+#: It may have left: a BLPOP of its must not wait for long, so there is less time on a lane of its own.
+HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_PINNED = 5.0, 0.5
 #: Seconds for a session that was revoked to get the replies it is owed, before it is cut off.
 REVOKED_GRACE = 10.0
 
@@ -165,7 +166,7 @@ class ClientProtocol(RespReceiver):
             return
         if self.session.at_rest and close_if_written(self.transport):
             return
-        self._restart_timer(HALF_CLOSED_GRACE, self.transport.abortConnection)
+        self._give_grace()
         self.session.half_closed()
 
     def writeConnectionLost(self) -> None:
@@ -184,7 +185,11 @@ class ClientProtocol(RespReceiver):
         poll.register(self.transport.fileno(), select.POLLRDHUP)
         if poll.poll(0):
             self._read_closed = True
-            self._restart_timer(HALF_CLOSED_GRACE, self.transport.abortConnection)
+            self._give_grace()
+
+    def _give_grace(self) -> None:
+        grace = HALF_CLOSED_GRACE_PINNED if self.session.pinned else HALF_CLOSED_GRACE
+        self._restart_timer(grace, self.transport.abortConnection)
 
     def _restart_timer(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
         """A connection has one time limit at a time."""
@@ -409,6 +414,8 @@ class ClientProtocol(RespReceiver):
         lane.carry(self.session, self._redis_slow)
         self._lane_there()
         self.session.lane_opened(lane)
+        if self._read_closed and not self._closing:
+            self._give_grace()
 
     def _shared(self, home: SharedLanes) -> None:
         self._lane_there()
