@@ -119,10 +119,10 @@ class ClientProtocol(RespReceiver):
         self._since = factory.clock.seconds()
         self._handshaking = ISSLTransport.providedBy(self.transport)
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
-        # A client that is not logged in may leave little unread; with TLS the size is Twisted's.
-        self._usual_buffer = getattr(self.transport, "bufferSize", 0)
-        if self._usual_buffer:
-            self.transport.bufferSize = UNREAD_LIMIT
+        self._socket = self.transport.transport if self._handshaking else self.transport
+        self._usual_buffer = getattr(self._socket, "bufferSize", 0)
+        if not self._handshaking:  # of which the server's part is larger
+            self._limit_unread()
         factory.came(self)
         if not factory.admission.arrive(self):
             self.write(FULL)
@@ -131,6 +131,12 @@ class ClientProtocol(RespReceiver):
     def handshakeCompleted(self) -> None:
         """See IHandshakeListener. The time limit of the log-in is that of the handshake, too."""
         self._handshaking = False
+        self._limit_unread()
+
+    def _limit_unread(self) -> None:
+        """A client that is not logged in may leave little unread."""
+        if self._usual_buffer:
+            self._socket.bufferSize = UNREAD_LIMIT
 
     def admitted(self) -> None:
         """See `admission.Arrival`."""
@@ -375,8 +381,7 @@ class ClientProtocol(RespReceiver):
         """See `core.links.Link`."""
         self.factory.log_ins.begin(self)
         self._tally_for(None)
-        if self._usual_buffer:
-            self.transport.bufferSize = UNREAD_LIMIT
+        self._limit_unread()
 
     @property
     def shares(self) -> bool:
@@ -429,7 +434,7 @@ class ClientProtocol(RespReceiver):
             # The log-in succeeded.
             self.factory.log_ins.end(self)
             if self._usual_buffer:
-                self.transport.bufferSize = self._usual_buffer
+                self._socket.bufferSize = self._usual_buffer
 
     def _not_leased(self, failure: Failure) -> None:
         self._leasing = None
