@@ -274,7 +274,8 @@ class Workers(service.Service):
             self._show_to(process)
 
     def _show_to(self, process: _Process) -> None:
-        process.channel.send("certificates", material=[one.dump() for one in self._material])
+        if self._material:
+            process.channel.send("certificates", material=[one.dump() for one in self._material])
 
     # The Directory.
 

@@ -453,6 +453,18 @@ class ProtocolErrorTests(Case):
                 conversation.client(data)
                 self.assertEqual((conversation.hears(), conversation.closed), (b"", "cross-protocol"))
 
+    def test_who_speaks_tls_where_there_is_none_does_not_wait_for_an_answer(self) -> None:
+        hello = bytes.fromhex("16030100c8010000c40303")
+        for pieces in ([hello], [hello[:1], hello[1:]]):
+            conversation = Conversation().client(*pieces)
+            self.assertHears(conversation, b"-ERR Protocol error: there is no TLS at this port\r\n")
+            self.assertEqual(conversation.closed, "tls-on-plain-port")
+        # It is what a connection begins with, and nothing else.
+        conversation = Conversation().client(b"ECHO ", hello[:1], b"\r\n")
+        self.assertHears(conversation, b"-NOAUTH Authentication required.\r\n")
+        self.assertIsNone(conversation.closed)
+        self.assertIsNone(logged_in().client(b"*2\r\n$3\r\nGET\r\n$1\r\n", hello[:1], b"\r\n").closed)
+
     def test_arguments_larger_than_can_be_looked_at(self) -> None:
         conversation = logged_in().client(encode([b"WATCH", b"x" * (2 << 20)]), encode([b"SELECT", b"3"]))
         self.assertHears(conversation, b"-ERR the arguments of 'watch' are larger than 1048576 bytes\r\n", OK)
