@@ -217,7 +217,7 @@ class ClientProtocol(RespReceiver):
         if self._leasing is not None:
             self._leasing.cancel()
         if not self._mood and reason.check(TlsError):
-            self._mood, self._detail = "tls-failed", why_tls(reason.value)
+            self._mood, self._detail = "tls-failed", why_tls(reason.value, self.transport.getHandle())
         mood = self._mood or "client-left"
         increase(factory.counts.ended, mood)
         if factory.outcomes.tells(mood):

@@ -40,6 +40,15 @@ _REFUSED = {
     "sslmethod": "TLS 1.2 and newer are spoken, whatever else is asked for",
     "dhParameters": "forward secrecy is by elliptic curves, which every client of TLS 1.2 has",
 }
+# Why a client's certificate is refused, by OpenSSL's numbers (X509_V_ERR_…).
+_REFUSALS = {
+    9: "it is not valid yet",
+    10: "it has ended",
+    18: "it is signed by itself",
+    **dict.fromkeys((2, 19, 20, 21), "its CA is not trusted"),
+    26: "it is not for clients",
+    **dict.fromkeys((66, 67, 68), "its key or digest is too weak"),
+}
 # What may stand before and after it in the same file is left alone: certificates, EC PARAMETERS.
 _KEY = re.compile(rb"-----BEGIN ((?:[A-Z0-9]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 
@@ -201,14 +210,29 @@ def _ask_for_certificates(context: SSL.Context, authorities: list[x509.Certifica
     for authority in map(X509.from_cryptography, authorities):
         store.add_cert(authority)
         context.add_client_ca(authority)  # by which clients know which one to show
-    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
+    context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verified)
 
 
-def why_tls(error: BaseException) -> str:
-    """What OpenSSL says went wrong, in a few words of its own."""
+class ServerConnection(SSL.Connection):
+    """Knows what was wrong with a client's certificate: OpenSSL's error says only that something was."""
+
+    refused = ""
+
+
+def _verified(connection: ServerConnection, _certificate: X509, number: int, _depth: int, good: int) -> bool:
+    """Of each certificate in a client's chain: OpenSSL's word is the last. number: one of its X509_V_ERR_…"""
+    if not good and not connection.refused:
+        connection.refused = _REFUSALS.get(number, f"OpenSSL calls it error {number}")
+    return bool(good)
+
+
+def why_tls(error: BaseException, connection: object = None) -> str:
+    """What OpenSSL says went wrong, in a few words of its own. connection: with whom."""
     queue = error.args[0] if error.args and isinstance(error.args[0], list | tuple) else []
     reasons = [entry[-1] for entry in queue if isinstance(entry, tuple) and entry and entry[-1]]
-    return ", ".join(dict.fromkeys(reasons)) or "it does not say why"
+    told = ", ".join(dict.fromkeys(reasons)) or "it does not say why"
+    refused = getattr(connection, "refused", "")
+    return f"{told}: {refused}" if refused else told
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -226,7 +250,7 @@ class ServerTls:
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
         """See IOpenSSLServerConnectionCreator."""
-        return SSL.Connection(self._context, None)
+        return ServerConnection(self._context, None)
 
 
 @implementer(IStreamServerEndpoint)

@@ -354,7 +354,10 @@ class ClientCertificateTests(TlsCase):
             self.assertRegex(self.refusal(self.context()), "(?i)certificate.required|handshake.failure|closed")
             self.assertRegex(self.refusal(self.context(*map(Path, bad.values()))), "(?i)unknown.ca|closed")
             until(lambda: installation.proxy.log.count("did not return a certificate) after") == number + 1, "it is told")  # noqa: B023
-            until(lambda: installation.proxy.log.count("certificate verify failed) after") == number + 1, "it is told")  # noqa: B023
+            until(
+                lambda: installation.proxy.log.count("verify failed: its CA is not trusted) after") == number + 1,
+                "it is told",
+            )  # noqa: B023
         self.assertEqual(installation.blue().get("a"), b"1")
         # The other CA is trusted from now on, and that one alone. Who is there stays.
         self.ca.write_bytes(self.others.path.read_bytes())

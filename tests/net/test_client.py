@@ -174,6 +174,7 @@ class TlsTests(unittest.TestCase):
         self.assertFalse(served.transport.disconnecting)
         self.lost(served)
         self.factory.stopFactory()
+        self.clock.advance(0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
     def test_a_handshake_that_fails_is_told_by_its_mood(self) -> None:

@@ -66,7 +66,7 @@ class RotationCase(unittest.SynchronousTestCase):
     def shown(self) -> bytes:
         """The certificate that a client would see, as PEM."""
         connection = self.tls.serverConnectionForTLS(None)
-        return connection.get_certificate(as_cryptography=True).public_bytes(tls.Encoding.PEM)
+        return connection.get_certificate().to_cryptography().public_bytes(tls.Encoding.PEM)
 
     def told(self, level: str) -> list[str]:
         return [e["log_format"].format(**e) for e in self.events if e["log_level"].name == level]

@@ -17,7 +17,7 @@ from twisted.trial import unittest
 
 from redisproxy.net import tls
 from redisproxy.net.listening import EndpointError, Listening
-from redisproxy.net.tls import CertificateError, Material, TlsFiles, make, parse, why_tls
+from redisproxy.net.tls import CertificateError, Material, ServerConnection, TlsFiles, make, parse, why_tls
 
 from ..support.certificates import Authority
 
@@ -188,7 +188,7 @@ class HandshakeTests(MaterialCase):
         self, server: SSL.Context, client: ssl.SSLContext, session: ssl.SSLSession | None = None
     ) -> tuple[ssl.SSLObject, SSL.Connection]:
         """Both sides' connections, after a word in each direction. Raises what the first side to fail raises."""
-        ours = SSL.Connection(server, None)
+        ours = self.ours = ServerConnection(server, None)
         ours.set_accept_state()
         received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
         theirs = client.wrap_bio(received, sent, server_hostname="localhost", session=session)
@@ -276,13 +276,18 @@ class HandshakeTests(MaterialCase):
         self.shake(server, self.with_certificate(clients))
         for client, why in (
             (self.client(), "peer did not return a certificate"),
-            (self.with_certificate(others), "certificate verify failed"),
-            (self.with_certificate(self.authority), "certificate verify failed"),  # who signed the server's
-            (self.with_certificate(clients, usage=ExtendedKeyUsageOID.SERVER_AUTH), "certificate verify failed"),
-            (self.with_certificate(clients, days=-0.01), "certificate verify failed"),
+            (self.with_certificate(others), "certificate verify failed: its CA is not trusted"),
+            # Who signed the server's.
+            (self.with_certificate(self.authority), "certificate verify failed: its CA is not trusted"),
+            (
+                self.with_certificate(clients, usage=ExtendedKeyUsageOID.SERVER_AUTH),
+                "certificate verify failed: it is not for clients",
+            ),
+            (self.with_certificate(clients, days=-0.01), "certificate verify failed: it has ended"),
         ):
-            with self.assertRaisesRegex(SSL.Error, why):
+            with self.assertRaises(SSL.Error) as caught:
                 self.shake(server, client)
+            self.assertEqual(why_tls(caught.exception, self.ours), why)
         # Several may be trusted, and one that another has signed is enough.
         both = self.written("both.pem", clients.path.read_bytes(), others.path.read_bytes())
         self.shake(self.make(client_ca=both), self.with_certificate(others))
