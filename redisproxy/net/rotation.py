@@ -158,10 +158,10 @@ class RotationService(service.Service):
                 watched.problem = ""
                 self._log.info("mended: {listener}", listener=watched.tls.listener)
             if news is not watched.made:
-                watched.made = news
+                before, watched.made = watched.made.material, news
                 watched.tls.use(news)
                 self._reloads["ok"] += 1
-                self._tell(watched, "from now on the certificate")
+                self._tell_of_change(watched, before)
                 changed = True
         if changed:
             self._changed()
@@ -176,6 +176,14 @@ class RotationService(service.Service):
                 problem=problem,
                 expires=_moment(watched.made.expires),
             )
+
+    def _tell_of_change(self, watched: _Watched, before: Material) -> None:
+        now, files = watched.made.material, watched.tls.files
+        if (now.key, now.certificate, now.chain) != (before.key, before.certificate, before.chain):
+            self._tell(watched, "from now on the certificate")
+        if now.client_ca != before.client_ca:
+            told = "{listener}: from now on clients have to show a certificate that is signed by one in {path}"
+            self._log.info(told, listener=watched.tls.listener, path=str(files.client_ca))
 
     def _tell(self, watched: _Watched, what: str) -> None:
         made, now = watched.made, self._clock.seconds()

@@ -211,6 +211,10 @@ class RotationTests(RotationCase):
         self.assertEqual([name.commonName for name in names], ["clients of the tests"])
         ca.write_bytes(others.read_bytes())
         self.look(LOOKS)
+        self.assertRegex(
+            self.told("info")[-1], "from now on clients have to show a certificate that is signed by one in .*/ca.crt"
+        )
+        self.assertEqual(sum("the certificate is that in" in line for line in self.told("info")), 1)
         connection = self.tls.serverConnectionForTLS(None)
         self.assertEqual([name.commonName for name in connection.get_client_ca_list()], ["others of the tests"])
         self.assertTrue(connection.get_context().get_verify_mode() & SSL.VERIFY_FAIL_IF_NO_PEER_CERT)
