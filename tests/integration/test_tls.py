@@ -21,7 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from ..support.certificates import Authority
-from ..support.proxy import LANES, Installation, ProxyProcess
+from ..support.proxy import Installation, ProxyProcess
 from ..support.servers import debian, free_port
 from ..support.waiting import until
 from .test_status import ask, metrics, status_port
@@ -283,9 +283,6 @@ class RotationTests(TlsCase):
 
     def test_sessions_go_on_and_who_comes_later_sees_the_new_one(self) -> None:
         self.rotates()
-
-    def test_with_the_other_mode_of_lanes(self) -> None:
-        self.rotates("--lanes", "shared" if LANES == "dedicated" else "dedicated")
 
     def test_with_two_processes(self) -> None:
         self.rotates("--processes", "2")
