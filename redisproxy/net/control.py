@@ -18,6 +18,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..core.answering import UNANSWERED
 from ..core.commands import Command, builtin, parse
 from ..core.tenants import Backend
 from .backend import endpoint_for
@@ -31,7 +32,11 @@ _PROBE = "redisproxy:probe"
 
 
 class ControlError(Exception):
-    """Redis cannot be asked, or answered with an error. The text is for the log."""
+    """Redis cannot be asked, or answered with an error. The text is for the log; `told` is the client's error reply."""
+
+    def __init__(self, text: str, told: str = UNANSWERED) -> None:
+        super().__init__(text)
+        self.told = told
 
 
 @dataclass(frozen=True)
@@ -40,7 +45,7 @@ class Server:
 
     version: for people; databases: how many, None where it does not tell; acl: whether it lets us make users whose
     rights name channels (Redis 6.2 on); acl_databases: whether these can name databases (Valkey 9.1 on); replica: whether
-    it calls itself one.
+    it calls itself one; before_7: whether it words its errors as Redis before 7 does.
     """
 
     version: str
@@ -49,6 +54,7 @@ class Server:
     acl: bool
     acl_databases: bool
     replica: bool = False
+    before_7: bool = False
 
 
 class _ControlFactory(txredisapi.RedisFactory):
@@ -224,7 +230,9 @@ class ControlService(service.Service):
         # Not of Redis 6.0: its ACLs do not know channels, and a script could PUBLISH to anybody.
         acl = await self._can(ask, "off", "resetchannels", "-@all")
         databases_acl = acl and await self._can(ask, "resetdbs", "db=0")
-        server = Server(_version(fields), databases, commands, acl, databases_acl, replica)
+        # Valkey tells which Redis it is like.
+        before_7 = fields.get("redis_version", "7").partition(".")[0] in ("2", "3", "4", "5", "6")
+        server = Server(_version(fields), databases, commands, acl, databases_acl, replica, before_7)
         if server.version != self._last_version:
             self._last_version = server.version
             self._log.info(

@@ -135,7 +135,8 @@ class Wall:
         known = self._patterns.setdefault(tenant, set())
         new = [pattern for pattern in patterns if pattern not in known]
         if len(known) + len(new) > PATTERNS:
-            raise ControlError(f"more than {PATTERNS} patterns")
+            text = f"this namespace has subscribed to {PATTERNS} different patterns: Redis is told of no more"
+            raise ControlError(text, f"ERR {text}")
         if new:
             await self._control.ask("ACL", "SETUSER", acl.username(tenant), *acl.pattern_rules(new))
             known.update(new)

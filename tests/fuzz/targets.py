@@ -155,6 +155,7 @@ class Creditor:
         self.done = 0
         self.excuses = 0
         self.whole = True
+        self.subscribed = False
 
     def _add(self, key: object, piece: bytes, done: int) -> None:
         """Notes it with what came before, where that was for the same debt: no cut shows."""
@@ -178,6 +179,11 @@ class Creditor:
     def excused(self, count: int) -> None:
         assert count >= 0
         self.excuses += count
+
+    def confirmed(self, change: object, refused: bool) -> bool:
+        if not refused:
+            self.subscribed = bool(change)
+        return self.subscribed
 
     def bare(self, channel: bytes) -> bytes:
         return channel
@@ -220,7 +226,7 @@ def _settled(chunks: Iterator[bytes], debts: list[tuple[int, int, bool, bool, in
     ledger, owner = Ledger(), Creditor()
     owed: list[NumberedOwed] = []
     for number, (kind, count, silent, subscribed, protocol) in enumerate(debts):
-        owed.append(NumberedOwed(owner, count, kind, silent, subscribed, protocol))
+        owed.append(NumberedOwed(owner, count, kind, silent, protocol, subscribed))
         owed[-1].number = number
         ledger.debts.append(owed[-1])
     total = sum(debt[1] for debt in debts)
