@@ -124,8 +124,9 @@ def make_policy(
         whole = len(allowed) == len(command.subcommands)
         # COMMAND alone is a command, too: the right to it is more than that to all its subcommands.
         forwarded += [name] if whole and name in ALLOWED else [subcommand.name for subcommand in allowed]
-        # Where none is allowed, too: one that the server does not have has another error.
-        table[name] = KEEP if whole else TAKE
+        # Where none is allowed, too: one that the server does not have has another error. Redis before 7 would say of it
+        # that there is no right to it.
+        table[name] = KEEP if whole and (name in ALLOWED or not before_7) else TAKE
         subcommands[name] = frozenset(map(_subcommand, allowed))
     for kind, names in ((TAKE, ANSWERED), (TAKE, PASSED_ON), (HEAD, HEADED)):
         for name in names - (deny - NEVER):

@@ -180,7 +180,11 @@ class SharedPort(FileDescriptor):
     _log = Logger()
 
     def __init__(
-        self, reactor: object, listening: socket.socket, factory: IProtocolFactory, may_take: Callable[[bool], bool] = _always
+        self,
+        reactor: object,
+        listening: socket.socket,
+        factory: IProtocolFactory,
+        may_take: Callable[[bool], bool] = _always,
     ) -> None:
         super().__init__(reactor)
         self._may_take = may_take

@@ -322,6 +322,15 @@ class OwnLaneTests(SharedCase):
         conversation.command(b"PSUBSCRIBE", b"a*").session.told(RuntimeError())
         self.assertHome(conversation)
 
+    def test_a_pattern_keeps_the_lane_while_redis_is_told_of_it(self) -> None:
+        conversation = logged_in()
+        conversation.permit = lambda _: None
+        conversation.command(b"PSUBSCRIBE", b"a*").session.unread(True)
+        conversation.session.unread(False)
+        self.assertTrue(conversation.session.pinned)
+        conversation.session.told(None)
+        self.assertEqual(conversation.gets(), encode([b"PSUBSCRIBE", b"blue:a*"]))
+
     def test_a_command_that_is_too_large_to_be_read_whole(self) -> None:
         large = encode([b"SET", b"a", b"x" * 100_000])
         conversation = logged_in().client(GET, large[:70_000])

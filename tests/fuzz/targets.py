@@ -315,7 +315,7 @@ CLIENT = [
     encode([b"PUBLISH", b"a", b"x" * 300]),
     encode([b"N" * 200, b"x"]),
 ]
-_NUMBERED = re.compile(rb"(?:echo|nosuch)(\d{6})")
+_NUMBERED = re.compile(rb"(?:echo|nosuch|NOSUCH)(\d{6})")
 #: Without these, in what the client says, every command has one answer.
 _UNCOUNTED = (b"REPLY", b"SUBSCRIBE a b", b"UNSUBSCRIBE", b"POST")
 
