@@ -172,6 +172,7 @@ class Serving(service.MultiService):
             allow=settings.allow_commands,
             deny=settings.deny_commands,
             before_7=server.before_7,
+            sealed=bool(server.sealed),
         )
         if policy.unknown != self.clients.policy.unknown and policy.unknown:
             self._log.warn(

@@ -78,7 +78,7 @@ class AnsweringConversation(MovingConversation):
         elif arguments[2].upper() not in self._library:
             self._refuse(b"-ERR Unrecognized option for CLIENT SETINFO: it takes LIB-NAME or LIB-VER\r\n")
         elif not is_client_name(arguments[3]):
-            self._refuse(b"-ERR %b cannot contain spaces, newlines or special characters.\r\n" % arguments[2].lower())
+            self._refuse(BAD_NAME.replace(b"Client names", arguments[2].lower()))
         else:
             self._library[arguments[2].upper()] = arguments[3]
             self._answer(OK)
@@ -229,8 +229,8 @@ def _array(items: list[bytes]) -> bytes:
 
 
 def is_client_name(name: bytes) -> bool:
-    """What Redis takes as a client's name: printable ASCII without spaces."""
-    return all(33 <= byte <= 126 for byte in name)
+    """What Redis takes as a client's name: printable ASCII without spaces. Here it is kept, so it has a limit."""
+    return len(name) <= NAME_LIMIT and all(33 <= byte <= 126 for byte in name)
 
 
 def _help(container: str, *lines: str) -> bytes:
@@ -240,7 +240,11 @@ def _help(container: str, *lines: str) -> bytes:
     return b"*%d\r\n" % len(lines) + b"".join(b"+%b\r\n" % line.encode() for line in lines)
 
 
-BAD_NAME = b"-ERR Client names cannot contain spaces, newlines or special characters.\r\n"
+#: Bytes of a client's name, and of what it says of its library.
+NAME_LIMIT = 4096
+BAD_NAME = (
+    b"-ERR Client names cannot contain spaces, newlines or special characters, or more than %d bytes.\r\n" % NAME_LIMIT
+)
 
 #: Subcommands of CLIENT that the proxy answers, and how many words they are; 0: three or more.
 _CLIENT = {b"CAPA": 0, b"GETNAME": 2, b"HELP": 2, b"ID": 2, b"INFO": 2, b"REPLY": 3, b"SETINFO": 4, b"SETNAME": 3}

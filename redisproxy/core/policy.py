@@ -33,6 +33,9 @@ ALLOWED = _names(
 #: Where Redis itself enforces the tenant's limits inside scripts.
 SCRIPTS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO SCRIPT|EXISTS SCRIPT|HELP SCRIPT|LOAD SCRIPT|SHOW")
 
+#: Those that run one.
+CALLS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO")
+
 #: The session has a method for each (see `session`); those that it passes on, in whatever form, its lane may do.
 ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET SELECT")
 PASSED_ON = _names(
@@ -65,6 +68,8 @@ class Policy:
     known: Mapping[bytes, frozenset[bytes]] = field(default_factory=dict)
     #: whether the server words its errors as Redis before 7 does
     before_7: bool = False
+    #: whether tenants can run scripts
+    runs_scripts: bool = False
 
 
 def make_policy(
@@ -75,14 +80,17 @@ def make_policy(
     allow: frozenset[bytes] = frozenset(),
     deny: frozenset[bytes] = frozenset(),
     before_7: bool = False,
+    sealed: bool = True,
 ) -> Policy:
     """The policy for a server.
 
-    scripts: whether Redis enforces the tenant's limits inside them; databases: whether these limits can name
-    databases: where they cannot, and scripts could call COPY … DB unseen, nobody has COPY. allow, deny: an operator's
-    words, upper case, ``NAME`` or ``NAME|SUBCOMMAND``. Deny wins, and NEVER over all. before_7: see `Policy`.
+    scripts: whether Redis enforces the tenant's limits inside them: if not, no operator's word opens them; databases:
+    whether these limits can name databases: where they cannot, and scripts could call COPY … DB unseen, nobody has COPY.
+    sealed: whether one user's scripts cannot change what another's do. allow, deny: an operator's words, upper case,
+    ``NAME`` or ``NAME|SUBCOMMAND``. Deny wins, and NEVER over all. before_7: see `Policy`.
     """
-    if scripts and not databases:
+    runs_scripts = scripts and (sealed or bool(allow & CALLS))
+    if runs_scripts and not databases:
         deny |= {b"COPY"}
     if b"FLUSHDB" in deny:
         deny |= {b"FLUSHALL"}  # which becomes one
@@ -91,12 +99,14 @@ def make_policy(
         names = {command.name} | ({container.name} if container else set())
         if names & NEVER or names & deny:
             return False
+        if not scripts and (names & SCRIPTS or "scripting" in command.facts):
+            return False
         if names & allow:
             return True
         if names & REFUSED:
             return False
         if names & SCRIPTS:
-            return scripts
+            return runs_scripts
         if command.name in ALLOWED:
             return True
         return "keys" in command.facts and not command.facts & {"admin", "dangerous", "pubsub", "scripting"}
@@ -146,6 +156,7 @@ def make_policy(
         needs_wall=scripts,
         known=known,
         before_7=before_7,
+        runs_scripts=runs_scripts,
     )
 
 

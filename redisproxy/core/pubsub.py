@@ -15,6 +15,8 @@ from .tenants import Tenant
 KINDS = (b"", b"P", b"S")
 #: Channels, patterns and sharded channels of one session, together.
 MOST = 10_000
+#: Bytes of their names.
+MOST_BYTES = 2 * 1024 * 1024
 
 
 class ForeignChannelError(Exception):
@@ -56,6 +58,8 @@ class Subscriptions:
         self._confirmed = _nothing()
         self._outstanding = 0
         self._refused = False
+        # Bytes of all their names.
+        self._size = 0
 
     def __bool__(self) -> bool:
         return any(self._expected.values())
@@ -70,11 +74,15 @@ class Subscriptions:
 
     def room_for(self, kind: bytes, channels: Iterable[bytes]) -> bool:
         """Whether these can be added."""
-        return sum(self.counts()) + len(set(channels) - self._expected[kind]) <= MOST
+        new = set(channels) - self._expected[kind]
+        return sum(self.counts()) + len(new) <= MOST and self._size + sum(map(len, new)) <= MOST_BYTES
 
     def ask(self, change: Change) -> None:
         """Redis is asked for it."""
         self._outstanding += 1
+        before = self._expected[change.kind]
+        named = set(change.channels)
+        self._size += sum(map(len, named - before)) if change.joins else -sum(map(len, named & before))
         _apply(self._expected, change)
 
     def settle(self, change: Change, refused: bool) -> bool:
@@ -87,6 +95,7 @@ class Subscriptions:
         if self._refused and not self._outstanding:
             self._refused = False
             self._expected = {kind: set(channels) for kind, channels in self._confirmed.items()}
+            self._size = sum(sum(map(len, channels)) for channels in self._expected.values())
         return any(self._confirmed.values())
 
 

@@ -300,7 +300,7 @@ class Session(AnsweringConversation):
             # Those that it has by name: their number is then known, whatever became of the SUBSCRIBE.
             channels = channels or sorted(self._subscriptions.of(kind))
         elif not self._subscriptions.room_for(kind, channels):
-            return self._refuse(b"-ERR this would be more than %d subscriptions\r\n" % pubsub.MOST)
+            return self._refuse(_TOO_MANY % (pubsub.MOST, pubsub.MOST_BYTES))
         change = pubsub.Change(kind, joins, channels)
         if kind == b"P" and joins:
             self._then = lambda _: self._subscribe(name, change)
@@ -339,6 +339,8 @@ class Session(AnsweringConversation):
 
 #: Commands that are understood without a log-in.
 _BEFORE_LOGIN = frozenset((b"AUTH", b"HELLO", b"RESET", b"QUIT", b"POST", b"HOST:"))
+
+_TOO_MANY = b"-ERR this would be more than %d subscriptions, or %d bytes of their names\r\n"
 
 #: Blocking commands that wait only where they say BLOCK.
 _READERS = frozenset((b"XREAD", b"XREADGROUP"))

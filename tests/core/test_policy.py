@@ -54,6 +54,25 @@ class DecisionsTests(unittest.TestCase):
             self.assertNotEqual(self.policy.table[name], DROP)
         self.assertEqual(self.policy.subcommands[b"SCRIPT"], {b"LOAD", b"EXISTS", b"HELP", b"SHOW"})
 
+    def test_scripts_need_a_server_where_one_users_cannot_change_anothers(self) -> None:
+        unsealed = make_policy(builtin(), scripts=True, databases=False, sealed=False)
+        for name in (b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO", b"SCRIPT"):
+            self.assertRefused(unsealed, name)
+        self.assertFalse(unsealed.runs_scripts)
+        self.assertEqual(unsealed.table[b"COPY"], TAKE)  # no script could misuse the right to it
+        allowed = make_policy(builtin(), scripts=True, databases=False, sealed=False, allow=frozenset((b"EVAL",)))
+        self.assertEqual((allowed.table[b"EVAL"], allowed.table[b"COPY"]), (KEEP, DROP))
+        self.assertTrue(allowed.runs_scripts)
+
+    def test_no_operators_word_opens_scripts_that_redis_does_not_hold(self) -> None:
+        """They could SELECT."""
+        allow = parse_names("EVAL EVALSHA EVAL_RO EVALSHA_RO FCALL FCALL_RO SCRIPT FUNCTION FUNCTION|LOAD SCRIPT|LOAD")
+        for sealed in (True, False):
+            made = make_policy(builtin(), scripts=False, sealed=sealed, allow=allow)
+            for name in (b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO", b"FCALL", b"FCALL_RO", b"SCRIPT", b"FUNCTION"):
+                self.assertRefused(made, name)
+            self.assertFalse({name for name in made.forwarded if name.startswith(("eval", "fcall", "script", "function"))})
+
     def test_copy_is_refused_where_a_script_could_copy_into_another_database(self) -> None:
         self.assertEqual(make_policy(builtin(), scripts=True, databases=False).table[b"COPY"], DROP)
         self.assertNotIn("copy", make_policy(builtin(), scripts=True, databases=False).forwarded)

@@ -768,13 +768,28 @@ class PubSubTests(Case):
             conversation = logged_in().command(b"PSUBSCRIBE", pattern)
             self.assertEqual(conversation.gets(), encode([b"PSUBSCRIBE", b"blue:" + pattern]))
 
+    def test_too_long(self) -> None:
+        self.addCleanup(setattr, pubsub, "MOST_BYTES", pubsub.MOST_BYTES)
+        pubsub.MOST_BYTES = 1000
+        conversation = logged_in().command(b"SUBSCRIBE", b"a" * 700)
+        self.assertNotEqual(conversation.gets(), b"")
+        conversation.redis(b"-BUSY\r\n").hears()  # so there is room again
+        conversation.command(b"SUBSCRIBE", b"a" * 700).command(b"SUBSCRIBE", b"a" * 700)
+        reply = b"*3\r\n$9\r\nsubscribe\r\n$705\r\nblue:%b\r\n:1\r\n" % (b"a" * 700)
+        conversation.redis(reply * 2).hears()
+        for kind in (b"", b"S"):
+            self.assertRefused(conversation.command(kind + b"SUBSCRIBE", b"b" * 300), b"-ERR this would be more than ")
+        conversation.gets()
+        conversation.command(b"UNSUBSCRIBE").command(b"SUBSCRIBE", b"b" * 300)
+        self.assertIn(b"blue:bbb", conversation.gets())
+
     def test_too_many(self) -> None:
         self.addCleanup(setattr, pubsub, "MOST", pubsub.MOST)
         pubsub.MOST = 3
         conversation = logged_in().command(b"SUBSCRIBE", b"a", b"b").command(b"SUBSCRIBE", b"a", b"c")
         conversation.command(b"SUBSCRIBE", b"d")
         conversation.redis(b"".join(confirmation(b"subscribe", b"blue:x", 1) for _ in range(4)))
-        self.assertIn(b"-ERR this would be more than 3 subscriptions\r\n", conversation.hears())
+        self.assertIn(b"-ERR this would be more than 3 subscriptions, or ", conversation.hears())
 
 
 class MidMessageTests(Case):
@@ -1066,6 +1081,13 @@ class ContainerTests(Case):
             self.assertRefused(
                 logged_in().command(name, b"HELP", b"x"), b"-ERR wrong number of arguments for '%b|help'" % name.lower()
             )
+
+    def test_names_that_would_fill_the_memory(self) -> None:
+        conversation = logged_in()
+        for words in ((b"SETNAME",), (b"SETINFO", b"LIB-NAME"), (b"SETINFO", b"lib-ver")):
+            self.assertHears(conversation.command(b"CLIENT", *words, b"x" * 4096), OK)
+            self.assertRefused(conversation.command(b"CLIENT", *words, b"x" * 4097), b"-ERR ")
+        self.assertRefused(conversation.command(b"HELLO", b"3", b"SETNAME", b"x" * 4097), b"-ERR Client names")
 
     def test_a_handshake_of_valkeys_clients(self) -> None:
         self.assertHears(logged_in().command(b"CLIENT", b"CAPA", b"redirect", b"other"), OK)

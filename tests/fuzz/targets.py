@@ -13,6 +13,7 @@ from unittest import mock
 from redisproxy.core import lane as lane_module
 from redisproxy.core import resp
 from redisproxy.core.lane import CONFIRMATIONS, HELLO, REPLIES, Ledger, Owed
+from redisproxy.core.pubsub import KINDS
 from redisproxy.core.resp import (
     AUTHENTICATED,
     DROP,
@@ -745,6 +746,9 @@ class Play:
         assert lane is None or not (session.ended and not lane.model.unread and not lane.model.pending), (
             "it ended, and keeps its lane"
         )
+        if not (session.ended or talk.gone or session._queue):
+            known = {(kind + b"SUBSCRIBE", channel) for kind in KINDS for channel in session.subscribed(kind)}
+            assert known == (lane.model.subscribed if lane else set()), "it is subscribed to something else"
         assert session.home is None or session.home is talk.homes[-1]
         assert all(home.users == (home is session.home) for home in talk.homes), "a home was not left"
 
