@@ -90,8 +90,8 @@ def make_policy(
     ``NAME`` or ``NAME|SUBCOMMAND``. Deny wins, and NEVER over all. before_7: see `Policy`.
     """
     runs_scripts = scripts and (sealed or bool(allow & CALLS))
-    if runs_scripts and not databases:
-        deny |= {b"COPY"}
+    if scripts and not databases:
+        deny |= {b"COPY"}  # without scripts, too: the second wall alone must hold
     if b"FLUSHDB" in deny:
         deny |= {b"FLUSHALL"}  # which becomes one
 

@@ -59,7 +59,7 @@ class DecisionsTests(unittest.TestCase):
         for name in (b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO", b"SCRIPT"):
             self.assertRefused(unsealed, name)
         self.assertFalse(unsealed.runs_scripts)
-        self.assertEqual(unsealed.table[b"COPY"], TAKE)  # no script could misuse the right to it
+        self.assertEqual(unsealed.table[b"COPY"], DROP)
         allowed = make_policy(builtin(), scripts=True, databases=False, sealed=False, allow=frozenset((b"EVAL",)))
         self.assertEqual((allowed.table[b"EVAL"], allowed.table[b"COPY"]), (KEEP, DROP))
         self.assertTrue(allowed.runs_scripts)

@@ -243,5 +243,6 @@ class TerminalTests(RedisCliTestCase):
 
     def test_statistics(self) -> None:
         session = self.begin("-n", "3", "--stat", "-i", "0.05")
-        session.expect(r"(?m)^\d+ +[\d.]+M +\d+ ")  # keys, memory, clients
+        # Keys, memory, clients, blocked ones, requests, connections.
+        session.expect(r"(?m)^\d+ +[\d.]+M +[1-9]\d* +0 +[1-9]\d* \(\+\d+\) +[1-9]\d* ")
         session.sendintr()
