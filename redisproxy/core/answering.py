@@ -218,9 +218,10 @@ class AnsweringConversation(MovingConversation):
         """See `lane.Owner`."""
         return channel.removeprefix(self.credential.tenant.channel_prefix)
 
-    def subscribed(self, kind: bytes) -> frozenset[bytes]:
-        """What it is subscribed to of one of `pubsub.KINDS`, as it is called in Redis."""
-        return self._subscriptions.of(kind)
+    @property
+    def subscriptions(self) -> pubsub.Subscriptions:
+        """What it is subscribed to."""
+        return self._subscriptions
 
 
 def _array(items: list[bytes]) -> bytes:

@@ -15,6 +15,8 @@ from .tenants import Tenant
 KINDS = (b"", b"P", b"S")
 #: Channels, patterns and sharded channels of one session, together.
 MOST = 10_000
+#: Subscriptions of several sessions up to which those that are the same are told apart when they are counted.
+COUNTED = 10_000
 #: Bytes of their names.
 MOST_BYTES = 2 * 1024 * 1024
 
@@ -97,6 +99,20 @@ class Subscriptions:
             self._expected = {kind: set(channels) for kind, channels in self._confirmed.items()}
             self._size = sum(sum(map(len, channels)) for channels in self._expected.values())
         return any(self._confirmed.values())
+
+
+def counted(sessions: Sequence[Subscriptions]) -> tuple[int, int, int]:
+    """How many channels, patterns and sharded channels several sessions have.
+
+    Past COUNTED of a kind, what several of them have counts several times: whoever asks must not keep others waiting.
+    """
+    totals = []
+    for kind, numbers in zip(KINDS, zip(*(session.counts() for session in sessions), strict=True), strict=True):
+        total = sum(numbers)
+        if total <= COUNTED:
+            total = len(frozenset().union(*(session.of(kind) for session in sessions)))
+        totals.append(total)
+    return tuple(totals)
 
 
 def _nothing() -> dict[bytes, set[bytes]]:

@@ -322,13 +322,11 @@ class ClientProtocol(RespReceiver):
             client.tally()
         factory.lanes.tally()
         sessions = [client.session for client in siblings]
-        channels, patterns, sharded = (
-            len(frozenset().union(*(session.subscribed(kind) for session in sessions))) for kind in pubsub.KINDS
-        )
+        channels, patterns, sharded = pubsub.counted([session.subscriptions for session in sessions])
         return {
             "connected_clients": len(sessions),
             "blocked_clients": sum(session.blocked for session in sessions),
-            "pubsub_clients": sum(any(map(session.subscribed, pubsub.KINDS)) for session in sessions),
+            "pubsub_clients": sum(map(bool, (session.subscriptions for session in sessions))),
             "total_connections_received": self._tally.logins,
             "total_commands_processed": self._tally.commands,
             "total_net_input_bytes": self._tally.received,

@@ -222,6 +222,7 @@ class ControlService(service.Service):
     def _failed(self, failure: Failure, connection: txredisapi.RedisProtocol) -> None:
         if failure.check(txredisapi.ResponseError):
             if connection.factory is self._factory:  # busy with somebody's script, say
+                self._tell_state(f"did not tell what it is, and is asked again: {failure.getErrorMessage()[:200]}")
                 self._reconnect_later()
             return
         if failure.check(txredisapi.RedisError):

@@ -689,7 +689,7 @@ class PubSubTests(Case):
             conversation = logged_in().command(kind + b"SUBSCRIBE", b"a", b"b").command(kind + b"SUBSCRIBE", b"c")
             name = kind.lower() + b"subscribe"
             conversation.redis(b"-BUSY\r\n*3\r\n$%d\r\n%b\r\n$6\r\nblue:c\r\n:1\r\n" % (len(name), name)).hears()
-            self.assertEqual(conversation.session.subscribed(kind), {b"blue:c"})
+            self.assertEqual(conversation.session.subscriptions.of(kind), {b"blue:c"})
             conversation.gets()
             conversation.command(kind + b"UNSUBSCRIBE")
             self.assertEqual(conversation.gets(), encode([kind + b"UNSUBSCRIBE", b"blue:c"]))
@@ -702,7 +702,7 @@ class PubSubTests(Case):
     def test_the_same_channel_again_behind_a_refused_one(self) -> None:
         conversation = logged_in().command(b"SUBSCRIBE", b"a").command(b"SUBSCRIBE", b"a")
         conversation.redis(b"-BUSY\r\n").redis(b"*3\r\n$9\r\nsubscribe\r\n$6\r\nblue:a\r\n:1\r\n").hears()
-        self.assertEqual(conversation.session.subscribed(b""), {b"blue:a"})
+        self.assertEqual(conversation.session.subscriptions.of(b""), {b"blue:a"})
         self.assertTrue(conversation.redis(message(b"blue:a", b"x")).hears().endswith(b"$1\r\nx\r\n"))
 
     def test_a_pattern_that_redis_is_not_told_of(self) -> None:
@@ -719,7 +719,7 @@ class PubSubTests(Case):
         ):
             conversation.session.told(error)
             self.assertHears(conversation, heard)
-            self.assertEqual(conversation.session.subscribed(b"P"), frozenset())
+            self.assertEqual(conversation.session.subscriptions.of(b"P"), frozenset())
             self.assertFalse(conversation.session._stateful)
             conversation.command(b"PSUBSCRIBE", b"a*")
         self.assertEqual(conversation.gets(), b"")
@@ -767,6 +767,16 @@ class PubSubTests(Case):
         for pattern in (b"*", b"_*", b"?_keyspace@5__:*", b"[_]_keyspace@5__:*", b"\\__keyspace@5__:*"):
             conversation = logged_in().command(b"PSUBSCRIBE", pattern)
             self.assertEqual(conversation.gets(), encode([b"PSUBSCRIBE", b"blue:" + pattern]))
+
+    def test_counted_together(self) -> None:
+        self.addCleanup(setattr, pubsub, "COUNTED", pubsub.COUNTED)
+        sessions = [logged_in() for _ in range(3)]
+        for number, conversation in enumerate(sessions):
+            conversation.command(b"SUBSCRIBE", b"all", b"%d" % number).command(b"PSUBSCRIBE", b"all*")
+        subscriptions = [conversation.session.subscriptions for conversation in sessions]
+        self.assertEqual(pubsub.counted(subscriptions), (4, 1, 0))
+        pubsub.COUNTED = 4
+        self.assertEqual(pubsub.counted(subscriptions), (6, 1, 0))
 
     def test_too_long(self) -> None:
         self.addCleanup(setattr, pubsub, "MOST_BYTES", pubsub.MOST_BYTES)

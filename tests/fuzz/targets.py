@@ -747,7 +747,7 @@ class Play:
             "it ended, and keeps its lane"
         )
         if not (session.ended or talk.gone or session._queue):
-            known = {(kind + b"SUBSCRIBE", channel) for kind in KINDS for channel in session.subscribed(kind)}
+            known = {(kind + b"SUBSCRIBE", channel) for kind in KINDS for channel in session.subscriptions.of(kind)}
             assert known == (lane.model.subscribed if lane else set()), "it is subscribed to something else"
         assert session.home is None or session.home is talk.homes[-1]
         assert all(home.users == (home is session.home) for home in talk.homes), "a home was not left"

@@ -139,6 +139,7 @@ class ControlTests(unittest.TestCase):
         while control._retry is None:
             self.assertEqual(told, [])
             yield task.deferLater(reactor, 0.01)
+        self.assertRegex(control._last_state, "^did not tell what it is, and is asked again: BUSY ")
         server.client().script_kill()
         yield self.assertFailure(running, redis.ResponseError)
         while not control.connected:
