@@ -39,7 +39,7 @@ class ListenError(Exception):
     """A port cannot be opened. The text is one line, fit for the operator."""
 
 
-def _always(waited: bool) -> bool:
+def _always(_: bool) -> bool:
     return True
 
 
