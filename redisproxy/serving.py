@@ -171,6 +171,8 @@ class Serving(service.MultiService):
             databases=server.acl_databases,
             allow=settings.allow_commands,
             deny=settings.deny_commands,
+            before_7=server.before_7,
+            sealed=bool(server.sealed),
         )
         if policy.unknown != self.clients.policy.unknown and policy.unknown:
             self._log.warn(

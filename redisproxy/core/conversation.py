@@ -21,10 +21,10 @@ from .resp import (
     COMMAND,
     FORWARD,
     HEADED,
+    NAME_LIMIT,
     OVERSIZE,
     STREAM,
     TAKE,
-    TAKE_LIMIT,
     UNAUTHENTICATED,
     ProtocolError,
     RequestScanner,
@@ -44,6 +44,7 @@ UNAUTHENTICATED_LIMIT = 1024 * 1024
 TLS_HANDSHAKE = b"\x16"
 
 NOAUTH = b"-NOAUTH Authentication required.\r\n"
+LONG_NAME = b"-ERR unknown command: no command has a name of more than %d bytes\r\n" % NAME_LIMIT
 #: A command that every server answers with an error: inside MULTI it makes EXEC fail, as the refusal should.
 SPOILER = encode([b"SELECT"])
 
@@ -178,6 +179,10 @@ class Conversation:
 
     def _perform(self, arguments: list[bytes]) -> None:
         """The same, once it is known that it may be done."""
+        raise NotImplementedError
+
+    def _oversize(self, name: bytes) -> None:
+        """A command that has to be looked at, and is too large for that."""
         raise NotImplementedError
 
     def _headed(self, head: list[bytes]) -> None:
@@ -448,14 +453,16 @@ class Conversation:
             elif kind == OVERSIZE:
                 self.commands += 1
                 self.link.looked_at(what)
-                self._refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (what.lower(), TAKE_LIMIT))
+                self._oversize(what)
             else:
                 self.commands += 1
                 self.link.looked_at(what)
                 if self.credential is None:
                     self._answer(NOAUTH)
-                else:
+                elif what:
                     self._forbid(what)
+                else:
+                    self._forbid(b"unknown", LONG_NAME)
 
     def _send(self, data: bytes, count: int = 1) -> None:
         """Passes whole commands on, each with one reply."""

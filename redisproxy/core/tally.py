@@ -39,9 +39,11 @@ def family(name: bytes) -> str:
 class Tally:
     """What the sessions of one tenant have done since the process began."""
 
-    __slots__ = ("commands", "looked_at", "received", "refused")
+    __slots__ = ("commands", "logins", "looked_at", "received", "refused")
 
     def __init__(self) -> None:
+        #: connections that logged in as it
+        self.logins = 0
         #: all of them, refused ones included
         self.commands = 0
         #: of them, by family, those that were known by name

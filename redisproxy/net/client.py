@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import select
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 
 from OpenSSL.SSL import Error as TlsError
@@ -26,6 +26,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..core import pubsub
 from ..core.commands import builtin
 from ..core.guard import LAST, Guard
 from ..core.policy import Policy, make_policy
@@ -106,6 +107,7 @@ class ClientProtocol(RespReceiver):
         self._wrong = 0
         self._forbidden = 0
         self._penalty: IDelayedCall | None = None
+        self._tenant: Tenant | None = None
         # Whose commands and bytes these are, and how many of them are in it.
         self._tally: Tally | None = None
         self._tallied = (0, 0)
@@ -212,7 +214,7 @@ class ClientProtocol(RespReceiver):
         if self._penalty is not None and self._penalty.active():
             self._penalty.cancel()
         factory = self.factory
-        self.tally()
+        self._belongs_to(None)
         self.session.lost()
         if self._leasing is not None:
             self._leasing.cancel()
@@ -236,9 +238,22 @@ class ClientProtocol(RespReceiver):
             self._tally.commands += self._tallied[0] - before[0]
             self._tally.received += self._tallied[1] - before[1]
 
-    def _tally_for(self, tenant: Tenant | None) -> None:
+    def _belongs_to(self, tenant: Tenant | None) -> None:
+        """It is the tenant's from now on; None: nobody's."""
         self.tally()
-        self._tally = None if tenant is None else self.factory.counts.tally(tenant.namespace)
+        if tenant == self._tenant:
+            return
+        factory = self.factory
+        if self._tenant is not None:
+            factory.members[self._tenant].remove(self)
+            if not factory.members[self._tenant]:
+                del factory.members[self._tenant]
+        self._tenant = tenant
+        self._tally = None
+        if tenant is not None:
+            factory.members.setdefault(tenant, set()).add(self)
+            self._tally = factory.counts.tally(tenant.namespace)
+            self._tally.logins += 1
 
     @property
     def state(self) -> str:
@@ -337,18 +352,27 @@ class ClientProtocol(RespReceiver):
         failure.trap(ControlError)
         return failure.value
 
-    def peers_of_tenant(self) -> int:
+    def figures(self) -> Mapping[str, int]:
         """See `core.links.Link`."""
-        return len(self._siblings())
-
-    def patterns_of_tenant(self) -> int:
-        """See `core.links.Link`."""
-        return len(frozenset().union(*(sibling.patterns for sibling in self._siblings())))
-
-    def _siblings(self) -> list[Session]:
-        tenant = self.session.credential.tenant
-        sessions = [client.session for client in self.factory.clients]
-        return [s for s in sessions if s.credential is not None and s.credential.tenant == tenant]
+        factory = self.factory
+        siblings = factory.members[self._tenant]
+        for client in siblings:
+            client.tally()
+        factory.lanes.tally()
+        sessions = [client.session for client in siblings]
+        channels, patterns, sharded = pubsub.counted([session.subscriptions for session in sessions])
+        return {
+            "connected_clients": len(sessions),
+            "blocked_clients": sum(session.blocked for session in sessions),
+            "pubsub_clients": sum(map(bool, (session.subscriptions for session in sessions))),
+            "total_connections_received": self._tally.logins,
+            "total_commands_processed": self._tally.commands,
+            "total_net_input_bytes": self._tally.received,
+            "total_net_output_bytes": factory.counts.replied.get(self._tenant.namespace, 0),
+            "pubsub_channels": channels,
+            "pubsub_patterns": patterns,
+            "pubsubshard_channels": sharded,
+        }
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         """See `core.links.Link`."""
@@ -380,7 +404,7 @@ class ClientProtocol(RespReceiver):
     def logged_out(self) -> None:
         """See `core.links.Link`."""
         self.factory.log_ins.begin(self)
-        self._tally_for(None)
+        self._belongs_to(None)
         self._limit_unread()
 
     @property
@@ -429,7 +453,7 @@ class ClientProtocol(RespReceiver):
     def _lane_there(self) -> None:
         self._leasing = None
         if self.session.candidate is not None:
-            self._tally_for(self.session.candidate.tenant)
+            self._belongs_to(self.session.candidate.tenant)
         if self.session.credential is None:
             # The log-in succeeded.
             self.factory.log_ins.end(self)
@@ -518,6 +542,8 @@ class ClientFactory(Factory):
         self.log_ins: TimeLimit[ClientProtocol] = TimeLimit(clock, timeouts.login, ClientProtocol.login_timeout)
         self.timeouts = timeouts
         self.clients: set[ClientProtocol] = set()
+        #: those of each tenant that has any
+        self.members: dict[Tenant, set[ClientProtocol]] = {}
         #: called with how many there are, at each that comes or goes
         self.counted: Callable[[int], object] | None = None
         self.counts = counts or Counts()
