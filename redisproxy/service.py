@@ -19,7 +19,7 @@ from twisted.python.components import Componentized
 
 from .core import resp
 from .core.enrolment import Enrolment
-from .core.tenants import Directory
+from .core.tenants import Backend, Directory
 from .directory.cluster import ClusterSource
 from .directory.manifests import ManifestsSource
 from .directory.pace import Pace, Unpaced
@@ -37,6 +37,13 @@ from .serving import Serving
 from .settings import Settings, SettingsError
 from .status import StatusService, directory_state
 from .workers import Workers
+
+
+def source_of(settings: Settings) -> ManifestsSource | ClusterSource:
+    """Where namespaces and secrets are read."""
+    if settings.manifests is not None:
+        return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master)
+    return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, settings.kubernetes_port)
 
 
 class StartError(SystemExit):
@@ -71,7 +78,7 @@ class ProxyService(service.MultiService):
             self.listening = Listening(reactor, settings.listen)
         except EndpointError as error:
             raise SettingsError(f"--listen is {error}") from None
-        self.source = self._make_source()
+        self.source = source_of(settings)
         embedded = self._embedded = None
         if settings.embedded:
             try:
@@ -110,6 +117,11 @@ class ProxyService(service.MultiService):
             self.status = StatusService(settings, reactor, self._figures, self.serving.counts, self._unready)
 
     @property
+    def embedded_backend(self) -> Backend | None:
+        """Where the server of its own will be, if it starts one."""
+        return None if self._embedded is None else self._embedded.backend
+
+    @property
     def _in_force(self) -> list[Callable[[Directory], object]]:
         """Called with each Directory that clients are served by."""
         return self.serving.directory.listeners if isinstance(self.serving, Serving) else self.serving.taken
@@ -119,12 +131,6 @@ class ProxyService(service.MultiService):
         if isinstance(source, ManifestsSource):
             return PollService(self._reactor, source, reading.refresh)
         return WatchService(self._reactor, source, self._settings.master, changes, reading.changed, reading.refresh)
-
-    def _make_source(self) -> ManifestsSource | ClusterSource:
-        settings = self._settings
-        if settings.manifests is not None:
-            return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master)
-        return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, settings.kubernetes_port)
 
     def setServiceParent(self, parent: object) -> None:
         """Also makes our log observer the application's: this is the one moment before twistd starts to log."""
