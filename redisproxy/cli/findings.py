@@ -94,7 +94,7 @@ class Findings:
     namespaces: list[NamespaceView]
     problems: list[Problem]
     directory: Directory
-    #: whether all that there is could be read
+    #: whether all namespaces, and their secrets, could be read
     complete: bool
     warnings: list[str] = field(default_factory=list)
     redis: RedisView | None = None

@@ -83,9 +83,10 @@ class ClusterWriter:
             )
         except RequestError as error:
             if error.status in (404, 409):
-                what = "deleted" if error.status == 404 else "changed by somebody else"
+                # A deleted one is a 409, too, for it has not the uid that it had.
                 raise WriteError(
-                    f"{secret.namespace}/{secret.name} was {what} meanwhile: nothing was written, try again"
+                    f"{secret.namespace}/{secret.name} was changed or deleted by somebody else meanwhile: "
+                    "nothing was written, try again"
                 ) from None
             raise _explained(error, "update", secret.namespace, secret.name) from None
 
