@@ -11,6 +11,7 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -332,8 +333,13 @@ def _complain(text: str) -> None:
 
 def _run(settings: Settings, run: Callable[[Operator], Coroutine[Any, Any, int]]) -> None:
     """Runs the reactor until it is over. Raises SystemExit with the status."""
+    # What libraries have to say is said by us: urllib3 warns of each attempt, Twisted of each connection.
+    logging.getLogger().addHandler(logging.NullHandler())
+    globalLogBeginner.beginLoggingTo([lambda _: None], discardBuffer=True, redirectStandardIO=False)
+    over = False
 
     async def to_the_end(reactor: Any) -> None:
+        nonlocal over
         operator = Operator(reactor, settings, source_of(settings))
         reactor.addSystemEventTrigger("before", "shutdown", operator.source.stop)
         try:
@@ -352,17 +358,20 @@ def _run(settings: Settings, run: Callable[[Operator], Coroutine[Any, Any, int]]
             where = "" if frame is None else f" at {frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
             _complain(f"a bug, please report it: {type(error).__name__}{where}")
             status = 1
+        over = True
         if status:
             raise SystemExit(status)
 
-    task.react(lambda reactor: defer.Deferred.fromCoroutine(to_the_end(reactor)))
+    try:
+        task.react(lambda reactor: defer.Deferred.fromCoroutine(to_the_end(reactor)))
+    except SystemExit:
+        if over:
+            raise
+        raise SystemExit(128 + signal.SIGINT) from None  # the reactor was stopped by a signal, and says 0
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """The console script. Raises SystemExit with the status."""
-    # What libraries have to say is said by us: urllib3 warns of each attempt, Twisted of each connection.
-    logging.getLogger().addHandler(logging.NullHandler())
-    globalLogBeginner.beginLoggingTo([lambda _: None], discardBuffer=True, redirectStandardIO=False)
     try:
         status = command.main(arguments, prog_name="redisproxy", standalone_mode=False)
     except click.ClickException as error:
