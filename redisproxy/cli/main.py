@@ -336,12 +336,12 @@ def _run(settings: Settings, run: Callable[[Operator], Coroutine[Any, Any, int]]
     # What libraries have to say is said by us: urllib3 warns of each attempt, Twisted of each connection.
     logging.getLogger().addHandler(logging.NullHandler())
     globalLogBeginner.beginLoggingTo([lambda _: None], discardBuffer=True, redirectStandardIO=False)
-    over = False
 
     async def to_the_end(reactor: Any) -> None:
-        nonlocal over
+        # The reactor's own handlers would end with status 0, and after the thread that waits for the API.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            reactor.callWhenRunning(signal.signal, number, signal.SIG_DFL)
         operator = Operator(reactor, settings, source_of(settings))
-        reactor.addSystemEventTrigger("before", "shutdown", operator.source.stop)
         try:
             status = await run(operator)
         except (Refused, WriteError) as error:
@@ -358,16 +358,10 @@ def _run(settings: Settings, run: Callable[[Operator], Coroutine[Any, Any, int]]
             where = "" if frame is None else f" at {frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
             _complain(f"a bug, please report it: {type(error).__name__}{where}")
             status = 1
-        over = True
         if status:
             raise SystemExit(status)
 
-    try:
-        task.react(lambda reactor: defer.Deferred.fromCoroutine(to_the_end(reactor)))
-    except SystemExit:
-        if over:
-            raise
-        raise SystemExit(128 + signal.SIGINT) from None  # the reactor was stopped by a signal, and says 0
+    task.react(lambda reactor: defer.Deferred.fromCoroutine(to_the_end(reactor)))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
