@@ -265,16 +265,8 @@ def rotate(namespace: str, output: str | None, grace_hours: int, dry_run: bool, 
 
     async def run(operator: Operator) -> int:
         rotated = await changes.rotate(operator, namespace, grace_hours, dry_run)
-        would = "would have" if dry_run else "has"
-
-        def lines(_: int) -> Iterable[str]:
-            yield from shown.written_lines(rotated.written, f"{namespace} {would} a new password", show_password)
-            if rotated.grace is None:
-                yield "the old password ends at once"
-            else:
-                yield f"the old password goes on for {grace_hours} h: secret {namespace}/{rotated.grace.secret}"
-
-        _show(output, shown.rotated_document(rotated, dry_run, show_password), lines)
+        document = shown.rotated_document(rotated, dry_run, show_password)
+        _show(output, document, lambda _: shown.rotated_lines(rotated, dry_run, show_password))
         return 0
 
     _run(settings, run)
@@ -295,14 +287,7 @@ def _show_written(output: str | None, written: changes.Written, done: str, dry_r
             _complain(note)
         return
     document = shown.written_document(written, dry_run, show_password)
-
-    def lines(_: int) -> Iterable[str]:
-        if dry_run and not show_password:
-            yield from list(shown.written_lines(written, done, show_password))[:-1]
-        else:
-            yield from shown.written_lines(written, done, show_password)
-
-    _show(output, document, lines)
+    _show(output, document, lambda _: shown.written_lines(written, done, dry_run, show_password))
 
 
 def _show(output: str | None, document: dict[str, Any], lines: Callable[[int], Iterable[str]]) -> None:

@@ -229,20 +229,27 @@ def _redis_facts(view: RedisView) -> Iterator[tuple[str, str]]:
     yield "Redis", f"{found.address}: {found.server.version}, {many} databases, {users}"
 
 
-def written_lines(written: Written, done: str, show_password: bool) -> Iterator[str]:
+def written_lines(written: Written, done: str, dry_run: bool, show_password: bool) -> Iterator[str]:
     """done: what was done, or would be."""
     yield plain(f"{done}: database {written.index}, secret {written.namespace}/{written.secret}")
     for note in written.notes:
         yield plain(f"note: {note}")
     if show_password:
         yield written.url
+    elif not dry_run:
+        yield (
+            f"its connection string: kubectl get secret -n {written.namespace} {written.secret} "
+            "-o jsonpath='{.data.redis-connection-string}' | base64 -d"
+        )
+
+
+def rotated_lines(rotated: Rotated, dry_run: bool, show_password: bool) -> Iterator[str]:
+    """Likewise of a rotation."""
+    written, grace = rotated.written, rotated.grace
+    would = "would have" if dry_run else "has"
+    yield from written_lines(written, f"{written.namespace} {would} a new password", dry_run, show_password)
+    if grace is None:
+        yield f"the old password {'would end' if dry_run else 'ends'} at once"
     else:
-        yield "its connection string: " + reading_command(written)
-
-
-def reading_command(written: Written) -> str:
-    """What shows the connection string to who may read it."""
-    return (
-        f"kubectl get secret -n {written.namespace} {written.secret} "
-        "-o jsonpath='{.data.redis-connection-string}' | base64 -d"
-    )
+        goes = "would go" if dry_run else "goes"
+        yield plain(f"the old password {goes} on for {grace.valid_hours} h: secret {grace.namespace}/{grace.secret}")

@@ -33,7 +33,7 @@ class SmallWorld(SmallApiWorld):
     """Where also may be looked at what was stored, and who may only read."""
 
     def stored(self, where: str, name: str) -> dict | None:
-        return self.api._objects.get(("Secret", where), {}).get(name)
+        return self.api.secret(where, name)
 
     def store(self, document: dict) -> None:
         self.api.put(document)

@@ -20,7 +20,7 @@ from redisproxy.cli.main import main
 from redisproxy.core.enrolment import parse_tenant
 
 from ..support.apiserver import HANG, NAMESPACES, ApiServer, refusal
-from ..support.proxy import Manifests, ProxyProcess, _plain_environment, master, namespace, secret, tenant
+from ..support.proxy import Manifests, ProxyProcess, master, namespace, plain_environment, secret, tenant
 from ..support.servers import RedisServer, free_port
 from ..support.waiting import until
 
@@ -41,7 +41,7 @@ class CommandCase(unittest.TestCase):
             namespace("team-red"),
         ).start()
         self.addCleanup(self.api.remove)
-        self.environ = {**_plain_environment(), "KUBECONFIG": str(self.api.kubeconfig), "NS_PREFIX": "team-"}
+        self.environ = {**plain_environment(), "KUBECONFIG": str(self.api.kubeconfig), "NS_PREFIX": "team-"}
 
     def start(self, *arguments: str, **more: object) -> subprocess.Popen:
         options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": self.environ, "text": True, **more}

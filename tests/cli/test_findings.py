@@ -9,6 +9,7 @@ from twisted.trial import unittest
 
 from redisproxy.cli import findings, shown
 from redisproxy.cli.findings import Findings, Operator
+from redisproxy.directory.cluster import ClusterSource
 from redisproxy.service import source_of
 from redisproxy.settings import Settings
 
@@ -129,7 +130,7 @@ class RedisTests(FindingsCase):
         self.assertRegex(told, "says that it is a replica, and refuses to write: name the master")
 
     async def test_a_server_without_acls(self) -> None:
-        server = self.redis(redis_5)
+        server = self.redis(redis_5, "bind 127.0.0.1")  # it knows no "-::1"
         found = await findings.check(self.operator(master(server.url), namespace("team-new")))
         self.assertEqual(self.problems(found), [])
         self.assertEqual(found.warnings, ["there is one wall, the proxy's own: scripts are refused"])
@@ -195,8 +196,9 @@ class ApiTests(FindingsCase):
         self.server = self.redis()
         self.api.put(master(self.server.url), *tenant("team-blue", 3, "pw-blue"), *tenant("team-green", 5, "pw-green"))
         settings = Settings.read({"ns-prefix": PREFIX, "connect-timeout": "5"}, {})
-        self.operator_ = Operator(reactor, settings, source_of(settings))
-        self.operator_.source._environ = {"KUBECONFIG": str(self.api.kubeconfig)}
+        environ = {"KUBECONFIG": str(self.api.kubeconfig)}
+        source = ClusterSource(PREFIX, settings.redis_secret, settings.master, 443, environ)
+        self.operator_ = Operator(reactor, settings, source)
 
     async def check(self) -> Findings:
         found = await findings.check(self.operator_)

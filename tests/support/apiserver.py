@@ -135,6 +135,11 @@ class ApiServer:
                 held[metadata["name"]] = new
                 self._happened("MODIFIED" if old else "ADDED", new)
 
+    def secret(self, namespace: str, name: str) -> dict | None:
+        """One that it holds."""
+        with self._lock:
+            return self._objects.get(("Secret", namespace), {}).get(name)
+
     def delete(self, name: str, secret: str | None = None) -> None:
         """A namespace with all that is in it, or one secret of it."""
         with self._lock:
