@@ -19,7 +19,7 @@ from twisted.python.components import Componentized
 
 from .core import resp
 from .core.enrolment import Enrolment
-from .core.tenants import Directory
+from .core.tenants import Backend, Directory
 from .directory.cluster import ClusterSource
 from .directory.manifests import ManifestsSource
 from .directory.pace import Pace, Unpaced
@@ -39,6 +39,13 @@ from .serving import Serving
 from .settings import Settings, SettingsError
 from .status import StatusService, directory_state
 from .workers import Workers
+
+
+def source_of(settings: Settings) -> ManifestsSource | ClusterSource:
+    """Where namespaces and secrets are read."""
+    if settings.manifests is not None:
+        return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master)
+    return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, settings.kubernetes_port)
 
 
 class StartError(SystemExit):
@@ -73,7 +80,7 @@ class ProxyService(service.MultiService):
             self.listening = Listening(reactor, settings.listen, client_ca=settings.client_ca)
         except EndpointError as error:
             raise SettingsError(f"--listen is {error}") from None
-        self.source = self._make_source()
+        self.source = source_of(settings)
         embedded = self._embedded = None
         if settings.embedded:
             try:
@@ -114,6 +121,11 @@ class ProxyService(service.MultiService):
         self.certificates.setServiceParent(self)
 
     @property
+    def embedded_backend(self) -> Backend | None:
+        """Where the server of its own will be, if it starts one."""
+        return None if self._embedded is None else self._embedded.backend
+
+    @property
     def _in_force(self) -> list[Callable[[Directory], object]]:
         """Called with each Directory that clients are served by."""
         return self.serving.directory.listeners if isinstance(self.serving, Serving) else self.serving.taken
@@ -148,12 +160,6 @@ class ProxyService(service.MultiService):
     def _show_certificates(self) -> None:
         if isinstance(self.serving, Workers):
             self.serving.show(self.certificates.material(self.listening.tls))
-
-    def _make_source(self) -> ManifestsSource | ClusterSource:
-        settings = self._settings
-        if settings.manifests is not None:
-            return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master)
-        return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, settings.kubernetes_port)
 
     def setServiceParent(self, parent: object) -> None:
         """Also makes our log observer the application's: this is the one moment before twistd starts to log."""

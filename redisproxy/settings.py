@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -302,3 +302,17 @@ class Settings:
 def option_name(field_name: str) -> str:
     """The option for a field of Settings: ``--ns-prefix`` for ns_prefix."""
     return field_name.replace("_", "-")
+
+
+def described(setting: Field) -> str:
+    """What an option's help says of a field of Settings: what it is for, its default, its variable."""
+    return f"{setting.metadata['doc']}{_default(setting.default)} [{setting.metadata['variable']}]"
+
+
+def _default(value: object) -> str:
+    if value is True:
+        return " Default: yes."
+    if not value:
+        return ""
+    shown = " ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f" Default: {shown}."

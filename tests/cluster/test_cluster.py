@@ -321,6 +321,43 @@ class TruthTests(ClusterCase):
     def test_who_is_not_known(self) -> None:
         self.assertSame(NAMESPACES, 401, "nobody")
 
+    def test_what_is_written(self) -> None:
+        path = secrets_path("team-blue")
+        made = secret("team-blue", "made", valid_hours="1")
+        stored: list[dict] = []
+
+        def both(method: str, path: str, *documents: dict) -> None:
+            """documents: one for both, or for each its own."""
+            answers = [
+                ask(server.port, method, path, document, token=token)
+                for server, token, document in zip(
+                    (self.api, self.small), (ADMIN_TOKEN, TOKEN), documents if documents[1:] else documents * 2, strict=True
+                )
+            ]
+            (real_status, real), (small_status, small) = answers
+            self.assertEqual(real_status, small_status, (real, small))
+            for part in ("kind", "reason", "data", "type", "code"):
+                self.assertEqual(real.get(part), small.get(part), part)
+            if real_status in (200, 201) and real["kind"] == "Secret":
+                stored[:] = [real, small]
+
+        both("POST", path, made)
+        both("POST", path, made)
+        first = list(stored)
+        changed = [{**document, "data": {"valid_hours": "Mg=="}} for document in stored]
+        both("PUT", f"{path}/made", *changed)
+        both("PUT", f"{path}/made", *first)  # a resourceVersion that is no longer
+        both("DELETE", f"{path}/made", {"preconditions": {"uid": "another"}})
+        both("DELETE", f"{path}/made", *({"preconditions": {"uid": d["metadata"]["uid"]}} for d in stored))
+        both("DELETE", f"{path}/made", {})
+        both("PUT", f"{path}/made", *changed)  # a uid that is no longer
+        both("PUT", f"{path}/made", made)
+        both("POST", secrets_path("team-that-does-not-exist"), secret("team-that-does-not-exist", "made"))
+        both("POST", path, secret("team-blue", "Not_A_Name"))
+        both("POST", path, {**made, "immutable": True})
+        both("PUT", f"{path}/made", *({**d, "data": {"valid_hours": "Mg=="}} for d in stored))
+        both("DELETE", f"{path}/made", {})
+
     def watched(self, path: str, version: str = "") -> list[list[dict]]:
         """The events of a watch that ends after a while, bookmarks left out: of the real one, and of the small one."""
         found = []

@@ -98,7 +98,7 @@ class ProxyProcess:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=directory,
-            env={**_plain_environment(), **(environ or {})},
+            env={**plain_environment(), **(environ or {})},
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -190,7 +190,7 @@ class ProxyProcess:
         return status
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """This process's environment without what would configure the proxy."""
     ours = {
         "NS_PREFIX",
