@@ -123,9 +123,10 @@ class RedisState(TypedDict):
 
 
 class State(TypedDict):
-    """What one process knows for all. unready: why no client should come, or empty."""
+    """What one process knows for all. unready: why no client should come, or empty; most_sessions: served at once."""
 
     unready: str
+    most_sessions: int
     directory: DirectoryState
     redis: RedisState
 
