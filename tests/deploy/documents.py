@@ -168,13 +168,17 @@ def charted(values: dict | None = None, **options: str) -> list[dict]:
 def validate(document: dict) -> None:
     """Kubernetes' own schemas, strict: an unknown field is an error. Raises ValidationError, of the library in question."""
     schema = SCHEMAS.get((document["apiVersion"], document["kind"]))
-    if schema is not None:
-        jsonschema.Draft202012Validator(schema).validate(document)
-        return
-    for release in RELEASES:
-        # The newest schemas that are not newer: an answer with another release would test nothing.
-        if kubernetes_validate.validate(document, release, strict=True) != release:
-            raise AssertionError(f"there are no schemas of {release}")
+    try:
+        if schema is not None:
+            jsonschema.Draft202012Validator(schema).validate(document)
+            return
+        for release in RELEASES:
+            # The newest schemas that are not newer: an answer with another release would test nothing.
+            if kubernetes_validate.validate(document, release, strict=True) != release:
+                raise AssertionError(f"there are no schemas of {release}")
+    except Exception as error:
+        error.add_note(str(name(document)))
+        raise
 
 
 def environment(document: dict) -> dict[str, str]:
