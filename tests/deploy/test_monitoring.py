@@ -214,23 +214,16 @@ class QueryTests(unittest.TestCase):
             else:
                 self.assertLessEqual(labels, TARGET, rule["alert"])
 
-    def test_each_metric_is_shown_or_alerted_on(self) -> None:
-        """But for what stands here, with its reason."""
-        left_out = {
-            "redisproxy_credentials",  # as many as there are tenants, and temporary ones
-            "redisproxy_directory_refresh_seconds",  # paced: seconds are no fault
-            "redisproxy_watch_reconnects_total",  # the normal course
-            "redisproxy_watch_quiet_seconds",
-        }
+    def test_each_metric_is_documented(self) -> None:
         used = {
-            selector.name
-            for _, query in [*queries(), *((r["alert"], r["expr"]) for r in rules())]
+            re.sub(r"_(bucket|sum|count)$", "", selector.name)
+            for query in [query for _, query in queries()] + [rule["expr"] for rule in rules()]
             for selector in selectors(query)
         }
-        used = {re.sub(r"_(bucket|sum|count)$", "", name) for name in used}
         table = (ROOT / "docs/metrics.md").read_text()
         documented = set(re.findall(r"^\| `(redisproxy_\w+)`", table, re.MULTILINE))
-        self.assertEqual(documented - used, left_out)
+        self.assertEqual({name for name in used if name.startswith("redisproxy_")} - documented, set())
+        self.assertGreater(len(used & documented), 20)
 
 
 class RunbookTests(unittest.TestCase):
