@@ -405,10 +405,13 @@ class PrometheusTests(unittest.TestCase):
     def test_all_is_answered_and_a_fault_is_noticed(self) -> None:
         names = {rule["alert"] for rule in rules()}
         until(lambda: set(self.states()) == names, "each rule is evaluated, and none has an error")
-        # The one that fires is about the secret that is malformed, and the one that is a reminder.
-        until(lambda: self.states()["RedisProxyProblems"] == "pending", "the problem is noticed")
-        wrong = {name for name, state in self.states().items() if state != "inactive"}
-        self.assertEqual(wrong, {"RedisProxyProblems", "RedisProxyCredentialExpiring"})
+
+        def told() -> set[str]:
+            return {name for name, state in self.states().items() if state != "inactive"}
+
+        # One secret is malformed, and a temporary credential ends within the hour. All else is well.
+        until(lambda: len(told()) >= 2, "what is wrong is noticed")
+        self.assertEqual(told(), {"RedisProxyProblems", "RedisProxyCredentialExpiring"})
         # `namespace` is the tenant's.
         self.assertEqual(self.query('redisproxy_problem{job="redisproxy"}')[0]["metric"]["namespace"], "team-green")
 
