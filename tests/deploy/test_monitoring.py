@@ -212,7 +212,7 @@ class QueryTests(unittest.TestCase):
             if isinstance(query, promql_parser.AggregateExpr) and query.modifier.type == promql_parser.AggModifierType.By:
                 self.assertLessEqual(labels, set(query.modifier.labels), rule["alert"])
             else:
-                self.assertLessEqual(labels, TARGET, rule["alert"])
+                self.assertLessEqual(labels, TARGET | {"pod"}, rule["alert"])
 
     def test_each_metric_is_documented(self) -> None:
         used = {
@@ -427,6 +427,13 @@ class PrometheusTests(unittest.TestCase):
         expected = {"RedisProxyRedisUnreachable", "RedisProxyNotReady"}
         until(lambda: all(self.states().get(name) == "pending" for name in expected), "Redis is missed")
         self.assertEqual(self.states()["RedisProxyDown"], "inactive")
+        groups = self.get("rules")["groups"]
+        told_of = [alert["annotations"] for group in groups for rule in group["rules"] for alert in rule["alerts"]]
+        self.assertGreaterEqual(len(told_of), 4)
+        self.assertIn(
+            f"127.0.0.1:{status_port(self.installation)} does not reach Redis", [text["summary"] for text in told_of]
+        )
+        self.assertNotIn("<error", str(told_of))
 
     def test_another_token_is_noticed(self) -> None:
         (Path(self.installation.files.name) / "token").write_text("another")
