@@ -258,6 +258,7 @@ class ProxyService(service.MultiService):
             "counts": self.serving.counts(),
             "state": {
                 "unready": self._unready(),
+                "most_sessions": self._settings.max_workers,
                 "directory": directory_state(self.reading, None if self.watch is None else self.watch.state(), now),
                 "redis": self.serving.redis(),
                 "tls": self.certificates.state(),

@@ -74,8 +74,9 @@ class Counts:
         self.tallies: dict[str, Tally] = {}
         #: log-ins by outcome: ``ok``, or see `tenants.AuthenticationError`
         self.logins: dict[str, int] = {}
-        #: connections that are over, by how they ended
-        self.ended: dict[str, int] = {}
+        #: connections that are over, by how they ended. Turned away are none, from the start: that there are some is told
+        #: by the step from 0, which cannot be seen of a counter that is not there before
+        self.ended: dict[str, int] = {"turned-away": 0}
         #: bytes of replies that Redis sent, by namespace
         self.replied: dict[str, int] = {}
 

@@ -326,7 +326,7 @@ class ClusterSource:
                 if error.status == 403:
                     verb = "watch" if options.get("watch") else "list"
                     where = " in all namespaces" if what is Watched.SECRETS else ""
-                    reason += f": the right to {verb} {what.value}{where} is missing (deploy/kubernetes/rbac.yaml)"
+                    reason += f": the right to {verb} {what.value}{where} is missing (deploy/kubernetes/base/rbac.yaml)"
                 failure = WatchFailure(reason, error.status, _retry_after(error))
         except (urllib3.exceptions.HTTPError, OSError) as error:
             failure = WatchFailure(f"no answer: {_kind(error)}")

@@ -85,6 +85,7 @@ def _of_clients(figures: Figures) -> Iterator[Metric]:
     counts = figures["counts"]
     yield _gauge("ready", "1 where clients should come, as /readyz says.", not figures["state"]["unready"])
     yield _labelled(GaugeMetricFamily, "sessions", "Client connections, by state.", "state", counts["sessions"])
+    yield _gauge("sessions_limit", "How many are served at once (MAX_WORKERS).", figures["state"]["most_sessions"])
     yield _labelled(
         CounterMetricFamily, "connections_ended", "Client connections that are over, by how.", "mood", counts["ended"]
     )

@@ -141,9 +141,10 @@ class TlsState(TypedDict):
 
 
 class State(TypedDict):
-    """What one process knows for all. unready: why no client should come, or empty."""
+    """What one process knows for all. unready: why no client should come, or empty; most_sessions: served at once."""
 
     unready: str
+    most_sessions: int
     directory: DirectoryState
     redis: RedisState
     tls: TlsState

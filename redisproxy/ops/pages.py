@@ -74,7 +74,7 @@ _ADVICE = (
     (r"password is also that of", "Give one of them a password of its own; until then AUTH <namespace> <password> works."),
     (r"has no database", "Raise `databases` in Redis's configuration, or take a lower index."),
     (r"connection-string|valid_hours|white space|not UTF-8", "Mend the secret as told; it is read again by itself."),
-    (r"40[13]|[Ff]orbidden|[Uu]nauthorized", "Give the service account the rights of deploy/kubernetes/rbac.yaml."),
+    (r"40[13]|[Ff]orbidden|[Uu]nauthorized", "Give the service account the rights of deploy/kubernetes/base/rbac.yaml."),
     (r"master secret|does not exist", "Create or mend the master secret; the last good one stays in force."),
     (r"not read|cannot be read|timed out|refused|way to", "Is the Kubernetes API there? What was last read stays in force."),
 )

@@ -36,6 +36,7 @@ def figures(**tenants: dict) -> Figures:
         },
         "state": {
             "unready": "",
+            "most_sessions": 1000,
             "directory": {
                 "loaded": True,
                 "source": "the manifests in /x",
