@@ -15,7 +15,7 @@ from .lane import CONFIRMATIONS, HELLO, Owed
 from .links import Link
 from .moving import MovingConversation
 from .resp import HEAD, TAKE, UNAUTHENTICATED, encode
-from .tenants import AuthenticationError
+from .tenants import AuthenticationError, TenantFullError
 
 OK = b"+OK\r\n"
 NOAUTH_HELLO = (
@@ -93,6 +93,11 @@ class Session(MovingConversation):
         try:
             name = None if username is None else username.decode("utf-8", "replace")
             credential = self.link.authenticate(name, password)
+        except TenantFullError as error:
+            # No wrong password. Redis, too, closes a connection that is one too many.
+            self._answer(b"-%b\r\n" % str(error).encode())
+            self.end(error.outcome)
+            return
         except AuthenticationError as error:
             self._stop(Wait.PENALTY)
             self.link.punish(b"-%b\r\n" % str(error).encode())
