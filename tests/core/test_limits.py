@@ -12,16 +12,16 @@ DEFAULTS = Limits(10, 20, 0)
 
 class AnnotationTests(unittest.TestCase):
     def test_what_is_said_wins_over_the_default(self) -> None:
-        for annotations, limits in (
+        for said, limits in (
             ({}, DEFAULTS),
             ({CONNECTIONS: "5"}, Limits(5, 20, 0)),
             ({COMMANDS: "0"}, Limits(10, 0, 0)),
             ({CONNECTIONS: "1000000", COMMANDS: "1000000000", BYTES: "007"}, Limits(1_000_000, 1_000_000_000, 7)),
         ):
-            self.assertEqual(read_limits(annotations, DEFAULTS), (limits, []))
+            self.assertEqual(read_limits(said, DEFAULTS), (limits, []))
 
     def test_what_is_malformed_leaves_the_default_and_is_named(self) -> None:
-        for text in ("", " ", "5 ", "-1", "+1", "1.5", "1e3", "10k", "1_0", "٥", "1000001", "9" * 1000, "five"):
+        for text in ("", " ", "5 ", "-1", "+1", "1.5", "1e3", "10k", "1_0", "\u0665", "1000001", "9" * 1000, "five"):
             limits, [wrong] = read_limits({CONNECTIONS: text, COMMANDS: "7"}, DEFAULTS)
             self.assertEqual(limits, Limits(10, 7, 0))
             self.assertEqual(
