@@ -36,7 +36,7 @@ class NamespaceDocument:
 
     name: str
     created: float
-    annotations: Mapping[str, str] = field(default_factory=dict)
+    annotations: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
