@@ -109,12 +109,12 @@ class Shaper:
 
     def wait(self, place: Place) -> None:
         """What it sent is kept until `go_on` is called."""
-        self._waiting.setdefault(place)
+        self._waiting[place] = None
         self._begin()
 
     def leave(self, place: Place) -> None:
         """It waits no more."""
-        self._waiting.pop(place, None)
+        del self._waiting[place]
         self._end()
 
     # Of a connection to Redis.
@@ -179,11 +179,9 @@ class Shaper:
             self._since = None
 
     def stop(self) -> None:
-        """There are no places any more."""
+        """Nobody is there whom it could tell to go on."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
-        while self._lanes:
-            self._lanes.pop().unhold(Hold.RATE)
 
 
 class Allowance:
@@ -221,8 +219,6 @@ class Allowance:
     def free(self, place: Place) -> None:
         """Another may take it."""
         self.places.discard(place)
-        if self._shaper is not None:
-            self._shaper.leave(place)
 
     @property
     def held(self) -> int:
@@ -250,7 +246,7 @@ class Place:
     shaper: None where nothing has to wait, whatever was done.
     """
 
-    __slots__ = ("_allowance", "_charged", "_client", "_entered", "shaper")
+    __slots__ = ("_allowance", "_charged", "_client", "_entered", "_line", "shaper")
 
     def __init__(self, client: Client) -> None:
         self._client = client
@@ -260,6 +256,8 @@ class Place:
         self._entered: Allowance | None = None
         # Commands and bytes, so far.
         self._charged = (0, 0)
+        # Where it waits. It may log out meanwhile, and still has its turn there.
+        self._line: Shaper | None = None
 
     # Whose it is.
 
@@ -297,6 +295,8 @@ class Place:
         """The client is gone."""
         self.leave()
         self.give_up()
+        if self._line is not None:
+            self._line.leave(self)
         self._client = None  # or the two would be left to the garbage collector
 
     def limits_changed(self) -> None:
@@ -325,11 +325,14 @@ class Place:
     def _wait(self) -> None:
         self._client.session.throttle(True)
         self._client.hold(Hold.RATE)
-        self.shaper.wait(self)
+        if self._line is None:
+            self._line = self.shaper
+            self._line.wait(self)
 
     def go_on(self) -> None:
         """Its turn has come."""
         client = self._client
+        self._line = None
         client.unhold(Hold.RATE)
         try:
             client.session.throttle(False)
@@ -369,7 +372,7 @@ class Allowances:
         self._limits = limits
         for namespace, allowance in list(self._known.items()):
             allowance.use(self._share(namespace))
-            if namespace not in namespaces and not allowance.places:
+            if namespace not in namespaces and not (allowance.places or allowance.held):
                 allowance.stop()
                 del self._known[namespace]
 

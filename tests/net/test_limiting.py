@@ -77,8 +77,9 @@ class LimitingCase(unittest.TestCase):
     def end(self) -> None:
         """All leave, and what is owed is paid: nothing is left to happen."""
         for client in self.clients:
-            client.place.lost()
-        self.allowance.stop()
+            if client.place._client is not None:
+                client.place.lost()
+        self.clock.advance(1e6)
         self.assertEqual((self.allowance.held, self.clock.getDelayedCalls()), (0, []))
 
     def client(self, name: str = "a") -> Client:
@@ -256,6 +257,35 @@ class RateTests(LimitingCase):
         self.assertEqual(self.allowance.held, 1)
         self.clock.advance(0.51)
         self.assertEqual(self.done, ["a", "b"])
+
+    def test_who_logs_out_while_it_waits_has_its_turn(self) -> None:
+        """As with a RESET that waited for replies while more came behind it."""
+        self.allowance.use(Limits(commands_per_second=100))
+        a = self.client("a")
+        a.send(150)
+        a.send(1)
+        a.place.leave()
+        self.assertEqual((len(self.allowance.places), a.held), (0, Hold.RATE))
+        self.clock.advance(0.51)
+        self.assertEqual((a.held, a.throttled, self.allowance.held), (0, False, 0))
+
+    def test_who_becomes_anothers_while_it_waits_has_its_turn(self) -> None:
+        other = Allowance(self.clock)
+        for allowance in (self.allowance, other):
+            allowance.use(Limits(commands_per_second=100))
+        a = self.client("a")
+        a.place.enter(other)  # and the lane is opened
+        a.place.shaper.charge(150, 0)
+        a.send(1)
+        a.place.settle()
+        self.clock.advance(0.51)
+        self.assertEqual((a.held, a.throttled), (0, False))
+        a.send(200)
+        a.send(1)
+        self.assertEqual((a.held, other.held), (Hold.RATE, 1))
+        a.place.lost()
+        other.stop()
+        self.assertEqual(other.held, 0)
 
     def test_a_bug_costs_one_alone(self) -> None:
         self.allowance.use(Limits(commands_per_second=100))
