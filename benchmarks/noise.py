@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -90,10 +91,10 @@ def measure(bench: Bench, options: argparse.Namespace) -> list[Result]:
         for result, peer, port, password in cases:
             result.alone.append(_window(peer, options))
             with noise(port, password):
-                before = commands(bench)
+                before, began = commands(bench), time.monotonic()
                 result.beside.append(_window(peer, options))
                 done = commands(bench) - before - options.rate * options.seconds
-                result.noise.append(done / options.seconds)
+                result.noise.append(done / (time.monotonic() - began))
             tell(
                 f"round {turn + 1}/{options.rounds}  {result.name}: p99 {result.alone[-1].p99:.2f} ms alone, "
                 f"{result.beside[-1].p99:.2f} ms beside {result.noise[-1]:,.0f}/s"
