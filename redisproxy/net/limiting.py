@@ -285,9 +285,11 @@ class Place:
 
     def leave(self) -> None:
         """The client is not logged in any more."""
-        self._charge()
+        if self.shaper is not None:
+            self._charge()
+            self.shaper = None
+            self._client.read_at_most(READ_SIZE)
         allowance, self._allowance = self._allowance, None
-        self.shaper = None
         if allowance is not None and allowance is not self._entered:
             allowance.free(self)
 
@@ -297,6 +299,7 @@ class Place:
         self.give_up()
         if self._line is not None:
             self._line.leave(self)
+            self._line = None
         self._client = None  # or the two would be left to the garbage collector
 
     def limits_changed(self) -> None:
@@ -305,9 +308,12 @@ class Place:
             return
         client = self._client
         before, self.shaper = self.shaper, self._allowance.shaper
-        if before is None:
-            self._charged = (client.session.commands, client.taken - client.session.buffered)
-        client.read_at_most(READ_SIZE if self.shaper is None else self.shaper.read_size)
+        if self.shaper is not None:
+            if before is None:
+                self._charged = (client.session.commands, client.taken - client.session.buffered)
+            client.read_at_most(self.shaper.read_size)
+        elif before is not None:
+            client.read_at_most(READ_SIZE)
 
     # What the client sends.
 
