@@ -300,8 +300,8 @@ class RateTests(LimitingCase):
     def test_reads_are_no_larger_than_a_part_of_a_second(self) -> None:
         for limits, size in (
             (Limits(commands_per_second=1), SMALL_READ_SIZE),
-            (Limits(commands_per_second=10_000), 40_000),
-            (Limits(commands_per_second=10_000, bytes_per_second=80_000), 20_000),
+            (Limits(commands_per_second=10_000), 8_000),
+            (Limits(commands_per_second=10_000, bytes_per_second=100_000), 5_000),
             (Limits(commands_per_second=10**9, bytes_per_second=10**9), READ_SIZE),
         ):
             self.allowance.use(limits)
