@@ -23,7 +23,7 @@ class Outcome:
     """How one connection went.
 
     mood: client-left, quit, turned-away, login-timeout, protocol-error, cross-protocol, wrong-passwords,
-    moved-within-a-message, redis-lost, revoked, shutdown.
+    moved-within-a-message, redis-lost, revoked, shutdown, cut-off, too-slow.
     """
 
     number: int
