@@ -449,15 +449,14 @@ class ClientProtocol(RespReceiver):
         session.may_be_unblocked()
         return session.lane
 
-    def cut_off(self) -> bool:
-        """The end: it is closed now. Whether it was still busy."""
+    def cut_off(self) -> None:
+        """The end: it is closed now."""
         if self._closing and self._all_written:
             # Not aborted, where that can be helped: it may not have read all yet.
             secure = ISSLTransport.providedBy(self.transport)
             (self.transport.abortConnection if secure else self.transport.loseConnection)()
-            return False
-        self.abort("cut-off")
-        return True
+        else:
+            self.abort("cut-off")
 
     @property
     def _all_written(self) -> bool:

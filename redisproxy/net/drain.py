@@ -45,7 +45,7 @@ class Drain:
         self._turns = task.LoopingCall(self._take_turn)
         self._turns.clock = clock
         self._timers: list[IDelayedCall] = []
-        self._count = self._cut_off = 0
+        self._count = 0
         self._over: defer.Deferred[None] = defer.Deferred()
 
     def start(self) -> defer.Deferred[None]:
@@ -92,7 +92,7 @@ class Drain:
             "drained: {sessions} sessions ended in {seconds:.1f} s, {cut_off} of them were cut off",
             sessions=self._count,
             seconds=self._clock.seconds() - self._began,
-            cut_off=self._cut_off,
+            cut_off=self._factory.counts.ended.get("cut-off", 0),
         )
         self._over.callback(None)
 
@@ -113,7 +113,7 @@ class Drain:
 
     def _cut(self) -> None:
         for client in list(self._clients):
-            self._cut_off += client.cut_off()
+            client.cut_off()
 
     # An item that a BLPOP took must not be sent to a connection that is being closed. Redis knows whether it took one.
 
