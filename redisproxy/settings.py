@@ -216,7 +216,7 @@ class Settings:
     )
     drain_seconds: float = _setting(
         "REDISPROXY_DRAIN_SECONDS",
-        _seconds(0, 3600),
+        _seconds(1, 3600),
         8.0,
         "SECONDS",
         "Time for sessions to finish what they have begun, after the delay. The rest is cut off then.",

@@ -238,6 +238,8 @@ class LaneProtocol(RespReceiver):
 
     def finish(self) -> None:
         """Sends nothing more. Redis gives up what it has not answered and closes; what it has answered still comes."""
+        if self._ledger is None:
+            return  # it has answered, and was let go of
         if ISSLTransport.providedBy(self.transport):
             self.transport.loseConnection()
         else:

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 RATE = 20
 
 #: Ends that an operator need not hear of.
-ORDINARY = frozenset(("client-left", "quit"))
+ORDINARY = frozenset(("client-left", "quit", "shutdown"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,7 +71,7 @@ class DrainCase(unittest.TestCase):
 
 class SessionTests(DrainCase):
     def test_with_nothing_but_idle_sessions_it_ends_at_once(self) -> None:
-        self.start(seconds=20)
+        self.start("--log-level", "debug", seconds=20)
         idle = [self.connect(b"PING") for _ in range(20)]
         idle.append(socket.create_connection(("127.0.0.1", self.proxy.port), timeout=20))
         self.addCleanup(idle[-1].close)
@@ -204,11 +204,13 @@ class SessionTests(DrainCase):
         self.assertEqual(replies, counted)
 
     def test_those_who_wait_for_a_place_get_none(self) -> None:
-        self.start("--max-workers", "1", "--work-queue-size", "5", "--processes", "1", seconds=2)
+        self.start("--max-workers", "1", "--work-queue-size", "5", "--processes", "1", "--status", "tcp:0", seconds=2)
         served = self.connect(b"MULTI")
         waiting = socket.create_connection(("127.0.0.1", self.proxy.port), timeout=20)
         self.addCleanup(waiting.close)
         waiting.sendall(b"AUTH blue-password\r\nINCR a\r\n")
+        port = status_port(self.installation)
+        until(lambda: metrics(port)["redisproxy_sessions", frozenset({("state", "waiting")})] == 1, "it waits")
         self.signal()
         self.assertEqual(self.rest(waiting), b"")
         served.close()
