@@ -7,12 +7,15 @@ JOBS ?= 2
 CASES ?=
 ROUNDS ?= 5
 BENCH ?=
+# How long `make soak` takes, and further options of its proxy.
+MINUTES ?= 30
+SOAK ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # In compat mode an editable install leaves twisted/plugins visible.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat
 
-.PHONY: help run test lint test-dedicated test-processes test-cluster test-compat test-lowest image-check bench fmt clean
+.PHONY: help run test lint test-dedicated test-processes test-cluster test-compat test-lowest image-check bench soak fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT))"
@@ -24,6 +27,7 @@ help:
 	@echo "make test-lowest   the suite with the oldest dependencies that are allowed"
 	@echo "make image-check   build the container image with buildah and start it once (root, Debian)"
 	@echo "make bench         side by side with HAProxy, twemproxy and Redis alone, 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
+	@echo "make soak          half an hour of mixed load, rotations, a Redis restart, an API outage (MINUTES=$(MINUTES))"
 	@echo "make fmt           format the code"
 	@echo "make clean         remove what the others made"
 
@@ -96,6 +100,9 @@ image-check: $(VENV)/installed-test
 
 bench: $(VENV)/installed-bench
 	@$(BIN)/python -m benchmarks.run --cases '$(CASES)' --rounds $(ROUNDS) $(BENCH)
+
+soak: $(VENV)/installed-test
+	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --proxy '$(SOAK)'
 
 fmt: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .

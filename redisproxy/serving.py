@@ -72,7 +72,7 @@ class Serving(service.MultiService):
             self.wall,
             self.lanes,
             Admission(settings.max_workers, settings.work_queue_size),
-            Outcomes(reactor),
+            Outcomes(reactor, ordinary=settings.log_level == "debug"),
             Timeouts(login=settings.login_timeout),
             settings.lanes == "shared",
             numbers=itertools.count(number, settings.processes),

@@ -209,6 +209,11 @@ class Conversation:
         return self._owed
 
     @property
+    def at_rest(self) -> bool:
+        """Whether it is owed nothing, and waits for nothing."""
+        return not self._wait and self._nothing_owed
+
+    @property
     def ended(self) -> bool:
         """Whether it reads no more commands, and never will."""
         return self._wait & Wait.ENDING != 0

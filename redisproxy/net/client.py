@@ -33,6 +33,8 @@ from .lane import LaneError, LaneProtocol
 from .lanes import LanePool
 from .receiver import Hold, Pressure, RespReceiver
 from .shared import SharedLanes
+from .time_limit import TimeLimit
+from .transport import close_if_written
 from .wall import Wall
 
 #: Bytes taken from a client that waits for a place: a log-in and a few commands.
@@ -48,7 +50,8 @@ IDLE_LINGER = 0.5
 #: Seconds between two looks at clients that are not read from.
 PROBE = 5.0
 #: Seconds for the replies owed to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
-HALF_CLOSED_GRACE = 0.5
+#: It may have left: a BLPOP of its must not wait for long, so there is less time on a lane of its own.
+HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_PINNED = 5.0, 0.5
 #: Seconds for a session that was revoked to get the replies it is owed, before it is cut off.
 REVOKED_GRACE = 10.0
 
@@ -77,8 +80,10 @@ class ClientProtocol(RespReceiver):
 
     factory: ClientFactory
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, address: IAddress) -> None:
         self.id = number
+        self.peer = shown_address(address)
+        self._address = getattr(address, "host", "")
         self.session = Session(self)
         self._admitted = False
         self._early: list[bytes] = []
@@ -89,11 +94,9 @@ class ClientProtocol(RespReceiver):
         self._linger = LINGER
         self._mood = ""
         self._since = 0.0
-        self.peer = ""
         self._timer: IDelayedCall | None = None
         self._leasing: defer.Deferred | None = None
         self._usual_buffer = 0
-        self._address = ""
         self._wrong = 0
         self._forbidden = 0
         self._penalty: IDelayedCall | None = None
@@ -108,8 +111,6 @@ class ClientProtocol(RespReceiver):
         super().connectionMade()
         factory = self.factory
         self._since = factory.clock.seconds()
-        self.peer = shown_address(self.transport.getPeer())
-        self._address = getattr(self.transport.getPeer(), "host", "")
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
         # A client that is not logged in may leave little unread; with TLS the size is Twisted's.
         self._usual_buffer = getattr(self.transport, "bufferSize", 0)
@@ -124,13 +125,14 @@ class ClientProtocol(RespReceiver):
         """See `admission.Arrival`."""
         self._admitted = True
         self._since = self.factory.clock.seconds()
-        self._restart_timer(self.factory.timeouts.login, self._too_late)
+        self.factory.log_ins.begin(self)
         early, self._early = b"".join(self._early), []
         self.unhold(Hold.PLACE)
         if early:
             self.dataReceived(early)
 
-    def _too_late(self) -> None:
+    def login_timeout(self) -> None:
+        """It had its time to log in."""
         self.write(b"-ERR no log-in within %d seconds\r\n" % self.factory.timeouts.login)
         self.session.end("login-timeout")
 
@@ -151,7 +153,9 @@ class ClientProtocol(RespReceiver):
         if self._closing or not self._admitted:
             self.transport.loseConnection()
             return
-        self._restart_timer(HALF_CLOSED_GRACE, self.transport.abortConnection)
+        if self.session.at_rest and close_if_written(self.transport):
+            return
+        self._give_grace()
         self.session.half_closed()
 
     def writeConnectionLost(self) -> None:
@@ -171,7 +175,11 @@ class ClientProtocol(RespReceiver):
         poll.register(self.transport.fileno(), select.POLLRDHUP)
         if poll.poll(0):
             self._read_closed = True
-            self._restart_timer(HALF_CLOSED_GRACE, self.transport.abortConnection)
+            self._give_grace()
+
+    def _give_grace(self) -> None:
+        grace = HALF_CLOSED_GRACE_PINNED if self.session.pinned else HALF_CLOSED_GRACE
+        self._restart_timer(grace, self.transport.abortConnection)
 
     def _restart_timer(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
         """A connection has one time limit at a time."""
@@ -179,6 +187,7 @@ class ClientProtocol(RespReceiver):
         self._timer = self.factory.clock.callLater(seconds, call, *arguments)
 
     def _stop_timer(self) -> None:
+        self.factory.log_ins.end(self)
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
@@ -191,9 +200,10 @@ class ClientProtocol(RespReceiver):
         self.session.lost()
         if self._leasing is not None:
             self._leasing.cancel()
-        outcome = self._outcome()
-        increase(factory.counts.ended, outcome.mood)
-        factory.outcomes.ended(outcome)
+        mood = self._mood or "client-left"
+        increase(factory.counts.ended, mood)
+        if factory.outcomes.tells(mood):
+            factory.outcomes.ended(self._outcome(mood))
         factory.admission.leave(self)
         factory.left(self)
         # The two hold each other: without this they were left to the garbage collector, whose full runs are felt.
@@ -229,7 +239,7 @@ class ClientProtocol(RespReceiver):
         if self._tally is not None:
             self._tally.look_at(name)
 
-    def _outcome(self) -> Outcome:
+    def _outcome(self, mood: str) -> Outcome:
         credential = self.session.credential
         return Outcome(
             number=self.id,
@@ -239,7 +249,7 @@ class ClientProtocol(RespReceiver):
             seconds=self.factory.clock.seconds() - self._since,
             commands=self.session.commands,
             refused=self.session.refused,
-            mood=self._mood or "client-left",
+            mood=mood,
         )
 
     # What the session asks of its link.
@@ -352,7 +362,7 @@ class ClientProtocol(RespReceiver):
 
     def logged_out(self) -> None:
         """See `core.links.Link`."""
-        self._restart_timer(self.factory.timeouts.login, self._too_late)
+        self.factory.log_ins.begin(self)
         self._tally_for(None)
         if self._usual_buffer:
             self.transport.bufferSize = UNREAD_LIMIT
@@ -373,6 +383,10 @@ class ClientProtocol(RespReceiver):
     def share(self, credential: Credential, protocol: int) -> None:
         """See `core.links.Link`."""
         home = self.factory.lanes.home(credential.tenant, protocol)
+        if home.lane is not None:  # as it mostly is: no Deferred
+            home.enter()
+            self._shared(home)
+            return
 
         def failed(failure: Failure) -> Failure:
             home.leave()
@@ -389,6 +403,8 @@ class ClientProtocol(RespReceiver):
         lane.carry(self.session, self._redis_slow)
         self._lane_there()
         self.session.lane_opened(lane)
+        if self._read_closed and not self._closing:
+            self._give_grace()
 
     def _shared(self, home: SharedLanes) -> None:
         self._lane_there()
@@ -400,8 +416,7 @@ class ClientProtocol(RespReceiver):
             self._tally_for(self.session.candidate.tenant)
         if self.session.credential is None:
             # The log-in succeeded.
-            if not (self._closing or self._read_closed):
-                self._stop_timer()
+            self.factory.log_ins.end(self)
             if self._usual_buffer:
                 self.transport.bufferSize = self._usual_buffer
 
@@ -519,6 +534,8 @@ class ClientFactory(Factory):
         self.lanes = lanes
         self.admission = admission
         self.outcomes = outcomes
+        #: for those that have not logged in
+        self.log_ins: TimeLimit[ClientProtocol] = TimeLimit(clock, timeouts.login, ClientProtocol.login_timeout)
         self.timeouts = timeouts
         self.clients: set[ClientProtocol] = set()
         #: called with how many there are, at each that comes or goes
@@ -540,6 +557,7 @@ class ClientFactory(Factory):
         """No port listens any more."""
         if self._probing.running:
             self._probing.stop()
+        self.log_ins.stop()
         if self._checking is not None:
             self._checking.cancel()
             self._checking = None
@@ -551,7 +569,7 @@ class ClientFactory(Factory):
     def buildProtocol(self, addr: IAddress) -> ClientProtocol | None:
         if self.drained is not None:
             return None
-        client = ClientProtocol(next(self._numbers))
+        client = ClientProtocol(next(self._numbers), addr)
         client.factory = self
         return client
 

@@ -39,7 +39,7 @@ class ListenError(Exception):
     """A port cannot be opened. The text is one line, fit for the operator."""
 
 
-def _always(waited: bool) -> bool:
+def _always(_: bool) -> bool:
     return True
 
 
@@ -180,7 +180,11 @@ class SharedPort(FileDescriptor):
     _log = Logger()
 
     def __init__(
-        self, reactor: object, listening: socket.socket, factory: IProtocolFactory, may_take: Callable[[bool], bool] = _always
+        self,
+        reactor: object,
+        listening: socket.socket,
+        factory: IProtocolFactory,
+        may_take: Callable[[bool], bool] = _always,
     ) -> None:
         super().__init__(reactor)
         self._may_take = may_take

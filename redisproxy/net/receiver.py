@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from twisted.internet.address import UNIXAddress
+from twisted.internet import unix
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
@@ -24,6 +24,8 @@ READ_SIZE = 64 * 1024
 WIDE_READ_SIZE = 256 * 1024
 #: A read of less than this is the end of that.
 SMALL_READ_SIZE = 4 * 1024
+
+_UNIX = (unix.Server, unix.Client)
 
 
 class Hold:
@@ -48,7 +50,7 @@ class RespReceiver(Protocol):
         self._wide = False
         self.write = write_at_once(self.transport)
         # A Unix socket has no such options, and in older Twisted the methods to set them all the same.
-        if hasattr(self.transport, "setTcpNoDelay") and not isinstance(self.transport.getHost(), UNIXAddress):
+        if hasattr(self.transport, "setTcpNoDelay") and not isinstance(self.transport, _UNIX):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
 

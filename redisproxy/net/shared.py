@@ -200,6 +200,10 @@ class SharedLanes:
 
     # Sessions.
 
+    def enter(self) -> None:
+        """One more session uses it; a lane is open."""
+        self._users += 1
+
     def come(self) -> defer.Deferred[None]:
         """One more session uses it: fires when a lane is open. Fails with LaneError; `leave` must be called then, too."""
         self._users += 1

@@ -1,7 +1,8 @@
 """Writing at once: a transport's `write` that tries the socket first, and queues only what the kernel does not take.
 
-Owns when that may be done. Twisted's `write` always queues, and asks epoll twice and the reactor once more for each
-answer. The queue, the producers, closing and errors stay Twisted's: whatever is not the plain case goes to its `write`.
+Owns when that may be done, and when a connection may be closed at once. Twisted's `write` always queues, and asks epoll
+twice and the reactor once more for each answer. The queue, the producers, closing and errors stay Twisted's: whatever is
+not the plain case goes to its `write`.
 
 A function and no subclass: it serves listening, connecting and adopted sockets, TCP and Unix, and installs nothing. For
 whether something is queued, or the connection being aborted, Twisted has no public name; a Twisted that calls these
@@ -12,8 +13,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import ITransport
 from twisted.internet.tcp import Connection
+from twisted.python.failure import Failure
 
 _PRIVATE = ("dataBuffer", "_tempDataBuffer", "_aborting")
 
@@ -60,3 +63,20 @@ def write_at_once(transport: ITransport) -> Callable[[bytes], None]:
         transport.write(data[sent:] if isinstance(sent, int) else data)
 
     return write
+
+
+_DONE = Failure(ConnectionDone())
+
+
+def close_if_written(transport: ITransport) -> bool:
+    """For a protocol's `readConnectionLost`: closes the connection in this turn, if all has been written. Whether it has.
+
+    As Twisted does where a protocol does not care for half-closed connections: what the kernel still has is delivered.
+    `loseConnection` would ask epoll first whether it can write nothing. False for all but Twisted's own sockets.
+    """
+    if not isinstance(transport, Connection) or not all(hasattr(transport, name) for name in _PRIVATE) or transport.TLS:
+        return False
+    if transport.dataBuffer or transport._tempDataBuffer:
+        return False
+    transport.connectionLost(_DONE)
+    return True

@@ -39,12 +39,13 @@ class Outcome:
 
 
 class Outcomes:
-    """Writes outcomes to the log."""
+    """Writes outcomes to the log. ordinary: whether the ordinary ones, too."""
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, ordinary: bool = True) -> None:
         self._clock = clock
+        self._ordinary = ordinary
         self._second = 0
         self._lines = 0
         self._left_out = 0
@@ -60,6 +61,10 @@ class Outcomes:
             self._left_out += 1
             return False
         return True
+
+    def tells(self, mood: str) -> bool:
+        """Whether such an end can be told at all: most are not, and their outcomes need not be made."""
+        return self._ordinary or mood not in ORDINARY
 
     def ended(self, outcome: Outcome) -> None:
         """A connection is gone."""

@@ -111,7 +111,7 @@ class RedisGoneTests(unittest.TestCase):
 
     def test_a_redis_that_hangs_is_told_within_the_connect_timeout(self) -> None:
         """However many idle lanes there are."""
-        installation = Installation("--connect-timeout", "1", "--base-workers", "0")
+        installation = Installation("--connect-timeout", "3", "--base-workers", "0")
         self.addCleanup(installation.stop)
         for raw in [Raw(self, installation.proxy.port) for _ in range(8)]:
             raw.ask(b"QUIT\r\n")
@@ -121,7 +121,7 @@ class RedisGoneTests(unittest.TestCase):
         late = Raw(self, installation.proxy.port, login=False)
         started = time.monotonic()
         self.assertIn(b"-ERR Redis cannot be reached", late.ask(AUTH))
-        self.assertLess(time.monotonic() - started, 2.5)
+        self.assertLess(time.monotonic() - started, 5.5)  # two tries would take 6
 
     def test_a_redis_that_closes_every_connection_is_not_stormed(self) -> None:
         server = socket.socket()

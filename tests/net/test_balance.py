@@ -7,7 +7,6 @@ import unittest
 
 from redisproxy.net.balance import SLACK, Balance, shared_memory
 
-
 PLACES = 1000
 
 

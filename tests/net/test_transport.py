@@ -20,7 +20,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial import unittest
 from zope.interface import implementer
 
-from redisproxy.net.transport import write_at_once
+from redisproxy.net.transport import close_if_written, write_at_once
 
 from ..support.certificates import Authority
 from ..support.waiting import LIMIT
@@ -469,16 +469,57 @@ class WriteAtOnceTests(TransportTestCase):
             os.close(descriptors[0])
 
 
+class Closer(HalfCloseableRecorder):
+    """Closes at the end of what its peer sends, if that can be done in the same turn."""
+
+    closed: bool | None = None
+
+    def readConnectionLost(self) -> None:
+        super().readConnectionLost()
+        self.closed = close_if_written(self.transport)
+
+
+class CloseTests(TransportTestCase):
+    @defer.inlineCallbacks
+    def test_when_all_is_written_it_is_closed_within_the_turn_and_the_peer_gets_it(self):
+        for kind in KINDS:
+            protocol, peer = yield self.connect(kind, Closer())
+            write_at_once(protocol.transport)(b"the last words")
+            peer.shutdown(socket.SHUT_WR)
+            yield protocol.lost
+            self.assertEqual((yield take_all(peer)), b"the last words")
+            self.assertEqual(protocol.events, ["readConnectionLost", "ConnectionDone"])
+            yield turn()  # it is lost before the call returns
+            self.assertIs(protocol.closed, True)
+            self.assertNotIn(protocol.transport, reactor.getReaders() + reactor.getWriters())
+
+    @defer.inlineCallbacks
+    def test_what_is_queued_is_written_first(self):
+        for kind in KINDS:
+            protocol, peer = yield self.connect(kind, Closer())
+            data = random.randbytes(1 << 24)
+            write_at_once(protocol.transport)(data)
+            peer.shutdown(socket.SHUT_WR)
+            yield until(lambda: protocol.closed is not None)  # noqa: B023
+            self.assertIs(protocol.closed, False)
+            protocol.transport.loseConnection()
+            self.assertTrue((yield take_all(peer)) == data)
+            yield protocol.lost
+
+
 class OtherTransportsTests(TransportTestCase):
     """They keep their own `write`."""
 
     def test_in_tests(self) -> None:
         transport = StringTransport()
         self.assertEqual(write_at_once(transport), transport.write)
+        self.assertFalse(close_if_written(transport))
+        self.assertFalse(transport.disconnecting)
 
     def test_a_twisted_that_keeps_its_queue_elsewhere(self) -> None:
         transport = Connection.__new__(Connection)
         self.assertEqual(write_at_once(transport), transport.write)
+        self.assertFalse(close_if_written(transport))
 
     def certificates(self) -> tuple[ssl.PrivateCertificate, object]:
         """(the server's, what a client asks for)"""
@@ -507,6 +548,7 @@ class OtherTransportsTests(TransportTestCase):
             write(data)
             yield until(lambda: len(other.received) == len(data))  # noqa: B023
             self.assertTrue(other.received == data)
+            self.assertFalse(close_if_written(one.transport))
         client.transport.loseConnection()
         yield defer.gatherResults([server.lost, client.lost])
 

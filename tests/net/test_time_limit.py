@@ -1,0 +1,57 @@
+"""One timer for the time limits of many."""
+
+from __future__ import annotations
+
+import unittest
+
+from twisted.internet import task
+
+from redisproxy.net.time_limit import TimeLimit
+
+
+class TimeLimitTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        self.passed: list[tuple[str, float]] = []
+        self.limit: TimeLimit[str] = TimeLimit(self.clock, 10, lambda who: self.passed.append((who, self.clock.seconds())))
+
+    def test_each_has_its_own_time_and_one_timer_does(self) -> None:
+        for second in range(4):
+            self.limit.begin(f"client {second}")
+            self.clock.advance(1)
+        self.assertEqual(len(self.clock.getDelayedCalls()), 1)
+        self.limit.end("client 1")
+        self.limit.end("nobody")
+        self.clock.pump([0.5] * 40)
+        self.assertEqual(self.passed, [("client 0", 10), ("client 2", 12), ("client 3", 13)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_time_that_begins_again(self) -> None:
+        self.limit.begin("a")
+        self.limit.begin("b")
+        self.clock.advance(6)
+        self.limit.begin("a")
+        self.clock.pump([1] * 20)
+        self.assertEqual(self.passed, [("b", 10), ("a", 16)])
+
+    def test_what_is_called_may_begin_and_end_others(self) -> None:
+        def passed(who: str) -> None:
+            self.passed.append((who, self.clock.seconds()))
+            if who == "a":
+                self.limit.end("b")
+                self.limit.begin("c")
+
+        self.limit = TimeLimit(self.clock, 10, passed)
+        for who in ("a", "b", "d"):
+            self.limit.begin(who)
+        self.clock.pump([1] * 30)
+        self.assertEqual(self.passed, [("a", 10), ("d", 10), ("c", 20)])
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_the_end_of_all(self) -> None:
+        self.limit.stop()
+        self.limit.begin("a")
+        self.limit.stop()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+        self.clock.advance(20)
+        self.assertEqual(self.passed, [])
