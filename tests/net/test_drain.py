@@ -190,6 +190,7 @@ class TimesTests(DrainCase):
         self.assertEqual(closed, [IDLE_LINGER])
         client.connectionLost()
         self.successResultOf(self.over)
+        self.factory.log_ins.stop()  # as when no port listens any more
 
 
 class UnblockTests(DrainCase):
