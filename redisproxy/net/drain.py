@@ -105,6 +105,8 @@ class Drain:
             self._turns.stop()
 
     def _hurry(self) -> None:
+        # A lane that is not read for its tenant's rate would keep the replies to what Redis has done, be it an item popped.
+        self._factory.allowances.lift()
         lanes = [lane for client in list(self._clients) if (lane := client.hurry()) is not None]
         if lanes:
             defer.Deferred.fromCoroutine(self._unblock(lanes)).addErrback(

@@ -173,8 +173,9 @@ class LaneProtocol(RespReceiver):
         if self._deal_out is not None:
             self._deal_out(data)
             shaper = self.allowance.shaper
-            if shaper is not None and self._user is not None:
-                shaper.replied(self, len(data))
+            if shaper is not None:
+                # Also for the last bytes that a user waited for. Who uses it next must not be held for these.
+                shaper.replied(len(data), None if self._user is None else self)
             return
         self._answers += data
         while self._answers:

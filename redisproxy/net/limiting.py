@@ -120,17 +120,19 @@ class Shaper:
 
     # Of a connection to Redis.
 
-    def replied(self, lane: Lane, size: int) -> None:
-        """Redis sent so many bytes. If that was too much, the lane is held until it is not."""
+    def replied(self, size: int, lane: Lane | None) -> None:
+        """Redis sent so many bytes. If that was too much, the lane is held until it is not. None: nobody uses it any more."""
         if self._bytes is None:
             return
         wait = self._bytes.take(size, self._clock.seconds())
-        if wait:
-            self.closed = True
+        if not wait:
+            return
+        self.closed = True
+        self._open_in(wait)
+        if lane is not None:
             self._lanes.add(lane)
             self._begin()
             lane.hold(Hold.RATE)
-            self._open_in(wait)
 
     # Time.
 
@@ -382,6 +384,10 @@ class Allowances:
             if namespace not in namespaces and not (allowance.places or allowance.held):
                 allowance.stop()
                 del self._known[namespace]
+
+    def lift(self) -> None:
+        """There are none any more: at the end of the process, what Redis has done is told in the time that is left."""
+        self.use({}, self._known)
 
     def figures(self, namespace: str) -> dict[str, float]:
         """See `ops.figures.TenantCounts`."""

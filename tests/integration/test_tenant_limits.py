@@ -5,6 +5,7 @@ Times are compared with the least that a limit allows, which no machine is too s
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 import time
@@ -212,6 +213,15 @@ class RateTests(LimitsCase):
         took = self.took(lambda: self.assertEqual(blue.get("large"), value))
         self.assertGreater(took, (6_400_000 - 2_000_000 - 600_000) / 2_000_000)
 
+    def test_replies_over_a_lane_of_its_own_are_counted(self) -> None:
+        self.start()
+        self.annotate(bytes=200_000)
+        blue = self.blue()
+        blue.rpush("list", "x" * 50_000)
+        # Each reply is all that the lane was needed for.
+        rotate = lambda: [blue.blmove("list", "list", 20, "LEFT", "LEFT") for _ in range(12)]  # noqa: E731
+        self.assertGreater(self.took(rotate), (600_000 - 200_000 - 50_000) / 200_000)
+
     def test_waiting_and_listening_cost_nothing(self) -> None:
         self.start()
         self.annotate(commands=20)
@@ -282,6 +292,24 @@ class ChangeTests(LimitsCase):
         while connection.recv(65536):
             pass  # the replies that it is owed, and then the end
         self.installation.proxy.logged("team-blue/redis-secret-master: revoked after")
+
+    def test_replies_that_wait_at_the_end_are_told(self) -> None:
+        self.start("--drain-seconds", "4")
+        self.annotate(bytes=100_000)
+        connection = self.connect()
+        self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
+        with self.installation.server.client(3) as direct:
+            direct.set("large", "x" * 3_000_000)
+            connection.sendall(b"GET large\r\nINCR counter\r\n")
+            until(lambda: direct.get("counter") == b"1", "Redis has done it")
+        until(lambda: self.of_blue("tenant_throttled_connections"), "the lane is not read, for half a minute")
+        self.installation.proxy.process.send_signal(signal.SIGTERM)
+        answer = b""
+        while piece := connection.recv(1 << 20):
+            answer += piece
+        self.assertEqual(answer, b"$3000000\r\n" + b"x" * 3_000_000 + b"\r\n:1\r\n")
+        self.assertEqual(self.installation.proxy.process.wait(20), 0)
+        self.installation.proxy.logged("0 of them were cut off")
 
     def test_others_log_in_while_one_waits_and_it_is_noticed_when_it_leaves(self) -> None:
         self.start()
