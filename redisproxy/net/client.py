@@ -330,11 +330,13 @@ class ClientProtocol(RespReceiver):
         else:
             self._stop_timer()  # the end comes for all
         self.transport.unregisterProducer()
+        if not self._read_closed:
+            # Of TLS the client's own goodbye is waited for.
+            self._held = 0
+            self.transport.resumeProducing()
         if self._read_closed or secure:
             self.transport.loseConnection()
         else:
-            self._held = 0
-            self.transport.resumeProducing()
             self.transport.loseWriteConnection()
 
     def abort(self, mood: str) -> None:

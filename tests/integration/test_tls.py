@@ -20,6 +20,8 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from redisproxy.net.client import CLOSE_LIMIT
+
 from ..support.certificates import Authority
 from ..support.proxy import Installation, ProxyProcess
 from ..support.servers import debian, free_port
@@ -185,6 +187,20 @@ class ServingTests(TlsCase):
             self.assertEqual(_rest(connection), b"")
         until(lambda: len(installation.proxy.log.split("login-timeout after")) == 3, "both had their time")
         self.assertTrue(self.client().ping())
+
+    def test_one_that_is_not_read_from_and_has_to_go_is_gone_as_soon_as_it_leaves(self) -> None:
+        self.write(*self.issue("first"))
+        installation = self.start("--tenant-commands-per-second", "1")
+        connection = self.shake(self.context())
+        connection.sendall(b"AUTH %b\r\n" % Installation.BLUE.encode())
+        self.assertEqual(connection.recv(100), b"+OK\r\n")
+        connection.sendall(b"PING\r\n" * 10_000)  # of which all but the first part waits for hours
+        self.assertEqual(connection.recv(7), b"+PONG\r\n")
+        documents = installation.documents()
+        installation.manifests.write([documents[0], *documents[3:]])
+        self.assertEqual(_rest(connection)[-7:], b"+PONG\r\n")
+        connection.close()
+        self.assertLess(float(installation.proxy.logged(r"revoked after ([0-9.]+) s")[1]), CLOSE_LIMIT)
 
     def test_the_end_of_the_proxy(self) -> None:
         self.write(*self.issue("first"))
