@@ -121,7 +121,7 @@ class Shaper:
     # Of a connection to Redis.
 
     def replied(self, size: int, lane: Lane | None) -> None:
-        """Redis sent so many bytes. If that was too much, the lane is held until it is not. None: nobody uses it any more."""
+        """Redis sent so many bytes. If that was too much, the lane is held until it is not. None: nobody uses it now."""
         if self._bytes is None:
             return
         wait = self._bytes.take(size, self._clock.seconds())

@@ -43,6 +43,8 @@ class RespReceiver(Protocol):
     _log = Logger()
     #: bytes that came, for the metrics
     taken = 0
+    #: how often reading stopped
+    pauses = 0
     #: see `transport.write_at_once`
     write: Callable[[bytes], None]
 
@@ -86,6 +88,7 @@ class RespReceiver(Protocol):
     def hold(self, reason: int) -> None:
         """Stops reading, until every reason is gone."""
         if not self._held:
+            self.pauses += 1
             self.transport.pauseProducing()
         self._held |= reason
 

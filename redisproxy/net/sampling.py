@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 
 from ..core.lane import Owed
 from ..core.resp import encode
+from .lane import LaneProtocol
 from .shared import SharedLane
 
 #: Seconds between two looks.
@@ -25,15 +26,17 @@ _PING = encode([b"PING"])
 
 
 class _Ping:
-    """The owner of one debt: see `core.lane.Owner`."""
+    """The owner of one debt: see `core.lane.Owner`. Where the lane was not read for a while, it tells nothing of Redis."""
 
-    def __init__(self, clock: IReactorTime, observe: Callable[[float], None]) -> None:
+    def __init__(self, clock: IReactorTime, connection: LaneProtocol, observe: Callable[[float], None]) -> None:
         self._clock = clock
+        self._connection = connection
         self._observe = observe
         self._since = clock.seconds()
+        self._pauses = connection.pauses
 
     def replied(self, owed: Owed, piece: bytes, done: int) -> None:
-        if done:
+        if done and self._connection.pauses == self._pauses:
             self._observe(max(0.0, self._clock.seconds() - self._since))
 
     def lane_broke(self, begun: bool) -> None:
@@ -70,6 +73,6 @@ class Sampler(service.Service):
         moved = [lane for lane in usable if lane.connection.taken != self._seen.get(lane)]
         sampled = random.sample(moved, min(AT_ONCE, len(moved)))
         for lane in sampled:
-            lane.send(_PING, Owed(_Ping(self._clock, self._observe), 1, silent=True))
+            lane.send(_PING, Owed(_Ping(self._clock, lane.connection, self._observe), 1, silent=True))
         # The answer to the PING is no use of the lane: what it brings is counted as seen.
         self._seen = {lane: lane.connection.taken + (len(b"+PONG\r\n") if lane in sampled else 0) for lane in lanes}

@@ -1,0 +1,78 @@
+"""How long Redis takes, as the proxy's own PINGs find it."""
+
+from __future__ import annotations
+
+import unittest
+
+from twisted.internet import task
+from twisted.internet.address import UNIXAddress
+from twisted.internet.testing import StringTransport
+
+from redisproxy.core.lane import Owed
+from redisproxy.core.tenants import Backend, Tenant
+from redisproxy.net.lane import LaneProtocol
+from redisproxy.net.receiver import Hold
+from redisproxy.net.sampling import INTERVAL, Sampler
+from redisproxy.net.shared import SharedLane, SharedLanes
+
+PING = b"*1\r\n$4\r\nPING\r\n"
+
+
+class Deaf:
+    """Is owed what a test is not about."""
+
+    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+        pass
+
+
+class SamplerTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        self.transport = StringTransport(UNIXAddress("/redis"))
+        self.connection = LaneProtocol(Backend(host="127.0.0.1", port=6379, password=b""), pool=None)
+        self.connection.makeConnection(self.transport)
+        home = SharedLanes(None, self.clock, Tenant("blue", 3), 2)
+        self.lane = SharedLane(self.connection, home, self.clock)
+        self.samples: list[float] = []
+        self.sampler = Sampler(self.clock, lambda: [self.lane], self.samples.append)
+        self.sampler.startService()
+        self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
+        self.addCleanup(self.sampler.stopService)
+
+    def use(self) -> None:
+        self.lane.send(b"GET a\r\n", Owed(Deaf(), 1))
+        self.connection.dataReceived(b"$-1\r\n")
+
+    def sent(self) -> bytes:
+        sent = self.transport.value()
+        self.transport.clear()
+        return sent
+
+    def test_one_that_is_used_is_asked_once_in_a_while(self) -> None:
+        self.use()
+        self.sent()
+        self.clock.advance(INTERVAL)
+        self.assertEqual(self.sent(), PING)
+        self.clock.advance(0.25)
+        self.connection.dataReceived(b"+PONG\r\n")
+        self.assertEqual(self.samples, [0.25])
+        self.clock.advance(INTERVAL)
+        self.assertEqual(self.sent(), b"", "nothing but the PING came over it")
+
+    def test_one_that_is_not_read_from_says_nothing(self) -> None:
+        self.use()
+        self.sent()
+        self.connection.hold(Hold.RATE)
+        self.clock.advance(INTERVAL)
+        self.assertEqual(self.sent(), b"")
+        self.connection.unhold(Hold.RATE)
+        self.use()
+        self.sent()
+        self.clock.advance(INTERVAL)
+        self.assertEqual(self.sent(), PING)
+        # What its tenant may not have yet is not Redis's time.
+        self.connection.hold(Hold.RATE)
+        self.clock.advance(0.5)
+        self.connection.unhold(Hold.RATE)
+        self.connection.dataReceived(b"+PONG\r\n")
+        self.assertEqual(self.samples, [])
