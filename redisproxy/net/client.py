@@ -154,6 +154,7 @@ class ClientProtocol(RespReceiver):
         early, self._early = b"".join(self._early), []
         self.unhold(Hold.PLACE)
         if early:
+            self.taken -= len(early)  # or it would be counted twice
             self.dataReceived(early)
 
     def login_timeout(self) -> None:

@@ -17,6 +17,7 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.trial import unittest
 from zope.interface import implementer
 
+from redisproxy.core.conversation import NOAUTH
 from redisproxy.core.tenants import Directory
 from redisproxy.net.admission import Admission
 from redisproxy.net.client import CHECKED_AT_ONCE, FULL, UNREAD_LIMIT, ClientFactory, ClientProtocol, Timeouts
@@ -60,6 +61,15 @@ class FactoryTests(unittest.TestCase):
         before = len(checked)
         self.clock.advance(0)
         self.assertEqual(len(checked), before)
+
+    def test_what_comes_before_there_is_a_place_is_counted_once(self) -> None:
+        self.factory.admission = Admission(1, 1)
+        first, second = self.connect(), self.connect()
+        second.dataReceived(b"PING\r\n")
+        self.assertEqual(second.transport.value(), b"")
+        first.connectionLost()
+        self.assertEqual(second.transport.value(), NOAUTH)
+        self.assertEqual(second.taken, len(b"PING\r\n"))
 
     def test_a_client_that_left_leaves_nothing_to_the_garbage_collector(self) -> None:
         gc.disable()
@@ -151,7 +161,7 @@ class TlsTests(unittest.TestCase):
         self.assertTrue(protocol.transport.disconnecting)
         self.assertEqual(protocol.transport.value(), b"")
         self.lost(protocol)
-        self.assertEqual(self.factory.counts.ended, {"login-timeout": 1})
+        self.assertEqual(self.factory.counts.ended, {"turned-away": 0, "login-timeout": 1})
         self.assertEqual(self.factory.admission.served, 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -162,7 +172,7 @@ class TlsTests(unittest.TestCase):
         self.carry(protocol)
         self.assertEqual(self.client.read(100), b"-ERR no log-in within 60 seconds\r\n")
         self.lost(protocol)
-        self.assertEqual(self.factory.counts.ended, {"login-timeout": 1})
+        self.assertEqual(self.factory.counts.ended, {"turned-away": 0, "login-timeout": 1})
 
     def test_no_handshake_is_made_for_who_is_turned_away(self) -> None:
         served, turned_away = self.connect(), self.connect()
@@ -182,7 +192,7 @@ class TlsTests(unittest.TestCase):
         protocol.dataReceived(b"*1\r\n$4\r\nPING\r\n")
         self.assertTrue(protocol.transport.disconnecting)
         self.lost(protocol)
-        self.assertEqual(self.factory.counts.ended, {"tls-failed": 1})
+        self.assertEqual(self.factory.counts.ended, {"turned-away": 0, "tls-failed": 1})
         self.assertEqual(self.flushLoggedErrors(), [])
         left = self.connect()
         self.lost(left)
