@@ -196,7 +196,7 @@ class TlsTests(unittest.TestCase):
         self.assertEqual(self.flushLoggedErrors(), [])
         left = self.connect()
         self.lost(left)
-        self.assertEqual(self.factory.counts.ended, {"tls-failed": 1, "client-left": 1})
+        self.assertEqual(self.factory.counts.ended, {"turned-away": 0, "tls-failed": 1, "client-left": 1})
 
     def test_before_the_log_in_little_may_be_unread(self) -> None:
         protocol = self.connect()
