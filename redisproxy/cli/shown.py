@@ -235,7 +235,7 @@ def written_lines(written: Written, done: str, dry_run: bool, show_password: boo
     for note in written.notes:
         yield plain(f"note: {note}")
     if show_password:
-        yield written.url
+        yield plain(written.url)  # but for the password the tenant's own words
     elif not dry_run:
         yield (
             f"its connection string: kubectl get secret -n {written.namespace} {written.secret} "

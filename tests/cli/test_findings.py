@@ -8,6 +8,7 @@ from twisted.internet import reactor
 from twisted.trial import unittest
 
 from redisproxy.cli import findings, shown
+from redisproxy.cli.changes import Written
 from redisproxy.cli.findings import Findings, Operator
 from redisproxy.directory.cluster import ClusterSource
 from redisproxy.service import source_of
@@ -234,6 +235,9 @@ class TextTests(unittest.TestCase):
     def test_names_cannot_command_the_terminal(self) -> None:
         [_, row] = shown.table(("NAMESPACE",), [["team-\x1b[2Jx\n"]])
         self.assertEqual(row, "team-\\x1b[2Jx\\n")
+        # What a tenant wrote into its secret is shown with its new password.
+        written = Written("team-red", "redis-secret-master", 2, "redis://:new@h\x9b2J:6379/2", {})
+        self.assertEqual(list(shown.written_lines(written, "done", False, True))[-1], "redis://:new@h\\x9b2J:6379/2")
 
     def test_long_problems_are_wrapped_between_words(self) -> None:
         lines = shown._wrapped("one-two three " * 20, 50, "  ", "    ")
