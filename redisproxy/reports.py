@@ -5,7 +5,7 @@ Owns the last report of each, and what those that are gone had counted: a counte
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from .net.client import STATES
@@ -47,6 +47,10 @@ class Reports:
                 name: {**one, "sessions": 0, "held": 0} for name, one in report["counts"]["tenants"].items()
             }
             self._former = total([self._former, counts])
+
+    def keep(self, namespaces: Collection[str]) -> None:
+        """Forgets what was counted of all others: they are no tenants any more. Workers do the same."""
+        self._former["tenants"] = {name: one for name, one in self._former["tenants"].items() if name in namespaces}
 
     def counts(self) -> Counts:
         """Their sum."""

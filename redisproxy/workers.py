@@ -285,6 +285,7 @@ class Workers(service.Service):
     def use(self, directory: Directory) -> None:
         """It is in force from now on: each worker is handed it as soon as it has taken the one before."""
         self._directory = directory
+        self._reports.keep({tenant.namespace for tenant in directory.tenants})
         self._snapshot = snapshot.dump(directory)
         self._serial += 1
         for process in self._running():

@@ -1,0 +1,49 @@
+"""What workers tell of themselves, put together."""
+
+from __future__ import annotations
+
+import unittest
+
+from redisproxy.ops.figures import TenantCounts
+from redisproxy.reports import Reports, nothing
+
+
+def tenant(commands: int, sessions: int = 1) -> TenantCounts:
+    return {
+        "sessions": sessions,
+        "commands": {"plain": commands},
+        "refused": {"server": 1},
+        "received": 10,
+        "replied": 20,
+        "turned_away": 2,
+        "held": 1,
+        "throttled": 0.5,
+    }
+
+
+def report(**tenants: TenantCounts) -> dict[str, object]:
+    return {"counts": {**nothing(), "logins": {"ok": 1}, "tenants": tenants}}
+
+
+class ReportsTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.reports = Reports()
+
+    def test_what_one_that_is_gone_had_counted_stays_counted(self) -> None:
+        self.reports.take(1, report(blue=tenant(5)))
+        self.reports.take(2, report(blue=tenant(3), green=tenant(1)))
+        before = self.reports.counts()
+        self.assertEqual(before["tenants"]["blue"]["commands"], {"plain": 8})
+        self.assertEqual((before["tenants"]["blue"]["sessions"], before["tenants"]["blue"]["held"]), (2, 2))
+        self.reports.gone(1)
+        self.reports.take(1, report(blue=tenant(1)))
+        blue = self.reports.counts()["tenants"]["blue"]
+        self.assertEqual((blue["commands"], blue["turned_away"], blue["throttled"]), ({"plain": 9}, 6, 1.5))
+        self.assertEqual((blue["sessions"], blue["held"]), (2, 2))
+        self.assertEqual(self.reports.counts()["logins"], {"ok": 3})
+
+    def test_who_is_no_tenant_any_more_is_forgotten(self) -> None:
+        self.reports.take(1, report(blue=tenant(5), green=tenant(1)))
+        self.reports.gone(1)
+        self.reports.keep({"blue"})
+        self.assertEqual(self.reports.counts()["tenants"].keys(), {"blue"})
