@@ -14,7 +14,7 @@ from redisproxy.core.lane import Ledger, Owed
 from redisproxy.core.policy import Policy, make_policy
 from redisproxy.core.resp import ProtocolError, encode
 from redisproxy.core.session import OK, Session
-from redisproxy.core.tenants import AuthenticationError, Credential, Directory, Tenant, digest
+from redisproxy.core.tenants import AuthenticationError, Credential, Directory, Tenant, TenantFullError, digest
 
 BLUE = Credential(Tenant("blue", 3), "redis-secret-master", digest(b"blue"))
 GREEN = Credential(Tenant("green", 5), "redis-secret-master", digest(b"green"))
@@ -298,6 +298,77 @@ class LoginTests(Case):
         self.assertHears(conversation.command(b"CLIENT", b"GETNAME"), b"_\r\n")
 
 
+class LimitsTests(Case):
+    def full(self) -> Conversation:
+        class Full(Directory):
+            def authenticate(self, *arguments: object) -> Credential:
+                found = super().authenticate(*arguments)
+                if found == GREEN:
+                    raise TenantFullError
+                return found
+
+        return Conversation(Full(None, [BLUE, GREEN]))
+
+    def test_a_tenant_with_too_many_connections(self) -> None:
+        for login in ((b"AUTH", b"green"), (b"HELLO", b"3", b"AUTH", b"green", b"green")):
+            conversation = self.full().client(encode(login) + encode([b"GET", b"a"]))
+            self.assertRefused(conversation, b"-ERR max number of clients reached for this tenant")
+            self.assertEqual((conversation.closed, conversation.lanes), ("tenant-full", []))
+
+    def test_it_is_closed_after_what_it_is_owed(self) -> None:
+        conversation = self.full().command(b"AUTH", b"blue").command(b"GET", b"a").command(b"AUTH", b"green")
+        self.assertIsNone(conversation.closed)
+        conversation.hears()
+        conversation.redis(b"$-1\r\n")
+        told = conversation.hears()
+        self.assertTrue(told.startswith(b"$-1\r\n-ERR max number of clients reached for this tenant"), told)
+        self.assertEqual(conversation.closed, "tenant-full")
+
+    def test_a_wrong_password_is_no_secret_of_a_full_tenant(self) -> None:
+        self.assertRefused(self.full().command(b"AUTH", b"green", b"wrong"), b"-WRONGPASS ")
+
+    def test_what_is_throttled_is_kept_and_goes_on_in_order(self) -> None:
+        conversation = logged_in().command(b"GET", b"a")
+        conversation.gets()
+        conversation.session.throttle(True)
+        conversation.command(b"GET", b"b").command(b"SELECT", b"5")
+        self.assertEqual((conversation.gets(), conversation.session.commands), (b"", 2))
+        self.assertHears(conversation.redis(b"$-1\r\n"), b"$-1\r\n")
+        conversation.session.throttle(False)
+        self.assertEqual(conversation.gets(), encode([b"GET", b"b"]))
+        conversation.redis(b"$1\r\nx\r\n")
+        self.assertTrue(conversation.hears().startswith(b"$1\r\nx\r\n-NOPERM "))
+        self.assertFalse(conversation.waits)
+
+    def test_within_a_large_value(self) -> None:
+        value = b"x" * 100_000
+        data = encode([b"SET", b"a", value])
+        conversation = logged_in().client(data[:80_000])
+        conversation.session.throttle(True)
+        conversation.client(data[80_000:])
+        self.assertLess(len(conversation.lane.sent), 90_000)
+        conversation.session.throttle(False)
+        self.assertEqual(conversation.gets(), data)
+
+    def test_throttled_from_the_log_in_on(self) -> None:
+        conversation = Conversation(lanes_at_once=False).client(encode([b"AUTH", b"blue"]) + encode([b"GET", b"a"]))
+        conversation.session.throttle(True)
+        conversation.open_lane()
+        self.assertHears(conversation, OK)
+        self.assertEqual(conversation.gets(), b"")
+        conversation.session.throttle(False)
+        self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
+
+    def test_revoked_while_it_is_throttled(self) -> None:
+        conversation = logged_in()
+        conversation.session.throttle(True)
+        conversation.command(b"GET", b"a")
+        conversation.session.recheck(Directory(None, [GREEN]), 0.0)
+        self.assertEqual(conversation.closed, "revoked")
+        conversation.session.throttle(False)
+        self.assertEqual(conversation.hears(), b"")
+
+
 class HelloTests(Case):
     def test_with_a_login(self) -> None:
         conversation = Conversation().command(b"HELLO", b"3", b"AUTH", b"default", b"blue", b"SETNAME", b"me")
@@ -450,6 +521,18 @@ class ProtocolErrorTests(Case):
             for conversation in (Conversation(), logged_in()):
                 conversation.client(data)
                 self.assertEqual((conversation.hears(), conversation.closed), (b"", "cross-protocol"))
+
+    def test_who_speaks_tls_where_there_is_none_does_not_wait_for_an_answer(self) -> None:
+        hello = bytes.fromhex("16030100c8010000c40303")
+        for pieces in ([hello], [hello[:1], hello[1:]]):
+            conversation = Conversation().client(*pieces)
+            self.assertHears(conversation, b"-ERR Protocol error: there is no TLS at this port\r\n")
+            self.assertEqual(conversation.closed, "tls-on-plain-port")
+        # It is what a connection begins with, and nothing else.
+        conversation = Conversation().client(b"ECHO ", hello[:1], b"\r\n")
+        self.assertHears(conversation, b"-NOAUTH Authentication required.\r\n")
+        self.assertIsNone(conversation.closed)
+        self.assertIsNone(logged_in().client(b"*2\r\n$3\r\nGET\r\n$1\r\n", hello[:1], b"\r\n").closed)
 
     def test_arguments_larger_than_can_be_looked_at(self) -> None:
         conversation = logged_in().client(encode([b"WATCH", b"x" * (2 << 20)]), encode([b"SELECT", b"3"]))
