@@ -19,6 +19,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..core.answering import UNANSWERED
 from ..core.commands import Command, builtin, parse
 from ..core.tenants import Backend
 from .backend import endpoint_for
@@ -27,6 +28,13 @@ from .backend import endpoint_for
 _RETRY = 5.0
 #: Seconds to wait for an answer.
 _ANSWER = 10
+#: Seconds until Redis is asked again what it could not tell, because it is busy or loads its data.
+_AGAIN = 1.0
+#: Whether all users' scripts have things in common that one of them can change, as in CVE-2025-46818. It changes nothing.
+_UNSEALED = """
+    local writable = pcall(function() local shared = getmetatable('') shared.__index = shared.__index end)
+    return (writable or rawget(_G, 'setfenv')) and 1 or 0
+"""
 #: The user that shows whether ACLs can be had. It can do nothing, and is deleted at once.
 _PROBE = "redisproxy:probe"
 
@@ -36,7 +44,11 @@ Ask = Callable[..., Awaitable[object]]
 
 
 class ControlError(Exception):
-    """Redis cannot be asked, or answered with an error. The text is for the log."""
+    """Redis cannot be asked, or answered with an error. The text is for the log; `told` is the client's error reply."""
+
+    def __init__(self, text: str, told: str = UNANSWERED) -> None:
+        super().__init__(text)
+        self.told = told
 
 
 @dataclass(frozen=True)
@@ -45,7 +57,8 @@ class Server:
 
     version: for people; databases: how many, None where it does not tell; acl: whether it lets us make users whose
     rights name channels (Redis 6.2 on); acl_databases: whether these can name databases (Valkey 9.1 on); replica: whether
-    it calls itself one.
+    it calls itself one; before_7: whether it words its errors as Redis before 7 does; sealed: whether one user's scripts
+    cannot change what another's do, None where it cannot be seen now.
     """
 
     version: str
@@ -54,6 +67,8 @@ class Server:
     acl: bool
     acl_databases: bool
     replica: bool = False
+    before_7: bool = False
+    sealed: bool | None = False
 
 
 class _ControlFactory(txredisapi.RedisFactory):
@@ -188,6 +203,10 @@ class ControlService(service.Service):
             self._disconnect()
             self._retry_later()
 
+    def _reconnect_later(self) -> None:
+        if self.running:
+            self._retry = self._reactor.callLater(_AGAIN, self.reconnect)
+
     def _retry_later(self) -> None:
         if self.running:
             self._retry = self._reactor.callLater(_RETRY, self._connect)
@@ -197,7 +216,7 @@ class ControlService(service.Service):
             return connection  # Redis is elsewhere now
         connection.whenDisconnected().addCallback(self._disconnected)
         asking = defer.Deferred.fromCoroutine(self._inquire(connection))
-        asking.addErrback(self._failed)
+        asking.addErrback(self._failed, connection)
         return connection
 
     def _disconnected(self, connection: txredisapi.RedisProtocol) -> None:
@@ -205,7 +224,12 @@ class ControlService(service.Service):
             self._connection = None
             self.lost()
 
-    def _failed(self, failure: Failure) -> None:
+    def _failed(self, failure: Failure, connection: txredisapi.RedisProtocol) -> None:
+        if failure.check(txredisapi.ResponseError):
+            if connection.factory is self._factory:  # busy with somebody's script, say
+                self._tell_state(f"did not tell what it is, and is asked again: {failure.getErrorMessage()[:200]}")
+                self._reconnect_later()
+            return
         if failure.check(txredisapi.RedisError):
             return  # it is gone already, and will be connected again
         self._log.failure("asking Redis what it is failed in a way that is a bug", failure)
@@ -215,6 +239,8 @@ class ControlService(service.Service):
         with contextlib.suppress(txredisapi.ResponseError):
             await connection.execute_command("CLIENT", "SETNAME", "redisproxy-control")  # for whoever reads CLIENT LIST
         server, state = await examine(connection.execute_command)
+        if server.sealed is None:  # it could not be seen now: it is asked again, over another connection
+            self._reconnect_later()
         if server.version != self._last_version:
             self._last_version = server.version
             self._log.info(
@@ -255,7 +281,10 @@ async def examine(ask: Ask) -> tuple[Server, str]:
     # Not of Redis 6.0: its ACLs do not know channels, and a script could PUBLISH to anybody.
     acl = await _can(ask, "off", "resetchannels", "-@all")
     acl_databases = acl and await _can(ask, "resetdbs", "db=0")
-    return Server(_version(fields), databases, commands, acl, acl_databases, replica), state
+    sealed = acl and await _is_sealed(ask)
+    # Valkey tells which Redis it is like.
+    before_7 = fields.get("redis_version", "7").partition(".")[0] in ("2", "3", "4", "5", "6")
+    return Server(_version(fields), databases, commands, acl, acl_databases, replica, before_7, sealed), state
 
 
 async def _can(ask: Ask, *rules: str) -> bool:
@@ -266,6 +295,14 @@ async def _can(ask: Ask, *rules: str) -> bool:
     except txredisapi.ResponseError:
         return False
     return True
+
+
+async def _is_sealed(ask: Ask) -> bool | None:
+    """See `Server.sealed`; None: that cannot be seen now."""
+    try:
+        return await ask("EVAL", _UNSEALED, "0") == 0
+    except txredisapi.ResponseError as error:
+        return None if str(error).startswith(("LOADING", "BUSY", "MASTERDOWN")) else False
 
 
 def _fields(info: object) -> Mapping[str, str]:
