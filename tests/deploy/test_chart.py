@@ -39,6 +39,7 @@ class ChartTests(unittest.TestCase):
         "narrow-rbac": {"rbac": {"allNamespaces": False}},
         "network-policy": {"networkPolicy": {"enabled": True}},
         "redis-ca": {"redisCA": {"configMap": "redisproxy-redis-ca"}},
+        "tls": {"tls": {"secret": "redisproxy-tls"}},
     }
 
     def plain(self, found: list[dict]) -> dict[tuple[str, str, str], dict]:
