@@ -92,7 +92,12 @@ class ProxyService(service.MultiService):
         self.reading = ReadingService(
             reactor,
             self.source,
-            Enrolment(settings.redis_secret, settings.master, None if embedded is None else embedded.backend),
+            Enrolment(
+                settings.redis_secret,
+                settings.master,
+                None if embedded is None else embedded.backend,
+                settings.tenant_limits,
+            ),
             settings.refresh,
             pace=Pace if settings.processes == 1 else Unpaced,
             changes=changes,

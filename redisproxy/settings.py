@@ -12,6 +12,7 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from .core.limits import MOST_CONNECTIONS, MOST_PER_SECOND, Limits
 from .core.policy import NEVER, parse_names
 from .ops.logs import FORMATS, LEVELS
 
@@ -241,6 +242,27 @@ class Settings:
     deny_commands: frozenset[bytes] = _setting(
         "REDISPROXY_DENY_COMMANDS", _commands, frozenset(), "NAMES", "Commands that tenants may not use, likewise."
     )
+    tenant_max_connections: int = _setting(
+        "REDISPROXY_TENANT_MAX_CONNECTIONS",
+        _whole(0, MOST_CONNECTIONS),
+        0,
+        "N",
+        "How many connections each tenant may have, unless its namespace is annotated otherwise. 0: no limit.",
+    )
+    tenant_commands_per_second: int = _setting(
+        "REDISPROXY_TENANT_COMMANDS_PER_SECOND",
+        _whole(0, MOST_PER_SECOND),
+        0,
+        "N",
+        "How many commands each may send in a second, likewise: past that it is read more slowly. 0: no limit.",
+    )
+    tenant_bytes_per_second: int = _setting(
+        "REDISPROXY_TENANT_BYTES_PER_SECOND",
+        _whole(0, MOST_PER_SECOND),
+        0,
+        "N",
+        "How many bytes each may send and be answered with in a second, likewise. 0: no limit.",
+    )
     status: str = _setting(
         "REDISPROXY_STATUS",
         _endpoint,
@@ -262,6 +284,11 @@ class Settings:
     def master(self) -> tuple[str, str]:
         """(namespace, name) of the master secret."""
         return self.master_namespace, self.master_secret
+
+    @property
+    def tenant_limits(self) -> Limits:
+        """Of a tenant whose namespace says nothing else. All processes hold them together."""
+        return Limits(self.tenant_max_connections, self.tenant_commands_per_second, self.tenant_bytes_per_second)
 
     def share(self) -> Settings:
         """What one of the processes goes by: its part of what is set for all of them, rounded up."""

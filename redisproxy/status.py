@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 
 from twisted.application import service
 from twisted.internet import defer, task
@@ -124,9 +125,16 @@ def directory_state(reading: ReadingService, watch: WatchState | None, now: floa
 def _tenants(directory: Directory, now: float) -> dict[str, TenantState]:
     found: dict[str, TenantState] = {}
     for credential in directory.credentials:
-        tenant = found.setdefault(
-            credential.tenant.namespace, {"index": credential.tenant.index, "credentials": 0, "expires": None}
-        )
+        namespace = credential.tenant.namespace
+        tenant = found.get(namespace)
+        if tenant is None:
+            limits = {name: limit for name, limit in asdict(directory.limits_of(namespace)).items() if limit}
+            tenant = found[namespace] = {
+                "index": credential.tenant.index,
+                "credentials": 0,
+                "expires": None,
+                "limits": limits,
+            }
         if credential.valid_at(now):
             tenant["credentials"] += 1
             if credential.expires is not None and (tenant["expires"] is None or credential.expires < tenant["expires"]):

@@ -62,6 +62,7 @@ class Wait:
     PENALTY = 128  #: a wrong password is answered later and later
     HOME = 256  #: the shared lane takes no more for now, or is being opened
     MOVING = 512  #: what is owed must come before another lane is used
+    RATE = 1024  #: its tenant has done as much as it may for now
 
 
 class Reply(Enum):
@@ -212,6 +213,11 @@ class Conversation:
         return self._owed
 
     @property
+    def buffered(self) -> int:
+        """Bytes that the client sent and that were not passed on yet."""
+        return self._scanner.buffered
+
+    @property
     def at_rest(self) -> bool:
         """Whether it is owed nothing, and waits for nothing."""
         return not self._wait and self._nothing_owed
@@ -274,6 +280,13 @@ class Conversation:
             self._caught_up()
             self._come_home_if_done()
             self._go_on(Wait.UNREAD)
+
+    def throttle(self, throttled: bool) -> None:
+        """Whether what the client sends is to wait: its tenant has done as much as it may for now."""
+        if throttled:
+            self._stop(Wait.RATE)
+        else:
+            self._go_on(Wait.RATE)
 
     def _caught_up(self) -> None:
         lane, self._behind = self._behind, None

@@ -105,7 +105,7 @@ class Link(Protocol):
         """Read on."""
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
-        """Whose password it is. Raises AuthenticationError."""
+        """Whose password it is. Raises AuthenticationError, TenantFullError where its tenant has too many connections."""
 
     def looked_at(self, name: bytes) -> None:
         """One of the session's commands was not passed on unseen: it can be counted by its name."""

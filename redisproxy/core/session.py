@@ -13,7 +13,7 @@ from .conversation import NOAUTH, Reply, Wait
 from .lane import CONFIRMATIONS, HELLO, Owed
 from .links import Link
 from .resp import DROP, HEAD, TAKE_LIMIT, UNAUTHENTICATED, encode
-from .tenants import AuthenticationError
+from .tenants import AuthenticationError, TenantFullError
 
 NOAUTH_HELLO = (
     b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> "
@@ -100,6 +100,11 @@ class Session(AnsweringConversation):
         try:
             name = None if username is None else username.decode("utf-8", "replace")
             credential = self.link.authenticate(name, password)
+        except TenantFullError as error:
+            # No wrong password. Redis, too, closes a connection that is one too many.
+            self._answer(b"-%b\r\n" % str(error).encode())
+            self.end(error.outcome)
+            return
         except AuthenticationError as error:
             self._stop(Wait.PENALTY)
             self.link.punish(b"-%b\r\n" % str(error).encode())

@@ -39,7 +39,7 @@ def family(name: bytes) -> str:
 class Tally:
     """What the sessions of one tenant have done since the process began."""
 
-    __slots__ = ("commands", "logins", "looked_at", "received", "refused")
+    __slots__ = ("commands", "logins", "looked_at", "received", "refused", "turned_away")
 
     def __init__(self) -> None:
         #: connections that logged in as it
@@ -52,6 +52,8 @@ class Tally:
         self.refused: dict[str, int] = {}
         #: bytes that clients sent
         self.received = 0
+        #: log-ins that would have been more connections than it may have
+        self.turned_away = 0
 
     def look_at(self, name: bytes) -> None:
         """One command more is known by name."""

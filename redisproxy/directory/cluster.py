@@ -27,6 +27,7 @@ from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import InClusterConfigLoader
 
 from ..core.enrolment import (
+    ITSELF,
     TEMPORARY_PREFIX,
     Changes,
     NamespaceDocument,
@@ -147,15 +148,24 @@ class ClusterSource:
                     if namespaces.get(name) is not None:
                         keep(listed, name, self._secrets(api, name, []))
                 counted = Counter(name for _, name in changes.secrets)
-                for many in sorted(name for name, count in counted.items() if count >= MANY):
+                for many in sorted(name for name, count in counted.items() if count >= MANY and name != ITSELF):
                     wanted = {namespace for namespace, name in changes.secrets if name == many}
                     found = self._of_that_name(api, many, wanted)
                     if isinstance(found, ReadFailure):
                         failures.append(found)
                     else:
                         secrets |= {(namespace, many): secret for namespace, secret in found.items()}
+                if counted[ITSELF] >= MANY:
+                    there = self._namespaces(api, [])
+                    if isinstance(there, ReadFailure):
+                        failures.append(there)
+                    else:
+                        namespaces |= {one.name: one for one in there if (one.name, ITSELF) in changes.secrets}
                 for namespace, name in sorted(changes.secrets):
                     if counted[name] >= MANY:
+                        continue
+                    if name == ITSELF:
+                        keep(namespaces, namespace, self._one(api.list_namespace, read_namespace, "", namespace))
                         continue
                     if (namespace, name) == self._master:
                         answer = self._master_secret(api)

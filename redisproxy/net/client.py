@@ -32,13 +32,14 @@ from ..core.guard import LAST, Guard
 from ..core.policy import Policy, make_policy
 from ..core.session import Session
 from ..core.tally import Counts, Tally, increase
-from ..core.tenants import AuthenticationError, Credential, Directory, Tenant
+from ..core.tenants import AuthenticationError, Credential, Directory, Tenant, TenantFullError
 from ..directory.holder import DirectoryHolder
 from ..ops.outcomes import Outcome, Outcomes
 from .admission import Admission
 from .control import ControlError, ControlService
 from .lane import LaneError, LaneProtocol
 from .lanes import LanePool
+from .limiting import Allowances, Place
 from .receiver import Hold, Pressure, RespReceiver
 from .shared import SharedLanes
 from .time_limit import TimeLimit
@@ -111,6 +112,7 @@ class ClientProtocol(RespReceiver):
         # Whose commands and bytes these are, and how many of them are in it.
         self._tally: Tally | None = None
         self._tallied = (0, 0)
+        self._place = Place(self)
 
     def __repr__(self) -> str:
         return f"<client {self.id} from {self.peer}>"
@@ -159,7 +161,10 @@ class ClientProtocol(RespReceiver):
         if self._closing:
             return
         if self._admitted:
-            self.session.received(data)
+            if self._place.shaper is None:
+                self.session.received(data)
+            else:
+                self._place.received(data)
             return
         self._early.append(data)
         self._early_size += len(data)
@@ -215,6 +220,7 @@ class ClientProtocol(RespReceiver):
             self._penalty.cancel()
         factory = self.factory
         self._belongs_to(None)
+        self._place.lost()
         self.session.lost()
         if self._leasing is not None:
             self._leasing.cancel()
@@ -254,6 +260,17 @@ class ClientProtocol(RespReceiver):
             factory.members.setdefault(tenant, set()).add(self)
             self._tally = factory.counts.tally(tenant.namespace)
             self._tally.logins += 1
+
+    # The tenant's limits: see `limiting.Client`.
+
+    def read_at_most(self, size: int) -> None:
+        """So many bytes at once."""
+        if self._usual_buffer:
+            self._socket.bufferSize = min(size, self._usual_buffer)
+
+    def crashed(self) -> None:
+        """Called where an exception was caught."""
+        self._crashed(Failure())
 
     @property
     def state(self) -> str:
@@ -382,6 +399,15 @@ class ClientProtocol(RespReceiver):
             increase(self.factory.counts.logins, error.outcome)
             self.factory.outcomes.login_refused(self.peer, error.outcome)
             raise
+        before, tenant = self.session.credential, credential.tenant
+        if before is None or before.tenant != tenant:
+            try:
+                self._place.enter(self.factory.allowances.of(tenant.namespace))
+            except TenantFullError as error:
+                increase(self.factory.counts.logins, error.outcome)
+                self.factory.counts.tally(tenant.namespace).turned_away += 1
+                self.factory.outcomes.tenant_full(self.peer, tenant.namespace, credential.secret)
+                raise
         # The credential is right; whether a lane can be had is not the client's fault.
         increase(self.factory.counts.logins, "ok")
         return credential
@@ -405,6 +431,7 @@ class ClientProtocol(RespReceiver):
         """See `core.links.Link`."""
         self.factory.log_ins.begin(self)
         self._belongs_to(None)
+        self._place.leave()
         self._limit_unread()
 
     @property
@@ -457,11 +484,12 @@ class ClientProtocol(RespReceiver):
         if self.session.credential is None:
             # The log-in succeeded.
             self.factory.log_ins.end(self)
-            if self._usual_buffer:
-                self._socket.bufferSize = self._usual_buffer
+            self.read_at_most(self._usual_buffer)
+        self._place.settle()
 
     def _not_leased(self, failure: Failure) -> None:
         self._leasing = None
+        self._place.give_up()
         failure.trap(LaneError, defer.CancelledError)
         if failure.check(LaneError):
             self.session.lane_refused(failure.value.told)
@@ -523,8 +551,10 @@ class ClientFactory(Factory):
         shares: bool = True,
         counts: Counts | None = None,
         numbers: Iterator[int] | None = None,
+        allowances: Allowances | None = None,
     ) -> None:
         self.clock = clock
+        self.allowances = allowances or Allowances(clock)
         #: whether sessions share lanes
         self.shares = shares
         self.directory = directory
@@ -607,7 +637,9 @@ class ClientFactory(Factory):
             client.session.policy_changed()
 
     def _changed(self, directory: Directory) -> None:
-        self.counts.keep({tenant.namespace for tenant in directory.tenants})
+        namespaces = {tenant.namespace for tenant in directory.tenants}
+        self.counts.keep(namespaces)
+        self.allowances.use(directory.limits, namespaces)
         self._unchecked = list(self.clients)
         if self._checking is None:
             self._check(directory)

@@ -34,6 +34,7 @@ class Hold:
     SESSION = 1  #: the session takes no more commands
     PEER = 2  #: the other side does not take what was read
     PLACE = 4  #: it waits for a place, and has sent enough meanwhile
+    RATE = 8  #: its tenant has done as much as it may for now
 
 
 class RespReceiver(Protocol):
@@ -87,6 +88,11 @@ class RespReceiver(Protocol):
         if not self._held:
             self.transport.pauseProducing()
         self._held |= reason
+
+    @property
+    def held(self) -> bool:
+        """Whether it is not read from for now."""
+        return self._held != 0
 
     def unhold(self, reason: int) -> None:
         """One reason to stop is gone."""

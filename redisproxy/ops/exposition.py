@@ -111,6 +111,21 @@ def _of_tenants(figures: Figures) -> Iterator[Metric]:
     ):
         values = {namespace: counts[key] for namespace, counts in tenants.items()}
         yield _labelled(CounterMetricFamily, name, text, "namespace", values)
+    for family, name, key, text in (
+        (CounterMetricFamily, "tenant_connections_refused", "turned_away", "Log-ins refused: too many connections."),
+        (GaugeMetricFamily, "tenant_throttled_connections", "held", "Not read from now: the tenant did too much."),
+        (CounterMetricFamily, "tenant_throttled_seconds", "throttled", "For which there were such connections."),
+    ):
+        values = {namespace: counts[key] for namespace, counts in tenants.items()}
+        yield _labelled(family, name, text, "namespace", values)
+    limits = {namespace: tenant["limits"] for namespace, tenant in figures["state"]["directory"]["tenants"].items()}
+    for name, key, text in (
+        ("tenant_limit_connections", "max_connections", "How many connections a tenant may have."),
+        ("tenant_limit_commands_per_second", "commands_per_second", "How many commands it may send in a second."),
+        ("tenant_limit_bytes_per_second", "bytes_per_second", "How many bytes, of commands and replies, in a second."),
+    ):
+        limited = sorted((namespace, held[key]) for namespace, held in limits.items() if key in held)
+        yield _labelled(GaugeMetricFamily, name, text, "namespace", dict(limited[:SERIES]))
 
 
 def _bounded(tenants: Mapping[str, TenantCounts]) -> dict[str, TenantCounts]:

@@ -22,7 +22,7 @@ ORDINARY = frozenset(("client-left", "quit"))
 class Outcome:
     """How one connection went.
 
-    mood: client-left, quit, turned-away, login-timeout, protocol-error, cross-protocol, wrong-passwords,
+    mood: client-left, quit, turned-away, tenant-full, login-timeout, protocol-error, cross-protocol, wrong-passwords,
     moved-within-a-message, redis-lost, revoked, shutdown, tls-failed, tls-on-plain-port.
     """
 
@@ -99,6 +99,16 @@ class Outcomes:
                 namespace=namespace,
                 secret=secret,
                 peer=peer,
+            )
+
+    def tenant_full(self, peer: str, namespace: str, secret: str) -> None:
+        """A log-in was refused because the tenant has as many connections as it may."""
+        if self._allowed():
+            self._log.info(
+                "log-in from {peer} refused: {namespace}/{secret} has as many connections as it may",
+                peer=peer,
+                namespace=namespace,
+                secret=secret,
             )
 
     def login_refused(self, peer: str, outcome: str) -> None:

@@ -72,6 +72,7 @@ _STAYS = "the last good one stays in force. Mend the files as told; they are rea
 _ADVICE = (
     (r"belongs to the older", "Give this namespace another index: redisproxy tenants shows which are taken."),
     (r"password is also that of", "Give one of them a password of its own; until then AUTH <namespace> <password> works."),
+    (r"annotation redisproxy/", "Mend the annotation of the namespace as told: kubectl annotate --overwrite."),
     (r"has no database", "Raise `databases` in Redis's configuration, or take a lower index."),
     (r"connection-string|valid_hours|white space|not UTF-8", "Mend the secret as told; it is read again by itself."),
     (r"40[13]|[Ff]orbidden|[Uu]nauthorized", "Give the service account the rights of deploy/kubernetes/base/rbac.yaml."),
@@ -216,7 +217,16 @@ def _left(certificate: CertificateState, now: float) -> tuple[str | Tag, ...]:
 def _tenants(figures: Figures, rates: Mapping[str, float]) -> Iterable[Tag]:
     tenants = figures["state"]["directory"]["tenants"]
     counts = figures["counts"]["tenants"]
-    nothing: TenantCounts = {"sessions": 0, "commands": {}, "refused": {}, "received": 0, "replied": 0}
+    nothing: TenantCounts = {
+        "sessions": 0,
+        "commands": {},
+        "refused": {},
+        "received": 0,
+        "replied": 0,
+        "turned_away": 0,
+        "held": 0,
+        "throttled": 0.0,
+    }
 
     def busy(namespace: str) -> tuple[float, int, str]:
         return -rates.get(namespace, 0.0), -counts.get(namespace, nothing)["sessions"], namespace
@@ -235,12 +245,34 @@ def _tenants(figures: Figures, rates: Mapping[str, float]) -> Iterable[Tag]:
                 _number(tags.span(f"{refused:,}", class_="warn" if refused else "")),
                 _number(tenant["credentials"]),
                 tags.td("-" if tenant["expires"] is None else f"in {_span(tenant['expires'] - figures['time'])}"),
+                tags.td(_limits(tenant["limits"])),
+                tags.td(_limited(counted)),
             )
         )
-    columns = ("Namespace", "#Database", "#Sessions", "#Commands/s", "#Commands", "#Refused", "#Credentials", "Next expiry")
+    columns = (
+        *("Namespace", "#Database", "#Sessions", "#Commands/s", "#Commands", "#Refused", "#Credentials", "Next expiry"),
+        *("Limits", "Limited"),
+    )
     if not rows:
         return [tags.h2("Tenants"), tags.p("None is known.", class_="soft")]
     return [tags.h2(f"Tenants ({len(tenants)})"), _table(columns, rows, len(tenants))]
+
+
+def _limits(limits: Mapping[str, int]) -> str:
+    units = {"max_connections": "connections", "commands_per_second": "commands/s", "bytes_per_second": "bytes/s"}
+    return ", ".join(f"{limits[name]:,} {unit}" for name, unit in units.items() if name in limits) or "-"
+
+
+def _limited(counted: TenantCounts) -> Tag | str:
+    """What the limits have done to a tenant, now and since the start."""
+    done = []
+    if counted["throttled"]:
+        done.append(f"throttled for {_span(counted['throttled'])}")
+    if counted["turned_away"]:
+        done.append(f"{counted['turned_away']:,} connections refused")
+    if counted["held"]:
+        done.insert(0, "throttled now")
+    return tags.span(", ".join(done), class_="warn") if counted["held"] else ", ".join(done) or "-"
 
 
 def _number(value: object) -> Tag:

@@ -11,10 +11,14 @@ from redisproxy.core.enrolment import (
     Enrolment,
     MalformedError,
     NamespaceDocument,
+    Problem,
     Reading,
     SecretDocument,
+    Update,
     parse_backend,
 )
+from redisproxy.core.limits import UNLIMITED, Limits
+from redisproxy.core.tenants import Directory
 
 CLIENT = "redis-secret-master"
 
@@ -49,6 +53,58 @@ class SentinelUrlTests(unittest.TestCase):
             with self.subTest(text), self.assertRaisesRegex(MalformedError, reason) as caught:
                 parse_backend({CONNECTION_STRING: text.encode()})
             self.assertNotIn("s3cret", str(caught.exception))
+
+
+def enrolled(**namespaces: NamespaceDocument) -> Reading:
+    """Each with a secret of its own, and the index of its place."""
+    secrets = {
+        one.name: (SecretDocument(one.name, CLIENT, 0.0, {CONNECTION_STRING: f"redis://:{one.name}@r/{index}".encode()}),)
+        for index, one in enumerate(namespaces.values())
+    }
+    return Reading(None, tuple(namespaces.values()), secrets)
+
+
+class LimitsTests(unittest.TestCase):
+    LIMIT = "redisproxy/commands-per-second"
+
+    def setUp(self) -> None:
+        self.enrolment = Enrolment(CLIENT, ("kube-system", CLIENT), limits=Limits(max_connections=7))
+
+    def resolve(self, **annotations: str) -> tuple[Directory, list[Problem]]:
+        a = NamespaceDocument("team-a", 0.0, {name.replace("_", "-"): text for name, text in annotations.items()})
+        self.enrolment.absorb(enrolled(a=a, b=NamespaceDocument("team-b", 0.0)))
+        directory, problems = self.enrolment.resolve()
+        return directory, [problem for problem in problems if problem.namespace == "team-a"]
+
+    def test_annotations_and_defaults(self) -> None:
+        directory, _ = self.resolve(**{self.LIMIT: "100"})
+        self.assertEqual(directory.limits_of("team-a"), Limits(7, 100))
+        self.assertEqual(directory.limits_of("team-b"), Limits(7))
+        self.assertEqual(directory.limits_of("team-c"), UNLIMITED)
+
+    def test_a_malformed_one_is_a_problem_and_the_default_holds(self) -> None:
+        directory, [problem] = self.resolve(**{"redisproxy/max-connections": "s3cret", self.LIMIT: "5"})
+        self.assertEqual(directory.limits_of("team-a"), Limits(7, 5))
+        self.assertRegex(
+            str(problem),
+            "^team-a: annotation redisproxy/max-connections is not a whole number from 0 to .*: the default, 7,",
+        )
+        self.assertNotIn("s3cret", str(problem))
+        self.assertEqual(self.resolve()[1], [])
+
+    def test_other_limits_are_another_directory_of_the_same_tenants(self) -> None:
+        before, _ = self.resolve(**{self.LIMIT: "100"})
+        self.assertIs(self.resolve(**{self.LIMIT: "100"})[0], before)
+        after, _ = self.resolve(**{self.LIMIT: "200"})
+        self.assertIsNot(after, before)
+        self.assertEqual((after.credentials, after.tenants), (before.credentials, before.tenants))
+        self.assertEqual({after.renewed(credential, 0.0) for credential in before.credentials}, set(before.credentials))
+
+    def test_a_namespace_that_is_read_again_keeps_its_secrets(self) -> None:
+        before, _ = self.resolve()
+        self.enrolment.amend(Update({"team-a": NamespaceDocument("team-a", 0.0, {self.LIMIT: "3"})}))
+        after, _ = self.enrolment.resolve()
+        self.assertEqual((after.limits_of("team-a"), after.credentials), (Limits(7, 3), before.credentials))
 
 
 class EnrolmentTests(unittest.TestCase):

@@ -14,7 +14,7 @@ from redisproxy.core.lane import Ledger, Owed
 from redisproxy.core.policy import Policy, make_policy
 from redisproxy.core.resp import ProtocolError, encode
 from redisproxy.core.session import OK, Session
-from redisproxy.core.tenants import AuthenticationError, Credential, Directory, Tenant, digest
+from redisproxy.core.tenants import AuthenticationError, Credential, Directory, Tenant, TenantFullError, digest
 
 BLUE = Credential(Tenant("blue", 3), "redis-secret-master", digest(b"blue"))
 GREEN = Credential(Tenant("green", 5), "redis-secret-master", digest(b"green"))
@@ -296,6 +296,77 @@ class LoginTests(Case):
         self.assertHears(conversation, OK)
         self.assertEqual(conversation.lane.protocol, 3)
         self.assertHears(conversation.command(b"CLIENT", b"GETNAME"), b"_\r\n")
+
+
+class LimitsTests(Case):
+    def full(self) -> Conversation:
+        class Full(Directory):
+            def authenticate(self, *arguments: object) -> Credential:
+                found = super().authenticate(*arguments)
+                if found == GREEN:
+                    raise TenantFullError
+                return found
+
+        return Conversation(Full(None, [BLUE, GREEN]))
+
+    def test_a_tenant_with_too_many_connections(self) -> None:
+        for login in ((b"AUTH", b"green"), (b"HELLO", b"3", b"AUTH", b"green", b"green")):
+            conversation = self.full().client(encode(login) + encode([b"GET", b"a"]))
+            self.assertRefused(conversation, b"-ERR max number of clients reached for this tenant")
+            self.assertEqual((conversation.closed, conversation.lanes), ("tenant-full", []))
+
+    def test_it_is_closed_after_what_it_is_owed(self) -> None:
+        conversation = self.full().command(b"AUTH", b"blue").command(b"GET", b"a").command(b"AUTH", b"green")
+        self.assertIsNone(conversation.closed)
+        conversation.hears()
+        conversation.redis(b"$-1\r\n")
+        told = conversation.hears()
+        self.assertTrue(told.startswith(b"$-1\r\n-ERR max number of clients reached for this tenant"), told)
+        self.assertEqual(conversation.closed, "tenant-full")
+
+    def test_a_wrong_password_is_no_secret_of_a_full_tenant(self) -> None:
+        self.assertRefused(self.full().command(b"AUTH", b"green", b"wrong"), b"-WRONGPASS ")
+
+    def test_what_is_throttled_is_kept_and_goes_on_in_order(self) -> None:
+        conversation = logged_in().command(b"GET", b"a")
+        conversation.gets()
+        conversation.session.throttle(True)
+        conversation.command(b"GET", b"b").command(b"SELECT", b"5")
+        self.assertEqual((conversation.gets(), conversation.session.commands), (b"", 2))
+        self.assertHears(conversation.redis(b"$-1\r\n"), b"$-1\r\n")
+        conversation.session.throttle(False)
+        self.assertEqual(conversation.gets(), encode([b"GET", b"b"]))
+        conversation.redis(b"$1\r\nx\r\n")
+        self.assertTrue(conversation.hears().startswith(b"$1\r\nx\r\n-NOPERM "))
+        self.assertFalse(conversation.waits)
+
+    def test_within_a_large_value(self) -> None:
+        value = b"x" * 100_000
+        data = encode([b"SET", b"a", value])
+        conversation = logged_in().client(data[:80_000])
+        conversation.session.throttle(True)
+        conversation.client(data[80_000:])
+        self.assertLess(len(conversation.lane.sent), 90_000)
+        conversation.session.throttle(False)
+        self.assertEqual(conversation.gets(), data)
+
+    def test_throttled_from_the_log_in_on(self) -> None:
+        conversation = Conversation(lanes_at_once=False).client(encode([b"AUTH", b"blue"]) + encode([b"GET", b"a"]))
+        conversation.session.throttle(True)
+        conversation.open_lane()
+        self.assertHears(conversation, OK)
+        self.assertEqual(conversation.gets(), b"")
+        conversation.session.throttle(False)
+        self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
+
+    def test_revoked_while_it_is_throttled(self) -> None:
+        conversation = logged_in()
+        conversation.session.throttle(True)
+        conversation.command(b"GET", b"a")
+        conversation.session.recheck(Directory(None, [GREEN]), 0.0)
+        self.assertEqual(conversation.closed, "revoked")
+        conversation.session.throttle(False)
+        self.assertEqual(conversation.hears(), b"")
 
 
 class HelloTests(Case):

@@ -35,8 +35,11 @@ def secret(namespace: str, name: str, created: str | None = None, **values: str)
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
 
 
-def namespace(name: str, created: str = "2026-01-01T00:00:00Z") -> dict:
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "creationTimestamp": created}}
+def namespace(name: str, created: str = "2026-01-01T00:00:00Z", annotations: Mapping[str, str] | None = None) -> dict:
+    metadata = {"name": name, "creationTimestamp": created}
+    if annotations is not None:
+        metadata["annotations"] = dict(annotations)
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
 
 
 def tenant(name: str, index: int, password: str, created: str = "2026-01-01T00:00:00Z") -> list[dict]:
