@@ -39,6 +39,7 @@ class ChartTests(unittest.TestCase):
         "narrow-rbac": {"rbac": {"allNamespaces": False}},
         "network-policy": {"networkPolicy": {"enabled": True}},
         "redis-ca": {"redisCA": {"configMap": "redisproxy-redis-ca"}},
+        "tls": {"tls": {"secret": "redisproxy-tls"}},
     }
 
     def plain(self, found: list[dict]) -> dict[tuple[str, str, str], dict]:
@@ -51,11 +52,14 @@ class ChartTests(unittest.TestCase):
             if "helm.sh/chart" in labels:
                 self.assertEqual(labels.pop("helm.sh/chart"), f"redisproxy-{__version__}")
                 self.assertEqual(labels.pop("app.kubernetes.io/managed-by"), "Helm")
+            if document["kind"] == "Service":
+                document["spec"]["ports"].sort(key=lambda port: port["name"])
             if document["kind"] == "Deployment":
                 pod = document["spec"]["template"]["spec"]
                 pod.get("volumes", []).sort(key=lambda volume: volume["name"])
                 for container in pod["containers"]:
                     container["env"].sort(key=lambda variable: variable["name"])
+                    container["ports"].sort(key=lambda port: port["name"])
                     container.get("volumeMounts", []).sort(key=lambda mount: mount["name"])
             self.assertNotIn(name(document), by_name)
             by_name[name(document)] = document
