@@ -72,7 +72,8 @@ test-dedicated: $(VENV)/installed-test $(VENV)/redis-5
 	TEST_LANES=dedicated $(BIN)/python -m twisted.trial -j $(JOBS) tests.integration tests.attacks
 
 test-processes: $(VENV)/installed-test
-	TEST_PROCESSES=2 $(BIN)/python -m twisted.trial -j $(JOBS) tests.integration.test_clients tests.integration.test_kubernetes
+	TEST_PROCESSES=2 $(BIN)/python -m twisted.trial -j $(JOBS) tests.integration.test_clients tests.integration.test_kubernetes \
+		tests.integration.test_drain tests.integration.test_rolling
 
 test-cluster: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python tests/cluster/run
@@ -91,8 +92,8 @@ test-lowest: $(VENV)/installed-test
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check $(LOWEST)
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --no-build-isolation -e '.[test]'
 	rm -f $(VENV)/installed  # the oldest Cython has compiled the framing in place: the next make does it anew
-	$(VENV)-lowest/bin/python -m pip list | grep -iE '^(twisted|txredisapi|kubernetes|service-identity|pyyaml|cython|setuptools) '
-	$(VENV)-lowest/bin/python -m twisted.trial -j $(JOBS) tests.core tests.net tests.ops tests.directory tests.integration
+	$(VENV)-lowest/bin/python -m pip list | grep -iE '^(click|twisted|txredisapi|kubernetes|service-identity|pyyaml|cython|setuptools) '
+	$(VENV)-lowest/bin/python -m twisted.trial -j $(JOBS) tests.core tests.net tests.ops tests.directory tests.cli tests.integration
 
 image-check: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python deploy/image-check

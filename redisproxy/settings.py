@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +83,13 @@ def _directory(text: str) -> Path:
 
 def _file(text: str) -> Path:
     if not Path(text).is_file():
+        raise _Invalid("a file")
+    return Path(text).absolute()
+
+
+def _path(text: str) -> Path:
+    """A file that may be away for a moment: whoever reads it says what is wrong with it."""
+    if not text:
         raise _Invalid("a file")
     return Path(text).absolute()
 
@@ -208,8 +215,29 @@ class Settings:
     login_timeout: float = _setting(
         "REDISPROXY_LOGIN_TIMEOUT", _seconds(1, 86400), 60.0, "SECONDS", "Time for a client to log in."
     )
+    drain_delay: float = _setting(
+        "REDISPROXY_DRAIN_DELAY",
+        _seconds(0, 3600),
+        0.0,
+        "SECONDS",
+        "At the end it is not ready any more, but serves everybody on for so long, until nobody sends it new clients.",
+    )
+    drain_seconds: float = _setting(
+        "REDISPROXY_DRAIN_SECONDS",
+        _seconds(1, 3600),
+        8.0,
+        "SECONDS",
+        "Time for sessions to finish what they have begun, after the delay. The rest is cut off then.",
+    )
     redis_ca: Path | None = _setting(
         "REDISPROXY_REDIS_CA", _file, None, "FILE", "PEM file of the CAs to trust for rediss://, instead of the system's."
+    )
+    client_ca: Path | None = _setting(
+        "REDISPROXY_CLIENT_CA",
+        _path,
+        None,
+        "FILE",
+        "PEM file of CAs: a client at an ssl: endpoint has to show a certificate that one of them signed.",
     )
     acl: str = _setting(
         "REDISPROXY_ACL",
@@ -315,3 +343,17 @@ class Settings:
 def option_name(field_name: str) -> str:
     """The option for a field of Settings: ``--ns-prefix`` for ns_prefix."""
     return field_name.replace("_", "-")
+
+
+def described(setting: Field) -> str:
+    """What an option's help says of a field of Settings: what it is for, its default, its variable."""
+    return f"{setting.metadata['doc']}{_default(setting.default)} [{setting.metadata['variable']}]"
+
+
+def _default(value: object) -> str:
+    if value is True:
+        return " Default: yes."
+    if not value:
+        return ""
+    shown = " ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f" Default: {shown}."

@@ -17,6 +17,7 @@ from .core.tenants import Directory
 from .directory.reading import ReadingService
 from .net.client import shown_address
 from .net.listening import EndpointError, Listening
+from .net.tls import ServerTls
 from .ops import pages
 from .ops.exposition import Exposition
 from .ops.figures import Counts, DirectoryState, Figures, TenantState, WatchState
@@ -63,6 +64,11 @@ class StatusService(service.Service):
         self._looks: deque[tuple[float, dict[str, int]]] = deque(maxlen=LOOKS)
         self._guarded = settings.status_token_file is not None
         self._site = site(self._page, pages.HEADERS, Exposition(figures).render, unready, Guard(settings.status_token_file))
+
+    @property
+    def tls(self) -> list[ServerTls]:
+        """See `net.listening.Listening.tls`."""
+        return self._listening.tls
 
     def privilegedStartService(self) -> None:
         """Listens. Raises ListenError."""

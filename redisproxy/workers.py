@@ -27,14 +27,15 @@ from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, ChannelError, Messag
 from .core import snapshot
 from .core.tenants import Directory, digest_key
 from .net.balance import Balance, shared_memory
+from .net.tls import Material
 from .ops import logs
 from .ops.figures import Counts, RedisState
 from .reports import Reports
 
 #: Seconds that a worker has to live for its end not to count as one more failure in a row.
 LIVED = 60.0
-#: Seconds for a worker to end that was told to. What it owes its clients takes less: see `net.client`.
-END_LIMIT = 25.0
+#: Seconds for a worker to end, beyond those for its clients to leave: see `net.drain`.
+END_MARGIN = 1.5
 #: Seconds for a worker to answer a question of `Workers.ask`.
 ANSWER_LIMIT = 5.0
 #: Seconds between two questions for what they tell of themselves.
@@ -115,7 +116,8 @@ class _Process(ProcessProtocol):
 class Workers(service.Service):
     """All workers.
 
-    processes: how many; options: as they were given to twistd; databases_told: see `serving.Serving`.
+    processes: how many; options: as they were given to twistd; databases_told: see `serving.Serving`; drain_seconds: for
+    their clients to leave.
     """
 
     name = "workers"
@@ -127,8 +129,10 @@ class Workers(service.Service):
         processes: int,
         options: Mapping[str, str],
         databases_told: Callable[[int | None], object],
+        drain_seconds: float,
     ) -> None:
         self._reactor = reactor
+        self._end_limit = drain_seconds + END_MARGIN
         self._options = dict(options)
         self._databases_told = databases_told
         #: descriptors of the listening sockets
@@ -149,6 +153,7 @@ class Workers(service.Service):
         self._snapshot = b""
         # Which one that is, and which one all workers were known to have.
         self._serial = self._told = 0
+        self._material: list[Material] = []
         self._ending = False
         self._all_gone: defer.Deferred | None = None
         self._reports = Reports()
@@ -218,6 +223,7 @@ class Workers(service.Service):
             return
         self._processes[number] = process
         process.channel.send("start", digest_key(), number=number, options=self._options)
+        self._show_to(process)
         self._feed(process)
         process.channel.ask("listen").addCallbacks(lambda _: self._serves(process), _gone)
 
@@ -261,6 +267,18 @@ class Workers(service.Service):
         delay = self._delay(failures)
         self._retries[process.number] = self._reactor.callLater(delay, self._start, process.number)
         process.tell(LogLevel.error, "{told}; another is started in {delay:.1f} s", told=told, delay=delay)
+
+    # Certificates.
+
+    def show(self, material: list[Material]) -> None:
+        """What `ssl:` endpoints show to clients from now on, in the order of the endpoints."""
+        self._material = material
+        for process in self._running():
+            self._show_to(process)
+
+    def _show_to(self, process: _Process) -> None:
+        if self._material:
+            process.channel.send("certificates", material=[one.dump() for one in self._material])
 
     # The Directory.
 
@@ -311,10 +329,8 @@ class Workers(service.Service):
     # The end.
 
     def shut_down(self) -> defer.Deferred:
-        """Has all workers end, after their clients have had what they are owed. Fires when the last one is gone."""
+        """Has all workers end, after their clients have left. Fires when the last one is gone."""
         self._ending = True
-        if self._asking.running:
-            self._asking.stop()
         for retry in self._retries.values():
             if retry.active():
                 retry.cancel()
@@ -322,13 +338,21 @@ class Workers(service.Service):
         self._all_gone = gone
         for process in self._running():
             process.channel.send("stop")
-        limit = self._reactor.callLater(END_LIMIT, self._kill)
+        limit = self._reactor.callLater(self._end_limit, self._kill)
+
+        def over(_: object) -> None:
+            if limit.active():
+                limit.cancel()
+            if self._asking.running:
+                self._asking.stop()
+
+        gone.addBoth(over)
         self._check_gone()
-        return gone.addBoth(lambda _: limit.active() and limit.cancel())
+        return gone
 
     def _kill(self) -> None:
         for process in self._running():
-            process.tell(LogLevel.error, "did not end within {limit:.0f} s: it is killed", limit=END_LIMIT)
+            process.tell(LogLevel.error, "did not end within {limit:g} s: it is killed", limit=self._end_limit)
             process.kill()
 
     def _check_gone(self) -> None:

@@ -21,10 +21,10 @@ from .resp import (
     COMMAND,
     FORWARD,
     HEADED,
+    NAME_LIMIT,
     OVERSIZE,
     STREAM,
     TAKE,
-    TAKE_LIMIT,
     UNAUTHENTICATED,
     ProtocolError,
     RequestScanner,
@@ -40,8 +40,11 @@ ANSWERS_LIMIT = 64 * 1024
 HELD_LIMIT = 64 * 1024
 #: Bytes that a client may send before it has logged in.
 UNAUTHENTICATED_LIMIT = 1024 * 1024
+#: What a client that speaks TLS begins with, and no command does. Unanswered, both sides would wait.
+TLS_HANDSHAKE = b"\x16"
 
 NOAUTH = b"-NOAUTH Authentication required.\r\n"
+LONG_NAME = b"-ERR unknown command: no command has a name of more than %d bytes\r\n" % NAME_LIMIT
 #: A command that every server answers with an error: inside MULTI it makes EXEC fail, as the refusal should.
 SPOILER = encode([b"SELECT"])
 
@@ -78,6 +81,7 @@ class Conversation:
         "_advancing",
         "_answers",
         "_behind",
+        "_came",
         "_lane_clean",
         "_mid_message",
         "_mood",
@@ -124,7 +128,10 @@ class Conversation:
         self._received = 0
         self._wait = 0
         self._unread = False
+        # Whether it ends when what has come is dealt with: the client will send no more, or the proxy ends, which began
+        # when so many bytes had come.
         self._no_more = False
+        self._came: int | None = None
         # What the client is owed, in order: debts of the lane, and the proxy's own answers.
         self._queue: deque[Owed | bytes] = deque()
         self._owed = 0
@@ -179,6 +186,10 @@ class Conversation:
         """The same, once it is known that it may be done."""
         raise NotImplementedError
 
+    def _oversize(self, name: bytes) -> None:
+        """A command that has to be looked at, and is too large for that."""
+        raise NotImplementedError
+
     def _headed(self, head: list[bytes]) -> None:
         """The name and first argument of a command whose second, and last, is large: it streams behind them."""
         raise NotImplementedError
@@ -227,6 +238,10 @@ class Conversation:
         if self._wait & Wait.ENDING:
             return
         if self.credential is None:
+            if not self._received and data.startswith(TLS_HANDSHAKE):
+                self._answer(b"-ERR Protocol error: there is no TLS at this port\r\n")
+                self.end("tls-on-plain-port")
+                return
             self._received += len(data)
             if self._received > UNAUTHENTICATED_LIMIT:
                 self._answer(b"-ERR Protocol error: too much was sent without authentication\r\n")
@@ -241,6 +256,7 @@ class Conversation:
     def half_closed(self) -> None:
         """The client will send no more; it may still read what it is owed."""
         self._no_more = True
+        self._came = None
         if not self._wait:
             self.end("client-left")
 
@@ -293,6 +309,44 @@ class Conversation:
             self._forgo()
         if self._nothing_owed:
             self._finish()
+
+    def drain(self) -> None:
+        """The proxy ends: what has come by now is still done, and what has begun comes to its end, a transaction as well.
+
+        What comes later is left undone. The client is not told of it, so it knows that it has to try again.
+        """
+        if self.credential is None:
+            self.end("shutdown")
+            return
+        if self._no_more:
+            return  # it ends by itself
+        self._no_more = True
+        self._came = self.link.taken
+        if not self._wait:
+            self._advance()
+
+    def _end_if_done(self, starved: bool) -> None:
+        """Of one that is to end: ends it, if nothing of what has come is left. starved: unless more comes."""
+        scanner = self._scanner
+        if self._came is None:
+            if starved:
+                self.end("client-left")
+        elif self._wait or self._multi or self._watching or scanner.within:
+            return
+        elif scanner.buffered <= self.link.taken - self._came:
+            self.end("shutdown")
+
+    def hurry(self) -> None:
+        """The time for `drain` is nearly over: what Redis was not sent as a whole will not be done."""
+        self.end("cut-off")
+
+    def may_be_unblocked(self) -> None:
+        """Redis is asked to give up the command that its own lane waits for.
+
+        If nothing is owed but that, the client is not told: it was not run, and is tried again elsewhere.
+        """
+        if len(self._queue) == 1 and isinstance(owed := self._queue[0], Owed) and (owed.kind, owed.count) == (REPLIES, 1):
+            owed.owner = _Unblocked(self)
 
     @property
     def _nothing_owed(self) -> bool:
@@ -432,7 +486,7 @@ class Conversation:
                 return
             if found is None:
                 if self._no_more:
-                    self.end("client-left")
+                    self._end_if_done(True)
                 return
             kind, what, count = found
             if kind == FORWARD:
@@ -455,14 +509,18 @@ class Conversation:
             elif kind == OVERSIZE:
                 self.commands += 1
                 self.link.looked_at(what)
-                self._refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (what.lower(), TAKE_LIMIT))
+                self._oversize(what)
             else:
                 self.commands += 1
                 self.link.looked_at(what)
                 if self.credential is None:
                     self._answer(NOAUTH)
-                else:
+                elif what:
                     self._forbid(what)
+                else:
+                    self._forbid(b"unknown", LONG_NAME)
+            if self._no_more:
+                self._end_if_done(False)
 
     def _send(self, data: bytes, count: int = 1) -> None:
         """Passes whole commands on, each with one reply."""
@@ -566,3 +624,16 @@ class _Nobody:
 
 
 NOBODY = _Nobody()
+
+
+class _Unblocked:
+    """Is owed one reply in a session's place. See `Conversation.may_be_unblocked`."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+
+    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+        """See `lane.Owner`."""
+        if done and piece.startswith(b"-UNBLOCKED "):
+            piece = b""
+        self._conversation.replied(owed, piece, done)

@@ -23,6 +23,9 @@ SENTINEL_PASSWORD = "sentinel-password"  # noqa: S105 - the name of a key
 KEYS = (CONNECTION_STRING, PASSWORD, VALID_HOURS, SENTINEL_USERNAME, SENTINEL_PASSWORD)
 TEMPORARY_PREFIX = "redis-secret-temp-"
 
+#: What Kubernetes calls a DNS label.
+_NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+
 #: Namespaces with one password that are named to each other; of the rest only the number is told.
 NAMED = 10
 
@@ -380,6 +383,11 @@ class Enrolment:
         namespaces = sorted((self._namespaces or {}).values(), key=lambda n: (n.created, n.name))
         for namespace in namespaces:
             rest()
+            if not _NAMESPACE.fullmatch(namespace.name):
+                # Of a manifest: Kubernetes has none such. Channels and ACL users are told apart by these names.
+                text = "is no name of a namespace, which has up to 63 of a-z, 0-9 and -"
+                problems.append(Problem(ascii(namespace.name[:63]), "", text))
+                continue
             found, malformed = self._credentials(namespace.name)
             problems += malformed
             allowed, wrong = read_limits(namespace.annotations, self._default_limits)

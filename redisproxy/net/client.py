@@ -8,17 +8,25 @@ from __future__ import annotations
 
 import itertools
 import select
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 
+from OpenSSL.SSL import Error as TlsError
 from twisted.internet import defer, task
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, ISSLTransport
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    ISSLTransport,
+)
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..core import pubsub
 from ..core.commands import builtin
 from ..core.guard import LAST, Guard
 from ..core.policy import Policy, make_policy
@@ -35,6 +43,7 @@ from .limiting import Allowances, Place
 from .receiver import Hold, Pressure, RespReceiver
 from .shared import SharedLanes
 from .time_limit import TimeLimit
+from .tls import why_tls
 from .transport import close_if_written
 from .wall import Wall
 
@@ -46,6 +55,8 @@ UNREAD_LIMIT = 1024
 CLOSE_LIMIT = 10.0
 #: Seconds for it to close then, before we do.
 LINGER = 2.0
+#: The same for one that was owed nothing when the proxy began to end: time for its last reply to arrive.
+IDLE_LINGER = 0.5
 #: Seconds between two looks at clients that are not read from.
 PROBE = 5.0
 #: Seconds for the replies owed to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
@@ -73,7 +84,7 @@ class Timeouts:
     login: float
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IHandshakeListener)
 class ClientProtocol(RespReceiver):
     """One client's connection: the link that carries a session."""
 
@@ -89,7 +100,11 @@ class ClientProtocol(RespReceiver):
         self._early_size = 0
         self._closing = False
         self._read_closed = False
+        self._handshaking = False
+        self._flushed = False
+        self._linger = LINGER
         self._mood = ""
+        self._detail = ""
         self._since = 0.0
         self._timer: IDelayedCall | None = None
         self._leasing: defer.Deferred | None = None
@@ -97,6 +112,7 @@ class ClientProtocol(RespReceiver):
         self._wrong = 0
         self._forbidden = 0
         self._penalty: IDelayedCall | None = None
+        self._tenant: Tenant | None = None
         # Whose commands and bytes these are, and how many of them are in it.
         self._tally: Tally | None = None
         self._tallied = (0, 0)
@@ -109,15 +125,26 @@ class ClientProtocol(RespReceiver):
         super().connectionMade()
         factory = self.factory
         self._since = factory.clock.seconds()
+        self._handshaking = ISSLTransport.providedBy(self.transport)
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
-        # A client that is not logged in may leave little unread; with TLS the size is Twisted's.
-        self._usual_buffer = getattr(self.transport, "bufferSize", 0)
-        if self._usual_buffer:
-            self.transport.bufferSize = UNREAD_LIMIT
+        self._socket = self.transport.transport if self._handshaking else self.transport
+        self._usual_buffer = getattr(self._socket, "bufferSize", 0)
+        if not self._handshaking:  # of which the server's part is larger
+            self._limit_unread()
         factory.came(self)
         if not factory.admission.arrive(self):
             self.write(FULL)
             self.close("turned-away")
+
+    def handshakeCompleted(self) -> None:
+        """See IHandshakeListener. The time limit of the log-in is that of the handshake, too."""
+        self._handshaking = False
+        self._limit_unread()
+
+    def _limit_unread(self) -> None:
+        """A client that is not logged in may leave little unread."""
+        if self._usual_buffer:
+            self._socket.bufferSize = UNREAD_LIMIT
 
     def admitted(self) -> None:
         """See `admission.Arrival`."""
@@ -161,11 +188,12 @@ class ClientProtocol(RespReceiver):
 
     def writeConnectionLost(self) -> None:
         """All has been written that will be."""
+        self._flushed = True
         if self._read_closed:
             self.transport.loseConnection()
         else:
             # What the kernel still has is delivered after that, too, as long as nothing unread lies here.
-            self._restart_timer(LINGER, self.transport.loseConnection)
+            self._restart_timer(self._linger, self.transport.loseConnection)
 
     def probe(self) -> None:
         """Looks whether a client that is not read from has left: nothing else would tell."""
@@ -196,11 +224,13 @@ class ClientProtocol(RespReceiver):
         if self._penalty is not None and self._penalty.active():
             self._penalty.cancel()
         factory = self.factory
-        self.tally()
+        self._belongs_to(None)
         self._place.lost()
         self.session.lost()
         if self._leasing is not None:
             self._leasing.cancel()
+        if not self._mood and reason.check(TlsError):
+            self._mood, self._detail = "tls-failed", why_tls(reason.value, self.transport.getHandle())
         mood = self._mood or "client-left"
         increase(factory.counts.ended, mood)
         if factory.outcomes.tells(mood):
@@ -219,16 +249,29 @@ class ClientProtocol(RespReceiver):
             self._tally.commands += self._tallied[0] - before[0]
             self._tally.received += self._tallied[1] - before[1]
 
-    def _tally_for(self, tenant: Tenant | None) -> None:
+    def _belongs_to(self, tenant: Tenant | None) -> None:
+        """It is the tenant's from now on; None: nobody's."""
         self.tally()
-        self._tally = None if tenant is None else self.factory.counts.tally(tenant.namespace)
+        if tenant == self._tenant:
+            return
+        factory = self.factory
+        if self._tenant is not None:
+            factory.members[self._tenant].remove(self)
+            if not factory.members[self._tenant]:
+                del factory.members[self._tenant]
+        self._tenant = tenant
+        self._tally = None
+        if tenant is not None:
+            factory.members.setdefault(tenant, set()).add(self)
+            self._tally = factory.counts.tally(tenant.namespace)
+            self._tally.logins += 1
 
     # The tenant's limits: see `limiting.Client`.
 
     def read_at_most(self, size: int) -> None:
         """So many bytes at once."""
         if self._usual_buffer:
-            self.transport.bufferSize = min(size, self._usual_buffer)
+            self._socket.bufferSize = min(size, self._usual_buffer)
 
     def crashed(self) -> None:
         """Called where an exception was caught."""
@@ -262,6 +305,7 @@ class ClientProtocol(RespReceiver):
             commands=self.session.commands,
             refused=self.session.refused,
             mood=mood,
+            detail=self._detail,
         )
 
     # What the session asks of its link.
@@ -274,9 +318,19 @@ class ClientProtocol(RespReceiver):
         self._mood = mood
         if not self._admitted:
             self.factory.admission.leave(self)  # or it would be given a place
-        self._restart_timer(CLOSE_LIMIT, self.transport.abortConnection)
+        if self._handshaking:
+            # Nothing can be told it yet, and to go on with the handshake for that would cost as much as to serve it.
+            self.transport.abortConnection()
+            return
+        secure = ISSLTransport.providedBy(self.transport)
+        if self.factory.drained is None:
+            self._restart_timer(CLOSE_LIMIT, self.transport.abortConnection)
+        elif secure:
+            self._restart_timer(self._linger, self._lingered)
+        else:
+            self._stop_timer()  # the end comes for all
         self.transport.unregisterProducer()
-        if self._read_closed or ISSLTransport.providedBy(self.transport):
+        if self._read_closed or secure:
             self.transport.loseConnection()
         else:
             self._held = 0
@@ -326,18 +380,27 @@ class ClientProtocol(RespReceiver):
         failure.trap(ControlError)
         return failure.value
 
-    def peers_of_tenant(self) -> int:
+    def figures(self) -> Mapping[str, int]:
         """See `core.links.Link`."""
-        return len(self._siblings())
-
-    def patterns_of_tenant(self) -> int:
-        """See `core.links.Link`."""
-        return len(frozenset().union(*(sibling.patterns for sibling in self._siblings())))
-
-    def _siblings(self) -> list[Session]:
-        tenant = self.session.credential.tenant
-        sessions = [client.session for client in self.factory.clients]
-        return [s for s in sessions if s.credential is not None and s.credential.tenant == tenant]
+        factory = self.factory
+        siblings = factory.members[self._tenant]
+        for client in siblings:
+            client.tally()
+        factory.lanes.tally()
+        sessions = [client.session for client in siblings]
+        channels, patterns, sharded = pubsub.counted([session.subscriptions for session in sessions])
+        return {
+            "connected_clients": len(sessions),
+            "blocked_clients": sum(session.blocked for session in sessions),
+            "pubsub_clients": sum(map(bool, (session.subscriptions for session in sessions))),
+            "total_connections_received": self._tally.logins,
+            "total_commands_processed": self._tally.commands,
+            "total_net_input_bytes": self._tally.received,
+            "total_net_output_bytes": factory.counts.replied.get(self._tenant.namespace, 0),
+            "pubsub_channels": channels,
+            "pubsub_patterns": patterns,
+            "pubsubshard_channels": sharded,
+        }
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         """See `core.links.Link`."""
@@ -378,10 +441,9 @@ class ClientProtocol(RespReceiver):
     def logged_out(self) -> None:
         """See `core.links.Link`."""
         self.factory.log_ins.begin(self)
-        self._tally_for(None)
+        self._belongs_to(None)
         self._place.leave()
-        if self._usual_buffer:
-            self.transport.bufferSize = UNREAD_LIMIT
+        self._limit_unread()
 
     @property
     def shares(self) -> bool:
@@ -429,7 +491,7 @@ class ClientProtocol(RespReceiver):
     def _lane_there(self) -> None:
         self._leasing = None
         if self.session.candidate is not None:
-            self._tally_for(self.session.candidate.tenant)
+            self._belongs_to(self.session.candidate.tenant)
         if self.session.credential is None:
             # The log-in succeeded.
             self.factory.log_ins.end(self)
@@ -461,13 +523,49 @@ class ClientProtocol(RespReceiver):
     def _empty(self) -> None:
         self.session.unread(False)
 
-    def shut_down(self) -> None:
-        """The proxy stops: what is owed gets a moment."""
-        self._restart_timer(LINGER, self.transport.abortConnection)
+    # The end of the proxy: see `drain`.
+
+    def drain(self) -> None:
+        """It is asked to leave: after what it has begun."""
+        if not self.session.outstanding:
+            self._linger = IDLE_LINGER
         if self._admitted:
-            self.session.end("shutdown")
+            self.session.drain()
         else:
             self.close("shutdown")
+
+    def hurry(self) -> LaneProtocol | None:
+        """The end is near: it begins nothing more. Gives the lane of its own that it waits for, if there is one."""
+        session = self.session
+        session.hurry()
+        if not (session.pinned and session.lane.waits):
+            return None
+        session.may_be_unblocked()
+        return session.lane
+
+    def cut_off(self) -> None:
+        """The end: it is closed now."""
+        if self._closing and self._all_written:
+            # Not aborted, where that can be helped: it may not have read all yet.
+            secure = ISSLTransport.providedBy(self.transport)
+            (self.transport.abortConnection if secure else self.transport.loseConnection)()
+        else:
+            self.abort("cut-off")
+
+    @property
+    def _all_written(self) -> bool:
+        """Of one that is being closed: whether the kernel has all."""
+        if not ISSLTransport.providedBy(self.transport):
+            return self._flushed
+        # Of these only the client's answer tells, and it need not answer.
+        below = self.transport.transport
+        return not (getattr(below, "dataBuffer", b"") or getattr(below, "_tempDataBuffer", ()))
+
+    def _lingered(self) -> None:
+        if self._all_written:
+            self.transport.abortConnection()
+        else:
+            self._restart_timer(LINGER, self._lingered)
 
     def recheck(self, directory: Directory, now: float) -> None:
         """Ends the session if its credential is not good any more, after the replies that it is owed."""
@@ -521,11 +619,14 @@ class ClientFactory(Factory):
         self.log_ins: TimeLimit[ClientProtocol] = TimeLimit(clock, timeouts.login, ClientProtocol.login_timeout)
         self.timeouts = timeouts
         self.clients: set[ClientProtocol] = set()
+        #: those of each tenant that has any
+        self.members: dict[Tenant, set[ClientProtocol]] = {}
         #: called with how many there are, at each that comes or goes
         self.counted: Callable[[int], object] | None = None
         self.counts = counts or Counts()
         self._numbers = itertools.count(1) if numbers is None else numbers
-        self._all_gone: defer.Deferred | None = None
+        #: called at each client that goes, once it is asked for; none comes any more then
+        self.drained: Callable[[], object] | None = None
         # Those whose credentials are still to be compared with a new directory.
         self._unchecked: list[ClientProtocol] = []
         self._checking: IDelayedCall | None = None
@@ -548,19 +649,17 @@ class ClientFactory(Factory):
         for client in list(self.clients):
             client.probe()
 
-    def buildProtocol(self, addr: IAddress) -> ClientProtocol:
+    def buildProtocol(self, addr: IAddress) -> ClientProtocol | None:
+        if self.drained is not None:
+            return None
         client = ClientProtocol(next(self._numbers), addr)
         client.factory = self
         return client
 
-    def shut_down(self) -> defer.Deferred:
-        """Ends all sessions, after the replies that they are owed; fires when the last client is gone."""
-        gone: defer.Deferred = defer.Deferred()
-        self._all_gone = gone
-        for client in list(self.clients):
-            client.shut_down()
-        self.left(None)
-        return gone
+    def drain(self, left: Callable[[], object]) -> None:
+        """Nobody is taken any more. left: called now, and at each client that goes."""
+        self.drained = left
+        left()
 
     def came(self, client: ClientProtocol) -> None:
         """A client is connected."""
@@ -568,14 +667,13 @@ class ClientFactory(Factory):
         if self.counted is not None:
             self.counted(len(self.clients))
 
-    def left(self, client: ClientProtocol | None) -> None:
+    def left(self, client: ClientProtocol) -> None:
         """A client's connection is gone."""
         self.clients.discard(client)
         if self.counted is not None:
             self.counted(len(self.clients))
-        if self._all_gone is not None and not self.clients:
-            gone, self._all_gone = self._all_gone, None
-            gone.callback(None)
+        if self.drained is not None:
+            self.drained()
 
     def use(self, policy: Policy) -> None:
         """What tenants may do from now on."""

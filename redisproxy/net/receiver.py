@@ -102,6 +102,10 @@ class RespReceiver(Protocol):
                 self.transport.resumeProducing()
 
 
+def _nothing() -> None:
+    pass
+
+
 @implementer(IPushProducer)
 class Pressure:
     """Registered as a transport's producer: tells two callables when its buffer is too full, and when it is empty."""
@@ -117,4 +121,5 @@ class Pressure:
         self._empty()
 
     def stopProducing(self) -> None:
-        """The transport is gone; its protocol is told by connectionLost."""
+        """The transport is gone; its protocol is told by connectionLost. One with TLS would hold on to us, and we to it."""
+        self._full = self._empty = _nothing

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 RATE = 20
 
 #: Ends that an operator need not hear of.
-ORDINARY = frozenset(("client-left", "quit"))
+ORDINARY = frozenset(("client-left", "quit", "shutdown"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Outcome:
     """How one connection went.
 
     mood: client-left, quit, turned-away, tenant-full, login-timeout, protocol-error, cross-protocol, wrong-passwords,
-    moved-within-a-message, redis-lost, revoked, shutdown.
+    moved-within-a-message, redis-lost, revoked, shutdown, cut-off, too-slow, tls-failed, tls-on-plain-port.
     """
 
     number: int
@@ -36,6 +36,8 @@ class Outcome:
     commands: int
     refused: int
     mood: str
+    #: more of that, in words that are not the client's; empty: there is no more
+    detail: str = ""
 
 
 class Outcomes:
@@ -72,14 +74,17 @@ class Outcomes:
         if not ordinary and not self._allowed():
             return
         tell = self._log.debug if ordinary else self._log.info
+        detail = " ({detail})" if outcome.detail else ""
         tell(
-            "client {number} from {peer}, {who}: {mood} after {seconds:.3f} s, {commands} commands, {refused} refused",
+            f"client {{number}} from {{peer}}, {{who}}: {{mood}}{detail} after {{seconds:.3f}} s, "
+            "{commands} commands, {refused} refused",
             number=outcome.number,
             peer=outcome.peer,
             who=f"{outcome.namespace}/{outcome.secret}" if outcome.namespace else "not logged in",
             namespace=outcome.namespace,
             secret=outcome.secret,
             mood=outcome.mood,
+            detail=outcome.detail,
             seconds=outcome.seconds,
             commands=outcome.commands,
             refused=outcome.refused,

@@ -15,10 +15,12 @@ from twisted.internet.defer import Deferred
 from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
-from .figures import DirectoryState, Figures, ProblemState, TenantCounts
+from .figures import DRAINING, CertificateState, DirectoryState, Figures, ProblemState, TenantCounts
 
 #: Seconds until the browser asks again.
 REFRESH = 5
+#: A certificate that has less of its time left should have been renewed: cert-manager does with a third of it left.
+SOON = 0.2
 #: Tenants, and problems, that are shown; of more, the busiest.
 ROWS = 500
 
@@ -64,6 +66,8 @@ HEADERS = {
     b"x-frame-options": b"DENY",
 }
 
+_STAYS = "the last good one stays in force. Mend the files as told; they are read again by themselves."
+
 #: What to do, by what the reason of a problem says; the first that matches.
 _ADVICE = (
     (r"belongs to the older", "Give this namespace another index: redisproxy tenants shows which are taken."),
@@ -71,7 +75,7 @@ _ADVICE = (
     (r"annotation redisproxy/", "Mend the annotation of the namespace as told: kubectl annotate --overwrite."),
     (r"has no database", "Raise `databases` in Redis's configuration, or take a lower index."),
     (r"connection-string|valid_hours|white space|not UTF-8", "Mend the secret as told; it is read again by itself."),
-    (r"40[13]|[Ff]orbidden|[Uu]nauthorized", "Give the service account the rights of deploy/kubernetes/rbac.yaml."),
+    (r"40[13]|[Ff]orbidden|[Uu]nauthorized", "Give the service account the rights of deploy/kubernetes/base/rbac.yaml."),
     (r"master secret|does not exist", "Create or mend the master secret; the last good one stays in force."),
     (r"not read|cannot be read|timed out|refused|way to", "Is the Kubernetes API there? What was last read stays in force."),
 )
@@ -92,9 +96,10 @@ def render(figures: Figures, rates: Mapping[str, float]) -> bytes:
             tags.span(_moment(figures["time"]), class_="soft"),
             tags.span(f"refreshes every {REFRESH} s", class_="soft"),
         ),
-        *([tags.p(f"Not ready: {state['unready']}", class_="banner", role="alert")] if state["unready"] else []),
+        *([tags.p(_banner(state["unready"]), class_="banner", role="alert")] if state["unready"] else []),
         _overview(figures, rates),
         *_problems(state["directory"]["problems"]),
+        *_certificates(state["tls"]["certificates"], figures["time"]),
         *_tenants(figures, rates),
     ]
     page = tags.html(
@@ -102,13 +107,23 @@ def render(figures: Figures, rates: Mapping[str, float]) -> bytes:
             tags.meta(charset="utf-8"),
             tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
             tags.meta(**{"http-equiv": "refresh", "content": str(REFRESH)}),
-            tags.title(f"Redis Proxy: {'not ready' if state['unready'] else 'ready'}"),
+            tags.title(f"Redis Proxy: {_state(state['unready'])}"),
             tags.style(_STYLE),
         ),
         tags.body(Tag("main")(*body)),
         lang="en",
     )
     return b"<!DOCTYPE html>\n" + _flat(page)
+
+
+def _state(unready: str) -> str:
+    return DRAINING if unready == DRAINING else "not ready" if unready else "ready"
+
+
+def _banner(unready: str) -> str:
+    if unready == DRAINING:
+        return "Draining: it is about to end. Sessions finish what they have begun, and nobody should come any more."
+    return f"Not ready: {unready}"
 
 
 def _flat(page: Tag) -> bytes:
@@ -137,7 +152,7 @@ def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
     refused = sum(sum(tenant["refused"].values()) for tenant in counts["tenants"].values())
     wrong = sum(count for outcome, count in counts["logins"].items() if outcome != "ok")
     return tags.dl(
-        _card("State", *(("not ready", "", "bad") if state["unready"] else ("ready", "", "good"))),
+        _card("State", _state(state["unready"]), "", "bad" if state["unready"] else "good"),
         _card(
             "Redis",
             "answers" if redis["connected"] else "does not answer",
@@ -184,6 +199,29 @@ def _problems(problems: Sequence[ProblemState]) -> Iterable[Tag]:
         tags.h2(f"Problems ({len(problems)})", class_="bad"),
         _table(("Namespace", "Secret", "What is wrong", "What to do"), rows, len(problems)),
     ]
+
+
+def _certificates(certificates: Sequence[CertificateState], now: float) -> Iterable[Tag]:
+    if not certificates:
+        return []
+    rows = [
+        tags.tr(
+            tags.td(certificate["listener"]),
+            tags.td(*_left(certificate, now)),
+            tags.td(f"{certificate['problem']}: {_STAYS}" if certificate["problem"] else "-", class_="text"),
+        )
+        for certificate in certificates
+    ]
+    return [tags.h2("Certificates"), _table(("Endpoint", "Ends", "What is wrong with a newer one"), rows, len(rows))]
+
+
+def _left(certificate: CertificateState, now: float) -> tuple[str | Tag, ...]:
+    """How long it is good for yet."""
+    begins, expires = certificate["begins"], certificate["expires"]
+    if expires <= now:
+        return (tags.span(f"ended {_span(now - expires)} ago: clients refuse it", class_="bad"),)
+    soon = expires - now < SOON * (expires - begins)
+    return (tags.span(f"in {_span(expires - now)}", class_="warn" if soon else ""), f", {_moment(expires)}")
 
 
 def _tenants(figures: Figures, rates: Mapping[str, float]) -> Iterable[Tag]:

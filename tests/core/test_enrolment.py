@@ -108,6 +108,37 @@ class LimitsTests(unittest.TestCase):
 
 
 class EnrolmentTests(unittest.TestCase):
+    def test_names_that_kubernetes_would_not_take(self) -> None:
+        """Channels begin with the name: one tenant's must not begin with another's, nor match it as a pattern."""
+        bad = [
+            "team-a:b",
+            "team-*",
+            "team-?",
+            "team-[a]",
+            "team-\\a",
+            "Team-a",
+            "team-a ",
+            "team-a\n",
+            "team-",
+            "",
+            "t" * 64,
+            "team-é",
+        ]
+        good = ["team-a", "team-a2", "team-a-b", "t" * 63]
+        enrolment = Enrolment(CLIENT, ("kube-system", CLIENT))
+        secrets = {
+            name: (
+                SecretDocument(name, CLIENT, 0.0, {CONNECTION_STRING: f"redis://:pw{index}@redis:6379/{index}".encode()}),
+            )
+            for index, name in enumerate(bad + good)
+        }
+        enrolment.absorb(Reading(None, tuple(NamespaceDocument(name, 0.0) for name in secrets), secrets))
+        directory, problems = enrolment.resolve()
+        self.assertEqual({tenant.namespace for tenant in directory.tenants}, set(good))
+        told = [problem for problem in problems if "is no name of a namespace" in problem.reason]
+        self.assertEqual(len(told), len(bad))
+        self.assertTrue(all(problem.namespace.isascii() and problem.namespace.isprintable() for problem in told))
+
     def test_of_many_namespaces_with_one_password_a_few_are_named(self) -> None:
         names = [f"team-{number:03}" for number in range(NAMED + 5)]
         url = "redis://:same@redis:6379/"

@@ -13,6 +13,7 @@ from unittest import mock
 from redisproxy.core import lane as lane_module
 from redisproxy.core import resp
 from redisproxy.core.lane import CONFIRMATIONS, HELLO, REPLIES, Ledger, Owed
+from redisproxy.core.pubsub import KINDS
 from redisproxy.core.resp import (
     AUTHENTICATED,
     DROP,
@@ -155,6 +156,7 @@ class Creditor:
         self.done = 0
         self.excuses = 0
         self.whole = True
+        self.subscribed = False
 
     def _add(self, key: object, piece: bytes, done: int) -> None:
         """Notes it with what came before, where that was for the same debt: no cut shows."""
@@ -178,6 +180,11 @@ class Creditor:
     def excused(self, count: int) -> None:
         assert count >= 0
         self.excuses += count
+
+    def confirmed(self, change: object, refused: bool) -> bool:
+        if not refused:
+            self.subscribed = bool(change)
+        return self.subscribed
 
     def bare(self, channel: bytes) -> bytes:
         return channel
@@ -220,7 +227,7 @@ def _settled(chunks: Iterator[bytes], debts: list[tuple[int, int, bool, bool, in
     ledger, owner = Ledger(), Creditor()
     owed: list[NumberedOwed] = []
     for number, (kind, count, silent, subscribed, protocol) in enumerate(debts):
-        owed.append(NumberedOwed(owner, count, kind, silent, subscribed, protocol))
+        owed.append(NumberedOwed(owner, count, kind, silent, protocol, subscribed))
         owed[-1].number = number
         ledger.debts.append(owed[-1])
     total = sum(debt[1] for debt in debts)
@@ -309,7 +316,7 @@ CLIENT = [
     encode([b"PUBLISH", b"a", b"x" * 300]),
     encode([b"N" * 200, b"x"]),
 ]
-_NUMBERED = re.compile(rb"(?:echo|nosuch)(\d{6})")
+_NUMBERED = re.compile(rb"(?:echo|nosuch|NOSUCH)(\d{6})")
 #: Without these, in what the client says, every command has one answer.
 _UNCOUNTED = (b"REPLY", b"SUBSCRIBE a b", b"UNSUBSCRIBE", b"POST")
 
@@ -543,6 +550,7 @@ class Play:
         self.ordered = True  # whether nothing but the script has numbers in it
         self.half_closed = False
         self.told_to_leave = False
+        self.draining = False
 
     def step(self, what: int, amount: int, data: bytes) -> int:
         """What happens next; how many bytes of the data were used."""
@@ -592,6 +600,12 @@ class Play:
             talk.gone = True
             self.counted = False
             session.lost()
+        elif what < 247:
+            self.draining = self.told_to_leave = True
+            session.drain()
+        elif what < 248:
+            self.told_to_leave = True
+            session.hurry()
         return 0
 
     def _lane(self) -> FuzzedLane | None:
@@ -613,6 +627,7 @@ class Play:
     def _client(self, size: int) -> None:
         piece, self.said = self.said[:size], self.said[size:]
         if piece and not (self.half_closed or self.talk.gone):
+            self.talk.taken += len(piece)
             self.talk.session.received(piece)
 
     def _redis(self, lane: FuzzedLane, size: int) -> None:
@@ -709,6 +724,12 @@ class Play:
                 break
         else:
             raise AssertionError("it does not come to an end")
+        if self.draining and not talk.gone:
+            transaction = session._multi or session._watching
+            assert session.ended or transaction or session._scanner.buffered or session._scanner.within, "it is kept"
+            session.hurry()
+            self._client(len(self.said))
+            assert session.ended
 
     def judge(self) -> None:
         """What the client heard."""
@@ -739,6 +760,9 @@ class Play:
         assert lane is None or not (session.ended and not lane.model.unread and not lane.model.pending), (
             "it ended, and keeps its lane"
         )
+        if not (session.ended or talk.gone or session._queue):
+            known = {(kind + b"SUBSCRIBE", channel) for kind in KINDS for channel in session.subscriptions.of(kind)}
+            assert known == (lane.model.subscribed if lane else set()), "it is subscribed to something else"
         assert session.home is None or session.home is talk.homes[-1]
         assert all(home.users == (home is session.home) for home in talk.homes), "a home was not left"
 

@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from redisproxy.ops import exposition, pages
 from redisproxy.ops.exposition import Exposition
-from redisproxy.ops.figures import Figures, Histogram, total
+from redisproxy.ops.figures import DRAINING, Figures, Histogram, total
 
 EVIL = "<script>alert('x')</script>"
 
@@ -45,6 +45,7 @@ def figures(**tenants: dict) -> Figures:
         },
         "state": {
             "unready": "",
+            "most_sessions": 1000,
             "directory": {
                 "loaded": True,
                 "source": "the manifests in /x",
@@ -69,6 +70,10 @@ def figures(**tenants: dict) -> Figures:
                 "version": "Redis 7.0.15",
                 "databases": 16,
                 "walls": 2,
+            },
+            "tls": {
+                "certificates": [{"listener": "ssl:6380", "begins": 0.0, "expires": 1000.0 + 86400 * 60, "problem": ""}],
+                "reloads": {"ok": 3, "failed": 1},
             },
         },
     }
@@ -108,6 +113,9 @@ class ExpositionTests(unittest.TestCase):
         family = (("family", "plain"), ("namespace", "team-a"))
         self.assertEqual(found["redisproxy_commands_total", family], 7)
         self.assertEqual(found["redisproxy_directory_age_seconds", ()], 3)
+        expiry = "redisproxy_certificate_expiry_timestamp_seconds"
+        self.assertEqual(found[expiry, (("listener", "ssl:6380"),)], 1000 + 86400 * 60)
+        self.assertEqual(found["redisproxy_certificate_reloads_total", (("outcome", "failed"),)], 1)
         self.assertEqual(found["redisproxy_redis_response_seconds_bucket", (("le", "0.1"),)], 2)
         self.assertEqual(found["redisproxy_redis_response_seconds_count", ()], 4)
         self.assertIn(("process_resident_memory_bytes", ()), found)
@@ -159,6 +167,26 @@ class PageTests(unittest.TestCase):
         self.assertIn("12,346", page)
         self.assertIn("in 2 h", page)
 
+    def test_certificates(self) -> None:
+        found = figures()
+        (certificate,) = found["state"]["tls"]["certificates"]
+        page = pages.render(found, {}).decode()
+        self.assertIn("in 60 d", page)
+        self.assertNotIn("clients refuse it", page)
+        certificate |= {
+            "expires": 1000.0 + 7 * 86400 - 1,
+            "begins": 1000.0 - 29 * 86400,
+            "problem": f"{EVIL} cannot be read",
+        }
+        page = pages.render(found, {}).decode()
+        self.assertRegex(page, 'class="warn">in 6 d 23 h')
+        self.assertIn("cannot be read: the last good one stays in force", page)
+        self.assertNotIn("<script", page)
+        certificate["expires"] = 900.0
+        self.assertIn("ended 1 min 40 s ago: clients refuse it", pages.render(found, {}).decode())
+        found["state"]["tls"]["certificates"] = []
+        self.assertNotIn("Certificates", pages.render(found, {}).decode())
+
     def test_limits_and_what_they_do(self) -> None:
         found = figures()
         page = pages.render(found, {}).decode()
@@ -171,6 +199,10 @@ class PageTests(unittest.TestCase):
         found = figures()
         found["state"]["unready"] = "Redis does not answer"
         self.assertIn("Not ready: Redis does not answer", pages.render(found, {}).decode())
+        found["state"]["unready"] = DRAINING
+        page = pages.render(found, {}).decode()
+        self.assertIn("Draining: it is about to end.", page)
+        self.assertNotIn("not ready", page.lower())
 
     def test_it_needs_nothing_from_elsewhere(self) -> None:
         page = pages.render(figures(), {}).decode()

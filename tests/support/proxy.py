@@ -101,7 +101,8 @@ class ProxyProcess:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=directory,
-            env={**_plain_environment(), **(environ or {})},
+            # A test that leaves something unfinished does not wait for it long, unless that is what it is about.
+            env={"REDISPROXY_DRAIN_SECONDS": "2", **plain_environment(), **(environ or {})},
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -193,7 +194,7 @@ class ProxyProcess:
         return status
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """This process's environment without what would configure the proxy."""
     ours = {
         "NS_PREFIX",
