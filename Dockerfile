@@ -28,6 +28,7 @@ RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
         --no-cache-dir --no-index --find-links /wheels redisproxy \
     && /opt/redisproxy/bin/python3 -c 'from redisproxy.core import resp; assert resp.COMPILED, "no compiler in BUILD_IMAGE"' \
     && /opt/redisproxy/bin/twistd --help >/dev/null \
+    && /opt/redisproxy/bin/redisproxy --version \
     && test -s /opt/redisproxy/lib/python3*/site-packages/twisted/plugins/dropin.cache
 # Python: log lines leave at once, and nothing is tried to be written beside the modules of a read-only root.
 ENV PATH=/opt/redisproxy/bin:$PATH \

@@ -92,8 +92,8 @@ test-lowest: $(VENV)/installed-test
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check $(LOWEST)
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --no-build-isolation -e '.[test]'
 	rm -f $(VENV)/installed  # the oldest Cython has compiled the framing in place: the next make does it anew
-	$(VENV)-lowest/bin/python -m pip list | grep -iE '^(twisted|txredisapi|kubernetes|service-identity|pyyaml|cython|setuptools) '
-	$(VENV)-lowest/bin/python -m twisted.trial -j $(JOBS) tests.core tests.net tests.ops tests.directory tests.integration
+	$(VENV)-lowest/bin/python -m pip list | grep -iE '^(click|twisted|txredisapi|kubernetes|service-identity|pyyaml|cython|setuptools) '
+	$(VENV)-lowest/bin/python -m twisted.trial -j $(JOBS) tests.core tests.net tests.ops tests.directory tests.cli tests.integration
 
 image-check: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python deploy/image-check

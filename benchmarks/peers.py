@@ -162,6 +162,10 @@ class Bench:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
+    def callback(self, call: Callable[[], object]) -> None:
+        """Called at the end."""
+        self._stack.callback(call)
+
     def proxy(
         self,
         variant: Variant,

@@ -43,7 +43,9 @@ class Reports:
         report = self._latest.pop(worker, None)
         if report is not None:
             counts: Counts = {**nothing(), **{key: report["counts"][key] for key in ("logins", "ended", "redis_seconds")}}
-            counts["tenants"] = {name: {**one, "sessions": 0} for name, one in report["counts"]["tenants"].items()}
+            counts["tenants"] = {
+                name: {**one, "sessions": 0, "held": 0} for name, one in report["counts"]["tenants"].items()
+            }
             self._former = total([self._former, counts])
 
     def counts(self) -> Counts:

@@ -19,7 +19,7 @@ from twisted.python.components import Componentized
 
 from .core import resp
 from .core.enrolment import Enrolment
-from .core.tenants import Directory
+from .core.tenants import Backend, Directory
 from .directory.cluster import ClusterSource
 from .directory.manifests import ManifestsSource
 from .directory.pace import Pace, Unpaced
@@ -29,6 +29,8 @@ from .directory.watch import ChangeQueue, WatchService
 from .embedded import EmbeddedError, EmbeddedRedis
 from .net.client import shown_address
 from .net.listening import EndpointError, ListenError, Listening
+from .net.rotation import RotationService
+from .net.tls import CertificateError
 from .ops.figures import DRAINING, Figures
 from .ops.logs import observer
 from .process import end_with, prepare, raise_descriptor_limit
@@ -37,6 +39,13 @@ from .serving import Serving
 from .settings import Settings, SettingsError
 from .status import StatusService, directory_state
 from .workers import Workers
+
+
+def source_of(settings: Settings) -> ManifestsSource | ClusterSource:
+    """Where namespaces and secrets are read."""
+    if settings.manifests is not None:
+        return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master)
+    return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, settings.kubernetes_port)
 
 
 class StartError(SystemExit):
@@ -70,10 +79,10 @@ class ProxyService(service.MultiService):
         self._settings = settings
         self._reactor = reactor
         try:
-            self.listening = Listening(reactor, settings.listen)
+            self.listening = Listening(reactor, settings.listen, client_ca=settings.client_ca)
         except EndpointError as error:
             raise SettingsError(f"--listen is {error}") from None
-        self.source = self._make_source()
+        self.source = source_of(settings)
         embedded = self._embedded = None
         if settings.embedded:
             try:
@@ -85,7 +94,12 @@ class ProxyService(service.MultiService):
         self.reading = ReadingService(
             reactor,
             self.source,
-            Enrolment(settings.redis_secret, settings.master, None if embedded is None else embedded.backend),
+            Enrolment(
+                settings.redis_secret,
+                settings.master,
+                None if embedded is None else embedded.backend,
+                settings.tenant_limits,
+            ),
             settings.refresh,
             pace=Pace if settings.processes == 1 else Unpaced,
             changes=changes,
@@ -112,6 +126,13 @@ class ProxyService(service.MultiService):
         self.status: StatusService | None = None
         if settings.status:
             self.status = StatusService(settings, reactor, self._figures, self.serving.counts, self._unready)
+        self.certificates = self._make_rotation()
+        self.certificates.setServiceParent(self)
+
+    @property
+    def embedded_backend(self) -> Backend | None:
+        """Where the server of its own will be, if it starts one."""
+        return None if self._embedded is None else self._embedded.backend
 
     @property
     def _in_force(self) -> list[Callable[[Directory], object]]:
@@ -124,11 +145,30 @@ class ProxyService(service.MultiService):
             return PollService(self._reactor, source, reading.refresh)
         return WatchService(self._reactor, source, self._settings.master, changes, reading.changed, reading.refresh)
 
-    def _make_source(self) -> ManifestsSource | ClusterSource:
-        settings = self._settings
-        if settings.manifests is not None:
-            return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master)
-        return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, settings.kubernetes_port)
+    def _make_rotation(self) -> RotationService:
+        tls = self.listening.tls
+        try:
+            certificates = RotationService(
+                self._reactor, tls + (self.status.tls if self.status else []), self._show_certificates
+            )
+        except CertificateError as error:
+            raise SettingsError(str(error)) from None
+        if self._settings.client_ca is not None:
+            self._check_client_ca()
+        return certificates
+
+    def _check_client_ca(self) -> None:
+        """Nobody may believe that clients have to show certificates where they have not."""
+        others = [endpoint for endpoint in self._settings.listen if not endpoint.startswith("ssl:")]
+        unknown = [endpoint for endpoint in others if endpoint.partition(":")[0] not in ("tcp", "tcp6", "unix", "systemd")]
+        if unknown:
+            raise SettingsError(f"--client-ca is for ssl: endpoints, and --listen is also {unknown[0]!r}")
+        if not self.listening.tls:
+            raise SettingsError("--client-ca is for ssl: endpoints, and --listen has none")
+
+    def _show_certificates(self) -> None:
+        if isinstance(self.serving, Workers):
+            self.serving.show(self.certificates.material(self.listening.tls))
 
     def setServiceParent(self, parent: object) -> None:
         """Also makes our log observer the application's: this is the one moment before twistd starts to log."""
@@ -144,9 +184,10 @@ class ProxyService(service.MultiService):
         # First of all: a signal that comes early must not end the process; and process 1 of a container would not even
         # be sent a SIGTERM that it has no handler for.
         for number in (signal.SIGUSR1, signal.SIGHUP):
-            signal.signal(number, partial(self._on_signal, self.reading.refresh))
+            signal.signal(number, partial(self._on_signal, self._refresh))
         self._take_over_ends()
         super().privilegedStartService()
+        self._show_certificates()
         try:
             if isinstance(self.serving, Serving):
                 raise_descriptor_limit(Serving.descriptors(self._settings), "--max-workers and --work-queue-size")
@@ -182,9 +223,17 @@ class ProxyService(service.MultiService):
                 self.serving.tell_regularly()
         for address in self.listening.addresses:
             self._log.info("listening on {address}", address=shown_address(address))
+        if self._settings.client_ca is not None:
+            for endpoint in self._settings.listen:
+                if not endpoint.startswith("ssl:"):
+                    self._log.warn("at {endpoint} is no TLS: --client-ca is not for it", endpoint=endpoint)
 
     def _on_signal(self, call: object, number: int, frame: object) -> None:
         self._reactor.callFromThread(call)
+
+    def _refresh(self) -> None:
+        self.reading.refresh()
+        self.certificates.look()
 
     def _take_over_ends(self) -> None:
         """SIGTERM and SIGINT end the process with status 0; with Twisted's own handling twistd ends by the signal."""
@@ -223,8 +272,10 @@ class ProxyService(service.MultiService):
             "counts": self.serving.counts(),
             "state": {
                 "unready": self._unready(),
+                "most_sessions": self._settings.max_workers,
                 "directory": directory_state(self.reading, None if self.watch is None else self.watch.state(), now),
                 "redis": self.serving.redis(),
+                "tls": self.certificates.state(),
             },
         }
 

@@ -22,6 +22,7 @@ from .net.client import STATES, ClientFactory, Timeouts
 from .net.control import ControlService, Server
 from .net.drain import Drain
 from .net.lanes import LanePool
+from .net.limiting import Allowances
 from .net.master import MasterService
 from .net.sampling import Sampler
 from .net.wall import Wall
@@ -52,6 +53,7 @@ class Serving(service.MultiService):
         self.control = ControlService(reactor, settings.connect_timeout, settings.redis_ca, self._server_told)
         self.wall = Wall(settings.acl, self.control)
         counted = tally.Counts()
+        self.allowances = Allowances(reactor, settings.processes)
         self.lanes = LanePool(
             reactor,
             self.wall,
@@ -60,6 +62,7 @@ class Serving(service.MultiService):
             settings.connect_timeout,
             settings.redis_ca,
             counted,
+            self.allowances,
         )
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self.wall, self.lanes
@@ -77,6 +80,7 @@ class Serving(service.MultiService):
             settings.lanes == "shared",
             numbers=itertools.count(number, settings.processes),
             counts=counted,
+            allowances=self.allowances,
         )
         self._redis_seconds = Histogram(REDIS_BOUNDS)
         self.sampler = Sampler(reactor, lambda: self.lanes.shared, self._redis_seconds.observe)
@@ -111,6 +115,8 @@ class Serving(service.MultiService):
                 "refused": dict(counted.refused),
                 "received": counted.received,
                 "replied": counts.replied.get(namespace, 0),
+                "turned_away": counted.turned_away,
+                **self.allowances.figures(namespace),
             }
             for namespace, counted in counts.tallies.items()
         }
@@ -173,6 +179,8 @@ class Serving(service.MultiService):
             databases=server.acl_databases,
             allow=settings.allow_commands,
             deny=settings.deny_commands,
+            before_7=server.before_7,
+            sealed=bool(server.sealed),
         )
         if policy.unknown != self.clients.policy.unknown and policy.unknown:
             self._log.warn(

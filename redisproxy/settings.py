@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+from .core.limits import MOST_CONNECTIONS, MOST_PER_SECOND, Limits
 from .core.policy import NEVER, parse_names
 from .ops.logs import FORMATS, LEVELS
 
@@ -82,6 +83,13 @@ def _directory(text: str) -> Path:
 
 def _file(text: str) -> Path:
     if not Path(text).is_file():
+        raise _Invalid("a file")
+    return Path(text).absolute()
+
+
+def _path(text: str) -> Path:
+    """A file that may be away for a moment: whoever reads it says what is wrong with it."""
+    if not text:
         raise _Invalid("a file")
     return Path(text).absolute()
 
@@ -224,6 +232,13 @@ class Settings:
     redis_ca: Path | None = _setting(
         "REDISPROXY_REDIS_CA", _file, None, "FILE", "PEM file of the CAs to trust for rediss://, instead of the system's."
     )
+    client_ca: Path | None = _setting(
+        "REDISPROXY_CLIENT_CA",
+        _path,
+        None,
+        "FILE",
+        "PEM file of CAs: a client at an ssl: endpoint has to show a certificate that one of them signed.",
+    )
     acl: str = _setting(
         "REDISPROXY_ACL",
         _one_of("auto", "require", "off"),
@@ -240,6 +255,27 @@ class Settings:
     )
     deny_commands: frozenset[bytes] = _setting(
         "REDISPROXY_DENY_COMMANDS", _commands, frozenset(), "NAMES", "Commands that tenants may not use, likewise."
+    )
+    tenant_max_connections: int = _setting(
+        "REDISPROXY_TENANT_MAX_CONNECTIONS",
+        _whole(0, MOST_CONNECTIONS),
+        0,
+        "N",
+        "How many connections each tenant may have, unless its namespace is annotated otherwise. 0: no limit.",
+    )
+    tenant_commands_per_second: int = _setting(
+        "REDISPROXY_TENANT_COMMANDS_PER_SECOND",
+        _whole(0, MOST_PER_SECOND),
+        0,
+        "N",
+        "How many commands each may send in a second, likewise: past that it is read more slowly. 0: no limit.",
+    )
+    tenant_bytes_per_second: int = _setting(
+        "REDISPROXY_TENANT_BYTES_PER_SECOND",
+        _whole(0, MOST_PER_SECOND),
+        0,
+        "N",
+        "How many bytes each may send and be answered with in a second, likewise. 0: no limit.",
     )
     status: str = _setting(
         "REDISPROXY_STATUS",
@@ -262,6 +298,11 @@ class Settings:
     def master(self) -> tuple[str, str]:
         """(namespace, name) of the master secret."""
         return self.master_namespace, self.master_secret
+
+    @property
+    def tenant_limits(self) -> Limits:
+        """Of a tenant whose namespace says nothing else. All processes hold them together."""
+        return Limits(self.tenant_max_connections, self.tenant_commands_per_second, self.tenant_bytes_per_second)
 
     def share(self) -> Settings:
         """What one of the processes goes by: its part of what is set for all of them, rounded up."""
@@ -302,3 +343,17 @@ class Settings:
 def option_name(field_name: str) -> str:
     """The option for a field of Settings: ``--ns-prefix`` for ns_prefix."""
     return field_name.replace("_", "-")
+
+
+def described(setting: Field) -> str:
+    """What an option's help says of a field of Settings: what it is for, its default, its variable."""
+    return f"{setting.metadata['doc']}{_default(setting.default)} [{setting.metadata['variable']}]"
+
+
+def _default(value: object) -> str:
+    if value is True:
+        return " Default: yes."
+    if not value:
+        return ""
+    shown = " ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    return f" Default: {shown}."

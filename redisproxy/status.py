@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 
 from twisted.application import service
 from twisted.internet import defer, task
@@ -16,6 +17,7 @@ from .core.tenants import Directory
 from .directory.reading import ReadingService
 from .net.client import shown_address
 from .net.listening import EndpointError, Listening
+from .net.tls import ServerTls
 from .ops import pages
 from .ops.exposition import Exposition
 from .ops.figures import Counts, DirectoryState, Figures, TenantState, WatchState
@@ -62,6 +64,11 @@ class StatusService(service.Service):
         self._looks: deque[tuple[float, dict[str, int]]] = deque(maxlen=LOOKS)
         self._guarded = settings.status_token_file is not None
         self._site = site(self._page, pages.HEADERS, Exposition(figures).render, unready, Guard(settings.status_token_file))
+
+    @property
+    def tls(self) -> list[ServerTls]:
+        """See `net.listening.Listening.tls`."""
+        return self._listening.tls
 
     def privilegedStartService(self) -> None:
         """Listens. Raises ListenError."""
@@ -118,9 +125,16 @@ def directory_state(reading: ReadingService, watch: WatchState | None, now: floa
 def _tenants(directory: Directory, now: float) -> dict[str, TenantState]:
     found: dict[str, TenantState] = {}
     for credential in directory.credentials:
-        tenant = found.setdefault(
-            credential.tenant.namespace, {"index": credential.tenant.index, "credentials": 0, "expires": None}
-        )
+        namespace = credential.tenant.namespace
+        tenant = found.get(namespace)
+        if tenant is None:
+            limits = {name: limit for name, limit in asdict(directory.limits_of(namespace)).items() if limit}
+            tenant = found[namespace] = {
+                "index": credential.tenant.index,
+                "credentials": 0,
+                "expires": None,
+                "limits": limits,
+            }
         if credential.valid_at(now):
             tenant["credentials"] += 1
             if credential.expires is not None and (tenant["expires"] is None or credential.expires < tenant["expires"]):

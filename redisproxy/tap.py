@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import Field, fields
+from dataclasses import fields
 from typing import TextIO
 
 from twisted.application.service import IService
@@ -20,25 +20,14 @@ _reactor.install()  # before anything imports Twisted's default one
 
 from .ops.logs import log_file
 from .service import ProxyService, StartError
-from .settings import Settings, SettingsError, option_name
-
-
-def _default(value: object) -> str:
-    if value is True:
-        return " Default: yes."
-    if not value:
-        return ""
-    shown = " ".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
-    return f" Default: {shown}."
-
-
-def _help(setting: Field) -> str:
-    return f"{setting.metadata['doc']}{_default(setting.default)} [{setting.metadata['variable']}]"
+from .settings import Settings, SettingsError, described, option_name
 
 
 def _parameters() -> list[list[object]]:
     return [
-        [option_name(f.name), None, None, _help(f)] for f in fields(Settings) if f.metadata["takes"] and f.name != "listen"
+        [option_name(f.name), None, None, described(f)]
+        for f in fields(Settings)
+        if f.metadata["takes"] and f.name != "listen"
     ]
 
 
@@ -48,7 +37,7 @@ def _flag_names() -> list[str]:
 
 def _flags() -> list[list[object]]:
     """Each twice: what the environment switches on, an option can switch off."""
-    flags = [(option_name(f.name), _help(f)) for f in fields(Settings) if not f.metadata["takes"]]
+    flags = [(option_name(f.name), described(f)) for f in fields(Settings) if not f.metadata["takes"]]
     return [flag for name, text in flags for flag in ([name, None, text], [f"no-{name}", None, f"Not --{name}."])]
 
 
@@ -72,7 +61,7 @@ class Options(usage.Options):
         """Where to listen."""
         self.endpoints.append(endpoint)
 
-    opt_listen.__doc__ = next(_help(f) for f in fields(Settings) if f.name == "listen")
+    opt_listen.__doc__ = next(described(f) for f in fields(Settings) if f.name == "listen")
 
     def opt_version(self) -> None:
         """Display the version and exit."""

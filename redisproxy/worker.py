@@ -31,6 +31,7 @@ from .core.tenants import use_digest_key
 from .directory.pace import Pace
 from .net.balance import Balance
 from .net.listening import EndpointError, ListenError, Listening, adopt
+from .net.tls import Material, make
 from .ops import logs
 from .process import prepare, raise_descriptor_limit
 from .serving import Serving
@@ -87,6 +88,7 @@ class Worker:
         #: what is done with each kind of message from the parent
         self.takes: dict[str, Taker] = {
             "start": self._or_end(self._start),
+            "certificates": self._or_end(self._take_certificates),
             "directory": self._or_end(self._take_directory),
             "listen": self._or_end(self._listen),
             "report": lambda _: self._serving.report(),
@@ -123,12 +125,17 @@ class Worker:
         balance = Balance(BALANCE)
         self._has = partial(balance.has, number)
         may_take = partial(balance.may_take, number, settings.max_workers)
-        self._listening = Listening(self._reactor, settings.listen, inherited, may_take)
+        self._listening = Listening(self._reactor, settings.listen, inherited, may_take, client_ca=settings.client_ca)
         self._serving = Serving(settings, self._reactor, self._tell_databases, number)
         self._serving.startService()
 
     def _tell_databases(self, databases: int | None) -> None:
         self.channel.send("databases", databases=databases)
+
+    def _take_certificates(self, message: Message) -> None:
+        """material: as its parent has found it good."""
+        for tls, dumped in zip(self._listening.tls, message.fields["material"], strict=True):
+            tls.use(make(tls.files, Material.load(dumped)))
 
     def _take_directory(self, message: Message) -> object:
         """Answered when it is in force."""

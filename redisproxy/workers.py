@@ -27,6 +27,7 @@ from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, ChannelError, Messag
 from .core import snapshot
 from .core.tenants import Directory, digest_key
 from .net.balance import Balance, shared_memory
+from .net.tls import Material
 from .ops import logs
 from .ops.figures import Counts, RedisState
 from .reports import Reports
@@ -152,6 +153,7 @@ class Workers(service.Service):
         self._snapshot = b""
         # Which one that is, and which one all workers were known to have.
         self._serial = self._told = 0
+        self._material: list[Material] = []
         self._ending = False
         self._all_gone: defer.Deferred | None = None
         self._reports = Reports()
@@ -221,6 +223,7 @@ class Workers(service.Service):
             return
         self._processes[number] = process
         process.channel.send("start", digest_key(), number=number, options=self._options)
+        self._show_to(process)
         self._feed(process)
         process.channel.ask("listen").addCallbacks(lambda _: self._serves(process), _gone)
 
@@ -264,6 +267,18 @@ class Workers(service.Service):
         delay = self._delay(failures)
         self._retries[process.number] = self._reactor.callLater(delay, self._start, process.number)
         process.tell(LogLevel.error, "{told}; another is started in {delay:.1f} s", told=told, delay=delay)
+
+    # Certificates.
+
+    def show(self, material: list[Material]) -> None:
+        """What `ssl:` endpoints show to clients from now on, in the order of the endpoints."""
+        self._material = material
+        for process in self._running():
+            self._show_to(process)
+
+    def _show_to(self, process: _Process) -> None:
+        if self._material:
+            process.channel.send("certificates", material=[one.dump() for one in self._material])
 
     # The Directory.
 

@@ -52,6 +52,8 @@ class BuildTests(unittest.TestCase):
         source = self.source()
         self.assertEqual(list(source.rglob("*.c")), [])
         installed = self.unpacked(self.build("wheel", source))
+        (scripts,) = installed.glob("*.dist-info/entry_points.txt")
+        self.assertIn("redisproxy = redisproxy.cli.main:main", scripts.read_text().splitlines())
         said = subprocess.run(
             [sys.executable, "-c", "from redisproxy.core import resp; print(resp.COMPILED, resp.__file__)"],
             cwd=installed,

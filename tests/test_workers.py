@@ -14,6 +14,7 @@ from twisted.trial import unittest
 from redisproxy.channel import Channel, Message
 from redisproxy.core import snapshot
 from redisproxy.core.tenants import Backend, Directory
+from redisproxy.net.tls import Material
 from redisproxy.workers import ANSWER_LIMIT, END_MARGIN, LIVED, Workers, _Process
 
 
@@ -33,13 +34,29 @@ class Child:
         self.answers = True
         self.stopped = False
         self.waiting: list[Message] = []
-        takes = {"start": lambda _: None, "directory": self.take, "listen": lambda _: None, "stop": self.stop}
+        self.heard: list[str] = []
+        self.material: list[list[Material]] = []
+        takes = {
+            "start": self.hear,
+            "certificates": self.show,
+            "directory": self.take,
+            "listen": self.hear,
+            "stop": self.stop,
+        }
         self.channel = Channel({**takes, "count": lambda _: {"count": self.pid}}, lambda: None)
         self.channel.makeConnection(StringTransport())
         process.channel.makeConnection(StringTransport())
         process.transport = self
 
+    def hear(self, message: Message) -> None:
+        self.heard.append(message.kind)
+
+    def show(self, message: Message) -> None:
+        self.hear(message)
+        self.material.append([Material.load(dumped) for dumped in message.fields["material"]])
+
     def take(self, message: Message) -> None:
+        self.hear(message)
         self.directories.append(snapshot.load(message.payload))
 
     def stop(self, message: Message) -> None:
@@ -119,6 +136,21 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.last.end()
         [call] = self.clock.getDelayedCalls()
         self.assertLessEqual(call.getTime() - self.clock.seconds(), 1.1)
+
+    def test_each_shows_the_certificates_in_force_before_it_listens(self) -> None:
+        first, second = ([Material(key, b"certificate", b"", b"")] for key in (b"\xff1", b"2"))
+        self.workers.show(first)
+        self.pump()
+        self.assertEqual([child.material for child in self.workers.children], [[first], [first]])
+        self.workers.use(self.directory("a"))
+        self.last.end()
+        self.workers.show(second)
+        (call,) = self.clock.getDelayedCalls()
+        self.clock.advance(call.getTime() - self.clock.seconds())
+        self.pump()
+        self.assertEqual(self.last.heard, ["start", "certificates", "directory", "listen"])
+        self.assertEqual(self.last.material, [second])
+        self.assertEqual(self.workers.children[0].material, [first, second])
 
     def test_what_is_told_of_an_end(self) -> None:
         child = self.last

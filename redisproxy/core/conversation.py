@@ -21,10 +21,10 @@ from .resp import (
     COMMAND,
     FORWARD,
     HEADED,
+    NAME_LIMIT,
     OVERSIZE,
     STREAM,
     TAKE,
-    TAKE_LIMIT,
     UNAUTHENTICATED,
     ProtocolError,
     RequestScanner,
@@ -40,8 +40,11 @@ ANSWERS_LIMIT = 64 * 1024
 HELD_LIMIT = 64 * 1024
 #: Bytes that a client may send before it has logged in.
 UNAUTHENTICATED_LIMIT = 1024 * 1024
+#: What a client that speaks TLS begins with, and no command does. Unanswered, both sides would wait.
+TLS_HANDSHAKE = b"\x16"
 
 NOAUTH = b"-NOAUTH Authentication required.\r\n"
+LONG_NAME = b"-ERR unknown command: no command has a name of more than %d bytes\r\n" % NAME_LIMIT
 #: A command that every server answers with an error: inside MULTI it makes EXEC fail, as the refusal should.
 SPOILER = encode([b"SELECT"])
 
@@ -59,6 +62,7 @@ class Wait:
     PENALTY = 128  #: a wrong password is answered later and later
     HOME = 256  #: the shared lane takes no more for now, or is being opened
     MOVING = 512  #: what is owed must come before another lane is used
+    RATE = 1024  #: its tenant has done as much as it may for now
 
 
 class Reply(Enum):
@@ -182,6 +186,10 @@ class Conversation:
         """The same, once it is known that it may be done."""
         raise NotImplementedError
 
+    def _oversize(self, name: bytes) -> None:
+        """A command that has to be looked at, and is too large for that."""
+        raise NotImplementedError
+
     def _headed(self, head: list[bytes]) -> None:
         """The name and first argument of a command whose second, and last, is large: it streams behind them."""
         raise NotImplementedError
@@ -209,6 +217,11 @@ class Conversation:
         return self._owed
 
     @property
+    def buffered(self) -> int:
+        """Bytes that the client sent and that were not passed on yet."""
+        return self._scanner.buffered
+
+    @property
     def at_rest(self) -> bool:
         """Whether it is owed nothing, and waits for nothing."""
         return not self._wait and self._nothing_owed
@@ -225,6 +238,10 @@ class Conversation:
         if self._wait & Wait.ENDING:
             return
         if self.credential is None:
+            if not self._received and data.startswith(TLS_HANDSHAKE):
+                self._answer(b"-ERR Protocol error: there is no TLS at this port\r\n")
+                self.end("tls-on-plain-port")
+                return
             self._received += len(data)
             if self._received > UNAUTHENTICATED_LIMIT:
                 self._answer(b"-ERR Protocol error: too much was sent without authentication\r\n")
@@ -268,6 +285,13 @@ class Conversation:
             self._caught_up()
             self._come_home_if_done()
             self._go_on(Wait.UNREAD)
+
+    def throttle(self, throttled: bool) -> None:
+        """Whether what the client sends is to wait: its tenant has done as much as it may for now."""
+        if throttled:
+            self._stop(Wait.RATE)
+        else:
+            self._go_on(Wait.RATE)
 
     def _caught_up(self) -> None:
         lane, self._behind = self._behind, None
@@ -485,14 +509,16 @@ class Conversation:
             elif kind == OVERSIZE:
                 self.commands += 1
                 self.link.looked_at(what)
-                self._refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (what.lower(), TAKE_LIMIT))
+                self._oversize(what)
             else:
                 self.commands += 1
                 self.link.looked_at(what)
                 if self.credential is None:
                     self._answer(NOAUTH)
-                else:
+                elif what:
                     self._forbid(what)
+                else:
+                    self._forbid(b"unknown", LONG_NAME)
             if self._no_more:
                 self._end_if_done(False)
 

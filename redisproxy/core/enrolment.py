@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
 
+from .limits import UNLIMITED, Limits, read_limits
 from .tenants import Backend, Credential, Directory, Tenant, digest
 
 CONNECTION_STRING = "redis-connection-string"
@@ -22,6 +23,9 @@ SENTINEL_PASSWORD = "sentinel-password"  # noqa: S105 - the name of a key
 KEYS = (CONNECTION_STRING, PASSWORD, VALID_HOURS, SENTINEL_USERNAME, SENTINEL_PASSWORD)
 TEMPORARY_PREFIX = "redis-secret-temp-"
 
+#: What Kubernetes calls a DNS label.
+_NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
+
 #: Namespaces with one password that are named to each other; of the rest only the number is told.
 NAMED = 10
 
@@ -31,10 +35,11 @@ _MOST_HOURS = 24 * 366 * 1000
 
 @dataclass(frozen=True, slots=True)
 class NamespaceDocument:
-    """A namespace. created: seconds since the epoch."""
+    """A namespace. created: seconds since the epoch; annotations: those of `limits.ANNOTATIONS` that it has."""
 
     name: str
     created: float
+    annotations: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +84,16 @@ class Reading:
         return [part for part in parts if isinstance(part, ReadFailure)]
 
 
+#: In place of a secret's name: the namespace.
+ITSELF = ""
+
+
 @dataclass(frozen=True, slots=True)
 class Changes:
     """Objects that are said to have changed, in whatever way: which they are, not what they are now.
 
     namespaces: made or deleted, or with more changed secrets than are worth naming; secrets: (namespace, name), the master
-    secret among them.
+    secret among them, and ITSELF as the name of a namespace that was changed, but none of its secrets.
     """
 
     namespaces: frozenset[str] = frozenset()
@@ -274,11 +283,18 @@ class Enrolment:
     What follows from a namespace's secrets is kept as long as they stay the same.
 
     secret_name: of the client secret in each namespace; master: (namespace, name) of the master secret; backend:
-    where Redis is, whatever the master secret says.
+    where Redis is, whatever the master secret says; limits: of tenants whose namespaces say nothing else.
     """
 
-    def __init__(self, secret_name: str, master: tuple[str, str], backend: Backend | None = None) -> None:
+    def __init__(
+        self,
+        secret_name: str,
+        master: tuple[str, str],
+        backend: Backend | None = None,
+        limits: Limits = UNLIMITED,
+    ) -> None:
         self._secret_name = secret_name
+        self._default_limits = limits
         self._master = master
         self._fixed_backend = backend is not None
         self._namespaces: dict[str, NamespaceDocument] | None = None
@@ -363,11 +379,19 @@ class Enrolment:
             problems.append(self._master_problem)
         owners: dict[int, str] = {}
         credentials: list[Credential] = []
+        limits: dict[str, Limits] = {}
         namespaces = sorted((self._namespaces or {}).values(), key=lambda n: (n.created, n.name))
         for namespace in namespaces:
             rest()
+            if not _NAMESPACE.fullmatch(namespace.name):
+                # Of a manifest: Kubernetes has none such. Channels and ACL users are told apart by these names.
+                text = "is no name of a namespace, which has up to 63 of a-z, 0-9 and -"
+                problems.append(Problem(ascii(namespace.name[:63]), "", text))
+                continue
             found, malformed = self._credentials(namespace.name)
             problems += malformed
+            allowed, wrong = read_limits(namespace.annotations, self._default_limits)
+            problems += [Problem(namespace.name, "", reason) for reason in wrong]
             if not found:
                 continue
             index = found[0].tenant.index
@@ -383,10 +407,14 @@ class Enrolment:
                 continue
             owners[index] = namespace.name
             credentials += found
+            if allowed != UNLIMITED:
+                limits[namespace.name] = allowed
         before = self._directory
         if before is None or before.backend != self._backend or before.credentials != tuple(credentials):
-            self._directory = Directory(self._backend, _resting(credentials, rest))
+            self._directory = Directory(self._backend, _resting(credentials, rest), limits)
             self._shared = _shared_passwords(self._directory, rest)
+        elif before.limits != limits:
+            self._directory = Directory(self._backend, _resting(credentials, rest), limits)
         return self._directory, sorted(problems + self._shared)
 
     def _credentials(self, namespace: str) -> tuple[list[Credential], list[Problem]]:

@@ -6,6 +6,7 @@ forgives nothing, or a tenant could guess others' passwords between two log-ins 
 
 from __future__ import annotations
 
+import ipaddress
 from collections import OrderedDict
 
 #: Wrong passwords of one address that are answered at once: a deployment with an old secret, say.
@@ -33,6 +34,7 @@ class Guard:
 
     def wrong(self, address: str, now: float) -> float:
         """Counts a wrong password: seconds until it may be answered."""
+        address = source(address)
         count, when = self._wrong.pop(address, (0, now))
         if now - when > MEMORY:
             count = 0
@@ -42,3 +44,16 @@ class Guard:
         if count < FREE:
             return 0.0
         return min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(count - FREE, 16))
+
+
+def source(address: str) -> str:
+    """What is counted as one source: an IPv4 address, an IPv6 network of 64 bits, which is what one machine has."""
+    try:
+        parsed = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:
+        return address  # of a Unix socket there is none
+    if parsed.version == 4:
+        return address
+    if parsed.ipv4_mapped is not None:
+        return str(parsed.ipv4_mapped)
+    return str(ipaddress.ip_network((parsed, 64), strict=False).network_address)

@@ -1,33 +1,51 @@
 """INFO as a tenant may read it.
 
-Owns which lines of Redis's answer pass: what is about the server as such, and the own database. What is not known to be
-harmless does not pass: a section or field of a newer server stays out until it is named here.
+Owns which lines of Redis's answer pass: what is about the server as such, and the own database; and which have the tenant's
+own number instead of Redis's. What is not known to be harmless does not pass: a section or field of a newer server stays out
+until it is named here.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 #: Fields that pass, by section, as patterns for the whole name.
 _FIELDS = {
     "server": r"redis_version|valkey_version|valkey_release_stage|server_name|redis_mode|server_mode|redis_build_id|os|"
     r"arch_bits|monotonic_clock|multiplexing_api|atomicvar_api|gcc_version|process_supervised|server_time_usec|"
     r"uptime_in_seconds|uptime_in_days|hz|configured_hz|lru_clock|io_threads_active",
-    "clients": r"maxclients",
+    "clients": r"maxclients|connected_clients|blocked_clients|pubsub_clients",
     "memory": r"used_memory|used_memory_human|used_memory_rss|used_memory_rss_human|used_memory_peak|"
     r"used_memory_peak_human|maxmemory|maxmemory_human|maxmemory_policy|mem_fragmentation_ratio|mem_allocator|"
     r"total_system_memory|total_system_memory_human",
     "persistence": r"loading|rdb_bgsave_in_progress|aof_enabled|aof_rewrite_in_progress|async_loading",
-    "stats": r"uptime_in_seconds",
+    "stats": r"total_connections_received|total_commands_processed|total_net_input_bytes|total_net_output_bytes|"
+    r"pubsub_channels|pubsub_patterns|pubsubshard_channels",
     "replication": r"role",
     "cluster": r"cluster_enabled",
 }
 
 
-def tenants_info(answer: object, index: int, clients: int) -> bytes:
+#: Fields that count all that Redis does: they pass with the tenant's own number, or not at all.
+FIGURES = (
+    "connected_clients",
+    "blocked_clients",
+    "pubsub_clients",
+    "total_connections_received",
+    "total_commands_processed",
+    "total_net_input_bytes",
+    "total_net_output_bytes",
+    "pubsub_channels",
+    "pubsub_patterns",
+    "pubsubshard_channels",
+)
+
+
+def tenants_info(answer: object, index: int, figures: Mapping[str, int]) -> bytes:
     """Redis's answer to INFO, cut to what a tenant may know.
 
-    index: of its database; clients: how many of its own are connected.
+    index: of its database; figures: the tenant's own, each of FIGURES.
     """
     text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else str(answer)
     sections: list[str] = []
@@ -35,8 +53,6 @@ def tenants_info(answer: object, index: int, clients: int) -> bytes:
     lines: list[str] = []
 
     def close() -> None:
-        if section == "clients":
-            lines.insert(1, f"connected_clients:{clients}")
         if lines and (len(lines) > 1 or section == "keyspace"):
             sections.append("\r\n".join(lines) + "\r\n")
 
@@ -54,6 +70,6 @@ def tenants_info(answer: object, index: int, clients: int) -> bytes:
         else:
             passes = section in _FIELDS and re.fullmatch(_FIELDS[section], name) is not None
         if passes:
-            lines.append(line)
+            lines.append(f"{name}:{figures[name]}" if name in FIGURES else line)
     close()
     return "\r\n".join(sections).encode()

@@ -57,6 +57,9 @@ class Owner(Protocol):
     def excused(self, count: int) -> None:
         """So many of its confirmations will not come: the SUBSCRIBE was refused with one error."""
 
+    def confirmed(self, change: object, refused: bool) -> bool:
+        """All confirmations are here, or one error instead of them. Whether messages may come now."""
+
     def bare(self, channel: bytes) -> bytes:
         """A channel or pattern as the client knows it."""
 
@@ -64,7 +67,7 @@ class Owner(Protocol):
 class Owed:
     """So many replies, in a row, of one lane to one owner."""
 
-    __slots__ = ("count", "kind", "owner", "protocol", "silent", "subscribed_after")
+    __slots__ = ("change", "count", "kind", "owner", "protocol", "refused", "silent")
 
     def __init__(
         self,
@@ -72,8 +75,8 @@ class Owed:
         count: int,
         kind: int = REPLIES,
         silent: bool = False,
-        subscribed_after: bool = False,
         protocol: int = 0,
+        change: object = None,
     ) -> None:
         self.owner = owner
         self.count = count
@@ -82,8 +85,10 @@ class Owed:
         self.silent = silent
         #: of a HELLO: the protocol if it succeeds; 0 where it asks for none, or failed
         self.protocol = protocol
-        #: of CONFIRMATIONS: whether messages may come once all of them are here
-        self.subscribed_after = subscribed_after
+        #: of CONFIRMATIONS: what they confirm, for the owner to know
+        self.change = change
+        #: of CONFIRMATIONS: whether an error came instead
+        self.refused = False
 
     def __repr__(self) -> str:
         return f"<Owed {self.count} {('replies', 'confirmations', 'hello')[self.kind]}{' silent' * self.silent}>"
@@ -151,7 +156,7 @@ class Ledger:
         if not owed.count:
             self.debts.popleft()
             if owed.kind == CONFIRMATIONS:
-                self._subscribed = owed.owner if owed.subscribed_after else None
+                self._subscribed = owed.owner if owed.owner.confirmed(owed.change, owed.refused) else None
             elif owed.kind == HELLO and owed.protocol:
                 self.protocol = owed.protocol
             # Outside of _item() there is nothing that could be pushed.
@@ -194,7 +199,7 @@ class Ledger:
             raise ProtocolError("a reply to nothing")
         owed = queue[0]
         if failed:
-            owed.subscribed_after = self._subscribed is not None
+            owed.refused = True
             owed.protocol = 0
             excess, owed.count = owed.count - 1, 1
             owed.owner.excused(excess)

@@ -5,6 +5,7 @@ Owns three interfaces. The Twisted side implements them (`net.client`, `net.lane
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 from . import policy
@@ -85,7 +86,7 @@ class Link(Protocol):
         """Asks Redis over the control connection: `Session.told` is called with its answer, at once or later."""
 
     def permit(self, patterns: list[bytes]) -> None:
-        """Has the tenant's ACL user allowed these patterns, which Redis takes literally: `Session.permitted` is called."""
+        """Has the tenant's ACL user allowed these patterns, which Redis takes literally: `Session.told` is called."""
 
     def write(self, data: bytes) -> None:
         """To the client."""
@@ -96,11 +97,8 @@ class Link(Protocol):
     def abort(self, mood: str) -> None:
         """Closes it at once, whatever is on its way."""
 
-    def peers_of_tenant(self) -> int:
-        """How many clients of the same tenant are connected."""
-
-    def patterns_of_tenant(self) -> int:
-        """How many patterns they are subscribed to."""
+    def figures(self) -> Mapping[str, int]:
+        """What INFO tells of the tenant's clients: each of `info.FIGURES`."""
 
     def hold(self) -> None:
         """Read no more from the client."""
@@ -109,7 +107,7 @@ class Link(Protocol):
         """Read on."""
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
-        """Whose password it is. Raises AuthenticationError."""
+        """Whose password it is. Raises AuthenticationError, TenantFullError where its tenant has too many connections."""
 
     def looked_at(self, name: bytes) -> None:
         """One of the session's commands was not passed on unseen: it can be counted by its name."""

@@ -15,7 +15,7 @@ from .conversation import Conversation, Reply, Wait
 from .lane import Owed
 from .links import Home, Lane, Link
 from .policy import Policy
-from .resp import AUTHENTICATED, DROP
+from .resp import AUTHENTICATED
 from .tenants import Credential, Directory
 
 #: Why a lane cannot be had, most of the time.
@@ -114,7 +114,6 @@ class MovingConversation(Conversation):
         self.credential, self.candidate = self.candidate, None
         self._multi = self._watching = False
         self._scanner.limits = AUTHENTICATED
-        self._scanner.default = DROP
         self._use_policy()
         then, self._after_login = self._after_login, None
         self._logged_in(then)

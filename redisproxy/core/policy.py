@@ -7,7 +7,7 @@ session answers or rewrites what is TAKEn, and the lane's ACL user is given the 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .commands import Command
 from .resp import DROP, HEAD, KEEP, TAKE
@@ -33,6 +33,9 @@ ALLOWED = _names(
 #: Where Redis itself enforces the tenant's limits inside scripts.
 SCRIPTS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO SCRIPT|EXISTS SCRIPT|HELP SCRIPT|LOAD SCRIPT|SHOW")
 
+#: Those that run one.
+CALLS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO")
+
 #: The session has a method for each (see `session`); those that it passes on, in whatever form, its lane may do.
 ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET SELECT")
 PASSED_ON = _names(
@@ -48,9 +51,9 @@ HEADED = _names("PUBLISH SPUBLISH")
 class Policy:
     """Decisions about every command of one server.
 
-    table: KEEP, TAKE, DROP or HEAD by name; whatever is not in it is DROPped. subcommands: of a TAKEn container, those
-    that are passed on. forwarded: all that a lane needs the right to, as ACL rules name it. unknown: names that the
-    operator allowed or refused and the server does not have.
+    table: KEEP, TAKE, DROP or HEAD by name, of every command that the server has, and those that the proxy answers.
+    subcommands: of a TAKEn container, those that are passed on. forwarded: all that a lane needs the right to, as ACL
+    rules name it. unknown: names that the operator allowed or refused and the server does not have.
     """
 
     table: Mapping[bytes, int]
@@ -61,6 +64,12 @@ class Policy:
     blocking: frozenset[bytes] = frozenset()
     #: whether it relies on Redis to hold the tenant's limits inside scripts
     needs_wall: bool = False
+    #: all subcommands that each container of the server has
+    known: Mapping[bytes, frozenset[bytes]] = field(default_factory=dict)
+    #: whether the server words its errors as Redis before 7 does
+    before_7: bool = False
+    #: whether tenants can run scripts
+    runs_scripts: bool = False
 
 
 def make_policy(
@@ -70,15 +79,19 @@ def make_policy(
     *,
     allow: frozenset[bytes] = frozenset(),
     deny: frozenset[bytes] = frozenset(),
+    before_7: bool = False,
+    sealed: bool = True,
 ) -> Policy:
     """The policy for a server.
 
-    scripts: whether Redis enforces the tenant's limits inside them; databases: whether these limits can name
-    databases: where they cannot, and scripts could call COPY … DB unseen, nobody has COPY. allow, deny: an operator's
-    words, upper case, ``NAME`` or ``NAME|SUBCOMMAND``. Deny wins, and NEVER over all.
+    scripts: whether Redis enforces the tenant's limits inside them: if not, no operator's word opens them; databases:
+    whether these limits can name databases: where they cannot, and scripts could call COPY … DB unseen, nobody has COPY.
+    sealed: whether one user's scripts cannot change what another's do. allow, deny: an operator's words, upper case,
+    ``NAME`` or ``NAME|SUBCOMMAND``. Deny wins, and NEVER over all. before_7: see `Policy`.
     """
+    runs_scripts = scripts and (sealed or bool(allow & CALLS))
     if scripts and not databases:
-        deny |= {b"COPY"}
+        deny |= {b"COPY"}  # without scripts, too: the second wall alone must hold
     if b"FLUSHDB" in deny:
         deny |= {b"FLUSHALL"}  # which becomes one
 
@@ -86,42 +99,45 @@ def make_policy(
         names = {command.name} | ({container.name} if container else set())
         if names & NEVER or names & deny:
             return False
+        if not scripts and (names & SCRIPTS or "scripting" in command.facts):
+            return False
         if names & allow:
             return True
         if names & REFUSED:
             return False
         if names & SCRIPTS:
-            return scripts
+            return runs_scripts
         if command.name in ALLOWED:
             return True
         return "keys" in command.facts and not command.facts & {"admin", "dangerous", "pubsub", "scripting"}
 
-    table: dict[bytes, int] = {}
+    # Whatever is not told otherwise is refused; what is not in the table at all, the server does not have.
+    table: dict[bytes, int] = dict.fromkeys(commands, DROP)
     subcommands: dict[bytes, frozenset[bytes]] = {}
+    known: dict[bytes, frozenset[bytes]] = {}
     forwarded: list[bytes] = []
     blocking: set[bytes] = set()
     for name, command in commands.items():
+        if command.subcommands:
+            known[name] = frozenset(map(_subcommand, command.subcommands))
         if name in ANSWERED or (name in PASSED_ON | HEADED and name not in deny):
             continue
         if not command.subcommands:
-            table[name] = KEEP if may(command) else DROP
-            if table[name] == KEEP:
+            if may(command):
                 forwarded.append(name)
+                table[name] = KEEP
                 if "blocking" in command.facts or name in BLOCKING:
                     table[name] = TAKE
                     blocking.add(name)
             continue
-        allowed = [subcommand.name for subcommand in command.subcommands if may(subcommand, command)]
+        allowed = [subcommand for subcommand in command.subcommands if may(subcommand, command)]
         whole = len(allowed) == len(command.subcommands)
         # COMMAND alone is a command, too: the right to it is more than that to all its subcommands.
-        forwarded += [name] if whole and name in ALLOWED else allowed
-        if whole:
-            table[name] = KEEP
-        elif allowed:
-            table[name] = TAKE
-            subcommands[name] = frozenset(full.split(b"|", 1)[1] for full in allowed)
-        else:
-            table[name] = DROP
+        forwarded += [name] if whole and name in ALLOWED else [subcommand.name for subcommand in allowed]
+        # Where none is allowed, too: one that the server does not have has another error. Redis before 7 would say of it
+        # that there is no right to it.
+        table[name] = KEEP if whole and (name in ALLOWED or not before_7) else TAKE
+        subcommands[name] = frozenset(map(_subcommand, allowed))
     for kind, names in ((TAKE, ANSWERED), (TAKE, PASSED_ON), (HEAD, HEADED)):
         for name in names - (deny - NEVER):
             if names is ANSWERED:
@@ -130,15 +146,23 @@ def make_policy(
                 table[name] = kind
                 forwarded.append(name)
     forwarded += [name for name in (b"ECHO", b"FLUSHDB", b"HELLO", b"PING") if name in commands and name not in forwarded]
-    known = set(commands) | {subcommand.name for command in commands.values() for subcommand in command.subcommands}
+    named = set(commands) | {subcommand.name for command in commands.values() for subcommand in command.subcommands}
     return Policy(
         _spellings(table),
         subcommands,
         tuple(sorted(name.decode().lower() for name in forwarded)),
-        tuple(sorted(name.decode() for name in (allow | deny) - known)),
+        tuple(sorted(name.decode() for name in (allow | deny) - named)),
         frozenset(blocking),
         needs_wall=scripts,
+        known=known,
+        before_7=before_7,
+        runs_scripts=runs_scripts,
     )
+
+
+def _subcommand(command: Command) -> bytes:
+    """Its name without the container's."""
+    return command.name.partition(b"|")[2]
 
 
 def _spellings(table: Mapping[bytes, int]) -> dict[bytes, int]:

@@ -6,12 +6,19 @@ about keys have fixed names, with the database in them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from .tenants import Tenant
 
+#: Channels, patterns, sharded channels.
+KINDS = (b"", b"P", b"S")
 #: Channels, patterns and sharded channels of one session, together.
 MOST = 10_000
+#: Subscriptions of several sessions up to which those that are the same are told apart when they are counted.
+COUNTED = 10_000
+#: Bytes of their names.
+MOST_BYTES = 2 * 1024 * 1024
 
 
 class ForeignChannelError(Exception):
@@ -34,34 +41,86 @@ def own_channel(tenant: Tenant, kind: bytes, channel: bytes) -> bytes:
     return tenant.channel_prefix + channel
 
 
+class Change(NamedTuple):
+    """What a (P|S)(UN)SUBSCRIBE does. kind: as in `Subscriptions`; channels: as they are called in Redis."""
+
+    kind: bytes
+    joins: bool
+    channels: Sequence[bytes]
+
+
 class Subscriptions:
     """What one session is subscribed to, by kind: channels (empty), patterns (``P``), sharded channels (``S``).
 
-    It holds at least what Redis has: a SUBSCRIBE that Redis refused is in it, too.
+    While changes are outstanding it holds what there is if Redis refuses none of them, then what Redis has.
     """
 
     def __init__(self) -> None:
-        self._by_kind: dict[bytes, set[bytes]] = {b"": set(), b"P": set(), b"S": set()}
+        self._expected = _nothing()
+        self._confirmed = _nothing()
+        self._outstanding = 0
+        self._refused = False
+        # Bytes of all their names.
+        self._size = 0
 
     def __bool__(self) -> bool:
-        return any(self._by_kind.values())
+        return any(self._expected.values())
 
     def of(self, kind: bytes) -> frozenset[bytes]:
         """Those of a kind, as they are called in Redis."""
-        return frozenset(self._by_kind[kind])
+        return frozenset(self._expected[kind])
 
     def counts(self) -> tuple[int, int, int]:
         """How many channels, patterns and sharded channels."""
-        return len(self._by_kind[b""]), len(self._by_kind[b"P"]), len(self._by_kind[b"S"])
+        return tuple(len(self._expected[kind]) for kind in KINDS)
 
     def room_for(self, kind: bytes, channels: Iterable[bytes]) -> bool:
         """Whether these can be added."""
-        return sum(self.counts()) + len(set(channels) - self._by_kind[kind]) <= MOST
+        new = set(channels) - self._expected[kind]
+        return sum(self.counts()) + len(new) <= MOST and self._size + sum(map(len, new)) <= MOST_BYTES
 
-    def join(self, kind: bytes, channels: Iterable[bytes]) -> None:
-        """Adds."""
-        self._by_kind[kind].update(channels)
+    def ask(self, change: Change) -> None:
+        """Redis is asked for it."""
+        self._outstanding += 1
+        before = self._expected[change.kind]
+        named = set(change.channels)
+        self._size += sum(map(len, named - before)) if change.joins else -sum(map(len, named & before))
+        _apply(self._expected, change)
 
-    def leave(self, kind: bytes, channels: Iterable[bytes]) -> None:
-        """Takes away."""
-        self._by_kind[kind].difference_update(channels)
+    def settle(self, change: Change, refused: bool) -> bool:
+        """Redis has answered the oldest of those that it was asked for. Whether it has any subscription now."""
+        self._outstanding -= 1
+        if refused:
+            self._refused = True
+        else:
+            _apply(self._confirmed, change)
+        if self._refused and not self._outstanding:
+            self._refused = False
+            self._expected = {kind: set(channels) for kind, channels in self._confirmed.items()}
+            self._size = sum(sum(map(len, channels)) for channels in self._expected.values())
+        return any(self._confirmed.values())
+
+
+def counted(sessions: Sequence[Subscriptions]) -> tuple[int, int, int]:
+    """How many channels, patterns and sharded channels several sessions have.
+
+    Past COUNTED of a kind, what several of them have counts several times: whoever asks must not keep others waiting.
+    """
+    totals = []
+    for kind, numbers in zip(KINDS, zip(*(session.counts() for session in sessions), strict=True), strict=True):
+        total = sum(numbers)
+        if total <= COUNTED:
+            total = len(frozenset().union(*(session.of(kind) for session in sessions)))
+        totals.append(total)
+    return tuple(totals)
+
+
+def _nothing() -> dict[bytes, set[bytes]]:
+    return {kind: set() for kind in KINDS}
+
+
+def _apply(subscriptions: dict[bytes, set[bytes]], change: Change) -> None:
+    if change.joins:
+        subscriptions[change.kind].update(change.channels)
+    else:
+        subscriptions[change.kind].difference_update(change.channels)

@@ -5,38 +5,31 @@ Owns the methods for the commands that policy has the scanner hand over. The ord
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 
 from . import policy, pubsub
+from .answering import BAD_NAME, OK, SYNTAX, AnsweringConversation, is_client_name
 from .conversation import NOAUTH, Reply, Wait
-from .info import tenants_info
 from .lane import CONFIRMATIONS, HELLO, Owed
 from .links import Link
-from .moving import MovingConversation
-from .resp import HEAD, TAKE, UNAUTHENTICATED, encode
-from .tenants import AuthenticationError
+from .resp import DROP, HEAD, TAKE_LIMIT, UNAUTHENTICATED, encode
+from .tenants import AuthenticationError, TenantFullError
 
-OK = b"+OK\r\n"
 NOAUTH_HELLO = (
     b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> "
     b"<pass> option can be used to authenticate the client and select the RESP protocol version at the same time\r\n"
 )
-SYNTAX = b"-ERR syntax error\r\n"
 
 
-class Session(MovingConversation):
+class Session(AnsweringConversation):
     """One client's conversation."""
 
-    __slots__ = ("_library", "_name", "_subscriptions", "_then")
+    __slots__ = ("blocked",)
 
     def __init__(self, link: Link) -> None:
         super().__init__(link)
-        self._name = b""
-        self._library = {b"LIB-NAME": b"", b"LIB-VER": b""}
-        self._subscriptions = pubsub.Subscriptions()
-        # What is done with the answer of the control connection.
-        self._then: Callable[[object], None] | None = None
+        #: whether it waits for a command that waits for what others do
+        self.blocked = False
 
     def _command(self, arguments: list[bytes]) -> None:
         """See `Conversation`."""
@@ -51,10 +44,24 @@ class Session(MovingConversation):
     def _perform(self, arguments: list[bytes]) -> None:
         """See `Conversation`."""
         name = arguments[0].upper()
+        if self.credential is not None:
+            kind = self._policy.table.get(name)
+            if kind is None:
+                return self._unknown(arguments)
+            if kind == DROP:  # by a policy that came since it was read
+                return self._forbid(arguments[0])
         method = _METHODS.get(name)
         if method is None:
             method = Session._blocking if name in self._policy.blocking else Session._container
         method(self, arguments)
+        return None
+
+    def _oversize(self, name: bytes) -> None:
+        """See `Conversation`."""
+        if self.credential is not None and name.upper() not in self._policy.table:
+            self._unknown([name])
+        else:
+            self._refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (name.lower(), TAKE_LIMIT))
 
     def _headed(self, head: list[bytes]) -> None:
         """See `Conversation`: only PUBLISH and SPUBLISH come so."""
@@ -93,6 +100,11 @@ class Session(MovingConversation):
         try:
             name = None if username is None else username.decode("utf-8", "replace")
             credential = self.link.authenticate(name, password)
+        except TenantFullError as error:
+            # No wrong password. Redis, too, closes a connection that is one too many.
+            self._answer(b"-%b\r\n" % str(error).encode())
+            self.end(error.outcome)
+            return
         except AuthenticationError as error:
             self._stop(Wait.PENALTY)
             self.link.punish(b"-%b\r\n" % str(error).encode())
@@ -140,8 +152,8 @@ class Session(MovingConversation):
             else:
                 shown = b"".join(rest[0].split()).decode("ascii", "replace")[:32]
                 return self._refuse(f"-ERR Syntax error in HELLO option '{shown}'\r\n".encode("ascii", "replace"))
-        if name is not None and not _is_client_name(name):
-            return self._refuse(_BAD_NAME)
+        if name is not None and not is_client_name(name):
+            return self._refuse(BAD_NAME)
         if self._multi:
             return self._refuse(b"-ERR HELLO inside MULTI is not allowed\r\n")
         if login is not None:
@@ -185,7 +197,6 @@ class Session(MovingConversation):
         self._name = b""
         self._scanner.limits = UNAUTHENTICATED
         self._scanner.table = policy.UNAUTHENTICATED_TABLE
-        self._scanner.default = TAKE
         if self._reply is Reply.OFF:
             self._reply = Reply.ON
         self._answer(b"+RESET\r\n")
@@ -209,152 +220,11 @@ class Session(MovingConversation):
         else:
             self._answer(OK)
 
-    def _client(self, arguments: list[bytes]) -> None:
-        if len(arguments) == 1:
-            return self._arity_error(arguments)
-        subcommand = arguments[1].upper()
-        if self._multi or (subcommand, len(arguments)) not in _CLIENT:
-            return self._forbid(b"client|" + arguments[1])
-        if subcommand == b"ID":
-            self._answer(b":%d\r\n" % self.link.id)
-        elif subcommand == b"INFO":
-            line = self._describe()
-            self._answer(b"$%d\r\n%b\r\n" % (len(line), line))
-        elif subcommand == b"REPLY":
-            self._client_reply(arguments[2].upper())
-        elif subcommand == b"GETNAME":
-            if self._name:
-                self._answer(b"$%d\r\n%b\r\n" % (len(self._name), self._name))
-            else:
-                self._answer(b"_\r\n" if self.protocol == 3 else b"$-1\r\n")
-        elif subcommand == b"SETNAME":
-            if not _is_client_name(arguments[2]):
-                return self._refuse(_BAD_NAME)
-            self._name = arguments[2]
-            self._answer(OK)
-        elif arguments[2].upper() not in self._library:
-            self._refuse(b"-ERR Unrecognized option for CLIENT SETINFO: it takes LIB-NAME or LIB-VER\r\n")
-        elif not _is_client_name(arguments[3]):
-            self._refuse(b"-ERR %b cannot contain spaces, newlines or special characters.\r\n" % arguments[2].lower())
-        else:
-            self._library[arguments[2].upper()] = arguments[3]
-            self._answer(OK)
-
-    def _client_reply(self, mode: bytes) -> None:
-        """ON, OFF or SKIP. Redis goes on answering; what is not to be heard is thrown away here."""
-        if mode == b"ON":
-            self._reply = Reply.ON
-            self._answer(OK)
-        elif mode == b"OFF":
-            self._reply = Reply.OFF
-        elif mode == b"SKIP":
-            if self._reply is Reply.ON:
-                self._reply = Reply.SKIP
-        else:
-            self._refuse(SYNTAX)
-
-    def _describe(self) -> bytes:
-        """A line as CLIENT INFO has it, of what is the tenant's to know."""
-        tenant = self.credential.tenant
-        channels, patterns, sharded = self._subscriptions.counts()
-        return (
-            b"id=%d addr=%b name=%b age=%d db=%d sub=%d psub=%d ssub=%d multi=%d user=%b lib-name=%b lib-ver=%b resp=%d\n"
-        ) % (
-            self.link.id,
-            self.link.peer.encode(),
-            self._name,
-            self.link.age,
-            tenant.index,
-            channels,
-            patterns,
-            sharded,
-            0 if self._multi else -1,
-            tenant.namespace.encode(),
-            self._library[b"LIB-NAME"],
-            self._library[b"LIB-VER"],
-            self.protocol,
-        )
-
-    def _container(self, arguments: list[bytes]) -> None:
-        """A command of which some subcommands are passed on."""
-        if len(arguments) == 1:
-            return self._arity_error(arguments)
-        if arguments[1].upper() not in self._policy.subcommands.get(arguments[0].upper(), ()):
-            return self._forbid(arguments[0] + b"|" + arguments[1])
-        self._pass_on(arguments)
-
-    # Questions that Redis answers about the whole server: asked over the control connection, and cut to the tenant's own.
-
-    def _question(self, arguments: list[bytes], words: list[bytes], then: Callable[[object], None]) -> None:
-        """Asks, once nothing is outstanding; then: called with the answer, an Exception where it failed."""
-        if self._multi:
-            return self._refuse(b"-ERR %b inside MULTI is not allowed\r\n" % arguments[0].upper())
-        if not self._in_order(arguments):
-            return
-        self._then = then
-        self._stop(Wait.CONTROL)
-        self.link.ask(words)
-
-    def told(self, answer: object) -> None:
-        """What the control connection was asked for."""
-        then, self._then = self._then, None
-        if self.ended or then is None:
-            return
-        if isinstance(answer, Exception):
-            self._answer(b"-ERR Redis did not answer the proxy, try again\r\n")
-        else:
-            then(answer)
-        self._go_on(Wait.CONTROL)
-
-    def _info(self, arguments: list[bytes]) -> None:
-        tenant = self.credential.tenant
-
-        def then(answer: object) -> None:
-            text = tenants_info(answer, tenant.index, self.link.peers_of_tenant())
-            if self.protocol == 3:
-                self._answer(b"=%d\r\ntxt:%b\r\n" % (len(text) + 4, text))
-            else:
-                self._answer(b"$%d\r\n%b\r\n" % (len(text), text))
-
-        self._question(arguments, [b"INFO", *arguments[1:]], then)
-
-    def _pubsub(self, arguments: list[bytes]) -> None:
-        """PUBSUB: about own channels, by their own names."""
-        if len(arguments) == 1:
-            return self._arity_error(arguments)
-        subcommand = arguments[1].upper()
-        prefix = self.credential.tenant.channel_prefix
-        if subcommand in (b"CHANNELS", b"SHARDCHANNELS") and len(arguments) <= 3:
-            pattern = arguments[2] if len(arguments) == 3 else b"*"
-            self._question(
-                arguments,
-                [b"PUBSUB", subcommand, prefix + pattern],
-                lambda found: self._answer(_array([c[len(prefix) :] for c in found if c.startswith(prefix)])),
-            )
-        elif subcommand in (b"NUMSUB", b"SHARDNUMSUB"):
-            self._question(
-                arguments,
-                [b"PUBSUB", subcommand, *(prefix + channel for channel in arguments[2:])],
-                lambda found: self._answer(self._numbers(found)),
-            )
-        elif subcommand == b"NUMPAT" and len(arguments) == 2:
-            self._answer(b":%d\r\n" % self.link.patterns_of_tenant())
-        else:
-            self._forbid(b"pubsub|" + arguments[1])
-
-    def _numbers(self, found: list[object]) -> bytes:
-        """Channels and numbers in turn, as PUBSUB NUMSUB has them in RESP3 as well."""
-        parts = [b"*%d\r\n" % len(found)]
-        for channel, number in zip(found[::2], found[1::2], strict=True):
-            bare = self.bare(channel)
-            parts.append(b"$%d\r\n%b\r\n:%d\r\n" % (len(bare), bare, number))
-        return b"".join(parts)
-
     # Commands that need a lane to themselves: they leave a state on it, or keep it waiting.
 
     @property
     def _stateful(self) -> bool:
-        return super()._stateful or bool(self._subscriptions)
+        return super()._stateful or bool(self._subscriptions) or self._then is not None
 
     def _blocking(self, arguments: list[bytes]) -> None:
         """What may wait for other commands, and must not have them wait behind it."""
@@ -370,7 +240,13 @@ class Session(MovingConversation):
                 sharded = self._policy.table.get(b"SPUBLISH") == HEAD
                 mark = [b"SPUBLISH", channel, b""] if sharded else [b"PING"]
                 self._expect(encode(mark), Owed(self, 1, silent=True))
+            self.blocked = not self._multi
             self._pass_on(arguments)
+
+    def _drained(self) -> None:
+        """See `Conversation`."""
+        self.blocked = False
+        super()._drained()
 
     def _transaction(self, arguments: list[bytes]) -> None:
         """MULTI, EXEC, DISCARD, WATCH, UNWATCH: passed on, and remembered."""
@@ -379,7 +255,7 @@ class Session(MovingConversation):
             return self._begin_transaction(arguments)
         if name == b"MULTI":
             if self.protocol == 2 and self._subscriptions:
-                # As Redis does. Not left to it: where a SUBSCRIBE failed, it would not, and the MULTI would not be noticed.
+                # As Redis does. Not left to it: where a SUBSCRIBE fails, it would not, and the MULTI would not be noticed.
                 return self._refuse(b"-ERR Can't execute 'multi': it is not allowed to subscribers that speak RESP2\r\n")
             self._multi = self._multi or len(arguments) == 1
         elif name == b"WATCH":
@@ -403,15 +279,6 @@ class Session(MovingConversation):
             self.commands += count
             self._send(encode(arguments) + data, 1 + count)
 
-    def bare(self, channel: bytes) -> bytes:
-        """See `lane.Owner`."""
-        return channel.removeprefix(self.credential.tenant.channel_prefix)
-
-    @property
-    def patterns(self) -> frozenset[bytes]:
-        """Those that it is subscribed to, as Redis knows them."""
-        return self._subscriptions.of(b"P")
-
     def _publish(self, arguments: list[bytes], count: int = 0) -> None:
         """PUBLISH and SPUBLISH: into an own channel. count: how many arguments it has, where these are only the first."""
         if len(arguments) == 1:
@@ -433,26 +300,31 @@ class Session(MovingConversation):
             channels = [pubsub.own_channel(self.credential.tenant, kind, channel) for channel in arguments[1:]]
         except pubsub.ForeignChannelError as error:
             return self._forbid(name, b"-NOPERM %b\r\n" % str(error).encode())
-        if b"UNSUBSCRIBE" in name:
+        joins = b"UNSUBSCRIBE" not in name
+        if not joins:
             # Those that it has by name: their number is then known, whatever became of the SUBSCRIBE.
             channels = channels or sorted(self._subscriptions.of(kind))
-            self._subscriptions.leave(kind, channels)
-        elif self._subscriptions.room_for(kind, channels):
-            self._subscriptions.join(kind, channels)
-        else:
-            return self._refuse(b"-ERR this would be more than %d subscriptions\r\n" % pubsub.MOST)
-        if kind == b"P" and name == b"PSUBSCRIBE":
-            self._then = lambda _: self._subscribe(name, channels)
+        elif not self._subscriptions.room_for(kind, channels):
+            return self._refuse(_TOO_MANY % (pubsub.MOST, pubsub.MOST_BYTES))
+        change = pubsub.Change(kind, joins, channels)
+        if kind == b"P" and joins:
+            self._then = lambda _: self._subscribe(name, change)
             self._stop(Wait.CONTROL)
             self.link.permit(channels)
         else:
-            self._subscribe(name, channels)
+            self._subscribe(name, change)
+        return None
 
-    def _subscribe(self, name: bytes, channels: list[bytes]) -> None:
+    def _subscribe(self, name: bytes, change: pubsub.Change) -> None:
         self._lane_clean = False
         self._heard()  # confirmations always are, and use up a SKIP
-        after = bool(self._subscriptions)
-        self._expect(encode([name, *channels]), Owed(self, max(1, len(channels)), CONFIRMATIONS, subscribed_after=after))
+        self._subscriptions.ask(change)
+        count = max(1, len(change.channels))
+        self._expect(encode([name, *change.channels]), Owed(self, count, CONFIRMATIONS, change=change))
+
+    def confirmed(self, change: object, refused: bool) -> bool:
+        """See `lane.Owner`."""
+        return self._subscriptions.settle(change, refused)
 
     # Commands that could leave the database.
 
@@ -470,23 +342,10 @@ class Session(MovingConversation):
         self._pass_on(arguments)
 
 
-def _array(items: list[bytes]) -> bytes:
-    """A reply of bulk strings."""
-    return b"*%d\r\n" % len(items) + b"".join(b"$%d\r\n%b\r\n" % (len(item), item) for item in items)
-
-
-def _is_client_name(name: bytes) -> bool:
-    """What Redis takes as a client's name: printable ASCII without spaces."""
-    return all(33 <= byte <= 126 for byte in name)
-
-
-_BAD_NAME = b"-ERR Client names cannot contain spaces, newlines or special characters.\r\n"
-
-#: (subcommand, number of arguments) of CLIENT that the proxy answers.
-_CLIENT = frozenset(((b"ID", 2), (b"INFO", 2), (b"GETNAME", 2), (b"SETNAME", 3), (b"SETINFO", 4), (b"REPLY", 3)))
-
 #: Commands that are understood without a log-in.
 _BEFORE_LOGIN = frozenset((b"AUTH", b"HELLO", b"RESET", b"QUIT", b"POST", b"HOST:"))
+
+_TOO_MANY = b"-ERR this would be more than %d subscriptions, or %d bytes of their names\r\n"
 
 #: Blocking commands that wait only where they say BLOCK.
 _READERS = frozenset((b"XREAD", b"XREADGROUP"))

@@ -2,7 +2,7 @@
 
 Owns the form, which only processes of the same version exchange. It holds the master password, and the digests of the
 tenants' passwords, which mean something only with the same `tenants.digest_key`: it goes over a socket pair, nowhere else.
-A line for each credential, so that whoever reads it may rest between two of them.
+A line for each credential, and for the limits of each tenant, so that whoever reads it may rest between two of them.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ from __future__ import annotations
 import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import astuple, fields
 
 from .enrolment import no_rest
+from .limits import Limits
 from .tenants import Backend, Credential, Directory, Tenant
 
 
@@ -22,6 +23,8 @@ def dump(directory: Directory) -> bytes:
     lines: list[object] = [
         None if backend is None else {field.name: _plain(getattr(backend, field.name)) for field in fields(Backend)}
     ]
+    lines.append(len(directory.limits))
+    lines += [[namespace, *astuple(limits)] for namespace, limits in directory.limits.items()]
     lines += [
         [c.tenant.namespace, c.tenant.index, c.secret, c.digest.hex(), c.username, c.expires] for c in directory.credentials
     ]
@@ -29,13 +32,18 @@ def dump(directory: Directory) -> bytes:
 
 
 def load(snapshot: bytes, rest: Callable[[], None] = no_rest) -> Directory:
-    """A Directory. rest: called between any two credentials, may sleep."""
+    """A Directory. rest: called between any two lines, may sleep."""
     lines = iter(snapshot.split(b"\n"))
     told = json.loads(next(lines))
     backend = None
     if told is not None:
         backend = Backend(**{field.name: _as(field.default, told[field.name]) for field in fields(Backend)})
-    return Directory(backend, _credentials(lines, rest))
+    limits = {}
+    for _ in range(json.loads(next(lines))):
+        rest()
+        namespace, *values = json.loads(next(lines))
+        limits[namespace] = Limits(*values)
+    return Directory(backend, _credentials(lines, rest), limits)
 
 
 def _plain(value: object) -> object:

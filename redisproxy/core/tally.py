@@ -39,9 +39,11 @@ def family(name: bytes) -> str:
 class Tally:
     """What the sessions of one tenant have done since the process began."""
 
-    __slots__ = ("commands", "looked_at", "received", "refused")
+    __slots__ = ("commands", "logins", "looked_at", "received", "refused", "turned_away")
 
     def __init__(self) -> None:
+        #: connections that logged in as it
+        self.logins = 0
         #: all of them, refused ones included
         self.commands = 0
         #: of them, by family, those that were known by name
@@ -50,6 +52,8 @@ class Tally:
         self.refused: dict[str, int] = {}
         #: bytes that clients sent
         self.received = 0
+        #: log-ins that would have been more connections than it may have
+        self.turned_away = 0
 
     def look_at(self, name: bytes) -> None:
         """One command more is known by name."""
@@ -72,8 +76,9 @@ class Counts:
         self.tallies: dict[str, Tally] = {}
         #: log-ins by outcome: ``ok``, or see `tenants.AuthenticationError`
         self.logins: dict[str, int] = {}
-        #: connections that are over, by how they ended
-        self.ended: dict[str, int] = {}
+        #: connections that are over, by how they ended. Turned away are none, from the start: that there are some is told
+        #: by the step from 0, which cannot be seen of a counter that is not there before
+        self.ended: dict[str, int] = {"turned-away": 0}
         #: bytes of replies that Redis sent, by namespace
         self.replied: dict[str, int] = {}
 

@@ -10,8 +10,10 @@ import bisect
 import hashlib
 import hmac
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+
+from .limits import UNLIMITED, Limits
 
 # A digest is of use to this proxy alone: a core dump of another one, or a rainbow table, does not help.
 _digest_key = secrets.token_bytes(32)
@@ -130,6 +132,17 @@ class AuthenticationError(Exception):
         self.outcome = outcome
 
 
+class TenantFullError(AuthenticationError):
+    """The password is right, but its tenant has as many connections as it may."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "ERR max number of clients reached for this tenant: it has as many connections as it may, "
+            "see redisproxy/max-connections of its namespace",
+            "tenant-full",
+        )
+
+
 WRONGPASS = "WRONGPASS invalid username-password pair or user is disabled."
 NOT_LOADED = "ERR the proxy has not read its credentials yet, try again in a moment"
 #: User names that stand for "whoever this password belongs to".
@@ -139,11 +152,18 @@ ANYONE = (None, "default")
 class Directory:
     """Who may log in, and where Redis is, at one moment.
 
-    backend: None when no master secret was readable.
+    backend: None when no master secret was readable; limits: by namespace, of tenants that have any.
     """
 
-    def __init__(self, backend: Backend | None, credentials: Iterable[Credential]) -> None:
+    def __init__(
+        self,
+        backend: Backend | None,
+        credentials: Iterable[Credential],
+        limits: Mapping[str, Limits] | None = None,
+    ) -> None:
         self.backend = backend
+        # Not a Tenant's: one whose limits change is the same tenant, and its sessions go on.
+        self.limits = limits or {}
         found = []
         tenants = set()
         # No list for each: thousands of objects that come and go are work for the garbage collector.
@@ -197,6 +217,10 @@ class Directory:
             return credential
         same = [c for c in sharing if c.tenant == credential.tenant and c.valid_at(now)]
         return same[0] if same else None
+
+    def limits_of(self, namespace: str) -> Limits:
+        """What a tenant may have and do."""
+        return self.limits.get(namespace, UNLIMITED)
 
     def next_expiry(self, now: float) -> float | None:
         """When the next credential expires, or None."""

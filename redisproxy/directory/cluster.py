@@ -1,4 +1,4 @@
-"""Reads namespaces and secrets from the Kubernetes API. The only module that imports kubernetes.
+"""Reads namespaces and secrets from the Kubernetes API, and makes others' requests. The only module that imports kubernetes.
 
 Owns the conversation with the API server: where it is, who we are, pages, time-outs, and what an error means.
 Answers are read as raw JSON: the client's models take many times as long to parse, and hold the GIL meanwhile.
@@ -27,6 +27,7 @@ from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import InClusterConfigLoader
 
 from ..core.enrolment import (
+    ITSELF,
     TEMPORARY_PREFIX,
     Changes,
     NamespaceDocument,
@@ -61,6 +62,18 @@ _Made = TypeVar("_Made", NamespaceDocument, SecretDocument)
 
 class _Unreachable(Exception):
     """No answer, or none that makes sense: the calls that would follow are spared. args: a ReadFailure."""
+
+
+class RequestError(Exception):
+    """One request was refused, or not answered. The text says how, and is fit for the operator.
+
+    status: of the answer, 0 without one; terminating: the namespace is being deleted.
+    """
+
+    def __init__(self, text: str, status: int = 0, terminating: bool = False) -> None:
+        super().__init__(text)
+        self.status = status
+        self.terminating = terminating
 
 
 class ClusterSource:
@@ -135,15 +148,24 @@ class ClusterSource:
                     if namespaces.get(name) is not None:
                         keep(listed, name, self._secrets(api, name, []))
                 counted = Counter(name for _, name in changes.secrets)
-                for many in sorted(name for name, count in counted.items() if count >= MANY):
+                for many in sorted(name for name, count in counted.items() if count >= MANY and name != ITSELF):
                     wanted = {namespace for namespace, name in changes.secrets if name == many}
                     found = self._of_that_name(api, many, wanted)
                     if isinstance(found, ReadFailure):
                         failures.append(found)
                     else:
                         secrets |= {(namespace, many): secret for namespace, secret in found.items()}
+                if counted[ITSELF] >= MANY:
+                    there = self._namespaces(api, [])
+                    if isinstance(there, ReadFailure):
+                        failures.append(there)
+                    else:
+                        namespaces |= {one.name: one for one in there if (one.name, ITSELF) in changes.secrets}
                 for namespace, name in sorted(changes.secrets):
                     if counted[name] >= MANY:
+                        continue
+                    if name == ITSELF:
+                        keep(namespaces, namespace, self._one(api.list_namespace, read_namespace, "", namespace))
                         continue
                     if (namespace, name) == self._master:
                         answer = self._master_secret(api)
@@ -226,6 +248,32 @@ class ClusterSource:
         configuration.retries = urllib3.Retry(total=1, read=0, redirect=0, status=0, respect_retry_after_header=False)
         return kubernetes_client.ApiClient(configuration)
 
+    def request(self, method: str, *arguments: object, **options: object) -> dict[str, Any]:
+        """The JSON object that the API answers a single request with. Blocks. Raises RequestError.
+
+        method: of the official client's CoreV1Api, with its arguments.
+        """
+        try:
+            client = self._connect()
+        except _Unreachable as unreachable:
+            raise RequestError(unreachable.args[0].reason) from None
+        call = getattr(kubernetes_client.CoreV1Api(client), method)
+        try:
+            answer = json.loads(call(*arguments, _preload_content=False, _request_timeout=self._timeout, **options).data)
+        except ApiException as error:
+            if not error.status:
+                raise RequestError(f"no answer: {_kind(error)}") from None
+            raise RequestError(_status(error.status), error.status, _terminating(error)) from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise RequestError(f"no answer: {_kind(error)}") from None
+        except (ValueError, RecursionError):
+            raise RequestError("what was answered is not JSON, or the token cannot be sent") from None
+        finally:
+            client.close()
+        if not isinstance(answer, dict):
+            raise RequestError("the answer is not a JSON object")
+        return answer
+
     # Watching, in other threads than the reading.
 
     def version(self, what: Watched) -> str:
@@ -288,7 +336,7 @@ class ClusterSource:
                 if error.status == 403:
                     verb = "watch" if options.get("watch") else "list"
                     where = " in all namespaces" if what is Watched.SECRETS else ""
-                    reason += f": the right to {verb} {what.value}{where} is missing (deploy/kubernetes/rbac.yaml)"
+                    reason += f": the right to {verb} {what.value}{where} is missing (deploy/kubernetes/base/rbac.yaml)"
                 failure = WatchFailure(reason, error.status, _retry_after(error))
         except (urllib3.exceptions.HTTPError, OSError) as error:
             failure = WatchFailure(f"no answer: {_kind(error)}")
@@ -514,6 +562,15 @@ def _kind(error: BaseException) -> str:
         if isinstance(inner, OSError) and inner.strerror:
             return f"{text}: {inner.strerror}"
     return text
+
+
+def _terminating(error: ApiException) -> bool:
+    """Whether it says that the namespace is being deleted: a 403, too."""
+    try:
+        causes = json.loads(error.body)["details"]["causes"]
+        return any(cause["reason"] == "NamespaceTerminating" for cause in causes)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
 
 
 def _retry_after(error: ApiException) -> float | None:

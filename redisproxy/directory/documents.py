@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from ..core.enrolment import KEYS, NamespaceDocument, SecretDocument
+from ..core.limits import ANNOTATIONS
 
 
 class DocumentError(ValueError):
@@ -40,7 +41,23 @@ def _created(metadata: Mapping, default: float) -> float:
 def read_namespace(document: Mapping, default_created: float) -> NamespaceDocument:
     """A Namespace. default_created: what takes the place of a missing creationTimestamp. Raises DocumentError."""
     metadata = _metadata(document)
-    return NamespaceDocument(metadata["name"], _created(metadata, default_created))
+    return NamespaceDocument(metadata["name"], _created(metadata, default_created), _annotations(metadata))
+
+
+def _annotations(metadata: Mapping) -> dict[str, str]:
+    """Those that matter here. What cannot be one stays malformed, whatever it is: it must not cost the namespace."""
+    content = metadata.get("annotations")
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        return dict.fromkeys(ANNOTATIONS, "")
+    return {name: _annotation(content[name]) for name in ANNOTATIONS if content.get(name) is not None}
+
+
+def _annotation(value: object) -> str:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)  # redisproxy/max-connections: 100, without quotes
+    return value if isinstance(value, str) else ""
 
 
 def read_secret(document: Mapping, default_created: float) -> SecretDocument:

@@ -26,7 +26,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..core.enrolment import Changes
+from ..core.enrolment import ITSELF, Changes
 from ..ops.figures import WatchState
 from .pace import Pace
 
@@ -188,7 +188,10 @@ class ChangeQueue:
         return bool(self._waiting)
 
     def note(self, namespace: str, secret: str | None) -> bool:
-        """Something has changed. secret: None for the namespace itself. Returns whether nothing had waited before."""
+        """Something has changed. secret: ITSELF for the namespace, None for it and all that is in it.
+
+        Returns whether nothing had waited before.
+        """
         with self._lock:
             first = not self._waiting
             names = self._waiting.setdefault(namespace, {})
@@ -337,13 +340,14 @@ class _Follower:
         self._version = event.version
         self.events += 1
         self.last_event = time.monotonic()
-        # A namespace that changes keeps what matters of it: its name, and when it was created.
-        if event.kind == "BOOKMARK" or (self._what is Watched.NAMESPACES and event.kind == "MODIFIED"):
+        if event.kind == "BOOKMARK":
             return
         namespaces = self._what is Watched.NAMESPACES
-        namespace, name = (event.name, "") if namespaces else (event.namespace, event.name)
+        namespace, name = (event.name, ITSELF) if namespaces else (event.namespace, event.name)
         if self._source.concerns(self._what, namespace, name):
-            self._watch.changed(namespace, None if namespaces else name)
+            # Of a namespace that changes the annotations may be others, but its secrets are the same.
+            whole = namespaces and event.kind != "MODIFIED"
+            self._watch.changed(namespace, None if whole else name)
 
 
 class WatchService(service.Service):
@@ -419,7 +423,7 @@ class WatchService(service.Service):
     # What the threads tell.
 
     def changed(self, namespace: str, secret: str | None) -> None:
-        """To be read again. secret: None for the namespace itself."""
+        """To be read again. secret: see `ChangeQueue.note`."""
         if self._queue.note(namespace, secret):
             self._reactor.callFromThread(self._changed)
 

@@ -8,32 +8,42 @@ from __future__ import annotations
 
 import itertools
 import select
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
 
+from OpenSSL.SSL import Error as TlsError
 from twisted.internet import defer, task
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress, IDelayedCall, IHalfCloseableProtocol, ISSLTransport
+from twisted.internet.interfaces import (
+    IAddress,
+    IDelayedCall,
+    IHalfCloseableProtocol,
+    IHandshakeListener,
+    ISSLTransport,
+)
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..core import pubsub
 from ..core.commands import builtin
 from ..core.guard import LAST, Guard
 from ..core.policy import Policy, make_policy
 from ..core.session import Session
 from ..core.tally import Counts, Tally, increase
-from ..core.tenants import AuthenticationError, Credential, Directory, Tenant
+from ..core.tenants import AuthenticationError, Credential, Directory, Tenant, TenantFullError
 from ..directory.holder import DirectoryHolder
 from ..ops.outcomes import Outcome, Outcomes
 from .admission import Admission
 from .control import ControlError, ControlService
 from .lane import LaneError, LaneProtocol
 from .lanes import LanePool
+from .limiting import Allowances, Place
 from .receiver import Hold, Pressure, RespReceiver
 from .shared import SharedLanes
 from .time_limit import TimeLimit
+from .tls import why_tls
 from .transport import close_if_written
 from .wall import Wall
 
@@ -74,7 +84,7 @@ class Timeouts:
     login: float
 
 
-@implementer(IHalfCloseableProtocol)
+@implementer(IHalfCloseableProtocol, IHandshakeListener)
 class ClientProtocol(RespReceiver):
     """One client's connection: the link that carries a session."""
 
@@ -92,7 +102,9 @@ class ClientProtocol(RespReceiver):
         self._read_closed = False
         self._flushed = False
         self._linger = LINGER
+        self._handshaking = False
         self._mood = ""
+        self._detail = ""
         self._since = 0.0
         self._timer: IDelayedCall | None = None
         self._leasing: defer.Deferred | None = None
@@ -100,9 +112,11 @@ class ClientProtocol(RespReceiver):
         self._wrong = 0
         self._forbidden = 0
         self._penalty: IDelayedCall | None = None
+        self._tenant: Tenant | None = None
         # Whose commands and bytes these are, and how many of them are in it.
         self._tally: Tally | None = None
         self._tallied = (0, 0)
+        self._place = Place(self)
 
     def __repr__(self) -> str:
         return f"<client {self.id} from {self.peer}>"
@@ -111,15 +125,26 @@ class ClientProtocol(RespReceiver):
         super().connectionMade()
         factory = self.factory
         self._since = factory.clock.seconds()
+        self._handshaking = ISSLTransport.providedBy(self.transport)
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
-        # A client that is not logged in may leave little unread; with TLS the size is Twisted's.
-        self._usual_buffer = getattr(self.transport, "bufferSize", 0)
-        if self._usual_buffer:
-            self.transport.bufferSize = UNREAD_LIMIT
+        self._socket = self.transport.transport if self._handshaking else self.transport
+        self._usual_buffer = getattr(self._socket, "bufferSize", 0)
+        if not self._handshaking:  # of which the server's part is larger
+            self._limit_unread()
         factory.came(self)
         if not factory.admission.arrive(self):
             self.write(FULL)
             self.close("turned-away")
+
+    def handshakeCompleted(self) -> None:
+        """See IHandshakeListener. The time limit of the log-in is that of the handshake, too."""
+        self._handshaking = False
+        self._limit_unread()
+
+    def _limit_unread(self) -> None:
+        """A client that is not logged in may leave little unread."""
+        if self._usual_buffer:
+            self._socket.bufferSize = UNREAD_LIMIT
 
     def admitted(self) -> None:
         """See `admission.Arrival`."""
@@ -140,7 +165,10 @@ class ClientProtocol(RespReceiver):
         if self._closing:
             return
         if self._admitted:
-            self.session.received(data)
+            if self._place.shaper is None:
+                self.session.received(data)
+            else:
+                self._place.received(data)
             return
         self._early.append(data)
         self._early_size += len(data)
@@ -196,10 +224,13 @@ class ClientProtocol(RespReceiver):
         if self._penalty is not None and self._penalty.active():
             self._penalty.cancel()
         factory = self.factory
-        self.tally()
+        self._belongs_to(None)
+        self._place.lost()
         self.session.lost()
         if self._leasing is not None:
             self._leasing.cancel()
+        if not self._mood and reason.check(TlsError):
+            self._mood, self._detail = "tls-failed", why_tls(reason.value, self.transport.getHandle())
         mood = self._mood or "client-left"
         increase(factory.counts.ended, mood)
         if factory.outcomes.tells(mood):
@@ -218,9 +249,33 @@ class ClientProtocol(RespReceiver):
             self._tally.commands += self._tallied[0] - before[0]
             self._tally.received += self._tallied[1] - before[1]
 
-    def _tally_for(self, tenant: Tenant | None) -> None:
+    def _belongs_to(self, tenant: Tenant | None) -> None:
+        """It is the tenant's from now on; None: nobody's."""
         self.tally()
-        self._tally = None if tenant is None else self.factory.counts.tally(tenant.namespace)
+        if tenant == self._tenant:
+            return
+        factory = self.factory
+        if self._tenant is not None:
+            factory.members[self._tenant].remove(self)
+            if not factory.members[self._tenant]:
+                del factory.members[self._tenant]
+        self._tenant = tenant
+        self._tally = None
+        if tenant is not None:
+            factory.members.setdefault(tenant, set()).add(self)
+            self._tally = factory.counts.tally(tenant.namespace)
+            self._tally.logins += 1
+
+    # The tenant's limits: see `limiting.Client`.
+
+    def read_at_most(self, size: int) -> None:
+        """So many bytes at once."""
+        if self._usual_buffer:
+            self._socket.bufferSize = min(size, self._usual_buffer)
+
+    def crashed(self) -> None:
+        """Called where an exception was caught."""
+        self._crashed(Failure())
 
     @property
     def state(self) -> str:
@@ -250,6 +305,7 @@ class ClientProtocol(RespReceiver):
             commands=self.session.commands,
             refused=self.session.refused,
             mood=mood,
+            detail=self._detail,
         )
 
     # What the session asks of its link.
@@ -262,6 +318,10 @@ class ClientProtocol(RespReceiver):
         self._mood = mood
         if not self._admitted:
             self.factory.admission.leave(self)  # or it would be given a place
+        if self._handshaking:
+            # Nothing can be told it yet, and to go on with the handshake for that would cost as much as to serve it.
+            self.transport.abortConnection()
+            return
         secure = ISSLTransport.providedBy(self.transport)
         if self.factory.drained is None:
             self._restart_timer(CLOSE_LIMIT, self.transport.abortConnection)
@@ -320,18 +380,27 @@ class ClientProtocol(RespReceiver):
         failure.trap(ControlError)
         return failure.value
 
-    def peers_of_tenant(self) -> int:
+    def figures(self) -> Mapping[str, int]:
         """See `core.links.Link`."""
-        return len(self._siblings())
-
-    def patterns_of_tenant(self) -> int:
-        """See `core.links.Link`."""
-        return len(frozenset().union(*(sibling.patterns for sibling in self._siblings())))
-
-    def _siblings(self) -> list[Session]:
-        tenant = self.session.credential.tenant
-        sessions = [client.session for client in self.factory.clients]
-        return [s for s in sessions if s.credential is not None and s.credential.tenant == tenant]
+        factory = self.factory
+        siblings = factory.members[self._tenant]
+        for client in siblings:
+            client.tally()
+        factory.lanes.tally()
+        sessions = [client.session for client in siblings]
+        channels, patterns, sharded = pubsub.counted([session.subscriptions for session in sessions])
+        return {
+            "connected_clients": len(sessions),
+            "blocked_clients": sum(session.blocked for session in sessions),
+            "pubsub_clients": sum(map(bool, (session.subscriptions for session in sessions))),
+            "total_connections_received": self._tally.logins,
+            "total_commands_processed": self._tally.commands,
+            "total_net_input_bytes": self._tally.received,
+            "total_net_output_bytes": factory.counts.replied.get(self._tenant.namespace, 0),
+            "pubsub_channels": channels,
+            "pubsub_patterns": patterns,
+            "pubsubshard_channels": sharded,
+        }
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         """See `core.links.Link`."""
@@ -341,6 +410,15 @@ class ClientProtocol(RespReceiver):
             increase(self.factory.counts.logins, error.outcome)
             self.factory.outcomes.login_refused(self.peer, error.outcome)
             raise
+        before, tenant = self.session.credential, credential.tenant
+        if before is None or before.tenant != tenant:
+            try:
+                self._place.enter(self.factory.allowances.of(tenant.namespace))
+            except TenantFullError as error:
+                increase(self.factory.counts.logins, error.outcome)
+                self.factory.counts.tally(tenant.namespace).turned_away += 1
+                self.factory.outcomes.tenant_full(self.peer, tenant.namespace, credential.secret)
+                raise
         # The credential is right; whether a lane can be had is not the client's fault.
         increase(self.factory.counts.logins, "ok")
         return credential
@@ -363,9 +441,9 @@ class ClientProtocol(RespReceiver):
     def logged_out(self) -> None:
         """See `core.links.Link`."""
         self.factory.log_ins.begin(self)
-        self._tally_for(None)
-        if self._usual_buffer:
-            self.transport.bufferSize = UNREAD_LIMIT
+        self._belongs_to(None)
+        self._place.leave()
+        self._limit_unread()
 
     @property
     def shares(self) -> bool:
@@ -413,15 +491,16 @@ class ClientProtocol(RespReceiver):
     def _lane_there(self) -> None:
         self._leasing = None
         if self.session.candidate is not None:
-            self._tally_for(self.session.candidate.tenant)
+            self._belongs_to(self.session.candidate.tenant)
         if self.session.credential is None:
             # The log-in succeeded.
             self.factory.log_ins.end(self)
-            if self._usual_buffer:
-                self.transport.bufferSize = self._usual_buffer
+            self.read_at_most(self._usual_buffer)
+        self._place.settle()
 
     def _not_leased(self, failure: Failure) -> None:
         self._leasing = None
+        self._place.give_up()
         failure.trap(LaneError, defer.CancelledError)
         if failure.check(LaneError):
             self.session.lane_refused(failure.value.told)
@@ -519,8 +598,10 @@ class ClientFactory(Factory):
         shares: bool = True,
         counts: Counts | None = None,
         numbers: Iterator[int] | None = None,
+        allowances: Allowances | None = None,
     ) -> None:
         self.clock = clock
+        self.allowances = allowances or Allowances(clock)
         #: whether sessions share lanes
         self.shares = shares
         self.directory = directory
@@ -538,6 +619,8 @@ class ClientFactory(Factory):
         self.log_ins: TimeLimit[ClientProtocol] = TimeLimit(clock, timeouts.login, ClientProtocol.login_timeout)
         self.timeouts = timeouts
         self.clients: set[ClientProtocol] = set()
+        #: those of each tenant that has any
+        self.members: dict[Tenant, set[ClientProtocol]] = {}
         #: called with how many there are, at each that comes or goes
         self.counted: Callable[[int], object] | None = None
         self.counts = counts or Counts()
@@ -599,7 +682,9 @@ class ClientFactory(Factory):
             client.session.policy_changed()
 
     def _changed(self, directory: Directory) -> None:
-        self.counts.keep({tenant.namespace for tenant in directory.tenants})
+        namespaces = {tenant.namespace for tenant in directory.tenants}
+        self.counts.keep(namespaces)
+        self.allowances.use(directory.limits, namespaces)
         self._unchecked = list(self.clients)
         if self._checking is None:
             self._check(directory)

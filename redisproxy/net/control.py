@@ -7,9 +7,10 @@ a txredisapi client, kept connected; it is not on the path of tenants' commands.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import txredisapi
 from twisted.application import service
@@ -18,6 +19,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..core.answering import UNANSWERED
 from ..core.commands import Command, builtin, parse
 from ..core.tenants import Backend
 from .backend import endpoint_for
@@ -26,12 +28,27 @@ from .backend import endpoint_for
 _RETRY = 5.0
 #: Seconds to wait for an answer.
 _ANSWER = 10
+#: Seconds until Redis is asked again what it could not tell, because it is busy or loads its data.
+_AGAIN = 1.0
+#: Whether all users' scripts have things in common that one of them can change, as in CVE-2025-46818. It changes nothing.
+_UNSEALED = """
+    local writable = pcall(function() local shared = getmetatable('') shared.__index = shared.__index end)
+    return (writable or rawget(_G, 'setfenv')) and 1 or 0
+"""
 #: The user that shows whether ACLs can be had. It can do nothing, and is deleted at once.
 _PROBE = "redisproxy:probe"
 
+_Answer = TypeVar("_Answer")
+#: Sends a command; what comes back raises txredisapi.RedisError.
+Ask = Callable[..., Awaitable[object]]
+
 
 class ControlError(Exception):
-    """Redis cannot be asked, or answered with an error. The text is for the log."""
+    """Redis cannot be asked, or answered with an error. The text is for the log; `told` is the client's error reply."""
+
+    def __init__(self, text: str, told: str = UNANSWERED) -> None:
+        super().__init__(text)
+        self.told = told
 
 
 @dataclass(frozen=True)
@@ -40,7 +57,8 @@ class Server:
 
     version: for people; databases: how many, None where it does not tell; acl: whether it lets us make users whose
     rights name channels (Redis 6.2 on); acl_databases: whether these can name databases (Valkey 9.1 on); replica: whether
-    it calls itself one.
+    it calls itself one; before_7: whether it words its errors as Redis before 7 does; sealed: whether one user's scripts
+    cannot change what another's do, None where it cannot be seen now.
     """
 
     version: str
@@ -49,6 +67,8 @@ class Server:
     acl: bool
     acl_databases: bool
     replica: bool = False
+    before_7: bool = False
+    sealed: bool | None = False
 
 
 class _ControlFactory(txredisapi.RedisFactory):
@@ -183,6 +203,10 @@ class ControlService(service.Service):
             self._disconnect()
             self._retry_later()
 
+    def _reconnect_later(self) -> None:
+        if self.running:
+            self._retry = self._reactor.callLater(_AGAIN, self.reconnect)
+
     def _retry_later(self) -> None:
         if self.running:
             self._retry = self._reactor.callLater(_RETRY, self._connect)
@@ -192,7 +216,7 @@ class ControlService(service.Service):
             return connection  # Redis is elsewhere now
         connection.whenDisconnected().addCallback(self._disconnected)
         asking = defer.Deferred.fromCoroutine(self._inquire(connection))
-        asking.addErrback(self._failed)
+        asking.addErrback(self._failed, connection)
         return connection
 
     def _disconnected(self, connection: txredisapi.RedisProtocol) -> None:
@@ -200,37 +224,29 @@ class ControlService(service.Service):
             self._connection = None
             self.lost()
 
-    def _failed(self, failure: Failure) -> None:
+    def _failed(self, failure: Failure, connection: txredisapi.RedisProtocol) -> None:
+        if failure.check(txredisapi.ResponseError):
+            if connection.factory is self._factory:  # busy with somebody's script, say
+                self._tell_state(f"did not tell what it is, and is asked again: {failure.getErrorMessage()[:200]}")
+                self._reconnect_later()
+            return
         if failure.check(txredisapi.RedisError):
             return  # it is gone already, and will be connected again
         self._log.failure("asking Redis what it is failed in a way that is a bug", failure)
 
     async def _inquire(self, connection: txredisapi.RedisProtocol) -> None:
         """All that is to be known of a server, before it is used."""
-        ask = connection.execute_command
         with contextlib.suppress(txredisapi.ResponseError):
-            await ask("CLIENT", "SETNAME", "redisproxy-control")  # for whoever reads CLIENT LIST
-        fields = _fields(await ask("INFO", "server"))
-        state = _state(fields, _fields(await ask("INFO", "persistence")))
-        replica = _is_replica(await ask("INFO", "replication"))
-        try:
-            databases = int((await ask("CONFIG", "GET", "databases"))[1])
-        except (txredisapi.ResponseError, IndexError, ValueError):
-            databases = None  # hosted Redis often has no CONFIG
-        try:
-            commands = parse(await ask("COMMAND"))
-        except (txredisapi.ResponseError, ValueError):
-            commands = builtin()
-        # Not of Redis 6.0: its ACLs do not know channels, and a script could PUBLISH to anybody.
-        acl = await self._can(ask, "off", "resetchannels", "-@all")
-        databases_acl = acl and await self._can(ask, "resetdbs", "db=0")
-        server = Server(_version(fields), databases, commands, acl, databases_acl, replica)
+            await connection.execute_command("CLIENT", "SETNAME", "redisproxy-control")  # for whoever reads CLIENT LIST
+        server, state = await examine(connection.execute_command)
+        if server.sealed is None:  # it could not be seen now: it is asked again, over another connection
+            self._reconnect_later()
         if server.version != self._last_version:
             self._last_version = server.version
             self._log.info(
                 "Redis is {version}, with {databases} databases",
                 version=server.version,
-                databases="an untold number of" if databases is None else databases,
+                databases="an untold number of" if server.databases is None else server.databases,
             )
         if connection.factory is not self._factory:
             return
@@ -248,14 +264,45 @@ class ControlService(service.Service):
             self._log.warn("Redis at {address} {text}", address=self._backend.address, text=text)
         self._last_state = text
 
-    async def _can(self, ask: Callable, *rules: str) -> bool:
-        """Whether a user can be made with these rules."""
-        try:
-            await ask("ACL", "SETUSER", _PROBE, *rules)
-            await ask("ACL", "DELUSER", _PROBE)
-        except txredisapi.ResponseError:
-            return False
-        return True
+
+async def examine(ask: Ask) -> tuple[Server, str]:
+    """What a server is, and what its operator has to know of it, see `_state`. Raises txredisapi.RedisError."""
+    fields = _fields(await ask("INFO", "server"))
+    state = _state(fields, _fields(await ask("INFO", "persistence")))
+    replica = _is_replica(await ask("INFO", "replication"))
+    try:
+        databases = int((await ask("CONFIG", "GET", "databases"))[1])
+    except (txredisapi.ResponseError, IndexError, ValueError):
+        databases = None  # hosted Redis often has no CONFIG
+    try:
+        commands = parse(await ask("COMMAND"))
+    except (txredisapi.ResponseError, ValueError):
+        commands = builtin()
+    # Not of Redis 6.0: its ACLs do not know channels, and a script could PUBLISH to anybody.
+    acl = await _can(ask, "off", "resetchannels", "-@all")
+    acl_databases = acl and await _can(ask, "resetdbs", "db=0")
+    sealed = acl and await _is_sealed(ask)
+    # Valkey tells which Redis it is like.
+    before_7 = fields.get("redis_version", "7").partition(".")[0] in ("2", "3", "4", "5", "6")
+    return Server(_version(fields), databases, commands, acl, acl_databases, replica, before_7, sealed), state
+
+
+async def _can(ask: Ask, *rules: str) -> bool:
+    """Whether a user can be made with these rules."""
+    try:
+        await ask("ACL", "SETUSER", _PROBE, *rules)
+        await ask("ACL", "DELUSER", _PROBE)
+    except txredisapi.ResponseError:
+        return False
+    return True
+
+
+async def _is_sealed(ask: Ask) -> bool | None:
+    """See `Server.sealed`; None: that cannot be seen now."""
+    try:
+        return await ask("EVAL", _UNSEALED, "0") == 0
+    except txredisapi.ResponseError as error:
+        return None if str(error).startswith(("LOADING", "BUSY", "MASTERDOWN")) else False
 
 
 def _fields(info: object) -> Mapping[str, str]:
@@ -267,26 +314,37 @@ def _is_replica(info: object) -> bool:
     return _fields(info).get("role") == "slave"
 
 
-async def calls_itself_replica(reactor: object, backend: Backend, timeout: float, ca_file: Path | None) -> bool:
-    """Whether what the address leads to now does, asked over a connection of its own.
+async def ask_once(
+    reactor: object,
+    backend: Backend,
+    timeout: float,
+    ca_file: Path | None,
+    asking: Callable[[Ask], Awaitable[_Answer]],
+) -> _Answer:
+    """What asking finds out over a connection of its own, which is logged in, and closed afterwards.
 
-    Raises txredisapi.RedisError where it refuses to tell, and whatever connecting may raise; at the latest after timeout
-    seconds.
+    timeout: seconds to connect, and as many to log in and ask. Raises txredisapi.RedisError where Redis refuses, and
+    whatever connecting may raise.
     """
     factory = txredisapi.RedisFactory(None, None, 1, isLazy=True, charset=None, convertNumbers=False)
     factory.deferred.addErrback(lambda _: None)
     connecting = endpoint_for(reactor, backend, timeout, ca_file).connect(factory)
     protocol = await connecting.addTimeout(timeout, reactor)
 
-    async def asked() -> object:
+    async def asked() -> _Answer:
         if backend.password:
             await protocol.auth(backend.password, backend.username or None)
-        return await protocol.execute_command("INFO", "replication")
+        return await asking(protocol.execute_command)
 
     try:
-        return _is_replica(await defer.Deferred.fromCoroutine(asked()).addTimeout(timeout, reactor))
+        return await defer.Deferred.fromCoroutine(asked()).addTimeout(timeout, reactor)
     finally:
         protocol.transport.abortConnection()
+
+
+async def calls_itself_replica(reactor: object, backend: Backend, timeout: float, ca_file: Path | None) -> bool:
+    """Whether what the address leads to now does. See `ask_once`."""
+    return _is_replica(await ask_once(reactor, backend, timeout, ca_file, lambda ask: ask("INFO", "replication")))
 
 
 def _state(server: Mapping[str, str], persistence: Mapping[str, str]) -> str:

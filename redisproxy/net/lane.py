@@ -22,6 +22,7 @@ from ..core.lane import Ledger, Owed
 from ..core.moving import UNREACHABLE
 from ..core.resp import ProtocolError, ReplyMeasurer, encode
 from ..core.tenants import Backend, Tenant
+from .limiting import NOBODYS, Allowance
 from .receiver import Hold, Pressure, RespReceiver
 
 #: Bytes of an answer during the log-in; Redis's are a line each, but for that to HELLO, which names its modules.
@@ -97,6 +98,8 @@ class LaneProtocol(RespReceiver):
         self._answers = b""
         self._asked: deque[defer.Deferred] = deque()
         self._user: User | None = None
+        #: of its tenant
+        self.allowance: Allowance = NOBODYS
 
     def __repr__(self) -> str:
         return f"<lane {self.backend.address} for {self.tenant.namespace if self.tenant else 'nobody yet'}>"
@@ -169,6 +172,9 @@ class LaneProtocol(RespReceiver):
     def respReceived(self, data: bytes) -> None:
         if self._deal_out is not None:
             self._deal_out(data)
+            shaper = self.allowance.shaper
+            if shaper is not None and self._user is not None:
+                shaper.replied(self, len(data))
             return
         self._answers += data
         while self._answers:
@@ -253,7 +259,7 @@ class LaneProtocol(RespReceiver):
         self._user = None
         self._ledger = self._deal_out = None
         self.transport.unregisterProducer()
-        self.unhold(Hold.PEER)
+        self.unhold(Hold.PEER | Hold.RATE)
         return settled
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

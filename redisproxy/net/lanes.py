@@ -23,6 +23,7 @@ from ..core.tally import Counts, increase
 from ..core.tenants import Backend, Tenant
 from .backend import endpoint_for, why
 from .lane import LOGIN_REFUSED, LaneError, LaneProtocol, UserUnknown
+from .limiting import Allowances
 from .shared import SharedLane, SharedLanes
 from .wall import Wall, WallError
 
@@ -41,7 +42,7 @@ class LanePool(service.Service):
 
     wall: whom lanes log in as; base: how many are opened at start and kept; idle_timeout: seconds after which an idle
     one beyond those is closed; connect_timeout: seconds for opening one, its log-in included; ca_file: see
-    `backend.endpoint_for`; counts: where what Redis sends is counted.
+    `backend.endpoint_for`; counts: where what Redis sends is counted; allowances: of the tenants.
     """
 
     name = "lanes"
@@ -56,8 +57,10 @@ class LanePool(service.Service):
         connect_timeout: float,
         ca_file: Path | None = None,
         counts: Counts | None = None,
+        allowances: Allowances | None = None,
     ) -> None:
         self._counts = counts or Counts()
+        self._allowances = allowances or Allowances(reactor)
         self._reactor = reactor
         self._wall = wall
         self._base = base
@@ -221,6 +224,7 @@ class LanePool(service.Service):
             return None
         lane = idle[-1]
         self._take_from_idle(lane)
+        lane.allowance = self._allowances.of(tenant.namespace)
         return lane
 
     async def lease(self, tenant: Tenant, protocol: int = 2) -> LaneProtocol:
@@ -240,6 +244,7 @@ class LanePool(service.Service):
                 # It was opened before it was known that Redis has ACLs: a script could leave the database.
                 lane.drop()
                 raise LaneError("a connection with the master's rights", UNREACHABLE)
+            lane.allowance = self._allowances.of(tenant.namespace)
             return lane
         except LaneError as error:
             if error.told == UNREACHABLE:

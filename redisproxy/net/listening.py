@@ -11,6 +11,7 @@ import contextlib
 import errno
 import socket
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from twisted.internet import defer
 from twisted.internet.abstract import FileDescriptor
@@ -22,6 +23,8 @@ from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
+
+from . import tls
 
 #: Connections that the kernel may hold for us while we are busy; it takes less where net.core.somaxconn is lower.
 BACKLOG = 4096
@@ -47,7 +50,8 @@ class Listening:
     """Ports that one option names. Raises EndpointError.
 
     inherited: listening sockets, one for each endpoint, that another process has opened; may_take: whether this process
-    should be the one that takes the next connection, told whether the others have had their chance.
+    should be the one that takes the next connection, told whether the others have had their chance; client_ca: whose
+    certificates clients have to show at `ssl:` endpoints, None: they need none.
     """
 
     def __init__(
@@ -57,19 +61,25 @@ class Listening:
         inherited: Sequence[socket.socket] | None = None,
         may_take: Callable[[bool], bool] = _always,
         option: str = "--listen",
+        client_ca: Path | None = None,
     ) -> None:
         self._descriptions = descriptions
         self._option = option
+        #: of the `ssl:` endpoints; each has to be given what to show before it accepts
+        self.tls: list[tls.ServerTls] = []
         self._endpoints = []
         for number, description in enumerate(descriptions):
             try:
-                if inherited is None:
-                    endpoint = serverFromString(reactor, _with_backlog(description))
-                elif description.startswith("systemd:"):
+                listens = reactor if inherited is None else _Inheriting(reactor, inherited[number], may_take)
+                if inherited is not None and description.startswith("systemd:"):
                     # What systemd opened is for the process that it started, and can be asked for there alone.
-                    endpoint = AdoptedStreamServerEndpoint(_Inheriting(reactor, inherited[number], may_take), 0, 0)
+                    endpoint = AdoptedStreamServerEndpoint(listens, 0, 0)
+                elif description.startswith("ssl:"):
+                    plain, secured = tls.parse(description, client_ca)
+                    self.tls.append(secured)
+                    endpoint = tls.TlsEndpoint(reactor, serverFromString(listens, _with_backlog(plain)), secured)
                 else:
-                    endpoint = serverFromString(_Inheriting(reactor, inherited[number], may_take), description)
+                    endpoint = serverFromString(listens, _with_backlog(description))
             except Exception as error:
                 raise EndpointError(f"{description!r} ({error}); it takes a Twisted endpoint such as tcp:6379") from None
             self._endpoints.append(endpoint)
@@ -120,7 +130,7 @@ class Listening:
 def _with_backlog(description: str) -> str:
     """Twisted's default of 50 is less than one busy application opens at once."""
     kind = description.split(":", 1)[0]
-    if kind in ("tcp", "tcp6", "ssl", "unix") and ":backlog=" not in description:
+    if kind in ("tcp", "tcp6", "unix") and ":backlog=" not in description:
         return f"{description}:backlog={BACKLOG}"
     return description
 

@@ -6,7 +6,6 @@ names some; and it finds out, with sentinels or without, when what was the maste
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from ..core.tenants import Backend
 from .backend import endpoint_for, why
 from .control import ControlError, ControlService, Server, calls_itself_replica
 from .lanes import LanePool
-from .sentinel import Answer, NotYet, Sentinel, SentinelError
+from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest
 from .wall import Wall
 
 #: Seconds between two looks at the sentinels; they tell by themselves of a new master.
@@ -192,9 +191,7 @@ class MasterService(service.Service):
             return  # the first to be connected may be the one that was cut off; each calls for another look
         if not answers:
             return self._tell_helpless(f"none of the sentinels tells where {told.master_name} is")
-        votes = Counter(answers)
-        # One that was cut off may still name the old one: the latest failover counts, then the majority.
-        best = max(votes, key=lambda answer: (answer.epoch, votes[answer]))
+        best = latest(answers)
         found = told.at(best.host, best.port)
         if found != self.backend:
             try:

@@ -34,6 +34,7 @@ class Hold:
     SESSION = 1  #: the session takes no more commands
     PEER = 2  #: the other side does not take what was read
     PLACE = 4  #: it waits for a place, and has sent enough meanwhile
+    RATE = 8  #: its tenant has done as much as it may for now
 
 
 class RespReceiver(Protocol):
@@ -88,12 +89,21 @@ class RespReceiver(Protocol):
             self.transport.pauseProducing()
         self._held |= reason
 
+    @property
+    def held(self) -> bool:
+        """Whether it is not read from for now."""
+        return self._held != 0
+
     def unhold(self, reason: int) -> None:
         """One reason to stop is gone."""
         if self._held & reason:
             self._held &= ~reason
             if not self._held:
                 self.transport.resumeProducing()
+
+
+def _nothing() -> None:
+    pass
 
 
 @implementer(IPushProducer)
@@ -111,4 +121,5 @@ class Pressure:
         self._empty()
 
     def stopProducing(self) -> None:
-        """The transport is gone; its protocol is told by connectionLost."""
+        """The transport is gone; its protocol is told by connectionLost. One with TLS would hold on to us, and we to it."""
+        self._full = self._empty = _nothing

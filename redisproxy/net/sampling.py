@@ -65,7 +65,9 @@ class Sampler(service.Service):
 
     def _look(self) -> None:
         lanes = self._lanes()
-        moved = [lane for lane in lanes if lane.connection.taken != self._seen.get(lane) and not lane.busy]
+        # One that is not read from says nothing about Redis.
+        usable = [lane for lane in lanes if not (lane.busy or lane.connection.held)]
+        moved = [lane for lane in usable if lane.connection.taken != self._seen.get(lane)]
         sampled = random.sample(moved, min(AT_ONCE, len(moved)))
         for lane in sampled:
             lane.send(_PING, Owed(_Ping(self._clock, self._observe), 1, silent=True))

@@ -7,7 +7,8 @@ of several sentinels with TLS it would verify no names.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import txredisapi
@@ -41,6 +42,14 @@ class Answer:
     host: str
     port: int
     epoch: int
+
+
+def latest(answers: Iterable[Answer]) -> Answer:
+    """Of answers that differ: one that was cut off may still name the old one, so the latest failover counts, then the
+    majority.
+    """
+    votes = Counter(answers)
+    return max(votes, key=lambda answer: (answer.epoch, votes[answer]))
 
 
 class _Asked(txredisapi.RedisProtocol):

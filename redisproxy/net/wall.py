@@ -5,6 +5,7 @@ Owns which tenants' users Redis knows already, and their provisioning over the c
 
 from __future__ import annotations
 
+import re
 from functools import partial
 
 from twisted.internet import defer
@@ -18,6 +19,10 @@ from .control import ControlError, ControlService, Server
 
 #: Patterns that the sessions of one tenant may have Redis allow, for the life of this process.
 PATTERNS = 10_000
+#: Bytes of them.
+PATTERN_BYTES = 1024 * 1024
+#: What a rule cannot have (ACLStringHasSpaces of Redis).
+_UNFIT = re.compile(rb"[\0 \t\n\v\f\r]")
 
 
 class WallError(Exception):
@@ -69,6 +74,13 @@ class Wall:
             told = "two walls: the proxy's policy, and for each tenant an ACL user that Redis keeps to its database"
         else:
             told = "two walls: the proxy's policy, and an ACL user for each tenant"
+        if self.stands_on(server) and server.sealed is False:
+            told += (
+                f"; scripts are {'allowed though' if policy.runs_scripts else 'refused, for'} on this server one tenant's "
+            )
+            told += (
+                "can change what another's do (CVE-2025-46818), unless it is EVAL that the master's user may not: upgrade it"
+            )
         if told != self._last_told:
             self._last_told = told
             (self._log.info if self.stands_on(server) else self._log.warn)("{told}", told=told)
@@ -134,8 +146,15 @@ class Wall:
             return
         known = self._patterns.setdefault(tenant, set())
         new = [pattern for pattern in patterns if pattern not in known]
+        if any(_UNFIT.search(pattern) for pattern in new):
+            text = "a pattern with spaces or NUL bytes: Redis has no ACL rules for such"
+            raise ControlError(text, f"ERR {text}")
+        if sum(map(len, new)) + sum(map(len, known)) > PATTERN_BYTES:
+            text = f"this namespace's different patterns are more than {PATTERN_BYTES} bytes: Redis is told of no more"
+            raise ControlError(text, f"ERR {text}")
         if len(known) + len(new) > PATTERNS:
-            raise ControlError(f"more than {PATTERNS} patterns")
+            text = f"this namespace has subscribed to {PATTERNS} different patterns: Redis is told of no more"
+            raise ControlError(text, f"ERR {text}")
         if new:
             await self._control.ask("ACL", "SETUSER", acl.username(tenant), *acl.pattern_rules(new))
             known.update(new)

@@ -54,6 +54,7 @@ class FiguresCollector(Collector):
         yield from _of_tenants(figures)
         yield from _of_redis(figures)
         yield from _of_directory(figures)
+        yield from _of_certificates(figures)
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: without it, registering would collect."""
@@ -84,6 +85,7 @@ def _of_clients(figures: Figures) -> Iterator[Metric]:
     counts = figures["counts"]
     yield _gauge("ready", "1 where clients should come, as /readyz says.", not figures["state"]["unready"])
     yield _labelled(GaugeMetricFamily, "sessions", "Client connections, by state.", "state", counts["sessions"])
+    yield _gauge("sessions_limit", "How many are served at once (MAX_WORKERS).", figures["state"]["most_sessions"])
     yield _labelled(
         CounterMetricFamily, "connections_ended", "Client connections that are over, by how.", "mood", counts["ended"]
     )
@@ -109,6 +111,21 @@ def _of_tenants(figures: Figures) -> Iterator[Metric]:
     ):
         values = {namespace: counts[key] for namespace, counts in tenants.items()}
         yield _labelled(CounterMetricFamily, name, text, "namespace", values)
+    for family, name, key, text in (
+        (CounterMetricFamily, "tenant_connections_refused", "turned_away", "Log-ins refused: too many connections."),
+        (GaugeMetricFamily, "tenant_throttled_connections", "held", "Not read from now: the tenant did too much."),
+        (CounterMetricFamily, "tenant_throttled_seconds", "throttled", "For which there were such connections."),
+    ):
+        values = {namespace: counts[key] for namespace, counts in tenants.items()}
+        yield _labelled(family, name, text, "namespace", values)
+    limits = {namespace: tenant["limits"] for namespace, tenant in figures["state"]["directory"]["tenants"].items()}
+    for name, key, text in (
+        ("tenant_limit_connections", "max_connections", "How many connections a tenant may have."),
+        ("tenant_limit_commands_per_second", "commands_per_second", "How many commands it may send in a second."),
+        ("tenant_limit_bytes_per_second", "bytes_per_second", "How many bytes, of commands and replies, in a second."),
+    ):
+        limited = sorted((namespace, held[key]) for namespace, held in limits.items() if key in held)
+        yield _labelled(GaugeMetricFamily, name, text, "namespace", dict(limited[:SERIES]))
 
 
 def _bounded(tenants: Mapping[str, TenantCounts]) -> dict[str, TenantCounts]:
@@ -162,6 +179,21 @@ def _of_directory(figures: Figures) -> Iterator[Metric]:
     for place in sorted({(problem["namespace"], problem["secret"]) for problem in state["problems"]})[:SERIES]:
         metric.add_metric(place, 1)
     yield metric
+
+
+def _of_certificates(figures: Figures) -> Iterator[Metric]:
+    state = figures["state"]["tls"]
+    expires = {certificate["listener"]: certificate["expires"] for certificate in state["certificates"]}
+    yield _labelled(
+        GaugeMetricFamily,
+        "certificate_expiry_timestamp_seconds",
+        "When the certificate ends that an endpoint shows.",
+        "listener",
+        expires,
+    )
+    yield _labelled(
+        CounterMetricFamily, "certificate_reloads", "Certificates that changed on disk.", "outcome", state["reloads"]
+    )
 
 
 class Exposition:

@@ -46,13 +46,19 @@ class Histogram:
 
 
 class TenantCounts(TypedDict):
-    """commands, refused: by family, see `core.tally`; received: bytes from clients; replied: bytes from Redis."""
+    """commands, refused: by family, see `core.tally`; received: bytes from clients; replied: bytes from Redis; turned_away:
+    log-ins that would have been more connections than the tenant may have; held: connections that are not read from now,
+    because the tenant did too much; throttled: seconds for which there were any.
+    """
 
     sessions: int
     commands: dict[str, int]
     refused: dict[str, int]
     received: int
     replied: int
+    turned_away: int
+    held: int
+    throttled: float
 
 
 class Counts(TypedDict):
@@ -72,11 +78,14 @@ class Counts(TypedDict):
 
 
 class TenantState(TypedDict):
-    """credentials: how many; expires: when the next of them does, in seconds since the epoch, or None."""
+    """credentials: how many; expires: when the next of them does, in seconds since the epoch, or None; limits: those that
+    it has, by the fields of `core.limits.Limits`.
+    """
 
     index: int
     credentials: int
     expires: float | None
+    limits: dict[str, int]
 
 
 class ProblemState(TypedDict):
@@ -125,12 +134,32 @@ class RedisState(TypedDict):
     walls: int
 
 
+class CertificateState(TypedDict):
+    """What an `ssl:` endpoint shows. begins, expires: in seconds since the epoch; problem: why what its files hold now is
+    not in force, or empty.
+    """
+
+    listener: str
+    begins: float
+    expires: float
+    problem: str
+
+
+class TlsState(TypedDict):
+    """reloads: changed certificates, by outcome."""
+
+    certificates: list[CertificateState]
+    reloads: dict[str, int]
+
+
 class State(TypedDict):
-    """What one process knows for all. unready: why no client should come, or empty."""
+    """What one process knows for all. unready: why no client should come, or empty; most_sessions: served at once."""
 
     unready: str
+    most_sessions: int
     directory: DirectoryState
     redis: RedisState
+    tls: TlsState
 
 
 class Figures(TypedDict):

@@ -22,8 +22,8 @@ ORDINARY = frozenset(("client-left", "quit", "shutdown"))
 class Outcome:
     """How one connection went.
 
-    mood: client-left, quit, turned-away, login-timeout, protocol-error, cross-protocol, wrong-passwords,
-    moved-within-a-message, redis-lost, revoked, shutdown, cut-off, too-slow.
+    mood: client-left, quit, turned-away, tenant-full, login-timeout, protocol-error, cross-protocol, wrong-passwords,
+    moved-within-a-message, redis-lost, revoked, shutdown, cut-off, too-slow, tls-failed, tls-on-plain-port.
     """
 
     number: int
@@ -36,6 +36,8 @@ class Outcome:
     commands: int
     refused: int
     mood: str
+    #: more of that, in words that are not the client's; empty: there is no more
+    detail: str = ""
 
 
 class Outcomes:
@@ -72,14 +74,17 @@ class Outcomes:
         if not ordinary and not self._allowed():
             return
         tell = self._log.debug if ordinary else self._log.info
+        detail = " ({detail})" if outcome.detail else ""
         tell(
-            "client {number} from {peer}, {who}: {mood} after {seconds:.3f} s, {commands} commands, {refused} refused",
+            f"client {{number}} from {{peer}}, {{who}}: {{mood}}{detail} after {{seconds:.3f}} s, "
+            "{commands} commands, {refused} refused",
             number=outcome.number,
             peer=outcome.peer,
             who=f"{outcome.namespace}/{outcome.secret}" if outcome.namespace else "not logged in",
             namespace=outcome.namespace,
             secret=outcome.secret,
             mood=outcome.mood,
+            detail=outcome.detail,
             seconds=outcome.seconds,
             commands=outcome.commands,
             refused=outcome.refused,
@@ -94,6 +99,16 @@ class Outcomes:
                 namespace=namespace,
                 secret=secret,
                 peer=peer,
+            )
+
+    def tenant_full(self, peer: str, namespace: str, secret: str) -> None:
+        """A log-in was refused because the tenant has as many connections as it may."""
+        if self._allowed():
+            self._log.info(
+                "log-in from {peer} refused: {namespace}/{secret} has as many connections as it may",
+                peer=peer,
+                namespace=namespace,
+                secret=secret,
             )
 
     def login_refused(self, peer: str, outcome: str) -> None:

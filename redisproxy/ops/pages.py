@@ -15,10 +15,12 @@ from twisted.internet.defer import Deferred
 from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
-from .figures import DRAINING, DirectoryState, Figures, ProblemState, TenantCounts
+from .figures import DRAINING, CertificateState, DirectoryState, Figures, ProblemState, TenantCounts
 
 #: Seconds until the browser asks again.
 REFRESH = 5
+#: A certificate that has less of its time left should have been renewed: cert-manager does with a third of it left.
+SOON = 0.2
 #: Tenants, and problems, that are shown; of more, the busiest.
 ROWS = 500
 
@@ -64,13 +66,16 @@ HEADERS = {
     b"x-frame-options": b"DENY",
 }
 
+_STAYS = "the last good one stays in force. Mend the files as told; they are read again by themselves."
+
 #: What to do, by what the reason of a problem says; the first that matches.
 _ADVICE = (
     (r"belongs to the older", "Give this namespace another index: redisproxy tenants shows which are taken."),
     (r"password is also that of", "Give one of them a password of its own; until then AUTH <namespace> <password> works."),
+    (r"annotation redisproxy/", "Mend the annotation of the namespace as told: kubectl annotate --overwrite."),
     (r"has no database", "Raise `databases` in Redis's configuration, or take a lower index."),
     (r"connection-string|valid_hours|white space|not UTF-8", "Mend the secret as told; it is read again by itself."),
-    (r"40[13]|[Ff]orbidden|[Uu]nauthorized", "Give the service account the rights of deploy/kubernetes/rbac.yaml."),
+    (r"40[13]|[Ff]orbidden|[Uu]nauthorized", "Give the service account the rights of deploy/kubernetes/base/rbac.yaml."),
     (r"master secret|does not exist", "Create or mend the master secret; the last good one stays in force."),
     (r"not read|cannot be read|timed out|refused|way to", "Is the Kubernetes API there? What was last read stays in force."),
 )
@@ -94,6 +99,7 @@ def render(figures: Figures, rates: Mapping[str, float]) -> bytes:
         *([tags.p(_banner(state["unready"]), class_="banner", role="alert")] if state["unready"] else []),
         _overview(figures, rates),
         *_problems(state["directory"]["problems"]),
+        *_certificates(state["tls"]["certificates"], figures["time"]),
         *_tenants(figures, rates),
     ]
     page = tags.html(
@@ -195,10 +201,42 @@ def _problems(problems: Sequence[ProblemState]) -> Iterable[Tag]:
     ]
 
 
+def _certificates(certificates: Sequence[CertificateState], now: float) -> Iterable[Tag]:
+    if not certificates:
+        return []
+    rows = [
+        tags.tr(
+            tags.td(certificate["listener"]),
+            tags.td(*_left(certificate, now)),
+            tags.td(f"{certificate['problem']}: {_STAYS}" if certificate["problem"] else "-", class_="text"),
+        )
+        for certificate in certificates
+    ]
+    return [tags.h2("Certificates"), _table(("Endpoint", "Ends", "What is wrong with a newer one"), rows, len(rows))]
+
+
+def _left(certificate: CertificateState, now: float) -> tuple[str | Tag, ...]:
+    """How long it is good for yet."""
+    begins, expires = certificate["begins"], certificate["expires"]
+    if expires <= now:
+        return (tags.span(f"ended {_span(now - expires)} ago: clients refuse it", class_="bad"),)
+    soon = expires - now < SOON * (expires - begins)
+    return (tags.span(f"in {_span(expires - now)}", class_="warn" if soon else ""), f", {_moment(expires)}")
+
+
 def _tenants(figures: Figures, rates: Mapping[str, float]) -> Iterable[Tag]:
     tenants = figures["state"]["directory"]["tenants"]
     counts = figures["counts"]["tenants"]
-    nothing: TenantCounts = {"sessions": 0, "commands": {}, "refused": {}, "received": 0, "replied": 0}
+    nothing: TenantCounts = {
+        "sessions": 0,
+        "commands": {},
+        "refused": {},
+        "received": 0,
+        "replied": 0,
+        "turned_away": 0,
+        "held": 0,
+        "throttled": 0.0,
+    }
 
     def busy(namespace: str) -> tuple[float, int, str]:
         return -rates.get(namespace, 0.0), -counts.get(namespace, nothing)["sessions"], namespace
@@ -217,12 +255,34 @@ def _tenants(figures: Figures, rates: Mapping[str, float]) -> Iterable[Tag]:
                 _number(tags.span(f"{refused:,}", class_="warn" if refused else "")),
                 _number(tenant["credentials"]),
                 tags.td("-" if tenant["expires"] is None else f"in {_span(tenant['expires'] - figures['time'])}"),
+                tags.td(_limits(tenant["limits"])),
+                tags.td(_limited(counted)),
             )
         )
-    columns = ("Namespace", "#Database", "#Sessions", "#Commands/s", "#Commands", "#Refused", "#Credentials", "Next expiry")
+    columns = (
+        *("Namespace", "#Database", "#Sessions", "#Commands/s", "#Commands", "#Refused", "#Credentials", "Next expiry"),
+        *("Limits", "Limited"),
+    )
     if not rows:
         return [tags.h2("Tenants"), tags.p("None is known.", class_="soft")]
     return [tags.h2(f"Tenants ({len(tenants)})"), _table(columns, rows, len(tenants))]
+
+
+def _limits(limits: Mapping[str, int]) -> str:
+    units = {"max_connections": "connections", "commands_per_second": "commands/s", "bytes_per_second": "bytes/s"}
+    return ", ".join(f"{limits[name]:,} {unit}" for name, unit in units.items() if name in limits) or "-"
+
+
+def _limited(counted: TenantCounts) -> Tag | str:
+    """What the limits have done to a tenant, now and since the start."""
+    done = []
+    if counted["throttled"]:
+        done.append(f"throttled for {_span(counted['throttled'])}")
+    if counted["turned_away"]:
+        done.append(f"{counted['turned_away']:,} connections refused")
+    if counted["held"]:
+        done.insert(0, "throttled now")
+    return tags.span(", ".join(done), class_="warn") if counted["held"] else ", ".join(done) or "-"
 
 
 def _number(value: object) -> Tag:

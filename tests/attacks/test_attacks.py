@@ -86,7 +86,16 @@ class Victim:
     def now(self) -> object:
         """All that an attacker must not change."""
         keyspace = {k: v["keys"] for k, v in self.all.info("keyspace").items() if k != "db3"}
-        return self.straight.get(VICTIM_KEY), self.straight.ttl(VICTIM_KEY), sorted(self.straight.keys()), keyspace
+        # Its scripts, of which the server runs all in one interpreter.
+        script = "return {('x'):rep(2), tostring(5), string.rep('y', 2), redis.call('GET', KEYS[1]), redis.call('DBSIZE')}"
+        answers = self.straight.eval(script, 1, VICTIM_KEY)
+        return (
+            self.straight.get(VICTIM_KEY),
+            self.straight.ttl(VICTIM_KEY),
+            sorted(self.straight.keys()),
+            keyspace,
+            answers,
+        )
 
     def heard(self) -> bytes:
         """What the subscriber was told since."""
@@ -212,7 +221,8 @@ class SecondWallTests(CorpusCase):
         reply = ask("COMMAND")
         commands = parse(reply)
         databases = "keeps to its database" in installation.proxy.log
-        policy = make_policy(commands, scripts=True, databases=databases)
+        sealed = "scripts are refused, for on this server" not in installation.proxy.log
+        policy = make_policy(commands, scripts=True, databases=databases, sealed=sealed)
         dry = ask("ACL", "DRYRUN", name, "PING") == b"OK"
         if not dry:
             self.assertEqual(ask("AUTH", name, acl.password(MASTER_PASSWORD.encode(), name)), b"OK")
@@ -282,6 +292,33 @@ class ProvisioningTests(CorpusCase):
         until(lambda: works(installation) and new()["passwords"] != old["passwords"], "likewise with a new master password")
         self.assertEqual({**new(), "passwords": []}, {**old, "passwords": []})
         self.assertNotIn("Traceback", installation.proxy.log)
+
+    def each_scripts_where_one_users_cannot_change_anothers(self, binary: Callable[[], str]) -> None:
+        """Elsewhere they are refused, and the log says why; an operator can allow them."""
+        installation = self.installation(binary)
+        straight = installation.server.client()
+        shared = "local shared = getmetatable('') shared.__index = shared.__index return 1"
+        try:
+            sealed = straight.eval(shared, 0) != 1
+        except redis.ResponseError:
+            sealed = True
+        told = "scripts are refused, for on this server one tenant's can change what another's do"
+        with installation.blue(protocol=2) as blue:
+            if sealed:
+                self.assertEqual(blue.eval("return 1", 0), 1)
+                self.assertNotIn(told, installation.proxy.log)
+                return
+            for call in (
+                lambda: blue.eval("return 1", 0),
+                lambda: blue.script_load("return 1"),
+                lambda: blue.evalsha("0" * 40, 0),
+            ):
+                self.assertRaises(redis.exceptions.NoPermissionError, call)
+        installation.proxy.logged(told)
+        allowing = self.installation(binary, "--allow-commands", "EVAL")
+        allowing.proxy.logged("scripts are allowed though on this server one tenant's can change what another's do")
+        with allowing.blue(protocol=2) as blue:
+            self.assertEqual(blue.eval("return 1", 0), 1)
 
     def each_a_lane_cannot_do_more_than_its_user(self, binary: Callable[[], str]) -> None:
         installation = self.installation(binary, "--acl", "require")

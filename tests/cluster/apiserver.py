@@ -180,9 +180,9 @@ class KubeApiServer:
         name, namespace = document["metadata"]["name"], document["metadata"].get("namespace")
         path = f"/api/v1/namespaces/{namespace}/secrets" if namespace else "/api/v1/namespaces"
         status, answer = self.request("POST", path, document)
-        if status == 409 and namespace:
+        if status == 409:
             status, answer = self.request("PUT", f"{path}/{name}", document)
-        if status not in (200, 201) and not (status == 409 and not namespace):
+        if status not in (200, 201):
             raise AssertionError(f"{status} for {path}: {answer}")
 
     def delete(self, namespace: str, secret: str | None = None) -> None:

@@ -14,21 +14,32 @@ from collections.abc import Callable
 from pathlib import Path
 
 import redis
+import yaml
 
 from redisproxy.core.enrolment import ReadFailure
 from redisproxy.directory import cluster
 from redisproxy.directory.cluster import ClusterSource
 from redisproxy.directory.watch import Watched, WatchFailure, read_event
 
+from ..deploy.documents import BASE, COMPONENTS, documents
 from ..support.apiserver import NAMESPACES, TOKEN, ApiServer, authority, secrets_path
 from ..support.proxy import PREFIX, ProxyProcess, master, namespace, secret, tenant
 from ..support.servers import RedisServer
 from ..support.waiting import until
 from .apiserver import ADMIN_TOKEN, ask, shared_api_server
 
-DEPLOY = Path(__file__).parents[2] / "deploy" / "kubernetes"
 MASTER = ("kube-system", "redis-secret-master")
 BLUE, GREEN = "blue-password", "green-password"
+
+
+def known_to_1_20() -> str:
+    """The base's manifests, without what is newer than the one API server that can be had here."""
+    found = [document for document in documents(BASE) if document["apiVersion"] != "policy/v1"]
+    for document in found:
+        if document["kind"] == "Deployment":
+            for constraint in document["spec"]["template"]["spec"]["topologySpreadConstraints"]:
+                del constraint["matchLabelKeys"]
+    return yaml.safe_dump_all(sorted(found, key=lambda document: document["kind"] != "Namespace"))
 
 
 class ClusterCase(unittest.TestCase):
@@ -50,9 +61,13 @@ class ClusterCase(unittest.TestCase):
         return ran.stdout
 
     def deploy(self) -> Path:
-        """Applies deploy/kubernetes. A kubeconfig with the token that its pods would get."""
-        self.kubectl("apply", "-k", str(DEPLOY))
+        """Applies the base. A kubeconfig with the token that its pods would get."""
+        self.apply()
         return self.api.write_kubeconfig("redisproxy", self.api.account_token("redisproxy", "redisproxy"))
+
+    def apply(self) -> list[str]:
+        """What kubectl says of each document of the base."""
+        return self.kubectl("apply", "-f", "-", stdin=known_to_1_20()).splitlines()
 
     def source(self, kubeconfig: Path) -> ClusterSource:
         return ClusterSource(PREFIX, "redis-secret-master", MASTER, 443, {"KUBECONFIG": str(kubeconfig)})
@@ -72,7 +87,7 @@ class RightsTests(ClusterCase):
         return ran.stdout.strip() == "yes"
 
     def test_applying_twice_changes_nothing(self) -> None:
-        for line in self.kubectl("apply", "-k", str(DEPLOY)).splitlines():
+        for line in self.apply():
             self.assertTrue(line.endswith(" unchanged"), line)
 
     def test_what_it_must(self) -> None:
@@ -105,13 +120,11 @@ class RightsTests(ClusterCase):
             self.assertFalse(self.can(verb, what, where), f"{verb} {what} in {where}")
 
     def test_the_narrowed_form_serves_who_gave_it_the_right(self) -> None:
-        """As rbac.yaml says: without the cluster-wide list, a Role and a RoleBinding in each tenant's namespace."""
-        self.addCleanup(self.kubectl, "apply", "-k", str(DEPLOY))
+        """As components/narrow-rbac has it: a Role and a RoleBinding in each tenant's namespace."""
+        self.addCleanup(self.apply)
         self.kubectl("delete", "clusterrolebinding,clusterrole", "redisproxy-secrets")
         self.put(master("redis://:pw@redis:6379/0"), *tenant("team-blue", 3, BLUE), *tenant("team-green", 5, GREEN))
-        self.kubectl("create", "role", "redisproxy", "-n", "team-blue", "--verb=list", "--resource=secrets")
-        subject = "--serviceaccount=redisproxy:redisproxy"
-        self.kubectl("create", "rolebinding", "redisproxy", "-n", "team-blue", "--role=redisproxy", subject)
+        self.kubectl("apply", "-n", "team-blue", "-f", str(COMPONENTS / "narrow-rbac/tenant.yaml"))
         source = self.source(self.kubeconfig)
         until(lambda: source.read().secrets["team-green"] == ReadFailure("403 Forbidden"), "the right is gone")
         until(lambda: not isinstance(source.read().secrets["team-blue"], ReadFailure), "the binding is in force")
@@ -320,6 +333,43 @@ class TruthTests(ClusterCase):
 
     def test_who_is_not_known(self) -> None:
         self.assertSame(NAMESPACES, 401, "nobody")
+
+    def test_what_is_written(self) -> None:
+        path = secrets_path("team-blue")
+        made = secret("team-blue", "made", valid_hours="1")
+        stored: list[dict] = []
+
+        def both(method: str, path: str, *documents: dict) -> None:
+            """documents: one for both, or for each its own."""
+            answers = [
+                ask(server.port, method, path, document, token=token)
+                for server, token, document in zip(
+                    (self.api, self.small), (ADMIN_TOKEN, TOKEN), documents if documents[1:] else documents * 2, strict=True
+                )
+            ]
+            (real_status, real), (small_status, small) = answers
+            self.assertEqual(real_status, small_status, (real, small))
+            for part in ("kind", "reason", "data", "type", "code"):
+                self.assertEqual(real.get(part), small.get(part), part)
+            if real_status in (200, 201) and real["kind"] == "Secret":
+                stored[:] = [real, small]
+
+        both("POST", path, made)
+        both("POST", path, made)
+        first = list(stored)
+        changed = [{**document, "data": {"valid_hours": "Mg=="}} for document in stored]
+        both("PUT", f"{path}/made", *changed)
+        both("PUT", f"{path}/made", *first)  # a resourceVersion that is no longer
+        both("DELETE", f"{path}/made", {"preconditions": {"uid": "another"}})
+        both("DELETE", f"{path}/made", *({"preconditions": {"uid": d["metadata"]["uid"]}} for d in stored))
+        both("DELETE", f"{path}/made", {})
+        both("PUT", f"{path}/made", *changed)  # a uid that is no longer
+        both("PUT", f"{path}/made", made)
+        both("POST", secrets_path("team-that-does-not-exist"), secret("team-that-does-not-exist", "made"))
+        both("POST", path, secret("team-blue", "Not_A_Name"))
+        both("POST", path, {**made, "immutable": True})
+        both("PUT", f"{path}/made", *({**d, "data": {"valid_hours": "Mg=="}} for d in stored))
+        both("DELETE", f"{path}/made", {})
 
     def watched(self, path: str, version: str = "") -> list[list[dict]]:
         """The events of a watch that ends after a while, bookmarks left out: of the real one, and of the small one."""

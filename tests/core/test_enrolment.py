@@ -11,10 +11,14 @@ from redisproxy.core.enrolment import (
     Enrolment,
     MalformedError,
     NamespaceDocument,
+    Problem,
     Reading,
     SecretDocument,
+    Update,
     parse_backend,
 )
+from redisproxy.core.limits import UNLIMITED, Limits
+from redisproxy.core.tenants import Directory
 
 CLIENT = "redis-secret-master"
 
@@ -51,7 +55,90 @@ class SentinelUrlTests(unittest.TestCase):
             self.assertNotIn("s3cret", str(caught.exception))
 
 
+def enrolled(**namespaces: NamespaceDocument) -> Reading:
+    """Each with a secret of its own, and the index of its place."""
+    secrets = {
+        one.name: (SecretDocument(one.name, CLIENT, 0.0, {CONNECTION_STRING: f"redis://:{one.name}@r/{index}".encode()}),)
+        for index, one in enumerate(namespaces.values())
+    }
+    return Reading(None, tuple(namespaces.values()), secrets)
+
+
+class LimitsTests(unittest.TestCase):
+    LIMIT = "redisproxy/commands-per-second"
+
+    def setUp(self) -> None:
+        self.enrolment = Enrolment(CLIENT, ("kube-system", CLIENT), limits=Limits(max_connections=7))
+
+    def resolve(self, **annotations: str) -> tuple[Directory, list[Problem]]:
+        a = NamespaceDocument("team-a", 0.0, {name.replace("_", "-"): text for name, text in annotations.items()})
+        self.enrolment.absorb(enrolled(a=a, b=NamespaceDocument("team-b", 0.0)))
+        directory, problems = self.enrolment.resolve()
+        return directory, [problem for problem in problems if problem.namespace == "team-a"]
+
+    def test_annotations_and_defaults(self) -> None:
+        directory, _ = self.resolve(**{self.LIMIT: "100"})
+        self.assertEqual(directory.limits_of("team-a"), Limits(7, 100))
+        self.assertEqual(directory.limits_of("team-b"), Limits(7))
+        self.assertEqual(directory.limits_of("team-c"), UNLIMITED)
+
+    def test_a_malformed_one_is_a_problem_and_the_default_holds(self) -> None:
+        directory, [problem] = self.resolve(**{"redisproxy/max-connections": "s3cret", self.LIMIT: "5"})
+        self.assertEqual(directory.limits_of("team-a"), Limits(7, 5))
+        self.assertRegex(
+            str(problem),
+            "^team-a: annotation redisproxy/max-connections is not a whole number from 0 to .*: the default, 7,",
+        )
+        self.assertNotIn("s3cret", str(problem))
+        self.assertEqual(self.resolve()[1], [])
+
+    def test_other_limits_are_another_directory_of_the_same_tenants(self) -> None:
+        before, _ = self.resolve(**{self.LIMIT: "100"})
+        self.assertIs(self.resolve(**{self.LIMIT: "100"})[0], before)
+        after, _ = self.resolve(**{self.LIMIT: "200"})
+        self.assertIsNot(after, before)
+        self.assertEqual((after.credentials, after.tenants), (before.credentials, before.tenants))
+        self.assertEqual({after.renewed(credential, 0.0) for credential in before.credentials}, set(before.credentials))
+
+    def test_a_namespace_that_is_read_again_keeps_its_secrets(self) -> None:
+        before, _ = self.resolve()
+        self.enrolment.amend(Update({"team-a": NamespaceDocument("team-a", 0.0, {self.LIMIT: "3"})}))
+        after, _ = self.enrolment.resolve()
+        self.assertEqual((after.limits_of("team-a"), after.credentials), (Limits(7, 3), before.credentials))
+
+
 class EnrolmentTests(unittest.TestCase):
+    def test_names_that_kubernetes_would_not_take(self) -> None:
+        """Channels begin with the name: one tenant's must not begin with another's, nor match it as a pattern."""
+        bad = [
+            "team-a:b",
+            "team-*",
+            "team-?",
+            "team-[a]",
+            "team-\\a",
+            "Team-a",
+            "team-a ",
+            "team-a\n",
+            "team-",
+            "",
+            "t" * 64,
+            "team-é",
+        ]
+        good = ["team-a", "team-a2", "team-a-b", "t" * 63]
+        enrolment = Enrolment(CLIENT, ("kube-system", CLIENT))
+        secrets = {
+            name: (
+                SecretDocument(name, CLIENT, 0.0, {CONNECTION_STRING: f"redis://:pw{index}@redis:6379/{index}".encode()}),
+            )
+            for index, name in enumerate(bad + good)
+        }
+        enrolment.absorb(Reading(None, tuple(NamespaceDocument(name, 0.0) for name in secrets), secrets))
+        directory, problems = enrolment.resolve()
+        self.assertEqual({tenant.namespace for tenant in directory.tenants}, set(good))
+        told = [problem for problem in problems if "is no name of a namespace" in problem.reason]
+        self.assertEqual(len(told), len(bad))
+        self.assertTrue(all(problem.namespace.isascii() and problem.namespace.isprintable() for problem in told))
+
     def test_of_many_namespaces_with_one_password_a_few_are_named(self) -> None:
         names = [f"team-{number:03}" for number in range(NAMED + 5)]
         url = "redis://:same@redis:6379/"

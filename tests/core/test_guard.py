@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 
 from redisproxy.core import guard
-from redisproxy.core.guard import Guard
+from redisproxy.core.guard import Guard, source
 
 
 class GuardTests(unittest.TestCase):
@@ -22,6 +22,18 @@ class GuardTests(unittest.TestCase):
         self.assertEqual(guarded.wrong("b", 0.0), 0.0)
         self.assertGreater(guarded.wrong("a", guard.MEMORY), 0.0)
         self.assertEqual(guarded.wrong("a", 3 * guard.MEMORY), 0.0)
+
+    def test_a_network_of_ipv6_is_one_source(self) -> None:
+        self.assertEqual(source("2001:db8:1:2:3:4:5:6"), source("2001:db8:1:2:ffff::"))
+        self.assertNotEqual(source("2001:db8:1:2::1"), source("2001:db8:1:3::1"))
+        self.assertEqual(source("fe80::1%eth0"), source("fe80::2%eth1"))
+        # Where one socket serves both: not all of IPv4 is one.
+        self.assertEqual(source("::ffff:192.0.2.1"), "192.0.2.1")
+        self.assertEqual((source("192.0.2.1"), source("")), ("192.0.2.1", ""))
+        guarded = Guard()
+        delays = [guarded.wrong(f"2001:db8::{number:x}", 0.0) for number in range(8)]
+        self.assertGreater(delays[-1], 0.0)
+        self.assertEqual(len(guarded), 1)
 
     def test_memory_is_bounded(self) -> None:
         guarded = Guard()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.core.info import tenants_info
+from redisproxy.core.info import FIGURES, tenants_info
+
+OWN = {name: number for number, name in enumerate(FIGURES, 41)}
 
 INFO = b"""# Server\r
 redis_version:7.0.15\r
@@ -21,6 +23,14 @@ blocked_clients:7\r
 # Memory\r
 used_memory:1000\r
 maxmemory_policy:noeviction\r
+\r
+# Stats\r
+total_connections_received:5000\r
+total_commands_processed:6000\r
+instantaneous_ops_per_sec:70\r
+keyspace_hits:80\r
+pubsub_channels:90\r
+pubsub_patterns:100\r
 \r
 # Replication\r
 role:master\r
@@ -43,17 +53,19 @@ db33:keys=3,expires=0\r
 class InfoTests(unittest.TestCase):
     def test_cut(self) -> None:
         self.assertEqual(
-            tenants_info(INFO, 3, 4).decode(),
+            tenants_info(INFO, 3, OWN).decode(),
             "# Server\r\nredis_version:7.0.15\r\n\r\n"
-            "# Clients\r\nconnected_clients:4\r\nmaxclients:10000\r\n\r\n"
+            "# Clients\r\nconnected_clients:41\r\nmaxclients:10000\r\nblocked_clients:42\r\n\r\n"
             "# Memory\r\nused_memory:1000\r\nmaxmemory_policy:noeviction\r\n\r\n"
+            "# Stats\r\ntotal_connections_received:44\r\ntotal_commands_processed:45\r\n"
+            "pubsub_channels:48\r\npubsub_patterns:49\r\n\r\n"
             "# Replication\r\nrole:master\r\n\r\n"
             "# Keyspace\r\ndb3:keys=2,expires=0\r\n",
         )
 
     def test_an_empty_database_has_its_section(self) -> None:
-        self.assertEqual(tenants_info(b"# Keyspace\r\ndb0:keys=1\r\n", 3, 4), b"# Keyspace\r\n")
+        self.assertEqual(tenants_info(b"# Keyspace\r\ndb0:keys=1\r\n", 3, OWN), b"# Keyspace\r\n")
 
     def test_what_is_no_info(self) -> None:
         for answer in (b"", b"nonsense", b"secret:1\r\n", "# Keyspace\r\n"):
-            self.assertNotIn(b"secret", tenants_info(answer, 3, 4))
+            self.assertNotIn(b"secret", tenants_info(answer, 3, OWN))

@@ -21,6 +21,11 @@ class DecisionsTests(unittest.TestCase):
     def setUp(self) -> None:
         self.policy = make_policy(builtin(), scripts=True, databases=True)
 
+    def assertRefused(self, made: policy.Policy, name: bytes) -> None:
+        """Neither it nor any subcommand is passed on."""
+        self.assertEqual(made.table[name], TAKE if name in made.known else DROP, name)
+        self.assertFalse(made.subcommands.get(name), name)
+
     def test_what_passes_and_what_does_not(self) -> None:
         for name in OWN:
             self.assertEqual(self.policy.table[name], KEEP, name)
@@ -28,7 +33,7 @@ class DecisionsTests(unittest.TestCase):
         for name in (b"BLPOP", b"XREAD", b"WAIT"):
             self.assertEqual((self.policy.table[name], name in self.policy.blocking), (TAKE, True), name)
         for name in FOREIGN:
-            self.assertEqual(self.policy.table.get(name), DROP, name)
+            self.assertRefused(self.policy, name)
         for name in (b"SELECT", b"FLUSHALL", b"COPY", b"MULTI", b"SUBSCRIBE", b"INFO", b"CLIENT", b"MEMORY", b"SCRIPT"):
             self.assertEqual(self.policy.table[name], TAKE, name)
         self.assertEqual(self.policy.table[b"PUBLISH"], HEAD)
@@ -45,12 +50,31 @@ class DecisionsTests(unittest.TestCase):
     def test_scripts_need_the_second_wall(self) -> None:
         one_wall = make_policy(builtin(), scripts=False)
         for name in (b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO", b"SCRIPT"):
-            self.assertEqual(one_wall.table[name], DROP)
+            self.assertRefused(one_wall, name)
             self.assertNotEqual(self.policy.table[name], DROP)
         self.assertEqual(self.policy.subcommands[b"SCRIPT"], {b"LOAD", b"EXISTS", b"HELP", b"SHOW"})
 
+    def test_scripts_need_a_server_where_one_users_cannot_change_anothers(self) -> None:
+        unsealed = make_policy(builtin(), scripts=True, databases=False, sealed=False)
+        for name in (b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO", b"SCRIPT"):
+            self.assertRefused(unsealed, name)
+        self.assertFalse(unsealed.runs_scripts)
+        self.assertEqual(unsealed.table[b"COPY"], DROP)
+        allowed = make_policy(builtin(), scripts=True, databases=False, sealed=False, allow=frozenset((b"EVAL",)))
+        self.assertEqual((allowed.table[b"EVAL"], allowed.table[b"COPY"]), (KEEP, DROP))
+        self.assertTrue(allowed.runs_scripts)
+
+    def test_no_operators_word_opens_scripts_that_redis_does_not_hold(self) -> None:
+        """They could SELECT."""
+        allow = parse_names("EVAL EVALSHA EVAL_RO EVALSHA_RO FCALL FCALL_RO SCRIPT FUNCTION FUNCTION|LOAD SCRIPT|LOAD")
+        for sealed in (True, False):
+            made = make_policy(builtin(), scripts=False, sealed=sealed, allow=allow)
+            for name in (b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO", b"FCALL", b"FCALL_RO", b"SCRIPT", b"FUNCTION"):
+                self.assertRefused(made, name)
+            self.assertFalse({name for name in made.forwarded if name.startswith(("eval", "fcall", "script", "function"))})
+
     def test_copy_is_refused_where_a_script_could_copy_into_another_database(self) -> None:
-        self.assertEqual(make_policy(builtin(), scripts=True, databases=False).table.get(b"COPY", DROP), DROP)
+        self.assertEqual(make_policy(builtin(), scripts=True, databases=False).table[b"COPY"], DROP)
         self.assertNotIn("copy", make_policy(builtin(), scripts=True, databases=False).forwarded)
         self.assertEqual(make_policy(builtin(), scripts=False, databases=False).table[b"COPY"], TAKE)
 
@@ -69,7 +93,7 @@ class DecisionsTests(unittest.TestCase):
 
     def test_an_operators_words(self) -> None:
         def kind(name: bytes, allow: str = "", deny: str = "") -> int:
-            return make_policy(builtin(), True, True, allow=parse_names(allow), deny=parse_names(deny)).table.get(name, DROP)
+            return make_policy(builtin(), True, True, allow=parse_names(allow), deny=parse_names(deny)).table[name]
 
         self.assertEqual(kind(b"CONFIG", allow="config|get"), TAKE)
         self.assertEqual(kind(b"SLOWLOG", allow="SLOWLOG"), KEEP)
@@ -79,7 +103,7 @@ class DecisionsTests(unittest.TestCase):
         self.assertEqual(kind(b"FLUSHALL", deny="FLUSHDB"), DROP)
         self.assertEqual(kind(b"OBJECT", deny="OBJECT|FREQ"), TAKE)
         for name in policy.NEVER - policy.ANSWERED - {b"SCRIPT|DEBUG"}:
-            self.assertEqual(kind(name, allow=name.decode()), DROP, name)
+            self.assertRefused(make_policy(builtin(), True, True, allow=parse_names(name.decode())), name)
         # It leaves a state on its connection.
         made = make_policy(builtin(), True, allow=parse_names("SCRIPT,SCRIPT|DEBUG,SCRIPT|FLUSH"))
         self.assertEqual(made.table[b"SCRIPT"], TAKE)

@@ -307,6 +307,30 @@ class OwnLaneTests(SharedCase):
         self.assertHome(conversation)
         self.assertIs(conversation.lane.released, False)
 
+    def test_a_refused_subscription_comes_home(self) -> None:
+        for kind in (b"", b"P", b"S"):
+            conversation = logged_in().command(kind + b"SUBSCRIBE", b"a", b"b")
+            self.assertTrue(conversation.session.pinned)
+            self.assertHears(conversation.redis(b"-BUSY\r\n"), b"-BUSY\r\n")
+            self.assertHome(conversation)
+            self.assertEqual(conversation.client(GET).shared_gets(), GET)
+            self.assertIn(b"sub=0 psub=0 ssub=0 ", conversation.command(b"CLIENT", b"INFO").shared_redis(b"+1\r\n").hears())
+
+    def test_a_pattern_that_redis_is_not_told_of_comes_home(self) -> None:
+        conversation = logged_in()
+        conversation.permit = lambda _: None
+        conversation.command(b"PSUBSCRIBE", b"a*").session.told(RuntimeError())
+        self.assertHome(conversation)
+
+    def test_a_pattern_keeps_the_lane_while_redis_is_told_of_it(self) -> None:
+        conversation = logged_in()
+        conversation.permit = lambda _: None
+        conversation.command(b"PSUBSCRIBE", b"a*").session.unread(True)
+        conversation.session.unread(False)
+        self.assertTrue(conversation.session.pinned)
+        conversation.session.told(None)
+        self.assertEqual(conversation.gets(), encode([b"PSUBSCRIBE", b"blue:a*"]))
+
     def test_a_command_that_is_too_large_to_be_read_whole(self) -> None:
         large = encode([b"SET", b"a", b"x" * 100_000])
         conversation = logged_in().client(GET, large[:70_000])

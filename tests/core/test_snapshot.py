@@ -5,6 +5,7 @@ from __future__ import annotations
 import unittest
 
 from redisproxy.core import snapshot, tenants
+from redisproxy.core.limits import UNLIMITED, Limits
 from redisproxy.core.tenants import AuthenticationError, Backend, Credential, Directory, Tenant, digest
 
 BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-grün", 5)
@@ -35,7 +36,7 @@ class SnapshotTests(unittest.TestCase):
                 before = Directory(backend, CREDENTIALS[:count])
                 after = snapshot.load(snapshot.dump(before))
                 self.assertEqual((after.backend, after.credentials), (before.backend, before.credentials))
-                self.assertEqual(after.tenants, before.tenants)
+                self.assertEqual((after.tenants, after.limits), (before.tenants, {}))
         used = after.authenticate("team-blue", b"blue-password", 0.0)
         self.assertEqual(used, CREDENTIALS[0])
         self.assertEqual(after.renewed(used, 0.0), used)
@@ -53,7 +54,14 @@ class SnapshotTests(unittest.TestCase):
     def test_no_tenants_password_is_in_it(self) -> None:
         self.assertNotIn(b"blue-password", snapshot.dump(Directory(None, CREDENTIALS)))
 
-    def test_it_rests_between_credentials(self) -> None:
+    def test_limits(self) -> None:
+        for limits in ({"team-blue": Limits(1, 2, 3)}, {"team-blue": Limits(1), "team-grün": Limits(0, 0, 10**9)}):
+            after = snapshot.load(snapshot.dump(Directory(BACKENDS[2], CREDENTIALS, limits)))
+            self.assertEqual((after.limits, after.credentials), (limits, CREDENTIALS))
+            self.assertEqual(after.limits_of("team-red"), UNLIMITED)
+
+    def test_it_rests_between_lines(self) -> None:
         rests: list[None] = []
-        snapshot.load(snapshot.dump(Directory(None, CREDENTIALS)), lambda: rests.append(None))
-        self.assertEqual(len(rests), len(CREDENTIALS))
+        directory = Directory(None, CREDENTIALS, {"team-blue": Limits(1), "team-grün": Limits(2)})
+        snapshot.load(snapshot.dump(directory), lambda: rests.append(None))
+        self.assertEqual(len(rests), len(CREDENTIALS) + 2)

@@ -10,15 +10,13 @@ import copy
 import json
 import re
 import shlex
-import shutil
-import subprocess
-import sys
 import tomllib
 import unittest
 from dataclasses import fields
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import jsonschema
 import kubernetes_validate
 import yaml
 
@@ -30,85 +28,66 @@ from redisproxy.directory.manifests import ManifestsSource
 from redisproxy.settings import Settings
 from redisproxy.workers import END_MARGIN
 
-ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "deploy"
-BASE = DEPLOY / "kubernetes"
-EXAMPLE = BASE / "example"
-LOCAL = DEPLOY / "local"
-
-#: The oldest and the newest release of Kubernetes that the manifests are checked against.
-RELEASES = ("1.27", "1.34")
-
-
-def documents(directory: Path, kustomization: bool = False) -> list[dict]:
-    """The manifests of one directory's files."""
-    found = []
-    for path in sorted(directory.glob("*.yaml")):
-        if kustomization or path.name != "kustomization.yaml":
-            found += [document for document in yaml.safe_load_all(path.read_text()) if document is not None]
-    return found
-
-
-def name(document: dict) -> tuple[str, str, str]:
-    """(kind, namespace, name); no namespace is an empty one."""
-    metadata = document["metadata"]
-    return document["kind"], metadata.get("namespace", ""), metadata["name"]
-
-
-def only(kind: str) -> dict:
-    """The base's one document of a kind."""
-    (found,) = (document for document in documents(BASE) if document["kind"] == kind)
-    return found
-
-
-def tool(program: str, package: str) -> str:
-    """Path of a program, that of this Python's environment first."""
-    beside = Path(sys.executable).parent / program
-    path = str(beside) if beside.is_file() else shutil.which(program)
-    if path is None:
-        raise unittest.SkipTest(f"{program} is not installed: {package}")
-    return path
-
-
-def run(*command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-
-
-def environment() -> dict[str, str]:
-    """What the Deployment sets, and what Kubernetes adds to every pod."""
-    (container,) = only("Deployment")["spec"]["template"]["spec"]["containers"]
-    return {variable["name"]: variable["value"] for variable in container["env"]} | {
-        "KUBERNETES_PORT": "tcp://10.0.0.1:443",
-        "KUBERNETES_SERVICE_HOST": "10.0.0.1",
-    }
+from .documents import (
+    BASE,
+    CHART,
+    COMPONENTS,
+    DEPLOY,
+    EXAMPLE,
+    KUBERNETES,
+    LOCAL,
+    PRODUCTION,
+    ROOT,
+    documents,
+    environment,
+    kustomized,
+    load,
+    name,
+    only,
+    run,
+    tool,
+    validate,
+)
 
 
 class SchemaTests(unittest.TestCase):
-    """Kubernetes' own schemas, strict: an unknown field is an error."""
-
-    def validate(self, document: dict) -> None:
-        for release in RELEASES:
-            # The newest schemas that are not newer: an answer with another release would test nothing.
-            self.assertEqual(kubernetes_validate.validate(document, release, strict=True), release)
+    """What the files say, and what is rendered of them."""
 
     def test_every_document_is_valid(self) -> None:
         for directory in (BASE, EXAMPLE, LOCAL):
             found = documents(directory)
             self.assertTrue(found)
             for document in found:
-                with self.subTest(name(document)):
-                    self.validate(document)
+                validate(document)
 
     def test_no_manifest_is_left_out(self) -> None:
+        """Each file is one of those that are checked here, or named by a kustomization."""
         covered = {path for directory in (BASE, EXAMPLE, LOCAL) for path in directory.glob("*.yaml")}
+        covered |= {path for path in CHART.rglob("*") if path.suffix in (".yaml", ".json")}
+        for path in (*COMPONENTS.glob("*/kustomization.yaml"), PRODUCTION / "kustomization.yaml"):
+            covered |= {path} | {path.parent / file for file in self.named(path)}
+        covered |= {KUBERNETES / "kustomization.yaml", COMPONENTS / "narrow-rbac/tenant.yaml"}
         there = {path for path in DEPLOY.rglob("*") if path.suffix in (".yaml", ".yml", ".json")}
         self.assertEqual(there - covered, set())
+        self.assertEqual({path for path in covered if not path.exists()}, set())
+
+    def named(self, path: Path) -> list[str]:
+        """The files that a kustomization names."""
+        kustomization = yaml.safe_load(path.read_text())
+        files = [patch["path"] for patch in kustomization.get("patches", []) if "path" in patch]
+        for generator in kustomization.get("configMapGenerator", []):
+            files += [file.rpartition("=")[2] for file in generator["files"]]
+        return files + [entry for entry in kustomization.get("resources", []) if entry.endswith(".yaml")]
 
     def test_a_misspelt_field_would_be_found(self) -> None:
         document = copy.deepcopy(only("Deployment"))
         document["spec"]["template"]["spec"]["containers"][0]["securityContext"]["readOnlyRootFileSystem"] = True
         with self.assertRaises(kubernetes_validate.ValidationError):
-            self.validate(document)
+            validate(document)
+        (monitor,) = load((COMPONENTS / "monitoring/service-monitor.yaml").read_text())
+        monitor["spec"]["endpoints"][0]["bearerTokenSecret"] = {"name": "redisproxy-status", "key": "token"}
+        with self.assertRaises(jsonschema.ValidationError):
+            validate(monitor)
 
     def test_a_kustomization_names_all_files_beside_it(self) -> None:
         for directory in (BASE, EXAMPLE):
@@ -119,14 +98,10 @@ class SchemaTests(unittest.TestCase):
             self.assertEqual(set(kustomization), {"apiVersion", "kind", "resources"})
 
     def test_kubectl_renders_what_the_files_say(self) -> None:
-        kubectl = tool("kubectl", "apt-get install kubernetes-client")
-        for directory in (BASE, EXAMPLE):
-            rendered = run(kubectl, "kustomize", str(directory))
-            self.assertEqual(rendered.returncode, 0, rendered.stderr)
-            found = list(yaml.safe_load_all(rendered.stdout))
-            self.assertEqual(sorted(map(name, found)), sorted(map(name, documents(directory))))
-            for document in found:
-                self.validate(document)
+        for directory, files in ((KUBERNETES, BASE), (EXAMPLE, EXAMPLE)):
+            found = kustomized(directory)
+            by_name = {name(document): document for document in documents(files)}
+            self.assertEqual({name(document): document for document in found}, by_name)
 
 
 class RightsTests(unittest.TestCase):
@@ -134,7 +109,6 @@ class RightsTests(unittest.TestCase):
 
     NAMESPACES = {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]}
     SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}
-    ONE_NAMESPACES_SECRETS = {**SECRETS, "verbs": ["list"]}
     MASTER = {**SECRETS, "resourceNames": ["redis-secret-master"], "verbs": ["get", "watch"]}
 
     def test_the_rules_are_the_least_ones(self) -> None:
@@ -158,16 +132,6 @@ class RightsTests(unittest.TestCase):
                 )
         self.assertEqual(sorted(bound), sorted(name(d) for d in documents(BASE) if d["kind"].endswith("Role")))
 
-    def test_the_narrowed_form_in_the_comment_is_valid(self) -> None:
-        comment = re.findall(r"^#   (.*)$", (BASE / "rbac.yaml").read_text().split("To narrow it:")[1], re.MULTILINE)
-        role, binding = yaml.safe_load_all("\n".join(comment))
-        for document in (role, binding):
-            for release in RELEASES:
-                kubernetes_validate.validate(document, release, strict=True)
-        self.assertEqual(role["rules"], [self.ONE_NAMESPACES_SECRETS])
-        self.assertEqual(binding["roleRef"]["name"], role["metadata"]["name"])
-        self.assertEqual(binding["subjects"][0]["namespace"], only("ServiceAccount")["metadata"]["namespace"])
-
     def test_the_code_makes_no_other_calls(self) -> None:
         rights = {
             "list_namespace": ("namespaces", "list", "watch"),
@@ -181,10 +145,10 @@ class RightsTests(unittest.TestCase):
             for node in ast.walk(tree)
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "api"
         } - {"close"}
-        self.assertEqual(called, set(rights), "deploy/kubernetes/rbac.yaml has to follow")
+        self.assertEqual(called, set(rights), "deploy/kubernetes/base/rbac.yaml has to follow")
 
     def test_the_master_secret_is_the_one_of_the_settings(self) -> None:
-        settings = Settings.read({}, environment())
+        settings = Settings.read({}, environment(only("Deployment")))
         (role,) = (d for d in documents(BASE) if d["kind"] == "Role")
         self.assertEqual((role["metadata"]["namespace"], *role["rules"][0]["resourceNames"]), settings.master)
 
@@ -231,9 +195,11 @@ class PodTests(unittest.TestCase):
     def test_its_environment_is_one_that_the_proxy_takes(self) -> None:
         known = {setting.metadata["variable"] for setting in fields(Settings)}
         self.assertLessEqual({variable["name"] for variable in self.container["env"]}, known)
-        settings = Settings.read({}, environment())
+        settings = Settings.read({}, environment(only("Deployment")))
         self.assertEqual((settings.ns_prefix, settings.log_format), ("tenant-", "json"))
         self.assertEqual((settings.listen, settings.kubernetes_port), (("tcp:6379",), 443))
+        # Without a token, so that only probes are answered on that address.
+        self.assertEqual((settings.status, settings.status_token_file), ("tcp:9180:interface=0.0.0.0", None))
 
     def test_the_service_adds_no_variables_of_ours(self) -> None:
         self.assertIs(self.pod["enableServiceLinks"], False)
@@ -245,17 +211,30 @@ class PodTests(unittest.TestCase):
     def test_the_service_leads_to_the_port(self) -> None:
         service = only("Service")["spec"]
         (port,) = service["ports"]
-        (exposed,) = self.container["ports"]
-        self.assertEqual((port["port"], port["targetPort"]), (6379, exposed["name"]))
-        self.assertEqual(exposed["containerPort"], 6379)
+        exposed = {port["name"]: port["containerPort"] for port in self.container["ports"]}
+        self.assertEqual((port["port"], port["targetPort"]), (6379, "redis"))
+        self.assertEqual(exposed, {"redis": 6379, "status": 9180})
         self.assertEqual(service["selector"], self.deployment["spec"]["selector"]["matchLabels"])
         self.assertEqual(service["selector"], self.deployment["spec"]["template"]["metadata"]["labels"])
-        for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-            self.assertEqual(self.container[probe]["tcpSocket"], {"port": exposed["name"]})
+
+    def test_probes_ask_the_status_endpoint(self) -> None:
+        settings = Settings.read({}, environment(self.deployment))
+        exposed = {port["name"]: port["containerPort"] for port in self.container["ports"]}
+        self.assertEqual(int(settings.status.split(":")[1]), exposed["status"])
+        for probe, path in (("startupProbe", "/livez"), ("readinessProbe", "/readyz"), ("livenessProbe", "/livez")):
+            self.assertEqual(self.container[probe]["httpGet"], {"path": path, "port": "status"})
+
+    def test_pods_are_apart_and_go_one_by_one(self) -> None:
+        labels = self.deployment["spec"]["template"]["metadata"]["labels"]
+        for constraint in self.pod["topologySpreadConstraints"]:
+            self.assertEqual(constraint["labelSelector"], {"matchLabels": labels})
+            self.assertEqual(constraint["whenUnsatisfiable"], "ScheduleAnyway")
+        budget = only("PodDisruptionBudget")["spec"]
+        self.assertEqual((budget["selector"], budget["maxUnavailable"]), ({"matchLabels": labels}, 1))
 
     def test_a_roll_out_takes_no_pod_away_before_its_successor_serves(self) -> None:
         self.assertEqual(self.deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0)
-        settings = Settings.read({}, environment())
+        settings = Settings.read({}, environment(self.deployment))
         # Nodes get the delay, and clients a while for what they have begun; then the process needs a moment.
         self.assertGreaterEqual(settings.drain_delay, 5)
         self.assertGreaterEqual(settings.drain_seconds, 15)
@@ -272,7 +251,7 @@ class ExampleTests(unittest.TestCase):
     """The examples, read by the proxy's own parser."""
 
     def enrol(self, directory: Path, backend: Backend | None = None) -> Directory:
-        settings = Settings.read({}, environment())
+        settings = Settings.read({}, environment(only("Deployment")))
         enrolment = Enrolment(settings.redis_secret, settings.master, backend)
         reading = ManifestsSource(directory, settings.ns_prefix, settings.master).read()
         self.assertEqual((reading.failures(), reading.unreadable), ([], ()))
@@ -319,7 +298,7 @@ class ExampleTests(unittest.TestCase):
                 passwords.append(urlsplit(document["stringData"][CONNECTION_STRING]).password)
                 passwords.append(document["stringData"].get(PASSWORD))
         passwords = [password for password in passwords if password is not None]
-        self.assertEqual(len(passwords), 5)
+        self.assertEqual(len(passwords), 6)
         for password in passwords:
             self.assertRegex(password, r"^[a-z]*-?example-[a-z-]*password[a-z-]*$")
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from twisted.internet import defer, task
 
 from redisproxy.core.enrolment import Enrolment, Problem
+from redisproxy.core.limits import UNLIMITED, Limits
 from redisproxy.core.tenants import AuthenticationError, Backend, Credential, Directory
 from redisproxy.directory.cluster import ClusterSource
 from redisproxy.directory.manifests import ManifestsSource
@@ -42,8 +43,12 @@ def stamp(seconds: float) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
-def namespace(name: str) -> dict:
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+def namespace(name: str, **annotations: str) -> dict:
+    """annotations: of the proxy, with _ for - in their names."""
+    metadata: dict = {"name": name}
+    if annotations:
+        metadata["annotations"] = {f"redisproxy/{key.replace('_', '-')}": value for key, value in annotations.items()}
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
 
 
 def secret(where: str, name: str, part: str = "stringData", **values: str) -> dict:
@@ -296,6 +301,22 @@ class Contract:
         directory = self.good()
         self.assertEqual(directory.backend.password, b"pw-master")
         self.assertEqual(directory.credentials, ())
+
+    # Limits.
+
+    def test_limits_are_the_namespaces_annotations(self) -> None:
+        self.world.put(*self.tenant(self.blue, "pw-blue", 3))
+        before = self.good()
+        self.assertEqual(before.limits_of(self.blue), UNLIMITED)
+        self.world.put(namespace(self.blue, max_connections="5", bytes_per_second="1000"))
+        directory = self.good()
+        self.assertEqual(directory.limits_of(self.blue), Limits(5, 0, 1000))
+        self.assertEqual(directory.credentials, before.credentials)
+        self.world.put(namespace(self.blue, max_connections="pw-many", bytes_per_second="7"))
+        self.assertEqual(self.read().limits_of(self.blue), Limits(0, 0, 7))
+        self.assertProblem(self.blue, "", "^annotation redisproxy/max-connections is not a whole number")
+        self.world.put(namespace(self.blue))
+        self.assertEqual(self.good().limits_of(self.blue), UNLIMITED)
 
     # Tenants and their secrets.
 

@@ -35,6 +35,24 @@ class MetadataTests(unittest.TestCase):
         self.assertRaisesRegex(DocumentError, "metadata.namespace", read_secret, document, DEFAULT)
 
 
+class AnnotationTests(unittest.TestCase):
+    def annotations(self, annotations: object) -> dict[str, str]:
+        return read_namespace({"metadata": {"name": "n", "annotations": annotations}}, DEFAULT).annotations
+
+    def test_only_what_matters_is_kept(self) -> None:
+        limit = "redisproxy/max-connections"
+        self.assertEqual(self.annotations(None), {})
+        self.assertEqual(self.annotations({"other": "x", limit: "5", "redisproxy/other": "5"}), {limit: "5"})
+        self.assertEqual(self.annotations({limit: 5}), {limit: "5"})
+        self.assertEqual(self.annotations({limit: None}), {})
+
+    def test_what_is_none_is_malformed_and_does_not_cost_the_namespace(self) -> None:
+        for value in (True, 1.5, [], {}):
+            self.assertEqual(self.annotations({"redisproxy/max-connections": value}), {"redisproxy/max-connections": ""})
+        for whole in ("x", [], 5):
+            self.assertEqual(set(self.annotations(whole).values()), {""})
+
+
 class CreationTests(unittest.TestCase):
     def created(self, stamp: object) -> float:
         return read_namespace({"metadata": {"name": "n", "creationTimestamp": stamp}}, DEFAULT).created

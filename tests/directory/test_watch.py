@@ -16,7 +16,7 @@ from twisted.internet import defer, task
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
-from redisproxy.core.enrolment import Changes, Enrolment, SecretDocument, Update
+from redisproxy.core.enrolment import ITSELF, Changes, Enrolment, SecretDocument, Update
 from redisproxy.core.tenants import AuthenticationError
 from redisproxy.directory import cluster, reading, watch
 from redisproxy.directory.cluster import ClusterSource
@@ -223,10 +223,33 @@ class ReadChangesTests(SourceCase):
         })  # fmt: skip
         self.assertNotIn("password", repr(update))
 
+    def test_a_namespace_that_changed_is_read_without_its_secrets(self) -> None:
+        annotations = {"redisproxy/max-connections": "5"}
+        self.api.put(namespace("team-blue", annotations=annotations))
+        before = len(self.api.requests)
+        update = self.read(("team-blue", ITSELF), ("team-none", ITSELF))
+        self.assertEqual((update.failures, dict(update.listed), dict(update.secrets)), ((), {}, {}))
+        self.assertEqual(update.namespaces["team-blue"].annotations, annotations)
+        self.assertIsNone(update.namespaces["team-none"])
+        self.assertEqual(len(self.api.requests) - before, 2)
+
+    def test_many_that_changed_are_one_list(self) -> None:
+        for number in range(MANY):
+            self.api.put(namespace(f"team-{number}", annotations={"redisproxy/max-connections": str(number)}))
+        before = len(self.api.requests)
+        update = self.read(*((f"team-{number}", ITSELF) for number in range(1, MANY + 1)))
+        self.assertEqual(update.failures, ())
+        found = {name: one.annotations["redisproxy/max-connections"] for name, one in update.namespaces.items()}
+        self.assertEqual(found, {f"team-{number}": str(number) for number in range(1, MANY)}, "none is taken for deleted")
+        self.assertEqual(len(self.api.requests) - before, 3, "102 namespaces, 50 a page")
+        self.api.fail(NAMESPACES, refusal(500))
+        update = self.read(*((f"team-{number}", ITSELF) for number in range(MANY)))
+        self.assertEqual((len(update.failures), dict(update.namespaces)), (1, {}))
+
     def test_a_failure_is_no_deletion(self) -> None:
         for fault in (refusal(500), refusal(403), refusal(503)):
             self.api.fail(ANY, fault)
-            update = self.read(BLUE, MASTER, namespaces=("team-green",))
+            update = self.read(BLUE, MASTER, ("team-blue", ITSELF), namespaces=("team-green",))
             self.assertTrue(update.failures)
             self.assertEqual((dict(update.namespaces), dict(update.listed), dict(update.secrets)), ({}, {}, {}))
 
@@ -515,9 +538,11 @@ class WatchTests(SourceCase):
         self.api.put(*tenant("team-red", 7, "red-password"))
         self.wait(lambda: self.watch.events == 4, "both are told")
         self.seen(namespaces=("team-red",))
-        self.api.put(namespace("other"), secret("other", CLIENT), secret("team-blue", "other"), namespace("team-blue"))
+        self.api.put(namespace("other"), secret("other", CLIENT), secret("team-blue", "other"))
         self.api.put(master("redis://:second@redis:6379/0"))
         self.seen(MASTER)
+        self.api.put(namespace("team-blue"))
+        self.seen(("team-blue", ITSELF))
         self.assertEqual((self.watch.reconnects, self.refreshes), (0, 2))
         self.assertLess(self.watch.quiet, 10)
 

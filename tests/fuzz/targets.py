@@ -13,6 +13,7 @@ from unittest import mock
 from redisproxy.core import lane as lane_module
 from redisproxy.core import resp
 from redisproxy.core.lane import CONFIRMATIONS, HELLO, REPLIES, Ledger, Owed
+from redisproxy.core.pubsub import KINDS
 from redisproxy.core.resp import (
     AUTHENTICATED,
     DROP,
@@ -155,6 +156,7 @@ class Creditor:
         self.done = 0
         self.excuses = 0
         self.whole = True
+        self.subscribed = False
 
     def _add(self, key: object, piece: bytes, done: int) -> None:
         """Notes it with what came before, where that was for the same debt: no cut shows."""
@@ -178,6 +180,11 @@ class Creditor:
     def excused(self, count: int) -> None:
         assert count >= 0
         self.excuses += count
+
+    def confirmed(self, change: object, refused: bool) -> bool:
+        if not refused:
+            self.subscribed = bool(change)
+        return self.subscribed
 
     def bare(self, channel: bytes) -> bytes:
         return channel
@@ -220,7 +227,7 @@ def _settled(chunks: Iterator[bytes], debts: list[tuple[int, int, bool, bool, in
     ledger, owner = Ledger(), Creditor()
     owed: list[NumberedOwed] = []
     for number, (kind, count, silent, subscribed, protocol) in enumerate(debts):
-        owed.append(NumberedOwed(owner, count, kind, silent, subscribed, protocol))
+        owed.append(NumberedOwed(owner, count, kind, silent, protocol, subscribed))
         owed[-1].number = number
         ledger.debts.append(owed[-1])
     total = sum(debt[1] for debt in debts)
@@ -309,7 +316,7 @@ CLIENT = [
     encode([b"PUBLISH", b"a", b"x" * 300]),
     encode([b"N" * 200, b"x"]),
 ]
-_NUMBERED = re.compile(rb"(?:echo|nosuch)(\d{6})")
+_NUMBERED = re.compile(rb"(?:echo|nosuch|NOSUCH)(\d{6})")
 #: Without these, in what the client says, every command has one answer.
 _UNCOUNTED = (b"REPLY", b"SUBSCRIBE a b", b"UNSUBSCRIBE", b"POST")
 
@@ -753,6 +760,9 @@ class Play:
         assert lane is None or not (session.ended and not lane.model.unread and not lane.model.pending), (
             "it ended, and keeps its lane"
         )
+        if not (session.ended or talk.gone or session._queue):
+            known = {(kind + b"SUBSCRIBE", channel) for kind in KINDS for channel in session.subscriptions.of(kind)}
+            assert known == (lane.model.subscribed if lane else set()), "it is subscribed to something else"
         assert session.home is None or session.home is talk.homes[-1]
         assert all(home.users == (home is session.home) for home in talk.homes), "a home was not left"
 

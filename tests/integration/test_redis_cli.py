@@ -190,7 +190,7 @@ class TerminalTests(RedisCliTestCase):
         self.says(session, "hgetall hash", '1) "field"', '2) "value"')
         self.says(session, "help get", "Get the value of a key")
         self.says(session, "select 5", "(error) NOPERM this password opens database 3 only")
-        self.says(session, "config get *", f"(error) NOPERM the command 'config' {REFUSED}")
+        self.says(session, "config get *", f"(error) NOPERM the command 'config|get' {REFUSED}")
         self.says(session, "client list", f"NOPERM the command 'client|list' {REFUSED}")
         self.says(session, "multi", "OK", prompt="[3](TX)> ")
         self.says(session, "get greeting", "QUEUED", prompt="[3](TX)> ")
@@ -243,5 +243,6 @@ class TerminalTests(RedisCliTestCase):
 
     def test_statistics(self) -> None:
         session = self.begin("-n", "3", "--stat", "-i", "0.05")
-        session.expect(r"(?m)^\d+ +[\d.]+M +\d+ ")  # keys, memory, clients
+        # Keys, memory, clients, blocked ones, requests, connections.
+        session.expect(r"(?m)^\d+ +[\d.]+M +[1-9]\d* +0 +[1-9]\d* \(\+\d+\) +[1-9]\d* ")
         session.sendintr()

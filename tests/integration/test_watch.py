@@ -150,13 +150,27 @@ class ChangeTests(WatchCase):
     def test_what_does_not_matter_is_not_read(self) -> None:
         before = len(self.api.requests)
         self.api.put(namespace("other"), secret("other", "redis-secret-master", redis_connection_string="x"))
-        self.api.put(secret("team-blue", "unrelated", redis_password="x"), namespace("team-blue"))
+        self.api.put(secret("team-blue", "unrelated", redis_password="x"))
         self.at_once(
             lambda: self.api.put(*tenant("team-red", 7, "red-password")),
             lambda: self.works("red-password"),
             "what matters is",
         )
         self.assertEqual({r.path.removeprefix(NAMESPACES) for r in self.api.requests[before:]}, {"", "/team-red/secrets"})
+
+    def test_limits_and_the_sessions_go_on(self) -> None:
+        clients = [self.client(BLUE, 3) for _ in range(3)]
+        before = len(self.api.requests)
+        limited = namespace("team-blue", annotations={"redisproxy/max-connections": "2", "redisproxy/bytes-per-second": "x"})
+        self.at_once(lambda: self.api.put(limited), lambda: not self.works(BLUE), "no more may come")
+        self.assertEqual([client.ping() for client in clients], [True] * 3)
+        [request] = self.api.requests[before:]
+        self.assertEqual((request.path, request.query["fieldSelector"]), (NAMESPACES, "metadata.name=team-blue"))
+        self.assertTrue(self.works(GREEN))
+        self.proxy.logged("team-blue: annotation redisproxy/bytes-per-second is not a whole number from 0 to")
+        self.at_once(lambda: self.api.put(namespace("team-blue")), lambda: self.works(BLUE), "as many as before")
+        self.proxy.logged("mended: team-blue: annotation redisproxy/bytes-per-second")
+        self.assertEqual([client.ping() for client in clients], [True] * 3)
 
     def test_metadata_is_all_that_a_watch_is_asked_for(self) -> None:
         watches = [request for request in self.api.requests if request.watches]

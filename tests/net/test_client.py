@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import gc
+import ssl
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 from twisted.internet import task
+from twisted.internet.address import IPv4Address
+from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.protocol import connectionDone
 from twisted.internet.testing import StringTransport
+from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.trial import unittest
+from zope.interface import implementer
 
 from redisproxy.core.tenants import Directory
 from redisproxy.net.admission import Admission
-from redisproxy.net.client import CHECKED_AT_ONCE, ClientFactory, ClientProtocol, Timeouts
+from redisproxy.net.client import CHECKED_AT_ONCE, FULL, UNREAD_LIMIT, ClientFactory, ClientProtocol, Timeouts
+from redisproxy.net.tls import ServerTls, TlsFiles, make
 from redisproxy.ops.outcomes import Outcomes
+
+from ..support.certificates import Authority
 
 
 class FactoryTests(unittest.TestCase):
@@ -63,3 +73,138 @@ class FactoryTests(unittest.TestCase):
         del client
         self.assertIsNone(left[0]())
         self.assertIsNotNone(left[1]())
+
+
+@implementer(ITCPTransport)
+class Socket(StringTransport):
+    """A TCP socket whose other side is a test."""
+
+    bufferSize = 65536
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        pass
+
+
+class TlsTests(unittest.TestCase):
+    """A client's connection over TLS, from the first byte on; the other side is Python's own TLS."""
+
+    def setUp(self) -> None:
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir(parents=True)
+        authority = Authority(directory)
+        certificate, key = authority.issue("proxy", "localhost")
+        files = TlsFiles(key, certificate, None, None)
+        secured = ServerTls("ssl:6380", files)
+        secured.use(make(files, files.read()))
+        self.context = ssl.create_default_context(cafile=authority.path)
+        self.clock = task.Clock()
+        self.factory = ClientFactory(
+            self.clock,
+            SimpleNamespace(listeners=[], directory=Directory(None, [])),
+            None,
+            None,
+            None,
+            Admission(1, 0),
+            Outcomes(self.clock),
+            Timeouts(60.0),
+        )
+        self.tls = TLSMemoryBIOFactory(secured, False, self.factory, self.clock)
+
+    def connect(self) -> TLSMemoryBIOProtocol:
+        protocol = self.tls.buildProtocol(IPv4Address("TCP", "192.0.2.1", 50000))
+        protocol.makeConnection(Socket())
+        self.received, self.sent = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.client = self.context.wrap_bio(self.received, self.sent, server_hostname="localhost")
+        return protocol
+
+    def shake(self, protocol: TLSMemoryBIOProtocol) -> None:
+        for _ in range(4):
+            try:
+                self.client.do_handshake()
+            except ssl.SSLWantReadError:
+                pass
+            self.carry(protocol)
+
+    def carry(self, protocol: TLSMemoryBIOProtocol) -> None:
+        """What each side has sent comes to the other."""
+        if data := self.sent.read():
+            protocol.dataReceived(data)
+        self.clock.advance(0)
+        self.received.write(protocol.transport.value())
+        protocol.transport.clear()
+
+    def lost(self, protocol: TLSMemoryBIOProtocol) -> None:
+        """As the reactor does."""
+        if protocol.transport.producer is not None:
+            protocol.transport.producer.stopProducing()
+        protocol.connectionLost(connectionDone)
+
+    def test_who_does_not_finish_the_handshake_has_the_time_of_the_log_in(self) -> None:
+        protocol = self.connect()
+        protocol.dataReceived(b"\x16\x03")
+        self.clock.advance(59.9)
+        self.assertFalse(protocol.transport.disconnecting)
+        self.clock.advance(0.1)
+        self.assertTrue(protocol.transport.disconnecting)
+        self.assertEqual(protocol.transport.value(), b"")
+        self.lost(protocol)
+        self.assertEqual(self.factory.counts.ended, {"login-timeout": 1})
+        self.assertEqual(self.factory.admission.served, 0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_who_finishes_it_and_does_not_log_in_is_told(self) -> None:
+        protocol = self.connect()
+        self.shake(protocol)
+        self.clock.advance(60)
+        self.carry(protocol)
+        self.assertEqual(self.client.read(100), b"-ERR no log-in within 60 seconds\r\n")
+        self.lost(protocol)
+        self.assertEqual(self.factory.counts.ended, {"login-timeout": 1})
+
+    def test_no_handshake_is_made_for_who_is_turned_away(self) -> None:
+        served, turned_away = self.connect(), self.connect()
+        self.assertTrue(turned_away.transport.disconnecting)
+        self.assertEqual(turned_away.transport.value(), b"")
+        self.assertNotIn(FULL, turned_away.transport.value())
+        self.lost(turned_away)
+        self.assertEqual(self.factory.counts.ended, {"turned-away": 1})
+        self.assertFalse(served.transport.disconnecting)
+        self.lost(served)
+        self.factory.stopFactory()
+        self.clock.advance(0)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_handshake_that_fails_is_told_by_its_mood(self) -> None:
+        protocol = self.connect()
+        protocol.dataReceived(b"*1\r\n$4\r\nPING\r\n")
+        self.assertTrue(protocol.transport.disconnecting)
+        self.lost(protocol)
+        self.assertEqual(self.factory.counts.ended, {"tls-failed": 1})
+        self.assertEqual(self.flushLoggedErrors(), [])
+        left = self.connect()
+        self.lost(left)
+        self.assertEqual(self.factory.counts.ended, {"tls-failed": 1, "client-left": 1})
+
+    def test_before_the_log_in_little_may_be_unread(self) -> None:
+        protocol = self.connect()
+        self.assertEqual(protocol.transport.bufferSize, Socket.bufferSize)
+        self.shake(protocol)
+        self.assertEqual(protocol.transport.bufferSize, UNREAD_LIMIT)
+        self.lost(protocol)
+
+    def test_one_that_left_leaves_nothing_to_the_garbage_collector(self) -> None:
+        gc.disable()
+        self.addCleanup(gc.enable)
+        protocol = self.connect()
+        self.shake(protocol)
+        self.client.write(b"PING\r\n")
+        self.carry(protocol)
+        self.assertIn(b"NOAUTH", self.client.read(100))
+        left = weakref.ref(protocol.wrappedProtocol)
+        self.lost(protocol)
+        self.clock.advance(60)
+        del protocol
+        self.assertIsNone(left())

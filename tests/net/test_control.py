@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 import re
 
-from twisted.internet import defer, protocol, reactor, task
+import redis
+from twisted.internet import defer, protocol, reactor, task, threads
 from twisted.logger import Logger, LogLevel, formatEvent
 from twisted.trial import unittest
 
@@ -114,6 +115,54 @@ class ControlTests(unittest.TestCase):
             self.assertEqual(len(warnings), 1)
             self.assertRegex(warnings[0], f"^Redis at redis://127.0.0.1:{server.port} {text}")
             yield control.stopService()
+
+    @defer.inlineCallbacks
+    def test_a_redis_that_is_busy_is_asked_again(self):
+        """With one tenant's script, say: the others must not be without INFO for good."""
+        server = RedisServer(valkey, "lua-time-limit 10").start()
+        self.addCleanup(server.stop)
+        running = threads.deferToThread(server.client().eval, "while true do end", 0)
+        while True:
+            try:
+                server.client().ping()
+            except redis.exceptions.BusyLoadingError:
+                self.fail("it loads")
+            except redis.ResponseError as error:
+                self.assertIn("BUSY", str(error))
+                break
+            yield task.deferLater(reactor, 0.01)
+        told: list[Server] = []
+        control = ControlService(reactor, 5.0, None, told.append)
+        control.startService()
+        self.addCleanup(control.stopService)
+        control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
+        while control._retry is None:
+            self.assertEqual(told, [])
+            yield task.deferLater(reactor, 0.01)
+        self.assertRegex(control._last_state, "^did not tell what it is, and is asked again: BUSY ")
+        server.client().script_kill()
+        yield self.assertFailure(running, redis.ResponseError)
+        while not control.connected:
+            yield task.deferLater(reactor, 0.01)
+        self.assertTrue(told[-1].sealed)
+
+    @defer.inlineCallbacks
+    def test_whether_scripts_are_sealed_is_asked_again_once_the_data_is_loaded(self):
+        server = RedisServer(valkey, "save 3600 1").start()
+        self.addCleanup(server.stop)
+        server.client().mset({f"key-{number}": random.randbytes(200) for number in range(100)})
+        server.client().save()
+        server.kill()
+        server.change("key-load-delay 10000", "loading-process-events-interval-bytes 1024")
+        server.start()
+        told: list[Server] = []
+        control = ControlService(reactor, 5.0, None, told.append)
+        control.startService()
+        self.addCleanup(control.stopService)
+        control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
+        while not told or told[-1].sealed is None:
+            yield task.deferLater(reactor, 0.01)
+        self.assertEqual([each.sealed for each in (told[0], told[-1])], [None, True])
 
     @defer.inlineCallbacks
     def test_connections_that_are_gone_are_not_kept(self):

@@ -12,7 +12,7 @@ from redisproxy.core.commands import parse
 from redisproxy.core.policy import make_policy
 from redisproxy.core.tenants import Tenant
 from redisproxy.net.control import ControlError, Server
-from redisproxy.net.wall import Wall
+from redisproxy.net.wall import PATTERN_BYTES, Wall
 
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server
 
@@ -87,6 +87,18 @@ class ReplicasTests(unittest.SynchronousTestCase):
         self.assertHears(server, pubsub)
         run(second.permit(BLUE, [b"team-blue:other.*"]))
         self.assertHears(server, pubsub)
+
+    def each_patterns_that_redis_cannot_be_told_of(self, binary: Callable[[], str]) -> None:
+        wall = self.wall(self.start(binary))
+        run(wall.login(BLUE, MASTER))
+        for pattern in (b"team-blue:a b", b"team-blue:\0", b"team-blue:a\r\n", b"team-blue:\t", b"team-blue:\v"):
+            with self.assertRaises(ControlError) as caught:
+                run(wall.permit(BLUE, [b"team-blue:fit", pattern]))
+            self.assertIn("spaces or NUL bytes", caught.exception.told)
+        with self.assertRaises(ControlError) as caught:
+            run(wall.permit(BLUE, [b"team-blue:" + b"x" * PATTERN_BYTES]))
+        self.assertIn(f"more than {PATTERN_BYTES} bytes", caught.exception.told)
+        run(wall.permit(BLUE, [b"team-blue:\xff\x01", b"team-blue:fit"]))
 
     def each_two_make_it_at_the_same_moment(self, binary: Callable[[], str]) -> None:
         """Before one of its questions to Redis the other one is through with all of its own: before the first, the second …"""

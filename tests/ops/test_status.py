@@ -21,7 +21,16 @@ def figures(**tenants: dict) -> Figures:
     for seconds in (0.05, 0.1, 0.5, 7.0):
         histogram.observe(seconds)
     names = tenants or {
-        "team-a": {"sessions": 2, "commands": {"plain": 7}, "refused": {"server": 1}, "received": 5, "replied": 6}
+        "team-a": {
+            "sessions": 2,
+            "commands": {"plain": 7},
+            "refused": {"server": 1},
+            "received": 5,
+            "replied": 6,
+            "turned_away": 8,
+            "held": 1,
+            "throttled": 70.5,
+        }
     }
     return {
         "time": 1000.0,
@@ -36,6 +45,7 @@ def figures(**tenants: dict) -> Figures:
         },
         "state": {
             "unready": "",
+            "most_sessions": 1000,
             "directory": {
                 "loaded": True,
                 "source": "the manifests in /x",
@@ -44,7 +54,15 @@ def figures(**tenants: dict) -> Figures:
                 "refresh_seconds": histogram.figures(),
                 "watch": {"watching": True, "events": 7, "reconnects": 1, "quiet": 2.5},
                 "problems": [{"namespace": "team-b", "secret": EVIL, "reason": f"database 3 belongs to the older {EVIL}"}],
-                "tenants": {name: {"index": 3, "credentials": 2, "expires": 1000.0 + 7200} for name in names},
+                "tenants": {
+                    name: {
+                        "index": 3,
+                        "credentials": 2,
+                        "expires": 1000.0 + 7200,
+                        "limits": {"max_connections": 50, "bytes_per_second": 1000000},
+                    }
+                    for name in names
+                },
             },
             "redis": {
                 "connected": True,
@@ -52,6 +70,10 @@ def figures(**tenants: dict) -> Figures:
                 "version": "Redis 7.0.15",
                 "databases": 16,
                 "walls": 2,
+            },
+            "tls": {
+                "certificates": [{"listener": "ssl:6380", "begins": 0.0, "expires": 1000.0 + 86400 * 60, "problem": ""}],
+                "reloads": {"ok": 3, "failed": 1},
             },
         },
     }
@@ -91,6 +113,9 @@ class ExpositionTests(unittest.TestCase):
         family = (("family", "plain"), ("namespace", "team-a"))
         self.assertEqual(found["redisproxy_commands_total", family], 7)
         self.assertEqual(found["redisproxy_directory_age_seconds", ()], 3)
+        expiry = "redisproxy_certificate_expiry_timestamp_seconds"
+        self.assertEqual(found[expiry, (("listener", "ssl:6380"),)], 1000 + 86400 * 60)
+        self.assertEqual(found["redisproxy_certificate_reloads_total", (("outcome", "failed"),)], 1)
         self.assertEqual(found["redisproxy_redis_response_seconds_bucket", (("le", "0.1"),)], 2)
         self.assertEqual(found["redisproxy_redis_response_seconds_count", ()], 4)
         self.assertIn(("process_resident_memory_bytes", ()), found)
@@ -111,12 +136,23 @@ class ExpositionTests(unittest.TestCase):
                 self.assertIn(f"`{name}`", table)
 
     def test_thousands_of_tenants_are_no_thousands_of_series(self) -> None:
-        one = {"sessions": 1, "commands": {"plain": 1}, "refused": {}, "received": 1, "replied": 1}
+        one = figures()["counts"]["tenants"]["team-a"] | {"sessions": 1}
         many = {f"team-{number:05}": one for number in range(exposition.SERIES + 7)}
         found = samples(Exposition(lambda: figures(**many)).render("")[1])
         series = [key for key in found if key[0] == "redisproxy_tenant_sessions"]
         self.assertEqual(len(series), exposition.SERIES + 1)
         self.assertEqual(found["redisproxy_tenant_sessions", (("namespace", "_other"),)], 7)
+        self.assertEqual(len([key for key in found if key[0] == "redisproxy_tenant_limit_connections"]), exposition.SERIES)
+
+    def test_limits_and_what_they_do(self) -> None:
+        found = samples(Exposition(figures).render("")[1])
+        one = (("namespace", "team-a"),)
+        self.assertEqual(found["redisproxy_tenant_limit_connections", one], 50)
+        self.assertEqual(found["redisproxy_tenant_limit_bytes_per_second", one], 1_000_000)
+        self.assertNotIn(("redisproxy_tenant_limit_commands_per_second", one), found)
+        self.assertEqual(found["redisproxy_tenant_connections_refused_total", one], 8)
+        self.assertEqual(found["redisproxy_tenant_throttled_connections", one], 1)
+        self.assertEqual(found["redisproxy_tenant_throttled_seconds_total", one], 70.5)
 
 
 class PageTests(unittest.TestCase):
@@ -130,6 +166,34 @@ class PageTests(unittest.TestCase):
         self.assertIn("Give this namespace another index", page)
         self.assertIn("12,346", page)
         self.assertIn("in 2 h", page)
+
+    def test_certificates(self) -> None:
+        found = figures()
+        (certificate,) = found["state"]["tls"]["certificates"]
+        page = pages.render(found, {}).decode()
+        self.assertIn("in 60 d", page)
+        self.assertNotIn("clients refuse it", page)
+        certificate |= {
+            "expires": 1000.0 + 7 * 86400 - 1,
+            "begins": 1000.0 - 29 * 86400,
+            "problem": f"{EVIL} cannot be read",
+        }
+        page = pages.render(found, {}).decode()
+        self.assertRegex(page, 'class="warn">in 6 d 23 h')
+        self.assertIn("cannot be read: the last good one stays in force", page)
+        self.assertNotIn("<script", page)
+        certificate["expires"] = 900.0
+        self.assertIn("ended 1 min 40 s ago: clients refuse it", pages.render(found, {}).decode())
+        found["state"]["tls"]["certificates"] = []
+        self.assertNotIn("Certificates", pages.render(found, {}).decode())
+
+    def test_limits_and_what_they_do(self) -> None:
+        found = figures()
+        page = pages.render(found, {}).decode()
+        self.assertIn("<td>50 connections, 1,000,000 bytes/s</td>", page)
+        self.assertIn('<span class="warn">throttled now, throttled for 1 min 10 s, 8 connections refused</span>', page)
+        found["counts"]["tenants"]["team-a"] |= {"held": 0, "throttled": 0.0, "turned_away": 0}
+        self.assertNotIn("throttled", pages.render(found, {}).decode())
 
     def test_it_says_why_it_is_not_ready(self) -> None:
         found = figures()
@@ -158,6 +222,7 @@ class PageTests(unittest.TestCase):
             "it has no key redis-connection-string",
             "not read: 403 Forbidden",
             "the master secret does not exist",
+            "annotation redisproxy/max-connections is not a whole number",
             "not read: no way to the Kubernetes API",
         ):
             self.assertNotEqual(pages.advice(reason), pages.advice("what nobody thought of"), reason)

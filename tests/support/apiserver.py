@@ -1,7 +1,7 @@
-"""A small Kubernetes API over real HTTP: namespaces and secrets, read only, with faults on demand.
+"""A small Kubernetes API over real HTTP: namespaces and secrets, with faults on demand.
 
-Owns just what the proxy uses of the API: lists with pages, one secret by name, watches, bearer tokens, TLS. What it answers
-was compared with a real kube-apiserver: `tests.directory.test_contract` runs over both.
+Owns just what the proxy and the operator's command use of the API: lists with pages, one secret by name, watches, bearer
+tokens, TLS; making, replacing and deleting a secret. What it answers was compared with a real kube-apiserver: `tests.directory.test_contract` runs over both.
 """
 
 from __future__ import annotations
@@ -81,6 +81,8 @@ class Request:
     query: Mapping[str, str]
     authorization: str
     accept: str = ""
+    method: str = "GET"
+    body: bytes = b""
 
     @property
     def watches(self) -> bool:
@@ -96,6 +98,8 @@ class ApiServer:
         self.tls = tls
         #: who may ask; change it while it runs
         self.tokens = {TOKEN}
+        #: those of them who may only read, as the proxy's own service account
+        self.readers: set[str] = set()
         self.requests: list[Request] = []
         self._faults: dict[str, Fault] = {}
         self._continues: dict[str, list[dict]] = {}
@@ -103,7 +107,7 @@ class ApiServer:
         #: by kind and namespace, then by name
         self._objects: dict[tuple[str, str], dict[str, dict]] = {}
         self._version = 100
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._init_watches()
         self._server: _Server | None = None
         self.put(*documents)
@@ -130,6 +134,11 @@ class ApiServer:
                     new.setdefault("data", {})[name] = base64.b64encode(text.encode()).decode()
                 held[metadata["name"]] = new
                 self._happened("MODIFIED" if old else "ADDED", new)
+
+    def secret(self, namespace: str, name: str) -> dict | None:
+        """One that it holds."""
+        with self._lock:
+            return self._objects.get(("Secret", namespace), {}).get(name)
 
     def delete(self, name: str, secret: str | None = None) -> None:
         """A namespace with all that is in it, or one secret of it."""
@@ -374,6 +383,8 @@ class ApiServer:
         scheme, _, token = request.authorization.partition(" ")
         if scheme.lower() != "bearer" or token not in self.tokens:
             return Fault(401, body=_status(401, "Unauthorized", "Unauthorized"))
+        if request.method != "GET":
+            return self._write(request, token)
         with self._lock:
             match request.path.removeprefix("/api/v1/").split("/"):
                 case ["namespaces"] | ["secrets"] | ["namespaces", _, "secrets"]:
@@ -385,6 +396,58 @@ class ApiServer:
                     return Fault(200, body=json.dumps(found).encode())
                 case _:
                     return Fault(404, body=_status(404, "the server could not find the requested resource", "NotFound"))
+
+    def _write(self, request: Request, token: str) -> Fault:
+        """Makes, replaces or deletes a secret, with the refusals of a real API server."""
+        match (request.method, *request.path.removeprefix("/api/v1/").split("/")):
+            case ("POST", "namespaces", namespace, "secrets"):
+                verb, name = "create", ""
+            case ("PUT", "namespaces", namespace, "secrets", name):
+                verb = "update"
+            case ("DELETE", "namespaces", namespace, "secrets", name):
+                verb = "delete"
+            case _:
+                return Fault(405, body=_status(405, "the server does not allow this method", "MethodNotAllowed"))
+        if token in self.readers:
+            text = f'secrets is forbidden: cannot {verb} resource "secrets" in the namespace "{namespace}"'
+            return Fault(403, body=_status(403, text, "Forbidden"))
+        document = json.loads(request.body or b"{}")
+        metadata = document.get("metadata", {})
+        name = name or metadata.get("name", "")
+        with self._lock:
+            held = self._objects.get(("Secret", namespace), {}).get(name)
+            if verb == "create":
+                if namespace not in self._objects.get(("Namespace", ""), {}):
+                    return Fault(404, body=_status(404, f'namespaces "{namespace}" not found', "NotFound"))
+                if not re.fullmatch(r"[a-z0-9]([-a-z0-9.]*[a-z0-9])?", name):
+                    return Fault(422, body=_status(422, f'Secret "{name}" is invalid', "Invalid"))
+                if held is not None:
+                    return Fault(409, body=_status(409, f'secrets "{name}" already exists', "AlreadyExists"))
+            elif held is None and verb == "update" and "uid" in metadata:
+                return Fault(409, body=_status(409, "Precondition failed: UID in precondition", "Conflict"))
+            elif held is None:
+                return Fault(404, body=_status(404, f'secrets "{name}" not found', "NotFound"))
+            elif verb == "update":
+                if (
+                    metadata.get("resourceVersion", held["metadata"]["resourceVersion"])
+                    != held["metadata"]["resourceVersion"]
+                ):
+                    text = "the object has been modified; please apply your changes to the latest version and try again"
+                    return Fault(409, body=_status(409, text, "Conflict"))
+                if held.get("immutable") and document.get("data") != held.get("data"):
+                    text = f'Secret "{name}" is invalid: data: Forbidden: field is immutable when `immutable` is set'
+                    return Fault(422, body=_status(422, text, "Invalid"))
+            elif document.get("preconditions", {}).get("uid", held["metadata"]["uid"]) != held["metadata"]["uid"]:
+                return Fault(409, body=_status(409, "Precondition failed: UID in precondition", "Conflict"))
+            if verb == "delete":
+                self.delete(namespace, name)
+                return Fault(200, body=json.dumps({"kind": "Status", "apiVersion": "v1", "status": "Success"}).encode())
+            metadata["namespace"] = namespace
+            if verb == "create":
+                metadata.pop("creationTimestamp", None)
+            self.put(document)
+            made = self._objects["Secret", namespace][name]
+            return Fault(201 if verb == "create" else 200, body=json.dumps(made).encode())
 
     def _list(self, request: Request) -> Fault:
         query = request.query
@@ -477,7 +540,8 @@ class _Connection(BaseHTTPRequestHandler):
         url = urlsplit(self.path)
         query = {name: values[0] for name, values in parse_qs(url.query).items()}
         authorization, accept = (self.headers.get(name, "") for name in ("Authorization", "Accept"))
-        request = Request(url.path, query, authorization, accept)
+        body = self.rfile.read(int(self.headers.get("Content-Length", "0")))
+        request = Request(url.path, query, authorization, accept, self.command, body)
         answer = self.server.api.answer(request)
         if not answer.status:
             self.server.stopped.wait()
@@ -494,6 +558,8 @@ class _Connection(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
         self.close_connection = self.close_connection or bool(answer.missing)
+
+    do_POST = do_PUT = do_DELETE = do_GET
 
     def _stream(self, request: Request) -> None:
         def begin() -> None:

@@ -35,8 +35,11 @@ def secret(namespace: str, name: str, created: str | None = None, **values: str)
     return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, "stringData": data}
 
 
-def namespace(name: str, created: str = "2026-01-01T00:00:00Z") -> dict:
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "creationTimestamp": created}}
+def namespace(name: str, created: str = "2026-01-01T00:00:00Z", annotations: Mapping[str, str] | None = None) -> dict:
+    metadata = {"name": name, "creationTimestamp": created}
+    if annotations is not None:
+        metadata["annotations"] = dict(annotations)
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
 
 
 def tenant(name: str, index: int, password: str, created: str = "2026-01-01T00:00:00Z") -> list[dict]:
@@ -99,7 +102,7 @@ class ProxyProcess:
             text=True,
             cwd=directory,
             # A test that leaves something unfinished does not wait for it long, unless that is what it is about.
-            env={"REDISPROXY_DRAIN_SECONDS": "2", **_plain_environment(), **(environ or {})},
+            env={"REDISPROXY_DRAIN_SECONDS": "2", **plain_environment(), **(environ or {})},
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
@@ -191,7 +194,7 @@ class ProxyProcess:
         return status
 
 
-def _plain_environment() -> dict[str, str]:
+def plain_environment() -> dict[str, str]:
     """This process's environment without what would configure the proxy."""
     ours = {
         "NS_PREFIX",

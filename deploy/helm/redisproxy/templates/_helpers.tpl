@@ -1,0 +1,39 @@
+{{/* The label that selects, and that everything has. */}}
+{{- define "redisproxy.selector" -}}
+app.kubernetes.io/name: {{ .Release.Name }}
+{{- end }}
+
+{{- define "redisproxy.labels" -}}
+{{ include "redisproxy.selector" . }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
+{{- end }}
+
+{{- define "redisproxy.image" -}}
+{{ .Values.image.repository }}{{ with .Values.image.digest }}@{{ . }}{{ else }}:{{ .Values.image.tag | default .Chart.AppVersion }}{{ end }}
+{{- end }}
+
+{{/* The name of the status endpoint's Service. */}}
+{{- define "redisproxy.status" -}}
+{{ .Release.Name }}-status
+{{- end }}
+
+{{/* A variable of the Deployment that has a value of its own must not be among .Values.settings, too. */}}
+{{- define "redisproxy.settings" -}}
+{{- range $name := list "NS_PREFIX" "REDIS_SECRET" "REDISPROXY_PROCESSES" "REDISPROXY_MASTER_NAMESPACE" "REDISPROXY_MASTER_SECRET" "REDISPROXY_STATUS" "REDISPROXY_STATUS_TOKEN_FILE" "REDISPROXY_REDIS_CA" }}
+{{- if hasKey $.Values.settings $name }}
+{{- fail (printf "settings.%s: it has a value of its own in values.yaml, or follows from others" $name) }}
+{{- end }}
+{{- end }}
+{{- $settings := dict "NS_PREFIX" .Values.nsPrefix "REDISPROXY_PROCESSES" .Values.processes "REDISPROXY_STATUS" "tcp:9180:interface=0.0.0.0" "REDISPROXY_LOG_FORMAT" "json" "REDISPROXY_DRAIN_DELAY" "5" "REDISPROXY_DRAIN_SECONDS" "20" }}
+{{- if ne .Values.redisSecret "redis-secret-master" }}{{ $_ := set $settings "REDIS_SECRET" .Values.redisSecret }}{{ end }}
+{{- if ne .Values.master.namespace "kube-system" }}{{ $_ := set $settings "REDISPROXY_MASTER_NAMESPACE" .Values.master.namespace }}{{ end }}
+{{- if ne .Values.master.secret "redis-secret-master" }}{{ $_ := set $settings "REDISPROXY_MASTER_SECRET" .Values.master.secret }}{{ end }}
+{{- if .Values.monitoring.enabled }}{{ $_ := set $settings "REDISPROXY_STATUS_TOKEN_FILE" "/etc/redisproxy/status/token" }}{{ end }}
+{{- if .Values.redisCA.configMap }}{{ $_ := set $settings "REDISPROXY_REDIS_CA" "/etc/redisproxy/redis-ca/ca.crt" }}{{ end }}
+{{- if not .Values.rbac.allNamespaces }}{{ $_ := set $settings "REDISPROXY_WATCH" "no" }}{{ $_ := set $settings "REDISPROXY_REFRESH" "60" }}{{ end }}
+{{- range $name, $value := merge (deepCopy .Values.settings) $settings }}
+- name: {{ $name }}
+  value: {{ $value | toString | quote }}
+{{- end }}
+{{- end }}

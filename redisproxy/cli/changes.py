@@ -1,0 +1,236 @@
+"""What the operator's command writes: a tenant's secret, a temporary one, another password.
+
+Owns the order of the steps, and what is undone when one fails. The decisions are `core.allocation`'s, the writing is
+`directory.writing`'s.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from twisted.internet import task
+
+from ..core import allocation
+from ..core.allocation import Refused, Room
+from ..core.enrolment import ReadFailure, Reading
+from ..directory.cluster import ClusterSource
+from ..directory.writing import ClusterWriter, StoredSecret, WriteError
+from .findings import Operator, resolve
+
+#: How often another index is tried when somebody else took the one that was free a moment ago.
+_ATTEMPTS = 5
+#: Seconds, at most, to wait before that: two that give way to each other should not meet again.
+_JITTER = 0.5
+
+
+@dataclass(frozen=True)
+class Written:
+    """A secret that was written, or, where it was not, would be.
+
+    url: its connection string; valid_hours: of a temporary one; notes: what else there is to be known.
+    """
+
+    namespace: str
+    secret: str
+    index: int
+    url: str = field(repr=False)
+    manifest: Mapping[str, Any] = field(repr=False)
+    valid_hours: int | None = None
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """A client secret with a new password. grace: the temporary secret with the old one."""
+
+    written: Written
+    grace: Written | None
+
+
+def _writer(operator: Operator) -> ClusterWriter:
+    if not isinstance(operator.source, ClusterSource):
+        raise Refused(
+            f"{operator.source} are not written to: add --dry-run --output yaml, and put what is printed into a file there"
+        )
+    return ClusterWriter(operator.source)
+
+
+# Enrolling.
+
+
+async def enroll(
+    operator: Operator,
+    namespace: str,
+    wanted: int | None,
+    address: str,
+    databases: int | None,
+    keep_data: bool,
+    dry_run: bool,
+) -> Written:
+    """Gives a namespace a database and a password.
+
+    wanted: which database, None for the first that is free; address: see `core.allocation.ADDRESS`; databases: how many
+    Redis has, where it is not to be asked. Raises Refused and WriteError.
+    """
+    settings = operator.settings
+    allocation.must_have_prefix(namespace, settings.ns_prefix)
+    writer = None if dry_run else _writer(operator)
+    reading = await operator.read()
+    avoid: set[int] = set()
+
+    def choose(room: Room) -> int:
+        return allocation.choose_index(
+            reading, settings.redis_secret, settings.ns_prefix, namespace, wanted, room, keep_data, avoid
+        )
+
+    if wanted is not None:
+        choose(Room(databases))  # before Redis is waited for
+    room = await _room(operator, reading, databases)
+    notes = () if room.keys is not None else ("Redis was not asked: whether the database is empty is for you to see",)
+    while True:
+        index = choose(room)
+        url = allocation.connection_string(address, allocation.make_password(), index)
+        manifest = allocation.manifest(namespace, settings.redis_secret, url)
+        written = Written(namespace, settings.redis_secret, index, url, manifest, notes=notes)
+        if writer is None:
+            return written
+        made = await operator.in_thread(writer.create, manifest)
+        # Another one may have chosen the same at the same moment. Whoever sees the other gives way: that both do so is
+        # harmless, that both are told that all is well is not.
+        reading = await _read_again(operator, writer, made)
+        other = allocation.taken(reading, but=namespace).get(index)
+        if other is None:
+            return written
+        await _undo(operator, writer, made)
+        avoid.add(index)
+        if wanted is not None or len(avoid) == _ATTEMPTS:
+            raise Refused(f"database {index} was given to {other} at the same moment: nothing was kept, try again")
+        await task.deferLater(operator.reactor, random.uniform(0, _JITTER))  # noqa: S311
+        reading = await operator.read()
+
+
+async def _room(operator: Operator, reading: Reading, databases: int | None) -> Room:
+    if databases is not None:
+        return Room(databases)
+    backend = resolve(operator, reading, None).directory.backend
+    master = "/".join(operator.settings.master)
+    if isinstance(reading.master, ReadFailure):
+        why = f"the master secret {master} could not be read: {reading.master.reason}"
+    elif backend is None:
+        why = f"the master secret {master} does not exist, or is malformed"
+    else:
+        view = await operator.find_redis(backend)
+        if view.room is not None:
+            return view.room
+        why = view.problems[0]
+    raise Refused(
+        f"{why}. So it is not known which databases Redis has, and which are empty: run this where it can be asked, "
+        "such as in the proxy's pod with --dry-run --output yaml, or say --databases N"
+    )
+
+
+async def _read_again(operator: Operator, writer: ClusterWriter, made: StoredSecret) -> Reading:
+    """What there is now that the secret is there. If that cannot be read, nothing is kept."""
+    reading = await operator.read()
+    failures = [part for part in (reading.namespaces, *reading.secrets.values()) if isinstance(part, ReadFailure)]
+    if failures:
+        await _undo(operator, writer, made)
+        raise Refused(
+            f"it could not be read whether the database was given away twice ({failures[0].reason}): "
+            "nothing was kept, try again"
+        )
+    return reading
+
+
+async def _undo(operator: Operator, writer: ClusterWriter, made: StoredSecret) -> None:
+    try:
+        await operator.in_thread(writer.delete, made)
+    except WriteError as error:
+        raise Refused(
+            f"{made.namespace}/{made.name} was made and could not be taken back ({error}): "
+            f"kubectl delete secret -n {made.namespace} {made.name}"
+        ) from None
+
+
+# Temporary credentials.
+
+
+async def temporary(operator: Operator, namespace: str, hours: int, end: str, address: str, dry_run: bool) -> Written:
+    """Makes a further password of an enrolled namespace, which ends. end: of the secret's name, empty for one by chance.
+
+    Raises Refused and WriteError.
+    """
+    allocation.must_have_prefix(namespace, operator.settings.ns_prefix)
+    writer = None if dry_run else _writer(operator)
+    reading = await operator.read()
+    allocation.must_be_read(reading.namespaces)
+    views = {view.namespace: view for view in resolve(operator, reading, None).namespaces}
+    view = views.get(namespace)
+    if view is None:
+        raise Refused(f"there is no namespace {namespace}")
+    if view.index is None:
+        if view.problems:
+            raise Refused(f"{namespace} is kept out: {view.problems[0]}")
+        raise Refused(f"{namespace} is not enrolled: redisproxy enroll {namespace}")
+    name = allocation.temporary_name(end or allocation.make_suffix())
+    url = allocation.connection_string(address, allocation.make_password(), view.index)
+    manifest = allocation.manifest(namespace, name, url, hours)
+    written = Written(namespace, name, view.index, url, manifest, hours)
+    if writer is not None:
+        await operator.in_thread(writer.create, manifest)
+    return written
+
+
+# Rotating.
+
+
+async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: bool) -> Rotated:
+    """Gives a client secret another password; the old one goes on for some hours as a temporary one.
+
+    grace_hours: 0 ends the old one at once. Raises Refused and WriteError.
+    """
+    settings = operator.settings
+    allocation.must_have_prefix(namespace, settings.ns_prefix)
+    if not isinstance(operator.source, ClusterSource):
+        raise Refused(f"{operator.source} are not written to: change the password in its file there")
+    writer = ClusterWriter(operator.source)
+    secret = await operator.in_thread(writer.secret, namespace, settings.redis_secret)
+    if secret is None:
+        raise Refused(f"{namespace} has no secret {settings.redis_secret}: redisproxy enroll {namespace}")
+    if secret.immutable:
+        raise Refused(
+            f"{namespace}/{secret.name} is immutable: delete it, and redisproxy enroll {namespace} --index N --keep-data"
+        )
+    rotation = allocation.plan_rotation(secret.data, allocation.make_password())
+    url = rotation.changes[allocation.CONNECTION_STRING].decode()
+    notes = ()
+    if rotation.stale:
+        keys = ", ".join(rotation.stale)
+        notes = (f"the old password is a part of these values too, which are as they were: {keys}",)
+    manifest = {"metadata": {"namespace": namespace, "name": secret.name}}
+    written = Written(namespace, secret.name, rotation.index, url, manifest, notes=notes)
+    grace = None
+    if grace_hours:
+        name = allocation.temporary_name(f"rotated-{allocation.make_suffix()}")
+        kept = allocation.manifest(namespace, name, rotation.before, grace_hours)
+        grace = Written(namespace, name, rotation.index, rotation.before, kept, grace_hours)
+    if dry_run:
+        return Rotated(written, grace)
+    # The old password first: at no moment is there none that an application knows.
+    made = None if grace is None else await operator.in_thread(writer.create, grace.manifest)
+    try:
+        await operator.in_thread(writer.replace, secret, rotation.changes)
+    except WriteError as error:
+        if made is None:
+            raise
+        if error.unsure:
+            raise Refused(
+                f"{error}. Whether the password is another one now is not known; with the old one it goes on for "
+                f"{grace_hours} h ({made.name}). Compare the two secrets, and try again if they are the same"
+            ) from None
+        await _undo(operator, writer, made)
+        raise
+    return Rotated(written, grace)

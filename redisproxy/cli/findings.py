@@ -1,0 +1,202 @@
+"""What the proxy would find: the Kubernetes API, each namespace, Redis. Nothing is written.
+
+Owns the order of the questions, and what counts as a problem. The questions themselves, and the rules, are the proxy's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from twisted.internet import threads
+
+from ..core.allocation import Room, must_be_read
+from ..core.enrolment import Enrolment, Problem, ReadFailure, Reading
+from ..core.policy import make_policy
+from ..core.tenants import Backend, Credential, Directory
+from ..directory.cluster import ClusterSource
+from ..directory.manifests import ManifestsSource
+from ..directory.watch import Watched, WatchFailure
+from ..embedded import DATABASES
+from ..net.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
+from ..settings import Settings
+
+_Answer = TypeVar("_Answer")
+#: Seconds after which a watch that was opened to see whether it can be is ended by the API server, if not by us.
+_WATCH = 5
+
+
+@dataclass
+class Operator:
+    """Who asks: settings, and what goes with them. Blocking calls are made in a thread."""
+
+    reactor: Any
+    settings: Settings
+    source: ClusterSource | ManifestsSource
+
+    async def in_thread(self, call: Callable[..., _Answer], *arguments: object) -> _Answer:
+        """What a blocking call returns, or raises."""
+        return await threads.deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call, *arguments)
+
+    async def read(self) -> Reading:
+        """What the source says now."""
+        return await self.in_thread(self.source.read)
+
+    async def find_redis(self, backend: Backend) -> RedisView:
+        """What Redis is."""
+        settings = self.settings
+        view = RedisView(backend)
+        master: Backend | None = backend
+        if backend.sentinels:
+            view.sentinels, master = await ask_sentinels(self.reactor, backend, settings.connect_timeout, settings.redis_ca)
+            if master is None:
+                view.problems.append(f"none of the sentinels tells where {backend.master_name} is")
+                return view
+        try:
+            view.inquiry = await inquire(self.reactor, master, settings.connect_timeout, settings.redis_ca)
+        except InquiryError as error:
+            view.problems.append(str(error))
+        return view
+
+
+@dataclass
+class RedisView:
+    """What was found of Redis. backend: as the master secret names it."""
+
+    backend: Backend
+    sentinels: list[SentinelView] = field(default_factory=list)
+    inquiry: Inquiry | None = None
+    #: why it cannot be asked
+    problems: list[str] = field(default_factory=list)
+
+    @property
+    def room(self) -> Room | None:
+        """How much there is to give away; None: it could not be asked."""
+        return None if self.inquiry is None else Room(self.inquiry.server.databases, self.inquiry.keys)
+
+
+@dataclass
+class NamespaceView:
+    """A namespace with the prefix. index: None where it is not enrolled, or kept out by a problem."""
+
+    namespace: str
+    index: int | None = None
+    credentials: list[Credential] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+
+
+@dataclass
+class Findings:
+    """All that was found. warnings: what keeps nobody out, but should be known."""
+
+    source: str
+    namespaces: list[NamespaceView]
+    problems: list[Problem]
+    directory: Directory
+    #: whether all namespaces, and their secrets, could be read
+    complete: bool
+    warnings: list[str] = field(default_factory=list)
+    redis: RedisView | None = None
+
+
+def enrolment_for(settings: Settings, backend: Backend | None = None) -> Enrolment:
+    """The proxy's own rules. backend: instead of the master secret's."""
+    return Enrolment(settings.redis_secret, settings.master, backend)
+
+
+def resolve(operator: Operator, reading: Reading, databases: int | None, backend: Backend | None = None) -> Findings:
+    """What each namespace resolves to."""
+    enrolment = enrolment_for(operator.settings, backend)
+    enrolment.absorb(reading)
+    directory, problems = enrolment.resolve(databases)
+    views: dict[str, NamespaceView] = {}
+    if not isinstance(reading.namespaces, ReadFailure):
+        views = {found.name: NamespaceView(found.name) for found in reading.namespaces}
+    for credential in directory.credentials:
+        view = views[credential.tenant.namespace]
+        view.index = credential.tenant.index
+        view.credentials.append(credential)
+    for problem in problems:
+        if problem.namespace in views:
+            views[problem.namespace].problems.append(problem)
+    return Findings(
+        str(operator.source), [views[name] for name in sorted(views)], problems, directory, not reading.failures()
+    )
+
+
+async def tenants(operator: Operator) -> Findings:
+    """What the source alone says. Redis is not asked. Raises Refused where there is nothing to be said."""
+    reading = await operator.read()
+    must_be_read(reading.namespaces)
+    return resolve(operator, reading, None)
+
+
+async def check(operator: Operator, embedded: Backend | None = None) -> Findings:
+    """Everything. embedded: where the server of the proxy's own will be."""
+    reading = await operator.read()
+    settings = operator.settings
+    if embedded is not None:
+        found = resolve(operator, reading, DATABASES, embedded)
+        found.warnings.append("Redis was not asked: the proxy starts a server of its own (--embedded)")
+    else:
+        found = resolve(operator, reading, None)
+        if found.directory.backend is not None:
+            view = await operator.find_redis(found.directory.backend)
+            databases = None if view.room is None else view.room.databases
+            if databases is not None:
+                found = resolve(operator, reading, databases)
+            found.redis = view
+            _judge(settings, found, view)
+    if settings.watch and isinstance(operator.source, ClusterSource) and not reading.failures():
+        found.warnings += await operator.in_thread(_try_watches, operator.source)
+    if not found.namespaces and not isinstance(reading.namespaces, ReadFailure):
+        found.warnings.append(f"no namespace's name begins with {settings.ns_prefix!r}: nobody can log in")
+    found.problems.sort()
+    return found
+
+
+def _judge(settings: Settings, found: Findings, view: RedisView) -> None:
+    """What of Redis keeps tenants out, and what should be known."""
+
+    def problem(text: str) -> None:
+        found.problems.append(Problem("Redis", "", text))
+
+    for sentinel in view.sentinels:
+        if sentinel.error:
+            found.warnings.append(f"sentinel {sentinel.address}: {sentinel.error}")
+    for text in view.problems:
+        problem(text)
+    if view.inquiry is None:
+        return
+    server = view.inquiry.server
+    if view.inquiry.state:
+        problem(f"it {view.inquiry.state}")
+    if server.replica:
+        problem(f"{view.inquiry.address} says that it is a replica, and refuses to write: name the master, or its sentinels")
+    wall = settings.acl != "off" and server.acl
+    if settings.acl == "require" and not wall:
+        problem("it has no ACL users for tenants, and --acl is require: nobody is served")
+    elif not wall:
+        found.warnings.append("there is one wall, the proxy's own: scripts are refused")
+    policy = make_policy(
+        server.commands,
+        scripts=wall,
+        databases=server.acl_databases,
+        allow=settings.allow_commands,
+        deny=settings.deny_commands,
+    )
+    if policy.unknown:
+        names = ", ".join(policy.unknown)
+        found.warnings.append(f"--allow-commands or --deny-commands names what this Redis does not have: {names}")
+
+
+def _try_watches(source: ClusterSource) -> list[str]:
+    """Why some cannot be had: what changes takes effect at the next refresh then."""
+    failed = []
+    for what in Watched:
+        try:
+            source.watch(what, source.version(what), _WATCH).close()
+        except WatchFailure as failure:
+            failed.append(f"{what.value} cannot be watched: {failure.reason}; changes take effect at the next refresh")
+    return failed

@@ -1,0 +1,366 @@
+"""The command line of `redisproxy`: what it takes, where it prints, and with which status it ends.
+
+Owns options and exit statuses: 0 fine, 1 something is wrong or was refused, 2 the command line or a setting is. Options for
+settings are made from the table of `settings`. Results go to the standard output, everything else to the standard error.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any
+
+import click
+import yaml
+from twisted.internet import defer, task
+from twisted.logger import globalLogBeginner
+
+from .. import __version__
+from ..core.allocation import ADDRESS, Refused, parse_address
+from ..directory.writing import WriteError
+from ..service import ProxyService, source_of
+from ..settings import Settings, SettingsError, described, option_name
+from . import changes, findings, shown
+from .findings import Operator
+
+#: Settings that say where to look, and by which rules. `check` takes them all.
+_WHERE = ("ns_prefix", "redis_secret", "master_namespace", "master_secret", "manifests", "kubernetes_port")
+_REDIS = ("connect_timeout", "redis_ca")
+
+
+def _settings(*names: str) -> Callable[[Callable], Callable]:
+    """Adds the options of some settings, those of all without names. Their values stay text: `Settings.read` judges them."""
+
+    def add(command: Callable) -> Callable:
+        for setting in reversed(fields(Settings)):
+            if names and setting.name not in names:
+                continue
+            option = f"--{option_name(setting.name)}"
+            kind: dict[str, Any] = {"metavar": setting.metadata["takes"], "multiple": setting.name == "listen"}
+            if not setting.metadata["takes"]:
+                option, kind = f"{option}/--no-{option_name(setting.name)}", {"default": None}
+            command = click.option(option, setting.name, help=described(setting), **kind)(command)
+        return command
+
+    return add
+
+
+def _read_settings(given: dict[str, Any]) -> Settings:
+    """Takes what belongs to settings out of given. Raises SettingsError."""
+    options = {}
+    for setting in fields(Settings):
+        value = given.pop(setting.name, None)
+        if isinstance(value, bool):
+            options[option_name(setting.name)] = "yes" if value else "no"
+        elif value:
+            options[option_name(setting.name)] = " ".join(value) if isinstance(value, tuple) else value
+        elif isinstance(value, str):
+            options[option_name(setting.name)] = value  # empty, as it was given: that may be wrong
+    return Settings.read(options, os.environ)
+
+
+def _output(*forms: str) -> Callable[[Callable], Callable]:
+    told = "Default: table on a terminal, json elsewhere."
+    if "yaml" in forms:
+        told = f"yaml: the manifest to create, password included, with --dry-run. {told}"
+    return click.option("--output", "-o", type=click.Choice(forms), help=told)
+
+
+_namespace = click.argument("namespace")
+_address = click.option(
+    "--address", default=ADDRESS, show_default=True, metavar="ADDRESS", help="Where clients find the proxy: HOST:PORT."
+)
+_dry_run = click.option("--dry-run", is_flag=True, help="Write nothing, and tell what would be written.")
+_show_password = click.option("--show-password", is_flag=True, help="Print the new connection string, password included.")
+
+
+def _at(address: str) -> str:
+    try:
+        return parse_address(address)
+    except ValueError as error:
+        raise click.UsageError(f"--address is {address!r}; it takes {error}") from None
+
+
+def _index(_: click.Context, __: click.Parameter, value: str) -> int | None:
+    if value != "auto" and not re.fullmatch(r"0|[1-9][0-9]{0,8}", value, re.ASCII):
+        raise click.BadParameter(f"{value!r} is neither a database's number nor auto")
+    return None if value == "auto" else int(value)
+
+
+def _ending(_: click.Context, __: click.Parameter, value: str) -> str:
+    if value and not re.fullmatch(r"[a-z0-9]([-a-z0-9]{0,98}[a-z0-9])?", value, re.ASCII):
+        raise click.BadParameter(f"{value!r} is not a name: lower-case letters, digits and -")
+    return value
+
+
+_most_hours = 24 * 366
+_CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
+
+
+@click.group(context_settings=_CONTEXT, no_args_is_help=False)
+@click.version_option(__version__, message="redisproxy %(version)s")
+def command() -> None:
+    """Looks after the tenants of Redis Proxy for Containers.
+
+    The proxy itself is `twistd -n redisproxy`. Settings are the proxy's own, as environment variables or options; the
+    Kubernetes API is found by the service account in a pod, by KUBECONFIG or ~/.kube/config elsewhere.
+
+    Ends with 0 if all is well, 1 if something is wrong or was refused, 2 if the command line or a setting is.
+    """
+
+
+@command.command()
+@_settings()
+@_output("table", "json")
+def check(output: str | None, **given: Any) -> None:
+    """Tell what the proxy would find, and what is wrong.
+
+    Settings, the Kubernetes API, what each namespace resolves to, conflicts, Redis and its sentinels. Ends with 1 if anybody
+    is kept out; warnings alone are fine. Takes all options of the proxy.
+    """
+    settings = _read_settings(given)
+
+    async def run(operator: Operator) -> int:
+        # Made as twistd would make it, and not started: what it would not start with, it does not.
+        proxy = ProxyService(settings, operator.reactor)
+        found = await findings.check(operator, proxy.embedded_backend)
+        now = time.time()
+        _show(output, shown.check_document(found, now), partial(shown.check_lines, found, now))
+        return 1 if found.problems else 0
+
+    _run(settings, run)
+
+
+@command.command()
+@_settings(*_WHERE)
+@_output("table", "json")
+def tenants(output: str | None, **given: Any) -> None:
+    """List namespaces, their database, credentials and when these expire, and problems.
+
+    Redis is not asked: see check.
+    """
+    settings = _read_settings(given)
+
+    async def run(operator: Operator) -> int:
+        found = await findings.tenants(operator)
+        now = time.time()
+        _show(output, shown.tenants_document(found, now), partial(shown.tenants_lines, found, now))
+        return 0 if found.complete else 1
+
+    _run(settings, run)
+
+
+@command.command()
+@_namespace
+@_settings(*_WHERE, *_REDIS)
+@click.option(
+    "--index", default="auto", callback=_index, metavar="N|auto", help="The database. auto: the lowest free one, never 0."
+)
+@click.option(
+    "--databases", type=click.IntRange(1, 1_000_000), metavar="N", help="How many Redis has, where it cannot be asked."
+)
+@click.option("--keep-data", is_flag=True, help="With --index: the database may hold keys, which the tenant will see.")
+@_address
+@_dry_run
+@_show_password
+@_output("table", "json", "yaml")
+def enroll(
+    namespace: str,
+    output: str | None,
+    index: int | None,
+    databases: int | None,
+    keep_data: bool,
+    address: str,
+    dry_run: bool,
+    show_password: bool,
+    **given: Any,
+) -> None:
+    """Give NAMESPACE a database and a password.
+
+    Creates its client secret, and never overwrites one. Takes the rights to list namespaces, and to list, create and delete
+    secrets (to delete its own, when somebody else took the same database at the same moment).
+    """
+    settings = _read_settings(given)
+    _check_yaml(output, dry_run)
+    if keep_data and index is None:
+        raise click.UsageError("--keep-data is for --index N")
+    at = _at(address)
+
+    async def run(operator: Operator) -> int:
+        written = await changes.enroll(operator, namespace, index, at, databases, keep_data, dry_run)
+        done = f"{namespace} would be enrolled" if dry_run else f"{namespace} is enrolled"
+        _show_written(output, written, done, dry_run, show_password)
+        return 0
+
+    _run(settings, run)
+
+
+@command.command()
+@_namespace
+@_settings(*_WHERE)
+@click.option("--hours", type=click.IntRange(1, _most_hours), required=True, metavar="N", help="How long it is good for.")
+@click.option("--name", default="", callback=_ending, metavar="NAME", help="The secret is called redis-secret-temp-NAME.")
+@_address
+@_dry_run
+@_show_password
+@_output("table", "json", "yaml")
+def temp(
+    namespace: str,
+    output: str | None,
+    hours: int,
+    name: str,
+    address: str,
+    dry_run: bool,
+    show_password: bool,
+    **given: Any,
+) -> None:
+    """Give NAMESPACE a further password, which expires.
+
+    Creates a secret redis-secret-temp-… for the same database.
+    """
+    settings = _read_settings(given)
+    _check_yaml(output, dry_run)
+    at = _at(address)
+
+    async def run(operator: Operator) -> int:
+        written = await changes.temporary(operator, namespace, hours, name, at, dry_run)
+        would = "would have" if dry_run else "has"
+        done = f"{namespace} {would} a temporary password, good for {hours} h from its creation"
+        _show_written(output, written, done, dry_run, show_password)
+        return 0
+
+    _run(settings, run)
+
+
+@command.command()
+@_namespace
+@_settings(*_WHERE)
+@click.option(
+    "--grace-hours",
+    type=click.IntRange(0, _most_hours),
+    default=24,
+    show_default=True,
+    metavar="N",
+    help="How long the old password goes on. 0: it ends at once, and with it the sessions that use it.",
+)
+@_dry_run
+@_show_password
+@_output("table", "json")
+def rotate(namespace: str, output: str | None, grace_hours: int, dry_run: bool, show_password: bool, **given: Any) -> None:
+    """Give NAMESPACE a new password.
+
+    The old one goes on for --grace-hours as a temporary secret, so that applications can be restarted one by one. Nothing is
+    written over a change that somebody else made meanwhile.
+    """
+    settings = _read_settings(given)
+
+    async def run(operator: Operator) -> int:
+        rotated = await changes.rotate(operator, namespace, grace_hours, dry_run)
+        document = shown.rotated_document(rotated, dry_run, show_password)
+        _show(output, document, lambda _: shown.rotated_lines(rotated, dry_run, show_password))
+        return 0
+
+    _run(settings, run)
+
+
+# Printing.
+
+
+def _check_yaml(output: str | None, dry_run: bool) -> None:
+    if output == "yaml" and not dry_run:
+        raise click.UsageError("--output yaml is for --dry-run: it prints the manifest to create, password included")
+
+
+def _show_written(output: str | None, written: changes.Written, done: str, dry_run: bool, show_password: bool) -> None:
+    if output == "yaml":
+        _print([yaml.safe_dump(dict(written.manifest), sort_keys=False).rstrip()])
+        for note in written.notes:
+            _complain(note)
+        return
+    document = shown.written_document(written, dry_run, show_password)
+    _show(output, document, lambda _: shown.written_lines(written, done, dry_run, show_password))
+
+
+def _show(output: str | None, document: dict[str, Any], lines: Callable[[int], Iterable[str]]) -> None:
+    """lines: of a terminal so many columns wide."""
+    form = output or ("table" if sys.stdout.isatty() else "json")
+    if form == "json":
+        _print([json.dumps(document, indent=2)])
+    else:
+        _print(lines(shutil.get_terminal_size((120, 24)).columns))
+
+
+def _print(lines: Iterable[str]) -> None:
+    try:
+        for line in lines:
+            click.echo(line)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever reads has seen enough. Python would say so once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _complain(text: str) -> None:
+    click.echo(f"redisproxy: {shown.plain(' '.join(text.split()))}", err=True)
+
+
+# Running.
+
+
+def _run(settings: Settings, run: Callable[[Operator], Coroutine[Any, Any, int]]) -> None:
+    """Runs the reactor until it is over. Raises SystemExit with the status."""
+    # What libraries have to say is said by us: urllib3 warns of each attempt, Twisted of each connection.
+    logging.getLogger().addHandler(logging.NullHandler())
+    globalLogBeginner.beginLoggingTo([lambda _: None], discardBuffer=True, redirectStandardIO=False)
+
+    async def to_the_end(reactor: Any) -> None:
+        # The reactor's own handlers would end with status 0, and after the thread that waits for the API.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            reactor.callWhenRunning(signal.signal, number, signal.SIG_DFL)
+        operator = Operator(reactor, settings, source_of(settings))
+        try:
+            status = await run(operator)
+        except (Refused, WriteError) as error:
+            _complain(str(error))
+            status = 1
+        except SettingsError as error:
+            _complain(str(error))
+            status = 2
+        except Exception as error:
+            # The text of what nobody expected may quote anything: the kind, and where, are for the report.
+            frame = error.__traceback__
+            while frame is not None and frame.tb_next is not None:
+                frame = frame.tb_next
+            where = "" if frame is None else f" at {frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}"
+            _complain(f"a bug, please report it: {type(error).__name__}{where}")
+            status = 1
+        if status:
+            raise SystemExit(status)
+
+    task.react(lambda reactor: defer.Deferred.fromCoroutine(to_the_end(reactor)))
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """The console script. Raises SystemExit with the status."""
+    try:
+        status = command.main(arguments, prog_name="redisproxy", standalone_mode=False)
+    except click.ClickException as error:
+        context = getattr(error, "ctx", None)
+        path = "redisproxy" if context is None else context.command_path
+        _complain(f"{error.format_message().rstrip('.')}; see {path} --help")
+        raise SystemExit(error.exit_code) from None
+    except SettingsError as error:
+        _complain(str(error))
+        raise SystemExit(2) from None
+    except click.Abort:
+        raise SystemExit(130) from None
+    raise SystemExit(status or 0)

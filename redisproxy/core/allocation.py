@@ -1,0 +1,260 @@
+"""What an operator's command decides: which database a namespace gets, what its secrets look like, what a rotation changes.
+
+Owns these decisions, made from what was read. Nothing is read or written here. A refusal says what to do.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+import string
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+from .enrolment import (
+    CONNECTION_STRING,
+    TEMPORARY_PREFIX,
+    VALID_HOURS,
+    MalformedError,
+    NamespaceDocument,
+    ReadFailure,
+    Reading,
+    SecretDocument,
+    parse_tenant,
+)
+
+#: The lowest index that is given away by itself. In 0 lands whatever logs in to Redis and does not SELECT: redis-cli, a
+#: backup, whoever was connected to this Redis before.
+FIRST = 1
+#: 238 bits.
+_PASSWORD = 40
+_PASSWORD_LETTERS = string.ascii_letters + string.digits
+#: As Kubernetes' own suffixes: no vowels, so no words.
+_SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
+_LABELS = {"app.kubernetes.io/managed-by": "redisproxy"}
+#: Where clients connect to, as a URL without what is the tenant's: the Service of deploy/kubernetes.
+ADDRESS = "redis://redisproxy.redisproxy.svc:6379"
+
+
+class Refused(Exception):
+    """It is not done. The text is one line, and says what to do."""
+
+
+@dataclass(frozen=True)
+class Room:
+    """How much of Redis there is to give away.
+
+    databases: how many it has, None: it does not tell; keys: how many each database holds, for those that hold any; None: it
+    was not asked.
+    """
+
+    databases: int | None
+    keys: Mapping[int, int] | None = None
+
+
+def make_password() -> str:
+    """One that need not be encoded in a URL, or quoted in a shell."""
+    return "".join(secrets.choice(_PASSWORD_LETTERS) for _ in range(_PASSWORD))
+
+
+def make_suffix() -> str:
+    """The end of a secret's name."""
+    return "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(6))
+
+
+def parse_address(text: str) -> str:
+    """Where clients connect to, as `ADDRESS` has it. ``HOST``, ``HOST:PORT``, or those behind redis:// or rediss://.
+
+    Raises ValueError, which says what it takes.
+    """
+    found = re.fullmatch(r"(?:(rediss?)://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?", text, re.ASCII)
+    port = int(found[3] or 6379) if found else 0
+    if not 0 < port < 65536:
+        raise ValueError("HOST, HOST:PORT or rediss://HOST:PORT")
+    return f"{found[1] or 'redis'}://{found[2]}:{port}"
+
+
+def connection_string(address: str, password: str, index: int) -> str:
+    """What a tenant's applications connect with. address: see `ADDRESS`; password: see `make_password`."""
+    scheme, _, place = address.partition("://")
+    return f"{scheme}://:{password}@{place}/{index}"
+
+
+def manifest(namespace: str, name: str, url: str, valid_hours: int | None = None) -> dict[str, Any]:
+    """A tenant's Secret. url: its connection string; valid_hours: of a temporary one."""
+    values = {CONNECTION_STRING: url}
+    if valid_hours is not None:
+        values[VALID_HOURS] = str(valid_hours)
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace, "labels": dict(_LABELS)},
+        "type": "Opaque",
+        "stringData": values,
+    }
+
+
+# Which database.
+
+
+def named_index(secret: SecretDocument) -> int | None:
+    """The index that a secret names, even where it is malformed otherwise: its owner may mend it."""
+    text = secret.data.get(CONNECTION_STRING, b"").decode("utf-8", "replace").strip()
+    found = re.search(r"/([0-9]{1,9})/?$", text.partition("?")[0], re.ASCII)
+    return int(found[1]) if found else None
+
+
+def taken(reading: Reading, but: str = "") -> dict[int, str]:
+    """Which indexes are named in the secrets of any namespace, and by which; but: one that does not count.
+
+    Raises Refused where that cannot be said.
+    """
+    found: dict[int, str] = {}
+    for namespace, held in sorted(reading.secrets.items()):
+        if isinstance(held, ReadFailure):
+            raise Refused(
+                f"the secrets of {namespace} could not be read ({held.reason}), so it is not known which database it has"
+            )
+        for secret in held:
+            index = named_index(secret)
+            if index is not None and namespace != but:
+                found.setdefault(index, namespace)
+    return found
+
+
+def choose_index(
+    reading: Reading,
+    secret_name: str,
+    prefix: str,
+    namespace: str,
+    wanted: int | None,
+    room: Room,
+    keep_data: bool = False,
+    avoid: Collection[int] = (),
+) -> int:
+    """The database for a namespace that is to be enrolled. Raises Refused.
+
+    secret_name: of the client secret; prefix: of tenants' namespaces; wanted: the operator's own choice, None for any;
+    keep_data: it may hold keys already; avoid: what was tried already.
+    """
+    held = _may_be_enrolled(reading, secret_name, prefix, namespace)
+    others = taken(reading, but=namespace)
+    own = sorted({index for secret in held if (index := named_index(secret)) is not None})
+    if own and (wanted is None or own != [wanted]):
+        names = ", ".join(secret.name for secret in held if named_index(secret) is not None)
+        raise Refused(
+            f"{namespace} has temporary secrets that name database {own[0]} ({names}): delete them, or say --index {own[0]}"
+        )
+    if wanted is not None:
+        return _wanted(wanted, others, room, keep_data)
+    if room.databases is None:
+        raise Refused("Redis does not tell how many databases it has: say it with --databases N, or choose with --index N")
+    keys = room.keys or {}
+    free = [index for index in range(FIRST, room.databases) if index not in others and index not in avoid]
+    for index in free:
+        if index not in keys:
+            return index
+    text = f"none of Redis's {room.databases} databases is free (0 is given away with --index 0 alone)"
+    if free:
+        text += f"; {', '.join(map(str, free[:10]))} {'are' if free[1:] else 'is'} nobody's, but not empty: FLUSHDB there"
+    raise Refused(f"{text}; or raise `databases` in Redis's configuration")
+
+
+def _may_be_enrolled(reading: Reading, secret_name: str, prefix: str, namespace: str) -> tuple[SecretDocument, ...]:
+    """The secrets that it has already."""
+    must_have_prefix(namespace, prefix)
+    if namespace not in {found.name for found in must_be_read(reading.namespaces)}:
+        raise Refused(f"there is no namespace {namespace}: kubectl create namespace {namespace}")
+    held = reading.secrets.get(namespace, ())
+    if isinstance(held, ReadFailure):
+        raise Refused(f"the secrets of {namespace} could not be read: {held.reason}")
+    for secret in held:
+        if secret.name == secret_name:
+            try:
+                if secret.error:
+                    raise MalformedError(secret.error)
+                index = parse_tenant(secret.data)[2]
+            except MalformedError as error:
+                raise Refused(
+                    f"{namespace} has a secret {secret_name}, which is malformed: {error}: mend it, or delete it first"
+                ) from None
+            raise Refused(
+                f"{namespace} is enrolled already, with database {index}; "
+                f"redisproxy rotate {namespace} gives it a new password"
+            )
+    return held
+
+
+def must_be_read(namespaces: tuple[NamespaceDocument, ...] | ReadFailure) -> tuple[NamespaceDocument, ...]:
+    """What was read. Raises Refused where nothing was."""
+    if isinstance(namespaces, ReadFailure):
+        raise Refused(f"the namespaces could not be read: {namespaces.reason}")
+    return namespaces
+
+
+def must_have_prefix(namespace: str, prefix: str) -> None:
+    """Raises Refused for a namespace that is no tenant's."""
+    if not namespace.startswith(prefix):
+        raise Refused(f"{namespace} does not begin with {prefix!r}, which NS_PREFIX or --ns-prefix says that tenants' do")
+
+
+def _wanted(index: int, others: Mapping[int, str], room: Room, keep_data: bool) -> int:
+    if room.databases is not None and index >= room.databases:
+        raise Refused(f"Redis has no database {index}: it has 0 to {room.databases - 1}")
+    if index in others:
+        raise Refused(f"database {index} belongs to {others[index]}: say --index auto, or another one")
+    if room.keys is not None and index in room.keys and not keep_data:
+        raise Refused(
+            f"database {index} is nobody's, but holds {room.keys[index]} keys, which the new tenant would see: "
+            "FLUSHDB there, or say --keep-data"
+        )
+    return index
+
+
+# Giving another password.
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """What changes in a client secret.
+
+    changes: the new values; before: the connection string as it was; stale: keys that hold the old password as a part of
+    something, and are left to the operator.
+    """
+
+    index: int
+    changes: Mapping[str, bytes] = field(repr=False)
+    before: str = field(repr=False)
+    stale: tuple[str, ...] = ()
+
+
+def plan_rotation(data: Mapping[str, bytes], password: str) -> Rotation:
+    """Gives a secret of these values a new password: in the URL, and wherever the old one alone is a value.
+
+    Raises Refused.
+    """
+    try:
+        _, old, index = parse_tenant(data)
+    except MalformedError as error:
+        raise Refused(f"the secret is malformed: {error}: mend it, or delete it and enrol the namespace anew") from None
+    before = data[CONNECTION_STRING].decode()
+    changes = {key: password.encode() for key, value in data.items() if value == old}
+    changes[CONNECTION_STRING] = _with_password(before, password).encode()
+    stale = sorted(key for key, value in data.items() if key not in changes and old in value)
+    return Rotation(index, changes, before, tuple(stale))
+
+
+def _with_password(url: str, password: str) -> str:
+    """The same URL, letter by letter, but for its password."""
+    scheme = url.partition("://")[0]
+    netloc = urlsplit(url).netloc
+    info, _, place = netloc.rpartition("@")
+    rest = url[len(scheme) + len("://") + len(netloc) :]
+    return f"{scheme}://{info.partition(':')[0]}:{password}@{place}{rest}"
+
+
+def temporary_name(end: str) -> str:
+    """The name of a temporary secret."""
+    return TEMPORARY_PREFIX + end

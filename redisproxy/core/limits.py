@@ -1,0 +1,83 @@
+"""A tenant's limits: how many connections it may have, and how much it may do in a second.
+
+Owns what the annotations of a Namespace mean, and the token bucket that a rate is held with. Who waits, and for how long,
+is the business of `net.limiting`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+
+#: Seconds' worth that a tenant which did nothing may do at once.
+BURST = 1.0
+#: The largest of each limit.
+MOST_CONNECTIONS = 1_000_000
+MOST_PER_SECOND = 1_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one tenant may have at once, or do in a second. 0: there is no limit."""
+
+    max_connections: int = 0
+    commands_per_second: int = 0
+    #: of commands and replies together
+    bytes_per_second: int = 0
+
+    def share(self, processes: int) -> Limits:
+        """What one of so many processes holds it to, rounded up."""
+        return Limits(*(-(-getattr(self, field.name) // processes) for field in fields(self)))
+
+
+#: There are none.
+UNLIMITED = Limits()
+
+#: By annotation: the field of Limits, and its largest value.
+ANNOTATIONS = {
+    "redisproxy/max-connections": ("max_connections", MOST_CONNECTIONS),
+    "redisproxy/commands-per-second": ("commands_per_second", MOST_PER_SECOND),
+    "redisproxy/bytes-per-second": ("bytes_per_second", MOST_PER_SECOND),
+}
+
+
+def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limits, list[str]]:
+    """What a Namespace's annotations say, and what is wrong with them. A default stands where they say nothing of use."""
+    if not annotations:
+        return defaults, []
+    values = {field.name: getattr(defaults, field.name) for field in fields(Limits)}
+    wrong = []
+    for annotation, (name, most) in ANNOTATIONS.items():
+        text = annotations.get(annotation)
+        if text is None:
+            continue
+        if re.fullmatch(r"[0-9]{1,10}", text, re.ASCII) and int(text) <= most:
+            values[name] = int(text)
+        else:
+            default = values[name] or "no limit"
+            wrong.append(f"annotation {annotation} is not a whole number from 0 to {most}: the default, {default}, holds")
+    return Limits(**values), wrong
+
+
+class Bucket:
+    """What is left of a rate: so much a second, of which up to BURST seconds' worth is saved. It may be overdrawn.
+
+    rate: a second; now: in seconds, as in all that is asked of it.
+    """
+
+    __slots__ = ("_left", "_rate", "_since")
+
+    def __init__(self, rate: int, now: float) -> None:
+        self._rate = rate
+        self._left = rate * BURST
+        self._since = now
+
+    def take(self, amount: int, now: float) -> float:
+        """Takes so much, whether it is there or not. Seconds until nothing is owed any more, 0.0 if nothing is."""
+        passed = now - self._since
+        self._since = now
+        if passed > 0:  # the clock may be set back
+            self._left = min(self._rate * BURST, self._left + passed * self._rate)
+        self._left -= amount
+        return -self._left / self._rate if self._left < 0 else 0.0

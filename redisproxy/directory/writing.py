@@ -1,0 +1,140 @@
+"""Writes secrets to the Kubernetes API: what the operator's command does, and the proxy itself never.
+
+Owns that nothing is overwritten that was not seen: a create is one, and a replacement or a deletion names what it is of.
+Each error says what the operator can do.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from .cluster import ClusterSource, RequestError
+
+#: Whose fields these are, for `kubectl get --show-managed-fields`.
+_MANAGER = "redisproxy"
+
+
+class WriteError(Exception):
+    """The API server did not do it. The text is one line, fit for the operator.
+
+    unsure: or perhaps it did; there was no answer that tells.
+    """
+
+    def __init__(self, text: str, unsure: bool = False) -> None:
+        super().__init__(text)
+        self.unsure = unsure
+
+
+@dataclass(frozen=True)
+class StoredSecret:
+    """A secret as the API server has it.
+
+    data: all of its values, decoded; document: the whole of it, as it was answered.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    immutable: bool
+    data: Mapping[str, bytes] = field(repr=False)
+    document: Mapping[str, Any] = field(repr=False)
+
+
+class ClusterWriter:
+    """All of it blocks, and raises WriteError."""
+
+    def __init__(self, source: ClusterSource) -> None:
+        self._source = source
+
+    def secret(self, namespace: str, name: str) -> StoredSecret | None:
+        """None: there is none."""
+        try:
+            return _stored(self._source.request("read_namespaced_secret", name, namespace))
+        except RequestError as error:
+            if error.status == 404:
+                return None
+            raise _explained(error, "get", namespace, name) from None
+
+    def create(self, manifest: Mapping[str, Any]) -> StoredSecret:
+        """Makes a secret. One that is there stays as it is."""
+        namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
+        try:
+            made = self._source.request("create_namespaced_secret", namespace, dict(manifest), field_manager=_MANAGER)
+        except RequestError as error:
+            if error.status == 404:
+                raise WriteError(f"there is no namespace {namespace}: kubectl create namespace {namespace}") from None
+            if error.status == 409:
+                raise WriteError(f"{namespace} has a secret {name} already: it was left as it is") from None
+            raise _explained(error, "create", namespace, name) from None
+        return _stored(made)
+
+    def replace(self, secret: StoredSecret, changes: Mapping[str, bytes]) -> None:
+        """Gives a secret other values under some keys, unless it was changed since it was read."""
+        encoded = {key: base64.b64encode(value).decode() for key, value in changes.items()}
+        # The metadata has the resourceVersion, which makes the API server compare.
+        document = {**secret.document, "data": {**secret.document["data"], **encoded}}
+        try:
+            self._source.request(
+                "replace_namespaced_secret", secret.name, secret.namespace, document, field_manager=_MANAGER
+            )
+        except RequestError as error:
+            if error.status in (404, 409):
+                # A deleted one is a 409, too, for it has not the uid that it had.
+                raise WriteError(
+                    f"{secret.namespace}/{secret.name} was changed or deleted by somebody else meanwhile: "
+                    "nothing was written, try again"
+                ) from None
+            raise _explained(error, "update", secret.namespace, secret.name) from None
+
+    def delete(self, secret: StoredSecret) -> None:
+        """Deletes just this one, not another of its name. One that is gone is none to delete."""
+        body = {"preconditions": {"uid": secret.uid}}
+        try:
+            self._source.request("delete_namespaced_secret", secret.name, secret.namespace, body=body)
+        except RequestError as error:
+            if error.status not in (404, 409):
+                raise _explained(error, "delete", secret.namespace, secret.name) from None
+
+
+def _explained(error: RequestError, verb: str, namespace: str, name: str) -> WriteError:
+    where = f"{namespace}/{name}"
+    if error.terminating:
+        return WriteError(f"the namespace {namespace} is being deleted: nothing can be made in it any more")
+    if error.status == 403:
+        # A quota that is full is a 403, too.
+        return WriteError(
+            f"{where}: {error}: it takes the right to {verb} secrets in {namespace}; to see whether you have it: "
+            f"kubectl auth can-i {verb} secrets -n {namespace}. The proxy's own service account may read only"
+        )
+    if error.status == 401:
+        return WriteError(f"{where}: {error}: log in anew, or name another kubeconfig in KUBECONFIG")
+    if error.status == 422:
+        return WriteError(f"{where}: {error}: the API server takes no such secret; is one that is there immutable?")
+    unsure = error.status == 0 or error.status >= 500
+    told = f"{where}: {error}, when it was to {verb} it"
+    if unsure and verb != "get":
+        told += ": that may have been done, or not; look with redisproxy tenants"
+    return WriteError(told, unsure)
+
+
+def _stored(answer: Mapping[str, Any]) -> StoredSecret:
+    try:
+        metadata = answer["metadata"]
+        data = {key: base64.b64decode(value, validate=True) for key, value in (answer.get("data") or {}).items()}
+        found = StoredSecret(
+            metadata["namespace"],
+            metadata["name"],
+            metadata["uid"],
+            answer.get("immutable") is True,
+            data,
+            {**answer, "data": answer.get("data") or {}},
+        )
+        if answer.get("kind") == "Secret" and all(isinstance(metadata[k], str) for k in ("uid", "resourceVersion")):
+            return found
+    except (KeyError, TypeError, AttributeError, binascii.Error, ValueError):
+        pass
+    raise WriteError("what the API answered is not a Secret: is it the API server that answers there?")

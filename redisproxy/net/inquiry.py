@@ -1,0 +1,111 @@
+"""Asks once what the proxy would find out while it runs: where the master is, and what Redis is there.
+
+Owns that one look, for who does not stay: the operator's command. What it asks, and what it makes of the answers, is
+the control connection's and the sentinels' own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import txredisapi
+from twisted.internet import defer, task
+
+from ..core.tenants import Backend
+from .backend import endpoint_for, why
+from .control import Ask, Server, ask_once, examine
+from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest
+
+#: Seconds between two looks at sentinels that are being connected to.
+_LOOK = 0.05
+
+
+class InquiryError(Exception):
+    """Redis cannot be asked. The text is one line, fit for the operator."""
+
+
+@dataclass(frozen=True)
+class SentinelView:
+    """What one sentinel said. address: its own; answer: where it takes the master to be; error: why it does not tell."""
+
+    address: str
+    answer: Answer | None = None
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class Inquiry:
+    """What Redis is.
+
+    address: where; state: what its operator has to know of it, or empty; keys: how many each database holds, for those that
+    hold any.
+    """
+
+    address: str
+    server: Server
+    state: str
+    keys: Mapping[int, int]
+
+
+async def ask_sentinels(
+    reactor: object, backend: Backend, timeout: float, ca_file: Path | None
+) -> tuple[list[SentinelView], Backend | None]:
+    """What each says, and where the master is then; None: none of them tells. timeout: seconds for all of it."""
+    sentinels = []
+    for place in backend.sentinels:
+        at = backend.asked_at(*place)
+        endpoint = partial(endpoint_for, reactor, at, timeout, ca_file)
+        sentinels.append(Sentinel(reactor, at, endpoint, backend.master_name, lambda: None))
+    until = reactor.seconds() + timeout
+    try:
+        while True:
+            asked = [defer.Deferred.fromCoroutine(sentinel.ask()) for sentinel in sentinels]
+            results = await defer.DeferredList(asked, consumeErrors=True)
+            waiting = [failure for success, failure in results if not success and failure.check(NotYet)]
+            if not waiting or reactor.seconds() >= until:
+                break
+            await task.deferLater(reactor, _LOOK)
+    finally:
+        await defer.gatherResults([sentinel.stop() for sentinel in sentinels], consumeErrors=True)
+    views = []
+    for sentinel, (success, result) in zip(sentinels, results, strict=True):
+        address = sentinel.place.address.partition("//")[2]
+        if success:
+            views.append(SentinelView(address, result))
+        else:
+            result.trap(SentinelError)
+            views.append(SentinelView(address, error=str(result.value)))
+    answers = [view.answer for view in views if view.answer is not None]
+    if not answers:
+        return views, None
+    found = latest(answers)
+    return views, backend.at(found.host, found.port)
+
+
+async def inquire(reactor: object, backend: Backend, timeout: float, ca_file: Path | None) -> Inquiry:
+    """What the Redis at an address is. For timeout and ca_file see `control.ask_once`. Raises InquiryError."""
+
+    async def asking(ask: Ask) -> Inquiry:
+        server, state = await examine(ask)
+        return Inquiry(backend.address, server, state, _keys(await ask("INFO", "keyspace")))
+
+    try:
+        return await ask_once(reactor, backend, timeout, ca_file, asking)
+    except txredisapi.ResponseError as error:
+        # Redis's own words: it does not repeat what it was sent to log in with.
+        raise InquiryError(f"Redis at {backend.address} refuses: {why(error)}") from None
+    except txredisapi.RedisError:
+        raise InquiryError(f"Redis at {backend.address} closed the connection before it had answered") from None
+    except Exception as error:
+        # Whatever a resolver, a socket or a TLS handshake comes up with.
+        raise InquiryError(f"no connection to Redis at {backend.address}: {why(error)}") from None
+
+
+def _keys(info: object) -> Mapping[int, int]:
+    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
+    found: Sequence[tuple[str, str]] = re.findall(r"^db([0-9]+):keys=([0-9]+),", text, re.MULTILINE | re.ASCII)
+    return {int(index): int(count) for index, count in found}

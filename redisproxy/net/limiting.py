@@ -1,0 +1,394 @@
+"""The tenants' limits, as one process holds them: who has a place, and who is read later because the tenant did too much.
+
+Owns the places and the order of those that wait. A rate is charged with what was done; while it is overdrawn, what a client
+sends next is kept and the client is not read, until its turn comes. So nothing is dropped, and among a tenant's
+clients each has a turn of one read. A connection to Redis is not read while bytes are overdrawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Protocol
+
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from ..core.limits import UNLIMITED, Bucket, Limits
+from ..core.session import Session
+from ..core.tenants import TenantFullError
+from .receiver import READ_SIZE, SMALL_READ_SIZE, Hold
+
+#: Clients that have their turn in one turn of the reactor.
+AT_ONCE = 50
+#: Seconds, the least that anything waits: less is not worth a turn of the reactor.
+TICK = 0.001
+#: Of a second: how much of what is allowed in one is read at once, unless that is less than SMALL_READ_SIZE. What is read at
+#: once keeps the reactor and Redis busy at once, and the neighbours' p99 is made of that.
+PORTION = 0.05
+#: Bytes that a command has at least, most of the time.
+COMMAND_SIZE = 16
+
+
+class Client(Protocol):
+    """A client's connection: see `client.ClientProtocol`."""
+
+    session: Session
+    #: bytes that it sent
+    taken: int
+
+    def read_at_most(self, size: int) -> None:
+        """So many bytes at once."""
+
+    def hold(self, reason: int) -> None:
+        """Reads no more."""
+
+    def unhold(self, reason: int) -> None:
+        """Reads on."""
+
+    def crashed(self) -> None:
+        """There was an exception, which costs this connection alone."""
+
+
+class Lane(Protocol):
+    """A tenant's connection to Redis: see `receiver.RespReceiver`."""
+
+    def hold(self, reason: int) -> None:
+        """Reads no more."""
+
+    def unhold(self, reason: int) -> None:
+        """Reads on."""
+
+
+class Shaper:
+    """One tenant's rates. closed: whether they are overdrawn, so that what clients send has to wait."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._commands: Bucket | None = None
+        self._bytes: Bucket | None = None
+        self.closed = False
+        #: bytes that are read from a client at once, so that no read takes what is allowed in many seconds
+        self.read_size = READ_SIZE
+        # A dict for its order, and so that one which leaves need not be searched for.
+        self._waiting: dict[Place, None] = {}
+        self._lanes: set[Lane] = set()
+        self._timer: IDelayedCall | None = None
+        self._since: float | None = None
+        self._throttled = 0.0
+
+    def use(self, limits: Limits) -> None:
+        """These hold from now on. What was overdrawn is forgiven: by another rate it could last for hours."""
+        now = self._clock.seconds()
+        commands, size = limits.commands_per_second, limits.bytes_per_second
+        self._commands = Bucket(commands, now) if commands else None
+        self._bytes = Bucket(size, now) if size else None
+        portions = [rate * PORTION for rate in (commands * COMMAND_SIZE, size) if rate]
+        self.read_size = int(max(SMALL_READ_SIZE, min(READ_SIZE, *portions))) if portions else READ_SIZE
+        if self.closed:
+            self._open_in(0)
+
+    @property
+    def held(self) -> int:
+        """Connections that are not read from for now, clients' and those to Redis."""
+        return len(self._waiting) + len(self._lanes)
+
+    @property
+    def throttled(self) -> float:
+        """Seconds for which there were any, so far."""
+        return self._throttled + (0.0 if self._since is None else max(0.0, self._clock.seconds() - self._since))
+
+    # Of a client.
+
+    def charge(self, commands: int, size: int) -> None:
+        """So much was done for a client. size: bytes that it sent."""
+        now = self._clock.seconds()
+        wait = 0.0 if self._commands is None else self._commands.take(commands, now)
+        if self._bytes is not None:
+            wait = max(wait, self._bytes.take(size, now))
+        if wait and not self.closed:
+            self.closed = True
+            self._open_in(wait)
+
+    def wait(self, place: Place) -> None:
+        """What it sent is kept until `go_on` is called."""
+        self._waiting[place] = None
+        self._begin()
+
+    def leave(self, place: Place) -> None:
+        """It waits no more."""
+        del self._waiting[place]
+        self._end()
+
+    # Of a connection to Redis.
+
+    def replied(self, lane: Lane, size: int) -> None:
+        """Redis sent so many bytes. If that was too much, the lane is held until it is not."""
+        if self._bytes is None:
+            return
+        wait = self._bytes.take(size, self._clock.seconds())
+        if wait:
+            self.closed = True
+            self._lanes.add(lane)
+            self._begin()
+            lane.hold(Hold.RATE)
+            self._open_in(wait)
+
+    # Time.
+
+    def _open_in(self, seconds: float) -> None:
+        """At the latest: what must wait longer is found out then."""
+        seconds = max(seconds, TICK) if seconds else 0
+        if self._timer is None or not self._timer.active():
+            self._timer = self._clock.callLater(seconds, self._open)
+        elif self._timer.getTime() > self._clock.seconds() + seconds:
+            self._timer.reset(seconds)
+
+    def _open(self) -> None:
+        self._timer = None
+        now = self._clock.seconds()
+        owed = [0.0 if bucket is None else bucket.take(0, now) for bucket in (self._commands, self._bytes)]
+        if not owed[1]:
+            lanes, self._lanes = self._lanes, set()
+            for lane in lanes:
+                lane.unhold(Hold.RATE)
+        if any(owed):
+            # Whichever comes first: lanes do not wait for what is owed in commands.
+            self._open_in(min(wait for wait in owed if wait))
+        else:
+            self.closed = False
+            self._serve()
+        self._end()
+
+    def _serve(self) -> None:
+        """Those that wait have their turns, as long as nothing is overdrawn."""
+        for _ in range(AT_ONCE):
+            if self.closed or not self._waiting:
+                return
+            place = next(iter(self._waiting))
+            del self._waiting[place]
+            place.go_on()
+        if self._waiting and not self.closed:
+            self.closed = True
+            self._open_in(TICK)
+
+    def _begin(self) -> None:
+        if self._since is None:
+            self._since = self._clock.seconds()
+
+    def _end(self) -> None:
+        if self._since is not None and not self.held:
+            self._throttled = self.throttled
+            self._since = None
+
+    def stop(self) -> None:
+        """Nobody is there whom it could tell to go on."""
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+
+
+class Allowance:
+    """What one tenant may have in this process, and has. shaper: None where no rate is limited."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._limits = UNLIMITED
+        #: those that are taken
+        self.places: set[Place] = set()
+        self.shaper: Shaper | None = None
+        # Kept when there is no limit any more, for those that still wait and for what was counted.
+        self._shaper: Shaper | None = None
+
+    def use(self, limits: Limits) -> None:
+        """These hold from now on. Who is there stays, even where that is more than now may come."""
+        before, self._limits = self._limits, limits
+        if (before.commands_per_second, before.bytes_per_second) == (limits.commands_per_second, limits.bytes_per_second):
+            return
+        if self._shaper is None:
+            self._shaper = Shaper(self._clock)
+        self._shaper.use(limits)
+        self.shaper = self._shaper if limits.commands_per_second or limits.bytes_per_second else None
+        for place in self.places:
+            place.limits_changed()
+
+    def take(self, place: Place) -> bool:
+        """Whether it can be had. It may be had already."""
+        most = self._limits.max_connections
+        if most and len(self.places) >= most and place not in self.places:
+            return False
+        self.places.add(place)
+        return True
+
+    def free(self, place: Place) -> None:
+        """Another may take it."""
+        self.places.discard(place)
+
+    @property
+    def held(self) -> int:
+        """See `Shaper.held`."""
+        return 0 if self._shaper is None else self._shaper.held
+
+    @property
+    def throttled(self) -> float:
+        """See `Shaper.throttled`."""
+        return 0.0 if self._shaper is None else self._shaper.throttled
+
+    def stop(self) -> None:
+        """It is used no more."""
+        if self._shaper is not None:
+            self._shaper.stop()
+
+
+#: Where nobody is the tenant.
+NOBODYS = Allowance(None)
+
+
+class Place:
+    """One client's place among its tenant's: what the client sends is charged there, and may have to wait for its turn.
+
+    shaper: None where nothing has to wait, whatever was done.
+    """
+
+    __slots__ = ("_allowance", "_charged", "_client", "_entered", "_line", "shaper")
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self.shaper: Shaper | None = None
+        # Of the tenant as which the client is logged in, and of the one as which it is about to be.
+        self._allowance: Allowance | None = None
+        self._entered: Allowance | None = None
+        # Commands and bytes, so far.
+        self._charged = (0, 0)
+        # Where it waits. It may log out meanwhile, and still has its turn there.
+        self._line: Shaper | None = None
+
+    # Whose it is.
+
+    def enter(self, allowance: Allowance) -> None:
+        """The client is about to log in as this tenant. Raises TenantFullError."""
+        if not allowance.take(self):
+            raise TenantFullError
+        self._entered = allowance
+
+    def give_up(self) -> None:
+        """The log-in came to nothing."""
+        entered, self._entered = self._entered, None
+        if entered is not None and entered is not self._allowance:
+            entered.free(self)
+
+    def settle(self) -> None:
+        """The client is logged in, if it was about to be."""
+        if self._entered is None:
+            return
+        self.leave()
+        self._allowance, self._entered = self._entered, None
+        self.limits_changed()
+        if self.shaper is not None and self.shaper.closed:
+            self._wait()  # with what came behind the log-in
+
+    def leave(self) -> None:
+        """The client is not logged in any more."""
+        if self.shaper is not None:
+            self._charge()
+            self.shaper = None
+            self._client.read_at_most(READ_SIZE)
+        allowance, self._allowance = self._allowance, None
+        if allowance is not None and allowance is not self._entered:
+            allowance.free(self)
+
+    def lost(self) -> None:
+        """The client is gone."""
+        self.leave()
+        self.give_up()
+        if self._line is not None:
+            self._line.leave(self)
+            self._line = None
+        self._client = None  # or the two would be left to the garbage collector
+
+    def limits_changed(self) -> None:
+        """The tenant's limits are others than before."""
+        if self._allowance is None:
+            return
+        client = self._client
+        before, self.shaper = self.shaper, self._allowance.shaper
+        if self.shaper is not None:
+            if before is None:
+                self._charged = (client.session.commands, client.taken - client.session.buffered)
+            client.read_at_most(self.shaper.read_size)
+        elif before is not None:
+            client.read_at_most(READ_SIZE)
+
+    # What the client sends.
+
+    def received(self, data: bytes) -> None:
+        """It, where there is a shaper."""
+        client, shaper = self._client, self.shaper
+        client.read_at_most(shaper.read_size)  # a large read may have made that more
+        if shaper.closed and not client.session.ended:
+            self._wait()
+            client.session.received(data)
+        else:
+            client.session.received(data)
+            self._charge()
+
+    def _wait(self) -> None:
+        self._client.session.throttle(True)
+        self._client.hold(Hold.RATE)
+        if self._line is None:
+            self._line = self.shaper
+            self._line.wait(self)
+
+    def go_on(self) -> None:
+        """Its turn has come."""
+        client = self._client
+        self._line = None
+        client.unhold(Hold.RATE)
+        try:
+            client.session.throttle(False)
+            self._charge()
+        except Exception:
+            client.crashed()
+
+    def _charge(self) -> None:
+        if self.shaper is not None:
+            before, self._charged = self._charged, (self._client.session.commands, self._client.taken)
+            self.shaper.charge(self._charged[0] - before[0], self._charged[1] - before[1])
+
+
+class Allowances:
+    """Those of all tenants. processes: how many hold the limits together, each to its part."""
+
+    def __init__(self, clock: IReactorTime, processes: int = 1) -> None:
+        self._clock = clock
+        self._processes = processes
+        self._limits: Mapping[str, Limits] = {}
+        self._known: dict[str, Allowance] = {}
+
+    def of(self, namespace: str) -> Allowance:
+        """The one of a tenant, made when it is asked for first."""
+        found = self._known.get(namespace)
+        if found is None:
+            found = self._known[namespace] = Allowance(self._clock)
+            found.use(self._share(namespace))
+        return found
+
+    def _share(self, namespace: str) -> Limits:
+        limits = self._limits.get(namespace, UNLIMITED)
+        return limits if limits is UNLIMITED else limits.share(self._processes)
+
+    def use(self, limits: Mapping[str, Limits], namespaces: Collection[str]) -> None:
+        """These hold from now on, by namespace. namespaces: of all tenants; others are forgotten when they have left."""
+        self._limits = limits
+        for namespace, allowance in list(self._known.items()):
+            allowance.use(self._share(namespace))
+            if namespace not in namespaces and not (allowance.places or allowance.held):
+                allowance.stop()
+                del self._known[namespace]
+
+    def figures(self, namespace: str) -> dict[str, float]:
+        """See `ops.figures.TenantCounts`."""
+        found = self._known.get(namespace)
+        return {"held": 0, "throttled": 0.0} if found is None else {"held": found.held, "throttled": found.throttled}
+
+    def stop(self) -> None:
+        """The process ends."""
+        for allowance in self._known.values():
+            allowance.stop()

@@ -1,0 +1,206 @@
+"""Certificates that change while the proxy runs: cert-manager and its like write them anew, long before they end.
+
+Owns when the files of `ssl:` endpoints are looked at, and what is in force: the last that was good. Connections that are
+there stay as they are; only who comes later sees a new certificate.
+
+Not the kernel's notifications, for the reason in `directory.poll`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+
+from twisted.application import service
+from twisted.internet import defer, threads
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from ..ops.figures import TlsState
+from .tls import CertificateError, Made, Material, ServerTls, make
+
+#: Seconds between two looks. A change is one that two of them find alike: a file that is being written is left alone.
+INTERVAL = 1.0
+#: Seconds until what cannot be used is read again, though it did not change as far as can be seen.
+RETRY = 10.0
+
+
+class _Watched:
+    """One endpoint's files. `look` is called in a thread, one at a time; everything else in the reactor's."""
+
+    def __init__(self, tls: ServerTls) -> None:
+        """Raises CertificateError."""
+        self.tls = tls
+        self._before = self._read = tls.files.stamp()
+        self._retry: float | None = None
+        #: why what the files hold now is not in force; empty: it is
+        self.problem = ""
+        self.made = make(tls.files, tls.files.read())
+        tls.use(self.made)
+
+    def look(self, now: float, asked: bool) -> Made | CertificateError | None:
+        """What is to be in force from now on, or why it cannot be; None: there is nothing new. Blocks.
+
+        asked: whether to read them though they seem to be the same, or to be in the middle of a change.
+        """
+        files = self.tls.files
+        stamp = files.stamp()
+        settled, self._before = stamp == self._before, stamp
+        due = stamp != self._read or (self._retry is not None and now >= self._retry)
+        if not (asked or (settled and due)):
+            return None
+        try:
+            material = files.read()
+            if files.stamp() != stamp:
+                return None  # one may be old and another new: the looks that follow will tell
+            made = self.made if material == self.made.material else make(files, material)
+        except CertificateError as error:
+            self._read, self._retry = stamp, now + RETRY
+            return error
+        self._read, self._retry = stamp, None
+        return made
+
+
+class RotationService(service.Service):
+    """Looks at the files of some endpoints.
+
+    changed: called when another certificate, chain or client CA is in force; in_thread: calls a blocking function and
+    returns a Deferred. Raises CertificateError for what cannot be used from the start.
+    """
+
+    name = "certificates"
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        endpoints: Sequence[ServerTls],
+        changed: Callable[[], object],
+        in_thread: Callable[..., defer.Deferred] = threads.deferToThread,
+    ) -> None:
+        self._clock = clock
+        self._changed = changed
+        self._in_thread = in_thread
+        self._watched = []
+        for tls in endpoints:
+            try:
+                self._watched.append(_Watched(tls))
+            except CertificateError as error:
+                raise CertificateError(f"{tls.listener}: {error}") from None
+        self._reloads = {"ok": 0, "failed": 0}
+        self._next: IDelayedCall | None = None
+        self._looking = False
+        self._asked = False
+
+    def material(self, endpoints: Sequence[ServerTls]) -> list[Material]:
+        """What some of them show, for other processes that serve there."""
+        return [watched.made.material for tls in endpoints for watched in self._watched if watched.tls is tls]
+
+    def state(self) -> TlsState:
+        """For metrics and the status page."""
+        return {
+            "certificates": [
+                {
+                    "listener": watched.tls.listener,
+                    "begins": watched.made.begins,
+                    "expires": watched.made.expires,
+                    "problem": watched.problem,
+                }
+                for watched in self._watched
+            ],
+            "reloads": dict(self._reloads),
+        }
+
+    def startService(self) -> None:
+        super().startService()
+        for watched in self._watched:
+            self._tell(watched, "the certificate")
+        if self._watched:
+            self._next = self._clock.callLater(INTERVAL, self._look)
+
+    def stopService(self) -> None:
+        super().stopService()
+        if self._next is not None and self._next.active():
+            self._next.cancel()
+
+    def look(self) -> None:
+        """At once, whether anything seems to have changed or not."""
+        self._asked = True
+        if self.running and self._watched and not self._looking:
+            self._next.cancel()
+            self._look()
+
+    def _look(self) -> None:
+        self._looking = True
+        asked, self._asked = self._asked, False
+        looking = self._in_thread(self._look_at_all, self._clock.seconds(), asked)
+        looking.addCallback(self._take)
+        looking.addErrback(lambda failure: self._log.failure("a bug in the look at certificates", failure))
+        looking.addBoth(self._again)
+
+    def _again(self, _: object) -> None:
+        self._looking = False
+        if self.running:
+            self._next = self._clock.callLater(0 if self._asked else INTERVAL, self._look)
+
+    def _look_at_all(self, now: float, asked: bool) -> list[tuple[_Watched, Made | CertificateError | None]]:
+        return [(watched, watched.look(now, asked)) for watched in self._watched]
+
+    def _take(self, found: list[tuple[_Watched, Made | CertificateError | None]]) -> None:
+        changed = False
+        for watched, news in found:
+            if not self.running or news is None:
+                continue
+            if isinstance(news, CertificateError):
+                self._refuse(watched, str(news))
+                continue
+            if watched.problem:
+                watched.problem = ""
+                self._log.info("mended: {listener}", listener=watched.tls.listener)
+            if news is not watched.made:
+                before, watched.made = watched.made.material, news
+                watched.tls.use(news)
+                self._reloads["ok"] += 1
+                self._tell_of_change(watched, before)
+                changed = True
+        if changed:
+            self._changed()
+
+    def _refuse(self, watched: _Watched, problem: str) -> None:
+        self._reloads["failed"] += 1
+        if problem != watched.problem:
+            watched.problem = problem
+            self._log.warn(
+                "{listener}: {problem}; the last good certificate stays in force, until {expires}",
+                listener=watched.tls.listener,
+                problem=problem,
+                expires=_moment(watched.made.expires),
+            )
+
+    def _tell_of_change(self, watched: _Watched, before: Material) -> None:
+        now, files = watched.made.material, watched.tls.files
+        if (now.key, now.certificate, now.chain) != (before.key, before.certificate, before.chain):
+            self._tell(watched, "from now on the certificate")
+        if now.client_ca != before.client_ca:
+            told = "{listener}: from now on clients have to show a certificate that is signed by one in {path}"
+            self._log.info(told, listener=watched.tls.listener, path=str(files.client_ca))
+
+    def _tell(self, watched: _Watched, what: str) -> None:
+        made, now = watched.made, self._clock.seconds()
+        told = {
+            "listener": watched.tls.listener,
+            "what": what,
+            "path": str(watched.tls.files.certificate),
+            "begins": _moment(made.begins),
+            "expires": _moment(made.expires),
+        }
+        if made.expires <= now:
+            self._log.warn("{listener}: {what} is that in {path}, which ended on {expires}: clients refuse it", **told)
+        elif made.begins > now:
+            self._log.warn("{listener}: {what} is that in {path}, which begins on {begins} only: clients refuse it", **told)
+        else:
+            self._log.info("{listener}: {what} is that in {path}, valid until {expires}", **told)
+
+
+def _moment(seconds: float) -> str:
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -1,0 +1,426 @@
+"""What the operator's command writes, over a Kubernetes API: the small one, and a real kube-apiserver (`make test-cluster`)."""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import replace
+
+from twisted.internet import defer, reactor
+from twisted.trial import unittest
+
+from redisproxy.cli import changes, findings
+from redisproxy.cli.findings import Operator
+from redisproxy.cli.shown import moment
+from redisproxy.core.allocation import ADDRESS, Refused
+from redisproxy.core.enrolment import parse_tenant
+from redisproxy.directory.cluster import ClusterSource, RequestError
+from redisproxy.directory.writing import ClusterWriter, StoredSecret, WriteError
+from redisproxy.settings import Settings
+
+from ..cluster.apiserver import ask, shared_api_server
+from ..directory.test_contract import RealApiWorld, SmallApiWorld, namespace, secret, url
+from ..support.apiserver import NOT_JSON, Fault, refusal, secrets_path
+from ..support.servers import RedisServer
+
+SECRET = "redis-secret-master"
+UNAVAILABLE = refusal(503)
+
+
+class SmallWorld(SmallApiWorld):
+    """Where also may be looked at what was stored, and who may only read."""
+
+    def stored(self, where: str, name: str) -> dict | None:
+        return self.api.secret(where, name)
+
+    def store(self, document: dict) -> None:
+        self.api.put(document)
+
+    def reader(self) -> ClusterSource:
+        self.api.tokens.add("reader")
+        self.api.readers.add("reader")
+        path = self.api.write_kubeconfig(self.api.directory / "reader", "reader")
+        return ClusterSource(self.prefix, SECRET, self.master, 443, {"KUBECONFIG": str(path)})
+
+
+class RealWorld(RealApiWorld):
+    def stored(self, where: str, name: str) -> dict | None:
+        status, found = self.server.request("GET", f"{secrets_path(where)}/{name}")
+        return found if status == 200 else None
+
+    def store(self, document: dict) -> None:
+        self.put(document)
+
+    def reader(self) -> ClusterSource:
+        """With the rights that deploy/kubernetes gives the proxy."""
+        from ..cluster.test_cluster import DEPLOY
+
+        ran = self.server.kubectl("apply", "-k", str(DEPLOY))
+        if ran.returncode:
+            raise AssertionError(ran.stderr)
+        path = self.server.write_kubeconfig("redisproxy", self.server.account_token("redisproxy", "redisproxy"))
+        return ClusterSource(self.prefix, SECRET, self.master, 443, {"KUBECONFIG": str(path)})
+
+
+class Changes:
+    """Subclasses say in which world."""
+
+    timeout = 60
+
+    def make_world(self) -> SmallWorld | RealWorld:
+        raise NotImplementedError
+
+    def setUp(self) -> None:
+        self.world = self.make_world()
+        self.addCleanup(self.world.remove)
+        mine = secrets.token_hex(3)
+        self.prefix, self.master = f"t{mine}-", (f"system-{mine}", "redis-secret-master")
+        self.world.prefix, self.world.master = self.prefix, self.master
+        self.blue, self.green, self.red = (self.prefix + name for name in ("blue", "green", "red"))
+        self.server = RedisServer().start()
+        self.addCleanup(self.server.stop)
+        self.world.put(namespace(self.master[0]), secret(*self.master, redis_connection_string=self.server.url))
+        self.world.put(*self.tenant(self.blue, "pw-blue", 1), namespace(self.red))
+        self.source = self.world.source(self.prefix, SECRET, self.master)
+        self.operator = self.operate(self.source)
+
+    def operate(self, source: ClusterSource, **more: object) -> Operator:
+        settings = Settings(
+            ns_prefix=self.prefix, master_namespace=self.master[0], master_secret=self.master[1], connect_timeout=5.0
+        )
+        return Operator(reactor, replace(settings, **more), source)
+
+    def tenant(self, name: str, password: str, index: int) -> list[dict]:
+        return [namespace(name), secret(name, SECRET, redis_connection_string=url(password, index))]
+
+    def enroll(self, name: str, wanted: int | None = None, **more: object) -> defer.Deferred:
+        options = {"address": ADDRESS, "databases": None, "keep_data": False, "dry_run": False, **more}
+        operator = options.pop("operator", self.operator)
+        return defer.Deferred.fromCoroutine(changes.enroll(operator, name, wanted, **options))
+
+    async def refuses(self, waiting: object, pattern: str) -> None:
+        """With one line, without a password."""
+        with self.assertRaisesRegex((Refused, WriteError), pattern) as caught:
+            await waiting
+        text = str(caught.exception)
+        self.assertNotIn("\n", text)
+        self.assertNotIn("pw-", text)
+        self.assertNotIn(self.server.password, text)
+
+    def values(self, where: str, name: str = SECRET) -> dict[str, bytes]:
+        return {key: base64.b64decode(value) for key, value in self.world.stored(where, name)["data"].items()}
+
+    async def served(self) -> dict[str, tuple[int | None, int]]:
+        """By namespace: database, and how many credentials, as the proxy would have it."""
+        found = await findings.tenants(self.operator)
+        return {view.namespace: (view.index, len(view.credentials)) for view in found.namespaces}
+
+    def meddle(self, method: str, change: Callable[[], object]) -> None:
+        """Makes something happen just before such a request, once."""
+        request = self.source.request
+        left = [change]
+
+        def meddled(called: str, *arguments: object, **options: object) -> dict:
+            if called.startswith(method) and left:
+                left.pop()()
+            return request(called, *arguments, **options)
+
+        self.source.request = meddled
+
+    # Enrolling.
+
+    async def test_enroll(self) -> None:
+        written = await self.enroll(self.red)
+        self.assertEqual((written.namespace, written.secret, written.index, written.notes), (self.red, SECRET, 2, ()))
+        stored = self.world.stored(self.red, SECRET)
+        self.assertEqual(stored["type"], "Opaque")
+        self.assertEqual(stored["metadata"]["labels"], {"app.kubernetes.io/managed-by": "redisproxy"})
+        values = self.values(self.red)
+        self.assertEqual(list(values), ["redis-connection-string"])
+        _, password, _ = parse_tenant(values)
+        self.assertEqual(
+            values["redis-connection-string"].decode(), f"{ADDRESS.replace('//', f'//:{password.decode()}@')}/2"
+        )
+        self.assertEqual(written.url.encode(), values["redis-connection-string"])
+        self.assertNotIn(password.decode(), repr(written))
+        self.assertEqual(await self.served(), {self.blue: (1, 1), self.red: (2, 1)})
+        await self.refuses(self.enroll(self.red), "is enrolled already, with database 2")
+
+    async def test_a_dry_run_writes_nothing_and_its_manifest_does(self) -> None:
+        written = await self.enroll(self.red, dry_run=True)
+        self.assertIsNone(self.world.stored(self.red, SECRET))
+        self.world.put(written.manifest)
+        self.assertEqual(await self.served(), {self.blue: (1, 1), self.red: (2, 1)})
+
+    async def test_a_database_with_somebodys_keys_is_left_alone(self) -> None:
+        self.server.client(2).set("of a tenant", "that was deleted")
+        await self.refuses(self.enroll(self.red, 2), "holds 1 keys")
+        self.assertEqual((await self.enroll(self.red)).index, 3)
+        self.world.put(namespace(self.green))
+        self.assertEqual((await self.enroll(self.green, 2, keep_data=True)).index, 2)
+
+    async def test_what_is_refused_before_anything_is_written(self) -> None:
+        for name, wanted, pattern in (
+            ("kube-system", None, f"kube-system does not begin with '{self.prefix}'"),
+            (self.green, None, f"there is no namespace {self.green}: kubectl create namespace {self.green}"),
+            (self.blue, None, "is enrolled already, with database 1"),
+            (self.red, 1, f"database 1 belongs to {self.blue}"),
+            (self.red, 64, "Redis has no database 64: it has 0 to 63"),
+        ):
+            await self.refuses(self.enroll(name, wanted), pattern)
+        self.assertIsNone(self.world.stored(self.red, SECRET))
+
+    async def test_redis_that_cannot_be_asked(self) -> None:
+        self.server.kill()
+        await self.refuses(self.enroll(self.red), "no connection to Redis at redis://127.0.0.1:.*--databases N")
+        self.world.delete(*self.master)
+        await self.refuses(self.enroll(self.red), f"the master secret {self.master[0]}/.* does not exist.*--databases N")
+        written = await self.enroll(self.red, databases=16)
+        self.assertEqual(written.index, 2)
+        self.assertRegex(written.notes[0], "Redis was not asked")
+
+    async def test_a_secret_that_is_made_meanwhile_is_not_overwritten(self) -> None:
+        theirs = secret(self.red, SECRET, redis_connection_string=url("pw-theirs", 9))
+        self.meddle("create", lambda: self.world.put(theirs))
+        await self.refuses(self.enroll(self.red), f"{self.red} has a secret {SECRET} already: it was left as it is")
+        self.assertEqual(self.values(self.red)["redis-connection-string"].decode(), url("pw-theirs", 9))
+
+    async def test_an_index_that_another_takes_meanwhile(self) -> None:
+        """The other one may have been told that all is well: it is us who give way, though our namespace is older."""
+        self.meddle("create", lambda: self.world.put(*self.tenant(self.green, "pw-green", 2)))
+        self.assertEqual((await self.enroll(self.red)).index, 3)
+        self.assertEqual(await self.served(), {self.blue: (1, 1), self.red: (3, 1), self.green: (2, 1)})
+
+    async def test_a_chosen_index_that_another_takes_meanwhile(self) -> None:
+        self.meddle("create", lambda: self.world.put(*self.tenant(self.green, "pw-green", 7)))
+        await self.refuses(self.enroll(self.red, 7), f"database 7 was given to {self.green} at the same moment")
+        self.assertIsNone(self.world.stored(self.red, SECRET))
+        self.assertEqual(await self.served(), {self.blue: (1, 1), self.red: (None, 0), self.green: (7, 1)})
+
+    async def test_many_that_enroll_at_once(self) -> None:
+        names = [f"{self.prefix}many-{number}" for number in range(3)]
+        self.world.put(*map(namespace, names))
+        results = await defer.DeferredList([self.enroll(name) for name in names], consumeErrors=True)
+        told = {}
+        for name, (success, result) in zip(names, results, strict=True):
+            if success:
+                told[name] = result.index
+            else:
+                result.trap(Refused)
+        self.assertEqual(len(set(told.values())), len(told), "nobody is told what another was told")
+        served = await self.served()
+        self.assertEqual({name: served[name][0] for name in told}, told)
+        self.assertEqual((await findings.tenants(self.operator)).problems, [])
+
+    async def test_who_may_only_read(self) -> None:
+        reader = self.operate(self.world.reader())
+        self.assertEqual((await self.enroll(self.red, operator=reader, dry_run=True, databases=16)).index, 2)
+        pattern = (
+            f"{self.red}/{SECRET}: 403 Forbidden: it takes the right to create secrets in {self.red}; .*kubectl auth can-i"
+        )
+        await self.refuses(self.enroll(self.red, operator=reader, databases=16), pattern)
+        await self.refuses(changes.temporary(reader, self.blue, 1, "x", ADDRESS, False), "the right to create secrets")
+        self.assertIsNone(self.world.stored(self.red, SECRET))
+
+    # Temporary credentials.
+
+    async def test_a_temporary_credential(self) -> None:
+        written = await changes.temporary(self.operator, self.blue, 8, "debugging", ADDRESS, False)
+        self.assertEqual((written.secret, written.index, written.valid_hours), ("redis-secret-temp-debugging", 1, 8))
+        values = self.values(self.blue, written.secret)
+        self.assertEqual(values["valid_hours"], b"8")
+        self.assertEqual(parse_tenant(values)[2], 1)
+        found = await findings.tenants(self.operator)
+        self.assertEqual(found.problems, [])
+        [view] = [view for view in found.namespaces if view.namespace == self.blue]
+        expires = {credential.secret: credential.expires for credential in view.credentials}
+        created = self.world.stored(self.blue, written.secret)["metadata"]["creationTimestamp"]
+        self.assertEqual(moment(expires[written.secret] - 8 * 3600), created)
+        again = changes.temporary(self.operator, self.blue, 8, "debugging", ADDRESS, False)
+        await self.refuses(again, "has a secret redis-secret-temp-debugging already: it was left as it is")
+        self.assertEqual(self.values(self.blue, written.secret), values)
+        by_chance = await changes.temporary(self.operator, self.blue, 8, "", ADDRESS, False)
+        self.assertRegex(by_chance.secret, "^redis-secret-temp-[a-z0-9]{6}$")
+        self.assertEqual((await self.served())[self.blue], (1, 3))
+
+    async def test_nobody_to_give_one_to(self) -> None:
+        self.world.pause()
+        self.world.put(*self.tenant(self.green, "pw-green", 1))
+        for name, pattern in (
+            (self.red, f"{self.red} is not enrolled: redisproxy enroll {self.red}"),
+            (self.prefix + "nobody", "there is no namespace"),
+            ("default", "does not begin with"),
+        ):
+            await self.refuses(changes.temporary(self.operator, name, 1, "", ADDRESS, False), pattern)
+        waiting = changes.temporary(self.operator, self.green, 1, "", ADDRESS, False)
+        await self.refuses(waiting, f"{self.green} is kept out: .*database 1 belongs to the older")
+
+    # Rotating.
+
+    async def test_rotate(self) -> None:
+        """The new password works, and the old one until the grace is over; whatever else is in the secret stays."""
+        document = secret(
+            self.blue, SECRET, redis_connection_string=url("pw-blue", 1), redis_password="pw-blue", other="kept"
+        )
+        document["metadata"]["labels"] = {"team": "blue"}
+        self.world.store(document)
+        rotated = await changes.rotate(self.operator, self.blue, 12, False)
+        values = self.values(self.blue)
+        user, password, index = parse_tenant(values)
+        self.assertEqual((user, index, values["other"], values["redis-password"]), ("", 1, b"kept", password))
+        self.assertNotEqual(password, b"pw-blue")
+        self.assertEqual(self.world.stored(self.blue, SECRET)["metadata"]["labels"], {"team": "blue"})
+        old = self.values(self.blue, rotated.grace.secret)
+        self.assertEqual(old, {"redis-connection-string": url("pw-blue", 1).encode(), "valid_hours": b"12"})
+        found = await findings.tenants(self.operator)
+        self.assertEqual(found.problems, [])
+        for known, name in ((password, SECRET), (b"pw-blue", rotated.grace.secret)):
+            self.assertEqual(found.directory.authenticate(None, known, 0.0).secret, name)
+        self.assertNotIn("pw-blue", repr(rotated))
+
+    async def test_rotate_without_grace(self) -> None:
+        rotated = await changes.rotate(self.operator, self.blue, 0, False)
+        self.assertIsNone(rotated.grace)
+        self.assertEqual((await self.served())[self.blue], (1, 1))
+        self.assertNotIn(b"pw-blue", self.values(self.blue)["redis-connection-string"])
+
+    async def test_a_dry_run_of_a_rotation(self) -> None:
+        before = self.world.stored(self.blue, SECRET)
+        rotated = await changes.rotate(self.operator, self.blue, 12, True)
+        self.assertEqual(self.world.stored(self.blue, SECRET), before)
+        self.assertIsNone(self.world.stored(self.blue, rotated.grace.secret))
+
+    async def test_a_secret_that_is_changed_meanwhile_keeps_that(self) -> None:
+        theirs = secret(self.blue, SECRET, redis_connection_string=url("pw-theirs", 1))
+        self.meddle("replace", lambda: self.world.store(theirs))
+        await self.refuses(
+            changes.rotate(self.operator, self.blue, 12, False), "changed or deleted by somebody else meanwhile"
+        )
+        self.assertEqual(self.values(self.blue)["redis-connection-string"].decode(), url("pw-theirs", 1))
+        self.assertEqual((await self.served())[self.blue], (1, 1), "the temporary secret was taken back")
+
+    async def test_a_secret_that_is_deleted_meanwhile(self) -> None:
+        self.meddle("replace", lambda: self.world.delete(self.blue, SECRET))
+        await self.refuses(
+            changes.rotate(self.operator, self.blue, 12, False),
+            "changed or deleted by somebody else meanwhile: nothing was written",
+        )
+        self.assertEqual((await self.served())[self.blue], (None, 0))
+
+    async def test_what_cannot_be_rotated(self) -> None:
+        self.world.put(namespace(self.green), secret(self.green, SECRET, redis_connection_string="redis://h/3"))
+        for name, pattern in (
+            (self.red, f"{self.red} has no secret {SECRET}: redisproxy enroll {self.red}"),
+            (self.green, "malformed: .*no password"),
+            ("default", "does not begin with"),
+        ):
+            await self.refuses(changes.rotate(self.operator, name, 12, False), pattern)
+
+    async def test_an_immutable_secret(self) -> None:
+        self.world.put(namespace(self.green))
+        self.world.store({**secret(self.green, SECRET, redis_connection_string=url("pw-green", 4)), "immutable": True})
+        await self.refuses(changes.rotate(self.operator, self.green, 12, False), "is immutable: delete it")
+        writer = ClusterWriter(self.source)
+        found = await self.operator.in_thread(writer.secret, self.green, SECRET)
+        with self.assertRaisesRegex(WriteError, "422 Unprocessable Entity: .*immutable"):
+            await self.operator.in_thread(writer.replace, found, {"redis-connection-string": b"x"})
+
+    # What the writer itself holds.
+
+    async def test_only_the_very_secret_is_deleted(self) -> None:
+        writer = ClusterWriter(self.source)
+        found = await self.operator.in_thread(writer.secret, self.blue, SECRET)
+        other = StoredSecret(found.namespace, found.name, "another-uid", False, found.data, found.document)
+        await self.operator.in_thread(writer.delete, other)
+        self.assertIsNotNone(self.world.stored(self.blue, SECRET))
+        await self.operator.in_thread(writer.delete, found)
+        self.assertIsNone(self.world.stored(self.blue, SECRET))
+        await self.operator.in_thread(writer.delete, found)
+
+    async def test_what_is_no_name(self) -> None:
+        writer = ClusterWriter(self.source)
+        document = secret(self.red, "Not A Name", redis_connection_string="x")
+        with self.assertRaisesRegex(WriteError, "422 Unprocessable Entity"):
+            await self.operator.in_thread(writer.create, document)
+
+
+class SmallApiTests(Changes, unittest.TestCase):
+    def make_world(self) -> SmallWorld:
+        return SmallWorld()
+
+    async def test_the_answer_to_a_create_is_lost(self) -> None:
+        self.meddle("create", lambda: self.world.api.fail(secrets_path(self.red), UNAVAILABLE))
+        await self.refuses(
+            self.enroll(self.red), "503 Service Unavailable.*may have been done, or not; look with redisproxy tenants"
+        )
+
+    async def test_the_answer_to_a_replacement_is_lost(self) -> None:
+        """It may have been written: the old password must go on."""
+        request = self.source.request
+
+        def lost(method: str, *arguments: object, **options: object) -> dict:
+            answer = request(method, *arguments, **options)
+            if method.startswith("replace"):
+                raise RequestError("no answer: ReadTimeoutError")
+            return answer
+
+        self.source.request = lost
+        pattern = (
+            r"no answer: ReadTimeoutError.*not known; with the old one it goes on for 12 h \(redis-secret-temp-rotated-"
+        )
+        await self.refuses(changes.rotate(self.operator, self.blue, 12, False), pattern)
+        self.assertEqual((await self.served())[self.blue], (1, 2))
+
+    async def test_an_api_that_goes_away_after_the_create(self) -> None:
+        """Whether the database was given away twice is not known then: the secret is taken back."""
+        path = secrets_path(self.blue)
+        self.meddle("create", lambda: self.world.api.fail(path, UNAVAILABLE))
+        await self.refuses(self.enroll(self.red), "could not be read whether .*503 Service Unavailable.*nothing was kept")
+        self.world.api.mend()
+        self.assertIsNone(self.world.stored(self.red, SECRET))
+
+    async def test_a_secret_that_cannot_be_taken_back(self) -> None:
+        def happens() -> None:
+            self.world.put(*self.tenant(self.green, "pw-green", 2))
+            self.world.api.fail(f"{secrets_path(self.red)}/{SECRET}", refusal(403))
+
+        self.meddle("create", happens)
+        pattern = (
+            f"was made and could not be taken back .*the right to delete secrets.*: kubectl delete secret -n {self.red}"
+        )
+        await self.refuses(self.enroll(self.red), pattern)
+
+    async def test_a_namespace_that_is_being_deleted(self) -> None:
+        body = {
+            "kind": "Status",
+            "code": 403,
+            "reason": "Forbidden",
+            "details": {"causes": [{"reason": "NamespaceTerminating", "message": "pw-quoted"}]},
+        }
+        path = secrets_path(self.blue)
+        self.meddle("create", lambda: self.world.api.fail(path, Fault(403, body=json.dumps(body).encode())))
+        await self.refuses(changes.temporary(self.operator, self.blue, 1, "x", ADDRESS, False), "is being deleted")
+
+    async def test_who_is_not_known_or_answers_nonsense(self) -> None:
+        path = f"{secrets_path(self.blue)}/{SECRET}"
+        for fault, pattern in (
+            (refusal(401), "401 Unauthorized: log in anew"),
+            (NOT_JSON, "is not JSON"),
+            (Fault(200, body=b"[]"), "not a JSON object"),
+            (Fault(200, body=b'{"kind": "Pod", "metadata": {}}'), "is not a Secret"),
+            (refusal(418, "pw-quoted"), "418 I'm a Teapot"),
+        ):
+            self.world.api.fail(path, fault)
+            await self.refuses(changes.rotate(self.operator, self.blue, 1, False), pattern)
+
+
+class RealApiTests(Changes, unittest.TestCase):
+    def make_world(self) -> RealWorld:
+        return RealWorld(shared_api_server())
+
+    async def test_a_namespace_that_is_being_deleted(self) -> None:
+        status, _ = ask(self.world.server.port, "DELETE", f"/api/v1/namespaces/{self.red}")
+        self.assertEqual(status, 200)
+        await self.refuses(self.enroll(self.red), f"the namespace {self.red} is being deleted")

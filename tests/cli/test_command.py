@@ -1,0 +1,334 @@
+"""The console script as a real process: exit statuses, what it prints where, on a terminal and elsewhere."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import unittest
+from pathlib import Path
+from unittest import mock
+
+import pexpect
+import yaml
+
+from redisproxy.cli.main import main
+from redisproxy.core.enrolment import parse_tenant
+
+from ..support.apiserver import HANG, NAMESPACES, ApiServer, refusal
+from ..support.proxy import Manifests, ProxyProcess, master, namespace, plain_environment, secret, tenant
+from ..support.servers import RedisServer, free_port
+from ..support.waiting import until
+
+#: As pip installs it, beside the interpreter.
+COMMAND = str(Path(sys.executable).with_name("redisproxy"))
+
+
+class CommandCase(unittest.TestCase):
+    """Two tenants and a namespace that is none yet, over the small API."""
+
+    def setUp(self) -> None:
+        self.server = RedisServer().start()
+        self.addCleanup(self.server.stop)
+        self.api = ApiServer(
+            master(self.server.url),
+            *tenant("team-blue", 1, "pw-blue"),
+            *tenant("team-green", 3, "pw-green"),
+            namespace("team-red"),
+        ).start()
+        self.addCleanup(self.api.remove)
+        self.environ = {**plain_environment(), "KUBECONFIG": str(self.api.kubeconfig), "NS_PREFIX": "team-"}
+
+    def start(self, *arguments: str, **more: object) -> subprocess.Popen:
+        options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": self.environ, "text": True, **more}
+        return subprocess.Popen([COMMAND, *arguments], stdin=subprocess.DEVNULL, **options)
+
+    def run_(self, *arguments: str, status: int = 0) -> str:
+        """What it prints; of a failure the one line on the standard error."""
+        process = self.start(*arguments)
+        out, err = process.communicate(timeout=60)
+        self.assertEqual(process.returncode, status, out + err)
+        self.assertNotIn("Traceback", out + err)
+        self.assertNotIn(self.server.password, out + err)
+        self.assertNotIn("pw-", err)
+        if err:
+            self.assertEqual(err.count("\n"), 1, err)
+            self.assertTrue(err.startswith("redisproxy: "), err)
+        return out or err.removeprefix("redisproxy: ").rstrip("\n")
+
+    def json(self, *arguments: str, status: int = 0) -> dict:
+        return json.loads(self.run_(*arguments, status=status))
+
+
+class StatusTests(CommandCase):
+    def test_check(self) -> None:
+        found = self.json("check")
+        self.assertEqual((found["ok"], found["problems"], found["warnings"]), (True, [], []))
+        self.assertEqual(found["redis"]["databases"], 64)
+        self.assertEqual(
+            [(t["namespace"], t["index"]) for t in found["tenants"]],
+            [("team-blue", 1), ("team-green", 3), ("team-red", None)],
+        )
+        self.api.put(*tenant("team-new", 3, "pw-new", "2026-02-01T00:00:00Z"))
+        found = self.json("check", status=1)
+        [problem] = found["problems"]
+        self.assertEqual((problem["namespace"], problem["secret"]), ("team-new", "redis-secret-master"))
+        self.assertEqual(problem["reason"], "database 3 belongs to the older team-green")
+        self.assertRegex(problem["advice"], "another index")
+
+    def test_check_takes_what_the_proxy_takes(self) -> None:
+        options = ("--listen", "tcp:0", "--listen", "tcp6:0", "--processes", "2", "--status", "tcp:0", "--no-watch")
+        self.assertTrue(self.json("check", *options, "--deny-commands", "KEYS")["ok"])
+        self.assertEqual(self.json("check", "--embedded", status=0)["redis"], None)
+
+    def test_what_only_shows_when_the_proxy_is_made(self) -> None:
+        for arguments, told in (
+            (("--listen", "nowhere"), "--listen is 'nowhere'"),
+            (("--status", "nowhere"), "--status is"),
+        ):
+            self.assertTrue(self.run_("check", *arguments, status=2).startswith(told), arguments)
+
+    def test_help_and_version(self) -> None:
+        self.assertRegex(self.run_("--version"), r"^redisproxy \d+\.\d+")
+        told = self.run_("--help")
+        for command in ("check", "tenants", "enroll", "temp", "rotate"):
+            self.assertIn(f"  {command} ", told)
+        self.assertIn("[NS_PREFIX]", self.run_("check", "-h"))
+
+    def test_the_api_is_away(self) -> None:
+        self.api.stop()
+        self.assertRegex(
+            self.run_("tenants", status=1), "^the namespaces could not be read: no answer: .*Connection refused$"
+        )
+        self.assertRegex(self.run_("enroll", "team-red", "--databases", "16", status=1), "^the namespaces could not be read")
+        self.assertRegex(self.run_("rotate", "team-blue", status=1), "^team-blue/redis-secret-master: no answer")
+        self.environ["KUBECONFIG"] = "/nowhere"
+        self.assertRegex(self.run_("tenants", status=1), "no way to the Kubernetes API: Invalid kube-config file")
+
+    def test_secrets_of_one_namespace_cannot_be_read(self) -> None:
+        self.api.fail(f"{NAMESPACES}/team-green/secrets", refusal(403))
+        found = self.json("tenants", status=1)
+        states = {t["namespace"]: t["state"] for t in found["tenants"]}
+        self.assertEqual(states, {"team-blue": "ok", "team-green": "kept out", "team-red": "not enrolled"})
+        self.assertRegex(self.run_("enroll", "team-red", status=1), "the secrets of team-green could not be read")
+
+    def test_ctrl_c(self) -> None:
+        self.api.fail(NAMESPACES, HANG)
+        process = self.start("tenants")
+        until(lambda: self.api.requests, "it asks")
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=5)  # not after the time-out of what it waits for
+        self.assertEqual((process.returncode, out, err), (-signal.SIGINT, "", ""))
+
+    def test_whoever_reads_has_seen_enough(self) -> None:
+        reader, writer = os.pipe()
+        os.close(reader)
+        process = self.start("tenants", stdout=writer)
+        os.close(writer)
+        _, err = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, err), (0, ""))
+
+    def test_manifests(self) -> None:
+        manifests = Manifests([master(self.server.url), *tenant("team-blue", 1, "pw-blue"), namespace("team-red")])
+        self.addCleanup(manifests.remove)
+        self.environ["REDISPROXY_MANIFESTS"] = str(manifests.path)
+        self.assertTrue(self.json("check")["ok"])
+        self.assertEqual(self.json("tenants")["source"], f"the manifests in {manifests.path}")
+        for command in (("enroll", "team-red"), ("temp", "team-blue", "--hours", "1")):
+            self.assertRegex(self.run_(*command, status=1), "are not written to: add --dry-run --output yaml")
+        self.assertRegex(
+            self.run_("rotate", "team-blue", status=1), "are not written to: change the password in its file there"
+        )
+        (manifests.path / "red.yaml").write_text(self.run_("enroll", "team-red", "--dry-run", "--output", "yaml"))
+        (manifests.path / "temp.yaml").write_text(self.run_("temp", "team-blue", "--hours", "2", "--dry-run", "-o", "yaml"))
+        found = {t["namespace"]: (t["index"], len(t["credentials"])) for t in self.json("check")["tenants"]}
+        self.assertEqual(found, {"team-blue": (1, 2), "team-red": (2, 1)})
+        self.assertEqual(self.api.requests, [])
+
+
+class CommandLineTests(unittest.TestCase):
+    """What is refused before anything is asked: no process is needed."""
+
+    def refused(self, *arguments: str, **environ: str) -> str:
+        """The one line, with which it ends."""
+        told = io.StringIO()
+        with (
+            mock.patch.dict(os.environ, environ, clear=True),
+            contextlib.redirect_stderr(told),
+            self.assertRaises(SystemExit) as caught,
+        ):
+            main(arguments)
+        self.assertEqual((caught.exception.code, told.getvalue().count("\n")), (2, 1), told.getvalue())
+        return told.getvalue().removeprefix("redisproxy: ").rstrip("\n")
+
+    def test_settings_that_the_proxy_would_not_start_with(self) -> None:
+        for arguments, told in (
+            (("check", "--refresh", "0"), "--refresh is '0'; it takes a number of seconds from 1 to 86400"),
+            (("check", "--status-token-file", "/dev/null"), "--status-token-file is '/dev/null'; it takes a file"),
+            (("tenants", "--manifests", "/nowhere"), "--manifests is '/nowhere'; it takes a directory of manifests"),
+            (("tenants", "--ns-prefix", ""), "--ns-prefix is ''; it takes the beginning of namespaces' names"),
+            (("tenants", "--redis-secret", "A"), "--redis-secret is 'A'; it takes a Kubernetes name"),
+        ):
+            self.assertTrue(self.refused(*arguments, NS_PREFIX="team-").startswith(told), arguments)
+        self.assertRegex(self.refused("tenants"), "^NS_PREFIX is not set")
+        self.assertRegex(self.refused("check", "--ns-prefix", "team-", MAX_WORKERS="many"), "^MAX_WORKERS is 'many'")
+
+    def test_a_command_line_that_is_none(self) -> None:
+        """What click says differs from one version to the next; where it points to does not."""
+        for arguments, told in (
+            ((), "Missing command.*; see redisproxy --help"),
+            (("help",), "No such command 'help'.*; see redisproxy --help"),
+            (("check", "--nothing"), "No such option.* '?--nothing.*; see redisproxy check --help"),
+            (("check", "--output", "xml"), "'xml' is not one of 'table', 'json'; see redisproxy check --help"),
+            (("enroll",), "Missing argument 'NAMESPACE'; see redisproxy enroll --help"),
+            (("enroll", "team-red", "--index", "-1"), "'-1' is neither a database's number nor auto; see redisproxy enroll"),
+            (("enroll", "team-red", "--index", "01"), "'01' is neither a database's number nor auto"),
+            (("enroll", "team-red", "--keep-data"), "^--keep-data is for --index N; see redisproxy enroll --help$"),
+            (
+                ("enroll", "team-red", "--address", "a b"),
+                "^--address is 'a b'; it takes HOST, HOST:PORT or rediss://HOST:PORT",
+            ),
+            (
+                ("enroll", "team-red", "--output", "yaml"),
+                "^--output yaml is for --dry-run: it prints the manifest to create",
+            ),
+            (("enroll", "team-red", "--databases", "0"), "0 is not in the .*range 1<=x<=1000000"),
+            (("temp", "team-blue"), "Missing option '--hours'; see redisproxy temp --help"),
+            (("temp", "team-blue", "--hours", "0"), "0 is not in the .*range 1<=x<=8784; see redisproxy temp --help"),
+            (
+                ("temp", "team-blue", "--hours", "1", "--name", "A b"),
+                "'A b' is not a name: lower-case letters, digits and -",
+            ),
+            (
+                ("rotate", "team-blue", "--grace-hours", "1.5"),
+                "'1.5' is not a valid integer.*; see redisproxy rotate --help",
+            ),
+        ):
+            self.assertRegex(self.refused(*arguments, NS_PREFIX="team-"), told)
+
+
+class ChangeTests(CommandCase):
+    def test_a_tenants_life(self) -> None:
+        """Enrolled, served, given a temporary password, rotated: by a proxy that watches."""
+        proxy = ProxyProcess(environ={"KUBECONFIG": str(self.api.kubeconfig)}).ready()
+        self.addCleanup(proxy.stop)
+        proxy.logged("namespaces and secrets are watched")
+
+        def works(url: str) -> bool:
+            password = parse_tenant({"redis-connection-string": url.encode()})[1].decode()
+            with proxy.client(password, index) as client:
+                try:
+                    return client.ping()
+                except Exception:
+                    return False
+
+        enrolled = self.json("enroll", "team-red", "--show-password", "--address", "redis.example:7000")
+        index = enrolled["index"]
+        self.assertEqual(
+            (enrolled["namespace"], enrolled["secret"], index, enrolled["dry_run"]),
+            ("team-red", "redis-secret-master", 2, False),
+        )
+        first = enrolled["connection_string"]
+        self.assertRegex(first, "^redis://:[A-Za-z0-9]{40}@redis.example:7000/2$")
+        until(lambda: works(first), "the new tenant is served")
+        temporary = self.json("temp", "team-red", "--hours", "8", "--name", "debugging", "--show-password")
+        self.assertEqual((temporary["secret"], temporary["valid_hours"]), ("redis-secret-temp-debugging", 8))
+        until(lambda: works(temporary["connection_string"]), "the temporary password works")
+        rotated = self.json("rotate", "team-red", "--show-password")
+        until(lambda: works(rotated["connection_string"]), "the new password works")
+        self.assertTrue(works(first), "the old one still does")
+        self.assertEqual((rotated["grace"]["valid_hours"], rotated["index"]), (24, 2))
+        self.assertNotIn("connection_string", rotated["grace"])
+        last = self.json("rotate", "team-red", "--grace-hours", "0")
+        self.assertEqual((last["grace"], "connection_string" in last), (None, False))
+        until(lambda: not works(rotated["connection_string"]), "without grace the old one ends")
+        self.assertTrue(works(first))
+        [red] = [t for t in self.json("tenants")["tenants"] if t["namespace"] == "team-red"]
+        self.assertEqual(len(red["credentials"]), 3)
+        self.assertEqual(self.json("check")["problems"], [])
+
+    def test_a_dry_run(self) -> None:
+        told = self.json("enroll", "team-red", "--dry-run")
+        self.assertEqual((told["index"], told["dry_run"], "connection_string" in told), (2, True, False))
+        self.assertEqual(self.json("rotate", "team-blue", "--dry-run")["grace"]["valid_hours"], 24)
+        self.assertEqual({request.method for request in self.api.requests}, {"GET"})
+        manifest = yaml.safe_load(self.run_("enroll", "team-red", "--dry-run", "--output", "yaml"))
+        self.assertEqual((manifest["kind"], manifest["metadata"]["namespace"]), ("Secret", "team-red"))
+        parse_tenant({k: v.encode() for k, v in manifest["stringData"].items()})
+        self.assertEqual({request.method for request in self.api.requests}, {"GET"})
+
+    def test_redis_is_not_reached_from_here(self) -> None:
+        self.api.put(master(f"redis://:pw-x@127.0.0.1:{free_port()}/0"))
+        told = self.run_("enroll", "team-red", status=1)
+        self.assertRegex(told, "no connection to Redis at .*run this where it can be asked, .* or say --databases N$")
+        enrolled = self.json("enroll", "team-red", "--databases", "16")
+        self.assertEqual((enrolled["index"], len(enrolled["notes"])), (2, 1))
+
+
+class TerminalTests(CommandCase):
+    def screen(self, *arguments: str, status: int = 0, width: int = 100) -> str:
+        session = pexpect.spawn(
+            COMMAND, list(arguments), env=self.environ, encoding="utf-8", dimensions=(40, width), timeout=60
+        )
+        shown = session.read().replace("\r\n", "\n")
+        session.close()
+        self.assertEqual(session.exitstatus, status, shown)
+        self.assertNotIn("pw-", shown)
+        return shown
+
+    def test_tenants(self) -> None:
+        self.api.put(
+            secret(
+                "team-blue",
+                "redis-secret-temp-a",
+                "2020-01-01T00:00:00Z",
+                redis_connection_string="redis://:pw-a@h/1",
+                valid_hours="1",
+            )
+        )
+        self.assertEqual(
+            self.screen("tenants"),
+            "NAMESPACE    DATABASE   STATE          SECRET                EXPIRES\n"
+            "team-blue    1          ok             redis-secret-master   never\n"
+            "                                       redis-secret-temp-a   2020-01-01T01:00:00Z (expired)\n"
+            "team-green   3          ok             redis-secret-master   never\n"
+            "team-red     -          not enrolled   -                     -\n",
+        )
+        self.assertEqual(len(json.loads(self.screen("tenants", "--output", "json"))["tenants"]), 3)
+
+    def test_check(self) -> None:
+        shown = self.screen("check")
+        self.assertRegex(shown, "(?m)^source   the Kubernetes API: 3 namespaces, 2 enrolled$")
+        self.assertRegex(shown, r"(?m)^Redis    redis://127.0.0.1:\d+: Valkey 9\S+, 64 databases, ACL users$")
+        self.assertRegex(shown, "(?m)^team-blue +1 +1 +ok$")
+        self.assertTrue(shown.endswith("\nno problems\n"))
+        self.api.put(*tenant("team-new", 3, "pw-new", "2026-02-01T00:00:00Z"))
+        shown = self.screen("check", status=1, width=60)
+        self.assertIn(
+            "1 problem:\n  team-new/redis-secret-master: database 3 belongs to the\n    older team-green\n    -> Give this namespace another index",
+            shown,
+        )
+        self.assertTrue(all(len(line) <= 60 for line in shown.splitlines()))
+
+    def test_enroll_and_rotate(self) -> None:
+        shown = self.screen("enroll", "team-red")
+        self.assertTrue(shown.startswith("team-red is enrolled: database 2, secret team-red/redis-secret-master\n"), shown)
+        self.assertIn(
+            "kubectl get secret -n team-red redis-secret-master -o jsonpath='{.data.redis-connection-string}'", shown
+        )
+        self.assertRegex(
+            self.screen("rotate", "team-red", "--show-password"),
+            r"redis://:\w{40}@redisproxy.redisproxy.svc:6379/2\nthe old password goes on for 24 h: secret team-red/redis-secret-temp-rotated-\w{6}\n$",
+        )
+        shown = self.screen("temp", "team-red", "--hours", "3", "--dry-run")
+        self.assertRegex(
+            shown,
+            r"^team-red would have a temporary password, good for 3 h from its creation: database 2, secret team-red/redis-secret-temp-\w{6}\n$",
+        )
+
+    def test_an_error(self) -> None:
+        self.assertRegex(self.screen("enroll", "team-blue", status=1), "^redisproxy: team-blue is enrolled already")

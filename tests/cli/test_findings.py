@@ -1,0 +1,241 @@
+"""What `redisproxy check` finds, over a real API, real Redis servers and real sentinels."""
+
+from __future__ import annotations
+
+import json
+
+from twisted.internet import reactor
+from twisted.trial import unittest
+
+from redisproxy.cli import findings, shown
+from redisproxy.cli.findings import Findings, Operator
+from redisproxy.directory.cluster import ClusterSource
+from redisproxy.service import source_of
+from redisproxy.settings import Settings
+
+from ..support.apiserver import ApiServer, refusal, secrets_path
+from ..support.proxy import PREFIX, Manifests, master, namespace, secret, tenant
+from ..support.sentinels import NAME, Sentinels
+from ..support.servers import RedisServer, free_port, redis_5, valkey
+from ..support.waiting import until
+
+NOW = 1_767_225_600.0  # 2026-01-01
+
+
+class FindingsCase(unittest.TestCase):
+    timeout = 60
+
+    def operator(self, *documents: dict, **more: object) -> Operator:
+        manifests = Manifests(documents)
+        self.addCleanup(manifests.remove)
+        settings = Settings.read({"ns-prefix": PREFIX, "manifests": str(manifests.path), "connect-timeout": "5", **more}, {})
+        return Operator(reactor, settings, source_of(settings))
+
+    def redis(self, binary: object = valkey, *settings: str, **more: str) -> RedisServer:
+        server = RedisServer(binary, *settings, **more).start()
+        self.addCleanup(server.stop)
+        return server
+
+    def told(self, found: Findings) -> str:
+        """The text; it and the JSON have no password."""
+        text = "\n".join(shown.check_lines(found, NOW, 200))
+        for told in (text, json.dumps(shown.check_document(found, NOW)), repr(found)):
+            self.assertNotIn("pw-", told)
+            self.assertNotIn("master-password", told)
+        return text
+
+    def problems(self, found: Findings) -> list[str]:
+        self.told(found)
+        return [str(problem) for problem in found.problems]
+
+
+class RedisTests(FindingsCase):
+    async def test_all_is_well(self) -> None:
+        server = self.redis()
+        server.client(3).set("a", "1")
+        found = await findings.check(
+            self.operator(master(server.url), *tenant("team-blue", 3, "pw-blue"), namespace("team-new"))
+        )
+        self.assertEqual((found.problems, found.warnings), ([], []))
+        document = shown.check_document(found, NOW)
+        self.assertTrue(document["ok"])
+        self.assertEqual(document["redis"]["address"], f"redis://127.0.0.1:{server.port}")
+        self.assertRegex(document["redis"]["version"], "^Valkey 9")
+        self.assertEqual((document["redis"]["databases"], document["redis"]["acl_users"]), (64, True))
+        self.assertEqual(
+            [(t["namespace"], t["state"], t["index"]) for t in document["tenants"]],
+            [("team-blue", "ok", 3), ("team-new", "not enrolled", None)],
+        )
+        self.assertRegex(self.told(found), r"(?m)^team-blue +3 +1 +ok$")
+        self.assertEqual(found.redis.room.keys, {3: 1})
+
+    async def test_what_keeps_namespaces_out(self) -> None:
+        server = self.redis()
+        found = await findings.check(
+            self.operator(
+                master(server.url),
+                *tenant("team-a", 3, "pw-a", "2025-01-01T00:00:00Z"),
+                *tenant("team-b", 3, "pw-b"),
+                *tenant("team-c", 64, "pw-c"),
+                *tenant("team-d", 4, "pw-a"),
+                namespace("team-e"),
+                secret("team-e", "redis-secret-master", redis_connection_string="redis://:pw-e@h"),
+            )
+        )
+        told = self.problems(found)
+        self.assertEqual(len(told), 5, told)
+        for part in (
+            "team-b/redis-secret-master: database 3 belongs to the older team-a",
+            "team-c/redis-secret-master: Redis has no database 64: it has 0 to 63",
+            "team-d/redis-secret-master: its password is also that of team-a",
+            "team-a/redis-secret-master: its password is also that of team-d",
+            "team-e/redis-secret-master: redis-connection-string does not end in /N",
+        ):
+            self.assertTrue(any(problem.startswith(part) for problem in told), (part, told))
+        states = {view.namespace: shown.state(view) for view in found.namespaces}
+        self.assertEqual(
+            states,
+            {"team-a": "problems", "team-b": "kept out", "team-c": "kept out", "team-d": "problems", "team-e": "kept out"},
+        )
+        self.assertIn("Give this namespace another index", self.told(found))
+
+    async def test_redis_that_is_not_there_or_refuses(self) -> None:
+        server = self.redis()
+        for url, pattern in (
+            (
+                f"redis://:pw-x@127.0.0.1:{free_port()}/0",
+                "^Redis: no connection to Redis at redis://127.0.0.1:[0-9]+: ConnectionRefused",
+            ),
+            (f"redis://:pw-wrong@127.0.0.1:{server.port}/0", "^Redis: Redis at redis://127.0.0.1:[0-9]+ refuses: WRONGPASS"),
+            (f"redis://127.0.0.1:{server.port}/0", "refuses: NOAUTH"),
+            ("unix:///nowhere/redis.sock", "no connection to Redis at unix:///nowhere/redis.sock"),
+            (f"rediss://:pw-x@127.0.0.1:{server.port}/0", "no connection to Redis at rediss://|closed the connection"),
+        ):
+            found = await findings.check(self.operator(master(url), *tenant("team-blue", 3, "pw-blue")))
+            [told] = self.problems(found)
+            self.assertRegex(told, pattern)
+
+    async def test_redis_that_takes_connections_and_says_nothing(self) -> None:
+        server = self.redis()
+        server.client().execute_command("CLIENT", "PAUSE", "20000", "ALL")
+        operator = self.operator(master(server.url), **{"connect-timeout": "0.3"})
+        [told] = self.problems(await findings.check(operator))
+        self.assertRegex(told, "no connection to Redis at redis://127.0.0.1:[0-9]+: it took too long")
+
+    async def test_a_replica(self) -> None:
+        primary = self.redis()
+        replica = self.redis(valkey, f"replicaof 127.0.0.1 {primary.port}", "masterauth master-password-of-the-tests")
+        until(lambda: replica.client().info("replication")["master_link_status"] == "up", "it replicates")
+        [told] = self.problems(await findings.check(self.operator(master(replica.url))))
+        self.assertRegex(told, "says that it is a replica, and refuses to write: name the master")
+
+    async def test_a_server_without_acls(self) -> None:
+        server = self.redis(redis_5, "bind 127.0.0.1")  # it knows no "-::1"
+        found = await findings.check(self.operator(master(server.url), namespace("team-new")))
+        self.assertEqual(self.problems(found), [])
+        self.assertEqual(found.warnings, ["there is one wall, the proxy's own: scripts are refused"])
+        required = await findings.check(self.operator(master(server.url), acl="require"))
+        self.assertEqual(
+            self.problems(required), ["Redis: it has no ACL users for tenants, and --acl is require: nobody is served"]
+        )
+
+    async def test_names_of_commands_that_it_does_not_have(self) -> None:
+        server = self.redis()
+        found = await findings.check(self.operator(master(server.url), namespace("team-new"), **{"deny-commands": "NOSUCH"}))
+        self.assertRegex(found.warnings[0], "names what this Redis does not have: NOSUCH")
+
+    async def test_nobody_has_the_prefix(self) -> None:
+        found = await findings.check(self.operator(master(self.redis().url)))
+        self.assertEqual(
+            (found.problems, found.warnings), ([], ["no namespace's name begins with 'team-': nobody can log in"])
+        )
+
+    async def test_no_master_secret(self) -> None:
+        found = await findings.check(self.operator(*tenant("team-blue", 3, "pw-blue")))
+        self.assertEqual(self.problems(found), ["kube-system/redis-secret-master: the master secret does not exist"])
+        self.assertIsNone(found.redis)
+
+
+class SentinelTests(FindingsCase):
+    timeout = 120
+
+    async def test_sentinels(self) -> None:
+        group = Sentinels(password="sentinel-pw").start()
+        self.addCleanup(group.stop)
+        group.until_replicated()
+        documents = [*tenant("team-blue", 3, "pw-blue")]
+        secrets = {"sentinel_password": "sentinel-pw"}
+        found = await findings.check(self.operator(master(group.url, **secrets), *documents))
+        self.assertEqual((self.problems(found), found.warnings), ([], []))
+        self.assertEqual(found.redis.inquiry.address, f"redis://127.0.0.1:{group.servers[0].port}")
+        self.assertIn(f"{NAME} is at 127.0.0.1:{group.servers[0].port}", self.told(found))
+        asked = f"redis://:sentinel-pw@127.0.0.1:{group.sentinels[0].port}/0"
+        told = self.problems(await findings.check(self.operator(master(asked), *documents)))
+        self.assertRegex(told[0], r"^Redis: it is a sentinel: .* write redis\+sentinel://")
+        group.sentinels[0].kill()
+        found = await findings.check(self.operator(master(group.url, **secrets), *documents))
+        self.assertEqual(self.problems(found), [])
+        [warning] = found.warnings
+        self.assertRegex(warning, f"^sentinel 127.0.0.1:{group.sentinels[0].port}: it cannot be reached: ConnectionRefused")
+        found = await findings.check(self.operator(master(group.url), *documents))
+        self.assertEqual(self.problems(found), [f"Redis: none of the sentinels tells where {NAME} is"])
+        self.assertEqual(sum("NOAUTH" in warning for warning in found.warnings), 2)
+
+    async def test_sentinels_that_say_nothing(self) -> None:
+        server = self.redis()
+        server.client().execute_command("CLIENT", "PAUSE", "20000", "ALL")
+        url = f"redis+sentinel://127.0.0.1:{server.port}/{NAME}"
+        [told] = self.problems(await findings.check(self.operator(master(url), **{"connect-timeout": "0.3"})))
+        self.assertEqual(told, f"Redis: none of the sentinels tells where {NAME} is")
+
+
+class ApiTests(FindingsCase):
+    def setUp(self) -> None:
+        self.api = ApiServer().start()
+        self.addCleanup(self.api.remove)
+        self.server = self.redis()
+        self.api.put(master(self.server.url), *tenant("team-blue", 3, "pw-blue"), *tenant("team-green", 5, "pw-green"))
+        settings = Settings.read({"ns-prefix": PREFIX, "connect-timeout": "5"}, {})
+        environ = {"KUBECONFIG": str(self.api.kubeconfig)}
+        source = ClusterSource(PREFIX, settings.redis_secret, settings.master, 443, environ)
+        self.operator_ = Operator(reactor, settings, source)
+
+    async def check(self) -> Findings:
+        found = await findings.check(self.operator_)
+        self.told(found)
+        return found
+
+    async def test_all_is_well(self) -> None:
+        found = await self.check()
+        self.assertEqual((found.problems, found.warnings), ([], []))
+        until(lambda: not self.api.watches(), "the watches were closed")
+
+    async def test_rights_that_are_missing(self) -> None:
+        self.api.fail_watches("/api/v1/secrets", refusal(403))
+        found = await self.check()
+        self.assertEqual(found.problems, [])
+        [warning] = found.warnings
+        self.assertRegex(warning, "^secrets cannot be watched: 403 Forbidden: the right to watch .* at the next refresh$")
+        self.api.fail(secrets_path("team-green"), refusal(403))
+        self.assertEqual(self.problems(await self.check()), ["team-green: its secrets were not read: 403 Forbidden"])
+        self.assertFalse((await findings.tenants(self.operator_)).complete)
+        self.api.fail("/api/v1/namespaces", refusal(403))
+        self.assertEqual(self.problems(await self.check()), ["all namespaces: not read: 403 Forbidden"])
+
+    async def test_the_api_is_away(self) -> None:
+        self.api.stop()
+        found = await self.check()
+        for problem in found.problems:
+            self.assertRegex(problem.reason, "^not read: no answer: .*Connection refused")
+        self.assertEqual(len(found.problems), 2)
+
+
+class TextTests(unittest.TestCase):
+    def test_names_cannot_command_the_terminal(self) -> None:
+        [_, row] = shown.table(("NAMESPACE",), [["team-\x1b[2Jx\n"]])
+        self.assertEqual(row, "team-\\x1b[2Jx\\n")
+
+    def test_long_problems_are_wrapped_between_words(self) -> None:
+        lines = shown._wrapped("one-two three " * 20, 50, "  ", "    ")
+        self.assertTrue(all(len(line) <= 50 for line in lines))
+        self.assertEqual(" ".join(line.strip() for line in lines), ("one-two three " * 20).strip())

@@ -1,0 +1,66 @@
+"""What annotations say of limits, and the bucket that a rate is held with."""
+
+from __future__ import annotations
+
+import unittest
+
+from redisproxy.core.limits import ANNOTATIONS, BURST, UNLIMITED, Bucket, Limits, read_limits
+
+CONNECTIONS, COMMANDS, BYTES = ANNOTATIONS
+DEFAULTS = Limits(10, 20, 0)
+
+
+class AnnotationTests(unittest.TestCase):
+    def test_what_is_said_wins_over_the_default(self) -> None:
+        for said, limits in (
+            ({}, DEFAULTS),
+            ({CONNECTIONS: "5"}, Limits(5, 20, 0)),
+            ({COMMANDS: "0"}, Limits(10, 0, 0)),
+            ({CONNECTIONS: "1000000", COMMANDS: "1000000000", BYTES: "007"}, Limits(1_000_000, 1_000_000_000, 7)),
+        ):
+            self.assertEqual(read_limits(said, DEFAULTS), (limits, []))
+
+    def test_what_is_malformed_leaves_the_default_and_is_named(self) -> None:
+        for text in ("", " ", "5 ", "-1", "+1", "1.5", "1e3", "10k", "1_0", "\u0665", "1000001", "9" * 1000, "five"):
+            limits, [wrong] = read_limits({CONNECTIONS: text, COMMANDS: "7"}, DEFAULTS)
+            self.assertEqual(limits, Limits(10, 7, 0))
+            self.assertEqual(
+                wrong,
+                "annotation redisproxy/max-connections is not a whole number from 0 to 1000000: the default, 10, holds",
+            )
+        limits, wrong = read_limits({BYTES: "x", COMMANDS: "y"}, UNLIMITED)
+        self.assertEqual((limits, len(wrong)), (UNLIMITED, 2))
+        self.assertIn("the default, no limit, holds", wrong[0])
+
+    def test_each_process_has_its_part_rounded_up(self) -> None:
+        self.assertEqual(Limits(10, 1, 0).share(3), Limits(4, 1, 0))
+        self.assertEqual(Limits(10, 1, 7).share(1), Limits(10, 1, 7))
+
+
+class BucketTests(unittest.TestCase):
+    def test_a_burst_and_then_the_rate(self) -> None:
+        bucket = Bucket(100, 1000.0)
+        self.assertEqual(bucket.take(int(100 * BURST), 1000.0), 0.0)
+        self.assertAlmostEqual(bucket.take(50, 1000.0), 0.5)
+        self.assertAlmostEqual(bucket.take(0, 1000.2), 0.3)
+        self.assertEqual(bucket.take(0, 1000.6), 0.0)
+        self.assertAlmostEqual(bucket.take(11, 1000.6), 0.01)
+
+    def test_nothing_is_saved_beyond_the_burst(self) -> None:
+        bucket = Bucket(10, 0.0)
+        self.assertEqual(bucket.take(0, 1e9), 0.0)
+        self.assertAlmostEqual(bucket.take(15, 1e9), 0.5)
+
+    def test_over_time_it_is_the_rate_however_it_is_taken(self) -> None:
+        for chunk in (1, 3, 250, 5000):
+            bucket, now, taken = Bucket(1000, 0.0), 0.0, 0
+            while taken < 20_000:
+                taken += chunk
+                now += bucket.take(chunk, now)
+            self.assertAlmostEqual(now, (taken - 1000 * BURST) / 1000, places=6)
+
+    def test_a_clock_that_is_set_back_gives_nothing_and_takes_nothing(self) -> None:
+        bucket = Bucket(10, 1000.0)
+        bucket.take(15, 1000.0)
+        self.assertAlmostEqual(bucket.take(0, 500.0), 0.5)
+        self.assertAlmostEqual(bucket.take(0, 500.25), 0.25)

@@ -1,0 +1,195 @@
+"""What is deployed, as data: manifests of a directory, what kubectl and Helm render, and the checks that each has to pass."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import unittest
+from pathlib import Path
+
+import jsonschema
+import kubernetes_validate
+import yaml
+
+from redisproxy.settings import Settings
+
+from .crds import SCHEMAS
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+KUBERNETES = DEPLOY / "kubernetes"
+BASE = KUBERNETES / "base"
+COMPONENTS = KUBERNETES / "components"
+PRODUCTION = KUBERNETES / "overlays/production"
+EXAMPLE = KUBERNETES / "example"
+LOCAL = DEPLOY / "local"
+CHART = DEPLOY / "helm/redisproxy"
+
+#: The name of each component.
+CHOICES = sorted(path.name for path in COMPONENTS.iterdir())
+
+#: The oldest and the newest release of Kubernetes that the manifests are checked against.
+RELEASES = ("1.27", "1.34")
+
+#: Files that are no manifests of Kubernetes.
+OTHERS = ("kustomization.yaml", "compose.yaml")
+
+
+def load(text: str) -> list[dict]:
+    return [document for document in yaml.safe_load_all(text) if document is not None]
+
+
+def documents(directory: Path) -> list[dict]:
+    """The manifests of one directory's files."""
+    return [
+        document
+        for path in sorted(directory.glob("*.yaml"))
+        if path.name not in OTHERS
+        for document in load(path.read_text())
+    ]
+
+
+def name(document: dict) -> tuple[str, str, str]:
+    """(kind, namespace, name); no namespace is an empty one."""
+    metadata = document["metadata"]
+    return document["kind"], metadata.get("namespace", ""), metadata["name"]
+
+
+def only(kind: str, found: list[dict] | None = None) -> dict:
+    """The one document of a kind, the base's by default."""
+    (document,) = (document for document in found or documents(BASE) if document["kind"] == kind)
+    return document
+
+
+def tool(program: str, package: str) -> str:
+    """Path of a program, that of this Python's environment first."""
+    beside = Path(sys.executable).parent / program
+    path = str(beside) if beside.is_file() else shutil.which(program)
+    if path is None:
+        raise unittest.SkipTest(f"{program} is not installed: {package}")
+    return path
+
+
+def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60)
+
+
+@functools.cache
+def kubectl() -> str:
+    path = tool("kubectl", "apt-get install kubernetes-client")
+    version = json.loads(run(path, "version", "--client", "-o", "json").stdout)["clientVersion"]
+    if (int(version["major"]), int(version["minor"].rstrip("+"))) < (1, 21):
+        raise unittest.SkipTest(f"{version['gitVersion']} of kubectl is too old: components of kustomize take 1.21")
+    return path
+
+
+def _kustomized(directory: Path) -> str:
+    rendered = run(kubectl(), "kustomize", str(directory))
+    if rendered.returncode or rendered.stderr:  # a warning is that something is deprecated
+        raise AssertionError(f"kubectl kustomize {directory}: {rendered.stderr}")
+    return rendered.stdout
+
+
+@functools.cache
+def kustomized(directory: Path) -> list[dict]:
+    """What kubectl renders."""
+    return load(_kustomized(directory))
+
+
+def with_components(*names: str) -> list[dict]:
+    """The base with these components, as an overlay of a site's own would have them."""
+    with tempfile.TemporaryDirectory(prefix="redisproxy-test-") as directory:
+        there = os.path.relpath(KUBERNETES, Path(directory).resolve())
+        overlay = {
+            "apiVersion": "kustomize.config.k8s.io/v1beta1",
+            "kind": "Kustomization",
+            "resources": [f"{there}/base"],
+            "components": [f"{there}/components/{name}" for name in names],
+        }
+        (Path(directory) / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+        return load(_kustomized(Path(directory)))
+
+
+def settings_of(found: list[dict]) -> Settings:
+    """What the proxy makes of a rendered Deployment's environment, but for the files that it names."""
+    variables = environment(only("Deployment", found))
+    return Settings.read({}, {key: value for key, value in variables.items() if not value.startswith("/etc/")})
+
+
+#: In a process of its own, for Helm is a library of Go's with threads and signal handlers of its own.
+_HELM = """
+import json, sys
+from helm_python import HelmError
+from helm_python.chart import Chart, lint
+path, values, name, namespace = sys.argv[1:]
+values = json.loads(values)
+try:
+    rendered = Chart.load(path).render(values, name=name, namespace=namespace)
+    report = lint(path, values, strict=True)
+except HelmError as error:
+    sys.exit(f"Helm: {error}")
+print(json.dumps([rendered, report]))
+"""
+
+
+class HelmRefusal(Exception):
+    """Helm does not render the chart with these values. The text says why."""
+
+
+def helm(
+    values: dict | None = None, release: str = "redisproxy", namespace: str = "redisproxy"
+) -> tuple[dict[str, str], list[str]]:
+    """(texts by template, what lint finds wrong) of the chart. Raises HelmRefusal."""
+    try:
+        import helm_python  # noqa: F401 - whether it is there
+    except ImportError:
+        raise unittest.SkipTest("helm-python-sdk has no wheel for this machine") from None
+    ran = run(sys.executable, "-c", _HELM, str(CHART), json.dumps(values or {}), release, namespace)
+    if ran.returncode:
+        raise HelmRefusal(ran.stderr)
+    rendered, report = json.loads(ran.stdout)
+    findings = [message["error"] for message in report["messages"] if message["severity"] > 1] + report["errors"]
+    return rendered, findings
+
+
+def charted(values: dict | None = None, **options: str) -> list[dict]:
+    """The manifests of the chart."""
+    rendered, findings = helm(values, **options)
+    if findings:
+        raise AssertionError(f"helm lint: {findings}")
+    return [document for path, text in rendered.items() if path.endswith(".yaml") for document in load(text)]
+
+
+def validate(document: dict) -> None:
+    """Kubernetes' own schemas, strict: an unknown field is an error. Raises ValidationError, of the library in question."""
+    schema = SCHEMAS.get((document["apiVersion"], document["kind"]))
+    try:
+        if schema is not None:
+            jsonschema.Draft202012Validator(schema).validate(document)
+            return
+        for release in RELEASES:
+            # The newest schemas that are not newer: an answer with another release would test nothing.
+            if kubernetes_validate.validate(document, release, strict=True) != release:
+                raise AssertionError(f"there are no schemas of {release}")
+    except Exception as error:
+        error.add_note(str(name(document)))
+        raise
+
+
+def environment(document: dict) -> dict[str, str]:
+    """What a Deployment sets, and what Kubernetes adds to every pod."""
+    (container,) = document["spec"]["template"]["spec"]["containers"]
+    return {variable["name"]: variable["value"] for variable in container["env"]} | {
+        "KUBERNETES_PORT": "tcp://10.0.0.1:443",
+        "KUBERNETES_SERVICE_HOST": "10.0.0.1",
+    }
+
+
+def plain_environment() -> dict[str, str]:
+    """What programs of others are started with."""
+    return {key: os.environ[key] for key in ("PATH", "HOME", "LANG", "TMPDIR") if key in os.environ}

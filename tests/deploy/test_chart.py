@@ -1,0 +1,165 @@
+"""The Helm chart: the same as kustomize's form, valid whatever is set, and clear about what cannot be set."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import unittest
+
+import yaml
+
+from redisproxy import __version__
+
+from .documents import (
+    BASE,
+    CHART,
+    CHOICES,
+    COMPONENTS,
+    HelmRefusal,
+    charted,
+    documents,
+    helm,
+    load,
+    name,
+    only,
+    settings_of,
+    validate,
+    with_components,
+)
+
+
+class ChartTests(unittest.TestCase):
+    """Helm's form is kustomize's, rendered otherwise."""
+
+    #: Values that stand for each component, where it takes more than `enabled`.
+    VALUES = {
+        "autoscaling": {"autoscaling": {"enabled": True}},
+        "monitoring": {"monitoring": {"enabled": True}},
+        "narrow-rbac": {"rbac": {"allNamespaces": False}},
+        "network-policy": {"networkPolicy": {"enabled": True}},
+        "redis-ca": {"redisCA": {"configMap": "redisproxy-redis-ca"}},
+    }
+
+    def plain(self, found: list[dict]) -> dict[tuple[str, str, str], dict]:
+        """By name; without what Helm adds to each, and without order where there is none."""
+        by_name = {}
+        for document in copy.deepcopy(found):
+            if document["kind"] == "Namespace":
+                continue  # helm install --create-namespace
+            labels = document["metadata"]["labels"]
+            if "helm.sh/chart" in labels:
+                self.assertEqual(labels.pop("helm.sh/chart"), f"redisproxy-{__version__}")
+                self.assertEqual(labels.pop("app.kubernetes.io/managed-by"), "Helm")
+            if document["kind"] == "Deployment":
+                pod = document["spec"]["template"]["spec"]
+                pod.get("volumes", []).sort(key=lambda volume: volume["name"])
+                for container in pod["containers"]:
+                    container["env"].sort(key=lambda variable: variable["name"])
+                    container.get("volumeMounts", []).sort(key=lambda mount: mount["name"])
+            self.assertNotIn(name(document), by_name)
+            by_name[name(document)] = document
+        return by_name
+
+    def assert_same(self, chart: list[dict], kustomize: list[dict]) -> None:
+        mine, theirs = self.plain(chart), self.plain(kustomize)
+        self.assertEqual(sorted(mine), sorted(theirs))
+        for key, document in mine.items():
+            self.assertEqual(document, theirs[key], key)
+
+    def test_by_default_it_is_the_base(self) -> None:
+        self.assert_same(charted(), documents(BASE))
+
+    def test_with_each_and_all_values_it_is_the_base_with_components(self) -> None:
+        self.assertEqual(sorted(self.VALUES), CHOICES)
+        for chosen in (*((choice,) for choice in CHOICES), tuple(CHOICES)):
+            values = {key: value for choice in chosen for key, value in self.VALUES[choice].items()}
+            self.assert_same(charted(values), with_components(*chosen))
+
+    def test_what_it_renders_is_valid_whatever_is_set(self) -> None:
+        for values in (
+            {value: setting for chosen in self.VALUES.values() for value, setting in chosen.items()},
+            {"rbac": {"allNamespaces": False, "tenants": ["tenant-a", "tenant-b"]}},
+            {"master": {"namespace": "vault", "secret": "redis"}, "redisSecret": "redis-client"},
+            {"image": {"digest": "sha256:" + "0" * 64, "pullSecrets": ["registry"]}, "priorityClassName": "high"},
+            {"nodeSelector": {"disk": "ssd"}, "tolerations": [{"operator": "Exists"}], "podAnnotations": {"a": "b"}},
+            {"networkPolicy": {"enabled": True, "redis": {"inCluster": False, "addresses": [{"cidr": "10.1.2.3/32"}]}}},
+            {"service": {"type": "LoadBalancer", "annotations": {"a": "b"}}, "settings": {"MAX_WORKERS": "20000"}},
+        ):
+            found = charted(values, release="other", namespace="elsewhere")
+            for document in found:
+                validate(document)
+            self.assertTrue(settings_of(found))
+
+    def test_values_become_settings(self) -> None:
+        values = {
+            "nsPrefix": "team-",
+            "processes": 4,
+            "redisSecret": "redis-client",
+            "master": {"namespace": "vault", "secret": "redis"},
+            "settings": {"MAX_WORKERS": "20000", "REDISPROXY_LOG_FORMAT": "text"},
+            "autoscaling": {"enabled": True},
+        }
+        found = charted(values)
+        settings = settings_of(found)
+        self.assertEqual((settings.ns_prefix, settings.processes, settings.redis_secret), ("team-", 4, "redis-client"))
+        self.assertEqual((settings.master, settings.max_workers, settings.log_format), (("vault", "redis"), 20_000, "text"))
+        (role,) = (d for d in found if d["kind"] == "Role")
+        self.assertEqual((role["metadata"]["namespace"], *role["rules"][0]["resourceNames"]), settings.master)
+        (metric,) = only("HorizontalPodAutoscaler", found)["spec"]["metrics"]
+        self.assertEqual(metric["resource"]["target"]["averageValue"], "2800m")
+
+    def test_a_pod_has_the_time_to_end(self) -> None:
+        found = charted({"settings": {"REDISPROXY_DRAIN_SECONDS": "59.5", "REDISPROXY_DRAIN_DELAY": "0"}})
+        settings = settings_of(found)
+        self.assertEqual((settings.drain_delay, settings.drain_seconds), (0.0, 59.5))
+        self.assertEqual(only("Deployment", found)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 75)
+
+    def test_each_tenant_gets_its_pair(self) -> None:
+        found = charted({"rbac": {"allNamespaces": False, "tenants": ["tenant-a"]}})
+        pair = [d for d in found if d["metadata"].get("namespace") == "tenant-a"]
+        expected = load((COMPONENTS / "narrow-rbac/tenant.yaml").read_text())
+        for document in expected:
+            document["metadata"]["namespace"] = "tenant-a"
+        self.assert_same(pair, expected)
+
+    def test_alerts_are_those_of_this_release_and_lead_to_its_documents(self) -> None:
+        values = {"monitoring": {"enabled": True, "docs": "https://git.example.com/docs"}}
+        (group,) = only("PrometheusRule", charted(values, release="other"))["spec"]["groups"]
+        for rule in group["rules"]:
+            self.assertEqual(rule["annotations"]["runbook_url"], f"https://git.example.com/docs/runbooks/{rule['alert']}.md")
+            self.assertNotIn('job="redisproxy"', rule["expr"] + rule["annotations"]["description"].replace("\\", ""))
+            self.assertIn('job="other"', rule["expr"])
+
+    def test_what_is_wrong_is_refused_in_one_line(self) -> None:
+        for values, wanted in (
+            ({"nsprefix": "team-"}, "nsprefix"),
+            ({"nsPrefix": "Team-"}, "/nsPrefix"),
+            ({"settings": {"MAX_WORKERS": 5}}, "/settings/MAX_WORKERS"),
+            ({"settings": {"NS_PREFIX": "team-"}}, "settings.NS_PREFIX: it has a value of its own"),
+            ({"rbac": {"tenants": ["tenant-a"]}}, "rbac.tenants is for rbac.allNamespaces=false"),
+            ({"networkPolicy": {"enabled": True, "redis": {"inCluster": False}}}, "networkPolicy.redis.addresses is empty"),
+            ({"networkPolicy": {"tenantLabels": {"redisproxy/tenant": None}}}, "tenantLabels"),
+            ({"image": {"digest": "latest"}}, "/image/digest"),
+        ):
+            with self.assertRaisesRegex(HelmRefusal, re.escape(wanted), msg=str(values)):
+                helm(values)
+
+    def test_its_versions_are_the_proxys(self) -> None:
+        chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+        self.assertEqual((chart["version"], chart["appVersion"]), (__version__, __version__))
+
+    def test_each_value_has_its_schema(self) -> None:
+        values = yaml.safe_load((CHART / "values.yaml").read_text())
+        schema = json.loads((CHART / "values.schema.json").read_text())
+        self.assertEqual(set(values) | {"global"}, set(schema["properties"]))
+        for key, value in values.items():
+            properties = schema["properties"][key].get("properties")
+            if properties:
+                self.assertEqual(set(value), set(properties), key)
+
+    def test_the_notes_say_where_clients_connect(self) -> None:
+        rendered, _ = helm({"nsPrefix": "team-"}, release="other", namespace="elsewhere")
+        self.assertIn(
+            "begin with team-. Their clients connect to other.elsewhere.svc:6379", rendered["redisproxy/templates/NOTES.txt"]
+        )

@@ -1,0 +1,213 @@
+"""What an overlay chooses from, the overlay that is there to be copied, and whom the network policies let through."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+import unittest
+from pathlib import Path
+
+from redisproxy import __version__
+
+from .documents import (
+    CHOICES,
+    COMPONENTS,
+    EXAMPLE,
+    PRODUCTION,
+    documents,
+    environment,
+    kustomized,
+    load,
+    name,
+    only,
+    settings_of,
+    validate,
+    with_components,
+)
+
+
+class ComponentTests(unittest.TestCase):
+    """What an overlay may choose, and the overlay that is there to be copied."""
+
+    def test_each_alone_and_all_together_are_valid(self) -> None:
+        for chosen in (*((choice,) for choice in CHOICES), tuple(CHOICES)):
+            for document in with_components(*chosen):
+                validate(document)
+
+    def test_the_overlay_knows_all_of_them(self) -> None:
+        text = (PRODUCTION / "kustomization.yaml").read_text()
+        self.assertEqual(sorted(re.findall(r"- \.\./\.\./components/([a-z-]+)\n", text)), CHOICES)
+
+    def test_the_overlay(self) -> None:
+        found = kustomized(PRODUCTION)
+        for document in found:
+            validate(document)
+        (container,) = only("Deployment", found)["spec"]["template"]["spec"]["containers"]
+        self.assertEqual(container["image"], f"registry.example.com/redisproxy:{__version__}")
+        self.assertEqual(container["resources"]["requests"]["cpu"], "500m")
+        self.assertEqual(settings_of(found).ns_prefix, "tenant-")
+        # The base's variables are still there, for a patch of a list could replace it.
+        self.assertLessEqual(environment(only("Deployment")).keys(), environment(only("Deployment", found)).keys())
+        kinds = {document["kind"] for document in found}
+        self.assertLessEqual(
+            {"HorizontalPodAutoscaler", "NetworkPolicy", "ServiceMonitor", "PrometheusRule", "PodDisruptionBudget"}, kinds
+        )
+
+    def test_the_autoscaler_alone_says_how_many(self) -> None:
+        found = with_components("autoscaling")
+        deployment = only("Deployment", found)
+        self.assertNotIn("replicas", deployment["spec"])
+        scaler = only("HorizontalPodAutoscaler", found)
+        self.assertEqual(scaler["spec"]["scaleTargetRef"]["name"], deployment["metadata"]["name"])
+        # One that may go down to a single pod would have none for a moment, when its node is drained.
+        self.assertGreaterEqual(scaler["spec"]["minReplicas"], 2)
+
+    def test_the_token_is_one_for_who_asks_and_who_answers(self) -> None:
+        found = with_components("monitoring")
+        pod = only("Deployment", found)["spec"]["template"]["spec"]
+        (container,) = pod["containers"]
+        (mount,) = container["volumeMounts"]
+        (volume,) = pod["volumes"]
+        self.assertEqual((mount["name"], mount["readOnly"]), (volume["name"], True))
+        path = Path(environment(only("Deployment", found))["REDISPROXY_STATUS_TOKEN_FILE"])
+        self.assertEqual(str(path.parent), mount["mountPath"])
+        (endpoint,) = only("ServiceMonitor", found)["spec"]["endpoints"]
+        self.assertEqual(
+            endpoint["authorization"]["credentials"], {"name": volume["secret"]["secretName"], "key": path.name}
+        )
+        # It is never among the manifests.
+        self.assertEqual([document for document in found if document["kind"] == "Secret"], [])
+
+    def test_prometheus_finds_the_pods_and_the_job_has_its_name(self) -> None:
+        found = with_components("monitoring")
+        monitor = only("ServiceMonitor", found)["spec"]
+        (service,) = (
+            document
+            for document in found
+            if document["kind"] == "Service"
+            and monitor["selector"]["matchLabels"].items() <= document["metadata"]["labels"].items()
+        )
+        self.assertEqual(service["metadata"]["labels"][monitor["jobLabel"]], "redisproxy")
+        (port,) = service["spec"]["ports"]
+        self.assertEqual(port["name"], monitor["endpoints"][0]["port"])
+        pod = only("Deployment", found)["spec"]["template"]
+        self.assertEqual(service["spec"]["selector"], pod["metadata"]["labels"])
+        self.assertIn(port["targetPort"], [exposed["name"] for exposed in pod["spec"]["containers"][0]["ports"]])
+        # A pod that is not ready is of most interest; and `namespace` is the tenant's.
+        self.assertIs(service["spec"]["publishNotReadyAddresses"], True)
+        self.assertIs(monitor["endpoints"][0]["honorLabels"], True)
+
+    def test_narrow_rbac_leaves_no_right_to_the_secrets_of_all(self) -> None:
+        found = with_components("narrow-rbac")
+        self.assertEqual([name(d) for d in found if d["metadata"]["name"] == "redisproxy-secrets"], [])
+        rules = [rule for d in found if d["kind"] == "ClusterRole" for rule in d["rules"]]
+        self.assertEqual(rules, [{"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]}])
+        settings = settings_of(found)
+        self.assertEqual((settings.watch, settings.refresh), (False, 60))
+        role, binding = load((COMPONENTS / "narrow-rbac/tenant.yaml").read_text())
+        for document in (role, binding):
+            validate(document)
+            self.assertNotIn("namespace", document["metadata"])  # kubectl -n says it
+        self.assertEqual(role["rules"], [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}])
+        self.assertEqual((binding["roleRef"]["kind"], binding["roleRef"]["name"]), ("Role", role["metadata"]["name"]))
+        self.assertEqual(binding["subjects"][0]["namespace"], only("ServiceAccount")["metadata"]["namespace"])
+
+    def test_the_ca_is_mounted_where_the_proxy_reads_it(self) -> None:
+        deployment = only("Deployment", with_components("redis-ca", "monitoring"))
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+        volumes = {volume["name"] for volume in deployment["spec"]["template"]["spec"]["volumes"]}
+        self.assertEqual(set(mounts.values()), volumes)
+        for variable in ("REDISPROXY_REDIS_CA", "REDISPROXY_STATUS_TOKEN_FILE"):
+            self.assertIn(str(Path(environment(deployment)[variable]).parent), mounts)
+
+
+class NetworkPolicyTests(unittest.TestCase):
+    """Whom the policies let through, by the rules of Kubernetes."""
+
+    #: Labels of namespaces, and of pods in them.
+    PLACES = {
+        "tenant": ({"kubernetes.io/metadata.name": "tenant-example", "redisproxy/tenant": "true"}, {"app": "web"}),
+        "other": ({"kubernetes.io/metadata.name": "other"}, {"app.kubernetes.io/name": "redisproxy"}),
+        "monitoring": ({"kubernetes.io/metadata.name": "monitoring"}, {"app": "prometheus"}),
+        "proxy": ({"kubernetes.io/metadata.name": "redisproxy"}, {"app.kubernetes.io/name": "redisproxy"}),
+        "beside the proxy": ({"kubernetes.io/metadata.name": "redisproxy"}, {"app": "debug"}),
+        "redis": ({"kubernetes.io/metadata.name": "redis"}, {"app.kubernetes.io/name": "redis"}),
+        "beside redis": ({"kubernetes.io/metadata.name": "redis"}, {"app": "debug"}),
+        "dns": ({"kubernetes.io/metadata.name": "kube-system"}, {"k8s-app": "kube-dns"}),
+    }
+
+    def setUp(self) -> None:
+        self.policies = [d for d in with_components("network-policy") if d["kind"] == "NetworkPolicy"]
+
+    def matches(self, selector: dict | None, labels: dict) -> bool:
+        self.assertLessEqual(set(selector or {}), {"matchLabels"})
+        return (selector or {}).get("matchLabels", {}).items() <= labels.items()
+
+    def peer_is(self, peer: dict, place: str, own_namespace: str) -> bool:
+        if "ipBlock" in peer:
+            return False
+        namespace, pod = self.PLACES[place]
+        if "namespaceSelector" not in peer:
+            return namespace["kubernetes.io/metadata.name"] == own_namespace and self.matches(peer["podSelector"], pod)
+        return self.matches(peer["namespaceSelector"], namespace) and self.matches(peer.get("podSelector"), pod)
+
+    def allows(self, direction: str, of: str, place: str, port: int, protocol: str = "TCP") -> bool:
+        """Whether a pod at `of` may be connected to from (Ingress), or may connect to (Egress), a place."""
+        namespace, pod = self.PLACES[of]
+        own = namespace["kubernetes.io/metadata.name"]
+        applying = [
+            policy["spec"]
+            for policy in self.policies
+            if policy["metadata"]["namespace"] == own
+            and self.matches(policy["spec"]["podSelector"], pod)
+            and direction in policy["spec"]["policyTypes"]
+        ]
+        peers = {"Ingress": "from", "Egress": "to"}[direction]
+        return not applying or any(
+            any(self.peer_is(peer, place, own) for peer in rule[peers])
+            and any(open_["port"] == port and open_["protocol"] == protocol for open_ in rule["ports"])
+            for spec in applying
+            for rule in spec[direction.lower()]
+        )
+
+    def who(self, direction: str, of: str, port: int, protocol: str = "TCP") -> set[str]:
+        return {place for place in self.PLACES if self.allows(direction, of, place, port, protocol)}
+
+    def test_who_reaches_the_proxy(self) -> None:
+        self.assertEqual(self.who("Ingress", "proxy", 6379), {"tenant"})
+        self.assertEqual(self.who("Ingress", "proxy", 9180), {"monitoring"})
+        self.assertEqual(self.who("Ingress", "proxy", 22), set())
+
+    def test_who_reaches_redis(self) -> None:
+        for port in (6379, 26379):
+            self.assertEqual(self.who("Ingress", "redis", port), {"proxy", "redis"})
+        self.assertEqual(self.who("Ingress", "redis", 16379), set())
+
+    def test_what_the_proxy_reaches(self) -> None:
+        self.assertEqual(self.who("Egress", "proxy", 6379), {"redis"})
+        self.assertEqual(self.who("Egress", "proxy", 26379), {"redis"})
+        for protocol in ("UDP", "TCP"):
+            self.assertEqual(self.who("Egress", "proxy", 53, protocol), {"dns"})
+        self.assertEqual(self.who("Egress", "proxy", 80), set())
+
+    def test_the_api_server_is_reached_and_the_metadata_service_is_not(self) -> None:
+        (proxy,) = (policy["spec"] for policy in self.policies if policy["metadata"]["namespace"] == "redisproxy")
+        (rule,) = (rule for rule in proxy["egress"] if any("ipBlock" in peer for peer in rule["to"]))
+        self.assertEqual({port["port"] for port in rule["ports"]}, {443, 6443})
+
+        def reached(address: str) -> bool:
+            found = ipaddress.ip_address(address)
+            return any(
+                found in ipaddress.ip_network(block["cidr"])
+                and not any(found in ipaddress.ip_network(left_out) for left_out in block.get("except", ()))
+                for block in (peer["ipBlock"] for peer in rule["to"])
+            )
+
+        self.assertTrue(reached("10.96.0.1"))
+        self.assertTrue(reached("fd00::1"))
+        self.assertFalse(reached("169.254.169.254"))
+
+    def test_the_example_tenant_has_the_label(self) -> None:
+        (tenant,) = (d for d in documents(EXAMPLE) if d["kind"] == "Namespace")
+        self.assertEqual(tenant["metadata"]["labels"], {"redisproxy/tenant": "true"})

@@ -1,0 +1,295 @@
+"""Limits of tenants, in a real process: what is refused, what is slowed down, and that nothing is lost by it.
+
+Times are compared with the least that a limit allows, which no machine is too slow for, and neighbours with that.
+"""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+import unittest
+from collections.abc import Callable
+
+import redis
+
+from ..support.proxy import Installation, namespace
+from ..support.waiting import until
+from .test_status import ask, metrics, status_port
+
+CONNECTIONS, COMMANDS, BYTES = (
+    f"redisproxy/{name}" for name in ("max-connections", "commands-per-second", "bytes-per-second")
+)
+FULL = b"-ERR max number of clients reached for this tenant: "
+BLUE = frozenset({("namespace", "team-blue")})
+AUTH = b"AUTH blue-password\r\n"
+
+
+class LimitsCase(unittest.TestCase):
+    def start(self, *options: str) -> Installation:
+        self.installation = Installation("--status", "tcp:0", *options)
+        self.addCleanup(self.check_log)
+        self.addCleanup(self.installation.stop)
+        self.port = status_port(self.installation)
+        return self.installation
+
+    def check_log(self) -> None:
+        self.assertNotIn("Traceback", self.installation.proxy.log)
+        self.assertNotIn("-password", self.installation.proxy.log)
+
+    def annotate(self, **annotations: str | int) -> None:
+        """connections, commands, bytes: of team-blue, from now on; until the proxy has them in force."""
+        names = {"connections": CONNECTIONS, "commands": COMMANDS, "bytes": BYTES}
+        found = {names[name]: str(value) for name, value in annotations.items()}
+        documents = self.installation.documents()
+        documents[1] = namespace("team-blue", annotations=found)
+        self.installation.manifests.write(documents)
+        shown = {"connections": "connections", "commands": "commands_per_second", "bytes": "bytes_per_second"}
+
+        def in_force() -> bool:
+            told = metrics(self.port)
+            return {name: told.get((f"redisproxy_tenant_limit_{shown[name]}", BLUE)) for name in shown} == {
+                name: annotations.get(name) for name in shown
+            }
+
+        until(in_force, f"{annotations} are in force")
+
+    def of_blue(self, name: str) -> float:
+        """0 while nobody has told of it."""
+        return metrics(self.port).get((f"redisproxy_{name}", BLUE), 0)
+
+    def blue(self, **options: object) -> redis.Redis:
+        client = self.installation.blue(single_connection_client=True, socket_timeout=60, **options)
+        self.addCleanup(client.close)
+        self.assertTrue(client.ping())
+        return client
+
+    def connect(self) -> socket.socket:
+        connection = socket.create_connection(("127.0.0.1", self.installation.proxy.port), timeout=20)
+        self.addCleanup(connection.close)
+        return connection
+
+    def ask(self, connection: socket.socket, data: bytes) -> bytes:
+        connection.sendall(data)
+        return connection.recv(1000)
+
+    def took(self, call: Callable[[], object]) -> float:
+        began = time.monotonic()
+        call()
+        return time.monotonic() - began
+
+    def push(self, client: redis.Redis, count: int, key: str = "list") -> None:
+        """So many commands in one pipeline, whose order can be seen."""
+        with client.pipeline(transaction=False) as pipe:
+            for number in range(count):
+                pipe.rpush(key, number)
+            self.assertEqual(pipe.execute(), list(range(1, count + 1)))
+
+    def in_background(self, call: Callable[[], object]) -> threading.Thread:
+        thread = threading.Thread(target=call, daemon=True)
+        thread.start()
+        self.addCleanup(thread.join, 60)
+        return thread
+
+
+class ConnectionsTests(LimitsCase):
+    def test_past_the_limit_they_are_refused_until_one_leaves(self) -> None:
+        self.start()
+        self.annotate(connections=2)
+        served = [self.connect() for _ in range(2)]
+        for connection in served:
+            self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
+        for login in (AUTH, b"HELLO 3 AUTH default blue-password\r\n"):
+            refused = self.connect()
+            self.assertRegex(self.ask(refused, login), b"^%b[^\r\n]*\r\n$" % FULL)
+            self.assertEqual(refused.recv(1), b"")
+        with self.assertRaisesRegex(redis.RedisError, "max number of clients reached for this tenant"):
+            self.installation.blue().ping()
+        # Of a wrong password nothing else is told than ever, and it is the only one that is answered late.
+        self.assertTrue(self.ask(self.connect(), b"AUTH wrong\r\n").startswith(b"-WRONGPASS"))
+        self.assertTrue(self.installation.green().ping())
+        self.assertEqual(self.ask(served[0], AUTH), b"+OK\r\n", "again, with the place that it has")
+        served[0].close()
+        until(lambda: self.ask(self.connect(), AUTH) == b"+OK\r\n", "its place is free")
+        found = metrics(self.port)
+        self.assertGreaterEqual(found["redisproxy_tenant_connections_refused_total", BLUE], 3)
+        self.assertGreaterEqual(found["redisproxy_logins_total", frozenset({("outcome", "tenant-full")})], 3)
+        self.installation.proxy.logged("log-in from .* refused: team-blue/redis-secret-master has as many connections as it")
+        self.assertIn("2 connections", ask(self.port, "/")[2])
+
+    def test_a_place_is_free_after_a_reset_and_when_a_session_becomes_anothers(self) -> None:
+        self.start()
+        self.annotate(connections=1)
+        first, second = self.connect(), self.connect()
+        self.assertEqual(self.ask(first, AUTH), b"+OK\r\n")
+        self.assertEqual(self.ask(first, b"RESET\r\n"), b"+RESET\r\n")
+        self.assertEqual(self.ask(second, AUTH), b"+OK\r\n")
+        self.assertEqual(self.ask(second, b"AUTH green-password\r\n"), b"+OK\r\n")
+        self.assertEqual(self.ask(first, AUTH), b"+OK\r\n")
+        self.assertTrue(self.ask(second, AUTH).startswith(FULL))
+
+    def test_a_default_and_a_malformed_annotation(self) -> None:
+        self.start("--tenant-max-connections", "1")
+        documents = self.installation.documents()
+        documents[1] = namespace("team-blue", annotations={CONNECTIONS: "many"})
+        self.installation.manifests.write(documents)
+        self.installation.proxy.logged(
+            "team-blue: annotation redisproxy/max-connections is not a whole number from 0 to 1000000: the default, 1, holds"
+        )
+        self.assertEqual(self.ask(self.connect(), AUTH), b"+OK\r\n")
+        self.assertTrue(self.ask(self.connect(), AUTH).startswith(FULL))
+        self.annotate(connections=2)
+        self.installation.proxy.logged("mended: team-blue: annotation redisproxy/max-connections")
+        self.assertEqual(self.ask(self.connect(), AUTH), b"+OK\r\n")
+
+    def test_each_process_has_its_part(self) -> None:
+        self.start("--processes", "2")
+        self.annotate(connections=3)
+        answers = [self.ask(self.connect(), AUTH) for _ in range(8)]
+        self.assertEqual(answers.count(b"+OK\r\n"), 4, "half of 3 is 2 for each")
+        self.assertEqual(sum(answer.startswith(FULL) for answer in answers), 4)
+        until(lambda: self.of_blue("tenant_connections_refused_total") == 4, "the workers told of it")
+
+
+class RateTests(LimitsCase):
+    def test_commands_are_slowed_down_and_none_is_lost(self) -> None:
+        self.start()
+        self.annotate(commands=200)
+        blue, green = self.blue(), self.installation.green()
+        took: list[float] = []
+        thread = self.in_background(lambda: took.append(self.took(lambda: self.push(blue, 1000))))
+        until(lambda: self.of_blue("tenant_throttled_connections"), "it waits")
+        self.assertIn("throttled now", ask(self.port, "/")[2])
+        # A neighbour does five times as much meanwhile.
+        self.push(green, 5000)
+        self.assertEqual(took, [], "the neighbour was not slowed down with it")
+        thread.join(60)
+        # A second's worth at once, and what one read brings is not waited for.
+        self.assertGreater(took[0], (1000 - 200 - 150) / 200)
+        self.assertEqual(blue.lrange("list", 0, -1), [b"%d" % number for number in range(1000)])
+        self.assertGreater(self.of_blue("tenant_throttled_seconds_total"), 2)
+        self.assertEqual(
+            metrics(self.port)["redisproxy_tenant_throttled_seconds_total", frozenset({("namespace", "team-green")})], 0
+        )
+
+    def test_however_many_connections(self) -> None:
+        self.start()
+        self.annotate(commands=200)
+        clients = [self.blue() for _ in range(5)]
+        began = time.monotonic()
+        threads = [
+            self.in_background(lambda client=client, number=number: self.push(client, 200, f"list:{number}"))
+            for number, client in enumerate(clients)
+        ]
+        for thread in threads:
+            thread.join(60)
+        self.assertGreater(time.monotonic() - began, (1000 - 200 - 150) / 200)
+        for number, client in enumerate(clients):
+            self.assertEqual(client.llen(f"list:{number}"), 200)
+
+    def test_who_connects_again_for_each_burst_gains_nothing(self) -> None:
+        self.start()
+        self.annotate(commands=100)
+        began, done = time.monotonic(), 0
+        while done < 600:
+            connection = self.connect()
+            # In one segment with the log-in: no read comes after it.
+            connection.sendall(AUTH + b"PING\r\n" * 100)
+            answer = b""
+            while answer.count(b"+PONG") < 100:
+                answer += connection.recv(65536)
+            connection.close()
+            done += 100
+        self.assertGreater(time.monotonic() - began, (600 - 100 - 100 - 100) / 100)
+
+    def test_large_values_in_both_directions(self) -> None:
+        self.start()
+        self.annotate(bytes=2_000_000)
+        blue = self.blue()
+        value = bytes(range(256)) * 25_000  # 6.4 MB
+        self.assertGreater(self.took(lambda: blue.set("large", value)), (6_400_000 - 2_000_000 - 600_000) / 2_000_000)
+        time.sleep(1.0)  # what is saved by that is the burst that is subtracted below
+        took = self.took(lambda: self.assertEqual(blue.get("large"), value))
+        self.assertGreater(took, (6_400_000 - 2_000_000 - 600_000) / 2_000_000)
+
+    def test_waiting_and_listening_cost_nothing(self) -> None:
+        self.start()
+        self.annotate(commands=20)
+        blue, waiting, listening = self.blue(), self.blue(), self.blue().pubsub()
+        listening.subscribe("news")
+        self.assertEqual(listening.get_message(timeout=20)["type"], "subscribe")
+        popped: list[object] = []
+        thread = self.in_background(lambda: popped.append(waiting.blpop("queue", 30)))
+        self.push(blue, 60)  # it is throttled by then
+        blue.rpush("queue", "item")
+        thread.join(30)
+        self.assertEqual(popped, [(b"queue", b"item")])
+        self.assertEqual(blue.publish("news", "x" * 1000), 1)
+        self.assertEqual(listening.get_message(timeout=20)["data"], b"x" * 1000)
+
+    def test_with_lanes_of_their_own(self) -> None:
+        self.start("--lanes", "dedicated")
+        self.annotate(commands=200, bytes=1_000_000)
+        blue = self.blue()
+        self.assertGreater(self.took(lambda: self.push(blue, 800)), (800 - 200 - 150) / 200)
+        self.assertEqual(blue.lrange("list", 0, -1), [b"%d" % number for number in range(800)])
+
+    def test_each_process_holds_its_part(self) -> None:
+        self.start("--processes", "2")
+        self.annotate(commands=200)
+        clients = {client.client_id() % 2: client for client in (self.blue() for _ in range(8))}
+        self.assertEqual(len(clients), 2)
+        for client in clients.values():
+            self.assertGreater(self.took(lambda client=client: self.push(client, 500, str(client.client_id()))), 2.5)
+
+
+class ChangeTests(LimitsCase):
+    def test_another_limit_holds_at_once_for_the_sessions_that_are_there(self) -> None:
+        self.start()
+        blue = self.blue()
+        number = blue.client_id()
+        self.push(blue, 1000)
+        self.annotate(commands=100)
+        self.assertGreater(self.took(lambda: self.push(blue, 400, "slow")), (400 - 100 - 150) / 100)
+        self.annotate(commands=1)
+        took: list[float] = []
+        thread = self.in_background(lambda: took.append(self.took(lambda: self.push(blue, 1000, "stuck"))))
+        until(lambda: self.of_blue("tenant_throttled_connections"), "it waits, for a quarter of an hour")
+        self.annotate()
+        thread.join(20)
+        self.assertEqual(len(took), 1)
+        self.assertEqual(blue.lrange("stuck", 0, -1), [b"%d" % n for n in range(1000)])
+        self.assertEqual(blue.client_id(), number)
+
+    def throttled(self) -> socket.socket:
+        """A client that waits for a quarter of an hour."""
+        self.annotate(commands=1)
+        connection = self.connect()
+        self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
+        for _ in range(2):
+            connection.sendall(b"PING\r\n" * 1000)
+            until(
+                lambda: metrics(self.port)["redisproxy_commands_total", BLUE | {("family", "plain")}] >= 600, "some are done"
+            )
+        until(lambda: self.of_blue("tenant_throttled_connections") == 1, "it waits")
+        return connection
+
+    def test_a_session_that_waits_is_revoked_all_the_same(self) -> None:
+        self.start()
+        connection = self.throttled()
+        documents = self.installation.documents()
+        self.installation.manifests.write([documents[0], *documents[3:]])
+        while connection.recv(65536):
+            pass  # the replies that it is owed, and then the end
+        self.installation.proxy.logged("team-blue/redis-secret-master: revoked after")
+
+    def test_others_log_in_while_one_waits_and_it_is_noticed_when_it_leaves(self) -> None:
+        self.start()
+        connection = self.throttled()
+        other = self.connect()
+        self.assertEqual(self.ask(other, AUTH), b"+OK\r\n")
+        connection.close()
+        other.close()
+        until(lambda: self.of_blue("tenant_throttled_connections") == 0, "nobody waits any more")
+        until(lambda: self.of_blue("tenant_sessions") == 0, "it is gone")
+        self.assertEqual(self.installation.proxy.stop(), 0)
