@@ -100,9 +100,9 @@ class ClientProtocol(RespReceiver):
         self._early_size = 0
         self._closing = False
         self._read_closed = False
+        self._handshaking = False
         self._flushed = False
         self._linger = LINGER
-        self._handshaking = False
         self._mood = ""
         self._detail = ""
         self._since = 0.0

@@ -110,10 +110,10 @@ class ChartTests(unittest.TestCase):
         self.assertEqual(metric["resource"]["target"]["averageValue"], "2800m")
 
     def test_a_pod_has_the_time_to_end(self) -> None:
-        found = charted({"settings": {"REDISPROXY_DRAIN_SECONDS": "59.5", "REDISPROXY_DRAIN_DELAY": "0"}})
+        found = charted({"drain": {"delay": 0, "seconds": 60}})
         settings = settings_of(found)
-        self.assertEqual((settings.drain_delay, settings.drain_seconds), (0.0, 59.5))
-        self.assertEqual(only("Deployment", found)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 75)
+        self.assertEqual((settings.drain_delay, settings.drain_seconds), (0.0, 60.0))
+        self.assertEqual(only("Deployment", found)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 65)
 
     def test_each_tenant_gets_its_pair(self) -> None:
         found = charted({"rbac": {"allNamespaces": False, "tenants": ["tenant-a"]}})
