@@ -113,6 +113,12 @@ class ChartTests(unittest.TestCase):
         (metric,) = only("HorizontalPodAutoscaler", found)["spec"]["metrics"]
         self.assertEqual(metric["resource"]["target"]["averageValue"], "2800m")
 
+    def test_a_pod_has_the_time_to_end(self) -> None:
+        found = charted({"drain": {"delay": 0, "seconds": 60}})
+        settings = settings_of(found)
+        self.assertEqual((settings.drain_delay, settings.drain_seconds), (0.0, 60.0))
+        self.assertEqual(only("Deployment", found)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 65)
+
     def test_each_tenant_gets_its_pair(self) -> None:
         found = charted({"rbac": {"allNamespaces": False, "tenants": ["tenant-a"]}})
         pair = [d for d in found if d["metadata"].get("namespace") == "tenant-a"]
