@@ -72,7 +72,8 @@ test-dedicated: $(VENV)/installed-test $(VENV)/redis-5
 	TEST_LANES=dedicated $(BIN)/python -m twisted.trial -j $(JOBS) tests.integration tests.attacks
 
 test-processes: $(VENV)/installed-test
-	TEST_PROCESSES=2 $(BIN)/python -m twisted.trial -j $(JOBS) tests.integration.test_clients tests.integration.test_kubernetes
+	TEST_PROCESSES=2 $(BIN)/python -m twisted.trial -j $(JOBS) tests.integration.test_clients tests.integration.test_kubernetes \
+		tests.integration.test_drain tests.integration.test_rolling
 
 test-cluster: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python tests/cluster/run

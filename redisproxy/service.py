@@ -13,7 +13,7 @@ from functools import partial
 from typing import TextIO
 
 from twisted.application import service
-from twisted.internet import defer
+from twisted.internet import defer, task
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
@@ -31,7 +31,7 @@ from .net.client import shown_address
 from .net.listening import EndpointError, ListenError, Listening
 from .net.rotation import RotationService
 from .net.tls import CertificateError
-from .ops.figures import Figures
+from .ops.figures import DRAINING, Figures
 from .ops.logs import observer
 from .process import end_with, prepare, raise_descriptor_limit
 from .quickstart import tour
@@ -74,6 +74,8 @@ class ProxyService(service.MultiService):
         super().__init__()
         self._log_file = log_file
         self._ending = False
+        # Seconds for which it serves on at its end.
+        self._delay = 0.0
         self._settings = settings
         self._reactor = reactor
         try:
@@ -109,7 +111,9 @@ class ProxyService(service.MultiService):
         if settings.processes == 1:
             self.serving = Serving(settings, reactor, self.reading.use_databases)
         else:
-            self.serving = Workers(reactor, settings.processes, options or {}, self.reading.use_databases)
+            self.serving = Workers(
+                reactor, settings.processes, options or {}, self.reading.use_databases, settings.drain_seconds
+            )
         self.reading.listeners.append(self.serving.use)
         if settings.embedded and settings.manifests:
             self._in_force.append(self._first_directory)
@@ -238,16 +242,21 @@ class ProxyService(service.MultiService):
 
     def _end(self) -> None:
         for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._end_at_once if isinstance(self.serving, Workers) else signal.SIG_DFL)
+            signal.signal(number, self._end_at_once)
+        self._delay = self._settings.drain_delay
         self._stop_reactor()
 
     def _end_at_once(self, number: int, frame: object) -> None:
-        """A second signal: nothing is left of the workers either."""
-        for pid in self.serving.pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
+        """A second signal: it ends by that, and nothing is left of what it started."""
+        if isinstance(self.serving, Workers):
+            for pid in self.serving.pids:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        if self._embedded is not None:
+            self._embedded.end_at_once()
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
+        os._exit(128 + number)  # process 1 of a container is not ended by a signal of its own
 
     def _stop_reactor(self) -> None:
         if not self._ending:
@@ -271,7 +280,7 @@ class ProxyService(service.MultiService):
         }
 
     def _unready(self) -> str:
-        return "it is about to end" if self.draining else self.serving.unready()
+        return DRAINING if self.draining else self.serving.unready()
 
     def _embedded_died(self) -> None:
         end_with(1)
@@ -299,6 +308,9 @@ class ProxyService(service.MultiService):
 
     async def _stop(self) -> None:
         self.draining = True
+        if self._delay:
+            self._log.info("about to end: not ready any more, but serves on for {delay:g} s", delay=self._delay)
+            await task.deferLater(self._reactor, self._delay)
         await self.listening.close()
         await self.serving.shut_down()
         await super().stopService()
@@ -307,5 +319,5 @@ class ProxyService(service.MultiService):
             await self.status.stopService()
 
     def stopService(self) -> defer.Deferred:
-        """Accepts no more, lets clients have what they are owed, then stops the parts."""
+        """Serves on for the delay, if there is one; then accepts no more, has clients leave, and stops the parts."""
         return defer.Deferred.fromCoroutine(self._stop())

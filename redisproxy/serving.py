@@ -20,6 +20,7 @@ from .directory.holder import DirectoryHolder
 from .net.admission import Admission
 from .net.client import STATES, ClientFactory, Timeouts
 from .net.control import ControlService, Server
+from .net.drain import Drain
 from .net.lanes import LanePool
 from .net.limiting import Allowances
 from .net.master import MasterService
@@ -46,6 +47,7 @@ class Serving(service.MultiService):
     ) -> None:
         super().__init__()
         self._settings = settings
+        self._reactor = reactor
         self._databases_told = databases_told
         self.directory = DirectoryHolder(reactor)
         self.control = ControlService(reactor, settings.connect_timeout, settings.redis_ca, self._server_told)
@@ -198,5 +200,5 @@ class Serving(service.MultiService):
     # Stopping.
 
     def shut_down(self) -> defer.Deferred:
-        """Lets clients have what they are owed. Fires when the last one is gone."""
-        return self.clients.shut_down()
+        """Has clients leave, after what they have begun. Fires when the last one is gone."""
+        return Drain(self._reactor, self.clients, self.control, self._settings.drain_seconds).start()

@@ -215,6 +215,20 @@ class Settings:
     login_timeout: float = _setting(
         "REDISPROXY_LOGIN_TIMEOUT", _seconds(1, 86400), 60.0, "SECONDS", "Time for a client to log in."
     )
+    drain_delay: float = _setting(
+        "REDISPROXY_DRAIN_DELAY",
+        _seconds(0, 3600),
+        0.0,
+        "SECONDS",
+        "At the end it is not ready any more, but serves everybody on for so long, until nobody sends it new clients.",
+    )
+    drain_seconds: float = _setting(
+        "REDISPROXY_DRAIN_SECONDS",
+        _seconds(1, 3600),
+        8.0,
+        "SECONDS",
+        "Time for sessions to finish what they have begun, after the delay. The rest is cut off then.",
+    )
     redis_ca: Path | None = _setting(
         "REDISPROXY_REDIS_CA", _file, None, "FILE", "PEM file of the CAs to trust for rediss://, instead of the system's."
     )

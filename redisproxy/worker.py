@@ -182,7 +182,12 @@ def run(reactor: IReactorCore) -> int:
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     worker = Worker(reactor)
-    signal.signal(signal.SIGTERM, lambda *_: reactor.callFromThread(worker.end))
+
+    def on_term(number: int, _: object) -> None:
+        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        reactor.callFromThread(worker.end)
+
+    signal.signal(signal.SIGTERM, on_term)
     reactor.addSystemEventTrigger("before", "shutdown", worker.stop)
     factory = Factory.forProtocol(lambda: worker.channel)
     factory.noisy = False

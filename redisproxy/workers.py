@@ -34,8 +34,8 @@ from .reports import Reports
 
 #: Seconds that a worker has to live for its end not to count as one more failure in a row.
 LIVED = 60.0
-#: Seconds for a worker to end that was told to. What it owes its clients takes less: see `net.client`.
-END_LIMIT = 25.0
+#: Seconds for a worker to end, beyond those for its clients to leave: see `net.drain`.
+END_MARGIN = 1.5
 #: Seconds for a worker to answer a question of `Workers.ask`.
 ANSWER_LIMIT = 5.0
 #: Seconds between two questions for what they tell of themselves.
@@ -116,7 +116,8 @@ class _Process(ProcessProtocol):
 class Workers(service.Service):
     """All workers.
 
-    processes: how many; options: as they were given to twistd; databases_told: see `serving.Serving`.
+    processes: how many; options: as they were given to twistd; databases_told: see `serving.Serving`; drain_seconds: for
+    their clients to leave.
     """
 
     name = "workers"
@@ -128,8 +129,10 @@ class Workers(service.Service):
         processes: int,
         options: Mapping[str, str],
         databases_told: Callable[[int | None], object],
+        drain_seconds: float,
     ) -> None:
         self._reactor = reactor
+        self._end_limit = drain_seconds + END_MARGIN
         self._options = dict(options)
         self._databases_told = databases_told
         #: descriptors of the listening sockets
@@ -326,10 +329,8 @@ class Workers(service.Service):
     # The end.
 
     def shut_down(self) -> defer.Deferred:
-        """Has all workers end, after their clients have had what they are owed. Fires when the last one is gone."""
+        """Has all workers end, after their clients have left. Fires when the last one is gone."""
         self._ending = True
-        if self._asking.running:
-            self._asking.stop()
         for retry in self._retries.values():
             if retry.active():
                 retry.cancel()
@@ -337,13 +338,21 @@ class Workers(service.Service):
         self._all_gone = gone
         for process in self._running():
             process.channel.send("stop")
-        limit = self._reactor.callLater(END_LIMIT, self._kill)
+        limit = self._reactor.callLater(self._end_limit, self._kill)
+
+        def over(_: object) -> None:
+            if limit.active():
+                limit.cancel()
+            if self._asking.running:
+                self._asking.stop()
+
+        gone.addBoth(over)
         self._check_gone()
-        return gone.addBoth(lambda _: limit.active() and limit.cancel())
+        return gone
 
     def _kill(self) -> None:
         for process in self._running():
-            process.tell(LogLevel.error, "did not end within {limit:.0f} s: it is killed", limit=END_LIMIT)
+            process.tell(LogLevel.error, "did not end within {limit:g} s: it is killed", limit=self._end_limit)
             process.kill()
 
     def _check_gone(self) -> None:

@@ -15,7 +15,7 @@ from redisproxy.channel import Channel, Message
 from redisproxy.core import snapshot
 from redisproxy.core.tenants import Backend, Directory
 from redisproxy.net.tls import Material
-from redisproxy.workers import ANSWER_LIMIT, END_LIMIT, LIVED, Workers, _Process
+from redisproxy.workers import ANSWER_LIMIT, END_MARGIN, LIVED, Workers, _Process
 
 
 class Clock(task.Clock):
@@ -93,7 +93,7 @@ class WorkersTests(unittest.SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = Clock()
         self.databases: list[int | None] = []
-        self.workers = WorkersUnderTest(self.clock, 2, {}, self.databases.append)
+        self.workers = WorkersUnderTest(self.clock, 2, {}, self.databases.append, 8.0)
         self.workers.children = []
         self.taken: list[Directory] = []
         self.workers.taken.append(self.taken.append)
@@ -239,7 +239,7 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.assertTrue(first.stopped and second.stopped)
         first.end()
         self.assertNoResult(gone)
-        self.clock.advance(END_LIMIT)
+        self.clock.advance(8.0 + END_MARGIN)
         self.assertEqual((first.killed, second.killed), (False, True))
         second.end(ProcessTerminated(signal=signal.SIGKILL))
         self.successResultOf(gone)

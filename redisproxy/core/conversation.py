@@ -81,6 +81,7 @@ class Conversation:
         "_advancing",
         "_answers",
         "_behind",
+        "_came",
         "_lane_clean",
         "_mid_message",
         "_mood",
@@ -127,7 +128,10 @@ class Conversation:
         self._received = 0
         self._wait = 0
         self._unread = False
+        # Whether it ends when what has come is dealt with: the client will send no more, or the proxy ends, which began
+        # when so many bytes had come.
         self._no_more = False
+        self._came: int | None = None
         # What the client is owed, in order: debts of the lane, and the proxy's own answers.
         self._queue: deque[Owed | bytes] = deque()
         self._owed = 0
@@ -252,6 +256,7 @@ class Conversation:
     def half_closed(self) -> None:
         """The client will send no more; it may still read what it is owed."""
         self._no_more = True
+        self._came = None
         if not self._wait:
             self.end("client-left")
 
@@ -304,6 +309,44 @@ class Conversation:
             self._forgo()
         if self._nothing_owed:
             self._finish()
+
+    def drain(self) -> None:
+        """The proxy ends: what has come by now is still done, and what has begun comes to its end, a transaction as well.
+
+        What comes later is left undone. The client is not told of it, so it knows that it has to try again.
+        """
+        if self.credential is None:
+            self.end("shutdown")
+            return
+        if self._no_more:
+            return  # it ends by itself
+        self._no_more = True
+        self._came = self.link.taken
+        if not self._wait:
+            self._advance()
+
+    def _end_if_done(self, starved: bool) -> None:
+        """Of one that is to end: ends it, if nothing of what has come is left. starved: unless more comes."""
+        scanner = self._scanner
+        if self._came is None:
+            if starved:
+                self.end("client-left")
+        elif self._wait or self._multi or self._watching or scanner.within:
+            return
+        elif scanner.buffered <= self.link.taken - self._came:
+            self.end("shutdown")
+
+    def hurry(self) -> None:
+        """The time for `drain` is nearly over: what Redis was not sent as a whole will not be done."""
+        self.end("cut-off")
+
+    def may_be_unblocked(self) -> None:
+        """Redis is asked to give up the command that its own lane waits for.
+
+        If nothing is owed but that, the client is not told: it was not run, and is tried again elsewhere.
+        """
+        if len(self._queue) == 1 and isinstance(owed := self._queue[0], Owed) and (owed.kind, owed.count) == (REPLIES, 1):
+            owed.owner = _Unblocked(self)
 
     @property
     def _nothing_owed(self) -> bool:
@@ -443,7 +486,7 @@ class Conversation:
                 return
             if found is None:
                 if self._no_more:
-                    self.end("client-left")
+                    self._end_if_done(True)
                 return
             kind, what, count = found
             if kind == FORWARD:
@@ -476,6 +519,8 @@ class Conversation:
                     self._forbid(what)
                 else:
                     self._forbid(b"unknown", LONG_NAME)
+            if self._no_more:
+                self._end_if_done(False)
 
     def _send(self, data: bytes, count: int = 1) -> None:
         """Passes whole commands on, each with one reply."""
@@ -579,3 +624,16 @@ class _Nobody:
 
 
 NOBODY = _Nobody()
+
+
+class _Unblocked:
+    """Is owed one reply in a session's place. See `Conversation.may_be_unblocked`."""
+
+    def __init__(self, conversation: Conversation) -> None:
+        self._conversation = conversation
+
+    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+        """See `lane.Owner`."""
+        if done and piece.startswith(b"-UNBLOCKED "):
+            piece = b""
+        self._conversation.replied(owed, piece, done)

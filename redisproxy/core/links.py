@@ -74,6 +74,8 @@ class Link(Protocol):
     peer: str
     #: seconds since it came
     age: int
+    #: bytes that came from it
+    taken: int
     #: whether sessions share lanes
     shares: bool
 

@@ -232,6 +232,11 @@ class RequestScanner:
         """Whether a command was passed on in part, and the rest has not come yet."""
         return self._mode == KEEP and bool(self._arguments_left or self._bulk_left)
 
+    @property
+    def within(self) -> bool:
+        """Whether a command was passed on, taken or skipped in part, and the rest has not come yet."""
+        return bool(self._arguments_left or self._bulk_left)
+
     def feed(self, data: bytes) -> None:
         """Takes what the client sent. Empty chunks are harmless."""
         if self._pos == len(self._buffer) and not self._chunks:

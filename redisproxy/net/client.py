@@ -55,6 +55,8 @@ UNREAD_LIMIT = 1024
 CLOSE_LIMIT = 10.0
 #: Seconds for it to close then, before we do.
 LINGER = 2.0
+#: The same for one that was owed nothing when the proxy began to end: time for its last reply to arrive.
+IDLE_LINGER = 0.5
 #: Seconds between two looks at clients that are not read from.
 PROBE = 5.0
 #: Seconds for the replies owed to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
@@ -99,6 +101,8 @@ class ClientProtocol(RespReceiver):
         self._closing = False
         self._read_closed = False
         self._handshaking = False
+        self._flushed = False
+        self._linger = LINGER
         self._mood = ""
         self._detail = ""
         self._since = 0.0
@@ -184,11 +188,12 @@ class ClientProtocol(RespReceiver):
 
     def writeConnectionLost(self) -> None:
         """All has been written that will be."""
+        self._flushed = True
         if self._read_closed:
             self.transport.loseConnection()
         else:
             # What the kernel still has is delivered after that, too, as long as nothing unread lies here.
-            self._restart_timer(LINGER, self.transport.loseConnection)
+            self._restart_timer(self._linger, self.transport.loseConnection)
 
     def probe(self) -> None:
         """Looks whether a client that is not read from has left: nothing else would tell."""
@@ -317,9 +322,15 @@ class ClientProtocol(RespReceiver):
             # Nothing can be told it yet, and to go on with the handshake for that would cost as much as to serve it.
             self.transport.abortConnection()
             return
-        self._restart_timer(CLOSE_LIMIT, self.transport.abortConnection)
+        secure = ISSLTransport.providedBy(self.transport)
+        if self.factory.drained is None:
+            self._restart_timer(CLOSE_LIMIT, self.transport.abortConnection)
+        elif secure:
+            self._restart_timer(self._linger, self._lingered)
+        else:
+            self._stop_timer()  # the end comes for all
         self.transport.unregisterProducer()
-        if self._read_closed or ISSLTransport.providedBy(self.transport):
+        if self._read_closed or secure:
             self.transport.loseConnection()
         else:
             self._held = 0
@@ -512,13 +523,49 @@ class ClientProtocol(RespReceiver):
     def _empty(self) -> None:
         self.session.unread(False)
 
-    def shut_down(self) -> None:
-        """The proxy stops: what is owed gets a moment."""
-        self._restart_timer(LINGER, self.transport.abortConnection)
+    # The end of the proxy: see `drain`.
+
+    def drain(self) -> None:
+        """It is asked to leave: after what it has begun."""
+        if not self.session.outstanding:
+            self._linger = IDLE_LINGER
         if self._admitted:
-            self.session.end("shutdown")
+            self.session.drain()
         else:
             self.close("shutdown")
+
+    def hurry(self) -> LaneProtocol | None:
+        """The end is near: it begins nothing more. Gives the lane of its own that it waits for, if there is one."""
+        session = self.session
+        session.hurry()
+        if not (session.pinned and session.lane.waits):
+            return None
+        session.may_be_unblocked()
+        return session.lane
+
+    def cut_off(self) -> None:
+        """The end: it is closed now."""
+        if self._closing and self._all_written:
+            # Not aborted, where that can be helped: it may not have read all yet.
+            secure = ISSLTransport.providedBy(self.transport)
+            (self.transport.abortConnection if secure else self.transport.loseConnection)()
+        else:
+            self.abort("cut-off")
+
+    @property
+    def _all_written(self) -> bool:
+        """Of one that is being closed: whether the kernel has all."""
+        if not ISSLTransport.providedBy(self.transport):
+            return self._flushed
+        # Of these only the client's answer tells, and it need not answer.
+        below = self.transport.transport
+        return not (getattr(below, "dataBuffer", b"") or getattr(below, "_tempDataBuffer", ()))
+
+    def _lingered(self) -> None:
+        if self._all_written:
+            self.transport.abortConnection()
+        else:
+            self._restart_timer(LINGER, self._lingered)
 
     def recheck(self, directory: Directory, now: float) -> None:
         """Ends the session if its credential is not good any more, after the replies that it is owed."""
@@ -578,7 +625,8 @@ class ClientFactory(Factory):
         self.counted: Callable[[int], object] | None = None
         self.counts = counts or Counts()
         self._numbers = itertools.count(1) if numbers is None else numbers
-        self._all_gone: defer.Deferred | None = None
+        #: called at each client that goes, once it is asked for; none comes any more then
+        self.drained: Callable[[], object] | None = None
         # Those whose credentials are still to be compared with a new directory.
         self._unchecked: list[ClientProtocol] = []
         self._checking: IDelayedCall | None = None
@@ -601,19 +649,17 @@ class ClientFactory(Factory):
         for client in list(self.clients):
             client.probe()
 
-    def buildProtocol(self, addr: IAddress) -> ClientProtocol:
+    def buildProtocol(self, addr: IAddress) -> ClientProtocol | None:
+        if self.drained is not None:
+            return None
         client = ClientProtocol(next(self._numbers), addr)
         client.factory = self
         return client
 
-    def shut_down(self) -> defer.Deferred:
-        """Ends all sessions, after the replies that they are owed; fires when the last client is gone."""
-        gone: defer.Deferred = defer.Deferred()
-        self._all_gone = gone
-        for client in list(self.clients):
-            client.shut_down()
-        self.left(None)
-        return gone
+    def drain(self, left: Callable[[], object]) -> None:
+        """Nobody is taken any more. left: called now, and at each client that goes."""
+        self.drained = left
+        left()
 
     def came(self, client: ClientProtocol) -> None:
         """A client is connected."""
@@ -621,14 +667,13 @@ class ClientFactory(Factory):
         if self.counted is not None:
             self.counted(len(self.clients))
 
-    def left(self, client: ClientProtocol | None) -> None:
+    def left(self, client: ClientProtocol) -> None:
         """A client's connection is gone."""
         self.clients.discard(client)
         if self.counted is not None:
             self.counted(len(self.clients))
-        if self._all_gone is not None and not self.clients:
-            gone, self._all_gone = self._all_gone, None
-            gone.callback(None)
+        if self.drained is not None:
+            self.drained()
 
     def use(self, policy: Policy) -> None:
         """What tenants may do from now on."""

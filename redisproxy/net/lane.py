@@ -14,6 +14,7 @@ from typing import Protocol
 
 from twisted.internet import defer
 from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
@@ -235,6 +236,20 @@ class LaneProtocol(RespReceiver):
     def release(self, clean: bool) -> None:
         """See `core.links.Lane`."""
         self._pool.give_back(self, clean)
+
+    @property
+    def waits(self) -> bool:
+        """Whether Redis owes an answer of which nothing has come."""
+        return self._ledger is not None and bool(self._ledger.debts) and not self._ledger.begun
+
+    def finish(self) -> None:
+        """Sends nothing more. Redis gives up what it has not answered and closes; what it has answered still comes."""
+        if self._ledger is None:
+            return  # it has answered, and was let go of
+        if ISSLTransport.providedBy(self.transport):
+            self.transport.loseConnection()
+        else:
+            self.transport.loseWriteConnection()
 
     def put_down(self) -> bool:
         """Its user let go of it: whether it owes nothing and could carry another one."""

@@ -15,6 +15,9 @@ REDIS_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05
 #: The same for a refresh of the credentials.
 REFRESH_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
+#: Why no client should come any more: the process is about to end.
+DRAINING = "draining"
+
 
 class HistogramFigures(TypedDict):
     """bounds: upper, in seconds; counts: of the samples up to each, and of those above the last; sum: of all, in seconds."""

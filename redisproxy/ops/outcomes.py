@@ -15,7 +15,7 @@ from twisted.logger import Logger
 RATE = 20
 
 #: Ends that an operator need not hear of.
-ORDINARY = frozenset(("client-left", "quit"))
+ORDINARY = frozenset(("client-left", "quit", "shutdown"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Outcome:
     """How one connection went.
 
     mood: client-left, quit, turned-away, tenant-full, login-timeout, protocol-error, cross-protocol, wrong-passwords,
-    moved-within-a-message, redis-lost, revoked, shutdown, tls-failed, tls-on-plain-port.
+    moved-within-a-message, redis-lost, revoked, shutdown, cut-off, too-slow, tls-failed, tls-on-plain-port.
     """
 
     number: int

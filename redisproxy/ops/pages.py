@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
-from .figures import CertificateState, DirectoryState, Figures, ProblemState, TenantCounts
+from .figures import DRAINING, CertificateState, DirectoryState, Figures, ProblemState, TenantCounts
 
 #: Seconds until the browser asks again.
 REFRESH = 5
@@ -96,7 +96,7 @@ def render(figures: Figures, rates: Mapping[str, float]) -> bytes:
             tags.span(_moment(figures["time"]), class_="soft"),
             tags.span(f"refreshes every {REFRESH} s", class_="soft"),
         ),
-        *([tags.p(f"Not ready: {state['unready']}", class_="banner", role="alert")] if state["unready"] else []),
+        *([tags.p(_banner(state["unready"]), class_="banner", role="alert")] if state["unready"] else []),
         _overview(figures, rates),
         *_problems(state["directory"]["problems"]),
         *_certificates(state["tls"]["certificates"], figures["time"]),
@@ -107,13 +107,23 @@ def render(figures: Figures, rates: Mapping[str, float]) -> bytes:
             tags.meta(charset="utf-8"),
             tags.meta(name="viewport", content="width=device-width, initial-scale=1"),
             tags.meta(**{"http-equiv": "refresh", "content": str(REFRESH)}),
-            tags.title(f"Redis Proxy: {'not ready' if state['unready'] else 'ready'}"),
+            tags.title(f"Redis Proxy: {_state(state['unready'])}"),
             tags.style(_STYLE),
         ),
         tags.body(Tag("main")(*body)),
         lang="en",
     )
     return b"<!DOCTYPE html>\n" + _flat(page)
+
+
+def _state(unready: str) -> str:
+    return DRAINING if unready == DRAINING else "not ready" if unready else "ready"
+
+
+def _banner(unready: str) -> str:
+    if unready == DRAINING:
+        return "Draining: it is about to end. Sessions finish what they have begun, and nobody should come any more."
+    return f"Not ready: {unready}"
 
 
 def _flat(page: Tag) -> bytes:
@@ -142,7 +152,7 @@ def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
     refused = sum(sum(tenant["refused"].values()) for tenant in counts["tenants"].values())
     wrong = sum(count for outcome, count in counts["logins"].items() if outcome != "ok")
     return tags.dl(
-        _card("State", *(("not ready", "", "bad") if state["unready"] else ("ready", "", "good"))),
+        _card("State", _state(state["unready"]), "", "bad" if state["unready"] else "good"),
         _card(
             "Redis",
             "answers" if redis["connected"] else "does not answer",

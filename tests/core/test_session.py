@@ -54,6 +54,7 @@ class Conversation:
     """A session between a client and a Redis that the test plays. It is its own link."""
 
     shares = False
+    taken = 0
 
     def __init__(self, directory: Directory = DIRECTORY, lanes_at_once: bool = True) -> None:
         self.id = 7
@@ -141,7 +142,9 @@ class Conversation:
         return self.lanes[-1]
 
     def client(self, *parts: bytes) -> Conversation:
-        self.session.received(b"".join(parts))
+        data = b"".join(parts)
+        self.taken += len(data)
+        self.session.received(data)
         return self
 
     def command(self, *words: bytes) -> Conversation:

@@ -26,6 +26,7 @@ from redisproxy.core.tenants import Backend, Directory, Tenant
 from redisproxy.directory import cluster
 from redisproxy.directory.manifests import ManifestsSource
 from redisproxy.settings import Settings
+from redisproxy.workers import END_MARGIN
 
 from .documents import (
     BASE,
@@ -233,11 +234,12 @@ class PodTests(unittest.TestCase):
 
     def test_a_roll_out_takes_no_pod_away_before_its_successor_serves(self) -> None:
         self.assertEqual(self.deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0)
-        program, *_, source = self.container["lifecycle"]["preStop"]["exec"]["command"]
-        self.assertEqual(program, "python3")
-        waits = int(re.fullmatch(r"import time; time\.sleep\((\d+)\)", source)[1])
-        # Nodes get the wait, and clients 25 s for what they are owed.
-        self.assertGreaterEqual(self.pod["terminationGracePeriodSeconds"], waits + 25 + 5)
+        settings = Settings.read({}, environment(self.deployment))
+        # Nodes get the delay, and clients a while for what they have begun; then the process needs a moment.
+        self.assertGreaterEqual(settings.drain_delay, 5)
+        self.assertGreaterEqual(settings.drain_seconds, 15)
+        needed = settings.drain_delay + settings.drain_seconds + END_MARGIN + 2
+        self.assertGreaterEqual(self.pod["terminationGracePeriodSeconds"], needed)
 
     def test_it_says_what_it_needs(self) -> None:
         resources = self.container["resources"]

@@ -550,6 +550,7 @@ class Play:
         self.ordered = True  # whether nothing but the script has numbers in it
         self.half_closed = False
         self.told_to_leave = False
+        self.draining = False
 
     def step(self, what: int, amount: int, data: bytes) -> int:
         """What happens next; how many bytes of the data were used."""
@@ -599,6 +600,12 @@ class Play:
             talk.gone = True
             self.counted = False
             session.lost()
+        elif what < 247:
+            self.draining = self.told_to_leave = True
+            session.drain()
+        elif what < 248:
+            self.told_to_leave = True
+            session.hurry()
         return 0
 
     def _lane(self) -> FuzzedLane | None:
@@ -620,6 +627,7 @@ class Play:
     def _client(self, size: int) -> None:
         piece, self.said = self.said[:size], self.said[size:]
         if piece and not (self.half_closed or self.talk.gone):
+            self.talk.taken += len(piece)
             self.talk.session.received(piece)
 
     def _redis(self, lane: FuzzedLane, size: int) -> None:
@@ -716,6 +724,12 @@ class Play:
                 break
         else:
             raise AssertionError("it does not come to an end")
+        if self.draining and not talk.gone:
+            transaction = session._multi or session._watching
+            assert session.ended or transaction or session._scanner.buffered or session._scanner.within, "it is kept"
+            session.hurry()
+            self._client(len(self.said))
+            assert session.ended
 
     def judge(self) -> None:
         """What the client heard."""

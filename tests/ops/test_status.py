@@ -11,7 +11,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from redisproxy.ops import exposition, pages
 from redisproxy.ops.exposition import Exposition
-from redisproxy.ops.figures import Figures, Histogram, total
+from redisproxy.ops.figures import DRAINING, Figures, Histogram, total
 
 EVIL = "<script>alert('x')</script>"
 
@@ -199,6 +199,10 @@ class PageTests(unittest.TestCase):
         found = figures()
         found["state"]["unready"] = "Redis does not answer"
         self.assertIn("Not ready: Redis does not answer", pages.render(found, {}).decode())
+        found["state"]["unready"] = DRAINING
+        page = pages.render(found, {}).decode()
+        self.assertIn("Draining: it is about to end.", page)
+        self.assertNotIn("not ready", page.lower())
 
     def test_it_needs_nothing_from_elsewhere(self) -> None:
         page = pages.render(figures(), {}).decode()

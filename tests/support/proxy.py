@@ -101,7 +101,8 @@ class ProxyProcess:
             stderr=subprocess.STDOUT,
             text=True,
             cwd=directory,
-            env={**plain_environment(), **(environ or {})},
+            # A test that leaves something unfinished does not wait for it long, unless that is what it is about.
+            env={"REDISPROXY_DRAIN_SECONDS": "2", **plain_environment(), **(environ or {})},
         )
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -20,12 +20,12 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 
 {{/* A variable of the Deployment that has a value of its own must not be among .Values.settings, too. */}}
 {{- define "redisproxy.settings" -}}
-{{- range $name := list "NS_PREFIX" "REDIS_SECRET" "REDISPROXY_PROCESSES" "REDISPROXY_MASTER_NAMESPACE" "REDISPROXY_MASTER_SECRET" "REDISPROXY_STATUS" "REDISPROXY_STATUS_TOKEN_FILE" "REDISPROXY_REDIS_CA" }}
+{{- range $name := list "NS_PREFIX" "REDIS_SECRET" "REDISPROXY_PROCESSES" "REDISPROXY_MASTER_NAMESPACE" "REDISPROXY_MASTER_SECRET" "REDISPROXY_STATUS" "REDISPROXY_STATUS_TOKEN_FILE" "REDISPROXY_REDIS_CA" "REDISPROXY_DRAIN_DELAY" "REDISPROXY_DRAIN_SECONDS" }}
 {{- if hasKey $.Values.settings $name }}
 {{- fail (printf "settings.%s: it has a value of its own in values.yaml, or follows from others" $name) }}
 {{- end }}
 {{- end }}
-{{- $settings := dict "NS_PREFIX" .Values.nsPrefix "REDISPROXY_PROCESSES" .Values.processes "REDISPROXY_STATUS" "tcp:9180:interface=0.0.0.0" "REDISPROXY_LOG_FORMAT" "json" }}
+{{- $settings := dict "NS_PREFIX" .Values.nsPrefix "REDISPROXY_PROCESSES" .Values.processes "REDISPROXY_STATUS" "tcp:9180:interface=0.0.0.0" "REDISPROXY_LOG_FORMAT" "json" "REDISPROXY_DRAIN_DELAY" .Values.drain.delay "REDISPROXY_DRAIN_SECONDS" .Values.drain.seconds }}
 {{- if ne .Values.redisSecret "redis-secret-master" }}{{ $_ := set $settings "REDIS_SECRET" .Values.redisSecret }}{{ end }}
 {{- if ne .Values.master.namespace "kube-system" }}{{ $_ := set $settings "REDISPROXY_MASTER_NAMESPACE" .Values.master.namespace }}{{ end }}
 {{- if ne .Values.master.secret "redis-secret-master" }}{{ $_ := set $settings "REDISPROXY_MASTER_SECRET" .Values.master.secret }}{{ end }}

@@ -1,0 +1,151 @@
+"""The end of the clients of one process: when each is asked to leave, and what becomes of who is still busy at the end.
+
+Owns the times, and how a command that blocks is given up without losing what it would have taken. What a session does
+with what it has begun is `core.conversation`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from twisted.internet import defer, task
+from twisted.internet.address import UNIXAddress
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.logger import Logger
+
+from ..core import acl
+from .client import ClientFactory, ClientProtocol, shown_address
+from .control import ControlError, ControlService
+from .lane import LaneProtocol
+
+#: Clients a second that are asked to leave, so that those who take them over do not get all at once. A client is served
+#: until its turn has come. More a second, where half of the time would not be enough.
+RATE = 200
+#: Seconds between two turns.
+TURN = 0.05
+#: Seconds before the end at which nothing more is waited for but the replies to what Redis has: a quarter of the time
+#: where that is less.
+LAST = 1.0
+
+
+class Drain:
+    """Has the clients of a factory leave within so many seconds. control: has Redis unblock what blocks."""
+
+    _log = Logger()
+
+    def __init__(self, clock: IReactorTime, factory: ClientFactory, control: ControlService, seconds: float) -> None:
+        self._clock = clock
+        self._factory = factory
+        self._clients = factory.clients
+        self._control = control
+        self._seconds = seconds
+        self._began = 0.0
+        self._to_come: list[ClientProtocol] = []
+        self._at_once = 0
+        self._turns = task.LoopingCall(self._take_turn)
+        self._turns.clock = clock
+        self._timers: list[IDelayedCall] = []
+        self._count = 0
+        self._over: defer.Deferred[None] = defer.Deferred()
+
+    def start(self) -> defer.Deferred[None]:
+        """Fires when the last client is gone."""
+        self._began = self._clock.seconds()
+        clients = list(self._clients)
+        self._count = len(clients)
+        busy = sum(client.session.outstanding > 0 for client in clients)
+        self._log.info(
+            "draining: {sessions} sessions, {busy} of them wait for Redis; within {seconds:g} s",
+            sessions=len(clients),
+            busy=busy,
+            seconds=self._seconds,
+        )
+        self._factory.drain(self._left)
+        if self._over.called:
+            return self._over
+        last = min(LAST, self._seconds / 4)
+        self._timers = [
+            self._clock.callLater(self._seconds - last, self._hurry),
+            self._clock.callLater(self._seconds, self._cut),
+        ]
+        # Who has not logged in leaves nothing behind; and who waits for a place must not get one now.
+        for client in clients:
+            if client.state in ("waiting", "unauthenticated"):
+                client.drain()
+            else:
+                self._to_come.append(client)
+        turns = int(min(self._seconds / 2, len(self._to_come) / RATE) / TURN)
+        self._at_once = -(-len(self._to_come) // max(1, turns))
+        if self._to_come:
+            self._turns.start(TURN).addErrback(lambda failure: self._log.failure("a bug", failure))
+        return self._over
+
+    def _left(self) -> None:
+        if self._clients or self._over.called:
+            return
+        if self._turns.running:
+            self._turns.stop()
+        for timer in self._timers:
+            if timer.active():
+                timer.cancel()
+        self._log.info(
+            "drained: {sessions} sessions ended in {seconds:.1f} s, {cut_off} of them were cut off",
+            sessions=self._count,
+            seconds=self._clock.seconds() - self._began,
+            cut_off=self._factory.counts.ended.get("cut-off", 0),
+        )
+        self._over.callback(None)
+
+    def _take_turn(self) -> None:
+        for client in self._to_come[: self._at_once]:
+            if client in self._clients:
+                client.drain()
+        del self._to_come[: self._at_once]
+        if not self._to_come and self._turns.running:
+            self._turns.stop()
+
+    def _hurry(self) -> None:
+        lanes = [lane for client in list(self._clients) if (lane := client.hurry()) is not None]
+        if lanes:
+            defer.Deferred.fromCoroutine(self._unblock(lanes)).addErrback(
+                lambda failure: self._log.failure("unblocking what waits failed in a way that is a bug", failure)
+            )
+
+    def _cut(self) -> None:
+        for client in list(self._clients):
+            client.cut_off()
+
+    # An item that a BLPOP took must not be sent to a connection that is being closed. Redis knows whether it took one.
+
+    async def _unblock(self, lanes: Sequence[LaneProtocol]) -> None:
+        """Has Redis answer what blocks now. Those that it cannot be told of have their connection half closed instead."""
+        known = {_address(lane): lane for lane in lanes}
+        known.pop("", None)
+        found: dict[LaneProtocol, str] = {}
+        if known and self._control.connected:
+            try:
+                listed = await self._control.ask("CLIENT", "LIST", "TYPE", "normal")
+            except ControlError:
+                listed = b""
+            for line in listed.decode("utf-8", "replace").splitlines():
+                client = dict(field.partition("=")[::2] for field in line.split(" "))
+                lane = known.get(client.get("addr", ""))
+                # The address may be that of another, where something translates addresses in between.
+                if lane is not None and (not lane.walled or client.get("user") == acl.username(lane.tenant)):
+                    found[lane] = client.get("id", "")
+        await defer.gatherResults([defer.Deferred.fromCoroutine(self._unblock_one(lane, found.get(lane))) for lane in lanes])
+
+    async def _unblock_one(self, lane: LaneProtocol, number: str | None) -> None:
+        if number is not None:
+            try:
+                await self._control.ask("CLIENT", "UNBLOCK", number, "ERROR")
+                return
+            except ControlError:
+                pass
+        lane.finish()
+
+
+def _address(lane: LaneProtocol) -> str:
+    """As CLIENT LIST has it; empty: it does not tell such connections apart."""
+    host = lane.transport.getHost()
+    return "" if isinstance(host, UNIXAddress) else shown_address(host)

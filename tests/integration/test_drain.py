@@ -1,0 +1,444 @@
+"""The end of a real process: what becomes of each kind of session, and how long it takes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import socket
+import ssl
+import tempfile
+import threading
+import time
+import unittest
+from pathlib import Path
+
+import redis
+
+from redisproxy.core.resp import encode
+
+from ..support.certificates import Authority
+from ..support.proxy import Installation, ProxyProcess, master, tenant
+from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, valkey
+from ..support.waiting import until
+from .test_process import children
+from .test_status import ask, metrics, status_port
+
+LOCAL = Path(__file__).parents[2] / "deploy" / "local"
+
+
+class DrainCase(unittest.TestCase):
+    def start(self, *options: str, seconds: float = 6) -> Installation:
+        self.installation = Installation("--drain-seconds", str(seconds), *options)
+        self.addCleanup(self.installation.stop)
+        self.proxy = self.installation.proxy
+        self.redis = self.installation.server.client(3)
+        return self.installation
+
+    def connect(self, *commands: bytes) -> socket.socket:
+        """A client that has logged in, and had its commands answered with a line each."""
+        connection = socket.create_connection(("127.0.0.1", self.proxy.port), timeout=20)
+        self.addCleanup(connection.close)
+        for command in (b"AUTH blue-password", *commands):
+            connection.sendall(command + b"\r\n")
+            self.assertIn(connection.recv(100)[:1], b"+:")
+        return connection
+
+    def rest(self, connection: socket.socket) -> bytes:
+        """All that comes until the proxy closes."""
+        found = b""
+        while data := connection.recv(1 << 20):
+            found += data
+        return found
+
+    def signal(self, number: int = signal.SIGTERM) -> None:
+        """It begins to end."""
+        self.began = time.monotonic()
+        self.proxy.process.send_signal(number)
+        for worker in range(self.proxy.processes):
+            until(lambda: self.proxy.log.count("draining: ") > worker, "it drains")  # noqa: B023
+
+    def assertEnds(self, cut_off: int = 0, within: float = 20) -> None:
+        self.assertEqual(self.proxy.process.wait(30), 0, self.proxy.log)
+        self.assertLess(time.monotonic() - self.began, within)
+        self.proxy._reader.join(5)
+        told = [int(line.split(" of them were cut off")[0].split()[-1]) for line in self.proxy.lines if "drained: " in line]
+        self.assertEqual((len(told), sum(told)), (self.proxy.processes, cut_off), self.proxy.log)
+        self.assertEqual(self.proxy.log.count(": cut-off after "), cut_off)
+        self.assertNotIn("Traceback", self.proxy.log)
+        self.assertNotIn("Unhandled", self.proxy.log)
+
+
+class SessionTests(DrainCase):
+    def test_with_nothing_but_idle_sessions_it_ends_at_once(self) -> None:
+        self.start("--log-level", "debug", seconds=20)
+        idle = [self.connect(b"PING") for _ in range(20)]
+        idle.append(socket.create_connection(("127.0.0.1", self.proxy.port), timeout=20))
+        self.addCleanup(idle[-1].close)
+        idle[-1].sendall(b"PING\r\n")
+        self.assertIn(b"-NOAUTH", idle[-1].recv(100))
+        self.signal(signal.SIGINT)
+        for connection in idle:
+            self.assertEqual(self.rest(connection), b"")
+        # Although none of them closes its own end.
+        self.assertEnds(within=3)
+        self.assertRegex(self.proxy.log, "shutdown after")
+
+    def test_a_transaction_may_come_to_its_end(self) -> None:
+        self.start()
+        explicit, watching = self.connect(b"MULTI", b"INCR a"), self.connect(b"WATCH b")
+        self.signal()
+        explicit.sendall(b"INCR a\r\nEXEC\r\nINCR a\r\n")
+        self.assertEqual(self.rest(explicit), b"+QUEUED\r\n*2\r\n:1\r\n:2\r\n")
+        watching.sendall(b"GET b\r\n")
+        self.assertEqual(watching.recv(100), b"$-1\r\n")
+        watching.sendall(b"MULTI\r\nINCR b\r\nEXEC\r\n")
+        self.assertEqual(self.rest(watching), b"+OK\r\n+QUEUED\r\n*1\r\n:1\r\n")
+        explicit.close(), watching.close()
+        self.assertEnds()
+        self.assertEqual(self.redis.mget("a", "b"), [b"2", b"1"])
+
+    def test_one_that_does_not_is_not_run(self) -> None:
+        self.start(seconds=2)
+        connection = self.connect(b"MULTI", b"INCR a")
+        self.signal()
+        self.assertEqual(self.rest(connection), b"")
+        self.assertEnds(cut_off=1, within=4)
+        self.assertIsNone(self.redis.get("a"))
+
+    def test_a_subscriber_is_idle(self) -> None:
+        self.start()
+        connection = socket.create_connection(("127.0.0.1", self.proxy.port), timeout=20)
+        self.addCleanup(connection.close)
+        connection.sendall(b"AUTH blue-password\r\nSUBSCRIBE news\r\n")
+        self.assertTold(connection, b"+OK\r\n*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n")
+        self.signal()
+        self.assertEqual(self.rest(connection), b"")
+        self.assertEnds(within=4)
+
+    def assertTold(self, connection: socket.socket, wanted: bytes) -> None:
+        found = b""
+        while len(found) < len(wanted) and (data := connection.recv(len(wanted) - len(found))):
+            found += data
+        self.assertEqual(found, wanted)
+
+    def test_a_large_value_may_be_sent_to_its_end(self) -> None:
+        self.start()
+        connection = self.connect()
+        command = encode([b"SET", b"big", b"x" * 10_000_000])
+        connection.sendall(command[:6_000_000])
+        until(lambda: any(int(c["qbuf"]) > 100_000 for c in self.redis.client_list()), "Redis has a part of it")
+        self.signal()
+        connection.sendall(command[6_000_000:] + b"INCR a\r\n")
+        self.assertEqual(self.rest(connection), b"+OK\r\n")
+        connection.close()
+        self.assertEnds()
+        self.assertEqual((self.redis.strlen("big"), self.redis.get("a")), (10_000_000, None))
+
+    def test_one_that_is_not_is_not_run(self) -> None:
+        self.start(seconds=2)
+        connection = self.connect()
+        connection.sendall(encode([b"SET", b"big", b"x" * 10_000_000])[:-1])
+        self.signal()
+        self.assertEqual(self.rest(connection), b"")
+        self.assertEnds(cut_off=1, within=4)
+        self.assertEqual(self.redis.exists("big"), 0)
+
+    def test_a_slow_reader_gets_all_that_it_is_owed(self) -> None:
+        self.start(seconds=15)
+        size = 6_000_000
+        self.redis.set("big", b"x" * size)
+        connection = socket.socket()
+        self.addCleanup(connection.close)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
+        connection.settimeout(20)
+        connection.connect(("127.0.0.1", self.proxy.port))
+        connection.sendall(b"AUTH blue-password\r\nGET big\r\n")
+        self.assertTold(connection, b"+OK\r\n$6000000\r\n")
+        self.signal()
+        got, started = 0, time.monotonic()
+        while data := connection.recv(65536):
+            got += len(data)
+            time.sleep(max(0.0, got / 2_000_000 - (time.monotonic() - started)))  # 2 MB a second
+        self.assertEqual(got, size + 2)
+        connection.close()
+        self.assertEnds()
+
+    def test_one_that_reads_nothing_is_cut_off(self) -> None:
+        self.start(seconds=2)
+        self.redis.set("big", b"x" * 10_000_000)
+        connection = self.connect()
+        connection.sendall(b"GET big\r\n" * 3)
+        until(lambda: any(int(c["omem"]) + int(c["obl"]) > 0 for c in self.redis.client_list()), "it is stuck")
+        self.signal()
+        self.assertEnds(cut_off=1, within=4)
+
+    def test_one_that_never_pauses_has_a_reply_to_each_command_that_was_run(self) -> None:
+        self.start()
+        connections = [self.connect() for _ in range(4)]
+        replies = [0] * len(connections)
+
+        def send(number: int) -> None:
+            try:
+                while True:
+                    connections[number].sendall((b"*2\r\n$4\r\nINCR\r\n$7\r\ncount:%d\r\n" % number) * 50)
+            except OSError:
+                pass
+
+        def read(number: int) -> None:
+            try:
+                while data := connections[number].recv(65536):
+                    replies[number] += data.count(b"\n")
+            except OSError:
+                pass
+
+        threads = [threading.Thread(target=f, args=(n,)) for n in range(len(connections)) for f in (send, read)]
+        for thread in threads:
+            thread.start()
+        until(lambda: min(replies) > 1000, "all are at it")
+        self.signal()
+        self.assertEnds(within=8)
+        for thread in threads:
+            thread.join(20)
+        counted = [int(self.redis.get(f"count:{number}")) for number in range(len(connections))]
+        self.assertEqual(replies, counted)
+
+    def test_those_who_wait_for_a_place_get_none(self) -> None:
+        self.start("--max-workers", "1", "--work-queue-size", "5", "--processes", "1", "--status", "tcp:0", seconds=2)
+        served = self.connect(b"MULTI")
+        waiting = socket.create_connection(("127.0.0.1", self.proxy.port), timeout=20)
+        self.addCleanup(waiting.close)
+        waiting.sendall(b"AUTH blue-password\r\nINCR a\r\n")
+        port = status_port(self.installation)
+        until(lambda: metrics(port)["redisproxy_sessions", frozenset({("state", "waiting")})] == 1, "it waits")
+        self.signal()
+        self.assertEqual(self.rest(waiting), b"")
+        served.close()
+        self.assertEnds()
+        self.assertIsNone(self.redis.get("a"))
+
+    def test_over_tls_one_that_says_nothing_more_keeps_nobody(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            authority = Authority(Path(directory))
+            certificate, key = authority.issue("proxy", "127.0.0.1")
+            port = free_port()
+            tls = f"ssl:{port}:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+            self.start("--listen", tls, seconds=20)
+            context = ssl.create_default_context(cafile=str(authority.path))
+            connections = []
+            for _ in range(3):
+                plain = socket.create_connection(("127.0.0.1", port), timeout=20)
+                connections.append(context.wrap_socket(plain, server_hostname="127.0.0.1"))
+                self.addCleanup(connections[-1].close)
+                connections[-1].sendall(b"AUTH blue-password\r\n")
+                self.assertEqual(connections[-1].recv(100), b"+OK\r\n")
+            connections[0].sendall(b"BLPOP queue 0\r\n")
+            until(lambda: self.blocked(), "Redis has the BLPOP")
+            self.signal()
+            self.redis.rpush("queue", "item")
+            self.assertEqual(connections[0].recv(100), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
+            self.assertEnds(within=5)
+
+    def blocked(self) -> int:
+        return sum(c["cmd"] == "blpop" for c in self.redis.client_list())
+
+
+class BlockedTests(DrainCase):
+    """Nobody's item may be taken from its list, and reach nobody."""
+
+    def blocked(self, wanted: int) -> None:
+        until(lambda: sum(c["cmd"] == "blpop" for c in self.redis.client_list()) == wanted, "Redis has the BLPOPs")
+
+    def assertGivenUp(self) -> None:
+        connections = [self.connect() for _ in range(3)]
+        for connection in connections:
+            connection.sendall(b"BLPOP queue 0\r\n")
+        self.blocked(3)
+        self.signal()
+        for connection in connections:
+            self.assertEqual(self.rest(connection), b"", "it is not told, so that it tries again")
+        self.redis.rpush("queue", "item")
+        self.assertEqual(self.redis.llen("queue"), 1)
+        for connection in connections:
+            connection.close()
+        self.assertEnds(within=4)
+
+    def test_what_still_waits_at_the_end_is_given_up(self) -> None:
+        self.start(seconds=2)
+        self.assertGivenUp()
+
+    def test_where_redis_cannot_be_told_which_it_is(self) -> None:
+        with tempfile.TemporaryDirectory() as directory:
+            server = RedisServer(valkey, f"unixsocket {directory}/redis.sock", "unixsocketperm 700")
+
+            class OverUnixSocket(Installation):
+                def documents(self) -> list[dict]:
+                    url = f"unix://:{MASTER_PASSWORD}@{directory}/redis.sock"
+                    return [master(url), *tenant("team-blue", 3, self.BLUE)]
+
+            self.installation = OverUnixSocket("--drain-seconds", "2", server=server)
+            self.addCleanup(self.installation.stop)
+            self.proxy, self.redis = self.installation.proxy, server.client(3)
+            self.assertGivenUp()
+
+    def test_another_proxys_are_left_alone(self) -> None:
+        self.start(seconds=2)
+        with socket.socket() as other:
+            other.connect(("127.0.0.1", self.installation.server.port))
+            other.settimeout(20)
+            other.sendall(f"AUTH {MASTER_PASSWORD}\r\nBLPOP another 0\r\n".encode())
+            self.assertEqual(other.recv(100), b"+OK\r\n")
+            connection = self.connect()
+            connection.sendall(b"BLPOP queue 0\r\n")
+            self.blocked(2)
+            self.signal()
+            self.assertEqual(self.rest(connection), b"")
+            self.blocked(1)
+            self.installation.server.client(0).rpush("another", "item")
+            self.assertTrue(other.recv(100).endswith(b"$4\r\nitem\r\n"))
+        connection.close()
+        self.assertEnds()
+
+    def test_replies_behind_it_stay_in_their_places(self) -> None:
+        self.start(seconds=2)
+        connection = self.connect()
+        connection.sendall(b"BLPOP queue 0\r\nINCR a\r\n")
+        self.blocked(1)
+        self.signal()
+        told = self.rest(connection)
+        self.assertTrue(told.startswith(b"-UNBLOCKED ") and told.endswith(b"\r\n:1\r\n"), told)
+        connection.close()
+        self.assertEnds()
+
+    def test_no_item_is_lost_at_that_moment(self) -> None:
+        self.start(seconds=1)
+        connections = [self.connect() for _ in range(50)]
+        for connection in connections:
+            connection.sendall(b"BLPOP queue 0\r\n")
+        self.blocked(len(connections))
+        pushed, stop = 0, threading.Event()
+
+        def push() -> None:
+            nonlocal pushed
+            while not stop.is_set():
+                self.redis.rpush("queue", f"item:{pushed}")
+                pushed += 1
+                time.sleep(0.03)
+
+        pusher = threading.Thread(target=push)
+        pusher.start()
+        try:
+            self.signal()
+            told = [self.rest(connection) for connection in connections]
+        finally:
+            stop.set()
+            pusher.join()
+        self.assertEqual(self.proxy.process.wait(30), 0)
+        got = sum(answer.count(b"item:") for answer in told)
+        self.assertGreater(got, 0)
+        self.assertGreater(told.count(b""), 0)
+        self.assertEqual(got + self.redis.llen("queue"), pushed)
+
+
+class TimeTests(DrainCase):
+    def test_redis_hangs(self) -> None:
+        self.start("--status", "tcp:0", seconds=2)
+        connections = [self.connect() for _ in range(3)]
+        logging_in = socket.create_connection(("127.0.0.1", self.proxy.port), timeout=20)
+        self.addCleanup(logging_in.close)
+        logging_in.sendall(b"PING\r\n")
+        self.assertIn(b"-NOAUTH", logging_in.recv(100))
+        connections[0].sendall(b"BLPOP queue 0\r\n")
+        until(lambda: any(c["cmd"] == "blpop" for c in self.redis.client_list()), "Redis has the BLPOP")
+        os.kill(self.installation.server.pid, signal.SIGSTOP)
+        self.addCleanup(os.kill, self.installation.server.pid, signal.SIGCONT)
+        connections[1].sendall(b"GET a\r\n")
+        connections[2].sendall(b"INFO\r\nGET a\r\n")
+        logging_in.sendall(b"AUTH green-password\r\n")
+        port = status_port(self.installation)
+        until(lambda: metrics(port)["redisproxy_requests_in_flight", frozenset()] == 2, "the GET is under way")
+        self.signal()
+        self.assertEqual(self.rest(logging_in), b"")
+        self.assertEnds(cut_off=3, within=4)
+
+    def test_for_the_delay_it_serves_on_and_is_not_ready(self) -> None:
+        self.start("--status", "tcp:0", "--drain-delay", "2", seconds=4)
+        port = status_port(self.installation)
+        until(lambda: ask(port, "/readyz")[0] == 200, "ready")
+        before = self.connect(b"MULTI")
+        self.proxy.process.send_signal(signal.SIGTERM)
+        self.began = time.monotonic()
+        until(lambda: ask(port, "/readyz")[0] == 503, "not ready")
+        self.assertEqual(ask(port, "/readyz")[2], "draining\n")
+        self.assertEqual(ask(port, "/livez")[0], 200)
+        later = self.connect(b"INCR a", b"INCR a")
+        self.assertIn("<title>Redis Proxy: draining</title>", ask(port, "/")[2])
+        self.assertNotIn("draining: ", self.proxy.log)
+        # Then nobody comes any more, and probes are still answered.
+        self.assertEqual(self.rest(later), b"")
+        self.assertGreater(time.monotonic() - self.began, 1.9)
+        until(self.refuses, "nobody listens")
+        self.assertEqual((ask(port, "/readyz")[2], ask(port, "/livez")[0]), ("draining\n", 200))
+        before.sendall(b"INCR a\r\nEXEC\r\n")
+        self.assertEqual(self.rest(before), b"+QUEUED\r\n*1\r\n:3\r\n")
+        before.close(), later.close()
+        self.assertEnds()
+
+    def refuses(self) -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", self.proxy.port)) != 0
+
+    def test_not_all_are_sent_to_the_others_at_once(self) -> None:
+        self.start(seconds=20)
+        connections = [self.connect() for _ in range(300)]
+        self.signal()
+        served = 0
+        left = connections
+        while left:
+            served += sum(map(self.pings, left))
+            left = [connection for connection in left if connection.fileno() >= 0]
+        # 200 a second of each process, and until then they are served.
+        self.assertGreater(served, 0)
+        self.assertGreater(time.monotonic() - self.began, 1.2 / self.proxy.processes)
+        self.assertEnds(within=8)
+
+    def pings(self, connection: socket.socket) -> bool:
+        """Whether it is served. It is closed if it is not."""
+        try:
+            connection.sendall(b"PING\r\n")
+            told = connection.recv(100)
+        except OSError:
+            told = b""
+        if not told:
+            connection.close()
+        return bool(told)
+
+    def test_a_second_signal_ends_it_at_once_with_all_that_it_started(self) -> None:
+        for processes, second in itertools.product(("1", "2"), (signal.SIGTERM, signal.SIGINT)):
+            with tempfile.TemporaryDirectory() as directory:
+                proxy = ProxyProcess(
+                    *("--ns-prefix", "tenant-", "--embedded", "--manifests", str(LOCAL)),
+                    *("--processes", processes, "--drain-seconds", "60"),
+                    environ={"TMPDIR": directory},
+                )
+                self.addCleanup(proxy.stop)
+                proxy.logged("Ctrl-C stops it")
+                client = redis.Redis(port=proxy.port, password="blue-example-password", single_connection_client=True)
+                self.addCleanup(client.close)
+                client.execute_command("MULTI")
+                started = children(proxy.process.pid)
+                self.assertEqual(len(started), 1 if processes == "1" else 3)
+                proxy.process.send_signal(signal.SIGTERM)
+                proxy.logged("draining: [1-9]")
+                proxy.process.send_signal(second)
+                self.assertEqual(proxy.process.wait(5), -second)
+                until(lambda: not any(map(_runs, started)), "nothing of it is left")  # noqa: B023
+                self.assertEqual(list(Path(directory).iterdir()), [])
+
+
+def _runs(pid: int) -> bool:
+    """A zombie, which nobody may be there to wait for, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False

@@ -1,0 +1,244 @@
+"""When the clients of a process are asked to leave, and what is done about those that have not at the end."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from twisted.internet import address, task
+from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs, formatEvent
+from twisted.trial import unittest
+
+from redisproxy.core import acl
+from redisproxy.core.tenants import Directory, Tenant
+from redisproxy.net.admission import Admission
+from redisproxy.net.client import IDLE_LINGER, ClientFactory, Timeouts
+from redisproxy.net.control import ControlError
+from redisproxy.net.drain import LAST, RATE, TURN, Drain
+from redisproxy.ops.outcomes import Outcomes
+
+BLUE = Tenant("team-blue", 3)
+
+
+class Client:
+    """Writes down what it is asked, and when."""
+
+    def __init__(self, clock: task.Clock, state: str = "shared", lane: object = None) -> None:
+        self.state = state
+        self.session = SimpleNamespace(outstanding=0)
+        self.asked: list[tuple[str, float]] = []
+        self._clock = clock
+        self._lane = lane
+
+    def _ask(self, what: str) -> None:
+        self.asked.append((what, round(self._clock.seconds(), 6)))
+
+    def drain(self) -> None:
+        self._ask("drain")
+
+    def hurry(self) -> object:
+        self._ask("hurry")
+        return self._lane
+
+    def cut_off(self) -> None:
+        self._ask("cut_off")
+
+
+class Lane:
+    """A connection to Redis that waits for an answer."""
+
+    def __init__(self, host: object, walled: bool = True) -> None:
+        self.transport = SimpleNamespace(getHost=lambda: host)
+        self.walled = walled
+        self.tenant = BLUE
+        self.finished = False
+
+    def finish(self) -> None:
+        self.finished = True
+
+
+class Control:
+    """The control connection to a Redis that has so many clients."""
+
+    connected = True
+
+    def __init__(self, *lines: str, refuses: str = "") -> None:
+        self._lines = lines
+        self._refuses = refuses
+        self.asked: list[tuple[str, ...]] = []
+
+    async def ask(self, *words: str) -> object:
+        if words[1] == self._refuses:
+            raise ControlError("NOPERM")
+        if words[1] == "LIST":
+            return "\n".join(self._lines).encode() + b"\n"
+        self.asked.append(words)
+        return 1
+
+
+class DrainCase(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        directory = SimpleNamespace(listeners=[], directory=Directory(None, []))
+        self.factory = ClientFactory(
+            self.clock, directory, None, None, None, Admission(10_000, 0), Outcomes(self.clock), Timeouts(60.0)
+        )
+        self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
+
+    def clients(self, count: int, **options: object) -> list[Client]:
+        clients = [Client(self.clock, **options) for _ in range(count)]
+        self.factory.clients.update(clients)
+        return clients
+
+    def start(self, seconds: float, control: object = None) -> None:
+        self.over = Drain(self.clock, self.factory, control or Control(), seconds).start()
+
+    def leave(self, clients: list[Client]) -> None:
+        for client in clients:
+            self.factory.left(client)
+
+
+class TimesTests(DrainCase):
+    def test_few_leave_at_once(self) -> None:
+        clients = self.clients(10)
+        self.start(8.0)
+        self.assertTrue(all(client.asked == [("drain", 0.0)] for client in clients))
+        self.leave(clients)
+        self.successResultOf(self.over)
+
+    def test_many_leave_at_a_rate_and_in_half_of_the_time_at_most(self) -> None:
+        for count, seconds, last in ((100, 8.0, 0.5), (1000, 60.0, 5.0), (1000, 8.0, 4.0), (1000, 1.0, 0.5)):
+            with self.subTest(count=count, seconds=seconds):
+                began = self.clock.seconds()
+                self.factory.drained = None
+                clients = self.clients(count)
+                self.start(seconds)
+                while not all(client.asked for client in clients):
+                    self.clock.advance(TURN)
+                times = sorted(client.asked[0][1] - began for client in clients)
+                self.assertApproximates(times[-1], last, 5 * TURN)
+                at_once = max(times.count(time) for time in times)
+                self.assertLessEqual(at_once, 1.1 * count * TURN / last)
+                self.leave(clients)
+                self.successResultOf(self.over)
+        self.assertEqual(RATE, 200)
+
+    def test_who_has_not_logged_in_leaves_first(self) -> None:
+        clients = self.clients(500)
+        others = self.clients(50, state="unauthenticated") + self.clients(50, state="waiting")
+        self.start(8.0)
+        self.assertTrue(all(client.asked == [("drain", 0.0)] for client in others))
+        self.assertFalse(all(client.asked for client in clients))
+        self.leave(clients + others)
+        self.successResultOf(self.over)
+
+    def test_one_that_left_before_its_turn_is_not_asked(self) -> None:
+        clients = self.clients(500)
+        self.start(8.0)
+        gone = [client for client in clients if not client.asked]
+        self.leave(gone)
+        self.clock.advance(TURN)
+        self.assertFalse(any(client.asked for client in gone))
+        self.leave([client for client in clients if client.asked])
+        self.successResultOf(self.over)
+
+    def test_who_stays_is_hurried_and_then_cut_off(self) -> None:
+        for seconds, hurried in ((8.0, 8.0 - LAST), (1.0, 0.75)):
+            began = self.clock.seconds()
+            self.factory.drained = None
+            (client,) = self.clients(1)
+            self.start(seconds)
+            self.clock.pump([TURN] * int(seconds / TURN + 1))
+            asked = [(what, round(when - began, 6)) for what, when in client.asked]
+            self.assertEqual([what for what, _ in asked], ["drain", "hurry", "cut_off"])
+            for (_, when), wanted in zip(asked, (0.0, hurried, seconds), strict=True):
+                self.assertApproximates(when, wanted, 2 * TURN)
+            self.assertNoResult(self.over)
+            self.leave([client])
+            self.successResultOf(self.over)
+
+    def test_without_clients_it_is_over_at_once_and_none_comes_any_more(self) -> None:
+        self.start(8.0)
+        self.successResultOf(self.over)
+        self.assertIsNone(self.factory.buildProtocol(None))
+
+    def test_it_is_told(self) -> None:
+        clients = self.clients(3)
+        clients[0].session.outstanding = 2
+        with capturedLogs() as events:
+            self.start(8.0)
+            self.clock.advance(2.5)
+            self.factory.counts.ended["cut-off"] = 1
+            self.leave(clients)
+        self.assertEqual(
+            [formatEvent(event) for event in events],
+            [
+                "draining: 3 sessions, 1 of them wait for Redis; within 8 s",
+                "drained: 3 sessions ended in 2.5 s, 1 of them were cut off",
+            ],
+        )
+
+    def test_a_real_one_that_says_nothing_more_is_closed_after_a_moment(self) -> None:
+        client = self.factory.buildProtocol(None)
+        transport = StringTransport()
+        closed: list[float] = []
+        transport.loseWriteConnection = lambda: client.writeConnectionLost()
+        transport.loseConnection = lambda: closed.append(self.clock.seconds())
+        client.makeConnection(transport)
+        self.start(8.0)
+        self.clock.advance(IDLE_LINGER)
+        self.assertEqual(closed, [IDLE_LINGER])
+        client.connectionLost()
+        self.successResultOf(self.over)
+        self.factory.log_ins.stop()  # as when no port listens any more
+
+
+class UnblockTests(DrainCase):
+    ADDRESS = address.IPv4Address("TCP", "10.0.0.7", 4711)
+    OURS = f"id=17 addr=10.0.0.7:4711 laddr=10.0.0.1:6379 name= flags=b db=3 cmd=blpop user={acl.username(BLUE)}"
+
+    def hurry(self, control: Control, *lanes: Lane) -> None:
+        clients = [client for lane in lanes for client in self.clients(1, lane=lane)]
+        self.start(4.0, control)
+        self.clock.advance(3.0)
+        self.leave(clients)
+        self.successResultOf(self.over)
+
+    def test_it_is_found_by_its_address(self) -> None:
+        lane = Lane(self.ADDRESS)
+        control = Control(self.OURS.replace("4711", "4712").replace("17", "16"), self.OURS)
+        self.hurry(control, lane)
+        self.assertEqual(control.asked, [("CLIENT", "UNBLOCK", "17", "ERROR")])
+        self.assertFalse(lane.finished)
+
+    def test_by_one_of_ipv6(self) -> None:
+        control = Control(self.OURS.replace("10.0.0.7:", "[fd00::7]:"))
+        self.hurry(control, Lane(address.IPv6Address("TCP", "fd00::7", 4711)))
+        self.assertEqual(control.asked, [("CLIENT", "UNBLOCK", "17", "ERROR")])
+
+    def test_where_there_are_no_users(self) -> None:
+        control = Control(self.OURS.partition(" user=")[0])
+        self.hurry(control, Lane(self.ADDRESS, walled=False))
+        self.assertEqual(control.asked, [("CLIENT", "UNBLOCK", "17", "ERROR")])
+
+    def test_another_tenants_at_the_same_address_is_not_it(self) -> None:
+        lane = Lane(self.ADDRESS)
+        control = Control(self.OURS.replace("blue", "green"))
+        self.hurry(control, lane)
+        self.assertEqual(control.asked, [])
+        self.assertTrue(lane.finished)
+
+    def test_where_it_cannot_be_told_it_is_half_closed(self) -> None:
+        away = Control(self.OURS)
+        away.connected = False
+        for control, host in (
+            (Control(), self.ADDRESS),
+            (Control(self.OURS, refuses="LIST"), self.ADDRESS),
+            (Control(self.OURS, refuses="UNBLOCK"), self.ADDRESS),
+            (away, self.ADDRESS),
+            (Control(self.OURS.replace("10.0.0.7:4711", "/run/redis.sock:0")), address.UNIXAddress(None)),
+        ):
+            self.factory.drained = None
+            lane = Lane(host)
+            self.hurry(control, lane)
+            self.assertEqual((control.asked, lane.finished), ([], True))
