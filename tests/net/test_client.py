@@ -147,10 +147,6 @@ class TlsTests(unittest.TestCase):
             protocol.transport.producer.stopProducing()
         protocol.connectionLost(connectionDone)
 
-    @property
-    def ended(self) -> dict[str, int]:
-        return {mood: count for mood, count in self.factory.counts.ended.items() if count}
-
     def test_who_does_not_finish_the_handshake_has_the_time_of_the_log_in(self) -> None:
         protocol = self.connect()
         protocol.dataReceived(b"\x16\x03")
