@@ -376,8 +376,12 @@ class ClientProtocol(RespReceiver):
     def _on_control(self, work: Coroutine) -> None:
         asked = defer.Deferred.fromCoroutine(work)
         asked.addErrback(self._control_failed)
-        asked.addCallback(self.session.told)
+        asked.addCallback(self._told)
         asked.addErrback(self._crashed)
+
+    def _told(self, answer: object) -> None:
+        self._place.answered(answer)
+        self.session.told(answer)
 
     def _control_failed(self, failure: Failure) -> Exception:
         failure.trap(ControlError)

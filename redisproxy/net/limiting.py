@@ -239,6 +239,13 @@ class Allowance:
             self._shaper.stop()
 
 
+def _size(answer: object) -> int:
+    """Bytes of an answer of Redis's, nearly."""
+    if isinstance(answer, list):
+        return sum(map(_size, answer))
+    return len(answer) if isinstance(answer, bytes) else 0
+
+
 #: Where nobody is the tenant.
 NOBODYS = Allowance(None)
 
@@ -330,6 +337,11 @@ class Place:
         else:
             client.session.received(data)
             self._charge()
+
+    def answered(self, answer: object) -> None:
+        """Redis said this on the client's behalf, over a connection that is not the tenant's."""
+        if self.shaper is not None:
+            self.shaper.replied(_size(answer), None)
 
     def _wait(self) -> None:
         self._client.session.throttle(True)

@@ -222,6 +222,14 @@ class RateTests(LimitsCase):
         rotate = lambda: [blue.blmove("list", "list", 20, "LEFT", "LEFT") for _ in range(12)]  # noqa: E731
         self.assertGreater(self.took(rotate), (600_000 - 200_000 - 50_000) / 200_000)
 
+    def test_what_redis_is_asked_on_its_behalf_is_counted(self) -> None:
+        self.start()
+        self.annotate(bytes=100_000)
+        blue = self.blue()
+        # What a server says of itself is 4 KB at least.
+        took = self.took(lambda: [blue.info("everything") for _ in range(60)])
+        self.assertGreater(took, (60 * 4000 - 100_000 - 4000) / 100_000)
+
     def test_waiting_and_listening_cost_nothing(self) -> None:
         self.start()
         self.annotate(commands=20)
