@@ -18,7 +18,7 @@ class ProcessTests(unittest.SynchronousTestCase):
     def setUp(self) -> None:
         self.addCleanup(sys.setswitchinterval, sys.getswitchinterval())
         self.addCleanup(gc.unfreeze)
-        self.proxy = ProxyService(Settings(ns_prefix="team-"), MemoryReactorClock())
+        self.proxy = ProxyService(Settings(ns_prefix="team-", watch=False), MemoryReactorClock())
 
     def test_the_first_directory_is_taken_from_the_garbage_collector_and_no_other(self) -> None:
         gc.unfreeze()

@@ -18,6 +18,7 @@ from ..core.allocation import Refused, Room
 from ..core.enrolment import ReadFailure, Reading
 from ..directory.cluster import ClusterSource
 from ..directory.writing import ClusterWriter, StoredSecret, WriteError
+from ..settings import Settings
 from .findings import Operator, resolve
 
 #: How often another index is tried when somebody else took the one that was free a moment ago.
@@ -58,6 +59,15 @@ def _writer(operator: Operator) -> ClusterWriter:
     return ClusterWriter(operator.source)
 
 
+def _must_be_tenants(settings: Settings, namespace: str) -> None:
+    """Raises Refused where the client secret would be none: the master secret may well lie in such a namespace."""
+    allocation.must_have_prefix(namespace, settings.ns_prefix)
+    if (namespace, settings.redis_secret) == settings.master:
+        raise Refused(
+            f"{namespace}/{settings.redis_secret} is the master secret: its password is Redis's, change both by hand"
+        )
+
+
 # Enrolling.
 
 
@@ -76,7 +86,7 @@ async def enroll(
     Redis has, where it is not to be asked. Raises Refused and WriteError.
     """
     settings = operator.settings
-    allocation.must_have_prefix(namespace, settings.ns_prefix)
+    _must_be_tenants(settings, namespace)
     writer = None if dry_run else _writer(operator)
     reading = await operator.read()
     avoid: set[int] = set()
@@ -193,7 +203,7 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
     grace_hours: 0 ends the old one at once. Raises Refused and WriteError.
     """
     settings = operator.settings
-    allocation.must_have_prefix(namespace, settings.ns_prefix)
+    _must_be_tenants(settings, namespace)
     if not isinstance(operator.source, ClusterSource):
         raise Refused(f"{operator.source} are not written to: change the password in its file there")
     writer = ClusterWriter(operator.source)

@@ -39,9 +39,9 @@ class AnsweringConversation(MovingConversation):
         self._forbid(_UNKNOWN, unknown.command_error(arguments, self._policy.before_7))
 
     def _unknown_subcommand(self, arguments: list[bytes]) -> None:
+        """Not written down: clients try these to find out what the server can do, some at each connection."""
         container, subcommand = arguments[:2]
-        error = unknown.subcommand_error(container, subcommand, self._policy.before_7)
-        self._forbid(container.upper() + b"|" + _UNKNOWN, error)
+        self._refuse(unknown.subcommand_error(container, subcommand, self._policy.before_7))
 
     def _client(self, arguments: list[bytes]) -> None:
         if len(arguments) == 1:

@@ -387,8 +387,3 @@ class Allowances:
         """See `ops.figures.TenantCounts`."""
         found = self._known.get(namespace)
         return {"held": 0, "throttled": 0.0} if found is None else {"held": found.held, "throttled": found.throttled}
-
-    def stop(self) -> None:
-        """The process ends."""
-        for allowance in self._known.values():
-            allowance.stop()

@@ -318,6 +318,15 @@ class Changes:
         ):
             await self.refuses(changes.rotate(self.operator, name, 12, False), pattern)
 
+    async def test_the_master_secret_is_no_tenants(self) -> None:
+        """It may lie in a namespace with the prefix, under the very name that client secrets have."""
+        self.world.put(*self.tenant(self.green, "pw-master", 0))
+        operator = self.operate(self.source, master_namespace=self.green)
+        before = self.world.stored(self.green, SECRET)
+        await self.refuses(changes.rotate(operator, self.green, 1, False), f"{self.green}/{SECRET} is the master secret")
+        await self.refuses(self.enroll(self.green, operator=operator), "is the master secret")
+        self.assertEqual(self.world.stored(self.green, SECRET), before)
+
     async def test_an_immutable_secret(self) -> None:
         self.world.put(namespace(self.green))
         self.world.store({**secret(self.green, SECRET, redis_connection_string=url("pw-green", 4)), "immutable": True})

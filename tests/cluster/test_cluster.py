@@ -395,6 +395,8 @@ class TruthTests(ClusterCase):
 
     def test_a_watch(self) -> None:
         path = secrets_path("team-blue")
+        for server in (self.api, self.small):
+            server.put(namespace("team-green"))
         self.version = {
             where: answer["metadata"]["resourceVersion"]
             for where, (_, answer) in zip(("real", "small"), self.both(f"{path}?limit=1"), strict=True)
@@ -422,6 +424,9 @@ class TruthTests(ClusterCase):
 
     def test_a_watch_from_what_is_too_old(self) -> None:
         self.small.compact()
+        # What a real one keeps for watches begins where it was started.
+        self.api.kill()
+        self.api.start()
         real, small = self.watched(secrets_path("team-blue"), "1")
         for events in (real, small):
             self.assertEqual([event["type"] for event in events], ["ERROR"])

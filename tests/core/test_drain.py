@@ -84,6 +84,18 @@ class PlainTests(DrainCase):
         self.assertHears(conversation, b"+1\r\n")
         self.assertEnded(conversation)
 
+    def test_what_waits_for_the_limit_of_its_tenant_is_run(self) -> None:
+        conversation = logged_in_at_home()
+        conversation.session.throttle(True)
+        conversation.client(GET)
+        conversation.session.drain()
+        self.assertGoesOn(conversation)
+        conversation.client(GET[:9])  # too late
+        conversation.session.throttle(False)
+        conversation.shared_redis(b"+1\r\n")
+        self.assertHears(conversation, b"+1\r\n")
+        self.assertEnded(conversation)
+
     def test_a_command_of_which_a_part_has_come_is_run_whole(self) -> None:
         for cut in range(1, len(GET)):
             for conversation in (logged_in(), logged_in_at_home()):

@@ -39,6 +39,7 @@ class ChartTests(unittest.TestCase):
         "narrow-rbac": {"rbac": {"allNamespaces": False}},
         "network-policy": {"networkPolicy": {"enabled": True}},
         "redis-ca": {"redisCA": {"configMap": "redisproxy-redis-ca"}},
+        "tls": {"tls": {"secret": "redisproxy-tls"}},
     }
 
     def plain(self, found: list[dict]) -> dict[tuple[str, str, str], dict]:
@@ -51,11 +52,14 @@ class ChartTests(unittest.TestCase):
             if "helm.sh/chart" in labels:
                 self.assertEqual(labels.pop("helm.sh/chart"), f"redisproxy-{__version__}")
                 self.assertEqual(labels.pop("app.kubernetes.io/managed-by"), "Helm")
+            if document["kind"] == "Service":
+                document["spec"]["ports"].sort(key=lambda port: port["name"])
             if document["kind"] == "Deployment":
                 pod = document["spec"]["template"]["spec"]
                 pod.get("volumes", []).sort(key=lambda volume: volume["name"])
                 for container in pod["containers"]:
                     container["env"].sort(key=lambda variable: variable["name"])
+                    container["ports"].sort(key=lambda port: port["name"])
                     container.get("volumeMounts", []).sort(key=lambda mount: mount["name"])
             self.assertNotIn(name(document), by_name)
             by_name[name(document)] = document
@@ -108,6 +112,12 @@ class ChartTests(unittest.TestCase):
         self.assertEqual((role["metadata"]["namespace"], *role["rules"][0]["resourceNames"]), settings.master)
         (metric,) = only("HorizontalPodAutoscaler", found)["spec"]["metrics"]
         self.assertEqual(metric["resource"]["target"]["averageValue"], "2800m")
+
+    def test_a_pod_has_the_time_to_end(self) -> None:
+        found = charted({"drain": {"delay": 0, "seconds": 60}})
+        settings = settings_of(found)
+        self.assertEqual((settings.drain_delay, settings.drain_seconds), (0.0, 60.0))
+        self.assertEqual(only("Deployment", found)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"], 65)
 
     def test_each_tenant_gets_its_pair(self) -> None:
         found = charted({"rbac": {"allNamespaces": False, "tenants": ["tenant-a"]}})

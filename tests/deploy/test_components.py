@@ -121,6 +121,20 @@ class ComponentTests(unittest.TestCase):
         for variable in ("REDISPROXY_REDIS_CA", "REDISPROXY_STATUS_TOKEN_FILE"):
             self.assertIn(str(Path(environment(deployment)[variable]).parent), mounts)
 
+    def test_tls_is_beside_the_plain_port(self) -> None:
+        found = with_components("tls")
+        deployment = only("Deployment", found)
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        exposed = {port["name"]: port["containerPort"] for port in container["ports"]}
+        self.assertEqual(exposed, {"redis": 6379, "status": 9180, "redis-tls": 6380})
+        service = only("Service", found)["spec"]
+        self.assertEqual({port["port"]: port["targetPort"] for port in service["ports"]}, {6379: "redis", 6380: "redis-tls"})
+        plain, tls = settings_of(found).listen
+        self.assertEqual(plain, "tcp:6379")
+        (mount,) = container["volumeMounts"]
+        for file in re.findall(r"Key=([^:]+)", tls):
+            self.assertEqual(str(Path(file).parent), mount["mountPath"])
+
 
 class NetworkPolicyTests(unittest.TestCase):
     """Whom the policies let through, by the rules of Kubernetes."""
@@ -175,7 +189,8 @@ class NetworkPolicyTests(unittest.TestCase):
         return {place for place in self.PLACES if self.allows(direction, of, place, port, protocol)}
 
     def test_who_reaches_the_proxy(self) -> None:
-        self.assertEqual(self.who("Ingress", "proxy", 6379), {"tenant"})
+        for port in (6379, 6380):
+            self.assertEqual(self.who("Ingress", "proxy", port), {"tenant"})
         self.assertEqual(self.who("Ingress", "proxy", 9180), {"monitoring"})
         self.assertEqual(self.who("Ingress", "proxy", 22), set())
 

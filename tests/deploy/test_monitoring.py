@@ -25,6 +25,7 @@ import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from ..integration.test_status import ask, status_port
+from ..support.certificates import Authority
 from ..support.proxy import Installation, master, secret, tenant
 from ..support.servers import free_port
 from ..support.waiting import until
@@ -95,7 +96,11 @@ class Busy(Installation):
         self.files = tempfile.TemporaryDirectory(prefix="redisproxy-test-")
         token = Path(self.files.name) / "token"
         token.write_text(self.TOKEN)
-        super().__init__("--status", "tcp:0:interface=127.0.0.1", "--status-token-file", str(token))
+        certificate, key = Authority(Path(self.files.name)).issue("server", "127.0.0.1", days=30)
+        super().__init__(
+            *("--status", "tcp:0:interface=127.0.0.1", "--status-token-file", str(token)),
+            *("--listen", f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"),
+        )
         self.use()
 
     def documents(self) -> list[dict]:

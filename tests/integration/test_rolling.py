@@ -115,7 +115,7 @@ class RollingTests(unittest.TestCase):
             host="127.0.0.1",
             db=3,
             password=Installation.BLUE,
-            socket_timeout=20,
+            socket_timeout=60,  # more than any BLPOP here waits: its client must not be the one that gives up
             retry=Retry(ExponentialBackoff(cap=0.2, base=0.005), 10),
             **options,
         )
@@ -222,7 +222,7 @@ class RollingTests(unittest.TestCase):
             self.load("pop:1", self.pops("queue", got, 1)),
             self.load("pop:2", self.pops("queue", got, 1)),
             # So seldom that a replica's end finds them waiting, for which there is no limit.
-            self.load("push:rare", self.pushes("rare", 7.0)),
+            self.load("push:rare", self.pushes("rare", 3.0)),
             *(self.load(f"pop:rare:{number}", self.pops("rare", rarely, 0)) for number in range(3)),
             self.load("idle", self.idles("idle")),
         ]

@@ -120,6 +120,11 @@ class TlsTests(unittest.TestCase):
         self.client = self.context.wrap_bio(self.received, self.sent, server_hostname="localhost")
         return protocol
 
+    @property
+    def ended(self) -> dict[str, int]:
+        """How connections ended, but for those moods that did not occur."""
+        return {mood: count for mood, count in self.factory.counts.ended.items() if count}
+
     def shake(self, protocol: TLSMemoryBIOProtocol) -> None:
         for _ in range(4):
             try:
@@ -151,7 +156,7 @@ class TlsTests(unittest.TestCase):
         self.assertTrue(protocol.transport.disconnecting)
         self.assertEqual(protocol.transport.value(), b"")
         self.lost(protocol)
-        self.assertEqual(self.factory.counts.ended, {"login-timeout": 1})
+        self.assertEqual(self.ended, {"login-timeout": 1})
         self.assertEqual(self.factory.admission.served, 0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -162,7 +167,7 @@ class TlsTests(unittest.TestCase):
         self.carry(protocol)
         self.assertEqual(self.client.read(100), b"-ERR no log-in within 60 seconds\r\n")
         self.lost(protocol)
-        self.assertEqual(self.factory.counts.ended, {"login-timeout": 1})
+        self.assertEqual(self.ended, {"login-timeout": 1})
 
     def test_no_handshake_is_made_for_who_is_turned_away(self) -> None:
         served, turned_away = self.connect(), self.connect()
@@ -170,7 +175,7 @@ class TlsTests(unittest.TestCase):
         self.assertEqual(turned_away.transport.value(), b"")
         self.assertNotIn(FULL, turned_away.transport.value())
         self.lost(turned_away)
-        self.assertEqual(self.factory.counts.ended, {"turned-away": 1})
+        self.assertEqual(self.ended, {"turned-away": 1})
         self.assertFalse(served.transport.disconnecting)
         self.lost(served)
         self.factory.stopFactory()
@@ -182,11 +187,11 @@ class TlsTests(unittest.TestCase):
         protocol.dataReceived(b"*1\r\n$4\r\nPING\r\n")
         self.assertTrue(protocol.transport.disconnecting)
         self.lost(protocol)
-        self.assertEqual(self.factory.counts.ended, {"tls-failed": 1})
+        self.assertEqual(self.ended, {"tls-failed": 1})
         self.assertEqual(self.flushLoggedErrors(), [])
         left = self.connect()
         self.lost(left)
-        self.assertEqual(self.factory.counts.ended, {"tls-failed": 1, "client-left": 1})
+        self.assertEqual(self.ended, {"tls-failed": 1, "client-left": 1})
 
     def test_before_the_log_in_little_may_be_unread(self) -> None:
         protocol = self.connect()

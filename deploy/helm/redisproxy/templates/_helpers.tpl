@@ -31,6 +31,7 @@ helm.sh/chart: {{ .Chart.Name }}-{{ .Chart.Version }}
 {{- if ne .Values.master.secret "redis-secret-master" }}{{ $_ := set $settings "REDISPROXY_MASTER_SECRET" .Values.master.secret }}{{ end }}
 {{- if .Values.monitoring.enabled }}{{ $_ := set $settings "REDISPROXY_STATUS_TOKEN_FILE" "/etc/redisproxy/status/token" }}{{ end }}
 {{- if .Values.redisCA.configMap }}{{ $_ := set $settings "REDISPROXY_REDIS_CA" "/etc/redisproxy/redis-ca/ca.crt" }}{{ end }}
+{{- if .Values.tls.secret }}{{ $_ := set $settings "REDISPROXY_LISTEN" "tcp:6379 ssl:6380:privateKey=/etc/redisproxy/tls/tls.key:certKey=/etc/redisproxy/tls/tls.crt" }}{{ end }}
 {{- if not .Values.rbac.allNamespaces }}{{ $_ := set $settings "REDISPROXY_WATCH" "no" }}{{ $_ := set $settings "REDISPROXY_REFRESH" "60" }}{{ end }}
 {{- range $name, $value := merge (deepCopy .Values.settings) $settings }}
 - name: {{ $name }}
