@@ -280,7 +280,16 @@ REDIS_OWN = {
     "-ERR Unrecognized option for CLIENT SETINFO: it takes LIB-NAME or LIB-VER",
 }
 #: Rows of what Redis, Kubernetes or OpenSSL say.
-FOREIGN = ("-LOADING …", "-READONLY …", "-BUSY …", "-OOM …", "-NOPERM …", "not logged in")
+FOREIGN = (
+    "Scheduling retry N to connect …",
+    "Redis error: could not auth: …",
+    "-LOADING …",
+    "-READONLY …",
+    "-BUSY …",
+    "-OOM …",
+    "-NOPERM …",
+    "not logged in",
+)
 
 
 @functools.cache
