@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import unittest
 from dataclasses import fields
-from pathlib import Path
 
 from redisproxy.settings import Settings, SettingsError, option_name
 from redisproxy.tap import Options
-
-README = Path(__file__).parents[1] / "README.md"
 
 
 class ReadTests(unittest.TestCase):
@@ -66,12 +63,6 @@ class OneTableTests(unittest.TestCase):
         told = str(Options())
         for setting in fields(Settings):
             self.assertIn(f"--{option_name(setting.name)}", told)
-
-    def test_the_readme_knows_each_setting(self) -> None:
-        readme = README.read_text()
-        for setting in fields(Settings):
-            self.assertIn(f"`--{option_name(setting.name)}`", readme)
-            self.assertIn(f"`{setting.metadata['variable']}`", readme)
 
     def test_options_are_collected_as_text(self) -> None:
         options = Options()

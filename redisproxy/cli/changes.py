@@ -89,6 +89,7 @@ async def enroll(
     _must_be_tenants(settings, namespace)
     writer = None if dry_run else _writer(operator)
     reading = await operator.read()
+    allocation.must_be_read(reading.namespaces)  # which is told before whatever else could not be read
     avoid: set[int] = set()
 
     def choose(room: Room) -> int:

@@ -124,8 +124,8 @@ def command() -> None:
 def check(output: str | None, **given: Any) -> None:
     """Tell what the proxy would find, and what is wrong.
 
-    Settings, the Kubernetes API, what each namespace resolves to, conflicts, Redis and its sentinels. Ends with 1 if anybody
-    is kept out; warnings alone are fine. Takes all options of the proxy.
+    Settings, the Kubernetes API, what each namespace resolves to, conflicts, Redis and its sentinels. Ends with 1 if there
+    is a problem; warnings alone are fine. Takes all options of the proxy.
     """
     settings = _read_settings(given)
 

@@ -74,6 +74,9 @@ class Server:
 class _ControlFactory(txredisapi.RedisFactory):
     """One connection that is made again whenever it is lost."""
 
+    #: Seconds, at most, between two attempts. Tenants' users are made over it, so nobody is served before it is back.
+    maxDelay = 2.0
+
     def __init__(self, backend: Backend, connected: Callable, refused: Callable[[_ControlFactory], None]) -> None:
         super().__init__(
             uuid=None,

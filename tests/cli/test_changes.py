@@ -22,7 +22,7 @@ from redisproxy.settings import Settings
 
 from ..cluster.apiserver import ask, shared_api_server
 from ..directory.test_contract import RealApiWorld, SmallApiWorld, namespace, secret, url
-from ..support.apiserver import NOT_JSON, Fault, refusal, secrets_path
+from ..support.apiserver import ANY, NOT_JSON, Fault, refusal, secrets_path
 from ..support.servers import RedisServer
 
 SECRET = "redis-secret-master"
@@ -411,6 +411,10 @@ class SmallApiTests(Changes, unittest.TestCase):
         path = secrets_path(self.blue)
         self.meddle("create", lambda: self.world.api.fail(path, Fault(403, body=json.dumps(body).encode())))
         await self.refuses(changes.temporary(self.operator, self.blue, 1, "x", ADDRESS, False), "is being deleted")
+
+    async def test_an_api_that_cannot_be_read_is_told_first(self) -> None:
+        self.world.api.fail(ANY, refusal(503))
+        await self.refuses(self.enroll(self.red), "^the namespaces could not be read: 503")
 
     async def test_who_is_not_known_or_answers_nonsense(self) -> None:
         path = f"{secrets_path(self.blue)}/{SECRET}"

@@ -164,6 +164,14 @@ class ControlTests(unittest.TestCase):
             yield task.deferLater(reactor, 0.01)
         self.assertEqual([each.sealed for each in (told[0], told[-1])], [None, True])
 
+    def test_it_is_tried_again_soon_however_long_it_was_away(self):
+        """Tenants' users are made over it, so its wait is that of all tenants."""
+        control = ControlService(reactor, 5.0, None, lambda _: None)
+        control.startService()
+        self.addCleanup(control.stopService)
+        control.use(Backend(host="127.0.0.1", port=free_port()))
+        self.assertLess(max(control._factory.retryDelay(attempt) for attempt in range(1, 50)), 4)
+
     @defer.inlineCallbacks
     def test_connections_that_are_gone_are_not_kept(self):
         """A Redis that comes and goes for weeks must not cost memory."""
