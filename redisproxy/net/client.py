@@ -57,6 +57,9 @@ CLOSE_LIMIT = 10.0
 LINGER = 2.0
 #: The same for one that was owed nothing when the proxy began to end: time for its last reply to arrive.
 IDLE_LINGER = 0.5
+#: Seconds to log in while others wait for a place, or whoever reaches the port could keep everybody out for a while; and
+#: between two looks at that.
+CROWDED, CROWDED_LOOK = 3.0, 0.5
 #: Seconds between two looks at clients that are not read from.
 PROBE = 5.0
 #: Seconds for the replies owed to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
@@ -135,6 +138,8 @@ class ClientProtocol(RespReceiver):
         if not factory.admission.arrive(self):
             self.write(FULL)
             self.close("turned-away")
+        elif not self._admitted:
+            factory.crowded()
 
     def handshakeCompleted(self) -> None:
         """See IHandshakeListener. The time limit of the log-in is that of the handshake, too."""
@@ -161,6 +166,15 @@ class ClientProtocol(RespReceiver):
         """It had its time to log in."""
         self.write(b"-ERR no log-in within %d seconds\r\n" % self.factory.timeouts.login)
         self.session.end("login-timeout")
+
+    def make_room(self) -> None:
+        """It has not logged in yet, and others wait for a place."""
+        if self.session.candidate is not None:  # its password is right: it is Redis that takes long
+            self.factory.log_ins.begin(self)
+            return
+        self.write(b"-ERR no log-in within %d seconds, and others wait for a place\r\n" % CROWDED)
+        self.session.end("login-timeout")
+        self.transport.loseConnection()  # without a time to read that
 
     def respReceived(self, data: bytes) -> None:
         if self._closing:
@@ -617,6 +631,8 @@ class ClientFactory(Factory):
         self.guard = Guard()
         self._probing = task.LoopingCall(self._probe)
         self._probing.clock = clock
+        self._making_room = task.LoopingCall(self._make_room)
+        self._making_room.clock = clock
         #: what tenants may do on the server as it is; sessions take it over at their log-in
         self.policy = make_policy(builtin(), scripts=False)
         self.lanes = lanes
@@ -645,8 +661,9 @@ class ClientFactory(Factory):
 
     def stopFactory(self) -> None:
         """No port listens any more."""
-        if self._probing.running:
-            self._probing.stop()
+        for loop in (self._probing, self._making_room):
+            if loop.running:
+                loop.stop()
         self.log_ins.stop()
         if self._checking is not None:
             self._checking.cancel()
@@ -655,6 +672,18 @@ class ClientFactory(Factory):
     def _probe(self) -> None:
         for client in list(self.clients):
             client.probe()
+
+    def crowded(self) -> None:
+        """Somebody waits for a place."""
+        if not self._making_room.running:
+            self._making_room.start(CROWDED_LOOK).addErrback(lambda failure: self._log.failure("a bug", failure))
+
+    def _make_room(self) -> None:
+        if self.admission.waiting:
+            for client in self.log_ins.take(CROWDED, self.admission.waiting):
+                client.make_room()
+        else:
+            self._making_room.stop()
 
     def buildProtocol(self, addr: IAddress) -> ClientProtocol | None:
         if self.drained is not None:

@@ -5,6 +5,7 @@ A timer for each would be made and cancelled for every client that logs in.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
@@ -34,6 +35,14 @@ class TimeLimit(Generic[Who]):
     def end(self, who: Who) -> None:
         """There is no limit for it any more, if there was one."""
         self._until.pop(who, None)
+
+    def take(self, seconds: float, most: int) -> list[Who]:
+        """Those that have had so many seconds of it, the longest first, and so many at most: it ends for them."""
+        begun = self._clock.seconds() - seconds + self._seconds
+        found = [who for who, until in itertools.islice(self._until.items(), most) if until <= begun]
+        for who in found:
+            del self._until[who]
+        return found
 
     def _due(self) -> None:
         self._timer = None

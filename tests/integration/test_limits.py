@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import signal
 import socket
 import time
@@ -194,6 +195,24 @@ class LeavingTests(Limited):
         waiting.sendall(AUTH)
         installation.proxy.process.send_signal(signal.SIGTERM)
         self.assertEqual(installation.proxy.process.wait(15), 0)
+
+    def test_who_does_not_log_in_keeps_nobody_out_for_long(self) -> None:
+        self.start("--max-workers", "2", "--login-timeout", "60")
+        silent, half = self.connect(), self.connect()
+        half.sendall(AUTH[:-3])
+        late = self.connect()
+        late.sendall(AUTH + b"PING\r\n")
+        started = time.monotonic()
+        got = b""
+        while b"+PONG" not in got:
+            got += late.recv(100)
+        self.assertEqual(got, b"+OK\r\n+PONG\r\n")
+        self.assertLess(time.monotonic() - started, 15)
+        for connection in (silent, half):
+            with contextlib.suppress(ConnectionResetError):
+                self.assertIn(
+                    connection.recv(100), (b"", b"-ERR no log-in within 3 seconds, and others wait for a place\r\n")
+                )
 
     def test_a_slow_reader_gets_all_that_it_is_owed(self) -> None:
         installation = self.start()

@@ -20,11 +20,27 @@ from zope.interface import implementer
 from redisproxy.core.conversation import NOAUTH
 from redisproxy.core.tenants import Directory
 from redisproxy.net.admission import Admission
-from redisproxy.net.client import CHECKED_AT_ONCE, FULL, UNREAD_LIMIT, ClientFactory, ClientProtocol, Timeouts
+from redisproxy.net.client import CHECKED_AT_ONCE, CROWDED_LOOK, FULL, UNREAD_LIMIT, ClientFactory, ClientProtocol, Timeouts
 from redisproxy.net.tls import ServerTls, TlsFiles, make
 from redisproxy.ops.outcomes import Outcomes
 
 from ..support.certificates import Authority
+
+
+@implementer(ITCPTransport)
+class Socket(StringTransport):
+    """A TCP socket whose other side is a test."""
+
+    bufferSize = 65536
+
+    def setTcpNoDelay(self, enabled: bool) -> None:
+        pass
+
+    def setTcpKeepAlive(self, enabled: bool) -> None:
+        pass
+
+    def loseWriteConnection(self) -> None:
+        pass
 
 
 class FactoryTests(unittest.TestCase):
@@ -37,7 +53,7 @@ class FactoryTests(unittest.TestCase):
 
     def connect(self) -> ClientProtocol:
         client = self.factory.buildProtocol(None)
-        client.makeConnection(StringTransport())
+        client.makeConnection(Socket())
         return client
 
     def test_thousands_are_not_checked_in_one_turn(self) -> None:
@@ -71,6 +87,31 @@ class FactoryTests(unittest.TestCase):
         self.assertEqual(second.transport.value(), NOAUTH)
         self.assertEqual(second.taken, len(b"PING\r\n"))
 
+    def test_while_others_wait_for_a_place_there_is_less_time_to_log_in(self) -> None:
+        self.factory.admission = Admission(2, 2)
+        silent, knows_its_password = self.connect(), self.connect()
+        knows_its_password.session.candidate = object()  # Redis is slow
+        self.clock.advance(10)
+        self.assertFalse(silent.transport.disconnecting, "nobody waits")
+        waiting = self.connect()
+        self.clock.advance(0)
+        self.assertEqual(silent.transport.value(), b"-ERR no log-in within 3 seconds, and others wait for a place\r\n")
+        self.assertTrue(silent.transport.disconnecting)
+        self.assertFalse(knows_its_password.transport.disconnecting)
+        silent.connectionLost()
+        waiting.dataReceived(b"PING\r\n")
+        self.assertEqual(waiting.transport.value(), NOAUTH)
+        self.clock.pump([CROWDED_LOOK] * 10)
+        self.assertFalse(waiting.transport.disconnecting, "nobody waits any more")
+        another = self.connect()
+        self.clock.pump([CROWDED_LOOK] * 2)
+        self.assertTrue(waiting.transport.disconnecting)
+        for client in (waiting, another, knows_its_password):
+            client.connectionLost()
+        self.clock.advance(CROWDED_LOOK)
+        self.factory.stopFactory()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
     def test_a_client_that_left_leaves_nothing_to_the_garbage_collector(self) -> None:
         gc.disable()
         self.addCleanup(gc.enable)
@@ -83,19 +124,6 @@ class FactoryTests(unittest.TestCase):
         del client
         self.assertIsNone(left[0]())
         self.assertIsNotNone(left[1]())
-
-
-@implementer(ITCPTransport)
-class Socket(StringTransport):
-    """A TCP socket whose other side is a test."""
-
-    bufferSize = 65536
-
-    def setTcpNoDelay(self, enabled: bool) -> None:
-        pass
-
-    def setTcpKeepAlive(self, enabled: bool) -> None:
-        pass
 
 
 class TlsTests(unittest.TestCase):
