@@ -18,7 +18,8 @@ from .core.policy import make_policy
 from .core.tenants import Directory
 from .directory.holder import DirectoryHolder
 from .net.admission import Admission
-from .net.client import STATES, ClientFactory, Timeouts
+from .net.client import STATES
+from .net.clients import ClientFactory, Timeouts
 from .net.control import ControlService, Server
 from .net.drain import Drain
 from .net.lanes import LanePool

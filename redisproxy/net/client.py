@@ -1,4 +1,4 @@
-"""The client's side: one connection of an application, and the factory of these.
+"""The client's side: one connection of an application.
 
 Owns the client's socket: its place, its time limits, its back-pressure, how it is closed. What the bytes mean is
 the session's business.
@@ -6,13 +6,12 @@ the session's business.
 
 from __future__ import annotations
 
-import itertools
 import select
-from collections.abc import Callable, Coroutine, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING
 
 from OpenSSL.SSL import Error as TlsError
-from twisted.internet import defer, task
+from twisted.internet import defer
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
     IAddress,
@@ -21,31 +20,27 @@ from twisted.internet.interfaces import (
     IHandshakeListener,
     ISSLTransport,
 )
-from twisted.internet.protocol import Factory, connectionDone
-from twisted.logger import Logger
+from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..core import pubsub
-from ..core.commands import builtin
-from ..core.guard import LAST, Guard
-from ..core.policy import Policy, make_policy
+from ..core.guard import LAST
+from ..core.policy import Policy
 from ..core.session import Session
-from ..core.tally import Counts, Tally, increase
+from ..core.tally import Tally, increase
 from ..core.tenants import AuthenticationError, Credential, Directory, Tenant, TenantFullError
-from ..directory.holder import DirectoryHolder
-from ..ops.outcomes import Outcome, Outcomes
-from .admission import Admission
-from .control import ControlError, ControlService
+from ..ops.outcomes import Outcome
+from .control import ControlError
 from .lane import LaneError, LaneProtocol
-from .lanes import LanePool
-from .limiting import Allowances, Place
+from .limiting import Place
 from .receiver import Hold, Pressure, RespReceiver
 from .shared import SharedLanes
-from .time_limit import TimeLimit
 from .tls import why_tls
 from .transport import close_if_written
-from .wall import Wall
+
+if TYPE_CHECKING:
+    from .clients import ClientFactory
 
 #: Bytes taken from a client that waits for a place: a log-in and a few commands.
 WAITING_LIMIT = 16 * 1024
@@ -57,19 +52,13 @@ CLOSE_LIMIT = 10.0
 LINGER = 2.0
 #: The same for one that was owed nothing when the proxy began to end: time for its last reply to arrive.
 IDLE_LINGER = 0.5
-#: Seconds to log in while others wait for a place, or whoever reaches the port could keep everybody out for a while; and
-#: between two looks at that.
-CROWDED, CROWDED_LOOK = 3.0, 0.5
-#: Seconds between two looks at clients that are not read from.
-PROBE = 5.0
+#: Seconds to log in while others wait for a place, or whoever reaches the port could keep everybody out for a while.
+CROWDED = 3.0
 #: Seconds for the replies owed to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
 #: It may have left: a BLPOP of its must not wait for long, so there is less time on a lane of its own.
 HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_PINNED = 5.0, 0.5
 #: Seconds for a session that was revoked to get the replies it is owed, before it is cut off.
 REVOKED_GRACE = 10.0
-
-#: Clients whose credentials are compared with a new directory in one turn of the reactor.
-CHECKED_AT_ONCE = 200
 
 #: Refused commands of one connection that are written down; the others are counted in its outcome.
 TOLD = 10
@@ -78,13 +67,6 @@ TOLD = 10
 STATES = ("waiting", "unauthenticated", "shared", "dedicated", "ending")
 
 FULL = b"-ERR max number of clients reached\r\n"
-
-
-@dataclass(frozen=True, slots=True)
-class Timeouts:
-    """login: seconds from a client's place to its log-in."""
-
-    login: float
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener)
@@ -595,145 +577,6 @@ class ClientProtocol(RespReceiver):
         self.session.recheck(directory, now)
         if self.session.ended and not self._closing:
             self._restart_timer(REVOKED_GRACE, self.close, "revoked")
-
-
-class ClientFactory(Factory):
-    """Makes a ClientProtocol for each connection, and holds what they share.
-
-    numbers: of the connections, which nobody else gives.
-    """
-
-    noisy = False
-    _log = Logger()
-
-    def __init__(
-        self,
-        clock: object,
-        directory: DirectoryHolder,
-        control: ControlService,
-        wall: Wall,
-        lanes: LanePool,
-        admission: Admission,
-        outcomes: Outcomes,
-        timeouts: Timeouts,
-        shares: bool = True,
-        counts: Counts | None = None,
-        numbers: Iterator[int] | None = None,
-        allowances: Allowances | None = None,
-    ) -> None:
-        self.clock = clock
-        self.allowances = allowances or Allowances(clock)
-        #: whether sessions share lanes
-        self.shares = shares
-        self.directory = directory
-        self.control = control
-        self.wall = wall
-        self.guard = Guard()
-        self._probing = task.LoopingCall(self._probe)
-        self._probing.clock = clock
-        self._making_room = task.LoopingCall(self._make_room)
-        self._making_room.clock = clock
-        #: what tenants may do on the server as it is; sessions take it over at their log-in
-        self.policy = make_policy(builtin(), scripts=False)
-        self.lanes = lanes
-        self.admission = admission
-        self.outcomes = outcomes
-        #: for those that have not logged in
-        self.log_ins: TimeLimit[ClientProtocol] = TimeLimit(clock, timeouts.login, ClientProtocol.login_timeout)
-        self.timeouts = timeouts
-        self.clients: set[ClientProtocol] = set()
-        #: those of each tenant that has any
-        self.members: dict[Tenant, set[ClientProtocol]] = {}
-        #: called with how many there are, at each that comes or goes
-        self.counted: Callable[[int], object] | None = None
-        self.counts = counts or Counts()
-        self._numbers = itertools.count(1) if numbers is None else numbers
-        #: called at each client that goes, once it is asked for; none comes any more then
-        self.drained: Callable[[], object] | None = None
-        # Those whose credentials are still to be compared with a new directory.
-        self._unchecked: list[ClientProtocol] = []
-        self._checking: IDelayedCall | None = None
-        directory.listeners.append(self._changed)
-
-    def startFactory(self) -> None:
-        """The first port listens."""
-        self._probing.start(PROBE, now=False)
-
-    def stopFactory(self) -> None:
-        """No port listens any more."""
-        for loop in (self._probing, self._making_room):
-            if loop.running:
-                loop.stop()
-        self.log_ins.stop()
-        if self._checking is not None:
-            self._checking.cancel()
-            self._checking = None
-
-    def _probe(self) -> None:
-        for client in list(self.clients):
-            client.probe()
-
-    def crowded(self) -> None:
-        """Somebody waits for a place."""
-        if not self._making_room.running:
-            self._making_room.start(CROWDED_LOOK).addErrback(lambda failure: self._log.failure("a bug", failure))
-
-    def _make_room(self) -> None:
-        if self.admission.waiting:
-            for client in self.log_ins.take(CROWDED, self.admission.waiting):
-                client.make_room()
-        else:
-            self._making_room.stop()
-
-    def buildProtocol(self, addr: IAddress) -> ClientProtocol | None:
-        if self.drained is not None:
-            return None
-        client = ClientProtocol(next(self._numbers), addr)
-        client.factory = self
-        return client
-
-    def drain(self, left: Callable[[], object]) -> None:
-        """Nobody is taken any more. left: called now, and at each client that goes."""
-        self.drained = left
-        left()
-
-    def came(self, client: ClientProtocol) -> None:
-        """A client is connected."""
-        self.clients.add(client)
-        if self.counted is not None:
-            self.counted(len(self.clients))
-
-    def left(self, client: ClientProtocol) -> None:
-        """A client's connection is gone."""
-        self.clients.discard(client)
-        if self.counted is not None:
-            self.counted(len(self.clients))
-        if self.drained is not None:
-            self.drained()
-
-    def use(self, policy: Policy) -> None:
-        """What tenants may do from now on."""
-        self.policy = policy
-        for client in list(self.clients):
-            client.session.policy_changed()
-
-    def _changed(self, directory: Directory) -> None:
-        namespaces = {tenant.namespace for tenant in directory.tenants}
-        self.counts.keep(namespaces)
-        self.allowances.use(directory.limits, namespaces)
-        self._unchecked = list(self.clients)
-        if self._checking is None:
-            self._check(directory)
-
-    def _check(self, directory: Directory) -> None:
-        """Some of the clients now, the others in the turns that follow: thousands at once would keep everybody waiting."""
-        now = self.clock.seconds()
-        for client in self._unchecked[:CHECKED_AT_ONCE]:
-            client.recheck(directory, now)
-        del self._unchecked[:CHECKED_AT_ONCE]
-        self._checking = None
-        if self._unchecked:
-            self._checking = self.clock.callLater(0, lambda: self._check(self.directory.directory))
 
 
 def shown_address(address: IAddress) -> str:

@@ -14,7 +14,8 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from ..core import acl
-from .client import ClientFactory, ClientProtocol, shown_address
+from .client import ClientProtocol, shown_address
+from .clients import ClientFactory
 from .control import ControlError, ControlService
 from .lane import LaneProtocol
 

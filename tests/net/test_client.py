@@ -20,7 +20,8 @@ from zope.interface import implementer
 from redisproxy.core.conversation import NOAUTH
 from redisproxy.core.tenants import Directory
 from redisproxy.net.admission import Admission
-from redisproxy.net.client import CHECKED_AT_ONCE, CROWDED_LOOK, FULL, UNREAD_LIMIT, ClientFactory, ClientProtocol, Timeouts
+from redisproxy.net.client import FULL, UNREAD_LIMIT, ClientProtocol
+from redisproxy.net.clients import CHECKED_AT_ONCE, CROWDED_LOOK, ClientFactory, Timeouts
 from redisproxy.net.tls import ServerTls, TlsFiles, make
 from redisproxy.ops.outcomes import Outcomes
 
