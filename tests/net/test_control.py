@@ -153,14 +153,17 @@ class ControlTests(unittest.TestCase):
         server.client().mset({f"key-{number}": random.randbytes(200) for number in range(100)})
         server.client().save()
         server.kill()
-        server.change("key-load-delay 10000", "loading-process-events-interval-bytes 1024")
+        server.change("key-load-delay 100000", "loading-process-events-interval-bytes 1024")
         server.start()
         told: list[Server] = []
         control = ControlService(reactor, 5.0, None, told.append)
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
-        while not told or told[-1].sealed is None:
+        while not told:
+            yield task.deferLater(reactor, 0.01)
+        yield threads.deferToThread(server.client().config_set, "key-load-delay", 0)  # it has been seen to load
+        while told[-1].sealed is None:
             yield task.deferLater(reactor, 0.01)
         self.assertEqual([each.sealed for each in (told[0], told[-1])], [None, True])
 
