@@ -39,7 +39,7 @@ LASTS = (60, 75)
 SILENCE = 90.0
 #: Seconds to wait before the second attempt to open a watch; doubled at each further one.
 FIRST_RETRY = 0.25
-LONGEST_RETRY = 30.0
+LONGEST_RETRY = 10.0
 #: Seconds until it is tried again whether the right to watch was given meanwhile.
 FORBIDDEN_RETRY = 60.0
 #: Seconds after which a watch that ends has been a good one: it is opened again at once.
@@ -246,6 +246,8 @@ class _Follower:
         self._pace = Pace()
         #: where the stream stands, None: to be found out, and everything to be read
         self._version: str | None = None
+        #: whether the last attempt failed because the version was too old
+        self._expired = False
         #: when the stream was opened, None: it is not
         self._opened: float | None = None
         #: how many times it was opened, how many events came, bookmarks included, and when the last did (time.monotonic)
@@ -287,9 +289,11 @@ class _Follower:
 
     def _delay(self, failures: int, failure: WatchFailure) -> float:
         """Seconds until the next attempt."""
+        # Whatever was before it, the first 410 in a row says what to do: to begin anew, now.
+        expired, self._expired = self._expired, failure.status == 410
         if failure.status == 403:
             delay = FORBIDDEN_RETRY
-        elif failures == 0 or (failures == 1 and failure.status == 410):
+        elif failures == 0 or (self._expired and not expired):
             delay = 0.0
         else:
             delay = min(LONGEST_RETRY, FIRST_RETRY * 2 ** min(failures - 1, 16))

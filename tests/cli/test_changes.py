@@ -55,9 +55,9 @@ class RealWorld(RealApiWorld):
 
     def reader(self) -> ClusterSource:
         """With the rights that deploy/kubernetes gives the proxy."""
-        from ..cluster.test_cluster import DEPLOY
+        from ..cluster.test_cluster import known_to_1_20
 
-        ran = self.server.kubectl("apply", "-k", str(DEPLOY))
+        ran = self.server.kubectl("apply", "-f", "-", stdin=known_to_1_20())
         if ran.returncode:
             raise AssertionError(ran.stderr)
         path = self.server.write_kubeconfig("redisproxy", self.server.account_token("redisproxy", "redisproxy"))

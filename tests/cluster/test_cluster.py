@@ -143,6 +143,9 @@ class ProcessTests(ClusterCase):
     """twistd, with the rights that deploy/ gives it."""
 
     options = ("--refresh", "2")
+    # What the log says when the API is away, and when it is back.
+    away = "all namespaces: not read: no answer: .*Connection refused"
+    back = "the Kubernetes API can be read again"
 
     def setUp(self) -> None:
         super().setUp()
@@ -206,12 +209,12 @@ class ProcessTests(ClusterCase):
         self.assertTrue(blue.ping())
         self.addCleanup(lambda: self.api.running or self.api.start())
         self.api.kill()
-        self.proxy.logged("all namespaces: not read: no answer: .*Connection refused")
+        self.proxy.logged(self.away)
         self.assertTrue(blue.ping())
         self.assertTrue(self.works(GREEN))
         self.api.start()
         self.put(*tenant("team-red", 7, "red-password"))
-        self.proxy.logged("the Kubernetes API can be read again")
+        self.proxy.logged(self.back, 60)
         until(lambda: self.works("red-password"), "the new tenant is served")
         self.assertTrue(blue.ping())
 
@@ -220,6 +223,8 @@ class WatchingProcessTests(ProcessTests):
     """The same without refreshes: whatever takes effect does so by a watch."""
 
     options = ("--refresh", "86400")
+    away = "cannot be watched: no answer: .*Connection refused"
+    back = "(?s)cannot be watched.*namespaces and secrets are watched"
 
     def setUp(self) -> None:
         super().setUp()

@@ -604,6 +604,19 @@ class WatchTests(SourceCase):
         self.put("team-blue", "second")
         self.seen(BLUE)
 
+    def test_what_is_too_old_after_an_outage_is_begun_anew_at_once_and_only_once(self) -> None:
+        follower = watch._Follower(self.watch, self.source, Watched.SECRETS, MASTER)
+        away, too_old = WatchFailure("away"), WatchFailure("too old", 410)
+        for failures, failure, at_once in (
+            (5, away, False),
+            (6, away, False),
+            (7, too_old, True),
+            (8, too_old, False),
+            (9, away, False),
+            (10, too_old, True),
+        ):
+            self.assertEqual(follower._delay(failures, failure) == 0, at_once, failures)
+
     def test_garbage(self) -> None:
         self.start()
         for said in (b"\x00garbage\n", b'{"type":"ADDED"}\n', b'{"type":"ERROR","object":{"code":500}}\n'):
