@@ -23,7 +23,7 @@ from redisproxy.directory.watch import Watched, WatchFailure, read_event
 
 from ..deploy.documents import BASE, COMPONENTS, documents
 from ..support.apiserver import NAMESPACES, TOKEN, ApiServer, authority, secrets_path
-from ..support.proxy import PREFIX, ProxyProcess, master, namespace, secret, tenant
+from ..support.proxy import PREFIX, ProxyProcess, has_ended, master, namespace, secret, tenant
 from ..support.servers import RedisServer
 from ..support.waiting import until
 from .apiserver import ADMIN_TOKEN, ask, shared_api_server
@@ -175,13 +175,7 @@ class ProcessTests(ClusterCase):
         except redis.RedisError:
             return False
 
-    def ended(self, client: redis.Redis) -> bool:
-        try:
-            client.connection.send_command("PING")
-            client.connection.read_response()
-        except redis.ConnectionError:
-            return True
-        return False
+    ended = staticmethod(has_ended)
 
     def test_it_serves_with_the_rights_of_its_account(self) -> None:
         self.assertNotIn("not read", self.proxy.log)

@@ -9,7 +9,7 @@ import unittest
 import redis
 
 from ..support.apiserver import ANY, BROKEN, HANG, ApiServer, refusal, secrets_path
-from ..support.proxy import ProxyProcess, master, secret, tenant
+from ..support.proxy import ProxyProcess, has_ended, master, secret, tenant
 from ..support.servers import RedisServer
 from ..support.waiting import until
 
@@ -53,13 +53,7 @@ class KubernetesTests(unittest.TestCase):
             return str(error)
         return ""
 
-    def ended(self, client: redis.Redis) -> bool:
-        try:
-            client.connection.send_command("PING")
-            client.connection.read_response()
-        except redis.ConnectionError:
-            return True
-        return False
+    ended = staticmethod(has_ended)
 
     def test_a_tenant_is_served(self) -> None:
         self.start()

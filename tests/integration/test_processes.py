@@ -14,7 +14,7 @@ from pathlib import Path
 import redis
 
 from ..support.certificates import Authority
-from ..support.proxy import Installation, ProxyProcess, master, shared, tenant
+from ..support.proxy import Installation, ProxyProcess, has_ended, master, shared, tenant
 from ..support.servers import MASTER_PASSWORD, free_port
 from ..support.waiting import until
 
@@ -101,13 +101,7 @@ class ServingTests(ProcessesCase):
             with self.assertRaises(redis.AuthenticationError):
                 installation.blue(single_connection_client=True)
 
-    def is_closed(self, client: redis.Redis) -> bool:
-        try:
-            client.connection.send_command("PING")
-            client.connection.read_response()
-        except redis.ConnectionError:
-            return True
-        return False
+    is_closed = staticmethod(has_ended)
 
     def test_what_is_secret_is_in_no_argument_and_no_environment(self) -> None:
         self.shared()

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import redis
 
 from ..support.apiserver import ANY, NAMESPACES, ApiServer, refusal
-from ..support.proxy import Installation, ProxyProcess, master, namespace, secret, tenant
+from ..support.proxy import Installation, ProxyProcess, has_ended, master, namespace, secret, tenant
 from ..support.servers import RedisServer
 from ..support.waiting import until
 from .test_status import metrics
@@ -76,13 +76,7 @@ class WatchCase(unittest.TestCase):
         except redis.RedisError:
             return False
 
-    def ended(self, client: redis.Redis) -> bool:
-        try:
-            client.connection.send_command("PING")
-            client.connection.read_response()
-        except redis.ConnectionError:
-            return True
-        return False
+    ended = staticmethod(has_ended)
 
     def at_once(self, change: Callable[[], object], probe: Callable[[], object], what: str) -> None:
         """What a change leads to comes soon after it."""

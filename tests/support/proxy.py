@@ -210,6 +210,16 @@ def plain_environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if k not in ours and not k.startswith("REDISPROXY_")}
 
 
+def has_ended(client: redis.Redis) -> bool:
+    """Whether its one connection, which is kept, was closed by the proxy."""
+    try:
+        client.connection.send_command("PING")
+        client.connection.read_response()
+    except redis.ConnectionError:
+        return True
+    return False
+
+
 class Installation:
     """A Redis, manifests of two tenants (databases 3 and 5), and the proxy between them."""
 
