@@ -236,8 +236,13 @@ class FaultTests(SharedCase):
         for client in clients:
             self.assertEqual(client.ask(b"PING"), b"+PONG\r\n")
         self.relay.stall()
+        size = 0
         for number, client in enumerate(clients):
-            client.send(b"".join(encode([b"ECHO", b"%d-%d" % (number, n)]) for n in range(self.EACH)))
+            commands = b"".join(encode([b"ECHO", b"%d-%d" % (number, n)]) for n in range(self.EACH))
+            client.send(commands)
+            size += len(commands)
+        # What the proxy has not written yet would not be lost with the connection.
+        until(lambda: self.relay.held() >= size, "all commands are on their way to Redis")
         return clients
 
     def replies(self, clients: list[Client]) -> list[list[bytes]]:
@@ -327,8 +332,10 @@ class FaultTests(SharedCase):
         begun.send(encode([b"ECHO", b"x"]))
         self.assertEqual(begun.reply(), b"$1\r\nx\r\n")
         self.relay.stall()
-        begun.send(encode([b"ECHO", b"y"]))
-        other.send(encode([b"ECHO", b"z"]))
+        for client, word in ((begun, b"y"), (other, b"z")):
+            before = self.relay.held()
+            client.send(encode([b"ECHO", word]))
+            until(lambda n=before: self.relay.held() > n, "it is on its way to Redis, behind what others asked")
         self.relay.say(b"$100\r\nabc")
         self.assertEqual(begun._socket.recv(9), b"$100\r\nabc")
         self.relay.cut()

@@ -2,9 +2,18 @@
 
 from __future__ import annotations
 
+import array
 import contextlib
+import fcntl
 import socket
+import termios
 import threading
+
+
+def _unread(connection: socket.socket) -> int:
+    count = array.array("i", [0])
+    fcntl.ioctl(connection, termios.FIONREAD, count)
+    return count[0]
 
 
 class Relay:
@@ -16,6 +25,8 @@ class Relay:
         self.port = self._listener.getsockname()[1]
         # (the proxy's side, Redis's side) of each connection, the oldest first.
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
+        # How many bytes `_pass` has read from a socket and not passed on.
+        self._kept: dict[socket.socket, int] = {}
         self._flows = threading.Event()
         self._flows.set()
         self._start(self._accept)
@@ -39,8 +50,10 @@ class Relay:
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
             while data := source.recv(65536):
+                self._kept[source] = len(data)
                 self._flows.wait()
                 target.sendall(data)
+                self._kept[source] = 0
         for connection in (source, target):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -52,6 +65,10 @@ class Relay:
     def stall(self) -> None:
         """Nothing passes any more, until `flow`."""
         self._flows.clear()
+
+    def held(self) -> int:
+        """Bytes of the proxy, for Redis, that `stall` keeps back, of the connection that has most."""
+        return max(self._kept.get(near, 0) + _unread(near) for near, _ in self._pairs)
 
     def flow(self) -> None:
         self._flows.set()
