@@ -35,7 +35,7 @@ _MOST_HOURS = 24 * 366 * 1000
 
 @dataclass(frozen=True, slots=True)
 class NamespaceDocument:
-    """A namespace. created: seconds since the epoch; annotations: those of `limits.ANNOTATIONS` that it has."""
+    """A namespace. created: seconds since the epoch; annotations: those that begin with `limits.PREFIX`."""
 
     name: str
     created: float

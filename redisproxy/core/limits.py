@@ -34,16 +34,21 @@ class Limits:
 #: There are none.
 UNLIMITED = Limits()
 
+#: What the names of all of them begin with, and of nobody else's.
+PREFIX = "redisproxy/"
 #: By annotation: the field of Limits, and its largest value.
 ANNOTATIONS = {
-    "redisproxy/max-connections": ("max_connections", MOST_CONNECTIONS),
-    "redisproxy/commands-per-second": ("commands_per_second", MOST_PER_SECOND),
-    "redisproxy/bytes-per-second": ("bytes_per_second", MOST_PER_SECOND),
+    f"{PREFIX}max-connections": ("max_connections", MOST_CONNECTIONS),
+    f"{PREFIX}commands-per-second": ("commands_per_second", MOST_PER_SECOND),
+    f"{PREFIX}bytes-per-second": ("bytes_per_second", MOST_PER_SECOND),
 }
 
 
 def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limits, list[str]]:
-    """What a Namespace's annotations say, and what is wrong with them. A default stands where they say nothing of use."""
+    """What a Namespace's annotations say, and what is wrong with them. A default stands where they say nothing of use.
+
+    annotations: those whose names begin with PREFIX.
+    """
     if not annotations:
         return defaults, []
     values = {field.name: getattr(defaults, field.name) for field in fields(Limits)}
@@ -57,6 +62,10 @@ def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limit
         else:
             default = values[name] or "no limit"
             wrong.append(f"annotation {annotation} is not a whole number from 0 to {most}: the default, {default}, holds")
+    unknown = sorted(annotations.keys() - ANNOTATIONS.keys())
+    if unknown:
+        # One of them, and in ASCII: a manifest's can be any text.
+        wrong.append(f"annotation {ascii(unknown[0][:80])[1:-1]} is unknown: there are {', '.join(ANNOTATIONS)}")
     return Limits(**values), wrong
 
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from ..core.enrolment import KEYS, NamespaceDocument, SecretDocument
-from ..core.limits import ANNOTATIONS
+from ..core.limits import ANNOTATIONS, PREFIX
 
 
 class DocumentError(ValueError):
@@ -51,7 +51,11 @@ def _annotations(metadata: Mapping) -> dict[str, str]:
         return {}
     if not isinstance(content, Mapping):
         return dict.fromkeys(ANNOTATIONS, "")
-    return {name: _annotation(content[name]) for name in ANNOTATIONS if content.get(name) is not None}
+    return {
+        name: _annotation(value)
+        for name, value in content.items()
+        if isinstance(name, str) and name.startswith(PREFIX) and value is not None
+    }
 
 
 def _annotation(value: object) -> str:

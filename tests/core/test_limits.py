@@ -32,6 +32,13 @@ class AnnotationTests(unittest.TestCase):
         self.assertEqual((limits, len(wrong)), (UNLIMITED, 2))
         self.assertIn("the default, no limit, holds", wrong[0])
 
+    def test_a_name_that_is_none_of_them_is_named(self) -> None:
+        limits, [wrong] = read_limits({CONNECTIONS: "5", "redisproxy/max-conections": "3", "redisproxy/z": ""}, DEFAULTS)
+        self.assertEqual(limits, Limits(5, 20, 0))
+        self.assertRegex(wrong, "^annotation redisproxy/max-conections is unknown: there are redisproxy/max-connections, ")
+        _, [wrong] = read_limits({"redisproxy/\n\u2028" + "x" * 1000: "3"}, DEFAULTS)
+        self.assertRegex(wrong, r"^annotation redisproxy/\\n\\u2028x{67} is unknown")
+
     def test_each_process_has_its_part_rounded_up(self) -> None:
         self.assertEqual(Limits(10, 1, 0).share(3), Limits(4, 1, 0))
         self.assertEqual(Limits(10, 1, 7).share(1), Limits(10, 1, 7))

@@ -42,7 +42,8 @@ class AnnotationTests(unittest.TestCase):
     def test_only_what_matters_is_kept(self) -> None:
         limit = "redisproxy/max-connections"
         self.assertEqual(self.annotations(None), {})
-        self.assertEqual(self.annotations({"other": "x", limit: "5", "redisproxy/other": "5"}), {limit: "5"})
+        ours = {limit: "5", "redisproxy/other": "5"}
+        self.assertEqual(self.annotations({"other": "x", 5: "x", "redisproxy": "x", **ours}), ours)
         self.assertEqual(self.annotations({limit: 5}), {limit: "5"})
         self.assertEqual(self.annotations({limit: None}), {})
 
