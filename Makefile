@@ -21,7 +21,7 @@ help:
 	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT))"
 	@echo "make test          layers, style, and the whole suite (JOBS=$(JOBS))"
 	@echo "make coverage      the suite again, measured: takes twice as long"
-	@echo "make test-dedicated  integration and attacks again, with --lanes dedicated"
+	@echo "make test-dedicated  what a client can tell apart, and the attacks, again with --lanes dedicated"
 	@echo "make test-processes  sessions of clients, and Kubernetes, again, with --processes 2"
 	@echo "make test-cluster  the suite against a real kube-apiserver, which is built once (root, Debian)"
 	@echo "make test-compat   redis-py's own suite, sessions of ioredis and go-redis, through the proxy"
@@ -72,8 +72,12 @@ coverage: $(VENV)/installed-test $(VENV)/redis-5
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
+# But for what has no commands of clients in it, or says itself which lanes it wants.
+ELSEWHERE = $(addprefix tests.integration.test_,kubernetes process shared status watch)
+DEDICATED = $(filter-out $(ELSEWHERE),$(subst /,.,$(basename $(wildcard tests/integration/test_*.py))))
+
 test-dedicated: $(VENV)/installed-test $(VENV)/redis-5
-	TEST_LANES=dedicated $(BIN)/python -m twisted.trial -j $(JOBS) tests.integration tests.attacks
+	TEST_LANES=dedicated $(BIN)/python -m twisted.trial -j $(JOBS) $(DEDICATED) tests.attacks
 
 test-processes: $(VENV)/installed-test
 	TEST_PROCESSES=2 $(BIN)/python -m twisted.trial -j $(JOBS) tests.integration.test_clients tests.integration.test_kubernetes \

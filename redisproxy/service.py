@@ -10,7 +10,7 @@ import os
 import signal
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from twisted.application import service
 from twisted.internet import defer, task
@@ -20,7 +20,6 @@ from twisted.python.components import Componentized
 from .core import resp
 from .core.enrolment import Enrolment
 from .core.tenants import Backend, Directory
-from .directory.cluster import ClusterSource
 from .directory.manifests import ManifestsSource
 from .directory.pace import Pace, Unpaced
 from .directory.poll import PollService
@@ -40,11 +39,17 @@ from .settings import Settings, SettingsError
 from .status import StatusService, directory_state
 from .workers import Workers
 
+if TYPE_CHECKING:
+    from .directory.cluster import ClusterSource
+
 
 def source_of(settings: Settings) -> ManifestsSource | ClusterSource:
     """Where namespaces and secrets are read."""
     if settings.manifests is not None:
         return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master)
+    # Its client is a third of the time to start, and 19 MiB: not where there is no cluster.
+    from .directory.cluster import ClusterSource
+
     return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, settings.kubernetes_port)
 
 

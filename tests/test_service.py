@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import subprocess
 import sys
 
 from twisted.internet.testing import MemoryReactorClock
@@ -27,6 +28,17 @@ class ProcessTests(unittest.SynchronousTestCase):
                 listener(Directory(None, []))
             self.assertEqual(bool(gc.get_freeze_count()), frozen)
             gc.unfreeze()
+
+    def test_where_there_is_no_cluster_its_client_is_not_loaded(self) -> None:
+        program = """if True:
+            import sys
+            from pathlib import Path
+            from twisted.internet.testing import MemoryReactorClock
+            from redisproxy.service import ProxyService
+            from redisproxy.settings import Settings
+            ProxyService(Settings(ns_prefix="team-", manifests=Path(".")), MemoryReactorClock())
+            print("kubernetes" in sys.modules)"""
+        self.assertEqual(subprocess.check_output([sys.executable, "-c", program]), b"False\n")
 
     def test_no_other_thread_keeps_the_reactor_waiting_for_long(self) -> None:
         self.proxy.reading.disownServiceParent()  # which would read the Kubernetes API
