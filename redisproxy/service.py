@@ -278,6 +278,7 @@ class ProxyService(service.MultiService):
             "state": {
                 "unready": self._unready(),
                 "most_sessions": self._settings.max_workers,
+                "workers": self.serving.state() if isinstance(self.serving, Workers) else None,
                 "directory": directory_state(self.reading, None if self.watch is None else self.watch.state(), now),
                 "redis": self.serving.redis(),
                 "tls": self.certificates.state(),

@@ -29,7 +29,7 @@ from .core.tenants import Directory, digest_key
 from .net.balance import Balance, shared_memory
 from .net.tls import Material
 from .ops import logs
-from .ops.figures import Counts, RedisState
+from .ops.figures import Counts, RedisState, WorkersState
 from .reports import Reports
 
 #: Seconds that a worker has to live for its end not to count as one more failure in a row.
@@ -149,6 +149,7 @@ class Workers(service.Service):
         self._failures = dict.fromkeys(self._processes, 0)
         self._delay = backoffPolicy(initialDelay=0.1, maxDelay=30.0, factor=2.0)
         self._retries: dict[int, IDelayedCall] = {}
+        self._restarts = 0
         self._directory: Directory | None = None
         self._snapshot = b""
         # Which one that is, and which one all workers were known to have.
@@ -209,6 +210,15 @@ class Workers(service.Service):
         """Why no client should come; empty: there is no reason."""
         return self._reports.unready()
 
+    def state(self) -> WorkersState:
+        """How many there are, and should be."""
+        return {
+            "wanted": len(self._processes),
+            "serving": self.serves,
+            "restarts": self._restarts,
+            "pids": {str(process.number): process.pid for process in self._running()},
+        }
+
     # One worker.
 
     def _start(self, number: int) -> None:
@@ -264,6 +274,7 @@ class Workers(service.Service):
         lived = self._reactor.seconds() - process.started
         failures = 0 if process.serves and lived >= LIVED else self._failures[process.number]
         self._failures[process.number] = failures + 1
+        self._restarts += 1
         delay = self._delay(failures)
         self._retries[process.number] = self._reactor.callLater(delay, self._start, process.number)
         process.tell(LogLevel.error, "{told}; another is started in {delay:.1f} s", told=told, delay=delay)

@@ -128,6 +128,7 @@ class WorkersTests(unittest.SynchronousTestCase):
             delays.append(call.getTime() - self.clock.seconds())
             self.clock.advance(delays[-1])
             self.assertEqual((len(self.workers.children), self.last.process.number), (started + 1, 2))
+        self.assertEqual(self.workers.state()["restarts"], 12)
         for number, delay in enumerate(delays):
             least = min(30.0, 0.1 * 2**number)
             self.assertTrue(least <= delay <= least + 1, delays)
@@ -151,6 +152,13 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.assertEqual(self.last.heard, ["start", "certificates", "directory", "listen"])
         self.assertEqual(self.last.material, [second])
         self.assertEqual(self.workers.children[0].material, [first, second])
+
+    def test_how_many_there_are(self) -> None:
+        self.assertEqual(self.workers.state(), {"wanted": 2, "serving": 0, "restarts": 0, "pids": {"1": 100, "2": 101}})
+        self.pump()
+        self.assertEqual(self.workers.state()["serving"], 2)
+        self.last.end()
+        self.assertEqual(self.workers.state(), {"wanted": 2, "serving": 1, "restarts": 1, "pids": {"1": 100}})
 
     def test_what_is_told_of_an_end(self) -> None:
         child = self.last

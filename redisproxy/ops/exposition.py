@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -24,7 +25,7 @@ import twisted
 
 from .. import __version__
 from ..core import resp
-from .figures import Figures, HistogramFigures, TenantCounts, total
+from .figures import Figures, HistogramFigures, TenantCounts, WorkersState, total
 
 #: Tenants, and problems, that have series of their own. The others of tenants are one, named `_other`.
 SERIES = 5000
@@ -55,6 +56,8 @@ class FiguresCollector(Collector):
         yield from _of_redis(figures)
         yield from _of_directory(figures)
         yield from _of_certificates(figures)
+        if figures["state"]["workers"] is not None:
+            yield from _of_workers(figures["state"]["workers"])
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: without it, registering would collect."""
@@ -194,6 +197,18 @@ def _of_certificates(figures: Figures) -> Iterator[Metric]:
     yield _labelled(
         CounterMetricFamily, "certificate_reloads", "Certificates that changed on disk.", "outcome", state["reloads"]
     )
+
+
+def _of_workers(workers: WorkersState) -> Iterator[Metric]:
+    yield _gauge("workers", "Processes that serve clients.", workers["serving"])
+    yield _gauge("workers_wanted", "How many there are to be (--processes).", workers["wanted"])
+    yield CounterMetricFamily("redisproxy_worker_restarts", "Workers started in place of others.", workers["restarts"])
+    families: dict[str, Metric] = {}
+    for number, pid in workers["pids"].items():
+        for metric in ProcessCollector("redisproxy_worker", pid=partial(int, pid), registry=None).collect():
+            family = families.setdefault(metric.name, Metric(metric.name, metric.documentation, metric.type))
+            family.samples += [sample._replace(labels={"worker": number}) for sample in metric.samples]
+    yield from families.values()
 
 
 class Exposition:

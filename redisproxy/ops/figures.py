@@ -152,11 +152,25 @@ class TlsState(TypedDict):
     reloads: dict[str, int]
 
 
+class WorkersState(TypedDict):
+    """wanted: how many there are to be; serving: how many of them accept clients; restarts: how often one was started in the
+    place of another; pids: of those that run, by number.
+    """
+
+    wanted: int
+    serving: int
+    restarts: int
+    pids: dict[str, int]
+
+
 class State(TypedDict):
-    """What one process knows for all. unready: why no client should come, or empty; most_sessions: served at once."""
+    """What one process knows for all. unready: why no client should come, or empty; most_sessions: served at once; workers:
+    None where this process serves clients itself.
+    """
 
     unready: str
     most_sessions: int
+    workers: WorkersState | None
     directory: DirectoryState
     redis: RedisState
     tls: TlsState

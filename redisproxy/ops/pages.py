@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
-from .figures import DRAINING, CertificateState, DirectoryState, Figures, ProblemState, TenantCounts
+from .figures import DRAINING, CertificateState, DirectoryState, Figures, ProblemState, TenantCounts, WorkersState
 
 #: Seconds until the browser asks again.
 REFRESH = 5
@@ -168,6 +168,7 @@ def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
             "bad" if age is None else "",
         ),
         _card("Tenants", len(directory["tenants"]), f"{len(directory['problems'])} problems"),
+        *_workers(state["workers"]),
         _card("Sessions", sum(sessions.values()), ", ".join(f"{n} {state}" for state, n in sessions.items() if n)),
         _card("Commands a second", _rate(sum(rates.values())), f"{counts['in_flight']} in flight"),
         _card(
@@ -176,6 +177,14 @@ def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
         _card("Refused", f"{refused:,}", "commands, since the start"),
         _card("Failed log-ins", f"{wrong:,}", f"{counts['logins'].get('ok', 0):,} succeeded"),
     )
+
+
+def _workers(workers: WorkersState | None) -> Iterable[Tag]:
+    if workers is None:
+        return []
+    serving, wanted = workers["serving"], workers["wanted"]
+    told = f"{workers['restarts']} restarts since the start; the log says why" if workers["restarts"] else "never restarted"
+    return [_card("Workers", f"{serving} of {wanted}", told, "good" if serving == wanted else "bad")]
 
 
 def _watched(directory: DirectoryState) -> str:

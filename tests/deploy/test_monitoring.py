@@ -92,7 +92,7 @@ class Busy(Installation):
 
     TOKEN = "token-of-the-tests"
 
-    def __init__(self) -> None:
+    def __init__(self, *options: str) -> None:
         self.files = tempfile.TemporaryDirectory(prefix="redisproxy-test-")
         token = Path(self.files.name) / "token"
         token.write_text(self.TOKEN)
@@ -100,6 +100,7 @@ class Busy(Installation):
         super().__init__(
             *("--status", "tcp:0:interface=127.0.0.1", "--status-token-file", str(token)),
             *("--listen", f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"),
+            *options,
         )
         self.use()
 
@@ -144,12 +145,15 @@ class Busy(Installation):
 
 @functools.cache
 def told() -> Metrics:
-    """What a real proxy tells."""
-    installation = Busy()
-    try:
-        return installation.metrics()
-    finally:
-        installation.stop()
+    """What a real proxy tells, of one process and of several."""
+    found: Metrics = {}
+    for options in ((), ("--processes", "2")):
+        installation = Busy(*options)
+        try:
+            found = installation.metrics() | found
+        finally:
+            installation.stop()
+    return found
 
 
 class QueryTests(unittest.TestCase):

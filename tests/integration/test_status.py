@@ -113,6 +113,16 @@ class StatusTests(unittest.TestCase):
         os.kill(self.installation.proxy.workers[1], signal.SIGKILL)
         self.installation.proxy.logged("ended with signal SIGKILL")
         self.assertEqual(metrics(port)[plain], 60)
+        # How many there are, and what each uses.
+        until(lambda: metrics(port)["redisproxy_workers", frozenset()] == 2, "another serves")
+        found = metrics(port)
+        self.assertEqual(found["redisproxy_workers_wanted", frozenset()], 2)
+        self.assertEqual(found["redisproxy_worker_restarts_total", frozenset()], 1)
+        for number in ("1", "2"):
+            self.assertGreater(
+                found["redisproxy_worker_process_resident_memory_bytes", frozenset({("worker", number)})], 1 << 20
+            )
+        self.assertRegex(ask(port, "/")[2], r"<dt>Workers</dt>.*2 of 2.*1 restarts")
 
     def test_probes_say_what_is_wrong(self) -> None:
         port = self.start()

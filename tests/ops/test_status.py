@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
 import unittest
 
@@ -46,6 +47,7 @@ def figures(**tenants: dict) -> Figures:
         "state": {
             "unready": "",
             "most_sessions": 1000,
+            "workers": {"wanted": 3, "serving": 2, "restarts": 5, "pids": {"1": os.getpid(), "3": os.getppid()}},
             "directory": {
                 "loaded": True,
                 "source": "the manifests in /x",
@@ -144,6 +146,28 @@ class ExpositionTests(unittest.TestCase):
         self.assertEqual(found["redisproxy_tenant_sessions", (("namespace", "_other"),)], 7)
         self.assertEqual(len([key for key in found if key[0] == "redisproxy_tenant_limit_connections"]), exposition.SERIES)
 
+    def test_workers(self) -> None:
+        found = samples(Exposition(figures).render("")[1])
+        told = {name for name, _ in found}
+        counts = [found[f"redisproxy_{name}", ()] for name in ("workers", "workers_wanted", "worker_restarts_total")]
+        self.assertEqual(counts, [2, 3, 5])
+        of_this = {name: value for (name, labels), value in found.items() if labels == (("worker", "1"),)}
+        memory = "process_resident_memory_bytes"
+        self.assertAlmostEqual(of_this[f"redisproxy_worker_{memory}"], found[memory, ()], delta=found[memory, ()] / 10)
+        self.assertIn(("redisproxy_worker_process_cpu_seconds_total", (("worker", "3"),)), found)
+        alone = figures()
+        alone["state"]["workers"] = None
+        left = {name for name, _ in samples(Exposition(lambda: alone).render("")[1])}
+        self.assertEqual({name for name in told - left if "_worker" not in name}, set())
+        self.assertEqual({name for name in left if "_worker" in name}, set())
+
+    def test_a_worker_that_has_just_ended(self) -> None:
+        gone = figures()
+        gone["state"]["workers"]["pids"] = {"1": os.getpid(), "2": 2**22 + 1}  # there is no such process
+        found = samples(Exposition(lambda: gone).render("")[1])
+        numbers = {label for name, labels in found for label in labels if "worker_process" in name}
+        self.assertEqual(numbers, {("worker", "1")})
+
     def test_limits_and_what_they_do(self) -> None:
         found = samples(Exposition(figures).render("")[1])
         one = (("namespace", "team-a"),)
@@ -166,6 +190,14 @@ class PageTests(unittest.TestCase):
         self.assertIn("Give this namespace another index", page)
         self.assertIn("12,346", page)
         self.assertIn("in 2 h", page)
+
+    def test_workers(self) -> None:
+        found = figures()
+        self.assertIn('<span class="bad">2 of 3</span><small>5 restarts', pages.render(found, {}).decode())
+        found["state"]["workers"] |= {"serving": 3, "restarts": 0}
+        self.assertIn('<span class="good">3 of 3</span><small>never restarted', pages.render(found, {}).decode())
+        found["state"]["workers"] = None
+        self.assertNotIn("Workers", pages.render(found, {}).decode())
 
     def test_certificates(self) -> None:
         found = figures()
