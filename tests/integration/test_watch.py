@@ -171,7 +171,7 @@ class ChangeTests(WatchCase):
         self.assertEqual(len(watches), 3)
         for request in watches:
             self.assertEqual(request.accept, "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1")
-            self.assertEqual(request.query["allowWatchBookmarks"], "true")
+            self.assertTrue(request.says("allowWatchBookmarks"))
             self.assertTrue(60 <= int(request.query["timeoutSeconds"]) <= 75)
 
 

@@ -86,7 +86,11 @@ class Request:
 
     @property
     def watches(self) -> bool:
-        return self.query.get("watch") in ("true", "1")
+        return self.says("watch")
+
+    def says(self, parameter: str) -> bool:
+        """As Kubernetes reads it: the official client wrote "True" before its version 36."""
+        return self.query.get(parameter, "false").lower() not in ("false", "0")
 
 
 class ApiServer:
@@ -269,7 +273,7 @@ class ApiServer:
                     self._news.wait(min(0.5, max(left, 0.01)))
             if said is not None:
                 send(said)
-        if request.query.get("allowWatchBookmarks") == "true":
+        if request.says("allowWatchBookmarks"):
             item = {"kind": kind, "apiVersion": "v1", "metadata": {"resourceVersion": str(at), "creationTimestamp": None}}
             waiting.append(("BOOKMARK", item))
         for what, item in waiting:
