@@ -810,6 +810,21 @@ class PubSubTests(Case):
             conversation.command(b"PSUBSCRIBE", b"a*")
         self.assertEqual(conversation.gets(), b"")
 
+    def test_messages_that_come_together_are_written_together(self) -> None:
+        """One write for each would take most of the time that a message takes. What breaks behind them does not lose them."""
+        conversation = logged_in(3).command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
+        conversation.hears()
+        written: list[bytes] = []
+        conversation.write = written.append
+        conversation.client(encode([b"PING"]))
+        theirs, ours = (message(channel, b"x" * 50, b">") for channel in (b"blue:a", b"a"))
+        conversation.redis(theirs * 3 + b"+PONG\r\n" + theirs * 2 + theirs[:80])
+        self.assertEqual(written, [ours * 3, b"+PONG\r\n", ours * 2 + ours[:75]])
+        conversation.redis(theirs[80:] + theirs * 2)
+        self.assertEqual(written[3:], [ours[75:] + ours * 2])
+        self.assertRaises(ProtocolError, conversation.redis, theirs * 2 + b"+nobody asked\r\n" + theirs)
+        self.assertEqual(written[4:], [ours * 2])
+
     def test_a_message_that_nobody_asked_for(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
         self.assertRaises(ProtocolError, conversation.redis, message(b"blue:a", b"x", b">"))
