@@ -380,8 +380,11 @@ class Conversation:
         if piece:
             self.link.write(piece)
             if self._unread and not self.pinned:
-                self._behind = self.lane
-                self.lane.fell_behind(self, len(piece))
+                if self._behind is None:
+                    self._behind = self.lane
+                # Elsewhere than where it fell behind it hears no more than the answer to a HELLO before it has read all.
+                if self._behind is self.lane:
+                    self.lane.fell_behind(self, len(piece))
         if not done:
             return
         self._owed -= done

@@ -52,7 +52,7 @@ class Owner(Protocol):
         """The next bytes of what it is owed, of which `done` replies end in this piece."""
 
     def published(self, piece: bytes, whole: bool) -> None:
-        """Bytes of a message it subscribed to. whole: it ends with them."""
+        """Bytes of messages it subscribed to. whole: the last one ends with them."""
 
     def excused(self, count: int) -> None:
         """So many of its confirmations will not come: the SUBSCRIBE was refused with one error."""
@@ -109,6 +109,8 @@ class Ledger:
         self._subscribed: Owner | None = None
         self._held = b""  # the beginning of an item whose head is not whole yet
         self._passing_message = False
+        # Messages that the owner was not told of yet: those of one read are one write, or each would cost a send().
+        self._messages: list[bytes] = []
         self._abandoned = False
 
     @property
@@ -132,6 +134,13 @@ class Ledger:
 
     def received(self, data: bytes) -> None:
         """Deals out what Redis sent. Raises ProtocolError."""
+        try:
+            self._deal_out(data)
+        finally:
+            if self._messages:
+                self._tell_messages(True)
+
+    def _deal_out(self, data: bytes) -> None:
         queue = self.debts
         pos = 0
         end = len(data)
@@ -150,6 +159,10 @@ class Ledger:
             pos, done = self._measurer.measure(data, pos, owed.count)
             piece = data if start == 0 and pos == end else data[start:pos]
             self._settle(owed, piece, done)
+
+    def _tell_messages(self, whole: bool) -> None:
+        messages, self._messages = self._messages, []
+        self._subscribed.published(b"".join(messages), whole)
 
     def _settle(self, owed: Owed, piece: bytes, done: int) -> None:
         owed.count -= done
@@ -193,8 +206,12 @@ class Ledger:
         if self._passing_message:
             if self._subscribed is None:
                 raise ProtocolError("a message that nobody subscribed to")
-            self._subscribed.published(piece, bool(done))
+            self._messages.append(piece)
+            if not done:
+                self._tell_messages(False)
             return pos
+        if self._messages:
+            self._tell_messages(True)
         if not queue:
             raise ProtocolError("a reply to nothing")
         owed = queue[0]
@@ -250,6 +267,7 @@ class Ledger:
         """The lane is gone: all debts, which nobody will pay."""
         debts = list(self.debts)
         self.debts.clear()
+        self._messages.clear()
         self._subscribed = None
         self._abandoned = True
         return debts

@@ -171,10 +171,11 @@ class Session(AnsweringConversation):
             # Whatever follows waits until it is known which protocol that is answered in.
             self._stop(Wait.HELLO)
             self._expect(encode(arguments), Owed(self, 1, HELLO, silent=not self._heard(), protocol=protocol))
-        elif protocol in (0, self.protocol):
+        elif protocol in (0, self.protocol) and self.lane is self.home.lane:
             self._pass_on(arguments)
         elif self._in_order(arguments):
-            self._move_in(self.credential, protocol, arguments)
+            # Also where its lane was left for another while this waited for replies: it may have been given back by now.
+            self._move_in(self.credential, protocol or self.protocol, arguments)
 
     def _quit(self, arguments: list[bytes]) -> None:
         self._answer(OK)

@@ -6,6 +6,7 @@ Owns which tenants' users Redis knows already, and their provisioning over the c
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from functools import partial
 
 from twisted.internet import defer
@@ -36,6 +37,27 @@ class WallError(Exception):
         self.passing = passing
 
 
+class _Patterns:
+    """What Redis lets one tenant's user PSUBSCRIBE to."""
+
+    def __init__(self) -> None:
+        #: those that it was told of
+        self.told: set[bytes] = set()
+        #: how many they are, and of how many bytes, with those that it is being told of
+        self.count = 0
+        self.size = 0
+
+    def reserve(self, patterns: Collection[bytes]) -> None:
+        """It is being told of them."""
+        self.count += len(patterns)
+        self.size += sum(map(len, patterns))
+
+    def give_up(self, patterns: Collection[bytes]) -> None:
+        """It was not, or not by this session alone."""
+        self.count -= len(patterns)
+        self.size -= sum(map(len, patterns))
+
+
 class Wall:
     """mode: ``auto`` uses ACL users where Redis has them, ``require`` serves nobody without, ``off`` uses none."""
 
@@ -49,7 +71,7 @@ class Wall:
         self._provisioned: set[Tenant] = set()
         # Those that wait for a tenant's user: it is made once, however many sessions come at once.
         self._waiting: dict[Tenant, list[defer.Deferred]] = {}
-        self._patterns: dict[Tenant, set[bytes]] = {}
+        self._patterns: dict[Tenant, _Patterns] = {}
         self._last_told = ""
 
     def stands_on(self, server: Server) -> bool:
@@ -144,17 +166,25 @@ class Wall:
         """Has the tenant's user allowed to PSUBSCRIBE to these. Raises ControlError."""
         if self._server is None or not self.stands_on(self._server):
             return
-        known = self._patterns.setdefault(tenant, set())
-        new = [pattern for pattern in patterns if pattern not in known]
+        known = self._patterns.setdefault(tenant, _Patterns())
+        new = {pattern for pattern in patterns if pattern not in known.told}
         if any(_UNFIT.search(pattern) for pattern in new):
             text = "a pattern with spaces or NUL bytes: Redis has no ACL rules for such"
             raise ControlError(text, f"ERR {text}")
-        if sum(map(len, new)) + sum(map(len, known)) > PATTERN_BYTES:
+        if known.size + sum(map(len, new)) > PATTERN_BYTES:
             text = f"this namespace's different patterns are more than {PATTERN_BYTES} bytes: Redis is told of no more"
             raise ControlError(text, f"ERR {text}")
-        if len(known) + len(new) > PATTERNS:
+        if known.count + len(new) > PATTERNS:
             text = f"this namespace has subscribed to {PATTERNS} different patterns: Redis is told of no more"
             raise ControlError(text, f"ERR {text}")
-        if new:
+        if not new:
+            return
+        # Before Redis has answered, or of many sessions at once each would find room.
+        known.reserve(new)
+        try:
             await self._control.ask("ACL", "SETUSER", acl.username(tenant), *acl.pattern_rules(new))
-            known.update(new)
+        except BaseException:
+            known.give_up(new)
+            raise
+        known.give_up(known.told & new)  # other sessions' as well
+        known.told |= new

@@ -810,6 +810,21 @@ class PubSubTests(Case):
             conversation.command(b"PSUBSCRIBE", b"a*")
         self.assertEqual(conversation.gets(), b"")
 
+    def test_messages_that_come_together_are_written_together(self) -> None:
+        """One write for each would take most of the time that a message takes. What breaks behind them does not lose them."""
+        conversation = logged_in(3).command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
+        conversation.hears()
+        written: list[bytes] = []
+        conversation.write = written.append
+        conversation.client(encode([b"PING"]))
+        theirs, ours = (message(channel, b"x" * 50, b">") for channel in (b"blue:a", b"a"))
+        conversation.redis(theirs * 3 + b"+PONG\r\n" + theirs * 2 + theirs[:80])
+        self.assertEqual(written, [ours * 3, b"+PONG\r\n", ours * 2 + ours[:75]])
+        conversation.redis(theirs[80:] + theirs * 2)
+        self.assertEqual(written[3:], [ours[75:] + ours * 2])
+        self.assertRaises(ProtocolError, conversation.redis, theirs * 2 + b"+nobody asked\r\n" + theirs)
+        self.assertEqual(written[4:], [ours * 2])
+
     def test_a_message_that_nobody_asked_for(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
         self.assertRaises(ProtocolError, conversation.redis, message(b"blue:a", b"x", b">"))
@@ -1009,7 +1024,7 @@ class QuestionTests(Case):
         self.assertHears(conversation)
 
     def test_inside_multi(self) -> None:
-        for words in ((b"INFO",), (b"PUBSUB", b"CHANNELS")):
+        for words in ((b"INFO",), (b"PUBSUB", b"CHANNELS"), (b"PUBSUB", b"NUMPAT"), (b"PUBSUB", b"HELP")):
             conversation = logged_in().command(b"MULTI").command(*words)
             self.assertEqual(conversation.gets(), encode([b"MULTI"]) + SPOILER)
             conversation.redis(b"+OK\r\n-ERR\r\n")
@@ -1027,10 +1042,20 @@ class QuestionTests(Case):
         conversation = logged_in(3).command(b"PUBSUB", b"NUMSUB", b"news")
         conversation.session.told([b"blue:news", 2])
         self.assertHears(conversation, b"*2\r\n$4\r\nnews\r\n:2\r\n")
-        self.assertHears(conversation.command(b"PUBSUB", b"NUMPAT"), b":6\r\n")
         self.assertRefused(
             conversation.command(b"PUBSUB", b"NUMPAT", b"x"), b"-ERR wrong number of arguments for 'pubsub|numpat'"
         )
+
+    def test_the_number_of_patterns_is_counted_once_in_a_while(self) -> None:
+        """However many ask for it at once: to count takes long where a tenant has many sessions."""
+        conversation = logged_in()
+        conversation.client(encode([b"PUBSUB", b"NUMPAT"]) * 3)
+        for _ in range(3):
+            self.assertHears(conversation)
+            self.assertEqual(conversation.questions.pop(), [b"PUBSUB", b"NUMPAT"])
+            self.assertEqual(conversation.questions, [])
+            conversation.session.told(99)
+            self.assertHears(conversation, b":6\r\n")
 
 
 class UnknownTests(Case):

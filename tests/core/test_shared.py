@@ -535,6 +535,44 @@ class BoundsTests(SharedCase):
         self.assertHome(conversation)
         self.assertHears(conversation, b"+1\r\n+2\r\n+3\r\n")
 
+    def test_a_lane_that_is_left_for_what_a_client_did_not_read_is_sent_nothing_more(self) -> None:
+        """The lane's last debt takes it past its bound: it is given back at once, and behind the debt a command waits."""
+        conversation = logged_in().client(GET, encode([b"HELLO", b"2", b"AUTH", b"blue", b"blue"]), GET)
+        left = conversation.home
+        old = left.lane
+
+        def fell_behind(session: object, size: int) -> None:
+            left.lane = RecordingLane(conversation)
+            old.release(clean=True)
+
+        old.fell_behind = fell_behind
+        old.caught_up = lambda session: None
+        conversation.session.unread(True)
+        old.ledger.received(b"+1\r\n")
+        self.assertEqual(old.sent, GET)
+        self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"2"]))
+        conversation.session.unread(False)
+        conversation.shared_redis(b"*0\r\n")
+        self.assertEqual(conversation.shared_gets(), GET)
+        conversation.shared_redis(b"+2\r\n")
+        self.assertHears(conversation, b"+1\r\n*0\r\n+2\r\n")
+        self.assertEqual([home.users for home in conversation.homes], [0, 1])
+
+    def test_a_client_that_does_not_read_is_counted_where_it_fell_behind(self) -> None:
+        """Until it has read, wherever HELLO leads it meanwhile: or that lane would be held back by nobody for ever."""
+        conversation = logged_in().client(GET, encode([b"HELLO", b"3"]))
+        old = conversation.home.lane
+        behind: list[int] = []
+        old.fell_behind = lambda session, size: behind.append(size)
+        old.caught_up = lambda session: behind.clear()
+        conversation.session.unread(True)
+        old.ledger.received(b"+1\r\n")
+        self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"3"]))
+        conversation.shared_redis(b"%0\r\n")
+        self.assertEqual(behind, [4])
+        conversation.session.unread(False)
+        self.assertEqual(behind, [])
+
     def test_a_client_that_does_not_read_and_sends_nothing_stays(self) -> None:
         conversation = logged_in().client(GET)
         conversation.home.lane.fell_behind = conversation.home.lane.caught_up = lambda *_: None

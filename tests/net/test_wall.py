@@ -12,7 +12,7 @@ from redisproxy.core.commands import parse
 from redisproxy.core.policy import make_policy
 from redisproxy.core.tenants import Tenant
 from redisproxy.net.control import ControlError, Server
-from redisproxy.net.wall import PATTERN_BYTES, Wall
+from redisproxy.net.wall import PATTERN_BYTES, PATTERNS, Wall
 
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server
 
@@ -45,6 +45,10 @@ def run(work: object) -> object:
     if hasattr(result, "raiseException"):
         result.raiseException()
     return result
+
+
+def fails(words: tuple) -> None:
+    raise ControlError("Redis did not answer")
 
 
 @on_every_server
@@ -112,6 +116,27 @@ class ReplicasTests(unittest.SynchronousTestCase):
             for pubsub in subscribed:
                 self.assertHears(server, pubsub)
         self.assertTrue(reached[0])
+
+    def each_sessions_at_once_have_the_patterns_of_one(self, binary: Callable[[], str]) -> None:
+        """What Redis is being told of counts, too, and what it was not told of does not."""
+        wall = self.wall(self.start(binary))
+        run(wall.login(BLUE, MASTER))
+        many = [b"team-blue:%d" % number for number in range(PATTERNS)]
+
+        def meanwhile(words: tuple) -> None:
+            run(wall.permit(BLUE, many[:1]))  # by another session, at once: of one that both name
+            with self.assertRaises(ControlError) as caught:
+                run(wall.permit(BLUE, [b"team-blue:one_more"]))
+            self.assertIn(f"{PATTERNS} different patterns", caught.exception.told)
+
+        wall.control.before = fails
+        with self.assertRaises(ControlError):
+            run(wall.permit(BLUE, many))
+        wall.control.before = meanwhile
+        run(wall.permit(BLUE, many[:-1]))
+        run(wall.permit(BLUE, many))
+        with self.assertRaises(ControlError):
+            run(wall.permit(BLUE, [b"team-blue:one_more"]))
 
     def meanwhile(self, control: Control, questions: int, call: Callable[[], object]) -> list[object]:
         """After so many questions it calls, before the next one. What that gave, as long as it came to it."""
