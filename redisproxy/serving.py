@@ -25,6 +25,7 @@ from .net.drain import Drain
 from .net.lanes import LanePool
 from .net.limiting import Allowances
 from .net.master import MasterService
+from .net.questions import Questions
 from .net.sampling import Sampler
 from .net.wall import Wall
 from .ops.figures import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
@@ -72,7 +73,7 @@ class Serving(service.MultiService):
         self.clients = ClientFactory(
             reactor,
             self.directory,
-            self.control,
+            Questions(reactor, self.lanes),
             self.wall,
             self.lanes,
             Admission(settings.max_workers, settings.work_queue_size),

@@ -1,7 +1,7 @@
 """Commands that are answered here rather than by Redis: what a client asks about itself, its tenant, and the server.
 
-Owns CLIENT, INFO, PUBSUB, and the errors to what is not there. What Redis has to be asked for, the control connection asks;
-the answer is cut to the tenant's own.
+Owns CLIENT, INFO, PUBSUB, and the errors to what is not there. What Redis has to be asked for is asked with the master's
+rights, and the answer cut to the tenant's own.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class AnsweringConversation(MovingConversation):
         self._name = b""
         self._library = {b"LIB-NAME": b"", b"LIB-VER": b""}
         self._subscriptions = pubsub.Subscriptions()
-        # What is done with the answer of the control connection.
+        # What is done with the answer to what was asked with the master's rights.
         self._then: Callable[[object], None] | None = None
 
     # What is not there, or not for tenants.
@@ -139,7 +139,7 @@ class AnsweringConversation(MovingConversation):
         else:
             self._unknown_subcommand(arguments)
 
-    # Questions that Redis answers about the whole server: asked over the control connection, and cut to the tenant's own.
+    # Questions that Redis answers about the whole server: asked with the master's rights, and cut to the tenant's own.
 
     def _question(self, arguments: list[bytes], words: list[bytes], then: Callable[[object], None]) -> None:
         """Asks, once nothing is outstanding; then: called with the answer, an Exception where it failed."""
@@ -152,7 +152,7 @@ class AnsweringConversation(MovingConversation):
         self.link.ask(words)
 
     def told(self, answer: object) -> None:
-        """What the control connection was asked for. answer: an Exception where it failed; its `told` is the reply then."""
+        """What was asked with the master's rights. answer: an Exception where it failed; its `told` is the reply then."""
         then, self._then = self._then, None
         if self.ended or then is None:
             return

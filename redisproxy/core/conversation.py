@@ -57,7 +57,7 @@ class Wait:
     UNREAD = 4  #: the client does not read its answers
     OWED = 8  #: too many replies are outstanding
     ENDING = 16  #: no more commands will be read
-    CONTROL = 32  #: the control connection was asked something
+    CONTROL = 32  #: something was asked with the master's rights
     HELLO = 64  #: whether the protocol changes is not known yet
     PENALTY = 128  #: a wrong password is answered later and later
     HOME = 256  #: the shared lane takes no more for now, or is being opened

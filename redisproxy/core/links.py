@@ -83,7 +83,7 @@ class Link(Protocol):
         """What tenants may do on the server as it is now."""
 
     def ask(self, words: list[bytes]) -> None:
-        """Asks Redis over the control connection: `Session.told` is called with its answer, at once or later."""
+        """Asks Redis with the master's rights: `Session.told` is called with its answer, at once or later."""
 
     def permit(self, patterns: list[bytes]) -> None:
         """Has the tenant's ACL user allowed these patterns, which Redis takes literally: `Session.told` is called."""

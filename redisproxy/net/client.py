@@ -34,6 +34,7 @@ from ..ops.outcomes import Outcome
 from .control import ControlError
 from .lane import LaneError, LaneProtocol
 from .limiting import Place
+from .questions import QuestionError
 from .receiver import Hold, Pressure, RespReceiver
 from .shared import SharedLanes
 from .tls import why_tls
@@ -363,7 +364,7 @@ class ClientProtocol(RespReceiver):
 
     def ask(self, words: list[bytes]) -> None:
         """See `core.links.Link`."""
-        self._on_control(self.factory.control.ask(*words))
+        self._on_control(self.factory.questions.ask(self._tenant, words))
 
     def permit(self, patterns: list[bytes]) -> None:
         """See `core.links.Link`."""
@@ -380,7 +381,7 @@ class ClientProtocol(RespReceiver):
         self.session.told(answer)
 
     def _control_failed(self, failure: Failure) -> Exception:
-        failure.trap(ControlError)
+        failure.trap(ControlError, QuestionError, LaneError)
         return failure.value
 
     def figures(self) -> Mapping[str, int]:

@@ -24,9 +24,9 @@ from ..directory.holder import DirectoryHolder
 from ..ops.outcomes import Outcomes
 from .admission import Admission
 from .client import CROWDED, ClientProtocol
-from .control import ControlService
 from .lanes import LanePool
 from .limiting import Allowances
+from .questions import Questions
 from .time_limit import TimeLimit
 from .wall import Wall
 
@@ -58,7 +58,7 @@ class ClientFactory(Factory):
         self,
         clock: object,
         directory: DirectoryHolder,
-        control: ControlService,
+        questions: Questions,
         wall: Wall,
         lanes: LanePool,
         admission: Admission,
@@ -74,7 +74,7 @@ class ClientFactory(Factory):
         #: whether sessions share lanes
         self.shares = shares
         self.directory = directory
-        self.control = control
+        self.questions = questions
         self.wall = wall
         self.guard = Guard()
         self._probing = task.LoopingCall(self._probe)

@@ -205,6 +205,10 @@ class LaneProtocol(RespReceiver):
         self.transport.registerProducer(Pressure(lambda: pressed(True), lambda: pressed(False)), True)
         return ledger
 
+    def carries(self, user: User) -> bool:
+        """Whether it is still lent to this one."""
+        return self._user is user
+
     def _found_replica(self) -> None:
         if not self.like_replica:
             self.like_replica = True

@@ -306,7 +306,7 @@ class LanePool(service.Service):
 
     async def _bound(self, tenant: Tenant, protocol: int) -> LaneProtocol:
         """A spare or new lane, given to the tenant. Raises LaneError."""
-        lane = await self._living_spare() or await self._open()
+        lane = await self._spare()
         try:
             login = await self._wall.login(tenant, lane.backend.password)
         except BaseException as error:
@@ -316,6 +316,16 @@ class LanePool(service.Service):
             self._tell(str(error))
             raise LaneError(str(error), UNREACHABLE if error.passing else LOGIN_REFUSED) from None
         return await self._prepared(lane, lane.bind(tenant, login, protocol))
+
+    async def spare(self) -> LaneProtocol:
+        """A lane that was never SELECTed, with the master's rights: not for what tenants send. Raises LaneError."""
+        try:
+            return await self._in_time(self._spare())
+        except defer.TimeoutError:
+            raise LaneError("Redis does not answer: it took too long", UNREACHABLE) from None
+
+    async def _spare(self) -> LaneProtocol:
+        return await self._living_spare() or await self._open()
 
     async def _living_spare(self) -> LaneProtocol | None:
         """A lane that was never SELECTed, and still works."""
@@ -391,11 +401,14 @@ class LanePool(service.Service):
             raise
         return lane
 
+    def usable(self, lane: LaneProtocol) -> bool:
+        """Whether it leads to where new ones would."""
+        return self.running and lane in self._lanes and lane.backend == self._backend and not lane.stale
+
     def give_back(self, lane: LaneProtocol, clean: bool) -> None:
         """See `lane.Pool`."""
         settled = lane.put_down()
-        usable = self.running and lane in self._lanes and lane.backend == self._backend and not lane.stale
-        if clean and settled and usable:
+        if clean and settled and self.usable(lane):
             self._keep(lane)
         else:
             lane.drop()

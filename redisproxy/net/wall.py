@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from functools import partial
+from itertools import islice
 
 from twisted.internet import defer
 from twisted.logger import Logger
@@ -20,6 +21,8 @@ from .control import ControlError, ControlService, Server
 
 #: Patterns that the sessions of one tenant may have Redis allow, for the life of this process.
 PATTERNS = 10_000
+#: Of them, how many Redis is told of at once: it compares each with all that there are, and does nothing else meanwhile.
+PATTERNS_AT_ONCE = 500
 #: Bytes of them.
 PATTERN_BYTES = 1024 * 1024
 #: What a rule cannot have (ACLStringHasSpaces of Redis).
@@ -182,9 +185,12 @@ class Wall:
         # Before Redis has answered, or of many sessions at once each would find room.
         known.reserve(new)
         try:
-            await self._control.ask("ACL", "SETUSER", acl.username(tenant), *acl.pattern_rules(new))
+            while new:
+                some = set(islice(new, PATTERNS_AT_ONCE))
+                await self._control.ask("ACL", "SETUSER", acl.username(tenant), *acl.pattern_rules(some))
+                known.give_up(known.told & some)  # other sessions' as well
+                known.told |= some
+                new -= some
         except BaseException:
             known.give_up(new)
             raise
-        known.give_up(known.told & new)  # other sessions' as well
-        known.told |= new

@@ -8,6 +8,8 @@ import socket
 import time
 import unittest
 
+import redis
+
 from ..support.proxy import Installation
 from ..support.waiting import until
 
@@ -259,3 +261,29 @@ class GuessingTests(Limited):
         self.assertEqual(self.ask(self.connect(), AUTH), b"+OK\r\n")
         self.assertLess(time.monotonic() - started, 0.5)
         self.assertNotIn("Traceback", installation.proxy.log)
+
+
+class QuestionsTests(Limited):
+    """What Redis is asked about channels: a tenant decides how much it has to say."""
+
+    def test_of_more_channels_than_are_told(self) -> None:
+        installation = self.start()
+        blue, green = installation.blue(), installation.green()
+        for number in range(4):
+            pubsub = blue.pubsub()
+            self.addCleanup(pubsub.close)
+            names = [f"{number}:{channel:028}" for channel in range(9_900)]
+            pubsub.subscribe(*names)
+            for _ in names:
+                pubsub.get_message(timeout=20)
+        with self.assertRaisesRegex(redis.ResponseError, "more than 1048576 bytes: ask for fewer channels"):
+            blue.pubsub_channels()
+        self.assertEqual(len(blue.pubsub_channels("1:*0")), 990)
+        self.assertEqual(blue.pubsub_numsub(f"1:{7:028}"), [(f"1:{7:028}".encode(), 1)])
+        self.assertEqual(green.pubsub_channels(), [])
+        self.assertEqual(green.info("clients")["connected_clients"], 1)
+        # The connection for it broke: the next one is another.
+        for lane in self.lanes(installation):
+            if lane["user"] == "default":
+                installation.server.client(client_name="asks").client_kill_filter(_id=lane["id"])
+        self.assertEqual(green.info("clients")["connected_clients"], 1)

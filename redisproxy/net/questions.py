@@ -1,0 +1,173 @@
+"""What clients ask about the whole server, INFO and PUBSUB: over a connection with the master's rights for nothing else.
+
+Owns whose turn it is, and how large an answer may be. It is not the control connection that asks: all tenants' log-ins
+wait for that one, and how large an answer about channels is, and how long it takes, a tenant decides.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from twisted.internet import defer
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from ..core.answering import UNANSWERED
+from ..core.lane import Owed
+from ..core.resp import ProtocolError, encode
+from ..core.tenants import Tenant
+from ..core.value import AnswerError, Value, value_of
+from .lane import LaneProtocol
+
+#: Bytes of an answer. What is larger is passed over: to read it would keep all others waiting.
+ANSWER_LIMIT = 1024 * 1024
+TOO_LARGE = f"ERR the answer has more than {ANSWER_LIMIT} bytes: ask for fewer channels, by a pattern"
+#: Seconds to wait for an answer.
+TIMEOUT = 10.0
+#: Seconds: an answer that takes longer may have kept Redis busy, which does nothing else meanwhile.
+SLOW = 0.02
+#: Then the tenant's next question comes so many times as long later, but no more than LATER seconds.
+SHARE, LATER = 9.0, 2.0
+
+
+class QuestionError(Exception):
+    """Redis did not answer, or with an error. `told` is the client's error reply."""
+
+    def __init__(self, text: str, told: str = UNANSWERED) -> None:
+        super().__init__(text)
+        self.told = told
+
+
+class Pool(Protocol):
+    """Where connections come from."""
+
+    async def spare(self) -> LaneProtocol:
+        """One that is logged in as the master. Raises LaneError."""
+
+    def usable(self, lane: LaneProtocol) -> bool:
+        """Whether it may be asked more."""
+
+
+class _Question:
+    """One of them. See `core.lane.Owner`."""
+
+    def __init__(self) -> None:
+        self.answered: defer.Deferred[bytes] = defer.Deferred()
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+        self._size += len(piece)
+        if self._size <= ANSWER_LIMIT:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+        if done:
+            answer: bytes | Failure = b"".join(self._pieces)
+            if self._size > ANSWER_LIMIT:
+                answer = Failure(QuestionError(f"an answer of {self._size} bytes", TOO_LARGE))
+            self.answered.callback(answer)
+
+    def lost(self) -> None:
+        """There will be no answer."""
+        self.answered.errback(QuestionError("the connection was lost"))
+
+
+class _Line:
+    """One connection, while it is asked. See `lane.User`."""
+
+    def __init__(self, lane: LaneProtocol, questions: Questions) -> None:
+        self.lane = lane
+        self._questions = questions
+        self._ledger = lane.carry(self, lambda _: None)
+
+    def ask(self, words: list[bytes]) -> defer.Deferred[bytes]:
+        """The reply as it comes, or QuestionError."""
+        question = _Question()
+        self.lane.send(encode(words), Owed(question, 1))
+        return question.answered
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is asked."""
+        return not self._ledger.debts
+
+    def lane_lost(self) -> None:
+        """See `lane.User`."""
+        self._questions.leave(self)
+        for owed in self._ledger.abandon():
+            owed.owner.lost()
+
+
+class Questions:
+    """Asks for all tenants, one thing at a time for each."""
+
+    def __init__(self, reactor: IReactorTime, pool: Pool) -> None:
+        self._reactor = reactor
+        self._pool = pool
+        self._turns: dict[Tenant, defer.DeferredLock] = {}
+        # The connection in use. One that nothing is asked over is the pool's.
+        self._line: _Line | None = None
+        self._waiting: list[defer.Deferred[_Line]] = []
+        # When there was an answer last, in the reactor's seconds.
+        self._answered = 0.0
+
+    async def ask(self, tenant: Tenant, words: list[bytes]) -> Value | list[Value]:
+        """What Redis answers, within TIMEOUT from its turn on. Raises QuestionError, and LaneError without a connection."""
+        await self._turns.setdefault(tenant, defer.DeferredLock()).acquire()
+        began = self._reactor.seconds()
+        try:
+            return value_of(await self._ask(words))
+        except (AnswerError, ProtocolError) as error:
+            raise QuestionError(str(error)) from None
+        finally:
+            # What it waited for others' answers is not its own.
+            now = self._reactor.seconds()
+            took, self._answered = now - max(began, self._answered), now
+            if took < SLOW:
+                self._end_turn(tenant)
+            else:
+                self._reactor.callLater(min(took * SHARE, LATER), self._end_turn, tenant)
+
+    def _end_turn(self, tenant: Tenant) -> None:
+        turn = self._turns[tenant]
+        turn.release()
+        if not turn.locked:
+            self._turns.pop(tenant, None)
+
+    async def _ask(self, words: list[bytes]) -> bytes:
+        line = self._line
+        if line is None or not self._pool.usable(line.lane):
+            line = await self._another_line()
+        try:
+            return await line.ask(words).addTimeout(TIMEOUT, self._reactor)
+        except defer.TimeoutError:
+            self.leave(line)
+            line.lane.drop()
+            raise QuestionError("it took too long") from None
+        finally:
+            if line.idle and line.lane.carries(line):
+                self.leave(line)
+                line.lane.release(clean=True)
+
+    def leave(self, line: _Line) -> None:
+        """It is asked nothing more."""
+        if self._line is line:
+            self._line = None
+
+    def _another_line(self) -> defer.Deferred[_Line]:
+        """One for all that wait for it. Fails with LaneError."""
+        waits: defer.Deferred[_Line] = defer.Deferred()
+        self._waiting.append(waits)
+        if len(self._waiting) == 1:
+            defer.Deferred.fromCoroutine(self._pool.spare()).addCallback(self._opened).addBoth(self._tell_waiting)
+        return waits
+
+    def _opened(self, lane: LaneProtocol) -> _Line:
+        self._line = _Line(lane, self)
+        return self._line
+
+    def _tell_waiting(self, result: _Line | Failure) -> None:
+        waiting, self._waiting = self._waiting, []
+        for waits in waiting:
+            waits.callback(result)

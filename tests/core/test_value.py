@@ -1,0 +1,45 @@
+"""Whole replies as values."""
+
+from __future__ import annotations
+
+import unittest
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from redisproxy.core.resp import ProtocolError
+from redisproxy.core.value import AnswerError, value_of
+
+ELEMENTS = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.binary(max_size=50))
+
+
+def reply(value: object) -> bytes:
+    if value is None:
+        return b"$-1\r\n"
+    if isinstance(value, int):
+        return b":%d\r\n" % value
+    if isinstance(value, list):
+        return b"*%d\r\n" % len(value) + b"".join(map(reply, value))
+    return b"$%d\r\n%b\r\n" % (len(value), value)
+
+
+class ValueTests(unittest.TestCase):
+    @given(st.one_of(ELEMENTS, st.lists(ELEMENTS, max_size=20)))
+    def test_what_redis_writes(self, value: object) -> None:
+        self.assertEqual(value_of(reply(value)), value)
+
+    @given(st.lists(ELEMENTS, min_size=1, max_size=5), st.data())
+    def test_what_is_cut_off(self, value: list, data: st.DataObject) -> None:
+        whole = reply(value)
+        cut = whole[: data.draw(st.integers(0, len(whole) - 1))]
+        self.assertRaises(ProtocolError, value_of, cut)
+
+    def test_errors(self) -> None:
+        with self.assertRaisesRegex(AnswerError, "LOADING Redis is"):
+            value_of(b"-LOADING Redis is loading\r\n")
+        self.assertEqual(value_of(b"+OK\r\n"), b"OK")
+        self.assertEqual(value_of(b"*0\r\n"), [])
+
+    def test_what_was_not_expected(self) -> None:
+        for strange in (b"*1\r\n*0\r\n", b"%1\r\n", b"*x\r\n", b":x\r\n", b"$x\r\n", b"*2\r\n:1\r\n", b""):
+            self.assertRaises(ProtocolError, value_of, strange)

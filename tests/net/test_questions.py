@@ -1,0 +1,209 @@
+"""What is asked for tenants with the master's rights: whose turn it is, and what an answer may cost the others."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from twisted.internet import defer, task
+from twisted.trial import unittest
+
+from redisproxy.core.lane import Ledger, Owed
+from redisproxy.core.resp import encode
+from redisproxy.core.tenants import Tenant
+from redisproxy.net.lane import LaneError
+from redisproxy.net.questions import ANSWER_LIMIT, LATER, SHARE, TIMEOUT, TOO_LARGE, QuestionError, Questions
+
+BLUE, GREEN, RED = Tenant("team-blue", 3), Tenant("team-green", 5), Tenant("team-red", 6)
+INFO = [b"INFO"]
+
+
+def bulk(text: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(text), text)
+
+
+class Lane:
+    """A connection, from the side of Redis."""
+
+    def __init__(self, pool: Pool) -> None:
+        self._pool = pool
+        self.sent = b""
+        self.user: object = None
+        self.usable = True
+        self.dropped = False
+
+    def carry(self, user: object, pressed: object) -> Ledger:
+        self.user = user
+        self.ledger = Ledger()
+        return self.ledger
+
+    def carries(self, user: object) -> bool:
+        return self.user is user
+
+    def send(self, data: bytes, *debts: Owed) -> None:
+        self.sent += data
+        self.ledger.debts.extend(debts)
+
+    def release(self, clean: bool) -> None:
+        self._pool.idle.append((self, clean and self.ledger.settled))
+        self.ledger.abandon()
+        self.user = None
+
+    def drop(self) -> None:
+        self.dropped = True
+
+    def gets(self) -> bytes:
+        sent, self.sent = self.sent, b""
+        return sent
+
+    def redis(self, data: bytes) -> None:
+        self.ledger.received(data)
+
+    def lose(self) -> None:
+        user, self.user = self.user, None
+        if user is not None:
+            user.lane_lost()
+
+
+class Pool:
+    def __init__(self) -> None:
+        self.lanes: list[Lane] = []
+        self.idle: list[tuple[Lane, bool]] = []
+        #: None: a connection is there at once
+        self.opening: defer.Deferred | None = None
+
+    async def spare(self) -> Lane:
+        if self.opening is not None:
+            await self.opening
+        self.lanes.append(Lane(self))
+        return self.lanes[-1]
+
+    def usable(self, lane: Lane) -> bool:
+        return lane.usable
+
+
+class QuestionsTests(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        self.clock.advance(1000)
+        self.pool = Pool()
+        self.questions = Questions(self.clock, self.pool)
+        self.addCleanup(lambda: self.assertEqual(self.questions._turns, {}))
+        self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
+
+    def ask(self, tenant: Tenant = BLUE, words: list[bytes] = INFO) -> defer.Deferred:
+        return defer.Deferred.fromCoroutine(self.questions.ask(tenant, words))
+
+    def failed(self, asked: defer.Deferred) -> str:
+        """What the client is told."""
+        return self.failureResultOf(asked, QuestionError, LaneError).value.told
+
+    @property
+    def lane(self) -> Lane:
+        return self.pool.lanes[-1]
+
+    def test_one_connection_for_all_which_is_the_pools_between_two_questions(self) -> None:
+        blue, green = self.ask(), self.ask(GREEN, [b"PUBSUB", b"NUMPAT"])
+        (lane,) = self.pool.lanes
+        self.assertEqual(lane.gets(), encode(INFO) + encode([b"PUBSUB", b"NUMPAT"]))
+        lane.redis(bulk(b"# Server")[:5])
+        self.assertNoResult(blue)
+        lane.redis(bulk(b"# Server")[5:] + b":7\r\n")
+        self.assertEqual((self.successResultOf(blue), self.successResultOf(green)), (b"# Server", 7))
+        self.assertEqual(self.pool.idle, [(lane, True)])
+
+    def test_one_at_a_time_for_each_tenant(self) -> None:
+        first, second, green = self.ask(), self.ask(BLUE, [b"INFO", b"second"]), self.ask(GREEN)
+        self.assertEqual(self.lane.gets(), encode(INFO) * 2)
+        self.lane.redis(bulk(b"1"))
+        self.assertEqual(self.lane.gets(), encode([b"INFO", b"second"]))
+        self.lane.redis(bulk(b"green") + bulk(b"2"))
+        self.assertEqual([self.successResultOf(asked) for asked in (first, second, green)], [b"1", b"2", b"green"])
+
+    def test_after_a_slow_answer_the_tenant_waits_and_others_do_not(self) -> None:
+        first, second, green = self.ask(), self.ask(), self.ask(GREEN)
+        self.lane.gets()
+        self.clock.advance(0.1)
+        self.lane.redis(bulk(b"1") + bulk(b"green"))
+        self.successResultOf(first), self.successResultOf(green)
+        green = self.ask(GREEN)  # its own was not slow: it waited for the other's
+        self.assertEqual(self.lane.gets(), encode(INFO))
+        self.lane.redis(bulk(b"green"))
+        self.successResultOf(green)
+        self.clock.advance(0.1 * SHARE - 0.01)
+        self.assertEqual(len(self.pool.lanes), 2)
+        self.clock.advance(0.02)
+        self.assertEqual(self.lane.gets(), encode(INFO))
+        self.clock.advance(5)
+        self.lane.redis(bulk(b"2"))
+        self.successResultOf(second)
+        third = self.ask()
+        self.clock.advance(LATER)
+        self.lane.redis(bulk(b"3"))
+        self.successResultOf(third)
+
+    def test_what_is_too_large_is_passed_over(self) -> None:
+        asked, green = self.ask(), self.ask(GREEN)
+        channel = bulk(b"x" * 100)
+        count = ANSWER_LIMIT // len(channel) + 1
+        self.lane.redis(b"*%d\r\n" % count)
+        for _ in range(count - 1):
+            self.lane.redis(channel)
+        self.assertNoResult(asked)
+        self.lane.redis(channel + bulk(b"green"))
+        self.assertEqual(self.failed(asked), TOO_LARGE)
+        self.assertEqual(self.successResultOf(green), b"green")
+
+    def test_an_error_is_not_passed_on(self) -> None:
+        asked = self.ask()
+        self.lane.redis(b"-NOPERM the master may not do this\r\n")
+        self.assertIn("did not answer", self.failed(asked))
+        self.assertEqual(self.pool.idle, [(self.lane, True)])
+
+    def test_one_that_does_not_answer_is_closed(self) -> None:
+        asked, green = self.ask(), self.ask(GREEN)
+        self.clock.advance(TIMEOUT)
+        self.assertIn("did not answer", self.failed(asked))
+        self.assertIn("did not answer", self.failed(green))
+        self.assertTrue(self.lane.dropped)
+        old = self.lane
+        red = self.ask(RED)
+        self.assertIsNot(self.lane, old)
+        old.lose()
+        self.lane.redis(bulk(b"red"))
+        self.assertEqual(self.successResultOf(red), b"red")
+        self.clock.advance(LATER)
+
+    def test_a_connection_that_breaks(self) -> None:
+        asked, green = self.ask(), self.ask(GREEN)
+        self.lane.redis(b"$8\r\n# Ser")
+        self.lane.lose()
+        self.assertIn("did not answer", self.failed(asked))
+        self.assertIn("did not answer", self.failed(green))
+        again = self.ask()
+        self.assertEqual(len(self.pool.lanes), 2)
+        self.lane.redis(bulk(b"1"))
+        self.assertEqual(self.successResultOf(again), b"1")
+
+    def test_redis_moved(self) -> None:
+        """What was asked is still answered by where it was; what comes is asked where it is now."""
+        asked = self.ask()
+        old = self.lane
+        old.usable = False
+        green = self.ask(GREEN)
+        self.assertIsNot(self.lane, old)
+        old.redis(bulk(b"old"))
+        self.lane.redis(bulk(b"new"))
+        self.assertEqual((self.successResultOf(asked), self.successResultOf(green)), (b"old", b"new"))
+        self.assertEqual([lane for lane, _ in self.pool.idle], [old, self.lane])
+
+    def test_without_a_connection_all_that_wait_are_told(self) -> None:
+        self.pool.opening = defer.Deferred()
+        asked = [self.ask(tenant) for tenant in (BLUE, GREEN, RED)]
+        self.pool.opening.errback(LaneError("refused", "ERR Redis cannot be reached"))
+        self.assertEqual([self.failed(each) for each in asked], ["ERR Redis cannot be reached"] * 3)
+        self.pool.opening = defer.Deferred()
+        asked = [self.ask(tenant) for tenant in (BLUE, GREEN)]
+        self.pool.opening.callback(SimpleNamespace())
+        self.assertEqual(len(self.pool.lanes), 1)
+        self.lane.redis(bulk(b"1") + bulk(b"2"))
+        self.assertEqual([self.successResultOf(each) for each in asked], [b"1", b"2"])
