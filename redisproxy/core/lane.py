@@ -21,6 +21,8 @@ _MESSAGES = frozenset((b"message", b"pmessage", b"smessage"))
 _CONFIRMED = frozenset((b"subscribe", b"psubscribe", b"ssubscribe", b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
 #: How many elements behind the first word are channels or patterns.
 _CHANNELS = dict.fromkeys(_MESSAGES | _CONFIRMED, 1) | {b"pmessage": 2}
+#: Bytes of a message, on average, that are few.
+SMALL_MESSAGE = 512
 _LONGEST_WORD = max(map(len, _CHANNELS))
 #: Bytes of a message up to its payload: two channels of the size that a session may subscribe to.
 _HEAD_LIMIT = 4 * 1024 * 1024
@@ -111,7 +113,11 @@ class Ledger:
         self._passing_message = False
         # Messages that the owner was not told of yet: those of one read are one write, or each would cost a send().
         self._messages: list[bytes] = []
+        # How many pieces of messages these bytes had so far.
+        self._heard = 0
         self._abandoned = False
+        #: whether messages may come, and the last ones were small
+        self.small_messages = False
 
     @property
     def settled(self) -> bool:
@@ -137,8 +143,11 @@ class Ledger:
         try:
             self._deal_out(data)
         finally:
-            if self._messages:
-                self._tell_messages(True)
+            if self._heard:
+                self.small_messages = len(data) < SMALL_MESSAGE * self._heard
+                self._heard = 0
+                if self._messages:
+                    self._tell_messages(True)
 
     def _deal_out(self, data: bytes) -> None:
         queue = self.debts
@@ -170,6 +179,7 @@ class Ledger:
             self.debts.popleft()
             if owed.kind == CONFIRMATIONS:
                 self._subscribed = owed.owner if owed.owner.confirmed(owed.change, owed.refused) else None
+                self.small_messages = self._subscribed is not None
             elif owed.kind == HELLO and owed.protocol:
                 self.protocol = owed.protocol
             # Outside of _item() there is nothing that could be pushed.
@@ -207,6 +217,7 @@ class Ledger:
             if self._subscribed is None:
                 raise ProtocolError("a message that nobody subscribed to")
             self._messages.append(piece)
+            self._heard += 1
             if not done:
                 self._tell_messages(False)
             return pos

@@ -23,7 +23,7 @@ from ..core.moving import UNREACHABLE
 from ..core.resp import ProtocolError, ReplyMeasurer, encode
 from ..core.tenants import Backend, Tenant
 from .limiting import NOBODYS, Allowance
-from .receiver import Hold, Pressure, RespReceiver
+from .receiver import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver
 
 #: Bytes of an answer during the log-in; Redis's are a line each, but for that to HELLO, which names its modules.
 _ANSWER_LIMIT = 64 * 1024
@@ -94,6 +94,8 @@ class LaneProtocol(RespReceiver):
         self.idle_since = 0.0
         self._pool = pool
         self._ledger: Ledger | None = None
+        # Whether little is read at once: many small messages take long, and many lanes may have them in the same turn.
+        self._narrow = False
         self._deal_out: Callable[[bytes], None] | None = None
         self._answers = b""
         self._asked: deque[defer.Deferred] = deque()
@@ -172,6 +174,8 @@ class LaneProtocol(RespReceiver):
     def respReceived(self, data: bytes) -> None:
         if self._deal_out is not None:
             self._deal_out(data)
+            if self._ledger is not None and self._ledger.small_messages != self._narrow:
+                self._read_narrowly(not self._narrow)
             shaper = self.allowance.shaper
             if shaper is not None:
                 # Also for the last bytes that a user waited for. Who uses it next must not be held for these.
@@ -186,6 +190,10 @@ class LaneProtocol(RespReceiver):
                 break
             answer, self._answers = self._answers[: end - 2], self._answers[end:]
             self._asked.popleft().callback(answer)
+
+    def _read_narrowly(self, narrow: bool) -> None:
+        self._narrow = narrow
+        self._read_up_to(SMALL_READ_SIZE if narrow else READ_SIZE)
 
     def respBroken(self, reason: str) -> None:
         self._log.warn("{lane} answered what it was not asked: {reason}", lane=self, reason=reason)
@@ -263,6 +271,8 @@ class LaneProtocol(RespReceiver):
         self._ledger.abandon()  # what else came in the same bytes is for nobody
         self._user = None
         self._ledger = self._deal_out = None
+        if self._narrow:
+            self._read_narrowly(False)
         self.transport.unregisterProducer()
         self.unhold(Hold.PEER | Hold.RATE)
         return settled

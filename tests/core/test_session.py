@@ -825,6 +825,29 @@ class PubSubTests(Case):
         self.assertRaises(ProtocolError, conversation.redis, theirs * 2 + b"+nobody asked\r\n" + theirs)
         self.assertEqual(written[4:], [ours * 2])
 
+    def test_whether_messages_are_small(self) -> None:
+        """Of such only a little is read at once, see `net.lane`. Of one that is large each part counts."""
+        conversation = logged_in(3).command(b"SUBSCRIBE", b"a")
+        ledger = conversation.lane.ledger
+        self.assertFalse(ledger.small_messages)
+        conversation.redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
+        self.assertTrue(ledger.small_messages)
+        small, large = (message(b"blue:a", b"x" * size, b">") for size in (10, 5000))
+        for data, expected in (
+            (small, True),
+            (large, False),
+            (small * 100, True),
+            (small * 10 + large[:4096], True),
+            (large[4096:], False),
+            (small, True),
+            (large[:4096], False),
+            (large[4096:] + small * 30, True),
+        ):
+            conversation.redis(data)
+            self.assertIs(ledger.small_messages, expected, data)
+        conversation.command(b"UNSUBSCRIBE", b"a").redis(confirmation(b"unsubscribe", b"blue:a", 0, b">"))
+        self.assertFalse(ledger.small_messages)
+
     def test_a_message_that_nobody_asked_for(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
         self.assertRaises(ProtocolError, conversation.redis, message(b"blue:a", b"x", b">"))

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 from twisted.internet import defer, reactor, task
+from twisted.internet.address import UNIXAddress
 from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.testing import StringTransport
 from twisted.trial import unittest
 
-from redisproxy.core.lane import Owed
+from redisproxy.core.lane import CONFIRMATIONS, Owed
 from redisproxy.core.moving import UNREACHABLE
 from redisproxy.core.tenants import Backend, Tenant
-from redisproxy.net.lane import LOGIN_REFUSED, LaneError
+from redisproxy.net.lane import LOGIN_REFUSED, LaneError, LaneProtocol
 from redisproxy.net.lanes import FRESH, LanePool
+from redisproxy.net.receiver import READ_SIZE, SMALL_READ_SIZE, WIDE_READ_SIZE
 from redisproxy.net.wall import Wall
 
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port
@@ -49,6 +54,61 @@ class Heard:
 
     def replied(self, owed: Owed, piece: bytes, done: int) -> None:
         self.heard.append(piece)
+
+
+class Subscriber(Heard):
+    """What a lane tells one that subscribes."""
+
+    lane_lost = None
+
+    def confirmed(self, change: object, refused: bool) -> bool:
+        return change is True
+
+    def published(self, piece: bytes, whole: bool) -> None:
+        self.heard.append(piece)
+
+    def bare(self, channel: bytes) -> bytes:
+        return channel
+
+
+class NarrowTests(unittest.SynchronousTestCase):
+    """How much is read at once of a lane that messages come by."""
+
+    def test_small_messages_are_read_a_few_at_a_time(self) -> None:
+        pool = SimpleNamespace(give_back=lambda lane, clean: lane.put_down())
+        lane = LaneProtocol(Backend("redis"), pool)
+        transport = StringTransport(hostAddress=UNIXAddress(None))
+        lane.makeConnection(transport)
+        subscriber = Subscriber()
+        lane.carry(subscriber, lambda full: None)
+        confirmed = b"*3\r\n$%d\r\n%b\r\n$1\r\nc\r\n:%d\r\n"
+        small, large = (b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$%d\r\n%b\r\n" % (size, b"x" * size) for size in (5, 70_000))
+        lane.send(b"", Owed(subscriber, 1, CONFIRMATIONS, change=True))
+        lane.dataReceived(confirmed % (9, b"subscribe", 1))
+        self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
+        lane.dataReceived(small * 60)
+        self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
+        lane.dataReceived(large[:SMALL_READ_SIZE])
+        self.assertEqual(transport.bufferSize, READ_SIZE)
+        lane.dataReceived(large[SMALL_READ_SIZE:])  # as much as was asked for: more is asked for
+        self.assertEqual(transport.bufferSize, WIDE_READ_SIZE)
+        lane.dataReceived(small * 2)
+        self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
+        lane.send(b"", Owed(subscriber, 1, CONFIRMATIONS, change=False))
+        lane.dataReceived(confirmed % (11, b"unsubscribe", 0))
+        self.assertEqual(transport.bufferSize, READ_SIZE)
+        self.assertEqual(b"".join(subscriber.heard).count(small), 62)
+
+    def test_who_uses_it_next_has_no_part_in_that(self) -> None:
+        lane = LaneProtocol(Backend("redis"), SimpleNamespace(give_back=lambda lane, clean: lane.put_down()))
+        transport = StringTransport(hostAddress=UNIXAddress(None))
+        lane.makeConnection(transport)
+        lane.carry(Subscriber(), lambda full: None).small_messages = True
+        lane.send(b"", Owed(Heard(), 1))
+        lane.dataReceived(b"+OK\r\n")
+        self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
+        lane.release(clean=False)
+        self.assertEqual(transport.bufferSize, READ_SIZE)
 
 
 class LanePoolTests(unittest.TestCase):
