@@ -16,6 +16,7 @@ from twisted.internet import task
 from ..core import allocation
 from ..core.allocation import Refused, Room
 from ..core.enrolment import ReadFailure, Reading
+from ..core.tenants import digest
 from ..directory.cluster import ClusterSource
 from ..directory.writing import ClusterWriter, StoredSecret, WriteError
 from ..settings import Settings
@@ -198,6 +199,14 @@ async def temporary(operator: Operator, namespace: str, hours: int, end: str, ad
 # Rotating.
 
 
+async def _others_with(operator: Operator, namespace: str, password: bytes, name: str) -> str:
+    """The names of a namespace's other secrets that a password is good by."""
+    credentials = resolve(operator, await operator.read(), None).directory.credentials
+    wanted, now = digest(password), operator.reactor.seconds()
+    found = {c.secret for c in credentials if c.tenant.namespace == namespace and c.digest == wanted and c.valid_at(now)}
+    return " ".join(sorted(found - {name}))
+
+
 async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: bool) -> Rotated:
     """Gives a client secret another password; the old one goes on for some hours as a temporary one.
 
@@ -221,6 +230,8 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
     if rotation.stale:
         keys = ", ".join(rotation.stale)
         notes = (f"the old password is a part of these values too, which are as they were: {keys}",)
+    if not grace_hours and (others := await _others_with(operator, namespace, rotation.old, secret.name)):
+        notes += (f"the old password is also in {others}, and stays good: kubectl delete secret -n {namespace} {others}",)
     manifest = {"metadata": {"namespace": namespace, "name": secret.name}}
     written = Written(namespace, secret.name, rotation.index, url, manifest, notes=notes)
     grace = None

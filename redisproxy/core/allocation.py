@@ -220,13 +220,14 @@ def _wanted(index: int, others: Mapping[int, str], room: Room, keep_data: bool) 
 class Rotation:
     """What changes in a client secret.
 
-    changes: the new values; before: the connection string as it was; stale: keys that hold the old password as a part of
-    something, and are left to the operator.
+    changes: the new values; before: the connection string as it was; old: the password in it; stale: keys that hold that as
+    a part of something, and are left to the operator.
     """
 
     index: int
     changes: Mapping[str, bytes] = field(repr=False)
     before: str = field(repr=False)
+    old: bytes = field(repr=False)
     stale: tuple[str, ...] = ()
 
 
@@ -243,7 +244,7 @@ def plan_rotation(data: Mapping[str, bytes], password: str) -> Rotation:
     changes = {key: password.encode() for key, value in data.items() if value == old}
     changes[CONNECTION_STRING] = _with_password(before, password).encode()
     stale = sorted(key for key, value in data.items() if key not in changes and old in value)
-    return Rotation(index, changes, before, tuple(stale))
+    return Rotation(index, changes, before, old, tuple(stale))
 
 
 def _with_password(url: str, password: str) -> str:

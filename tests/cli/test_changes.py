@@ -286,6 +286,21 @@ class Changes:
         self.assertEqual((await self.served())[self.blue], (1, 1))
         self.assertNotIn(b"pw-blue", self.values(self.blue)["redis-connection-string"])
 
+    async def test_a_password_that_goes_on_elsewhere_after_all(self) -> None:
+        """It leaked, but an earlier rotation or somebody's hand has put it into a temporary secret as well."""
+        for name, password in (("b", "pw-blue"), ("a", "pw-blue"), ("other", "pw-other")):
+            self.world.store(
+                secret(self.blue, f"redis-secret-temp-{name}", redis_connection_string=url(password, 1), valid_hours="9")
+            )
+        for dry_run in (True, False):
+            rotated = await changes.rotate(self.operator, self.blue, 0, dry_run)
+            (note,) = rotated.written.notes
+            self.assertTrue(
+                note.endswith(f"kubectl delete secret -n {self.blue} redis-secret-temp-a redis-secret-temp-b"), note
+            )
+            self.assertNotIn("pw-blue", note)
+        self.assertEqual((await changes.rotate(self.operator, self.blue, 0, False)).written.notes, ())
+
     async def test_a_dry_run_of_a_rotation(self) -> None:
         before = self.world.stored(self.blue, SECRET)
         rotated = await changes.rotate(self.operator, self.blue, 12, True)
