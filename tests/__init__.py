@@ -1,7 +1,12 @@
-"""The tests. Importing them mends trial: with ``-j`` it takes a test whose subTest failed for one that passed."""
+"""The tests. Importing them corrects trial's ``-j``: a failed subTest fails its test, and durations are written down.
+
+TEST_DURATIONS names the file: a line for each test, ``SECONDS ID``, appended by the worker that ran it.
+"""
 
 from __future__ import annotations
 
+import os
+import time
 import unittest
 
 from twisted.trial._dist.workerreporter import WorkerReporter
@@ -18,3 +23,19 @@ def _add_sub_test(self: WorkerReporter, test: unittest.TestCase, _: unittest.Tes
 
 
 WorkerReporter.addSubTest = _add_sub_test
+
+
+def _start_test(self: WorkerReporter, test: unittest.TestCase) -> None:
+    super(WorkerReporter, self).startTest(test)
+    self._started = time.monotonic()
+
+
+def _stop_test(self: WorkerReporter, test: unittest.TestCase) -> None:
+    super(WorkerReporter, self).stopTest(test)
+    with open(os.environ["TEST_DURATIONS"], "a") as durations:  # noqa: PTH123 - one short write, so lines do not mix
+        durations.write(f"{time.monotonic() - self._started:.2f} {test.id()}\n")
+
+
+if "TEST_DURATIONS" in os.environ:
+    WorkerReporter.startTest = _start_test
+    WorkerReporter.stopTest = _stop_test
