@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 # In compat mode an editable install leaves twisted/plugins visible.
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat
 
-.PHONY: help run test lint coverage test-dedicated test-processes test-cluster test-compat test-lowest image-check bench soak fmt clean
+.PHONY: help run test lint coverage test-dedicated test-processes test-cluster test-compat test-lowest dist sbom image-check bench soak fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT))"
@@ -26,6 +26,8 @@ help:
 	@echo "make test-cluster  the suite against a real kube-apiserver, which is built once (root, Debian)"
 	@echo "make test-compat   redis-py's own suite, sessions of ioredis and go-redis, through the proxy"
 	@echo "make test-lowest   the suite with the oldest dependencies that are allowed"
+	@echo "make dist          the sdist and a wheel, in dist/"
+	@echo "make sbom          the software bill of materials of the wheel and what it needs (CycloneDX), in dist/"
 	@echo "make image-check   build the container image with buildah and start it once (root, Debian)"
 	@echo "make bench         side by side with HAProxy, twemproxy and Redis alone, 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
 	@echo "make soak          half an hour of mixed load, rotations, a Redis restart, an API outage (MINUTES=$(MINUTES))"
@@ -103,6 +105,25 @@ test-lowest: $(VENV)/installed-test
 	$(VENV)-lowest/bin/python -m pip list | grep -iE '^(click|twisted|txredisapi|kubernetes|service-identity|pyyaml|cython|setuptools) '
 	$(VENV)-lowest/bin/python -m twisted.trial -j $(JOBS) tests.core tests.net tests.ops tests.directory tests.cli tests.integration
 
+# The sdist, and a wheel for this machine. PROJECT_URL=https://… goes into their metadata.
+dist: $(VENV)/installed-test
+	rm -rf dist build
+	$(BIN)/python -c 'import setuptools.build_meta as build; build.build_sdist("dist"); build.build_wheel("dist")'
+
+# What a machine that has installed the wheel runs, in the versions of the image, as CycloneDX. --no-index: the proxy itself
+# comes from dist alone.
+sbom: dist
+	$(INSTALL) -e '.[sbom]'
+	$(BIN)/python -m venv --clear --without-pip $(VENV)-sbom
+	$(BIN)/python -m pip --quiet --disable-pip-version-check wheel --prefer-binary --wheel-dir $(VENV)-sbom/wheels \
+		--constraint deploy/image-constraints.txt dist/*.whl
+	$(BIN)/python -m pip --quiet --python $(VENV)-sbom/bin/python install --no-index --find-links $(VENV)-sbom/wheels redisproxy
+	sed "s/^dynamic = .*/version = \"$$($(BIN)/python -c 'import redisproxy; print(redisproxy.__version__)')\"/" pyproject.toml \
+		>$(VENV)-sbom/pyproject.toml
+	$(BIN)/cyclonedx-py environment --pyproject $(VENV)-sbom/pyproject.toml --output-reproducible \
+		--output-file dist/redisproxy.cdx.json $(VENV)-sbom/bin/python
+	@echo "dist/redisproxy.cdx.json names what the wheel needs"
+
 image-check: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python deploy/image-check
 
@@ -117,6 +138,6 @@ fmt: $(VENV)/installed-test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest build dist *.egg-info .coverage .coverage.* _trial_temp* .hypothesis .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-sbom build dist *.egg-info .coverage .coverage.* _trial_temp* .hypothesis .ruff_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache redisproxy/core/*.so
