@@ -74,12 +74,13 @@ coverage: $(VENV)/installed-test $(VENV)/redis-5
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# But for what has no commands of clients in it, or says itself which lanes it wants.
-ELSEWHERE = $(addprefix tests.integration.test_,kubernetes process shared status watch)
-DEDICATED = $(filter-out $(ELSEWHERE),$(subst /,.,$(basename $(wildcard tests/integration/test_*.py))))
+# But for what has no commands of clients in it, is about the client's side alone, or says itself which connections it wants.
+ELSEWHERE = $(addprefix tests.integration.test_,kubernetes process processes quickstart shared status tls watch)
+DEDICATED = $(filter-out $(ELSEWHERE),$(subst /,.,$(basename $(wildcard tests/integration/test_*.py)))) \
+	$(addprefix tests.attacks.test_attacks.,FirstWallTests ProvisioningTests)
 
 test-dedicated: $(VENV)/installed-test $(VENV)/redis-5
-	TEST_LANES=dedicated $(BIN)/python -m twisted.trial -j $(JOBS) $(DEDICATED) tests.attacks
+	TEST_LANES=dedicated $(BIN)/python -m twisted.trial -j $(JOBS) $(DEDICATED)
 
 test-processes: $(VENV)/installed-test
 	TEST_PROCESSES=2 $(BIN)/python -m twisted.trial -j $(JOBS) tests.integration.test_clients tests.integration.test_kubernetes \

@@ -79,6 +79,12 @@ MATRIX: Mapping[str, Callable[[], str]] = {
 }
 
 
+def _servers() -> Mapping[str, Callable[[], str]]:
+    """The matrix. Which connections the proxy makes, and in how many processes, is the same before each server: one will do."""
+    modes = any(os.environ.get(name) for name in ("TEST_LANES", "TEST_PROCESSES"))
+    return {"valkey_9": valkey} if modes else MATRIX
+
+
 def on_every_server(case: type) -> type:
     """A class decorator: makes of a method ``each_x(self, binary)`` the tests ``test_x_redis_6`` … of the whole matrix."""
 
@@ -91,7 +97,7 @@ def on_every_server(case: type) -> type:
 
     for name, method in list(vars(case).items()):
         if name.startswith("each_"):
-            for server, binary in MATRIX.items():
+            for server, binary in _servers().items():
                 setattr(case, f"test_{name.removeprefix('each_')}_{server}", test_on(binary, method))
     return case
 
