@@ -17,6 +17,7 @@ from ..core import allocation
 from ..core.allocation import Refused, Room
 from ..core.enrolment import ReadFailure, Reading
 from ..core.tenants import digest
+from ..core.urls import tenant_url
 from ..directory.cluster import ClusterSource
 from ..directory.writing import ClusterWriter, StoredSecret, WriteError
 from ..settings import Settings
@@ -104,7 +105,7 @@ async def enroll(
     notes = () if room.keys is not None else ("Redis was not asked: whether the database is empty is for you to see",)
     while True:
         index = choose(room)
-        url = allocation.connection_string(address, allocation.make_password(), index)
+        url = tenant_url(address, allocation.make_password(), index)
         manifest = allocation.manifest(namespace, settings.redis_secret, url)
         written = Written(namespace, settings.redis_secret, index, url, manifest, notes=notes)
         if writer is None:
@@ -188,7 +189,7 @@ async def temporary(operator: Operator, namespace: str, hours: int, end: str, ad
             raise Refused(f"{namespace} is kept out: {view.problems[0]}")
         raise Refused(f"{namespace} is not enrolled: redisproxy enroll {namespace}")
     name = allocation.temporary_name(end or allocation.make_suffix())
-    url = allocation.connection_string(address, allocation.make_password(), view.index)
+    url = tenant_url(address, allocation.make_password(), view.index)
     manifest = allocation.manifest(namespace, name, url, hours)
     written = Written(namespace, name, view.index, url, manifest, hours)
     if writer is not None:

@@ -25,7 +25,8 @@ from twisted.internet import defer, task
 from twisted.logger import globalLogBeginner
 
 from .. import __version__
-from ..core.allocation import ADDRESS, Refused, parse_address
+from ..core.allocation import ADDRESS, Refused
+from ..core.urls import parse_address
 from ..directory.writing import WriteError
 from ..service import ProxyService, source_of
 from ..settings import Settings, SettingsError, described, option_name
@@ -87,7 +88,8 @@ def _at(address: str) -> str:
     try:
         return parse_address(address)
     except ValueError as error:
-        raise click.UsageError(f"--address is {address!r}; it takes {error}") from None
+        # What was given is not repeated: it may be a tenant's whole URL.
+        raise click.UsageError(f"--address takes {error}") from None
 
 
 def _index(_: click.Context, __: click.Parameter, value: str) -> int | None:

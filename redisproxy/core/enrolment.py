@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
+from dataclasses import dataclass, field, replace
 
 from .limits import UNLIMITED, Limits, read_limits
 from .tenants import Backend, Credential, Directory, Tenant, digest
+from .urls import CONNECTION_STRING, MalformedError, read_master, read_tenant
 
-CONNECTION_STRING = "redis-connection-string"
 PASSWORD = "redis-password"  # noqa: S105 - the name of a key
 VALID_HOURS = "valid_hours"
 SENTINEL_USERNAME = "sentinel-username"
@@ -138,128 +137,22 @@ class Problem:
         return f"{where}: {self.reason}"
 
 
-class MalformedError(ValueError):
-    """A secret's value is not what it has to be. The text says why, without the value."""
-
-
-_EXAMPLE = "redis://:password@host:6379/3"
-
-
-def _text(value: bytes | None) -> str:
-    if value is None:
-        raise MalformedError(f"it has no key {CONNECTION_STRING}, which takes the form {_EXAMPLE}")
-    try:
-        text = value.decode("utf-8")
-    except UnicodeDecodeError:
-        raise MalformedError(f"{CONNECTION_STRING} is not UTF-8") from None
-    if text != text.strip():
-        raise MalformedError(
-            f"{CONNECTION_STRING} begins or ends with white space (echo adds a newline: use echo -n or printf)"
-        )
-    if any(ord(character) < 33 or ord(character) == 127 for character in text):
-        raise MalformedError(f"{CONNECTION_STRING} contains white space or a control character")
-    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
-        raise MalformedError(f"{CONNECTION_STRING} has a % that two hexadecimal digits do not follow: write %25 for %")
-    return text
-
-
-def _split(text: str, schemes: tuple[str, ...]) -> SplitResult:
-    try:
-        url = urlsplit(text)
-        url.port  # noqa: B018 - raises when it is not a number
-    except ValueError:
-        raise MalformedError(f"{CONNECTION_STRING} is not a URL of the form {_EXAMPLE}") from None
-    if url.scheme not in schemes:
-        raise MalformedError(f"{CONNECTION_STRING} does not begin with {' or '.join(s + '://' for s in schemes)}")
-    return url
-
-
-def _user_info(netloc: str) -> tuple[str, bytes]:
-    """User name and password of a URL. An @ in a password is taken as such: the last one ends it."""
-    info, _, _ = netloc.rpartition("@")
-    username, _, password = info.partition(":")
-    try:
-        return unquote_to_bytes(username).decode("utf-8"), unquote_to_bytes(password)
-    except UnicodeDecodeError:
-        raise MalformedError(f"the user name in {CONNECTION_STRING} is not UTF-8") from None
-
-
 def parse_backend(data: Mapping[str, bytes]) -> Backend:
     """Where Redis is, from the master secret. Raises MalformedError."""
-    text = _text(data.get(CONNECTION_STRING))
-    if sentinels := re.match(r"(rediss?)\+sentinel://", text, re.IGNORECASE):
-        return _parse_sentinels(text[sentinels.end() :], sentinels[1].lower() == "rediss", data)
-    url = _split(text, ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"))
-    username, password = _user_info(url.netloc)
-    if PASSWORD in data:
-        password = data[PASSWORD]
-    if url.scheme == "unix":
-        path = unquote_to_bytes(url.path).decode("utf-8", "replace")
-        if not path.startswith("/"):
-            raise MalformedError(f"{CONNECTION_STRING} names no absolute path: unix:///run/redis.sock")
-        return Backend(path=path, username=username, password=password)
-    if not url.hostname:
-        raise MalformedError(f"{CONNECTION_STRING} names no host")
-    port = 6379 if url.port is None else url.port
-    if not 0 < port < 65536:
-        raise MalformedError(f"{CONNECTION_STRING} names a port that is not within 1 to 65535")
-    return Backend(host=url.hostname, port=port, tls=url.scheme == "rediss", username=username, password=password)
-
-
-#: A sentinel: host, or IPv6 address in brackets, and port.
-_SENTINEL = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@,]+))(?::([0-9]{1,5}))?", re.ASCII)
-_SENTINEL_PORT = 26379
-
-
-def _parse_sentinels(rest: str, tls: bool, data: Mapping[str, bytes]) -> Backend:
-    """The same of ``redis+sentinel://``; rest: what follows that. The last /N, a database's number, means nothing here."""
-    form = f"{CONNECTION_STRING} is not of the form redis+sentinel://:password@host:26379,host:26379/master-name"
-    netloc, _, path = rest.partition("/")
-    if "?" in rest or "#" in rest:
-        # A password that was not percent-encoded, or an option that would be ignored.
-        raise MalformedError(f"{form}: it has a ? or #")
-    username, password = _user_info(netloc)
-    places = []
-    for number, place in enumerate(netloc.rpartition("@")[2].split(","), 1):
-        found = _SENTINEL.fullmatch(place)
-        if not found:
-            raise MalformedError(f"{form}: sentinel {number} is no host and port")
-        port = int(found[3] or _SENTINEL_PORT)
-        if not 0 < port < 65536:
-            raise MalformedError(f"{CONNECTION_STRING} names a port that is not within 1 to 65535 for sentinel {number}")
-        places.append((found[1] or found[2], port))
-    name, _, index = path.partition("/")
-    # What Sentinel itself takes as a name.
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", name, re.ASCII):
-        raise MalformedError(f"{form}: it names no master, or one that is not of letters, digits and . - _")
-    if not re.fullmatch(r"[0-9]{0,9}", index, re.ASCII):
-        raise MalformedError(f"{form}: what follows the master's name is no database's number")
-    sentinel_username = data.get(SENTINEL_USERNAME, b"")
+    backend = read_master(data.get(CONNECTION_STRING))
+    backend = replace(backend, password=data.get(PASSWORD, backend.password))
+    if not backend.sentinels:
+        return backend
     try:
-        sentinel_user = sentinel_username.decode("utf-8")
+        username = data.get(SENTINEL_USERNAME, b"").decode("utf-8")
     except UnicodeDecodeError:
         raise MalformedError(f"{SENTINEL_USERNAME} is not UTF-8") from None
-    return Backend(
-        tls=tls,
-        username=username,
-        password=data.get(PASSWORD, password),
-        sentinels=tuple(dict.fromkeys(places)),
-        master_name=name,
-        sentinel_username=sentinel_user,
-        sentinel_password=data.get(SENTINEL_PASSWORD, b""),
-    )
+    return replace(backend, sentinel_username=username, sentinel_password=data.get(SENTINEL_PASSWORD, b""))
 
 
 def parse_tenant(data: Mapping[str, bytes]) -> tuple[str, bytes, int]:
     """(user name, password, database index) of a tenant's secret. Raises MalformedError."""
-    url = _split(_text(data.get(CONNECTION_STRING)), ("redis", "rediss"))
-    username, password = _user_info(url.netloc)
-    if not password:
-        raise MalformedError(f"{CONNECTION_STRING} has no password")
-    index = url.path.removeprefix("/")
-    if not re.fullmatch(r"0|[1-9][0-9]{0,8}", index, re.ASCII):
-        raise MalformedError(f"{CONNECTION_STRING} does not end in /N, the database's number")
-    return username, password, int(index)
+    return read_tenant(data.get(CONNECTION_STRING))
 
 
 def parse_valid_hours(data: Mapping[str, bytes]) -> int | None:

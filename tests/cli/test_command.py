@@ -190,7 +190,7 @@ class CommandLineTests(unittest.TestCase):
             (("enroll", "team-red", "--keep-data"), "^--keep-data is for --index N; see redisproxy enroll --help$"),
             (
                 ("enroll", "team-red", "--address", "a b"),
-                "^--address is 'a b'; it takes HOST, HOST:PORT or rediss://HOST:PORT",
+                "^--address takes HOST, HOST:PORT or rediss://HOST:PORT",
             ),
             (
                 ("enroll", "team-red", "--output", "yaml"),
