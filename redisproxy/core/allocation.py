@@ -91,6 +91,8 @@ def taken(reading: Reading, but: str = "") -> dict[int, str]:
     Raises Refused where that cannot be said.
     """
     found: dict[int, str] = {}
+    for unread in reading.unread:
+        raise Refused(f"{unread.name} could not be read, so it is not known which databases are given away in it: mend it")
     for namespace, held in sorted(reading.secrets.items()):
         if isinstance(held, ReadFailure):
             raise Refused(

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from .limits import UNLIMITED, Limits, read_limits
 from .tenants import Backend, Credential, Directory, Tenant, digest
-from .urls import CONNECTION_STRING, MalformedError, read_master, read_tenant
+from .urls import CONNECTION_STRING, MalformedError, possible_indexes, read_master, read_tenant
 
 PASSWORD = "redis-password"  # noqa: S105 - the name of a key
 VALID_HOURS = "valid_hours"
@@ -28,16 +28,20 @@ _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 #: Namespaces with one password that are named to each other; of the rest only the number is told.
 NAMED = 10
 
-#: A thousand years: no date that it leads to overflows.
 _MOST_HOURS = 24 * 366 * 1000
+#: The last second of the year 9999, after which dates cannot be shown.
+_LATEST = 253402300799.0
 
 
 @dataclass(frozen=True, slots=True)
 class NamespaceDocument:
-    """A namespace. created: seconds since the epoch; annotations: those that begin with `limits.PREFIX`."""
+    """A namespace.
+
+    created: seconds since the epoch, None where it does not say; annotations: those that begin with `limits.PREFIX`.
+    """
 
     name: str
-    created: float
+    created: float | None
     annotations: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -50,8 +54,8 @@ class SecretDocument:
 
     namespace: str
     name: str
-    #: seconds since the epoch
-    created: float
+    #: seconds since the epoch, None where it does not say
+    created: float | None
     data: Mapping[str, bytes] = field(repr=False)
     error: str | None = None
 
@@ -66,6 +70,22 @@ class ReadFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """A part of a source that was never readable, so that an older owner of a database may be in it. name: fit for a log.
+
+    indexes: databases that it may name, None: any; digits: what a number that may go on begins with.
+    """
+
+    name: str
+    indexes: frozenset[int] | None = None
+    digits: str = ""
+
+    def may_name(self, index: int) -> bool:
+        """Whether it may give this database to somebody."""
+        return self.indexes is None or index in self.indexes or (self.digits != "" and str(index).startswith(self.digits))
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What one look at a source found."""
 
@@ -76,10 +96,16 @@ class Reading:
     secrets: Mapping[str, tuple[SecretDocument, ...] | ReadFailure]
     #: documents that are not even that: what and why
     unreadable: tuple[Problem, ...] = ()
+    #: parts of which nothing is known, since none of their contents was ever read
+    unread: tuple[Unread, ...] = ()
+    #: of parts that could not be read: those in `unread`, and those that are here as they were; `unreadable` names them, too
+    stale: tuple[ReadFailure, ...] = ()
+    #: seconds after which the source asks to be read again: something was not believed at first sight
+    again: float | None = None
 
     def failures(self) -> list[ReadFailure]:
         """All that could not be read."""
-        parts = [self.master, self.namespaces, *self.secrets.values()]
+        parts = [self.master, self.namespaces, *self.secrets.values(), *self.stale]
         return [part for part in parts if isinstance(part, ReadFailure)]
 
 
@@ -161,13 +187,34 @@ def parse_valid_hours(data: Mapping[str, bytes]) -> int | None:
     if value is None:
         return None
     digits = value.strip()
-    if not digits.isdigit() or len(digits) > 8 or int(digits) > _MOST_HOURS:
+    if not re.fullmatch(rb"0|[1-9][0-9]{0,7}", digits) or int(digits) > _MOST_HOURS:
         raise MalformedError(f"{VALID_HOURS} is not a whole number of hours from 0 to {_MOST_HOURS}")
     return int(digits)
 
 
 def no_rest() -> None:
     """For whom nobody waits; see `Enrolment.resolve`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Enrolled:
+    """What follows from a namespace's secrets alone.
+
+    credentials: the one that decides on its database first; meant: the database that its secrets were to name, where all
+    are malformed, None: it cannot be made out.
+    """
+
+    secrets: tuple[SecretDocument, ...]
+    credentials: list[Credential]
+    problems: list[Problem]
+    meant: int | None
+
+    @property
+    def malformed(self) -> bool:
+        return bool(self.problems) and not self.credentials
+
+
+_NO_SECRETS = _Enrolled((), [], [], None)
 
 
 class Enrolment:
@@ -196,8 +243,10 @@ class Enrolment:
         self._backend = backend
         self._master_problem: Problem | None = None
         self._failures: tuple[Problem, ...] = ()
-        #: by namespace: its secrets, and the credentials and problems that follow from just these
-        self._enrolled: dict[str, tuple[tuple[SecretDocument, ...], list[Credential], list[Problem]]] = {}
+        self._unread: tuple[Unread, ...] = ()
+        self._enrolled: dict[str, _Enrolled] = {}
+        #: which namespace has each database, by index: it keeps it where nobody's age is known
+        self._owners: dict[int, str] = {}
         self._directory: Directory | None = None
         self._shared: list[Problem] = []
 
@@ -215,6 +264,7 @@ class Enrolment:
             self._secrets = {name: kept for name, kept in self._secrets.items() if name in self._namespaces}
             self._enrolled = {name: kept for name, kept in self._enrolled.items() if name in self._namespaces}
             self._unreadable = reading.unreadable
+            self._unread = reading.unread
         for namespace, secrets in reading.secrets.items():
             if isinstance(secrets, ReadFailure):
                 failures.append(Problem(namespace, "", f"its secrets were not read: {secrets.reason}"))
@@ -270,10 +320,12 @@ class Enrolment:
         problems: list[Problem] = [*self._failures, *self._unreadable]
         if self._master_problem:
             problems.append(self._master_problem)
-        owners: dict[int, str] = {}
         credentials: list[Credential] = []
         limits: dict[str, Limits] = {}
-        namespaces = sorted((self._namespaces or {}).values(), key=lambda n: (n.created, n.name))
+        found: dict[str, _Enrolled] = {}
+        claims: dict[int, list[NamespaceDocument]] = {}
+        had = {namespace: index for index, namespace in self._owners.items()}
+        namespaces = sorted((self._namespaces or {}).values(), key=_by_age)
         for namespace in namespaces:
             rest()
             if not _NAMESPACE.fullmatch(namespace.name):
@@ -281,27 +333,36 @@ class Enrolment:
                 text = "is no name of a namespace, which has up to 63 of a-z, 0-9 and -"
                 problems.append(Problem(ascii(namespace.name[:63]), "", text))
                 continue
-            found, malformed = self._credentials(namespace.name)
-            problems += malformed
+            enrolled = found[namespace.name] = self._enrol(namespace.name)
+            problems += enrolled.problems
+            index = enrolled.meant
+            if enrolled.credentials:
+                index = enrolled.credentials[0].tenant.index
+            elif index is None and enrolled.malformed:
+                index = had.get(namespace.name)
+            if index is not None and (databases is None or index < databases):
+                claims.setdefault(index, []).append(namespace)
+        self._owners = {index: owner for index, by in claims.items() if (owner := self._owner(index, by, found)) is not None}
+        for namespace in namespaces:
+            rest()
+            enrolled = found.get(namespace.name, _NO_SECRETS)
             allowed, wrong = read_limits(namespace.annotations, self._default_limits)
-            problems += [Problem(namespace.name, "", reason) for reason in wrong]
-            if not found:
+            if namespace.name in found:
+                problems += [Problem(namespace.name, "", reason) for reason in wrong]
+            if not enrolled.credentials:
                 continue
-            index = found[0].tenant.index
+            first = enrolled.credentials[0]
+            index = first.tenant.index
             if databases is not None and index >= databases:
                 problems.append(
-                    Problem(namespace.name, found[0].secret, f"Redis has no database {index}: it has 0 to {databases - 1}")
+                    Problem(namespace.name, first.secret, f"Redis has no database {index}: it has 0 to {databases - 1}")
                 )
-                continue
-            if index in owners:
-                problems.append(
-                    Problem(namespace.name, found[0].secret, f"database {index} belongs to the older {owners[index]}")
-                )
-                continue
-            owners[index] = namespace.name
-            credentials += found
-            if allowed != UNLIMITED:
-                limits[namespace.name] = allowed
+            elif self._owners.get(index) != namespace.name:
+                problems.append(self._kept_out(namespace.name, first, claims[index]))
+            else:
+                credentials += enrolled.credentials
+                if allowed != UNLIMITED:
+                    limits[namespace.name] = allowed
         before = self._directory
         if before is None or before.backend != self._backend or before.credentials != tuple(credentials):
             self._directory = Directory(self._backend, _resting(credentials, rest), limits)
@@ -310,31 +371,62 @@ class Enrolment:
             self._directory = Directory(self._backend, _resting(credentials, rest), limits)
         return self._directory, sorted(problems + self._shared)
 
-    def _credentials(self, namespace: str) -> tuple[list[Credential], list[Problem]]:
-        """A namespace's credentials, the one that decides on its database first, and its malformed secrets."""
-        secrets = self._secrets.get(namespace, ())
-        kept, found, problems = self._enrolled.get(namespace, (None, [], []))
-        if kept != secrets:
-            found, problems = self._enrol(namespace, secrets)
-            self._enrolled[namespace] = (secrets, found, problems)
-        return found, problems
+    def _owner(self, index: int, claimants: list[NamespaceDocument], enrolled: Mapping[str, _Enrolled]) -> str | None:
+        """Who of the namespaces that name a database has it, None: nobody. claimants: the oldest first.
 
-    def _enrol(self, namespace: str, secrets: Iterable[SecretDocument]) -> tuple[list[Credential], list[Problem]]:
+        The older one, by its creationTimestamp. Where one of them has none, the one that has it already keeps it; if none
+        has, as at the start, none gets it. Malformed secrets keep a database from others, and take none away. Where it may
+        be that of a namespace which was never read, nobody else gets it.
+        """
+        holder = self._owners.get(index)
+        if holder not in {namespace.name for namespace in claimants}:
+            holder = None
+        owner = holder
+        if not claimants[1:] or all(namespace.created is not None for namespace in claimants):
+            oldest = claimants[0].name
+            owner = holder if holder is not None and enrolled[oldest].malformed else oldest
+        return holder if any(unread.may_name(index) for unread in self._unread) else owner
+
+    def _kept_out(self, namespace: str, credential: Credential, claimants: list[NamespaceDocument]) -> Problem:
+        """Why a namespace does not have the database that it names."""
+        index = credential.tenant.index
+        owner = self._owners.get(index)
+        others = [claimant.name for claimant in claimants if claimant.name != namespace]
+        ages = all(claimant.created is not None for claimant in claimants)
+        if owner is not None and ages and claimants[0].name == owner:
+            reason = f"database {index} belongs to the older {owner}"
+        elif owner is not None:
+            reason = f"database {index} belongs to {owner}, which had it first"
+        elif others and not ages:
+            named = f"{', '.join(others[:NAMED])}{f' and {len(others) - NAMED} more' if others[NAMED:] else ''}"
+            reason = f"database {index} is also named by {named}, and not all have a creationTimestamp: none of them gets it"
+        else:
+            file = next(unread.name for unread in self._unread if unread.may_name(index))
+            reason = f"database {index} may belong to a namespace in {file}, which was never readable: nobody else gets it"
+        return Problem(namespace, credential.secret, reason)
+
+    def _enrol(self, namespace: str) -> _Enrolled:
+        """What follows from a namespace's secrets. As long as they stay the same it is the same object."""
+        secrets = self._secrets.get(namespace, ())
+        kept = self._enrolled.get(namespace)
+        if kept is None or kept.secrets != secrets:
+            kept = self._enrolled[namespace] = self._enrol_anew(namespace, secrets)
+        return kept
+
+    def _enrol_anew(self, namespace: str, secrets: tuple[SecretDocument, ...]) -> _Enrolled:
         found: list[Credential] = []
         problems = []
+        meant: int | None = None
         candidates = [
             secret for secret in secrets if secret.name == self._secret_name or secret.name.startswith(TEMPORARY_PREFIX)
         ]
-        candidates.sort(key=lambda s: (s.name != self._secret_name, s.created, s.name))
+        candidates.sort(key=lambda s: (s.name != self._secret_name, *_by_age(s)))
         for secret in candidates:
             try:
                 if secret.error:
                     raise MalformedError(secret.error)
                 username, password, index = parse_tenant(secret.data)
-                expires = None
-                if secret.name.startswith(TEMPORARY_PREFIX):
-                    hours = parse_valid_hours(secret.data)
-                    expires = None if hours is None else secret.created + hours * 3600
+                expires = self._expiry(secret)
                 tenant = Tenant(namespace, index)
                 if found and found[0].tenant != tenant:
                     raise MalformedError(
@@ -343,7 +435,26 @@ class Enrolment:
                 found.append(Credential(tenant, secret.name, digest(password), username, expires))
             except MalformedError as error:
                 problems.append(Problem(namespace, secret.name, str(error)))
-        return found, problems
+                if meant is None:
+                    meant = next(reversed(possible_indexes(secret.data.get(CONNECTION_STRING))), None)
+        return _Enrolled(secrets, found, problems, None if found else meant)
+
+    @staticmethod
+    def _expiry(secret: SecretDocument) -> float | None:
+        """When a secret's credential ends, None: it does not. Raises MalformedError."""
+        if not secret.name.startswith(TEMPORARY_PREFIX):
+            return None
+        hours = parse_valid_hours(secret.data)
+        if hours is None:
+            return None
+        if secret.created is None:
+            raise MalformedError(f"it has {VALID_HOURS}, but no metadata.creationTimestamp, from which they count")
+        return min(secret.created + hours * 3600, _LATEST)
+
+
+def _by_age(document: NamespaceDocument | SecretDocument) -> tuple[bool, float, str]:
+    """What sorts documents, the oldest first; those that do not say when they were made are last, by their names."""
+    return document.created is None, document.created or 0.0, document.name
 
 
 def _resting(credentials: Iterable[Credential], rest: Callable[[], None]) -> Iterator[Credential]:

@@ -31,7 +31,7 @@ class PollTests(unittest.SynchronousTestCase):
         self.start(self.manifests.path)
 
     def start(self, path: Path) -> None:
-        source = ManifestsSource(path, PREFIX, MASTER)
+        source = ManifestsSource(path, PREFIX, MASTER, self.clock.seconds)
         self.directory = KeptDirectory(
             self.clock, source, Enrolment("redis-secret-master", MASTER), 86400, defer.maybeDeferred
         )
@@ -76,7 +76,7 @@ class PollTests(unittest.SynchronousTestCase):
         self.look(20)
         self.assertEqual(len(readings), 1)
         # Read for another reason, the change is no news any more.
-        self.write("third")
+        self.write("third!")
         self.directory.refresh()
         self.look(20)
         self.assertEqual((len(readings), self.poll.events), (2, 1))
