@@ -63,18 +63,27 @@ def make_suffix() -> str:
     return "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(6))
 
 
-def manifest(namespace: str, name: str, url: str, valid_hours: int | None = None) -> dict[str, Any]:
-    """A tenant's Secret. url: its connection string; valid_hours: of a temporary one."""
-    values = {CONNECTION_STRING: url}
-    if valid_hours is not None:
-        values[VALID_HOURS] = str(valid_hours)
+def manifest(namespace: str, name: str, url: str) -> dict[str, Any]:
+    """A tenant's Secret. url: its connection string."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": name, "namespace": namespace, "labels": dict(_LABELS)},
         "type": "Opaque",
-        "stringData": values,
+        "stringData": {CONNECTION_STRING: url},
     }
+
+
+def temporary_manifest(namespace: str, name: str, url: str, valid_hours: int, created: str) -> dict[str, Any]:
+    """A tenant's temporary Secret.
+
+    created: the creationTimestamp, from which valid_hours count. An API server puts its own in its place; in a directory of
+    manifests nobody does.
+    """
+    made = manifest(namespace, name, url)
+    made["metadata"]["creationTimestamp"] = created
+    made["stringData"][VALID_HOURS] = str(valid_hours)
+    return made
 
 
 # Which database.

@@ -227,8 +227,12 @@ class ClusterSource:
             return self._make_client()
         except Exception as error:
             # For a malformed kubeconfig the loader raises what it likes, YAMLError and AttributeError included. The text
-            # of a ConfigException names files and keys; others may quote the file, so that only their kind is told.
-            detail = str(error) if isinstance(error, ConfigException) else _kind(error)
+            # of a ConfigException names files and keys, or quotes what a credential plugin printed; others may quote the
+            # file, so that only their kind is told.
+            detail = _kind(error)
+            if isinstance(error, ConfigException):
+                plugin = re.match(r"(?:exec|cmd-path):(?: process returned -?[0-9]+)?", str(error))
+                detail = plugin[0] if plugin else str(error)
             raise _Unreachable(ReadFailure(f"no way to the Kubernetes API: {detail}")) from None
 
     def _make_client(self) -> kubernetes_client.ApiClient:

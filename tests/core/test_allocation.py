@@ -132,7 +132,9 @@ class SecretTests(unittest.TestCase):
                 ("", b"secret", 7),
             )
             self.assertNotIn("valid_hours", made["stringData"])
-        self.assertEqual(allocation.manifest("team-a", "x", "u", 5)["stringData"]["valid_hours"], "5")
+        made = allocation.temporary_manifest("team-a", "x", "u", 5, "2026-01-01T00:00:00Z")
+        self.assertEqual(made["stringData"]["valid_hours"], "5")
+        self.assertEqual(made["metadata"]["creationTimestamp"], "2026-01-01T00:00:00Z")
 
 
 class RotationTests(unittest.TestCase):

@@ -10,7 +10,9 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
+from kubernetes.config import ConfigException
 from twisted.internet import defer, task
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
@@ -506,6 +508,13 @@ class WhereItIsTests(ClusterCase):
         self.source = self.pod_source()
         self.api.service_account(f"{PLANTED}\n{PLANTED}")
         self.assertNotIn(PLANTED, self.assertUnreachable("cannot be sent").reason)
+
+    def test_what_a_credential_plugin_prints_is_not_told(self) -> None:
+        for told in ("exec: process returned 1. hunter2", "cmd-path: process returned 1\nCmd: hunter2\nStderr: hunter2"):
+            with mock.patch.object(cluster, "kubernetes_config") as config:
+                config.load_kube_config.side_effect = ConfigException(told)
+                reading = self.kubeconfig_source().read()
+            self.assertRegex(reading.namespaces.reason, "^no way to the Kubernetes API: .*: process returned 1$")
 
     def test_a_kubeconfig_that_is_none(self) -> None:
         path = Path(tempfile.mkdtemp(dir=self.api.directory)) / "config"
