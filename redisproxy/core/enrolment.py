@@ -342,7 +342,13 @@ class Enrolment:
                 index = had.get(namespace.name)
             if index is not None and (databases is None or index < databases):
                 claims.setdefault(index, []).append(namespace)
-        self._owners = {index: owner for index, by in claims.items() if (owner := self._owner(index, by, found)) is not None}
+        owners: dict[int, str] = {}
+        for index, claimants in claims.items():
+            rest()
+            owner = self._owner(index, claimants, found)
+            if owner is not None:
+                owners[index] = owner
+        self._owners = owners
         for namespace in namespaces:
             rest()
             enrolled = found.get(namespace.name, _NO_SECRETS)
