@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import ctypes
 import gc
+import logging
 import os
 import resource
 import sys
@@ -28,6 +29,14 @@ def prepare() -> None:
     """For whoever carries clients' bytes."""
     sys.setswitchinterval(SWITCH_INTERVAL)
     keep_free_memory()
+
+
+def quiet_libraries() -> None:
+    """What libraries say by Python's logging is not shown: the Kubernetes client quotes a credential plugin's output there.
+
+    Without a handler of its own Python prints it to the standard error.
+    """
+    logging.getLogger().addHandler(logging.NullHandler())
 
 
 def keep_free_memory() -> None:

@@ -32,7 +32,7 @@ from .net.rotation import RotationService
 from .net.tls import CertificateError
 from .ops.figures import DRAINING, Figures
 from .ops.logs import observer
-from .process import end_with, prepare, raise_descriptor_limit
+from .process import end_with, prepare, quiet_libraries, raise_descriptor_limit
 from .quickstart import tenants_command, tour
 from .serving import Serving
 from .settings import Settings, SettingsError
@@ -207,6 +207,7 @@ class ProxyService(service.MultiService):
 
     def startService(self) -> None:
         prepare()
+        quiet_libraries()
         self._reactor.callWhenRunning(self._take_over_ends)  # again: the reactor has put in its own meanwhile
         try:
             super().startService()

@@ -129,6 +129,8 @@ NO_REASON = {
     "Redis moved while a connection was opened": "the client is told that Redis cannot be reached",
     "Redis was away a moment ago": "likewise",
     f"{ANY}: {ANY}": "a file, and what the system says of it: has no words of its own",
+    f"{ANY}: it is not YAML or JSON ({ANY})": "told as a problem of the file, with what that leads to",
+    f"{ANY}: it cannot be read ({ANY})": "likewise",
 }
 #: Errors in Redis's own words, which a client finds in Redis's documents.
 REDIS_OWN = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 
 from twisted.internet import task
@@ -17,6 +18,7 @@ from ..core import allocation
 from ..core.allocation import Refused, Room
 from ..core.enrolment import ReadFailure, Reading
 from ..core.tenants import digest
+from ..core.urls import tenant_url
 from ..directory.cluster import ClusterSource
 from ..directory.writing import ClusterWriter, StoredSecret, WriteError
 from ..settings import Settings
@@ -104,7 +106,7 @@ async def enroll(
     notes = () if room.keys is not None else ("Redis was not asked: whether the database is empty is for you to see",)
     while True:
         index = choose(room)
-        url = allocation.connection_string(address, allocation.make_password(), index)
+        url = tenant_url(address, allocation.make_password(), index)
         manifest = allocation.manifest(namespace, settings.redis_secret, url)
         written = Written(namespace, settings.redis_secret, index, url, manifest, notes=notes)
         if writer is None:
@@ -170,6 +172,11 @@ async def _undo(operator: Operator, writer: ClusterWriter, made: StoredSecret) -
 # Temporary credentials.
 
 
+def _now() -> str:
+    """As Kubernetes writes a time."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 async def temporary(operator: Operator, namespace: str, hours: int, end: str, address: str, dry_run: bool) -> Written:
     """Makes a further password of an enrolled namespace, which ends. end: of the secret's name, empty for one by chance.
 
@@ -188,8 +195,8 @@ async def temporary(operator: Operator, namespace: str, hours: int, end: str, ad
             raise Refused(f"{namespace} is kept out: {view.problems[0]}")
         raise Refused(f"{namespace} is not enrolled: redisproxy enroll {namespace}")
     name = allocation.temporary_name(end or allocation.make_suffix())
-    url = allocation.connection_string(address, allocation.make_password(), view.index)
-    manifest = allocation.manifest(namespace, name, url, hours)
+    url = tenant_url(address, allocation.make_password(), view.index)
+    manifest = allocation.temporary_manifest(namespace, name, url, hours, _now())
     written = Written(namespace, name, view.index, url, manifest, hours)
     if writer is not None:
         await operator.in_thread(writer.create, manifest)
@@ -237,7 +244,7 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
     grace = None
     if grace_hours:
         name = allocation.temporary_name(f"rotated-{allocation.make_suffix()}")
-        kept = allocation.manifest(namespace, name, rotation.before, grace_hours)
+        kept = allocation.temporary_manifest(namespace, name, rotation.before, grace_hours, _now())
         grace = Written(namespace, name, rotation.index, rotation.before, kept, grace_hours)
     if dry_run:
         return Rotated(written, grace)

@@ -7,7 +7,6 @@ settings are made from the table of `settings`. Results go to the standard outpu
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -25,8 +24,10 @@ from twisted.internet import defer, task
 from twisted.logger import globalLogBeginner
 
 from .. import __version__
-from ..core.allocation import ADDRESS, Refused, parse_address
+from ..core.allocation import ADDRESS, Refused
+from ..core.urls import parse_address
 from ..directory.writing import WriteError
+from ..process import quiet_libraries
 from ..service import ProxyService, source_of
 from ..settings import Settings, SettingsError, described, option_name
 from . import changes, findings, shown
@@ -87,7 +88,8 @@ def _at(address: str) -> str:
     try:
         return parse_address(address)
     except ValueError as error:
-        raise click.UsageError(f"--address is {address!r}; it takes {error}") from None
+        # What was given is not repeated: it may be a tenant's whole URL.
+        raise click.UsageError(f"--address takes {error}") from None
 
 
 def _index(_: click.Context, __: click.Parameter, value: str) -> int | None:
@@ -319,7 +321,7 @@ def _complain(text: str) -> None:
 def _run(settings: Settings, run: Callable[[Operator], Coroutine[Any, Any, int]]) -> None:
     """Runs the reactor until it is over. Raises SystemExit with the status."""
     # What libraries have to say is said by us: urllib3 warns of each attempt, Twisted of each connection.
-    logging.getLogger().addHandler(logging.NullHandler())
+    quiet_libraries()
     globalLogBeginner.beginLoggingTo([lambda _: None], discardBuffer=True, redirectStandardIO=False)
 
     async def to_the_end(reactor: Any) -> None:

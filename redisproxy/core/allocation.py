@@ -5,13 +5,11 @@ Owns these decisions, made from what was read. Nothing is read or written here. 
 
 from __future__ import annotations
 
-import re
 import secrets
 import string
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from .enrolment import (
     CONNECTION_STRING,
@@ -24,6 +22,7 @@ from .enrolment import (
     SecretDocument,
     parse_tenant,
 )
+from .urls import possible_indexes, with_password
 
 #: The lowest index that is given away by itself. In 0 lands whatever logs in to Redis and does not SELECT: redis-cli, a
 #: backup, whoever was connected to this Redis before.
@@ -64,46 +63,35 @@ def make_suffix() -> str:
     return "".join(secrets.choice(_SUFFIX_LETTERS) for _ in range(6))
 
 
-def parse_address(text: str) -> str:
-    """Where clients connect to, as `ADDRESS` has it. ``HOST``, ``HOST:PORT``, or those behind redis:// or rediss://.
-
-    Raises ValueError, which says what it takes.
-    """
-    found = re.fullmatch(r"(?:(rediss?)://)?(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::([0-9]{1,5}))?/?", text, re.ASCII)
-    port = int(found[3] or 6379) if found else 0
-    if not 0 < port < 65536:
-        raise ValueError("HOST, HOST:PORT or rediss://HOST:PORT")
-    return f"{found[1] or 'redis'}://{found[2]}:{port}"
-
-
-def connection_string(address: str, password: str, index: int) -> str:
-    """What a tenant's applications connect with. address: see `ADDRESS`; password: see `make_password`."""
-    scheme, _, place = address.partition("://")
-    return f"{scheme}://:{password}@{place}/{index}"
-
-
-def manifest(namespace: str, name: str, url: str, valid_hours: int | None = None) -> dict[str, Any]:
-    """A tenant's Secret. url: its connection string; valid_hours: of a temporary one."""
-    values = {CONNECTION_STRING: url}
-    if valid_hours is not None:
-        values[VALID_HOURS] = str(valid_hours)
+def manifest(namespace: str, name: str, url: str) -> dict[str, Any]:
+    """A tenant's Secret. url: its connection string."""
     return {
         "apiVersion": "v1",
         "kind": "Secret",
         "metadata": {"name": name, "namespace": namespace, "labels": dict(_LABELS)},
         "type": "Opaque",
-        "stringData": values,
+        "stringData": {CONNECTION_STRING: url},
     }
+
+
+def temporary_manifest(namespace: str, name: str, url: str, valid_hours: int, created: str) -> dict[str, Any]:
+    """A tenant's temporary Secret.
+
+    created: the creationTimestamp, from which valid_hours count. An API server puts its own in its place; in a directory of
+    manifests nobody does.
+    """
+    made = manifest(namespace, name, url)
+    made["metadata"]["creationTimestamp"] = created
+    made["stringData"][VALID_HOURS] = str(valid_hours)
+    return made
 
 
 # Which database.
 
 
-def named_index(secret: SecretDocument) -> int | None:
-    """The index that a secret names, even where it is malformed otherwise: its owner may mend it."""
-    text = secret.data.get(CONNECTION_STRING, b"").decode("utf-8", "replace").strip()
-    found = re.search(r"/([0-9]{1,9})/?$", text.partition("?")[0], re.ASCII)
-    return int(found[1]) if found else None
+def named_indexes(secret: SecretDocument) -> tuple[int, ...]:
+    """The databases that a secret names or, where it is malformed, may name: its owner may mend it."""
+    return possible_indexes(secret.data.get(CONNECTION_STRING))
 
 
 def taken(reading: Reading, but: str = "") -> dict[int, str]:
@@ -112,14 +100,15 @@ def taken(reading: Reading, but: str = "") -> dict[int, str]:
     Raises Refused where that cannot be said.
     """
     found: dict[int, str] = {}
+    for unread in reading.unread:
+        raise Refused(f"{unread.name} could not be read, so it is not known which databases are given away in it: mend it")
     for namespace, held in sorted(reading.secrets.items()):
         if isinstance(held, ReadFailure):
             raise Refused(
                 f"the secrets of {namespace} could not be read ({held.reason}), so it is not known which database it has"
             )
         for secret in held:
-            index = named_index(secret)
-            if index is not None and namespace != but:
+            for index in named_indexes(secret) if namespace != but else ():
                 found.setdefault(index, namespace)
     return found
 
@@ -141,9 +130,9 @@ def choose_index(
     """
     held = _may_be_enrolled(reading, secret_name, prefix, namespace)
     others = taken(reading, but=namespace)
-    own = sorted({index for secret in held if (index := named_index(secret)) is not None})
+    own = sorted({index for secret in held for index in named_indexes(secret)})
     if own and (wanted is None or own != [wanted]):
-        names = ", ".join(secret.name for secret in held if named_index(secret) is not None)
+        names = ", ".join(secret.name for secret in held if named_indexes(secret))
         raise Refused(
             f"{namespace} has temporary secrets that name database {own[0]} ({names}): delete them, or say --index {own[0]}"
         )
@@ -242,18 +231,9 @@ def plan_rotation(data: Mapping[str, bytes], password: str) -> Rotation:
         raise Refused(f"the secret is malformed: {error}: mend it, or delete it and enrol the namespace anew") from None
     before = data[CONNECTION_STRING].decode()
     changes = {key: password.encode() for key, value in data.items() if value == old}
-    changes[CONNECTION_STRING] = _with_password(before, password).encode()
+    changes[CONNECTION_STRING] = with_password(before, password).encode()
     stale = sorted(key for key, value in data.items() if key not in changes and old in value)
     return Rotation(index, changes, before, old, tuple(stale))
-
-
-def _with_password(url: str, password: str) -> str:
-    """The same URL, letter by letter, but for its password."""
-    scheme = url.partition("://")[0]
-    netloc = urlsplit(url).netloc
-    info, _, place = netloc.rpartition("@")
-    rest = url[len(scheme) + len("://") + len(netloc) :]
-    return f"{scheme}://{info.partition(':')[0]}:{password}@{place}{rest}"
 
 
 def temporary_name(end: str) -> str:

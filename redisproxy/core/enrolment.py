@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from urllib.parse import SplitResult, unquote_to_bytes, urlsplit
+from dataclasses import dataclass, field, replace
 
 from .limits import UNLIMITED, Limits, read_limits
 from .tenants import Backend, Credential, Directory, Tenant, digest
+from .urls import CONNECTION_STRING, MalformedError, possible_indexes, read_master, read_tenant
 
-CONNECTION_STRING = "redis-connection-string"
 PASSWORD = "redis-password"  # noqa: S105 - the name of a key
 VALID_HOURS = "valid_hours"
 SENTINEL_USERNAME = "sentinel-username"
@@ -29,16 +28,20 @@ _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 #: Namespaces with one password that are named to each other; of the rest only the number is told.
 NAMED = 10
 
-#: A thousand years: no date that it leads to overflows.
 _MOST_HOURS = 24 * 366 * 1000
+#: The last second of the year 9999, after which dates cannot be shown.
+_LATEST = 253402300799.0
 
 
 @dataclass(frozen=True, slots=True)
 class NamespaceDocument:
-    """A namespace. created: seconds since the epoch; annotations: those that begin with `limits.PREFIX`."""
+    """A namespace.
+
+    created: seconds since the epoch, None where it does not say; annotations: those that begin with `limits.PREFIX`.
+    """
 
     name: str
-    created: float
+    created: float | None
     annotations: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -51,8 +54,8 @@ class SecretDocument:
 
     namespace: str
     name: str
-    #: seconds since the epoch
-    created: float
+    #: seconds since the epoch, None where it does not say
+    created: float | None
     data: Mapping[str, bytes] = field(repr=False)
     error: str | None = None
 
@@ -67,6 +70,22 @@ class ReadFailure:
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """A part of a source that was never readable, so that an older owner of a database may be in it. name: fit for a log.
+
+    indexes: databases that it may name, None: any; digits: what a number that may go on begins with.
+    """
+
+    name: str
+    indexes: frozenset[int] | None = None
+    digits: str = ""
+
+    def may_name(self, index: int) -> bool:
+        """Whether it may give this database to somebody."""
+        return self.indexes is None or index in self.indexes or (self.digits != "" and str(index).startswith(self.digits))
+
+
+@dataclass(frozen=True, slots=True)
 class Reading:
     """What one look at a source found."""
 
@@ -77,10 +96,16 @@ class Reading:
     secrets: Mapping[str, tuple[SecretDocument, ...] | ReadFailure]
     #: documents that are not even that: what and why
     unreadable: tuple[Problem, ...] = ()
+    #: parts of which nothing is known, since none of their contents was ever read
+    unread: tuple[Unread, ...] = ()
+    #: of parts that could not be read: those in `unread`, and those that are here as they were; `unreadable` names them, too
+    stale: tuple[ReadFailure, ...] = ()
+    #: seconds after which the source asks to be read again: something was not believed at first sight
+    again: float | None = None
 
     def failures(self) -> list[ReadFailure]:
         """All that could not be read."""
-        parts = [self.master, self.namespaces, *self.secrets.values()]
+        parts = [self.master, self.namespaces, *self.secrets.values(), *self.stale]
         return [part for part in parts if isinstance(part, ReadFailure)]
 
 
@@ -138,128 +163,22 @@ class Problem:
         return f"{where}: {self.reason}"
 
 
-class MalformedError(ValueError):
-    """A secret's value is not what it has to be. The text says why, without the value."""
-
-
-_EXAMPLE = "redis://:password@host:6379/3"
-
-
-def _text(value: bytes | None) -> str:
-    if value is None:
-        raise MalformedError(f"it has no key {CONNECTION_STRING}, which takes the form {_EXAMPLE}")
-    try:
-        text = value.decode("utf-8")
-    except UnicodeDecodeError:
-        raise MalformedError(f"{CONNECTION_STRING} is not UTF-8") from None
-    if text != text.strip():
-        raise MalformedError(
-            f"{CONNECTION_STRING} begins or ends with white space (echo adds a newline: use echo -n or printf)"
-        )
-    if any(ord(character) < 33 or ord(character) == 127 for character in text):
-        raise MalformedError(f"{CONNECTION_STRING} contains white space or a control character")
-    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
-        raise MalformedError(f"{CONNECTION_STRING} has a % that two hexadecimal digits do not follow: write %25 for %")
-    return text
-
-
-def _split(text: str, schemes: tuple[str, ...]) -> SplitResult:
-    try:
-        url = urlsplit(text)
-        url.port  # noqa: B018 - raises when it is not a number
-    except ValueError:
-        raise MalformedError(f"{CONNECTION_STRING} is not a URL of the form {_EXAMPLE}") from None
-    if url.scheme not in schemes:
-        raise MalformedError(f"{CONNECTION_STRING} does not begin with {' or '.join(s + '://' for s in schemes)}")
-    return url
-
-
-def _user_info(netloc: str) -> tuple[str, bytes]:
-    """User name and password of a URL. An @ in a password is taken as such: the last one ends it."""
-    info, _, _ = netloc.rpartition("@")
-    username, _, password = info.partition(":")
-    try:
-        return unquote_to_bytes(username).decode("utf-8"), unquote_to_bytes(password)
-    except UnicodeDecodeError:
-        raise MalformedError(f"the user name in {CONNECTION_STRING} is not UTF-8") from None
-
-
 def parse_backend(data: Mapping[str, bytes]) -> Backend:
     """Where Redis is, from the master secret. Raises MalformedError."""
-    text = _text(data.get(CONNECTION_STRING))
-    if sentinels := re.match(r"(rediss?)\+sentinel://", text, re.IGNORECASE):
-        return _parse_sentinels(text[sentinels.end() :], sentinels[1].lower() == "rediss", data)
-    url = _split(text, ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel"))
-    username, password = _user_info(url.netloc)
-    if PASSWORD in data:
-        password = data[PASSWORD]
-    if url.scheme == "unix":
-        path = unquote_to_bytes(url.path).decode("utf-8", "replace")
-        if not path.startswith("/"):
-            raise MalformedError(f"{CONNECTION_STRING} names no absolute path: unix:///run/redis.sock")
-        return Backend(path=path, username=username, password=password)
-    if not url.hostname:
-        raise MalformedError(f"{CONNECTION_STRING} names no host")
-    port = 6379 if url.port is None else url.port
-    if not 0 < port < 65536:
-        raise MalformedError(f"{CONNECTION_STRING} names a port that is not within 1 to 65535")
-    return Backend(host=url.hostname, port=port, tls=url.scheme == "rediss", username=username, password=password)
-
-
-#: A sentinel: host, or IPv6 address in brackets, and port.
-_SENTINEL = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:@,]+))(?::([0-9]{1,5}))?", re.ASCII)
-_SENTINEL_PORT = 26379
-
-
-def _parse_sentinels(rest: str, tls: bool, data: Mapping[str, bytes]) -> Backend:
-    """The same of ``redis+sentinel://``; rest: what follows that. The last /N, a database's number, means nothing here."""
-    form = f"{CONNECTION_STRING} is not of the form redis+sentinel://:password@host:26379,host:26379/master-name"
-    netloc, _, path = rest.partition("/")
-    if "?" in rest or "#" in rest:
-        # A password that was not percent-encoded, or an option that would be ignored.
-        raise MalformedError(f"{form}: it has a ? or #")
-    username, password = _user_info(netloc)
-    places = []
-    for number, place in enumerate(netloc.rpartition("@")[2].split(","), 1):
-        found = _SENTINEL.fullmatch(place)
-        if not found:
-            raise MalformedError(f"{form}: sentinel {number} is no host and port")
-        port = int(found[3] or _SENTINEL_PORT)
-        if not 0 < port < 65536:
-            raise MalformedError(f"{CONNECTION_STRING} names a port that is not within 1 to 65535 for sentinel {number}")
-        places.append((found[1] or found[2], port))
-    name, _, index = path.partition("/")
-    # What Sentinel itself takes as a name.
-    if not re.fullmatch(r"[A-Za-z0-9._-]+", name, re.ASCII):
-        raise MalformedError(f"{form}: it names no master, or one that is not of letters, digits and . - _")
-    if not re.fullmatch(r"[0-9]{0,9}", index, re.ASCII):
-        raise MalformedError(f"{form}: what follows the master's name is no database's number")
-    sentinel_username = data.get(SENTINEL_USERNAME, b"")
+    backend = read_master(data.get(CONNECTION_STRING))
+    backend = replace(backend, password=data.get(PASSWORD, backend.password))
+    if not backend.sentinels:
+        return backend
     try:
-        sentinel_user = sentinel_username.decode("utf-8")
+        username = data.get(SENTINEL_USERNAME, b"").decode("utf-8")
     except UnicodeDecodeError:
         raise MalformedError(f"{SENTINEL_USERNAME} is not UTF-8") from None
-    return Backend(
-        tls=tls,
-        username=username,
-        password=data.get(PASSWORD, password),
-        sentinels=tuple(dict.fromkeys(places)),
-        master_name=name,
-        sentinel_username=sentinel_user,
-        sentinel_password=data.get(SENTINEL_PASSWORD, b""),
-    )
+    return replace(backend, sentinel_username=username, sentinel_password=data.get(SENTINEL_PASSWORD, b""))
 
 
 def parse_tenant(data: Mapping[str, bytes]) -> tuple[str, bytes, int]:
     """(user name, password, database index) of a tenant's secret. Raises MalformedError."""
-    url = _split(_text(data.get(CONNECTION_STRING)), ("redis", "rediss"))
-    username, password = _user_info(url.netloc)
-    if not password:
-        raise MalformedError(f"{CONNECTION_STRING} has no password")
-    index = url.path.removeprefix("/")
-    if not re.fullmatch(r"0|[1-9][0-9]{0,8}", index, re.ASCII):
-        raise MalformedError(f"{CONNECTION_STRING} does not end in /N, the database's number")
-    return username, password, int(index)
+    return read_tenant(data.get(CONNECTION_STRING))
 
 
 def parse_valid_hours(data: Mapping[str, bytes]) -> int | None:
@@ -268,13 +187,34 @@ def parse_valid_hours(data: Mapping[str, bytes]) -> int | None:
     if value is None:
         return None
     digits = value.strip()
-    if not digits.isdigit() or len(digits) > 8 or int(digits) > _MOST_HOURS:
+    if not re.fullmatch(rb"0|[1-9][0-9]{0,7}", digits) or int(digits) > _MOST_HOURS:
         raise MalformedError(f"{VALID_HOURS} is not a whole number of hours from 0 to {_MOST_HOURS}")
     return int(digits)
 
 
 def no_rest() -> None:
     """For whom nobody waits; see `Enrolment.resolve`."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Enrolled:
+    """What follows from a namespace's secrets alone.
+
+    credentials: the one that decides on its database first; meant: the database that its secrets were to name, where all
+    are malformed, None: it cannot be made out.
+    """
+
+    secrets: tuple[SecretDocument, ...]
+    credentials: list[Credential]
+    problems: list[Problem]
+    meant: int | None
+
+    @property
+    def malformed(self) -> bool:
+        return bool(self.problems) and not self.credentials
+
+
+_NO_SECRETS = _Enrolled((), [], [], None)
 
 
 class Enrolment:
@@ -303,8 +243,10 @@ class Enrolment:
         self._backend = backend
         self._master_problem: Problem | None = None
         self._failures: tuple[Problem, ...] = ()
-        #: by namespace: its secrets, and the credentials and problems that follow from just these
-        self._enrolled: dict[str, tuple[tuple[SecretDocument, ...], list[Credential], list[Problem]]] = {}
+        self._unread: tuple[Unread, ...] = ()
+        self._enrolled: dict[str, _Enrolled] = {}
+        #: which namespace has each database, by index: it keeps it where nobody's age is known
+        self._owners: dict[int, str] = {}
         self._directory: Directory | None = None
         self._shared: list[Problem] = []
 
@@ -322,6 +264,7 @@ class Enrolment:
             self._secrets = {name: kept for name, kept in self._secrets.items() if name in self._namespaces}
             self._enrolled = {name: kept for name, kept in self._enrolled.items() if name in self._namespaces}
             self._unreadable = reading.unreadable
+            self._unread = reading.unread
         for namespace, secrets in reading.secrets.items():
             if isinstance(secrets, ReadFailure):
                 failures.append(Problem(namespace, "", f"its secrets were not read: {secrets.reason}"))
@@ -377,10 +320,12 @@ class Enrolment:
         problems: list[Problem] = [*self._failures, *self._unreadable]
         if self._master_problem:
             problems.append(self._master_problem)
-        owners: dict[int, str] = {}
         credentials: list[Credential] = []
         limits: dict[str, Limits] = {}
-        namespaces = sorted((self._namespaces or {}).values(), key=lambda n: (n.created, n.name))
+        found: dict[str, _Enrolled] = {}
+        claims: dict[int, list[NamespaceDocument]] = {}
+        had = {namespace: index for index, namespace in self._owners.items()}
+        namespaces = sorted((self._namespaces or {}).values(), key=_by_age)
         for namespace in namespaces:
             rest()
             if not _NAMESPACE.fullmatch(namespace.name):
@@ -388,27 +333,42 @@ class Enrolment:
                 text = "is no name of a namespace, which has up to 63 of a-z, 0-9 and -"
                 problems.append(Problem(ascii(namespace.name[:63]), "", text))
                 continue
-            found, malformed = self._credentials(namespace.name)
-            problems += malformed
+            enrolled = found[namespace.name] = self._enrol(namespace.name)
+            problems += enrolled.problems
+            index = enrolled.meant
+            if enrolled.credentials:
+                index = enrolled.credentials[0].tenant.index
+            elif index is None and enrolled.malformed:
+                index = had.get(namespace.name)
+            if index is not None and (databases is None or index < databases):
+                claims.setdefault(index, []).append(namespace)
+        owners: dict[int, str] = {}
+        for index, claimants in claims.items():
+            rest()
+            owner = self._owner(index, claimants, found)
+            if owner is not None:
+                owners[index] = owner
+        self._owners = owners
+        for namespace in namespaces:
+            rest()
+            enrolled = found.get(namespace.name, _NO_SECRETS)
             allowed, wrong = read_limits(namespace.annotations, self._default_limits)
-            problems += [Problem(namespace.name, "", reason) for reason in wrong]
-            if not found:
+            if namespace.name in found:
+                problems += [Problem(namespace.name, "", reason) for reason in wrong]
+            if not enrolled.credentials:
                 continue
-            index = found[0].tenant.index
+            first = enrolled.credentials[0]
+            index = first.tenant.index
             if databases is not None and index >= databases:
                 problems.append(
-                    Problem(namespace.name, found[0].secret, f"Redis has no database {index}: it has 0 to {databases - 1}")
+                    Problem(namespace.name, first.secret, f"Redis has no database {index}: it has 0 to {databases - 1}")
                 )
-                continue
-            if index in owners:
-                problems.append(
-                    Problem(namespace.name, found[0].secret, f"database {index} belongs to the older {owners[index]}")
-                )
-                continue
-            owners[index] = namespace.name
-            credentials += found
-            if allowed != UNLIMITED:
-                limits[namespace.name] = allowed
+            elif self._owners.get(index) != namespace.name:
+                problems.append(self._kept_out(namespace.name, first, claims[index]))
+            else:
+                credentials += enrolled.credentials
+                if allowed != UNLIMITED:
+                    limits[namespace.name] = allowed
         before = self._directory
         if before is None or before.backend != self._backend or before.credentials != tuple(credentials):
             self._directory = Directory(self._backend, _resting(credentials, rest), limits)
@@ -417,31 +377,62 @@ class Enrolment:
             self._directory = Directory(self._backend, _resting(credentials, rest), limits)
         return self._directory, sorted(problems + self._shared)
 
-    def _credentials(self, namespace: str) -> tuple[list[Credential], list[Problem]]:
-        """A namespace's credentials, the one that decides on its database first, and its malformed secrets."""
-        secrets = self._secrets.get(namespace, ())
-        kept, found, problems = self._enrolled.get(namespace, (None, [], []))
-        if kept != secrets:
-            found, problems = self._enrol(namespace, secrets)
-            self._enrolled[namespace] = (secrets, found, problems)
-        return found, problems
+    def _owner(self, index: int, claimants: list[NamespaceDocument], enrolled: Mapping[str, _Enrolled]) -> str | None:
+        """Who of the namespaces that name a database has it, None: nobody. claimants: the oldest first.
 
-    def _enrol(self, namespace: str, secrets: Iterable[SecretDocument]) -> tuple[list[Credential], list[Problem]]:
+        The older one, by its creationTimestamp. Where one of them has none, the one that has it already keeps it; if none
+        has, as at the start, none gets it. Malformed secrets keep a database from others, and take none away. Where it may
+        be that of a namespace which was never read, nobody else gets it.
+        """
+        holder = self._owners.get(index)
+        if holder not in {namespace.name for namespace in claimants}:
+            holder = None
+        owner = holder
+        if not claimants[1:] or all(namespace.created is not None for namespace in claimants):
+            oldest = claimants[0].name
+            owner = holder if holder is not None and enrolled[oldest].malformed else oldest
+        return holder if any(unread.may_name(index) for unread in self._unread) else owner
+
+    def _kept_out(self, namespace: str, credential: Credential, claimants: list[NamespaceDocument]) -> Problem:
+        """Why a namespace does not have the database that it names."""
+        index = credential.tenant.index
+        owner = self._owners.get(index)
+        others = [claimant.name for claimant in claimants if claimant.name != namespace]
+        ages = all(claimant.created is not None for claimant in claimants)
+        if owner is not None and ages and claimants[0].name == owner:
+            reason = f"database {index} belongs to the older {owner}"
+        elif owner is not None:
+            reason = f"database {index} belongs to {owner}, which had it first"
+        elif others and not ages:
+            named = f"{', '.join(others[:NAMED])}{f' and {len(others) - NAMED} more' if others[NAMED:] else ''}"
+            reason = f"database {index} is also named by {named}, and not all have a creationTimestamp: none of them gets it"
+        else:
+            file = next(unread.name for unread in self._unread if unread.may_name(index))
+            reason = f"database {index} may belong to a namespace in {file}, which was never readable: nobody else gets it"
+        return Problem(namespace, credential.secret, reason)
+
+    def _enrol(self, namespace: str) -> _Enrolled:
+        """What follows from a namespace's secrets. As long as they stay the same it is the same object."""
+        secrets = self._secrets.get(namespace, ())
+        kept = self._enrolled.get(namespace)
+        if kept is None or kept.secrets != secrets:
+            kept = self._enrolled[namespace] = self._enrol_anew(namespace, secrets)
+        return kept
+
+    def _enrol_anew(self, namespace: str, secrets: tuple[SecretDocument, ...]) -> _Enrolled:
         found: list[Credential] = []
         problems = []
+        meant: int | None = None
         candidates = [
             secret for secret in secrets if secret.name == self._secret_name or secret.name.startswith(TEMPORARY_PREFIX)
         ]
-        candidates.sort(key=lambda s: (s.name != self._secret_name, s.created, s.name))
+        candidates.sort(key=lambda s: (s.name != self._secret_name, *_by_age(s)))
         for secret in candidates:
             try:
                 if secret.error:
                     raise MalformedError(secret.error)
                 username, password, index = parse_tenant(secret.data)
-                expires = None
-                if secret.name.startswith(TEMPORARY_PREFIX):
-                    hours = parse_valid_hours(secret.data)
-                    expires = None if hours is None else secret.created + hours * 3600
+                expires = self._expiry(secret)
                 tenant = Tenant(namespace, index)
                 if found and found[0].tenant != tenant:
                     raise MalformedError(
@@ -450,7 +441,26 @@ class Enrolment:
                 found.append(Credential(tenant, secret.name, digest(password), username, expires))
             except MalformedError as error:
                 problems.append(Problem(namespace, secret.name, str(error)))
-        return found, problems
+                if meant is None:
+                    meant = next(reversed(possible_indexes(secret.data.get(CONNECTION_STRING))), None)
+        return _Enrolled(secrets, found, problems, None if found else meant)
+
+    @staticmethod
+    def _expiry(secret: SecretDocument) -> float | None:
+        """When a secret's credential ends, None: it does not. Raises MalformedError."""
+        if not secret.name.startswith(TEMPORARY_PREFIX):
+            return None
+        hours = parse_valid_hours(secret.data)
+        if hours is None:
+            return None
+        if secret.created is None:
+            raise MalformedError(f"it has {VALID_HOURS}, but no metadata.creationTimestamp, from which they count")
+        return min(secret.created + hours * 3600, _LATEST)
+
+
+def _by_age(document: NamespaceDocument | SecretDocument) -> tuple[bool, float, str]:
+    """What sorts documents, the oldest first; those that do not say when they were made are last, by their names."""
+    return document.created is None, document.created or 0.0, document.name
 
 
 def _resting(credentials: Iterable[Credential], rest: Callable[[], None]) -> Iterator[Credential]:

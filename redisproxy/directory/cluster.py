@@ -201,7 +201,7 @@ class ClusterSource:
         return found
 
     def _one(
-        self, call: Callable[..., Any], read: Callable[[Mapping, float], _Made], where: str, name: str, *arguments: str
+        self, call: Callable[..., Any], read: Callable[[Mapping], _Made], where: str, name: str, *arguments: str
     ) -> _Made | ReadFailure | None:
         """One object, None if there is none. By a list of those with its name, for that takes no right but to list."""
         found: _Made | None = None
@@ -227,8 +227,12 @@ class ClusterSource:
             return self._make_client()
         except Exception as error:
             # For a malformed kubeconfig the loader raises what it likes, YAMLError and AttributeError included. The text
-            # of a ConfigException names files and keys; others may quote the file, so that only their kind is told.
-            detail = str(error) if isinstance(error, ConfigException) else _kind(error)
+            # of a ConfigException names files and keys, or quotes what a credential plugin printed; others may quote the
+            # file, so that only their kind is told.
+            detail = _kind(error)
+            if isinstance(error, ConfigException):
+                plugin = re.match(r"(?:exec|cmd-path):(?: process returned -?[0-9]+)?", str(error))
+                detail = plugin[0] if plugin else str(error)
             raise _Unreachable(ReadFailure(f"no way to the Kubernetes API: {detail}")) from None
 
     def _make_client(self) -> kubernetes_client.ApiClient:
@@ -417,7 +421,7 @@ class ClusterSource:
         self._forget_others(namespace, found)
         return tuple(found.values())
 
-    def _made_of(self, item: dict[str, Any], read: Callable[[Mapping, float], _Made], namespace: str, name: str) -> _Made:
+    def _made_of(self, item: dict[str, Any], read: Callable[[Mapping], _Made], namespace: str, name: str) -> _Made:
         """What an object is made into; what was made of it before, if it has not changed. Raises DocumentError."""
         metadata = item.get("metadata")
         version = (metadata.get("uid"), metadata.get("resourceVersion")) if isinstance(metadata, dict) else ()
@@ -425,7 +429,7 @@ class ClusterSource:
         kept = held.get(name)
         if kept is not None and kept[0] == version:
             return kept[1]
-        made = read(item, 0.0)
+        made = read(item)
         if version and all(isinstance(part, str) and part for part in version):
             held[name] = (version, made)
         return made

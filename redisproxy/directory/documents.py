@@ -1,13 +1,15 @@
 """Kubernetes documents, as JSON from an API server or YAML from a file, made into what `core.enrolment` takes.
 
 Owns the reading of one document: metadata, base64, timestamps. A fault inside a secret becomes the secret's
-``error``; only what is no document at all raises.
+``error``; only what is no document at all raises. In a file's document every scalar is the text that was written; where
+none is expected, but a mapping, a list or a time, `null`, `~` and nothing mean that it is not there, as in Kubernetes.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
@@ -19,35 +21,46 @@ class DocumentError(ValueError):
     """Not a document that can be named. The text says what is missing, without any value."""
 
 
+#: RFC 3339, as Kubernetes writes it; and without a zone, which is UTC's then.
+_TIME = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:[Zz]|[+-]\d\d:\d\d)?", re.ASCII)
+
+
+def is_missing(content: object) -> bool:
+    """Whether there is nothing where a mapping, a list, a time or a name is expected."""
+    return content in (None, "", "~", "null", "Null", "NULL")
+
+
 def _metadata(document: Mapping) -> Mapping:
     metadata = document.get("metadata")
-    if not isinstance(metadata, Mapping) or not isinstance(metadata.get("name"), str) or not metadata["name"]:
+    if not isinstance(metadata, Mapping) or not isinstance(metadata.get("name"), str) or is_missing(metadata["name"]):
         raise DocumentError("it has no metadata.name")
     return metadata
 
 
-def _created(metadata: Mapping, default: float) -> float:
-    """Its creationTimestamp in seconds since the epoch. YAML reads an unquoted one as a date."""
+def _created(metadata: Mapping) -> float | None:
+    """Its creationTimestamp in seconds since the epoch, None if it has none."""
     stamp = metadata.get("creationTimestamp")
-    if stamp is None:
-        return default
+    if is_missing(stamp):
+        return None
     try:
-        moment = stamp if isinstance(stamp, datetime) else datetime.fromisoformat(stamp)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
-    except (TypeError, ValueError):
-        raise DocumentError("metadata.creationTimestamp is not a time like 2026-01-31T12:00:00Z") from None
+        if isinstance(stamp, str) and _TIME.fullmatch(stamp):
+            moment = datetime.fromisoformat(stamp.upper())
+            return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+    except (ValueError, OverflowError):
+        pass
+    raise DocumentError("metadata.creationTimestamp is not a time like 2026-01-31T12:00:00Z")
 
 
-def read_namespace(document: Mapping, default_created: float) -> NamespaceDocument:
-    """A Namespace. default_created: what takes the place of a missing creationTimestamp. Raises DocumentError."""
+def read_namespace(document: Mapping) -> NamespaceDocument:
+    """A Namespace. Raises DocumentError."""
     metadata = _metadata(document)
-    return NamespaceDocument(metadata["name"], _created(metadata, default_created), _annotations(metadata))
+    return NamespaceDocument(metadata["name"], _created(metadata), _annotations(metadata))
 
 
 def _annotations(metadata: Mapping) -> dict[str, str]:
     """Those that matter here. What cannot be one stays malformed, whatever it is: it must not cost the namespace."""
     content = metadata.get("annotations")
-    if content is None:
+    if is_missing(content):
         return {}
     if not isinstance(content, Mapping):
         return dict.fromkeys(ANNOTATIONS, "")
@@ -64,24 +77,26 @@ def _annotation(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def read_secret(document: Mapping, default_created: float) -> SecretDocument:
+def read_secret(document: Mapping) -> SecretDocument:
     """A Secret. Where data and stringData have the same key, stringData wins, as in the API server.
 
     Raises DocumentError when it cannot even be named.
     """
     metadata = _metadata(document)
     name = metadata["name"]
-    namespace = metadata.get("namespace") or "default"
+    namespace = metadata.get("namespace")
+    if is_missing(namespace):
+        namespace = "default"
     if not isinstance(namespace, str):
         raise DocumentError("metadata.namespace is not a text")
     values: dict[str, bytes] = {}
     error = None
-    created = default_created
+    created = None
     try:
-        created = _created(metadata, default_created)
+        created = _created(metadata)
         for part in ("data", "stringData"):
             content = document.get(part)
-            if content is None:
+            if is_missing(content):
                 continue
             if not isinstance(content, Mapping):
                 raise DocumentError(f"{part} is not a mapping")

@@ -1,46 +1,88 @@
 """Reads namespaces and secrets from a directory of manifests, for where there is no cluster.
 
-Owns the files: ``*.yaml``, ``*.yml`` and ``*.json`` of one directory, each with any number of documents, ``List``
-included. The rules are the cluster's own (`core.enrolment`).
+Owns the files: ``*.yaml``, ``*.yml`` and ``*.json`` of one directory that are not hidden, each with any number of documents,
+``List`` included; and when a file is believed. The rules are the cluster's own (`core.enrolment`). When a file was written
+means nothing: `touch`, a copy or a comment would make its documents older or younger.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import hashlib
+import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-import yaml
-
-from ..core.enrolment import NamespaceDocument, Problem, ReadFailure, Reading, SecretDocument, no_rest
-from .documents import DocumentError, read_namespace, read_secret
+from ..core.enrolment import (
+    CONNECTION_STRING,
+    NamespaceDocument,
+    Problem,
+    ReadFailure,
+    Reading,
+    SecretDocument,
+    Unread,
+    no_rest,
+)
+from . import yamltext
+from .documents import DocumentError, is_missing, read_namespace, read_secret
 
 _ENDINGS = (".yaml", ".yml", ".json")
-
-
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
-    """Leaves a time as the text that it is: an impossible one then costs its document, not the whole directory."""
-
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
+#: Seconds after which a file that has become shorter, or has lost something, is looked at once more before it is believed:
+#: it may be half written.
+REST = 1.0
 
 #: What a file's documents are made into.
 _Made = list[NamespaceDocument | SecretDocument | Problem]
 
 
-class ManifestsSource:
-    """A directory of manifests, read anew at each call of `read`. Only files that changed are parsed again."""
+@dataclass(frozen=True, slots=True)
+class _Content:
+    """What a file says. digest: of its bytes; size: in bytes; documents: what was made of them."""
 
-    def __init__(self, directory: Path, prefix: str, master: tuple[str, str]) -> None:
+    digest: bytes
+    size: int
+    documents: _Made = field(repr=False)
+
+    def takes_away(self, before: _Content) -> bool:
+        """Whether it is shorter than before, or lacks a namespace or a secret, or the end of a secret's URL."""
+        if self.size < before.size:
+            return True
+        now = self._named()
+        return any(
+            key not in now or (url.startswith(now[key]) and len(url) > len(now[key])) for key, url in before._named().items()
+        )
+
+    def _named(self) -> dict[tuple[str, str], bytes]:
+        """The URL of each secret, by namespace and name; namespaces have no namespace, and no URL."""
+        found: dict[tuple[str, str], bytes] = {}
+        for document in self.documents:
+            if isinstance(document, NamespaceDocument):
+                found["", document.name] = b""
+            elif isinstance(document, SecretDocument):
+                found[document.namespace, document.name] = document.data.get(CONNECTION_STRING, b"")
+        return found
+
+
+class ManifestsSource:
+    """A directory of manifests, read anew at each call of `read`. Only files that changed are parsed again.
+
+    clock: seconds that only go on.
+    """
+
+    def __init__(
+        self, directory: Path, prefix: str, master: tuple[str, str], clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._directory = directory
         self._prefix = prefix
         self._master = master
-        #: by name of a file: its time and the digest of its content, and what was made of it. The time is not enough: a
-        #: file may be written twice within its resolution. Nor is the content: the time stands in for a creationTimestamp.
-        self._made: dict[str, tuple[tuple[float, bytes], _Made]] = {}
+        self._clock = clock
+        #: by name of a file: what it says that is believed
+        self._believed: dict[str, _Content] = {}
+        #: by name of a file: what it says now and is not believed yet, and since when it says so
+        self._doubted: dict[str, tuple[_Content, float]] = {}
         #: what `stamp` was when it was last read, None before
         self.stamp_read: tuple[object, ...] | None = None
 
@@ -51,8 +93,16 @@ class ManifestsSource:
         """Reading files takes no time to speak of."""
 
     def _files(self) -> list[Path]:
-        """May raise OSError."""
-        return sorted(path for path in self._directory.iterdir() if path.suffix in _ENDINGS and path.is_file())
+        """May raise OSError.
+
+        Hidden ones are not among them: what is being written, editors' and archivers' own (``._tenants.yaml``), and
+        what the kubelet's links lead to (``..data``).
+        """
+        return sorted(
+            path
+            for path in self._directory.iterdir()
+            if path.suffix in _ENDINGS and not path.name.startswith(".") and path.is_file()
+        )
 
     def stamp(self) -> tuple[object, ...]:
         """Differs from what it was when a file was written, replaced, removed or added. Blocks.
@@ -66,57 +116,100 @@ class ManifestsSource:
         return tuple((name, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) for name, found in stats)
 
     def read(self, rest: Callable[[], None] = no_rest) -> Reading:
-        """What the files say now. Blocks. rest: called after each document that is parsed, may sleep."""
+        """What the files say now. Blocks. rest: called after each document that is parsed, may sleep.
+
+        A file that cannot be read, or is no YAML, says what it said before, and is named. Where that is nothing, what it
+        may say is told as `Unread`.
+        """
         self.stamp_read = self.stamp()  # before: what changes from now on is another stamp
         try:
             files = self._files()
         except OSError as error:
             failure = ReadFailure(f"{self._directory}: {error.strerror}")
             return Reading(failure, failure, {})
-        made: dict[str, tuple[tuple[float, bytes], _Made]] = {}
+        found: dict[str, _Content] = {}
+        problems: list[Problem] = []
+        unread: list[Unread] = []
+        stale: list[ReadFailure] = []
         for path in files:
+            name, shown = path.name, _shown(path.name)
+            before = self._believed.get(name)
+            text = None
             try:
-                modified = path.stat().st_mtime
                 text = path.read_bytes()
-            except OSError as error:
-                # Half of the files say nothing about what is in the others: nothing may be taken for deleted.
-                failure = ReadFailure(f"{path.name}: {error.strerror}")
-                return Reading(failure, failure, {})
-            version = (modified, hashlib.sha256(text).digest())
-            kept = self._made.get(path.name)
-            if kept is not None and kept[0] == version:
-                made[path.name] = kept
+                found[name] = self._content(name, text, rest)
                 continue
-            try:
-                made[path.name] = (version, self._parse(path.name, text, modified, rest))
-            except (yaml.YAMLError, ValueError, RecursionError) as error:
-                mark = getattr(error, "problem_mark", None)
-                where = f"line {mark.line + 1}" if mark else "somewhere"
-                failure = ReadFailure(f"{path.name} is not YAML or JSON ({where})")
-                return Reading(failure, failure, {})
-        self._made = made
-        return self._gather([document for _, documents in made.values() for document in documents])
+            except FileNotFoundError:
+                continue  # it went a moment ago
+            except OSError as error:
+                reason = f"it cannot be read ({error.strerror})"
+            except Exception as error:
+                # Its text quotes the document. And whatever PyYAML raises, it is about this file alone.
+                reason = f"it is not YAML or JSON ({yamltext.place(error)})"
+            stale.append(ReadFailure(f"{shown}: {reason}"))
+            if before is not None:
+                found[name] = before
+                problems.append(Problem(shown, "", f"{reason}: what was last read of it stays in force"))
+            else:
+                unread.append(_unread(shown, text))
+                problems.append(Problem(shown, "", f"{reason}: nothing in it is in force, nor a database that it may name"))
+        again = self._believe(found)
+        documents = [document for name in sorted(self._believed) for document in self._believed[name].documents]
+        reading = self._gather(documents, problems)
+        return Reading(
+            reading.master, reading.namespaces, reading.secrets, reading.unreadable, tuple(unread), tuple(stale), again
+        )
 
-    def _parse(self, file: str, text: bytes, modified: float, rest: Callable[[], None]) -> _Made:
+    def _content(self, name: str, text: bytes, rest: Callable[[], None]) -> _Content:
+        digest = hashlib.sha256(text).digest()
+        for content in (self._believed.get(name), self._doubted.get(name, (None,))[0]):
+            if content is not None and content.digest == digest:
+                return content
+        return _Content(digest, len(text), self._parse(_shown(name), text, rest))
+
+    def _believe(self, found: Mapping[str, _Content]) -> float | None:
+        """Believes what files say, but for what was taken away a moment ago. Seconds until that is to be looked at again."""
+        now = self._clock()
+        believed, doubted = dict(found), {}
+        for name, content in found.items():
+            before = self._believed.get(name)
+            if before is None or content.digest == before.digest or not content.takes_away(before):
+                continue
+            same, since = self._doubted.get(name, (before, now))
+            if same.digest != content.digest:
+                since = now  # it is being written yet
+            if now - since < REST:
+                believed[name], doubted[name] = before, (content, since)
+        self._believed, self._doubted = believed, doubted
+        return max((since + REST - now for _, since in doubted.values()), default=None)
+
+    def _parse(self, file: str, text: bytes, rest: Callable[[], None]) -> _Made:
         made: _Made = []
-        for number, document in enumerate(_flatten(yaml.load_all(text, Loader=_Loader)), 1):
-            rest()
-            try:
-                if not isinstance(document, Mapping):
-                    raise DocumentError("it is not a mapping")
-                if document.get("kind") == "Namespace":
-                    made.append(read_namespace(document, modified))
-                elif document.get("kind") == "Secret":
-                    made.append(read_secret(document, modified))
-            except DocumentError as error:
-                made.append(Problem(file, f"document {number}", str(error)))
+        number = 0
+        for content, tagged in yamltext.documents(text):
+            if tagged:
+                reason = f"it has a tag on line {tagged[0]}, which means nothing here: what follows it is taken as it stands"
+                made.append(Problem(file, f"document {number + 1}", reason))
+            for document in _flatten(content):
+                number += 1
+                rest()
+                try:
+                    if not isinstance(document, Mapping):
+                        raise DocumentError("it is not a mapping")
+                    if document.get("kind") == "Namespace":
+                        made.append(read_namespace(document))
+                    elif document.get("kind") == "Secret":
+                        made.append(read_secret(document))
+                except DocumentError as error:
+                    made.append(Problem(file, f"document {number}", str(error)))
         return made
 
-    def _gather(self, documents: Iterable[NamespaceDocument | SecretDocument | Problem]) -> Reading:
+    def _gather(
+        self, documents: Iterable[NamespaceDocument | SecretDocument | Problem], unreadable: list[Problem]
+    ) -> Reading:
         """Of two documents of one name the later is in force."""
         namespaces: dict[str, NamespaceDocument] = {}
         secrets: dict[tuple[str, str], SecretDocument] = {}
-        unreadable: list[Problem] = []
         for document in documents:
             if isinstance(document, Problem):
                 unreadable.append(document)
@@ -135,11 +228,42 @@ class ManifestsSource:
         return Reading(secrets.get(self._master), tuple(namespaces.values()), held, tuple(unreadable))
 
 
-def _flatten(documents: Iterable[object]) -> Iterator[object]:
-    """Documents, those within a List included. An empty document, as behind a last ``---``, is none."""
-    for document in documents:
-        if isinstance(document, Mapping) and str(document.get("kind", "")).endswith("List"):
-            items = document.get("items")
-            yield from _flatten(items if isinstance(items, list) else [])
-        elif document is not None:
-            yield document
+def _flatten(document: object) -> Iterator[object]:
+    """A document, or those within a List. An empty document, as behind a last ``---``, is none."""
+    if isinstance(document, Mapping) and str(document.get("kind", "")).endswith("List"):
+        items = document.get("items")
+        for item in items if isinstance(items, list) else ():
+            yield from _flatten(item)
+    elif not is_missing(document):
+        yield document
+
+
+def _shown(name: str) -> str:
+    """A file's name, fit for a log and a terminal."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def _unread(name: str, text: bytes | None) -> Unread:
+    """What a file may name that was never readable. text: what is in it, None: it could not be opened.
+
+    The databases of URLs are looked for, in base64 too. A file that ends within a URL may be half written.
+    """
+    if text is None:
+        return Unread(name)
+    text = text.replace(b"\0", b"")  # of UTF-16
+    indexes = set(_indexes(text))
+    for word in re.findall(rb"[A-Za-z0-9+/]{16,}={0,2}", text):
+        try:
+            indexes.update(_indexes(base64.b64decode(word[: len(word) // 4 * 4])))
+        except (binascii.Error, ValueError):
+            continue
+    end = re.search(rb"(?:redis|rediss)://[^\s\"']*\Z", text, re.IGNORECASE)
+    if end is None:
+        return Unread(name, frozenset(indexes))
+    number = re.search(rb"/([0-9]{1,9})\Z", end[0])
+    return Unread(name, frozenset(indexes), number[1].decode()) if number else Unread(name)
+
+
+def _indexes(text: bytes) -> Iterator[int]:
+    for number in re.findall(rb"/([0-9]{1,9})(?![0-9])", text):
+        yield int(number)

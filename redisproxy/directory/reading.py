@@ -10,7 +10,7 @@ import enum
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from twisted.application import service
@@ -65,7 +65,8 @@ class _Outcome:
     """What a thread's work has led to.
 
     job: what it was to do; failures: of the reading; directory: None until something was read; lines: what is to be said of
-    the problems; databases: how many Redis was taken to have.
+    the problems; databases: how many Redis was taken to have; again: seconds after which the source is to be read again, or
+    None.
     """
 
     job: _Job
@@ -74,6 +75,7 @@ class _Outcome:
     problems: list[Problem]
     lines: list[tuple[LogLevel, str]]
     databases: int | None
+    again: float | None = None
 
 
 class ReadingService(service.Service):
@@ -130,6 +132,8 @@ class ReadingService(service.Service):
         self._failures = 0
         self._retry: IDelayedCall | None = None
         self._gathering: IDelayedCall | None = None
+        #: of what the source did not believe at first sight
+        self._reread: IDelayedCall | None = None
         #: when changes may be read again: not all the time, however many there are
         self._not_before = 0.0
         #: the problems as the thread last found them
@@ -148,7 +152,7 @@ class ReadingService(service.Service):
         super().stopService()
         if self._loop.running:
             self._loop.stop()
-        for call in (self._retry, self._telling, self._gathering):
+        for call in (self._retry, self._telling, self._gathering, self._reread):
             if call is not None and call.active():
                 call.cancel()
         self.source.stop()
@@ -202,13 +206,14 @@ class ReadingService(service.Service):
             pace.start()
             rest = pace.rest
         if job is _Job.READ:
-            return self._resolved(job, self._read(rest), rest)
+            reading = self._read(rest)
+            return replace(self._resolved(job, reading.failures(), rest), again=reading.again)
         if job is _Job.CHANGES:
             update = self._amended(rest)
             return self._resolved(job, update.failures, rest)
         return self._resolved(job, (), rest)
 
-    def _read(self, rest: Callable[[], None]) -> Sequence[ReadFailure]:
+    def _read(self, rest: Callable[[], None]) -> Reading:
         """Reads everything. What is said to change meanwhile is read in between, and does not wait for the end."""
         meanwhile = Update()
 
@@ -225,7 +230,7 @@ class ReadingService(service.Service):
         # What was read in between is younger than the answers before it. Where it is older than one that came after it,
         # that is for a change that is told of yet.
         self._enrolment.amend(meanwhile)
-        return reading.failures()
+        return reading
 
     def _amended(self, rest: Callable[[], None]) -> Update:
         began = self._clock.seconds()
@@ -267,6 +272,10 @@ class ReadingService(service.Service):
         if outcome.job is _Job.READ:
             self.readings["failed" if outcome.failures else "ok"] += 1
             self.durations.observe(self._clock.seconds() - self._began)
+            if self._reread is not None and self._reread.active():
+                self._reread.cancel()
+            if outcome.again is not None:
+                self._reread = self._clock.callLater(outcome.again, self.refresh)
         if outcome.failures:
             asked = [failure.retry_after for failure in outcome.failures if failure.retry_after is not None]
             self._retry_later(max(asked, default=None))

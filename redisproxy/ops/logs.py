@@ -7,6 +7,7 @@ file that twistd is told, or takes as a daemon.
 from __future__ import annotations
 
 import json
+import linecache
 import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ from twisted.logger import (
     formatEventAsClassicLogText,
     globalLogPublisher,
 )
+from twisted.python import reflect
+from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
 LEVELS = ("debug", "info", "warn", "error")
@@ -33,8 +36,48 @@ FORMATS = ("text", "json")
 _INTERNAL = ("log_", "isError", "message", "format", "time", "system", "why", "failure")
 
 
+class _Discreet:
+    """Takes the place of a Failure in an event: what kind of error it is, and where, but not its text.
+
+    Nobody expected the error, so nobody knows what its text quotes: a document, a password.
+    """
+
+    def __init__(self, failure: Failure) -> None:
+        self.type = failure.type
+        self.value = reflect.qual(failure.type)
+        self._frames = [(file, line, name) for name, file, line, *_ in failure.frames]
+
+    def __str__(self) -> str:
+        return self.value
+
+    def getTraceback(self) -> str:
+        """As a Failure's."""
+        lines = ["Traceback (most recent call last), without the text of the error, which may quote anything:"]
+        for file, line, name in self._frames:
+            lines.append(f'  File "{file}", line {line}, in {name}')
+            source = linecache.getline(file, line).strip()
+            lines += [f"    {source}"] if source else []
+        return "\n".join([*lines, self.value, ""])
+
+    getErrorMessage = __str__
+
+
+def _discreet(event: LogEvent) -> LogEvent:
+    """The same event without the text of an error that nobody expected."""
+    older = event.get("failure")  # of twisted.python.log.err, which has the traceback in its text
+    failure = event.get("log_failure", older)
+    if not isinstance(failure, Failure):
+        return event
+    told = {**event, "log_failure": _Discreet(failure)}
+    told.pop("log_flattened", None)  # made of the Failure itself
+    if older is not None:
+        told["log_text"] = event.get("why") or "Unhandled Error"
+    return told
+
+
 def record(event: LogEvent) -> dict[str, object]:
     """An event as what JSON can hold: time, level, namespace, message, and its fields."""
+    event = _discreet(event)
     found: dict[str, object] = {
         "time": datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds"),
         "level": event["log_level"].name if event.get("log_level") else "info",
@@ -72,7 +115,7 @@ def _json_line(event: LogEvent) -> str:
 
 
 def _text_line(event: LogEvent) -> str | None:
-    line = formatEventAsClassicLogText(event)
+    line = formatEventAsClassicLogText(_discreet(event))
     if line is not None and "traceback" in event:
         traceback = event["traceback"].removeprefix(event.get("log_text", "")).strip("\n")
         line += "\t" + traceback.replace("\n", "\n\t") + "\n"

@@ -70,7 +70,13 @@ _STAYS = "the last good one stays in force. Mend the files as told; they are rea
 
 #: What to do, by what the reason of a problem says; the first that matches.
 _ADVICE = (
-    (r"belongs to the older", "Give this namespace another index: redisproxy tenants shows which are taken."),
+    (r"belongs to ", "Give this namespace another index: redisproxy tenants shows which are taken."),
+    (r"is also named by", "Give one of them another index, or both Namespaces a creationTimestamp."),
+    (
+        r"not YAML|it cannot be read \(|never readable",
+        "Mend the file as told, or rename it so that its name begins with a dot.",
+    ),
+    (r"no metadata.creationTimestamp", "Write a creationTimestamp: redisproxy temp --dry-run --output yaml prints one."),
     (r"password is also that of", "Give one of them a password of its own; until then AUTH <namespace> <password> works."),
     (r"annotation redisproxy/", "Mend the annotation of the namespace as told: kubectl annotate --overwrite."),
     (r"has no database", "Raise `databases` in Redis's configuration, or take a lower index."),

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import calendar
 import json
 import secrets
+import time
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -306,6 +308,10 @@ class Changes:
         rotated = await changes.rotate(self.operator, self.blue, 12, True)
         self.assertEqual(self.world.stored(self.blue, SECRET), before)
         self.assertIsNone(self.world.stored(self.blue, rotated.grace.secret))
+        created = calendar.timegm(
+            time.strptime(rotated.grace.manifest["metadata"]["creationTimestamp"], "%Y-%m-%dT%H:%M:%SZ")
+        )
+        self.assertLess(abs(created - time.time()), 60)
 
     async def test_a_secret_that_is_changed_meanwhile_keeps_that(self) -> None:
         theirs = secret(self.blue, SECRET, redis_connection_string=url("pw-theirs", 1))

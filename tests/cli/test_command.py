@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import io
 import json
@@ -9,6 +10,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 import unittest
 from pathlib import Path
 from unittest import mock
@@ -147,6 +149,10 @@ class StatusTests(CommandCase):
         (manifests.path / "temp.yaml").write_text(self.run_("temp", "team-blue", "--hours", "2", "--dry-run", "-o", "yaml"))
         found = {t["namespace"]: (t["index"], len(t["credentials"])) for t in self.json("check")["tenants"]}
         self.assertEqual(found, {"team-blue": (1, 2), "team-red": (2, 1)})
+        [blue] = [t for t in self.json("tenants")["tenants"] if t["namespace"] == "team-blue"]
+        expires = {credential["secret"]: credential["expires"] for credential in blue["credentials"]}
+        [ends] = [calendar.timegm(time.strptime(when, "%Y-%m-%dT%H:%M:%SZ")) for when in expires.values() if when]
+        self.assertLess(abs(ends - time.time() - 2 * 3600), 60)
         self.assertEqual(self.api.requests, [])
 
 
@@ -190,7 +196,7 @@ class CommandLineTests(unittest.TestCase):
             (("enroll", "team-red", "--keep-data"), "^--keep-data is for --index N; see redisproxy enroll --help$"),
             (
                 ("enroll", "team-red", "--address", "a b"),
-                "^--address is 'a b'; it takes HOST, HOST:PORT or rediss://HOST:PORT",
+                "^--address takes HOST, HOST:PORT or rediss://HOST:PORT",
             ),
             (
                 ("enroll", "team-red", "--output", "yaml"),

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from redisproxy.core import allocation
 from redisproxy.core.allocation import Refused, Room
 from redisproxy.core.enrolment import NamespaceDocument, ReadFailure, Reading, SecretDocument, parse_tenant
+from redisproxy.core.urls import tenant_url
 
 NAME = "redis-secret-master"
 ROOM = Room(16, {})
@@ -58,6 +59,7 @@ class IndexTests(unittest.TestCase):
             held("team-a", "redis://:pw%@h:1/1"),
             held("team-a", "redis://:pw@h:1/1/"),
             held("team-a", "redis://:pw@h:1/1?timeout=3"),
+            held("team-a", "redis://:pa@ss/1#x@h/25"),  # which was served database 1
             held("team-a", b"redis://:\xff@h:1/1"),
             held("team-a", "redis://:pw@h:1/1", error="data.valid_hours is not base64"),
             held("team-a", "redis://:pw@h:1/1", "redis-secret-temp-x"),
@@ -123,26 +125,16 @@ class SecretTests(unittest.TestCase):
 
     def test_what_is_written_is_what_the_proxy_reads(self) -> None:
         for given in (allocation.ADDRESS, "rediss://redis.example:7000", "redis://[::1]:6379"):
-            url = allocation.connection_string(given, "secret", 7)
+            url = tenant_url(given, "secret", 7)
             made = allocation.manifest("team-a", NAME, url)
             self.assertEqual(
                 parse_tenant({"redis-connection-string": made["stringData"]["redis-connection-string"].encode()}),
                 ("", b"secret", 7),
             )
             self.assertNotIn("valid_hours", made["stringData"])
-        self.assertEqual(allocation.manifest("team-a", "x", "u", 5)["stringData"]["valid_hours"], "5")
-
-    def test_addresses(self) -> None:
-        for given, told in (
-            ("redis.example", "redis://redis.example:6379"),
-            ("redis.example:7000", "redis://redis.example:7000"),
-            ("rediss://redis.example", "rediss://redis.example:6379"),
-            ("redis://[::1]:7000/", "redis://[::1]:7000"),
-        ):
-            self.assertEqual(allocation.parse_address(given), told)
-        for given in ("", "a b", "http://h", "h:0", "h:65536", "redis://u:pw@h", "h/3", "h:6379x", "redis://"):
-            with self.assertRaisesRegex(ValueError, "HOST:PORT"):
-                allocation.parse_address(given)
+        made = allocation.temporary_manifest("team-a", "x", "u", 5, "2026-01-01T00:00:00Z")
+        self.assertEqual(made["stringData"]["valid_hours"], "5")
+        self.assertEqual(made["metadata"]["creationTimestamp"], "2026-01-01T00:00:00Z")
 
 
 class RotationTests(unittest.TestCase):

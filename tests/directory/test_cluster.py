@@ -10,7 +10,9 @@ import json
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
+from kubernetes.config import ConfigException
 from twisted.internet import defer, task
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
@@ -101,8 +103,8 @@ class UnchangedTests(ClusterCase):
             for which in range(2):
                 url = f"redis://:temp-{number}-{which}@redis:6379/{number + 10}"
                 self.api.put(secret(name, f"redis-secret-temp-{which}", redis_connection_string=url))
-        self.parsed = self.count(cluster, "read_secret", lambda item, created: item["metadata"]["name"])
-        self.namespaces = self.count(cluster, "read_namespace", lambda item, created: item["metadata"]["name"])
+        self.parsed = self.count(cluster, "read_secret", lambda item: item["metadata"]["name"])
+        self.namespaces = self.count(cluster, "read_namespace", lambda item: item["metadata"]["name"])
         self.enrolled = self.count(enrolment, "parse_tenant", lambda data: "one")
 
     def count(self, module: object, name: str, noted: Callable[..., object]) -> list[object]:
@@ -194,7 +196,7 @@ class UnchangedTests(ClusterCase):
         self.assertEqual(work, ["request", "rest"] * (2 + 22), "the master secret, one page of namespaces, 22 lists")
         work.clear()
         self.enrolment.resolve(None, lambda: work.append("rest"))
-        self.assertEqual(len(work), 22 + 62)
+        self.assertEqual(len(work), 3 * 22 + 62)
 
     def test_secrets_in_which_helm_keeps_its_releases_are_not_fetched(self) -> None:
         release = secret("team-blue", "redis-secret-temp-1", redis_connection_string="redis://:planted@redis:6379/3")
@@ -506,6 +508,13 @@ class WhereItIsTests(ClusterCase):
         self.source = self.pod_source()
         self.api.service_account(f"{PLANTED}\n{PLANTED}")
         self.assertNotIn(PLANTED, self.assertUnreachable("cannot be sent").reason)
+
+    def test_what_a_credential_plugin_prints_is_not_told(self) -> None:
+        for told in ("exec: process returned 1. hunter2", "cmd-path: process returned 1\nCmd: hunter2\nStderr: hunter2"):
+            with mock.patch.object(cluster, "kubernetes_config") as config:
+                config.load_kube_config.side_effect = ConfigException(told)
+                reading = self.kubeconfig_source().read()
+            self.assertRegex(reading.namespaces.reason, "^no way to the Kubernetes API: .*: process returned 1$")
 
     def test_a_kubeconfig_that_is_none(self) -> None:
         path = Path(tempfile.mkdtemp(dir=self.api.directory)) / "config"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import tempfile
@@ -9,10 +10,11 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-import yaml
-
-from redisproxy.core.enrolment import Enrolment, NamespaceDocument, ReadFailure, Reading
-from redisproxy.directory.manifests import ManifestsSource
+from redisproxy.core.allocation import Refused, Room, choose_index
+from redisproxy.core.enrolment import Enrolment, NamespaceDocument, Problem, Reading
+from redisproxy.core.tenants import AuthenticationError
+from redisproxy.directory import yamltext
+from redisproxy.directory.manifests import REST, ManifestsSource
 
 from ..support.proxy import PREFIX, master, namespace, secret, tenant
 
@@ -46,14 +48,19 @@ metadata: {name: other}
 """
 
 
-class ManifestsTests(unittest.TestCase):
+class ManifestsCase(unittest.TestCase):
     def setUp(self) -> None:
         temporary = tempfile.TemporaryDirectory(prefix="redisproxy-test-")
         self.addCleanup(temporary.cleanup)
         self.directory = Path(temporary.name)
-        self.source = ManifestsSource(self.directory, PREFIX, MASTER)
-        self.enrolment = Enrolment(CLIENT, MASTER)
+        self.now = 1000.0
+        self.start()
         self.write("master.json", json.dumps(master("redis://:master-password@redis:6379/0")))
+
+    def start(self) -> None:
+        """The proxy, anew."""
+        self.source = ManifestsSource(self.directory, PREFIX, MASTER, lambda: self.now)
+        self.enrolment = Enrolment(CLIENT, MASTER)
 
     def write(self, name: str, content: str | bytes) -> Path:
         path = self.directory / name
@@ -69,6 +76,18 @@ class ManifestsTests(unittest.TestCase):
         directory, self.problems = self.enrolment.resolve()
         return {tenant.namespace: tenant.index for tenant in directory.tenants}
 
+    def told(self) -> list[str]:
+        """Reads, and what is wrong."""
+        self.read()
+        self.served()
+        return [str(problem) for problem in self.problems]
+
+    def rest(self) -> None:
+        """So long that what was taken away is believed when it is read."""
+        self.now += REST
+
+
+class ManifestsTests(ManifestsCase):
     def test_several_documents_in_a_file(self) -> None:
         self.write("a.yaml", YAML)
         reading = self.read()
@@ -103,46 +122,6 @@ class ManifestsTests(unittest.TestCase):
         self.read()
         self.assertEqual(self.served(), {"team-blue": 3})
 
-    def test_a_missing_creation_is_the_files_modification(self) -> None:
-        document = secret("team-blue", "redis-secret-temp-a", redis_connection_string="redis://:pw@r/3", valid_hours="1")
-        path = self.write("a.json", json.dumps({"kind": "List", "items": [{**namespace("team-blue")}, document]}))
-        for modified in (1_700_000_000, 1_700_009_000):
-            os.utime(path, (modified, modified))
-            self.read()
-            directory, problems = self.enrolment.resolve()
-            self.assertEqual((directory.next_expiry(0), problems), (modified + 3600, []))
-        young = {"kind": "Namespace", "metadata": {"name": "team-young"}}
-        path = self.write("b.json", json.dumps(young))
-        os.utime(path, (1_800_000_000, 1_800_000_000))
-        self.assertIn(NamespaceDocument("team-young", 1_800_000_000), self.read().namespaces)
-
-    def test_a_file_that_is_not_yaml_leaves_the_last_good_in_force(self) -> None:
-        self.write("a.yaml", YAML)
-        self.read()
-        # The others change meanwhile, too: half of the files are not believed.
-        (self.directory / "a.yaml").unlink()
-        for content in (
-            "a: [",
-            "redis://:planted@r: {x: }: y",
-            "\tplanted: 1",
-            "{'planted': ",
-            b"planted: \xff\xfe",
-            b"planted: \x00",
-            "!!python/object:os.system planted",
-            "!!timestamp 2026-99-99",
-            "&a {kind: List, items: [*a]}",
-        ):
-            with self.subTest(content[:40]):
-                self.write("broken.yaml", content)
-                reading = self.read()
-                self.assertIsInstance(reading.namespaces, ReadFailure)
-                self.assertEqual(reading.master, reading.namespaces)
-                self.assertRegex(reading.namespaces.reason, r"^broken.yaml is not YAML or JSON \((line \d+|somewhere)\)$")
-                self.assertEqual(self.served(), {"team-blue": 3})
-        (self.directory / "broken.yaml").unlink()
-        self.assertEqual(self.read().failures(), [])
-        self.assertEqual(self.served(), {})
-
     def test_a_directory_or_file_that_cannot_be_read_leaves_the_last_good_in_force(self) -> None:
         self.write("a.yaml", YAML)
         self.read()
@@ -160,7 +139,7 @@ class ManifestsTests(unittest.TestCase):
 
     def test_what_is_no_document_is_named_by_file_and_number(self) -> None:
         self.write(
-            "a.yaml", YAML + "- planted\n---\nplanted\n---\nkind: Secret\n---\nkind: Namespace\nmetadata: {name: 3}\n"
+            "a.yaml", YAML + "- planted\n---\nplanted\n---\nkind: Secret\n---\nkind: Namespace\nmetadata: {name: {}}\n"
         )
         reading = self.read()
         self.assertEqual(reading.failures(), [])
@@ -196,13 +175,13 @@ class ManifestsTests(unittest.TestCase):
     def parsed(self) -> list[bytes]:
         """The files that a reading parses."""
         found: list[bytes] = []
-        load = yaml.load_all
+        load = yamltext.documents
 
-        def noted(text: bytes, **options: object) -> object:
+        def noted(text: bytes) -> object:
             found.append(text)
-            return load(text, **options)
+            return load(text)
 
-        with mock.patch.object(yaml, "load_all", noted):
+        with mock.patch.object(yamltext, "documents", noted):
             self.read()
         return found
 
@@ -230,12 +209,6 @@ class ManifestsTests(unittest.TestCase):
         self.read()
         self.assertEqual(self.served(), {"team-blue": 4})
 
-    def test_a_file_with_another_time_and_the_same_content(self) -> None:
-        young = self.write("young.yaml", "kind: Namespace\nmetadata: {name: team-young}")
-        for moment in (1_800_000_000, 1_800_000_001):
-            os.utime(young, (moment, moment))
-            self.assertEqual(self.read().namespaces, (NamespaceDocument("team-young", moment),))
-
     def test_a_rest_after_each_document(self) -> None:
         self.write("blue.yaml", YAML)
         rests: list[None] = []
@@ -243,3 +216,427 @@ class ManifestsTests(unittest.TestCase):
         self.assertEqual(len(rests), 1 + 4)
         self.source.read(lambda: rests.append(None))
         self.assertEqual(len(rests), 1 + 4)
+
+
+class ScalarTests(ManifestsCase):
+    """Every scalar is the text that was written."""
+
+    def test_a_masters_password(self) -> None:
+        (self.directory / "master.json").unlink()
+        for text in ("0123", "010", "1:30", "0x10", "1e3", "1_000", "yes", "null", "~", "2026-01-01", "=", "<<", "!!bool x"):
+            self.write(
+                "m.yaml",
+                "kind: Secret\nmetadata: {name: redis-secret-master, namespace: kube-system}\nstringData:\n"
+                f"  redis-connection-string: redis://redis/0\n  redis-password: {text}\n",
+            )
+            self.rest()
+            self.read()
+            self.rest()
+            self.read()
+            directory, problems = self.enrolment.resolve()
+            self.assertEqual(directory.backend.password, text.removeprefix("!!bool ").encode())
+            self.assertEqual(problems, [])
+
+    def test_numbers_are_what_was_written(self) -> None:
+        limit = "redisproxy/max-connections"
+        for written, held in (("10", 10), ("'10'", 10), ("010", 10), ("0x10", 0), ("1:30", 0), ("1e3", 0), ("9" * 5000, 0)):
+            self.write(
+                "a.yaml",
+                YAML.replace("  creationTimestamp", f"  annotations: {{{limit}: {written}}}\n  creationTimestamp", 1),
+            )
+            self.read()
+            self.rest()
+            self.read()
+            directory, problems = self.enrolment.resolve()
+            self.assertEqual(directory.limits_of("team-blue").max_connections, held, written)
+            self.assertEqual(len(problems), 0 if held else 1, written)
+        for hours, expires in (("2", 2), ("010", None), ("0x10", None), ("1:30", None), ("null", None), ("", None)):
+            self.write("a.yaml", YAML.replace("valid_hours: 2", f"valid_hours: {hours}"))
+            self.read()
+            self.rest()
+            self.read()
+            directory, problems = self.enrolment.resolve()
+            self.assertEqual(directory.next_expiry(0), expires and 1767225600 + expires * 3600, hours)
+            self.assertEqual(len(problems), 0 if expires else 1, hours)
+
+    def test_what_yaml_stumbles_over_costs_nobody_anything(self) -> None:
+        for note in (
+            "note: =",
+            "<<: 3",
+            "<<: {a: b}",
+            "note: !x y",
+            "note: " + "9" * 5000,
+            "note: !!bool hunter2",
+            "note: 1:99",
+        ):
+            with self.subTest(note[:20]):
+                self.start()
+                self.write("a.yaml", YAML.replace("  name: team-blue", f"  name: team-blue\n  annotations: {{{note}}}", 1))
+                problems = self.told()
+                self.assertEqual(self.served(), {"team-blue": 3})
+                self.assertEqual(
+                    problems,
+                    [
+                        "a.yaml/document 1: it has a tag on line 6, which means nothing here: "
+                        "what follows it is taken as it stands"
+                    ]
+                    if "!x" in note
+                    else [],
+                )
+
+    def test_no_tag_makes_an_object(self) -> None:
+        for tagged in (
+            "!!python/object/apply:os.system [planted]",
+            "!!python/name:os.system ''",
+            "!!set {planted}",
+            "!!omap []",
+        ):
+            self.start()
+            self.write("b.yaml", f"{tagged}\n---\n" + YAML)
+            problems = self.told()
+            self.assertEqual(self.served(), {"team-blue": 3})
+            self.assertNotIn("planted", repr(problems))
+            self.assertRegex(problems[0], "^b.yaml/document 1: it ")
+
+    def test_json(self) -> None:
+        document = {"kind": "Secret", "metadata": {"name": "redis-secret-temp-a", "namespace": "team-a"}, "stringData": {}}
+        document["metadata"]["creationTimestamp"] = "2026-01-01T00:00:00Z"
+        document["stringData"] = {"redis-connection-string": "redis://:pw@r/3", "valid_hours": 2}
+        bare = {"kind": "Namespace", "metadata": {"name": "team-a", "creationTimestamp": None, "annotations": None}}
+        self.write("a.json", json.dumps({"kind": "List", "items": [bare, document]}))
+        self.assertEqual(self.told(), [])
+        self.assertEqual(self.enrolment.resolve()[0].next_expiry(0), 1767225600 + 2 * 3600)
+
+
+class BadFileTests(ManifestsCase):
+    """One file that fails, and what the others say."""
+
+    BAD = (
+        "a: [",
+        "redis://:planted@r: {x: }: y",
+        "\tplanted: 1",
+        "{'planted': ",
+        b"planted: \xff\xfe",
+        b"planted: \x00",
+        "&a {kind: List, items: [*a]}",
+        "? [planted]\n: x",
+        "kind: Secret\nstringData:\n\tredis-password: planted",
+    )
+
+    def test_at_the_start_it_costs_itself_alone(self) -> None:
+        self.write("a.yaml", YAML)
+        for content in self.BAD:
+            with self.subTest(content[:40]):
+                self.start()
+                self.write("broken.yaml", content)
+                reading = self.read()
+                self.assertRegex(reading.failures()[0].reason, "^broken.yaml: it is not YAML or JSON")
+                self.assertEqual(self.served(), {"team-blue": 3})
+                [problem] = self.problems
+                self.assertNotIn("planted", repr(reading))
+                self.assertRegex(
+                    str(problem),
+                    r"^broken.yaml: it is not YAML or JSON \((line \d+, column \d+|somewhere)\): nothing in it is in force",
+                )
+
+    def test_it_keeps_what_it_said_before_and_the_others_take_effect(self) -> None:
+        self.write("a.yaml", YAML)
+        self.write("b.json", json.dumps({"kind": "List", "items": tenant("team-green", 5, "green-password")}))
+        self.read()
+        for content in self.BAD:
+            self.write("b.json", content)
+            self.write("c.json", json.dumps({"kind": "List", "items": tenant("team-red", 6, "red-password")}))
+            (self.directory / "a.yaml").unlink()
+            [problem] = self.told()
+            self.assertEqual(self.served(), {"team-green": 5, "team-red": 6})
+            self.assertRegex(problem, r"^b.json: it is not YAML or JSON \(.*\): what was last read of it stays in force$")
+            (self.directory / "c.json").unlink()
+            self.write("a.yaml", YAML)
+            self.read()
+            self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
+        (self.directory / "b.json").unlink()
+        self.assertEqual(self.told(), [])
+        self.assertEqual(self.served(), {"team-blue": 3})
+
+    def test_the_older_owner_of_a_database_may_be_in_it(self) -> None:
+        """Else its younger claimant had it, and its data, at the next start."""
+        owner = YAML.replace("2026-01-01", "2020-01-01")
+        other = json.dumps({"kind": "List", "items": [*tenant("team-green", 3, "g"), *tenant("team-red", 5, "r")]})
+        self.write("a.yaml", owner)
+        self.write("b.json", other)
+        self.read()
+        self.assertEqual(self.served(), {"team-blue": 3, "team-red": 5})
+        encoded = base64.b64encode(b"redis://:blue-password@redis:6379/3").decode()
+        for bad in (
+            owner + "\tplanted: 1\n",
+            owner.replace("stringData", "\tstringData"),
+            f"a: [\ndata:\n  redis-connection-string: {encoded}\n",
+            ("a: [\n" + owner).encode("utf-16"),
+            'a: "redis://:blue-password@redis:6379/3',
+        ):
+            with self.subTest(bad[:20]):
+                self.write("a.yaml", bad)
+                self.read()
+                self.assertEqual(self.served(), {"team-blue": 3, "team-red": 5}, "in force, as before")
+                self.start()
+                problems = self.told()
+                self.assertEqual(self.served(), {"team-red": 5})
+                self.assertIn(
+                    "team-green/redis-secret-master: database 3 may belong to a namespace in a.yaml, "
+                    "which was never readable: nobody else gets it",
+                    problems,
+                )
+                self.write("a.yaml", owner)
+                self.assertRegex("\n".join(self.told()), "database 3 belongs to the older team-blue")
+                self.assertEqual(self.served(), {"team-blue": 3, "team-red": 5})
+
+    def test_a_file_that_breaks_off_may_name_whatever_it_was_about_to(self) -> None:
+        tenants = [*tenant("team-1", 1, "a"), *tenant("team-12", 12, "b"), *tenant("team-2", 2, "c")]
+        self.write("b.json", json.dumps({"kind": "List", "items": tenants}))
+        for end, served in (("redis:6379/1", {"team-2"}), ("redis:6379/1\n", {"team-12", "team-2"}), ("redis:63", set())):
+            self.start()
+            self.write("a.yaml", f'kind: Secret\nstringData:\n  redis-connection-string: "redis://:pw@{end}')
+            self.read()
+            self.assertEqual(set(self.served()), served, end)
+
+    def test_one_that_cannot_be_opened_may_name_any_database(self) -> None:
+        self.write("a.yaml", YAML)
+        self.write("b.yaml", YAML.replace("team-blue", "team-green").replace("/3", "/5"))
+        read = Path.read_bytes
+
+        def refused(path: Path) -> bytes:
+            if path.name == "b.yaml":
+                raise PermissionError(13, "Permission denied", str(path))
+            return read(path)
+
+        with mock.patch.object(Path, "read_bytes", refused):
+            reading = self.read()
+            self.assertEqual(
+                [failure.reason for failure in reading.failures()], ["b.yaml: it cannot be read (Permission denied)"]
+            )
+            self.assertEqual(self.served(), {})
+            self.assertIn("database 3 may belong to a namespace in b.yaml", str(self.problems))
+        self.assertEqual(self.read().failures(), [])
+        self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
+        with mock.patch.object(Path, "read_bytes", refused):
+            (self.directory / "a.yaml").unlink()
+            [problem] = self.told()
+            self.assertEqual(
+                problem, "b.yaml: it cannot be read (Permission denied): what was last read of it stays in force"
+            )
+            self.assertEqual(self.served(), {"team-green": 5})
+
+    def test_nothing_is_given_away_while_it_is_not_known_what_it_names(self) -> None:
+        self.write("a.yaml", YAML)
+        self.write("b.yaml", "a: [")
+        self.write("new.json", json.dumps(namespace("team-new")))
+        with self.assertRaisesRegex(Refused, "b.yaml could not be read, so it is not known which databases are given away"):
+            choose_index(self.read(), CLIENT, PREFIX, "team-new", None, Room(16, {}))
+
+    def test_hidden_files_are_none(self) -> None:
+        """What an archiver or an editor leaves, and what is being written."""
+        self.write("a.yaml", YAML)
+        for name in ("._a.yaml", ".a.yaml", ".#a.yaml"):
+            self.write(name, b"\x00\x05\x16\x07\x00\x02" + YAML.replace("team-blue", "team-hidden").encode())
+        self.assertEqual(self.told(), [])
+        self.assertEqual(self.served(), {"team-blue": 3})
+
+    def test_a_files_name_is_printable(self) -> None:
+        self.write("a\x1b[2J\u202e\n.yaml", "a: [")
+        [problem] = self.told()
+        self.assertTrue(problem.isprintable(), problem)
+        self.assertIn("a\\x1b[2J\\u202e\\n.yaml: ", problem)
+
+
+class HalfWrittenTests(ManifestsCase):
+    """What takes something away is looked at once more."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.whole = "---\n".join(map(json.dumps, [*tenant("team-blue", 3, "b"), *tenant("team-green", 12, "g")])) + "\n"
+        self.whole = self.whole.replace("}---", "}\n---")
+        self.path = self.write("all.json", self.whole)
+        self.read()
+        self.before = {"team-blue": 3, "team-green": 12}
+        self.assertEqual(self.served(), self.before)
+
+    def test_the_half_of_a_file(self) -> None:
+        """Each half that there is: none gives anybody another's database, or takes one away."""
+        text = YAML.replace("/3", "/12").replace("team-blue", "team-red").replace("blue-", "red-")
+        self.write("all.json", self.whole.replace("6379/12", "6379/5"))
+        path = self.write("z.yaml", text)
+        self.read()
+        self.rest()
+        self.read()
+        before = {"team-blue": 3, "team-green": 5, "team-red": 12}
+        self.assertEqual(self.served(), before)
+        for length in range(len(text)):
+            path.write_text(text[:length])
+            self.now += 0.1
+            self.read()
+            self.assertEqual(self.served(), before, text[:length])
+        path.write_text(text)
+        self.assertIsNone(self.read().again)
+
+    def test_it_is_believed_after_a_rest(self) -> None:
+        self.path.write_text(self.whole.partition("---")[0])
+        for now, again in ((0.0, REST), (0.4, REST - 0.4), (REST - 0.1, 0.1)):
+            self.now = 1000.0 + now
+            self.assertAlmostEqual(self.read().again, again)
+            self.assertEqual(self.served(), self.before)
+        self.now = 1000.0 + REST
+        self.assertIsNone(self.read().again)
+        self.assertEqual(self.served(), {})
+
+    def test_one_that_is_written_on_rests_anew(self) -> None:
+        for part in (100, 200, 300):
+            self.path.write_text("# " + "x" * part)
+            self.now += REST - 0.1
+            self.assertAlmostEqual(self.read().again, REST)
+            self.assertEqual(self.served(), self.before)
+        self.path.write_text(self.whole)
+        self.assertIsNone(self.read().again)
+        self.assertEqual(self.served(), self.before)
+
+    def test_what_takes_something_away_without_being_shorter(self) -> None:
+        comment = "#" * 500 + "\n"
+        for less in (
+            self.whole.replace("team-green", "team-other"),
+            self.whole.replace("redisproxy:6379/12", "redisproxy:6379/1"),
+            self.whole.replace("redis-secret-master", "redis-secret-other"),
+        ):
+            self.path.write_text(comment + less)
+            self.assertEqual(self.read().again, REST)
+            self.assertEqual(self.served(), self.before)
+            self.path.write_text(self.whole)
+            self.read()
+
+    def test_what_adds_or_changes_takes_effect_at_once(self) -> None:
+        for more in (
+            self.whole + "---\n" + "\n---\n".join(map(json.dumps, tenant("team-red", 6, "r"))),
+            self.whole.replace(":b@", ":another@"),
+        ):
+            self.path.write_text(more)
+            self.assertIsNone(self.read().again)
+            self.path.write_text(self.whole)
+            self.read()
+            self.rest()
+            self.read()
+
+    def test_the_others_do_not_wait_for_it(self) -> None:
+        self.path.write_text("")
+        self.write("red.json", json.dumps({"kind": "List", "items": tenant("team-red", 6, "r")}))
+        self.read()
+        self.assertEqual(self.served(), {**self.before, "team-red": 6})
+
+    def test_a_file_that_is_gone_is_gone(self) -> None:
+        self.path.unlink()
+        self.assertIsNone(self.read().again)
+        self.assertEqual(self.served(), {})
+
+
+class AgeTests(ManifestsCase):
+    """Whose a database is, where files do not say how old their documents are."""
+
+    def namespace(self, name: str, index: int, created: str | None = None) -> str:
+        documents = tenant(name, index, f"{name}-password")
+        for document in documents:
+            document["metadata"]["creationTimestamp"] = created
+        return json.dumps({"kind": "List", "items": documents})
+
+    def test_a_temporary_password_has_to_say_when_it_began(self) -> None:
+        self.write("a.json", self.namespace("team-a", 3, "2026-01-01T00:00:00Z"))
+        document = secret("team-a", "redis-secret-temp-x", redis_connection_string="redis://:temp@r/3", valid_hours="1")
+        path = self.write("temp.json", json.dumps(document))
+        for modified in (1_700_000_000, 4_000_000_000):
+            os.utime(path, (modified, modified))
+            self.assertEqual(
+                self.told(),
+                ["team-a/redis-secret-temp-x: it has valid_hours, but no metadata.creationTimestamp, from which they count"],
+            )
+            with self.assertRaises(AuthenticationError):
+                self.enrolment.resolve()[0].authenticate(None, b"temp", 0.0)
+
+    def test_touch_and_comments_change_nothing(self) -> None:
+        a = self.write("a.json", self.namespace("team-a", 3))
+        self.told()
+        b = self.write("b.json", self.namespace("team-b", 3))
+        self.told()
+        for path, modified in ((a, 4e9), (b, 1e9), (a, 1e9), (b, 4e9)):
+            path.write_text("# a comment\n" + path.read_text())
+            os.utime(path, (modified, modified))
+            self.assertEqual(self.told(), ["team-b/redis-secret-master: database 3 belongs to team-a, which had it first"])
+            self.assertEqual(self.served(), {"team-a": 3})
+
+    def test_a_database_in_force_stays_whatever_the_names(self) -> None:
+        for created in (None, "2020-01-01T00:00:00Z"):
+            with self.subTest(created):
+                self.start()
+                for path in self.directory.glob("team-*"):
+                    path.unlink()
+                self.write("team-z.json", self.namespace("team-z", 3))
+                self.told()
+                self.write("team-a.json", self.namespace("team-a", 3, created))
+                self.told()
+                self.assertEqual(self.served(), {"team-z": 3})
+                # It lets go, and the other one has it.
+                self.write("team-z.json", self.namespace("team-z", 4))
+                self.told()
+                self.assertEqual(self.served(), {"team-z": 4, "team-a": 3})
+
+    def test_after_a_start_none_gets_it(self) -> None:
+        """Not even by name: it is the data of one of them."""
+        self.write("a.json", self.namespace("team-a", 3))
+        self.write("c.json", self.namespace("team-c", 5))
+        self.told()
+        self.write("b.json", self.namespace("team-b", 3, "2026-01-01T00:00:00Z"))
+        self.told()
+        self.assertEqual(self.served(), {"team-a": 3, "team-c": 5})
+        self.start()
+        problems = self.told()
+        self.assertEqual(self.served(), {"team-c": 5})
+        reason = "and not all have a creationTimestamp: none of them gets it"
+        self.assertEqual(
+            problems,
+            [
+                f"team-a/redis-secret-master: database 3 is also named by team-b, {reason}",
+                f"team-b/redis-secret-master: database 3 is also named by team-a, {reason}",
+            ],
+        )
+        self.write("a.json", self.namespace("team-a", 3, "2025-01-01T00:00:00Z"))
+        self.assertEqual(self.told(), ["team-b/redis-secret-master: database 3 belongs to the older team-a"])
+        self.assertEqual(self.served(), {"team-a": 3, "team-c": 5})
+
+    def test_the_older_one_where_both_say_so(self) -> None:
+        self.write("a.json", self.namespace("team-a", 3, "2026-01-01T00:00:00Z"))
+        self.told()
+        self.write("b.json", self.namespace("team-b", 3, "2025-01-01T00:00:00Z"))
+        self.assertEqual(self.told(), ["team-a/redis-secret-master: database 3 belongs to the older team-b"])
+
+    def test_a_malformed_secret_keeps_its_database_from_others(self) -> None:
+        """Its owner is about to mend it; until then nobody reads what is in there."""
+        self.write("a.json", self.namespace("team-a", 3, "2025-01-01T00:00:00Z"))
+        self.write("b.json", self.namespace("team-b", 3, "2026-01-01T00:00:00Z"))
+        self.told()
+        for malformed, known in ((":team-a-password@", True), ("6379/3", False)):
+            for restarted in (False, True):
+                with self.subTest(malformed, restarted=restarted):
+                    self.write("a.json", self.namespace("team-a", 3, "2025-01-01T00:00:00Z").replace(malformed, "x"))
+                    if restarted:
+                        self.start()
+                    self.told()
+                    self.rest()
+                    self.told()
+                    self.assertEqual(self.served(), {"team-b": 3} if restarted and not known else {})
+                    self.write("a.json", self.namespace("team-a", 3, "2025-01-01T00:00:00Z"))
+                    self.told()
+                    self.assertEqual(self.served(), {"team-a": 3})
+
+    def test_a_malformed_secret_takes_no_database_away(self) -> None:
+        self.write("b.json", self.namespace("team-b", 3, "2026-01-01T00:00:00Z"))
+        self.told()
+        self.write("a.json", self.namespace("team-a", 3, "2025-01-01T00:00:00Z").replace(":team-a-password@", ""))
+        self.told()
+        self.assertEqual(self.served(), {"team-b": 3})
+        self.assertEqual([problem.namespace for problem in self.problems], ["team-a"])
+        self.assertIsInstance(self.problems[0], Problem)

@@ -12,7 +12,7 @@ from twisted.trial import unittest
 
 from redisproxy.core.enrolment import Enrolment
 from redisproxy.core.tenants import AuthenticationError
-from redisproxy.directory.manifests import ManifestsSource
+from redisproxy.directory.manifests import REST, ManifestsSource
 from redisproxy.directory.poll import INTERVAL, SHARE, PollService
 
 from ..support.kept import KeptDirectory
@@ -31,7 +31,7 @@ class PollTests(unittest.SynchronousTestCase):
         self.start(self.manifests.path)
 
     def start(self, path: Path) -> None:
-        source = ManifestsSource(path, PREFIX, MASTER)
+        source = ManifestsSource(path, PREFIX, MASTER, self.clock.seconds)
         self.directory = KeptDirectory(
             self.clock, source, Enrolment("redis-secret-master", MASTER), 86400, defer.maybeDeferred
         )
@@ -76,7 +76,7 @@ class PollTests(unittest.SynchronousTestCase):
         self.look(20)
         self.assertEqual(len(readings), 1)
         # Read for another reason, the change is no news any more.
-        self.write("third")
+        self.write("third!")
         self.directory.refresh()
         self.look(20)
         self.assertEqual((len(readings), self.poll.events), (2, 1))
@@ -94,6 +94,35 @@ class PollTests(unittest.SynchronousTestCase):
                 self.assertTrue(self.holds("first"))
         self.look(LOOKS)
         self.assertTrue(self.holds("green") and self.holds("first"))
+
+    def test_what_takes_something_away_is_looked_at_once_more(self) -> None:
+        """A writer that is held up for longer than between two looks leaves half of a file, which may be a good manifest."""
+        documents = [master("redis://:master-password@redis:6379/0"), *tenant("team-blue", 3, "first")]
+        whole = yaml.safe_dump_all([*documents, *tenant("team-green", 5, "green")])
+        path = self.manifests.path / "all.yaml"
+        path.write_text(whole)
+        self.look(LOOKS)
+        self.assertTrue(self.holds("green"))
+        less = yaml.safe_dump_all(documents)
+        path.write_text(less)
+        self.look(round(REST / INTERVAL))
+        self.assertTrue(self.holds("green"))
+        path.write_text(whole)
+        self.look(20)
+        self.assertTrue(self.holds("green"))
+        path.write_text(less)
+        self.look(LOOKS + round(REST / INTERVAL) + 1)
+        self.assertFalse(self.holds("green"))
+        self.assertTrue(self.holds("first"))
+
+    def test_what_is_looked_at_once_more_needs_no_watch(self) -> None:
+        self.poll.stopService()
+        self.addCleanup(self.poll.startService)
+        (self.manifests.path / "all.yaml").write_text(yaml.safe_dump(master("redis://:master-password@redis:6379/0")))
+        self.directory.refresh()
+        self.assertTrue(self.holds("first"))
+        self.clock.advance(REST)
+        self.assertFalse(self.holds("first"))
 
     def test_the_links_of_a_mounted_secret(self) -> None:
         """As the kubelet does it: what is mounted are links, by way of another one that is replaced in one step."""

@@ -7,6 +7,7 @@ import signal
 import unittest
 
 import redis
+import yaml
 
 from ..support.apiserver import ANY, BROKEN, HANG, ApiServer, refusal, secrets_path
 from ..support.proxy import ProxyProcess, has_ended, master, secret, tenant
@@ -59,6 +60,25 @@ class KubernetesTests(unittest.TestCase):
         until(lambda: "invalid username-password pair" in self.refusal_of(old), "the old one is refused")
 
     ended = staticmethod(has_ended)
+
+    def test_what_a_credential_plugin_prints_is_not_logged(self) -> None:
+        path = self.api.directory / "plugin"
+        user = {
+            "exec": {
+                "apiVersion": "client.authentication.k8s.io/v1",
+                "command": "sh",
+                "args": ["-c", "echo hunter2 >&2; exit 1"],
+            }
+        }
+        config = yaml.safe_load(self.api.kubeconfig.read_text())
+        config["users"][0]["user"] = user
+        path.write_text(yaml.safe_dump(config))
+        self.proxy = ProxyProcess(environ={"KUBECONFIG": str(path)})
+        self.addCleanup(self.check_log)
+        self.addCleanup(self.proxy.stop)
+        self.proxy.logged("all namespaces: not read: 401 Unauthorized")
+        self.proxy.stop()
+        self.assertNotIn("hunter2", self.proxy.log)
 
     def test_a_tenant_is_served(self) -> None:
         self.start()

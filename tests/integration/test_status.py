@@ -11,6 +11,7 @@ import socket
 import struct
 import subprocess
 import tempfile
+import time
 import unittest
 from pathlib import Path
 
@@ -237,7 +238,13 @@ class BrowserTests(unittest.TestCase):
             [
                 *self.installation.documents(),
                 secret("team-blue", "redis-secret-temp-odd", redis_connection_string=f"redis://:{EVIL}@x:1/3?{EVIL}"),
-                secret("team-green", "redis-secret-temp-hours", redis_connection_string="redis://:p@x:1/5", valid_hours="5"),
+                secret(
+                    "team-green",
+                    "redis-secret-temp-hours",
+                    time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                    redis_connection_string="redis://:p@x:1/5",
+                    valid_hours="5",
+                ),
             ]
         )
         self.installation.proxy.refresh()

@@ -256,5 +256,8 @@ class PageTests(unittest.TestCase):
             "the master secret does not exist",
             "annotation redisproxy/max-connections is not a whole number",
             "not read: no way to the Kubernetes API",
+            "it is not YAML or JSON (somewhere): what was last read of it stays in force",
+            "it has valid_hours, but no metadata.creationTimestamp, from which they count",
+            "database 3 is also named by team-b, and not all have a creationTimestamp: none of them gets it",
         ):
             self.assertNotEqual(pages.advice(reason), pages.advice("what nobody thought of"), reason)

@@ -1,0 +1,227 @@
+"""Redis URLs: the one place where they are read and written, for the proxy and the operator's command alike.
+
+Owns their grammar. A URL is read as it is meant, or it is refused. No error shows any part of one: what looks like a host or
+a port may be a piece of a password. Which secret a URL is from, and what follows from it, is the business of `enrolment`.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from urllib.parse import quote_from_bytes, unquote_plus, unquote_to_bytes
+
+from .tenants import Backend
+
+#: The key of a Secret that has the URL. Errors name it.
+CONNECTION_STRING = "redis-connection-string"
+
+_EXAMPLE = "redis://:password@host:6379/3"
+_HOST = r"\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)"
+_PLACE = re.compile(rf"(?:{_HOST})(?::([0-9]{{0,5}}))?", re.ASCII)
+_PORT = 6379
+_SENTINEL_PORT = 26379
+#: A database's number: canonical decimal digits.
+_INDEX = re.compile(r"0|[1-9][0-9]{0,8}", re.ASCII)
+_TENANTS = ("redis", "rediss")
+_MASTERS = ("redis", "rediss", "unix", "redis+sentinel", "rediss+sentinel")
+
+
+class MalformedError(ValueError):
+    """A secret's value is not what it has to be. The text says why, without the value."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A URL, cut and not decoded.
+
+    start: scheme and ``://``, as written; info: what stands before the last @ of the authority, None where there is none;
+    place: the rest of the authority; path, query: what follows, with its / and without its ?; None: there is no query.
+    """
+
+    start: str = field(repr=False)
+    info: str | None = field(repr=False)
+    place: str = field(repr=False)
+    path: str = field(repr=False)
+    query: str | None = field(repr=False)
+    fragment: str | None = field(repr=False)
+
+    @property
+    def scheme(self) -> str:
+        return self.start.removesuffix("://").lower()
+
+    def log_in(self) -> tuple[str, bytes]:
+        """User name and password, decoded. Raises MalformedError."""
+        username, _, password = (self.info or "").partition(":")
+        try:
+            return unquote_to_bytes(username).decode("utf-8"), unquote_to_bytes(password)
+        except UnicodeDecodeError:
+            raise MalformedError(f"the user name in {CONNECTION_STRING} is not UTF-8") from None
+
+    def with_password(self, password: bytes) -> str:
+        username = (self.info or "").partition(":")[0]
+        query = "" if self.query is None else f"?{self.query}"
+        fragment = "" if self.fragment is None else f"#{self.fragment}"
+        return f"{self.start}{username}:{quote_from_bytes(password, safe='')}@{self.place}{self.path}{query}{fragment}"
+
+
+def _text(value: bytes | None) -> str:
+    if value is None:
+        raise MalformedError(f"it has no key {CONNECTION_STRING}, which takes the form {_EXAMPLE}")
+    try:
+        text = value.decode("utf-8")
+    except UnicodeDecodeError:
+        raise MalformedError(f"{CONNECTION_STRING} is not UTF-8") from None
+    if text != text.strip():
+        raise MalformedError(
+            f"{CONNECTION_STRING} begins or ends with white space (echo adds a newline: use echo -n or printf)"
+        )
+    if any(ord(character) < 33 or ord(character) == 127 for character in text):
+        raise MalformedError(f"{CONNECTION_STRING} contains white space or a control character")
+    if re.search(r"%(?![0-9A-Fa-f]{2})", text):
+        raise MalformedError(f"{CONNECTION_STRING} has a % that two hexadecimal digits do not follow: write %25 for %")
+    return text
+
+
+def _cut(text: str, schemes: tuple[str, ...]) -> _Parts:
+    """The authority ends at the first / ? or #, as in any URL, and a password in it at the authority's last @.
+
+    So an @ that comes later means that one of the three is in the password, unescaped: what stands before it would be taken
+    for the host, and be sent the password.
+    """
+    scheme, separator, rest = text.partition("://")
+    if not separator or scheme.lower() not in schemes:
+        raise MalformedError(f"{CONNECTION_STRING} does not begin with {' or '.join(s + '://' for s in schemes)}")
+    authority, behind = re.fullmatch(r"([^/?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
+    if "@" in behind:
+        raise MalformedError(
+            f"{CONNECTION_STRING} has an @ behind a / ? or #. In a password write / as %2F, ? as %3F, # as %23 and @ as %40"
+        )
+    info, at, place = authority.rpartition("@")
+    behind, number, fragment = behind.partition("#")
+    path, mark, query = behind.partition("?")
+    return _Parts(
+        scheme + separator, info if at else None, place, path, query if mark else None, fragment if number else None
+    )
+
+
+def _place(place: str, default: int, which: str = "") -> tuple[str, int]:
+    """Host and port. which: says of which of several hosts an error is. Raises MalformedError."""
+    found = _PLACE.fullmatch(place)
+    if not found:
+        raise MalformedError(
+            f"{CONNECTION_STRING} is not a URL of the form {_EXAMPLE}: what stands for host and port is neither"
+        )
+    port = int(found[3] or default)
+    if not 0 < port < 65536:
+        raise MalformedError(f"{CONNECTION_STRING} names a port that is not within 1 to 65535{which}")
+    return found[1] or found[2], port
+
+
+def read_tenant(value: bytes | None) -> tuple[str, bytes, int]:
+    """User name, password and database index of a tenant's URL. Raises MalformedError.
+
+    A query is the client library's: it is left aside, but for a database that is another one than the path's.
+    """
+    parts = _cut(_text(value), _TENANTS)
+    username, password = parts.log_in()
+    if parts.place:  # which may be missing: the proxy has no use for it
+        _place(parts.place, _PORT)
+    if not password:
+        raise MalformedError(f"{CONNECTION_STRING} has no password")
+    index = parts.path.removeprefix("/")
+    if not _INDEX.fullmatch(index):
+        raise MalformedError(f"{CONNECTION_STRING} does not end in /N, the database's number")
+    for option in re.split("[&;]", parts.query or ""):
+        name, _, number = option.partition("=")
+        # Not every library does, but some have it win over the path: redis-py db, Lettuce database.
+        if unquote_plus(name).lower() in ("db", "database") and number != index:
+            raise MalformedError(f"{CONNECTION_STRING} names one database behind the host, and another one in its query")
+    return username, password, int(index)
+
+
+def read_master(value: bytes | None) -> Backend:
+    """Where Redis is, and what opens it, as the master's URL says. Raises MalformedError."""
+    parts = _cut(_text(value), _MASTERS)
+    username, password = parts.log_in()
+    if parts.query is not None or parts.fragment is not None:
+        raise MalformedError(f"{CONNECTION_STRING} has a ? or #: the master's takes no options")
+    if parts.scheme == "unix":
+        return Backend(path=_socket(parts), username=username, password=password)
+    tls = parts.scheme.startswith("rediss")
+    if parts.scheme.endswith("+sentinel"):
+        sentinels, name = _sentinels(parts)
+        return Backend(tls=tls, username=username, password=password, sentinels=sentinels, master_name=name)
+    host, port = _place(parts.place, _PORT)
+    if parts.path not in ("", "/") and not _INDEX.fullmatch(parts.path[1:]):
+        raise MalformedError(f"{CONNECTION_STRING} has something else behind the host than /N, a database's number")
+    return Backend(host=host.lower(), port=port, tls=tls, username=username, password=password)
+
+
+def _socket(parts: _Parts) -> str:
+    """The path of a Unix socket."""
+    if parts.place not in ("", "localhost"):
+        raise MalformedError(f"{CONNECTION_STRING} names a host, or no absolute path: unix:///run/redis.sock")
+    try:
+        path = unquote_to_bytes(parts.path).decode("utf-8")
+    except UnicodeDecodeError:
+        raise MalformedError(f"{CONNECTION_STRING} has a path that is not UTF-8") from None
+    if not path.startswith("/") or not path.isprintable():
+        raise MalformedError(f"{CONNECTION_STRING} names no absolute path: unix:///run/redis.sock")
+    return path
+
+
+def _sentinels(parts: _Parts) -> tuple[tuple[tuple[str, int], ...], str]:
+    """Their places, each once, and what they call the master. The last /N, a database's number, means nothing here."""
+    form = f"{CONNECTION_STRING} is not of the form redis+sentinel://:password@host:26379,host:26379/master-name"
+    places = []
+    for number, place in enumerate(parts.place.split(","), 1):
+        if not _PLACE.fullmatch(place):
+            raise MalformedError(f"{form}: sentinel {number} is no host and port")
+        places.append(_place(place, _SENTINEL_PORT, f" for sentinel {number}"))
+    name, _, index = parts.path.removeprefix("/").partition("/")
+    # What Sentinel itself takes as a name.
+    if not re.fullmatch(r"[A-Za-z0-9._-]+", name, re.ASCII):
+        raise MalformedError(f"{form}: it names no master, or one that is not of letters, digits and . - _")
+    if index and not _INDEX.fullmatch(index):
+        raise MalformedError(f"{form}: what follows the master's name is no database's number")
+    return tuple(dict.fromkeys(places)), name
+
+
+def possible_indexes(value: bytes | None) -> tuple[int, ...]:
+    """Each database that a URL may be meant to name, however malformed it is. The likeliest is the last."""
+    try:
+        return (read_tenant(value)[2],)
+    except MalformedError:
+        text = (value or b"").decode("utf-8", "replace")
+    found = re.findall(r"[?&;](?:db|database)=([0-9]{1,9})(?![0-9])", text, re.ASCII | re.IGNORECASE)
+    found += re.findall(r"/([0-9]{1,9})(?![0-9])", text, re.ASCII)
+    return tuple(dict.fromkeys(map(int, found)))
+
+
+# Writing.
+
+
+def parse_address(text: str) -> str:
+    """Where clients connect to, as a URL without what is a tenant's.
+
+    text: ``HOST``, ``HOST:PORT``, or those behind redis:// or rediss://. Raises ValueError, which says what it takes.
+    """
+    found = re.fullmatch(rf"(?:(rediss?)://)?((?:{_HOST})(?::[0-9]{{1,5}})?)/?", text, re.ASCII)
+    try:
+        if found:
+            host, port = _place(found[2], _PORT)
+            return f"{found[1] or 'redis'}://{f'[{host}]' if ':' in host else host}:{port}"
+    except MalformedError:
+        pass
+    raise ValueError("HOST, HOST:PORT or rediss://HOST:PORT")
+
+
+def tenant_url(address: str, password: str, index: int) -> str:
+    """What a tenant's applications connect with. address: as `parse_address` returns it."""
+    scheme, _, place = address.partition("://")
+    return f"{scheme}://:{quote_from_bytes(password.encode(), safe='')}@{place}/{index}"
+
+
+def with_password(url: str, password: str) -> str:
+    """The same tenant's URL, letter by letter, but for its password. Raises MalformedError."""
+    return _cut(url, _TENANTS).with_password(password.encode())
