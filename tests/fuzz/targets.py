@@ -592,7 +592,7 @@ class Play:
             session.half_closed()
         elif what < 240:
             self.told_to_leave = True
-            session.recheck(Directory(None, ([], [GREEN], [BLUE, GREEN])[amount % 3]), 0.0)
+            talk.recheck(Directory(None, ([], [GREEN], [BLUE, GREEN])[amount % 3]))
         elif what < 242:
             if lane is not None:
                 self._lose(lane)
