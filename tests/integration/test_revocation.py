@@ -7,17 +7,20 @@ import datetime
 import os
 import signal
 import socket
+import tempfile
 import time
 import unittest
 from collections.abc import Callable
+from pathlib import Path
 
 import redis
 
 from redisproxy.core.resp import encode
 from redisproxy.net.client import REVOKED_GRACE
 
+from ..support.certificates import Authority
 from ..support.proxy import Installation, has_ended, namespace, secret, tenant
-from ..support.servers import RedisServer, on_every_server, redis_5, redis_7, valkey
+from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, on_every_server, redis_5, redis_7, valkey
 from ..support.waiting import LIMIT, until
 
 #: Seconds within which what blocks is given up. At once, but machines are busy; less than the time for replies.
@@ -47,9 +50,24 @@ def temporary(hours_ago: float) -> dict:
     )
 
 
+class _Elsewhere(RedisServer):
+    way = ""
+
+    @property
+    def url(self) -> str:
+        return self.way
+
+
 class RevocationCase(unittest.TestCase):
-    def start(self, *options: str, binary: Callable[[], str] = valkey, settings: tuple[str, ...] = ()) -> None:
-        self.installation = Installation(*options, server=RedisServer(binary, *settings))
+    def start(
+        self, *options: str, binary: Callable[[], str] = valkey, settings: tuple[str, ...] = (), way: str = ""
+    ) -> None:
+        """way: the master's URL, if it is not the server's own."""
+        server = RedisServer(binary, *settings)
+        if way:
+            server = _Elsewhere(binary, *settings)
+            server.way = way
+        self.installation = Installation(*options, server=server)
         self.addCleanup(self.installation.stop)
         self.addCleanup(self.check_log)
         self.direct = self.installation.server.client(3)
@@ -185,6 +203,33 @@ class HandoverTests(RevocationCase):
     def test_with_threads_of_redis_that_read(self) -> None:
         self.start(binary=redis_7, settings=("io-threads 3", "io-threads-do-reads yes"))
         self.hand_over()
+
+    def test_over_a_unix_socket(self) -> None:
+        directory = self.directory()
+        settings = (f"unixsocket {directory}/redis.sock", "unixsocketperm 700")
+        self.start(settings=settings, way=f"unix://:{MASTER_PASSWORD}@{directory}/redis.sock")
+        self.hand_over()
+
+    def test_over_tls(self) -> None:
+        directory = self.directory()
+        authority = Authority(directory)
+        certificate, key = authority.issue("redis", "localhost")
+        port = free_port()
+        settings = (
+            f"tls-port {port}",
+            f"tls-cert-file {certificate}",
+            f"tls-key-file {key}",
+            f"tls-ca-cert-file {authority.path}",
+            "tls-auth-clients no",
+        )
+        url = f"rediss://:{MASTER_PASSWORD}@localhost:{port}/0"
+        self.start("--redis-ca", str(authority.path), binary=redis_7, settings=settings, way=url)
+        self.hand_over()
+
+    def directory(self) -> Path:
+        temporary = tempfile.TemporaryDirectory()
+        self.addCleanup(temporary.cleanup)
+        return Path(temporary.name)
 
     def test_what_a_rate_held_back_is_never_run(self) -> None:
         self.start()
