@@ -144,6 +144,8 @@ class Worker:
 
     def _take_directory(self, message: Message) -> object:
         """Answered when it is in force. handed_over: see `LanePool.use_tenants`."""
+        if self._serving is None:
+            return defer.Deferred()  # it ended before it began
         elsewhere = message.fields["handed_over"]
         if self._serving.directory.directory is None:
             # Nobody is served yet, and "listen" is to come after it.

@@ -515,6 +515,7 @@ class FuzzedLane(RecordingLane):
 
     def send(self, data: bytes, *debts: Owed) -> None:
         self._usable()
+        assert self.given_up is None, "sent for a session that was revoked"
         self.ledger.debts.extend(debts)
         self.model.takes(data, self.fail)
         assert not self.shared or self._whole, "a shared lane was left in the middle of something"

@@ -332,6 +332,24 @@ class OtherSessionsTests(RevocationCase):
         self.blocked(0, AT_ONCE)
         self.assertEqual(self.rest(connection), b"")
 
+    def ends(self, *options: str) -> None:
+        self.start("--drain-seconds", "25", *options)
+        connection = self.raw(BLUE, b"BLPOP", b"q", b"0", behind=BEHIND)
+        self.blocked(1)
+        self.installation.proxy.process.send_signal(signal.SIGTERM)
+        self.installation.proxy.logged("draining: 1 sessions")
+        self.without_blue()
+        self.blocked(0, AT_ONCE)
+        self.assertEqual(self.rest(connection), b"")
+        self.assertEqual(self.installation.proxy.process.wait(20), 0)
+        self.assertEqual(self.direct.keys(), [])
+
+    def test_while_the_proxy_ends(self) -> None:
+        self.ends()
+
+    def test_while_a_worker_ends(self) -> None:
+        self.ends("--processes", "2")
+
     def test_a_tenant_that_goes_on_is_not_disturbed(self) -> None:
         self.start()
         with self.installation.green(single_connection_client=True) as green:

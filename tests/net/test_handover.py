@@ -28,6 +28,15 @@ BLOCK = encode([b"BLPOP", b"q", b"0"])
 LATE = encode([b"SET", b"late", b"1"])
 
 
+class Sharing(Heard):
+    """One of those that share a connection."""
+
+    lost = 0
+
+    def lane_broke(self, begun: bool) -> None:
+        self.lost += 1
+
+
 class PoolCase(unittest.TestCase):
     timeout = 60
 
@@ -245,6 +254,20 @@ class NextOwnerTests(PoolCase):
         busy.release(clean=True)
         yield self.until(lambda: len(pool) == 1)
         self.assertEqual(pool.idle, 1)
+
+    @defer.inlineCallbacks
+    def test_what_waited_for_the_end_of_the_turn_is_never_sent(self):
+        pool = self.pool(self.redis())
+        pool.use_tenants({BLUE})
+        home = pool.home(BLUE, 2)
+        yield home.come()
+        owner = Sharing()
+        home.lane.send(encode([b"SET", b"early", b"1"]), Owed(owner, 1))
+        home.lane.send(LATE, Owed(owner, 1))
+        pool.use_tenants({GREEN})
+        yield self.until(lambda: owner.lost)
+        self.assertEqual((owner.heard, self.direct.keys()), ([b"+OK\r\n"], [b"early"]))
+        home.leave()
 
     @defer.inlineCallbacks
     def test_nobody_comes_to_what_was_shared(self):
