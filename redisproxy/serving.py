@@ -7,7 +7,7 @@ Owns the wiring of these. Directories come from outside, by `use`; where clients
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from twisted.application import service
 from twisted.internet import defer
@@ -90,8 +90,12 @@ class Serving(service.MultiService):
         for part in (self.lanes, self.control, self.master, self.directory, self.sampler):
             part.setServiceParent(self)
 
-    def use(self, directory: Directory) -> None:
-        """It is in force from now on."""
+    def use(self, directory: Directory, elsewhere: Collection[int] = ()) -> None:
+        """It is in force from now on: once this returns, no command is sent for a credential that is none any more.
+
+        elsewhere: see `LanePool.use_tenants`.
+        """
+        self.lanes.use_tenants(directory.tenants, elsewhere)
         self.directory.use(directory)
 
     @staticmethod

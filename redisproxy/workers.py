@@ -25,7 +25,7 @@ from twisted.python.failure import Failure
 
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, ChannelError, Message, Taker
 from .core import snapshot
-from .core.tenants import Directory, digest_key
+from .core.tenants import Directory, Tenant, digest_key
 from .net.balance import Balance, shared_memory
 from .net.tls import Material
 from .ops import logs
@@ -154,6 +154,10 @@ class Workers(service.Service):
         self._snapshot = b""
         # Which one that is, and which one all workers were known to have.
         self._serial = self._told = 0
+        # Whose each database was last; and those that are another tenant's by now, to which some worker may still have
+        # connections of the former one.
+        self._owners: dict[int, Tenant] = {}
+        self._handed_over: set[int] = set()
         self._material: list[Material] = []
         self._ending = False
         self._all_gone: defer.Deferred | None = None
@@ -295,6 +299,8 @@ class Workers(service.Service):
 
     def use(self, directory: Directory) -> None:
         """It is in force from now on: each worker is handed it as soon as it has taken the one before."""
+        self._handed_over |= {t.index for t in directory.tenants if self._owners.get(t.index, t) != t}
+        self._owners |= {tenant.index: tenant for tenant in directory.tenants}
         self._directory = directory
         self._reports.keep({tenant.namespace for tenant in directory.tenants})
         self._snapshot = snapshot.dump(directory)
@@ -306,7 +312,7 @@ class Workers(service.Service):
         if self._directory is None or process.taking or process.directory == self._serial:
             return
         process.taking = True
-        taking = process.channel.ask("directory", self._snapshot)
+        taking = process.channel.ask("directory", self._snapshot, handed_over=sorted(self._handed_over))
         taking.addCallbacks(self._taken, _gone, callbackArgs=(process, self._serial))
 
     def _taken(self, _: Message, process: _Process, serial: int) -> None:
@@ -321,6 +327,16 @@ class Workers(service.Service):
             self._told = self._serial
             for listener in list(self.taken):
                 listener(self._directory)
+            if self._handed_over:
+                self.ask("vacate").addCallback(self._vacated, self._serial)
+
+    def _vacated(self, _: object, serial: int) -> None:
+        """No worker has connections of former tenants, or those that do not answer have had the time for it."""
+        if serial != self._serial:
+            return  # all are asked again, when they have the latest
+        self._handed_over.clear()
+        for process in self._running():
+            process.channel.send("vacated")
 
     # Questions.
 

@@ -38,6 +38,9 @@ class Lane(Protocol):
     def pause(self, paused: bool) -> None:
         """Whether no replies are to be taken from Redis for now: the client does not read them."""
 
+    def give_up(self, blocked: bool) -> None:
+        """Sends nothing more of what it took. blocked: and has Redis give up what it has not run; see `net.lane`."""
+
     def release(self, clean: bool) -> None:
         """Gives it back. clean: no state of this session is left on it."""
 

@@ -25,11 +25,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..core import pubsub
+from ..core.conversation import REVOKED
 from ..core.guard import LAST
 from ..core.policy import Policy
 from ..core.session import Session
 from ..core.tally import Tally, increase
-from ..core.tenants import AuthenticationError, Credential, Directory, Tenant, TenantFullError
+from ..core.tenants import AuthenticationError, Credential, Tenant, TenantFullError
 from ..ops.outcomes import Outcome
 from .control import ControlError
 from .lane import LaneError, LaneProtocol
@@ -58,7 +59,7 @@ CROWDED = 3.0
 #: Seconds for the replies owed to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
 #: It may have left: a BLPOP of its must not wait for long, so there is less time on a lane of its own.
 HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_PINNED = 5.0, 0.5
-#: Seconds for a session that was revoked to get the replies it is owed, before it is cut off.
+#: Seconds for a session that was revoked to get the replies it is owed, before it gives up its connections to Redis.
 REVOKED_GRACE = 10.0
 
 #: Refused commands of one connection that are written down; the others are counted in its outcome.
@@ -571,13 +572,17 @@ class ClientProtocol(RespReceiver):
         else:
             self._restart_timer(LINGER, self._lingered)
 
-    def recheck(self, directory: Directory, now: float) -> None:
-        """Ends the session if its credential is not good any more, after the replies that it is owed."""
-        if self._closing or self.session.ended:
+    def end_revoked(self) -> None:
+        """Closes it after the replies that it is owed: its session was revoked."""
+        if self._closing:
             return
-        self.session.recheck(directory, now)
-        if self.session.ended and not self._closing:
-            self._restart_timer(REVOKED_GRACE, self.close, "revoked")
+        self.session.end_revoked()
+        if not self._closing:
+            self._restart_timer(REVOKED_GRACE, self._out_of_grace)
+
+    def _out_of_grace(self) -> None:
+        self.session.lost()
+        self.close(REVOKED)
 
 
 def shown_address(address: IAddress) -> str:

@@ -24,6 +24,7 @@ from ..core.resp import ProtocolError, ReplyMeasurer, encode
 from ..core.tenants import Backend, Tenant
 from .limiting import NOBODYS, Allowance
 from .receiver import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver
+from .transport import discard_unsent, has_unsent
 
 #: Bytes of an answer during the log-in; Redis's are a line each, but for that to HELLO, which names its modules.
 _ANSWER_LIMIT = 64 * 1024
@@ -100,6 +101,8 @@ class LaneProtocol(RespReceiver):
         self._answers = b""
         self._asked: deque[defer.Deferred] = deque()
         self._user: User | None = None
+        # Whether it was half closed; see `finish`.
+        self._finished = False
         #: of its tenant
         self.allowance: Allowance = NOBODYS
 
@@ -253,16 +256,38 @@ class LaneProtocol(RespReceiver):
     @property
     def waits(self) -> bool:
         """Whether Redis owes an answer of which nothing has come."""
-        return self._ledger is not None and bool(self._ledger.debts) and not self._ledger.begun
+        return self._ledger is not None and bool(self._ledger.debts) and not (self._ledger.begun or self._finished)
+
+    def give_up(self, blocked: bool) -> None:
+        """See `core.links.Lane`."""
+        if blocked or has_unsent(self.transport):
+            self.finish()
 
     def finish(self) -> None:
-        """Sends nothing more. Redis gives up what it has not answered and closes; what it has answered still comes."""
-        if self._ledger is None:
+        """Sends nothing more, not even what Redis did not take yet, and half closes the connection.
+
+        Redis forgets a client at its end of file: a command of it that blocks, with what stands behind that, is not run.
+        Replies that it has written still come, and then its own end of file, after which it can run nothing more.
+        """
+        if self._ledger is None or self._finished:
             return  # it has answered, and was let go of
-        if ISSLTransport.providedBy(self.transport):
+        self._finished = True
+        self.stale = True
+        self.write = _discard
+        # What is left is no more than the kernel has: nothing makes it wait, or the end would not be seen.
+        self.unhold(Hold.PEER | Hold.RATE)
+        self.transport.unregisterProducer()  # a transport whose producer is paused would wait for that
+        if not discard_unsent(self.transport):
+            self.transport.abortConnection()
+        elif ISSLTransport.providedBy(self.transport):
             self.transport.loseConnection()
         else:
             self.transport.loseWriteConnection()
+
+    def hold(self, reason: int) -> None:
+        """See `RespReceiver`."""
+        if not self._finished:
+            super().hold(reason)
 
     def put_down(self) -> bool:
         """Its user let go of it: whether it owes nothing and could carry another one."""
@@ -290,6 +315,10 @@ class LaneProtocol(RespReceiver):
         """Closes it, whatever it still owes."""
         self.opened = None
         self.transport.abortConnection()
+
+
+def _discard(_: bytes) -> None:
+    """Writes nothing."""
 
 
 def _keepalive() -> list[tuple[int, int]]:

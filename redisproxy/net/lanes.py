@@ -7,7 +7,7 @@ clean waits for the next of the same tenant and protocol; a lane never goes from
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from pathlib import Path
 
 from twisted.application import service
@@ -22,6 +22,7 @@ from ..core.moving import UNREACHABLE
 from ..core.tally import Counts, increase
 from ..core.tenants import Backend, Tenant
 from .backend import endpoint_for, why
+from .handover import Handover
 from .lane import LOGIN_REFUSED, LaneError, LaneProtocol, UserUnknown
 from .limiting import Allowances
 from .shared import SharedLane, SharedLanes
@@ -85,6 +86,10 @@ class LanePool(service.Service):
         self._told = ("", 0.0)
         self._empty: list[defer.Deferred] = []
         self._like_replica: set[LaneProtocol] = set()
+        # None until it is told.
+        self._tenants: Collection[Tenant] | None = None
+        #: of databases from one tenant to another
+        self.handover = Handover(reactor)
         #: called when a lane answered as only a replica does, once for each such lane
         self.found_replica: Callable[[], None] = lambda: None
 
@@ -121,6 +126,7 @@ class LanePool(service.Service):
         super().stopService()
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
+        self.handover.stop()
         for opening in list(self._opening):
             opening.cancel()
         stopped: defer.Deferred = defer.Deferred()
@@ -159,6 +165,30 @@ class LanePool(service.Service):
             for lane in list(self._lanes):
                 if lane.backend != backend:
                     lane.drop()
+
+    def use_tenants(self, tenants: Collection[Tenant], elsewhere: Collection[int] = ()) -> None:
+        """Who is a tenant from now on. Connections of others end; no command is sent over them that was not by now.
+
+        Those to a database that is another tenant's by now have to be gone before that one has a connection. elsewhere:
+        indices of such databases to which other processes may have some.
+        """
+        self._tenants = tenants
+        for lanes in list(self._idle.values()):
+            for lane in list(lanes):
+                if not self._tenants_own(lane):
+                    self._take_from_idle(lane)
+                    lane.drop()
+        for key, home in list(self._homes.items()):
+            if home.tenant not in tenants:
+                del self._homes[key]  # its last sessions have it, and nobody else comes
+                for shared in list(home.lanes):
+                    shared.give_up()
+        owned = {tenant.index for tenant in tenants}
+        former = [lane for lane in self._lanes if not self._tenants_own(lane) and lane.tenant.index in owned]
+        self.handover.begin(former, elsewhere)
+
+    def _tenants_own(self, lane: LaneProtocol) -> bool:
+        return lane.tenant is None or self._tenants is None or lane.tenant in self._tenants
 
     def answered_like_replica(self, lane: LaneProtocol) -> None:
         """See `lane.Pool`."""
@@ -215,7 +245,8 @@ class LanePool(service.Service):
 
     def forget_home(self, home: SharedLanes) -> None:
         """See `shared.Pool`."""
-        self._homes.pop((home.tenant, home.protocol), None)
+        if self._homes.get((home.tenant, home.protocol)) is home:
+            del self._homes[home.tenant, home.protocol]
 
     def fresh(self, tenant: Tenant, protocol: int) -> LaneProtocol | None:
         """An idle lane that was used a moment ago, leased at once."""
@@ -231,8 +262,10 @@ class LanePool(service.Service):
         """A lane for the tenant that speaks the protocol, within the connect time-out. Raises LaneError.
 
         Of a burst, AT_ONCE are served at a time: all at once would each take too long. The others wait, and hear at
-        once if Redis turns out to be away.
+        once if Redis turns out to be away. A database that was another tenant's is waited for: see `handover`.
         """
+        while (over := self.handover.over(tenant.index)) is not None:
+            await over
         if self._leasing >= AT_ONCE:
             turn: defer.Deferred = defer.Deferred(self._turns.remove)
             self._turns.append(turn)
@@ -403,7 +436,8 @@ class LanePool(service.Service):
 
     def usable(self, lane: LaneProtocol) -> bool:
         """Whether it leads to where new ones would."""
-        return self.running and lane in self._lanes and lane.backend == self._backend and not lane.stale
+        current = lane in self._lanes and lane.backend == self._backend and not lane.stale
+        return self.running and current and self._tenants_own(lane)
 
     def give_back(self, lane: LaneProtocol, clean: bool) -> None:
         """See `lane.Pool`."""
@@ -440,6 +474,7 @@ class LanePool(service.Service):
         """See `lane.Pool`."""
         self._lanes.discard(lane)
         self._like_replica.discard(lane)
+        self.handover.lost(lane)
         self._tally(lane)
         if lane in self._timers:
             self._take_from_idle(lane)

@@ -33,16 +33,22 @@ class RecordingLane:
         self.latest, self.forgo = self.ledger.latest, self.ledger.forgo
         self.sent = b""
         self.paused = False
+        #: None: not yet; else whether what blocks was given up, too
+        self.given_up: bool | None = None
         self.released: bool | None = None
         self._conversation = conversation
 
     def send(self, data: bytes, *debts: Owed) -> None:
         assert self.released is None, "sent to a lane that was given back"
+        assert self.given_up is None, "sent to a lane that was given up"
         self.ledger.debts.extend(debts)
         self.sent += data
 
     def pause(self, paused: bool) -> None:
         self.paused = paused
+
+    def give_up(self, blocked: bool) -> None:
+        self.given_up = blocked
 
     def release(self, clean: bool) -> None:
         assert self.released is None, "given back twice"
@@ -131,6 +137,11 @@ class Conversation:
     def open_lane(self) -> None:
         self.lanes.append(RecordingLane(self, self.asked_protocol))
         self.session.lane_opened(self.lanes[-1])
+
+    def recheck(self, directory: Directory, now: float = 0.0) -> None:
+        """Another directory is in force, or time has passed."""
+        if self.session.recheck(lambda credential: directory.renewed(credential, now)):
+            self.session.end_revoked()
 
     @property
     def waits(self) -> bool:
@@ -248,7 +259,7 @@ class LoginTests(Case):
         self.assertHears(conversation.command(b"AUTH", b"blue"), OK)
 
     def test_the_lane_comes_when_the_client_is_gone(self) -> None:
-        for leave in (lambda c: c.session.lost(), lambda c: c.session.recheck(Directory(None, []), 0.0)):
+        for leave in (lambda c: c.session.lost(), lambda c: c.recheck(Directory(None, []))):
             conversation = Conversation(lanes_at_once=False).command(b"AUTH", b"blue")
             leave(conversation)
             conversation.open_lane()
@@ -366,7 +377,7 @@ class LimitsTests(Case):
         conversation = logged_in()
         conversation.session.throttle(True)
         conversation.command(b"GET", b"a")
-        conversation.session.recheck(Directory(None, [GREEN]), 0.0)
+        conversation.recheck(Directory(None, [GREEN]))
         self.assertEqual(conversation.closed, "revoked")
         conversation.session.throttle(False)
         self.assertEqual(conversation.hears(), b"")
@@ -494,7 +505,7 @@ class ProtocolErrorTests(Case):
             self.assertIs(conversation.lane.released, False)
 
     def test_ended_in_the_middle_of_a_command(self) -> None:
-        for end in (lambda c: c.session.half_closed(), lambda c: c.session.recheck(Directory(None, []), 0.0)):
+        for end in (lambda c: c.session.half_closed(), lambda c: c.recheck(Directory(None, []))):
             conversation = logged_in().client(b"*2\r\n$3\r\nGET\r\n$90000\r\nab")
             end(conversation)
             self.assertIsNotNone(conversation.closed)
@@ -954,7 +965,6 @@ class MidMessageTests(Case):
         for end in (
             lambda c: c.command(b"QUIT"),
             lambda c: c.client(b"*x\r\n"),
-            lambda c: c.session.recheck(Directory(None, []), 0.0),
         ):
             conversation, sent, heard = self.half(2)
             end(conversation)
@@ -1348,7 +1358,7 @@ class BoundsTests(Case):
 class RevocationTests(Case):
     def test_after_what_is_owed(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
-        conversation.session.recheck(Directory(None, [GREEN]), 0.0)
+        conversation.recheck(Directory(None, [GREEN]))
         self.assertIsNone(conversation.closed)
         conversation.command(b"GET", b"b")
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
@@ -1357,32 +1367,148 @@ class RevocationTests(Case):
 
     def test_at_once_when_nothing_is_owed(self) -> None:
         conversation = logged_in()
-        conversation.session.recheck(Directory(None, [BLUE]), 0.0)
+        conversation.recheck(Directory(None, [BLUE]))
         self.assertIsNone(conversation.closed)
-        conversation.session.recheck(Directory(None, []), 0.0)
+        conversation.recheck(Directory(None, []))
         self.assertEqual(conversation.closed, "revoked")
 
     def test_expiry(self) -> None:
         temporary = Credential(BLUE.tenant, "redis-secret-temp-1", digest(b"temp"), expires=100.0)
         conversation = Conversation(Directory(None, [BLUE, temporary])).command(b"AUTH", b"temp")
-        conversation.session.recheck(conversation.directory, 99.9)
+        conversation.recheck(conversation.directory, 99.9)
         self.assertIsNone(conversation.closed)
-        conversation.session.recheck(conversation.directory, 100.0)
+        conversation.recheck(conversation.directory, 100.0)
         self.assertEqual(conversation.closed, "revoked")
 
     def test_the_same_password_with_another_expiry_goes_on(self) -> None:
         conversation = logged_in()
         longer = Credential(BLUE.tenant, "redis-secret-temp-1", BLUE.digest, "user", 1000.0)
-        conversation.session.recheck(Directory(None, [longer]), 0.0)
+        conversation.recheck(Directory(None, [longer]))
         self.assertIsNone(conversation.closed)
-        conversation.session.recheck(Directory(None, [longer]), 1000.0)
+        conversation.recheck(Directory(None, [longer]), 1000.0)
         self.assertEqual(conversation.closed, "revoked")
 
     def test_a_moved_index(self) -> None:
         moved = Credential(Tenant("blue", 4), BLUE.secret, BLUE.digest)
         conversation = logged_in()
-        conversation.session.recheck(Directory(None, [moved]), 0.0)
+        conversation.recheck(Directory(None, [moved]))
         self.assertEqual(conversation.closed, "revoked")
+
+
+class RevokedWhileBlockedTests(Case):
+    BLOCKING = (
+        (b"BLPOP", b"q", b"0"),
+        (b"XREAD", b"BLOCK", b"0", b"STREAMS", b"s", b"$"),
+        (b"BZPOPMIN", b"z", b"0"),
+        (b"BLMOVE", b"q", b"r", b"LEFT", b"RIGHT", b"0"),
+        (b"WAIT", b"1", b"0"),
+    )
+
+    def revoke(self, conversation: Conversation) -> Conversation:
+        conversation.recheck(Directory(None, [GREEN]))
+        return conversation
+
+    def lost(self, conversation: Conversation) -> Conversation:
+        conversation.lane.ledger.abandon()
+        conversation.session.lane_lost()
+        return conversation
+
+    def test_what_blocks_is_given_up(self) -> None:
+        for words in self.BLOCKING:
+            conversation = self.revoke(logged_in().command(*words))
+            self.assertIs(conversation.lane.given_up, True, words)
+            self.assertIsNone(conversation.closed)
+            self.lost(conversation)
+            self.assertHears(conversation)
+            self.assertEqual(conversation.closed, "revoked")
+
+    def test_what_was_run_before_is_told_and_what_stands_behind_is_not(self) -> None:
+        conversation = logged_in().client(
+            encode([b"SET", b"a", b"1"]),
+            encode([b"BLPOP", b"q", b"0"]),
+            encode([b"GET", b"private"]),
+            encode([b"PING"]),
+            encode([b"CONFIG", b"GET"]),
+        )
+        self.revoke(conversation).redis(b"+OK\r\n")
+        self.assertHears(conversation, b"+OK\r\n")
+        self.assertHears(self.lost(conversation))
+        self.assertEqual(conversation.closed, "revoked")
+
+    def test_an_item_that_redis_had_given_before_it_heard_of_the_end_is_told(self) -> None:
+        conversation = self.revoke(logged_in().command(b"BLPOP", b"q", b"0"))
+        item = b"*2\r\n$1\r\nq\r\n$4\r\nitem\r\n"
+        self.assertHears(conversation.redis(item), item)
+        self.assertEqual((conversation.closed, conversation.lane.released), ("revoked", True))
+
+    def test_one_that_only_waits_for_what_blocks(self) -> None:
+        for end, told in (
+            (lambda c: c.command(b"QUIT"), b""),
+            (lambda c: c.client(b"*x\r\n"), b""),
+            (lambda c: c.session.hurry(), b""),
+        ):
+            conversation = logged_in().command(b"BLPOP", b"q", b"0")
+            end(conversation)
+            self.assertTrue(conversation.session.ended)
+            self.revoke(conversation)
+            self.assertIs(conversation.lane.given_up, True)
+            self.assertHears(self.lost(conversation), told)
+            self.assertEqual(conversation.closed, "revoked")
+
+    def test_while_it_drains(self) -> None:
+        conversation = logged_in().command(b"BLPOP", b"q", b"0")
+        conversation.session.drain()
+        self.assertTrue(conversation.session.ended)  # it only waits for what blocks
+        self.assertIs(self.revoke(conversation).lane.given_up, True)
+
+    def test_what_was_answered_blocks_no_more(self) -> None:
+        conversation = logged_in().command(b"BLPOP", b"q", b"1").redis(b"*-1\r\n")
+        self.assertHears(conversation, b"*-1\r\n")
+        self.revoke(conversation.command(b"GET", b"a"))
+        self.assertIs(conversation.lane.given_up, False)
+        self.assertHears(conversation.redis(b"$1\r\n1\r\n"), b"$1\r\n1\r\n")
+        self.assertEqual(conversation.closed, "revoked")
+
+    def test_inside_a_transaction_nothing_blocks_and_without_its_exec_nothing_runs(self) -> None:
+        conversation = logged_in().command(b"MULTI").command(b"BLPOP", b"q", b"0")
+        self.assertIs(self.revoke(conversation).lane.given_up, False)
+        conversation.command(b"EXEC")
+        self.assertNotIn(b"EXEC", conversation.gets())
+        self.assertHears(conversation.redis(b"+OK\r\n+QUEUED\r\n"), b"+OK\r\n+QUEUED\r\n")
+        self.assertEqual((conversation.closed, conversation.lane.released), ("revoked", False))
+
+    def test_a_blocking_command_that_waits_for_its_connection_is_never_sent(self) -> None:
+        conversation = Conversation(lanes_at_once=False).command(b"AUTH", b"blue")
+        self.revoke(conversation.client(encode([b"BLPOP", b"q", b"0"]), encode([b"GET", b"a"])))
+        self.assertEqual(conversation.closed, "revoked")
+        conversation.open_lane()
+        self.assertEqual((conversation.gets(), conversation.lane.released), (b"", True))
+        self.assertHears(conversation)
+
+    def test_a_subscriber_hears_nothing_more(self) -> None:
+        message = b"*3\r\n$7\r\nmessage\r\n$6\r\nblue:c\r\n$2\r\nhi\r\n"
+        shown = message.replace(b"$6\r\nblue:c", b"$1\r\nc")
+        confirmed = b"*3\r\n$9\r\nsubscribe\r\n$6\r\nblue:c\r\n:1\r\n"
+        subscriber = logged_in().command(b"SUBSCRIBE", b"c").redis(confirmed + message)
+        self.assertTrue(subscriber.hears().endswith(shown))
+        subscriber.command(b"PING")
+        self.revoke(subscriber).redis(message + b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+        self.assertHears(subscriber, b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+        self.assertEqual(subscriber.closed, "revoked")
+        within = logged_in().command(b"SUBSCRIBE", b"c").redis(confirmed).command(b"PING")
+        within.redis(message[:-5])
+        within.hears()
+        self.revoke(within)
+        self.assertEqual((within.closed, within.lane.released), ("revoked", False))
+        self.assertHears(within)
+
+    def test_it_is_revoked_once(self) -> None:
+        conversation = logged_in().command(b"GET", b"a")
+        gone = Directory(None, [])
+        self.assertTrue(conversation.session.recheck(lambda credential: gone.renewed(credential, 0.0)))
+        for directory in (gone, DIRECTORY):  # also where the credential is good again
+            self.assertFalse(conversation.session.recheck(lambda c, d=directory: d.renewed(c, 0.0)))
+        self.assertTrue(conversation.session.ended)
 
 
 class TableTests(unittest.TestCase):

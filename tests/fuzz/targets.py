@@ -515,6 +515,7 @@ class FuzzedLane(RecordingLane):
 
     def send(self, data: bytes, *debts: Owed) -> None:
         self._usable()
+        assert self.given_up is None, "sent for a session that was revoked"
         self.ledger.debts.extend(debts)
         self.model.takes(data, self.fail)
         assert not self.shared or self._whole, "a shared lane was left in the middle of something"
@@ -592,7 +593,7 @@ class Play:
             session.half_closed()
         elif what < 240:
             self.told_to_leave = True
-            session.recheck(Directory(None, ([], [GREEN], [BLUE, GREEN])[amount % 3]), 0.0)
+            talk.recheck(Directory(None, ([], [GREEN], [BLUE, GREEN])[amount % 3]))
         elif what < 242:
             if lane is not None:
                 self._lose(lane)
