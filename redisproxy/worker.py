@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, Message, Taker
 from .core import snapshot
+from .core.enrolment import ReadSummary
 from .core.tenants import use_digest_key
 from .directory.pace import Pace
 from .net.balance import Balance
@@ -90,6 +91,7 @@ class Worker:
             "start": self._or_end(self._start),
             "certificates": self._or_end(self._take_certificates),
             "directory": self._or_end(self._take_directory),
+            "read": self._take_read,
             "listen": self._or_end(self._listen),
             "report": lambda _: self._serving.report(),
             "stop": lambda _: self.end(),
@@ -149,6 +151,18 @@ class Worker:
     def _load(self, payload: bytes) -> object:
         self._pace.start()
         return snapshot.load(payload, self._pace.rest)
+
+    def _take_read(self, message: Message) -> None:
+        """What a read of the source has established. age: seconds since it began."""
+        fields = message.fields
+        namespaces = fields["namespaces"]
+        summary = ReadSummary(
+            fields["whole"],
+            fields["master"],
+            None if namespaces is None else frozenset(namespaces),
+            frozenset(fields["uncertain"]),
+        )
+        self._serving.take_read(summary, self._reactor.seconds() - fields["age"])
 
     def _listen(self, message: Message) -> None:
         """Accepts clients. Answered when it does."""

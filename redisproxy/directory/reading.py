@@ -18,7 +18,7 @@ from twisted.internet import defer, task, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 
-from ..core.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, Update, no_rest
+from ..core.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, ReadSummary, Update, no_rest
 from ..core.tenants import Directory
 from ..ops.figures import REFRESH_BOUNDS, Histogram
 from .pace import Pace
@@ -65,7 +65,7 @@ class _Outcome:
     """What a thread's work has led to.
 
     job: what it was to do; failures: of the reading; directory: None until something was read; lines: what is to be said of
-    the problems; databases: how many Redis was taken to have.
+    the problems; databases: how many Redis was taken to have; summary: what was established, None where nothing was read.
     """
 
     job: _Job
@@ -74,6 +74,7 @@ class _Outcome:
     problems: list[Problem]
     lines: list[tuple[LogLevel, str]]
     databases: int | None
+    summary: ReadSummary | None = None
 
 
 class ReadingService(service.Service):
@@ -120,6 +121,10 @@ class ReadingService(service.Service):
         self._began = 0.0
         #: called with each Directory that is another one than before
         self.listeners: list[Callable[[Directory], None]] = []
+        #: called after each whole read, and when namespaces have come or gone, with when the read began, and after the
+        #: listeners have had the Directory that follows
+        self.on_read: list[Callable[[ReadSummary, float], object]] = []
+        self._existing: frozenset[str] | None = None
         self._loop = task.LoopingCall(self.refresh)
         self._loop.clock = clock
         self._working: defer.Deferred | None = None
@@ -202,13 +207,14 @@ class ReadingService(service.Service):
             pace.start()
             rest = pace.rest
         if job is _Job.READ:
-            return self._resolved(job, self._read(rest), rest)
+            reading = self._read(rest)
+            return self._resolved(job, reading.failures(), rest, self._enrolment.summary(reading))
         if job is _Job.CHANGES:
             update = self._amended(rest)
-            return self._resolved(job, update.failures, rest)
+            return self._resolved(job, update.failures, rest, self._enrolment.summary(None))
         return self._resolved(job, (), rest)
 
-    def _read(self, rest: Callable[[], None]) -> Sequence[ReadFailure]:
+    def _read(self, rest: Callable[[], None]) -> Reading:
         """Reads everything. What is said to change meanwhile is read in between, and does not wait for the end."""
         meanwhile = Update()
 
@@ -218,14 +224,15 @@ class ReadingService(service.Service):
             if self._changes and self._enrolment.loaded and self._clock.seconds() >= self._not_before:
                 update = self._amended(rest)
                 meanwhile = meanwhile.followed_by(update)
-                self._in_reactor(self._take, self._resolved(_Job.CHANGES, update.failures, rest))
+                summary = self._enrolment.summary(None)
+                self._in_reactor(self._take, self._resolved(_Job.CHANGES, update.failures, rest, summary))
 
         reading = self.source.read(rest_and_amend)
         self._enrolment.absorb(reading)
         # What was read in between is younger than the answers before it. Where it is older than one that came after it,
         # that is for a change that is told of yet.
         self._enrolment.amend(meanwhile)
-        return reading.failures()
+        return reading
 
     def _amended(self, rest: Callable[[], None]) -> Update:
         began = self._clock.seconds()
@@ -235,12 +242,14 @@ class ReadingService(service.Service):
         self._not_before = now + min(now - began, LONGEST_PAUSE)
         return update
 
-    def _resolved(self, job: _Job, failures: Sequence[ReadFailure], rest: Callable[[], None]) -> _Outcome:
+    def _resolved(
+        self, job: _Job, failures: Sequence[ReadFailure], rest: Callable[[], None], summary: ReadSummary | None = None
+    ) -> _Outcome:
         databases = self.databases
         directory, problems = self._enrolment.resolve(databases, rest)
         lines = _news(self._found, problems)
         self._found = problems
-        return _Outcome(job, failures, directory if self._enrolment.loaded else None, problems, lines, databases)
+        return _Outcome(job, failures, directory if self._enrolment.loaded else None, problems, lines, databases, summary)
 
     def _over(self, _: object) -> None:
         self._working = None
@@ -279,8 +288,21 @@ class ReadingService(service.Service):
         self._to_tell += outcome.lines
         if self._telling is None or not self._telling.active():
             self._tell()
-        before, directory = self.directory, outcome.directory
-        if directory is None or directory is self._told:
+        if outcome.directory is not None:
+            self._use(outcome.directory)
+            self._report_read(outcome.summary)
+
+    def _report_read(self, summary: ReadSummary | None) -> None:
+        if summary is None or not (summary.whole or summary.namespaces != self._existing):
+            return
+        if summary.namespaces is not None:
+            self._existing = summary.namespaces
+        for listener in list(self.on_read):
+            listener(summary, self._began)
+
+    def _use(self, directory: Directory) -> None:
+        before = self.directory
+        if directory is self._told:
             return
         self.directory = self._told = directory
         if before is None or before.tenants != directory.tenants:

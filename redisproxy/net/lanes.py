@@ -7,7 +7,7 @@ clean waits for the next of the same tenant and protocol; a lane never goes from
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Set
 from pathlib import Path
 
 from twisted.application import service
@@ -85,6 +85,8 @@ class LanePool(service.Service):
         self._told = ("", 0.0)
         self._empty: list[defer.Deferred] = []
         self._like_replica: set[LaneProtocol] = set()
+        #: those whose idle lanes may be kept, None: all. A lane of another one keeps that one's ACL user in use
+        self.tenants: Set[Tenant] | None = None
         #: called when a lane answered as only a replica does, once for each such lane
         self.found_replica: Callable[[], None] = lambda: None
 
@@ -430,7 +432,8 @@ class LanePool(service.Service):
             timer.cancel()
 
     def _idle_for_long(self, lane: LaneProtocol) -> None:
-        if len(self._lanes) > self._base:
+        left = lane.tenant is not None and self.tenants is not None and lane.tenant not in self.tenants
+        if left or len(self._lanes) > self._base:
             self._take_from_idle(lane)
             lane.drop()
         else:
