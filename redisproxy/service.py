@@ -120,6 +120,7 @@ class ProxyService(service.MultiService):
                 reactor, settings.processes, options or {}, self.reading.use_databases, settings.drain_seconds
             )
         self.reading.listeners.append(self.serving.use)
+        self.reading.on_read.append(self.serving.take_read)
         if self._is_quick_start:
             self._in_force.append(self._first_directory)
         for part in (self.serving, self.reading):

@@ -14,9 +14,11 @@ from twisted.internet import defer
 from twisted.logger import Logger
 
 from .core import tally
+from .core.enrolment import ReadSummary
 from .core.policy import make_policy
 from .core.tenants import Directory
 from .directory.holder import DirectoryHolder
+from .net import acl_users
 from .net.admission import Admission
 from .net.client import STATES
 from .net.clients import ClientFactory, Timeouts
@@ -84,6 +86,13 @@ class Serving(service.MultiService):
             counts=counted,
             allowances=self.allowances,
         )
+        #: None: another process looks after them
+        self.acl_users: acl_users.AclUsersService | None = None
+        if number == acl_users.PROCESS and settings.acl != "off":
+            self.acl_users = acl_users.AclUsersService(
+                reactor, self.control, settings.ns_prefix, settings.refresh, self.wall.forget
+            )
+            self.acl_users.setServiceParent(self)
         self._redis_seconds = Histogram(REDIS_BOUNDS)
         self.sampler = Sampler(reactor, lambda: self.lanes.shared, self._redis_seconds.observe)
         self.directory.listeners += [self._settle, self._directory_changed]
@@ -97,6 +106,11 @@ class Serving(service.MultiService):
         """
         self.lanes.use_tenants(directory.tenants, elsewhere)
         self.directory.use(directory)
+
+    def take_read(self, summary: ReadSummary, began: float) -> None:
+        """The source was read, `use` has had what follows. began: when that read began, in the reactor's seconds."""
+        if self.acl_users is not None:
+            self.acl_users.take_read(summary, began)
 
     @staticmethod
     def descriptors(settings: Settings) -> int:
@@ -174,6 +188,9 @@ class Serving(service.MultiService):
     # What the parts tell each other.
 
     def _directory_changed(self, directory: Directory) -> None:
+        self.wall.keep_only(directory.tenants)
+        if self.acl_users is not None:
+            self.acl_users.claim(directory.tenants)
         self.master.use(directory.backend)
 
     def _server_told(self, server: Server) -> None:
@@ -194,6 +211,8 @@ class Serving(service.MultiService):
                 names=", ".join(policy.unknown),
             )
         self.wall.use(server, policy)
+        if self.acl_users is not None:
+            self.acl_users.use(self.master.backend.password if self.wall.stands_on(server) else None)
         self.lanes.redis_told(policy.needs_wall)
         self.clients.use(policy)
         self.master.told(server)

@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, Message, Taker
 from .core import snapshot
+from .core.enrolment import ReadSummary
 from .core.tenants import use_digest_key
 from .directory.pace import Pace
 from .net.balance import Balance
@@ -91,6 +92,7 @@ class Worker:
             "certificates": self._or_end(self._take_certificates),
             # To its end: whose credential is revoked while sessions leave has no more time for that.
             "directory": self._or_end(self._take_directory, to_the_end=True),
+            "read": self._take_read,
             "listen": self._or_end(self._listen),
             "report": lambda _: self._serving.report(),
             "vacate": self._vacate,
@@ -161,6 +163,18 @@ class Worker:
     def _load(self, payload: bytes) -> object:
         self._pace.start()
         return snapshot.load(payload, self._pace.rest)
+
+    def _take_read(self, message: Message) -> None:
+        """What a read of the source has established. age: seconds since it began."""
+        fields = message.fields
+        namespaces = fields["namespaces"]
+        summary = ReadSummary(
+            fields["whole"],
+            fields["master"],
+            None if namespaces is None else frozenset(namespaces),
+            frozenset(fields["uncertain"]),
+        )
+        self._serving.take_read(summary, self._reactor.seconds() - fields["age"])
 
     def _listen(self, message: Message) -> None:
         """Accepts clients. Answered when it does."""

@@ -109,6 +109,21 @@ class Reading:
         return [part for part in parts if isinstance(part, ReadFailure)]
 
 
+@dataclass(frozen=True, slots=True)
+class ReadSummary:
+    """What a read has established: what may be taken for gone, and what may not.
+
+    whole: whether all was read again, not single objects; master: whether the master secret was, and is in force;
+    namespaces: those that exist, None where their list could not be read; uncertain: of them those whose secrets could
+    not be read, so that the last known ones are in force.
+    """
+
+    whole: bool
+    master: bool
+    namespaces: frozenset[str] | None
+    uncertain: frozenset[str] = frozenset()
+
+
 #: In place of a secret's name: the namespace.
 ITSELF = ""
 
@@ -293,6 +308,16 @@ class Enrolment:
                 others = [kept for kept in self._secrets[namespace] if kept.name != name]
                 now = others if secret is None else sorted([*others, secret], key=lambda s: s.name)
                 self._secrets[namespace] = tuple(now)
+
+    def summary(self, reading: Reading | None) -> ReadSummary:
+        """What was established by a reading that was absorbed; None: by the last `amend`."""
+        namespaces = frozenset(self._namespaces or ())
+        if reading is None:
+            return ReadSummary(False, False, namespaces)
+        master = self._fixed_backend or not (isinstance(reading.master, ReadFailure) or self._master_problem)
+        uncertain = frozenset(name for name, secrets in reading.secrets.items() if isinstance(secrets, ReadFailure))
+        listed = not isinstance(reading.namespaces, ReadFailure)
+        return ReadSummary(True, master, namespaces if listed else None, uncertain)
 
     def _absorb_master(self, master: SecretDocument | None) -> None:
         """A master secret that is gone or malformed leaves the last good backend in force, or nobody would be served."""

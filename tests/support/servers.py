@@ -142,7 +142,17 @@ class RedisServer:
         return self._process.pid
 
     def start(self) -> RedisServer:
-        lines = [
+        self._process = subprocess.Popen(
+            [self._binary, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        self._process.stdin.write("\n".join(self._lines()).encode() + b"\n")
+        self._process.stdin.close()
+        until(self._listens, f"{self._binary} listens on port {self.port}")
+        return self
+
+    def _lines(self) -> list[str]:
+        """Its configuration."""
+        return [
             "bind 127.0.0.1 -::1",
             f"port {self.port}",
             f"dir {self.directory}",
@@ -152,13 +162,6 @@ class RedisServer:
             *([f"requirepass {self.password}"] if self.password else []),
             *self._settings,
         ]
-        self._process = subprocess.Popen(
-            [self._binary, "-"], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-        )
-        self._process.stdin.write("\n".join(lines).encode() + b"\n")
-        self._process.stdin.close()
-        until(self._listens, f"{self._binary} listens on port {self.port}")
-        return self
 
     def _listens(self) -> bool:
         if self._process.poll() is not None:
@@ -189,3 +192,20 @@ class RedisServer:
 
         options.setdefault("protocol", 2)  # all that Redis 5 speaks
         return redis.Redis(host="127.0.0.1", port=self.port, db=index, password=self.password or None, **options)
+
+
+class ConfiguredServer(RedisServer):
+    """One with a file of its configuration, which CONFIG REWRITE changes and which outlives it: see `restart`."""
+
+    def start(self) -> ConfiguredServer:
+        file = Path(self.directory) / "redis.conf"
+        if not file.exists():
+            file.write_text("\n".join([*self._lines(), ""]))
+        self._process = subprocess.Popen([self._binary, str(file)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until(self._listens, f"{self._binary} listens on port {self.port}")
+        return self
+
+    def restart(self) -> None:
+        """As after a crash: with what the file says by now."""
+        self.kill()
+        self.start()
