@@ -143,9 +143,12 @@ class MovingConversation(Conversation):
         self._policy = self.link.policy()
         self._scanner.table = self._policy.table
 
-    def policy_changed(self) -> None:
-        """Redis is another one than before. A session with a lane to itself has it from before, and its policy."""
-        if self.credential is not None and not self.pinned:
+    def policy_changed(self, pinned: bool = False) -> None:
+        """There is another policy. A session with a lane to itself may have it from another Redis, and keeps its own.
+
+        pinned: also for such a session, since its lane has the rights that the new policy takes for granted.
+        """
+        if self.credential is not None and (pinned or not self.pinned):
             self._use_policy()
 
     # From home to a lane of its own, and back.

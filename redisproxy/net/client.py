@@ -359,6 +359,12 @@ class ClientProtocol(RespReceiver):
         """See `core.links.Link`."""
         return int(self.factory.clock.seconds() - self._since)
 
+    @property
+    def walled(self) -> bool:
+        """Whether it has a lane to itself on which Redis holds its tenant's limits."""
+        lane = self.session.lane
+        return isinstance(lane, LaneProtocol) and lane.walled
+
     def policy(self) -> Policy:
         """See `core.links.Link`."""
         return self.factory.policy

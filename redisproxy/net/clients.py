@@ -159,11 +159,15 @@ class ClientFactory(Factory):
         if self.drained is not None:
             self.drained()
 
-    def use(self, policy: Policy) -> None:
-        """What tenants may do from now on."""
+    def use(self, policy: Policy, everywhere: bool = False) -> None:
+        """What tenants may do from now on.
+
+        everywhere: Redis is the same as before, and its users have the rights: also for sessions with a lane to themselves.
+        One with the master's rights is from a time when Redis held no limits, and its session keeps its policy.
+        """
         self.policy = policy
         for client in list(self.clients):
-            client.session.policy_changed()
+            client.session.policy_changed(pinned=everywhere and client.walled)
 
     def _changed(self, directory: Directory) -> None:
         namespaces = {tenant.namespace for tenant in directory.tenants}

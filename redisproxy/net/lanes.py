@@ -107,6 +107,11 @@ class LanePool(service.Service):
         """Those that are shared and in use."""
         return [home.lane for home in self._homes.values() if home.lane is not None]
 
+    @property
+    def users(self) -> set[Tenant]:
+        """The tenants whose ACL users are logged in."""
+        return {lane.tenant for lane in self._lanes if lane.walled and lane.tenant is not None}
+
     def tally(self) -> None:
         """Has the counts of what Redis sent so far."""
         for lane in self._lanes:

@@ -214,6 +214,7 @@ class Sentinel:
             await self._log_in(self._hears, connection)
             await connection.subscribe(_SWITCHED)
         except txredisapi.RedisError as error:
+            self._hears.ready = False  # that may pass: it is tried again with the next question
             self._log.debug("{place} lets nobody subscribe: {error}", place=self.place.address, error=str(error))
 
 

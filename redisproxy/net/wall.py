@@ -6,7 +6,7 @@ Owns which tenants' users Redis knows already, and their provisioning over the c
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from itertools import islice
 
@@ -16,8 +16,9 @@ from twisted.python.failure import Failure
 
 from ..core import acl
 from ..core.policy import Policy
+from ..core.probing import ErrorReply, Server, user_exists
 from ..core.tenants import Tenant
-from .control import ControlError, ControlService, Server
+from .control import ControlError, ControlService
 
 #: Patterns that the sessions of one tenant may have Redis allow, for the life of this process.
 PATTERNS = 10_000
@@ -77,6 +78,8 @@ class Wall:
         self._waiting: dict[tuple[Tenant, bytes], list[defer.Deferred]] = {}
         self._patterns: dict[Tenant, _Patterns] = {}
         self._last_told = ""
+        #: called when a tenant's user could not be made
+        self.user_refused: Callable[[], None] = lambda: None
 
     def stands_on(self, server: Server) -> bool:
         """Whether tenants' lanes will log in as ACL users there."""
@@ -127,6 +130,7 @@ class Wall:
             if self._provisioned.get(tenant) != secret:
                 await self._provisioned_once(tenant, name, secret)
         except ControlError as error:
+            self.user_refused()
             raise WallError(f"the ACL user of {tenant.namespace} cannot be made: {error}", passing=True) from None
         return name.encode(), secret
 
@@ -153,7 +157,12 @@ class Wall:
         rules = partial(acl.rules, tenant, self._policy, secret, self._server.acl_databases)
         try:
             await self._control.ask("ACL", "SETUSER", name, *rules(new=True))
-        except ControlError:  # there is one, made by another process, another replica, or before
+        except ControlError as error:
+            # Whatever else went wrong may pass, and the other rules would make a user that keeps the channels of new ones:
+            # on Redis 6.2 that is all channels.
+            if not user_exists(ErrorReply(str(error))):
+                raise
+            # There is one, made by another process, another replica, or before.
             await self._control.ask("ACL", "SETUSER", name, *rules(new=False))
         self._provisioned[tenant] = secret
         self._patterns.pop(tenant, None)

@@ -22,7 +22,10 @@ class Redis60(protocol.Protocol):
     """The answers of Redis 6.0.16, which no package brings any more: it has ACLs, and they do not know channels."""
 
     def dataReceived(self, data: bytes) -> None:
-        words = re.findall(rb"\$\d+\r\n(.*?)\r\n", data, re.DOTALL)
+        for command in re.split(rb"(?m)^\*\d+\r\n", data)[1:]:
+            self.answer(re.findall(rb"\$\d+\r\n(.*?)\r\n", command, re.DOTALL))
+
+    def answer(self, words: list[bytes]) -> None:
         self.factory.asked.append(b" ".join(words[:2]))
         if words[0] == b"INFO":
             answer = b"$22\r\nredis_version:6.0.16\r\n\r\n"
@@ -104,12 +107,12 @@ class ControlTests(unittest.TestCase):
         ):
             server.start()
             events = []
-            told: defer.Deferred[Server] = defer.Deferred()
-            control = ControlService(reactor, 5.0, None, told.callback)
+            control = ControlService(reactor, 5.0, None, lambda _: None)
             control._log = Logger(observer=events.append)
             control.startService()
             control.use(Backend(host="127.0.0.1", port=server.port, password=password.encode()))
-            yield told
+            while not control._last_state:
+                yield task.deferLater(reactor, 0.01)
             control._tell_state(control._last_state)
             warnings = [formatEvent(event) for event in events if event["log_level"] == LogLevel.warn]
             self.assertEqual(len(warnings), 1)
@@ -136,10 +139,11 @@ class ControlTests(unittest.TestCase):
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
-        while control._retry is None:
-            self.assertEqual(told, [])
+        while not control._last_state:
             yield task.deferLater(reactor, 0.01)
-        self.assertRegex(control._last_state, "^did not tell what it is, and is asked again: BUSY ")
+        self.assertEqual(told, [])
+        self.assertRegex(control._last_state, "^did not tell what it is, and is asked again: INFO server, .*: BUSY ")
+        self.assertNotIn("--acl off", control._last_state)
         server.client().script_kill()
         yield self.assertFailure(running, redis.ResponseError)
         while not control.connected:

@@ -89,9 +89,9 @@ def on_every_server(case: type) -> type:
     """A class decorator: makes of a method ``each_x(self, binary)`` the tests ``test_x_redis_6`` … of the whole matrix."""
 
     def test_on(binary: Callable[[], str], method: Callable) -> Callable:
-        def test(self: object) -> None:
+        def test(self: object) -> object:
             binary()  # or skip, before anything was started
-            method(self, binary)
+            return method(self, binary)
 
         return test
 
