@@ -189,6 +189,9 @@ class Serving(service.MultiService):
                 "--allow-commands or --deny-commands names what this Redis does not have: {names}",
                 names=", ".join(policy.unknown),
             )
+        if policy.exposed != self.clients.policy.exposed:
+            for text in policy.exposed:
+                self._log.warn("--allow-commands opens {text}", text=text)
         self.wall.use(server, policy)
         self.lanes.redis_told(policy.needs_wall)
         self.clients.use(policy)

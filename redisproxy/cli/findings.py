@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 from twisted.internet import threads
 
 from ..core.allocation import Room, must_be_read
+from ..core.commands import builtin
 from ..core.enrolment import Enrolment, Problem, ReadFailure, Reading
 from ..core.policy import make_policy
 from ..core.tenants import Backend, Credential, Directory
@@ -19,6 +20,7 @@ from ..directory.cluster import ClusterSource
 from ..directory.manifests import ManifestsSource
 from ..directory.watch import Watched, WatchFailure
 from ..embedded import DATABASES
+from ..net.control import Server
 from ..net.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 from ..settings import Settings
 
@@ -148,6 +150,8 @@ async def check(operator: Operator, embedded: Backend | None = None) -> Findings
                 found = resolve(operator, reading, databases)
             found.redis = view
             _judge(settings, found, view)
+    inquiry = None if found.redis is None else found.redis.inquiry
+    _judge_commands(settings, found, None if inquiry is None else inquiry.server)
     if settings.watch and isinstance(operator.source, ClusterSource) and not reading.failures():
         found.warnings += await operator.in_thread(_try_watches, operator.source)
     if not found.namespaces and not isinstance(reading.namespaces, ReadFailure):
@@ -179,16 +183,24 @@ def _judge(settings: Settings, found: Findings, view: RedisView) -> None:
         problem("it has no ACL users for tenants, and --acl is require: nobody is served")
     elif not wall:
         found.warnings.append("there is one wall, the proxy's own: scripts are refused")
+
+
+def _judge_commands(settings: Settings, found: Findings, server: Server | None) -> None:
+    """What should be known of --allow-commands and --deny-commands. server: None where Redis was not, or cannot be, asked:
+    what the commands are that Redis usually has is known without.
+    """
     policy = make_policy(
-        server.commands,
-        scripts=wall,
-        databases=server.acl_databases,
+        builtin() if server is None else server.commands,
+        scripts=settings.acl != "off" and (server is None or server.acl),
+        databases=server is None or server.acl_databases,
         allow=settings.allow_commands,
         deny=settings.deny_commands,
+        sealed=server is None or bool(server.sealed),
     )
-    if policy.unknown:
+    if policy.unknown and server is not None:
         names = ", ".join(policy.unknown)
         found.warnings.append(f"--allow-commands or --deny-commands names what this Redis does not have: {names}")
+    found.warnings += [f"--allow-commands opens {text}" for text in policy.exposed]
 
 
 def _try_watches(source: ClusterSource) -> list[str]:

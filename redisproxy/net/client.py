@@ -362,9 +362,9 @@ class ClientProtocol(RespReceiver):
         """See `core.links.Link`."""
         return self.factory.policy
 
-    def ask(self, words: list[bytes]) -> None:
+    def ask(self, commands: list[list[bytes]]) -> None:
         """See `core.links.Link`."""
-        self._on_control(self.factory.questions.ask(self._tenant, words))
+        self._on_control(self.factory.questions.ask(self._tenant, commands))
 
     def permit(self, patterns: list[bytes]) -> None:
         """See `core.links.Link`."""

@@ -252,7 +252,7 @@ class LogTests(unittest.TestCase):
         client = installation.blue(single_connection_client=True)
         client.set("key-that-is-private", "value-that-is-private")
         try:
-            client.execute_command("CONFIG", "GET", "argument-that-is-private")
+            client.execute_command("CONFIG", "SET", "argument-that-is-private", "x")
         except Exception:
             pass
         client.close()
