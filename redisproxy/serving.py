@@ -190,8 +190,8 @@ class Serving(service.MultiService):
                 names=", ".join(policy.unknown),
             )
         if policy.exposed != self.clients.policy.exposed:
-            for text in policy.exposed:
-                self._log.warn("--allow-commands opens {text}", text=text)
+            for command, what in policy.exposed:
+                self._log.warn("--allow-commands opens {command}: {what}", command=command, what=what)
         self.wall.use(server, policy)
         self.lanes.redis_told(policy.needs_wall)
         self.clients.use(policy)

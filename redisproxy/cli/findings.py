@@ -200,7 +200,7 @@ def _judge_commands(settings: Settings, found: Findings, server: Server | None) 
     if policy.unknown and server is not None:
         names = ", ".join(policy.unknown)
         found.warnings.append(f"--allow-commands or --deny-commands names what this Redis does not have: {names}")
-    found.warnings += [f"--allow-commands opens {text}" for text in policy.exposed]
+    found.warnings += [f"--allow-commands opens {command}: {what}" for command, what in policy.exposed]
 
 
 def _try_watches(source: ClusterSource) -> list[str]:

@@ -112,8 +112,8 @@ class Policy:
     needs_wall: bool = False
     #: subcommands that the session answers, of containers that are refused otherwise: CONFIG|GET
     answered: frozenset[bytes] = frozenset()
-    #: what an operator's word opened that tells of other tenants or touches them, and how: for the operator
-    exposed: tuple[str, ...] = ()
+    #: what an operator's word opened that tells of other tenants or touches them, and how
+    exposed: tuple[tuple[str, str], ...] = ()
     #: all subcommands that each container of the server has
     known: Mapping[bytes, frozenset[bytes]] = field(default_factory=dict)
     #: whether the server words its errors as Redis before 7 does
@@ -211,7 +211,7 @@ def make_policy(
         frozenset(blocking),
         needs_wall=scripts,
         answered=(ANSWERED_SUBCOMMANDS & subcommands_known) - _with_subcommands(deny, ANSWERED_SUBCOMMANDS),
-        exposed=tuple(f"{name.decode()}: {what}" for name in sorted(opened) if (what := exposes(name))),
+        exposed=tuple((name.decode(), what) for name in sorted(opened) if (what := exposes(name))),
         known=known,
         before_7=before_7,
         runs_scripts=runs_scripts,

@@ -5,11 +5,11 @@ from __future__ import annotations
 import unittest
 
 from redisproxy.core import conversation as conversation_module
-from redisproxy.core import pubsub
+from redisproxy.core import pubsub, server_config
 from redisproxy.core import session as session_module
 from redisproxy.core.commands import builtin
 from redisproxy.core.conversation import NOAUTH, SPOILER
-from redisproxy.core.info import FIGURES
+from redisproxy.core.info import FIGURES, SECTIONS
 from redisproxy.core.lane import Ledger, Owed
 from redisproxy.core.policy import Policy, make_policy
 from redisproxy.core.resp import ProtocolError, encode
@@ -1035,6 +1035,79 @@ class QuestionTests(Case):
         self.assertHears(conversation, b"$%d\r\n%b\r\n" % (len(text), text))
         self.assertEqual(conversation.gets(), encode([b"GET", b"b"]))
 
+    def test_info_asks_for_the_sections_that_are_shown(self) -> None:
+        """Others can be as large as one tenant's scripts make them."""
+        every = [[b"INFO", section.encode()] for section in SECTIONS]
+        for words in ((), (b"everything",), (b"Default", b"errorstats")):
+            conversation = logged_in().command(b"INFO", *words)
+            self.assertEqual(conversation.questions, [every])
+            conversation.session.told([b"# %b\r\nrole:x\r\n" % section[1] for section in every])
+            self.assertIn(b"# replication\r\nrole:x\r\n", conversation.hears())
+        conversation = logged_in().command(b"INFO", b"keyspace", b"commandstats", b"SERVER")
+        self.assertEqual(conversation.questions, [[[b"INFO", b"server"], [b"INFO", b"keyspace"]]])
+
+    def test_info_of_what_is_not_shown_is_empty_and_redis_is_not_asked(self) -> None:
+        for protocol, empty in ((2, b"$0\r\n\r\n"), (3, b"=4\r\ntxt:\r\n")):
+            conversation = logged_in(protocol).command(b"GET", b"a").command(b"INFO", b"errorstats").command(b"GET", b"b")
+            self.assertHears(conversation)
+            self.assertHears(conversation.redis(b"+1\r\n"), b"+1\r\n", empty)
+            self.assertEqual(conversation.questions, [])
+            self.assertHears(conversation.redis(b"+2\r\n"), b"+2\r\n")
+
+    def test_redis_before_7_takes_one_section(self) -> None:
+        conversation = Conversation()
+        conversation.policy = lambda: make_policy(builtin(), scripts=False, before_7=True)
+        conversation.command(b"AUTH", b"blue").hears()
+        self.assertHears(conversation.command(b"INFO", b"server", b"clients"), session_module.SYNTAX)
+        conversation.command(b"INFO", b"clients")
+        self.assertEqual(conversation.questions, [[[b"INFO", b"clients"]]])
+
+    def test_config_get(self) -> None:
+        conversation = logged_in().command(b"GET", b"a").command(b"config", b"Get", b"maxmemory*", b"SAVE", b"requirepass")
+        conversation.command(b"GET", b"b")
+        self.assertEqual(conversation.questions, [])
+        self.assertHears(conversation.redis(b"+1\r\n"), b"+1\r\n")
+        names = [b"maxmemory", b"maxmemory-policy", b"SAVE"]
+        self.assertEqual(conversation.questions, [[[b"CONFIG", b"GET", name] for name in names]])
+        # The server has no maxmemory-policy.
+        conversation.session.told([[b"maxmemory", b"100"], [], [b"SAVE", b""]])
+        self.assertHears(conversation, b"*4\r\n$9\r\nmaxmemory\r\n$3\r\n100\r\n$4\r\nSAVE\r\n$0\r\n\r\n")
+        self.assertHears(conversation.redis(b"+2\r\n"), b"+2\r\n")
+        self.assertEqual((conversation.audited, conversation.session.refused), ([], 0))
+
+    def test_config_get_of_what_is_not_shown_is_empty_and_redis_is_not_asked(self) -> None:
+        for protocol, empty in ((2, b"*0\r\n"), (3, b"%0\r\n")):
+            conversation = logged_in(protocol)
+            for words in ((b"requirepass",), (b"*pass*", b"dir"), (b"",)):
+                self.assertHears(conversation.command(b"CONFIG", b"GET", *words), empty)
+            self.assertEqual(conversation.questions, [])
+
+    def test_config_otherwise(self) -> None:
+        conversation = logged_in()
+        wrong = b"-ERR wrong number of arguments for 'config%b' command\r\n"
+        self.assertHears(conversation.command(b"CONFIG"), wrong % b"")
+        self.assertHears(conversation.command(b"CONFIG", b"get"), wrong % b"|get")
+        self.assertHears(conversation.command(b"CONFIG", b"GET", b"*" * 1000), server_config.TOO_LONG)
+        for words in ((b"SET", b"save", b"1"), (b"REWRITE",), (b"resetstat",), (b"HELP",)):
+            self.assertRefused(conversation.command(b"CONFIG", *words), b"-NOPERM the command 'config|")
+        self.assertEqual(conversation.questions, [])
+        self.assertEqual(conversation.audited, ["config|set", "config|rewrite", "config|resetstat", "config|help"])
+
+    def test_config_of_redis_before_7_takes_one_pattern(self) -> None:
+        conversation = Conversation()
+        conversation.policy = lambda: make_policy(builtin(), scripts=False, before_7=True)
+        conversation.command(b"AUTH", b"blue").hears()
+        wrong = b"-ERR Unknown subcommand or wrong number of arguments for 'GET'. Try CONFIG HELP.\r\n"
+        self.assertHears(conversation.command(b"CONFIG", b"GET"), wrong)
+        self.assertHears(conversation.command(b"CONFIG", b"GET", b"save", b"databases"), wrong)
+
+    def test_config_that_the_operator_refuses(self) -> None:
+        for names in ("CONFIG", "CONFIG|GET"):
+            conversation = Conversation()
+            conversation.policy = lambda names=names: make_policy(builtin(), True, deny=frozenset((names.encode(),)))
+            conversation.command(b"AUTH", b"blue").hears()
+            self.assertRefused(conversation.command(b"CONFIG", b"GET", b"save"), b"-NOPERM the command 'config|get'")
+
     def test_redis_does_not_answer(self) -> None:
         conversation = logged_in().command(b"INFO")
         conversation.session.told(OSError("gone"))
@@ -1047,7 +1120,15 @@ class QuestionTests(Case):
         self.assertHears(conversation)
 
     def test_inside_multi(self) -> None:
-        for words in ((b"INFO",), (b"PUBSUB", b"CHANNELS"), (b"PUBSUB", b"NUMPAT"), (b"PUBSUB", b"HELP")):
+        for words in (
+            (b"INFO",),
+            (b"INFO", b"errorstats"),
+            (b"PUBSUB", b"CHANNELS"),
+            (b"PUBSUB", b"NUMPAT"),
+            (b"PUBSUB", b"HELP"),
+            (b"CONFIG", b"GET", b"save"),
+            (b"CONFIG", b"GET", b"nosuch"),
+        ):
             conversation = logged_in().command(b"MULTI").command(*words)
             self.assertEqual(conversation.gets(), encode([b"MULTI"]) + SPOILER)
             conversation.redis(b"+OK\r\n-ERR\r\n")

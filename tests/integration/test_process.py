@@ -12,6 +12,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import redis
+
 from redisproxy.core import resp
 
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
@@ -45,6 +47,11 @@ class StartTests(unittest.TestCase):
             ("--listen", "tcp:notaport", "it takes a Twisted endpoint such as tcp:6379"),
             ("--manifests", "/no/such", "--manifests is '/no/such'; it takes a directory"),
             ("--redis-ca", "/no/such", "--redis-ca is '/no/such'; it takes a file"),
+            (
+                "--allow-commands",
+                "CONFIG|GET",
+                "--allow-commands names what can not be opened to tenants: CONFIG|GET (it shows",
+            ),
             ("--log-format", "xml", "--log-format is 'xml'; it takes one of: text, json"),
             ("--nonsense", "1", "option --nonsense not recognized"),
         ):
@@ -266,6 +273,17 @@ class LogTests(unittest.TestCase):
         self.assertGreaterEqual(outcome["refused"], 1)  # redis-py's own start may ask for more than there is
         self.assertRegex(outcome["peer"], r"127\.0\.0\.1:\d+")
         self.assertNotIn("private", installation.proxy.log)
+
+    def test_what_is_opened_and_tells_of_others_is_a_warning(self) -> None:
+        installation = Installation("--allow-commands", "slowlog,MEMORY|STATS,LASTSAVE,KEYS", "--deny-commands", "ROLE")
+        self.addCleanup(installation.stop)
+        installation.proxy.logged(r"#warn\] --allow-commands opens SLOWLOG: it counts and deletes entries of all tenants")
+        installation.proxy.logged(r"#warn\] --allow-commands opens MEMORY\|STATS: it shows how large the databases of other")
+        client = installation.blue()
+        self.addCleanup(client.close)
+        self.assertEqual(client.slowlog_len(), 0)
+        self.assertRaises(redis.exceptions.NoPermissionError, client.execute_command, "SLOWLOG", "GET")
+        self.assertEqual(len(re.findall("allow-commands opens", installation.proxy.log)), 2)
 
     def test_ordinary_ends_are_not_told_at_info_and_others_are(self) -> None:
         installation = Installation()
