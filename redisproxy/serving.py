@@ -69,6 +69,7 @@ class Serving(service.MultiService):
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self.wall, self.lanes
         )
+        outcomes = Outcomes(reactor, settings.log_level == "debug", settings.processes)
         #: the factory for clients' connections
         self.clients = ClientFactory(
             reactor,
@@ -77,7 +78,7 @@ class Serving(service.MultiService):
             self.wall,
             self.lanes,
             Admission(settings.max_workers, settings.work_queue_size),
-            Outcomes(reactor, ordinary=settings.log_level == "debug"),
+            outcomes,
             Timeouts(login=settings.login_timeout),
             settings.lanes == "shared",
             numbers=itertools.count(number, settings.processes),
@@ -87,7 +88,7 @@ class Serving(service.MultiService):
         self._redis_seconds = Histogram(REDIS_BOUNDS)
         self.sampler = Sampler(reactor, lambda: self.lanes.shared, self._redis_seconds.observe)
         self.directory.listeners += [self._settle, self._directory_changed]
-        for part in (self.lanes, self.control, self.master, self.directory, self.sampler):
+        for part in (self.lanes, self.control, self.master, self.directory, self.sampler, outcomes):
             part.setServiceParent(self)
 
     def use(self, directory: Directory) -> None:

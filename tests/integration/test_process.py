@@ -309,6 +309,36 @@ class LogTests(unittest.TestCase):
         self.assertGreater(told, 0)
         self.assertLess(told, 200)
 
+    def test_a_noisy_tenant_does_not_hide_what_others_are_refused(self) -> None:
+        for processes in ("1", "2"):
+            with self.subTest(processes=processes):
+                self.a_noisy_tenant(processes)
+
+    def a_noisy_tenant(self, processes: str) -> None:
+        installation = Installation("--processes", processes)
+        self.addCleanup(installation.stop)
+
+        def refused(password: str, count: int) -> None:
+            with socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=10) as connection:
+                connection.sendall(f"AUTH {password}\r\n".encode() + b"CONFIG REWRITE\r\n" * count + b"QUIT\r\n")
+                heard = b""
+                while data := connection.recv(10_000):
+                    heard += data
+                self.assertEqual(heard.count(b"-NOPERM"), count)
+
+        for _ in range(10):
+            for _ in range(10):
+                refused(Installation.BLUE, 10)
+            refused(Installation.GREEN, 1)
+        installation.proxy.stop()
+        log = installation.proxy.log
+        self.assertEqual(len(re.findall(r"refused config\|rewrite to team-green/", log)), 10)
+        told = len(re.findall(r"refused config\|rewrite to team-blue/", log))
+        left_out = sum(map(int, re.findall(r"([0-9]+) lines about team-blue were left out: they came too fast", log)))
+        self.assertEqual(told + left_out, 1000)
+        self.assertGreater(left_out, 200)
+        self.assertLessEqual(len(re.findall("were left out", log)), 2 * int(processes) + 4)
+
     def test_no_password_is_ever_told(self) -> None:
         server = RedisServer(password="master-secret-word").start()
         self.addCleanup(server.stop)
