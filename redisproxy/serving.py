@@ -87,6 +87,7 @@ class Serving(service.MultiService):
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self.wall, self.lanes
         )
+        outcomes = Outcomes(reactor, settings.log_level == "debug", settings.processes)
         #: the factory for clients' connections
         self.clients = ClientFactory(
             reactor,
@@ -95,7 +96,7 @@ class Serving(service.MultiService):
             self.wall,
             self.lanes,
             Admission(settings.max_workers, settings.work_queue_size),
-            Outcomes(reactor, ordinary=settings.log_level == "debug"),
+            outcomes,
             Timeouts(login=settings.login_timeout),
             settings.lanes == "shared",
             numbers=itertools.count(number, settings.processes),
@@ -112,7 +113,7 @@ class Serving(service.MultiService):
         self._redis_seconds = Histogram(REDIS_BOUNDS)
         self.sampler = Sampler(reactor, lambda: self.lanes.shared, self._redis_seconds.observe)
         self.directory.listeners += [self._settle, self._directory_changed]
-        for part in (self.lanes, self.control, self.master, self.directory, self.sampler):
+        for part in (self.lanes, self.control, self.master, self.directory, self.sampler, outcomes):
             part.setServiceParent(self)
 
     def use(self, directory: Directory, elsewhere: Collection[int] = ()) -> None:
@@ -225,6 +226,9 @@ class Serving(service.MultiService):
                 names=", ".join(policy.unknown),
             )
         self._stop_renewing()
+        if policy.exposed != self.clients.policy.exposed:
+            for command, what in policy.exposed:
+                self._log.warn("--allow-commands opens {command}: {what}", command=command, what=what)
         self.wall.use(server, policy)
         if self.acl_users is not None:
             self.acl_users.use(self.master.backend.password if self.wall.stands_on(server) else None)

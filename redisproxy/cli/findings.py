@@ -12,14 +12,16 @@ from typing import Any, TypeVar
 from twisted.internet import threads
 
 from ..core.allocation import Room, must_be_read
+from ..core.commands import builtin
 from ..core.enrolment import Enrolment, Problem, ReadFailure, Reading
-from ..core.policy import Policy
+from ..core.policy import Policy, make_policy
 from ..core.probing import Server, needed, policy_for
 from ..core.tenants import Backend, Credential, Directory
 from ..directory.cluster import ClusterSource
 from ..directory.manifests import ManifestsSource
 from ..directory.watch import Watched, WatchFailure
 from ..embedded import DATABASES
+from ..net.control import Server
 from ..net.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 from ..settings import Settings
 
@@ -161,6 +163,8 @@ async def check(operator: Operator, embedded: Backend | None = None) -> Findings
                 found = resolve(operator, reading, databases)
             found.redis = view
             _judge(operator, found, view)
+    inquiry = None if found.redis is None else found.redis.inquiry
+    _judge_commands(operator, found, None if inquiry is None else inquiry.server)
     if settings.watch and isinstance(operator.source, ClusterSource) and not reading.failures():
         found.warnings += await operator.in_thread(_try_watches, operator.source)
     if not found.namespaces and not isinstance(reading.namespaces, ReadFailure):
@@ -195,10 +199,23 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
         problem("it has no ACL users for tenants, and --acl is require: nobody is served")
     elif not wall:
         found.warnings.append("there is one wall, the proxy's own: scripts are refused")
-    policy = operator.policy(server)
-    if policy.unknown:
+
+
+def _judge_commands(operator: Operator, found: Findings, server: Server | None) -> None:
+    """What should be known of --allow-commands and --deny-commands. server: None where Redis was not, or cannot be, asked:
+    what the commands are that Redis usually has is known without.
+    """
+    settings = operator.settings
+    if server is None:
+        policy = make_policy(
+            builtin(), scripts=settings.acl != "off", allow=settings.allow_commands, deny=settings.deny_commands
+        )
+    else:
+        policy = operator.policy(server)
+    if policy.unknown and server is not None:
         names = ", ".join(policy.unknown)
         found.warnings.append(f"--allow-commands or --deny-commands names what this Redis does not have: {names}")
+    found.warnings += [f"--allow-commands opens {command}: {what}" for command, what in policy.exposed]
 
 
 def _try_watches(source: ClusterSource) -> list[str]:

@@ -346,6 +346,7 @@ _UNHEARD = b"\0redisproxy"
 _METHODS = {
     b"AUTH": Session._auth,
     b"CLIENT": Session._client,
+    b"CONFIG": Session._config,
     b"COPY": Session._copy,
     b"DISCARD": Session._transaction,
     b"EXEC": Session._transaction,

@@ -277,6 +277,11 @@ class ClientProtocol(RespReceiver):
         self._crashed(Failure())
 
     @property
+    def _namespace(self) -> str | None:
+        """Of the tenant that it is logged in as."""
+        return None if self._tenant is None else self._tenant.namespace
+
+    @property
     def state(self) -> str:
         """One of STATES."""
         session = self.session
@@ -369,9 +374,9 @@ class ClientProtocol(RespReceiver):
         """See `core.links.Link`."""
         return self.factory.policy
 
-    def ask(self, words: list[bytes]) -> None:
+    def ask(self, commands: list[list[bytes]]) -> None:
         """See `core.links.Link`."""
-        self._on_control(self.factory.questions.ask(self._tenant, words))
+        self._on_control(self.factory.questions.ask(self._tenant, commands))
 
     def permit(self, patterns: list[bytes]) -> None:
         """See `core.links.Link`."""
@@ -419,7 +424,7 @@ class ClientProtocol(RespReceiver):
             credential = self.factory.directory.authenticate(username, password)
         except AuthenticationError as error:
             increase(self.factory.counts.logins, error.outcome)
-            self.factory.outcomes.login_refused(self.peer, error.outcome)
+            self.factory.outcomes.login_refused(self.peer, error.outcome, self._namespace)
             raise
         before, tenant = self.session.credential, credential.tenant
         if before is None or before.tenant != tenant:
@@ -517,8 +522,11 @@ class ClientProtocol(RespReceiver):
             self.session.lane_refused(failure.value.told)
 
     def _crashed(self, failure: Failure) -> None:
-        self._log.failure("a bug, which costs {connection} alone", failure, connection=self)
-        self.transport.abortConnection()
+        # What one client can bring about once, it can bring about all the time.
+        if self.factory.outcomes.allows(self._namespace, self.peer):
+            super()._crashed(failure)
+        else:
+            self.transport.abortConnection()
 
     # Back-pressure.
 

@@ -161,7 +161,7 @@ class CorpusCase(unittest.TestCase):
                         attacker.socket.sendall(data[byte : byte + 1])
                 answer = attacker.attempt(b"" if pieces > 1 else data)
                 attacker.close()
-                for secret in (*SECRETS, VICTIM_NAME):
+                for secret in (*SECRETS, VICTIM_NAME, MASTER_PASSWORD.encode()):
                     self.assertNotIn(secret, spoken(answer, data + told.encode()))
                 self.assertEqual(victim.now(), victim.state)
                 self.assertEqual(victim.heard(), b"")

@@ -251,7 +251,7 @@ class OwnLaneTests(SharedCase):
         self.assertEqual(conversation.client(GET).shared_gets(), GET * 2)
 
     def test_a_transaction_with_what_is_refused(self) -> None:
-        conversation = logged_in().client(encode([b"MULTI"]), encode([b"CONFIG", b"GET", b"x"]), encode([b"EXEC"]))
+        conversation = logged_in().client(encode([b"MULTI"]), encode([b"CONFIG", b"SET", b"x"]), encode([b"EXEC"]))
         self.assertEqual(conversation.shared_gets(), b"")
         conversation.redis(OK + b"-ERR spoiled\r\n-EXECABORT\r\n")
         self.assertHome(conversation)

@@ -251,7 +251,7 @@ class ClientFaultTests(unittest.TestCase):
 
     def test_after_an_error_in_a_pipeline_the_rest_runs(self) -> None:
         raw = self.raw()
-        raw.send(b"SET a 1\r\nSELECT 5\r\nINCR a\r\nCONFIG GET x\r\nINCR a\r\n")
+        raw.send(b"SET a 1\r\nSELECT 5\r\nINCR a\r\nCONFIG SET x y\r\nINCR a\r\n")
         starts = [raw.line()[:7] for _ in range(5)]
         self.assertEqual(starts, [b"+OK\r\n", b"-NOPERM", b":2\r\n", b"-NOPERM", b":3\r\n"])
 

@@ -179,7 +179,7 @@ class LeavingTests(Limited):
 
     def test_a_client_that_leaves_while_it_waits_is_noticed(self) -> None:
         installation = self.start("--base-workers", "0", "--worker-idle-timeout", "1")
-        for last in (b"RESET\r\n", b"AUTH green-password\r\n", b"CONFIG GET x\r\n" * 8000):
+        for last in (b"RESET\r\n", b"AUTH green-password\r\n", b"CONFIG SET x y\r\n" * 8000):
             for _ in range(5):
                 connection = self.connect()
                 self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")

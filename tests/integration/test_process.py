@@ -10,6 +10,8 @@ import tempfile
 import unittest
 from pathlib import Path
 
+import redis
+
 from redisproxy.core import resp
 
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
@@ -43,6 +45,11 @@ class StartTests(unittest.TestCase):
             ("--listen", "tcp:notaport", "it takes a Twisted endpoint such as tcp:6379"),
             ("--manifests", "/no/such", "--manifests is '/no/such'; it takes a directory"),
             ("--redis-ca", "/no/such", "--redis-ca is '/no/such'; it takes a file"),
+            (
+                "--allow-commands",
+                "CONFIG|GET",
+                "--allow-commands names what can not be opened to tenants: CONFIG|GET (it shows",
+            ),
             ("--log-format", "xml", "--log-format is 'xml'; it takes one of: text, json"),
             ("--nonsense", "1", "option --nonsense not recognized"),
         ):
@@ -185,7 +192,7 @@ class LogTests(unittest.TestCase):
         client = installation.blue(single_connection_client=True)
         client.set("key-that-is-private", "value-that-is-private")
         try:
-            client.execute_command("CONFIG", "GET", "argument-that-is-private")
+            client.execute_command("CONFIG", "SET", "argument-that-is-private", "x")
         except Exception:
             pass
         client.close()
@@ -199,6 +206,17 @@ class LogTests(unittest.TestCase):
         self.assertGreaterEqual(outcome["refused"], 1)  # redis-py's own start may ask for more than there is
         self.assertRegex(outcome["peer"], r"127\.0\.0\.1:\d+")
         self.assertNotIn("private", installation.proxy.log)
+
+    def test_what_is_opened_and_tells_of_others_is_a_warning(self) -> None:
+        installation = Installation("--allow-commands", "slowlog,MEMORY|STATS,LASTSAVE,KEYS", "--deny-commands", "ROLE")
+        self.addCleanup(installation.stop)
+        installation.proxy.logged(r"#warn\] --allow-commands opens SLOWLOG: it counts and deletes entries of all tenants")
+        installation.proxy.logged(r"#warn\] --allow-commands opens MEMORY\|STATS: it shows how large the databases of other")
+        client = installation.blue()
+        self.addCleanup(client.close)
+        self.assertEqual(client.slowlog_len(), 0)
+        self.assertRaises(redis.exceptions.NoPermissionError, client.execute_command, "SLOWLOG", "GET")
+        self.assertEqual(len(re.findall("allow-commands opens", installation.proxy.log)), 2)
 
     def test_ordinary_ends_are_not_told_at_info_and_others_are(self) -> None:
         installation = Installation()
@@ -223,6 +241,36 @@ class LogTests(unittest.TestCase):
         told = len(re.findall("protocol-error after", installation.proxy.log))
         self.assertGreater(told, 0)
         self.assertLess(told, 200)
+
+    def test_a_noisy_tenant_does_not_hide_what_others_are_refused(self) -> None:
+        for processes in ("1", "2"):
+            with self.subTest(processes=processes):
+                self.a_noisy_tenant(processes)
+
+    def a_noisy_tenant(self, processes: str) -> None:
+        installation = Installation("--processes", processes)
+        self.addCleanup(installation.stop)
+
+        def refused(password: str, count: int) -> None:
+            with socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=10) as connection:
+                connection.sendall(f"AUTH {password}\r\n".encode() + b"CONFIG REWRITE\r\n" * count + b"QUIT\r\n")
+                heard = b""
+                while data := connection.recv(10_000):
+                    heard += data
+                self.assertEqual(heard.count(b"-NOPERM"), count)
+
+        for _ in range(10):
+            for _ in range(10):
+                refused(Installation.BLUE, 10)
+            refused(Installation.GREEN, 1)
+        installation.proxy.stop()
+        log = installation.proxy.log
+        self.assertEqual(len(re.findall(r"refused config\|rewrite to team-green/", log)), 10)
+        told = len(re.findall(r"refused config\|rewrite to team-blue/", log))
+        left_out = sum(map(int, re.findall(r"([0-9]+) lines about team-blue were left out: they came too fast", log)))
+        self.assertEqual(told + left_out, 1000)
+        self.assertGreater(left_out, 200)
+        self.assertLessEqual(len(re.findall("were left out", log)), 2 * int(processes) + 4)
 
     def test_no_password_is_ever_told(self) -> None:
         server = RedisServer(password="master-secret-word").start()

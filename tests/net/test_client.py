@@ -24,6 +24,7 @@ from redisproxy.net.admission import Admission
 from redisproxy.net.client import CLOSE_LIMIT, FULL, REVOKED_GRACE, UNREAD_LIMIT, ClientProtocol
 from redisproxy.net.clients import CLOSED_AT_ONCE, CROWDED_LOOK, ClientFactory, Timeouts
 from redisproxy.net.tls import ServerTls, TlsFiles, make
+from redisproxy.ops.line_quota import ADDRESS_LINES
 from redisproxy.ops.outcomes import Outcomes
 
 from ..core.test_session import BLUE, GREEN
@@ -135,6 +136,16 @@ class FactoryTests(unittest.TestCase):
         self.clock.advance(CROWDED_LOOK)
         self.factory.stopFactory()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_bug_that_clients_bring_about_again_and_again_does_not_fill_the_log(self) -> None:
+        clients = [self.connect() for _ in range(ADDRESS_LINES + 10)]
+        for client in clients:
+            client.respReceived = lambda data: 1 / 0
+            client.dataReceived(b"PING\r\n")
+            self.assertTrue(client.transport.disconnecting)
+            client.connectionLost()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), ADDRESS_LINES)
+        self.factory.outcomes.stopService()
 
     def test_a_client_that_left_leaves_nothing_to_the_garbage_collector(self) -> None:
         gc.disable()

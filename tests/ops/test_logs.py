@@ -7,11 +7,11 @@ import json
 import unittest
 
 from twisted.internet import task
-from twisted.logger import Logger, LogLevel, LogPublisher, globalLogPublisher
+from twisted.logger import Logger, LogLevel, LogPublisher, formatEvent, globalLogPublisher
 from twisted.python import log as legacy
 from twisted.python.failure import Failure
 
-from redisproxy.ops import outcomes as outcomes_module
+from redisproxy.ops.line_quota import ADDRESS_LINES, PERIOD, TENANT_LINES
 from redisproxy.ops.logs import observer, record, replay
 from redisproxy.ops.outcomes import Outcome, Outcomes
 
@@ -110,8 +110,14 @@ class OutcomesTests(unittest.TestCase):
         self.clock = task.Clock()
         self.outcomes = Outcomes(self.clock)
 
-    def ended(self, mood: str) -> None:
-        self.outcomes.ended(Outcome(1, "1.2.3.4:5", "blue", "main", 1.5, 7, 2, mood))
+    def ended(self, mood: str, namespace: str | None = "blue", peer: str = "1.2.3.4:5") -> None:
+        self.outcomes.ended(Outcome(1, peer, namespace, namespace and "main", 1.5, 7, 2, mood))
+
+    def lines(self) -> list[str]:
+        """What was written since the last time."""
+        lines = [formatEvent(event) for event in self.events]
+        self.events.clear()
+        return lines
 
     def test_levels(self) -> None:
         for mood in ("client-left", "quit", "revoked"):
@@ -119,10 +125,48 @@ class OutcomesTests(unittest.TestCase):
         self.assertEqual([e["log_level"].name for e in self.events], ["debug", "debug", "info"])
         self.assertEqual((self.events[2]["namespace"], self.events[2]["commands"]), ("blue", 7))
 
-    def test_a_storm_is_counted(self) -> None:
-        for _ in range(outcomes_module.RATE + 30):
-            self.ended("turned-away")
-        self.assertEqual(len(self.events), outcomes_module.RATE)
-        self.clock.advance(1)
-        self.outcomes.login_refused("1.2.3.4:5", "wrong")
-        self.assertEqual([e.get("left_out") for e in self.events[-2:]], [30, None])
+    def test_a_storm_of_one_tenant_does_not_hide_anothers_lines(self) -> None:
+        for _ in range(TENANT_LINES):
+            self.outcomes.forbidden("1.2.3.4:5", "blue", "main", "config|set")
+        self.assertEqual(len(self.lines()), TENANT_LINES)
+        for _ in range(10):
+            self.outcomes.forbidden("1.2.3.4:5", "blue", "main", "config|set")
+            self.outcomes.tenant_full("1.2.3.4:5", "blue", "main")
+            self.outcomes.login_refused("1.2.3.4:5", "wrong", "blue")
+            self.ended("revoked")
+        self.assertEqual(self.lines(), [])
+        self.outcomes.forbidden("1.2.3.4:6", "green", "main", "keys")
+        self.ended("redis-lost", "green")
+        self.outcomes.login_refused("1.2.3.4:7", "wrong")
+        told = self.lines()
+        self.assertEqual(told[0], "refused keys to green/main from 1.2.3.4:6")
+        self.assertRegex(told[1], "^client 1 from 1.2.3.4:5, green/main: redis-lost")
+        self.assertEqual(told[2:], ["log-in from 1.2.3.4:7 refused: wrong"])
+        self.clock.advance(PERIOD)
+        self.assertEqual(
+            [(event["left_out"], event["namespace"]) for event in self.events if "left_out" in event], [(40, "blue")]
+        )
+        self.assertEqual(self.lines(), ["40 lines about blue were left out: they came too fast"])
+
+    def test_a_storm_of_one_address_does_not_hide_anothers_lines(self) -> None:
+        for number in range(ADDRESS_LINES + 5):
+            self.ended("turned-away", None, f"1.2.3.4:{number}")
+        self.outcomes.login_refused("[2001:db8::1]:5", "wrong")
+        self.ended("turned-away", None, "a Unix socket")
+        told = self.lines()
+        self.assertEqual(len(told), ADDRESS_LINES + 2)
+        self.assertIn("log-in from [2001:db8::1]:5 refused: wrong", told)
+        self.outcomes.startService()
+        self.outcomes.stopService()
+        self.assertEqual(
+            self.lines(),
+            ["5 lines about clients that are not logged in were left out: most came from 1.2.3.4"],
+        )
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_ordinary_ends_use_nothing_up(self) -> None:
+        for _ in range(TENANT_LINES * 2):
+            self.ended("client-left")
+        self.assertEqual(len(self.lines()), TENANT_LINES * 2)
+        self.ended("revoked")
+        self.assertEqual(len(self.lines()), 1)
