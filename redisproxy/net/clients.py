@@ -175,7 +175,7 @@ class ClientFactory(Factory):
 
     def _check(self, directory: Directory) -> None:
         """Some of the clients now, the others in the turns that follow: thousands at once would keep everybody waiting."""
-        now = self.clock.seconds()
+        now = self.directory.wall_clock()
         for client in self._unchecked[:CHECKED_AT_ONCE]:
             client.recheck(directory, now)
         del self._unchecked[:CHECKED_AT_ONCE]
