@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
@@ -28,6 +29,7 @@ from .directory.watch import ChangeQueue, WatchService
 from .embedded import EmbeddedError, EmbeddedRedis
 from .net.client import shown_address
 from .net.listening import EndpointError, ListenError, Listening
+from .net.reactor import is_monotonic
 from .net.rotation import RotationService
 from .net.tls import CertificateError
 from .ops.figures import DRAINING, Figures
@@ -218,6 +220,12 @@ class ProxyService(service.MultiService):
             if isinstance(error, EmbeddedError):
                 raise StartError(str(error)) from None
             raise
+        if not is_monotonic(self._reactor):
+            self._log.warn(
+                "the timers of {reactor} run on the wall clock: when that is set, time limits, rates and changes of "
+                "credentials come too early or too late; on Linux, start twistd without --reactor",
+                reactor=type(self._reactor).__name__,
+            )
         if resp.COMPILED:
             self._log.info("the framing is compiled")
         else:
@@ -280,7 +288,7 @@ class ProxyService(service.MultiService):
     # What is told of it.
 
     def _figures(self) -> Figures:
-        now = self._reactor.seconds()
+        now = time.time()
         return {
             "time": now,
             "counts": self.serving.counts(),

@@ -119,7 +119,7 @@ def directory_state(reading: ReadingService, watch: WatchState | None, now: floa
     return {
         "loaded": directory is not None,
         "source": str(reading.source),
-        "age": None if reading.refreshed is None else max(0.0, now - reading.refreshed),
+        "age": reading.age,
         "refreshes": dict(reading.readings),
         "refresh_seconds": reading.durations.figures(),
         "watch": watch,

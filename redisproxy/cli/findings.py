@@ -21,7 +21,6 @@ from ..directory.cluster import ClusterSource
 from ..directory.manifests import ManifestsSource
 from ..directory.watch import Watched, WatchFailure
 from ..embedded import DATABASES
-from ..net.control import Server
 from ..net.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 from ..settings import Settings
 
@@ -208,7 +207,11 @@ def _judge_commands(operator: Operator, found: Findings, server: Server | None) 
     settings = operator.settings
     if server is None:
         policy = make_policy(
-            builtin(), scripts=settings.acl != "off", allow=settings.allow_commands, deny=settings.deny_commands
+            builtin(),
+            scripts=settings.acl != "off",
+            databases=True,
+            allow=settings.allow_commands,
+            deny=settings.deny_commands,
         )
     else:
         policy = operator.policy(server)

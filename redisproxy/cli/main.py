@@ -20,6 +20,11 @@ from typing import Any
 
 import click
 import yaml
+
+from ..net import reactor as _reactor
+
+_reactor.install()  # before anything imports Twisted's default one
+
 from twisted.internet import defer, task
 from twisted.logger import globalLogBeginner
 

@@ -146,6 +146,11 @@ class ReadingService(service.Service):
         self._to_tell: deque[tuple[LogLevel, str]] = deque()
         self._telling: IDelayedCall | None = None
 
+    @property
+    def age(self) -> float | None:
+        """Seconds since a refresh last succeeded in full; None: none did yet."""
+        return None if self.refreshed is None else self._clock.seconds() - self.refreshed
+
     def startService(self) -> None:
         super().startService()
         self._pace = self._make_pace()

@@ -177,7 +177,7 @@ class ClientFactory(Factory):
 
     def _revoke(self, directory: Directory) -> None:
         """From this moment on no session sends a command whose credential is not good any more."""
-        now = self.clock.seconds()
+        now = self.directory.wall_clock()
         # Most sessions have their credential in common with others: each is looked up once, in this one turn.
         known: dict[int, tuple[Credential, Credential | None]] = {}
 

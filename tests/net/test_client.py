@@ -50,7 +50,7 @@ class Socket(StringTransport):
 class FactoryTests(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
-        self.directory = SimpleNamespace(listeners=[], directory=Directory(None, []))
+        self.directory = SimpleNamespace(listeners=[], directory=Directory(None, []), wall_clock=self.clock.seconds)
         self.factory = ClientFactory(
             self.clock, self.directory, None, None, None, Admission(1000, 0), Outcomes(self.clock), Timeouts(60.0)
         )

@@ -226,10 +226,16 @@ class Installation:
     BLUE = "blue-password"
     GREEN = "green-password"
 
-    def __init__(self, *options: str, server: RedisServer | None = None) -> None:
+    def __init__(
+        self,
+        *options: str,
+        server: RedisServer | None = None,
+        environ: Mapping[str, str] | None = None,
+        twistd: Iterable[str] = (),
+    ) -> None:
         self.server = (server or RedisServer()).start()
         self.manifests = Manifests(self.documents())
-        self.proxy = ProxyProcess("--manifests", str(self.manifests.path), *options).ready()
+        self.proxy = ProxyProcess("--manifests", str(self.manifests.path), *options, environ=environ, twistd=twistd).ready()
 
     def documents(self) -> list[dict]:
         return [
