@@ -299,7 +299,7 @@ class ProxyService(service.MultiService):
         self._in_force.remove(self._first_directory)
         host = self.listening.addresses[0]
         address = getattr(host, "host", "")
-        reading = self.source.read()
+        reading = source_of(self._settings).read()  # its own: a source is never read twice at once
         showing = defer.Deferred.fromCoroutine(
             tour(
                 self._reactor,
