@@ -319,7 +319,7 @@ class ProxyService(service.MultiService):
         self._in_force.remove(self._first_directory)
         host = self.listening.addresses[0]
         address = getattr(host, "host", "")
-        reading = self.source.read()
+        reading = source_of(self._settings).read()  # its own: a source is never read twice at once
         further = [f"The status page: {self.status.url}"] if self.status is not None and self.status.url else []
         further.append(f"To list the tenants: {tenants_command(self._settings.manifests, self._settings.ns_prefix)}")
         showing = defer.Deferred.fromCoroutine(
