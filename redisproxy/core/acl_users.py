@@ -152,8 +152,11 @@ class Inventory:
             return []
         if not self._is_due(seen, now):
             return []
-        del self._passwords[name]
         return [b"#" + own, *(b"!" + each for each in others)]
+
+    def settled(self, name: str) -> None:
+        """Redis took the rules that end its other passwords, or somebody else was quicker."""
+        self._passwords.pop(name, None)
 
     def due(self, now: float) -> list[str]:
         """Users to be looked at, for the time of their other passwords is over."""

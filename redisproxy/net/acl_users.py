@@ -175,8 +175,8 @@ class AclUsersService(service.Service):
     async def _list(self) -> None:
         """Has all users looked at."""
         began = self._clock.seconds()
-        self._list_at = began + self._interval
         names = await self._ask("ACL", "USERS")
+        self._list_at = began + self._interval
         ours = self._inventory.listed([name.decode("utf-8", "replace") for name in names], self._clock.seconds())
         self._to_check = deque(ours)
         await self._pause(began)
@@ -203,8 +203,11 @@ class AclUsersService(service.Service):
         except ControlError as error:
             if _is_denied(error) or not str(error).startswith("ERR "):
                 raise
-            return  # somebody else has changed it meanwhile: the next list has it looked at again
+            # Somebody else has changed it meanwhile: the next list has it looked at again.
+            self._inventory.settled(name)
+            return
         if rules[0].startswith(b"#"):
+            self._inventory.settled(name)
             self._ended += 1
         else:
             self._added += 1
