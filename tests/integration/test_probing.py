@@ -10,7 +10,8 @@ from collections.abc import Callable
 import redis
 
 from ..support.faults import FaultyRedis
-from ..support.proxy import Installation, ProxyProcess, master, tenant
+from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
+from ..support.sentinels import NAME, SentinelProcess
 from ..support.servers import RedisServer, on_every_server, valkey
 from ..support.waiting import until
 from .test_status import ask, status_port
@@ -278,3 +279,51 @@ class HostedTests(ProbingCase):
         until(lambda: not self.ready(without), "ready")
         self.assertTrue(without.blue().set("a", 1))
         without.proxy.logged("there is one wall, the proxy's own, and scripts are refused")
+
+
+class RoleTests(ProbingCase):
+    """Whether a server is the master is not known from an error either."""
+
+    BUSY = "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE."
+
+    def test_a_master_of_the_sentinels_that_does_not_tell(self) -> None:
+        server = RedisServer().start()
+        self.addCleanup(server.stop)
+        faulty = FaultyRedis(server.port)
+        self.addCleanup(faulty.stop)
+        faulty.faults["INFO replication"] = self.BUSY
+        sentinel = SentinelProcess(valkey, f"127.0.0.1 {faulty.port}").start()
+        self.addCleanup(sentinel.stop)
+        url = f"redis+sentinel://:{server.password}@127.0.0.1:{sentinel.port}/{NAME}"
+        manifests = Manifests([master(url), *tenant("team-blue", 3, "blue-password")])
+        self.addCleanup(manifests.remove)
+        proxy = ProxyProcess("--manifests", str(manifests.path))
+        self.addCleanup(proxy.stop)
+        proxy.logged("no connection to Redis: the sentinels say .* which does not tell whether it is a replica: BUSY ")
+        self.assertNotIn("Redis is at", proxy.log)
+        faulty.faults.clear()
+        proxy.logged("Redis is at")
+        blue = proxy.client("blue-password", 3)
+        self.addCleanup(blue.close)
+        until(lambda: set_at_last(blue), "it serves")
+
+    def test_a_replica_that_does_not_tell(self) -> None:
+        installation = Behind(faults={})
+        self.addCleanup(installation.stop)
+        blue = installation.blue()
+        self.addCleanup(blue.close)
+        self.assertTrue(blue.set("a", 1))
+        installation.faulty.faults["INFO replication"] = self.BUSY
+        installation.server.client().execute_command("REPLICAOF", "127.0.0.1", "1")
+        with self.assertRaises(redis.ReadOnlyError):
+            blue.set("a", 2)
+        until(lambda: installation.faulty.refused, "it is asked")
+        installation.faulty.faults.clear()
+        installation.proxy.logged("says that it is a replica, and refuses to write")
+
+
+def set_at_last(client: redis.Redis) -> bool:
+    try:
+        return bool(client.set("a", 1))
+    except redis.RedisError:
+        return False
