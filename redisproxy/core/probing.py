@@ -173,7 +173,7 @@ def learn(
             try:
                 told[question] = question.read(reply)
             except ValueError as error:
-                reply = ErrorReply(f"ERR {error}")
+                reply = ErrorReply(str(error))
             else:
                 refused.discard(question)
                 continue

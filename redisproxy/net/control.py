@@ -260,12 +260,10 @@ class ControlService(service.Service):
 
     def _use(self, probe: Probe, connection: txredisapi.RedisProtocol) -> None:
         """What is known by now."""
-        if probe.state:
-            self._tell_state(probe.state)
-        elif probe.again:
-            self._tell_state(f"did not tell what it is, and is asked again: {probing.explain(probe.again)}")
-        else:
-            self._tell_state("")
+        state = probe.state
+        if probe.again and not state:
+            state = f"did not tell what it is, and is asked again: {probing.explain(probe.again)}"
+        self._tell_state(state)
         self.users_refused = probe.users_refused
         server = probe.server
         if server is None or (self._connection is connection and server == self.server):

@@ -158,8 +158,7 @@ class Wall:
         try:
             await self._control.ask("ACL", "SETUSER", name, *rules(new=True))
         except ControlError as error:
-            # Whatever else went wrong may pass, and the other rules would make a user that keeps the channels of new ones:
-            # on Redis 6.2 that is all channels.
+            # Whatever else went wrong may pass, and the other rules are for a user whose channels were taken from it once.
             if not user_exists(ErrorReply(str(error))):
                 raise
             # There is one, made by another process, another replica, or before.
