@@ -235,7 +235,7 @@ class Session(AnsweringConversation):
                 sharded = self._policy.table.get(b"SPUBLISH") == HEAD
                 mark = [b"SPUBLISH", channel, b""] if sharded else [b"PING"]
                 self._expect(encode(mark), Owed(self, 1, silent=True))
-            self.blocked = not self._multi
+            self.blocked = True  # also in a MULTI, where it does not wait: one that stands before the MULTI may
             self._pass_on(arguments)
 
     def _transaction(self, arguments: list[bytes]) -> None:

@@ -19,7 +19,7 @@ from ..core.commands import builtin
 from ..core.guard import Guard
 from ..core.policy import Policy, make_policy
 from ..core.tally import Counts
-from ..core.tenants import Credential, Directory, Tenant
+from ..core.tenants import Directory, Tenant
 from ..directory.holder import DirectoryHolder
 from ..ops.outcomes import Outcomes
 from .admission import Admission
@@ -178,16 +178,14 @@ class ClientFactory(Factory):
     def _revoke(self, directory: Directory) -> None:
         """From this moment on no session sends a command whose credential is not good any more."""
         now = self.directory.wall_clock()
-        # Most sessions have their credential in common with others: each is looked up once, in this one turn.
-        known: dict[int, tuple[Credential, Credential | None]] = {}
-
-        def renewed(credential: Credential) -> Credential | None:
-            found = known.get(id(credential))
-            if found is None:
-                found = known[id(credential)] = (credential, directory.renewed(credential, now))
-            return found[1]
-
-        self._revoked += [client for client in self.clients if client.session.recheck(renewed)]
+        # All in this one turn, however many there are: most have a credential that is in the new one as it is.
+        good = {id(credential) for credential in directory.credentials if credential.valid_at(now)}
+        for client in list(self.clients):
+            session = client.session
+            if session.candidate is None and (session.credential is None or id(session.credential) in good):
+                continue
+            if session.recheck(lambda credential: directory.renewed(credential, now)):
+                self._revoked.append(client)
         if self._closing is None:
             self._close_revoked()
 

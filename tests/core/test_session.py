@@ -1550,13 +1550,20 @@ class RevokedWhileBlockedTests(Case):
         self.assertHears(conversation.redis(b"$1\r\n1\r\n"), b"$1\r\n1\r\n")
         self.assertEqual(conversation.closed, "revoked")
 
-    def test_inside_a_transaction_nothing_blocks_and_without_its_exec_nothing_runs(self) -> None:
-        conversation = logged_in().command(b"MULTI").command(b"BLPOP", b"q", b"0")
-        self.assertIs(self.revoke(conversation).lane.given_up, False)
-        conversation.command(b"EXEC")
-        self.assertNotIn(b"EXEC", conversation.gets())
-        self.assertHears(conversation.redis(b"+OK\r\n+QUEUED\r\n"), b"+OK\r\n+QUEUED\r\n")
-        self.assertEqual((conversation.closed, conversation.lane.released), ("revoked", False))
+    def test_a_transaction_without_its_exec_is_not_run(self) -> None:
+        for inside, given_up in ((encode([b"SET", b"a", b"1"]), False), (encode([b"BLPOP", b"q", b"0"]), True)):
+            conversation = logged_in().client(encode([b"MULTI"]), inside)
+            self.assertIs(self.revoke(conversation).lane.given_up, given_up)
+            conversation.command(b"EXEC")
+            self.assertNotIn(b"EXEC", conversation.gets())
+            self.assertHears(conversation.redis(b"+OK\r\n+QUEUED\r\n"), b"+OK\r\n+QUEUED\r\n")
+            self.assertEqual((conversation.closed, conversation.lane.released), ("revoked", False))
+
+    def test_what_stands_in_a_transaction_behind_what_blocks(self) -> None:
+        block = encode([b"BLPOP", b"q", b"0"])
+        conversation = self.revoke(logged_in().client(block, encode([b"MULTI"]), block, encode([b"EXEC"])))
+        self.assertIs(conversation.lane.given_up, True)
+        self.assertHears(self.lost(conversation))
 
     def test_a_blocking_command_that_waits_for_its_connection_is_never_sent(self) -> None:
         conversation = Conversation(lanes_at_once=False).command(b"AUTH", b"blue")
