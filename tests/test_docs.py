@@ -125,9 +125,7 @@ NO_REASON = {
     "the proxy stops": "and nobody reads any more",
     "no backend is known": "there is no master secret, which is told",
     "a connection with the master's rights": "opened anew at once",
-    "given up: nobody waits for it any more": "so nobody is told",
-    "Redis moved while a connection was opened": "the client is told that Redis cannot be reached",
-    "Redis was away a moment ago": "likewise",
+    "Redis was away a moment ago": "the client is told that Redis cannot be reached",
     f"{ANY}: {ANY}": "a file, and what the system says of it: has no words of its own",
 }
 #: Errors in Redis's own words, which a client finds in Redis's documents.

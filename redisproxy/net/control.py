@@ -22,7 +22,7 @@ from twisted.python.failure import Failure
 from ..core.answering import UNANSWERED
 from ..core.commands import Command, builtin, parse
 from ..core.tenants import Backend
-from .backend import endpoint_for
+from .backend import connected, endpoint_for
 
 #: Seconds after a refused log-in until the next try. What refuses is a password: haste would not help.
 _RETRY = 5.0
@@ -331,7 +331,7 @@ async def ask_once(
     """
     factory = txredisapi.RedisFactory(None, None, 1, isLazy=True, charset=None, convertNumbers=False)
     factory.deferred.addErrback(lambda _: None)
-    connecting = endpoint_for(reactor, backend, timeout, ca_file).connect(factory)
+    connecting = connected(endpoint_for(reactor, backend, timeout, ca_file), factory)
     protocol = await connecting.addTimeout(timeout, reactor)
 
     async def asked() -> _Answer:

@@ -8,8 +8,10 @@ from collections.abc import Callable
 
 from redisproxy.core.resp import encode
 
-from ..support.proxy import Installation
-from ..support.servers import RedisServer, on_every_server
+from ..support.proxy import Installation, master
+from ..support.relay import Relay
+from ..support.servers import RedisServer, on_every_server, valkey
+from ..support.waiting import until
 
 #: A table within itself: as deep as Redis goes, which tells where it ends.
 ENDLESS = encode([b"EVAL", b"local t = {} t[1] = t return t", b"0"])
@@ -18,6 +20,7 @@ DEEPEST = 7995
 #: What else a script can nest, in RESP3.
 MAPS = encode([b"EVAL", b"local t = {} t['map'] = {key = t} return t", b"0"])
 SETS = encode([b"EVAL", b"local t = {} t['set'] = {[t] = true} return t", b"0"])
+LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
 
 
 class Raw:
@@ -97,3 +100,37 @@ class WhateverRedisSendsTests(DeepCase):
                 self.assertEqual(other.reply(), b"$5\r\nother\r\n")
         for text in ("asked", "redis-lost", "Traceback"):
             self.assertNotIn(text, installation.proxy.log)
+
+
+class WhatNoRedisSendsTests(DeepCase):
+    """Should one ever, its connection ends, and it alone."""
+
+    def test_others_get_a_clear_error_and_one_line_is_logged(self) -> None:
+        installation = Installation("--lanes", "shared", server=RedisServer(valkey))
+        self.addCleanup(installation.stop)
+        relay = Relay(installation.server.port)
+        self.addCleanup(relay.stop)
+        url = installation.server.url.replace(f":{installation.server.port}/", f":{relay.port}/")
+        installation.manifests.write([master(url), *installation.documents()[1:]])
+        installation.proxy.refresh()
+        installation.proxy.logged(f"Redis is at redis://127.0.0.1:{relay.port}")
+        other = self.raw(installation.proxy.port, b"AUTH", b"blue-password")
+        green = self.raw(installation.proxy.port, b"AUTH", b"green-password")
+        for _ in range(20):
+            deep = self.raw(installation.proxy.port, b"AUTH", b"blue-password")
+            until(lambda o=other: o.ask(encode([b"PING"])) == b"+PONG\r\n", "the session has a connection again")
+            first, second = encode([b"ECHO", b"first" * 20]), encode([b"ECHO", b"second" * 20])
+            relay.stall()
+            deep.send(first)
+            until(lambda: relay.held() >= len(first), "the first is on its way to Redis")  # noqa: B023
+            other.send(second)
+            until(lambda: relay.held() >= len(first + second), "so is the other")  # noqa: B023
+            relay.say(b"*%d\r\n" % (10**18 - 1) * 5, held=len(first + second))
+            self.assertRaises(EOFError, deep.reply)
+            self.assertEqual(other.reply(), LOST)
+            relay.flow()
+            self.assertEqual(green.ask(encode([b"ECHO", b"green"])), b"$5\r\ngreen\r\n")
+        lines = [line for line in installation.proxy.lines if "answered what it was not asked" in line]
+        self.assertEqual(len(lines), 1, lines)
+        self.assertRegex(lines[0], "for team-blue> answered what it was not asked: a reply announces too many elements$")
+        self.assertNotIn("Traceback", installation.proxy.log)
