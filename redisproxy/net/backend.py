@@ -13,6 +13,8 @@ from twisted.internet import defer, ssl
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.failure import Failure
 
 from ..core.tenants import Backend
 
@@ -39,6 +41,31 @@ def endpoint_for(reactor: object, backend: Backend, timeout: float, ca_file: Pat
         return endpoint
     trust = ssl.platformTrust() if ca_file is None else trust_roots(ca_file)
     return wrapClientTLS(ssl.optionsForClientTLS(backend.host, trustRoot=trust), endpoint)
+
+
+def connected(endpoint: IStreamClientEndpoint, factory: Factory) -> defer.Deferred[Protocol]:
+    """Connects. If the caller cancels this, it fails with CancelledError.
+
+    Endpoints have other errors for that: `HostnameEndpoint` says that the name was not found, or could not be connected to.
+    The caller would take these for a fault of Redis, and a time limit (`addTimeout`) would not end in TimeoutError.
+    """
+    connecting = endpoint.connect(factory)
+    given_up = False
+
+    def give_up(_: object) -> None:
+        nonlocal given_up
+        given_up = True
+        connecting.cancel()
+
+    def ended(outcome: Protocol | Failure) -> None:
+        if not given_up:
+            result.callback(outcome)
+        elif not isinstance(outcome, Failure):
+            outcome.transport.abortConnection()
+
+    result: defer.Deferred[Protocol] = defer.Deferred(give_up)
+    connecting.addBoth(ended)
+    return result
 
 
 def why(error: BaseException) -> str:

@@ -42,6 +42,13 @@ class LaneError(Exception):
         self.told = told
 
 
+class RedisUnreachable(LaneError):
+    """Redis takes no connections, or does not answer in time. Other tenants would find the same."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, UNREACHABLE)
+
+
 class UserUnknown(LaneError):
     """Redis does not know the tenant's ACL user, or knows another password: it has to be provisioned again."""
 
@@ -57,6 +64,9 @@ class Pool(Protocol):
 
     def lost(self, lane: LaneProtocol) -> None:
         """Its connection is gone."""
+
+    def answered_wrongly(self, lane: LaneProtocol, reason: str) -> None:
+        """Redis sent what RESP does not allow, or what was not asked. reason: a text without any byte of that."""
 
     def answered_like_replica(self, lane: LaneProtocol) -> None:
         """It may lead to a replica, which refuses writes. Or a tenant's script says so."""
@@ -199,7 +209,7 @@ class LaneProtocol(RespReceiver):
         self._read_up_to(SMALL_READ_SIZE if narrow else READ_SIZE)
 
     def respBroken(self, reason: str) -> None:
-        self._log.warn("{lane} answered what it was not asked: {reason}", lane=self, reason=reason)
+        self._pool.answered_wrongly(self, reason)
         self.transport.abortConnection()
 
     # Carrying commands.

@@ -19,7 +19,7 @@ from ..core import probing
 from ..core.commands import without
 from ..core.probing import ErrorReply, Facts, Server
 from ..core.tenants import Backend
-from .backend import endpoint_for
+from .backend import connected, endpoint_for
 
 #: Servers (run ids) of which is remembered what they told: those that a failover leads to and back from.
 _REMEMBERED = 8
@@ -163,7 +163,7 @@ async def ask_once(
     """
     factory = txredisapi.RedisFactory(None, None, 1, isLazy=True, charset=None, convertNumbers=False)
     factory.deferred.addErrback(lambda _: None)
-    connecting = endpoint_for(reactor, backend, timeout, ca_file).connect(factory)
+    connecting = connected(endpoint_for(reactor, backend, timeout, ca_file), factory)
     protocol = await connecting.addTimeout(timeout, reactor)
 
     async def asked() -> _Answer:

@@ -82,6 +82,8 @@ class _Line:
 
     def __init__(self, lane: LaneProtocol, questions: Questions) -> None:
         self.lane = lane
+        #: how many wait for an answer
+        self.waiters = 0
         self._questions = questions
         self._ledger = lane.carry(self, lambda _: None)
 
@@ -150,16 +152,21 @@ class Questions:
         line = self._line
         if line is None or not self._pool.usable(line.lane):
             line = await self._another_line()
+        line.waiters += 1
         try:
             return await line.ask(commands).addTimeout(TIMEOUT, self._reactor)
         except defer.TimeoutError:
+            # Other tenants may wait behind this one, and have their own time: it is closed when nobody waits any more.
             self.leave(line)
-            line.lane.drop()
             raise QuestionError("it took too long") from None
         finally:
-            if line.idle and line.lane.carries(line):
+            line.waiters -= 1
+            if not line.waiters and line.lane.carries(line):
                 self.leave(line)
-                line.lane.release(clean=True)
+                if line.idle:
+                    line.lane.release(clean=True)
+                else:
+                    line.lane.drop()
 
     def leave(self, line: _Line) -> None:
         """It is asked nothing more."""

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..core.tenants import Backend
-from .backend import why
+from .backend import connected, why
 
 #: Seconds to wait for an answer. A sentinel has little else to do.
 _ANSWER = 2
@@ -108,7 +108,7 @@ class _Connection(txredisapi.RedisFactory):
             except (OSError, ValueError) as error:
                 self.trouble = f"the CA file cannot be used: {error}"  # which may be mended
                 return None
-            connecting = self._connecting = endpoint.connect(self)
+            connecting = self._connecting = connected(endpoint, self)
             connecting.addCallbacks(self._connected, self._not_connected)
         return self._current
 

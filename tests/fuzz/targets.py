@@ -211,7 +211,7 @@ def _measured(chunks: Iterator[bytes], pushes: bool) -> tuple[list[bytes], bytes
             except ProtocolError as error:
                 return replies, b"", str(error)
             assert done <= 1 and end > pos
-            assert len(measurer._header) < resp.HEADER_LIMIT and len(measurer._open) <= resp.DEPTH_LIMIT
+            assert len(measurer._header) < resp.HEADER_LIMIT
             current += chunk[pos:end]
             pos = end
             assert bool(done) == measurer.between

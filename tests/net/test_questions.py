@@ -202,6 +202,37 @@ class QuestionsTests(unittest.SynchronousTestCase):
         self.assertEqual(self.successResultOf(red), b"red")
         self.clock.advance(LATER)
 
+    def test_one_that_waits_behind_another_s_has_its_own_time(self) -> None:
+        asked = self.ask()
+        self.clock.advance(TIMEOUT - 1)
+        green = self.ask(GREEN)
+        old = self.lane
+        self.clock.advance(1)
+        self.assertIn("did not answer", self.failed(asked))
+        self.assertNoResult(green)
+        self.assertFalse(old.dropped)
+        red = self.ask(RED)
+        self.assertIsNot(self.lane, old)
+        self.lane.redis(bulk(b"red"))
+        self.assertEqual(self.successResultOf(red), b"red")
+        old.redis(bulk(b"late") + bulk(b"green"))
+        self.assertEqual(self.successResultOf(green), b"green")
+        self.assertEqual(self.pool.idle, [(self.lane, True), (old, True)])
+        self.clock.advance(LATER)
+
+    def test_when_nobody_waits_any_more_it_is_closed(self) -> None:
+        asked = self.ask()
+        self.clock.advance(1)
+        green = self.ask(GREEN)
+        self.clock.advance(TIMEOUT - 1)
+        self.failed(asked)
+        self.assertFalse(self.lane.dropped)
+        self.clock.advance(1)
+        self.assertIn("did not answer", self.failed(green))
+        self.assertTrue(self.lane.dropped)
+        self.lane.lose()
+        self.clock.advance(LATER)
+
     def test_a_connection_that_breaks(self) -> None:
         asked, green = self.ask(), self.ask(GREEN)
         self.lane.redis(b"$8\r\n# Ser")
