@@ -14,6 +14,7 @@ from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wra
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IStreamClientEndpoint
 
+from ..core.printable import printable, server_error
 from ..core.tenants import Backend
 
 
@@ -48,4 +49,4 @@ def why(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, ConnectError) and error.osError is not None:
         text = f"{type(error).__name__}: errno {error.osError}"
-    return " ".join(text.split())[:200]
+    return printable(server_error(" ".join(text.split())[:200]))
