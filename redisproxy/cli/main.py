@@ -7,7 +7,6 @@ settings are made from the table of `settings`. Results go to the standard outpu
 from __future__ import annotations
 
 import json
-import logging
 import os
 import re
 import shutil
@@ -324,8 +323,7 @@ def _complain(text: str) -> None:
 
 def _run(settings: Settings, run: Callable[[Operator], Coroutine[Any, Any, int]]) -> None:
     """Runs the reactor until it is over. Raises SystemExit with the status."""
-    # What libraries have to say is said by us: urllib3 warns of each attempt, Twisted of each connection.
-    logging.getLogger().addHandler(logging.NullHandler())
+    # What libraries have to say is said by us: Twisted tells of each connection. For urllib3 see `directory.cluster`.
     globalLogBeginner.beginLoggingTo([lambda _: None], discardBuffer=True, redirectStandardIO=False)
 
     async def to_the_end(reactor: Any) -> None:

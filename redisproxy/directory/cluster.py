@@ -8,6 +8,7 @@ Error bodies are never repeated: an API server, or what stands before it, may pu
 from __future__ import annotations
 
 import json
+import logging
 import os
 import re
 import socket
@@ -56,6 +57,10 @@ METADATA, METADATA_LIST = _AS.format("PartialObjectMetadata"), _AS.format("Parti
 CHUNK = 64 * 1024
 #: The kernel asks a peer that has been silent for so many seconds whether it is there, every so many, so many times.
 KEEPALIVE = (30, 5, 3)
+
+# What these libraries log is said by us, in words of our own: of a plugin that gets a token, the client would log all that
+# the plugin wrote, and urllib3 each attempt.
+logging.getLogger().addHandler(logging.NullHandler())
 
 _Made = TypeVar("_Made", NamespaceDocument, SecretDocument)
 
