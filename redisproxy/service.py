@@ -20,6 +20,7 @@ from twisted.python.components import Componentized
 
 from .core import resp
 from .core.enrolment import Enrolment
+from .core.printable import printable
 from .core.tenants import Backend, Directory
 from .directory.manifests import ManifestsSource
 from .directory.pace import Pace, Unpaced
@@ -59,7 +60,7 @@ class StartError(SystemExit):
     """The proxy cannot start. twistd ends with status 1, and this one line on the standard error."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(f"redisproxy: {text}")
+        super().__init__(f"redisproxy: {printable(text)}")
 
 
 class ProxyService(service.MultiService):

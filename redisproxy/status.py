@@ -14,6 +14,7 @@ from twisted.internet import defer, task
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
 
+from .core.printable import printable
 from .core.tenants import Directory
 from .directory.reading import ReadingService
 from .net.client import shown_address
@@ -118,7 +119,7 @@ def directory_state(reading: ReadingService, watch: WatchState | None, now: floa
     directory = reading.directory
     return {
         "loaded": directory is not None,
-        "source": str(reading.source),
+        "source": printable(str(reading.source)),
         "age": reading.age,
         "refreshes": dict(reading.readings),
         "refresh_seconds": reading.durations.figures(),

@@ -234,7 +234,7 @@ class AnsweringConversation(MovingConversation):
         elif subcommand in _PUBSUB:
             self._wrong_number(arguments)
         else:
-            self._forbid(b"pubsub|" + arguments[1])
+            self._forbid_subcommand(arguments)
         return None
 
     def _numbers(self, found: list[object]) -> bytes:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from .limits import UNLIMITED, Limits, read_limits
+from .printable import printable
 from .tenants import Backend, Credential, Directory, Tenant, digest
 from .urls import CONNECTION_STRING, MalformedError, possible_indexes, read_master, read_tenant
 
@@ -28,6 +29,10 @@ _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 #: Namespaces with one password that are named to each other; of the rest only the number is told.
 NAMED = 10
 
+#: Characters of a name that are shown: Kubernetes has none that is longer, nor do file systems.
+LONGEST_NAME = 255
+
+#: A thousand years: no date that it leads to overflows.
 _MOST_HOURS = 24 * 366 * 1000
 #: The last second of the year 9999, after which dates cannot be shown.
 _LATEST = 253402300799.0
@@ -167,11 +172,19 @@ class Update:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """Something that an operator has to mend: where it is and why. secret: empty when it is about the namespace."""
+    """Something that an operator has to mend: where it is and why. secret: empty when it is about the namespace.
+
+    Its texts are printable: a manifest can have any name, and so can a file.
+    """
 
     namespace: str
     secret: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "namespace", printable(self.namespace[:LONGEST_NAME]))
+        object.__setattr__(self, "secret", printable(self.secret[:LONGEST_NAME]))
+        object.__setattr__(self, "reason", printable(self.reason))
 
     def __str__(self) -> str:
         where = f"{self.namespace}/{self.secret}" if self.secret else self.namespace

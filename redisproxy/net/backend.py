@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
+from ..core.printable import printable, server_error
 from ..core.tenants import Backend
 
 
@@ -75,4 +76,4 @@ def why(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, ConnectError) and error.osError is not None:
         text = f"{type(error).__name__}: errno {error.osError}"
-    return " ".join(text.split())[:200]
+    return printable(server_error(" ".join(text.split())[:200]))

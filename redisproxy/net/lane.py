@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 
 from ..core.lane import Ledger, Owed
 from ..core.moving import UNREACHABLE
+from ..core.printable import printable, server_error
 from ..core.resp import ProtocolError, ReplyMeasurer, encode
 from ..core.tenants import Backend, Tenant
 from .limiting import NOBODYS, Allowance
@@ -347,4 +348,4 @@ _KEEPALIVE = _keepalive()
 
 def _shown(answer: bytes) -> str:
     """An answer of Redis's, fit for a log."""
-    return "".join(c if c.isprintable() else "?" for c in answer[:200].decode("utf-8", "replace"))
+    return printable(server_error(answer[:200].decode("utf-8", "replace")))

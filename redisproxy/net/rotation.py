@@ -17,6 +17,7 @@ from twisted.internet import defer, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from ..core.printable import printable
 from ..ops.figures import TlsState
 from .tls import CertificateError, Made, Material, ServerTls, make
 
@@ -105,10 +106,10 @@ class RotationService(service.Service):
         return {
             "certificates": [
                 {
-                    "listener": watched.tls.listener,
+                    "listener": printable(watched.tls.listener),
                     "begins": watched.made.begins,
                     "expires": watched.made.expires,
-                    "problem": watched.problem,
+                    "problem": printable(watched.problem),
                 }
                 for watched in self._watched
             ],

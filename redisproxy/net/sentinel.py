@@ -192,7 +192,7 @@ class Sentinel:
             known = dict(zip(fields[::2], fields[1::2], strict=True))
             answer = Answer(_host(address[0]), int(address[1]), int(known[b"config-epoch"]))
         except txredisapi.ResponseError as error:
-            raise SentinelError(" ".join(str(error).split())[:200]) from None
+            raise SentinelError(why(error)) from None
         except txredisapi.RedisError:
             raise SentinelError(f"it cannot be reached: {self._asked.trouble or 'it took too long'}") from None
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
