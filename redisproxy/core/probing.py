@@ -15,6 +15,7 @@ from typing import Any
 from .acl import PREFIX
 from .commands import Command, builtin, parse, without
 from .policy import Policy, make_policy
+from .printable import printable, server_error
 
 #: The user that shows whether ACL users can be had. It can do nothing, and is deleted at once.
 PROBE_USER = f"{PREFIX}probe"
@@ -279,7 +280,7 @@ def explain(again: Mapping[str, ErrorReply]) -> str:
 
 def shown(text: str) -> str:
     """An error of Redis's, fit for a line of the log."""
-    return "".join(c if c.isprintable() else "?" for c in text[:200])
+    return printable(server_error(text[:200]))
 
 
 def fields(info: object) -> dict[str, str]:
