@@ -1,6 +1,6 @@
-"""The tests. Importing them corrects trial's ``-j``: a failed subTest fails its test, and durations are written down.
+"""The tests. Importing them corrects trial's ``-j`` (a failed subTest fails its test), and sets up hypothesis.
 
-TEST_DURATIONS names the file: a line for each test, ``SECONDS ID``, appended by the worker that ran it.
+TEST_DURATIONS names a file: a line for each test, ``SECONDS ID``, appended by the worker that ran it.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ import os
 import time
 import unittest
 
+from hypothesis import HealthCheck, Phase, settings
 from twisted.trial._dist.workerreporter import WorkerReporter
 
 
@@ -39,3 +40,16 @@ def _stop_test(self: WorkerReporter, test: unittest.TestCase) -> None:
 if "TEST_DURATIONS" in os.environ:
     WorkerReporter.startTest = _start_test
     WorkerReporter.stopTest = _stop_test
+# Settings of hypothesis, for all tests: what it finds must not depend on how fast a machine is, on what an earlier run has found,
+# or on chance. Shrinking takes minutes where an example takes a server: with TEST_SHRINK=1, for whoever looks for the cause.
+_PHASES = [Phase.explicit, Phase.generate]
+settings.register_profile(
+    "redisproxy",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[*_PHASES, Phase.shrink] if os.environ.get("TEST_SHRINK") else _PHASES,
+)
+settings.load_profile("redisproxy")

@@ -20,7 +20,7 @@ from redisproxy.core.tenants import Tenant
 
 from ..support.proxy import Installation, master
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server, redis_5, valkey
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 from .corpus import SECRETS, VICTIM_CHANNEL, VICTIM_KEY, VICTIM_NAME, VICTIM_VALUE, attempts
 
 BLUE = Tenant("team-blue", 3)
@@ -43,7 +43,7 @@ class Peer:
             answer = self.read(b"+OK\r\n" * len(lines))
             assert answer == b"+OK\r\n" * len(lines), answer
 
-    def read(self, end: bytes = b"", quiet: float = 10) -> bytes:
+    def read(self, end: bytes = b"", quiet: float = LIMIT) -> bytes:
         """All until end has come (if there is one), or the connection was closed, or nothing came for so many seconds."""
         got = b""
         self.socket.settimeout(quiet)
@@ -368,7 +368,7 @@ class OneWallTests(CorpusCase):
         self.assertRaises(redis.exceptions.NoPermissionError, blue.restore, "b", 0, b"")
         with blue.pubsub() as subscriber:
             subscriber.psubscribe("news*")
-            self.assertEqual(subscriber.get_message(timeout=5)["type"], "psubscribe")
+            self.assertEqual(subscriber.get_message(timeout=LIMIT)["type"], "psubscribe")
         installation.proxy.logged("there is one wall, the proxy's own, and scripts are refused")
         self.assertNotIn("nobody is served", installation.proxy.log)
         self.assertNotIn("Traceback", installation.proxy.log)

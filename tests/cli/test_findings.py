@@ -25,8 +25,6 @@ NOW = 1_767_225_600.0  # 2026-01-01
 
 
 class FindingsCase(unittest.TestCase):
-    timeout = 60
-
     def operator(self, *documents: dict, **more: object) -> Operator:
         manifests = Manifests(documents)
         self.addCleanup(manifests.remove)
@@ -184,8 +182,6 @@ class RedisTests(FindingsCase):
 
 
 class SentinelTests(FindingsCase):
-    timeout = 120
-
     async def test_sentinels(self) -> None:
         group = Sentinels(password="sentinel-pw").start()
         self.addCleanup(group.stop)

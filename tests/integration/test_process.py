@@ -16,7 +16,7 @@ from redisproxy.core import resp
 
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
 from ..support.servers import RedisServer
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 
 LOCAL = Path(__file__).parents[2] / "deploy" / "local"
 
@@ -26,7 +26,7 @@ class StartTests(unittest.TestCase):
         """One line, status 1, no traceback."""
         proxy = ProxyProcess(*options, environ=environ)
         self.addCleanup(proxy.stop)
-        self.assertEqual(proxy.process.wait(30), 1)
+        self.assertEqual(proxy.process.wait(LIMIT), 1)
         proxy._reader.join(10)
         told = [line for line in proxy.lines if "redisproxy: " in line]
         self.assertEqual(len(told), 1, proxy.log)
@@ -89,7 +89,7 @@ class StartTests(unittest.TestCase):
     def test_help_names_every_option_and_variable(self) -> None:
         proxy = ProxyProcess("--help")
         self.addCleanup(proxy.stop)
-        proxy.process.wait(30)
+        proxy.process.wait(LIMIT)
         proxy._reader.join(10)
         for word in (
             "--ns-prefix",
@@ -141,7 +141,7 @@ class EndTests(unittest.TestCase):
     def test_a_busy_session_gets_its_reply(self) -> None:
         installation = Installation()
         self.addCleanup(installation.stop)
-        connection = socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=20)
+        connection = socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=LIMIT)
         self.addCleanup(connection.close)
         connection.sendall(b"AUTH blue-password\r\n")
         self.assertEqual(connection.recv(100), b"+OK\r\n")
@@ -153,7 +153,7 @@ class EndTests(unittest.TestCase):
         straight.rpush("queue", "item")
         self.assertEqual(connection.recv(100), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
         self.assertEqual(connection.recv(100), b"")
-        self.assertEqual(installation.proxy.process.wait(30), 0)
+        self.assertEqual(installation.proxy.process.wait(LIMIT), 0)
 
 
 class LogTests(unittest.TestCase):
@@ -181,7 +181,7 @@ class LogTests(unittest.TestCase):
         ):
             proxy = ProxyProcess("--manifests", str(manifests.path), twistd=options)
             self.addCleanup(proxy.stop)
-            self.assertEqual(proxy.process.wait(30), 1)
+            self.assertEqual(proxy.process.wait(LIMIT), 1)
             proxy._reader.join(10)
             self.assertIn(f"redisproxy: {says}", proxy.log)
             self.assertNotIn("Traceback", proxy.log)

@@ -16,7 +16,7 @@ import pexpect
 
 from ..support.processes import children, runs
 from ..support.proxy import ProxyProcess, plain_environment
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 
 ROOT = Path(__file__).parents[2]
 LOCAL = ROOT / "deploy" / "local"
@@ -79,7 +79,7 @@ class QuickStartTests(unittest.TestCase):
         proxy = self.start(self.temporary())
         os.kill(server_of(proxy.process.pid), signal.SIGKILL)
         proxy.logged("the embedded server ended")
-        self.assertEqual(proxy.process.wait(30), 1)
+        self.assertEqual(proxy.process.wait(LIMIT), 1)
         self.assertNotIn("Traceback", proxy.log)
 
     def test_a_proxy_that_is_killed_leaves_nothing(self) -> None:
@@ -146,7 +146,7 @@ class QuickStartTests(unittest.TestCase):
                     environ={"TMPDIR": directory, "PYTHONPATH": str(package.parent)},
                 )
                 self.addCleanup(proxy.stop)
-                self.assertEqual(proxy.process.wait(30), 1)
+                self.assertEqual(proxy.process.wait(LIMIT), 1)
                 proxy._reader.join(10)
                 self.assertRegex(
                     proxy.log, r"redisproxy: the embedded server .*(did not start on port|could not be started)"

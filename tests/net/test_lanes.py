@@ -116,8 +116,6 @@ class NarrowTests(unittest.SynchronousTestCase):
 
 
 class PoolCase(unittest.TestCase):
-    timeout = 30
-
     def setUp(self) -> None:
         self.server = RedisServer().start()
         self.addCleanup(self.server.stop)
