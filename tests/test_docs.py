@@ -335,7 +335,7 @@ class CommandTests(unittest.TestCase):
                 option = words[0].partition("=")[0]
                 if option.startswith("--") and not OTHERS.fullmatch(option):
                     self.assertIn(option, known, f"{page.name}: {span}")
-                if words[0] == "redisproxy" and len(words) > 1 and words[1] not in ("…",):
+                if words[0] == "redisproxy" and len(words) > 1 and words[1] not in ("…", "--version"):
                     sub = command.commands[words[1]]
                     own = {option for parameter in sub.params for option in (*parameter.opts, *parameter.secondary_opts)}
                     for word in words:

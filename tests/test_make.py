@@ -53,7 +53,10 @@ class EnvironmentTests(unittest.TestCase):
         return [line.split(" --quiet")[0] for line in lines if not line.startswith("-c ")]
 
     def test_an_environment_is_made_once(self) -> None:
-        self.assertEqual(self.make(".venv/installed").returncode, 0)
+        ran = self.make(".venv/installed")
+        self.assertEqual(ran.returncode, 0)
+        # Whoever waits for a minute and a half is told what for.
+        self.assertRegex(ran.stdout, "(?s)Making a Python environment .*Installing the proxy .*a minute or two")
         self.assertEqual(self.asked(), ["-m venv --clear .venv", "-m pip install"])
         self.assertEqual(self.make(".venv/installed", ".venv/installed-test").returncode, 0)
         self.assertEqual(self.asked(), ["-m pip install"])
