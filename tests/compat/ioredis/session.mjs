@@ -167,6 +167,7 @@ for (const protocol of [2, 3]) {
     it("reads streams, alone and as a group", async () => {
       const reader = client();
       const read = reader.xread("BLOCK", 20_000, "STREAMS", "stream", "$");
+      while (!(await redis.info("clients")).includes("blocked_clients:1")) await sleep(5);
       await sleep(50);
       const id = await redis.xadd("stream", "*", "field", "value");
       assert.deepEqual(await read, [["stream", [[id, ["field", "value"]]]]]);
