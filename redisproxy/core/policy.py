@@ -38,13 +38,13 @@ _CLOSED = {
 }
 #: What an operator's word may open, though it tells of other tenants or touches them: what to warn of.
 EXPOSES = {
+    **dict.fromkeys(
+        _names("EVAL EVALSHA EVALSHA_RO EVAL_RO"),
+        "on this server one tenant's script can change what another's does (CVE-2025-46818)",
+    ),
     b"BGREWRITEAOF": "it has Redis write all tenants' data to disk",
     b"BGSAVE": "it has Redis write all tenants' data to disk",
     b"COMMANDLOG": "it counts and deletes entries of all tenants; COMMANDLOG|GET stays closed",
-    b"EVAL": "on this server one tenant's script can change what another's does (CVE-2025-46818)",
-    b"EVALSHA": "on this server one tenant's script can change what another's does (CVE-2025-46818)",
-    b"EVALSHA_RO": "on this server one tenant's script can change what another's does (CVE-2025-46818)",
-    b"EVAL_RO": "on this server one tenant's script can change what another's does (CVE-2025-46818)",
     b"FCALL": "it calls functions that any tenant may have loaded",
     b"FCALL_RO": "it calls functions that any tenant may have loaded",
     b"FUNCTION": "libraries are one for all: a tenant sees, replaces and deletes those of others",
@@ -58,7 +58,7 @@ EXPOSES = {
     b"RESTORE": "Redis reads a value that the tenant made: a crafted one may crash it for all tenants",
     b"ROLE": "it shows the addresses of Redis's replicas",
     b"SAVE": "it stops Redis for all tenants while it writes to disk",
-    b"SCRIPT": "it shows and deletes scripts of other tenants, and ends those that run",
+    b"SCRIPT": "it deletes the scripts of other tenants, and ends those that run",
     b"SCRIPT|FLUSH": "it deletes the scripts of other tenants",
     b"SCRIPT|KILL": "it ends the script of whichever tenant runs one",
     b"SLOWLOG": "it counts and deletes entries of all tenants; SLOWLOG|GET stays closed",

@@ -162,7 +162,7 @@ class RedisTests(FindingsCase):
         embedded = self.operator(namespace("team-new"), embedded="yes", **opened)
         found = await findings.check(embedded, Backend("127.0.0.1", 1))
         self.assertEqual(found.warnings[1:], expected)
-        # Functions are scripts, and need the second wall.
+        # Functions are scripts, and need ACL users.
         found = await findings.check(self.operator(master(url), namespace("team-new"), acl="off", **opened))
         self.assertEqual(
             [text.partition(": ")[0] for text in found.warnings],

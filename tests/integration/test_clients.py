@@ -43,6 +43,15 @@ class RedisPyTests(unittest.TestCase):
         client.hset("hash", mapping={"a": "1"})
         self.assertEqual(client.hgetall("hash"), {b"a": b"1"})
 
+    def test_what_is_harmless_of_the_configuration(self) -> None:
+        for protocol in (2, 3):
+            with self.installation.blue(protocol=protocol) as client:
+                expected = self.straight.config_get("maxmemory", "databases")
+                self.assertEqual(client.config_get("maxmemory", "databases"), expected)
+                self.assertEqual(len(client.config_get()), 6)
+                self.assertEqual(client.config_get("*pass*"), {})
+                self.assertRaises(redis.exceptions.NoPermissionError, client.config_set, "save", "")
+
     def test_pipelines_with_and_without_transaction(self) -> None:
         for transaction in (True, False):
             pipeline = self.blue.pipeline(transaction=transaction)

@@ -308,7 +308,7 @@ func TestIsRefusedWhatReachesBeyondItsDatabaseAndGoesOn(t *testing.T) {
 	refused(t, elsewhere.Get("key").Err(), "^NOPERM")
 
 	good(t, c.Set("key", "own", 0).Err())
-	refused(t, c.ConfigRewrite().Err(), "^NOPERM")
+	refused(t, c.ConfigResetStat().Err(), "^NOPERM")
 	refused(t, c.Move("key", int64(index+1)).Err(), "^NOPERM")
 	refused(t, c.Eval("return redis.call('SELECT', 0)", nil).Err(), "(?i)acl|permission|not allowed")
 	equal(t, c.Get("key").Val(), "own")

@@ -71,6 +71,12 @@ for (const protocol of [2, 3]) {
       assert.deepEqual(size, [null, 1001]);
     });
 
+    it("reads what is harmless of the configuration", async () => {
+      const found = await redis.config("GET", "maxmemory*", "databases", "requirepass");
+      const names = (Array.isArray(found) ? found.filter((_, i) => i % 2 === 0) : Object.keys(found)).sort();
+      assert.deepEqual(names, ["databases", "maxmemory", "maxmemory-policy"]);
+    });
+
     it("gathers commands in pipelines by itself", async () => {
       const auto = client({ enableAutoPipelining: true });
       const numbers = await Promise.all(Array.from({ length: 500 }, () => auto.incr("counter")));
@@ -161,6 +167,7 @@ for (const protocol of [2, 3]) {
     it("reads streams, alone and as a group", async () => {
       const reader = client();
       const read = reader.xread("BLOCK", 20_000, "STREAMS", "stream", "$");
+      while (!(await redis.info("clients")).includes("blocked_clients:1")) await sleep(5);
       await sleep(50);
       const id = await redis.xadd("stream", "*", "field", "value");
       assert.deepEqual(await read, [["stream", [[id, ["field", "value"]]]]]);
