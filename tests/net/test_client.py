@@ -99,7 +99,7 @@ class FactoryTests(unittest.TestCase):
         self.assertFalse(client._closing)
         self.clock.advance(REVOKED_GRACE / 2)
         self.assertTrue(client._closing)
-        self.assertEqual(client.session.outstanding, 0)
+        self.assertFalse(client.session._queue)
         self.clock.advance(CLOSE_LIMIT)
         self.assertTrue(client.transport.disconnected or client.transport.disconnecting)
 
