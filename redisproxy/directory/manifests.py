@@ -119,7 +119,7 @@ class ManifestsSource:
         """What the files say now. Blocks. rest: called after each document that is parsed, may sleep.
 
         A file that cannot be read, or is no YAML, says what it said before, and is named. Where that is nothing, what it
-        may say is told as `Unread`.
+        may say is an `Unread` of the reading.
         """
         self.stamp_read = self.stamp()  # before: what changes from now on is another stamp
         try:

@@ -68,11 +68,11 @@ def _discreet(event: LogEvent) -> LogEvent:
     failure = event.get("log_failure", older)
     if not isinstance(failure, Failure):
         return event
-    told = {**event, "log_failure": _Discreet(failure)}
-    told.pop("log_flattened", None)  # made of the Failure itself
+    copy = {**event, "log_failure": _Discreet(failure)}
+    copy.pop("log_flattened", None)  # made of the Failure itself
     if older is not None:
-        told["log_text"] = event.get("why") or "Unhandled Error"
-    return told
+        copy["log_text"] = event.get("why") or "Unhandled Error"
+    return copy
 
 
 def record(event: LogEvent) -> dict[str, object]:

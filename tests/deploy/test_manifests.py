@@ -10,8 +10,8 @@ import copy
 import json
 import re
 import shlex
-import tomllib
 import tempfile
+import tomllib
 import unittest
 from dataclasses import fields
 from pathlib import Path
