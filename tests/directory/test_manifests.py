@@ -59,7 +59,7 @@ class ManifestsCase(unittest.TestCase):
 
     def start(self) -> None:
         """The proxy, anew."""
-        self.source = ManifestsSource(self.directory, PREFIX, MASTER, lambda: self.now)
+        self.source = ManifestsSource(self.directory, PREFIX, MASTER, REST, lambda: self.now)
         self.enrolment = Enrolment(CLIENT, MASTER)
 
     def write(self, name: str, content: str | bytes) -> Path:
