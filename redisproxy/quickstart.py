@@ -37,7 +37,7 @@ async def tour(reactor: object, reading: Reading, secret_name: str, host: str, p
     tenants = list(_tenants(reading, secret_name))
     print(f"\nThe proxy serves {len(tenants)} tenants on {host}:{port}. Try:\n", file=out)
     for namespace, password, index in tenants:
-        line = f"redis-cli -h {host} -p {port} -a {_quoted(password.decode())} --no-auth-warning -n {index}"
+        line = f"redis-cli -h {host} -p {port} -a {_quoted(password)} --no-auth-warning -n {index}"
         print(f"  {namespace} (database {index}):\n    {line} SET greeting hello", file=out)
         others = [other for _, _, other in tenants if other != index]
         for outcome in await _try(reactor, host, port, password, index, others[0] if others else index + 1):
@@ -46,7 +46,11 @@ async def tour(reactor: object, reading: Reading, secret_name: str, host: str, p
     print("Ctrl-C stops it, and the server behind it; nothing is kept.\n", file=out, flush=True)
 
 
-def _quoted(text: str) -> str:
+def _quoted(password: bytes) -> str:
+    """A password as a shell's word. One that is no text, or none to be printed, in a form that bash and zsh have."""
+    text = password.decode("utf-8", "backslashreplace")
+    if text.encode() != password or not text.isprintable():
+        return "$'" + "".join(chr(c) if chr(c).isalnum() and c < 128 else f"\\x{c:02x}" for c in password) + "'"
     plain = all(c.isalnum() or c in "-_." for c in text)
     return text if plain else "'" + text.replace("'", "'\\''") + "'"
 
