@@ -1,5 +1,7 @@
 """Builds the package. What is not code (dependencies, metadata, tools' settings) is in pyproject.toml."""
 
+import os
+
 from setuptools import Extension, find_packages, setup
 
 # Compiled from the very file that runs where there is no compiler: setuptools leaves a .py to Cython, and its C to build/.
@@ -13,9 +15,15 @@ directives = {
     "boundscheck": False,
 }
 
+# The project has no public address of its own: who publishes a build names the repository that it is made from.
+home = os.environ.get("PROJECT_URL", "").rstrip("/")
+pages = {"Homepage": "", "Documentation": "/docs", "Changelog": "/CHANGELOG.md", "Security": "/SECURITY.md"}
+
 # twisted.plugins is not a package of ours: the dropin lies in it by name, and no __init__.py may be there.
 setup(
     packages=[*find_packages(include=["redisproxy", "redisproxy.*"]), "twisted.plugins"],
+    package_data={"redisproxy": ["py.typed"]},
+    project_urls={name: home + path for name, path in pages.items()} if home else {},
     ext_modules=[framing],
     options={"build_ext": {"cython_c_in_temp": True, "cython_directives": directives}},
 )

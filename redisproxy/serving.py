@@ -7,31 +7,38 @@ Owns the wiring of these. Directories come from outside, by `use`; where clients
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from twisted.application import service
-from twisted.internet import defer
+from twisted.internet import defer, task
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from .core import tally
-from .core.policy import make_policy
+from .core.enrolment import ReadSummary
+from .core.policy import Policy
+from .core.probing import Server, needed, policy_for
 from .core.tenants import Directory
 from .directory.holder import DirectoryHolder
+from .net import acl_users
 from .net.admission import Admission
 from .net.client import STATES
 from .net.clients import ClientFactory, Timeouts
-from .net.control import ControlService, Server
+from .net.control import ControlService
 from .net.drain import Drain
 from .net.lanes import LanePool
 from .net.limiting import Allowances
 from .net.master import MasterService
 from .net.questions import Questions
 from .net.sampling import Sampler
-from .net.wall import Wall
+from .net.wall import Wall, WallError
 from .ops.figures import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
 from .ops.outcomes import Outcomes
 from .process import settle
 from .settings import Settings
+
+#: Seconds until a user is told of again that could not be.
+_AGAIN = 1.0
 
 
 class Serving(service.MultiService):
@@ -52,8 +59,19 @@ class Serving(service.MultiService):
         self._reactor = reactor
         self._databases_told = databases_told
         self.directory = DirectoryHolder(reactor)
-        self.control = ControlService(reactor, settings.connect_timeout, settings.redis_ca, self._server_told)
+        self.control = ControlService(
+            reactor,
+            settings.connect_timeout,
+            settings.redis_ca,
+            self._server_told,
+            settings.acl != "off",
+            lambda server: needed(self._policy_for(server)),
+        )
         self.wall = Wall(settings.acl, self.control)
+        self.wall.user_refused = self.control.probe_again
+        # What Redis was when it told last, and the users that are told of what is new since.
+        self._server: Server | None = None
+        self._renewing: defer.Deferred | None = None
         counted = tally.Counts()
         self.allowances = Allowances(reactor, settings.processes)
         self.lanes = LanePool(
@@ -69,6 +87,7 @@ class Serving(service.MultiService):
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self.wall, self.lanes
         )
+        outcomes = Outcomes(reactor, settings.log_level == "debug", settings.processes)
         #: the factory for clients' connections
         self.clients = ClientFactory(
             reactor,
@@ -77,22 +96,38 @@ class Serving(service.MultiService):
             self.wall,
             self.lanes,
             Admission(settings.max_workers, settings.work_queue_size),
-            Outcomes(reactor, ordinary=settings.log_level == "debug"),
+            outcomes,
             Timeouts(login=settings.login_timeout),
             settings.lanes == "shared",
             numbers=itertools.count(number, settings.processes),
             counts=counted,
             allowances=self.allowances,
         )
+        #: None: another process looks after them
+        self.acl_users: acl_users.AclUsersService | None = None
+        if number == acl_users.PROCESS and settings.acl != "off":
+            self.acl_users = acl_users.AclUsersService(
+                reactor, self.control, settings.ns_prefix, settings.refresh, self.wall.forget
+            )
+            self.acl_users.setServiceParent(self)
         self._redis_seconds = Histogram(REDIS_BOUNDS)
         self.sampler = Sampler(reactor, lambda: self.lanes.shared, self._redis_seconds.observe)
         self.directory.listeners += [self._settle, self._directory_changed]
-        for part in (self.lanes, self.control, self.master, self.directory, self.sampler):
+        for part in (self.lanes, self.control, self.master, self.directory, self.sampler, outcomes):
             part.setServiceParent(self)
 
-    def use(self, directory: Directory) -> None:
-        """It is in force from now on."""
+    def use(self, directory: Directory, elsewhere: Collection[int] = ()) -> None:
+        """It is in force from now on: once this returns, no command is sent for a credential that is none any more.
+
+        elsewhere: see `LanePool.use_tenants`.
+        """
+        self.lanes.use_tenants(directory.tenants, elsewhere)
         self.directory.use(directory)
+
+    def take_read(self, summary: ReadSummary, began: float) -> None:
+        """The source was read, `use` has had what follows. began: when that read began, in the reactor's seconds."""
+        if self.acl_users is not None:
+            self.acl_users.take_read(summary, began)
 
     @staticmethod
     def descriptors(settings: Settings) -> int:
@@ -162,7 +197,9 @@ class Serving(service.MultiService):
         if self.directory.directory.backend is None:
             return "the master secret, which says where Redis is, has not been read yet"
         if not self.control.connected:
-            return "Redis does not answer"
+            return "Redis has not told yet what it is" if self.control.asking else "Redis does not answer"
+        if self.control.users_refused:
+            return "Redis does not let the proxy make the tenants' ACL users, as it did before"
         if not self.wall.serves:
             return "Redis has no ACL users for tenants, and --acl is require"
         return ""
@@ -170,30 +207,67 @@ class Serving(service.MultiService):
     # What the parts tell each other.
 
     def _directory_changed(self, directory: Directory) -> None:
+        self.wall.keep_only(directory.tenants)
+        if self.acl_users is not None:
+            self.acl_users.claim(directory.tenants)
         self.master.use(directory.backend)
 
-    def _server_told(self, server: Server) -> None:
-        """Redis is connected, perhaps another one than before."""
+    def _policy_for(self, server: Server) -> Policy:
         settings = self._settings
-        policy = make_policy(
-            server.commands,
-            scripts=self.wall.stands_on(server),
-            databases=server.acl_databases,
-            allow=settings.allow_commands,
-            deny=settings.deny_commands,
-            before_7=server.before_7,
-            sealed=bool(server.sealed),
-        )
+        return policy_for(server, settings.acl != "off", allow=settings.allow_commands, deny=settings.deny_commands)
+
+    def _server_told(self, server: Server) -> None:
+        """Redis is connected, perhaps another one than before; or more is known of it."""
+        before, self._server = self._server, server
+        policy = self._policy_for(server)
         if policy.unknown != self.clients.policy.unknown and policy.unknown:
             self._log.warn(
                 "--allow-commands or --deny-commands names what this Redis does not have: {names}",
                 names=", ".join(policy.unknown),
             )
+        self._stop_renewing()
+        if policy.exposed != self.clients.policy.exposed:
+            for command, what in policy.exposed:
+                self._log.warn("--allow-commands opens {command}: {what}", command=command, what=what)
         self.wall.use(server, policy)
+        if self.acl_users is not None:
+            self.acl_users.use(self.master.backend.password if self.wall.stands_on(server) else None)
         self.lanes.redis_told(policy.needs_wall)
-        self.clients.use(policy)
+        now, then = set(self.clients.policy.forwarded), set(policy.forwarded)
+        known = before is not None and _same_users(before, server)
+        if not known or not then > now:
+            self.clients.use(policy, everywhere=known)
+        if known and then != now:
+            # What sessions may do besides they are told when Redis knows it: until then their users may not.
+            self._renewing = defer.Deferred.fromCoroutine(self._renew_users(policy))
+            self._renewing.addErrback(self._not_renewed)
         self.master.told(server)
         self._databases_told(server.databases)
+
+    async def _renew_users(self, policy: Policy) -> None:
+        """Has Redis know it of the users that are logged in, and then the sessions."""
+        for tenant in self.lanes.users:
+            while True:
+                try:
+                    await self.wall.login(tenant, self.master.backend.password)
+                    break
+                except WallError:  # busy with somebody's script, say
+                    await task.deferLater(self._reactor, _AGAIN)
+        self.clients.use(policy, everywhere=True)
+
+    def _not_renewed(self, failure: Failure) -> None:
+        if not failure.check(defer.CancelledError):
+            self._log.failure("telling Redis of the users' new rights failed in a way that is a bug", failure)
+
+    def _stop_renewing(self) -> None:
+        renewing, self._renewing = self._renewing, None
+        if renewing is not None:
+            renewing.cancel()
+
+    def stopService(self) -> defer.Deferred:
+        """Fires when all parts are stopped."""
+        self._stop_renewing()
+        return super().stopService()
 
     def _settle(self, directory: Directory) -> None:
         self.directory.listeners.remove(self._settle)
@@ -204,3 +278,8 @@ class Serving(service.MultiService):
     def shut_down(self) -> defer.Deferred:
         """Has clients leave, after what they have begun. Fires when the last one is gone."""
         return Drain(self._reactor, self.clients, self.control, self._settings.drain_seconds).start()
+
+
+def _same_users(before: Server, server: Server) -> bool:
+    """Whether it is the same run of the same Redis, and tenants are logged in as ACL users there."""
+    return bool(server.run_id) and server.run_id == before.run_id and before.acl and server.acl

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .core.limits import MOST_CONNECTIONS, MOST_PER_SECOND, Limits
-from .core.policy import NEVER, parse_names
+from .core.policy import closed, parse_names
 from .ops.logs import FORMATS, LEVELS
 
 
@@ -331,10 +331,9 @@ class Settings:
             except _Invalid as invalid:
                 raise SettingsError(f"{where} is {text!r}; it takes {invalid}") from None
         settings = cls(**values)
-        closed = NEVER | {b"CLIENT"}
-        never = sorted(name.decode() for name in settings.allow_commands if closed & {name, name.split(b"|")[0]})
+        never = closed(settings.allow_commands)
         if never:
-            raise SettingsError(f"--allow-commands names {', '.join(never)}, which can not be opened to tenants")
+            raise SettingsError(f"--allow-commands names what can not be opened to tenants: {', '.join(never)}")
         if not settings.ns_prefix:
             raise SettingsError("NS_PREFIX is not set (nor --ns-prefix); it takes the beginning of namespaces' names")
         return settings

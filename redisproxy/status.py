@@ -11,8 +11,10 @@ from dataclasses import asdict
 
 from twisted.application import service
 from twisted.internet import defer, task
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
 
+from .core.printable import printable
 from .core.tenants import Directory
 from .directory.reading import ReadingService
 from .net.client import shown_address
@@ -83,6 +85,14 @@ class StatusService(service.Service):
         if not (self._guarded or is_here(address)):
             self._log.info("only probes are answered there: the page and the metrics take --status-token-file")
 
+    @property
+    def url(self) -> str:
+        """Of the page, once it listens; empty where it is no TCP port."""
+        (address,) = self._listening.addresses
+        if not isinstance(address, IPv4Address | IPv6Address):
+            return ""
+        return f"{'https' if self.tls else 'http'}://{shown_address(address)}/"
+
     def stopService(self) -> defer.Deferred:
         """Fires when it listens no more."""
         super().stopService()
@@ -109,8 +119,8 @@ def directory_state(reading: ReadingService, watch: WatchState | None, now: floa
     directory = reading.directory
     return {
         "loaded": directory is not None,
-        "source": str(reading.source),
-        "age": None if reading.refreshed is None else max(0.0, now - reading.refreshed),
+        "source": printable(str(reading.source)),
+        "age": reading.age,
         "refreshes": dict(reading.readings),
         "refresh_seconds": reading.durations.figures(),
         "watch": watch,

@@ -48,7 +48,8 @@ class Options(usage.Options):
     longdesc = (
         "Redis Proxy for Containers: one Redis for many Kubernetes namespaces. Each namespace has a password and a "
         "database of its own, kept in secrets, and sees an ordinary Redis. Each option can also be set by the "
-        "environment variable in brackets; the option wins. SIGUSR1 or SIGHUP reads the credentials at once."
+        "environment variable in brackets; the option wins. SIGUSR1 or SIGHUP reads the credentials at once; "
+        "with --embedded --manifests SIGHUP, which a closed terminal sends, ends the proxy."
     )
     optParameters = _parameters()
     optFlags = _flags()

@@ -27,6 +27,7 @@ from zope.interface import implementer
 
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, Message, Taker
 from .core import snapshot
+from .core.enrolment import ReadSummary
 from .core.tenants import use_digest_key
 from .directory.pace import Pace
 from .net.balance import Balance
@@ -89,15 +90,19 @@ class Worker:
         self.takes: dict[str, Taker] = {
             "start": self._or_end(self._start),
             "certificates": self._or_end(self._take_certificates),
-            "directory": self._or_end(self._take_directory),
+            # To its end: whose credential is revoked while sessions leave has no more time for that.
+            "directory": self._or_end(self._take_directory, to_the_end=True),
+            "read": self._take_read,
             "listen": self._or_end(self._listen),
             "report": lambda _: self._serving.report(),
+            "vacate": self._vacate,
+            "vacated": lambda _: self._serving.lanes.handover.over_elsewhere(),
             "stop": lambda _: self.end(),
         }
         self.channel = Channel(self.takes, self.end)
 
-    def _or_end(self, take: Taker) -> Taker:
-        """For what a worker cannot do without: its parent will start another one."""
+    def _or_end(self, take: Taker, to_the_end: bool = False) -> Taker:
+        """For what a worker cannot do without: its parent will start another one. to_the_end: also while it ends."""
 
         def failed(failure: Failure) -> defer.Deferred:
             if failure.check(SettingsError, EndpointError, ListenError, OSError):
@@ -109,7 +114,9 @@ class Worker:
             return defer.Deferred()  # which is no answer
 
         def unless_ending(message: Message) -> object:
-            return defer.Deferred() if self._ending else defer.maybeDeferred(take, message).addErrback(failed)
+            if self._ending and not to_the_end:
+                return defer.Deferred()
+            return defer.maybeDeferred(take, message).addErrback(failed)
 
         return unless_ending
 
@@ -138,17 +145,36 @@ class Worker:
             tls.use(make(tls.files, Material.load(dumped)))
 
     def _take_directory(self, message: Message) -> object:
-        """Answered when it is in force."""
+        """Answered when it is in force. handed_over: see `LanePool.use_tenants`."""
+        if self._serving is None:
+            return defer.Deferred()  # it ended before it began
+        elsewhere = message.fields["handed_over"]
         if self._serving.directory.directory is None:
             # Nobody is served yet, and "listen" is to come after it.
-            self._serving.use(snapshot.load(message.payload))
+            self._serving.use(snapshot.load(message.payload), elsewhere)
             return None
         taking = threads.deferToThread(self._load, message.payload)
-        return taking.addCallback(self._serving.use)
+        return taking.addCallback(self._serving.use, elsewhere)
+
+    def _vacate(self, _: Message) -> defer.Deferred:
+        """Answered when it has no connections to databases that are another tenant's by now."""
+        return self._serving.lanes.handover.over_here().addCallback(lambda _: None)
 
     def _load(self, payload: bytes) -> object:
         self._pace.start()
         return snapshot.load(payload, self._pace.rest)
+
+    def _take_read(self, message: Message) -> None:
+        """What a read of the source has established. age: seconds since it began."""
+        fields = message.fields
+        namespaces = fields["namespaces"]
+        summary = ReadSummary(
+            fields["whole"],
+            fields["master"],
+            None if namespaces is None else frozenset(namespaces),
+            frozenset(fields["uncertain"]),
+        )
+        self._serving.take_read(summary, self._reactor.seconds() - fields["age"])
 
     def _listen(self, message: Message) -> None:
         """Accepts clients. Answered when it does."""

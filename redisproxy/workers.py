@@ -12,6 +12,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from twisted.application import service
@@ -25,7 +26,9 @@ from twisted.python.failure import Failure
 
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, ChannelError, Message, Taker
 from .core import snapshot
-from .core.tenants import Directory, digest_key
+from .core.enrolment import ReadSummary
+from .core.tenants import Directory, Tenant, digest_key
+from .net import acl_users
 from .net.balance import Balance, shared_memory
 from .net.tls import Material
 from .ops import logs
@@ -154,6 +157,12 @@ class Workers(service.Service):
         self._snapshot = b""
         # Which one that is, and which one all workers were known to have.
         self._serial = self._told = 0
+        # Whose each database was last; and those that are another tenant's by now, to which some worker may still have
+        # connections of the former one.
+        self._owners: dict[int, Tenant] = {}
+        self._handed_over: set[int] = set()
+        # What a read has established, and when it began: until the Directory that follows is in force where it matters.
+        self._read: tuple[ReadSummary, float] | None = None
         self._material: list[Material] = []
         self._ending = False
         self._all_gone: defer.Deferred | None = None
@@ -295,6 +304,8 @@ class Workers(service.Service):
 
     def use(self, directory: Directory) -> None:
         """It is in force from now on: each worker is handed it as soon as it has taken the one before."""
+        self._handed_over |= {t.index for t in directory.tenants if self._owners.get(t.index, t) != t}
+        self._owners |= {tenant.index: tenant for tenant in directory.tenants}
         self._directory = directory
         self._reports.keep({tenant.namespace for tenant in directory.tenants})
         self._snapshot = snapshot.dump(directory)
@@ -306,13 +317,14 @@ class Workers(service.Service):
         if self._directory is None or process.taking or process.directory == self._serial:
             return
         process.taking = True
-        taking = process.channel.ask("directory", self._snapshot)
+        taking = process.channel.ask("directory", self._snapshot, handed_over=sorted(self._handed_over))
         taking.addCallbacks(self._taken, _gone, callbackArgs=(process, self._serial))
 
     def _taken(self, _: Message, process: _Process, serial: int) -> None:
         process.taking = False
         process.directory = serial
         self._feed(process)
+        self._send_read()
         self._check_taken()
 
     def _check_taken(self) -> None:
@@ -321,6 +333,42 @@ class Workers(service.Service):
             self._told = self._serial
             for listener in list(self.taken):
                 listener(self._directory)
+            if self._handed_over:
+                self.ask("vacate").addCallback(self._vacated, self._serial)
+
+    def _vacated(self, _: object, serial: int) -> None:
+        """No worker has connections of former tenants, or those that do not answer have had the time for it."""
+        if serial != self._serial:
+            return  # all are asked again, when they have the latest
+        self._handed_over.clear()
+        for process in self._running():
+            process.channel.send("vacated")
+
+    # What reads of the source establish, for the one process that looks after the ACL users.
+
+    def take_read(self, summary: ReadSummary, began: float) -> None:
+        """The source was read, `use` has had what follows. began: when that read began, in the reactor's seconds."""
+        if self._read is not None and self._read[0].whole and not summary.whole:
+            waiting, began = self._read
+            if waiting.namespaces is not None:
+                waiting = replace(waiting, namespaces=summary.namespaces)
+            summary = waiting
+        self._read = (summary, began)
+        self._send_read()
+
+    def _send_read(self) -> None:
+        process = self._processes[acl_users.PROCESS]
+        if self._read is None or process is None or not self._serial or process.directory != self._serial:
+            return
+        (summary, began), self._read = self._read, None
+        process.channel.send(
+            "read",
+            whole=summary.whole,
+            master=summary.master,
+            namespaces=None if summary.namespaces is None else sorted(summary.namespaces),
+            uncertain=sorted(summary.uncertain),
+            age=self._reactor.seconds() - began,
+        )
 
     # Questions.
 

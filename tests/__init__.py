@@ -1,9 +1,15 @@
-"""The tests. Importing them mends trial: with ``-j`` it takes a test whose subTest failed for one that passed."""
+"""The tests. Importing them corrects trial's ``-j`` (a failed subTest fails its test), and sets up hypothesis.
+
+TEST_DURATIONS names a file: a line for each test, ``SECONDS ID``, appended by the worker that ran it.
+"""
 
 from __future__ import annotations
 
+import os
+import time
 import unittest
 
+from hypothesis import HealthCheck, Phase, settings
 from twisted.trial._dist.workerreporter import WorkerReporter
 
 
@@ -18,3 +24,32 @@ def _add_sub_test(self: WorkerReporter, test: unittest.TestCase, _: unittest.Tes
 
 
 WorkerReporter.addSubTest = _add_sub_test
+
+
+def _start_test(self: WorkerReporter, test: unittest.TestCase) -> None:
+    super(WorkerReporter, self).startTest(test)
+    self._started = time.monotonic()
+
+
+def _stop_test(self: WorkerReporter, test: unittest.TestCase) -> None:
+    super(WorkerReporter, self).stopTest(test)
+    with open(os.environ["TEST_DURATIONS"], "a") as durations:  # noqa: PTH123 - one short write, so lines do not mix
+        durations.write(f"{time.monotonic() - self._started:.2f} {test.id()}\n")
+
+
+if "TEST_DURATIONS" in os.environ:
+    WorkerReporter.startTest = _start_test
+    WorkerReporter.stopTest = _stop_test
+# Settings of hypothesis, for all tests: what it finds must not depend on how fast a machine is, on what an earlier run has found,
+# or on chance. Shrinking takes minutes where an example takes a server: with TEST_SHRINK=1, for whoever looks for the cause.
+_PHASES = [Phase.explicit, Phase.generate]
+settings.register_profile(
+    "redisproxy",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    print_blob=True,
+    suppress_health_check=[HealthCheck.too_slow],
+    phases=[*_PHASES, Phase.shrink] if os.environ.get("TEST_SHRINK") else _PHASES,
+)
+settings.load_profile("redisproxy")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,12 @@ from .support.proxy import Manifests, ProxyProcess, master, tenant
 from .support.servers import RedisServer
 
 ROOT = Path(__file__).parents[1]
+#: What the project consists of, and so its sdist.
+FOLDERS = (".ci", "benchmarks", "deploy", "docs", "redisproxy", "tests", "twisted")
+FILES = (
+    *("ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "README.md", "SECURITY.md", "LICENSE"),
+    *("setup.py", "pyproject.toml", "MANIFEST.in", "Makefile", "Dockerfile", ".dockerignore"),
+)
 
 
 class BuildTests(unittest.TestCase):
@@ -34,9 +41,9 @@ class BuildTests(unittest.TestCase):
         """What is in an sdist of this tree."""
         tree = self.directory / "tree"
         ignored = shutil.ignore_patterns("__pycache__", "*.so", "dropin.cache")
-        for name in ("redisproxy", "twisted"):
+        for name in FOLDERS:
             shutil.copytree(ROOT / name, tree / name, ignore=ignored)
-        for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
+        for name in FILES:
             shutil.copy(ROOT / name, tree)
         shutil.unpack_archive(self.build("sdist", tree), self.directory)
         (made,) = self.directory.glob("redisproxy-*/")
@@ -45,6 +52,23 @@ class BuildTests(unittest.TestCase):
     def unpacked(self, wheel: Path) -> Path:
         shutil.unpack_archive(wheel, self.directory / "installed", "zip")
         return self.directory / "installed"
+
+    def test_the_sdist_has_all_of_the_project(self) -> None:
+        made, tree = self.source(), self.directory / "tree"
+        wanted = {path.relative_to(tree) for path in tree.rglob("*") if path.is_file() and "egg-info" not in str(path)}
+        self.assertGreater(len(wanted), 400)
+        self.assertEqual(wanted - {path.relative_to(made) for path in made.rglob("*")}, set())
+        self.assertNotIn("Project-URL", (made / "PKG-INFO").read_text())
+
+    def test_who_publishes_it_says_where_it_comes_from(self) -> None:
+        home = "https://git.example.com/redisproxy"
+        wheel = self.build("wheel", self.source(), CC="/nonexistent/cc", PROJECT_URL=f"{home}/")
+        (metadata,) = self.unpacked(wheel).glob("*.dist-info/METADATA")
+        pages = dict(re.findall(r"Project-URL: (\w+), (\S+)", metadata.read_text()))
+        self.assertEqual(pages["Homepage"], home)
+        self.assertEqual(pages["Changelog"], f"{home}/CHANGELOG.md")
+        # A type checker that finds this takes the annotations for true.
+        self.assertTrue((metadata.parents[1] / "redisproxy/py.typed").exists())
 
     def test_with_a_compiler(self) -> None:
         if shutil.which("cc") is None and shutil.which("gcc") is None:

@@ -27,10 +27,21 @@ class ReadTests(unittest.TestCase):
         self.assertRaisesRegex(SettingsError, "NS_PREFIX is not set", Settings.read, {}, {})
 
     def test_what_can_not_be_opened(self) -> None:
-        for name in ("SELECT", "acl|setuser", "CLIENT|KILL", "script|debug"):
+        for name in ("SELECT", "acl|setuser", "CLIENT|KILL", "script|debug", "MONITOR", "slowlog|get", "commandlog|get"):
             with self.assertRaisesRegex(SettingsError, "can not be opened to tenants"):
                 self.read(REDISPROXY_ALLOW_COMMANDS=name)
         self.assertEqual(self.read(REDISPROXY_ALLOW_COMMANDS="script|flush").allow_commands, {b"SCRIPT|FLUSH"})
+
+    def test_config_can_not_be_opened_and_the_error_says_what_to_do(self) -> None:
+        """It shows the master password, and a runbook advised to open it once."""
+        for text in ("CONFIG", "config", "CONFIG|GET", "Config|get", "config|set", "CONFIG GET", "GET,config|nosuch"):
+            with self.assertRaisesRegex(
+                SettingsError,
+                r"^--allow-commands names what can not be opened to tenants: CONFIG\S* \(it shows and changes the master "
+                r"password; CONFIG GET of databases, maxmemory, .* needs no opening, for the rest ask Redis itself\)$",
+            ):
+                self.read(REDISPROXY_ALLOW_COMMANDS=text)
+        self.assertEqual(self.read(REDISPROXY_DENY_COMMANDS="CONFIG|GET").deny_commands, {b"CONFIG|GET"})
 
     def test_both_forms_of_kubernetes_port(self) -> None:
         for text, port in (

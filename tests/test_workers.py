@@ -13,7 +13,7 @@ from twisted.trial import unittest
 
 from redisproxy.channel import Channel, Message
 from redisproxy.core import snapshot
-from redisproxy.core.tenants import Backend, Directory
+from redisproxy.core.tenants import Backend, Credential, Directory, Tenant, digest
 from redisproxy.net.tls import Material
 from redisproxy.workers import ANSWER_LIMIT, END_MARGIN, LIVED, Workers, _Process
 
@@ -31,6 +31,7 @@ class Child:
         self.pid = pid
         self.killed = False
         self.directories: list[Directory] = []
+        self.handed_over: list[list[int]] = []
         self.answers = True
         self.stopped = False
         self.waiting: list[Message] = []
@@ -42,6 +43,8 @@ class Child:
             "directory": self.take,
             "listen": self.hear,
             "stop": self.stop,
+            "vacate": self.hear,
+            "vacated": self.hear,
         }
         self.channel = Channel({**takes, "count": lambda _: {"count": self.pid}}, lambda: None)
         self.channel.makeConnection(StringTransport())
@@ -58,6 +61,7 @@ class Child:
     def take(self, message: Message) -> None:
         self.hear(message)
         self.directories.append(snapshot.load(message.payload))
+        self.handed_over.append(message.fields["handed_over"])
 
     def stop(self, message: Message) -> None:
         self.stopped = True
@@ -222,6 +226,54 @@ class WorkersTests(unittest.SynchronousTestCase):
         child.pump()
         self.assertEqual(order, ["start", "directory", "listen"])
         self.assertTrue(child.process.serves)
+
+    def tenants(self, *tenants: Tenant) -> Directory:
+        return Directory(None, [Credential(tenant, "secret", digest(tenant.namespace.encode())) for tenant in tenants])
+
+    def test_a_database_that_is_given_to_another_is_nobodys_until_all_workers_say_so(self) -> None:
+        self.pump()
+        first, second = children = self.workers.children
+        blue, green = Tenant("blue", 3), Tenant("green", 3)
+        for directory in (self.tenants(blue, Tenant("red", 1)), self.tenants(Tenant("red", 1))):
+            self.workers.use(directory)
+            self.pump()
+        for child in children:
+            self.assertEqual(child.handed_over, [[], []])
+            self.assertNotIn("vacate", child.heard)
+            child.heard.clear()
+        second.answers = False
+        self.workers.use(self.tenants(green, Tenant("red", 1)))  # also where it was nobody's in between
+        self.pump()
+        self.assertEqual([child.handed_over[-1] for child in children], [[3], [3]])
+        self.assertEqual(first.heard, ["directory"])
+        second.answers = True
+        self.pump()  # now they are asked
+        # Another one comes before they have answered: it is not over yet.
+        self.workers.use(self.tenants(green, Tenant("red", 2)))
+        self.pump()
+        self.assertEqual(first.heard, ["directory", "vacate", "directory"])
+        self.assertEqual(first.handed_over[-1], [3])
+        self.pump()
+        self.pump()
+        self.assertEqual(
+            [child.heard for child in children], [["directory", "vacate", "directory", "vacate", "vacated"]] * 2
+        )
+        self.workers.use(self.tenants(green))
+        self.pump()
+        self.assertEqual([child.handed_over[-1] for child in children], [[], []])
+
+    def test_one_that_is_stuck_keeps_nobody_out_for_ever(self) -> None:
+        self.pump()
+        first, second = self.workers.children
+        for name in ("blue", "green"):
+            self.workers.use(self.tenants(Tenant(name, 3)))
+            self.pump()
+        second.answers = False
+        self.pump()
+        self.assertNotIn("vacated", first.heard)
+        self.clock.advance(ANSWER_LIMIT)
+        self.pump()
+        self.assertEqual(first.heard[-1], "vacated")
 
     def test_questions_to_all(self) -> None:
         self.pump()

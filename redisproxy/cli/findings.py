@@ -12,8 +12,10 @@ from typing import Any, TypeVar
 from twisted.internet import threads
 
 from ..core.allocation import Room, must_be_read
+from ..core.commands import builtin
 from ..core.enrolment import Enrolment, Problem, ReadFailure, Reading
-from ..core.policy import make_policy
+from ..core.policy import Policy, make_policy
+from ..core.probing import Server, needed, policy_for
 from ..core.tenants import Backend, Credential, Directory
 from ..directory.cluster import ClusterSource
 from ..directory.manifests import ManifestsSource
@@ -43,6 +45,11 @@ class Operator:
         """What the source says now."""
         return await self.in_thread(self.source.read)
 
+    def policy(self, server: Server) -> Policy:
+        """What tenants could do on a server."""
+        settings = self.settings
+        return policy_for(server, settings.acl != "off", allow=settings.allow_commands, deny=settings.deny_commands)
+
     async def find_redis(self, backend: Backend) -> RedisView:
         """What Redis is."""
         settings = self.settings
@@ -54,7 +61,14 @@ class Operator:
                 view.problems.append(f"none of the sentinels tells where {backend.master_name} is")
                 return view
         try:
-            view.inquiry = await inquire(self.reactor, master, settings.connect_timeout, settings.redis_ca)
+            view.inquiry = await inquire(
+                self.reactor,
+                master,
+                settings.connect_timeout,
+                settings.redis_ca,
+                settings.acl != "off",
+                lambda server: needed(self.policy(server)),
+            )
         except InquiryError as error:
             view.problems.append(str(error))
         return view
@@ -149,7 +163,9 @@ async def check(operator: Operator, embedded: Backend | None = None) -> Findings
             if databases is not None:
                 found = resolve(operator, reading, databases)
             found.redis = view
-            _judge(settings, found, view)
+            _judge(operator, found, view)
+    inquiry = None if found.redis is None else found.redis.inquiry
+    _judge_commands(operator, found, None if inquiry is None else inquiry.server)
     if settings.watch and isinstance(operator.source, ClusterSource) and not reading.failures():
         found.warnings += await operator.in_thread(_try_watches, operator.source)
     if not found.namespaces and not isinstance(reading.namespaces, ReadFailure):
@@ -158,8 +174,9 @@ async def check(operator: Operator, embedded: Backend | None = None) -> Findings
     return found
 
 
-def _judge(settings: Settings, found: Findings, view: RedisView) -> None:
+def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
     """What of Redis keeps tenants out, and what should be known."""
+    settings = operator.settings
 
     def problem(text: str) -> None:
         found.problems.append(Problem("Redis", "", text))
@@ -174,6 +191,8 @@ def _judge(settings: Settings, found: Findings, view: RedisView) -> None:
     server = view.inquiry.server
     if view.inquiry.state:
         problem(f"it {view.inquiry.state}")
+    if view.inquiry.again:
+        found.warnings.append(f"{view.inquiry.address} did not tell all that it was asked: {view.inquiry.again}")
     if server.replica:
         problem(f"{view.inquiry.address} says that it is a replica, and refuses to write: name the master, or its sentinels")
     wall = settings.acl != "off" and server.acl
@@ -181,16 +200,27 @@ def _judge(settings: Settings, found: Findings, view: RedisView) -> None:
         problem("it has no ACL users for tenants, and --acl is require: nobody is served")
     elif not wall:
         found.warnings.append("there is one wall, the proxy's own: scripts are refused")
-    policy = make_policy(
-        server.commands,
-        scripts=wall,
-        databases=server.acl_databases,
-        allow=settings.allow_commands,
-        deny=settings.deny_commands,
-    )
-    if policy.unknown:
+
+
+def _judge_commands(operator: Operator, found: Findings, server: Server | None) -> None:
+    """What should be known of --allow-commands and --deny-commands. server: None where Redis was not, or cannot be, asked:
+    what the commands are that Redis usually has is known without.
+    """
+    settings = operator.settings
+    if server is None:
+        policy = make_policy(
+            builtin(),
+            scripts=settings.acl != "off",
+            databases=True,
+            allow=settings.allow_commands,
+            deny=settings.deny_commands,
+        )
+    else:
+        policy = operator.policy(server)
+    if policy.unknown and server is not None:
         names = ", ".join(policy.unknown)
         found.warnings.append(f"--allow-commands or --deny-commands names what this Redis does not have: {names}")
+    found.warnings += [f"--allow-commands opens {command}: {what}" for command, what in policy.exposed]
 
 
 def _try_watches(source: ClusterSource) -> list[str]:

@@ -20,11 +20,17 @@ from typing import Any
 
 import click
 import yaml
+
+from ..net import reactor as _reactor
+
+_reactor.install()  # before anything imports Twisted's default one
+
 from twisted.internet import defer, task
 from twisted.logger import globalLogBeginner
 
 from .. import __version__
 from ..core.allocation import ADDRESS, Refused
+from ..core.printable import printable
 from ..core.urls import parse_address
 from ..directory.writing import WriteError
 from ..process import quiet_libraries
@@ -295,12 +301,12 @@ def _show_written(output: str | None, written: changes.Written, done: str, dry_r
 
 
 def _show(output: str | None, document: dict[str, Any], lines: Callable[[int], Iterable[str]]) -> None:
-    """lines: of a terminal so many columns wide."""
+    """lines: of a terminal so many columns wide. They are made printable: names in manifests are anybody's."""
     form = output or ("table" if sys.stdout.isatty() else "json")
     if form == "json":
         _print([json.dumps(document, indent=2)])
     else:
-        _print(lines(shutil.get_terminal_size((120, 24)).columns))
+        _print(map(printable, lines(shutil.get_terminal_size((120, 24)).columns)))
 
 
 def _print(lines: Iterable[str]) -> None:
@@ -314,7 +320,7 @@ def _print(lines: Iterable[str]) -> None:
 
 
 def _complain(text: str) -> None:
-    click.echo(f"redisproxy: {shown.plain(' '.join(text.split()))}", err=True)
+    click.echo(f"redisproxy: {printable(' '.join(text.split()))}", err=True)
 
 
 # Running.

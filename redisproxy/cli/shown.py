@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..core.enrolment import Problem
+from ..core.printable import printable
 from ..core.tenants import Credential
 from ..ops import pages
 from .changes import Rotated, Written
@@ -28,11 +29,6 @@ _REDIS_ADVICE = (
 def moment(seconds: float) -> str:
     """A time in seconds since the epoch, as JSON has it."""
     return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def plain(text: str) -> str:
-    """Nothing in it that a terminal would take for a command: names in manifests are anybody's."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def advice(problem: Problem) -> str:
@@ -143,14 +139,16 @@ def rotated_document(rotated: Rotated, dry_run: bool, show_password: bool) -> di
 
 def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> Iterator[str]:
     """Columns as wide as they need to be, as kubectl's are."""
-    cells = [list(columns), *([plain(str(cell)) for cell in row] for row in rows)]
+    cells = [list(columns), *([printable(str(cell)) for cell in row] for row in rows)]
     widths = [max(len(row[number]) for row in cells) for number in range(len(columns))]
     for row in cells:
         yield "   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
 
 
 def _wrapped(text: str, width: int, indent: str, more: str) -> list[str]:
-    return textwrap.wrap(plain(text), max(width, 40), initial_indent=indent, subsequent_indent=more, break_on_hyphens=False)
+    return textwrap.wrap(
+        printable(text), max(width, 40), initial_indent=indent, subsequent_indent=more, break_on_hyphens=False
+    )
 
 
 def _expiry(credential: Credential, now: float) -> str:
@@ -231,11 +229,11 @@ def _redis_facts(view: RedisView) -> Iterator[tuple[str, str]]:
 
 def written_lines(written: Written, done: str, dry_run: bool, show_password: bool) -> Iterator[str]:
     """done: what was done, or would be."""
-    yield plain(f"{done}: database {written.index}, secret {written.namespace}/{written.secret}")
+    yield printable(f"{done}: database {written.index}, secret {written.namespace}/{written.secret}")
     for note in written.notes:
-        yield plain(f"note: {note}")
+        yield printable(f"note: {note}")
     if show_password:
-        yield plain(written.url)  # but for the password the tenant's own words
+        yield printable(written.url)  # but for the password the tenant's own words
     elif not dry_run:
         yield (
             f"its connection string: kubectl get secret -n {written.namespace} {written.secret} "
@@ -252,4 +250,4 @@ def rotated_lines(rotated: Rotated, dry_run: bool, show_password: bool) -> Itera
         yield f"the old password {'would end' if dry_run else 'ends'} at once"
     else:
         goes = "would go" if dry_run else "goes"
-        yield plain(f"the old password {goes} on for {grace.valid_hours} h: secret {grace.namespace}/{grace.secret}")
+        yield printable(f"the old password {goes} on for {grace.valid_hours} h: secret {grace.namespace}/{grace.secret}")

@@ -1,22 +1,25 @@
 """Commands that are answered here rather than by Redis: what a client asks about itself, its tenant, and the server.
 
-Owns CLIENT, INFO, PUBSUB, and the errors to what is not there. What Redis has to be asked for is asked with the master's
-rights, and the answer cut to the tenant's own.
+Owns CLIENT, INFO, PUBSUB, CONFIG GET, and the errors to what is not there. What Redis has to be asked for is asked with the
+master's rights, and the answer cut to the tenant's own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import pubsub, unknown
+from . import pubsub, server_config, unknown
 from .conversation import Reply, Wait
-from .info import tenants_info
+from .info import sections, tenants_info
 from .links import Link
 from .moving import MovingConversation
+from .value import Answer
 
 OK = b"+OK\r\n"
 SYNTAX = b"-ERR syntax error\r\n"
 UNANSWERED = "ERR Redis did not answer the proxy, try again"
+#: The master's user has no right to ask, or the server has no such command: a hosted Redis, mostly, without CONFIG.
+NOT_ALLOWED = "NOPERM Redis does not let the proxy ask this"
 
 
 class AnsweringConversation(MovingConversation):
@@ -30,7 +33,7 @@ class AnsweringConversation(MovingConversation):
         self._library = {b"LIB-NAME": b"", b"LIB-VER": b""}
         self._subscriptions = pubsub.Subscriptions()
         # What is done with the answer to what was asked with the master's rights.
-        self._then: Callable[[object], None] | None = None
+        self._then: Callable[[list[Answer]], None] | None = None
 
     # What is not there, or not for tenants.
 
@@ -141,17 +144,19 @@ class AnsweringConversation(MovingConversation):
 
     # Questions that Redis answers about the whole server: asked with the master's rights, and cut to the tenant's own.
 
-    def _question(self, arguments: list[bytes], words: list[bytes], then: Callable[[object], None]) -> None:
-        """Asks, once nothing is outstanding; then: called with the answer, an Exception where it failed."""
+    def _question(self, arguments: list[bytes], commands: list[list[bytes]], then: Callable[[list[Answer]], None]) -> None:
+        """Asks, once nothing is outstanding; then: called with the answer to each command, if Redis answered them all."""
         if self._multi:
             return self._refuse(b"-ERR %b inside MULTI is not allowed\r\n" % arguments[0].upper())
         if not self._in_order(arguments):
             return
+        if not commands:
+            return then([])
         self._then = then
         self._stop(Wait.CONTROL)
-        self.link.ask(words)
+        return self.link.ask(commands)
 
-    def told(self, answer: object) -> None:
+    def told(self, answer: list[Answer] | Exception | None) -> None:
         """What was asked with the master's rights. answer: an Exception where it failed; its `told` is the reply then."""
         then, self._then = self._then, None
         if self.ended or then is None:
@@ -165,15 +170,33 @@ class AnsweringConversation(MovingConversation):
 
     def _info(self, arguments: list[bytes]) -> None:
         tenant = self.credential.tenant
+        if self._policy.before_7 and len(arguments) > 2:
+            return self._refuse(SYNTAX)
 
-        def then(answer: object) -> None:
-            text = tenants_info(answer, tenant.index, self.link.figures())
+        def then(answers: list[Answer]) -> None:
+            text = tenants_info(answers, tenant.index, self.link.figures()) if answers else b""
             if self.protocol == 3:
                 self._answer(b"=%d\r\ntxt:%b\r\n" % (len(text) + 4, text))
             else:
                 self._answer(b"$%d\r\n%b\r\n" % (len(text), text))
 
-        self._question(arguments, [b"INFO", *arguments[1:]], then)
+        return self._question(arguments, [[b"INFO", section] for section in sections(arguments[1:])], then)
+
+    def _config(self, arguments: list[bytes]) -> None:
+        """CONFIG GET of what is harmless; all else of CONFIG is refused."""
+        if arguments[1:2] == [] or arguments[1].upper() != b"GET" or b"CONFIG|GET" not in self._policy.answered:
+            return self._container(arguments)
+        if len(arguments) == 2 or (self._policy.before_7 and len(arguments) > 3):
+            return self._wrong_number(arguments)
+        try:
+            names = server_config.named(arguments[2:])
+        except server_config.PatternError:
+            return self._refuse(server_config.TOO_LONG)
+        return self._question(
+            arguments,
+            [[b"CONFIG", b"GET", name] for name in names],
+            lambda answers: self._answer(server_config.reply(names, answers, self.protocol)),
+        )
 
     def _pubsub(self, arguments: list[bytes]) -> None:
         """PUBSUB: about own channels, by their own names."""
@@ -189,21 +212,21 @@ class AnsweringConversation(MovingConversation):
             pattern = arguments[2] if len(arguments) == 3 else b"*"
             self._question(
                 arguments,
-                [b"PUBSUB", subcommand, prefix + pattern],
-                lambda found: self._answer(_array([c[len(prefix) :] for c in found if c.startswith(prefix)])),
+                [[b"PUBSUB", subcommand, prefix + pattern]],
+                lambda found: self._answer(_array([c[len(prefix) :] for c in found[0] if c.startswith(prefix)])),
             )
         elif subcommand in (b"NUMSUB", b"SHARDNUMSUB"):
             self._question(
                 arguments,
-                [b"PUBSUB", subcommand, *(prefix + channel for channel in arguments[2:])],
-                lambda found: self._answer(self._numbers(found)),
+                [[b"PUBSUB", subcommand, *(prefix + channel for channel in arguments[2:])]],
+                lambda found: self._answer(self._numbers(found[0])),
             )
         elif subcommand == b"NUMPAT" and len(arguments) == 2:
             # Redis's own number is all tenants'. It is asked all the same, as by INFO: to count takes the longer the more
             # sessions the tenant has, and a thousand such commands in one read would keep everybody waiting.
             self._question(
                 arguments,
-                [b"PUBSUB", b"NUMPAT"],
+                [[b"PUBSUB", b"NUMPAT"]],
                 lambda _: self._answer(b":%d\r\n" % self.link.figures()["pubsub_patterns"]),
             )
         elif subcommand == b"HELP" and len(arguments) == 2:
@@ -211,7 +234,7 @@ class AnsweringConversation(MovingConversation):
         elif subcommand in _PUBSUB:
             self._wrong_number(arguments)
         else:
-            self._forbid(b"pubsub|" + arguments[1])
+            self._forbid_subcommand(arguments)
         return None
 
     def _numbers(self, found: list[object]) -> bytes:

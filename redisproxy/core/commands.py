@@ -5,8 +5,8 @@ Owns facts, not decisions (`policy`). Source: the COMMAND reply of Redis 5 to 8 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from .builtin import FACTS
 
@@ -75,3 +75,16 @@ def builtin() -> Mapping[bytes, Command]:
         if b"|" in name:
             subcommands.setdefault(name.split(b"|")[0], []).append(Command(name, facts))
     return {name: Command(name, facts, tuple(subcommands.get(name, ()))) for name, facts in flat.items() if b"|" not in name}
+
+
+def without(commands: Mapping[bytes, Command], names: Collection[bytes]) -> Mapping[bytes, Command]:
+    """Commands but for these, and for the containers that have no other subcommands. names: as in `Command`."""
+    if not names:
+        return commands
+    left = {}
+    for name, command in commands.items():
+        subcommands = tuple(subcommand for subcommand in command.subcommands if subcommand.name not in names)
+        # A container without subcommands would be taken for a plain command.
+        if name not in names and (subcommands or not command.subcommands):
+            left[name] = replace(command, subcommands=subcommands)
+    return left

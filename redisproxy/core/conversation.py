@@ -47,6 +47,8 @@ NOAUTH = b"-NOAUTH Authentication required.\r\n"
 LONG_NAME = b"-ERR unknown command: no command has a name of more than %d bytes\r\n" % NAME_LIMIT
 #: A command that every server answers with an error: inside MULTI it makes EXEC fail, as the refusal should.
 SPOILER = encode([b"SELECT"])
+#: Why a session ends whose credential was deleted, has expired, or opens another database by now.
+REVOKED = "revoked"
 
 
 class Wait:
@@ -99,6 +101,7 @@ class Conversation:
         "_unread",
         "_wait",
         "_watching",
+        "blocked",
         "commands",
         "credential",
         "home",
@@ -149,6 +152,8 @@ class Conversation:
         self._reply = Reply.ON
         self._advancing = False
         self._mid_message = False
+        #: whether it waits for a command that waits for what others do, or for what stands behind one
+        self.blocked = False
 
     # Lanes: see `moving`.
 
@@ -302,11 +307,35 @@ class Conversation:
         """Reads no more commands, and closes once the client has all that it is owed."""
         if self.ended:
             return
+        self._take_no_more(mood)
+        if self._nothing_owed:
+            self._finish()
+
+    def _take_no_more(self, mood: str) -> None:
         self._mood = mood
         self._stop(Wait.ENDING)
         self._parked = None
         if self._midway:
             self._forgo()
+
+    def revoke(self) -> None:
+        """The credential is not good any more: from this moment on no command is sent, and no message is told.
+
+        What blocks is given up at Redis, also where the session had ended already and only waited for that. Replies to
+        what Redis has run are still told. `end_revoked` has to be called, soon.
+        """
+        if self.ended:
+            self._mood = REVOKED
+        else:
+            self._take_no_more(REVOKED)
+        if self._mid_message:
+            # The rest of it would be told after the revocation, and whatever else is owed comes behind it.
+            self._finish()
+        elif self.pinned:
+            self.lane.give_up(self.blocked)
+
+    def end_revoked(self) -> None:
+        """Of a session that was revoked: closes the client once it has all that it is owed."""
         if self._nothing_owed:
             self._finish()
 
@@ -414,6 +443,8 @@ class Conversation:
 
     def published(self, piece: bytes, whole: bool) -> None:
         """See `lane.Owner`."""
+        if self._mood == REVOKED:
+            return
         self.link.write(piece)
         waited, self._mid_message = self._mid_message, not whole
         if waited and whole:
@@ -425,6 +456,7 @@ class Conversation:
 
     def _drained(self) -> None:
         """Nothing is owed any more."""
+        self.blocked = False
         if self.ended:
             self._finish()
             return

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
 from .limits import UNLIMITED, Limits, read_limits
+from .printable import printable
 from .tenants import Backend, Credential, Directory, Tenant, digest
 from .urls import CONNECTION_STRING, MalformedError, possible_indexes, read_master, read_tenant
 
@@ -28,6 +29,10 @@ _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 #: Namespaces with one password that are named to each other; of the rest only the number is told.
 NAMED = 10
 
+#: Characters of a name that are shown: Kubernetes has none that is longer, nor do file systems.
+LONGEST_NAME = 255
+
+#: A thousand years: no date that it leads to overflows.
 _MOST_HOURS = 24 * 366 * 1000
 #: The last second of the year 9999, after which dates cannot be shown.
 _LATEST = 253402300799.0
@@ -109,6 +114,21 @@ class Reading:
         return [part for part in parts if isinstance(part, ReadFailure)]
 
 
+@dataclass(frozen=True, slots=True)
+class ReadSummary:
+    """What a read has established: what may be taken for gone, and what may not.
+
+    whole: whether all was read again, not single objects; master: whether the master secret was, and is in force;
+    namespaces: those that exist, None where their list could not be read; uncertain: of them those whose secrets could
+    not be read, so that the last known ones are in force.
+    """
+
+    whole: bool
+    master: bool
+    namespaces: frozenset[str] | None
+    uncertain: frozenset[str] = frozenset()
+
+
 #: In place of a secret's name: the namespace.
 ITSELF = ""
 
@@ -152,11 +172,19 @@ class Update:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """Something that an operator has to mend: where it is and why. secret: empty when it is about the namespace."""
+    """Something that an operator has to mend: where it is and why. secret: empty when it is about the namespace.
+
+    Its texts are printable: a manifest can have any name, and so can a file.
+    """
 
     namespace: str
     secret: str
     reason: str
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "namespace", printable(self.namespace[:LONGEST_NAME]))
+        object.__setattr__(self, "secret", printable(self.secret[:LONGEST_NAME]))
+        object.__setattr__(self, "reason", printable(self.reason))
 
     def __str__(self) -> str:
         where = f"{self.namespace}/{self.secret}" if self.secret else self.namespace
@@ -293,6 +321,16 @@ class Enrolment:
                 others = [kept for kept in self._secrets[namespace] if kept.name != name]
                 now = others if secret is None else sorted([*others, secret], key=lambda s: s.name)
                 self._secrets[namespace] = tuple(now)
+
+    def summary(self, reading: Reading | None) -> ReadSummary:
+        """What was established by a reading that was absorbed; None: by the last `amend`."""
+        namespaces = frozenset(self._namespaces or ())
+        if reading is None:
+            return ReadSummary(False, False, namespaces)
+        master = self._fixed_backend or not (isinstance(reading.master, ReadFailure) or self._master_problem)
+        uncertain = frozenset(name for name, secrets in reading.secrets.items() if isinstance(secrets, ReadFailure))
+        listed = not isinstance(reading.namespaces, ReadFailure)
+        return ReadSummary(True, master, namespaces if listed else None, uncertain)
 
     def _absorb_master(self, master: SecretDocument | None) -> None:
         """A master secret that is gone or malformed leaves the last good backend in force, or nobody would be served."""

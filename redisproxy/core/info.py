@@ -1,14 +1,16 @@
 """INFO as a tenant may read it.
 
-Owns which lines of Redis's answer pass: what is about the server as such, and the own database; and which have the tenant's
-own number instead of Redis's. What is not known to be harmless does not pass: a section or field of a newer server stays out
-until it is named here.
+Owns which sections Redis is asked for, and which lines of its answers pass: what is about the server as such, and the own
+database; and which have the tenant's own number instead of Redis's. What is not known to be harmless does not pass: a
+section or field of a newer server stays out until it is named here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+
+from .value import Answer
 
 #: Fields that pass, by section, as patterns for the whole name.
 _FIELDS = {
@@ -42,19 +44,32 @@ FIGURES = (
 )
 
 
-def tenants_info(answer: object, index: int, figures: Mapping[str, int]) -> bytes:
-    """Redis's answer to INFO, cut to what a tenant may know.
+#: The sections that Redis is asked for, in Redis's own order. All of them are of a bounded size. Others are not: scripts of
+#: one tenant make as many lines of ``errorstats`` as they like, and all tenants' INFO failed when it was asked for.
+SECTIONS = (*_FIELDS, "keyspace")
+#: Words that stand for many sections, SECTIONS among them.
+_ALL = frozenset((b"default", b"all", b"everything"))
+
+
+def sections(words: Iterable[bytes]) -> list[bytes]:
+    """Which of SECTIONS an INFO with these arguments asks for. Each takes an INFO of its own: Redis before 7 takes one."""
+    asked = {word.lower() for word in words} or _ALL
+    return [name.encode() for name in SECTIONS if asked & _ALL or name.encode() in asked]
+
+
+def tenants_info(answers: Iterable[Answer], index: int, figures: Mapping[str, int]) -> bytes:
+    """Redis's answers to INFO, one for each section, cut to what a tenant may know.
 
     index: of its database; figures: the tenant's own, each of FIGURES.
     """
-    text = answer.decode("utf-8", "replace") if isinstance(answer, bytes) else str(answer)
-    sections: list[str] = []
+    text = "\r\n".join(answer.decode("utf-8", "replace") for answer in answers if isinstance(answer, bytes))
+    shown: list[str] = []
     section = ""
     lines: list[str] = []
 
     def close() -> None:
         if lines and (len(lines) > 1 or section == "keyspace"):
-            sections.append("\r\n".join(lines) + "\r\n")
+            shown.append("\r\n".join(lines) + "\r\n")
 
     for line in text.splitlines():
         if line.startswith("#"):
@@ -72,4 +87,4 @@ def tenants_info(answer: object, index: int, figures: Mapping[str, int]) -> byte
         if passes:
             lines.append(f"{name}:{figures[name]}" if name in FIGURES else line)
     close()
-    return "\r\n".join(sections).encode()
+    return "\r\n".join(shown).encode()

@@ -38,6 +38,9 @@ class Lane(Protocol):
     def pause(self, paused: bool) -> None:
         """Whether no replies are to be taken from Redis for now: the client does not read them."""
 
+    def give_up(self, blocked: bool) -> None:
+        """Sends nothing more of what it took. blocked: and has Redis give up what it has not run; see `net.lane`."""
+
     def release(self, clean: bool) -> None:
         """Gives it back. clean: no state of this session is left on it."""
 
@@ -82,8 +85,8 @@ class Link(Protocol):
     def policy(self) -> policy.Policy:
         """What tenants may do on the server as it is now."""
 
-    def ask(self, words: list[bytes]) -> None:
-        """Asks Redis with the master's rights: `Session.told` is called with its answer, at once or later."""
+    def ask(self, commands: list[list[bytes]]) -> None:
+        """Asks Redis with the master's rights: `Session.told` is called with the list of its answers, at once or later."""
 
     def permit(self, patterns: list[bytes]) -> None:
         """Has the tenant's ACL user allowed these patterns, which Redis takes literally: `Session.told` is called."""

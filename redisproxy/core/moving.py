@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
-from .conversation import Conversation, Reply, Wait
+from .conversation import REVOKED, Conversation, Reply, Wait
 from .lane import Owed
 from .links import Home, Lane, Link
 from .policy import Policy
 from .resp import AUTHENTICATED
-from .tenants import Credential, Directory
+from .tenants import Credential
 
 #: Why a lane cannot be had, most of the time.
 UNREACHABLE = "ERR Redis cannot be reached from the proxy right now, try again"
@@ -41,17 +41,27 @@ class MovingConversation(Conversation):
         """The log-in is complete. then: the HELLO that it was part of, None for AUTH."""
         raise NotImplementedError
 
-    def recheck(self, directory: Directory, now: float) -> None:
-        """Ends it if what it logged in with would not log in now."""
-        for credential in (self.credential, self.candidate):
-            if credential is not None:
-                renewed = directory.renewed(credential, now)
-                if renewed is None:
-                    self.end("revoked")
-                elif credential is self.credential:
-                    self.credential = renewed
-                else:
-                    self.candidate = renewed
+    def recheck(self, renewed: Callable[[Credential], Credential | None]) -> bool:
+        """Revokes the session if what it logged in with, or is about to, would not log in now. Whether it did so.
+
+        renewed: see `Directory.renewed`.
+        """
+        if self._mood == REVOKED:
+            return False
+        credential, candidate = self.credential, self.candidate
+        if credential is not None:
+            credential = renewed(credential)
+            if credential is None:
+                self.revoke()
+                return True
+            self.credential = credential
+        if candidate is not None:
+            candidate = renewed(candidate)
+            if candidate is None:
+                self.revoke()
+                return True
+            self.candidate = candidate
+        return False
 
     # Logging in.
 
@@ -133,9 +143,12 @@ class MovingConversation(Conversation):
         self._policy = self.link.policy()
         self._scanner.table = self._policy.table
 
-    def policy_changed(self) -> None:
-        """Redis is another one than before. A session with a lane to itself has it from before, and its policy."""
-        if self.credential is not None and not self.pinned:
+    def policy_changed(self, pinned: bool = False) -> None:
+        """There is another policy. A session with a lane to itself may have it from another Redis, and keeps its own.
+
+        pinned: also for such a session, since its lane has the rights that the new policy takes for granted.
+        """
+        if self.credential is not None and (pinned or not self.pinned):
             self._use_policy()
 
     # From home to a lane of its own, and back.

@@ -11,17 +11,61 @@ from dataclasses import dataclass, field
 
 from .commands import Command
 from .resp import DROP, HEAD, KEEP, TAKE
+from .server_config import NAMES
 
 
 def _names(text: str) -> frozenset[bytes]:
     return frozenset(text.encode().split())
 
 
-#: No operator's word opens these: they leave the database, or the second wall, or have replies that cannot be counted.
+#: No operator's word opens these: they leave the database, or the second wall, or have replies that cannot be counted; or
+#: they show the master password (CONFIG; SLOWLOG GET shows AUTH on Redis 5) and what other tenants write and read.
 NEVER = _names(
-    """ACL ASKING AUTH CLUSTER DEBUG FAILOVER MIGRATE MODULE MONITOR MOVE PSYNC READONLY READWRITE REPLCONF REPLICAOF
-    RESTORE-ASKING SCRIPT|DEBUG SELECT SHUTDOWN SLAVEOF SWAPDB SYNC"""
+    """ACL ASKING AUTH CLUSTER COMMANDLOG|GET CONFIG DEBUG FAILOVER MIGRATE MODULE MONITOR MOVE PSYNC READONLY READWRITE
+    REPLCONF REPLICAOF RESTORE-ASKING SCRIPT|DEBUG SELECT SHUTDOWN SLAVEOF SLOWLOG|GET SWAPDB SYNC"""
 )
+#: Of those that an operator may have a reason to name: why not, and what to do instead.
+_CLOSED = {
+    b"CLIENT": "it tells of other tenants' connections and ends them; what is about the own one needs no opening",
+    b"COMMANDLOG|GET": "it shows keys and values of all tenants; ask Redis itself",
+    b"CONFIG": (
+        "it shows and changes the master password; CONFIG GET of "
+        + ", ".join(name.decode() for name in NAMES)
+        + " needs no opening, for the rest ask Redis itself"
+    ),
+    b"MONITOR": "it shows keys and values of all tenants; ask Redis itself",
+    b"SLOWLOG|GET": "it shows keys and values of all tenants, on Redis 5 passwords, too; ask Redis itself",
+}
+#: What an operator's word may open, though it tells of other tenants or touches them: what to warn of.
+EXPOSES = {
+    b"BGREWRITEAOF": "it has Redis write all tenants' data to disk",
+    b"BGSAVE": "it has Redis write all tenants' data to disk",
+    b"COMMANDLOG": "it counts and deletes entries of all tenants; COMMANDLOG|GET stays closed",
+    b"EVAL": "on this server one tenant's script can change what another's does (CVE-2025-46818)",
+    b"EVALSHA": "on this server one tenant's script can change what another's does (CVE-2025-46818)",
+    b"EVALSHA_RO": "on this server one tenant's script can change what another's does (CVE-2025-46818)",
+    b"EVAL_RO": "on this server one tenant's script can change what another's does (CVE-2025-46818)",
+    b"FCALL": "it calls functions that any tenant may have loaded",
+    b"FCALL_RO": "it calls functions that any tenant may have loaded",
+    b"FUNCTION": "libraries are one for all: a tenant sees, replaces and deletes those of others",
+    b"LATENCY": "it shows and deletes how long commands of all tenants took",
+    b"MEMORY": "it shows how large the databases of other tenants are",
+    b"MEMORY|DOCTOR": "it tells of the memory of all tenants",
+    b"MEMORY|MALLOC-STATS": "it tells of the memory of all tenants",
+    b"MEMORY|PURGE": "it keeps Redis busy for all tenants",
+    b"MEMORY|STATS": "it shows how large the databases of other tenants are",
+    b"PFSELFTEST": "it keeps Redis busy for all tenants",
+    b"RESTORE": "Redis reads a value that the tenant made: a crafted one may crash it for all tenants",
+    b"ROLE": "it shows the addresses of Redis's replicas",
+    b"SAVE": "it stops Redis for all tenants while it writes to disk",
+    b"SCRIPT": "it shows and deletes scripts of other tenants, and ends those that run",
+    b"SCRIPT|FLUSH": "it deletes the scripts of other tenants",
+    b"SCRIPT|KILL": "it ends the script of whichever tenant runs one",
+    b"SLOWLOG": "it counts and deletes entries of all tenants; SLOWLOG|GET stays closed",
+}
+#: Of what is opened and not in that table; and what needs no warning at all.
+EXPOSES_UNKNOWN = "the proxy does not know what it shows of other tenants, or does to them"
+EXPOSES_NOTHING = _names("COMMANDLOG|HELP FUNCTION|HELP LASTSAVE LATENCY|HELP SLOWLOG|HELP")
 #: Refused, unless an operator allows them, for what their facts do not tell.
 REFUSED = _names("FCALL FCALL_RO FUNCTION LASTSAVE LATENCY MEMORY|DOCTOR MEMORY|MALLOC-STATS MEMORY|PURGE MEMORY|STATS")
 #: Harmless in the own database, though they name no key, or are called dangerous.
@@ -38,6 +82,8 @@ CALLS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO")
 
 #: The session has a method for each (see `session`); those that it passes on, in whatever form, its lane may do.
 ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET SELECT")
+#: The same of a subcommand whose container is refused otherwise. An operator may refuse it, too.
+ANSWERED_SUBCOMMANDS = _names("CONFIG|GET")
 PASSED_ON = _names(
     "COPY DISCARD EXEC MULTI PSUBSCRIBE PUNSUBSCRIBE SSUBSCRIBE SUBSCRIBE SUNSUBSCRIBE UNSUBSCRIBE UNWATCH WATCH"
 )
@@ -64,6 +110,10 @@ class Policy:
     blocking: frozenset[bytes] = frozenset()
     #: whether it relies on Redis to hold the tenant's limits inside scripts
     needs_wall: bool = False
+    #: subcommands that the session answers, of containers that are refused otherwise: CONFIG|GET
+    answered: frozenset[bytes] = frozenset()
+    #: what an operator's word opened that tells of other tenants or touches them, and how
+    exposed: tuple[tuple[str, str], ...] = ()
     #: all subcommands that each container of the server has
     known: Mapping[bytes, frozenset[bytes]] = field(default_factory=dict)
     #: whether the server words its errors as Redis before 7 does
@@ -101,15 +151,19 @@ def make_policy(
             return False
         if not scripts and (names & SCRIPTS or "scripting" in command.facts):
             return False
-        if names & allow:
-            return True
         if names & REFUSED:
-            return False
-        if names & SCRIPTS:
-            return runs_scripts
-        if command.name in ALLOWED:
+            passes = False
+        elif names & SCRIPTS:
+            passes = scripts and sealed
+        elif command.name in ALLOWED:
+            passes = True
+        else:
+            passes = "keys" in command.facts and not command.facts & {"admin", "dangerous", "pubsub", "scripting"}
+        if names & allow and not passes:
+            opened.update(names & allow)
             return True
-        return "keys" in command.facts and not command.facts & {"admin", "dangerous", "pubsub", "scripting"}
+        # Who opens one of the commands that run scripts needs those that load them.
+        return passes or (bool(names & SCRIPTS) and runs_scripts)
 
     # Whatever is not told otherwise is refused; what is not in the table at all, the server does not have.
     table: dict[bytes, int] = dict.fromkeys(commands, DROP)
@@ -117,6 +171,7 @@ def make_policy(
     known: dict[bytes, frozenset[bytes]] = {}
     forwarded: list[bytes] = []
     blocking: set[bytes] = set()
+    opened: set[bytes] = set()
     for name, command in commands.items():
         if command.subcommands:
             known[name] = frozenset(map(_subcommand, command.subcommands))
@@ -146,7 +201,8 @@ def make_policy(
                 table[name] = kind
                 forwarded.append(name)
     forwarded += [name for name in (b"ECHO", b"FLUSHDB", b"HELLO", b"PING") if name in commands and name not in forwarded]
-    named = set(commands) | {subcommand.name for command in commands.values() for subcommand in command.subcommands}
+    subcommands_known = {subcommand.name for command in commands.values() for subcommand in command.subcommands}
+    named = set(commands) | subcommands_known
     return Policy(
         _spellings(table),
         subcommands,
@@ -154,6 +210,8 @@ def make_policy(
         tuple(sorted(name.decode() for name in (allow | deny) - named)),
         frozenset(blocking),
         needs_wall=scripts,
+        answered=(ANSWERED_SUBCOMMANDS & subcommands_known) - _with_subcommands(deny, ANSWERED_SUBCOMMANDS),
+        exposed=tuple((name.decode(), what) for name in sorted(opened) if (what := exposes(name))),
         known=known,
         before_7=before_7,
         runs_scripts=runs_scripts,
@@ -163,6 +221,29 @@ def make_policy(
 def _subcommand(command: Command) -> bytes:
     """Its name without the container's."""
     return command.name.partition(b"|")[2]
+
+
+def _with_subcommands(names: frozenset[bytes], subcommands: frozenset[bytes]) -> frozenset[bytes]:
+    """Those of the subcommands that are among the names, or whose containers are."""
+    return frozenset(name for name in subcommands if names & {name, name.partition(b"|")[0]})
+
+
+def closed(allow: frozenset[bytes]) -> list[str]:
+    """Those names of an operator's that nothing opens, each with the reason where an operator could not guess it."""
+    found = []
+    for name in sorted(allow):
+        never = {name, name.partition(b"|")[0]} & (NEVER | {b"CLIENT"})
+        if never:
+            why = next((_CLOSED[each] for each in sorted(never) if each in _CLOSED), "")
+            found.append(f"{name.decode()} ({why})" if why else name.decode())
+    return found
+
+
+def exposes(name: bytes) -> str:
+    """What an opened command tells of other tenants or does to them; empty: nothing. name: as an operator gives it."""
+    if name in EXPOSES_NOTHING:
+        return ""
+    return EXPOSES.get(name) or EXPOSES.get(name.partition(b"|")[0]) or EXPOSES_UNKNOWN
 
 
 def _spellings(table: Mapping[bytes, int]) -> dict[bytes, int]:

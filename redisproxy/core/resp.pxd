@@ -64,8 +64,8 @@ cdef class RequestScanner:
 cdef class ReplyMeasurer:
     cdef public bint pushes
     cdef object _found_replica
+    cdef long long _elements_limit
     cdef long long _lacking
-    cdef readonly list _open
     cdef long long _bulk_left
     cdef readonly bytes _header
     cdef bint _in_line
@@ -75,7 +75,6 @@ cdef class ReplyMeasurer:
         end=Py_ssize_t, done=Py_ssize_t, ended=bint, kind=int, length=Py_ssize_t, at=Py_ssize_t, after=Py_ssize_t, eol=Py_ssize_t
     )
     cpdef tuple measure(self, bytes data, Py_ssize_t pos, Py_ssize_t want)
-    cdef bint _close(self) except -1
     @cython.locals(kind=int, eol=Py_ssize_t, length="long long", at=Py_ssize_t)
     cdef (Py_ssize_t, bint) _element(self, bytes data, Py_ssize_t pos, Py_ssize_t end) except *
     @cython.locals(elements="long long")

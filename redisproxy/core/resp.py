@@ -46,8 +46,8 @@ TAKE_LIMIT = 1024 * 1024
 ARGUMENT_COST = 32
 #: Bytes of an inline command's line (PROTO_INLINE_MAX_SIZE of Redis).
 INLINE_LIMIT = 64 * 1024
-#: Levels of arrays within a reply.
-DEPTH_LIMIT = 1024
+#: Elements that a reply may still lack. Redis has memory for far fewer; a few headers more are past a C long long.
+ELEMENTS_LIMIT = 2**62
 
 CRLF = b"\r\n"
 
@@ -604,6 +604,9 @@ _OF_A_REPLICA = (b"-READONLY ", b"-MASTERDOWN ")
 class ReplyMeasurer:
     """Finds where the replies in a byte stream end, while the bytes pass by. Keeps no reply's bytes.
 
+    How deep a reply is nested does not matter: what it lacks is one number, whichever level that belongs to. A script can
+    nest 7,995 levels (Lua's stack, on Redis 6.2 to 8.2 and Valkey 8 and 9).
+
     Knows RESP2 and RESP3 by their type bytes. A RESP3 push at the top level is a protocol error, unless
     ``pushes`` is true: then it counts like a reply, and the caller must tell it apart before.
 
@@ -613,8 +616,8 @@ class ReplyMeasurer:
     def __init__(self, found_replica: Callable[[], None] | None = None) -> None:
         self.pushes = False
         self._found_replica = found_replica
-        self._lacking = 0  # elements that the innermost array under way still lacks
-        self._open: list[int] = []  # the same of those around it, the outermost first, where a 0 stands for none
+        self._elements_limit = ELEMENTS_LIMIT
+        self._lacking = 0  # elements that the reply under way still lacks, at all levels together
         self._bulk_left = 0  # bytes of the bulk string under way, its CR LF included
         self._header = b""  # a length header that is not whole yet; its bytes have been passed on
         self._in_line = False  # within a line whose content does not matter
@@ -636,10 +639,13 @@ class ReplyMeasurer:
             if pos >= end:
                 return pos, 0
             pos, ended = self._resume(data, pos, end)
-            if ended and (not self._lacking or self._close()):
-                done = 1
-                if done == want:
-                    return pos, done
+            if ended:
+                if self._lacking:
+                    self._lacking -= 1
+                if not self._lacking:
+                    done = 1
+                    if done == want:
+                        return pos, done
         while pos < end:
             ended = False
             kind = data[pos]
@@ -662,20 +668,15 @@ class ReplyMeasurer:
                 ended = True
             if not ended:
                 pos, ended = self._element(data, pos, end)
-            if ended and (not self._lacking or self._close()):
+            if ended:
+                if self._lacking:
+                    self._lacking -= 1
+                    if self._lacking:
+                        continue
                 done += 1
                 if done == want:
                     break
         return pos, done
-
-    def _close(self) -> bool:
-        """An element of an array ended: so may the arrays that it is the last of. Whether the reply did."""
-        while self._lacking:
-            self._lacking -= 1
-            if self._lacking:
-                return False
-            self._lacking = self._open.pop()
-        return True
 
     def _element(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:
         """Passes over the element with a length that begins at pos: (position, whether it ended).
@@ -711,10 +712,11 @@ class ReplyMeasurer:
             elements += 1  # what it is an attribute of belongs to it
         if elements == 0:
             return pos, True
-        if len(self._open) >= DEPTH_LIMIT:
-            raise ProtocolError("a reply is nested too deeply")
-        self._open.append(self._lacking)
-        self._lacking = elements
+        if self._lacking:
+            elements -= 1  # it is one of those that the reply lacked
+        if elements > self._elements_limit - self._lacking:
+            raise ProtocolError("a reply announces too many elements")
+        self._lacking += elements
         return pos, False
 
     def _resume(self, data: bytes, pos: int, end: int) -> tuple[int, bool]:

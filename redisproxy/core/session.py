@@ -11,7 +11,6 @@ from . import policy, pubsub
 from .answering import BAD_NAME, OK, SYNTAX, AnsweringConversation, is_client_name
 from .conversation import NOAUTH, Reply, Wait
 from .lane import CONFIRMATIONS, HELLO, Owed
-from .links import Link
 from .resp import DROP, HEAD, TAKE_LIMIT, UNAUTHENTICATED, encode
 from .tenants import AuthenticationError, TenantFullError
 
@@ -24,12 +23,7 @@ NOAUTH_HELLO = (
 class Session(AnsweringConversation):
     """One client's conversation."""
 
-    __slots__ = ("blocked",)
-
-    def __init__(self, link: Link) -> None:
-        super().__init__(link)
-        #: whether it waits for a command that waits for what others do
-        self.blocked = False
+    __slots__ = ()
 
     def _command(self, arguments: list[bytes]) -> None:
         """See `Conversation`."""
@@ -241,13 +235,8 @@ class Session(AnsweringConversation):
                 sharded = self._policy.table.get(b"SPUBLISH") == HEAD
                 mark = [b"SPUBLISH", channel, b""] if sharded else [b"PING"]
                 self._expect(encode(mark), Owed(self, 1, silent=True))
-            self.blocked = not self._multi
+            self.blocked = True  # also in a MULTI, where it does not wait: one that stands before the MULTI may
             self._pass_on(arguments)
-
-    def _drained(self) -> None:
-        """See `Conversation`."""
-        self.blocked = False
-        super()._drained()
 
     def _transaction(self, arguments: list[bytes]) -> None:
         """MULTI, EXEC, DISCARD, WATCH, UNWATCH: passed on, and remembered."""
@@ -357,6 +346,7 @@ _UNHEARD = b"\0redisproxy"
 _METHODS = {
     b"AUTH": Session._auth,
     b"CLIENT": Session._client,
+    b"CONFIG": Session._config,
     b"COPY": Session._copy,
     b"DISCARD": Session._transaction,
     b"EXEC": Session._transaction,

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from .limits import UNLIMITED, Limits
+from .printable import printable
 
 # A digest is of use to this proxy alone: a core dump of another one, or a rainbow table, does not help.
 _digest_key = secrets.token_bytes(32)
@@ -100,6 +101,10 @@ class Backend:
     @property
     def address(self) -> str:
         """For logs and errors: no password in it."""
+        return printable(self._address)
+
+    @property
+    def _address(self) -> str:
         if self.path:
             return f"unix://{self.path}"
         scheme = "rediss" if self.tls else "redis"

@@ -1,6 +1,7 @@
-"""One whole reply of Redis's as a value, for the few that the proxy itself reads.
+"""Whole replies of Redis's as values, for the few that the proxy itself reads.
 
-Owns the small part of RESP2 that INFO and PUBSUB are answered in: an error, a number, a bulk string, and a list of these.
+Owns the small part of RESP2 that INFO, PUBSUB and CONFIG GET are answered in: an error, a number, a bulk string, and a
+list of these.
 """
 
 from __future__ import annotations
@@ -8,24 +9,38 @@ from __future__ import annotations
 from .resp import CRLF, ProtocolError
 
 Value = bytes | int | None
+#: What a whole reply says.
+Answer = Value | list[Value]
 
 
 class AnswerError(Exception):
     """Redis answered with this error."""
 
 
-def value_of(reply: bytes) -> Value | list[Value]:
-    """What a whole reply says. Raises AnswerError, and ProtocolError for what is none of the above."""
-    kind, line, pos = reply[:1], *_line(reply, 0)
+def values_of(replies: bytes, count: int) -> list[Answer]:
+    """What so many whole replies in a row say. Raises AnswerError for the first that is an error, and ProtocolError for
+    what is none of the above.
+    """
+    values = []
+    pos = 0
+    for _ in range(count):
+        value, pos = _reply(replies, pos)
+        values.append(value)
+    return values
+
+
+def _reply(reply: bytes, start: int) -> tuple[Answer, int]:
+    """(a whole reply's value, where the reply ends)."""
+    kind, line, pos = reply[start : start + 1], *_line(reply, start)
     if kind == b"-":
         raise AnswerError(line.decode("utf-8", "replace"))
     if kind != b"*":
-        return _element(reply, 0)[0]
+        return _element(reply, start)
     found = []
     for _ in range(_number(line)):
         element, pos = _element(reply, pos)
         found.append(element)
-    return found
+    return found, pos
 
 
 def _line(reply: bytes, pos: int) -> tuple[bytes, int]:

@@ -6,6 +6,7 @@ Directories come from is the business of `reading`, here or in another process.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from twisted.application import service
@@ -14,28 +15,34 @@ from twisted.logger import Logger
 
 from ..core.tenants import NOT_LOADED, AuthenticationError, Credential, Directory
 
-#: Seconds. The clock may be set meanwhile, and no delay is too long for the reactor then.
-LONGEST_WAIT = 86400.0
+#: Seconds, at most, between two looks at the wall clock: how late an expiry is that came because the clock was set.
+LOOK = 1.0
 
 
 class DirectoryHolder(service.Service):
-    """The Directory in force."""
+    """The Directory in force.
+
+    clock: for the time between two looks; wall_clock: seconds since the epoch, which may be set at any moment.
+    """
 
     name = "directory"
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, wall_clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        #: seconds since the epoch now: credentials expire by these alone
+        self.wall_clock = wall_clock
+        # The wall clock at the last look: no credential that had not expired then has been told of as expired.
+        self._looked = 0.0
         #: None until there was one
         self.directory: Directory | None = None
         #: called with the Directory after each change, and after an expiry; one that fails is a bug, and costs no other
         self.listeners: list[Callable[[Directory], None]] = []
-        self._expiry: IDelayedCall | None = None
+        self._next_look: IDelayedCall | None = None
 
     def stopService(self) -> None:
         super().stopService()
-        if self._expiry is not None and self._expiry.active():
-            self._expiry.cancel()
+        self._stop_looking()
 
     def use(self, directory: Directory) -> None:
         """It is in force from now on."""
@@ -44,20 +51,38 @@ class DirectoryHolder(service.Service):
 
     def _changed(self) -> None:
         """The Directory is another one, or the time has come for some of it."""
-        if self._expiry is not None and self._expiry.active():
-            self._expiry.cancel()
-        now = self._clock.seconds()
-        expires = self.directory.next_expiry(now)
-        if expires is not None and self.running:
-            self._expiry = self._clock.callLater(min(expires - now, LONGEST_WAIT), self._changed)
+        self._looked = self.wall_clock()
+        self._look_later()
         for listener in list(self.listeners):
             try:
                 listener(self.directory)
             except Exception:
                 self._log.failure("a listener to the directory failed")
 
+    def _look(self) -> None:
+        """Has a credential expired since the last look? The clock may have been set forward meanwhile, or back."""
+        now = self.wall_clock()
+        expires = self.directory.next_expiry(self._looked)
+        self._looked = now
+        if expires is not None and expires <= now:
+            self._changed()
+        else:
+            self._look_later()
+
+    def _look_later(self) -> None:
+        self._stop_looking()
+        if not self.running or self.directory.next_expiry(0.0) is None:
+            return  # nothing ever expires
+        expires = self.directory.next_expiry(self._looked)
+        delay = LOOK if expires is None else min(LOOK, expires - self._looked)
+        self._next_look = self._clock.callLater(delay, self._look)
+
+    def _stop_looking(self) -> None:
+        if self._next_look is not None and self._next_look.active():
+            self._next_look.cancel()
+
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         """Whose password it is. Raises AuthenticationError."""
         if self.directory is None:
             raise AuthenticationError(NOT_LOADED, "not-loaded")
-        return self.directory.authenticate(username, password, self._clock.seconds())
+        return self.directory.authenticate(username, password, self.wall_clock())

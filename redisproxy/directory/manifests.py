@@ -26,6 +26,7 @@ from ..core.enrolment import (
     Unread,
     no_rest,
 )
+from ..core.printable import printable
 from . import yamltext
 from .documents import DocumentError, is_missing, read_namespace, read_secret
 
@@ -139,7 +140,7 @@ class ManifestsSource:
         unread: list[Unread] = []
         stale: list[ReadFailure] = []
         for path in files:
-            name, shown = path.name, _shown(path.name)
+            name, shown = path.name, printable(path.name)
             before = self._believed.get(name)
             text = None
             try:
@@ -172,7 +173,7 @@ class ManifestsSource:
         for content in (self._believed.get(name), self._doubted.get(name, (None,))[0]):
             if content is not None and content.digest == digest:
                 return content
-        return _Content(digest, len(text), self._parse(_shown(name), text, rest))
+        return _Content(digest, len(text), self._parse(printable(name), text, rest))
 
     def _believe(self, found: Mapping[str, _Content]) -> float | None:
         """Believes what files say, but for what was taken away a moment ago. Seconds until that is to be looked at again."""
@@ -243,11 +244,6 @@ def _flatten(document: object) -> Iterator[object]:
             yield from _flatten(item)
     elif not is_missing(document):
         yield document
-
-
-def _shown(name: str) -> str:
-    """A file's name, fit for a log and a terminal."""
-    return name if name.isprintable() else ascii(name)[1:-1]
 
 
 def _unread(name: str, text: bytes | None) -> Unread:

@@ -18,7 +18,7 @@ from twisted.internet import defer, task, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 
-from ..core.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, Update, no_rest
+from ..core.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, ReadSummary, Update, no_rest
 from ..core.tenants import Directory
 from ..ops.figures import REFRESH_BOUNDS, Histogram
 from .pace import Pace
@@ -66,7 +66,7 @@ class _Outcome:
 
     job: what it was to do; failures: of the reading; directory: None until something was read; lines: what is to be said of
     the problems; databases: how many Redis was taken to have; again: seconds after which the source is to be read again, or
-    None.
+    None; summary: what was established, None where nothing was read.
     """
 
     job: _Job
@@ -76,6 +76,7 @@ class _Outcome:
     lines: list[tuple[LogLevel, str]]
     databases: int | None
     again: float | None = None
+    summary: ReadSummary | None = None
 
 
 class ReadingService(service.Service):
@@ -122,6 +123,10 @@ class ReadingService(service.Service):
         self._began = 0.0
         #: called with each Directory that is another one than before
         self.listeners: list[Callable[[Directory], None]] = []
+        #: called after each whole read, and when namespaces have come or gone, with when the read began, and after the
+        #: listeners have had the Directory that follows
+        self.on_read: list[Callable[[ReadSummary, float], object]] = []
+        self._existing: frozenset[str] | None = None
         self._loop = task.LoopingCall(self.refresh)
         self._loop.clock = clock
         self._working: defer.Deferred | None = None
@@ -140,6 +145,11 @@ class ReadingService(service.Service):
         self._found: list[Problem] = []
         self._to_tell: deque[tuple[LogLevel, str]] = deque()
         self._telling: IDelayedCall | None = None
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since a refresh last succeeded in full; None: none did yet."""
+        return None if self.refreshed is None else self._clock.seconds() - self.refreshed
 
     def startService(self) -> None:
         super().startService()
@@ -207,10 +217,11 @@ class ReadingService(service.Service):
             rest = pace.rest
         if job is _Job.READ:
             reading = self._read(rest)
-            return replace(self._resolved(job, reading.failures(), rest), again=reading.again)
+            outcome = self._resolved(job, reading.failures(), rest, self._enrolment.summary(reading))
+            return replace(outcome, again=reading.again)
         if job is _Job.CHANGES:
             update = self._amended(rest)
-            return self._resolved(job, update.failures, rest)
+            return self._resolved(job, update.failures, rest, self._enrolment.summary(None))
         return self._resolved(job, (), rest)
 
     def _read(self, rest: Callable[[], None]) -> Reading:
@@ -223,7 +234,8 @@ class ReadingService(service.Service):
             if self._changes and self._enrolment.loaded and self._clock.seconds() >= self._not_before:
                 update = self._amended(rest)
                 meanwhile = meanwhile.followed_by(update)
-                self._in_reactor(self._take, self._resolved(_Job.CHANGES, update.failures, rest))
+                summary = self._enrolment.summary(None)
+                self._in_reactor(self._take, self._resolved(_Job.CHANGES, update.failures, rest, summary))
 
         reading = self.source.read(rest_and_amend)
         self._enrolment.absorb(reading)
@@ -240,12 +252,16 @@ class ReadingService(service.Service):
         self._not_before = now + min(now - began, LONGEST_PAUSE)
         return update
 
-    def _resolved(self, job: _Job, failures: Sequence[ReadFailure], rest: Callable[[], None]) -> _Outcome:
+    def _resolved(
+        self, job: _Job, failures: Sequence[ReadFailure], rest: Callable[[], None], summary: ReadSummary | None = None
+    ) -> _Outcome:
         databases = self.databases
         directory, problems = self._enrolment.resolve(databases, rest)
         lines = _news(self._found, problems)
         self._found = problems
-        return _Outcome(job, failures, directory if self._enrolment.loaded else None, problems, lines, databases)
+        return _Outcome(
+            job, failures, directory if self._enrolment.loaded else None, problems, lines, databases, summary=summary
+        )
 
     def _over(self, _: object) -> None:
         self._working = None
@@ -288,8 +304,21 @@ class ReadingService(service.Service):
         self._to_tell += outcome.lines
         if self._telling is None or not self._telling.active():
             self._tell()
-        before, directory = self.directory, outcome.directory
-        if directory is None or directory is self._told:
+        if outcome.directory is not None:
+            self._use(outcome.directory)
+            self._report_read(outcome.summary)
+
+    def _report_read(self, summary: ReadSummary | None) -> None:
+        if summary is None or not (summary.whole or summary.namespaces != self._existing):
+            return
+        if summary.namespaces is not None:
+            self._existing = summary.namespaces
+        for listener in list(self.on_read):
+            listener(summary, self._began)
+
+    def _use(self, directory: Directory) -> None:
+        before = self.directory
+        if directory is self._told:
             return
         self.directory = self._told = directory
         if before is None or before.tenants != directory.tenants:

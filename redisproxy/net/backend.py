@@ -13,7 +13,10 @@ from twisted.internet import defer, ssl
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError
 from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory, Protocol
+from twisted.python.failure import Failure
 
+from ..core.printable import printable, server_error
 from ..core.tenants import Backend
 
 
@@ -41,6 +44,31 @@ def endpoint_for(reactor: object, backend: Backend, timeout: float, ca_file: Pat
     return wrapClientTLS(ssl.optionsForClientTLS(backend.host, trustRoot=trust), endpoint)
 
 
+def connected(endpoint: IStreamClientEndpoint, factory: Factory) -> defer.Deferred[Protocol]:
+    """Connects. If the caller cancels this, it fails with CancelledError.
+
+    Endpoints have other errors for that: `HostnameEndpoint` says that the name was not found, or could not be connected to.
+    The caller would take these for a fault of Redis, and a time limit (`addTimeout`) would not end in TimeoutError.
+    """
+    connecting = endpoint.connect(factory)
+    given_up = False
+
+    def give_up(_: object) -> None:
+        nonlocal given_up
+        given_up = True
+        connecting.cancel()
+
+    def ended(outcome: Protocol | Failure) -> None:
+        if not given_up:
+            result.callback(outcome)
+        elif not isinstance(outcome, Failure):
+            outcome.transport.abortConnection()
+
+    result: defer.Deferred[Protocol] = defer.Deferred(give_up)
+    connecting.addBoth(ended)
+    return result
+
+
 def why(error: BaseException) -> str:
     """What went wrong with a connection, in a line."""
     if isinstance(error, defer.TimeoutError):
@@ -48,4 +76,4 @@ def why(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, ConnectError) and error.osError is not None:
         text = f"{type(error).__name__}: errno {error.osError}"
-    return " ".join(text.split())[:200]
+    return printable(server_error(" ".join(text.split())[:200]))

@@ -25,11 +25,12 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..core import pubsub
+from ..core.conversation import REVOKED
 from ..core.guard import LAST
 from ..core.policy import Policy
 from ..core.session import Session
 from ..core.tally import Tally, increase
-from ..core.tenants import AuthenticationError, Credential, Directory, Tenant, TenantFullError
+from ..core.tenants import AuthenticationError, Credential, Tenant, TenantFullError
 from ..ops.outcomes import Outcome
 from .control import ControlError
 from .lane import LaneError, LaneProtocol
@@ -58,7 +59,7 @@ CROWDED = 3.0
 #: Seconds for the replies owed to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
 #: It may have left: a BLPOP of its must not wait for long, so there is less time on a lane of its own.
 HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_PINNED = 5.0, 0.5
-#: Seconds for a session that was revoked to get the replies it is owed, before it is cut off.
+#: Seconds for a session that was revoked to get the replies it is owed, before it gives up its connections to Redis.
 REVOKED_GRACE = 10.0
 
 #: Refused commands of one connection that are written down; the others are counted in its outcome.
@@ -276,6 +277,11 @@ class ClientProtocol(RespReceiver):
         self._crashed(Failure())
 
     @property
+    def _namespace(self) -> str | None:
+        """Of the tenant that it is logged in as."""
+        return None if self._tenant is None else self._tenant.namespace
+
+    @property
     def state(self) -> str:
         """One of STATES."""
         session = self.session
@@ -358,13 +364,19 @@ class ClientProtocol(RespReceiver):
         """See `core.links.Link`."""
         return int(self.factory.clock.seconds() - self._since)
 
+    @property
+    def walled(self) -> bool:
+        """Whether it has a lane to itself on which Redis holds its tenant's limits."""
+        lane = self.session.lane
+        return isinstance(lane, LaneProtocol) and lane.walled
+
     def policy(self) -> Policy:
         """See `core.links.Link`."""
         return self.factory.policy
 
-    def ask(self, words: list[bytes]) -> None:
+    def ask(self, commands: list[list[bytes]]) -> None:
         """See `core.links.Link`."""
-        self._on_control(self.factory.questions.ask(self._tenant, words))
+        self._on_control(self.factory.questions.ask(self._tenant, commands))
 
     def permit(self, patterns: list[bytes]) -> None:
         """See `core.links.Link`."""
@@ -412,7 +424,7 @@ class ClientProtocol(RespReceiver):
             credential = self.factory.directory.authenticate(username, password)
         except AuthenticationError as error:
             increase(self.factory.counts.logins, error.outcome)
-            self.factory.outcomes.login_refused(self.peer, error.outcome)
+            self.factory.outcomes.login_refused(self.peer, error.outcome, self._namespace)
             raise
         before, tenant = self.session.credential, credential.tenant
         if before is None or before.tenant != tenant:
@@ -510,8 +522,11 @@ class ClientProtocol(RespReceiver):
             self.session.lane_refused(failure.value.told)
 
     def _crashed(self, failure: Failure) -> None:
-        self._log.failure("a bug, which costs {connection} alone", failure, connection=self)
-        self.transport.abortConnection()
+        # What one client can bring about once, it can bring about all the time.
+        if self.factory.outcomes.allows(self._namespace, self.peer):
+            super()._crashed(failure)
+        else:
+            self.transport.abortConnection()
 
     # Back-pressure.
 
@@ -571,13 +586,17 @@ class ClientProtocol(RespReceiver):
         else:
             self._restart_timer(LINGER, self._lingered)
 
-    def recheck(self, directory: Directory, now: float) -> None:
-        """Ends the session if its credential is not good any more, after the replies that it is owed."""
-        if self._closing or self.session.ended:
+    def end_revoked(self) -> None:
+        """Closes it after the replies that it is owed: its session was revoked."""
+        if self._closing:
             return
-        self.session.recheck(directory, now)
-        if self.session.ended and not self._closing:
-            self._restart_timer(REVOKED_GRACE, self.close, "revoked")
+        self.session.end_revoked()
+        if not self._closing:
+            self._restart_timer(REVOKED_GRACE, self._out_of_grace)
+
+    def _out_of_grace(self) -> None:
+        self.session.lost()
+        self.close(REVOKED)
 
 
 def shown_address(address: IAddress) -> str:

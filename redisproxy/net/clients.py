@@ -34,8 +34,8 @@ from .wall import Wall
 PROBE = 5.0
 #: Seconds between two looks at who could make room, while others wait for a place.
 CROWDED_LOOK = 0.5
-#: Clients whose credentials are compared with a new directory in one turn of the reactor.
-CHECKED_AT_ONCE = 200
+#: Clients that are closed in one turn of the reactor because their credentials are not good any more.
+CLOSED_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +98,9 @@ class ClientFactory(Factory):
         self._numbers = itertools.count(1) if numbers is None else numbers
         #: called at each client that goes, once it is asked for; none comes any more then
         self.drained: Callable[[], object] | None = None
-        # Those whose credentials are still to be compared with a new directory.
-        self._unchecked: list[ClientProtocol] = []
-        self._checking: IDelayedCall | None = None
+        # Those that were revoked, and have still to be closed.
+        self._revoked: list[ClientProtocol] = []
+        self._closing: IDelayedCall | None = None
         directory.listeners.append(self._changed)
 
     def startFactory(self) -> None:
@@ -113,9 +113,9 @@ class ClientFactory(Factory):
             if loop.running:
                 loop.stop()
         self.log_ins.stop()
-        if self._checking is not None:
-            self._checking.cancel()
-            self._checking = None
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
 
     def _probe(self) -> None:
         for client in list(self.clients):
@@ -159,26 +159,40 @@ class ClientFactory(Factory):
         if self.drained is not None:
             self.drained()
 
-    def use(self, policy: Policy) -> None:
-        """What tenants may do from now on."""
+    def use(self, policy: Policy, everywhere: bool = False) -> None:
+        """What tenants may do from now on.
+
+        everywhere: Redis is the same as before, and its users have the rights: also for sessions with a lane to themselves.
+        One with the master's rights is from a time when Redis held no limits, and its session keeps its policy.
+        """
         self.policy = policy
         for client in list(self.clients):
-            client.session.policy_changed()
+            client.session.policy_changed(pinned=everywhere and client.walled)
 
     def _changed(self, directory: Directory) -> None:
         namespaces = {tenant.namespace for tenant in directory.tenants}
         self.counts.keep(namespaces)
         self.allowances.use(directory.limits, namespaces)
-        self._unchecked = list(self.clients)
-        if self._checking is None:
-            self._check(directory)
+        self._revoke(directory)
 
-    def _check(self, directory: Directory) -> None:
-        """Some of the clients now, the others in the turns that follow: thousands at once would keep everybody waiting."""
-        now = self.clock.seconds()
-        for client in self._unchecked[:CHECKED_AT_ONCE]:
-            client.recheck(directory, now)
-        del self._unchecked[:CHECKED_AT_ONCE]
-        self._checking = None
-        if self._unchecked:
-            self._checking = self.clock.callLater(0, lambda: self._check(self.directory.directory))
+    def _revoke(self, directory: Directory) -> None:
+        """From this moment on no session sends a command whose credential is not good any more."""
+        now = self.directory.wall_clock()
+        # All in this one turn, however many there are: most have a credential that is in the new one as it is.
+        good = {id(credential) for credential in directory.credentials if credential.valid_at(now)}
+        for client in list(self.clients):
+            session = client.session
+            if session.candidate is None and (session.credential is None or id(session.credential) in good):
+                continue
+            if session.recheck(lambda credential: directory.renewed(credential, now)):
+                self._revoked.append(client)
+        if self._closing is None:
+            self._close_revoked()
+
+    def _close_revoked(self) -> None:
+        """Some of them now, the others in the turns that follow: thousands at once would keep everybody waiting."""
+        for client in self._revoked[:CLOSED_AT_ONCE]:
+            if client in self.clients:
+                client.end_revoked()
+        del self._revoked[:CLOSED_AT_ONCE]
+        self._closing = self.clock.callLater(0, self._close_revoked) if self._revoked else None

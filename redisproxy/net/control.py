@@ -1,46 +1,36 @@
 """The control connection: asks Redis, with the master password, what it is, and has it know the tenants' users.
 
-Owns the questions that are not about one tenant's data: version, number of databases, commands, INFO, PUBSUB, ACL. It is
-a txredisapi client, kept connected; it is not on the path of tenants' commands.
+Owns the connection, and when Redis is asked again; what is asked at its beginning is `probe`'s. It is a txredisapi client,
+kept connected; it is not on the path of tenants' commands.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
 import txredisapi
 from twisted.application import service
-from twisted.internet import defer
+from twisted.internet import defer, task
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..core import probing
 from ..core.answering import UNANSWERED
-from ..core.commands import Command, builtin, parse
+from ..core.probing import Server
 from ..core.tenants import Backend
 from .backend import endpoint_for
+from .probe import Memory, Probe, Rights
 
 #: Seconds after a refused log-in until the next try. What refuses is a password: haste would not help.
 _RETRY = 5.0
 #: Seconds to wait for an answer.
 _ANSWER = 10
-#: Seconds until Redis is asked again what it could not tell, because it is busy or loads its data.
-_AGAIN = 1.0
-#: Whether all users' scripts have things in common that one of them can change, as in CVE-2025-46818. It changes nothing.
-_UNSEALED = """
-    local writable = pcall(function() local shared = getmetatable('') shared.__index = shared.__index end)
-    return (writable or rawget(_G, 'setfenv')) and 1 or 0
-"""
-#: The user that shows whether ACLs can be had. It can do nothing, and is deleted at once.
-_PROBE = "redisproxy:probe"
-
-_Answer = TypeVar("_Answer")
-#: Sends a command; what comes back raises txredisapi.RedisError.
-Ask = Callable[..., Awaitable[object]]
+#: Seconds until Redis is asked again what it could not tell, at first and at most. Soon, since between two scripts of a
+#: tenant that keeps it busy there may be little time.
+_SOON, _AGAIN = 0.05, 1.0
 
 
 class ControlError(Exception):
@@ -49,26 +39,6 @@ class ControlError(Exception):
     def __init__(self, text: str, told: str = UNANSWERED) -> None:
         super().__init__(text)
         self.told = told
-
-
-@dataclass(frozen=True)
-class Server:
-    """What the connected Redis is.
-
-    version: for people; databases: how many, None where it does not tell; acl: whether it lets us make users whose
-    rights name channels (Redis 6.2 on); acl_databases: whether these can name databases (Valkey 9.1 on); replica: whether
-    it calls itself one; before_7: whether it words its errors as Redis before 7 does; sealed: whether one user's scripts
-    cannot change what another's do, None where it cannot be seen now.
-    """
-
-    version: str
-    databases: int | None
-    commands: Mapping[bytes, Command]
-    acl: bool
-    acl_databases: bool
-    replica: bool = False
-    before_7: bool = False
-    sealed: bool | None = False
 
 
 class _ControlFactory(txredisapi.RedisFactory):
@@ -113,24 +83,38 @@ class _ControlFactory(txredisapi.RedisFactory):
 class ControlService(service.Service):
     """The control connection, and what it was told.
 
-    told: called with a Server after each connection, before anything else is asked over it.
+    told: called with a Server after each connection, before anything else is asked over it, and when more is known of it;
+    acl: whether ACL users are wanted; rights: the commands that these need the right to, on a server.
     """
 
     name = "control"
     _log = Logger()
 
     def __init__(
-        self, reactor: object, connect_timeout: float, ca_file: Path | None, told: Callable[[Server], None]
+        self,
+        reactor: object,
+        connect_timeout: float,
+        ca_file: Path | None,
+        told: Callable[[Server], None],
+        acl: bool = True,
+        rights: Rights = lambda _: frozenset(),
     ) -> None:
         self._reactor = reactor
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
         self._told = told
+        self._acl = acl
+        self._rights = rights
         self._backend: Backend | None = None
         self._factory: _ControlFactory | None = None
         self._retry: IDelayedCall | None = None
+        self._memory = Memory()
+        #: while Redis is asked what it is, which lasts until it has told all
+        self._probing: defer.Deferred | None = None
         #: what Redis was when it was connected last; None: it never was
         self.server: Server | None = None
+        #: whether Redis lets nobody make tenants' users now, though it did before
+        self.users_refused = False
         self._last_version = ""
         self._last_state = ""
         self._connection: txredisapi.RedisProtocol | None = None
@@ -142,6 +126,11 @@ class ControlService(service.Service):
     def connected(self) -> bool:
         """Whether Redis is there, and was asked what it is."""
         return self._connection is not None
+
+    @property
+    def asking(self) -> bool:
+        """Whether Redis is there, and has not told all that it is asked."""
+        return self._probing is not None
 
     def use(self, backend: Backend | None) -> None:
         """Where Redis is from now on."""
@@ -180,10 +169,16 @@ class ControlService(service.Service):
 
     async def is_replica(self) -> bool:
         """Whether Redis calls itself a replica by now. Raises ControlError."""
-        return _is_replica(await self.ask("INFO", "replication"))
+        return probing.is_replica(probing.fields(await self.ask("INFO", "replication")))
+
+    def probe_again(self) -> None:
+        """Redis refused to make a tenant's user: it is asked anew, in a moment, what it is."""
+        if self._connection is not None and self._probing is None:
+            self._start_probing(self._connection, _AGAIN)
 
     def _disconnect(self) -> defer.Deferred:
         self._connection = None
+        self._stop_probing()
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
         factory, self._factory = self._factory, None
@@ -206,10 +201,6 @@ class ControlService(service.Service):
             self._disconnect()
             self._retry_later()
 
-    def _reconnect_later(self) -> None:
-        if self.running:
-            self._retry = self._reactor.callLater(_AGAIN, self.reconnect)
-
     def _retry_later(self) -> None:
         if self.running:
             self._retry = self._reactor.callLater(_RETRY, self._connect)
@@ -218,32 +209,65 @@ class ControlService(service.Service):
         if connection.factory is not self._factory:
             return connection  # Redis is elsewhere now
         connection.whenDisconnected().addCallback(self._disconnected)
-        asking = defer.Deferred.fromCoroutine(self._inquire(connection))
-        asking.addErrback(self._failed, connection)
+        self._start_probing(connection, 0)
         return connection
 
     def _disconnected(self, connection: txredisapi.RedisProtocol) -> None:
+        if connection.factory is self._factory:
+            self._stop_probing()
         if self._connection is connection:
             self._connection = None
             self.lost()
 
-    def _failed(self, failure: Failure, connection: txredisapi.RedisProtocol) -> None:
-        if failure.check(txredisapi.ResponseError):
-            if connection.factory is self._factory:  # busy with somebody's script, say
-                self._tell_state(f"did not tell what it is, and is asked again: {failure.getErrorMessage()[:200]}")
-                self._reconnect_later()
-            return
-        if failure.check(txredisapi.RedisError):
-            return  # it is gone already, and will be connected again
-        self._log.failure("asking Redis what it is failed in a way that is a bug", failure)
+    def _start_probing(self, connection: txredisapi.RedisProtocol, wait: float) -> None:
+        asking = self._probing = defer.Deferred.fromCoroutine(self._probe(connection, wait))
+        asking.addErrback(self._failed, connection)
+        asking.addBoth(self._probed, asking)
 
-    async def _inquire(self, connection: txredisapi.RedisProtocol) -> None:
-        """All that is to be known of a server, before it is used."""
+    def _stop_probing(self) -> None:
+        asking, self._probing = self._probing, None
+        if asking is not None:
+            asking.cancel()
+
+    def _probed(self, _: object, asking: defer.Deferred) -> None:
+        if self._probing is asking:
+            self._probing = None
+
+    def _failed(self, failure: Failure, connection: txredisapi.RedisProtocol) -> None:
+        if failure.check(txredisapi.TimeoutError) and connection.factory is self._factory:
+            self._tell_state(f"did not tell what it is within {_ANSWER} s, and is asked again")
+        elif not failure.check(txredisapi.RedisError, defer.CancelledError):
+            # Of these two, the one is gone already, and will be connected again; the other we gave up.
+            self._log.failure("asking Redis what it is failed in a way that is a bug", failure)
+
+    async def _probe(self, connection: txredisapi.RedisProtocol, wait: float) -> None:
+        """Asks until Redis has told all that is to be known of it; some of that can be used before."""
+        if wait:
+            await task.deferLater(self._reactor, wait)
         with contextlib.suppress(txredisapi.ResponseError):
             await connection.execute_command("CLIENT", "SETNAME", "redisproxy-control")  # for whoever reads CLIENT LIST
-        server, state = await examine(connection.execute_command)
-        if server.sealed is None:  # it could not be seen now: it is asked again, over another connection
-            self._reconnect_later()
+        probe = Probe(connection.execute_command, self._backend.address, self._memory, self._acl, self._rights)
+        delay = _SOON
+        while True:
+            await probe.ask()
+            if connection.factory is not self._factory:
+                return
+            self._use(probe, connection)
+            if not probe.again:
+                return
+            await task.deferLater(self._reactor, delay)
+            delay = min(2 * delay, _AGAIN)
+
+    def _use(self, probe: Probe, connection: txredisapi.RedisProtocol) -> None:
+        """What is known by now."""
+        state = probe.state
+        if probe.again and not state:
+            state = f"did not tell what it is, and is asked again: {probing.explain(probe.again)}"
+        self._tell_state(state)
+        self.users_refused = probe.users_refused
+        server = probe.server
+        if server is None or (self._connection is connection and server == self.server):
+            return
         if server.version != self._last_version:
             self._last_version = server.version
             self._log.info(
@@ -251,9 +275,6 @@ class ControlService(service.Service):
                 version=server.version,
                 databases="an untold number of" if server.databases is None else server.databases,
             )
-        if connection.factory is not self._factory:
-            return
-        self._tell_state(state)
         self.server = server
         self._told(server)
         self._connection = connection
@@ -266,103 +287,3 @@ class ControlService(service.Service):
         if text and text != self._last_state:
             self._log.warn("Redis at {address} {text}", address=self._backend.address, text=text)
         self._last_state = text
-
-
-async def examine(ask: Ask) -> tuple[Server, str]:
-    """What a server is, and what its operator has to know of it, see `_state`. Raises txredisapi.RedisError."""
-    fields = _fields(await ask("INFO", "server"))
-    state = _state(fields, _fields(await ask("INFO", "persistence")))
-    replica = _is_replica(await ask("INFO", "replication"))
-    try:
-        databases = int((await ask("CONFIG", "GET", "databases"))[1])
-    except (txredisapi.ResponseError, IndexError, ValueError):
-        databases = None  # hosted Redis often has no CONFIG
-    try:
-        commands = parse(await ask("COMMAND"))
-    except (txredisapi.ResponseError, ValueError):
-        commands = builtin()
-    # Not of Redis 6.0: its ACLs do not know channels, and a script could PUBLISH to anybody.
-    acl = await _can(ask, "off", "resetchannels", "-@all")
-    acl_databases = acl and await _can(ask, "resetdbs", "db=0")
-    sealed = acl and await _is_sealed(ask)
-    # Valkey tells which Redis it is like.
-    before_7 = fields.get("redis_version", "7").partition(".")[0] in ("2", "3", "4", "5", "6")
-    return Server(_version(fields), databases, commands, acl, acl_databases, replica, before_7, sealed), state
-
-
-async def _can(ask: Ask, *rules: str) -> bool:
-    """Whether a user can be made with these rules."""
-    try:
-        await ask("ACL", "SETUSER", _PROBE, *rules)
-        await ask("ACL", "DELUSER", _PROBE)
-    except txredisapi.ResponseError:
-        return False
-    return True
-
-
-async def _is_sealed(ask: Ask) -> bool | None:
-    """See `Server.sealed`; None: that cannot be seen now."""
-    try:
-        return await ask("EVAL", _UNSEALED, "0") == 0
-    except txredisapi.ResponseError as error:
-        return None if str(error).startswith(("LOADING", "BUSY", "MASTERDOWN")) else False
-
-
-def _fields(info: object) -> Mapping[str, str]:
-    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
-
-
-def _is_replica(info: object) -> bool:
-    return _fields(info).get("role") == "slave"
-
-
-async def ask_once(
-    reactor: object,
-    backend: Backend,
-    timeout: float,
-    ca_file: Path | None,
-    asking: Callable[[Ask], Awaitable[_Answer]],
-) -> _Answer:
-    """What asking finds out over a connection of its own, which is logged in, and closed afterwards.
-
-    timeout: seconds to connect, and as many to log in and ask. Raises txredisapi.RedisError where Redis refuses, and
-    whatever connecting may raise.
-    """
-    factory = txredisapi.RedisFactory(None, None, 1, isLazy=True, charset=None, convertNumbers=False)
-    factory.deferred.addErrback(lambda _: None)
-    connecting = endpoint_for(reactor, backend, timeout, ca_file).connect(factory)
-    protocol = await connecting.addTimeout(timeout, reactor)
-
-    async def asked() -> _Answer:
-        if backend.password:
-            await protocol.auth(backend.password, backend.username or None)
-        return await asking(protocol.execute_command)
-
-    try:
-        return await defer.Deferred.fromCoroutine(asked()).addTimeout(timeout, reactor)
-    finally:
-        protocol.transport.abortConnection()
-
-
-async def calls_itself_replica(reactor: object, backend: Backend, timeout: float, ca_file: Path | None) -> bool:
-    """Whether what the address leads to now does. See `ask_once`."""
-    return _is_replica(await ask_once(reactor, backend, timeout, ca_file, lambda ask: ask("INFO", "replication")))
-
-
-def _state(server: Mapping[str, str], persistence: Mapping[str, str]) -> str:
-    """What is out of the ordinary, from two sections of INFO; empty: nothing."""
-    mode = server.get("server_mode", server.get("redis_mode"))  # Valkey calls it so
-    if mode == "sentinel":
-        return "is a sentinel: to have it asked where Redis is, write redis+sentinel://HOST:PORT/MASTER-NAME"
-    if mode == "cluster":
-        return "is a node of a Redis Cluster, which has one database: the proxy needs a Redis without cluster mode"
-    if persistence.get("loading") == "1":
-        return "is loading its data: until it has, it answers -LOADING to tenants' commands"
-    return ""
-
-
-def _version(fields: Mapping[str, str]) -> str:
-    if "valkey_version" in fields:
-        return f"Valkey {fields['valkey_version']}"
-    return f"Redis {fields.get('redis_version', 'of unknown version')}"

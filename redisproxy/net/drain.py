@@ -139,6 +139,8 @@ class Drain:
         await defer.gatherResults([defer.Deferred.fromCoroutine(self._unblock_one(lane, found.get(lane))) for lane in lanes])
 
     async def _unblock_one(self, lane: LaneProtocol, number: str | None) -> None:
+        if not lane.waits:
+            return  # it was answered meanwhile, or given up: what stands behind a revoked session's command must not run
         if number is not None:
             try:
                 await self._control.ask("CLIENT", "UNBLOCK", number, "ERROR")

@@ -15,13 +15,17 @@ from pathlib import Path
 import txredisapi
 from twisted.internet import defer, task
 
+from ..core import probing
+from ..core.probing import Server
 from ..core.tenants import Backend
 from .backend import endpoint_for, why
-from .control import Ask, Server, ask_once, examine
+from .probe import Ask, Memory, Probe, Rights, ask_once
 from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest
 
 #: Seconds between two looks at sentinels that are being connected to.
 _LOOK = 0.05
+#: Times that Redis is asked what it did not tell, and seconds between them.
+_TRIES, _PAUSE = 4, 0.3
 
 
 class InquiryError(Exception):
@@ -41,13 +45,14 @@ class SentinelView:
 class Inquiry:
     """What Redis is.
 
-    address: where; state: what its operator has to know of it, or empty; keys: how many each database holds, for those that
-    hold any.
+    address: where; state: what its operator has to know of it, or empty; again: what it did not tell though it was asked
+    again, and why, or empty; keys: how many each database holds, for those that hold any.
     """
 
     address: str
     server: Server
     state: str
+    again: str
     keys: Mapping[int, int]
 
 
@@ -86,15 +91,35 @@ async def ask_sentinels(
     return views, backend.at(found.host, found.port)
 
 
-async def inquire(reactor: object, backend: Backend, timeout: float, ca_file: Path | None) -> Inquiry:
-    """What the Redis at an address is. For timeout and ca_file see `control.ask_once`. Raises InquiryError."""
+async def inquire(
+    reactor: object, backend: Backend, timeout: float, ca_file: Path | None, acl: bool, rights: Rights
+) -> Inquiry:
+    """What the Redis at an address is.
+
+    For timeout and ca_file see `probe.ask_once`, for acl and rights `probe.Probe`. Raises InquiryError.
+    """
 
     async def asking(ask: Ask) -> Inquiry:
-        server, state = await examine(ask)
-        return Inquiry(backend.address, server, state, _keys(await ask("INFO", "keyspace")))
+        probe = Probe(ask, backend.address, Memory(), acl, rights)
+        for _ in range(_TRIES):
+            await probe.ask()
+            if not probe.again or (probe.server is None and probe.state):
+                break
+            for error in probe.again.values():
+                if error.code == "NOAUTH":
+                    raise txredisapi.ResponseError(error.text)
+            await task.deferLater(reactor, _PAUSE)
+        again = probing.explain(probe.again)
+        if probe.server is None:
+            if probe.state:
+                raise InquiryError(f"it {probe.state}")
+            raise InquiryError(f"Redis at {backend.address} did not tell what it is: {again}")
+        return Inquiry(backend.address, probe.server, probe.state, again, _keys(await ask("INFO", "keyspace")))
 
     try:
         return await ask_once(reactor, backend, timeout, ca_file, asking)
+    except InquiryError:
+        raise
     except txredisapi.ResponseError as error:
         # Redis's own words: it does not repeat what it was sent to log in with.
         raise InquiryError(f"Redis at {backend.address} refuses: {why(error)}") from None

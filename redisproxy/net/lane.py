@@ -20,10 +20,12 @@ from twisted.python.failure import Failure
 
 from ..core.lane import Ledger, Owed
 from ..core.moving import UNREACHABLE
+from ..core.printable import printable, server_error
 from ..core.resp import ProtocolError, ReplyMeasurer, encode
 from ..core.tenants import Backend, Tenant
 from .limiting import NOBODYS, Allowance
 from .receiver import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver
+from .transport import discard_unsent, has_unsent
 
 #: Bytes of an answer during the log-in; Redis's are a line each, but for that to HELLO, which names its modules.
 _ANSWER_LIMIT = 64 * 1024
@@ -41,6 +43,13 @@ class LaneError(Exception):
         self.told = told
 
 
+class RedisUnreachable(LaneError):
+    """Redis takes no connections, or does not answer in time. Other tenants would find the same."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text, UNREACHABLE)
+
+
 class UserUnknown(LaneError):
     """Redis does not know the tenant's ACL user, or knows another password: it has to be provisioned again."""
 
@@ -56,6 +65,9 @@ class Pool(Protocol):
 
     def lost(self, lane: LaneProtocol) -> None:
         """Its connection is gone."""
+
+    def answered_wrongly(self, lane: LaneProtocol, reason: str) -> None:
+        """Redis sent what RESP does not allow, or what was not asked. reason: a text without any byte of that."""
 
     def answered_like_replica(self, lane: LaneProtocol) -> None:
         """It may lead to a replica, which refuses writes. Or a tenant's script says so."""
@@ -100,6 +112,8 @@ class LaneProtocol(RespReceiver):
         self._answers = b""
         self._asked: deque[defer.Deferred] = deque()
         self._user: User | None = None
+        # Whether it was half closed; see `finish`.
+        self._finished = False
         #: of its tenant
         self.allowance: Allowance = NOBODYS
 
@@ -196,7 +210,7 @@ class LaneProtocol(RespReceiver):
         self._read_up_to(SMALL_READ_SIZE if narrow else READ_SIZE)
 
     def respBroken(self, reason: str) -> None:
-        self._log.warn("{lane} answered what it was not asked: {reason}", lane=self, reason=reason)
+        self._pool.answered_wrongly(self, reason)
         self.transport.abortConnection()
 
     # Carrying commands.
@@ -253,16 +267,38 @@ class LaneProtocol(RespReceiver):
     @property
     def waits(self) -> bool:
         """Whether Redis owes an answer of which nothing has come."""
-        return self._ledger is not None and bool(self._ledger.debts) and not self._ledger.begun
+        return self._ledger is not None and bool(self._ledger.debts) and not (self._ledger.begun or self._finished)
+
+    def give_up(self, blocked: bool) -> None:
+        """See `core.links.Lane`."""
+        if blocked or has_unsent(self.transport):
+            self.finish()
 
     def finish(self) -> None:
-        """Sends nothing more. Redis gives up what it has not answered and closes; what it has answered still comes."""
-        if self._ledger is None:
+        """Sends nothing more, not even what Redis did not take yet, and half closes the connection.
+
+        Redis forgets a client at its end of file: a command of it that blocks, with what stands behind that, is not run.
+        Replies that it has written still come, and then its own end of file, after which it can run nothing more.
+        """
+        if self._ledger is None or self._finished:
             return  # it has answered, and was let go of
-        if ISSLTransport.providedBy(self.transport):
+        self._finished = True
+        self.stale = True
+        self.write = _discard
+        # What is left is no more than the kernel has: nothing makes it wait, or the end would not be seen.
+        self.unhold(Hold.PEER | Hold.RATE)
+        self.transport.unregisterProducer()  # a transport whose producer is paused would wait for that
+        if not discard_unsent(self.transport):
+            self.transport.abortConnection()
+        elif ISSLTransport.providedBy(self.transport):
             self.transport.loseConnection()
         else:
             self.transport.loseWriteConnection()
+
+    def hold(self, reason: int) -> None:
+        """See `RespReceiver`."""
+        if not self._finished:
+            super().hold(reason)
 
     def put_down(self) -> bool:
         """Its user let go of it: whether it owes nothing and could carry another one."""
@@ -292,6 +328,10 @@ class LaneProtocol(RespReceiver):
         self.transport.abortConnection()
 
 
+def _discard(_: bytes) -> None:
+    """Writes nothing."""
+
+
 def _keepalive() -> list[tuple[int, int]]:
     wanted = {
         "TCP_KEEPIDLE": _IDLE,
@@ -308,4 +348,4 @@ _KEEPALIVE = _keepalive()
 
 def _shown(answer: bytes) -> str:
     """An answer of Redis's, fit for a log."""
-    return "".join(c if c.isprintable() else "?" for c in answer[:200].decode("utf-8", "replace"))
+    return printable(server_error(answer[:200].decode("utf-8", "replace")))

@@ -6,8 +6,7 @@ clean waits for the next of the same tenant and protocol; a lane never goes from
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Collection, Coroutine
 from pathlib import Path
 
 from twisted.application import service
@@ -18,18 +17,20 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..core.fair_queue import FairQueue
 from ..core.moving import UNREACHABLE
 from ..core.tally import Counts, increase
 from ..core.tenants import Backend, Tenant
-from .backend import endpoint_for, why
-from .lane import LOGIN_REFUSED, LaneError, LaneProtocol, UserUnknown
+from ..ops.log_once import LogOnce
+from .backend import connected, endpoint_for, why
+from .handover import Handover
+from .lane import LOGIN_REFUSED, LaneError, LaneProtocol, RedisUnreachable, UserUnknown
 from .limiting import Allowances
+from .opening import Openings, RedisMoved
 from .shared import SharedLane, SharedLanes
 from .wall import Wall, WallError
 
-#: Seconds for which a fault that lasts is not logged again.
-_QUIET = 30.0
-#: Leases that are under way at once.
+#: Leases that are under way at once, of all tenants together.
 AT_ONCE = 256
 #: Seconds after its last use for which an idle connection is taken to work, without a PING.
 FRESH = 1.0
@@ -69,7 +70,7 @@ class LanePool(service.Service):
         self._ca_file = ca_file
         self._backend: Backend | None = None
         self._lanes: set[LaneProtocol] = set()
-        self._opening: dict[defer.Deferred, Backend] = {}
+        self._openings = Openings(reactor, connect_timeout, self._connect)
         #: whether tenants may do what only an ACL user holds in its limits
         self._needs_wall = False
         self._homes: dict[tuple[Tenant, int], SharedLanes] = {}
@@ -77,14 +78,23 @@ class LanePool(service.Service):
         self._idle: dict[tuple[Tenant, int] | None, list[LaneProtocol]] = {}
         self._timers: dict[LaneProtocol, IDelayedCall] = {}
         self._replenishing = False
-        self._leasing = 0
-        self._turns: deque[defer.Deferred] = deque()
+        self._queue: FairQueue[defer.Deferred[None]] = FairQueue(AT_ONCE)
+        self._serving = False
+        # How often Redis was reached: it answered a log-in, or a PING on an idle connection.
+        self._reached = 0
         self._retry: IDelayedCall | None = None
         self._delay = backoffPolicy(initialDelay=0.5, maxDelay=10.0)
         self._failures = 0
-        self._told = ("", 0.0)
+        # What was logged lately: faults of Redis, which all tenants feel; and those of one tenant or one connection.
+        self._faults = LogOnce(reactor)
+        self._faults_logged = False
+        self._faults_of_one = LogOnce(reactor)
         self._empty: list[defer.Deferred] = []
         self._like_replica: set[LaneProtocol] = set()
+        # None until it is told.
+        self._tenants: Collection[Tenant] | None = None
+        #: of databases from one tenant to another
+        self.handover = Handover(reactor)
         #: called when a lane answered as only a replica does, once for each such lane
         self.found_replica: Callable[[], None] = lambda: None
 
@@ -101,6 +111,11 @@ class LanePool(service.Service):
     def shared(self) -> list[SharedLane]:
         """Those that are shared and in use."""
         return [home.lane for home in self._homes.values() if home.lane is not None]
+
+    @property
+    def users(self) -> set[Tenant]:
+        """The tenants whose ACL users are logged in."""
+        return {lane.tenant for lane in self._lanes if lane.walled and lane.tenant is not None}
 
     def tally(self) -> None:
         """Has the counts of what Redis sent so far."""
@@ -121,8 +136,8 @@ class LanePool(service.Service):
         super().stopService()
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
-        for opening in list(self._opening):
-            opening.cancel()
+        self.handover.stop()
+        self._openings.give_up()
         stopped: defer.Deferred = defer.Deferred()
         self._empty.append(stopped)
         for lane in list(self._lanes):
@@ -143,7 +158,8 @@ class LanePool(service.Service):
                 self._take_from_idle(lane)
                 lane.drop()
         self._failures = 0
-        self._told = ("", 0.0)
+        self._faults.forget()
+        self._faults_logged = False
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
         if backend is not None:
@@ -153,12 +169,39 @@ class LanePool(service.Service):
                 home.renew()
         if abandon:
             # Not before the homes open others: a lane that breaks would have them open one each.
-            for opening, to in list(self._opening.items()):
-                if to != backend:
-                    opening.cancel()
+            self._openings.give_up(keep=backend)
             for lane in list(self._lanes):
                 if lane.backend != backend:
                     lane.drop()
+
+    def use_tenants(self, tenants: Collection[Tenant], elsewhere: Collection[int] = ()) -> None:
+        """Who is a tenant from now on. Connections of others end; no command is sent over them that was not by now.
+
+        Those to a database that is another tenant's by now have to be gone before that one has a connection. elsewhere:
+        indices of such databases to which other processes may have some.
+        """
+        self._tenants = tenants
+        for lanes in list(self._idle.values()):
+            for lane in list(lanes):
+                if not self._tenants_own(lane):
+                    self._take_from_idle(lane)
+                    lane.drop()
+        for key, home in list(self._homes.items()):
+            if home.tenant not in tenants:
+                del self._homes[key]  # its last sessions have it, and nobody else comes
+                for shared in list(home.lanes):
+                    shared.give_up()
+        owned = {tenant.index for tenant in tenants}
+        former = [lane for lane in self._lanes if not self._tenants_own(lane) and lane.tenant.index in owned]
+        self.handover.begin(former, elsewhere)
+
+    def _tenants_own(self, lane: LaneProtocol) -> bool:
+        return lane.tenant is None or self._tenants is None or lane.tenant in self._tenants
+
+    def answered_wrongly(self, lane: LaneProtocol, reason: str) -> None:
+        """See `lane.Pool`. Logged once in a while: a tenant might cause it as often as it likes."""
+        if self._faults_of_one.due(f"{lane}: {reason}"):
+            self._log.warn("{lane} answered what it was not asked: {reason}", lane=lane, reason=reason)
 
     def answered_like_replica(self, lane: LaneProtocol) -> None:
         """See `lane.Pool`."""
@@ -215,7 +258,8 @@ class LanePool(service.Service):
 
     def forget_home(self, home: SharedLanes) -> None:
         """See `shared.Pool`."""
-        self._homes.pop((home.tenant, home.protocol), None)
+        if self._homes.get((home.tenant, home.protocol)) is home:
+            del self._homes[home.tenant, home.protocol]
 
     def fresh(self, tenant: Tenant, protocol: int) -> LaneProtocol | None:
         """An idle lane that was used a moment ago, leased at once."""
@@ -230,14 +274,17 @@ class LanePool(service.Service):
     async def lease(self, tenant: Tenant, protocol: int = 2) -> LaneProtocol:
         """A lane for the tenant that speaks the protocol, within the connect time-out. Raises LaneError.
 
-        Of a burst, AT_ONCE are served at a time: all at once would each take too long. The others wait, and hear at
-        once if Redis turns out to be away.
+        Of a burst, AT_ONCE are served at a time: all at once would each take too long. The others wait, in a queue for
+        each tenant, and hear at once if Redis turns out to be away. A database that was another tenant's is waited for:
+        see `handover`. The caller may cancel this: no other lease notices, and nothing is logged.
         """
-        if self._leasing >= AT_ONCE:
-            turn: defer.Deferred = defer.Deferred(self._turns.remove)
-            self._turns.append(turn)
-            await turn
-        self._leasing += 1
+        while (over := self.handover.over(tenant.index)) is not None:
+            await over
+        if not self._queue.begin(tenant):
+            waiter: defer.Deferred[None] = defer.Deferred(lambda cancelled: self._queue.leave(tenant, cancelled))
+            self._queue.wait(tenant, waiter)
+            await waiter
+        reached = self._reached
         try:
             lane = await self._leased_where_redis_is(tenant, protocol)
             if self._needs_wall and not lane.walled:
@@ -246,16 +293,26 @@ class LanePool(service.Service):
                 raise LaneError("a connection with the master's rights", UNREACHABLE)
             lane.allowance = self._allowances.of(tenant.namespace)
             return lane
-        except LaneError as error:
-            if error.told == UNREACHABLE:
-                turns, self._turns = self._turns, deque()
-                for turn in turns:
-                    turn.errback(LaneError(str(error), UNREACHABLE))
+        except RedisUnreachable as error:
+            # If another lease reached Redis in the same time, only this one failed.
+            if self._reached == reached:
+                for waiter in self._queue.clear():
+                    waiter.errback(RedisUnreachable(str(error)))
             raise
         finally:
-            self._leasing -= 1
-            if self._turns:
-                self._turns.popleft().callback(None)
+            self._queue.end(tenant)
+            self._serve_queue()
+
+    def _serve_queue(self) -> None:
+        """Lets waiters begin while there are places."""
+        if self._serving:
+            return  # a lease ended within the loop below, which goes on: else a long queue would be a deep stack
+        self._serving = True
+        try:
+            while (waiter := self._queue.next()) is not None:
+                waiter.callback(None)
+        finally:
+            self._serving = False
 
     async def _leased_where_redis_is(self, tenant: Tenant, protocol: int) -> LaneProtocol:
         """Redis may move while a lane is opened: one that leads to where it was is not for new work."""
@@ -270,7 +327,7 @@ class LanePool(service.Service):
             if lane.backend == self._backend:
                 return lane
             lane.drop()
-        raise LaneError("Redis moved while a connection was opened", UNREACHABLE)
+        raise RedisMoved
 
     async def _leased_in_time(self, tenant: Tenant, protocol: int) -> LaneProtocol:
         if (lane := self.fresh(tenant, protocol)) is not None:
@@ -284,7 +341,7 @@ class LanePool(service.Service):
                 lane.drop()
             text = f"{self._backend.address if self._backend else 'Redis'} does not answer: it took too long"
             self._tell(text)
-            raise LaneError(text, UNREACHABLE) from None
+            raise RedisUnreachable(text) from None
 
     async def _leased(self, tenant: Tenant, protocol: int) -> LaneProtocol:
         while idle := self._idle.get((tenant, protocol)):
@@ -301,7 +358,7 @@ class LanePool(service.Service):
         try:
             return await self._bound(tenant, protocol)
         except UserUnknown as error:
-            self._tell(str(error))  # the first time it is what a restart or a failover is like
+            self._tell_of_one(str(error))  # the first time it is what a restart or a failover is like
             raise
 
     async def _bound(self, tenant: Tenant, protocol: int) -> LaneProtocol:
@@ -313,7 +370,7 @@ class LanePool(service.Service):
             lane.drop()
             if not isinstance(error, WallError):
                 raise
-            self._tell(str(error))
+            self._tell_of_one(str(error))
             raise LaneError(str(error), UNREACHABLE if error.passing else LOGIN_REFUSED) from None
         return await self._prepared(lane, lane.bind(tenant, login, protocol))
 
@@ -322,7 +379,7 @@ class LanePool(service.Service):
         try:
             return await self._in_time(self._spare())
         except defer.TimeoutError:
-            raise LaneError("Redis does not answer: it took too long", UNREACHABLE) from None
+            raise RedisUnreachable("Redis does not answer: it took too long") from None
 
     async def _spare(self) -> LaneProtocol:
         return await self._living_spare() or await self._open()
@@ -348,12 +405,13 @@ class LanePool(service.Service):
         except LaneError as error:
             lane.drop()
             if not isinstance(error, UserUnknown):
-                self._tell(str(error))
+                self._tell_of_one(str(error))
             raise
         except Exception as error:
             lane.drop()
-            raise LaneError(f"lost while it was made ready: {why(error)}", UNREACHABLE) from None
+            raise RedisUnreachable(f"lost while it was made ready: {why(error)}") from None
         self._failures = 0
+        self._reached += 1
         return lane
 
     def _in_time(self, step: object) -> defer.Deferred:
@@ -363,25 +421,23 @@ class LanePool(service.Service):
         """A new connection, logged in. Raises LaneError."""
         backend = self._backend
         if backend is None or not self.running:
-            raise LaneError("no backend is known", UNREACHABLE)
-        opening = self._in_time(self._connect(backend))
-        self._opening[opening] = backend
+            raise RedisUnreachable("no backend is known")
         try:
-            lane = await opening
-        except defer.CancelledError:
-            raise LaneError("given up: nobody waits for it any more", UNREACHABLE) from None
+            lane = await self._openings.open(backend)
+        except (defer.CancelledError, RedisMoved):
+            raise
         except LaneError as error:
             self._tell(str(error))
             raise
         except Exception as error:
             text = f"{backend.address} cannot be reached: {why(error)}"
             self._tell(text)
-            raise LaneError(text, UNREACHABLE) from None
-        finally:
-            self._opening.pop(opening, None)
-        if self._told[0]:
+            raise RedisUnreachable(text) from None
+        self._reached += 1
+        if self._faults_logged:
             self._log.info("Redis at {address} can be used again", address=backend.address)
-            self._told = ("", 0.0)
+            self._faults.forget()
+            self._faults_logged = False
         lane.opened = self._reactor.seconds()
         return lane
 
@@ -392,7 +448,7 @@ class LanePool(service.Service):
             raise LaneError(f"the CA file {self._ca_file} cannot be used: {error}", LOGIN_REFUSED) from None
         factory = Factory.forProtocol(lambda: LaneProtocol(backend, self))
         factory.noisy = False
-        lane = await endpoint.connect(factory)
+        lane = await connected(endpoint, factory)
         self._lanes.add(lane)
         try:
             await lane.log_in()
@@ -403,7 +459,8 @@ class LanePool(service.Service):
 
     def usable(self, lane: LaneProtocol) -> bool:
         """Whether it leads to where new ones would."""
-        return self.running and lane in self._lanes and lane.backend == self._backend and not lane.stale
+        current = lane in self._lanes and lane.backend == self._backend and not lane.stale
+        return self.running and current and self._tenants_own(lane)
 
     def give_back(self, lane: LaneProtocol, clean: bool) -> None:
         """See `lane.Pool`."""
@@ -440,6 +497,7 @@ class LanePool(service.Service):
         """See `lane.Pool`."""
         self._lanes.discard(lane)
         self._like_replica.discard(lane)
+        self.handover.lost(lane)
         self._tally(lane)
         if lane in self._timers:
             self._take_from_idle(lane)
@@ -486,9 +544,12 @@ class LanePool(service.Service):
             self._retry = self._reactor.callLater(self._delay(self._failures), self._replenish)
 
     def _tell(self, text: str) -> None:
-        """Logs a fault: at once when it is a new one, else twice a minute."""
-        now = self._reactor.seconds()
-        before, when = self._told
-        if text != before or now - when >= _QUIET:
-            self._told = (text, now)
+        """Logs why nobody can have a connection to Redis."""
+        if self._faults.due(text):
+            self._faults_logged = True
+            self._log.error("no connection to Redis: {text}", text=text)
+
+    def _tell_of_one(self, text: str) -> None:
+        """Logs why one tenant cannot, or what one connection was answered."""
+        if self._faults_of_one.due(text):
             self._log.error("no connection to Redis: {text}", text=text)

@@ -15,10 +15,12 @@ from twisted.internet import defer, task
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from ..core.probing import ErrorReply, Refusal, Server, refusal, shown
 from ..core.tenants import Backend
 from .backend import endpoint_for, why
-from .control import ControlError, ControlService, Server, calls_itself_replica
+from .control import ControlError, ControlService
 from .lanes import LanePool
+from .probe import calls_itself_replica
 from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest
 from .wall import Wall
 
@@ -196,7 +198,13 @@ class MasterService(service.Service):
         if found != self.backend:
             try:
                 replica = await calls_itself_replica(self._reactor, found, self._connect_timeout, self._ca_file)
-            except txredisapi.ResponseError:
+            except txredisapi.ResponseError as error:
+                reply = ErrorReply(str(error))
+                if refusal(reply) is Refusal.PASSING and not _refuses_login(reply):
+                    return self._tell_helpless(
+                        f"the sentinels say that {told.master_name} is at {found.address}, which does not tell "
+                        f"whether it is a replica: {shown(reply.text)}"
+                    )
                 replica = False  # it is there, and it is for the lanes to say what it does not like
             except defer.CancelledError:
                 raise
@@ -299,7 +307,10 @@ class MasterService(service.Service):
             try:
                 replica = await self._control.is_replica()
             except ControlError:
-                return  # when the control connection is back, it says what Redis is
+                if not self._control.connected:
+                    return  # when the control connection is back, it says what Redis is
+                await task.deferLater(self._reactor, DOUBT)  # busy with somebody's script, say
+                continue
             if not replica:
                 self._is_master()
                 return
@@ -328,6 +339,13 @@ class MasterService(service.Service):
             raise
         except Exception:
             return True
+
+
+def _refuses_login(error: ErrorReply) -> bool:
+    """Whether it is the password that is refused, or that there is none. Redis before 6 has no codes for that."""
+    return error.code in ("WRONGPASS", "NOAUTH") or error.text.lower().startswith(
+        ("err invalid password", "err auth", "err client sent auth")
+    )
 
 
 def _shown(place: Backend) -> str:

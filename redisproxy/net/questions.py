@@ -1,4 +1,5 @@
-"""What clients ask about the whole server, INFO and PUBSUB: over a connection with the master's rights for nothing else.
+"""What clients ask about the whole server, INFO, PUBSUB and CONFIG GET: over a connection with the master's rights for
+nothing else.
 
 Owns whose turn it is, and how large an answer may be. It is not the control connection that asks: all tenants' log-ins
 wait for that one, and how large an answer about channels is, and how long it takes, a tenant decides.
@@ -6,20 +7,21 @@ wait for that one, and how large an answer about channels is, and how long it ta
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from ..core.answering import UNANSWERED
+from ..core.answering import NOT_ALLOWED, UNANSWERED
 from ..core.lane import Owed
 from ..core.resp import ProtocolError, encode
 from ..core.tenants import Tenant
-from ..core.value import AnswerError, Value, value_of
+from ..core.value import Answer, AnswerError, values_of
 from .lane import LaneProtocol
 
-#: Bytes of an answer. What is larger is passed over: to read it would keep all others waiting.
+#: Bytes of an answer to all that is asked at once. What is larger is passed over: to read it would keep all others waiting.
 ANSWER_LIMIT = 1024 * 1024
 TOO_LARGE = f"ERR the answer has more than {ANSWER_LIMIT} bytes: ask for fewer channels, by a pattern"
 #: Seconds to wait for an answer.
@@ -49,10 +51,11 @@ class Pool(Protocol):
 
 
 class _Question:
-    """One of them. See `core.lane.Owner`."""
+    """One of them: so many commands, sent together. See `core.lane.Owner`."""
 
-    def __init__(self) -> None:
+    def __init__(self, count: int) -> None:
         self.answered: defer.Deferred[bytes] = defer.Deferred()
+        self._outstanding = count
         self._pieces: list[bytes] = []
         self._size = 0
 
@@ -62,7 +65,8 @@ class _Question:
             self._pieces.append(piece)
         else:
             self._pieces.clear()
-        if done:
+        self._outstanding -= done
+        if not self._outstanding:
             answer: bytes | Failure = b"".join(self._pieces)
             if self._size > ANSWER_LIMIT:
                 answer = Failure(QuestionError(f"an answer of {self._size} bytes", TOO_LARGE))
@@ -78,13 +82,15 @@ class _Line:
 
     def __init__(self, lane: LaneProtocol, questions: Questions) -> None:
         self.lane = lane
+        #: how many wait for an answer
+        self.waiters = 0
         self._questions = questions
         self._ledger = lane.carry(self, lambda _: None)
 
-    def ask(self, words: list[bytes]) -> defer.Deferred[bytes]:
-        """The reply as it comes, or QuestionError."""
-        question = _Question()
-        self.lane.send(encode(words), Owed(question, 1))
+    def ask(self, commands: Sequence[list[bytes]]) -> defer.Deferred[bytes]:
+        """The replies as they come, or QuestionError."""
+        question = _Question(len(commands))
+        self.lane.send(b"".join(map(encode, commands)), Owed(question, len(commands)))
         return question.answered
 
     @property
@@ -112,13 +118,20 @@ class Questions:
         # When there was an answer last, in the reactor's seconds.
         self._answered = 0.0
 
-    async def ask(self, tenant: Tenant, words: list[bytes]) -> Value | list[Value]:
-        """What Redis answers, within TIMEOUT from its turn on. Raises QuestionError, and LaneError without a connection."""
+    async def ask(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:
+        """Redis's answer to each command, within TIMEOUT from the tenant's turn on. They are sent together.
+
+        Raises QuestionError, also where one of the answers is an error; LaneError without a connection.
+        """
         await self._turns.setdefault(tenant, defer.DeferredLock()).acquire()
         began = self._reactor.seconds()
         try:
-            return value_of(await self._ask(words))
-        except (AnswerError, ProtocolError) as error:
+            return values_of(await self._ask(commands), len(commands))
+        except AnswerError as error:
+            # Of all errors these alone are no passing ones.
+            forbidden = str(error).casefold().startswith(("noperm", "err unknown"))
+            raise QuestionError(str(error), NOT_ALLOWED if forbidden else UNANSWERED) from None
+        except ProtocolError as error:
             raise QuestionError(str(error)) from None
         finally:
             # What it waited for others' answers is not its own.
@@ -135,20 +148,25 @@ class Questions:
         if not turn.locked:
             self._turns.pop(tenant, None)
 
-    async def _ask(self, words: list[bytes]) -> bytes:
+    async def _ask(self, commands: Sequence[list[bytes]]) -> bytes:
         line = self._line
         if line is None or not self._pool.usable(line.lane):
             line = await self._another_line()
+        line.waiters += 1
         try:
-            return await line.ask(words).addTimeout(TIMEOUT, self._reactor)
+            return await line.ask(commands).addTimeout(TIMEOUT, self._reactor)
         except defer.TimeoutError:
+            # Other tenants may wait behind this one, and have their own time: it is closed when nobody waits any more.
             self.leave(line)
-            line.lane.drop()
             raise QuestionError("it took too long") from None
         finally:
-            if line.idle and line.lane.carries(line):
+            line.waiters -= 1
+            if not line.waiters and line.lane.carries(line):
                 self.leave(line)
-                line.lane.release(clean=True)
+                if line.idle:
+                    line.lane.release(clean=True)
+                else:
+                    line.lane.drop()
 
     def leave(self, line: _Line) -> None:
         """It is asked nothing more."""

@@ -1,13 +1,16 @@
-"""The reactor: Twisted's epoll reactor, without what Twisted does for its log around every event.
+"""The reactor: Twisted's epoll reactor on a monotonic clock, without what Twisted does for its log around every event.
 
-Owns one method. Twisted calls each reader and writer within a context that names it for the legacy log; nothing of ours
-reads that, and it is a seventh of the proxy's time. An operator who names a reactor (``twistd --reactor=…``) gets that one.
+Owns one method and the clock. Twisted calls each reader and writer within a context that names it for the legacy log;
+nothing of ours reads that, and it is a seventh of the proxy's time. Twisted's timers run on the wall clock: when that is set
+back by 30 s, no timer fires for 30 s. An operator who names a reactor (``twistd --reactor=…``) gets that one, and a warning.
 """
 
 from __future__ import annotations
 
 import sys
+import time
 
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 _log = Logger()
@@ -24,7 +27,9 @@ def install() -> bool:
     from twisted.internet.main import installReactor
 
     class Reactor(EPollReactor):
-        """Calls readers and writers straight."""
+        """Calls readers and writers straight. Its seconds mean nothing but to each other."""
+
+        seconds = staticmethod(time.monotonic)
 
         def doPoll(self, timeout: float | None) -> None:
             """See EPollReactor: waits for events up to so many seconds, and has each dealt with."""
@@ -44,3 +49,8 @@ def install() -> bool:
         return False
     installReactor(reactor)
     return True
+
+
+def is_monotonic(reactor: IReactorTime) -> bool:
+    """Whether setting the wall clock leaves this reactor's timers alone."""
+    return reactor.seconds is time.monotonic

@@ -13,6 +13,7 @@ from twisted.internet import unix
 from twisted.internet.interfaces import IPushProducer
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..core.resp import ProtocolError
@@ -70,8 +71,12 @@ class RespReceiver(Protocol):
         except ProtocolError as error:
             self.respBroken(str(error))
         except Exception:
-            self._log.failure("a bug, which costs {connection} alone", connection=self)
-            self.transport.abortConnection()
+            self._crashed(Failure())
+
+    def _crashed(self, failure: Failure) -> None:
+        """A bug: it costs this connection alone."""
+        self._log.failure("a bug, which costs {connection} alone", failure, connection=self)
+        self.transport.abortConnection()
 
     def _read_up_to(self, size: int) -> None:
         self._wide = size > READ_SIZE

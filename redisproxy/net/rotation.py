@@ -8,6 +8,7 @@ Not the kernel's notifications, for the reason in `directory.poll`.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -16,6 +17,7 @@ from twisted.internet import defer, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from ..core.printable import printable
 from ..ops.figures import TlsState
 from .tls import CertificateError, Made, Material, ServerTls, make
 
@@ -65,7 +67,8 @@ class RotationService(service.Service):
     """Looks at the files of some endpoints.
 
     changed: called when another certificate, chain or client CA is in force; in_thread: calls a blocking function and
-    returns a Deferred. Raises CertificateError for what cannot be used from the start.
+    returns a Deferred; wall_clock: seconds since the epoch, by which certificates begin and end. Raises CertificateError for
+    what cannot be used from the start.
     """
 
     name = "certificates"
@@ -77,8 +80,10 @@ class RotationService(service.Service):
         endpoints: Sequence[ServerTls],
         changed: Callable[[], object],
         in_thread: Callable[..., defer.Deferred] = threads.deferToThread,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
+        self._wall_clock = wall_clock
         self._changed = changed
         self._in_thread = in_thread
         self._watched = []
@@ -101,10 +106,10 @@ class RotationService(service.Service):
         return {
             "certificates": [
                 {
-                    "listener": watched.tls.listener,
+                    "listener": printable(watched.tls.listener),
                     "begins": watched.made.begins,
                     "expires": watched.made.expires,
-                    "problem": watched.problem,
+                    "problem": printable(watched.problem),
                 }
                 for watched in self._watched
             ],
@@ -186,7 +191,7 @@ class RotationService(service.Service):
             self._log.info(told, listener=watched.tls.listener, path=str(files.client_ca))
 
     def _tell(self, watched: _Watched, what: str) -> None:
-        made, now = watched.made, self._clock.seconds()
+        made, now = watched.made, self._wall_clock()
         told = {
             "listener": watched.tls.listener,
             "what": what,

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..core.tenants import Backend
-from .backend import why
+from .backend import connected, why
 
 #: Seconds to wait for an answer. A sentinel has little else to do.
 _ANSWER = 2
@@ -108,7 +108,7 @@ class _Connection(txredisapi.RedisFactory):
             except (OSError, ValueError) as error:
                 self.trouble = f"the CA file cannot be used: {error}"  # which may be mended
                 return None
-            connecting = self._connecting = endpoint.connect(self)
+            connecting = self._connecting = connected(endpoint, self)
             connecting.addCallbacks(self._connected, self._not_connected)
         return self._current
 
@@ -192,7 +192,7 @@ class Sentinel:
             known = dict(zip(fields[::2], fields[1::2], strict=True))
             answer = Answer(_host(address[0]), int(address[1]), int(known[b"config-epoch"]))
         except txredisapi.ResponseError as error:
-            raise SentinelError(" ".join(str(error).split())[:200]) from None
+            raise SentinelError(why(error)) from None
         except txredisapi.RedisError:
             raise SentinelError(f"it cannot be reached: {self._asked.trouble or 'it took too long'}") from None
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
@@ -214,6 +214,7 @@ class Sentinel:
             await self._log_in(self._hears, connection)
             await connection.subscribe(_SWITCHED)
         except txredisapi.RedisError as error:
+            self._hears.ready = False  # that may pass: it is tried again with the next question
             self._log.debug("{place} lets nobody subscribe: {error}", place=self.place.address, error=str(error))
 
 

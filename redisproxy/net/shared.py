@@ -153,6 +153,15 @@ class SharedLane:
         if not self._debts:
             self._give_back()
 
+    def give_up(self) -> None:
+        """Its tenant is no tenant any more: what Redis was not sent by now is never sent."""
+        if self._queued:
+            self._queued.clear()
+            self._queued_size = 0
+            self.connection.finish()
+        else:
+            self.connection.give_up(blocked=False)
+
     def _give_back(self) -> None:
         if self in self._home.lanes:  # not yet
             self._stop_waiting()

@@ -1,8 +1,8 @@
 """Writing at once: a transport's `write` that tries the socket first, and queues only what the kernel does not take.
 
-Owns when that may be done, and when a connection may be closed at once. Twisted's `write` always queues, and asks epoll
-twice and the reactor once more for each answer. The queue, the producers, closing and errors stay Twisted's: whatever is
-not the plain case goes to its `write`.
+Owns when that may be done, when a connection may be closed at once, and how what was queued is taken back. Twisted's
+`write` always queues, and asks epoll twice and the reactor once more for each answer. The queue, the producers, closing and
+errors stay Twisted's: whatever is not the plain case goes to its `write`.
 
 A function and no subclass: it serves listening, connecting and adopted sockets, TCP and Unix, and installs nothing. For
 whether something is queued, or the connection being aborted, Twisted has no public name; a Twisted that calls these
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from twisted.internet.error import ConnectionDone
 from twisted.internet.interfaces import ITransport
 from twisted.internet.tcp import Connection
+from twisted.protocols.tls import TLSMemoryBIOProtocol
 from twisted.python.failure import Failure
 
 _PRIVATE = ("dataBuffer", "_tempDataBuffer", "_aborting")
@@ -79,4 +80,25 @@ def close_if_written(transport: ITransport) -> bool:
     if transport.dataBuffer or transport._tempDataBuffer:
         return False
     transport.connectionLost(_DONE)
+    return True
+
+
+def has_unsent(transport: ITransport) -> bool:
+    """Whether the kernel has not taken all that was written."""
+    queued = transport
+    if isinstance(transport, TLSMemoryBIOProtocol):
+        if getattr(transport, "_appSendBuffer", ()):
+            return True
+        queued = transport.transport
+    return bool(getattr(queued, "dataBuffer", b"") or getattr(queued, "_tempDataBuffer", ()))
+
+
+def discard_unsent(transport: ITransport) -> bool:
+    """Forgets what the kernel has not taken, be it within a command. False: that cannot be done, as with TLS."""
+    if not has_unsent(transport):
+        return True
+    if not isinstance(transport, Connection) or transport.TLS:
+        return False
+    transport.dataBuffer, transport.offset = b"", 0
+    transport._tempDataBuffer, transport._tempDataLen = [], 0
     return True

@@ -6,7 +6,7 @@ Owns which tenants' users Redis knows already, and their provisioning over the c
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import partial
 from itertools import islice
 
@@ -16,8 +16,9 @@ from twisted.python.failure import Failure
 
 from ..core import acl
 from ..core.policy import Policy
+from ..core.probing import ErrorReply, Server, user_exists
 from ..core.tenants import Tenant
-from .control import ControlError, ControlService, Server
+from .control import ControlError, ControlService
 
 #: Patterns that the sessions of one tenant may have Redis allow, for the life of this process.
 PATTERNS = 10_000
@@ -71,11 +72,14 @@ class Wall:
         self._control = control
         self._server: Server | None = None
         self._policy: Policy | None = None
-        self._provisioned: set[Tenant] = set()
+        # With which password: while Redis moves, or its master password changes, connections of before still log in.
+        self._provisioned: dict[Tenant, bytes] = {}
         # Those that wait for a tenant's user: it is made once, however many sessions come at once.
-        self._waiting: dict[Tenant, list[defer.Deferred]] = {}
+        self._waiting: dict[tuple[Tenant, bytes], list[defer.Deferred]] = {}
         self._patterns: dict[Tenant, _Patterns] = {}
         self._last_told = ""
+        #: called when a tenant's user could not be made
+        self.user_refused: Callable[[], None] = lambda: None
 
     def stands_on(self, server: Server) -> bool:
         """Whether tenants' lanes will log in as ACL users there."""
@@ -123,25 +127,27 @@ class Wall:
                 return None
             name = acl.username(tenant)
             secret = acl.password(master_password, name)
-            if tenant not in self._provisioned:
+            if self._provisioned.get(tenant) != secret:
                 await self._provisioned_once(tenant, name, secret)
         except ControlError as error:
+            self.user_refused()
             raise WallError(f"the ACL user of {tenant.namespace} cannot be made: {error}", passing=True) from None
         return name.encode(), secret
 
     def _provisioned_once(self, tenant: Tenant, name: str, secret: bytes) -> defer.Deferred:
         """Fires when the user is known to Redis. Fails with ControlError."""
-        made: defer.Deferred = defer.Deferred(lambda cancelled: self._waiting[tenant].remove(cancelled))
-        if tenant in self._waiting:
-            self._waiting[tenant].append(made)
+        wanted = (tenant, secret)
+        made: defer.Deferred = defer.Deferred(lambda cancelled: self._waiting[wanted].remove(cancelled))
+        if wanted in self._waiting:
+            self._waiting[wanted].append(made)
             return made
-        self._waiting[tenant] = [made]
+        self._waiting[wanted] = [made]
         # Not the first one's own work: it may be given up while others wait.
-        defer.Deferred.fromCoroutine(self._provision(tenant, name, secret)).addBoth(self._tell_waiting, tenant)
+        defer.Deferred.fromCoroutine(self._provision(tenant, name, secret)).addBoth(self._tell_waiting, wanted)
         return made
 
-    def _tell_waiting(self, result: object, tenant: Tenant) -> None:
-        for waiting in self._waiting.pop(tenant):
+    def _tell_waiting(self, result: object, wanted: tuple[Tenant, bytes]) -> None:
+        for waiting in self._waiting.pop(wanted):
             if isinstance(result, Failure):
                 waiting.errback(result)
             else:
@@ -151,14 +157,25 @@ class Wall:
         rules = partial(acl.rules, tenant, self._policy, secret, self._server.acl_databases)
         try:
             await self._control.ask("ACL", "SETUSER", name, *rules(new=True))
-        except ControlError:  # there is one, made by another process, another replica, or before
+        except ControlError as error:
+            # Whatever else went wrong may pass, and the other rules are for a user whose channels were taken from it once.
+            if not user_exists(ErrorReply(str(error))):
+                raise
+            # There is one, made by another process, another replica, or before.
             await self._control.ask("ACL", "SETUSER", name, *rules(new=False))
-        self._provisioned.add(tenant)
+        self._provisioned[tenant] = secret
         self._patterns.pop(tenant, None)
 
     def forget(self, tenant: Tenant) -> None:
         """Redis does not know its user: it was deleted, or Redis restarted."""
-        self._provisioned.discard(tenant)
+        self._provisioned.pop(tenant, None)
+
+    def keep_only(self, tenants: Collection[Tenant]) -> None:
+        """There are no others: the users of those that left may be removed, by this process or another replica."""
+        for tenant in self._provisioned.keys() - tenants:
+            del self._provisioned[tenant]
+        for tenant in self._patterns.keys() - tenants:
+            del self._patterns[tenant]
 
     def forget_all(self) -> None:
         """Redis is another one: ACL users are not replicated."""

@@ -1,14 +1,16 @@
 """How log lines look: for people, or as JSON lines; and how a worker's events become lines of its parent's log.
 
 Owns the format, the level, and where lines go: the standard output with twistd's ``-n``, as a container's should, or the
-file that twistd is told, or takes as a daemon.
+file that twistd is told, or takes as a daemon. Whatever is logged, by whom, goes through here: it is made printable, an
+event is one line but for its traceback, and no exception's own words are repeated, which may quote a password.
 """
 
 from __future__ import annotations
 
 import json
-import linecache
+import os
 import sys
+import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, TextIO
@@ -22,78 +24,105 @@ from twisted.logger import (
     LogLevelFilterPredicate,
     eventAsText,
     formatEvent,
-    formatEventAsClassicLogText,
     globalLogPublisher,
 )
-from twisted.python import reflect
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
+from ..core.printable import printable, server_error
+
 LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("text", "json")
+#: Exceptions of one traceback, each the cause of the one before it.
+CHAINED = 8
 
 # Fields of Twisted's own, and such as cannot be JSON.
 _INTERNAL = ("log_", "isError", "message", "format", "time", "system", "why", "failure")
 
 
-class _Discreet:
-    """Takes the place of a Failure in an event: what kind of error it is, and where, but not its text.
-
-    Nobody expected the error, so nobody knows what its text quotes: a document, a password.
-    """
-
-    def __init__(self, failure: Failure) -> None:
-        self.type = failure.type
-        self.value = reflect.qual(failure.type)
-        self._frames = [(file, line, name) for name, file, line, *_ in failure.frames]
-
-    def __str__(self) -> str:
-        return self.value
-
-    def getTraceback(self) -> str:
-        """As a Failure's."""
-        lines = ["Traceback (most recent call last), without the text of the error, which may quote anything:"]
-        for file, line, name in self._frames:
-            lines.append(f'  File "{file}", line {line}, in {name}')
-            source = linecache.getline(file, line).strip()
-            lines += [f"    {source}"] if source else []
-        return "\n".join([*lines, self.value, ""])
-
-    getErrorMessage = __str__
-
-
-def _discreet(event: LogEvent) -> LogEvent:
-    """The same event without the text of an error that nobody expected."""
-    older = event.get("failure")  # of twisted.python.log.err, which has the traceback in its text
-    failure = event.get("log_failure", older)
-    if not isinstance(failure, Failure):
-        return event
-    copy = {**event, "log_failure": _Discreet(failure)}
-    copy.pop("log_flattened", None)  # made of the Failure itself
-    if older is not None:
-        copy["log_text"] = event.get("why") or "Unhandled Error"
-    return copy
-
-
 def record(event: LogEvent) -> dict[str, object]:
-    """An event as what JSON can hold: time, level, namespace, message, and its fields."""
-    event = _discreet(event)
+    """An event as what JSON can hold: time, level, namespace, message, and its fields. All of it is printable."""
     found: dict[str, object] = {
         "time": datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds"),
         "level": event["log_level"].name if event.get("log_level") else "info",
         "logger": event.get("log_namespace", ""),
-        "message": formatEvent(event) or eventAsText(event, includeTimestamp=False, includeSystem=False),
+        "message": _message(event),
     }
-    if "log_failure" in event:
-        found["traceback"] = eventAsText(event, includeTimestamp=False, includeSystem=False)
+    if lines := _traceback(event):
+        found["traceback"] = "\n".join(lines)
     for key, value in event.items():
         if not key.startswith(_INTERNAL) and key not in found:
-            found[key] = value if isinstance(value, int | float | str | None) else str(value)
+            plain = value if isinstance(value, int | float | None) else _text(str(_named(value)))
+            found[printable(key)] = plain
     return found
 
 
+def _message(event: LogEvent) -> str:
+    """What an event says, in one line."""
+    if "log_failure" not in event and _failure(event) is not None:
+        # Of Twisted's older interface, whose text has the traceback, with what the exception says.
+        return _text(str(event.get("why") or "Unhandled Error"))
+    return _text(formatEvent({key: _named(value) for key, value in event.items()}))
+
+
+def _text(text: str) -> str:
+    return printable(server_error(text))
+
+
+def _failure(event: LogEvent) -> Failure | None:
+    found = event.get("log_failure", event.get("failure"))
+    return found if isinstance(found, Failure) else None
+
+
+class _TypeName(str):
+    """Stands for a Failure in a text. Some libraries' texts ask for ``{log_failure.value}``."""
+
+    __slots__ = ()
+
+    @property
+    def value(self) -> str:
+        """The same: an exception's own words are not repeated."""
+        return str(self)
+
+
+def _named(value: object) -> object:
+    """What stands for an exception in a text: its type. What it says may quote whatever somebody stumbled over."""
+    if isinstance(value, Failure):
+        return _TypeName(_type_name(value.type))
+    return _type_name(type(value)) if isinstance(value, BaseException) else value
+
+
+def _type_name(kind: type) -> str:
+    return f"{kind.__module__}.{kind.__qualname__}"
+
+
+def _traceback(event: LogEvent) -> list[str]:
+    """The lines of a traceback: where it happened, and the types of the exceptions, the first cause first."""
+    failure = _failure(event)
+    if failure is None:
+        # What a worker has made of one.
+        return [_text(line) for line in str(event.get("traceback", "")).split("\n") if line]
+    chain: list[tuple[BaseException, object]] = [(failure.value, failure.getTracebackObject())]
+    while len(chain) < CHAINED:
+        error = chain[-1][0]
+        cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if cause is None or any(cause is known for known, _ in chain):
+            break
+        chain.append((cause, cause.__traceback__))
+    lines = []
+    for error, frames in reversed(chain):
+        lines.append("Traceback (most recent call last):")
+        for frame in traceback.format_tb(frames):
+            lines += frame.rstrip("\n").split("\n")
+        told = _type_name(type(error))
+        if isinstance(error, OSError) and isinstance(error.errno, int):
+            told += f": {os.strerror(error.errno)}"
+        lines.append(told)
+    return [printable(line) for line in lines]
+
+
 def replay(told: Mapping[str, Any], worker: int, pid: int) -> None:
-    """Logs what `record` made in a worker, as that worker's. Where it has a traceback this follows the message."""
+    """Logs what `record` made in a worker, as that worker's."""
     fields = {key: value for key, value in told.items() if key not in ("time", "level", "logger", "message")}
     globalLogPublisher(
         {
@@ -115,11 +144,13 @@ def _json_line(event: LogEvent) -> str:
 
 
 def _text_line(event: LogEvent) -> str | None:
-    line = formatEventAsClassicLogText(_discreet(event))
-    if line is not None and "traceback" in event:
-        traceback = event["traceback"].removeprefix(event.get("log_text", "")).strip("\n")
-        line += "\t" + traceback.replace("\n", "\n\t") + "\n"
-    return line
+    message = _message(event)
+    more = _traceback(event)
+    if not message and not more:
+        return None
+    heads = {key: event[key] for key in ("log_time", "log_level", "log_namespace", "log_system") if key in event}
+    line = eventAsText({**heads, "log_format": "{log_text}", "log_text": message or "-"}, includeTraceback=False)
+    return "\n\t".join([printable(line), *more]) + "\n"
 
 
 def observer(log_format: str, level: str, stream: TextIO | None = None) -> ILogObserver:

@@ -1,18 +1,18 @@
 """One record for each connection: who, from where, how long, how it ended, how many commands.
 
-Owns what of that is logged, at which level, and how often. Ordinary ends are told at debug level; the others at info,
-and no more than RATE a second, so that a storm of them does not become a storm of lines.
+Owns what of that is logged, and at which level. Ordinary ends are told at debug level; the others at info, and of each
+tenant so many in a while (`line_quota`) that a storm of them does not become a storm of lines, nor hides others' lines.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from twisted.application import service
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-#: Lines a second.
-RATE = 20
+from .line_quota import LeftOut, LineQuota
 
 #: Ends that an operator need not hear of.
 ORDINARY = frozenset(("client-left", "quit", "shutdown"))
@@ -40,29 +40,32 @@ class Outcome:
     detail: str = ""
 
 
-class Outcomes:
-    """Writes outcomes to the log. ordinary: whether the ordinary ones, too."""
+class Outcomes(service.Service):
+    """Writes outcomes to the log, and what was refused. ordinary: whether the ordinary ones, too; processes: how many share
+    the quota of lines, see `line_quota`.
+    """
 
+    name = "outcomes"
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, ordinary: bool = True) -> None:
-        self._clock = clock
+    def __init__(self, clock: IReactorTime, ordinary: bool = True, processes: int = 1) -> None:
         self._ordinary = ordinary
-        self._second = 0
-        self._lines = 0
-        self._left_out = 0
+        self._quota = LineQuota(clock, self._left_out, processes)
+        #: whether one line more may be written, see `line_quota.LineQuota.allows`
+        self.allows = self._quota.allows
 
-    def _allowed(self) -> bool:
-        second = int(self._clock.seconds())
-        if second != self._second:
-            if self._left_out:
-                self._log.info("{left_out} lines like these were left out", left_out=self._left_out)
-            self._second, self._lines, self._left_out = second, 0, 0
-        self._lines += 1
-        if self._lines > RATE:
-            self._left_out += 1
-            return False
-        return True
+    def stopService(self) -> None:
+        super().stopService()
+        self._quota.stop()
+
+    def _left_out(self, left_out: LeftOut) -> None:
+        if left_out.namespace is not None:
+            text = "{left_out} lines about {namespace} were left out: they came too fast"
+        elif left_out.most:
+            text = "{left_out} lines about clients that are not logged in were left out: most came from {address}"
+        else:
+            text = "{left_out} lines about clients that are not logged in were left out: they came from too many addresses"
+        self._log.info(text, left_out=left_out.lines, namespace=left_out.namespace, address=left_out.most)
 
     def tells(self, mood: str) -> bool:
         """Whether such an end can be told at all: most are not, and their outcomes need not be made."""
@@ -71,7 +74,7 @@ class Outcomes:
     def ended(self, outcome: Outcome) -> None:
         """A connection is gone."""
         ordinary = outcome.mood in ORDINARY
-        if not ordinary and not self._allowed():
+        if not ordinary and not self.allows(outcome.namespace, outcome.peer):
             return
         tell = self._log.debug if ordinary else self._log.info
         detail = " ({detail})" if outcome.detail else ""
@@ -92,7 +95,7 @@ class Outcomes:
 
     def forbidden(self, peer: str, namespace: str, secret: str, name: str) -> None:
         """A tenant tried what it may not do. name: of the command, which may be any short word."""
-        if self._allowed():
+        if self.allows(namespace, peer):
             self._log.info(
                 "refused {command} to {namespace}/{secret} from {peer}",
                 command=name,
@@ -103,7 +106,7 @@ class Outcomes:
 
     def tenant_full(self, peer: str, namespace: str, secret: str) -> None:
         """A log-in was refused because the tenant has as many connections as it may."""
-        if self._allowed():
+        if self.allows(namespace, peer):
             self._log.info(
                 "log-in from {peer} refused: {namespace}/{secret} has as many connections as it may",
                 peer=peer,
@@ -111,7 +114,7 @@ class Outcomes:
                 secret=secret,
             )
 
-    def login_refused(self, peer: str, outcome: str) -> None:
-        """An AUTH was refused. outcome: a word that says why."""
-        if self._allowed():
+    def login_refused(self, peer: str, outcome: str, namespace: str | None = None) -> None:
+        """An AUTH was refused. outcome: a word that says why; namespace: of the tenant that the client is logged in as."""
+        if self.allows(namespace, peer):
             self._log.info("log-in from {peer} refused: {outcome}", peer=peer, outcome=outcome)

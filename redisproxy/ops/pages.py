@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
+from ..core.printable import printable
 from .figures import DRAINING, CertificateState, DirectoryState, Figures, ProblemState, TenantCounts, WorkersState
 
 #: Seconds until the browser asks again.
@@ -133,7 +134,7 @@ def _banner(unready: str) -> str:
 
 
 def _flat(page: Tag) -> bytes:
-    """Nothing in it waits for anything, so it is there at once."""
+    """Nothing in it waits for anything, so it is there at once. What a browser would not show as it is becomes printable."""
     done: list[bytes] = []
     flattening: Deferred[bytes] = flattenString(None, page)
     flattening.addCallback(done.append)
@@ -141,7 +142,7 @@ def _flat(page: Tag) -> bytes:
     flattening.addErrback(lambda failure: failed.append(failure.value))
     if failed:
         raise failed[0]
-    return done[0]
+    return "\n".join(map(printable, done[0].decode().split("\n"))).encode()
 
 
 def _card(title: str, value: object, more: str = "", kind: str = "") -> Tag:

@@ -20,6 +20,8 @@ from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
+from ..core.printable import printable
+
 #: Connections at once; more are closed.
 CONNECTIONS = 64
 #: Seconds for a request to come, and for a connection to be used again.
@@ -119,7 +121,7 @@ class _Answer(Resource):
         if refusal:
             if refusal[0] == http.UNAUTHORIZED:
                 request.responseHeaders.setRawHeaders(b"www-authenticate", [b"Bearer", b'Basic realm="redisproxy"'])
-            status, content_type, text = refusal[0], "text/plain; charset=utf-8", f"{refusal[1]}\n".encode()
+            status, content_type, text = refusal[0], "text/plain; charset=utf-8", f"{printable(refusal[1])}\n".encode()
         else:
             status, content_type, text = self._answer(request)
         request.setResponseCode(status)

@@ -50,6 +50,10 @@ COMMANDS = [
     DEBUG DIGEST
     CONFIG GET requirepass
     CONFIG GET *
+    CONFIG GET *pass
+    CONFIG GET databases requirepass
+    CONFIG GET [r]equirepas?
+    CONFIG GET save* *auth *
     CONFIG SET requirepass owned
     CONFIG SET maxmemory 1
     CONFIG SET databases 1

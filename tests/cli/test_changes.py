@@ -69,8 +69,6 @@ class RealWorld(RealApiWorld):
 class Changes:
     """Subclasses say in which world."""
 
-    timeout = 60
-
     def make_world(self) -> SmallWorld | RealWorld:
         raise NotImplementedError
 

@@ -10,6 +10,7 @@ from twisted.trial import unittest
 from redisproxy.cli import findings, shown
 from redisproxy.cli.changes import Written
 from redisproxy.cli.findings import Findings, Operator
+from redisproxy.core.tenants import Backend
 from redisproxy.directory.cluster import ClusterSource
 from redisproxy.service import source_of
 from redisproxy.settings import Settings
@@ -24,8 +25,6 @@ NOW = 1_767_225_600.0  # 2026-01-01
 
 
 class FindingsCase(unittest.TestCase):
-    timeout = 60
-
     def operator(self, *documents: dict, **more: object) -> Operator:
         manifests = Manifests(documents)
         self.addCleanup(manifests.remove)
@@ -145,6 +144,31 @@ class RedisTests(FindingsCase):
         found = await findings.check(self.operator(master(server.url), namespace("team-new"), **{"deny-commands": "NOSUCH"}))
         self.assertRegex(found.warnings[0], "names what this Redis does not have: NOSUCH")
 
+    async def test_what_is_opened_and_tells_of_others(self) -> None:
+        opened = {"allow-commands": "SLOWLOG,LASTSAVE,role,FUNCTION", "deny-commands": "ROLE"}
+        expected = [
+            "--allow-commands opens FUNCTION: libraries are one for all: a tenant sees, replaces and deletes those of others",
+            "--allow-commands opens SLOWLOG: it counts and deletes entries of all tenants; SLOWLOG|GET stays closed",
+        ]
+        url = self.redis().url
+        found = await findings.check(self.operator(master(url), namespace("team-new"), **opened))
+        self.assertEqual((found.problems, found.warnings), ([], expected))
+        self.assertIn(f"warning: {expected[1]}", self.told(found).replace("\n", " "))
+        self.assertEqual(shown.check_document(found, NOW)["warnings"], expected)
+        # Also where Redis is not asked, or does not answer.
+        away = master(f"redis://:pw-x@127.0.0.1:{free_port()}/0")
+        found = await findings.check(self.operator(away, namespace("team-new"), **opened))
+        self.assertEqual((len(found.problems), found.warnings), (1, expected))
+        embedded = self.operator(namespace("team-new"), embedded="yes", **opened)
+        found = await findings.check(embedded, Backend("127.0.0.1", 1))
+        self.assertEqual(found.warnings[1:], expected)
+        # Functions are scripts, and need the second wall.
+        found = await findings.check(self.operator(master(url), namespace("team-new"), acl="off", **opened))
+        self.assertEqual(
+            [text.partition(": ")[0] for text in found.warnings],
+            ["there is one wall, the proxy's own", "--allow-commands opens SLOWLOG"],
+        )
+
     async def test_nobody_has_the_prefix(self) -> None:
         found = await findings.check(self.operator(master(self.redis().url)))
         self.assertEqual(
@@ -158,8 +182,6 @@ class RedisTests(FindingsCase):
 
 
 class SentinelTests(FindingsCase):
-    timeout = 120
-
     async def test_sentinels(self) -> None:
         group = Sentinels(password="sentinel-pw").start()
         self.addCleanup(group.stop)

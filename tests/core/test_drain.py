@@ -67,7 +67,7 @@ class PlainTests(DrainCase):
         conversation = logged_in_at_home().client(encode([b"INFO"]), GET)
         conversation.session.drain()
         self.assertGoesOn(conversation)
-        conversation.session.told(b"# Server\r\nredis_version:7.0.15\r\n")
+        conversation.session.told([b"# Server\r\nredis_version:7.0.15\r\n"])
         conversation.shared_redis(b"+1\r\n")
         self.assertTrue(conversation.hears().endswith(b"+1\r\n"))
         self.assertEnded(conversation)
@@ -197,7 +197,7 @@ class StateTests(DrainCase):
     def test_what_is_refused_within_one(self) -> None:
         conversation = logged_in().command(b"MULTI").redis(OK)
         conversation.session.drain()
-        conversation.command(b"CONFIG", b"GET", b"*").redis(b"-ERR\r\n")
+        conversation.command(b"CONFIG", b"SET", b"*").redis(b"-ERR\r\n")
         self.assertGoesOn(conversation)
         conversation.command(b"EXEC").redis(b"-EXECABORT\r\n")
         self.assertEnded(conversation)

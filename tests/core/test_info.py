@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.core.info import FIGURES, tenants_info
+from redisproxy.core.info import FIGURES, sections, tenants_info
 
 OWN = {name: number for number, name in enumerate(FIGURES, 41)}
 
@@ -53,7 +53,7 @@ db33:keys=3,expires=0\r
 class InfoTests(unittest.TestCase):
     def test_cut(self) -> None:
         self.assertEqual(
-            tenants_info(INFO, 3, OWN).decode(),
+            tenants_info([INFO], 3, OWN).decode(),
             "# Server\r\nredis_version:7.0.15\r\n\r\n"
             "# Clients\r\nconnected_clients:41\r\nmaxclients:10000\r\nblocked_clients:42\r\n\r\n"
             "# Memory\r\nused_memory:1000\r\nmaxmemory_policy:noeviction\r\n\r\n"
@@ -64,8 +64,24 @@ class InfoTests(unittest.TestCase):
         )
 
     def test_an_empty_database_has_its_section(self) -> None:
-        self.assertEqual(tenants_info(b"# Keyspace\r\ndb0:keys=1\r\n", 3, OWN), b"# Keyspace\r\n")
+        self.assertEqual(tenants_info([b"# Keyspace\r\ndb0:keys=1\r\n"], 3, OWN), b"# Keyspace\r\n")
 
     def test_what_is_no_info(self) -> None:
-        for answer in (b"", b"nonsense", b"secret:1\r\n", "# Keyspace\r\n"):
-            self.assertNotIn(b"secret", tenants_info(answer, 3, OWN))
+        for answers in ([], [b""], [b"nonsense"], [b"secret:1\r\n"], [7, None, [b"secret"]]):
+            self.assertNotIn(b"secret", tenants_info(answers, 3, OWN))
+
+    def test_several_answers(self) -> None:
+        answers = [b"# Server\r\nredis_version:7.0.15\r\n", b"# Nosuch\r\na:1\r\n", b"# Keyspace\r\n", b""]
+        self.assertEqual(tenants_info(answers, 3, OWN), b"# Server\r\nredis_version:7.0.15\r\n\r\n# Keyspace\r\n")
+
+
+class SectionsTests(unittest.TestCase):
+    def test_which_are_asked_for(self) -> None:
+        every = [b"server", b"clients", b"memory", b"persistence", b"stats", b"replication", b"cluster", b"keyspace"]
+        for words in ([], [b"default"], [b"ALL"], [b"Everything"], [b"clients", b"all"], [b"nosuch", b"default"]):
+            self.assertEqual(sections(words), every, words)
+        self.assertEqual(sections([b"KEYSPACE", b"nosuch", b"server", b"server"]), [b"server", b"keyspace"])
+
+    def test_what_tenants_are_not_shown_is_not_asked_for(self) -> None:
+        for word in (b"errorstats", b"commandstats", b"latencystats", b"modules", b"cpu", b"keysizes", b"*", b"", b"serve"):
+            self.assertEqual(sections([word]), [], word)

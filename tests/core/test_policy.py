@@ -6,7 +6,7 @@ import unittest
 
 from redisproxy.core import policy
 from redisproxy.core.commands import Command, builtin, parse
-from redisproxy.core.policy import make_policy, parse_names
+from redisproxy.core.policy import closed, make_policy, parse_names
 from redisproxy.core.resp import DROP, HEAD, KEEP, TAKE
 
 #: Server-wide or across databases: whatever else a server has, these never pass.
@@ -95,26 +95,87 @@ class DecisionsTests(unittest.TestCase):
         def kind(name: bytes, allow: str = "", deny: str = "") -> int:
             return make_policy(builtin(), True, True, allow=parse_names(allow), deny=parse_names(deny)).table[name]
 
-        self.assertEqual(kind(b"CONFIG", allow="config|get"), TAKE)
-        self.assertEqual(kind(b"SLOWLOG", allow="SLOWLOG"), KEEP)
+        self.assertEqual(kind(b"LATENCY", allow="LATENCY"), KEEP)
+        self.assertEqual(kind(b"LATENCY", allow="latency|latest"), TAKE)
         self.assertEqual(kind(b"KEYS", deny="KEYS"), DROP)
         self.assertEqual(kind(b"SUBSCRIBE", deny="subscribe"), DROP)
         self.assertEqual(kind(b"KEYS", allow="KEYS", deny="KEYS"), DROP)
         self.assertEqual(kind(b"FLUSHALL", deny="FLUSHDB"), DROP)
         self.assertEqual(kind(b"OBJECT", deny="OBJECT|FREQ"), TAKE)
-        for name in policy.NEVER - policy.ANSWERED - {b"SCRIPT|DEBUG"}:
-            self.assertRefused(make_policy(builtin(), True, True, allow=parse_names(name.decode())), name)
-        # It leaves a state on its connection.
-        made = make_policy(builtin(), True, allow=parse_names("SCRIPT,SCRIPT|DEBUG,SCRIPT|FLUSH"))
+        for name in policy.NEVER - policy.ANSWERED:
+            if b"|" not in name:
+                self.assertRefused(make_policy(builtin(), True, True, allow=parse_names(name.decode())), name)
+        # One leaves a state on its connection, the others show what other tenants write and read.
+        made = make_policy(builtin(), True, allow=parse_names("SCRIPT,SCRIPT|DEBUG,SCRIPT|FLUSH,SLOWLOG,COMMANDLOG"))
         self.assertEqual(made.table[b"SCRIPT"], TAKE)
-        self.assertIn(b"FLUSH", made.subcommands[b"SCRIPT"])
-        self.assertNotIn(b"DEBUG", made.subcommands[b"SCRIPT"])
+        self.assertEqual(made.subcommands[b"SCRIPT"], {b"EXISTS", b"FLUSH", b"HELP", b"KILL", b"LOAD", b"SHOW"})
+        self.assertEqual(made.subcommands[b"SLOWLOG"], {b"HELP", b"LEN", b"RESET"})
+        self.assertEqual(made.subcommands[b"COMMANDLOG"], {b"HELP", b"LEN", b"RESET"})
+        self.assertFalse({name for name in made.forwarded if name in ("script|debug", "slowlog|get", "commandlog|get")})
         for name in (b"SELECT", b"AUTH", b"HELLO", b"CLIENT"):
             self.assertEqual(kind(name, allow=name.decode()), TAKE)
 
+    def test_nothing_opens_config(self) -> None:
+        """It shows the master password. What is harmless of it, the session answers."""
+        subcommands = {subcommand.name.decode() for subcommand in builtin()[b"CONFIG"].subcommands}
+        for names in ("CONFIG", "config|get", "CONFIG|SET,CONFIG|GET,CONFIG", ",".join(subcommands)):
+            made = make_policy(builtin(), True, True, allow=parse_names(names))
+            self.assertRefused(made, b"CONFIG")
+            self.assertFalse({name for name in made.forwarded if name.startswith("config")})
+            self.assertEqual(made.answered, {b"CONFIG|GET"})
+
+    def test_config_get_can_be_refused(self) -> None:
+        for names in ("CONFIG", "config|get", "KEYS CONFIG|GET"):
+            self.assertEqual(make_policy(builtin(), True, deny=parse_names(names)).answered, frozenset(), names)
+        self.assertEqual(make_policy(builtin(), True, deny=parse_names("CONFIG|SET")).answered, {b"CONFIG|GET"})
+        without = {name: command for name, command in builtin().items() if name != b"CONFIG"}
+        self.assertEqual(make_policy(without, True).answered, frozenset())
+
+    def test_what_nothing_opens_is_told_with_the_reason(self) -> None:
+        self.assertEqual(closed(parse_names("KEYS SLOWLOG SCRIPT|FLUSH LASTSAVE")), [])
+        found = closed(parse_names("ACL|LIST Config slowlog|get client|list"))
+        self.assertEqual([name.partition(" ")[0] for name in found], ["ACL|LIST", "CLIENT|LIST", "CONFIG", "SLOWLOG|GET"])
+        self.assertIn("shows and changes the master password", found[2])
+        self.assertIn("CONFIG GET of databases, maxmemory, maxmemory-policy, ", found[2])
+
+    def test_what_is_opened_and_tells_of_others_is_told(self) -> None:
+        def exposed(allow: str, **options: object) -> list[str]:
+            options = {"scripts": True, "databases": True, **options}
+            return [name for name, _ in make_policy(builtin(), allow=parse_names(allow), **options).exposed]
+
+        self.assertEqual(exposed(""), [])
+        # They need no opening, or tell of nobody.
+        self.assertEqual(exposed("GET KEYS EVAL SCRIPT|LOAD MEMORY|USAGE LASTSAVE INFO NOSUCH latency|help"), [])
+        self.assertEqual(
+            exposed("latency|latest slowlog memory|stats ROLE"), ["LATENCY|LATEST", "MEMORY|STATS", "ROLE", "SLOWLOG"]
+        )
+        self.assertEqual(exposed("ROLE SAVE", deny=parse_names("ROLE")), ["SAVE"])
+        self.assertEqual(exposed("EVAL EVALSHA", sealed=False), ["EVAL", "EVALSHA"])
+        self.assertEqual(exposed("FUNCTION EVAL", scripts=False, sealed=False), [])
+        self.assertEqual(exposed("CONFIG MONITOR SLOWLOG|GET"), [], "never opened")
+
+    def test_what_nobody_knows_is_told_of_when_it_is_opened(self) -> None:
+        commands = {
+            **builtin(),
+            b"FT._LIST": Command(b"FT._LIST", frozenset()),
+            b"JSON.GET": Command(b"JSON.GET", frozenset(("keys",))),
+        }
+        made = make_policy(commands, True, allow=parse_names("FT._LIST JSON.GET PFDEBUG"))
+        self.assertEqual(made.exposed, (("FT._LIST", policy.EXPOSES_UNKNOWN), ("PFDEBUG", policy.EXPOSES_UNKNOWN)))
+
+    def test_every_command_that_can_be_opened_is_known_to_tell_of_others_or_not(self) -> None:
+        """Each that any server of the matrix has: what it shows, or does, is written down."""
+        named = set(builtin()) | {subcommand.name for command in builtin().values() for subcommand in command.subcommands}
+        opened = make_policy(builtin(), True, True, allow=frozenset(named)).exposed
+        self.assertGreater(len(opened), 20)
+        self.assertEqual([name for name, what in opened if what == policy.EXPOSES_UNKNOWN], ["PFDEBUG"])
+        opened += make_policy(builtin(), True, allow=policy.CALLS, sealed=False).exposed
+        found = {name.encode() for name, _ in opened}
+        self.assertEqual(policy.EXPOSES.keys() - found, set())
+
     def test_names_that_no_server_knows_are_told(self) -> None:
-        made = make_policy(builtin(), True, allow=parse_names("NOSUCH, config|nosuch get"), deny=parse_names("NEITHER"))
-        self.assertEqual(made.unknown, ("CONFIG|NOSUCH", "NEITHER", "NOSUCH"))
+        made = make_policy(builtin(), True, allow=parse_names("NOSUCH, memory|nosuch get"), deny=parse_names("NEITHER"))
+        self.assertEqual(made.unknown, ("MEMORY|NOSUCH", "NEITHER", "NOSUCH"))
 
     def test_names_are_checked(self) -> None:
         self.assertEqual(parse_names(" get,config|get  json.get,"), {b"GET", b"CONFIG|GET", b"JSON.GET"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 from collections.abc import Iterable
 
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from redisproxy.core import resp
@@ -378,10 +378,14 @@ class SplitInlineTests(unittest.TestCase):
                 self.assertRaises(ProtocolError, split_inline, line)
 
 
+#: Levels of a reply: more than Redis can send.
+DEPTH = 10_000
+
+
 def measured(chunks: Iterable[bytes], want: int = 1000) -> list[bytes]:
     """The replies in the chunks, one by one."""
     measurer = ReplyMeasurer()
-    replies, current = [], b""
+    replies, current = [], bytearray()
     for chunk in chunks:
         pos = 0
         while pos < len(chunk):
@@ -389,8 +393,8 @@ def measured(chunks: Iterable[bytes], want: int = 1000) -> list[bytes]:
             current += chunk[pos:end]
             pos = end
             if done:
-                replies.append(current)
-                current = b""
+                replies.append(bytes(current))
+                current.clear()
     return [*replies, *([b"..." + current] if current or not measurer.between else [])]
 
 
@@ -468,11 +472,44 @@ class ReplyMeasurerTests(unittest.TestCase):
             b"$" + b"1" * 40,
             b"*?\r\n",
             b">1\r\n+invalidate\r\n",
-            b"*1\r\n" * 2000,
+            b"*%d\r\n" % (10**18 - 1) * 5,
+            b"%%%d\r\n" % (10**18 - 1) * 3,
         ):
             for chunks in ([data], bytewise(data)):
                 with self.subTest(data[:20]):
                     self.assertRaises(ProtocolError, measured, chunks)
+
+    def test_as_deep_as_lua_s_stack_lets_redis_go_and_deeper(self) -> None:
+        """Whole, byte by byte, and between others."""
+        for level, leaf, levels in (
+            (b"*1\r\n", b":1\r\n", 1),
+            (b"*2\r\n:7\r\n", b"$0\r\n\r\n", 1),
+            (b"%1\r\n+key\r\n", b"#t\r\n", 1),
+            (b"~1\r\n", b"*0\r\n", 1),
+            (b"|1\r\n+ttl\r\n:5\r\n*1\r\n", b"*-1\r\n", 2),
+            (b"*3\r\n", b"*-1\r\n" + b":1\r\n" * 2 * DEPTH, 1),  # with more behind the one that goes deeper
+        ):
+            deep = level * (DEPTH // levels) + leaf
+            for replies in ([deep], [b"+before\r\n", deep, deep, b"+after\r\n"]):
+                self.assertEqual(measured([b"".join(replies)]), replies)
+        for level in (b"*1\r\n", b"%1\r\n+k\r\n"):
+            replies = [b"+before\r\n", level * 8000 + b":1\r\n", b"+after\r\n"]
+            self.assertEqual(measured(bytewise(b"".join(replies))), replies)
+
+    @settings(max_examples=50, deadline=None)
+    @given(
+        st.integers(1, 9000),
+        st.sampled_from([b"*1\r\n", b"%1\r\n+k\r\n", b"*2\r\n$3\r\nabc\r\n"]),
+        st.lists(st.integers(1, 9000), max_size=8),
+    )
+    def test_any_depth_in_any_chunks(self, depth: int, level: bytes, sizes: list[int]) -> None:
+        deep = level * depth + b"$2\r\nok\r\n"
+        data = b"+1\r\n" + deep + b":2\r\n"
+        chunks, start = [], 0
+        for size in sizes:
+            chunks.append(data[start : start + size])
+            start += size
+        self.assertEqual(measured([c for c in [*chunks, data[start:]] if c]), [b"+1\r\n", deep, b":2\r\n"])
 
     def test_a_push_within_a_reply_is_an_aggregate(self) -> None:
         """RESP3 allows pushes at the top level only; Redis sends none elsewhere, and nothing is miscounted by one."""

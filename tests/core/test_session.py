@@ -5,11 +5,11 @@ from __future__ import annotations
 import unittest
 
 from redisproxy.core import conversation as conversation_module
-from redisproxy.core import pubsub
+from redisproxy.core import pubsub, server_config
 from redisproxy.core import session as session_module
 from redisproxy.core.commands import builtin
 from redisproxy.core.conversation import NOAUTH, SPOILER
-from redisproxy.core.info import FIGURES
+from redisproxy.core.info import FIGURES, SECTIONS
 from redisproxy.core.lane import Ledger, Owed
 from redisproxy.core.policy import Policy, make_policy
 from redisproxy.core.resp import ProtocolError, encode
@@ -33,16 +33,22 @@ class RecordingLane:
         self.latest, self.forgo = self.ledger.latest, self.ledger.forgo
         self.sent = b""
         self.paused = False
+        #: None: not yet; else whether what blocks was given up, too
+        self.given_up: bool | None = None
         self.released: bool | None = None
         self._conversation = conversation
 
     def send(self, data: bytes, *debts: Owed) -> None:
         assert self.released is None, "sent to a lane that was given back"
+        assert self.given_up is None, "sent to a lane that was given up"
         self.ledger.debts.extend(debts)
         self.sent += data
 
     def pause(self, paused: bool) -> None:
         self.paused = paused
+
+    def give_up(self, blocked: bool) -> None:
+        self.given_up = blocked
 
     def release(self, clean: bool) -> None:
         assert self.released is None, "given back twice"
@@ -60,7 +66,7 @@ class Conversation:
         self.id = 7
         self.peer = "192.0.2.1:5555"
         self.age = 12
-        self.questions: list[list[bytes]] = []
+        self.questions: list[list[list[bytes]]] = []
         self.permitted: list[bytes] = []
         self.logouts = 0
         self.audited: list[str] = []
@@ -95,8 +101,8 @@ class Conversation:
     def policy(self) -> Policy:
         return POLICY
 
-    def ask(self, words: list[bytes]) -> None:
-        self.questions.append(words)
+    def ask(self, commands: list[list[bytes]]) -> None:
+        self.questions.append(commands)
 
     def permit(self, patterns: list[bytes]) -> None:
         self.permitted += patterns
@@ -131,6 +137,11 @@ class Conversation:
     def open_lane(self) -> None:
         self.lanes.append(RecordingLane(self, self.asked_protocol))
         self.session.lane_opened(self.lanes[-1])
+
+    def recheck(self, directory: Directory, now: float = 0.0) -> None:
+        """Another directory is in force, or time has passed."""
+        if self.session.recheck(lambda credential: directory.renewed(credential, now)):
+            self.session.end_revoked()
 
     @property
     def waits(self) -> bool:
@@ -248,7 +259,7 @@ class LoginTests(Case):
         self.assertHears(conversation.command(b"AUTH", b"blue"), OK)
 
     def test_the_lane_comes_when_the_client_is_gone(self) -> None:
-        for leave in (lambda c: c.session.lost(), lambda c: c.session.recheck(Directory(None, []), 0.0)):
+        for leave in (lambda c: c.session.lost(), lambda c: c.recheck(Directory(None, []))):
             conversation = Conversation(lanes_at_once=False).command(b"AUTH", b"blue")
             leave(conversation)
             conversation.open_lane()
@@ -366,7 +377,7 @@ class LimitsTests(Case):
         conversation = logged_in()
         conversation.session.throttle(True)
         conversation.command(b"GET", b"a")
-        conversation.session.recheck(Directory(None, [GREEN]), 0.0)
+        conversation.recheck(Directory(None, [GREEN]))
         self.assertEqual(conversation.closed, "revoked")
         conversation.session.throttle(False)
         self.assertEqual(conversation.hears(), b"")
@@ -415,7 +426,7 @@ class OrderTests(Case):
         conversation = logged_in()
         get = encode([b"GET", b"a"])
         conversation.client(
-            encode([b"SELECT", b"3"]), get, get, encode([b"SELECT", b"9"]), get, encode([b"CONFIG", b"GET", b"x"]), get
+            encode([b"SELECT", b"3"]), get, get, encode([b"SELECT", b"9"]), get, encode([b"CONFIG", b"SET", b"x"]), get
         )
         self.assertEqual(conversation.gets(), get * 4)
         self.assertHears(conversation, OK)
@@ -426,7 +437,7 @@ class OrderTests(Case):
 
     def test_the_same_split_at_each_byte(self) -> None:
         get = encode([b"GET", b"a"])
-        sent = get + encode([b"SELECT", b"9"]) + get + encode([b"CONFIG", b"GET", b"x"]) + b"SELECT 3\r\n"
+        sent = get + encode([b"SELECT", b"9"]) + get + encode([b"CONFIG", b"SET", b"x"]) + b"SELECT 3\r\n"
         for size in range(1, 20):
             conversation = logged_in()
             for start in range(0, len(sent), size):
@@ -472,7 +483,7 @@ class OrderTests(Case):
 
 
 REFUSED_SELECT = b"-NOPERM this password opens database 3 only: SELECT of any other is refused\r\n"
-REFUSED_CONFIG = b"-NOPERM the command 'config|get' is not available here: it reaches beyond the own database\r\n"
+REFUSED_CONFIG = b"-NOPERM the command 'config|set' is not available here: it reaches beyond the own database\r\n"
 
 
 class ProtocolErrorTests(Case):
@@ -494,7 +505,7 @@ class ProtocolErrorTests(Case):
             self.assertIs(conversation.lane.released, False)
 
     def test_ended_in_the_middle_of_a_command(self) -> None:
-        for end in (lambda c: c.session.half_closed(), lambda c: c.session.recheck(Directory(None, []), 0.0)):
+        for end in (lambda c: c.session.half_closed(), lambda c: c.recheck(Directory(None, []))):
             conversation = logged_in().client(b"*2\r\n$3\r\nGET\r\n$90000\r\nab")
             end(conversation)
             self.assertIsNotNone(conversation.closed)
@@ -554,7 +565,7 @@ class TransactionTests(Case):
     def test_a_refusal_spoils_the_exec(self) -> None:
         for words, start in (
             ((b"SELECT", b"9"), b"-NOPERM "),
-            ((b"CONFIG", b"GET", b"x"), b"-NOPERM "),
+            ((b"CONFIG", b"SET", b"x"), b"-NOPERM "),
             ((b"AUTH", b"green"), b"-ERR "),
             ((b"HELLO", b"3"), b"-ERR "),
             ((b"HELLO",), b"-ERR "),
@@ -621,7 +632,7 @@ class OwnDatabaseTests(Case):
     def test_refused(self) -> None:
         conversation = logged_in()
         for name in (b"SWAPDB", b"move", b"Config", b"MONITOR", b"psync", b"SHUTDOWN", b"ACL", b"REPLCONF", b"DEBUG"):
-            words = [name, b"LIST" if name == b"ACL" else b"get"]
+            words = [name, {b"ACL": b"LIST", b"Config": b"resetstat"}.get(name, b"get")]
             self.assertRefused(conversation.command(*words), b"-NOPERM the command '%b" % name.lower())
         self.assertRefused(conversation.client(b"swapdb 3 5\r\n"), b"-NOPERM the command 'swapdb'")
         self.assertRefused(conversation.command(b"CLIENT", b"KILL", b"x"), b"-NOPERM the command 'client|kill'")
@@ -940,7 +951,7 @@ class MidMessageTests(Case):
     def test_answers_come_behind_it(self) -> None:
         for protocol in (2, 3):
             conversation, sent, heard = self.half(protocol)
-            conversation.command(b"SELECT", b"3").command(b"CONFIG", b"GET", b"x")
+            conversation.command(b"SELECT", b"3").command(b"CONFIG", b"SET", b"x")
             self.assertHears(conversation)
             self.assertHears(conversation.redis(sent), heard, OK, REFUSED_CONFIG)
 
@@ -954,7 +965,6 @@ class MidMessageTests(Case):
         for end in (
             lambda c: c.command(b"QUIT"),
             lambda c: c.client(b"*x\r\n"),
-            lambda c: c.session.recheck(Directory(None, []), 0.0),
         ):
             conversation, sent, heard = self.half(2)
             end(conversation)
@@ -1028,12 +1038,85 @@ class QuestionTests(Case):
         conversation = logged_in().command(b"GET", b"a").command(b"INFO", b"keyspace").command(b"GET", b"b")
         self.assertEqual(conversation.questions, [])
         conversation.redis(b"+1\r\n").hears()
-        self.assertEqual(conversation.questions, [[b"INFO", b"keyspace"]])
+        self.assertEqual(conversation.questions, [[[b"INFO", b"keyspace"]]])
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
-        conversation.session.told(b"# Keyspace\r\ndb0:keys=1\r\ndb3:keys=2\r\ndb33:keys=4\r\n")
+        conversation.session.told([b"# Keyspace\r\ndb0:keys=1\r\ndb3:keys=2\r\ndb33:keys=4\r\n"])
         text = b"# Keyspace\r\ndb3:keys=2\r\n"
         self.assertHears(conversation, b"$%d\r\n%b\r\n" % (len(text), text))
         self.assertEqual(conversation.gets(), encode([b"GET", b"b"]))
+
+    def test_info_asks_for_the_sections_that_are_shown(self) -> None:
+        """Others can be as large as one tenant's scripts make them."""
+        every = [[b"INFO", section.encode()] for section in SECTIONS]
+        for words in ((), (b"everything",), (b"Default", b"errorstats")):
+            conversation = logged_in().command(b"INFO", *words)
+            self.assertEqual(conversation.questions, [every])
+            conversation.session.told([b"# %b\r\nrole:x\r\n" % section[1] for section in every])
+            self.assertIn(b"# replication\r\nrole:x\r\n", conversation.hears())
+        conversation = logged_in().command(b"INFO", b"keyspace", b"commandstats", b"SERVER")
+        self.assertEqual(conversation.questions, [[[b"INFO", b"server"], [b"INFO", b"keyspace"]]])
+
+    def test_info_of_what_is_not_shown_is_empty_and_redis_is_not_asked(self) -> None:
+        for protocol, empty in ((2, b"$0\r\n\r\n"), (3, b"=4\r\ntxt:\r\n")):
+            conversation = logged_in(protocol).command(b"GET", b"a").command(b"INFO", b"errorstats").command(b"GET", b"b")
+            self.assertHears(conversation)
+            self.assertHears(conversation.redis(b"+1\r\n"), b"+1\r\n", empty)
+            self.assertEqual(conversation.questions, [])
+            self.assertHears(conversation.redis(b"+2\r\n"), b"+2\r\n")
+
+    def test_redis_before_7_takes_one_section(self) -> None:
+        conversation = Conversation()
+        conversation.policy = lambda: make_policy(builtin(), scripts=False, before_7=True)
+        conversation.command(b"AUTH", b"blue").hears()
+        self.assertHears(conversation.command(b"INFO", b"server", b"clients"), session_module.SYNTAX)
+        conversation.command(b"INFO", b"clients")
+        self.assertEqual(conversation.questions, [[[b"INFO", b"clients"]]])
+
+    def test_config_get(self) -> None:
+        conversation = logged_in().command(b"GET", b"a").command(b"config", b"Get", b"maxmemory*", b"SAVE", b"requirepass")
+        conversation.command(b"GET", b"b")
+        self.assertEqual(conversation.questions, [])
+        self.assertHears(conversation.redis(b"+1\r\n"), b"+1\r\n")
+        names = [b"maxmemory", b"maxmemory-policy", b"SAVE"]
+        self.assertEqual(conversation.questions, [[[b"CONFIG", b"GET", name] for name in names]])
+        # The server has no maxmemory-policy.
+        conversation.session.told([[b"maxmemory", b"100"], [], [b"SAVE", b""]])
+        self.assertHears(conversation, b"*4\r\n$9\r\nmaxmemory\r\n$3\r\n100\r\n$4\r\nSAVE\r\n$0\r\n\r\n")
+        self.assertHears(conversation.redis(b"+2\r\n"), b"+2\r\n")
+        self.assertEqual((conversation.audited, conversation.session.refused), ([], 0))
+
+    def test_config_get_of_what_is_not_shown_is_empty_and_redis_is_not_asked(self) -> None:
+        for protocol, empty in ((2, b"*0\r\n"), (3, b"%0\r\n")):
+            conversation = logged_in(protocol)
+            for words in ((b"requirepass",), (b"*pass*", b"dir"), (b"",)):
+                self.assertHears(conversation.command(b"CONFIG", b"GET", *words), empty)
+            self.assertEqual(conversation.questions, [])
+
+    def test_config_otherwise(self) -> None:
+        conversation = logged_in()
+        wrong = b"-ERR wrong number of arguments for 'config%b' command\r\n"
+        self.assertHears(conversation.command(b"CONFIG"), wrong % b"")
+        self.assertHears(conversation.command(b"CONFIG", b"get"), wrong % b"|get")
+        self.assertHears(conversation.command(b"CONFIG", b"GET", b"*" * 1000), server_config.TOO_LONG)
+        for words in ((b"SET", b"save", b"1"), (b"REWRITE",), (b"resetstat",), (b"HELP",)):
+            self.assertRefused(conversation.command(b"CONFIG", *words), b"-NOPERM the command 'config|")
+        self.assertEqual(conversation.questions, [])
+        self.assertEqual(conversation.audited, ["config|set", "config|rewrite", "config|resetstat", "config|help"])
+
+    def test_config_of_redis_before_7_takes_one_pattern(self) -> None:
+        conversation = Conversation()
+        conversation.policy = lambda: make_policy(builtin(), scripts=False, before_7=True)
+        conversation.command(b"AUTH", b"blue").hears()
+        wrong = b"-ERR Unknown subcommand or wrong number of arguments for 'GET'. Try CONFIG HELP.\r\n"
+        self.assertHears(conversation.command(b"CONFIG", b"GET"), wrong)
+        self.assertHears(conversation.command(b"CONFIG", b"GET", b"save", b"databases"), wrong)
+
+    def test_config_that_the_operator_refuses(self) -> None:
+        for names in ("CONFIG", "CONFIG|GET"):
+            conversation = Conversation()
+            conversation.policy = lambda names=names: make_policy(builtin(), True, deny=frozenset((names.encode(),)))
+            conversation.command(b"AUTH", b"blue").hears()
+            self.assertRefused(conversation.command(b"CONFIG", b"GET", b"save"), b"-NOPERM the command 'config|get'")
 
     def test_redis_does_not_answer(self) -> None:
         conversation = logged_in().command(b"INFO")
@@ -1043,11 +1126,19 @@ class QuestionTests(Case):
     def test_the_client_leaves_meanwhile(self) -> None:
         conversation = logged_in().command(b"INFO")
         conversation.session.lost()
-        conversation.session.told(b"")
+        conversation.session.told([b""])
         self.assertHears(conversation)
 
     def test_inside_multi(self) -> None:
-        for words in ((b"INFO",), (b"PUBSUB", b"CHANNELS"), (b"PUBSUB", b"NUMPAT"), (b"PUBSUB", b"HELP")):
+        for words in (
+            (b"INFO",),
+            (b"INFO", b"errorstats"),
+            (b"PUBSUB", b"CHANNELS"),
+            (b"PUBSUB", b"NUMPAT"),
+            (b"PUBSUB", b"HELP"),
+            (b"CONFIG", b"GET", b"save"),
+            (b"CONFIG", b"GET", b"nosuch"),
+        ):
             conversation = logged_in().command(b"MULTI").command(*words)
             self.assertEqual(conversation.gets(), encode([b"MULTI"]) + SPOILER)
             conversation.redis(b"+OK\r\n-ERR\r\n")
@@ -1055,15 +1146,15 @@ class QuestionTests(Case):
 
     def test_pubsub(self) -> None:
         conversation = logged_in().command(b"PUBSUB", b"CHANNELS")
-        self.assertEqual(conversation.questions.pop(), [b"PUBSUB", b"CHANNELS", b"blue:*"])
-        conversation.session.told([b"blue:news", b"green:other"])
+        self.assertEqual(conversation.questions.pop(), [[b"PUBSUB", b"CHANNELS", b"blue:*"]])
+        conversation.session.told([[b"blue:news", b"green:other"]])
         self.assertHears(conversation, b"*1\r\n$4\r\nnews\r\n")
         conversation.command(b"PUBSUB", b"numsub", b"news", b"x")
-        self.assertEqual(conversation.questions.pop(), [b"PUBSUB", b"NUMSUB", b"blue:news", b"blue:x"])
-        conversation.session.told([b"blue:news", 2, b"blue:x", 0])
+        self.assertEqual(conversation.questions.pop(), [[b"PUBSUB", b"NUMSUB", b"blue:news", b"blue:x"]])
+        conversation.session.told([[b"blue:news", 2, b"blue:x", 0]])
         self.assertHears(conversation, b"*4\r\n$4\r\nnews\r\n:2\r\n$1\r\nx\r\n:0\r\n")
         conversation = logged_in(3).command(b"PUBSUB", b"NUMSUB", b"news")
-        conversation.session.told([b"blue:news", 2])
+        conversation.session.told([[b"blue:news", 2]])
         self.assertHears(conversation, b"*2\r\n$4\r\nnews\r\n:2\r\n")
         self.assertRefused(
             conversation.command(b"PUBSUB", b"NUMPAT", b"x"), b"-ERR wrong number of arguments for 'pubsub|numpat'"
@@ -1075,9 +1166,9 @@ class QuestionTests(Case):
         conversation.client(encode([b"PUBSUB", b"NUMPAT"]) * 3)
         for _ in range(3):
             self.assertHears(conversation)
-            self.assertEqual(conversation.questions.pop(), [b"PUBSUB", b"NUMPAT"])
+            self.assertEqual(conversation.questions.pop(), [[b"PUBSUB", b"NUMPAT"]])
             self.assertEqual(conversation.questions, [])
-            conversation.session.told(99)
+            conversation.session.told([99])
             self.assertHears(conversation, b":6\r\n")
 
 
@@ -1184,7 +1275,7 @@ class AuditTests(Case):
     def test_what_a_tenant_may_not_do_is_written_down_by_name_alone(self) -> None:
         conversation = logged_in()
         for words in (
-            (b"CONFIG", b"GET", b"private"),
+            (b"CONFIG", b"SET", b"private"),
             (b"select", b"5"),
             (b"CLIENT", b"KILL", b"private"),
             (b"MEMORY", b"STATS"),
@@ -1196,7 +1287,7 @@ class AuditTests(Case):
             (b"GET", b"private"),
         ):
             conversation.command(*words)
-        audited = ["config|get", "select", "client|kill", "memory|stats", "copy", "psubscribe"]
+        audited = ["config|set", "select", "client|kill", "memory|stats", "copy", "psubscribe"]
         audited += ["unknown", "unknown"]
         self.assertEqual(conversation.audited, audited)
 
@@ -1313,7 +1404,7 @@ class BoundsTests(Case):
 
     def test_answers_that_wait_for_their_turn(self) -> None:
         self.patch_limit("ANSWERS_LIMIT", 1000)
-        conversation = logged_in().client(encode([b"GET", b"a"]), encode([b"CONFIG", b"GET"]) * 100, encode([b"GET", b"b"]))
+        conversation = logged_in().client(encode([b"GET", b"a"]), encode([b"CONFIG", b"SET"]) * 100, encode([b"GET", b"b"]))
         self.assertTrue(conversation.waits)
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
         conversation.redis(b"+1\r\n")
@@ -1334,7 +1425,7 @@ class BoundsTests(Case):
         conversation = logged_in()
         conversation.session.unread(True)
         self.assertFalse(conversation.waits)
-        conversation.client(encode([b"CONFIG", b"GET"]) * 100)
+        conversation.client(encode([b"CONFIG", b"SET"]) * 100)
         self.assertTrue(conversation.waits)
         self.assertHears(conversation, REFUSED_CONFIG)
         conversation.session.unread(False)
@@ -1348,7 +1439,7 @@ class BoundsTests(Case):
 class RevocationTests(Case):
     def test_after_what_is_owed(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
-        conversation.session.recheck(Directory(None, [GREEN]), 0.0)
+        conversation.recheck(Directory(None, [GREEN]))
         self.assertIsNone(conversation.closed)
         conversation.command(b"GET", b"b")
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
@@ -1357,38 +1448,162 @@ class RevocationTests(Case):
 
     def test_at_once_when_nothing_is_owed(self) -> None:
         conversation = logged_in()
-        conversation.session.recheck(Directory(None, [BLUE]), 0.0)
+        conversation.recheck(Directory(None, [BLUE]))
         self.assertIsNone(conversation.closed)
-        conversation.session.recheck(Directory(None, []), 0.0)
+        conversation.recheck(Directory(None, []))
         self.assertEqual(conversation.closed, "revoked")
 
     def test_expiry(self) -> None:
         temporary = Credential(BLUE.tenant, "redis-secret-temp-1", digest(b"temp"), expires=100.0)
         conversation = Conversation(Directory(None, [BLUE, temporary])).command(b"AUTH", b"temp")
-        conversation.session.recheck(conversation.directory, 99.9)
+        conversation.recheck(conversation.directory, 99.9)
         self.assertIsNone(conversation.closed)
-        conversation.session.recheck(conversation.directory, 100.0)
+        conversation.recheck(conversation.directory, 100.0)
         self.assertEqual(conversation.closed, "revoked")
 
     def test_the_same_password_with_another_expiry_goes_on(self) -> None:
         conversation = logged_in()
         longer = Credential(BLUE.tenant, "redis-secret-temp-1", BLUE.digest, "user", 1000.0)
-        conversation.session.recheck(Directory(None, [longer]), 0.0)
+        conversation.recheck(Directory(None, [longer]))
         self.assertIsNone(conversation.closed)
-        conversation.session.recheck(Directory(None, [longer]), 1000.0)
+        conversation.recheck(Directory(None, [longer]), 1000.0)
         self.assertEqual(conversation.closed, "revoked")
 
     def test_a_moved_index(self) -> None:
         moved = Credential(Tenant("blue", 4), BLUE.secret, BLUE.digest)
         conversation = logged_in()
-        conversation.session.recheck(Directory(None, [moved]), 0.0)
+        conversation.recheck(Directory(None, [moved]))
         self.assertEqual(conversation.closed, "revoked")
+
+
+class RevokedWhileBlockedTests(Case):
+    BLOCKING = (
+        (b"BLPOP", b"q", b"0"),
+        (b"XREAD", b"BLOCK", b"0", b"STREAMS", b"s", b"$"),
+        (b"BZPOPMIN", b"z", b"0"),
+        (b"BLMOVE", b"q", b"r", b"LEFT", b"RIGHT", b"0"),
+        (b"WAIT", b"1", b"0"),
+    )
+
+    def revoke(self, conversation: Conversation) -> Conversation:
+        conversation.recheck(Directory(None, [GREEN]))
+        return conversation
+
+    def lost(self, conversation: Conversation) -> Conversation:
+        conversation.lane.ledger.abandon()
+        conversation.session.lane_lost()
+        return conversation
+
+    def test_what_blocks_is_given_up(self) -> None:
+        for words in self.BLOCKING:
+            conversation = self.revoke(logged_in().command(*words))
+            self.assertIs(conversation.lane.given_up, True, words)
+            self.assertIsNone(conversation.closed)
+            self.lost(conversation)
+            self.assertHears(conversation)
+            self.assertEqual(conversation.closed, "revoked")
+
+    def test_what_was_run_before_is_told_and_what_stands_behind_is_not(self) -> None:
+        conversation = logged_in().client(
+            encode([b"SET", b"a", b"1"]),
+            encode([b"BLPOP", b"q", b"0"]),
+            encode([b"GET", b"private"]),
+            encode([b"PING"]),
+            encode([b"CONFIG", b"GET"]),
+        )
+        self.revoke(conversation).redis(b"+OK\r\n")
+        self.assertHears(conversation, b"+OK\r\n")
+        self.assertHears(self.lost(conversation))
+        self.assertEqual(conversation.closed, "revoked")
+
+    def test_an_item_that_redis_had_given_before_it_heard_of_the_end_is_told(self) -> None:
+        conversation = self.revoke(logged_in().command(b"BLPOP", b"q", b"0"))
+        item = b"*2\r\n$1\r\nq\r\n$4\r\nitem\r\n"
+        self.assertHears(conversation.redis(item), item)
+        self.assertEqual((conversation.closed, conversation.lane.released), ("revoked", True))
+
+    def test_one_that_only_waits_for_what_blocks(self) -> None:
+        for end, told in (
+            (lambda c: c.command(b"QUIT"), b""),
+            (lambda c: c.client(b"*x\r\n"), b""),
+            (lambda c: c.session.hurry(), b""),
+        ):
+            conversation = logged_in().command(b"BLPOP", b"q", b"0")
+            end(conversation)
+            self.assertTrue(conversation.session.ended)
+            self.revoke(conversation)
+            self.assertIs(conversation.lane.given_up, True)
+            self.assertHears(self.lost(conversation), told)
+            self.assertEqual(conversation.closed, "revoked")
+
+    def test_while_it_drains(self) -> None:
+        conversation = logged_in().command(b"BLPOP", b"q", b"0")
+        conversation.session.drain()
+        self.assertTrue(conversation.session.ended)  # it only waits for what blocks
+        self.assertIs(self.revoke(conversation).lane.given_up, True)
+
+    def test_what_was_answered_blocks_no_more(self) -> None:
+        conversation = logged_in().command(b"BLPOP", b"q", b"1").redis(b"*-1\r\n")
+        self.assertHears(conversation, b"*-1\r\n")
+        self.revoke(conversation.command(b"GET", b"a"))
+        self.assertIs(conversation.lane.given_up, False)
+        self.assertHears(conversation.redis(b"$1\r\n1\r\n"), b"$1\r\n1\r\n")
+        self.assertEqual(conversation.closed, "revoked")
+
+    def test_a_transaction_without_its_exec_is_not_run(self) -> None:
+        for inside, given_up in ((encode([b"SET", b"a", b"1"]), False), (encode([b"BLPOP", b"q", b"0"]), True)):
+            conversation = logged_in().client(encode([b"MULTI"]), inside)
+            self.assertIs(self.revoke(conversation).lane.given_up, given_up)
+            conversation.command(b"EXEC")
+            self.assertNotIn(b"EXEC", conversation.gets())
+            self.assertHears(conversation.redis(b"+OK\r\n+QUEUED\r\n"), b"+OK\r\n+QUEUED\r\n")
+            self.assertEqual((conversation.closed, conversation.lane.released), ("revoked", False))
+
+    def test_what_stands_in_a_transaction_behind_what_blocks(self) -> None:
+        block = encode([b"BLPOP", b"q", b"0"])
+        conversation = self.revoke(logged_in().client(block, encode([b"MULTI"]), block, encode([b"EXEC"])))
+        self.assertIs(conversation.lane.given_up, True)
+        self.assertHears(self.lost(conversation))
+
+    def test_a_blocking_command_that_waits_for_its_connection_is_never_sent(self) -> None:
+        conversation = Conversation(lanes_at_once=False).command(b"AUTH", b"blue")
+        self.revoke(conversation.client(encode([b"BLPOP", b"q", b"0"]), encode([b"GET", b"a"])))
+        self.assertEqual(conversation.closed, "revoked")
+        conversation.open_lane()
+        self.assertEqual((conversation.gets(), conversation.lane.released), (b"", True))
+        self.assertHears(conversation)
+
+    def test_a_subscriber_hears_nothing_more(self) -> None:
+        message = b"*3\r\n$7\r\nmessage\r\n$6\r\nblue:c\r\n$2\r\nhi\r\n"
+        shown = message.replace(b"$6\r\nblue:c", b"$1\r\nc")
+        confirmed = b"*3\r\n$9\r\nsubscribe\r\n$6\r\nblue:c\r\n:1\r\n"
+        subscriber = logged_in().command(b"SUBSCRIBE", b"c").redis(confirmed + message)
+        self.assertTrue(subscriber.hears().endswith(shown))
+        subscriber.command(b"PING")
+        self.revoke(subscriber).redis(message + b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+        self.assertHears(subscriber, b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
+        self.assertEqual(subscriber.closed, "revoked")
+        within = logged_in().command(b"SUBSCRIBE", b"c").redis(confirmed).command(b"PING")
+        within.redis(message[:-5])
+        within.hears()
+        self.revoke(within)
+        self.assertEqual((within.closed, within.lane.released), ("revoked", False))
+        self.assertHears(within)
+
+    def test_it_is_revoked_once(self) -> None:
+        conversation = logged_in().command(b"GET", b"a")
+        gone = Directory(None, [])
+        self.assertTrue(conversation.session.recheck(lambda credential: gone.renewed(credential, 0.0)))
+        for directory in (gone, DIRECTORY):  # also where the credential is good again
+            self.assertFalse(conversation.session.recheck(lambda c, d=directory: d.renewed(c, 0.0)))
+        self.assertTrue(conversation.session.ended)
 
 
 class TableTests(unittest.TestCase):
     def test_every_command_that_is_taken_has_a_method(self) -> None:
         policy = session_module.policy
-        self.assertEqual(session_module._METHODS.keys(), policy.ANSWERED | policy.PASSED_ON | policy.HEADED)
+        containers = {name.partition(b"|")[0] for name in policy.ANSWERED_SUBCOMMANDS}
+        self.assertEqual(session_module._METHODS.keys(), policy.ANSWERED | policy.PASSED_ON | policy.HEADED | containers)
 
     def test_reprs_show_the_state_and_no_secret(self) -> None:
         conversation = logged_in().command(b"GET", b"a")

@@ -174,7 +174,7 @@ class PlainTests(SharedCase):
 
     def test_revoked(self) -> None:
         conversation = logged_in().client(GET)
-        conversation.session.recheck(Directory(None, []), 0.0)
+        conversation.recheck(Directory(None, []))
         self.assertIsNone(conversation.closed)
         self.assertHears(conversation.shared_redis(b"+1\r\n"), b"+1\r\n")
         self.assertEqual((conversation.closed, conversation.home.users), ("revoked", 0))
@@ -251,7 +251,7 @@ class OwnLaneTests(SharedCase):
         self.assertEqual(conversation.client(GET).shared_gets(), GET * 2)
 
     def test_a_transaction_with_what_is_refused(self) -> None:
-        conversation = logged_in().client(encode([b"MULTI"]), encode([b"CONFIG", b"GET", b"x"]), encode([b"EXEC"]))
+        conversation = logged_in().client(encode([b"MULTI"]), encode([b"CONFIG", b"SET", b"x"]), encode([b"EXEC"]))
         self.assertEqual(conversation.shared_gets(), b"")
         conversation.redis(OK + b"-ERR spoiled\r\n-EXECABORT\r\n")
         self.assertHome(conversation)
@@ -402,7 +402,7 @@ class OwnLaneTests(SharedCase):
             self.assertEqual(conversation.session.commands, 2 + count)
 
     def test_ended_while_it_waits_for_one(self) -> None:
-        for end in (lambda c: c.session.recheck(Directory(None, []), 0.0), lambda c: c.session.lost()):
+        for end in (lambda c: c.recheck(Directory(None, [])), lambda c: c.session.lost()):
             conversation = logged_in(lanes_at_once=False)
             conversation.client(encode([b"SET", b"a", b"x" * 100_000])[:70_000])
             end(conversation)
@@ -412,7 +412,7 @@ class OwnLaneTests(SharedCase):
 
     def test_ended_in_the_middle_of_a_large_command_behind_others(self) -> None:
         conversation = logged_in().client(GET, encode([b"SET", b"a", b"x" * 100_000])[:70_000])
-        conversation.session.recheck(Directory(None, []), 0.0)
+        conversation.recheck(Directory(None, []))
         self.assertIsNone(conversation.closed)
         self.assertHears(conversation.shared_redis(b"+1\r\n"), b"+1\r\n")
         self.assertEqual(conversation.closed, "revoked")

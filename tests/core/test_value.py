@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from redisproxy.core.resp import ProtocolError
-from redisproxy.core.value import AnswerError, value_of
+from redisproxy.core.value import Answer, AnswerError, values_of
 
 ELEMENTS = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.binary(max_size=50))
 
@@ -23,10 +23,18 @@ def reply(value: object) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(value), value)
 
 
+def value_of(data: bytes) -> Answer:
+    return values_of(data, 1)[0]
+
+
 class ValueTests(unittest.TestCase):
     @given(st.one_of(ELEMENTS, st.lists(ELEMENTS, max_size=20)))
     def test_what_redis_writes(self, value: object) -> None:
         self.assertEqual(value_of(reply(value)), value)
+
+    @given(st.lists(st.one_of(ELEMENTS, st.lists(ELEMENTS, max_size=5)), max_size=8))
+    def test_several_in_a_row(self, values: list) -> None:
+        self.assertEqual(values_of(b"".join(map(reply, values)) + b":1\r\n", len(values)), values)
 
     @given(st.lists(ELEMENTS, min_size=1, max_size=5), st.data())
     def test_what_is_cut_off(self, value: list, data: st.DataObject) -> None:
@@ -37,6 +45,8 @@ class ValueTests(unittest.TestCase):
     def test_errors(self) -> None:
         with self.assertRaisesRegex(AnswerError, "LOADING Redis is"):
             value_of(b"-LOADING Redis is loading\r\n")
+        with self.assertRaisesRegex(AnswerError, "^BUSY$"):
+            values_of(b":1\r\n-BUSY\r\n+OK\r\n", 3)
         self.assertEqual(value_of(b"+OK\r\n"), b"OK")
         self.assertEqual(value_of(b"*0\r\n"), [])
 

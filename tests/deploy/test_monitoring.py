@@ -122,7 +122,7 @@ class Busy(Installation):
         blue.publish("channel", "message")
         for client, error in ((blue, redis.ResponseError), (self.proxy.client("wrong"), redis.AuthenticationError)):
             try:
-                client.execute_command("CONFIG", "GET", "*")
+                client.execute_command("CONFIG", "REWRITE")
             except error:
                 pass
             else:

@@ -1,4 +1,6 @@
-"""What a tenant sees of the server through a real proxy: the errors to what is not there, INFO, and refused subscriptions."""
+"""What a tenant sees of the server through a real proxy: the errors to what is not there, INFO, CONFIG GET, and refused
+subscriptions.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,12 @@ from collections.abc import Callable
 
 import redis
 
+from redisproxy.core import server_config
 from redisproxy.core.resp import encode
 
-from ..support.proxy import LANES, Installation
-from ..support.servers import RedisServer, on_every_server
-from ..support.waiting import until
+from ..support.proxy import LANES, Installation, master
+from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server
+from ..support.waiting import LIMIT, until
 
 #: Commands and subcommands that no server has.
 UNKNOWN = (
@@ -38,11 +41,36 @@ UNKNOWN = (
 )
 
 
+#: Arguments of CONFIG that are answered as the server itself answers them: none matches what tenants are not shown.
+CONFIG = (
+    *([b"CONFIG", b"GET", name] for name in server_config.NAMES),
+    [b"config", b"get", b"MaxMemory"],
+    [b"CONFIG", b"GET", b"save", b"maxmemory-policy"],
+    [b"CONFIG", b"GET", b"SAVE", b"save"],
+    [b"CONFIG", b"GET", b"[c-e]ata*s"],
+    [b"CONFIG", b"GET", b"maxmemory-p*", b"appendonl?", b"maxmemory-policy"],
+    [b"CONFIG", b"GET", b"nosuch"],
+    [b"CONFIG", b"GET", b"nosuch*"],
+    [b"CONFIG", b"GET", b""],
+    [b"CONFIG", b"GET"],
+    [b"CONFIG"],
+    [b"CONFIG", b"NOSUCH"],
+)
+#: So many that what tells of them has more than 1 MiB. Redis 8 and Valkey stop counting at 128.
+ERROR_CODES = 50_000
+#: Replies with many error codes that nobody had before.
+ERRORS = """
+    local errors = {}
+    for n = 1, 1000 do errors[n] = redis.error_reply('X' .. ARGV[1] .. 'Y' .. n .. ' x') end
+    return errors
+"""
+
+
 class Line:
     """A connection that says one command and hears one line."""
 
     def __init__(self, port: int, password: str) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=LIMIT)
         self._file = self._socket.makefile("rb")
         assert self.ask([b"AUTH", password.encode()]) == b"+OK\r\n"
 
@@ -50,15 +78,32 @@ class Line:
         self._socket.sendall(encode(words))
         return self._file.readline()
 
+    def hears(self, words: list[bytes]) -> bytes:
+        """The whole reply, whatever it is."""
+        end = b"$3\r\nend\r\n"
+        self._socket.sendall(encode(words) + encode([b"ECHO", b"end"]))
+        heard = b""
+        while not heard.endswith(end):
+            heard += self._file.readline()
+        return heard.removesuffix(end)
+
     def close(self) -> None:
         self._file.close()
         self._socket.close()
 
 
+class Hosted(Installation):
+    """One whose master is not the default user."""
+
+    def documents(self) -> list[dict]:
+        url = self.server.url.replace("redis://:", "redis://operator:")
+        return [master(url), *super().documents()[1:]]
+
+
 @on_every_server
 class OwnWorldTests(unittest.TestCase):
-    def installation(self, binary: Callable[[], str], *settings: str) -> Installation:
-        installation = Installation(server=RedisServer(binary, *settings))
+    def installation(self, binary: Callable[[], str], *settings: str, options: tuple[str, ...] = ()) -> Installation:
+        installation = Installation(*options, server=RedisServer(binary, *settings))
         self.addCleanup(installation.stop)
         self.addCleanup(lambda: self.assertNotIn("Traceback", installation.proxy.log))
         return installation
@@ -133,7 +178,7 @@ class OwnWorldTests(unittest.TestCase):
                 each.subscribe(*map(str, range(count)))
                 each.psubscribe("x*")
                 for _ in range(count + 1):
-                    self.assertIsNotNone(each.get_message(timeout=10))
+                    self.assertIsNotNone(each.get_message(timeout=LIMIT))
             waits = threading.Thread(target=lambda: blue.blpop("queue", 20))
             waits.start()
             until(lambda: blue.info("clients")["blocked_clients"] == 1, "one is blocked")
@@ -152,6 +197,69 @@ class OwnWorldTests(unittest.TestCase):
         self.assertEqual(blue.info("clients")["blocked_clients"], 0)
         if int(before["redis_version"].split(".")[0]) >= 7:
             self.assertEqual(set(blue.info("server", "clients")) - set(blue.info("clients")), set(blue.info("server")))
+
+    def each_info_whatever_scripts_did(self, binary: Callable[[], str]) -> None:
+        """One tenant's scripts make error codes by the thousand, of which Redis keeps a count each."""
+        # On Redis 6.2 scripts need the operator's word.
+        installation = self.installation(binary, options=("--allow-commands", "EVAL"))
+        blue, green = installation.blue(protocol=2), installation.green(protocol=2)
+        self.addCleanup(blue.close)
+        self.addCleanup(green.close)
+        for number in range(ERROR_CODES // 1000):
+            with blue.pipeline(transaction=False) as pipeline:
+                pipeline.eval(ERRORS, 0, f"{number}")
+                (errors,) = pipeline.execute(raise_on_error=False)
+            self.assertEqual(len(errors), 1000)
+        several = [("server", "keyspace"), ("clients", "errorstats")] * (green.info("server")["redis_version"] >= "7")
+        for sections in ((), ("default",), ("all",), ("everything",), *several):
+            self.assertIn("redis_version" if "clients" not in sections else "connected_clients", green.info(*sections))
+        self.assertEqual(green.execute_command("INFO", "errorstats"), {})
+        self.assertEqual(green.info("clients")["connected_clients"], 1)
+        self.assertNotIn("INFO", installation.proxy.log)
+
+    def each_config_get_is_this_servers_own(self, binary: Callable[[], str]) -> None:
+        installation = self.installation(binary, "maxmemory 100mb", "maxmemory-policy allkeys-lru")
+        through = Line(installation.proxy.port, Installation.BLUE)
+        straight = Line(installation.server.port, installation.server.password)
+        self.addCleanup(straight.close)
+        self.addCleanup(through.close)
+        for protocol in (b"2", b"3"):
+            for line in (through, straight):
+                line.hears([b"HELLO", protocol])
+            for words in CONFIG:
+                # Several names come in the order of a table of Redis's own, so the parts are compared.
+                expected, told = straight.hears(words), through.hears(words)
+                self.assertEqual(sorted(told.split(b"\r\n")), sorted(expected.split(b"\r\n")), words)
+        # It is asked each time: an operator may have changed it.
+        self.assertEqual(straight.hears([b"CONFIG", b"SET", b"maxmemory", b"200mb"]), b"+OK\r\n")
+        self.assertIn(b"209715200", through.hears([b"CONFIG", b"GET", b"maxmemory"]))
+        # Nothing else, by whatever pattern.
+        for words in (
+            [b"*"],
+            [b"requirepass"],
+            [b"*pass*"],
+            [b"[r]equirepass"],
+            [b"???????????"],
+            [b"masterauth"],
+            [b"dir"],
+        ):
+            told = through.hears([b"CONFIG", b"GET", *words])
+            names = set(told.split(b"\r\n")[2::4])
+            self.assertLessEqual(names, {*server_config.NAMES, b""}, words)
+            self.assertNotIn(installation.server.password.encode(), told)
+        self.assertEqual(through.hears([b"CONFIG", b"GET", b"requirepass"]), b"%0\r\n")
+        for words in ([b"SET", b"maxmemory", b"1"], [b"REWRITE"], [b"RESETSTAT"], [b"HELP"]):
+            self.assertRegex(through.hears([b"CONFIG", *words]), rb"^-NOPERM ")
+        self.assertEqual(straight.hears([b"CONFIG", b"GET", b"maxmemory"]).split(b"\r\n")[4], b"209715200")
+
+    def each_config_get_where_the_master_may_not(self, binary: Callable[[], str]) -> None:
+        """As with a hosted Redis: that is no passing failure, and the client is told so."""
+        installation = Hosted(server=RedisServer(binary, f"user operator on >{MASTER_PASSWORD} ~* &* +@all -config"))
+        self.addCleanup(installation.stop)
+        through = Line(installation.proxy.port, Installation.BLUE)
+        self.addCleanup(through.close)
+        self.assertEqual(through.ask([b"CONFIG", b"GET", b"save"]), b"-NOPERM Redis does not let the proxy ask this\r\n")
+        self.assertEqual(through.ask([b"PING"]), b"+PONG\r\n")
 
 
 def _bytes(name: str | bytes) -> bytes:

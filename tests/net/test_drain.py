@@ -52,6 +52,7 @@ class Lane:
         self.transport = SimpleNamespace(getHost=lambda: host)
         self.walled = walled
         self.tenant = BLUE
+        self.waits = True
         self.finished = False
 
     def finish(self) -> None:

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from types import SimpleNamespace
 
 from twisted.internet import defer, reactor, task
 from twisted.internet.address import UNIXAddress
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.testing import StringTransport
+from twisted.logger import Logger
 from twisted.trial import unittest
 
 from redisproxy.core.lane import CONFIRMATIONS, Owed
 from redisproxy.core.moving import UNREACHABLE
 from redisproxy.core.tenants import Backend, Tenant
 from redisproxy.net.lane import LOGIN_REFUSED, LaneError, LaneProtocol
-from redisproxy.net.lanes import FRESH, LanePool
+from redisproxy.net.lanes import AT_ONCE, FRESH, LanePool
 from redisproxy.net.receiver import READ_SIZE, SMALL_READ_SIZE, WIDE_READ_SIZE
-from redisproxy.net.wall import Wall
+from redisproxy.net.wall import Wall, WallError
+from redisproxy.ops.log_once import QUIET
 
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port
 
@@ -111,17 +115,15 @@ class NarrowTests(unittest.SynchronousTestCase):
         self.assertEqual(transport.bufferSize, READ_SIZE)
 
 
-class LanePoolTests(unittest.TestCase):
-    timeout = 30
-
+class PoolCase(unittest.TestCase):
     def setUp(self) -> None:
         self.server = RedisServer().start()
         self.addCleanup(self.server.stop)
         self.backend = Backend(host="127.0.0.1", port=self.server.port, password=MASTER_PASSWORD.encode())
         self.reactor = ClockedReactor()
 
-    def pool(self, base: int = 0) -> LanePool:
-        pool = LanePool(self.reactor, Wall("off", None), base, 30.0, 5.0)
+    def pool(self, base: int = 0, wall: object = None) -> LanePool:
+        pool = LanePool(self.reactor, wall or Wall("off", None), base, 30.0, 5.0)
         pool.startService()
         self.addCleanup(self.stop, pool)
         pool.use(self.backend)
@@ -149,6 +151,8 @@ class LanePoolTests(unittest.TestCase):
 
         return leased.addCallback(carry)
 
+
+class LanePoolTests(PoolCase):
     @defer.inlineCallbacks
     def test_given_back_clean_it_waits_for_its_tenant_and_then_is_closed(self):
         pool = self.pool()
@@ -317,4 +321,159 @@ class LanePoolTests(unittest.TestCase):
         self.assertIsNone(pool.fresh(BLUE, 2))
         failure = yield self.assertFailure(self.lease(pool), LaneError)
         self.assertEqual(failure.told, UNREACHABLE)
+        yield self.until(lambda: len(pool) == 0)
+
+
+NEVER = object()
+
+
+class Logins:
+    """Whom lanes log in as: each tenant's as the test has it, which may be an error, or NEVER; the master for all others."""
+
+    def __init__(self, **logins: object) -> None:
+        self._logins = logins
+
+    async def login(self, tenant: Tenant, master_password: bytes) -> object:
+        found = self._logins.get(tenant.namespace)
+        if isinstance(found, Exception):
+            raise found
+        if found is NEVER:
+            await defer.Deferred()
+        return found
+
+    def forget(self, tenant: Tenant) -> None:
+        pass
+
+
+class QueueTests(PoolCase):
+    """Of more leases than are under way at once, each has its own outcome."""
+
+    def stopped(self) -> None:
+        """Redis takes connections, and answers nothing, until `goes_on`."""
+        os.kill(self.server.pid, signal.SIGSTOP)
+        self.addCleanup(self.goes_on)
+
+    def goes_on(self) -> None:
+        os.kill(self.server.pid, signal.SIGCONT)
+
+    def logged(self, pool: LanePool) -> list[dict]:
+        events: list[dict] = []
+        pool._log = Logger(observer=events.append)
+        return events
+
+    @defer.inlineCallbacks
+    def test_one_that_is_given_up_concerns_nobody_else(self):
+        pool = self.pool()
+        events = self.logged(pool)
+        self.stopped()
+        under_way = [self.lease(pool) for _ in range(AT_ONCE)]
+        waiting = [self.lease(pool) for _ in range(5)]
+        late = self.lease(pool, GREEN)
+        yield self.until(lambda: len(pool) == AT_ONCE)
+        for given_up in (under_way[0], under_way[100], waiting[0]):
+            given_up.cancel()
+            self.failureResultOf(given_up, defer.CancelledError)
+        for other in (*under_way[1:100], *under_way[101:], *waiting[1:], late):
+            self.assertNoResult(other)
+        # What was given up was not opened in vain.
+        self.assertEqual(len(pool), AT_ONCE)
+        self.goes_on()
+        lane = yield late
+        self.assertEqual(lane.tenant, GREEN)
+        yield defer.gatherResults([*under_way[1:100], *under_way[101:], *waiting[1:]])
+        self.assertEqual(events, [])
+
+    @defer.inlineCallbacks
+    def test_all_of_a_tenant_are_given_up(self):
+        """As when its clients reset their connections: the others' leases go on, and nothing is left of these."""
+        pool = self.pool()
+        events = self.logged(pool)
+        self.stopped()
+        blue = [self.lease(pool) for _ in range(AT_ONCE + 100)]
+        green = [self.lease(pool, GREEN) for _ in range(20)]
+        yield self.until(lambda: len(pool) == AT_ONCE)
+        for given_up in blue:
+            given_up.cancel()
+            self.failureResultOf(given_up, defer.CancelledError)
+        self.goes_on()
+        lanes = yield defer.gatherResults(green)
+        self.assertEqual({lane.tenant for lane in lanes}, {GREEN})
+        yield self.until(lambda: len(pool) == len(green))
+        self.assertEqual(events, [])
+
+    @defer.inlineCallbacks
+    def test_while_its_name_is_looked_up(self):
+        """An endpoint calls that a name that was not found."""
+        pool = self.pool()
+        events = self.logged(pool)
+        given_up, other = self.lease(pool), self.lease(pool)
+        given_up.cancel()
+        self.failureResultOf(given_up, defer.CancelledError)
+        yield other
+        self.assertEqual(events, [])
+
+    @defer.inlineCallbacks
+    def test_one_tenants_fault_is_not_the_others(self):
+        """Its user is unknown to Redis, or cannot be made."""
+        for fault in ((b"nobody", b"x"), WallError("no user", passing=True), WallError("no user", passing=False)):
+            pool = self.pool(wall=Logins(blue=fault))
+            blue = [self.assertFailure(self.lease(pool), LaneError) for _ in range(AT_ONCE + 5)]
+            lane = yield self.lease(pool, GREEN)
+            self.assertEqual(lane.tenant, GREEN)
+            yield defer.gatherResults(blue)
+
+    @defer.inlineCallbacks
+    def test_one_that_takes_too_long_while_redis_can_be_reached(self):
+        pool = self.pool(wall=Logins(blue=NEVER))
+        blue = [self.assertFailure(self.lease(pool), LaneError) for _ in range(AT_ONCE)]
+        late = self.lease(pool, GREEN)
+        yield self.until(lambda: len(pool) == AT_ONCE and all(lane.opened is not None for lane in pool._lanes))
+        self.reactor.clock.advance(5)
+        self.assertEqual({error.told for error in (yield defer.gatherResults(blue))}, {UNREACHABLE})
+        self.assertEqual((yield late).tenant, GREEN)
+
+    @defer.inlineCallbacks
+    def test_redis_that_is_away_is_told_to_all_that_wait(self):
+        for away in ("closed", "silent"):
+            pool = self.pool()
+            if away == "closed":
+                pool.use(Backend(host="127.0.0.1", port=free_port()))
+            else:
+                self.stopped()
+            leases = [self.lease(pool, tenant) for tenant in (BLUE, GREEN) for _ in range(AT_ONCE)]
+            failures = defer.gatherResults([self.assertFailure(lease, LaneError) for lease in leases])
+            done: list[object] = []
+            failures.addCallback(done.extend)
+            began = self.reactor.seconds()
+            yield self.until(lambda done=done: done, passing=0.05)
+            self.assertEqual({error.told for error in done}, {UNREACHABLE})
+            # Those that waited were not tried one after the other.
+            self.assertLess(self.reactor.seconds() - began, 9)
+
+    @defer.inlineCallbacks
+    def test_many_that_end_at_once(self):
+        """Each lets the next begin: that must not be a stack as deep as the queue is long."""
+        pool = self.pool()
+        self.stopped()
+        under_way = [self.lease(pool) for _ in range(AT_ONCE)]
+        waiting = [defer.Deferred.fromCoroutine(pool.lease(GREEN)) for _ in range(3000)]
+        pool.fresh = lambda tenant, protocol: SimpleNamespace(backend=self.backend, walled=True)
+        under_way[0].cancel()
+        self.failureResultOf(under_way[0], defer.CancelledError)
+        for lease in waiting:
+            self.successResultOf(lease)
+        del pool.fresh
+        self.goes_on()
+        yield defer.gatherResults(under_way[1:])
+
+    @defer.inlineCallbacks
+    def test_what_resp_does_not_allow_is_told_twice_a_minute(self):
+        pool = self.pool()
+        events = self.logged(pool)
+        for _ in range(3):
+            for _ in range(20):
+                lane = yield self.lease(pool)
+                lane.dataReceived(b"+what\r\n")
+            self.reactor.clock.advance(QUIET)
+        self.assertEqual([event["log_format"] for event in events], ["{lane} answered what it was not asked: {reason}"] * 3)
         yield self.until(lambda: len(pool) == 0)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from twisted.internet import defer, task
 from twisted.trial import unittest
 
+from redisproxy.core.answering import NOT_ALLOWED, UNANSWERED
 from redisproxy.core.lane import Ledger, Owed
 from redisproxy.core.resp import encode
 from redisproxy.core.tenants import Tenant
@@ -14,7 +15,7 @@ from redisproxy.net.lane import LaneError
 from redisproxy.net.questions import ANSWER_LIMIT, LATER, SHARE, TIMEOUT, TOO_LARGE, QuestionError, Questions
 
 BLUE, GREEN, RED = Tenant("team-blue", 3), Tenant("team-green", 5), Tenant("team-red", 6)
-INFO = [b"INFO"]
+INFO = [b"INFO", b"server"]
 
 
 def bulk(text: bytes) -> bytes:
@@ -91,7 +92,9 @@ class QuestionsTests(unittest.SynchronousTestCase):
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
 
     def ask(self, tenant: Tenant = BLUE, words: list[bytes] = INFO) -> defer.Deferred:
-        return defer.Deferred.fromCoroutine(self.questions.ask(tenant, words))
+        """One command, and its answer alone."""
+        asked = defer.Deferred.fromCoroutine(self.questions.ask(tenant, [words]))
+        return asked.addCallback(lambda answers: answers[0] if len(answers) == 1 else answers)
 
     def failed(self, asked: defer.Deferred) -> str:
         """What the client is told."""
@@ -153,11 +156,37 @@ class QuestionsTests(unittest.SynchronousTestCase):
         self.assertEqual(self.failed(asked), TOO_LARGE)
         self.assertEqual(self.successResultOf(green), b"green")
 
-    def test_an_error_is_not_passed_on(self) -> None:
-        asked = self.ask()
-        self.lane.redis(b"-NOPERM the master may not do this\r\n")
+    def test_several_commands_are_one_question(self) -> None:
+        asked = defer.Deferred.fromCoroutine(self.questions.ask(BLUE, [INFO, [b"CONFIG", b"GET", b"save"], INFO]))
+        green = self.ask(GREEN)
+        self.assertEqual(self.lane.gets(), encode(INFO) + encode([b"CONFIG", b"GET", b"save"]) + encode(INFO) * 2)
+        replies = bulk(b"1") + b"*2\r\n" + bulk(b"save") + bulk(b"") + bulk(b"2")
+        for byte in range(len(replies) - 1):
+            self.lane.redis(replies[byte : byte + 1])
+        self.assertNoResult(asked)
+        self.lane.redis(replies[-1:] + bulk(b"green"))
+        self.assertEqual(self.successResultOf(asked), [b"1", [b"save", b""], b"2"])
+        self.assertEqual(self.successResultOf(green), b"green")
+
+    def test_an_error_among_several_answers(self) -> None:
+        asked = defer.Deferred.fromCoroutine(self.questions.ask(BLUE, [INFO, INFO, INFO]))
+        self.lane.redis(bulk(b"1") + b"-LOADING Redis is loading\r\n" + bulk(b"3"))
         self.assertIn("did not answer", self.failed(asked))
         self.assertEqual(self.pool.idle, [(self.lane, True)])
+
+    def test_an_error_is_not_passed_on(self) -> None:
+        for error in (b"BUSY Redis is busy", b"LOADING Redis is loading", b"ERR something else"):
+            asked = self.ask()
+            self.lane.redis(b"-%b\r\n" % error)
+            self.assertEqual(self.failed(asked), UNANSWERED)
+            self.assertEqual(self.pool.idle[-1], (self.lane, True))
+
+    def test_what_the_master_may_not_ask_is_told_as_that(self) -> None:
+        """As on a hosted Redis without CONFIG: to try again would not help."""
+        for error in (b"NOPERM this user has no permissions", b"ERR unknown command 'CONFIG'", b"ERR Unknown subcommand"):
+            asked = self.ask()
+            self.lane.redis(b"-%b\r\n" % error)
+            self.assertEqual(self.failed(asked), NOT_ALLOWED)
 
     def test_one_that_does_not_answer_is_closed(self) -> None:
         asked, green = self.ask(), self.ask(GREEN)
@@ -171,6 +200,37 @@ class QuestionsTests(unittest.SynchronousTestCase):
         old.lose()
         self.lane.redis(bulk(b"red"))
         self.assertEqual(self.successResultOf(red), b"red")
+        self.clock.advance(LATER)
+
+    def test_one_that_waits_behind_another_s_has_its_own_time(self) -> None:
+        asked = self.ask()
+        self.clock.advance(TIMEOUT - 1)
+        green = self.ask(GREEN)
+        old = self.lane
+        self.clock.advance(1)
+        self.assertIn("did not answer", self.failed(asked))
+        self.assertNoResult(green)
+        self.assertFalse(old.dropped)
+        red = self.ask(RED)
+        self.assertIsNot(self.lane, old)
+        self.lane.redis(bulk(b"red"))
+        self.assertEqual(self.successResultOf(red), b"red")
+        old.redis(bulk(b"late") + bulk(b"green"))
+        self.assertEqual(self.successResultOf(green), b"green")
+        self.assertEqual(self.pool.idle, [(self.lane, True), (old, True)])
+        self.clock.advance(LATER)
+
+    def test_when_nobody_waits_any_more_it_is_closed(self) -> None:
+        asked = self.ask()
+        self.clock.advance(1)
+        green = self.ask(GREEN)
+        self.clock.advance(TIMEOUT - 1)
+        self.failed(asked)
+        self.assertFalse(self.lane.dropped)
+        self.clock.advance(1)
+        self.assertIn("did not answer", self.failed(green))
+        self.assertTrue(self.lane.dropped)
+        self.lane.lose()
         self.clock.advance(LATER)
 
     def test_a_connection_that_breaks(self) -> None:

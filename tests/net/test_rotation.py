@@ -32,7 +32,7 @@ class RotationCase(unittest.SynchronousTestCase):
         self.mount.mkdir()
         self.certificate, self.key = self.mount / "tls.crt", self.mount / "tls.key"
         self.clock = task.Clock()
-        self.clock.rightNow = time.time()
+        self.now = time.time()
         self.events: list[LogEvent] = []
         globalLogPublisher.addObserver(self.events.append)
         self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
@@ -48,7 +48,7 @@ class RotationCase(unittest.SynchronousTestCase):
 
     def start(self, client_ca: Path | None = None, in_thread: Callable = defer.maybeDeferred) -> RotationService:
         self.tls = ServerTls("ssl:6380", TlsFiles(self.key, self.certificate, None, client_ca))
-        service = RotationService(self.clock, [self.tls], self.changed, in_thread)
+        service = RotationService(self.clock, [self.tls], self.changed, in_thread, wall_clock=lambda: self.now)
         service.startService()
         self.addCleanup(self.stop, service)
         return service
@@ -251,11 +251,11 @@ class RotationTests(RotationCase):
         self.assertEqual(self.shown(), third[0])
 
     def test_a_certificate_that_is_not_good_today_is_told_of(self) -> None:
-        self.clock.rightNow = 0.0
+        self.now = 0.0
         self.write(*self.issue("early"))
         self.start()
         self.assertRegex(self.told("warn")[0], "begins on 20.* only: clients refuse it")
-        self.clock.rightNow = 4e9
+        self.now = 4e9
         self.write(*self.issue("late"))
         self.look(LOOKS)
         self.assertRegex(self.told("warn")[1], "from now on the certificate is .*, which ended on 20.*: clients refuse it")

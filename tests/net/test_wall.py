@@ -12,9 +12,10 @@ from redisproxy.core.commands import parse
 from redisproxy.core.policy import make_policy
 from redisproxy.core.tenants import Tenant
 from redisproxy.net.control import ControlError, Server
-from redisproxy.net.wall import PATTERN_BYTES, PATTERNS, Wall
+from redisproxy.net.wall import PATTERN_BYTES, PATTERNS, Wall, WallError
 
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server
+from ..support.waiting import LIMIT
 
 BLUE = Tenant("team-blue", 3)
 MASTER = MASTER_PASSWORD.encode()
@@ -51,6 +52,10 @@ def fails(words: tuple) -> None:
     raise ControlError("Redis did not answer")
 
 
+def is_busy(words: tuple) -> None:
+    raise ControlError("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.")
+
+
 @on_every_server
 class ReplicasTests(unittest.SynchronousTestCase):
     def wall(self, server: RedisServer) -> Wall:
@@ -76,12 +81,12 @@ class ReplicasTests(unittest.SynchronousTestCase):
         self.addCleanup(client.close)
         self.addCleanup(pubsub.close)
         pubsub.psubscribe("team-blue:news.*")
-        self.assertEqual(pubsub.get_message(timeout=5)["type"], "psubscribe")
+        self.assertEqual(pubsub.get_message(timeout=LIMIT)["type"], "psubscribe")
         return pubsub
 
     def assertHears(self, server: RedisServer, pubsub: redis.client.PubSub) -> None:
         self.assertEqual(server.client().publish("team-blue:news.today", "x"), 1, "it was not disconnected")
-        self.assertEqual(pubsub.get_message(timeout=5)["data"], b"x")
+        self.assertEqual(pubsub.get_message(timeout=LIMIT)["data"], b"x")
 
     def each_another_one_provisions_the_user_again(self, binary: Callable[[], str]) -> None:
         server = self.start(binary)
@@ -103,6 +108,24 @@ class ReplicasTests(unittest.SynchronousTestCase):
             run(wall.permit(BLUE, [b"team-blue:" + b"x" * PATTERN_BYTES]))
         self.assertIn(f"more than {PATTERN_BYTES} bytes", caught.exception.told)
         run(wall.permit(BLUE, [b"team-blue:\xff\x01", b"team-blue:fit"]))
+
+    def each_redis_is_busy_when_it_is_to_be_made(self, binary: Callable[[], str]) -> None:
+        """That is not taken for a user which is there already, and keeps its channels."""
+        server = self.start(binary)
+        wall = self.wall(server)
+        refused = []
+        wall.user_refused = lambda: refused.append(True)
+        wall.control.before = is_busy
+        with self.assertRaises(WallError) as caught:
+            run(wall.login(BLUE, MASTER))
+        self.assertTrue(caught.exception.passing)
+        self.assertEqual(refused, [True])
+        self.assertEqual([user for user in server.client().acl_users() if "team-blue" in user], [])
+        name, password = run(wall.login(BLUE, MASTER))
+        client = redis.Redis(port=server.port, username=name.decode(), password=password.decode())
+        self.addCleanup(client.close)
+        self.assertRaises(redis.exceptions.NoPermissionError, client.publish, "team-green:news", "x")
+        self.assertEqual(client.publish("team-blue:news", "x"), 0)
 
     def each_two_make_it_at_the_same_moment(self, binary: Callable[[], str]) -> None:
         """Before one of its questions to Redis the other one is through with all of its own: before the first, the second …"""

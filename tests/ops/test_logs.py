@@ -5,13 +5,15 @@ from __future__ import annotations
 import io
 import json
 import unittest
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 from twisted.internet import task
-from twisted.logger import Logger, LogLevel, LogPublisher, globalLogPublisher
+from twisted.logger import Logger, LogLevel, LogPublisher, formatEvent, globalLogPublisher
 from twisted.python import log as legacy
 from twisted.python.failure import Failure
 
-from redisproxy.ops import outcomes as outcomes_module
+from redisproxy.ops.line_quota import ADDRESS_LINES, PERIOD, TENANT_LINES
 from redisproxy.ops.logs import observer, record, replay
 from redisproxy.ops.outcomes import Outcome, Outcomes
 
@@ -27,7 +29,7 @@ class ObserverTests(unittest.TestCase):
     def test_json(self) -> None:
         (line,) = self.lines("json", "info", ("info", {"what": "a\nb", "count": 3, "thing": object}))
         event = json.loads(line)
-        self.assertEqual((event["message"], event["what"], event["count"]), ("got a\nb", "a\nb", 3))
+        self.assertEqual((event["message"], event["what"], event["count"]), (r"got a\nb", r"a\nb", 3))
         self.assertEqual((event["level"], event["logger"]), ("info", "here"))
         self.assertRegex(event["time"], r"^\d{4}-\d\d-\d\dT[\d:.]+\+00:00$")
 
@@ -86,12 +88,11 @@ class ObserverTests(unittest.TestCase):
             globalLogPublisher.removeObserver(told)
             lines = stream.getvalue().splitlines()
             if log_format == "text":
-                self.assertRegex(lines[0], r"^\d{4}-\d\d-\d\dT\S+ \[worker-2/1234/here#info\] got a$")
-                self.assertEqual(lines[1], "\tb")
-                self.assertRegex(lines[2], r"\[worker-2/1234/here#critical\] it {x} broke$")
-                self.assertRegex(lines[3], r"^\tTraceback")
-                self.assertTrue(all(line.startswith("\t") for line in lines[3:]))
-                self.assertEqual(sum("builtins.KeyError" in line for line in lines), 1)
+                self.assertRegex(lines[0], r"^\d{4}-\d\d-\d\dT\S+ \[worker-2/1234/here#info\] got a\\nb$")
+                self.assertRegex(lines[1], r"\[worker-2/1234/here#critical\] it {x} broke$")
+                self.assertRegex(lines[2], r"^\tTraceback")
+                self.assertTrue(all(line.startswith("\t") for line in lines[2:]))
+                self.assertEqual(lines[-1], "\tbuiltins.KeyError")
             else:
                 for one, line in zip(records, map(json.loads, lines), strict=True):
                     self.assertEqual(line, {**one, "worker": 2, "pid": 1234})
@@ -102,6 +103,120 @@ class ObserverTests(unittest.TestCase):
         self.assertIn("got 3", told[0])
 
 
+class PrintableTests(unittest.TestCase):
+    """Whatever is logged, by whom."""
+
+    #: sequences for a terminal, the direction of writing, line ends, bytes that are no text
+    HOSTILE = "a\x1b[2Jb\x07c\x9bd\u202ee\nf\r\u2028g\udc80h\u0301/\u0301\x00\x7f"
+    SHOWN = r"a\x1b[2Jb\x07c\x9bd\u202ee\nf\r\u2028g\udc80h" + "\u0301" + r"/\u0301\x00\x7f"
+
+    SECRET = "hunter2" + HOSTILE
+
+    def written(self, log_format: str, tell: Callable[[Logger], object]) -> list[str]:
+        stream = io.TextIOWrapper(io.BytesIO(), encoding="utf-8", newline="")
+        tell(Logger(namespace="here", observer=observer(log_format, "debug", stream)))
+        stream.flush()
+        return stream.buffer.getvalue().decode().removesuffix("\n").split("\n")
+
+    def in_all_forms(self, tell: Callable[[Logger], object]) -> Iterator[tuple[str, list[str]]]:
+        """(form, lines): as text, as JSON, and both of what a worker says."""
+
+        def of_worker(log: Logger) -> None:
+            said: list[dict] = []
+            tell(Logger(namespace="here", observer=lambda event: said.append(json.loads(json.dumps(record(event))))))
+            globalLogPublisher.addObserver(log.observer)
+            try:
+                for one in said:
+                    replay(one, 1, 2)
+            finally:
+                globalLogPublisher.removeObserver(log.observer)
+
+        for log_format in ("text", "json"):
+            yield log_format, self.written(log_format, tell)
+            yield log_format, self.written(log_format, of_worker)
+
+    def test_fields(self) -> None:
+        for form, lines in self.in_all_forms(lambda log: log.info("in {place}: {thing!r}", place=self.HOSTILE, thing=1)):
+            (line,) = lines
+            self.assertTrue(line.isprintable(), line)
+            if form == "json":
+                event = json.loads(line)
+                self.assertEqual((event["message"], event["place"]), (f"in {self.SHOWN}: 1", self.SHOWN))
+            else:
+                self.assertTrue(line.endswith(f"] in {self.SHOWN}: 1"), line)
+
+    def test_what_libraries_log(self) -> None:
+        """By Twisted's older interface, which names a system, too."""
+
+        def tell(log: Logger) -> None:
+            publisher = legacy.LogPublisher(observerPublisher=log.observer, publishPublisher=log.observer)
+            publisher.msg(self.HOSTILE, system=self.HOSTILE)
+
+        for form in ("text", "json"):
+            (line,) = self.written(form, tell)
+            self.assertTrue(line.isprintable(), line)
+            self.assertEqual(json.loads(line)["message"] if form == "json" else line.partition("] ")[2], self.SHOWN)
+
+    def fail_with(self, secret: str) -> None:
+        try:
+            {}[secret]
+        except KeyError as error:
+            raise ValueError(f"invalid literal: {secret!r}") from error
+
+    def check_traceback(self, form: str, lines: list[str]) -> None:
+        self.assertNotIn("hunter2", "\n".join(lines))
+        self.assertTrue(all(line.lstrip("\t").isprintable() for line in lines), lines)
+        self.assertIn("it broke", lines[0])
+        told = json.loads(lines[0])["traceback"].split("\n") if form == "json" else [line[1:] for line in lines[1:]]
+        outside = [line for line in told if not line.startswith(" ")]
+        head = "Traceback (most recent call last):"
+        self.assertEqual(outside, [head, "builtins.KeyError", head, "builtins.ValueError"])
+        self.assertTrue(any(line.endswith("in fail_with") for line in told), told)
+
+    def test_a_traceback_keeps_its_lines_and_not_what_the_exception_says(self) -> None:
+        def tell(log: Logger) -> None:
+            try:
+                self.fail_with(self.SECRET)
+            except ValueError:
+                log.failure("it broke at {place}", Failure(), place=self.HOSTILE, error=Failure())
+
+        for form, lines in self.in_all_forms(tell):
+            self.check_traceback(form, lines)
+
+    def test_nor_one_that_a_library_logs(self) -> None:
+        def tell(log: Logger) -> None:
+            publisher = legacy.LogPublisher(observerPublisher=log.observer, publishPublisher=log.observer)
+            try:
+                self.fail_with(self.SECRET)
+            except ValueError:
+                publisher.msg(failure=Failure(), why="it broke", isError=1)
+
+        for form in ("text", "json"):
+            self.check_traceback(form, self.written(form, tell))
+
+    def test_an_exception_in_a_field_is_its_type(self) -> None:
+        for _, lines in self.in_all_forms(lambda log: log.warn("no: {error}", error=ValueError("hunter2"))):
+            self.assertIn("no: builtins.ValueError", lines[0])
+            self.assertNotIn("hunter2", lines[0])
+
+    def test_a_system_error_says_which(self) -> None:
+        def tell(log: Logger) -> None:
+            try:
+                Path("/no/such", self.SECRET.partition("\0")[0]).read_bytes()
+            except OSError:
+                log.failure("it broke")
+
+        for _, lines in self.in_all_forms(tell):
+            self.assertIn("builtins.FileNotFoundError: No such file or directory", "\n".join(lines))
+            self.assertNotIn("hunter2", "\n".join(lines))
+
+    def test_what_redis_repeats_of_a_command(self) -> None:
+        told = "Redis error: could not auth: ERR unknown command 'AUTH', with args beginning with: 'hunter2'"
+        for _, lines in self.in_all_forms(lambda log: log.info("{told}", told=told)):
+            self.assertNotIn("hunter2", lines[0])
+            self.assertIn("unknown command 'AUTH', with args beginning with: …", lines[0])
+
+
 class OutcomesTests(unittest.TestCase):
     def setUp(self) -> None:
         self.events: list[dict] = []
@@ -110,8 +225,14 @@ class OutcomesTests(unittest.TestCase):
         self.clock = task.Clock()
         self.outcomes = Outcomes(self.clock)
 
-    def ended(self, mood: str) -> None:
-        self.outcomes.ended(Outcome(1, "1.2.3.4:5", "blue", "main", 1.5, 7, 2, mood))
+    def ended(self, mood: str, namespace: str | None = "blue", peer: str = "1.2.3.4:5") -> None:
+        self.outcomes.ended(Outcome(1, peer, namespace, namespace and "main", 1.5, 7, 2, mood))
+
+    def lines(self) -> list[str]:
+        """What was written since the last time."""
+        lines = [formatEvent(event) for event in self.events]
+        self.events.clear()
+        return lines
 
     def test_levels(self) -> None:
         for mood in ("client-left", "quit", "revoked"):
@@ -119,10 +240,48 @@ class OutcomesTests(unittest.TestCase):
         self.assertEqual([e["log_level"].name for e in self.events], ["debug", "debug", "info"])
         self.assertEqual((self.events[2]["namespace"], self.events[2]["commands"]), ("blue", 7))
 
-    def test_a_storm_is_counted(self) -> None:
-        for _ in range(outcomes_module.RATE + 30):
-            self.ended("turned-away")
-        self.assertEqual(len(self.events), outcomes_module.RATE)
-        self.clock.advance(1)
-        self.outcomes.login_refused("1.2.3.4:5", "wrong")
-        self.assertEqual([e.get("left_out") for e in self.events[-2:]], [30, None])
+    def test_a_storm_of_one_tenant_does_not_hide_anothers_lines(self) -> None:
+        for _ in range(TENANT_LINES):
+            self.outcomes.forbidden("1.2.3.4:5", "blue", "main", "config|set")
+        self.assertEqual(len(self.lines()), TENANT_LINES)
+        for _ in range(10):
+            self.outcomes.forbidden("1.2.3.4:5", "blue", "main", "config|set")
+            self.outcomes.tenant_full("1.2.3.4:5", "blue", "main")
+            self.outcomes.login_refused("1.2.3.4:5", "wrong", "blue")
+            self.ended("revoked")
+        self.assertEqual(self.lines(), [])
+        self.outcomes.forbidden("1.2.3.4:6", "green", "main", "keys")
+        self.ended("redis-lost", "green")
+        self.outcomes.login_refused("1.2.3.4:7", "wrong")
+        told = self.lines()
+        self.assertEqual(told[0], "refused keys to green/main from 1.2.3.4:6")
+        self.assertRegex(told[1], "^client 1 from 1.2.3.4:5, green/main: redis-lost")
+        self.assertEqual(told[2:], ["log-in from 1.2.3.4:7 refused: wrong"])
+        self.clock.advance(PERIOD)
+        self.assertEqual(
+            [(event["left_out"], event["namespace"]) for event in self.events if "left_out" in event], [(40, "blue")]
+        )
+        self.assertEqual(self.lines(), ["40 lines about blue were left out: they came too fast"])
+
+    def test_a_storm_of_one_address_does_not_hide_anothers_lines(self) -> None:
+        for number in range(ADDRESS_LINES + 5):
+            self.ended("turned-away", None, f"1.2.3.4:{number}")
+        self.outcomes.login_refused("[2001:db8::1]:5", "wrong")
+        self.ended("turned-away", None, "a Unix socket")
+        told = self.lines()
+        self.assertEqual(len(told), ADDRESS_LINES + 2)
+        self.assertIn("log-in from [2001:db8::1]:5 refused: wrong", told)
+        self.outcomes.startService()
+        self.outcomes.stopService()
+        self.assertEqual(
+            self.lines(),
+            ["5 lines about clients that are not logged in were left out: most came from 1.2.3.4"],
+        )
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_ordinary_ends_use_nothing_up(self) -> None:
+        for _ in range(TENANT_LINES * 2):
+            self.ended("client-left")
+        self.assertEqual(len(self.lines()), TENANT_LINES * 2)
+        self.ended("revoked")
+        self.assertEqual(len(self.lines()), 1)

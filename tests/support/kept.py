@@ -17,7 +17,7 @@ class KeptDirectory:
         self, clock: object, source: Source, enrolment: Enrolment, interval: float, *arguments: object, **named: object
     ) -> None:
         self.reading = ReadingService(clock, source, enrolment, interval, *arguments, **named)
-        self.holder = DirectoryHolder(clock)
+        self.holder = DirectoryHolder(clock, clock.seconds)
         self.reading.listeners.append(self.holder.use)
 
     def __getattr__(self, name: str) -> object:

@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -123,7 +124,7 @@ class ProxyProcess:
         def probe() -> re.Match[str] | None:
             found = re.search(pattern, self.log)
             if found is None and self.process.poll() is not None:
-                self._reader.join(5)
+                self._reader.join(LIMIT)
                 found = re.search(pattern, self.log)
                 if found is None:
                     raise AssertionError(f"twistd ended with {self.process.returncode}:\n{self.log}")
@@ -156,9 +157,15 @@ class ProxyProcess:
 
     def client(self, password: str, index: int = 0, **options: object) -> redis.Redis:
         """A redis-py client through it, which does not try again: a test is about the first answer."""
-        options.setdefault("socket_timeout", 20)
+        options.setdefault("socket_timeout", LIMIT)
         options.setdefault("retry", Retry(NoBackoff(), 0))
         return redis.Redis(host="127.0.0.1", port=self.port, db=index, password=password, **options)
+
+    def answers(self) -> None:
+        """Returns when it has answered a client that has not logged in: it runs."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT) as connection:
+            connection.sendall(b"PING\r\n")
+            assert connection.recv(100).startswith(b"-NOAUTH")
 
     def refresh(self) -> None:
         """SIGUSR1: reads the credentials anew."""
@@ -185,12 +192,12 @@ class ProxyProcess:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            status = self.process.wait(30)
+            status = self.process.wait(LIMIT)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            raise AssertionError(f"twistd did not end within 30 s of signal {number}:\n{self.log}") from None
-        self._reader.join(5)
+            raise AssertionError(f"twistd did not end within {LIMIT} s of signal {number}:\n{self.log}") from None
+        self._reader.join(LIMIT)
         return status
 
 
@@ -226,10 +233,16 @@ class Installation:
     BLUE = "blue-password"
     GREEN = "green-password"
 
-    def __init__(self, *options: str, server: RedisServer | None = None) -> None:
+    def __init__(
+        self,
+        *options: str,
+        server: RedisServer | None = None,
+        environ: Mapping[str, str] | None = None,
+        twistd: Iterable[str] = (),
+    ) -> None:
         self.server = (server or RedisServer()).start()
         self.manifests = Manifests(self.documents())
-        self.proxy = ProxyProcess("--manifests", str(self.manifests.path), *options).ready()
+        self.proxy = ProxyProcess("--manifests", str(self.manifests.path), *options, environ=environ, twistd=twistd).ready()
 
     def documents(self) -> list[dict]:
         return [

@@ -58,6 +58,11 @@ class Relay:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
 
+    @property
+    def connections(self) -> int:
+        """How many it took, since the last `cut`."""
+        return len(self._pairs)
+
     def lead_to(self, port: int) -> None:
         """Where connections from now on lead; those that are open stay."""
         self._target = port
@@ -81,11 +86,12 @@ class Relay:
                 with contextlib.suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
-    def say(self, data: bytes) -> None:
-        """The proxy hears this from Redis, on every connection."""
+    def say(self, data: bytes, held: int = 0) -> None:
+        """The proxy hears this from Redis, on every connection of which `stall` keeps back so many bytes at least."""
         for near, _ in self._pairs:
             with contextlib.suppress(OSError):
-                near.sendall(data)
+                if not held or self._kept.get(near, 0) + _unread(near) >= held:
+                    near.sendall(data)
 
     def stop(self) -> None:
         self.flow()

@@ -87,7 +87,10 @@ class Texts(ast.NodeVisitor):
             self.logged |= {f"worker {ANY} ({ANY}) {text}; another is started in {ANY} s" for text in given}
         elif name in ("Problem", "MalformedError", "DocumentError", "ReadFailure"):
             self.reasons |= {text for text in given if " " in text.strip(ANY)}
-        elif name in ("LaneError", "WallError", "UserUnknown", "_tell", "_tell_helpless") and node.args:
+        elif (
+            name in ("LaneError", "RedisUnreachable", "WallError", "UserUnknown", "_tell", "_tell_of_one", "_tell_helpless")
+            and node.args
+        ):
             self.reasons |= set(self.of(node.args[0]))
         elif ast.unparse(node.func) == "wrong.append":
             self.reasons |= set(given)  # of annotations

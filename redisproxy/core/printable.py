@@ -1,0 +1,41 @@
+"""Text that is fit to be shown: in a log, in a terminal, on a page, in a metric, in an error.
+
+Owns which characters are shown as they are, and what of another server's error is repeated. Names come from files, clusters
+and clients: each may hold escape sequences, line ends, marks that turn the direction of writing, or bytes that are no text.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+#: Letters without a shape of their own: they look like nothing, or like a space.
+_BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+#: Redis repeats the arguments of a command that it does not know, and the rule of a user that it does not take. Rules that
+#: begin with + or - name commands; the others are passwords, their hashes, keys and channels.
+_ARGUMENTS = re.compile(r"(with args beginning with: ).*", re.DOTALL)
+_RULE = re.compile(r"(SETUSER modifier ')(?![+-])[^']*", re.DOTALL)
+
+
+def printable(text: str) -> str:
+    """The text in one line. What is no visible character, and no plain space, is written as an escape, as Python does.
+
+    The result is the same when it is made printable again.
+    """
+    if text.isascii() and text.isprintable():
+        return text
+    shown: list[str] = []
+    before = ""
+    for character in text:
+        category = unicodedata.category(character)
+        # A combining mark belongs to a letter; anywhere else it changes how what stands before it is shown.
+        fits = before[:1] == "L" if category[0] == "M" else character.isprintable() and character not in _BLANK
+        shown.append(character if fits else character.encode("unicode_escape").decode("ascii"))
+        if category[0] != "M" or not fits:
+            before = category
+    return "".join(shown)
+
+
+def server_error(text: str) -> str:
+    """What a server said of a command, without the arguments of that: a password may be among them."""
+    return _RULE.sub(r"\1…", _ARGUMENTS.sub(r"\1…", text))

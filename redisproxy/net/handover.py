@@ -1,0 +1,99 @@
+"""Databases that go from one tenant to another: the new owner's connections wait for the end of the former one's.
+
+Owns when the new owner may have connections to Redis. Until then nothing that it writes can reach a command of the former
+owner that blocks, and nothing that the former owner asked for runs on the new one's data. A connection that was half
+closed is known to run nothing more when Redis has closed it, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from twisted.internet import defer
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
+
+from .lane import LaneProtocol
+
+#: Seconds for the replies that are still owed over the former owner's connections, before these are cut off: the new
+#: owner waits meanwhile.
+HERE_LIMIT = 1.0
+#: Seconds for the other processes to say that they have no such connections: one that is stuck must not keep the new
+#: owner out for ever.
+ELSEWHERE_LIMIT = 10.0
+
+
+class Handover:
+    """Who waits for which connections."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        # Connections of former owners, in this process.
+        self._lanes: set[LaneProtocol] = set()
+        # Indices of databases to which other processes may have such.
+        self._elsewhere: frozenset[int] = frozenset()
+        self._cutting: IDelayedCall | None = None
+        self._lapsing: IDelayedCall | None = None
+        self._waiting: list[tuple[int | None, defer.Deferred[None]]] = []
+
+    def begin(self, lanes: Collection[LaneProtocol], elsewhere: Collection[int]) -> None:
+        """These have to end; and other processes may have more, to the databases with these indices."""
+        self.stop()
+        self._lanes = set(lanes)
+        self._elsewhere = frozenset(elsewhere)
+        if self._lanes:
+            self._cutting = self._clock.callLater(HERE_LIMIT, self._cut)
+        if self._elsewhere:
+            self._lapsing = self._clock.callLater(ELSEWHERE_LIMIT, self.over_elsewhere)
+        self._tell_waiting()
+
+    def stop(self) -> None:
+        """No time limit runs any more."""
+        for timer in (self._cutting, self._lapsing):
+            _cancel(timer)
+
+    def lost(self, lane: LaneProtocol) -> None:
+        """A connection is gone."""
+        if lane in self._lanes:
+            self._lanes.discard(lane)
+            if not self._lanes:
+                _cancel(self._cutting)
+            self._tell_waiting()
+
+    def over_elsewhere(self) -> None:
+        """The other processes have none any more."""
+        self._elsewhere = frozenset()
+        _cancel(self._lapsing)
+        self._tell_waiting()
+
+    def over(self, index: int) -> defer.Deferred[None] | None:
+        """Fires when a database is its owner's alone; None: it is."""
+        return self._wait(index) if self._busy(index) else None
+
+    def over_here(self) -> defer.Deferred[None]:
+        """Fires when this process has no connections of former owners."""
+        return self._wait(None) if self._lanes else defer.succeed(None)
+
+    def _busy(self, index: int) -> bool:
+        return index in self._elsewhere or any(lane.tenant.index == index for lane in self._lanes)
+
+    def _wait(self, index: int | None) -> defer.Deferred[None]:
+        waiting: defer.Deferred[None] = defer.Deferred(lambda cancelled: self._waiting.remove((index, cancelled)))
+        self._waiting.append((index, waiting))
+        return waiting
+
+    def _tell_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for index, waits in waiting:
+            if bool(self._lanes) if index is None else self._busy(index):
+                self._waiting.append((index, waits))
+            else:
+                waits.callback(None)
+
+    def _cut(self) -> None:
+        for lane in list(self._lanes):
+            lane.drop()
+
+
+def _cancel(timer: IDelayedCall | None) -> None:
+    if timer is not None and timer.active():
+        timer.cancel()

@@ -1,0 +1,102 @@
+"""Connections to Redis that are being opened.
+
+Owns these openings, each with its time limit. If the waiter of one leaves, the opening goes on, and the next caller gets its
+connection. So clients that come and go do not pile up name look-ups, connections and log-ins in front of others. A
+connection that nobody waits for when it is there is closed.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Coroutine
+
+from twisted.internet import defer
+from twisted.internet.interfaces import IReactorTime
+from twisted.python.failure import Failure
+
+from ..core.moving import UNREACHABLE
+from ..core.tenants import Backend
+from .lane import LaneError, LaneProtocol
+
+
+class RedisMoved(LaneError):
+    """The proxy gave the opening up: Redis is at another address now, or the proxy stops. It is no fault of Redis."""
+
+    def __init__(self) -> None:
+        super().__init__("Redis moved while a connection was opened", UNREACHABLE)
+
+
+class _Opening:
+    """One opening. work: opens the connection; waiter: gets it; None: the waiter left, and the next caller gets it."""
+
+    __slots__ = ("backend", "given_up", "waiter", "work")
+
+    def __init__(self, backend: Backend) -> None:
+        self.backend = backend
+        self.given_up = False
+        self.waiter: defer.Deferred[LaneProtocol] | None = None
+        self.work: defer.Deferred[None] | None = None
+
+
+class Openings:
+    """timeout: seconds for each opening; connect: opens a connection and logs in. It can be cancelled."""
+
+    def __init__(
+        self, clock: IReactorTime, timeout: float, connect: Callable[[Backend], Coroutine[object, object, LaneProtocol]]
+    ) -> None:
+        self._clock = clock
+        self._timeout = timeout
+        self._connect = connect
+        self._under_way: set[_Opening] = set()
+        # The openings without a waiter, the earliest first.
+        self._left: OrderedDict[_Opening, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        """How many are under way."""
+        return len(self._under_way)
+
+    async def open(self, backend: Backend) -> LaneProtocol:
+        """A new connection, logged in. Raises RedisMoved, TimeoutError, and whatever `connect` raises.
+
+        The caller may cancel this. The opening then goes on for the next caller.
+        """
+        while self._left:
+            opening, _ = self._left.popitem(last=False)
+            if opening.backend == backend:
+                try:
+                    return await self._wait_for(opening)
+                except defer.TimeoutError:
+                    continue  # the opening began before this call, which has time left
+        opening = _Opening(backend)
+        result = self._wait_for(opening)
+        self._under_way.add(opening)
+        work = defer.Deferred.fromCoroutine(self._connect(backend)).addTimeout(self._timeout, self._clock)
+        opening.work = work.addBoth(self._ended, opening)
+        return await result
+
+    def give_up(self, keep: Backend | None = None) -> None:
+        """Gives up all openings that do not lead to `keep`. Their waiters get RedisMoved."""
+        for opening in list(self._under_way):
+            if opening.backend != keep and opening.work is not None:
+                opening.given_up = True
+                opening.work.cancel()
+
+    def _wait_for(self, opening: _Opening) -> defer.Deferred[LaneProtocol]:
+        opening.waiter = defer.Deferred(lambda _: self._leave(opening))
+        return opening.waiter
+
+    def _leave(self, opening: _Opening) -> None:
+        opening.waiter = None
+        self._left[opening] = None
+
+    def _ended(self, result: LaneProtocol | Failure, opening: _Opening) -> None:
+        self._under_way.discard(opening)
+        self._left.pop(opening, None)
+        waiter, opening.waiter = opening.waiter, None
+        if isinstance(result, Failure):
+            if waiter is not None:
+                waiter.errback(RedisMoved() if opening.given_up else result)
+        elif waiter is not None:
+            waiter.callback(result)
+        else:
+            result.drop()

@@ -1,0 +1,195 @@
+"""Asks a Redis what it is, over a connection that somebody else made.
+
+Owns the asking: all questions in one write, so that Redis answers them in one turn and no tenant's script runs in between;
+and only those again that it did not answer. What the answers mean is `core.probing`'s.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+import txredisapi
+from twisted.internet import defer
+from twisted.internet.interfaces import IReactorTCP
+
+from ..core import probing
+from ..core.commands import without
+from ..core.probing import ErrorReply, Facts, Server
+from ..core.tenants import Backend
+from .backend import connected, endpoint_for
+
+#: Servers (run ids) of which is remembered what they told: those that a failover leads to and back from.
+_REMEMBERED = 8
+#: Times that the names which Redis does not know are left out: what is allowed instead of them may be another name.
+_ROUNDS = 3
+_INFO = tuple(("INFO", section) for section in ("server", "persistence", "replication"))
+
+_Answer = TypeVar("_Answer")
+#: Sends a command; what comes back raises txredisapi.RedisError.
+Ask = Callable[..., defer.Deferred]
+#: The commands that a tenant's user needs the right to, on a server: see `core.probing.needed`.
+Rights = Callable[[Server], frozenset[bytes]]
+
+
+class Memory:
+    """What each server told so far, by its run id; by its address where it does not tell that."""
+
+    def __init__(self) -> None:
+        self._facts: dict[str, Facts] = {}
+
+    def of(self, key: str) -> Facts:
+        """What is remembered of it."""
+        return self._facts.get(key, Facts())
+
+    def keep(self, key: str, facts: Facts) -> None:
+        """Remembers it, as the newest one."""
+        self._facts.pop(key, None)
+        self._facts[key] = facts
+        while len(self._facts) > _REMEMBERED:
+            del self._facts[next(iter(self._facts))]
+
+
+class Probe:
+    """What the server at the other end of one connection is.
+
+    ask: sends a command over it; address: of the server, for the memory; acl: whether ACL users are wanted there; rights:
+    what they need.
+    """
+
+    def __init__(self, ask: Ask, address: str, memory: Memory, acl: bool, rights: Rights) -> None:
+        self._ask = ask
+        self._address = address
+        self._memory = memory
+        self._acl = acl
+        self._rights = rights
+        self._left = list(probing.questions(acl))
+        #: None: it has not told enough yet
+        self.server: Server | None = None
+        #: what its operator has to know of it, or empty
+        self.state = ""
+        #: what has to be asked again, by name, and why
+        self.again: dict[str, ErrorReply] = {}
+        #: whether it lets nobody make tenants' users now, though it did before
+        self.users_refused = False
+
+    async def ask(self) -> None:
+        """Asks, once, what is not known yet. Raises txredisapi.RedisError where the connection is lost."""
+        words = [*_INFO, *(question.words for question in self._left), *([probing.CLEAN_UP] if self._acl else [])]
+        replies = await self._all(words)
+        infos = replies[: len(_INFO)]
+        failed = {" ".join(words): info for words, info in zip(_INFO, infos, strict=True) if isinstance(info, ErrorReply)}
+        if failed:
+            # Which server it is that answered the others is not known.
+            self.again = failed
+            return
+        server, persistence, replication = map(probing.fields, infos)
+        self.state = _state(server, persistence)
+        key = server.get("run_id") or self._address
+        answers = dict(zip(self._left, replies[len(_INFO) :], strict=False))
+        facts, again = probing.learn(self._memory.of(key), answers, lenient=not self._acl)
+        self._memory.keep(key, facts)
+        self.again = {question.name: error for question, error in again.items()}
+        self._left = list(again)
+        info = {**server, "role": replication.get("role", "")}
+        found = probing.conclude(info, facts, self._acl)
+        if found is not None and found.acl:
+            facts, refused = await self._try_rights(found, facts)
+            self._memory.keep(key, facts)
+            if refused is not None:
+                self.again[probing.RIGHTS] = refused
+            found = probing.conclude(info, facts, self._acl)
+            if refused is not None and not self._rights(found) <= facts.fit:
+                found = None
+        self.users_refused = self._acl and facts.has_acl and not {probing.ACL.name, probing.RIGHTS}.isdisjoint(self.again)
+        self.server = found or self.server
+
+    async def _try_rights(self, server: Server, facts: Facts) -> tuple[Facts, ErrorReply | None]:
+        """Which commands a tenant's user can have the right to, and why that could not be found out, if so.
+
+        A name that Redis does not know, as one of the built-in table where it does not tell its own commands, makes it
+        refuse all rules of a user. So it is left out of these, and of what tenants may do.
+        """
+        commands = probing.known_commands(facts)
+        unfit: frozenset[bytes] = frozenset()
+        for _ in range(_ROUNDS):
+            needed = self._rights(replace(server, commands=without(commands, unfit)))
+            refused = await self._try(needed)
+            if refused is None:
+                return replace(facts, fit=needed, unfit=unfit), None
+            if probing.unfit_name(refused) is None:
+                break
+            names = sorted(needed)
+            replies = await self._all([*(probing.rights_words([name]) for name in names), probing.CLEAN_UP])
+            for name, reply in zip(names, replies, strict=False):
+                if isinstance(reply, ErrorReply):
+                    if probing.unfit_name(reply) != name:
+                        return facts, reply
+                    unfit |= {name}
+        return facts, refused
+
+    async def _try(self, names: frozenset[bytes]) -> ErrorReply | None:
+        """Why no user can have the right to all of them; None: one can."""
+        reply, _ = await self._all([probing.rights_words(sorted(names)), probing.CLEAN_UP])
+        return reply if isinstance(reply, ErrorReply) else None
+
+    async def _all(self, commands: Iterable[tuple[bytes | str, ...]]) -> list[object]:
+        """The replies to commands that are sent in one write: values, or ErrorReply."""
+        asked = [self._ask(*words) for words in commands]
+        replies: list[object] = []
+        for success, result in await defer.DeferredList(asked, consumeErrors=True):
+            if not success:
+                result.trap(txredisapi.RedisError)
+                if not result.check(txredisapi.ResponseError):
+                    result.raiseException()
+                result = ErrorReply(str(result.value))
+            replies.append(result)
+        return replies
+
+
+async def ask_once(
+    reactor: IReactorTCP,
+    backend: Backend,
+    timeout: float,
+    ca_file: Path | None,
+    asking: Callable[[Ask], Awaitable[_Answer]],
+) -> _Answer:
+    """What asking finds out over a connection of its own, which is logged in, and closed afterwards.
+
+    timeout: seconds to connect, and as many to log in and ask. Raises txredisapi.RedisError where Redis refuses, and
+    whatever connecting may raise.
+    """
+    factory = txredisapi.RedisFactory(None, None, 1, isLazy=True, charset=None, convertNumbers=False)
+    factory.deferred.addErrback(lambda _: None)
+    connecting = connected(endpoint_for(reactor, backend, timeout, ca_file), factory)
+    protocol = await connecting.addTimeout(timeout, reactor)
+
+    async def asked() -> _Answer:
+        if backend.password:
+            await protocol.auth(backend.password, backend.username or None)
+        return await asking(protocol.execute_command)
+
+    try:
+        return await defer.Deferred.fromCoroutine(asked()).addTimeout(timeout, reactor)
+    finally:
+        protocol.transport.abortConnection()
+
+
+async def calls_itself_replica(reactor: IReactorTCP, backend: Backend, timeout: float, ca_file: Path | None) -> bool:
+    """Whether what the address leads to now does. See `ask_once`."""
+    info = await ask_once(reactor, backend, timeout, ca_file, lambda ask: ask("INFO", "replication"))
+    return probing.is_replica(probing.fields(info))
+
+
+def _state(server: Mapping[str, str], persistence: Mapping[str, str]) -> str:
+    """What is out of the ordinary, from two sections of INFO; empty: nothing."""
+    mode = server.get("server_mode", server.get("redis_mode"))  # Valkey calls it so
+    if mode == "sentinel":
+        return "is a sentinel: to have it asked where Redis is, write redis+sentinel://HOST:PORT/MASTER-NAME"
+    if mode == "cluster":
+        return "is a node of a Redis Cluster, which has one database: the proxy needs a Redis without cluster mode"
+    if persistence.get("loading") == "1":
+        return "is loading its data: until it has, it answers -LOADING to tenants' commands"
+    return ""

@@ -1,0 +1,65 @@
+"""What is shown of names that are anybody's."""
+
+from __future__ import annotations
+
+import unicodedata
+import unittest
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from redisproxy.core.printable import printable, server_error
+
+
+class PrintableTests(unittest.TestCase):
+    def test_what_is_visible_stays(self) -> None:
+        for text in (
+            "",
+            "team-blue/redis-secret: it's (no) $ \\ path",
+            "Zürich",
+            "日本語",
+            "भारत",
+            "e\u0301te\u0301",
+            "“…”",
+        ):
+            self.assertEqual(printable(text), text)
+
+    def test_what_is_not_is_written_as_an_escape(self) -> None:
+        for text, shown in (
+            ("a\x1b]0;x\x07b", r"a\x1b]0;x\x07b"),
+            ("a\x9b2Jb", r"a\x9b2Jb"),
+            ("a\u202eb\u2066c\u200f", r"a\u202eb\u2066c\u200f"),
+            ("a\nb\r\tc\u2028d\x85", r"a\nb\r\tc\u2028d\x85"),
+            ("a\u00a0b\u2003c\u200bd\ufeff", r"a\xa0b\u2003c\u200bd\ufeff"),
+            ("a\udcffb", r"a\udcffb"),
+            ("a\U000e0041b\U0010ffff", r"a\U000e0041b\U0010ffff"),
+            ("\u0301a/\u0301", r"\u0301a/\u0301"),
+            ("\u3164\u2800", r"\u3164\u2800"),
+        ):
+            self.assertEqual(printable(text), shown)
+
+    @settings(deadline=None)
+    @given(st.text(st.characters(codec=None), max_size=30))
+    def test_any_text(self, text: str) -> None:
+        shown = printable(text)
+        self.assertTrue(shown.isprintable())
+        self.assertEqual(printable(shown), shown)
+        shown.encode()
+        self.assertFalse({unicodedata.category(c) for c in shown} & {"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+
+class ServerErrorTests(unittest.TestCase):
+    def test_no_argument_is_repeated(self) -> None:
+        for text, shown in (
+            ("WRONGPASS invalid username-password pair or user is disabled.", None),
+            (
+                "ERR unknown command 'AUTH', with args beginning with: 'default' 'hunter2' ",
+                "ERR unknown command 'AUTH', with args beginning with: …",
+            ),
+            (
+                "ERR Error in ACL SETUSER modifier '>hunter2': Syntax error",
+                "ERR Error in ACL SETUSER modifier '…': Syntax error",
+            ),
+            ("ERR Error in ACL SETUSER modifier '+clusterscan': Unknown command", None),
+        ):
+            self.assertEqual(server_error(text), text if shown is None else shown)

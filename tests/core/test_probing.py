@@ -1,0 +1,144 @@
+"""What is concluded from a server's answers. Against real servers it is tested in `net.test_probe` and `integration.test_probing`."""
+
+from __future__ import annotations
+
+from twisted.trial import unittest
+
+from redisproxy.core import probing
+from redisproxy.core.commands import Command, builtin, without
+from redisproxy.core.policy import make_policy
+from redisproxy.core.probing import ACL, ACL_DATABASES, COMMANDS, DATABASES, SEALED, ErrorReply, Facts, Refusal
+
+#: Errors of Redis and Valkey that pass, as they are in their sources, and some that nobody knows.
+PASSING = (
+    "BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.",
+    "LOADING Redis is loading the dataset in memory",
+    "OOM command not allowed when used memory > 'maxmemory'.",
+    "MASTERDOWN Link with MASTER is down and replica-serve-stale-data is set to 'no'.",
+    "READONLY You can't write against a read only replica.",
+    "TRYAGAIN Multiple keys request during rehashing of slot",
+    "MISCONF Errors writing to the AOF file: No space left on device",
+    "NOREPLICAS Not enough good replicas to write.",
+    "CLUSTERDOWN The cluster is down",
+)
+ODD = (
+    "ERR this plan does not include administrative commands",
+    "ERR max number of clients reached",
+    "SOMETHING else",
+    "ERR Error in ACL SETUSER modifier '+get': Unknown command or category name in ACL",
+    "",
+)
+#: What servers answered that were asked for what they do not have: Redis 5.0, 6.0, 6.2, 7.0 to 8.2, Valkey.
+ABSENT = (
+    "ERR unknown command `ACL`, with args beginning with: `SETUSER`, `redisproxy:probe`, `off`, `resetchannels`, `-@all`, ",
+    "ERR unknown command 'CONFIG', with args beginning with: 'GET' 'databases' ",
+    "ERR unknown command 'CONFIG'",
+    "ERR Unknown subcommand or wrong number of arguments for 'SETUSER'. Try ACL HELP.",
+    "ERR unknown subcommand 'SETUSER'. Try ACL HELP.",
+    "ERR Error in ACL SETUSER modifier 'resetchannels': Syntax error",
+    "ERR Error in ACL SETUSER modifier 'resetdbs': Syntax error",
+)
+FORBIDDEN = (
+    "NOPERM this user has no permissions to run the 'acl' command or its subcommand",
+    "NOPERM User proxy has no permissions to run the 'acl|setuser' command",
+)
+
+
+class RefusalTests(unittest.SynchronousTestCase):
+    def test_only_what_a_server_has_not_is_a_property_of_it(self) -> None:
+        for texts, meaning in ((PASSING + ODD, Refusal.PASSING), (ABSENT, Refusal.ABSENT), (FORBIDDEN, Refusal.FORBIDDEN)):
+            for text in texts:
+                self.assertIs(probing.refusal(ErrorReply(text)), meaning, text)
+
+    def test_with_acl_off_a_hosted_redis_may_refuse_in_its_own_words(self) -> None:
+        for text in PASSING:
+            self.assertIs(probing.refusal(ErrorReply(text), lenient=True), Refusal.PASSING, text)
+        self.assertIs(probing.refusal(ErrorReply(ODD[0]), lenient=True), Refusal.ABSENT)
+
+    def test_the_log_names_the_way_out_for_odd_words_alone(self) -> None:
+        for text in PASSING:
+            self.assertEqual(probing.explain({"COMMAND": ErrorReply(text)}), f"COMMAND: {text}")
+        told = probing.explain({"COMMAND": ErrorReply(ODD[0]), "EVAL": ErrorReply(ODD[0])})
+        self.assertEqual(
+            told,
+            f"COMMAND, EVAL: {ODD[0]}; if a hosted Redis always refuses so, --acl off does without ACL users and scripts",
+        )
+        self.assertNotIn("\x1b", probing.explain({"COMMAND": ErrorReply("ERR \x1b[31m")}))
+
+    def test_why_a_rule_was_refused(self) -> None:
+        unknown = "ERR Error in ACL SETUSER modifier '+clusterscan': Unknown command or category name in ACL"
+        self.assertEqual(probing.unfit_name(ErrorReply(unknown)), b"CLUSTERSCAN")
+        for text in (*PASSING, *FORBIDDEN, ABSENT[0], ABSENT[5]):
+            self.assertIsNone(probing.unfit_name(ErrorReply(text)), text)
+        exists = (
+            "ERR Error in ACL SETUSER modifier '~redisproxy': Adding a pattern after the * pattern (or the 'allkeys' flag) "
+            "is not valid and does not have any effect. Try 'resetkeys' to start with an empty list of patterns"
+        )
+        self.assertTrue(probing.user_exists(ErrorReply(exists)))
+        for text in (unknown, *PASSING, *FORBIDDEN, *ABSENT, *ODD):
+            self.assertFalse(probing.user_exists(ErrorReply(text)), text)
+
+
+class LearnTests(unittest.SynchronousTestCase):
+    #: (question, what a real server answers, what that says, what follows where it has no such command)
+    CASES = (
+        (DATABASES, [b"databases", b"64"], 64, None),
+        (ACL, b"OK", True, False),
+        (ACL_DATABASES, "OK", True, False),
+        (SEALED, 0, True, False),
+    )
+
+    def test_what_a_server_has_not_follows_at_its_first_probe_alone(self) -> None:
+        for question, reply, value, refused in self.CASES:
+            told, again = probing.learn(Facts(), {question: reply})
+            self.assertEqual((told.told, again), ({question: value}, {}))
+            for text in (*ABSENT, *FORBIDDEN):
+                first, again = probing.learn(Facts(), {question: ErrorReply(text)})
+                self.assertEqual((first.told, again), ({question: refused}, {}))
+                # It was told before: whatever it says now, it is a fault, and it is asked again.
+                later, again = probing.learn(told, {question: ErrorReply(text)})
+                self.assertEqual((later, again), (told, {question: ErrorReply(text)}))
+                # The right came later.
+                self.assertEqual(probing.learn(first, {question: reply})[0].told, {question: value})
+
+    def test_nothing_follows_from_what_passes_or_is_not_understood(self) -> None:
+        for question, reply, value, _ in self.CASES:
+            known = probing.learn(Facts(), {question: reply})[0]
+            for error in (*PASSING, *ODD):
+                for before in (Facts(), known):
+                    facts, again = probing.learn(before, {question: ErrorReply(error)})
+                    self.assertEqual((facts, again), (before, {question: ErrorReply(error)}))
+            for answer in (None, b"", b"QUEUED", 7, [b"databases", b"many"], [1, 2, 3]):
+                facts, again = probing.learn(known, {question: answer})
+                self.assertEqual(facts.told, {question: value})
+                self.assertEqual(list(again), [question], answer)
+
+    def test_a_server_without_acl_users_is_not_asked_about_them(self) -> None:
+        gone = ErrorReply(ABSENT[0])
+        _, again = probing.learn(Facts(), {ACL: gone, ACL_DATABASES: ErrorReply(PASSING[0]), SEALED: ErrorReply(PASSING[0])})
+        self.assertEqual(again, {})
+
+    def test_what_was_not_told_is_not_concluded(self) -> None:
+        told = {DATABASES: 16, COMMANDS: builtin(), ACL: True, ACL_DATABASES: False, SEALED: True}
+        self.assertTrue(probing.conclude({}, Facts(told), acl=True).acl)
+        for missing in (DATABASES, COMMANDS, ACL, ACL_DATABASES):
+            less = {question: value for question, value in told.items() if question is not missing}
+            self.assertIsNone(probing.conclude({}, Facts(less), acl=True), missing)
+        del told[SEALED]
+        self.assertIsNone(probing.conclude({}, Facts(told), acl=True).sealed)
+        self.assertFalse(probing.conclude({}, Facts(told), acl=False).acl)
+
+
+class WithoutTests(unittest.SynchronousTestCase):
+    def test_a_name_costs_itself(self) -> None:
+        commands = without(builtin(), {b"CLUSTERSCAN", b"OBJECT|FREQ"})
+        self.assertNotIn(b"CLUSTERSCAN", commands)
+        self.assertEqual(len(commands), len([name for name in builtin() if name != b"CLUSTERSCAN"]))
+        forwarded = make_policy(commands, scripts=True).forwarded
+        self.assertNotIn("object|freq", forwarded)
+        self.assertIn("object|encoding", forwarded)
+
+    def test_a_container_is_not_taken_for_a_command(self) -> None:
+        only = Command(b"BOX|OPEN", frozenset(("keys",)))
+        commands = {b"GET": Command(b"GET", frozenset()), b"BOX": Command(b"BOX", frozenset(("keys",)), (only,))}
+        self.assertEqual(list(without(commands, {b"BOX|OPEN"})), [b"GET"])

@@ -1,0 +1,105 @@
+"""The wall clock is set while credentials are in force: they expire by that clock alone, and soon."""
+
+from __future__ import annotations
+
+from twisted.internet import task
+from twisted.trial import unittest
+
+from redisproxy.core.tenants import AuthenticationError, Credential, Directory, Tenant, digest
+from redisproxy.directory.holder import LOOK, DirectoryHolder
+
+HOUR = 3600.0
+NOW = 1.8e9
+
+
+def credential(name: str, expires: float | None) -> Credential:
+    return Credential(Tenant("team-blue", 3), name, digest(name.encode()), "", expires)
+
+
+class WallClockTests(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        #: how far the wall clock is from the other, which counts from the machine's start
+        self.offset = NOW
+        self.holder = DirectoryHolder(self.clock, self.wall_clock)
+        self.holder.startService()
+        self.addCleanup(self.stop)
+        #: what a session of each would be told
+        self.ended: set[str] = set()
+        self.holder.listeners.append(self.changed)
+        self.told = 0
+
+    def wall_clock(self) -> float:
+        return self.clock.seconds() + self.offset
+
+    def stop(self) -> None:
+        self.holder.stopService()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def changed(self, directory: Directory) -> None:
+        self.told += 1
+        self.ended |= {c.secret for c in directory.credentials if not directory.renewed(c, self.wall_clock())}
+
+    def use(self, **expires: float | None) -> None:
+        self.holder.use(Directory(None, [credential(name, moment) for name, moment in expires.items()]))
+
+    def passes(self, seconds: float) -> None:
+        self.clock.pump([0.25] * int(seconds * 4))
+
+    def logs_in(self, name: str) -> bool:
+        try:
+            return self.holder.authenticate(None, name.encode()).secret == name
+        except AuthenticationError:
+            return False
+
+    def test_set_forward_past_an_expiry(self) -> None:
+        self.use(a=NOW + HOUR, b=NOW + 3 * HOUR, c=None)
+        self.passes(10)
+        self.offset += 2 * HOUR
+        self.assertFalse(self.logs_in("a"), "who logs in now is judged now")
+        self.passes(LOOK)
+        self.assertEqual(self.ended, {"a"})
+        self.assertEqual(self.told, 2)
+
+    def test_set_back_nothing_ends_early_or_late(self) -> None:
+        self.use(a=NOW + 60, c=None)
+        self.passes(50)
+        self.offset -= 30
+        self.passes(39.75)
+        self.assertEqual((self.ended, self.told), (set(), 1))
+        self.assertTrue(self.logs_in("a"))
+        self.passes(0.25)
+        self.assertEqual((self.ended, self.told), ({"a"}, 2))
+        self.assertFalse(self.logs_in("a"))
+
+    def test_set_back_behind_an_expiry_it_is_good_again_and_ends_again(self) -> None:
+        self.use(a=NOW + 60)
+        self.passes(61)
+        self.assertEqual((self.ended, self.told), ({"a"}, 2))
+        self.offset -= 30
+        self.ended.clear()
+        self.passes(5)
+        self.assertTrue(self.logs_in("a"), "so the wall clock says")
+        self.passes(24)
+        self.assertEqual((self.ended, self.told), ({"a"}, 3))
+
+    def test_set_forward_and_back_at_once_ends_nothing(self) -> None:
+        self.use(a=NOW + HOUR)
+        self.passes(0.5)
+        self.offset += 2 * HOUR
+        self.offset -= 2 * HOUR
+        self.passes(10)
+        self.assertEqual((self.ended, self.told), (set(), 1))
+
+    def test_a_look_costs_no_change(self) -> None:
+        self.use(a=NOW + HOUR)
+        self.passes(HOUR - 1)
+        self.assertEqual(self.told, 1)
+
+    def test_several_that_expire_in_one_leap(self) -> None:
+        self.use(a=NOW + 10, b=NOW + 20, d=NOW + 30)
+        self.offset += 25
+        self.passes(LOOK)
+        self.assertEqual((self.ended, self.told), ({"a", "b"}, 2))
+        self.passes(5)
+        self.assertEqual((self.ended, self.told), ({"a", "b", "d"}, 3))

@@ -1,0 +1,136 @@
+"""Replies that are nested as deep as a script can make them: passed on as they are, and no other session notices."""
+
+from __future__ import annotations
+
+import socket
+import unittest
+from collections.abc import Callable
+
+from redisproxy.core.resp import encode
+
+from ..support.proxy import Installation, master
+from ..support.relay import Relay
+from ..support.servers import RedisServer, on_every_server, valkey
+from ..support.waiting import until
+
+#: A table within itself: as deep as Redis goes, which tells where it ends.
+ENDLESS = encode([b"EVAL", b"local t = {} t[1] = t return t", b"0"])
+#: Levels of it, on every server (LUAI_MAXCSTACK of Lua, less what is on its stack already).
+DEEPEST = 7995
+#: What else a script can nest, in RESP3.
+MAPS = encode([b"EVAL", b"local t = {} t['map'] = {key = t} return t", b"0"])
+SETS = encode([b"EVAL", b"local t = {} t['set'] = {[t] = true} return t", b"0"])
+LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
+
+
+class Raw:
+    """A connection that reads whole replies."""
+
+    def __init__(self, port: int, *words: bytes) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
+        self._file = self._socket.makefile("rb")
+        self.greeting = self.ask(encode(words))
+
+    def send(self, data: bytes) -> None:
+        self._socket.sendall(data)
+
+    def reply(self) -> bytes:
+        parts = []
+        lacking = 1
+        while lacking:
+            line = self._file.readline()
+            if not line.endswith(b"\r\n"):
+                raise EOFError
+            parts.append(line)
+            lacking -= 1
+            if line[:1] == b"$" and line != b"$-1\r\n":
+                parts.append(self._file.read(int(line[1:]) + 2))
+            elif line[:1] in b"*~%":
+                lacking += int(line[1:]) * (2 if line[:1] == b"%" else 1)
+        return b"".join(parts)
+
+    def ask(self, data: bytes) -> bytes:
+        self.send(data)
+        return self.reply()
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+class DeepCase(unittest.TestCase):
+    def raw(self, port: int, *words: bytes) -> Raw:
+        raw = Raw(port, *words)
+        self.addCleanup(raw.close)
+        return raw
+
+
+@on_every_server
+class WhateverRedisSendsTests(DeepCase):
+    def each_shared(self, binary: Callable[[], str]) -> None:
+        self.check(binary, "shared")
+
+    def each_dedicated(self, binary: Callable[[], str]) -> None:
+        self.check(binary, "dedicated")
+
+    def check(self, binary: Callable[[], str], lanes: str) -> None:
+        installation = Installation("--lanes", lanes, "--allow-commands", "EVAL", server=RedisServer(binary))
+        self.addCleanup(installation.stop)
+        master_password = installation.server.password.encode()
+        for protocol in (b"2", b"3"):
+            straight = self.raw(installation.server.port, b"HELLO", protocol, b"AUTH", b"default", master_password)
+            deep, other = (
+                self.raw(installation.proxy.port, b"HELLO", protocol, b"AUTH", b"team-blue", b"blue-password")
+                for _ in range(2)
+            )
+            self.assertEqual(straight.ask(ENDLESS), b"*1\r\n" * DEEPEST + b"-ERR reached lua stack limit\r\n")
+            transaction = [encode([b"MULTI"]), ENDLESS, encode([b"EXEC"])]
+            scripts = (ENDLESS, MAPS, SETS)
+            expected = [*map(straight.ask, scripts), *map(straight.ask, transaction)]
+            self.assertEqual(expected[-1].count(b"*1\r\n"), DEEPEST + 1)
+            # In one write, between others; and one after the other, with another session's in between.
+            deep.send(b"".join([*scripts, encode([b"ECHO", b"own"]), *transaction]))
+            other.send(b"".join(encode([b"ECHO", b"%d" % number]) for number in range(100)))
+            self.assertEqual([deep.reply() for _ in range(7)], [*expected[:3], b"$3\r\nown\r\n", *expected[3:]])
+            for number in range(100):
+                self.assertEqual(other.reply(), b"$%d\r\n%d\r\n" % (len(str(number)), number))
+            for command, reply in zip((*scripts, *transaction), expected, strict=True):
+                other.send(encode([b"ECHO", b"other"]))
+                self.assertEqual(deep.ask(command), reply)
+                self.assertEqual(other.reply(), b"$5\r\nother\r\n")
+        for text in ("asked", "redis-lost", "Traceback"):
+            self.assertNotIn(text, installation.proxy.log)
+
+
+class WhatNoRedisSendsTests(DeepCase):
+    """Should one ever, its connection ends, and it alone."""
+
+    def test_others_get_a_clear_error_and_one_line_is_logged(self) -> None:
+        installation = Installation("--lanes", "shared", server=RedisServer(valkey))
+        self.addCleanup(installation.stop)
+        relay = Relay(installation.server.port)
+        self.addCleanup(relay.stop)
+        url = installation.server.url.replace(f":{installation.server.port}/", f":{relay.port}/")
+        installation.manifests.write([master(url), *installation.documents()[1:]])
+        installation.proxy.refresh()
+        installation.proxy.logged(f"Redis is at redis://127.0.0.1:{relay.port}")
+        other = self.raw(installation.proxy.port, b"AUTH", b"blue-password")
+        green = self.raw(installation.proxy.port, b"AUTH", b"green-password")
+        for _ in range(20):
+            deep = self.raw(installation.proxy.port, b"AUTH", b"blue-password")
+            until(lambda o=other: o.ask(encode([b"PING"])) == b"+PONG\r\n", "the session has a connection again")
+            first, second = encode([b"ECHO", b"first" * 20]), encode([b"ECHO", b"second" * 20])
+            relay.stall()
+            deep.send(first)
+            until(lambda: relay.held() >= len(first), "the first is on its way to Redis")  # noqa: B023
+            other.send(second)
+            until(lambda: relay.held() >= len(first + second), "so is the other")  # noqa: B023
+            relay.say(b"*%d\r\n" % (10**18 - 1) * 5, held=len(first + second))
+            self.assertRaises(EOFError, deep.reply)
+            self.assertEqual(other.reply(), LOST)
+            relay.flow()
+            self.assertEqual(green.ask(encode([b"ECHO", b"green"])), b"$5\r\ngreen\r\n")
+        lines = [line for line in installation.proxy.lines if "answered what it was not asked" in line]
+        self.assertEqual(len(lines), 1, lines)
+        self.assertRegex(lines[0], "for team-blue> answered what it was not asked: a reply announces too many elements$")
+        self.assertNotIn("Traceback", installation.proxy.log)

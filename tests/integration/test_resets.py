@@ -1,0 +1,154 @@
+"""Clients of one tenant that reset their connections while others' connections to Redis are being opened."""
+
+from __future__ import annotations
+
+import resource
+import selectors
+import socket
+import struct
+import time
+import unittest
+
+from redisproxy.core.resp import encode
+from redisproxy.net.lanes import AT_ONCE
+
+from ..support.proxy import Installation, master
+from ..support.relay import Relay
+from ..support.servers import RedisServer
+from ..support.waiting import until
+
+#: Connections of the tenant that resets them: more than are opened at once.
+RESET = AT_ONCE + 124
+#: Connections of the other tenant.
+OTHERS = 300
+BLUE, GREEN = encode([b"AUTH", b"blue-password"]), encode([b"AUTH", b"green-password"])
+BLPOP = encode([b"BLPOP", b"queue", b"0"])
+OK, ITEM = b"+OK\r\n", b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n"
+
+
+class ResetCase(unittest.TestCase):
+    def setUp(self) -> None:
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY and soft < 4096:
+            more = 4096 if hard == resource.RLIM_INFINITY else min(4096, hard)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (more, hard))
+            self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+
+    def start(self, *options: str) -> None:
+        self.installation = Installation(*options, server=RedisServer())
+        self.addCleanup(self.installation.stop)
+
+    def connect(self, count: int, first: bytes) -> list[socket.socket]:
+        """So many connections, each of which has sent this and reads nothing."""
+        connections = []
+        for _ in range(count):
+            connection = socket.create_connection(("127.0.0.1", self.installation.proxy.port), timeout=30)
+            self.addCleanup(connection.close)
+            connection.sendall(first)
+            connections.append(connection)
+        return connections
+
+    def reset(self, connections: list[socket.socket]) -> None:
+        for connection in connections:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+
+    def assertEachHears(self, connections: list[socket.socket], expected: bytes) -> None:
+        heard: dict[socket.socket, bytes] = dict.fromkeys(connections, b"")
+        with selectors.DefaultSelector() as ready:
+            for connection in connections:
+                ready.register(connection, selectors.EVENT_READ)
+            deadline = time.monotonic() + 30
+            while ready.get_map() and time.monotonic() < deadline:
+                for key, _ in ready.select(1):
+                    data = key.fileobj.recv(len(expected) - len(heard[key.fileobj]))
+                    heard[key.fileobj] += data
+                    if not data or len(heard[key.fileobj]) == len(expected):
+                        ready.unregister(key.fileobj)
+        wrong = [data for data in heard.values() if data != expected]
+        self.assertEqual(wrong, [], f"{len(wrong)} of {len(heard)} were answered something else")
+
+    def assertServed(self, connections: list[socket.socket]) -> None:
+        """Each waits in its BLPOP, and gets an item."""
+        straight = self.installation.server.client(5)
+        straight.rpush("queue", *["item"] * len(connections))
+        self.assertEachHears(connections, ITEM)
+        self.assertEqual(straight.llen("queue"), 0)
+
+    def assertNothingLogged(self) -> None:
+        log = self.installation.proxy.log
+        for text in ("no connection to Redis", "cannot be reached", "DNS", "used again", "Traceback", "Unhandled"):
+            self.assertNotIn(text, log)
+
+
+class StraightTests(ResetCase):
+    """All at once, as fast as it goes."""
+
+    def check(self, *options: str) -> None:
+        self.start(*options)
+        if "dedicated" in options:  # it is the log-in that needs a connection to Redis
+            blue, green = self.connect(RESET, BLUE + BLPOP), self.connect(OTHERS, GREEN + BLPOP)
+            self.reset(blue)
+            self.assertEachHears(green, OK)
+        else:
+            blue, green = self.connect(RESET, BLUE), self.connect(OTHERS, GREEN)
+            self.assertEachHears(blue + green, OK)
+            for connection in blue + green:
+                connection.sendall(BLPOP)
+            self.reset(blue)
+        self.assertEachHears(self.connect(20, GREEN), OK)
+        self.assertServed(green)
+        self.assertNothingLogged()
+
+    def test_shared(self) -> None:
+        self.check("--lanes", "shared")
+
+    def test_dedicated(self) -> None:
+        self.check("--lanes", "dedicated")
+
+    def test_two_processes(self) -> None:
+        self.check("--processes", "2", "--lanes", "shared")
+
+    def test_again_and_again(self) -> None:
+        """Nothing piles up, here or in Redis."""
+        self.start("--lanes", "dedicated")
+        for _ in range(10):
+            self.reset(self.connect(RESET // 2, BLUE + BLPOP))
+            self.assertEachHears(self.connect(1, GREEN), OK)
+        self.assertNothingLogged()
+        straight = self.installation.server.client()
+        until(lambda: sum(c["cmd"] == "blpop" for c in straight.client_list()) == 0, "nothing blocks in Redis")
+
+
+class SlowRedisTests(ResetCase):
+    """Redis does not answer for a while, so that it is certain what is under way."""
+
+    def check(self, *options: str) -> None:
+        self.start("--connect-timeout", "20", *options)
+        relay = Relay(self.installation.server.port)
+        self.addCleanup(relay.stop)
+        url = self.installation.server.url.replace(f":{self.installation.server.port}/", f":{relay.port}/")
+        self.installation.manifests.write([master(url), *self.installation.documents()[1:]])
+        self.installation.proxy.refresh()
+        self.installation.proxy.logged(f"Redis is at redis://127.0.0.1:{relay.port}")
+        # Both tenants' users are there.
+        self.assertEachHears(self.connect(1, BLUE) + self.connect(1, GREEN), OK)
+        relay.stall()
+        before = relay.connections
+        blue = self.connect(RESET, BLUE + BLPOP)
+        until(lambda: relay.connections > before + AT_ONCE - 5, "as many as may be are opened at once")
+        green = self.connect(100, GREEN + BLPOP)
+        time.sleep(0.5)  # what the proxy has not read yet is under way a moment later
+        self.reset(blue[:1])
+        self.reset(blue[1:])
+        time.sleep(0.5)
+        relay.flow()
+        self.assertEachHears(green, OK)
+        self.assertServed(green)
+        self.assertNothingLogged()
+
+    def test_shared(self) -> None:
+        self.check("--lanes", "shared")
+
+    def test_dedicated(self) -> None:
+        self.check("--lanes", "dedicated")

@@ -1,0 +1,285 @@
+"""How connections to Redis end whose tenant is none any more, and how the next owner of a database waits for that."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from twisted.internet import defer, reactor, task
+from twisted.internet.protocol import Factory, Protocol
+from twisted.trial import unittest
+
+from redisproxy.core.lane import Owed
+from redisproxy.core.resp import encode
+from redisproxy.core.tenants import Backend, Tenant
+from redisproxy.net.handover import ELSEWHERE_LIMIT, HERE_LIMIT
+from redisproxy.net.lane import LaneProtocol
+from redisproxy.net.lanes import LanePool
+from redisproxy.net.receiver import Hold
+from redisproxy.net.wall import Wall
+
+from ..support.certificates import Authority
+from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_7, valkey
+from .test_lanes import ClockedReactor, Heard, Silent
+
+BLUE, GREEN, NEXT = Tenant("blue", 3), Tenant("green", 5), Tenant("green", 3)
+PASSWORD = MASTER_PASSWORD.encode()
+BLOCK = encode([b"BLPOP", b"q", b"0"])
+LATE = encode([b"SET", b"late", b"1"])
+
+
+class Sharing(Heard):
+    """One of those that share a connection."""
+
+    lost = 0
+
+    def lane_broke(self, begun: bool) -> None:
+        self.lost += 1
+
+
+class PoolCase(unittest.TestCase):
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.reactor = ClockedReactor()
+
+    def pool(self, backend: Backend, ca_file: Path | None = None) -> LanePool:
+        pool = LanePool(self.reactor, Wall("off", None), 0, 30.0, 5.0, ca_file)
+        pool.startService()
+        self.addCleanup(self.stop, pool)
+        pool.use(backend)
+        return pool
+
+    def redis(self, *settings: str, binary=valkey) -> Backend:
+        self.server = RedisServer(binary, *settings).start()
+        self.addCleanup(self.server.stop)
+        self.direct = self.server.client(3)
+        self.addCleanup(self.direct.close)
+        return Backend(host="127.0.0.1", port=self.server.port, password=PASSWORD)
+
+    @defer.inlineCallbacks
+    def stop(self, pool: LanePool):
+        yield pool.stopService()
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    @defer.inlineCallbacks
+    def until(self, probe):
+        while not probe():
+            yield task.deferLater(reactor, 0.005)
+            self.reactor.clock.advance(0)
+
+    def lease(self, pool: LanePool, tenant: Tenant = BLUE) -> defer.Deferred:
+        leased = defer.Deferred.fromCoroutine(pool.lease(tenant))
+
+        def carry(lane: LaneProtocol) -> LaneProtocol:
+            lane.carry(Silent(), lambda slow: None)
+            return lane
+
+        return leased.addCallback(carry)
+
+    @defer.inlineCallbacks
+    def blocked(self, count: int):
+        yield self.until(lambda: self.direct.info("clients")["blocked_clients"] == count)
+
+
+class GivenUpTests(PoolCase):
+    """No time passes here but that of Redis."""
+
+    @defer.inlineCallbacks
+    def gives_up(self, pool: LanePool):
+        lane = yield self.lease(pool)
+        owner = Heard()
+        lane.send(encode([b"SET", b"a", b"1"]) + BLOCK + LATE, Owed(owner, 3))
+        yield self.blocked(1)
+        lane.hold(Hold.PEER | Hold.RATE)  # the client does not read, and its tenant has had too much
+        lane.give_up(blocked=True)
+        self.assertFalse(lane.waits)
+        lane.hold(Hold.PEER)
+        lane.send(LATE)
+        yield self.until(lambda: len(pool) == 0)
+        yield self.blocked(0)
+        self.assertEqual(owner.heard, [b"+OK\r\n"])
+        self.assertEqual(self.direct.keys(), [b"a"])
+
+    @defer.inlineCallbacks
+    def test_what_blocks_and_what_stands_behind_it(self):
+        yield self.gives_up(self.pool(self.redis()))
+
+    @defer.inlineCallbacks
+    def test_over_tls(self):
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        authority = Authority(Path(directory.name))
+        certificate, key = authority.issue("redis", "localhost")
+        port = free_port()
+        self.redis(
+            f"tls-port {port}",
+            f"tls-cert-file {certificate}",
+            f"tls-key-file {key}",
+            f"tls-ca-cert-file {authority.path}",
+            "tls-auth-clients no",
+            binary=redis_7,
+        )
+        yield self.gives_up(self.pool(Backend("localhost", port, tls=True, password=PASSWORD), authority.path))
+
+    @defer.inlineCallbacks
+    def test_what_redis_did_not_take_is_never_sent(self):
+        taken: list[bytes] = []
+        servers: list[Protocol] = []
+
+        class Busy(Protocol):
+            """Answers the log-in; then it does not read until it is told to."""
+
+            def connectionMade(self) -> None:
+                servers.append(self)
+
+            def dataReceived(self, data: bytes) -> None:
+                if b"SELECT" in data:
+                    self.transport.write(b"+OK\r\n")
+                else:
+                    taken.append(data)
+
+            def connectionLost(self, reason: object) -> None:
+                taken.append(b"end")
+
+        port = reactor.listenTCP(0, Factory.forProtocol(Busy), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        pool = self.pool(Backend(host="127.0.0.1", port=port.getHost().port))
+        lane = yield self.lease(pool)
+        servers[0].transport.pauseProducing()
+        size = 64 << 20
+        lane.send(b"x" * size, Owed(Heard(), 1))
+        lane.give_up(blocked=False)
+        servers[0].transport.resumeProducing()
+        yield self.until(lambda: taken[-1:] == [b"end"] and not len(pool))
+        self.assertLess(sum(map(len, taken)), size)
+
+    @defer.inlineCallbacks
+    def test_without_that_its_replies_are_waited_for(self):
+        pool = self.pool(self.redis())
+        lane = yield self.lease(pool)
+        owner = Heard()
+        lane.send(LATE, Owed(owner, 1))
+        lane.give_up(blocked=False)
+        yield self.until(lambda: owner.heard)
+        lane.release(clean=True)
+        self.assertEqual(pool.idle, 1)
+
+    @defer.inlineCallbacks
+    def test_it_is_not_used_again(self):
+        pool = self.pool(self.redis())
+        lane = yield self.lease(pool)
+        lane.send(BLOCK, Owed(Heard(), 1))
+        yield self.blocked(1)
+        self.direct.rpush("q", "item")
+        yield self.until(lambda: lane.taken and not lane._ledger.debts)
+        lane.give_up(blocked=True)
+        lane.release(clean=True)
+        self.assertEqual(pool.idle, 0)
+        yield self.until(lambda: len(pool) == 0)
+
+
+class NextOwnerTests(PoolCase):
+    @defer.inlineCallbacks
+    def test_it_waits_until_redis_has_closed_the_former_owners_connections(self):
+        pool = self.pool(self.redis())
+        pool.use_tenants({BLUE})
+        first, second = yield defer.gatherResults([self.lease(pool), self.lease(pool)])
+        for lane in (first, second):
+            lane.send(BLOCK, Owed(Heard(), 1))
+        yield self.blocked(2)
+        pool.use_tenants({NEXT})
+        leasing, other = self.lease(pool, NEXT), self.lease(pool, Tenant("red", 7))
+        yield other
+        first.give_up(blocked=True)
+        yield self.blocked(1)
+        self.assertFalse(leasing.called)
+        second.give_up(blocked=True)
+        yield leasing
+        self.assertEqual(self.direct.info("clients")["blocked_clients"], 0)
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+
+    @defer.inlineCallbacks
+    def test_but_not_longer_than_there_is_time_for_replies(self):
+        pool = self.pool(self.redis())
+        lane = yield self.lease(pool)
+        lane.send(BLOCK, Owed(Heard(), 1))
+        pool.use_tenants({NEXT})
+        leasing = self.lease(pool, NEXT)
+        given_up = self.lease(pool, NEXT)
+        given_up.cancel()
+        yield self.assertFailure(given_up, defer.CancelledError)
+        self.reactor.clock.advance(HERE_LIMIT - 0.01)
+        self.assertFalse(leasing.called)
+        self.reactor.clock.advance(0.01)
+        yield leasing
+
+    @defer.inlineCallbacks
+    def test_it_waits_for_other_processes(self):
+        pool = self.pool(self.redis())
+        pool.use_tenants({NEXT, BLUE}, [3])
+        leasing = self.lease(pool, NEXT)
+        yield self.lease(pool, GREEN)
+        self.assertFalse(leasing.called)
+        pool.handover.over_elsewhere()
+        yield leasing
+        pool.use_tenants({BLUE}, [3])
+        leasing = self.lease(pool, BLUE)
+        self.reactor.clock.advance(ELSEWHERE_LIMIT)
+        yield leasing
+
+    @defer.inlineCallbacks
+    def test_a_database_that_nobody_else_has_is_not_hurried(self):
+        pool = self.pool(self.redis())
+        lane = yield self.lease(pool)
+        lane.send(BLOCK, Owed(Heard(), 1))
+        pool.use_tenants({GREEN})
+        self.assertEqual(self.reactor.getDelayedCalls(), [])
+        self.assertTrue(pool.handover.over_here().called)
+        pool.use_tenants({NEXT})
+        over = pool.handover.over_here()
+        self.assertFalse(over.called)
+        self.reactor.clock.advance(HERE_LIMIT)
+        yield over
+
+    @defer.inlineCallbacks
+    def test_what_the_former_owner_left_is_closed(self):
+        pool = self.pool(self.redis())
+        pool.use_tenants({BLUE, GREEN})
+        idle, busy, other = yield defer.gatherResults([self.lease(pool), self.lease(pool), self.lease(pool, GREEN)])
+        idle.release(clean=True)
+        other.release(clean=True)
+        pool.use_tenants({GREEN})
+        yield self.until(lambda: len(pool) == 2)
+        busy.release(clean=True)
+        yield self.until(lambda: len(pool) == 1)
+        self.assertEqual(pool.idle, 1)
+
+    @defer.inlineCallbacks
+    def test_what_waited_for_the_end_of_the_turn_is_never_sent(self):
+        pool = self.pool(self.redis())
+        pool.use_tenants({BLUE})
+        home = pool.home(BLUE, 2)
+        yield home.come()
+        owner = Sharing()
+        home.lane.send(encode([b"SET", b"early", b"1"]), Owed(owner, 1))
+        home.lane.send(LATE, Owed(owner, 1))
+        pool.use_tenants({GREEN})
+        yield self.until(lambda: owner.lost)
+        self.assertEqual((owner.heard, self.direct.keys()), ([b"+OK\r\n"], [b"early"]))
+        home.leave()
+
+    @defer.inlineCallbacks
+    def test_nobody_comes_to_what_was_shared(self):
+        """Its last sessions may still be there when their tenant comes back."""
+        pool = self.pool(self.redis())
+        pool.use_tenants({BLUE})
+        home = pool.home(BLUE, 2)
+        yield home.come()
+        pool.use_tenants({GREEN})
+        again = pool.home(BLUE, 2)
+        self.assertIsNot(again, home)
+        yield again.come()
+        home.leave()
+        self.assertIs(pool.home(BLUE, 2), again)
+        again.leave()

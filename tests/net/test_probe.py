@@ -1,0 +1,325 @@
+"""Each error at each question of the probe, from a real server behind one that refuses what it is told to refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet import defer, reactor, task
+from twisted.trial import unittest
+
+from redisproxy.core.probing import Server, needed, policy_for
+from redisproxy.core.tenants import Backend
+from redisproxy.net import control, inquiry
+from redisproxy.net.control import ControlError, ControlService
+from redisproxy.net.inquiry import InquiryError, inquire
+
+from ..core.test_probing import ABSENT, FORBIDDEN, ODD, PASSING
+from ..support.faults import FaultyRedis
+from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server, valkey
+
+#: How each question of the probe begins.
+INFO = ("INFO server", "INFO persistence", "INFO replication")
+QUESTIONS = (
+    "CONFIG GET databases",
+    "COMMAND",
+    "ACL SETUSER redisproxy:probe off resetchannels -@all\n",
+    "ACL SETUSER redisproxy:probe resetdbs",
+    "ACL SETUSER redisproxy:probe off resetchannels -@all +",
+)
+SEALED = "EVAL"
+NOBODY = frozenset()
+
+
+def rights(server: Server) -> frozenset[bytes]:
+    return needed(policy_for(server, True, allow=NOBODY, deny=NOBODY))
+
+
+class ProbeCase(unittest.TestCase):
+    timeout = 60
+
+    def setUp(self) -> None:
+        self.patch(control, "_AGAIN", 0.1)
+
+    def server(self, binary: Callable[[], str] = valkey, *settings: str) -> RedisServer:
+        server = RedisServer(binary, *settings).start()
+        self.addCleanup(server.stop)
+        return server
+
+    def behind(self, server: RedisServer) -> FaultyRedis:
+        faulty = FaultyRedis(server.port)
+        self.addCleanup(faulty.stop)
+        return faulty
+
+    def control(self, port: int, acl: bool = True, username: str = "", password: str = MASTER_PASSWORD) -> ControlService:
+        service = ControlService(reactor, 5.0, None, lambda server: service.history.append(server), acl, rights)
+        service.history = []
+        service.startService()
+        self.addCleanup(service.stopService)
+        service.use(Backend(host="127.0.0.1", port=port, username=username, password=password.encode()))
+        return service
+
+    async def until(self, probe: Callable[[], object], what: object = "") -> None:
+        for _ in range(1000):
+            if probe():
+                return
+            await task.deferLater(reactor, 0.01)
+        self.fail(f"it did not come to it: {what}")
+
+    async def told_all(self, service: ControlService, what: object = "") -> Server:
+        await self.until(lambda: service.connected and not service.asking, what)
+        return service.server
+
+    async def asked_again(self, service: ControlService, faulty: FaultyRedis, what: str) -> None:
+        """It was refused so, has said so, and has asked the same anew."""
+        await self.until(lambda: len(faulty.refused) >= 2 and what[:200] in service._last_state, what)
+
+    def fault(self, faulty: FaultyRedis, beginning: str, error: str | None) -> None:
+        faulty.refused.clear()
+        # The user without commands is another question than the user with those of tenants.
+        faulty.faults = {beginning: error}
+        if beginning.endswith("\n"):
+            faulty.faults = {beginning.rstrip(): error}
+
+
+class FirstProbeTests(ProbeCase):
+    """Of a server that has told nothing yet."""
+
+    async def test_nothing_is_concluded_from_what_passes(self) -> None:
+        server = self.server()
+        truth = await self.told_all(self.control(server.port))
+        self.assertEqual((truth.databases, truth.acl, truth.acl_databases, truth.sealed), (64, True, True, True))
+        for question in (*INFO, *QUESTIONS):
+            faulty = self.behind(server)
+            self.fault(faulty, question, PASSING[0])
+            service = self.control(faulty.port)
+            for error in (*PASSING, *ODD[:3]):
+                self.fault(faulty, question, error)
+                await self.asked_again(service, faulty, error)
+                self.assertEqual(service.history, [], (question, error))
+                self.assertFalse(service.connected)
+                self.assertIn(" ".join(question.split()[:2]), service._last_state)
+                self.assertEqual("--acl off" in service._last_state, error in ODD, (question, error))
+            faulty.faults = {}
+            self.assertEqual(await self.told_all(service, question), truth)
+            self.assertEqual((service.history, service._last_state), ([truth], ""))
+            await service.stopService()
+
+    async def test_whether_scripts_are_sealed_is_seen_later(self) -> None:
+        server = self.server()
+        faulty = self.behind(server)
+        self.fault(faulty, SEALED, PASSING[0])
+        service = self.control(faulty.port)
+        for error in (*PASSING, *ODD[:3]):
+            self.fault(faulty, SEALED, error)
+            await self.asked_again(service, faulty, error)
+            self.assertTrue(service.connected)
+            self.assertIsNone(service.server.sealed)
+        faulty.faults = {}
+        await self.told_all(service)
+        self.assertEqual([told.sealed for told in service.history], [None, True])
+
+    async def test_only_what_was_not_answered_is_asked_again(self) -> None:
+        """A tenant that keeps Redis busy, but for moments, does not keep the proxy from knowing."""
+        faulty = self.behind(self.server())
+        self.fault(faulty, "CONFIG", PASSING[0])
+        service = self.control(faulty.port)
+        await self.asked_again(service, faulty, PASSING[0])
+        self.fault(faulty, "COMMAND", PASSING[0])
+        await self.told_all(service)
+        self.assertEqual(faulty.asked.count("COMMAND"), 1)
+        self.assertEqual(faulty.refused, [])
+
+    async def test_no_answer_at_all(self) -> None:
+        server = self.server()
+        for question in (INFO[0], *QUESTIONS, SEALED):
+            self.patch(control, "_ANSWER", 0.5)
+            faulty = self.behind(server)
+            self.fault(faulty, question, None)
+            service = self.control(faulty.port)
+            await self.until(lambda: service._last_state, question)  # noqa: B023
+            self.assertFalse(service.connected, question)
+            self.assertEqual(service._last_state, "did not tell what it is within 0.5 s, and is asked again")
+            faulty.faults = {}
+            self.patch(control, "_ANSWER", 10)
+            service.reconnect()
+            self.assertTrue((await self.told_all(service, question)).sealed)
+            await service.stopService()
+
+    async def test_what_it_has_not(self) -> None:
+        server = self.server()
+        for text in (ABSENT[1], *FORBIDDEN):
+            for question, name, value in (
+                ("CONFIG", "databases", None),
+                ("ACL SETUSER", "acl", False),
+                ("ACL SETUSER redisproxy:probe resetdbs", "acl_databases", False),
+                ("EVAL", "sealed", False),
+            ):
+                faulty = self.behind(server)
+                self.fault(faulty, question, text)
+                service = self.control(faulty.port)
+                self.assertEqual(getattr(await self.told_all(service, (question, text)), name), value)
+                await service.stopService()
+
+    async def test_with_acl_off_nothing_of_acls_is_asked_and_odd_words_are_taken_for_a_no(self) -> None:
+        faulty = self.behind(self.server())
+        faulty.faults = dict.fromkeys(("CONFIG", "COMMAND", "ACL", "EVAL"), ODD[0])
+        service = self.control(faulty.port, acl=False)
+        told = await self.told_all(service)
+        self.assertEqual((told.databases, told.acl, told.acl_databases), (None, False, False))
+        self.assertIn(b"GET", told.commands)
+        self.assertEqual(faulty.refused, ["CONFIG GET databases", "COMMAND"])
+        faulty.faults = dict.fromkeys(("CONFIG", "COMMAND"), PASSING[0])
+        again = self.control(faulty.port, acl=False)
+        await self.until(lambda: again._last_state)
+        self.assertEqual(again.history, [])
+
+
+class LaterTests(ProbeCase):
+    """Of a server that has told before what it is, and is connected to anew."""
+
+    async def test_an_error_unlearns_nothing(self) -> None:
+        server = self.server()
+        faulty = self.behind(server)
+        service = self.control(faulty.port)
+        truth = await self.told_all(service)
+        for question in (*QUESTIONS, SEALED):
+            service.history.clear()
+            self.fault(faulty, question, FORBIDDEN[0])
+            service.reconnect()
+            for error in (FORBIDDEN[0], FORBIDDEN[1], ABSENT[1], ODD[0], *PASSING):
+                self.fault(faulty, question, error)
+                await self.asked_again(service, faulty, error)
+                self.assertEqual(service.history, [truth], (question, error))
+                self.assertTrue(service.connected)
+                # Nobody new can log in while Redis refuses to make users.
+                self.assertEqual(service.users_refused, "-@all" in question, (question, error))
+            faulty.faults = {}
+            await self.until(lambda: not service.asking)
+            self.assertEqual((service._last_state, service.users_refused), ("", False))
+
+    async def test_another_server_at_the_address_has_told_nothing(self) -> None:
+        first, second = self.server(), self.server()
+        faulty = self.behind(first)
+        service = self.control(faulty.port)
+        await self.told_all(service)
+        service.history.clear()
+        faulty._target = second.port
+        self.fault(faulty, "ACL SETUSER", PASSING[0])
+        service.reconnect()
+        await self.asked_again(service, faulty, PASSING[0])
+        self.assertEqual((service.history, service.connected), ([], False))
+        self.fault(faulty, "ACL SETUSER", FORBIDDEN[0])
+        self.assertFalse((await self.told_all(service)).acl)
+        # Back at the first: a failover. It had two walls, and a lost right does not take one away.
+        faulty._target = first.port
+        service.reconnect()
+        await self.until(lambda: len(service.history) == 2)
+        self.assertTrue(service.server.acl)
+        self.assertTrue(service.users_refused)
+
+    async def test_the_right_comes_later(self) -> None:
+        faulty = self.behind(self.server())
+        self.fault(faulty, "ACL", FORBIDDEN[0])
+        service = self.control(faulty.port)
+        self.assertFalse((await self.told_all(service)).acl)
+        faulty.faults = {}
+        service.reconnect()
+        await self.until(lambda: len(service.history) == 2)
+        self.assertTrue(service.server.acl)
+
+    async def test_a_refused_user_has_it_asked_again(self) -> None:
+        """Over the connection that there is: it may last for weeks."""
+        faulty = self.behind(self.server())
+        service = self.control(faulty.port)
+        await self.told_all(service)
+        self.fault(faulty, "ACL SETUSER", FORBIDDEN[1])
+        await self.assertFailure(
+            defer.Deferred.fromCoroutine(service.ask("ACL", "SETUSER", "redisproxy:team-blue:3", "on")), ControlError
+        )
+        service.probe_again()
+        service.probe_again()
+        await self.until(lambda: service.users_refused)
+        faulty.faults = {}
+        await self.until(lambda: not service.users_refused)
+        self.assertEqual(len(service.history), 1)
+
+
+@on_every_server
+class CommandTests(ProbeCase):
+    """A server whose COMMAND cannot be had: the built-in table makes users that it accepts."""
+
+    def each_command_that_is_renamed_away(self, binary: Callable[[], str]) -> defer.Deferred:
+        return defer.Deferred.fromCoroutine(self.made(self.server(binary, 'rename-command COMMAND ""')))
+
+    def each_command_that_is_forbidden(self, binary: Callable[[], str]) -> defer.Deferred:
+        server = self.server(binary)
+        server.client().execute_command("ACL", "SETUSER", "proxy", "on", ">pw", "+@all", "-command", "~*", "&*")
+        return defer.Deferred.fromCoroutine(self.made(server, "proxy", "pw"))
+
+    async def made(self, server: RedisServer, username: str = "", password: str = MASTER_PASSWORD) -> None:
+        told = await self.told_all(self.control(server.port, username=username, password=password))
+        self.assertTrue(told.acl)
+        policy = policy_for(told, True, allow=NOBODY, deny=NOBODY)
+        self.assertLess({"get", "set", "eval" if told.sealed else "del", "object|encoding"}, set(policy.forwarded))
+        client = server.client()
+        words = ["on", "-@all", *("+" + name for name in policy.forwarded)]
+        self.assertTrue(client.execute_command("ACL", "SETUSER", "redisproxy:team-blue:3", *words))
+        self.assertEqual([user for user in client.acl_users() if "probe" in user], [])
+
+    def each_command_that_is_told(self, binary: Callable[[], str]) -> defer.Deferred:
+        """Nothing is left out of what a server tells of itself."""
+
+        async def told() -> None:
+            server = self.server(binary)
+            faulty = self.behind(server)
+            service = self.control(faulty.port)
+            found = await self.told_all(service)
+            names = {name.upper().encode() for name in _names(server)}
+            self.assertEqual(names - set(found.commands), set())
+            tried = [
+                command
+                for command in faulty.asked
+                if command.startswith("ACL SETUSER redisproxy:probe off resetchannels -@all +")
+            ]
+            self.assertEqual(len(tried), 1)
+
+        return defer.Deferred.fromCoroutine(told())
+
+
+def _names(server: RedisServer) -> list[str]:
+    client = server.client()
+    client.response_callbacks.clear()
+    return [entry[0].decode() for entry in client.execute_command("COMMAND")]
+
+
+class InquiryTests(ProbeCase):
+    """The operator's command asks the same."""
+
+    def setUp(self) -> None:
+        super().setUp()
+        self.patch(inquiry, "_PAUSE", 0.05)
+
+    async def test_what_does_not_tell(self) -> None:
+        faulty = self.behind(self.server())
+        backend = Backend(host="127.0.0.1", port=faulty.port, password=MASTER_PASSWORD.encode())
+        for question in (*INFO, *QUESTIONS):
+            self.fault(faulty, question, PASSING[0])
+            with self.assertRaises(InquiryError) as caught:
+                await inquire(reactor, backend, 5.0, None, True, rights)
+            self.assertRegex(
+                str(caught.exception), f"^Redis at .* did not tell what it is: {' '.join(question.split()[:2])}.*: BUSY "
+            )
+        self.fault(faulty, "EVAL", PASSING[0])
+        found = await inquire(reactor, backend, 5.0, None, True, rights)
+        self.assertIsNone(found.server.sealed)
+        self.assertEqual(found.again, f"EVAL: {PASSING[0]}")
+
+    async def test_what_passes_while_it_asks(self) -> None:
+        faulty = self.behind(self.server())
+        backend = Backend(host="127.0.0.1", port=faulty.port, password=MASTER_PASSWORD.encode())
+        self.fault(faulty, "COMMAND", PASSING[0])
+        asked = defer.Deferred.fromCoroutine(inquire(reactor, backend, 5.0, None, True, rights))
+        await self.until(lambda: faulty.refused)
+        faulty.faults = {}
+        found = await asked
+        self.assertEqual((found.server.databases, found.server.acl, found.again), (64, True, ""))

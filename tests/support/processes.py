@@ -1,0 +1,27 @@
+"""What /proc tells of processes: minimal machines have no ps."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+
+def children(pid: int) -> dict[int, str]:
+    """The processes that one has started, and that it has not waited for: the names of their programs by their ids."""
+    found = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            number, name, parent = re.match(r"(\d+) \((.*)\) \S (\d+) ", path.read_text(), re.DOTALL).groups()
+        except OSError:
+            continue  # it has ended meanwhile
+        if int(parent) == pid:
+            found[int(number)] = name
+    return found
+
+
+def runs(pid: int) -> bool:
+    """Whether a process goes on. A zombie, which nobody may be there to wait for, does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
