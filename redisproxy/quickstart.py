@@ -47,7 +47,7 @@ async def tour(
     tenants = list(_tenants(reading, secret_name))
     print(f"\nThe proxy serves {len(tenants)} tenants on {host}:{port}. Try:\n", file=out)
     for namespace, password, index in tenants:
-        line = f"redis-cli -h {host} -p {port} -a {shlex.quote(password.decode())} --no-auth-warning -n {index}"
+        line = f"redis-cli -h {host} -p {port} -a {_quoted(password)} --no-auth-warning -n {index}"
         print(f"  {namespace} (database {index}):\n    {line} SET greeting hello", file=out)
         others = [other for _, _, other in tenants if other != index]
         for outcome in await _try(reactor, host, port, password, index, others[0] if others else index + 1):
@@ -56,6 +56,14 @@ async def tour(
     for line in further:
         print(line, file=out)
     print("Ctrl-C stops it, and the server behind it; nothing is kept.\n", file=out, flush=True)
+
+
+def _quoted(password: bytes) -> str:
+    """A password as a shell's word. One that is no text, or none to be printed, in a form that bash and zsh have."""
+    text = password.decode("utf-8", "backslashreplace")
+    if text.encode() == password and text.isprintable():
+        return shlex.quote(text)
+    return "$'" + "".join(chr(c) if c < 128 and chr(c).isalnum() else f"\\x{c:02x}" for c in password) + "'"
 
 
 def tenants_command(manifests: Path, ns_prefix: str) -> str:

@@ -22,7 +22,7 @@ from .core import resp
 from .core.enrolment import Enrolment
 from .core.printable import printable
 from .core.tenants import Backend, Directory
-from .directory.manifests import ManifestsSource
+from .directory.manifests import REST, ManifestsSource
 from .directory.pace import Pace, Unpaced
 from .directory.poll import PollService
 from .directory.reading import ReadingService
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 def source_of(settings: Settings) -> ManifestsSource | ClusterSource:
     """Where namespaces and secrets are read."""
     if settings.manifests is not None:
-        return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master)
+        return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master, REST)
     # Its client is a third of the time to start, and 19 MiB: not where there is no cluster.
     from .directory.cluster import ClusterSource
 

@@ -143,7 +143,9 @@ async def tenants(operator: Operator) -> Findings:
     """What the source alone says. Redis is not asked. Raises Refused where there is nothing to be said."""
     reading = await operator.read()
     must_be_read(reading.namespaces)
-    return resolve(operator, reading, None)
+    found = resolve(operator, reading, None)
+    found.warnings += [failure.reason for failure in reading.stale]
+    return found
 
 
 async def check(operator: Operator, embedded: Backend | None = None) -> Findings:

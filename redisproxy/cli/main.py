@@ -162,6 +162,8 @@ def tenants(output: str | None, **given: Any) -> None:
         found = await findings.tenants(operator)
         now = time.time()
         _show(output, shown.tenants_document(found, now), partial(shown.tenants_lines, found, now))
+        for warning in found.warnings:
+            _complain(warning)
         return 0 if found.complete else 1
 
     _run(settings, run)

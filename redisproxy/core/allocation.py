@@ -90,7 +90,7 @@ def temporary_manifest(namespace: str, name: str, url: str, valid_hours: int, cr
 
 
 def named_indexes(secret: SecretDocument) -> tuple[int, ...]:
-    """The databases that a secret names or, where it is malformed, may name: its owner may mend it."""
+    """The databases that a secret names or, where it is malformed, may name: its owner may fix it."""
     return possible_indexes(secret.data.get(CONNECTION_STRING))
 
 
@@ -101,7 +101,7 @@ def taken(reading: Reading, but: str = "") -> dict[int, str]:
     """
     found: dict[int, str] = {}
     for unread in reading.unread:
-        raise Refused(f"{unread.name} could not be read, so it is not known which databases are given away in it: mend it")
+        raise Refused(f"{unread.name} could not be read, so it is not known which databases are given away in it: fix it")
     for namespace, held in sorted(reading.secrets.items()):
         if isinstance(held, ReadFailure):
             raise Refused(

@@ -227,7 +227,7 @@ class ClusterSource:
         except Exception as error:
             # For a malformed kubeconfig the loader raises what it likes, YAMLError and AttributeError included. The text
             # of a ConfigException names files and keys, or quotes what a credential plugin printed; others may quote the
-            # file, so that only their kind is told.
+            # file, so that only their kind is shown.
             detail = _kind(error)
             if isinstance(error, ConfigException):
                 plugin = re.match(r"(?:exec|cmd-path):(?: process returned -?[0-9]+)?", str(error))

@@ -70,15 +70,22 @@ class _Content:
 class ManifestsSource:
     """A directory of manifests, read anew at each call of `read`. Only files that changed are parsed again.
 
-    clock: seconds that only go on.
+    doubt: seconds after which what was taken away is believed, for a source that is read again (`REST`); 0: at once, for one
+    that is read once. clock: seconds that only go on.
     """
 
     def __init__(
-        self, directory: Path, prefix: str, master: tuple[str, str], clock: Callable[[], float] = time.monotonic
+        self,
+        directory: Path,
+        prefix: str,
+        master: tuple[str, str],
+        doubt: float = 0.0,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._directory = directory
         self._prefix = prefix
         self._master = master
+        self._doubt = doubt
         self._clock = clock
         #: by name of a file: what it says that is believed
         self._believed: dict[str, _Content] = {}
@@ -120,7 +127,7 @@ class ManifestsSource:
         """What the files say now. Blocks. rest: called after each document that is parsed, may sleep.
 
         A file that cannot be read, or is no YAML, says what it said before, and is named. Where that is nothing, what it
-        may say is told as `Unread`.
+        may say is an `Unread` of the reading.
         """
         self.stamp_read = self.stamp()  # before: what changes from now on is another stamp
         try:
@@ -179,10 +186,10 @@ class ManifestsSource:
             same, since = self._doubted.get(name, (before, now))
             if same.digest != content.digest:
                 since = now  # it is being written yet
-            if now - since < REST:
+            if now - since < self._doubt:
                 believed[name], doubted[name] = before, (content, since)
         self._believed, self._doubted = believed, doubted
-        return max((since + REST - now for _, since in doubted.values()), default=None)
+        return max((since + self._doubt - now for _, since in doubted.values()), default=None)
 
     def _parse(self, file: str, text: bytes, rest: Callable[[], None]) -> _Made:
         made: _Made = []

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-#: Tags that say what a plain text or collection is anyway: there is nothing to be told of.
+#: Tags that say what a plain text or collection is anyway: they are no problem.
 _HARMLESS = {f"tag:yaml.org,2002:{name}" for name in ("str", "int", "float", "bool", "null", "timestamp", "map", "seq")}
 
 

@@ -75,7 +75,7 @@ _ADVICE = (
     (r"is also named by", "Give one of them another index, or both Namespaces a creationTimestamp."),
     (
         r"not YAML|it cannot be read \(|never readable",
-        "Mend the file as told, or rename it so that its name begins with a dot.",
+        "Fix the file, or rename it so that its name begins with a dot.",
     ),
     (r"no metadata.creationTimestamp", "Write a creationTimestamp: redisproxy temp --dry-run --output yaml prints one."),
     (r"password is also that of", "Give one of them a password of its own; until then AUTH <namespace> <password> works."),

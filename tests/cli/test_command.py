@@ -153,6 +153,19 @@ class StatusTests(CommandCase):
         expires = {credential["secret"]: credential["expires"] for credential in blue["credentials"]}
         [ends] = [calendar.timegm(time.strptime(when, "%Y-%m-%dT%H:%M:%SZ")) for when in expires.values() if when]
         self.assertLess(abs(ends - time.time() - 2 * 3600), 60)
+        # One file that is none: the others are told of, but nothing is given away that may be in it.
+        (manifests.path / "bad.yaml").write_text("\tpw-")
+        (manifests.path / "grey.yaml").write_text(yaml.safe_dump(namespace("team-grey")))
+        bad = "bad.yaml: it is not YAML or JSON (line 1, column 1)"
+        process = self.start("tenants")
+        out, err = process.communicate(timeout=60)
+        self.assertEqual((process.returncode, err), (1, f"redisproxy: {bad}\n"))
+        self.assertEqual(len(json.loads(out)["tenants"]), 3)
+        self.assertRegex(
+            self.run_("enroll", "team-grey", "--dry-run", status=1), "^bad.yaml could not be read, so it is not known"
+        )
+        [problem] = self.json("check", status=1)["problems"]
+        self.assertEqual((problem["namespace"], problem["reason"][: len(bad) - 10]), ("bad.yaml", bad[10:]))
         self.assertEqual(self.api.requests, [])
 
 

@@ -24,7 +24,7 @@ TEXTS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=
 #: What means something in a URL, so that much of it comes together.
 HOSTILE = st.text(st.sampled_from("@:/?#[]%&=;,\\. aA0129-_é\u2100\uff20\uff0f"), min_size=1, max_size=25)
 ANY = st.one_of(TEXTS, HOSTILE)
-UNHURRIED = settings(deadline=None, suppress_health_check=list(HealthCheck), max_examples=300)
+UNHURRIED = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), max_examples=300)
 PLACES = ("host", "127.0.0.1", "[::1]")
 
 

@@ -10,6 +10,7 @@ import copy
 import json
 import re
 import shlex
+import tempfile
 import tomllib
 import unittest
 from dataclasses import fields
@@ -265,14 +266,20 @@ class ExampleTests(unittest.TestCase):
         self.assertEqual(found.tenants, {Tenant("tenant-blue", 3), Tenant("tenant-green", 5)})
 
     def test_the_example_enrols_its_tenant(self) -> None:
-        found = self.enrol(EXAMPLE)
+        # The API server says when each was created.
+        made = tempfile.TemporaryDirectory(prefix="redisproxy-test-")
+        self.addCleanup(made.cleanup)
+        for path in EXAMPLE.glob("*.yaml"):
+            text = path.read_text().replace("metadata:\n", 'metadata:\n  creationTimestamp: "2026-01-01T00:00:00Z"\n')
+            (Path(made.name) / path.name).write_text(text)
+        found = self.enrol(Path(made.name))
         tenant = Tenant("tenant-example", 3)
         self.assertEqual(found.tenants, {tenant})
         self.assertEqual((found.backend.host, found.backend.port), ("redis.redis.svc", 6379))
         self.assertEqual(found.backend.password, b"example-master-password-replace-me")
         lasting, temporary = sorted(found.credentials, key=lambda credential: credential.secret)
         self.assertIsNone(lasting.expires)
-        written = (EXAMPLE / "tenant.yaml").stat().st_mtime
+        written = 1767225600.0
         self.assertEqual(temporary.expires, written + 8 * 3600)
         for password, credential in (("tenant", lasting), ("temporary", temporary)):
             secret = f"example-{password}-password-replace-me".encode()

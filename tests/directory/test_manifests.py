@@ -59,7 +59,7 @@ class ManifestsCase(unittest.TestCase):
 
     def start(self) -> None:
         """The proxy, anew."""
-        self.source = ManifestsSource(self.directory, PREFIX, MASTER, lambda: self.now)
+        self.source = ManifestsSource(self.directory, PREFIX, MASTER, REST, lambda: self.now)
         self.enrolment = Enrolment(CLIENT, MASTER)
 
     def write(self, name: str, content: str | bytes) -> Path:
@@ -76,7 +76,7 @@ class ManifestsCase(unittest.TestCase):
         directory, self.problems = self.enrolment.resolve()
         return {tenant.namespace: tenant.index for tenant in directory.tenants}
 
-    def told(self) -> list[str]:
+    def report(self) -> list[str]:
         """Reads, and what is wrong."""
         self.read()
         self.served()
@@ -272,7 +272,7 @@ class ScalarTests(ManifestsCase):
             with self.subTest(note[:20]):
                 self.start()
                 self.write("a.yaml", YAML.replace("  name: team-blue", f"  name: team-blue\n  annotations: {{{note}}}", 1))
-                problems = self.told()
+                problems = self.report()
                 self.assertEqual(self.served(), {"team-blue": 3})
                 self.assertEqual(
                     problems,
@@ -293,7 +293,7 @@ class ScalarTests(ManifestsCase):
         ):
             self.start()
             self.write("b.yaml", f"{tagged}\n---\n" + YAML)
-            problems = self.told()
+            problems = self.report()
             self.assertEqual(self.served(), {"team-blue": 3})
             self.assertNotIn("planted", repr(problems))
             self.assertRegex(problems[0], "^b.yaml/document 1: it ")
@@ -304,7 +304,7 @@ class ScalarTests(ManifestsCase):
         document["stringData"] = {"redis-connection-string": "redis://:pw@r/3", "valid_hours": 2}
         bare = {"kind": "Namespace", "metadata": {"name": "team-a", "creationTimestamp": None, "annotations": None}}
         self.write("a.json", json.dumps({"kind": "List", "items": [bare, document]}))
-        self.assertEqual(self.told(), [])
+        self.assertEqual(self.report(), [])
         self.assertEqual(self.enrolment.resolve()[0].next_expiry(0), 1767225600 + 2 * 3600)
 
 
@@ -347,7 +347,7 @@ class BadFileTests(ManifestsCase):
             self.write("b.json", content)
             self.write("c.json", json.dumps({"kind": "List", "items": tenant("team-red", 6, "red-password")}))
             (self.directory / "a.yaml").unlink()
-            [problem] = self.told()
+            [problem] = self.report()
             self.assertEqual(self.served(), {"team-green": 5, "team-red": 6})
             self.assertRegex(problem, r"^b.json: it is not YAML or JSON \(.*\): what was last read of it stays in force$")
             (self.directory / "c.json").unlink()
@@ -355,7 +355,7 @@ class BadFileTests(ManifestsCase):
             self.read()
             self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
         (self.directory / "b.json").unlink()
-        self.assertEqual(self.told(), [])
+        self.assertEqual(self.report(), [])
         self.assertEqual(self.served(), {"team-blue": 3})
 
     def test_the_older_owner_of_a_database_may_be_in_it(self) -> None:
@@ -379,7 +379,7 @@ class BadFileTests(ManifestsCase):
                 self.read()
                 self.assertEqual(self.served(), {"team-blue": 3, "team-red": 5}, "in force, as before")
                 self.start()
-                problems = self.told()
+                problems = self.report()
                 self.assertEqual(self.served(), {"team-red": 5})
                 self.assertIn(
                     "team-green/redis-secret-master: database 3 may belong to a namespace in a.yaml, "
@@ -387,7 +387,7 @@ class BadFileTests(ManifestsCase):
                     problems,
                 )
                 self.write("a.yaml", owner)
-                self.assertRegex("\n".join(self.told()), "database 3 belongs to the older team-blue")
+                self.assertRegex("\n".join(self.report()), "database 3 belongs to the older team-blue")
                 self.assertEqual(self.served(), {"team-blue": 3, "team-red": 5})
 
     def test_a_file_that_breaks_off_may_name_whatever_it_was_about_to(self) -> None:
@@ -420,7 +420,7 @@ class BadFileTests(ManifestsCase):
         self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
         with mock.patch.object(Path, "read_bytes", refused):
             (self.directory / "a.yaml").unlink()
-            [problem] = self.told()
+            [problem] = self.report()
             self.assertEqual(
                 problem, "b.yaml: it cannot be read (Permission denied): what was last read of it stays in force"
             )
@@ -438,12 +438,12 @@ class BadFileTests(ManifestsCase):
         self.write("a.yaml", YAML)
         for name in ("._a.yaml", ".a.yaml", ".#a.yaml"):
             self.write(name, b"\x00\x05\x16\x07\x00\x02" + YAML.replace("team-blue", "team-hidden").encode())
-        self.assertEqual(self.told(), [])
+        self.assertEqual(self.report(), [])
         self.assertEqual(self.served(), {"team-blue": 3})
 
     def test_a_files_name_is_printable(self) -> None:
         self.write("a\x1b[2J\u202e\n.yaml", "a: [")
-        [problem] = self.told()
+        [problem] = self.report()
         self.assertTrue(problem.isprintable(), problem)
         self.assertIn("a\\x1b[2J\\u202e\\n.yaml: ", problem)
 
@@ -551,7 +551,7 @@ class AgeTests(ManifestsCase):
         for modified in (1_700_000_000, 4_000_000_000):
             os.utime(path, (modified, modified))
             self.assertEqual(
-                self.told(),
+                self.report(),
                 ["team-a/redis-secret-temp-x: it has valid_hours, but no metadata.creationTimestamp, from which they count"],
             )
             with self.assertRaises(AuthenticationError):
@@ -559,13 +559,13 @@ class AgeTests(ManifestsCase):
 
     def test_touch_and_comments_change_nothing(self) -> None:
         a = self.write("a.json", self.namespace("team-a", 3))
-        self.told()
+        self.report()
         b = self.write("b.json", self.namespace("team-b", 3))
-        self.told()
+        self.report()
         for path, modified in ((a, 4e9), (b, 1e9), (a, 1e9), (b, 4e9)):
             path.write_text("# a comment\n" + path.read_text())
             os.utime(path, (modified, modified))
-            self.assertEqual(self.told(), ["team-b/redis-secret-master: database 3 belongs to team-a, which had it first"])
+            self.assertEqual(self.report(), ["team-b/redis-secret-master: database 3 belongs to team-a, which had it first"])
             self.assertEqual(self.served(), {"team-a": 3})
 
     def test_a_database_in_force_stays_whatever_the_names(self) -> None:
@@ -575,25 +575,25 @@ class AgeTests(ManifestsCase):
                 for path in self.directory.glob("team-*"):
                     path.unlink()
                 self.write("team-z.json", self.namespace("team-z", 3))
-                self.told()
+                self.report()
                 self.write("team-a.json", self.namespace("team-a", 3, created))
-                self.told()
+                self.report()
                 self.assertEqual(self.served(), {"team-z": 3})
                 # It lets go, and the other one has it.
                 self.write("team-z.json", self.namespace("team-z", 4))
-                self.told()
+                self.report()
                 self.assertEqual(self.served(), {"team-z": 4, "team-a": 3})
 
     def test_after_a_start_none_gets_it(self) -> None:
         """Not even by name: it is the data of one of them."""
         self.write("a.json", self.namespace("team-a", 3))
         self.write("c.json", self.namespace("team-c", 5))
-        self.told()
+        self.report()
         self.write("b.json", self.namespace("team-b", 3, "2026-01-01T00:00:00Z"))
-        self.told()
+        self.report()
         self.assertEqual(self.served(), {"team-a": 3, "team-c": 5})
         self.start()
-        problems = self.told()
+        problems = self.report()
         self.assertEqual(self.served(), {"team-c": 5})
         reason = "and not all have a creationTimestamp: none of them gets it"
         self.assertEqual(
@@ -604,39 +604,39 @@ class AgeTests(ManifestsCase):
             ],
         )
         self.write("a.json", self.namespace("team-a", 3, "2025-01-01T00:00:00Z"))
-        self.assertEqual(self.told(), ["team-b/redis-secret-master: database 3 belongs to the older team-a"])
+        self.assertEqual(self.report(), ["team-b/redis-secret-master: database 3 belongs to the older team-a"])
         self.assertEqual(self.served(), {"team-a": 3, "team-c": 5})
 
     def test_the_older_one_where_both_say_so(self) -> None:
         self.write("a.json", self.namespace("team-a", 3, "2026-01-01T00:00:00Z"))
-        self.told()
+        self.report()
         self.write("b.json", self.namespace("team-b", 3, "2025-01-01T00:00:00Z"))
-        self.assertEqual(self.told(), ["team-a/redis-secret-master: database 3 belongs to the older team-b"])
+        self.assertEqual(self.report(), ["team-a/redis-secret-master: database 3 belongs to the older team-b"])
 
     def test_a_malformed_secret_keeps_its_database_from_others(self) -> None:
         """Its owner is about to mend it; until then nobody reads what is in there."""
         self.write("a.json", self.namespace("team-a", 3, "2025-01-01T00:00:00Z"))
         self.write("b.json", self.namespace("team-b", 3, "2026-01-01T00:00:00Z"))
-        self.told()
+        self.report()
         for malformed, known in ((":team-a-password@", True), ("6379/3", False)):
             for restarted in (False, True):
                 with self.subTest(malformed, restarted=restarted):
                     self.write("a.json", self.namespace("team-a", 3, "2025-01-01T00:00:00Z").replace(malformed, "x"))
                     if restarted:
                         self.start()
-                    self.told()
+                    self.report()
                     self.rest()
-                    self.told()
+                    self.report()
                     self.assertEqual(self.served(), {"team-b": 3} if restarted and not known else {})
                     self.write("a.json", self.namespace("team-a", 3, "2025-01-01T00:00:00Z"))
-                    self.told()
+                    self.report()
                     self.assertEqual(self.served(), {"team-a": 3})
 
     def test_a_malformed_secret_takes_no_database_away(self) -> None:
         self.write("b.json", self.namespace("team-b", 3, "2026-01-01T00:00:00Z"))
-        self.told()
+        self.report()
         self.write("a.json", self.namespace("team-a", 3, "2025-01-01T00:00:00Z").replace(":team-a-password@", ""))
-        self.told()
+        self.report()
         self.assertEqual(self.served(), {"team-b": 3})
         self.assertEqual([problem.namespace for problem in self.problems], ["team-a"])
         self.assertIsInstance(self.problems[0], Problem)

@@ -31,7 +31,7 @@ class PollTests(unittest.SynchronousTestCase):
         self.start(self.manifests.path)
 
     def start(self, path: Path) -> None:
-        source = ManifestsSource(path, PREFIX, MASTER, self.clock.seconds)
+        source = ManifestsSource(path, PREFIX, MASTER, REST, self.clock.seconds)
         self.directory = KeptDirectory(
             self.clock, source, Enrolment("redis-secret-master", MASTER), 86400, defer.maybeDeferred
         )

@@ -12,7 +12,7 @@ from twisted.trial import unittest
 
 from redisproxy.core.enrolment import Enrolment, Reading
 from redisproxy.core.tenants import NOT_LOADED, AuthenticationError, Directory
-from redisproxy.directory import manifests, reading
+from redisproxy.directory import reading
 from redisproxy.directory.manifests import ManifestsSource
 from redisproxy.directory.pace import Pace
 
@@ -69,8 +69,6 @@ class ServiceCase(unittest.SynchronousTestCase):
         self.clock = task.Clock()
         self.clock.advance(CREATED)
         self.source = CountedSource(self.manifests.path, PREFIX, MASTER)
-        # When a file is believed is not what these are about: test_manifests, test_poll.
-        self.patch(manifests, "REST", 0.0)
         self.rested: list[float] = []
         self.seen: list[Directory] = []
 
