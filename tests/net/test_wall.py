@@ -110,6 +110,16 @@ class ReplicasTests(unittest.SynchronousTestCase):
                 logins.append(run(wall.login(BLUE, password)))
                 self.assertEqual([self.opens(server, login) for login in logins], [True] * len(logins))
 
+    def each_a_user_that_takes_any_password_does_not_after_it_is_provisioned(self, binary: Callable[[], str]) -> None:
+        server = self.start(binary)
+        wall = self.wall(server)
+        name, _ = run(wall.login(BLUE, MASTER))
+        server.client().execute_command("ACL", "SETUSER", name, "nopass")
+        self.assertTrue(self.opens(server, (name, b"whatever")))
+        wall.forget(BLUE)
+        run(wall.login(BLUE, MASTER))
+        self.assertFalse(self.opens(server, (name, b"whatever")))
+
     def each_connections_of_before_log_in_too(self, binary: Callable[[], str]) -> None:
         """One process has both master passwords for a moment; each user's password is given to Redis, also at once."""
         server = self.start(binary)
