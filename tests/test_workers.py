@@ -13,6 +13,7 @@ from twisted.trial import unittest
 
 from redisproxy.channel import Channel, Message
 from redisproxy.core import snapshot
+from redisproxy.core.enrolment import ReadSummary
 from redisproxy.core.tenants import Backend, Credential, Directory, Tenant, digest
 from redisproxy.net.tls import Material
 from redisproxy.workers import ANSWER_LIMIT, END_MARGIN, LIVED, Workers, _Process
@@ -37,10 +38,12 @@ class Child:
         self.waiting: list[Message] = []
         self.heard: list[str] = []
         self.material: list[list[Material]] = []
+        self.reads: list[dict] = []
         takes = {
             "start": self.hear,
             "certificates": self.show,
             "directory": self.take,
+            "read": lambda message: self.reads.append(dict(message.fields)),
             "listen": self.hear,
             "stop": self.stop,
             "vacate": self.hear,
@@ -141,6 +144,42 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.last.end()
         [call] = self.clock.getDelayedCalls()
         self.assertLessEqual(call.getTime() - self.clock.seconds(), 1.1)
+
+    def test_what_a_read_says_follows_its_directory_and_goes_to_one_worker(self) -> None:
+        """It must not count what a worker does not have yet for what nobody has claimed."""
+        first, second = self.workers.children
+        self.workers.take_read(ReadSummary(True, True, frozenset({"b", "a"}), frozenset({"b"})), self.clock.seconds())
+        self.pump()
+        self.assertEqual(first.reads, [], "there is no directory yet")
+        self.workers.use(self.directory("a"))
+        self.clock.advance(2)
+        self.pump()
+        told = {"whole": True, "master": True, "namespaces": ["a", "b"], "uncertain": ["b"], "age": 2.0}
+        self.pump()
+        self.assertEqual((first.reads, second.reads), ([told], []))
+        # While a directory is under way what comes is joined: that all was read, and who is there now.
+        self.workers.use(self.directory("b"))
+        self.workers.take_read(ReadSummary(True, False, frozenset({"a", "b"})), self.clock.seconds())
+        self.clock.advance(1)
+        self.workers.take_read(ReadSummary(False, False, frozenset({"a"})), self.clock.seconds())
+        self.assertEqual(first.reads, [told])
+        self.pump()
+        self.pump()
+        joined = {"whole": True, "master": False, "namespaces": ["a"], "uncertain": [], "age": 1.0}
+        self.assertEqual(first.reads, [told, joined])
+        # A list that was not read stays so.
+        self.workers.use(self.directory("c"))
+        self.workers.take_read(ReadSummary(True, True, None), self.clock.seconds())
+        self.workers.take_read(ReadSummary(False, False, frozenset({"a"})), self.clock.seconds())
+        self.pump()
+        self.pump()
+        self.assertIsNone(first.reads[-1]["namespaces"])
+        first.end()
+        self.workers.take_read(ReadSummary(True, True, frozenset()), self.clock.seconds())
+        self.clock.advance(2)
+        for _ in range(3):
+            self.workers.children[-1].pump()
+        self.assertEqual(len(self.workers.children[-1].reads), 1, "also to one that takes its place")
 
     def test_each_shows_the_certificates_in_force_before_it_listens(self) -> None:
         first, second = ([Material(key, b"certificate", b"", b"")] for key in (b"\xff1", b"2"))

@@ -28,7 +28,7 @@ PROCESS = 1
 PAUSE = 0.005
 #: The pause after a question is this many times as long as the answer took: Redis does nothing else meanwhile. ACL GETUSER
 #: of one user takes 1 ms of Redis's time, and 40 ms where the tenant has subscribed to 10,000 patterns.
-PAUSES = 50
+PAUSES = 20
 #: Seconds, at most, of such a pause.
 LONGEST_PAUSE = 5.0
 #: Seconds until Redis is asked again after it gave no answer, or an error that passes.

@@ -12,7 +12,9 @@ from redisproxy.core.enrolment import (
     MalformedError,
     NamespaceDocument,
     Problem,
+    ReadFailure,
     Reading,
+    ReadSummary,
     SecretDocument,
     Update,
     parse_backend,
@@ -156,3 +158,36 @@ class EnrolmentTests(unittest.TestCase):
             self.assertEqual(len(others), NAMED)
             self.assertNotIn(name, others)
             self.assertIn(" and 4 more: only AUTH <namespace>", reason)
+
+
+class SummaryTests(unittest.TestCase):
+    def setUp(self) -> None:
+        self.enrolment = Enrolment(CLIENT, ("kube-system", CLIENT))
+        self.documents = tuple(NamespaceDocument(name, 0.0) for name in ("team-blue", "team-green"))
+
+    def summary(self, master: object, namespaces: object, secrets: object) -> ReadSummary:
+        reading = Reading(master, namespaces, secrets)
+        self.enrolment.absorb(reading)
+        return self.enrolment.summary(reading)
+
+    def test_a_part_that_failed(self) -> None:
+        """A namespace whose secrets were not read exists, and what it claims is not known."""
+        good = SecretDocument("kube-system", CLIENT, 0.0, {CONNECTION_STRING: b"redis://redis"})
+        failure = ReadFailure("503")
+        both = frozenset({"team-blue", "team-green"})
+        found = self.summary(good, self.documents, {"team-blue": (), "team-green": failure})
+        self.assertEqual(found, ReadSummary(True, True, both, frozenset({"team-green"})))
+        self.assertEqual(self.summary(failure, self.documents, {}), ReadSummary(True, False, both))
+        self.assertEqual(self.summary(good, failure, {}), ReadSummary(True, True, None))
+        self.assertEqual(self.summary(None, self.documents, {}).master, False)
+        self.enrolment.amend(Update({"team-green": None}))
+        self.assertEqual(self.enrolment.summary(None), ReadSummary(False, False, frozenset({"team-blue"})))
+
+    def test_a_master_secret_that_was_malformed_when_it_was_last_read(self) -> None:
+        bad = SecretDocument("kube-system", CLIENT, 0.0, {})
+        self.assertFalse(self.summary(bad, self.documents, {}).master)
+        self.assertFalse(self.summary(ReadFailure("503"), self.documents, {}).master)
+
+    def test_a_server_of_its_own_needs_no_master_secret(self) -> None:
+        self.enrolment = Enrolment(CLIENT, ("kube-system", CLIENT), parse_backend({CONNECTION_STRING: b"redis://redis"}))
+        self.assertTrue(self.summary(None, self.documents, {}).master)

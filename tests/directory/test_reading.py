@@ -10,7 +10,7 @@ from twisted.internet import defer, task
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
-from redisproxy.core.enrolment import Enrolment, Reading
+from redisproxy.core.enrolment import Enrolment, Reading, ReadSummary, Update
 from redisproxy.core.tenants import NOT_LOADED, AuthenticationError, Directory
 from redisproxy.directory import reading
 from redisproxy.directory.manifests import ManifestsSource
@@ -390,6 +390,71 @@ class ExpiryTests(ServiceCase):
     def test_without_anything_that_expires_there_is_no_timer(self) -> None:
         self.start()
         self.assertEqual(len(self.clock.getDelayedCalls()), 1, "the next refresh alone")
+
+
+class SummaryTests(ServiceCase):
+    """What those who act on what exists are told of each read."""
+
+    def start(self) -> KeptDirectory:
+        service = self.make()
+        self.told: list[tuple[ReadSummary, float]] = []
+        service.on_read.append(lambda summary, began: self.told.append((summary, began - CREATED)))
+        service.startService()
+        return service
+
+    def test_each_whole_read_is_told_also_if_nothing_has_changed(self) -> None:
+        self.write(*self.blue)
+        self.start()
+        self.clock.advance(300)
+        told = ReadSummary(True, True, frozenset({"team-blue"}))
+        self.assertEqual(self.told, [(told, 0), (told, 300)])
+
+    def test_who_acts_on_it_has_the_directory_that_follows(self) -> None:
+        self.write(*self.blue)
+        service = self.make()
+        order = []
+        service.listeners.append(lambda _: order.append("directory"))
+        service.on_read.append(lambda *_: order.append("read"))
+        service.startService()
+        self.assertEqual(order, ["directory", "read"])
+
+    def test_when_it_began_is_before_it_was_read(self) -> None:
+        threads = Threads()
+        service = self.make(threads)
+        began = []
+        service.on_read.append(lambda _, when: began.append(when - CREATED))
+        service.startService()
+        self.clock.advance(7)
+        threads.finish()
+        self.assertEqual(began, [0])
+
+    def test_what_cannot_be_read_says_nothing(self) -> None:
+        self.write(*self.blue)
+        self.start()
+        (self.manifests.path / "broken.yaml").write_text("a: [")
+        self.clock.advance(300)
+        self.assertEqual(self.told[-1], (ReadSummary(True, False, None), 300))
+
+    def test_a_master_secret_that_is_gone_or_malformed_is_not_in_force(self) -> None:
+        self.write(*self.blue)
+        service = self.start()
+        for documents in (self.blue, [master("redis://"), *self.blue]):
+            self.manifests.write(documents)
+            service.refresh()
+            self.assertEqual(self.told[-1][0], ReadSummary(True, False, frozenset({"team-blue"})))
+
+    def test_of_single_objects_what_came_and_what_is_gone(self) -> None:
+        self.write(*self.blue, *tenant("team-green", 5, "green-password"))
+        gone: list[str] = []
+        self.source.read_changes = lambda changes, rest: Update(dict.fromkeys(gone))
+        service = self.start()
+        for names, expected in (([], 1), (["team-green"], 2), (["team-green"], 2)):
+            gone[:] = names
+            service._changes.note("team-green", None)
+            service.changed()
+            self.clock.advance(1)
+            self.assertEqual(len(self.told), expected)
+        self.assertEqual(self.told[-1][0], ReadSummary(False, False, frozenset({"team-blue"})))
 
 
 class StopTests(ServiceCase):

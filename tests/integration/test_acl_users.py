@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 import unittest
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import redis
 
@@ -121,3 +123,121 @@ class RotationTests(UsersCase):
 
     def test_old_passwords_of_all_users_end_with_several_processes(self) -> None:
         self.assert_rotates("--processes", "2")
+
+    def test_a_proxy_that_learns_of_it_later(self) -> None:
+        """Nobody's log-in fails at any moment, at a proxy that knows the new one, at one that knows the old one still, and
+        at those that start in between with either."""
+        self.start_redis()
+        options = ("--lanes", "dedicated")  # each session logs in to Redis
+        proxies = [self.start_proxy(self.documents(OLD), *options) for _ in range(2)]
+        threads = ThreadPoolExecutor(16)
+        self.addCleanup(threads.shutdown)
+        sessions: list[redis.Redis] = []
+        self.addCleanup(lambda: [session.close() for session in sessions])
+
+        def at(proxy: ProxyProcess) -> None:
+            # They stay: no connection to Redis is there that could be used again.
+            sessions.append(proxy.client(Installation.BLUE, 3, single_connection_client=True))
+
+        def log_in(seconds: float) -> None:
+            """Some at once, at all proxies, again and again."""
+            for _ in range(int(seconds / 0.1)):
+                for logging_in in [threads.submit(at, proxy) for _ in range(5) for proxy, _ in proxies]:
+                    logging_in.result()
+                time.sleep(0.05)
+
+        log_in(0.5 * INTERVAL)
+        self.rotate()
+        proxies[0][1].write(self.documents(NEW))
+        log_in(0.5 * INTERVAL)
+        proxies.append(self.start_proxy(self.documents(NEW), *options))
+        proxies.append(self.start_proxy(self.documents(OLD), *options))
+        log_in(2 * INTERVAL)
+        for _, manifests in proxies:
+            manifests.write(self.documents(NEW))
+        log_in(1.5 * INTERVAL)
+        until(lambda: not self.logs_in(BLUE, OLD), "the old one ends")
+        self.assertTrue(self.logs_in(BLUE, NEW))
+        for session in sessions:
+            self.assertTrue(session.ping())
+        for proxy, _ in proxies:
+            self.assertNotIn("does not know the user", proxy.log)
+
+    def test_a_restart_before_it_is_over(self) -> None:
+        """Nobody remembers that there was an old one. So it is with one that Redis has brought back from its configuration."""
+        self.start_redis()
+        for name in (GREEN, GONE):
+            self.make_user(name, *(acl.password(each.encode(), name) for each in (OLD, NEW)))
+        held = self.client_as(GONE, OLD)
+        self.addCleanup(held.close)
+        self.rotate()
+        self.start_proxy(self.documents(NEW))
+        until(lambda: not self.logs_in(GREEN, OLD) and not self.logs_in(GONE, OLD), "it has the new one alone")
+        self.assertTrue(self.logs_in(GREEN, NEW) and held.ping())
+
+
+class RemovalTests(UsersCase):
+    def documents(self, *tenants: list[dict]) -> list[dict]:
+        return [master(self.url(OLD)), *(document for each in tenants for document in each)]
+
+    def removed(self, *options: str) -> None:
+        blue, green = tenant("team-blue", 3, Installation.BLUE), tenant("team-green", 5, Installation.GREEN)
+        longer = tenant("team-green-2", 6, "another-password")
+        self.start_redis()
+        names = [GONE, OLD_INDEX, OTHER, "redisproxy:team:8", "somebody"]
+        for name in names:
+            self.make_old_user(name)
+        used = self.client_as("redisproxy:team-used:11", OLD) if self.make_old_user("redisproxy:team-used:11") else None
+        self.addCleanup(used.close)
+        proxy, manifests = self.start_proxy(self.documents(blue, green, longer), *options)
+        for password, index in ((Installation.BLUE, 3), (Installation.GREEN, 5), ("another-password", 6)):
+            with proxy.client(password, index) as client:
+                client.ping()
+        until(lambda: not {GONE, OLD_INDEX} & self.users(), "those that nobody needs are removed")
+        self.assertTrue(used.ping(), "one that a connection uses stays")
+        # A deletion is believed only from a read that succeeded.
+        (manifests.path / "all.yaml").write_text("{")
+        proxy.logged("not read")
+        time.sleep(3 * INTERVAL)
+        self.assertTrue({BLUE, GREEN} <= self.users())
+        held = self.client_as(GREEN, OLD)
+        self.addCleanup(held.close)
+        manifests.write(self.documents(blue, longer))
+        until(lambda: GREEN not in self.users(), "the user of a namespace that is gone is removed")
+        with self.assertRaises(redis.RedisError):
+            held.ping()
+        others = {
+            BLUE,
+            "redisproxy:team-green-2:6",
+            OTHER,
+            "redisproxy:team:8",
+            "redisproxy:team-used:11",
+            "somebody",
+            "default",
+        }
+        self.assertEqual(self.users(), others)
+        # It moves to another database: the lane that was kept for it does not keep its former user.
+        manifests.write(self.documents(tenant("team-blue", 4, Installation.BLUE), longer))
+        until(lambda: BLUE not in self.users(), "the user of its former database is removed", 60)
+        with proxy.client(Installation.BLUE, 4) as client:
+            self.assertTrue(client.set("key", "value"))
+
+    def test_who_is_gone_is_removed(self) -> None:
+        self.removed("--worker-idle-timeout", "1")
+
+    def test_who_is_gone_is_removed_with_several_processes(self) -> None:
+        self.removed("--worker-idle-timeout", "1", "--processes", "2")
+
+    def test_two_proxies_with_prefixes_of_their_own_share_a_redis(self) -> None:
+        self.start_redis()
+        ours, _ = self.start_proxy(self.documents(tenant("team-blue", 3, Installation.BLUE)))
+        theirs, _ = self.start_proxy(
+            self.documents(tenant("other-team-x", 4, "password-of-theirs")), "--ns-prefix", "other-"
+        )
+        for proxy, password, index in ((ours, Installation.BLUE, 3), (theirs, "password-of-theirs", 4)):
+            with proxy.client(password, index) as client:
+                client.ping()
+        for name in (self.make_old_user("redisproxy:team-gone:7"), self.make_old_user("redisproxy:other-gone:8")):
+            until(lambda: name not in self.users(), "each removes its own")  # noqa: B023
+        time.sleep(3 * INTERVAL)
+        self.assertEqual(self.users(), {BLUE, OTHER, "default"})

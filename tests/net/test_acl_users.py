@@ -209,17 +209,6 @@ class PasswordsTests(UsersCase):
             step(INTERVAL)
         self.assertEqual(self.opens(NAME, OLD, NEW), [False, True])
 
-    def each_one_that_provisions_leaves_the_others_password(self, binary: Callable[[], str]) -> None:
-        """Two that know different master passwords do not take the user from each other."""
-        self.start(binary)
-        first, second = self.replica(BLUE), self.replica(BLUE)
-        for _ in range(3):
-            for replica, master in ((first, OLD), (second, NEW)):
-                replica.wall.forget_all()
-                run(replica.wall.login(BLUE, master))
-                self.assertTrue(self.opens(NAME, master)[0])
-        self.assertEqual(self.opens(NAME, OLD, NEW), [True, True])
-
 
 class PaceTests(UsersCase):
     def test_one_question_at_a_time_and_a_pause_after_each(self) -> None:

@@ -97,6 +97,46 @@ class ReplicasTests(unittest.SynchronousTestCase):
         run(second.permit(BLUE, [b"team-blue:other.*"]))
         self.assertHears(server, pubsub)
 
+    def opens(self, server: RedisServer, login: tuple[bytes, bytes]) -> bool:
+        name, password = (part.decode() for part in login)
+        try:
+            return redis.Redis(port=server.port, username=name, password=password, protocol=2).ping()
+        except redis.AuthenticationError:
+            return False
+
+    def each_one_that_knows_another_master_password_does_not_take_the_user(self, binary: Callable[[], str]) -> None:
+        """During its rotation replicas know different ones."""
+        server = self.start(binary)
+        first, second = self.wall(server), self.wall(server)
+        for _ in range(3):
+            logins = []
+            for wall, password in ((first, MASTER), (second, b"another"), (first, b"another")):
+                wall.forget_all()
+                logins.append(run(wall.login(BLUE, password)))
+                self.assertEqual([self.opens(server, login) for login in logins], [True] * len(logins))
+
+    def each_a_user_that_takes_any_password_does_not_after_it_is_provisioned(self, binary: Callable[[], str]) -> None:
+        server = self.start(binary)
+        wall = self.wall(server)
+        name, _ = run(wall.login(BLUE, MASTER))
+        server.client().execute_command("ACL", "SETUSER", name, "nopass")
+        self.assertTrue(self.opens(server, (name, b"whatever")))
+        wall.forget(BLUE)
+        run(wall.login(BLUE, MASTER))
+        self.assertFalse(self.opens(server, (name, b"whatever")))
+
+    def each_connections_of_before_log_in_too(self, binary: Callable[[], str]) -> None:
+        """One process has both master passwords for a moment; each user's password is given to Redis, also at once."""
+        server = self.start(binary)
+        wall = self.wall(server)
+        logins = []
+        wall.control.before = lambda _: logins.append(run(wall.login(BLUE, b"another")))
+        logins.append(run(wall.login(BLUE, MASTER)))
+        for password in (b"third", MASTER):
+            logins.append(run(wall.login(BLUE, password)))
+        self.assertEqual(len(set(logins)), 3)
+        self.assertEqual([self.opens(server, login) for login in logins], [True] * 4)
+
     def each_patterns_that_redis_cannot_be_told_of(self, binary: Callable[[], str]) -> None:
         wall = self.wall(self.start(binary))
         run(wall.login(BLUE, MASTER))
