@@ -83,6 +83,8 @@ class LanePool(service.Service):
         self._delay = backoffPolicy(initialDelay=0.5, maxDelay=10.0)
         self._failures = 0
         self._told = ("", 0.0)
+        #: whether the latest connection could not be opened, or its log-in was refused
+        self.refused = False
         self._empty: list[defer.Deferred] = []
         self._like_replica: set[LaneProtocol] = set()
         #: called when a lane answered as only a replica does, once for each such lane
@@ -149,6 +151,7 @@ class LanePool(service.Service):
                 lane.drop()
         self._failures = 0
         self._told = ("", 0.0)
+        self.refused = False
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
         if backend is not None:
@@ -203,6 +206,10 @@ class LanePool(service.Service):
     def redis_told(self, needs_wall: bool) -> None:
         """Redis is there, perhaps another one. needs_wall: no lane with the master's rights may be used from now on."""
         self._needs_wall = needs_wall
+        if self.refused:
+            if self._retry is not None and self._retry.active():
+                self._retry.cancel()
+            self._replenish()
         for home in list(self._homes.values()):
             for lane in list(home.lanes):
                 if needs_wall and not lane.connection.walled:
@@ -376,19 +383,27 @@ class LanePool(service.Service):
         except defer.CancelledError:
             raise LaneError("given up: nobody waits for it any more", UNREACHABLE) from None
         except LaneError as error:
-            self._tell(str(error))
+            self._not_opened(str(error))
             raise
         except Exception as error:
             text = f"{backend.address} cannot be reached: {why(error)}"
-            self._tell(text)
+            self._not_opened(text)
             raise LaneError(text, UNREACHABLE) from None
         finally:
             self._opening.pop(opening, None)
+        self.refused = False
         if self._told[0]:
             self._log.info("Redis at {address} can be used again", address=backend.address)
             self._told = ("", 0.0)
         lane.opened = self._reactor.seconds()
         return lane
+
+    def _not_opened(self, text: str) -> None:
+        """It is tried again by itself: nobody may come to whom it would show that it can be opened again."""
+        self._tell(text)
+        self.refused = True
+        if not self._replenishing:
+            self._replenish_later()
 
     async def _connect(self, backend: Backend) -> LaneProtocol:
         try:
@@ -465,7 +480,8 @@ class LanePool(service.Service):
     def _replenish(self) -> None:
         """Opens what is missing from the base, one after the other; after a failure, later and later."""
         waiting = self._retry is not None and self._retry.active()
-        if not self.running or self._backend is None or waiting or self._replenishing or len(self._lanes) >= self._base:
+        enough = len(self._lanes) >= self._base and not self.refused
+        if not self.running or self._backend is None or waiting or self._replenishing or enough:
             return
         self._replenishing = True
         opened = defer.Deferred.fromCoroutine(self._open())
@@ -474,7 +490,7 @@ class LanePool(service.Service):
 
     def _opened_for_base(self, lane: LaneProtocol) -> None:
         self._replenishing = False
-        if self.running and lane in self._lanes and lane.backend == self._backend:
+        if self.running and lane in self._lanes and lane.backend == self._backend and len(self._lanes) <= self._base:
             self._keep(lane)
         else:
             lane.drop()
