@@ -65,6 +65,8 @@ class Probe:
         self._memory = memory
         self._acl = acl
         self._rights = rights
+        # Which server answers, for the memory.
+        self._key = ""
         # COMMAND takes long to read.
         self._left = [probing.ACL, probing.ACL_DATABASES] if again else list(probing.questions(acl))
         #: None: it has not told enough yet
@@ -89,6 +91,13 @@ class Probe:
         server, persistence, replication = map(probing.fields, infos)
         self.state = _state(server, persistence)
         key = server.get("run_id") or self._address
+        if self._key not in ("", key):
+            # Something before Redis led the connection elsewhere.
+            self._left = list(probing.questions(self._acl))
+            self._key, self.server = key, None
+            self.again = {"INFO server": ErrorReply("it is another server than before")}
+            return
+        self._key = key
         answers = dict(zip(self._left, replies[len(_INFO) :], strict=False))
         facts, again = probing.learn(self._memory.of(key), answers, lenient=not self._acl)
         self._memory.keep(key, facts)
