@@ -200,6 +200,8 @@ class Serving(service.MultiService):
             return "Redis has not told yet what it is" if self.control.asking else "Redis does not answer"
         if self.control.users_refused:
             return "Redis does not let the proxy make the tenants' ACL users, as it did before"
+        if self.lanes.refused:
+            return "Redis takes no new connections of the proxy's"
         if not self.wall.serves:
             return "Redis has no ACL users for tenants, and --acl is require"
         return ""

@@ -195,10 +195,10 @@ class Server:
     """What the connected Redis is.
 
     version: for people; databases: how many, None where it does not tell; acl: whether it lets us make users whose
-    rights name channels (Redis 6.2 on); acl_databases: whether these can name databases (Valkey 9.1 on); replica: whether
-    it calls itself one; before_7: whether it words its errors as Redis before 7 does; sealed: whether one user's scripts
-    cannot change what another's do, None where it cannot be seen now; run_id: of this run of the server, empty where it
-    does not tell.
+    rights name channels (Redis 6.2 on), False where it was not asked; acl_databases: whether these can name databases
+    (Valkey 9.1 on); replica: whether it calls itself one; before_7: whether it words its errors as Redis before 7 does;
+    sealed: whether one user's scripts cannot change what another's do, None where it cannot be seen now; run_id: of this
+    run of the server, empty where it does not tell.
     """
 
     version: str

@@ -174,7 +174,7 @@ class ControlService(service.Service):
     def probe_again(self) -> None:
         """Redis refused to make a tenant's user: it is asked anew, in a moment, what it is."""
         if self._connection is not None and self._probing is None:
-            self._start_probing(self._connection, _AGAIN)
+            self._start_probing(self._connection, again=True)
 
     def _disconnect(self) -> defer.Deferred:
         self._connection = None
@@ -209,7 +209,7 @@ class ControlService(service.Service):
         if connection.factory is not self._factory:
             return connection  # Redis is elsewhere now
         connection.whenDisconnected().addCallback(self._disconnected)
-        self._start_probing(connection, 0)
+        self._start_probing(connection)
         return connection
 
     def _disconnected(self, connection: txredisapi.RedisProtocol) -> None:
@@ -219,8 +219,8 @@ class ControlService(service.Service):
             self._connection = None
             self.lost()
 
-    def _start_probing(self, connection: txredisapi.RedisProtocol, wait: float) -> None:
-        asking = self._probing = defer.Deferred.fromCoroutine(self._probe(connection, wait))
+    def _start_probing(self, connection: txredisapi.RedisProtocol, again: bool = False) -> None:
+        asking = self._probing = defer.Deferred.fromCoroutine(self._probe(connection, again))
         asking.addErrback(self._failed, connection)
         asking.addBoth(self._probed, asking)
 
@@ -240,13 +240,16 @@ class ControlService(service.Service):
             # Of these two, the one is gone already, and will be connected again; the other we gave up.
             self._log.failure("asking Redis what it is failed in a way that is a bug", failure)
 
-    async def _probe(self, connection: txredisapi.RedisProtocol, wait: float) -> None:
-        """Asks until Redis has told all that is to be known of it; some of that can be used before."""
-        if wait:
-            await task.deferLater(self._reactor, wait)
+    async def _probe(self, connection: txredisapi.RedisProtocol, again: bool) -> None:
+        """Asks until Redis has told all that is to be known of it; some of that can be used before.
+
+        again: whether it is for tenants' users alone, in a moment: tenants may bring it about.
+        """
+        if again:
+            await task.deferLater(self._reactor, _AGAIN)
         with contextlib.suppress(txredisapi.ResponseError):
             await connection.execute_command("CLIENT", "SETNAME", "redisproxy-control")  # for whoever reads CLIENT LIST
-        probe = Probe(connection.execute_command, self._backend.address, self._memory, self._acl, self._rights)
+        probe = Probe(connection.execute_command, self._backend.address, self._memory, self._acl, self._rights, again)
         delay = _SOON
         while True:
             await probe.ask()

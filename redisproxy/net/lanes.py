@@ -89,6 +89,8 @@ class LanePool(service.Service):
         self._faults = LogOnce(reactor)
         self._faults_logged = False
         self._faults_of_one = LogOnce(reactor)
+        #: whether the latest connection could not be opened, or its log-in was refused
+        self.refused = False
         self._empty: list[defer.Deferred] = []
         self._like_replica: set[LaneProtocol] = set()
         # None until it is told.
@@ -160,6 +162,7 @@ class LanePool(service.Service):
         self._failures = 0
         self._faults.forget()
         self._faults_logged = False
+        self.refused = False
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
         if backend is not None:
@@ -241,6 +244,10 @@ class LanePool(service.Service):
     def redis_told(self, needs_wall: bool) -> None:
         """Redis is there, perhaps another one. needs_wall: no lane with the master's rights may be used from now on."""
         self._needs_wall = needs_wall
+        if self.refused:
+            if self._retry is not None and self._retry.active():
+                self._retry.cancel()
+            self._replenish()
         for home in list(self._homes.values()):
             for lane in list(home.lanes):
                 if needs_wall and not lane.connection.walled:
@@ -427,19 +434,27 @@ class LanePool(service.Service):
         except (defer.CancelledError, RedisMoved):
             raise
         except LaneError as error:
-            self._tell(str(error))
+            self._not_opened(str(error))
             raise
         except Exception as error:
             text = f"{backend.address} cannot be reached: {why(error)}"
-            self._tell(text)
+            self._not_opened(text)
             raise RedisUnreachable(text) from None
         self._reached += 1
+        self.refused = False
         if self._faults_logged:
             self._log.info("Redis at {address} can be used again", address=backend.address)
             self._faults.forget()
             self._faults_logged = False
         lane.opened = self._reactor.seconds()
         return lane
+
+    def _not_opened(self, text: str) -> None:
+        """It is tried again by itself: nobody may come to whom it would show that it can be opened again."""
+        self._tell(text)
+        self.refused = True
+        if not self._replenishing:
+            self._replenish_later()
 
     async def _connect(self, backend: Backend) -> LaneProtocol:
         try:
@@ -518,7 +533,8 @@ class LanePool(service.Service):
     def _replenish(self) -> None:
         """Opens what is missing from the base, one after the other; after a failure, later and later."""
         waiting = self._retry is not None and self._retry.active()
-        if not self.running or self._backend is None or waiting or self._replenishing or len(self._lanes) >= self._base:
+        enough = len(self._lanes) >= self._base and not self.refused
+        if not self.running or self._backend is None or waiting or self._replenishing or enough:
             return
         self._replenishing = True
         opened = defer.Deferred.fromCoroutine(self._open())
@@ -527,7 +543,7 @@ class LanePool(service.Service):
 
     def _opened_for_base(self, lane: LaneProtocol) -> None:
         self._replenishing = False
-        if self.running and lane in self._lanes and lane.backend == self._backend:
+        if self.running and lane in self._lanes and lane.backend == self._backend and len(self._lanes) <= self._base:
             self._keep(lane)
         else:
             lane.drop()

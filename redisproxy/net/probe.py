@@ -56,16 +56,19 @@ class Probe:
     """What the server at the other end of one connection is.
 
     ask: sends a command over it; address: of the server, for the memory; acl: whether ACL users are wanted there; rights:
-    what they need.
+    what they need; again: whether it is asked for these users alone, since it told the rest over the same connection.
     """
 
-    def __init__(self, ask: Ask, address: str, memory: Memory, acl: bool, rights: Rights) -> None:
+    def __init__(self, ask: Ask, address: str, memory: Memory, acl: bool, rights: Rights, again: bool = False) -> None:
         self._ask = ask
         self._address = address
         self._memory = memory
         self._acl = acl
         self._rights = rights
-        self._left = list(probing.questions(acl))
+        # Which server answers, for the memory.
+        self._key = ""
+        # COMMAND takes long to read.
+        self._left = [probing.ACL, probing.ACL_DATABASES] if again else list(probing.questions(acl))
         #: None: it has not told enough yet
         self.server: Server | None = None
         #: what its operator has to know of it, or empty
@@ -88,6 +91,13 @@ class Probe:
         server, persistence, replication = map(probing.fields, infos)
         self.state = _state(server, persistence)
         key = server.get("run_id") or self._address
+        if self._key not in ("", key):
+            # Something before Redis led the connection elsewhere.
+            self._left = list(probing.questions(self._acl))
+            self._key, self.server = key, None
+            self.again = {"INFO server": ErrorReply("it is another server than before")}
+            return
+        self._key = key
         answers = dict(zip(self._left, replies[len(_INFO) :], strict=False))
         facts, again = probing.learn(self._memory.of(key), answers, lenient=not self._acl)
         self._memory.keep(key, facts)

@@ -119,8 +119,9 @@ class Wall:
         if self._mode == "off":
             return None
         try:
-            if self._server is None:
-                await self._control.ask("PING")  # which waits until it is known
+            if self._server is None or not (self._server.acl or self._control.connected):
+                # Which waits until it is known what Redis is now: that another one had no ACL users says nothing of it.
+                await self._control.ask("PING")
             if not self._server.acl:
                 if self._mode == "require":
                     raise WallError("this Redis has no ACL users for us, and --acl is require", passing=False)

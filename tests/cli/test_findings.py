@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from twisted.internet import reactor
+import redis
+from twisted.internet import reactor, threads
 from twisted.trial import unittest
 
 from redisproxy.cli import findings, shown
@@ -139,6 +140,25 @@ class RedisTests(FindingsCase):
             self.problems(required), ["Redis: it has no ACL users for tenants, and --acl is require: nobody is served"]
         )
 
+    async def test_a_server_that_hides_its_commands(self) -> None:
+        server = self.redis(valkey, 'rename-command COMMAND ""')
+        found = await findings.check(self.operator(master(server.url), namespace("team-new")))
+        self.assertEqual((self.problems(found), found.warnings), ([], []))
+        self.assertEqual((found.redis.inquiry.server.databases, found.redis.inquiry.server.acl), (64, True))
+
+    async def test_a_server_that_is_busy(self) -> None:
+        """It is no server without ACL users, nor one of an untold number of databases."""
+        server = self.redis(valkey, "lua-time-limit 5")
+        running = threads.deferToThread(server.client().eval, "while true do end", 0)
+        running.addErrback(lambda _: None)
+        await threads.deferToThread(until, lambda: is_busy(server), "it is busy")
+        found = await findings.check(self.operator(master(server.url), namespace("team-new")))
+        server.client().script_kill()
+        await running
+        [told] = self.problems(found)
+        self.assertRegex(told, "Redis at redis://.* did not tell what it is: INFO server, .*: BUSY ")
+        self.assertIsNone(found.redis.room)
+
     async def test_names_of_commands_that_it_does_not_have(self) -> None:
         server = self.redis()
         found = await findings.check(self.operator(master(server.url), namespace("team-new"), **{"deny-commands": "NOSUCH"}))
@@ -265,3 +285,11 @@ class TextTests(unittest.TestCase):
         lines = shown._wrapped("one-two three " * 20, 50, "  ", "    ")
         self.assertTrue(all(len(line) <= 50 for line in lines))
         self.assertEqual(" ".join(line.strip() for line in lines), ("one-two three " * 20).strip())
+
+
+def is_busy(server: RedisServer) -> bool:
+    try:
+        server.client().ping()
+    except redis.ResponseError as error:
+        return "BUSY" in str(error)
+    return False

@@ -266,6 +266,24 @@ class LostRightTests(ProbingCase):
         self.lost("--processes", "2")
 
 
+class NoConnectionsTests(ProbingCase):
+    """The control connection lives on, and Redis takes no other one: readiness must not be that one's alone."""
+
+    def test_too_many(self) -> None:
+        installation = Installation("--status", "tcp:0")
+        self.addCleanup(installation.stop)
+        until(lambda: not self.ready(installation), "ready")
+        straight = installation.server.client()
+        straight.config_set("maxclients", 1)
+        with installation.blue() as blue, self.assertRaises(redis.ResponseError):
+            blue.ping()  # over the one that was opened at the start: its user is made, and another one is opened
+            installation.green().ping()
+        until(lambda: self.ready(installation) == "Redis takes no new connections of the proxy's", "not ready")
+        straight.config_set("maxclients", 1000)
+        until(lambda: not self.ready(installation), "ready again, though nobody came")
+        self.assertTrue(installation.green().set("a", 1))
+
+
 class HostedTests(ProbingCase):
     def test_one_that_refuses_in_its_own_words(self) -> None:
         """It is not served until the operator says so."""

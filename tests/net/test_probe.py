@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Iterable
 
+import txredisapi
 from twisted.internet import defer, reactor, task
+from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.trial import unittest
 
 from redisproxy.core.probing import Server, needed, policy_for
@@ -12,9 +14,12 @@ from redisproxy.core.tenants import Backend
 from redisproxy.net import control, inquiry
 from redisproxy.net.control import ControlError, ControlService
 from redisproxy.net.inquiry import InquiryError, inquire
+from redisproxy.net.probe import Memory, Probe
+from redisproxy.net.sentinel import Sentinel, SentinelError
 
 from ..core.test_probing import ABSENT, FORBIDDEN, ODD, PASSING
 from ..support.faults import FaultyRedis
+from ..support.sentinels import NAME, SentinelProcess
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server, valkey
 
 #: How each question of the probe begins.
@@ -35,10 +40,11 @@ def rights(server: Server) -> frozenset[bytes]:
 
 
 class ProbeCase(unittest.TestCase):
-    timeout = 60
+    timeout = 120
 
     def setUp(self) -> None:
-        self.patch(control, "_AGAIN", 0.1)
+        self.patch(control, "_SOON", 0.02)
+        self.patch(control, "_AGAIN", 0.02)
 
     def server(self, binary: Callable[[], str] = valkey, *settings: str) -> RedisServer:
         server = RedisServer(binary, *settings).start()
@@ -59,11 +65,14 @@ class ProbeCase(unittest.TestCase):
         return service
 
     async def until(self, probe: Callable[[], object], what: object = "") -> None:
-        for _ in range(1000):
+        for _ in range(3000):
             if probe():
                 return
             await task.deferLater(reactor, 0.01)
         self.fail(f"it did not come to it: {what}")
+
+    async def at_once(self, cases: Iterable[Coroutine]) -> None:
+        await defer.gatherResults([defer.Deferred.fromCoroutine(case) for case in cases], consumeErrors=True)
 
     async def told_all(self, service: ControlService, what: object = "") -> Server:
         await self.until(lambda: service.connected and not service.asking, what)
@@ -79,6 +88,8 @@ class ProbeCase(unittest.TestCase):
         faulty.faults = {beginning: error}
         if beginning.endswith("\n"):
             faulty.faults = {beginning.rstrip(): error}
+        if beginning in INFO:
+            faulty.faults["COMMAND"] = error  # its answer is large, and would be asked for each time
 
 
 class FirstProbeTests(ProbeCase):
@@ -88,21 +99,22 @@ class FirstProbeTests(ProbeCase):
         server = self.server()
         truth = await self.told_all(self.control(server.port))
         self.assertEqual((truth.databases, truth.acl, truth.acl_databases, truth.sealed), (64, True, True, True))
-        for question in (*INFO, *QUESTIONS):
-            faulty = self.behind(server)
-            self.fault(faulty, question, PASSING[0])
-            service = self.control(faulty.port)
-            for error in (*PASSING, *ODD[:3]):
-                self.fault(faulty, question, error)
-                await self.asked_again(service, faulty, error)
-                self.assertEqual(service.history, [], (question, error))
-                self.assertFalse(service.connected)
-                self.assertIn(" ".join(question.split()[:2]), service._last_state)
-                self.assertEqual("--acl off" in service._last_state, error in ODD, (question, error))
-            faulty.faults = {}
-            self.assertEqual(await self.told_all(service, question), truth)
-            self.assertEqual((service.history, service._last_state), ([truth], ""))
-            await service.stopService()
+        await self.at_once(self.passes(server, truth, question) for question in (*INFO, *QUESTIONS))
+
+    async def passes(self, server: RedisServer, truth: Server, question: str) -> None:
+        faulty = self.behind(server)
+        self.fault(faulty, question, PASSING[0])
+        service = self.control(faulty.port)
+        for error in (*PASSING, *ODD[:3]):
+            self.fault(faulty, question, error)
+            await self.asked_again(service, faulty, error)
+            self.assertEqual(service.history, [], (question, error))
+            self.assertFalse(service.connected)
+            self.assertIn(" ".join(question.split()[:2]), service._last_state)
+            self.assertEqual("--acl off" in service._last_state, error in ODD, (question, error))
+        faulty.faults = {}
+        self.assertEqual(await self.told_all(service, question), truth)
+        self.assertEqual((service.history, service._last_state), ([truth], ""))
 
     async def test_whether_scripts_are_sealed_is_seen_later(self) -> None:
         server = self.server()
@@ -131,19 +143,21 @@ class FirstProbeTests(ProbeCase):
 
     async def test_no_answer_at_all(self) -> None:
         server = self.server()
+        self.patch(control, "_ANSWER", 0.5)
+        services = []
         for question in (INFO[0], *QUESTIONS, SEALED):
-            self.patch(control, "_ANSWER", 0.5)
             faulty = self.behind(server)
             self.fault(faulty, question, None)
-            service = self.control(faulty.port)
-            await self.until(lambda: service._last_state, question)  # noqa: B023
-            self.assertFalse(service.connected, question)
+            services.append((faulty, self.control(faulty.port)))
+        for _, service in services:
+            await self.until(lambda: service._last_state)  # noqa: B023
+            self.assertEqual((service.history, service.connected), ([], False))
             self.assertEqual(service._last_state, "did not tell what it is within 0.5 s, and is asked again")
+        self.patch(control, "_ANSWER", 10)
+        for faulty, service in services:
             faulty.faults = {}
-            self.patch(control, "_ANSWER", 10)
             service.reconnect()
-            self.assertTrue((await self.told_all(service, question)).sealed)
-            await service.stopService()
+            self.assertTrue((await self.told_all(service)).sealed)
 
     async def test_what_it_has_not(self) -> None:
         server = self.server()
@@ -179,23 +193,25 @@ class LaterTests(ProbeCase):
 
     async def test_an_error_unlearns_nothing(self) -> None:
         server = self.server()
+        await self.at_once(self.unlearns_nothing(server, question) for question in (*QUESTIONS, SEALED))
+
+    async def unlearns_nothing(self, server: RedisServer, question: str) -> None:
         faulty = self.behind(server)
         service = self.control(faulty.port)
         truth = await self.told_all(service)
-        for question in (*QUESTIONS, SEALED):
-            service.history.clear()
-            self.fault(faulty, question, FORBIDDEN[0])
-            service.reconnect()
-            for error in (FORBIDDEN[0], FORBIDDEN[1], ABSENT[1], ODD[0], *PASSING):
-                self.fault(faulty, question, error)
-                await self.asked_again(service, faulty, error)
-                self.assertEqual(service.history, [truth], (question, error))
-                self.assertTrue(service.connected)
-                # Nobody new can log in while Redis refuses to make users.
-                self.assertEqual(service.users_refused, "-@all" in question, (question, error))
-            faulty.faults = {}
-            await self.until(lambda: not service.asking)
-            self.assertEqual((service._last_state, service.users_refused), ("", False))
+        service.history.clear()
+        self.fault(faulty, question, FORBIDDEN[0])
+        service.reconnect()
+        for error in (FORBIDDEN[0], FORBIDDEN[1], ABSENT[1], ODD[0], *PASSING):
+            self.fault(faulty, question, error)
+            await self.asked_again(service, faulty, error)
+            self.assertEqual(service.history, [truth], (question, error))
+            self.assertTrue(service.connected)
+            # Nobody new can log in while Redis refuses to make users.
+            self.assertEqual(service.users_refused, "-@all" in question, (question, error))
+        faulty.faults = {}
+        await self.until(lambda: not service.asking)
+        self.assertEqual((service._last_state, service.users_refused), ("", False))
 
     async def test_another_server_at_the_address_has_told_nothing(self) -> None:
         first, second = self.server(), self.server()
@@ -290,6 +306,64 @@ def _names(server: RedisServer) -> list[str]:
     client = server.client()
     client.response_callbacks.clear()
     return [entry[0].decode() for entry in client.execute_command("COMMAND")]
+
+
+class PassingConnectionTests(ProbeCase):
+    async def test_another_server_over_the_same_connection(self) -> None:
+        """As through a balancer that does not keep connections apart: what the one has told is not the other's."""
+        first, second = self.server(), self.server(valkey, 'rename-command ACL ""')
+        leads = [first]
+        clients = {server: await self.connected(server) for server in (first, second)}
+        probe = Probe(lambda *words: clients[leads[0]].execute_command(*words), "here", Memory(), True, rights)
+        await probe.ask()
+        self.assertTrue(probe.server.acl)
+        leads[0] = second
+        await probe.ask()
+        self.assertIsNone(probe.server)
+        self.assertEqual(list(probe.again), ["INFO server"])
+        await probe.ask()
+        self.assertFalse(probe.server.acl)
+        self.assertEqual(probe.again, {})
+
+    async def connected(self, server: RedisServer) -> txredisapi.RedisProtocol:
+        factory = txredisapi.RedisFactory(None, None, 1, isLazy=True, charset=None, convertNumbers=False)
+        factory.deferred.addErrback(lambda _: None)
+        connection = await TCP4ClientEndpoint(reactor, "127.0.0.1", server.port).connect(factory)
+        self.addCleanup(factory.stopTrying)
+        self.addCleanup(connection.transport.abortConnection)
+        await connection.auth(MASTER_PASSWORD)
+        return connection
+
+
+class HearTests(ProbeCase):
+    async def test_a_sentinel_that_cannot_be_heard_now_is_heard_later(self) -> None:
+        server = self.server()
+        process = SentinelProcess(valkey, f"127.0.0.1 {server.port}").start()
+        self.addCleanup(process.stop)
+        faulty = FaultyRedis(process.port)
+        self.addCleanup(faulty.stop)
+        faulty.faults["SUBSCRIBE"] = PASSING[1]
+        place = Backend(host="127.0.0.1", port=faulty.port)
+        sentinel = Sentinel(
+            reactor, place, lambda: TCP4ClientEndpoint(reactor, "127.0.0.1", faulty.port), NAME, lambda: None
+        )
+        self.addCleanup(sentinel.stop)
+
+        async def subscribed(times: int) -> None:
+            for _ in range(300):
+                try:
+                    await sentinel.ask()
+                except SentinelError:
+                    pass
+                if sum(command.startswith("SUBSCRIBE") for command in faulty.asked) >= times:
+                    return
+                await task.deferLater(reactor, 0.02)
+            self.fail(f"it did not subscribe {times} times")
+
+        await subscribed(1)
+        faulty.faults.clear()
+        await subscribed(2)
+        await self.until(lambda: sentinel._hears.ready)
 
 
 class InquiryTests(ProbeCase):

@@ -8,7 +8,7 @@ import redis
 from twisted.internet import defer
 from twisted.trial import unittest
 
-from redisproxy.core.commands import parse
+from redisproxy.core.commands import builtin, parse
 from redisproxy.core.policy import make_policy
 from redisproxy.core.tenants import Tenant
 from redisproxy.net.control import ControlError, Server
@@ -54,6 +54,29 @@ def fails(words: tuple) -> None:
 
 def is_busy(words: tuple) -> None:
     raise ControlError("BUSY Redis is busy running a script. You can only call SCRIPT KILL or SHUTDOWN NOSAVE.")
+
+
+class Unknown:
+    """A control connection that is there no longer, or not yet."""
+
+    connected = True
+
+    async def ask(self, *words: bytes | str) -> object:
+        raise ControlError("the control connection is not there")
+
+
+class OneWallTests(unittest.SynchronousTestCase):
+    def test_what_one_redis_has_not_says_nothing_of_another(self) -> None:
+        """Redis may be another one before it has told what it is: nobody gets the master's rights there meanwhile."""
+        control = Unknown()
+        wall = Wall("auto", control)
+        wall.use(Server("a Redis", 64, builtin(), False, False), make_policy(builtin(), scripts=False))
+        self.assertIsNone(run(wall.login(BLUE, MASTER)))
+        control.connected = False
+        wall.forget_all()
+        with self.assertRaises(WallError) as caught:
+            run(wall.login(BLUE, MASTER))
+        self.assertTrue(caught.exception.passing)
 
 
 @on_every_server
