@@ -23,6 +23,7 @@ from ..core.answering import UNANSWERED
 from ..core.commands import Command, builtin, parse
 from ..core.tenants import Backend
 from .backend import connected, endpoint_for
+from .time_limit import within
 
 #: Seconds after a refused log-in until the next try. What refuses is a password: haste would not help.
 _RETRY = 5.0
@@ -170,7 +171,7 @@ class ControlService(service.Service):
             waiting: defer.Deferred = defer.Deferred(self._waiting.remove)
             self._waiting.append(waiting)
             try:
-                await waiting.addTimeout(self._connect_timeout, self._reactor)
+                await within(waiting, self._connect_timeout, self._reactor)
             except defer.TimeoutError:
                 raise ControlError("the control connection is not there") from None
         try:
