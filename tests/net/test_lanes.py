@@ -419,8 +419,10 @@ class QueueTests(PoolCase):
         """The reactor was busy: what Redis answered meanwhile is not read yet."""
         pool = self.pool()
         events = self.logged(pool)
+        self.stopped()
         leases = [self.lease(pool) for _ in range(3)]
         yield self.until(lambda: len(pool) == len(leases))
+        self.goes_on()
         self.reactor.clock.advance(12)
         yield defer.gatherResults(leases)
         self.assertEqual(events, [])
