@@ -23,6 +23,7 @@ from ..core.probing import Server
 from ..core.tenants import Backend
 from .backend import endpoint_for
 from .probe import Memory, Probe, Rights
+from .time_limit import within
 
 #: Seconds after a refused log-in until the next try. What refuses is a password: haste would not help.
 _RETRY = 5.0
@@ -159,7 +160,7 @@ class ControlService(service.Service):
             waiting: defer.Deferred = defer.Deferred(self._waiting.remove)
             self._waiting.append(waiting)
             try:
-                await waiting.addTimeout(self._connect_timeout, self._reactor)
+                await within(waiting, self._connect_timeout, self._reactor)
             except defer.TimeoutError:
                 raise ControlError("the control connection is not there") from None
         try:

@@ -28,6 +28,7 @@ from .lane import LOGIN_REFUSED, LaneError, LaneProtocol, RedisUnreachable, User
 from .limiting import Allowances
 from .opening import Openings, RedisMoved
 from .shared import SharedLane, SharedLanes
+from .time_limit import within
 from .wall import Wall, WallError
 
 #: Leases that are under way at once, of all tenants together.
@@ -422,7 +423,7 @@ class LanePool(service.Service):
         return lane
 
     def _in_time(self, step: object) -> defer.Deferred:
-        return defer.Deferred.fromCoroutine(step).addTimeout(self._connect_timeout, self._reactor)
+        return within(defer.Deferred.fromCoroutine(step), self._connect_timeout, self._reactor)
 
     async def _open(self) -> LaneProtocol:
         """A new connection, logged in. Raises LaneError."""

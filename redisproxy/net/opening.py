@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from ..core.moving import UNREACHABLE
 from ..core.tenants import Backend
 from .lane import LaneError, LaneProtocol
+from .time_limit import within
 
 
 class RedisMoved(LaneError):
@@ -70,7 +71,7 @@ class Openings:
         opening = _Opening(backend)
         result = self._wait_for(opening)
         self._under_way.add(opening)
-        work = defer.Deferred.fromCoroutine(self._connect(backend)).addTimeout(self._timeout, self._clock)
+        work = within(defer.Deferred.fromCoroutine(self._connect(backend)), self._timeout, self._clock)
         opening.work = work.addBoth(self._ended, opening)
         return await result
 

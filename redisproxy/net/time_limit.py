@@ -1,6 +1,8 @@
 """One time limit for many: of the same length for each, so that one timer, for the one that is due first, does for all.
 
 A timer for each would be made and cancelled for every client that logs in.
+
+And a time limit for work on behalf of a peer (`within`), which the reactor's own delays do not count against.
 """
 
 from __future__ import annotations
@@ -9,9 +11,49 @@ import itertools
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
+from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.python.failure import Failure
 
 Who = TypeVar("Who")
+Result = TypeVar("Result")
+
+#: Seconds by which a timer may be late without a reason to think that the reactor was busy.
+LATE = 0.1
+#: How many times the limit the reactor's own delays may add to it, in `within`.
+PATIENCE = 4
+
+
+def within(work: defer.Deferred[Result], seconds: float, clock: IReactorTime) -> defer.Deferred[Result]:
+    """Cancels the work after its time limit; it then fails with TimeoutError, as with `Deferred.addTimeout`.
+
+    If the reactor calls the timer late, it was busy with something else, and what the peer sent meanwhile is not read yet.
+    So a delay of the reactor is added to the limit: it does not count against the peer.
+    """
+    began = clock.seconds()
+    due = began + seconds
+    expired = False
+
+    def check() -> None:
+        nonlocal due, expired, timer
+        now = clock.seconds()
+        late = now - due
+        if late > LATE and due - began < seconds * (1 + PATIENCE):
+            due = now + late
+            timer = clock.callLater(late, check)
+        else:
+            expired = True
+            work.cancel()
+
+    def ended(result: Result | Failure) -> Result | Failure:
+        if timer.active():
+            timer.cancel()
+        if expired and isinstance(result, Failure) and result.check(defer.CancelledError):
+            return Failure(defer.TimeoutError(seconds))
+        return result
+
+    timer = clock.callLater(seconds, check)
+    return work.addBoth(ended)
 
 
 class TimeLimit(Generic[Who]):

@@ -442,7 +442,7 @@ class SmallApiTests(Changes, unittest.TestCase):
             (NOT_JSON, "is not JSON"),
             (Fault(200, body=b"[]"), "not a JSON object"),
             (Fault(200, body=b'{"kind": "Pod", "metadata": {}}'), "is not a Secret"),
-            (refusal(418, "pw-quoted"), "418 I'm a Teapot"),
+            (refusal(418, "pw-quoted"), r"418 \(no usual status\)"),
         ):
             self.world.api.fail(path, fault)
             await self.refuses(changes.rotate(self.operator, self.blue, 1, False), pattern)

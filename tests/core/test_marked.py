@@ -6,7 +6,7 @@ import traceback
 import unittest
 from collections.abc import Callable
 
-from redisproxy.core.allocation import Refused, named_index, plan_rotation
+from redisproxy.core.allocation import Refused, named_indexes, plan_rotation
 from redisproxy.core.enrolment import (
     CONNECTION_STRING,
     PASSWORD,
@@ -106,4 +106,4 @@ class MarkedTests(unittest.TestCase):
                 *map(str, problems),
             ]
             self.assertSaysNothing("\n".join(texts), value)
-            named_index(document)
+            named_indexes(document)

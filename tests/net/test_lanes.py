@@ -413,6 +413,19 @@ class QueueTests(PoolCase):
         self.assertEqual(events, [])
 
     @defer.inlineCallbacks
+    def test_a_delay_of_the_proxy_s_own_is_not_redis_s(self):
+        """The reactor was busy: what Redis answered meanwhile is not read yet."""
+        pool = self.pool()
+        events = self.logged(pool)
+        self.stopped()
+        leases = [self.lease(pool) for _ in range(3)]
+        yield self.until(lambda: len(pool) == len(leases))
+        self.goes_on()
+        self.reactor.clock.advance(12)
+        yield defer.gatherResults(leases)
+        self.assertEqual(events, [])
+
+    @defer.inlineCallbacks
     def test_one_tenants_fault_is_not_the_others(self):
         """Its user is unknown to Redis, or cannot be made."""
         for fault in ((b"nobody", b"x"), WallError("no user", passing=True), WallError("no user", passing=False)):

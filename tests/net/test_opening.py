@@ -12,9 +12,9 @@ from twisted.trial import unittest
 
 from redisproxy.core.tenants import Backend
 from redisproxy.net.backend import connected
-from redisproxy.net.control import calls_itself_replica
 from redisproxy.net.lane import LaneError, RedisUnreachable
 from redisproxy.net.opening import Openings, RedisMoved
+from redisproxy.net.probe import calls_itself_replica
 
 from ..support.servers import free_port
 

@@ -1,12 +1,13 @@
-"""One timer for the time limits of many."""
+"""One timer for the time limits of many; and a limit that the reactor's own delays do not count against."""
 
 from __future__ import annotations
 
 import unittest
 
-from twisted.internet import task
+from twisted.internet import defer, task
+from twisted.trial.unittest import SynchronousTestCase
 
-from redisproxy.net.time_limit import TimeLimit
+from redisproxy.net.time_limit import PATIENCE, TimeLimit, within
 
 
 class TimeLimitTests(unittest.TestCase):
@@ -66,3 +67,55 @@ class TimeLimitTests(unittest.TestCase):
         self.assertEqual(self.clock.getDelayedCalls(), [])
         self.clock.advance(20)
         self.assertEqual(self.passed, [])
+
+
+class WithinTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
+
+    def within(self, work: defer.Deferred) -> defer.Deferred:
+        return within(work, 5.0, self.clock)
+
+    def test_what_ends_in_time(self) -> None:
+        works = [defer.Deferred(), defer.Deferred()]
+        limited = [self.within(work) for work in works]
+        self.clock.advance(4.9)
+        works[0].callback("done")
+        works[1].errback(ValueError())
+        self.assertEqual(self.successResultOf(limited[0]), "done")
+        self.failureResultOf(limited[1], ValueError)
+
+    def test_what_takes_too_long_is_cancelled(self) -> None:
+        cancelled: list[object] = []
+        limited = self.within(defer.Deferred(cancelled.append))
+        self.clock.advance(5)
+        self.failureResultOf(limited, defer.TimeoutError)
+        self.assertEqual(len(cancelled), 1)
+
+    def test_what_it_makes_of_the_cancellation(self) -> None:
+        limited = self.within(defer.Deferred(lambda work: work.callback("at the last moment")))
+        self.clock.advance(5)
+        self.assertEqual(self.successResultOf(limited), "at the last moment")
+
+    def test_who_gives_it_up_hears_no_timeout(self) -> None:
+        limited = self.within(defer.Deferred())
+        limited.cancel()
+        self.failureResultOf(limited, defer.CancelledError)
+
+    def test_delays_of_the_reactor_are_added(self) -> None:
+        limited = self.within(defer.Deferred())
+        self.clock.advance(8)  # 3 seconds late
+        self.clock.advance(2.9)
+        self.assertNoResult(limited)
+        self.clock.advance(0.1)
+        self.failureResultOf(limited, defer.TimeoutError)
+
+    def test_but_not_without_end(self) -> None:
+        limited = self.within(defer.Deferred())
+        late = 0
+        while not limited.called:
+            late += 1
+            self.clock.advance(6)
+        self.failureResultOf(limited, defer.TimeoutError)
+        self.assertLess(late * 6, 5 * (1 + PATIENCE) + 15)
