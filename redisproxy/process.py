@@ -11,8 +11,10 @@ import gc
 import os
 import resource
 import sys
+import threading
 
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 _log = Logger()
 
@@ -26,8 +28,29 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 def prepare() -> None:
     """For whoever carries clients' bytes."""
+    log_uncaught()
     sys.setswitchinterval(SWITCH_INTERVAL)
     keep_free_memory()
+
+
+def log_uncaught() -> None:
+    """What nobody catches, in a thread or while an object is deleted, becomes a line of the log: Python would write it to the
+    standard error, with what the exception says, which may quote anything.
+    """
+
+    def in_thread(caught: threading.ExceptHookArgs) -> None:
+        if caught.exc_value is not None:
+            name = "" if caught.thread is None else caught.thread.name
+            _log.failure(
+                "a bug ended the thread {thread}", Failure(caught.exc_value, exc_tb=caught.exc_traceback), thread=name
+            )
+
+    def unraisable(caught: sys.UnraisableHookArgs) -> None:
+        if caught.exc_value is not None:
+            _log.failure("a bug that nothing could be told of", Failure(caught.exc_value, exc_tb=caught.exc_traceback))
+
+    threading.excepthook = in_thread
+    sys.unraisablehook = unraisable
 
 
 def keep_free_memory() -> None:
