@@ -34,8 +34,9 @@ def prepare() -> None:
 
 
 def log_uncaught() -> None:
-    """What nobody catches, in a thread or while an object is deleted, becomes a line of the log: Python would write it to the
-    standard error, with what the exception says, which may quote anything.
+    """What nobody catches, in a thread or while an object is deleted, becomes a line of the log.
+
+    Python would write it to the standard error, with what the exception says, which may quote anything.
     """
 
     def in_thread(caught: threading.ExceptHookArgs) -> None:

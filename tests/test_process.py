@@ -12,7 +12,7 @@ from twisted.trial import unittest
 from redisproxy.ops.logs import observer
 from redisproxy.process import log_uncaught
 
-SECRET = "hunter2"  # noqa: S105
+SECRET = "hunter2"
 
 
 class UncaughtTests(unittest.SynchronousTestCase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
 import socket
 import subprocess
@@ -240,6 +241,31 @@ class RefusalTests(MarkedCase):
             self.assertIn("cannot be read", self.said[-3 * 3])
             proxy.stop()
             self.check()
+
+
+class NameTests(MarkedCase):
+    def test_names_are_printable_wherever_they_are_shown(self) -> None:
+        hostile = "\x1b[2J\x07\x9b\u202e\n"
+        shown = r"\x1b[2J\x07\x9b\u202e\n"
+        good = [master(self.server.url), *tenant("team-blue", 3, "blue-password")]
+        temporary = secret("team-blue", f"redis-secret-temp-{hostile}", redis_connection_string="redis://h/3")
+        other = namespace("team-red", annotations={f"redisproxy/{hostile}": "1"})
+        self.manifests.write([*good, temporary, other, namespace(f"team-{hostile}"), secret(f"team-{hostile}", hostile)])
+        (self.manifests.path / os.fsdecode(b"z" + hostile.encode() + b"\xff.yaml")).write_text("kind: Secret\n")
+        for log_format in ("text", "json"):
+            self.start("--manifests", str(self.manifests.path), "--log-format", log_format)
+            self.proxy.logged("it has no metadata.name")
+            for path in ("/", "/metrics", "/readyz"):
+                told = self.ask(path)
+                self.assertTrue(all(line.isprintable() for line in told.split("\n")), told)
+                if path != "/readyz":
+                    self.assertIn(f"z{shown}\\udcff.yaml".replace("\\", "\\\\" if path == "/metrics" else "\\"), told)
+            self.assertEqual(self.proxy.stop(), 0)
+            self.assertTrue(all(line.isprintable() for line in self.proxy.lines), self.proxy.log)
+            for name in (f"z{shown}\\udcff.yaml", f"redis-secret-temp-{shown}"):
+                self.assertIn(name if log_format == "text" else json.dumps(name)[1:-1], self.proxy.log)
+        self.command("check", "--manifests", str(self.manifests.path))
+        self.command("tenants", "--manifests", str(self.manifests.path))
 
 
 class ClusterTests(MarkedCase):
