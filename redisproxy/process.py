@@ -12,8 +12,10 @@ import logging
 import os
 import resource
 import sys
+import threading
 
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 _log = Logger()
 
@@ -27,6 +29,7 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 def prepare() -> None:
     """For whoever carries clients' bytes."""
+    log_uncaught()
     sys.setswitchinterval(SWITCH_INTERVAL)
     keep_free_memory()
 
@@ -37,6 +40,27 @@ def quiet_libraries() -> None:
     Without a handler of its own Python prints it to the standard error.
     """
     logging.getLogger().addHandler(logging.NullHandler())
+
+
+def log_uncaught() -> None:
+    """What nobody catches, in a thread or while an object is deleted, becomes a line of the log.
+
+    Python would write it to the standard error, with what the exception says, which may quote anything.
+    """
+
+    def in_thread(caught: threading.ExceptHookArgs) -> None:
+        if caught.exc_value is not None:
+            name = "" if caught.thread is None else caught.thread.name
+            _log.failure(
+                "a bug ended the thread {thread}", Failure(caught.exc_value, exc_tb=caught.exc_traceback), thread=name
+            )
+
+    def unraisable(caught: sys.UnraisableHookArgs) -> None:
+        if caught.exc_value is not None:
+            _log.failure("a bug that nothing could be told of", Failure(caught.exc_value, exc_tb=caught.exc_traceback))
+
+    threading.excepthook = in_thread
+    sys.unraisablehook = unraisable
 
 
 def keep_free_memory() -> None:

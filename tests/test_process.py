@@ -1,0 +1,48 @@
+"""What a process does with itself."""
+
+from __future__ import annotations
+
+import io
+import sys
+import threading
+
+from twisted.logger import globalLogPublisher
+from twisted.trial import unittest
+
+from redisproxy.ops.logs import observer
+from redisproxy.process import log_uncaught
+
+SECRET = "hunter2"
+
+
+class UncaughtTests(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        for module, name in ((threading, "excepthook"), (sys, "unraisablehook")):
+            self.patch(module, name, getattr(module, name))
+        self.out = io.StringIO()
+        told = observer("text", "info", self.out)
+        globalLogPublisher.addObserver(told)
+        self.addCleanup(globalLogPublisher.removeObserver, told)
+        self.errors = io.StringIO()
+        self.patch(sys, "stderr", self.errors)
+        log_uncaught()
+
+    def assertTold(self, text: str) -> None:
+        self.assertEqual(len(self.flushLoggedErrors(ValueError)), 1)
+        self.assertIn(text, self.out.getvalue())
+        self.assertIn("builtins.ValueError", self.out.getvalue())
+        self.assertNotIn(SECRET, self.out.getvalue() + self.errors.getvalue())
+
+    def test_in_a_thread(self) -> None:
+        thread = threading.Thread(target=lambda: int(SECRET), name="watch of nothing")
+        thread.start()
+        thread.join()
+        self.assertTold("a bug ended the thread watch of nothing")
+
+    def test_while_an_object_is_deleted(self) -> None:
+        class Deleted:
+            def __del__(self) -> None:
+                int(SECRET)
+
+        Deleted().__class__  # noqa: B018 - and it is gone
+        self.assertTold("a bug that nothing could be told of")
