@@ -54,13 +54,13 @@ class Peer:
             pass
         return got
 
-    def attempt(self, data: bytes) -> bytes:
+    def attempt(self, data: bytes, quiet: float = 0.7) -> bytes:
         """What is answered, with the answer to an ECHO behind it, where the connection still lives."""
         try:
             self.socket.sendall(data + encode([b"ECHO", END]))
         except OSError:
             pass
-        return self.read(END)
+        return self.read(END, quiet)
 
     def close(self) -> None:
         self.socket.close()
@@ -107,7 +107,7 @@ class Victim:
 
     def served_within(self) -> float:
         started = time.monotonic()
-        answer = self.connection.attempt(encode([b"GET", VICTIM_KEY]))
+        answer = self.connection.attempt(encode([b"GET", VICTIM_KEY]), quiet=2 * LIMIT)
         assert VICTIM_VALUE in answer, answer
         return time.monotonic() - started
 
@@ -149,7 +149,7 @@ class CorpusCase(unittest.TestCase):
                     self.assertNotIn(secret, spoken(answer, data + told.encode()))
                 self.assertEqual(victim.now(), victim.state)
                 self.assertEqual(victim.heard(), b"")
-                self.assertLess(victim.served_within(), 0.9)
+                self.assertLess(victim.served_within(), LIMIT)  # what is to stop Redis would stop it for longer
         return count
 
 
