@@ -165,7 +165,7 @@ class CorpusCase(unittest.TestCase):
                     self.assertNotIn(secret, spoken(answer, data + told.encode()))
                 self.assertEqual(victim.now(), victim.state)
                 self.assertEqual(victim.heard(), b"")
-                self.assertLess(victim.served_within(), 0.9)
+                self.assertLess(victim.served_within(), LIMIT)  # what is to stop Redis would stop it for longer
         return count
 
 

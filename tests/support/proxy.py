@@ -139,8 +139,16 @@ class ProxyProcess:
     def port(self) -> int:
         return int(self.logged(r"listening on \S+:(\d+)")[1])
 
-    def ready(self, limit: float = LIMIT) -> ProxyProcess:
-        """Waits until it listens and knows its tenants and its Redis."""
+    def ready(self, limit: float = 4 * LIMIT) -> ProxyProcess:
+        """Waits until it listens and knows its tenants and its Redis. Or ends it, since nobody else would."""
+        try:
+            self._until_ready(limit)
+        except BaseException:
+            self.process.kill()
+            raise
+        return self
+
+    def _until_ready(self, limit: float) -> None:
         self.logged(r"listening on", limit)
         self.logged(r"tenants with \d+ credentials", limit)
         self.logged(r"Redis is at ", limit)
@@ -148,7 +156,6 @@ class ProxyProcess:
             for number in range(1, self.processes + 1):
                 self.logged(rf"worker {number} \(\d+\) serves", limit)
                 self.logged(rf"worker-{number}/\d+/.*Redis is at |\"worker\": {number}", limit)
-        return self
 
     @property
     def workers(self) -> dict[int, int]:
@@ -242,7 +249,14 @@ class Installation:
     ) -> None:
         self.server = (server or RedisServer()).start()
         self.manifests = Manifests(self.documents())
-        self.proxy = ProxyProcess("--manifests", str(self.manifests.path), *options, environ=environ, twistd=twistd).ready()
+        try:
+            self.proxy = ProxyProcess(
+                "--manifests", str(self.manifests.path), *options, environ=environ, twistd=twistd
+            ).ready()
+        except BaseException:
+            self.server.stop()
+            self.manifests.remove()
+            raise
 
     def documents(self) -> list[dict]:
         return [

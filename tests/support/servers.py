@@ -175,7 +175,11 @@ class RedisServer:
         )
         self._process.stdin.write("\n".join(self._lines()).encode() + b"\n")
         self._process.stdin.close()
-        until(self._listens, f"{self._binary} listens on port {self.port}")
+        try:
+            until(self._listens, f"{self._binary} listens on port {self.port}")
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def _lines(self) -> list[str]:
