@@ -67,7 +67,7 @@ class Peer:
             self.socket.sendall(data + encode([b"ECHO", END]) + encode([b"QUIT"]))
         except OSError:
             pass
-        return self.read(quiet=0.7)
+        return self.read(quiet=LIMIT)
 
     def close(self) -> None:
         self.socket.close()
