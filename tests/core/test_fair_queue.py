@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 from collections import Counter
 
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from redisproxy.core.fair_queue import FairQueue
@@ -78,6 +78,7 @@ class FairQueueTests(unittest.TestCase):
         self.assertEqual((queue.next(), len(queue), queue.running), (None, 0, 0))
         self.assertTrue(queue.begin(BLUE))
 
+    @settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(st.integers(1, 5), st.lists(st.tuples(st.sampled_from(["come", "end", "leave"]), st.sampled_from(TENANTS))))
     def test_whatever_comes_ends_and_leaves(self, most: int, steps: list[tuple[str, Tenant]]) -> None:
         queue: FairQueue[tuple[Tenant, int]] = FairQueue(most)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 from collections.abc import Iterable
 
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from redisproxy.core import resp
@@ -496,7 +496,7 @@ class ReplyMeasurerTests(unittest.TestCase):
             replies = [b"+before\r\n", level * 8000 + b":1\r\n", b"+after\r\n"]
             self.assertEqual(measured(bytewise(b"".join(replies))), replies)
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(
         st.integers(1, 9000),
         st.sampled_from([b"*1\r\n", b"%1\r\n+k\r\n", b"*2\r\n$3\r\nabc\r\n"]),

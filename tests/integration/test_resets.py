@@ -124,7 +124,7 @@ class SlowRedisTests(ResetCase):
     """Redis does not answer for a while, so that it is certain what is under way."""
 
     def check(self, *options: str) -> None:
-        self.start("--connect-timeout", "20", *options)
+        self.start("--processes", "1", "--connect-timeout", "20", *options)
         relay = Relay(self.installation.server.port)
         self.addCleanup(relay.stop)
         url = self.installation.server.url.replace(f":{self.installation.server.port}/", f":{relay.port}/")
