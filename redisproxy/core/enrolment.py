@@ -326,10 +326,12 @@ class Enrolment:
         """What was established by a reading that was absorbed; None: by the last `amend`."""
         namespaces = frozenset(self._namespaces or ())
         if reading is None:
-            return ReadSummary(False, False, namespaces)
-        master = self._fixed_backend or not (isinstance(reading.master, ReadFailure) or self._master_problem)
+            return ReadSummary(False, False, None if self._unread or self._unreadable else namespaces)
+        # Of a file that cannot be read, the content of before is in force, if there is any.
+        partial = bool(reading.unread or reading.stale)
+        master = self._fixed_backend or not (isinstance(reading.master, ReadFailure) or self._master_problem or partial)
         uncertain = frozenset(name for name, secrets in reading.secrets.items() if isinstance(secrets, ReadFailure))
-        listed = not isinstance(reading.namespaces, ReadFailure)
+        listed = not (isinstance(reading.namespaces, ReadFailure) or partial or reading.unreadable)
         return ReadSummary(True, master, namespaces if listed else None, uncertain)
 
     def _absorb_master(self, master: SecretDocument | None) -> None:

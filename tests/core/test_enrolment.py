@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unittest
+from dataclasses import replace
 
 from redisproxy.core.enrolment import (
     CONNECTION_STRING,
@@ -16,6 +17,7 @@ from redisproxy.core.enrolment import (
     Reading,
     ReadSummary,
     SecretDocument,
+    Unread,
     Update,
     parse_backend,
 )
@@ -182,6 +184,21 @@ class SummaryTests(unittest.TestCase):
         self.assertEqual(self.summary(None, self.documents, {}).master, False)
         self.enrolment.amend(Update({"team-green": None}))
         self.assertEqual(self.enrolment.summary(None), ReadSummary(False, False, frozenset({"team-blue"})))
+
+    def test_what_is_in_a_file_that_cannot_be_read_is_not_taken_for_gone(self) -> None:
+        """Nor is the master secret in it, of which the content of before is in force, taken for the present one."""
+        good = SecretDocument("kube-system", CLIENT, 0.0, {CONNECTION_STRING: b"redis://redis"})
+        parts = {
+            "unread": (Unread("tenants.yaml", None),),
+            "stale": (ReadFailure("tenants.yaml: line 3 is not YAML"),),
+            "unreadable": (Problem("team-red", "", "the Namespace document has no name"),),
+        }
+        for part, value in parts.items():
+            reading = replace(Reading(good, self.documents, {}), **{part: value})
+            self.enrolment.absorb(reading)
+            self.assertEqual(self.enrolment.summary(reading), ReadSummary(True, part == "unreadable", None), part)
+        self.assertIsNone(self.enrolment.summary(None).namespaces)
+        self.assertEqual(self.summary(good, self.documents, {}).namespaces, {"team-blue", "team-green"})
 
     def test_a_master_secret_that_was_malformed_when_it_was_last_read(self) -> None:
         bad = SecretDocument("kube-system", CLIENT, 0.0, {})
