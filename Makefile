@@ -153,16 +153,18 @@ dist: $(VENV)/installed-test
 
 # What a machine that has installed the wheel runs, in the versions of the image, as CycloneDX. --no-index: the proxy itself
 # comes from dist alone.
+# The tool has an environment of its own: some of what it brings makes importing the Kubernetes client take seconds.
 sbom: dist
-	$(INSTALL) -e '.[sbom]'
-	$(BIN)/python -m venv --clear --without-pip $(VENV)-sbom
-	$(BIN)/python -m pip --quiet --disable-pip-version-check wheel --prefer-binary --wheel-dir $(VENV)-sbom/wheels \
+	$(PYTHON) -m venv --clear $(VENV)-sbom/tool
+	$(VENV)-sbom/tool/bin/python -m pip install --quiet --disable-pip-version-check 'cyclonedx-bom>=7'
+	$(BIN)/python -m venv --clear --without-pip $(VENV)-sbom/wheel
+	$(BIN)/python -m pip --quiet --disable-pip-version-check wheel --prefer-binary --wheel-dir $(VENV)-sbom/wheel/wheels \
 		--constraint deploy/image-constraints.txt dist/*.whl
-	$(BIN)/python -m pip --quiet --python $(VENV)-sbom/bin/python install --no-index --find-links $(VENV)-sbom/wheels redisproxy
+	$(BIN)/python -m pip --quiet --python $(VENV)-sbom/wheel/bin/python install --no-index --find-links $(VENV)-sbom/wheel/wheels redisproxy
 	sed "s/^dynamic = .*/version = \"$$($(BIN)/python -c 'import redisproxy; print(redisproxy.__version__)')\"/" pyproject.toml \
-		>$(VENV)-sbom/pyproject.toml
-	$(BIN)/cyclonedx-py environment --pyproject $(VENV)-sbom/pyproject.toml --output-reproducible \
-		--output-file dist/redisproxy.cdx.json $(VENV)-sbom/bin/python
+		>$(VENV)-sbom/wheel/pyproject.toml
+	$(VENV)-sbom/tool/bin/cyclonedx-py environment --pyproject $(VENV)-sbom/wheel/pyproject.toml --output-reproducible \
+		--output-file dist/redisproxy.cdx.json $(VENV)-sbom/wheel/bin/python
 	@echo "dist/redisproxy.cdx.json names what the wheel needs"
 
 test-anywhere: $(VENV)/installed

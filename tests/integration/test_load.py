@@ -117,7 +117,7 @@ class ManyConnectionsTests(unittest.TestCase):
             self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
 
     def test_opened_at_once_are_all_served(self) -> None:
-        installation = Installation("--max-workers", str(self.COUNT))
+        installation = Installation("--max-workers", str(self.COUNT), "--connect-timeout", str(LIMIT))
         self.addCleanup(installation.stop)
         port = installation.proxy.port
         ready = selectors.DefaultSelector()

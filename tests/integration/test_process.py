@@ -169,7 +169,7 @@ class LogTests(unittest.TestCase):
                 )
                 self.addCleanup(proxy.stop)
                 wanted = "listening on" if processes == "1" else "worker 2 .* serves"
-                until(lambda: path.exists() and re.search(wanted, path.read_text()), "the file has the log")  # noqa: B023
+                until(lambda: path.exists() and re.search(wanted, path.read_text()), "the file has the log", 4 * LIMIT)  # noqa: B023
                 self.assertEqual(proxy.stop(), 0)
                 self.assertEqual(proxy.lines, [], "and nothing else has")
                 for line in path.read_text().splitlines():
