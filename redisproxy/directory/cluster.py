@@ -15,7 +15,6 @@ import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
-from http import HTTPStatus
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -541,12 +540,43 @@ def _name(item: Mapping[str, Any]) -> str:
     return name if isinstance(name, str) else ""
 
 
+#: The statuses of an API server, or of a proxy before it, as RFC 9110 and kubectl have called them. A table of the project's
+#: own: Python's phrases change from version to version, and runbooks look for a line.
+_PHRASES = {
+    301: "Moved Permanently",
+    302: "Found",
+    303: "See Other",
+    307: "Temporary Redirect",
+    308: "Permanent Redirect",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    406: "Not Acceptable",
+    407: "Proxy Authentication Required",
+    408: "Request Timeout",
+    409: "Conflict",
+    410: "Gone",
+    412: "Precondition Failed",
+    413: "Request Entity Too Large",
+    415: "Unsupported Media Type",
+    421: "Misdirected Request",
+    422: "Unprocessable Entity",
+    425: "Too Early",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+
+
 def _status(code: int) -> str:
-    """A status with its standard phrase: the one that came with it is the peer's text."""
-    try:
-        return f"{code} {HTTPStatus(code).phrase}"
-    except ValueError:
-        return f"{code} (no standard status)"
+    """A status with its usual phrase: the one that came with it is the peer's text."""
+    return f"{code} {_PHRASES.get(code, '(no usual status)')}"
 
 
 def _kind(error: BaseException) -> str:

@@ -46,6 +46,17 @@ def _always(_: bool) -> bool:
     return True
 
 
+def _why_no_endpoint(error: Exception) -> str:
+    """In words that do not depend on Python. Twisted calls a function with the arguments of a description; what Python says
+    of one that does not fit differs from version to version.
+    """
+    if isinstance(error, TypeError):
+        return "an argument is missing, unknown, or one too many"
+    if isinstance(error, ValueError) and str(error).startswith("invalid literal"):
+        return "a number is expected where it has another text"
+    return str(error)
+
+
 class Listening:
     """Ports that one option names. Raises EndpointError.
 
@@ -81,7 +92,9 @@ class Listening:
                 else:
                     endpoint = serverFromString(listens, _with_backlog(description))
             except Exception as error:
-                raise EndpointError(f"{description!r} ({error}); it takes a Twisted endpoint such as tcp:6379") from None
+                raise EndpointError(
+                    f"{description!r} ({_why_no_endpoint(error)}); it takes a Twisted endpoint such as tcp:6379"
+                ) from None
             self._endpoints.append(endpoint)
         #: those that are open
         self.ports: list[IListeningPort] = []

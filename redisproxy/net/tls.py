@@ -149,8 +149,10 @@ def make(files: TlsFiles, material: Material) -> Made:
             context.add_extra_chain_cert(X509.from_cryptography(one))
     except SSL.Error as error:
         raise CertificateError(f"OpenSSL refuses what is in {files.certificate}: {why_tls(error)}") from None
-    except (UnsupportedAlgorithm, TypeError) as error:
-        raise CertificateError(f"the key in {files.key} is of a kind that TLS has not: {error}") from None
+    except (UnsupportedAlgorithm, TypeError):
+        raise CertificateError(
+            f"the key in {files.key} is of a kind that TLS has not: it takes RSA, ECDSA or Ed25519"
+        ) from None
     if files.client_ca is not None:
         _ask_for_certificates(context, _certificates(files.client_ca, material.client_ca))
     begins, expires = certificate.not_valid_before_utc, certificate.not_valid_after_utc

@@ -13,6 +13,8 @@ from twisted.trial import unittest
 from redisproxy.net import listening
 from redisproxy.net.listening import EndpointError, ListenError, Listening, adopt
 
+from ..support.waiting import LIMIT
+
 
 class Greeter(protocol.Protocol):
     def connectionMade(self) -> None:
@@ -30,8 +32,6 @@ class GreeterFactory(protocol.Factory):
 
 
 class SharedTests(unittest.TestCase):
-    timeout = 30
-
     def setUp(self) -> None:
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
@@ -62,7 +62,7 @@ class SharedTests(unittest.TestCase):
     def connect(self, address: object) -> socket.socket:
         client = socket.socket(socket.AF_UNIX if isinstance(address, str) else socket.AF_INET)
         self.addCleanup(client.close)
-        client.settimeout(10)
+        client.settimeout(LIMIT)
         client.connect(address)
         return client
 
@@ -148,6 +148,16 @@ class SharedTests(unittest.TestCase):
     def test_what_is_no_endpoint_and_what_cannot_be_shared(self) -> None:
         with self.assertRaisesRegex(EndpointError, "'nonsense:1' .*it takes a Twisted endpoint"):
             Listening(reactor, ["nonsense:1"])
+        # In no words of Python's, which differ by its version.
+        for description, why in [
+            ("tcp:notaport", "a number is expected where it has another text"),
+            ("unix:/x:mode=9x", "a number is expected where it has another text"),
+            ("tcp", "an argument is missing, unknown, or one too many"),
+            ("tcp:1:prot=2", "an argument is missing, unknown, or one too many"),
+            ("tcp:1:2:3:4", "an argument is missing, unknown, or one too many"),
+        ]:
+            with self.assertRaisesRegex(EndpointError, f"^'{description}' \\({why}\\); it takes a Twisted endpoint"):
+                Listening(reactor, [description])
         with socket.socket() as taken:
             taken.bind(("127.0.0.1", 0))
             taken.listen()

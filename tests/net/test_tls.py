@@ -58,7 +58,7 @@ class ParseTests(unittest.SynchronousTestCase):
             ("ssl:privateKey=/k", "it has no port"),
             ("ssl:6380:/k:privateKey=/other", "privateKey is given twice"),
             ("ssl:1:2:3:4:5:6:7:8:9", "has to be left out|ssl: has no more"),
-            ("ssl:x:privateKey=/k", "invalid literal"),
+            ("ssl:x:privateKey=/k", "a number is expected"),
         ):
             with self.assertRaisesRegex(EndpointError, f"^{description!r} .*({why})".replace("\\", r"\\")):
                 Listening(reactor, [description])

@@ -9,7 +9,7 @@ from typing import TypeVar
 Found = TypeVar("Found")
 
 #: Seconds. Generous: it is only reached when something is wrong, or the machine very busy.
-LIMIT = 30.0
+LIMIT = 45.0
 
 
 def until(probe: Callable[[], Found], what: str, limit: float = LIMIT) -> Found:
