@@ -74,7 +74,7 @@ class CompiledTests(unittest.TestCase):
             one, other = getattr(plain, name), getattr(resp, name)
             self.assertEqual({n for n in dir(one) if n[0] != "_"} - {n for n in dir(other) if n[0] != "_"}, set())
 
-    @settings(max_examples=500, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=500)
     @given(st.binary(max_size=4), st.sampled_from(["AUTHENTICATED", "UNAUTHENTICATED"]), requests)
     def test_both_forms_say_the_same_of_requests(self, sizes: bytes, limits: str, parts: list[bytes]) -> None:
         def said(targets: ModuleType) -> tuple[object, ...]:
@@ -86,7 +86,7 @@ class CompiledTests(unittest.TestCase):
 
         self.assertEqual(said(targets), said(test_corpus.targets))
 
-    @settings(max_examples=500, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=500)
     @given(st.binary(max_size=4), st.booleans(), replies)
     def test_both_forms_say_the_same_of_replies(self, sizes: bytes, pushes: bool, parts: list[bytes]) -> None:
         def chunks() -> Iterator[bytes]:

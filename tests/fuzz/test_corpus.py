@@ -68,17 +68,17 @@ class CorpusTests(unittest.TestCase):
 class HypothesisTests(unittest.TestCase):
     """The same targets, from pieces that a fuzzer would have to find."""
 
-    @settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=300)
     @given(header, requests)
     def test_requests(self, head: bytes, parts: list[bytes]) -> None:
         targets.requests(head + b"".join(parts))
 
-    @settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=300)
     @given(header, st.binary(max_size=7), replies)
     def test_replies(self, head: bytes, debts: bytes, parts: list[bytes]) -> None:
         targets.replies(bytes([head[0] & 0xF8 | len(debts)]) + head[1:] + debts + b"".join(parts))
 
-    @settings(max_examples=300, deadline=None, derandomize=True, database=None)
+    @settings(max_examples=300)
     @given(st.binary(min_size=1, max_size=1), moves)
     def test_session(self, login: bytes, steps: list[bytes]) -> None:
         targets.session(login + b"".join(steps))
