@@ -10,6 +10,7 @@ import secrets
 import shutil
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 
@@ -41,10 +42,18 @@ def _binary() -> str:
         raise EmbeddedError(f"--embedded: {error}") from None
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+def _hold_port() -> tuple[int, socket.socket]:
+    """A port of 127.0.0.1, and a socket that keeps it from others: it is bound and does not listen.
+
+    With SO_REUSEADDR, which Valkey sets too, Linux lets the server bind it as well. Elsewhere the socket is closed.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    port = holder.getsockname()[1]
+    if sys.platform != "linux":
+        holder.close()
+    return port, holder
 
 
 class EmbeddedRedis(service.Service):
@@ -62,7 +71,8 @@ class EmbeddedRedis(service.Service):
         self._directory = ""
         self._process: subprocess.Popen | None = None
         self._watch = task.LoopingCall(self._check)
-        self.backend = Backend(host="127.0.0.1", port=_free_port(), password=secrets.token_hex(24).encode())
+        port, self._holder = _hold_port()
+        self.backend = Backend(host="127.0.0.1", port=port, password=secrets.token_hex(24).encode())
 
     def startService(self) -> None:
         """Starts it, and waits until it listens. Raises EmbeddedError."""

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import socket
 import subprocess
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 import redis
 
-from .servers import MASTER_PASSWORD, RedisServer, free_port, valkey
+from .servers import MASTER_PASSWORD, RedisServer, free_port, listens, release, valkey
 from .waiting import until
 
 #: What the sentinels call the master.
@@ -47,7 +45,7 @@ class SentinelProcess:
                     *settings,
                     f"sentinel monitor {NAME} {master} 2",
                     f"sentinel auth-pass {NAME} {MASTER_PASSWORD}",
-                    f"sentinel down-after-milliseconds {NAME} 1000",
+                    f"sentinel down-after-milliseconds {NAME} 2000",
                     f"sentinel failover-timeout {NAME} 3000",
                     *more,
                     "",
@@ -73,9 +71,7 @@ class SentinelProcess:
     def _listens(self) -> bool:
         if self._process.poll() is not None:
             raise AssertionError(f"the sentinel ended with status {self._process.returncode}")
-        with suppress(OSError), socket.create_connection(("127.0.0.1", self.port), timeout=1):
-            return True
-        return False
+        return listens(self.port)
 
     def client(self) -> redis.Redis:
         return redis.Redis(host="127.0.0.1", port=self.port, password=self.password or None, decode_responses=True)
@@ -87,6 +83,7 @@ class SentinelProcess:
     def stop(self) -> None:
         if self._process is not None:
             self.kill()
+        release(self.port)
         self._directory.cleanup()
 
 

