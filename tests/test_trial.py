@@ -36,7 +36,7 @@ class SubTestTests(unittest.TestCase):
                     env={"PYTHONPATH": f"{folder}:{root}", "PATH": "", "HOME": folder},
                     capture_output=True,
                     text=True,
-                    timeout=60,
+                    timeout=180,
                     check=False,
                 )
             self.assertIn(word, ran.stdout + ran.stderr)

@@ -43,7 +43,7 @@ COMMANDS = [
     MIGRATE 127.0.0.1 6379 victims-key 5 1000 COPY REPLACE
     RESTORE victims-key 0 x
     RESTORE-ASKING victims-key 0 x
-    DEBUG SLEEP 1
+    DEBUG SLEEP 60
     DEBUG RELOAD
     DEBUG FLUSHALL
     DEBUG OBJECT victims-key
@@ -72,8 +72,8 @@ COMMANDS = [
     CLIENT KILL TYPE normal
     CLIENT KILL TYPE pubsub
     CLIENT KILL USER redisproxy:team-green:5
-    CLIENT PAUSE 1000
-    CLIENT PAUSE 1000 ALL
+    CLIENT PAUSE 60000
+    CLIENT PAUSE 60000 ALL
     CLIENT UNPAUSE
     CLIENT NO-EVICT ON
     CLIENT TRACKING ON BCAST
@@ -202,7 +202,7 @@ SCRIPTS = [
     b"return redis.call('CLIENT', 'LIST')",
     b"return redis.call('CLIENT', 'KILL', 'TYPE', 'pubsub')",
     b"return redis.call('INFO')",
-    b"return redis.call('DEBUG', 'SLEEP', '1')",
+    b"return redis.call('DEBUG', 'SLEEP', '60')",
     b"return redis.call('SCRIPT', 'FLUSH')",
     b"return redis.call('FUNCTION', 'LIST')",
     b"return redis.call('FCALL', 'victimsfunction', 0)",

@@ -24,6 +24,7 @@ from ..cluster.apiserver import ask, shared_api_server
 from ..directory.test_contract import RealApiWorld, SmallApiWorld, namespace, secret, url
 from ..support.apiserver import ANY, NOT_JSON, Fault, refusal, secrets_path
 from ..support.servers import RedisServer
+from ..support.waiting import LIMIT
 
 SECRET = "redis-secret-master"
 UNAVAILABLE = refusal(503)
@@ -67,8 +68,6 @@ class RealWorld(RealApiWorld):
 class Changes:
     """Subclasses say in which world."""
 
-    timeout = 60
-
     def make_world(self) -> SmallWorld | RealWorld:
         raise NotImplementedError
 
@@ -88,7 +87,7 @@ class Changes:
 
     def operate(self, source: ClusterSource, **more: object) -> Operator:
         settings = Settings(
-            ns_prefix=self.prefix, master_namespace=self.master[0], master_secret=self.master[1], connect_timeout=5.0
+            ns_prefix=self.prefix, master_namespace=self.master[0], master_secret=self.master[1], connect_timeout=LIMIT
         )
         return Operator(reactor, replace(settings, **more), source)
 
@@ -438,7 +437,7 @@ class SmallApiTests(Changes, unittest.TestCase):
             (NOT_JSON, "is not JSON"),
             (Fault(200, body=b"[]"), "not a JSON object"),
             (Fault(200, body=b'{"kind": "Pod", "metadata": {}}'), "is not a Secret"),
-            (refusal(418, "pw-quoted"), "418 I'm a Teapot"),
+            (refusal(418, "pw-quoted"), r"418 \(no usual status\)"),
         ):
             self.world.api.fail(path, fault)
             await self.refuses(changes.rotate(self.operator, self.blue, 1, False), pattern)

@@ -50,7 +50,7 @@ class CommandCase(unittest.TestCase):
     def run_(self, *arguments: str, status: int = 0) -> str:
         """What it prints; of a failure the one line on the standard error."""
         process = self.start(*arguments)
-        out, err = process.communicate(timeout=60)
+        out, err = process.communicate(timeout=180)
         self.assertEqual(process.returncode, status, out + err)
         self.assertNotIn("Traceback", out + err)
         self.assertNotIn(self.server.password, out + err)
@@ -121,7 +121,7 @@ class StatusTests(CommandCase):
         process = self.start("tenants")
         until(lambda: self.api.requests, "it asks")
         process.send_signal(signal.SIGINT)
-        out, err = process.communicate(timeout=5)  # not after the time-out of what it waits for
+        out, err = process.communicate(timeout=9)  # the time-out of what it waits for is 10 s
         self.assertEqual((process.returncode, out, err), (-signal.SIGINT, "", ""))
 
     def test_whoever_reads_has_seen_enough(self) -> None:
@@ -129,7 +129,7 @@ class StatusTests(CommandCase):
         os.close(reader)
         process = self.start("tenants", stdout=writer)
         os.close(writer)
-        _, err = process.communicate(timeout=60)
+        _, err = process.communicate(timeout=180)
         self.assertEqual((process.returncode, err), (0, ""))
 
     def test_manifests(self) -> None:
@@ -272,7 +272,7 @@ class ChangeTests(CommandCase):
 class TerminalTests(CommandCase):
     def screen(self, *arguments: str, status: int = 0, width: int = 100) -> str:
         session = pexpect.spawn(
-            COMMAND, list(arguments), env=self.environ, encoding="utf-8", dimensions=(40, width), timeout=60
+            COMMAND, list(arguments), env=self.environ, encoding="utf-8", dimensions=(40, width), timeout=180
         )
         shown = session.read().replace("\r\n", "\n")
         session.close()

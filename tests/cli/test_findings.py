@@ -18,18 +18,18 @@ from ..support.apiserver import ApiServer, refusal, secrets_path
 from ..support.proxy import PREFIX, Manifests, master, namespace, secret, tenant
 from ..support.sentinels import NAME, Sentinels
 from ..support.servers import RedisServer, free_port, redis_5, valkey
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 
 NOW = 1_767_225_600.0  # 2026-01-01
 
 
 class FindingsCase(unittest.TestCase):
-    timeout = 60
-
     def operator(self, *documents: dict, **more: object) -> Operator:
         manifests = Manifests(documents)
         self.addCleanup(manifests.remove)
-        settings = Settings.read({"ns-prefix": PREFIX, "manifests": str(manifests.path), "connect-timeout": "5", **more}, {})
+        settings = Settings.read(
+            {"ns-prefix": PREFIX, "manifests": str(manifests.path), "connect-timeout": str(LIMIT), **more}, {}
+        )
         return Operator(reactor, settings, source_of(settings))
 
     def redis(self, binary: object = valkey, *settings: str, **more: str) -> RedisServer:
@@ -158,8 +158,6 @@ class RedisTests(FindingsCase):
 
 
 class SentinelTests(FindingsCase):
-    timeout = 120
-
     async def test_sentinels(self) -> None:
         group = Sentinels(password="sentinel-pw").start()
         self.addCleanup(group.stop)
@@ -196,7 +194,7 @@ class ApiTests(FindingsCase):
         self.addCleanup(self.api.remove)
         self.server = self.redis()
         self.api.put(master(self.server.url), *tenant("team-blue", 3, "pw-blue"), *tenant("team-green", 5, "pw-green"))
-        settings = Settings.read({"ns-prefix": PREFIX, "connect-timeout": "5"}, {})
+        settings = Settings.read({"ns-prefix": PREFIX, "connect-timeout": str(LIMIT)}, {})
         environ = {"KUBECONFIG": str(self.api.kubeconfig)}
         source = ClusterSource(PREFIX, settings.redis_secret, settings.master, 443, environ)
         self.operator_ = Operator(reactor, settings, source)

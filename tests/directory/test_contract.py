@@ -30,7 +30,7 @@ from ..cluster.apiserver import KubeApiServer, shared_api_server
 from ..support.apiserver import ApiServer
 from ..support.kept import KeptDirectory
 from ..support.proxy import Manifests
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 
 HOUR = 3600
 #: Part of every password here: it may not be in what an operator is told.
@@ -125,7 +125,9 @@ class SmallApiWorld(ManifestsWorld):
         self.api = ApiServer().start()
 
     def source(self, prefix: str, secret_name: str, master: tuple[str, str]) -> Source:
-        return ClusterSource(prefix, secret_name, master, 443, {"KUBECONFIG": str(self.api.kubeconfig)}, timeout=(5, 5))
+        return ClusterSource(
+            prefix, secret_name, master, 443, {"KUBECONFIG": str(self.api.kubeconfig)}, timeout=(LIMIT, LIMIT)
+        )
 
     def _write(self) -> None:
         self.api.put(*self._documents.values())
@@ -150,7 +152,7 @@ class RealApiWorld:
 
     def source(self, prefix: str, secret_name: str, master: tuple[str, str]) -> Source:
         environ = {"KUBECONFIG": str(self.server.kubeconfig)}
-        return ClusterSource(prefix, secret_name, master, 443, environ, timeout=(5, 20))
+        return ClusterSource(prefix, secret_name, master, 443, environ, timeout=(LIMIT, LIMIT))
 
     def put(self, *documents: dict) -> None:
         for document in documents:

@@ -13,6 +13,7 @@ import redis
 from ..support.certificates import Authority
 from ..support.proxy import Manifests, ProxyProcess, master, tenant
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, on_every_server, redis_7, valkey
+from ..support.waiting import LIMIT
 
 
 class BackendCase(unittest.TestCase):
@@ -153,7 +154,7 @@ class MatrixTests(BackendCase):
                 self.assertEqual(client.eval("return {1, {2, 'x'}}", 0), [1, [2, b"x"]])
             with client.pubsub() as subscriber:
                 subscriber.psubscribe(f"news-{protocol}*")
-                self.assertEqual(subscriber.get_message(timeout=5)["type"], "psubscribe")
+                self.assertEqual(subscriber.get_message(timeout=LIMIT)["type"], "psubscribe")
                 self.assertEqual(client.publish(f"news-{protocol}-a", "told"), 1)
-                self.assertEqual(subscriber.get_message(timeout=5)["data"], b"told")
+                self.assertEqual(subscriber.get_message(timeout=LIMIT)["data"], b"told")
         self.assertEqual(server.client(0).dbsize(), 0)

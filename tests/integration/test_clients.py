@@ -12,6 +12,7 @@ from twisted.internet import defer
 from twisted.trial import unittest as trial
 
 from ..support.proxy import Installation, shared
+from ..support.waiting import LIMIT
 
 
 class RedisPyTests(unittest.TestCase):
@@ -97,13 +98,13 @@ class RedisPyTests(unittest.TestCase):
             subscriber.subscribe("news", "more")
             subscriber.psubscribe("n?ws")
             for _ in range(3):
-                self.assertIn("subscribe", subscriber.get_message(timeout=10)["type"])
+                self.assertIn("subscribe", subscriber.get_message(timeout=LIMIT)["type"])
             self.blue.publish("news", "hello")
-            got = {subscriber.get_message(timeout=10)["type"] for _ in range(2)}
+            got = {subscriber.get_message(timeout=LIMIT)["type"] for _ in range(2)}
             self.assertEqual(got, {"message", "pmessage"})
             subscriber.unsubscribe()
             subscriber.punsubscribe()
-            kinds = [subscriber.get_message(timeout=10)["type"] for _ in range(3)]
+            kinds = [subscriber.get_message(timeout=LIMIT)["type"] for _ in range(3)]
             self.assertEqual(kinds, ["unsubscribe", "unsubscribe", "punsubscribe"])
 
     def test_a_blocking_pop_gets_what_another_pushes(self) -> None:
@@ -188,8 +189,6 @@ class RedisPyAsyncTests(unittest.TestCase):
 
 class TxredisapiTests(trial.TestCase):
     """txredisapi, from the reactor that trial runs."""
-
-    timeout = 60
 
     def setUp(self) -> None:
         self.installation = shared()

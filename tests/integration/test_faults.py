@@ -15,7 +15,7 @@ from redisproxy.net.lanes import FRESH
 
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, shared, tenant
 from ..support.servers import RedisServer
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 
 AUTH = b"AUTH blue-password\r\n"
 
@@ -24,7 +24,7 @@ class Raw:
     """A client that sends bytes as they are."""
 
     def __init__(self, test: unittest.TestCase, port: int, login: bool = True) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=20)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=LIMIT)
         test.addCleanup(self._socket.close)
         if login:
             assert self.ask(AUTH) == b"+OK\r\n"
@@ -62,7 +62,8 @@ class RedisGoneTests(unittest.TestCase):
         self.assertNotIn("Unhandled", proxy.log)
 
     def test_killed_and_started_again(self) -> None:
-        installation = Installation("--lanes", "dedicated")
+        # Whoever waited for the connect timeout would wait longer than `Raw` does.
+        installation = Installation("--lanes", "dedicated", "--connect-timeout", str(2 * LIMIT))
         self.addCleanup(installation.stop)
         idle, busy = Raw(self, installation.proxy.port), Raw(self, installation.proxy.port)
         busy.send(b"BLPOP nothing 0\r\n")
@@ -70,9 +71,7 @@ class RedisGoneTests(unittest.TestCase):
         installation.server.kill()
         self.assertEqual((idle.rest(), busy.rest()), (b"", b""))
         late = Raw(self, installation.proxy.port, login=False)
-        started = time.monotonic()
         self.assertEqual(late.ask(AUTH), b"-ERR Redis cannot be reached from the proxy right now, try again\r\n")
-        self.assertLess(time.monotonic() - started, 5)
         self.assertEqual(late.ask(b"PING\r\n"), b"-NOAUTH Authentication required.\r\n")
         installation.server.start()
         self.assertEqual(late.ask(AUTH), b"+OK\r\n")
@@ -111,7 +110,7 @@ class RedisGoneTests(unittest.TestCase):
 
     def test_a_redis_that_hangs_is_told_within_the_connect_timeout(self) -> None:
         """However many idle lanes there are."""
-        installation = Installation("--connect-timeout", "3", "--base-workers", "0")
+        installation = Installation("--connect-timeout", "8", "--base-workers", "0")
         self.addCleanup(installation.stop)
         for raw in [Raw(self, installation.proxy.port) for _ in range(8)]:
             raw.ask(b"QUIT\r\n")
@@ -121,7 +120,7 @@ class RedisGoneTests(unittest.TestCase):
         late = Raw(self, installation.proxy.port, login=False)
         started = time.monotonic()
         self.assertIn(b"-ERR Redis cannot be reached", late.ask(AUTH))
-        self.assertLess(time.monotonic() - started, 5.5)  # two tries would take 6
+        self.assertLess(time.monotonic() - started, 15.5)  # two tries would take 16
 
     def test_a_redis_that_closes_every_connection_is_not_stormed(self) -> None:
         server = socket.socket()

@@ -11,7 +11,7 @@ import unittest
 import redis
 
 from ..support.proxy import Installation
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 
 AUTH = b"AUTH blue-password\r\n"
 
@@ -24,7 +24,7 @@ class Limited(unittest.TestCase):
         return installation
 
     def connect(self) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
+        connection = socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT)
         self.addCleanup(connection.close)
         return connection
 
@@ -41,7 +41,7 @@ class Limited(unittest.TestCase):
         """Nothing has come: by then another connection was answered that was asked later."""
         connection.setblocking(False)
         self.assertRaises(BlockingIOError, connection.recv, 1)
-        connection.settimeout(20)
+        connection.settimeout(LIMIT)
 
 
 class CapacityTests(Limited):
@@ -75,12 +75,15 @@ class CapacityTests(Limited):
         def room() -> socket.socket | None:
             """Turned away as long as the proxy has not noticed."""
             connection = self.connect()
-            connection.settimeout(0.2)
+            for _ in range(2):  # what is answered the second time, was asked after the proxy had seen the connection
+                self.assertEqual(self.ask(first, b"PING\r\n"), b"+PONG\r\n")
+            connection.setblocking(False)
             try:
-                return None if connection.recv(1) else connection
-            except TimeoutError:
-                connection.settimeout(20)
+                connection.recv(1)
+            except BlockingIOError:
+                connection.settimeout(LIMIT)
                 return connection
+            return None
 
         waiting = until(room, "the place of the one that left is free")
         first.close()
@@ -110,13 +113,13 @@ class CapacityTests(Limited):
 
 class LoginTimeoutTests(Limited):
     def test_told_and_closed(self) -> None:
-        self.start("--login-timeout", "1")
+        self.start("--login-timeout", "5")
         idle = self.connect()
-        self.assertEqual(idle.recv(1000), b"-ERR no log-in within 1 seconds\r\n")
+        self.assertEqual(idle.recv(1000), b"-ERR no log-in within 5 seconds\r\n")
         self.assertEqual(idle.recv(1), b"")
 
     def test_not_once_logged_in(self) -> None:
-        self.start("--login-timeout", "1")
+        self.start("--login-timeout", "5")
         connection = self.connect()
         self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
         idle = self.connect()
@@ -196,7 +199,7 @@ class LeavingTests(Limited):
         self.assertEqual(self.ask(served, AUTH), b"+OK\r\n")
         waiting.sendall(AUTH)
         installation.proxy.process.send_signal(signal.SIGTERM)
-        self.assertEqual(installation.proxy.process.wait(15), 0)
+        self.assertEqual(installation.proxy.process.wait(LIMIT), 0)
 
     def test_who_does_not_log_in_keeps_nobody_out_for_long(self) -> None:
         self.start("--max-workers", "2", "--login-timeout", "60")
@@ -209,7 +212,7 @@ class LeavingTests(Limited):
         while b"+PONG" not in got:
             got += late.recv(100)
         self.assertEqual(got, b"+OK\r\n+PONG\r\n")
-        self.assertLess(time.monotonic() - started, 15)
+        self.assertLess(time.monotonic() - started, LIMIT)  # not the 60 s
         with contextlib.suppress(ConnectionResetError):
             told = b"-ERR no log-in within 3 seconds, and others wait for a place\r\n"
             self.assertIn(silent.recv(100), (b"", told))
@@ -238,11 +241,11 @@ class LeavingTests(Limited):
         self.assertEqual((got, tail), (size + len(b"$6291456\r\n\r\n+OK\r\n"), b"+OK\r\n"))
 
     def test_after_a_reset_there_is_a_time_for_the_login_again(self) -> None:
-        self.start("--login-timeout", "1")
+        self.start("--login-timeout", "5")
         connection = self.connect()
         self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
         self.assertEqual(self.ask(connection, b"RESET\r\n"), b"+RESET\r\n")
-        self.assertEqual(connection.recv(1000), b"-ERR no log-in within 1 seconds\r\n")
+        self.assertEqual(connection.recv(1000), b"-ERR no log-in within 5 seconds\r\n")
         self.assertEqual(connection.recv(1), b"")
 
 
@@ -256,10 +259,13 @@ class GuessingTests(Limited):
         while answers.count(b"-WRONGPASS") < 8:
             answers += connection.recv(1000)
         self.assertGreater(time.monotonic() - started, 0.5)
-        # Another client, with the right password, is not slowed down.
-        started = time.monotonic()
-        self.assertEqual(self.ask(self.connect(), AUTH), b"+OK\r\n")
-        self.assertLess(time.monotonic() - started, 0.5)
+        # Other clients, with the right password, are not slowed down. A wrong one would be: by 0.8 s and more, each of them.
+        took = []
+        for _ in range(10):
+            started = time.monotonic()
+            self.assertEqual(self.ask(self.connect(), AUTH), b"+OK\r\n")
+            took.append(time.monotonic() - started)
+        self.assertLess(min(took), 0.5)
         self.assertNotIn("Traceback", installation.proxy.log)
 
 

@@ -11,7 +11,7 @@ import unittest
 
 from ..support.proxy import Installation
 from ..support.servers import RedisServer, valkey
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 
 MIB = 1 << 20
 AUTH = b"AUTH blue-password\r\n"
@@ -117,7 +117,7 @@ class ManyConnectionsTests(unittest.TestCase):
             self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
 
     def test_opened_at_once_are_all_served(self) -> None:
-        installation = Installation("--max-workers", str(self.COUNT))
+        installation = Installation("--max-workers", str(self.COUNT), "--connect-timeout", str(LIMIT))
         self.addCleanup(installation.stop)
         port = installation.proxy.port
         ready = selectors.DefaultSelector()
@@ -153,7 +153,7 @@ class ManyConnectionsTests(unittest.TestCase):
         proxy, redis = installation.proxy, installation.server.client()
 
         def cycle() -> None:
-            connection = socket.create_connection(("127.0.0.1", proxy.port), timeout=20)
+            connection = socket.create_connection(("127.0.0.1", proxy.port), timeout=LIMIT)
             connection.sendall(AUTH)
             self.assertEqual(connection.recv(100), b"+OK\r\n")
             connection.sendall(b"PING\r\n")

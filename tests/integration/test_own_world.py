@@ -13,7 +13,7 @@ from redisproxy.core.resp import encode
 
 from ..support.proxy import LANES, Installation
 from ..support.servers import RedisServer, on_every_server
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 
 #: Commands and subcommands that no server has.
 UNKNOWN = (
@@ -42,7 +42,7 @@ class Line:
     """A connection that says one command and hears one line."""
 
     def __init__(self, port: int, password: str) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=LIMIT)
         self._file = self._socket.makefile("rb")
         assert self.ask([b"AUTH", password.encode()]) == b"+OK\r\n"
 
@@ -133,7 +133,7 @@ class OwnWorldTests(unittest.TestCase):
                 each.subscribe(*map(str, range(count)))
                 each.psubscribe("x*")
                 for _ in range(count + 1):
-                    self.assertIsNotNone(each.get_message(timeout=10))
+                    self.assertIsNotNone(each.get_message(timeout=LIMIT))
             waits = threading.Thread(target=lambda: blue.blpop("queue", 20))
             waits.start()
             until(lambda: blue.info("clients")["blocked_clients"] == 1, "one is blocked")

@@ -16,7 +16,7 @@ import redis
 from ..support.certificates import Authority
 from ..support.proxy import Installation, ProxyProcess, has_ended, master, shared, tenant
 from ..support.servers import MASTER_PASSWORD, free_port
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 
 LOCAL = Path(__file__).parents[2] / "deploy" / "local"
 
@@ -73,11 +73,11 @@ class ServingTests(ProcessesCase):
         heard = [client.pubsub() for client in (first, second)]
         for number, pubsub in enumerate(heard):
             pubsub.psubscribe(f"news.{number}*")
-            self.assertEqual(pubsub.get_message(timeout=10)["type"], "psubscribe")
+            self.assertEqual(pubsub.get_message(timeout=LIMIT)["type"], "psubscribe")
         for number, pubsub in enumerate(heard):
             installation.green().publish(f"news.{number}", "green")
             installation.blue().publish(f"news.{number}", "blue")
-            self.assertEqual(pubsub.get_message(timeout=10)["data"], b"blue")
+            self.assertEqual(pubsub.get_message(timeout=LIMIT)["data"], b"blue")
             pubsub.close()
 
     def test_the_load_is_even(self) -> None:
@@ -117,7 +117,7 @@ class ServingTests(ProcessesCase):
         for _ in range(4):
             clients.append(installation.blue(single_connection_client=True))
             self.addCleanup(clients[-1].close)
-        with socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=20) as fifth:
+        with socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=LIMIT) as fifth:
             self.assertEqual(fifth.recv(100), b"-ERR max number of clients reached\r\n")
 
     def test_each_kind_of_endpoint(self) -> None:
@@ -145,7 +145,7 @@ class ServingTests(ProcessesCase):
     def test_an_endpoint_that_cannot_be_shared(self) -> None:
         proxy = ProxyProcess("--manifests", str(LOCAL), "--processes", "2", listen="stdio:")
         self.addCleanup(proxy.stop)
-        self.assertEqual(proxy.process.wait(30), 1)
+        self.assertEqual(proxy.process.wait(LIMIT), 1)
         proxy._reader.join(10)
         self.assertIn("cannot listen on stdio: for several processes", proxy.log)
 
@@ -153,7 +153,7 @@ class ServingTests(ProcessesCase):
 class EndTests(ProcessesCase):
     def busy(self, installation: Installation) -> socket.socket:
         """A connection that waits for an item of a list."""
-        connection = socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=20)
+        connection = socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=LIMIT)
         self.addCleanup(connection.close)
         connection.sendall(b"AUTH blue-password\r\nBLPOP queue 0\r\n")
         self.assertEqual(connection.recv(100), b"+OK\r\n")
@@ -180,7 +180,7 @@ class EndTests(ProcessesCase):
         installation.proxy.process.send_signal(signal.SIGTERM)
         self.assertRefusesNew(installation)
         self.assertGetsItem(installation, connection)
-        self.assertEqual(installation.proxy.process.wait(30), 0)
+        self.assertEqual(installation.proxy.process.wait(LIMIT), 0)
         self.assertEnd(*self.workers.values())
         self.assertEqual(len(idle), 2)
         self.assertNotIn("Traceback", installation.proxy.log)
@@ -192,7 +192,7 @@ class EndTests(ProcessesCase):
         installation.proxy.process.send_signal(signal.SIGINT)
         self.assertRefusesNew(installation)
         installation.proxy.process.send_signal(signal.SIGINT)
-        self.assertEqual(installation.proxy.process.wait(30), -signal.SIGINT)
+        self.assertEqual(installation.proxy.process.wait(LIMIT), -signal.SIGINT)
         self.assertEnd(*self.workers.values())
 
     def test_workers_whose_parent_was_killed_end_after_their_clients(self) -> None:

@@ -52,7 +52,7 @@ class RedisCliTestCase(unittest.TestCase):
         port, password = (server.port, server.password) if straight else (self.installation.proxy.port, Installation.BLUE)
         command = [self.cli, "-p", str(port), "-n", index, *arguments]
         ran = subprocess.run(
-            command, input=stdin, text=True, capture_output=True, timeout=60, env=self.environ(password), check=False
+            command, input=stdin, text=True, capture_output=True, timeout=180, env=self.environ(password), check=False
         )
         return ran.stdout + ran.stderr
 
@@ -91,7 +91,7 @@ class CallsTests(RedisCliTestCase):
             ("-u", f"redis://team-blue:{Installation.BLUE}@{where}", "-3"),
         ):
             command = [self.cli, "-p", str(port), "--no-auth-warning", *arguments, "GET", "greeting"]
-            told = subprocess.run(command, capture_output=True, text=True, timeout=60, env=self.environ(None), check=False)
+            told = subprocess.run(command, capture_output=True, text=True, timeout=180, env=self.environ(None), check=False)
             self.assertEqual((told.stdout, told.stderr), ("hello\n", ""), arguments)
 
     def test_another_database(self) -> None:

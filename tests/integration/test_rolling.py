@@ -15,7 +15,7 @@ from redis.retry import Retry
 
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
 from ..support.servers import RedisServer
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 from .test_status import ask
 
 #: Seconds between two probes of a replica.
@@ -82,7 +82,7 @@ class RollingTests(unittest.TestCase):
 
     def replica(self) -> Replica:
         """Another one, which takes connections."""
-        options = ("--drain-delay", str(DELAY), "--drain-seconds", "4")
+        options = ("--drain-delay", str(DELAY), "--drain-seconds", str(LIMIT - DELAY))
         proxy = ProxyProcess("--manifests", str(self.manifests.path), "--status", "tcp:0", *options)
         self.addCleanup(proxy.stop)
         found = Replica(proxy)
@@ -94,7 +94,7 @@ class RollingTests(unittest.TestCase):
         """As a Deployment does with maxSurge 1 and maxUnavailable 0."""
         new = self.replica()
         old.proxy.process.send_signal(signal.SIGTERM)
-        self.assertEqual(old.proxy.process.wait(30), 0, old.proxy.log)
+        self.assertEqual(old.proxy.process.wait(LIMIT), 0, old.proxy.log)
         old.proxy._reader.join(5)
         self.endpoints.replicas.remove(old)
         self.assertNotIn("cut-off after", old.proxy.log)

@@ -18,7 +18,7 @@ import redis
 from prometheus_client.parser import text_string_to_metric_families
 
 from ..support.proxy import Installation, secret
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 
 EVIL = "<script>document.title='owned'</script>"
 
@@ -34,7 +34,7 @@ def own_address() -> str:
 
 
 def ask(port: int, path: str, host: str = "127.0.0.1", **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
-    connection = http.client.HTTPConnection(host, port, timeout=20)
+    connection = http.client.HTTPConnection(host, port, timeout=LIMIT)
     try:
         connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
         answer = connection.getresponse()
@@ -192,13 +192,13 @@ class StatusTests(unittest.TestCase):
             self.addCleanup(connection.close)
         self.assertTrue(blue.ping())
         # Those past the bound were closed at once.
-        connection.settimeout(20)
+        connection.settimeout(LIMIT)
         self.assertEqual(connection.recv(1), b"")
 
     def test_a_body_is_not_taken(self) -> None:
         port = self.start()
         for head in (b"Content-Length: 1000000000", b"Transfer-Encoding: chunked"):
-            connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+            connection = socket.create_connection(("127.0.0.1", port), timeout=LIMIT)
             self.addCleanup(connection.close)
             connection.sendall(b"POST / HTTP/1.1\r\nHost: localhost\r\n%b\r\n\r\n" % head)
             try:
@@ -218,7 +218,7 @@ class StatusTests(unittest.TestCase):
 
             proxy = ProxyProcess("--embedded", *options)
             self.addCleanup(proxy.stop)
-            self.assertEqual(proxy.process.wait(20), 1)
+            self.assertEqual(proxy.process.wait(LIMIT), 1)
             proxy._reader.join(5)
             self.assertIn(text, proxy.log)
             self.assertNotIn("Traceback", proxy.log)

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import redis
 
 from ..support.proxy import Installation, namespace
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 from .test_status import ask, metrics, status_port
 
 CONNECTIONS, COMMANDS, BYTES = (
@@ -60,13 +60,13 @@ class LimitsCase(unittest.TestCase):
         return metrics(self.port).get((f"redisproxy_{name}", BLUE), 0)
 
     def blue(self, **options: object) -> redis.Redis:
-        client = self.installation.blue(single_connection_client=True, socket_timeout=60, **options)
+        client = self.installation.blue(single_connection_client=True, socket_timeout=180, **options)
         self.addCleanup(client.close)
         self.assertTrue(client.ping())
         return client
 
     def connect(self) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.installation.proxy.port), timeout=20)
+        connection = socket.create_connection(("127.0.0.1", self.installation.proxy.port), timeout=LIMIT)
         self.addCleanup(connection.close)
         return connection
 
@@ -89,7 +89,7 @@ class LimitsCase(unittest.TestCase):
     def in_background(self, call: Callable[[], object]) -> threading.Thread:
         thread = threading.Thread(target=call, daemon=True)
         thread.start()
-        self.addCleanup(thread.join, 60)
+        self.addCleanup(thread.join, 180)
         return thread
 
 
@@ -164,7 +164,7 @@ class RateTests(LimitsCase):
         # A neighbour does five times as much meanwhile.
         self.push(green, 5000)
         self.assertEqual(took, [], "the neighbour was not slowed down with it")
-        thread.join(60)
+        thread.join(180)
         # A second's worth at once, and what one read brings is not waited for.
         self.assertGreater(took[0], (1000 - 200 - 150) / 200)
         self.assertEqual(blue.lrange("list", 0, -1), [b"%d" % number for number in range(1000)])
@@ -183,7 +183,7 @@ class RateTests(LimitsCase):
             for number, client in enumerate(clients)
         ]
         for thread in threads:
-            thread.join(60)
+            thread.join(180)
         self.assertGreater(time.monotonic() - began, (1000 - 200 - 150) / 200)
         for number, client in enumerate(clients):
             self.assertEqual(client.llen(f"list:{number}"), 200)
@@ -235,7 +235,7 @@ class RateTests(LimitsCase):
         self.annotate(commands=20)
         blue, waiting, listening = self.blue(), self.blue(), self.blue().pubsub()
         listening.subscribe("news")
-        self.assertEqual(listening.get_message(timeout=20)["type"], "subscribe")
+        self.assertEqual(listening.get_message(timeout=LIMIT)["type"], "subscribe")
         popped: list[object] = []
         thread = self.in_background(lambda: popped.append(waiting.blpop("queue", 30)))
         self.push(blue, 60)  # it is throttled by then
@@ -243,7 +243,7 @@ class RateTests(LimitsCase):
         thread.join(30)
         self.assertEqual(popped, [(b"queue", b"item")])
         self.assertEqual(blue.publish("news", "x" * 1000), 1)
-        self.assertEqual(listening.get_message(timeout=20)["data"], b"x" * 1000)
+        self.assertEqual(listening.get_message(timeout=LIMIT)["data"], b"x" * 1000)
 
     def test_with_lanes_of_their_own(self) -> None:
         self.start("--lanes", "dedicated")
@@ -302,7 +302,7 @@ class ChangeTests(LimitsCase):
         self.installation.proxy.logged("team-blue/redis-secret-master: revoked after")
 
     def test_replies_that_wait_at_the_end_are_told(self) -> None:
-        self.start("--drain-seconds", "4")
+        self.start("--drain-seconds", "10")
         self.annotate(bytes=100_000)
         connection = self.connect()
         self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
@@ -316,7 +316,7 @@ class ChangeTests(LimitsCase):
         while piece := connection.recv(1 << 20):
             answer += piece
         self.assertEqual(answer, b"$3000000\r\n" + b"x" * 3_000_000 + b"\r\n:1\r\n")
-        self.assertEqual(self.installation.proxy.process.wait(20), 0)
+        self.assertEqual(self.installation.proxy.process.wait(LIMIT), 0)
         self.installation.proxy.logged("0 of them were cut off")
 
     def test_others_log_in_while_one_waits_and_it_is_noticed_when_it_leaves(self) -> None:

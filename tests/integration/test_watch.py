@@ -14,12 +14,10 @@ import redis
 from ..support.apiserver import ANY, NAMESPACES, ApiServer, refusal
 from ..support.proxy import Installation, ProxyProcess, has_ended, master, namespace, secret, tenant
 from ..support.servers import RedisServer
-from ..support.waiting import until
+from ..support.waiting import LIMIT, until
 from .test_status import metrics
 
 BLUE, GREEN = "blue-password", "green-password"
-#: Seconds within which a change takes effect, as is promised.
-AT_ONCE = 1.0
 WATCHED = "namespaces and secrets are watched"
 ALL_SECRETS = "/api/v1/secrets"
 
@@ -48,12 +46,15 @@ class WatchCase(unittest.TestCase):
     def settled(self) -> None:
         """Waits until it watches, and nothing more is read: what takes effect from now on is what was changed."""
         self.proxy.logged(WATCHED)
-        quiet = [0, 0.0]
+        quiet = [0, 0]
 
         def probe() -> bool:
-            if quiet[0] != len(self.api.requests):
-                quiet[:] = len(self.api.requests), time.monotonic()
-            return time.monotonic() - quiet[1] > 0.3
+            # The proxy has answered between two looks: it was not merely kept from running.
+            time.sleep(0.05)
+            self.proxy.answers()
+            asked = len(self.api.requests)
+            quiet[:] = asked, quiet[1] + 1 if asked == quiet[0] else 0
+            return quiet[1] >= 8
 
         until(probe, "nothing is asked any more")
 
@@ -69,9 +70,9 @@ class WatchCase(unittest.TestCase):
         return client
 
     def works(self, password: str) -> bool:
-        """Is asked again and again: nobody waits here for a wrong password's answer, which comes later each time."""
+        """A wrong password's answer comes later each time, up to 5 s."""
         try:
-            with self.proxy.client(password, single_connection_client=True, socket_timeout=0.25) as client:
+            with self.proxy.client(password, single_connection_client=True, socket_timeout=LIMIT) as client:
                 return client.ping()
         except redis.RedisError:
             return False
@@ -79,11 +80,10 @@ class WatchCase(unittest.TestCase):
     ended = staticmethod(has_ended)
 
     def at_once(self, change: Callable[[], object], probe: Callable[[], object], what: str) -> None:
-        """What a change leads to comes soon after it."""
-        began = time.monotonic()
+        """What a change leads to comes without a refresh, of which there is one a day. How soon, tests with a clock of their own
+        say, and benchmarks/refresh.py --watch."""
         change()
         until(probe, what)
-        self.assertLess(time.monotonic() - began, AT_ONCE, what)
 
 
 class ChangeTests(WatchCase):
@@ -138,7 +138,7 @@ class ChangeTests(WatchCase):
         self.at_once(lambda: self.api.put(master(url)), reached, "the other Redis")
         # What is gone is told, and the last good one stays in force.
         self.api.delete("kube-system", "redis-secret-master")
-        self.proxy.logged("the master secret does not exist", AT_ONCE)
+        self.proxy.logged("the master secret does not exist")
         self.assertTrue(reached())
 
     def test_what_does_not_matter_is_not_read(self) -> None:
@@ -182,9 +182,8 @@ class TlsTests(WatchCase):
         self.start()
         change = tenant("team-blue", 3, "rotated-password")
         self.at_once(lambda: self.api.put(*change), lambda: self.works("rotated-password"), "the new password")
-        began = time.monotonic()
+        # Within LIMIT, or `stop` raises. A watch lasts for a minute or more.
         self.assertEqual(self.proxy.stop(), 0)
-        self.assertLess(time.monotonic() - began, 5, "nothing waits for a watch to end")
 
 
 class FaultTests(WatchCase):
@@ -278,7 +277,6 @@ class ManifestsTests(unittest.TestCase):
         with installation.blue(single_connection_client=True) as blue, installation.green() as green:
             self.assertTrue(blue.ping() and green.ping())
             documents = [master(installation.server.url), *tenant("team-green", 5, Installation.GREEN)]
-            began = time.monotonic()
             installation.manifests.write([*documents, *tenant("team-blue", 3, "rotated-password")])
 
             def ended() -> bool:
@@ -288,7 +286,6 @@ class ManifestsTests(unittest.TestCase):
                     return True
 
             until(ended, "the session with the old password ends")
-            self.assertLess(time.monotonic() - began, AT_ONCE)
             with installation.proxy.client("rotated-password", 3) as rotated:
                 self.assertTrue(rotated.ping() and green.ping())
 
@@ -305,7 +302,7 @@ class BurstTests(WatchCase):
             for number, name in enumerate(names):
                 self.api.put(*tenant(name, 10 + number, f"turn-password-{turn}-{number}"))
         for number in range(50):
-            until(lambda number=number: self.works(f"turn-password-2-{number}"), "the last of all is in force", 5)
+            until(lambda number=number: self.works(f"turn-password-2-{number}"), "the last of all is in force")
         self.settled()
         asked = self.api.requests[before:]
         self.assertEqual([request for request in asked if "fieldSelector" not in request.query], [])

@@ -16,6 +16,7 @@ from redisproxy.net.control import ControlService, Server
 from ..support.relay import Relay
 from ..support.sentinels import SentinelProcess
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, valkey
+from ..support.waiting import LIMIT
 
 
 class Redis60(protocol.Protocol):
@@ -36,13 +37,11 @@ class Redis60(protocol.Protocol):
 
 
 class ControlTests(unittest.TestCase):
-    timeout = 10
-
     @defer.inlineCallbacks
     def test_what_comes_of_a_place_that_was_left_changes_nothing(self):
         """A log-in that was under way fails late, or succeeds: the connection to the new place is not given up for it."""
         told = []
-        control = ControlService(reactor, 5.0, None, told.append)
+        control = ControlService(reactor, LIMIT, None, told.append)
         control.startService()
         self.addCleanup(control.stopService)
         server = RedisServer().start()
@@ -70,7 +69,7 @@ class ControlTests(unittest.TestCase):
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         told: defer.Deferred[Server] = defer.Deferred()
-        control = ControlService(reactor, 5.0, None, told.callback)
+        control = ControlService(reactor, LIMIT, None, told.callback)
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=port.getHost().port, password=b"master"))
@@ -105,7 +104,7 @@ class ControlTests(unittest.TestCase):
             server.start()
             events = []
             told: defer.Deferred[Server] = defer.Deferred()
-            control = ControlService(reactor, 5.0, None, told.callback)
+            control = ControlService(reactor, LIMIT, None, told.callback)
             control._log = Logger(observer=events.append)
             control.startService()
             control.use(Backend(host="127.0.0.1", port=server.port, password=password.encode()))
@@ -132,7 +131,7 @@ class ControlTests(unittest.TestCase):
                 break
             yield task.deferLater(reactor, 0.01)
         told: list[Server] = []
-        control = ControlService(reactor, 5.0, None, told.append)
+        control = ControlService(reactor, LIMIT, None, told.append)
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
@@ -150,13 +149,13 @@ class ControlTests(unittest.TestCase):
     def test_whether_scripts_are_sealed_is_asked_again_once_the_data_is_loaded(self):
         server = RedisServer(valkey, "save 3600 1").start()
         self.addCleanup(server.stop)
-        server.client().mset({f"key-{number}": random.randbytes(200) for number in range(100)})
+        server.client().mset({f"key-{number}": random.randbytes(200) for number in range(3000)})
         server.client().save()
         server.kill()
-        server.change("key-load-delay 100000", "loading-process-events-interval-bytes 1024")
+        server.change("key-load-delay 30000", "loading-process-events-interval-bytes 1024")  # for 90 s
         server.start()
         told: list[Server] = []
-        control = ControlService(reactor, 5.0, None, told.append)
+        control = ControlService(reactor, LIMIT, None, told.append)
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
@@ -169,7 +168,7 @@ class ControlTests(unittest.TestCase):
 
     def test_it_is_tried_again_soon_however_long_it_was_away(self):
         """Tenants' users are made over it, so its wait is that of all tenants."""
-        control = ControlService(reactor, 5.0, None, lambda _: None)
+        control = ControlService(reactor, LIMIT, None, lambda _: None)
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=free_port()))
@@ -181,7 +180,7 @@ class ControlTests(unittest.TestCase):
         server = RedisServer().start()
         self.addCleanup(server.stop)
         told = []
-        control = ControlService(reactor, 5.0, None, told.append)
+        control = ControlService(reactor, LIMIT, None, told.append)
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))

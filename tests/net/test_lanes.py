@@ -112,8 +112,6 @@ class NarrowTests(unittest.SynchronousTestCase):
 
 
 class LanePoolTests(unittest.TestCase):
-    timeout = 30
-
     def setUp(self) -> None:
         self.server = RedisServer().start()
         self.addCleanup(self.server.stop)

@@ -149,8 +149,6 @@ def take_all(peer: socket.socket, count: int | None = None):
 
 
 class TransportTestCase(unittest.TestCase):
-    timeout = 60
-
     @defer.inlineCallbacks
     def connect(self, kind: str = "tcp server", protocol: Recorder | None = None):
         """(protocol, connected to one of Twisted's transports; its peer, a bare socket that does not block)."""

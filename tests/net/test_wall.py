@@ -15,6 +15,7 @@ from redisproxy.net.control import ControlError, Server
 from redisproxy.net.wall import PATTERN_BYTES, PATTERNS, Wall
 
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server
+from ..support.waiting import LIMIT
 
 BLUE = Tenant("team-blue", 3)
 MASTER = MASTER_PASSWORD.encode()
@@ -76,12 +77,12 @@ class ReplicasTests(unittest.SynchronousTestCase):
         self.addCleanup(client.close)
         self.addCleanup(pubsub.close)
         pubsub.psubscribe("team-blue:news.*")
-        self.assertEqual(pubsub.get_message(timeout=5)["type"], "psubscribe")
+        self.assertEqual(pubsub.get_message(timeout=LIMIT)["type"], "psubscribe")
         return pubsub
 
     def assertHears(self, server: RedisServer, pubsub: redis.client.PubSub) -> None:
         self.assertEqual(server.client().publish("team-blue:news.today", "x"), 1, "it was not disconnected")
-        self.assertEqual(pubsub.get_message(timeout=5)["data"], b"x")
+        self.assertEqual(pubsub.get_message(timeout=LIMIT)["data"], b"x")
 
     def each_another_one_provisions_the_user_again(self, binary: Callable[[], str]) -> None:
         server = self.start(binary)

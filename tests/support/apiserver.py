@@ -171,8 +171,8 @@ class ApiServer:
         self._compacted = 0
         self._news = threading.Condition(self._lock)
         self._watch_faults: dict[str, Fault] = {}
-        #: streams that are open, by a number; who is in it may go on
-        self._watches: dict[int, str] = {}
+        #: streams that are open, by a number: the path, and whether it begins too long ago; who is in it may go on
+        self._watches: dict[int, tuple[str, bool]] = {}
         self._watch_number = 0
         self._stalled = False
         self._said: dict[int, bytes] = {}
@@ -183,9 +183,9 @@ class ApiServer:
         self._news.notify_all()
 
     def watches(self) -> list[str]:
-        """The paths of the watches that are open."""
+        """The paths of the watches that are open, and not about to be told that they begin too long ago."""
         with self._lock:
-            return list(self._watches.values())
+            return [path for path, too_old in self._watches.values() if not too_old]
 
     def fail_watches(self, path: str, fault: Fault) -> None:
         """Answers watches so from now on, and leaves lists alone; those that are open stay so."""
@@ -216,9 +216,10 @@ class ApiServer:
     def watch(self, request: Request, begin: Callable[[], None], send: Callable[[bytes], None]) -> bool:
         """Sends the events of a watch, one in each call, once it has begun. Returns whether it came to its end, uncut."""
         kind, namespace, chosen = self._selected(request)
+        begins = request.query.get("resourceVersion", "")
         with self._lock:
             number = self._watch_number = self._watch_number + 1
-            self._watches[number] = request.path
+            self._watches[number] = request.path, begins not in ("", "0") and int(begins) < self._compacted
         try:
             begin()
             return self._watch(request, send, number, kind, namespace, chosen)

@@ -7,6 +7,7 @@ import functools
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -123,7 +124,7 @@ class ProxyProcess:
         def probe() -> re.Match[str] | None:
             found = re.search(pattern, self.log)
             if found is None and self.process.poll() is not None:
-                self._reader.join(5)
+                self._reader.join(LIMIT)
                 found = re.search(pattern, self.log)
                 if found is None:
                     raise AssertionError(f"twistd ended with {self.process.returncode}:\n{self.log}")
@@ -138,8 +139,16 @@ class ProxyProcess:
     def port(self) -> int:
         return int(self.logged(r"listening on \S+:(\d+)")[1])
 
-    def ready(self, limit: float = LIMIT) -> ProxyProcess:
-        """Waits until it listens and knows its tenants and its Redis."""
+    def ready(self, limit: float = 4 * LIMIT) -> ProxyProcess:
+        """Waits until it listens and knows its tenants and its Redis. Or ends it, since nobody else would."""
+        try:
+            self._until_ready(limit)
+        except BaseException:
+            self.process.kill()
+            raise
+        return self
+
+    def _until_ready(self, limit: float) -> None:
         self.logged(r"listening on", limit)
         self.logged(r"tenants with \d+ credentials", limit)
         self.logged(r"Redis is at ", limit)
@@ -147,7 +156,6 @@ class ProxyProcess:
             for number in range(1, self.processes + 1):
                 self.logged(rf"worker {number} \(\d+\) serves", limit)
                 self.logged(rf"worker-{number}/\d+/.*Redis is at |\"worker\": {number}", limit)
-        return self
 
     @property
     def workers(self) -> dict[int, int]:
@@ -156,9 +164,15 @@ class ProxyProcess:
 
     def client(self, password: str, index: int = 0, **options: object) -> redis.Redis:
         """A redis-py client through it, which does not try again: a test is about the first answer."""
-        options.setdefault("socket_timeout", 20)
+        options.setdefault("socket_timeout", LIMIT)
         options.setdefault("retry", Retry(NoBackoff(), 0))
         return redis.Redis(host="127.0.0.1", port=self.port, db=index, password=password, **options)
+
+    def answers(self) -> None:
+        """Returns when it has answered a client that has not logged in: it runs."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT) as connection:
+            connection.sendall(b"PING\r\n")
+            assert connection.recv(100).startswith(b"-NOAUTH")
 
     def refresh(self) -> None:
         """SIGUSR1: reads the credentials anew."""
@@ -185,12 +199,12 @@ class ProxyProcess:
         if self.process.poll() is None:
             self.process.send_signal(number)
         try:
-            status = self.process.wait(30)
+            status = self.process.wait(LIMIT)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            raise AssertionError(f"twistd did not end within 30 s of signal {number}:\n{self.log}") from None
-        self._reader.join(5)
+            raise AssertionError(f"twistd did not end within {LIMIT} s of signal {number}:\n{self.log}") from None
+        self._reader.join(LIMIT)
         return status
 
 
@@ -229,7 +243,12 @@ class Installation:
     def __init__(self, *options: str, server: RedisServer | None = None) -> None:
         self.server = (server or RedisServer()).start()
         self.manifests = Manifests(self.documents())
-        self.proxy = ProxyProcess("--manifests", str(self.manifests.path), *options).ready()
+        try:
+            self.proxy = ProxyProcess("--manifests", str(self.manifests.path), *options).ready()
+        except BaseException:
+            self.server.stop()
+            self.manifests.remove()
+            raise
 
     def documents(self) -> list[dict]:
         return [
