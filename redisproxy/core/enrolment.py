@@ -107,6 +107,8 @@ class Reading:
     stale: tuple[ReadFailure, ...] = ()
     #: seconds after which the source asks to be read again: something was not believed at first sight
     again: float | None = None
+    #: whether `namespaces` are all that exist; not where one of the documents in `unreadable` may be a namespace
+    complete: bool = True
 
     def failures(self) -> list[ReadFailure]:
         """All that could not be read."""
@@ -272,6 +274,8 @@ class Enrolment:
         self._master_problem: Problem | None = None
         self._failures: tuple[Problem, ...] = ()
         self._unread: tuple[Unread, ...] = ()
+        # Whether the namespaces of the last reading were all that exist.
+        self._complete = False
         self._enrolled: dict[str, _Enrolled] = {}
         #: which namespace has each database, by index: it keeps it where nobody's age is known
         self._owners: dict[int, str] = {}
@@ -293,6 +297,8 @@ class Enrolment:
             self._enrolled = {name: kept for name, kept in self._enrolled.items() if name in self._namespaces}
             self._unreadable = reading.unreadable
             self._unread = reading.unread
+            # Of a file that cannot be read, the content of before is in force, if there is any.
+            self._complete = reading.complete and not (reading.unread or reading.stale)
         for namespace, secrets in reading.secrets.items():
             if isinstance(secrets, ReadFailure):
                 failures.append(Problem(namespace, "", f"its secrets were not read: {secrets.reason}"))
@@ -324,15 +330,13 @@ class Enrolment:
 
     def summary(self, reading: Reading | None) -> ReadSummary:
         """What was established by a reading that was absorbed; None: by the last `amend`."""
-        namespaces = frozenset(self._namespaces or ())
+        namespaces = frozenset(self._namespaces or ()) if self._complete else None
         if reading is None:
-            return ReadSummary(False, False, None if self._unread or self._unreadable else namespaces)
-        # Of a file that cannot be read, the content of before is in force, if there is any.
-        partial = bool(reading.unread or reading.stale)
-        master = self._fixed_backend or not (isinstance(reading.master, ReadFailure) or self._master_problem or partial)
+            return ReadSummary(False, False, namespaces)
+        in_doubt = isinstance(reading.master, ReadFailure) or self._master_problem or reading.unread or reading.stale
         uncertain = frozenset(name for name, secrets in reading.secrets.items() if isinstance(secrets, ReadFailure))
-        listed = not (isinstance(reading.namespaces, ReadFailure) or partial or reading.unreadable)
-        return ReadSummary(True, master, namespaces if listed else None, uncertain)
+        listed = not isinstance(reading.namespaces, ReadFailure)
+        return ReadSummary(True, bool(self._fixed_backend or not in_doubt), namespaces if listed else None, uncertain)
 
     def _absorb_master(self, master: SecretDocument | None) -> None:
         """A master secret that is gone or malformed leaves the last good backend in force, or nobody would be served."""

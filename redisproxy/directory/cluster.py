@@ -362,6 +362,7 @@ class ClusterSource:
             return Reading(failure if master is None else master, failure, {})
         if isinstance(namespaces, ReadFailure):
             return Reading(master, namespaces, {})
+        complete = not unreadable
         gone: ReadFailure | None = None
         for namespace in namespaces:
             if gone is None:
@@ -372,7 +373,7 @@ class ClusterSource:
                     gone = unreachable.args[0]
             secrets[namespace.name] = gone
         self._made = {name: held for name, held in self._made.items() if name in {"", self._master[0]} or name in secrets}
-        return Reading(master, namespaces, secrets, tuple(unreadable))
+        return Reading(master, namespaces, secrets, tuple(unreadable), complete=complete)
 
     def _master_secret(self, api: kubernetes_client.CoreV1Api) -> SecretDocument | ReadFailure | None:
         namespace, name = self._master

@@ -12,8 +12,8 @@ import binascii
 import hashlib
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from ..core.enrolment import (
@@ -164,9 +164,7 @@ class ManifestsSource:
         again = self._believe(found)
         documents = [document for name in sorted(self._believed) for document in self._believed[name].documents]
         reading = self._gather(documents, problems)
-        return Reading(
-            reading.master, reading.namespaces, reading.secrets, reading.unreadable, tuple(unread), tuple(stale), again
-        )
+        return replace(reading, unread=tuple(unread), stale=tuple(stale), again=again)
 
     def _content(self, name: str, text: bytes, rest: Callable[[], None]) -> _Content:
         digest = hashlib.sha256(text).digest()
@@ -213,7 +211,7 @@ class ManifestsSource:
         return made
 
     def _gather(
-        self, documents: Iterable[NamespaceDocument | SecretDocument | Problem], unreadable: list[Problem]
+        self, documents: Collection[NamespaceDocument | SecretDocument | Problem], unreadable: list[Problem]
     ) -> Reading:
         """Of two documents of one name the later is in force."""
         namespaces: dict[str, NamespaceDocument] = {}
@@ -233,7 +231,8 @@ class ManifestsSource:
             elif namespace.startswith(self._prefix):
                 unreadable.append(Problem(namespace, name, "no file has a Namespace document of that name"))
         held = {name: tuple(found) for name, found in by_namespace.items()}
-        return Reading(secrets.get(self._master), tuple(namespaces.values()), held, tuple(unreadable))
+        complete = not any(isinstance(document, Problem) for document in documents)
+        return Reading(secrets.get(self._master), tuple(namespaces.values()), held, tuple(unreadable), complete=complete)
 
 
 def _flatten(document: object) -> Iterator[object]:

@@ -197,7 +197,7 @@ class RemovalTests(UsersCase):
         self.assertTrue(used.ping(), "one that a connection uses stays")
         # A deletion is believed only from a read that succeeded.
         (manifests.path / "all.yaml").write_text("{")
-        proxy.logged("not read")
+        proxy.logged("what was last read of it stays in force")
         time.sleep(3 * INTERVAL)
         self.assertTrue({BLUE, GREEN} <= self.users())
         held = self.client_as(GREEN, OLD)
