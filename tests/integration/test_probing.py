@@ -165,8 +165,8 @@ class HiddenCommandTests(ProbingCase):
         self.assertTrue(blue.set("a", 1))
         self.assertEqual(blue.get("a"), b"1")
         self.assertEqual(blue.object("encoding", "a"), b"int")
-        with self.assertRaisesRegex(redis.ResponseError, "not available here|unknown command"):
-            blue.execute_command("CONFIG", "GET", "*")
+        with self.assertRaises(redis.ResponseError):
+            blue.execute_command("CONFIG", "SET", "maxmemory", "1")
         self.assertEqual(self.users(installation.server), {("3", "redisproxy:team-blue:3")})
         self.assertTwoWalls(installation.proxy)
 
