@@ -426,6 +426,46 @@ class BadFileTests(ManifestsCase):
             )
             self.assertEqual(self.served(), {"team-green": 5})
 
+    def test_a_link_to_where_nobody_may_look_costs_itself_alone(self) -> None:
+        self.write("a.yaml", YAML)
+        target = self.write(
+            "elsewhere", YAML.replace("team-blue", "team-green").replace("/3", "/5").replace("-password@", "-green@")
+        )
+        link = self.directory / "b.yaml"
+        link.symlink_to(target)
+        self.read()
+        self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
+        before = self.source.stamp()
+        link.unlink()
+        link.symlink_to("x" * 300)  # its name is too long for any file: of this the superuser, too, has an error
+        self.assertNotEqual(self.source.stamp(), before)
+        self.write("a.yaml", YAML.replace("/3", "/4"))
+        [problem] = self.report()
+        self.assertEqual(problem, "b.yaml: it cannot be read (File name too long): what was last read of it stays in force")
+        self.assertEqual(self.served(), {"team-blue": 4, "team-green": 5})
+        before = self.source.stamp()
+        self.write("c.yaml", "kind: Namespace\nmetadata: {name: team-red}")
+        self.assertNotEqual(self.source.stamp(), before)
+        link.unlink()
+        link.symlink_to("nowhere")
+        self.assertEqual(self.report(), [])
+        self.assertEqual(self.served(), {"team-blue": 4})
+
+    def test_aliases_of_aliases_take_no_time(self) -> None:
+        self.write("a.yaml", YAML)
+        lines = ["kind: List", "items:", "- &a0 {kind: List, items: [{kind: Namespace, metadata: {name: team-green}}]}"]
+        lines += [f"- &a{n} {{kind: List, items: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 40)]
+        self.write("b.yaml", "\n".join(lines))
+        rests: list[None] = []
+
+        def rest() -> None:
+            rests.append(None)
+            self.assertLess(len(rests), 100)
+
+        reading = self.source.read(rest)
+        self.assertEqual(reading.failures(), [])
+        self.assertEqual([found.name for found in reading.namespaces], ["team-blue", "team-green"])
+
     def test_nothing_is_given_away_while_it_is_not_known_what_it_names(self) -> None:
         self.write("a.yaml", YAML)
         self.write("b.yaml", "a: [")
