@@ -131,11 +131,30 @@ class ManifestsTests(ManifestsCase):
         self.assertEqual(self.served(), {"team-blue": 3})
 
     def test_an_impossible_time_costs_its_document_alone(self) -> None:
-        self.write("a.yaml", YAML + YAML.replace("team-blue", "team-green").replace("2026-01-01", "2026-13-45"))
+        green = YAML.replace("team-blue", "team-green").replace("/3", "/5")
+        self.write("a.yaml", YAML + green.replace("2026-01-01", "2026-13-45"))
         self.assertEqual(self.read().failures(), [])
         self.assertEqual(self.served(), {"team-blue": 3})
         [problem] = [problem for problem in self.problems if problem.namespace == "a.yaml"]
         self.assertIn("creationTimestamp", problem.reason)
+
+    def test_an_impossible_time_gives_its_database_to_nobody(self) -> None:
+        """The younger claimant is not served, and an operator's command gives it to nobody."""
+        older = YAML.replace("team-blue", "team-green").replace("-password@", "-green@")
+        older = older.replace("2026-01-01", "2025-01-01")
+        older = older[: older.index("{name: redis-secret-temp")].rpartition("---")[0]
+        for what in ("name: team-green\n  creationTimestamp: ", 'namespace: team-green, creationTimestamp: "'):
+            with self.subTest(what):
+                self.start()
+                self.write("a.yaml", YAML)
+                self.write("b.yaml", older.replace(what + "2025-01-01T00:00:00Z", what + "2025-01-01"))
+                self.read()
+                self.assertEqual(self.served(), {})
+                self.assertIn("creationTimestamp is not a time", str(self.problems))
+                (self.directory / "a.yaml").unlink()
+                self.write("new.yaml", "kind: Namespace\nmetadata: {name: team-new}")
+                with self.assertRaisesRegex(Refused, "database 3 belongs to team-green"):
+                    choose_index(self.read(), CLIENT, PREFIX, "team-new", 3, Room(16))
 
     def test_what_is_no_document_is_named_by_file_and_number(self) -> None:
         self.write(
