@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
 from twisted.application import service
+from twisted.application.internet import TimerService
 from twisted.internet import defer, task
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
@@ -44,6 +45,9 @@ from .workers import Workers
 
 if TYPE_CHECKING:
     from .directory.cluster import ClusterSource
+
+#: Seconds between two looks whether the terminal of a quick start is still open.
+TERMINAL = 1.0
 
 
 def source_of(settings: Settings) -> ManifestsSource | ClusterSource:
@@ -126,6 +130,10 @@ class ProxyService(service.MultiService):
         self.reading.on_read.append(self.serving.take_read)
         if self._is_quick_start:
             self._in_force.append(self._first_directory)
+            if signal.SIGHUP in self._ends and os.isatty(0):
+                look = TimerService(TERMINAL, self._look_at_terminal)
+                look.clock = reactor
+                look.setServiceParent(self)
         for part in (self.serving, self.reading):
             part.setServiceParent(self)
         if self.watch is not None:
@@ -315,6 +323,13 @@ class ProxyService(service.MultiService):
     @property
     def _is_quick_start(self) -> bool:
         return self._settings.embedded and self._settings.manifests is not None
+
+    def _look_at_terminal(self) -> None:
+        """Ends when the terminal is closed. Not all whose terminal it is are sent a SIGHUP: where ``make run`` itself is the
+        first program of a terminal (``ssh -t``, ``xterm -e``), make alone is, and waits for us.
+        """
+        if not self._ending and not os.isatty(0):
+            self._end()
 
     def _first_directory(self, directory: Directory) -> None:
         self._in_force.remove(self._first_directory)

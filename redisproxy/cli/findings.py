@@ -144,7 +144,13 @@ async def tenants(operator: Operator) -> Findings:
     reading = await operator.read()
     must_be_read(reading.namespaces)
     found = resolve(operator, reading, None)
-    found.warnings += [failure.reason for failure in reading.stale]
+    # What is in no namespace of the list: a file that cannot be read, a document without a name.
+    own = {view.namespace for view in found.namespaces}
+    found.warnings += [
+        str(problem)
+        for problem in found.problems
+        if problem.namespace not in own and (problem.namespace, problem.secret) != operator.settings.master
+    ]
     return found
 
 

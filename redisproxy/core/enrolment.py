@@ -196,6 +196,9 @@ class Problem:
 def parse_backend(data: Mapping[str, bytes]) -> Backend:
     """Where Redis is, from the master secret. Raises MalformedError."""
     backend = read_master(data.get(CONNECTION_STRING))
+    for key in (PASSWORD, SENTINEL_USERNAME, SENTINEL_PASSWORD):
+        if data.get(key, b"").endswith(b"\n"):
+            raise MalformedError(f"{key} ends with a newline (echo adds one: use echo -n or printf)")
     backend = replace(backend, password=data.get(PASSWORD, backend.password))
     if not backend.sentinels:
         return backend

@@ -57,6 +57,12 @@ def read_namespace(document: Mapping) -> NamespaceDocument:
     return NamespaceDocument(metadata["name"], _created(metadata), _annotations(metadata))
 
 
+def read_ageless_namespace(document: Mapping) -> NamespaceDocument:
+    """A Namespace whose creationTimestamp is no time, as one that has none. Raises DocumentError when it has no name."""
+    metadata = _metadata(document)
+    return NamespaceDocument(metadata["name"], None, _annotations(metadata))
+
+
 def _annotations(metadata: Mapping) -> dict[str, str]:
     """Those that matter here. What cannot be one stays malformed, whatever it is: it must not cost the namespace."""
     content = metadata.get("annotations")
@@ -90,22 +96,27 @@ def read_secret(document: Mapping) -> SecretDocument:
     if not isinstance(namespace, str):
         raise DocumentError("metadata.namespace is not a text")
     values: dict[str, bytes] = {}
-    error = None
+    errors = []
+    # One fault does not hide the rest: a malformed secret keeps the database that it names from others.
+    for part in ("data", "stringData"):
+        content = document.get(part)
+        if is_missing(content):
+            continue
+        if not isinstance(content, Mapping):
+            errors.append(f"{part} is not a mapping")
+            continue
+        for key in KEYS:
+            if content.get(key) is not None:
+                try:
+                    values[key] = _value(part, key, content[key])
+                except DocumentError as problem:
+                    errors.append(str(problem))
     created = None
     try:
         created = _created(metadata)
-        for part in ("data", "stringData"):
-            content = document.get(part)
-            if is_missing(content):
-                continue
-            if not isinstance(content, Mapping):
-                raise DocumentError(f"{part} is not a mapping")
-            for key in KEYS:
-                if content.get(key) is not None:
-                    values[key] = _value(part, key, content[key])
     except DocumentError as problem:
-        error = str(problem)
-    return SecretDocument(namespace, name, created, values, error)
+        errors.append(str(problem))
+    return SecretDocument(namespace, name, created, values, errors[0] if errors else None)
 
 
 def _value(part: str, key: str, content: object) -> bytes:

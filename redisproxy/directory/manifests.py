@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import base64
 import binascii
+import errno
 import hashlib
 import re
+import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -28,9 +30,11 @@ from ..core.enrolment import (
 )
 from ..core.printable import printable
 from . import yamltext
-from .documents import DocumentError, is_missing, read_namespace, read_secret
+from .documents import DocumentError, is_missing, read_ageless_namespace, read_namespace, read_secret
 
 _ENDINGS = (".yaml", ".yml", ".json")
+#: Where a link that leads nowhere ends: there is no file.
+_ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
 #: Seconds after which a file that has become shorter, or has lost something, is looked at once more before it is believed:
 #: it may be half written.
 REST = 1.0
@@ -109,7 +113,7 @@ class ManifestsSource:
         return sorted(
             path
             for path in self._directory.iterdir()
-            if path.suffix in _ENDINGS and not path.name.startswith(".") and path.is_file()
+            if path.suffix in _ENDINGS and not path.name.startswith(".") and _is_file(path)
         )
 
     def stamp(self) -> tuple[object, ...]:
@@ -118,10 +122,9 @@ class ManifestsSource:
         A mounted Secret or ConfigMap is replaced as a whole, by another target of a symbolic link: links are followed.
         """
         try:
-            stats = [(path.name, path.stat()) for path in self._files()]
+            return tuple((path.name, *_stamp(path)) for path in self._files())
         except OSError as error:
             return ("unreadable", error.errno)  # perhaps just now: what is read next tells
-        return tuple((name, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns) for name, found in stats)
 
     def read(self, rest: Callable[[], None] = no_rest) -> Reading:
         """What the files say now. Blocks. rest: called after each document that is parsed, may sleep.
@@ -203,7 +206,12 @@ class ManifestsSource:
                     if not isinstance(document, Mapping):
                         raise DocumentError("it is not a mapping")
                     if document.get("kind") == "Namespace":
-                        made.append(read_namespace(document))
+                        try:
+                            made.append(read_namespace(document))
+                        except DocumentError:
+                            # Without it, its secrets would be nobody's, and its database another's.
+                            made.append(read_ageless_namespace(document))
+                            raise
                     elif document.get("kind") == "Secret":
                         made.append(read_secret(document))
                 except DocumentError as error:
@@ -235,12 +243,36 @@ class ManifestsSource:
         return Reading(secrets.get(self._master), tuple(namespaces.values()), held, tuple(unreadable), complete=complete)
 
 
-def _flatten(document: object) -> Iterator[object]:
-    """A document, or those within a List. An empty document, as behind a last ``---``, is none."""
+def _is_file(path: Path) -> bool:
+    """Whether there is a file, or something of which that cannot be said, as behind a link to where nobody may look."""
+    try:
+        return stat.S_ISREG(path.stat().st_mode)
+    except OSError as error:
+        return error.errno not in _ABSENT
+
+
+def _stamp(path: Path) -> tuple[int | None, ...]:
+    try:
+        found = path.stat()
+    except OSError as error:
+        return (error.errno,)
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def _flatten(document: object, seen: set[int] | None = None) -> Iterator[object]:
+    """A document, or those within a List. An empty document, as behind a last ``---``, is none.
+
+    seen: Lists that were looked at. An alias names the same one again, and some lines of aliases to aliases billions of
+    them.
+    """
     if isinstance(document, Mapping) and str(document.get("kind", "")).endswith("List"):
+        seen = set() if seen is None else seen
+        if id(document) in seen:
+            return
+        seen.add(id(document))
         items = document.get("items")
         for item in items if isinstance(items, list) else ():
-            yield from _flatten(item)
+            yield from _flatten(item, seen)
     elif not is_missing(document):
         yield document
 

@@ -203,6 +203,26 @@ class RedisTests(FindingsCase):
         self.assertIsNone(found.redis)
 
 
+class TenantsTests(FindingsCase):
+    async def test_what_is_in_no_namespace_of_the_list_is_told(self) -> None:
+        found = await findings.tenants(
+            self.operator(
+                *tenant("team-blue", 3, "pw-blue"),
+                namespace("team-Red"),
+                {"kind": "Namespace", "metadata": {}},
+                tenant("team-green", 4, "pw-green")[1],
+            )
+        )
+        self.assertEqual(
+            sorted(text.partition("/document")[2] or text for text in found.warnings),
+            [
+                " 4: it has no metadata.name",
+                "'team-Red': is no name of a namespace, which has up to 63 of a-z, 0-9 and -",
+                "team-green/redis-secret-master: no file has a Namespace document of that name",
+            ],
+        )
+
+
 class SentinelTests(FindingsCase):
     async def test_sentinels(self) -> None:
         group = Sentinels(password="sentinel-pw").start()

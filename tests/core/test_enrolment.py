@@ -59,6 +59,18 @@ class SentinelUrlTests(unittest.TestCase):
             self.assertNotIn("s3cret", str(caught.exception))
 
 
+class MasterTests(unittest.TestCase):
+    def test_a_password_with_the_newline_of_echo_is_named(self) -> None:
+        """Redis's own answer would be WRONGPASS, and whoever looks at the password sees the right one."""
+        url = b"redis+sentinel://a/m"
+        for key in (PASSWORD, "sentinel-username", "sentinel-password"):
+            for end in (b"\n", b"\r\n"):
+                with self.assertRaisesRegex(MalformedError, f"^{key} ends with a newline .*echo -n") as caught:
+                    parse_backend({CONNECTION_STRING: url, key: b"s3cret" + end})
+                self.assertNotIn("s3cret", str(caught.exception))
+        self.assertEqual(parse_backend({CONNECTION_STRING: url, PASSWORD: b"s3 \ncret "}).password, b"s3 \ncret ")
+
+
 def enrolled(**namespaces: NamespaceDocument) -> Reading:
     """Each with a secret of its own, and the index of its place."""
     secrets = {

@@ -131,11 +131,30 @@ class ManifestsTests(ManifestsCase):
         self.assertEqual(self.served(), {"team-blue": 3})
 
     def test_an_impossible_time_costs_its_document_alone(self) -> None:
-        self.write("a.yaml", YAML + YAML.replace("team-blue", "team-green").replace("2026-01-01", "2026-13-45"))
+        green = YAML.replace("team-blue", "team-green").replace("/3", "/5")
+        self.write("a.yaml", YAML + green.replace("2026-01-01", "2026-13-45"))
         self.assertEqual(self.read().failures(), [])
         self.assertEqual(self.served(), {"team-blue": 3})
         [problem] = [problem for problem in self.problems if problem.namespace == "a.yaml"]
         self.assertIn("creationTimestamp", problem.reason)
+
+    def test_an_impossible_time_gives_its_database_to_nobody(self) -> None:
+        """The younger claimant is not served, and an operator's command gives it to nobody."""
+        older = YAML.replace("team-blue", "team-green").replace("-password@", "-green@")
+        older = older.replace("2026-01-01", "2025-01-01")
+        older = older[: older.index("{name: redis-secret-temp")].rpartition("---")[0]
+        for what in ("name: team-green\n  creationTimestamp: ", 'namespace: team-green, creationTimestamp: "'):
+            with self.subTest(what):
+                self.start()
+                self.write("a.yaml", YAML)
+                self.write("b.yaml", older.replace(what + "2025-01-01T00:00:00Z", what + "2025-01-01"))
+                self.read()
+                self.assertEqual(self.served(), {})
+                self.assertIn("creationTimestamp is not a time", str(self.problems))
+                (self.directory / "a.yaml").unlink()
+                self.write("new.yaml", "kind: Namespace\nmetadata: {name: team-new}")
+                with self.assertRaisesRegex(Refused, "database 3 belongs to team-green"):
+                    choose_index(self.read(), CLIENT, PREFIX, "team-new", 3, Room(16))
 
     def test_what_is_no_document_is_named_by_file_and_number(self) -> None:
         self.write(
@@ -425,6 +444,46 @@ class BadFileTests(ManifestsCase):
                 problem, "b.yaml: it cannot be read (Permission denied): what was last read of it stays in force"
             )
             self.assertEqual(self.served(), {"team-green": 5})
+
+    def test_a_link_to_where_nobody_may_look_costs_itself_alone(self) -> None:
+        self.write("a.yaml", YAML)
+        target = self.write(
+            "elsewhere", YAML.replace("team-blue", "team-green").replace("/3", "/5").replace("-password@", "-green@")
+        )
+        link = self.directory / "b.yaml"
+        link.symlink_to(target)
+        self.read()
+        self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
+        before = self.source.stamp()
+        link.unlink()
+        link.symlink_to("x" * 300)  # its name is too long for any file: of this the superuser, too, has an error
+        self.assertNotEqual(self.source.stamp(), before)
+        self.write("a.yaml", YAML.replace("/3", "/4"))
+        [problem] = self.report()
+        self.assertEqual(problem, "b.yaml: it cannot be read (File name too long): what was last read of it stays in force")
+        self.assertEqual(self.served(), {"team-blue": 4, "team-green": 5})
+        before = self.source.stamp()
+        self.write("c.yaml", "kind: Namespace\nmetadata: {name: team-red}")
+        self.assertNotEqual(self.source.stamp(), before)
+        link.unlink()
+        link.symlink_to("nowhere")
+        self.assertEqual(self.report(), [])
+        self.assertEqual(self.served(), {"team-blue": 4})
+
+    def test_aliases_of_aliases_take_no_time(self) -> None:
+        self.write("a.yaml", YAML)
+        lines = ["kind: List", "items:", "- &a0 {kind: List, items: [{kind: Namespace, metadata: {name: team-green}}]}"]
+        lines += [f"- &a{n} {{kind: List, items: [*a{n - 1}, *a{n - 1}]}}" for n in range(1, 40)]
+        self.write("b.yaml", "\n".join(lines))
+        rests: list[None] = []
+
+        def rest() -> None:
+            rests.append(None)
+            self.assertLess(len(rests), 100)
+
+        reading = self.source.read(rest)
+        self.assertEqual(reading.failures(), [])
+        self.assertEqual([found.name for found in reading.namespaces], ["team-blue", "team-green"])
 
     def test_nothing_is_given_away_while_it_is_not_known_what_it_names(self) -> None:
         self.write("a.yaml", YAML)

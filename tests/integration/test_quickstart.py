@@ -117,6 +117,40 @@ class QuickStartTests(unittest.TestCase):
         until(lambda: not any(map(runs, started)), "nothing of it is left")
         self.assertEqual(list(Path(directory).iterdir()), [])
 
+    def test_a_terminal_whose_first_program_waits_for_it_ends_it(self) -> None:
+        """As make does: it alone is sent the SIGHUP."""
+        directory = self.temporary()
+        ours, its = os.openpty()
+        with tempfile.TemporaryFile() as told:
+            process = subprocess.Popen(
+                [
+                    *(
+                        sys.executable,
+                        "-c",
+                        "from twisted.scripts.twistd import run; run()",
+                        "-n",
+                        "--pidfile=",
+                        "redisproxy",
+                    ),
+                    *("--embedded", "--manifests", str(LOCAL), "--ns-prefix", "tenant-"),
+                    *("--listen", "tcp:0:interface=127.0.0.1"),
+                ],
+                env={**plain_environment(), "TMPDIR": directory},
+                stdin=its,
+                stdout=told,
+                stderr=told,
+                start_new_session=True,
+            )
+            self.addCleanup(process.wait)
+            self.addCleanup(process.kill)
+            os.close(its)
+            until(lambda: b"Ctrl-C stops it" in os.pread(told.fileno(), 100_000, 0), "it serves")
+            started = [process.pid, *children(process.pid)]
+            os.close(ours)
+            self.assertEqual(process.wait(LIMIT), 0)
+        until(lambda: not any(map(runs, started)), "nothing of it is left")
+        self.assertEqual(list(Path(directory).iterdir()), [])
+
     def test_nohup_keeps_it(self) -> None:
         """Who starts it so wants it to outlive the terminal."""
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which the proxy inherits
