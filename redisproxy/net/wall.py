@@ -90,6 +90,11 @@ class Wall:
         """Whether anybody can be served, on Redis as it is."""
         return self._mode != "require" or (self._server is not None and self.stands_on(self._server))
 
+    @property
+    def users(self) -> set[Tenant]:
+        """The tenants whose users Redis knows."""
+        return set(self._provisioned)
+
     def use(self, server: Server, policy: Policy) -> None:
         """What Redis is from now on. It may have been restarted: its users may be gone."""
         self._server, self._policy = server, policy
