@@ -18,7 +18,7 @@ from .core import tally
 from .core.enrolment import ReadSummary
 from .core.policy import Policy
 from .core.probing import Server, needed, policy_for
-from .core.tenants import Directory
+from .core.tenants import Directory, Tenant
 from .directory.holder import DirectoryHolder
 from .net import acl_users
 from .net.admission import Admission
@@ -231,6 +231,8 @@ class Serving(service.MultiService):
         if policy.exposed != self.clients.policy.exposed:
             for command, what in policy.exposed:
                 self._log.warn("--allow-commands opens {command}: {what}", command=command, what=what)
+        # Those for whom a connection is being made ready, too.
+        users = self.wall.users | self.lanes.users
         self.wall.use(server, policy)
         if self.acl_users is not None:
             self.acl_users.use(self.master.backend.password if self.wall.stands_on(server) else None)
@@ -241,15 +243,15 @@ class Serving(service.MultiService):
             self.clients.use(policy, everywhere=known)
         if known and then != now:
             # What sessions may do besides they are told when Redis knows it: until then their users may not.
-            self._renewing = defer.Deferred.fromCoroutine(self._renew_users(policy))
+            self._renewing = defer.Deferred.fromCoroutine(self._renew_users(users, policy))
             self._renewing.addErrback(self._not_renewed)
         self.master.told(server)
         self._databases_told(server.databases)
 
-    async def _renew_users(self, policy: Policy) -> None:
-        """Has Redis know it of the users that are logged in, and then the sessions."""
-        for tenant in self.lanes.users:
-            while True:
+    async def _renew_users(self, users: Collection[Tenant], policy: Policy) -> None:
+        """Has Redis know it of these users, and then the sessions. Of who is no tenant any more no user is made anew."""
+        for tenant in users:
+            while tenant in self.directory.directory.tenants:
                 try:
                     await self.wall.login(tenant, self.master.backend.password)
                     break

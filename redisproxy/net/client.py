@@ -7,7 +7,7 @@ the session's business.
 from __future__ import annotations
 
 import select
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from OpenSSL.SSL import Error as TlsError
@@ -95,6 +95,8 @@ class ClientProtocol(RespReceiver):
         self._since = 0.0
         self._timer: IDelayedCall | None = None
         self._leasing: defer.Deferred | None = None
+        # What it asks about the whole server, until that is answered.
+        self._asking: defer.Deferred | None = None
         self._usual_buffer = 0
         self._wrong = 0
         self._forbidden = 0
@@ -226,8 +228,9 @@ class ClientProtocol(RespReceiver):
         self._belongs_to(None)
         self._place.lost()
         self.session.lost()
-        if self._leasing is not None:
-            self._leasing.cancel()
+        for under_way in (self._leasing, self._asking):
+            if under_way is not None:
+                under_way.cancel()
         if not self._mood and reason.check(TlsError):
             self._mood, self._detail = "tls-failed", why_tls(reason.value, self.transport.getHandle())
         mood = self._mood or "client-left"
@@ -376,24 +379,26 @@ class ClientProtocol(RespReceiver):
 
     def ask(self, commands: list[list[bytes]]) -> None:
         """See `core.links.Link`."""
-        self._on_control(self.factory.questions.ask(self._tenant, commands))
+        asking = self._asking = defer.Deferred.fromCoroutine(self.factory.questions.ask(self._tenant, commands))
+        self._on_control(asking)
 
     def permit(self, patterns: list[bytes]) -> None:
         """See `core.links.Link`."""
-        self._on_control(self.factory.wall.permit(self.session.credential.tenant, patterns))
+        # Not cancelled when it leaves: Redis may have been told of them, and they are counted.
+        self._on_control(defer.Deferred.fromCoroutine(self.factory.wall.permit(self.session.credential.tenant, patterns)))
 
-    def _on_control(self, work: Coroutine) -> None:
-        asked = defer.Deferred.fromCoroutine(work)
+    def _on_control(self, asked: defer.Deferred) -> None:
         asked.addErrback(self._control_failed)
         asked.addCallback(self._told)
         asked.addErrback(self._crashed)
 
     def _told(self, answer: object) -> None:
+        self._asking = None
         self._place.answered(answer)
         self.session.told(answer)
 
     def _control_failed(self, failure: Failure) -> Exception:
-        failure.trap(ControlError, QuestionError, LaneError)
+        failure.trap(ControlError, QuestionError, LaneError, defer.CancelledError)  # the last one: nobody is there any more
         return failure.value
 
     def figures(self) -> Mapping[str, int]:

@@ -108,14 +108,11 @@ class ClientFactory(Factory):
         self._probing.start(PROBE, now=False)
 
     def stopFactory(self) -> None:
-        """No port listens any more."""
+        """No port listens any more. Clients that are there are still served: those that were revoked are closed as ever."""
         for loop in (self._probing, self._making_room):
             if loop.running:
                 loop.stop()
         self.log_ins.stop()
-        if self._closing is not None:
-            self._closing.cancel()
-            self._closing = None
 
     def _probe(self) -> None:
         for client in list(self.clients):

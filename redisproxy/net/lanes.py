@@ -340,6 +340,7 @@ class LanePool(service.Service):
     async def _leased_in_time(self, tenant: Tenant, protocol: int) -> LaneProtocol:
         if (lane := self.fresh(tenant, protocol)) is not None:
             return lane
+        backend = self._backend
         try:
             return await self._in_time(self._leased(tenant, protocol))
         except defer.TimeoutError:
@@ -347,8 +348,9 @@ class LanePool(service.Service):
             for lane in list(self._idle.get((tenant, protocol), ())):
                 self._take_from_idle(lane)
                 lane.drop()
-            text = f"{self._backend.address if self._backend else 'Redis'} does not answer: it took too long"
-            self._tell(text)
+            text = f"{backend.address if backend else 'Redis'} does not answer: it took too long"
+            if backend == self._backend:
+                self._tell(text)
             raise RedisUnreachable(text) from None
 
     async def _leased(self, tenant: Tenant, protocol: int) -> LaneProtocol:
@@ -435,11 +437,11 @@ class LanePool(service.Service):
         except (defer.CancelledError, RedisMoved):
             raise
         except LaneError as error:
-            self._not_opened(str(error))
+            self._not_opened(backend, str(error))
             raise
         except Exception as error:
             text = f"{backend.address} cannot be reached: {why(error)}"
-            self._not_opened(text)
+            self._not_opened(backend, text)
             raise RedisUnreachable(text) from None
         self._reached += 1
         self.refused = False
@@ -450,8 +452,10 @@ class LanePool(service.Service):
         lane.opened = self._reactor.seconds()
         return lane
 
-    def _not_opened(self, text: str) -> None:
+    def _not_opened(self, backend: Backend, text: str) -> None:
         """It is tried again by itself: nobody may come to whom it would show that it can be opened again."""
+        if backend != self._backend:
+            return  # Redis is elsewhere by now, of which this says nothing
         self._tell(text)
         self.refused = True
         if not self._replenishing:

@@ -121,9 +121,16 @@ class Questions:
     async def ask(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:
         """Redis's answer to each command, within TIMEOUT from the tenant's turn on. They are sent together.
 
-        Raises QuestionError, also where one of the answers is an error; LaneError without a connection.
+        Raises QuestionError, also where one of the answers is an error; LaneError without a connection. The caller may
+        cancel this: what has not had its turn is not asked then, and what has, nobody hears.
         """
         await self._turns.setdefault(tenant, defer.DeferredLock()).acquire()
+        # It goes on without the caller: to give a connection up for each client that leaves would open others.
+        heard: defer.Deferred[list[Answer]] = defer.Deferred()
+        defer.Deferred.fromCoroutine(self._in_turn(tenant, commands)).addBoth(heard.callback)
+        return await heard
+
+    async def _in_turn(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:
         began = self._reactor.seconds()
         try:
             return values_of(await self._ask(commands), len(commands))

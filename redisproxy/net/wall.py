@@ -90,6 +90,11 @@ class Wall:
         """Whether anybody can be served, on Redis as it is."""
         return self._mode != "require" or (self._server is not None and self.stands_on(self._server))
 
+    @property
+    def users(self) -> set[Tenant]:
+        """The tenants whose users Redis knows."""
+        return set(self._provisioned)
+
     def use(self, server: Server, policy: Policy) -> None:
         """What Redis is from now on. It may have been restarted: its users may be gone."""
         self._server, self._policy = server, policy
@@ -155,15 +160,20 @@ class Wall:
                 waiting.callback(None)
 
     async def _provision(self, tenant: Tenant, name: str, secret: bytes) -> None:
-        rules = partial(acl.rules, tenant, self._policy, secret, self._server.acl_databases)
-        try:
-            await self._control.ask("ACL", "SETUSER", name, *rules(new=True))
-        except ControlError as error:
-            # Whatever else went wrong may pass, and the other rules are for a user whose channels were taken from it once.
-            if not user_exists(ErrorReply(str(error))):
-                raise
-            # There is one, made by another process, another replica, or before.
-            await self._control.ask("ACL", "SETUSER", name, *rules(new=False))
+        policy = None
+        # When Redis has answered, tenants may have other rights than those that it was told of.
+        while policy is not self._policy:
+            policy = self._policy
+            rules = partial(acl.rules, tenant, policy, secret, self._server.acl_databases)
+            try:
+                await self._control.ask("ACL", "SETUSER", name, *rules(new=True))
+            except ControlError as error:
+                # Whatever else went wrong may pass, and the other rules are for a user whose channels were taken from it
+                # once.
+                if not user_exists(ErrorReply(str(error))):
+                    raise
+                # There is one, made by another process, another replica, or before.
+                await self._control.ask("ACL", "SETUSER", name, *rules(new=False))
         self._provisioned[tenant] = secret
         self._patterns.pop(tenant, None)
 

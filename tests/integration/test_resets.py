@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import selectors
+import signal
 import socket
 import struct
 import time
@@ -152,3 +154,25 @@ class SlowRedisTests(ResetCase):
 
     def test_dedicated(self) -> None:
         self.check("--lanes", "dedicated")
+
+
+class QuestionsTests(ResetCase):
+    """What is asked for a tenant with the master's rights, one thing at a time, is not asked for clients that have left."""
+
+    def test_clients_that_ask_and_leave(self) -> None:
+        self.start("--processes", "1")
+        straight = self.installation.server.client()
+        numpat = encode([b"PUBSUB", b"NUMPAT"])
+        blue = self.connect(100, BLUE)
+        self.assertEachHears(blue, OK)
+        os.kill(self.installation.server.pid, signal.SIGSTOP)
+        self.addCleanup(os.kill, self.installation.server.pid, signal.SIGCONT)
+        for connection in blue:
+            connection.sendall(numpat)
+        time.sleep(0.5)
+        self.reset(blue)
+        time.sleep(0.5)  # what the proxy has not read yet is there a moment later
+        os.kill(self.installation.server.pid, signal.SIGCONT)
+        self.assertEachHears(self.connect(1, BLUE + numpat), OK + b":0\r\n")
+        self.assertLessEqual(straight.info("commandstats")["cmdstat_pubsub|numpat"]["calls"], 2)
+        self.assertNothingLogged()

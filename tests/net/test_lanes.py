@@ -121,6 +121,8 @@ class PoolCase(unittest.TestCase):
         self.addCleanup(self.server.stop)
         self.backend = Backend(host="127.0.0.1", port=self.server.port, password=MASTER_PASSWORD.encode())
         self.reactor = ClockedReactor()
+        # When all pools are stopped.
+        self.addCleanup(lambda: self.assertEqual(self.reactor.getDelayedCalls(), []))
 
     def pool(self, base: int = 0, wall: object = None) -> LanePool:
         pool = LanePool(self.reactor, wall or Wall("off", None), base, 30.0, 5.0)
@@ -133,7 +135,6 @@ class PoolCase(unittest.TestCase):
     def stop(self, pool: LanePool):
         yield pool.stopService()
         self.assertEqual(len(pool), 0)
-        self.assertEqual(self.reactor.getDelayedCalls(), [])
 
     @defer.inlineCallbacks
     def until(self, probe, passing=0.0):
@@ -233,6 +234,23 @@ class LanePoolTests(PoolCase):
         elsewhere = Backend(host="localhost", port=self.server.port, password=MASTER_PASSWORD.encode())
         pool.use(elsewhere, abandon=True)
         yield self.until(lambda: len(pool) == 0)
+
+    @defer.inlineCallbacks
+    def test_a_place_that_was_left_says_nothing_of_where_redis_is(self):
+        """An opening there takes too long: nothing is logged, and the proxy is ready."""
+        silent = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
+        self.addCleanup(silent.stopListening)
+        pool = self.pool()
+        pool.use(Backend(host="127.0.0.1", port=silent.getHost().port, password=b"x"))
+        leasing = self.lease(pool)
+        yield self.until(lambda: len(pool) == 1)
+        pool.use(self.backend)
+        told = []
+        self.patch(pool, "_tell", told.append)
+        self.reactor.clock.advance(5)
+        self.assertFalse(pool.refused)
+        new = yield leasing
+        self.assertEqual((new.backend, told), (self.backend, []))
 
     @defer.inlineCallbacks
     def test_lanes_like_a_replica_s_are_not_used_again(self):

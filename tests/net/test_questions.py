@@ -267,3 +267,26 @@ class QuestionsTests(unittest.SynchronousTestCase):
         self.assertEqual(len(self.pool.lanes), 1)
         self.lane.redis(bulk(b"1") + bulk(b"2"))
         self.assertEqual([self.successResultOf(each) for each in asked], [b"1", b"2"])
+
+    def test_what_is_given_up_before_its_turn_is_not_asked(self) -> None:
+        """A tenant whose clients ask and leave, faster than its turns come, leaves nothing behind."""
+        first, *given_up, last = [self.ask(BLUE, [b"INFO", b"%d" % number]) for number in range(5)]
+        for asked in given_up:
+            asked.cancel()
+            self.failureResultOf(asked, defer.CancelledError)
+        self.assertEqual(self.lane.gets(), encode([b"INFO", b"0"]))
+        self.lane.redis(bulk(b"0"))
+        self.assertEqual(self.lane.gets(), encode([b"INFO", b"4"]))
+        self.lane.redis(bulk(b"4"))
+        self.assertEqual((self.successResultOf(first), self.successResultOf(last)), (b"0", b"4"))
+
+    def test_what_is_given_up_in_its_turn_costs_no_connection(self) -> None:
+        asked, last = self.ask(), self.ask()
+        asked.cancel()
+        self.failureResultOf(asked, defer.CancelledError)
+        self.assertEqual(self.lane.gets(), encode(INFO))
+        self.lane.redis(bulk(b"1"))
+        self.assertEqual(self.lane.gets(), encode(INFO))
+        self.lane.redis(bulk(b"2"))
+        self.assertEqual(self.successResultOf(last), b"2")
+        self.assertEqual([lane.dropped for lane in self.pool.lanes], [False, False])

@@ -79,6 +79,50 @@ class OneWallTests(unittest.SynchronousTestCase):
         self.assertTrue(caught.exception.passing)
 
 
+class Asked:
+    """A control connection that answers when the test says so. asked: the questions, with what answers them."""
+
+    connected = True
+
+    def __init__(self) -> None:
+        self.asked: list[tuple[tuple, defer.Deferred]] = []
+
+    def ask(self, *words: bytes | str) -> defer.Deferred:
+        answered: defer.Deferred = defer.Deferred()
+        self.asked.append((words, answered))
+        return answered
+
+
+class RightsTests(unittest.SynchronousTestCase):
+    """What tenants may do changes while a user is being made."""
+
+    def setUp(self) -> None:
+        self.control = Asked()
+        self.wall = Wall("require", self.control)
+        self.use(scripts=False)
+
+    def use(self, scripts: bool) -> None:
+        policy = make_policy(builtin(), scripts=True, sealed=scripts)
+        self.wall.use(Server("a Redis", 64, builtin(), True, False), policy)
+
+    def test_a_user_that_was_being_made_gets_the_new_rights(self) -> None:
+        first = defer.Deferred.fromCoroutine(self.wall.login(BLUE, MASTER))
+        words, answered = self.control.asked.pop()
+        self.assertNotIn(b"+eval", words)
+        self.use(scripts=True)
+        # As of those who tell Redis of the new rights: it waits for the same user.
+        second = defer.Deferred.fromCoroutine(self.wall.login(BLUE, MASTER))
+        answered.callback(b"OK")
+        self.assertNoResult(second)
+        for words, answered in self.control.asked:
+            self.assertIn(b"+eval", words)
+            answered.callback(b"OK")
+        self.assertEqual(self.successResultOf(second), self.successResultOf(first))
+        self.control.asked.clear()
+        self.successResultOf(defer.Deferred.fromCoroutine(self.wall.login(BLUE, MASTER)))
+        self.assertEqual(self.control.asked, [])
+
+
 @on_every_server
 class ReplicasTests(unittest.SynchronousTestCase):
     def wall(self, server: RedisServer) -> Wall:

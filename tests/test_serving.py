@@ -1,0 +1,69 @@
+"""What the parts of a process that serves clients tell each other."""
+
+from __future__ import annotations
+
+from twisted.internet import defer
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial import unittest
+
+from redisproxy.core.acl import username
+from redisproxy.core.commands import builtin
+from redisproxy.core.probing import Server
+from redisproxy.core.tenants import Backend, Credential, Directory, Tenant
+from redisproxy.net.control import ControlError
+from redisproxy.serving import Serving
+from redisproxy.settings import Settings
+
+BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-green", 5)
+BACKEND = Backend("127.0.0.1", password=b"master-password")
+
+
+class RightsTests(unittest.SynchronousTestCase):
+    """Redis tells later that scripts may be run there."""
+
+    def setUp(self) -> None:
+        self.clock = MemoryReactorClock()
+        self.serving = Serving(Settings(ns_prefix="team-"), self.clock, lambda _: None)
+        #: the users that Redis was told of
+        self.told: list[str] = []
+        self.busy = False
+        self.serving.control.ask = self.ask
+        self.use(BLUE, GREEN)
+        self.sealed(None)
+
+    async def ask(self, *words: bytes | str) -> object:
+        if self.busy:
+            raise ControlError("BUSY Redis is busy running a script")
+        self.told.append(str(words[2]))
+        return b"OK"
+
+    def use(self, *tenants: Tenant) -> None:
+        self.serving.use(
+            Directory(BACKEND, [Credential(tenant, "a-secret", tenant.namespace.encode()) for tenant in tenants])
+        )
+
+    def sealed(self, sealed: bool | None) -> None:
+        self.serving._server_told(Server("a Redis", 64, builtin(), True, False, sealed=sealed, run_id="run"))
+
+    def log_in(self, *tenants: Tenant) -> None:
+        for tenant in tenants:
+            self.successResultOf(defer.Deferred.fromCoroutine(self.serving.wall.login(tenant, BACKEND.password)))
+
+    def test_users_of_connections_that_are_being_made_ready_are_told_of(self) -> None:
+        self.log_in(BLUE)
+        self.told.clear()
+        self.sealed(True)
+        self.assertEqual(self.told, [username(BLUE)])
+        self.assertIn("eval", self.serving.clients.policy.forwarded)
+
+    def test_of_who_is_no_tenant_any_more_no_user_is_made(self) -> None:
+        self.log_in(BLUE, GREEN)
+        self.told.clear()
+        self.busy = True
+        self.sealed(True)
+        self.use(GREEN)
+        self.busy = False
+        self.clock.advance(5)
+        self.clock.advance(5)
+        self.assertEqual(self.told, [username(GREEN)])
+        self.assertIn("eval", self.serving.clients.policy.forwarded)
