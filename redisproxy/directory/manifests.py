@@ -71,6 +71,10 @@ class _Content:
         return found
 
 
+#: What a file says that is not there.
+_GONE = _Content(b"", 0, [])
+
+
 class ManifestsSource:
     """A directory of manifests, read anew at each call of `read`. Only files that changed are parsed again.
 
@@ -151,7 +155,7 @@ class ManifestsSource:
                 found[name] = self._content(name, text, rest)
                 continue
             except FileNotFoundError:
-                continue  # it went a moment ago
+                continue  # it went a moment ago: see `_believe`
             except OSError as error:
                 reason = f"it cannot be read ({error.strerror})"
             except Exception as error:
@@ -180,7 +184,8 @@ class ManifestsSource:
         """Believes what files say, but for what was taken away a moment ago. Seconds until that is to be looked at again."""
         now = self._clock()
         believed, doubted = dict(found), {}
-        for name, content in found.items():
+        gone = {name: _GONE for name in self._believed if name not in found}  # or it is being made again
+        for name, content in {**found, **gone}.items():
             before = self._believed.get(name)
             if before is None or content.digest == before.digest or not content.takes_away(before):
                 continue

@@ -86,6 +86,12 @@ class ManifestsCase(unittest.TestCase):
         """So long that what was taken away is believed when it is read."""
         self.now += REST
 
+    def remove(self, path: Path) -> None:
+        """Removes a file; what is read next believes it."""
+        path.unlink()
+        self.source.read()
+        self.rest()
+
 
 class ManifestsTests(ManifestsCase):
     def test_several_documents_in_a_file(self) -> None:
@@ -151,7 +157,7 @@ class ManifestsTests(ManifestsCase):
                 self.read()
                 self.assertEqual(self.served(), {})
                 self.assertIn("creationTimestamp is not a time", str(self.problems))
-                (self.directory / "a.yaml").unlink()
+                self.remove(self.directory / "a.yaml")
                 self.write("new.yaml", "kind: Namespace\nmetadata: {name: team-new}")
                 with self.assertRaisesRegex(Refused, "database 3 belongs to team-green"):
                     choose_index(self.read(), CLIENT, PREFIX, "team-new", 3, Room(16))
@@ -214,7 +220,7 @@ class ManifestsTests(ManifestsCase):
         green.write_text(green.read_text().replace("6379/5", "6379/6"))
         self.assertEqual(len(self.parsed()), 1)
         self.assertEqual(self.served(), {"team-blue": 3, "team-green": 6})
-        green.unlink()
+        self.remove(green)
         self.assertEqual(self.parsed(), [])
         self.assertEqual(self.served(), {"team-blue": 3})
 
@@ -365,15 +371,15 @@ class BadFileTests(ManifestsCase):
         for content in self.BAD:
             self.write("b.json", content)
             self.write("c.json", json.dumps({"kind": "List", "items": tenant("team-red", 6, "red-password")}))
-            (self.directory / "a.yaml").unlink()
+            self.remove(self.directory / "a.yaml")
             [problem] = self.report()
             self.assertEqual(self.served(), {"team-green": 5, "team-red": 6})
             self.assertRegex(problem, r"^b.json: it is not YAML or JSON \(.*\): what was last read of it stays in force$")
-            (self.directory / "c.json").unlink()
+            self.remove(self.directory / "c.json")
             self.write("a.yaml", YAML)
             self.read()
             self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
-        (self.directory / "b.json").unlink()
+        self.remove(self.directory / "b.json")
         self.assertEqual(self.report(), [])
         self.assertEqual(self.served(), {"team-blue": 3})
 
@@ -438,7 +444,7 @@ class BadFileTests(ManifestsCase):
         self.assertEqual(self.read().failures(), [])
         self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
         with mock.patch.object(Path, "read_bytes", refused):
-            (self.directory / "a.yaml").unlink()
+            self.remove(self.directory / "a.yaml")
             [problem] = self.report()
             self.assertEqual(
                 problem, "b.yaml: it cannot be read (Permission denied): what was last read of it stays in force"
@@ -467,6 +473,8 @@ class BadFileTests(ManifestsCase):
         self.assertNotEqual(self.source.stamp(), before)
         link.unlink()
         link.symlink_to("nowhere")
+        self.source.read()
+        self.rest()
         self.assertEqual(self.report(), [])
         self.assertEqual(self.served(), {"team-blue": 4})
 
@@ -588,8 +596,18 @@ class HalfWrittenTests(ManifestsCase):
         self.read()
         self.assertEqual(self.served(), {**self.before, "team-red": 6})
 
-    def test_a_file_that_is_gone_is_gone(self) -> None:
+    def test_a_file_that_is_gone_is_looked_for_once_more(self) -> None:
+        """It may be made again in a moment, and its database must not be another one's meanwhile."""
+        text = self.path.read_text()
         self.path.unlink()
+        self.assertEqual(self.read().again, 1.0)
+        self.assertEqual(self.served(), self.before)
+        self.path.write_text(text)
+        self.assertIsNone(self.read().again)
+        self.assertEqual(self.served(), self.before)
+        self.path.unlink()
+        self.read()
+        self.rest()
         self.assertIsNone(self.read().again)
         self.assertEqual(self.served(), {})
 

@@ -60,6 +60,8 @@ class PollTests(unittest.SynchronousTestCase):
             self.assertTrue(self.holds(password))
         (self.manifests.path / "b.yaml").unlink()
         self.look(LOOKS)
+        self.assertTrue(self.holds("third!"), "it may be made again in a moment")
+        self.look(LOOKS + round(1 / INTERVAL))
         self.assertTrue(self.holds("first"))
         self.assertEqual(self.poll.events, 3)
 
