@@ -3,7 +3,7 @@ PYTHON ?= python3
 PORT ?= 6379
 STATUS_PORT ?= 9180
 # How many tests run at once. Most of them wait most of the time.
-JOBS ?= 3
+JOBS ?= 5
 # What `make bench` measures, how often, and further options of benchmarks/run.py.
 CASES ?=
 ROUNDS ?= 5
