@@ -8,8 +8,8 @@ from __future__ import annotations
 import os
 import time
 import unittest
+from importlib.util import find_spec
 
-from hypothesis import HealthCheck, Phase, settings
 from twisted.trial._dist.workerreporter import WorkerReporter
 
 
@@ -40,16 +40,27 @@ def _stop_test(self: WorkerReporter, test: unittest.TestCase) -> None:
 if "TEST_DURATIONS" in os.environ:
     WorkerReporter.startTest = _start_test
     WorkerReporter.stopTest = _stop_test
-# Settings of hypothesis, for all tests: what it finds must not depend on how fast a machine is, on what an earlier run has found,
-# or on chance. Shrinking takes minutes where an example takes a server: with TEST_SHRINK=1, for whoever looks for the cause.
-_PHASES = [Phase.explicit, Phase.generate]
-settings.register_profile(
-    "redisproxy",
-    deadline=None,
-    derandomize=True,
-    database=None,
-    print_blob=True,
-    suppress_health_check=[HealthCheck.too_slow],
-    phases=[*_PHASES, Phase.shrink] if os.environ.get("TEST_SHRINK") else _PHASES,
-)
-settings.load_profile("redisproxy")
+
+
+def _set_up_hypothesis() -> None:
+    """For all tests: what it finds must not depend on how fast a machine is, on what an earlier run has found, or on chance.
+
+    Shrinking takes minutes where an example takes a server: with TEST_SHRINK=1, for whoever looks for the cause.
+    """
+    from hypothesis import HealthCheck, Phase, settings
+
+    phases = [Phase.explicit, Phase.generate]
+    settings.register_profile(
+        "redisproxy",
+        deadline=None,
+        derandomize=True,
+        database=None,
+        print_blob=True,
+        suppress_health_check=[HealthCheck.too_slow],
+        phases=[*phases, Phase.shrink] if os.environ.get("TEST_SHRINK") else phases,
+    )
+    settings.load_profile("redisproxy")
+
+
+if find_spec("hypothesis"):  # the benchmarks, which have the servers of `support` in common with the tests, need none
+    _set_up_hypothesis()

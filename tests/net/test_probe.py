@@ -9,7 +9,7 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.trial import unittest
 
-from redisproxy.core.probing import Server, needed, policy_for
+from redisproxy.core.probing import Server, needed, policy_for, shown
 from redisproxy.core.tenants import Backend
 from redisproxy.net import control, inquiry
 from redisproxy.net.control import ControlError, ControlService
@@ -80,7 +80,7 @@ class ProbeCase(unittest.TestCase):
 
     async def asked_again(self, service: ControlService, faulty: FaultyRedis, what: str) -> None:
         """It was refused so, has said so, and has asked the same anew."""
-        await self.until(lambda: len(faulty.refused) >= 2 and what[:200] in service._last_state, what)
+        await self.until(lambda: len(faulty.refused) >= 2 and shown(what) in service._last_state, what)
 
     def fault(self, faulty: FaultyRedis, beginning: str, error: str | None) -> None:
         faulty.refused.clear()
