@@ -115,7 +115,8 @@ coverage: $(VENV)/installed-test $(SERVERS)
 	$(BIN)/coverage report
 
 # But for what has no commands of clients in it, is about the client's side alone, or says itself which connections it wants.
-ELSEWHERE = $(addprefix tests.integration.test_,kubernetes process processes quickstart shared status tls watch)
+ELSEWHERE = $(addprefix tests.integration.test_,acl_users deep_replies kubernetes manifests marked probing process processes \
+	quickstart resets revocation rotation shared status tls wall_clock watch)
 DEDICATED = $(filter-out $(ELSEWHERE),$(subst /,.,$(basename $(wildcard tests/integration/test_*.py)))) \
 	$(addprefix tests.attacks.test_attacks.,FirstWallTests ProvisioningTests)
 
