@@ -75,14 +75,17 @@ def calibrate(case: Case, peer: Peer, seconds: float, ca: Path) -> int:
 def measure_rates(
     bench: Bench, cases: Sequence[Case], variants: Sequence[Variant], rounds: int, seconds: float
 ) -> list[Rates]:
-    """Each round has all cases, each case all peers: what else the machine does meanwhile hits all alike."""
+    """Each round has all cases, each case all peers: what else the machine does meanwhile hits all alike.
+
+    Every other round goes the other way: of two checkouts, whichever was measured first came out some per cent slower.
+    """
     peers: list[Peer] = [bench.proxy(variant) for variant in variants]
     peers += [bench.haproxy(), bench.twemproxy(), bench.straight]
     found = [Rates(case) for case in cases]
     requests: dict[tuple[int, str], int] = {}
     for turn in range(rounds):
         for number, (case, rates) in enumerate(zip(cases, found, strict=True)):
-            for peer in peers:
+            for peer in reversed(peers) if turn % 2 else peers:
                 if (peer.name == TWEMPROXY and case.without) or peer.name in rates.failed:
                     continue
                 try:
