@@ -12,6 +12,7 @@ import redis
 from redisproxy.core import acl
 from redisproxy.core.tenants import Tenant
 
+from ..support.clients import client_once
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
 from ..support.servers import MASTER_PASSWORD, RedisServer, redis_6, valkey
 from ..support.waiting import until
@@ -52,7 +53,7 @@ class UsersCase(unittest.TestCase):
     def client_as(self, name: str, master_password: str) -> redis.Redis:
         """A client straight to Redis, which has logged in as one of the proxy's users."""
         secret = acl.password(master_password.encode(), name).decode()
-        return redis.Redis(port=self.server.port, username=name, password=secret, protocol=2, single_connection_client=True)
+        return client_once(port=self.server.port, username=name, password=secret, protocol=2, single_connection_client=True)
 
     def make_user(self, name: str, *passwords: bytes) -> None:
         """A user as the proxy makes it, with these passwords."""

@@ -114,7 +114,8 @@ class RedisGoneTests(unittest.TestCase):
         self.addCleanup(installation.stop)
         for raw in [Raw(self, installation.proxy.port) for _ in range(8)]:
             raw.ask(b"QUIT\r\n")
-        time.sleep(FRESH)  # what was used a moment ago is not tried
+            self.assertEqual(raw.rest(), b"")
+        time.sleep(FRESH + 0.1)  # what was used a moment ago is not tried
         os.kill(installation.server.pid, signal.SIGSTOP)
         self.addCleanup(os.kill, installation.server.pid, signal.SIGCONT)
         late = Raw(self, installation.proxy.port, login=False)

@@ -15,6 +15,7 @@ import redis
 from redisproxy.core import acl
 from redisproxy.core.tenants import Tenant
 
+from ..support.clients import client_once
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
 from ..support.sentinels import NAME, SentinelProcess
 from ..support.servers import MASTER_PASSWORD, ConfiguredServer, debian, redis_6, redis_7, valkey, valkey_8
@@ -82,7 +83,7 @@ class DocumentedRotationTests(unittest.TestCase):
     def opens(self, server: ConfiguredServer, password: str) -> bool | None:
         """Whether a master password is good; None: it does not answer."""
         try:
-            with redis.Redis(port=server.port, password=password, protocol=2, single_connection_client=True):
+            with client_once(port=server.port, password=password, protocol=2, single_connection_client=True):
                 return True
         except redis.AuthenticationError:
             return False
@@ -160,7 +161,7 @@ class DocumentedRotationTests(unittest.TestCase):
         """Whether the tenant's user has the password that follows from a master password."""
         secret = acl.password(password.encode(), BLUE).decode()
         try:
-            with redis.Redis(
+            with client_once(
                 port=self.master.port, username=BLUE, password=secret, protocol=2, single_connection_client=True
             ):
                 return True

@@ -18,12 +18,11 @@ from pathlib import Path
 import redis
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
 from redisproxy.net.client import CLOSE_LIMIT
 
 from ..support.certificates import Authority
+from ..support.clients import client_once
 from ..support.proxy import Installation, ProxyProcess
 from ..support.servers import debian, free_port
 from ..support.waiting import LIMIT, until
@@ -61,8 +60,7 @@ class TlsCase(unittest.TestCase):
         return installation
 
     def client(self, ca: Path | None = None, **options: object) -> redis.Redis:
-        client = redis.Redis(
-            host="127.0.0.1",
+        client = client_once(
             port=self.port,
             password=Installation.BLUE,
             db=3,
@@ -70,7 +68,6 @@ class TlsCase(unittest.TestCase):
             ssl_ca_certs=str(ca or self.authority.path),
             socket_timeout=LIMIT,
             single_connection_client=True,
-            retry=Retry(NoBackoff(), 0),
             **options,
         )
         self.addCleanup(client.close)
@@ -362,7 +359,7 @@ class ClientCertificateTests(TlsCase):
         client = self.client(**good)
         self.assertTrue(client.set("a", 1))
         with self.assertRaises(redis.AuthenticationError):
-            redis.Redis(
+            client_once(
                 port=self.port, ssl=True, ssl_ca_certs=str(self.authority.path), password="wrong", **good
             ).ping()  # a certificate is no password
         for number in range(1, 5):  # at each of several processes

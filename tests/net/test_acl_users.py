@@ -19,6 +19,7 @@ from redisproxy.net.acl_users import LONGEST_PAUSE, PAUSE, PAUSES, REMOVED_AT_ON
 from redisproxy.net.control import ControlError, Server
 from redisproxy.net.wall import Wall
 
+from ..support.clients import client_once
 from ..support.servers import RedisServer, on_every_server, valkey
 from ..support.waiting import until
 from .test_wall import Control, run
@@ -114,7 +115,7 @@ class UsersCase(unittest.SynchronousTestCase):
 
     def client(self, name: str, master: bytes) -> redis.Redis:
         secret = acl.password(master, name).decode()
-        client = redis.Redis(
+        client = client_once(
             port=self.server.port, username=name, password=secret, protocol=2, single_connection_client=True
         )
         self.addCleanup(client.close)
@@ -128,7 +129,7 @@ class UsersCase(unittest.SynchronousTestCase):
         for attempt in (1, 2):
             name, secret = run(replica.wall.login(tenant, master))
             try:
-                redis.Redis(port=self.server.port, username=name.decode(), password=secret.decode(), protocol=2).ping()
+                client_once(port=self.server.port, username=name.decode(), password=secret.decode(), protocol=2).ping()
                 return attempt
             except redis.AuthenticationError:
                 replica.wall.forget(tenant)

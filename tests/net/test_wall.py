@@ -14,6 +14,7 @@ from redisproxy.core.tenants import Tenant
 from redisproxy.net.control import ControlError, Server
 from redisproxy.net.wall import PATTERN_BYTES, PATTERNS, Wall, WallError
 
+from ..support.clients import client_once
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server
 from ..support.waiting import LIMIT
 
@@ -143,7 +144,7 @@ class ReplicasTests(unittest.SynchronousTestCase):
         """A session of the wall's process that is subscribed to a pattern."""
         name, password = run(wall.login(BLUE, MASTER))
         run(wall.permit(BLUE, [b"team-blue:news.*"]))
-        client = redis.Redis(port=server.port, username=name.decode(), password=password.decode())
+        client = client_once(port=server.port, username=name.decode(), password=password.decode())
         pubsub = client.pubsub()
         self.addCleanup(client.close)
         self.addCleanup(pubsub.close)
@@ -167,7 +168,7 @@ class ReplicasTests(unittest.SynchronousTestCase):
     def opens(self, server: RedisServer, login: tuple[bytes, bytes]) -> bool:
         name, password = (part.decode() for part in login)
         try:
-            return redis.Redis(port=server.port, username=name, password=password, protocol=2).ping()
+            return client_once(port=server.port, username=name, password=password, protocol=2).ping()
         except redis.AuthenticationError:
             return False
 
@@ -229,7 +230,7 @@ class ReplicasTests(unittest.SynchronousTestCase):
         self.assertEqual(refused, [True])
         self.assertEqual([user for user in server.client().acl_users() if "team-blue" in user], [])
         name, password = run(wall.login(BLUE, MASTER))
-        client = redis.Redis(port=server.port, username=name.decode(), password=password.decode())
+        client = client_once(port=server.port, username=name.decode(), password=password.decode())
         self.addCleanup(client.close)
         self.assertRaises(redis.exceptions.NoPermissionError, client.publish, "team-green:news", "x")
         self.assertEqual(client.publish("team-blue:news", "x"), 0)

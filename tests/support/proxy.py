@@ -17,9 +17,8 @@ from pathlib import Path
 
 import redis
 import yaml
-from redis.backoff import NoBackoff
-from redis.retry import Retry
 
+from .clients import client_once
 from .servers import RedisServer
 from .waiting import LIMIT, until
 
@@ -165,8 +164,7 @@ class ProxyProcess:
     def client(self, password: str, index: int = 0, **options: object) -> redis.Redis:
         """A redis-py client through it, which does not try again: a test is about the first answer."""
         options.setdefault("socket_timeout", LIMIT)
-        options.setdefault("retry", Retry(NoBackoff(), 0))
-        return redis.Redis(host="127.0.0.1", port=self.port, db=index, password=password, **options)
+        return client_once(port=self.port, db=index, password=password, **options)
 
     def answers(self) -> None:
         """Returns when it has answered a client that has not logged in: it runs."""

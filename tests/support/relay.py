@@ -25,8 +25,6 @@ class Relay:
         self.port = self._listener.getsockname()[1]
         # (the proxy's side, Redis's side) of each connection, the oldest first.
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        # How many bytes `_pass` has read from a socket and not passed on.
-        self._kept: dict[socket.socket, int] = {}
         self._flows = threading.Event()
         self._flows.set()
         self._start(self._accept)
@@ -49,11 +47,10 @@ class Relay:
 
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                self._kept[source] = len(data)
+            # What may not pass yet stays in the kernel, where `held` counts it.
+            while source.recv(1, socket.MSG_PEEK):
                 self._flows.wait()
-                target.sendall(data)
-                self._kept[source] = 0
+                target.sendall(source.recv(65536))
         for connection in (source, target):
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_RDWR)
@@ -73,7 +70,7 @@ class Relay:
 
     def held(self) -> int:
         """Bytes of the proxy, for Redis, that `stall` keeps back, of the connection that has most."""
-        return max(self._kept.get(near, 0) + _unread(near) for near, _ in self._pairs)
+        return max(_unread(near) for near, _ in self._pairs)
 
     def flow(self) -> None:
         self._flows.set()
@@ -90,7 +87,7 @@ class Relay:
         """The proxy hears this from Redis, on every connection of which `stall` keeps back so many bytes at least."""
         for near, _ in self._pairs:
             with contextlib.suppress(OSError):
-                if not held or self._kept.get(near, 0) + _unread(near) >= held:
+                if not held or _unread(near) >= held:
                     near.sendall(data)
 
     def stop(self) -> None:
