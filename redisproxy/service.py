@@ -40,11 +40,11 @@ from .process import end_with, prepare, quiet_libraries, raise_descriptor_limit
 from .quickstart import tenants_command, tour
 from .serving import Serving
 from .settings import Settings, SettingsError
-from .status import StatusService, directory_state
 from .workers import Workers
 
 if TYPE_CHECKING:
     from .directory.cluster import ClusterSource
+    from .status import StatusService
 
 #: Seconds between two looks whether the terminal of a quick start is still open.
 TERMINAL = 1.0
@@ -142,6 +142,9 @@ class ProxyService(service.MultiService):
         self.draining = False
         self.status: StatusService | None = None
         if settings.status:
+            # With a web server, pages and metrics: 0.1 s of each start that needs none of these.
+            from .status import StatusService
+
             self.status = StatusService(settings, reactor, self._figures, self.serving.counts, self._unready)
         self.certificates = self._make_rotation()
         self.certificates.setServiceParent(self)
@@ -297,6 +300,8 @@ class ProxyService(service.MultiService):
     # What is told of it.
 
     def _figures(self) -> Figures:
+        from .status import directory_state
+
         now = time.time()
         return {
             "time": now,
