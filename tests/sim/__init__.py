@@ -1,0 +1,1 @@
+"""A simulation of the whole proxy: see `simulation`."""

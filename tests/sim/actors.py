@@ -1,0 +1,521 @@
+"""The simulated clients: what they do is drawn from the seed, and each reply is checked.
+
+Owns what a client may expect. A client that sees something wrong says so to the simulation, which knows whether Redis was
+well at that time.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+from .kernel import Event, Socket
+from .replies import Error, Push, Status, command, parse
+
+if TYPE_CHECKING:
+    from .simulation import Simulation
+
+#: Whether a reply is right.
+Check = Callable[[object], bool]
+OK = Status(b"OK")
+#: Errors by which the proxy says that Redis was lost, or cannot be reached.
+_OF_REDIS = (b"ERR Redis cannot be reached", b"ERR the connection to Redis was lost", b"ERR Redis was replaced")
+
+
+def equals(expected: object) -> Check:
+    """Right is this alone."""
+    return lambda reply: type(reply) is type(expected) and reply == expected
+
+
+def any_error(reply: object) -> bool:
+    """Right is an error of the client's own making."""
+    return isinstance(reply, Error) and not reply.startswith(_OF_REDIS)
+
+
+@dataclass
+class Expected:
+    """A reply that is due. name: of its command; check: whether it is right; failed: called if it does not come, or is an
+    error because Redis was not well; epoch: of the client. Once a command has failed, those sent behind it may find anything.
+    """
+
+    name: bytes
+    check: Check
+    failed: Callable[[], object] | None
+    epoch: int
+
+
+class Actor:
+    """One client. tenant: whose password it has; kinds: what it may do, by name; steps: how much of that."""
+
+    def __init__(self, simulation: Simulation, tenant: str, kinds: list[str], steps: int) -> None:
+        self.simulation = simulation
+        self.world = simulation.world
+        self.rng = simulation.world.rng
+        self.tenant = tenant
+        self.kinds = kinds
+        self.steps = steps
+        simulation.serial += 1
+        self.name = b"%b%d" % (tenant.encode(), simulation.serial)
+        self.end: Socket | None = None
+        #: when something came, or went, last
+        self.progress = self.world.now
+        #: whether it has done all that it was to do
+        self.done = False
+        self.expected: deque[Expected] = deque()
+        self._outgoing = bytearray()
+        self._incoming = bytearray()
+        self._password = b""
+        self._protocol = 2
+        self._subscribed: set[bytes] = set()
+        self._heard: dict[bytes, int] = {}
+        self._closing = False
+        self._writes_first = False
+        self._rate = 0
+        self._resting: Event | None = None
+        # How often its keys had to be given up: a command that was lost may still be run.
+        self._epoch = 0
+        self._values: dict[bytes, bytes] = {}
+        self._serial = 0
+        self._published = 0
+
+    def __repr__(self) -> str:
+        return self.name.decode()
+
+    @property
+    def waits_for_log_in(self) -> bool:
+        """Whether it was told nothing on its connection yet."""
+        return bool(self.expected) and self.expected[0].name in (b"AUTH", b"HELLO")
+
+    # Its connection.
+
+    def open(self) -> None:
+        """Connects, and logs in."""
+        if self.done:
+            return
+        self.end = self.simulation.connect(self)
+        self.end.changed = self._changed
+        self.progress = self.world.now
+        self._incoming.clear()
+        self._outgoing.clear()
+        self._subscribed.clear()
+        self._heard.clear()
+        self._closing = self._writes_first = False
+        self._rate = 0
+        self._protocol = 2
+        self._log_in()
+
+    def _log_in(self) -> None:
+        password = self._password = self.simulation.password(self.tenant)
+        if self.rng.random() < 0.3:
+            self._protocol = self.rng.choice([2, 3])
+            self._say(
+                [b"HELLO", b"%d" % self._protocol, b"AUTH", b"default", password], lambda reply: isinstance(reply, list)
+            )
+        else:
+            self._say([b"AUTH", password], equals(OK))
+
+    def _say(self, words: list[bytes], check: Check, failed: Callable[[], object] | None = None) -> None:
+        self.expected.append(Expected(words[0], check, failed, self._epoch))
+        self._send(command(*words))
+
+    def _send(self, data: bytes) -> None:
+        self._outgoing += data
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._outgoing:
+                size = self.end.send(self._outgoing)
+                self.progress = self.world.now
+                del self._outgoing[:size]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._outgoing.clear()
+        if self._writes_first and not self._outgoing:
+            self._writes_first = False
+            self._read()
+
+    def _changed(self) -> None:
+        if self.end is None:
+            return
+        if self._outgoing:
+            self._write()
+        self._read()
+
+    def _read(self) -> None:
+        if self.end is None or self._writes_first or self._resting is not None:
+            return
+        try:
+            while data := self.end.recv(self._rate or 65536):
+                self.progress = self.world.now
+                self._incoming += data
+                self._take_replies()
+                if self.end is None:
+                    return
+                if self._rate:
+                    self._resting = self.world.after(len(data) / self._rate, self._rested)
+                    return
+        except BlockingIOError:
+            return
+        except OSError:
+            self._lost("reset")
+            return
+        self._lost("closed")
+
+    def _rested(self) -> None:
+        self._resting = None
+        self._read()
+
+    def _lost(self, how: str) -> None:
+        """The connection was ended from the other side."""
+        if self._incoming:
+            self.simulation.wrong("half-reply", f"{self} was {how} within {bytes(self._incoming[:60])!r}", self.tenant)
+        short = len(self.expected)
+        if not (self._closing and not short):
+            names = b" ".join(each.name for each in list(self.expected)[:4]).decode()
+            self.simulation.wrong("closed", f"{self} was {how}, {short} replies short: {names}", self.tenant)
+        self._forget()
+        self.world.after(self.rng.uniform(0, 0.5), self.open)
+
+    def _forget(self) -> None:
+        """The connection is gone; what was expected of it does not come."""
+        end, self.end = self.end, None
+        if self._resting is not None:
+            self._resting.cancel()
+            self._resting = None
+        if end is not None:
+            end.changed = lambda: None
+            end.close()
+        expected, self.expected = self.expected, deque()
+        for each in expected:
+            if each.failed is not None:
+                each.failed()
+        if expected:
+            self.give_up_keys()
+
+    def leave(self, abruptly: bool) -> None:
+        """It goes, whatever it is owed."""
+        end = self.end
+        if end is None:
+            return
+        if abruptly:
+            end.reset_peer()
+        self._forget()
+
+    def give_up_keys(self) -> None:
+        """Some commands may have been run, or not, or may still be."""
+        self._epoch += 1
+        self._values.clear()
+
+    # What comes.
+
+    def _take_replies(self) -> None:
+        position = 0
+        while self.end is not None and (found := parse(self._incoming, position)) is not None:
+            reply, position = found
+            if self._is_message(reply):
+                self._hear(reply)
+            elif not self.expected:
+                self.simulation.wrong("unasked", f"{self} was told {reply!r:.80}", self.tenant)
+            else:
+                self._take(reply)
+        del self._incoming[:position]
+        if self.end is not None and not self.expected and not self._closing:
+            self.world.after(self.rng.uniform(0, 0.3), self._step, self.end)
+
+    def _take(self, reply: object) -> None:
+        due = self.expected.popleft()
+        of_redis = isinstance(reply, Error) and reply.startswith(_OF_REDIS)
+        refused = isinstance(reply, Error) and due.name in (b"AUTH", b"HELLO")
+        if not of_redis and (due.check(reply) or (due.epoch != self._epoch and not refused)):
+            return
+        kind = "redis-error" if of_redis else "refused" if refused else "wrong-reply"
+        if not (refused and self._password != self.simulation.password(self.tenant)):  # it may have waited for a place
+            self.simulation.wrong(kind, f"{self} {due.name.decode()}: {reply!r:.100}", self.tenant)
+        if due.failed is not None:
+            due.failed()
+        self.give_up_keys()
+        if refused:
+            self.leave(True)
+            self.world.after(self.rng.uniform(0.5, 1), self.open)
+
+    def _is_message(self, reply: object) -> bool:
+        return (
+            isinstance(reply, list)
+            and bool(reply)
+            and reply[0] == b"message"
+            and isinstance(reply, Push) == (self._protocol == 3)
+        )
+
+    def _hear(self, message: list) -> None:
+        _, channel, text = message
+        tenant, publisher, number = text.split(b".")
+        if tenant != self.tenant.encode():
+            self.simulation.wrong("foreign", f"{self} heard {text!r}", self.tenant)
+        if channel not in self._subscribed:
+            self.simulation.wrong("unasked", f"{self} heard {text!r} on {channel!r}", self.tenant)
+        last = self._heard.get(publisher)
+        if last is not None and int(number) != last + 1:
+            self.simulation.wrong("message-lost", f"{self} heard {text!r} after {last}", self.tenant)
+        self._heard[publisher] = int(number)
+
+    # What it does.
+
+    def _step(self, end: Socket) -> None:
+        if end is not self.end or self.expected or self.done:
+            return
+        self._rate = 0
+        if self.steps <= 0:
+            self._finish()
+            return
+        self.steps -= 1
+        kind = self.rng.choice(self.kinds)
+        getattr(self, f"do_{kind}")()
+
+    def _finish(self) -> None:
+        self.done = True
+        if self.rng.random() < 0.5:
+            self.leave(self.rng.random() < 0.5)
+        else:
+            self._closing = True
+            self._say([b"QUIT"], equals(OK))
+
+    def _key(self, name: bytes = b"") -> bytes:
+        return b"%b-%d-%b" % (self.name, self._epoch, name)
+
+    def _set(self, key: bytes, value: bytes) -> None:
+        self._values[key] = value
+        self._say([b"SET", key, value], equals(OK))
+
+    def _get(self, key: bytes) -> None:
+        self._say([b"GET", key], equals(self._values.get(key)))
+
+    def do_strings(self) -> None:
+        """Sets and gets keys of its own, one after the other or in a pipeline."""
+        value = (b"%b-%d-" % (self.name, self.steps)) * self.rng.choice([1, 50, 400])
+        for _ in range(self.rng.choice([1, 1, 2, 20])):
+            self._set(self._key(), value)
+            self._get(self._key())
+
+    def do_pipeline(self) -> None:
+        """Many commands at once, whose replies it reads meanwhile."""
+        value = b"x" * self.rng.choice([10, 100, 4096])
+        self._set(self._key(b"big"), value)
+        for _ in range(self.rng.choice([20, 100])):
+            self._get(self._key(b"big"))
+
+    def do_large(self) -> None:
+        """A value that is larger than what the proxy reads whole."""
+        self._set(self._key(b"large"), b"L" * self.rng.choice([70_000, 300_000]))
+        self._get(self._key(b"large"))
+
+    def do_push(self) -> None:
+        """Puts items into the tenant's list."""
+        for _ in range(self.rng.choice([1, 1, 5])):
+            self._serial += 1
+            item = b"%b.%d" % (self.name, self._serial)
+            self.simulation.sent[item] = self.world.now
+            self._say([b"RPUSH", b"q", item], partial(self._pushed, item))
+
+    def _pushed(self, item: bytes, reply: object) -> bool:
+        self.simulation.pushed.add(item)
+        return isinstance(reply, int)
+
+    def do_pop(self) -> None:
+        """Waits for an item of the list."""
+        self._say([b"BLPOP", b"q", b"%.2f" % self.rng.choice([0.2, 0.5, 2, 5])], self._popped)
+
+    def _popped(self, reply: object) -> bool:
+        if reply is None:
+            return True
+        if not (isinstance(reply, list) and len(reply) == 2 and reply[0] == b"q"):
+            return False
+        self.simulation.got_item(self, reply[1])
+        return True
+
+    def do_transaction(self) -> None:
+        """MULTI and EXEC, in one write or command by command."""
+        key = self._key(b"multi")
+        value = b"%d" % self.steps
+        self._say([b"MULTI"], equals(OK))
+        self._say([b"SET", key, value], equals(Status(b"QUEUED")))
+        self._say([b"GET", key], equals(Status(b"QUEUED")))
+        if self.rng.random() < 0.2:
+            self._say([b"DISCARD"], equals(OK))
+        else:
+            self._say([b"EXEC"], equals([OK, value]))
+
+    def do_watch(self) -> None:
+        """Adds one to the tenant's counter, if nobody else does meanwhile."""
+        self._say([b"WATCH", b"counter"], equals(OK))
+        self._say([b"GET", b"counter"], self._add_one)
+
+    def _add_one(self, reply: object) -> bool:
+        simulation, tenant = self.simulation, self.tenant
+        if isinstance(reply, Error):
+            return False
+
+        def added(outcome: object) -> bool:
+            if outcome is not None:
+                simulation.counted(tenant, 1, 1)
+            return outcome is None or outcome == [OK]
+
+        self._say([b"MULTI"], equals(OK))
+        self._say([b"SET", b"counter", b"%d" % (int(reply or b"0") + 1)], equals(Status(b"QUEUED")))
+        self._say([b"EXEC"], added, lambda: simulation.counted(tenant, 0, 1))
+        return reply is None or isinstance(reply, bytes)
+
+    def do_increase(self) -> None:
+        """Adds to the tenant's other counter."""
+        simulation, tenant = self.simulation, self.tenant
+
+        def added(reply: object) -> bool:
+            simulation.counted(tenant + "-increased", 1, 1)
+            return isinstance(reply, int)
+
+        for _ in range(self.rng.choice([1, 10])):
+            self._say([b"INCR", b"increased"], added, lambda: simulation.counted(tenant + "-increased", 0, 1))
+
+    def do_subscribe(self) -> None:
+        """Listens to the tenant's channel for a while."""
+        channel = self.simulation.channel(self.tenant)
+        self._subscribed.add(channel)
+
+        def subscribed(reply: object) -> bool:
+            self.world.after(self.rng.uniform(0, 2), self._unsubscribe, self.end, channel)
+            self.expected.append(_NOTHING)  # it does nothing else until then
+            return isinstance(reply, list) and reply[:2] == [b"subscribe", channel]
+
+        self._say([b"SUBSCRIBE", channel], subscribed)
+
+    def _unsubscribe(self, end: Socket, channel: bytes) -> None:
+        if end is not self.end:
+            return
+        if self.expected and self.expected[0] is _NOTHING:
+            self.expected.popleft()
+
+        def unsubscribed(reply: object) -> bool:
+            self._subscribed.discard(channel)
+            self._heard.clear()
+            return isinstance(reply, list) and reply[:2] == [b"unsubscribe", channel]
+
+        self._say([b"UNSUBSCRIBE", channel], unsubscribed)
+
+    def do_publish(self) -> None:
+        """Tells the tenant's channel something."""
+        for _ in range(self.rng.choice([1, 10])):
+            self._published += 1
+            text = b"%b.%b-%d.%d" % (self.tenant.encode(), self.name, self._epoch, self._published)
+            self._say([b"PUBLISH", self.simulation.channel(self.tenant), text], lambda reply: isinstance(reply, int))
+
+    def do_inspected(self) -> None:
+        """What the proxy answers, or looks at."""
+        straight = self.simulation.straight
+        for _ in range(self.rng.choice([1, 1, 30])):
+            what = self.rng.randrange(2 if straight else 7)
+            if what == 0:
+                self._say([b"NOSUCHCOMMAND", b"x"], any_error)
+            elif what == 1:
+                self._say([b"ECHO", self.name], equals(self.name))
+            elif what == 2:
+                self._say([b"CLIENT", b"SETNAME", self.name], equals(OK))
+                self._say([b"CLIENT", b"GETNAME"], equals(self.name))
+            elif what == 3:
+                self._say([b"SELECT", b"%d" % self.simulation.other_index(self.tenant)], any_error)
+            elif what == 4:
+                self._say([b"CLIENT", b"ID"], lambda reply: isinstance(reply, int))
+            elif what == 5:
+                self._say([b"CONFIG", b"SET", b"x", b"y"], any_error)
+            else:
+                self._say([b"GET"], any_error)
+
+    def do_info(self) -> None:
+        """Asks about the server."""
+        self._say([b"INFO", b"server"], lambda reply: isinstance(reply, bytes))
+
+    def do_unheard(self) -> None:
+        """Commands of which it wants no replies."""
+        if self.simulation.straight:
+            return self.do_strings()
+        key, value = self._key(b"unheard"), b"%d" % self.steps
+        self._send(command(b"CLIENT", b"REPLY", b"OFF"))
+        for number in range(3):
+            self._send(command(b"SET", key, value if number == 2 else b"before"))
+        self._send(command(b"SELECT", b"%d" % self.simulation.other_index(self.tenant)))
+        self._values[key] = value
+        self._say([b"CLIENT", b"REPLY", b"ON"], equals(OK))
+        self._send(command(b"CLIENT", b"REPLY", b"SKIP"))
+        self._send(command(b"GET", key))
+        self._get(key)
+        return None
+
+    def do_wrong_password(self) -> None:
+        """Tries another password; it stays who it is."""
+        self._say([b"AUTH", b"wrong"], any_error)
+        self.do_strings()
+
+    def do_come_again(self) -> None:
+        """Leaves, owed nothing, and connects again."""
+        self.leave(self.rng.random() < 0.5)
+        self.world.after(self.rng.uniform(0, 0.5), self.open)
+
+    def do_leave_soon(self) -> None:
+        """Asks for something that nobody misses, and leaves before it is answered."""
+        self._say([b"BLPOP", self._key(b"nothing"), b"5"], lambda _: False)
+        self.world.after(self.rng.choice([4, 40]) * self.rng.random() * self.world.latency, self._leave_now, self.end)
+
+    def _leave_now(self, end: Socket) -> None:
+        if end is self.end:
+            self.do_come_again()
+
+    def do_half_close(self) -> None:
+        """Sends its last commands and its end of file at once, and reads the replies."""
+        self.do_strings()
+        if self.simulation.straight:
+            return  # Redis itself gives it nothing
+        self._closing = True
+        self._shut_when_written(self.end)
+
+    def _shut_when_written(self, end: Socket) -> None:
+        if end is not self.end:
+            return
+        if self._outgoing:
+            self.world.after(0.001, self._shut_when_written, end)
+        else:
+            end.shutdown(socket.SHUT_WR)
+
+    # What is off by default: see `simulation.HARD`.
+
+    def do_leave_blocked(self) -> None:
+        """Leaves while it waits for an item."""
+        self.do_pop()
+        self.world.after(self.rng.uniform(0, 1.5), self._leave_if_blocked, self.end)
+
+    def _leave_if_blocked(self, end: Socket) -> None:
+        if end is self.end and len(self.expected) == 1 and self.expected[0].name == b"BLPOP":
+            self.simulation.left.append((self.world.now, self.tenant))
+            self.leave(self.rng.random() < 0.5)
+            self.world.after(self.rng.uniform(0, 0.5), self.open)
+
+    def do_write_first(self) -> None:
+        """Writes all of a pipeline before it reads any reply."""
+        value = b"x" * self.rng.choice([100, 4096])
+        self._set(self._key(b"big"), value)
+        self._writes_first = True
+        for _ in range(self.rng.choice([20, 300])):
+            self._set(self._key(b"next"), value)
+            self._get(self._key(b"big"))
+
+    def do_read_slowly(self) -> None:
+        """Reads a large reply at a few kilobytes a second."""
+        self._set(self._key(b"slow"), b"y" * 200_000)
+        self._get(self._key(b"slow"))
+        self._rate = 40_000
+
+
+_NOTHING = Expected(b"", lambda _: False, None, 0)

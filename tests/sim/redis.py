@@ -1,0 +1,452 @@
+"""A simulated Redis: enough of it to tell whether a proxy before it is right.
+
+Owns data, connections, and what blocks. It runs what it has read of a connection before it reads another, as Redis does. It
+knows the tenants' passwords as well, so that the simulated clients can also talk to it without a proxy: the control.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from .kernel import Event, Socket, World
+
+OK, NIL = b"+OK\r\n", {2: b"$-1\r\n", 3: b"_\r\n"}
+QUEUED = b"+QUEUED\r\n"
+WRONG = b"-ERR wrong number of arguments\r\n"
+#: Databases.
+DATABASES = 32
+
+
+def bulk(data: bytes) -> bytes:
+    return b"$%d\r\n%b\r\n" % (len(data), data)
+
+
+def array(items: list[bytes], kind: bytes = b"*") -> bytes:
+    """An array, or another aggregate, of items that are encoded already."""
+    return b"%b%d\r\n%b" % (kind, len(items), b"".join(items))
+
+
+class Redis:
+    """master: the master password; tenants: the database of each tenant's password, for clients without a proxy.
+
+    well: whether all it is asked it answers at once.
+    """
+
+    def __init__(self, world: World, master: bytes, tenants: dict[bytes, int]) -> None:
+        self.world = world
+        self.master = master
+        self.tenants = tenants
+        self.well = True
+        self.listens = True
+        self.connections: dict[int, RedisConnection] = {}
+        self.databases: list[dict[bytes, bytes | deque[bytes]]] = [{} for _ in range(DATABASES)]
+        #: when each item of a list was given to a blocked client, and to which connection
+        self.popped: dict[bytes, tuple[float, int]] = {}
+        # Keys that change, by (database, key), for WATCH.
+        self._changed: dict[tuple[int, bytes], int] = {}
+        self._changes = 0
+        self._stalled: Event | None = None
+        self._ready: deque[RedisConnection] = deque()
+
+    # What happens to it.
+
+    def stall(self, seconds: float) -> None:
+        """It does nothing for a while."""
+        if self._stalled is None:
+            self.well = False
+            self._stalled = self.world.after(seconds, self._go_on)
+
+    def _go_on(self) -> None:
+        self._stalled = None
+        self.well = True
+        ready, self._ready = self._ready, deque()
+        for connection in ready:
+            connection.run()
+
+    @property
+    def stalled(self) -> bool:
+        """Whether it does nothing now."""
+        return self._stalled is not None
+
+    def wait(self, connection: RedisConnection) -> None:
+        """It has something to read, when Redis goes on."""
+        if connection not in self._ready:
+            self._ready.append(connection)
+
+    def stop(self) -> None:
+        """It crashes: connections are reset, and none is taken until `start`. What it holds is on its disk."""
+        self.well = self.listens = False
+        for connection in list(self.connections.values()):
+            connection.leave()
+            connection.end.reset_peer()
+
+    def start(self) -> None:
+        self.well = self.listens = True
+
+    def kill_one(self) -> None:
+        """One of its connections is closed, as by CLIENT KILL."""
+        if self.connections:
+            connection = self.world.rng.choice(list(self.connections.values()))
+            connection.leave()
+            connection.end.close()
+
+    # Data.
+
+    def touch(self, database: int, key: bytes) -> None:
+        """The key has changed."""
+        self._changes += 1
+        self._changed[database, key] = self._changes
+
+    def version(self, database: int, key: bytes) -> int:
+        """Of a key: another one after each change."""
+        return self._changed.get((database, key), 0)
+
+    def serve(self, database: int, key: bytes) -> None:
+        """Gives what is in a list to those that wait for it, who came first first."""
+        waiting = [each for each in self.connections.values() if each.blocked_on == (database, key)]
+        for each in sorted(waiting, key=lambda each: each.blocked_since):
+            if not self.databases[database].get(key):
+                return
+            each.unblock(each.pop(key))
+
+    def publish(self, channel: bytes, message: bytes) -> int:
+        heard = 0
+        for each in list(self.connections.values()):
+            if channel in each.channels:
+                heard += 1
+                each.say(array([bulk(b"message"), bulk(channel), bulk(message)], each.pushes))
+        return heard
+
+
+class RedisConnection:
+    """One connection of it."""
+
+    def __init__(self, redis: Redis) -> None:
+        self.redis = redis
+        self.number = redis.world.number()
+        self.end = Socket(redis.world)
+        self.end.changed = self._changed
+        self.database = 0
+        self.protocol = 2
+        self.channels: dict[bytes, None] = {}
+        self.blocked_on: tuple[int, bytes] | None = None
+        self.blocked_since = 0
+        self._timeout: Event | None = None
+        self._logged_in = False
+        self._buffer = bytearray()
+        self._replies = bytearray()
+        self._queued: list[list[bytes]] | None = None
+        self._spoiled = False
+        self._watched: dict[tuple[int, bytes], int] = {}
+        self._gone = False
+        redis.connections[self.number] = self
+
+    @property
+    def pushes(self) -> bytes:
+        """What messages begin with."""
+        return b">" if self.protocol == 3 else b"*"
+
+    def leave(self) -> None:
+        """It is none of Redis's any more."""
+        if not self._gone:
+            self._gone = True
+            self.redis.connections.pop(self.number)
+            if self._timeout is not None:
+                self._timeout.cancel()
+            self.blocked_on = None
+
+    def _changed(self) -> None:
+        if self._gone:
+            return
+        if self._replies:
+            self._write()
+        if self.end.readable:
+            if self.redis.stalled:
+                self.redis.wait(self)
+            else:
+                self.run()
+
+    def run(self) -> None:
+        """Reads, and does what it is asked."""
+        if self._gone:
+            return
+        try:
+            while data := self.end.recv(65536):
+                self._buffer += data
+            ended = True
+        except BlockingIOError:
+            ended = False
+        except OSError:
+            ended = True
+        if not ended:
+            self._do_all()
+            return
+        # Redis notices the end of file of a client that blocks, and frees it. What else has come is run before.
+        if self.blocked_on is None:
+            self._do_all()
+        self.leave()
+        self.end.close()
+
+    def _do_all(self) -> None:
+        while self.blocked_on is None and not self._gone and (words := self._words()) is not None:
+            reply = self._do(words)
+            if reply:
+                self.say(reply)
+
+    def _words(self) -> list[bytes] | None:
+        buffer = self._buffer
+        if not buffer.startswith(b"*") or (position := buffer.find(b"\r\n")) < 0:
+            return None
+        words = []
+        count, position = int(buffer[1:position]), position + 2
+        for _ in range(count):
+            end = buffer.find(b"\r\n", position)
+            if end < 0:
+                return None
+            size = int(buffer[position + 1 : end])
+            if len(buffer) < end + 4 + size:
+                return None
+            words.append(bytes(buffer[end + 2 : end + 2 + size]))
+            position = end + 4 + size
+        del buffer[:position]
+        return words
+
+    def say(self, reply: bytes) -> None:
+        self._replies += reply
+        self._write()
+
+    def _write(self) -> None:
+        try:
+            while self._replies:
+                size = self.end.send(self._replies)
+                del self._replies[:size]
+        except BlockingIOError:
+            pass
+        except OSError:
+            self._replies.clear()
+
+    # Blocking.
+
+    def _block(self, key: bytes, seconds: float) -> None:
+        self.blocked_on = (self.database, key)
+        self.blocked_since = self.redis.world.number()
+        if seconds:
+            self._timeout = self.redis.world.after(seconds, self.unblock, b"*-1\r\n" if self.protocol == 2 else b"_\r\n")
+
+    def unblock(self, reply: bytes) -> None:
+        """It waits no longer."""
+        if self._timeout is not None:
+            self._timeout.cancel()
+            self._timeout = None
+        self.blocked_on = None
+        self.say(reply)
+        if self.redis.stalled:
+            self.redis.wait(self)
+        else:
+            self._do_all()
+
+    def pop(self, key: bytes) -> bytes:
+        """The first item of a list, as BLPOP answers it."""
+        items = self.redis.databases[self.database][key]
+        item = items.popleft()
+        if not items:
+            del self.redis.databases[self.database][key]
+        self.redis.popped[item] = (self.redis.world.now, self.number)
+        self.redis.touch(self.database, key)
+        return array([bulk(key), bulk(item)])
+
+    # Commands.
+
+    def _do(self, words: list[bytes]) -> bytes:
+        name = words[0].upper()
+        command = _COMMANDS.get(name)
+        if command is None:
+            self._spoiled = True
+            return b"-ERR unknown command '%b'\r\n" % words[0]
+        if not self._logged_in and name not in (b"AUTH", b"HELLO"):
+            return b"-NOAUTH Authentication required.\r\n"
+        if self._queued is not None and name not in (b"MULTI", b"EXEC", b"DISCARD", b"WATCH"):
+            if name == b"SELECT" and len(words) != 2:
+                self._spoiled = True
+                return WRONG
+            self._queued.append(words)
+            return QUEUED
+        try:
+            return command(self, words[1:])
+        except IndexError:
+            return WRONG
+
+    def _auth(self, words: list[bytes]) -> bytes:
+        password = words[-1]
+        if password == self.redis.master:
+            self._logged_in = True
+        elif password in self.redis.tenants:
+            self._logged_in = True
+            self.database = self.redis.tenants[password]
+        else:
+            return b"-WRONGPASS invalid username-password pair or user is disabled.\r\n"
+        return OK
+
+    def _hello(self, words: list[bytes]) -> bytes:
+        if len(words) >= 4 and words[1].upper() == b"AUTH":
+            reply = self._auth(words[2:4])
+            if reply != OK:
+                return reply
+        if not self._logged_in:
+            return b"-NOAUTH HELLO must be called with the client already authenticated\r\n"
+        if words:
+            self.protocol = int(words[0])
+        fields = [bulk(b"server"), bulk(b"redis"), bulk(b"proto"), b":%d\r\n" % self.protocol]
+        if self.protocol == 3:
+            return b"%%%d\r\n%b" % (len(fields) // 2, b"".join(fields))
+        return array(fields)
+
+    def _select(self, words: list[bytes]) -> bytes:
+        if len(words) != 1:
+            return WRONG
+        self.database = int(words[0])
+        return OK
+
+    def _get(self, words: list[bytes]) -> bytes:
+        value = self._data.get(words[0])
+        return NIL[self.protocol] if value is None else bulk(value)
+
+    def _set(self, words: list[bytes]) -> bytes:
+        self._data[words[0]] = words[1]
+        self.redis.touch(self.database, words[0])
+        return OK
+
+    def _delete(self, words: list[bytes]) -> bytes:
+        return b":%d\r\n" % (self._data.pop(words[0], None) is not None)
+
+    def _incr(self, words: list[bytes]) -> bytes:
+        value = int(self._data.get(words[0], b"0")) + 1
+        self._data[words[0]] = b"%d" % value
+        self.redis.touch(self.database, words[0])
+        return b":%d\r\n" % value
+
+    def _rpush(self, words: list[bytes]) -> bytes:
+        items = self._data.setdefault(words[0], deque())
+        items.append(words[1])
+        self.redis.touch(self.database, words[0])
+        size = len(items)
+        if self._queued is None:
+            self.say(b":%d\r\n" % size)
+            self.redis.serve(self.database, words[0])
+            return b""
+        return b":%d\r\n" % size
+
+    def _blpop(self, words: list[bytes]) -> bytes:
+        if self._data.get(words[0]):
+            return self.pop(words[0])
+        self._block(words[0], float(words[1]))
+        return b""
+
+    def _quit(self, words: list[bytes]) -> bytes:
+        self.say(OK)
+        self.leave()
+        self.end.close()
+        return b""
+
+    def _ping(self, words: list[bytes]) -> bytes:
+        if self.channels and self.protocol == 2:
+            return array([bulk(b"pong"), bulk(words[0] if words else b"")])
+        return bulk(words[0]) if words else b"+PONG\r\n"
+
+    def _echo(self, words: list[bytes]) -> bytes:
+        return bulk(words[0])
+
+    def _publish(self, words: list[bytes]) -> bytes:
+        return b":%d\r\n" % self.redis.publish(words[0], words[1])
+
+    def _subscribe(self, words: list[bytes]) -> bytes:
+        replies = []
+        for channel in words:
+            self.channels[channel] = None
+            replies.append(array([bulk(b"subscribe"), bulk(channel), b":%d\r\n" % len(self.channels)], self.pushes))
+        return b"".join(replies)
+
+    def _unsubscribe(self, words: list[bytes]) -> bytes:
+        replies = []
+        for channel in words or list(self.channels):
+            self.channels.pop(channel, None)
+            replies.append(array([bulk(b"unsubscribe"), bulk(channel), b":%d\r\n" % len(self.channels)], self.pushes))
+        if not replies:
+            nothing = NIL[self.protocol]
+            replies.append(array([bulk(b"unsubscribe"), nothing, b":0\r\n"], self.pushes))
+        return b"".join(replies)
+
+    def _info(self, words: list[bytes]) -> bytes:
+        return bulk(b"# Server\r\nredis_version:7.0.0\r\n" + b"x:1\r\n" * 50)
+
+    def _multi(self, words: list[bytes]) -> bytes:
+        if self._queued is not None:
+            return b"-ERR MULTI calls can not be nested\r\n"
+        self._queued, self._spoiled = [], False
+        return OK
+
+    def _exec(self, words: list[bytes]) -> bytes:
+        if self._queued is None:
+            return b"-ERR EXEC without MULTI\r\n"
+        queued = self._queued
+        watched, self._watched = self._watched, {}
+        if self._spoiled:
+            self._queued = None
+            return b"-EXECABORT Transaction discarded because of previous errors.\r\n"
+        if any(self.redis.version(*key) != version for key, version in watched.items()):
+            self._queued = None
+            return NIL[3] if self.protocol == 3 else b"*-1\r\n"
+        replies = [_COMMANDS[words[0].upper()](self, words[1:]) for words in queued]
+        self._queued = None
+        for words in queued:
+            if words[0].upper() == b"RPUSH":
+                self.redis.serve(self.database, words[1])
+        return array(replies)
+
+    def _discard(self, words: list[bytes]) -> bytes:
+        if self._queued is None:
+            return b"-ERR DISCARD without MULTI\r\n"
+        self._queued = None
+        self._watched.clear()
+        return OK
+
+    def _watch(self, words: list[bytes]) -> bytes:
+        if self._queued is not None:
+            return b"-ERR WATCH inside MULTI is not allowed\r\n"
+        for key in words:
+            self._watched.setdefault((self.database, key), self.redis.version(self.database, key))
+        return OK
+
+    def _unwatch(self, words: list[bytes]) -> bytes:
+        self._watched.clear()
+        return OK
+
+    @property
+    def _data(self) -> dict:
+        return self.redis.databases[self.database]
+
+
+_COMMANDS: dict[bytes, Callable[[RedisConnection, list[bytes]], bytes]] = {
+    b"AUTH": RedisConnection._auth,
+    b"HELLO": RedisConnection._hello,
+    b"SELECT": RedisConnection._select,
+    b"GET": RedisConnection._get,
+    b"SET": RedisConnection._set,
+    b"DEL": RedisConnection._delete,
+    b"INCR": RedisConnection._incr,
+    b"RPUSH": RedisConnection._rpush,
+    b"BLPOP": RedisConnection._blpop,
+    b"PING": RedisConnection._ping,
+    b"QUIT": RedisConnection._quit,
+    b"ECHO": RedisConnection._echo,
+    b"PUBLISH": RedisConnection._publish,
+    b"SUBSCRIBE": RedisConnection._subscribe,
+    b"UNSUBSCRIBE": RedisConnection._unsubscribe,
+    b"INFO": RedisConnection._info,
+    b"MULTI": RedisConnection._multi,
+    b"EXEC": RedisConnection._exec,
+    b"DISCARD": RedisConnection._discard,
+    b"WATCH": RedisConnection._watch,
+    b"UNWATCH": RedisConnection._unwatch,
+}

@@ -1,0 +1,437 @@
+"""A whole proxy, its clients and its Redis in one thread, from one seed.
+
+Real are the proxy's sessions, factory, pool of connections to Redis, admission and credentials, on Twisted's own transports.
+Simulated are the network, the clock, Redis and the clients. What must hold, whatever the seed draws (the oracles):
+
+1. No client sees an error, or a closed connection, while Redis is well.
+2. Nothing is lost: no item of a list, no message, no count.
+3. Everything ends once nothing goes wrong any more: no client waits for ever, nothing is left behind.
+4. Each tenant sees its own data.
+
+With `straight` the clients talk to the simulated Redis itself: that control has to hold as well, or the simulation is wrong.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterable
+from dataclasses import dataclass
+from unittest import mock
+
+from twisted.internet import defer, error
+from twisted.internet.address import IPv4Address, UNIXAddress
+from twisted.internet.protocol import Factory
+from twisted.logger import LogEvent, formatEvent, globalLogPublisher
+from twisted.python.failure import Failure
+
+from redisproxy.core import conversation
+from redisproxy.core.tenants import Backend, Credential, Directory, Tenant, digest
+from redisproxy.directory.holder import DirectoryHolder
+from redisproxy.net import client as client_module
+from redisproxy.net import clients as clients_module
+from redisproxy.net import lanes as lanes_module
+from redisproxy.net import shared as shared_module
+from redisproxy.net.admission import Admission
+from redisproxy.net.client import ClientProtocol
+from redisproxy.net.clients import ClientFactory, Timeouts
+from redisproxy.net.lane import LaneProtocol
+from redisproxy.net.lanes import LanePool
+from redisproxy.net.questions import Questions
+from redisproxy.net.shared import SharedLane
+from redisproxy.net.wall import Wall
+from redisproxy.ops.outcomes import Outcomes
+
+from .actors import Actor
+from .kernel import Connection, Poll, Reactor, Socket, World, connect
+from .redis import Redis, RedisConnection
+
+#: What a client may do.
+EASY = (
+    *("strings", "pipeline", "large", "push", "pop", "transaction", "watch", "increase", "subscribe", "publish"),
+    *("inspected", "info", "unheard", "wrong_password", "come_again", "leave_soon", "half_close"),
+)
+#: What the proxy does not do right yet.
+HARD = ("leave_blocked", "write_first", "read_slowly")
+#: What may happen to Redis, and to credentials.
+FAULTS = ("stall", "restart", "kill", "rotate", "hand_over")
+#: Limits of the proxy, and how small the seed may make them: (module, name, value).
+LIMITS = (
+    (lanes_module, "AT_ONCE", 2),
+    (shared_module, "UNREAD_LIMIT", 16 * 1024),
+    (shared_module, "QUEUED_LIMIT", 1024),
+    (shared_module, "DEBTS_LIMIT", 8),
+    (shared_module, "LANES_LIMIT", 2),
+    (conversation, "OWED_LIMIT", 64),
+    (conversation, "ANSWERS_LIMIT", 64),
+    (conversation, "HELD_LIMIT", 512),
+    (client_module, "WAITING_LIMIT", 64),
+    (clients_module, "CLOSED_AT_ONCE", 1),
+)
+#: Seconds, at most, after a fault until all is well: reconnecting is tried again after 10 s.
+RECOVERY = 12.0
+#: Seconds of a simulation, at most; and without progress until a client counts as stuck.
+LONGEST, STUCK = 600.0, 60.0
+_MASTER = b"master"
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a simulation may do.
+
+    straight: without the proxy; limits: whether the seed may make limits tiny; hard, faults: some of HARD, of FAULTS;
+    clients: how many, None for what the seed draws; measured: see `kernel.Reactor`.
+    """
+
+    straight: bool = False
+    limits: bool = True
+    hard: tuple[str, ...] = ()
+    faults: tuple[str, ...] = ()
+    clients: int | None = None
+    steps: int = 25
+    measured: bool = False
+
+
+@dataclass(frozen=True)
+class Wrong:
+    """Something that must not happen. kind: a word; text: when, and what."""
+
+    kind: str
+    text: str
+
+
+class _Endpoint:
+    """Connects the proxy to the simulated Redis."""
+
+    def __init__(self, simulation: Simulation) -> None:
+        self._simulation = simulation
+
+    def connect(self, factory: Factory) -> defer.Deferred:
+        """See IStreamClientEndpoint."""
+        simulation = self._simulation
+        connecting: defer.Deferred = defer.Deferred(lambda _: _.errback(error.ConnectingCancelledError(UNIXAddress(None))))
+
+        def connected() -> None:
+            if connecting.called:
+                return
+            if not simulation.redis.listens:
+                connecting.errback(error.ConnectionRefusedError())
+                return
+            end = Socket(simulation.world)
+            connect(end, RedisConnection(simulation.redis).end)
+            protocol = factory.buildProtocol(UNIXAddress(None))
+            Connection(end, protocol, simulation.reactor, UNIXAddress(None)).begin()
+            connecting.callback(protocol)
+
+        world = simulation.world
+        world.after(world.trip() + world.trip(), simulation.reactor.callLater, 0, connected)
+        return connecting
+
+
+class Simulation:
+    """seed: decides everything."""
+
+    def __init__(self, seed: int, options: Options = Options()) -> None:
+        self.seed = seed
+        self.options = options
+        self.straight = options.straight
+        self.world = World(seed)
+        self.rng = self.world.rng
+        #: what was wrong
+        self.found: list[Wrong] = []
+        #: of the clients
+        self.serial = 0
+        #: when each item was sent to Redis; those that Redis took; those that somebody got
+        self.sent: dict[bytes, float] = {}
+        self.pushed: set[bytes] = set()
+        self.got: set[bytes] = set()
+        #: when clients of a tenant left while they were blocked
+        self.left: list[tuple[float, str]] = []
+        # By counter: what it must have at least, and at most.
+        self._counted: dict[str, list[int]] = defaultdict(lambda: [0, 0])
+        # Until when a tenant's errors are excused, and all tenants' under None.
+        self._excused: dict[str | None, float] = defaultdict(float)
+        self._tenants = {"blue": Tenant("blue", 3), "green": Tenant("green", 5)}
+        self._passwords = {"blue": b"blue-1", "green": b"green-1"}
+        # Who owned a database since when.
+        self._owners: list[tuple[float, int, str]] = [(0.0, 3, "blue"), (0.0, 5, "green")]
+        self.redis = Redis(self.world, _MASTER, {b"blue-1": 3, b"green-1": 5})
+        #: which limits the seed made tiny
+        self.tiny: list[str] = []
+        #: whether there are few places
+        self.crowded = False
+        self._patches: list = []
+        self.reactor = Reactor(self.world, self._crashed, options.measured)
+        if not self.straight:
+            self._set_up()
+        kinds = list(EASY)
+        self.rng.shuffle(kinds)
+        kinds = kinds[: self.rng.randrange(2, len(kinds) + 1)] + list(options.hard)
+        count = options.clients if options.clients is not None else self.rng.choice([3, 10, 25])
+        self.actors = [Actor(self, self.rng.choice(["blue", "green"]), kinds, options.steps) for _ in range(count)]
+        for fault in options.faults:
+            if self.rng.random() < 0.6:
+                for _ in range(self.rng.choice([1, 1, 3])):
+                    self.world.after(self.rng.uniform(0, 10), self.reactor.callLater, 0, getattr(self, f"_{fault}"))
+
+    # The proxy.
+
+    def _set_up(self) -> None:
+        rng, reactor = self.rng, self.reactor
+        # Twisted's back-off takes its jitter from there.
+        random.seed(self.seed)
+        for module, name, value in LIMITS:
+            if self.options.limits and hasattr(module, name) and rng.random() < 0.25:
+                self.tiny.append(name)
+                self._patches.append(mock.patch.object(module, name, value))
+        self.crowded = self.options.limits and rng.random() < 0.3
+        self._patches += [
+            mock.patch.object(lanes_module, "endpoint_for", lambda *_: _Endpoint(self)),
+            mock.patch.object(client_module, "select", Poll(self.world)),
+        ]
+        # Sets of these have an order, which must not depend on addresses.
+        for kind in (ClientProtocol, LaneProtocol, SharedLane):
+            self._patches.append(mock.patch.object(kind, "__hash__", lambda thing: self._serial_of(thing)))
+        for patch in self._patches:
+            patch.start()
+        wall = Wall("off", None)
+        self._lanes = LanePool(reactor, wall, 1, 30.0, 5.0)
+        self._holder = DirectoryHolder(reactor)
+        self._admission = Admission(4 if self.crowded else 1000, 1000)
+        shares = rng.random() < 0.8
+        self._factory = ClientFactory(
+            *(reactor, self._holder, Questions(reactor, self._lanes), wall, self._lanes),
+            *(self._admission, Outcomes(reactor), Timeouts(60.0), shares),
+        )
+        self._use_directory()
+        self._holder.startService()
+        self._lanes.startService()
+        self._lanes.use(Backend(host="redis", port=6379, password=_MASTER))
+        self._factory.startFactory()
+
+    def _serial_of(self, thing: object) -> int:
+        number = getattr(thing, "_simulated", None)
+        if number is None:
+            number = thing._simulated = self.world.number()  # type: ignore[attr-defined]
+        return number
+
+    def _use_directory(self) -> None:
+        credentials = [Credential(self._tenants[name], "s", digest(password)) for name, password in self._passwords.items()]
+        directory = Directory(Backend(host="redis", port=6379, password=_MASTER), credentials)
+        if hasattr(self._lanes, "use_tenants"):  # as `Serving.use`
+            self._lanes.use_tenants(directory.tenants)
+        self._holder.use(directory)
+
+    def _crashed(self, failure: Failure) -> None:
+        self.wrong("crash", failure.getTraceback(), None)
+
+    def _log(self, event: LogEvent) -> None:
+        if "log_failure" in event:
+            self.wrong("crash", f"{formatEvent(event)}\n{event['log_failure'].getTraceback()}", None)
+
+    # What actors ask.
+
+    def connect(self, _: Actor) -> Socket:
+        """A new connection of a client."""
+        near = Socket(self.world)
+        if self.straight:
+            connect(near, RedisConnection(self.redis).end)
+            return near
+        far = Socket(self.world)
+        connect(near, far)
+        address = IPv4Address("TCP", f"10.0.0.{1 + self.serial % 200}", 1024 + self.world.number() % 60000)
+
+        def accepted() -> None:
+            protocol = self._factory.buildProtocol(address)
+            Connection(far, protocol, self.reactor, address).begin()
+
+        self.world.after(self.world.trip(), self.reactor.callLater, 0, accepted)
+        return near
+
+    def password(self, tenant: str) -> bytes:
+        """The tenant's, now."""
+        return self._passwords[tenant]
+
+    def other_index(self, _: str) -> int:
+        """Of a database that is not the tenant's."""
+        return 31
+
+    def channel(self, tenant: str) -> bytes:
+        """The same for all tenants, where the proxy keeps them apart."""
+        return b"news-" + tenant.encode() if self.straight else b"news"
+
+    def got_item(self, actor: Actor, item: bytes) -> None:
+        """A client was given an item of a list."""
+        if item in self.got:
+            self.wrong("twice", f"{actor} got {item!r}, as somebody did before", actor.tenant)
+        self.got.add(item)
+        pusher = "blue" if item.startswith(b"blue") else "green"
+        if pusher != actor.tenant and not self._was_left_behind(item, actor.tenant):
+            self.wrong("foreign", f"{actor} got {item!r}, sent at {self.sent[item]:.3f}", None)
+
+    def _was_left_behind(self, item: bytes, tenant: str) -> bool:
+        """Whether the tenant's database was the other's when an item was pushed."""
+        index = self._tenants[tenant].index
+        since = [time for time, where, who in self._owners if where == index and who == tenant]
+        return bool(since) and self.sent[item] < since[-1]
+
+    def counted(self, counter: str, surely: int, perhaps: int) -> None:
+        """A counter was increased."""
+        self._counted[counter][0] += surely
+        self._counted[counter][1] += perhaps
+
+    def wrong(self, kind: str, text: str, tenant: str | None) -> None:
+        """Something happened that must not, unless it is excused by a fault of Redis's, or of the tenant's credential."""
+        excusable = kind in ("closed", "redis-error", "refused", "half-reply", "message-lost", "stuck")
+        if excusable and self.world.now < max(self._excused[None], self._excused[tenant]):
+            return
+        self.found.append(Wrong(kind, f"t={self.world.now:.3f} {text}"))
+        if len(self.found) >= 50:
+            self.world.over = True
+
+    # Faults.
+
+    def _excuse(self, tenant: str | None, seconds: float) -> None:
+        self._excused[tenant] = max(self._excused[tenant], self.world.now + seconds + RECOVERY)
+
+    def _stall(self) -> None:
+        seconds = self.rng.choice([0.1, 2, 20])
+        self._excuse(None, seconds)
+        self.redis.stall(seconds)
+
+    def _restart(self) -> None:
+        if not self.redis.listens:
+            return
+        seconds = self.rng.choice([0.01, 1, 10])
+        self._excuse(None, seconds)
+        self.redis.stop()
+        self.world.after(seconds, self._come_back)
+
+    def _come_back(self) -> None:
+        self.redis.start()
+        if not self.straight:  # the control connection finds it
+            self.world.after(self.rng.uniform(0, 1), self.reactor.callLater, 0, self._lanes.redis_told, False)
+
+    def _kill(self) -> None:
+        self._excuse(None, 0)
+        self.redis.kill_one()
+
+    def _rotate(self) -> None:
+        """A tenant has another password."""
+        tenant = self.rng.choice(["blue", "green"])
+        self._end_sessions(tenant)
+        self.redis.tenants.pop(self._passwords[tenant])
+        self._passwords[tenant] = b"%b-%d" % (tenant.encode(), self.world.number())
+        self.redis.tenants[self._passwords[tenant]] = self._tenants[tenant].index
+        if not self.straight:
+            self._use_directory()
+
+    def _hand_over(self) -> None:
+        """Blue moves to another database, and green gets blue's."""
+        if self.straight:
+            return
+        for tenant, index in (("blue", self._tenants["blue"].index + 3), ("green", self._tenants["blue"].index)):
+            self._end_sessions(tenant)
+            self._tenants[tenant] = Tenant(tenant, index)
+            self._owners.append((self.world.now, index, tenant))
+        self._use_directory()
+
+    def _end_sessions(self, tenant: str) -> None:
+        self._excuse(tenant, 0)
+        for actor in self.actors:
+            if actor.tenant == tenant:
+                actor.give_up_keys()
+
+    # The run.
+
+    def run(self) -> list[Wrong]:
+        """What was wrong."""
+        globalLogPublisher.addObserver(self._log)
+        try:
+            for actor in self.actors:
+                self.world.after(self.rng.uniform(0, 0.2), actor.open)
+            self._run_until_done()
+            if not self.world.over:
+                self._look_at_data()
+                if not self.straight:
+                    self._look_at_what_is_left()
+        finally:
+            globalLogPublisher.removeObserver(self._log)
+            for patch in reversed(self._patches):
+                patch.stop()
+        return self.found
+
+    def _run_until_done(self) -> None:
+        world = self.world
+        end = world.now + LONGEST
+        while world.now < end and not world.over and not all(actor.done and actor.end is None for actor in self.actors):
+            world.run(world.now + 1.0)
+            stuck = [actor for actor in self.actors if self._is_stuck(actor)]
+            if stuck:
+                for actor in stuck:
+                    due = b" ".join(each.name for each in list(actor.expected)[:3]).decode()
+                    self.wrong(
+                        "stuck", f"{actor} waits for {len(actor.expected)} replies: {due}; {actor.end.unsent} unsent", None
+                    )
+                world.over = True
+
+    def _is_stuck(self, actor: Actor) -> bool:
+        if actor.end is None or not actor.expected or self.world.now - actor.progress < STUCK:
+            return False
+        return not (self.crowded and actor.waits_for_log_in)
+
+    def _look_at_data(self) -> None:
+        """Oracle 2."""
+        there = {item for database in self.redis.databases for item in database.get(b"q", ())}
+        for item in sorted(self.pushed - self.got - there):
+            self._judge_lost_item(item)
+        for tenant in ("blue", "green"):
+            for name, counter in ((b"counter", tenant), (b"increased", tenant + "-increased")):
+                if counter in self._counted and "hand_over" not in self.options.faults:
+                    surely, perhaps = self._counted[counter]
+                    value = int(self.redis.databases[self._tenants[tenant].index].get(name, b"0"))
+                    if not surely <= value <= perhaps:
+                        self.wrong("count", f"{counter} is {value}, not {surely} to {perhaps}", tenant)
+
+    def _judge_lost_item(self, item: bytes) -> None:
+        tenant = "blue" if item.startswith(b"blue") else "green"
+        at, _ = self.redis.popped.get(item, (0.0, 0))
+        if at < max(self._excused[None], self._excused[tenant]):
+            return
+        # It was on its way when the client left: so it is straight to Redis.
+        near = 20 * self.world.latency + 0.02
+        if any(who == tenant and abs(when - at) < near for when, who in self.left):
+            return
+        left = [when for when, who in self.left if who == tenant and at - 5 < when < at]
+        self.wrong("item-lost", f"{item.decode()} was popped at {at:.3f} for nobody; left while blocked: {left[-1:]}", None)
+
+    def _look_at_what_is_left(self) -> None:
+        """Oracle 3: nobody is there, so nothing is."""
+        self.world.run(self.world.now + 100.0)
+        left = {
+            "clients": len(self._factory.clients),
+            "tenants with clients": len(self._factory.members),
+            "places": self._admission.served,
+            "waiting for a place": self._admission.waiting,
+            "homes": len(self._lanes._homes),
+            "connections to Redis": max(0, len(self._lanes) - 1),
+        }
+        if any(left.values()):
+            self.wrong("left", ", ".join(f"{count} {name}" for name, count in left.items() if count), None)
+        self._factory.stopFactory()
+        self._holder.stopService()
+        self._lanes.stopService()
+        self.world.run(self.world.now + 10.0)
+        calls = self.reactor.getDelayedCalls()
+        if calls:
+            self.wrong("left", f"calls: {[str(call.call) for call in calls]}", None)
+
+
+def run(seeds: Iterable[int], options: Options) -> dict[int, list[Wrong]]:
+    """What was wrong with which seeds."""
+    found = {}
+    for seed in seeds:
+        wrong = Simulation(seed, options).run()
+        if wrong:
+            found[seed] = wrong
+    return found
