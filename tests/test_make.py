@@ -45,6 +45,12 @@ class EnvironmentTests(unittest.TestCase):
         environ["HERE"] = str(self.root)
         return subprocess.run(command, cwd=self.root, env=environ, capture_output=True, text=True, timeout=180, check=False)
 
+    def made(self, *targets: str, python: str | None = None) -> str:
+        """What it printed; it succeeded."""
+        ran = self.make(*targets, python=python)
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
+        return ran.stdout
+
     def asked(self) -> list[str]:
         """What python was asked for since, but for its version."""
         path = self.root / "asked"
@@ -54,13 +60,13 @@ class EnvironmentTests(unittest.TestCase):
 
     def test_an_environment_is_made_once(self) -> None:
         ran = self.make(".venv/installed")
-        self.assertEqual(ran.returncode, 0)
+        self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
         # Whoever waits for a minute and a half is told what for.
         self.assertRegex(ran.stdout, "(?s)Making a Python environment .*Installing the proxy .*a minute or two")
         self.assertEqual(self.asked(), ["-m venv --clear .venv", "-m pip install"])
-        self.assertEqual(self.make(".venv/installed", ".venv/installed-test").returncode, 0)
+        self.made(".venv/installed", ".venv/installed-test")
         self.assertEqual(self.asked(), ["-m pip install"])
-        self.assertEqual(self.make(".venv/installed", ".venv/installed-test").returncode, 0)
+        self.made(".venv/installed", ".venv/installed-test")
         self.assertEqual(self.asked(), [])
 
     def test_without_venv_its_package_is_named_each_time_and_nothing_is_made(self) -> None:
@@ -72,12 +78,12 @@ class EnvironmentTests(unittest.TestCase):
             self.assertEqual(self.asked(), [])
             self.assertFalse((self.root / ".venv").exists())
         (self.root / "no-venv").unlink()
-        self.assertEqual(self.make(".venv/installed").returncode, 0)
+        self.made(".venv/installed")
 
     def test_what_an_earlier_makefile_left_without_pip(self) -> None:
         (self.root / ".venv/bin").mkdir(parents=True)
         (self.root / ".venv/bin/python").write_text("#!/bin/sh\necho No module named pip\nexit 1\n")
-        self.assertEqual(self.make(".venv/installed").returncode, 0)
+        self.made(".venv/installed")
         self.assertEqual(self.asked(), ["-m venv --clear .venv", "-m pip install"])
 
     def test_python_that_is_missing_is_named(self) -> None:
@@ -91,16 +97,16 @@ class EnvironmentTests(unittest.TestCase):
         self.assertTrue((self.root / ".venv/bin/begun").exists(), "pip was at work")
         (self.root / "cut-off").unlink()
         self.asked()
-        self.assertEqual(self.make(".venv/installed").returncode, 0)
+        self.made(".venv/installed")
         self.assertEqual(self.asked(), ["-m venv --clear .venv", "-m pip install"])
 
     def test_an_interrupted_addition_is_mended_by_any_target(self) -> None:
-        self.assertEqual(self.make(".venv/installed").returncode, 0)
+        self.made(".venv/installed")
         (self.root / "cut-off").touch()
         self.assertNotEqual(self.make(".venv/installed-test").returncode, 0)
         (self.root / "cut-off").unlink()
         self.asked()
-        self.assertEqual(self.make(".venv/installed").returncode, 0)
+        self.made(".venv/installed")
         self.assertEqual(self.asked(), ["-m pip install"])
-        self.assertEqual(self.make(".venv/installed-test").returncode, 0)
+        self.made(".venv/installed-test")
         self.assertEqual(self.asked(), ["-m pip install"])
