@@ -40,8 +40,8 @@ class EnvironmentTests(unittest.TestCase):
 
     def make(self, *targets: str, python: str | None = None) -> subprocess.CompletedProcess[str]:
         command = ["make", f"PYTHON={python or self.python}", *targets]
-        # Not what this make was told, nor its job server.
-        environ = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS"))}
+        # Not what this make was told, nor its job server; nor trial's PYTHONPATH, which another Python cannot start with.
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTHON"))}
         environ["HERE"] = str(self.root)
         return subprocess.run(command, cwd=self.root, env=environ, capture_output=True, text=True, timeout=180, check=False)
 
