@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --config-settings editable_mode=compat
 
-.PHONY: help run test lint coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist sbom image-check bench soak fmt clean
+.PHONY: help run test lint coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist sbom image-check bench soak sim fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT) STATUS_PORT=$(STATUS_PORT))"
@@ -38,6 +38,7 @@ help:
 	@echo "make image-check   build the container image with buildah and start it once (root, Debian)"
 	@echo "make bench         side by side with HAProxy, twemproxy and Redis alone, 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
 	@echo "make soak          half an hour of mixed load, rotations, a Redis restart, an API outage (MINUTES=$(MINUTES))"
+	@echo "make sim           the whole proxy simulated from seeds, without an end (SEEDS=1:1000 SIM='--hard all')"
 	@echo "make fmt           format the code"
 	@echo "make clean         remove what the others made"
 
@@ -179,6 +180,9 @@ bench: $(VENV)/installed-bench
 
 soak: $(VENV)/installed-test
 	@$(BIN)/python -m benchmarks.soak --minutes $(MINUTES) --proxy '$(SOAK)'
+
+sim: $(VENV)/installed-test
+	@$(BIN)/python -m tests.sim $(if $(SEEDS),--seeds $(SEEDS)) $(if $(SECONDS),--seconds $(SECONDS)) $(SIM)
 
 fmt: $(VENV)/installed-test
 	$(BIN)/ruff check --fix .

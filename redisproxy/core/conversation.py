@@ -14,7 +14,7 @@ from collections.abc import Callable
 from enum import Enum
 from functools import partial
 
-from . import policy
+from . import policy, probes
 from .lane import HELLO, REPLIES, Owed
 from .links import Home, Lane, Link
 from .resp import (
@@ -256,6 +256,7 @@ class Conversation:
         if not self._wait:
             self._advance()
         if self._wait and self._scanner.buffered > HELD_LIMIT:
+            probes.reached("client is not read from: it sent much while it waits")
             self.link.hold()
 
     def half_closed(self) -> None:
@@ -285,6 +286,7 @@ class Conversation:
         if self.pinned:
             self.lane.pause(full)
         if full and self.credential is None:
+            probes.reached("client that is not logged in does not read")
             self._stop(Wait.UNREAD)
         elif not full:
             self._caught_up()
@@ -329,6 +331,7 @@ class Conversation:
         else:
             self._take_no_more(REVOKED)
         if self._mid_message:
+            probes.reached("revoked within a message")
             # The rest of it would be told after the revocation, and whatever else is owed comes behind it.
             self._finish()
         elif self.pinned:
@@ -387,6 +390,7 @@ class Conversation:
         self._lane_clean = False
         owed = self._queue[-1] if self._queue else None
         if isinstance(owed, Owed) and owed.kind == REPLIES:
+            probes.reached("command that was sent in part is given up")
             owed.count -= 1
             self._owed -= 1
             if not owed.count:
@@ -399,6 +403,7 @@ class Conversation:
 
     def too_slow(self) -> None:
         """Others wait for what it does not read."""
+        probes.reached("client is closed because others wait for what it does not read")
         self.lost()
         self.link.abort("too-slow")
 
@@ -448,10 +453,12 @@ class Conversation:
         self.link.write(piece)
         waited, self._mid_message = self._mid_message, not whole
         if waited and whole:
+            probes.reached("message that came in parts is whole")
             self._flush()
 
     def excused(self, count: int) -> None:
         """See `lane.Owner`."""
+        probes.reached("SUBSCRIBE is refused")
         self._owed -= count
 
     def _drained(self) -> None:
@@ -581,6 +588,7 @@ class Conversation:
                 lane.send(data, owed)
         self._owed += count
         if self._owed >= OWED_LIMIT:
+            probes.reached("too many replies are outstanding")
             self._stop(Wait.OWED)
         return None
 
@@ -619,6 +627,7 @@ class Conversation:
         self._queue.append(data)
         self._answers += len(data)
         if self._unread or self._answers > ANSWERS_LIMIT:
+            probes.reached("too many of the proxy's own answers wait for their turn")
             self._stop(Wait.UNREAD)
 
     def _refuse(self, error: bytes) -> None:

@@ -11,6 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from . import probes
 from .conversation import REVOKED, Conversation, Reply, Wait
 from .lane import Owed
 from .links import Home, Lane, Link
@@ -75,6 +76,7 @@ class MovingConversation(Conversation):
     def at_home(self, home: Home) -> None:
         """The shared lanes asked for."""
         if self.candidate is None or self.ended or not self._may_move():
+            probes.reached("session ended while its home was opened")
             home.leave()
             return
         self._let_go_of_lane()
@@ -88,6 +90,7 @@ class MovingConversation(Conversation):
         """The lane of its own is there that was asked for: for the log-in of the candidate, or by `_own_lane`."""
         then, self._on_own_lane = self._on_own_lane, None
         if self.ended or (self.candidate is None and then is None) or not self._may_move():
+            probes.reached("session ended while its own connection was opened")
             lane.release(clean=True)
             return
         self._let_go_of_lane()
@@ -114,6 +117,7 @@ class MovingConversation(Conversation):
         if self.ended:
             return
         if then is _nothing:
+            probes.reached("no connection for a client that does not read")
             if self._unread:  # or nobody would tell that it has read all
                 self._stop(Wait.UNREAD)
         else:
@@ -132,6 +136,7 @@ class MovingConversation(Conversation):
     def _may_move(self) -> bool:
         """Whether another lane can be used now. If not, the session is closed."""
         if self._mid_message:
+            probes.reached("session would move within a message")
             # A message of the old lane began meanwhile, and its rest would never come.
             self._leave()
             self._wait |= Wait.ENDING
@@ -185,6 +190,7 @@ class MovingConversation(Conversation):
         self._streaming = False
         if self._own_lane(partial(self._begin_stream, data, self._policy)):
             if judge is not None and judge != self._policy:
+                probes.reached("Redis was replaced while a large command waited")
                 return self._refuse_lane("ERR Redis was replaced while this command waited, try again")
             self._streaming = True
             self._send(data)
@@ -213,11 +219,13 @@ class MovingConversation(Conversation):
         lane = home.lane
         if self.lane is not lane:
             if self._queue:
+                probes.reached("replies are awaited before another shared connection is used")
                 self._stop(Wait.MOVING)
                 return False
             self.lane = lane
         if lane is None:
             if home.away:
+                probes.reached("commands fail at once: Redis is away")
                 return True  # commands fail at once
         elif not lane.busy:
             if not self._unread:
@@ -226,8 +234,10 @@ class MovingConversation(Conversation):
             if self._queue:
                 self._stop(Wait.MOVING)
             else:
+                probes.reached("client that does not read gets its own connection")
                 self._go_to_own_lane(_nothing)
             return False
+        probes.reached("session waits for a shared connection")
         self._stop(Wait.HOME)
         home.wait(self)
         return False
@@ -279,6 +289,7 @@ class MovingConversation(Conversation):
         """The shared lane broke that owes it. begun: part of a reply was passed on, and the rest will not come."""
         self.lane = None
         if begun:
+            probes.reached("shared connection is lost within a reply")
             return self.lane_lost()
         queue, self._queue = self._queue, deque()
         self._owed = 0

@@ -24,7 +24,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..core import pubsub
+from ..core import probes, pubsub
 from ..core.conversation import REVOKED
 from ..core.guard import LAST
 from ..core.policy import Policy
@@ -174,6 +174,7 @@ class ClientProtocol(RespReceiver):
         self._early.append(data)
         self._early_size += len(data)
         if self._early_size >= WAITING_LIMIT:
+            probes.reached("client sends much while it waits for a place")
             self.hold(Hold.PLACE)
 
     def readConnectionLost(self) -> None:
@@ -203,6 +204,7 @@ class ClientProtocol(RespReceiver):
         poll = select.poll()
         poll.register(self.transport.fileno(), select.POLLRDHUP)
         if poll.poll(0):
+            probes.reached("client that is not read from has left")
             self._read_closed = True
             self._give_grace()
 
@@ -600,6 +602,7 @@ class ClientProtocol(RespReceiver):
             self._restart_timer(REVOKED_GRACE, self._out_of_grace)
 
     def _out_of_grace(self) -> None:
+        probes.reached("revoked client does not take its last replies")
         self.session.lost()
         self.close(REVOKED)
 

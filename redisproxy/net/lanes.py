@@ -17,6 +17,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..core import probes
 from ..core.fair_queue import FairQueue
 from ..core.moving import UNREACHABLE
 from ..core.tally import Counts, increase
@@ -287,8 +288,10 @@ class LanePool(service.Service):
         see `handover`. The caller may cancel this: no other lease notices, and nothing is logged.
         """
         while (over := self.handover.over(tenant.index)) is not None:
+            probes.reached("database still has connections of its former owner")
             await over
         if not self._queue.begin(tenant):
+            probes.reached("many connections are opened at once")
             waiter: defer.Deferred[None] = defer.Deferred(lambda cancelled: self._queue.leave(tenant, cancelled))
             self._queue.wait(tenant, waiter)
             await waiter
@@ -304,6 +307,7 @@ class LanePool(service.Service):
         except RedisUnreachable as error:
             # If another lease reached Redis in the same time, only this one failed.
             if self._reached == reached:
+                probes.reached("all that wait for a connection fail")
                 for waiter in self._queue.clear():
                     waiter.errback(RedisUnreachable(str(error)))
             raise
@@ -334,6 +338,7 @@ class LanePool(service.Service):
                 continue
             if lane.backend == self._backend:
                 return lane
+            probes.reached("Redis moved while a connection was opened")
             lane.drop()
         raise RedisMoved
 
@@ -344,6 +349,7 @@ class LanePool(service.Service):
         try:
             return await self._in_time(self._leased(tenant, protocol))
         except defer.TimeoutError:
+            probes.reached("connection could not be had in time")
             # Its other idle lanes would take as long.
             for lane in list(self._idle.get((tenant, protocol), ())):
                 self._take_from_idle(lane)
@@ -360,6 +366,7 @@ class LanePool(service.Service):
             try:
                 return await self._prepared(lane, lane.check())
             except LaneError:
+                probes.reached("idle connection had died unnoticed")
                 continue  # it had died unnoticed: the next, or a new one, tells whether Redis is there
         try:
             return await self._bound(tenant, protocol)
@@ -523,6 +530,7 @@ class LanePool(service.Service):
             self._take_from_idle(lane)
         self._check_empty()
         if lane.tenant is None and lane.opened is not None and self._reactor.seconds() - lane.opened < SHORT_LIVED:
+            probes.reached("Redis closes connections as soon as they are open")
             # Something takes connections and closes them: to open the next one at once would be a storm.
             self._tell(f"{lane.backend.address} closes connections as soon as they are open")
             self._replenish_later()

@@ -14,6 +14,7 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from ..core import probes
 from ..core.moving import UNREACHABLE
 from ..core.tenants import Backend
 from .lane import LaneError, LaneProtocol
@@ -64,6 +65,7 @@ class Openings:
         while self._left:
             opening, _ = self._left.popitem(last=False)
             if opening.backend == backend:
+                probes.reached("opening goes on for the next caller")
                 try:
                     return await self._wait_for(opening)
                 except defer.TimeoutError:
@@ -100,4 +102,5 @@ class Openings:
         elif waiter is not None:
             waiter.callback(result)
         else:
+            probes.reached("connection opened for nobody")
             result.drop()

@@ -14,6 +14,7 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
+from ..core import probes
 from ..core.answering import NOT_ALLOWED, UNANSWERED
 from ..core.lane import Owed
 from ..core.resp import ProtocolError, encode
@@ -147,6 +148,7 @@ class Questions:
             if took < SLOW:
                 self._end_turn(tenant)
             else:
+                probes.reached("control query was slow")
                 self._reactor.callLater(min(took * SHARE, LATER), self._end_turn, tenant)
 
     def _end_turn(self, tenant: Tenant) -> None:
@@ -163,6 +165,7 @@ class Questions:
         try:
             return await line.ask(commands).addTimeout(TIMEOUT, self._reactor)
         except defer.TimeoutError:
+            probes.reached("control query timed out")
             # Other tenants may wait behind this one, and have their own time: it is closed when nobody waits any more.
             self.leave(line)
             raise QuestionError("it took too long") from None

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..core import probes
 from ..core.lane import Owed
 from ..core.session import Session
 from ..core.tenants import Tenant
@@ -81,6 +82,7 @@ class SharedLane:
         self._queued.append(data)
         self._queued_size += len(data)
         if self._queued_size >= QUEUED_LIMIT or len(self._debts) >= DEBTS_LIMIT:
+            probes.reached("shared connection takes no more for now")
             self.busy = True
 
     def latest(self) -> Owed | None:
@@ -92,6 +94,7 @@ class SharedLane:
         self._unread[session] = self._unread.get(session, 0) + size
         self._unread_size += size
         if self._unread_size >= UNREAD_LIMIT and self._patience is None:
+            probes.reached("shared connection is not read: clients do not read")
             self.busy = True
             self.connection.hold(Hold.PEER)
             self._patience = self._reactor.callLater(PATIENCE, self._out_of_patience)
@@ -128,6 +131,7 @@ class SharedLane:
     def _pressed(self, full: bool) -> None:
         self._full = full
         if full:
+            probes.reached("Redis reads a shared connection slowly")
             self.busy = True
         else:
             self._take_more()
@@ -156,6 +160,7 @@ class SharedLane:
     def give_up(self) -> None:
         """Its tenant is no tenant any more: what Redis was not sent by now is never sent."""
         if self._queued:
+            probes.reached("tenant is gone while its commands wait for the end of the turn")
             self._queued.clear()
             self._queued_size = 0
             self.connection.finish()
@@ -256,6 +261,7 @@ class SharedLanes:
     def leave_lane(self, lane: SharedLane) -> None:
         """Another one is opened for the sessions, unless the tenant has many already."""
         if lane is self.lane and len(self.lanes) < LANES_LIMIT:
+            probes.reached("shared connection is left for another")
             self.lane = None
             lane.retire()
             self._open()
@@ -291,6 +297,7 @@ class SharedLanes:
 
     def _opened(self, connection: LaneProtocol, opening: defer.Deferred) -> None:
         if self._opening is not opening:
+            probes.reached("shared connection opened after it was given up")
             connection.drop()  # given up in its last moment
             return
         self._opening = None

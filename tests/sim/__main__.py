@@ -1,60 +1,101 @@
-"""Runs simulations: ``python -m tests.sim --seeds 1:1000``. Says which seeds found what, and ends with 1 if any did."""
+"""Runs simulations: ``python -m tests.sim``. Says what was wrong with which seeds, and ends with 1 if anything was.
+
+``--waits`` instead tells how long a PING takes while another tenant floods the proxy.
+"""
 
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 import time
 from itertools import count
+from pathlib import Path
 
 from . import simulation as sim
 
+ROOT = Path(__file__).parents[2]
+#: What is flooded with, each alone.
+FLOODS = ((), (b"NOSUCHCOMMAND",), (b"MULTI",), (b"SELECT", b"31"), (b"CLIENT", b"ID"), (b"INFO",), (b"AUTH", b"wrong"))
+
+
+def probes() -> set[str]:
+    """All names of rare branches in the product."""
+    found = set()
+    for path in (ROOT / "redisproxy").rglob("*.py"):
+        found |= set(re.findall(r'probes\.reached\("([^"]+)"\)', path.read_text()))
+    return found
+
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.sim")
+    parser = argparse.ArgumentParser(prog="python -m tests.sim", description=__doc__)
     parser.add_argument("--seeds", default="1:", help="FIRST:END, or FIRST: without an end (default: %(default)s)")
     parser.add_argument("--seconds", type=float, help="end after so many seconds of processor time")
-    parser.add_argument("--straight", action="store_true", help="without the proxy: the control")
-    parser.add_argument("--hard", default="", help=f"comma-separated: {', '.join(sim.HARD)}; all")
-    parser.add_argument("--faults", default="", help=f"comma-separated: {', '.join(sim.FAULTS)}; all")
-    parser.add_argument("--clients", type=int)
-    parser.add_argument("--usual-limits", action="store_true", help="do not make limits tiny")
+    parser.add_argument("--straight", action="store_true", help="all without the proxy: the control")
+    parser.add_argument("--hard", help=f"clients do these as well: {', '.join(sim.HARD)}; all")
+    parser.add_argument("--faults", help=f"with all seeds, and only these: {', '.join(sim.FAULTS)}; all; none")
+    parser.add_argument("--waits", action="store_true", help="how long a PING takes beside a flood")
     parser.add_argument("--verbose", action="store_true", help="a line for each seed, and all that was wrong with it")
     given = parser.parse_args()
+    if given.waits:
+        for flood in FLOODS:
+            name = b" ".join(flood).decode() or "nobody"
+            print(f"beside {name}: the slowest PING takes {1000 * sim.slowest_ping(*flood):.3f} ms", flush=True)
+        return 0
+    return run(given)
+
+
+def choose(text: str, all_of_them: tuple[str, ...]) -> tuple[str, ...]:
+    """Which of these a comma-separated option names."""
+    if text in ("all", "none"):
+        return all_of_them if text == "all" else ()
+    names = tuple(text.split(","))
+    unknown = set(names) - set(all_of_them)
+    if unknown:
+        sys.exit(f"{', '.join(sorted(unknown))}: there are {', '.join(all_of_them)}; all")
+    return names
+
+
+def options(seed: int, given: argparse.Namespace) -> sim.Options:
+    """What is done with a seed."""
+    if given.straight or given.faults is not None or given.hard is not None:
+        return sim.Options(
+            straight=given.straight,
+            hard=choose(given.hard or "none", sim.HARD),
+            faults=choose(given.faults or "none", sim.FAULTS),
+        )
+    return sim.options_of(seed)
+
+
+def run(given: argparse.Namespace) -> int:
+    """Runs the seeds, and tells what they found."""
     first, _, end = given.seeds.partition(":")
-    seeds = range(int(first), int(end)) if end else count(int(first))
-    options = sim.Options(
-        straight=given.straight,
-        limits=not given.usual_limits,
-        hard=sim.HARD if given.hard == "all" else tuple(filter(None, given.hard.split(","))),
-        faults=sim.FAULTS if given.faults == "all" else tuple(filter(None, given.faults.split(","))),
-        clients=given.clients,
-    )
     began = time.process_time()
-    kinds: dict[str, list[int]] = {}
-    examples: dict[str, str] = {}
+    kinds: dict[str, dict[int, str]] = {}
+    reached: set[str] = set()
     runs = 0
-    for seed in seeds:
+    for seed in range(int(first), int(end)) if end else count(int(first)):
         if given.seconds and time.process_time() - began > given.seconds:
             break
-        simulation = sim.Simulation(seed, options)
+        simulation = sim.Simulation(seed, options(seed, given))
         found = simulation.run()
         runs += 1
-        if given.verbose:
-            print(
-                f"seed {seed}: {len(found)} wrong, t={simulation.world.now - 1000:.1f}, tiny: {simulation.tiny}", flush=True
-            )
-            for wrong in found:
-                print(f"  {wrong.kind}: {wrong.text}")
+        reached |= simulation.reached
         for wrong in found:
-            kinds.setdefault(wrong.kind, [])
-            if seed not in kinds[wrong.kind]:
-                kinds[wrong.kind].append(seed)
-            examples.setdefault(wrong.kind, f"seed {seed}: {wrong.text}")
+            kinds.setdefault(wrong.kind, {}).setdefault(seed, wrong.text)
+        if given.verbose or (found and not end and not given.seconds):
+            print(f"seed {seed}: {len(found)} wrong; tiny: {', '.join(simulation.tiny) or 'no limit'}", flush=True)
+            for wrong in found:
+                print(f"  {wrong.kind}: {wrong.text}", flush=True)
     took = time.process_time() - began
-    print(f"{runs} seeds, {took:.1f} s of processor time ({took / max(runs, 1):.2f} s each)")
-    for kind, where in sorted(kinds.items()):
-        print(f"{kind}: {len(where)} seeds ({', '.join(map(str, where[:10]))}); {examples[kind]}")
+    print(f"{runs} seeds, {took:.1f} s of processor time: {took / max(runs, 1):.2f} s each")
+    for kind, seeds in sorted(kinds.items()):
+        seed, text = next(iter(seeds.items()))
+        print(f"{kind}: {len(seeds)} seeds ({', '.join(map(str, list(seeds)[:10]))}); seed {seed}: {text}")
+    never = probes() - reached
+    print(
+        f"rare branches: {len(reached)} reached, {len(never)} never{''.join(sorted(f'{chr(10)}  {name}' for name in never))}"
+    )
     return 1 if kinds else 0
 
 

@@ -254,14 +254,14 @@ class Actor:
 
     def _hear(self, message: list) -> None:
         _, channel, text = message
-        tenant, publisher, number = text.split(b".")
+        tenant, publisher, number = text.split(b".")[:3]
         if tenant != self.tenant.encode():
-            self.simulation.wrong("foreign", f"{self} heard {text!r}", self.tenant)
+            self.simulation.wrong("foreign", f"{self} heard {text[:40]!r}", self.tenant)
         if channel not in self._subscribed:
-            self.simulation.wrong("unasked", f"{self} heard {text!r} on {channel!r}", self.tenant)
+            self.simulation.wrong("unasked", f"{self} heard {text[:40]!r} on {channel!r}", self.tenant)
         last = self._heard.get(publisher)
         if last is not None and int(number) != last + 1:
-            self.simulation.wrong("message-lost", f"{self} heard {text!r} after {last}", self.tenant)
+            self.simulation.wrong("message-lost", f"{self} heard {text[:40]!r} after {last}", self.tenant)
         self._heard[publisher] = int(number)
 
     # What it does.
@@ -408,9 +408,10 @@ class Actor:
 
     def do_publish(self) -> None:
         """Tells the tenant's channel something."""
+        padding = b"p" * self.rng.choice([0, 0, 0, 50_000])
         for _ in range(self.rng.choice([1, 10])):
             self._published += 1
-            text = b"%b.%b-%d.%d" % (self.tenant.encode(), self.name, self._epoch, self._published)
+            text = b"%b.%b-%d.%d.%b" % (self.tenant.encode(), self.name, self._epoch, self._published, padding)
             self._say([b"PUBLISH", self.simulation.channel(self.tenant), text], lambda reply: isinstance(reply, int))
 
     def do_inspected(self) -> None:
@@ -516,6 +517,73 @@ class Actor:
         self._set(self._key(b"slow"), b"y" * 200_000)
         self._get(self._key(b"slow"))
         self._rate = 40_000
+
+
+class Pinger(Actor):
+    """Sends a PING every so often, and knows how long the slowest took."""
+
+    PAUSE = 0.02
+
+    def __init__(self, simulation: Simulation, tenant: str) -> None:
+        super().__init__(simulation, tenant, [], 0)
+        self._slowest = 0.0
+        self._sent: float | None = None
+
+    @property
+    def slowest(self) -> float:
+        """Seconds that the slowest PING took, or takes by now."""
+        return max(self._slowest, 0.0 if self._sent is None else self.world.now - self._sent)
+
+    def _step(self, end: Socket) -> None:
+        if end is self.end and not self.expected:
+            self._sent = self.world.now
+            self._say([b"PING"], self._answered)
+            self.expected.append(_NOTHING)
+            self.world.after(self.PAUSE, self._again, end)
+
+    def _answered(self, reply: object) -> bool:
+        self._slowest, self._sent = self.slowest, None
+        return reply == b"PONG"
+
+    def _again(self, end: Socket) -> None:
+        if self.expected and self.expected[0] is _NOTHING:
+            self.expected.popleft()
+            self._step(end)
+        elif end is self.end:
+            self.world.after(self.PAUSE, self._again, end)
+
+
+class Flooder(Actor):
+    """Sends one command again and again, as fast as it is taken, and reads whatever comes."""
+
+    #: Bytes that it has ready.
+    READY = 64 * 1024
+
+    def __init__(self, simulation: Simulation, tenant: str, words: list[bytes]) -> None:
+        super().__init__(simulation, tenant, [], 0)
+        self._load = command(*words)
+        self._floods = False
+
+    def _step(self, end: Socket) -> None:
+        if end is self.end and not self._floods:
+            self._floods = True
+            self._write()
+
+    def _write(self) -> None:
+        while self._floods and len(self._outgoing) < self.READY:
+            self._outgoing += self._load * (1 + self.READY // len(self._load))
+        super()._write()
+
+    def _changed(self) -> None:
+        if self._floods:
+            self._write()
+        super()._changed()
+
+    def _take_replies(self) -> None:
+        if self._floods:
+            self._incoming.clear()
+        else:
+            super()._take_replies()
 
 
 _NOTHING = Expected(b"", lambda _: False, None, 0)

@@ -15,8 +15,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest import mock
 
 from twisted.internet import defer, error
@@ -25,7 +24,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from redisproxy.core import conversation
+from redisproxy.core import conversation, probes
 from redisproxy.core.tenants import Backend, Credential, Directory, Tenant, digest
 from redisproxy.directory.holder import DirectoryHolder
 from redisproxy.net import client as client_module
@@ -42,7 +41,7 @@ from redisproxy.net.shared import SharedLane
 from redisproxy.net.wall import Wall
 from redisproxy.ops.outcomes import Outcomes
 
-from .actors import Actor
+from .actors import Actor, Flooder, Pinger
 from .kernel import Connection, Poll, Reactor, Socket, World, connect
 from .redis import Redis, RedisConnection
 
@@ -54,7 +53,7 @@ EASY = (
 #: What the proxy does not do right yet.
 HARD = ("leave_blocked", "write_first", "read_slowly")
 #: What may happen to Redis, and to credentials.
-FAULTS = ("stall", "restart", "kill", "rotate", "hand_over")
+FAULTS = ("stall", "restart", "kill", "rotate", "hand_over", "move", "abandon")
 #: Limits of the proxy, and how small the seed may make them: (module, name, value).
 LIMITS = (
     (lanes_module, "AT_ONCE", 2),
@@ -152,10 +151,13 @@ class Simulation:
         # Until when a tenant's errors are excused, and all tenants' under None.
         self._excused: dict[str | None, float] = defaultdict(float)
         self._tenants = {"blue": Tenant("blue", 3), "green": Tenant("green", 5)}
+        self._backend = Backend(host="redis", port=6379, password=_MASTER)
         self._passwords = {"blue": b"blue-1", "green": b"green-1"}
         # Who owned a database since when.
         self._owners: list[tuple[float, int, str]] = [(0.0, 3, "blue"), (0.0, 5, "green")]
         self.redis = Redis(self.world, _MASTER, {b"blue-1": 3, b"green-1": 5})
+        #: names of rare branches that were taken: see `redisproxy.core.probes`
+        self.reached: set[str] = set()
         #: which limits the seed made tiny
         self.tiny: list[str] = []
         #: whether there are few places
@@ -188,6 +190,7 @@ class Simulation:
         self._patches += [
             mock.patch.object(lanes_module, "endpoint_for", lambda *_: _Endpoint(self)),
             mock.patch.object(client_module, "select", Poll(self.world)),
+            mock.patch.object(probes, "reached", self.reached.add),
         ]
         # Sets of these have an order, which must not depend on addresses.
         for kind in (ClientProtocol, LaneProtocol, SharedLane):
@@ -206,7 +209,7 @@ class Simulation:
         self._use_directory()
         self._holder.startService()
         self._lanes.startService()
-        self._lanes.use(Backend(host="redis", port=6379, password=_MASTER))
+        self._lanes.use(self._backend)
         self._factory.startFactory()
 
     def _serial_of(self, thing: object) -> int:
@@ -217,7 +220,7 @@ class Simulation:
 
     def _use_directory(self) -> None:
         credentials = [Credential(self._tenants[name], "s", digest(password)) for name, password in self._passwords.items()]
-        directory = Directory(Backend(host="redis", port=6379, password=_MASTER), credentials)
+        directory = Directory(self._backend, credentials)
         if hasattr(self._lanes, "use_tenants"):  # as `Serving.use`
             self._lanes.use_tenants(directory.tenants)
         self._holder.use(directory)
@@ -316,6 +319,20 @@ class Simulation:
         self._excuse(None, 0)
         self.redis.kill_one()
 
+    def _move(self) -> None:
+        """Redis is at another address, and still at the old one. Nobody should notice."""
+        self._serve_at_another_address(abandon=False)
+
+    def _abandon(self) -> None:
+        """The same, and what is at the old address is given up."""
+        self._excuse(None, 0)
+        self._serve_at_another_address(abandon=True)
+
+    def _serve_at_another_address(self, abandon: bool) -> None:
+        if not self.straight:
+            self._backend = replace(self._backend, host=f"redis-{self.world.number()}")
+            self._lanes.use(self._backend, abandon)
+
     def _rotate(self) -> None:
         """A tenant has another password."""
         tenant = self.rng.choice(["blue", "green"])
@@ -343,6 +360,16 @@ class Simulation:
                 actor.give_up_keys()
 
     # The run.
+
+    def run_for(self, seconds: float) -> None:
+        """All actors do what they do, for so long."""
+        for actor in self.actors:
+            self.world.after(0.0, actor.open)
+        try:
+            self.world.run(self.world.now + seconds)
+        finally:
+            for patch in reversed(self._patches):
+                patch.stop()
 
     def run(self) -> list[Wrong]:
         """What was wrong."""
@@ -427,11 +454,23 @@ class Simulation:
             self.wrong("left", f"calls: {[str(call.call) for call in calls]}", None)
 
 
-def run(seeds: Iterable[int], options: Options) -> dict[int, list[Wrong]]:
-    """What was wrong with which seeds."""
-    found = {}
-    for seed in seeds:
-        wrong = Simulation(seed, options).run()
-        if wrong:
-            found[seed] = wrong
-    return found
+def slowest_ping(*flood: bytes, seconds: float = 2.0) -> float:
+    """Seconds that the slowest PING of one tenant takes while another floods the proxy with a command.
+
+    flood: its words; none: nobody floods. A second is a million function calls of the proxy: see `kernel.Reactor`.
+    """
+    simulation = Simulation(0, Options(limits=False, clients=0, measured=True))
+    simulation.world.latency, simulation.world.window, simulation.world.buffer = 0.0001, 262144, 262144
+    pinger = Pinger(simulation, "blue")
+    simulation.actors.append(pinger)
+    if flood:
+        simulation.actors.append(Flooder(simulation, "green", list(flood)))
+    simulation.run_for(seconds)
+    return pinger.slowest
+
+
+def options_of(seed: int) -> Options:
+    """What `python -m tests.sim` does with a seed: with faults where it is odd, and every tenth is the control."""
+    if seed % 10 == 0:
+        return Options(straight=True)
+    return Options(faults=FAULTS if seed % 2 else ())

@@ -1,0 +1,66 @@
+"""The simulation itself: that its control holds, that a seed can be repeated, and that the seeds which found faults find none."""
+
+from __future__ import annotations
+
+import unittest
+
+from . import simulation as sim
+from .__main__ import probes
+
+#: What the hard actors find for now: see `simulation.HARD`.
+KNOWN = {"item-lost", "stuck", "closed", "half-reply"}
+
+
+def wrong(seed: int, options: sim.Options) -> list[str]:
+    return [f"seed {seed}: {wrong.kind}: {wrong.text}" for wrong in sim.Simulation(seed, options).run()]
+
+
+class SimulationTests(unittest.TestCase):
+    def test_the_control_holds(self) -> None:
+        for seed in range(1, 31):
+            self.assertEqual(wrong(seed, sim.Options(straight=True)), [])
+
+    def test_a_seed_can_be_repeated(self) -> None:
+        def run() -> tuple:
+            simulation = sim.Simulation(7, sim.Options(faults=sim.FAULTS, hard=sim.HARD))
+            found = simulation.run()
+            return found, simulation.world.now, simulation.world.number(), simulation.reached
+
+        self.assertEqual(run(), run())
+
+    def test_nothing_is_wrong_while_redis_is_well(self) -> None:
+        for seed in range(1, 21):
+            self.assertEqual(wrong(seed, sim.Options()), [])
+
+    def test_nothing_is_lost_or_mixed_up_when_redis_fails_and_credentials_change(self) -> None:
+        for seed in range(1, 21):
+            self.assertEqual(wrong(seed, sim.Options(faults=sim.FAULTS)), [])
+
+    def test_a_client_that_leaves_fails_nobody_elses_command(self) -> None:
+        """Version 0.1 answered others `Redis cannot be reached`."""
+        for seed in (19, 243, 331):
+            self.assertEqual(wrong(seed, sim.Options()), [])
+
+    def test_a_session_whose_database_is_anothers_gets_none_of_its_items(self) -> None:
+        """Version 0.1 gave it what the new owner pushed."""
+        for seed in (11, 123, 173):
+            self.assertEqual(wrong(seed, sim.Options(faults=sim.FAULTS)), [])
+
+    def test_of_hard_clients_it_finds_what_is_known_and_nothing_else(self) -> None:
+        found = set()
+        for seed in (1, 2, 27, 36, 69, 83):
+            found |= {wrong.kind for wrong in sim.Simulation(seed, sim.Options(hard=sim.HARD)).run()}
+        self.assertLessEqual({"item-lost", "stuck"}, found)
+        self.assertLessEqual(found, KNOWN)
+
+    def test_a_wait_beside_a_flood_is_one_number(self) -> None:
+        alone, beside = sim.slowest_ping(), sim.slowest_ping(b"NOSUCHCOMMAND", seconds=0.5)
+        self.assertLess(alone, 0.01)
+        self.assertGreater(beside, 10 * alone)
+        self.assertEqual(beside, sim.slowest_ping(b"NOSUCHCOMMAND", seconds=0.5))
+
+    def test_rare_branches_have_names_of_their_own(self) -> None:
+        simulation = sim.Simulation(7, sim.Options(faults=sim.FAULTS, hard=sim.HARD))
+        simulation.run()
+        self.assertTrue(simulation.reached)
+        self.assertLessEqual(simulation.reached, probes())
