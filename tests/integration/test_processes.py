@@ -14,19 +14,12 @@ from pathlib import Path
 import redis
 
 from ..support.certificates import Authority
+from ..support.processes import runs
 from ..support.proxy import Installation, ProxyProcess, has_ended, master, shared, tenant
 from ..support.servers import MASTER_PASSWORD, free_port
 from ..support.waiting import LIMIT, until
 
 LOCAL = Path(__file__).parents[2] / "deploy" / "local"
-
-
-def alive(pid: int) -> bool:
-    """Whether it runs: a zombie, which nobody may be there to wait for, does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
 
 
 class ProcessesCase(unittest.TestCase):
@@ -49,7 +42,7 @@ class ProcessesCase(unittest.TestCase):
         raise AssertionError("ten connections went to one worker")
 
     def assertEnd(self, *pids: int) -> None:
-        until(lambda: not any(map(alive, pids)), f"no process of {pids} is left")
+        until(lambda: not any(map(runs, pids)), f"no process of {pids} is left")
 
 
 class ServingTests(ProcessesCase):

@@ -23,5 +23,5 @@ def runs(pid: int) -> bool:
     """Whether a process goes on. A zombie, which nobody may be there to wait for, does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # it ended before the file was opened, or before it was read
         return False
