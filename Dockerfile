@@ -26,7 +26,7 @@ RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     python3 -m venv --without-pip /opt/redisproxy \
     && python3 -m pip --python /opt/redisproxy/bin/python3 install \
         --no-cache-dir --no-index --find-links /wheels redisproxy \
-    && /opt/redisproxy/bin/python3 -c 'from redisproxy.core import resp; assert resp.COMPILED, "no compiler in BUILD_IMAGE"' \
+    && /opt/redisproxy/bin/python3 -c 'from redisproxy.resp import framing; assert framing.COMPILED, "no compiler in BUILD_IMAGE"' \
     && /opt/redisproxy/bin/twistd --help >/dev/null \
     && /opt/redisproxy/bin/redisproxy --version \
     && test -s /opt/redisproxy/lib/python3*/site-packages/twisted/plugins/dropin.cache

@@ -52,7 +52,7 @@ endef
 
 # The last stamp of an environment. One without it was not finished: it is made anew where it is, since a renamed one does not work.
 # Compiles the framing in place, too, where there is a C compiler: again whenever it was edited.
-$(VENV)/installed: setup.py pyproject.toml redisproxy/core/resp.py redisproxy/core/resp.pxd
+$(VENV)/installed: setup.py pyproject.toml redisproxy/resp/framing.py redisproxy/resp/framing.pxd
 	$(if $(wildcard $@),,$(needs))
 	@test -e $@ || { echo "Making a Python environment in $(VENV) …"; $(PYTHON) -m venv --clear $(VENV); }
 	@echo "Installing the proxy and what it needs (Twisted, the Kubernetes client, Valkey) in $(VENV): a minute or two the first time …"
@@ -191,4 +191,4 @@ fmt: $(VENV)/installed-test
 clean:
 	rm -rf $(VENV) $(VENV)-lowest $(VENV)-sbom build dist *.egg-info .coverage .coverage.* _trial_temp* .hypothesis .ruff_cache .import_linter_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
-	rm -f twisted/plugins/dropin.cache redisproxy/core/*.so
+	rm -f twisted/plugins/dropin.cache redisproxy/resp/*.so

@@ -5,10 +5,10 @@ import os
 from setuptools import Extension, find_packages, setup
 
 # Compiled from the very file that runs where there is no compiler: setuptools leaves a .py to Cython, and its C to build/.
-framing = Extension("redisproxy.core.resp", ["redisproxy/core/resp.py"], depends=["redisproxy/core/resp.pxd"], optional=True)
+framing = Extension("redisproxy.resp.framing", ["redisproxy/resp/framing.py"], depends=["redisproxy/resp/framing.pxd"], optional=True)
 directives = {
     "language_level": 3,
-    "annotation_typing": False,  # the types are in resp.pxd: an annotation's int is Python's
+    "annotation_typing": False,  # the types are in framing.pxd: an annotation's int is Python's
     "auto_pickle": False,
     # No index there is negative, and each is compared with the end.
     "wraparound": False,

@@ -1,6 +1,6 @@
 """What the framing costs: nanoseconds for each command or reply, compiled and interpreted, in turns.
 
-    .venv/bin/python benchmarks/framing.py [another/resp.py ...]
+    .venv/bin/python benchmarks/framing.py [another/framing.py ...]
 
 Each further file is another version of the framing's source, and runs interpreted. The figure is the best of many short
 rounds: what the machine's other work adds is left out.
@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
-from redisproxy.core import resp as installed
+from redisproxy.resp import framing as installed
 
 ROUNDS = 60
 ROUND_SECONDS = 0.01
@@ -76,7 +76,7 @@ def main() -> None:
         ("measure, 1 LRANGE of 100", measuring, lrange, 1),
     ]
     here = Path(installed.__file__)
-    forms = {"interpreted": source(here.with_name("resp.py"))}
+    forms = {"interpreted": source(here.with_name("framing.py"))}
     if here.suffix != ".py":
         forms = {"compiled": installed, **forms}
     forms |= {name: source(Path(name)) for name in sys.argv[1:]}

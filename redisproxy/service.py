@@ -19,7 +19,6 @@ from twisted.internet import defer, task
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from .core import resp
 from .core.enrolment import Enrolment
 from .core.printable import printable
 from .core.tenants import Backend, Directory
@@ -38,6 +37,7 @@ from .ops.figures import DRAINING, Figures
 from .ops.logs import observer
 from .process import end_with, prepare, quiet_libraries, raise_descriptor_limit
 from .quickstart import tenants_command, tour
+from .resp import framing
 from .serving import Serving
 from .settings import Settings, SettingsError
 from .workers import Workers
@@ -238,7 +238,7 @@ class ProxyService(service.MultiService):
                 "credentials come too early or too late; on Linux, start twistd without --reactor",
                 reactor=type(self._reactor).__name__,
             )
-        if resp.COMPILED:
+        if framing.COMPILED:
             self._log.info("the framing is compiled")
         else:
             self._log.info(

@@ -79,7 +79,7 @@ class BuildTests(unittest.TestCase):
         (scripts,) = installed.glob("*.dist-info/entry_points.txt")
         self.assertIn("redisproxy = redisproxy.cli.main:main", scripts.read_text().splitlines())
         said = subprocess.run(
-            [sys.executable, "-c", "from redisproxy.core import resp; print(resp.COMPILED, resp.__file__)"],
+            [sys.executable, "-c", "from redisproxy.resp import framing; print(framing.COMPILED, framing.__file__)"],
             cwd=installed,
             capture_output=True,
             text=True,

@@ -31,7 +31,7 @@ class EnvironmentTests(unittest.TestCase):
         temporary = tempfile.TemporaryDirectory(prefix="redisproxy-test-")
         self.addCleanup(temporary.cleanup)
         self.root = Path(temporary.name)
-        for name in ("Makefile", "setup.py", "pyproject.toml", "redisproxy/core/resp.py", "redisproxy/core/resp.pxd"):
+        for name in ("Makefile", "setup.py", "pyproject.toml", "redisproxy/resp/framing.py", "redisproxy/resp/framing.pxd"):
             (self.root / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(ROOT / name, self.root / name)
         self.python = self.root / "python-of-the-test"

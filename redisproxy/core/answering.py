@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..resp.value import Answer
 from . import pubsub, server_config, unknown
 from .conversation import Reply, Wait
 from .info import sections, tenants_info
 from .links import Link
 from .moving import MovingConversation
-from .value import Answer
 
 OK = b"+OK\r\n"
 SYNTAX = b"-ERR syntax error\r\n"

@@ -14,10 +14,7 @@ from collections.abc import Callable
 from enum import Enum
 from functools import partial
 
-from . import policy, probes
-from .lane import HELLO, REPLIES, Owed
-from .links import Home, Lane, Link
-from .resp import (
+from ..resp.framing import (
     COMMAND,
     FORWARD,
     HEADED,
@@ -30,6 +27,9 @@ from .resp import (
     RequestScanner,
     encode,
 )
+from . import policy, probes
+from .lane import HELLO, REPLIES, Owed
+from .links import Home, Lane, Link
 from .tenants import Credential
 
 #: Replies that may be outstanding before no more commands are read.

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-from .value import Answer
+from ..resp.value import Answer
 
 #: Fields that pass, by section, as patterns for the whole name.
 _FIELDS = {

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
-from .resp import CRLF, HEADER_LIMIT, PUSH, ProtocolError, ReplyMeasurer
+from ..resp.framing import CRLF, HEADER_LIMIT, PUSH, ProtocolError, ReplyMeasurer
 
 # Kinds of debt.
 REPLIES = 0  #: one reply for each command
@@ -99,7 +99,7 @@ class Owed:
 class Ledger:
     """The debts of one lane, oldest first.
 
-    found_replica: see `resp.ReplyMeasurer`. A tenant's script can make such replies, too.
+    found_replica: see `resp.framing.ReplyMeasurer`. A tenant's script can make such replies, too.
     """
 
     def __init__(self, protocol: int = 2, found_replica: Callable[[], None] | None = None) -> None:

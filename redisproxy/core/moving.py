@@ -11,12 +11,12 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from ..resp.framing import AUTHENTICATED
 from . import probes
 from .conversation import REVOKED, Conversation, Reply, Wait
 from .lane import Owed
 from .links import Home, Lane, Link
 from .policy import Policy
-from .resp import AUTHENTICATED
 from .tenants import Credential
 
 #: Why a lane cannot be had, most of the time.

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..resp.framing import DROP, HEAD, KEEP, TAKE
 from .commands import Command
-from .resp import DROP, HEAD, KEEP, TAKE
 from .server_config import NAMES
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .value import Answer
+from ..resp.value import Answer
 
 #: What client libraries and frameworks look for: how many databases there are, what happens when memory is full, whether
 #: there are notifications about keys, and whether data outlives a restart.

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from functools import partial
 
+from ..resp.framing import DROP, HEAD, TAKE_LIMIT, UNAUTHENTICATED, encode
 from . import policy, pubsub
 from .answering import BAD_NAME, OK, SYNTAX, AnsweringConversation, is_client_name
 from .conversation import NOAUTH, Reply, Wait
 from .lane import CONFIRMATIONS, HELLO, Owed
-from .resp import DROP, HEAD, TAKE_LIMIT, UNAUTHENTICATED, encode
 from .tenants import AuthenticationError, TenantFullError
 
 NOAUTH_HELLO = (

@@ -21,8 +21,8 @@ from twisted.python.failure import Failure
 from ..core.lane import Ledger, Owed
 from ..core.moving import UNREACHABLE
 from ..core.printable import printable, server_error
-from ..core.resp import ProtocolError, ReplyMeasurer, encode
 from ..core.tenants import Backend, Tenant
+from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from .limiting import NOBODYS, Allowance
 from .receiver import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver
 from .transport import discard_unsent, has_unsent

@@ -16,7 +16,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..core.resp import ProtocolError
+from ..resp.framing import ProtocolError
 from .transport import write_at_once
 
 #: Bytes that Twisted reads at once; as many as that come where large values pass.

@@ -14,7 +14,7 @@ from twisted.internet import task
 from twisted.internet.interfaces import IReactorTime
 
 from ..core.lane import Owed
-from ..core.resp import encode
+from ..resp.framing import encode
 from .lane import LaneProtocol
 from .shared import SharedLane
 

@@ -24,7 +24,7 @@ from prometheus_client.registry import Collector
 import twisted
 
 from .. import __version__
-from ..core import resp
+from ..resp import framing
 from .figures import Figures, HistogramFigures, TenantCounts, WorkersState, total
 
 #: Tenants, and problems, that have series of their own. The others of tenants are one, named `_other`.
@@ -48,7 +48,7 @@ class FiguresCollector(Collector):
                 "version": __version__,
                 "python": platform.python_version(),
                 "twisted": twisted.__version__,
-                "framing": "compiled" if resp.COMPILED else "interpreted",
+                "framing": "compiled" if framing.COMPILED else "interpreted",
             },
         )
         yield from _of_clients(figures)

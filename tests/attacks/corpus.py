@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from redisproxy.core.resp import encode
+from redisproxy.resp.framing import encode
 
 VICTIM_KEY = b"victims-key"
 VICTIM_VALUE = b"victims-value"

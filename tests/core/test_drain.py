@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from redisproxy.core.resp import WHOLE_LIMIT, encode
+from redisproxy.resp.framing import WHOLE_LIMIT, encode
 
 from .test_session import OK, Case, Conversation, logged_in
 from .test_shared import SharedConversation

@@ -7,7 +7,7 @@ import unittest
 from redisproxy.core import policy
 from redisproxy.core.commands import Command, builtin, parse
 from redisproxy.core.policy import closed, make_policy, parse_names
-from redisproxy.core.resp import DROP, HEAD, KEEP, TAKE
+from redisproxy.resp.framing import DROP, HEAD, KEEP, TAKE
 
 #: Server-wide or across databases: whatever else a server has, these never pass.
 FOREIGN = b"""ACL ASKING BGREWRITEAOF BGSAVE CLUSTER CONFIG DEBUG FAILOVER FCALL FCALL_RO FUNCTION LASTSAVE LATENCY MIGRATE

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from unittest import mock
 
-from redisproxy.core import resp
 from redisproxy.core.commands import builtin
 from redisproxy.core.moving import LOST
 from redisproxy.core.policy import make_policy
-from redisproxy.core.resp import encode
 from redisproxy.core.session import OK
 from redisproxy.core.tenants import Credential, Directory
+from redisproxy.resp import framing
+from redisproxy.resp.framing import encode
 
 from .test_session import BLUE, GREEN, Case, Conversation, RecordingLane
 
@@ -622,7 +622,7 @@ class BoundsTests(SharedCase):
         self.assertHears(conversation)
 
     def test_lookahead_of_a_transaction_has_the_limit_of_whole_commands(self) -> None:
-        with mock.patch.object(resp, "WHOLE_LIMIT", 100):
+        with mock.patch.object(framing, "WHOLE_LIMIT", 100):
             conversation = logged_in().client(encode([b"MULTI"]), encode([b"SET", b"a", b"x" * 200]), encode([b"EXEC"]))
         self.assertEqual(conversation.shared_gets(), b"")
         self.assertEqual(conversation.gets()[:15], encode([b"MULTI"]))

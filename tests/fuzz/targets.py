@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from unittest import mock
 
 from redisproxy.core import lane as lane_module
-from redisproxy.core import resp
 from redisproxy.core.lane import CONFIRMATIONS, HELLO, REPLIES, Ledger, Owed
 from redisproxy.core.pubsub import KINDS
-from redisproxy.core.resp import (
+from redisproxy.core.tenants import Directory
+from redisproxy.resp import framing
+from redisproxy.resp.framing import (
     AUTHENTICATED,
     DROP,
     FORWARD,
@@ -29,8 +30,7 @@ from redisproxy.core.resp import (
     RequestScanner,
     encode,
 )
-from redisproxy.core.tenants import Directory
-from redisproxy.core.value import Answer
+from redisproxy.resp.value import Answer
 from tests.core.test_session import BLUE, GREEN, Conversation, RecordingLane
 
 #: Bytes of an input that are no payload: one of options, the others sizes of chunks, used in turn.
@@ -56,7 +56,7 @@ def cut(data: bytes, sizes: bytes) -> Iterator[bytes]:
 class Scanned:
     """What a scanner makes of chunks, and what Redis would get of it."""
 
-    def __init__(self, limits: resp.Limits, table: dict[bytes, int], default: int) -> None:
+    def __init__(self, limits: framing.Limits, table: dict[bytes, int], default: int) -> None:
         self.scanner = RequestScanner(limits, table, default)
         #: runs as [bytes, count], anything else as what next() said
         self.said: list[object] = []
@@ -78,7 +78,7 @@ class Scanned:
             return False
         held = self.scanner.buffered + sum(map(len, self.scanner._taken))
         assert held <= self.fed, "more is held than was fed"
-        assert held <= resp.TAKE_LIMIT + resp.INLINE_LIMIT + resp.WHOLE_LIMIT, f"{held} bytes are held"
+        assert held <= framing.TAKE_LIMIT + framing.INLINE_LIMIT + framing.WHOLE_LIMIT, f"{held} bytes are held"
         assert self.scanner.buffered >= 0
         return True
 
@@ -109,7 +109,7 @@ def requests(data: bytes) -> None:
         if options & 0x40:
             payload *= 1 + 4096 // (len(payload) + 1)
         limits = {"TAKE_LIMIT": 1024, "INLINE_LIMIT": 256, "WHOLE_LIMIT": 128}
-        with mock.patch.multiple(resp, **limits):
+        with mock.patch.multiple(framing, **limits):
             _requests(options, sizes, payload)
     else:
         _requests(options, sizes, payload)
@@ -211,7 +211,7 @@ def _measured(chunks: Iterator[bytes], pushes: bool) -> tuple[list[bytes], bytes
             except ProtocolError as error:
                 return replies, b"", str(error)
             assert done <= 1 and end > pos
-            assert len(measurer._header) < resp.HEADER_LIMIT
+            assert len(measurer._header) < framing.HEADER_LIMIT
             current += chunk[pos:end]
             pos = end
             assert bool(done) == measurer.between
@@ -778,7 +778,7 @@ class Play:
 
 def session(data: bytes) -> None:
     """A whole conversation: each command has at most one answer, in order, and no lane is used that was given back."""
-    with mock.patch.object(resp, "WHOLE_LIMIT", 128):
+    with mock.patch.object(framing, "WHOLE_LIMIT", 128):
         _session(data)
 
 

@@ -13,7 +13,7 @@ import unittest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from redisproxy.core.resp import (
+from redisproxy.resp.framing import (
     AUTHENTICATED,
     COMMAND,
     FORWARD,

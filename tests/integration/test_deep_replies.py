@@ -6,7 +6,7 @@ import socket
 import unittest
 from collections.abc import Callable
 
-from redisproxy.core.resp import encode
+from redisproxy.resp.framing import encode
 
 from ..support.proxy import Installation, master
 from ..support.relay import Relay

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import redis
 
-from redisproxy.core.resp import encode
+from redisproxy.resp.framing import encode
 
 from ..support.certificates import Authority
 from ..support.processes import children, runs

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import redis
 
 from redisproxy.core import server_config
-from redisproxy.core.resp import encode
+from redisproxy.resp.framing import encode
 
 from ..support.proxy import LANES, Installation, master
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import redis
 
-from redisproxy.core import resp
+from redisproxy.resp import framing
 
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
 from ..support.servers import RedisServer
@@ -113,7 +113,7 @@ class StartTests(unittest.TestCase):
         installation = Installation()
         self.addCleanup(installation.stop)
         said = re.findall("the framing is (compiled|interpreted)", installation.proxy.log)
-        self.assertEqual(said, ["compiled" if resp.COMPILED else "interpreted"])
+        self.assertEqual(said, ["compiled" if framing.COMPILED else "interpreted"])
 
     def test_several_endpoints(self) -> None:
         with tempfile.TemporaryDirectory() as directory:

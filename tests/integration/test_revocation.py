@@ -15,8 +15,8 @@ from pathlib import Path
 
 import redis
 
-from redisproxy.core.resp import encode
 from redisproxy.net.client import REVOKED_GRACE
+from redisproxy.resp.framing import encode
 
 from ..support.certificates import Authority
 from ..support.proxy import Installation, has_ended, namespace, secret, tenant

@@ -7,8 +7,8 @@ import unittest as plain
 from twisted.internet.testing import StringTransport
 from twisted.trial import unittest
 
-from redisproxy.core.resp import ProtocolError
 from redisproxy.net.receiver import Hold, RespReceiver
+from redisproxy.resp.framing import ProtocolError
 
 
 class Receiver(RespReceiver):

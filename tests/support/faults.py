@@ -6,7 +6,7 @@ import contextlib
 import socket
 import threading
 
-from redisproxy.core.resp import ReplyMeasurer
+from redisproxy.resp.framing import ReplyMeasurer
 
 
 class FaultyRedis:

@@ -8,13 +8,16 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from redisproxy.core import resp
+from redisproxy.resp import framing
 
 #: The framing's source, beside which its compiled form lies.
-SOURCE = Path(resp.__file__).with_name("resp.py")
+SOURCE = Path(framing.__file__).with_name("framing.py")
 
 #: What has its own framing, or is about that: it is loaded anew.
-_ANEW = ("redisproxy.core", "tests.core", "tests.fuzz")
+_ANEW = (
+    *("redisproxy.resp", "redisproxy.core", "redisproxy.tenants", "redisproxy.policy", "redisproxy.session"),
+    *("tests.resp", "tests.core", "tests.session", "tests.fuzz"),
+)
 
 
 def _forget() -> dict[str, ModuleType]:
@@ -29,10 +32,10 @@ def interpreted(*names: str) -> list[ModuleType]:
     """The modules of these names, once more: imported anew, on a core whose framing is interpreted."""
     before = _forget()
     try:
-        core = importlib.import_module("redisproxy.core")
-        spec = importlib.util.spec_from_file_location("redisproxy.core.resp", SOURCE)
-        core.resp = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(core.resp)
+        resp = importlib.import_module("redisproxy.resp")
+        spec = importlib.util.spec_from_file_location("redisproxy.resp.framing", SOURCE)
+        resp.framing = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(resp.framing)
         return [importlib.import_module(name) for name in names]
     finally:
         _forget()
@@ -41,5 +44,5 @@ def interpreted(*names: str) -> list[ModuleType]:
             parent, _, child = package.rpartition(".")
             if package in before:
                 setattr(sys.modules[parent], child, before[package])
-            else:
+            elif hasattr(sys.modules[parent], child):
                 delattr(sys.modules[parent], child)

@@ -12,24 +12,24 @@ from unittest import mock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redisproxy.core import resp
+from redisproxy.resp import framing
 from tests.fuzz import targets
 from tests.fuzz.test_corpus import replies, requests
 from tests.support.forms import SOURCE, interpreted
 
-if resp.COMPILED:
+if framing.COMPILED:
     MISSING = ""
 else:
     MISSING = (
         "the framing is not compiled here: install gcc and Python's headers (Debian: python3-dev), then: make clean test"
     )
 
-test_resp, test_corpus, test_differential = interpreted(
-    "tests.core.test_resp", "tests.fuzz.test_corpus", "tests.fuzz.test_differential"
+test_framing, test_corpus, test_differential = interpreted(
+    "tests.resp.test_framing", "tests.fuzz.test_corpus", "tests.fuzz.test_differential"
 )
-plain = test_resp.resp
+plain = test_framing.framing
 
-for module in (test_resp, test_corpus, test_differential):
+for module in (test_framing, test_corpus, test_differential):
     for name, case in inspect.getmembers(module, inspect.isclass):
         if issubclass(case, unittest.TestCase) and case.__module__ == module.__name__:
             # Where the interpreted form is the installed one, they ran already.
@@ -40,7 +40,7 @@ del module, name, case  # or trial would take them for tests of this module
 class InterpretedTests(unittest.TestCase):
     def test_is_interpreted(self) -> None:
         self.assertFalse(plain.COMPILED)
-        self.assertIsNot(plain, resp)
+        self.assertIsNot(plain, framing)
         self.assertIs(test_corpus.targets.RequestScanner, plain.RequestScanner)
         self.assertIs(test_corpus.targets.lane_module.ReplyMeasurer, plain.ReplyMeasurer)
 
@@ -51,7 +51,7 @@ class InterpretedTests(unittest.TestCase):
         # One for each byte, not one for each argument at each byte.
         looks = iter([plain._short_header] * 40_000)
         with mock.patch.object(plain, "_short_header", lambda *header: next(looks)(*header)):
-            for chunk in test_resp.bytewise(data):
+            for chunk in test_framing.bytewise(data):
                 scanner.feed(chunk)
                 found = scanner.next()
         self.assertEqual(found, (plain.FORWARD, data, 1))
@@ -61,24 +61,24 @@ class InterpretedTests(unittest.TestCase):
 class CompiledTests(unittest.TestCase):
     def test_is_not_older_than_its_source(self) -> None:
         """Python prefers it to a source that was edited since: every test would be of the old code."""
-        compiled = Path(resp.__file__).stat().st_mtime
+        compiled = Path(framing.__file__).stat().st_mtime
         for source in (SOURCE, SOURCE.with_suffix(".pxd")):
             self.assertGreaterEqual(
-                compiled, source.stat().st_mtime, "resp.py was edited: `make .venv/installed` compiles it"
+                compiled, source.stat().st_mtime, "framing.py was edited: `make .venv/installed` compiles it"
             )
 
     def test_has_all_that_the_interpreted_form_has(self) -> None:
         public = {name for name in vars(plain) if not name.startswith("_")}
-        self.assertEqual(public - set(vars(resp)), {"annotations"})  # of __future__
+        self.assertEqual(public - set(vars(framing)), {"annotations"})  # of __future__
         for name in ("RequestScanner", "ReplyMeasurer"):
-            one, other = getattr(plain, name), getattr(resp, name)
+            one, other = getattr(plain, name), getattr(framing, name)
             self.assertEqual({n for n in dir(one) if n[0] != "_"} - {n for n in dir(other) if n[0] != "_"}, set())
 
     @settings(max_examples=500)
     @given(st.binary(max_size=4), st.sampled_from(["AUTHENTICATED", "UNAUTHENTICATED"]), requests)
     def test_both_forms_say_the_same_of_requests(self, sizes: bytes, limits: str, parts: list[bytes]) -> None:
         def said(targets: ModuleType) -> tuple[object, ...]:
-            scanned = targets.Scanned(getattr(targets.resp, limits), targets.TABLE, targets.KEEP)
+            scanned = targets.Scanned(getattr(targets.framing, limits), targets.TABLE, targets.KEEP)
             for chunk in targets.cut(b"".join(parts), sizes):
                 if not scanned.feed(chunk):
                     break

@@ -7,8 +7,8 @@ import unittest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from redisproxy.core.resp import ProtocolError
-from redisproxy.core.value import Answer, AnswerError, values_of
+from redisproxy.resp.framing import ProtocolError
+from redisproxy.resp.value import Answer, AnswerError, values_of
 
 ELEMENTS = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.binary(max_size=50))
 

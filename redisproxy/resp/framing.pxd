@@ -1,4 +1,4 @@
-# The C types of resp.py, for Cython. Declarations only: what happens is in resp.py, which runs without this file, too.
+# The C types of framing.py, for Cython. Declarations only: what happens is in framing.py, which runs without this file, too.
 #
 # A length is at most 18 digits long (_number), a position at most the size of what is in memory. `readonly` is what tests look at.
 

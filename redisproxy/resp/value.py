@@ -6,7 +6,7 @@ list of these.
 
 from __future__ import annotations
 
-from .resp import CRLF, ProtocolError
+from .framing import CRLF, ProtocolError
 
 Value = bytes | int | None
 #: What a whole reply says.

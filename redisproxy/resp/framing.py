@@ -1,13 +1,13 @@
 r"""RESP framing, both ways: where requests and replies begin and end.
 
-Owns the wire format and its limits. Must not know what a command means (that is `policy`) nor whose it is
-(that is `session`): a table that maps command names to KEEP, TAKE or DROP is all it is told.
+Owns the wire format and its limits. Must not know what a command means (that is `core.policy`) nor whose it is
+(that is `core.session`): a table that maps command names to KEEP, TAKE or DROP is all it is told.
 
 Bytes that are passed on are never decoded: a run of plain commands leaves as the slice it came in, and a reply
 is measured while it passes. What Redis reads leniently (``*1\rX``, a bulk string that does not end in CR LF) is
 an error here, because two parsers that disagree about a boundary are a smuggling hole.
 
-Plain Python, which Cython compiles where there is a C compiler, with the C types of resp.pxd. What is hot compares single
+Plain Python, which Cython compiles where there is a C compiler, with the C types of framing.pxd. What is hot compares single
 bytes, because that is cheap in both forms; searching, slicing and int() are for what is rare.
 
 Source: networking.c of Redis 7 (processInlineBuffer, processMultibulkBuffer), sds.c (sdssplitargs), and the RESP3

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from redisproxy.core import resp
-from redisproxy.core.resp import (
+from redisproxy.resp import framing
+from redisproxy.resp.framing import (
     AUTHENTICATED,
     COMMAND,
     DROP,
@@ -32,11 +32,11 @@ from redisproxy.core.resp import (
 TABLE = {b"TAKE": TAKE, b"DROP": DROP, b"HEAD": HEAD, b"EXEC": TAKE}
 
 
-def scanner(limits: resp.Limits = AUTHENTICATED, default: int = KEEP) -> RequestScanner:
+def scanner(limits: framing.Limits = AUTHENTICATED, default: int = KEEP) -> RequestScanner:
     return RequestScanner(limits, TABLE, default)
 
 
-def scan(chunks: Iterable[bytes], limits: resp.Limits = AUTHENTICATED, default: int = KEEP) -> list[object]:
+def scan(chunks: Iterable[bytes], limits: framing.Limits = AUTHENTICATED, default: int = KEEP) -> list[object]:
     """What a scanner says of the chunks: forwarded bytes and counts joined, so that no cut shows."""
     said: list[object] = []
     scanning = scanner(limits, default)
@@ -67,7 +67,9 @@ def bytewise(data: bytes) -> list[bytes]:
 
 
 class ScanCase(unittest.TestCase):
-    def assertScans(self, data: bytes, *expected: object, limits: resp.Limits = AUTHENTICATED, default: int = KEEP) -> None:
+    def assertScans(
+        self, data: bytes, *expected: object, limits: framing.Limits = AUTHENTICATED, default: int = KEEP
+    ) -> None:
         """The same of the bytes as a whole, split at every byte, and in two parts at each place."""
         self.assertEqual(scan([data], limits, default), list(expected))
         self.assertEqual(scan(bytewise(data), limits, default), list(expected))
@@ -131,8 +133,8 @@ class RequestScannerTests(ScanCase):
         """By its size, and not by how much of it is here."""
         get = encode([b"GET", b"a"])
         around = len(encode([b"SET", b"k", b"x" * 65_000])) - 65_000
-        whole = encode([b"SET", b"k", b"x" * (resp.WHOLE_LIMIT - around)])
-        large = encode([b"SET", b"k", b"x" * (resp.WHOLE_LIMIT - around + 1)])
+        whole = encode([b"SET", b"k", b"x" * (framing.WHOLE_LIMIT - around)])
+        large = encode([b"SET", b"k", b"x" * (framing.WHOLE_LIMIT - around + 1)])
         many = encode([b"MSET", *[b"x"] * 12_000])
         for chunks in ([get + whole + get], [get + whole[:-1], whole[-1:] + get], bytewise(get + whole + get)):
             self.assertEqual(scan(chunks), [["forward", get + whole + get, 3]])
@@ -157,7 +159,7 @@ class RequestScannerTests(ScanCase):
         for arguments in ([], [b"a"], [b"a", b""], [b"a", b"b" * 100], [b"a", b"b", b"c"]):
             data = get + encode([b"HEAD", *arguments]) + get
             self.assertScans(data, ["forward", get, 1], ("command", [b"HEAD", *arguments]), ["forward", get, 1])
-        payload = b"x" * (resp.WHOLE_LIMIT + 1)
+        payload = b"x" * (framing.WHOLE_LIMIT + 1)
         expected = [
             ["forward", get, 1],
             ["headed", encode([b"HEAD", b"a"]) + b"$%d\r\n%b\r\n" % (len(payload), payload), 1],
@@ -187,7 +189,7 @@ class RequestScannerTests(ScanCase):
             get + encode([b"TAKE"]) + execute,
             get + b"PING\r\n" + execute,
             get + b"*0\r\n" + execute,
-            encode([b"SET", b"k", b"x" * resp.WHOLE_LIMIT]) + execute,
+            encode([b"SET", b"k", b"x" * framing.WHOLE_LIMIT]) + execute,
             get + b"*2\r\n$3\r\nGET\r\n$x\r\n" + execute,
             encode([b"N" * 200]) + execute,
         ):
@@ -199,9 +201,9 @@ class RequestScannerTests(ScanCase):
 
     def test_a_taken_command_has_a_limit(self) -> None:
         get = encode([b"GET", b"a"])
-        large = encode([b"TAKE", b"x" * (resp.TAKE_LIMIT - 68), b"y"])
+        large = encode([b"TAKE", b"x" * (framing.TAKE_LIMIT - 68), b"y"])
         self.assertEqual(scan([large + get]), [("oversize", b"TAKE"), ["forward", get, 1]])
-        just = encode([b"TAKE", b"x" * (resp.TAKE_LIMIT - 36)])
+        just = encode([b"TAKE", b"x" * (framing.TAKE_LIMIT - 36)])
         self.assertEqual(scan([just + get])[0][0], "command")
 
     def test_a_large_argument_in_small_chunks_is_not_copied_at_each(self) -> None:
@@ -276,10 +278,10 @@ class RequestScannerTests(ScanCase):
         self.assertEqual(scanning.buffered, 0)
 
     def test_an_inline_request_has_a_limit(self) -> None:
-        line = b"GET " + b"x" * (resp.INLINE_LIMIT - 5)
+        line = b"GET " + b"x" * (framing.INLINE_LIMIT - 5)
         self.assertEqual(scan([line + b"\n"])[0][0], "forward")
-        self.assertEqual(scan([b"GET " + b"x" * resp.INLINE_LIMIT]), [("error", "too big inline request")])
-        self.assertEqual(scan([b"GET " + b"x" * resp.INLINE_LIMIT + b"\r\n"]), [("error", "too big inline request")])
+        self.assertEqual(scan([b"GET " + b"x" * framing.INLINE_LIMIT]), [("error", "too big inline request")])
+        self.assertEqual(scan([b"GET " + b"x" * framing.INLINE_LIMIT + b"\r\n"]), [("error", "too big inline request")])
 
     def test_the_table_may_change_between_two_commands(self) -> None:
         scanning = scanner(UNAUTHENTICATED, TAKE)

@@ -1,0 +1,1 @@
+"""RESP: framing and values, pure and below everything else."""
