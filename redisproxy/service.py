@@ -20,7 +20,6 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from .core.enrolment import Enrolment
-from .core.printable import printable
 from .core.tenants import Backend, Directory
 from .directory.manifests import REST, ManifestsSource
 from .directory.pace import Pace, Unpaced
@@ -35,6 +34,7 @@ from .net.rotation import RotationService
 from .net.tls import CertificateError
 from .ops.figures import DRAINING, Figures
 from .ops.logs import observer
+from .printable import printable
 from .process import end_with, prepare, quiet_libraries, raise_descriptor_limit
 from .quickstart import tenants_command, tour
 from .resp import framing

@@ -14,7 +14,6 @@ from twisted.internet import defer, task
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
 
-from .core.printable import printable
 from .core.tenants import Directory
 from .directory.reading import ReadingService
 from .net.client import shown_address
@@ -24,6 +23,7 @@ from .ops import pages
 from .ops.exposition import Exposition
 from .ops.figures import Counts, DirectoryState, Figures, TenantState, WatchState
 from .ops.web import Guard, TokenError, is_here, read_token, site
+from .printable import printable
 from .settings import Settings, SettingsError
 
 #: Seconds between two looks at how many commands there were.

@@ -30,9 +30,9 @@ from twisted.logger import globalLogBeginner
 
 from .. import __version__
 from ..core.allocation import ADDRESS, Refused
-from ..core.printable import printable
 from ..core.urls import parse_address
 from ..directory.writing import WriteError
+from ..printable import printable
 from ..process import quiet_libraries
 from ..service import ProxyService, source_of
 from ..settings import Settings, SettingsError, described, option_name

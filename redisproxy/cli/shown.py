@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import Any
 
 from ..core.enrolment import Problem
-from ..core.printable import printable
 from ..core.tenants import Credential
 from ..ops import pages
+from ..printable import printable
 from .changes import Rotated, Written
 from .findings import Findings, NamespaceView, RedisView
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from enum import Enum
 from functools import partial
 
+from .. import probes
 from ..resp.framing import (
     COMMAND,
     FORWARD,
@@ -27,7 +28,7 @@ from ..resp.framing import (
     RequestScanner,
     encode,
 )
-from . import policy, probes
+from . import policy
 from .lane import HELLO, REPLIES, Owed
 from .links import Home, Lane, Link
 from .tenants import Credential

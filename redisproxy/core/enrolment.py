@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 
+from ..printable import printable
 from .limits import UNLIMITED, Limits, read_limits
-from .printable import printable
 from .tenants import Backend, Credential, Directory, Tenant, digest
 from .urls import CONNECTION_STRING, MalformedError, possible_indexes, read_master, read_tenant
 

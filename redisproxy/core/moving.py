@@ -11,8 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from .. import probes
 from ..resp.framing import AUTHENTICATED
-from . import probes
 from .conversation import REVOKED, Conversation, Reply, Wait
 from .lane import Owed
 from .links import Home, Lane, Link

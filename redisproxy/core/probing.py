@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
+from ..printable import printable, server_error
 from .acl import PREFIX
 from .commands import Command, builtin, parse, without
 from .policy import Policy, make_policy
-from .printable import printable, server_error
 
 #: The user that shows whether ACL users can be had. It can do nothing, and is deleted at once.
 PROBE_USER = f"{PREFIX}probe"

@@ -13,8 +13,8 @@ import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from ..printable import printable
 from .limits import UNLIMITED, Limits
-from .printable import printable
 
 # A digest is of use to this proxy alone: a core dump of another one, or a rainbow table, does not help.
 _digest_key = secrets.token_bytes(32)

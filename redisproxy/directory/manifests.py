@@ -28,7 +28,7 @@ from ..core.enrolment import (
     Unread,
     no_rest,
 )
-from ..core.printable import printable
+from ..printable import printable
 from . import yamltext
 from .documents import DocumentError, is_missing, read_ageless_namespace, read_namespace, read_secret
 

@@ -24,7 +24,8 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from ..core import probes, pubsub
+from .. import probes
+from ..core import pubsub
 from ..core.conversation import REVOKED
 from ..core.guard import LAST
 from ..core.policy import Policy

@@ -20,8 +20,8 @@ from twisted.python.failure import Failure
 
 from ..core.lane import Ledger, Owed
 from ..core.moving import UNREACHABLE
-from ..core.printable import printable, server_error
 from ..core.tenants import Backend, Tenant
+from ..printable import printable, server_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from .limiting import NOBODYS, Allowance
 from .receiver import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver

@@ -17,7 +17,7 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..core import probes
+from .. import probes
 from ..core.fair_queue import FairQueue
 from ..core.moving import UNREACHABLE
 from ..core.tally import Counts, increase

@@ -14,7 +14,7 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from ..core import probes
+from .. import probes
 from ..core.moving import UNREACHABLE
 from ..core.tenants import Backend
 from .lane import LaneError, LaneProtocol

@@ -14,7 +14,7 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
-from ..core import probes
+from .. import probes
 from ..core.answering import NOT_ALLOWED, UNANSWERED
 from ..core.lane import Owed
 from ..core.tenants import Tenant

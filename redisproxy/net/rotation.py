@@ -17,8 +17,8 @@ from twisted.internet import defer, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from ..core.printable import printable
 from ..ops.figures import TlsState
+from ..printable import printable
 from .tls import CertificateError, Made, Material, ServerTls, make
 
 #: Seconds between two looks. A change is one that two of them find alike: a file that is being written is left alone.

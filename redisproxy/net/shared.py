@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..core import probes
+from .. import probes
 from ..core.lane import Owed
 from ..core.session import Session
 from ..core.tenants import Tenant

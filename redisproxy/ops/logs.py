@@ -29,7 +29,7 @@ from twisted.logger import (
 from twisted.python.failure import Failure
 from twisted.python.logfile import LogFile
 
-from ..core.printable import printable, server_error
+from ..printable import printable, server_error
 
 LEVELS = ("debug", "info", "warn", "error")
 FORMATS = ("text", "json")

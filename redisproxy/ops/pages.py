@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
-from ..core.printable import printable
+from ..printable import printable
 from .figures import DRAINING, CertificateState, DirectoryState, Figures, ProblemState, TenantCounts, WorkersState
 
 #: Seconds until the browser asks again.

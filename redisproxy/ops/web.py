@@ -20,7 +20,7 @@ from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
 
-from ..core.printable import printable
+from ..printable import printable
 
 #: Connections at once; more are closed.
 CONNECTIONS = 64

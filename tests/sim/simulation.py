@@ -24,7 +24,8 @@ from twisted.internet.protocol import Factory
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from redisproxy.core import conversation, probes
+from redisproxy import probes
+from redisproxy.core import conversation
 from redisproxy.core.tenants import Backend, Credential, Directory, Tenant, digest
 from redisproxy.directory.holder import DirectoryHolder
 from redisproxy.net import client as client_module
@@ -156,7 +157,7 @@ class Simulation:
         # Who owned a database since when.
         self._owners: list[tuple[float, int, str]] = [(0.0, 3, "blue"), (0.0, 5, "green")]
         self.redis = Redis(self.world, _MASTER, {b"blue-1": 3, b"green-1": 5})
-        #: names of rare branches that were taken: see `redisproxy.core.probes`
+        #: names of rare branches that were taken: see `redisproxy.probes`
         self.reached: set[str] = set()
         #: which limits the seed made tiny
         self.tiny: list[str] = []

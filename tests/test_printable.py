@@ -8,7 +8,7 @@ import unittest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redisproxy.core.printable import printable, server_error
+from redisproxy.printable import printable, server_error
 
 
 class PrintableTests(unittest.TestCase):
