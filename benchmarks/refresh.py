@@ -169,12 +169,12 @@ def resident() -> int:
 async def measure(reactor: object, options: argparse.Namespace) -> None:
     from twisted.internet import protocol, task, threads
 
-    from redisproxy.core.enrolment import Enrolment
-    from redisproxy.core.tenants import AuthenticationError
     from redisproxy.directory import cluster
     from redisproxy.directory.reading import ReadingService
     from redisproxy.directory.watch import ChangeQueue, WatchService
     from redisproxy.process import settle
+    from redisproxy.tenants.enrolment import Enrolment
+    from redisproxy.tenants.model import AuthenticationError
 
     class Echo(protocol.Protocol):
         def dataReceived(self, data: bytes) -> None:

@@ -19,8 +19,6 @@ from twisted.internet import defer, task
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from .core.enrolment import Enrolment
-from .core.tenants import Backend, Directory
 from .directory.manifests import REST, ManifestsSource
 from .directory.pace import Pace, Unpaced
 from .directory.poll import PollService
@@ -40,6 +38,8 @@ from .quickstart import tenants_command, tour
 from .resp import framing
 from .serving import Serving
 from .settings import Settings, SettingsError
+from .tenants.enrolment import Enrolment
+from .tenants.model import Backend, Directory
 from .workers import Workers
 
 if TYPE_CHECKING:

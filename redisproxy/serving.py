@@ -14,11 +14,8 @@ from twisted.internet import defer, task
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .core import tally
-from .core.enrolment import ReadSummary
 from .core.policy import Policy
 from .core.probing import Server, needed, policy_for
-from .core.tenants import Directory, Tenant
 from .directory.holder import DirectoryHolder
 from .net import acl_users
 from .net.admission import Admission
@@ -36,6 +33,9 @@ from .ops.figures import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCoun
 from .ops.outcomes import Outcomes
 from .process import settle
 from .settings import Settings
+from .tenants import account
+from .tenants.enrolment import ReadSummary
+from .tenants.model import Directory, Tenant
 
 #: Seconds until a user is told of again that could not be.
 _AGAIN = 1.0
@@ -72,7 +72,7 @@ class Serving(service.MultiService):
         # What Redis was when it told last, and the users that are told of what is new since.
         self._server: Server | None = None
         self._renewing: defer.Deferred | None = None
-        counted = tally.Counts()
+        counted = account.Counts()
         self.allowances = Allowances(reactor, settings.processes)
         self.lanes = LanePool(
             reactor,

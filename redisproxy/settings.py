@@ -12,9 +12,9 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .core.limits import MOST_CONNECTIONS, MOST_PER_SECOND, Limits
 from .core.policy import closed, parse_names
 from .ops.logs import FORMATS, LEVELS
+from .tenants.limits import MOST_CONNECTIONS, MOST_PER_SECOND, Limits
 
 
 class SettingsError(ValueError):

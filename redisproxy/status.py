@@ -14,7 +14,6 @@ from twisted.internet import defer, task
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
 
-from .core.tenants import Directory
 from .directory.reading import ReadingService
 from .net.client import shown_address
 from .net.listening import EndpointError, Listening
@@ -25,6 +24,7 @@ from .ops.figures import Counts, DirectoryState, Figures, TenantState, WatchStat
 from .ops.web import Guard, TokenError, is_here, read_token, site
 from .printable import printable
 from .settings import Settings, SettingsError
+from .tenants.model import Directory
 
 #: Seconds between two looks at how many commands there were.
 LOOK = 5.0

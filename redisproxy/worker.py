@@ -26,9 +26,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, Message, Taker
-from .core import snapshot
-from .core.enrolment import ReadSummary
-from .core.tenants import use_digest_key
 from .directory.pace import Pace
 from .net.balance import Balance
 from .net.listening import EndpointError, ListenError, Listening, adopt
@@ -37,6 +34,9 @@ from .ops import logs
 from .process import prepare, raise_descriptor_limit
 from .serving import Serving
 from .settings import Settings, SettingsError
+from .tenants import wire_form
+from .tenants.enrolment import ReadSummary
+from .tenants.model import use_digest_key
 
 
 @implementer(ILogObserver)
@@ -151,7 +151,7 @@ class Worker:
         elsewhere = message.fields["handed_over"]
         if self._serving.directory.directory is None:
             # Nobody is served yet, and "listen" is to come after it.
-            self._serving.use(snapshot.load(message.payload), elsewhere)
+            self._serving.use(wire_form.load(message.payload), elsewhere)
             return None
         taking = threads.deferToThread(self._load, message.payload)
         return taking.addCallback(self._serving.use, elsewhere)
@@ -162,7 +162,7 @@ class Worker:
 
     def _load(self, payload: bytes) -> object:
         self._pace.start()
-        return snapshot.load(payload, self._pace.rest)
+        return wire_form.load(payload, self._pace.rest)
 
     def _take_read(self, message: Message) -> None:
         """What a read of the source has established. age: seconds since it began."""

@@ -25,15 +25,15 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, ChannelError, Message, Taker
-from .core import snapshot
-from .core.enrolment import ReadSummary
-from .core.tenants import Directory, Tenant, digest_key
 from .net import acl_users
 from .net.balance import Balance, shared_memory
 from .net.tls import Material
 from .ops import logs
 from .ops.figures import Counts, RedisState, WorkersState
 from .reports import Reports
+from .tenants import wire_form
+from .tenants.enrolment import ReadSummary
+from .tenants.model import Directory, Tenant, digest_key
 
 #: Seconds that a worker has to live for its end not to count as one more failure in a row.
 LIVED = 60.0
@@ -308,7 +308,7 @@ class Workers(service.Service):
         self._owners |= {tenant.index: tenant for tenant in directory.tenants}
         self._directory = directory
         self._reports.keep({tenant.namespace for tenant in directory.tenants})
-        self._snapshot = snapshot.dump(directory)
+        self._snapshot = wire_form.dump(directory)
         self._serial += 1
         for process in self._running():
             self._feed(process)

@@ -9,10 +9,10 @@ import sys
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
-from redisproxy.core.tenants import Directory
 from redisproxy.process import SWITCH_INTERVAL
 from redisproxy.service import ProxyService
 from redisproxy.settings import Settings
+from redisproxy.tenants.model import Directory
 
 
 class ProcessTests(unittest.SynchronousTestCase):

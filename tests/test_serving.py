@@ -9,10 +9,10 @@ from twisted.trial import unittest
 from redisproxy.core.acl import username
 from redisproxy.core.commands import builtin
 from redisproxy.core.probing import Server
-from redisproxy.core.tenants import Backend, Credential, Directory, Tenant
 from redisproxy.net.control import ControlError
 from redisproxy.serving import Serving
 from redisproxy.settings import Settings
+from redisproxy.tenants.model import Backend, Credential, Directory, Tenant
 
 BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-green", 5)
 BACKEND = Backend("127.0.0.1", password=b"master-password")

@@ -12,10 +12,10 @@ from twisted.python.failure import Failure
 from twisted.trial import unittest
 
 from redisproxy.channel import Channel, Message
-from redisproxy.core import snapshot
-from redisproxy.core.enrolment import ReadSummary
-from redisproxy.core.tenants import Backend, Credential, Directory, Tenant, digest
 from redisproxy.net.tls import Material
+from redisproxy.tenants import wire_form
+from redisproxy.tenants.enrolment import ReadSummary
+from redisproxy.tenants.model import Backend, Credential, Directory, Tenant, digest
 from redisproxy.workers import ANSWER_LIMIT, END_MARGIN, LIVED, Workers, _Process
 
 
@@ -63,7 +63,7 @@ class Child:
 
     def take(self, message: Message) -> None:
         self.hear(message)
-        self.directories.append(snapshot.load(message.payload))
+        self.directories.append(wire_form.load(message.payload))
         self.handed_over.append(message.fields["handed_over"])
 
     def stop(self, message: Message) -> None:

@@ -1,6 +1,6 @@
 """What the operator's command writes: a tenant's secret, a temporary one, another password.
 
-Owns the order of the steps, and what is undone when one fails. The decisions are `core.allocation`'s, the writing is
+Owns the order of the steps, and what is undone when one fails. The decisions are `tenants.allocation`'s, the writing is
 `directory.writing`'s.
 """
 
@@ -15,14 +15,14 @@ from typing import Any
 
 from twisted.internet import task
 
-from ..core import allocation
-from ..core.allocation import Refused, Room
-from ..core.enrolment import ReadFailure, Reading
-from ..core.tenants import digest
-from ..core.urls import tenant_url
 from ..directory.cluster import ClusterSource
 from ..directory.writing import ClusterWriter, StoredSecret, WriteError
 from ..settings import Settings
+from ..tenants import allocation
+from ..tenants.allocation import Refused, Room
+from ..tenants.enrolment import ReadFailure, Reading
+from ..tenants.model import digest
+from ..tenants.urls import tenant_url
 from .findings import Operator, resolve
 
 #: How often another index is tried when somebody else took the one that was free a moment ago.
@@ -86,7 +86,7 @@ async def enroll(
 ) -> Written:
     """Gives a namespace a database and a password.
 
-    wanted: which database, None for the first that is free; address: see `core.allocation.ADDRESS`; databases: how many
+    wanted: which database, None for the first that is free; address: see `tenants.allocation.ADDRESS`; databases: how many
     Redis has, where it is not to be asked. Raises Refused and WriteError.
     """
     settings = operator.settings

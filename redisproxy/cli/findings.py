@@ -11,18 +11,18 @@ from typing import Any, TypeVar
 
 from twisted.internet import threads
 
-from ..core.allocation import Room, must_be_read
 from ..core.commands import builtin
-from ..core.enrolment import Enrolment, Problem, ReadFailure, Reading
 from ..core.policy import Policy, make_policy
 from ..core.probing import Server, needed, policy_for
-from ..core.tenants import Backend, Credential, Directory
 from ..directory.cluster import ClusterSource
 from ..directory.manifests import ManifestsSource
 from ..directory.watch import Watched, WatchFailure
 from ..embedded import DATABASES
 from ..net.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 from ..settings import Settings
+from ..tenants.allocation import Room, must_be_read
+from ..tenants.enrolment import Enrolment, Problem, ReadFailure, Reading
+from ..tenants.model import Backend, Credential, Directory
 
 _Answer = TypeVar("_Answer")
 #: Seconds after which a watch that was opened to see whether it can be is ended by the API server, if not by us.

@@ -29,13 +29,13 @@ from twisted.internet import defer, task
 from twisted.logger import globalLogBeginner
 
 from .. import __version__
-from ..core.allocation import ADDRESS, Refused
-from ..core.urls import parse_address
 from ..directory.writing import WriteError
 from ..printable import printable
 from ..process import quiet_libraries
 from ..service import ProxyService, source_of
 from ..settings import Settings, SettingsError, described, option_name
+from ..tenants.allocation import ADDRESS, Refused
+from ..tenants.urls import parse_address
 from . import changes, findings, shown
 from .findings import Operator
 

@@ -11,10 +11,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ..core.enrolment import Problem
-from ..core.tenants import Credential
 from ..ops import pages
 from ..printable import printable
+from ..tenants.enrolment import Problem
+from ..tenants.model import Credential
 from .changes import Rotated, Written
 from .findings import Findings, NamespaceView, RedisView
 

@@ -10,8 +10,8 @@ import hmac
 import re
 from collections.abc import Iterable
 
+from ..tenants.model import Tenant
 from .policy import Policy
-from .tenants import Tenant
 
 #: What the names of our users begin with. An operator's own users must not.
 PREFIX = "redisproxy:"

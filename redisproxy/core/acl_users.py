@@ -13,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
+from ..tenants.enrolment import ReadSummary
+from ..tenants.model import Tenant
 from . import acl
-from .enrolment import ReadSummary
-from .tenants import Tenant
 
 #: Whole reads in a row that find no tenant for a user, before it is removed.
 READS = 2

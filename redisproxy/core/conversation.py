@@ -28,10 +28,10 @@ from ..resp.framing import (
     RequestScanner,
     encode,
 )
+from ..tenants.model import Credential
 from . import policy
 from .lane import HELLO, REPLIES, Owed
 from .links import Home, Lane, Link
-from .tenants import Credential
 
 #: Replies that may be outstanding before no more commands are read.
 OWED_LIMIT = 1_000_000

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Hashable
 from typing import Generic, TypeVar
 
-from .tenants import Tenant
+from ..tenants.model import Tenant
 
 Waiter = TypeVar("Waiter", bound=Hashable)
 

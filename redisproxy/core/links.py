@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from ..tenants.model import Credential
 from . import policy
 from .lane import Owed
-from .tenants import Credential
 
 
 class Lane(Protocol):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from .tenants import Tenant
+from ..tenants.model import Tenant
 
 #: Channels, patterns, sharded channels.
 KINDS = (b"", b"P", b"S")

@@ -8,11 +8,11 @@ from __future__ import annotations
 from functools import partial
 
 from ..resp.framing import DROP, HEAD, TAKE_LIMIT, UNAUTHENTICATED, encode
+from ..tenants.model import AuthenticationError, TenantFullError
 from . import policy, pubsub
 from .answering import BAD_NAME, OK, SYNTAX, AnsweringConversation, is_client_name
 from .conversation import NOAUTH, Reply, Wait
 from .lane import CONFIRMATIONS, HELLO, Owed
-from .tenants import AuthenticationError, TenantFullError
 
 NOAUTH_HELLO = (
     b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> "

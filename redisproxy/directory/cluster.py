@@ -25,7 +25,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import InClusterConfigLoader
 
-from ..core.enrolment import (
+from ..tenants.enrolment import (
     ITSELF,
     TEMPORARY_PREFIX,
     Changes,

@@ -1,4 +1,4 @@
-"""Kubernetes documents, as JSON from an API server or YAML from a file, made into what `core.enrolment` takes.
+"""Kubernetes documents, as JSON from an API server or YAML from a file, made into what `tenants.enrolment` takes.
 
 Owns the reading of one document: metadata, base64, timestamps. A fault inside a secret becomes the secret's
 ``error``; only what is no document at all raises. In a file's document every scalar is the text that was written; where
@@ -13,8 +13,8 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from ..core.enrolment import KEYS, NamespaceDocument, SecretDocument
-from ..core.limits import ANNOTATIONS, PREFIX
+from ..tenants.enrolment import KEYS, NamespaceDocument, SecretDocument
+from ..tenants.limits import ANNOTATIONS, PREFIX
 
 
 class DocumentError(ValueError):

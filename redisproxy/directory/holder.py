@@ -13,7 +13,7 @@ from twisted.application import service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from ..core.tenants import NOT_LOADED, AuthenticationError, Credential, Directory
+from ..tenants.model import NOT_LOADED, AuthenticationError, Credential, Directory
 
 #: Seconds, at most, between two looks at the wall clock: how late an expiry is that came because the clock was set.
 LOOK = 1.0

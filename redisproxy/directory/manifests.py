@@ -1,7 +1,7 @@
 """Reads namespaces and secrets from a directory of manifests, for where there is no cluster.
 
 Owns the files: ``*.yaml``, ``*.yml`` and ``*.json`` of one directory that are not hidden, each with any number of documents,
-``List`` included; and when a file is believed. The rules are the cluster's own (`core.enrolment`). When a file was written
+``List`` included; and when a file is believed. The rules are the cluster's own (`tenants.enrolment`). When a file was written
 means nothing: `touch`, a copy or a comment would make its documents older or younger.
 """
 
@@ -18,7 +18,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from ..core.enrolment import (
+from ..printable import printable
+from ..tenants.enrolment import (
     CONNECTION_STRING,
     NamespaceDocument,
     Problem,
@@ -28,7 +29,6 @@ from ..core.enrolment import (
     Unread,
     no_rest,
 )
-from ..printable import printable
 from . import yamltext
 from .documents import DocumentError, is_missing, read_ageless_namespace, read_namespace, read_secret
 

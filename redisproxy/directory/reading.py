@@ -18,9 +18,9 @@ from twisted.internet import defer, task, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 
-from ..core.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, ReadSummary, Update, no_rest
-from ..core.tenants import Directory
 from ..ops.figures import REFRESH_BOUNDS, Histogram
+from ..tenants.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, ReadSummary, Update, no_rest
+from ..tenants.model import Directory
 from .pace import Pace
 from .watch import ChangeQueue
 

@@ -26,8 +26,8 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..core.enrolment import ITSELF, Changes
 from ..ops.figures import WatchState
+from ..tenants.enrolment import ITSELF, Changes
 from .pace import Pace
 
 #: Bytes of one event. Metadata cannot be as large: an object has 1.5 MiB at most, its annotations 256 KiB of that, which

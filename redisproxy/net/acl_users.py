@@ -18,8 +18,8 @@ from twisted.python.failure import Failure
 
 from ..core import acl
 from ..core.acl_users import Inventory
-from ..core.enrolment import ReadSummary
-from ..core.tenants import Tenant
+from ..tenants.enrolment import ReadSummary
+from ..tenants.model import Tenant
 from .control import ControlError, ControlService
 
 #: Of several processes of one proxy, the one that does this.

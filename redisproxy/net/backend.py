@@ -16,8 +16,8 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
-from ..core.tenants import Backend
 from ..printable import printable, server_error
+from ..tenants.model import Backend
 
 
 def trust_roots(ca_file: Path) -> object:

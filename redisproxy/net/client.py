@@ -27,12 +27,12 @@ from zope.interface import implementer
 from .. import probes
 from ..core import pubsub
 from ..core.conversation import REVOKED
-from ..core.guard import LAST
 from ..core.policy import Policy
 from ..core.session import Session
-from ..core.tally import Tally, increase
-from ..core.tenants import AuthenticationError, Credential, Tenant, TenantFullError
 from ..ops.outcomes import Outcome
+from ..tenants.account import Tally, increase
+from ..tenants.login_backoff import LAST
+from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
 from .control import ControlError
 from .lane import LaneError, LaneProtocol
 from .limiting import Place

@@ -16,12 +16,12 @@ from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
 from ..core.commands import builtin
-from ..core.guard import Guard
 from ..core.policy import Policy, make_policy
-from ..core.tally import Counts
-from ..core.tenants import Directory, Tenant
 from ..directory.holder import DirectoryHolder
 from ..ops.outcomes import Outcomes
+from ..tenants.account import Counts
+from ..tenants.login_backoff import Guard
+from ..tenants.model import Directory, Tenant
 from .admission import Admission
 from .client import CROWDED, ClientProtocol
 from .lanes import LanePool

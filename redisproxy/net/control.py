@@ -20,7 +20,7 @@ from twisted.python.failure import Failure
 from ..core import probing
 from ..core.answering import UNANSWERED
 from ..core.probing import Server
-from ..core.tenants import Backend
+from ..tenants.model import Backend
 from .backend import endpoint_for
 from .probe import Memory, Probe, Rights
 from .time_limit import within

@@ -17,7 +17,7 @@ from twisted.internet import defer, task
 
 from ..core import probing
 from ..core.probing import Server
-from ..core.tenants import Backend
+from ..tenants.model import Backend
 from .backend import endpoint_for, why
 from .probe import Ask, Memory, Probe, Rights, ask_once
 from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest

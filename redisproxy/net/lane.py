@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 
 from ..core.lane import Ledger, Owed
 from ..core.moving import UNREACHABLE
-from ..core.tenants import Backend, Tenant
 from ..printable import printable, server_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
+from ..tenants.model import Backend, Tenant
 from .limiting import NOBODYS, Allowance
 from .receiver import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver
 from .transport import discard_unsent, has_unsent

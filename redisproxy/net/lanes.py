@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 from .. import probes
 from ..core.fair_queue import FairQueue
 from ..core.moving import UNREACHABLE
-from ..core.tally import Counts, increase
-from ..core.tenants import Backend, Tenant
 from ..ops.log_once import LogOnce
+from ..tenants.account import Counts, increase
+from ..tenants.model import Backend, Tenant
 from .backend import connected, endpoint_for, why
 from .handover import Handover
 from .lane import LOGIN_REFUSED, LaneError, LaneProtocol, RedisUnreachable, UserUnknown

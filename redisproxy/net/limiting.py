@@ -12,9 +12,9 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from ..core.limits import UNLIMITED, Bucket, Limits
 from ..core.session import Session
-from ..core.tenants import TenantFullError
+from ..tenants.limits import UNLIMITED, Bucket, Limits
+from ..tenants.model import TenantFullError
 from .receiver import READ_SIZE, SMALL_READ_SIZE, Hold
 
 #: Clients that have their turn in one turn of the reactor.

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
 from ..core.probing import ErrorReply, Refusal, Server, refusal, shown
-from ..core.tenants import Backend
+from ..tenants.model import Backend
 from .backend import endpoint_for, why
 from .control import ControlError, ControlService
 from .lanes import LanePool

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from .. import probes
 from ..core.moving import UNREACHABLE
-from ..core.tenants import Backend
+from ..tenants.model import Backend
 from .lane import LaneError, LaneProtocol
 from .time_limit import within
 

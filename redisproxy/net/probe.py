@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IReactorTCP
 from ..core import probing
 from ..core.commands import without
 from ..core.probing import ErrorReply, Facts, Server
-from ..core.tenants import Backend
+from ..tenants.model import Backend
 from .backend import connected, endpoint_for
 
 #: Servers (run ids) of which is remembered what they told: those that a failover leads to and back from.

@@ -17,9 +17,9 @@ from twisted.python.failure import Failure
 from .. import probes
 from ..core.answering import NOT_ALLOWED, UNANSWERED
 from ..core.lane import Owed
-from ..core.tenants import Tenant
 from ..resp.framing import ProtocolError, encode
 from ..resp.value import Answer, AnswerError, values_of
+from ..tenants.model import Tenant
 from .lane import LaneProtocol
 
 #: Bytes of an answer to all that is asked at once. What is larger is passed over: to read it would keep all others waiting.

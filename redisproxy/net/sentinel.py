@@ -17,7 +17,7 @@ from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..core.tenants import Backend
+from ..tenants.model import Backend
 from .backend import connected, why
 
 #: Seconds to wait for an answer. A sentinel has little else to do.

@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 from .. import probes
 from ..core.lane import Owed
 from ..core.session import Session
-from ..core.tenants import Tenant
+from ..tenants.model import Tenant
 from .lane import LaneError, LaneProtocol
 from .receiver import Hold
 

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from ..core import acl
 from ..core.policy import Policy
 from ..core.probing import ErrorReply, Server, user_exists
-from ..core.tenants import Tenant
+from ..tenants.model import Tenant
 from .control import ControlError, ControlService
 
 #: Patterns that the sessions of one tenant may have Redis allow, for the life of this process.

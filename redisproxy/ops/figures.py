@@ -46,7 +46,7 @@ class Histogram:
 
 
 class TenantCounts(TypedDict):
-    """commands, refused: by family, see `core.tally`; received: bytes from clients; replied: bytes from Redis; turned_away:
+    """commands, refused: by family, see `tenants.account`; received: bytes from clients; replied: bytes from Redis; turned_away:
     log-ins that would have been more connections than the tenant may have; held: connections that are not read from now,
     because the tenant did too much; throttled: seconds for which there were any.
     """
@@ -79,7 +79,7 @@ class Counts(TypedDict):
 
 class TenantState(TypedDict):
     """credentials: how many; expires: when the next of them does, in seconds since the epoch, or None; limits: those that
-    it has, by the fields of `core.limits.Limits`.
+    it has, by the fields of `tenants.limits.Limits`.
     """
 
     index: int

@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from ..core.guard import source
+from ..tenants.login_backoff import source
 
 #: Seconds of one period.
 PERIOD = 10.0
 #: Lines about one tenant in a period.
 TENANT_LINES = 50
-#: The same about one address, as `core.guard.source` has it, of clients that are not logged in; and about all of these
+#: The same about one address, as `tenants.login_backoff.source` has it, of clients that are not logged in; and about all of these
 #: addresses together. The first line about an address is written past that: it must not go unnoticed.
 ADDRESS_LINES = 20
 UNAUTHENTICATED_LINES = 200

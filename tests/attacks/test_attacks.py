@@ -15,8 +15,8 @@ import redis
 from redisproxy.core import acl
 from redisproxy.core.commands import parse
 from redisproxy.core.policy import make_policy
-from redisproxy.core.tenants import Tenant
 from redisproxy.resp.framing import encode
+from redisproxy.tenants.model import Tenant
 
 from ..support.proxy import Installation, master
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server, redis_5, valkey

@@ -16,11 +16,11 @@ from twisted.trial import unittest
 from redisproxy.cli import changes, findings
 from redisproxy.cli.findings import Operator
 from redisproxy.cli.shown import moment
-from redisproxy.core.allocation import ADDRESS, Refused
-from redisproxy.core.enrolment import parse_tenant
 from redisproxy.directory.cluster import ClusterSource, RequestError
 from redisproxy.directory.writing import ClusterWriter, StoredSecret, WriteError
 from redisproxy.settings import Settings
+from redisproxy.tenants.allocation import ADDRESS, Refused
+from redisproxy.tenants.enrolment import parse_tenant
 
 from ..cluster.apiserver import ask, shared_api_server
 from ..directory.test_contract import RealApiWorld, SmallApiWorld, namespace, secret, url

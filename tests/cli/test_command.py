@@ -19,7 +19,7 @@ import pexpect
 import yaml
 
 from redisproxy.cli.main import main
-from redisproxy.core.enrolment import parse_tenant
+from redisproxy.tenants.enrolment import parse_tenant
 
 from ..support.apiserver import HANG, NAMESPACES, ApiServer, refusal
 from ..support.proxy import Manifests, ProxyProcess, master, namespace, plain_environment, secret, tenant

@@ -16,10 +16,10 @@ from pathlib import Path
 import redis
 import yaml
 
-from redisproxy.core.enrolment import ReadFailure
 from redisproxy.directory import cluster
 from redisproxy.directory.cluster import ClusterSource
 from redisproxy.directory.watch import Watched, WatchFailure, read_event
+from redisproxy.tenants.enrolment import ReadFailure
 
 from ..deploy.documents import BASE, COMPONENTS, documents
 from ..support.apiserver import NAMESPACES, TOKEN, ApiServer, authority, secrets_path

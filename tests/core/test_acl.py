@@ -8,7 +8,7 @@ import unittest
 from redisproxy.core import acl
 from redisproxy.core.commands import builtin
 from redisproxy.core.policy import make_policy
-from redisproxy.core.tenants import Tenant
+from redisproxy.tenants.model import Tenant
 
 BLUE = Tenant("team-blue", 3)
 

@@ -6,8 +6,8 @@ import unittest
 
 from redisproxy.core import acl
 from redisproxy.core.acl_users import Inventory
-from redisproxy.core.enrolment import ReadSummary
-from redisproxy.core.tenants import Tenant
+from redisproxy.tenants.enrolment import ReadSummary
+from redisproxy.tenants.model import Tenant
 
 BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-green", 5)
 NAME = acl.username(BLUE)

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from redisproxy.core.fair_queue import FairQueue
-from redisproxy.core.tenants import Tenant
+from redisproxy.tenants.model import Tenant
 
 BLUE, GREEN, RED = TENANTS = Tenant("blue", 3), Tenant("green", 5), Tenant("red", 6)
 

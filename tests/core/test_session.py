@@ -13,8 +13,8 @@ from redisproxy.core.info import FIGURES, SECTIONS
 from redisproxy.core.lane import Ledger, Owed
 from redisproxy.core.policy import Policy, make_policy
 from redisproxy.core.session import OK, Session
-from redisproxy.core.tenants import AuthenticationError, Credential, Directory, Tenant, TenantFullError, digest
 from redisproxy.resp.framing import ProtocolError, encode
+from redisproxy.tenants.model import AuthenticationError, Credential, Directory, Tenant, TenantFullError, digest
 
 BLUE = Credential(Tenant("blue", 3), "redis-secret-master", digest(b"blue"))
 GREEN = Credential(Tenant("green", 5), "redis-secret-master", digest(b"green"))

@@ -8,9 +8,9 @@ from redisproxy.core.commands import builtin
 from redisproxy.core.moving import LOST
 from redisproxy.core.policy import make_policy
 from redisproxy.core.session import OK
-from redisproxy.core.tenants import Credential, Directory
 from redisproxy.resp import framing
 from redisproxy.resp.framing import encode
+from redisproxy.tenants.model import Credential, Directory
 
 from .test_session import BLUE, GREEN, Case, Conversation, RecordingLane
 

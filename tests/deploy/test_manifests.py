@@ -22,11 +22,11 @@ import kubernetes_validate
 import yaml
 
 from redisproxy import __version__
-from redisproxy.core.enrolment import CONNECTION_STRING, KEYS, PASSWORD, Enrolment
-from redisproxy.core.tenants import Backend, Directory, Tenant
 from redisproxy.directory import cluster
 from redisproxy.directory.manifests import ManifestsSource
 from redisproxy.settings import Settings
+from redisproxy.tenants.enrolment import CONNECTION_STRING, KEYS, PASSWORD, Enrolment
+from redisproxy.tenants.model import Backend, Directory, Tenant
 from redisproxy.workers import END_MARGIN
 
 from .documents import (

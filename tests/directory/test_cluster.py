@@ -17,11 +17,11 @@ from twisted.internet import defer, task
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
-from redisproxy.core import enrolment
-from redisproxy.core.enrolment import Enrolment, ReadFailure, Reading
-from redisproxy.core.tenants import NOT_LOADED, AuthenticationError, Directory
 from redisproxy.directory import cluster
 from redisproxy.directory.cluster import ClusterSource
+from redisproxy.tenants import enrolment
+from redisproxy.tenants.enrolment import Enrolment, ReadFailure, Reading
+from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Directory
 
 from ..support.apiserver import (
     ANY,

@@ -18,13 +18,13 @@ from collections.abc import Callable, Iterator
 
 from twisted.internet import defer, task
 
-from redisproxy.core.enrolment import Enrolment, Problem
-from redisproxy.core.limits import UNLIMITED, Limits
-from redisproxy.core.tenants import AuthenticationError, Backend, Credential, Directory
 from redisproxy.directory.cluster import ClusterSource
 from redisproxy.directory.manifests import ManifestsSource
 from redisproxy.directory.reading import Source
 from redisproxy.directory.watch import ChangeQueue, WatchService
+from redisproxy.tenants.enrolment import Enrolment, Problem
+from redisproxy.tenants.limits import UNLIMITED, Limits
+from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Directory
 
 from ..cluster.apiserver import KubeApiServer, shared_api_server
 from ..support.apiserver import ApiServer

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet import task
 from twisted.trial import unittest
 
-from redisproxy.core.tenants import AuthenticationError, Credential, Directory, Tenant, digest
 from redisproxy.directory.holder import LOOK, DirectoryHolder
+from redisproxy.tenants.model import AuthenticationError, Credential, Directory, Tenant, digest
 
 HOUR = 3600.0
 NOW = 1.8e9

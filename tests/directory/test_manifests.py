@@ -10,11 +10,11 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from redisproxy.core.allocation import Refused, Room, choose_index
-from redisproxy.core.enrolment import Enrolment, NamespaceDocument, Problem, Reading
-from redisproxy.core.tenants import AuthenticationError
 from redisproxy.directory import yamltext
 from redisproxy.directory.manifests import REST, ManifestsSource
+from redisproxy.tenants.allocation import Refused, Room, choose_index
+from redisproxy.tenants.enrolment import Enrolment, NamespaceDocument, Problem, Reading
+from redisproxy.tenants.model import AuthenticationError
 
 from ..support.proxy import PREFIX, master, namespace, secret, tenant
 

@@ -14,9 +14,9 @@ from twisted.logger import globalLogPublisher
 from twisted.trial import unittest
 
 from redisproxy.cli import shown
-from redisproxy.core.enrolment import Enrolment
 from redisproxy.directory.manifests import ManifestsSource
 from redisproxy.ops.logs import observer
+from redisproxy.tenants.enrolment import Enrolment
 
 from ..support.kept import KeptDirectory
 from ..support.marked import MARKER, scalars, traces, urls

@@ -10,10 +10,10 @@ import yaml
 from twisted.internet import defer, task
 from twisted.trial import unittest
 
-from redisproxy.core.enrolment import Enrolment
-from redisproxy.core.tenants import AuthenticationError
 from redisproxy.directory.manifests import REST, ManifestsSource
 from redisproxy.directory.poll import INTERVAL, SHARE, PollService
+from redisproxy.tenants.enrolment import Enrolment
+from redisproxy.tenants.model import AuthenticationError
 
 from ..support.kept import KeptDirectory
 from ..support.proxy import PREFIX, Manifests, master, tenant

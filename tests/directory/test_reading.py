@@ -10,11 +10,11 @@ from twisted.internet import defer, task
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
-from redisproxy.core.enrolment import Enrolment, Reading, ReadSummary, Update
-from redisproxy.core.tenants import NOT_LOADED, AuthenticationError, Directory
 from redisproxy.directory import reading
 from redisproxy.directory.manifests import ManifestsSource
 from redisproxy.directory.pace import Pace
+from redisproxy.tenants.enrolment import Enrolment, Reading, ReadSummary, Update
+from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Directory
 
 from ..support.kept import KeptDirectory
 from ..support.proxy import PREFIX, Manifests, master, secret, tenant

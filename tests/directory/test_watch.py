@@ -16,8 +16,6 @@ from twisted.internet import defer, task
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
-from redisproxy.core.enrolment import ITSELF, Changes, Enrolment, SecretDocument, Update
-from redisproxy.core.tenants import AuthenticationError
 from redisproxy.directory import cluster, reading, watch
 from redisproxy.directory.cluster import ClusterSource
 from redisproxy.directory.watch import (
@@ -34,6 +32,8 @@ from redisproxy.directory.watch import (
     read_event,
     split_lines,
 )
+from redisproxy.tenants.enrolment import ITSELF, Changes, Enrolment, SecretDocument, Update
+from redisproxy.tenants.model import AuthenticationError
 
 from ..support.apiserver import ANY, HANG, NAMESPACES, ApiServer, refusal
 from ..support.kept import KeptDirectory

@@ -13,7 +13,6 @@ from unittest import mock
 from redisproxy.core import lane as lane_module
 from redisproxy.core.lane import CONFIRMATIONS, HELLO, REPLIES, Ledger, Owed
 from redisproxy.core.pubsub import KINDS
-from redisproxy.core.tenants import Directory
 from redisproxy.resp import framing
 from redisproxy.resp.framing import (
     AUTHENTICATED,
@@ -31,6 +30,7 @@ from redisproxy.resp.framing import (
     encode,
 )
 from redisproxy.resp.value import Answer
+from redisproxy.tenants.model import Directory
 from tests.core.test_session import BLUE, GREEN, Conversation, RecordingLane
 
 #: Bytes of an input that are no payload: one of options, the others sizes of chunks, used in turn.

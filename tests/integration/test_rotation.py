@@ -13,7 +13,7 @@ from pathlib import Path
 import redis
 
 from redisproxy.core import acl
-from redisproxy.core.tenants import Tenant
+from redisproxy.tenants.model import Tenant
 
 from ..support.clients import client_once
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant

@@ -12,12 +12,12 @@ from twisted.trial import unittest
 
 from redisproxy.core import acl
 from redisproxy.core.commands import parse
-from redisproxy.core.enrolment import ReadSummary
 from redisproxy.core.policy import make_policy
-from redisproxy.core.tenants import Tenant
 from redisproxy.net.acl_users import LONGEST_PAUSE, PAUSE, PAUSES, REMOVED_AT_ONCE, RETRY, AclUsersService
 from redisproxy.net.control import ControlError, Server
 from redisproxy.net.wall import Wall
+from redisproxy.tenants.enrolment import ReadSummary
+from redisproxy.tenants.model import Tenant
 
 from ..support.clients import client_once
 from ..support.servers import RedisServer, on_every_server, valkey

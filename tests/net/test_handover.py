@@ -10,13 +10,13 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.trial import unittest
 
 from redisproxy.core.lane import Owed
-from redisproxy.core.tenants import Backend, Tenant
 from redisproxy.net.handover import ELSEWHERE_LIMIT, HERE_LIMIT
 from redisproxy.net.lane import LaneProtocol
 from redisproxy.net.lanes import LanePool
 from redisproxy.net.receiver import Hold
 from redisproxy.net.wall import Wall
 from redisproxy.resp.framing import encode
+from redisproxy.tenants.model import Backend, Tenant
 
 from ..support.certificates import Authority
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_7, valkey

@@ -5,10 +5,10 @@ from __future__ import annotations
 from twisted.internet import task
 from twisted.trial import unittest
 
-from redisproxy.core.limits import UNLIMITED, Limits
-from redisproxy.core.tenants import TenantFullError
 from redisproxy.net.limiting import AT_ONCE, TICK, Allowance, Allowances, Place
 from redisproxy.net.receiver import READ_SIZE, SMALL_READ_SIZE, Hold
+from redisproxy.tenants.limits import UNLIMITED, Limits
+from redisproxy.tenants.model import TenantFullError
 
 
 class Client:

@@ -10,11 +10,11 @@ from twisted.internet.interfaces import IResolutionReceiver
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial import unittest
 
-from redisproxy.core.tenants import Backend
 from redisproxy.net.backend import connected
 from redisproxy.net.lane import LaneError, RedisUnreachable
 from redisproxy.net.opening import Openings, RedisMoved
 from redisproxy.net.probe import calls_itself_replica
+from redisproxy.tenants.model import Backend
 
 from ..support.servers import free_port
 

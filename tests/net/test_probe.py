@@ -10,12 +10,12 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.trial import unittest
 
 from redisproxy.core.probing import Server, needed, policy_for, shown
-from redisproxy.core.tenants import Backend
 from redisproxy.net import control, inquiry
 from redisproxy.net.control import ControlError, ControlService
 from redisproxy.net.inquiry import InquiryError, inquire
 from redisproxy.net.probe import Memory, Probe
 from redisproxy.net.sentinel import Sentinel, SentinelError
+from redisproxy.tenants.model import Backend
 
 from ..core.test_probing import ABSENT, FORBIDDEN, ODD, PASSING
 from ..support.faults import FaultyRedis

@@ -9,10 +9,10 @@ from twisted.trial import unittest
 
 from redisproxy.core.answering import NOT_ALLOWED, UNANSWERED
 from redisproxy.core.lane import Ledger, Owed
-from redisproxy.core.tenants import Tenant
 from redisproxy.net.lane import LaneError
 from redisproxy.net.questions import ANSWER_LIMIT, LATER, SHARE, TIMEOUT, TOO_LARGE, QuestionError, Questions
 from redisproxy.resp.framing import encode
+from redisproxy.tenants.model import Tenant
 
 BLUE, GREEN, RED = Tenant("team-blue", 3), Tenant("team-green", 5), Tenant("team-red", 6)
 INFO = [b"INFO", b"server"]

@@ -10,9 +10,9 @@ from twisted.trial import unittest
 
 from redisproxy.core.commands import builtin, parse
 from redisproxy.core.policy import make_policy
-from redisproxy.core.tenants import Tenant
 from redisproxy.net.control import ControlError, Server
 from redisproxy.net.wall import PATTERN_BYTES, PATTERNS, Wall, WallError
+from redisproxy.tenants.model import Tenant
 
 from ..support.clients import client_once
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server

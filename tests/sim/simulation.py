@@ -26,7 +26,6 @@ from twisted.python.failure import Failure
 
 from redisproxy import probes
 from redisproxy.core import conversation
-from redisproxy.core.tenants import Backend, Credential, Directory, Tenant, digest
 from redisproxy.directory.holder import DirectoryHolder
 from redisproxy.net import client as client_module
 from redisproxy.net import clients as clients_module
@@ -41,6 +40,7 @@ from redisproxy.net.questions import Questions
 from redisproxy.net.shared import SharedLane
 from redisproxy.net.wall import Wall
 from redisproxy.ops.outcomes import Outcomes
+from redisproxy.tenants.model import Backend, Credential, Directory, Tenant, digest
 
 from .actors import Actor, Flooder, Pinger
 from .kernel import Connection, Poll, Reactor, Socket, World, connect

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from redisproxy.core.enrolment import Enrolment
-from redisproxy.core.tenants import Credential, Directory
 from redisproxy.directory.holder import DirectoryHolder
 from redisproxy.directory.reading import ReadingService, Source
+from redisproxy.tenants.enrolment import Enrolment
+from redisproxy.tenants.model import Credential, Directory
 
 
 class KeptDirectory:

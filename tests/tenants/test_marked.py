@@ -6,8 +6,8 @@ import traceback
 import unittest
 from collections.abc import Callable
 
-from redisproxy.core.allocation import Refused, named_indexes, plan_rotation
-from redisproxy.core.enrolment import (
+from redisproxy.tenants.allocation import Refused, named_indexes, plan_rotation
+from redisproxy.tenants.enrolment import (
     CONNECTION_STRING,
     PASSWORD,
     SENTINEL_PASSWORD,

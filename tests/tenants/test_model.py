@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.core.tenants import AuthenticationError, Backend, Credential, Directory, Tenant, digest
+from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Directory, Tenant, digest
 
 BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import unittest
 from urllib.parse import urlsplit
 
-from redisproxy.core import allocation
-from redisproxy.core.allocation import Refused, Room
-from redisproxy.core.enrolment import NamespaceDocument, ReadFailure, Reading, SecretDocument, parse_tenant
-from redisproxy.core.urls import tenant_url
+from redisproxy.tenants import allocation
+from redisproxy.tenants.allocation import Refused, Room
+from redisproxy.tenants.enrolment import NamespaceDocument, ReadFailure, Reading, SecretDocument, parse_tenant
+from redisproxy.tenants.urls import tenant_url
 
 NAME = "redis-secret-master"
 ROOM = Room(16, {})

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ..printable import printable
 from .limits import UNLIMITED, Limits, read_limits
-from .tenants import Backend, Credential, Directory, Tenant, digest
+from .model import Backend, Credential, Directory, Tenant, digest
 from .urls import CONNECTION_STRING, MalformedError, possible_indexes, read_master, read_tenant
 
 PASSWORD = "redis-password"  # noqa: S105 - the name of a key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.core.tally import FAMILIES, Counts, Tally, family
+from redisproxy.tenants.account import FAMILIES, Counts, Tally, family
 
 
 class TallyTests(unittest.TestCase):

@@ -1,7 +1,7 @@
 """A Directory as bytes, and back: for the other processes of one proxy.
 
 Owns the form, which only processes of the same version exchange. It holds the master password, and the digests of the
-tenants' passwords, which mean something only with the same `tenants.digest_key`: it goes over a socket pair, nowhere else.
+tenants' passwords, which mean something only with the same `model.digest_key`: it goes over a socket pair, nowhere else.
 A line for each credential, and for the limits of each tenant, so that whoever reads it may rest between two of them.
 """
 
@@ -14,7 +14,7 @@ from dataclasses import astuple, fields
 
 from .enrolment import no_rest
 from .limits import Limits
-from .tenants import Backend, Credential, Directory, Tenant
+from .model import Backend, Credential, Directory, Tenant
 
 
 def dump(directory: Directory) -> bytes:

@@ -74,7 +74,7 @@ class Counts:
     def __init__(self) -> None:
         #: by namespace
         self.tallies: dict[str, Tally] = {}
-        #: log-ins by outcome: ``ok``, or see `tenants.AuthenticationError`
+        #: log-ins by outcome: ``ok``, or see `model.AuthenticationError`
         self.logins: dict[str, int] = {}
         #: connections that are over, by how they ended. Turned away are none, from the start: that there are some is told
         #: by the step from 0, which cannot be seen of a counter that is not there before

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 from dataclasses import replace
 
-from redisproxy.core.enrolment import (
+from redisproxy.tenants.enrolment import (
     CONNECTION_STRING,
     NAMED,
     PASSWORD,
@@ -21,8 +21,8 @@ from redisproxy.core.enrolment import (
     Update,
     parse_backend,
 )
-from redisproxy.core.limits import UNLIMITED, Limits
-from redisproxy.core.tenants import Directory
+from redisproxy.tenants.limits import UNLIMITED, Limits
+from redisproxy.tenants.model import Directory
 
 CLIENT = "redis-secret-master"
 

@@ -8,8 +8,8 @@ from urllib.parse import quote, unquote_to_bytes
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from redisproxy.core.tenants import Backend
-from redisproxy.core.urls import (
+from redisproxy.tenants.model import Backend
+from redisproxy.tenants.urls import (
     MalformedError,
     parse_address,
     possible_indexes,

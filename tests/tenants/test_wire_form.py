@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.core import snapshot, tenants
-from redisproxy.core.limits import UNLIMITED, Limits
-from redisproxy.core.tenants import AuthenticationError, Backend, Credential, Directory, Tenant, digest
+from redisproxy.tenants import model, wire_form
+from redisproxy.tenants.limits import UNLIMITED, Limits
+from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Directory, Tenant, digest
 
 BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-grün", 5)
 CREDENTIALS = (
@@ -34,7 +34,7 @@ class SnapshotTests(unittest.TestCase):
         for backend in BACKENDS:
             for count in range(len(CREDENTIALS) + 1):
                 before = Directory(backend, CREDENTIALS[:count])
-                after = snapshot.load(snapshot.dump(before))
+                after = wire_form.load(wire_form.dump(before))
                 self.assertEqual((after.backend, after.credentials), (before.backend, before.credentials))
                 self.assertEqual((after.tenants, after.limits), (before.tenants, {}))
         used = after.authenticate("team-blue", b"blue-password", 0.0)
@@ -43,25 +43,25 @@ class SnapshotTests(unittest.TestCase):
         self.assertEqual(after.next_expiry(0.0), 1767225600.25)
 
     def test_a_process_with_another_key_makes_nothing_of_the_digests(self) -> None:
-        self.addCleanup(tenants.use_digest_key, tenants.digest_key())
-        directory = snapshot.load(snapshot.dump(Directory(None, CREDENTIALS[:1])))
-        ours = tenants.digest_key()
-        tenants.use_digest_key(b"another".ljust(32))
+        self.addCleanup(model.use_digest_key, model.digest_key())
+        directory = wire_form.load(wire_form.dump(Directory(None, CREDENTIALS[:1])))
+        ours = model.digest_key()
+        model.use_digest_key(b"another".ljust(32))
         self.assertRaises(AuthenticationError, directory.authenticate, None, b"blue-password", 0.0)
-        tenants.use_digest_key(ours)
+        model.use_digest_key(ours)
         self.assertTrue(directory.authenticate(None, b"blue-password", 0.0))
 
     def test_no_tenants_password_is_in_it(self) -> None:
-        self.assertNotIn(b"blue-password", snapshot.dump(Directory(None, CREDENTIALS)))
+        self.assertNotIn(b"blue-password", wire_form.dump(Directory(None, CREDENTIALS)))
 
     def test_limits(self) -> None:
         for limits in ({"team-blue": Limits(1, 2, 3)}, {"team-blue": Limits(1), "team-grün": Limits(0, 0, 10**9)}):
-            after = snapshot.load(snapshot.dump(Directory(BACKENDS[2], CREDENTIALS, limits)))
+            after = wire_form.load(wire_form.dump(Directory(BACKENDS[2], CREDENTIALS, limits)))
             self.assertEqual((after.limits, after.credentials), (limits, CREDENTIALS))
             self.assertEqual(after.limits_of("team-red"), UNLIMITED)
 
     def test_it_rests_between_lines(self) -> None:
         rests: list[None] = []
         directory = Directory(None, CREDENTIALS, {"team-blue": Limits(1), "team-grün": Limits(2)})
-        snapshot.load(snapshot.dump(directory), lambda: rests.append(None))
+        wire_form.load(wire_form.dump(directory), lambda: rests.append(None))
         self.assertEqual(len(rests), len(CREDENTIALS) + 2)

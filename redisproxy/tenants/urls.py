@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import quote_from_bytes, unquote_plus, unquote_to_bytes
 
-from .tenants import Backend
+from .model import Backend
 
 #: The key of a Secret that has the URL. Errors name it.
 CONNECTION_STRING = "redis-connection-string"

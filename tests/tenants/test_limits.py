@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.core.limits import ANNOTATIONS, BURST, UNLIMITED, Bucket, Limits, read_limits
+from redisproxy.tenants.limits import ANNOTATIONS, BURST, UNLIMITED, Bucket, Limits, read_limits
 
 CONNECTIONS, COMMANDS, BYTES = ANNOTATIONS
 DEFAULTS = Limits(10, 20, 0)

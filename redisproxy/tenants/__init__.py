@@ -1,0 +1,1 @@
+"""Who may use what: tenants, credentials, URLs, limits. Pure."""
