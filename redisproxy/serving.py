@@ -14,8 +14,6 @@ from twisted.internet import defer, task
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .core.policy import Policy
-from .core.probing import Server, needed, policy_for
 from .directory.holder import DirectoryHolder
 from .net import acl_users
 from .net.admission import Admission
@@ -31,6 +29,8 @@ from .net.sampling import Sampler
 from .net.wall import Wall, WallError
 from .ops.figures import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
 from .ops.outcomes import Outcomes
+from .policy.policy import Policy
+from .policy.probing import Server, needed, policy_for
 from .process import settle
 from .settings import Settings
 from .tenants import account

@@ -12,8 +12,8 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from .core.policy import closed, parse_names
 from .ops.logs import FORMATS, LEVELS
+from .policy.policy import closed, parse_names
 from .tenants.limits import MOST_CONNECTIONS, MOST_PER_SECOND, Limits
 
 

@@ -6,10 +6,10 @@ from twisted.internet import defer
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
-from redisproxy.core.acl import username
-from redisproxy.core.commands import builtin
-from redisproxy.core.probing import Server
 from redisproxy.net.control import ControlError
+from redisproxy.policy.acl import username
+from redisproxy.policy.facts import builtin
+from redisproxy.policy.probing import Server
 from redisproxy.serving import Serving
 from redisproxy.settings import Settings
 from redisproxy.tenants.model import Backend, Credential, Directory, Tenant

@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 
 from twisted.internet import threads
 
-from ..core.commands import builtin
-from ..core.policy import Policy, make_policy
-from ..core.probing import Server, needed, policy_for
 from ..directory.cluster import ClusterSource
 from ..directory.manifests import ManifestsSource
 from ..directory.watch import Watched, WatchFailure
 from ..embedded import DATABASES
 from ..net.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
+from ..policy.facts import builtin
+from ..policy.policy import Policy, make_policy
+from ..policy.probing import Server, needed, policy_for
 from ..settings import Settings
 from ..tenants.allocation import Room, must_be_read
 from ..tenants.enrolment import Enrolment, Problem, ReadFailure, Reading

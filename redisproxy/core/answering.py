@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from ..policy import unknown
 from ..resp.value import Answer
-from . import pubsub, server_config, unknown
+from . import pubsub, server_config
 from .conversation import Reply, Wait
 from .info import sections, tenants_info
 from .links import Link

@@ -15,6 +15,7 @@ from enum import Enum
 from functools import partial
 
 from .. import probes
+from ..policy import policy
 from ..resp.framing import (
     COMMAND,
     FORWARD,
@@ -29,7 +30,6 @@ from ..resp.framing import (
     encode,
 )
 from ..tenants.model import Credential
-from . import policy
 from .lane import HELLO, REPLIES, Owed
 from .links import Home, Lane, Link
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
+from ..policy import policy
 from ..tenants.model import Credential
-from . import policy
 from .lane import Owed
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from functools import partial
 
+from ..policy import policy
 from ..resp.framing import DROP, HEAD, TAKE_LIMIT, UNAUTHENTICATED, encode
 from ..tenants.model import AuthenticationError, TenantFullError
-from . import policy, pubsub
+from . import pubsub
 from .answering import BAD_NAME, OK, SYNTAX, AnsweringConversation, is_client_name
 from .conversation import NOAUTH, Reply, Wait
 from .lane import CONFIRMATIONS, HELLO, Owed

@@ -1,6 +1,6 @@
 """Looks after the proxy's ACL users in Redis: that each has the present password alone, and that none is left over.
 
-Owns when Redis is asked, and how much at once. What has to go is decided in `core.acl_users`; the users themselves are made
+Owns when Redis is asked, and how much at once. What has to go is decided in `policy.acl_users`; the users themselves are made
 by `wall`. Everything is asked over the control connection, for which log-ins wait as well, so it is asked piece by piece.
 """
 
@@ -16,8 +16,8 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..core import acl
-from ..core.acl_users import Inventory
+from ..policy import acl
+from ..policy.acl_users import Inventory
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import Tenant
 from .control import ControlError, ControlService

@@ -27,9 +27,9 @@ from zope.interface import implementer
 from .. import probes
 from ..core import pubsub
 from ..core.conversation import REVOKED
-from ..core.policy import Policy
 from ..core.session import Session
 from ..ops.outcomes import Outcome
+from ..policy.policy import Policy
 from ..tenants.account import Tally, increase
 from ..tenants.login_backoff import LAST
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError

@@ -15,10 +15,10 @@ from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from ..core.commands import builtin
-from ..core.policy import Policy, make_policy
 from ..directory.holder import DirectoryHolder
 from ..ops.outcomes import Outcomes
+from ..policy.facts import builtin
+from ..policy.policy import Policy, make_policy
 from ..tenants.account import Counts
 from ..tenants.login_backoff import Guard
 from ..tenants.model import Directory, Tenant

@@ -17,9 +17,9 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..core import probing
 from ..core.answering import UNANSWERED
-from ..core.probing import Server
+from ..policy import probing
+from ..policy.probing import Server
 from ..tenants.model import Backend
 from .backend import endpoint_for
 from .probe import Memory, Probe, Rights

@@ -13,7 +13,7 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from ..core import acl
+from ..policy import acl
 from .client import ClientProtocol, shown_address
 from .clients import ClientFactory
 from .control import ControlError, ControlService

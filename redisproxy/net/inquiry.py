@@ -15,8 +15,8 @@ from pathlib import Path
 import txredisapi
 from twisted.internet import defer, task
 
-from ..core import probing
-from ..core.probing import Server
+from ..policy import probing
+from ..policy.probing import Server
 from ..tenants.model import Backend
 from .backend import endpoint_for, why
 from .probe import Ask, Memory, Probe, Rights, ask_once

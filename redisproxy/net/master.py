@@ -15,7 +15,7 @@ from twisted.internet import defer, task
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from ..core.probing import ErrorReply, Refusal, Server, refusal, shown
+from ..policy.probing import ErrorReply, Refusal, Server, refusal, shown
 from ..tenants.model import Backend
 from .backend import endpoint_for, why
 from .control import ControlError, ControlService

@@ -1,7 +1,7 @@
 """Asks a Redis what it is, over a connection that somebody else made.
 
 Owns the asking: all questions in one write, so that Redis answers them in one turn and no tenant's script runs in between;
-and only those again that it did not answer. What the answers mean is `core.probing`'s.
+and only those again that it did not answer. What the answers mean is `policy.probing`'s.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ import txredisapi
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTCP
 
-from ..core import probing
-from ..core.commands import without
-from ..core.probing import ErrorReply, Facts, Server
+from ..policy import probing
+from ..policy.facts import without
+from ..policy.probing import ErrorReply, Facts, Server
 from ..tenants.model import Backend
 from .backend import connected, endpoint_for
 
@@ -30,7 +30,7 @@ _INFO = tuple(("INFO", section) for section in ("server", "persistence", "replic
 _Answer = TypeVar("_Answer")
 #: Sends a command; what comes back raises txredisapi.RedisError.
 Ask = Callable[..., defer.Deferred]
-#: The commands that a tenant's user needs the right to, on a server: see `core.probing.needed`.
+#: The commands that a tenant's user needs the right to, on a server: see `policy.probing.needed`.
 Rights = Callable[[Server], frozenset[bytes]]
 
 

@@ -14,9 +14,9 @@ from twisted.internet import defer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..core import acl
-from ..core.policy import Policy
-from ..core.probing import ErrorReply, Server, user_exists
+from ..policy import acl
+from ..policy.policy import Policy
+from ..policy.probing import ErrorReply, Server, user_exists
 from ..tenants.model import Tenant
 from .control import ControlError, ControlService
 

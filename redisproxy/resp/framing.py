@@ -1,6 +1,6 @@
 r"""RESP framing, both ways: where requests and replies begin and end.
 
-Owns the wire format and its limits. Must not know what a command means (that is `core.policy`) nor whose it is
+Owns the wire format and its limits. Must not know what a command means (that is `policy.policy`) nor whose it is
 (that is `core.session`): a table that maps command names to KEEP, TAKE or DROP is all it is told.
 
 Bytes that are passed on are never decoded: a run of plain commands leaves as the slice it came in, and a reply

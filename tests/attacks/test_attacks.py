@@ -12,9 +12,9 @@ from collections.abc import Callable, Iterator
 
 import redis
 
-from redisproxy.core import acl
-from redisproxy.core.commands import parse
-from redisproxy.core.policy import make_policy
+from redisproxy.policy import acl
+from redisproxy.policy.facts import parse
+from redisproxy.policy.policy import make_policy
 from redisproxy.resp.framing import encode
 from redisproxy.tenants.model import Tenant
 

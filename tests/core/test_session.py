@@ -7,12 +7,12 @@ import unittest
 from redisproxy.core import conversation as conversation_module
 from redisproxy.core import pubsub, server_config
 from redisproxy.core import session as session_module
-from redisproxy.core.commands import builtin
 from redisproxy.core.conversation import NOAUTH, SPOILER
 from redisproxy.core.info import FIGURES, SECTIONS
 from redisproxy.core.lane import Ledger, Owed
-from redisproxy.core.policy import Policy, make_policy
 from redisproxy.core.session import OK, Session
+from redisproxy.policy.facts import builtin
+from redisproxy.policy.policy import Policy, make_policy
 from redisproxy.resp.framing import ProtocolError, encode
 from redisproxy.tenants.model import AuthenticationError, Credential, Directory, Tenant, TenantFullError, digest
 

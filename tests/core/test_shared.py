@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from unittest import mock
 
-from redisproxy.core.commands import builtin
 from redisproxy.core.moving import LOST
-from redisproxy.core.policy import make_policy
 from redisproxy.core.session import OK
+from redisproxy.policy.facts import builtin
+from redisproxy.policy.policy import make_policy
 from redisproxy.resp import framing
 from redisproxy.resp.framing import encode
 from redisproxy.tenants.model import Credential, Directory

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import redis
 
-from redisproxy.core import acl
+from redisproxy.policy import acl
 from redisproxy.tenants.model import Tenant
 
 from ..support.clients import client_once

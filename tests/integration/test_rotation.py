@@ -12,7 +12,7 @@ from pathlib import Path
 
 import redis
 
-from redisproxy.core import acl
+from redisproxy.policy import acl
 from redisproxy.tenants.model import Tenant
 
 from ..support.clients import client_once

@@ -10,12 +10,12 @@ from twisted.internet import task
 from twisted.logger import Logger, LogLevel, formatEvent
 from twisted.trial import unittest
 
-from redisproxy.core import acl
-from redisproxy.core.commands import parse
-from redisproxy.core.policy import make_policy
 from redisproxy.net.acl_users import LONGEST_PAUSE, PAUSE, PAUSES, REMOVED_AT_ONCE, RETRY, AclUsersService
 from redisproxy.net.control import ControlError, Server
 from redisproxy.net.wall import Wall
+from redisproxy.policy import acl
+from redisproxy.policy.facts import parse
+from redisproxy.policy.policy import make_policy
 from redisproxy.tenants.enrolment import ReadSummary
 from redisproxy.tenants.model import Tenant
 

@@ -9,15 +9,15 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.trial import unittest
 
-from redisproxy.core.probing import Server, needed, policy_for, shown
 from redisproxy.net import control, inquiry
 from redisproxy.net.control import ControlError, ControlService
 from redisproxy.net.inquiry import InquiryError, inquire
 from redisproxy.net.probe import Memory, Probe
 from redisproxy.net.sentinel import Sentinel, SentinelError
+from redisproxy.policy.probing import Server, needed, policy_for, shown
 from redisproxy.tenants.model import Backend
 
-from ..core.test_probing import ABSENT, FORBIDDEN, ODD, PASSING
+from ..policy.test_probing import ABSENT, FORBIDDEN, ODD, PASSING
 from ..support.faults import FaultyRedis
 from ..support.sentinels import NAME, SentinelProcess
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server, valkey

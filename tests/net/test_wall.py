@@ -8,10 +8,10 @@ import redis
 from twisted.internet import defer
 from twisted.trial import unittest
 
-from redisproxy.core.commands import builtin, parse
-from redisproxy.core.policy import make_policy
 from redisproxy.net.control import ControlError, Server
 from redisproxy.net.wall import PATTERN_BYTES, PATTERNS, Wall, WallError
+from redisproxy.policy.facts import builtin, parse
+from redisproxy.policy.policy import make_policy
 from redisproxy.tenants.model import Tenant
 
 from ..support.clients import client_once

@@ -14,7 +14,7 @@ from typing import Any
 
 from ..printable import printable, server_error
 from .acl import PREFIX
-from .commands import Command, builtin, parse, without
+from .facts import Command, builtin, parse, without
 from .policy import Policy, make_policy
 
 #: The user that shows whether ACL users can be had. It can do nothing, and is deleted at once.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import unittest
 
-from redisproxy.core import acl
-from redisproxy.core.commands import builtin
-from redisproxy.core.policy import make_policy
+from redisproxy.policy import acl
+from redisproxy.policy.facts import builtin
+from redisproxy.policy.policy import make_policy
 from redisproxy.tenants.model import Tenant
 
 BLUE = Tenant("team-blue", 3)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.core import acl
-from redisproxy.core.acl_users import Inventory
+from redisproxy.policy import acl
+from redisproxy.policy.acl_users import Inventory
 from redisproxy.tenants.enrolment import ReadSummary
 from redisproxy.tenants.model import Tenant
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from twisted.trial import unittest
 
-from redisproxy.core import probing
-from redisproxy.core.commands import Command, builtin, without
-from redisproxy.core.policy import make_policy
-from redisproxy.core.probing import ACL, ACL_DATABASES, COMMANDS, DATABASES, SEALED, ErrorReply, Facts, Refusal
+from redisproxy.policy import probing
+from redisproxy.policy.facts import Command, builtin, without
+from redisproxy.policy.policy import make_policy
+from redisproxy.policy.probing import ACL, ACL_DATABASES, COMMANDS, DATABASES, SEALED, ErrorReply, Facts, Refusal
 
 #: Errors of Redis and Valkey that pass, as they are in their sources, and some that nobody knows.
 PASSING = (

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.core import policy
-from redisproxy.core.commands import Command, builtin, parse
-from redisproxy.core.policy import closed, make_policy, parse_names
+from redisproxy.policy import policy
+from redisproxy.policy.facts import Command, builtin, parse
+from redisproxy.policy.policy import closed, make_policy, parse_names
 from redisproxy.resp.framing import DROP, HEAD, KEEP, TAKE
 
 #: Server-wide or across databases: whatever else a server has, these never pass.

@@ -1,6 +1,6 @@
 """Facts of the commands that Redis 6.2 to 8.2 and Valkey to 9.1 have, for a server that does not tell its own.
 
-Owns data only. Made from these servers' own answers to COMMAND; `commands.parse` reads a live one's.
+Owns data only. Made from these servers' own answers to COMMAND; `facts.parse` reads a live one's.
 """
 
 from __future__ import annotations
