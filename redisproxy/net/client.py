@@ -25,11 +25,11 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .. import probes
-from ..core import pubsub
-from ..core.conversation import REVOKED
-from ..core.session import Session
 from ..ops.outcomes import Outcome
 from ..policy.policy import Policy
+from ..session import pubsub
+from ..session.conversation import REVOKED
+from ..session.session import Session
 from ..tenants.account import Tally, increase
 from ..tenants.login_backoff import LAST
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
@@ -300,7 +300,7 @@ class ClientProtocol(RespReceiver):
         return "dedicated" if session.pinned else "shared"
 
     def looked_at(self, name: bytes) -> None:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         if self._tally is not None:
             self._tally.look_at(name)
 
@@ -321,7 +321,7 @@ class ClientProtocol(RespReceiver):
     # What the session asks of its link.
 
     def close(self, mood: str) -> None:
-        """See `core.links.Link`. Goes on reading for a moment: for an unread byte the kernel would drop the last reply."""
+        """See `session.ports.Link`. Goes on reading for a moment: for an unread byte the kernel would drop the last reply."""
         if self._closing:
             return
         self._closing = True
@@ -350,24 +350,24 @@ class ClientProtocol(RespReceiver):
             self.transport.loseWriteConnection()
 
     def abort(self, mood: str) -> None:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         self._closing = True
         self._mood = mood
         self.transport.abortConnection()
 
     def hold(self, reason: int = Hold.SESSION) -> None:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         if not self._closing:
             super().hold(reason)
 
     def unhold(self, reason: int = Hold.SESSION) -> None:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         if not self._closing:
             super().unhold(reason)
 
     @property
     def age(self) -> int:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         return int(self.factory.clock.seconds() - self._since)
 
     @property
@@ -377,16 +377,16 @@ class ClientProtocol(RespReceiver):
         return isinstance(lane, LaneProtocol) and lane.walled
 
     def policy(self) -> Policy:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         return self.factory.policy
 
     def ask(self, commands: list[list[bytes]]) -> None:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         asking = self._asking = defer.Deferred.fromCoroutine(self.factory.questions.ask(self._tenant, commands))
         self._on_control(asking)
 
     def permit(self, patterns: list[bytes]) -> None:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         # Not cancelled when it leaves: Redis may have been told of them, and they are counted.
         self._on_control(defer.Deferred.fromCoroutine(self.factory.wall.permit(self.session.credential.tenant, patterns)))
 
@@ -405,7 +405,7 @@ class ClientProtocol(RespReceiver):
         return failure.value
 
     def figures(self) -> Mapping[str, int]:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         factory = self.factory
         siblings = factory.members[self._tenant]
         for client in siblings:
@@ -427,7 +427,7 @@ class ClientProtocol(RespReceiver):
         }
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         try:
             credential = self.factory.directory.authenticate(username, password)
         except AuthenticationError as error:
@@ -448,7 +448,7 @@ class ClientProtocol(RespReceiver):
         return credential
 
     def forbidden(self, name: str) -> None:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         self._forbidden += 1
         if self._tally is not None:
             self._tally.refuse(name.encode())
@@ -457,13 +457,13 @@ class ClientProtocol(RespReceiver):
             self.factory.outcomes.forbidden(self.peer, credential.tenant.namespace, credential.secret, name)
 
     def punish(self, error: bytes) -> None:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         self._wrong += 1
         delay = self.factory.guard.wrong(self._address, self.factory.clock.seconds())
         self._penalty = self.factory.clock.callLater(delay, self.session.punished, error, self._wrong >= LAST)
 
     def logged_out(self) -> None:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         self.factory.log_ins.begin(self)
         self._belongs_to(None)
         self._place.leave()
@@ -471,11 +471,11 @@ class ClientProtocol(RespReceiver):
 
     @property
     def shares(self) -> bool:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         return self.factory.shares
 
     def lease(self, credential: Credential, protocol: int) -> None:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         lane = self.factory.lanes.fresh(credential.tenant, protocol)
         if lane is not None:
             self._leased(lane)
@@ -483,7 +483,7 @@ class ClientProtocol(RespReceiver):
         self._await_lane(defer.Deferred.fromCoroutine(self.factory.lanes.lease(credential.tenant, protocol)), self._leased)
 
     def share(self, credential: Credential, protocol: int) -> None:
-        """See `core.links.Link`."""
+        """See `session.ports.Link`."""
         home = self.factory.lanes.home(credential.tenant, protocol)
         if home.lane is not None:  # as it mostly is: no Deferred
             home.enter()

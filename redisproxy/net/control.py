@@ -17,9 +17,9 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..core.answering import UNANSWERED
 from ..policy import probing
 from ..policy.probing import Server
+from ..session.answering import UNANSWERED
 from ..tenants.model import Backend
 from .backend import endpoint_for
 from .probe import Memory, Probe, Rights

@@ -18,10 +18,10 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
-from ..core.lane import Ledger, Owed
-from ..core.moving import UNREACHABLE
 from ..printable import printable, server_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
+from ..session.pending import Ledger, Owed
+from ..session.route import UNREACHABLE
 from ..tenants.model import Backend, Tenant
 from .limiting import NOBODYS, Allowance
 from .receiver import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver
@@ -236,32 +236,32 @@ class LaneProtocol(RespReceiver):
             self.like_replica = True
             self._pool.answered_like_replica(self)
 
-    # One session's commands: see `core.links.Lane`. What is told of shared lanes only is not needed here.
+    # One session's commands: see `session.ports.Lane`. What is told of shared lanes only is not needed here.
 
     busy = False
 
     def send(self, data: bytes, *debts: Owed) -> None:
-        """See `core.links.Lane`."""
+        """See `session.ports.Lane`."""
         self._ledger.debts.extend(debts)
         self.write(data)
 
     def forgo(self, owed: Owed) -> None:
-        """See `core.links.Lane`."""
+        """See `session.ports.Lane`."""
         self._ledger.forgo(owed)
 
     def latest(self) -> Owed | None:
-        """See `core.links.Lane`."""
+        """See `session.ports.Lane`."""
         return self._ledger.latest()
 
     def pause(self, paused: bool) -> None:
-        """See `core.links.Lane`."""
+        """See `session.ports.Lane`."""
         if paused:
             self.hold(Hold.PEER)
         else:
             self.unhold(Hold.PEER)
 
     def release(self, clean: bool) -> None:
-        """See `core.links.Lane`."""
+        """See `session.ports.Lane`."""
         self._pool.give_back(self, clean)
 
     @property
@@ -270,7 +270,7 @@ class LaneProtocol(RespReceiver):
         return self._ledger is not None and bool(self._ledger.debts) and not (self._ledger.begun or self._finished)
 
     def give_up(self, blocked: bool) -> None:
-        """See `core.links.Lane`."""
+        """See `session.ports.Lane`."""
         if blocked or has_unsent(self.transport):
             self.finish()
 

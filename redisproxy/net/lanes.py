@@ -19,8 +19,8 @@ from twisted.python.failure import Failure
 
 from .. import probes
 from ..core.fair_queue import FairQueue
-from ..core.moving import UNREACHABLE
 from ..ops.log_once import LogOnce
+from ..session.route import UNREACHABLE
 from ..tenants.account import Counts, increase
 from ..tenants.model import Backend, Tenant
 from .backend import connected, endpoint_for, why

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from ..core.session import Session
+from ..session.session import Session
 from ..tenants.limits import UNLIMITED, Bucket, Limits
 from ..tenants.model import TenantFullError
 from .receiver import READ_SIZE, SMALL_READ_SIZE, Hold

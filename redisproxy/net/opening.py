@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from .. import probes
-from ..core.moving import UNREACHABLE
+from ..session.route import UNREACHABLE
 from ..tenants.model import Backend
 from .lane import LaneError, LaneProtocol
 from .time_limit import within

@@ -15,10 +15,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from .. import probes
-from ..core.answering import NOT_ALLOWED, UNANSWERED
-from ..core.lane import Owed
 from ..resp.framing import ProtocolError, encode
 from ..resp.value import Answer, AnswerError, values_of
+from ..session.answering import NOT_ALLOWED, UNANSWERED
+from ..session.pending import Owed
 from ..tenants.model import Tenant
 from .lane import LaneProtocol
 
@@ -52,7 +52,7 @@ class Pool(Protocol):
 
 
 class _Question:
-    """One of them: so many commands, sent together. See `core.lane.Owner`."""
+    """One of them: so many commands, sent together. See `session.pending.Owner`."""
 
     def __init__(self, count: int) -> None:
         self.answered: defer.Deferred[bytes] = defer.Deferred()

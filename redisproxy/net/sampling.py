@@ -13,8 +13,8 @@ from twisted.application import service
 from twisted.internet import task
 from twisted.internet.interfaces import IReactorTime
 
-from ..core.lane import Owed
 from ..resp.framing import encode
+from ..session.pending import Owed
 from .lane import LaneProtocol
 from .shared import SharedLane
 
@@ -26,7 +26,7 @@ _PING = encode([b"PING"])
 
 
 class _Ping:
-    """The owner of one debt: see `core.lane.Owner`. Where the lane was not read for a while, it tells nothing of Redis."""
+    """The owner of one debt: see `session.pending.Owner`. Where the lane was not read for a while, it tells nothing of Redis."""
 
     def __init__(self, clock: IReactorTime, connection: LaneProtocol, observe: Callable[[float], None]) -> None:
         self._clock = clock

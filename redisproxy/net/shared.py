@@ -2,7 +2,7 @@
 
 Owns when their bytes are written (at once on an idle lane, else once in a turn of the reactor), and what happens at
 its bounds: a lane takes no more for now, is left for another one, or closes a client that does not read. `SharedLanes`
-is a tenant's `core.links.Home`; the connections come from the pool (`lanes`) and go back there.
+is a tenant's `session.ports.Home`; the connections come from the pool (`lanes`) and go back there.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .. import probes
-from ..core.lane import Owed
-from ..core.session import Session
+from ..session.pending import Owed
+from ..session.session import Session
 from ..tenants.model import Tenant
 from .lane import LaneError, LaneProtocol
 from .receiver import Hold
@@ -46,7 +46,7 @@ class Pool(Protocol):
 
 
 class SharedLane:
-    """One of these connections. See `core.links.Lane`."""
+    """One of these connections. See `session.ports.Lane`."""
 
     def __init__(self, connection: LaneProtocol, home: SharedLanes, reactor: object) -> None:
         self.connection = connection
@@ -71,7 +71,7 @@ class SharedLane:
     # What sessions ask.
 
     def send(self, data: bytes, *debts: Owed) -> None:
-        """See `core.links.Lane`. An idle one writes at once: a lone client must not pay for the others."""
+        """See `session.ports.Lane`. An idle one writes at once: a lone client must not pay for the others."""
         idle = not self._debts
         self._debts.extend(debts)
         if idle:
@@ -86,11 +86,11 @@ class SharedLane:
             self.busy = True
 
     def latest(self) -> Owed | None:
-        """See `core.links.Lane`."""
+        """See `session.ports.Lane`."""
         return self._debts[-1] if self._debts else None
 
     def fell_behind(self, session: Session, size: int) -> None:
-        """See `core.links.Lane`. Past UNREAD_LIMIT others use another lane; those behind it on this have PATIENCE."""
+        """See `session.ports.Lane`. Past UNREAD_LIMIT others use another lane; those behind it on this have PATIENCE."""
         self._unread[session] = self._unread.get(session, 0) + size
         self._unread_size += size
         if self._unread_size >= UNREAD_LIMIT and self._patience is None:
@@ -101,7 +101,7 @@ class SharedLane:
             self._home.leave_lane(self)
 
     def caught_up(self, session: Session) -> None:
-        """See `core.links.Lane`."""
+        """See `session.ports.Lane`."""
         self._unread_size -= self._unread.pop(session, 0)
         if self._patience is not None and self._unread_size < UNREAD_LIMIT:
             self._stop_waiting()
@@ -187,7 +187,7 @@ class SharedLane:
 
 
 class SharedLanes:
-    """All sessions of one tenant that speak one protocol share these. See `core.links.Home`."""
+    """All sessions of one tenant that speak one protocol share these. See `session.ports.Home`."""
 
     _log = Logger()
 
@@ -231,7 +231,7 @@ class SharedLanes:
         return comer
 
     def leave(self) -> None:
-        """See `core.links.Home`."""
+        """See `session.ports.Home`."""
         self._users -= 1
         if not self._users:
             self._pool.forget_home(self)
@@ -241,7 +241,7 @@ class SharedLanes:
                 lane.retire()
 
     def wait(self, session: Session) -> None:
-        """See `core.links.Home`."""
+        """See `session.ports.Home`."""
         self._waiting.append(session)
 
     def wanted(self, lane: SharedLane, but: Session) -> bool:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..core.server_config import NAMES
 from ..resp.framing import DROP, HEAD, KEEP, TAKE
+from ..session.server_config import NAMES
 from .facts import Command
 
 
@@ -80,7 +80,7 @@ SCRIPTS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO SCRIPT|EXISTS SCRIPT|HELP SCRI
 #: Those that run one.
 CALLS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO")
 
-#: The session has a method for each (see `core.session`); those that it passes on, in whatever form, its lane may do.
+#: The session has a method for each (see `session.session`); those that it passes on, in whatever form, its lane may do.
 ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET SELECT")
 #: The same of a subcommand whose container is refused otherwise. An operator may refuse it, too.
 ANSWERED_SUBCOMMANDS = _names("CONFIG|GET")

@@ -1,7 +1,7 @@
 r"""RESP framing, both ways: where requests and replies begin and end.
 
 Owns the wire format and its limits. Must not know what a command means (that is `policy.policy`) nor whose it is
-(that is `core.session`): a table that maps command names to KEEP, TAKE or DROP is all it is told.
+(that is `session.session`): a table that maps command names to KEEP, TAKE or DROP is all it is told.
 
 Bytes that are passed on are never decoded: a run of plain commands leaves as the slice it came in, and a reply
 is measured while it passes. What Redis reads leniently (``*1\rX``, a bulk string that does not end in CR LF) is

@@ -29,7 +29,7 @@ def sources_of_the_core(path: str) -> FileFinder:
 
 sys.path_hooks.insert(0, sources_of_the_core)
 with atheris.instrument_imports(include=["redisproxy.core"]):
-    import redisproxy.core.session  # noqa: F401 (instrumented before the targets import it)
+    import redisproxy.session.session  # noqa: F401 (instrumented before the targets import it)
 
 from tests.fuzz import targets  # noqa: E402
 

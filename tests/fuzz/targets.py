@@ -10,9 +10,6 @@ import re
 from collections.abc import Iterator
 from unittest import mock
 
-from redisproxy.core import lane as lane_module
-from redisproxy.core.lane import CONFIRMATIONS, HELLO, REPLIES, Ledger, Owed
-from redisproxy.core.pubsub import KINDS
 from redisproxy.resp import framing
 from redisproxy.resp.framing import (
     AUTHENTICATED,
@@ -30,8 +27,11 @@ from redisproxy.resp.framing import (
     encode,
 )
 from redisproxy.resp.value import Answer
+from redisproxy.session import pending as lane_module
+from redisproxy.session.pending import CONFIRMATIONS, HELLO, REPLIES, Ledger, Owed
+from redisproxy.session.pubsub import KINDS
 from redisproxy.tenants.model import Directory
-from tests.core.test_session import BLUE, GREEN, Conversation, RecordingLane
+from tests.session.test_session import BLUE, GREEN, Conversation, RecordingLane
 
 #: Bytes of an input that are no payload: one of options, the others sizes of chunks, used in turn.
 HEADER = 5

@@ -17,17 +17,17 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.trial import unittest
 from zope.interface import implementer
 
-from redisproxy.core.conversation import NOAUTH
-from redisproxy.core.lane import Owed
 from redisproxy.net.admission import Admission
 from redisproxy.net.client import CLOSE_LIMIT, FULL, REVOKED_GRACE, UNREAD_LIMIT, ClientProtocol
 from redisproxy.net.clients import CLOSED_AT_ONCE, CROWDED_LOOK, ClientFactory, Timeouts
 from redisproxy.net.tls import ServerTls, TlsFiles, make
 from redisproxy.ops.line_quota import ADDRESS_LINES
 from redisproxy.ops.outcomes import Outcomes
+from redisproxy.session.conversation import NOAUTH
+from redisproxy.session.pending import Owed
 from redisproxy.tenants.model import Credential, Directory
 
-from ..core.test_session import BLUE, GREEN
+from ..session.test_session import BLUE, GREEN
 from ..support.certificates import Authority
 
 

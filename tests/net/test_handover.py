@@ -9,13 +9,13 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial import unittest
 
-from redisproxy.core.lane import Owed
 from redisproxy.net.handover import ELSEWHERE_LIMIT, HERE_LIMIT
 from redisproxy.net.lane import LaneProtocol
 from redisproxy.net.lanes import LanePool
 from redisproxy.net.receiver import Hold
 from redisproxy.net.wall import Wall
 from redisproxy.resp.framing import encode
+from redisproxy.session.pending import Owed
 from redisproxy.tenants.model import Backend, Tenant
 
 from ..support.certificates import Authority

@@ -25,7 +25,6 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from redisproxy import probes
-from redisproxy.core import conversation
 from redisproxy.directory.holder import DirectoryHolder
 from redisproxy.net import client as client_module
 from redisproxy.net import clients as clients_module
@@ -40,6 +39,7 @@ from redisproxy.net.questions import Questions
 from redisproxy.net.shared import SharedLane
 from redisproxy.net.wall import Wall
 from redisproxy.ops.outcomes import Outcomes
+from redisproxy.session import conversation
 from redisproxy.tenants.model import Backend, Credential, Directory, Tenant, digest
 
 from .actors import Actor, Flooder, Pinger

@@ -1,7 +1,7 @@
 """One client's conversation: the ordered queue of what it is owed, and why it waits.
 
 Owns the order of replies to one client. Bytes come in by `received`; what must happen goes out through a `Link`
-(the client's connection) and a `Lane`. Knows no Twisted, no clock and no socket; which lane it uses is `moving`'s, what
+(the client's connection) and a `Lane`. Knows no Twisted, no clock and no socket; which lane it uses is `route`'s, what
 commands mean is `session`'s.
 
 Reasons to wait (`Wait`) stop the scanning of what the client sent; the last of them is that the conversation is ending.
@@ -30,8 +30,8 @@ from ..resp.framing import (
     encode,
 )
 from ..tenants.model import Credential
-from .lane import HELLO, REPLIES, Owed
-from .links import Home, Lane, Link
+from .pending import HELLO, REPLIES, Owed
+from .ports import Home, Lane, Link
 
 #: Replies that may be outstanding before no more commands are read.
 OWED_LIMIT = 1_000_000
@@ -156,7 +156,7 @@ class Conversation:
         #: whether it waits for a command that waits for what others do, or for what stands behind one
         self.blocked = False
 
-    # Lanes: see `moving`.
+    # Lanes: see `route`.
 
     def _leave(self) -> None:
         """It needs no lane any more."""
@@ -411,7 +411,7 @@ class Conversation:
     # What the lane tells.
 
     def replied(self, owed: Owed, piece: bytes, done: int) -> None:
-        """See `lane.Owner`."""
+        """See `pending.Owner`."""
         if piece:
             self.link.write(piece)
             if self._unread and not self.pinned:
@@ -448,7 +448,7 @@ class Conversation:
             self._drained()
 
     def published(self, piece: bytes, whole: bool) -> None:
-        """See `lane.Owner`."""
+        """See `pending.Owner`."""
         if self._mood == REVOKED:
             return
         self.link.write(piece)
@@ -458,7 +458,7 @@ class Conversation:
             self._flush()
 
     def excused(self, count: int) -> None:
-        """See `lane.Owner`."""
+        """See `pending.Owner`."""
         probes.reached("SUBSCRIBE is refused")
         self._owed -= count
 
@@ -662,7 +662,7 @@ class _Nobody:
     """Is owed what a session left behind on a shared lane."""
 
     def replied(self, owed: Owed, piece: bytes, done: int) -> None:
-        """See `lane.Owner`."""
+        """See `pending.Owner`."""
 
     def lane_broke(self, begun: bool) -> None:
         """See `Conversation`."""
@@ -678,7 +678,7 @@ class _Unblocked:
         self._conversation = conversation
 
     def replied(self, owed: Owed, piece: bytes, done: int) -> None:
-        """See `lane.Owner`."""
+        """See `pending.Owner`."""
         if done and piece.startswith(b"-UNBLOCKED "):
             piece = b""
         self._conversation.replied(owed, piece, done)

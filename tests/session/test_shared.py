@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from unittest import mock
 
-from redisproxy.core.moving import LOST
-from redisproxy.core.session import OK
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import make_policy
 from redisproxy.resp import framing
 from redisproxy.resp.framing import encode
+from redisproxy.session.route import LOST
+from redisproxy.session.session import OK
 from redisproxy.tenants.model import Credential, Directory
 
 from .test_session import BLUE, GREEN, Case, Conversation, RecordingLane

@@ -16,8 +16,8 @@ from ..policy.policy import Policy
 from ..resp.framing import AUTHENTICATED
 from ..tenants.model import Credential
 from .conversation import REVOKED, Conversation, Reply, Wait
-from .lane import Owed
-from .links import Home, Lane, Link
+from .pending import Owed
+from .ports import Home, Lane, Link
 
 #: Why a lane cannot be had, most of the time.
 UNREACHABLE = "ERR Redis cannot be reached from the proxy right now, try again"

@@ -13,7 +13,7 @@ from ..tenants.model import AuthenticationError, TenantFullError
 from . import pubsub
 from .answering import BAD_NAME, OK, SYNTAX, AnsweringConversation, is_client_name
 from .conversation import NOAUTH, Reply, Wait
-from .lane import CONFIRMATIONS, HELLO, Owed
+from .pending import CONFIRMATIONS, HELLO, Owed
 
 NOAUTH_HELLO = (
     b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> "
@@ -314,7 +314,7 @@ class Session(AnsweringConversation):
         self._expect(encode([name, *change.channels]), Owed(self, count, CONFIRMATIONS, change=change))
 
     def confirmed(self, change: object, refused: bool) -> bool:
-        """See `lane.Owner`."""
+        """See `pending.Owner`."""
         return self._subscriptions.settle(change, refused)
 
     # Commands that could leave the database.

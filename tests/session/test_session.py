@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.core import conversation as conversation_module
-from redisproxy.core import pubsub, server_config
-from redisproxy.core import session as session_module
-from redisproxy.core.conversation import NOAUTH, SPOILER
-from redisproxy.core.info import FIGURES, SECTIONS
-from redisproxy.core.lane import Ledger, Owed
-from redisproxy.core.session import OK, Session
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import Policy, make_policy
 from redisproxy.resp.framing import ProtocolError, encode
+from redisproxy.session import conversation as conversation_module
+from redisproxy.session import pubsub, server_config
+from redisproxy.session import session as session_module
+from redisproxy.session.conversation import NOAUTH, SPOILER
+from redisproxy.session.info import FIGURES, SECTIONS
+from redisproxy.session.pending import Ledger, Owed
+from redisproxy.session.session import OK, Session
 from redisproxy.tenants.model import AuthenticationError, Credential, Directory, Tenant, TenantFullError, digest
 
 BLUE = Credential(Tenant("blue", 3), "redis-secret-master", digest(b"blue"))

@@ -13,8 +13,8 @@ from ..resp.value import Answer
 from . import pubsub, server_config
 from .conversation import Reply, Wait
 from .info import sections, tenants_info
-from .links import Link
-from .moving import MovingConversation
+from .ports import Link
+from .route import MovingConversation
 
 OK = b"+OK\r\n"
 SYNTAX = b"-ERR syntax error\r\n"
@@ -247,7 +247,7 @@ class AnsweringConversation(MovingConversation):
         return b"".join(parts)
 
     def bare(self, channel: bytes) -> bytes:
-        """See `lane.Owner`."""
+        """See `pending.Owner`."""
         return channel.removeprefix(self.credential.tenant.channel_prefix)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.core.info import FIGURES, sections, tenants_info
+from redisproxy.session.info import FIGURES, sections, tenants_info
 
 OWN = {name: number for number, name in enumerate(FIGURES, 41)}
 

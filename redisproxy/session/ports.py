@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ..policy import policy
 from ..tenants.model import Credential
-from .lane import Owed
+from .pending import Owed
 
 
 class Lane(Protocol):

@@ -1,0 +1,1 @@
+"""A client's session: order, routing, answers. Pure."""
