@@ -15,18 +15,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .directory.holder import DirectoryHolder
-from .net import acl_users
 from .net.admission import Admission
 from .net.client import STATES
 from .net.clients import ClientFactory, Timeouts
-from .net.control import ControlService
 from .net.drain import Drain
-from .net.lanes import LanePool
 from .net.limiting import Allowances
-from .net.master import MasterService
-from .net.questions import Questions
-from .net.sampling import Sampler
-from .net.wall import Wall, WallError
 from .ops.figures import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
 from .ops.outcomes import Outcomes
 from .policy.policy import Policy
@@ -36,6 +29,13 @@ from .settings import Settings
 from .tenants import account
 from .tenants.enrolment import ReadSummary
 from .tenants.model import Directory, Tenant
+from .upstream import acl_maintenance
+from .upstream.acl_users import Wall, WallError
+from .upstream.client import ControlService
+from .upstream.failover import MasterService
+from .upstream.latency import Sampler
+from .upstream.pool import LanePool
+from .upstream.queries import Questions
 
 #: Seconds until a user is told of again that could not be.
 _AGAIN = 1.0
@@ -104,9 +104,9 @@ class Serving(service.MultiService):
             allowances=self.allowances,
         )
         #: None: another process looks after them
-        self.acl_users: acl_users.AclUsersService | None = None
-        if number == acl_users.PROCESS and settings.acl != "off":
-            self.acl_users = acl_users.AclUsersService(
+        self.acl_users: acl_maintenance.AclUsersService | None = None
+        if number == acl_maintenance.PROCESS and settings.acl != "off":
+            self.acl_users = acl_maintenance.AclUsersService(
                 reactor, self.control, settings.ns_prefix, settings.refresh, self.wall.forget
             )
             self.acl_users.setServiceParent(self)

@@ -25,7 +25,6 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, ChannelError, Message, Taker
-from .net import acl_users
 from .net.balance import Balance, shared_memory
 from .net.tls import Material
 from .ops import logs
@@ -34,6 +33,7 @@ from .reports import Reports
 from .tenants import wire_form
 from .tenants.enrolment import ReadSummary
 from .tenants.model import Directory, Tenant, digest_key
+from .upstream import acl_maintenance
 
 #: Seconds that a worker has to live for its end not to count as one more failure in a row.
 LIVED = 60.0
@@ -357,7 +357,7 @@ class Workers(service.Service):
         self._send_read()
 
     def _send_read(self) -> None:
-        process = self._processes[acl_users.PROCESS]
+        process = self._processes[acl_maintenance.PROCESS]
         if self._read is None or process is None or not self._serial or process.directory != self._serial:
             return
         (summary, began), self._read = self._read, None

@@ -6,13 +6,13 @@ from twisted.internet import defer
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
-from redisproxy.net.control import ControlError
 from redisproxy.policy.acl import username
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.probing import Server
 from redisproxy.serving import Serving
 from redisproxy.settings import Settings
 from redisproxy.tenants.model import Backend, Credential, Directory, Tenant
+from redisproxy.upstream.client import ControlError
 
 BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-green", 5)
 BACKEND = Backend("127.0.0.1", password=b"master-password")

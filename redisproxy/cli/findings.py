@@ -15,7 +15,6 @@ from ..directory.cluster import ClusterSource
 from ..directory.manifests import ManifestsSource
 from ..directory.watch import Watched, WatchFailure
 from ..embedded import DATABASES
-from ..net.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..policy.probing import Server, needed, policy_for
@@ -23,6 +22,7 @@ from ..settings import Settings
 from ..tenants.allocation import Room, must_be_read
 from ..tenants.enrolment import Enrolment, Problem, ReadFailure, Reading
 from ..tenants.model import Backend, Credential, Directory
+from ..upstream.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 
 _Answer = TypeVar("_Answer")
 #: Seconds after which a watch that was opened to see whether it can be is ended by the API server, if not by us.

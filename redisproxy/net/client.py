@@ -33,12 +33,12 @@ from ..session.session import Session
 from ..tenants.account import Tally, increase
 from ..tenants.login_backoff import LAST
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
-from .control import ControlError
-from .lane import LaneError, LaneProtocol
+from ..upstream.client import ControlError
+from ..upstream.connection import LaneError, LaneProtocol
+from ..upstream.multiplexed import SharedLanes
+from ..upstream.queries import QuestionError
 from .limiting import Place
-from .questions import QuestionError
 from .receiver import Hold, Pressure, RespReceiver
-from .shared import SharedLanes
 from .tls import why_tls
 from .transport import close_if_written
 

@@ -22,13 +22,13 @@ from ..policy.policy import Policy, make_policy
 from ..tenants.account import Counts
 from ..tenants.login_backoff import Guard
 from ..tenants.model import Directory, Tenant
+from ..upstream.acl_users import Wall
+from ..upstream.pool import LanePool
+from ..upstream.queries import Questions
 from .admission import Admission
 from .client import CROWDED, ClientProtocol
-from .lanes import LanePool
 from .limiting import Allowances
-from .questions import Questions
 from .time_limit import TimeLimit
-from .wall import Wall
 
 #: Seconds between two looks at clients that are not read from.
 PROBE = 5.0

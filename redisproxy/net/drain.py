@@ -14,10 +14,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from ..policy import acl
+from ..upstream.client import ControlError, ControlService
+from ..upstream.connection import LaneProtocol
 from .client import ClientProtocol, shown_address
 from .clients import ClientFactory
-from .control import ControlError, ControlService
-from .lane import LaneProtocol
 
 #: Clients a second that are asked to leave, so that those who take them over do not get all at once. A client is served
 #: until its turn has come. More a second, where half of the time would not be enough.

@@ -1,7 +1,7 @@
 """Which of the proxy's ACL users, and which of their passwords, Redis has to lose.
 
 Owns what was seen of them in Redis, since when, and what reads of the source say about it. It decides; who asks Redis is
-`net.acl_users`. Times are seconds of one clock, given by the caller.
+`upstream.acl_maintenance`. Times are seconds of one clock, given by the caller.
 
 Replicas of the proxy decide alone, without talking, and learn of changes at different moments. So nothing is removed for
 what was known before it was seen in Redis, but only for a read of the source that began later and succeeded: whoever put

@@ -1,7 +1,7 @@
 """What Redis is, concluded from its answers to the proxy's probe.
 
 Owns the questions, what an error reply to one of them means, and what may be concluded. It must not conclude anything
-from an error that passes: that Redis is busy says nothing of what it can do. Connections are `net.probe`'s.
+from an error that passes: that Redis is busy says nothing of what it can do. Connections are `upstream.probe`'s.
 """
 
 from __future__ import annotations

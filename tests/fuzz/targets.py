@@ -665,7 +665,7 @@ class Play:
             self.counted = False
             self.talk.session.lane_lost()
             return
-        # As `net.shared` does. Not a command is without an answer, but for one of which a part was told.
+        # As `upstream.multiplexed` does. Not a command is without an answer, but for one of which a part was told.
         self.talk.homes[-1].lane = None
         for owner in dict.fromkeys(owed.owner for owed in debts):
             told_in_part = begun and debts[0].owner is owner and not debts[0].silent

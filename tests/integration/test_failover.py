@@ -13,7 +13,7 @@ from pathlib import Path
 
 import redis
 
-from redisproxy.net.master import DOUBT
+from redisproxy.upstream.failover import DOUBT
 
 from ..support.certificates import Authority
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant

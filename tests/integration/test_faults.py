@@ -11,7 +11,7 @@ import unittest
 
 import redis
 
-from redisproxy.net.lanes import FRESH
+from redisproxy.upstream.pool import FRESH
 
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, shared, tenant
 from ..support.servers import RedisServer

@@ -11,8 +11,8 @@ import struct
 import time
 import unittest
 
-from redisproxy.net.lanes import AT_ONCE
 from redisproxy.resp.framing import encode
+from redisproxy.upstream.pool import AT_ONCE
 
 from ..support.proxy import Installation, master
 from ..support.relay import Relay

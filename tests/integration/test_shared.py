@@ -10,8 +10,8 @@ import time
 import unittest
 from collections.abc import Callable, Iterator
 
-from redisproxy.net.shared import LANES_LIMIT
 from redisproxy.resp.framing import ReplyMeasurer, encode
+from redisproxy.upstream.multiplexed import LANES_LIMIT
 
 from ..support.proxy import Installation, master
 from ..support.relay import Relay

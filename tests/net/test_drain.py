@@ -12,11 +12,11 @@ from twisted.trial import unittest
 from redisproxy.net.admission import Admission
 from redisproxy.net.client import IDLE_LINGER
 from redisproxy.net.clients import ClientFactory, Timeouts
-from redisproxy.net.control import ControlError
 from redisproxy.net.drain import LAST, RATE, TURN, Drain
 from redisproxy.ops.outcomes import Outcomes
 from redisproxy.policy import acl
 from redisproxy.tenants.model import Directory, Tenant
+from redisproxy.upstream.client import ControlError
 
 BLUE = Tenant("team-blue", 3)
 

@@ -1,4 +1,4 @@
-"""What is concluded from a server's answers. Against real servers it is tested in `net.test_probe` and `integration.test_probing`."""
+"""What is concluded from a server's answers. Against real servers it is tested in `upstream.test_probe` and `integration.test_probing`."""
 
 from __future__ import annotations
 

@@ -837,7 +837,7 @@ class PubSubTests(Case):
         self.assertEqual(written[4:], [ours * 2])
 
     def test_whether_messages_are_small(self) -> None:
-        """Of such only a little is read at once, see `net.lane`. Of one that is large each part counts."""
+        """Of such only a little is read at once, see `upstream.connection`. Of one that is large each part counts."""
         conversation = logged_in(3).command(b"SUBSCRIBE", b"a")
         ledger = conversation.lane.ledger
         self.assertFalse(ledger.small_messages)

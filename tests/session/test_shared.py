@@ -40,7 +40,7 @@ class RecordingHome:
             session.home_ready()
 
     def breaks(self, begun: bool = False) -> None:
-        """As `net.shared` does when a connection is lost."""
+        """As `upstream.multiplexed` does when a connection is lost."""
         lane, self.lane = self.lane, None
         for owner in dict.fromkeys(owed.owner for owed in lane.ledger.abandon()):
             owner.lane_broke(begun)

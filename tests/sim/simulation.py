@@ -28,19 +28,19 @@ from redisproxy import probes
 from redisproxy.directory.holder import DirectoryHolder
 from redisproxy.net import client as client_module
 from redisproxy.net import clients as clients_module
-from redisproxy.net import lanes as lanes_module
-from redisproxy.net import shared as shared_module
 from redisproxy.net.admission import Admission
 from redisproxy.net.client import ClientProtocol
 from redisproxy.net.clients import ClientFactory, Timeouts
-from redisproxy.net.lane import LaneProtocol
-from redisproxy.net.lanes import LanePool
-from redisproxy.net.questions import Questions
-from redisproxy.net.shared import SharedLane
-from redisproxy.net.wall import Wall
 from redisproxy.ops.outcomes import Outcomes
 from redisproxy.session import conversation
 from redisproxy.tenants.model import Backend, Credential, Directory, Tenant, digest
+from redisproxy.upstream import multiplexed as shared_module
+from redisproxy.upstream import pool as lanes_module
+from redisproxy.upstream.acl_users import Wall
+from redisproxy.upstream.connection import LaneProtocol
+from redisproxy.upstream.multiplexed import SharedLane
+from redisproxy.upstream.pool import LanePool
+from redisproxy.upstream.queries import Questions
 
 from .actors import Actor, Flooder, Pinger
 from .kernel import Connection, Poll, Reactor, Socket, World, connect

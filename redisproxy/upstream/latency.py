@@ -15,8 +15,8 @@ from twisted.internet.interfaces import IReactorTime
 
 from ..resp.framing import encode
 from ..session.pending import Owed
-from .lane import LaneProtocol
-from .shared import SharedLane
+from .connection import LaneProtocol
+from .multiplexed import SharedLane
 
 #: Seconds between two looks.
 INTERVAL = 1.0

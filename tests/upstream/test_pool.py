@@ -13,14 +13,14 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import Logger
 from twisted.trial import unittest
 
-from redisproxy.net.lane import LOGIN_REFUSED, LaneError, LaneProtocol
-from redisproxy.net.lanes import AT_ONCE, FRESH, LanePool
 from redisproxy.net.receiver import READ_SIZE, SMALL_READ_SIZE, WIDE_READ_SIZE
-from redisproxy.net.wall import Wall, WallError
 from redisproxy.ops.log_once import QUIET
 from redisproxy.session.pending import CONFIRMATIONS, Owed
 from redisproxy.session.route import UNREACHABLE
 from redisproxy.tenants.model import Backend, Tenant
+from redisproxy.upstream.acl_users import Wall, WallError
+from redisproxy.upstream.connection import LOGIN_REFUSED, LaneError, LaneProtocol
+from redisproxy.upstream.pool import AT_ONCE, FRESH, LanePool
 
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port
 

@@ -9,18 +9,18 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial import unittest
 
-from redisproxy.net.handover import ELSEWHERE_LIMIT, HERE_LIMIT
-from redisproxy.net.lane import LaneProtocol
-from redisproxy.net.lanes import LanePool
 from redisproxy.net.receiver import Hold
-from redisproxy.net.wall import Wall
 from redisproxy.resp.framing import encode
 from redisproxy.session.pending import Owed
 from redisproxy.tenants.model import Backend, Tenant
+from redisproxy.upstream.acl_users import Wall
+from redisproxy.upstream.connection import LaneProtocol
+from redisproxy.upstream.handover import ELSEWHERE_LIMIT, HERE_LIMIT
+from redisproxy.upstream.pool import LanePool
 
 from ..support.certificates import Authority
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_7, valkey
-from .test_lanes import ClockedReactor, Heard, Silent
+from .test_pool import ClockedReactor, Heard, Silent
 
 BLUE, GREEN, NEXT = Tenant("blue", 3), Tenant("green", 5), Tenant("green", 3)
 PASSWORD = MASTER_PASSWORD.encode()

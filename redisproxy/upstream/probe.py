@@ -19,7 +19,7 @@ from ..policy import probing
 from ..policy.facts import without
 from ..policy.probing import ErrorReply, Facts, Server
 from ..tenants.model import Backend
-from .backend import connected, endpoint_for
+from .endpoint import connected, endpoint_for
 
 #: Servers (run ids) of which is remembered what they told: those that a failover leads to and back from.
 _REMEMBERED = 8

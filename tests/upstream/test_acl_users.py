@@ -8,11 +8,11 @@ import redis
 from twisted.internet import defer
 from twisted.trial import unittest
 
-from redisproxy.net.control import ControlError, Server
-from redisproxy.net.wall import PATTERN_BYTES, PATTERNS, Wall, WallError
 from redisproxy.policy.facts import builtin, parse
 from redisproxy.policy.policy import make_policy
 from redisproxy.tenants.model import Tenant
+from redisproxy.upstream.acl_users import PATTERN_BYTES, PATTERNS, Wall, WallError
+from redisproxy.upstream.client import ControlError, Server
 
 from ..support.clients import client_once
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server

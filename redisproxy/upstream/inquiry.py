@@ -18,7 +18,7 @@ from twisted.internet import defer, task
 from ..policy import probing
 from ..policy.probing import Server
 from ..tenants.model import Backend
-from .backend import endpoint_for, why
+from .endpoint import endpoint_for, why
 from .probe import Ask, Memory, Probe, Rights, ask_once
 from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest
 

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..tenants.model import Backend
-from .backend import connected, why
+from .endpoint import connected, why
 
 #: Seconds to wait for an answer. A sentinel has little else to do.
 _ANSWER = 2
@@ -150,7 +150,7 @@ class _Connection(txredisapi.RedisFactory):
 
 
 class Sentinel:
-    """place: where it is, and its own password; endpoint: makes one that leads there, see `backend.endpoint_for`;
+    """place: where it is, and its own password; endpoint: makes one that leads there, see `endpoint.endpoint_for`;
     master_name: what it calls the master; news: called when it may have something new to tell.
     """
 

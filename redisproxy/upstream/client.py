@@ -17,13 +17,13 @@ from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..net.time_limit import within
 from ..policy import probing
 from ..policy.probing import Server
 from ..session.answering import UNANSWERED
 from ..tenants.model import Backend
-from .backend import endpoint_for
+from .endpoint import endpoint_for
 from .probe import Memory, Probe, Rights
-from .time_limit import within
 
 #: Seconds after a refused log-in until the next try. What refuses is a password: haste would not help.
 _RETRY = 5.0

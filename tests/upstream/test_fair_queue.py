@@ -8,8 +8,8 @@ from collections import Counter
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from redisproxy.core.fair_queue import FairQueue
 from redisproxy.tenants.model import Tenant
+from redisproxy.upstream.fair_queue import FairQueue
 
 BLUE, GREEN, RED = TENANTS = Tenant("blue", 3), Tenant("green", 5), Tenant("red", 6)
 

@@ -8,12 +8,12 @@ from twisted.internet import task
 from twisted.internet.address import UNIXAddress
 from twisted.internet.testing import StringTransport
 
-from redisproxy.net.lane import LaneProtocol
 from redisproxy.net.receiver import Hold
-from redisproxy.net.sampling import INTERVAL, Sampler
-from redisproxy.net.shared import SharedLane, SharedLanes
 from redisproxy.session.pending import Owed
 from redisproxy.tenants.model import Backend, Tenant
+from redisproxy.upstream.connection import LaneProtocol
+from redisproxy.upstream.latency import INTERVAL, Sampler
+from redisproxy.upstream.multiplexed import SharedLane, SharedLanes
 
 PING = b"*1\r\n$4\r\nPING\r\n"
 

@@ -10,8 +10,8 @@ from twisted.internet import defer, protocol, reactor, task, threads
 from twisted.logger import Logger, LogLevel, formatEvent
 from twisted.trial import unittest
 
-from redisproxy.net.control import ControlService, Server
 from redisproxy.tenants.model import Backend
+from redisproxy.upstream.client import ControlService, Server
 
 from ..support.relay import Relay
 from ..support.sentinels import SentinelProcess

@@ -2,7 +2,7 @@
 
 Owns when their bytes are written (at once on an idle lane, else once in a turn of the reactor), and what happens at
 its bounds: a lane takes no more for now, is left for another one, or closes a client that does not read. `SharedLanes`
-is a tenant's `session.ports.Home`; the connections come from the pool (`lanes`) and go back there.
+is a tenant's `session.ports.Home`; the connections come from the pool (`pool`) and go back there.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .. import probes
+from ..net.receiver import Hold
 from ..session.pending import Owed
 from ..session.session import Session
 from ..tenants.model import Tenant
-from .lane import LaneError, LaneProtocol
-from .receiver import Hold
+from .connection import LaneError, LaneProtocol
 
 #: Bytes that wait for the end of the turn before a lane takes no more.
 QUEUED_LIMIT = 256 * 1024
@@ -174,7 +174,7 @@ class SharedLane:
             self.connection.release(clean=True)
 
     def lane_lost(self) -> None:
-        """See `lane.User`. Every command in flight is answered: it may have run, or not."""
+        """See `connection.User`. Every command in flight is answered: it may have run, or not."""
         begun = self._ledger.begun
         debts = self._ledger.abandon()
         self._queued.clear()

@@ -1,7 +1,7 @@
 """Looks after the proxy's ACL users in Redis: that each has the present password alone, and that none is left over.
 
 Owns when Redis is asked, and how much at once. What has to go is decided in `policy.acl_users`; the users themselves are made
-by `wall`. Everything is asked over the control connection, for which log-ins wait as well, so it is asked piece by piece.
+by `acl_users`. Everything is asked over the control connection, for which log-ins wait as well, so it is asked piece by piece.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ..policy import acl
 from ..policy.acl_users import Inventory
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import Tenant
-from .control import ControlError, ControlService
+from .client import ControlError, ControlService
 
 #: Of several processes of one proxy, the one that does this.
 PROCESS = 1

@@ -9,13 +9,13 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.trial import unittest
 
-from redisproxy.net import control, inquiry
-from redisproxy.net.control import ControlError, ControlService
-from redisproxy.net.inquiry import InquiryError, inquire
-from redisproxy.net.probe import Memory, Probe
-from redisproxy.net.sentinel import Sentinel, SentinelError
 from redisproxy.policy.probing import Server, needed, policy_for, shown
 from redisproxy.tenants.model import Backend
+from redisproxy.upstream import client, inquiry
+from redisproxy.upstream.client import ControlError, ControlService
+from redisproxy.upstream.inquiry import InquiryError, inquire
+from redisproxy.upstream.probe import Memory, Probe
+from redisproxy.upstream.sentinel import Sentinel, SentinelError
 
 from ..policy.test_probing import ABSENT, FORBIDDEN, ODD, PASSING
 from ..support.faults import FaultyRedis
@@ -43,8 +43,8 @@ class ProbeCase(unittest.TestCase):
     timeout = 120
 
     def setUp(self) -> None:
-        self.patch(control, "_SOON", 0.02)
-        self.patch(control, "_AGAIN", 0.02)
+        self.patch(client, "_SOON", 0.02)
+        self.patch(client, "_AGAIN", 0.02)
 
     def server(self, binary: Callable[[], str] = valkey, *settings: str) -> RedisServer:
         server = RedisServer(binary, *settings).start()
@@ -143,7 +143,7 @@ class FirstProbeTests(ProbeCase):
 
     async def test_no_answer_at_all(self) -> None:
         server = self.server()
-        self.patch(control, "_ANSWER", 0.5)
+        self.patch(client, "_ANSWER", 0.5)
         services = []
         for question in (INFO[0], *QUESTIONS, SEALED):
             faulty = self.behind(server)
@@ -153,7 +153,7 @@ class FirstProbeTests(ProbeCase):
             await self.until(lambda: service._last_state)  # noqa: B023
             self.assertEqual((service.history, service.connected), ([], False))
             self.assertEqual(service._last_state, "did not tell what it is within 0.5 s, and is asked again")
-        self.patch(control, "_ANSWER", 10)
+        self.patch(client, "_ANSWER", 10)
         for faulty, service in services:
             faulty.faults = {}
             service.reconnect()

@@ -1,6 +1,6 @@
 """Which lane goes to whom: opens connections to Redis, lends them, keeps some, closes the idle.
 
-Owns the set of all lanes. A lane is leased to one session, or to a tenant's `shared` lanes. One that is given back
+Owns the set of all lanes. A lane is leased to one session, or to a tenant's `multiplexed` lanes. One that is given back
 clean waits for the next of the same tenant and protocol; a lane never goes from one tenant to another.
 """
 
@@ -18,19 +18,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .. import probes
-from ..core.fair_queue import FairQueue
+from ..net.limiting import Allowances
+from ..net.time_limit import within
 from ..ops.log_once import LogOnce
 from ..session.route import UNREACHABLE
 from ..tenants.account import Counts, increase
 from ..tenants.model import Backend, Tenant
-from .backend import connected, endpoint_for, why
+from .acl_users import Wall, WallError
+from .connection import LOGIN_REFUSED, LaneError, LaneProtocol, RedisUnreachable, UserUnknown
+from .endpoint import connected, endpoint_for, why
+from .fair_queue import FairQueue
 from .handover import Handover
-from .lane import LOGIN_REFUSED, LaneError, LaneProtocol, RedisUnreachable, UserUnknown
-from .limiting import Allowances
+from .multiplexed import SharedLane, SharedLanes
 from .opening import Openings, RedisMoved
-from .shared import SharedLane, SharedLanes
-from .time_limit import within
-from .wall import Wall, WallError
 
 #: Leases that are under way at once, of all tenants together.
 AT_ONCE = 256
@@ -45,7 +45,7 @@ class LanePool(service.Service):
 
     wall: whom lanes log in as; base: how many are opened at start and kept; idle_timeout: seconds after which an idle
     one beyond those is closed; connect_timeout: seconds for opening one, its log-in included; ca_file: see
-    `backend.endpoint_for`; counts: where what Redis sends is counted; allowances: of the tenants.
+    `endpoint.endpoint_for`; counts: where what Redis sends is counted; allowances: of the tenants.
     """
 
     name = "lanes"
@@ -204,12 +204,12 @@ class LanePool(service.Service):
         return lane.tenant is None or self._tenants is None or lane.tenant in self._tenants
 
     def answered_wrongly(self, lane: LaneProtocol, reason: str) -> None:
-        """See `lane.Pool`. Logged once in a while: a tenant might cause it as often as it likes."""
+        """See `connection.Pool`. Logged once in a while: a tenant might cause it as often as it likes."""
         if self._faults_of_one.due(f"{lane}: {reason}"):
             self._log.warn("{lane} answered what it was not asked: {reason}", lane=lane, reason=reason)
 
     def answered_like_replica(self, lane: LaneProtocol) -> None:
-        """See `lane.Pool`."""
+        """See `connection.Pool`."""
         lane.stale = True
         self._like_replica.add(lane)
         self.found_replica()
@@ -266,7 +266,7 @@ class LanePool(service.Service):
         return home
 
     def forget_home(self, home: SharedLanes) -> None:
-        """See `shared.Pool`."""
+        """See `multiplexed.Pool`."""
         if self._homes.get((home.tenant, home.protocol)) is home:
             del self._homes[home.tenant, home.protocol]
 
@@ -490,7 +490,7 @@ class LanePool(service.Service):
         return self.running and current and self._tenants_own(lane)
 
     def give_back(self, lane: LaneProtocol, clean: bool) -> None:
-        """See `lane.Pool`."""
+        """See `connection.Pool`."""
         settled = lane.put_down()
         if clean and settled and self.usable(lane):
             self._keep(lane)
@@ -521,7 +521,7 @@ class LanePool(service.Service):
             self._timers[lane] = self._reactor.callLater(self._idle_timeout, self._idle_for_long, lane)
 
     def lost(self, lane: LaneProtocol) -> None:
-        """See `lane.Pool`."""
+        """See `connection.Pool`."""
         self._lanes.discard(lane)
         self._like_replica.discard(lane)
         self.handover.lost(lane)

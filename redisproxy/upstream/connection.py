@@ -1,7 +1,7 @@
 """A lane: one connection to Redis, logged in, and SELECTed to one tenant's database.
 
-Owns the log-in and the checks of Redis's answers to it, and carries the bytes of one session, or of many (`shared`).
-Which lane goes to whom is decided in `lanes`.
+Owns the log-in and the checks of Redis's answers to it, and carries the bytes of one session, or of many (`multiplexed`).
+Which lane goes to whom is decided in `pool`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
+from ..net.limiting import NOBODYS, Allowance
+from ..net.receiver import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver
+from ..net.transport import discard_unsent, has_unsent
 from ..printable import printable, server_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.pending import Ledger, Owed
 from ..session.route import UNREACHABLE
 from ..tenants.model import Backend, Tenant
-from .limiting import NOBODYS, Allowance
-from .receiver import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver
-from .transport import discard_unsent, has_unsent
 
 #: Bytes of an answer during the log-in; Redis's are a line each, but for that to HELLO, which names its modules.
 _ANSWER_LIMIT = 64 * 1024
@@ -74,7 +74,7 @@ class Pool(Protocol):
 
 
 class User(Protocol):
-    """What a lane carries: a session, or `shared.SharedLane`."""
+    """What a lane carries: a session, or `multiplexed.SharedLane`."""
 
     def lane_lost(self) -> None:
         """Its connection is gone."""

@@ -10,19 +10,19 @@ from twisted.internet import task
 from twisted.logger import Logger, LogLevel, formatEvent
 from twisted.trial import unittest
 
-from redisproxy.net.acl_users import LONGEST_PAUSE, PAUSE, PAUSES, REMOVED_AT_ONCE, RETRY, AclUsersService
-from redisproxy.net.control import ControlError, Server
-from redisproxy.net.wall import Wall
 from redisproxy.policy import acl
 from redisproxy.policy.facts import parse
 from redisproxy.policy.policy import make_policy
 from redisproxy.tenants.enrolment import ReadSummary
 from redisproxy.tenants.model import Tenant
+from redisproxy.upstream.acl_maintenance import LONGEST_PAUSE, PAUSE, PAUSES, REMOVED_AT_ONCE, RETRY, AclUsersService
+from redisproxy.upstream.acl_users import Wall
+from redisproxy.upstream.client import ControlError, Server
 
 from ..support.clients import client_once
 from ..support.servers import RedisServer, on_every_server, valkey
 from ..support.waiting import until
-from .test_wall import Control, run
+from .test_acl_users import Control, run
 
 BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-green", 5)
 NAME = acl.username(BLUE)

@@ -18,7 +18,7 @@ from ..policy import acl
 from ..policy.policy import Policy
 from ..policy.probing import ErrorReply, Server, user_exists
 from ..tenants.model import Tenant
-from .control import ControlError, ControlService
+from .client import ControlError, ControlService
 
 #: Patterns that the sessions of one tenant may have Redis allow, for the life of this process.
 PATTERNS = 10_000

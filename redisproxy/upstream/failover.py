@@ -17,12 +17,12 @@ from twisted.logger import Logger
 
 from ..policy.probing import ErrorReply, Refusal, Server, refusal, shown
 from ..tenants.model import Backend
-from .backend import endpoint_for, why
-from .control import ControlError, ControlService
-from .lanes import LanePool
+from .acl_users import Wall
+from .client import ControlError, ControlService
+from .endpoint import endpoint_for, why
+from .pool import LanePool
 from .probe import calls_itself_replica
 from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest
-from .wall import Wall
 
 #: Seconds between two looks at the sentinels; they tell by themselves of a new master.
 EVERY = 5.0
@@ -37,7 +37,7 @@ DOUBT, LONG_DOUBT = 1.0, 10.0
 
 
 class MasterService(service.Service):
-    """Which server is used. For connect_timeout and ca_file see `backend.endpoint_for`."""
+    """Which server is used. For connect_timeout and ca_file see `endpoint.endpoint_for`."""
 
     name = "master"
     _log = Logger()

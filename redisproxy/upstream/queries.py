@@ -20,7 +20,7 @@ from ..resp.value import Answer, AnswerError, values_of
 from ..session.answering import NOT_ALLOWED, UNANSWERED
 from ..session.pending import Owed
 from ..tenants.model import Tenant
-from .lane import LaneProtocol
+from .connection import LaneProtocol
 
 #: Bytes of an answer to all that is asked at once. What is larger is passed over: to read it would keep all others waiting.
 ANSWER_LIMIT = 1024 * 1024
@@ -79,7 +79,7 @@ class _Question:
 
 
 class _Line:
-    """One connection, while it is asked. See `lane.User`."""
+    """One connection, while it is asked. See `connection.User`."""
 
     def __init__(self, lane: LaneProtocol, questions: Questions) -> None:
         self.lane = lane
@@ -100,7 +100,7 @@ class _Line:
         return not self._ledger.debts
 
     def lane_lost(self) -> None:
-        """See `lane.User`."""
+        """See `connection.User`."""
         self._questions.leave(self)
         for owed in self._ledger.abandon():
             owed.owner.lost()

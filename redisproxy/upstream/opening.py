@@ -15,10 +15,10 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from .. import probes
+from ..net.time_limit import within
 from ..session.route import UNREACHABLE
 from ..tenants.model import Backend
-from .lane import LaneError, LaneProtocol
-from .time_limit import within
+from .connection import LaneError, LaneProtocol
 
 
 class RedisMoved(LaneError):

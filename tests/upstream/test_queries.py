@@ -7,12 +7,12 @@ from types import SimpleNamespace
 from twisted.internet import defer, task
 from twisted.trial import unittest
 
-from redisproxy.net.lane import LaneError
-from redisproxy.net.questions import ANSWER_LIMIT, LATER, SHARE, TIMEOUT, TOO_LARGE, QuestionError, Questions
 from redisproxy.resp.framing import encode
 from redisproxy.session.answering import NOT_ALLOWED, UNANSWERED
 from redisproxy.session.pending import Ledger, Owed
 from redisproxy.tenants.model import Tenant
+from redisproxy.upstream.connection import LaneError
+from redisproxy.upstream.queries import ANSWER_LIMIT, LATER, SHARE, TIMEOUT, TOO_LARGE, QuestionError, Questions
 
 BLUE, GREEN, RED = Tenant("team-blue", 3), Tenant("team-green", 5), Tenant("team-red", 6)
 INFO = [b"INFO", b"server"]

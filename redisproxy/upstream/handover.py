@@ -12,7 +12,7 @@ from collections.abc import Collection
 from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from .lane import LaneProtocol
+from .connection import LaneProtocol
 
 #: Seconds for the replies that are still owed over the former owner's connections, before these are cut off: the new
 #: owner waits meanwhile.

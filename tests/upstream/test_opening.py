@@ -10,11 +10,11 @@ from twisted.internet.interfaces import IResolutionReceiver
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial import unittest
 
-from redisproxy.net.backend import connected
-from redisproxy.net.lane import LaneError, RedisUnreachable
-from redisproxy.net.opening import Openings, RedisMoved
-from redisproxy.net.probe import calls_itself_replica
 from redisproxy.tenants.model import Backend
+from redisproxy.upstream.connection import LaneError, RedisUnreachable
+from redisproxy.upstream.endpoint import connected
+from redisproxy.upstream.opening import Openings, RedisMoved
+from redisproxy.upstream.probe import calls_itself_replica
 
 from ..support.servers import free_port
 

@@ -1,1 +1,0 @@
-"""The pure core: RESP framing, policy, sessions, tenants. No Twisted, no kubernetes, no clock, no socket."""

@@ -1,0 +1,1 @@
+"""Connections to Redis: the pool, what Redis is, ACL users, failover."""
