@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .net.client import STATES
+from .clients.connection import STATES
 from .ops.figures import REDIS_BOUNDS, Counts, Histogram, RedisState, total
 
 _NOTHING: RedisState = {"connected": False, "address": "", "version": "", "databases": None, "walls": 0}

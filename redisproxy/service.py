@@ -19,13 +19,13 @@ from twisted.internet import defer, task
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
+from .clients.connection import shown_address
 from .directory.manifests import REST, ManifestsSource
 from .directory.pace import Pace, Unpaced
 from .directory.poll import PollService
 from .directory.reading import ReadingService
 from .directory.watch import ChangeQueue, WatchService
 from .embedded import EmbeddedError, EmbeddedRedis
-from .net.client import shown_address
 from .net.listening import EndpointError, ListenError, Listening
 from .net.reactor import is_monotonic
 from .net.rotation import RotationService

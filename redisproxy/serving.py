@@ -14,11 +14,11 @@ from twisted.internet import defer, task
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .directory.holder import DirectoryHolder
-from .net.admission import Admission
-from .net.client import STATES
-from .net.clients import ClientFactory, Timeouts
-from .net.drain import Drain
+from .clients.admission import Admission
+from .clients.connection import STATES
+from .clients.drain import Drain
+from .clients.factory import ClientFactory, Timeouts
+from .clients.snapshot import DirectoryHolder
 from .net.limiting import Allowances
 from .ops.figures import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
 from .ops.outcomes import Outcomes

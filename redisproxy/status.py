@@ -14,8 +14,8 @@ from twisted.internet import defer, task
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
 
+from .clients.connection import shown_address
 from .directory.reading import ReadingService
-from .net.client import shown_address
 from .net.listening import EndpointError, Listening
 from .net.tls import ServerTls
 from .ops import pages

@@ -37,7 +37,7 @@ from .upstream import acl_maintenance
 
 #: Seconds that a worker has to live for its end not to count as one more failure in a row.
 LIVED = 60.0
-#: Seconds for a worker to end, beyond those for its clients to leave: see `net.drain`.
+#: Seconds for a worker to end, beyond those for its clients to leave: see `clients.drain`.
 END_MARGIN = 1.5
 #: Seconds for a worker to answer a question of `Workers.ask`.
 ANSWER_LIMIT = 5.0

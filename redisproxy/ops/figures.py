@@ -64,7 +64,7 @@ class TenantCounts(TypedDict):
 class Counts(TypedDict):
     """What one process counts.
 
-    sessions: by `net.client.STATES`; logins: by outcome; ended: connections by how they ended; lanes: connections to
+    sessions: by `clients.connection.STATES`; logins: by outcome; ended: connections by how they ended; lanes: connections to
     Redis that are shared, dedicated, idle; in_flight: commands that Redis has yet to answer; tenants: by namespace.
     """
 

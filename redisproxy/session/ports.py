@@ -1,6 +1,6 @@
 """What a conversation needs of the rest: the client's connection, and lanes.
 
-Owns three interfaces. The Twisted side implements them (`net.client`, `upstream.connection`), and so does the tests' own.
+Owns three interfaces. The Twisted side implements them (`clients.connection`, `upstream.connection`), and so does the tests' own.
 """
 
 from __future__ import annotations

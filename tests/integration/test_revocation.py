@@ -15,7 +15,7 @@ from pathlib import Path
 
 import redis
 
-from redisproxy.net.client import REVOKED_GRACE
+from redisproxy.clients.connection import REVOKED_GRACE
 from redisproxy.resp.framing import encode
 
 from ..support.certificates import Authority

@@ -19,7 +19,7 @@ import redis
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from redisproxy.net.client import CLOSE_LIMIT
+from redisproxy.clients.connection import CLOSE_LIMIT
 
 from ..support.certificates import Authority
 from ..support.clients import client_once

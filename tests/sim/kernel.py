@@ -457,7 +457,7 @@ class Reactor:
 
 
 class Poll:
-    """What `net.client` needs of the module `select`: whether the peer of a socket has hung up."""
+    """What `clients.connection` needs of the module `select`: whether the peer of a socket has hung up."""
 
     POLLRDHUP = getattr(select, "POLLRDHUP", 0x2000)
 

@@ -25,12 +25,12 @@ from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
 from redisproxy import probes
-from redisproxy.directory.holder import DirectoryHolder
-from redisproxy.net import client as client_module
-from redisproxy.net import clients as clients_module
-from redisproxy.net.admission import Admission
-from redisproxy.net.client import ClientProtocol
-from redisproxy.net.clients import ClientFactory, Timeouts
+from redisproxy.clients import connection as client_module
+from redisproxy.clients import factory as clients_module
+from redisproxy.clients.admission import Admission
+from redisproxy.clients.connection import ClientProtocol
+from redisproxy.clients.factory import ClientFactory, Timeouts
+from redisproxy.clients.snapshot import DirectoryHolder
 from redisproxy.ops.outcomes import Outcomes
 from redisproxy.session import conversation
 from redisproxy.tenants.model import Backend, Credential, Directory, Tenant, digest

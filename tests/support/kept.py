@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from redisproxy.directory.holder import DirectoryHolder
+from redisproxy.clients.snapshot import DirectoryHolder
 from redisproxy.directory.reading import ReadingService, Source
 from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.model import Credential, Directory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet import task
 from twisted.trial import unittest
 
-from redisproxy.directory.holder import LOOK, DirectoryHolder
+from redisproxy.clients.snapshot import LOOK, DirectoryHolder
 from redisproxy.tenants.model import AuthenticationError, Credential, Directory, Tenant, digest
 
 HOUR = 3600.0

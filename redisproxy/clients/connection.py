@@ -25,6 +25,10 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .. import probes
+from ..net.limiting import Place
+from ..net.receiver import Hold, Pressure, RespReceiver
+from ..net.tls import why_tls
+from ..net.transport import close_if_written
 from ..ops.outcomes import Outcome
 from ..policy.policy import Policy
 from ..session import pubsub
@@ -37,13 +41,9 @@ from ..upstream.client import ControlError
 from ..upstream.connection import LaneError, LaneProtocol
 from ..upstream.multiplexed import SharedLanes
 from ..upstream.queries import QuestionError
-from .limiting import Place
-from .receiver import Hold, Pressure, RespReceiver
-from .tls import why_tls
-from .transport import close_if_written
 
 if TYPE_CHECKING:
-    from .clients import ClientFactory
+    from .factory import ClientFactory
 
 #: Bytes taken from a client that waits for a place: a log-in and a few commands.
 WAITING_LIMIT = 16 * 1024
@@ -271,7 +271,7 @@ class ClientProtocol(RespReceiver):
             self._tally = factory.counts.tally(tenant.namespace)
             self._tally.logins += 1
 
-    # The tenant's limits: see `limiting.Client`.
+    # The tenant's limits: see `net.limiting.Client`.
 
     def read_at_most(self, size: int) -> None:
         """So many bytes at once."""

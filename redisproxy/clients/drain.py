@@ -16,8 +16,8 @@ from twisted.logger import Logger
 from ..policy import acl
 from ..upstream.client import ControlError, ControlService
 from ..upstream.connection import LaneProtocol
-from .client import ClientProtocol, shown_address
-from .clients import ClientFactory
+from .connection import ClientProtocol, shown_address
+from .factory import ClientFactory
 
 #: Clients a second that are asked to leave, so that those who take them over do not get all at once. A client is served
 #: until its turn has come. More a second, where half of the time would not be enough.

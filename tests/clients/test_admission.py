@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.net.admission import Admission
+from redisproxy.clients.admission import Admission
 
 
 class Visitor:

@@ -9,10 +9,10 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
-from redisproxy.net.admission import Admission
-from redisproxy.net.client import IDLE_LINGER
-from redisproxy.net.clients import ClientFactory, Timeouts
-from redisproxy.net.drain import LAST, RATE, TURN, Drain
+from redisproxy.clients.admission import Admission
+from redisproxy.clients.connection import IDLE_LINGER
+from redisproxy.clients.drain import LAST, RATE, TURN, Drain
+from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.ops.outcomes import Outcomes
 from redisproxy.policy import acl
 from redisproxy.tenants.model import Directory, Tenant

@@ -17,9 +17,9 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.trial import unittest
 from zope.interface import implementer
 
-from redisproxy.net.admission import Admission
-from redisproxy.net.client import CLOSE_LIMIT, FULL, REVOKED_GRACE, UNREAD_LIMIT, ClientProtocol
-from redisproxy.net.clients import CLOSED_AT_ONCE, CROWDED_LOOK, ClientFactory, Timeouts
+from redisproxy.clients.admission import Admission
+from redisproxy.clients.connection import CLOSE_LIMIT, FULL, REVOKED_GRACE, UNREAD_LIMIT, ClientProtocol
+from redisproxy.clients.factory import CLOSED_AT_ONCE, CROWDED_LOOK, ClientFactory, Timeouts
 from redisproxy.net.tls import ServerTls, TlsFiles, make
 from redisproxy.ops.line_quota import ADDRESS_LINES
 from redisproxy.ops.outcomes import Outcomes

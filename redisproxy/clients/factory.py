@@ -1,7 +1,7 @@
 """The clients of one process: the factory of their connections, and what these share.
 
 Owns who is there, whose each is, and what happens to all of them at once: another Directory, another policy, the end.
-One connection is `client`'s business.
+One connection is `connection`'s business.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from ..directory.holder import DirectoryHolder
+from ..net.limiting import Allowances
+from ..net.time_limit import TimeLimit
 from ..ops.outcomes import Outcomes
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
@@ -26,9 +27,8 @@ from ..upstream.acl_users import Wall
 from ..upstream.pool import LanePool
 from ..upstream.queries import Questions
 from .admission import Admission
-from .client import CROWDED, ClientProtocol
-from .limiting import Allowances
-from .time_limit import TimeLimit
+from .connection import CROWDED, ClientProtocol
+from .snapshot import DirectoryHolder
 
 #: Seconds between two looks at clients that are not read from.
 PROBE = 5.0

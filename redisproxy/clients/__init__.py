@@ -1,0 +1,1 @@
+"""The clients' side: connections, admission, the end."""
