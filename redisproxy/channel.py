@@ -26,7 +26,7 @@ from twisted.logger import Logger
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
-#: The descriptors that a worker inherits: its end of the channel, the memory of `net.balance`, and from the third on the
+#: The descriptors that a worker inherits: its end of the channel, the memory of `listen.balance`, and from the third on the
 #: listening sockets.
 CHANNEL, BALANCE, FIRST_PORT = 3, 4, 5
 

@@ -26,10 +26,10 @@ from .directory.poll import PollService
 from .directory.reading import ReadingService
 from .directory.watch import ChangeQueue, WatchService
 from .embedded import EmbeddedError, EmbeddedRedis
-from .net.listening import EndpointError, ListenError, Listening
+from .listen.certificates import RotationService
+from .listen.endpoints import EndpointError, ListenError, Listening
+from .listen.tls import CertificateError
 from .net.reactor import is_monotonic
-from .net.rotation import RotationService
-from .net.tls import CertificateError
 from .ops.figures import DRAINING, Figures
 from .ops.logs import observer
 from .printable import printable

@@ -1,7 +1,7 @@
 """What serves clients in one process: sessions, lanes, the control connection, and the Directory in force.
 
 Owns the wiring of these. Directories come from outside, by `use`; where clients come from is the business of
-`net.listening`.
+`listen.endpoints`.
 """
 
 from __future__ import annotations

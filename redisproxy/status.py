@@ -16,8 +16,8 @@ from twisted.logger import Logger
 
 from .clients.connection import shown_address
 from .directory.reading import ReadingService
-from .net.listening import EndpointError, Listening
-from .net.tls import ServerTls
+from .listen.endpoints import EndpointError, Listening
+from .listen.tls import ServerTls
 from .ops import pages
 from .ops.exposition import Exposition
 from .ops.figures import Counts, DirectoryState, Figures, TenantState, WatchState
@@ -69,7 +69,7 @@ class StatusService(service.Service):
 
     @property
     def tls(self) -> list[ServerTls]:
-        """See `net.listening.Listening.tls`."""
+        """See `listen.endpoints.Listening.tls`."""
         return self._listening.tls
 
     def privilegedStartService(self) -> None:

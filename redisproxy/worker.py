@@ -27,9 +27,9 @@ from zope.interface import implementer
 
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, Message, Taker
 from .directory.pace import Pace
-from .net.balance import Balance
-from .net.listening import EndpointError, ListenError, Listening, adopt
-from .net.tls import Material, make
+from .listen.balance import Balance
+from .listen.endpoints import EndpointError, ListenError, Listening, adopt
+from .listen.tls import Material, make
 from .ops import logs
 from .process import prepare, raise_descriptor_limit
 from .serving import Serving

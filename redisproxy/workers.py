@@ -25,8 +25,8 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, ChannelError, Message, Taker
-from .net.balance import Balance, shared_memory
-from .net.tls import Material
+from .listen.balance import Balance, shared_memory
+from .listen.tls import Material
 from .ops import logs
 from .ops.figures import Counts, RedisState, WorkersState
 from .reports import Reports

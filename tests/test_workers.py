@@ -12,7 +12,7 @@ from twisted.python.failure import Failure
 from twisted.trial import unittest
 
 from redisproxy.channel import Channel, Message
-from redisproxy.net.tls import Material
+from redisproxy.listen.tls import Material
 from redisproxy.tenants import wire_form
 from redisproxy.tenants.enrolment import ReadSummary
 from redisproxy.tenants.model import Backend, Credential, Directory, Tenant, digest

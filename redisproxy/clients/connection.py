@@ -25,9 +25,9 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .. import probes
+from ..listen.tls import why_tls
 from ..net.limiting import Place
 from ..net.receiver import Hold, Pressure, RespReceiver
-from ..net.tls import why_tls
 from ..net.transport import close_if_written
 from ..ops.outcomes import Outcome
 from ..policy.policy import Policy

@@ -20,7 +20,7 @@ from zope.interface import implementer
 from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import CLOSE_LIMIT, FULL, REVOKED_GRACE, UNREAD_LIMIT, ClientProtocol
 from redisproxy.clients.factory import CLOSED_AT_ONCE, CROWDED_LOOK, ClientFactory, Timeouts
-from redisproxy.net.tls import ServerTls, TlsFiles, make
+from redisproxy.listen.tls import ServerTls, TlsFiles, make
 from redisproxy.ops.line_quota import ADDRESS_LINES
 from redisproxy.ops.outcomes import Outcomes
 from redisproxy.session.conversation import NOAUTH

@@ -15,9 +15,9 @@ from OpenSSL import SSL
 from twisted.internet import reactor
 from twisted.trial import unittest
 
-from redisproxy.net import tls
-from redisproxy.net.listening import EndpointError, Listening
-from redisproxy.net.tls import CertificateError, Material, ServerConnection, TlsFiles, make, parse, why_tls
+from redisproxy.listen import tls
+from redisproxy.listen.endpoints import EndpointError, Listening
+from redisproxy.listen.tls import CertificateError, Material, ServerConnection, TlsFiles, make, parse, why_tls
 
 from ..support.certificates import Authority
 

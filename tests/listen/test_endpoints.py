@@ -10,8 +10,8 @@ from pathlib import Path
 from twisted.internet import defer, protocol, reactor, task
 from twisted.trial import unittest
 
-from redisproxy.net import listening
-from redisproxy.net.listening import EndpointError, ListenError, Listening, adopt
+from redisproxy.listen import endpoints
+from redisproxy.listen.endpoints import EndpointError, ListenError, Listening, adopt
 
 from ..support.waiting import LIMIT
 
@@ -125,7 +125,7 @@ class SharedTests(unittest.TestCase):
 
     @defer.inlineCallbacks
     def test_without_open_files_it_tries_again(self):
-        self.patch(listening, "_PAUSE", 0.01)
+        self.patch(endpoints, "_PAUSE", 0.01)
         descriptions = ["tcp:0:interface=127.0.0.1"]
         holder, descriptors = self.hold(*descriptions)
         shared, _ = self.serve(b"first", descriptions, descriptors)

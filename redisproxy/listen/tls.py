@@ -1,7 +1,7 @@
 """TLS for those who connect to us: `ssl:` endpoints, and what they show of themselves.
 
 Owns what such an endpoint may say, what its files have to hold, and the OpenSSL context that is made of them: once for
-each change of the files, not for each connection. When the files are looked at is the business of `rotation`.
+each change of the files, not for each connection. When the files are looked at is the business of `certificates`.
 """
 
 from __future__ import annotations

@@ -13,9 +13,9 @@ from twisted.internet import defer, task
 from twisted.logger import LogEvent, globalLogPublisher
 from twisted.trial import unittest
 
-from redisproxy.net import tls
-from redisproxy.net.rotation import INTERVAL, RETRY, RotationService
-from redisproxy.net.tls import CertificateError, ServerTls, TlsFiles
+from redisproxy.listen import tls
+from redisproxy.listen.certificates import INTERVAL, RETRY, RotationService
+from redisproxy.listen.tls import CertificateError, ServerTls, TlsFiles
 
 from ..support.certificates import Authority
 

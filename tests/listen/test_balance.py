@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import unittest
 
-from redisproxy.net.balance import SLACK, Balance, shared_memory
+from redisproxy.listen.balance import SLACK, Balance, shared_memory
 
 PLACES = 1000
 

@@ -1,0 +1,1 @@
+"""Where clients connect: endpoints, TLS, certificates."""
