@@ -19,7 +19,7 @@ from .clients.connection import STATES
 from .clients.drain import Drain
 from .clients.factory import ClientFactory, Timeouts
 from .clients.snapshot import DirectoryHolder
-from .net.limiting import Allowances
+from .net.rate_limit import Allowances
 from .ops.figures import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
 from .ops.outcomes import Outcomes
 from .policy.policy import Policy

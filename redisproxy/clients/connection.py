@@ -26,9 +26,9 @@ from zope.interface import implementer
 
 from .. import probes
 from ..listen.tls import why_tls
-from ..net.limiting import Place
-from ..net.receiver import Hold, Pressure, RespReceiver
-from ..net.transport import close_if_written
+from ..net.protocol import Hold, Pressure, RespReceiver
+from ..net.rate_limit import Place
+from ..net.twisted_private import close_if_written
 from ..ops.outcomes import Outcome
 from ..policy.policy import Policy
 from ..session import pubsub
@@ -271,7 +271,7 @@ class ClientProtocol(RespReceiver):
             self._tally = factory.counts.tally(tenant.namespace)
             self._tally.logins += 1
 
-    # The tenant's limits: see `net.limiting.Client`.
+    # The tenant's limits: see `net.rate_limit.Client`.
 
     def read_at_most(self, size: int) -> None:
         """So many bytes at once."""

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from ..net.limiting import Allowances
+from ..net.rate_limit import Allowances
 from ..net.time_limit import TimeLimit
 from ..ops.outcomes import Outcomes
 from ..policy.facts import builtin

@@ -1,7 +1,7 @@
 """A tenant's limits: how many connections it may have, and how much it may do in a second.
 
 Owns what the annotations of a Namespace mean, and the token bucket that a rate is held with. Who waits, and for how long,
-is the business of `net.limiting`.
+is the business of `net.rate_limit`.
 """
 
 from __future__ import annotations

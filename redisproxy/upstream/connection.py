@@ -18,9 +18,9 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
-from ..net.limiting import NOBODYS, Allowance
-from ..net.receiver import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver
-from ..net.transport import discard_unsent, has_unsent
+from ..net.protocol import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver
+from ..net.rate_limit import NOBODYS, Allowance
+from ..net.twisted_private import discard_unsent, has_unsent
 from ..printable import printable, server_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.pending import Ledger, Owed

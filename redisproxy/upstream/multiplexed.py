@@ -17,7 +17,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .. import probes
-from ..net.receiver import Hold
+from ..net.protocol import Hold
 from ..session.pending import Owed
 from ..session.session import Session
 from ..tenants.model import Tenant

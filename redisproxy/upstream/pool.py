@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .. import probes
-from ..net.limiting import Allowances
+from ..net.rate_limit import Allowances
 from ..net.time_limit import within
 from ..ops.log_once import LogOnce
 from ..session.route import UNREACHABLE

@@ -9,7 +9,7 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial import unittest
 
-from redisproxy.net.receiver import Hold
+from redisproxy.net.protocol import Hold
 from redisproxy.resp.framing import encode
 from redisproxy.session.pending import Owed
 from redisproxy.tenants.model import Backend, Tenant

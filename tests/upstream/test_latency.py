@@ -8,7 +8,7 @@ from twisted.internet import task
 from twisted.internet.address import UNIXAddress
 from twisted.internet.testing import StringTransport
 
-from redisproxy.net.receiver import Hold
+from redisproxy.net.protocol import Hold
 from redisproxy.session.pending import Owed
 from redisproxy.tenants.model import Backend, Tenant
 from redisproxy.upstream.connection import LaneProtocol

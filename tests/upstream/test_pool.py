@@ -13,7 +13,7 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import Logger
 from twisted.trial import unittest
 
-from redisproxy.net.receiver import READ_SIZE, SMALL_READ_SIZE, WIDE_READ_SIZE
+from redisproxy.net.protocol import READ_SIZE, SMALL_READ_SIZE, WIDE_READ_SIZE
 from redisproxy.ops.log_once import QUIET
 from redisproxy.session.pending import CONFIRMATIONS, Owed
 from redisproxy.session.route import UNREACHABLE

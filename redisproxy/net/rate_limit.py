@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from ..session.session import Session
 from ..tenants.limits import UNLIMITED, Bucket, Limits
 from ..tenants.model import TenantFullError
-from .receiver import READ_SIZE, SMALL_READ_SIZE, Hold
+from .protocol import READ_SIZE, SMALL_READ_SIZE, Hold
 
 #: Clients that have their turn in one turn of the reactor.
 AT_ONCE = 50
@@ -49,7 +49,7 @@ class Client(Protocol):
 
 
 class Lane(Protocol):
-    """A tenant's connection to Redis: see `receiver.RespReceiver`."""
+    """A tenant's connection to Redis: see `protocol.RespReceiver`."""
 
     def hold(self, reason: int) -> None:
         """Reads no more."""

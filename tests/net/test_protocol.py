@@ -7,7 +7,7 @@ import unittest as plain
 from twisted.internet.testing import StringTransport
 from twisted.trial import unittest
 
-from redisproxy.net.receiver import Hold, RespReceiver
+from redisproxy.net.protocol import Hold, RespReceiver
 from redisproxy.resp.framing import ProtocolError
 
 

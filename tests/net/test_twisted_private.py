@@ -20,7 +20,7 @@ from twisted.internet.testing import StringTransport
 from twisted.trial import unittest
 from zope.interface import implementer
 
-from redisproxy.net.transport import close_if_written, write_at_once
+from redisproxy.net.twisted_private import close_if_written, write_at_once
 
 from ..support.certificates import Authority
 from ..support.waiting import LIMIT

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from ..resp.framing import ProtocolError
-from .transport import write_at_once
+from .twisted_private import write_at_once
 
 #: Bytes that Twisted reads at once; as many as that come where large values pass.
 READ_SIZE = 64 * 1024
@@ -46,7 +46,7 @@ class RespReceiver(Protocol):
     taken = 0
     #: how often reading stopped
     pauses = 0
-    #: see `transport.write_at_once`
+    #: see `twisted_private.write_at_once`
     write: Callable[[bytes], None]
 
     def connectionMade(self) -> None:

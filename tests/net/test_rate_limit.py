@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet import task
 from twisted.trial import unittest
 
-from redisproxy.net.limiting import AT_ONCE, TICK, Allowance, Allowances, Place
-from redisproxy.net.receiver import READ_SIZE, SMALL_READ_SIZE, Hold
+from redisproxy.net.protocol import READ_SIZE, SMALL_READ_SIZE, Hold
+from redisproxy.net.rate_limit import AT_ONCE, TICK, Allowance, Allowances, Place
 from redisproxy.tenants.limits import UNLIMITED, Limits
 from redisproxy.tenants.model import TenantFullError
 
