@@ -169,10 +169,10 @@ def resident() -> int:
 async def measure(reactor: object, options: argparse.Namespace) -> None:
     from twisted.internet import protocol, task, threads
 
-    from redisproxy.directory import cluster
-    from redisproxy.directory.reading import ReadingService
-    from redisproxy.directory.watch import ChangeQueue, WatchService
     from redisproxy.process import settle
+    from redisproxy.sources import kubernetes
+    from redisproxy.sources.reload import ReadingService
+    from redisproxy.sources.watch import ChangeQueue, WatchService
     from redisproxy.tenants.enrolment import Enrolment
     from redisproxy.tenants.model import AuthenticationError
 
@@ -181,18 +181,18 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
             self.transport.write(data)
 
     parsed = [0]
-    parse = cluster.read_secret
+    parse = kubernetes.read_secret
 
     def counted(*arguments: object) -> object:
         parsed[0] += 1
         return parse(*arguments)
 
-    cluster.read_secret = counted
+    kubernetes.read_secret = counted
     api = Peer("api", f"--tenants={options.tenants}", f"--secrets={options.secrets}")
     kubeconfig = await threads.deferToThread(api.line)
     port = reactor.listenTCP(0, protocol.Factory.forProtocol(Echo), interface="127.0.0.1")
     clients = Peer("clients", f"--port={port.getHost().port}", f"--rate={options.rate}")
-    source = cluster.ClusterSource(PREFIX, MASTER[1], MASTER, 443, {"KUBECONFIG": kubeconfig}, timeout=(5, 30))
+    source = kubernetes.ClusterSource(PREFIX, MASTER[1], MASTER, 443, {"KUBECONFIG": kubeconfig}, timeout=(5, 30))
     queue = ChangeQueue()
     service = ReadingService(reactor, source, Enrolment(MASTER[1], MASTER), 3600, changes=queue)
     watch = WatchService(reactor, source, MASTER, queue, service.changed, lambda: None)

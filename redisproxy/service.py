@@ -20,11 +20,6 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from .clients.connection import shown_address
-from .directory.manifests import REST, ManifestsSource
-from .directory.pace import Pace, Unpaced
-from .directory.poll import PollService
-from .directory.reading import ReadingService
-from .directory.watch import ChangeQueue, WatchService
 from .embedded import EmbeddedError, EmbeddedRedis
 from .listen.certificates import RotationService
 from .listen.endpoints import EndpointError, ListenError, Listening
@@ -38,12 +33,17 @@ from .quickstart import tenants_command, tour
 from .resp import framing
 from .serving import Serving
 from .settings import Settings, SettingsError
+from .sources.manifests import REST, ManifestsSource
+from .sources.poll import PollService
+from .sources.reload import ReadingService
+from .sources.throttle import Pace, Unpaced
+from .sources.watch import ChangeQueue, WatchService
 from .tenants.enrolment import Enrolment
 from .tenants.model import Backend, Directory
 from .workers import Workers
 
 if TYPE_CHECKING:
-    from .directory.cluster import ClusterSource
+    from .sources.kubernetes import ClusterSource
     from .status import StatusService
 
 #: Seconds between two looks whether the terminal of a quick start is still open.
@@ -55,7 +55,7 @@ def source_of(settings: Settings) -> ManifestsSource | ClusterSource:
     if settings.manifests is not None:
         return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master, REST)
     # Its client is a third of the time to start, and 19 MiB: not where there is no cluster.
-    from .directory.cluster import ClusterSource
+    from .sources.kubernetes import ClusterSource
 
     return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, settings.kubernetes_port)
 

@@ -15,7 +15,6 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.logger import Logger
 
 from .clients.connection import shown_address
-from .directory.reading import ReadingService
 from .listen.endpoints import EndpointError, Listening
 from .listen.tls import ServerTls
 from .ops import pages
@@ -24,6 +23,7 @@ from .ops.figures import Counts, DirectoryState, Figures, TenantState, WatchStat
 from .ops.web import Guard, TokenError, is_here, read_token, site
 from .printable import printable
 from .settings import Settings, SettingsError
+from .sources.reload import ReadingService
 from .tenants.model import Directory
 
 #: Seconds between two looks at how many commands there were.

@@ -26,7 +26,6 @@ from twisted.python.failure import Failure
 from zope.interface import implementer
 
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, Message, Taker
-from .directory.pace import Pace
 from .listen.balance import Balance
 from .listen.endpoints import EndpointError, ListenError, Listening, adopt
 from .listen.tls import Material, make
@@ -34,6 +33,7 @@ from .ops import logs
 from .process import prepare, raise_descriptor_limit
 from .serving import Serving
 from .settings import Settings, SettingsError
+from .sources.throttle import Pace
 from .tenants import wire_form
 from .tenants.enrolment import ReadSummary
 from .tenants.model import use_digest_key

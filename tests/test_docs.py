@@ -19,9 +19,9 @@ import click
 import yaml
 
 from redisproxy.cli.main import command
-from redisproxy.directory.watch import Watched
 from redisproxy.ops.outcomes import Outcome
 from redisproxy.settings import Settings, option_name
+from redisproxy.sources.watch import Watched
 from redisproxy.tenants.limits import ANNOTATIONS
 
 from .support.texts import ANY, said

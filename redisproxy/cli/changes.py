@@ -1,7 +1,7 @@
 """What the operator's command writes: a tenant's secret, a temporary one, another password.
 
 Owns the order of the steps, and what is undone when one fails. The decisions are `tenants.allocation`'s, the writing is
-`directory.writing`'s.
+`sources.secret_writer`'s.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from typing import Any
 
 from twisted.internet import task
 
-from ..directory.cluster import ClusterSource
-from ..directory.writing import ClusterWriter, StoredSecret, WriteError
 from ..settings import Settings
+from ..sources.kubernetes import ClusterSource
+from ..sources.secret_writer import ClusterWriter, StoredSecret, WriteError
 from ..tenants import allocation
 from ..tenants.allocation import Refused, Room
 from ..tenants.enrolment import ReadFailure, Reading

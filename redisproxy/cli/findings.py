@@ -11,14 +11,14 @@ from typing import Any, TypeVar
 
 from twisted.internet import threads
 
-from ..directory.cluster import ClusterSource
-from ..directory.manifests import ManifestsSource
-from ..directory.watch import Watched, WatchFailure
 from ..embedded import DATABASES
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..policy.probing import Server, needed, policy_for
 from ..settings import Settings
+from ..sources.kubernetes import ClusterSource
+from ..sources.manifests import ManifestsSource
+from ..sources.watch import Watched, WatchFailure
 from ..tenants.allocation import Room, must_be_read
 from ..tenants.enrolment import Enrolment, Problem, ReadFailure, Reading
 from ..tenants.model import Backend, Credential, Directory

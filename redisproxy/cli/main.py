@@ -29,11 +29,11 @@ from twisted.internet import defer, task
 from twisted.logger import globalLogBeginner
 
 from .. import __version__
-from ..directory.writing import WriteError
 from ..printable import printable
 from ..process import quiet_libraries
 from ..service import ProxyService, source_of
 from ..settings import Settings, SettingsError, described, option_name
+from ..sources.secret_writer import WriteError
 from ..tenants.allocation import ADDRESS, Refused
 from ..tenants.urls import parse_address
 from . import changes, findings, shown

@@ -1,7 +1,7 @@
 """Holds the Directory that is in force, in a process that serves clients.
 
 Owns who may log in at this moment: it tells those who act on a change of another Directory, and of each expiry. Where
-Directories come from is the business of `directory.reading`, here or in another process.
+Directories come from is the business of `sources.reload`, here or in another process.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 Owns when the files of `ssl:` endpoints are looked at, and what is in force: the last that was good. Connections that are
 there stay as they are; only who comes later sees a new certificate.
 
-Not the kernel's notifications, for the reason in `directory.poll`.
+Not the kernel's notifications, for the reason in `sources.poll`.
 """
 
 from __future__ import annotations

@@ -16,14 +16,14 @@ from twisted.trial import unittest
 from redisproxy.cli import changes, findings
 from redisproxy.cli.findings import Operator
 from redisproxy.cli.shown import moment
-from redisproxy.directory.cluster import ClusterSource, RequestError
-from redisproxy.directory.writing import ClusterWriter, StoredSecret, WriteError
 from redisproxy.settings import Settings
+from redisproxy.sources.kubernetes import ClusterSource, RequestError
+from redisproxy.sources.secret_writer import ClusterWriter, StoredSecret, WriteError
 from redisproxy.tenants.allocation import ADDRESS, Refused
 from redisproxy.tenants.enrolment import parse_tenant
 
 from ..cluster.apiserver import ask, shared_api_server
-from ..directory.test_contract import RealApiWorld, SmallApiWorld, namespace, secret, url
+from ..sources.test_contract import RealApiWorld, SmallApiWorld, namespace, secret, url
 from ..support.apiserver import ANY, NOT_JSON, Fault, refusal, secrets_path
 from ..support.servers import RedisServer
 from ..support.waiting import LIMIT

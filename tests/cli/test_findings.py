@@ -11,9 +11,9 @@ from twisted.trial import unittest
 from redisproxy.cli import findings, shown
 from redisproxy.cli.changes import Written
 from redisproxy.cli.findings import Findings, Operator
-from redisproxy.directory.cluster import ClusterSource
 from redisproxy.service import source_of
 from redisproxy.settings import Settings
+from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.tenants.model import Backend
 
 from ..support.apiserver import ApiServer, refusal, secrets_path

@@ -1,6 +1,6 @@
 """The manifests of deploy/ and the proxy as a real process, against a real kube-apiserver that enforces RBAC.
 
-Run by `make test-cluster`. The contract suite runs over the same server: `tests.directory.test_contract`.
+Run by `make test-cluster`. The contract suite runs over the same server: `tests.sources.test_contract`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 import redis
 import yaml
 
-from redisproxy.directory import cluster
-from redisproxy.directory.cluster import ClusterSource
-from redisproxy.directory.watch import Watched, WatchFailure, read_event
+from redisproxy.sources import kubernetes
+from redisproxy.sources.kubernetes import ClusterSource
+from redisproxy.sources.watch import Watched, WatchFailure, read_event
 from redisproxy.tenants.enrolment import ReadFailure
 
 from ..deploy.documents import BASE, COMPONENTS, documents
@@ -378,7 +378,7 @@ class TruthTests(ClusterCase):
             context = ssl.create_default_context(cafile=str(authority().path))
             connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=30, context=context)
             connection.request(
-                "GET", f"{path}?{query}", headers={"Authorization": f"Bearer {token}", "Accept": cluster.METADATA}
+                "GET", f"{path}?{query}", headers={"Authorization": f"Bearer {token}", "Accept": kubernetes.METADATA}
             )
             response = connection.getresponse()
             self.assertEqual((response.status, response.getheader("Transfer-Encoding")), (200, "chunked"))
@@ -437,7 +437,7 @@ class TruthTests(ClusterCase):
             for server, token in ((self.api, ADMIN_TOKEN), (self.small, TOKEN)):
                 context = ssl.create_default_context(cafile=str(authority().path))
                 connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=30, context=context)
-                headers = {"Authorization": f"Bearer {token}", "Accept": cluster.METADATA_LIST}
+                headers = {"Authorization": f"Bearer {token}", "Accept": kubernetes.METADATA_LIST}
                 connection.request("GET", f"{path}?limit=1", headers=headers)
                 answer = json.loads(connection.getresponse().read())
                 connection.close()
@@ -462,8 +462,8 @@ class TruthTests(ClusterCase):
             self.assertEqual(real[1][part], small[1][part])
 
     def test_the_source_reads_pages_of_the_real_one(self) -> None:
-        page, cluster.PAGE = cluster.PAGE, 2
-        self.addCleanup(setattr, cluster, "PAGE", page)
+        page, kubernetes.PAGE = kubernetes.PAGE, 2
+        self.addCleanup(setattr, kubernetes, "PAGE", page)
         reading = self.source(self.api.kubeconfig).read()
         self.assertEqual(reading.failures(), [])
         self.assertLessEqual({"team-blue", "team-empty"}, {namespace.name for namespace in reading.namespaces})

@@ -22,9 +22,9 @@ import kubernetes_validate
 import yaml
 
 from redisproxy import __version__
-from redisproxy.directory import cluster
-from redisproxy.directory.manifests import ManifestsSource
 from redisproxy.settings import Settings
+from redisproxy.sources import kubernetes
+from redisproxy.sources.manifests import ManifestsSource
 from redisproxy.tenants.enrolment import CONNECTION_STRING, KEYS, PASSWORD, Enrolment
 from redisproxy.tenants.model import Backend, Directory, Tenant
 from redisproxy.workers import END_MARGIN
@@ -106,7 +106,7 @@ class SchemaTests(unittest.TestCase):
 
 
 class RightsTests(unittest.TestCase):
-    """RBAC: exactly what directory/cluster.py calls."""
+    """RBAC: exactly what sources/kubernetes.py calls."""
 
     NAMESPACES = {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]}
     SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}
@@ -140,7 +140,7 @@ class RightsTests(unittest.TestCase):
             "list_namespaced_secret": ("secrets", "list", "watch of the master secret"),
             "read_namespaced_secret": ("secrets", "get"),
         }
-        tree = ast.parse(Path(cluster.__file__).read_text())
+        tree = ast.parse(Path(kubernetes.__file__).read_text())
         called = {
             node.attr
             for node in ast.walk(tree)

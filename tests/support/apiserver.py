@@ -1,7 +1,7 @@
 """A small Kubernetes API over real HTTP: namespaces and secrets, with faults on demand.
 
 Owns just what the proxy and the operator's command use of the API: lists with pages, one secret by name, watches, bearer
-tokens, TLS; making, replacing and deleting a secret. What it answers was compared with a real kube-apiserver: `tests.directory.test_contract` runs over both.
+tokens, TLS; making, replacing and deleting a secret. What it answers was compared with a real kube-apiserver: `tests.sources.test_contract` runs over both.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from redisproxy.clients.snapshot import DirectoryHolder
-from redisproxy.directory.reading import ReadingService, Source
+from redisproxy.sources.reload import ReadingService, Source
 from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.model import Credential, Directory
 

@@ -10,9 +10,9 @@ from twisted.internet import defer, task
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
-from redisproxy.directory import reading
-from redisproxy.directory.manifests import ManifestsSource
-from redisproxy.directory.pace import Pace
+from redisproxy.sources import reload
+from redisproxy.sources.manifests import ManifestsSource
+from redisproxy.sources.throttle import Pace
 from redisproxy.tenants.enrolment import Enrolment, Reading, ReadSummary, Update
 from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Directory
 
@@ -286,7 +286,7 @@ class ToldTests(ServiceCase):
             due[0].cancel()  # Clock would make them all in one turn
             turns.append(self.told(tell))
         lines = [[text for level, text in turn if level == "warn"] for turn in turns]
-        self.assertEqual([len(turn) for turn in lines], [reading.TOLD_AT_ONCE] * 2 + [10])
+        self.assertEqual([len(turn) for turn in lines], [reload.TOLD_AT_ONCE] * 2 + [10])
         self.assertEqual({text.split("/")[0] for turn in lines for text in turn}, set(names))
         # Told in their order, also what comes in between.
         self.write()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import unittest
 
-from redisproxy.directory.pace import PIECE, SHARE, Pace
+from redisproxy.sources.throttle import PIECE, SHARE, Pace
 
 
 class PaceTests(unittest.TestCase):

@@ -14,8 +14,8 @@ from twisted.logger import globalLogPublisher
 from twisted.trial import unittest
 
 from redisproxy.cli import shown
-from redisproxy.directory.manifests import ManifestsSource
 from redisproxy.ops.logs import observer
+from redisproxy.sources.manifests import ManifestsSource
 from redisproxy.tenants.enrolment import Enrolment
 
 from ..support.kept import KeptDirectory

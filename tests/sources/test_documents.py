@@ -6,7 +6,7 @@ import base64
 import unittest
 from datetime import UTC, datetime
 
-from redisproxy.directory.documents import DocumentError, read_namespace, read_secret
+from redisproxy.sources.documents import DocumentError, read_namespace, read_secret
 
 MOMENT = 1767225600.0
 

@@ -10,8 +10,8 @@ import unittest
 from pathlib import Path
 from unittest import mock
 
-from redisproxy.directory import yamltext
-from redisproxy.directory.manifests import REST, ManifestsSource
+from redisproxy.sources import yamltext
+from redisproxy.sources.manifests import REST, ManifestsSource
 from redisproxy.tenants.allocation import Refused, Room, choose_index
 from redisproxy.tenants.enrolment import Enrolment, NamespaceDocument, Problem, Reading
 from redisproxy.tenants.model import AuthenticationError

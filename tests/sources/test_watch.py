@@ -16,9 +16,9 @@ from twisted.internet import defer, task
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
-from redisproxy.directory import cluster, reading, watch
-from redisproxy.directory.cluster import ClusterSource
-from redisproxy.directory.watch import (
+from redisproxy.sources import kubernetes, reload, watch
+from redisproxy.sources.kubernetes import ClusterSource
+from redisproxy.sources.watch import (
     BATCH,
     LONGEST,
     MANY,
@@ -273,7 +273,7 @@ class ReadChangesTests(SourceCase):
 
     def test_an_answer_about_others_is_none(self) -> None:
         """As of a gateway that knows no field selectors: it is neither this object nor its absence."""
-        self.patch(cluster.ClusterSource, "_pages", lambda *_, **__: iter([{"metadata": {"name": "other"}}]))
+        self.patch(kubernetes.ClusterSource, "_pages", lambda *_, **__: iter([{"metadata": {"name": "other"}}]))
         update = self.read(BLUE, namespaces=("team-green",))
         self.assertEqual({f.reason for f in update.failures}, {"the answer has objects that were not asked for"})
         self.assertEqual((dict(update.secrets), dict(update.namespaces)), ({}, {}))
@@ -333,9 +333,9 @@ class DirectoryTests(SourceCase):
         self.start()
         self.put("team-blue", "second")
         self.note(*BLUE)
-        self.clock.advance(reading.GATHER / 2)
+        self.clock.advance(reload.GATHER / 2)
         self.assertFalse(self.holds("second"))
-        self.clock.advance(reading.GATHER / 2)
+        self.clock.advance(reload.GATHER / 2)
         self.assertTrue(self.holds("second"))
         self.assertEqual((len(self.seen), self.lists()), (2, 1))
 
@@ -347,7 +347,7 @@ class DirectoryTests(SourceCase):
             for number in range(30):
                 self.put(f"team-{number}", f"turn-{turn}-{number}", 10 + number)
                 self.note(f"team-{number}", CLIENT)
-        self.clock.advance(reading.GATHER)
+        self.clock.advance(reload.GATHER)
         self.assertTrue(all(self.holds(f"turn-4-{number}") for number in range(30)))
         self.assertEqual((len(self.seen), self.lists()), (2, 1))
 
@@ -384,10 +384,10 @@ class DirectoryTests(SourceCase):
         self.put("team-blue", "second")
         self.api.fail(ANY, refusal(503))
         self.note(*BLUE)
-        self.clock.advance(reading.GATHER)
+        self.clock.advance(reload.GATHER)
         self.assertTrue(self.holds("blue-password"))
         self.api.mend()
-        self.clock.advance(reading.FIRST_RETRY)
+        self.clock.advance(reload.FIRST_RETRY)
         self.assertTrue(self.holds("second"))
         self.assertEqual(service.refreshed, self.clock.seconds())
 
@@ -395,26 +395,26 @@ class DirectoryTests(SourceCase):
         self.api.fail(ANY, refusal(503))
         self.start()
         self.note(*BLUE)
-        self.clock.advance(reading.GATHER)
+        self.clock.advance(reload.GATHER)
         self.assertIsNone(self.service.directory)
         self.api.mend()
-        self.clock.advance(reading.FIRST_RETRY)
+        self.clock.advance(reload.FIRST_RETRY)
         self.assertTrue(self.holds("blue-password"))
-        self.clock.advance(reading.GATHER)
+        self.clock.advance(reload.GATHER)
         self.assertFalse(self.queue)
 
     # While everything is read.
 
     def interrupt(self, change: Callable[[], None], namespace: str = "team-green") -> None:
         """Does something just before the secrets of this namespace are asked for, in the reading of everything."""
-        read, pending = cluster.ClusterSource._secrets, [change]
+        read, pending = kubernetes.ClusterSource._secrets, [change]
 
         def interrupted(source: ClusterSource, api: object, name: str, unreadable: list) -> object:
             if name == namespace and pending:
                 pending.pop()()
             return read(source, api, name, unreadable)
 
-        self.patch(cluster.ClusterSource, "_secrets", interrupted)
+        self.patch(kubernetes.ClusterSource, "_secrets", interrupted)
 
     def test_a_change_during_a_reading_does_not_wait_for_its_end(self) -> None:
         self.start()
@@ -576,7 +576,7 @@ class WatchTests(SourceCase):
         return {where: version == str(self.api._version) for where, version in asked.items()}
 
     def test_a_stall_is_noticed(self) -> None:
-        self.patch(cluster, "SILENCE", 0.3)
+        self.patch(kubernetes, "SILENCE", 0.3)
         self.start()
         self.api.stall_watches()
         self.put("team-blue", "second")

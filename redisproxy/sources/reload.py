@@ -21,7 +21,7 @@ from twisted.logger import Logger, LogLevel
 from ..ops.figures import REFRESH_BOUNDS, Histogram
 from ..tenants.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, ReadSummary, Update, no_rest
 from ..tenants.model import Directory
-from .pace import Pace
+from .throttle import Pace
 from .watch import ChangeQueue
 
 #: Seconds to wait after the first failed refresh; doubled at each further one, up to the refresh interval.

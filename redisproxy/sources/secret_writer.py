@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .cluster import ClusterSource, RequestError
+from .kubernetes import ClusterSource, RequestError
 
 #: Whose fields these are, for `kubectl get --show-managed-fields`.
 _MANAGER = "redisproxy"

@@ -18,10 +18,10 @@ from collections.abc import Callable, Iterator
 
 from twisted.internet import defer, task
 
-from redisproxy.directory.cluster import ClusterSource
-from redisproxy.directory.manifests import ManifestsSource
-from redisproxy.directory.reading import Source
-from redisproxy.directory.watch import ChangeQueue, WatchService
+from redisproxy.sources.kubernetes import ClusterSource
+from redisproxy.sources.manifests import ManifestsSource
+from redisproxy.sources.reload import Source
+from redisproxy.sources.watch import ChangeQueue, WatchService
 from redisproxy.tenants.enrolment import Enrolment, Problem
 from redisproxy.tenants.limits import UNLIMITED, Limits
 from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Directory

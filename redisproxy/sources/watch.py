@@ -5,7 +5,7 @@ opened again, and which of its events matter. An event is a hint: it says what t
 ever taken over. So it does not matter how late, how often or in which order they come, and a deletion is believed only
 from a read that succeeded. The API server is asked for metadata alone: no content of a secret comes this way.
 
-Threads, because the official client blocks; three, however many tenants there are. They rest as those that read do (`pace`).
+Threads, because the official client blocks; three, however many tenants there are. They rest as those that read do (`throttle`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from twisted.python.failure import Failure
 
 from ..ops.figures import WatchState
 from ..tenants.enrolment import ITSELF, Changes
-from .pace import Pace
+from .throttle import Pace
 
 #: Bytes of one event. Metadata cannot be as large: an object has 1.5 MiB at most, its annotations 256 KiB of that, which
 #: JSON can make six times as long.

@@ -10,8 +10,8 @@ import yaml
 from twisted.internet import defer, task
 from twisted.trial import unittest
 
-from redisproxy.directory.manifests import REST, ManifestsSource
-from redisproxy.directory.poll import INTERVAL, SHARE, PollService
+from redisproxy.sources.manifests import REST, ManifestsSource
+from redisproxy.sources.poll import INTERVAL, SHARE, PollService
 from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.model import AuthenticationError
 

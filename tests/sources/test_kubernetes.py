@@ -17,8 +17,8 @@ from twisted.internet import defer, task
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
-from redisproxy.directory import cluster
-from redisproxy.directory.cluster import ClusterSource
+from redisproxy.sources import kubernetes
+from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.tenants import enrolment
 from redisproxy.tenants.enrolment import Enrolment, ReadFailure, Reading
 from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Directory
@@ -103,8 +103,8 @@ class UnchangedTests(ClusterCase):
             for which in range(2):
                 url = f"redis://:temp-{number}-{which}@redis:6379/{number + 10}"
                 self.api.put(secret(name, f"redis-secret-temp-{which}", redis_connection_string=url))
-        self.parsed = self.count(cluster, "read_secret", lambda item: item["metadata"]["name"])
-        self.namespaces = self.count(cluster, "read_namespace", lambda item: item["metadata"]["name"])
+        self.parsed = self.count(kubernetes, "read_secret", lambda item: item["metadata"]["name"])
+        self.namespaces = self.count(kubernetes, "read_namespace", lambda item: item["metadata"]["name"])
         self.enrolled = self.count(enrolment, "parse_tenant", lambda data: "one")
 
     def count(self, module: object, name: str, noted: Callable[..., object]) -> list[object]:
@@ -208,7 +208,7 @@ class UnchangedTests(ClusterCase):
 class PagesTests(ClusterCase):
     def setUp(self) -> None:
         super().setUp()
-        self.patch(cluster, "PAGE", 2)
+        self.patch(kubernetes, "PAGE", 2)
 
     def test_all_pages_of_namespaces_and_of_secrets(self) -> None:
         served = {}
@@ -511,7 +511,7 @@ class WhereItIsTests(ClusterCase):
 
     def test_what_a_credential_plugin_prints_is_not_told(self) -> None:
         for told in ("exec: process returned 1. hunter2", "cmd-path: process returned 1\nCmd: hunter2\nStderr: hunter2"):
-            with mock.patch.object(cluster, "kubernetes_config") as config:
+            with mock.patch.object(kubernetes, "kubernetes_config") as config:
                 config.load_kube_config.side_effect = ConfigException(told)
                 reading = self.kubeconfig_source().read()
             self.assertRegex(reading.namespaces.reason, "^no way to the Kubernetes API: .*: process returned 1$")
