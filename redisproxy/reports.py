@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from .clients.connection import STATES
-from .ops.figures import REDIS_BOUNDS, Counts, Histogram, RedisState, total
+from .ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, total
 
 _NOTHING: RedisState = {"connected": False, "address": "", "version": "", "databases": None, "walls": 0}
 

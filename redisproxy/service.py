@@ -25,8 +25,8 @@ from .listen.certificates import RotationService
 from .listen.endpoints import EndpointError, ListenError, Listening
 from .listen.tls import CertificateError
 from .net.reactor import is_monotonic
-from .ops.figures import DRAINING, Figures
 from .ops.logs import observer
+from .ops.stats import DRAINING, Figures
 from .printable import printable
 from .process import end_with, prepare, quiet_libraries, raise_descriptor_limit
 from .quickstart import tenants_command, tour

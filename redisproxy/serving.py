@@ -20,8 +20,8 @@ from .clients.drain import Drain
 from .clients.factory import ClientFactory, Timeouts
 from .clients.snapshot import DirectoryHolder
 from .net.rate_limit import Allowances
-from .ops.figures import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
-from .ops.outcomes import Outcomes
+from .ops.access_log import Outcomes
+from .ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
 from .policy.policy import Policy
 from .policy.probing import Server, needed, policy_for
 from .process import settle

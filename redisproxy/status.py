@@ -1,6 +1,6 @@
 """The status endpoint as a service: it listens, gathers the figures when somebody asks, and knows the rates of late.
 
-Owns what is told to whom outside: the HTTP is `ops.web`'s, the names are `ops.exposition`'s, the page is `ops.pages`'s.
+Owns what is told to whom outside: the HTTP is `ops.http`'s, the names are `ops.metrics`'s, the page is `ops.page`'s.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from twisted.logger import Logger
 from .clients.connection import shown_address
 from .listen.endpoints import EndpointError, Listening
 from .listen.tls import ServerTls
-from .ops import pages
-from .ops.exposition import Exposition
-from .ops.figures import Counts, DirectoryState, Figures, TenantState, WatchState
-from .ops.web import Guard, TokenError, is_here, read_token, site
+from .ops import page
+from .ops.http import Guard, TokenError, is_here, read_token, site
+from .ops.metrics import Exposition
+from .ops.stats import Counts, DirectoryState, Figures, TenantState, WatchState
 from .printable import printable
 from .settings import Settings, SettingsError
 from .sources.reload import ReadingService
@@ -65,7 +65,7 @@ class StatusService(service.Service):
         self._looking.clock = reactor
         self._looks: deque[tuple[float, dict[str, int]]] = deque(maxlen=LOOKS)
         self._guarded = settings.status_token_file is not None
-        self._site = site(self._page, pages.HEADERS, Exposition(figures).render, unready, Guard(settings.status_token_file))
+        self._site = site(self._page, page.HEADERS, Exposition(figures).render, unready, Guard(settings.status_token_file))
 
     @property
     def tls(self) -> list[ServerTls]:
@@ -111,7 +111,7 @@ class StatusService(service.Service):
         if seconds > 0:
             now = _commands(figures["counts"])
             rates = {name: max(0, count - before.get(name, 0)) / seconds for name, count in now.items()}
-        return pages.render(figures, rates)
+        return page.render(figures, rates)
 
 
 def directory_state(reading: ReadingService, watch: WatchState | None, now: float) -> DirectoryState:

@@ -28,7 +28,7 @@ from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, ChannelError, Messag
 from .listen.balance import Balance, shared_memory
 from .listen.tls import Material
 from .ops import logs
-from .ops.figures import Counts, RedisState, WorkersState
+from .ops.stats import Counts, RedisState, WorkersState
 from .reports import Reports
 from .tenants import wire_form
 from .tenants.enrolment import ReadSummary

@@ -19,7 +19,7 @@ import click
 import yaml
 
 from redisproxy.cli.main import command
-from redisproxy.ops.outcomes import Outcome
+from redisproxy.ops.access_log import Outcome
 from redisproxy.settings import Settings, option_name
 from redisproxy.sources.watch import Watched
 from redisproxy.tenants.limits import ANNOTATIONS

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.ops.figures import TenantCounts
+from redisproxy.ops.stats import TenantCounts
 from redisproxy.reports import Reports, nothing
 
 

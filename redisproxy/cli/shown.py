@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from ..ops import pages
+from ..ops import page
 from ..printable import printable
 from ..tenants.enrolment import Problem
 from ..tenants.model import Credential
@@ -35,7 +35,7 @@ def advice(problem: Problem) -> str:
     """What to do about it."""
     if problem.namespace == "Redis" and not problem.secret:
         return next((text for pattern, text in _REDIS_ADVICE if re.search(pattern, problem.reason)), "Mend it as told.")
-    return pages.advice(problem.reason)
+    return page.advice(problem.reason)
 
 
 # JSON.

@@ -29,7 +29,7 @@ from ..listen.tls import why_tls
 from ..net.protocol import Hold, Pressure, RespReceiver
 from ..net.rate_limit import Place
 from ..net.twisted_private import close_if_written
-from ..ops.outcomes import Outcome
+from ..ops.access_log import Outcome
 from ..policy.policy import Policy
 from ..session import pubsub
 from ..session.conversation import REVOKED

@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from ..net.rate_limit import Allowances
 from ..net.time_limit import TimeLimit
-from ..ops.outcomes import Outcomes
+from ..ops.access_log import Outcomes
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..tenants.account import Counts

@@ -17,7 +17,7 @@ from twisted.internet import defer, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from ..ops.figures import TlsState
+from ..ops.stats import TlsState
 from ..printable import printable
 from .tls import CertificateError, Made, Material, ServerTls, make
 

@@ -402,6 +402,6 @@ class Allowances:
         self.use({}, self._known)
 
     def figures(self, namespace: str) -> dict[str, float]:
-        """See `ops.figures.TenantCounts`."""
+        """See `ops.stats.TenantCounts`."""
         found = self._known.get(namespace)
         return {"held": 0, "throttled": 0.0} if found is None else {"held": found.held, "throttled": found.throttled}

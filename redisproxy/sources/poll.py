@@ -14,7 +14,7 @@ from twisted.internet import defer, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from ..ops.figures import WatchState
+from ..ops.stats import WatchState
 
 #: Seconds between two looks. A change is one that two of them find alike: a file that is being written is left alone.
 INTERVAL = 0.2

@@ -18,7 +18,7 @@ from twisted.internet import defer, task, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 
-from ..ops.figures import REFRESH_BOUNDS, Histogram
+from ..ops.stats import REFRESH_BOUNDS, Histogram
 from ..tenants.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, ReadSummary, Update, no_rest
 from ..tenants.model import Directory
 from .throttle import Pace

@@ -26,7 +26,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..ops.figures import WatchState
+from ..ops.stats import WatchState
 from ..tenants.enrolment import ITSELF, Changes
 from .throttle import Pace
 

@@ -21,8 +21,8 @@ from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import CLOSE_LIMIT, FULL, REVOKED_GRACE, UNREAD_LIMIT, ClientProtocol
 from redisproxy.clients.factory import CLOSED_AT_ONCE, CROWDED_LOOK, ClientFactory, Timeouts
 from redisproxy.listen.tls import ServerTls, TlsFiles, make
+from redisproxy.ops.access_log import Outcomes
 from redisproxy.ops.line_quota import ADDRESS_LINES
-from redisproxy.ops.outcomes import Outcomes
 from redisproxy.session.conversation import NOAUTH
 from redisproxy.session.pending import Owed
 from redisproxy.tenants.model import Credential, Directory

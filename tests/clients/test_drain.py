@@ -13,7 +13,7 @@ from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import IDLE_LINGER
 from redisproxy.clients.drain import LAST, RATE, TURN, Drain
 from redisproxy.clients.factory import ClientFactory, Timeouts
-from redisproxy.ops.outcomes import Outcomes
+from redisproxy.ops.access_log import Outcomes
 from redisproxy.policy import acl
 from redisproxy.tenants.model import Directory, Tenant
 from redisproxy.upstream.client import ControlError

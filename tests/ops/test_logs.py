@@ -13,9 +13,9 @@ from twisted.logger import Logger, LogLevel, LogPublisher, formatEvent, globalLo
 from twisted.python import log as legacy
 from twisted.python.failure import Failure
 
+from redisproxy.ops.access_log import Outcome, Outcomes
 from redisproxy.ops.line_quota import ADDRESS_LINES, PERIOD, TENANT_LINES
 from redisproxy.ops.logs import observer, record, replay
-from redisproxy.ops.outcomes import Outcome, Outcomes
 
 
 class ObserverTests(unittest.TestCase):

@@ -10,9 +10,9 @@ import unittest
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from redisproxy.ops import exposition, pages
-from redisproxy.ops.exposition import Exposition
-from redisproxy.ops.figures import DRAINING, Figures, Histogram, total
+from redisproxy.ops import metrics, page
+from redisproxy.ops.metrics import Exposition
+from redisproxy.ops.stats import DRAINING, Figures, Histogram, total
 
 EVIL = "<script>alert('x')</script>"
 
@@ -139,12 +139,12 @@ class ExpositionTests(unittest.TestCase):
 
     def test_thousands_of_tenants_are_no_thousands_of_series(self) -> None:
         one = figures()["counts"]["tenants"]["team-a"] | {"sessions": 1}
-        many = {f"team-{number:05}": one for number in range(exposition.SERIES + 7)}
+        many = {f"team-{number:05}": one for number in range(metrics.SERIES + 7)}
         found = samples(Exposition(lambda: figures(**many)).render("")[1])
         series = [key for key in found if key[0] == "redisproxy_tenant_sessions"]
-        self.assertEqual(len(series), exposition.SERIES + 1)
+        self.assertEqual(len(series), metrics.SERIES + 1)
         self.assertEqual(found["redisproxy_tenant_sessions", (("namespace", "_other"),)], 7)
-        self.assertEqual(len([key for key in found if key[0] == "redisproxy_tenant_limit_connections"]), exposition.SERIES)
+        self.assertEqual(len([key for key in found if key[0] == "redisproxy_tenant_limit_connections"]), metrics.SERIES)
 
     def test_workers(self) -> None:
         found = samples(Exposition(figures).render("")[1])
@@ -181,28 +181,28 @@ class ExpositionTests(unittest.TestCase):
 
 class PageTests(unittest.TestCase):
     def test_what_others_wrote_is_text(self) -> None:
-        page = pages.render(figures(), {}).decode()
+        page = page.render(figures(), {}).decode()
         self.assertNotIn("<script", page)
         self.assertIn("&lt;script&gt;", page)
 
     def test_it_says_what_to_do(self) -> None:
-        page = pages.render(figures(), {"team-a": 12345.6}).decode()
+        page = page.render(figures(), {"team-a": 12345.6}).decode()
         self.assertIn("Give this namespace another index", page)
         self.assertIn("12,346", page)
         self.assertIn("in 2 h", page)
 
     def test_workers(self) -> None:
         found = figures()
-        self.assertIn('<span class="bad">2 of 3</span><small>5 restarts', pages.render(found, {}).decode())
+        self.assertIn('<span class="bad">2 of 3</span><small>5 restarts', page.render(found, {}).decode())
         found["state"]["workers"] |= {"serving": 3, "restarts": 0}
-        self.assertIn('<span class="good">3 of 3</span><small>never restarted', pages.render(found, {}).decode())
+        self.assertIn('<span class="good">3 of 3</span><small>never restarted', page.render(found, {}).decode())
         found["state"]["workers"] = None
-        self.assertNotIn("Workers", pages.render(found, {}).decode())
+        self.assertNotIn("Workers", page.render(found, {}).decode())
 
     def test_certificates(self) -> None:
         found = figures()
         (certificate,) = found["state"]["tls"]["certificates"]
-        page = pages.render(found, {}).decode()
+        page = page.render(found, {}).decode()
         self.assertIn("in 60 d", page)
         self.assertNotIn("clients refuse it", page)
         certificate |= {
@@ -210,34 +210,34 @@ class PageTests(unittest.TestCase):
             "begins": 1000.0 - 29 * 86400,
             "problem": f"{EVIL} cannot be read",
         }
-        page = pages.render(found, {}).decode()
+        page = page.render(found, {}).decode()
         self.assertRegex(page, 'class="warn">in 6 d 23 h')
         self.assertIn("cannot be read: the last good one stays in force", page)
         self.assertNotIn("<script", page)
         certificate["expires"] = 900.0
-        self.assertIn("ended 1 min 40 s ago: clients refuse it", pages.render(found, {}).decode())
+        self.assertIn("ended 1 min 40 s ago: clients refuse it", page.render(found, {}).decode())
         found["state"]["tls"]["certificates"] = []
-        self.assertNotIn("Certificates", pages.render(found, {}).decode())
+        self.assertNotIn("Certificates", page.render(found, {}).decode())
 
     def test_limits_and_what_they_do(self) -> None:
         found = figures()
-        page = pages.render(found, {}).decode()
+        page = page.render(found, {}).decode()
         self.assertIn("<td>50 connections, 1,000,000 bytes/s</td>", page)
         self.assertIn('<span class="warn">throttled now, throttled for 1 min 10 s, 8 connections refused</span>', page)
         found["counts"]["tenants"]["team-a"] |= {"held": 0, "throttled": 0.0, "turned_away": 0}
-        self.assertNotIn("throttled", pages.render(found, {}).decode())
+        self.assertNotIn("throttled", page.render(found, {}).decode())
 
     def test_it_says_why_it_is_not_ready(self) -> None:
         found = figures()
         found["state"]["unready"] = "Redis does not answer"
-        self.assertIn("Not ready: Redis does not answer", pages.render(found, {}).decode())
+        self.assertIn("Not ready: Redis does not answer", page.render(found, {}).decode())
         found["state"]["unready"] = DRAINING
-        page = pages.render(found, {}).decode()
+        page = page.render(found, {}).decode()
         self.assertIn("Draining: it is about to end.", page)
         self.assertNotIn("not ready", page.lower())
 
     def test_it_needs_nothing_from_elsewhere(self) -> None:
-        page = pages.render(figures(), {}).decode()
+        page = page.render(figures(), {}).decode()
         self.assertNotRegex(page, r"(src|href)=|@import|url\(")
         # The hash of the policy is that of what the browser gets.
         style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
@@ -245,7 +245,7 @@ class PageTests(unittest.TestCase):
         import hashlib
 
         wanted = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-        self.assertIn(f"'sha256-{wanted}'", pages.HEADERS[b"content-security-policy"].decode())
+        self.assertIn(f"'sha256-{wanted}'", page.HEADERS[b"content-security-policy"].decode())
 
     def test_every_advice_is_for_something(self) -> None:
         for reason in (
@@ -260,4 +260,4 @@ class PageTests(unittest.TestCase):
             "it has valid_hours, but no metadata.creationTimestamp, from which they count",
             "database 3 is also named by team-b, and not all have a creationTimestamp: none of them gets it",
         ):
-            self.assertNotEqual(pages.advice(reason), pages.advice("what nobody thought of"), reason)
+            self.assertNotEqual(page.advice(reason), page.advice("what nobody thought of"), reason)

@@ -31,7 +31,7 @@ from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import ClientProtocol
 from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.clients.snapshot import DirectoryHolder
-from redisproxy.ops.outcomes import Outcomes
+from redisproxy.ops.access_log import Outcomes
 from redisproxy.session import conversation
 from redisproxy.tenants.model import Backend, Credential, Directory, Tenant, digest
 from redisproxy.upstream import multiplexed as shared_module

@@ -25,7 +25,7 @@ import twisted
 
 from .. import __version__
 from ..resp import framing
-from .figures import Figures, HistogramFigures, TenantCounts, WorkersState, total
+from .stats import Figures, HistogramFigures, TenantCounts, WorkersState, total
 
 #: Tenants, and problems, that have series of their own. The others of tenants are one, named `_other`.
 SERIES = 5000

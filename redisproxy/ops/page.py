@@ -16,7 +16,7 @@ from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
 from ..printable import printable
-from .figures import DRAINING, CertificateState, DirectoryState, Figures, ProblemState, TenantCounts, WorkersState
+from .stats import DRAINING, CertificateState, DirectoryState, Figures, ProblemState, TenantCounts, WorkersState
 
 #: Seconds until the browser asks again.
 REFRESH = 5
