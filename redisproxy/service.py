@@ -20,16 +20,16 @@ from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
 from .clients.connection import shown_address
-from .embedded import EmbeddedError, EmbeddedRedis
 from .listen.certificates import RotationService
 from .listen.endpoints import EndpointError, ListenError, Listening
 from .listen.tls import CertificateError
+from .local.embedded import EmbeddedError, EmbeddedRedis
+from .local.quickstart import tenants_command, tour
 from .net.reactor import is_monotonic
 from .ops.logs import observer
 from .ops.stats import DRAINING, Figures
 from .printable import printable
 from .process import end_with, prepare, quiet_libraries, raise_descriptor_limit
-from .quickstart import tenants_command, tour
 from .resp import framing
 from .serving import Serving
 from .settings import Settings, SettingsError

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from twisted.internet import threads
 
-from ..embedded import DATABASES
+from ..local.embedded import DATABASES
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..policy.probing import Server, needed, policy_for

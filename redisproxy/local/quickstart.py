@@ -17,7 +17,7 @@ from twisted.internet import defer
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory
 
-from .tenants.enrolment import MalformedError, Reading, parse_tenant
+from ..tenants.enrolment import MalformedError, Reading, parse_tenant
 
 
 def _tenants(reading: Reading, secret_name: str) -> Iterator[tuple[str, bytes, int]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import unittest
 
-from redisproxy.quickstart import _quoted
+from redisproxy.local.quickstart import _quoted
 
 
 class QuotedTests(unittest.TestCase):

@@ -18,7 +18,7 @@ from twisted.application import service
 from twisted.internet import task
 from twisted.logger import Logger
 
-from .tenants.model import Backend
+from ..tenants.model import Backend
 
 #: Seconds within which it has to listen; it takes about 0.05.
 _START = 10.0
