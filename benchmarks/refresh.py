@@ -169,7 +169,7 @@ def resident() -> int:
 async def measure(reactor: object, options: argparse.Namespace) -> None:
     from twisted.internet import protocol, task, threads
 
-    from redisproxy.process import settle
+    from redisproxy.processes.os_process import settle
     from redisproxy.sources import kubernetes
     from redisproxy.sources.reload import ReadingService
     from redisproxy.sources.watch import ChangeQueue, WatchService

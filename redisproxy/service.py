@@ -29,9 +29,10 @@ from .net.reactor import is_monotonic
 from .ops.logs import observer
 from .ops.stats import DRAINING, Figures
 from .printable import printable
-from .process import end_with, prepare, quiet_libraries, raise_descriptor_limit
+from .processes.os_process import end_with, prepare, quiet_libraries, raise_descriptor_limit
+from .processes.single import Serving
+from .processes.supervisor import Workers
 from .resp import framing
-from .serving import Serving
 from .settings import Settings, SettingsError
 from .sources.manifests import REST, ManifestsSource
 from .sources.poll import PollService
@@ -40,7 +41,6 @@ from .sources.throttle import Pace, Unpaced
 from .sources.watch import ChangeQueue, WatchService
 from .tenants.enrolment import Enrolment
 from .tenants.model import Backend, Directory
-from .workers import Workers
 
 if TYPE_CHECKING:
     from .sources.kubernetes import ClusterSource

@@ -9,7 +9,7 @@ import sys
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
-from redisproxy.process import SWITCH_INTERVAL
+from redisproxy.processes.os_process import SWITCH_INTERVAL
 from redisproxy.service import ProxyService
 from redisproxy.settings import Settings
 from redisproxy.tenants.model import Directory

@@ -30,7 +30,7 @@ from twisted.logger import globalLogBeginner
 
 from .. import __version__
 from ..printable import printable
-from ..process import quiet_libraries
+from ..processes.os_process import quiet_libraries
 from ..service import ProxyService, source_of
 from ..settings import Settings, SettingsError, described, option_name
 from ..sources.secret_writer import WriteError

@@ -22,12 +22,12 @@ import kubernetes_validate
 import yaml
 
 from redisproxy import __version__
+from redisproxy.processes.supervisor import END_MARGIN
 from redisproxy.settings import Settings
 from redisproxy.sources import kubernetes
 from redisproxy.sources.manifests import ManifestsSource
 from redisproxy.tenants.enrolment import CONNECTION_STRING, KEYS, PASSWORD, Enrolment
 from redisproxy.tenants.model import Backend, Directory, Tenant
-from redisproxy.workers import END_MARGIN
 
 from .documents import (
     BASE,

@@ -24,16 +24,16 @@ from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from ..listen.balance import Balance, shared_memory
+from ..listen.tls import Material
+from ..ops import logs
+from ..ops.stats import Counts, RedisState, WorkersState
+from ..tenants import wire_form
+from ..tenants.enrolment import ReadSummary
+from ..tenants.model import Directory, Tenant, digest_key
+from ..upstream import acl_maintenance
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, ChannelError, Message, Taker
-from .listen.balance import Balance, shared_memory
-from .listen.tls import Material
-from .ops import logs
-from .ops.stats import Counts, RedisState, WorkersState
-from .reports import Reports
-from .tenants import wire_form
-from .tenants.enrolment import ReadSummary
-from .tenants.model import Directory, Tenant, digest_key
-from .upstream import acl_maintenance
+from .merge import Reports
 
 #: Seconds that a worker has to live for its end not to count as one more failure in a row.
 LIVED = 60.0
@@ -119,7 +119,7 @@ class _Process(ProcessProtocol):
 class Workers(service.Service):
     """All workers.
 
-    processes: how many; options: as they were given to twistd; databases_told: see `serving.Serving`; drain_seconds: for
+    processes: how many; options: as they were given to twistd; databases_told: see `single.Serving`; drain_seconds: for
     their clients to leave.
     """
 
@@ -193,7 +193,7 @@ class Workers(service.Service):
         for number in self._processes:
             self._start(number)
 
-    # What they tell of themselves: see `serving.Serving`.
+    # What they tell of themselves: see `single.Serving`.
 
     def tell_regularly(self) -> None:
         """Somebody wants to know it, from now on."""

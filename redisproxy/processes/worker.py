@@ -1,6 +1,6 @@
-"""A worker: one of several processes that serve clients, started by `workers.Workers`.
+"""A worker: one of several processes that serve clients, started by `supervisor.Workers`.
 
-``python -m redisproxy.worker NUMBER``. It inherits a channel to its parent and the listening sockets, and owns all that
+``python -m redisproxy.processes.worker NUMBER``. It inherits a channel to its parent and the listening sockets, and owns all that
 serves its clients. It reads no credentials: its parent hands it each Directory. When the parent is gone it ends, too,
 after its clients have had what they are owed.
 """
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 
-from .net import reactor as _reactor
+from ..net import reactor as _reactor
 
 _reactor.install()  # before anything imports Twisted's default one
 
@@ -25,18 +25,18 @@ from twisted.logger import ILogObserver, LogEvent, Logger, globalLogBeginner
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from ..listen.balance import Balance
+from ..listen.endpoints import EndpointError, ListenError, Listening, adopt
+from ..listen.tls import Material, make
+from ..ops import logs
+from ..settings import Settings, SettingsError
+from ..sources.throttle import Pace
+from ..tenants import wire_form
+from ..tenants.enrolment import ReadSummary
+from ..tenants.model import use_digest_key
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, Message, Taker
-from .listen.balance import Balance
-from .listen.endpoints import EndpointError, ListenError, Listening, adopt
-from .listen.tls import Material, make
-from .ops import logs
-from .process import prepare, raise_descriptor_limit
-from .serving import Serving
-from .settings import Settings, SettingsError
-from .sources.throttle import Pace
-from .tenants import wire_form
-from .tenants.enrolment import ReadSummary
-from .tenants.model import use_digest_key
+from .os_process import prepare, raise_descriptor_limit
+from .single import Serving
 
 
 @implementer(ILogObserver)
@@ -71,7 +71,7 @@ class Teller:
         self._full = True
 
 
-_log = Logger(namespace="redisproxy.worker")
+_log = Logger(namespace="redisproxy.processes.worker")
 
 
 class Worker:

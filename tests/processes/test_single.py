@@ -9,7 +9,7 @@ from twisted.trial import unittest
 from redisproxy.policy.acl import username
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.probing import Server
-from redisproxy.serving import Serving
+from redisproxy.processes.single import Serving
 from redisproxy.settings import Settings
 from redisproxy.tenants.model import Backend, Credential, Directory, Tenant
 from redisproxy.upstream.client import ControlError

@@ -14,28 +14,28 @@ from twisted.internet import defer, task
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .clients.admission import Admission
-from .clients.connection import STATES
-from .clients.drain import Drain
-from .clients.factory import ClientFactory, Timeouts
-from .clients.snapshot import DirectoryHolder
-from .net.rate_limit import Allowances
-from .ops.access_log import Outcomes
-from .ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
-from .policy.policy import Policy
-from .policy.probing import Server, needed, policy_for
-from .process import settle
-from .settings import Settings
-from .tenants import account
-from .tenants.enrolment import ReadSummary
-from .tenants.model import Directory, Tenant
-from .upstream import acl_maintenance
-from .upstream.acl_users import Wall, WallError
-from .upstream.client import ControlService
-from .upstream.failover import MasterService
-from .upstream.latency import Sampler
-from .upstream.pool import LanePool
-from .upstream.queries import Questions
+from ..clients.admission import Admission
+from ..clients.connection import STATES
+from ..clients.drain import Drain
+from ..clients.factory import ClientFactory, Timeouts
+from ..clients.snapshot import DirectoryHolder
+from ..net.rate_limit import Allowances
+from ..ops.access_log import Outcomes
+from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
+from ..policy.policy import Policy
+from ..policy.probing import Server, needed, policy_for
+from ..settings import Settings
+from ..tenants import account
+from ..tenants.enrolment import ReadSummary
+from ..tenants.model import Directory, Tenant
+from ..upstream import acl_maintenance
+from ..upstream.acl_users import Wall, WallError
+from ..upstream.client import ControlService
+from ..upstream.failover import MasterService
+from ..upstream.latency import Sampler
+from ..upstream.pool import LanePool
+from ..upstream.queries import Questions
+from .os_process import settle
 
 #: Seconds until a user is told of again that could not be.
 _AGAIN = 1.0

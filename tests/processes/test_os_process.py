@@ -10,7 +10,7 @@ from twisted.logger import globalLogPublisher
 from twisted.trial import unittest
 
 from redisproxy.ops.logs import observer
-from redisproxy.process import log_uncaught
+from redisproxy.processes.os_process import log_uncaught
 
 SECRET = "hunter2"
 

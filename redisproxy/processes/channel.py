@@ -1,7 +1,7 @@
 """What the processes of one proxy say to each other, over a pair of connected sockets.
 
 Owns the framing, questions and their answers. Each side has a table of what it takes, by kind: another kind of message is
-another entry of it, on the side that takes it; see `workers.Workers.takes` and `worker.Worker.takes`. A message is
+another entry of it, on the side that takes it; see `supervisor.Workers.takes` and `worker.Worker.takes`. A message is
 
     4 bytes   length of what follows
     4 bytes   length of the header

@@ -11,12 +11,12 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial import unittest
 
-from redisproxy.channel import Channel, Message
 from redisproxy.listen.tls import Material
+from redisproxy.processes.channel import Channel, Message
+from redisproxy.processes.supervisor import ANSWER_LIMIT, END_MARGIN, LIVED, Workers, _Process
 from redisproxy.tenants import wire_form
 from redisproxy.tenants.enrolment import ReadSummary
 from redisproxy.tenants.model import Backend, Credential, Directory, Tenant, digest
-from redisproxy.workers import ANSWER_LIMIT, END_MARGIN, LIVED, Workers, _Process
 
 
 class Clock(task.Clock):

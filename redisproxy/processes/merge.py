@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from .clients.connection import STATES
-from .ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, total
+from ..clients.connection import STATES
+from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, total
 
 _NOTHING: RedisState = {"connected": False, "address": "", "version": "", "databases": None, "walls": 0}
 
@@ -28,7 +28,7 @@ def nothing() -> Counts:
 
 
 class Reports:
-    """Reports of workers, by their numbers. A report is what `serving.Serving.report` gives."""
+    """Reports of workers, by their numbers. A report is what `single.Serving.report` gives."""
 
     def __init__(self) -> None:
         self._latest: dict[int, Mapping[str, Any]] = {}

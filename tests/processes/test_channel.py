@@ -9,7 +9,7 @@ from twisted.internet import defer, task
 from twisted.internet.testing import StringTransport
 from twisted.trial import unittest
 
-from redisproxy.channel import Channel, ChannelError, Message
+from redisproxy.processes.channel import Channel, ChannelError, Message
 
 
 class ChannelTests(unittest.SynchronousTestCase):

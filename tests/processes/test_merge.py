@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 
 from redisproxy.ops.stats import TenantCounts
-from redisproxy.reports import Reports, nothing
+from redisproxy.processes.merge import Reports, nothing
 
 
 def tenant(commands: int, sessions: int = 1) -> TenantCounts:

@@ -1,0 +1,1 @@
+"""Who serves: this process, or several."""
