@@ -36,8 +36,8 @@ from ..settings import Settings, SettingsError, described, option_name
 from ..sources.secret_writer import WriteError
 from ..tenants.allocation import ADDRESS, Refused
 from ..tenants.urls import parse_address
-from . import changes, findings, shown
-from .findings import Operator
+from . import inspect, operations, render
+from .inspect import Operator
 
 #: Settings that say where to look, and by which rules. `check` takes them all.
 _WHERE = ("ns_prefix", "redis_secret", "master_namespace", "master_secret", "manifests", "kubernetes_port")
@@ -140,9 +140,9 @@ def check(output: str | None, **given: Any) -> None:
     async def run(operator: Operator) -> int:
         # Made as twistd would make it, and not started: what it would not start with, it does not.
         proxy = ProxyService(settings, operator.reactor)
-        found = await findings.check(operator, proxy.embedded_backend)
+        found = await inspect.check(operator, proxy.embedded_backend)
         now = time.time()
-        _show(output, shown.check_document(found, now), partial(shown.check_lines, found, now))
+        _show(output, render.check_document(found, now), partial(render.check_lines, found, now))
         return 1 if found.problems else 0
 
     _run(settings, run)
@@ -159,9 +159,9 @@ def tenants(output: str | None, **given: Any) -> None:
     settings = _read_settings(given)
 
     async def run(operator: Operator) -> int:
-        found = await findings.tenants(operator)
+        found = await inspect.tenants(operator)
         now = time.time()
-        _show(output, shown.tenants_document(found, now), partial(shown.tenants_lines, found, now))
+        _show(output, render.tenants_document(found, now), partial(render.tenants_lines, found, now))
         for warning in found.warnings:
             _complain(warning)
         return 0 if found.complete else 1
@@ -206,7 +206,7 @@ def enroll(
     at = _at(address)
 
     async def run(operator: Operator) -> int:
-        written = await changes.enroll(operator, namespace, index, at, databases, keep_data, dry_run)
+        written = await operations.enroll(operator, namespace, index, at, databases, keep_data, dry_run)
         done = f"{namespace} would be enrolled" if dry_run else f"{namespace} is enrolled"
         _show_written(output, written, done, dry_run, show_password)
         return 0
@@ -242,7 +242,7 @@ def temp(
     at = _at(address)
 
     async def run(operator: Operator) -> int:
-        written = await changes.temporary(operator, namespace, hours, name, at, dry_run)
+        written = await operations.temporary(operator, namespace, hours, name, at, dry_run)
         would = "would have" if dry_run else "has"
         done = f"{namespace} {would} a temporary password, good for {hours} h from its creation"
         _show_written(output, written, done, dry_run, show_password)
@@ -274,9 +274,9 @@ def rotate(namespace: str, output: str | None, grace_hours: int, dry_run: bool, 
     settings = _read_settings(given)
 
     async def run(operator: Operator) -> int:
-        rotated = await changes.rotate(operator, namespace, grace_hours, dry_run)
-        document = shown.rotated_document(rotated, dry_run, show_password)
-        _show(output, document, lambda _: shown.rotated_lines(rotated, dry_run, show_password))
+        rotated = await operations.rotate(operator, namespace, grace_hours, dry_run)
+        document = render.rotated_document(rotated, dry_run, show_password)
+        _show(output, document, lambda _: render.rotated_lines(rotated, dry_run, show_password))
         return 0
 
     _run(settings, run)
@@ -290,14 +290,14 @@ def _check_yaml(output: str | None, dry_run: bool) -> None:
         raise click.UsageError("--output yaml is for --dry-run: it prints the manifest to create, password included")
 
 
-def _show_written(output: str | None, written: changes.Written, done: str, dry_run: bool, show_password: bool) -> None:
+def _show_written(output: str | None, written: operations.Written, done: str, dry_run: bool, show_password: bool) -> None:
     if output == "yaml":
         _print([yaml.safe_dump(dict(written.manifest), sort_keys=False).rstrip()])
         for note in written.notes:
             _complain(note)
         return
-    document = shown.written_document(written, dry_run, show_password)
-    _show(output, document, lambda _: shown.written_lines(written, done, dry_run, show_password))
+    document = render.written_document(written, dry_run, show_password)
+    _show(output, document, lambda _: render.written_lines(written, done, dry_run, show_password))
 
 
 def _show(output: str | None, document: dict[str, Any], lines: Callable[[int], Iterable[str]]) -> None:

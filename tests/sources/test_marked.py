@@ -13,7 +13,7 @@ from twisted.internet import defer, task
 from twisted.logger import globalLogPublisher
 from twisted.trial import unittest
 
-from redisproxy.cli import shown
+from redisproxy.cli import render
 from redisproxy.ops.logs import observer
 from redisproxy.sources.manifests import ManifestsSource
 from redisproxy.tenants.enrolment import Enrolment
@@ -92,7 +92,7 @@ class MarkedTests(unittest.SynchronousTestCase):
         service.startService()
         clock.pump([0.1] * 5)
         service.stopService()
-        problems = [*map(str, service.problems), *map(shown.advice, service.problems)]
+        problems = [*map(str, service.problems), *map(render.advice, service.problems)]
         self.flushLoggedErrors()
         return "\n".join([self.out.getvalue(), *problems])
 

@@ -23,7 +23,7 @@ from ..tenants.allocation import Refused, Room
 from ..tenants.enrolment import ReadFailure, Reading
 from ..tenants.model import digest
 from ..tenants.urls import tenant_url
-from .findings import Operator, resolve
+from .inspect import Operator, resolve
 
 #: How often another index is tried when somebody else took the one that was free a moment ago.
 _ATTEMPTS = 5

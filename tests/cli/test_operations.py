@@ -13,9 +13,9 @@ from dataclasses import replace
 from twisted.internet import defer, reactor
 from twisted.trial import unittest
 
-from redisproxy.cli import changes, findings
-from redisproxy.cli.findings import Operator
-from redisproxy.cli.shown import moment
+from redisproxy.cli import inspect, operations
+from redisproxy.cli.inspect import Operator
+from redisproxy.cli.render import moment
 from redisproxy.settings import Settings
 from redisproxy.sources.kubernetes import ClusterSource, RequestError
 from redisproxy.sources.secret_writer import ClusterWriter, StoredSecret, WriteError
@@ -99,7 +99,7 @@ class Changes:
     def enroll(self, name: str, wanted: int | None = None, **more: object) -> defer.Deferred:
         options = {"address": ADDRESS, "databases": None, "keep_data": False, "dry_run": False, **more}
         operator = options.pop("operator", self.operator)
-        return defer.Deferred.fromCoroutine(changes.enroll(operator, name, wanted, **options))
+        return defer.Deferred.fromCoroutine(operations.enroll(operator, name, wanted, **options))
 
     async def refuses(self, waiting: object, pattern: str) -> None:
         """With one line, without a password."""
@@ -115,7 +115,7 @@ class Changes:
 
     async def served(self) -> dict[str, tuple[int | None, int]]:
         """By namespace: database, and how many credentials, as the proxy would have it."""
-        found = await findings.tenants(self.operator)
+        found = await inspect.tenants(self.operator)
         return {view.namespace: (view.index, len(view.credentials)) for view in found.namespaces}
 
     def meddle(self, method: str, change: Callable[[], object]) -> None:
@@ -213,7 +213,7 @@ class Changes:
         self.assertEqual(len(set(told.values())), len(told), "nobody is told what another was told")
         served = await self.served()
         self.assertEqual({name: served[name][0] for name in told}, told)
-        self.assertEqual((await findings.tenants(self.operator)).problems, [])
+        self.assertEqual((await inspect.tenants(self.operator)).problems, [])
 
     async def test_who_may_only_read(self) -> None:
         reader = self.operate(self.world.reader())
@@ -222,27 +222,27 @@ class Changes:
             f"{self.red}/{SECRET}: 403 Forbidden: it takes the right to create secrets in {self.red}; .*kubectl auth can-i"
         )
         await self.refuses(self.enroll(self.red, operator=reader, databases=16), pattern)
-        await self.refuses(changes.temporary(reader, self.blue, 1, "x", ADDRESS, False), "the right to create secrets")
+        await self.refuses(operations.temporary(reader, self.blue, 1, "x", ADDRESS, False), "the right to create secrets")
         self.assertIsNone(self.world.stored(self.red, SECRET))
 
     # Temporary credentials.
 
     async def test_a_temporary_credential(self) -> None:
-        written = await changes.temporary(self.operator, self.blue, 8, "debugging", ADDRESS, False)
+        written = await operations.temporary(self.operator, self.blue, 8, "debugging", ADDRESS, False)
         self.assertEqual((written.secret, written.index, written.valid_hours), ("redis-secret-temp-debugging", 1, 8))
         values = self.values(self.blue, written.secret)
         self.assertEqual(values["valid_hours"], b"8")
         self.assertEqual(parse_tenant(values)[2], 1)
-        found = await findings.tenants(self.operator)
+        found = await inspect.tenants(self.operator)
         self.assertEqual(found.problems, [])
         [view] = [view for view in found.namespaces if view.namespace == self.blue]
         expires = {credential.secret: credential.expires for credential in view.credentials}
         created = self.world.stored(self.blue, written.secret)["metadata"]["creationTimestamp"]
         self.assertEqual(moment(expires[written.secret] - 8 * 3600), created)
-        again = changes.temporary(self.operator, self.blue, 8, "debugging", ADDRESS, False)
+        again = operations.temporary(self.operator, self.blue, 8, "debugging", ADDRESS, False)
         await self.refuses(again, "has a secret redis-secret-temp-debugging already: it was left as it is")
         self.assertEqual(self.values(self.blue, written.secret), values)
-        by_chance = await changes.temporary(self.operator, self.blue, 8, "", ADDRESS, False)
+        by_chance = await operations.temporary(self.operator, self.blue, 8, "", ADDRESS, False)
         self.assertRegex(by_chance.secret, "^redis-secret-temp-[a-z0-9]{6}$")
         self.assertEqual((await self.served())[self.blue], (1, 3))
 
@@ -254,8 +254,8 @@ class Changes:
             (self.prefix + "nobody", "there is no namespace"),
             ("default", "does not begin with"),
         ):
-            await self.refuses(changes.temporary(self.operator, name, 1, "", ADDRESS, False), pattern)
-        waiting = changes.temporary(self.operator, self.green, 1, "", ADDRESS, False)
+            await self.refuses(operations.temporary(self.operator, name, 1, "", ADDRESS, False), pattern)
+        waiting = operations.temporary(self.operator, self.green, 1, "", ADDRESS, False)
         await self.refuses(waiting, f"{self.green} is kept out: .*database 1 belongs to the older")
 
     # Rotating.
@@ -267,7 +267,7 @@ class Changes:
         )
         document["metadata"]["labels"] = {"team": "blue"}
         self.world.store(document)
-        rotated = await changes.rotate(self.operator, self.blue, 12, False)
+        rotated = await operations.rotate(self.operator, self.blue, 12, False)
         values = self.values(self.blue)
         user, password, index = parse_tenant(values)
         self.assertEqual((user, index, values["other"], values["redis-password"]), ("", 1, b"kept", password))
@@ -275,14 +275,14 @@ class Changes:
         self.assertEqual(self.world.stored(self.blue, SECRET)["metadata"]["labels"], {"team": "blue"})
         old = self.values(self.blue, rotated.grace.secret)
         self.assertEqual(old, {"redis-connection-string": url("pw-blue", 1).encode(), "valid_hours": b"12"})
-        found = await findings.tenants(self.operator)
+        found = await inspect.tenants(self.operator)
         self.assertEqual(found.problems, [])
         for known, name in ((password, SECRET), (b"pw-blue", rotated.grace.secret)):
             self.assertEqual(found.directory.authenticate(None, known, 0.0).secret, name)
         self.assertNotIn("pw-blue", repr(rotated))
 
     async def test_rotate_without_grace(self) -> None:
-        rotated = await changes.rotate(self.operator, self.blue, 0, False)
+        rotated = await operations.rotate(self.operator, self.blue, 0, False)
         self.assertIsNone(rotated.grace)
         self.assertEqual((await self.served())[self.blue], (1, 1))
         self.assertNotIn(b"pw-blue", self.values(self.blue)["redis-connection-string"])
@@ -294,17 +294,17 @@ class Changes:
                 secret(self.blue, f"redis-secret-temp-{name}", redis_connection_string=url(password, 1), valid_hours="9")
             )
         for dry_run in (True, False):
-            rotated = await changes.rotate(self.operator, self.blue, 0, dry_run)
+            rotated = await operations.rotate(self.operator, self.blue, 0, dry_run)
             (note,) = rotated.written.notes
             self.assertTrue(
                 note.endswith(f"kubectl delete secret -n {self.blue} redis-secret-temp-a redis-secret-temp-b"), note
             )
             self.assertNotIn("pw-blue", note)
-        self.assertEqual((await changes.rotate(self.operator, self.blue, 0, False)).written.notes, ())
+        self.assertEqual((await operations.rotate(self.operator, self.blue, 0, False)).written.notes, ())
 
     async def test_a_dry_run_of_a_rotation(self) -> None:
         before = self.world.stored(self.blue, SECRET)
-        rotated = await changes.rotate(self.operator, self.blue, 12, True)
+        rotated = await operations.rotate(self.operator, self.blue, 12, True)
         self.assertEqual(self.world.stored(self.blue, SECRET), before)
         self.assertIsNone(self.world.stored(self.blue, rotated.grace.secret))
         created = calendar.timegm(
@@ -316,7 +316,7 @@ class Changes:
         theirs = secret(self.blue, SECRET, redis_connection_string=url("pw-theirs", 1))
         self.meddle("replace", lambda: self.world.store(theirs))
         await self.refuses(
-            changes.rotate(self.operator, self.blue, 12, False), "changed or deleted by somebody else meanwhile"
+            operations.rotate(self.operator, self.blue, 12, False), "changed or deleted by somebody else meanwhile"
         )
         self.assertEqual(self.values(self.blue)["redis-connection-string"].decode(), url("pw-theirs", 1))
         self.assertEqual((await self.served())[self.blue], (1, 1), "the temporary secret was taken back")
@@ -324,7 +324,7 @@ class Changes:
     async def test_a_secret_that_is_deleted_meanwhile(self) -> None:
         self.meddle("replace", lambda: self.world.delete(self.blue, SECRET))
         await self.refuses(
-            changes.rotate(self.operator, self.blue, 12, False),
+            operations.rotate(self.operator, self.blue, 12, False),
             "changed or deleted by somebody else meanwhile: nothing was written",
         )
         self.assertEqual((await self.served())[self.blue], (None, 0))
@@ -336,21 +336,21 @@ class Changes:
             (self.green, "malformed: .*no password"),
             ("default", "does not begin with"),
         ):
-            await self.refuses(changes.rotate(self.operator, name, 12, False), pattern)
+            await self.refuses(operations.rotate(self.operator, name, 12, False), pattern)
 
     async def test_the_master_secret_is_no_tenants(self) -> None:
         """It may lie in a namespace with the prefix, under the very name that client secrets have."""
         self.world.put(*self.tenant(self.green, "pw-master", 0))
         operator = self.operate(self.source, master_namespace=self.green)
         before = self.world.stored(self.green, SECRET)
-        await self.refuses(changes.rotate(operator, self.green, 1, False), f"{self.green}/{SECRET} is the master secret")
+        await self.refuses(operations.rotate(operator, self.green, 1, False), f"{self.green}/{SECRET} is the master secret")
         await self.refuses(self.enroll(self.green, operator=operator), "is the master secret")
         self.assertEqual(self.world.stored(self.green, SECRET), before)
 
     async def test_an_immutable_secret(self) -> None:
         self.world.put(namespace(self.green))
         self.world.store({**secret(self.green, SECRET, redis_connection_string=url("pw-green", 4)), "immutable": True})
-        await self.refuses(changes.rotate(self.operator, self.green, 12, False), "is immutable: delete it")
+        await self.refuses(operations.rotate(self.operator, self.green, 12, False), "is immutable: delete it")
         writer = ClusterWriter(self.source)
         found = await self.operator.in_thread(writer.secret, self.green, SECRET)
         with self.assertRaisesRegex(WriteError, "422 Unprocessable Entity: .*immutable"):
@@ -399,7 +399,7 @@ class SmallApiTests(Changes, unittest.TestCase):
         pattern = (
             r"no answer: ReadTimeoutError.*not known; with the old one it goes on for 12 h \(redis-secret-temp-rotated-"
         )
-        await self.refuses(changes.rotate(self.operator, self.blue, 12, False), pattern)
+        await self.refuses(operations.rotate(self.operator, self.blue, 12, False), pattern)
         self.assertEqual((await self.served())[self.blue], (1, 2))
 
     async def test_an_api_that_goes_away_after_the_create(self) -> None:
@@ -430,7 +430,7 @@ class SmallApiTests(Changes, unittest.TestCase):
         }
         path = secrets_path(self.blue)
         self.meddle("create", lambda: self.world.api.fail(path, Fault(403, body=json.dumps(body).encode())))
-        await self.refuses(changes.temporary(self.operator, self.blue, 1, "x", ADDRESS, False), "is being deleted")
+        await self.refuses(operations.temporary(self.operator, self.blue, 1, "x", ADDRESS, False), "is being deleted")
 
     async def test_an_api_that_cannot_be_read_is_told_first(self) -> None:
         self.world.api.fail(ANY, refusal(503))
@@ -446,7 +446,7 @@ class SmallApiTests(Changes, unittest.TestCase):
             (refusal(418, "pw-quoted"), r"418 \(no usual status\)"),
         ):
             self.world.api.fail(path, fault)
-            await self.refuses(changes.rotate(self.operator, self.blue, 1, False), pattern)
+            await self.refuses(operations.rotate(self.operator, self.blue, 1, False), pattern)
 
 
 class RealApiTests(Changes, unittest.TestCase):

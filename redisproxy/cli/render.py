@@ -15,8 +15,8 @@ from ..ops import page
 from ..printable import printable
 from ..tenants.enrolment import Problem
 from ..tenants.model import Credential
-from .changes import Rotated, Written
-from .findings import Findings, NamespaceView, RedisView
+from .inspect import Findings, NamespaceView, RedisView
+from .operations import Rotated, Written
 
 #: What to do about Redis, by what is wrong with it; the first that matches.
 _REDIS_ADVICE = (

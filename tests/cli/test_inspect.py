@@ -8,9 +8,9 @@ import redis
 from twisted.internet import reactor, threads
 from twisted.trial import unittest
 
-from redisproxy.cli import findings, shown
-from redisproxy.cli.changes import Written
-from redisproxy.cli.findings import Findings, Operator
+from redisproxy.cli import inspect, render
+from redisproxy.cli.inspect import Findings, Operator
+from redisproxy.cli.operations import Written
 from redisproxy.service import source_of
 from redisproxy.settings import Settings
 from redisproxy.sources.kubernetes import ClusterSource
@@ -41,8 +41,8 @@ class FindingsCase(unittest.TestCase):
 
     def told(self, found: Findings) -> str:
         """The text; it and the JSON have no password."""
-        text = "\n".join(shown.check_lines(found, NOW, 200))
-        for told in (text, json.dumps(shown.check_document(found, NOW)), repr(found)):
+        text = "\n".join(render.check_lines(found, NOW, 200))
+        for told in (text, json.dumps(render.check_document(found, NOW)), repr(found)):
             self.assertNotIn("pw-", told)
             self.assertNotIn("master-password", told)
         return text
@@ -56,11 +56,11 @@ class RedisTests(FindingsCase):
     async def test_all_is_well(self) -> None:
         server = self.redis()
         server.client(3).set("a", "1")
-        found = await findings.check(
+        found = await inspect.check(
             self.operator(master(server.url), *tenant("team-blue", 3, "pw-blue"), namespace("team-new"))
         )
         self.assertEqual((found.problems, found.warnings), ([], []))
-        document = shown.check_document(found, NOW)
+        document = render.check_document(found, NOW)
         self.assertTrue(document["ok"])
         self.assertEqual(document["redis"]["address"], f"redis://127.0.0.1:{server.port}")
         self.assertRegex(document["redis"]["version"], "^Valkey 9")
@@ -74,7 +74,7 @@ class RedisTests(FindingsCase):
 
     async def test_what_keeps_namespaces_out(self) -> None:
         server = self.redis()
-        found = await findings.check(
+        found = await inspect.check(
             self.operator(
                 master(server.url),
                 *tenant("team-a", 3, "pw-a", "2025-01-01T00:00:00Z"),
@@ -95,7 +95,7 @@ class RedisTests(FindingsCase):
             "team-e/redis-secret-master: redis-connection-string does not end in /N",
         ):
             self.assertTrue(any(problem.startswith(part) for problem in told), (part, told))
-        states = {view.namespace: shown.state(view) for view in found.namespaces}
+        states = {view.namespace: render.state(view) for view in found.namespaces}
         self.assertEqual(
             states,
             {"team-a": "problems", "team-b": "kept out", "team-c": "kept out", "team-d": "problems", "team-e": "kept out"},
@@ -116,7 +116,7 @@ class RedisTests(FindingsCase):
         ):
             # A Redis without TLS waits for the rest of what looks like a command: until the time is over.
             limit = {"connect-timeout": "2"} if url.startswith("rediss") else {}
-            found = await findings.check(self.operator(master(url), *tenant("team-blue", 3, "pw-blue"), **limit))
+            found = await inspect.check(self.operator(master(url), *tenant("team-blue", 3, "pw-blue"), **limit))
             [told] = self.problems(found)
             self.assertRegex(told, pattern)
 
@@ -124,29 +124,29 @@ class RedisTests(FindingsCase):
         server = self.redis()
         server.client().execute_command("CLIENT", "PAUSE", "20000", "ALL")
         operator = self.operator(master(server.url), **{"connect-timeout": "0.3"})
-        [told] = self.problems(await findings.check(operator))
+        [told] = self.problems(await inspect.check(operator))
         self.assertRegex(told, "no connection to Redis at redis://127.0.0.1:[0-9]+: it took too long")
 
     async def test_a_replica(self) -> None:
         primary = self.redis()
         replica = self.redis(valkey, f"replicaof 127.0.0.1 {primary.port}", "masterauth master-password-of-the-tests")
         until(lambda: replica.client().info("replication")["master_link_status"] == "up", "it replicates")
-        [told] = self.problems(await findings.check(self.operator(master(replica.url))))
+        [told] = self.problems(await inspect.check(self.operator(master(replica.url))))
         self.assertRegex(told, "says that it is a replica, and refuses to write: name the master")
 
     async def test_a_server_without_acls(self) -> None:
         server = self.redis(redis_5, "bind 127.0.0.1")  # it knows no "-::1"
-        found = await findings.check(self.operator(master(server.url), namespace("team-new")))
+        found = await inspect.check(self.operator(master(server.url), namespace("team-new")))
         self.assertEqual(self.problems(found), [])
         self.assertEqual(found.warnings, ["there is one wall, the proxy's own: scripts are refused"])
-        required = await findings.check(self.operator(master(server.url), acl="require"))
+        required = await inspect.check(self.operator(master(server.url), acl="require"))
         self.assertEqual(
             self.problems(required), ["Redis: it has no ACL users for tenants, and --acl is require: nobody is served"]
         )
 
     async def test_a_server_that_hides_its_commands(self) -> None:
         server = self.redis(valkey, 'rename-command COMMAND ""')
-        found = await findings.check(self.operator(master(server.url), namespace("team-new")))
+        found = await inspect.check(self.operator(master(server.url), namespace("team-new")))
         self.assertEqual((self.problems(found), found.warnings), ([], []))
         self.assertEqual((found.redis.inquiry.server.databases, found.redis.inquiry.server.acl), (64, True))
 
@@ -156,7 +156,7 @@ class RedisTests(FindingsCase):
         running = threads.deferToThread(server.client().eval, "while true do end", 0)
         running.addErrback(lambda _: None)
         await threads.deferToThread(until, lambda: is_busy(server), "it is busy")
-        found = await findings.check(self.operator(master(server.url), namespace("team-new")))
+        found = await inspect.check(self.operator(master(server.url), namespace("team-new")))
         server.client().script_kill()
         await running
         [told] = self.problems(found)
@@ -165,7 +165,7 @@ class RedisTests(FindingsCase):
 
     async def test_names_of_commands_that_it_does_not_have(self) -> None:
         server = self.redis()
-        found = await findings.check(self.operator(master(server.url), namespace("team-new"), **{"deny-commands": "NOSUCH"}))
+        found = await inspect.check(self.operator(master(server.url), namespace("team-new"), **{"deny-commands": "NOSUCH"}))
         self.assertRegex(found.warnings[0], "names what this Redis does not have: NOSUCH")
 
     async def test_what_is_opened_and_tells_of_others(self) -> None:
@@ -175,39 +175,39 @@ class RedisTests(FindingsCase):
             "--allow-commands opens SLOWLOG: it counts and deletes entries of all tenants; SLOWLOG|GET stays closed",
         ]
         url = self.redis().url
-        found = await findings.check(self.operator(master(url), namespace("team-new"), **opened))
+        found = await inspect.check(self.operator(master(url), namespace("team-new"), **opened))
         self.assertEqual((found.problems, found.warnings), ([], expected))
         self.assertIn(f"warning: {expected[1]}", self.told(found).replace("\n", " "))
-        self.assertEqual(shown.check_document(found, NOW)["warnings"], expected)
+        self.assertEqual(render.check_document(found, NOW)["warnings"], expected)
         # Also where Redis is not asked, or does not answer.
         away = master(f"redis://:pw-x@127.0.0.1:{free_port()}/0")
-        found = await findings.check(self.operator(away, namespace("team-new"), **opened))
+        found = await inspect.check(self.operator(away, namespace("team-new"), **opened))
         self.assertEqual((len(found.problems), found.warnings), (1, expected))
         embedded = self.operator(namespace("team-new"), embedded="yes", **opened)
-        found = await findings.check(embedded, Backend("127.0.0.1", 1))
+        found = await inspect.check(embedded, Backend("127.0.0.1", 1))
         self.assertEqual(found.warnings[1:], expected)
         # Functions are scripts, and need ACL users.
-        found = await findings.check(self.operator(master(url), namespace("team-new"), acl="off", **opened))
+        found = await inspect.check(self.operator(master(url), namespace("team-new"), acl="off", **opened))
         self.assertEqual(
             [text.partition(": ")[0] for text in found.warnings],
             ["there is one wall, the proxy's own", "--allow-commands opens SLOWLOG"],
         )
 
     async def test_nobody_has_the_prefix(self) -> None:
-        found = await findings.check(self.operator(master(self.redis().url)))
+        found = await inspect.check(self.operator(master(self.redis().url)))
         self.assertEqual(
             (found.problems, found.warnings), ([], ["no namespace's name begins with 'team-': nobody can log in"])
         )
 
     async def test_no_master_secret(self) -> None:
-        found = await findings.check(self.operator(*tenant("team-blue", 3, "pw-blue")))
+        found = await inspect.check(self.operator(*tenant("team-blue", 3, "pw-blue")))
         self.assertEqual(self.problems(found), ["kube-system/redis-secret-master: the master secret does not exist"])
         self.assertIsNone(found.redis)
 
 
 class TenantsTests(FindingsCase):
     async def test_what_is_in_no_namespace_of_the_list_is_told(self) -> None:
-        found = await findings.tenants(
+        found = await inspect.tenants(
             self.operator(
                 *tenant("team-blue", 3, "pw-blue"),
                 namespace("team-Red"),
@@ -232,19 +232,19 @@ class SentinelTests(FindingsCase):
         group.until_replicated()
         documents = [*tenant("team-blue", 3, "pw-blue")]
         secrets = {"sentinel_password": "sentinel-pw"}
-        found = await findings.check(self.operator(master(group.url, **secrets), *documents))
+        found = await inspect.check(self.operator(master(group.url, **secrets), *documents))
         self.assertEqual((self.problems(found), found.warnings), ([], []))
         self.assertEqual(found.redis.inquiry.address, f"redis://127.0.0.1:{group.servers[0].port}")
         self.assertIn(f"{NAME} is at 127.0.0.1:{group.servers[0].port}", self.told(found))
         asked = f"redis://:sentinel-pw@127.0.0.1:{group.sentinels[0].port}/0"
-        told = self.problems(await findings.check(self.operator(master(asked), *documents)))
+        told = self.problems(await inspect.check(self.operator(master(asked), *documents)))
         self.assertRegex(told[0], r"^Redis: it is a sentinel: .* write redis\+sentinel://")
         group.sentinels[0].kill()
-        found = await findings.check(self.operator(master(group.url, **secrets), *documents))
+        found = await inspect.check(self.operator(master(group.url, **secrets), *documents))
         self.assertEqual(self.problems(found), [])
         [warning] = found.warnings
         self.assertRegex(warning, f"^sentinel 127.0.0.1:{group.sentinels[0].port}: it cannot be reached: ConnectionRefused")
-        found = await findings.check(self.operator(master(group.url), *documents))
+        found = await inspect.check(self.operator(master(group.url), *documents))
         self.assertEqual(self.problems(found), [f"Redis: none of the sentinels tells where {NAME} is"])
         self.assertEqual(sum("NOAUTH" in warning for warning in found.warnings), 2)
 
@@ -252,7 +252,7 @@ class SentinelTests(FindingsCase):
         server = self.redis()
         server.client().execute_command("CLIENT", "PAUSE", "20000", "ALL")
         url = f"redis+sentinel://127.0.0.1:{server.port}/{NAME}"
-        [told] = self.problems(await findings.check(self.operator(master(url), **{"connect-timeout": "0.3"})))
+        [told] = self.problems(await inspect.check(self.operator(master(url), **{"connect-timeout": "0.3"})))
         self.assertEqual(told, f"Redis: none of the sentinels tells where {NAME} is")
 
 
@@ -268,7 +268,7 @@ class ApiTests(FindingsCase):
         self.operator_ = Operator(reactor, settings, source)
 
     async def check(self) -> Findings:
-        found = await findings.check(self.operator_)
+        found = await inspect.check(self.operator_)
         self.told(found)
         return found
 
@@ -285,7 +285,7 @@ class ApiTests(FindingsCase):
         self.assertRegex(warning, "^secrets cannot be watched: 403 Forbidden: the right to watch .* at the next refresh$")
         self.api.fail(secrets_path("team-green"), refusal(403))
         self.assertEqual(self.problems(await self.check()), ["team-green: its secrets were not read: 403 Forbidden"])
-        self.assertFalse((await findings.tenants(self.operator_)).complete)
+        self.assertFalse((await inspect.tenants(self.operator_)).complete)
         self.api.fail("/api/v1/namespaces", refusal(403))
         self.assertEqual(self.problems(await self.check()), ["all namespaces: not read: 403 Forbidden"])
 
@@ -299,14 +299,14 @@ class ApiTests(FindingsCase):
 
 class TextTests(unittest.TestCase):
     def test_names_cannot_command_the_terminal(self) -> None:
-        [_, row] = shown.table(("NAMESPACE",), [["team-\x1b[2Jx\n"]])
+        [_, row] = render.table(("NAMESPACE",), [["team-\x1b[2Jx\n"]])
         self.assertEqual(row, "team-\\x1b[2Jx\\n")
         # What a tenant wrote into its secret is shown with its new password.
         written = Written("team-red", "redis-secret-master", 2, "redis://:new@h\x9b2J:6379/2", {})
-        self.assertEqual(list(shown.written_lines(written, "done", False, True))[-1], "redis://:new@h\\x9b2J:6379/2")
+        self.assertEqual(list(render.written_lines(written, "done", False, True))[-1], "redis://:new@h\\x9b2J:6379/2")
 
     def test_long_problems_are_wrapped_between_words(self) -> None:
-        lines = shown._wrapped("one-two three " * 20, 50, "  ", "    ")
+        lines = render._wrapped("one-two three " * 20, 50, "  ", "    ")
         self.assertTrue(all(len(line) <= 50 for line in lines))
         self.assertEqual(" ".join(line.strip() for line in lines), ("one-two three " * 20).strip())
 
