@@ -5,7 +5,9 @@ import os
 from setuptools import Extension, find_packages, setup
 
 # Compiled from the very file that runs where there is no compiler: setuptools leaves a .py to Cython, and its C to build/.
-framing = Extension("redisproxy.resp.framing", ["redisproxy/resp/framing.py"], depends=["redisproxy/resp/framing.pxd"], optional=True)
+framing = Extension(
+    "redisproxy.resp.framing", ["redisproxy/resp/framing.py"], depends=["redisproxy/resp/framing.pxd"], optional=True
+)
 directives = {
     "language_level": 3,
     "annotation_typing": False,  # the types are in framing.pxd: an annotation's int is Python's

@@ -321,7 +321,7 @@ class ClientProtocol(RespReceiver):
     # What the session asks of its link.
 
     def close(self, mood: str) -> None:
-        """See `session.ports.Link`. Goes on reading for a moment: for an unread byte the kernel would drop the last reply."""
+        """See `session.ports.Link`. Reads on for a moment: for an unread byte the kernel would drop the last reply."""
         if self._closing:
             return
         self._closing = True

@@ -17,8 +17,8 @@ from ..tenants.login_backoff import source
 PERIOD = 10.0
 #: Lines about one tenant in a period.
 TENANT_LINES = 50
-#: The same about one address, as `tenants.login_backoff.source` has it, of clients that are not logged in; and about all of these
-#: addresses together. The first line about an address is written past that: it must not go unnoticed.
+#: The same about one address, as `tenants.login_backoff.source` has it, of clients that are not logged in; and about all of
+#: these addresses together. The first line about an address is written past that: it must not go unnoticed.
 ADDRESS_LINES = 20
 UNAUTHENTICATED_LINES = 200
 #: Addresses that are told apart in a period. Nothing is written about further ones: IPv6 has as many as a client likes.

@@ -1,7 +1,7 @@
 """A worker: one of several processes that serve clients, started by `supervisor.Workers`.
 
-``python -m redisproxy.processes.worker NUMBER``. It inherits a channel to its parent and the listening sockets, and owns all that
-serves its clients. It reads no credentials: its parent hands it each Directory. When the parent is gone it ends, too,
+``python -m redisproxy.processes.worker NUMBER``. It inherits a channel to its parent and the listening sockets, and owns all
+that serves its clients. It reads no credentials: its parent hands it each Directory. When the parent is gone it ends, too,
 after its clients have had what they are owed.
 """
 

@@ -1,6 +1,6 @@
 """What a conversation needs of the rest: the client's connection, and lanes.
 
-Owns three interfaces. The Twisted side implements them (`clients.connection`, `upstream.connection`), and so does the tests' own.
+Owns three interfaces. The Twisted side implements them (`clients.connection`, `upstream.connection`), and so do the tests.
 """
 
 from __future__ import annotations
@@ -39,7 +39,10 @@ class Lane(Protocol):
         """Whether no replies are to be taken from Redis for now: the client does not read them."""
 
     def give_up(self, blocked: bool) -> None:
-        """Sends nothing more of what it took. blocked: and has Redis give up what it has not run; see `upstream.connection`."""
+        """Sends nothing more of what it took. blocked: and has Redis give up what it has not run.
+
+        See `upstream.connection`.
+        """
 
     def release(self, clean: bool) -> None:
         """Gives it back. clean: no state of this session is left on it."""

@@ -1,8 +1,8 @@
 """Reads namespaces and secrets from a directory of manifests, for where there is no cluster.
 
 Owns the files: ``*.yaml``, ``*.yml`` and ``*.json`` of one directory that are not hidden, each with any number of documents,
-``List`` included; and when a file is believed. The rules are the cluster's own (`tenants.enrolment`). When a file was written
-means nothing: `touch`, a copy or a comment would make its documents older or younger.
+``List`` included; and when a file is believed. The rules are the cluster's own (`tenants.enrolment`). When a file was
+written means nothing: `touch`, a copy or a comment would make its documents older or younger.
 """
 
 from __future__ import annotations

@@ -5,7 +5,8 @@ opened again, and which of its events matter. An event is a hint: it says what t
 ever taken over. So it does not matter how late, how often or in which order they come, and a deletion is believed only
 from a read that succeeded. The API server is asked for metadata alone: no content of a secret comes this way.
 
-Threads, because the official client blocks; three, however many tenants there are. They rest as those that read do (`throttle`).
+Threads, because the official client blocks; three, however many tenants there are. They rest as those that read do
+(`throttle`).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Looks after the proxy's ACL users in Redis: that each has the present password alone, and that none is left over.
 
-Owns when Redis is asked, and how much at once. What has to go is decided in `policy.acl_users`; the users themselves are made
-by `acl_users`. Everything is asked over the control connection, for which log-ins wait as well, so it is asked piece by piece.
+Owns when Redis is asked, and how much at once. What has to go is decided in `policy.acl_users`; the users themselves are
+made by `acl_users`. Everything is asked over the control connection, for which log-ins wait as well, so it is asked piece by
+piece.
 """
 
 from __future__ import annotations

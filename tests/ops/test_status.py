@@ -181,15 +181,15 @@ class ExpositionTests(unittest.TestCase):
 
 class PageTests(unittest.TestCase):
     def test_what_others_wrote_is_text(self) -> None:
-        page = page.render(figures(), {}).decode()
-        self.assertNotIn("<script", page)
-        self.assertIn("&lt;script&gt;", page)
+        html = page.render(figures(), {}).decode()
+        self.assertNotIn("<script", html)
+        self.assertIn("&lt;script&gt;", html)
 
     def test_it_says_what_to_do(self) -> None:
-        page = page.render(figures(), {"team-a": 12345.6}).decode()
-        self.assertIn("Give this namespace another index", page)
-        self.assertIn("12,346", page)
-        self.assertIn("in 2 h", page)
+        html = page.render(figures(), {"team-a": 12345.6}).decode()
+        self.assertIn("Give this namespace another index", html)
+        self.assertIn("12,346", html)
+        self.assertIn("in 2 h", html)
 
     def test_workers(self) -> None:
         found = figures()
@@ -202,18 +202,18 @@ class PageTests(unittest.TestCase):
     def test_certificates(self) -> None:
         found = figures()
         (certificate,) = found["state"]["tls"]["certificates"]
-        page = page.render(found, {}).decode()
-        self.assertIn("in 60 d", page)
-        self.assertNotIn("clients refuse it", page)
+        html = page.render(found, {}).decode()
+        self.assertIn("in 60 d", html)
+        self.assertNotIn("clients refuse it", html)
         certificate |= {
             "expires": 1000.0 + 7 * 86400 - 1,
             "begins": 1000.0 - 29 * 86400,
             "problem": f"{EVIL} cannot be read",
         }
-        page = page.render(found, {}).decode()
-        self.assertRegex(page, 'class="warn">in 6 d 23 h')
-        self.assertIn("cannot be read: the last good one stays in force", page)
-        self.assertNotIn("<script", page)
+        html = page.render(found, {}).decode()
+        self.assertRegex(html, 'class="warn">in 6 d 23 h')
+        self.assertIn("cannot be read: the last good one stays in force", html)
+        self.assertNotIn("<script", html)
         certificate["expires"] = 900.0
         self.assertIn("ended 1 min 40 s ago: clients refuse it", page.render(found, {}).decode())
         found["state"]["tls"]["certificates"] = []
@@ -221,9 +221,9 @@ class PageTests(unittest.TestCase):
 
     def test_limits_and_what_they_do(self) -> None:
         found = figures()
-        page = page.render(found, {}).decode()
-        self.assertIn("<td>50 connections, 1,000,000 bytes/s</td>", page)
-        self.assertIn('<span class="warn">throttled now, throttled for 1 min 10 s, 8 connections refused</span>', page)
+        html = page.render(found, {}).decode()
+        self.assertIn("<td>50 connections, 1,000,000 bytes/s</td>", html)
+        self.assertIn('<span class="warn">throttled now, throttled for 1 min 10 s, 8 connections refused</span>', html)
         found["counts"]["tenants"]["team-a"] |= {"held": 0, "throttled": 0.0, "turned_away": 0}
         self.assertNotIn("throttled", page.render(found, {}).decode())
 
@@ -232,15 +232,15 @@ class PageTests(unittest.TestCase):
         found["state"]["unready"] = "Redis does not answer"
         self.assertIn("Not ready: Redis does not answer", page.render(found, {}).decode())
         found["state"]["unready"] = DRAINING
-        page = page.render(found, {}).decode()
-        self.assertIn("Draining: it is about to end.", page)
-        self.assertNotIn("not ready", page.lower())
+        html = page.render(found, {}).decode()
+        self.assertIn("Draining: it is about to end.", html)
+        self.assertNotIn("not ready", html.lower())
 
     def test_it_needs_nothing_from_elsewhere(self) -> None:
-        page = page.render(figures(), {}).decode()
-        self.assertNotRegex(page, r"(src|href)=|@import|url\(")
+        html = page.render(figures(), {}).decode()
+        self.assertNotRegex(html, r"(src|href)=|@import|url\(")
         # The hash of the policy is that of what the browser gets.
-        style = re.search(r"<style>(.*?)</style>", page, re.DOTALL)[1]
+        style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)[1]
         import base64
         import hashlib
 
