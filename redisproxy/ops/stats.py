@@ -47,8 +47,8 @@ class Histogram:
 
 class TenantCounts(TypedDict):
     """commands, refused: by family, see `tenants.account`; received: bytes from clients; replied: bytes from Redis;
-    turned_away: log-ins that would have been more connections than the tenant may have; held: connections that are not read from now,
-    because the tenant did too much; throttled: seconds for which there were any.
+    turned_away: log-ins that would have been more connections than the tenant may have; held: connections that are not read
+    from now, because the tenant did too much; throttled: seconds for which there were any.
     """
 
     sessions: int

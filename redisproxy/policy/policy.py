@@ -10,8 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..resp.framing import DROP, HEAD, KEEP, TAKE
-from ..session.server_config import NAMES
 from .facts import Command
+from .server_config import NAMES
 
 
 def _names(text: str) -> frozenset[bytes]:

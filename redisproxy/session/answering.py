@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..policy import unknown
+from ..policy import server_config, unknown
 from ..resp.value import Answer
-from . import pubsub, server_config
+from . import pubsub
 from .conversation import Reply, Wait
 from .info import sections, tenants_info
 from .ports import Link

@@ -26,7 +26,7 @@ _PING = encode([b"PING"])
 
 
 class _Ping:
-    """The owner of one debt: see `session.pending.Owner`. Where the lane was not read for a while, it says nothing of Redis."""
+    """The owner of one debt: see `session.pending.Owner`. Where the lane was not read for a while, it says nothing."""
 
     def __init__(self, clock: IReactorTime, connection: LaneProtocol, observe: Callable[[float], None]) -> None:
         self._clock = clock

@@ -11,8 +11,8 @@ from collections.abc import Callable
 
 import redis
 
+from redisproxy.policy import server_config
 from redisproxy.resp.framing import encode
-from redisproxy.session import server_config
 
 from ..support.proxy import LANES, Installation, master
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server

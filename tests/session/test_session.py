@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import unittest
 
+from redisproxy.policy import server_config
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import Policy, make_policy
 from redisproxy.resp.framing import ProtocolError, encode
 from redisproxy.session import conversation as conversation_module
-from redisproxy.session import pubsub, server_config
+from redisproxy.session import pubsub
 from redisproxy.session import session as session_module
 from redisproxy.session.conversation import NOAUTH, SPOILER
 from redisproxy.session.info import FIGURES, SECTIONS

@@ -9,7 +9,7 @@ import unittest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redisproxy.session.server_config import NAMES, PATTERN_BYTES, PatternError, named, reply
+from redisproxy.policy.server_config import NAMES, PATTERN_BYTES, PatternError, named, reply
 
 
 class NamedTests(unittest.TestCase):
