@@ -146,7 +146,7 @@ test-lowest: $(VENV)/installed-test $(SERVERS)
 	$(VENV)-lowest/bin/python -m pip install --quiet --disable-pip-version-check --config-settings editable_mode=compat --no-build-isolation -e '.[test]'
 	$(OUTDATED)  # the oldest Cython has compiled the framing in place: the next make does it anew
 	$(VENV)-lowest/bin/python -m pip list | grep -iE '^(click|twisted|txredisapi|kubernetes|service-identity|pyyaml|cython|setuptools) '
-	$(VENV)-lowest/bin/python -m twisted.trial -j $(JOBS) tests.core tests.net tests.ops tests.directory tests.cli tests.integration
+	$(VENV)-lowest/bin/python -m twisted.trial -j $(JOBS) $(foreach room,resp tenants policy session sources ops net listen upstream clients processes cli integration,tests.$(room))
 
 # The sdist, and a wheel for this machine. PROJECT_URL=https://… goes into their metadata.
 dist: $(VENV)/installed-test

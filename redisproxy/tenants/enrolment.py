@@ -1,6 +1,6 @@
 """From what was read of namespaces and secrets to a Directory: the rules of enrolment.
 
-Owns the rules and the last good reading. What is read, and how, is the business of `redisproxy.directory`.
+Owns the rules and the last good reading. What is read, and how, is the business of `redisproxy.sources`.
 No value of a secret is ever part of a Problem.
 """
 

@@ -1,7 +1,7 @@
 """Tenants, their credentials, the backend, and the directory that holds a snapshot of them.
 
 Owns what the words mean and who may log in. A Directory is immutable and replaced whole. Where snapshots come
-from is the business of `redisproxy.directory`. Times are seconds since the epoch, given by the caller.
+from is the business of `redisproxy.sources`. Times are seconds since the epoch, given by the caller.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Coverage-guided fuzzing of the core, with atheris (``pip install atheris``), from the top of the repository:
+"""Coverage-guided fuzzing of what is pure, with atheris (``pip install atheris``), from the top of the repository:
 
     python tests/fuzz/fuzz.py requests|replies|session [libFuzzer's arguments]
 
@@ -28,7 +28,9 @@ def sources_of_the_core(path: str) -> FileFinder:
 
 
 sys.path_hooks.insert(0, sources_of_the_core)
-with atheris.instrument_imports(include=["redisproxy.core"]):
+with atheris.instrument_imports(
+    include=["redisproxy.resp", "redisproxy.tenants", "redisproxy.policy", "redisproxy.session"]
+):
     import redisproxy.session.session  # noqa: F401 (instrumented before the targets import it)
 
 from tests.fuzz import targets  # noqa: E402

@@ -1,4 +1,4 @@
-"""The core with its framing interpreted, whatever form of that is installed."""
+"""What is pure, with its framing interpreted, whatever form of that is installed."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SOURCE = Path(framing.__file__).with_name("framing.py")
 
 #: What has its own framing, or is about that: it is loaded anew.
 _ANEW = (
-    *("redisproxy.resp", "redisproxy.core", "redisproxy.tenants", "redisproxy.policy", "redisproxy.session"),
-    *("tests.resp", "tests.core", "tests.session", "tests.fuzz"),
+    *("redisproxy.resp", "redisproxy.tenants", "redisproxy.policy", "redisproxy.session"),
+    *("tests.resp", "tests.session", "tests.fuzz"),
 )
 
 
@@ -29,7 +29,7 @@ def _forget() -> dict[str, ModuleType]:
 
 
 def interpreted(*names: str) -> list[ModuleType]:
-    """The modules of these names, once more: imported anew, on a core whose framing is interpreted."""
+    """The modules of these names, once more: imported anew, with an interpreted framing."""
     before = _forget()
     try:
         resp = importlib.import_module("redisproxy.resp")
