@@ -6,11 +6,14 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import re
 import sys
 import time
 from itertools import count
 from pathlib import Path
+
+from twisted.logger import globalLogBeginner
 
 from . import simulation as sim
 
@@ -69,6 +72,7 @@ def options(seed: int, given: argparse.Namespace) -> sim.Options:
 
 def run(given: argparse.Namespace) -> int:
     """Runs the seeds, and tells what they found."""
+    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)  # or Twisted keeps what is logged, and all that is in it
     first, _, end = given.seeds.partition(":")
     began = time.process_time()
     kinds: dict[str, dict[int, str]] = {}
@@ -80,6 +84,8 @@ def run(given: argparse.Namespace) -> int:
         simulation = sim.Simulation(seed, options(seed, given))
         found = simulation.run()
         runs += 1
+        if runs % 20 == 0:
+            gc.collect()  # a simulation is one large circle
         reached |= simulation.reached
         for wrong in found:
             kinds.setdefault(wrong.kind, {}).setdefault(seed, wrong.text)
