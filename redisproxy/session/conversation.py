@@ -469,15 +469,14 @@ class Conversation:
             self._finish()
             return
         self._come_home_if_done()
-        if not self._unread:
-            self._go_on(Wait.UNREAD)
-        if self._parked is not None:
-            parked, self._parked = self._parked, None
-            self._wait &= ~Wait.ORDER
+        # What waited for this moment comes before any command behind it: to read on first would let that one overtake it.
+        waited = self._wait
+        self._wait &= ~(Wait.ORDER | Wait.MOVING | (0 if self._unread else Wait.UNREAD))
+        parked, self._parked = self._parked, None
+        if parked is not None:
             parked()
+        if waited:
             self._advance_unless_waiting()
-        elif self._wait & Wait.MOVING:
-            self._go_on(Wait.MOVING)
 
     def _advance_unless_waiting(self) -> None:
         if not self._wait:

@@ -8,6 +8,7 @@ from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import make_policy
 from redisproxy.resp import framing
 from redisproxy.resp.framing import encode
+from redisproxy.session import conversation as conversation_module
 from redisproxy.session.route import LOST
 from redisproxy.session.session import OK
 from redisproxy.tenants.model import Credential, Directory
@@ -128,6 +129,18 @@ class PlainTests(SharedCase):
         conversation = logged_in().client(GET, b"QUIT\r\n").shared_redis(b"+1\r\n")
         self.assertHears(conversation, b"+1\r\n", OK)
         self.assertEqual((conversation.closed, conversation.home.users), ("quit", 0))
+
+    def test_what_stands_behind_answers_that_waited_overtakes_nothing(self) -> None:
+        refused, blocks = encode([b"CONFIG", b"SET"]) * 10, encode([b"BLPOP", b"q", b"0"])
+        with mock.patch.object(conversation_module, "ANSWERS_LIMIT", 100):
+            conversation = logged_in().client(GET, refused, GET, blocks)
+            self.assertEqual(conversation.shared_gets(), GET)
+            conversation.shared_redis(b"+1\r\n")
+        self.assertEqual(conversation.shared_gets(), GET)
+        self.assertEqual(conversation.lanes, [], "the second GET has no reply yet")
+        conversation.shared_redis(b"+2\r\n").lanes[0].ledger.received(b"*-1\r\n")
+        told = conversation.hears()
+        self.assertTrue(told.startswith(b"+1\r\n-NOPERM") and told.endswith(b"+2\r\n*-1\r\n"), told)
 
     def test_client_reply(self) -> None:
         conversation = logged_in().client(encode([b"CLIENT", b"REPLY", b"SKIP"]), GET * 3)

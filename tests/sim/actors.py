@@ -435,6 +435,30 @@ class Actor:
             else:
                 self._say([b"GET"], any_error)
 
+    def do_mixture(self) -> None:
+        """All of that in one pipeline, one behind the other."""
+        key, items = self._key(b"mixed"), self._key(b"items")
+        ready = 0
+        for number in range(self.rng.choice([5, 20, 60])):
+            what = self.rng.randrange(7)
+            if what == 0:
+                self._set(key, b"%d" % number)
+            elif what == 1:
+                self._get(key)
+            elif what == 2:
+                self._say([b"NOSUCHCOMMAND", b"x"], any_error)
+            elif what == 3:
+                ready += 1
+                self._say([b"RPUSH", items, b"%d" % number], lambda reply: isinstance(reply, int))
+            elif what == 4 and ready:
+                ready -= 1
+                self._say([b"BLPOP", items, b"1"], lambda reply: isinstance(reply, list) and len(reply) == 2)
+            elif what == 5:
+                self._say([b"WATCH", key], equals(OK))
+                self._say([b"UNWATCH"], equals(OK))
+            else:
+                self.do_transaction()
+
     def do_info(self) -> None:
         """Asks about the server."""
         self._say([b"INFO", b"server"], lambda reply: isinstance(reply, bytes))

@@ -49,7 +49,7 @@ from .redis import Redis, RedisConnection
 #: What a client may do.
 EASY = (
     *("strings", "pipeline", "large", "push", "pop", "transaction", "watch", "increase", "subscribe", "publish"),
-    *("inspected", "info", "unheard", "wrong_password", "come_again", "leave_soon", "half_close"),
+    *("inspected", "mixture", "info", "unheard", "wrong_password", "come_again", "leave_soon", "half_close"),
 )
 #: What the proxy does not do right yet.
 HARD = ("leave_blocked", "write_first", "read_slowly")
