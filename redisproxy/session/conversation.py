@@ -588,9 +588,12 @@ class Conversation:
                 lane.send(data, owed)
         self._owed += count
         if self._owed >= OWED_LIMIT:
-            probes.reached("too many replies are outstanding")
-            self._stop(Wait.OWED)
+            self._too_much_owed()
         return None
+
+    def _too_much_owed(self) -> None:
+        probes.reached("too many replies are outstanding")
+        self._stop(Wait.OWED)
 
     def _send_unheard(self, data: bytes, count: int) -> None:
         """The same, of which the replies, or the first of them, are not to be heard: after CLIENT REPLY."""
@@ -607,6 +610,8 @@ class Conversation:
         self._queue.append(owed)
         self._owed += owed.count
         self.lane.send(data, owed)
+        if self._owed >= OWED_LIMIT:
+            self._too_much_owed()
 
     def _heard(self) -> bool:
         """Whether the next reply is to be heard, by CLIENT REPLY. It is asked once for each command."""

@@ -1403,6 +1403,14 @@ class BoundsTests(Case):
         conversation.redis(b"+1\r\n")
         self.assertFalse(conversation.waits)
 
+    def test_confirmations_outstanding(self) -> None:
+        """Of an UNSUBSCRIBE as well: it needs no subscription."""
+        self.patch_limit("OWED_LIMIT", 10)
+        conversation = logged_in().command(b"UNSUBSCRIBE", *(b"%d" % number for number in range(10)))
+        self.assertTrue(conversation.waits)
+        conversation.redis(b"".join(b"*3\r\n$11\r\nunsubscribe\r\n$6\r\nblue:%d\r\n:0\r\n" % number for number in range(5)))
+        self.assertFalse(conversation.waits)
+
     def test_answers_that_wait_for_their_turn(self) -> None:
         self.patch_limit("ANSWERS_LIMIT", 1000)
         conversation = logged_in().client(encode([b"GET", b"a"]), encode([b"CONFIG", b"SET"]) * 100, encode([b"GET", b"b"]))
