@@ -14,6 +14,7 @@ from twisted.internet import defer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..net.waiters import Waiters
 from ..policy import acl
 from ..policy.policy import Policy
 from ..policy.probing import ErrorReply, Server, user_exists
@@ -75,7 +76,7 @@ class Wall:
         # With which password: while Redis moves, or its master password changes, connections of before still log in.
         self._provisioned: dict[Tenant, bytes] = {}
         # Those that wait for a tenant's user: it is made once, however many sessions come at once.
-        self._waiting: dict[tuple[Tenant, bytes], list[defer.Deferred]] = {}
+        self._waiting: dict[tuple[Tenant, bytes], Waiters[None]] = {}
         self._patterns: dict[Tenant, _Patterns] = {}
         self._last_told = ""
         #: called when a tenant's user could not be made
@@ -143,21 +144,16 @@ class Wall:
     def _provisioned_once(self, tenant: Tenant, name: str, secret: bytes) -> defer.Deferred:
         """Fires when the user is known to Redis. Fails with ControlError."""
         wanted = (tenant, secret)
-        made: defer.Deferred = defer.Deferred(lambda cancelled: self._waiting[wanted].remove(cancelled))
         if wanted in self._waiting:
-            self._waiting[wanted].append(made)
-            return made
-        self._waiting[wanted] = [made]
+            return self._waiting[wanted].wait()
+        self._waiting[wanted] = Waiters()
+        made = self._waiting[wanted].wait()
         # Not the first one's own work: it may be given up while others wait.
         defer.Deferred.fromCoroutine(self._provision(tenant, name, secret)).addBoth(self._tell_waiting, wanted)
         return made
 
     def _tell_waiting(self, result: object, wanted: tuple[Tenant, bytes]) -> None:
-        for waiting in self._waiting.pop(wanted):
-            if isinstance(result, Failure):
-                waiting.errback(result)
-            else:
-                waiting.callback(None)
+        self._waiting.pop(wanted).fire(result if isinstance(result, Failure) else None)
 
     async def _provision(self, tenant: Tenant, name: str, secret: bytes) -> None:
         policy = None

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..net.time_limit import within
+from ..net.waiters import Waiters
 from ..policy import probing
 from ..policy.probing import Server
 from ..session.answering import UNANSWERED
@@ -119,7 +120,7 @@ class ControlService(service.Service):
         self._last_version = ""
         self._last_state = ""
         self._connection: txredisapi.RedisProtocol | None = None
-        self._waiting: list[defer.Deferred] = []
+        self._waiting: Waiters[None] = Waiters()
         #: called when the connection is lost, but not when we close it
         self.lost: Callable[[], None] = lambda: None
 
@@ -157,10 +158,8 @@ class ControlService(service.Service):
     async def ask(self, *words: bytes | str) -> object:
         """Redis's answer. Waits for the connection as long as opening one may take. Raises ControlError."""
         if self._connection is None:
-            waiting: defer.Deferred = defer.Deferred(self._waiting.remove)
-            self._waiting.append(waiting)
             try:
-                await within(waiting, self._connect_timeout, self._reactor)
+                await within(self._waiting.wait(), self._connect_timeout, self._reactor)
             except defer.TimeoutError:
                 raise ControlError("the control connection is not there") from None
         try:
@@ -282,9 +281,7 @@ class ControlService(service.Service):
         self.server = server
         self._told(server)
         self._connection = connection
-        waiting, self._waiting = self._waiting, []
-        for waits in waiting:
-            waits.callback(None)
+        self._waiting.fire(None)
 
     def _tell_state(self, text: str) -> None:
         """Logs what its operator has to know, when it is new."""

@@ -12,6 +12,7 @@ from collections.abc import Collection
 from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from ..net.waiters import Waiters
 from .connection import LaneProtocol
 
 #: Seconds for the replies that are still owed over the former owner's connections, before these are cut off: the new
@@ -33,7 +34,8 @@ class Handover:
         self._elsewhere: frozenset[int] = frozenset()
         self._cutting: IDelayedCall | None = None
         self._lapsing: IDelayedCall | None = None
-        self._waiting: list[tuple[int | None, defer.Deferred[None]]] = []
+        # By the index of the database; None: for all connections here.
+        self._waiting: dict[int | None, Waiters[None]] = {}
 
     def begin(self, lanes: Collection[LaneProtocol], elsewhere: Collection[int]) -> None:
         """These have to end; and other processes may have more, to the databases with these indices."""
@@ -77,17 +79,12 @@ class Handover:
         return index in self._elsewhere or any(lane.tenant.index == index for lane in self._lanes)
 
     def _wait(self, index: int | None) -> defer.Deferred[None]:
-        waiting: defer.Deferred[None] = defer.Deferred(lambda cancelled: self._waiting.remove((index, cancelled)))
-        self._waiting.append((index, waiting))
-        return waiting
+        return self._waiting.setdefault(index, Waiters()).wait()
 
     def _tell_waiting(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for index, waits in waiting:
-            if bool(self._lanes) if index is None else self._busy(index):
-                self._waiting.append((index, waits))
-            else:
-                waits.callback(None)
+        for index in list(self._waiting):
+            if index in self._waiting and not (self._lanes if index is None else self._busy(index)):
+                self._waiting.pop(index).fire(None)
 
     def _cut(self) -> None:
         for lane in list(self._lanes):

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from .. import probes
 from ..net.protocol import Hold
+from ..net.waiters import Waiters
 from ..session.pending import Owed
 from ..session.session import Session
 from ..tenants.model import Tenant
@@ -203,7 +204,7 @@ class SharedLanes:
         self._users = 0
         self._waiting: deque[Session] = deque()
         self._opening: defer.Deferred | None = None
-        self._comers: list[defer.Deferred] = []
+        self._comers: Waiters[None] = Waiters()
         self._retry: IDelayedCall | None = None
         self._failures = 0
         # Redis is mostly away for as long as a restart takes: sessions that are there already come back soon.
@@ -225,8 +226,7 @@ class SharedLanes:
             return defer.succeed(None)
         if self.away:
             return defer.fail(LaneError("Redis was away a moment ago", self.away))
-        comer: defer.Deferred[None] = defer.Deferred(self._comers.remove)
-        self._comers.append(comer)
+        comer = self._comers.wait()
         self._open()
         return comer
 
@@ -242,6 +242,8 @@ class SharedLanes:
 
     def wait(self, session: Session) -> None:
         """See `session.ports.Home`."""
+        if len(self._waiting) > 2 * self._users:  # those that left are not searched for one by one
+            self._waiting = deque(each for each in self._waiting if not each.ended)
         self._waiting.append(session)
 
     def wanted(self, lane: SharedLane, but: Session) -> bool:
@@ -307,9 +309,7 @@ class SharedLanes:
         self.lanes.add(self.lane)
         if before is not None:
             before.retire()
-        comers, self._comers = self._comers, []
-        for comer in comers:
-            comer.callback(None)
+        self._comers.fire(None)
         self.tell_waiting()
 
     def _not_opened(self, failure: Failure, opening: defer.Deferred) -> None:
@@ -320,9 +320,7 @@ class SharedLanes:
         failure.trap(LaneError, defer.CancelledError)
         if self.lane is None:
             self.away = failure.value.told
-        comers, self._comers = self._comers, []
-        for comer in comers:
-            comer.errback(failure)
+        self._comers.fire(failure)
         self.tell_waiting()
         if self._users and self._retry is None:
             self._failures += 1

@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from .. import probes
 from ..net.rate_limit import Allowances
 from ..net.time_limit import within
+from ..net.waiters import Waiters
 from ..ops.log_once import LogOnce
 from ..session.route import UNREACHABLE
 from ..tenants.account import Counts, increase
@@ -93,7 +94,7 @@ class LanePool(service.Service):
         self._faults_of_one = LogOnce(reactor)
         #: whether the latest connection could not be opened, or its log-in was refused
         self.refused = False
-        self._empty: list[defer.Deferred] = []
+        self._empty: Waiters[None] = Waiters()
         self._like_replica: set[LaneProtocol] = set()
         # None until it is told.
         self._tenants: Collection[Tenant] | None = None
@@ -142,8 +143,7 @@ class LanePool(service.Service):
             self._retry.cancel()
         self.handover.stop()
         self._openings.give_up()
-        stopped: defer.Deferred = defer.Deferred()
-        self._empty.append(stopped)
+        stopped = self._empty.wait()
         for lane in list(self._lanes):
             lane.drop()
         self._check_empty()
@@ -309,7 +309,8 @@ class LanePool(service.Service):
             if self._reached == reached:
                 probes.reached("all that wait for a connection fail")
                 for waiter in self._queue.clear():
-                    waiter.errback(RedisUnreachable(str(error)))
+                    if not waiter.called:  # one that heard it may have given up another
+                        waiter.errback(RedisUnreachable(str(error)))
             raise
         finally:
             self._queue.end(tenant)
@@ -539,9 +540,7 @@ class LanePool(service.Service):
 
     def _check_empty(self) -> None:
         if not self._lanes:
-            waiting, self._empty = self._empty, []
-            for stopped in waiting:
-                stopped.callback(None)
+            self._empty.fire(None)
 
     def _replenish(self) -> None:
         """Opens what is missing from the base, one after the other; after a failure, later and later."""

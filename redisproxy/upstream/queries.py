@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.python.failure import Failure
 
 from .. import probes
+from ..net.waiters import Waiters
 from ..resp.framing import ProtocolError, encode
 from ..resp.value import Answer, AnswerError, values_of
 from ..session.answering import NOT_ALLOWED, UNANSWERED
@@ -115,7 +116,8 @@ class Questions:
         self._turns: dict[Tenant, defer.DeferredLock] = {}
         # The connection in use. One that nothing is asked over is the pool's.
         self._line: _Line | None = None
-        self._waiting: list[defer.Deferred[_Line]] = []
+        self._waiting: Waiters[_Line] = Waiters()
+        self._opening = False
         # When there was an answer last, in the reactor's seconds.
         self._answered = 0.0
 
@@ -185,9 +187,10 @@ class Questions:
 
     def _another_line(self) -> defer.Deferred[_Line]:
         """One for all that wait for it. Fails with LaneError."""
-        waits: defer.Deferred[_Line] = defer.Deferred()
-        self._waiting.append(waits)
-        if len(self._waiting) == 1:
+        first = not self._opening
+        waits = self._waiting.wait()
+        if first:
+            self._opening = True
             defer.Deferred.fromCoroutine(self._pool.spare()).addCallback(self._opened).addBoth(self._tell_waiting)
         return waits
 
@@ -196,6 +199,5 @@ class Questions:
         return self._line
 
     def _tell_waiting(self, result: _Line | Failure) -> None:
-        waiting, self._waiting = self._waiting, []
-        for waits in waiting:
-            waits.callback(result)
+        self._opening = False
+        self._waiting.fire(result)

@@ -1,0 +1,52 @@
+"""Many that wait for one thing."""
+
+from __future__ import annotations
+
+from twisted.internet import defer
+from twisted.python.failure import Failure
+from twisted.trial import unittest
+
+from redisproxy.net.waiters import Waiters
+
+
+class WaitersTests(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        self.waiters: Waiters[str] = Waiters()
+
+    def test_all_get_the_result_in_the_order_in_which_they_came(self) -> None:
+        heard: list[str] = []
+        for name in "abc":
+            self.waiters.wait().addCallback(lambda result, name=name: heard.append(name + result))
+        self.assertEqual(len(self.waiters), 3)
+        self.waiters.fire("!")
+        self.assertEqual((heard, len(self.waiters)), (["a!", "b!", "c!"], 0))
+
+    def test_all_get_a_failure(self) -> None:
+        waiting = [self.waiters.wait() for _ in range(2)]
+        self.waiters.fire(Failure(ValueError("no")))
+        for each in waiting:
+            self.failureResultOf(each, ValueError)
+
+    def test_one_that_is_cancelled_is_forgotten(self) -> None:
+        first, second = self.waiters.wait(), self.waiters.wait()
+        first.cancel()
+        self.failureResultOf(first, defer.CancelledError)
+        self.waiters.fire("x")
+        self.assertEqual(self.successResultOf(second), "x")
+
+    def test_one_that_another_gives_up_when_it_hears_costs_nobody_else_the_result(self) -> None:
+        for result in ("x", Failure(ValueError("no"))):
+            first, second, third = (self.waiters.wait() for _ in range(3))
+            first.addBoth(lambda _, second=second: second.cancel())
+            self.waiters.fire(result)
+            self.failureResultOf(second, defer.CancelledError)
+            self.assertTrue(third.called)
+            third.addErrback(lambda _: None)
+
+    def test_who_waits_again_waits_for_the_next_result(self) -> None:
+        again: list[defer.Deferred] = []
+        self.waiters.wait().addCallback(lambda _: again.append(self.waiters.wait()))
+        self.waiters.fire("x")
+        self.assertNoResult(again[0])
+        self.waiters.fire("y")
+        self.assertEqual(self.successResultOf(again[0]), "y")
