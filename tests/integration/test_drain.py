@@ -21,8 +21,8 @@ from ..support.certificates import Authority
 from ..support.processes import children, runs
 from ..support.proxy import Installation, ProxyProcess, master, tenant
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, valkey
+from ..support.status import ask, metrics, status_port
 from ..support.waiting import LIMIT, until
-from .test_status import ask, metrics, status_port
 
 LOCAL = Path(__file__).parents[2] / "deploy" / "local"
 

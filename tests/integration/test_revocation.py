@@ -21,8 +21,8 @@ from redisproxy.resp.framing import encode
 from ..support.certificates import Authority
 from ..support.proxy import Installation, has_ended, namespace, secret, tenant
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, on_every_server, redis_5, redis_7, valkey
+from ..support.status import metrics, status_port
 from ..support.waiting import LIMIT, until
-from .test_status import metrics, status_port
 
 #: Seconds within which what blocks is given up, once idle sessions have ended. At once, but machines are busy; less than
 #: the time for replies.

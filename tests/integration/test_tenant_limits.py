@@ -15,8 +15,8 @@ from collections.abc import Callable
 import redis
 
 from ..support.proxy import Installation, namespace
+from ..support.status import ask, metrics, status_port
 from ..support.waiting import LIMIT, until
-from .test_status import ask, metrics, status_port
 
 CONNECTIONS, COMMANDS, BYTES = (
     f"redisproxy/{name}" for name in ("max-connections", "commands-per-second", "bytes-per-second")

@@ -25,8 +25,8 @@ from ..support.certificates import Authority
 from ..support.clients import client_once
 from ..support.proxy import Installation, ProxyProcess
 from ..support.servers import debian, free_port
+from ..support.status import ask, metrics, status_port
 from ..support.waiting import LIMIT, until
-from .test_status import ask, metrics, status_port
 
 LOCAL = Path(__file__).parents[2] / "deploy" / "local"
 
