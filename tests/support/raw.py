@@ -7,6 +7,7 @@ a fault there cannot hide itself. What is asked of a healthy client is redis-py'
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import ssl
 import struct
@@ -84,41 +85,34 @@ class RawClient:
     def reply(self) -> bytes:
         """Exactly one whole reply, with an attribute that precedes it; a push is a reply, too. It may be nested in any depth.
 
-        Raises EOFError, with what had come of it, if the connection ends before; nothing of it is kept then.
+        Raises EOFError, with all that had come of it, if the connection ends before; TimeoutError, which loses nothing; and
+        AssertionError if it is no RESP.
         """
-        parts: list[bytes] = []
-        lacking = 1
-        try:
-            while lacking:
-                line = self.line()
-                parts.append(line)
-                kind, size = line[:1], line[1:-2]
-                if kind in AGGREGATES:
-                    lacking += AGGREGATES[kind] * max(0, int(size))
-                    lacking -= kind != b"|"  # what it is an attribute of follows
-                    continue
-                lacking -= 1
-                if kind in BULKS:
-                    if int(size) >= 0:
-                        parts.append(self.exactly(int(size) + 2))
-                else:
-                    assert kind in LINES, line
-        except EOFError as error:
-            raise EOFError(b"".join(parts) + error.args[0]) from None
-        return b"".join(parts)
+        end, lacking = 0, 1
+        while lacking:
+            start, end = end, self._line_end(end)
+            line = bytes(self._unread[start:end])
+            kind = line[:1]
+            if kind in AGGREGATES:
+                lacking += AGGREGATES[kind] * max(0, _number(line))
+                lacking -= kind != b"|"  # what it is an attribute of follows
+                continue
+            lacking -= 1
+            if kind in BULKS:
+                if (size := _number(line)) >= 0:
+                    end += size + 2
+                    self._wait_for(end)
+            else:
+                assert kind in LINES, line
+        return self._take(end)
 
     def line(self) -> bytes:
-        """With its line break. Raises EOFError as `reply` does."""
-        start = 0
-        while (end := self._unread.find(b"\r\n", start)) < 0:
-            start = max(0, len(self._unread) - 1)
-            self._receive()
-        return self._take(end + 2)
+        """With its line break. Raises as `reply` does."""
+        return self._take(self._line_end(0))
 
     def exactly(self, count: int) -> bytes:
-        """So many bytes. Raises EOFError as `reply` does."""
-        while len(self._unread) < count:
-            self._receive()
+        """So many bytes. Raises as `reply` does."""
+        self._wait_for(count)
         return self._take(count)
 
     def some(self) -> bytes:
@@ -166,6 +160,18 @@ class RawClient:
     def close(self) -> None:
         self.socket.close()
 
+    def _line_end(self, start: int) -> int:
+        """Where the line ends that begins there, once it has come."""
+        searched = start
+        while (found := self._unread.find(b"\r\n", searched)) < 0:
+            searched = max(start, len(self._unread) - 1)
+            self._receive()
+        return found + 2
+
+    def _wait_for(self, count: int) -> None:
+        while len(self._unread) < count:
+            self._receive()
+
     def _receive(self) -> None:
         data = self.socket.recv(1 << 16)
         if not data:
@@ -176,6 +182,12 @@ class RawClient:
         taken = bytes(self._unread[:count])
         del self._unread[:count]
         return taken
+
+
+def _number(line: bytes) -> int:
+    """The length or count that a line announces: canonical decimal digits, or -1 for null."""
+    assert re.fullmatch(rb".(0|[1-9][0-9]*|-1)\r\n", line), line
+    return int(line[1:])
 
 
 def raw_client(test: TestCase, address: int | str, *login: bytes, **options: object) -> RawClient:

@@ -47,6 +47,20 @@ class RawClientTests(unittest.TestCase):
                 server.sendall(reply[cut:])
                 self.assertEqual(client.reply(), reply)
 
+    def test_a_time_out_loses_nothing(self) -> None:
+        client, server = self.connected(timeout=0.01)
+        server.sendall(b"*2\r\n+a\r\n$3\r\nb")
+        self.assertRaises(TimeoutError, client.reply)
+        server.sendall(b"cd\r\n")
+        client.socket.settimeout(LIMIT)
+        self.assertEqual(client.reply(), b"*2\r\n+a\r\n$3\r\nbcd\r\n")
+
+    def test_what_is_no_reply(self) -> None:
+        for line in (b"hello\r\n", b"$+1\r\n", b"*01\r\n", b"*1_0\r\n", b"$-2\r\n", b"%x\r\n", b"\r\n", b"*?\r\n"):
+            client, server = self.connected()
+            server.sendall(line)
+            self.assertRaises(AssertionError, client.reply)
+
     def test_commands_are_words_or_bytes(self) -> None:
         client, server = self.connected()
         client.send(b"PING\r\n")
