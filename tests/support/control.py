@@ -31,6 +31,7 @@ class Control:
 
 
 def run(work: object) -> object:
+    """The result of a coroutine that waits for nothing but such a control connection; its exception is raised."""
     results: list[object] = []
     defer.Deferred.fromCoroutine(work).addBoth(results.append)
     [result] = results

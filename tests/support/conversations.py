@@ -62,6 +62,7 @@ class Conversation:
     taken = 0
 
     def __init__(self, directory: Directory = DIRECTORY, lanes_at_once: bool = True) -> None:
+        """lanes_at_once: a lane is there as soon as the session asks for one; if not, the test opens it."""
         self.id = 7
         self.peer = "192.0.2.1:5555"
         self.age = 12
@@ -176,6 +177,7 @@ class Conversation:
 
 
 def logged_in(protocol: int = 2, **options: object) -> Conversation:
+    """Blue's conversation with a lane of its own, at the first command after the log-in."""
     conversation = Conversation(**options)
     conversation.command(b"AUTH", b"blue")
     assert conversation.hears() == OK
@@ -252,6 +254,7 @@ class SharedConversation(Conversation):
 
 
 def logged_in_at_home(**options: object) -> SharedConversation:
+    """Blue's conversation over shared lanes, at the first command after the log-in."""
     conversation = SharedConversation(**options)
     conversation.command(b"AUTH", b"blue")
     assert conversation.hears() == OK
