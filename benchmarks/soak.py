@@ -15,7 +15,6 @@ import argparse
 import contextlib
 import random
 import shlex
-import socket
 import statistics
 import sys
 import threading
@@ -30,6 +29,7 @@ from redis.retry import Retry
 
 from tests.support.apiserver import ANY, ApiServer, refusal
 from tests.support.proxy import ProxyProcess, master, secret, tenant
+from tests.support.raw import RawClient
 from tests.support.servers import RedisServer
 from tests.support.waiting import until
 
@@ -241,20 +241,20 @@ def churn(soak: Soak) -> None:
         password, _ = soak.passwords.of[namespace]
         way = random.choice(ways)
         try:
-            with socket.create_connection(("127.0.0.1", soak.proxy.port), timeout=30) as raw:
+            with RawClient(soak.proxy.port, timeout=30) as raw:
                 if way == "silent":
                     continue
-                raw.sendall(b"AUTH %b\r\nPING\r\n" % (b"nobodys" if way == "wrong" else password.encode()))
+                raw.send(b"AUTH %b\r\nPING\r\n" % (b"nobodys" if way == "wrong" else password.encode()))
                 if way == "reset":
+                    raw.reset()
                     continue
                 if way == "quit":
-                    raw.sendall(b"QUIT\r\n")
+                    raw.send(b"QUIT\r\n")
                 if way in ("half", "quit"):
-                    raw.shutdown(socket.SHUT_WR)
-                    while raw.recv(4096):
-                        pass
+                    raw.half_close()
+                    raw.rest()
                 else:
-                    raw.recv(4096)
+                    raw.some()
             soak.done["churn"] += 1
         except OSError as error:
             soak.failed("churn", error)

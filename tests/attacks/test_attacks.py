@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import re
-import socket
 import sys
 import time
 import unittest
@@ -19,6 +18,7 @@ from redisproxy.resp.framing import encode
 from redisproxy.tenants.model import Tenant
 
 from ..support.proxy import Installation, master
+from ..support.raw import RawClient
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server, redis_5, valkey
 from ..support.waiting import LIMIT, until
 from .corpus import SECRETS, VICTIM_CHANNEL, VICTIM_KEY, VICTIM_NAME, VICTIM_VALUE, attempts
@@ -36,19 +36,18 @@ class Peer:
     def __init__(self, port: int, *lines: bytes) -> None:
         # Each from an address of its own: one address would be slowed down for the wrong passwords of all.
         source = f"127.{next(_numbers) % 250 + 1}.{next(_numbers) % 250 + 1}.1" if sys.platform == "linux" else ""
-        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10, source_address=(source, 0))
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if lines:
-            self.socket.sendall(b"".join(lines))
-            answer = self.read(b"+OK\r\n" * len(lines))
-            assert answer == b"+OK\r\n" * len(lines), answer
+        self.raw = RawClient(port, source=source)
+        self.raw.send(b"".join(lines))
+        for _ in lines:
+            answer = self.raw.reply()
+            assert answer == b"+OK\r\n", answer
 
     def read(self, end: bytes = b"", quiet: float = LIMIT) -> bytes:
         """All until end has come (if there is one), or the connection was closed, or nothing came for so many seconds."""
         got = b""
-        self.socket.settimeout(quiet)
+        self.raw.socket.settimeout(quiet)
         try:
-            while not (end and end in got) and (data := self.socket.recv(65536)):
+            while not (end and end in got) and (data := self.raw.some()):
                 got += data
         except OSError:
             pass
@@ -56,7 +55,7 @@ class Peer:
 
     def ask(self, data: bytes) -> bytes:
         """What is answered to commands, which the connection outlives."""
-        self.socket.sendall(data + encode([b"ECHO", END]))
+        self.raw.send(data + encode([b"ECHO", END]))
         answer = self.read(END + b"\r\n")
         assert answer.endswith(END + b"\r\n"), answer
         return answer
@@ -64,13 +63,13 @@ class Peer:
     def attempt(self, data: bytes) -> bytes:
         """All that is answered until the connection closes, which a QUIT behind it asks for."""
         try:
-            self.socket.sendall(data + encode([b"ECHO", END]) + encode([b"QUIT"]))
+            self.raw.send(data + encode([b"ECHO", END]) + encode([b"QUIT"]))
         except OSError:
             pass
         return self.read(quiet=LIMIT)
 
     def close(self) -> None:
-        self.socket.close()
+        self.raw.close()
 
 
 class Victim:
@@ -102,7 +101,7 @@ class Victim:
         auth = b"AUTH green-password\r\n"
         self.subscriber = Peer(port, auth)
         subscribe = encode([b"SUBSCRIBE", VICTIM_CHANNEL]) + encode([b"SSUBSCRIBE", VICTIM_CHANNEL])
-        self.subscriber.socket.sendall(subscribe + encode([b"PING"]))
+        self.subscriber.raw.send(subscribe + encode([b"PING"]))
         assert b":1\r\n" in self.subscriber.read(b"$4\r\npong\r\n$0\r\n\r\n")
         self.connection = Peer(port, auth, encode([b"CLIENT", b"SETNAME", VICTIM_NAME]))
         master = encode([b"AUTH", MASTER_PASSWORD.encode()])
@@ -115,11 +114,8 @@ class Victim:
 
     def heard(self) -> bytes:
         """What the subscriber was told since."""
-        self.subscriber.socket.setblocking(False)
-        try:
-            return self.subscriber.socket.recv(1000) or b"closed"
-        except BlockingIOError:
-            return b""
+        raw = self.subscriber.raw
+        return b"" if raw.is_silent() else raw.some() or b"closed"
 
     def served_within(self) -> float:
         started = time.monotonic()
@@ -158,7 +154,7 @@ class CorpusCase(unittest.TestCase):
                 attacker = connect()
                 if pieces > 1:
                     for byte in range(len(data)):
-                        attacker.socket.sendall(data[byte : byte + 1])
+                        attacker.raw.send(data[byte : byte + 1])
                 answer = attacker.attempt(b"" if pieces > 1 else data)
                 attacker.close()
                 for secret in (*SECRETS, VICTIM_NAME, MASTER_PASSWORD.encode()):

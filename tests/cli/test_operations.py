@@ -23,10 +23,11 @@ from redisproxy.tenants.allocation import ADDRESS, Refused
 from redisproxy.tenants.enrolment import parse_tenant
 
 from ..cluster.apiserver import ask, shared_api_server
-from ..sources.test_contract import RealApiWorld, SmallApiWorld, namespace, secret, url
+from ..deploy.documents import known_to_1_20
 from ..support.apiserver import ANY, NOT_JSON, Fault, refusal, secrets_path
 from ..support.servers import RedisServer
 from ..support.waiting import LIMIT
+from ..support.worlds import RealApiWorld, SmallApiWorld, namespace, secret, url
 
 SECRET = "redis-secret-master"
 UNAVAILABLE = refusal(503)
@@ -58,8 +59,6 @@ class RealWorld(RealApiWorld):
 
     def reader(self) -> ClusterSource:
         """With the rights that deploy/kubernetes gives the proxy."""
-        from ..cluster.test_cluster import known_to_1_20
-
         ran = self.server.kubectl("apply", "-f", "-", stdin=known_to_1_20())
         if ran.returncode:
             raise AssertionError(ran.stderr)

@@ -27,8 +27,8 @@ from redisproxy.session.conversation import NOAUTH
 from redisproxy.session.pending import Owed
 from redisproxy.tenants.model import Credential, Directory
 
-from ..session.test_session import BLUE, GREEN
 from ..support.certificates import Authority
+from ..support.conversations import BLUE, GREEN
 
 
 @implementer(ITCPTransport)

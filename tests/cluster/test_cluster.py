@@ -14,14 +14,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import redis
-import yaml
 
 from redisproxy.sources import kubernetes
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.sources.watch import Watched, WatchFailure, read_event
 from redisproxy.tenants.enrolment import ReadFailure
 
-from ..deploy.documents import BASE, COMPONENTS, documents
+from ..deploy.documents import COMPONENTS, known_to_1_20
 from ..support.apiserver import NAMESPACES, TOKEN, ApiServer, authority, secrets_path
 from ..support.proxy import PREFIX, ProxyProcess, has_ended, master, namespace, secret, tenant
 from ..support.servers import RedisServer
@@ -30,16 +29,6 @@ from .apiserver import ADMIN_TOKEN, ask, shared_api_server
 
 MASTER = ("kube-system", "redis-secret-master")
 BLUE, GREEN = "blue-password", "green-password"
-
-
-def known_to_1_20() -> str:
-    """The base's manifests, without what is newer than the one API server that can be had here."""
-    found = [document for document in documents(BASE) if document["apiVersion"] != "policy/v1"]
-    for document in found:
-        if document["kind"] == "Deployment":
-            for constraint in document["spec"]["template"]["spec"]["topologySpreadConstraints"]:
-                del constraint["matchLabelKeys"]
-    return yaml.safe_dump_all(sorted(found, key=lambda document: document["kind"] != "Namespace"))
 
 
 class ClusterCase(unittest.TestCase):

@@ -54,6 +54,16 @@ def documents(directory: Path) -> list[dict]:
     ]
 
 
+def known_to_1_20() -> str:
+    """The base's manifests, without what is newer than the one API server that can be had here."""
+    found = [document for document in documents(BASE) if document["apiVersion"] != "policy/v1"]
+    for document in found:
+        if document["kind"] == "Deployment":
+            for constraint in document["spec"]["template"]["spec"]["topologySpreadConstraints"]:
+                del constraint["matchLabelKeys"]
+    return yaml.safe_dump_all(sorted(found, key=lambda document: document["kind"] != "Namespace"))
+
+
 def name(document: dict) -> tuple[str, str, str]:
     """(kind, namespace, name); no namespace is an empty one."""
     metadata = document["metadata"]

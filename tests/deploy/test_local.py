@@ -16,9 +16,9 @@ import yaml
 
 from redisproxy import __version__
 
-from ..integration.test_status import ask
 from ..support.proxy import ProxyProcess
 from ..support.servers import free_port, valkey
+from ..support.status import ask
 from ..support.waiting import until
 from .documents import LOCAL, ROOT, run, tool
 

@@ -24,10 +24,10 @@ import redis
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from ..integration.test_status import ask, status_port
 from ..support.certificates import Authority
 from ..support.proxy import Installation, master, secret, tenant
 from ..support.servers import free_port
+from ..support.status import ask, status_port
 from ..support.waiting import until
 from .documents import COMPONENTS, ROOT, kustomized, load, only, run, tool, with_components
 from .documents import PRODUCTION as OVERLAY

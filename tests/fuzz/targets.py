@@ -31,7 +31,7 @@ from redisproxy.session import pending as lane_module
 from redisproxy.session.pending import CONFIRMATIONS, HELLO, REPLIES, Ledger, Owed
 from redisproxy.session.pubsub import KINDS
 from redisproxy.tenants.model import Directory
-from tests.session.test_session import BLUE, GREEN, Conversation, RecordingLane
+from tests.support.conversations import BLUE, GREEN, Conversation, RecordingLane
 
 #: Bytes of an input that are no payload: one of options, the others sizes of chunks, used in turn.
 HEADER = 5

@@ -7,7 +7,6 @@ must never see another boundary, or another name.
 
 from __future__ import annotations
 
-import socket
 import unittest
 
 from hypothesis import example, given, settings
@@ -23,13 +22,12 @@ from redisproxy.resp.framing import (
     STREAM,
     TAKE,
     ProtocolError,
-    ReplyMeasurer,
     RequestScanner,
     encode,
 )
 from tests.attacks.corpus import FRAMING
+from tests.support.raw import RawClient
 from tests.support.servers import RedisServer, valkey
-from tests.support.waiting import LIMIT
 
 #: One name is passed on, one is taken, one by its head: all that is understood must be the same.
 TABLE = {b"SET": TAKE, b"PUBLISH": HEAD}
@@ -162,22 +160,15 @@ class DifferentialTests(unittest.TestCase):
 
     def said(self, data: bytes) -> list[bytes]:
         """Redis's replies to the bytes on a connection of their own; its protocol errors are told by one name."""
-        with socket.create_connection(("127.0.0.1", self.server.port), timeout=LIMIT) as connection:
-            connection.sendall(data)
-            connection.shutdown(socket.SHUT_WR)
-            heard = b""
-            while True:
-                try:
-                    piece = connection.recv(65536)
-                except ConnectionResetError:
-                    break
-                if not piece:
-                    break
-                heard += piece
-        measurer, replies, pos = ReplyMeasurer(), [], 0
-        while pos < len(heard):
-            end, done = measurer.measure(heard, pos, 1)
-            self.assertTrue(done, heard)
-            replies.append(heard[pos:end])
-            pos = end
+        with RawClient(self.server.port) as connection:
+            connection.send(data)
+            connection.half_close()
+            replies = []
+            try:
+                while True:
+                    replies.append(connection.reply())
+            except EOFError as ended:
+                self.assertEqual(ended.args, (b"",))
+            except ConnectionResetError:
+                pass
         return replies

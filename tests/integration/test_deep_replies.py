@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import unittest
 from collections.abc import Callable
 
 from redisproxy.resp.framing import encode
 
 from ..support.proxy import Installation, master
+from ..support.raw import RawClient, raw_client
 from ..support.relay import Relay
 from ..support.servers import RedisServer, on_every_server, valkey
 from ..support.waiting import until
@@ -23,46 +23,9 @@ SETS = encode([b"EVAL", b"local t = {} t['set'] = {[t] = true} return t", b"0"])
 LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
 
 
-class Raw:
-    """A connection that reads whole replies."""
-
-    def __init__(self, port: int, *words: bytes) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
-        self._file = self._socket.makefile("rb")
-        self.greeting = self.ask(encode(words))
-
-    def send(self, data: bytes) -> None:
-        self._socket.sendall(data)
-
-    def reply(self) -> bytes:
-        parts = []
-        lacking = 1
-        while lacking:
-            line = self._file.readline()
-            if not line.endswith(b"\r\n"):
-                raise EOFError
-            parts.append(line)
-            lacking -= 1
-            if line[:1] == b"$" and line != b"$-1\r\n":
-                parts.append(self._file.read(int(line[1:]) + 2))
-            elif line[:1] in b"*~%":
-                lacking += int(line[1:]) * (2 if line[:1] == b"%" else 1)
-        return b"".join(parts)
-
-    def ask(self, data: bytes) -> bytes:
-        self.send(data)
-        return self.reply()
-
-    def close(self) -> None:
-        self._file.close()
-        self._socket.close()
-
-
 class DeepCase(unittest.TestCase):
-    def raw(self, port: int, *words: bytes) -> Raw:
-        raw = Raw(port, *words)
-        self.addCleanup(raw.close)
-        return raw
+    def raw(self, port: int, *login: bytes) -> RawClient:
+        return raw_client(self, port, *login)
 
 
 @on_every_server

@@ -20,10 +20,12 @@ from redisproxy.resp.framing import encode
 from ..support.certificates import Authority
 from ..support.processes import children, runs
 from ..support.proxy import Installation, ProxyProcess, master, tenant
+from ..support.raw import RawClient, raw_client
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, valkey
+from ..support.status import ask, metrics, status_port
 from ..support.waiting import LIMIT, until
-from .test_status import ask, metrics, status_port
 
+LOGIN = (b"AUTH", b"blue-password")
 LOCAL = Path(__file__).parents[2] / "deploy" / "local"
 
 
@@ -39,21 +41,12 @@ class DrainCase(unittest.TestCase):
         self.redis = self.installation.server.client(3)
         return self.installation
 
-    def connect(self, *commands: bytes) -> socket.socket:
+    def connect(self, *commands: bytes) -> RawClient:
         """A client that has logged in, and had its commands answered with a line each."""
-        connection = socket.create_connection(("127.0.0.1", self.proxy.port), timeout=LIMIT)
-        self.addCleanup(connection.close)
-        for command in (b"AUTH blue-password", *commands):
-            connection.sendall(command + b"\r\n")
-            self.assertIn(connection.recv(100)[:1], b"+:")
+        connection = raw_client(self, self.proxy.port, *LOGIN)
+        for command in commands:
+            self.assertIn(connection.ask(command + b"\r\n")[:1], b"+:")
         return connection
-
-    def rest(self, connection: socket.socket) -> bytes:
-        """All that comes until the proxy closes."""
-        found = b""
-        while data := connection.recv(1 << 20):
-            found += data
-        return found
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         """It begins to end."""
@@ -77,13 +70,11 @@ class SessionTests(DrainCase):
     def test_with_nothing_but_idle_sessions_it_ends_at_once(self) -> None:
         self.start("--log-level", "debug", seconds=LONG)
         idle = [self.connect(b"PING") for _ in range(20)]
-        idle.append(socket.create_connection(("127.0.0.1", self.proxy.port), timeout=LIMIT))
-        self.addCleanup(idle[-1].close)
-        idle[-1].sendall(b"PING\r\n")
-        self.assertIn(b"-NOAUTH", idle[-1].recv(100))
+        idle.append(raw_client(self, self.proxy.port))
+        self.assertIn(b"-NOAUTH", idle[-1].ask(b"PING\r\n"))
         self.signal(signal.SIGINT)
         for connection in idle:
-            self.assertEqual(self.rest(connection), b"")
+            self.assertEqual(connection.rest(), b"")
         # Although none of them closes its own end.
         self.assertEnds()
         self.assertRegex(self.proxy.log, "shutdown after")
@@ -92,12 +83,11 @@ class SessionTests(DrainCase):
         self.start()
         explicit, watching = self.connect(b"MULTI", b"INCR a"), self.connect(b"WATCH b")
         self.signal()
-        explicit.sendall(b"INCR a\r\nEXEC\r\nINCR a\r\n")
-        self.assertEqual(self.rest(explicit), b"+QUEUED\r\n*2\r\n:1\r\n:2\r\n")
-        watching.sendall(b"GET b\r\n")
-        self.assertEqual(watching.recv(100), b"$-1\r\n")
-        watching.sendall(b"MULTI\r\nINCR b\r\nEXEC\r\n")
-        self.assertEqual(self.rest(watching), b"+OK\r\n+QUEUED\r\n*1\r\n:1\r\n")
+        explicit.send(b"INCR a\r\nEXEC\r\nINCR a\r\n")
+        self.assertEqual(explicit.rest(), b"+QUEUED\r\n*2\r\n:1\r\n:2\r\n")
+        self.assertEqual(watching.ask(b"GET b\r\n"), b"$-1\r\n")
+        watching.send(b"MULTI\r\nINCR b\r\nEXEC\r\n")
+        self.assertEqual(watching.rest(), b"+OK\r\n+QUEUED\r\n*1\r\n:1\r\n")
         explicit.close(), watching.close()
         self.assertEnds()
         self.assertEqual(self.redis.mget("a", "b"), [b"2", b"1"])
@@ -106,35 +96,28 @@ class SessionTests(DrainCase):
         self.start(seconds=2)
         connection = self.connect(b"MULTI", b"INCR a")
         self.signal()
-        self.assertEqual(self.rest(connection), b"")
+        self.assertEqual(connection.rest(), b"")
         self.assertEnds(cut_off=1)
         self.assertIsNone(self.redis.get("a"))
 
     def test_a_subscriber_is_idle(self) -> None:
         self.start()
-        connection = socket.create_connection(("127.0.0.1", self.proxy.port), timeout=LIMIT)
-        self.addCleanup(connection.close)
-        connection.sendall(b"AUTH blue-password\r\nSUBSCRIBE news\r\n")
-        self.assertTold(connection, b"+OK\r\n*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n")
+        connection = self.connect()
+        confirmation = b"*3\r\n$9\r\nsubscribe\r\n$4\r\nnews\r\n:1\r\n"
+        self.assertEqual(connection.ask(b"SUBSCRIBE news\r\n"), confirmation)
         self.signal()
-        self.assertEqual(self.rest(connection), b"")
+        self.assertEqual(connection.rest(), b"")
         self.assertEnds()
-
-    def assertTold(self, connection: socket.socket, wanted: bytes) -> None:
-        found = b""
-        while len(found) < len(wanted) and (data := connection.recv(len(wanted) - len(found))):
-            found += data
-        self.assertEqual(found, wanted)
 
     def test_a_large_value_may_be_sent_to_its_end(self) -> None:
         self.start()
         connection = self.connect()
         command = encode([b"SET", b"big", b"x" * 10_000_000])
-        connection.sendall(command[:6_000_000])
+        connection.send(command[:6_000_000])
         until(lambda: any(int(c["qbuf"]) > 100_000 for c in self.redis.client_list()), "Redis has a part of it")
         self.signal()
-        connection.sendall(command[6_000_000:] + b"INCR a\r\n")
-        self.assertEqual(self.rest(connection), b"+OK\r\n")
+        connection.send(command[6_000_000:] + b"INCR a\r\n")
+        self.assertEqual(connection.rest(), b"+OK\r\n")
         connection.close()
         self.assertEnds()
         self.assertEqual((self.redis.strlen("big"), self.redis.get("a")), (10_000_000, None))
@@ -142,9 +125,9 @@ class SessionTests(DrainCase):
     def test_one_that_is_not_is_not_run(self) -> None:
         self.start(seconds=2)
         connection = self.connect()
-        connection.sendall(encode([b"SET", b"big", b"x" * 10_000_000])[:-1])
+        connection.send(encode([b"SET", b"big", b"x" * 10_000_000])[:-1])
         self.signal()
-        self.assertEqual(self.rest(connection), b"")
+        self.assertEqual(connection.rest(), b"")
         self.assertEnds(cut_off=1)
         self.assertEqual(self.redis.exists("big"), 0)
 
@@ -152,16 +135,12 @@ class SessionTests(DrainCase):
         self.start(seconds=LONG)
         size = 6_000_000
         self.redis.set("big", b"x" * size)
-        connection = socket.socket()
-        self.addCleanup(connection.close)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
-        connection.settimeout(LIMIT)
-        connection.connect(("127.0.0.1", self.proxy.port))
-        connection.sendall(b"AUTH blue-password\r\nGET big\r\n")
-        self.assertTold(connection, b"+OK\r\n$6000000\r\n")
+        connection = raw_client(self, self.proxy.port, *LOGIN, receive_buffer=16384)
+        connection.send(b"GET big\r\n")
+        self.assertEqual(connection.line(), b"$6000000\r\n")
         self.signal()
         got, started = 0, time.monotonic()
-        while data := connection.recv(65536):
+        while data := connection.some():
             got += len(data)
             time.sleep(max(0.0, got / 2_000_000 - (time.monotonic() - started)))  # 2 MB a second
         self.assertEqual(got, size + 2)
@@ -172,7 +151,7 @@ class SessionTests(DrainCase):
         self.start(seconds=2)
         self.redis.set("big", b"x" * 10_000_000)
         connection = self.connect()
-        connection.sendall(b"GET big\r\n" * 3)
+        connection.send(b"GET big\r\n" * 3)
         until(lambda: any(int(c["omem"]) + int(c["obl"]) > 0 for c in self.redis.client_list()), "it is stuck")
         self.signal()
         self.assertEnds(cut_off=1)
@@ -185,13 +164,13 @@ class SessionTests(DrainCase):
         def send(number: int) -> None:
             try:
                 while True:
-                    connections[number].sendall((b"*2\r\n$4\r\nINCR\r\n$7\r\ncount:%d\r\n" % number) * 50)
+                    connections[number].send((b"*2\r\n$4\r\nINCR\r\n$7\r\ncount:%d\r\n" % number) * 50)
             except OSError:
                 pass
 
         def read(number: int) -> None:
             try:
-                while data := connections[number].recv(65536):
+                while data := connections[number].some():
                     replies[number] += data.count(b"\n")
             except OSError:
                 pass
@@ -210,13 +189,12 @@ class SessionTests(DrainCase):
     def test_those_who_wait_for_a_place_get_none(self) -> None:
         self.start("--max-workers", "1", "--work-queue-size", "5", "--processes", "1", "--status", "tcp:0", seconds=2)
         served = self.connect(b"MULTI")
-        waiting = socket.create_connection(("127.0.0.1", self.proxy.port), timeout=LIMIT)
-        self.addCleanup(waiting.close)
-        waiting.sendall(b"AUTH blue-password\r\nINCR a\r\n")
+        waiting = raw_client(self, self.proxy.port)
+        waiting.send(b"AUTH blue-password\r\nINCR a\r\n")
         port = status_port(self.installation)
         until(lambda: metrics(port)["redisproxy_sessions", frozenset({("state", "waiting")})] == 1, "it waits")
         self.signal()
-        self.assertEqual(self.rest(waiting), b"")
+        self.assertEqual(waiting.rest(), b"")
         served.close()
         self.assertEnds()
         self.assertIsNone(self.redis.get("a"))
@@ -229,18 +207,12 @@ class SessionTests(DrainCase):
             tls = f"ssl:{port}:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
             self.start("--listen", tls, seconds=LONG)
             context = ssl.create_default_context(cafile=str(authority.path))
-            connections = []
-            for _ in range(3):
-                plain = socket.create_connection(("127.0.0.1", port), timeout=LIMIT)
-                connections.append(context.wrap_socket(plain, server_hostname="127.0.0.1"))
-                self.addCleanup(connections[-1].close)
-                connections[-1].sendall(b"AUTH blue-password\r\n")
-                self.assertEqual(connections[-1].recv(100), b"+OK\r\n")
-            connections[0].sendall(b"BLPOP queue 0\r\n")
+            connections = [raw_client(self, port, *LOGIN, tls=context) for _ in range(3)]
+            connections[0].send(b"BLPOP queue 0\r\n")
             until(lambda: self.blocked(), "Redis has the BLPOP")
             self.signal()
             self.redis.rpush("queue", "item")
-            self.assertEqual(connections[0].recv(100), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
+            self.assertEqual(connections[0].reply(), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
             self.assertEnds()
 
     def blocked(self) -> int:
@@ -256,11 +228,11 @@ class BlockedTests(DrainCase):
     def assertGivenUp(self) -> None:
         connections = [self.connect() for _ in range(3)]
         for connection in connections:
-            connection.sendall(b"BLPOP queue 0\r\n")
+            connection.send(b"BLPOP queue 0\r\n")
         self.blocked(3)
         self.signal()
         for connection in connections:
-            self.assertEqual(self.rest(connection), b"", "it is not told, so that it tries again")
+            self.assertEqual(connection.rest(), b"", "it is not told, so that it tries again")
         self.redis.rpush("queue", "item")
         self.assertEqual(self.redis.llen("queue"), 1)
         for connection in connections:
@@ -287,29 +259,26 @@ class BlockedTests(DrainCase):
 
     def test_another_proxys_are_left_alone(self) -> None:
         self.start(seconds=2)
-        with socket.socket() as other:
-            other.connect(("127.0.0.1", self.installation.server.port))
-            other.settimeout(LIMIT)
-            other.sendall(f"AUTH {MASTER_PASSWORD}\r\nBLPOP another 0\r\n".encode())
-            self.assertEqual(other.recv(100), b"+OK\r\n")
+        with RawClient(self.installation.server.port, b"AUTH", MASTER_PASSWORD.encode()) as other:
+            other.send(b"BLPOP another 0\r\n")
             connection = self.connect()
-            connection.sendall(b"BLPOP queue 0\r\n")
+            connection.send(b"BLPOP queue 0\r\n")
             self.blocked(2)
             self.signal()
-            self.assertEqual(self.rest(connection), b"")
+            self.assertEqual(connection.rest(), b"")
             self.blocked(1)
             self.installation.server.client(0).rpush("another", "item")
-            self.assertTrue(other.recv(100).endswith(b"$4\r\nitem\r\n"))
+            self.assertTrue(other.reply().endswith(b"$4\r\nitem\r\n"))
         connection.close()
         self.assertEnds()
 
     def test_replies_behind_it_stay_in_their_places(self) -> None:
         self.start(seconds=2)
         connection = self.connect()
-        connection.sendall(b"BLPOP queue 0\r\nINCR a\r\n")
+        connection.send(b"BLPOP queue 0\r\nINCR a\r\n")
         self.blocked(1)
         self.signal()
-        told = self.rest(connection)
+        told = connection.rest()
         self.assertTrue(told.startswith(b"-UNBLOCKED ") and told.endswith(b"\r\n:1\r\n"), told)
         connection.close()
         self.assertEnds()
@@ -318,7 +287,7 @@ class BlockedTests(DrainCase):
         self.start(seconds=1)
         connections = [self.connect() for _ in range(50)]
         for connection in connections:
-            connection.sendall(b"BLPOP queue 0\r\n")
+            connection.send(b"BLPOP queue 0\r\n")
         self.blocked(len(connections))
         pushed, stop = 0, threading.Event()
 
@@ -333,7 +302,7 @@ class BlockedTests(DrainCase):
         pusher.start()
         try:
             self.signal()
-            told = [self.rest(connection) for connection in connections]
+            told = [connection.rest() for connection in connections]
         finally:
             stop.set()
             pusher.join()
@@ -348,21 +317,19 @@ class TimeTests(DrainCase):
     def test_redis_hangs(self) -> None:
         self.start("--status", "tcp:0", seconds=2)
         connections = [self.connect() for _ in range(3)]
-        logging_in = socket.create_connection(("127.0.0.1", self.proxy.port), timeout=LIMIT)
-        self.addCleanup(logging_in.close)
-        logging_in.sendall(b"PING\r\n")
-        self.assertIn(b"-NOAUTH", logging_in.recv(100))
-        connections[0].sendall(b"BLPOP queue 0\r\n")
+        logging_in = raw_client(self, self.proxy.port)
+        self.assertIn(b"-NOAUTH", logging_in.ask(b"PING\r\n"))
+        connections[0].send(b"BLPOP queue 0\r\n")
         until(lambda: any(c["cmd"] == "blpop" for c in self.redis.client_list()), "Redis has the BLPOP")
         os.kill(self.installation.server.pid, signal.SIGSTOP)
         self.addCleanup(os.kill, self.installation.server.pid, signal.SIGCONT)
-        connections[1].sendall(b"GET a\r\n")
-        connections[2].sendall(b"INFO\r\nGET a\r\n")
-        logging_in.sendall(b"AUTH green-password\r\n")
+        connections[1].send(b"GET a\r\n")
+        connections[2].send(b"INFO\r\nGET a\r\n")
+        logging_in.send(b"AUTH green-password\r\n")
         port = status_port(self.installation)
         until(lambda: metrics(port)["redisproxy_requests_in_flight", frozenset()] == 2, "the GET is under way")
         self.signal()
-        self.assertEqual(self.rest(logging_in), b"")
+        self.assertEqual(logging_in.rest(), b"")
         self.assertEnds(cut_off=3)
 
     def test_for_the_delay_it_serves_on_and_is_not_ready(self) -> None:
@@ -379,12 +346,12 @@ class TimeTests(DrainCase):
         self.assertIn("<title>Redis Proxy: draining</title>", ask(port, "/")[2])
         self.assertNotIn("draining: ", self.proxy.log)
         # Then nobody comes any more, and probes are still answered.
-        self.assertEqual(self.rest(later), b"")
+        self.assertEqual(later.rest(), b"")
         self.assertGreater(time.monotonic() - self.began, 1.9)
         until(self.refuses, "nobody listens")
         self.assertEqual((ask(port, "/readyz")[2], ask(port, "/livez")[0]), ("draining\n", 200))
-        before.sendall(b"INCR a\r\nEXEC\r\n")
-        self.assertEqual(self.rest(before), b"+QUEUED\r\n*1\r\n:3\r\n")
+        before.send(b"INCR a\r\nEXEC\r\n")
+        self.assertEqual(before.rest(), b"+QUEUED\r\n*1\r\n:3\r\n")
         before.close(), later.close()
         self.assertEnds()
 
@@ -400,22 +367,20 @@ class TimeTests(DrainCase):
         left = connections
         while left:
             served += sum(map(self.pings, left))
-            left = [connection for connection in left if connection.fileno() >= 0]
+            left = [connection for connection in left if connection.socket.fileno() >= 0]
         # 200 a second of each process, and until then they are served.
         self.assertGreater(served, 0)
         self.assertGreater(time.monotonic() - self.began, 1.2 / self.proxy.processes)
         self.assertEnds()
 
-    def pings(self, connection: socket.socket) -> bool:
+    def pings(self, connection: RawClient) -> bool:
         """Whether it is served. It is closed if it is not."""
         try:
-            connection.sendall(b"PING\r\n")
-            told = connection.recv(100)
-        except OSError:
-            told = b""
-        if not told:
+            connection.ask(b"PING\r\n")
+        except (OSError, EOFError):
             connection.close()
-        return bool(told)
+            return False
+        return True
 
     def test_a_second_signal_ends_it_at_once_with_all_that_it_started(self) -> None:
         for processes, second in itertools.product(("1", "2"), (signal.SIGTERM, signal.SIGINT)):

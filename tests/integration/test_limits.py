@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import socket
 import time
 import unittest
 
 import redis
 
 from ..support.proxy import Installation
+from ..support.raw import RawClient, raw_client
 from ..support.waiting import LIMIT, until
 
 AUTH = b"AUTH blue-password\r\n"
@@ -23,25 +22,17 @@ class Limited(unittest.TestCase):
         self.port = installation.proxy.port
         return installation
 
-    def connect(self) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT)
-        self.addCleanup(connection.close)
-        return connection
-
-    def ask(self, connection: socket.socket, data: bytes) -> bytes:
-        connection.sendall(data)
-        return connection.recv(1000)
+    def connect(self, **options: object) -> RawClient:
+        return raw_client(self, self.port, **options)
 
     def lanes(self, installation: Installation) -> list[dict]:
         """Redis's clients but the one that asks and the control connection."""
         clients = installation.server.client(client_name="asks").client_list()
         return [c for c in clients if c["name"] not in ("asks", "redisproxy-control")]
 
-    def assertSilent(self, connection: socket.socket) -> None:
+    def assertSilent(self, connection: RawClient) -> None:
         """Nothing has come: by then another connection was answered that was asked later."""
-        connection.setblocking(False)
-        self.assertRaises(BlockingIOError, connection.recv, 1)
-        connection.settimeout(LIMIT)
+        self.assertTrue(connection.is_silent())
 
 
 class CapacityTests(Limited):
@@ -49,82 +40,70 @@ class CapacityTests(Limited):
         self.start("--max-workers", "2", "--work-queue-size", "2")
         served = [self.connect() for _ in range(2)]
         for connection in served:
-            self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
+            self.assertEqual(connection.ask(AUTH), b"+OK\r\n")
         waiting = []
         for _ in range(2):
             waiting.append(self.connect())
-            waiting[-1].sendall(AUTH + b"PING\r\n")
+            waiting[-1].send(AUTH + b"PING\r\n")
         refused = self.connect()
-        self.assertEqual(self.ask(refused, AUTH), b"-ERR max number of clients reached\r\n")
-        self.assertEqual(refused.recv(1), b"")
-        self.assertEqual(self.ask(served[0], b"PING\r\n"), b"+PONG\r\n")
+        self.assertEqual(refused.ask(AUTH), b"-ERR max number of clients reached\r\n")
+        self.assertEqual(refused.some(), b"")
+        self.assertEqual(served[0].ask(b"PING\r\n"), b"+PONG\r\n")
         for connection in waiting:
             self.assertSilent(connection)
         served[1].close()
-        self.assertEqual(self.read(waiting[0], 12), b"+OK\r\n+PONG\r\n")
+        self.assertEqual(waiting[0].exactly(12), b"+OK\r\n+PONG\r\n")
         self.assertSilent(waiting[1])
         waiting[0].close()
-        self.assertEqual(self.read(waiting[1], 12), b"+OK\r\n+PONG\r\n")
+        self.assertEqual(waiting[1].exactly(12), b"+OK\r\n+PONG\r\n")
 
     def test_one_that_waits_and_leaves_makes_room(self) -> None:
         self.start("--max-workers", "1", "--work-queue-size", "1")
         first = self.connect()
-        self.assertEqual(self.ask(first, AUTH), b"+OK\r\n")
+        self.assertEqual(first.ask(AUTH), b"+OK\r\n")
         self.connect().close()
 
-        def room() -> socket.socket | None:
+        def room() -> RawClient | None:
             """Turned away as long as the proxy has not noticed."""
             connection = self.connect()
             for _ in range(2):  # what is answered the second time, was asked after the proxy had seen the connection
-                self.assertEqual(self.ask(first, b"PING\r\n"), b"+PONG\r\n")
-            connection.setblocking(False)
-            try:
-                connection.recv(1)
-            except BlockingIOError:
-                connection.settimeout(LIMIT)
-                return connection
-            return None
+                self.assertEqual(first.ask(b"PING\r\n"), b"+PONG\r\n")
+            return connection if connection.is_silent() else None
 
         waiting = until(room, "the place of the one that left is free")
         first.close()
-        self.assertEqual(self.ask(waiting, AUTH), b"+OK\r\n")
+        self.assertEqual(waiting.ask(AUTH), b"+OK\r\n")
 
     def test_one_that_waits_does_not_fill_our_memory(self) -> None:
         installation = self.start("--max-workers", "1", "--work-queue-size", "1")
         first = self.connect()
-        self.assertEqual(self.ask(first, AUTH), b"+OK\r\n")
+        self.assertEqual(first.ask(AUTH), b"+OK\r\n")
         waiting = self.connect()
-        waiting.settimeout(0.5)
+        waiting.socket.settimeout(0.5)
         installation.proxy.reset_peak()
         before = installation.proxy.resident()
         try:
             for _ in range(1024):
-                waiting.sendall(b"x" * 65536)
+                waiting.send(b"x" * 65536)
         except TimeoutError:
             pass
         self.assertLess(installation.proxy.peak() - before, 2 << 20)
-
-    def read(self, connection: socket.socket, count: int) -> bytes:
-        got = b""
-        while len(got) < count and (data := connection.recv(count - len(got))):
-            got += data
-        return got
 
 
 class LoginTimeoutTests(Limited):
     def test_told_and_closed(self) -> None:
         self.start("--login-timeout", "5")
         idle = self.connect()
-        self.assertEqual(idle.recv(1000), b"-ERR no log-in within 5 seconds\r\n")
-        self.assertEqual(idle.recv(1), b"")
+        self.assertEqual(idle.reply(), b"-ERR no log-in within 5 seconds\r\n")
+        self.assertEqual(idle.some(), b"")
 
     def test_not_once_logged_in(self) -> None:
         self.start("--login-timeout", "5")
         connection = self.connect()
-        self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
+        self.assertEqual(connection.ask(AUTH), b"+OK\r\n")
         idle = self.connect()
-        self.assertIn(b"no log-in", idle.recv(1000))
-        self.assertEqual(self.ask(connection, b"PING\r\n"), b"+PONG\r\n")
+        self.assertIn(b"no log-in", idle.reply())
+        self.assertEqual(connection.ask(b"PING\r\n"), b"+PONG\r\n")
 
 
 class LanesTests(Limited):
@@ -154,24 +133,24 @@ class LanesTests(Limited):
         seen = []
         for _ in range(3):
             connection = self.connect()
-            self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
-            self.assertEqual(self.ask(connection, b"GET x\r\n"), b"$-1\r\n")
+            self.assertEqual(connection.ask(AUTH), b"+OK\r\n")
+            self.assertEqual(connection.ask(b"GET x\r\n"), b"$-1\r\n")
             seen.append({lane["id"] for lane in self.lanes(installation)})
-            self.assertEqual(self.ask(connection, b"QUIT\r\n"), b"+OK\r\n")
+            self.assertEqual(connection.ask(b"QUIT\r\n"), b"+OK\r\n")
             connection.close()
         self.assertEqual(seen, [seen[0]] * 3)
         other = self.connect()
-        self.assertEqual(self.ask(other, b"AUTH green-password\r\n"), b"+OK\r\n")
+        self.assertEqual(other.ask(b"AUTH green-password\r\n"), b"+OK\r\n")
         self.assertEqual(len(self.lanes(installation)), 2)
 
     def test_a_lane_with_state_on_it_is_not_used_again(self) -> None:
         for state in (b"MULTI\r\n", b"WATCH x\r\n", b"HELLO 3\r\n", b"SUBSCRIBE x\r\n", b"BLPOP x 0\r\n"):
             installation = self.start("--lanes", "dedicated", "--base-workers", "0")
             connection = self.connect()
-            self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
-            connection.sendall(state)
+            self.assertEqual(connection.ask(AUTH), b"+OK\r\n")
+            connection.send(state)
             if b"BLPOP" not in state:
-                connection.recv(1000)
+                connection.reply()
             connection.close()
             until(lambda i=installation: not self.lanes(i), f"the lane of {state!r} is closed")
             installation.stop()
@@ -185,8 +164,8 @@ class LeavingTests(Limited):
         for last in (b"RESET\r\n", b"AUTH green-password\r\n", b"CONFIG SET x y\r\n" * 8000):
             for _ in range(5):
                 connection = self.connect()
-                self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
-                connection.sendall(b"BLPOP queue 0\r\n" + last)
+                self.assertEqual(connection.ask(AUTH), b"+OK\r\n")
+                connection.send(b"BLPOP queue 0\r\n" + last)
                 connection.close()
         until(lambda: not self.lanes(installation), "the lanes of all that left are closed")
         straight = installation.server.client(3)
@@ -196,44 +175,36 @@ class LeavingTests(Limited):
     def test_shutdown_does_not_wait_for_one_that_waits_for_a_place(self) -> None:
         installation = self.start("--max-workers", "1", "--login-timeout", "60")
         served, waiting = self.connect(), self.connect()
-        self.assertEqual(self.ask(served, AUTH), b"+OK\r\n")
-        waiting.sendall(AUTH)
+        self.assertEqual(served.ask(AUTH), b"+OK\r\n")
+        waiting.send(AUTH)
         installation.proxy.process.send_signal(signal.SIGTERM)
         self.assertEqual(installation.proxy.process.wait(LIMIT), 0)
 
     def test_who_does_not_log_in_keeps_nobody_out_for_long(self) -> None:
         self.start("--max-workers", "2", "--login-timeout", "60")
         silent, half = self.connect(), self.connect()
-        half.sendall(AUTH[:-3])
+        half.send(AUTH[:-3])
         late = self.connect()
-        late.sendall(AUTH + b"PING\r\n")
+        late.send(AUTH + b"PING\r\n")
         started = time.monotonic()
-        got = b""
-        while b"+PONG" not in got:
-            got += late.recv(100)
-        self.assertEqual(got, b"+OK\r\n+PONG\r\n")
+        self.assertEqual(late.exactly(12), b"+OK\r\n+PONG\r\n")
         self.assertLess(time.monotonic() - started, LIMIT)  # not the 60 s
-        with contextlib.suppress(ConnectionResetError):
-            told = b"-ERR no log-in within 3 seconds, and others wait for a place\r\n"
-            self.assertIn(silent.recv(100), (b"", told))
+        told = b"-ERR no log-in within 3 seconds, and others wait for a place\r\n"
+        self.assertIn(silent.rest(or_reset=True), (b"", told))
         # One place was wanted: who came later keeps its own.
-        half.sendall(AUTH[-3:])
-        self.assertEqual(half.recv(100), b"+OK\r\n")
+        half.send(AUTH[-3:])
+        self.assertEqual(half.reply(), b"+OK\r\n")
 
     def test_a_slow_reader_gets_all_that_it_is_owed(self) -> None:
         installation = self.start()
         size = 6 << 20
         installation.server.client(3).set("big", b"x" * size)
-        connection = socket.socket()
-        self.addCleanup(connection.close)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16384)
-        connection.settimeout(30)
-        connection.connect(("127.0.0.1", self.port))
-        self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
-        connection.sendall(b"GET big\r\nQUIT\r\n")
+        connection = self.connect(receive_buffer=16384)
+        self.assertEqual(connection.ask(AUTH), b"+OK\r\n")
+        connection.send(b"GET big\r\nQUIT\r\n")
         got, started = 0, time.monotonic()
         tail = b""
-        while data := connection.recv(65536):
+        while data := connection.some():
             got += len(data)
             tail = (tail + data)[-5:]
             # As fast as 1.5 MB a second: longer than any moment that is left to a closing client without progress.
@@ -243,10 +214,10 @@ class LeavingTests(Limited):
     def test_after_a_reset_there_is_a_time_for_the_login_again(self) -> None:
         self.start("--login-timeout", "5")
         connection = self.connect()
-        self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
-        self.assertEqual(self.ask(connection, b"RESET\r\n"), b"+RESET\r\n")
-        self.assertEqual(connection.recv(1000), b"-ERR no log-in within 5 seconds\r\n")
-        self.assertEqual(connection.recv(1), b"")
+        self.assertEqual(connection.ask(AUTH), b"+OK\r\n")
+        self.assertEqual(connection.ask(b"RESET\r\n"), b"+RESET\r\n")
+        self.assertEqual(connection.reply(), b"-ERR no log-in within 5 seconds\r\n")
+        self.assertEqual(connection.some(), b"")
 
 
 class GuessingTests(Limited):
@@ -254,16 +225,16 @@ class GuessingTests(Limited):
         installation = self.start()
         connection = self.connect()
         started = time.monotonic()
-        connection.sendall(b"AUTH wrong\r\nRESET\r\n" * 8)
+        connection.send(b"AUTH wrong\r\nRESET\r\n" * 8)
         answers = b""
         while answers.count(b"-WRONGPASS") < 8:
-            answers += connection.recv(1000)
+            answers += connection.reply()
         self.assertGreater(time.monotonic() - started, 0.5)
         # Other clients, with the right password, are not slowed down. A wrong one would be: by 0.8 s and more, each of them.
         took = []
         for _ in range(10):
             started = time.monotonic()
-            self.assertEqual(self.ask(self.connect(), AUTH), b"+OK\r\n")
+            self.assertEqual(self.connect().ask(AUTH), b"+OK\r\n")
             took.append(time.monotonic() - started)
         self.assertLess(min(took), 0.5)
         self.assertNotIn("Traceback", installation.proxy.log)

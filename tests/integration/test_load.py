@@ -10,21 +10,13 @@ import time
 import unittest
 
 from ..support.proxy import Installation
+from ..support.raw import RawClient, raw_client
 from ..support.servers import RedisServer, valkey
 from ..support.waiting import LIMIT, until
 
 MIB = 1 << 20
 AUTH = b"AUTH blue-password\r\n"
-
-
-def read_exactly(connection: socket.socket, count: int) -> bytes:
-    got = bytearray()
-    while len(got) < count:
-        data = connection.recv(min(MIB, count - len(got)))
-        if not data:
-            raise AssertionError(f"closed after {len(got)} of {count} bytes: {bytes(got[:200])!r}")
-        got += data
-    return bytes(got)
+LOGIN = (b"AUTH", b"blue-password")
 
 
 class LargeValueTests(unittest.TestCase):
@@ -37,30 +29,26 @@ class LargeValueTests(unittest.TestCase):
         self.addCleanup(self.installation.stop)
         self.proxy = self.installation.proxy
 
-    def connect(self) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.proxy.port), timeout=120)
-        self.addCleanup(connection.close)
-        connection.sendall(AUTH)
-        self.assertEqual(connection.recv(100), b"+OK\r\n")
-        return connection
+    def connect(self) -> RawClient:
+        return raw_client(self, self.proxy.port, *LOGIN, timeout=120)
 
     def test_streams_both_ways_in_constant_memory(self) -> None:
         connection = self.connect()
         before = self.proxy.resident()
         self.proxy.reset_peak()
         block = bytes(range(256)) * (MIB // 256)
-        connection.sendall(b"*3\r\n$3\r\nSET\r\n$5\r\nlarge\r\n$%d\r\n" % self.SIZE)
+        connection.send(b"*3\r\n$3\r\nSET\r\n$5\r\nlarge\r\n$%d\r\n" % self.SIZE)
         sent, received = hashlib.sha256(), hashlib.sha256()
         for _ in range(self.SIZE // MIB):
-            connection.sendall(block)
+            connection.send(block)
             sent.update(block)
-        connection.sendall(b"\r\n")
-        self.assertEqual(connection.recv(100), b"+OK\r\n")
-        connection.sendall(b"GET large\r\n")
-        self.assertEqual(read_exactly(connection, 12), b"$%d\r\n" % self.SIZE)
+        connection.send(b"\r\n")
+        self.assertEqual(connection.reply(), b"+OK\r\n")
+        connection.send(b"GET large\r\n")
+        self.assertEqual(connection.exactly(12), b"$%d\r\n" % self.SIZE)
         for _ in range(self.SIZE // MIB):
-            received.update(read_exactly(connection, MIB))
-        self.assertEqual(read_exactly(connection, 2), b"\r\n")
+            received.update(connection.exactly(MIB))
+        self.assertEqual(connection.exactly(2), b"\r\n")
         self.assertEqual(sent.hexdigest(), received.hexdigest())
         grown = self.proxy.peak() - before
         print(f"512 MiB both ways: peak of resident memory grew by {grown / MIB:.1f} MiB")
@@ -72,12 +60,11 @@ class LargeValueTests(unittest.TestCase):
         before = self.proxy.resident()
         self.proxy.reset_peak()
         deaf = self.connect()
-        deaf.sendall(b"GET big\r\n" * 20)
+        deaf.send(b"GET big\r\n" * 20)
         slowest = 0.0
         for _ in range(500):
             started = time.monotonic()
-            other.sendall(b"PING\r\n")
-            self.assertEqual(other.recv(100), b"+PONG\r\n")
+            self.assertEqual(other.ask(b"PING\r\n"), b"+PONG\r\n")
             slowest = max(slowest, time.monotonic() - started)
         grown = self.proxy.peak() - before
         print(f"a deaf client: {grown / MIB:.1f} MiB, slowest PING of another {slowest * 1000:.1f} ms")
@@ -88,17 +75,15 @@ class LargeValueTests(unittest.TestCase):
         connection = self.connect()
         self.proxy.reset_peak()
         before = self.proxy.resident()
-        asleep = socket.create_connection(("127.0.0.1", self.installation.server.port))
-        self.addCleanup(asleep.close)
-        asleep.sendall(b"AUTH %s\r\n" % self.installation.server.password.encode())
-        self.assertEqual(asleep.recv(100), b"+OK\r\n")
-        asleep.sendall(b"DEBUG SLEEP 1\r\n")
+        server = self.installation.server
+        asleep = raw_client(self, server.port, b"AUTH", server.password.encode())
+        asleep.send(b"DEBUG SLEEP 1\r\n")
         block = b"x" * MIB
-        connection.sendall(b"*3\r\n$3\r\nSET\r\n$5\r\nlarge\r\n$%d\r\n" % (100 * MIB))
+        connection.send(b"*3\r\n$3\r\nSET\r\n$5\r\nlarge\r\n$%d\r\n" % (100 * MIB))
         for _ in range(100):
-            connection.sendall(block)
-        connection.sendall(b"\r\n")
-        self.assertEqual(connection.recv(100), b"+OK\r\n")
+            connection.send(block)
+        connection.send(b"\r\n")
+        self.assertEqual(connection.reply(), b"+OK\r\n")
         self.assertLess(self.proxy.peak() - before, 16 * MIB)
 
 
@@ -153,15 +138,10 @@ class ManyConnectionsTests(unittest.TestCase):
         proxy, redis = installation.proxy, installation.server.client()
 
         def cycle() -> None:
-            connection = socket.create_connection(("127.0.0.1", proxy.port), timeout=LIMIT)
-            connection.sendall(AUTH)
-            self.assertEqual(connection.recv(100), b"+OK\r\n")
-            connection.sendall(b"PING\r\n")
-            self.assertEqual(connection.recv(100), b"+PONG\r\n")
-            connection.sendall(b"QUIT\r\n")
-            self.assertEqual(connection.recv(100), b"+OK\r\n")
-            self.assertEqual(connection.recv(1), b"")
-            connection.close()
+            with RawClient(proxy.port, *LOGIN) as connection:
+                self.assertEqual(connection.ask(b"PING\r\n"), b"+PONG\r\n")
+                self.assertEqual(connection.ask(b"QUIT\r\n"), b"+OK\r\n")
+                self.assertEqual(connection.rest(), b"")
 
         for _ in range(300):
             cycle()

@@ -19,6 +19,7 @@ from pathlib import Path
 from ..support.apiserver import ApiServer
 from ..support.marked import MARKER, scalars, traces, urls
 from ..support.proxy import PREFIX, Manifests, ProxyProcess, master, namespace, plain_environment, secret, tenant
+from ..support.raw import RawClient
 from ..support.servers import RedisServer, valkey
 from ..support.waiting import until
 
@@ -171,11 +172,10 @@ class ManifestTests(MarkedCase):
             self.send(b"AUTH blue-password\r\n" + sent)
 
     def send(self, sent: bytes) -> None:
-        with socket.create_connection(("127.0.0.1", self.proxy.port), timeout=20) as connection:
-            connection.sendall(sent)
-            connection.shutdown(socket.SHUT_WR)
-            while connection.recv(65536):
-                pass
+        with RawClient(self.proxy.port) as connection:
+            connection.send(sent)
+            connection.half_close()
+            connection.rest()
 
     def requests(self) -> None:
         """What is asked of the status endpoint."""

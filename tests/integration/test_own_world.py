@@ -4,7 +4,6 @@ subscriptions.
 
 from __future__ import annotations
 
-import socket
 import threading
 import unittest
 from collections.abc import Callable
@@ -12,9 +11,9 @@ from collections.abc import Callable
 import redis
 
 from redisproxy.policy import server_config
-from redisproxy.resp.framing import encode
 
 from ..support.proxy import LANES, Installation, master
+from ..support.raw import RawClient, raw_client
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server
 from ..support.waiting import LIMIT, until
 
@@ -66,32 +65,6 @@ ERRORS = """
 """
 
 
-class Line:
-    """A connection that says one command and hears one line."""
-
-    def __init__(self, port: int, password: str) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=LIMIT)
-        self._file = self._socket.makefile("rb")
-        assert self.ask([b"AUTH", password.encode()]) == b"+OK\r\n"
-
-    def ask(self, words: list[bytes]) -> bytes:
-        self._socket.sendall(encode(words))
-        return self._file.readline()
-
-    def hears(self, words: list[bytes]) -> bytes:
-        """The whole reply, whatever it is."""
-        end = b"$3\r\nend\r\n"
-        self._socket.sendall(encode(words) + encode([b"ECHO", b"end"]))
-        heard = b""
-        while not heard.endswith(end):
-            heard += self._file.readline()
-        return heard.removesuffix(end)
-
-    def close(self) -> None:
-        self._file.close()
-        self._socket.close()
-
-
 class Hosted(Installation):
     """One whose master is not the default user."""
 
@@ -108,12 +81,20 @@ class OwnWorldTests(unittest.TestCase):
         self.addCleanup(lambda: self.assertNotIn("Traceback", installation.proxy.log))
         return installation
 
+    def through(self, installation: Installation) -> RawClient:
+        return raw_client(self, installation.proxy.port, b"AUTH", Installation.BLUE.encode())
+
+    def straight(self, installation: Installation) -> RawClient:
+        return raw_client(self, installation.server.port, b"AUTH", installation.server.password.encode())
+
+    def is_busy(self, installation: Installation) -> bool:
+        with self.straight(installation) as client:
+            return client.ask([b"PING"]).startswith(b"-BUSY")
+
     def each_errors_are_this_servers_own(self, binary: Callable[[], str]) -> None:
         installation = self.installation(binary)
-        through = Line(installation.proxy.port, Installation.BLUE)
-        straight = Line(installation.server.port, installation.server.password)
-        self.addCleanup(straight.close)
-        self.addCleanup(through.close)
+        through = self.through(installation)
+        straight = self.straight(installation)
         for words in UNKNOWN:
             expected = straight.ask(words)
             self.assertRegex(expected, rb"^-ERR [Uu]nknown ")
@@ -129,25 +110,18 @@ class OwnWorldTests(unittest.TestCase):
         self.addCleanup(client.close)
         master = installation.server.client(3)
         kinds = [b"", b"P"] + [b"S"] * (b"ssubscribe" in map(_bytes, master.command()))
-        lines = [Line(installation.proxy.port, Installation.BLUE) for _ in kinds]
+        lines = [self.through(installation) for _ in kinds]
         for line, kind in zip(lines, kinds, strict=True):
-            self.addCleanup(line.close)
             if kind == b"P":  # it would have Redis told of the pattern, which a busy one does not take
-                self.assertEqual(line.ask([b"PSUBSCRIBE", b"news"]), b"*3\r\n")
-                for _ in range(5):
-                    line._file.readline()
-                self.assertEqual(line.ask([b"PUNSUBSCRIBE"]), b"*3\r\n")
-                for _ in range(5):
-                    line._file.readline()
+                confirmed = b"*3\r\n$%d\r\n%b\r\n$4\r\nnews\r\n:%d\r\n"
+                self.assertEqual(line.ask([b"PSUBSCRIBE", b"news"]), confirmed % (10, b"psubscribe", 1))
+                self.assertEqual(line.ask([b"PUNSUBSCRIBE"]), confirmed % (12, b"punsubscribe", 0))
             self.assertEqual(line.ask([b"WATCH", b"a"]), b"+OK\r\n")  # a busy Redis lets nobody log in
         script = "while redis.call('GET', KEYS[1]) ~= 'x' do end"
         running = threading.Thread(target=lambda: self.assertRaises(redis.ResponseError, master.eval, script, 1, "stop"))
         running.start()
         try:
-            until(
-                lambda: Line(installation.server.port, installation.server.password).ask([b"PING"]).startswith(b"-BUSY"),
-                "busy",
-            )
+            until(lambda: self.is_busy(installation), "Redis is busy")
             for line, kind in zip(lines, kinds, strict=True):
                 self.assertTrue(line.ask([kind + b"SUBSCRIBE", b"news"]).startswith(b"-BUSY"), kind)
         finally:
@@ -156,9 +130,7 @@ class OwnWorldTests(unittest.TestCase):
             running.join()
         for line in lines:
             self.assertEqual(line.ask([b"UNWATCH"]), b"+OK\r\n")
-            self.assertRegex(line.ask([b"CLIENT", b"INFO"])[:1], rb"\$")
-            self.assertRegex(line._file.readline(), rb" sub=0 psub=0 ssub=0 ")
-            self.assertEqual(line._file.readline(), b"\r\n")
+            self.assertRegex(line.ask([b"CLIENT", b"INFO"]), rb"^\$\d+\r\n.* sub=0 psub=0 ssub=0 ")
         counted = client.info("stats")
         self.assertEqual((counted["pubsub_channels"], counted["pubsub_patterns"]), (0, 0))
         # Home again: what the sessions had to themselves is closed.
@@ -219,20 +191,18 @@ class OwnWorldTests(unittest.TestCase):
 
     def each_config_get_is_this_servers_own(self, binary: Callable[[], str]) -> None:
         installation = self.installation(binary, "maxmemory 100mb", "maxmemory-policy allkeys-lru")
-        through = Line(installation.proxy.port, Installation.BLUE)
-        straight = Line(installation.server.port, installation.server.password)
-        self.addCleanup(straight.close)
-        self.addCleanup(through.close)
+        through = self.through(installation)
+        straight = self.straight(installation)
         for protocol in (b"2", b"3"):
             for line in (through, straight):
-                line.hears([b"HELLO", protocol])
+                line.ask([b"HELLO", protocol])
             for words in CONFIG:
                 # Several names come in the order of a table of Redis's own, so the parts are compared.
-                expected, told = straight.hears(words), through.hears(words)
+                expected, told = straight.ask(words), through.ask(words)
                 self.assertEqual(sorted(told.split(b"\r\n")), sorted(expected.split(b"\r\n")), words)
         # It is asked each time: an operator may have changed it.
-        self.assertEqual(straight.hears([b"CONFIG", b"SET", b"maxmemory", b"200mb"]), b"+OK\r\n")
-        self.assertIn(b"209715200", through.hears([b"CONFIG", b"GET", b"maxmemory"]))
+        self.assertEqual(straight.ask([b"CONFIG", b"SET", b"maxmemory", b"200mb"]), b"+OK\r\n")
+        self.assertIn(b"209715200", through.ask([b"CONFIG", b"GET", b"maxmemory"]))
         # Nothing else, by whatever pattern.
         for words in (
             [b"*"],
@@ -243,21 +213,20 @@ class OwnWorldTests(unittest.TestCase):
             [b"masterauth"],
             [b"dir"],
         ):
-            told = through.hears([b"CONFIG", b"GET", *words])
+            told = through.ask([b"CONFIG", b"GET", *words])
             names = set(told.split(b"\r\n")[2::4])
             self.assertLessEqual(names, {*server_config.NAMES, b""}, words)
             self.assertNotIn(installation.server.password.encode(), told)
-        self.assertEqual(through.hears([b"CONFIG", b"GET", b"requirepass"]), b"%0\r\n")
+        self.assertEqual(through.ask([b"CONFIG", b"GET", b"requirepass"]), b"%0\r\n")
         for words in ([b"SET", b"maxmemory", b"1"], [b"REWRITE"], [b"RESETSTAT"], [b"HELP"]):
-            self.assertRegex(through.hears([b"CONFIG", *words]), rb"^-NOPERM ")
-        self.assertEqual(straight.hears([b"CONFIG", b"GET", b"maxmemory"]).split(b"\r\n")[4], b"209715200")
+            self.assertRegex(through.ask([b"CONFIG", *words]), rb"^-NOPERM ")
+        self.assertEqual(straight.ask([b"CONFIG", b"GET", b"maxmemory"]).split(b"\r\n")[4], b"209715200")
 
     def each_config_get_where_the_master_may_not(self, binary: Callable[[], str]) -> None:
         """As with a hosted Redis: that is no passing failure, and the client is told so."""
         installation = Hosted(server=RedisServer(binary, f"user operator on >{MASTER_PASSWORD} ~* &* +@all -config"))
         self.addCleanup(installation.stop)
-        through = Line(installation.proxy.port, Installation.BLUE)
-        self.addCleanup(through.close)
+        through = self.through(installation)
         self.assertEqual(through.ask([b"CONFIG", b"GET", b"save"]), b"-NOPERM Redis does not let the proxy ask this\r\n")
         self.assertEqual(through.ask([b"PING"]), b"+PONG\r\n")
 

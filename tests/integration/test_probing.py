@@ -13,8 +13,8 @@ from ..support.faults import FaultyRedis
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
 from ..support.sentinels import NAME, SentinelProcess
 from ..support.servers import RedisServer, on_every_server, valkey
+from ..support.status import ask, status_port
 from ..support.waiting import until
-from .test_status import ask, status_port
 
 #: How the question of the probe begins whether scripts are sealed; tenants' scripts begin otherwise.
 UNSEALED = "EVAL \n"

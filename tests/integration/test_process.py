@@ -15,6 +15,7 @@ import redis
 from redisproxy.resp import framing
 
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
+from ..support.raw import RawClient, raw_client
 from ..support.servers import RedisServer
 from ..support.waiting import LIMIT, until
 
@@ -141,18 +142,14 @@ class EndTests(unittest.TestCase):
     def test_a_busy_session_gets_its_reply(self) -> None:
         installation = Installation()
         self.addCleanup(installation.stop)
-        connection = socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=LIMIT)
-        self.addCleanup(connection.close)
-        connection.sendall(b"AUTH blue-password\r\n")
-        self.assertEqual(connection.recv(100), b"+OK\r\n")
-        connection.sendall(b"BLPOP queue 0\r\n")
+        connection = raw_client(self, installation.proxy.port, b"AUTH", b"blue-password")
+        connection.send(b"BLPOP queue 0\r\n")
         straight = installation.server.client(3)
         until(lambda: any(c["cmd"] == "blpop" for c in straight.client_list()), "Redis has the BLPOP")
         installation.proxy.process.send_signal(signal.SIGTERM)
         installation.proxy.logged("Closed")
         straight.rpush("queue", "item")
-        self.assertEqual(connection.recv(100), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
-        self.assertEqual(connection.recv(100), b"")
+        self.assertEqual(connection.rest(), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
         self.assertEqual(installation.proxy.process.wait(LIMIT), 0)
 
 
@@ -223,8 +220,8 @@ class LogTests(unittest.TestCase):
         installation = Installation()
         self.addCleanup(installation.stop)
         installation.blue().ping()
-        connection = socket.create_connection(("127.0.0.1", installation.proxy.port))
-        connection.sendall(b"*x\r\n")
+        connection = raw_client(self, installation.proxy.port)
+        connection.send(b"*x\r\n")
         installation.proxy.logged(
             r"client \d+ from 127\.0\.0\.1:\d+, not logged in: protocol-error after [\d.]+ s, 0 commands"
         )
@@ -236,9 +233,8 @@ class LogTests(unittest.TestCase):
         installation = Installation()
         self.addCleanup(installation.stop)
         for _ in range(300):
-            with socket.create_connection(("127.0.0.1", installation.proxy.port)) as connection:
-                connection.sendall(b"*x\r\n")
-                self.assertIn(b"-ERR Protocol error", connection.recv(100))
+            with RawClient(installation.proxy.port) as connection:
+                self.assertIn(b"-ERR Protocol error", connection.ask(b"*x\r\n"))
         told = len(re.findall("protocol-error after", installation.proxy.log))
         self.assertGreater(told, 0)
         self.assertLess(told, 200)
@@ -253,12 +249,9 @@ class LogTests(unittest.TestCase):
         self.addCleanup(installation.stop)
 
         def refused(password: str, count: int) -> None:
-            with socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=10) as connection:
-                connection.sendall(f"AUTH {password}\r\n".encode() + b"CONFIG REWRITE\r\n" * count + b"QUIT\r\n")
-                heard = b""
-                while data := connection.recv(10_000):
-                    heard += data
-                self.assertEqual(heard.count(b"-NOPERM"), count)
+            with RawClient(installation.proxy.port) as connection:
+                connection.send(f"AUTH {password}\r\n".encode() + b"CONFIG REWRITE\r\n" * count + b"QUIT\r\n")
+                self.assertEqual(connection.rest().count(b"-NOPERM"), count)
 
         for _ in range(10):
             for _ in range(10):
@@ -288,9 +281,8 @@ class LogTests(unittest.TestCase):
         self.addCleanup(proxy.stop)
         proxy.logged("team-bad/redis-secret-master: redis-connection-string does not end in /N")
         proxy.logged("its password is also that of team-same")
-        with socket.create_connection(("127.0.0.1", proxy.port)) as connection:
-            connection.sendall(b"AUTH typed-secret-word\r\nAUTH team-blue tenant-secret-word\r\n*1\r\n$-secret-word\r\n")
-            while connection.recv(1000):
-                pass
+        with RawClient(proxy.port) as connection:
+            connection.send(b"AUTH typed-secret-word\r\nAUTH team-blue tenant-secret-word\r\n*1\r\n$-secret-word\r\n")
+            connection.rest()
         proxy.stop()
         self.assertNotIn("secret-word", proxy.log)

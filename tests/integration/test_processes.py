@@ -16,6 +16,7 @@ import redis
 from ..support.certificates import Authority
 from ..support.processes import runs
 from ..support.proxy import Installation, ProxyProcess, has_ended, master, shared, tenant
+from ..support.raw import RawClient, raw_client
 from ..support.servers import MASTER_PASSWORD, free_port
 from ..support.waiting import LIMIT, until
 
@@ -113,8 +114,8 @@ class ServingTests(ProcessesCase):
         for _ in range(4):
             clients.append(installation.blue(single_connection_client=True))
             self.addCleanup(clients[-1].close)
-        with socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=LIMIT) as fifth:
-            self.assertEqual(fifth.recv(100), b"-ERR max number of clients reached\r\n")
+        with RawClient(installation.proxy.port) as fifth:
+            self.assertEqual(fifth.reply(), b"-ERR max number of clients reached\r\n")
 
     def test_each_kind_of_endpoint(self) -> None:
         with tempfile.TemporaryDirectory() as directory:
@@ -147,20 +148,17 @@ class ServingTests(ProcessesCase):
 
 
 class EndTests(ProcessesCase):
-    def busy(self, installation: Installation) -> socket.socket:
+    def busy(self, installation: Installation) -> RawClient:
         """A connection that waits for an item of a list."""
-        connection = socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=LIMIT)
-        self.addCleanup(connection.close)
-        connection.sendall(b"AUTH blue-password\r\nBLPOP queue 0\r\n")
-        self.assertEqual(connection.recv(100), b"+OK\r\n")
+        connection = raw_client(self, installation.proxy.port, b"AUTH", b"blue-password")
+        connection.send(b"BLPOP queue 0\r\n")
         straight = installation.server.client(3)
         until(lambda: any(c["cmd"] == "blpop" for c in straight.client_list()), "Redis has the BLPOP")
         return connection
 
-    def assertGetsItem(self, installation: Installation, connection: socket.socket) -> None:
+    def assertGetsItem(self, installation: Installation, connection: RawClient) -> None:
         installation.server.client(3).rpush("queue", "item")
-        self.assertEqual(connection.recv(100), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
-        self.assertEqual(connection.recv(100), b"")
+        self.assertEqual(connection.rest(), b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
 
     def assertRefusesNew(self, installation: Installation) -> None:
         def refused() -> bool:

@@ -7,7 +7,6 @@ import resource
 import selectors
 import signal
 import socket
-import struct
 import time
 import unittest
 
@@ -15,6 +14,7 @@ from redisproxy.resp.framing import encode
 from redisproxy.upstream.pool import AT_ONCE
 
 from ..support.proxy import Installation, master
+from ..support.raw import RawClient, raw_client
 from ..support.relay import Relay
 from ..support.servers import RedisServer
 from ..support.waiting import until
@@ -40,25 +40,23 @@ class ResetCase(unittest.TestCase):
         self.installation = Installation(*options, server=RedisServer())
         self.addCleanup(self.installation.stop)
 
-    def connect(self, count: int, first: bytes) -> list[socket.socket]:
+    def connect(self, count: int, first: bytes) -> list[RawClient]:
         """So many connections, each of which has sent this and reads nothing."""
         connections = []
         for _ in range(count):
-            connection = socket.create_connection(("127.0.0.1", self.installation.proxy.port), timeout=30)
-            self.addCleanup(connection.close)
-            connection.sendall(first)
+            connection = raw_client(self, self.installation.proxy.port)
+            connection.send(first)
             connections.append(connection)
         return connections
 
-    def reset(self, connections: list[socket.socket]) -> None:
+    def reset(self, connections: list[RawClient]) -> None:
         for connection in connections:
-            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-            connection.close()
+            connection.reset()
 
-    def assertEachHears(self, connections: list[socket.socket], expected: bytes) -> None:
-        heard: dict[socket.socket, bytes] = dict.fromkeys(connections, b"")
+    def assertEachHears(self, connections: list[RawClient], expected: bytes) -> None:
+        heard: dict[socket.socket, bytes] = {connection.socket: b"" for connection in connections}
         with selectors.DefaultSelector() as ready:
-            for connection in connections:
+            for connection in heard:
                 ready.register(connection, selectors.EVENT_READ)
             deadline = time.monotonic() + 30
             while ready.get_map() and time.monotonic() < deadline:
@@ -70,7 +68,7 @@ class ResetCase(unittest.TestCase):
         wrong = [data for data in heard.values() if data != expected]
         self.assertEqual(wrong, [], f"{len(wrong)} of {len(heard)} were answered something else")
 
-    def assertServed(self, connections: list[socket.socket]) -> None:
+    def assertServed(self, connections: list[RawClient]) -> None:
         """Each waits in its BLPOP, and gets an item."""
         straight = self.installation.server.client(5)
         straight.rpush("queue", *["item"] * len(connections))
@@ -96,7 +94,7 @@ class StraightTests(ResetCase):
             blue, green = self.connect(RESET, BLUE), self.connect(OTHERS, GREEN)
             self.assertEachHears(blue + green, OK)
             for connection in blue + green:
-                connection.sendall(BLPOP)
+                connection.send(BLPOP)
             self.reset(blue)
         self.assertEachHears(self.connect(20, GREEN), OK)
         self.assertServed(green)
@@ -168,7 +166,7 @@ class QuestionsTests(ResetCase):
         os.kill(self.installation.server.pid, signal.SIGSTOP)
         self.addCleanup(os.kill, self.installation.server.pid, signal.SIGCONT)
         for connection in blue:
-            connection.sendall(numpat)
+            connection.send(numpat)
         time.sleep(0.5)
         self.reset(blue)
         time.sleep(0.5)  # what the proxy has not read yet is there a moment later

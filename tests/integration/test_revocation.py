@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 import signal
-import socket
 import tempfile
 import time
 import unittest
@@ -20,9 +18,10 @@ from redisproxy.resp.framing import encode
 
 from ..support.certificates import Authority
 from ..support.proxy import Installation, has_ended, namespace, secret, tenant
+from ..support.raw import RawClient, raw_client
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, on_every_server, redis_5, redis_7, valkey
+from ..support.status import metrics, status_port
 from ..support.waiting import LIMIT, until
-from .test_status import metrics, status_port
 
 #: Seconds within which what blocks is given up, once idle sessions have ended. At once, but machines are busy; less than
 #: the time for replies.
@@ -79,40 +78,29 @@ class RevocationCase(unittest.TestCase):
     def check_log(self) -> None:
         self.assertNotIn("Traceback", self.installation.proxy.log)
 
-    def raw(self, password: str, *words: bytes, behind: bytes = b"") -> socket.socket:
+    def raw(self, password: str, *words: bytes, behind: bytes = b"") -> RawClient:
         """A session that has sent a command, and in the same write what stands behind it."""
-        connection = socket.create_connection(("127.0.0.1", self.installation.proxy.port), timeout=20)
-        self.addCleanup(connection.close)
-        connection.sendall(encode([b"AUTH", password.encode()]))
-        self.assertEqual(connection.recv(100), b"+OK\r\n")
-        connection.sendall(encode(list(words)) + behind)
-        return connection
+        client = raw_client(self, self.installation.proxy.port, b"AUTH", password.encode(), timeout=20)
+        client.send(encode(list(words)) + behind)
+        return client
 
     def blocked(self, count: int, limit: float = LIMIT) -> None:
         """Waits until Redis has so many clients that wait."""
         until(lambda: self.direct.info("clients")["blocked_clients"] == count, f"{count} are blocked", limit)
 
-    def witnesses(self, password: str) -> list[socket.socket]:
+    def witnesses(self, password: str) -> list[RawClient]:
         """Idle sessions, of which several processes have some each: they end at a revocation."""
         idle = [self.raw(password, b"PING") for _ in range(2 * self.installation.proxy.processes)]
         for connection in idle:
-            self.assertEqual(connection.recv(100), b"+PONG\r\n")
+            self.assertEqual(connection.reply(), b"+PONG\r\n")
         return idle
 
-    def given_up(self, witnesses: list[socket.socket]) -> None:
+    def given_up(self, witnesses: list[RawClient]) -> None:
         """Waits for the revocation; what blocks is given up then."""
         for connection in witnesses:
-            connection.settimeout(LIMIT)
-            self.assertEqual(self.rest(connection), b"")
+            connection.socket.settimeout(LIMIT)
+            self.assertEqual(connection.rest(or_reset=True), b"")
         self.blocked(0, AT_ONCE)
-
-    def rest(self, connection: socket.socket) -> bytes:
-        """All that a session is still told, to its end."""
-        told = b""
-        with contextlib.suppress(ConnectionResetError):
-            while piece := connection.recv(65536):
-                told += piece
-        return told
 
     def without_blue(self, green_at: int = 5, *more: dict) -> None:
         documents = self.installation.documents()
@@ -144,7 +132,7 @@ class RevocationCase(unittest.TestCase):
                 pipeline.zadd("z", {f"item-{number}": number}).xadd("s", {"item": number})
             pipeline.execute()
         for connection in connections:
-            self.assertEqual(self.rest(connection), b"")
+            self.assertEqual(connection.rest(or_reset=True), b"")
         self.assertEqual([green.llen("q"), green.llen("m"), green.zcard("z"), green.xlen("s")], [sessions] * 4)
         self.assertEqual(sorted(green.keys()), [b"m", b"more", b"private", b"q", b"s", b"z"])
         self.assertEqual(self.direct.info("clients")["blocked_clients"], 0)
@@ -169,31 +157,27 @@ class HandoverTests(RevocationCase):
         stuck, other = proxy.workers[1], proxy.workers[2]
         blocked = until(lambda: self.on_worker(1), "a session on worker 1")
         idle = until(lambda: self.on_worker(2), "a session on worker 2")
-        blocked.sendall(encode([b"BLPOP", b"q", b"0"]) + BEHIND)
+        blocked.send(encode([b"BLPOP", b"q", b"0"]) + BEHIND)
         self.blocked(1)
         os.kill(stuck, signal.SIGSTOP)
         self.addCleanup(os.kill, stuck, signal.SIGCONT)
         self.without_blue(green_at=3)
-        self.assertEqual(self.rest(idle), b"")
+        self.assertEqual(idle.rest(or_reset=True), b"")
         proxy.logged(rf"worker-2/{other}/.*team-blue/redis-secret-master: revoked after")
-        green = socket.create_connection(("127.0.0.1", proxy.port), timeout=20)
-        self.addCleanup(green.close)
-        green.sendall(encode([b"AUTH", GREEN.encode()]) + encode([b"RPUSH", b"q", b"item"]))
-        green.settimeout(0.5)
-        self.assertRaises(TimeoutError, green.recv, 100)
+        green = raw_client(self, proxy.port, timeout=20)
+        green.send(encode([b"AUTH", GREEN.encode()]) + encode([b"RPUSH", b"q", b"item"]))
+        green.socket.settimeout(0.5)
+        self.assertRaises(TimeoutError, green.reply)
         os.kill(stuck, signal.SIGCONT)
-        green.settimeout(20)
-        told = b""
-        while len(told) < len(b"+OK\r\n:1\r\n"):
-            told += green.recv(100)
-        self.assertEqual(told, b"+OK\r\n:1\r\n")
-        self.assertEqual(self.rest(blocked), b"")
+        green.socket.settimeout(20)
+        self.assertEqual((green.reply(), green.reply()), (b"+OK\r\n", b":1\r\n"))
+        self.assertEqual(blocked.rest(or_reset=True), b"")
         self.assertEqual(self.direct.keys(), [b"q"])
 
-    def on_worker(self, number: int) -> socket.socket | None:
+    def on_worker(self, number: int) -> RawClient | None:
         """A session of blue's, if it comes to this worker: their clients are numbered in turn."""
         connection = self.raw(BLUE, b"CLIENT", b"ID")
-        if int(connection.recv(100).strip(b":\r\n")) % 2 == number % 2:
+        if int(connection.reply().strip(b":\r\n")) % 2 == number % 2:
             return connection
         connection.close()
         return None
@@ -214,7 +198,7 @@ class HandoverTests(RevocationCase):
         self.without_blue(green_at=3)
         green = self.as_new_owner()
         green.rpush("q", "item")
-        self.assertEqual(self.rest(connections[0]), b"")
+        self.assertEqual(connections[0].rest(or_reset=True), b"")
         self.assertEqual(green.keys(), [b"q"])
 
     def test_with_threads_of_redis_that_read(self) -> None:
@@ -260,16 +244,16 @@ class HandoverTests(RevocationCase):
 
         def is_held() -> bool:
             """Whether what it sends now has to wait, for a quarter of an hour."""
-            held.sendall(encode([b"PING"]) * 1000)
+            held.send(encode([b"PING"]) * 1000)
             return metrics(port).get(("redisproxy_tenant_throttled_connections", THROTTLED), 0) > 0
 
         until(is_held, "it is held")
-        held.sendall(encode([b"SET", b"late", b"1"]) + encode([b"BLPOP", b"q", b"0"]))
+        held.send(encode([b"SET", b"late", b"1"]) + encode([b"BLPOP", b"q", b"0"]))
         self.without_blue(green_at=3)
         green = self.as_new_owner()
         green.rpush("q", "item")
-        self.assertEqual(self.rest(blocked), b"")
-        self.assertEqual(self.rest(held).replace(b"+PONG\r\n", b""), b"")
+        self.assertEqual(blocked.rest(or_reset=True), b"")
+        self.assertEqual(held.rest(or_reset=True).replace(b"+PONG\r\n", b""), b"")
         self.assertEqual(green.keys(), [b"q"])
 
 
@@ -288,7 +272,7 @@ class SameTenantTests(RevocationCase):
             blue.zadd("z", {"item": 1})
             self.assertEqual((blue.llen("q"), blue.llen("m"), blue.zcard("z")), (1, 1, 1))
             for connection in connections:
-                self.assertEqual(self.rest(connection), b"")
+                self.assertEqual(connection.rest(or_reset=True), b"")
             self.assertIsNone(blue.get("late"))
             self.assertTrue(blue.ping())
 
@@ -322,22 +306,16 @@ class OtherSessionsTests(RevocationCase):
         self.direct.set("large", large)
         connection = self.raw(BLUE, b"GET", b"large", behind=encode([b"BLPOP", b"q", b"0"]) + BEHIND)
         transaction = self.raw(BLUE, b"MULTI", behind=encode([b"SET", b"late", b"1"]))
-        self.assertEqual(self.exactly(transaction, 14), b"+OK\r\n+QUEUED\r\n")
+        self.assertEqual(transaction.exactly(14), b"+OK\r\n+QUEUED\r\n")
         subscriber = self.raw(BLUE, b"SUBSCRIBE", b"c")
-        self.assertIn(b"subscribe", subscriber.recv(1000))
+        self.assertIn(b"subscribe", subscriber.reply())
         self.blocked(1)
         idle = self.witnesses(BLUE)
         self.without_blue()
         self.given_up(idle)
-        self.assertEqual(self.rest(connection), b"$200000\r\n" + large + b"\r\n")
-        self.assertEqual((self.rest(transaction), self.rest(subscriber)), (b"", b""))
+        self.assertEqual(connection.rest(or_reset=True), b"$200000\r\n" + large + b"\r\n")
+        self.assertEqual((transaction.rest(or_reset=True), subscriber.rest(or_reset=True)), (b"", b""))
         self.assertEqual(self.direct.keys(), [b"large"])
-
-    def exactly(self, connection: socket.socket, size: int) -> bytes:
-        told = b""
-        while len(told) < size:
-            told += connection.recv(size - len(told))
-        return told
 
     def test_one_that_said_goodbye_behind_what_blocks(self) -> None:
         self.start()
@@ -345,7 +323,7 @@ class OtherSessionsTests(RevocationCase):
         self.blocked(1)
         self.without_blue()
         self.blocked(0)
-        self.assertEqual(self.rest(connection), b"")
+        self.assertEqual(connection.rest(or_reset=True), b"")
 
     def ends(self, *options: str) -> None:
         self.start("--drain-seconds", "25", *options)
@@ -355,7 +333,7 @@ class OtherSessionsTests(RevocationCase):
         self.installation.proxy.logged("draining: 1 sessions")
         self.without_blue()
         self.blocked(0, 15)
-        self.assertEqual(self.rest(connection), b"")
+        self.assertEqual(connection.rest(or_reset=True), b"")
         self.assertEqual(self.installation.proxy.process.wait(20), 0)
         self.assertEqual(self.direct.keys(), [])
 
@@ -377,4 +355,4 @@ class OtherSessionsTests(RevocationCase):
             self.without_blue()
             until(lambda: has_ended(blue), "blue's session ends")
             green.rpush("q", "item")
-            self.assertIn(b"item", waiting.recv(100))
+            self.assertIn(b"item", waiting.reply())

@@ -15,8 +15,8 @@ from redis.retry import Retry
 
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, tenant
 from ..support.servers import RedisServer
+from ..support.status import ask
 from ..support.waiting import LIMIT, until
-from .test_status import ask
 
 #: Seconds between two probes of a replica.
 PROBE = 0.1

@@ -5,70 +5,24 @@ from __future__ import annotations
 import os
 import random
 import signal
-import socket
 import time
 import unittest
 from collections.abc import Callable, Iterator
 
-from redisproxy.resp.framing import ReplyMeasurer, encode
+from redisproxy.resp.framing import encode
 from redisproxy.upstream.multiplexed import LANES_LIMIT
 
 from ..support.proxy import Installation, master
+from ..support.raw import RawClient, raw_client
 from ..support.relay import Relay
 from ..support.servers import RedisServer, on_every_server
 from ..support.waiting import LIMIT, until
 
 LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
+LOGIN = (b"AUTH", b"blue-password")
 #: Of RandomTests.
 SEEDS = range(3)
 AWAY = b"-ERR Redis cannot be reached from the proxy right now, try again\r\n"
-
-
-class Client:
-    """A raw connection that reads whole replies."""
-
-    def __init__(self, test: unittest.TestCase, port: int, *login: bytes) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=30)
-        test.addCleanup(self._socket.close)
-        self._unread = b""
-        answer = self.ask(*login)
-        test.assertEqual(answer, b"+OK\r\n")
-
-    def send(self, data: bytes) -> None:
-        self._socket.sendall(data)
-
-    def reply(self) -> bytes:
-        while True:
-            if self._unread:
-                measurer = ReplyMeasurer()
-                measurer.pushes = True
-                end, done = measurer.measure(self._unread, 0, 1)
-                if done:
-                    found, self._unread = self._unread[:end], self._unread[end:]
-                    return found
-            data = self._socket.recv(1 << 20)
-            if not data:
-                raise EOFError(self._unread)
-            self._unread += data
-
-    def ask(self, *words: bytes) -> bytes:
-        self.send(encode(words))
-        return self.reply()
-
-    def leave(self) -> None:
-        self._socket.close()
-
-    def slow_down(self, buffer: int) -> None:
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer)
-
-    def at_end(self) -> bool:
-        """Whether the connection ends, whatever else came before."""
-        try:
-            while self._socket.recv(1 << 20):
-                pass
-        except ConnectionResetError:
-            pass
-        return True
 
 
 class SharedCase(unittest.TestCase):
@@ -84,8 +38,8 @@ class SharedCase(unittest.TestCase):
             self.installation.proxy.logged(f"Redis is at redis://127.0.0.1:{self.relay.port}")
         return self.installation
 
-    def client(self, password: bytes = b"blue-password") -> Client:
-        return Client(self, self.installation.proxy.port, b"AUTH", password)
+    def client(self, receive_buffer: int = 0) -> RawClient:
+        return raw_client(self, self.installation.proxy.port, *LOGIN, receive_buffer=receive_buffer)
 
     def lanes(self) -> list[dict]:
         """Connections of the proxy to Redis that are a tenant's."""
@@ -107,7 +61,7 @@ class LanesTests(SharedCase):
             for _ in range(3):
                 self.assertEqual(client.reply(), b"$%d\r\n%d\r\n" % (len(b"%d" % number), number))
         self.assertEqual(len(self.lanes()), 1)
-        self.assertEqual(clients[0].ask(b"HELLO", b"3")[:1], b"%")
+        self.assertEqual(clients[0].ask([b"HELLO", b"3"])[:1], b"%")
         self.assertEqual(len(self.lanes()), 2)
 
     def test_a_blocked_session_blocks_nobody_and_its_lane_is_used_again(self) -> None:
@@ -116,8 +70,8 @@ class LanesTests(SharedCase):
         for number in range(5):
             blocked.send(encode([b"BLPOP", b"queue", b"0"]))
             until(lambda: any(c["cmd"] == "blpop" for c in self.lanes()), "Redis has the BLPOP")
-            self.assertEqual(other.ask(b"ECHO", b"x"), b"$1\r\nx\r\n")
-            other.ask(b"RPUSH", b"queue", b"%d" % number)
+            self.assertEqual(other.ask([b"ECHO", b"x"]), b"$1\r\nx\r\n")
+            other.ask([b"RPUSH", b"queue", b"%d" % number])
             self.assertEqual(blocked.reply(), b"*2\r\n$5\r\nqueue\r\n$1\r\n%d\r\n" % number)
         self.assertEqual(len(self.lanes()), 2)
 
@@ -126,9 +80,9 @@ class LanesTests(SharedCase):
         seen = set()
         for _ in range(3):
             client = self.client()
-            client.ask(b"PING")
+            client.ask([b"PING"])
             seen |= {lane["id"] for lane in self.lanes()}
-            client.ask(b"QUIT")
+            client.ask([b"QUIT"])
         self.assertEqual(len(seen), 1)
         until(lambda: not self.lanes(), "the idle lane is closed")
 
@@ -145,20 +99,20 @@ class LanesTests(SharedCase):
             client.send(encode([b"MULTI"]) + encode([b"SET", b"a", b"1"]) + encode([b"EXEC"]))
             replies = [client.reply() for _ in range(3)]
             self.assertTrue(replies[2].startswith(start), replies)
-            self.assertEqual(other.ask(b"ECHO", b"own"), b"$3\r\nown\r\n")
-            client.ask(b"DISCARD")
-            client.ask(b"QUIT")
-            self.assertEqual(other.ask(b"BLPOP", b"queue", b"0.01"), b"*-1\r\n")
+            self.assertEqual(other.ask([b"ECHO", b"own"]), b"$3\r\nown\r\n")
+            client.ask([b"DISCARD"])
+            client.ask([b"QUIT"])
+            self.assertEqual(other.ask([b"BLPOP", b"queue", b"0.01"]), b"*-1\r\n")
 
     def test_a_new_address_is_used_at_once(self) -> None:
         self.start()
         client = self.client()
-        client.ask(b"SET", b"where", b"first")
+        client.ask([b"SET", b"where", b"first"])
         second = RedisServer(password="another").start()
         self.addCleanup(second.stop)
         self.installation.manifests.write([master(second.url), *self.installation.documents()[1:]])
         self.installation.proxy.refresh()
-        until(lambda: client.ask(b"EXISTS", b"where") == b":0\r\n", "the session uses the other Redis")
+        until(lambda: client.ask([b"EXISTS", b"where"]) == b":0\r\n", "the session uses the other Redis")
         until(lambda: not self.lanes(), "the lane to the old one is closed")
         self.assertQuietLog()
 
@@ -170,12 +124,12 @@ class LanesTests(SharedCase):
         self.addCleanup(replica.stop)
         until(lambda: replica.client().info("replication")["master_link_status"] == "up", "the replica is in step")
         client = self.client()
-        client.ask(b"SET", b"a", b"1")
-        self.assertEqual(client.ask(b"WAIT", b"1", b"10000"), b":1\r\n")
+        client.ask([b"SET", b"a", b"1"])
+        self.assertEqual(client.ask([b"WAIT", b"1", b"10000"]), b":1\r\n")
         os.kill(replica.pid, signal.SIGSTOP)
         self.addCleanup(os.kill, replica.pid, signal.SIGCONT)
-        client.ask(b"SET", b"a", b"2")
-        self.assertEqual(client.ask(b"WAIT", b"1", b"100"), b":0\r\n")
+        client.ask([b"SET", b"a", b"2"])
+        self.assertEqual(client.ask([b"WAIT", b"1", b"100"]), b":0\r\n")
 
 
 class SlowReaderTests(SharedCase):
@@ -189,7 +143,7 @@ class SlowReaderTests(SharedCase):
         slowest = 0.0
         for number in range(300):
             started = time.monotonic()
-            self.assertEqual(other.ask(b"ECHO", b"%03d" % number), b"$3\r\n%03d\r\n" % number)
+            self.assertEqual(other.ask([b"ECHO", b"%03d" % number]), b"$3\r\n%03d\r\n" % number)
             slowest = max(slowest, time.monotonic() - started)
         print(f"a deaf neighbour on a shared lane: slowest ECHO {slowest * 1000:.1f} ms")
         self.assertLess(slowest, LIMIT)
@@ -200,14 +154,13 @@ class SlowReaderTests(SharedCase):
         self.start()
         self.installation.server.client(3).set("big", b"x" * (32 << 20))
         for number in range(LANES_LIMIT):
-            deaf = self.client()
-            deaf.slow_down(65536)
+            deaf = self.client(receive_buffer=65536)
             deaf.send(encode([b"GET", b"big"]))
             lanes = min(number + 2, LANES_LIMIT)
             until(lambda n=number, m=lanes: (self.stuck(), len(self.lanes())) == (n + 1, m), "another lane is not read")
         other = self.client()
         started = time.monotonic()
-        self.assertEqual(other.ask(b"ECHO", b"x"), b"$1\r\nx\r\n")
+        self.assertEqual(other.ask([b"ECHO", b"x"]), b"$1\r\nx\r\n")
         self.assertLess(time.monotonic() - started, LIMIT)
         self.assertQuietLog()
 
@@ -218,8 +171,7 @@ class SlowReaderTests(SharedCase):
     def test_a_slow_one_that_nobody_waits_for_gets_everything(self) -> None:
         self.start()
         self.installation.server.client(3).set("big", b"x" * (16 << 20))
-        slow = self.client()
-        slow.slow_down(65536)
+        slow = self.client(receive_buffer=65536)
         slow.send(encode([b"GET", b"big"]) + encode([b"ECHO", b"end"]))
         time.sleep(1.5)  # longer than anybody's patience
         self.assertEqual(len(slow.reply()), (16 << 20) + len(b"$16777216\r\n\r\n"))
@@ -230,11 +182,11 @@ class FaultTests(SharedCase):
     SESSIONS = 20
     EACH = 50
 
-    def in_flight(self) -> list[Client]:
+    def in_flight(self) -> list[RawClient]:
         """1,000 commands that Redis has not answered, of 20 sessions."""
         clients = [self.client() for _ in range(self.SESSIONS)]
         for client in clients:
-            self.assertEqual(client.ask(b"PING"), b"+PONG\r\n")
+            self.assertEqual(client.ask([b"PING"]), b"+PONG\r\n")
         self.relay.stall()
         size = 0
         for number, client in enumerate(clients):
@@ -245,10 +197,10 @@ class FaultTests(SharedCase):
         until(lambda: self.relay.held() >= size, "all commands are on their way to Redis")
         return clients
 
-    def replies(self, clients: list[Client]) -> list[list[bytes]]:
+    def replies(self, clients: list[RawClient]) -> list[list[bytes]]:
         return [[client.reply() for _ in range(self.EACH)] for client in clients]
 
-    def assertOneAnswerEach(self, clients: list[Client]) -> int:
+    def assertOneAnswerEach(self, clients: list[RawClient]) -> int:
         """Its own, or the error; and nothing after these. How many errors there were."""
         lost = 0
         for number, replies in enumerate(self.replies(clients)):
@@ -257,7 +209,7 @@ class FaultTests(SharedCase):
                 self.assertIn(reply, (b"$%d\r\n%b\r\n" % (len(own), own), LOST))
                 lost += reply == LOST
             # The session stays, and is in step.
-            until(lambda c=clients[number]: c.ask(b"PING") == b"+PONG\r\n", "the session works again")
+            until(lambda c=clients[number]: c.ask([b"PING"]) == b"+PONG\r\n", "the session works again")
         self.assertQuietLog()
         return lost
 
@@ -270,16 +222,16 @@ class FaultTests(SharedCase):
         for replies in self.replies(clients):
             self.assertEqual(replies, [LOST] * self.EACH)
         # While it is away, commands fail at once; then everything goes on by itself.
-        until(lambda: clients[0].ask(b"PING") == AWAY, "it is known that Redis is away")
+        until(lambda: clients[0].ask([b"PING"]) == AWAY, "it is known that Redis is away")
         took = []
         for client in clients[1:]:
             started = time.monotonic()
-            self.assertEqual(client.ask(b"PING"), AWAY)
+            self.assertEqual(client.ask([b"PING"]), AWAY)
             took.append(time.monotonic() - started)
         self.assertLess(min(took), 1)  # each of them would wait
         self.installation.server.start()
         for client in clients:
-            until(lambda c=client: c.ask(b"PING") == b"+PONG\r\n", "the session works again")
+            until(lambda c=client: c.ask([b"PING"]) == b"+PONG\r\n", "the session works again")
         self.assertEqual(len(self.lanes()), 1)
         self.assertQuietLog()
 
@@ -303,11 +255,11 @@ class FaultTests(SharedCase):
                 self.start(relayed=True)
                 clients = [self.client() for _ in range(3)]
                 for client in clients:
-                    client.ask(b"PING")
+                    client.ask([b"PING"])
                 self.relay.say(garbage)
                 self.installation.proxy.logged("answered what it was not asked")
                 for client in clients:
-                    until(lambda c=client: c.ask(b"ECHO", b"own") == b"$3\r\nown\r\n", "the session works again")
+                    until(lambda c=client: c.ask([b"ECHO", b"own"]) == b"$3\r\nown\r\n", "the session works again")
                 self.assertQuietLog()
 
     def test_the_lane_is_killed_again_and_again_under_load(self) -> None:
@@ -331,7 +283,7 @@ class FaultTests(SharedCase):
         """Its client has a part of a reply, and nothing could follow that."""
         self.start(relayed=True)
         begun, other = self.client(), self.client()
-        other.ask(b"PING")
+        other.ask([b"PING"])
         begun.send(encode([b"ECHO", b"x"]))
         self.assertEqual(begun.reply(), b"$1\r\nx\r\n")
         self.relay.stall()
@@ -340,10 +292,10 @@ class FaultTests(SharedCase):
             client.send(encode([b"ECHO", word]))
             until(lambda n=before: self.relay.held() > n, "it is on its way to Redis, behind what others asked")
         self.relay.say(b"$100\r\nabc")
-        self.assertEqual(begun._socket.recv(9), b"$100\r\nabc")
+        self.assertEqual(begun.exactly(9), b"$100\r\nabc")
         self.relay.cut()
         self.relay.flow()
-        self.assertTrue(begun.at_end())
+        begun.rest(or_reset=True)
         self.assertEqual(other.reply(), LOST)
 
 
@@ -361,14 +313,14 @@ class DifferentialTests(unittest.TestCase):
     def play(self, chance: random.Random) -> None:
         installation = Installation("--lanes", "shared")
         self.addCleanup(installation.stop)
-        through = [Client(self, installation.proxy.port, b"AUTH", b"blue-password") for _ in range(self.SESSIONS)]
+        through = [raw_client(self, installation.proxy.port, *LOGIN) for _ in range(self.SESSIONS)]
         other = RedisServer().start()
         self.addCleanup(other.stop)
-        straight = [Client(self, other.port, b"AUTH", other.password.encode()) for _ in range(self.SESSIONS)]
+        straight = [raw_client(self, other.port, b"AUTH", other.password.encode()) for _ in range(self.SESSIONS)]
         for client in straight:
-            client.ask(b"SELECT", b"3")
+            client.ask([b"SELECT", b"3"])
         for number in range(0, self.SESSIONS, 2):
-            self.assertEqual({through[number].ask(b"HELLO", b"3")[:1], straight[number].ask(b"HELLO", b"3")[:1]}, {b"%"})
+            self.assertEqual({through[number].ask([b"HELLO", b"3"])[:1], straight[number].ask([b"HELLO", b"3"])[:1]}, {b"%"})
         unsent = [b""] * self.SESSIONS
         counts = [0] * self.SESSIONS
         for step in range(self.STEPS):
@@ -391,7 +343,7 @@ class DifferentialTests(unittest.TestCase):
                 self.assertEqual(heard[:200], expected[:200], (number, n))
                 self.assertEqual(heard, expected)
         for client in (*through, *straight):
-            self.assertEqual(client.ask(b"ECHO", b"the end"), b"$7\r\nthe end\r\n")
+            self.assertEqual(client.ask([b"ECHO", b"the end"]), b"$7\r\nthe end\r\n")
         self.assertNotIn("Traceback", installation.proxy.log)
 
     def say(self, chance: random.Random, who: bytes, step: int) -> tuple[bytes, int]:
@@ -452,9 +404,9 @@ class RandomTests(unittest.TestCase):
 
     def play(self, chance: random.Random, *ports: int) -> None:
         speakers = [Speaker(chance, n, b"green" if n % 2 else b"blue") for n in range(self.SESSIONS)]
-        both = [[Client(self, port, b"AUTH", s.tenant + b"-password") for port in ports] for s in speakers]
+        both = [[raw_client(self, port, b"AUTH", s.tenant + b"-password") for port in ports] for s in speakers]
         for speaker, (_, straight) in zip(speakers, both, strict=True):
-            straight.ask(b"SELECT", speaker.index)
+            straight.ask([b"SELECT", speaker.index])
         for step in range(self.STEPS):
             said = {n: speakers[n].say() for n in chance.sample(range(self.SESSIONS), 4)}
             for number, commands in said.items():
@@ -469,11 +421,11 @@ class RandomTests(unittest.TestCase):
             if chance.random() < 0.1:  # one leaves in the middle of it all
                 number = chance.randrange(self.SESSIONS)
                 for client in both[number]:
-                    client.leave()
+                    client.close()
                 speakers[number] = Speaker(chance, number + self.SESSIONS * (step + 1), chance.choice((b"blue", b"green")))
                 login = (b"AUTH", speakers[number].tenant + b"-password")
-                both[number] = [Client(self, port, *login) for port in ports]
-                both[number][1].ask(b"SELECT", speakers[number].index)
+                both[number] = [raw_client(self, port, *login) for port in ports]
+                both[number][1].ask([b"SELECT", speakers[number].index])
         for speaker, clients in zip(speakers, both, strict=True):
             end = speaker.end()
             for client in clients:
@@ -487,7 +439,7 @@ class RandomTests(unittest.TestCase):
                 shown = [[reply[:40] for reply in replies[max(0, at - 4) : at + 4]] for replies in (heard, expected)]
                 self.fail(f"heard {shown[0]}, and straight {shown[1]}, by {speaker}")
 
-    def until_the_end(self, client: Client) -> Iterator[bytes]:
+    def until_the_end(self, client: RawClient) -> Iterator[bytes]:
         while (reply := client.reply()) != b"$7\r\nthe end\r\n":
             yield b"-" if reply.startswith(b"-") else reply[:1] if b"\r\nserver\r\n" in reply[:30] else reply
 

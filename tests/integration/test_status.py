@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import http.client
 import os
 import shutil
 import signal
@@ -16,9 +15,9 @@ import unittest
 from pathlib import Path
 
 import redis
-from prometheus_client.parser import text_string_to_metric_families
 
 from ..support.proxy import Installation, secret
+from ..support.status import ask, metrics, status_port
 from ..support.waiting import LIMIT, until
 
 EVIL = "<script>document.title='owned'</script>"
@@ -32,29 +31,6 @@ def own_address() -> str:
         except OSError:
             raise unittest.SkipTest("this machine has no address but loopback") from None
         return probe.getsockname()[0]
-
-
-def ask(port: int, path: str, host: str = "127.0.0.1", **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
-    connection = http.client.HTTPConnection(host, port, timeout=LIMIT)
-    try:
-        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
-        answer = connection.getresponse()
-        return answer.status, answer.headers, answer.read().decode()
-    finally:
-        connection.close()
-
-
-def status_port(installation: Installation) -> int:
-    return int(installation.proxy.logged(r"status is told at \S+:(\d+)")[1])
-
-
-def metrics(port: int) -> dict[tuple[str, frozenset], float]:
-    _, _, text = ask(port, "/metrics")
-    return {
-        (sample.name, frozenset(sample.labels.items())): sample.value
-        for family in text_string_to_metric_families(text)
-        for sample in family.samples
-    }
 
 
 class StatusTests(unittest.TestCase):

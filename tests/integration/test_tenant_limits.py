@@ -6,7 +6,6 @@ Times are compared with the least that a limit allows, which no machine is too s
 from __future__ import annotations
 
 import signal
-import socket
 import threading
 import time
 import unittest
@@ -15,8 +14,9 @@ from collections.abc import Callable
 import redis
 
 from ..support.proxy import Installation, namespace
+from ..support.raw import RawClient, raw_client
+from ..support.status import ask, metrics, status_port
 from ..support.waiting import LIMIT, until
-from .test_status import ask, metrics, status_port
 
 CONNECTIONS, COMMANDS, BYTES = (
     f"redisproxy/{name}" for name in ("max-connections", "commands-per-second", "bytes-per-second")
@@ -65,14 +65,8 @@ class LimitsCase(unittest.TestCase):
         self.assertTrue(client.ping())
         return client
 
-    def connect(self) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.installation.proxy.port), timeout=LIMIT)
-        self.addCleanup(connection.close)
-        return connection
-
-    def ask(self, connection: socket.socket, data: bytes) -> bytes:
-        connection.sendall(data)
-        return connection.recv(1000)
+    def connect(self) -> RawClient:
+        return raw_client(self, self.installation.proxy.port)
 
     def took(self, call: Callable[[], object]) -> float:
         began = time.monotonic()
@@ -99,19 +93,19 @@ class ConnectionsTests(LimitsCase):
         self.annotate(connections=2)
         served = [self.connect() for _ in range(2)]
         for connection in served:
-            self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
+            self.assertEqual(connection.ask(AUTH), b"+OK\r\n")
         for login in (AUTH, b"HELLO 3 AUTH default blue-password\r\n"):
             refused = self.connect()
-            self.assertRegex(self.ask(refused, login), b"^%b[^\r\n]*\r\n$" % FULL)
-            self.assertEqual(refused.recv(1), b"")
+            self.assertRegex(refused.ask(login), b"^%b[^\r\n]*\r\n$" % FULL)
+            self.assertEqual(refused.rest(), b"")
         with self.assertRaisesRegex(redis.RedisError, "max number of clients reached for this tenant"):
             self.installation.blue().ping()
         # Of a wrong password nothing else is told than ever, and it is the only one that is answered late.
-        self.assertTrue(self.ask(self.connect(), b"AUTH wrong\r\n").startswith(b"-WRONGPASS"))
+        self.assertTrue(self.connect().ask(b"AUTH wrong\r\n").startswith(b"-WRONGPASS"))
         self.assertTrue(self.installation.green().ping())
-        self.assertEqual(self.ask(served[0], AUTH), b"+OK\r\n", "again, with the place that it has")
+        self.assertEqual(served[0].ask(AUTH), b"+OK\r\n", "again, with the place that it has")
         served[0].close()
-        until(lambda: self.ask(self.connect(), AUTH) == b"+OK\r\n", "its place is free")
+        until(lambda: self.connect().ask(AUTH) == b"+OK\r\n", "its place is free")
         found = metrics(self.port)
         self.assertGreaterEqual(found["redisproxy_tenant_connections_refused_total", BLUE], 3)
         self.assertGreaterEqual(found["redisproxy_logins_total", frozenset({("outcome", "tenant-full")})], 3)
@@ -122,12 +116,12 @@ class ConnectionsTests(LimitsCase):
         self.start()
         self.annotate(connections=1)
         first, second = self.connect(), self.connect()
-        self.assertEqual(self.ask(first, AUTH), b"+OK\r\n")
-        self.assertEqual(self.ask(first, b"RESET\r\n"), b"+RESET\r\n")
-        self.assertEqual(self.ask(second, AUTH), b"+OK\r\n")
-        self.assertEqual(self.ask(second, b"AUTH green-password\r\n"), b"+OK\r\n")
-        self.assertEqual(self.ask(first, AUTH), b"+OK\r\n")
-        self.assertTrue(self.ask(second, AUTH).startswith(FULL))
+        self.assertEqual(first.ask(AUTH), b"+OK\r\n")
+        self.assertEqual(first.ask(b"RESET\r\n"), b"+RESET\r\n")
+        self.assertEqual(second.ask(AUTH), b"+OK\r\n")
+        self.assertEqual(second.ask(b"AUTH green-password\r\n"), b"+OK\r\n")
+        self.assertEqual(first.ask(AUTH), b"+OK\r\n")
+        self.assertTrue(second.ask(AUTH).startswith(FULL))
 
     def test_a_default_and_a_malformed_annotation(self) -> None:
         self.start("--tenant-max-connections", "1")
@@ -137,16 +131,16 @@ class ConnectionsTests(LimitsCase):
         self.installation.proxy.logged(
             "team-blue: annotation redisproxy/max-connections is not a whole number from 0 to 1000000: the default, 1, holds"
         )
-        self.assertEqual(self.ask(self.connect(), AUTH), b"+OK\r\n")
-        self.assertTrue(self.ask(self.connect(), AUTH).startswith(FULL))
+        self.assertEqual(self.connect().ask(AUTH), b"+OK\r\n")
+        self.assertTrue(self.connect().ask(AUTH).startswith(FULL))
         self.annotate(connections=2)
         self.installation.proxy.logged("mended: team-blue: annotation redisproxy/max-connections")
-        self.assertEqual(self.ask(self.connect(), AUTH), b"+OK\r\n")
+        self.assertEqual(self.connect().ask(AUTH), b"+OK\r\n")
 
     def test_each_process_has_its_part(self) -> None:
         self.start("--processes", "2")
         self.annotate(connections=3)
-        answers = [self.ask(self.connect(), AUTH) for _ in range(8)]
+        answers = [self.connect().ask(AUTH) for _ in range(8)]
         self.assertEqual(answers.count(b"+OK\r\n"), 4, "half of 3 is 2 for each")
         self.assertEqual(sum(answer.startswith(FULL) for answer in answers), 4)
         until(lambda: self.of_blue("tenant_connections_refused_total") == 4, "the workers told of it")
@@ -195,10 +189,10 @@ class RateTests(LimitsCase):
         while done < 600:
             connection = self.connect()
             # In one segment with the log-in: no read comes after it.
-            connection.sendall(AUTH + b"PING\r\n" * 100)
+            connection.send(AUTH + b"PING\r\n" * 100)
             answer = b""
             while answer.count(b"+PONG") < 100:
-                answer += connection.recv(65536)
+                answer += connection.some()
             connection.close()
             done += 100
         self.assertGreater(time.monotonic() - began, (600 - 100 - 100 - 100) / 100)
@@ -279,13 +273,13 @@ class ChangeTests(LimitsCase):
         self.assertEqual(blue.lrange("stuck", 0, -1), [b"%d" % n for n in range(1000)])
         self.assertEqual(blue.client_id(), number)
 
-    def throttled(self) -> socket.socket:
+    def throttled(self) -> RawClient:
         """A client that waits for a quarter of an hour."""
         self.annotate(commands=1)
         connection = self.connect()
-        self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
+        self.assertEqual(connection.ask(AUTH), b"+OK\r\n")
         for _ in range(2):
-            connection.sendall(b"PING\r\n" * 1000)
+            connection.send(b"PING\r\n" * 1000)
             until(
                 lambda: metrics(self.port)["redisproxy_commands_total", BLUE | {("family", "plain")}] >= 600, "some are done"
             )
@@ -297,25 +291,21 @@ class ChangeTests(LimitsCase):
         connection = self.throttled()
         documents = self.installation.documents()
         self.installation.manifests.write([documents[0], *documents[3:]])
-        while connection.recv(65536):
-            pass  # the replies that it is owed, and then the end
+        connection.rest()  # the replies that it is owed, and then the end
         self.installation.proxy.logged("team-blue/redis-secret-master: revoked after")
 
     def test_replies_that_wait_at_the_end_are_told(self) -> None:
         self.start("--drain-seconds", "10")
         self.annotate(bytes=100_000)
         connection = self.connect()
-        self.assertEqual(self.ask(connection, AUTH), b"+OK\r\n")
+        self.assertEqual(connection.ask(AUTH), b"+OK\r\n")
         with self.installation.server.client(3) as direct:
             direct.set("large", "x" * 3_000_000)
-            connection.sendall(b"GET large\r\nINCR counter\r\n")
+            connection.send(b"GET large\r\nINCR counter\r\n")
             until(lambda: direct.get("counter") == b"1", "Redis has done it")
         until(lambda: self.of_blue("tenant_throttled_connections"), "the lane is not read, for half a minute")
         self.installation.proxy.process.send_signal(signal.SIGTERM)
-        answer = b""
-        while piece := connection.recv(1 << 20):
-            answer += piece
-        self.assertEqual(answer, b"$3000000\r\n" + b"x" * 3_000_000 + b"\r\n:1\r\n")
+        self.assertEqual(connection.rest(), b"$3000000\r\n" + b"x" * 3_000_000 + b"\r\n:1\r\n")
         self.assertEqual(self.installation.proxy.process.wait(LIMIT), 0)
         self.installation.proxy.logged("0 of them were cut off")
 
@@ -323,7 +313,7 @@ class ChangeTests(LimitsCase):
         self.start()
         connection = self.throttled()
         other = self.connect()
-        self.assertEqual(self.ask(other, AUTH), b"+OK\r\n")
+        self.assertEqual(other.ask(AUTH), b"+OK\r\n")
         connection.close()
         other.close()
         until(lambda: self.of_blue("tenant_throttled_connections") == 0, "nobody waits any more")

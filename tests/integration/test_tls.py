@@ -6,7 +6,6 @@ import json
 import os
 import re
 import signal
-import socket
 import ssl
 import subprocess
 import tempfile
@@ -24,9 +23,10 @@ from redisproxy.clients.connection import CLOSE_LIMIT
 from ..support.certificates import Authority
 from ..support.clients import client_once
 from ..support.proxy import Installation, ProxyProcess
+from ..support.raw import RawClient, raw_client
 from ..support.servers import debian, free_port
+from ..support.status import ask, metrics, status_port
 from ..support.waiting import LIMIT, until
-from .test_status import ask, metrics, status_port
 
 LOCAL = Path(__file__).parents[2] / "deploy" / "local"
 
@@ -81,25 +81,21 @@ class TlsCase(unittest.TestCase):
             setattr(context, name, value)
         return context
 
-    def shake(self, context: ssl.SSLContext) -> ssl.SSLSocket:
-        plain = socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT)
-        self.addCleanup(plain.close)
-        wrapped = context.wrap_socket(plain, server_hostname="127.0.0.1")
-        self.addCleanup(wrapped.close)
-        return wrapped
+    def shake(self, context: ssl.SSLContext) -> RawClient:
+        return raw_client(self, self.port, tls=context)
 
     def shown(self) -> str:
         """The common name of the certificate that a new client sees."""
         with self.shake(self.context()) as connection:
-            certificate = x509.load_der_x509_certificate(connection.getpeercert(True))
+            certificate = x509.load_der_x509_certificate(connection.socket.getpeercert(True))
         return certificate.subject.rfc4514_string().removeprefix("CN=")
 
     def refusal(self, context: ssl.SSLContext) -> str:
         """What a client that is not let in is told, at the latest when it reads."""
         try:
             connection = self.shake(context)
-            connection.sendall(b"PING\r\n")
-            self.assertEqual(connection.recv(100), b"")
+            connection.send(b"PING\r\n")
+            self.assertEqual(connection.some(), b"")
         except ssl.SSLError as error:
             return str(error)
         except ConnectionError as error:
@@ -146,16 +142,13 @@ class ServingTests(TlsCase):
         installation = self.start("--status", "tcp:0")
         log = installation.proxy.logged
         for words in (b"PING\r\n", b"*1\r\n$4\r\nPING\r\n", b"GET / HTTP/1.1\r\n\r\n"):
-            with socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT) as plain:
-                plain.sendall(words)
-                self.assertIn(_rest(plain)[:1], (b"", b"\x15"), "the end, or an alert of TLS")
+            with RawClient(self.port) as plain:
+                plain.send(words)
+                self.assertIn(plain.rest(or_reset=True)[:1], (b"", b"\x15"), "the end, or an alert of TLS")
         log(r"not logged in: tls-failed \((wrong version number|packet length too long)\) after")
         log(r"not logged in: tls-failed \(http request\) after")
-        with (
-            socket.create_connection(("127.0.0.1", installation.proxy.port), timeout=LIMIT) as plain,
-            self.assertRaisesRegex(ssl.SSLError, "(?i)wrong.version.number|record layer"),
-        ):
-            self.context().wrap_socket(plain, server_hostname="127.0.0.1")
+        with self.assertRaisesRegex(ssl.SSLError, "(?i)wrong.version.number|record layer"):
+            RawClient(installation.proxy.port, tls=self.context())
         log(r"not logged in: tls-on-plain-port after")
         old = self.context(minimum_version=ssl.TLSVersion.TLSv1_1, maximum_version=ssl.TLSVersion.TLSv1_1)
         old.set_ciphers("DEFAULT@SECLEVEL=0")
@@ -165,8 +158,7 @@ class ServingTests(TlsCase):
         with self.assertRaisesRegex(redis.ConnectionError, "(?i)certificate.verify.failed"):
             self.client(ca=Authority(self.directory, "others").path).ping()
         log(r"tls-failed \(\w+ alert unknown ca\) after")
-        with socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT):
-            pass
+        RawClient(self.port).close()
         log(r"client-left after")
         ended = "redisproxy_connections_ended_total"
         until(lambda: metrics(status_port(installation))[ended, frozenset({("mood", "tls-failed")})] == 5, "five failed")
@@ -175,14 +167,12 @@ class ServingTests(TlsCase):
     def test_a_handshake_has_the_time_of_the_log_in_and_takes_a_place(self) -> None:
         self.write(*self.issue("first"))
         installation = self.start("--login-timeout", "5", "--max-workers", "2", "--work-queue-size", "0", "--processes", "1")
-        idle = [socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT) for _ in range(2)]
-        for connection in idle:
-            self.addCleanup(connection.close)
-        idle[1].sendall(b"\x16\x03\x01")
+        idle = [raw_client(self, self.port) for _ in range(2)]
+        idle[1].send(b"\x16\x03\x01")
         until(lambda: self.refusal(self.context()).startswith("closed"), "both places are taken")
         installation.proxy.logged("turned-away after")
         for connection in idle:
-            self.assertEqual(_rest(connection), b"")
+            self.assertEqual(connection.rest(or_reset=True), b"")
         until(lambda: len(installation.proxy.log.split("login-timeout after")) == 3, "both had their time")
         self.assertTrue(self.client().ping())
 
@@ -190,13 +180,12 @@ class ServingTests(TlsCase):
         self.write(*self.issue("first"))
         installation = self.start("--tenant-commands-per-second", "1")
         connection = self.shake(self.context())
-        connection.sendall(b"AUTH %b\r\n" % Installation.BLUE.encode())
-        self.assertEqual(connection.recv(100), b"+OK\r\n")
-        connection.sendall(b"PING\r\n" * 10_000)  # of which all but the first part waits for hours
-        self.assertEqual(connection.recv(7), b"+PONG\r\n")
+        self.assertEqual(connection.ask([b"AUTH", Installation.BLUE.encode()]), b"+OK\r\n")
+        connection.send(b"PING\r\n" * 10_000)  # of which all but the first part waits for hours
+        self.assertEqual(connection.reply(), b"+PONG\r\n")
         documents = installation.documents()
         installation.manifests.write([documents[0], *documents[3:]])
-        self.assertEqual(_rest(connection)[-7:], b"+PONG\r\n")
+        self.assertEqual(connection.rest(or_reset=True)[-7:], b"+PONG\r\n")
         connection.close()
         self.assertLess(float(installation.proxy.logged(r"revoked after ([0-9.]+) s")[1]), CLOSE_LIMIT)
 
@@ -205,24 +194,12 @@ class ServingTests(TlsCase):
         installation = self.start()
         client = self.client()
         client.ping()
-        halfway = socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT)
-        self.addCleanup(halfway.close)
-        halfway.sendall(b"\x16\x03\x01")
+        halfway = raw_client(self, self.port)
+        halfway.send(b"\x16\x03\x01")
         self.assertEqual(installation.proxy.stop(), 0)
-        self.assertEqual(_rest(halfway), b"")
+        self.assertEqual(halfway.rest(or_reset=True), b"")
         with self.assertRaises(redis.ConnectionError):
             client.connection.read_response()
-
-
-def _rest(connection: socket.socket) -> bytes:
-    """All that comes until the end."""
-    found = b""
-    try:
-        while data := connection.recv(4096):
-            found += data
-    except ConnectionResetError:
-        pass
-    return found
 
 
 class RotationTests(TlsCase):
@@ -332,8 +309,8 @@ class RotationTests(TlsCase):
         self.write(*self.issue("second"))
         until(lambda: self.shown() == "second", "the second certificate is shown there")
         with self.shake(self.context()) as connection:
-            connection.sendall(b"GET /metrics HTTP/1.0\r\n\r\n")
-            answer = _rest(connection).decode()
+            connection.send(b"GET /metrics HTTP/1.0\r\n\r\n")
+            answer = connection.rest(or_reset=True).decode()
         for listener in installation.proxy.lines:
             self.assertNotIn("Traceback", listener)
         self.assertIn(f'redisproxy_certificate_expiry_timestamp_seconds{{listener="ssl:{port}', answer)
@@ -437,9 +414,9 @@ class JsonTests(TlsCase):
     def test_a_log_of_json(self) -> None:
         self.write(*self.issue("first"))
         installation = self.start("--log-format", "json")
-        with socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT) as plain:
-            plain.sendall(b"PING\r\n\r\n")
-            _rest(plain)
+        with RawClient(self.port) as plain:
+            plain.send(b"PING\r\n\r\n")
+            plain.rest(or_reset=True)
         installation.proxy.logged('"mood": "tls-failed"')
         (event,) = [event for event in self.events(installation) if event.get("mood") == "tls-failed"]
         self.assertTrue(event["detail"])

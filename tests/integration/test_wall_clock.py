@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import signal
-import socket
 import time
 import unittest
 import urllib.request
 from collections.abc import Callable
 
 from ..support.proxy import Installation, has_ended, namespace, secret, tenant
+from ..support.raw import RawClient, raw_client
 from ..support.waiting import until
 from ..support.wall_clock import WallClock
 
@@ -43,11 +43,8 @@ class WallClockTests(unittest.TestCase):
         self.addCleanup(self.installation.stop)
         self.proxy = self.installation.proxy
 
-    def connect(self, *sends: bytes) -> socket.socket:
-        connection = socket.create_connection(("127.0.0.1", self.proxy.port), timeout=SOON)
-        self.addCleanup(connection.close)
-        connection.sendall(b"".join(sends))
-        return connection
+    def connect(self) -> RawClient:
+        return raw_client(self, self.proxy.port, timeout=SOON)
 
     def ask(self, path: str) -> str:
         address = self.proxy.logged(r"status is told at ([\d.]+:\d+)")[1]
@@ -75,21 +72,20 @@ class WallClockTests(unittest.TestCase):
         )
         self.proxy.logged("2 tenants with 2 credentials", SOON)
         until(self.red_logs_in, "the new tenant is known", SOON)
-        file = self.connect(b"AUTH red-password\r\n").makefile("rwb", buffering=0)
-        self.assertEqual(file.readline(), b"+OK\r\n")
-        file.write(b"PING\r\n" * 300)  # what comes in one read is answered; what follows has to wait for 2 s
-        self.assertEqual([file.readline() for _ in range(300)], [b"+PONG\r\n"] * 300)
+        red = self.connect()
+        self.assertEqual(red.ask(b"AUTH red-password\r\n"), b"+OK\r\n")
+        red.send(b"PING\r\n" * 300)  # what comes in one read is answered; what follows has to wait for 2 s
+        self.assertEqual([red.reply() for _ in range(300)], [b"+PONG\r\n"] * 300)
         set_back()
-        file.write(b"PING\r\n")
-        self.assertEqual(file.readline(), b"+PONG\r\n")
+        self.assertEqual(red.ask(b"PING\r\n"), b"+PONG\r\n")
 
     def red_logs_in(self) -> bool:
-        with self.connect(b"AUTH red-password\r\n") as connection:
-            return connection.recv(100) == b"+OK\r\n"
+        with self.connect() as connection:
+            return connection.ask(b"AUTH red-password\r\n") == b"+OK\r\n"
 
     def end(self, backend: dict, set_back: Callable[[], None]) -> None:
         """SIGTERM ends it, after the seconds that a blocked session has to leave."""
-        self.connect(b"AUTH green-password\r\n", b"BLPOP queue 0\r\n")
+        self.connect().send(b"AUTH green-password\r\nBLPOP queue 0\r\n")
         straight = self.installation.server.client(5)
         until(lambda: any(c["cmd"] == "blpop" for c in straight.client_list()), "Redis has the BLPOP", SOON)
         self.proxy.process.send_signal(signal.SIGTERM)
@@ -98,16 +94,15 @@ class WallClockTests(unittest.TestCase):
         self.assertEqual(self.proxy.process.wait(SOON), 0)
 
     def test_set_forward(self) -> None:
-        unknown = self.connect(b"PING\r\n")
-        self.assertEqual(unknown.recv(100), b"-NOAUTH Authentication required.\r\n")
+        unknown = self.connect()
+        self.assertEqual(unknown.ask(b"PING\r\n"), b"-NOAUTH Authentication required.\r\n")
         temporary = self.proxy.client(WithTemporary.TEMPORARY, 3, single_connection_client=True)
         lasting = self.installation.blue(single_connection_client=True)
         self.assertTrue(temporary.ping() and lasting.ping())
         self.clock.set(3500)
         for _ in range(10):  # in all processes something happens
             self.assertTrue(self.installation.green(single_connection_client=True).ping())
-        unknown.sendall(b"AUTH blue-password\r\n")
-        self.assertEqual(unknown.recv(100), b"+OK\r\n", "who has not logged in yet is not cut")
+        self.assertEqual(unknown.ask(b"AUTH blue-password\r\n"), b"+OK\r\n", "who has not logged in yet is not cut")
         self.assertTrue(temporary.ping(), "it has another hundred seconds")
         age = re.search(r"^redisproxy_directory_age_seconds (\S+)", self.ask("/metrics"), re.MULTILINE)
         self.assertLess(float(age[1]), 60, "what was read is not older")

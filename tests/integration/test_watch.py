@@ -14,8 +14,8 @@ import redis
 from ..support.apiserver import ANY, NAMESPACES, ApiServer, refusal
 from ..support.proxy import Installation, ProxyProcess, has_ended, master, namespace, secret, tenant
 from ..support.servers import RedisServer
+from ..support.status import metrics
 from ..support.waiting import LIMIT, until
-from .test_status import metrics
 
 BLUE, GREEN = "blue-password", "green-password"
 WATCHED = "namespaces and secrets are watched"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from redisproxy.resp import framing
 from tests.fuzz import targets
-from tests.fuzz.test_corpus import replies, requests
+from tests.fuzz.strategies import replies, requests
 from tests.support.forms import SOURCE, interpreted
 
 if framing.COMPILED:

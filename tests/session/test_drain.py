@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from redisproxy.resp.framing import WHOLE_LIMIT, encode
+from redisproxy.session.session import OK
 
-from .test_session import OK, Case, Conversation, logged_in
-from .test_shared import SharedConversation
-from .test_shared import logged_in as logged_in_at_home
+from ..support.conversations import Conversation, ConversationCase, SharedConversation, logged_in, logged_in_at_home
 
 GET = encode([b"GET", b"a"])
 BIG = encode([b"SET", b"a", b"x" * (WHOLE_LIMIT + 1000)])
 UNBLOCKED = b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"
 
 
-class DrainCase(Case):
+class DrainCase(ConversationCase):
     def assertEnded(self, conversation: Conversation, mood: str = "shutdown") -> None:
         self.assertEqual(conversation.closed, mood)
         self.assertTrue(all(lane.released is not None for lane in conversation.lanes))

@@ -6,197 +6,21 @@ import unittest
 
 from redisproxy.policy import server_config
 from redisproxy.policy.facts import builtin
-from redisproxy.policy.policy import Policy, make_policy
+from redisproxy.policy.policy import make_policy
 from redisproxy.resp.framing import ProtocolError, encode
 from redisproxy.session import conversation as conversation_module
 from redisproxy.session import pubsub
 from redisproxy.session import session as session_module
 from redisproxy.session.conversation import NOAUTH, SPOILER
-from redisproxy.session.info import FIGURES, SECTIONS
-from redisproxy.session.pending import Ledger, Owed
-from redisproxy.session.session import OK, Session
+from redisproxy.session.info import SECTIONS
+from redisproxy.session.pending import Owed
+from redisproxy.session.session import OK
 from redisproxy.tenants.model import AuthenticationError, Credential, Directory, Tenant, TenantFullError, digest
 
-BLUE = Credential(Tenant("blue", 3), "redis-secret-master", digest(b"blue"))
-GREEN = Credential(Tenant("green", 5), "redis-secret-master", digest(b"green"))
-DIRECTORY = Directory(None, [BLUE, GREEN])
-POLICY = make_policy(builtin(), scripts=True, databases=True)
+from ..support.conversations import BLUE, DIRECTORY, GREEN, Conversation, ConversationCase, logged_in
 
 
-class RecordingLane:
-    """A lane whose Redis is the test: the real ledger, and lists of what was sent."""
-
-    busy = False
-
-    def __init__(self, conversation: Conversation, protocol: int = 2) -> None:
-        self.protocol = protocol
-        self.ledger = Ledger(protocol)
-        self.latest, self.forgo = self.ledger.latest, self.ledger.forgo
-        self.sent = b""
-        self.paused = False
-        #: None: not yet; else whether what blocks was given up, too
-        self.given_up: bool | None = None
-        self.released: bool | None = None
-        self._conversation = conversation
-
-    def send(self, data: bytes, *debts: Owed) -> None:
-        assert self.released is None, "sent to a lane that was given back"
-        assert self.given_up is None, "sent to a lane that was given up"
-        self.ledger.debts.extend(debts)
-        self.sent += data
-
-    def pause(self, paused: bool) -> None:
-        self.paused = paused
-
-    def give_up(self, blocked: bool) -> None:
-        self.given_up = blocked
-
-    def release(self, clean: bool) -> None:
-        assert self.released is None, "given back twice"
-        self.released = clean
-        self.ledger.abandon()
-
-
-class Conversation:
-    """A session between a client and a Redis that the test plays. It is its own link."""
-
-    shares = False
-    taken = 0
-
-    def __init__(self, directory: Directory = DIRECTORY, lanes_at_once: bool = True) -> None:
-        self.id = 7
-        self.peer = "192.0.2.1:5555"
-        self.age = 12
-        self.questions: list[list[list[bytes]]] = []
-        self.permitted: list[bytes] = []
-        self.logouts = 0
-        self.audited: list[str] = []
-        self.looked: list[bytes] = []
-        self.directory = directory
-        self.lanes_at_once = lanes_at_once
-        self.lanes: list[RecordingLane] = []
-        self.asked: list[Credential] = []
-        self.asked_protocol = 2
-        self.told = b""
-        self.closed: str | None = None
-        self.held = False
-        self.session = Session(self)
-
-    # The link.
-
-    def write(self, data: bytes) -> None:
-        self.told += data
-
-    def close(self, mood: str) -> None:
-        self.closed = self.closed or mood
-
-    def abort(self, mood: str) -> None:
-        self.closed = self.closed or mood
-
-    def hold(self) -> None:
-        self.held = True
-
-    def unhold(self) -> None:
-        self.held = False
-
-    def policy(self) -> Policy:
-        return POLICY
-
-    def ask(self, commands: list[list[bytes]]) -> None:
-        self.questions.append(commands)
-
-    def permit(self, patterns: list[bytes]) -> None:
-        self.permitted += patterns
-        self.session.told(None)
-
-    def looked_at(self, name: bytes) -> None:
-        self.looked.append(name)
-
-    def forbidden(self, name: str) -> None:
-        self.audited.append(name)
-
-    def punish(self, error: bytes) -> None:
-        self.session.punished(error, False)
-
-    def logged_out(self) -> None:
-        self.logouts += 1
-
-    def figures(self) -> dict[str, int]:
-        return dict.fromkeys(FIGURES, 4) | {"pubsub_patterns": 6}
-
-    def authenticate(self, username: str | None, password: bytes) -> Credential:
-        return self.directory.authenticate(username, password, 0.0)
-
-    def lease(self, credential: Credential, protocol: int) -> None:
-        self.asked.append(credential)
-        self.asked_protocol = protocol
-        if self.lanes_at_once:
-            self.open_lane()
-
-    # The test's side.
-
-    def open_lane(self) -> None:
-        self.lanes.append(RecordingLane(self, self.asked_protocol))
-        self.session.lane_opened(self.lanes[-1])
-
-    def recheck(self, directory: Directory, now: float = 0.0) -> None:
-        """Another directory is in force, or time has passed."""
-        if self.session.recheck(lambda credential: directory.renewed(credential, now)):
-            self.session.end_revoked()
-
-    @property
-    def waits(self) -> bool:
-        """Whether no more commands are taken for now."""
-        return bool(self.session._wait)
-
-    @property
-    def lane(self) -> RecordingLane:
-        return self.lanes[-1]
-
-    def client(self, *parts: bytes) -> Conversation:
-        data = b"".join(parts)
-        self.taken += len(data)
-        self.session.received(data)
-        return self
-
-    def command(self, *words: bytes) -> Conversation:
-        return self.client(encode(words))
-
-    def redis(self, data: bytes, lane: int = -1) -> Conversation:
-        self.lanes[lane].ledger.received(data)
-        return self
-
-    def hears(self) -> bytes:
-        """What the client was told since the last time."""
-        told, self.told = self.told, b""
-        return told
-
-    def gets(self) -> bytes:
-        """What Redis was sent since the last time, on the newest lane."""
-        sent, self.lane.sent = self.lane.sent, b""
-        return sent
-
-
-def logged_in(protocol: int = 2, **options: object) -> Conversation:
-    conversation = Conversation(**options)
-    conversation.command(b"AUTH", b"blue")
-    assert conversation.hears() == OK
-    if protocol == 3:
-        conversation.command(b"HELLO", b"3").redis(b"%0\r\n")
-        conversation.hears(), conversation.gets()
-    return conversation
-
-
-class Case(unittest.TestCase):
-    def assertHears(self, conversation: Conversation, *expected: bytes) -> None:
-        self.assertEqual(conversation.hears(), b"".join(expected))
-
-    def assertRefused(self, conversation: Conversation, start: bytes) -> None:
-        told = conversation.hears()
-        self.assertTrue(told.startswith(start) and told.endswith(b"\r\n") and told.count(b"\r\n") == 1, told)
-
-
-class LoginTests(Case):
+class LoginTests(ConversationCase):
     def test_password_only(self) -> None:
         conversation = Conversation().command(b"AUTH", b"blue")
         self.assertHears(conversation, OK)
@@ -313,7 +137,7 @@ class LoginTests(Case):
         self.assertHears(conversation.command(b"CLIENT", b"GETNAME"), b"_\r\n")
 
 
-class LimitsTests(Case):
+class LimitsTests(ConversationCase):
     def full(self) -> Conversation:
         class Full(Directory):
             def authenticate(self, *arguments: object) -> Credential:
@@ -384,7 +208,7 @@ class LimitsTests(Case):
         self.assertEqual(conversation.hears(), b"")
 
 
-class HelloTests(Case):
+class HelloTests(ConversationCase):
     def test_with_a_login(self) -> None:
         conversation = Conversation().command(b"HELLO", b"3", b"AUTH", b"default", b"blue", b"SETNAME", b"me")
         self.assertEqual(conversation.gets(), encode([b"HELLO", b"3"]))
@@ -422,7 +246,7 @@ class HelloTests(Case):
         self.assertIs(conversation.lane.released, False)
 
 
-class OrderTests(Case):
+class OrderTests(ConversationCase):
     def test_every_reply_in_its_place(self) -> None:
         conversation = logged_in()
         get = encode([b"GET", b"a"])
@@ -487,7 +311,7 @@ REFUSED_SELECT = b"-NOPERM this password opens database 3 only: SELECT of any ot
 REFUSED_CONFIG = b"-NOPERM the command 'config|set' is not available here: it reaches beyond the own database\r\n"
 
 
-class ProtocolErrorTests(Case):
+class ProtocolErrorTests(ConversationCase):
     def test_error_in_its_place_then_closed(self) -> None:
         conversation = logged_in().client(encode([b"GET", b"a"]), b"*1\r\n+x\r\n", encode([b"GET", b"b"]))
         self.assertHears(conversation)
@@ -554,7 +378,7 @@ class ProtocolErrorTests(Case):
         self.assertHears(conversation, b"-ERR the arguments of 'watch' are larger than 1048576 bytes\r\n", OK)
 
 
-class TransactionTests(Case):
+class TransactionTests(ConversationCase):
     def test_multi_and_exec(self) -> None:
         conversation = logged_in()
         sent = encode([b"MULTI"]) + encode([b"SET", b"a", b"1"]) + encode([b"EXEC"])
@@ -607,7 +431,7 @@ class TransactionTests(Case):
             self.assertIs(conversation.lane.released, clean, sent)
 
 
-class OwnDatabaseTests(Case):
+class OwnDatabaseTests(ConversationCase):
     def test_select(self) -> None:
         conversation = logged_in()
         self.assertHears(conversation.command(b"select", b"3"), OK)
@@ -662,7 +486,7 @@ def message(channel: bytes, payload: bytes, push: bytes = b"*") -> bytes:
     return b"%b3\r\n$7\r\nmessage\r\n$%d\r\n%b\r\n$%d\r\n%b\r\n" % (push, len(channel), channel, len(payload), payload)
 
 
-class PubSubTests(Case):
+class PubSubTests(ConversationCase):
     """Redis knows a tenant's channels behind a prefix, the client without."""
 
     def test_confirmations_and_messages_whole_and_split(self) -> None:
@@ -938,7 +762,7 @@ class PubSubTests(Case):
         self.assertIn(b"-ERR this would be more than 3 subscriptions, or ", conversation.hears())
 
 
-class MidMessageTests(Case):
+class MidMessageTests(ConversationCase):
     """While a message is under way, nothing else may be said to the client."""
 
     def half(self, protocol: int) -> tuple[Conversation, bytes, bytes]:
@@ -999,7 +823,7 @@ class MidMessageTests(Case):
             self.assertIn(told, (heard + b"+RESET\r\n", heard + OK))
 
 
-class ProtocolSwitchTests(Case):
+class ProtocolSwitchTests(ConversationCase):
     def test_in_resp3_an_array_is_never_a_message(self) -> None:
         for word in (b"message", b"pmessage", b"smessage", b"subscribe", b"unsubscribe"):
             conversation = logged_in(3).command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
@@ -1032,7 +856,7 @@ class ProtocolSwitchTests(Case):
         self.assertHears(conversation, confirmation(b"unsubscribe", b"a", 0))
 
 
-class QuestionTests(Case):
+class QuestionTests(ConversationCase):
     """What Redis answers about the whole server is asked over the control connection."""
 
     def test_info_waits_for_what_is_owed_and_is_cut(self) -> None:
@@ -1173,7 +997,7 @@ class QuestionTests(Case):
             self.assertHears(conversation, b":6\r\n")
 
 
-class UnknownTests(Case):
+class UnknownTests(ConversationCase):
     """Commands that the server does not have: as Redis says it, and nothing is passed on."""
 
     def test_a_command(self) -> None:
@@ -1253,7 +1077,7 @@ class UnknownTests(Case):
         self.assertEqual(conversation.gets(), b"")
 
 
-class ClientReplyTests(Case):
+class ClientReplyTests(ConversationCase):
     def test_off_and_on(self) -> None:
         conversation = logged_in().command(b"CLIENT", b"REPLY", b"OFF")
         conversation.command(b"SET", b"a", b"1").command(b"SELECT", b"9").command(b"CLIENT", b"ID")
@@ -1272,7 +1096,7 @@ class ClientReplyTests(Case):
         self.assertRefused(logged_in().command(b"CLIENT", b"REPLY", b"MAYBE"), b"-ERR syntax error")
 
 
-class AuditTests(Case):
+class AuditTests(ConversationCase):
     def test_what_a_tenant_may_not_do_is_written_down_by_name_alone(self) -> None:
         conversation = logged_in()
         for words in (
@@ -1293,7 +1117,7 @@ class AuditTests(Case):
         self.assertEqual(conversation.audited, audited)
 
 
-class ContainerTests(Case):
+class ContainerTests(ConversationCase):
     def test_by_subcommand(self) -> None:
         conversation = logged_in()
         for words in ((b"MEMORY", b"USAGE", b"k"), (b"script", b"load", b"return 1"), (b"OBJECT", b"ENCODING", b"k")):
@@ -1347,7 +1171,7 @@ class ContainerTests(Case):
             self.assertIn(field, told)
 
 
-class ResetTests(Case):
+class ResetTests(ConversationCase):
     def test_logs_out(self) -> None:
         conversation = logged_in().command(b"GET", b"a").command(b"RESET").command(b"GET", b"b")
         self.assertHears(conversation)
@@ -1360,7 +1184,7 @@ class ResetTests(Case):
         self.assertRefused(Conversation().command(b"RESET", b"x"), b"-ERR wrong number of arguments")
 
 
-class BoundsTests(Case):
+class BoundsTests(ConversationCase):
     def test_a_client_is_read_while_it_waits_but_not_without_limit(self) -> None:
         """Nothing else would tell that it left."""
         conversation = logged_in().command(b"BLPOP", b"q", b"0").command(b"AUTH", b"green")
@@ -1445,7 +1269,7 @@ class BoundsTests(Case):
         setattr(conversation_module, name, value)
 
 
-class RevocationTests(Case):
+class RevocationTests(ConversationCase):
     def test_after_what_is_owed(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
         conversation.recheck(Directory(None, [GREEN]))
@@ -1485,7 +1309,7 @@ class RevocationTests(Case):
         self.assertEqual(conversation.closed, "revoked")
 
 
-class RevokedWhileBlockedTests(Case):
+class RevokedWhileBlockedTests(ConversationCase):
     BLOCKING = (
         (b"BLPOP", b"q", b"0"),
         (b"XREAD", b"BLOCK", b"0", b"STREAMS", b"s", b"$"),

@@ -11,82 +11,13 @@ from redisproxy.resp.framing import encode
 from redisproxy.session import conversation as conversation_module
 from redisproxy.session.route import LOST
 from redisproxy.session.session import OK
-from redisproxy.tenants.model import Credential, Directory
+from redisproxy.tenants.model import Directory
 
-from .test_session import BLUE, GREEN, Case, Conversation, RecordingLane
+from ..support.conversations import BLUE, GREEN, RecordingLane, SharedCase, SharedConversation
+from ..support.conversations import logged_in_at_home as logged_in
 
 GET = encode([b"GET", b"a"])
 AWAY = b"-ERR away\r\n"
-
-
-class RecordingHome:
-    """A tenant's shared lanes, of which the test is the Redis."""
-
-    def __init__(self, conversation: SharedConversation, protocol: int) -> None:
-        self.protocol = protocol
-        self.lane: RecordingLane | None = RecordingLane(conversation, protocol)
-        self.away = ""
-        self.users = 1
-        self.waiting: list[object] = []
-
-    def wait(self, session: object) -> None:
-        self.waiting.append(session)
-
-    def leave(self) -> None:
-        self.users -= 1
-
-    def ready(self) -> None:
-        waiting, self.waiting = self.waiting, []
-        for session in waiting:
-            session.home_ready()
-
-    def breaks(self, begun: bool = False) -> None:
-        """As `upstream.multiplexed` does when a connection is lost."""
-        lane, self.lane = self.lane, None
-        for owner in dict.fromkeys(owed.owner for owed in lane.ledger.abandon()):
-            owner.lane_broke(begun)
-
-
-class SharedConversation(Conversation):
-    """A session that shares lanes. `lanes` are those of its own."""
-
-    shares = True
-
-    def __init__(self, **options: object) -> None:
-        self.homes: list[RecordingHome] = []
-        super().__init__(**options)
-
-    def share(self, credential: Credential, protocol: int) -> None:
-        self.asked.append(credential)
-        self.asked_protocol = protocol
-        self.homes.append(RecordingHome(self, protocol))
-        self.session.at_home(self.homes[-1])
-
-    @property
-    def home(self) -> RecordingHome:
-        return self.homes[-1]
-
-    def shared_gets(self) -> bytes:
-        """What was sent over the shared lane since the last time."""
-        sent, self.home.lane.sent = self.home.lane.sent, b""
-        return sent
-
-    def shared_redis(self, data: bytes) -> SharedConversation:
-        self.home.lane.ledger.received(data)
-        return self
-
-
-def logged_in(**options: object) -> SharedConversation:
-    conversation = SharedConversation(**options)
-    conversation.command(b"AUTH", b"blue")
-    assert conversation.hears() == OK
-    return conversation
-
-
-class SharedCase(Case):
-    def assertHome(self, conversation: SharedConversation) -> None:
-        self.assertFalse(conversation.session.pinned)
-        self.assertTrue(all(lane.released is not None for lane in conversation.lanes))
 
 
 class PlainTests(SharedCase):

@@ -9,8 +9,6 @@ source has is in the test module of that source.
 from __future__ import annotations
 
 import base64
-import calendar
-import itertools
 import secrets
 import time
 import unittest
@@ -18,163 +16,24 @@ from collections.abc import Callable, Iterator
 
 from twisted.internet import defer, task
 
-from redisproxy.sources.kubernetes import ClusterSource
-from redisproxy.sources.manifests import ManifestsSource
-from redisproxy.sources.reload import Source
 from redisproxy.sources.watch import ChangeQueue, WatchService
 from redisproxy.tenants.enrolment import Enrolment, Problem
 from redisproxy.tenants.limits import UNLIMITED, Limits
 from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Directory
 
-from ..cluster.apiserver import KubeApiServer, shared_api_server
-from ..support.apiserver import ApiServer
+from ..cluster.apiserver import shared_api_server
 from ..support.kept import KeptDirectory
-from ..support.proxy import Manifests
-from ..support.waiting import LIMIT, until
+from ..support.waiting import until
+from ..support.worlds import HOUR, ManifestsWorld, RealApiWorld, SmallApiWorld, namespace, secret, url
 
-HOUR = 3600
 #: Part of every password here: it may not be in what an operator is told.
 MARK = "pw-"
 #: Part of the names of what is made to see how far a watch has come.
 MARKING = "watch-mark-"
 
 
-def stamp(seconds: float) -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
-
-
-def namespace(name: str, **annotations: str) -> dict:
-    """annotations: of the proxy, with _ for - in their names."""
-    metadata: dict = {"name": name}
-    if annotations:
-        metadata["annotations"] = {f"redisproxy/{key.replace('_', '-')}": value for key, value in annotations.items()}
-    return {"apiVersion": "v1", "kind": "Namespace", "metadata": metadata}
-
-
-def secret(where: str, name: str, part: str = "stringData", **values: str) -> dict:
-    """values: with _ for - in the names of keys, but for valid_hours."""
-    data = {key if key == "valid_hours" else key.replace("_", "-"): value for key, value in values.items()}
-    metadata = {"name": name, "namespace": where}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": metadata, part: data}
-
-
-def url(password: str, index: int | str, user: str = "") -> str:
-    return f"redis://{user}:{password}@redis:6379/{index}"
-
-
 def encoded(value: bytes) -> str:
     return base64.b64encode(value).decode()
-
-
-class ManifestsWorld:
-    """Documents in the files of a directory."""
-
-    takes_what_is_not_base64 = True
-
-    def __init__(self) -> None:
-        self._manifests = Manifests()
-        self._documents: dict[tuple[str, str, str], dict] = {}
-        self._created = itertools.count(int(time.time()) - 30 * 24 * HOUR)
-
-    def source(self, prefix: str, secret_name: str, master: tuple[str, str]) -> Source:
-        return ManifestsSource(self._manifests.path, prefix, master)
-
-    def put(self, *documents: dict) -> None:
-        """Creates or replaces. Each new one is a second younger than the one before."""
-        for document in documents:
-            metadata = document["metadata"]
-            key = (document["kind"], metadata.get("namespace", ""), metadata["name"])
-            old = self._documents.get(key)
-            created = old["metadata"]["creationTimestamp"] if old else stamp(next(self._created))
-            self._documents[key] = {**document, "metadata": {**metadata, "creationTimestamp": created}}
-        self._write()
-
-    def delete(self, name: str, secret: str | None = None) -> None:
-        """One secret of a namespace, or the namespace with all that is in it."""
-        self._documents = {
-            (kind, where, found): document
-            for (kind, where, found), document in self._documents.items()
-            if ((where, found) != (name, secret) if secret else name not in (where, found if kind == "Namespace" else ""))
-        }
-        self._write()
-
-    def _write(self) -> None:
-        self._manifests.write(self._documents.values())
-
-    def created(self, where: str, name: str) -> float:
-        """A secret's creationTimestamp, in seconds since the epoch."""
-        text = self._documents["Secret", where, name]["metadata"]["creationTimestamp"]
-        return _seconds(text)
-
-    def pause(self) -> None:
-        """What is put from now on is younger than what was put before."""
-
-    def remove(self) -> None:
-        self._manifests.remove()
-
-
-def _seconds(text: str) -> float:
-    return calendar.timegm(time.strptime(text, "%Y-%m-%dT%H:%M:%SZ"))
-
-
-class SmallApiWorld(ManifestsWorld):
-    """The same documents behind the small API: their times are as above."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.api = ApiServer().start()
-
-    def source(self, prefix: str, secret_name: str, master: tuple[str, str]) -> Source:
-        return ClusterSource(
-            prefix, secret_name, master, 443, {"KUBECONFIG": str(self.api.kubeconfig)}, timeout=(LIMIT, LIMIT)
-        )
-
-    def _write(self) -> None:
-        self.api.put(*self._documents.values())
-
-    def delete(self, name: str, secret: str | None = None) -> None:
-        super().delete(name, secret)
-        self.api.delete(name, secret)
-
-    def remove(self) -> None:
-        super().remove()
-        self.api.remove()
-
-
-class RealApiWorld:
-    """A real kube-apiserver, which all tests share: each has names of its own."""
-
-    takes_what_is_not_base64 = False
-
-    def __init__(self, server: KubeApiServer) -> None:
-        self.server = server
-        self._namespaces: set[str] = set()
-
-    def source(self, prefix: str, secret_name: str, master: tuple[str, str]) -> Source:
-        environ = {"KUBECONFIG": str(self.server.kubeconfig)}
-        return ClusterSource(prefix, secret_name, master, 443, environ, timeout=(LIMIT, LIMIT))
-
-    def put(self, *documents: dict) -> None:
-        for document in documents:
-            if document["kind"] == "Namespace":
-                self._namespaces.add(document["metadata"]["name"])
-            self.server.put(document)
-
-    def delete(self, name: str, secret: str | None = None) -> None:
-        self.server.delete(name, secret)
-
-    def created(self, where: str, name: str) -> float:
-        _, answer = self.server.request("GET", f"/api/v1/namespaces/{where}/secrets/{name}")
-        return _seconds(answer["metadata"]["creationTimestamp"])
-
-    def pause(self) -> None:
-        """Times are whole seconds: what comes in the next one is younger."""
-        now = int(time.time())
-        until(lambda: int(time.time()) > now, "the next second")
-
-    def remove(self) -> None:
-        for name in self._namespaces:
-            self.delete(name)
 
 
 class Contract:

@@ -16,7 +16,7 @@ SOURCE = Path(framing.__file__).with_name("framing.py")
 #: What has its own framing, or is about that: it is loaded anew.
 _ANEW = (
     *("redisproxy.resp", "redisproxy.tenants", "redisproxy.policy", "redisproxy.session"),
-    *("tests.resp", "tests.session", "tests.fuzz"),
+    *("tests.resp", "tests.support.conversations", "tests.fuzz"),
 )
 
 

@@ -7,7 +7,6 @@ import functools
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -19,6 +18,7 @@ import redis
 import yaml
 
 from .clients import client_once
+from .raw import RawClient
 from .servers import RedisServer
 from .waiting import LIMIT, until
 
@@ -168,9 +168,8 @@ class ProxyProcess:
 
     def answers(self) -> None:
         """Returns when it has answered a client that has not logged in: it runs."""
-        with socket.create_connection(("127.0.0.1", self.port), timeout=LIMIT) as connection:
-            connection.sendall(b"PING\r\n")
-            assert connection.recv(100).startswith(b"-NOAUTH")
+        with RawClient(self.port) as client:
+            assert client.ask(b"PING\r\n").startswith(b"-NOAUTH")
 
     def refresh(self) -> None:
         """SIGUSR1: reads the credentials anew."""

@@ -20,9 +20,9 @@ from redisproxy.upstream.acl_users import Wall
 from redisproxy.upstream.client import ControlError, Server
 
 from ..support.clients import client_once
+from ..support.control import Control, run
 from ..support.servers import RedisServer, on_every_server, valkey
 from ..support.waiting import until
-from .test_acl_users import Control, run
 
 BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-green", 5)
 NAME = acl.username(BLUE)

@@ -15,38 +15,12 @@ from redisproxy.upstream.acl_users import PATTERN_BYTES, PATTERNS, Wall, WallErr
 from redisproxy.upstream.client import ControlError, Server
 
 from ..support.clients import client_once
+from ..support.control import Control, run
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server
 from ..support.waiting import LIMIT
 
 BLUE = Tenant("team-blue", 3)
 MASTER = MASTER_PASSWORD.encode()
-
-
-class Control:
-    """Asks at once. before: called before each question, once, with its words."""
-
-    def __init__(self, server: RedisServer) -> None:
-        self._client = server.client()
-        self._client.response_callbacks.clear()  # answers as they come
-        self.before: Callable[[tuple], object] | None = None
-
-    async def ask(self, *words: bytes | str) -> object:
-        before, self.before = self.before, None
-        if before is not None:
-            before(words)
-        try:
-            return self._client.execute_command(*words)
-        except redis.ResponseError as error:
-            raise ControlError(str(error)) from None
-
-
-def run(work: object) -> object:
-    results: list[object] = []
-    defer.Deferred.fromCoroutine(work).addBoth(results.append)
-    [result] = results
-    if hasattr(result, "raiseException"):
-        result.raiseException()
-    return result
 
 
 def fails(words: tuple) -> None:

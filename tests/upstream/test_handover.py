@@ -19,8 +19,8 @@ from redisproxy.upstream.handover import ELSEWHERE_LIMIT, HERE_LIMIT
 from redisproxy.upstream.pool import LanePool
 
 from ..support.certificates import Authority
+from ..support.lanes import ClockedReactor, Heard, Silent
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_7, valkey
-from .test_pool import ClockedReactor, Heard, Silent
 
 BLUE, GREEN, NEXT = Tenant("blue", 3), Tenant("green", 5), Tenant("green", 3)
 PASSWORD = MASTER_PASSWORD.encode()

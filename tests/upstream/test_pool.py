@@ -22,42 +22,10 @@ from redisproxy.upstream.acl_users import Wall, WallError
 from redisproxy.upstream.connection import LOGIN_REFUSED, LaneError, LaneProtocol
 from redisproxy.upstream.pool import AT_ONCE, FRESH, LanePool
 
+from ..support.lanes import ClockedReactor, Heard, Silent
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port
 
 BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
-
-
-class Silent:
-    """Takes a lane as a session does."""
-
-    def __init__(self) -> None:
-        self.lost = 0
-
-    def lane_lost(self) -> None:
-        self.lost += 1
-
-
-class ClockedReactor:
-    """The real reactor's sockets, and a Clock's time."""
-
-    def __init__(self) -> None:
-        self.clock = task.Clock()
-        self.callLater = self.clock.callLater
-        self.seconds = self.clock.seconds
-        self.getDelayedCalls = self.clock.getDelayedCalls
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(reactor, name)
-
-
-class Heard:
-    """Keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.heard: list[bytes] = []
-
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
-        self.heard.append(piece)
 
 
 class Subscriber(Heard):

@@ -17,8 +17,8 @@ from redisproxy.upstream.inquiry import InquiryError, inquire
 from redisproxy.upstream.probe import Memory, Probe
 from redisproxy.upstream.sentinel import Sentinel, SentinelError
 
-from ..policy.test_probing import ABSENT, FORBIDDEN, ODD, PASSING
 from ..support.faults import FaultyRedis
+from ..support.redis_errors import ABSENT, FORBIDDEN, ODD, PASSING
 from ..support.sentinels import NAME, SentinelProcess
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server, valkey
 

@@ -1,0 +1,40 @@
+"""A control connection without a reactor: redis-py asks a real Redis at once, so what awaits it is finished when `run` returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import redis
+from twisted.internet import defer
+
+from redisproxy.upstream.client import ControlError
+
+from .servers import RedisServer
+
+
+class Control:
+    """Asks at once. before: called before each question, once, with its words."""
+
+    def __init__(self, server: RedisServer) -> None:
+        self._client = server.client()
+        self._client.response_callbacks.clear()  # answers as they come
+        self.before: Callable[[tuple], object] | None = None
+
+    async def ask(self, *words: bytes | str) -> object:
+        before, self.before = self.before, None
+        if before is not None:
+            before(words)
+        try:
+            return self._client.execute_command(*words)
+        except redis.ResponseError as error:
+            raise ControlError(str(error)) from None
+
+
+def run(work: object) -> object:
+    """The result of a coroutine that waits for nothing but such a control connection; its exception is raised."""
+    results: list[object] = []
+    defer.Deferred.fromCoroutine(work).addBoth(results.append)
+    [result] = results
+    if hasattr(result, "raiseException"):
+        result.raiseException()
+    return result

@@ -1,0 +1,40 @@
+"""What tests of lanes give the pool: a reactor whose clock is the test's, and takers of lanes that note what they are told."""
+
+from __future__ import annotations
+
+from twisted.internet import reactor, task
+
+from redisproxy.session.pending import Owed
+
+
+class Silent:
+    """Takes a lane as a session does."""
+
+    def __init__(self) -> None:
+        self.lost = 0
+
+    def lane_lost(self) -> None:
+        self.lost += 1
+
+
+class ClockedReactor:
+    """The real reactor's sockets, and a Clock's time."""
+
+    def __init__(self) -> None:
+        self.clock = task.Clock()
+        self.callLater = self.clock.callLater
+        self.seconds = self.clock.seconds
+        self.getDelayedCalls = self.clock.getDelayedCalls
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(reactor, name)
+
+
+class Heard:
+    """Keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.heard: list[bytes] = []
+
+    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+        self.heard.append(piece)

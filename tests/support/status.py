@@ -1,0 +1,36 @@
+"""A client of the status endpoint: asks it over HTTP, and reads its metrics."""
+
+from __future__ import annotations
+
+import http.client
+
+from prometheus_client.parser import text_string_to_metric_families
+
+from .proxy import Installation
+from .waiting import LIMIT
+
+
+def ask(port: int, path: str, host: str = "127.0.0.1", **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
+    """The status, headers and body of the answer to a GET. headers: of the request, with _ for - in their names."""
+    connection = http.client.HTTPConnection(host, port, timeout=LIMIT)
+    try:
+        connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})
+        answer = connection.getresponse()
+        return answer.status, answer.headers, answer.read().decode()
+    finally:
+        connection.close()
+
+
+def status_port(installation: Installation) -> int:
+    """The port that the proxy's log names. Waits for that line."""
+    return int(installation.proxy.logged(r"status is told at \S+:(\d+)")[1])
+
+
+def metrics(port: int) -> dict[tuple[str, frozenset], float]:
+    """The value of each sample, by its name and the set of its (label, value) pairs."""
+    _, _, text = ask(port, "/metrics")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }

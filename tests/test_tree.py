@@ -1,0 +1,54 @@
+"""Rules of the tree of tests: what several test modules need is in `tests/support/`, not in one of them."""
+
+from __future__ import annotations
+
+import ast
+import unittest
+from collections.abc import Iterator
+from importlib.util import resolve_name
+from pathlib import Path
+
+TESTS = Path(__file__).parent
+
+
+def imported(source: str, package: str) -> Iterator[str]:
+    """The full dotted names that a module of this package may import, in functions, too."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = resolve_name("." * node.level + (node.module or ""), package)
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def modules_of_tests(source: str, package: str) -> list[str]:
+    """Which of these names are test modules, or are in one."""
+    return [
+        name
+        for name in imported(source, package)
+        if name.startswith("tests.") and any(part.startswith("test_") for part in name.split("."))
+    ]
+
+
+class ImportsTests(unittest.TestCase):
+    def test_no_module_imports_a_test_module(self) -> None:
+        """`support.forms.interpreted` loads some by name, on purpose: those are no import statements."""
+        for path in sorted(TESTS.rglob("*.py")):
+            package = ".".join(path.relative_to(TESTS.parent).parent.parts)
+            found = modules_of_tests(path.read_text(), package)
+            self.assertEqual(found, [], f"{path.relative_to(TESTS.parent)}: move what it takes from there to tests/support/")
+
+    def test_each_way_to_import_one_is_seen(self) -> None:
+        for source in (
+            "import tests.session.test_session",
+            "import tests.session.test_session as other",
+            "from tests.session import test_session",
+            "from tests.session.test_session import BLUE",
+            "from .test_session import BLUE",
+            "from . import test_session",
+            "from ..session.test_session import BLUE",
+            "def later():\n    from ..session import test_session",
+        ):
+            self.assertEqual(len(modules_of_tests(source, "tests.session")), 1, source)
+        for source in ("from ..support.status import ask", "import tests", "from twisted.test import test_tcp"):
+            self.assertEqual(modules_of_tests(source, "tests.session"), [], source)
