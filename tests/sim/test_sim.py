@@ -38,17 +38,22 @@ class SimulationTests(unittest.TestCase):
 
     def test_a_client_that_leaves_fails_nobody_elses_command(self) -> None:
         """Version 0.1 answered others `Redis cannot be reached`."""
-        for seed in (19, 243, 331):
-            self.assertEqual(wrong(seed, sim.Options()), [])
+        kinds = {wrong.kind for wrong in sim.Simulation(24, sim.Options(hard=sim.HARD)).run()}
+        self.assertNotIn("redis-error", kinds)
 
     def test_a_session_whose_database_is_anothers_gets_none_of_its_items(self) -> None:
         """Version 0.1 gave it what the new owner pushed."""
-        for seed in (11, 123, 173):
+        for seed in (29, 61, 114):
+            self.assertEqual(wrong(seed, sim.Options(faults=sim.FAULTS)), [])
+
+    def test_no_command_of_a_pipeline_overtakes_another(self) -> None:
+        """One that stood behind many of the proxy's own answers did."""
+        for seed in (1, 7, 22):
             self.assertEqual(wrong(seed, sim.Options(faults=sim.FAULTS)), [])
 
     def test_of_hard_clients_it_finds_what_is_known_and_nothing_else(self) -> None:
         found = set()
-        for seed in (1, 2, 27, 36, 69, 83):
+        for seed in (1, 2, 14, 24, 54):
             found |= {wrong.kind for wrong in sim.Simulation(seed, sim.Options(hard=sim.HARD)).run()}
         self.assertLessEqual({"item-lost", "stuck"}, found)
         self.assertLessEqual(found, KNOWN)
