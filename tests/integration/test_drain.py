@@ -232,7 +232,8 @@ class BlockedTests(DrainCase):
         self.blocked(3)
         self.signal()
         for connection in connections:
-            self.assertEqual(connection.rest(), b"", "it is not told, so that it tries again")
+            # On a busy machine Redis gives it up too late for an orderly end.
+            self.assertEqual(connection.rest(or_reset=True), b"", "it is not told, so that it tries again")
         self.redis.rpush("queue", "item")
         self.assertEqual(self.redis.llen("queue"), 1)
         for connection in connections:
