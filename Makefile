@@ -115,9 +115,10 @@ coverage: $(VENV)/installed-test $(SERVERS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
-# But for what has no commands of clients in it, is about the client's side alone, or says itself which connections it wants.
+# But for what has no commands of clients in it, is about the client's side alone, or says itself which connections it wants;
+# and for rolling updates, of which test_drain has both kinds.
 ELSEWHERE = $(addprefix tests.integration.test_,acl_users deep_replies kubernetes manifests marked probing process processes \
-	quickstart resets revocation rotation shared status tls wall_clock watch)
+	quickstart resets revocation rolling rotation shared status tls wall_clock watch)
 DEDICATED = $(filter-out $(ELSEWHERE),$(subst /,.,$(basename $(wildcard tests/integration/test_*.py)))) \
 	$(addprefix tests.attacks.test_attacks.,FirstWallTests ProvisioningTests)
 
