@@ -5,6 +5,7 @@ from __future__ import annotations
 import array
 import contextlib
 import fcntl
+import select
 import socket
 import termios
 import threading
@@ -14,6 +15,13 @@ def _unread(connection: socket.socket) -> int:
     count = array.array("i", [0])
     fcntl.ioctl(connection, termios.FIONREAD, count)
     return count[0]
+
+
+def _hung_up(connection: socket.socket) -> bool:
+    """Whether the other end is gone. What it sent before may be unread for ever."""
+    poll = select.poll()
+    poll.register(connection, select.POLLRDHUP)
+    return bool(poll.poll(0))
 
 
 class Relay:
@@ -70,7 +78,7 @@ class Relay:
 
     def held(self) -> int:
         """Bytes of the proxy, for Redis, that `stall` keeps back, of the connection that has most."""
-        return max(_unread(near) for near, _ in self._pairs)
+        return max((_unread(near) for near, _ in self._pairs if not _hung_up(near)), default=0)
 
     def flow(self) -> None:
         self._flows.set()
@@ -86,6 +94,8 @@ class Relay:
     def say(self, data: bytes, held: int = 0) -> None:
         """The proxy hears this from Redis, on every connection of which `stall` keeps back so many bytes at least."""
         for near, _ in self._pairs:
+            if _hung_up(near):
+                continue
             with contextlib.suppress(OSError):
                 if not held or _unread(near) >= held:
                     near.sendall(data)
