@@ -29,7 +29,7 @@ COMMAND_SIZE = 16
 
 
 class Client(Protocol):
-    """A client's connection: see `clients.factory.connection.ClientProtocol`."""
+    """A client's connection: see `clients.connection.ClientProtocol`."""
 
     session: Session
     #: bytes that it sent

@@ -23,9 +23,9 @@ _PRIVATE = ("dataBuffer", "_tempDataBuffer", "_aborting")
 
 
 def write_at_once(transport: ITransport) -> Callable[[bytes], None]:
-    """A callable to use as `twisted_private.write`, in the reactor's thread, once the transport is connected.
+    """A callable to use as `transport.write`, in the reactor's thread, once the transport is connected.
 
-    It is `twisted_private.write` itself for all but Twisted's own TCP and Unix sockets, so for TLS and in tests.
+    It is `transport.write` itself for all but Twisted's own TCP and Unix sockets, so for TLS and in tests.
 
     Unlike there, a streaming producer is paused only for what the kernel did not take. A reset that is found by a write
     and not by a read can be shown as an orderly end: a socket tells it once. Either way the protocol hears of it from the

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+from redisproxy.clients.connection import HALF_CLOSED_GRACE
+
 from .kernel import Event, Socket
 from .replies import Error, Push, Status, command, parse
 
@@ -73,6 +75,8 @@ class Actor:
         self._subscribed: set[bytes] = set()
         self._heard: dict[bytes, int] = {}
         self._closing = False
+        # When it sent its end of file: the proxy gives what is due HALF_CLOSED_GRACE seconds then, and no more.
+        self._shut_at: float | None = None
         self._writes_first = False
         self._rate = 0
         self._resting: Event | None = None
@@ -104,6 +108,7 @@ class Actor:
         self._subscribed.clear()
         self._heard.clear()
         self._closing = self._writes_first = False
+        self._shut_at = None
         self._rate = 0
         self._protocol = 2
         self._log_in()
@@ -173,10 +178,11 @@ class Actor:
 
     def _lost(self, how: str) -> None:
         """The connection was ended from the other side."""
-        if self._incoming:
+        gave_up = self._shut_at is not None and self.world.now - self._shut_at >= HALF_CLOSED_GRACE
+        if self._incoming and not gave_up:
             self.simulation.wrong("half-reply", f"{self} was {how} within {bytes(self._incoming[:60])!r}", self.tenant)
         short = len(self.expected)
-        if not (self._closing and not short):
+        if not (gave_up or (self._closing and not short)):
             names = b" ".join(each.name for each in list(self.expected)[:4]).decode()
             self.simulation.wrong("closed", f"{self} was {how}, {short} replies short: {names}", self.tenant)
         self._forget()
@@ -513,6 +519,7 @@ class Actor:
             self.world.after(0.001, self._shut_when_written, end)
         else:
             end.shutdown(socket.SHUT_WR)
+            self._shut_at = self.world.now
 
     # What is off by default: see `simulation.HARD`.
 

@@ -1,0 +1,32 @@
+"""A tenant's multiplexed connections, without any: who waits for one."""
+
+from __future__ import annotations
+
+import unittest
+
+from twisted.internet import task
+
+from redisproxy.tenants.model import Tenant
+from redisproxy.upstream.multiplexed import SharedLanes
+
+
+class Waiting:
+    def __init__(self, ended: bool) -> None:
+        self.ended = ended
+        self.told = 0
+
+    def home_ready(self) -> None:
+        self.told += 1
+
+
+class WaitingTests(unittest.TestCase):
+    def test_sessions_that_left_are_not_kept_while_redis_stands_still(self) -> None:
+        home = SharedLanes(None, task.Clock(), Tenant("team-blue", 3), 2)
+        home.enter()
+        there = Waiting(ended=False)
+        home.wait(there)
+        for _ in range(100):
+            home.wait(Waiting(ended=True))
+        self.assertLessEqual(len(home._waiting), 3)
+        home.tell_waiting()
+        self.assertEqual(there.told, 1)
