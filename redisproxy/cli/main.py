@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import yaml
@@ -26,7 +26,7 @@ from ..net import reactor as _reactor
 _reactor.install()  # before anything imports Twisted's default one
 
 from twisted.internet import defer, task
-from twisted.logger import globalLogBeginner
+from twisted.logger import LogPublisher, globalLogBeginner
 
 from .. import __version__
 from ..printable import printable
@@ -44,10 +44,13 @@ _WHERE = ("ns_prefix", "redis_secret", "master_namespace", "master_secret", "man
 _REDIS = ("connect_timeout", "redis_ca")
 
 
-def _settings(*names: str) -> Callable[[Callable], Callable]:
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+def _settings(*names: str) -> Callable[[_Command], _Command]:
     """Adds the options of some settings, those of all without names. Their values stay text: `Settings.read` judges them."""
 
-    def add(command: Callable) -> Callable:
+    def add(command: _Command) -> _Command:
         for setting in reversed(fields(Settings)):
             if names and setting.name not in names:
                 continue
@@ -75,7 +78,7 @@ def _read_settings(given: dict[str, Any]) -> Settings:
     return Settings.read(options, os.environ)
 
 
-def _output(*forms: str) -> Callable[[Callable], Callable]:
+def _output(*forms: str) -> Callable[[_Command], _Command]:
     told = "Default: table on a terminal, json elsewhere."
     if "yaml" in forms:
         told = f"yaml: the manifest to create, password included, with --dry-run. {told}"
@@ -330,9 +333,9 @@ def _run(settings: Settings, run: Callable[[Operator], Coroutine[Any, Any, int]]
     """Runs the reactor until it is over. Raises SystemExit with the status."""
     # What libraries have to say is said by us: urllib3 warns of each attempt, Twisted of each connection.
     quiet_libraries()
-    globalLogBeginner.beginLoggingTo([lambda _: None], discardBuffer=True, redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo([LogPublisher()], discardBuffer=True, redirectStandardIO=False)
 
-    async def to_the_end(reactor: Any) -> None:
+    async def to_the_end(reactor: _reactor.IProxyReactor) -> None:
         # The reactor's own handlers would end with status 0, and after the thread that waits for the API.
         for number in (signal.SIGINT, signal.SIGTERM):
             reactor.callWhenRunning(signal.signal, number, signal.SIG_DFL)
