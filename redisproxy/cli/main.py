@@ -44,6 +44,8 @@ _WHERE = ("ns_prefix", "redis_secret", "master_namespace", "master_secret", "man
 _REDIS = ("connect_timeout", "redis_ca")
 
 
+#: What click gives for an option of a setting.
+_Given = str | tuple[str, ...] | bool | None
 _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
@@ -64,7 +66,7 @@ def _settings(*names: str) -> Callable[[_Command], _Command]:
     return add
 
 
-def _read_settings(given: dict[str, Any]) -> Settings:
+def _read_settings(given: dict[str, _Given]) -> Settings:
     """Takes what belongs to settings out of given. Raises SettingsError."""
     options = {}
     for setting in fields(Settings):
@@ -132,7 +134,7 @@ def command() -> None:
 @command.command()
 @_settings()
 @_output("table", "json")
-def check(output: str | None, **given: Any) -> None:
+def check(output: str | None, **given: _Given) -> None:
     """Tell what the proxy would find, and what is wrong.
 
     Settings, the Kubernetes API, what each namespace resolves to, conflicts, Redis and its sentinels. Ends with 1 if there
@@ -154,7 +156,7 @@ def check(output: str | None, **given: Any) -> None:
 @command.command()
 @_settings(*_WHERE)
 @_output("table", "json")
-def tenants(output: str | None, **given: Any) -> None:
+def tenants(output: str | None, **given: _Given) -> None:
     """List namespaces, their database, credentials and when these expire, and problems.
 
     Redis is not asked: see check.
@@ -195,7 +197,7 @@ def enroll(
     address: str,
     dry_run: bool,
     show_password: bool,
-    **given: Any,
+    **given: _Given,
 ) -> None:
     """Give NAMESPACE a database and a password.
 
@@ -234,7 +236,7 @@ def temp(
     address: str,
     dry_run: bool,
     show_password: bool,
-    **given: Any,
+    **given: _Given,
 ) -> None:
     """Give NAMESPACE a further password, which expires.
 
@@ -268,7 +270,14 @@ def temp(
 @_dry_run
 @_show_password
 @_output("table", "json")
-def rotate(namespace: str, output: str | None, grace_hours: int, dry_run: bool, show_password: bool, **given: Any) -> None:
+def rotate(
+    namespace: str,
+    output: str | None,
+    grace_hours: int,
+    dry_run: bool,
+    show_password: bool,
+    **given: _Given,
+) -> None:
     """Give NAMESPACE a new password.
 
     The old one goes on for --grace-hours as a temporary secret, so that applications can be restarted one by one. Nothing is
@@ -303,7 +312,7 @@ def _show_written(output: str | None, written: operations.Written, done: str, dr
     _show(output, document, lambda _: render.written_lines(written, done, dry_run, show_password))
 
 
-def _show(output: str | None, document: dict[str, Any], lines: Callable[[int], Iterable[str]]) -> None:
+def _show(output: str | None, document: dict[str, object], lines: Callable[[int], Iterable[str]]) -> None:
     """lines: of a terminal so many columns wide. They are made printable: names in manifests are anybody's."""
     form = output or ("table" if sys.stdout.isatty() else "json")
     if form == "json":
