@@ -38,8 +38,8 @@ from ..tenants.account import Tally, increase
 from ..tenants.login_backoff import LAST
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
 from ..upstream.client import ControlError
-from ..upstream.connection import LaneError, LaneProtocol
-from ..upstream.multiplexed import SharedLanes
+from ..upstream.connection import RedisConnection, UpstreamError
+from ..upstream.multiplexed import TenantPool
 from ..upstream.queries import QuestionError
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ IDLE_LINGER = 0.5
 #: Seconds to log in while others wait for a place, or whoever reaches the port could keep everybody out for a while.
 CROWDED = 3.0
 #: Seconds for the replies owed to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
-#: It may have left: a BLPOP of its must not wait for long, so there is less time on a lane of its own.
+#: It may have left: a BLPOP of its must not wait for long, so there is less time on a dedicated connection.
 HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_PINNED = 5.0, 0.5
 #: Seconds for a session that was revoked to get the replies it is owed, before it gives up its connections to Redis.
 REVOKED_GRACE = 10.0
@@ -66,7 +66,7 @@ REVOKED_GRACE = 10.0
 #: Refused commands of one connection that are written down; the others are counted in its outcome.
 TOLD = 10
 
-#: What a connection can be doing. shared, dedicated: logged in, and which lane its commands go to.
+#: What a connection can be doing. shared, dedicated: logged in, and which upstream connection its commands go to.
 STATES = ("waiting", "unauthenticated", "shared", "dedicated", "ending")
 
 FULL = b"-ERR max number of clients reached\r\n"
@@ -297,7 +297,7 @@ class ClientProtocol(RespReceiver):
             return "waiting"
         if session.credential is None:
             return "unauthenticated"
-        return "dedicated" if session.pinned else "shared"
+        return "dedicated" if session.pinned else "multiplexed"
 
     def looked_at(self, name: bytes) -> None:
         """See `session.ports.Link`."""
@@ -372,9 +372,9 @@ class ClientProtocol(RespReceiver):
 
     @property
     def walled(self) -> bool:
-        """Whether it has a lane to itself on which Redis holds its tenant's limits."""
-        lane = self.session.lane
-        return isinstance(lane, LaneProtocol) and lane.walled
+        """Whether it has a dedicated connection on which Redis holds its tenant's limits."""
+        upstream = self.session.upstream
+        return isinstance(upstream, RedisConnection) and upstream.walled
 
     def policy(self) -> Policy:
         """See `session.ports.Link`."""
@@ -401,7 +401,9 @@ class ClientProtocol(RespReceiver):
         self.session.told(answer)
 
     def _control_failed(self, failure: Failure) -> Exception:
-        failure.trap(ControlError, QuestionError, LaneError, defer.CancelledError)  # the last one: nobody is there any more
+        failure.trap(
+            ControlError, QuestionError, UpstreamError, defer.CancelledError
+        )  # the last one: nobody is there any more
         return failure.value
 
     def figures(self) -> Mapping[str, int]:
@@ -410,7 +412,7 @@ class ClientProtocol(RespReceiver):
         siblings = factory.members[self._tenant]
         for client in siblings:
             client.tally()
-        factory.lanes.tally()
+        factory.pool.tally()
         sessions = [client.session for client in siblings]
         channels, patterns, sharded = pubsub.counted([session.subscriptions for session in sessions])
         return {
@@ -443,7 +445,7 @@ class ClientProtocol(RespReceiver):
                 self.factory.counts.tally(tenant.namespace).turned_away += 1
                 self.factory.outcomes.tenant_full(self.peer, tenant.namespace, credential.secret)
                 raise
-        # The credential is right; whether a lane can be had is not the client's fault.
+        # The credential is right; whether an upstream connection can be had is not the client's fault.
         increase(self.factory.counts.logins, "ok")
         return credential
 
@@ -476,16 +478,18 @@ class ClientProtocol(RespReceiver):
 
     def lease(self, credential: Credential, protocol: int) -> None:
         """See `session.ports.Link`."""
-        lane = self.factory.lanes.fresh(credential.tenant, protocol)
-        if lane is not None:
-            self._leased(lane)
+        upstream = self.factory.pool.fresh(credential.tenant, protocol)
+        if upstream is not None:
+            self._leased(upstream)
             return
-        self._await_lane(defer.Deferred.fromCoroutine(self.factory.lanes.lease(credential.tenant, protocol)), self._leased)
+        self._await_upstream(
+            defer.Deferred.fromCoroutine(self.factory.pool.lease(credential.tenant, protocol)), self._leased
+        )
 
     def share(self, credential: Credential, protocol: int) -> None:
         """See `session.ports.Link`."""
-        home = self.factory.lanes.home(credential.tenant, protocol)
-        if home.lane is not None:  # as it mostly is: no Deferred
+        home = self.factory.pool.home(credential.tenant, protocol)
+        if home.upstream is not None:  # as it mostly is: no Deferred
             home.enter()
             self._shared(home)
             return
@@ -494,25 +498,25 @@ class ClientProtocol(RespReceiver):
             home.leave()
             return failure
 
-        self._await_lane(home.come().addErrback(failed), lambda _: self._shared(home))
+        self._await_upstream(home.come().addErrback(failed), lambda _: self._shared(home))
 
-    def _await_lane(self, leasing: defer.Deferred, then: Callable[[object], None]) -> None:
+    def _await_upstream(self, leasing: defer.Deferred, then: Callable[[object], None]) -> None:
         self._leasing = leasing
         leasing.addCallbacks(then, self._not_leased)
         leasing.addErrback(self._crashed)
 
-    def _leased(self, lane: LaneProtocol) -> None:
-        lane.carry(self.session, self._redis_slow)
-        self._lane_there()
-        self.session.lane_opened(lane)
+    def _leased(self, upstream: RedisConnection) -> None:
+        upstream.carry(self.session, self._redis_slow)
+        self._upstream_there()
+        self.session.upstream_opened(upstream)
         if self._read_closed and not self._closing:
             self._give_grace()
 
-    def _shared(self, home: SharedLanes) -> None:
-        self._lane_there()
+    def _shared(self, home: TenantPool) -> None:
+        self._upstream_there()
         self.session.at_home(home)
 
-    def _lane_there(self) -> None:
+    def _upstream_there(self) -> None:
         self._leasing = None
         if self.session.candidate is not None:
             self._belongs_to(self.session.candidate.tenant)
@@ -525,9 +529,9 @@ class ClientProtocol(RespReceiver):
     def _not_leased(self, failure: Failure) -> None:
         self._leasing = None
         self._place.give_up()
-        failure.trap(LaneError, defer.CancelledError)
-        if failure.check(LaneError):
-            self.session.lane_refused(failure.value.told)
+        failure.trap(UpstreamError, defer.CancelledError)
+        if failure.check(UpstreamError):
+            self.session.upstream_refused(failure.value.told)
 
     def _crashed(self, failure: Failure) -> None:
         # What one client can bring about once, it can bring about all the time.
@@ -561,14 +565,16 @@ class ClientProtocol(RespReceiver):
         else:
             self.close("shutdown")
 
-    def hurry(self) -> LaneProtocol | None:
-        """The end is near: it begins nothing more. Gives the lane of its own that it waits for, if there is one."""
+    def hurry(self) -> RedisConnection | None:
+        """The end is near: it begins nothing more. Gives the upstream connection of its own that it waits for, if there is
+        one.
+        """
         session = self.session
         session.hurry()
-        if not (session.pinned and session.lane.waits):
+        if not (session.pinned and session.upstream.waits):
             return None
         session.may_be_unblocked()
-        return session.lane
+        return session.upstream
 
     def cut_off(self) -> None:
         """The end: it is closed now."""

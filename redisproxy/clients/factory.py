@@ -24,7 +24,7 @@ from ..tenants.account import Counts
 from ..tenants.login_backoff import Guard
 from ..tenants.model import Directory, Tenant
 from ..upstream.acl_users import Wall
-from ..upstream.pool import LanePool
+from ..upstream.pool import ConnectionPool
 from ..upstream.queries import Questions
 from .admission import Admission
 from .connection import CROWDED, ClientProtocol
@@ -60,7 +60,7 @@ class ClientFactory(Factory):
         directory: DirectoryHolder,
         questions: Questions,
         wall: Wall,
-        lanes: LanePool,
+        pool: ConnectionPool,
         admission: Admission,
         outcomes: Outcomes,
         timeouts: Timeouts,
@@ -71,7 +71,7 @@ class ClientFactory(Factory):
     ) -> None:
         self.clock = clock
         self.allowances = allowances or Allowances(clock)
-        #: whether sessions share lanes
+        #: whether sessions share pool
         self.shares = shares
         self.directory = directory
         self.questions = questions
@@ -83,7 +83,7 @@ class ClientFactory(Factory):
         self._making_room.clock = clock
         #: what tenants may do on the server as it is; sessions take it over at their log-in
         self.policy = make_policy(builtin(), scripts=False)
-        self.lanes = lanes
+        self.pool = pool
         self.admission = admission
         self.outcomes = outcomes
         #: for those that have not logged in
@@ -159,7 +159,8 @@ class ClientFactory(Factory):
     def use(self, policy: Policy, everywhere: bool = False) -> None:
         """What tenants may do from now on.
 
-        everywhere: Redis is the same as before, and its users have the rights: also for sessions with a lane to themselves.
+        everywhere: Redis is the same as before, and its users have the rights: also for sessions with an upstream connection
+        to themselves.
         One with the master's rights is from a time when Redis held no limits, and its session keeps its policy.
         """
         self.policy = policy

@@ -48,7 +48,7 @@ class Client(Protocol):
         """There was an exception, which costs this connection alone."""
 
 
-class Lane(Protocol):
+class Upstream(Protocol):
     """A tenant's connection to Redis: see `protocol.RespReceiver`."""
 
     def hold(self, reason: int) -> None:
@@ -70,7 +70,7 @@ class Shaper:
         self.read_size = READ_SIZE
         # A dict for its order, and so that one which leaves need not be searched for.
         self._waiting: dict[Place, None] = {}
-        self._lanes: set[Lane] = set()
+        self._upstreams: set[Upstream] = set()
         self._timer: IDelayedCall | None = None
         self._since: float | None = None
         self._throttled = 0.0
@@ -89,7 +89,7 @@ class Shaper:
     @property
     def held(self) -> int:
         """Connections that are not read from for now, clients' and those to Redis."""
-        return len(self._waiting) + len(self._lanes)
+        return len(self._waiting) + len(self._upstreams)
 
     @property
     def throttled(self) -> float:
@@ -120,8 +120,10 @@ class Shaper:
 
     # Of a connection to Redis.
 
-    def replied(self, size: int, lane: Lane | None) -> None:
-        """Redis sent so many bytes. If that was too much, the lane is held until it is not. None: nobody uses it now."""
+    def replied(self, size: int, upstream: Upstream | None) -> None:
+        """Redis sent so many bytes. If that was too much, the upstream connection is held until it is not. None: nobody uses
+        it now.
+        """
         if self._bytes is None:
             return
         wait = self._bytes.take(size, self._clock.seconds())
@@ -129,10 +131,10 @@ class Shaper:
             return
         self.closed = True
         self._open_in(wait)
-        if lane is not None:
-            self._lanes.add(lane)
+        if upstream is not None:
+            self._upstreams.add(upstream)
             self._begin()
-            lane.hold(Hold.RATE)
+            upstream.hold(Hold.RATE)
 
     # Time.
 
@@ -149,11 +151,11 @@ class Shaper:
         now = self._clock.seconds()
         owed = [0.0 if bucket is None else bucket.take(0, now) for bucket in (self._commands, self._bytes)]
         if not owed[1]:
-            lanes, self._lanes = self._lanes, set()
-            for lane in lanes:
-                lane.unhold(Hold.RATE)
+            upstreams, self._upstreams = self._upstreams, set()
+            for upstream in upstreams:
+                upstream.unhold(Hold.RATE)
         if any(owed):
-            # Whichever comes first: lanes do not wait for what is owed in commands.
+            # Whichever comes first: upstream connections do not wait for what is owed in commands.
             self._open_in(min(wait for wait in owed if wait))
         else:
             self.closed = False

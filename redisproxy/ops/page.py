@@ -179,7 +179,9 @@ def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
         _card("Sessions", sum(sessions.values()), ", ".join(f"{n} {state}" for state, n in sessions.items() if n)),
         _card("Commands a second", _rate(sum(rates.values())), f"{counts['in_flight']} in flight"),
         _card(
-            "Connections to Redis", sum(counts["lanes"].values()), ", ".join(f"{n} {u}" for u, n in counts["lanes"].items())
+            "Connections to Redis",
+            sum(counts["connections"].values()),
+            ", ".join(f"{n} {u}" for u, n in counts["connections"].items()),
         ),
         _card("Refused", f"{refused:,}", "commands, since the start"),
         _card("Failed log-ins", f"{wrong:,}", f"{counts['logins'].get('ok', 0):,} succeeded"),

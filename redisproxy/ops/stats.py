@@ -64,14 +64,14 @@ class TenantCounts(TypedDict):
 class Counts(TypedDict):
     """What one process counts.
 
-    sessions: by `clients.connection.STATES`; logins: by outcome; ended: connections by how they ended; lanes: connections to
-    Redis that are shared, dedicated, idle; in_flight: commands that Redis has yet to answer; tenants: by namespace.
+    sessions: by `clients.connection.STATES`; logins: by outcome; ended: connections by how they ended; connections: to
+    Redis, that are multiplexed, dedicated, idle; in_flight: commands that Redis has yet to answer; tenants: by namespace.
     """
 
     sessions: dict[str, int]
     logins: dict[str, int]
     ended: dict[str, int]
-    lanes: dict[str, int]
+    connections: dict[str, int]
     in_flight: int
     redis_seconds: HistogramFigures
     tenants: dict[str, TenantCounts]

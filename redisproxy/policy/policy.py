@@ -1,7 +1,8 @@
 """What a tenant may do: decisions, made from facts (`facts`).
 
 Owns decisions, not framing and not replies. A Policy is made once for each server; the scanner sorts by its table, the
-session answers or rewrites what is TAKEn, and the lane's ACL user is given the same commands: the second wall.
+session answers or rewrites what is TAKEn, and the upstream connection's ACL user is given the same commands: the second
+wall.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ SCRIPTS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO SCRIPT|EXISTS SCRIPT|HELP SCRI
 #: Those that run one.
 CALLS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO")
 
-#: The session has a method for each (see `session.session`); those that it passes on, in whatever form, its lane may do.
+#: The session has a method for each (see `session.session`); those that it passes on, in whatever form, its upstream
+#: connection may do.
 ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET SELECT")
 #: The same of a subcommand whose container is refused otherwise. An operator may refuse it, too.
 ANSWERED_SUBCOMMANDS = _names("CONFIG|GET")
@@ -98,7 +100,8 @@ class Policy:
     """Decisions about every command of one server.
 
     table: KEEP, TAKE, DROP or HEAD by name, of every command that the server has, and those that the proxy answers.
-    subcommands: of a TAKEn container, those that are passed on. forwarded: all that a lane needs the right to, as ACL
+    subcommands: of a TAKEn container, those that are passed on. forwarded: all that an upstream connection needs the right
+    to, as ACL
     rules name it. unknown: names that the operator allowed or refused and the server does not have.
     """
 

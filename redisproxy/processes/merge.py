@@ -20,7 +20,7 @@ def nothing() -> Counts:
         "sessions": dict.fromkeys(STATES, 0),
         "logins": {},
         "ended": {},
-        "lanes": dict.fromkeys(("shared", "idle", "dedicated"), 0),
+        "connections": dict.fromkeys(("multiplexed", "idle", "dedicated"), 0),
         "in_flight": 0,
         "redis_seconds": Histogram(REDIS_BOUNDS).figures(),
         "tenants": {},

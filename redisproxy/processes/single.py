@@ -1,4 +1,4 @@
-"""What serves clients in one process: sessions, lanes, the control connection, and the Directory in force.
+"""What serves clients in one process: sessions, upstream connections, the control connection, and the Directory in force.
 
 Owns the wiring of these. Directories come from outside, by `use`; where clients come from is the business of
 `listen.endpoints`.
@@ -33,7 +33,7 @@ from ..upstream.acl_users import Wall, WallError
 from ..upstream.client import ControlService
 from ..upstream.failover import MasterService
 from ..upstream.latency import Sampler
-from ..upstream.pool import LanePool
+from ..upstream.pool import ConnectionPool
 from ..upstream.queries import Questions
 from .os_process import settle
 
@@ -74,7 +74,7 @@ class Serving(service.MultiService):
         self._renewing: defer.Deferred | None = None
         counted = account.Counts()
         self.allowances = Allowances(reactor, settings.processes)
-        self.lanes = LanePool(
+        self.pool = ConnectionPool(
             reactor,
             self.wall,
             settings.base_workers,
@@ -84,21 +84,19 @@ class Serving(service.MultiService):
             counted,
             self.allowances,
         )
-        self.master = MasterService(
-            reactor, settings.connect_timeout, settings.redis_ca, self.control, self.wall, self.lanes
-        )
+        self.master = MasterService(reactor, settings.connect_timeout, settings.redis_ca, self.control, self.wall, self.pool)
         outcomes = Outcomes(reactor, settings.log_level == "debug", settings.processes)
         #: the factory for clients' connections
         self.clients = ClientFactory(
             reactor,
             self.directory,
-            Questions(reactor, self.lanes),
+            Questions(reactor, self.pool),
             self.wall,
-            self.lanes,
+            self.pool,
             Admission(settings.max_workers, settings.work_queue_size),
             outcomes,
             Timeouts(login=settings.login_timeout),
-            settings.lanes == "shared",
+            settings.connections == "multiplexed",
             numbers=itertools.count(number, settings.processes),
             counts=counted,
             allowances=self.allowances,
@@ -111,17 +109,17 @@ class Serving(service.MultiService):
             )
             self.acl_users.setServiceParent(self)
         self._redis_seconds = Histogram(REDIS_BOUNDS)
-        self.sampler = Sampler(reactor, lambda: self.lanes.shared, self._redis_seconds.observe)
+        self.sampler = Sampler(reactor, lambda: self.pool.shared, self._redis_seconds.observe)
         self.directory.listeners += [self._settle, self._directory_changed]
-        for part in (self.lanes, self.control, self.master, self.directory, self.sampler, outcomes):
+        for part in (self.pool, self.control, self.master, self.directory, self.sampler, outcomes):
             part.setServiceParent(self)
 
     def use(self, directory: Directory, elsewhere: Collection[int] = ()) -> None:
         """It is in force from now on: once this returns, no command is sent for a credential that is none any more.
 
-        elsewhere: see `LanePool.use_tenants`.
+        elsewhere: see `ConnectionPool.use_tenants`.
         """
-        self.lanes.use_tenants(directory.tenants, elsewhere)
+        self.pool.use_tenants(directory.tenants, elsewhere)
         self.directory.use(directory)
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
@@ -144,7 +142,7 @@ class Serving(service.MultiService):
         for client in clients:
             client.tally()
             sessions[client.state] += 1
-        self.lanes.tally()
+        self.pool.tally()
         tenants: dict[str, TenantCounts] = {
             namespace: {
                 "sessions": 0,
@@ -163,12 +161,12 @@ class Serving(service.MultiService):
             credential = client.session.credential
             if credential is not None and credential.tenant.namespace in tenants:
                 tenants[credential.tenant.namespace]["sessions"] += 1
-        shared, idle = len(self.lanes.shared), self.lanes.idle
+        shared, idle = len(self.pool.shared), self.pool.idle
         return {
             "sessions": sessions,
             "logins": dict(counts.logins),
             "ended": dict(counts.ended),
-            "lanes": {"shared": shared, "idle": idle, "dedicated": max(0, len(self.lanes) - shared - idle)},
+            "connections": {"multiplexed": shared, "idle": idle, "dedicated": max(0, len(self.pool) - shared - idle)},
             "in_flight": in_flight,
             "redis_seconds": self._redis_seconds.figures(),
             "tenants": tenants,
@@ -200,7 +198,7 @@ class Serving(service.MultiService):
             return "Redis has not told yet what it is" if self.control.asking else "Redis does not answer"
         if self.control.users_refused:
             return "Redis does not let the proxy make the tenants' ACL users, as it did before"
-        if self.lanes.refused:
+        if self.pool.refused:
             return "Redis takes no new connections of the proxy's"
         if not self.wall.serves:
             return "Redis has no ACL users for tenants, and --acl is require"
@@ -232,11 +230,11 @@ class Serving(service.MultiService):
             for command, what in policy.exposed:
                 self._log.warn("--allow-commands opens {command}: {what}", command=command, what=what)
         # Those for whom a connection is being made ready, too.
-        users = self.wall.users | self.lanes.users
+        users = self.wall.users | self.pool.users
         self.wall.use(server, policy)
         if self.acl_users is not None:
             self.acl_users.use(self.master.backend.password if self.wall.stands_on(server) else None)
-        self.lanes.redis_told(policy.needs_wall)
+        self.pool.redis_told(policy.needs_wall)
         now, then = set(self.clients.policy.forwarded), set(policy.forwarded)
         known = before is not None and _same_users(before, server)
         if not known or not then > now:

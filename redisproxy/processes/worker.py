@@ -96,7 +96,7 @@ class Worker:
             "listen": self._or_end(self._listen),
             "report": lambda _: self._serving.report(),
             "vacate": self._vacate,
-            "vacated": lambda _: self._serving.lanes.handover.over_elsewhere(),
+            "vacated": lambda _: self._serving.pool.handover.over_elsewhere(),
             "stop": lambda _: self.end(),
         }
         self.channel = Channel(self.takes, self.end)
@@ -145,7 +145,7 @@ class Worker:
             tls.use(make(tls.files, Material.load(dumped)))
 
     def _take_directory(self, message: Message) -> object:
-        """Answered when it is in force. handed_over: see `LanePool.use_tenants`."""
+        """Answered when it is in force. handed_over: see `ConnectionPool.use_tenants`."""
         if self._serving is None:
             return defer.Deferred()  # it ended before it began
         elsewhere = message.fields["handed_over"]
@@ -158,7 +158,7 @@ class Worker:
 
     def _vacate(self, _: Message) -> defer.Deferred:
         """Answered when it has no connections to databases that are another tenant's by now."""
-        return self._serving.lanes.handover.over_here().addCallback(lambda _: None)
+        return self._serving.pool.handover.over_here().addCallback(lambda _: None)
 
     def _load(self, payload: bytes) -> object:
         self._pace.start()

@@ -1,7 +1,8 @@
 """One client's conversation: the ordered queue of what it is owed, and why it waits.
 
 Owns the order of replies to one client. Bytes come in by `received`; what must happen goes out through a `Link`
-(the client's connection) and a `Lane`. Knows no Twisted, no clock and no socket; which lane it uses is `route`'s, what
+(the client's connection) and a `Upstream`. Knows no Twisted, no clock and no socket; which upstream connection it uses is
+`route`'s, what
 commands mean is `session`'s.
 
 Reasons to wait (`Wait`) stop the scanning of what the client sent; the last of them is that the conversation is ending.
@@ -31,7 +32,7 @@ from ..resp.framing import (
 )
 from ..tenants.model import Credential
 from .pending import HELLO, REPLIES, Owed
-from .ports import Home, Lane, Link
+from .ports import Home, Link, Upstream
 
 #: Replies that may be outstanding before no more commands are read.
 OWED_LIMIT = 1_000_000
@@ -55,7 +56,7 @@ REVOKED = "revoked"
 class Wait:
     """Why a session reads no more commands for now: a sum of these. Plain numbers: an IntFlag costs as much as a command."""
 
-    LANE = 1  #: a lane is being opened
+    UPSTREAM = 1  #: an upstream connection is being opened
     ORDER = 2  #: a command must not start before all replies are here
     UNREAD = 4  #: the client does not read its answers
     OWED = 8  #: too many replies are outstanding
@@ -63,8 +64,8 @@ class Wait:
     CONTROL = 32  #: something was asked with the master's rights
     HELLO = 64  #: whether the protocol changes is not known yet
     PENALTY = 128  #: a wrong password is answered later and later
-    HOME = 256  #: the shared lane takes no more for now, or is being opened
-    MOVING = 512  #: what is owed must come before another lane is used
+    HOME = 256  #: the multiplexed connection takes no more for now, or is being opened
+    MOVING = 512  #: what is owed must come before another upstream connection is used
     RATE = 1024  #: its tenant has done as much as it may for now
 
 
@@ -77,7 +78,7 @@ class Reply(Enum):
 
 
 class Conversation:
-    """One client's conversation, on whichever lane, and whatever its commands mean."""
+    """One client's conversation, on whichever upstream connection, and whatever its commands mean."""
 
     # More attributes than Python keeps without a dictionary for each instance.
     __slots__ = (
@@ -85,7 +86,6 @@ class Conversation:
         "_answers",
         "_behind",
         "_came",
-        "_lane_clean",
         "_mid_message",
         "_mood",
         "_multi",
@@ -100,17 +100,18 @@ class Conversation:
         "_spare",
         "_streaming",
         "_unread",
+        "_upstream_clean",
         "_wait",
         "_watching",
         "blocked",
         "commands",
         "credential",
         "home",
-        "lane",
         "link",
         "pinned",
         "protocol",
         "refused",
+        "upstream",
     )
 
     def __init__(self, link: Link) -> None:
@@ -120,12 +121,13 @@ class Conversation:
         #: how many commands it sent, refused ones included
         self.commands = 0
         self.refused = 0
-        #: where its commands go. Pinned: lent to it alone. Else: the shared lane that it used last; None: Redis is away
-        self.lane: Lane | None = None
-        #: whether it has a lane to itself
+        #: where its commands go. Pinned: lent to it alone. Else: the multiplexed connection that it used last; None: Redis
+        #: is away
+        self.upstream: Upstream | None = None
+        #: whether it has a dedicated connection
         self.pinned = False
         self.home: Home | None = None
-        self._lane_clean = True
+        self._upstream_clean = True
         # Whether the beginning of a command that is not read whole was sent; see _midway.
         self._streaming = False
         self._scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, TAKE)
@@ -136,14 +138,14 @@ class Conversation:
         # when so many bytes had come.
         self._no_more = False
         self._came: int | None = None
-        # What the client is owed, in order: debts of the lane, and the proxy's own answers.
+        # What the client is owed, in order: debts of the upstream connection, and the proxy's own answers.
         self._queue: deque[Owed | bytes] = deque()
         self._owed = 0
         self._answers = 0
         # What is done when nothing is owed any more.
         self._parked: Callable[[], None] | None = None
-        # The shared lane that counts what it has not read.
-        self._behind: Lane | None = None
+        # The multiplexed connection that counts what it has not read.
+        self._behind: Upstream | None = None
         # A debt that is used again while it is the only one: most are.
         self._spare = Owed(self, 0)
         self._mood = ""
@@ -156,10 +158,10 @@ class Conversation:
         #: whether it waits for a command that waits for what others do, or for what stands behind one
         self.blocked = False
 
-    # Lanes: see `route`.
+    # Upstream connections: see `route`.
 
     def _leave(self) -> None:
-        """It needs no lane any more."""
+        """It needs no upstream connection any more."""
         raise NotImplementedError
 
     def _may_send(self) -> bool:
@@ -167,7 +169,7 @@ class Conversation:
         raise NotImplementedError
 
     def _come_home_if_done(self) -> None:
-        """Gives its own lane back, if nothing is owed and no state is left on it."""
+        """Gives its dedicated connection back, if nothing is owed and no state is left on it."""
         raise NotImplementedError
 
     def _begin_stream(self, data: bytes) -> None:
@@ -207,7 +209,7 @@ class Conversation:
 
     @property
     def _stateful(self) -> bool:
-        """Whether Redis knows things of its lane that it must not forget."""
+        """Whether Redis knows things of its upstream connection that it must not forget."""
         return self._multi or self._watching
 
     def __repr__(self) -> str:
@@ -268,7 +270,7 @@ class Conversation:
             self.end("client-left")
 
     def lost(self) -> None:
-        """The client's connection is gone. Outstanding replies are thrown away with the lane."""
+        """The client's connection is gone. Outstanding replies are thrown away with the upstream connection."""
         self._wait |= Wait.ENDING
         self._caught_up()
         if not self.pinned:
@@ -285,7 +287,7 @@ class Conversation:
         """Whether what was written to the client is piling up."""
         self._unread = full
         if self.pinned:
-            self.lane.pause(full)
+            self.upstream.pause(full)
         if full and self.credential is None:
             probes.reached("client that is not logged in does not read")
             self._stop(Wait.UNREAD)
@@ -302,9 +304,9 @@ class Conversation:
             self._go_on(Wait.RATE)
 
     def _caught_up(self) -> None:
-        lane, self._behind = self._behind, None
-        if lane is not None:
-            lane.caught_up(self)
+        upstream, self._behind = self._behind, None
+        if upstream is not None:
+            upstream.caught_up(self)
 
     def end(self, mood: str) -> None:
         """Reads no more commands, and closes once the client has all that it is owed."""
@@ -336,7 +338,7 @@ class Conversation:
             # The rest of it would be told after the revocation, and whatever else is owed comes behind it.
             self._finish()
         elif self.pinned:
-            self.lane.give_up(self.blocked)
+            self.upstream.give_up(self.blocked)
 
     def end_revoked(self) -> None:
         """Of a session that was revoked: closes the client once it has all that it is owed."""
@@ -374,7 +376,7 @@ class Conversation:
         self.end("cut-off")
 
     def may_be_unblocked(self) -> None:
-        """Redis is asked to give up the command that its own lane waits for.
+        """Redis is asked to give up the command that its dedicated connection waits for.
 
         If nothing is owed but that, the client is not told: it was not run, and is tried again elsewhere.
         """
@@ -388,7 +390,7 @@ class Conversation:
 
     def _forgo(self) -> None:
         """The command that was passed on in part will not be sent to its end, so Redis will not answer it."""
-        self._lane_clean = False
+        self._upstream_clean = False
         owed = self._queue[-1] if self._queue else None
         if isinstance(owed, Owed) and owed.kind == REPLIES:
             probes.reached("command that was sent in part is given up")
@@ -396,7 +398,7 @@ class Conversation:
             self._owed -= 1
             if not owed.count:
                 self._queue.pop()
-                self.lane.forgo(owed)
+                self.upstream.forgo(owed)
 
     def _finish(self) -> None:
         self._leave()
@@ -408,7 +410,7 @@ class Conversation:
         self.lost()
         self.link.abort("too-slow")
 
-    # What the lane tells.
+    # What the upstream connection tells.
 
     def replied(self, owed: Owed, piece: bytes, done: int) -> None:
         """See `pending.Owner`."""
@@ -416,10 +418,10 @@ class Conversation:
             self.link.write(piece)
             if self._unread and not self.pinned:
                 if self._behind is None:
-                    self._behind = self.lane
+                    self._behind = self.upstream
                 # Elsewhere than where it fell behind it hears no more than the answer to a HELLO before it has read all.
-                if self._behind is self.lane:
-                    self.lane.fell_behind(self, len(piece))
+                if self._behind is self.upstream:
+                    self.upstream.fell_behind(self, len(piece))
         if not done:
             return
         self._owed -= done
@@ -514,8 +516,8 @@ class Conversation:
         while not self._wait:
             home = self.home
             if home is not None and not self.pinned:
-                lane = self.lane
-                detour = lane is None or lane is not home.lane or lane.busy or self._unread
+                upstream = self.upstream
+                detour = upstream is None or upstream is not home.upstream or upstream.busy or self._unread
                 if detour and scanner.buffered and not self._may_send():
                     continue
             try:
@@ -541,7 +543,7 @@ class Conversation:
                     self.commands += 1
                     self._begin_stream(what)
                 else:
-                    self.lane.send(what)
+                    self.upstream.send(what)
             elif kind == COMMAND:
                 self._command(what)
             elif kind == HEADED:
@@ -566,8 +568,8 @@ class Conversation:
 
     def _send(self, data: bytes, count: int = 1) -> None:
         """Passes whole commands on, each with one reply."""
-        lane = self.lane
-        if lane is None:
+        upstream = self.upstream
+        if upstream is None:
             return self._fail(count)
         queue = self._queue
         if self._reply is not Reply.ON:
@@ -576,16 +578,16 @@ class Conversation:
             owed = self._spare
             owed.count = count
             queue.append(owed)
-            lane.send(data, owed)
+            upstream.send(data, owed)
         else:
             last = queue[-1]
-            if last is lane.latest() and last.kind == REPLIES and not last.silent:
+            if last is upstream.latest() and last.kind == REPLIES and not last.silent:
                 last.count += count
-                lane.send(data)
+                upstream.send(data)
             else:
                 owed = Owed(self, count)
                 queue.append(owed)
-                lane.send(data, owed)
+                upstream.send(data, owed)
         self._owed += count
         if self._owed >= OWED_LIMIT:
             self._too_much_owed()
@@ -603,13 +605,13 @@ class Conversation:
         if count > unheard:
             debts.append(Owed(self, count - unheard))
         self._queue.extend(debts)
-        self.lane.send(data, *debts)
+        self.upstream.send(data, *debts)
 
     def _expect(self, data: bytes, owed: Owed) -> None:
         """Sends what is answered in a way of its own, or by nobody heard."""
         self._queue.append(owed)
         self._owed += owed.count
-        self.lane.send(data, owed)
+        self.upstream.send(data, owed)
         if self._owed >= OWED_LIMIT:
             self._too_much_owed()
 
@@ -663,12 +665,12 @@ class Conversation:
 
 
 class _Nobody:
-    """Is owed what a session left behind on a shared lane."""
+    """Is owed what a session left behind on a multiplexed connection."""
 
     def replied(self, owed: Owed, piece: bytes, done: int) -> None:
         """See `pending.Owner`."""
 
-    def lane_broke(self, begun: bool) -> None:
+    def multiplexed_lost(self, begun: bool) -> None:
         """See `Conversation`."""
 
 

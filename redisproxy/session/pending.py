@@ -1,6 +1,8 @@
-"""What a lane owes, and to whom: deals the replies of one connection to Redis out in the order they were asked for.
+"""What an upstream connection owes, and to whom: deals the replies of one connection to Redis out in the order they were
+asked for.
 
-Owns the order. A connection's bytes go in; pieces of replies, each within one debt, go to the debts' owners. A lane
+Owns the order. A connection's bytes go in; pieces of replies, each within one debt, go to the debts' owners. An upstream
+connection
 that answers more than it was asked, or what RESP does not allow, raises ProtocolError: it must be closed.
 """
 
@@ -67,7 +69,7 @@ class Owner(Protocol):
 
 
 class Owed:
-    """So many replies, in a row, of one lane to one owner."""
+    """So many replies, in a row, of one upstream connection to one owner."""
 
     __slots__ = ("change", "count", "kind", "owner", "protocol", "refused", "silent")
 
@@ -97,7 +99,7 @@ class Owed:
 
 
 class Ledger:
-    """The debts of one lane, oldest first.
+    """The debts of one upstream connection, oldest first.
 
     found_replica: see `resp.framing.ReplyMeasurer`. A tenant's script can make such replies, too.
     """
@@ -275,7 +277,7 @@ class Ledger:
         return bool(self.debts) and self.debts[0].kind == CONFIRMATIONS
 
     def abandon(self) -> list[Owed]:
-        """The lane is gone: all debts, which nobody will pay."""
+        """The upstream connection is gone: all debts, which nobody will pay."""
         debts = list(self.debts)
         self.debts.clear()
         self._messages.clear()

@@ -1,4 +1,4 @@
-"""What a conversation needs of the rest: the client's connection, and lanes.
+"""What a conversation needs of the rest: the client's connection, and upstream connections.
 
 Owns three interfaces. The Twisted side implements them (`clients.connection`, `upstream.connection`), and so do the tests.
 """
@@ -13,7 +13,7 @@ from ..tenants.model import Credential
 from .pending import Owed
 
 
-class Lane(Protocol):
+class Upstream(Protocol):
     """A connection to Redis, authenticated and SELECTed for one tenant: shared, or lent to one session."""
 
     #: whether a shared one takes no more for now
@@ -24,13 +24,13 @@ class Lane(Protocol):
     def send(self, data: bytes, *debts: Owed) -> None:
         """Takes commands and what they will be answered with; without debts, what answers them was expected before.
 
-        A shared lane takes whole commands only.
+        A multiplexed connection takes whole commands only.
         """
 
     def latest(self) -> Owed | None:
         """The newest of what it is expected to answer."""
 
-    # Of a lane that is lent to one session.
+    # Of an upstream connection that is lent to one session.
 
     def forgo(self, owed: Owed) -> None:
         """The newest of what it is expected to answer will not be answered."""
@@ -47,7 +47,7 @@ class Lane(Protocol):
     def release(self, clean: bool) -> None:
         """Gives it back. clean: no state of this session is left on it."""
 
-    # Of a shared lane.
+    # Of a multiplexed connection.
 
     def fell_behind(self, session: object, size: int) -> None:
         """So many bytes more wait for a client that does not read."""
@@ -57,16 +57,17 @@ class Lane(Protocol):
 
 
 class Home(Protocol):
-    """The shared lanes of one tenant that speak one protocol."""
+    """The multiplexed connections of one tenant that speak one protocol."""
 
     protocol: int
     #: what a session that is owed nothing sends to; None: there is none right now
-    lane: Lane | None
-    #: without a lane: the error reply (without ``-``) that commands fail with; empty: wait, one is being opened
+    upstream: Upstream | None
+    #: without an upstream connection: the error reply (without ``-``) that commands fail with; empty: wait, one is being
+    #: opened
     away: str
 
     def wait(self, session: object) -> None:
-        """`Session.home_ready` is called when that changes, or the lane is not busy any more."""
+        """`Session.home_ready` is called when that changes, or the upstream connection is not busy any more."""
 
     def leave(self) -> None:
         """One session less uses them."""
@@ -82,7 +83,7 @@ class Link(Protocol):
     age: int
     #: bytes that came from it
     taken: int
-    #: whether sessions share lanes
+    #: whether sessions share upstream connections
     shares: bool
 
     def policy(self) -> policy.Policy:
@@ -128,7 +129,9 @@ class Link(Protocol):
         """The client is not logged in any more: it has as much time for that as at the beginning."""
 
     def lease(self, credential: Credential, protocol: int) -> None:
-        """Asks for a lane of its own: `Session.lane_opened` or `lane_refused` is called, at once or later."""
+        """Asks for a dedicated connection: `Session.upstream_opened` or `upstream_refused` is called, at once or later."""
 
     def share(self, credential: Credential, protocol: int) -> None:
-        """Asks for shared lanes, of which one is open: `Session.at_home` or `lane_refused`, at once or later."""
+        """Asks for multiplexed connections, of which one is open: `Session.at_home` or `upstream_refused`, at once or
+        later.
+        """

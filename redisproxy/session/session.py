@@ -61,7 +61,7 @@ class Session(AnsweringConversation):
     def _headed(self, head: list[bytes]) -> None:
         """See `Conversation`: only PUBLISH and SPUBLISH come so."""
         self._streaming = False
-        if self._own_lane(partial(self._headed, head)):
+        if self._dedicated(partial(self._headed, head)):
             self._streaming = True
             self._publish(head, 3)
 
@@ -161,15 +161,16 @@ class Session(AnsweringConversation):
         self._pass_hello(arguments[:2], int(arguments[1]))
 
     def _pass_hello(self, arguments: list[bytes], protocol: int) -> None:
-        """protocol: what it asks for; 0: nothing. Shared lanes speak one: for the other, it moves to others."""
+        """protocol: what it asks for; 0: nothing. Multiplexed connections speak one: for the other, it moves to others."""
         if self.pinned:
             # Whatever follows waits until it is known which protocol that is answered in.
             self._stop(Wait.HELLO)
             self._expect(encode(arguments), Owed(self, 1, HELLO, silent=not self._heard(), protocol=protocol))
-        elif protocol in (0, self.protocol) and self.lane is self.home.lane:
+        elif protocol in (0, self.protocol) and self.upstream is self.home.upstream:
             self._pass_on(arguments)
         elif self._in_order(arguments):
-            # Also where its lane was left for another while this waited for replies: it may have been given back by now.
+            # Also where its upstream connection was left for another while this waited for replies: it may have been given
+            # back by now.
             self._move_in(self.credential, protocol or self.protocol, arguments)
 
     def _quit(self, arguments: list[bytes]) -> None:
@@ -181,7 +182,7 @@ class Session(AnsweringConversation):
             return self._arity_error(arguments)
         if not self._in_order(arguments):
             return
-        self._let_go_of_lane()
+        self._let_go_of_upstream()
         self._leave_home()
         if self.credential is not None:
             self._received = self._scanner.buffered
@@ -212,11 +213,13 @@ class Session(AnsweringConversation):
             error = b"-NOPERM this password opens database %d only: SELECT of any other is refused\r\n" % tenant.index
             self._forbid(b"select", error)
         elif self._multi:
-            self._pass_on([b"ECHO", b"OK"])  # the lane may not SELECT any more; this keeps its place in EXEC's reply
+            self._pass_on(
+                [b"ECHO", b"OK"]
+            )  # the upstream connection may not SELECT any more; this keeps its place in EXEC's reply
         else:
             self._answer(OK)
 
-    # Commands that need a lane to themselves: they leave a state on it, or keep it waiting.
+    # Commands that need an upstream connection to themselves: they leave a state on it, or keep it waiting.
 
     @property
     def _stateful(self) -> bool:
@@ -227,7 +230,7 @@ class Session(AnsweringConversation):
         name = arguments[0].upper()
         if name in _READERS and b"BLOCK" not in map(bytes.upper, arguments):
             self._pass_on(arguments)
-        elif self._own_lane(partial(self._blocking, arguments)):
+        elif self._dedicated(partial(self._blocking, arguments)):
             if name in _WAITERS and self.home is not None and not self._multi:
                 # It waits until replicas have what this connection wrote; the session wrote over another one. What is
                 # sent to a channel that nobody has goes to replicas, too, behind all that was written before. Redis
@@ -259,12 +262,12 @@ class Session(AnsweringConversation):
         self._pass_on(arguments)
 
     def _begin_transaction(self, arguments: list[bytes]) -> None:
-        """MULTI or WATCH of a session at home: it moves to a lane of its own, unless there will be no state to keep."""
+        """MULTI or WATCH of a session at home: it moves to a dedicated connection, unless there will be no state to keep."""
         whole = None
         if len(arguments) == 1:
             whole = self._scanner.transaction() if arguments[0].upper() == b"MULTI" else None
         if whole is None:
-            self._own_lane(partial(self._transaction, arguments))
+            self._dedicated(partial(self._transaction, arguments))
         else:
             data, count = whole
             self.commands += count
@@ -285,7 +288,7 @@ class Session(AnsweringConversation):
         kind = name.removesuffix(b"SUBSCRIBE").removesuffix(b"UN")  # none, P or S
         if len(arguments) == 1 and b"UNSUBSCRIBE" not in name:
             return self._arity_error(arguments)
-        if not self._own_lane(partial(self._subscription, arguments)):
+        if not self._dedicated(partial(self._subscription, arguments)):
             return None
         try:
             channels = [pubsub.own_channel(self.credential.tenant, kind, channel) for channel in arguments[1:]]
@@ -307,7 +310,7 @@ class Session(AnsweringConversation):
         return None
 
     def _subscribe(self, name: bytes, change: pubsub.Change) -> None:
-        self._lane_clean = False
+        self._upstream_clean = False
         self._heard()  # confirmations always are, and use up a SKIP
         self._subscriptions.ask(change)
         count = max(1, len(change.channels))

@@ -1,4 +1,4 @@
-"""The second wall, as lanes see it: whom a lane logs in as.
+"""The second wall, as upstream connections see it: whom an upstream connection logs in as.
 
 Owns which tenants' users Redis knows already, and their provisioning over the control connection.
 """
@@ -83,7 +83,7 @@ class Wall:
         self.user_refused: Callable[[], None] = lambda: None
 
     def stands_on(self, server: Server) -> bool:
-        """Whether tenants' lanes will log in as ACL users there."""
+        """Whether tenants' upstream connections will log in as ACL users there."""
         return self._mode != "off" and server.acl
 
     @property
@@ -121,7 +121,9 @@ class Wall:
             (self._log.info if self.stands_on(server) else self._log.warn)("{told}", told=told)
 
     async def login(self, tenant: Tenant, master_password: bytes) -> tuple[bytes, bytes] | None:
-        """(user, password) for a tenant's lanes, known to Redis; None: they keep the master's. Raises WallError."""
+        """(user, password) for a tenant's upstream connections, known to Redis; None: they keep the master's. Raises
+        WallError.
+        """
         if self._mode == "off":
             return None
         try:

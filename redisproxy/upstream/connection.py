@@ -1,7 +1,7 @@
-"""A lane: one connection to Redis, logged in, and SELECTed to one tenant's database.
+"""An upstream connection: one connection to Redis, logged in, and SELECTed to one tenant's database.
 
 Owns the log-in and the checks of Redis's answers to it, and carries the bytes of one session, or of many (`multiplexed`).
-Which lane goes to whom is decided in `pool`.
+Which upstream connection goes to whom is decided in `pool`.
 """
 
 from __future__ import annotations
@@ -35,22 +35,22 @@ _IDLE = 5
 _UNACKNOWLEDGED = 15
 
 
-class LaneError(Exception):
-    """A lane that cannot be had. The text is for the log; `told` is the error reply for the client."""
+class UpstreamError(Exception):
+    """An upstream connection that cannot be had. The text is for the log; `told` is the error reply for the client."""
 
     def __init__(self, text: str, told: str) -> None:
         super().__init__(text)
         self.told = told
 
 
-class RedisUnreachable(LaneError):
+class RedisUnreachable(UpstreamError):
     """Redis takes no connections, or does not answer in time. Other tenants would find the same."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, UNREACHABLE)
 
 
-class UserUnknown(LaneError):
+class UserUnknown(UpstreamError):
     """Redis does not know the tenant's ACL user, or knows another password: it has to be provisioned again."""
 
 
@@ -58,29 +58,29 @@ LOGIN_REFUSED = "ERR Redis refused the proxy's own login; the operator finds the
 
 
 class Pool(Protocol):
-    """What owns lanes."""
+    """What owns upstream connections."""
 
-    def give_back(self, lane: LaneProtocol, clean: bool) -> None:
+    def give_back(self, upstream: RedisConnection, clean: bool) -> None:
         """A session let go of it. clean: it left no state on it."""
 
-    def lost(self, lane: LaneProtocol) -> None:
+    def lost(self, upstream: RedisConnection) -> None:
         """Its connection is gone."""
 
-    def answered_wrongly(self, lane: LaneProtocol, reason: str) -> None:
+    def answered_wrongly(self, upstream: RedisConnection, reason: str) -> None:
         """Redis sent what RESP does not allow, or what was not asked. reason: a text without any byte of that."""
 
-    def answered_like_replica(self, lane: LaneProtocol) -> None:
+    def answered_like_replica(self, upstream: RedisConnection) -> None:
         """It may lead to a replica, which refuses writes. Or a tenant's script says so."""
 
 
 class User(Protocol):
-    """What a lane carries: a session, or `multiplexed.SharedLane`."""
+    """What an upstream connection carries: a session, or `multiplexed.MultiplexedConnection`."""
 
-    def lane_lost(self) -> None:
+    def upstream_lost(self) -> None:
         """Its connection is gone."""
 
 
-class LaneProtocol(RespReceiver):
+class RedisConnection(RespReceiver):
     """One connection to Redis.
 
     pool: told when a session lets go of it, and when it is lost.
@@ -106,7 +106,8 @@ class LaneProtocol(RespReceiver):
         self.idle_since = 0.0
         self._pool = pool
         self._ledger: Ledger | None = None
-        # Whether little is read at once: many small messages take long, and many lanes may have them in the same turn.
+        # Whether little is read at once: many small messages take long, and many upstream connections may have them in the
+        # same turn.
         self._narrow = False
         self._deal_out: Callable[[bytes], None] | None = None
         self._answers = b""
@@ -118,7 +119,7 @@ class LaneProtocol(RespReceiver):
         self.allowance: Allowance = NOBODYS
 
     def __repr__(self) -> str:
-        return f"<lane {self.backend.address} for {self.tenant.namespace if self.tenant else 'nobody yet'}>"
+        return f"<connection {self.backend.address} for {self.tenant.namespace if self.tenant else 'nobody yet'}>"
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -143,24 +144,24 @@ class LaneProtocol(RespReceiver):
         return answered
 
     async def log_in(self) -> None:
-        """AUTH with the master password. Raises LaneError."""
+        """AUTH with the master password. Raises UpstreamError."""
         backend = self.backend
         if not backend.password:
             return
         who = [backend.username.encode()] if backend.username else []
         answer = await self._ask(b"AUTH", *who, backend.password)
         if answer != b"+OK":
-            raise LaneError(f"Redis answered AUTH with: {_shown(answer)}", LOGIN_REFUSED)
+            raise UpstreamError(f"Redis answered AUTH with: {_shown(answer)}", LOGIN_REFUSED)
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
-        """SELECT of the tenant's database; then, as its ACL user, without the right to another. Raises LaneError.
+        """SELECT of the tenant's database; then, as its ACL user, without the right to another. Raises UpstreamError.
 
         login: user and password; None: it keeps the master's rights. protocol: 2 or 3.
         """
         answer = await self._ask(b"SELECT", b"%d" % tenant.index)
         if answer != b"+OK":
             shown = _shown(answer)
-            raise LaneError(
+            raise UpstreamError(
                 f"Redis answered SELECT {tenant.index} with: {shown}",
                 f"ERR Redis refused to select database {tenant.index}: {shown.lstrip('-')}",
             )
@@ -169,21 +170,21 @@ class LaneProtocol(RespReceiver):
             if answer.startswith(b"-WRONGPASS"):
                 raise UserUnknown(f"Redis does not know the user of {tenant.namespace}", UNREACHABLE)
             if answer != b"+OK":
-                raise LaneError(f"Redis answered AUTH of {tenant.namespace} with: {_shown(answer)}", LOGIN_REFUSED)
+                raise UpstreamError(f"Redis answered AUTH of {tenant.namespace} with: {_shown(answer)}", LOGIN_REFUSED)
             self.walled = True
         if protocol != self.protocol:
             answer = await self._ask(b"HELLO", b"%d" % protocol)
             if answer[:1] not in b"%*":
                 shown = _shown(answer)
-                raise LaneError(f"Redis answered HELLO {protocol} with: {shown}", shown.lstrip("-"))
+                raise UpstreamError(f"Redis answered HELLO {protocol} with: {shown}", shown.lstrip("-"))
             self.protocol = protocol
         self.tenant = tenant
 
     async def check(self) -> None:
-        """Proves that the connection still works. Raises LaneError."""
+        """Proves that the connection still works. Raises UpstreamError."""
         answer = await self._ask(b"PING")
         if answer != b"+PONG":
-            raise LaneError(f"Redis answered PING with: {_shown(answer)}", UNREACHABLE)
+            raise UpstreamError(f"Redis answered PING with: {_shown(answer)}", UNREACHABLE)
 
     def respReceived(self, data: bytes) -> None:
         if self._deal_out is not None:
@@ -236,32 +237,32 @@ class LaneProtocol(RespReceiver):
             self.like_replica = True
             self._pool.answered_like_replica(self)
 
-    # One session's commands: see `session.ports.Lane`. What is told of shared lanes only is not needed here.
+    # One session's commands: see `session.ports.Upstream`. What is told of multiplexed connections only is not needed here.
 
     busy = False
 
     def send(self, data: bytes, *debts: Owed) -> None:
-        """See `session.ports.Lane`."""
+        """See `session.ports.Upstream`."""
         self._ledger.debts.extend(debts)
         self.write(data)
 
     def forgo(self, owed: Owed) -> None:
-        """See `session.ports.Lane`."""
+        """See `session.ports.Upstream`."""
         self._ledger.forgo(owed)
 
     def latest(self) -> Owed | None:
-        """See `session.ports.Lane`."""
+        """See `session.ports.Upstream`."""
         return self._ledger.latest()
 
     def pause(self, paused: bool) -> None:
-        """See `session.ports.Lane`."""
+        """See `session.ports.Upstream`."""
         if paused:
             self.hold(Hold.PEER)
         else:
             self.unhold(Hold.PEER)
 
     def release(self, clean: bool) -> None:
-        """See `session.ports.Lane`."""
+        """See `session.ports.Upstream`."""
         self._pool.give_back(self, clean)
 
     @property
@@ -270,7 +271,7 @@ class LaneProtocol(RespReceiver):
         return self._ledger is not None and bool(self._ledger.debts) and not (self._ledger.begun or self._finished)
 
     def give_up(self, blocked: bool) -> None:
-        """See `session.ports.Lane`."""
+        """See `session.ports.Upstream`."""
         if blocked or has_unsent(self.transport):
             self.finish()
 
@@ -320,7 +321,7 @@ class LaneProtocol(RespReceiver):
         while self._asked:
             self._asked.popleft().errback(reason)
         if user is not None:
-            user.lane_lost()
+            user.upstream_lost()
 
     def drop(self) -> None:
         """Closes it, whatever it still owes."""

@@ -21,7 +21,7 @@ from ..resp.value import Answer, AnswerError, values_of
 from ..session.answering import NOT_ALLOWED, UNANSWERED
 from ..session.pending import Owed
 from ..tenants.model import Tenant
-from .connection import LaneProtocol
+from .connection import RedisConnection
 
 #: Bytes of an answer to all that is asked at once. What is larger is passed over: to read it would keep all others waiting.
 ANSWER_LIMIT = 1024 * 1024
@@ -45,10 +45,10 @@ class QuestionError(Exception):
 class Pool(Protocol):
     """Where connections come from."""
 
-    async def spare(self) -> LaneProtocol:
-        """One that is logged in as the master. Raises LaneError."""
+    async def spare(self) -> RedisConnection:
+        """One that is logged in as the master. Raises UpstreamError."""
 
-    def usable(self, lane: LaneProtocol) -> bool:
+    def usable(self, upstream: RedisConnection) -> bool:
         """Whether it may be asked more."""
 
 
@@ -82,17 +82,17 @@ class _Question:
 class _Line:
     """One connection, while it is asked. See `connection.User`."""
 
-    def __init__(self, lane: LaneProtocol, questions: Questions) -> None:
-        self.lane = lane
+    def __init__(self, upstream: RedisConnection, questions: Questions) -> None:
+        self.upstream = upstream
         #: how many wait for an answer
         self.waiters = 0
         self._questions = questions
-        self._ledger = lane.carry(self, lambda _: None)
+        self._ledger = upstream.carry(self, lambda _: None)
 
     def ask(self, commands: Sequence[list[bytes]]) -> defer.Deferred[bytes]:
         """The replies as they come, or QuestionError."""
         question = _Question(len(commands))
-        self.lane.send(b"".join(map(encode, commands)), Owed(question, len(commands)))
+        self.upstream.send(b"".join(map(encode, commands)), Owed(question, len(commands)))
         return question.answered
 
     @property
@@ -100,7 +100,7 @@ class _Line:
         """Whether nothing is asked."""
         return not self._ledger.debts
 
-    def lane_lost(self) -> None:
+    def upstream_lost(self) -> None:
         """See `connection.User`."""
         self._questions.leave(self)
         for owed in self._ledger.abandon():
@@ -124,7 +124,7 @@ class Questions:
     async def ask(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:
         """Redis's answer to each command, within TIMEOUT from the tenant's turn on. They are sent together.
 
-        Raises QuestionError, also where one of the answers is an error; LaneError without a connection. The caller may
+        Raises QuestionError, also where one of the answers is an error; UpstreamError without a connection. The caller may
         cancel this: what has not had its turn is not asked then, and what has, nobody hears.
         """
         await self._turns.setdefault(tenant, defer.DeferredLock()).acquire()
@@ -161,7 +161,7 @@ class Questions:
 
     async def _ask(self, commands: Sequence[list[bytes]]) -> bytes:
         line = self._line
-        if line is None or not self._pool.usable(line.lane):
+        if line is None or not self._pool.usable(line.upstream):
             line = await self._another_line()
         line.waiters += 1
         try:
@@ -173,12 +173,12 @@ class Questions:
             raise QuestionError("it took too long") from None
         finally:
             line.waiters -= 1
-            if not line.waiters and line.lane.carries(line):
+            if not line.waiters and line.upstream.carries(line):
                 self.leave(line)
                 if line.idle:
-                    line.lane.release(clean=True)
+                    line.upstream.release(clean=True)
                 else:
-                    line.lane.drop()
+                    line.upstream.drop()
 
     def leave(self, line: _Line) -> None:
         """It is asked nothing more."""
@@ -186,7 +186,7 @@ class Questions:
             self._line = None
 
     def _another_line(self) -> defer.Deferred[_Line]:
-        """One for all that wait for it. Fails with LaneError."""
+        """One for all that wait for it. Fails with UpstreamError."""
         first = not self._opening
         waits = self._waiting.wait()
         if first:
@@ -194,8 +194,8 @@ class Questions:
             defer.Deferred.fromCoroutine(self._pool.spare()).addCallback(self._opened).addBoth(self._tell_waiting)
         return waits
 
-    def _opened(self, lane: LaneProtocol) -> _Line:
-        self._line = _Line(lane, self)
+    def _opened(self, upstream: RedisConnection) -> _Line:
+        self._line = _Line(upstream, self)
         return self._line
 
     def _tell_waiting(self, result: _Line | Failure) -> None:

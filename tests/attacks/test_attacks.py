@@ -195,7 +195,7 @@ class FirstWallTests(CorpusCase):
 
 @on_every_server
 class SecondWallTests(CorpusCase):
-    """No proxy: the attacker speaks to Redis itself, as the user of its own lanes."""
+    """No proxy: the attacker speaks to Redis itself, as the user of its dedicated connections."""
 
     def straight(self, installation: Installation) -> Peer:
         name = acl.username(BLUE)
@@ -332,7 +332,7 @@ class ProvisioningTests(CorpusCase):
         with allowing.blue(protocol=2) as blue:
             self.assertEqual(blue.eval("return 1", 0), 1)
 
-    def each_a_lane_cannot_do_more_than_its_user(self, binary: Callable[[], str]) -> None:
+    def each_a_connection_cannot_do_more_than_its_user(self, binary: Callable[[], str]) -> None:
         installation = self.installation(binary, "--acl", "require")
         with installation.blue() as blue:
             blue.set("a", 1)

@@ -29,9 +29,11 @@ class ParseTests(unittest.TestCase):
             parse_csv("")
 
     def test_variants(self) -> None:
-        self.assertEqual(Variant.parse("shared=--lanes shared"), Variant("shared", ROOT, ("--lanes", "shared")))
+        self.assertEqual(
+            Variant.parse("shared=--connections multiplexed"), Variant("shared", ROOT, ("--connections", "multiplexed"))
+        )
         self.assertEqual(Variant.parse(f"other={ROOT} --acl off"), Variant("other", ROOT, ("--acl", "off")))
-        for text in ("--lanes shared", "=--lanes", "x=/nowhere/at/all"):
+        for text in ("--connections multiplexed", "=--connections", "x=/nowhere/at/all"):
             with self.assertRaises(ValueError):
                 Variant.parse(text)
 

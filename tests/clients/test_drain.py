@@ -24,12 +24,12 @@ BLUE = Tenant("team-blue", 3)
 class Client:
     """Writes down what it is asked, and when."""
 
-    def __init__(self, clock: task.Clock, state: str = "shared", lane: object = None) -> None:
+    def __init__(self, clock: task.Clock, state: str = "shared", upstream: object = None) -> None:
         self.state = state
         self.session = SimpleNamespace(outstanding=0)
         self.asked: list[tuple[str, float]] = []
         self._clock = clock
-        self._lane = lane
+        self._upstream = upstream
 
     def _ask(self, what: str) -> None:
         self.asked.append((what, round(self._clock.seconds(), 6)))
@@ -39,13 +39,13 @@ class Client:
 
     def hurry(self) -> object:
         self._ask("hurry")
-        return self._lane
+        return self._upstream
 
     def cut_off(self) -> None:
         self._ask("cut_off")
 
 
-class Lane:
+class Upstream:
     """A connection to Redis that waits for an answer."""
 
     def __init__(self, host: object, walled: bool = True) -> None:
@@ -199,36 +199,36 @@ class UnblockTests(DrainCase):
     ADDRESS = address.IPv4Address("TCP", "10.0.0.7", 4711)
     OURS = f"id=17 addr=10.0.0.7:4711 laddr=10.0.0.1:6379 name= flags=b db=3 cmd=blpop user={acl.username(BLUE)}"
 
-    def hurry(self, control: Control, *lanes: Lane) -> None:
-        clients = [client for lane in lanes for client in self.clients(1, lane=lane)]
+    def hurry(self, control: Control, *upstreams: Upstream) -> None:
+        clients = [client for upstream in upstreams for client in self.clients(1, upstream=upstream)]
         self.start(4.0, control)
         self.clock.advance(3.0)
         self.leave(clients)
         self.successResultOf(self.over)
 
     def test_it_is_found_by_its_address(self) -> None:
-        lane = Lane(self.ADDRESS)
+        upstream = Upstream(self.ADDRESS)
         control = Control(self.OURS.replace("4711", "4712").replace("17", "16"), self.OURS)
-        self.hurry(control, lane)
+        self.hurry(control, upstream)
         self.assertEqual(control.asked, [("CLIENT", "UNBLOCK", "17", "ERROR")])
-        self.assertFalse(lane.finished)
+        self.assertFalse(upstream.finished)
 
     def test_by_one_of_ipv6(self) -> None:
         control = Control(self.OURS.replace("10.0.0.7:", "[fd00::7]:"))
-        self.hurry(control, Lane(address.IPv6Address("TCP", "fd00::7", 4711)))
+        self.hurry(control, Upstream(address.IPv6Address("TCP", "fd00::7", 4711)))
         self.assertEqual(control.asked, [("CLIENT", "UNBLOCK", "17", "ERROR")])
 
     def test_where_there_are_no_users(self) -> None:
         control = Control(self.OURS.partition(" user=")[0])
-        self.hurry(control, Lane(self.ADDRESS, walled=False))
+        self.hurry(control, Upstream(self.ADDRESS, walled=False))
         self.assertEqual(control.asked, [("CLIENT", "UNBLOCK", "17", "ERROR")])
 
     def test_another_tenants_at_the_same_address_is_not_it(self) -> None:
-        lane = Lane(self.ADDRESS)
+        upstream = Upstream(self.ADDRESS)
         control = Control(self.OURS.replace("blue", "green"))
-        self.hurry(control, lane)
+        self.hurry(control, upstream)
         self.assertEqual(control.asked, [])
-        self.assertTrue(lane.finished)
+        self.assertTrue(upstream.finished)
 
     def test_where_it_cannot_be_told_it_is_half_closed(self) -> None:
         away = Control(self.OURS)
@@ -241,6 +241,6 @@ class UnblockTests(DrainCase):
             (Control(self.OURS.replace("10.0.0.7:4711", "/run/redis.sock:0")), address.UNIXAddress(None)),
         ):
             self.factory.drained = None
-            lane = Lane(host)
-            self.hurry(control, lane)
-            self.assertEqual((control.asked, lane.finished), ([], True))
+            upstream = Upstream(host)
+            self.hurry(control, upstream)
+            self.assertEqual((control.asked, upstream.finished), ([], True))

@@ -27,11 +27,11 @@ from redisproxy.resp.framing import (
     encode,
 )
 from redisproxy.resp.value import Answer
-from redisproxy.session import pending as lane_module
+from redisproxy.session import pending as connection_module
 from redisproxy.session.pending import CONFIRMATIONS, HELLO, REPLIES, Ledger, Owed
 from redisproxy.session.pubsub import KINDS
 from redisproxy.tenants.model import Directory
-from tests.support.conversations import BLUE, GREEN, Conversation, RecordingLane
+from tests.support.conversations import BLUE, GREEN, Conversation, RecordingUpstream
 
 #: Bytes of an input that are no payload: one of options, the others sizes of chunks, used in turn.
 HEADER = 5
@@ -242,7 +242,7 @@ def _settled(chunks: Iterator[bytes], debts: list[tuple[int, int, bool, bool, in
         except ProtocolError as wrong:
             error = str(wrong)
             break
-        assert len(ledger._held) <= lane_module._HEAD_LIMIT + len(chunk)
+        assert len(ledger._held) <= connection_module._HEAD_LIMIT + len(chunk)
         if loud:
             assert owner.heard + ledger._held == fed, "bytes were lost, added or changed"
     if loud:
@@ -352,7 +352,7 @@ def _strictly(data: bytes) -> tuple[list[list[bytes]], bytes]:
 
 
 class ModelRedis:
-    """The Redis of one lane: as much of it as decides what a lane is in the state of."""
+    """The Redis of one upstream connection: as much of it as decides what an upstream connection is in the state of."""
 
     def __init__(self, protocol: int) -> None:
         self.unread = b""
@@ -436,19 +436,19 @@ class FuzzedConversation(Conversation):
         self.leases = self.moves = self.permits = 0
         self.penalties: list[bytes] = []
         self.gone = self.wild = False
-        super().__init__(lanes_at_once=False)
+        super().__init__(upstreams_at_once=False)
 
     def write(self, data: bytes) -> None:
         assert self.closed is None, "written to a client after its connection was closed"
         super().write(data)
 
     def lease(self, credential: object, protocol: int) -> None:
-        assert not (self.leases or self.moves), "two lanes at once were asked for"
+        assert not (self.leases or self.moves), "two upstream connections at once were asked for"
         self.asked_protocol = protocol
         self.leases += 1
 
     def share(self, credential: object, protocol: int) -> None:
-        assert self.shares and not (self.leases or self.moves), "two lanes at once were asked for"
+        assert self.shares and not (self.leases or self.moves), "two upstream connections at once were asked for"
         self.asked_protocol = protocol
         self.moves += 1
 
@@ -458,9 +458,9 @@ class FuzzedConversation(Conversation):
     def punish(self, error: bytes) -> None:
         self.penalties.append(error)
 
-    def open_lane(self) -> None:
-        self.lanes.append(FuzzedLane(self, self.asked_protocol))
-        self.session.lane_opened(self.lanes[-1])
+    def open_upstream(self) -> None:
+        self.upstreams.append(FuzzedUpstream(self, self.asked_protocol))
+        self.session.upstream_opened(self.upstreams[-1])
 
     def come_home(self) -> None:
         self.homes.append(FuzzedHome(self, self.asked_protocol))
@@ -468,7 +468,7 @@ class FuzzedConversation(Conversation):
 
 
 class FuzzedHome:
-    """Shared lanes, one after the other."""
+    """Multiplexed connections, one after the other."""
 
     def __init__(self, conversation: FuzzedConversation, protocol: int) -> None:
         self.protocol = protocol
@@ -476,11 +476,11 @@ class FuzzedHome:
         self.users = 1
         self._waiting: list[object] = []
         self._conversation = conversation
-        self.lane: FuzzedLane | None = None
+        self.upstream: FuzzedUpstream | None = None
         self.open()
 
     def open(self) -> None:
-        self.lane = FuzzedLane(self._conversation, self.protocol, shared=True)
+        self.upstream = FuzzedUpstream(self._conversation, self.protocol, shared=True)
 
     def wait(self, session: object) -> None:
         self._waiting.append(session)
@@ -495,7 +495,7 @@ class FuzzedHome:
             session.home_ready()
 
 
-class FuzzedLane(RecordingLane):
+class FuzzedUpstream(RecordingUpstream):
     def __init__(self, conversation: FuzzedConversation, protocol: int, shared: bool = False) -> None:
         super().__init__(conversation, protocol)
         self.shared = shared
@@ -505,7 +505,7 @@ class FuzzedLane(RecordingLane):
         self.latest, self.forgo = self._latest, self._forgo
 
     def _usable(self) -> None:
-        assert self.released is None and not self.lost, "a lane is used that is no more the session's"
+        assert self.released is None and not self.lost, "an upstream connection is used that is no more the session's"
 
     def _latest(self) -> Owed | None:
         self._usable()
@@ -520,7 +520,7 @@ class FuzzedLane(RecordingLane):
         assert self.given_up is None, "sent for a session that was revoked"
         self.ledger.debts.extend(debts)
         self.model.takes(data, self.fail)
-        assert not self.shared or self._whole, "a shared lane was left in the middle of something"
+        assert not self.shared or self._whole, "a multiplexed connection was left in the middle of something"
 
     @property
     def _whole(self) -> bool:
@@ -567,7 +567,7 @@ class Play:
     def step(self, what: int, amount: int, data: bytes) -> int:
         """What happens next; how many bytes of the data were used."""
         talk, session = self.talk, self.talk.session
-        lane = self._lane()
+        upstream = self._upstream()
         if what < 110:
             self._say(CLIENT[amount % len(CLIENT)])
             if what >= 30:
@@ -575,14 +575,14 @@ class Play:
         elif what < 120:
             self._client(amount + 1)
         elif what < 180:
-            if lane is not None:
-                self._redis(lane, len(lane.model.pending) if what >= 140 else 1 + amount)
+            if upstream is not None:
+                self._redis(upstream, len(upstream.model.pending) if what >= 140 else 1 + amount)
         elif what < 190:
-            if lane is not None:
-                lane.model.publishes()
+            if upstream is not None:
+                upstream.model.publishes()
         elif what < 200:
-            if lane is not None:
-                lane.fail = bool(amount & 1)
+            if upstream is not None:
+                upstream.fail = bool(amount & 1)
         elif what < 215:
             self._link(amount)
         elif what < 225:
@@ -593,9 +593,9 @@ class Play:
             return len(raw)
         elif what < 230:
             raw = data[: amount & 31]
-            if lane is not None:
+            if upstream is not None:
                 talk.wild, self.counted, self.ordered = True, False, False
-                self._redis_says(lane, raw)
+                self._redis_says(upstream, raw)
             return len(raw)
         elif what < 234:
             session.unread(bool(amount & 1))
@@ -606,8 +606,8 @@ class Play:
             self.told_to_leave = True
             talk.recheck(Directory(None, ([], [GREEN], [BLUE, GREEN])[amount % 3]))
         elif what < 242:
-            if lane is not None:
-                self._lose(lane)
+            if upstream is not None:
+                self._lose(upstream)
         elif what < 244:
             talk.gone = True
             self.counted = False
@@ -620,13 +620,13 @@ class Play:
             session.hurry()
         return 0
 
-    def _lane(self) -> FuzzedLane | None:
+    def _upstream(self) -> FuzzedUpstream | None:
         """The newest of its own, if the session still has it, or else the shared one."""
-        lane = self.talk.lanes[-1] if self.talk.lanes else None
-        if lane is not None and lane.released is None and not lane.lost:
-            return lane
+        upstream = self.talk.upstreams[-1] if self.talk.upstreams else None
+        if upstream is not None and upstream.released is None and not upstream.lost:
+            return upstream
         home = self.talk.homes[-1] if self.talk.homes else None
-        return home.lane if home is not None and home.users else None
+        return home.upstream if home is not None and home.users else None
 
     def _say(self, words: bytes) -> None:
         if b"######" in words:
@@ -642,35 +642,35 @@ class Play:
             self.talk.taken += len(piece)
             self.talk.session.received(piece)
 
-    def _redis(self, lane: FuzzedLane, size: int) -> None:
-        piece, lane.model.pending = lane.model.pending[:size], lane.model.pending[size:]
-        self._redis_says(lane, piece)
+    def _redis(self, upstream: FuzzedUpstream, size: int) -> None:
+        piece, upstream.model.pending = upstream.model.pending[:size], upstream.model.pending[size:]
+        self._redis_says(upstream, piece)
 
-    def _redis_says(self, lane: FuzzedLane, data: bytes) -> None:
+    def _redis_says(self, upstream: FuzzedUpstream, data: bytes) -> None:
         if not data:
             return
         try:
-            lane.ledger.received(data)
+            upstream.ledger.received(data)
         except ProtocolError:
             assert self.talk.wild, "what Redis says was not understood"
-            # A lane that was let go of while it was read from is no more anybody's.
-            if lane.released is None:
-                self._lose(lane)
+            # An upstream connection that was let go of while it was read from is no more anybody's.
+            if upstream.released is None:
+                self._lose(upstream)
 
-    def _lose(self, lane: FuzzedLane) -> None:
-        lane.lost = True
-        begun = lane.ledger.begun
-        debts = lane.ledger.abandon()
-        if not lane.shared:
+    def _lose(self, upstream: FuzzedUpstream) -> None:
+        upstream.lost = True
+        begun = upstream.ledger.begun
+        debts = upstream.ledger.abandon()
+        if not upstream.shared:
             self.counted = False
-            self.talk.session.lane_lost()
+            self.talk.session.upstream_lost()
             return
         # As `upstream.multiplexed` does. Not a command is without an answer, but for one of which a part was told.
-        self.talk.homes[-1].lane = None
+        self.talk.homes[-1].upstream = None
         for owner in dict.fromkeys(owed.owner for owed in debts):
             told_in_part = begun and debts[0].owner is owner and not debts[0].silent
             self.counted = self.counted and not told_in_part
-            owner.lane_broke(told_in_part)
+            owner.multiplexed_lost(told_in_part)
 
     def _link(self, amount: int) -> None:
         """What was asked for comes, or does not."""
@@ -678,13 +678,13 @@ class Play:
         if talk.leases:
             talk.leases -= 1
             if amount & 1 or (talk.gone and amount & 2):
-                session.lane_refused("ERR no lane")
+                session.upstream_refused("ERR no upstream connection")
             else:
-                talk.open_lane()
+                talk.open_upstream()
         elif talk.moves:
             talk.moves -= 1
             if amount & 1:
-                session.lane_refused("ERR no lane")
+                session.upstream_refused("ERR no upstream connection")
             else:
                 talk.come_home()
         elif talk.homes:
@@ -702,16 +702,16 @@ class Play:
     def _home(self, amount: int) -> None:
         """Something changes there."""
         home = self.talk.homes[-1]
-        if home.lane is None:
+        if home.upstream is None:
             if amount & 32:
                 home.away = "ERR away"
             else:
                 home.away = ""
                 home.open()
-        elif amount & 64 and not home.lane.ledger.debts:
+        elif amount & 64 and not home.upstream.ledger.debts:
             home.open()  # the one before was left for it
         else:
-            home.lane.busy = bool(amount & 128)
+            home.upstream.busy = bool(amount & 128)
         home.ready()
 
     def settle(self) -> None:
@@ -720,15 +720,15 @@ class Play:
         self._client(len(self.said))
         session.unread(False)
         for _ in range(10000):
-            lane = self._lane()
+            upstream = self._upstream()
             home = talk.homes[-1] if talk.homes else None
             if talk.leases or talk.moves or talk.permits or talk.questions or talk.penalties:
                 self._link(4)
-            elif home is not None and (home.lane is None or home.lane.busy):
+            elif home is not None and (home.upstream is None or home.upstream.busy):
                 self._home(0)
-            elif lane is not None and lane.model.pending:
-                lane.model.pending, data = b"", lane.model.pending
-                self._redis_says(lane, data)
+            elif upstream is not None and upstream.model.pending:
+                upstream.model.pending, data = b"", upstream.model.pending
+                self._redis_says(upstream, data)
             else:
                 break
         else:
@@ -763,21 +763,23 @@ class Play:
             if not (session.ended or talk.held):
                 assert not session._wait, session
                 assert not session._queue and not session._owed and not session._answers, session
-        if session.ended and not talk.gone and not (lane := self._lane()) and self.counted:
+        if session.ended and not talk.gone and not (upstream := self._upstream()) and self.counted:
             assert talk.closed is not None, "it ended, and its client was not told"
-        lane = self._lane()
-        assert lane is None or not (session.ended and not lane.model.unread and not lane.model.pending), (
-            "it ended, and keeps its lane"
+        upstream = self._upstream()
+        assert upstream is None or not (session.ended and not upstream.model.unread and not upstream.model.pending), (
+            "it ended, and keeps its upstream connection"
         )
         if not (session.ended or talk.gone or session._queue):
             known = {(kind + b"SUBSCRIBE", channel) for kind in KINDS for channel in session.subscriptions.of(kind)}
-            assert known == (lane.model.subscribed if lane else set()), "it is subscribed to something else"
+            assert known == (upstream.model.subscribed if upstream else set()), "it is subscribed to something else"
         assert session.home is None or session.home is talk.homes[-1]
         assert all(home.users == (home is session.home) for home in talk.homes), "a home was not left"
 
 
 def session(data: bytes) -> None:
-    """A whole conversation: each command has at most one answer, in order, and no lane is used that was given back."""
+    """A whole conversation: each command has at most one answer, in order, and no upstream connection is used that was given
+    back.
+    """
     with mock.patch.object(framing, "WHOLE_LIMIT", 128):
         _session(data)
 
@@ -794,4 +796,4 @@ def _session(data: bytes) -> None:
     play.judge()
     if not play.talk.gone:
         play.talk.session.lost()
-        assert play._lane() is None, "the client is gone, and its lane is kept"
+        assert play._upstream() is None, "the client is gone, and its upstream connection is kept"

@@ -218,10 +218,10 @@ class SealedTests(ProbingCase):
         self.assertTwoWalls(installation.proxy)
 
     def test_over_a_shared_connection(self) -> None:
-        self.seen_later("--lanes", "shared")
+        self.seen_later("--connections", "multiplexed")
 
     def test_over_a_connection_of_its_own(self) -> None:
-        self.seen_later("--lanes", "dedicated")
+        self.seen_later("--connections", "dedicated")
 
 
 class LostRightTests(ProbingCase):

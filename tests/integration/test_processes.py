@@ -241,7 +241,7 @@ class EndTests(ProcessesCase):
             delays = [event["delay"] for event in events if "delay" in event]
             self.assertGreater(len(delays), 2)
             self.assertTrue(all(delay >= 0.1 * 2**number for number, delay in enumerate(delays[:5])), delays)
-            told = {(event["worker"], event["pid"]) for event in events if event["logger"].endswith("LanePool")}
+            told = {(event["worker"], event["pid"]) for event in events if event["logger"].endswith("ConnectionPool")}
             self.assertLessEqual(set(self.workers.items()), told)
 
 

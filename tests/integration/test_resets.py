@@ -101,17 +101,17 @@ class StraightTests(ResetCase):
         self.assertNothingLogged()
 
     def test_shared(self) -> None:
-        self.check("--lanes", "shared")
+        self.check("--connections", "multiplexed")
 
     def test_dedicated(self) -> None:
-        self.check("--lanes", "dedicated")
+        self.check("--connections", "dedicated")
 
     def test_two_processes(self) -> None:
-        self.check("--processes", "2", "--lanes", "shared")
+        self.check("--processes", "2", "--connections", "multiplexed")
 
     def test_again_and_again(self) -> None:
         """Nothing piles up, here or in Redis."""
-        self.start("--lanes", "dedicated")
+        self.start("--connections", "dedicated")
         for _ in range(10):
             self.reset(self.connect(RESET // 2, BLUE + BLPOP))
             self.assertEachHears(self.connect(1, GREEN), OK)
@@ -148,10 +148,10 @@ class SlowRedisTests(ResetCase):
         self.assertNothingLogged()
 
     def test_shared(self) -> None:
-        self.check("--lanes", "shared")
+        self.check("--connections", "multiplexed")
 
     def test_dedicated(self) -> None:
-        self.check("--lanes", "dedicated")
+        self.check("--connections", "dedicated")
 
 
 class QuestionsTests(ResetCase):

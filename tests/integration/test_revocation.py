@@ -183,7 +183,7 @@ class HandoverTests(RevocationCase):
         return None
 
     def test_with_connections_of_their_own(self) -> None:
-        self.start("--lanes", "dedicated")
+        self.start("--connections", "dedicated")
         self.hand_over()
 
     def test_without_acl_users(self) -> None:

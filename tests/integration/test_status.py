@@ -40,7 +40,7 @@ class StatusTests(unittest.TestCase):
         return status_port(self.installation)
 
     def test_what_clients_do_is_counted(self) -> None:
-        port = self.start("--lanes", "shared")  # how long Redis takes is sampled there
+        port = self.start("--connections", "multiplexed")  # how long Redis takes is sampled there
         blue = self.installation.blue(single_connection_client=True)
         self.addCleanup(blue.close)
         with blue.pipeline(transaction=False) as pipe:

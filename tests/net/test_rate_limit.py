@@ -194,28 +194,28 @@ class RateTests(LimitingCase):
 
     def test_bytes_of_both_directions(self) -> None:
         self.allowance.use(Limits(bytes_per_second=1000))
-        client, lane = self.client(), Client("lane", [])
+        client, upstream = self.client(), Client("upstream connection", [])
         client.send(600)
-        client.place.shaper.replied(400, lane)
-        self.assertEqual((lane.held, client.place.shaper.closed), (0, False))
-        client.place.shaper.replied(500, lane)
+        client.place.shaper.replied(400, upstream)
+        self.assertEqual((upstream.held, client.place.shaper.closed), (0, False))
+        client.place.shaper.replied(500, upstream)
         client.send(1)
-        self.assertEqual((lane.held, client.held), (Hold.RATE, Hold.RATE))
+        self.assertEqual((upstream.held, client.held), (Hold.RATE, Hold.RATE))
         self.clock.advance(0.49)
-        self.assertEqual((lane.held, client.held), (Hold.RATE, Hold.RATE))
+        self.assertEqual((upstream.held, client.held), (Hold.RATE, Hold.RATE))
         self.clock.advance(0.0101)
-        self.assertEqual((lane.held, client.held, client.buffered), (0, 0, 0))
+        self.assertEqual((upstream.held, client.held, client.buffered), (0, 0, 0))
 
     def test_replies_do_not_wait_for_what_is_owed_in_commands(self) -> None:
         self.allowance.use(Limits(commands_per_second=10, bytes_per_second=1000))
-        client, lane = self.client(), Client("lane", [])
+        client, upstream = self.client(), Client("upstream connection", [])
         client.send(110)  # 10 s of commands
-        client.place.shaper.replied(100, lane)
-        self.assertEqual(lane.held, 0)
-        client.place.shaper.replied(1000, lane)
+        client.place.shaper.replied(100, upstream)
+        self.assertEqual(upstream.held, 0)
+        client.place.shaper.replied(1000, upstream)
         client.send(1)
         self.clock.advance(0.25)
-        self.assertEqual((lane.held, client.held), (0, Hold.RATE))
+        self.assertEqual((upstream.held, client.held), (0, Hold.RATE))
         self.clock.advance(9.7)
         self.assertEqual(client.held, Hold.RATE)
         self.clock.advance(0.1)
@@ -227,7 +227,7 @@ class RateTests(LimitingCase):
         b = Client("b", self.done)
         self.clients.append(b)
         b.place.enter(self.allowance)
-        b.throttled = True  # as a session that waits for a lane
+        b.throttled = True  # as a session that waits for an upstream connection
         b.taken += 30
         b.received(b"x" * 30)
         b.place.settle()
@@ -242,7 +242,7 @@ class RateTests(LimitingCase):
     def test_who_leaves_is_charged_so_that_it_is_of_no_use_to_come_again(self) -> None:
         self.allowance.use(Limits(commands_per_second=100))
         a, b = self.client("a"), self.client("b")
-        a.commands += 150  # what a session did by itself, when its lane was there
+        a.commands += 150  # what a session did by itself, when its upstream connection was there
         a.place.lost()
         b.send(1)
         self.assertEqual(b.held, Hold.RATE)
@@ -274,7 +274,7 @@ class RateTests(LimitingCase):
         for allowance in (self.allowance, other):
             allowance.use(Limits(commands_per_second=100))
         a = self.client("a")
-        a.place.enter(other)  # and the lane is opened
+        a.place.enter(other)  # and the upstream connection is opened
         a.place.shaper.charge(150, 0)
         a.send(1)
         a.place.settle()
@@ -367,13 +367,13 @@ class ChangeTests(LimitingCase):
         self.clock.advance(TICK)
         self.assertEqual(self.allowance.held, 0)
 
-    def test_a_lane_is_read_on(self) -> None:
+    def test_an_upstream_connection_is_read_on(self) -> None:
         self.allowance.use(Limits(bytes_per_second=1))
-        client, lane = self.client(), Client("lane", [])
-        client.place.shaper.replied(1000, lane)
+        client, upstream = self.client(), Client("upstream connection", [])
+        client.place.shaper.replied(1000, upstream)
         self.allowance.use(Limits(commands_per_second=1))
         self.clock.advance(0)
-        self.assertEqual(lane.held, 0)
+        self.assertEqual(upstream.held, 0)
 
 
 class AllowancesTests(unittest.TestCase):

@@ -39,7 +39,7 @@ def figures(**tenants: dict) -> Figures:
             "sessions": {"shared": 2, "waiting": 0},
             "logins": {"ok": 2, "wrong": 3},
             "ended": {"quit": 1},
-            "lanes": {"shared": 1, "dedicated": 0, "idle": 2},
+            "connections": {"shared": 1, "dedicated": 0, "idle": 2},
             "in_flight": 4,
             "redis_seconds": histogram.figures(),
             "tenants": dict(names),

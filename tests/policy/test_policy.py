@@ -39,7 +39,7 @@ class DecisionsTests(unittest.TestCase):
         self.assertEqual(self.policy.table[b"PUBLISH"], HEAD)
         self.assertNotIn(b"NOSUCH", self.policy.table)
 
-    def test_the_lanes_user_may_what_passes_and_no_more(self) -> None:
+    def test_the_upstream_connections_user_may_what_passes_and_no_more(self) -> None:
         forwarded = set(self.policy.forwarded)
         for name in (*OWN, b"MULTI", b"EXEC", b"SUBSCRIBE", b"PUBLISH", b"COPY", b"HELLO", b"EVAL"):
             found = {f for f in forwarded if f.split("|")[0] == name.decode().lower()}

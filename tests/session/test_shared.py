@@ -1,4 +1,6 @@
-"""Conversations at home: what goes over the shared lane, when a session moves to a lane of its own, and back."""
+"""Conversations at home: what goes over the multiplexed connection, when a session moves to a dedicated connection, and
+back.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from redisproxy.session.route import LOST
 from redisproxy.session.session import OK
 from redisproxy.tenants.model import Directory
 
-from ..support.conversations import BLUE, GREEN, RecordingLane, SharedCase, SharedConversation
+from ..support.conversations import BLUE, GREEN, RecordingUpstream, SharedCase, SharedConversation
 from ..support.conversations import logged_in_at_home as logged_in
 
 GET = encode([b"GET", b"a"])
@@ -21,10 +23,10 @@ AWAY = b"-ERR away\r\n"
 
 
 class PlainTests(SharedCase):
-    def test_whole_commands_go_over_the_shared_lane(self) -> None:
+    def test_whole_commands_go_over_the_multiplexed_connection(self) -> None:
         conversation = logged_in().client(GET * 2, encode([b"SELECT", b"9"]), GET)
         self.assertEqual(conversation.shared_gets(), GET * 3)
-        self.assertEqual(conversation.lanes, [])
+        self.assertEqual(conversation.upstreams, [])
         conversation.shared_redis(b"+1\r\n+2\r\n+3\r\n")
         told = conversation.hears()
         self.assertTrue(told.startswith(b"+1\r\n+2\r\n-NOPERM") and told.endswith(b"+3\r\n"), told)
@@ -36,18 +38,18 @@ class PlainTests(SharedCase):
 
     def test_debts_of_two_sessions_are_dealt_out_in_order(self) -> None:
         first, second = logged_in(), logged_in()
-        second.home.lane = first.home.lane
+        second.home.upstream = first.home.upstream
         for number in range(3):
             first.command(b"GET", b"f%d" % number)
             second.command(b"GET", b"s%d" % number)
-        self.assertEqual(len(first.home.lane.ledger.debts), 6)
+        self.assertEqual(len(first.home.upstream.ledger.debts), 6)
         first.shared_redis(b"".join(b"+%d\r\n" % n for n in range(6)))
         self.assertHears(first, b"+0\r\n+2\r\n+4\r\n")
         self.assertHears(second, b"+1\r\n+3\r\n+5\r\n")
 
     def test_what_a_session_left_behind_is_thrown_away(self) -> None:
         first, second = logged_in(), logged_in()
-        second.home.lane = first.home.lane
+        second.home.upstream = first.home.upstream
         first.client(GET)
         second.client(GET)
         first.session.lost()
@@ -68,8 +70,8 @@ class PlainTests(SharedCase):
             self.assertEqual(conversation.shared_gets(), GET)
             conversation.shared_redis(b"+1\r\n")
         self.assertEqual(conversation.shared_gets(), GET)
-        self.assertEqual(conversation.lanes, [], "the second GET has no reply yet")
-        conversation.shared_redis(b"+2\r\n").lanes[0].ledger.received(b"*-1\r\n")
+        self.assertEqual(conversation.upstreams, [], "the second GET has no reply yet")
+        conversation.shared_redis(b"+2\r\n").upstreams[0].ledger.received(b"*-1\r\n")
         told = conversation.hears()
         self.assertTrue(told.startswith(b"+1\r\n-NOPERM") and told.endswith(b"+2\r\n*-1\r\n"), told)
 
@@ -89,7 +91,7 @@ class PlainTests(SharedCase):
             conversation.redis(b"*3\r\n$9\r\nsubscribe\r\n$6\r\nblue:a\r\n:1\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n")
             self.assertHears(conversation, b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", ping)
 
-    def test_client_reply_and_hello_on_a_lane_of_its_own(self) -> None:
+    def test_client_reply_and_hello_on_a_dedicated_connection(self) -> None:
         conversation = logged_in().command(b"WATCH", b"a").redis(OK)
         conversation.hears()
         for protocol, answer in ((b"3", b"%0\r\n"), (b"2", b"*0\r\n")):
@@ -154,12 +156,12 @@ class ProtocolTests(SharedCase):
 
     def test_redis_speaks_no_resp3(self) -> None:
         conversation = logged_in()
-        conversation.share = lambda *_: conversation.session.lane_refused("ERR unknown command 'HELLO'")
+        conversation.share = lambda *_: conversation.session.upstream_refused("ERR unknown command 'HELLO'")
         self.assertRefused(conversation.command(b"HELLO", b"3"), b"-ERR unknown command")
         conversation.client(GET)
         self.assertEqual(conversation.shared_gets(), GET)
 
-    def test_changed_on_a_lane_of_its_own_there_is_no_way_home(self) -> None:
+    def test_changed_on_a_dedicated_connection_there_is_no_way_home(self) -> None:
         conversation = logged_in().command(b"WATCH", b"a").redis(OK).command(b"HELLO", b"3").redis(b"%0\r\n")
         conversation.command(b"UNWATCH").redis(OK)
         self.assertTrue(conversation.session.pinned)
@@ -169,11 +171,11 @@ class ProtocolTests(SharedCase):
         self.assertEqual(conversation.gets(), GET)
 
 
-class OwnLaneTests(SharedCase):
+class DedicatedConnectionTests(SharedCase):
     def test_a_whole_transaction_rides_along(self) -> None:
         block = encode([b"MULTI"]) + GET * 2 + encode([b"EXEC"])
         conversation = logged_in().client(GET, block, GET)
-        self.assertEqual(conversation.lanes, [])
+        self.assertEqual(conversation.upstreams, [])
         self.assertEqual(conversation.shared_gets(), GET + block + GET)
         conversation.shared_redis(b"+1\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+1\r\n+2\r\n+3\r\n")
         self.assertEqual(conversation.session.commands, 7)
@@ -182,7 +184,7 @@ class OwnLaneTests(SharedCase):
 
     def test_a_transaction_in_parts(self) -> None:
         conversation = logged_in().client(GET, encode([b"MULTI"]))
-        self.assertEqual((conversation.lanes, conversation.waits), ([], True))
+        self.assertEqual((conversation.upstreams, conversation.waits), ([], True))
         conversation.shared_redis(b"+1\r\n")
         self.assertEqual(conversation.gets(), encode([b"MULTI"]))
         conversation.redis(OK).client(GET).redis(b"+QUEUED\r\n").command(b"EXEC")
@@ -190,7 +192,7 @@ class OwnLaneTests(SharedCase):
         self.assertTrue(conversation.session.pinned)
         conversation.redis(b"*1\r\n+2\r\n")
         self.assertHome(conversation)
-        self.assertIs(conversation.lane.released, True)
+        self.assertIs(conversation.upstream.released, True)
         self.assertHears(conversation, b"+1\r\n+OK\r\n+QUEUED\r\n*1\r\n+2\r\n")
         self.assertEqual(conversation.client(GET).shared_gets(), GET * 2)
 
@@ -204,7 +206,7 @@ class OwnLaneTests(SharedCase):
     def test_exec_and_others_without_their_multi(self) -> None:
         for words in ((b"EXEC",), (b"DISCARD",), (b"UNWATCH",), (b"EXEC", b"x")):
             conversation = logged_in().command(*words)
-            self.assertEqual((conversation.shared_gets(), conversation.lanes), (encode(words), []))
+            self.assertEqual((conversation.shared_gets(), conversation.upstreams), (encode(words), []))
 
     def test_watch(self) -> None:
         conversation = logged_in().command(b"WATCH", b"a").redis(OK)
@@ -217,7 +219,7 @@ class OwnLaneTests(SharedCase):
 
     def test_what_may_block(self) -> None:
         conversation = logged_in().client(GET, encode([b"BLPOP", b"q", b"0"]), GET)
-        self.assertEqual(conversation.lanes, [])
+        self.assertEqual(conversation.upstreams, [])
         conversation.shared_redis(b"+1\r\n")
         self.assertEqual(conversation.gets(), encode([b"BLPOP", b"q", b"0"]) + GET)
         self.assertTrue(conversation.session.pinned)
@@ -228,11 +230,11 @@ class OwnLaneTests(SharedCase):
     def test_readers_of_streams_block_only_where_they_say_so(self) -> None:
         plain = [b"xread", b"COUNT", b"2", b"STREAMS", b"s", b"0"]
         conversation = logged_in().command(*plain)
-        self.assertEqual((conversation.shared_gets(), conversation.lanes), (encode(plain), []))
+        self.assertEqual((conversation.shared_gets(), conversation.upstreams), (encode(plain), []))
         conversation.shared_redis(b"*-1\r\n").command(b"XREAD", b"block", b"0", b"STREAMS", b"s", b"$")
-        self.assertEqual(len(conversation.lanes), 1)
+        self.assertEqual(len(conversation.upstreams), 1)
 
-    def test_wait_is_about_what_was_written_over_the_shared_lane(self) -> None:
+    def test_wait_is_about_what_was_written_over_the_multiplexed_connection(self) -> None:
         """Redis compares what the connection wrote: something has to be written over the one that waits."""
         conversation = logged_in().command(b"WAIT", b"1", b"100")
         marker, wait = conversation.gets().split(encode([b"WAIT", b"1", b"100"]))
@@ -249,7 +251,7 @@ class OwnLaneTests(SharedCase):
         self.assertTrue(conversation.session.pinned)
         conversation.command(b"UNSUBSCRIBE").redis(b"*3\r\n$11\r\nunsubscribe\r\n$6\r\nblue:a\r\n:0\r\n")
         self.assertHome(conversation)
-        self.assertIs(conversation.lane.released, False)
+        self.assertIs(conversation.upstream.released, False)
 
     def test_a_refused_subscription_comes_home(self) -> None:
         for kind in (b"", b"P", b"S"):
@@ -266,7 +268,7 @@ class OwnLaneTests(SharedCase):
         conversation.command(b"PSUBSCRIBE", b"a*").session.told(RuntimeError())
         self.assertHome(conversation)
 
-    def test_a_pattern_keeps_the_lane_while_redis_is_told_of_it(self) -> None:
+    def test_a_pattern_keeps_the_upstream_connection_while_redis_is_told_of_it(self) -> None:
         conversation = logged_in()
         conversation.permit = lambda _: None
         conversation.command(b"PSUBSCRIBE", b"a*").session.unread(True)
@@ -278,7 +280,7 @@ class OwnLaneTests(SharedCase):
     def test_a_command_that_is_too_large_to_be_read_whole(self) -> None:
         large = encode([b"SET", b"a", b"x" * 100_000])
         conversation = logged_in().client(GET, large[:70_000])
-        self.assertEqual(conversation.lanes, [])
+        self.assertEqual(conversation.upstreams, [])
         conversation.shared_redis(b"+1\r\n")
         self.assertEqual(conversation.gets(), large[:70_000])
         conversation.client(large[70_000:])
@@ -286,9 +288,9 @@ class OwnLaneTests(SharedCase):
         self.assertTrue(conversation.session.pinned)
         self.assertHears(conversation.redis(OK), b"+1\r\n", OK)
         self.assertHome(conversation)
-        self.assertIs(conversation.lane.released, True)
+        self.assertIs(conversation.upstream.released, True)
 
-    def test_what_is_refused_keeps_no_lane(self) -> None:
+    def test_what_is_refused_keeps_no_upstream_connection(self) -> None:
         conversation = logged_in().command(b"SUBSCRIBE", b"__keyspace@5__:a")
         self.assertRefused(conversation, b"-NOPERM")
         self.assertHome(conversation)
@@ -296,21 +298,21 @@ class OwnLaneTests(SharedCase):
 
     def test_another_tenant_while_watching(self) -> None:
         conversation = logged_in().command(b"WATCH", b"a").redis(OK).command(b"AUTH", b"green")
-        self.assertIs(conversation.lane.released, False)
+        self.assertIs(conversation.upstream.released, False)
         conversation.command(b"BLPOP", b"q", b"0").redis(b"*-1\r\n")
         self.assertHome(conversation)
 
     def test_a_large_command_that_another_redis_may_not_be_sent(self) -> None:
-        """It was judged before the lane was there: what Redis is may have changed meanwhile."""
+        """It was judged before the upstream connection was there: what Redis is may have changed meanwhile."""
         large = encode([b"EVAL", b"x" * 100_000, b"0"])
         for first in (b"", GET):
-            conversation = logged_in(lanes_at_once=False).client(first, large[:70_000])
+            conversation = logged_in(upstreams_at_once=False).client(first, large[:70_000])
             conversation.policy = lambda: make_policy(builtin(), scripts=False)
             conversation.session.policy_changed()
             if first:
                 conversation.shared_redis(b"+1\r\n")
                 conversation.hears()
-            conversation.open_lane()
+            conversation.open_upstream()
             self.assertEqual(conversation.gets(), b"")
             self.assertRefused(conversation, b"-")
             self.assertHome(conversation)
@@ -335,10 +337,10 @@ class OwnLaneTests(SharedCase):
             (large, 1),
             (encode([b"PUBLISH", b"c", b"m" * 70_000]), 1),
         ):
-            conversation = logged_in(lanes_at_once=False)
+            conversation = logged_in(upstreams_at_once=False)
             conversation.client(command[:80_000])
             self.assertTrue(conversation.waits)
-            conversation.session.lane_refused("ERR none")
+            conversation.session.upstream_refused("ERR none")
             self.assertHears(conversation, b"-ERR none\r\n")
             conversation.client(command[80_000:], GET)
             self.assertEqual(conversation.shared_gets(), GET)
@@ -347,11 +349,11 @@ class OwnLaneTests(SharedCase):
 
     def test_ended_while_it_waits_for_one(self) -> None:
         for end in (lambda c: c.recheck(Directory(None, [])), lambda c: c.session.lost()):
-            conversation = logged_in(lanes_at_once=False)
+            conversation = logged_in(upstreams_at_once=False)
             conversation.client(encode([b"SET", b"a", b"x" * 100_000])[:70_000])
             end(conversation)
-            conversation.open_lane()
-            self.assertIs(conversation.lane.released, True)
+            conversation.open_upstream()
+            self.assertIs(conversation.upstream.released, True)
             self.assertEqual((conversation.gets(), conversation.home.users), (b"", 0))
 
     def test_ended_in_the_middle_of_a_large_command_behind_others(self) -> None:
@@ -361,9 +363,9 @@ class OwnLaneTests(SharedCase):
         self.assertHears(conversation.shared_redis(b"+1\r\n"), b"+1\r\n")
         self.assertEqual(conversation.closed, "revoked")
 
-    def test_its_own_lane_breaks(self) -> None:
+    def test_its_dedicated_connection_breaks(self) -> None:
         conversation = logged_in().command(b"BLPOP", b"q", b"0")
-        conversation.session.lane_lost()
+        conversation.session.upstream_lost()
         self.assertEqual((conversation.closed, conversation.home.users), ("redis-lost", 0))
 
 
@@ -384,15 +386,15 @@ class RedisAwayTests(SharedCase):
         home.ready()
         self.assertHears(conversation, AWAY * 2)
         self.assertHears(conversation.client(GET), AWAY)
-        home.lane = RecordingLane(conversation)
+        home.upstream = RecordingUpstream(conversation)
         self.assertHears(conversation.client(GET).shared_redis(b"+2\r\n"), b"+2\r\n")
 
-    def test_what_waits_goes_over_the_next_lane(self) -> None:
+    def test_what_waits_goes_over_the_next_upstream_connection(self) -> None:
         conversation = logged_in()
         home = conversation.home
         home.breaks()
         conversation.client(GET)
-        home.lane = RecordingLane(conversation)
+        home.upstream = RecordingUpstream(conversation)
         home.ready()
         self.assertEqual(conversation.shared_gets(), GET)
 
@@ -410,7 +412,7 @@ class RedisAwayTests(SharedCase):
         conversation.client(encode([b"CLIENT", b"REPLY", b"SKIP"]), GET * 2)
         self.assertHears(conversation, AWAY)
 
-    def test_what_needs_a_lane_of_its_own_fails_too(self) -> None:
+    def test_what_needs_a_dedicated_connection_fails_too(self) -> None:
         conversation = logged_in()
         conversation.home.breaks()
         conversation.home.away = "ERR away"
@@ -425,11 +427,13 @@ class RedisAwayTests(SharedCase):
             (encode([b"PUBLISH", b"a", b"b"]), 1),
         ):
             self.assertHears(conversation.client(command), AWAY * count)
-        self.assertEqual(conversation.lanes, [])
+        self.assertEqual(conversation.upstreams, [])
         self.assertFalse(conversation.session._multi)
 
     def test_commands_parked_behind_what_was_lost(self) -> None:
-        """They wait for what is owed, which is an error now, and must not be sent to the lane that is gone."""
+        """They wait for what is owed, which is an error now, and must not be sent to the upstream connection that is
+        gone.
+        """
         conversation = logged_in().client(GET, encode([b"BLPOP", b"q", b"0"]))
         conversation.home.breaks()
         self.assertHears(conversation, LOST)
@@ -437,56 +441,58 @@ class RedisAwayTests(SharedCase):
 
 
 class BoundsTests(SharedCase):
-    def test_a_lane_that_is_busy(self) -> None:
+    def test_an_upstream_connection_that_is_busy(self) -> None:
         conversation = logged_in()
-        conversation.home.lane.busy = True
+        conversation.home.upstream.busy = True
         conversation.client(GET)
         self.assertEqual((conversation.shared_gets(), conversation.waits), (b"", True))
         conversation.home.ready()
         self.assertTrue(conversation.waits)  # somebody else was faster
-        conversation.home.lane.busy = False
+        conversation.home.upstream.busy = False
         conversation.home.ready()
         self.assertEqual((conversation.shared_gets(), conversation.waits), (GET, False))
 
-    def test_a_lane_that_was_left_is_used_until_nothing_is_owed(self) -> None:
+    def test_an_upstream_connection_that_was_left_is_used_until_nothing_is_owed(self) -> None:
         conversation = logged_in().client(GET)
-        old = conversation.home.lane
-        conversation.home.lane = RecordingLane(conversation)
+        old = conversation.home.upstream
+        conversation.home.upstream = RecordingUpstream(conversation)
         conversation.client(GET)
         self.assertEqual((old.sent, conversation.shared_gets()), (GET, b""))
         old.ledger.received(b"+1\r\n")
         self.assertEqual(conversation.shared_gets(), GET)
 
-    def test_a_client_that_does_not_read_moves_to_a_lane_of_its_own(self) -> None:
+    def test_a_client_that_does_not_read_moves_to_a_dedicated_connection(self) -> None:
         conversation = logged_in()
-        lane = conversation.home.lane
+        upstream = conversation.home.upstream
         behind: list[int] = []
-        lane.fell_behind = lambda session, size: behind.append(size)
-        lane.caught_up = lambda session: behind.clear()
+        upstream.fell_behind = lambda session, size: behind.append(size)
+        upstream.caught_up = lambda session: behind.clear()
         conversation.client(GET * 2)
         conversation.session.unread(True)
         conversation.shared_redis(b"+1\r\n")
         self.assertEqual(behind, [4])
         conversation.client(GET)
-        self.assertEqual((conversation.shared_gets(), conversation.lanes), (GET * 2, []))
+        self.assertEqual((conversation.shared_gets(), conversation.upstreams), (GET * 2, []))
         conversation.shared_redis(b"+2\r\n")
         # Redis keeps what it does not read from now on.
         self.assertEqual(conversation.gets(), GET)
-        self.assertTrue(conversation.lane.paused)
+        self.assertTrue(conversation.upstream.paused)
         conversation.session.unread(False)
-        self.assertEqual((behind, conversation.lane.paused), ([], False))
+        self.assertEqual((behind, conversation.upstream.paused), ([], False))
         conversation.redis(b"+3\r\n")
         self.assertHome(conversation)
         self.assertHears(conversation, b"+1\r\n+2\r\n+3\r\n")
 
-    def test_a_lane_that_is_left_for_what_a_client_did_not_read_is_sent_nothing_more(self) -> None:
-        """The lane's last debt takes it past its bound: it is given back at once, and behind the debt a command waits."""
+    def test_an_upstream_connection_that_is_left_for_what_a_client_did_not_read_is_sent_nothing_more(self) -> None:
+        """The upstream connection's last debt takes it past its bound: it is given back at once, and behind the debt a
+        command waits.
+        """
         conversation = logged_in().client(GET, encode([b"HELLO", b"2", b"AUTH", b"blue", b"blue"]), GET)
         left = conversation.home
-        old = left.lane
+        old = left.upstream
 
         def fell_behind(session: object, size: int) -> None:
-            left.lane = RecordingLane(conversation)
+            left.upstream = RecordingUpstream(conversation)
             old.release(clean=True)
 
         old.fell_behind = fell_behind
@@ -503,9 +509,11 @@ class BoundsTests(SharedCase):
         self.assertEqual([home.users for home in conversation.homes], [0, 1])
 
     def test_a_client_that_does_not_read_is_counted_where_it_fell_behind(self) -> None:
-        """Until it has read, wherever HELLO leads it meanwhile: or that lane would be held back by nobody for ever."""
+        """Until it has read, wherever HELLO leads it meanwhile: or that upstream connection would be held back by nobody for
+        ever.
+        """
         conversation = logged_in().client(GET, encode([b"HELLO", b"3"]))
-        old = conversation.home.lane
+        old = conversation.home.upstream
         behind: list[int] = []
         old.fell_behind = lambda session, size: behind.append(size)
         old.caught_up = lambda session: behind.clear()
@@ -519,36 +527,36 @@ class BoundsTests(SharedCase):
 
     def test_a_client_that_does_not_read_and_sends_nothing_stays(self) -> None:
         conversation = logged_in().client(GET)
-        conversation.home.lane.fell_behind = conversation.home.lane.caught_up = lambda *_: None
+        conversation.home.upstream.fell_behind = conversation.home.upstream.caught_up = lambda *_: None
         conversation.session.unread(True)
         conversation.shared_redis(b"+1\r\n")
         conversation.session.unread(False)
-        self.assertEqual(conversation.lanes, [])
+        self.assertEqual(conversation.upstreams, [])
 
-    def test_a_client_that_does_not_read_while_no_lane_can_be_had(self) -> None:
-        conversation = logged_in(lanes_at_once=False)
+    def test_a_client_that_does_not_read_while_no_upstream_connection_can_be_had(self) -> None:
+        conversation = logged_in(upstreams_at_once=False)
         conversation.session.unread(True)
         conversation.client(GET)
-        conversation.session.lane_refused("ERR none")
+        conversation.session.upstream_refused("ERR none")
         self.assertHears(conversation)
         self.assertEqual(len(conversation.asked), 2)
         conversation.session.unread(False)
         self.assertEqual(conversation.shared_gets(), GET)
 
-    def test_a_client_that_has_read_all_before_it_is_known_that_no_lane_can_be_had(self) -> None:
-        conversation = logged_in(lanes_at_once=False)
+    def test_a_client_that_has_read_all_before_it_is_known_that_no_upstream_connection_can_be_had(self) -> None:
+        conversation = logged_in(upstreams_at_once=False)
         conversation.session.unread(True)
         conversation.client(GET)
         conversation.session.unread(False)
-        conversation.session.lane_refused("ERR none")
+        conversation.session.upstream_refused("ERR none")
         self.assertEqual((conversation.shared_gets(), conversation.waits), (GET, False))
 
-    def test_a_client_that_has_read_all_needs_no_lane_of_its_own(self) -> None:
-        before = logged_in(lanes_at_once=False)
+    def test_a_client_that_has_read_all_needs_no_upstream_connection_of_its_own(self) -> None:
+        before = logged_in(upstreams_at_once=False)
         before.session.unread(True)
         before.client(GET)
         before.session.unread(False)
-        before.open_lane()
+        before.open_upstream()
         after = logged_in()
         after.session.unread(True)
         after.client(GET).redis(b"+1\r\n")

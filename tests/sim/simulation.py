@@ -35,16 +35,16 @@ from redisproxy.ops.access_log import Outcomes
 from redisproxy.session import conversation
 from redisproxy.tenants.model import Backend, Credential, Directory, Tenant, digest
 from redisproxy.upstream import multiplexed as shared_module
-from redisproxy.upstream import pool as lanes_module
+from redisproxy.upstream import pool as multiplexed_module
 from redisproxy.upstream.acl_users import Wall
-from redisproxy.upstream.connection import LaneProtocol
-from redisproxy.upstream.multiplexed import SharedLane
-from redisproxy.upstream.pool import LanePool
+from redisproxy.upstream.connection import RedisConnection
+from redisproxy.upstream.multiplexed import MultiplexedConnection
+from redisproxy.upstream.pool import ConnectionPool
 from redisproxy.upstream.queries import Questions
 
 from .actors import Actor, Flooder, Pinger
 from .kernel import Connection, Poll, Reactor, Socket, World, connect
-from .redis import Redis, RedisConnection
+from .redis import Redis, SimulatedConnection
 
 #: What a client may do.
 EASY = (
@@ -57,11 +57,11 @@ HARD = ("leave_blocked", "write_first", "read_slowly")
 FAULTS = ("stall", "restart", "kill", "rotate", "hand_over", "move", "abandon")
 #: Limits of the proxy, and how small the seed may make them: (module, name, value).
 LIMITS = (
-    (lanes_module, "AT_ONCE", 2),
+    (multiplexed_module, "AT_ONCE", 2),
     (shared_module, "UNREAD_LIMIT", 16 * 1024),
     (shared_module, "QUEUED_LIMIT", 1024),
     (shared_module, "DEBTS_LIMIT", 8),
-    (shared_module, "LANES_LIMIT", 2),
+    (shared_module, "CONNECTIONS_LIMIT", 2),
     (conversation, "OWED_LIMIT", 64),
     (conversation, "ANSWERS_LIMIT", 64),
     (conversation, "HELD_LIMIT", 512),
@@ -118,7 +118,7 @@ class _Endpoint:
                 connecting.errback(error.ConnectionRefusedError())
                 return
             end = Socket(simulation.world)
-            connect(end, RedisConnection(simulation.redis).end)
+            connect(end, SimulatedConnection(simulation.redis).end)
             protocol = factory.buildProtocol(UNIXAddress(None))
             Connection(end, protocol, simulation.reactor, UNIXAddress(None)).begin()
             connecting.callback(protocol)
@@ -189,28 +189,28 @@ class Simulation:
                 self._patches.append(mock.patch.object(module, name, value))
         self.crowded = self.options.limits and rng.random() < 0.3
         self._patches += [
-            mock.patch.object(lanes_module, "endpoint_for", lambda *_: _Endpoint(self)),
+            mock.patch.object(multiplexed_module, "endpoint_for", lambda *_: _Endpoint(self)),
             mock.patch.object(client_module, "select", Poll(self.world)),
             mock.patch.object(probes, "reached", self.reached.add),
         ]
         # Sets of these have an order, which must not depend on addresses.
-        for kind in (ClientProtocol, LaneProtocol, SharedLane):
+        for kind in (ClientProtocol, RedisConnection, MultiplexedConnection):
             self._patches.append(mock.patch.object(kind, "__hash__", lambda thing: self._serial_of(thing)))
         for patch in self._patches:
             patch.start()
         wall = Wall("off", None)
-        self._lanes = LanePool(reactor, wall, 1, 30.0, 5.0)
+        self._upstreams = ConnectionPool(reactor, wall, 1, 30.0, 5.0)
         self._holder = DirectoryHolder(reactor)
         self._admission = Admission(4 if self.crowded else 1000, 1000)
         shares = rng.random() < 0.8
         self._factory = ClientFactory(
-            *(reactor, self._holder, Questions(reactor, self._lanes), wall, self._lanes),
+            *(reactor, self._holder, Questions(reactor, self._upstreams), wall, self._upstreams),
             *(self._admission, Outcomes(reactor), Timeouts(60.0), shares),
         )
         self._use_directory()
         self._holder.startService()
-        self._lanes.startService()
-        self._lanes.use(self._backend)
+        self._upstreams.startService()
+        self._upstreams.use(self._backend)
         self._factory.startFactory()
 
     def _serial_of(self, thing: object) -> int:
@@ -222,8 +222,8 @@ class Simulation:
     def _use_directory(self) -> None:
         credentials = [Credential(self._tenants[name], "s", digest(password)) for name, password in self._passwords.items()]
         directory = Directory(self._backend, credentials)
-        if hasattr(self._lanes, "use_tenants"):  # as `Serving.use`
-            self._lanes.use_tenants(directory.tenants)
+        if hasattr(self._upstreams, "use_tenants"):  # as `Serving.use`
+            self._upstreams.use_tenants(directory.tenants)
         self._holder.use(directory)
 
     def _crashed(self, failure: Failure) -> None:
@@ -239,7 +239,7 @@ class Simulation:
         """A new connection of a client."""
         near = Socket(self.world)
         if self.straight:
-            connect(near, RedisConnection(self.redis).end)
+            connect(near, SimulatedConnection(self.redis).end)
             return near
         far = Socket(self.world)
         connect(near, far)
@@ -314,7 +314,7 @@ class Simulation:
     def _come_back(self) -> None:
         self.redis.start()
         if not self.straight:  # the control connection finds it
-            self.world.after(self.rng.uniform(0, 1), self.reactor.callLater, 0, self._lanes.redis_told, False)
+            self.world.after(self.rng.uniform(0, 1), self.reactor.callLater, 0, self._upstreams.redis_told, False)
 
     def _kill(self) -> None:
         self._excuse(None, 0)
@@ -332,7 +332,7 @@ class Simulation:
     def _serve_at_another_address(self, abandon: bool) -> None:
         if not self.straight:
             self._backend = replace(self._backend, host=f"redis-{self.world.number()}")
-            self._lanes.use(self._backend, abandon)
+            self._upstreams.use(self._backend, abandon)
 
     def _rotate(self) -> None:
         """A tenant has another password."""
@@ -441,14 +441,14 @@ class Simulation:
             "tenants with clients": len(self._factory.members),
             "places": self._admission.served,
             "waiting for a place": self._admission.waiting,
-            "homes": len(self._lanes._homes),
-            "connections to Redis": max(0, len(self._lanes) - 1),
+            "homes": len(self._upstreams._homes),
+            "connections to Redis": max(0, len(self._upstreams) - 1),
         }
         if any(left.values()):
             self.wrong("left", ", ".join(f"{count} {name}" for name, count in left.items() if count), None)
         self._factory.stopFactory()
         self._holder.stopService()
-        self._lanes.stopService()
+        self._upstreams.stopService()
         self.world.run(self.world.now + 10.0)
         calls = self.reactor.getDelayedCalls()
         if calls:

@@ -1,4 +1,5 @@
-"""Conversations whose client and Redis are the test: the recording lanes and homes under a session, and their assertions.
+"""Conversations whose client and Redis are the test: the recording upstream connections and homes under a session, and their
+assertions.
 
 Owns what tests of sessions write their transcripts with. It opens no socket and starts no process.
 """
@@ -21,8 +22,8 @@ DIRECTORY = Directory(None, [BLUE, GREEN])
 POLICY = make_policy(builtin(), scripts=True, databases=True)
 
 
-class RecordingLane:
-    """A lane whose Redis is the test: the real ledger, and lists of what was sent."""
+class RecordingUpstream:
+    """An upstream connection whose Redis is the test: the real ledger, and lists of what was sent."""
 
     busy = False
 
@@ -38,8 +39,8 @@ class RecordingLane:
         self._conversation = conversation
 
     def send(self, data: bytes, *debts: Owed) -> None:
-        assert self.released is None, "sent to a lane that was given back"
-        assert self.given_up is None, "sent to a lane that was given up"
+        assert self.released is None, "sent to an upstream connection that was given back"
+        assert self.given_up is None, "sent to an upstream connection that was given up"
         self.ledger.debts.extend(debts)
         self.sent += data
 
@@ -61,8 +62,10 @@ class Conversation:
     shares = False
     taken = 0
 
-    def __init__(self, directory: Directory = DIRECTORY, lanes_at_once: bool = True) -> None:
-        """lanes_at_once: a lane is there as soon as the session asks for one; if not, the test opens it."""
+    def __init__(self, directory: Directory = DIRECTORY, upstreams_at_once: bool = True) -> None:
+        """upstreams_at_once: an upstream connection is there as soon as the session asks for one; if not, the test opens
+        it.
+        """
         self.id = 7
         self.peer = "192.0.2.1:5555"
         self.age = 12
@@ -72,8 +75,8 @@ class Conversation:
         self.audited: list[str] = []
         self.looked: list[bytes] = []
         self.directory = directory
-        self.lanes_at_once = lanes_at_once
-        self.lanes: list[RecordingLane] = []
+        self.upstreams_at_once = upstreams_at_once
+        self.upstreams: list[RecordingUpstream] = []
         self.asked: list[Credential] = []
         self.asked_protocol = 2
         self.told = b""
@@ -129,14 +132,14 @@ class Conversation:
     def lease(self, credential: Credential, protocol: int) -> None:
         self.asked.append(credential)
         self.asked_protocol = protocol
-        if self.lanes_at_once:
-            self.open_lane()
+        if self.upstreams_at_once:
+            self.open_upstream()
 
     # The test's side.
 
-    def open_lane(self) -> None:
-        self.lanes.append(RecordingLane(self, self.asked_protocol))
-        self.session.lane_opened(self.lanes[-1])
+    def open_upstream(self) -> None:
+        self.upstreams.append(RecordingUpstream(self, self.asked_protocol))
+        self.session.upstream_opened(self.upstreams[-1])
 
     def recheck(self, directory: Directory, now: float = 0.0) -> None:
         """Another directory is in force, or time has passed."""
@@ -149,8 +152,8 @@ class Conversation:
         return bool(self.session._wait)
 
     @property
-    def lane(self) -> RecordingLane:
-        return self.lanes[-1]
+    def upstream(self) -> RecordingUpstream:
+        return self.upstreams[-1]
 
     def client(self, *parts: bytes) -> Conversation:
         data = b"".join(parts)
@@ -161,8 +164,8 @@ class Conversation:
     def command(self, *words: bytes) -> Conversation:
         return self.client(encode(words))
 
-    def redis(self, data: bytes, lane: int = -1) -> Conversation:
-        self.lanes[lane].ledger.received(data)
+    def redis(self, data: bytes, upstream: int = -1) -> Conversation:
+        self.upstreams[upstream].ledger.received(data)
         return self
 
     def hears(self) -> bytes:
@@ -171,13 +174,13 @@ class Conversation:
         return told
 
     def gets(self) -> bytes:
-        """What Redis was sent since the last time, on the newest lane."""
-        sent, self.lane.sent = self.lane.sent, b""
+        """What Redis was sent since the last time, on the newest upstream connection."""
+        sent, self.upstream.sent = self.upstream.sent, b""
         return sent
 
 
 def logged_in(protocol: int = 2, **options: object) -> Conversation:
-    """Blue's conversation with a lane of its own, at the first command after the log-in."""
+    """Blue's conversation with a dedicated connection, at the first command after the log-in."""
     conversation = Conversation(**options)
     conversation.command(b"AUTH", b"blue")
     assert conversation.hears() == OK
@@ -197,11 +200,11 @@ class ConversationCase(unittest.TestCase):
 
 
 class RecordingHome:
-    """A tenant's shared lanes, of which the test is the Redis."""
+    """A tenant's multiplexed connections, of which the test is the Redis."""
 
     def __init__(self, conversation: SharedConversation, protocol: int) -> None:
         self.protocol = protocol
-        self.lane: RecordingLane | None = RecordingLane(conversation, protocol)
+        self.upstream: RecordingUpstream | None = RecordingUpstream(conversation, protocol)
         self.away = ""
         self.users = 1
         self.waiting: list[object] = []
@@ -219,13 +222,13 @@ class RecordingHome:
 
     def breaks(self, begun: bool = False) -> None:
         """As `upstream.multiplexed` does when a connection is lost."""
-        lane, self.lane = self.lane, None
-        for owner in dict.fromkeys(owed.owner for owed in lane.ledger.abandon()):
-            owner.lane_broke(begun)
+        upstream, self.upstream = self.upstream, None
+        for owner in dict.fromkeys(owed.owner for owed in upstream.ledger.abandon()):
+            owner.multiplexed_lost(begun)
 
 
 class SharedConversation(Conversation):
-    """A session that shares lanes. `lanes` are those of its own."""
+    """A session that shares upstream connections. `upstream connections` are those of its own."""
 
     shares = True
 
@@ -244,17 +247,17 @@ class SharedConversation(Conversation):
         return self.homes[-1]
 
     def shared_gets(self) -> bytes:
-        """What was sent over the shared lane since the last time."""
-        sent, self.home.lane.sent = self.home.lane.sent, b""
+        """What was sent over the multiplexed connection since the last time."""
+        sent, self.home.upstream.sent = self.home.upstream.sent, b""
         return sent
 
     def shared_redis(self, data: bytes) -> SharedConversation:
-        self.home.lane.ledger.received(data)
+        self.home.upstream.ledger.received(data)
         return self
 
 
 def logged_in_at_home(**options: object) -> SharedConversation:
-    """Blue's conversation over shared lanes, at the first command after the log-in."""
+    """Blue's conversation over multiplexed connections, at the first command after the log-in."""
     conversation = SharedConversation(**options)
     conversation.command(b"AUTH", b"blue")
     assert conversation.hears() == OK
@@ -264,4 +267,4 @@ def logged_in_at_home(**options: object) -> SharedConversation:
 class SharedCase(ConversationCase):
     def assertHome(self, conversation: SharedConversation) -> None:
         self.assertFalse(conversation.session.pinned)
-        self.assertTrue(all(lane.released is not None for lane in conversation.lanes))
+        self.assertTrue(all(upstream.released is not None for upstream in conversation.upstreams))

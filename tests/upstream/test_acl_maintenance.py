@@ -125,7 +125,7 @@ class UsersCase(unittest.SynchronousTestCase):
         return {name.decode() for name in self.admin.execute_command("ACL", "USERS")}
 
     def log_in(self, replica: Replica, master: bytes, tenant: Tenant = BLUE) -> int:
-        """As a lane logs in: once more if Redis does not know the password. Returns how often it had to."""
+        """As an upstream connection logs in: once more if Redis does not know the password. Returns how often it had to."""
         for attempt in (1, 2):
             name, secret = run(replica.wall.login(tenant, master))
             try:

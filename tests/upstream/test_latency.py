@@ -11,9 +11,9 @@ from twisted.internet.testing import StringTransport
 from redisproxy.net.protocol import Hold
 from redisproxy.session.pending import Owed
 from redisproxy.tenants.model import Backend, Tenant
-from redisproxy.upstream.connection import LaneProtocol
+from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.latency import INTERVAL, Sampler
-from redisproxy.upstream.multiplexed import SharedLane, SharedLanes
+from redisproxy.upstream.multiplexed import MultiplexedConnection, TenantPool
 
 PING = b"*1\r\n$4\r\nPING\r\n"
 
@@ -29,18 +29,18 @@ class SamplerTests(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
         self.transport = StringTransport(UNIXAddress("/redis"))
-        self.connection = LaneProtocol(Backend(host="127.0.0.1", port=6379, password=b""), pool=None)
+        self.connection = RedisConnection(Backend(host="127.0.0.1", port=6379, password=b""), pool=None)
         self.connection.makeConnection(self.transport)
-        home = SharedLanes(None, self.clock, Tenant("blue", 3), 2)
-        self.lane = SharedLane(self.connection, home, self.clock)
+        home = TenantPool(None, self.clock, Tenant("blue", 3), 2)
+        self.upstream = MultiplexedConnection(self.connection, home, self.clock)
         self.samples: list[float] = []
-        self.sampler = Sampler(self.clock, lambda: [self.lane], self.samples.append)
+        self.sampler = Sampler(self.clock, lambda: [self.upstream], self.samples.append)
         self.sampler.startService()
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
         self.addCleanup(self.sampler.stopService)
 
     def use(self) -> None:
-        self.lane.send(b"GET a\r\n", Owed(Deaf(), 1))
+        self.upstream.send(b"GET a\r\n", Owed(Deaf(), 1))
         self.connection.dataReceived(b"$-1\r\n")
 
     def sent(self) -> bytes:

@@ -7,7 +7,7 @@ import unittest
 from twisted.internet import task
 
 from redisproxy.tenants.model import Tenant
-from redisproxy.upstream.multiplexed import SharedLanes
+from redisproxy.upstream.multiplexed import TenantPool
 
 
 class Waiting:
@@ -21,7 +21,7 @@ class Waiting:
 
 class WaitingTests(unittest.TestCase):
     def test_sessions_that_left_are_not_kept_while_redis_stands_still(self) -> None:
-        home = SharedLanes(None, task.Clock(), Tenant("team-blue", 3), 2)
+        home = TenantPool(None, task.Clock(), Tenant("team-blue", 3), 2)
         home.enter()
         there = Waiting(ended=False)
         home.wait(there)

@@ -1,4 +1,6 @@
-"""What tests of lanes give the pool: a reactor whose clock is the test's, and takers of lanes that note what they are told."""
+"""What tests of upstream connections give the pool: a reactor whose clock is the test's, and takers of upstream connections
+that note what they are told.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,12 @@ from redisproxy.session.pending import Owed
 
 
 class Silent:
-    """Takes a lane as a session does."""
+    """Takes an upstream connection as a session does."""
 
     def __init__(self) -> None:
         self.lost = 0
 
-    def lane_lost(self) -> None:
+    def upstream_lost(self) -> None:
         self.lost += 1
 
 
