@@ -120,7 +120,7 @@ coverage: $(VENV)/installed-test $(SERVERS)
 ELSEWHERE = $(addprefix tests.integration.test_,acl_users deep_replies kubernetes manifests marked probing process processes \
 	quickstart resets revocation rolling rotation shared status tls wall_clock watch)
 DEDICATED = $(filter-out $(ELSEWHERE),$(subst /,.,$(basename $(wildcard tests/integration/test_*.py)))) \
-	$(addprefix tests.attacks.test_attacks.,FirstWallTests ProvisioningTests)
+	$(addprefix tests.attacks.test_attacks.,FirstLayerTests ProvisioningTests)
 
 test-dedicated: $(VENV)/installed-test $(SERVERS)
 	TEST_CONNECTIONS=dedicated $(BIN)/python -m twisted.trial -j $(JOBS) $(DEDICATED)

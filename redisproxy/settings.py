@@ -244,7 +244,7 @@ class Settings:
         _one_of("auto", "require", "off"),
         "auto",
         "MODE",
-        "A second wall: an ACL user for each tenant. auto: where Redis has ACLs; require: or serve nobody; off.",
+        "A second layer: an ACL user for each tenant. auto: where Redis has ACLs; require: or serve nobody; off.",
     )
     allow_commands: frozenset[bytes] = _setting(
         "REDISPROXY_ALLOW_COMMANDS",

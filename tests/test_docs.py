@@ -184,7 +184,7 @@ class SaidTests(unittest.TestCase):
         self.assertGreater(found.failures, 10)
         for text in (
             f"no connection to Redis: {ANY}",
-            "Redis does not hold the tenants' limits: there is one wall, the proxy's own, and scripts are refused",
+            "one isolation layer, the proxy's policy: Redis does not hold the tenants' limits, and scripts are refused",
             f"worker {ANY} ({ANY}) ended with {ANY}: its clients have to connect again; another is started in {ANY} s",
         ):
             self.assertIn(text, found.logged)

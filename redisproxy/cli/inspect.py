@@ -201,11 +201,11 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
         found.warnings.append(f"{view.inquiry.address} did not tell all that it was asked: {view.inquiry.again}")
     if server.replica:
         problem(f"{view.inquiry.address} says that it is a replica, and refuses to write: name the master, or its sentinels")
-    wall = settings.acl != "off" and server.acl
-    if settings.acl == "require" and not wall:
+    layer = settings.acl != "off" and server.acl
+    if settings.acl == "require" and not layer:
         problem("it has no ACL users for tenants, and --acl is require: nobody is served")
-    elif not wall:
-        found.warnings.append("there is one wall, the proxy's own: scripts are refused")
+    elif not layer:
+        found.warnings.append("there is one isolation layer, the proxy's own: scripts are refused")
 
 
 def _judge_commands(operator: Operator, found: Findings, server: Server | None) -> None:

@@ -371,10 +371,10 @@ class ClientProtocol(RespReceiver):
         return int(self.factory.clock.seconds() - self._since)
 
     @property
-    def walled(self) -> bool:
+    def has_acl_user(self) -> bool:
         """Whether it has a dedicated connection on which Redis holds its tenant's limits."""
         upstream = self.session.upstream
-        return isinstance(upstream, RedisConnection) and upstream.walled
+        return isinstance(upstream, RedisConnection) and upstream.has_acl_user
 
     def policy(self) -> Policy:
         """See `session.ports.Link`."""
@@ -388,7 +388,9 @@ class ClientProtocol(RespReceiver):
     def permit(self, patterns: list[bytes]) -> None:
         """See `session.ports.Link`."""
         # Not cancelled when it leaves: Redis may have been told of them, and they are counted.
-        self._on_control(defer.Deferred.fromCoroutine(self.factory.wall.permit(self.session.credential.tenant, patterns)))
+        self._on_control(
+            defer.Deferred.fromCoroutine(self.factory.acl_users.permit(self.session.credential.tenant, patterns))
+        )
 
     def _on_control(self, asked: defer.Deferred) -> None:
         asked.addErrback(self._control_failed)

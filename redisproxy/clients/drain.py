@@ -135,7 +135,9 @@ class Drain:
                 client = dict(field.partition("=")[::2] for field in line.split(" "))
                 upstream = known.get(client.get("addr", ""))
                 # The address may be that of another, where something translates addresses in between.
-                if upstream is not None and (not upstream.walled or client.get("user") == acl.username(upstream.tenant)):
+                if upstream is not None and (
+                    not upstream.has_acl_user or client.get("user") == acl.username(upstream.tenant)
+                ):
                     found[upstream] = client.get("id", "")
         await defer.gatherResults(
             [defer.Deferred.fromCoroutine(self._unblock_one(upstream, found.get(upstream))) for upstream in upstreams]

@@ -23,7 +23,7 @@ from ..policy.policy import Policy, make_policy
 from ..tenants.account import Counts
 from ..tenants.login_backoff import Guard
 from ..tenants.model import Directory, Tenant
-from ..upstream.acl_users import Wall
+from ..upstream.acl_users import AclUsers
 from ..upstream.pool import ConnectionPool
 from ..upstream.queries import Questions
 from .admission import Admission
@@ -59,7 +59,7 @@ class ClientFactory(Factory):
         clock: object,
         directory: DirectoryHolder,
         questions: Questions,
-        wall: Wall,
+        acl_users: AclUsers,
         pool: ConnectionPool,
         admission: Admission,
         outcomes: Outcomes,
@@ -75,7 +75,7 @@ class ClientFactory(Factory):
         self.shares = shares
         self.directory = directory
         self.questions = questions
-        self.wall = wall
+        self.acl_users = acl_users
         self.guard = Guard()
         self._probing = task.LoopingCall(self._probe)
         self._probing.clock = clock
@@ -165,7 +165,7 @@ class ClientFactory(Factory):
         """
         self.policy = policy
         for client in list(self.clients):
-            client.session.policy_changed(pinned=everywhere and client.walled)
+            client.session.policy_changed(pinned=everywhere and client.has_acl_user)
 
     def _changed(self, directory: Directory) -> None:
         namespaces = {tenant.namespace for tenant in directory.tenants}

@@ -141,7 +141,9 @@ def _bounded(tenants: Mapping[str, TenantCounts]) -> dict[str, TenantCounts]:
 def _of_redis(figures: Figures) -> Iterator[Metric]:
     counts, redis = figures["counts"], figures["state"]["redis"]
     yield _gauge("redis_up", "1 where Redis answers the control connection.", redis["connected"])
-    yield _gauge("walls", "What holds the tenants' limits: 1 the proxy, 2 Redis's ACLs as well.", redis["walls"])
+    yield _gauge(
+        "isolation_layers", "What holds the tenants' limits: 1 the proxy, 2 Redis's ACLs as well.", redis["isolation_layers"]
+    )
     yield _labelled(GaugeMetricFamily, "redis_connections", "Connections to Redis, by use.", "use", counts["connections"])
     yield _gauge("requests_in_flight", "Commands that Redis has yet to answer.", counts["in_flight"])
     yield _histogram(

@@ -155,7 +155,7 @@ def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
     sessions = counts["sessions"]
     age = directory["age"]
     refreshes = directory["refreshes"]
-    walls = {0: "not known yet", 1: "one: the proxy alone, no scripts", 2: "two: the proxy and Redis's ACLs"}
+    layers = {0: "not known yet", 1: "one: the proxy alone, no scripts", 2: "two: the proxy and Redis's ACLs"}
     refused = sum(sum(tenant["refused"].values()) for tenant in counts["tenants"].values())
     wrong = sum(count for outcome, count in counts["logins"].items() if outcome != "ok")
     return tags.dl(
@@ -166,7 +166,7 @@ def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
             " · ".join(part for part in (redis["version"], redis["address"]) if part),
             "good" if redis["connected"] else "bad",
         ),
-        _card("Walls", redis["walls"] or "-", walls.get(redis["walls"], "")),
+        _card("Isolation layers", redis["isolation_layers"] or "-", layers.get(redis["isolation_layers"], "")),
         _card(
             "Credentials",
             "not read yet" if age is None else f"{_span(age)} old",

@@ -123,7 +123,8 @@ class DirectoryState(TypedDict):
 
 
 class RedisState(TypedDict):
-    """connected: whether it answers; version: empty while that is not known; walls: how many hold the tenants' limits,
+    """connected: whether it answers; version: empty while that is not known; isolation_layers: how many hold the tenants'
+    limits,
     1 or 2, 0 while that is not known.
     """
 
@@ -131,7 +132,7 @@ class RedisState(TypedDict):
     address: str
     version: str
     databases: int | None
-    walls: int
+    isolation_layers: int
 
 
 class CertificateState(TypedDict):

@@ -2,7 +2,7 @@
 
 Owns decisions, not framing and not replies. A Policy is made once for each server; the scanner sorts by its table, the
 session answers or rewrites what is TAKEn, and the upstream connection's ACL user is given the same commands: the second
-wall.
+isolation layer.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _names(text: str) -> frozenset[bytes]:
     return frozenset(text.encode().split())
 
 
-#: No operator's word opens these: they leave the database, or the second wall, or have replies that cannot be counted; or
+#: No operator's word opens these: they leave the database, or the second layer, or have replies that cannot be counted; or
 #: they show the master password (CONFIG; SLOWLOG GET shows AUTH on Redis 5) and what other tenants write and read.
 NEVER = _names(
     """ACL ASKING AUTH CLUSTER COMMANDLOG|GET CONFIG DEBUG FAILOVER MIGRATE MODULE MONITOR MOVE PSYNC READONLY READWRITE
@@ -112,7 +112,7 @@ class Policy:
     #: those of the forwarded ones, TAKEn, that may wait for what others do
     blocking: frozenset[bytes] = frozenset()
     #: whether it relies on Redis to hold the tenant's limits inside scripts
-    needs_wall: bool = False
+    needs_acl_users: bool = False
     #: subcommands that the session answers, of containers that are refused otherwise: CONFIG|GET
     answered: frozenset[bytes] = frozenset()
     #: what an operator's word opened that tells of other tenants or touches them, and how
@@ -144,7 +144,7 @@ def make_policy(
     """
     runs_scripts = scripts and (sealed or bool(allow & CALLS))
     if scripts and not databases:
-        deny |= {b"COPY"}  # without scripts, too: the second wall alone must hold
+        deny |= {b"COPY"}  # without scripts, too: the second layer alone must hold
     if b"FLUSHDB" in deny:
         deny |= {b"FLUSHALL"}  # which becomes one
 
@@ -212,7 +212,7 @@ def make_policy(
         tuple(sorted(name.decode().lower() for name in forwarded)),
         tuple(sorted(name.decode() for name in (allow | deny) - named)),
         frozenset(blocking),
-        needs_wall=scripts,
+        needs_acl_users=scripts,
         answered=(ANSWERED_SUBCOMMANDS & subcommands_known) - _with_subcommands(deny, ANSWERED_SUBCOMMANDS),
         exposed=tuple((name.decode(), what) for name in sorted(opened) if (what := exposes(name))),
         known=known,

@@ -11,7 +11,7 @@ from typing import Any
 from ..clients.connection import STATES
 from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, total
 
-_NOTHING: RedisState = {"connected": False, "address": "", "version": "", "databases": None, "walls": 0}
+_NOTHING: RedisState = {"connected": False, "address": "", "version": "", "databases": None, "isolation_layers": 0}
 
 
 def nothing() -> Counts:

@@ -29,7 +29,7 @@ from ..tenants import account
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import Directory, Tenant
 from ..upstream import acl_maintenance
-from ..upstream.acl_users import Wall, WallError
+from ..upstream.acl_users import AclUserError, AclUsers
 from ..upstream.client import ControlService
 from ..upstream.failover import MasterService
 from ..upstream.latency import Sampler
@@ -67,8 +67,8 @@ class Serving(service.MultiService):
             settings.acl != "off",
             lambda server: needed(self._policy_for(server)),
         )
-        self.wall = Wall(settings.acl, self.control)
-        self.wall.user_refused = self.control.probe_again
+        self.acl_users = AclUsers(settings.acl, self.control)
+        self.acl_users.user_refused = self.control.probe_again
         # What Redis was when it told last, and the users that are told of what is new since.
         self._server: Server | None = None
         self._renewing: defer.Deferred | None = None
@@ -76,7 +76,7 @@ class Serving(service.MultiService):
         self.allowances = Allowances(reactor, settings.processes)
         self.pool = ConnectionPool(
             reactor,
-            self.wall,
+            self.acl_users,
             settings.base_workers,
             settings.worker_idle_timeout,
             settings.connect_timeout,
@@ -84,14 +84,16 @@ class Serving(service.MultiService):
             counted,
             self.allowances,
         )
-        self.master = MasterService(reactor, settings.connect_timeout, settings.redis_ca, self.control, self.wall, self.pool)
+        self.master = MasterService(
+            reactor, settings.connect_timeout, settings.redis_ca, self.control, self.acl_users, self.pool
+        )
         outcomes = Outcomes(reactor, settings.log_level == "debug", settings.processes)
         #: the factory for clients' connections
         self.clients = ClientFactory(
             reactor,
             self.directory,
             Questions(reactor, self.pool),
-            self.wall,
+            self.acl_users,
             self.pool,
             Admission(settings.max_workers, settings.work_queue_size),
             outcomes,
@@ -102,12 +104,12 @@ class Serving(service.MultiService):
             allowances=self.allowances,
         )
         #: None: another process looks after them
-        self.acl_users: acl_maintenance.AclUsersService | None = None
+        self.acl_maintenance: acl_maintenance.AclMaintenanceService | None = None
         if number == acl_maintenance.PROCESS and settings.acl != "off":
-            self.acl_users = acl_maintenance.AclUsersService(
-                reactor, self.control, settings.ns_prefix, settings.refresh, self.wall.forget
+            self.acl_maintenance = acl_maintenance.AclMaintenanceService(
+                reactor, self.control, settings.ns_prefix, settings.refresh, self.acl_users.forget
             )
-            self.acl_users.setServiceParent(self)
+            self.acl_maintenance.setServiceParent(self)
         self._redis_seconds = Histogram(REDIS_BOUNDS)
         self.sampler = Sampler(reactor, lambda: self.pool.shared, self._redis_seconds.observe)
         self.directory.listeners += [self._settle, self._directory_changed]
@@ -124,8 +126,8 @@ class Serving(service.MultiService):
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
         """The source was read, `use` has had what follows. began: when that read began, in the reactor's seconds."""
-        if self.acl_users is not None:
-            self.acl_users.take_read(summary, began)
+        if self.acl_maintenance is not None:
+            self.acl_maintenance.take_read(summary, began)
 
     @staticmethod
     def descriptors(settings: Settings) -> int:
@@ -185,7 +187,7 @@ class Serving(service.MultiService):
             "address": "" if backend is None else backend.address,
             "version": "" if server is None else server.version,
             "databases": None if server is None else server.databases,
-            "walls": 0 if server is None else 1 + self.wall.stands_on(server),
+            "isolation_layers": 0 if server is None else 1 + self.acl_users.enforced_by(server),
         }
 
     def unready(self) -> str:
@@ -200,16 +202,16 @@ class Serving(service.MultiService):
             return "Redis does not let the proxy make the tenants' ACL users, as it did before"
         if self.pool.refused:
             return "Redis takes no new connections of the proxy's"
-        if not self.wall.serves:
+        if not self.acl_users.serves:
             return "Redis has no ACL users for tenants, and --acl is require"
         return ""
 
     # What the parts tell each other.
 
     def _directory_changed(self, directory: Directory) -> None:
-        self.wall.keep_only(directory.tenants)
-        if self.acl_users is not None:
-            self.acl_users.claim(directory.tenants)
+        self.acl_users.keep_only(directory.tenants)
+        if self.acl_maintenance is not None:
+            self.acl_maintenance.claim(directory.tenants)
         self.master.use(directory.backend)
 
     def _policy_for(self, server: Server) -> Policy:
@@ -230,11 +232,11 @@ class Serving(service.MultiService):
             for command, what in policy.exposed:
                 self._log.warn("--allow-commands opens {command}: {what}", command=command, what=what)
         # Those for whom a connection is being made ready, too.
-        users = self.wall.users | self.pool.users
-        self.wall.use(server, policy)
-        if self.acl_users is not None:
-            self.acl_users.use(self.master.backend.password if self.wall.stands_on(server) else None)
-        self.pool.redis_told(policy.needs_wall)
+        users = self.acl_users.users | self.pool.users
+        self.acl_users.use(server, policy)
+        if self.acl_maintenance is not None:
+            self.acl_maintenance.use(self.master.backend.password if self.acl_users.enforced_by(server) else None)
+        self.pool.redis_told(policy.needs_acl_users)
         now, then = set(self.clients.policy.forwarded), set(policy.forwarded)
         known = before is not None and _same_users(before, server)
         if not known or not then > now:
@@ -251,9 +253,9 @@ class Serving(service.MultiService):
         for tenant in users:
             while tenant in self.directory.directory.tenants:
                 try:
-                    await self.wall.login(tenant, self.master.backend.password)
+                    await self.acl_users.login(tenant, self.master.backend.password)
                     break
-                except WallError:  # busy with somebody's script, say
+                except AclUserError:  # busy with somebody's script, say
                     await task.deferLater(self._reactor, _AGAIN)
         self.clients.use(policy, everywhere=True)
 

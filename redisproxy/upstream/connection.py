@@ -91,7 +91,7 @@ class RedisConnection(RespReceiver):
         #: when it was opened, in the reactor's seconds; None: not yet, or it is we who closed it
         self.opened: float | None = None
         #: whether it is logged in as its tenant's ACL user, so that Redis holds the tenant's limits
-        self.walled = False
+        self.has_acl_user = False
         #: None until it was SELECTed
         self.tenant: Tenant | None = None
         #: 3 after a HELLO 3
@@ -171,7 +171,7 @@ class RedisConnection(RespReceiver):
                 raise UserUnknown(f"Redis does not know the user of {tenant.namespace}", UNREACHABLE)
             if answer != b"+OK":
                 raise UpstreamError(f"Redis answered AUTH of {tenant.namespace} with: {_shown(answer)}", LOGIN_REFUSED)
-            self.walled = True
+            self.has_acl_user = True
         if protocol != self.protocol:
             answer = await self._ask(b"HELLO", b"%d" % protocol)
             if answer[:1] not in b"%*":

@@ -18,7 +18,7 @@ from twisted.logger import Logger
 
 from ..policy.probing import ErrorReply, Refusal, Server, refusal, shown
 from ..tenants.model import Backend
-from .acl_users import Wall
+from .acl_users import AclUsers
 from .client import ControlError, ControlService
 from .endpoint import endpoint_for, why
 from .pool import ConnectionPool
@@ -49,14 +49,14 @@ class MasterService(service.Service):
         connect_timeout: float,
         ca_file: Path | None,
         control: ControlService,
-        wall: Wall,
+        acl_users: AclUsers,
         pool: ConnectionPool,
     ) -> None:
         self._reactor = reactor
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
         self._control = control
-        self._wall = wall
+        self._acl_users = acl_users
         self._pool = pool
         #: what the directory says
         self._told: Backend | None = None
@@ -138,7 +138,7 @@ class MasterService(service.Service):
         self._said_replica = False
         if self._doubting is not None:
             self._doubting.cancel()  # it was about the old one
-        self._wall.forget_all()
+        self._acl_users.forget_all()
         # First, so that nothing more is asked of the old one.
         self._control.use(backend)
         self._pool.use(backend, abandon=failover)
@@ -325,7 +325,7 @@ class MasterService(service.Service):
             self.look()
             if not await self._is_replica_anew(master) and master == self.backend:
                 self._log.warn("{address} leads to a master now: all connect to it anew", address=master.address)
-                self._wall.forget_all()
+                self._acl_users.forget_all()
                 self._control.reconnect()
                 self._pool.renew()
                 delay = DOUBT

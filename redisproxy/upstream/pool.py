@@ -26,7 +26,7 @@ from ..ops.log_once import LogOnce
 from ..session.route import UNREACHABLE
 from ..tenants.account import Counts, increase
 from ..tenants.model import Backend, Tenant
-from .acl_users import Wall, WallError
+from .acl_users import AclUserError, AclUsers
 from .connection import LOGIN_REFUSED, RedisConnection, RedisUnreachable, UpstreamError, UserUnknown
 from .endpoint import connected, endpoint_for, why
 from .fair_queue import FairQueue
@@ -45,7 +45,8 @@ SHORT_LIVED = 1.0
 class ConnectionPool(service.Service):
     """All connections to Redis that carry tenants' commands.
 
-    wall: whom upstream connections log in as; base: how many are opened at start and kept; idle_timeout: seconds after which
+    isolation layer: whom upstream connections log in as; base: how many are opened at start and kept; idle_timeout: seconds
+    after which
     an idle
     one beyond those is closed; connect_timeout: seconds for opening one, its log-in included; ca_file: see
     `endpoint.endpoint_for`; counts: where what Redis sends is counted; allowances: of the tenants.
@@ -57,7 +58,7 @@ class ConnectionPool(service.Service):
     def __init__(
         self,
         reactor: object,
-        wall: Wall,
+        acl_users: AclUsers,
         base: int,
         idle_timeout: float,
         connect_timeout: float,
@@ -68,7 +69,7 @@ class ConnectionPool(service.Service):
         self._counts = counts or Counts()
         self._allowances = allowances or Allowances(reactor)
         self._reactor = reactor
-        self._wall = wall
+        self._acl_users = acl_users
         self._base = base
         self._idle_timeout = idle_timeout
         self._connect_timeout = connect_timeout
@@ -77,7 +78,7 @@ class ConnectionPool(service.Service):
         self._connections: set[RedisConnection] = set()
         self._openings = Openings(reactor, connect_timeout, self._connect)
         #: whether tenants may do what only an ACL user holds in its limits
-        self._needs_wall = False
+        self._needs_acl_users = False
         self._homes: dict[tuple[Tenant, int], TenantPool] = {}
         # Idle upstream connections, the one used last at the end: by their keys.
         self._idle: dict[tuple[Tenant, int] | None, list[RedisConnection]] = {}
@@ -122,7 +123,7 @@ class ConnectionPool(service.Service):
     @property
     def users(self) -> set[Tenant]:
         """The tenants whose ACL users are logged in."""
-        return {upstream.tenant for upstream in self._connections if upstream.walled and upstream.tenant is not None}
+        return {upstream.tenant for upstream in self._connections if upstream.has_acl_user and upstream.tenant is not None}
 
     def tally(self) -> None:
         """Has the counts of what Redis sent so far."""
@@ -250,18 +251,19 @@ class ConnectionPool(service.Service):
         for home in list(self._homes.values()):
             home.renew()
 
-    def redis_told(self, needs_wall: bool) -> None:
-        """Redis is there, perhaps another one. needs_wall: no upstream connection with the master's rights may be used from
+    def redis_told(self, needs_acl_users: bool) -> None:
+        """Redis is there, perhaps another one. needs_acl_users: no upstream connection with the master's rights may be used
+        from
         now on.
         """
-        self._needs_wall = needs_wall
+        self._needs_acl_users = needs_acl_users
         if self.refused:
             if self._retry is not None and self._retry.active():
                 self._retry.cancel()
             self._replenish()
         for home in list(self._homes.values()):
             for upstream in list(home.upstreams):
-                if needs_wall and not upstream.connection.walled:
+                if needs_acl_users and not upstream.connection.has_acl_user:
                     upstream.connection.drop()
             home.retry_now()
 
@@ -282,7 +284,11 @@ class ConnectionPool(service.Service):
     def fresh(self, tenant: Tenant, protocol: int) -> RedisConnection | None:
         """An idle upstream connection that was used a moment ago, leased at once."""
         idle = self._idle.get((tenant, protocol))
-        if not idle or self._reactor.seconds() - idle[-1].idle_since > FRESH or (self._needs_wall and not idle[-1].walled):
+        if (
+            not idle
+            or self._reactor.seconds() - idle[-1].idle_since > FRESH
+            or (self._needs_acl_users and not idle[-1].has_acl_user)
+        ):
             return None
         upstream = idle[-1]
         self._take_from_idle(upstream)
@@ -307,7 +313,7 @@ class ConnectionPool(service.Service):
         reached = self._reached
         try:
             upstream = await self._leased_where_redis_is(tenant, protocol)
-            if self._needs_wall and not upstream.walled:
+            if self._needs_acl_users and not upstream.has_acl_user:
                 # It was opened before it was known that Redis has ACLs: a script could leave the database.
                 upstream.drop()
                 raise UpstreamError("a connection with the master's rights", UNREACHABLE)
@@ -381,7 +387,7 @@ class ConnectionPool(service.Service):
         try:
             return await self._bound(tenant, protocol)
         except UserUnknown:
-            self._wall.forget(tenant)
+            self._acl_users.forget(tenant)
         try:
             return await self._bound(tenant, protocol)
         except UserUnknown as error:
@@ -392,10 +398,10 @@ class ConnectionPool(service.Service):
         """A spare or new upstream connection, given to the tenant. Raises UpstreamError."""
         upstream = await self._spare()
         try:
-            login = await self._wall.login(tenant, upstream.backend.password)
+            login = await self._acl_users.login(tenant, upstream.backend.password)
         except BaseException as error:
             upstream.drop()
-            if not isinstance(error, WallError):
+            if not isinstance(error, AclUserError):
                 raise
             self._tell_of_one(str(error))
             raise UpstreamError(str(error), UNREACHABLE if error.passing else LOGIN_REFUSED) from None

@@ -48,9 +48,9 @@ class Client:
 class Upstream:
     """A connection to Redis that waits for an answer."""
 
-    def __init__(self, host: object, walled: bool = True) -> None:
+    def __init__(self, host: object, has_acl_user: bool = True) -> None:
         self.transport = SimpleNamespace(getHost=lambda: host)
-        self.walled = walled
+        self.has_acl_user = has_acl_user
         self.tenant = BLUE
         self.waits = True
         self.finished = False
@@ -220,7 +220,7 @@ class UnblockTests(DrainCase):
 
     def test_where_there_are_no_users(self) -> None:
         control = Control(self.OURS.partition(" user=")[0])
-        self.hurry(control, Upstream(self.ADDRESS, walled=False))
+        self.hurry(control, Upstream(self.ADDRESS, has_acl_user=False))
         self.assertEqual(control.asked, [("CLIENT", "UNBLOCK", "17", "ERROR")])
 
     def test_another_tenants_at_the_same_address_is_not_it(self) -> None:

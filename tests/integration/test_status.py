@@ -65,7 +65,7 @@ class StatusTests(unittest.TestCase):
         self.assertGreaterEqual(of("redis_received_bytes_total", namespace="team-blue"), 500 * len("+OK\r\n"))
         self.assertGreaterEqual(of("tenant_sessions", namespace="team-blue"), 1)
         self.assertGreaterEqual(of("logins_total", outcome="wrong"), 1)
-        self.assertEqual((of("ready"), of("redis_up"), of("walls"), of("tenants")), (1, 1, 2, 2))
+        self.assertEqual((of("ready"), of("redis_up"), of("isolation_layers"), of("tenants")), (1, 1, 2, 2))
         # Redis is asked how long it takes while somebody uses it.
         until(lambda: blue.ping() and metrics(port)["redisproxy_redis_response_seconds_count", frozenset()], "a sample")
         # What a session did is not forgotten with it.

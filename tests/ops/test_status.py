@@ -71,7 +71,7 @@ def figures(**tenants: dict) -> Figures:
                 "address": "redis://r:6379",
                 "version": "Redis 7.0.15",
                 "databases": 16,
-                "walls": 2,
+                "isolation_layers": 2,
             },
             "tls": {
                 "certificates": [{"listener": "ssl:6380", "begins": 0.0, "expires": 1000.0 + 86400 * 60, "problem": ""}],

@@ -47,10 +47,10 @@ class DecisionsTests(unittest.TestCase):
         for name in (*FOREIGN, b"SELECT", b"FLUSHALL", b"INFO", b"PUBSUB", b"CLIENT", b"AUTH"):
             self.assertFalse({f for f in forwarded if f.split("|")[0] == name.decode().lower()}, name)
 
-    def test_scripts_need_the_second_wall(self) -> None:
-        one_wall = make_policy(builtin(), scripts=False)
+    def test_scripts_need_the_second_layer(self) -> None:
+        one_layer = make_policy(builtin(), scripts=False)
         for name in (b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO", b"SCRIPT"):
-            self.assertRefused(one_wall, name)
+            self.assertRefused(one_layer, name)
             self.assertNotEqual(self.policy.table[name], DROP)
         self.assertEqual(self.policy.subcommands[b"SCRIPT"], {b"LOAD", b"EXISTS", b"HELP", b"SHOW"})
 

@@ -47,7 +47,7 @@ class RightsTests(unittest.SynchronousTestCase):
 
     def log_in(self, *tenants: Tenant) -> None:
         for tenant in tenants:
-            self.successResultOf(defer.Deferred.fromCoroutine(self.serving.wall.login(tenant, BACKEND.password)))
+            self.successResultOf(defer.Deferred.fromCoroutine(self.serving.acl_users.login(tenant, BACKEND.password)))
 
     def test_users_of_connections_that_are_being_made_ready_are_told_of(self) -> None:
         self.log_in(BLUE)

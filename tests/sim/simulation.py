@@ -36,7 +36,7 @@ from redisproxy.session import conversation
 from redisproxy.tenants.model import Backend, Credential, Directory, Tenant, digest
 from redisproxy.upstream import multiplexed as shared_module
 from redisproxy.upstream import pool as multiplexed_module
-from redisproxy.upstream.acl_users import Wall
+from redisproxy.upstream.acl_users import AclUsers
 from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.multiplexed import MultiplexedConnection
 from redisproxy.upstream.pool import ConnectionPool
@@ -198,13 +198,13 @@ class Simulation:
             self._patches.append(mock.patch.object(kind, "__hash__", lambda thing: self._serial_of(thing)))
         for patch in self._patches:
             patch.start()
-        wall = Wall("off", None)
-        self._upstreams = ConnectionPool(reactor, wall, 1, 30.0, 5.0)
+        acl_users = AclUsers("off", None)
+        self._upstreams = ConnectionPool(reactor, acl_users, 1, 30.0, 5.0)
         self._holder = DirectoryHolder(reactor)
         self._admission = Admission(4 if self.crowded else 1000, 1000)
         shares = rng.random() < 0.8
         self._factory = ClientFactory(
-            *(reactor, self._holder, Questions(reactor, self._upstreams), wall, self._upstreams),
+            *(reactor, self._holder, Questions(reactor, self._upstreams), acl_users, self._upstreams),
             *(self._admission, Outcomes(reactor), Timeouts(60.0), shares),
         )
         self._use_directory()

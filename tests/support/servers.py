@@ -97,7 +97,7 @@ def valkey() -> str:
     return str(get_binary_path())
 
 
-#: The servers that have both walls, oldest first, by what the names of their tests end with.
+#: The servers that have both layers, oldest first, by what the names of their tests end with.
 MATRIX: Mapping[str, Callable[[], str]] = {
     "redis_6": redis_6,
     "redis_7": redis_7,

@@ -89,7 +89,15 @@ class Texts(ast.NodeVisitor):
             self.reasons |= {text for text in given if " " in text.strip(ANY)}
         elif (
             name
-            in ("UpstreamError", "RedisUnreachable", "WallError", "UserUnknown", "_tell", "_tell_of_one", "_tell_helpless")
+            in (
+                "UpstreamError",
+                "RedisUnreachable",
+                "AclUserError",
+                "UserUnknown",
+                "_tell",
+                "_tell_of_one",
+                "_tell_helpless",
+            )
             and node.args
         ):
             self.reasons |= set(self.of(node.args[0]))

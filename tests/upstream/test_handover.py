@@ -13,7 +13,7 @@ from redisproxy.net.protocol import Hold
 from redisproxy.resp.framing import encode
 from redisproxy.session.pending import Owed
 from redisproxy.tenants.model import Backend, Tenant
-from redisproxy.upstream.acl_users import Wall
+from redisproxy.upstream.acl_users import AclUsers
 from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.handover import ELSEWHERE_LIMIT, HERE_LIMIT
 from redisproxy.upstream.pool import ConnectionPool
@@ -44,7 +44,7 @@ class PoolCase(unittest.TestCase):
         self.reactor = ClockedReactor()
 
     def pool(self, backend: Backend, ca_file: Path | None = None) -> ConnectionPool:
-        pool = ConnectionPool(self.reactor, Wall("off", None), 0, 30.0, 5.0, ca_file)
+        pool = ConnectionPool(self.reactor, AclUsers("off", None), 0, 30.0, 5.0, ca_file)
         pool.startService()
         self.addCleanup(self.stop, pool)
         pool.use(backend)

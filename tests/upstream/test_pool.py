@@ -18,7 +18,7 @@ from redisproxy.ops.log_once import QUIET
 from redisproxy.session.pending import CONFIRMATIONS, Owed
 from redisproxy.session.route import UNREACHABLE
 from redisproxy.tenants.model import Backend, Tenant
-from redisproxy.upstream.acl_users import Wall, WallError
+from redisproxy.upstream.acl_users import AclUserError, AclUsers
 from redisproxy.upstream.connection import LOGIN_REFUSED, RedisConnection, UpstreamError
 from redisproxy.upstream.pool import AT_ONCE, FRESH, ConnectionPool
 
@@ -92,8 +92,8 @@ class PoolCase(unittest.TestCase):
         # When all pools are stopped.
         self.addCleanup(lambda: self.assertEqual(self.reactor.getDelayedCalls(), []))
 
-    def pool(self, base: int = 0, wall: object = None) -> ConnectionPool:
-        pool = ConnectionPool(self.reactor, wall or Wall("off", None), base, 30.0, 5.0)
+    def pool(self, base: int = 0, acl_users: object = None) -> ConnectionPool:
+        pool = ConnectionPool(self.reactor, acl_users or AclUsers("off", None), base, 30.0, 5.0)
         pool.startService()
         self.addCleanup(self.stop, pool)
         pool.use(self.backend)
@@ -303,7 +303,7 @@ class ConnectionPoolTests(PoolCase):
         pool = self.pool()
         upstream = yield self.lease(pool)
         upstream.release(clean=True)
-        pool.redis_told(needs_wall=True)
+        pool.redis_told(needs_acl_users=True)
         self.assertIsNone(pool.fresh(BLUE, 2))
         failure = yield self.assertFailure(self.lease(pool), UpstreamError)
         self.assertEqual(failure.told, UNREACHABLE)
@@ -416,8 +416,8 @@ class QueueTests(PoolCase):
     @defer.inlineCallbacks
     def test_one_tenants_fault_is_not_the_others(self):
         """Its user is unknown to Redis, or cannot be made."""
-        for fault in ((b"nobody", b"x"), WallError("no user", passing=True), WallError("no user", passing=False)):
-            pool = self.pool(wall=Logins(blue=fault))
+        for fault in ((b"nobody", b"x"), AclUserError("no user", passing=True), AclUserError("no user", passing=False)):
+            pool = self.pool(acl_users=Logins(blue=fault))
             blue = [self.assertFailure(self.lease(pool), UpstreamError) for _ in range(AT_ONCE + 5)]
             upstream = yield self.lease(pool, GREEN)
             self.assertEqual(upstream.tenant, GREEN)
@@ -425,7 +425,7 @@ class QueueTests(PoolCase):
 
     @defer.inlineCallbacks
     def test_one_that_takes_too_long_while_redis_can_be_reached(self):
-        pool = self.pool(wall=Logins(blue=NEVER))
+        pool = self.pool(acl_users=Logins(blue=NEVER))
         blue = [self.assertFailure(self.lease(pool), UpstreamError) for _ in range(AT_ONCE)]
         late = self.lease(pool, GREEN)
         yield self.until(lambda: len(pool) == AT_ONCE and all(upstream.opened is not None for upstream in pool._upstreams))
@@ -458,7 +458,7 @@ class QueueTests(PoolCase):
         self.stopped()
         under_way = [self.lease(pool) for _ in range(AT_ONCE)]
         waiting = [defer.Deferred.fromCoroutine(pool.lease(GREEN)) for _ in range(3000)]
-        pool.fresh = lambda tenant, protocol: SimpleNamespace(backend=self.backend, walled=True)
+        pool.fresh = lambda tenant, protocol: SimpleNamespace(backend=self.backend, has_acl_user=True)
         under_way[0].cancel()
         self.failureResultOf(under_way[0], defer.CancelledError)
         for lease in waiting:
