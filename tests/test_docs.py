@@ -107,8 +107,8 @@ def like(texts: Iterable[str]) -> set[str]:
     return {one for text in texts for one in LIKE.get(text, [text])}
 
 
-def moods() -> list[str]:
-    return re.search(r"mood: ([a-z0-9, \n-]+)\.", Outcome.__doc__)[1].replace("\n", " ").replace(" ", "").split(",")
+def close_reasons() -> list[str]:
+    return re.search(r"close_reason: ([a-z0-9, \n-]+)\.", Outcome.__doc__)[1].replace("\n", " ").replace(" ", "").split(",")
 
 
 #: Log lines without a row of their own, and why.
@@ -219,13 +219,13 @@ class SaidTests(unittest.TestCase):
         texts = like(found.logged | found.errors | found.reasons | found.states | found.all)
         texts = {text for text in texts if len(text.replace(ANY, "").strip(" :/")) > 3}
         texts = {start + text for text in texts for start in (*BEFORE, f"Redis at {ANY} ")}
-        known = {*FOREIGN, *moods()}
+        known = {*FOREIGN, *close_reasons()}
         lost = [span for span, row in told().items() if span not in known and not any(map(row.fullmatch, texts))]
         self.assertEqual(lost, [])
 
-    def test_each_mood_is_explained(self) -> None:
-        self.assertGreater(len(moods()), 10)
-        self.assertEqual(set(moods()) - told().keys(), set())
+    def test_each_close_reason_is_explained(self) -> None:
+        self.assertGreater(len(close_reasons()), 10)
+        self.assertEqual(set(close_reasons()) - told().keys(), set())
 
 
 class SettingsTests(unittest.TestCase):

@@ -91,7 +91,7 @@ class ClientProtocol(RespReceiver):
         self._handshaking = False
         self._flushed = False
         self._linger = LINGER
-        self._mood = ""
+        self._close_reason = ""
         self._detail = ""
         self._since = 0.0
         self._timer: IDelayedCall | None = None
@@ -234,12 +234,12 @@ class ClientProtocol(RespReceiver):
         for under_way in (self._leasing, self._asking):
             if under_way is not None:
                 under_way.cancel()
-        if not self._mood and reason.check(TlsError):
-            self._mood, self._detail = "tls-failed", why_tls(reason.value, self.transport.getHandle())
-        mood = self._mood or "client-left"
-        increase(factory.counts.ended, mood)
-        if factory.outcomes.tells(mood):
-            factory.outcomes.ended(self._outcome(mood))
+        if not self._close_reason and reason.check(TlsError):
+            self._close_reason, self._detail = "tls-failed", why_tls(reason.value, self.transport.getHandle())
+        close_reason = self._close_reason or "client-left"
+        increase(factory.counts.ended, close_reason)
+        if factory.outcomes.tells(close_reason):
+            factory.outcomes.ended(self._outcome(close_reason))
         factory.admission.leave(self)
         factory.left(self)
         # The two hold each other: without this they were left to the garbage collector, whose full runs are felt.
@@ -304,7 +304,7 @@ class ClientProtocol(RespReceiver):
         if self._tally is not None:
             self._tally.look_at(name)
 
-    def _outcome(self, mood: str) -> Outcome:
+    def _outcome(self, close_reason: str) -> Outcome:
         credential = self.session.credential
         return Outcome(
             number=self.id,
@@ -314,18 +314,18 @@ class ClientProtocol(RespReceiver):
             seconds=self.factory.clock.seconds() - self._since,
             commands=self.session.commands,
             refused=self.session.refused,
-            mood=mood,
+            close_reason=close_reason,
             detail=self._detail,
         )
 
     # What the session asks of its link.
 
-    def close(self, mood: str) -> None:
+    def close(self, close_reason: str) -> None:
         """See `session.ports.Link`. Reads on for a moment: for an unread byte the kernel would drop the last reply."""
         if self._closing:
             return
         self._closing = True
-        self._mood = mood
+        self._close_reason = close_reason
         if not self._admitted:
             self.factory.admission.leave(self)  # or it would be given a place
         if self._handshaking:
@@ -349,10 +349,10 @@ class ClientProtocol(RespReceiver):
         else:
             self.transport.loseWriteConnection()
 
-    def abort(self, mood: str) -> None:
+    def abort(self, close_reason: str) -> None:
         """See `session.ports.Link`."""
         self._closing = True
-        self._mood = mood
+        self._close_reason = close_reason
         self.transport.abortConnection()
 
     def hold(self, reason: int = Hold.SESSION) -> None:

@@ -22,7 +22,8 @@ ORDINARY = frozenset(("client-left", "quit", "shutdown"))
 class Outcome:
     """How one connection went.
 
-    mood: client-left, quit, turned-away, tenant-full, login-timeout, protocol-error, cross-protocol, wrong-passwords,
+    close_reason: client-left, quit, turned-away, tenant-full, login-timeout, protocol-error, cross-protocol,
+    wrong-passwords,
     moved-within-a-message, redis-lost, revoked, shutdown, cut-off, too-slow, tls-failed, tls-on-plain-port.
     """
 
@@ -35,7 +36,7 @@ class Outcome:
     seconds: float
     commands: int
     refused: int
-    mood: str
+    close_reason: str
     #: more of that, in words that are not the client's; empty: there is no more
     detail: str = ""
 
@@ -67,26 +68,26 @@ class Outcomes(service.Service):
             text = "{left_out} lines about clients that are not logged in were left out: they came from too many addresses"
         self._log.info(text, left_out=left_out.lines, namespace=left_out.namespace, address=left_out.most)
 
-    def tells(self, mood: str) -> bool:
+    def tells(self, close_reason: str) -> bool:
         """Whether such an end can be told at all: most are not, and their outcomes need not be made."""
-        return self._ordinary or mood not in ORDINARY
+        return self._ordinary or close_reason not in ORDINARY
 
     def ended(self, outcome: Outcome) -> None:
         """A connection is gone."""
-        ordinary = outcome.mood in ORDINARY
+        ordinary = outcome.close_reason in ORDINARY
         if not ordinary and not self.allows(outcome.namespace, outcome.peer):
             return
         tell = self._log.debug if ordinary else self._log.info
         detail = " ({detail})" if outcome.detail else ""
         tell(
-            f"client {{number}} from {{peer}}, {{who}}: {{mood}}{detail} after {{seconds:.3f}} s, "
+            f"client {{number}} from {{peer}}, {{who}}: {{close_reason}}{detail} after {{seconds:.3f}} s, "
             "{commands} commands, {refused} refused",
             number=outcome.number,
             peer=outcome.peer,
             who=f"{outcome.namespace}/{outcome.secret}" if outcome.namespace else "not logged in",
             namespace=outcome.namespace,
             secret=outcome.secret,
-            mood=outcome.mood,
+            close_reason=outcome.close_reason,
             detail=outcome.detail,
             seconds=outcome.seconds,
             commands=outcome.commands,

@@ -90,7 +90,11 @@ def _of_clients(figures: Figures) -> Iterator[Metric]:
     yield _labelled(GaugeMetricFamily, "sessions", "Client connections, by state.", "state", counts["sessions"])
     yield _gauge("sessions_limit", "How many are served at once (MAX_WORKERS).", figures["state"]["most_sessions"])
     yield _labelled(
-        CounterMetricFamily, "connections_ended", "Client connections that are over, by how.", "mood", counts["ended"]
+        CounterMetricFamily,
+        "connections_ended",
+        "Client connections that are over, by how.",
+        "close_reason",
+        counts["ended"],
     )
     yield _labelled(CounterMetricFamily, "logins", "Log-ins, by outcome.", "outcome", counts["logins"])
 

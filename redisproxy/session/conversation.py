@@ -86,8 +86,8 @@ class Conversation:
         "_answers",
         "_behind",
         "_came",
+        "_close_reason",
         "_mid_message",
-        "_mood",
         "_multi",
         "_no_more",
         "_owed",
@@ -148,7 +148,7 @@ class Conversation:
         self._behind: Upstream | None = None
         # A debt that is used again while it is the only one: most are.
         self._spare = Owed(self, 0)
-        self._mood = ""
+        self._close_reason = ""
         self._multi = False
         self._watching = False
         self._policy: policy.Policy | None = None
@@ -308,16 +308,16 @@ class Conversation:
         if upstream is not None:
             upstream.caught_up(self)
 
-    def end(self, mood: str) -> None:
+    def end(self, close_reason: str) -> None:
         """Reads no more commands, and closes once the client has all that it is owed."""
         if self.ended:
             return
-        self._take_no_more(mood)
+        self._take_no_more(close_reason)
         if self._nothing_owed:
             self._finish()
 
-    def _take_no_more(self, mood: str) -> None:
-        self._mood = mood
+    def _take_no_more(self, close_reason: str) -> None:
+        self._close_reason = close_reason
         self._stop(Wait.ENDING)
         self._parked = None
         if self._midway:
@@ -330,7 +330,7 @@ class Conversation:
         what Redis has run are still told. `end_revoked` has to be called, soon.
         """
         if self.ended:
-            self._mood = REVOKED
+            self._close_reason = REVOKED
         else:
             self._take_no_more(REVOKED)
         if self._mid_message:
@@ -402,7 +402,7 @@ class Conversation:
 
     def _finish(self) -> None:
         self._leave()
-        self.link.close(self._mood)
+        self.link.close(self._close_reason)
 
     def too_slow(self) -> None:
         """Others wait for what it does not read."""
@@ -451,7 +451,7 @@ class Conversation:
 
     def published(self, piece: bytes, whole: bool) -> None:
         """See `pending.Owner`."""
-        if self._mood == REVOKED:
+        if self._close_reason == REVOKED:
             return
         self.link.write(piece)
         waited, self._mid_message = self._mid_message, not whole

@@ -98,10 +98,10 @@ class Link(Protocol):
     def write(self, data: bytes) -> None:
         """To the client."""
 
-    def close(self, mood: str) -> None:
-        """Closes the client's connection when what was written has left. mood: how it ended, for the log."""
+    def close(self, close_reason: str) -> None:
+        """Closes the client's connection when what was written has left. close_reason: how it ended, for the log."""
 
-    def abort(self, mood: str) -> None:
+    def abort(self, close_reason: str) -> None:
         """Closes it at once, whatever is on its way."""
 
     def figures(self) -> Mapping[str, int]:

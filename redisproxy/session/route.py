@@ -48,7 +48,7 @@ class MovingConversation(Conversation):
 
         renewed: see `Directory.renewed`.
         """
-        if self._mood == REVOKED:
+        if self._close_reason == REVOKED:
             return False
         credential, candidate = self.credential, self.candidate
         if credential is not None:
@@ -290,7 +290,7 @@ class MovingConversation(Conversation):
         self._leave_home()
         self._queue.clear()
         self._wait |= Wait.ENDING
-        self.link.close(self._mood or "redis-lost")
+        self.link.close(self._close_reason or "redis-lost")
 
     def multiplexed_lost(self, begun: bool) -> None:
         """The multiplexed connection broke that owes it. begun: part of a reply was passed on, and the rest will not

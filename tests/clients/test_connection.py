@@ -196,8 +196,8 @@ class TlsTests(unittest.TestCase):
 
     @property
     def ended(self) -> dict[str, int]:
-        """How connections ended, but for those moods that did not occur."""
-        return {mood: count for mood, count in self.factory.counts.ended.items() if count}
+        """How connections ended, but for those close reasons that did not occur."""
+        return {close_reason: count for close_reason, count in self.factory.counts.ended.items() if count}
 
     def shake(self, protocol: TLSMemoryBIOProtocol) -> None:
         for _ in range(4):
@@ -256,7 +256,7 @@ class TlsTests(unittest.TestCase):
         self.clock.advance(0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_a_handshake_that_fails_is_told_by_its_mood(self) -> None:
+    def test_a_handshake_that_fails_is_told_by_its_close_reason(self) -> None:
         protocol = self.connect()
         protocol.dataReceived(b"*1\r\n$4\r\nPING\r\n")
         self.assertTrue(protocol.transport.disconnecting)

@@ -225,8 +225,8 @@ class OutcomesTests(unittest.TestCase):
         self.clock = task.Clock()
         self.outcomes = Outcomes(self.clock)
 
-    def ended(self, mood: str, namespace: str | None = "blue", peer: str = "1.2.3.4:5") -> None:
-        self.outcomes.ended(Outcome(1, peer, namespace, namespace and "main", 1.5, 7, 2, mood))
+    def ended(self, close_reason: str, namespace: str | None = "blue", peer: str = "1.2.3.4:5") -> None:
+        self.outcomes.ended(Outcome(1, peer, namespace, namespace and "main", 1.5, 7, 2, close_reason))
 
     def lines(self) -> list[str]:
         """What was written since the last time."""
@@ -235,8 +235,8 @@ class OutcomesTests(unittest.TestCase):
         return lines
 
     def test_levels(self) -> None:
-        for mood in ("client-left", "quit", "revoked"):
-            self.ended(mood)
+        for close_reason in ("client-left", "quit", "revoked"):
+            self.ended(close_reason)
         self.assertEqual([e["log_level"].name for e in self.events], ["debug", "debug", "info"])
         self.assertEqual((self.events[2]["namespace"], self.events[2]["commands"]), ("blue", 7))
 

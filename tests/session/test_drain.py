@@ -13,8 +13,8 @@ UNBLOCKED = b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"
 
 
 class DrainCase(ConversationCase):
-    def assertEnded(self, conversation: Conversation, mood: str = "shutdown") -> None:
-        self.assertEqual(conversation.closed, mood)
+    def assertEnded(self, conversation: Conversation, close_reason: str = "shutdown") -> None:
+        self.assertEqual(conversation.closed, close_reason)
         self.assertTrue(all(upstream.released is not None for upstream in conversation.upstreams))
 
     def assertGoesOn(self, conversation: Conversation) -> None:

@@ -89,11 +89,11 @@ class Conversation:
     def write(self, data: bytes) -> None:
         self.told += data
 
-    def close(self, mood: str) -> None:
-        self.closed = self.closed or mood
+    def close(self, close_reason: str) -> None:
+        self.closed = self.closed or close_reason
 
-    def abort(self, mood: str) -> None:
-        self.closed = self.closed or mood
+    def abort(self, close_reason: str) -> None:
+        self.closed = self.closed or close_reason
 
     def hold(self) -> None:
         self.held = True
