@@ -53,14 +53,14 @@ UNREAD_LIMIT = 1024
 CLOSE_LIMIT = 10.0
 #: Seconds for it to close then, before we do.
 LINGER = 2.0
-#: The same for one that was owed nothing when the proxy began to end: time for its last reply to arrive.
+#: The same for one that was pending nothing when the proxy began to end: time for its last reply to arrive.
 IDLE_LINGER = 0.5
 #: Seconds to log in while others wait for a place, or whoever reaches the port could keep everybody out for a while.
 CROWDED = 3.0
-#: Seconds for the replies owed to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
+#: Seconds for the replies pending to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
 #: It may have left: a BLPOP of its must not wait for long, so there is less time on a dedicated connection.
 HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_PINNED = 5.0, 0.5
-#: Seconds for a session that was revoked to get the replies it is owed, before it gives up its connections to Redis.
+#: Seconds for a session that was revoked to get the replies it waits for, before it gives up its connections to Redis.
 REVOKED_GRACE = 10.0
 
 #: Refused commands of one connection that are written down; the others are counted in its outcome.
@@ -179,7 +179,7 @@ class ClientProtocol(RespReceiver):
             self.hold(Hold.PLACE)
 
     def readConnectionLost(self) -> None:
-        """The client will send no more. It may have gone altogether: what it is still owed gets a moment, not more."""
+        """The client will send no more. It may have gone altogether: what it is still pending gets a moment, not more."""
         self._read_closed = True
         if self._closing or not self._admitted:
             self.transport.loseConnection()
@@ -603,7 +603,7 @@ class ClientProtocol(RespReceiver):
             self._restart_timer(LINGER, self._lingered)
 
     def end_revoked(self) -> None:
-        """Closes it after the replies that it is owed: its session was revoked."""
+        """Closes it after the replies that it waits for: its session was revoked."""
         if self._closing:
             return
         self.session.end_revoked()

@@ -149,14 +149,14 @@ class Shaper:
     def _open(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        owed = [0.0 if bucket is None else bucket.take(0, now) for bucket in (self._commands, self._bytes)]
-        if not owed[1]:
+        waits = [0.0 if bucket is None else bucket.take(0, now) for bucket in (self._commands, self._bytes)]
+        if not waits[1]:
             upstreams, self._upstreams = self._upstreams, set()
             for upstream in upstreams:
                 upstream.unhold(Hold.RATE)
-        if any(owed):
-            # Whichever comes first: upstream connections do not wait for what is owed in commands.
-            self._open_in(min(wait for wait in owed if wait))
+        if any(waits):
+            # Whichever comes first: upstream connections do not wait for what is pending in commands.
+            self._open_in(min(wait for wait in waits if wait))
         else:
             self.closed = False
             self._serve()

@@ -2,7 +2,7 @@
 
 ``python -m redisproxy.processes.worker NUMBER``. It inherits a channel to its parent and the listening sockets, and owns all
 that serves its clients. It reads no credentials: its parent hands it each Directory. When the parent is gone it ends, too,
-after its clients have had what they are owed.
+after its clients have had all their pending replies.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class Worker:
         self._listening.open(self._serving.clients)
 
     def end(self) -> None:
-        """Accepts no more, lets clients have what they are owed, and ends the process."""
+        """Accepts no more, lets clients have all their pending replies, and ends the process."""
         if not self._ending:
             self._ending = True
             self._reactor.stop()

@@ -1,4 +1,4 @@
-"""One client's conversation: the ordered queue of what it is owed, and why it waits.
+"""One client's conversation: the ordered queue of the pending replies, and why it waits.
 
 Owns the order of replies to one client. Bytes come in by `received`; what must happen goes out through a `Link`
 (the client's connection) and a `Upstream`. Knows no Twisted, no clock and no socket; which upstream connection it uses is
@@ -31,11 +31,11 @@ from ..resp.framing import (
     encode,
 )
 from ..tenants.model import Credential
-from .pending import HELLO, REPLIES, Owed
+from .pending import HELLO, REPLIES, ReplyBatch
 from .ports import Home, Link, Upstream
 
 #: Replies that may be outstanding before no more commands are read.
-OWED_LIMIT = 1_000_000
+PENDING_LIMIT = 1_000_000
 #: Bytes of the proxy's own answers that may wait for their turn before no more commands are read.
 ANSWERS_LIMIT = 64 * 1024
 #: Bytes that are taken from a client while it waits: reading goes on that long, so that it is noticed when it leaves.
@@ -59,13 +59,13 @@ class Wait:
     UPSTREAM = 1  #: an upstream connection is being opened
     ORDER = 2  #: a command must not start before all replies are here
     UNREAD = 4  #: the client does not read its answers
-    OWED = 8  #: too many replies are outstanding
+    PENDING = 8  #: too many replies are outstanding
     ENDING = 16  #: no more commands will be read
     CONTROL = 32  #: something was asked with the master's rights
     HELLO = 64  #: whether the protocol changes is not known yet
     PENALTY = 128  #: a wrong password is answered later and later
     HOME = 256  #: the multiplexed connection takes no more for now, or is being opened
-    MOVING = 512  #: what is owed must come before another upstream connection is used
+    MOVING = 512  #: what is pending must come before another upstream connection is used
     RATE = 1024  #: its tenant has done as much as it may for now
 
 
@@ -90,7 +90,7 @@ class Conversation:
         "_mid_message",
         "_multi",
         "_no_more",
-        "_owed",
+        "_outstanding",
         "_parked",
         "_policy",
         "_queue",
@@ -138,16 +138,16 @@ class Conversation:
         # when so many bytes had come.
         self._no_more = False
         self._came: int | None = None
-        # What the client is owed, in order: debts of the upstream connection, and the proxy's own answers.
-        self._queue: deque[Owed | bytes] = deque()
-        self._owed = 0
+        # What the client waits for, in order: reply batches of the upstream connection, and the proxy's own answers.
+        self._queue: deque[ReplyBatch | bytes] = deque()
+        self._outstanding = 0
         self._answers = 0
-        # What is done when nothing is owed any more.
+        # What is done when nothing is pending any more.
         self._parked: Callable[[], None] | None = None
         # The multiplexed connection that counts what it has not read.
         self._behind: Upstream | None = None
-        # A debt that is used again while it is the only one: most are.
-        self._spare = Owed(self, 0)
+        # A reply batch that is used again while it is the only one: most are.
+        self._spare = ReplyBatch(self, 0)
         self._close_reason = ""
         self._multi = False
         self._watching = False
@@ -169,7 +169,7 @@ class Conversation:
         raise NotImplementedError
 
     def _come_home_if_done(self) -> None:
-        """Gives its dedicated connection back, if nothing is owed and no state is left on it."""
+        """Gives its dedicated connection back, if nothing is pending and no state is left on it."""
         raise NotImplementedError
 
     def _begin_stream(self, data: bytes) -> None:
@@ -214,7 +214,7 @@ class Conversation:
 
     def __repr__(self) -> str:
         who = self.credential.tenant.namespace if self.credential else "unauthenticated"
-        return f"<Session {who} owed={self._owed} wait={self._reasons()}>"
+        return f"<Session {who} pending={self._outstanding} wait={self._reasons()}>"
 
     def _reasons(self) -> str:
         return "+".join(name for name, value in vars(Wait).items() if name.isupper() and self._wait & value) or "none"
@@ -222,7 +222,7 @@ class Conversation:
     @property
     def outstanding(self) -> int:
         """How many replies it waits for."""
-        return self._owed
+        return self._outstanding
 
     @property
     def buffered(self) -> int:
@@ -231,8 +231,8 @@ class Conversation:
 
     @property
     def at_rest(self) -> bool:
-        """Whether it is owed nothing, and waits for nothing."""
-        return not self._wait and self._nothing_owed
+        """Whether it has nothing pending, and waits for nothing."""
+        return not self._wait and self._nothing_pending
 
     @property
     def ended(self) -> bool:
@@ -263,7 +263,7 @@ class Conversation:
             self.link.hold()
 
     def half_closed(self) -> None:
-        """The client will send no more; it may still read what it is owed."""
+        """The client will send no more; it may still read the pending replies."""
         self._no_more = True
         self._came = None
         if not self._wait:
@@ -274,10 +274,10 @@ class Conversation:
         self._wait |= Wait.ENDING
         self._caught_up()
         if not self.pinned:
-            for owed in self._queue:
-                if isinstance(owed, Owed):
-                    owed.silent = True
-                    owed.owner = NOBODY
+            for batch in self._queue:
+                if isinstance(batch, ReplyBatch):
+                    batch.silent = True
+                    batch.owner = NOBODY
         self._leave()
         self._queue.clear()
         self._parked = None
@@ -309,11 +309,11 @@ class Conversation:
             upstream.caught_up(self)
 
     def end(self, close_reason: str) -> None:
-        """Reads no more commands, and closes once the client has all that it is owed."""
+        """Reads no more commands, and closes once the client has all its pending replies."""
         if self.ended:
             return
         self._take_no_more(close_reason)
-        if self._nothing_owed:
+        if self._nothing_pending:
             self._finish()
 
     def _take_no_more(self, close_reason: str) -> None:
@@ -321,7 +321,7 @@ class Conversation:
         self._stop(Wait.ENDING)
         self._parked = None
         if self._midway:
-            self._forgo()
+            self._withdraw()
 
     def revoke(self) -> None:
         """The credential is not good any more: from this moment on no command is sent, and no message is told.
@@ -335,14 +335,14 @@ class Conversation:
             self._take_no_more(REVOKED)
         if self._mid_message:
             probes.reached("revoked within a message")
-            # The rest of it would be told after the revocation, and whatever else is owed comes behind it.
+            # The rest of it would be told after the revocation, and whatever else waits for comes behind it.
             self._finish()
         elif self.pinned:
             self.upstream.give_up(self.blocked)
 
     def end_revoked(self) -> None:
-        """Of a session that was revoked: closes the client once it has all that it is owed."""
-        if self._nothing_owed:
+        """Of a session that was revoked: closes the client once it has all its pending replies."""
+        if self._nothing_pending:
             self._finish()
 
     def drain(self) -> None:
@@ -378,27 +378,31 @@ class Conversation:
     def may_be_unblocked(self) -> None:
         """Redis is asked to give up the command that its dedicated connection waits for.
 
-        If nothing is owed but that, the client is not told: it was not run, and is tried again elsewhere.
+        If nothing is pending but that, the client is not told: it was not run, and is tried again elsewhere.
         """
-        if len(self._queue) == 1 and isinstance(owed := self._queue[0], Owed) and (owed.kind, owed.count) == (REPLIES, 1):
-            owed.owner = _Unblocked(self)
+        if (
+            len(self._queue) == 1
+            and isinstance(batch := self._queue[0], ReplyBatch)
+            and (batch.kind, batch.count) == (REPLIES, 1)
+        ):
+            batch.owner = _Unblocked(self)
 
     @property
-    def _nothing_owed(self) -> bool:
-        """Whether the client has all that it is owed, and what it has ends where a reply or message ends."""
+    def _nothing_pending(self) -> bool:
+        """Whether the client has all its pending replies, and what it has ends where a reply or message ends."""
         return not (self._queue or self._mid_message)
 
-    def _forgo(self) -> None:
+    def _withdraw(self) -> None:
         """The command that was passed on in part will not be sent to its end, so Redis will not answer it."""
         self._upstream_clean = False
-        owed = self._queue[-1] if self._queue else None
-        if isinstance(owed, Owed) and owed.kind == REPLIES:
+        batch = self._queue[-1] if self._queue else None
+        if isinstance(batch, ReplyBatch) and batch.kind == REPLIES:
             probes.reached("command that was sent in part is given up")
-            owed.count -= 1
-            self._owed -= 1
-            if not owed.count:
+            batch.count -= 1
+            self._outstanding -= 1
+            if not batch.count:
                 self._queue.pop()
-                self.upstream.forgo(owed)
+                self.upstream.withdraw(batch)
 
     def _finish(self) -> None:
         self._leave()
@@ -412,7 +416,7 @@ class Conversation:
 
     # What the upstream connection tells.
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         """See `pending.Owner`."""
         if piece:
             self.link.write(piece)
@@ -424,20 +428,20 @@ class Conversation:
                     self.upstream.fell_behind(self, len(piece))
         if not done:
             return
-        self._owed -= done
-        if not owed.count:
+        self._outstanding -= done
+        if not batch.count:
             queue = self._queue
             queue.popleft()
-            if owed.kind == HELLO:
-                self._protocol_changed(owed.protocol or self.protocol)
+            if batch.kind == HELLO:
+                self._protocol_changed(batch.protocol or self.protocol)
                 self._go_on(Wait.HELLO)
             if queue:
                 if type(queue[0]) is bytes:
                     self._flush()
             elif self._wait or self.pinned:
                 self._drained()
-        if self._wait & Wait.OWED and self._owed <= OWED_LIMIT // 2:
-            self._go_on(Wait.OWED)
+        if self._wait & Wait.PENDING and self._outstanding <= PENDING_LIMIT // 2:
+            self._go_on(Wait.PENDING)
 
     def _flush(self) -> None:
         """Tells the client what was waiting for its turn, as far as it has come."""
@@ -459,13 +463,13 @@ class Conversation:
             probes.reached("message that came in parts is whole")
             self._flush()
 
-    def excused(self, count: int) -> None:
+    def cancelled(self, count: int) -> None:
         """See `pending.Owner`."""
         probes.reached("SUBSCRIBE is refused")
-        self._owed -= count
+        self._outstanding -= count
 
     def _drained(self) -> None:
-        """Nothing is owed any more."""
+        """Nothing is pending any more."""
         self.blocked = False
         if self.ended:
             self._finish()
@@ -524,7 +528,7 @@ class Conversation:
                 found = scanner.next()
             except ProtocolError as error:
                 if self._midway:
-                    self._forgo()
+                    self._withdraw()
                 self._answer(b"-ERR Protocol error: %b\r\n" % str(error).encode())
                 self.end("protocol-error")
                 return
@@ -575,45 +579,45 @@ class Conversation:
         if self._reply is not Reply.ON:
             self._send_unheard(data, count)
         elif not queue:
-            owed = self._spare
-            owed.count = count
-            queue.append(owed)
-            upstream.send(data, owed)
+            batch = self._spare
+            batch.count = count
+            queue.append(batch)
+            upstream.send(data, batch)
         else:
             last = queue[-1]
             if last is upstream.latest() and last.kind == REPLIES and not last.silent:
                 last.count += count
                 upstream.send(data)
             else:
-                owed = Owed(self, count)
-                queue.append(owed)
-                upstream.send(data, owed)
-        self._owed += count
-        if self._owed >= OWED_LIMIT:
-            self._too_much_owed()
+                batch = ReplyBatch(self, count)
+                queue.append(batch)
+                upstream.send(data, batch)
+        self._outstanding += count
+        if self._outstanding >= PENDING_LIMIT:
+            self._too_many_pending()
         return None
 
-    def _too_much_owed(self) -> None:
+    def _too_many_pending(self) -> None:
         probes.reached("too many replies are outstanding")
-        self._stop(Wait.OWED)
+        self._stop(Wait.PENDING)
 
     def _send_unheard(self, data: bytes, count: int) -> None:
         """The same, of which the replies, or the first of them, are not to be heard: after CLIENT REPLY."""
         unheard = 1 if self._reply is Reply.SKIP else count
         self._heard()
-        debts = [Owed(self, unheard, silent=True)]
+        batches = [ReplyBatch(self, unheard, silent=True)]
         if count > unheard:
-            debts.append(Owed(self, count - unheard))
-        self._queue.extend(debts)
-        self.upstream.send(data, *debts)
+            batches.append(ReplyBatch(self, count - unheard))
+        self._queue.extend(batches)
+        self.upstream.send(data, *batches)
 
-    def _expect(self, data: bytes, owed: Owed) -> None:
+    def _expect(self, data: bytes, batch: ReplyBatch) -> None:
         """Sends what is answered in a way of its own, or by nobody heard."""
-        self._queue.append(owed)
-        self._owed += owed.count
-        self.upstream.send(data, owed)
-        if self._owed >= OWED_LIMIT:
-            self._too_much_owed()
+        self._queue.append(batch)
+        self._outstanding += batch.count
+        self.upstream.send(data, batch)
+        if self._outstanding >= PENDING_LIMIT:
+            self._too_many_pending()
 
     def _heard(self) -> bool:
         """Whether the next reply is to be heard, by CLIENT REPLY. It is asked once for each command."""
@@ -626,7 +630,7 @@ class Conversation:
         """The proxy's own answer, in its place."""
         if not self._heard():
             return
-        if self._nothing_owed:
+        if self._nothing_pending:
             self.link.write(data)
             if self._unread:
                 self._stop(Wait.UNREAD)
@@ -641,7 +645,7 @@ class Conversation:
         """An error instead of a command's reply. Inside MULTI the EXEC fails, as it does where Redis refuses."""
         self.refused += 1
         if self._multi:
-            self._expect(SPOILER, Owed(self, 1, silent=True))
+            self._expect(SPOILER, ReplyBatch(self, 1, silent=True))
         self._answer(error)
 
     def _forbid(self, name: bytes, error: bytes = b"") -> None:
@@ -651,7 +655,7 @@ class Conversation:
 
     def _in_order(self, arguments: list[bytes]) -> bool:
         """Whether nothing is outstanding. If something is, the command is done when it has come."""
-        if self._nothing_owed:
+        if self._nothing_pending:
             return True
         self._parked = partial(self._perform, arguments)
         self._stop(Wait.ORDER)
@@ -665,9 +669,9 @@ class Conversation:
 
 
 class _Nobody:
-    """Is owed what a session left behind on a multiplexed connection."""
+    """Is pending what a session left behind on a multiplexed connection."""
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         """See `pending.Owner`."""
 
     def multiplexed_lost(self, begun: bool) -> None:
@@ -678,13 +682,13 @@ NOBODY = _Nobody()
 
 
 class _Unblocked:
-    """Is owed one reply in a session's place. See `Conversation.may_be_unblocked`."""
+    """Is pending one reply in a session's place. See `Conversation.may_be_unblocked`."""
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         """See `pending.Owner`."""
         if done and piece.startswith(b"-UNBLOCKED "):
             piece = b""
-        self._conversation.replied(owed, piece, done)
+        self._conversation.replied(batch, piece, done)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ..policy import policy
 from ..tenants.model import Credential
-from .pending import Owed
+from .pending import ReplyBatch
 
 
 class Upstream(Protocol):
@@ -21,18 +21,18 @@ class Upstream(Protocol):
     #: which it speaks
     protocol: int
 
-    def send(self, data: bytes, *debts: Owed) -> None:
-        """Takes commands and what they will be answered with; without debts, what answers them was expected before.
+    def send(self, data: bytes, *batches: ReplyBatch) -> None:
+        """Takes commands and what they will be answered with; without reply batches, what answers them was expected before.
 
         A multiplexed connection takes whole commands only.
         """
 
-    def latest(self) -> Owed | None:
+    def latest(self) -> ReplyBatch | None:
         """The newest of what it is expected to answer."""
 
     # Of an upstream connection that is lent to one session.
 
-    def forgo(self, owed: Owed) -> None:
+    def withdraw(self, batch: ReplyBatch) -> None:
         """The newest of what it is expected to answer will not be answered."""
 
     def pause(self, paused: bool) -> None:
@@ -60,7 +60,7 @@ class Home(Protocol):
     """The multiplexed connections of one tenant that speak one protocol."""
 
     protocol: int
-    #: what a session that is owed nothing sends to; None: there is none right now
+    #: what a session that has nothing pending sends to; None: there is none right now
     upstream: Upstream | None
     #: without an upstream connection: the error reply (without ``-``) that commands fail with; empty: wait, one is being
     #: opened

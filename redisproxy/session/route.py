@@ -3,7 +3,7 @@
 Owns the upstream connections of one session. It is unauthenticated; or at `home`, where its whole commands go to upstream
 connections that others use
 as well; or it has a dedicated connection (`pinned`), for as long as a command needs, or for good where it has no home. It
-moves only when it is owed nothing.
+moves only when it has nothing pending.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ..policy.policy import Policy
 from ..resp.framing import AUTHENTICATED
 from ..tenants.model import Credential
 from .conversation import REVOKED, Conversation, Reply, Wait
-from .pending import Owed
+from .pending import ReplyBatch
 from .ports import Home, Link, Upstream
 
 #: Why an upstream connection cannot be had, most of the time.
@@ -171,7 +171,7 @@ class MovingConversation(Conversation):
             return True
         if self.home.upstream is None and self.home.away:
             self._refuse_upstream(self.home.away)
-        elif not self._nothing_owed:
+        elif not self._nothing_pending:
             self._parked = partial(self._go_to_dedicated, then)
             self._stop(Wait.ORDER)
         else:
@@ -205,7 +205,7 @@ class MovingConversation(Conversation):
 
     def _come_home_if_done(self) -> None:
         """See `Conversation`."""
-        done = self.pinned and self.home is not None and self._nothing_owed
+        done = self.pinned and self.home is not None and self._nothing_pending
         if done and not (self._stateful or self._unread or self._midway):
             self._let_go_of_upstream()
             self.upstream = self.home.upstream
@@ -284,7 +284,7 @@ class MovingConversation(Conversation):
             home.leave()
 
     def upstream_lost(self) -> None:
-        """Its dedicated connection broke: what it owed will not come, so the conversation cannot go on."""
+        """Its dedicated connection broke: what it pending will not come, so the conversation cannot go on."""
         self.upstream = None
         self.pinned = False
         self._leave_home()
@@ -293,7 +293,7 @@ class MovingConversation(Conversation):
         self.link.close(self._close_reason or "redis-lost")
 
     def multiplexed_lost(self, begun: bool) -> None:
-        """The multiplexed connection broke that owes it. begun: part of a reply was passed on, and the rest will not
+        """The multiplexed connection broke that has pending it. begun: part of a reply was passed on, and the rest will not
         come.
         """
         self.upstream = None
@@ -301,16 +301,16 @@ class MovingConversation(Conversation):
             probes.reached("shared connection is lost within a reply")
             return self.upstream_lost()
         queue, self._queue = self._queue, deque()
-        self._owed = 0
+        self._outstanding = 0
         self._answers = 0
-        self._spare = Owed(self, 0)
-        for owed in queue:
-            if isinstance(owed, bytes):
-                self.link.write(owed)
-            elif not owed.silent:
-                self.link.write(LOST * owed.count)
+        self._spare = ReplyBatch(self, 0)
+        for batch in queue:
+            if isinstance(batch, bytes):
+                self.link.write(batch)
+            elif not batch.silent:
+                self.link.write(LOST * batch.count)
         self._drained()
-        self._go_on(Wait.OWED)
+        self._go_on(Wait.PENDING)
         return None
 
 

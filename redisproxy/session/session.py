@@ -13,7 +13,7 @@ from ..tenants.model import AuthenticationError, TenantFullError
 from . import pubsub
 from .answering import BAD_NAME, OK, SYNTAX, AnsweringConversation, is_client_name
 from .conversation import NOAUTH, Reply, Wait
-from .pending import CONFIRMATIONS, HELLO, Owed
+from .pending import CONFIRMATIONS, HELLO, ReplyBatch
 
 NOAUTH_HELLO = (
     b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> "
@@ -165,7 +165,7 @@ class Session(AnsweringConversation):
         if self.pinned:
             # Whatever follows waits until it is known which protocol that is answered in.
             self._stop(Wait.HELLO)
-            self._expect(encode(arguments), Owed(self, 1, HELLO, silent=not self._heard(), protocol=protocol))
+            self._expect(encode(arguments), ReplyBatch(self, 1, HELLO, silent=not self._heard(), protocol=protocol))
         elif protocol in (0, self.protocol) and self.upstream is self.home.upstream:
             self._pass_on(arguments)
         elif self._in_order(arguments):
@@ -238,7 +238,7 @@ class Session(AnsweringConversation):
                 channel = self.credential.tenant.channel_prefix + _UNHEARD
                 sharded = self._policy.table.get(b"SPUBLISH") == HEAD
                 mark = [b"SPUBLISH", channel, b""] if sharded else [b"PING"]
-                self._expect(encode(mark), Owed(self, 1, silent=True))
+                self._expect(encode(mark), ReplyBatch(self, 1, silent=True))
             self.blocked = True  # also in a MULTI, where it does not wait: one that stands before the MULTI may
             self._pass_on(arguments)
 
@@ -314,7 +314,7 @@ class Session(AnsweringConversation):
         self._heard()  # confirmations always are, and use up a SKIP
         self._subscriptions.ask(change)
         count = max(1, len(change.channels))
-        self._expect(encode([name, *change.channels]), Owed(self, count, CONFIRMATIONS, change=change))
+        self._expect(encode([name, *change.channels]), ReplyBatch(self, count, CONFIRMATIONS, change=change))
 
     def confirmed(self, change: object, refused: bool) -> bool:
         """See `pending.Owner`."""

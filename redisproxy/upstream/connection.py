@@ -23,7 +23,7 @@ from ..net.rate_limit import NOBODYS, Allowance
 from ..net.twisted_private import discard_unsent, has_unsent
 from ..printable import printable, server_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
-from ..session.pending import Ledger, Owed
+from ..session.pending import PendingReplies, ReplyBatch
 from ..session.route import UNREACHABLE
 from ..tenants.model import Backend, Tenant
 
@@ -105,7 +105,7 @@ class RedisConnection(RespReceiver):
         #: when it was put down, in the reactor's seconds
         self.idle_since = 0.0
         self._pool = pool
-        self._ledger: Ledger | None = None
+        self._pending: PendingReplies | None = None
         # Whether little is read at once: many small messages take long, and many upstream connections may have them in the
         # same turn.
         self._narrow = False
@@ -189,7 +189,7 @@ class RedisConnection(RespReceiver):
     def respReceived(self, data: bytes) -> None:
         if self._deal_out is not None:
             self._deal_out(data)
-            if self._ledger is not None and self._ledger.small_messages != self._narrow:
+            if self._pending is not None and self._pending.small_messages != self._narrow:
                 self._read_narrowly(not self._narrow)
             shaper = self.allowance.shaper
             if shaper is not None:
@@ -216,17 +216,20 @@ class RedisConnection(RespReceiver):
 
     # Carrying commands.
 
-    def carry(self, user: User, pressed: Callable[[bool], None], received: Callable[[bytes], None] | None = None) -> Ledger:
-        """Lends it to a user; what it owes is in the ledger.
+    def carry(
+        self, user: User, pressed: Callable[[bool], None], received: Callable[[bytes], None] | None = None
+    ) -> PendingReplies:
+        """Lends it to a user; what it has pending is in the pending replies.
 
-        pressed: told whether Redis takes what is sent too slowly; received: has the ledger deal out what Redis sent,
-        where the ledger does not do so by itself.
+        pressed: told whether Redis takes what is sent too slowly; received: has the pending replies deal out what Redis
+        sent,
+        where the pending replies does not do so by itself.
         """
         self._user = user
-        self._ledger = ledger = Ledger(self.protocol, self._found_replica)
-        self._deal_out = received or ledger.received
+        self._pending = pending = PendingReplies(self.protocol, self._found_replica)
+        self._deal_out = received or pending.received
         self.transport.registerProducer(Pressure(lambda: pressed(True), lambda: pressed(False)), True)
-        return ledger
+        return pending
 
     def carries(self, user: User) -> bool:
         """Whether it is still lent to this one."""
@@ -241,18 +244,18 @@ class RedisConnection(RespReceiver):
 
     busy = False
 
-    def send(self, data: bytes, *debts: Owed) -> None:
+    def send(self, data: bytes, *batches: ReplyBatch) -> None:
         """See `session.ports.Upstream`."""
-        self._ledger.debts.extend(debts)
+        self._pending.batches.extend(batches)
         self.write(data)
 
-    def forgo(self, owed: Owed) -> None:
+    def withdraw(self, batch: ReplyBatch) -> None:
         """See `session.ports.Upstream`."""
-        self._ledger.forgo(owed)
+        self._pending.withdraw(batch)
 
-    def latest(self) -> Owed | None:
+    def latest(self) -> ReplyBatch | None:
         """See `session.ports.Upstream`."""
-        return self._ledger.latest()
+        return self._pending.latest()
 
     def pause(self, paused: bool) -> None:
         """See `session.ports.Upstream`."""
@@ -267,8 +270,8 @@ class RedisConnection(RespReceiver):
 
     @property
     def waits(self) -> bool:
-        """Whether Redis owes an answer of which nothing has come."""
-        return self._ledger is not None and bool(self._ledger.debts) and not (self._ledger.begun or self._finished)
+        """Whether Redis has an answer pending of which nothing has come."""
+        return self._pending is not None and bool(self._pending.batches) and not (self._pending.begun or self._finished)
 
     def give_up(self, blocked: bool) -> None:
         """See `session.ports.Upstream`."""
@@ -281,7 +284,7 @@ class RedisConnection(RespReceiver):
         Redis forgets a client at its end of file: a command of it that blocks, with what stands behind that, is not run.
         Replies that it has written still come, and then its own end of file, after which it can run nothing more.
         """
-        if self._ledger is None or self._finished:
+        if self._pending is None or self._finished:
             return  # it has answered, and was let go of
         self._finished = True
         self.stale = True
@@ -302,12 +305,12 @@ class RedisConnection(RespReceiver):
             super().hold(reason)
 
     def put_down(self) -> bool:
-        """Its user let go of it: whether it owes nothing and could carry another one."""
-        settled = self._ledger.settled
-        self.protocol = self._ledger.protocol
-        self._ledger.abandon()  # what else came in the same bytes is for nobody
+        """Its user let go of it: whether it has nothing pending and could carry another one."""
+        settled = self._pending.settled
+        self.protocol = self._pending.protocol
+        self._pending.abandon()  # what else came in the same bytes is for nobody
         self._user = None
-        self._ledger = self._deal_out = None
+        self._pending = self._deal_out = None
         if self._narrow:
             self._read_narrowly(False)
         self.transport.unregisterProducer()
@@ -316,7 +319,7 @@ class RedisConnection(RespReceiver):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         user, self._user = self._user, None
-        self._ledger = self._deal_out = None
+        self._pending = self._deal_out = None
         self._pool.lost(self)
         while self._asked:
             self._asked.popleft().errback(reason)
@@ -324,7 +327,7 @@ class RedisConnection(RespReceiver):
             user.upstream_lost()
 
     def drop(self) -> None:
-        """Closes it, whatever it still owes."""
+        """Closes it, whatever it still has pending."""
         self.opened = None
         self.transport.abortConnection()
 

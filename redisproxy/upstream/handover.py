@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from ..net.waiters import Waiters
 from .connection import RedisConnection
 
-#: Seconds for the replies that are still owed over the former owner's connections, before these are cut off: the new
+#: Seconds for the replies that are still pending over the former owner's connections, before these are cut off: the new
 #: owner waits meanwhile.
 HERE_LIMIT = 1.0
 #: Seconds for the other processes to say that they have no such connections: one that is stuck must not keep the new

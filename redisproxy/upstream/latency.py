@@ -15,7 +15,7 @@ from twisted.internet import task
 from twisted.internet.interfaces import IReactorTime
 
 from ..resp.framing import encode
-from ..session.pending import Owed
+from ..session.pending import ReplyBatch
 from .connection import RedisConnection
 from .multiplexed import MultiplexedConnection
 
@@ -27,7 +27,8 @@ _PING = encode([b"PING"])
 
 
 class _Ping:
-    """The owner of one debt: see `session.pending.Owner`. Where the upstream connection was not read for a while, it says
+    """The owner of one reply batch: see `session.pending.Owner`. Where the upstream connection was not read for a while, it
+    says
     nothing.
     """
 
@@ -38,7 +39,7 @@ class _Ping:
         self._since = clock.seconds()
         self._pauses = connection.pauses
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         if done and self._connection.pauses == self._pauses:
             self._observe(max(0.0, self._clock.seconds() - self._since))
 
@@ -78,7 +79,7 @@ class Sampler(service.Service):
         moved = [upstream for upstream in usable if upstream.connection.taken != self._seen.get(upstream)]
         sampled = random.sample(moved, min(AT_ONCE, len(moved)))
         for upstream in sampled:
-            upstream.send(_PING, Owed(_Ping(self._clock, upstream.connection, self._observe), 1, silent=True))
+            upstream.send(_PING, ReplyBatch(_Ping(self._clock, upstream.connection, self._observe), 1, silent=True))
         # The answer to the PING is no use of the upstream connection: what it brings is counted as seen.
         self._seen = {
             upstream: upstream.connection.taken + (len(b"+PONG\r\n") if upstream in sampled else 0) for upstream in upstreams

@@ -21,15 +21,15 @@ from twisted.python.failure import Failure
 from .. import probes
 from ..net.protocol import Hold
 from ..net.waiters import Waiters
-from ..session.pending import Owed
+from ..session.pending import ReplyBatch
 from ..session.session import Session
 from ..tenants.model import Tenant
 from .connection import RedisConnection, UpstreamError
 
 #: Bytes that wait for the end of the turn before an upstream connection takes no more.
 QUEUED_LIMIT = 256 * 1024
-#: Debts (at least as many commands) of one upstream connection before it takes no more.
-DEBTS_LIMIT = 16 * 1024
+#: Reply batches (at least as many commands) of one upstream connection before it takes no more.
+BATCHES_LIMIT = 16 * 1024
 #: Bytes of one upstream connection's replies that clients have not read, before it is not read any more, and left for
 #: another.
 UNREAD_LIMIT = 4 * 1024 * 1024
@@ -61,8 +61,8 @@ class MultiplexedConnection:
         self.busy = False
         self._home = home
         self._reactor = reactor
-        self._ledger = connection.carry(self, self._pressed, self._received)
-        self._debts = self._ledger.debts
+        self._pending = connection.carry(self, self._pressed, self._received)
+        self._batches = self._pending.batches
         self._queued: list[bytes] = []
         self._queued_size = 0
         self._full = False
@@ -71,14 +71,14 @@ class MultiplexedConnection:
         self._patience: IDelayedCall | None = None
 
     def __repr__(self) -> str:
-        return f"<shared {self.connection!r} debts={len(self._debts)}{' busy' * self.busy}{' retired' * self.retired}>"
+        return f"<shared {self.connection!r} pending={len(self._batches)}{' busy' * self.busy}{' retired' * self.retired}>"
 
     # What sessions ask.
 
-    def send(self, data: bytes, *debts: Owed) -> None:
+    def send(self, data: bytes, *batches: ReplyBatch) -> None:
         """See `session.ports.Upstream`. An idle one writes at once: a lone client must not pay for the others."""
-        idle = not self._debts
-        self._debts.extend(debts)
+        idle = not self._batches
+        self._batches.extend(batches)
         if idle:
             self.connection.write(data)
             return
@@ -86,13 +86,13 @@ class MultiplexedConnection:
             self._reactor.callLater(0, self._flush)
         self._queued.append(data)
         self._queued_size += len(data)
-        if self._queued_size >= QUEUED_LIMIT or len(self._debts) >= DEBTS_LIMIT:
+        if self._queued_size >= QUEUED_LIMIT or len(self._batches) >= BATCHES_LIMIT:
             probes.reached("shared connection takes no more for now")
             self.busy = True
 
-    def latest(self) -> Owed | None:
+    def latest(self) -> ReplyBatch | None:
         """See `session.ports.Upstream`."""
-        return self._debts[-1] if self._debts else None
+        return self._batches[-1] if self._batches else None
 
     def fell_behind(self, session: Session, size: int) -> None:
         """See `session.ports.Upstream`. Past UNREAD_LIMIT others use another upstream connection; those behind it on this
@@ -118,7 +118,7 @@ class MultiplexedConnection:
     def _out_of_patience(self) -> None:
         worst = max(self._unread, key=self._unread.__getitem__)
         self._patience = self._reactor.callLater(PATIENCE, self._out_of_patience)
-        if self._home.wanted(self, worst) or any(owed.owner is not worst and not owed.silent for owed in self._debts):
+        if self._home.wanted(self, worst) or any(batch.owner is not worst and not batch.silent for batch in self._batches):
             worst.too_slow()
 
     def _stop_waiting(self) -> None:
@@ -144,24 +144,24 @@ class MultiplexedConnection:
             self._take_more()
 
     def _received(self, data: bytes) -> None:
-        self._ledger.received(data)
+        self._pending.received(data)
         if self.busy:
             self._take_more()
-        if self.retired and not self._debts:
+        if self.retired and not self._batches:
             self._give_back()
 
     def _take_more(self) -> None:
         """It is not busy any more, unless something is still in the way."""
         if self.busy and not (
-            self._full or self._patience or self._queued_size >= QUEUED_LIMIT or len(self._debts) > DEBTS_LIMIT // 2
+            self._full or self._patience or self._queued_size >= QUEUED_LIMIT or len(self._batches) > BATCHES_LIMIT // 2
         ):
             self.busy = False
             self._home.tell_waiting()
 
     def retire(self) -> None:
-        """No session begins to use it any more; when it owes nothing, it is given back."""
+        """No session begins to use it any more; when it has nothing pending, it is given back."""
         self.retired = True
-        if not self._debts:
+        if not self._batches:
             self._give_back()
 
     def give_up(self) -> None:
@@ -182,14 +182,14 @@ class MultiplexedConnection:
 
     def upstream_lost(self) -> None:
         """See `connection.User`. Every command in flight is answered: it may have run, or not."""
-        begun = self._ledger.begun
-        debts = self._ledger.abandon()
+        begun = self._pending.begun
+        batches = self._pending.abandon()
         self._queued.clear()
         self._stop_waiting()
         self._home.lost(self)
         # A session that was told may close others: each is told once, and only what concerns it.
-        first = debts[0].owner if debts and begun and not debts[0].silent else None
-        for owner in dict.fromkeys(owed.owner for owed in debts):
+        first = batches[0].owner if batches and begun and not batches[0].silent else None
+        for owner in dict.fromkeys(batch.owner for batch in batches):
             owner.multiplexed_lost(owner is first)
 
 
@@ -203,7 +203,7 @@ class TenantPool:
         self.protocol = protocol
         self.upstream: MultiplexedConnection | None = None
         self.away = ""
-        #: the one in use, and those that were left for it and still owe something
+        #: the one in use, and those that were left for it and still have pending something
         self.upstreams: set[MultiplexedConnection] = set()
         self._pool = pool
         self._reactor = reactor

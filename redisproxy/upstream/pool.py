@@ -155,7 +155,7 @@ class ConnectionPool(service.Service):
     def use(self, backend: Backend | None, abandon: bool = False) -> None:
         """Where new upstream connections are opened from now on. Idle ones to another place are closed; busy ones drain.
 
-        abandon: busy ones are closed as well, and what they still owe is answered with an error: the place failed.
+        abandon: busy ones are closed as well, and what they still have pending is answered with an error: the place failed.
         """
         if backend == self._backend:
             return

@@ -19,7 +19,7 @@ from ..net.waiters import Waiters
 from ..resp.framing import ProtocolError, encode
 from ..resp.value import Answer, AnswerError, values_of
 from ..session.answering import NOT_ALLOWED, UNANSWERED
-from ..session.pending import Owed
+from ..session.pending import ReplyBatch
 from ..tenants.model import Tenant
 from .connection import RedisConnection
 
@@ -61,7 +61,7 @@ class _Question:
         self._pieces: list[bytes] = []
         self._size = 0
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         self._size += len(piece)
         if self._size <= ANSWER_LIMIT:
             self._pieces.append(piece)
@@ -87,24 +87,24 @@ class _Line:
         #: how many wait for an answer
         self.waiters = 0
         self._questions = questions
-        self._ledger = upstream.carry(self, lambda _: None)
+        self._pending = upstream.carry(self, lambda _: None)
 
     def ask(self, commands: Sequence[list[bytes]]) -> defer.Deferred[bytes]:
         """The replies as they come, or QuestionError."""
         question = _Question(len(commands))
-        self.upstream.send(b"".join(map(encode, commands)), Owed(question, len(commands)))
+        self.upstream.send(b"".join(map(encode, commands)), ReplyBatch(question, len(commands)))
         return question.answered
 
     @property
     def idle(self) -> bool:
         """Whether nothing is asked."""
-        return not self._ledger.debts
+        return not self._pending.batches
 
     def upstream_lost(self) -> None:
         """See `connection.User`."""
         self._questions.leave(self)
-        for owed in self._ledger.abandon():
-            owed.owner.lost()
+        for batch in self._pending.abandon():
+            batch.owner.lost()
 
 
 class Questions:

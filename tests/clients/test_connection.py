@@ -24,7 +24,7 @@ from redisproxy.listen.tls import ServerTls, TlsFiles, make
 from redisproxy.ops.access_log import Outcomes
 from redisproxy.ops.line_quota import ADDRESS_LINES
 from redisproxy.session.conversation import NOAUTH
-from redisproxy.session.pending import Owed
+from redisproxy.session.pending import ReplyBatch
 from redisproxy.tenants.model import Credential, Directory
 
 from ..support.certificates import Authority
@@ -92,7 +92,7 @@ class FactoryTests(unittest.TestCase):
 
     def test_one_that_does_not_read_its_replies_is_cut_off(self) -> None:
         client = self.log_in(BLUE)
-        client.session._queue.append(Owed(client.session, 1))
+        client.session._queue.append(ReplyBatch(client.session, 1))
         (changed,) = self.directory.listeners
         changed(Directory(None, []))
         self.clock.advance(REVOKED_GRACE / 2)

@@ -28,7 +28,7 @@ from redisproxy.resp.framing import (
 )
 from redisproxy.resp.value import Answer
 from redisproxy.session import pending as connection_module
-from redisproxy.session.pending import CONFIRMATIONS, HELLO, REPLIES, Ledger, Owed
+from redisproxy.session.pending import CONFIRMATIONS, HELLO, REPLIES, PendingReplies, ReplyBatch
 from redisproxy.session.pubsub import KINDS
 from redisproxy.tenants.model import Directory
 from tests.support.conversations import BLUE, GREEN, Conversation, RecordingUpstream
@@ -149,7 +149,7 @@ def _requests(options: int, sizes: bytes, payload: bytes) -> None:
 
 
 class Creditor:
-    """An owner of debts who hears what comes."""
+    """An owner of reply batches who hears what comes."""
 
     def __init__(self) -> None:
         self.heard = bytearray()
@@ -160,7 +160,7 @@ class Creditor:
         self.subscribed = False
 
     def _add(self, key: object, piece: bytes, done: int) -> None:
-        """Notes it with what came before, where that was for the same debt: no cut shows."""
+        """Notes it with what came before, where that was for the same reply batch: no cut shows."""
         self.heard += piece
         if self.said and self.said[-1][0] == key:
             self.said[-1][1] += piece
@@ -168,17 +168,17 @@ class Creditor:
         else:
             self.said.append([key, bytearray(piece), done])
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         assert self.whole, "a reply within a message"
-        assert owed.count >= 0 and not (owed.silent and piece)
+        assert batch.count >= 0 and not (batch.silent and piece)
         self.done += done
-        self._add(owed.number, piece, done)
+        self._add(batch.number, piece, done)
 
     def published(self, piece: bytes, whole: bool) -> None:
         self._add("message", piece, whole)
         self.whole = whole
 
-    def excused(self, count: int) -> None:
+    def cancelled(self, count: int) -> None:
         assert count >= 0
         self.excuses += count
 
@@ -191,8 +191,8 @@ class Creditor:
         return channel
 
 
-class NumberedOwed(Owed):
-    """A debt that is told apart."""
+class NumberedBatch(ReplyBatch):
+    """A reply batch that is told apart."""
 
     __slots__ = ("number",)
 
@@ -223,46 +223,48 @@ def _measured(chunks: Iterator[bytes], pushes: bool) -> tuple[list[bytes], bytes
     return replies, bytes(current), None
 
 
-def _settled(chunks: Iterator[bytes], debts: list[tuple[int, int, bool, bool, int]]) -> tuple[Creditor, str | None]:
-    """What a ledger deals out. Half of the debts are made before anything comes, the others one with each chunk."""
-    ledger, owner = Ledger(), Creditor()
-    owed: list[NumberedOwed] = []
-    for number, (kind, count, silent, subscribed, protocol) in enumerate(debts):
-        owed.append(NumberedOwed(owner, count, kind, silent, protocol, subscribed))
-        owed[-1].number = number
-        ledger.debts.append(owed[-1])
-    total = sum(debt[1] for debt in debts)
+def _settled(chunks: Iterator[bytes], batches: list[tuple[int, int, bool, bool, int]]) -> tuple[Creditor, str | None]:
+    """What a pending replies deals out. Half of the reply batches are made before anything comes, the others one with each
+    chunk.
+    """
+    pending, owner = PendingReplies(), Creditor()
+    batch: list[NumberedBatch] = []
+    for number, (kind, count, silent, subscribed, protocol) in enumerate(batches):
+        batch.append(NumberedBatch(owner, count, kind, silent, protocol, subscribed))
+        batch[-1].number = number
+        pending.batches.append(batch[-1])
+    total = sum(batch[1] for batch in batches)
     fed = bytearray()
-    loud = not any(debt[2] for debt in debts)
+    loud = not any(batch[2] for batch in batches)
     error = None
     for chunk in chunks:
         fed += chunk
         try:
-            ledger.received(chunk)
+            pending.received(chunk)
         except ProtocolError as wrong:
             error = str(wrong)
             break
-        assert len(ledger._held) <= connection_module._HEAD_LIMIT + len(chunk)
+        assert len(pending._held) <= connection_module._HEAD_LIMIT + len(chunk)
         if loud:
-            assert owner.heard + ledger._held == fed, "bytes were lost, added or changed"
+            assert owner.heard + pending._held == fed, "bytes were lost, added or changed"
     if loud:
         assert fed.startswith(owner.heard), "bytes were changed"
     else:
         assert len(owner.heard) <= len(fed)
-    assert owner.done <= total, "more was delivered than is owed"
-    settled = ledger.settled
-    left = ledger.abandon()
-    assert owner.done + owner.excuses + sum(debt.count for debt in left) == total
-    assert left == owed[len(owed) - len(left) :], "not in order"
+    assert owner.done <= total, "more was delivered than waits for"
+    settled = pending.settled
+    left = pending.abandon()
+    assert owner.done + owner.excuses + sum(batch.count for batch in left) == total
+    assert left == batch[len(batch) - len(left) :], "not in order"
     assert not (settled and left)
     return owner, error
 
 
 def replies(data: bytes) -> None:
-    """ReplyMeasurer and Ledger: chunks do not matter, all bytes come out, and never more replies than are owed."""
+    """ReplyMeasurer and Pending replies: chunks do not matter, all bytes come out, and never more replies than wait for."""
     options, sizes, rest = (data[:1] or b"\0")[0], data[1:HEADER], data[HEADER:]
     number = options & 7
-    debts = [_debt(rest[n], options & 16) for n in range(min(number, len(rest)))]
+    batches = [_batch(rest[n], options & 16) for n in range(min(number, len(rest)))]
     payload = rest[number:]
     pushes = bool(options & 8)
     whole, split = _measured(iter([payload]), pushes), _measured(cut(payload, sizes), pushes)
@@ -273,9 +275,9 @@ def replies(data: bytes) -> None:
         want = len(whole[0]) + 1
         assert measurer.measure(payload, 0, want) == (len(payload), want - 1)
         assert b"".join(whole[0]) + whole[1] == payload
-    # Every debt is changed while it is paid: each ledger has its own.
-    one, error = _settled(iter([payload] if payload else []), debts)
-    other, later = _settled(cut(payload, sizes), debts)
+    # Every reply batch is changed while it is paid: each pending replies has its own.
+    one, error = _settled(iter([payload] if payload else []), batches)
+    other, later = _settled(cut(payload, sizes), batches)
     assert (error is None) == (later is None), (error, later)
     if error is None:
         assert (one.said, one.done, one.excuses) == (other.said, other.done, other.excuses), (one.said, other.said)
@@ -284,7 +286,7 @@ def replies(data: bytes) -> None:
         assert longer.startswith(shorter)
 
 
-def _debt(byte: int, plain: int) -> tuple[int, int, bool, bool, int]:
+def _batch(byte: int, plain: int) -> tuple[int, int, bool, bool, int]:
     """(kind, count, silent, subscribed afterwards, protocol)."""
     kind = REPLIES if plain else (REPLIES, CONFIRMATIONS, HELLO, CONFIRMATIONS)[byte & 3]
     if kind == HELLO:
@@ -502,23 +504,23 @@ class FuzzedUpstream(RecordingUpstream):
         self.model = ModelRedis(protocol)
         self.fail = False
         self.lost = False
-        self.latest, self.forgo = self._latest, self._forgo
+        self.latest, self.withdraw = self._latest, self._withdraw
 
     def _usable(self) -> None:
         assert self.released is None and not self.lost, "an upstream connection is used that is no more the session's"
 
-    def _latest(self) -> Owed | None:
+    def _latest(self) -> ReplyBatch | None:
         self._usable()
-        return self.ledger.latest()
+        return self.pending.latest()
 
-    def _forgo(self, owed: Owed) -> None:
+    def _withdraw(self, batch: ReplyBatch) -> None:
         self._usable()
-        self.ledger.forgo(owed)
+        self.pending.withdraw(batch)
 
-    def send(self, data: bytes, *debts: Owed) -> None:
+    def send(self, data: bytes, *batches: ReplyBatch) -> None:
         self._usable()
         assert self.given_up is None, "sent for a session that was revoked"
-        self.ledger.debts.extend(debts)
+        self.pending.batches.extend(batches)
         self.model.takes(data, self.fail)
         assert not self.shared or self._whole, "a multiplexed connection was left in the middle of something"
 
@@ -537,9 +539,9 @@ class FuzzedUpstream(RecordingUpstream):
         self._usable()
         super().release(clean)
         if clean and not self._conversation.wild:
-            assert self.ledger.settled, "given back as clean while something is owed"
+            assert self.pending.settled, "given back as clean while something waits for"
             assert self.model.clean, f"given back as clean: {vars(self.model)}"
-        self.ledger.abandon()
+        self.pending.abandon()
 
 
 def _answer(words: list[bytes]) -> Answer:
@@ -650,7 +652,7 @@ class Play:
         if not data:
             return
         try:
-            upstream.ledger.received(data)
+            upstream.pending.received(data)
         except ProtocolError:
             assert self.talk.wild, "what Redis says was not understood"
             # An upstream connection that was let go of while it was read from is no more anybody's.
@@ -659,16 +661,16 @@ class Play:
 
     def _lose(self, upstream: FuzzedUpstream) -> None:
         upstream.lost = True
-        begun = upstream.ledger.begun
-        debts = upstream.ledger.abandon()
+        begun = upstream.pending.begun
+        batches = upstream.pending.abandon()
         if not upstream.shared:
             self.counted = False
             self.talk.session.upstream_lost()
             return
         # As `upstream.multiplexed` does. Not a command is without an answer, but for one of which a part was told.
         self.talk.homes[-1].upstream = None
-        for owner in dict.fromkeys(owed.owner for owed in debts):
-            told_in_part = begun and debts[0].owner is owner and not debts[0].silent
+        for owner in dict.fromkeys(batch.owner for batch in batches):
+            told_in_part = begun and batches[0].owner is owner and not batches[0].silent
             self.counted = self.counted and not told_in_part
             owner.multiplexed_lost(told_in_part)
 
@@ -708,7 +710,7 @@ class Play:
             else:
                 home.away = ""
                 home.open()
-        elif amount & 64 and not home.upstream.ledger.debts:
+        elif amount & 64 and not home.upstream.pending.batches:
             home.open()  # the one before was left for it
         else:
             home.upstream.busy = bool(amount & 128)
@@ -762,7 +764,7 @@ class Play:
             assert few <= answers - messages <= session.commands, (answers, messages, session.commands, talk.told)
             if not (session.ended or talk.held):
                 assert not session._wait, session
-                assert not session._queue and not session._owed and not session._answers, session
+                assert not session._queue and not session._outstanding and not session._answers, session
         if session.ended and not talk.gone and not (upstream := self._upstream()) and self.counted:
             assert talk.closed is not None, "it ended, and its client was not told"
         upstream = self._upstream()

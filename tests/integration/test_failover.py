@@ -106,7 +106,7 @@ class SentinelTests(FailoverCase):
         self.assertEqual(blue.eval("return redis.call('set', KEYS[1], 'first')", 1, "key"), b"OK")
 
         group.until_replicated()
-        os.kill(first.pid, signal.SIGSTOP)  # it hangs: what it owes must not be waited for
+        os.kill(first.pid, signal.SIGSTOP)  # it hangs: what it has pending must not be waited for
         proxy.logged(rf"(?m)failover: .* {NAME} is at \S+:{second.port}, no longer at \S+:{first.port}$")
         proxy.logged(rf"(?m)Redis is at redis://127.0.0.1:{second.port}$")
         moved = time.monotonic()

@@ -195,7 +195,7 @@ class LeavingTests(Limited):
         half.send(AUTH[-3:])
         self.assertEqual(half.reply(), b"+OK\r\n")
 
-    def test_a_slow_reader_gets_all_that_it_is_owed(self) -> None:
+    def test_a_slow_reader_gets_what_is_pending(self) -> None:
         installation = self.start()
         size = 6 << 20
         installation.server.client(3).set("big", b"x" * size)

@@ -167,7 +167,7 @@ class EndTests(ProcessesCase):
 
         until(refused, "nobody listens")
 
-    def test_sigterm_ends_all_with_status_0_and_clients_have_what_they_are_owed(self) -> None:
+    def test_sigterm_ends_all_with_status_0_and_clients_have_what_is_pending(self) -> None:
         installation = self.start()
         idle = self.at_both(installation)
         connection = self.busy(installation)

@@ -291,7 +291,7 @@ class ChangeTests(LimitsCase):
         connection = self.throttled()
         documents = self.installation.documents()
         self.installation.manifests.write([documents[0], *documents[3:]])
-        connection.rest()  # the replies that it is owed, and then the end
+        connection.rest()  # the replies that it waits for, and then the end
         self.installation.proxy.logged("team-blue/redis-secret-master: revoked after")
 
     def test_replies_that_wait_at_the_end_are_told(self) -> None:

@@ -75,7 +75,7 @@ class LimitingCase(unittest.TestCase):
         self.addCleanup(self.end)
 
     def end(self) -> None:
-        """All leave, and what is owed is paid: nothing is left to happen."""
+        """All leave, and what is pending is paid: nothing is left to happen."""
         for client in self.clients:
             if client.place._client is not None:
                 client.place.lost()
@@ -206,7 +206,7 @@ class RateTests(LimitingCase):
         self.clock.advance(0.0101)
         self.assertEqual((upstream.held, client.held, client.buffered), (0, 0, 0))
 
-    def test_replies_do_not_wait_for_what_is_owed_in_commands(self) -> None:
+    def test_replies_do_not_wait_for_what_is_pending_in_commands(self) -> None:
         self.allowance.use(Limits(commands_per_second=10, bytes_per_second=1000))
         client, upstream = self.client(), Client("upstream connection", [])
         client.send(110)  # 10 s of commands
@@ -325,7 +325,7 @@ class RateTests(LimitingCase):
 
 
 class ChangeTests(LimitingCase):
-    def test_another_rate_holds_at_once_and_what_is_owed_is_forgiven(self) -> None:
+    def test_another_rate_holds_at_once_and_what_is_pending_is_forgiven(self) -> None:
         self.allowance.use(Limits(commands_per_second=1))
         a = self.client()
         a.send(1000)

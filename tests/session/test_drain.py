@@ -105,7 +105,7 @@ class PlainTests(DrainCase):
                 self.assertTrue(conversation.session.ended, cut)
                 upstream = getattr(conversation, "home", conversation).upstream
                 self.assertEqual(upstream.sent, GET)
-                upstream.ledger.received(b"+1\r\n")
+                upstream.pending.received(b"+1\r\n")
                 self.assertHears(conversation, b"+1\r\n")
                 self.assertEnded(conversation)
 
@@ -280,7 +280,7 @@ class BlockedTests(DrainCase):
         self.assertHears(conversation, b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
         self.assertEnded(conversation)
 
-    def test_where_more_is_owed_all_answers_stay_in_their_places(self) -> None:
+    def test_where_more_is_pending_all_answers_stay_in_their_places(self) -> None:
         conversation = self.blocked(GET).redis(UNBLOCKED + b"+1\r\n")
         self.assertHears(conversation, UNBLOCKED, b"+1\r\n")
         self.assertEnded(conversation)

@@ -13,7 +13,7 @@ from redisproxy.session import pubsub
 from redisproxy.session import session as session_module
 from redisproxy.session.conversation import NOAUTH, SPOILER
 from redisproxy.session.info import SECTIONS
-from redisproxy.session.pending import Owed
+from redisproxy.session.pending import ReplyBatch
 from redisproxy.session.session import OK
 from redisproxy.tenants.model import AuthenticationError, Credential, Directory, Tenant, TenantFullError, digest
 
@@ -108,7 +108,7 @@ class LoginTests(ConversationCase):
         conversation.command(b"GET", b"a")
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
 
-    def test_as_another_tenant_waits_for_what_is_owed(self) -> None:
+    def test_as_another_tenant_waits_for_what_is_pending(self) -> None:
         conversation = logged_in()
         conversation.client(encode([b"GET", b"a"]), encode([b"AUTH", b"green"]), encode([b"GET", b"b"]))
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
@@ -154,7 +154,7 @@ class LimitsTests(ConversationCase):
             self.assertRefused(conversation, b"-ERR max number of clients reached for this tenant")
             self.assertEqual((conversation.closed, conversation.upstreams), ("tenant-full", []))
 
-    def test_it_is_closed_after_what_it_is_owed(self) -> None:
+    def test_it_is_closed_after_what_is_pending(self) -> None:
         conversation = self.full().command(b"AUTH", b"blue").command(b"GET", b"a").command(b"AUTH", b"green")
         self.assertIsNone(conversation.closed)
         conversation.hears()
@@ -258,7 +258,7 @@ class OrderTests(ConversationCase):
         self.assertHears(conversation.redis(b"+1\r\n+2"), b"+1\r\n+2")
         self.assertHears(conversation.redis(b"\r\n+3\r\n+4\r"), b"\r\n", REFUSED_SELECT, b"+3\r\n", REFUSED_CONFIG, b"+4\r")
         self.assertHears(conversation.redis(b"\n"), b"\n")
-        self.assertTrue(conversation.upstream.ledger.settled)
+        self.assertTrue(conversation.upstream.pending.settled)
 
     def test_the_same_split_at_each_byte(self) -> None:
         get = encode([b"GET", b"a"])
@@ -278,7 +278,7 @@ class OrderTests(ConversationCase):
         conversation = logged_in().command(b"GET", b"a")
         self.assertRaises(ProtocolError, conversation.redis, b"+1\r\n+2\r\n")
 
-    def test_quit_after_what_is_owed(self) -> None:
+    def test_quit_after_what_is_pending(self) -> None:
         conversation = logged_in().client(encode([b"GET", b"a"]), encode([b"QUIT"]), encode([b"GET", b"b"]))
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
         self.assertIsNone(conversation.closed)
@@ -664,10 +664,10 @@ class PubSubTests(ConversationCase):
     def test_whether_messages_are_small(self) -> None:
         """Of such only a little is read at once, see `upstream.connection`. Of one that is large each part counts."""
         conversation = logged_in(3).command(b"SUBSCRIBE", b"a")
-        ledger = conversation.upstream.ledger
-        self.assertFalse(ledger.small_messages)
+        pending = conversation.upstream.pending
+        self.assertFalse(pending.small_messages)
         conversation.redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
-        self.assertTrue(ledger.small_messages)
+        self.assertTrue(pending.small_messages)
         small, large = (message(b"blue:a", b"x" * size, b">") for size in (10, 5000))
         for data, expected in (
             (small, True),
@@ -680,9 +680,9 @@ class PubSubTests(ConversationCase):
             (large[4096:] + small * 30, True),
         ):
             conversation.redis(data)
-            self.assertIs(ledger.small_messages, expected, data)
+            self.assertIs(pending.small_messages, expected, data)
         conversation.command(b"UNSUBSCRIBE", b"a").redis(confirmation(b"unsubscribe", b"blue:a", 0, b">"))
-        self.assertFalse(ledger.small_messages)
+        self.assertFalse(pending.small_messages)
 
     def test_a_message_that_nobody_asked_for(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
@@ -859,7 +859,7 @@ class ProtocolSwitchTests(ConversationCase):
 class QuestionTests(ConversationCase):
     """What Redis answers about the whole server is asked over the control connection."""
 
-    def test_info_waits_for_what_is_owed_and_is_cut(self) -> None:
+    def test_info_waits_for_what_is_pending_and_is_cut(self) -> None:
         conversation = logged_in().command(b"GET", b"a").command(b"INFO", b"keyspace").command(b"GET", b"b")
         self.assertEqual(conversation.questions, [])
         conversation.redis(b"+1\r\n").hears()
@@ -1207,9 +1207,9 @@ class BoundsTests(ConversationCase):
         self.assertHears(conversation, b"-ERR the arguments of 'select' are larger than 1048576 bytes\r\n")
         self.assertEqual(conversation.session._scanner._taken, [])
 
-    def test_a_refused_subscription_leaves_no_debt(self) -> None:
+    def test_a_refused_subscription_leaves_nothing_pending(self) -> None:
         conversation = logged_in().command(b"SSUBSCRIBE", *(b"%d" % n for n in range(100))).redis(b"-ERR no\r\n")
-        self.assertEqual(conversation.session._owed, 0)
+        self.assertEqual(conversation.session._outstanding, 0)
 
     def test_many_refused_logins_at_once_do_not_nest(self) -> None:
         conversation = logged_in()
@@ -1218,7 +1218,7 @@ class BoundsTests(ConversationCase):
         self.assertHears(conversation, b"-ERR no\r\n" * 2000)
 
     def test_replies_outstanding(self) -> None:
-        self.patch_limit("OWED_LIMIT", 10)
+        self.patch_limit("PENDING_LIMIT", 10)
         conversation = logged_in()
         conversation.client(encode([b"GET", b"a"]) * 10)
         self.assertTrue(conversation.waits)
@@ -1229,7 +1229,7 @@ class BoundsTests(ConversationCase):
 
     def test_confirmations_outstanding(self) -> None:
         """Of an UNSUBSCRIBE as well: it needs no subscription."""
-        self.patch_limit("OWED_LIMIT", 10)
+        self.patch_limit("PENDING_LIMIT", 10)
         conversation = logged_in().command(b"UNSUBSCRIBE", *(b"%d" % number for number in range(10)))
         self.assertTrue(conversation.waits)
         conversation.redis(b"".join(b"*3\r\n$11\r\nunsubscribe\r\n$6\r\nblue:%d\r\n:0\r\n" % number for number in range(5)))
@@ -1270,7 +1270,7 @@ class BoundsTests(ConversationCase):
 
 
 class RevocationTests(ConversationCase):
-    def test_after_what_is_owed(self) -> None:
+    def test_after_what_is_pending(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
         conversation.recheck(Directory(None, [GREEN]))
         self.assertIsNone(conversation.closed)
@@ -1279,7 +1279,7 @@ class RevocationTests(ConversationCase):
         self.assertHears(conversation.redis(b"+1\r\n"), b"+1\r\n")
         self.assertEqual(conversation.closed, "revoked")
 
-    def test_at_once_when_nothing_is_owed(self) -> None:
+    def test_at_once_when_nothing_is_pending(self) -> None:
         conversation = logged_in()
         conversation.recheck(Directory(None, [BLUE]))
         self.assertIsNone(conversation.closed)
@@ -1323,7 +1323,7 @@ class RevokedWhileBlockedTests(ConversationCase):
         return conversation
 
     def lost(self, conversation: Conversation) -> Conversation:
-        conversation.upstream.ledger.abandon()
+        conversation.upstream.pending.abandon()
         conversation.session.upstream_lost()
         return conversation
 
@@ -1440,8 +1440,8 @@ class TableTests(unittest.TestCase):
 
     def test_reprs_show_the_state_and_no_secret(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
-        self.assertIn("blue owed=1", repr(conversation.session))
-        self.assertEqual(repr(conversation.upstream.latest()), "<Owed 1 replies>")
+        self.assertIn("blue pending=1", repr(conversation.session))
+        self.assertEqual(repr(conversation.upstream.latest()), "<Pending 1 replies>")
         self.assertNotIn(BLUE.digest.hex(), repr(BLUE))
         self.assertEqual(conversation.session._wait, 0)
-        self.assertIsInstance(conversation.upstream.latest(), Owed)
+        self.assertIsInstance(conversation.upstream.latest(), ReplyBatch)

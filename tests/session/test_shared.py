@@ -36,13 +36,13 @@ class PlainTests(SharedCase):
         self.assertEqual(conversation.shared_gets(), GET)
         self.assertEqual(conversation.client(GET[-1:]).shared_gets(), GET)
 
-    def test_debts_of_two_sessions_are_dealt_out_in_order(self) -> None:
+    def test_reply_batches_of_two_sessions_are_dealt_out_in_order(self) -> None:
         first, second = logged_in(), logged_in()
         second.home.upstream = first.home.upstream
         for number in range(3):
             first.command(b"GET", b"f%d" % number)
             second.command(b"GET", b"s%d" % number)
-        self.assertEqual(len(first.home.upstream.ledger.debts), 6)
+        self.assertEqual(len(first.home.upstream.pending.batches), 6)
         first.shared_redis(b"".join(b"+%d\r\n" % n for n in range(6)))
         self.assertHears(first, b"+0\r\n+2\r\n+4\r\n")
         self.assertHears(second, b"+1\r\n+3\r\n+5\r\n")
@@ -71,7 +71,7 @@ class PlainTests(SharedCase):
             conversation.shared_redis(b"+1\r\n")
         self.assertEqual(conversation.shared_gets(), GET)
         self.assertEqual(conversation.upstreams, [], "the second GET has no reply yet")
-        conversation.shared_redis(b"+2\r\n").upstreams[0].ledger.received(b"*-1\r\n")
+        conversation.shared_redis(b"+2\r\n").upstreams[0].pending.received(b"*-1\r\n")
         told = conversation.hears()
         self.assertTrue(told.startswith(b"+1\r\n-NOPERM") and told.endswith(b"+2\r\n*-1\r\n"), told)
 
@@ -180,7 +180,7 @@ class DedicatedConnectionTests(SharedCase):
         conversation.shared_redis(b"+1\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+1\r\n+2\r\n+3\r\n")
         self.assertEqual(conversation.session.commands, 7)
         self.assertTrue(conversation.hears().endswith(b"+3\r\n"))
-        self.assertEqual(conversation.session._owed, 0)
+        self.assertEqual(conversation.session._outstanding, 0)
 
     def test_a_transaction_in_parts(self) -> None:
         conversation = logged_in().client(GET, encode([b"MULTI"]))
@@ -431,7 +431,7 @@ class RedisAwayTests(SharedCase):
         self.assertFalse(conversation.session._multi)
 
     def test_commands_parked_behind_what_was_lost(self) -> None:
-        """They wait for what is owed, which is an error now, and must not be sent to the upstream connection that is
+        """They wait for what is pending, which is an error now, and must not be sent to the upstream connection that is
         gone.
         """
         conversation = logged_in().client(GET, encode([b"BLPOP", b"q", b"0"]))
@@ -452,13 +452,13 @@ class BoundsTests(SharedCase):
         conversation.home.ready()
         self.assertEqual((conversation.shared_gets(), conversation.waits), (GET, False))
 
-    def test_an_upstream_connection_that_was_left_is_used_until_nothing_is_owed(self) -> None:
+    def test_an_upstream_connection_that_was_left_is_used_until_nothing_is_pending(self) -> None:
         conversation = logged_in().client(GET)
         old = conversation.home.upstream
         conversation.home.upstream = RecordingUpstream(conversation)
         conversation.client(GET)
         self.assertEqual((old.sent, conversation.shared_gets()), (GET, b""))
-        old.ledger.received(b"+1\r\n")
+        old.pending.received(b"+1\r\n")
         self.assertEqual(conversation.shared_gets(), GET)
 
     def test_a_client_that_does_not_read_moves_to_a_dedicated_connection(self) -> None:
@@ -484,7 +484,8 @@ class BoundsTests(SharedCase):
         self.assertHears(conversation, b"+1\r\n+2\r\n+3\r\n")
 
     def test_an_upstream_connection_that_is_left_for_what_a_client_did_not_read_is_sent_nothing_more(self) -> None:
-        """The upstream connection's last debt takes it past its bound: it is given back at once, and behind the debt a
+        """The upstream connection's last reply batch takes it past its bound: it is given back at once, and behind the reply
+        batch a
         command waits.
         """
         conversation = logged_in().client(GET, encode([b"HELLO", b"2", b"AUTH", b"blue", b"blue"]), GET)
@@ -498,7 +499,7 @@ class BoundsTests(SharedCase):
         old.fell_behind = fell_behind
         old.caught_up = lambda session: None
         conversation.session.unread(True)
-        old.ledger.received(b"+1\r\n")
+        old.pending.received(b"+1\r\n")
         self.assertEqual(old.sent, GET)
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"2"]))
         conversation.session.unread(False)
@@ -518,7 +519,7 @@ class BoundsTests(SharedCase):
         old.fell_behind = lambda session, size: behind.append(size)
         old.caught_up = lambda session: behind.clear()
         conversation.session.unread(True)
-        old.ledger.received(b"+1\r\n")
+        old.pending.received(b"+1\r\n")
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"3"]))
         conversation.shared_redis(b"%0\r\n")
         self.assertEqual(behind, [4])

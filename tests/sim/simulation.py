@@ -60,9 +60,9 @@ LIMITS = (
     (multiplexed_module, "AT_ONCE", 2),
     (shared_module, "UNREAD_LIMIT", 16 * 1024),
     (shared_module, "QUEUED_LIMIT", 1024),
-    (shared_module, "DEBTS_LIMIT", 8),
+    (shared_module, "BATCHES_LIMIT", 8),
     (shared_module, "CONNECTIONS_LIMIT", 2),
-    (conversation, "OWED_LIMIT", 64),
+    (conversation, "PENDING_LIMIT", 64),
     (conversation, "ANSWERS_LIMIT", 64),
     (conversation, "HELD_LIMIT", 512),
     (client_module, "WAITING_LIMIT", 64),
@@ -149,8 +149,8 @@ class Simulation:
         self.left: list[tuple[float, str]] = []
         # By counter: what it must have at least, and at most.
         self._counted: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        # Until when a tenant's errors are excused, and all tenants' under None.
-        self._excused: dict[str | None, float] = defaultdict(float)
+        # Until when a tenant's errors are cancelled, and all tenants' under None.
+        self._forgiven: dict[str | None, float] = defaultdict(float)
         self._tenants = {"blue": Tenant("blue", 3), "green": Tenant("green", 5)}
         self._backend = Backend(host="redis", port=6379, password=_MASTER)
         self._passwords = {"blue": b"blue-1", "green": b"green-1"}
@@ -285,9 +285,9 @@ class Simulation:
         self._counted[counter][1] += perhaps
 
     def wrong(self, kind: str, text: str, tenant: str | None) -> None:
-        """Something happened that must not, unless it is excused by a fault of Redis's, or of the tenant's credential."""
+        """Something happened that must not, unless it is cancelled by a fault of Redis's, or of the tenant's credential."""
         excusable = kind in ("closed", "redis-error", "refused", "half-reply", "message-lost", "stuck")
-        if excusable and self.world.now < max(self._excused[None], self._excused[tenant]):
+        if excusable and self.world.now < max(self._forgiven[None], self._forgiven[tenant]):
             return
         self.found.append(Wrong(kind, f"t={self.world.now:.3f} {text}"))
         if len(self.found) >= 50:
@@ -295,19 +295,19 @@ class Simulation:
 
     # Faults.
 
-    def _excuse(self, tenant: str | None, seconds: float) -> None:
-        self._excused[tenant] = max(self._excused[tenant], self.world.now + seconds + RECOVERY)
+    def _forgive(self, tenant: str | None, seconds: float) -> None:
+        self._forgiven[tenant] = max(self._forgiven[tenant], self.world.now + seconds + RECOVERY)
 
     def _stall(self) -> None:
         seconds = self.rng.choice([0.1, 2, 20])
-        self._excuse(None, seconds)
+        self._forgive(None, seconds)
         self.redis.stall(seconds)
 
     def _restart(self) -> None:
         if not self.redis.listens:
             return
         seconds = self.rng.choice([0.01, 1, 10])
-        self._excuse(None, seconds)
+        self._forgive(None, seconds)
         self.redis.stop()
         self.world.after(seconds, self._come_back)
 
@@ -317,7 +317,7 @@ class Simulation:
             self.world.after(self.rng.uniform(0, 1), self.reactor.callLater, 0, self._upstreams.redis_told, False)
 
     def _kill(self) -> None:
-        self._excuse(None, 0)
+        self._forgive(None, 0)
         self.redis.kill_one()
 
     def _move(self) -> None:
@@ -326,7 +326,7 @@ class Simulation:
 
     def _abandon(self) -> None:
         """The same, and what is at the old address is given up."""
-        self._excuse(None, 0)
+        self._forgive(None, 0)
         self._serve_at_another_address(abandon=True)
 
     def _serve_at_another_address(self, abandon: bool) -> None:
@@ -355,7 +355,7 @@ class Simulation:
         self._use_directory()
 
     def _end_sessions(self, tenant: str) -> None:
-        self._excuse(tenant, 0)
+        self._forgive(tenant, 0)
         for actor in self.actors:
             if actor.tenant == tenant:
                 actor.give_up_keys()
@@ -424,7 +424,7 @@ class Simulation:
     def _judge_lost_item(self, item: bytes) -> None:
         tenant = "blue" if item.startswith(b"blue") else "green"
         at, _ = self.redis.popped.get(item, (0.0, 0))
-        if at < max(self._excused[None], self._excused[tenant]):
+        if at < max(self._forgiven[None], self._forgiven[tenant]):
             return
         # It was on its way when the client left: so it is straight to Redis.
         near = 20 * self.world.latency + 0.02

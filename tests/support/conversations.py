@@ -12,7 +12,7 @@ from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import Policy, make_policy
 from redisproxy.resp.framing import encode
 from redisproxy.session.info import FIGURES
-from redisproxy.session.pending import Ledger, Owed
+from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.session.session import OK, Session
 from redisproxy.tenants.model import Credential, Directory, Tenant, digest
 
@@ -23,14 +23,14 @@ POLICY = make_policy(builtin(), scripts=True, databases=True)
 
 
 class RecordingUpstream:
-    """An upstream connection whose Redis is the test: the real ledger, and lists of what was sent."""
+    """An upstream connection whose Redis is the test: the real pending replies, and lists of what was sent."""
 
     busy = False
 
     def __init__(self, conversation: Conversation, protocol: int = 2) -> None:
         self.protocol = protocol
-        self.ledger = Ledger(protocol)
-        self.latest, self.forgo = self.ledger.latest, self.ledger.forgo
+        self.pending = PendingReplies(protocol)
+        self.latest, self.withdraw = self.pending.latest, self.pending.withdraw
         self.sent = b""
         self.paused = False
         #: None: not yet; else whether what blocks was given up, too
@@ -38,10 +38,10 @@ class RecordingUpstream:
         self.released: bool | None = None
         self._conversation = conversation
 
-    def send(self, data: bytes, *debts: Owed) -> None:
+    def send(self, data: bytes, *batches: ReplyBatch) -> None:
         assert self.released is None, "sent to an upstream connection that was given back"
         assert self.given_up is None, "sent to an upstream connection that was given up"
-        self.ledger.debts.extend(debts)
+        self.pending.batches.extend(batches)
         self.sent += data
 
     def pause(self, paused: bool) -> None:
@@ -53,7 +53,7 @@ class RecordingUpstream:
     def release(self, clean: bool) -> None:
         assert self.released is None, "given back twice"
         self.released = clean
-        self.ledger.abandon()
+        self.pending.abandon()
 
 
 class Conversation:
@@ -165,7 +165,7 @@ class Conversation:
         return self.client(encode(words))
 
     def redis(self, data: bytes, upstream: int = -1) -> Conversation:
-        self.upstreams[upstream].ledger.received(data)
+        self.upstreams[upstream].pending.received(data)
         return self
 
     def hears(self) -> bytes:
@@ -223,7 +223,7 @@ class RecordingHome:
     def breaks(self, begun: bool = False) -> None:
         """As `upstream.multiplexed` does when a connection is lost."""
         upstream, self.upstream = self.upstream, None
-        for owner in dict.fromkeys(owed.owner for owed in upstream.ledger.abandon()):
+        for owner in dict.fromkeys(batch.owner for batch in upstream.pending.abandon()):
             owner.multiplexed_lost(begun)
 
 
@@ -252,7 +252,7 @@ class SharedConversation(Conversation):
         return sent
 
     def shared_redis(self, data: bytes) -> SharedConversation:
-        self.home.upstream.ledger.received(data)
+        self.home.upstream.pending.received(data)
         return self
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from twisted.internet import reactor, task
 
-from redisproxy.session.pending import Owed
+from redisproxy.session.pending import ReplyBatch
 
 
 class Silent:
@@ -38,5 +38,5 @@ class Heard:
     def __init__(self) -> None:
         self.heard: list[bytes] = []
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         self.heard.append(piece)

@@ -11,7 +11,7 @@ from twisted.trial import unittest
 
 from redisproxy.net.protocol import Hold
 from redisproxy.resp.framing import encode
-from redisproxy.session.pending import Owed
+from redisproxy.session.pending import ReplyBatch
 from redisproxy.tenants.model import Backend, Tenant
 from redisproxy.upstream.acl_users import AclUsers
 from redisproxy.upstream.connection import RedisConnection
@@ -89,7 +89,7 @@ class GivenUpTests(PoolCase):
     def gives_up(self, pool: ConnectionPool):
         upstream = yield self.lease(pool)
         owner = Heard()
-        upstream.send(encode([b"SET", b"a", b"1"]) + BLOCK + LATE, Owed(owner, 3))
+        upstream.send(encode([b"SET", b"a", b"1"]) + BLOCK + LATE, ReplyBatch(owner, 3))
         yield self.blocked(1)
         upstream.hold(Hold.PEER | Hold.RATE)  # the client does not read, and its tenant has had too much
         upstream.give_up(blocked=True)
@@ -148,7 +148,7 @@ class GivenUpTests(PoolCase):
         upstream = yield self.lease(pool)
         servers[0].transport.pauseProducing()
         size = 64 << 20
-        upstream.send(b"x" * size, Owed(Heard(), 1))
+        upstream.send(b"x" * size, ReplyBatch(Heard(), 1))
         upstream.give_up(blocked=False)
         servers[0].transport.resumeProducing()
         yield self.until(lambda: taken[-1:] == [b"end"] and not len(pool))
@@ -159,7 +159,7 @@ class GivenUpTests(PoolCase):
         pool = self.pool(self.redis())
         upstream = yield self.lease(pool)
         owner = Heard()
-        upstream.send(LATE, Owed(owner, 1))
+        upstream.send(LATE, ReplyBatch(owner, 1))
         upstream.give_up(blocked=False)
         yield self.until(lambda: owner.heard)
         upstream.release(clean=True)
@@ -169,10 +169,10 @@ class GivenUpTests(PoolCase):
     def test_it_is_not_used_again(self):
         pool = self.pool(self.redis())
         upstream = yield self.lease(pool)
-        upstream.send(BLOCK, Owed(Heard(), 1))
+        upstream.send(BLOCK, ReplyBatch(Heard(), 1))
         yield self.blocked(1)
         self.direct.rpush("q", "item")
-        yield self.until(lambda: upstream.taken and not upstream._ledger.debts)
+        yield self.until(lambda: upstream.taken and not upstream._pending.batches)
         upstream.give_up(blocked=True)
         upstream.release(clean=True)
         self.assertEqual(pool.idle, 0)
@@ -186,7 +186,7 @@ class NextOwnerTests(PoolCase):
         pool.use_tenants({BLUE})
         first, second = yield defer.gatherResults([self.lease(pool), self.lease(pool)])
         for upstream in (first, second):
-            upstream.send(BLOCK, Owed(Heard(), 1))
+            upstream.send(BLOCK, ReplyBatch(Heard(), 1))
         yield self.blocked(2)
         pool.use_tenants({NEXT})
         leasing, other = self.lease(pool, NEXT), self.lease(pool, Tenant("red", 7))
@@ -203,7 +203,7 @@ class NextOwnerTests(PoolCase):
     def test_but_not_longer_than_there_is_time_for_replies(self):
         pool = self.pool(self.redis())
         upstream = yield self.lease(pool)
-        upstream.send(BLOCK, Owed(Heard(), 1))
+        upstream.send(BLOCK, ReplyBatch(Heard(), 1))
         pool.use_tenants({NEXT})
         leasing = self.lease(pool, NEXT)
         given_up = self.lease(pool, NEXT)
@@ -232,7 +232,7 @@ class NextOwnerTests(PoolCase):
     def test_a_database_that_nobody_else_has_is_not_hurried(self):
         pool = self.pool(self.redis())
         upstream = yield self.lease(pool)
-        upstream.send(BLOCK, Owed(Heard(), 1))
+        upstream.send(BLOCK, ReplyBatch(Heard(), 1))
         pool.use_tenants({GREEN})
         self.assertEqual(self.reactor.getDelayedCalls(), [])
         self.assertTrue(pool.handover.over_here().called)
@@ -262,8 +262,8 @@ class NextOwnerTests(PoolCase):
         home = pool.home(BLUE, 2)
         yield home.come()
         owner = Sharing()
-        home.upstream.send(encode([b"SET", b"early", b"1"]), Owed(owner, 1))
-        home.upstream.send(LATE, Owed(owner, 1))
+        home.upstream.send(encode([b"SET", b"early", b"1"]), ReplyBatch(owner, 1))
+        home.upstream.send(LATE, ReplyBatch(owner, 1))
         pool.use_tenants({GREEN})
         yield self.until(lambda: owner.lost)
         self.assertEqual((owner.heard, self.direct.keys()), ([b"+OK\r\n"], [b"early"]))

@@ -9,7 +9,7 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.testing import StringTransport
 
 from redisproxy.net.protocol import Hold
-from redisproxy.session.pending import Owed
+from redisproxy.session.pending import ReplyBatch
 from redisproxy.tenants.model import Backend, Tenant
 from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.latency import INTERVAL, Sampler
@@ -19,9 +19,9 @@ PING = b"*1\r\n$4\r\nPING\r\n"
 
 
 class Deaf:
-    """Is owed what a test is not about."""
+    """Is pending what a test is not about."""
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         pass
 
 
@@ -40,7 +40,7 @@ class SamplerTests(unittest.TestCase):
         self.addCleanup(self.sampler.stopService)
 
     def use(self) -> None:
-        self.upstream.send(b"GET a\r\n", Owed(Deaf(), 1))
+        self.upstream.send(b"GET a\r\n", ReplyBatch(Deaf(), 1))
         self.connection.dataReceived(b"$-1\r\n")
 
     def sent(self) -> bytes:

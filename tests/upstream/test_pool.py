@@ -15,7 +15,7 @@ from twisted.trial import unittest
 
 from redisproxy.net.protocol import READ_SIZE, SMALL_READ_SIZE, WIDE_READ_SIZE
 from redisproxy.ops.log_once import QUIET
-from redisproxy.session.pending import CONFIRMATIONS, Owed
+from redisproxy.session.pending import CONFIRMATIONS, ReplyBatch
 from redisproxy.session.route import UNREACHABLE
 from redisproxy.tenants.model import Backend, Tenant
 from redisproxy.upstream.acl_users import AclUserError, AclUsers
@@ -55,7 +55,7 @@ class NarrowTests(unittest.SynchronousTestCase):
         upstream.carry(subscriber, lambda full: None)
         confirmed = b"*3\r\n$%d\r\n%b\r\n$1\r\nc\r\n:%d\r\n"
         small, large = (b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$%d\r\n%b\r\n" % (size, b"x" * size) for size in (5, 70_000))
-        upstream.send(b"", Owed(subscriber, 1, CONFIRMATIONS, change=True))
+        upstream.send(b"", ReplyBatch(subscriber, 1, CONFIRMATIONS, change=True))
         upstream.dataReceived(confirmed % (9, b"subscribe", 1))
         self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
         upstream.dataReceived(small * 60)
@@ -66,7 +66,7 @@ class NarrowTests(unittest.SynchronousTestCase):
         self.assertEqual(transport.bufferSize, WIDE_READ_SIZE)
         upstream.dataReceived(small * 2)
         self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
-        upstream.send(b"", Owed(subscriber, 1, CONFIRMATIONS, change=False))
+        upstream.send(b"", ReplyBatch(subscriber, 1, CONFIRMATIONS, change=False))
         upstream.dataReceived(confirmed % (11, b"unsubscribe", 0))
         self.assertEqual(transport.bufferSize, READ_SIZE)
         self.assertEqual(b"".join(subscriber.heard).count(small), 62)
@@ -76,7 +76,7 @@ class NarrowTests(unittest.SynchronousTestCase):
         transport = StringTransport(hostAddress=UNIXAddress(None))
         upstream.makeConnection(transport)
         upstream.carry(Subscriber(), lambda full: None).small_messages = True
-        upstream.send(b"", Owed(Heard(), 1))
+        upstream.send(b"", ReplyBatch(Heard(), 1))
         upstream.dataReceived(b"+OK\r\n")
         self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
         upstream.release(clean=False)
@@ -165,10 +165,10 @@ class ConnectionPoolTests(PoolCase):
         self.assertIsNot(new, upstream)
 
     @defer.inlineCallbacks
-    def test_an_upstream_connection_that_still_owes_is_not_used_again(self):
+    def test_an_upstream_connection_that_has_replies_pending_is_not_used_again(self):
         pool = self.pool()
         upstream = yield self.lease(pool)
-        upstream.send(b"", Owed(None, 1))
+        upstream.send(b"", ReplyBatch(None, 1))
         upstream.release(clean=True)
         self.assertEqual(pool.idle, 0)
         yield self.until(lambda: len(pool) == 0)
@@ -230,7 +230,7 @@ class ConnectionPoolTests(PoolCase):
         other.release(clean=True)
         owner = Heard()
         for _ in range(2):
-            refused.send(b"EVAL \"return redis.error_reply('READONLY x')\" 0\r\n", Owed(owner, 1))
+            refused.send(b"EVAL \"return redis.error_reply('READONLY x')\" 0\r\n", ReplyBatch(owner, 1))
         yield self.until(lambda: len(owner.heard) == 2)
         self.assertEqual(found, [True])
         pool.leave_replicas()

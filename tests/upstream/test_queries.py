@@ -9,7 +9,7 @@ from twisted.trial import unittest
 
 from redisproxy.resp.framing import encode
 from redisproxy.session.answering import NOT_ALLOWED, UNANSWERED
-from redisproxy.session.pending import Ledger, Owed
+from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.connection import UpstreamError
 from redisproxy.upstream.queries import ANSWER_LIMIT, LATER, SHARE, TIMEOUT, TOO_LARGE, QuestionError, Questions
@@ -32,21 +32,21 @@ class Upstream:
         self.usable = True
         self.dropped = False
 
-    def carry(self, user: object, pressed: object) -> Ledger:
+    def carry(self, user: object, pressed: object) -> PendingReplies:
         self.user = user
-        self.ledger = Ledger()
-        return self.ledger
+        self.pending = PendingReplies()
+        return self.pending
 
     def carries(self, user: object) -> bool:
         return self.user is user
 
-    def send(self, data: bytes, *debts: Owed) -> None:
+    def send(self, data: bytes, *batches: ReplyBatch) -> None:
         self.sent += data
-        self.ledger.debts.extend(debts)
+        self.pending.batches.extend(batches)
 
     def release(self, clean: bool) -> None:
-        self._pool.idle.append((self, clean and self.ledger.settled))
-        self.ledger.abandon()
+        self._pool.idle.append((self, clean and self.pending.settled))
+        self.pending.abandon()
         self.user = None
 
     def drop(self) -> None:
@@ -57,7 +57,7 @@ class Upstream:
         return sent
 
     def redis(self, data: bytes) -> None:
-        self.ledger.received(data)
+        self.pending.received(data)
 
     def lose(self) -> None:
         user, self.user = self.user, None
