@@ -210,7 +210,7 @@ class TenantPool:
         self._users = 0
         self._waiting: deque[Session] = deque()
         self._opening: defer.Deferred | None = None
-        self._comers: Waiters[None] = Waiters()
+        self._waiters: Waiters[None] = Waiters()
         self._retry: IDelayedCall | None = None
         self._failures = 0
         # Redis is mostly away for as long as a restart takes: sessions that are there already come back soon.
@@ -234,9 +234,9 @@ class TenantPool:
             return defer.succeed(None)
         if self.away:
             return defer.fail(UpstreamError("Redis was away a moment ago", self.away))
-        comer = self._comers.wait()
+        waiter = self._waiters.wait()
         self._open()
-        return comer
+        return waiter
 
     def leave(self) -> None:
         """See `session.ports.Home`."""
@@ -321,7 +321,7 @@ class TenantPool:
         self.upstreams.add(self.upstream)
         if before is not None:
             before.retire()
-        self._comers.fire(None)
+        self._waiters.fire(None)
         self.tell_waiting()
 
     def _not_opened(self, failure: Failure, opening: defer.Deferred) -> None:
@@ -332,7 +332,7 @@ class TenantPool:
         failure.trap(UpstreamError, defer.CancelledError)
         if self.upstream is None:
             self.away = failure.value.told
-        self._comers.fire(failure)
+        self._waiters.fire(failure)
         self.tell_waiting()
         if self._users and self._retry is None:
             self._failures += 1
