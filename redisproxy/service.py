@@ -40,7 +40,7 @@ from .sources.reload import ReadingService
 from .sources.throttle import Pace, Unpaced
 from .sources.watch import ChangeQueue, WatchService
 from .tenants.enrolment import Enrolment
-from .tenants.model import Backend, Directory
+from .tenants.model import Backend, Snapshot
 
 if TYPE_CHECKING:
     from .sources.kubernetes import ClusterSource
@@ -129,7 +129,7 @@ class ProxyService(service.MultiService):
         self.reading.listeners.append(self.serving.use)
         self.reading.on_read.append(self.serving.take_read)
         if self._is_quick_start:
-            self._in_force.append(self._first_directory)
+            self._in_force.append(self._first_snapshot)
             if signal.SIGHUP in self._ends and os.isatty(0):
                 look = TimerService(TERMINAL, self._look_at_terminal)
                 look.clock = reactor
@@ -155,8 +155,8 @@ class ProxyService(service.MultiService):
         return None if self._embedded is None else self._embedded.backend
 
     @property
-    def _in_force(self) -> list[Callable[[Directory], object]]:
-        """Called with each Directory that clients are served by."""
+    def _in_force(self) -> list[Callable[[Snapshot], object]]:
+        """Called with each Snapshot that clients are served by."""
         return self.serving.directory.listeners if isinstance(self.serving, Serving) else self.serving.taken
 
     def _make_watch(self, changes: ChangeQueue) -> WatchService | PollService:
@@ -300,7 +300,7 @@ class ProxyService(service.MultiService):
     # What is told of it.
 
     def _figures(self) -> Figures:
-        from .status import directory_state
+        from .status import snapshot_state
 
         now = time.time()
         return {
@@ -310,7 +310,7 @@ class ProxyService(service.MultiService):
                 "unready": self._unready(),
                 "most_sessions": self._settings.max_workers,
                 "workers": self.serving.state() if isinstance(self.serving, Workers) else None,
-                "directory": directory_state(self.reading, None if self.watch is None else self.watch.state(), now),
+                "snapshot": snapshot_state(self.reading, None if self.watch is None else self.watch.state(), now),
                 "redis": self.serving.redis(),
                 "tls": self.certificates.state(),
             },
@@ -336,8 +336,8 @@ class ProxyService(service.MultiService):
         if not self._ending and not os.isatty(0):
             self._end()
 
-    def _first_directory(self, directory: Directory) -> None:
-        self._in_force.remove(self._first_directory)
+    def _first_snapshot(self, directory: Snapshot) -> None:
+        self._in_force.remove(self._first_snapshot)
         host = self.listening.addresses[0]
         address = getattr(host, "host", "")
         reading = source_of(self._settings).read()  # its own: a source is never read twice at once

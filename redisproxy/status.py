@@ -20,11 +20,11 @@ from .listen.tls import ServerTls
 from .ops import page
 from .ops.http import Guard, TokenError, is_here, read_token, site
 from .ops.metrics import Exposition
-from .ops.stats import Counts, DirectoryState, Figures, TenantState, WatchState
+from .ops.stats import Counts, Figures, SnapshotState, TenantState, WatchState
 from .printable import printable
 from .settings import Settings, SettingsError
 from .sources.reload import ReadingService
-from .tenants.model import Directory
+from .tenants.model import Snapshot
 
 #: Seconds between two looks at how many commands there were.
 LOOK = 5.0
@@ -114,11 +114,11 @@ class StatusService(service.Service):
         return page.render(figures, rates)
 
 
-def directory_state(reading: ReadingService, watch: WatchState | None, now: float) -> DirectoryState:
+def snapshot_state(reading: ReadingService, watch: WatchState | None, now: float) -> SnapshotState:
     """What is known of the credentials. watch: of their source, None without one; now: in seconds since the epoch."""
-    directory = reading.directory
+    snapshot = reading.snapshot
     return {
-        "loaded": directory is not None,
+        "loaded": snapshot is not None,
         "source": printable(str(reading.source)),
         "age": reading.age,
         "refreshes": dict(reading.readings),
@@ -128,17 +128,17 @@ def directory_state(reading: ReadingService, watch: WatchState | None, now: floa
             {"namespace": problem.namespace, "secret": problem.secret, "reason": problem.reason}
             for problem in reading.problems
         ],
-        "tenants": {} if directory is None else _tenants(directory, now),
+        "tenants": {} if snapshot is None else _tenants(snapshot, now),
     }
 
 
-def _tenants(directory: Directory, now: float) -> dict[str, TenantState]:
+def _tenants(snapshot: Snapshot, now: float) -> dict[str, TenantState]:
     found: dict[str, TenantState] = {}
-    for credential in directory.credentials:
+    for credential in snapshot.credentials:
         namespace = credential.tenant.namespace
         tenant = found.get(namespace)
         if tenant is None:
-            limits = {name: limit for name, limit in asdict(directory.limits_of(namespace)).items() if limit}
+            limits = {name: limit for name, limit in asdict(snapshot.limits_of(namespace)).items() if limit}
             tenant = found[namespace] = {
                 "index": credential.tenant.index,
                 "credentials": 0,

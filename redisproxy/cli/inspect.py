@@ -21,7 +21,7 @@ from ..sources.manifests import ManifestsSource
 from ..sources.watch import Watched, WatchFailure
 from ..tenants.allocation import Room, must_be_read
 from ..tenants.enrolment import Enrolment, Problem, ReadFailure, Reading
-from ..tenants.model import Backend, Credential, Directory
+from ..tenants.model import Backend, Credential, Snapshot
 from ..upstream.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 
 _Answer = TypeVar("_Answer")
@@ -107,7 +107,7 @@ class Findings:
     source: str
     namespaces: list[NamespaceView]
     problems: list[Problem]
-    directory: Directory
+    snapshot: Snapshot
     #: whether all namespaces, and their secrets, could be read
     complete: bool
     warnings: list[str] = field(default_factory=list)
@@ -123,11 +123,11 @@ def resolve(operator: Operator, reading: Reading, databases: int | None, backend
     """What each namespace resolves to."""
     enrolment = enrolment_for(operator.settings, backend)
     enrolment.absorb(reading)
-    directory, problems = enrolment.resolve(databases)
+    snapshot, problems = enrolment.resolve(databases)
     views: dict[str, NamespaceView] = {}
     if not isinstance(reading.namespaces, ReadFailure):
         views = {found.name: NamespaceView(found.name) for found in reading.namespaces}
-    for credential in directory.credentials:
+    for credential in snapshot.credentials:
         view = views[credential.tenant.namespace]
         view.index = credential.tenant.index
         view.credentials.append(credential)
@@ -135,7 +135,7 @@ def resolve(operator: Operator, reading: Reading, databases: int | None, backend
         if problem.namespace in views:
             views[problem.namespace].problems.append(problem)
     return Findings(
-        str(operator.source), [views[name] for name in sorted(views)], problems, directory, not reading.failures()
+        str(operator.source), [views[name] for name in sorted(views)], problems, snapshot, not reading.failures()
     )
 
 
@@ -163,8 +163,8 @@ async def check(operator: Operator, embedded: Backend | None = None) -> Findings
         found.warnings.append("Redis was not asked: the proxy starts a server of its own (--embedded)")
     else:
         found = resolve(operator, reading, None)
-        if found.directory.backend is not None:
-            view = await operator.find_redis(found.directory.backend)
+        if found.snapshot.backend is not None:
+            view = await operator.find_redis(found.snapshot.backend)
             databases = None if view.room is None else view.room.databases
             if databases is not None:
                 found = resolve(operator, reading, databases)

@@ -433,7 +433,7 @@ class ClientProtocol(RespReceiver):
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         """See `session.ports.Link`."""
         try:
-            credential = self.factory.directory.authenticate(username, password)
+            credential = self.factory.snapshot.authenticate(username, password)
         except AuthenticationError as error:
             increase(self.factory.counts.logins, error.outcome)
             self.factory.outcomes.login_refused(self.peer, error.outcome, self._namespace)

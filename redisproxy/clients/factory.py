@@ -1,6 +1,6 @@
 """The clients of one process: the factory of their connections, and what these share.
 
-Owns who is there, whose each is, and what happens to all of them at once: another Directory, another policy, the end.
+Owns who is there, whose each is, and what happens to all of them at once: another Snapshot, another policy, the end.
 One connection is `connection`'s business.
 """
 
@@ -22,13 +22,13 @@ from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..tenants.account import Counts
 from ..tenants.login_backoff import Guard
-from ..tenants.model import Directory, Tenant
+from ..tenants.model import Snapshot, Tenant
 from ..upstream.acl_users import AclUsers
 from ..upstream.pool import ConnectionPool
 from ..upstream.queries import Questions
 from .admission import Admission
 from .connection import CROWDED, ClientProtocol
-from .snapshot import DirectoryHolder
+from .snapshot import CurrentSnapshot
 
 #: Seconds between two looks at clients that are not read from.
 PROBE = 5.0
@@ -57,7 +57,7 @@ class ClientFactory(Factory):
     def __init__(
         self,
         clock: object,
-        directory: DirectoryHolder,
+        snapshot: CurrentSnapshot,
         questions: Questions,
         acl_users: AclUsers,
         pool: ConnectionPool,
@@ -73,7 +73,7 @@ class ClientFactory(Factory):
         self.allowances = allowances or Allowances(clock)
         #: whether sessions share pool
         self.shares = shares
-        self.directory = directory
+        self.snapshot = snapshot
         self.questions = questions
         self.acl_users = acl_users
         self.guard = Guard()
@@ -101,7 +101,7 @@ class ClientFactory(Factory):
         # Those that were revoked, and have still to be closed.
         self._revoked: list[ClientProtocol] = []
         self._closing: IDelayedCall | None = None
-        directory.listeners.append(self._changed)
+        snapshot.listeners.append(self._changed)
 
     def startFactory(self) -> None:
         """The first port listens."""
@@ -167,22 +167,22 @@ class ClientFactory(Factory):
         for client in list(self.clients):
             client.session.policy_changed(pinned=everywhere and client.has_acl_user)
 
-    def _changed(self, directory: Directory) -> None:
-        namespaces = {tenant.namespace for tenant in directory.tenants}
+    def _changed(self, snapshot: Snapshot) -> None:
+        namespaces = {tenant.namespace for tenant in snapshot.tenants}
         self.counts.keep(namespaces)
-        self.allowances.use(directory.limits, namespaces)
-        self._revoke(directory)
+        self.allowances.use(snapshot.limits, namespaces)
+        self._revoke(snapshot)
 
-    def _revoke(self, directory: Directory) -> None:
+    def _revoke(self, snapshot: Snapshot) -> None:
         """From this moment on no session sends a command whose credential is not good any more."""
-        now = self.directory.wall_clock()
+        now = self.snapshot.wall_clock()
         # All in this one turn, however many there are: most have a credential that is in the new one as it is.
-        good = {id(credential) for credential in directory.credentials if credential.valid_at(now)}
+        good = {id(credential) for credential in snapshot.credentials if credential.valid_at(now)}
         for client in list(self.clients):
             session = client.session
             if session.candidate is None and (session.credential is None or id(session.credential) in good):
                 continue
-            if session.recheck(lambda credential: directory.renewed(credential, now)):
+            if session.recheck(lambda credential: snapshot.renewed(credential, now)):
                 self._revoked.append(client)
         if self._closing is None:
             self._close_revoked()

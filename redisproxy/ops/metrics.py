@@ -54,7 +54,7 @@ class FiguresCollector(Collector):
         yield from _of_clients(figures)
         yield from _of_tenants(figures)
         yield from _of_redis(figures)
-        yield from _of_directory(figures)
+        yield from _of_snapshot(figures)
         yield from _of_certificates(figures)
         if figures["state"]["workers"] is not None:
             yield from _of_workers(figures["state"]["workers"])
@@ -125,7 +125,7 @@ def _of_tenants(figures: Figures) -> Iterator[Metric]:
     ):
         values = {namespace: counts[key] for namespace, counts in tenants.items()}
         yield _labelled(family, name, text, "namespace", values)
-    limits = {namespace: tenant["limits"] for namespace, tenant in figures["state"]["directory"]["tenants"].items()}
+    limits = {namespace: tenant["limits"] for namespace, tenant in figures["state"]["snapshot"]["tenants"].items()}
     for name, key, text in (
         ("tenant_limit_connections", "max_connections", "How many connections a tenant may have."),
         ("tenant_limit_commands_per_second", "commands_per_second", "How many commands it may send in a second."),
@@ -157,15 +157,13 @@ def _of_redis(figures: Figures) -> Iterator[Metric]:
     )
 
 
-def _of_directory(figures: Figures) -> Iterator[Metric]:
-    state = figures["state"]["directory"]
-    yield _gauge("directory_loaded", "1 where credentials are known.", state["loaded"])
+def _of_snapshot(figures: Figures) -> Iterator[Metric]:
+    state = figures["state"]["snapshot"]
+    yield _gauge("snapshot_loaded", "1 where credentials are known.", state["loaded"])
     if state["age"] is not None:
-        yield _gauge("directory_age_seconds", "Since credentials were last read in full.", state["age"])
-    yield _labelled(
-        CounterMetricFamily, "directory_refreshes", "Readings of the credentials.", "outcome", state["refreshes"]
-    )
-    yield _histogram("directory_refresh_seconds", "How long a reading took.", state["refresh_seconds"])
+        yield _gauge("snapshot_age_seconds", "Since credentials were last read in full.", state["age"])
+    yield _labelled(CounterMetricFamily, "snapshot_refreshes", "Readings of the credentials.", "outcome", state["refreshes"])
+    yield _histogram("snapshot_refresh_seconds", "How long a reading took.", state["refresh_seconds"])
     watch = state["watch"]
     yield _gauge("watching", "1 where what changes takes effect at once.", watch is not None and watch["watching"])
     if watch is not None:

@@ -16,7 +16,7 @@ from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
 from ..printable import printable
-from .stats import DRAINING, CertificateState, DirectoryState, Figures, ProblemState, TenantCounts, WorkersState
+from .stats import DRAINING, CertificateState, Figures, ProblemState, SnapshotState, TenantCounts, WorkersState
 
 #: Seconds until the browser asks again.
 REFRESH = 5
@@ -105,7 +105,7 @@ def render(figures: Figures, rates: Mapping[str, float]) -> bytes:
         ),
         *([tags.p(_banner(state["unready"]), class_="banner", role="alert")] if state["unready"] else []),
         _overview(figures, rates),
-        *_problems(state["directory"]["problems"]),
+        *_problems(state["snapshot"]["problems"]),
         *_certificates(state["tls"]["certificates"], figures["time"]),
         *_tenants(figures, rates),
     ]
@@ -151,10 +151,10 @@ def _card(title: str, value: object, more: str = "", kind: str = "") -> Tag:
 
 def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
     counts, state = figures["counts"], figures["state"]
-    redis, directory = state["redis"], state["directory"]
+    redis, snapshot = state["redis"], state["snapshot"]
     sessions = counts["sessions"]
-    age = directory["age"]
-    refreshes = directory["refreshes"]
+    age = snapshot["age"]
+    refreshes = snapshot["refreshes"]
     layers = {0: "not known yet", 1: "one: the proxy alone, no scripts", 2: "two: the proxy and Redis's ACLs"}
     refused = sum(sum(tenant["refused"].values()) for tenant in counts["tenants"].values())
     wrong = sum(count for outcome, count in counts["logins"].items() if outcome != "ok")
@@ -170,11 +170,11 @@ def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
         _card(
             "Credentials",
             "not read yet" if age is None else f"{_span(age)} old",
-            f"{directory['source']}, {_watched(directory)}; "
+            f"{snapshot['source']}, {_watched(snapshot)}; "
             f"{refreshes.get('failed', 0)} of {sum(refreshes.values())} readings failed",
             "bad" if age is None else "",
         ),
-        _card("Tenants", len(directory["tenants"]), f"{len(directory['problems'])} problems"),
+        _card("Tenants", len(snapshot["tenants"]), f"{len(snapshot['problems'])} problems"),
         *_workers(state["workers"]),
         _card("Sessions", sum(sessions.values()), ", ".join(f"{n} {state}" for state, n in sessions.items() if n)),
         _card("Commands a second", _rate(sum(rates.values())), f"{counts['in_flight']} in flight"),
@@ -196,8 +196,8 @@ def _workers(workers: WorkersState | None) -> Iterable[Tag]:
     return [_card("Workers", f"{serving} of {wanted}", told, "good" if serving == wanted else "bad")]
 
 
-def _watched(directory: DirectoryState) -> str:
-    watch = directory["watch"]
+def _watched(snapshot: SnapshotState) -> str:
+    watch = snapshot["watch"]
     return "watched" if watch is not None and watch["watching"] else "not watched"
 
 
@@ -243,7 +243,7 @@ def _left(certificate: CertificateState, now: float) -> tuple[str | Tag, ...]:
 
 
 def _tenants(figures: Figures, rates: Mapping[str, float]) -> Iterable[Tag]:
-    tenants = figures["state"]["directory"]["tenants"]
+    tenants = figures["state"]["snapshot"]["tenants"]
     counts = figures["counts"]["tenants"]
     nothing: TenantCounts = {
         "sessions": 0,

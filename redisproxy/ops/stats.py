@@ -107,7 +107,7 @@ class WatchState(TypedDict):
     quiet: float | None
 
 
-class DirectoryState(TypedDict):
+class SnapshotState(TypedDict):
     """loaded: whether there is one; age: seconds since the last reading that succeeded in full, or None; watch: None where
     there is to be none.
     """
@@ -172,7 +172,7 @@ class State(TypedDict):
     unready: str
     most_sessions: int
     workers: WorkersState | None
-    directory: DirectoryState
+    snapshot: SnapshotState
     redis: RedisState
     tls: TlsState
 

@@ -1,6 +1,6 @@
-"""What serves clients in one process: sessions, upstream connections, the control connection, and the Directory in force.
+"""What serves clients in one process: sessions, upstream connections, the control connection, and the Snapshot in force.
 
-Owns the wiring of these. Directories come from outside, by `use`; where clients come from is the business of
+Owns the wiring of these. Snapshots come from outside, by `use`; where clients come from is the business of
 `listen.endpoints`.
 """
 
@@ -18,7 +18,7 @@ from ..clients.admission import Admission
 from ..clients.connection import STATES
 from ..clients.drain import Drain
 from ..clients.factory import ClientFactory, Timeouts
-from ..clients.snapshot import DirectoryHolder
+from ..clients.snapshot import CurrentSnapshot
 from ..net.rate_limit import Allowances
 from ..ops.access_log import Outcomes
 from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
@@ -27,7 +27,7 @@ from ..policy.probing import Server, needed, policy_for
 from ..settings import Settings
 from ..tenants import account
 from ..tenants.enrolment import ReadSummary
-from ..tenants.model import Directory, Tenant
+from ..tenants.model import Snapshot, Tenant
 from ..upstream import acl_maintenance
 from ..upstream.acl_users import AclUserError, AclUsers
 from ..upstream.client import ControlService
@@ -58,7 +58,7 @@ class Serving(service.MultiService):
         self._settings = settings
         self._reactor = reactor
         self._databases_told = databases_told
-        self.directory = DirectoryHolder(reactor)
+        self.snapshot = CurrentSnapshot(reactor)
         self.control = ControlService(
             reactor,
             settings.connect_timeout,
@@ -91,7 +91,7 @@ class Serving(service.MultiService):
         #: the factory for clients' connections
         self.clients = ClientFactory(
             reactor,
-            self.directory,
+            self.snapshot,
             Questions(reactor, self.pool),
             self.acl_users,
             self.pool,
@@ -112,17 +112,17 @@ class Serving(service.MultiService):
             self.acl_maintenance.setServiceParent(self)
         self._redis_seconds = Histogram(REDIS_BOUNDS)
         self.sampler = Sampler(reactor, lambda: self.pool.shared, self._redis_seconds.observe)
-        self.directory.listeners += [self._settle, self._directory_changed]
-        for part in (self.pool, self.control, self.master, self.directory, self.sampler, outcomes):
+        self.snapshot.listeners += [self._settle, self._snapshot_changed]
+        for part in (self.pool, self.control, self.master, self.snapshot, self.sampler, outcomes):
             part.setServiceParent(self)
 
-    def use(self, directory: Directory, elsewhere: Collection[int] = ()) -> None:
+    def use(self, snapshot: Snapshot, elsewhere: Collection[int] = ()) -> None:
         """It is in force from now on: once this returns, no command is sent for a credential that is none any more.
 
         elsewhere: see `ConnectionPool.use_tenants`.
         """
-        self.pool.use_tenants(directory.tenants, elsewhere)
-        self.directory.use(directory)
+        self.pool.use_tenants(snapshot.tenants, elsewhere)
+        self.snapshot.use(snapshot)
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
         """The source was read, `use` has had what follows. began: when that read began, in the reactor's seconds."""
@@ -192,9 +192,9 @@ class Serving(service.MultiService):
 
     def unready(self) -> str:
         """Why no client should come; empty: there is no reason."""
-        if self.directory.directory is None:
+        if self.snapshot.snapshot is None:
             return "no credentials have been read yet"
-        if self.directory.directory.backend is None:
+        if self.snapshot.snapshot.backend is None:
             return "the master secret, which says where Redis is, has not been read yet"
         if not self.control.connected:
             return "Redis has not told yet what it is" if self.control.asking else "Redis does not answer"
@@ -208,11 +208,11 @@ class Serving(service.MultiService):
 
     # What the parts tell each other.
 
-    def _directory_changed(self, directory: Directory) -> None:
-        self.acl_users.keep_only(directory.tenants)
+    def _snapshot_changed(self, snapshot: Snapshot) -> None:
+        self.acl_users.keep_only(snapshot.tenants)
         if self.acl_maintenance is not None:
-            self.acl_maintenance.claim(directory.tenants)
-        self.master.use(directory.backend)
+            self.acl_maintenance.claim(snapshot.tenants)
+        self.master.use(snapshot.backend)
 
     def _policy_for(self, server: Server) -> Policy:
         settings = self._settings
@@ -251,7 +251,7 @@ class Serving(service.MultiService):
     async def _renew_users(self, users: Collection[Tenant], policy: Policy) -> None:
         """Has Redis know it of these users, and then the sessions. Of who is no tenant any more no user is made anew."""
         for tenant in users:
-            while tenant in self.directory.directory.tenants:
+            while tenant in self.snapshot.snapshot.tenants:
                 try:
                     await self.acl_users.login(tenant, self.master.backend.password)
                     break
@@ -273,8 +273,8 @@ class Serving(service.MultiService):
         self._stop_renewing()
         return super().stopService()
 
-    def _settle(self, directory: Directory) -> None:
-        self.directory.listeners.remove(self._settle)
+    def _settle(self, snapshot: Snapshot) -> None:
+        self.snapshot.listeners.remove(self._settle)
         settle()
 
     # Stopping.

@@ -1,7 +1,7 @@
 """A worker: one of several processes that serve clients, started by `supervisor.Workers`.
 
 ``python -m redisproxy.processes.worker NUMBER``. It inherits a channel to its parent and the listening sockets, and owns all
-that serves its clients. It reads no credentials: its parent hands it each Directory. When the parent is gone it ends, too,
+that serves its clients. It reads no credentials: its parent hands it each Snapshot. When the parent is gone it ends, too,
 after its clients have had all their pending replies.
 """
 
@@ -91,7 +91,7 @@ class Worker:
             "start": self._or_end(self._start),
             "certificates": self._or_end(self._take_certificates),
             # To its end: whose credential is revoked while sessions leave has no more time for that.
-            "directory": self._or_end(self._take_directory, to_the_end=True),
+            "snapshot": self._or_end(self._use_snapshot, to_the_end=True),
             "read": self._take_read,
             "listen": self._or_end(self._listen),
             "report": lambda _: self._serving.report(),
@@ -144,12 +144,12 @@ class Worker:
         for tls, dumped in zip(self._listening.tls, message.fields["material"], strict=True):
             tls.use(make(tls.files, Material.load(dumped)))
 
-    def _take_directory(self, message: Message) -> object:
+    def _use_snapshot(self, message: Message) -> object:
         """Answered when it is in force. handed_over: see `ConnectionPool.use_tenants`."""
         if self._serving is None:
             return defer.Deferred()  # it ended before it began
         elsewhere = message.fields["handed_over"]
-        if self._serving.directory.directory is None:
+        if self._serving.snapshot.snapshot is None:
             # Nobody is served yet, and "listen" is to come after it.
             self._serving.use(wire_form.load(message.payload), elsewhere)
             return None

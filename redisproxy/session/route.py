@@ -46,7 +46,7 @@ class MovingConversation(Conversation):
     def recheck(self, renewed: Callable[[Credential], Credential | None]) -> bool:
         """Revokes the session if what it logged in with, or is about to, would not log in now. Whether it did so.
 
-        renewed: see `Directory.renewed`.
+        renewed: see `Snapshot.renewed`.
         """
         if self._close_reason == REVOKED:
             return False

@@ -1,6 +1,6 @@
-"""Reads the source again and again, and tells of each Directory that follows from it.
+"""Reads the source again and again, and tells of each Snapshot that follows from it.
 
-Owns when a source is read, and what the last good answer is. The reading and the making of the Directory run in a
+Owns when a source is read, and what the last good answer is. The reading and the making of the Snapshot run in a
 thread, at a pace that the reactor does not feel; the reactor takes over what is finished.
 """
 
@@ -20,7 +20,7 @@ from twisted.logger import Logger, LogLevel
 
 from ..ops.stats import REFRESH_BOUNDS, Histogram
 from ..tenants.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, ReadSummary, Update, no_rest
-from ..tenants.model import Directory
+from ..tenants.model import Snapshot
 from .throttle import Pace
 from .watch import ChangeQueue
 
@@ -71,7 +71,7 @@ class _Outcome:
 
     job: _Job
     failures: Sequence[ReadFailure]
-    directory: Directory | None
+    snapshot: Snapshot | None
     problems: list[Problem]
     lines: list[tuple[LogLevel, str]]
     databases: int | None
@@ -110,7 +110,7 @@ class ReadingService(service.Service):
         self._changes = ChangeQueue() if changes is None else changes
         self._in_reactor = in_reactor or getattr(clock, "callFromThread", _at_once)
         #: None until something was read
-        self.directory: Directory | None = None
+        self.snapshot: Snapshot | None = None
         #: what an operator has to mend
         self.problems: list[Problem] = []
         #: how many databases Redis has, None while that is not known
@@ -121,10 +121,10 @@ class ReadingService(service.Service):
         self.readings = {"ok": 0, "failed": 0}
         self.durations = Histogram(REFRESH_BOUNDS)
         self._began = 0.0
-        #: called with each Directory that is another one than before
-        self.listeners: list[Callable[[Directory], None]] = []
+        #: called with each Snapshot that is another one than before
+        self.listeners: list[Callable[[Snapshot], None]] = []
         #: called after each whole read, and when namespaces have come or gone, with when the read began, and after the
-        #: listeners have had the Directory that follows
+        #: listeners have had the Snapshot that follows
         self.on_read: list[Callable[[ReadSummary, float], object]] = []
         self._existing: frozenset[str] | None = None
         self._loop = task.LoopingCall(self.refresh)
@@ -133,7 +133,7 @@ class ReadingService(service.Service):
         self._again = False
         self._resolved_for: int | None = None
         #: what the listeners know of, since the start
-        self._told: Directory | None = None
+        self._told: Snapshot | None = None
         self._failures = 0
         self._retry: IDelayedCall | None = None
         self._gathering: IDelayedCall | None = None
@@ -186,7 +186,7 @@ class ReadingService(service.Service):
 
     def _read_changes(self) -> None:
         # Until all was read once there is nothing to which a change could be made.
-        if self._working is None and self.directory is not None and self._changes:
+        if self._working is None and self.snapshot is not None and self._changes:
             self._work(_Job.CHANGES)
 
     def use_databases(self, databases: int | None) -> None:
@@ -196,13 +196,13 @@ class ReadingService(service.Service):
             self.resolve()
 
     def resolve(self) -> None:
-        """Makes the Directory anew from what was last read: `databases` is another."""
+        """Makes the Snapshot anew from what was last read: `databases` is another."""
         if self._working is None:
             self._work(_Job.RESOLVE)
 
     def _work(self, job: _Job) -> None:
         # The first reading is done as fast as it can be: until it is over nobody is served.
-        pace = self._pace if self.directory is not None else None
+        pace = self._pace if self.snapshot is not None else None
         self._began = self._clock.seconds()
         self._working = self._in_thread(self._in_pace, job, pace)
         self._working.addCallbacks(self._take, self._crashed)
@@ -256,11 +256,11 @@ class ReadingService(service.Service):
         self, job: _Job, failures: Sequence[ReadFailure], rest: Callable[[], None], summary: ReadSummary | None = None
     ) -> _Outcome:
         databases = self.databases
-        directory, problems = self._enrolment.resolve(databases, rest)
+        snapshot, problems = self._enrolment.resolve(databases, rest)
         lines = _news(self._found, problems)
         self._found = problems
         return _Outcome(
-            job, failures, directory if self._enrolment.loaded else None, problems, lines, databases, summary=summary
+            job, failures, snapshot if self._enrolment.loaded else None, problems, lines, databases, summary=summary
         )
 
     def _over(self, _: object) -> None:
@@ -270,7 +270,7 @@ class ReadingService(service.Service):
         if self._again:
             self._again = False
             self.refresh()
-        elif self._changes and self.directory is not None:
+        elif self._changes and self.snapshot is not None:
             self.changed()
         elif self._resolved_for != self.databases:
             self.resolve()
@@ -304,8 +304,8 @@ class ReadingService(service.Service):
         self._to_tell += outcome.lines
         if self._telling is None or not self._telling.active():
             self._tell()
-        if outcome.directory is not None:
-            self._use(outcome.directory)
+        if outcome.snapshot is not None:
+            self._use(outcome.snapshot)
             self._report_read(outcome.summary)
 
     def _report_read(self, summary: ReadSummary | None) -> None:
@@ -316,20 +316,20 @@ class ReadingService(service.Service):
         for listener in list(self.on_read):
             listener(summary, self._began)
 
-    def _use(self, directory: Directory) -> None:
-        before = self.directory
-        if directory is self._told:
+    def _use(self, snapshot: Snapshot) -> None:
+        before = self.snapshot
+        if snapshot is self._told:
             return
-        self.directory = self._told = directory
-        if before is None or before.tenants != directory.tenants:
+        self.snapshot = self._told = snapshot
+        if before is None or before.tenants != snapshot.tenants:
             self._log.info(
                 "{tenants} tenants with {credentials} credentials, from {source}",
-                tenants=len(directory.tenants),
-                credentials=len(directory.credentials),
+                tenants=len(snapshot.tenants),
+                credentials=len(snapshot.credentials),
                 source=str(self.source),
             )
         for listener in list(self.listeners):
-            listener(directory)
+            listener(snapshot)
 
     def _retry_later(self, asked: float | None) -> None:
         self._failures += 1

@@ -103,7 +103,7 @@ class Watchable(Protocol):
         """Opens a watch that the server ends after so many seconds."""
 
     def concerns(self, what: Watched, namespace: str, name: str) -> bool:
-        """Whether a change of this object may change the Directory."""
+        """Whether a change of this object may change the Snapshot."""
 
 
 # What a stream says.

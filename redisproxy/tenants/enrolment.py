@@ -1,4 +1,4 @@
-"""From what was read of namespaces and secrets to a Directory: the rules of enrolment.
+"""From what was read of namespaces and secrets to a Snapshot: the rules of enrolment.
 
 Owns the rules and the last good reading. What is read, and how, is the business of `redisproxy.sources`.
 No value of a secret is ever part of a Problem.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ..printable import printable
 from .limits import UNLIMITED, Limits, read_limits
-from .model import Backend, Credential, Directory, Tenant, digest
+from .model import Backend, Credential, Snapshot, Tenant, digest
 from .urls import CONNECTION_STRING, MalformedError, possible_indexes, read_master, read_tenant
 
 PASSWORD = "redis-password"  # noqa: S105 - the name of a key
@@ -251,7 +251,7 @@ _NO_SECRETS = _Enrolled((), [], [], None)
 
 
 class Enrolment:
-    """The last good answer to each question, and the Directory that follows from it.
+    """The last good answer to each question, and the Snapshot that follows from it.
 
     What follows from a namespace's secrets is kept as long as they stay the same.
 
@@ -282,7 +282,7 @@ class Enrolment:
         self._enrolled: dict[str, _Enrolled] = {}
         #: which namespace has each database, by index: it keeps it where nobody's age is known
         self._owners: dict[int, str] = {}
-        self._directory: Directory | None = None
+        self._snapshot: Snapshot | None = None
         self._shared: list[Problem] = []
 
     def absorb(self, reading: Reading) -> None:
@@ -359,8 +359,8 @@ class Enrolment:
         """Whether the namespaces were ever read."""
         return self._namespaces is not None
 
-    def resolve(self, databases: int | None = None, rest: Callable[[], None] = no_rest) -> tuple[Directory, list[Problem]]:
-        """The Directory, and what keeps some out of it. As long as it stays the same it is the same object.
+    def resolve(self, databases: int | None = None, rest: Callable[[], None] = no_rest) -> tuple[Snapshot, list[Problem]]:
+        """The Snapshot, and what keeps some out of it. As long as it stays the same it is the same object.
 
         databases: how many Redis has, if known; rest: called between any two namespaces, may sleep.
         """
@@ -416,13 +416,13 @@ class Enrolment:
                 credentials += enrolled.credentials
                 if allowed != UNLIMITED:
                     limits[namespace.name] = allowed
-        before = self._directory
+        before = self._snapshot
         if before is None or before.backend != self._backend or before.credentials != tuple(credentials):
-            self._directory = Directory(self._backend, _resting(credentials, rest), limits)
-            self._shared = _shared_passwords(self._directory, rest)
+            self._snapshot = Snapshot(self._backend, _resting(credentials, rest), limits)
+            self._shared = _shared_passwords(self._snapshot, rest)
         elif before.limits != limits:
-            self._directory = Directory(self._backend, _resting(credentials, rest), limits)
-        return self._directory, sorted(problems + self._shared)
+            self._snapshot = Snapshot(self._backend, _resting(credentials, rest), limits)
+        return self._snapshot, sorted(problems + self._shared)
 
     def _owner(self, index: int, claimants: list[NamespaceDocument], enrolled: Mapping[str, _Enrolled]) -> str | None:
         """Who of the namespaces that name a database has it, None: nobody. claimants: the oldest first.
@@ -516,9 +516,9 @@ def _resting(credentials: Iterable[Credential], rest: Callable[[], None]) -> Ite
         yield credential
 
 
-def _shared_passwords(directory: Directory, rest: Callable[[], None]) -> list[Problem]:
+def _shared_passwords(snapshot: Snapshot, rest: Callable[[], None]) -> list[Problem]:
     problems = []
-    for sharing in directory.shared():
+    for sharing in snapshot.shared():
         namespaces = sorted({credential.tenant.namespace for credential in sharing})
         if len(namespaces) == 1:
             continue

@@ -25,7 +25,7 @@ from redisproxy.ops.access_log import Outcomes
 from redisproxy.ops.line_quota import ADDRESS_LINES
 from redisproxy.session.conversation import NOAUTH
 from redisproxy.session.pending import ReplyBatch
-from redisproxy.tenants.model import Credential, Directory
+from redisproxy.tenants.model import Credential, Snapshot
 
 from ..support.certificates import Authority
 from ..support.conversations import BLUE, GREEN
@@ -50,9 +50,9 @@ class Socket(StringTransport):
 class FactoryTests(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
-        self.directory = SimpleNamespace(listeners=[], directory=Directory(None, []), wall_clock=self.clock.seconds)
+        self.snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, []), wall_clock=self.clock.seconds)
         self.factory = ClientFactory(
-            self.clock, self.directory, None, None, None, Admission(1000, 0), Outcomes(self.clock), Timeouts(60.0)
+            self.clock, self.snapshot, None, None, None, Admission(1000, 0), Outcomes(self.clock), Timeouts(60.0)
         )
 
     def connect(self) -> ClientProtocol:
@@ -71,20 +71,20 @@ class FactoryTests(unittest.TestCase):
     def test_thousands_are_revoked_in_one_turn_and_closed_in_some(self) -> None:
         clients = [self.log_in(BLUE) for _ in range(CLOSED_AT_ONCE * 2 + 1)]
         others = [self.log_in(GREEN) for _ in range(2)]
-        (changed,) = self.directory.listeners
-        changed(Directory(None, [GREEN]))
+        (changed,) = self.snapshot.listeners
+        changed(Snapshot(None, [GREEN]))
         self.assertTrue(all(client.session.ended for client in clients))
         self.assertEqual(self.closed(clients), CLOSED_AT_ONCE)
         gone = next(client for client in clients if not client._closing)
         gone.connectionLost()
         # A newer one comes meanwhile: nobody is revoked twice, nor left out.
-        changed(Directory(None, [GREEN]))
+        changed(Snapshot(None, [GREEN]))
         self.assertEqual(self.closed(clients), CLOSED_AT_ONCE)
         self.clock.pump([0] * 3)
         self.assertEqual(self.closed(clients), CLOSED_AT_ONCE * 2)
         self.assertFalse(any(client.session.ended for client in others))
         more = [self.log_in(BLUE) for _ in range(CLOSED_AT_ONCE + 1)]
-        changed(Directory(None, []))
+        changed(Snapshot(None, []))
         # The proxy begins to end: it would wait for them.
         self.factory.stopFactory()
         self.clock.advance(0)
@@ -93,10 +93,10 @@ class FactoryTests(unittest.TestCase):
     def test_one_that_does_not_read_its_replies_is_cut_off(self) -> None:
         client = self.log_in(BLUE)
         client.session._queue.append(ReplyBatch(client.session, 1))
-        (changed,) = self.directory.listeners
-        changed(Directory(None, []))
+        (changed,) = self.snapshot.listeners
+        changed(Snapshot(None, []))
         self.clock.advance(REVOKED_GRACE / 2)
-        changed(Directory(None, [GREEN]))
+        changed(Snapshot(None, [GREEN]))
         self.assertFalse(client._closing)
         self.clock.advance(REVOKED_GRACE / 2)
         self.assertTrue(client._closing)
@@ -166,9 +166,9 @@ class TlsTests(unittest.TestCase):
     """A client's connection over TLS, from the first byte on; the other side is Python's own TLS."""
 
     def setUp(self) -> None:
-        directory = Path(self.mktemp()).absolute()
-        directory.mkdir(parents=True)
-        authority = Authority(directory)
+        snapshot = Path(self.mktemp()).absolute()
+        snapshot.mkdir(parents=True)
+        authority = Authority(snapshot)
         certificate, key = authority.issue("proxy", "localhost")
         files = TlsFiles(key, certificate, None, None)
         secured = ServerTls("ssl:6380", files)
@@ -177,7 +177,7 @@ class TlsTests(unittest.TestCase):
         self.clock = task.Clock()
         self.factory = ClientFactory(
             self.clock,
-            SimpleNamespace(listeners=[], directory=Directory(None, [])),
+            SimpleNamespace(listeners=[], snapshot=Snapshot(None, [])),
             None,
             None,
             None,

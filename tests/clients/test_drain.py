@@ -15,7 +15,7 @@ from redisproxy.clients.drain import LAST, RATE, TURN, Drain
 from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.ops.access_log import Outcomes
 from redisproxy.policy import acl
-from redisproxy.tenants.model import Directory, Tenant
+from redisproxy.tenants.model import Snapshot, Tenant
 from redisproxy.upstream.client import ControlError
 
 BLUE = Tenant("team-blue", 3)
@@ -81,9 +81,9 @@ class Control:
 class DrainCase(unittest.SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
-        directory = SimpleNamespace(listeners=[], directory=Directory(None, []))
+        snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, []))
         self.factory = ClientFactory(
-            self.clock, directory, None, None, None, Admission(10_000, 0), Outcomes(self.clock), Timeouts(60.0)
+            self.clock, snapshot, None, None, None, Admission(10_000, 0), Outcomes(self.clock), Timeouts(60.0)
         )
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
 

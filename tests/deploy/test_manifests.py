@@ -27,7 +27,7 @@ from redisproxy.settings import Settings
 from redisproxy.sources import kubernetes
 from redisproxy.sources.manifests import ManifestsSource
 from redisproxy.tenants.enrolment import CONNECTION_STRING, KEYS, PASSWORD, Enrolment
-from redisproxy.tenants.model import Backend, Directory, Tenant
+from redisproxy.tenants.model import Backend, Snapshot, Tenant
 
 from .documents import (
     BASE,
@@ -251,7 +251,7 @@ class PodTests(unittest.TestCase):
 class ExampleTests(unittest.TestCase):
     """The examples, read by the proxy's own parser."""
 
-    def enrol(self, directory: Path, backend: Backend | None = None) -> Directory:
+    def enrol(self, directory: Path, backend: Backend | None = None) -> Snapshot:
         settings = Settings.read({}, environment(only("Deployment")))
         enrolment = Enrolment(settings.redis_secret, settings.master, backend)
         reading = ManifestsSource(directory, settings.ns_prefix, settings.master).read()

@@ -30,7 +30,7 @@ from redisproxy.resp.value import Answer
 from redisproxy.session import pending as connection_module
 from redisproxy.session.pending import CONFIRMATIONS, HELLO, REPLIES, PendingReplies, ReplyBatch
 from redisproxy.session.pubsub import KINDS
-from redisproxy.tenants.model import Directory
+from redisproxy.tenants.model import Snapshot
 from tests.support.conversations import BLUE, GREEN, Conversation, RecordingUpstream
 
 #: Bytes of an input that are no payload: one of options, the others sizes of chunks, used in turn.
@@ -606,7 +606,7 @@ class Play:
             session.half_closed()
         elif what < 240:
             self.told_to_leave = True
-            talk.recheck(Directory(None, ([], [GREEN], [BLUE, GREEN])[amount % 3]))
+            talk.recheck(Snapshot(None, ([], [GREEN], [BLUE, GREEN])[amount % 3]))
         elif what < 242:
             if upstream is not None:
                 self._lose(upstream)

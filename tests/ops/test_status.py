@@ -48,7 +48,7 @@ def figures(**tenants: dict) -> Figures:
             "unready": "",
             "most_sessions": 1000,
             "workers": {"wanted": 3, "serving": 2, "restarts": 5, "pids": {"1": os.getpid(), "3": os.getppid()}},
-            "directory": {
+            "snapshot": {
                 "loaded": True,
                 "source": "the manifests in /x",
                 "age": 3.0,
@@ -114,7 +114,7 @@ class ExpositionTests(unittest.TestCase):
         found = samples(text)
         family = (("family", "plain"), ("namespace", "team-a"))
         self.assertEqual(found["redisproxy_commands_total", family], 7)
-        self.assertEqual(found["redisproxy_directory_age_seconds", ()], 3)
+        self.assertEqual(found["redisproxy_snapshot_age_seconds", ()], 3)
         expiry = "redisproxy_certificate_expiry_timestamp_seconds"
         self.assertEqual(found[expiry, (("listener", "ssl:6380"),)], 1000 + 86400 * 60)
         self.assertEqual(found["redisproxy_certificate_reloads_total", (("outcome", "failed"),)], 1)

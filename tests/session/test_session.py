@@ -15,7 +15,7 @@ from redisproxy.session.conversation import NOAUTH, SPOILER
 from redisproxy.session.info import SECTIONS
 from redisproxy.session.pending import ReplyBatch
 from redisproxy.session.session import OK
-from redisproxy.tenants.model import AuthenticationError, Credential, Directory, Tenant, TenantFullError, digest
+from redisproxy.tenants.model import AuthenticationError, Credential, Snapshot, Tenant, TenantFullError, digest
 
 from ..support.conversations import BLUE, DIRECTORY, GREEN, Conversation, ConversationCase, logged_in
 
@@ -84,14 +84,14 @@ class LoginTests(ConversationCase):
         self.assertHears(conversation.command(b"AUTH", b"blue"), OK)
 
     def test_the_upstream_connection_comes_when_the_client_is_gone(self) -> None:
-        for leave in (lambda c: c.session.lost(), lambda c: c.recheck(Directory(None, []))):
+        for leave in (lambda c: c.session.lost(), lambda c: c.recheck(Snapshot(None, []))):
             conversation = Conversation(upstreams_at_once=False).command(b"AUTH", b"blue")
             leave(conversation)
             conversation.open_upstream()
             self.assertIs(conversation.upstream.released, True)
 
     def test_before_the_first_snapshot(self) -> None:
-        class Unread(Directory):
+        class Unread(Snapshot):
             def authenticate(self, *arguments: object) -> Credential:
                 raise AuthenticationError("ERR not yet", "not-loaded")
 
@@ -139,7 +139,7 @@ class LoginTests(ConversationCase):
 
 class LimitsTests(ConversationCase):
     def full(self) -> Conversation:
-        class Full(Directory):
+        class Full(Snapshot):
             def authenticate(self, *arguments: object) -> Credential:
                 found = super().authenticate(*arguments)
                 if found == GREEN:
@@ -202,7 +202,7 @@ class LimitsTests(ConversationCase):
         conversation = logged_in()
         conversation.session.throttle(True)
         conversation.command(b"GET", b"a")
-        conversation.recheck(Directory(None, [GREEN]))
+        conversation.recheck(Snapshot(None, [GREEN]))
         self.assertEqual(conversation.closed, "revoked")
         conversation.session.throttle(False)
         self.assertEqual(conversation.hears(), b"")
@@ -330,7 +330,7 @@ class ProtocolErrorTests(ConversationCase):
             self.assertIs(conversation.upstream.released, False)
 
     def test_ended_in_the_middle_of_a_command(self) -> None:
-        for end in (lambda c: c.session.half_closed(), lambda c: c.recheck(Directory(None, []))):
+        for end in (lambda c: c.session.half_closed(), lambda c: c.recheck(Snapshot(None, []))):
             conversation = logged_in().client(b"*2\r\n$3\r\nGET\r\n$90000\r\nab")
             end(conversation)
             self.assertIsNotNone(conversation.closed)
@@ -1272,7 +1272,7 @@ class BoundsTests(ConversationCase):
 class RevocationTests(ConversationCase):
     def test_after_what_is_pending(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
-        conversation.recheck(Directory(None, [GREEN]))
+        conversation.recheck(Snapshot(None, [GREEN]))
         self.assertIsNone(conversation.closed)
         conversation.command(b"GET", b"b")
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
@@ -1281,31 +1281,31 @@ class RevocationTests(ConversationCase):
 
     def test_at_once_when_nothing_is_pending(self) -> None:
         conversation = logged_in()
-        conversation.recheck(Directory(None, [BLUE]))
+        conversation.recheck(Snapshot(None, [BLUE]))
         self.assertIsNone(conversation.closed)
-        conversation.recheck(Directory(None, []))
+        conversation.recheck(Snapshot(None, []))
         self.assertEqual(conversation.closed, "revoked")
 
     def test_expiry(self) -> None:
         temporary = Credential(BLUE.tenant, "redis-secret-temp-1", digest(b"temp"), expires=100.0)
-        conversation = Conversation(Directory(None, [BLUE, temporary])).command(b"AUTH", b"temp")
-        conversation.recheck(conversation.directory, 99.9)
+        conversation = Conversation(Snapshot(None, [BLUE, temporary])).command(b"AUTH", b"temp")
+        conversation.recheck(conversation.snapshot, 99.9)
         self.assertIsNone(conversation.closed)
-        conversation.recheck(conversation.directory, 100.0)
+        conversation.recheck(conversation.snapshot, 100.0)
         self.assertEqual(conversation.closed, "revoked")
 
     def test_the_same_password_with_another_expiry_goes_on(self) -> None:
         conversation = logged_in()
         longer = Credential(BLUE.tenant, "redis-secret-temp-1", BLUE.digest, "user", 1000.0)
-        conversation.recheck(Directory(None, [longer]))
+        conversation.recheck(Snapshot(None, [longer]))
         self.assertIsNone(conversation.closed)
-        conversation.recheck(Directory(None, [longer]), 1000.0)
+        conversation.recheck(Snapshot(None, [longer]), 1000.0)
         self.assertEqual(conversation.closed, "revoked")
 
     def test_a_moved_index(self) -> None:
         moved = Credential(Tenant("blue", 4), BLUE.secret, BLUE.digest)
         conversation = logged_in()
-        conversation.recheck(Directory(None, [moved]))
+        conversation.recheck(Snapshot(None, [moved]))
         self.assertEqual(conversation.closed, "revoked")
 
 
@@ -1319,7 +1319,7 @@ class RevokedWhileBlockedTests(ConversationCase):
     )
 
     def revoke(self, conversation: Conversation) -> Conversation:
-        conversation.recheck(Directory(None, [GREEN]))
+        conversation.recheck(Snapshot(None, [GREEN]))
         return conversation
 
     def lost(self, conversation: Conversation) -> Conversation:
@@ -1425,10 +1425,10 @@ class RevokedWhileBlockedTests(ConversationCase):
 
     def test_it_is_revoked_once(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
-        gone = Directory(None, [])
+        gone = Snapshot(None, [])
         self.assertTrue(conversation.session.recheck(lambda credential: gone.renewed(credential, 0.0)))
-        for directory in (gone, DIRECTORY):  # also where the credential is good again
-            self.assertFalse(conversation.session.recheck(lambda c, d=directory: d.renewed(c, 0.0)))
+        for snapshot in (gone, DIRECTORY):  # also where the credential is good again
+            self.assertFalse(conversation.session.recheck(lambda c, d=snapshot: d.renewed(c, 0.0)))
         self.assertTrue(conversation.session.ended)
 
 

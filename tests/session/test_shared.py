@@ -13,7 +13,7 @@ from redisproxy.resp.framing import encode
 from redisproxy.session import conversation as conversation_module
 from redisproxy.session.route import LOST
 from redisproxy.session.session import OK
-from redisproxy.tenants.model import Directory
+from redisproxy.tenants.model import Snapshot
 
 from ..support.conversations import BLUE, GREEN, RecordingUpstream, SharedCase, SharedConversation
 from ..support.conversations import logged_in_at_home as logged_in
@@ -120,7 +120,7 @@ class PlainTests(SharedCase):
 
     def test_revoked(self) -> None:
         conversation = logged_in().client(GET)
-        conversation.recheck(Directory(None, []))
+        conversation.recheck(Snapshot(None, []))
         self.assertIsNone(conversation.closed)
         self.assertHears(conversation.shared_redis(b"+1\r\n"), b"+1\r\n")
         self.assertEqual((conversation.closed, conversation.home.users), ("revoked", 0))
@@ -348,7 +348,7 @@ class DedicatedConnectionTests(SharedCase):
             self.assertEqual(conversation.session.commands, 2 + count)
 
     def test_ended_while_it_waits_for_one(self) -> None:
-        for end in (lambda c: c.recheck(Directory(None, [])), lambda c: c.session.lost()):
+        for end in (lambda c: c.recheck(Snapshot(None, [])), lambda c: c.session.lost()):
             conversation = logged_in(upstreams_at_once=False)
             conversation.client(encode([b"SET", b"a", b"x" * 100_000])[:70_000])
             end(conversation)
@@ -358,7 +358,7 @@ class DedicatedConnectionTests(SharedCase):
 
     def test_ended_in_the_middle_of_a_large_command_behind_others(self) -> None:
         conversation = logged_in().client(GET, encode([b"SET", b"a", b"x" * 100_000])[:70_000])
-        conversation.recheck(Directory(None, []))
+        conversation.recheck(Snapshot(None, []))
         self.assertIsNone(conversation.closed)
         self.assertHears(conversation.shared_redis(b"+1\r\n"), b"+1\r\n")
         self.assertEqual(conversation.closed, "revoked")

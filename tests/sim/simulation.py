@@ -30,10 +30,10 @@ from redisproxy.clients import factory as clients_module
 from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import ClientProtocol
 from redisproxy.clients.factory import ClientFactory, Timeouts
-from redisproxy.clients.snapshot import DirectoryHolder
+from redisproxy.clients.snapshot import CurrentSnapshot
 from redisproxy.ops.access_log import Outcomes
 from redisproxy.session import conversation
-from redisproxy.tenants.model import Backend, Credential, Directory, Tenant, digest
+from redisproxy.tenants.model import Backend, Credential, Snapshot, Tenant, digest
 from redisproxy.upstream import multiplexed as shared_module
 from redisproxy.upstream import pool as multiplexed_module
 from redisproxy.upstream.acl_users import AclUsers
@@ -200,7 +200,7 @@ class Simulation:
             patch.start()
         acl_users = AclUsers("off", None)
         self._upstreams = ConnectionPool(reactor, acl_users, 1, 30.0, 5.0)
-        self._holder = DirectoryHolder(reactor)
+        self._holder = CurrentSnapshot(reactor)
         self._admission = Admission(4 if self.crowded else 1000, 1000)
         shares = rng.random() < 0.8
         self._factory = ClientFactory(
@@ -221,10 +221,10 @@ class Simulation:
 
     def _use_directory(self) -> None:
         credentials = [Credential(self._tenants[name], "s", digest(password)) for name, password in self._passwords.items()]
-        directory = Directory(self._backend, credentials)
+        snapshot = Snapshot(self._backend, credentials)
         if hasattr(self._upstreams, "use_tenants"):  # as `Serving.use`
-            self._upstreams.use_tenants(directory.tenants)
-        self._holder.use(directory)
+            self._upstreams.use_tenants(snapshot.tenants)
+        self._holder.use(snapshot)
 
     def _crashed(self, failure: Failure) -> None:
         self.wrong("crash", failure.getTraceback(), None)

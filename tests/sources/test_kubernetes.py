@@ -21,7 +21,7 @@ from redisproxy.sources import kubernetes
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.tenants import enrolment
 from redisproxy.tenants.enrolment import Enrolment, ReadFailure, Reading
-from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Directory
+from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Snapshot
 
 from ..support.apiserver import (
     ANY,
@@ -542,7 +542,7 @@ class AwayTests(ClusterCase):
         self.clock = task.Clock()
         self.clock.advance(1_800_000_000)
         self.service = KeptDirectory(self.clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
-        self.seen: list[Directory] = []
+        self.seen: list[Snapshot] = []
         self.service.listeners.append(self.seen.append)
 
         def stop() -> None:

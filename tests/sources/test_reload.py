@@ -14,7 +14,7 @@ from redisproxy.sources import reload
 from redisproxy.sources.manifests import ManifestsSource
 from redisproxy.sources.throttle import Pace
 from redisproxy.tenants.enrolment import Enrolment, Reading, ReadSummary, Update
-from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Directory
+from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Snapshot
 
 from ..support.kept import KeptDirectory
 from ..support.proxy import PREFIX, Manifests, master, secret, tenant
@@ -70,7 +70,7 @@ class ServiceCase(unittest.SynchronousTestCase):
         self.clock.advance(CREATED)
         self.source = CountedSource(self.manifests.path, PREFIX, MASTER)
         self.rested: list[float] = []
-        self.seen: list[Directory] = []
+        self.seen: list[Snapshot] = []
 
     def write(self, *documents: dict) -> None:
         self.manifests.write([master("redis://:master-password@redis:6379/0"), *documents])
@@ -119,7 +119,7 @@ class RefreshTests(ServiceCase):
         self.manifests.write([master("redis://:another-password@redis:6379/0"), *self.blue])
         self.clock.pump([300] * 3)
         self.assertEqual(
-            [directory.backend.password for directory in self.seen[1:]], [b"master-password", b"another-password"]
+            [snapshot.backend.password for snapshot in self.seen[1:]], [b"master-password", b"another-password"]
         )
 
     def test_it_rests_once_somebody_is_served(self) -> None:
@@ -142,9 +142,9 @@ class RefreshTests(ServiceCase):
         self.assertEqual(threads.started, 2, "never two at once")
         threads.waiting.clear()
         done.callback(outcome)
-        self.assertEqual((threads.started, len(service.directory.tenants)), (3, 1))
+        self.assertEqual((threads.started, len(service.snapshot.tenants)), (3, 1))
         threads.finish()
-        self.assertEqual((threads.started, len(service.directory.tenants)), (3, 0))
+        self.assertEqual((threads.started, len(service.snapshot.tenants)), (3, 0))
 
     def test_until_the_first_reading_is_over_nobody_logs_in(self) -> None:
         threads = Threads()
@@ -196,11 +196,11 @@ class RefreshTests(ServiceCase):
         self.patch(service.reading, "source", self.source)
         self.write()
         self.clock.advance(1)
-        self.assertEqual(service.directory.tenants, frozenset())
+        self.assertEqual(service.snapshot.tenants, frozenset())
 
     def test_a_listener_that_crashes_is_a_bug_and_the_refreshes_go_on(self) -> None:
         service = self.make()
-        service.listeners.insert(0, lambda directory: 1 / len(directory.tenants - service.directory.tenants))
+        service.listeners.insert(0, lambda snapshot: 1 / len(snapshot.tenants - service.snapshot.tenants))
         service.startService()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(len(self.seen), 1, "it costs no other listener")
@@ -210,7 +210,7 @@ class RefreshTests(ServiceCase):
     def test_a_listener_may_remove_itself(self) -> None:
         service = self.make()
 
-        def once(directory: Directory) -> None:
+        def once(snapshot: Snapshot) -> None:
             service.listeners.remove(once)
 
         service.listeners.insert(0, once)
@@ -231,7 +231,7 @@ class RefreshTests(ServiceCase):
     def test_how_many_databases_there_are_is_told_later(self) -> None:
         service = self.make()
         service.use_databases(3)
-        self.assertIsNone(service.directory, "nothing was read yet")
+        self.assertIsNone(service.snapshot, "nothing was read yet")
         service.use_databases(None)
         service.startService()
         used = service.authenticate(None, b"blue-password")
@@ -315,10 +315,10 @@ class ExpiryTests(ServiceCase):
         held: dict[str, bool] = {}
         self.ended: dict[str, float] = {}
 
-        def changed(directory: Directory) -> None:
+        def changed(snapshot: Snapshot) -> None:
             self.moments.append(self.elapsed())
-            for credential in directory.credentials:
-                holds = directory.renewed(credential, self.clock.seconds())
+            for credential in snapshot.credentials:
+                holds = snapshot.renewed(credential, self.clock.seconds())
                 if held.get(credential.secret, True) and not holds:
                     self.ended[credential.secret] = self.elapsed()
                 held[credential.secret] = holds

@@ -14,11 +14,11 @@ from redisproxy.resp.framing import encode
 from redisproxy.session.info import FIGURES
 from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.session.session import OK, Session
-from redisproxy.tenants.model import Credential, Directory, Tenant, digest
+from redisproxy.tenants.model import Credential, Snapshot, Tenant, digest
 
 BLUE = Credential(Tenant("blue", 3), "redis-secret-master", digest(b"blue"))
 GREEN = Credential(Tenant("green", 5), "redis-secret-master", digest(b"green"))
-DIRECTORY = Directory(None, [BLUE, GREEN])
+DIRECTORY = Snapshot(None, [BLUE, GREEN])
 POLICY = make_policy(builtin(), scripts=True, databases=True)
 
 
@@ -62,7 +62,7 @@ class Conversation:
     shares = False
     taken = 0
 
-    def __init__(self, directory: Directory = DIRECTORY, upstreams_at_once: bool = True) -> None:
+    def __init__(self, snapshot: Snapshot = DIRECTORY, upstreams_at_once: bool = True) -> None:
         """upstreams_at_once: an upstream connection is there as soon as the session asks for one; if not, the test opens
         it.
         """
@@ -74,7 +74,7 @@ class Conversation:
         self.logouts = 0
         self.audited: list[str] = []
         self.looked: list[bytes] = []
-        self.directory = directory
+        self.snapshot = snapshot
         self.upstreams_at_once = upstreams_at_once
         self.upstreams: list[RecordingUpstream] = []
         self.asked: list[Credential] = []
@@ -127,7 +127,7 @@ class Conversation:
         return dict.fromkeys(FIGURES, 4) | {"pubsub_patterns": 6}
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
-        return self.directory.authenticate(username, password, 0.0)
+        return self.snapshot.authenticate(username, password, 0.0)
 
     def lease(self, credential: Credential, protocol: int) -> None:
         self.asked.append(credential)
@@ -141,9 +141,9 @@ class Conversation:
         self.upstreams.append(RecordingUpstream(self, self.asked_protocol))
         self.session.upstream_opened(self.upstreams[-1])
 
-    def recheck(self, directory: Directory, now: float = 0.0) -> None:
+    def recheck(self, snapshot: Snapshot, now: float = 0.0) -> None:
         """Another directory is in force, or time has passed."""
-        if self.session.recheck(lambda credential: directory.renewed(credential, now)):
+        if self.session.recheck(lambda credential: snapshot.renewed(credential, now)):
             self.session.end_revoked()
 
     @property

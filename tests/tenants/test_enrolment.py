@@ -22,7 +22,7 @@ from redisproxy.tenants.enrolment import (
     parse_backend,
 )
 from redisproxy.tenants.limits import UNLIMITED, Limits
-from redisproxy.tenants.model import Directory
+from redisproxy.tenants.model import Snapshot
 
 CLIENT = "redis-secret-master"
 
@@ -86,21 +86,21 @@ class LimitsTests(unittest.TestCase):
     def setUp(self) -> None:
         self.enrolment = Enrolment(CLIENT, ("kube-system", CLIENT), limits=Limits(max_connections=7))
 
-    def resolve(self, **annotations: str) -> tuple[Directory, list[Problem]]:
+    def resolve(self, **annotations: str) -> tuple[Snapshot, list[Problem]]:
         a = NamespaceDocument("team-a", 0.0, {name.replace("_", "-"): text for name, text in annotations.items()})
         self.enrolment.absorb(enrolled(a=a, b=NamespaceDocument("team-b", 0.0)))
-        directory, problems = self.enrolment.resolve()
-        return directory, [problem for problem in problems if problem.namespace == "team-a"]
+        snapshot, problems = self.enrolment.resolve()
+        return snapshot, [problem for problem in problems if problem.namespace == "team-a"]
 
     def test_annotations_and_defaults(self) -> None:
-        directory, _ = self.resolve(**{self.LIMIT: "100"})
-        self.assertEqual(directory.limits_of("team-a"), Limits(7, 100))
-        self.assertEqual(directory.limits_of("team-b"), Limits(7))
-        self.assertEqual(directory.limits_of("team-c"), UNLIMITED)
+        snapshot, _ = self.resolve(**{self.LIMIT: "100"})
+        self.assertEqual(snapshot.limits_of("team-a"), Limits(7, 100))
+        self.assertEqual(snapshot.limits_of("team-b"), Limits(7))
+        self.assertEqual(snapshot.limits_of("team-c"), UNLIMITED)
 
     def test_a_malformed_one_is_a_problem_and_the_default_holds(self) -> None:
-        directory, [problem] = self.resolve(**{"redisproxy/max-connections": "s3cret", self.LIMIT: "5"})
-        self.assertEqual(directory.limits_of("team-a"), Limits(7, 5))
+        snapshot, [problem] = self.resolve(**{"redisproxy/max-connections": "s3cret", self.LIMIT: "5"})
+        self.assertEqual(snapshot.limits_of("team-a"), Limits(7, 5))
         self.assertRegex(
             str(problem),
             "^team-a: annotation redisproxy/max-connections is not a whole number from 0 to .*: the default, 7,",
@@ -149,8 +149,8 @@ class EnrolmentTests(unittest.TestCase):
             for index, name in enumerate(bad + good)
         }
         enrolment.absorb(Reading(None, tuple(NamespaceDocument(name, 0.0) for name in secrets), secrets))
-        directory, problems = enrolment.resolve()
-        self.assertEqual({tenant.namespace for tenant in directory.tenants}, set(good))
+        snapshot, problems = enrolment.resolve()
+        self.assertEqual({tenant.namespace for tenant in snapshot.tenants}, set(good))
         told = [problem for problem in problems if "is no name of a namespace" in problem.reason]
         self.assertEqual(len(told), len(bad))
         self.assertTrue(all(problem.namespace.isascii() and problem.namespace.isprintable() for problem in told))

@@ -96,13 +96,13 @@ class MarkedTests(unittest.TestCase):
             enrolment = Enrolment("redis-secret-master", MASTER)
             reading = Reading(master, (namespace,), {"team-a": (document, temporary)})
             enrolment.absorb(reading)
-            directory, problems = enrolment.resolve()
+            snapshot, problems = enrolment.resolve()
             self.assertTrue(any("annotation" in problem.reason for problem in problems))
             texts = [
                 repr(document),
                 repr(reading),
-                repr(directory.backend),
-                repr(directory.credentials),
+                repr(snapshot.backend),
+                repr(snapshot.credentials),
                 *map(str, problems),
             ]
             self.assertSaysNothing("\n".join(texts), value)

@@ -107,9 +107,9 @@ class GivenUpTests(PoolCase):
 
     @defer.inlineCallbacks
     def test_over_tls(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        authority = Authority(Path(directory.name))
+        snapshot = tempfile.TemporaryDirectory()
+        self.addCleanup(snapshot.cleanup)
+        authority = Authority(Path(snapshot.name))
         certificate, key = authority.issue("redis", "localhost")
         port = free_port()
         self.redis(
