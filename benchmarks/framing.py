@@ -84,11 +84,11 @@ def main() -> None:
     for label, make, data, count in cases:
         runs = [make(resp, data, count) for resp in forms.values()]
         repeats = [max(1, int(ROUND_SECONDS / best(run, 100))) for run in runs]
-        figures = [float("inf")] * len(runs)
+        stats = [float("inf")] * len(runs)
         for _ in range(ROUNDS):
             for n, run in enumerate(runs):
-                figures[n] = min(figures[n], best(run, repeats[n]))
-        print(f"{label:<30}", *(f"{figure / count * 1e9:>20.0f}" for figure in figures))
+                stats[n] = min(stats[n], best(run, repeats[n]))
+        print(f"{label:<30}", *(f"{figure / count * 1e9:>20.0f}" for figure in stats))
 
 
 if __name__ == "__main__":

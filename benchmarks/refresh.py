@@ -105,13 +105,13 @@ def send(options: argparse.Namespace) -> None:
                 took.append(now - sent[number])
                 heapq.heappush(due, (now + 2 * pause * random.random(), number))
             elif sys.stdin.readline():
-                print(json.dumps(figures(took)), flush=True)
+                print(json.dumps(stats(took)), flush=True)
                 took.clear()
             else:
                 return
 
 
-def figures(values: list[float]) -> dict[str, float]:
+def stats(values: list[float]) -> dict[str, float]:
     """Of seconds, in milliseconds."""
     values = sorted(values) or [0.0]
     at = {"p50": 0.5, "p99": 0.99}
@@ -225,7 +225,7 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
                 await task.deferLater(reactor, 0.01, lambda: None)
             await task.deferLater(reactor, 0.3, lambda: None)  # what the refresh delayed is to be in the figures
         took, cpu = time.perf_counter() - began, time.process_time() - spent
-        late, own = figures(lateness.values), figures(lateness.own)
+        late, own = stats(lateness.values), stats(lateness.own)
         trips = json.loads(await threads.deferToThread(clients.ask))
         longest = max((stop + start for start, stop in zip(pauses[::2], pauses[1::2], strict=False)), default=0.0)
         print(

@@ -27,7 +27,7 @@ from .local.embedded import EmbeddedError, EmbeddedRedis
 from .local.quickstart import tenants_command, tour
 from .net.reactor import is_monotonic
 from .ops.logs import observer
-from .ops.stats import DRAINING, Figures
+from .ops.stats import DRAINING, Stats
 from .printable import printable
 from .processes.os_process import end_with, prepare, quiet_libraries, raise_descriptor_limit
 from .processes.single import Serving
@@ -145,7 +145,7 @@ class ProxyService(service.MultiService):
             # With a web server, pages and metrics: 0.1 s of each start that needs none of these.
             from .status import StatusService
 
-            self.status = StatusService(settings, reactor, self._figures, self.serving.counts, self._unready)
+            self.status = StatusService(settings, reactor, self._stats, self.serving.counts, self._unready)
         self.certificates = self._make_rotation()
         self.certificates.setServiceParent(self)
 
@@ -248,7 +248,7 @@ class ProxyService(service.MultiService):
         if self.status is not None:
             self.status.startService()
             if isinstance(self.serving, Workers):
-                self.serving.tell_regularly()
+                self.serving.report_regularly()
         for address in self.listening.addresses:
             self._log.info("listening on {address}", address=shown_address(address))
         if self._settings.client_ca is not None:
@@ -299,7 +299,7 @@ class ProxyService(service.MultiService):
 
     # What is told of it.
 
-    def _figures(self) -> Figures:
+    def _stats(self) -> Stats:
         from .status import snapshot_state
 
         now = time.time()

@@ -20,7 +20,7 @@ from .listen.tls import ServerTls
 from .ops import page
 from .ops.http import Guard, TokenError, is_here, read_token, site
 from .ops.metrics import Exposition
-from .ops.stats import Counts, Figures, SnapshotState, TenantState, WatchState
+from .ops.stats import Counts, SnapshotState, Stats, TenantState, WatchState
 from .printable import printable
 from .settings import Settings, SettingsError
 from .sources.reload import ReadingService
@@ -45,7 +45,7 @@ class StatusService(service.Service):
         self,
         settings: Settings,
         reactor: object,
-        figures: Callable[[], Figures],
+        stats: Callable[[], Stats],
         counts: Callable[[], Counts],
         unready: Callable[[], str],
     ) -> None:
@@ -59,13 +59,13 @@ class StatusService(service.Service):
             except TokenError as error:
                 raise SettingsError(f"--status-token-file: {error}") from None
         self._clock = reactor
-        self._figures = figures
+        self._stats = stats
         self._counts = counts
         self._looking = task.LoopingCall(self._look)
         self._looking.clock = reactor
         self._looks: deque[tuple[float, dict[str, int]]] = deque(maxlen=LOOKS)
         self._guarded = settings.status_token_file is not None
-        self._site = site(self._page, page.HEADERS, Exposition(figures).render, unready, Guard(settings.status_token_file))
+        self._site = site(self._page, page.HEADERS, Exposition(stats).render, unready, Guard(settings.status_token_file))
 
     @property
     def tls(self) -> list[ServerTls]:
@@ -104,14 +104,14 @@ class StatusService(service.Service):
         self._looks.append((self._clock.seconds(), _commands(self._counts())))
 
     def _page(self) -> bytes:
-        figures = self._figures()
+        stats = self._stats()
         since, before = self._looks[0]
         seconds = self._clock.seconds() - since
         rates = {}
         if seconds > 0:
-            now = _commands(figures["counts"])
+            now = _commands(stats["counts"])
             rates = {name: max(0, count - before.get(name, 0)) / seconds for name, count in now.items()}
-        return page.render(figures, rates)
+        return page.render(stats, rates)
 
 
 def snapshot_state(reading: ReadingService, watch: WatchState | None, now: float) -> SnapshotState:
@@ -122,7 +122,7 @@ def snapshot_state(reading: ReadingService, watch: WatchState | None, now: float
         "source": printable(str(reading.source)),
         "age": reading.age,
         "refreshes": dict(reading.readings),
-        "refresh_seconds": reading.durations.figures(),
+        "refresh_seconds": reading.durations.stats(),
         "watch": watch,
         "problems": [
             {"namespace": problem.namespace, "secret": problem.secret, "reason": problem.reason}

@@ -34,7 +34,7 @@ from ..policy.policy import Policy
 from ..session import pubsub
 from ..session.conversation import REVOKED
 from ..session.session import Session
-from ..tenants.account import Tally, increase
+from ..tenants.account import TenantCounters, increase
 from ..tenants.login_backoff import LAST
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
 from ..upstream.client import ControlError
@@ -104,8 +104,8 @@ class ClientProtocol(RespReceiver):
         self._penalty: IDelayedCall | None = None
         self._tenant: Tenant | None = None
         # Whose commands and bytes these are, and how many of them are in it.
-        self._tally: Tally | None = None
-        self._tallied = (0, 0)
+        self._counters: TenantCounters | None = None
+        self._counted = (0, 0)
         self._place = Place(self)
 
     def __repr__(self) -> str:
@@ -247,16 +247,16 @@ class ClientProtocol(RespReceiver):
 
     # Counting: by the chunk, and added up when somebody asks, so that it costs the commands nothing.
 
-    def tally(self) -> None:
-        """Its tenant's tally has all that it did so far."""
-        before, self._tallied = self._tallied, (self.session.commands, self.taken)
-        if self._tally is not None:
-            self._tally.commands += self._tallied[0] - before[0]
-            self._tally.received += self._tallied[1] - before[1]
+    def add_up(self) -> None:
+        """Its tenant's counters has all that it did so far."""
+        before, self._counted = self._counted, (self.session.commands, self.taken)
+        if self._counters is not None:
+            self._counters.commands += self._counted[0] - before[0]
+            self._counters.received += self._counted[1] - before[1]
 
     def _belongs_to(self, tenant: Tenant | None) -> None:
         """It is the tenant's from now on; None: nobody's."""
-        self.tally()
+        self.add_up()
         if tenant == self._tenant:
             return
         factory = self.factory
@@ -265,11 +265,11 @@ class ClientProtocol(RespReceiver):
             if not factory.members[self._tenant]:
                 del factory.members[self._tenant]
         self._tenant = tenant
-        self._tally = None
+        self._counters = None
         if tenant is not None:
             factory.members.setdefault(tenant, set()).add(self)
-            self._tally = factory.counts.tally(tenant.namespace)
-            self._tally.logins += 1
+            self._counters = factory.counts.of(tenant.namespace)
+            self._counters.logins += 1
 
     # The tenant's limits: see `net.rate_limit.Client`.
 
@@ -299,10 +299,10 @@ class ClientProtocol(RespReceiver):
             return "unauthenticated"
         return "dedicated" if session.pinned else "multiplexed"
 
-    def looked_at(self, name: bytes) -> None:
+    def inspected(self, name: bytes) -> None:
         """See `session.ports.Link`."""
-        if self._tally is not None:
-            self._tally.look_at(name)
+        if self._counters is not None:
+            self._counters.inspected_one(name)
 
     def _outcome(self, close_reason: str) -> Outcome:
         credential = self.session.credential
@@ -408,22 +408,22 @@ class ClientProtocol(RespReceiver):
         )  # the last one: nobody is there any more
         return failure.value
 
-    def figures(self) -> Mapping[str, int]:
+    def stats(self) -> Mapping[str, int]:
         """See `session.ports.Link`."""
         factory = self.factory
         siblings = factory.members[self._tenant]
         for client in siblings:
-            client.tally()
-        factory.pool.tally()
+            client.add_up()
+        factory.pool.add_up()
         sessions = [client.session for client in siblings]
         channels, patterns, sharded = pubsub.counted([session.subscriptions for session in sessions])
         return {
             "connected_clients": len(sessions),
             "blocked_clients": sum(session.blocked for session in sessions),
             "pubsub_clients": sum(map(bool, (session.subscriptions for session in sessions))),
-            "total_connections_received": self._tally.logins,
-            "total_commands_processed": self._tally.commands,
-            "total_net_input_bytes": self._tally.received,
+            "total_connections_received": self._counters.logins,
+            "total_commands_processed": self._counters.commands,
+            "total_net_input_bytes": self._counters.received,
             "total_net_output_bytes": factory.counts.replied.get(self._tenant.namespace, 0),
             "pubsub_channels": channels,
             "pubsub_patterns": patterns,
@@ -444,7 +444,7 @@ class ClientProtocol(RespReceiver):
                 self._place.enter(self.factory.allowances.of(tenant.namespace))
             except TenantFullError as error:
                 increase(self.factory.counts.logins, error.outcome)
-                self.factory.counts.tally(tenant.namespace).turned_away += 1
+                self.factory.counts.of(tenant.namespace).turned_away += 1
                 self.factory.outcomes.tenant_full(self.peer, tenant.namespace, credential.secret)
                 raise
         # The credential is right; whether an upstream connection can be had is not the client's fault.
@@ -454,8 +454,8 @@ class ClientProtocol(RespReceiver):
     def forbidden(self, name: str) -> None:
         """See `session.ports.Link`."""
         self._forbidden += 1
-        if self._tally is not None:
-            self._tally.refuse(name.encode())
+        if self._counters is not None:
+            self._counters.refuse(name.encode())
         credential = self.session.credential
         if self._forbidden <= TOLD and credential is not None:
             self.factory.outcomes.forbidden(self.peer, credential.tenant.namespace, credential.secret, name)

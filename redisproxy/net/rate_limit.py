@@ -403,7 +403,7 @@ class Allowances:
         """There are none any more: at the end of the process, what Redis has done is told in the time that is left."""
         self.use({}, self._known)
 
-    def figures(self, namespace: str) -> dict[str, float]:
-        """See `ops.stats.TenantCounts`."""
+    def stats(self, namespace: str) -> dict[str, float]:
+        """See `ops.stats.TenantStats`."""
         found = self._known.get(namespace)
         return {"held": 0, "throttled": 0.0} if found is None else {"held": found.held, "throttled": found.throttled}

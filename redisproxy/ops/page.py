@@ -16,7 +16,7 @@ from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
 from ..printable import printable
-from .stats import DRAINING, CertificateState, Figures, ProblemState, SnapshotState, TenantCounts, WorkersState
+from .stats import DRAINING, CertificateState, ProblemState, SnapshotState, Stats, TenantStats, WorkersState
 
 #: Seconds until the browser asks again.
 REFRESH = 5
@@ -93,21 +93,21 @@ def advice(reason: str) -> str:
     return next((text for pattern, text in _ADVICE if re.search(pattern, reason)), "Mend it as told.")
 
 
-def render(figures: Figures, rates: Mapping[str, float]) -> bytes:
+def render(stats: Stats, rates: Mapping[str, float]) -> bytes:
     """The page. rates: commands a second, by namespace, of late."""
-    state = figures["state"]
+    state = stats["state"]
     body = [
         tags.header(
             tags.h1("Redis Proxy"),
             tags.span(f"version {__version__}", class_="soft"),
-            tags.span(_moment(figures["time"]), class_="soft"),
+            tags.span(_moment(stats["time"]), class_="soft"),
             tags.span(f"refreshes every {REFRESH} s", class_="soft"),
         ),
         *([tags.p(_banner(state["unready"]), class_="banner", role="alert")] if state["unready"] else []),
-        _overview(figures, rates),
+        _overview(stats, rates),
         *_problems(state["snapshot"]["problems"]),
-        *_certificates(state["tls"]["certificates"], figures["time"]),
-        *_tenants(figures, rates),
+        *_certificates(state["tls"]["certificates"], stats["time"]),
+        *_tenants(stats, rates),
     ]
     page = tags.html(
         tags.head(
@@ -149,8 +149,8 @@ def _card(title: str, value: object, more: str = "", kind: str = "") -> Tag:
     return tags.div(tags.dt(title), tags.dd(tags.span(str(value), class_=kind), tags.small(more) if more else ""))
 
 
-def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
-    counts, state = figures["counts"], figures["state"]
+def _overview(stats: Stats, rates: Mapping[str, float]) -> Tag:
+    counts, state = stats["counts"], stats["state"]
     redis, snapshot = state["redis"], state["snapshot"]
     sessions = counts["sessions"]
     age = snapshot["age"]
@@ -242,10 +242,10 @@ def _left(certificate: CertificateState, now: float) -> tuple[str | Tag, ...]:
     return (tags.span(f"in {_span(expires - now)}", class_="warn" if soon else ""), f", {_moment(expires)}")
 
 
-def _tenants(figures: Figures, rates: Mapping[str, float]) -> Iterable[Tag]:
-    tenants = figures["state"]["snapshot"]["tenants"]
-    counts = figures["counts"]["tenants"]
-    nothing: TenantCounts = {
+def _tenants(stats: Stats, rates: Mapping[str, float]) -> Iterable[Tag]:
+    tenants = stats["state"]["snapshot"]["tenants"]
+    counts = stats["counts"]["tenants"]
+    nothing: TenantStats = {
         "sessions": 0,
         "commands": {},
         "refused": {},
@@ -272,7 +272,7 @@ def _tenants(figures: Figures, rates: Mapping[str, float]) -> Iterable[Tag]:
                 _number(f"{sum(counted['commands'].values()):,}"),
                 _number(tags.span(f"{refused:,}", class_="warn" if refused else "")),
                 _number(tenant["credentials"]),
-                tags.td("-" if tenant["expires"] is None else f"in {_span(tenant['expires'] - figures['time'])}"),
+                tags.td("-" if tenant["expires"] is None else f"in {_span(tenant['expires'] - stats['time'])}"),
                 tags.td(_limits(tenant["limits"])),
                 tags.td(_limited(counted)),
             )
@@ -291,7 +291,7 @@ def _limits(limits: Mapping[str, int]) -> str:
     return ", ".join(f"{limits[name]:,} {unit}" for name, unit in units.items() if name in limits) or "-"
 
 
-def _limited(counted: TenantCounts) -> Tag | str:
+def _limited(counted: TenantStats) -> Tag | str:
     """What the limits have done to a tenant, now and since the start."""
     done = []
     if counted["throttled"]:

@@ -19,7 +19,7 @@ REFRESH_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 
 DRAINING = "draining"
 
 
-class HistogramFigures(TypedDict):
+class HistogramStats(TypedDict):
     """bounds: upper, in seconds; counts: of the samples up to each, and of those above the last; sum: of all, in seconds."""
 
     bounds: list[float]
@@ -40,12 +40,12 @@ class Histogram:
         self._counts[bisect.bisect_left(self._bounds, seconds)] += 1
         self._sum += seconds
 
-    def figures(self) -> HistogramFigures:
+    def stats(self) -> HistogramStats:
         """What was observed so far."""
         return {"bounds": list(self._bounds), "counts": list(self._counts), "sum": self._sum}
 
 
-class TenantCounts(TypedDict):
+class TenantStats(TypedDict):
     """commands, refused: by family, see `tenants.account`; received: bytes from clients; replied: bytes from Redis;
     turned_away: log-ins that would have been more connections than the tenant may have; held: connections that are not read
     from now, because the tenant did too much; throttled: seconds for which there were any.
@@ -73,8 +73,8 @@ class Counts(TypedDict):
     ended: dict[str, int]
     connections: dict[str, int]
     in_flight: int
-    redis_seconds: HistogramFigures
-    tenants: dict[str, TenantCounts]
+    redis_seconds: HistogramStats
+    tenants: dict[str, TenantStats]
 
 
 class TenantState(TypedDict):
@@ -116,7 +116,7 @@ class SnapshotState(TypedDict):
     source: str
     age: float | None
     refreshes: dict[str, int]
-    refresh_seconds: HistogramFigures
+    refresh_seconds: HistogramStats
     watch: WatchState | None
     problems: list[ProblemState]
     tenants: dict[str, TenantState]
@@ -177,7 +177,7 @@ class State(TypedDict):
     tls: TlsState
 
 
-class Figures(TypedDict):
+class Stats(TypedDict):
     """All numbers at one moment. time: in seconds since the epoch."""
 
     time: float

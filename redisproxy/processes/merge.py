@@ -22,7 +22,7 @@ def nothing() -> Counts:
         "ended": {},
         "connections": dict.fromkeys(("multiplexed", "idle", "dedicated"), 0),
         "in_flight": 0,
-        "redis_seconds": Histogram(REDIS_BOUNDS).figures(),
+        "redis_seconds": Histogram(REDIS_BOUNDS).stats(),
         "tenants": {},
     }
 

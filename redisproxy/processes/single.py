@@ -21,7 +21,7 @@ from ..clients.factory import ClientFactory, Timeouts
 from ..clients.snapshot import CurrentSnapshot
 from ..net.rate_limit import Allowances
 from ..ops.access_log import Outcomes
-from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
+from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantStats
 from ..policy.policy import Policy
 from ..policy.probing import Server, needed, policy_for
 from ..settings import Settings
@@ -142,10 +142,10 @@ class Serving(service.MultiService):
         clients = self.clients.clients
         sessions = dict.fromkeys(STATES, 0)
         for client in clients:
-            client.tally()
+            client.add_up()
             sessions[client.state] += 1
-        self.pool.tally()
-        tenants: dict[str, TenantCounts] = {
+        self.pool.add_up()
+        tenants: dict[str, TenantStats] = {
             namespace: {
                 "sessions": 0,
                 "commands": counted.by_family(),
@@ -153,9 +153,9 @@ class Serving(service.MultiService):
                 "received": counted.received,
                 "replied": counts.replied.get(namespace, 0),
                 "turned_away": counted.turned_away,
-                **self.allowances.figures(namespace),
+                **self.allowances.stats(namespace),
             }
-            for namespace, counted in counts.tallies.items()
+            for namespace, counted in counts.by_tenant.items()
         }
         in_flight = 0
         for client in clients:
@@ -170,7 +170,7 @@ class Serving(service.MultiService):
             "ended": dict(counts.ended),
             "connections": {"multiplexed": shared, "idle": idle, "dedicated": max(0, len(self.pool) - shared - idle)},
             "in_flight": in_flight,
-            "redis_seconds": self._redis_seconds.figures(),
+            "redis_seconds": self._redis_seconds.stats(),
             "tenants": tenants,
         }
 

@@ -195,7 +195,7 @@ class Workers(service.Service):
 
     # What they tell of themselves: see `single.Serving`.
 
-    def tell_regularly(self) -> None:
+    def report_regularly(self) -> None:
         """Somebody wants to know it, from now on."""
         self._asking.start(REPORT)
 

@@ -552,15 +552,15 @@ class Conversation:
                 self._command(what)
             elif kind == HEADED:
                 self.commands += 1
-                self.link.looked_at(what[0])
+                self.link.inspected(what[0])
                 self._headed(what)
             elif kind == OVERSIZE:
                 self.commands += 1
-                self.link.looked_at(what)
+                self.link.inspected(what)
                 self._oversize(what)
             else:
                 self.commands += 1
-                self.link.looked_at(what)
+                self.link.inspected(what)
                 if self.credential is None:
                     self._answer(NOAUTH)
                 elif what:

@@ -104,8 +104,8 @@ class Link(Protocol):
     def abort(self, close_reason: str) -> None:
         """Closes it at once, whatever is on its way."""
 
-    def figures(self) -> Mapping[str, int]:
-        """What INFO tells of the tenant's clients: each of `info.FIGURES`."""
+    def stats(self) -> Mapping[str, int]:
+        """What INFO tells of the tenant's clients: each of `info.CLIENT_STATS`."""
 
     def hold(self) -> None:
         """Read no more from the client."""
@@ -116,7 +116,7 @@ class Link(Protocol):
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         """Whose password it is. Raises AuthenticationError, TenantFullError where its tenant has too many connections."""
 
-    def looked_at(self, name: bytes) -> None:
+    def inspected(self, name: bytes) -> None:
         """One of the session's commands was not passed on unseen: it can be counted by its name."""
 
     def forbidden(self, name: str) -> None:

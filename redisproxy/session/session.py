@@ -29,7 +29,7 @@ class Session(AnsweringConversation):
     def _command(self, arguments: list[bytes]) -> None:
         """See `Conversation`."""
         self.commands += 1
-        self.link.looked_at(arguments[0])
+        self.link.inspected(arguments[0])
         name = arguments[0].upper()
         if self.credential is None and name not in _BEFORE_LOGIN:
             self._answer(NOAUTH)

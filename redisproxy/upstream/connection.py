@@ -101,7 +101,7 @@ class RedisConnection(RespReceiver):
         #: whether it may lead to another server than a new one would: it is not used again
         self.stale = False
         #: how many of the bytes that came are counted
-        self.tallied = 0
+        self.counted = 0
         #: when it was put down, in the reactor's seconds
         self.idle_since = 0.0
         self._pool = pool

@@ -125,15 +125,15 @@ class ConnectionPool(service.Service):
         """The tenants whose ACL users are logged in."""
         return {upstream.tenant for upstream in self._connections if upstream.has_acl_user and upstream.tenant is not None}
 
-    def tally(self) -> None:
+    def add_up(self) -> None:
         """Has the counts of what Redis sent so far."""
         for upstream in self._connections:
-            self._tally(upstream)
+            self._count(upstream)
 
-    def _tally(self, upstream: RedisConnection) -> None:
+    def _count(self, upstream: RedisConnection) -> None:
         if upstream.tenant is not None:
-            increase(self._counts.replied, upstream.tenant.namespace, upstream.taken - upstream.tallied)
-            upstream.tallied = upstream.taken
+            increase(self._counts.replied, upstream.tenant.namespace, upstream.taken - upstream.counted)
+            upstream.counted = upstream.taken
 
     def startService(self) -> None:
         super().startService()
@@ -543,7 +543,7 @@ class ConnectionPool(service.Service):
         self._connections.discard(upstream)
         self._like_replica.discard(upstream)
         self.handover.lost(upstream)
-        self._tally(upstream)
+        self._count(upstream)
         if upstream in self._timers:
             self._take_from_idle(upstream)
         self._check_empty()

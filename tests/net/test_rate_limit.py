@@ -396,4 +396,4 @@ class AllowancesTests(unittest.TestCase):
         place.lost()
         allowances.use({}, ())
         self.assertIsNot(allowances.of("team-a"), kept)
-        self.assertEqual(allowances.figures("team-b"), {"held": 0, "throttled": 0.0})
+        self.assertEqual(allowances.stats("team-b"), {"held": 0, "throttled": 0.0})

@@ -11,7 +11,7 @@ import unittest
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import Policy, make_policy
 from redisproxy.resp.framing import encode
-from redisproxy.session.info import FIGURES
+from redisproxy.session.info import CLIENT_STATS
 from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.session.session import OK, Session
 from redisproxy.tenants.model import Credential, Snapshot, Tenant, digest
@@ -111,7 +111,7 @@ class Conversation:
         self.permitted += patterns
         self.session.told(None)
 
-    def looked_at(self, name: bytes) -> None:
+    def inspected(self, name: bytes) -> None:
         self.looked.append(name)
 
     def forbidden(self, name: str) -> None:
@@ -123,8 +123,8 @@ class Conversation:
     def logged_out(self) -> None:
         self.logouts += 1
 
-    def figures(self) -> dict[str, int]:
-        return dict.fromkeys(FIGURES, 4) | {"pubsub_patterns": 6}
+    def stats(self) -> dict[str, int]:
+        return dict.fromkeys(CLIENT_STATS, 4) | {"pubsub_patterns": 6}
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         return self.snapshot.authenticate(username, password, 0.0)
