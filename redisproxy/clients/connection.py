@@ -27,7 +27,7 @@ from zope.interface import implementer
 from .. import probes
 from ..listen.tls import why_tls
 from ..net.protocol import Hold, Pressure, RespReceiver
-from ..net.rate_limit import Place
+from ..net.rate_limit import Reservation
 from ..net.twisted_private import close_if_written
 from ..ops.access_log import Outcome
 from ..policy.policy import Policy
@@ -106,7 +106,7 @@ class ClientProtocol(RespReceiver):
         # Whose commands and bytes these are, and how many of them are in it.
         self._counters: TenantCounters | None = None
         self._counted = (0, 0)
-        self._place = Place(self)
+        self._reservation = Reservation(self)
 
     def __repr__(self) -> str:
         return f"<client {self.id} from {self.peer}>"
@@ -167,10 +167,10 @@ class ClientProtocol(RespReceiver):
         if self._closing:
             return
         if self._admitted:
-            if self._place.shaper is None:
+            if self._reservation.rate_limiter is None:
                 self.session.received(data)
             else:
-                self._place.received(data)
+                self._reservation.received(data)
             return
         self._early.append(data)
         self._early_size += len(data)
@@ -229,7 +229,7 @@ class ClientProtocol(RespReceiver):
             self._penalty.cancel()
         factory = self.factory
         self._belongs_to(None)
-        self._place.lost()
+        self._reservation.lost()
         self.session.lost()
         for under_way in (self._leasing, self._asking):
             if under_way is not None:
@@ -399,7 +399,7 @@ class ClientProtocol(RespReceiver):
 
     def _told(self, answer: object) -> None:
         self._asking = None
-        self._place.answered(answer)
+        self._reservation.answered(answer)
         self.session.told(answer)
 
     def _control_failed(self, failure: Failure) -> Exception:
@@ -441,7 +441,7 @@ class ClientProtocol(RespReceiver):
         before, tenant = self.session.credential, credential.tenant
         if before is None or before.tenant != tenant:
             try:
-                self._place.enter(self.factory.allowances.of(tenant.namespace))
+                self._reservation.reserve(self.factory.tenant_limits.of(tenant.namespace))
             except TenantFullError as error:
                 increase(self.factory.counts.logins, error.outcome)
                 self.factory.counts.of(tenant.namespace).turned_away += 1
@@ -470,7 +470,7 @@ class ClientProtocol(RespReceiver):
         """See `session.ports.Link`."""
         self.factory.log_ins.begin(self)
         self._belongs_to(None)
-        self._place.leave()
+        self._reservation.release()
         self._limit_unread()
 
     @property
@@ -526,11 +526,11 @@ class ClientProtocol(RespReceiver):
             # The log-in succeeded.
             self.factory.log_ins.end(self)
             self.read_at_most(self._usual_buffer)
-        self._place.settle()
+        self._reservation.keep()
 
     def _not_leased(self, failure: Failure) -> None:
         self._leasing = None
-        self._place.give_up()
+        self._reservation.cancel()
         failure.trap(UpstreamError, defer.CancelledError)
         if failure.check(UpstreamError):
             self.session.upstream_refused(failure.value.told)

@@ -108,7 +108,7 @@ class Drain:
     def _hurry(self) -> None:
         # An upstream connection that is not read for its tenant's rate would keep the replies to what Redis has done, be it
         # an item popped.
-        self._factory.allowances.lift()
+        self._factory.tenant_limits.lift()
         upstreams = [upstream for client in list(self._clients) if (upstream := client.hurry()) is not None]
         if upstreams:
             defer.Deferred.fromCoroutine(self._unblock(upstreams)).addErrback(

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from ..net.rate_limit import Allowances
+from ..net.rate_limit import TenantLimits
 from ..net.time_limit import TimeLimit
 from ..ops.access_log import Outcomes
 from ..policy.facts import builtin
@@ -67,10 +67,10 @@ class ClientFactory(Factory):
         shares: bool = True,
         counts: Counts | None = None,
         numbers: Iterator[int] | None = None,
-        allowances: Allowances | None = None,
+        tenant_limits: TenantLimits | None = None,
     ) -> None:
         self.clock = clock
-        self.allowances = allowances or Allowances(clock)
+        self.tenant_limits = tenant_limits or TenantLimits(clock)
         #: whether sessions share pool
         self.shares = shares
         self.snapshot = snapshot
@@ -170,7 +170,7 @@ class ClientFactory(Factory):
     def _changed(self, snapshot: Snapshot) -> None:
         namespaces = {tenant.namespace for tenant in snapshot.tenants}
         self.counts.keep(namespaces)
-        self.allowances.use(snapshot.limits, namespaces)
+        self.tenant_limits.use(snapshot.limits, namespaces)
         self._revoke(snapshot)
 
     def _revoke(self, snapshot: Snapshot) -> None:

@@ -19,7 +19,7 @@ from ..clients.connection import STATES
 from ..clients.drain import Drain
 from ..clients.factory import ClientFactory, Timeouts
 from ..clients.snapshot import CurrentSnapshot
-from ..net.rate_limit import Allowances
+from ..net.rate_limit import TenantLimits
 from ..ops.access_log import Outcomes
 from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantStats
 from ..policy.policy import Policy
@@ -73,7 +73,7 @@ class Serving(service.MultiService):
         self._server: Server | None = None
         self._renewing: defer.Deferred | None = None
         counted = account.Counts()
-        self.allowances = Allowances(reactor, settings.processes)
+        self.tenant_limits = TenantLimits(reactor, settings.processes)
         self.pool = ConnectionPool(
             reactor,
             self.acl_users,
@@ -82,7 +82,7 @@ class Serving(service.MultiService):
             settings.connect_timeout,
             settings.redis_ca,
             counted,
-            self.allowances,
+            self.tenant_limits,
         )
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self.acl_users, self.pool
@@ -101,7 +101,7 @@ class Serving(service.MultiService):
             settings.connections == "multiplexed",
             numbers=itertools.count(number, settings.processes),
             counts=counted,
-            allowances=self.allowances,
+            tenant_limits=self.tenant_limits,
         )
         #: None: another process looks after them
         self.acl_maintenance: acl_maintenance.AclMaintenanceService | None = None
@@ -153,7 +153,7 @@ class Serving(service.MultiService):
                 "received": counted.received,
                 "replied": counts.replied.get(namespace, 0),
                 "turned_away": counted.turned_away,
-                **self.allowances.stats(namespace),
+                **self.tenant_limits.stats(namespace),
             }
             for namespace, counted in counts.by_tenant.items()
         }

@@ -19,7 +19,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from ..net.protocol import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver
-from ..net.rate_limit import NOBODYS, Allowance
+from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
 from ..printable import printable, server_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
@@ -116,7 +116,7 @@ class RedisConnection(RespReceiver):
         # Whether it was half closed; see `finish`.
         self._finished = False
         #: of its tenant
-        self.allowance: Allowance = NOBODYS
+        self.tenant_limit: TenantLimit = UNLIMITED_TENANT
 
     def __repr__(self) -> str:
         return f"<connection {self.backend.address} for {self.tenant.namespace if self.tenant else 'nobody yet'}>"
@@ -191,10 +191,10 @@ class RedisConnection(RespReceiver):
             self._deal_out(data)
             if self._pending is not None and self._pending.small_messages != self._narrow:
                 self._read_narrowly(not self._narrow)
-            shaper = self.allowance.shaper
-            if shaper is not None:
+            rate_limiter = self.tenant_limit.rate_limiter
+            if rate_limiter is not None:
                 # Also for the last bytes that a user waited for. Who uses it next must not be held for these.
-                shaper.replied(len(data), None if self._user is None else self)
+                rate_limiter.replied(len(data), None if self._user is None else self)
             return
         self._answers += data
         while self._answers:

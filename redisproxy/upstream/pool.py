@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .. import probes
-from ..net.rate_limit import Allowances
+from ..net.rate_limit import TenantLimits
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.log_once import LogOnce
@@ -49,7 +49,7 @@ class ConnectionPool(service.Service):
     after which
     an idle
     one beyond those is closed; connect_timeout: seconds for opening one, its log-in included; ca_file: see
-    `endpoint.endpoint_for`; counts: where what Redis sends is counted; allowances: of the tenants.
+    `endpoint.endpoint_for`; counts: where what Redis sends is counted; limits: of the tenants.
     """
 
     name = "connections"
@@ -64,10 +64,10 @@ class ConnectionPool(service.Service):
         connect_timeout: float,
         ca_file: Path | None = None,
         counts: Counts | None = None,
-        allowances: Allowances | None = None,
+        tenant_limits: TenantLimits | None = None,
     ) -> None:
         self._counts = counts or Counts()
-        self._allowances = allowances or Allowances(reactor)
+        self._tenant_limits = tenant_limits or TenantLimits(reactor)
         self._reactor = reactor
         self._acl_users = acl_users
         self._base = base
@@ -292,7 +292,7 @@ class ConnectionPool(service.Service):
             return None
         upstream = idle[-1]
         self._take_from_idle(upstream)
-        upstream.allowance = self._allowances.of(tenant.namespace)
+        upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
         return upstream
 
     async def lease(self, tenant: Tenant, protocol: int = 2) -> RedisConnection:
@@ -317,7 +317,7 @@ class ConnectionPool(service.Service):
                 # It was opened before it was known that Redis has ACLs: a script could leave the database.
                 upstream.drop()
                 raise UpstreamError("a connection with the master's rights", UNREACHABLE)
-            upstream.allowance = self._allowances.of(tenant.namespace)
+            upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
             return upstream
         except RedisUnreachable as error:
             # If another lease reached Redis in the same time, only this one failed.
