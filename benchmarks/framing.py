@@ -32,8 +32,8 @@ def source(path: Path) -> ModuleType:
 
 def scanning(resp: ModuleType, data: bytes, commands: int) -> Callable[[], None]:
     # As large as policy's table for a real server.
-    table = {b"COMMAND%d" % n: resp.KEEP for n in range(400)} | {b"GET": resp.KEEP, b"SET": resp.KEEP}
-    scanner = resp.RequestScanner(resp.AUTHENTICATED, table, resp.DROP)
+    table = {b"COMMAND%d" % n: resp.FORWARD for n in range(400)} | {b"GET": resp.FORWARD, b"SET": resp.FORWARD}
+    scanner = resp.RequestScanner(resp.AUTHENTICATED, table, resp.REFUSE)
 
     def run() -> None:
         scanner.feed(data)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..resp.framing import DROP, HEAD, KEEP, TAKE
+from ..resp.framing import FORWARD, INSPECT, INSPECT_FIRST, REFUSE
 from .facts import Command
 from .server_config import NAMES
 
@@ -99,7 +99,8 @@ HEADED = _names("PUBLISH SPUBLISH")
 class Policy:
     """Decisions about every command of one server.
 
-    table: KEEP, TAKE, DROP or HEAD by name, of every command that the server has, and those that the proxy answers.
+    table: FORWARD, INSPECT, REFUSE or INSPECT_FIRST by name, of every command that the server has, and those that the proxy
+    answers.
     subcommands: of a TAKEn container, those that are passed on. forwarded: all that an upstream connection needs the right
     to, as ACL
     rules name it. unknown: names that the operator allowed or refused and the server does not have.
@@ -169,7 +170,7 @@ def make_policy(
         return passes or (bool(names & SCRIPTS) and runs_scripts)
 
     # Whatever is not told otherwise is refused; what is not in the table at all, the server does not have.
-    table: dict[bytes, int] = dict.fromkeys(commands, DROP)
+    table: dict[bytes, int] = dict.fromkeys(commands, REFUSE)
     subcommands: dict[bytes, frozenset[bytes]] = {}
     known: dict[bytes, frozenset[bytes]] = {}
     forwarded: list[bytes] = []
@@ -183,9 +184,9 @@ def make_policy(
         if not command.subcommands:
             if may(command):
                 forwarded.append(name)
-                table[name] = KEEP
+                table[name] = FORWARD
                 if "blocking" in command.facts or name in BLOCKING:
-                    table[name] = TAKE
+                    table[name] = INSPECT
                     blocking.add(name)
             continue
         allowed = [subcommand for subcommand in command.subcommands if may(subcommand, command)]
@@ -194,9 +195,9 @@ def make_policy(
         forwarded += [name] if whole and name in ALLOWED else [subcommand.name for subcommand in allowed]
         # Where none is allowed, too: one that the server does not have has another error. Redis before 7 would say of it
         # that there is no right to it.
-        table[name] = KEEP if whole and (name in ALLOWED or not before_7) else TAKE
+        table[name] = FORWARD if whole and (name in ALLOWED or not before_7) else INSPECT
         subcommands[name] = frozenset(map(_subcommand, allowed))
-    for kind, names in ((TAKE, ANSWERED), (TAKE, PASSED_ON), (HEAD, HEADED)):
+    for kind, names in ((INSPECT, ANSWERED), (INSPECT, PASSED_ON), (INSPECT_FIRST, HEADED)):
         for name in names - (deny - NEVER):
             if names is ANSWERED:
                 table[name] = kind

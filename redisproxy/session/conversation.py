@@ -19,12 +19,12 @@ from .. import probes
 from ..policy import policy
 from ..resp.framing import (
     COMMAND,
-    FORWARD,
     HEADED,
+    INSPECT,
     NAME_LIMIT,
     OVERSIZE,
+    RUN,
     STREAM,
-    TAKE,
     UNAUTHENTICATED,
     ProtocolError,
     RequestScanner,
@@ -130,7 +130,7 @@ class Conversation:
         self._upstream_clean = True
         # Whether the beginning of a command that is not read whole was sent; see _midway.
         self._streaming = False
-        self._scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, TAKE)
+        self._scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, INSPECT)
         self._received = 0
         self._wait = 0
         self._unread = False
@@ -537,7 +537,7 @@ class Conversation:
                     self._end_if_done(True)
                 return
             kind, what, count = found
-            if kind == FORWARD:
+            if kind == RUN:
                 self.commands += count
                 self._send(what, count)
                 if not scanner.buffered and not self._no_more:

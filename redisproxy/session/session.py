@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 
 from ..policy import policy
-from ..resp.framing import DROP, HEAD, TAKE_LIMIT, UNAUTHENTICATED, encode
+from ..resp.framing import INSPECT_FIRST, INSPECT_LIMIT, REFUSE, UNAUTHENTICATED, encode
 from ..tenants.model import AuthenticationError, TenantFullError
 from . import pubsub
 from .answering import BAD_NAME, OK, SYNTAX, AnsweringConversation, is_client_name
@@ -43,7 +43,7 @@ class Session(AnsweringConversation):
             kind = self._policy.table.get(name)
             if kind is None:
                 return self._unknown(arguments)
-            if kind == DROP:  # by a policy that came since it was read
+            if kind == REFUSE:  # by a policy that came since it was read
                 return self._forbid(arguments[0])
         method = _METHODS.get(name)
         if method is None:
@@ -56,7 +56,7 @@ class Session(AnsweringConversation):
         if self.credential is not None and name.upper() not in self._policy.table:
             self._unknown([name])
         else:
-            self._refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (name.lower(), TAKE_LIMIT))
+            self._refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (name.lower(), INSPECT_LIMIT))
 
     def _headed(self, head: list[bytes]) -> None:
         """See `Conversation`: only PUBLISH and SPUBLISH come so."""
@@ -236,7 +236,7 @@ class Session(AnsweringConversation):
                 # sent to a channel that nobody has goes to replicas, too, behind all that was written before. Redis
                 # before 7 has no such channels; there any command counts.
                 channel = self.credential.tenant.channel_prefix + _UNHEARD
-                sharded = self._policy.table.get(b"SPUBLISH") == HEAD
+                sharded = self._policy.table.get(b"SPUBLISH") == INSPECT_FIRST
                 mark = [b"SPUBLISH", channel, b""] if sharded else [b"PING"]
                 self._expect(encode(mark), ReplyBatch(self, 1, silent=True))
             self.blocked = True  # also in a MULTI, where it does not wait: one that stands before the MULTI may

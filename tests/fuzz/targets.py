@@ -13,13 +13,13 @@ from unittest import mock
 from redisproxy.resp import framing
 from redisproxy.resp.framing import (
     AUTHENTICATED,
-    DROP,
     FORWARD,
-    HEAD,
     HEADED,
-    KEEP,
+    INSPECT,
+    INSPECT_FIRST,
+    REFUSE,
+    RUN,
     STREAM,
-    TAKE,
     UNAUTHENTICATED,
     ProtocolError,
     ReplyMeasurer,
@@ -36,7 +36,7 @@ from tests.support.conversations import BLUE, GREEN, Conversation, RecordingUpst
 #: Bytes of an input that are no payload: one of options, the others sizes of chunks, used in turn.
 HEADER = 5
 
-TABLE = {b"TAKE": TAKE, b"DROP": DROP, b"HEAD": HEAD, b"GET": KEEP}
+TABLE = {b"INSPECT": INSPECT, b"REFUSE": REFUSE, b"INSPECT_FIRST": INSPECT_FIRST, b"GET": FORWARD}
 
 
 def cut(data: bytes, sizes: bytes) -> Iterator[bytes]:
@@ -78,13 +78,13 @@ class Scanned:
             return False
         held = self.scanner.buffered + sum(map(len, self.scanner._taken))
         assert held <= self.fed, "more is held than was fed"
-        assert held <= framing.TAKE_LIMIT + framing.INLINE_LIMIT + framing.WHOLE_LIMIT, f"{held} bytes are held"
+        assert held <= framing.INSPECT_LIMIT + framing.INLINE_LIMIT + framing.WHOLE_LIMIT, f"{held} bytes are held"
         assert self.scanner.buffered >= 0
         return True
 
     def _take(self, found: tuple[int, object, int]) -> None:
         kind, what, count = found
-        if kind in (FORWARD, STREAM):
+        if kind in (RUN, STREAM):
             assert what, "an empty run"
             self.sent += what
             self.count += count
@@ -108,7 +108,7 @@ def requests(data: bytes) -> None:
     if options & 0x80:  # limits that can be reached, and a flood
         if options & 0x40:
             payload *= 1 + 4096 // (len(payload) + 1)
-        limits = {"TAKE_LIMIT": 1024, "INLINE_LIMIT": 256, "WHOLE_LIMIT": 128}
+        limits = {"INSPECT_LIMIT": 1024, "INLINE_LIMIT": 256, "WHOLE_LIMIT": 128}
         with mock.patch.multiple(framing, **limits):
             _requests(options, sizes, payload)
     else:
@@ -117,7 +117,7 @@ def requests(data: bytes) -> None:
 
 def _requests(options: int, sizes: bytes, payload: bytes) -> None:
     limits = UNAUTHENTICATED if options & 1 else AUTHENTICATED
-    default = (KEEP, DROP, TAKE, KEEP)[options >> 1 & 3]
+    default = (FORWARD, REFUSE, INSPECT, FORWARD)[options >> 1 & 3]
     whole = Scanned(limits, TABLE, default)
     whole.feed(payload)
     split = Scanned(limits, TABLE, default)
@@ -138,7 +138,7 @@ def _requests(options: int, sizes: bytes, payload: bytes) -> None:
         else:
             assert one == other, (one, other)
     for scanned in (whole, split):
-        again = Scanned(AUTHENTICATED, {}, KEEP)
+        again = Scanned(AUTHENTICATED, {}, FORWARD)
         assert again.feed(bytes(scanned.sent)), f"what is passed on is {again.error}"
         assert (again.sent, again.count) == (scanned.sent, scanned.count), "what is passed on has other boundaries"
         if scanned.error is None:
