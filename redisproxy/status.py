@@ -18,7 +18,7 @@ from .clients.connection import shown_address
 from .listen.endpoints import EndpointError, Listening
 from .listen.tls import ServerTls
 from .ops import page
-from .ops.http import Guard, TokenError, is_here, read_token, site
+from .ops.http import TokenError, TokenGuard, is_here, read_token, site
 from .ops.metrics import Exposition
 from .ops.stats import Counts, SnapshotState, Stats, TenantState, WatchState
 from .printable import printable
@@ -65,7 +65,9 @@ class StatusService(service.Service):
         self._looking.clock = reactor
         self._looks: deque[tuple[float, dict[str, int]]] = deque(maxlen=LOOKS)
         self._guarded = settings.status_token_file is not None
-        self._site = site(self._page, page.HEADERS, Exposition(stats).render, unready, Guard(settings.status_token_file))
+        self._site = site(
+            self._page, page.HEADERS, Exposition(stats).render, unready, TokenGuard(settings.status_token_file)
+        )
 
     @property
     def tls(self) -> list[ServerTls]:

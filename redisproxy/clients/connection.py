@@ -35,7 +35,7 @@ from ..session import pubsub
 from ..session.conversation import REVOKED
 from ..session.session import Session
 from ..tenants.account import TenantCounters, increase
-from ..tenants.login_backoff import LAST
+from ..tenants.login_backoff import WRONG_PASSWORDS_LIMIT
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
 from ..upstream.client import ControlError
 from ..upstream.connection import RedisConnection, UpstreamError
@@ -101,7 +101,7 @@ class ClientProtocol(RespReceiver):
         self._usual_buffer = 0
         self._wrong = 0
         self._forbidden = 0
-        self._penalty: IDelayedCall | None = None
+        self._login_delay: IDelayedCall | None = None
         self._tenant: Tenant | None = None
         # Whose commands and bytes these are, and how many of them are in it.
         self._counters: TenantCounters | None = None
@@ -225,8 +225,8 @@ class ClientProtocol(RespReceiver):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_timer()
-        if self._penalty is not None and self._penalty.active():
-            self._penalty.cancel()
+        if self._login_delay is not None and self._login_delay.active():
+            self._login_delay.cancel()
         factory = self.factory
         self._belongs_to(None)
         self._reservation.lost()
@@ -460,11 +460,13 @@ class ClientProtocol(RespReceiver):
         if self._forbidden <= TOLD and credential is not None:
             self.factory.outcomes.forbidden(self.peer, credential.tenant.namespace, credential.secret, name)
 
-    def punish(self, error: bytes) -> None:
+    def delay_login_error(self, error: bytes) -> None:
         """See `session.ports.Link`."""
         self._wrong += 1
-        delay = self.factory.guard.wrong(self._address, self.factory.clock.seconds())
-        self._penalty = self.factory.clock.callLater(delay, self.session.punished, error, self._wrong >= LAST)
+        delay = self.factory.login_backoff.wrong(self._address, self.factory.clock.seconds())
+        self._login_delay = self.factory.clock.callLater(
+            delay, self.session.login_error_due, error, self._wrong >= WRONG_PASSWORDS_LIMIT
+        )
 
     def logged_out(self) -> None:
         """See `session.ports.Link`."""

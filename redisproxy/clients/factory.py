@@ -21,7 +21,7 @@ from ..ops.access_log import Outcomes
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..tenants.account import Counts
-from ..tenants.login_backoff import Guard
+from ..tenants.login_backoff import LoginBackoff
 from ..tenants.model import Snapshot, Tenant
 from ..upstream.acl_users import AclUsers
 from ..upstream.pool import ConnectionPool
@@ -76,7 +76,7 @@ class ClientFactory(Factory):
         self.snapshot = snapshot
         self.questions = questions
         self.acl_users = acl_users
-        self.guard = Guard()
+        self.login_backoff = LoginBackoff()
         self._probing = task.LoopingCall(self._probe)
         self._probing.clock = clock
         self._making_room = task.LoopingCall(self._make_room)

@@ -63,7 +63,7 @@ class Wait:
     ENDING = 16  #: no more commands will be read
     CONTROL = 32  #: something was asked with the master's rights
     HELLO = 64  #: whether the protocol changes is not known yet
-    PENALTY = 128  #: a wrong password is answered later and later
+    LOGIN_DELAY = 128  #: a wrong password is answered later and later
     HOME = 256  #: the multiplexed connection takes no more for now, or is being opened
     MOVING = 512  #: what is pending must come before another upstream connection is used
     RATE = 1024  #: its tenant has done as much as it may for now

@@ -122,8 +122,8 @@ class Link(Protocol):
     def forbidden(self, name: str) -> None:
         """A command was refused that the tenant may not use: for the log. name: fit for it."""
 
-    def punish(self, error: bytes) -> None:
-        """A log-in was wrong: `Session.punished` is called with its error, the later the more there were."""
+    def delay_login_error(self, error: bytes) -> None:
+        """A log-in was wrong: `Session.login_error_due` is called with its error, the later the more there were."""
 
     def logged_out(self) -> None:
         """The client is not logged in any more: it has as much time for that as at the beginning."""

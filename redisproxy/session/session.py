@@ -101,8 +101,8 @@ class Session(AnsweringConversation):
             self.end(error.outcome)
             return
         except AuthenticationError as error:
-            self._stop(Wait.PENALTY)
-            self.link.punish(b"-%b\r\n" % str(error).encode())
+            self._stop(Wait.LOGIN_DELAY)
+            self.link.delay_login_error(b"-%b\r\n" % str(error).encode())
             return
         if self.credential is not None and self.credential.tenant == credential.tenant:
             self.credential = credential
@@ -113,14 +113,14 @@ class Session(AnsweringConversation):
             return
         self._move_in(credential, int(hello[1]) if hello else self.protocol, hello)
 
-    def punished(self, error: bytes, last: bool) -> None:
+    def login_error_due(self, error: bytes, last: bool) -> None:
         """The time for a wrong password is over: its error may be told. last: and no other will be tried."""
         if self.ended:
             return
         self._answer(error)
         if last:
             self.end("wrong-passwords")
-        self._go_on(Wait.PENALTY)
+        self._go_on(Wait.LOGIN_DELAY)
 
     def _hello(self, arguments: list[bytes]) -> None:
         """HELLO [2|3 [AUTH user password] [SETNAME name]]. What AUTH leaves is asked of Redis, so it is its own answer."""

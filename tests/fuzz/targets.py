@@ -457,7 +457,7 @@ class FuzzedConversation(Conversation):
     def permit(self, patterns: list[bytes]) -> None:
         self.permits += 1
 
-    def punish(self, error: bytes) -> None:
+    def delay_login_error(self, error: bytes) -> None:
         self.penalties.append(error)
 
     def open_upstream(self) -> None:
@@ -699,7 +699,7 @@ class Play:
             assert not talk.questions
             session.told(RuntimeError("no") if amount & 8 else list(map(_answer, commands)))
         if talk.penalties:
-            session.punished(talk.penalties.pop(), bool(amount & 16))
+            session.login_error_due(talk.penalties.pop(), bool(amount & 16))
 
     def _home(self, amount: int) -> None:
         """Something changes there."""

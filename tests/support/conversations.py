@@ -117,8 +117,8 @@ class Conversation:
     def forbidden(self, name: str) -> None:
         self.audited.append(name)
 
-    def punish(self, error: bytes) -> None:
-        self.session.punished(error, False)
+    def delay_login_error(self, error: bytes) -> None:
+        self.session.login_error_due(error, False)
 
     def logged_out(self) -> None:
         self.logouts += 1
