@@ -19,7 +19,7 @@ import click
 import yaml
 
 from redisproxy.cli.main import command
-from redisproxy.ops.access_log import Outcome
+from redisproxy.ops.access_log import ConnectionRecord
 from redisproxy.settings import Settings, option_name
 from redisproxy.sources.watch import Watched
 from redisproxy.tenants.limits import ANNOTATIONS
@@ -108,7 +108,12 @@ def like(texts: Iterable[str]) -> set[str]:
 
 
 def close_reasons() -> list[str]:
-    return re.search(r"close_reason: ([a-z0-9, \n-]+)\.", Outcome.__doc__)[1].replace("\n", " ").replace(" ", "").split(",")
+    return (
+        re.search(r"close_reason: ([a-z0-9, \n-]+)\.", ConnectionRecord.__doc__)[1]
+        .replace("\n", " ")
+        .replace(" ", "")
+        .split(",")
+    )
 
 
 #: Log lines without a row of their own, and why.

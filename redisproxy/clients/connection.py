@@ -29,7 +29,7 @@ from ..listen.tls import why_tls
 from ..net.protocol import Hold, Pressure, RespReceiver
 from ..net.rate_limit import Reservation
 from ..net.twisted_private import close_if_written
-from ..ops.access_log import Outcome
+from ..ops.access_log import ConnectionRecord
 from ..policy.policy import Policy
 from ..session import pubsub
 from ..session.conversation import REVOKED
@@ -238,8 +238,8 @@ class ClientProtocol(RespReceiver):
             self._close_reason, self._detail = "tls-failed", why_tls(reason.value, self.transport.getHandle())
         close_reason = self._close_reason or "client-left"
         increase(factory.counts.ended, close_reason)
-        if factory.outcomes.tells(close_reason):
-            factory.outcomes.ended(self._outcome(close_reason))
+        if factory.access_log.logs(close_reason):
+            factory.access_log.ended(self._record(close_reason))
         factory.admission.leave(self)
         factory.left(self)
         # The two hold each other: without this they were left to the garbage collector, whose full runs are felt.
@@ -304,9 +304,9 @@ class ClientProtocol(RespReceiver):
         if self._counters is not None:
             self._counters.inspected_one(name)
 
-    def _outcome(self, close_reason: str) -> Outcome:
+    def _record(self, close_reason: str) -> ConnectionRecord:
         credential = self.session.credential
-        return Outcome(
+        return ConnectionRecord(
             number=self.id,
             peer=self.peer,
             namespace=credential.tenant.namespace if credential else None,
@@ -436,7 +436,7 @@ class ClientProtocol(RespReceiver):
             credential = self.factory.snapshot.authenticate(username, password)
         except AuthenticationError as error:
             increase(self.factory.counts.logins, error.outcome)
-            self.factory.outcomes.login_refused(self.peer, error.outcome, self._namespace)
+            self.factory.access_log.login_refused(self.peer, error.outcome, self._namespace)
             raise
         before, tenant = self.session.credential, credential.tenant
         if before is None or before.tenant != tenant:
@@ -445,7 +445,7 @@ class ClientProtocol(RespReceiver):
             except TenantFullError as error:
                 increase(self.factory.counts.logins, error.outcome)
                 self.factory.counts.of(tenant.namespace).turned_away += 1
-                self.factory.outcomes.tenant_full(self.peer, tenant.namespace, credential.secret)
+                self.factory.access_log.tenant_full(self.peer, tenant.namespace, credential.secret)
                 raise
         # The credential is right; whether an upstream connection can be had is not the client's fault.
         increase(self.factory.counts.logins, "ok")
@@ -458,7 +458,7 @@ class ClientProtocol(RespReceiver):
             self._counters.refuse(name.encode())
         credential = self.session.credential
         if self._forbidden <= TOLD and credential is not None:
-            self.factory.outcomes.forbidden(self.peer, credential.tenant.namespace, credential.secret, name)
+            self.factory.access_log.forbidden(self.peer, credential.tenant.namespace, credential.secret, name)
 
     def delay_login_error(self, error: bytes) -> None:
         """See `session.ports.Link`."""
@@ -539,7 +539,7 @@ class ClientProtocol(RespReceiver):
 
     def _crashed(self, failure: Failure) -> None:
         # What one client can bring about once, it can bring about all the time.
-        if self.factory.outcomes.allows(self._namespace, self.peer):
+        if self.factory.access_log.allows(self._namespace, self.peer):
             super()._crashed(failure)
         else:
             self.transport.abortConnection()

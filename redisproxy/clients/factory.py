@@ -17,7 +17,7 @@ from twisted.logger import Logger
 
 from ..net.rate_limit import TenantLimits
 from ..net.time_limit import TimeLimit
-from ..ops.access_log import Outcomes
+from ..ops.access_log import AccessLog
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..tenants.account import Counts
@@ -62,7 +62,7 @@ class ClientFactory(Factory):
         acl_users: AclUsers,
         pool: ConnectionPool,
         admission: Admission,
-        outcomes: Outcomes,
+        access_log: AccessLog,
         timeouts: Timeouts,
         shares: bool = True,
         counts: Counts | None = None,
@@ -85,7 +85,7 @@ class ClientFactory(Factory):
         self.policy = make_policy(builtin(), scripts=False)
         self.pool = pool
         self.admission = admission
-        self.outcomes = outcomes
+        self.access_log = access_log
         #: for those that have not logged in
         self.log_ins: TimeLimit[ClientProtocol] = TimeLimit(clock, timeouts.login, ClientProtocol.login_timeout)
         self.timeouts = timeouts

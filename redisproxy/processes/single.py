@@ -20,7 +20,7 @@ from ..clients.drain import Drain
 from ..clients.factory import ClientFactory, Timeouts
 from ..clients.snapshot import CurrentSnapshot
 from ..net.rate_limit import TenantLimits
-from ..ops.access_log import Outcomes
+from ..ops.access_log import AccessLog
 from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantStats
 from ..policy.policy import Policy
 from ..policy.probing import Server, needed, policy_for
@@ -87,7 +87,7 @@ class Serving(service.MultiService):
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self.acl_users, self.pool
         )
-        outcomes = Outcomes(reactor, settings.log_level == "debug", settings.processes)
+        access_log = AccessLog(reactor, settings.log_level == "debug", settings.processes)
         #: the factory for clients' connections
         self.clients = ClientFactory(
             reactor,
@@ -96,7 +96,7 @@ class Serving(service.MultiService):
             self.acl_users,
             self.pool,
             Admission(settings.max_workers, settings.work_queue_size),
-            outcomes,
+            access_log,
             Timeouts(login=settings.login_timeout),
             settings.connections == "multiplexed",
             numbers=itertools.count(number, settings.processes),
@@ -113,7 +113,7 @@ class Serving(service.MultiService):
         self._redis_seconds = Histogram(REDIS_BOUNDS)
         self.sampler = Sampler(reactor, lambda: self.pool.shared, self._redis_seconds.observe)
         self.snapshot.listeners += [self._settle, self._snapshot_changed]
-        for part in (self.pool, self.control, self.master, self.snapshot, self.sampler, outcomes):
+        for part in (self.pool, self.control, self.master, self.snapshot, self.sampler, access_log):
             part.setServiceParent(self)
 
     def use(self, snapshot: Snapshot, elsewhere: Collection[int] = ()) -> None:

@@ -21,7 +21,7 @@ from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import CLOSE_LIMIT, FULL, REVOKED_GRACE, UNREAD_LIMIT, ClientProtocol
 from redisproxy.clients.factory import CLOSED_AT_ONCE, CROWDED_LOOK, ClientFactory, Timeouts
 from redisproxy.listen.tls import ServerTls, TlsFiles, make
-from redisproxy.ops.access_log import Outcomes
+from redisproxy.ops.access_log import AccessLog
 from redisproxy.ops.line_quota import ADDRESS_LINES
 from redisproxy.session.conversation import NOAUTH
 from redisproxy.session.pending import ReplyBatch
@@ -52,7 +52,7 @@ class FactoryTests(unittest.TestCase):
         self.clock = task.Clock()
         self.snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, []), wall_clock=self.clock.seconds)
         self.factory = ClientFactory(
-            self.clock, self.snapshot, None, None, None, Admission(1000, 0), Outcomes(self.clock), Timeouts(60.0)
+            self.clock, self.snapshot, None, None, None, Admission(1000, 0), AccessLog(self.clock), Timeouts(60.0)
         )
 
     def connect(self) -> ClientProtocol:
@@ -146,7 +146,7 @@ class FactoryTests(unittest.TestCase):
             self.assertTrue(client.transport.disconnecting)
             client.connectionLost()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), ADDRESS_LINES)
-        self.factory.outcomes.stopService()
+        self.factory.access_log.stopService()
 
     def test_a_client_that_left_leaves_nothing_to_the_garbage_collector(self) -> None:
         gc.disable()
@@ -182,7 +182,7 @@ class TlsTests(unittest.TestCase):
             None,
             None,
             Admission(1, 0),
-            Outcomes(self.clock),
+            AccessLog(self.clock),
             Timeouts(60.0),
         )
         self.tls = TLSMemoryBIOFactory(secured, False, self.factory, self.clock)

@@ -13,7 +13,7 @@ from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import IDLE_LINGER
 from redisproxy.clients.drain import RATE, TURN, WRONG_PASSWORDS_LIMIT, Drain
 from redisproxy.clients.factory import ClientFactory, Timeouts
-from redisproxy.ops.access_log import Outcomes
+from redisproxy.ops.access_log import AccessLog
 from redisproxy.policy import acl
 from redisproxy.tenants.model import Snapshot, Tenant
 from redisproxy.upstream.client import ControlError
@@ -83,7 +83,7 @@ class DrainCase(unittest.SynchronousTestCase):
         self.clock = task.Clock()
         snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, []))
         self.factory = ClientFactory(
-            self.clock, snapshot, None, None, None, Admission(10_000, 0), Outcomes(self.clock), Timeouts(60.0)
+            self.clock, snapshot, None, None, None, Admission(10_000, 0), AccessLog(self.clock), Timeouts(60.0)
         )
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
 

@@ -31,7 +31,7 @@ from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import ClientProtocol
 from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.clients.snapshot import CurrentSnapshot
-from redisproxy.ops.access_log import Outcomes
+from redisproxy.ops.access_log import AccessLog
 from redisproxy.session import conversation
 from redisproxy.tenants.model import Backend, Credential, Snapshot, Tenant, digest
 from redisproxy.upstream import multiplexed as shared_module
@@ -205,7 +205,7 @@ class Simulation:
         shares = rng.random() < 0.8
         self._factory = ClientFactory(
             *(reactor, self._holder, Questions(reactor, self._upstreams), acl_users, self._upstreams),
-            *(self._admission, Outcomes(reactor), Timeouts(60.0), shares),
+            *(self._admission, AccessLog(reactor), Timeouts(60.0), shares),
         )
         self._use_directory()
         self._holder.startService()
