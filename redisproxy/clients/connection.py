@@ -40,7 +40,7 @@ from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullE
 from ..upstream.client import ControlError
 from ..upstream.connection import RedisConnection, UpstreamError
 from ..upstream.multiplexed import TenantPool
-from ..upstream.queries import QuestionError
+from ..upstream.queries import QueryError
 
 if TYPE_CHECKING:
     from .factory import ClientFactory
@@ -382,7 +382,7 @@ class ClientProtocol(RespReceiver):
 
     def ask(self, commands: list[list[bytes]]) -> None:
         """See `session.ports.Link`."""
-        asking = self._asking = defer.Deferred.fromCoroutine(self.factory.questions.ask(self._tenant, commands))
+        asking = self._asking = defer.Deferred.fromCoroutine(self.factory.queries.ask(self._tenant, commands))
         self._on_control(asking)
 
     def permit(self, patterns: list[bytes]) -> None:
@@ -403,9 +403,7 @@ class ClientProtocol(RespReceiver):
         self.session.told(answer)
 
     def _control_failed(self, failure: Failure) -> Exception:
-        failure.trap(
-            ControlError, QuestionError, UpstreamError, defer.CancelledError
-        )  # the last one: nobody is there any more
+        failure.trap(ControlError, QueryError, UpstreamError, defer.CancelledError)  # the last one: nobody is there any more
         return failure.value
 
     def stats(self) -> Mapping[str, int]:

@@ -25,7 +25,7 @@ from ..tenants.login_backoff import LoginBackoff
 from ..tenants.model import Snapshot, Tenant
 from ..upstream.acl_users import AclUsers
 from ..upstream.pool import ConnectionPool
-from ..upstream.queries import Questions
+from ..upstream.queries import ControlQueries
 from .admission import Admission
 from .connection import CROWDED, ClientProtocol
 from .snapshot import CurrentSnapshot
@@ -58,7 +58,7 @@ class ClientFactory(Factory):
         self,
         clock: object,
         snapshot: CurrentSnapshot,
-        questions: Questions,
+        queries: ControlQueries,
         acl_users: AclUsers,
         pool: ConnectionPool,
         admission: Admission,
@@ -74,7 +74,7 @@ class ClientFactory(Factory):
         #: whether sessions share pool
         self.shares = shares
         self.snapshot = snapshot
-        self.questions = questions
+        self.queries = queries
         self.acl_users = acl_users
         self.login_backoff = LoginBackoff()
         self._probing = task.LoopingCall(self._probe)

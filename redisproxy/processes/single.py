@@ -34,7 +34,7 @@ from ..upstream.client import ControlService
 from ..upstream.failover import MasterService
 from ..upstream.latency import Sampler
 from ..upstream.pool import ConnectionPool
-from ..upstream.queries import Questions
+from ..upstream.queries import ControlQueries
 from .os_process import settle
 
 #: Seconds until a user is told of again that could not be.
@@ -92,7 +92,7 @@ class Serving(service.MultiService):
         self.clients = ClientFactory(
             reactor,
             self.snapshot,
-            Questions(reactor, self.pool),
+            ControlQueries(reactor, self.pool),
             self.acl_users,
             self.pool,
             Admission(settings.max_workers, settings.work_queue_size),

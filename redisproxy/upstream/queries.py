@@ -34,7 +34,7 @@ SLOW = 0.02
 SHARE, LATER = 9.0, 2.0
 
 
-class QuestionError(Exception):
+class QueryError(Exception):
     """Redis did not answer, or with an error. `told` is the client's error reply."""
 
     def __init__(self, text: str, told: str = UNANSWERED) -> None:
@@ -52,7 +52,7 @@ class Pool(Protocol):
         """Whether it may be asked more."""
 
 
-class _Question:
+class _Query:
     """One of them: so many commands, sent together. See `session.pending.Owner`."""
 
     def __init__(self, count: int) -> None:
@@ -71,29 +71,29 @@ class _Question:
         if not self._outstanding:
             answer: bytes | Failure = b"".join(self._pieces)
             if self._size > ANSWER_LIMIT:
-                answer = Failure(QuestionError(f"an answer of {self._size} bytes", TOO_LARGE))
+                answer = Failure(QueryError(f"an answer of {self._size} bytes", TOO_LARGE))
             self.answered.callback(answer)
 
     def lost(self) -> None:
         """There will be no answer."""
-        self.answered.errback(QuestionError("the connection was lost"))
+        self.answered.errback(QueryError("the connection was lost"))
 
 
 class _Line:
     """One connection, while it is asked. See `connection.User`."""
 
-    def __init__(self, upstream: RedisConnection, questions: Questions) -> None:
+    def __init__(self, upstream: RedisConnection, queries: ControlQueries) -> None:
         self.upstream = upstream
         #: how many wait for an answer
         self.waiters = 0
-        self._questions = questions
+        self._queries = queries
         self._pending = upstream.carry(self, lambda _: None)
 
     def ask(self, commands: Sequence[list[bytes]]) -> defer.Deferred[bytes]:
-        """The replies as they come, or QuestionError."""
-        question = _Question(len(commands))
-        self.upstream.send(b"".join(map(encode, commands)), ReplyBatch(question, len(commands)))
-        return question.answered
+        """The replies as they come, or QueryError."""
+        query = _Query(len(commands))
+        self.upstream.send(b"".join(map(encode, commands)), ReplyBatch(query, len(commands)))
+        return query.answered
 
     @property
     def idle(self) -> bool:
@@ -102,12 +102,12 @@ class _Line:
 
     def upstream_lost(self) -> None:
         """See `connection.User`."""
-        self._questions.leave(self)
+        self._queries.leave(self)
         for batch in self._pending.abandon():
             batch.owner.lost()
 
 
-class Questions:
+class ControlQueries:
     """Asks for all tenants, one thing at a time for each."""
 
     def __init__(self, reactor: IReactorTime, pool: Pool) -> None:
@@ -124,7 +124,7 @@ class Questions:
     async def ask(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:
         """Redis's answer to each command, within TIMEOUT from the tenant's turn on. They are sent together.
 
-        Raises QuestionError, also where one of the answers is an error; UpstreamError without a connection. The caller may
+        Raises QueryError, also where one of the answers is an error; UpstreamError without a connection. The caller may
         cancel this: what has not had its turn is not asked then, and what has, nobody hears.
         """
         await self._turns.setdefault(tenant, defer.DeferredLock()).acquire()
@@ -140,9 +140,9 @@ class Questions:
         except AnswerError as error:
             # Of all errors these alone are no passing ones.
             forbidden = str(error).casefold().startswith(("noperm", "err unknown"))
-            raise QuestionError(str(error), NOT_ALLOWED if forbidden else UNANSWERED) from None
+            raise QueryError(str(error), NOT_ALLOWED if forbidden else UNANSWERED) from None
         except ProtocolError as error:
-            raise QuestionError(str(error)) from None
+            raise QueryError(str(error)) from None
         finally:
             # What it waited for others' answers is not its own.
             now = self._reactor.seconds()
@@ -170,7 +170,7 @@ class Questions:
             probes.reached("control query timed out")
             # Other tenants may wait behind this one, and have their own time: it is closed when nobody waits any more.
             self.leave(line)
-            raise QuestionError("it took too long") from None
+            raise QueryError("it took too long") from None
         finally:
             line.waiters -= 1
             if not line.waiters and line.upstream.carries(line):

@@ -240,7 +240,7 @@ class GuessingTests(Limited):
         self.assertNotIn("Traceback", installation.proxy.log)
 
 
-class QuestionsTests(Limited):
+class ControlQueriesTests(Limited):
     """What Redis is asked about channels: a tenant decides how much it has to say."""
 
     def test_of_more_channels_than_are_told(self) -> None:

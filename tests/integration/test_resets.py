@@ -154,7 +154,7 @@ class SlowRedisTests(ResetCase):
         self.check("--connections", "dedicated")
 
 
-class QuestionsTests(ResetCase):
+class ControlQueriesTests(ResetCase):
     """What is asked for a tenant with the master's rights, one thing at a time, is not asked for clients that have left."""
 
     def test_clients_that_ask_and_leave(self) -> None:

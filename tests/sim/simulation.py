@@ -40,7 +40,7 @@ from redisproxy.upstream.acl_users import AclUsers
 from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.multiplexed import MultiplexedConnection
 from redisproxy.upstream.pool import ConnectionPool
-from redisproxy.upstream.queries import Questions
+from redisproxy.upstream.queries import ControlQueries
 
 from .actors import Actor, Flooder, Pinger
 from .kernel import Connection, Poll, Reactor, Socket, World, connect
@@ -204,7 +204,7 @@ class Simulation:
         self._admission = Admission(4 if self.crowded else 1000, 1000)
         shares = rng.random() < 0.8
         self._factory = ClientFactory(
-            *(reactor, self._holder, Questions(reactor, self._upstreams), acl_users, self._upstreams),
+            *(reactor, self._holder, ControlQueries(reactor, self._upstreams), acl_users, self._upstreams),
             *(self._admission, AccessLog(reactor), Timeouts(60.0), shares),
         )
         self._use_directory()

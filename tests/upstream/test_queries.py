@@ -12,7 +12,7 @@ from redisproxy.session.answering import NOT_ALLOWED, UNANSWERED
 from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.connection import UpstreamError
-from redisproxy.upstream.queries import ANSWER_LIMIT, LATER, SHARE, TIMEOUT, TOO_LARGE, QuestionError, Questions
+from redisproxy.upstream.queries import ANSWER_LIMIT, LATER, SHARE, TIMEOUT, TOO_LARGE, ControlQueries, QueryError
 
 BLUE, GREEN, RED = Tenant("team-blue", 3), Tenant("team-green", 5), Tenant("team-red", 6)
 INFO = [b"INFO", b"server"]
@@ -82,23 +82,23 @@ class Pool:
         return upstream.usable
 
 
-class QuestionsTests(unittest.SynchronousTestCase):
+class ControlQueriesTests(unittest.SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
         self.clock.advance(1000)
         self.pool = Pool()
-        self.questions = Questions(self.clock, self.pool)
-        self.addCleanup(lambda: self.assertEqual(self.questions._turns, {}))
+        self.queries = ControlQueries(self.clock, self.pool)
+        self.addCleanup(lambda: self.assertEqual(self.queries._turns, {}))
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
 
     def ask(self, tenant: Tenant = BLUE, words: list[bytes] = INFO) -> defer.Deferred:
         """One command, and its answer alone."""
-        asked = defer.Deferred.fromCoroutine(self.questions.ask(tenant, [words]))
+        asked = defer.Deferred.fromCoroutine(self.queries.ask(tenant, [words]))
         return asked.addCallback(lambda answers: answers[0] if len(answers) == 1 else answers)
 
     def failed(self, asked: defer.Deferred) -> str:
         """What the client is told."""
-        return self.failureResultOf(asked, QuestionError, UpstreamError).value.told
+        return self.failureResultOf(asked, QueryError, UpstreamError).value.told
 
     @property
     def upstream(self) -> Upstream:
@@ -157,7 +157,7 @@ class QuestionsTests(unittest.SynchronousTestCase):
         self.assertEqual(self.successResultOf(green), b"green")
 
     def test_several_commands_are_one_question(self) -> None:
-        asked = defer.Deferred.fromCoroutine(self.questions.ask(BLUE, [INFO, [b"CONFIG", b"GET", b"save"], INFO]))
+        asked = defer.Deferred.fromCoroutine(self.queries.ask(BLUE, [INFO, [b"CONFIG", b"GET", b"save"], INFO]))
         green = self.ask(GREEN)
         self.assertEqual(self.upstream.gets(), encode(INFO) + encode([b"CONFIG", b"GET", b"save"]) + encode(INFO) * 2)
         replies = bulk(b"1") + b"*2\r\n" + bulk(b"save") + bulk(b"") + bulk(b"2")
@@ -169,7 +169,7 @@ class QuestionsTests(unittest.SynchronousTestCase):
         self.assertEqual(self.successResultOf(green), b"green")
 
     def test_an_error_among_several_answers(self) -> None:
-        asked = defer.Deferred.fromCoroutine(self.questions.ask(BLUE, [INFO, INFO, INFO]))
+        asked = defer.Deferred.fromCoroutine(self.queries.ask(BLUE, [INFO, INFO, INFO]))
         self.upstream.redis(bulk(b"1") + b"-LOADING Redis is loading\r\n" + bulk(b"3"))
         self.assertIn("did not answer", self.failed(asked))
         self.assertEqual(self.pool.idle, [(self.upstream, True)])
