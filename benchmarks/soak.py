@@ -298,8 +298,8 @@ def confuse_api(soak: Soak) -> None:
     soak.happened("the API answers with errors")
 
 
-def mend_api(soak: Soak) -> None:
-    soak.api.mend()
+def fix_api(soak: Soak) -> None:
+    soak.api.fix()
     soak.happened("the API is back")
 
 
@@ -322,7 +322,7 @@ SCHEDULE = (
     (0.45, expire),
     (0.50, lose_api),
     (0.55, confuse_api),
-    (0.60, mend_api),
+    (0.60, fix_api),
     (0.65, delete_user),
     (0.70, rotate),
 )

@@ -67,7 +67,7 @@ HEADERS = {
     b"x-frame-options": b"DENY",
 }
 
-_STAYS = "the last good one stays in force. Mend the files as told; they are read again by themselves."
+_STAYS = "the last good one stays in force. Fix the files as told; they are read again by themselves."
 
 #: What to do, by what the reason of a problem says; the first that matches.
 _ADVICE = (
@@ -79,18 +79,18 @@ _ADVICE = (
     ),
     (r"no metadata.creationTimestamp", "Write a creationTimestamp: redisproxy temp --dry-run --output yaml prints one."),
     (r"password is also that of", "Give one of them a password of its own; until then AUTH <namespace> <password> works."),
-    (r"annotation redisproxy/", "Mend the annotation of the namespace as told: kubectl annotate --overwrite."),
+    (r"annotation redisproxy/", "Fix the annotation of the namespace as told: kubectl annotate --overwrite."),
     (r"has no database", "Raise `databases` in Redis's configuration, or take a lower index."),
-    (r"connection-string|valid_hours|white space|not UTF-8", "Mend the secret as told; it is read again by itself."),
+    (r"connection-string|valid_hours|white space|not UTF-8", "Fix the secret as told; it is read again by itself."),
     (r"40[13]|[Ff]orbidden|[Uu]nauthorized", "Give the service account the rights of deploy/kubernetes/base/rbac.yaml."),
-    (r"master secret|does not exist", "Create or mend the master secret; the last good one stays in force."),
+    (r"master secret|does not exist", "Create or fix the master secret; the last good one stays in force."),
     (r"not read|cannot be read|timed out|refused|way to", "Is the Kubernetes API there? What was last read stays in force."),
 )
 
 
 def advice(reason: str) -> str:
     """What an operator can do about a problem."""
-    return next((text for pattern, text in _ADVICE if re.search(pattern, reason)), "Mend it as told.")
+    return next((text for pattern, text in _ADVICE if re.search(pattern, reason)), "Fix it as told.")
 
 
 def render(stats: Stats, rates: Mapping[str, float]) -> bytes:

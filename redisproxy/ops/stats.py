@@ -89,7 +89,7 @@ class TenantState(TypedDict):
 
 
 class ProblemState(TypedDict):
-    """What an operator has to mend. secret: empty where it is about the namespace."""
+    """What an operator has to fix. secret: empty where it is about the namespace."""
 
     namespace: str
     secret: str

@@ -111,7 +111,7 @@ class ReadingService(service.Service):
         self._in_reactor = in_reactor or getattr(clock, "callFromThread", _at_once)
         #: None until something was read
         self.snapshot: Snapshot | None = None
-        #: what an operator has to mend
+        #: what an operator has to fix
         self.problems: list[Problem] = []
         #: how many databases Redis has, None while that is not known
         self.databases: int | None = None
@@ -353,7 +353,7 @@ def _news(before: list[Problem], after: list[Problem]) -> list[tuple[LogLevel, s
     if after == before:
         return []
     told = [(LogLevel.warn, str(problem)) for problem in sorted(set(after) - set(before))]
-    return told + [(LogLevel.info, f"mended: {problem}") for problem in sorted(set(before) - set(after))]
+    return told + [(LogLevel.info, f"fixed: {problem}") for problem in sorted(set(before) - set(after))]
 
 
 def _at_once(call: Callable[..., object], *arguments: object) -> None:

@@ -167,7 +167,7 @@ def _may_be_enrolled(reading: Reading, secret_name: str, prefix: str, namespace:
                 index = parse_tenant(secret.data)[2]
             except MalformedError as error:
                 raise Refused(
-                    f"{namespace} has a secret {secret_name}, which is malformed: {error}: mend it, or delete it first"
+                    f"{namespace} has a secret {secret_name}, which is malformed: {error}: fix it, or delete it first"
                 ) from None
             raise Refused(
                 f"{namespace} is enrolled already, with database {index}; "
@@ -228,7 +228,7 @@ def plan_rotation(data: Mapping[str, bytes], password: str) -> Rotation:
     try:
         _, old, index = parse_tenant(data)
     except MalformedError as error:
-        raise Refused(f"the secret is malformed: {error}: mend it, or delete it and enrol the namespace anew") from None
+        raise Refused(f"the secret is malformed: {error}: fix it, or delete it and enrol the namespace anew") from None
     before = data[CONNECTION_STRING].decode()
     changes = {key: password.encode() for key, value in data.items() if value == old}
     changes[CONNECTION_STRING] = with_password(before, password).encode()

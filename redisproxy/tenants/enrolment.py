@@ -174,7 +174,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """Something that an operator has to mend: where it is and why. secret: empty when it is about the namespace.
+    """Something that an operator has to fix: where it is and why. secret: empty when it is about the namespace.
 
     Its texts are printable: a manifest can have any name, and so can a file.
     """

@@ -240,7 +240,7 @@ class BrowserTests(unittest.TestCase):
     def test_the_page(self) -> None:
         page = self.browse("--dump-dom")
         self.assertIn("<title>Redis Proxy: ready</title>", page)
-        for text in ("team-blue", "redis-secret-temp-odd", "Mend the secret as told", "in 4 h 59 min"):
+        for text in ("team-blue", "redis-secret-temp-odd", "Fix the secret as told", "in 4 h 59 min"):
             self.assertIn(text, page)
         for hidden in ("blue-password", "green-password", self.installation.server.password, EVIL):
             self.assertNotIn(hidden, page)

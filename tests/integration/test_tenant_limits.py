@@ -134,7 +134,7 @@ class ConnectionsTests(LimitsCase):
         self.assertEqual(self.connect().ask(AUTH), b"+OK\r\n")
         self.assertTrue(self.connect().ask(AUTH).startswith(FULL))
         self.annotate(connections=2)
-        self.installation.proxy.logged("mended: team-blue: annotation redisproxy/max-connections")
+        self.installation.proxy.logged("fixed: team-blue: annotation redisproxy/max-connections")
         self.assertEqual(self.connect().ask(AUTH), b"+OK\r\n")
 
     def test_each_process_has_its_part(self) -> None:

@@ -691,7 +691,7 @@ class AgeTests(ManifestsCase):
         self.assertEqual(self.report(), ["team-a/redis-secret-master: database 3 belongs to the older team-b"])
 
     def test_a_malformed_secret_keeps_its_database_from_others(self) -> None:
-        """Its owner is about to mend it; until then nobody reads what is in there."""
+        """Its owner is about to fix it; until then nobody reads what is in there."""
         self.write("a.json", self.namespace("team-a", 3, "2025-01-01T00:00:00Z"))
         self.write("b.json", self.namespace("team-b", 3, "2026-01-01T00:00:00Z"))
         self.report()

@@ -261,9 +261,9 @@ class ToldTests(ServiceCase):
         changed = self.told(service.refresh)
         self.assertEqual([level for level, _ in changed], ["warn", "info"])
         self.assertEqual(changed[0][1], f"{name}: database 3 belongs to the older team-blue")
-        self.assertEqual(changed[1][1], f"mended: {problem}")
+        self.assertEqual(changed[1][1], f"fixed: {problem}")
         self.write(*self.blue)
-        self.assertEqual(self.told(service.refresh), [("info", f"mended: {changed[0][1]}")])
+        self.assertEqual(self.told(service.refresh), [("info", f"fixed: {changed[0][1]}")])
         self.assertEqual(self.told(service.refresh), [])
 
     def test_a_source_that_fails_for_long_is_told_once(self) -> None:
@@ -296,7 +296,7 @@ class ToldTests(ServiceCase):
             service.refresh()
             self.clock.pump([0, 0, 0])
         texts = [formatEvent(event) for event in events if "team-1/" in formatEvent(event)]
-        self.assertEqual([text.startswith("mended") for text in texts], [True, False])
+        self.assertEqual([text.startswith("fixed") for text in texts], [True, False])
 
     def test_what_is_still_to_be_told_is_no_call_after_the_stop(self) -> None:
         self.write(*(document for number in range(50) for document in tenant(f"team-{number}", "x", "password")))

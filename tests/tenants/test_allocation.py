@@ -51,7 +51,7 @@ class IndexTests(unittest.TestCase):
         self.assertEqual(self.choose(reading(team_new=[]), 0), 0)
 
     def test_an_index_is_taken_by_whatever_names_it(self) -> None:
-        """Malformed secrets, temporary ones, those of a namespace that is kept out: each may be mended."""
+        """Malformed secrets, temporary ones, those of a namespace that is kept out: each may be fixed."""
         for secret in (
             held("team-a", "redis://h:1/1"),  # no password
             held("team-a", "redis://:pw@h:1/1\n"),
@@ -102,7 +102,7 @@ class IndexTests(unittest.TestCase):
         found = reading(team_new=[held("team-new", "redis://:pw@h:1/5")])
         self.refused("enrolled already, with database 5; redisproxy rotate team-new", found)
         self.refused(
-            "is malformed: .* has no password: mend it, or delete it first", reading(team_new=[held("", "redis://h/5")])
+            "is malformed: .* has no password: fix it, or delete it first", reading(team_new=[held("", "redis://h/5")])
         )
         error = "data.redis-connection-string is not base64"
         self.refused(error, reading(team_new=[held("", None, error=error)]))
@@ -162,7 +162,7 @@ class RotationTests(unittest.TestCase):
         self.assertEqual(planned.stale, ("config",))
 
     def test_a_malformed_secret(self) -> None:
-        with self.assertRaisesRegex(Refused, "the secret is malformed: .*no password: mend it"):
+        with self.assertRaisesRegex(Refused, "the secret is malformed: .*no password: fix it"):
             self.plan("redis://h:6379/3")
         with self.assertRaisesRegex(Refused, "malformed: it has no key"):
             allocation.plan_rotation({}, "NEW")
