@@ -26,7 +26,7 @@ from zope.interface import implementer
 
 from .. import probes
 from ..listen.tls import why_tls
-from ..net.protocol import Hold, Pressure, RespReceiver
+from ..net.protocol import PauseReason, Pressure, RespReceiver
 from ..net.rate_limit import Reservation
 from ..net.twisted_private import close_if_written
 from ..ops.access_log import ConnectionRecord
@@ -144,7 +144,7 @@ class ClientProtocol(RespReceiver):
         self._since = self.factory.clock.seconds()
         self.factory.log_ins.begin(self)
         early, self._early = b"".join(self._early), []
-        self.unhold(Hold.PLACE)
+        self.resume_reading(PauseReason.PLACE)
         if early:
             self.taken -= len(early)  # or it would be counted twice
             self.dataReceived(early)
@@ -176,7 +176,7 @@ class ClientProtocol(RespReceiver):
         self._early_size += len(data)
         if self._early_size >= WAITING_LIMIT:
             probes.reached("client sends much while it waits for a place")
-            self.hold(Hold.PLACE)
+            self.pause_reading(PauseReason.PLACE)
 
     def readConnectionLost(self) -> None:
         """The client will send no more. It may have gone altogether: what it is still pending gets a moment, not more."""
@@ -355,15 +355,15 @@ class ClientProtocol(RespReceiver):
         self._close_reason = close_reason
         self.transport.abortConnection()
 
-    def hold(self, reason: int = Hold.SESSION) -> None:
+    def pause_reading(self, reason: int = PauseReason.SESSION) -> None:
         """See `session.ports.Link`."""
         if not self._closing:
-            super().hold(reason)
+            super().pause_reading(reason)
 
-    def unhold(self, reason: int = Hold.SESSION) -> None:
+    def resume_reading(self, reason: int = PauseReason.SESSION) -> None:
         """See `session.ports.Link`."""
         if not self._closing:
-            super().unhold(reason)
+            super().resume_reading(reason)
 
     @property
     def age(self) -> int:
@@ -546,9 +546,9 @@ class ClientProtocol(RespReceiver):
 
     def _redis_slow(self, slow: bool) -> None:
         if slow:
-            self.hold(Hold.PEER)
+            self.pause_reading(PauseReason.PEER)
         else:
-            self.unhold(Hold.PEER)
+            self.resume_reading(PauseReason.PEER)
 
     def _full(self) -> None:
         self.session.unread(True)

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from ..session.session import Session
 from ..tenants.limits import UNLIMITED, Bucket, Limits
 from ..tenants.model import TenantFullError
-from .protocol import READ_SIZE, SMALL_READ_SIZE, Hold
+from .protocol import READ_SIZE, SMALL_READ_SIZE, PauseReason
 
 #: Clients that have their turn in one turn of the reactor.
 AT_ONCE = 50
@@ -38,10 +38,10 @@ class Client(Protocol):
     def read_at_most(self, size: int) -> None:
         """So many bytes at once."""
 
-    def hold(self, reason: int) -> None:
+    def pause_reading(self, reason: int) -> None:
         """Reads no more."""
 
-    def unhold(self, reason: int) -> None:
+    def resume_reading(self, reason: int) -> None:
         """Reads on."""
 
     def crashed(self) -> None:
@@ -51,10 +51,10 @@ class Client(Protocol):
 class Upstream(Protocol):
     """A tenant's connection to Redis: see `protocol.RespReceiver`."""
 
-    def hold(self, reason: int) -> None:
+    def pause_reading(self, reason: int) -> None:
         """Reads no more."""
 
-    def unhold(self, reason: int) -> None:
+    def resume_reading(self, reason: int) -> None:
         """Reads on."""
 
 
@@ -134,7 +134,7 @@ class RateLimiter:
         if upstream is not None:
             self._upstreams.add(upstream)
             self._begin()
-            upstream.hold(Hold.RATE)
+            upstream.pause_reading(PauseReason.RATE)
 
     # Time.
 
@@ -153,7 +153,7 @@ class RateLimiter:
         if not waits[1]:
             upstreams, self._upstreams = self._upstreams, set()
             for upstream in upstreams:
-                upstream.unhold(Hold.RATE)
+                upstream.resume_reading(PauseReason.RATE)
         if any(waits):
             # Whichever comes first: upstream connections do not wait for what is pending in commands.
             self._open_in(min(wait for wait in waits if wait))
@@ -347,7 +347,7 @@ class Reservation:
 
     def _wait(self) -> None:
         self._client.session.throttle(True)
-        self._client.hold(Hold.RATE)
+        self._client.pause_reading(PauseReason.RATE)
         if self._line is None:
             self._line = self.rate_limiter
             self._line.wait(self)
@@ -356,7 +356,7 @@ class Reservation:
         """Its turn has come."""
         client = self._client
         self._line = None
-        client.unhold(Hold.RATE)
+        client.resume_reading(PauseReason.RATE)
         try:
             client.session.throttle(False)
             self._charge()

@@ -39,7 +39,7 @@ PENDING_LIMIT = 1_000_000
 #: Bytes of the proxy's own answers that may wait for their turn before no more commands are read.
 ANSWERS_LIMIT = 64 * 1024
 #: Bytes that are taken from a client while it waits: reading goes on that long, so that it is noticed when it leaves.
-HELD_LIMIT = 64 * 1024
+BUFFERED_LIMIT = 64 * 1024
 #: Bytes that a client may send before it has logged in.
 UNAUTHENTICATED_LIMIT = 1024 * 1024
 #: What a client that speaks TLS begins with, and no command does. Unanswered, both sides would wait.
@@ -258,9 +258,9 @@ class Conversation:
         self._scanner.feed(data)
         if not self._wait:
             self._advance()
-        if self._wait and self._scanner.buffered > HELD_LIMIT:
+        if self._wait and self._scanner.buffered > BUFFERED_LIMIT:
             probes.reached("client is not read from: it sent much while it waits")
-            self.link.hold()
+            self.link.pause_reading()
 
     def half_closed(self) -> None:
         """The client will send no more; it may still read the pending replies."""
@@ -486,22 +486,22 @@ class Conversation:
 
     def _advance_unless_waiting(self) -> None:
         if not self._wait:
-            self.link.unhold()
+            self.link.resume_reading()
             self._advance()
 
     # Waiting.
 
     def _stop(self, reason: int) -> None:
         self._wait |= reason
-        if self._scanner.buffered > HELD_LIMIT:
-            self.link.hold()
+        if self._scanner.buffered > BUFFERED_LIMIT:
+            self.link.pause_reading()
 
     def _go_on(self, reason: int) -> None:
         if not self._wait & reason:
             return
         self._wait &= ~reason
         if not self._wait:
-            self.link.unhold()
+            self.link.resume_reading()
             self._advance()
 
     # What the client sent.

@@ -107,10 +107,10 @@ class Link(Protocol):
     def stats(self) -> Mapping[str, int]:
         """What INFO tells of the tenant's clients: each of `info.CLIENT_STATS`."""
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         """Read no more from the client."""
 
-    def unhold(self) -> None:
+    def resume_reading(self) -> None:
         """Read on."""
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
-from ..net.protocol import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver
+from ..net.protocol import READ_SIZE, SMALL_READ_SIZE, PauseReason, Pressure, RespReceiver
 from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
 from ..printable import printable, server_error
@@ -260,9 +260,9 @@ class RedisConnection(RespReceiver):
     def pause(self, paused: bool) -> None:
         """See `session.ports.Upstream`."""
         if paused:
-            self.hold(Hold.PEER)
+            self.pause_reading(PauseReason.PEER)
         else:
-            self.unhold(Hold.PEER)
+            self.resume_reading(PauseReason.PEER)
 
     def release(self, clean: bool) -> None:
         """See `session.ports.Upstream`."""
@@ -290,7 +290,7 @@ class RedisConnection(RespReceiver):
         self.stale = True
         self.write = _discard
         # What is left is no more than the kernel has: nothing makes it wait, or the end would not be seen.
-        self.unhold(Hold.PEER | Hold.RATE)
+        self.resume_reading(PauseReason.PEER | PauseReason.RATE)
         self.transport.unregisterProducer()  # a transport whose producer is paused would wait for that
         if not discard_unsent(self.transport):
             self.transport.abortConnection()
@@ -299,10 +299,10 @@ class RedisConnection(RespReceiver):
         else:
             self.transport.loseWriteConnection()
 
-    def hold(self, reason: int) -> None:
+    def pause_reading(self, reason: int) -> None:
         """See `RespReceiver`."""
         if not self._finished:
-            super().hold(reason)
+            super().pause_reading(reason)
 
     def put_down(self) -> bool:
         """Its user let go of it: whether it has nothing pending and could carry another one."""
@@ -314,7 +314,7 @@ class RedisConnection(RespReceiver):
         if self._narrow:
             self._read_narrowly(False)
         self.transport.unregisterProducer()
-        self.unhold(Hold.PEER | Hold.RATE)
+        self.resume_reading(PauseReason.PEER | PauseReason.RATE)
         return settled
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:

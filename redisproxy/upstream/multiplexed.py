@@ -19,7 +19,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .. import probes
-from ..net.protocol import Hold
+from ..net.protocol import PauseReason
 from ..net.waiters import Waiters
 from ..session.pending import ReplyBatch
 from ..session.session import Session
@@ -103,7 +103,7 @@ class MultiplexedConnection:
         if self._unread_size >= UNREAD_LIMIT and self._patience is None:
             probes.reached("shared connection is not read: clients do not read")
             self.busy = True
-            self.connection.hold(Hold.PEER)
+            self.connection.pause_reading(PauseReason.PEER)
             self._patience = self._reactor.callLater(PATIENCE, self._out_of_patience)
             self._home.replace_upstream(self)
 
@@ -112,7 +112,7 @@ class MultiplexedConnection:
         self._unread_size -= self._unread.pop(session, 0)
         if self._patience is not None and self._unread_size < UNREAD_LIMIT:
             self._stop_waiting()
-            self.connection.unhold(Hold.PEER)
+            self.connection.resume_reading(PauseReason.PEER)
             self._take_more()
 
     def _out_of_patience(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from twisted.internet import task
 from twisted.trial import unittest
 
-from redisproxy.net.protocol import READ_SIZE, SMALL_READ_SIZE, Hold
+from redisproxy.net.protocol import READ_SIZE, SMALL_READ_SIZE, PauseReason
 from redisproxy.net.rate_limit import AT_ONCE, TICK, Reservation, TenantLimit, TenantLimits
 from redisproxy.tenants.limits import UNLIMITED, Limits
 from redisproxy.tenants.model import TenantFullError
@@ -55,10 +55,10 @@ class Client:
     def read_at_most(self, size: int) -> None:
         self.size = size
 
-    def hold(self, reason: int) -> None:
+    def pause_reading(self, reason: int) -> None:
         self.held |= reason
 
-    def unhold(self, reason: int) -> None:
+    def resume_reading(self, reason: int) -> None:
         self.held &= ~reason
 
     def crashed(self) -> None:
@@ -155,12 +155,12 @@ class RateTests(LimitingCase):
         a.send(10)
         c.send(20)
         self.assertEqual(self.done, ["a", "a"])
-        self.assertEqual([client.held for client in (a, b, c)], [Hold.RATE] * 3)
+        self.assertEqual([client.held for client in (a, b, c)], [PauseReason.RATE] * 3)
         self.clock.advance(0.09)
         self.assertEqual(len(self.done), 2)
         self.clock.advance(0.0101)
         self.assertEqual(self.done[2:], ["a"], "all that it had sent, and then it is b's turn")
-        self.assertEqual((a.held, a.commands, b.held), (0, 130, Hold.RATE))
+        self.assertEqual((a.held, a.commands, b.held), (0, 130, PauseReason.RATE))
         a.send(1)
         self.clock.advance(0.2)
         self.assertEqual(self.done[3:], ["b"])
@@ -200,9 +200,9 @@ class RateTests(LimitingCase):
         self.assertEqual((upstream.held, client.reservation.rate_limiter.closed), (0, False))
         client.reservation.rate_limiter.replied(500, upstream)
         client.send(1)
-        self.assertEqual((upstream.held, client.held), (Hold.RATE, Hold.RATE))
+        self.assertEqual((upstream.held, client.held), (PauseReason.RATE, PauseReason.RATE))
         self.clock.advance(0.49)
-        self.assertEqual((upstream.held, client.held), (Hold.RATE, Hold.RATE))
+        self.assertEqual((upstream.held, client.held), (PauseReason.RATE, PauseReason.RATE))
         self.clock.advance(0.0101)
         self.assertEqual((upstream.held, client.held, client.buffered), (0, 0, 0))
 
@@ -215,9 +215,9 @@ class RateTests(LimitingCase):
         client.reservation.rate_limiter.replied(1000, upstream)
         client.send(1)
         self.clock.advance(0.25)
-        self.assertEqual((upstream.held, client.held), (0, Hold.RATE))
+        self.assertEqual((upstream.held, client.held), (0, PauseReason.RATE))
         self.clock.advance(9.7)
-        self.assertEqual(client.held, Hold.RATE)
+        self.assertEqual(client.held, PauseReason.RATE)
         self.clock.advance(0.1)
         self.assertEqual(client.held, 0)
 
@@ -231,7 +231,7 @@ class RateTests(LimitingCase):
         b.taken += 30
         b.received(b"x" * 30)
         b.reservation.keep()
-        self.assertEqual((b.held, self.done), (Hold.RATE, ["a"]))
+        self.assertEqual((b.held, self.done), (PauseReason.RATE, ["a"]))
         self.clock.advance(0.5001)
         self.assertEqual((b.held, self.done), (0, ["a", "b"]))
         self.clock.advance(0.29)
@@ -245,7 +245,7 @@ class RateTests(LimitingCase):
         a.commands += 150  # what a session did by itself, when its upstream connection was there
         a.reservation.lost()
         b.send(1)
-        self.assertEqual(b.held, Hold.RATE)
+        self.assertEqual(b.held, PauseReason.RATE)
 
     def test_who_waits_and_leaves(self) -> None:
         self.tenant_limit.use(Limits(commands_per_second=100))
@@ -265,7 +265,7 @@ class RateTests(LimitingCase):
         a.send(150)
         a.send(1)
         a.reservation.release()
-        self.assertEqual((len(self.tenant_limit.reservations), a.held), (0, Hold.RATE))
+        self.assertEqual((len(self.tenant_limit.reservations), a.held), (0, PauseReason.RATE))
         self.clock.advance(0.51)
         self.assertEqual((a.held, a.throttled, self.tenant_limit.held), (0, False, 0))
 
@@ -282,7 +282,7 @@ class RateTests(LimitingCase):
         self.assertEqual((a.held, a.throttled), (0, False))
         a.send(200)
         a.send(1)
-        self.assertEqual((a.held, other.held), (Hold.RATE, 1))
+        self.assertEqual((a.held, other.held), (PauseReason.RATE, 1))
         a.reservation.lost()
         other.stop()
         self.assertEqual(other.held, 0)
@@ -336,7 +336,7 @@ class ChangeTests(LimitingCase):
         a.send(1090)
         a.send(1)
         self.clock.advance(0.09)
-        self.assertEqual(a.held, Hold.RATE)
+        self.assertEqual(a.held, PauseReason.RATE)
         self.clock.advance(0.02)
         self.assertEqual(a.held, 0)
 

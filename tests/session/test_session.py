@@ -1189,7 +1189,7 @@ class BoundsTests(ConversationCase):
         """Nothing else would tell that it left."""
         conversation = logged_in().command(b"BLPOP", b"q", b"0").command(b"AUTH", b"green")
         self.assertTrue(conversation.waits)
-        conversation.client(b"x" * conversation_module.HELD_LIMIT)
+        conversation.client(b"x" * conversation_module.BUFFERED_LIMIT)
         self.assertFalse(conversation.held)
         conversation.client(b"x")
         self.assertTrue(conversation.held)

@@ -64,7 +64,7 @@ LIMITS = (
     (shared_module, "CONNECTIONS_LIMIT", 2),
     (conversation, "PENDING_LIMIT", 64),
     (conversation, "ANSWERS_LIMIT", 64),
-    (conversation, "HELD_LIMIT", 512),
+    (conversation, "BUFFERED_LIMIT", 512),
     (client_module, "WAITING_LIMIT", 64),
     (clients_module, "CLOSED_AT_ONCE", 1),
 )

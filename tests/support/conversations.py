@@ -95,10 +95,10 @@ class Conversation:
     def abort(self, close_reason: str) -> None:
         self.closed = self.closed or close_reason
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         self.held = True
 
-    def unhold(self) -> None:
+    def resume_reading(self) -> None:
         self.held = False
 
     def policy(self) -> Policy:

@@ -9,7 +9,7 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial import unittest
 
-from redisproxy.net.protocol import Hold
+from redisproxy.net.protocol import PauseReason
 from redisproxy.resp.framing import encode
 from redisproxy.session.pending import ReplyBatch
 from redisproxy.tenants.model import Backend, Tenant
@@ -91,10 +91,12 @@ class GivenUpTests(PoolCase):
         owner = Heard()
         upstream.send(encode([b"SET", b"a", b"1"]) + BLOCK + LATE, ReplyBatch(owner, 3))
         yield self.blocked(1)
-        upstream.hold(Hold.PEER | Hold.RATE)  # the client does not read, and its tenant has had too much
+        upstream.pause_reading(
+            PauseReason.PEER | PauseReason.RATE
+        )  # the client does not read, and its tenant has had too much
         upstream.give_up(blocked=True)
         self.assertFalse(upstream.waits)
-        upstream.hold(Hold.PEER)
+        upstream.pause_reading(PauseReason.PEER)
         upstream.send(LATE)
         yield self.until(lambda: len(pool) == 0)
         yield self.blocked(0)

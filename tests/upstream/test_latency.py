@@ -8,7 +8,7 @@ from twisted.internet import task
 from twisted.internet.address import UNIXAddress
 from twisted.internet.testing import StringTransport
 
-from redisproxy.net.protocol import Hold
+from redisproxy.net.protocol import PauseReason
 from redisproxy.session.pending import ReplyBatch
 from redisproxy.tenants.model import Backend, Tenant
 from redisproxy.upstream.connection import RedisConnection
@@ -62,17 +62,17 @@ class SamplerTests(unittest.TestCase):
     def test_one_that_is_not_read_from_says_nothing(self) -> None:
         self.use()
         self.sent()
-        self.connection.hold(Hold.RATE)
+        self.connection.pause_reading(PauseReason.RATE)
         self.clock.advance(INTERVAL)
         self.assertEqual(self.sent(), b"")
-        self.connection.unhold(Hold.RATE)
+        self.connection.resume_reading(PauseReason.RATE)
         self.use()
         self.sent()
         self.clock.advance(INTERVAL)
         self.assertEqual(self.sent(), PING)
         # What its tenant may not have yet is not Redis's time.
-        self.connection.hold(Hold.RATE)
+        self.connection.pause_reading(PauseReason.RATE)
         self.clock.advance(0.5)
-        self.connection.unhold(Hold.RATE)
+        self.connection.resume_reading(PauseReason.RATE)
         self.connection.dataReceived(b"+PONG\r\n")
         self.assertEqual(self.samples, [])
