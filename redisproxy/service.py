@@ -36,8 +36,8 @@ from .resp import framing
 from .settings import Settings, SettingsError
 from .sources.manifests import REST, ManifestsSource
 from .sources.poll import PollService
-from .sources.reload import ReadingService
-from .sources.throttle import Pace, Unpaced
+from .sources.reload import ReloadService
+from .sources.throttle import Throttle, Unpaced
 from .sources.watch import ChangeQueue, WatchService
 from .tenants.enrolment import Enrolment
 from .tenants.model import Backend, Snapshot
@@ -103,7 +103,7 @@ class ProxyService(service.MultiService):
                 raise SettingsError(str(error)) from None
             embedded.setServiceParent(self)
         changes = ChangeQueue()
-        self.reading = ReadingService(
+        self.reading = ReloadService(
             reactor,
             self.source,
             Enrolment(
@@ -113,7 +113,7 @@ class ProxyService(service.MultiService):
                 settings.tenant_limits,
             ),
             settings.refresh,
-            pace=Pace if settings.processes == 1 else Unpaced,
+            throttle=Throttle if settings.processes == 1 else Unpaced,
             changes=changes,
         )
         #: None: with --no-watch

@@ -23,7 +23,7 @@ from .ops.metrics import Exposition
 from .ops.stats import Counts, SnapshotState, Stats, TenantState, WatchState
 from .printable import printable
 from .settings import Settings, SettingsError
-from .sources.reload import ReadingService
+from .sources.reload import ReloadService
 from .tenants.model import Snapshot
 
 #: Seconds between two looks at how many commands there were.
@@ -116,14 +116,14 @@ class StatusService(service.Service):
         return page.render(stats, rates)
 
 
-def snapshot_state(reading: ReadingService, watch: WatchState | None, now: float) -> SnapshotState:
+def snapshot_state(reading: ReloadService, watch: WatchState | None, now: float) -> SnapshotState:
     """What is known of the credentials. watch: of their source, None without one; now: in seconds since the epoch."""
     snapshot = reading.snapshot
     return {
         "loaded": snapshot is not None,
         "source": printable(str(reading.source)),
         "age": reading.age,
-        "refreshes": dict(reading.readings),
+        "refreshes": dict(reading.reads),
         "refresh_seconds": reading.durations.stats(),
         "watch": watch,
         "problems": [

@@ -20,7 +20,7 @@ from ..sources.kubernetes import ClusterSource
 from ..sources.manifests import ManifestsSource
 from ..sources.watch import Watched, WatchFailure
 from ..tenants.allocation import Room, must_be_read
-from ..tenants.enrolment import Enrolment, Problem, ReadFailure, Reading
+from ..tenants.enrolment import Enrolment, FullRead, Problem, ReadFailure
 from ..tenants.model import Backend, Credential, Snapshot
 from ..upstream.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 
@@ -41,7 +41,7 @@ class Operator:
         """What a blocking call returns, or raises."""
         return await threads.deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call, *arguments)
 
-    async def read(self) -> Reading:
+    async def read(self) -> FullRead:
         """What the source says now."""
         return await self.in_thread(self.source.read)
 
@@ -119,10 +119,10 @@ def enrolment_for(settings: Settings, backend: Backend | None = None) -> Enrolme
     return Enrolment(settings.redis_secret, settings.master, backend)
 
 
-def resolve(operator: Operator, reading: Reading, databases: int | None, backend: Backend | None = None) -> Findings:
+def resolve(operator: Operator, reading: FullRead, databases: int | None, backend: Backend | None = None) -> Findings:
     """What each namespace resolves to."""
     enrolment = enrolment_for(operator.settings, backend)
-    enrolment.absorb(reading)
+    enrolment.use_full_read(reading)
     snapshot, problems = enrolment.resolve(databases)
     views: dict[str, NamespaceView] = {}
     if not isinstance(reading.namespaces, ReadFailure):

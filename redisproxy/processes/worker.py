@@ -30,7 +30,7 @@ from ..listen.endpoints import EndpointError, ListenError, Listening, adopt
 from ..listen.tls import Material, make
 from ..ops import logs
 from ..settings import Settings, SettingsError
-from ..sources.throttle import Pace
+from ..sources.throttle import Throttle
 from ..tenants import wire_form
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import use_digest_key
@@ -82,7 +82,7 @@ class Worker:
         self._serving: Serving | None = None
         self._listening: Listening | None = None
         self._has: Callable[[int | None], None] | None = None
-        self._pace = Pace()
+        self._throttle = Throttle()
         self._ending = False
         #: what the process ends with
         self.status = 0
@@ -161,8 +161,8 @@ class Worker:
         return self._serving.pool.handover.over_here().addCallback(lambda _: None)
 
     def _load(self, payload: bytes) -> object:
-        self._pace.start()
-        return wire_form.load(payload, self._pace.rest)
+        self._throttle.start()
+        return wire_form.load(payload, self._throttle.rest)
 
     def _take_read(self, message: Message) -> None:
         """What a read of the source has established. age: seconds since it began."""
@@ -189,7 +189,7 @@ class Worker:
             self._reactor.stop()
 
     async def _stop(self) -> None:
-        self._pace.stop()
+        self._throttle.stop()
         if self._serving is not None:
             self._serving.clients.counted = None
             self._has(None)

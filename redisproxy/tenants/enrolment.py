@@ -91,7 +91,7 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class FullRead:
     """What one look at a source found."""
 
     #: None: there is none
@@ -225,7 +225,7 @@ def parse_valid_hours(data: Mapping[str, bytes]) -> int | None:
     return int(digits)
 
 
-def no_rest() -> None:
+def no_yield() -> None:
     """For whom nobody waits; see `Enrolment.resolve`."""
 
 
@@ -285,13 +285,13 @@ class Enrolment:
         self._snapshot: Snapshot | None = None
         self._shared: list[Problem] = []
 
-    def absorb(self, reading: Reading) -> None:
+    def use_full_read(self, reading: FullRead) -> None:
         """Takes over what was read. What failed to be read stays as it was."""
         failures = []
         if isinstance(reading.master, ReadFailure):
             failures.append(Problem(*self._master, f"not read: {reading.master.reason}"))
         elif not self._fixed_backend:
-            self._absorb_master(reading.master)
+            self._use_master(reading.master)
         if isinstance(reading.namespaces, ReadFailure):
             failures.append(Problem("all namespaces", "", f"not read: {reading.namespaces.reason}"))
         else:
@@ -309,7 +309,7 @@ class Enrolment:
                 self._secrets[namespace] = secrets
         self._failures = tuple(failures)
 
-    def amend(self, update: Update) -> None:
+    def use_incremental_read(self, update: Update) -> None:
         """Takes over what was read again. What is not known yet stays so: the reading of all there is comes first."""
         if self._namespaces is None:
             return
@@ -325,14 +325,14 @@ class Enrolment:
         for (namespace, name), secret in update.secrets.items():
             if (namespace, name) == self._master:
                 if not self._fixed_backend:
-                    self._absorb_master(secret)
+                    self._use_master(secret)
             elif namespace in self._namespaces and namespace in self._secrets:
                 others = [kept for kept in self._secrets[namespace] if kept.name != name]
                 now = others if secret is None else sorted([*others, secret], key=lambda s: s.name)
                 self._secrets[namespace] = tuple(now)
 
-    def summary(self, reading: Reading | None) -> ReadSummary:
-        """What was established by a reading that was absorbed; None: by the last `amend`."""
+    def summary(self, reading: FullRead | None) -> ReadSummary:
+        """What was established by a reading that was absorbed; None: by the last `use_incremental_read`."""
         namespaces = frozenset(self._namespaces or ()) if self._complete else None
         if reading is None:
             return ReadSummary(False, False, namespaces)
@@ -341,7 +341,7 @@ class Enrolment:
         listed = not isinstance(reading.namespaces, ReadFailure)
         return ReadSummary(True, bool(self._fixed_backend or not in_doubt), namespaces if listed else None, uncertain)
 
-    def _absorb_master(self, master: SecretDocument | None) -> None:
+    def _use_master(self, master: SecretDocument | None) -> None:
         """A master secret that is gone or malformed leaves the last good backend in force, or nobody would be served."""
         self._master_problem = None
         if master is None:
@@ -359,7 +359,9 @@ class Enrolment:
         """Whether the namespaces were ever read."""
         return self._namespaces is not None
 
-    def resolve(self, databases: int | None = None, rest: Callable[[], None] = no_rest) -> tuple[Snapshot, list[Problem]]:
+    def resolve(
+        self, databases: int | None = None, yield_cpu: Callable[[], None] = no_yield
+    ) -> tuple[Snapshot, list[Problem]]:
         """The Snapshot, and what keeps some out of it. As long as it stays the same it is the same object.
 
         databases: how many Redis has, if known; rest: called between any two namespaces, may sleep.
@@ -374,7 +376,7 @@ class Enrolment:
         had = {namespace: index for index, namespace in self._owners.items()}
         namespaces = sorted((self._namespaces or {}).values(), key=_by_age)
         for namespace in namespaces:
-            rest()
+            yield_cpu()
             if not _NAMESPACE.fullmatch(namespace.name):
                 # Of a manifest: Kubernetes has none such. Channels and ACL users are told apart by these names.
                 text = "is no name of a namespace, which has up to 63 of a-z, 0-9 and -"
@@ -391,13 +393,13 @@ class Enrolment:
                 claims.setdefault(index, []).append(namespace)
         owners: dict[int, str] = {}
         for index, claimants in claims.items():
-            rest()
+            yield_cpu()
             owner = self._owner(index, claimants, found)
             if owner is not None:
                 owners[index] = owner
         self._owners = owners
         for namespace in namespaces:
-            rest()
+            yield_cpu()
             enrolled = found.get(namespace.name, _NO_SECRETS)
             allowed, wrong = read_limits(namespace.annotations, self._default_limits)
             if namespace.name in found:
@@ -418,10 +420,10 @@ class Enrolment:
                     limits[namespace.name] = allowed
         before = self._snapshot
         if before is None or before.backend != self._backend or before.credentials != tuple(credentials):
-            self._snapshot = Snapshot(self._backend, _resting(credentials, rest), limits)
-            self._shared = _shared_passwords(self._snapshot, rest)
+            self._snapshot = Snapshot(self._backend, _resting(credentials, yield_cpu), limits)
+            self._shared = _shared_passwords(self._snapshot, yield_cpu)
         elif before.limits != limits:
-            self._snapshot = Snapshot(self._backend, _resting(credentials, rest), limits)
+            self._snapshot = Snapshot(self._backend, _resting(credentials, yield_cpu), limits)
         return self._snapshot, sorted(problems + self._shared)
 
     def _owner(self, index: int, claimants: list[NamespaceDocument], enrolled: Mapping[str, _Enrolled]) -> str | None:
@@ -510,20 +512,20 @@ def _by_age(document: NamespaceDocument | SecretDocument) -> tuple[bool, float, 
     return document.created is None, document.created or 0.0, document.name
 
 
-def _resting(credentials: Iterable[Credential], rest: Callable[[], None]) -> Iterator[Credential]:
+def _resting(credentials: Iterable[Credential], yield_cpu: Callable[[], None]) -> Iterator[Credential]:
     for credential in credentials:
-        rest()
+        yield_cpu()
         yield credential
 
 
-def _shared_passwords(snapshot: Snapshot, rest: Callable[[], None]) -> list[Problem]:
+def _shared_passwords(snapshot: Snapshot, yield_cpu: Callable[[], None]) -> list[Problem]:
     problems = []
     for sharing in snapshot.shared():
         namespaces = sorted({credential.tenant.namespace for credential in sharing})
         if len(namespaces) == 1:
             continue
         for credential in sharing:
-            rest()
+            yield_cpu()
             others = [name for name in namespaces[: NAMED + 1] if name != credential.tenant.namespace][:NAMED]
             more = len(namespaces) - 1 - len(others)
             problems.append(

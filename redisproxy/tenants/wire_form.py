@@ -12,7 +12,7 @@ from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
 
-from .enrolment import no_rest
+from .enrolment import no_yield
 from .limits import Limits
 from .model import Backend, Credential, Snapshot, Tenant
 
@@ -31,7 +31,7 @@ def dump(snapshot: Snapshot) -> bytes:
     return "\n".join(map(json.dumps, lines)).encode()
 
 
-def load(snapshot: bytes, rest: Callable[[], None] = no_rest) -> Snapshot:
+def load(snapshot: bytes, yield_cpu: Callable[[], None] = no_yield) -> Snapshot:
     """A Snapshot. rest: called between any two lines, may sleep."""
     lines = iter(snapshot.split(b"\n"))
     told = json.loads(next(lines))
@@ -40,10 +40,10 @@ def load(snapshot: bytes, rest: Callable[[], None] = no_rest) -> Snapshot:
         backend = Backend(**{field.name: _as(field.default, told[field.name]) for field in fields(Backend)})
     limits = {}
     for _ in range(json.loads(next(lines))):
-        rest()
+        yield_cpu()
         namespace, *values = json.loads(next(lines))
         limits[namespace] = Limits(*values)
-    return Snapshot(backend, _credentials(lines, rest), limits)
+    return Snapshot(backend, _credentials(lines, yield_cpu), limits)
 
 
 def _plain(value: object) -> object:
@@ -58,8 +58,8 @@ def _as(default: object, value: object) -> object:
     return tuple(map(tuple, value)) if isinstance(default, tuple) else value
 
 
-def _credentials(lines: Iterator[bytes], rest: Callable[[], None]) -> Iterator[Credential]:
+def _credentials(lines: Iterator[bytes], yield_cpu: Callable[[], None]) -> Iterator[Credential]:
     for line in lines:
-        rest()
+        yield_cpu()
         namespace, index, secret, digest, username, expires = json.loads(line)
         yield Credential(Tenant(namespace, index), secret, bytes.fromhex(digest), username, expires)

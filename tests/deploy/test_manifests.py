@@ -256,7 +256,7 @@ class ExampleTests(unittest.TestCase):
         enrolment = Enrolment(settings.redis_secret, settings.master, backend)
         reading = ManifestsSource(directory, settings.ns_prefix, settings.master).read()
         self.assertEqual((reading.failures(), reading.unreadable), ([], ()))
-        enrolment.absorb(reading)
+        enrolment.use_full_read(reading)
         found, problems = enrolment.resolve(databases=16)
         self.assertEqual(problems, [])
         return found

@@ -189,7 +189,7 @@ class TlsTests(WatchCase):
 class FaultTests(WatchCase):
     def test_a_watch_that_was_cut_misses_nothing(self) -> None:
         self.start()
-        readings = self.lists()
+        reads = self.lists()
         blue = self.client(BLUE, 3)
         self.api.fail_watches(ANY, refusal(503))
         self.api.cut_watches()
@@ -198,7 +198,7 @@ class FaultTests(WatchCase):
         self.assertFalse(self.ended(blue), "nobody told the proxy")
         self.api.fix()
         until(lambda: self.ended(blue) and self.works("rotated-password"), "what happened meanwhile is told after it")
-        self.assertEqual(self.lists(), readings, "without reading everything again")
+        self.assertEqual(self.lists(), reads, "without reading everything again")
 
     def lists(self) -> int:
         """How many times all namespaces were listed."""

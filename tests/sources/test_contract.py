@@ -72,7 +72,7 @@ class Contract:
         """Reads as the service does. What it found wrong is in self.problems."""
         reading = self.source.read()
         self.assertEqual(reading.failures(), [])
-        self.enrolment.absorb(reading)
+        self.enrolment.use_full_read(reading)
         directory, self.problems = self.enrolment.resolve(databases)
         for text in (str(self.problems), "".join(map(str, self.problems)), repr(reading), repr(directory.credentials)):
             self.assertNotIn(MARK, text)
@@ -571,7 +571,7 @@ class WatchedContract(Contract):
             update = self.source.read_changes(self.queue.take())
             self.assertEqual(update.failures, ())
             self.assertNotIn(MARK, repr(update))
-            self.enrolment.amend(update)
+            self.enrolment.use_incremental_read(update)
 
     def read(self, databases: int | None = 16) -> Snapshot:
         if self.watch is None:
@@ -580,7 +580,7 @@ class WatchedContract(Contract):
             self.take_up()
         directory, self.problems = self.enrolment.resolve(databases)
         whole = Enrolment(self.secret_name, self.master)
-        whole.absorb(self.world.source(self.prefix, self.secret_name, self.master).read())
+        whole.use_full_read(self.world.source(self.prefix, self.secret_name, self.master).read())
         read, problems = whole.resolve(databases)
         self.assertEqual((directory.credentials, self.problems), (read.credentials, problems))
         self.assertIn(read.backend, (directory.backend, None))

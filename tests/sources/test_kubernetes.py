@@ -20,7 +20,7 @@ from twisted.trial import unittest
 from redisproxy.sources import kubernetes
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.tenants import enrolment
-from redisproxy.tenants.enrolment import Enrolment, ReadFailure, Reading
+from redisproxy.tenants.enrolment import Enrolment, FullRead, ReadFailure
 from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Snapshot
 
 from ..support.apiserver import (
@@ -67,12 +67,12 @@ class ClusterCase(unittest.SynchronousTestCase):
     def kubeconfig_source(self, **options: object) -> ClusterSource:
         return self.make_source({"KUBECONFIG": str(self.api.kubeconfig)}, **options)
 
-    def read(self) -> Reading:
+    def read(self) -> FullRead:
         """Reads, into self.enrolment as well. The paths that were asked for are in self.asked."""
         self.api.requests.clear()
         reading = self.source.read()
         self.asked = [request.path for request in self.api.requests]
-        self.enrolment.absorb(reading)
+        self.enrolment.use_full_read(reading)
         return reading
 
     def served(self) -> dict[str, int]:
@@ -192,7 +192,7 @@ class UnchangedTests(ClusterCase):
             return call(source, *arguments, **options)
 
         self.patch(ClusterSource, "_call", noted)
-        self.enrolment.absorb(self.source.read(lambda: work.append("rest")))
+        self.enrolment.use_full_read(self.source.read(lambda: work.append("rest")))
         self.assertEqual(work, ["request", "rest"] * (2 + 22), "the master secret, one page of namespaces, 22 lists")
         work.clear()
         self.enrolment.resolve(None, lambda: work.append("rest"))
@@ -579,19 +579,19 @@ class AwayTests(ClusterCase):
 
     def test_away_and_back(self) -> None:
         self.service.startService()
-        used, read = self.service.authenticate(None, b"blue-password"), self.service.refreshed
+        used, read = self.service.authenticate(None, b"blue-password"), self.service.reloaded_at
         self.api.stop()
         self.clock.pump([30] * 50)
         self.assertTrue(self.service.directory.renewed(used, self.clock.seconds()))
         self.assertEqual(self.service.authenticate(None, b"blue-password"), used)
-        self.assertEqual(self.service.refreshed, read)
+        self.assertEqual(self.service.reloaded_at, read)
         self.assertTrue(self.service.problems)
         self.api.put(*tenant("team-red", 7, "red-password"))
         self.api.start()
         self.clock.pump([30] * 11)
         self.assertEqual(self.service.authenticate(None, b"red-password").tenant.index, 7)
         self.assertEqual(self.service.authenticate(None, b"blue-password"), used)
-        self.assertGreater(self.service.refreshed, read)
+        self.assertGreater(self.service.reloaded_at, read)
         self.assertEqual(self.service.problems, [])
 
     def test_backoff_doubles_up_to_the_interval(self) -> None:

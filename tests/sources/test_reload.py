@@ -12,8 +12,8 @@ from twisted.trial import unittest
 
 from redisproxy.sources import reload
 from redisproxy.sources.manifests import ManifestsSource
-from redisproxy.sources.throttle import Pace
-from redisproxy.tenants.enrolment import Enrolment, Reading, ReadSummary, Update
+from redisproxy.sources.throttle import Throttle
+from redisproxy.tenants.enrolment import Enrolment, FullRead, ReadSummary, Update
 from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Snapshot
 
 from ..support.kept import KeptDirectory
@@ -55,7 +55,7 @@ class CountedSource(ManifestsSource):
 
     reads = 0
 
-    def read(self, *arguments: object) -> Reading:
+    def read(self, *arguments: object) -> FullRead:
         self.reads += 1
         return super().read(*arguments)
 
@@ -78,8 +78,8 @@ class ServiceCase(unittest.SynchronousTestCase):
     def make(self, in_thread: Callable = defer.maybeDeferred, interval: float = 300) -> KeptDirectory:
         enrolment = Enrolment("redis-secret-master", MASTER)
         # A clock that says at each look that another second was worked.
-        pace = functools.partial(Pace, itertools.count().__next__, self.rested.append)
-        service = KeptDirectory(self.clock, self.source, enrolment, interval, in_thread, pace)
+        throttle = functools.partial(Throttle, itertools.count().__next__, self.rested.append)
+        service = KeptDirectory(self.clock, self.source, enrolment, interval, in_thread, throttle)
         service.listeners.append(self.seen.append)
 
         def stop() -> None:
@@ -153,10 +153,10 @@ class RefreshTests(ServiceCase):
         with self.assertRaises(AuthenticationError) as caught:
             service.authenticate(None, b"blue-password")
         self.assertEqual((str(caught.exception), caught.exception.outcome), (NOT_LOADED, "not-loaded"))
-        self.assertIsNone(service.refreshed)
+        self.assertIsNone(service.reloaded_at)
         threads.finish()
         self.assertEqual(service.authenticate(None, b"blue-password").tenant.index, 3)
-        self.assertEqual(service.refreshed, CREATED)
+        self.assertEqual(service.reloaded_at, CREATED)
 
     def test_those_that_come_during_a_reading_make_one_more(self) -> None:
         threads = Threads()
@@ -188,7 +188,7 @@ class RefreshTests(ServiceCase):
 
     def test_a_source_that_crashes_is_a_bug_that_costs_nobody(self) -> None:
         service = self.start()
-        self.patch(self.source, "read", lambda rest: 1 / 0)
+        self.patch(self.source, "read", lambda yield_cpu: 1 / 0)
         service.refresh()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(service.authenticate(None, b"blue-password").tenant.index, 3)
@@ -222,11 +222,11 @@ class RefreshTests(ServiceCase):
         (self.manifests.path / "broken.yaml").write_text("a: [")
         self.clock.advance(100)
         service.refresh()
-        self.assertEqual(service.refreshed, CREATED)
+        self.assertEqual(service.reloaded_at, CREATED)
         self.assertEqual(self.source.reads, 2)
         (self.manifests.path / "broken.yaml").unlink()
         self.clock.advance(1)
-        self.assertEqual(service.refreshed, CREATED + 101)
+        self.assertEqual(service.reloaded_at, CREATED + 101)
 
     def test_how_many_databases_there_are_is_told_later(self) -> None:
         service = self.make()
@@ -446,7 +446,7 @@ class SummaryTests(ServiceCase):
     def test_of_single_objects_what_came_and_what_is_gone(self) -> None:
         self.write(*self.blue, *tenant("team-green", 5, "green-password"))
         gone: list[str] = []
-        self.source.read_changes = lambda changes, rest: Update(dict.fromkeys(gone))
+        self.source.read_changes = lambda changes, yield_cpu: Update(dict.fromkeys(gone))
         service = self.start()
         for names, expected in (([], 1), (["team-green"], 2), (["team-green"], 2)):
             gone[:] = names
@@ -478,7 +478,7 @@ class StopTests(ServiceCase):
     def test_a_reading_under_way_is_not_used(self) -> None:
         for crashes in (False, True):
             if crashes:
-                self.patch(self.source, "read", lambda rest: 1 / 0)
+                self.patch(self.source, "read", lambda yield_cpu: 1 / 0)
             threads = Threads()
             service = self.make(threads)
             service.startService()

@@ -5,18 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from redisproxy.clients.snapshot import CurrentSnapshot
-from redisproxy.sources.reload import ReadingService, Source
+from redisproxy.sources.reload import ReloadService, Source
 from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.model import Credential, Snapshot
 
 
 class KeptDirectory:
-    """A ReadingService, which has all that is not named here, and the CurrentSnapshot that it feeds."""
+    """A ReloadService, which has all that is not named here, and the CurrentSnapshot that it feeds."""
 
     def __init__(
         self, clock: object, source: Source, enrolment: Enrolment, interval: float, *arguments: object, **named: object
     ) -> None:
-        self.reading = ReadingService(clock, source, enrolment, interval, *arguments, **named)
+        self.reading = ReloadService(clock, source, enrolment, interval, *arguments, **named)
         self.holder = CurrentSnapshot(clock, clock.seconds)
         self.reading.listeners.append(self.holder.use)
 

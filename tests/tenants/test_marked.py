@@ -14,9 +14,9 @@ from redisproxy.tenants.enrolment import (
     SENTINEL_USERNAME,
     VALID_HOURS,
     Enrolment,
+    FullRead,
     MalformedError,
     NamespaceDocument,
-    Reading,
     SecretDocument,
     parse_backend,
     parse_tenant,
@@ -94,8 +94,8 @@ class MarkedTests(unittest.TestCase):
                 "team-a", "redis-secret-temp-a", 1.0, {CONNECTION_STRING: b"redis://:x@h/3", VALID_HOURS: value}
             )
             enrolment = Enrolment("redis-secret-master", MASTER)
-            reading = Reading(master, (namespace,), {"team-a": (document, temporary)})
-            enrolment.absorb(reading)
+            reading = FullRead(master, (namespace,), {"team-a": (document, temporary)})
+            enrolment.use_full_read(reading)
             snapshot, problems = enrolment.resolve()
             self.assertTrue(any("annotation" in problem.reason for problem in problems))
             texts = [

@@ -211,7 +211,7 @@ class PasswordsTests(UsersCase):
         self.assertEqual(self.opens(NAME, OLD, NEW), [False, True])
 
 
-class PaceTests(UsersCase):
+class ThrottleTests(UsersCase):
     def test_one_question_at_a_time_and_a_pause_after_each(self) -> None:
         self.start()
         for number in range(40):
