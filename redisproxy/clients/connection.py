@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 #: Bytes taken from a client that waits for a place: a log-in and a few commands.
 WAITING_LIMIT = 16 * 1024
 #: Bytes that may be on their way to a client that is not logged in.
-UNREAD_LIMIT = 1024
+BACKLOG_LIMIT = 1024
 #: Seconds for a client to take its last bytes, before it is cut off.
 CLOSE_LIMIT = 10.0
 #: Seconds for it to close then, before we do.
@@ -59,7 +59,7 @@ IDLE_LINGER = 0.5
 CROWDED = 3.0
 #: Seconds for the replies pending to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
 #: It may have left: a BLPOP of its must not wait for long, so there is less time on a dedicated connection.
-HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_PINNED = 5.0, 0.5
+HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_DEDICATED = 5.0, 0.5
 #: Seconds for a session that was revoked to get the replies it waits for, before it gives up its connections to Redis.
 REVOKED_GRACE = 10.0
 
@@ -120,7 +120,7 @@ class ClientProtocol(RespReceiver):
         self._socket = self.transport.transport if self._handshaking else self.transport
         self._usual_buffer = getattr(self._socket, "bufferSize", 0)
         if not self._handshaking:  # of which the server's part is larger
-            self._limit_unread()
+            self._limit_backlog()
         factory.came(self)
         if not factory.admission.arrive(self):
             self.write(FULL)
@@ -131,12 +131,12 @@ class ClientProtocol(RespReceiver):
     def handshakeCompleted(self) -> None:
         """See IHandshakeListener. The time limit of the log-in is that of the handshake, too."""
         self._handshaking = False
-        self._limit_unread()
+        self._limit_backlog()
 
-    def _limit_unread(self) -> None:
+    def _limit_backlog(self) -> None:
         """A client that is not logged in may leave little unread."""
         if self._usual_buffer:
-            self._socket.bufferSize = UNREAD_LIMIT
+            self._socket.bufferSize = BACKLOG_LIMIT
 
     def admitted(self) -> None:
         """See `admission.Arrival`."""
@@ -156,7 +156,7 @@ class ClientProtocol(RespReceiver):
 
     def make_room(self) -> None:
         """It has not logged in yet, and others wait for a place."""
-        if self.session.candidate is not None:  # its password is right: it is Redis that takes long
+        if self.session.pending_login is not None:  # its password is right: it is Redis that takes long
             self.factory.log_ins.begin(self)
             return
         self.write(b"-ERR no log-in within %d seconds, and others wait for a place\r\n" % CROWDED)
@@ -210,7 +210,7 @@ class ClientProtocol(RespReceiver):
             self._give_grace()
 
     def _give_grace(self) -> None:
-        grace = HALF_CLOSED_GRACE_PINNED if self.session.pinned else HALF_CLOSED_GRACE
+        grace = HALF_CLOSED_GRACE_DEDICATED if self.session.dedicated else HALF_CLOSED_GRACE
         self._restart_timer(grace, self.transport.abortConnection)
 
     def _restart_timer(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
@@ -297,7 +297,7 @@ class ClientProtocol(RespReceiver):
             return "waiting"
         if session.credential is None:
             return "unauthenticated"
-        return "dedicated" if session.pinned else "multiplexed"
+        return "dedicated" if session.dedicated else "multiplexed"
 
     def inspected(self, name: bytes) -> None:
         """See `session.ports.Link`."""
@@ -471,36 +471,36 @@ class ClientProtocol(RespReceiver):
         self.factory.log_ins.begin(self)
         self._belongs_to(None)
         self._reservation.release()
-        self._limit_unread()
+        self._limit_backlog()
 
     @property
     def shares(self) -> bool:
         """See `session.ports.Link`."""
         return self.factory.shares
 
-    def lease(self, credential: Credential, protocol: int) -> None:
+    def acquire(self, credential: Credential, protocol: int) -> None:
         """See `session.ports.Link`."""
         upstream = self.factory.pool.fresh(credential.tenant, protocol)
         if upstream is not None:
             self._leased(upstream)
             return
         self._await_upstream(
-            defer.Deferred.fromCoroutine(self.factory.pool.lease(credential.tenant, protocol)), self._leased
+            defer.Deferred.fromCoroutine(self.factory.pool.acquire(credential.tenant, protocol)), self._leased
         )
 
     def share(self, credential: Credential, protocol: int) -> None:
         """See `session.ports.Link`."""
-        home = self.factory.pool.home(credential.tenant, protocol)
-        if home.upstream is not None:  # as it mostly is: no Deferred
-            home.enter()
-            self._shared(home)
+        tenant_pool = self.factory.pool.tenant_pool(credential.tenant, protocol)
+        if tenant_pool.upstream is not None:  # as it mostly is: no Deferred
+            tenant_pool.enter()
+            self._shared(tenant_pool)
             return
 
         def failed(failure: Failure) -> Failure:
-            home.leave()
+            tenant_pool.leave()
             return failure
 
-        self._await_upstream(home.come().addErrback(failed), lambda _: self._shared(home))
+        self._await_upstream(tenant_pool.come().addErrback(failed), lambda _: self._shared(tenant_pool))
 
     def _await_upstream(self, leasing: defer.Deferred, then: Callable[[object], None]) -> None:
         self._leasing = leasing
@@ -514,14 +514,14 @@ class ClientProtocol(RespReceiver):
         if self._read_closed and not self._closing:
             self._give_grace()
 
-    def _shared(self, home: TenantPool) -> None:
+    def _shared(self, tenant_pool: TenantPool) -> None:
         self._upstream_there()
-        self.session.at_home(home)
+        self.session.multiplexed_ready(tenant_pool)
 
     def _upstream_there(self) -> None:
         self._leasing = None
-        if self.session.candidate is not None:
-            self._belongs_to(self.session.candidate.tenant)
+        if self.session.pending_login is not None:
+            self._belongs_to(self.session.pending_login.tenant)
         if self.session.credential is None:
             # The log-in succeeded.
             self.factory.log_ins.end(self)
@@ -573,7 +573,7 @@ class ClientProtocol(RespReceiver):
         """
         session = self.session
         session.hurry()
-        if not (session.pinned and session.upstream.waits):
+        if not (session.dedicated and session.upstream.waits):
             return None
         session.may_be_unblocked()
         return session.upstream

@@ -165,7 +165,7 @@ class ClientFactory(Factory):
         """
         self.policy = policy
         for client in list(self.clients):
-            client.session.policy_changed(pinned=everywhere and client.has_acl_user)
+            client.session.policy_changed(dedicated=everywhere and client.has_acl_user)
 
     def _changed(self, snapshot: Snapshot) -> None:
         namespaces = {tenant.namespace for tenant in snapshot.tenants}
@@ -180,7 +180,7 @@ class ClientFactory(Factory):
         good = {id(credential) for credential in snapshot.credentials if credential.valid_at(now)}
         for client in list(self.clients):
             session = client.session
-            if session.candidate is None and (session.credential is None or id(session.credential) in good):
+            if session.pending_login is None and (session.credential is None or id(session.credential) in good):
                 continue
             if session.recheck(lambda credential: snapshot.renewed(credential, now)):
                 self._revoked.append(client)

@@ -18,7 +18,7 @@ from ..tenants.model import TenantFullError
 from .protocol import READ_SIZE, SMALL_READ_SIZE, PauseReason
 
 #: Clients that have their turn in one turn of the reactor.
-AT_ONCE = 50
+CONCURRENT_LIMIT = 50
 #: Seconds, the least that anything waits: less is not worth a turn of the reactor.
 TICK = 0.001
 #: Of a second: how much of what is allowed in one is read at once, unless that is less than SMALL_READ_SIZE. What is read at
@@ -164,7 +164,7 @@ class RateLimiter:
 
     def _serve(self) -> None:
         """Those that wait have their turns, as long as nothing is overdrawn."""
-        for _ in range(AT_ONCE):
+        for _ in range(CONCURRENT_LIMIT):
             if self.closed or not self._waiting:
                 return
             reservation = next(iter(self._waiting))

@@ -166,7 +166,7 @@ class AnsweringConversation(MovingConversation):
             self._answer(b"-%b\r\n" % getattr(answer, "told", UNANSWERED).encode())
         else:
             then(answer)
-        self._come_home_if_done()
+        self._release_if_done()
         self._go_on(Wait.CONTROL)
 
     def _info(self, arguments: list[bytes]) -> None:

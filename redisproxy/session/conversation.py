@@ -106,11 +106,11 @@ class Conversation:
         "blocked",
         "commands",
         "credential",
-        "home",
+        "dedicated",
         "link",
-        "pinned",
         "protocol",
         "refused",
+        "tenant_pool",
         "upstream",
     )
 
@@ -125,8 +125,8 @@ class Conversation:
         #: is away
         self.upstream: Upstream | None = None
         #: whether it has a dedicated connection
-        self.pinned = False
-        self.home: Home | None = None
+        self.dedicated = False
+        self.tenant_pool: Home | None = None
         self._upstream_clean = True
         # Whether the beginning of a command that is not read whole was sent; see _midway.
         self._streaming = False
@@ -168,7 +168,7 @@ class Conversation:
         """Of a session at home: whether the next command can be taken. If not, it goes on by itself when it can."""
         raise NotImplementedError
 
-    def _come_home_if_done(self) -> None:
+    def _release_if_done(self) -> None:
         """Gives its dedicated connection back, if nothing is pending and no state is left on it."""
         raise NotImplementedError
 
@@ -273,7 +273,7 @@ class Conversation:
         """The client's connection is gone. Outstanding replies are thrown away with the upstream connection."""
         self._wait |= Wait.ENDING
         self._caught_up()
-        if not self.pinned:
+        if not self.dedicated:
             for batch in self._queue:
                 if isinstance(batch, ReplyBatch):
                     batch.silent = True
@@ -286,14 +286,14 @@ class Conversation:
     def unread(self, full: bool) -> None:
         """Whether what was written to the client is piling up."""
         self._unread = full
-        if self.pinned:
+        if self.dedicated:
             self.upstream.pause(full)
         if full and self.credential is None:
             probes.reached("client that is not logged in does not read")
             self._stop(Wait.UNREAD)
         elif not full:
             self._caught_up()
-            self._come_home_if_done()
+            self._release_if_done()
             self._go_on(Wait.UNREAD)
 
     def throttle(self, throttled: bool) -> None:
@@ -306,7 +306,7 @@ class Conversation:
     def _caught_up(self) -> None:
         upstream, self._behind = self._behind, None
         if upstream is not None:
-            upstream.caught_up(self)
+            upstream.read_everything(self)
 
     def end(self, close_reason: str) -> None:
         """Reads no more commands, and closes once the client has all its pending replies."""
@@ -337,7 +337,7 @@ class Conversation:
             probes.reached("revoked within a message")
             # The rest of it would be told after the revocation, and whatever else waits for comes behind it.
             self._finish()
-        elif self.pinned:
+        elif self.dedicated:
             self.upstream.give_up(self.blocked)
 
     def end_revoked(self) -> None:
@@ -408,7 +408,7 @@ class Conversation:
         self._leave()
         self.link.close(self._close_reason)
 
-    def too_slow(self) -> None:
+    def close_slow_reader(self) -> None:
         """Others wait for what it does not read."""
         probes.reached("client is closed because others wait for what it does not read")
         self.lost()
@@ -420,12 +420,12 @@ class Conversation:
         """See `pending.Owner`."""
         if piece:
             self.link.write(piece)
-            if self._unread and not self.pinned:
+            if self._unread and not self.dedicated:
                 if self._behind is None:
                     self._behind = self.upstream
                 # Elsewhere than where it fell behind it hears no more than the answer to a HELLO before it has read all.
                 if self._behind is self.upstream:
-                    self.upstream.fell_behind(self, len(piece))
+                    self.upstream.slow_reader(self, len(piece))
         if not done:
             return
         self._outstanding -= done
@@ -438,7 +438,7 @@ class Conversation:
             if queue:
                 if type(queue[0]) is bytes:
                     self._flush()
-            elif self._wait or self.pinned:
+            elif self._wait or self.dedicated:
                 self._drained()
         if self._wait & Wait.PENDING and self._outstanding <= PENDING_LIMIT // 2:
             self._go_on(Wait.PENDING)
@@ -474,7 +474,7 @@ class Conversation:
         if self.ended:
             self._finish()
             return
-        self._come_home_if_done()
+        self._release_if_done()
         # What waited for this moment comes before any command behind it: to read on first would let that one overtake it.
         waited = self._wait
         self._wait &= ~(Wait.ORDER | Wait.MOVING | (0 if self._unread else Wait.UNREAD))
@@ -518,10 +518,10 @@ class Conversation:
     def _take_commands(self) -> None:
         scanner = self._scanner
         while not self._wait:
-            home = self.home
-            if home is not None and not self.pinned:
+            tenant_pool = self.tenant_pool
+            if tenant_pool is not None and not self.dedicated:
                 upstream = self.upstream
-                detour = upstream is None or upstream is not home.upstream or upstream.busy or self._unread
+                detour = upstream is None or upstream is not tenant_pool.upstream or upstream.busy or self._unread
                 if detour and scanner.buffered and not self._may_send():
                     continue
             try:

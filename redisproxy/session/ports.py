@@ -49,10 +49,10 @@ class Upstream(Protocol):
 
     # Of a multiplexed connection.
 
-    def fell_behind(self, session: object, size: int) -> None:
+    def slow_reader(self, session: object, size: int) -> None:
         """So many bytes more wait for a client that does not read."""
 
-    def caught_up(self, session: object) -> None:
+    def read_everything(self, session: object) -> None:
         """It has read all, or is gone."""
 
 
@@ -67,7 +67,7 @@ class Home(Protocol):
     away: str
 
     def wait(self, session: object) -> None:
-        """`Session.home_ready` is called when that changes, or the upstream connection is not busy any more."""
+        """`Session.upstream_ready` is called when that changes, or the upstream connection is not busy any more."""
 
     def leave(self) -> None:
         """One session less uses them."""
@@ -128,10 +128,11 @@ class Link(Protocol):
     def logged_out(self) -> None:
         """The client is not logged in any more: it has as much time for that as at the beginning."""
 
-    def lease(self, credential: Credential, protocol: int) -> None:
+    def acquire(self, credential: Credential, protocol: int) -> None:
         """Asks for a dedicated connection: `Session.upstream_opened` or `upstream_refused` is called, at once or later."""
 
     def share(self, credential: Credential, protocol: int) -> None:
-        """Asks for multiplexed connections, of which one is open: `Session.at_home` or `upstream_refused`, at once or
+        """Asks for multiplexed connections, of which one is open: `Session.multiplexed_ready` or `upstream_refused`, at once
+        or
         later.
         """

@@ -2,7 +2,7 @@
 
 Owns the upstream connections of one session. It is unauthenticated; or at `home`, where its whole commands go to upstream
 connections that others use
-as well; or it has a dedicated connection (`pinned`), for as long as a command needs, or for good where it has no home. It
+as well; or it has a dedicated connection (`dedicated`), for as long as a command needs, or for good where it has no home. It
 moves only when it has nothing pending.
 """
 
@@ -28,12 +28,12 @@ LOST = b"-ERR the connection to Redis was lost: it may have run this command, or
 class MovingConversation(Conversation):
     """A conversation and its upstream connections."""
 
-    __slots__ = ("_after_login", "_when_dedicated", "candidate")
+    __slots__ = ("_after_login", "_when_dedicated", "pending_login")
 
     def __init__(self, link: Link) -> None:
         super().__init__(link)
         #: the credential that an upstream connection is being opened for
-        self.candidate: Credential | None = None
+        self.pending_login: Credential | None = None
         # The HELLO that goes on then.
         self._after_login: list[bytes] | None = None
         # What is done when a dedicated connection is there.
@@ -50,19 +50,19 @@ class MovingConversation(Conversation):
         """
         if self._close_reason == REVOKED:
             return False
-        credential, candidate = self.credential, self.candidate
+        credential, pending_login = self.credential, self.pending_login
         if credential is not None:
             credential = renewed(credential)
             if credential is None:
                 self.revoke()
                 return True
             self.credential = credential
-        if candidate is not None:
-            candidate = renewed(candidate)
-            if candidate is None:
+        if pending_login is not None:
+            pending_login = renewed(pending_login)
+            if pending_login is None:
                 self.revoke()
                 return True
-            self.candidate = candidate
+            self.pending_login = pending_login
         return False
 
     # Logging in.
@@ -71,22 +71,22 @@ class MovingConversation(Conversation):
         """Asks for upstream connections of the credential's tenant; then: the HELLO that goes on when they are there, None
         for AUTH.
         """
-        self.candidate = credential
+        self.pending_login = credential
         self._after_login = then
         self._stop(Wait.UPSTREAM)
-        (self.link.share if self.link.shares else self.link.lease)(credential, protocol)
+        (self.link.share if self.link.shares else self.link.acquire)(credential, protocol)
 
-    def at_home(self, home: Home) -> None:
+    def multiplexed_ready(self, tenant_pool: Home) -> None:
         """The multiplexed connections asked for."""
-        if self.candidate is None or self.ended or not self._may_move():
+        if self.pending_login is None or self.ended or not self._may_move():
             probes.reached("session ended while its home was opened")
-            home.leave()
+            tenant_pool.leave()
             return
         self._let_go_of_upstream()
-        self._leave_home()
-        self.home = home
-        self.upstream = home.upstream
-        self.protocol = home.protocol
+        self._leave_tenant_pool()
+        self.tenant_pool = tenant_pool
+        self.upstream = tenant_pool.upstream
+        self.protocol = tenant_pool.protocol
         self._complete_login()
 
     def upstream_opened(self, upstream: Upstream) -> None:
@@ -94,25 +94,25 @@ class MovingConversation(Conversation):
         `_dedicated`.
         """
         then, self._when_dedicated = self._when_dedicated, None
-        if self.ended or (self.candidate is None and then is None) or not self._may_move():
+        if self.ended or (self.pending_login is None and then is None) or not self._may_move():
             probes.reached("session ended while its own connection was opened")
             upstream.release(clean=True)
             return
         self._let_go_of_upstream()
         self.upstream = upstream
-        self.pinned = True
+        self.dedicated = True
         self._upstream_clean = True
         if self._unread:
             upstream.pause(True)
-        if self.candidate is not None:
-            self._leave_home()
+        if self.pending_login is not None:
+            self._leave_tenant_pool()
             self.protocol = upstream.protocol
             self._complete_login()
         else:
             self._use_policy()
             self._wait &= ~Wait.UPSTREAM
             then()
-            self._come_home_if_done()
+            self._release_if_done()
             self._advance_unless_waiting()
 
     def upstream_refused(self, text: str) -> None:
@@ -120,7 +120,7 @@ class MovingConversation(Conversation):
         without ``-``.
         """
         then, self._when_dedicated = self._when_dedicated, None
-        self.candidate = self._after_login = None
+        self.pending_login = self._after_login = None
         if self.ended:
             return
         if then is _nothing:
@@ -132,7 +132,7 @@ class MovingConversation(Conversation):
         self._go_on(Wait.UPSTREAM)
 
     def _complete_login(self) -> None:
-        self.credential, self.candidate = self.candidate, None
+        self.credential, self.pending_login = self.pending_login, None
         self._multi = self._watching = False
         self._scanner.limits = AUTHENTICATED
         self._use_policy()
@@ -155,22 +155,22 @@ class MovingConversation(Conversation):
         self._policy = self.link.policy()
         self._scanner.table = self._policy.table
 
-    def policy_changed(self, pinned: bool = False) -> None:
+    def policy_changed(self, dedicated: bool = False) -> None:
         """There is another policy. A session with a dedicated connection may have it from another Redis, and keeps its own.
 
         pinned: also for such a session, since its upstream connection has the rights that the new policy takes for granted.
         """
-        if self.credential is not None and (pinned or not self.pinned):
+        if self.credential is not None and (dedicated or not self.dedicated):
             self._use_policy()
 
     # From home to a dedicated connection, and back.
 
     def _dedicated(self, then: Callable[[], None]) -> bool:
         """Whether it has a dedicated connection. If not, one is asked for, and then() called when it is there."""
-        if self.pinned:
+        if self.dedicated:
             return True
-        if self.home.upstream is None and self.home.away:
-            self._refuse_upstream(self.home.away)
+        if self.tenant_pool.upstream is None and self.tenant_pool.away:
+            self._refuse_upstream(self.tenant_pool.away)
         elif not self._nothing_pending:
             self._parked = partial(self._go_to_dedicated, then)
             self._stop(Wait.ORDER)
@@ -181,7 +181,7 @@ class MovingConversation(Conversation):
     def _go_to_dedicated(self, then: Callable[[], None]) -> None:
         self._when_dedicated = then
         self._stop(Wait.UPSTREAM)
-        self.link.lease(self.credential, self.protocol)
+        self.link.acquire(self.credential, self.protocol)
 
     def _refuse_upstream(self, text: str) -> None:
         """The command that needs an upstream connection fails."""
@@ -203,12 +203,12 @@ class MovingConversation(Conversation):
             self._send(data)
         return None
 
-    def _come_home_if_done(self) -> None:
+    def _release_if_done(self) -> None:
         """See `Conversation`."""
-        done = self.pinned and self.home is not None and self._nothing_pending
+        done = self.dedicated and self.tenant_pool is not None and self._nothing_pending
         if done and not (self._stateful or self._unread or self._midway):
             self._let_go_of_upstream()
-            self.upstream = self.home.upstream
+            self.upstream = self.tenant_pool.upstream
             self._use_policy()
 
     def _protocol_changed(self, protocol: int) -> None:
@@ -216,14 +216,14 @@ class MovingConversation(Conversation):
         if protocol != self.protocol:
             self.protocol = protocol
             self._upstream_clean = False
-            self._leave_home()
+            self._leave_tenant_pool()
 
     # At home.
 
     def _may_send(self) -> bool:
         """See `Conversation`."""
-        home = self.home
-        upstream = home.upstream
+        tenant_pool = self.tenant_pool
+        upstream = tenant_pool.upstream
         if self.upstream is not upstream:
             if self._queue:
                 probes.reached("replies are awaited before another shared connection is used")
@@ -231,7 +231,7 @@ class MovingConversation(Conversation):
                 return False
             self.upstream = upstream
         if upstream is None:
-            if home.away:
+            if tenant_pool.away:
                 probes.reached("commands fail at once: Redis is away")
                 return True  # commands fail at once
         elif not upstream.busy:
@@ -246,16 +246,16 @@ class MovingConversation(Conversation):
             return False
         probes.reached("session waits for a shared connection")
         self._stop(Wait.HOME)
-        home.wait(self)
+        tenant_pool.wait(self)
         return False
 
-    def home_ready(self) -> None:
+    def upstream_ready(self) -> None:
         """The multiplexed connection can be used again, or it turned out that there is none."""
         self._go_on(Wait.HOME)
 
     def _fail(self, count: int) -> None:
         """See `Conversation`."""
-        error = b"-%b\r\n" % (self.home.away or UNREACHABLE).encode()
+        error = b"-%b\r\n" % (self.tenant_pool.away or UNREACHABLE).encode()
         if self._reply is Reply.ON:
             self._answer(error * count)
         else:
@@ -268,26 +268,26 @@ class MovingConversation(Conversation):
         """See `Conversation`."""
         self._when_dedicated = None
         self._let_go_of_upstream()
-        self._leave_home()
+        self._leave_tenant_pool()
 
     def _let_go_of_upstream(self) -> None:
         """It uses its upstream connection no more: one of its own is given back."""
         upstream, self.upstream = self.upstream, None
-        if self.pinned and upstream is not None:
+        if self.dedicated and upstream is not None:
             clean = self._upstream_clean and not (self._queue or self._stateful)
             upstream.release(clean and not self._midway)
-        self.pinned = False
+        self.dedicated = False
 
-    def _leave_home(self) -> None:
-        home, self.home = self.home, None
-        if home is not None:
-            home.leave()
+    def _leave_tenant_pool(self) -> None:
+        tenant_pool, self.tenant_pool = self.tenant_pool, None
+        if tenant_pool is not None:
+            tenant_pool.leave()
 
     def upstream_lost(self) -> None:
         """Its dedicated connection broke: what it pending will not come, so the conversation cannot go on."""
         self.upstream = None
-        self.pinned = False
-        self._leave_home()
+        self.dedicated = False
+        self._leave_tenant_pool()
         self._queue.clear()
         self._wait |= Wait.ENDING
         self.link.close(self._close_reason or "redis-lost")

@@ -162,11 +162,11 @@ class Session(AnsweringConversation):
 
     def _pass_hello(self, arguments: list[bytes], protocol: int) -> None:
         """protocol: what it asks for; 0: nothing. Multiplexed connections speak one: for the other, it moves to others."""
-        if self.pinned:
+        if self.dedicated:
             # Whatever follows waits until it is known which protocol that is answered in.
             self._stop(Wait.HELLO)
             self._expect(encode(arguments), ReplyBatch(self, 1, HELLO, silent=not self._heard(), protocol=protocol))
-        elif protocol in (0, self.protocol) and self.upstream is self.home.upstream:
+        elif protocol in (0, self.protocol) and self.upstream is self.tenant_pool.upstream:
             self._pass_on(arguments)
         elif self._in_order(arguments):
             # Also where its upstream connection was left for another while this waited for replies: it may have been given
@@ -183,7 +183,7 @@ class Session(AnsweringConversation):
         if not self._in_order(arguments):
             return
         self._let_go_of_upstream()
-        self._leave_home()
+        self._leave_tenant_pool()
         if self.credential is not None:
             self._received = self._scanner.buffered
             self.link.logged_out()
@@ -231,7 +231,7 @@ class Session(AnsweringConversation):
         if name in _READERS and b"BLOCK" not in map(bytes.upper, arguments):
             self._pass_on(arguments)
         elif self._dedicated(partial(self._blocking, arguments)):
-            if name in _WAITERS and self.home is not None and not self._multi:
+            if name in _WAITERS and self.tenant_pool is not None and not self._multi:
                 # It waits until replicas have what this connection wrote; the session wrote over another one. What is
                 # sent to a channel that nobody has goes to replicas, too, behind all that was written before. Redis
                 # before 7 has no such channels; there any command counts.
@@ -245,7 +245,7 @@ class Session(AnsweringConversation):
     def _transaction(self, arguments: list[bytes]) -> None:
         """MULTI, EXEC, DISCARD, WATCH, UNWATCH: passed on, and remembered."""
         name = arguments[0].upper()
-        if not self.pinned and name in (b"MULTI", b"WATCH"):
+        if not self.dedicated and name in (b"MULTI", b"WATCH"):
             return self._begin_transaction(arguments)
         if name == b"MULTI":
             if self.protocol == 2 and self._subscriptions:

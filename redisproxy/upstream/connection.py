@@ -60,7 +60,7 @@ LOGIN_REFUSED = "ERR Redis refused the proxy's own login; the operator finds the
 class Pool(Protocol):
     """What owns upstream connections."""
 
-    def give_back(self, upstream: RedisConnection, clean: bool) -> None:
+    def release(self, upstream: RedisConnection, clean: bool) -> None:
         """A session let go of it. clean: it left no state on it."""
 
     def lost(self, upstream: RedisConnection) -> None:
@@ -266,7 +266,7 @@ class RedisConnection(RespReceiver):
 
     def release(self, clean: bool) -> None:
         """See `session.ports.Upstream`."""
-        self._pool.give_back(self, clean)
+        self._pool.release(self, clean)
 
     @property
     def waits(self) -> bool:
@@ -304,7 +304,7 @@ class RedisConnection(RespReceiver):
         if not self._finished:
             super().pause_reading(reason)
 
-    def put_down(self) -> bool:
+    def detach(self) -> bool:
         """Its user let go of it: whether it has nothing pending and could carry another one."""
         settled = self._pending.settled
         self.protocol = self._pending.protocol

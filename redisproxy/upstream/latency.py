@@ -22,7 +22,7 @@ from .multiplexed import MultiplexedConnection
 #: Seconds between two looks.
 INTERVAL = 1.0
 #: Upstream connections that are sampled at one look; of more, some by chance.
-AT_ONCE = 20
+CONCURRENT_LIMIT = 20
 _PING = encode([b"PING"])
 
 
@@ -77,7 +77,7 @@ class Sampler(service.Service):
         # One that is not read from says nothing about Redis.
         usable = [upstream for upstream in upstreams if not (upstream.busy or upstream.connection.held)]
         moved = [upstream for upstream in usable if upstream.connection.taken != self._seen.get(upstream)]
-        sampled = random.sample(moved, min(AT_ONCE, len(moved)))
+        sampled = random.sample(moved, min(CONCURRENT_LIMIT, len(moved)))
         for upstream in sampled:
             upstream.send(_PING, ReplyBatch(_Ping(self._clock, upstream.connection, self._observe), 1, silent=True))
         # The answer to the PING is no use of the upstream connection: what it brings is counted as seen.

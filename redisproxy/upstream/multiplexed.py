@@ -32,9 +32,9 @@ QUEUED_LIMIT = 256 * 1024
 BATCHES_LIMIT = 16 * 1024
 #: Bytes of one upstream connection's replies that clients have not read, before it is not read any more, and left for
 #: another.
-UNREAD_LIMIT = 4 * 1024 * 1024
+BACKLOG_LIMIT = 4 * 1024 * 1024
 #: Seconds that others may wait then for a client that does not read. It is closed after that.
-PATIENCE = 1.0
+SLOW_READER_SECONDS = 1.0
 #: Upstream connections that a tenant may have shared at once with one protocol: the one in use, and others that were left
 #: for it.
 CONNECTIONS_LIMIT = 4
@@ -43,23 +43,23 @@ CONNECTIONS_LIMIT = 4
 class Pool(Protocol):
     """Where connections come from."""
 
-    async def lease(self, tenant: Tenant, protocol: int) -> RedisConnection:
+    async def acquire(self, tenant: Tenant, protocol: int) -> RedisConnection:
         """Raises UpstreamError."""
 
-    def forget_home(self, home: TenantPool) -> None:
+    def forget(self, tenant_pool: TenantPool) -> None:
         """No session uses it any more."""
 
 
 class MultiplexedConnection:
     """One of these connections. See `session.ports.Upstream`."""
 
-    def __init__(self, connection: RedisConnection, home: TenantPool, reactor: object) -> None:
+    def __init__(self, connection: RedisConnection, tenant_pool: TenantPool, reactor: object) -> None:
         self.connection = connection
         #: no other session begins to use it
         self.retired = False
         #: it takes no more commands for now
         self.busy = False
-        self._home = home
+        self._home = tenant_pool
         self._reactor = reactor
         self._pending = connection.carry(self, self._pressed, self._received)
         self._batches = self._pending.batches
@@ -67,8 +67,8 @@ class MultiplexedConnection:
         self._queued_size = 0
         self._full = False
         self._unread: dict[Session, int] = {}
-        self._unread_size = 0
-        self._patience: IDelayedCall | None = None
+        self._backlog_size = 0
+        self._slow_reader_timer: IDelayedCall | None = None
 
     def __repr__(self) -> str:
         return f"<shared {self.connection!r} pending={len(self._batches)}{' busy' * self.busy}{' retired' * self.retired}>"
@@ -94,37 +94,37 @@ class MultiplexedConnection:
         """See `session.ports.Upstream`."""
         return self._batches[-1] if self._batches else None
 
-    def fell_behind(self, session: Session, size: int) -> None:
-        """See `session.ports.Upstream`. Past UNREAD_LIMIT others use another upstream connection; those behind it on this
-        have PATIENCE.
+    def slow_reader(self, session: Session, size: int) -> None:
+        """See `session.ports.Upstream`. Past BACKLOG_LIMIT others use another upstream connection; those behind it on this
+        have SLOW_READER_SECONDS.
         """
         self._unread[session] = self._unread.get(session, 0) + size
-        self._unread_size += size
-        if self._unread_size >= UNREAD_LIMIT and self._patience is None:
+        self._backlog_size += size
+        if self._backlog_size >= BACKLOG_LIMIT and self._slow_reader_timer is None:
             probes.reached("shared connection is not read: clients do not read")
             self.busy = True
             self.connection.pause_reading(PauseReason.PEER)
-            self._patience = self._reactor.callLater(PATIENCE, self._out_of_patience)
+            self._slow_reader_timer = self._reactor.callLater(SLOW_READER_SECONDS, self._slow_reader_timeout)
             self._home.replace_upstream(self)
 
-    def caught_up(self, session: Session) -> None:
+    def read_everything(self, session: Session) -> None:
         """See `session.ports.Upstream`."""
-        self._unread_size -= self._unread.pop(session, 0)
-        if self._patience is not None and self._unread_size < UNREAD_LIMIT:
+        self._backlog_size -= self._unread.pop(session, 0)
+        if self._slow_reader_timer is not None and self._backlog_size < BACKLOG_LIMIT:
             self._stop_waiting()
             self.connection.resume_reading(PauseReason.PEER)
             self._take_more()
 
-    def _out_of_patience(self) -> None:
+    def _slow_reader_timeout(self) -> None:
         worst = max(self._unread, key=self._unread.__getitem__)
-        self._patience = self._reactor.callLater(PATIENCE, self._out_of_patience)
+        self._slow_reader_timer = self._reactor.callLater(SLOW_READER_SECONDS, self._slow_reader_timeout)
         if self._home.wanted(self, worst) or any(batch.owner is not worst and not batch.silent for batch in self._batches):
-            worst.too_slow()
+            worst.close_slow_reader()
 
     def _stop_waiting(self) -> None:
-        if self._patience is not None and self._patience.active():
-            self._patience.cancel()
-        self._patience = None
+        if self._slow_reader_timer is not None and self._slow_reader_timer.active():
+            self._slow_reader_timer.cancel()
+        self._slow_reader_timer = None
 
     # Its connection.
 
@@ -153,7 +153,10 @@ class MultiplexedConnection:
     def _take_more(self) -> None:
         """It is not busy any more, unless something is still in the way."""
         if self.busy and not (
-            self._full or self._patience or self._queued_size >= QUEUED_LIMIT or len(self._batches) > BATCHES_LIMIT // 2
+            self._full
+            or self._slow_reader_timer
+            or self._queued_size >= QUEUED_LIMIT
+            or len(self._batches) > BATCHES_LIMIT // 2
         ):
             self.busy = False
             self._home.tell_waiting()
@@ -242,7 +245,7 @@ class TenantPool:
         """See `session.ports.Home`."""
         self._users -= 1
         if not self._users:
-            self._pool.forget_home(self)
+            self._pool.forget(self)
             self._give_up_opening()
             upstream, self.upstream = self.upstream, None
             if upstream is not None:
@@ -266,7 +269,7 @@ class TenantPool:
         for _ in range(len(waiting)):
             if not waiting or (self.upstream is not None and self.upstream.busy):
                 break
-            waiting.popleft().home_ready()
+            waiting.popleft().upstream_ready()
 
     # Upstream connections.
 
@@ -302,7 +305,7 @@ class TenantPool:
     def _open(self) -> None:
         if self._opening is not None:
             return
-        opening = defer.Deferred.fromCoroutine(self._pool.lease(self.tenant, self.protocol))
+        opening = defer.Deferred.fromCoroutine(self._pool.acquire(self.tenant, self.protocol))
         self._opening = opening
         opening.addCallbacks(self._opened, self._not_opened, (opening,), None, (opening,))
         opening.addErrback(

@@ -35,7 +35,7 @@ from .multiplexed import MultiplexedConnection, TenantPool
 from .opening import Openings, RedisMoved
 
 #: Leases that are under way at once, of all tenants together.
-AT_ONCE = 256
+CONCURRENT_LIMIT = 256
 #: Seconds after its last use for which an idle connection is taken to work, without a PING.
 FRESH = 1.0
 #: Seconds: a connection that nobody used and that lives no longer is taken for a failure.
@@ -79,12 +79,12 @@ class ConnectionPool(service.Service):
         self._openings = Openings(reactor, connect_timeout, self._connect)
         #: whether tenants may do what only an ACL user holds in its limits
         self._needs_acl_users = False
-        self._homes: dict[tuple[Tenant, int], TenantPool] = {}
+        self._tenant_pools: dict[tuple[Tenant, int], TenantPool] = {}
         # Idle upstream connections, the one used last at the end: by their keys.
         self._idle: dict[tuple[Tenant, int] | None, list[RedisConnection]] = {}
         self._timers: dict[RedisConnection, IDelayedCall] = {}
         self._replenishing = False
-        self._queue: FairQueue[defer.Deferred[None]] = FairQueue(AT_ONCE)
+        self._queue: FairQueue[defer.Deferred[None]] = FairQueue(CONCURRENT_LIMIT)
         self._serving = False
         # How often Redis was reached: it answered a log-in, or a PING on an idle connection.
         self._reached = 0
@@ -118,7 +118,7 @@ class ConnectionPool(service.Service):
     @property
     def shared(self) -> list[MultiplexedConnection]:
         """Those that are shared and in use."""
-        return [home.upstream for home in self._homes.values() if home.upstream is not None]
+        return [tenant_pool.upstream for tenant_pool in self._tenant_pools.values() if tenant_pool.upstream is not None]
 
     @property
     def users(self) -> set[Tenant]:
@@ -173,8 +173,8 @@ class ConnectionPool(service.Service):
         if backend is not None:
             self._log.info("Redis is at {address}", address=backend.address)
             self._replenish()
-            for home in list(self._homes.values()):
-                home.renew()
+            for tenant_pool in list(self._tenant_pools.values()):
+                tenant_pool.renew()
         if abandon:
             # Not before the homes open others: an upstream connection that breaks would have them open one each.
             self._openings.give_up(keep=backend)
@@ -194,10 +194,10 @@ class ConnectionPool(service.Service):
                 if not self._tenants_own(upstream):
                     self._take_from_idle(upstream)
                     upstream.drop()
-        for key, home in list(self._homes.items()):
-            if home.tenant not in tenants:
-                del self._homes[key]  # its last sessions have it, and nobody else comes
-                for shared in list(home.upstreams):
+        for key, tenant_pool in list(self._tenant_pools.items()):
+            if tenant_pool.tenant not in tenants:
+                del self._tenant_pools[key]  # its last sessions have it, and nobody else comes
+                for shared in list(tenant_pool.upstreams):
                     shared.give_up()
         owned = {tenant.index for tenant in tenants}
         former = [
@@ -231,10 +231,10 @@ class ConnectionPool(service.Service):
                 for idle in list(self._idle.get(key, ())):
                     self._take_from_idle(idle)
                     idle.drop()
-        for home in list(self._homes.values()):
-            if home.upstream is not None and home.upstream.connection in left:
-                home.renew()
-            left -= {upstream.connection for upstream in home.upstreams}
+        for tenant_pool in list(self._tenant_pools.values()):
+            if tenant_pool.upstream is not None and tenant_pool.upstream.connection in left:
+                tenant_pool.renew()
+            left -= {upstream.connection for upstream in tenant_pool.upstreams}
         for upstream in left & self._connections:
             upstream.drop()
 
@@ -248,8 +248,8 @@ class ConnectionPool(service.Service):
             for upstream in list(upstreams):
                 self._take_from_idle(upstream)
                 upstream.drop()
-        for home in list(self._homes.values()):
-            home.renew()
+        for tenant_pool in list(self._tenant_pools.values()):
+            tenant_pool.renew()
 
     def redis_told(self, needs_acl_users: bool) -> None:
         """Redis is there, perhaps another one. needs_acl_users: no upstream connection with the master's rights may be used
@@ -261,25 +261,25 @@ class ConnectionPool(service.Service):
             if self._retry is not None and self._retry.active():
                 self._retry.cancel()
             self._replenish()
-        for home in list(self._homes.values()):
-            for upstream in list(home.upstreams):
+        for tenant_pool in list(self._tenant_pools.values()):
+            for upstream in list(tenant_pool.upstreams):
                 if needs_acl_users and not upstream.connection.has_acl_user:
                     upstream.connection.drop()
-            home.retry_now()
+            tenant_pool.retry_now()
 
     # Lending.
 
-    def home(self, tenant: Tenant, protocol: int) -> TenantPool:
+    def tenant_pool(self, tenant: Tenant, protocol: int) -> TenantPool:
         """The tenant's multiplexed connections."""
-        home = self._homes.get((tenant, protocol))
-        if home is None:
-            home = self._homes[tenant, protocol] = TenantPool(self, self._reactor, tenant, protocol)
-        return home
+        tenant_pool = self._tenant_pools.get((tenant, protocol))
+        if tenant_pool is None:
+            tenant_pool = self._tenant_pools[tenant, protocol] = TenantPool(self, self._reactor, tenant, protocol)
+        return tenant_pool
 
-    def forget_home(self, home: TenantPool) -> None:
+    def forget(self, tenant_pool: TenantPool) -> None:
         """See `multiplexed.Pool`."""
-        if self._homes.get((home.tenant, home.protocol)) is home:
-            del self._homes[home.tenant, home.protocol]
+        if self._tenant_pools.get((tenant_pool.tenant, tenant_pool.protocol)) is tenant_pool:
+            del self._tenant_pools[tenant_pool.tenant, tenant_pool.protocol]
 
     def fresh(self, tenant: Tenant, protocol: int) -> RedisConnection | None:
         """An idle upstream connection that was used a moment ago, leased at once."""
@@ -295,10 +295,11 @@ class ConnectionPool(service.Service):
         upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
         return upstream
 
-    async def lease(self, tenant: Tenant, protocol: int = 2) -> RedisConnection:
+    async def acquire(self, tenant: Tenant, protocol: int = 2) -> RedisConnection:
         """An upstream connection for the tenant that speaks the protocol, within the connect time-out. Raises UpstreamError.
 
-        Of a burst, AT_ONCE are served at a time: all at once would each take too long. The others wait, in a queue for
+        Of a burst, CONCURRENT_LIMIT are served at a time: all at once would each take too long. The others wait, in a queue
+        for
         each tenant, and hear at once if Redis turns out to be away. A database that was another tenant's is waited for:
         see `handover`. The caller may cancel this: no other lease notices, and nothing is logged.
         """
@@ -507,9 +508,9 @@ class ConnectionPool(service.Service):
         current = upstream in self._connections and upstream.backend == self._backend and not upstream.stale
         return self.running and current and self._tenants_own(upstream)
 
-    def give_back(self, upstream: RedisConnection, clean: bool) -> None:
+    def release(self, upstream: RedisConnection, clean: bool) -> None:
         """See `connection.Pool`."""
-        settled = upstream.put_down()
+        settled = upstream.detach()
         if clean and settled and self.usable(upstream):
             self._keep(upstream)
         else:

@@ -18,7 +18,7 @@ from twisted.trial import unittest
 from zope.interface import implementer
 
 from redisproxy.clients.admission import Admission
-from redisproxy.clients.connection import CLOSE_LIMIT, FULL, REVOKED_GRACE, UNREAD_LIMIT, ClientProtocol
+from redisproxy.clients.connection import BACKLOG_LIMIT, CLOSE_LIMIT, FULL, REVOKED_GRACE, ClientProtocol
 from redisproxy.clients.factory import CLOSED_AT_ONCE, CROWDED_LOOK, ClientFactory, Timeouts
 from redisproxy.listen.tls import ServerTls, TlsFiles, make
 from redisproxy.ops.access_log import AccessLog
@@ -116,7 +116,7 @@ class FactoryTests(unittest.TestCase):
     def test_while_others_wait_for_a_place_there_is_less_time_to_log_in(self) -> None:
         self.factory.admission = Admission(2, 2)
         silent, knows_its_password = self.connect(), self.connect()
-        knows_its_password.session.candidate = object()  # Redis is slow
+        knows_its_password.session.pending_login = object()  # Redis is slow
         self.clock.advance(10)
         self.assertFalse(silent.transport.disconnecting, "nobody waits")
         waiting = self.connect()
@@ -271,7 +271,7 @@ class TlsTests(unittest.TestCase):
         protocol = self.connect()
         self.assertEqual(protocol.transport.bufferSize, Socket.bufferSize)
         self.shake(protocol)
-        self.assertEqual(protocol.transport.bufferSize, UNREAD_LIMIT)
+        self.assertEqual(protocol.transport.bufferSize, BACKLOG_LIMIT)
         self.lost(protocol)
 
     def test_one_that_left_leaves_nothing_to_the_garbage_collector(self) -> None:

@@ -444,7 +444,7 @@ class FuzzedConversation(Conversation):
         assert self.closed is None, "written to a client after its connection was closed"
         super().write(data)
 
-    def lease(self, credential: object, protocol: int) -> None:
+    def acquire(self, credential: object, protocol: int) -> None:
         assert not (self.leases or self.moves), "two upstream connections at once were asked for"
         self.asked_protocol = protocol
         self.leases += 1
@@ -466,7 +466,7 @@ class FuzzedConversation(Conversation):
 
     def come_home(self) -> None:
         self.homes.append(FuzzedHome(self, self.asked_protocol))
-        self.session.at_home(self.homes[-1])
+        self.session.multiplexed_ready(self.homes[-1])
 
 
 class FuzzedHome:
@@ -494,7 +494,7 @@ class FuzzedHome:
     def ready(self) -> None:
         waiting, self._waiting = self._waiting, []
         for session in waiting:
-            session.home_ready()
+            session.upstream_ready()
 
 
 class FuzzedUpstream(RecordingUpstream):
@@ -529,10 +529,10 @@ class FuzzedUpstream(RecordingUpstream):
         model = self.model
         return not (model.unread or model.multi or model.watching or model.subscribed or model.protocol != model.agreed)
 
-    def fell_behind(self, session: object, size: int) -> None:
+    def slow_reader(self, session: object, size: int) -> None:
         assert self.shared and size
 
-    def caught_up(self, session: object) -> None:
+    def read_everything(self, session: object) -> None:
         assert self.shared
 
     def release(self, clean: bool) -> None:
@@ -627,8 +627,8 @@ class Play:
         upstream = self.talk.upstreams[-1] if self.talk.upstreams else None
         if upstream is not None and upstream.released is None and not upstream.lost:
             return upstream
-        home = self.talk.homes[-1] if self.talk.homes else None
-        return home.upstream if home is not None and home.users else None
+        tenant_pool = self.talk.homes[-1] if self.talk.homes else None
+        return tenant_pool.upstream if tenant_pool is not None and tenant_pool.users else None
 
     def _say(self, words: bytes) -> None:
         if b"######" in words:
@@ -703,18 +703,18 @@ class Play:
 
     def _home(self, amount: int) -> None:
         """Something changes there."""
-        home = self.talk.homes[-1]
-        if home.upstream is None:
+        tenant_pool = self.talk.homes[-1]
+        if tenant_pool.upstream is None:
             if amount & 32:
-                home.away = "ERR away"
+                tenant_pool.away = "ERR away"
             else:
-                home.away = ""
-                home.open()
-        elif amount & 64 and not home.upstream.pending.batches:
-            home.open()  # the one before was left for it
+                tenant_pool.away = ""
+                tenant_pool.open()
+        elif amount & 64 and not tenant_pool.upstream.pending.batches:
+            tenant_pool.open()  # the one before was left for it
         else:
-            home.upstream.busy = bool(amount & 128)
-        home.ready()
+            tenant_pool.upstream.busy = bool(amount & 128)
+        tenant_pool.ready()
 
     def settle(self) -> None:
         """All that can still come does."""
@@ -723,10 +723,10 @@ class Play:
         session.unread(False)
         for _ in range(10000):
             upstream = self._upstream()
-            home = talk.homes[-1] if talk.homes else None
+            tenant_pool = talk.homes[-1] if talk.homes else None
             if talk.leases or talk.moves or talk.permits or talk.questions or talk.penalties:
                 self._link(4)
-            elif home is not None and (home.upstream is None or home.upstream.busy):
+            elif tenant_pool is not None and (tenant_pool.upstream is None or tenant_pool.upstream.busy):
                 self._home(0)
             elif upstream is not None and upstream.model.pending:
                 upstream.model.pending, data = b"", upstream.model.pending
@@ -774,8 +774,10 @@ class Play:
         if not (session.ended or talk.gone or session._queue):
             known = {(kind + b"SUBSCRIBE", channel) for kind in KINDS for channel in session.subscriptions.of(kind)}
             assert known == (upstream.model.subscribed if upstream else set()), "it is subscribed to something else"
-        assert session.home is None or session.home is talk.homes[-1]
-        assert all(home.users == (home is session.home) for home in talk.homes), "a home was not left"
+        assert session.tenant_pool is None or session.tenant_pool is talk.homes[-1]
+        assert all(tenant_pool.users == (tenant_pool is session.tenant_pool) for tenant_pool in talk.homes), (
+            "a home was not left"
+        )
 
 
 def session(data: bytes) -> None:

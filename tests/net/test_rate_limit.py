@@ -6,7 +6,7 @@ from twisted.internet import task
 from twisted.trial import unittest
 
 from redisproxy.net.protocol import READ_SIZE, SMALL_READ_SIZE, PauseReason
-from redisproxy.net.rate_limit import AT_ONCE, TICK, Reservation, TenantLimit, TenantLimits
+from redisproxy.net.rate_limit import CONCURRENT_LIMIT, TICK, Reservation, TenantLimit, TenantLimits
 from redisproxy.tenants.limits import UNLIMITED, Limits
 from redisproxy.tenants.model import TenantFullError
 
@@ -358,7 +358,7 @@ class ChangeTests(LimitingCase):
     def test_many_that_may_go_on_do_not_in_one_turn(self) -> None:
         self.tenant_limit.use(Limits(commands_per_second=1))
         self.client().send(1000)
-        clients = [self.client() for _ in range(AT_ONCE + 5)]
+        clients = [self.client() for _ in range(CONCURRENT_LIMIT + 5)]
         for client in clients:
             client.send(1)
         self.tenant_limit.use(UNLIMITED)

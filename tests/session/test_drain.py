@@ -40,7 +40,7 @@ class PlainTests(DrainCase):
         conversation.shared_redis(b"+2\r\n")
         self.assertHears(conversation, b"+1\r\n+2\r\n")
         self.assertEnded(conversation)
-        self.assertEqual(conversation.home.users, 0)
+        self.assertEqual(conversation.tenant_pool.users, 0)
 
     def test_what_has_come_but_had_to_wait_is_run(self) -> None:
         # A command that needs the upstream connection to be quiet, or one of its own, and another one behind it.
@@ -73,12 +73,12 @@ class PlainTests(DrainCase):
 
     def test_a_multiplexed_connection_that_takes_no_more_for_now(self) -> None:
         conversation = logged_in_at_home()
-        conversation.home.upstream.busy = True
+        conversation.tenant_pool.upstream.busy = True
         conversation.client(GET)
         conversation.session.drain()
         self.assertGoesOn(conversation)
-        conversation.home.upstream.busy = False
-        conversation.home.ready()
+        conversation.tenant_pool.upstream.busy = False
+        conversation.tenant_pool.ready()
         conversation.shared_redis(b"+1\r\n")
         self.assertHears(conversation, b"+1\r\n")
         self.assertEnded(conversation)
@@ -103,7 +103,7 @@ class PlainTests(DrainCase):
                 self.assertGoesOn(conversation)
                 conversation.client(GET[cut:], GET[:7])
                 self.assertTrue(conversation.session.ended, cut)
-                upstream = getattr(conversation, "home", conversation).upstream
+                upstream = getattr(conversation, "tenant_pool", conversation).upstream
                 self.assertEqual(upstream.sent, GET)
                 upstream.pending.received(b"+1\r\n")
                 self.assertHears(conversation, b"+1\r\n")
@@ -153,12 +153,12 @@ class PlainTests(DrainCase):
         self.assertEnded(conversation, "client-left")
         # And one whose last bytes are dealt with is not kept by half a command.
         conversation = logged_in_at_home()
-        conversation.home.upstream.busy = True
+        conversation.tenant_pool.upstream.busy = True
         conversation.client(GET + GET[:9])
         conversation.session.half_closed()
         conversation.session.drain()
-        conversation.home.upstream.busy = False
-        conversation.home.ready()
+        conversation.tenant_pool.upstream.busy = False
+        conversation.tenant_pool.ready()
         conversation.shared_redis(b"+1\r\n")
         self.assertEnded(conversation, "client-left")
 

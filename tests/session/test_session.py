@@ -1213,7 +1213,7 @@ class BoundsTests(ConversationCase):
 
     def test_many_refused_logins_at_once_do_not_nest(self) -> None:
         conversation = logged_in()
-        conversation.lease = lambda *_: conversation.session.upstream_refused("ERR no")
+        conversation.acquire = lambda *_: conversation.session.upstream_refused("ERR no")
         conversation.client(encode([b"AUTH", b"green"]) * 2000)
         self.assertHears(conversation, b"-ERR no\r\n" * 2000)
 

@@ -38,22 +38,22 @@ class PlainTests(SharedCase):
 
     def test_reply_batches_of_two_sessions_are_dealt_out_in_order(self) -> None:
         first, second = logged_in(), logged_in()
-        second.home.upstream = first.home.upstream
+        second.tenant_pool.upstream = first.tenant_pool.upstream
         for number in range(3):
             first.command(b"GET", b"f%d" % number)
             second.command(b"GET", b"s%d" % number)
-        self.assertEqual(len(first.home.upstream.pending.batches), 6)
+        self.assertEqual(len(first.tenant_pool.upstream.pending.batches), 6)
         first.shared_redis(b"".join(b"+%d\r\n" % n for n in range(6)))
         self.assertHears(first, b"+0\r\n+2\r\n+4\r\n")
         self.assertHears(second, b"+1\r\n+3\r\n+5\r\n")
 
     def test_what_a_session_left_behind_is_thrown_away(self) -> None:
         first, second = logged_in(), logged_in()
-        second.home.upstream = first.home.upstream
+        second.tenant_pool.upstream = first.tenant_pool.upstream
         first.client(GET)
         second.client(GET)
         first.session.lost()
-        self.assertEqual(first.home.users, 0)
+        self.assertEqual(first.tenant_pool.users, 0)
         second.shared_redis(b"+for the first\r\n+for the second\r\n")
         self.assertHears(first)
         self.assertHears(second, b"+for the second\r\n")
@@ -61,7 +61,7 @@ class PlainTests(SharedCase):
     def test_quit_leaves_home(self) -> None:
         conversation = logged_in().client(GET, b"QUIT\r\n").shared_redis(b"+1\r\n")
         self.assertHears(conversation, b"+1\r\n", OK)
-        self.assertEqual((conversation.closed, conversation.home.users), ("quit", 0))
+        self.assertEqual((conversation.closed, conversation.tenant_pool.users), ("quit", 0))
 
     def test_what_stands_behind_answers_that_waited_overtakes_nothing(self) -> None:
         refused, blocks = encode([b"CONFIG", b"SET"]) * 10, encode([b"BLPOP", b"q", b"0"])
@@ -110,20 +110,20 @@ class PlainTests(SharedCase):
         conversation = logged_in().client(GET, encode([b"AUTH", b"green"]), GET)
         self.assertEqual(len(conversation.homes), 1)
         conversation.shared_redis(b"+1\r\n")
-        self.assertEqual([home.users for home in conversation.homes], [0, 1])
+        self.assertEqual([tenant_pool.users for tenant_pool in conversation.homes], [0, 1])
         self.assertEqual((conversation.asked, conversation.shared_gets()), ([BLUE, GREEN], GET))
 
     def test_reset_leaves_home(self) -> None:
         conversation = logged_in().command(b"RESET")
         self.assertHears(conversation, b"+RESET\r\n")
-        self.assertEqual(conversation.home.users, 0)
+        self.assertEqual(conversation.tenant_pool.users, 0)
 
     def test_revoked(self) -> None:
         conversation = logged_in().client(GET)
         conversation.recheck(Snapshot(None, []))
         self.assertIsNone(conversation.closed)
         self.assertHears(conversation.shared_redis(b"+1\r\n"), b"+1\r\n")
-        self.assertEqual((conversation.closed, conversation.home.users), ("revoked", 0))
+        self.assertEqual((conversation.closed, conversation.tenant_pool.users), ("revoked", 0))
 
     def test_another_policy(self) -> None:
         conversation = logged_in()
@@ -137,8 +137,8 @@ class ProtocolTests(SharedCase):
         conversation = logged_in().client(GET, encode([b"HELLO", b"3", b"SETNAME", b"me"]), GET)
         self.assertEqual(conversation.shared_gets(), GET)
         conversation.shared_redis(b"+1\r\n")
-        self.assertEqual([home.users for home in conversation.homes], [0, 1])
-        self.assertEqual(conversation.home.protocol, 3)
+        self.assertEqual([tenant_pool.users for tenant_pool in conversation.homes], [0, 1])
+        self.assertEqual(conversation.tenant_pool.protocol, 3)
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"3"]) + GET)
         conversation.shared_redis(b"%0\r\n_\r\n")
         self.assertHears(conversation, b"+1\r\n%0\r\n_\r\n")
@@ -146,7 +146,7 @@ class ProtocolTests(SharedCase):
 
     def test_a_login_with_hello_goes_there_at_once(self) -> None:
         conversation = SharedConversation().command(b"HELLO", b"3", b"AUTH", b"default", b"blue")
-        self.assertEqual((len(conversation.homes), conversation.home.protocol), (1, 3))
+        self.assertEqual((len(conversation.homes), conversation.tenant_pool.protocol), (1, 3))
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"3"]))
 
     def test_the_same_again(self) -> None:
@@ -164,8 +164,8 @@ class ProtocolTests(SharedCase):
     def test_changed_on_a_dedicated_connection_there_is_no_way_home(self) -> None:
         conversation = logged_in().command(b"WATCH", b"a").redis(OK).command(b"HELLO", b"3").redis(b"%0\r\n")
         conversation.command(b"UNWATCH").redis(OK)
-        self.assertTrue(conversation.session.pinned)
-        self.assertEqual(conversation.home.users, 0)
+        self.assertTrue(conversation.session.dedicated)
+        self.assertEqual(conversation.tenant_pool.users, 0)
         conversation.gets()
         conversation.client(GET)
         self.assertEqual(conversation.gets(), GET)
@@ -189,7 +189,7 @@ class DedicatedConnectionTests(SharedCase):
         self.assertEqual(conversation.gets(), encode([b"MULTI"]))
         conversation.redis(OK).client(GET).redis(b"+QUEUED\r\n").command(b"EXEC")
         self.assertEqual(conversation.gets(), GET + encode([b"EXEC"]))
-        self.assertTrue(conversation.session.pinned)
+        self.assertTrue(conversation.session.dedicated)
         conversation.redis(b"*1\r\n+2\r\n")
         self.assertHome(conversation)
         self.assertIs(conversation.upstream.released, True)
@@ -210,7 +210,7 @@ class DedicatedConnectionTests(SharedCase):
 
     def test_watch(self) -> None:
         conversation = logged_in().command(b"WATCH", b"a").redis(OK)
-        self.assertTrue(conversation.session.pinned)
+        self.assertTrue(conversation.session.dedicated)
         conversation.gets()
         block = encode([b"MULTI"]) + GET + encode([b"EXEC"])
         self.assertEqual(conversation.client(block).gets(), block)
@@ -222,7 +222,7 @@ class DedicatedConnectionTests(SharedCase):
         self.assertEqual(conversation.upstreams, [])
         conversation.shared_redis(b"+1\r\n")
         self.assertEqual(conversation.gets(), encode([b"BLPOP", b"q", b"0"]) + GET)
-        self.assertTrue(conversation.session.pinned)
+        self.assertTrue(conversation.session.dedicated)
         conversation.redis(b"*-1\r\n+2\r\n")
         self.assertHome(conversation)
         self.assertHears(conversation, b"+1\r\n*-1\r\n+2\r\n")
@@ -248,7 +248,7 @@ class DedicatedConnectionTests(SharedCase):
         conversation.redis(b"*3\r\n$9\r\nsubscribe\r\n$6\r\nblue:a\r\n:1\r\n")
         conversation.redis(b"*3\r\n$7\r\nmessage\r\n$6\r\nblue:a\r\n$1\r\nx\r\n")
         conversation.command(b"PING").redis(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
-        self.assertTrue(conversation.session.pinned)
+        self.assertTrue(conversation.session.dedicated)
         conversation.command(b"UNSUBSCRIBE").redis(b"*3\r\n$11\r\nunsubscribe\r\n$6\r\nblue:a\r\n:0\r\n")
         self.assertHome(conversation)
         self.assertIs(conversation.upstream.released, False)
@@ -256,7 +256,7 @@ class DedicatedConnectionTests(SharedCase):
     def test_a_refused_subscription_comes_home(self) -> None:
         for kind in (b"", b"P", b"S"):
             conversation = logged_in().command(kind + b"SUBSCRIBE", b"a", b"b")
-            self.assertTrue(conversation.session.pinned)
+            self.assertTrue(conversation.session.dedicated)
             self.assertHears(conversation.redis(b"-BUSY\r\n"), b"-BUSY\r\n")
             self.assertHome(conversation)
             self.assertEqual(conversation.client(GET).shared_gets(), GET)
@@ -273,7 +273,7 @@ class DedicatedConnectionTests(SharedCase):
         conversation.permit = lambda _: None
         conversation.command(b"PSUBSCRIBE", b"a*").session.unread(True)
         conversation.session.unread(False)
-        self.assertTrue(conversation.session.pinned)
+        self.assertTrue(conversation.session.dedicated)
         conversation.session.told(None)
         self.assertEqual(conversation.gets(), encode([b"PSUBSCRIBE", b"blue:a*"]))
 
@@ -285,7 +285,7 @@ class DedicatedConnectionTests(SharedCase):
         self.assertEqual(conversation.gets(), large[:70_000])
         conversation.client(large[70_000:])
         self.assertEqual(conversation.gets(), large[70_000:])
-        self.assertTrue(conversation.session.pinned)
+        self.assertTrue(conversation.session.dedicated)
         self.assertHears(conversation.redis(OK), b"+1\r\n", OK)
         self.assertHome(conversation)
         self.assertIs(conversation.upstream.released, True)
@@ -354,7 +354,7 @@ class DedicatedConnectionTests(SharedCase):
             end(conversation)
             conversation.open_upstream()
             self.assertIs(conversation.upstream.released, True)
-            self.assertEqual((conversation.gets(), conversation.home.users), (b"", 0))
+            self.assertEqual((conversation.gets(), conversation.tenant_pool.users), (b"", 0))
 
     def test_ended_in_the_middle_of_a_large_command_behind_others(self) -> None:
         conversation = logged_in().client(GET, encode([b"SET", b"a", b"x" * 100_000])[:70_000])
@@ -366,15 +366,15 @@ class DedicatedConnectionTests(SharedCase):
     def test_its_dedicated_connection_breaks(self) -> None:
         conversation = logged_in().command(b"BLPOP", b"q", b"0")
         conversation.session.upstream_lost()
-        self.assertEqual((conversation.closed, conversation.home.users), ("redis-lost", 0))
+        self.assertEqual((conversation.closed, conversation.tenant_pool.users), ("redis-lost", 0))
 
 
 class RedisAwayTests(SharedCase):
     def test_every_command_in_flight_is_answered_once_and_the_session_stays(self) -> None:
         conversation = logged_in().client(GET * 3, encode([b"SELECT", b"9"]), GET)
         conversation.shared_redis(b"+1\r\n")
-        home = conversation.home
-        home.breaks()
+        tenant_pool = conversation.tenant_pool
+        tenant_pool.breaks()
         told = conversation.hears()
         self.assertTrue(told.startswith(b"+1\r\n" + LOST * 2 + b"-NOPERM") and told.endswith(LOST), told)
         self.assertEqual(told.count(b"\r\n"), 5)
@@ -382,40 +382,40 @@ class RedisAwayTests(SharedCase):
         # What comes until it is known whether there is another one waits.
         conversation.client(GET * 2)
         self.assertHears(conversation)
-        home.away = "ERR away"
-        home.ready()
+        tenant_pool.away = "ERR away"
+        tenant_pool.ready()
         self.assertHears(conversation, AWAY * 2)
         self.assertHears(conversation.client(GET), AWAY)
-        home.upstream = RecordingUpstream(conversation)
+        tenant_pool.upstream = RecordingUpstream(conversation)
         self.assertHears(conversation.client(GET).shared_redis(b"+2\r\n"), b"+2\r\n")
 
     def test_what_waits_goes_over_the_next_upstream_connection(self) -> None:
         conversation = logged_in()
-        home = conversation.home
-        home.breaks()
+        tenant_pool = conversation.tenant_pool
+        tenant_pool.breaks()
         conversation.client(GET)
-        home.upstream = RecordingUpstream(conversation)
-        home.ready()
+        tenant_pool.upstream = RecordingUpstream(conversation)
+        tenant_pool.ready()
         self.assertEqual(conversation.shared_gets(), GET)
 
     def test_within_a_reply(self) -> None:
         conversation = logged_in().client(GET * 2).shared_redis(b"$5\r\nab")
-        conversation.home.breaks(begun=True)
+        conversation.tenant_pool.breaks(begun=True)
         self.assertHears(conversation, b"$5\r\nab")
-        self.assertEqual((conversation.closed, conversation.home.users), ("redis-lost", 0))
+        self.assertEqual((conversation.closed, conversation.tenant_pool.users), ("redis-lost", 0))
 
     def test_what_nobody_hears_is_no_answer(self) -> None:
         conversation = logged_in().client(encode([b"CLIENT", b"REPLY", b"SKIP"]), GET * 2)
-        conversation.home.breaks()
+        conversation.tenant_pool.breaks()
         self.assertHears(conversation, LOST)
-        conversation.home.away = "ERR away"
+        conversation.tenant_pool.away = "ERR away"
         conversation.client(encode([b"CLIENT", b"REPLY", b"SKIP"]), GET * 2)
         self.assertHears(conversation, AWAY)
 
     def test_what_needs_a_dedicated_connection_fails_too(self) -> None:
         conversation = logged_in()
-        conversation.home.breaks()
-        conversation.home.away = "ERR away"
+        conversation.tenant_pool.breaks()
+        conversation.tenant_pool.away = "ERR away"
         large = encode([b"SET", b"a", b"x" * 100_000])
         block = encode([b"MULTI"]) + GET + encode([b"EXEC"])
         for command, count in (
@@ -435,7 +435,7 @@ class RedisAwayTests(SharedCase):
         gone.
         """
         conversation = logged_in().client(GET, encode([b"BLPOP", b"q", b"0"]))
-        conversation.home.breaks()
+        conversation.tenant_pool.breaks()
         self.assertHears(conversation, LOST)
         self.assertEqual(conversation.gets(), encode([b"BLPOP", b"q", b"0"]))
 
@@ -443,19 +443,19 @@ class RedisAwayTests(SharedCase):
 class BoundsTests(SharedCase):
     def test_an_upstream_connection_that_is_busy(self) -> None:
         conversation = logged_in()
-        conversation.home.upstream.busy = True
+        conversation.tenant_pool.upstream.busy = True
         conversation.client(GET)
         self.assertEqual((conversation.shared_gets(), conversation.waits), (b"", True))
-        conversation.home.ready()
+        conversation.tenant_pool.ready()
         self.assertTrue(conversation.waits)  # somebody else was faster
-        conversation.home.upstream.busy = False
-        conversation.home.ready()
+        conversation.tenant_pool.upstream.busy = False
+        conversation.tenant_pool.ready()
         self.assertEqual((conversation.shared_gets(), conversation.waits), (GET, False))
 
     def test_an_upstream_connection_that_was_left_is_used_until_nothing_is_pending(self) -> None:
         conversation = logged_in().client(GET)
-        old = conversation.home.upstream
-        conversation.home.upstream = RecordingUpstream(conversation)
+        old = conversation.tenant_pool.upstream
+        conversation.tenant_pool.upstream = RecordingUpstream(conversation)
         conversation.client(GET)
         self.assertEqual((old.sent, conversation.shared_gets()), (GET, b""))
         old.pending.received(b"+1\r\n")
@@ -463,10 +463,10 @@ class BoundsTests(SharedCase):
 
     def test_a_client_that_does_not_read_moves_to_a_dedicated_connection(self) -> None:
         conversation = logged_in()
-        upstream = conversation.home.upstream
+        upstream = conversation.tenant_pool.upstream
         behind: list[int] = []
-        upstream.fell_behind = lambda session, size: behind.append(size)
-        upstream.caught_up = lambda session: behind.clear()
+        upstream.slow_reader = lambda session, size: behind.append(size)
+        upstream.read_everything = lambda session: behind.clear()
         conversation.client(GET * 2)
         conversation.session.unread(True)
         conversation.shared_redis(b"+1\r\n")
@@ -489,15 +489,15 @@ class BoundsTests(SharedCase):
         command waits.
         """
         conversation = logged_in().client(GET, encode([b"HELLO", b"2", b"AUTH", b"blue", b"blue"]), GET)
-        left = conversation.home
+        left = conversation.tenant_pool
         old = left.upstream
 
-        def fell_behind(session: object, size: int) -> None:
+        def slow_reader(session: object, size: int) -> None:
             left.upstream = RecordingUpstream(conversation)
             old.release(clean=True)
 
-        old.fell_behind = fell_behind
-        old.caught_up = lambda session: None
+        old.slow_reader = slow_reader
+        old.read_everything = lambda session: None
         conversation.session.unread(True)
         old.pending.received(b"+1\r\n")
         self.assertEqual(old.sent, GET)
@@ -507,17 +507,17 @@ class BoundsTests(SharedCase):
         self.assertEqual(conversation.shared_gets(), GET)
         conversation.shared_redis(b"+2\r\n")
         self.assertHears(conversation, b"+1\r\n*0\r\n+2\r\n")
-        self.assertEqual([home.users for home in conversation.homes], [0, 1])
+        self.assertEqual([tenant_pool.users for tenant_pool in conversation.homes], [0, 1])
 
     def test_a_client_that_does_not_read_is_counted_where_it_fell_behind(self) -> None:
         """Until it has read, wherever HELLO leads it meanwhile: or that upstream connection would be held back by nobody for
         ever.
         """
         conversation = logged_in().client(GET, encode([b"HELLO", b"3"]))
-        old = conversation.home.upstream
+        old = conversation.tenant_pool.upstream
         behind: list[int] = []
-        old.fell_behind = lambda session, size: behind.append(size)
-        old.caught_up = lambda session: behind.clear()
+        old.slow_reader = lambda session, size: behind.append(size)
+        old.read_everything = lambda session: behind.clear()
         conversation.session.unread(True)
         old.pending.received(b"+1\r\n")
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"3"]))
@@ -528,7 +528,7 @@ class BoundsTests(SharedCase):
 
     def test_a_client_that_does_not_read_and_sends_nothing_stays(self) -> None:
         conversation = logged_in().client(GET)
-        conversation.home.upstream.fell_behind = conversation.home.upstream.caught_up = lambda *_: None
+        conversation.tenant_pool.upstream.slow_reader = conversation.tenant_pool.upstream.read_everything = lambda *_: None
         conversation.session.unread(True)
         conversation.shared_redis(b"+1\r\n")
         conversation.session.unread(False)
@@ -561,7 +561,7 @@ class BoundsTests(SharedCase):
         after = logged_in()
         after.session.unread(True)
         after.client(GET).redis(b"+1\r\n")
-        self.assertTrue(after.session.pinned)
+        self.assertTrue(after.session.dedicated)
         after.session.unread(False)
         for conversation in (before, after):
             self.assertHome(conversation)
@@ -569,8 +569,8 @@ class BoundsTests(SharedCase):
 
     def test_too_slow(self) -> None:
         conversation = logged_in().client(GET)
-        conversation.session.too_slow()
-        self.assertEqual((conversation.closed, conversation.home.users), ("too-slow", 0))
+        conversation.session.close_slow_reader()
+        self.assertEqual((conversation.closed, conversation.tenant_pool.users), ("too-slow", 0))
         conversation.shared_redis(b"+1\r\n")
         self.assertHears(conversation)
 

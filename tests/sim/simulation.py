@@ -57,8 +57,8 @@ HARD = ("leave_blocked", "write_first", "read_slowly")
 FAULTS = ("stall", "restart", "kill", "rotate", "hand_over", "move", "abandon")
 #: Limits of the proxy, and how small the seed may make them: (module, name, value).
 LIMITS = (
-    (multiplexed_module, "AT_ONCE", 2),
-    (shared_module, "UNREAD_LIMIT", 16 * 1024),
+    (multiplexed_module, "CONCURRENT_LIMIT", 2),
+    (shared_module, "BACKLOG_LIMIT", 16 * 1024),
     (shared_module, "QUEUED_LIMIT", 1024),
     (shared_module, "BATCHES_LIMIT", 8),
     (shared_module, "CONNECTIONS_LIMIT", 2),
@@ -441,7 +441,7 @@ class Simulation:
             "tenants with clients": len(self._factory.members),
             "places": self._admission.served,
             "waiting for a place": self._admission.waiting,
-            "homes": len(self._upstreams._homes),
+            "homes": len(self._upstreams._tenant_pools),
             "connections to Redis": max(0, len(self._upstreams) - 1),
         }
         if any(left.values()):

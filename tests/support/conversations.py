@@ -129,7 +129,7 @@ class Conversation:
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         return self.snapshot.authenticate(username, password, 0.0)
 
-    def lease(self, credential: Credential, protocol: int) -> None:
+    def acquire(self, credential: Credential, protocol: int) -> None:
         self.asked.append(credential)
         self.asked_protocol = protocol
         if self.upstreams_at_once:
@@ -218,7 +218,7 @@ class RecordingHome:
     def ready(self) -> None:
         waiting, self.waiting = self.waiting, []
         for session in waiting:
-            session.home_ready()
+            session.upstream_ready()
 
     def breaks(self, begun: bool = False) -> None:
         """As `upstream.multiplexed` does when a connection is lost."""
@@ -240,19 +240,19 @@ class SharedConversation(Conversation):
         self.asked.append(credential)
         self.asked_protocol = protocol
         self.homes.append(RecordingHome(self, protocol))
-        self.session.at_home(self.homes[-1])
+        self.session.multiplexed_ready(self.homes[-1])
 
     @property
-    def home(self) -> RecordingHome:
+    def tenant_pool(self) -> RecordingHome:
         return self.homes[-1]
 
     def shared_gets(self) -> bytes:
         """What was sent over the multiplexed connection since the last time."""
-        sent, self.home.upstream.sent = self.home.upstream.sent, b""
+        sent, self.tenant_pool.upstream.sent = self.tenant_pool.upstream.sent, b""
         return sent
 
     def shared_redis(self, data: bytes) -> SharedConversation:
-        self.home.upstream.pending.received(data)
+        self.tenant_pool.upstream.pending.received(data)
         return self
 
 
@@ -266,5 +266,5 @@ def logged_in_at_home(**options: object) -> SharedConversation:
 
 class SharedCase(ConversationCase):
     def assertHome(self, conversation: SharedConversation) -> None:
-        self.assertFalse(conversation.session.pinned)
+        self.assertFalse(conversation.session.dedicated)
         self.assertTrue(all(upstream.released is not None for upstream in conversation.upstreams))

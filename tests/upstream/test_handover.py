@@ -68,8 +68,8 @@ class PoolCase(unittest.TestCase):
             yield task.deferLater(reactor, 0.005)
             self.reactor.clock.advance(0)
 
-    def lease(self, pool: ConnectionPool, tenant: Tenant = BLUE) -> defer.Deferred:
-        leased = defer.Deferred.fromCoroutine(pool.lease(tenant))
+    def acquire(self, pool: ConnectionPool, tenant: Tenant = BLUE) -> defer.Deferred:
+        leased = defer.Deferred.fromCoroutine(pool.acquire(tenant))
 
         def carry(upstream: RedisConnection) -> RedisConnection:
             upstream.carry(Silent(), lambda slow: None)
@@ -87,7 +87,7 @@ class GivenUpTests(PoolCase):
 
     @defer.inlineCallbacks
     def gives_up(self, pool: ConnectionPool):
-        upstream = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         owner = Heard()
         upstream.send(encode([b"SET", b"a", b"1"]) + BLOCK + LATE, ReplyBatch(owner, 3))
         yield self.blocked(1)
@@ -147,7 +147,7 @@ class GivenUpTests(PoolCase):
         port = reactor.listenTCP(0, Factory.forProtocol(Busy), interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         pool = self.pool(Backend(host="127.0.0.1", port=port.getHost().port))
-        upstream = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         servers[0].transport.pauseProducing()
         size = 64 << 20
         upstream.send(b"x" * size, ReplyBatch(Heard(), 1))
@@ -159,7 +159,7 @@ class GivenUpTests(PoolCase):
     @defer.inlineCallbacks
     def test_without_that_its_replies_are_waited_for(self):
         pool = self.pool(self.redis())
-        upstream = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         owner = Heard()
         upstream.send(LATE, ReplyBatch(owner, 1))
         upstream.give_up(blocked=False)
@@ -170,7 +170,7 @@ class GivenUpTests(PoolCase):
     @defer.inlineCallbacks
     def test_it_is_not_used_again(self):
         pool = self.pool(self.redis())
-        upstream = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         upstream.send(BLOCK, ReplyBatch(Heard(), 1))
         yield self.blocked(1)
         self.direct.rpush("q", "item")
@@ -186,12 +186,12 @@ class NextOwnerTests(PoolCase):
     def test_it_waits_until_redis_has_closed_the_former_owners_connections(self):
         pool = self.pool(self.redis())
         pool.use_tenants({BLUE})
-        first, second = yield defer.gatherResults([self.lease(pool), self.lease(pool)])
+        first, second = yield defer.gatherResults([self.acquire(pool), self.acquire(pool)])
         for upstream in (first, second):
             upstream.send(BLOCK, ReplyBatch(Heard(), 1))
         yield self.blocked(2)
         pool.use_tenants({NEXT})
-        leasing, other = self.lease(pool, NEXT), self.lease(pool, Tenant("red", 7))
+        leasing, other = self.acquire(pool, NEXT), self.acquire(pool, Tenant("red", 7))
         yield other
         first.give_up(blocked=True)
         yield self.blocked(1)
@@ -204,11 +204,11 @@ class NextOwnerTests(PoolCase):
     @defer.inlineCallbacks
     def test_but_not_longer_than_there_is_time_for_replies(self):
         pool = self.pool(self.redis())
-        upstream = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         upstream.send(BLOCK, ReplyBatch(Heard(), 1))
         pool.use_tenants({NEXT})
-        leasing = self.lease(pool, NEXT)
-        given_up = self.lease(pool, NEXT)
+        leasing = self.acquire(pool, NEXT)
+        given_up = self.acquire(pool, NEXT)
         given_up.cancel()
         yield self.assertFailure(given_up, defer.CancelledError)
         self.reactor.clock.advance(HERE_LIMIT - 0.01)
@@ -220,20 +220,20 @@ class NextOwnerTests(PoolCase):
     def test_it_waits_for_other_processes(self):
         pool = self.pool(self.redis())
         pool.use_tenants({NEXT, BLUE}, [3])
-        leasing = self.lease(pool, NEXT)
-        yield self.lease(pool, GREEN)
+        leasing = self.acquire(pool, NEXT)
+        yield self.acquire(pool, GREEN)
         self.assertFalse(leasing.called)
         pool.handover.over_elsewhere()
         yield leasing
         pool.use_tenants({BLUE}, [3])
-        leasing = self.lease(pool, BLUE)
+        leasing = self.acquire(pool, BLUE)
         self.reactor.clock.advance(ELSEWHERE_LIMIT)
         yield leasing
 
     @defer.inlineCallbacks
     def test_a_database_that_nobody_else_has_is_not_hurried(self):
         pool = self.pool(self.redis())
-        upstream = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         upstream.send(BLOCK, ReplyBatch(Heard(), 1))
         pool.use_tenants({GREEN})
         self.assertEqual(self.reactor.getDelayedCalls(), [])
@@ -248,7 +248,7 @@ class NextOwnerTests(PoolCase):
     def test_what_the_former_owner_left_is_closed(self):
         pool = self.pool(self.redis())
         pool.use_tenants({BLUE, GREEN})
-        idle, busy, other = yield defer.gatherResults([self.lease(pool), self.lease(pool), self.lease(pool, GREEN)])
+        idle, busy, other = yield defer.gatherResults([self.acquire(pool), self.acquire(pool), self.acquire(pool, GREEN)])
         idle.release(clean=True)
         other.release(clean=True)
         pool.use_tenants({GREEN})
@@ -261,27 +261,27 @@ class NextOwnerTests(PoolCase):
     def test_what_waited_for_the_end_of_the_turn_is_never_sent(self):
         pool = self.pool(self.redis())
         pool.use_tenants({BLUE})
-        home = pool.home(BLUE, 2)
-        yield home.come()
+        tenant_pool = pool.tenant_pool(BLUE, 2)
+        yield tenant_pool.come()
         owner = Sharing()
-        home.upstream.send(encode([b"SET", b"early", b"1"]), ReplyBatch(owner, 1))
-        home.upstream.send(LATE, ReplyBatch(owner, 1))
+        tenant_pool.upstream.send(encode([b"SET", b"early", b"1"]), ReplyBatch(owner, 1))
+        tenant_pool.upstream.send(LATE, ReplyBatch(owner, 1))
         pool.use_tenants({GREEN})
         yield self.until(lambda: owner.lost)
         self.assertEqual((owner.heard, self.direct.keys()), ([b"+OK\r\n"], [b"early"]))
-        home.leave()
+        tenant_pool.leave()
 
     @defer.inlineCallbacks
     def test_nobody_comes_to_what_was_shared(self):
         """Its last sessions may still be there when their tenant comes back."""
         pool = self.pool(self.redis())
         pool.use_tenants({BLUE})
-        home = pool.home(BLUE, 2)
-        yield home.come()
+        tenant_pool = pool.tenant_pool(BLUE, 2)
+        yield tenant_pool.come()
         pool.use_tenants({GREEN})
-        again = pool.home(BLUE, 2)
-        self.assertIsNot(again, home)
+        again = pool.tenant_pool(BLUE, 2)
+        self.assertIsNot(again, tenant_pool)
         yield again.come()
-        home.leave()
-        self.assertIs(pool.home(BLUE, 2), again)
+        tenant_pool.leave()
+        self.assertIs(pool.tenant_pool(BLUE, 2), again)
         again.leave()

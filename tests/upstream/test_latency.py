@@ -31,8 +31,8 @@ class SamplerTests(unittest.TestCase):
         self.transport = StringTransport(UNIXAddress("/redis"))
         self.connection = RedisConnection(Backend(host="127.0.0.1", port=6379, password=b""), pool=None)
         self.connection.makeConnection(self.transport)
-        home = TenantPool(None, self.clock, Tenant("blue", 3), 2)
-        self.upstream = MultiplexedConnection(self.connection, home, self.clock)
+        tenant_pool = TenantPool(None, self.clock, Tenant("blue", 3), 2)
+        self.upstream = MultiplexedConnection(self.connection, tenant_pool, self.clock)
         self.samples: list[float] = []
         self.sampler = Sampler(self.clock, lambda: [self.upstream], self.samples.append)
         self.sampler.startService()

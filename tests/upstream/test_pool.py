@@ -20,7 +20,7 @@ from redisproxy.session.route import UNREACHABLE
 from redisproxy.tenants.model import Backend, Tenant
 from redisproxy.upstream.acl_users import AclUserError, AclUsers
 from redisproxy.upstream.connection import LOGIN_REFUSED, RedisConnection, UpstreamError
-from redisproxy.upstream.pool import AT_ONCE, FRESH, ConnectionPool
+from redisproxy.upstream.pool import CONCURRENT_LIMIT, FRESH, ConnectionPool
 
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port
 from ..support.upstreams import ClockedReactor, Heard, Silent
@@ -47,7 +47,7 @@ class NarrowTests(unittest.SynchronousTestCase):
     """How much is read at once of an upstream connection that messages come by."""
 
     def test_small_messages_are_read_a_few_at_a_time(self) -> None:
-        pool = SimpleNamespace(give_back=lambda upstream, clean: upstream.put_down())
+        pool = SimpleNamespace(release=lambda upstream, clean: upstream.detach())
         upstream = RedisConnection(Backend("redis"), pool)
         transport = StringTransport(hostAddress=UNIXAddress(None))
         upstream.makeConnection(transport)
@@ -72,7 +72,7 @@ class NarrowTests(unittest.SynchronousTestCase):
         self.assertEqual(b"".join(subscriber.heard).count(small), 62)
 
     def test_who_uses_it_next_has_no_part_in_that(self) -> None:
-        upstream = RedisConnection(Backend("redis"), SimpleNamespace(give_back=lambda upstream, clean: upstream.put_down()))
+        upstream = RedisConnection(Backend("redis"), SimpleNamespace(release=lambda upstream, clean: upstream.detach()))
         transport = StringTransport(hostAddress=UNIXAddress(None))
         upstream.makeConnection(transport)
         upstream.carry(Subscriber(), lambda full: None).small_messages = True
@@ -111,8 +111,8 @@ class PoolCase(unittest.TestCase):
             yield task.deferLater(reactor, 0.005)
             self.reactor.clock.advance(passing)
 
-    def lease(self, pool: ConnectionPool, tenant: Tenant = BLUE) -> defer.Deferred:
-        leased = defer.Deferred.fromCoroutine(pool.lease(tenant))
+    def acquire(self, pool: ConnectionPool, tenant: Tenant = BLUE) -> defer.Deferred:
+        leased = defer.Deferred.fromCoroutine(pool.acquire(tenant))
 
         def carry(upstream):
             upstream.carry(Silent(), lambda slow: None)
@@ -125,13 +125,13 @@ class ConnectionPoolTests(PoolCase):
     @defer.inlineCallbacks
     def test_given_back_clean_it_waits_for_its_tenant_and_then_is_closed(self):
         pool = self.pool()
-        upstream = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         self.assertEqual(upstream.tenant, BLUE)
         upstream.release(clean=True)
         self.assertEqual((len(pool), pool.idle), (1, 1))
-        other = yield self.lease(pool, GREEN)
+        other = yield self.acquire(pool, GREEN)
         self.assertIsNot(other, upstream)
-        again = yield self.lease(pool)
+        again = yield self.acquire(pool)
         self.assertIs(again, upstream)
         again.release(clean=True)
         other.release(clean=False)
@@ -147,7 +147,7 @@ class ConnectionPoolTests(PoolCase):
         yield self.until(lambda: pool.idle == 2)
         self.reactor.clock.advance(100)
         self.assertEqual(pool.idle, 2)
-        upstream = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         self.assertEqual((len(pool), pool.idle), (2, 1))
         upstream.drop()
         yield self.until(lambda: pool.idle == 2)
@@ -155,19 +155,19 @@ class ConnectionPoolTests(PoolCase):
     @defer.inlineCallbacks
     def test_an_idle_upstream_connection_that_died_unnoticed_is_replaced(self):
         pool = self.pool()
-        upstream = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         upstream.release(clean=True)
         upstream.transport.stopReading()  # so that the end is not noticed
         self.server.client().client_kill_filter(skipme=True)
         upstream.transport.startReading()
         self.reactor.clock.advance(FRESH + 0.1)
-        new = yield self.lease(pool)
+        new = yield self.acquire(pool)
         self.assertIsNot(new, upstream)
 
     @defer.inlineCallbacks
     def test_an_upstream_connection_that_has_replies_pending_is_not_used_again(self):
         pool = self.pool()
-        upstream = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         upstream.send(b"", ReplyBatch(None, 1))
         upstream.release(clean=True)
         self.assertEqual(pool.idle, 0)
@@ -176,7 +176,7 @@ class ConnectionPoolTests(PoolCase):
     @defer.inlineCallbacks
     def test_another_backend_closes_the_idle_and_drains_the_busy(self):
         pool = self.pool()
-        idle, busy = yield defer.gatherResults([self.lease(pool), self.lease(pool)])
+        idle, busy = yield defer.gatherResults([self.acquire(pool), self.acquire(pool)])
         idle.release(clean=True)
         pool.use(Backend(host="localhost", port=self.server.port, password=MASTER_PASSWORD.encode()))
         yield self.until(lambda: len(pool) == 1)
@@ -189,10 +189,10 @@ class ConnectionPoolTests(PoolCase):
         silent = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
         self.addCleanup(silent.stopListening)
         pool = self.pool()
-        busy = yield self.lease(pool)
+        busy = yield self.acquire(pool)
         hangs = Backend(host="127.0.0.1", port=silent.getHost().port, password=b"x")
         pool.use(hangs)
-        leasing = self.lease(pool)
+        leasing = self.acquire(pool)
         yield self.until(lambda: len(pool) == 2)
         pool.use(self.backend, abandon=True)
         new = yield leasing
@@ -210,7 +210,7 @@ class ConnectionPoolTests(PoolCase):
         self.addCleanup(silent.stopListening)
         pool = self.pool()
         pool.use(Backend(host="127.0.0.1", port=silent.getHost().port, password=b"x"))
-        leasing = self.lease(pool)
+        leasing = self.acquire(pool)
         yield self.until(lambda: len(pool) == 1)
         pool.use(self.backend)
         told = []
@@ -225,7 +225,7 @@ class ConnectionPoolTests(PoolCase):
         pool = self.pool()
         found = []
         pool.found_replica = lambda: found.append(True)
-        idle, refused, other = yield defer.gatherResults([self.lease(pool), self.lease(pool), self.lease(pool, GREEN)])
+        idle, refused, other = yield defer.gatherResults([self.acquire(pool), self.acquire(pool), self.acquire(pool, GREEN)])
         idle.release(clean=True)
         other.release(clean=True)
         owner = Heard()
@@ -235,7 +235,7 @@ class ConnectionPoolTests(PoolCase):
         self.assertEqual(found, [True])
         pool.leave_replicas()
         yield self.until(lambda: len(pool) == 1)
-        self.assertIs((yield self.lease(pool, GREEN)), other)
+        self.assertIs((yield self.acquire(pool, GREEN)), other)
 
     @defer.inlineCallbacks
     def test_failures_are_told_apart(self):
@@ -247,12 +247,12 @@ class ConnectionPoolTests(PoolCase):
         ):
             pool.use(backend)
             failed = []
-            self.assertFailure(self.lease(pool), UpstreamError).addCallback(failed.append)
+            self.assertFailure(self.acquire(pool), UpstreamError).addCallback(failed.append)
             # An endpoint waits for a moment whether the name has another address.
             yield self.until(lambda failed=failed: failed, passing=0.05)
             self.assertEqual(failed[0].told, told)
         pool.use(self.backend)
-        failure = yield self.assertFailure(self.lease(pool, Tenant("far", 64)), UpstreamError)
+        failure = yield self.assertFailure(self.acquire(pool, Tenant("far", 64)), UpstreamError)
         self.assertIn("ERR Redis refused to select database 64: ERR DB index is out of range", failure.told)
         yield self.until(lambda: len(pool) == 0)
 
@@ -284,7 +284,7 @@ class ConnectionPoolTests(PoolCase):
     @defer.inlineCallbacks
     def test_a_lease_that_is_given_up_leaves_no_upstream_connection_behind(self):
         pool = self.pool()
-        leasing = self.lease(pool)
+        leasing = self.acquire(pool)
         leasing.cancel()
         yield self.assertFailure(leasing, UpstreamError, defer.CancelledError)
         yield self.until(lambda: len(pool) == 0)
@@ -292,7 +292,7 @@ class ConnectionPoolTests(PoolCase):
     @defer.inlineCallbacks
     def test_unasked_bytes_on_an_idle_upstream_connection_close_it(self):
         pool = self.pool()
-        upstream = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         upstream.release(clean=True)
         upstream.transport.write(b"PING\r\n")  # whose answer nobody expects
         yield self.until(lambda: len(pool) == 0)
@@ -301,11 +301,11 @@ class ConnectionPoolTests(PoolCase):
     def test_no_scripts_on_an_upstream_connection_with_the_masters_rights(self):
         """It was opened while Redis was not known to have ACLs, and is used when it is."""
         pool = self.pool()
-        upstream = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         upstream.release(clean=True)
         pool.redis_told(needs_acl_users=True)
         self.assertIsNone(pool.fresh(BLUE, 2))
-        failure = yield self.assertFailure(self.lease(pool), UpstreamError)
+        failure = yield self.assertFailure(self.acquire(pool), UpstreamError)
         self.assertEqual(failure.told, UNREACHABLE)
         yield self.until(lambda: len(pool) == 0)
 
@@ -354,17 +354,17 @@ class QueueTests(PoolCase):
         pool = self.pool()
         events = self.logged(pool)
         self.stopped()
-        under_way = [self.lease(pool) for _ in range(AT_ONCE)]
-        waiting = [self.lease(pool) for _ in range(5)]
-        late = self.lease(pool, GREEN)
-        yield self.until(lambda: len(pool) == AT_ONCE)
+        under_way = [self.acquire(pool) for _ in range(CONCURRENT_LIMIT)]
+        waiting = [self.acquire(pool) for _ in range(5)]
+        late = self.acquire(pool, GREEN)
+        yield self.until(lambda: len(pool) == CONCURRENT_LIMIT)
         for given_up in (under_way[0], under_way[100], waiting[0]):
             given_up.cancel()
             self.failureResultOf(given_up, defer.CancelledError)
         for other in (*under_way[1:100], *under_way[101:], *waiting[1:], late):
             self.assertNoResult(other)
         # What was given up was not opened in vain.
-        self.assertEqual(len(pool), AT_ONCE)
+        self.assertEqual(len(pool), CONCURRENT_LIMIT)
         self.goes_on()
         upstream = yield late
         self.assertEqual(upstream.tenant, GREEN)
@@ -377,9 +377,9 @@ class QueueTests(PoolCase):
         pool = self.pool()
         events = self.logged(pool)
         self.stopped()
-        blue = [self.lease(pool) for _ in range(AT_ONCE + 100)]
-        green = [self.lease(pool, GREEN) for _ in range(20)]
-        yield self.until(lambda: len(pool) == AT_ONCE)
+        blue = [self.acquire(pool) for _ in range(CONCURRENT_LIMIT + 100)]
+        green = [self.acquire(pool, GREEN) for _ in range(20)]
+        yield self.until(lambda: len(pool) == CONCURRENT_LIMIT)
         for given_up in blue:
             given_up.cancel()
             self.failureResultOf(given_up, defer.CancelledError)
@@ -394,7 +394,7 @@ class QueueTests(PoolCase):
         """An endpoint calls that a name that was not found."""
         pool = self.pool()
         events = self.logged(pool)
-        given_up, other = self.lease(pool), self.lease(pool)
+        given_up, other = self.acquire(pool), self.acquire(pool)
         given_up.cancel()
         self.failureResultOf(given_up, defer.CancelledError)
         yield other
@@ -406,7 +406,7 @@ class QueueTests(PoolCase):
         pool = self.pool()
         events = self.logged(pool)
         self.stopped()
-        leases = [self.lease(pool) for _ in range(3)]
+        leases = [self.acquire(pool) for _ in range(3)]
         yield self.until(lambda: len(pool) == len(leases))
         self.goes_on()
         self.reactor.clock.advance(12)
@@ -418,17 +418,19 @@ class QueueTests(PoolCase):
         """Its user is unknown to Redis, or cannot be made."""
         for fault in ((b"nobody", b"x"), AclUserError("no user", passing=True), AclUserError("no user", passing=False)):
             pool = self.pool(acl_users=Logins(blue=fault))
-            blue = [self.assertFailure(self.lease(pool), UpstreamError) for _ in range(AT_ONCE + 5)]
-            upstream = yield self.lease(pool, GREEN)
+            blue = [self.assertFailure(self.acquire(pool), UpstreamError) for _ in range(CONCURRENT_LIMIT + 5)]
+            upstream = yield self.acquire(pool, GREEN)
             self.assertEqual(upstream.tenant, GREEN)
             yield defer.gatherResults(blue)
 
     @defer.inlineCallbacks
     def test_one_that_takes_too_long_while_redis_can_be_reached(self):
         pool = self.pool(acl_users=Logins(blue=NEVER))
-        blue = [self.assertFailure(self.lease(pool), UpstreamError) for _ in range(AT_ONCE)]
-        late = self.lease(pool, GREEN)
-        yield self.until(lambda: len(pool) == AT_ONCE and all(upstream.opened is not None for upstream in pool._upstreams))
+        blue = [self.assertFailure(self.acquire(pool), UpstreamError) for _ in range(CONCURRENT_LIMIT)]
+        late = self.acquire(pool, GREEN)
+        yield self.until(
+            lambda: len(pool) == CONCURRENT_LIMIT and all(upstream.opened is not None for upstream in pool._upstreams)
+        )
         self.reactor.clock.advance(5)
         self.assertEqual({error.told for error in (yield defer.gatherResults(blue))}, {UNREACHABLE})
         self.assertEqual((yield late).tenant, GREEN)
@@ -441,8 +443,8 @@ class QueueTests(PoolCase):
                 pool.use(Backend(host="127.0.0.1", port=free_port()))
             else:
                 self.stopped()
-            leases = [self.lease(pool, tenant) for tenant in (BLUE, GREEN) for _ in range(AT_ONCE)]
-            failures = defer.gatherResults([self.assertFailure(lease, UpstreamError) for lease in leases])
+            leases = [self.acquire(pool, tenant) for tenant in (BLUE, GREEN) for _ in range(CONCURRENT_LIMIT)]
+            failures = defer.gatherResults([self.assertFailure(acquire, UpstreamError) for acquire in leases])
             done: list[object] = []
             failures.addCallback(done.extend)
             began = self.reactor.seconds()
@@ -456,13 +458,13 @@ class QueueTests(PoolCase):
         """Each lets the next begin: that must not be a stack as deep as the queue is long."""
         pool = self.pool()
         self.stopped()
-        under_way = [self.lease(pool) for _ in range(AT_ONCE)]
-        waiting = [defer.Deferred.fromCoroutine(pool.lease(GREEN)) for _ in range(3000)]
+        under_way = [self.acquire(pool) for _ in range(CONCURRENT_LIMIT)]
+        waiting = [defer.Deferred.fromCoroutine(pool.acquire(GREEN)) for _ in range(3000)]
         pool.fresh = lambda tenant, protocol: SimpleNamespace(backend=self.backend, has_acl_user=True)
         under_way[0].cancel()
         self.failureResultOf(under_way[0], defer.CancelledError)
-        for lease in waiting:
-            self.successResultOf(lease)
+        for acquire in waiting:
+            self.successResultOf(acquire)
         del pool.fresh
         self.goes_on()
         yield defer.gatherResults(under_way[1:])
@@ -473,7 +475,7 @@ class QueueTests(PoolCase):
         events = self.logged(pool)
         for _ in range(3):
             for _ in range(20):
-                upstream = yield self.lease(pool)
+                upstream = yield self.acquire(pool)
                 upstream.dataReceived(b"+what\r\n")
             self.reactor.clock.advance(QUIET)
         self.assertEqual(
