@@ -277,7 +277,7 @@ class Changes:
         found = await inspect.tenants(self.operator)
         self.assertEqual(found.problems, [])
         for known, name in ((password, SECRET), (b"pw-blue", rotated.grace.secret)):
-            self.assertEqual(found.directory.authenticate(None, known, 0.0).secret, name)
+            self.assertEqual(found.snapshot.authenticate(None, known, 0.0).secret, name)
         self.assertNotIn("pw-blue", repr(rotated))
 
     async def test_rotate_without_grace(self) -> None:
@@ -406,7 +406,7 @@ class SmallApiTests(Changes, unittest.TestCase):
         path = secrets_path(self.blue)
         self.meddle("create", lambda: self.world.api.fail(path, UNAVAILABLE))
         await self.refuses(self.enroll(self.red), "could not be read whether .*503 Service Unavailable.*nothing was kept")
-        self.world.api.mend()
+        self.world.api.fix()
         self.assertIsNone(self.world.stored(self.red, SECRET))
 
     async def test_a_secret_that_cannot_be_taken_back(self) -> None:
