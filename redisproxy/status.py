@@ -33,7 +33,7 @@ LOOKS = 3
 
 
 class StatusService(service.Service):
-    """figures, counts: gather them; unready: why no client should come, or empty.
+    """figures, counts: gather them; not_ready: why no client should come, or empty.
 
     Raises SettingsError for an endpoint or a token that cannot be used.
     """
@@ -47,7 +47,7 @@ class StatusService(service.Service):
         reactor: object,
         figures: Callable[[], Figures],
         counts: Callable[[], Counts],
-        unready: Callable[[], str],
+        not_ready: Callable[[], str],
     ) -> None:
         try:
             self._listening = Listening(reactor, [with_loopback(settings.status)], option="--status")
@@ -65,7 +65,7 @@ class StatusService(service.Service):
         self._looking.clock = reactor
         self._looks: deque[tuple[float, dict[str, int]]] = deque(maxlen=LOOKS)
         self._guarded = settings.status_token_file is not None
-        self._site = site(self._page, page.HEADERS, Exposition(figures).render, unready, Guard(settings.status_token_file))
+        self._site = site(self._page, page.HEADERS, Exposition(figures).render, not_ready, Guard(settings.status_token_file))
 
     @property
     def tls(self) -> list[ServerTls]:

@@ -40,7 +40,6 @@ from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullE
 from ..upstream.client import ControlError
 from ..upstream.connection import LaneError, LaneProtocol
 from ..upstream.multiplexed import SharedLanes
-from ..upstream.queries import QuestionError
 
 if TYPE_CHECKING:
     from .factory import ClientFactory
@@ -401,7 +400,7 @@ class ClientProtocol(RespReceiver):
         self.session.told(answer)
 
     def _control_failed(self, failure: Failure) -> Exception:
-        failure.trap(ControlError, QuestionError, LaneError, defer.CancelledError)  # the last one: nobody is there any more
+        failure.trap(ControlError, LaneError, defer.CancelledError)  # the last one: nobody is there any more
         return failure.value
 
     def figures(self) -> Mapping[str, int]:

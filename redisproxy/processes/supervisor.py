@@ -25,6 +25,7 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from ..listen.balance import Balance, shared_memory
+from ..listen.endpoints import Listening
 from ..listen.tls import Material
 from ..ops import logs
 from ..ops.stats import Counts, RedisState, WorkersState
@@ -117,7 +118,7 @@ class _Process(ProcessProtocol):
 
 
 class Workers(service.Service):
-    """All workers.
+    """All workers. See `ports.ServingPort`.
 
     processes: how many; options: as they were given to twistd; databases_told: see `single.Serving`; drain_seconds: for
     their clients to leave.
@@ -138,10 +139,10 @@ class Workers(service.Service):
         self._end_limit = drain_seconds + END_MARGIN
         self._options = dict(options)
         self._databases_told = databases_told
-        #: descriptors of the listening sockets
-        self.ports: list[int] = []
-        #: called with a Directory when all workers have it in force
-        self.taken: list[Callable[[Directory], None]] = []
+        # Descriptors of the listening sockets.
+        self._ports: list[int] = []
+        #: see `ports.ServingPort`: all workers have it in force then
+        self.on_snapshot: list[Callable[[Directory], object]] = []
         #: what is done with each kind of message from a worker
         self.takes: dict[str, Callable[[_Process, Message], object]] = {
             "databases": lambda _, message: self._databases_told(message.fields["databases"]),
@@ -176,13 +177,12 @@ class Workers(service.Service):
         """How many accept clients."""
         return sum(process.serves for process in self._running())
 
-    @property
-    def pids(self) -> list[int]:
-        """Of those that run."""
-        return [process.pid for process in self._running()]
-
     def _running(self) -> list[_Process]:
         return [process for process in self._processes.values() if process is not None]
+
+    def listen(self, listening: Listening) -> None:
+        """See `ports.ServingPort`."""
+        self._ports = listening.hold()
 
     def startService(self) -> None:
         super().startService()
@@ -193,10 +193,10 @@ class Workers(service.Service):
         for number in self._processes:
             self._start(number)
 
-    # What they tell of themselves: see `single.Serving`.
+    # What they tell of themselves.
 
-    def tell_regularly(self) -> None:
-        """Somebody wants to know it, from now on."""
+    def collect_stats(self) -> None:
+        """See `ports.ServingPort`."""
         self._asking.start(REPORT)
 
     def _ask_for_reports(self) -> defer.Deferred:
@@ -207,19 +207,19 @@ class Workers(service.Service):
             if self._processes[number] is not None:
                 self._reports.take(number, message.fields)
 
-    def counts(self) -> Counts:
+    def stats(self) -> Counts:
         """The sum of what the workers counted, a moment ago."""
         return self._reports.counts()
 
     def redis(self) -> RedisState:
-        """What is known of Redis."""
+        """See `ports.ServingPort`."""
         return self._reports.redis()
 
-    def unready(self) -> str:
-        """Why no client should come; empty: there is no reason."""
+    def not_ready(self) -> str:
+        """See `ports.ServingPort`."""
         return self._reports.unready()
 
-    def state(self) -> WorkersState:
+    def workers(self) -> WorkersState:
         """How many there are, and should be."""
         return {
             "wanted": len(self._processes),
@@ -250,7 +250,7 @@ class Workers(service.Service):
         ours, theirs = socket.socketpair()
         with ours, theirs, Path(os.devnull).open("rb") as nothing:
             descriptors = {0: nothing.fileno(), 1: "r", 2: "r", CHANNEL: theirs.fileno(), BALANCE: self._memory}
-            descriptors |= {FIRST_PORT + place: port for place, port in enumerate(self.ports)}
+            descriptors |= {FIRST_PORT + place: port for place, port in enumerate(self._ports)}
             # Its modules are found where this process's were, wherever that was started.
             environ = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}
             arguments = [sys.executable, "-P", "-m", f"{__package__}.worker", str(process.number)]
@@ -290,9 +290,9 @@ class Workers(service.Service):
 
     # Certificates.
 
-    def show(self, material: list[Material]) -> None:
-        """What `ssl:` endpoints show to clients from now on, in the order of the endpoints."""
-        self._material = material
+    def show_certificates(self, material: Callable[[], list[Material]]) -> None:
+        """See `ports.ServingPort`."""
+        self._material = material()
         for process in self._running():
             self._show_to(process)
 
@@ -302,13 +302,13 @@ class Workers(service.Service):
 
     # The Directory.
 
-    def use(self, directory: Directory) -> None:
+    def use_snapshot(self, snapshot: Directory) -> None:
         """It is in force from now on: each worker is handed it as soon as it has taken the one before."""
-        self._handed_over |= {t.index for t in directory.tenants if self._owners.get(t.index, t) != t}
-        self._owners |= {tenant.index: tenant for tenant in directory.tenants}
-        self._directory = directory
-        self._reports.keep({tenant.namespace for tenant in directory.tenants})
-        self._snapshot = wire_form.dump(directory)
+        self._handed_over |= {t.index for t in snapshot.tenants if self._owners.get(t.index, t) != t}
+        self._owners |= {tenant.index: tenant for tenant in snapshot.tenants}
+        self._directory = snapshot
+        self._reports.keep({tenant.namespace for tenant in snapshot.tenants})
+        self._snapshot = wire_form.dump(snapshot)
         self._serial += 1
         for process in self._running():
             self._feed(process)
@@ -331,7 +331,7 @@ class Workers(service.Service):
         running = self._running()
         if self._told < self._serial and running and all(process.directory == self._serial for process in running):
             self._told = self._serial
-            for listener in list(self.taken):
+            for listener in list(self.on_snapshot):
                 listener(self._directory)
             if self._handed_over:
                 self.ask("vacate").addCallback(self._vacated, self._serial)
@@ -347,7 +347,7 @@ class Workers(service.Service):
     # What reads of the source establish, for the one process that looks after the ACL users.
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
-        """The source was read, `use` has had what follows. began: when that read began, in the reactor's seconds."""
+        """See `ports.ServingPort`."""
         if self._read is not None and self._read[0].whole and not summary.whole:
             waiting, began = self._read
             if waiting.namespaces is not None:
@@ -388,7 +388,7 @@ class Workers(service.Service):
 
     # The end.
 
-    def shut_down(self) -> defer.Deferred:
+    def drain(self) -> defer.Deferred[None]:
         """Has all workers end, after their clients have left. Fires when the last one is gone."""
         self._ending = True
         for retry in self._retries.values():
@@ -409,6 +409,12 @@ class Workers(service.Service):
         gone.addBoth(over)
         self._check_gone()
         return gone
+
+    def kill(self) -> None:
+        """See `ports.ServingPort`."""
+        for process in self._running():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
 
     def _kill(self) -> None:
         for process in self._running():

@@ -392,13 +392,6 @@ class LanePool(service.Service):
             raise LaneError(str(error), UNREACHABLE if error.passing else LOGIN_REFUSED) from None
         return await self._prepared(lane, lane.bind(tenant, login, protocol))
 
-    async def spare(self) -> LaneProtocol:
-        """A lane that was never SELECTed, with the master's rights: not for what tenants send. Raises LaneError."""
-        try:
-            return await self._in_time(self._spare())
-        except defer.TimeoutError:
-            raise RedisUnreachable("Redis does not answer: it took too long") from None
-
     async def _spare(self) -> LaneProtocol:
         return await self._living_spare() or await self._open()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import random
 import re
 
@@ -10,8 +11,10 @@ from twisted.internet import defer, protocol, reactor, task, threads
 from twisted.logger import Logger, LogLevel, formatEvent
 from twisted.trial import unittest
 
+from redisproxy.policy.probing import Server
 from redisproxy.tenants.model import Backend
-from redisproxy.upstream.client import ControlService, Server
+from redisproxy.upstream.client import Connection
+from redisproxy.upstream.control import ControlService
 
 from ..support.relay import Relay
 from ..support.sentinels import SentinelProcess
@@ -53,14 +56,14 @@ class ControlTests(unittest.TestCase):
         self.addCleanup(relay.stop)
         password = server.password.encode()
         control.use(Backend(host="127.0.0.1", port=relay.port, password=password))
-        left = control._factory
+        left = control._client
         control.use(Backend(host="127.0.0.1", port=server.port, password=password))
-        self.assertEqual((yield defer.Deferred.fromCoroutine(control.ask("PING"))), "PONG")
+        self.assertEqual((yield defer.Deferred.fromCoroutine(control.ask("PING"))), b"PONG")
         connection = control._connection
-        left.connectionError("could not auth: Lost connection")
-        protocol = left.buildProtocol(None)
-        control._connected(protocol)
-        self.assertEqual((yield defer.Deferred.fromCoroutine(control.ask("PING"))), "PONG")
+        control._changed(left)
+        left.connection = left._build()
+        control._changed(left)
+        self.assertEqual((yield defer.Deferred.fromCoroutine(control.ask("PING"))), b"PONG")
         self.assertIs(control._connection, connection)
         self.assertEqual(len(told), 1)
 
@@ -176,7 +179,7 @@ class ControlTests(unittest.TestCase):
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=free_port()))
-        self.assertLess(max(control._factory.retryDelay(attempt) for attempt in range(1, 50)), 4)
+        self.assertLess(max(control._client.retry_delay(attempt) for attempt in range(1, 50)), 4)
 
     @defer.inlineCallbacks
     def test_connections_that_are_gone_are_not_kept(self):
@@ -194,4 +197,5 @@ class ControlTests(unittest.TestCase):
             server.client().client_kill_filter(_type="normal", skipme=True)
             while control.connected:
                 yield task.deferLater(reactor, 0.01)
-        self.assertLessEqual(len(control._factory.connectionQueue.pending), 1)
+        gc.collect()
+        self.assertLessEqual(sum(isinstance(each, Connection) for each in gc.get_objects()), 1)
