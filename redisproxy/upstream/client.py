@@ -197,7 +197,10 @@ class Connection(txredisapi.BaseRedisProtocol):
 class _Endpoint:
     """Makes an endpoint at each attempt: the CA file may have changed. Says why an attempt failed."""
 
-    def __init__(self, make: Callable[[], IStreamClientEndpoint], failed: Callable[[BaseException], object]) -> None:
+    def __init__(
+        self, clock: IReactorTime, make: Callable[[], IStreamClientEndpoint], failed: Callable[[BaseException], object]
+    ) -> None:
+        self._clock = clock
         self._make = make
         self._failed = failed
 
@@ -211,7 +214,8 @@ class _Endpoint:
 
     def _not_connected(self, failure: Failure) -> Failure:
         if not failure.check(defer.CancelledError):
-            self._failed(failure.value)
+            # Not before ClientService knows of it: whoever hears of it may stop this at once.
+            self._clock.callLater(0, self._failed, failure.value)
         return failure
 
 
@@ -261,7 +265,7 @@ class RedisClient(service.Service):
         self._open: Connection | None = None
         factory = Factory.forProtocol(self._build)
         factory.noisy = False
-        self._service = _KeptConnection(_Endpoint(endpoint, self._failed), factory, self.retry_delay, clock)
+        self._service = _KeptConnection(_Endpoint(clock, endpoint, self._not_connected), factory, self.retry_delay, clock)
 
     def _build(self) -> Connection:
         return Connection(self._clock, self._reply_timeout, self._reply_limit, self._connected, self._lost)
@@ -327,6 +331,10 @@ class RedisClient(service.Service):
         if self._open is connection:
             self._open = None
             self._failed(reason.value)
+
+    def _not_connected(self, error: BaseException) -> None:
+        if self._open is None:
+            self._failed(error)
 
     def _failed(self, error: BaseException) -> None:
         self.connection, self.failure = None, error

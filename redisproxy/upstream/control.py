@@ -23,7 +23,7 @@ from ..policy.probing import Server
 from ..resp.value import Answer
 from ..tenants.model import Backend
 from .client import Connection, ControlError, NoReplyError, RedisClient, Word
-from .endpoint import endpoint_for
+from .endpoint import endpoint_for, why
 from .probe import Memory, Probe, Rights
 
 #: Seconds to wait for an answer.
@@ -70,6 +70,7 @@ class ControlService(service.Service):
         self.users_refused = False
         self._last_version = ""
         self._last_state = ""
+        self._last_failure = ""
         #: over which it has told what it is
         self._connection: Connection | None = None
         self._waiting: Waiters[None] = Waiters()
@@ -151,12 +152,21 @@ class ControlService(service.Service):
         if client is not self._client:
             return  # Redis is elsewhere now
         if client.connection is not None:
+            self._last_failure = ""
             self._start_probing(client.connection)
             return
+        self._tell_failure(client)
         self._stop_probing()
         if self._connection is not None:
             self._connection = None
             self.lost()
+
+    def _tell_failure(self, client: RedisClient) -> None:
+        """Logs why there is no connection, when that is new."""
+        text = why(client.failure)
+        if text != self._last_failure:
+            self._last_failure = text
+            self._log.info("no control connection to {address}: {text}", address=client.address.address, text=text)
 
     def _start_probing(self, connection: Connection, again: bool = False) -> None:
         asking = self._probing = defer.Deferred.fromCoroutine(self._probe(connection, again))

@@ -303,6 +303,7 @@ class QuestionsTests(unittest.SynchronousTestCase):
         self.pool.opening = defer.Deferred()
         asked = [self.ask(tenant) for tenant in (BLUE, GREEN, RED)]
         self.pool.opening.errback(ConnectionRefusedError())
+        self.clock.advance(0)
         self.assertEqual([self.failed(each) for each in asked], [UNREACHABLE] * 3)
         self.pool.opening = defer.Deferred()
         asked = [self.ask(tenant) for tenant in (BLUE, GREEN)]
