@@ -13,7 +13,8 @@ from twisted.trial import unittest
 
 from redisproxy.listen.tls import Material
 from redisproxy.processes.channel import Channel, Message
-from redisproxy.processes.supervisor import ANSWER_LIMIT, END_MARGIN, LIVED, Workers, _Process
+from redisproxy.processes.supervisor import ANSWER_LIMIT, END_MARGIN, LIVED, Workers
+from redisproxy.processes.worker_process import WorkerProcess
 from redisproxy.tenants import wire_form
 from redisproxy.tenants.enrolment import ReadSummary
 from redisproxy.tenants.model import Backend, Credential, Directory, Tenant, digest
@@ -27,7 +28,7 @@ class Clock(task.Clock):
 class Child:
     """Takes the place of a worker's process."""
 
-    def __init__(self, process: _Process, pid: int) -> None:
+    def __init__(self, process: WorkerProcess, pid: int) -> None:
         self.process = process
         self.pid = pid
         self.killed = False
@@ -89,7 +90,7 @@ class Child:
 class WorkersUnderTest(Workers):
     fails: OSError | None = None
 
-    def _spawn(self, process: _Process) -> None:
+    def _spawn(self, process: WorkerProcess) -> None:
         if self.fails:
             raise self.fails
         process.pid = 100 + len(self.children)
