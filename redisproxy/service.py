@@ -26,7 +26,7 @@ from .local.embedded import EmbeddedError, EmbeddedRedis
 from .local.quickstart import tenants_command, tour
 from .net.reactor import is_monotonic
 from .ops.logs import observer
-from .ops.stats import DRAINING, Figures
+from .ops.stats import DRAINING, Stats
 from .printable import printable
 from .processes.os_process import end_with, prepare, quiet_libraries
 from .processes.ports import ServingPort
@@ -36,11 +36,11 @@ from .resp import framing
 from .settings import Settings, SettingsError
 from .sources.manifests import REST, ManifestsSource
 from .sources.poll import PollService
-from .sources.reload import ReadingService
-from .sources.throttle import Pace, Unpaced
+from .sources.reload import ReloadService
+from .sources.throttle import Throttle, Unpaced
 from .sources.watch import ChangeQueue, WatchService
 from .tenants.enrolment import Enrolment
-from .tenants.model import Backend, Directory
+from .tenants.model import Backend, Snapshot
 
 if TYPE_CHECKING:
     from .sources.kubernetes import ClusterSource
@@ -103,7 +103,7 @@ class ProxyService(service.MultiService):
                 raise SettingsError(str(error)) from None
             embedded.setServiceParent(self)
         changes = ChangeQueue()
-        self.reading = ReadingService(
+        self.reading = ReloadService(
             reactor,
             self.source,
             Enrolment(
@@ -113,7 +113,7 @@ class ProxyService(service.MultiService):
                 settings.tenant_limits,
             ),
             settings.refresh,
-            pace=Pace if settings.processes == 1 else Unpaced,
+            throttle=Throttle if settings.processes == 1 else Unpaced,
             changes=changes,
         )
         #: None: with --no-watch
@@ -129,7 +129,7 @@ class ProxyService(service.MultiService):
         self.reading.listeners.append(self.serving.use_snapshot)
         self.reading.on_read.append(self.serving.take_read)
         if self._is_quick_start:
-            self.serving.on_snapshot.append(self._first_directory)
+            self.serving.on_snapshot.append(self._first_snapshot)
             if signal.SIGHUP in self._ends and os.isatty(0):
                 look = TimerService(TERMINAL, self._look_at_terminal)
                 look.clock = reactor
@@ -145,7 +145,7 @@ class ProxyService(service.MultiService):
             # With a web server, pages and metrics: 0.1 s of each start that needs none of these.
             from .status import StatusService
 
-            self.status = StatusService(settings, reactor, self._figures, self.serving.stats, self._not_ready)
+            self.status = StatusService(settings, reactor, self._stats, self.serving.stats, self._not_ready)
         self.certificates = self._make_rotation()
         self.certificates.setServiceParent(self)
 
@@ -285,8 +285,8 @@ class ProxyService(service.MultiService):
 
     # What is told of it.
 
-    def _figures(self) -> Figures:
-        from .status import directory_state
+    def _stats(self) -> Stats:
+        from .status import snapshot_state
 
         now = time.time()
         return {
@@ -296,7 +296,7 @@ class ProxyService(service.MultiService):
                 "unready": self._not_ready(),
                 "most_sessions": self._settings.max_workers,
                 "workers": self.serving.workers(),
-                "directory": directory_state(self.reading, None if self.watch is None else self.watch.state(), now),
+                "snapshot": snapshot_state(self.reading, None if self.watch is None else self.watch.state(), now),
                 "redis": self.serving.redis(),
                 "tls": self.certificates.state(),
             },
@@ -322,8 +322,8 @@ class ProxyService(service.MultiService):
         if not self._ending and not os.isatty(0):
             self._end()
 
-    def _first_directory(self, directory: Directory) -> None:
-        self.serving.on_snapshot.remove(self._first_directory)
+    def _first_snapshot(self, directory: Snapshot) -> None:
+        self.serving.on_snapshot.remove(self._first_snapshot)
         host = self.listening.addresses[0]
         address = getattr(host, "host", "")
         reading = source_of(self._settings).read()  # its own: a source is never read twice at once

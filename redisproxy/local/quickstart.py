@@ -14,7 +14,7 @@ from typing import TextIO
 
 from twisted.internet.endpoints import HostnameEndpoint
 
-from ..tenants.enrolment import MalformedError, Reading, parse_tenant
+from ..tenants.enrolment import FullRead, MalformedError, parse_tenant
 from ..tenants.model import Backend
 from ..upstream.client import Connection, ReplyError, ask_once
 
@@ -22,7 +22,7 @@ from ..upstream.client import Connection, ReplyError, ask_once
 _LIMIT = 5.0
 
 
-def _tenants(reading: Reading, secret_name: str) -> Iterator[tuple[str, bytes, int]]:
+def _tenants(reading: FullRead, secret_name: str) -> Iterator[tuple[str, bytes, int]]:
     """(namespace, password, index) of each well-formed client secret."""
     for namespace, secrets in sorted(reading.secrets.items()):
         for secret in secrets if isinstance(secrets, tuple) else ():
@@ -36,7 +36,7 @@ def _tenants(reading: Reading, secret_name: str) -> Iterator[tuple[str, bytes, i
 
 async def tour(
     reactor: object,
-    reading: Reading,
+    reading: FullRead,
     secret_name: str,
     host: str,
     port: int,

@@ -14,14 +14,14 @@ from ..listen.endpoints import Listening
 from ..listen.tls import Material
 from ..ops.stats import Counts, RedisState, WorkersState
 from ..tenants.enrolment import ReadSummary
-from ..tenants.model import Directory
+from ..tenants.model import Snapshot
 
 
 class ServingPort(Protocol):
     """A Twisted service that serves clients."""
 
     #: called with each snapshot that all clients are served by
-    on_snapshot: list[Callable[[Directory], object]]
+    on_snapshot: list[Callable[[Snapshot], object]]
 
     def setServiceParent(self, parent: object) -> None:
         """See IService."""
@@ -32,7 +32,7 @@ class ServingPort(Protocol):
     def show_certificates(self, material: Callable[[], list[Material]]) -> None:
         """What `ssl:` endpoints show is another. material: gives it, in the order of the endpoints."""
 
-    def use_snapshot(self, snapshot: Directory) -> None:
+    def use_snapshot(self, snapshot: Snapshot) -> None:
         """It is in force from now on."""
 
     def take_read(self, summary: ReadSummary, began: float) -> None:

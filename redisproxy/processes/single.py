@@ -16,16 +16,16 @@ from ..clients.admission import Admission
 from ..clients.connection import STATES
 from ..clients.drain import Drain
 from ..clients.factory import ClientFactory, Timeouts
-from ..clients.snapshot import DirectoryHolder
+from ..clients.snapshot import CurrentSnapshot
 from ..listen.endpoints import Listening
 from ..listen.tls import Material
-from ..net.rate_limit import Allowances
-from ..ops.access_log import Outcomes
-from ..ops.stats import Counts, RedisState, TenantCounts, WorkersState
+from ..net.rate_limit import TenantLimits
+from ..ops.access_log import AccessLog
+from ..ops.stats import Counts, RedisState, TenantStats, WorkersState
 from ..settings import Settings
 from ..tenants import account
 from ..tenants.enrolment import ReadSummary
-from ..tenants.model import Directory
+from ..tenants.model import Snapshot
 from ..upstream.backend import Backend
 from .os_process import raise_descriptor_limit, settle
 
@@ -45,31 +45,31 @@ class Serving(service.MultiService):
         super().__init__()
         self._settings = settings
         self._reactor = reactor
-        self.directory = DirectoryHolder(reactor)
+        self.snapshot = CurrentSnapshot(reactor)
         counted = account.Counts()
-        self.allowances = Allowances(reactor, settings.processes)
-        self.backend = Backend(settings, reactor, counted, self.allowances, number)
+        self.tenant_limits = TenantLimits(reactor, settings.processes)
+        self.backend = Backend(settings, reactor, counted, self.tenant_limits, number)
         self.backend.databases_told = databases_told
-        outcomes = Outcomes(reactor, settings.log_level == "debug", settings.processes)
+        access_log = AccessLog(reactor, settings.log_level == "debug", settings.processes)
         #: the factory for clients' connections
         self.clients = ClientFactory(
             reactor,
-            self.directory,
+            self.snapshot,
             self.backend.questions,
-            self.backend.wall,
-            self.backend.lanes,
+            self.backend.acl_users,
+            self.backend.upstreams,
             Admission(settings.max_workers, settings.work_queue_size),
-            outcomes,
+            access_log,
             Timeouts(login=settings.login_timeout),
-            settings.lanes == "shared",
+            settings.connections == "multiplexed",
             numbers=itertools.count(number, settings.processes),
             counts=counted,
-            allowances=self.allowances,
+            tenant_limits=self.tenant_limits,
         )
         self.backend.policy_changed = self.clients.use
-        self.on_snapshot = self.directory.listeners
+        self.on_snapshot = self.snapshot.listeners
         self.on_snapshot.append(self._settle)
-        for part in (self.backend, self.directory, outcomes):
+        for part in (self.backend, self.snapshot, access_log):
             part.setServiceParent(self)
 
     def listen(self, listening: Listening) -> None:
@@ -86,13 +86,13 @@ class Serving(service.MultiService):
     def show_certificates(self, material: Callable[[], list[Material]]) -> None:
         """See `ports.ServingPort`. The endpoints are in this process, and have it."""
 
-    def use_snapshot(self, snapshot: Directory, elsewhere: Collection[int] = ()) -> None:
+    def use_snapshot(self, snapshot: Snapshot, elsewhere: Collection[int] = ()) -> None:
         """It is in force from now on: once this returns, no command is sent for a credential that is none any more.
 
-        elsewhere: see `LanePool.use_tenants`.
+        elsewhere: see `ConnectionPool.use_tenants`.
         """
         self.backend.use_snapshot(snapshot, elsewhere)
-        self.directory.use(snapshot)
+        self.snapshot.use(snapshot)
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
         """See `ports.ServingPort`."""
@@ -109,10 +109,10 @@ class Serving(service.MultiService):
         clients = self.clients.clients
         sessions = dict.fromkeys(STATES, 0)
         for client in clients:
-            client.tally()
+            client.add_up()
             sessions[client.state] += 1
-        self.backend.lanes.tally()
-        tenants: dict[str, TenantCounts] = {
+        self.backend.upstreams.add_up()
+        tenants: dict[str, TenantStats] = {
             namespace: {
                 "sessions": 0,
                 "commands": counted.by_family(),
@@ -120,9 +120,9 @@ class Serving(service.MultiService):
                 "received": counted.received,
                 "replied": counts.replied.get(namespace, 0),
                 "turned_away": counted.turned_away,
-                **self.allowances.figures(namespace),
+                **self.tenant_limits.stats(namespace),
             }
-            for namespace, counted in counts.tallies.items()
+            for namespace, counted in counts.by_tenant.items()
         }
         in_flight = 0
         for client in clients:
@@ -134,9 +134,9 @@ class Serving(service.MultiService):
             "sessions": sessions,
             "logins": dict(counts.logins),
             "ended": dict(counts.ended),
-            "lanes": self.backend.connections(),
+            "upstream connections": self.backend.connections(),
             "in_flight": in_flight,
-            "redis_seconds": self.backend.latency.figures(),
+            "redis_seconds": self.backend.latency.stats(),
             "tenants": tenants,
         }
 
@@ -154,9 +154,9 @@ class Serving(service.MultiService):
 
     def not_ready(self) -> str:
         """See `ports.ServingPort`."""
-        return "no credentials have been read yet" if self.directory.directory is None else self.backend.not_ready()
+        return "no credentials have been read yet" if self.snapshot.snapshot is None else self.backend.not_ready()
 
-    def _settle(self, _: Directory) -> None:
+    def _settle(self, _: Snapshot) -> None:
         self.on_snapshot.remove(self._settle)
         settle()
 

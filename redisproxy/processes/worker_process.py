@@ -45,8 +45,8 @@ class WorkerProcess(ProcessProtocol):
         self.pid = 0
         #: whether it accepts clients
         self.serves = False
-        #: which Directory it has in force, 0 without one
-        self.directory = 0
+        #: which Snapshot it has in force, 0 without one
+        self.snapshot = 0
         #: whether it is taking one
         self.taking = False
         self.last_line = ""

@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IReactorTCP
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from ..net.rate_limit import Allowances
+from ..net.rate_limit import TenantLimits
 from ..ops.stats import REDIS_BOUNDS, Histogram, RedisState
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
@@ -23,16 +23,16 @@ from ..policy.probing import Server, needed, policy_for
 from ..settings import Settings
 from ..tenants import account, model
 from ..tenants.enrolment import ReadSummary
-from ..tenants.model import Directory, Tenant
+from ..tenants.model import Snapshot, Tenant
 from . import acl_maintenance
-from .acl_users import Wall, WallError
+from .acl_users import AclUserError, AclUsers
 from .client import RedisClient
 from .control import ControlService
 from .endpoint import endpoint_for
 from .failover import MasterService
 from .latency import Sampler
-from .pool import LanePool
-from .queries import ANSWER_LIMIT, Questions
+from .pool import ConnectionPool
+from .queries import ANSWER_LIMIT, ControlQueries
 
 #: Seconds until Redis is told again of a user's new rights, after it could not be.
 _AGAIN = 1.0
@@ -41,7 +41,7 @@ _AGAIN = 1.0
 class Backend(service.MultiService):
     """One Redis, for one process that serves clients.
 
-    settings: of this process; counts, allowances: of the tenants; number: which of the processes it is, from 1 on.
+    settings: of this process; counts, limits: of the tenants; number: which of the processes it is, from 1 on.
     """
 
     name = "backend"
@@ -52,7 +52,7 @@ class Backend(service.MultiService):
         settings: Settings,
         reactor: IReactorTCP,
         counts: account.Counts | None = None,
-        allowances: Allowances | None = None,
+        tenant_limits: TenantLimits | None = None,
         number: int = 1,
     ) -> None:
         super().__init__()
@@ -73,37 +73,37 @@ class Backend(service.MultiService):
             lambda server: needed(self._policy_for(server)),
         )
         #: the tenants' ACL users
-        self.wall = Wall(settings.acl, self.control)
-        self.wall.user_refused = self.control.probe_again
+        self.acl_users = AclUsers(settings.acl, self.control)
+        self.acl_users.user_refused = self.control.probe_again
         #: connections that carry tenants' commands
-        self.lanes = LanePool(
+        self.upstreams = ConnectionPool(
             reactor,
-            self.wall,
+            self.acl_users,
             settings.base_workers,
             settings.worker_idle_timeout,
             settings.connect_timeout,
             settings.redis_ca,
             counts,
-            allowances,
+            tenant_limits,
         )
         #: INFO, PUBSUB and CONFIG GET for tenants
-        self.questions = Questions(reactor, self._query_client)
+        self.questions = ControlQueries(reactor, self._query_client)
         #: which server is the master
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self._moved, self._reconnect, self._is_master
         )
-        self.lanes.found_replica = self.master.doubt
+        self.upstreams.found_replica = self.master.doubt
         #: removes ACL users that are left over; None: another process does
-        self.acl_users: acl_maintenance.AclUsersService | None = None
+        self.acl_users: acl_maintenance.AclMaintenanceService | None = None
         if number == acl_maintenance.PROCESS and settings.acl != "off":
-            self.acl_users = acl_maintenance.AclUsersService(
-                reactor, self.control, settings.ns_prefix, settings.refresh, self.wall.forget
+            self.acl_users = acl_maintenance.AclMaintenanceService(
+                reactor, self.control, settings.ns_prefix, settings.refresh, self.acl_users.forget
             )
             self.acl_users.setServiceParent(self)
         #: how long Redis takes
         self.latency = Histogram(REDIS_BOUNDS)
-        sampler = Sampler(reactor, lambda: self.lanes.shared, self.latency.observe)
-        for part in (self.lanes, self.control, self.master, sampler):
+        sampler = Sampler(reactor, lambda: self.upstreams.shared, self.latency.observe)
+        for part in (self.upstreams, self.control, self.master, sampler):
             part.setServiceParent(self)
         # All tenants, as of the latest snapshot.
         self._tenants: Collection[Tenant] = ()
@@ -130,14 +130,14 @@ class Backend(service.MultiService):
         self.questions.stop()
         return super().stopService()
 
-    def use_snapshot(self, snapshot: Directory, elsewhere: Collection[int] = ()) -> None:
+    def use_snapshot(self, snapshot: Snapshot, elsewhere: Collection[int] = ()) -> None:
         """These are the tenants, and this is the master secret, from now on.
 
-        No command is sent any more for who is no tenant. elsewhere: see `LanePool.use_tenants`.
+        No command is sent any more for who is no tenant. elsewhere: see `ConnectionPool.use_tenants`.
         """
         self._tenants = snapshot.tenants
-        self.lanes.use_tenants(snapshot.tenants, elsewhere)
-        self.wall.keep_only(snapshot.tenants)
+        self.upstreams.use_tenants(snapshot.tenants, elsewhere)
+        self.acl_users.keep_only(snapshot.tenants)
         if self.acl_users is not None:
             self.acl_users.claim(snapshot.tenants)
         self.master.use(snapshot.backend)
@@ -157,9 +157,9 @@ class Backend(service.MultiService):
             return "Redis has not told yet what it is" if self.control.asking else "Redis does not answer"
         if self.control.users_refused:
             return "Redis does not let the proxy make the tenants' ACL users, as it did before"
-        if self.lanes.refused:
+        if self.upstreams.refused:
             return "Redis takes no new connections of the proxy's"
-        if not self.wall.serves:
+        if not self.acl_users.serves:
             return "Redis has no ACL users for tenants, and --acl is require"
         return ""
 
@@ -172,34 +172,34 @@ class Backend(service.MultiService):
             "address": "" if address is None else address.address,
             "version": "" if server is None else server.version,
             "databases": None if server is None else server.databases,
-            "walls": 0 if server is None else 1 + self.wall.stands_on(server),
+            "isolation_layers": 0 if server is None else 1 + self.acl_users.enforced_by(server),
         }
 
     def connections(self) -> dict[str, int]:
         """How many there are that carry tenants' commands, by what they are used for."""
-        shared, idle = len(self.lanes.shared), self.lanes.idle
-        return {"shared": shared, "idle": idle, "dedicated": max(0, len(self.lanes) - shared - idle)}
+        shared, idle = len(self.upstreams.shared), self.upstreams.idle
+        return {"shared": shared, "idle": idle, "dedicated": max(0, len(self.upstreams) - shared - idle)}
 
     # Where Redis is: see `failover.MasterService`.
 
     def _moved(self, address: model.Backend | None, failover: bool) -> None:
         """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
-        self.wall.forget_all()
+        self.acl_users.forget_all()
         # First, so that nothing more is asked of the old one.
         self.control.use(address)
         self.questions.use(address)
-        self.lanes.use(address, abandon=failover)
+        self.upstreams.use(address, abandon=failover)
 
     def _reconnect(self) -> None:
         """The address leads to another server than before."""
-        self.wall.forget_all()
+        self.acl_users.forget_all()
         self.control.reconnect()
         self.questions.renew()
-        self.lanes.renew()
+        self.upstreams.renew()
 
     def _is_master(self) -> None:
         """The address leads to a master."""
-        self.lanes.leave_replicas()
+        self.upstreams.leave_replicas()
 
     # What Redis is, and so what tenants may do.
 
@@ -221,11 +221,11 @@ class Backend(service.MultiService):
             for command, what in policy.exposed:
                 self._log.warn("--allow-commands opens {command}: {what}", command=command, what=what)
         # Those for whom a connection is being made ready, too.
-        users = self.wall.users | self.lanes.users
-        self.wall.use(server, policy)
+        users = self.acl_users.users | self.upstreams.users
+        self.acl_users.use(server, policy)
         if self.acl_users is not None:
-            self.acl_users.use(self.master.backend.password if self.wall.stands_on(server) else None)
-        self.lanes.redis_told(policy.needs_wall)
+            self.acl_users.use(self.master.backend.password if self.acl_users.enforced_by(server) else None)
+        self.upstreams.redis_told(policy.needs_acl_users)
         now, then = set(self.policy.forwarded), set(policy.forwarded)
         known = before is not None and _same_users(before, server)
         if not known or not then > now:
@@ -246,9 +246,9 @@ class Backend(service.MultiService):
         for tenant in users:
             while tenant in self._tenants:
                 try:
-                    await self.wall.login(tenant, self.master.backend.password)
+                    await self.acl_users.login(tenant, self.master.backend.password)
                     break
-                except WallError:  # busy with somebody's script, say
+                except AclUserError:  # busy with somebody's script, say
                     await task.deferLater(self._reactor, _AGAIN)
         self._use_policy(policy, everywhere=True)
 

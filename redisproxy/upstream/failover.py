@@ -209,7 +209,7 @@ class MasterService(service.Service):
                         f"the sentinels say that {told.master_name} is at {found.address}, which does not tell "
                         f"whether it is a replica: {shown(reply.text)}"
                     )
-                replica = False  # it is there, and it is for the lanes to say what it does not like
+                replica = False  # it is there, and it is for the upstream connections to say what it does not like
             except defer.CancelledError:
                 raise
             except Exception as error:

@@ -45,7 +45,7 @@ class _Line:
         self.waiters = 0
 
 
-class Questions:
+class ControlQueries:
     """Asks for all tenants, one thing at a time for each.
 
     connect: makes a client to where Redis is.

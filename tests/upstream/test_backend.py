@@ -10,10 +10,10 @@ from twisted.trial import unittest
 from redisproxy.policy.acl import username
 from redisproxy.settings import Settings
 from redisproxy.tenants.model import Backend as Address
-from redisproxy.tenants.model import Credential, Directory, Tenant
+from redisproxy.tenants.model import Credential, Snapshot, Tenant
 from redisproxy.upstream.backend import Backend
 from redisproxy.upstream.client import ControlError
-from redisproxy.upstream.connection import LaneError
+from redisproxy.upstream.connection import UpstreamError
 
 from ..support.servers import RedisServer, redis_7, valkey
 from ..support.waiting import LIMIT
@@ -37,7 +37,7 @@ class TwoBackendsTests(unittest.TestCase):
             backend.startService()
             self.addCleanup(backend.stopService)
             address = Address(host="127.0.0.1", port=server.port, password=server.password.encode())
-            backend.use_snapshot(Directory(address, [Credential(tenant, "a-secret", tenant.namespace.encode())]))
+            backend.use_snapshot(Snapshot(address, [Credential(tenant, "a-secret", tenant.namespace.encode())]))
 
     async def until(self, probe: Callable[[], object], what: str) -> None:
         for _ in range(int(LIMIT / 0.02)):
@@ -65,8 +65,8 @@ class TwoBackendsTests(unittest.TestCase):
         self.assertNotIn("delifeq", self.second.policy.forwarded)
         # Each has connections, and ACL users, in its own alone.
         for backend, tenant, other in ((self.first, BLUE, GREEN), (self.second, GREEN, BLUE)):
-            connection = await backend.lanes.lease(tenant, 2)
-            self.assertEqual(backend.lanes.users, {tenant})
+            connection = await backend.upstreams.acquire(tenant, 2)
+            self.assertEqual(backend.upstreams.users, {tenant})
             self.assertEqual(backend.connections()["dedicated"], 1)
             connection.drop()
             users = self.servers[backend is self.second].client().acl_users()
@@ -80,23 +80,23 @@ class TwoBackendsTests(unittest.TestCase):
         self.assertEqual(self.first.not_ready(), "Redis does not answer")
         self.assertFalse(self.first.state()["connected"])
         self.assertEqual(self.second.not_ready(), "")
-        (await self.second.lanes.lease(GREEN, 2)).drop()
+        (await self.second.upstreams.acquire(GREEN, 2)).drop()
         self.assertIn(b"redis_version", await self.info(self.second, GREEN))
         with self.assertRaises(ControlError):
             await self.info(self.first, BLUE)
-        with self.assertRaises(LaneError):
-            await self.first.lanes.lease(BLUE, 2)
+        with self.assertRaises(UpstreamError):
+            await self.first.upstreams.acquire(BLUE, 2)
         self.assertEqual(self.second.not_ready(), "")
         self.servers[0].start()
         await self.both_are_ready()
-        (await self.first.lanes.lease(BLUE, 2)).drop()
+        (await self.first.upstreams.acquire(BLUE, 2)).drop()
         self.assertIn(b"valkey_version", await self.info(self.first, BLUE))
 
     async def test_a_snapshot_of_the_one_is_nothing_to_the_other(self) -> None:
         await self.both_are_ready()
-        self.second.use_snapshot(Directory(None, []))
+        self.second.use_snapshot(Snapshot(None, []))
         self.assertEqual(self.second.not_ready(), "the master secret, which says where Redis is, has not been read yet")
         self.assertEqual(self.first.not_ready(), "")
-        (await self.first.lanes.lease(BLUE, 2)).drop()
+        (await self.first.upstreams.acquire(BLUE, 2)).drop()
         await defer.maybeDeferred(self.second.stopService)
         self.assertIn(b"valkey_version", await self.info(self.first, BLUE))
