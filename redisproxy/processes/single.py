@@ -55,9 +55,9 @@ class Serving(service.MultiService):
         self.clients = ClientFactory(
             reactor,
             self.snapshot,
-            self.backend.questions,
+            self.backend.queries,
             self.backend.acl_users,
-            self.backend.upstreams,
+            self.backend.pool,
             Admission(settings.max_workers, settings.work_queue_size),
             access_log,
             Timeouts(login=settings.login_timeout),
@@ -111,7 +111,7 @@ class Serving(service.MultiService):
         for client in clients:
             client.add_up()
             sessions[client.state] += 1
-        self.backend.upstreams.add_up()
+        self.backend.pool.add_up()
         tenants: dict[str, TenantStats] = {
             namespace: {
                 "sessions": 0,
@@ -134,7 +134,7 @@ class Serving(service.MultiService):
             "sessions": sessions,
             "logins": dict(counts.logins),
             "ended": dict(counts.ended),
-            "upstream connections": self.backend.connections(),
+            "connections": self.backend.connections(),
             "in_flight": in_flight,
             "redis_seconds": self.backend.latency.stats(),
             "tenants": tenants,

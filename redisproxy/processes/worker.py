@@ -96,7 +96,7 @@ class Worker:
             "listen": self._or_end(self._listen),
             "report": lambda _: self._serving.report(),
             "vacate": self._vacate,
-            "vacated": lambda _: self._serving.backend.upstreams.handover.over_elsewhere(),
+            "vacated": lambda _: self._serving.backend.pool.handover.over_elsewhere(),
             "stop": lambda _: self.end(),
         }
         self.channel = Channel(self.takes, self.end)
@@ -158,7 +158,7 @@ class Worker:
 
     def _vacate(self, _: Message) -> defer.Deferred:
         """Answered when it has no connections to databases that are another tenant's by now."""
-        return self._serving.backend.upstreams.handover.over_here().addCallback(lambda _: None)
+        return self._serving.backend.pool.handover.over_here().addCallback(lambda _: None)
 
     def _load(self, payload: bytes) -> object:
         self._throttle.start()

@@ -41,7 +41,7 @@ _AGAIN = 1.0
 class Backend(service.MultiService):
     """One Redis, for one process that serves clients.
 
-    settings: of this process; counts, limits: of the tenants; number: which of the processes it is, from 1 on.
+    settings: of this process; counts, tenant_limits: of the tenants; number: which of the processes it is, from 1 on.
     """
 
     name = "backend"
@@ -76,7 +76,7 @@ class Backend(service.MultiService):
         self.acl_users = AclUsers(settings.acl, self.control)
         self.acl_users.user_refused = self.control.probe_again
         #: connections that carry tenants' commands
-        self.upstreams = ConnectionPool(
+        self.pool = ConnectionPool(
             reactor,
             self.acl_users,
             settings.base_workers,
@@ -87,23 +87,23 @@ class Backend(service.MultiService):
             tenant_limits,
         )
         #: INFO, PUBSUB and CONFIG GET for tenants
-        self.questions = ControlQueries(reactor, self._query_client)
+        self.queries = ControlQueries(reactor, self._query_client)
         #: which server is the master
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self._moved, self._reconnect, self._is_master
         )
-        self.upstreams.found_replica = self.master.doubt
+        self.pool.found_replica = self.master.doubt
         #: removes ACL users that are left over; None: another process does
-        self.acl_users: acl_maintenance.AclMaintenanceService | None = None
+        self.acl_maintenance: acl_maintenance.AclMaintenanceService | None = None
         if number == acl_maintenance.PROCESS and settings.acl != "off":
-            self.acl_users = acl_maintenance.AclMaintenanceService(
+            self.acl_maintenance = acl_maintenance.AclMaintenanceService(
                 reactor, self.control, settings.ns_prefix, settings.refresh, self.acl_users.forget
             )
-            self.acl_users.setServiceParent(self)
+            self.acl_maintenance.setServiceParent(self)
         #: how long Redis takes
         self.latency = Histogram(REDIS_BOUNDS)
-        sampler = Sampler(reactor, lambda: self.upstreams.shared, self.latency.observe)
-        for part in (self.upstreams, self.control, self.master, sampler):
+        sampler = Sampler(reactor, lambda: self.pool.shared, self.latency.observe)
+        for part in (self.pool, self.control, self.master, sampler):
             part.setServiceParent(self)
         # All tenants, as of the latest snapshot.
         self._tenants: Collection[Tenant] = ()
@@ -127,7 +127,7 @@ class Backend(service.MultiService):
     def stopService(self) -> defer.Deferred:
         """Fires when all connections are closed."""
         self._stop_renewing()
-        self.questions.stop()
+        self.queries.stop()
         return super().stopService()
 
     def use_snapshot(self, snapshot: Snapshot, elsewhere: Collection[int] = ()) -> None:
@@ -136,16 +136,16 @@ class Backend(service.MultiService):
         No command is sent any more for who is no tenant. elsewhere: see `ConnectionPool.use_tenants`.
         """
         self._tenants = snapshot.tenants
-        self.upstreams.use_tenants(snapshot.tenants, elsewhere)
+        self.pool.use_tenants(snapshot.tenants, elsewhere)
         self.acl_users.keep_only(snapshot.tenants)
-        if self.acl_users is not None:
-            self.acl_users.claim(snapshot.tenants)
+        if self.acl_maintenance is not None:
+            self.acl_maintenance.claim(snapshot.tenants)
         self.master.use(snapshot.backend)
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
         """The source was read, and `use_snapshot` has had what follows. began: when, in the reactor's seconds."""
-        if self.acl_users is not None:
-            self.acl_users.take_read(summary, began)
+        if self.acl_maintenance is not None:
+            self.acl_maintenance.take_read(summary, began)
 
     # What is told of it.
 
@@ -157,7 +157,7 @@ class Backend(service.MultiService):
             return "Redis has not told yet what it is" if self.control.asking else "Redis does not answer"
         if self.control.users_refused:
             return "Redis does not let the proxy make the tenants' ACL users, as it did before"
-        if self.upstreams.refused:
+        if self.pool.refused:
             return "Redis takes no new connections of the proxy's"
         if not self.acl_users.serves:
             return "Redis has no ACL users for tenants, and --acl is require"
@@ -177,8 +177,8 @@ class Backend(service.MultiService):
 
     def connections(self) -> dict[str, int]:
         """How many there are that carry tenants' commands, by what they are used for."""
-        shared, idle = len(self.upstreams.shared), self.upstreams.idle
-        return {"shared": shared, "idle": idle, "dedicated": max(0, len(self.upstreams) - shared - idle)}
+        shared, idle = len(self.pool.shared), self.pool.idle
+        return {"multiplexed": shared, "idle": idle, "dedicated": max(0, len(self.pool) - shared - idle)}
 
     # Where Redis is: see `failover.MasterService`.
 
@@ -187,19 +187,19 @@ class Backend(service.MultiService):
         self.acl_users.forget_all()
         # First, so that nothing more is asked of the old one.
         self.control.use(address)
-        self.questions.use(address)
-        self.upstreams.use(address, abandon=failover)
+        self.queries.use(address)
+        self.pool.use(address, abandon=failover)
 
     def _reconnect(self) -> None:
         """The address leads to another server than before."""
         self.acl_users.forget_all()
         self.control.reconnect()
-        self.questions.renew()
-        self.upstreams.renew()
+        self.queries.renew()
+        self.pool.renew()
 
     def _is_master(self) -> None:
         """The address leads to a master."""
-        self.upstreams.leave_replicas()
+        self.pool.leave_replicas()
 
     # What Redis is, and so what tenants may do.
 
@@ -221,11 +221,11 @@ class Backend(service.MultiService):
             for command, what in policy.exposed:
                 self._log.warn("--allow-commands opens {command}: {what}", command=command, what=what)
         # Those for whom a connection is being made ready, too.
-        users = self.acl_users.users | self.upstreams.users
+        users = self.acl_users.users | self.pool.users
         self.acl_users.use(server, policy)
-        if self.acl_users is not None:
-            self.acl_users.use(self.master.backend.password if self.acl_users.enforced_by(server) else None)
-        self.upstreams.redis_told(policy.needs_acl_users)
+        if self.acl_maintenance is not None:
+            self.acl_maintenance.use(self.master.backend.password if self.acl_users.enforced_by(server) else None)
+        self.pool.redis_told(policy.needs_acl_users)
         now, then = set(self.policy.forwarded), set(policy.forwarded)
         known = before is not None and _same_users(before, server)
         if not known or not then > now:

@@ -26,8 +26,8 @@ TOO_LARGE = f"ERR the answer has more than {ANSWER_LIMIT} bytes: ask for fewer c
 TIMEOUT = 10.0
 #: Seconds: an answer that takes longer may have kept Redis busy, which does nothing else meanwhile.
 SLOW = 0.02
-#: Then the tenant's next question comes so many times as long later, but no more than LATER seconds.
-SHARE, LATER = 9.0, 2.0
+#: Then the tenant's next query comes so many times as long later, but no more than PAUSE_MAX seconds.
+PAUSE_FACTOR, PAUSE_MAX = 9.0, 2.0
 #: Seconds after the last answer until the connection is closed. It is opened again when somebody asks.
 IDLE = 30.0
 
@@ -36,10 +36,10 @@ IDLE = 30.0
 Connect = Callable[[Backend, Callable[[RedisClient], object]], RedisClient]
 
 
-class _Line:
+class _QueryConnection:
     """One connection, while it is asked."""
 
-    def __init__(self, connect: Connect, backend: Backend, lost: Callable[[_Line], object]) -> None:
+    def __init__(self, connect: Connect, backend: Backend, lost: Callable[[_QueryConnection], object]) -> None:
         self.client = connect(backend, lambda client: client.connection or lost(self))
         #: how many wait for an answer
         self.waiters = 0
@@ -55,11 +55,11 @@ class ControlQueries:
         self._reactor = reactor
         self._connect = connect
         self._turns: dict[Tenant, defer.DeferredLock] = {}
-        # Until when a tenant's next question waits after a slow answer.
+        # Until when a tenant's next query waits after a slow answer.
         self._pauses: dict[Tenant, IDelayedCall] = {}
         self._backend: Backend | None = None
         # The connection in use; None: there is none, or nothing more is asked over it.
-        self._line: _Line | None = None
+        self._current: _QueryConnection | None = None
         self._closing: IDelayedCall | None = None
         # When there was an answer last, in the reactor's seconds.
         self._answered = 0.0
@@ -72,15 +72,15 @@ class ControlQueries:
 
     def renew(self) -> None:
         """The address leads to another server than before."""
-        if self._line is not None:
-            self._leave(self._line)
+        if self._current is not None:
+            self._leave(self._current)
 
     def stop(self) -> None:
         """Closes the connection when nobody waits for an answer any more, and opens none."""
         self.use(None)
         for tenant, pause in list(self._pauses.items()):
             pause.cancel()
-            self._end_turn(tenant)  # whose next question is told that nobody can be asked
+            self._end_turn(tenant)  # whose next query is told that nobody can be asked
 
     async def ask(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:
         """Redis's answer to each command, within TIMEOUT from the tenant's turn on. They are sent together.
@@ -106,7 +106,7 @@ class ControlQueries:
                 self._end_turn(tenant)
             else:
                 probes.reached("control query was slow")
-                self._pauses[tenant] = self._reactor.callLater(min(took * SHARE, LATER), self._end_turn, tenant)
+                self._pauses[tenant] = self._reactor.callLater(min(took * PAUSE_FACTOR, PAUSE_MAX), self._end_turn, tenant)
 
     def _end_turn(self, tenant: Tenant) -> None:
         self._pauses.pop(tenant, None)
@@ -116,11 +116,11 @@ class ControlQueries:
             self._turns.pop(tenant, None)
 
     async def _ask(self, commands: Sequence[list[bytes]]) -> list[Answer | ErrorReply]:
-        line = self._current_line()
-        line.waiters += 1
+        current = self._connection()
+        current.waiters += 1
         try:
             try:
-                connection = await line.client.connect()
+                connection = await current.client.connect()
             except ControlError as error:
                 raise ControlError(str(error), UNREACHABLE) from None
             asked = defer.Deferred.fromCoroutine(connection.ask_all(commands))
@@ -130,41 +130,41 @@ class ControlQueries:
         except defer.TimeoutError:
             probes.reached("control query timed out")
             # Other tenants may wait behind this one, and have their own time: it is closed when nobody waits any more.
-            self._leave(line)
+            self._leave(current)
             raise ControlError("it took too long") from None
         finally:
-            line.waiters -= 1
-            if line is self._line:
+            current.waiters -= 1
+            if current is self._current:
                 self._close_later()
-            elif not line.waiters:
-                line.client.stopService()
+            elif not current.waiters:
+                current.client.stopService()
 
     # The connection.
 
-    def _current_line(self) -> _Line:
+    def _connection(self) -> _QueryConnection:
         """The connection that is asked now. Raises ControlError."""
         if self._closing is not None and self._closing.active():
             self._closing.cancel()
-        if self._line is None:
+        if self._current is None:
             if self._backend is None:
                 raise ControlError("no backend is known", UNREACHABLE)
             # One that is lost, or cannot be had, is left: who asks next does not wait until it is tried again.
-            self._line = _Line(self._connect, self._backend, self._leave)
-            self._line.client.startService()
-        return self._line
+            self._current = _QueryConnection(self._connect, self._backend, self._leave)
+            self._current.client.startService()
+        return self._current
 
     def _close_later(self) -> None:
-        if not self._line.waiters:
-            self._closing = self._reactor.callLater(IDLE, self._leave, self._line)
+        if not self._current.waiters:
+            self._closing = self._reactor.callLater(IDLE, self._leave, self._current)
 
-    def _leave(self, line: _Line) -> None:
+    def _leave(self, current: _QueryConnection) -> None:
         """It is asked nothing more, and closed once nobody waits for an answer."""
-        if self._line is line:
-            self._line = None
+        if self._current is current:
+            self._current = None
             if self._closing is not None and self._closing.active():
                 self._closing.cancel()
-            if not line.waiters:
-                line.client.stopService()
+            if not current.waiters:
+                current.client.stopService()
 
 
 def _told(answer: Answer | ErrorReply) -> Answer:

@@ -202,17 +202,17 @@ class Simulation:
         for patch in self._patches:
             patch.start()
         settings = Settings(ns_prefix="", acl="off", base_workers=1, worker_idle_timeout=30.0, connect_timeout=5.0)
-        self._upstream = backend_module.Backend(settings, reactor)
+        self._proxied = backend_module.Backend(settings, reactor)
         self._holder = CurrentSnapshot(reactor)
         self._admission = Admission(4 if self.crowded else 1000, 1000)
         shares = rng.random() < 0.8
         self._factory = ClientFactory(
-            *(reactor, self._holder, self._upstream.queries, self._upstream.acl_users, self._upstream.upstreams),
+            *(reactor, self._holder, self._proxied.queries, self._proxied.acl_users, self._proxied.pool),
             *(self._admission, AccessLog(reactor), Timeouts(60.0), shares),
         )
-        self._upstream.policy_changed = self._factory.use
+        self._proxied.policy_changed = self._factory.use
         self._holder.startService()
-        self._upstream.startService()
+        self._proxied.startService()
         self._use_directory()
         self._factory.startFactory()
 
@@ -225,7 +225,7 @@ class Simulation:
     def _use_directory(self) -> None:
         credentials = [Credential(self._tenants[name], "s", digest(password)) for name, password in self._passwords.items()]
         snapshot = Snapshot(self._backend, credentials)
-        self._upstream.use_snapshot(snapshot)
+        self._proxied.use_snapshot(snapshot)
         self._holder.use(snapshot)
 
     def _crashed(self, failure: Failure) -> None:
@@ -329,7 +329,7 @@ class Simulation:
     def _serve_at_another_address(self, abandon: bool) -> None:
         if not self.straight:
             self._backend = replace(self._backend, host=f"redis-{self.world.number()}")
-            self._upstream.master._move(self._backend, abandon)
+            self._proxied.master._move(self._backend, abandon)
 
     def _rotate(self) -> None:
         """A tenant has another password."""
@@ -438,14 +438,14 @@ class Simulation:
             "tenants with clients": len(self._factory.members),
             "places": self._admission.served,
             "waiting for a place": self._admission.waiting,
-            "homes": len(self._upstream.upstreams._tenant_pools),
-            "connections to Redis": max(0, len(self._upstream.upstreams) - 1),
+            "homes": len(self._proxied.pool._tenant_pools),
+            "connections to Redis": max(0, len(self._proxied.pool) - 1),
         }
         if any(left.values()):
             self.wrong("left", ", ".join(f"{count} {name}" for name, count in left.items() if count), None)
         self._factory.stopFactory()
         self._holder.stopService()
-        self._upstream.stopService()
+        self._proxied.stopService()
         self.world.run(self.world.now + 10.0)
         calls = self.reactor.getDelayedCalls()
         if calls:

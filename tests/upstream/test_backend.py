@@ -50,7 +50,7 @@ class TwoBackendsTests(unittest.TestCase):
         await self.until(lambda: not (self.first.not_ready() or self.second.not_ready()), "both are ready")
 
     async def info(self, backend: Backend, tenant: Tenant) -> bytes:
-        [answer] = await backend.questions.ask(tenant, [[b"INFO", b"server"]])
+        [answer] = await backend.queries.ask(tenant, [[b"INFO", b"server"]])
         return answer
 
     async def test_each_knows_its_own_redis(self) -> None:
@@ -65,8 +65,8 @@ class TwoBackendsTests(unittest.TestCase):
         self.assertNotIn("delifeq", self.second.policy.forwarded)
         # Each has connections, and ACL users, in its own alone.
         for backend, tenant, other in ((self.first, BLUE, GREEN), (self.second, GREEN, BLUE)):
-            connection = await backend.upstreams.acquire(tenant, 2)
-            self.assertEqual(backend.upstreams.users, {tenant})
+            connection = await backend.pool.acquire(tenant, 2)
+            self.assertEqual(backend.pool.users, {tenant})
             self.assertEqual(backend.connections()["dedicated"], 1)
             connection.drop()
             users = self.servers[backend is self.second].client().acl_users()
@@ -80,16 +80,16 @@ class TwoBackendsTests(unittest.TestCase):
         self.assertEqual(self.first.not_ready(), "Redis does not answer")
         self.assertFalse(self.first.state()["connected"])
         self.assertEqual(self.second.not_ready(), "")
-        (await self.second.upstreams.acquire(GREEN, 2)).drop()
+        (await self.second.pool.acquire(GREEN, 2)).drop()
         self.assertIn(b"redis_version", await self.info(self.second, GREEN))
         with self.assertRaises(ControlError):
             await self.info(self.first, BLUE)
         with self.assertRaises(UpstreamError):
-            await self.first.upstreams.acquire(BLUE, 2)
+            await self.first.pool.acquire(BLUE, 2)
         self.assertEqual(self.second.not_ready(), "")
         self.servers[0].start()
         await self.both_are_ready()
-        (await self.first.upstreams.acquire(BLUE, 2)).drop()
+        (await self.first.pool.acquire(BLUE, 2)).drop()
         self.assertIn(b"valkey_version", await self.info(self.first, BLUE))
 
     async def test_a_snapshot_of_the_one_is_nothing_to_the_other(self) -> None:
@@ -97,6 +97,6 @@ class TwoBackendsTests(unittest.TestCase):
         self.second.use_snapshot(Snapshot(None, []))
         self.assertEqual(self.second.not_ready(), "the master secret, which says where Redis is, has not been read yet")
         self.assertEqual(self.first.not_ready(), "")
-        (await self.first.upstreams.acquire(BLUE, 2)).drop()
+        (await self.first.pool.acquire(BLUE, 2)).drop()
         await defer.maybeDeferred(self.second.stopService)
         self.assertIn(b"valkey_version", await self.info(self.first, BLUE))

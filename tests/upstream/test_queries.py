@@ -18,7 +18,7 @@ from redisproxy.session.answering import NOT_ALLOWED, UNANSWERED
 from redisproxy.session.route import UNREACHABLE
 from redisproxy.tenants.model import Backend, Tenant
 from redisproxy.upstream.client import Connection, ControlError, RedisClient
-from redisproxy.upstream.queries import ANSWER_LIMIT, IDLE, LATER, SHARE, TIMEOUT, TOO_LARGE, ControlQueries
+from redisproxy.upstream.queries import ANSWER_LIMIT, IDLE, PAUSE_FACTOR, PAUSE_MAX, TIMEOUT, TOO_LARGE, ControlQueries
 
 BLUE, GREEN, RED = Tenant("team-blue", 3), Tenant("team-green", 5), Tenant("team-red", 6)
 INFO = [b"INFO", b"server"]
@@ -119,7 +119,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
     def assertKept(self, upstream: Upstream) -> None:
         """It is not closed, and asked what is asked next."""
         self.assertFalse(upstream.dropped)
-        self.assertIs(self.queries._line.client.connection.transport, upstream.transport)
+        self.assertIs(self.queries._current.client.connection.transport, upstream.transport)
 
     @property
     def upstream(self) -> Upstream:
@@ -173,7 +173,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertEqual(self.upstream.gets(), encode(INFO))
         self.upstream.redis(bulk(b"green"))
         self.successResultOf(green)
-        self.clock.advance(0.1 * SHARE - 0.01)
+        self.clock.advance(0.1 * PAUSE_FACTOR - 0.01)
         self.assertEqual(self.upstream.gets(), b"")
         self.clock.advance(0.02)
         self.assertEqual(self.upstream.gets(), encode(INFO))
@@ -181,7 +181,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.upstream.redis(bulk(b"2"))
         self.successResultOf(second)
         third = self.ask()
-        self.clock.advance(LATER)
+        self.clock.advance(PAUSE_MAX)
         self.upstream.redis(bulk(b"3"))
         self.successResultOf(third)
 
@@ -241,7 +241,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         old.lose()
         self.upstream.redis(bulk(b"red"))
         self.assertEqual(self.successResultOf(red), b"red")
-        self.clock.advance(LATER)
+        self.clock.advance(PAUSE_MAX)
 
     def test_one_that_waits_behind_another_s_has_its_own_time(self) -> None:
         asked = self.ask()
@@ -260,7 +260,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertEqual(self.successResultOf(green), b"green")
         self.assertKept(self.upstream)
         self.assertTrue(old.dropped)
-        self.clock.advance(LATER)
+        self.clock.advance(PAUSE_MAX)
 
     def test_when_nobody_waits_any_more_it_is_closed(self) -> None:
         asked = self.ask()
@@ -273,7 +273,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertIn("did not answer", self.failed(green))
         self.assertTrue(self.upstream.dropped)
         self.upstream.lose()
-        self.clock.advance(LATER)
+        self.clock.advance(PAUSE_MAX)
 
     def test_a_connection_that_breaks(self) -> None:
         asked, green = self.ask(), self.ask(GREEN)
