@@ -33,7 +33,7 @@ LOOKS = 3
 
 
 class StatusService(service.Service):
-    """figures, counts: gather them; unready: why no client should come, or empty.
+    """figures, counts: gather them; not_ready: why no client should come, or empty.
 
     Raises SettingsError for an endpoint or a token that cannot be used.
     """
@@ -47,7 +47,7 @@ class StatusService(service.Service):
         reactor: object,
         stats: Callable[[], Stats],
         counts: Callable[[], Counts],
-        unready: Callable[[], str],
+        not_ready: Callable[[], str],
     ) -> None:
         try:
             self._listening = Listening(reactor, [with_loopback(settings.status)], option="--status")
@@ -66,7 +66,7 @@ class StatusService(service.Service):
         self._looks: deque[tuple[float, dict[str, int]]] = deque(maxlen=LOOKS)
         self._guarded = settings.status_token_file is not None
         self._site = site(
-            self._page, page.HEADERS, Exposition(stats).render, unready, TokenGuard(settings.status_token_file)
+            self._page, page.HEADERS, Exposition(stats).render, not_ready, TokenGuard(settings.status_token_file)
         )
 
     @property

@@ -148,8 +148,6 @@ REDIS_OWN = {
 }
 #: Rows of what Redis, Kubernetes or OpenSSL say.
 FOREIGN = (
-    "Scheduling retry N to connect …",
-    "Redis error: could not auth: …",
     "-LOADING …",
     "-READONLY …",
     "-BUSY …",

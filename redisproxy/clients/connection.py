@@ -40,7 +40,6 @@ from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullE
 from ..upstream.client import ControlError
 from ..upstream.connection import RedisConnection, UpstreamError
 from ..upstream.multiplexed import TenantPool
-from ..upstream.queries import QueryError
 
 if TYPE_CHECKING:
     from .factory import ClientFactory
@@ -403,7 +402,7 @@ class ClientProtocol(RespReceiver):
         self.session.told(answer)
 
     def _control_failed(self, failure: Failure) -> Exception:
-        failure.trap(ControlError, QueryError, UpstreamError, defer.CancelledError)  # the last one: nobody is there any more
+        failure.trap(ControlError, UpstreamError, defer.CancelledError)  # the last one: nobody is there any more
         return failure.value
 
     def stats(self) -> Mapping[str, int]:

@@ -14,8 +14,9 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from ..policy import acl
-from ..upstream.client import ControlError, ControlService
+from ..upstream.client import ControlError
 from ..upstream.connection import RedisConnection
+from ..upstream.control import ControlService
 from .connection import ClientProtocol, shown_address
 from .factory import ClientFactory
 

@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any, Generic, TypeVar
 
 from ..printable import printable, server_error
+from ..resp.value import ErrorReply
 from .acl import PREFIX
 from .facts import Command, builtin, parse, without
 from .policy import Policy, make_policy
@@ -46,19 +47,6 @@ class Refusal(Enum):
     FORBIDDEN = "forbidden"
     #: Anything else: nothing is concluded, and Redis is asked again.
     PASSING = "passing"
-
-
-@dataclass(frozen=True)
-class ErrorReply:
-    """An error that Redis answered. text: without the ``-``."""
-
-    text: str
-
-    @property
-    def code(self) -> str:
-        """Its first word, if that is in capitals."""
-        word = self.text.partition(" ")[0]
-        return word if word.isupper() else "ERR"
 
 
 def refusal(error: ErrorReply, lenient: bool = False) -> Refusal:

@@ -35,7 +35,7 @@ from ..tenants import wire_form
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import use_digest_key
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, Message, Taker
-from .os_process import prepare, raise_descriptor_limit
+from .os_process import prepare
 from .single import Serving
 
 
@@ -96,7 +96,7 @@ class Worker:
             "listen": self._or_end(self._listen),
             "report": lambda _: self._serving.report(),
             "vacate": self._vacate,
-            "vacated": lambda _: self._serving.pool.handover.over_elsewhere(),
+            "vacated": lambda _: self._serving.backend.pool.handover.over_elsewhere(),
             "stop": lambda _: self.end(),
         }
         self.channel = Channel(self.takes, self.end)
@@ -126,7 +126,7 @@ class Worker:
         settings = Settings.read(message.fields["options"], os.environ).share()
         globalLogBeginner.beginLoggingTo([logs.filtered(Teller(self.channel), settings.log_level)], redirectStandardIO=False)
         prepare()
-        raise_descriptor_limit(Serving.descriptors(settings), "--max-workers and --work-queue-size")
+        Serving.raise_descriptor_limit(settings)
         inherited = adopt(range(FIRST_PORT, FIRST_PORT + len(settings.listen)))
         number = message.fields["number"]
         balance = Balance(BALANCE)
@@ -151,14 +151,14 @@ class Worker:
         elsewhere = message.fields["handed_over"]
         if self._serving.snapshot.snapshot is None:
             # Nobody is served yet, and "listen" is to come after it.
-            self._serving.use(wire_form.load(message.payload), elsewhere)
+            self._serving.use_snapshot(wire_form.load(message.payload), elsewhere)
             return None
         taking = threads.deferToThread(self._load, message.payload)
-        return taking.addCallback(self._serving.use, elsewhere)
+        return taking.addCallback(self._serving.use_snapshot, elsewhere)
 
     def _vacate(self, _: Message) -> defer.Deferred:
         """Answered when it has no connections to databases that are another tenant's by now."""
-        return self._serving.pool.handover.over_here().addCallback(lambda _: None)
+        return self._serving.backend.pool.handover.over_here().addCallback(lambda _: None)
 
     def _load(self, payload: bytes) -> object:
         self._throttle.start()
@@ -194,7 +194,7 @@ class Worker:
             self._serving.clients.counted = None
             self._has(None)
             await self._listening.close()
-            await self._serving.shut_down()
+            await self._serving.drain()
             await self._serving.stopService()
 
     def stop(self) -> defer.Deferred:

@@ -21,7 +21,8 @@ from ..policy import acl
 from ..policy.acl_users import Inventory
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import Tenant
-from .client import ControlError, ControlService
+from .client import ControlError
+from .control import ControlService
 
 #: Of several processes of one proxy, the one that does this.
 PROCESS = 1

@@ -19,7 +19,8 @@ from ..policy import acl
 from ..policy.policy import Policy
 from ..policy.probing import ErrorReply, Server, user_exists
 from ..tenants.model import Tenant
-from .client import ControlError, ControlService
+from .client import ControlError
+from .control import ControlService
 
 #: Patterns that the sessions of one tenant may have Redis allow, for the life of this process.
 PATTERNS = 10_000

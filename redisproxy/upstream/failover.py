@@ -1,34 +1,31 @@
 """Where the master is that tenants' commands go to.
 
-Owns that decision, and tells upstream connections and the control connection. It follows Redis's sentinels, where the master
-secret
+Owns that decision; who acts on it is the business of `backend`. It follows Redis's sentinels, where the master secret
 names some; and it finds out, with sentinels or without, when what was the master has become a replica.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import txredisapi
 from twisted.application import service
 from twisted.internet import defer, task
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from ..policy.probing import ErrorReply, Refusal, Server, refusal, shown
+from ..policy.probing import Refusal, Server, refusal, shown
+from ..resp.value import ErrorReply
 from ..tenants.model import Backend
-from .acl_users import AclUsers
-from .client import ControlError, ControlService
+from .client import ControlError, ReplyError
+from .control import ControlService
 from .endpoint import endpoint_for, why
-from .pool import ConnectionPool
 from .probe import calls_itself_replica
 from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest
 
-#: Seconds between two looks at the sentinels; they tell by themselves of a new master.
-EVERY = 5.0
-#: The same while something is wrong.
-SOON = 1.0
+#: Seconds between two looks at the sentinels.
+EVERY = 1.0
 #: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
 LASTING = 0.9
 #: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
@@ -38,7 +35,11 @@ DOUBT, LONG_DOUBT = 1.0, 10.0
 
 
 class MasterService(service.Service):
-    """Which server is used. For connect_timeout and ca_file see `endpoint.endpoint_for`."""
+    """Which server is used. For connect_timeout and ca_file see `endpoint.endpoint_for`.
+
+    control: says whether Redis is a replica; moved: called with where Redis is, and whether that is a failover; reconnect:
+    called when the address leads to another server than before; is_master: called when Redis says that it is a master.
+    """
 
     name = "master"
     _log = Logger()
@@ -49,15 +50,17 @@ class MasterService(service.Service):
         connect_timeout: float,
         ca_file: Path | None,
         control: ControlService,
-        acl_users: AclUsers,
-        pool: ConnectionPool,
+        moved: Callable[[Backend | None, bool], object],
+        reconnect: Callable[[], object],
+        is_master: Callable[[], object],
     ) -> None:
         self._reactor = reactor
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
         self._control = control
-        self._acl_users = acl_users
-        self._pool = pool
+        self._moved = moved
+        self._reconnect = reconnect
+        self._on_master = is_master
         #: what the directory says
         self._told: Backend | None = None
         #: where Redis is; None: not known yet
@@ -78,7 +81,11 @@ class MasterService(service.Service):
         self._doubt_again: IDelayedCall | None = None
         self._said_replica = False
         control.lost = self.look
-        pool.found_replica = self.doubt
+
+    @property
+    def follows(self) -> bool:
+        """Whether there is a master secret to follow."""
+        return self._told is not None
 
     def startService(self) -> None:
         super().startService()
@@ -128,7 +135,7 @@ class MasterService(service.Service):
         if self._said_replica:
             self._said_replica = False
             self._log.info("{address} says that it is a master", address=self.backend.address)
-        self._pool.leave_replicas()
+        self._on_master()
 
     def _move(self, backend: Backend | None, failover: bool) -> None:
         """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
@@ -138,10 +145,7 @@ class MasterService(service.Service):
         self._said_replica = False
         if self._doubting is not None:
             self._doubting.cancel()  # it was about the old one
-        self._acl_users.forget_all()
-        # First, so that nothing more is asked of the old one.
-        self._control.use(backend)
-        self._pool.use(backend, abandon=failover)
+        self._moved(backend, failover)
 
     # Following the sentinels.
 
@@ -175,8 +179,7 @@ class MasterService(service.Service):
             # Not at once: whatever goes wrong, this is no storm.
             self._look_in(0.05)
             return
-        fine = self._failing is None and self._control.connected and self._doubting is None
-        self._look_in(EVERY if fine else SOON)
+        self._look_in(EVERY)
 
     def _look_in(self, seconds: float) -> None:
         self._stop_timer()
@@ -199,8 +202,8 @@ class MasterService(service.Service):
         if found != self.backend:
             try:
                 replica = await calls_itself_replica(self._reactor, found, self._connect_timeout, self._ca_file)
-            except txredisapi.ResponseError as error:
-                reply = ErrorReply(str(error))
+            except ReplyError as error:
+                reply = error.reply
                 if refusal(reply) is Refusal.PASSING and not _refuses_login(reply):
                     return self._tell_helpless(
                         f"the sentinels say that {told.master_name} is at {found.address}, which does not tell "
@@ -325,9 +328,7 @@ class MasterService(service.Service):
             self.look()
             if not await self._is_replica_anew(master) and master == self.backend:
                 self._log.warn("{address} leads to a master now: all connect to it anew", address=master.address)
-                self._acl_users.forget_all()
-                self._control.reconnect()
-                self._pool.renew()
+                self._reconnect()
                 delay = DOUBT
             await task.deferLater(self._reactor, delay)
             delay = min(2 * delay, LONG_DOUBT)

@@ -408,15 +408,6 @@ class ConnectionPool(service.Service):
             raise UpstreamError(str(error), UNREACHABLE if error.passing else LOGIN_REFUSED) from None
         return await self._prepared(upstream, upstream.bind(tenant, login, protocol))
 
-    async def spare(self) -> RedisConnection:
-        """An upstream connection that was never SELECTed, with the master's rights: not for what tenants send. Raises
-        UpstreamError.
-        """
-        try:
-            return await self._in_time(self._spare())
-        except defer.TimeoutError:
-            raise RedisUnreachable("Redis does not answer: it took too long") from None
-
     async def _spare(self) -> RedisConnection:
         return await self._living_spare() or await self._open()
 
