@@ -24,7 +24,7 @@ def multiplexed(**texts: bytes) -> Transcript:
 
 def slowly(**texts: bytes) -> Transcript:
     """The same, where a dedicated connection is opened by the transcript."""
-    return Transcript(logged_in_at_home(lanes_at_once=False), **texts)
+    return Transcript(logged_in_at_home(upstreams_at_once=False), **texts)
 
 
 def dedicated(**texts: bytes) -> Transcript:
@@ -50,8 +50,8 @@ class AcquireTests(unittest.TestCase):
         )
 
     def test_many_at_once_do_not_nest(self) -> None:
-        talk = logged_in_at_home(lanes_at_once=False)
-        talk.lease = lambda *_: talk.session.lane_refused("ERR none")
+        talk = logged_in_at_home(upstreams_at_once=False)
+        talk.acquire = lambda *_: talk.session.upstream_refused("ERR none")
         talk.client(encode([b"BLPOP", b"q", b"0"]) * 2000)
         self.assertEqual(talk.hears(), b"-ERR none\r\n" * 2000)
 
@@ -134,7 +134,7 @@ class AcquireTests(unittest.TestCase):
         )
 
     def test_for_a_login(self) -> None:
-        Transcript(Conversation(lanes_at_once=False)).play(
+        Transcript(Conversation(upstreams_at_once=False)).play(
             """
             client >> AUTH blue; GET a
             -- is waiting
@@ -145,7 +145,7 @@ class AcquireTests(unittest.TestCase):
         )
 
     def test_for_a_login_that_came_to_nothing(self) -> None:
-        Transcript(Conversation(lanes_at_once=False)).play(
+        Transcript(Conversation(upstreams_at_once=False)).play(
             """
             client >> AUTH blue; GET a
             -- refused ERR none
@@ -159,7 +159,7 @@ class AcquireTests(unittest.TestCase):
 
     def test_for_another_tenant_the_session_stays_as_it_was_until_then(self) -> None:
         talk = logged_in()
-        talk.lanes_at_once = False
+        talk.upstreams_at_once = False
         Transcript(talk).play(
             """
             client >> GET a; AUTH green; GET b
@@ -680,7 +680,7 @@ class MessageTests(unittest.TestCase):
 
     def test_one_that_begins_while_another_connection_is_opened_ends_the_session(self) -> None:
         talk = logged_in()
-        talk.lanes_at_once = False
+        talk.upstreams_at_once = False
         Transcript(talk).play(
             """
             client >> SUBSCRIBE a
@@ -722,7 +722,7 @@ class SlowReaderTests(unittest.TestCase):
 
     def talk(self, **options: object) -> Transcript:
         talk = logged_in_at_home(**options)
-        talk.home.lane.fell_behind = talk.home.lane.caught_up = lambda *_: None
+        talk.tenant_pool.upstream.slow_reader = talk.tenant_pool.upstream.read_everything = lambda *_: None
         return Transcript(talk)
 
     def test_and_comes_back(self) -> None:
@@ -747,7 +747,7 @@ class SlowReaderTests(unittest.TestCase):
         )
 
     def test_where_none_can_be_had_no_command_fails(self) -> None:
-        self.talk(lanes_at_once=False).play(
+        self.talk(upstreams_at_once=False).play(
             """
             -- slow
             client >> GET a
@@ -760,7 +760,7 @@ class SlowReaderTests(unittest.TestCase):
         )
 
     def test_it_reads_before_the_connection_is_there(self) -> None:
-        self.talk(lanes_at_once=False).play(
+        self.talk(upstreams_at_once=False).play(
             """
             -- slow
             client >> GET a
@@ -773,7 +773,7 @@ class SlowReaderTests(unittest.TestCase):
         )
 
     def test_it_reads_before_none_can_be_had(self) -> None:
-        self.talk(lanes_at_once=False).play(
+        self.talk(upstreams_at_once=False).play(
             """
             -- slow
             client >> GET a
@@ -784,7 +784,7 @@ class SlowReaderTests(unittest.TestCase):
         )
 
     def test_it_leaves_meanwhile(self) -> None:
-        self.talk(lanes_at_once=False).play(
+        self.talk(upstreams_at_once=False).play(
             """
             -- slow
             client >> GET a
@@ -795,7 +795,7 @@ class SlowReaderTests(unittest.TestCase):
         )
 
     def test_a_blocking_command_while_it_waits_for_that(self) -> None:
-        self.talk(lanes_at_once=False).play(
+        self.talk(upstreams_at_once=False).play(
             """
             -- slow
             client >> BLPOP q 0; GET a

@@ -16,9 +16,9 @@ thing arrives, nothing may be left over.
 from __future__ import annotations
 
 from redisproxy.resp.framing import encode
-from redisproxy.tenants.model import Directory
+from redisproxy.tenants.model import Snapshot
 
-from .conversations import Conversation, RecordingLane, SharedConversation
+from .conversations import Conversation, RecordingUpstream, SharedConversation
 
 
 class Transcript:
@@ -55,7 +55,7 @@ class Transcript:
         if who == "client":
             self.conversation.client(data)
         else:
-            self._upstream(who).ledger.received(data)
+            self._upstream(who).pending.received(data)
         return None
 
     def _comes_out(self, who: str, what: str) -> None:
@@ -83,19 +83,19 @@ class Transcript:
         for name, upstream in self._upstreams():
             assert not upstream.sent, f"{name} was sent {upstream.sent!r}"
 
-    def _upstreams(self) -> list[tuple[str, RecordingLane]]:
+    def _upstreams(self) -> list[tuple[str, RecordingUpstream]]:
         talk = self.conversation
-        found = [("own", lane) for lane in talk.lanes]
+        found = [("own", upstream) for upstream in talk.upstreams]
         if isinstance(talk, SharedConversation):
-            found += [("shared", home.lane) for home in talk.homes if home.lane is not None]
+            found += [("shared", home.upstream) for home in talk.homes if home.upstream is not None]
         return found
 
-    def _upstream(self, name: str) -> RecordingLane:
+    def _upstream(self, name: str) -> RecordingUpstream:
         if name == "own":
-            return self.conversation.lane
+            return self.conversation.upstream
         assert name == "shared" and isinstance(self.conversation, SharedConversation), f"who is {name!r}?"
-        assert self.conversation.home.lane is not None
-        return self.conversation.home.lane
+        assert self.conversation.tenant_pool.upstream is not None
+        return self.conversation.tenant_pool.upstream
 
     # Bytes.
 
@@ -126,25 +126,25 @@ class Transcript:
     def _event(self, what: str, how: str = "") -> None:
         talk, session = self.conversation, self.conversation.session
         if what == "opened":  # the dedicated connection that the session asked for
-            talk.open_lane()
+            talk.open_upstream()
         elif what == "refused":  # there is none; how: the error
-            session.lane_refused(how)
+            session.upstream_refused(how)
         elif what == "broken":  # the multiplexed connection; how: within a reply
-            talk.home.breaks(begun=bool(how))
+            talk.tenant_pool.breaks(begun=bool(how))
         elif what == "lost":  # the dedicated one
-            talk.lane.ledger.abandon()
-            session.lane_lost()
+            talk.upstream.pending.abandon()
+            session.upstream_lost()
         elif what == "replaced":  # another multiplexed connection is open, or the first one after a loss
-            talk.home.lane = RecordingLane(talk)
-            talk.home.ready()
+            talk.tenant_pool.upstream = RecordingUpstream(talk)
+            talk.tenant_pool.ready()
         elif what == "unavailable":
-            talk.home.lane, talk.home.away = None, how
-            talk.home.ready()
+            talk.tenant_pool.upstream, talk.tenant_pool.away = None, how
+            talk.tenant_pool.ready()
         elif what == "busy":  # whether the multiplexed connection takes no more for now
-            talk.home.lane.busy = True
+            talk.tenant_pool.upstream.busy = True
         elif what == "free":
-            talk.home.lane.busy = False
-            talk.home.ready()
+            talk.tenant_pool.upstream.busy = False
+            talk.tenant_pool.ready()
         elif what == "slow":  # the client does not read its replies
             session.unread(True)
         elif what == "reads":
@@ -154,7 +154,7 @@ class Transcript:
         elif what == "eof":
             session.half_closed()
         elif what == "revoke":
-            talk.recheck(Directory(None, []))
+            talk.recheck(Snapshot(None, []))
         elif what == "drain":
             session.drain()
         elif what == "hurry":  # the drain's time is nearly over
@@ -188,11 +188,11 @@ class Transcript:
         elif what.startswith("asking"):  # so many dedicated connections were asked for
             found, expected = len(talk.asked) - 1, int(what.split()[1])
         elif what in ("own returned clean", "own returned dirty"):
-            found, expected = talk.lane.released, what.endswith("clean")
+            found, expected = talk.upstream.released, what.endswith("clean")
         elif what == "own kept":
-            found, expected = talk.lane.released, None
+            found, expected = talk.upstream.released, None
         elif what == "own paused":
-            found, expected = talk.lane.paused, True
+            found, expected = talk.upstream.paused, True
         elif what == "querying":
             found, expected = bool(talk.questions), True
         elif what.startswith("commands"):
