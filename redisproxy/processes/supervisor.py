@@ -154,7 +154,7 @@ class Workers(service.Service):
         self._retries: dict[int, IDelayedCall] = {}
         self._restarts = 0
         self._snapshot: Snapshot | None = None
-        self._snapshot = b""
+        self._dumped = b""
         # Which one that is, and which one all workers were known to have.
         self._serial = self._told = 0
         # Whose each database was last; and those that are another tenant's by now, to which some worker may still have
@@ -308,7 +308,7 @@ class Workers(service.Service):
         self._owners |= {tenant.index: tenant for tenant in snapshot.tenants}
         self._snapshot = snapshot
         self._reports.keep({tenant.namespace for tenant in snapshot.tenants})
-        self._snapshot = wire_form.dump(snapshot)
+        self._dumped = wire_form.dump(snapshot)
         self._serial += 1
         for process in self._running():
             self._feed(process)
@@ -317,7 +317,7 @@ class Workers(service.Service):
         if self._snapshot is None or process.taking or process.snapshot == self._serial:
             return
         process.taking = True
-        taking = process.channel.ask("snapshot", self._snapshot, handed_over=sorted(self._handed_over))
+        taking = process.channel.ask("snapshot", self._dumped, handed_over=sorted(self._handed_over))
         taking.addCallbacks(self._taken, _gone, callbackArgs=(process, self._serial))
 
     def _taken(self, _: Message, process: _Process, serial: int) -> None:
