@@ -21,7 +21,7 @@ from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..policy import probing
 from ..policy.probing import Server
-from ..session.answering import UNANSWERED
+from ..session.errors import UNANSWERED
 from ..tenants.model import Backend
 from .endpoint import endpoint_for
 from .probe import Memory, Probe, Rights

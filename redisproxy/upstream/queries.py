@@ -18,7 +18,7 @@ from .. import probes
 from ..net.waiters import Waiters
 from ..resp.framing import ProtocolError, encode
 from ..resp.value import Answer, AnswerError, values_of
-from ..session.answering import NOT_ALLOWED, UNANSWERED
+from ..session.errors import NOT_ALLOWED, UNANSWERED
 from ..session.pending import ReplyBatch
 from ..tenants.model import Tenant
 from .connection import RedisConnection
@@ -53,7 +53,7 @@ class Pool(Protocol):
 
 
 class _Query:
-    """One of them: so many commands, sent together. See `session.pending.Owner`."""
+    """One of them: so many commands, sent together. See `session.ports.ReplyReceiver`."""
 
     def __init__(self, count: int) -> None:
         self.answered: defer.Deferred[bytes] = defer.Deferred()
@@ -61,21 +61,22 @@ class _Query:
         self._pieces: list[bytes] = []
         self._size = 0
 
-    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
+    def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
+        """See `session.ports.ReplyReceiver`."""
         self._size += len(piece)
         if self._size <= ANSWER_LIMIT:
             self._pieces.append(piece)
         else:
             self._pieces.clear()
-        self._outstanding -= done
+        self._outstanding -= ended
         if not self._outstanding:
             answer: bytes | Failure = b"".join(self._pieces)
             if self._size > ANSWER_LIMIT:
                 answer = Failure(QueryError(f"an answer of {self._size} bytes", TOO_LARGE))
             self.answered.callback(answer)
 
-    def lost(self) -> None:
-        """There will be no answer."""
+    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
+        """See `session.ports.ReplyReceiver`."""
         self.answered.errback(QueryError("the connection was lost"))
 
 
@@ -104,7 +105,7 @@ class _Line:
         """See `connection.User`."""
         self._queries.leave(self)
         for batch in self._pending.abandon():
-            batch.owner.lost()
+            batch.receiver.upstream_lost(batch, partial=False)
 
 
 class ControlQueries:

@@ -7,7 +7,7 @@ import unittest
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import make_policy
 from redisproxy.resp.framing import encode
-from redisproxy.session.route import LOST
+from redisproxy.session.errors import LOST
 
 from ..support.conversations import Conversation, logged_in, logged_in_at_home
 from ..support.transcripts import Transcript
@@ -51,7 +51,8 @@ class AcquireTests(unittest.TestCase):
 
     def test_many_at_once_do_not_nest(self) -> None:
         talk = logged_in_at_home(upstreams_at_once=False)
-        talk.acquire = lambda *_: talk.session.upstream_refused("ERR none")
+        talk.open_upstream = lambda: talk.refuse_upstream("ERR none")
+        talk.upstreams_at_once = True
         talk.client(encode([b"BLPOP", b"q", b"0"]) * 2000)
         self.assertEqual(talk.hears(), b"-ERR none\r\n" * 2000)
 

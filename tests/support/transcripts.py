@@ -87,7 +87,7 @@ class Transcript:
         talk = self.conversation
         found = [("own", upstream) for upstream in talk.upstreams]
         if isinstance(talk, SharedConversation):
-            found += [("shared", home.upstream) for home in talk.homes if home.upstream is not None]
+            found += [("shared", home.upstream) for home in talk.pools if isinstance(home.upstream, RecordingUpstream)]
         return found
 
     def _upstream(self, name: str) -> RecordingUpstream:
@@ -128,7 +128,7 @@ class Transcript:
         if what == "opened":  # the dedicated connection that the session asked for
             talk.open_upstream()
         elif what == "refused":  # there is none; how: the error
-            session.upstream_refused(how)
+            talk.refuse_upstream(how)
         elif what == "broken":  # the multiplexed connection; how: within a reply
             talk.tenant_pool.breaks(begun=bool(how))
         elif what == "lost":  # the dedicated one
@@ -138,34 +138,32 @@ class Transcript:
             talk.tenant_pool.upstream = RecordingUpstream(talk)
             talk.tenant_pool.ready()
         elif what == "unavailable":
-            talk.tenant_pool.upstream, talk.tenant_pool.away = None, how
-            talk.tenant_pool.ready()
+            talk.tenant_pool.goes_away(how)
         elif what == "busy":  # whether the multiplexed connection takes no more for now
             talk.tenant_pool.upstream.busy = True
         elif what == "free":
             talk.tenant_pool.upstream.busy = False
             talk.tenant_pool.ready()
         elif what == "slow":  # the client does not read its replies
-            session.unread(True)
+            session.client_slow(True)
         elif what == "reads":
-            session.unread(False)
+            session.client_slow(False)
         elif what == "left":
-            session.lost()
+            session.ending.at_once()
         elif what == "eof":
-            session.half_closed()
+            session.ending.half_closed()
         elif what == "revoke":
             talk.recheck(Snapshot(None, []))
         elif what == "drain":
-            session.drain()
+            session.ending.drain()
         elif what == "hurry":  # the drain's time is nearly over
-            session.hurry()
+            session.ending.hurry()
         elif what == "unblock":  # Redis is asked to give up what blocks
-            session.may_be_unblocked()
+            session.replies.expect_unblocking()
         elif what == "answer":  # to a control query
-            session.told([how.encode()])
+            talk.finish([how.encode()])
         elif what == "policy":  # another one; how: the name of a function that makes it
-            talk.policy = lambda: self._policies[how]
-            session.policy_changed()
+            talk.use_policy(self._policies[how])
         else:
             raise AssertionError("what is that?")
 

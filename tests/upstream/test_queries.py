@@ -8,7 +8,7 @@ from twisted.internet import defer, task
 from twisted.trial import unittest
 
 from redisproxy.resp.framing import encode
-from redisproxy.session.answering import NOT_ALLOWED, UNANSWERED
+from redisproxy.session.errors import NOT_ALLOWED, UNANSWERED
 from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.connection import UpstreamError
@@ -40,9 +40,9 @@ class Upstream:
     def carries(self, user: object) -> bool:
         return self.user is user
 
-    def send(self, data: bytes, *batches: ReplyBatch) -> None:
+    def send(self, data: bytes, batch: ReplyBatch) -> None:
         self.sent += data
-        self.pending.batches.extend(batches)
+        self.pending.batches.append(batch)
 
     def release(self, clean: bool) -> None:
         self._pool.idle.append((self, clean and self.pending.settled))
