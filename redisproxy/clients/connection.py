@@ -1,17 +1,16 @@
 """The client's side: one connection of an application.
 
-Owns the client's socket: its place, its time limits, its back-pressure, how it is closed. What the bytes mean is
-the session's business.
+Owns the client's socket: its slot, its time limits, its back-pressure, how it is closed. Implements
+`session.ports.ClientConnection`. What the bytes mean is the session's business; who is logged in, `accounts`'.
 """
 
 from __future__ import annotations
 
 import select
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import Protocol
 
 from OpenSSL.SSL import Error as TlsError
-from twisted.internet import defer
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
     IAddress,
@@ -27,22 +26,18 @@ from zope.interface import implementer
 from .. import probes
 from ..listen.tls import why_tls
 from ..net.protocol import PauseReason, Pressure, RespReceiver
-from ..net.rate_limit import Reservation
+from ..net.time_limit import TimeLimit
 from ..net.twisted_private import close_if_written
 from ..ops.access_log import ConnectionRecord
-from ..policy.policy import Policy
-from ..session import pubsub
-from ..session.conversation import REVOKED
+from ..session.errors import REVOKED
+from ..session.ports import Backend
 from ..session.session import Session
-from ..tenants.account import TenantCounters, increase
-from ..tenants.login_backoff import WRONG_PASSWORDS_LIMIT
-from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
-from ..upstream.client import ControlError
-from ..upstream.connection import RedisConnection, UpstreamError
-from ..upstream.multiplexed import TenantPool
-
-if TYPE_CHECKING:
-    from .factory import ClientFactory
+from ..tenants.account import increase
+from ..tenants.model import Credential
+from ..upstream.connection import RedisConnection
+from . import accounts
+from .accounts import ClientAccount
+from .admission import Admission
 
 #: Bytes taken from a client that waits for a place: a log-in and a few commands.
 WAITING_LIMIT = 16 * 1024
@@ -62,29 +57,47 @@ HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_DEDICATED = 5.0, 0.5
 #: Seconds for a session that was revoked to get the replies it waits for, before it gives up its connections to Redis.
 REVOKED_GRACE = 10.0
 
-#: Refused commands of one connection that are written down; the others are counted in its outcome.
-TOLD = 10
-
 #: What a connection can be doing. shared, dedicated: logged in, and which upstream connection its commands go to.
 STATES = ("waiting", "unauthenticated", "shared", "dedicated", "ending")
 
 FULL = b"-ERR max number of clients reached\r\n"
 
 
+class Clients(accounts.Shared, Protocol):
+    """What the connections of one process share: see `factory.ClientFactory`."""
+
+    backend: Backend
+    admission: Admission
+    #: seconds from a client's slot to its log-in
+    login_timeout: float
+    #: for those that have not logged in
+    log_ins: TimeLimit[ClientProtocol]
+    #: called at each client that goes, once the proxy ends
+    drained: Callable[[], object] | None
+
+    def came(self, client: ClientProtocol) -> None:
+        """A client is connected."""
+
+    def left(self, client: ClientProtocol) -> None:
+        """A client's connection is gone."""
+
+    def crowded(self) -> None:
+        """Somebody waits for a slot."""
+
+
 @implementer(IHalfCloseableProtocol, IHandshakeListener)
 class ClientProtocol(RespReceiver):
-    """One client's connection: the link that carries a session."""
+    """One client's connection, and its session."""
 
-    factory: ClientFactory
-
-    def __init__(self, number: int, address: IAddress) -> None:
+    def __init__(self, clients: Clients, number: int, address: IAddress) -> None:
+        self._clients = clients
         self.id = number
         self.peer = shown_address(address)
-        self._address = getattr(address, "host", "")
-        self.session = Session(self)
+        self.address = getattr(address, "host", "")
+        self.account = ClientAccount(self, clients)
+        self.session = Session(self, self.account, clients.backend)
         self._admitted = False
-        self._early: list[bytes] = []
-        self._early_size = 0
+        self._early = b""
         self._closing = False
         self._read_closed = False
         self._handshaking = False
@@ -94,38 +107,27 @@ class ClientProtocol(RespReceiver):
         self._detail = ""
         self._since = 0.0
         self._timer: IDelayedCall | None = None
-        self._leasing: defer.Deferred | None = None
-        # What it asks about the whole server, until that is answered.
-        self._asking: defer.Deferred | None = None
         self._usual_buffer = 0
-        self._wrong = 0
-        self._forbidden = 0
-        self._login_delay: IDelayedCall | None = None
-        self._tenant: Tenant | None = None
-        # Whose commands and bytes these are, and how many of them are in it.
-        self._counters: TenantCounters | None = None
-        self._counted = (0, 0)
-        self._reservation = Reservation(self)
 
     def __repr__(self) -> str:
         return f"<client {self.id} from {self.peer}>"
 
     def connectionMade(self) -> None:
         super().connectionMade()
-        factory = self.factory
-        self._since = factory.clock.seconds()
+        clients = self._clients
+        self._since = clients.clock.seconds()
         self._handshaking = ISSLTransport.providedBy(self.transport)
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
         self._socket = self.transport.transport if self._handshaking else self.transport
         self._usual_buffer = getattr(self._socket, "bufferSize", 0)
         if not self._handshaking:  # of which the server's part is larger
             self._limit_backlog()
-        factory.came(self)
-        if not factory.admission.arrive(self):
+        clients.came(self)
+        if not clients.admission.arrive(self):
             self.write(FULL)
             self.close("turned-away")
         elif not self._admitted:
-            factory.crowded()
+            clients.crowded()
 
     def handshakeCompleted(self) -> None:
         """See IHandshakeListener. The time limit of the log-in is that of the handshake, too."""
@@ -140,9 +142,9 @@ class ClientProtocol(RespReceiver):
     def admitted(self) -> None:
         """See `admission.Arrival`."""
         self._admitted = True
-        self._since = self.factory.clock.seconds()
-        self.factory.log_ins.begin(self)
-        early, self._early = b"".join(self._early), []
+        self._since = self._clients.clock.seconds()
+        self._clients.log_ins.begin(self)
+        early, self._early = self._early, b""
         self.resume_reading(PauseReason.PLACE)
         if early:
             self.taken -= len(early)  # or it would be counted twice
@@ -150,30 +152,30 @@ class ClientProtocol(RespReceiver):
 
     def login_timeout(self) -> None:
         """It had its time to log in."""
-        self.write(b"-ERR no log-in within %d seconds\r\n" % self.factory.timeouts.login)
-        self.session.end("login-timeout")
+        self.write(b"-ERR no log-in within %d seconds\r\n" % self._clients.login_timeout)
+        self.session.ending.begin("login-timeout")
 
     def make_room(self) -> None:
         """It has not logged in yet, and others wait for a place."""
         if self.session.pending_login is not None:  # its password is right: it is Redis that takes long
-            self.factory.log_ins.begin(self)
+            self._clients.log_ins.begin(self)
             return
         self.write(b"-ERR no log-in within %d seconds, and others wait for a place\r\n" % CROWDED)
-        self.session.end("login-timeout")
+        self.session.ending.begin("login-timeout")
         self.transport.loseConnection()  # without a time to read that
 
     def respReceived(self, data: bytes) -> None:
         if self._closing:
             return
         if self._admitted:
-            if self._reservation.rate_limiter is None:
+            reservation = self.account.reservation
+            if reservation.rate_limiter is None:
                 self.session.received(data)
             else:
-                self._reservation.received(data)
+                reservation.received(data)
             return
-        self._early.append(data)
-        self._early_size += len(data)
-        if self._early_size >= WAITING_LIMIT:
+        self._early += data
+        if len(self._early) >= WAITING_LIMIT:
             probes.reached("client sends much while it waits for a place")
             self.pause_reading(PauseReason.PLACE)
 
@@ -186,7 +188,7 @@ class ClientProtocol(RespReceiver):
         if self.session.at_rest and close_if_written(self.transport):
             return
         self._give_grace()
-        self.session.half_closed()
+        self.session.ending.half_closed()
 
     def writeConnectionLost(self) -> None:
         """All has been written that will be."""
@@ -215,60 +217,29 @@ class ClientProtocol(RespReceiver):
     def _restart_timer(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
         """A connection has one time limit at a time."""
         self._stop_timer()
-        self._timer = self.factory.clock.callLater(seconds, call, *arguments)
+        self._timer = self._clients.clock.callLater(seconds, call, *arguments)
 
     def _stop_timer(self) -> None:
-        self.factory.log_ins.end(self)
+        self._clients.log_ins.end(self)
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_timer()
-        if self._login_delay is not None and self._login_delay.active():
-            self._login_delay.cancel()
-        factory = self.factory
-        self._belongs_to(None)
-        self._reservation.lost()
-        self.session.lost()
-        for under_way in (self._leasing, self._asking):
-            if under_way is not None:
-                under_way.cancel()
+        clients, session, account = self._clients, self.session, self.account
+        account.lost()
+        session.ending.at_once()
         if not self._close_reason and reason.check(TlsError):
             self._close_reason, self._detail = "tls-failed", why_tls(reason.value, self.transport.getHandle())
         close_reason = self._close_reason or "client-left"
-        increase(factory.counts.ended, close_reason)
-        if factory.access_log.logs(close_reason):
-            factory.access_log.ended(self._record(close_reason))
-        factory.admission.leave(self)
-        factory.left(self)
-        # The two hold each other: without this they were left to the garbage collector, whose full runs are felt.
-        self.session.link = None
-
-    # Counting: by the chunk, and added up when somebody asks, so that it costs the commands nothing.
-
-    def add_up(self) -> None:
-        """Its tenant's counters has all that it did so far."""
-        before, self._counted = self._counted, (self.session.commands, self.taken)
-        if self._counters is not None:
-            self._counters.commands += self._counted[0] - before[0]
-            self._counters.received += self._counted[1] - before[1]
-
-    def _belongs_to(self, tenant: Tenant | None) -> None:
-        """It is the tenant's from now on; None: nobody's."""
-        self.add_up()
-        if tenant == self._tenant:
-            return
-        factory = self.factory
-        if self._tenant is not None:
-            factory.members[self._tenant].remove(self)
-            if not factory.members[self._tenant]:
-                del factory.members[self._tenant]
-        self._tenant = tenant
-        self._counters = None
-        if tenant is not None:
-            factory.members.setdefault(tenant, set()).add(self)
-            self._counters = factory.counts.of(tenant.namespace)
-            self._counters.logins += 1
+        increase(clients.counts.ended, close_reason)
+        if clients.access_log.logs(close_reason):
+            clients.access_log.ended(self._record(close_reason))
+        clients.admission.leave(self)
+        clients.left(self)
+        # They hold each other: without this they were left to the garbage collector, whose full runs are felt.
+        session.forget()
+        account.forget()
 
     # The tenant's limits: see `net.rate_limit.Client`.
 
@@ -280,11 +251,6 @@ class ClientProtocol(RespReceiver):
     def crashed(self) -> None:
         """Called where an exception was caught."""
         self._crashed(Failure())
-
-    @property
-    def _namespace(self) -> str | None:
-        """Of the tenant that it is logged in as."""
-        return None if self._tenant is None else self._tenant.namespace
 
     @property
     def state(self) -> str:
@@ -299,9 +265,40 @@ class ClientProtocol(RespReceiver):
         return "dedicated" if session.dedicated else "multiplexed"
 
     def inspected(self, name: bytes) -> None:
-        """See `session.ports.Link`."""
-        if self._counters is not None:
-            self._counters.inspected_one(name)
+        """See `session.ports.ClientConnection`."""
+        self.account.inspected(name)
+
+    def forbidden(self, name: str) -> None:
+        """See `session.ports.ClientConnection`."""
+        self.account.forbidden(name)
+
+    def identity_changed(self, credential: Credential | None) -> None:
+        """See `session.ports.ClientConnection`."""
+        if credential is None:
+            self._clients.log_ins.begin(self)
+            self.account.belongs_to(None)
+            self.account.reservation.release()
+            self._limit_backlog()
+        else:
+            self._clients.log_ins.end(self)
+            self.account.belongs_to(credential.tenant)
+            self.read_at_most(self._usual_buffer)
+
+    def dedicated(self) -> None:
+        """See `session.ports.ClientConnection`."""
+        if self._read_closed and not self._closing:
+            self._give_grace()
+
+    def upstream_full(self, full: bool) -> None:
+        """See `session.ports.ClientConnection`."""
+        if full:
+            self.pause_reading(PauseReason.PEER)
+        else:
+            self.resume_reading(PauseReason.PEER)
+
+    def bug(self, error: BaseException) -> None:
+        """See `session.ports.ClientConnection`."""
+        self._crashed(Failure(error))
 
     def _record(self, close_reason: str) -> ConnectionRecord:
         credential = self.session.credential
@@ -310,29 +307,32 @@ class ClientProtocol(RespReceiver):
             peer=self.peer,
             namespace=credential.tenant.namespace if credential else None,
             secret=credential.secret if credential else None,
-            seconds=self.factory.clock.seconds() - self._since,
+            seconds=self._clients.clock.seconds() - self._since,
             commands=self.session.commands,
             refused=self.session.refused,
             close_reason=close_reason,
             detail=self._detail,
         )
 
-    # What the session asks of its link.
+    # What the session asks for.
 
     def close(self, close_reason: str) -> None:
-        """See `session.ports.Link`. Reads on for a moment: for an unread byte the kernel would drop the last reply."""
+        """See `session.ports.ClientConnection`.
+
+        Reads on for a moment: for an unread byte the kernel would drop the last reply.
+        """
         if self._closing:
             return
         self._closing = True
         self._close_reason = close_reason
         if not self._admitted:
-            self.factory.admission.leave(self)  # or it would be given a place
+            self._clients.admission.leave(self)  # or it would be given a place
         if self._handshaking:
             # Nothing can be told it yet, and to go on with the handshake for that would cost as much as to serve it.
             self.transport.abortConnection()
             return
         secure = ISSLTransport.providedBy(self.transport)
-        if self.factory.drained is None:
+        if self._clients.drained is None:
             self._restart_timer(CLOSE_LIMIT, self.transport.abortConnection)
         elif secure:
             self._restart_timer(self._linger, self._lingered)
@@ -349,211 +349,46 @@ class ClientProtocol(RespReceiver):
             self.transport.loseWriteConnection()
 
     def abort(self, close_reason: str) -> None:
-        """See `session.ports.Link`."""
+        """See `session.ports.ClientConnection`."""
         self._closing = True
         self._close_reason = close_reason
         self.transport.abortConnection()
 
     def pause_reading(self, reason: int = PauseReason.SESSION) -> None:
-        """See `session.ports.Link`."""
+        """See `session.ports.ClientConnection`."""
         if not self._closing:
             super().pause_reading(reason)
 
     def resume_reading(self, reason: int = PauseReason.SESSION) -> None:
-        """See `session.ports.Link`."""
+        """See `session.ports.ClientConnection`."""
         if not self._closing:
             super().resume_reading(reason)
 
     @property
     def age(self) -> int:
-        """See `session.ports.Link`."""
-        return int(self.factory.clock.seconds() - self._since)
+        """See `session.ports.ClientConnection`."""
+        return int(self._clients.clock.seconds() - self._since)
 
     @property
     def has_acl_user(self) -> bool:
         """Whether it has a dedicated connection on which Redis holds its tenant's limits."""
-        upstream = self.session.upstream
+        upstream = self.session.dedicated
         return isinstance(upstream, RedisConnection) and upstream.has_acl_user
-
-    def policy(self) -> Policy:
-        """See `session.ports.Link`."""
-        return self.factory.policy
-
-    def ask(self, commands: list[list[bytes]]) -> None:
-        """See `session.ports.Link`."""
-        asking = self._asking = defer.Deferred.fromCoroutine(self.factory.queries.ask(self._tenant, commands))
-        self._on_control(asking)
-
-    def permit(self, patterns: list[bytes]) -> None:
-        """See `session.ports.Link`."""
-        # Not cancelled when it leaves: Redis may have been told of them, and they are counted.
-        self._on_control(
-            defer.Deferred.fromCoroutine(self.factory.acl_users.permit(self.session.credential.tenant, patterns))
-        )
-
-    def _on_control(self, asked: defer.Deferred) -> None:
-        asked.addErrback(self._control_failed)
-        asked.addCallback(self._told)
-        asked.addErrback(self._crashed)
-
-    def _told(self, answer: object) -> None:
-        self._asking = None
-        self._reservation.answered(answer)
-        self.session.told(answer)
-
-    def _control_failed(self, failure: Failure) -> Exception:
-        failure.trap(ControlError, UpstreamError, defer.CancelledError)  # the last one: nobody is there any more
-        return failure.value
-
-    def stats(self) -> Mapping[str, int]:
-        """See `session.ports.Link`."""
-        factory = self.factory
-        siblings = factory.members[self._tenant]
-        for client in siblings:
-            client.add_up()
-        factory.pool.add_up()
-        sessions = [client.session for client in siblings]
-        channels, patterns, sharded = pubsub.counted([session.subscriptions for session in sessions])
-        return {
-            "connected_clients": len(sessions),
-            "blocked_clients": sum(session.blocked for session in sessions),
-            "pubsub_clients": sum(map(bool, (session.subscriptions for session in sessions))),
-            "total_connections_received": self._counters.logins,
-            "total_commands_processed": self._counters.commands,
-            "total_net_input_bytes": self._counters.received,
-            "total_net_output_bytes": factory.counts.replied.get(self._tenant.namespace, 0),
-            "pubsub_channels": channels,
-            "pubsub_patterns": patterns,
-            "pubsubshard_channels": sharded,
-        }
-
-    def authenticate(self, username: str | None, password: bytes) -> Credential:
-        """See `session.ports.Link`."""
-        try:
-            credential = self.factory.snapshot.authenticate(username, password)
-        except AuthenticationError as error:
-            increase(self.factory.counts.logins, error.outcome)
-            self.factory.access_log.login_refused(self.peer, error.outcome, self._namespace)
-            raise
-        before, tenant = self.session.credential, credential.tenant
-        if before is None or before.tenant != tenant:
-            try:
-                self._reservation.reserve(self.factory.tenant_limits.of(tenant.namespace))
-            except TenantFullError as error:
-                increase(self.factory.counts.logins, error.outcome)
-                self.factory.counts.of(tenant.namespace).turned_away += 1
-                self.factory.access_log.tenant_full(self.peer, tenant.namespace, credential.secret)
-                raise
-        # The credential is right; whether an upstream connection can be had is not the client's fault.
-        increase(self.factory.counts.logins, "ok")
-        return credential
-
-    def forbidden(self, name: str) -> None:
-        """See `session.ports.Link`."""
-        self._forbidden += 1
-        if self._counters is not None:
-            self._counters.refuse(name.encode())
-        credential = self.session.credential
-        if self._forbidden <= TOLD and credential is not None:
-            self.factory.access_log.forbidden(self.peer, credential.tenant.namespace, credential.secret, name)
-
-    def delay_login_error(self, error: bytes) -> None:
-        """See `session.ports.Link`."""
-        self._wrong += 1
-        delay = self.factory.login_backoff.wrong(self._address, self.factory.clock.seconds())
-        self._login_delay = self.factory.clock.callLater(
-            delay, self.session.login_error_due, error, self._wrong >= WRONG_PASSWORDS_LIMIT
-        )
-
-    def logged_out(self) -> None:
-        """See `session.ports.Link`."""
-        self.factory.log_ins.begin(self)
-        self._belongs_to(None)
-        self._reservation.release()
-        self._limit_backlog()
-
-    @property
-    def shares(self) -> bool:
-        """See `session.ports.Link`."""
-        return self.factory.shares
-
-    def acquire(self, credential: Credential, protocol: int) -> None:
-        """See `session.ports.Link`."""
-        upstream = self.factory.pool.fresh(credential.tenant, protocol)
-        if upstream is not None:
-            self._leased(upstream)
-            return
-        self._await_upstream(
-            defer.Deferred.fromCoroutine(self.factory.pool.acquire(credential.tenant, protocol)), self._leased
-        )
-
-    def share(self, credential: Credential, protocol: int) -> None:
-        """See `session.ports.Link`."""
-        tenant_pool = self.factory.pool.tenant_pool(credential.tenant, protocol)
-        if tenant_pool.upstream is not None:  # as it mostly is: no Deferred
-            tenant_pool.enter()
-            self._shared(tenant_pool)
-            return
-
-        def failed(failure: Failure) -> Failure:
-            tenant_pool.leave()
-            return failure
-
-        self._await_upstream(tenant_pool.come().addErrback(failed), lambda _: self._shared(tenant_pool))
-
-    def _await_upstream(self, leasing: defer.Deferred, then: Callable[[object], None]) -> None:
-        self._leasing = leasing
-        leasing.addCallbacks(then, self._not_leased)
-        leasing.addErrback(self._crashed)
-
-    def _leased(self, upstream: RedisConnection) -> None:
-        upstream.carry(self.session, self._redis_slow)
-        self._upstream_there()
-        self.session.upstream_opened(upstream)
-        if self._read_closed and not self._closing:
-            self._give_grace()
-
-    def _shared(self, tenant_pool: TenantPool) -> None:
-        self._upstream_there()
-        self.session.multiplexed_ready(tenant_pool)
-
-    def _upstream_there(self) -> None:
-        self._leasing = None
-        if self.session.pending_login is not None:
-            self._belongs_to(self.session.pending_login.tenant)
-        if self.session.credential is None:
-            # The log-in succeeded.
-            self.factory.log_ins.end(self)
-            self.read_at_most(self._usual_buffer)
-        self._reservation.keep()
-
-    def _not_leased(self, failure: Failure) -> None:
-        self._leasing = None
-        self._reservation.cancel()
-        failure.trap(UpstreamError, defer.CancelledError)
-        if failure.check(UpstreamError):
-            self.session.upstream_refused(failure.value.told)
 
     def _crashed(self, failure: Failure) -> None:
         # What one client can bring about once, it can bring about all the time.
-        if self.factory.access_log.allows(self._namespace, self.peer):
+        if self._clients.access_log.allows(self.account.namespace, self.peer):
             super()._crashed(failure)
         else:
             self.transport.abortConnection()
 
     # Back-pressure.
 
-    def _redis_slow(self, slow: bool) -> None:
-        if slow:
-            self.pause_reading(PauseReason.PEER)
-        else:
-            self.resume_reading(PauseReason.PEER)
-
     def _full(self) -> None:
-        self.session.unread(True)
+        self.session.client_slow(True)
 
     def _empty(self) -> None:
-        self.session.unread(False)
+        self.session.client_slow(False)
 
     # The end of the proxy: see `drain`.
 
@@ -562,7 +397,7 @@ class ClientProtocol(RespReceiver):
         if not self.session.outstanding:
             self._linger = IDLE_LINGER
         if self._admitted:
-            self.session.drain()
+            self.session.ending.drain()
         else:
             self.close("shutdown")
 
@@ -571,11 +406,12 @@ class ClientProtocol(RespReceiver):
         one.
         """
         session = self.session
-        session.hurry()
-        if not (session.dedicated and session.upstream.waits):
+        session.ending.hurry()
+        upstream = session.dedicated
+        if not (isinstance(upstream, RedisConnection) and upstream.waits):
             return None
-        session.may_be_unblocked()
-        return session.upstream
+        session.replies.expect_unblocking()
+        return upstream
 
     def cut_off(self) -> None:
         """The end: it is closed now."""
@@ -605,13 +441,13 @@ class ClientProtocol(RespReceiver):
         """Closes it after the replies that it waits for: its session was revoked."""
         if self._closing:
             return
-        self.session.end_revoked()
+        self.session.ending.close_if_drained()
         if not self._closing:
             self._restart_timer(REVOKED_GRACE, self._out_of_grace)
 
     def _out_of_grace(self) -> None:
         probes.reached("revoked client does not take its last replies")
-        self.session.lost()
+        self.session.ending.at_once()
         self.close(REVOKED)
 
 

@@ -18,14 +18,15 @@ from twisted.logger import Logger
 from ..net.rate_limit import TenantLimits
 from ..net.time_limit import TimeLimit
 from ..ops.access_log import AccessLog
-from ..policy.facts import builtin
-from ..policy.policy import Policy, make_policy
+from ..policy.policy import Policy
 from ..tenants.account import Counts
 from ..tenants.login_backoff import LoginBackoff
 from ..tenants.model import Snapshot, Tenant
 from ..upstream.acl_users import AclUsers
 from ..upstream.pool import ConnectionPool
 from ..upstream.queries import ControlQueries
+from ..upstream.session_backend import SessionBackend
+from .accounts import ClientAccount
 from .admission import Admission
 from .connection import CROWDED, ClientProtocol
 from .snapshot import CurrentSnapshot
@@ -71,27 +72,23 @@ class ClientFactory(Factory):
     ) -> None:
         self.clock = clock
         self.tenant_limits = tenant_limits or TenantLimits(clock)
-        #: whether sessions share pool
-        self.shares = shares
         self.snapshot = snapshot
-        self.queries = queries
-        self.acl_users = acl_users
+        #: the Redis of the sessions
+        self.backend = SessionBackend(pool, queries, acl_users, self.tenant_limits, shares)
         self.login_backoff = LoginBackoff()
         self._probing = task.LoopingCall(self._probe)
         self._probing.clock = clock
         self._making_room = task.LoopingCall(self._make_room)
         self._making_room.clock = clock
-        #: what tenants may do on the server as it is; sessions take it over at their log-in
-        self.policy = make_policy(builtin(), scripts=False)
         self.pool = pool
         self.admission = admission
         self.access_log = access_log
         #: for those that have not logged in
         self.log_ins: TimeLimit[ClientProtocol] = TimeLimit(clock, timeouts.login, ClientProtocol.login_timeout)
-        self.timeouts = timeouts
+        self.login_timeout = timeouts.login
         self.clients: set[ClientProtocol] = set()
-        #: those of each tenant that has any
-        self.members: dict[Tenant, set[ClientProtocol]] = {}
+        #: the accounts of each tenant's clients, if it has any
+        self.members: dict[Tenant, set[ClientAccount]] = {}
         #: called with how many there are, at each that comes or goes
         self.counted: Callable[[int], object] | None = None
         self.counts = counts or Counts()
@@ -102,6 +99,11 @@ class ClientFactory(Factory):
         self._revoked: list[ClientProtocol] = []
         self._closing: IDelayedCall | None = None
         snapshot.listeners.append(self._changed)
+
+    @property
+    def policy(self) -> Policy:
+        """What tenants may do on the server as it is; sessions take it over at their log-in."""
+        return self.backend.policy
 
     def startFactory(self) -> None:
         """The first port listens."""
@@ -133,9 +135,7 @@ class ClientFactory(Factory):
     def buildProtocol(self, addr: IAddress) -> ClientProtocol | None:
         if self.drained is not None:
             return None
-        client = ClientProtocol(next(self._numbers), addr)
-        client.factory = self
-        return client
+        return ClientProtocol(self, next(self._numbers), addr)
 
     def drain(self, left: Callable[[], object]) -> None:
         """Nobody is taken any more. left: called now, and at each client that goes."""
@@ -163,7 +163,7 @@ class ClientFactory(Factory):
         to themselves.
         One with the master's rights is from a time when Redis held no limits, and its session keeps its policy.
         """
-        self.policy = policy
+        self.backend.policy = policy
         for client in list(self.clients):
             client.session.policy_changed(dedicated=everywhere and client.has_acl_user)
 
@@ -182,7 +182,7 @@ class ClientFactory(Factory):
             session = client.session
             if session.pending_login is None and (session.credential is None or id(session.credential) in good):
                 continue
-            if session.recheck(lambda credential: snapshot.renewed(credential, now)):
+            if session.ending.recheck(lambda credential: snapshot.renewed(credential, now)):
                 self._revoked.append(client)
         if self._closing is None:
             self._close_revoked()

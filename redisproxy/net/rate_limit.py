@@ -225,6 +225,11 @@ class TenantLimit:
         """Another may take it."""
         self.reservations.discard(reservation)
 
+    def answered(self, answer: object) -> None:
+        """Redis said this on the tenant's behalf, over a connection that is not the tenant's."""
+        if self.rate_limiter is not None:
+            self.rate_limiter.replied(_size(answer), None)
+
     @property
     def held(self) -> int:
         """See `RateLimiter.held`."""
@@ -339,11 +344,6 @@ class Reservation:
         else:
             client.session.received(data)
             self._charge()
-
-    def answered(self, answer: object) -> None:
-        """Redis said this on the client's behalf, over a connection that is not the tenant's."""
-        if self.rate_limiter is not None:
-            self.rate_limiter.replied(_size(answer), None)
 
     def _wait(self) -> None:
         self._client.session.throttle(True)

@@ -1,22 +1,25 @@
-"""What an upstream connection has pending, and to whom: deals the replies of one connection to Redis out in the order they
-were
-asked for.
+"""Matches the replies of one connection to Redis to those who wait for them.
 
-Owns the order. A connection's bytes go in; pieces of replies, each within one reply batch, go to the reply batches' owners.
-An upstream
-connection
-that answers more than it was asked, or what RESP does not allow, raises ProtocolError: it must be closed.
+Owns the order. A connection's bytes go in; pieces of replies, each within one batch, go to the batches' receivers. A
+connection that answers more than it was asked, or what RESP does not allow, raises ProtocolError: it must be closed.
+
+Confirmations and messages of channels go to a subscriber as well, see `ports.Subscriber`: their channels lose the tenant's
+prefix here.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from ..resp.framing import CRLF, HEADER_LIMIT, PUSH, ProtocolError, ReplyMeasurer
 
-# Kinds of reply batch.
+if TYPE_CHECKING:
+    from .ports import ReplyReceiver, Subscriber
+    from .pubsub import Change
+
+# Kinds of batches.
 REPLIES = 0  #: one reply for each command
 CONFIRMATIONS = 1  #: one for each channel of a (P|S)(UN)SUBSCRIBE: arrays in RESP2, pushes in RESP3
 HELLO = 2  #: the reply to a HELLO, which may change the protocol
@@ -51,94 +54,76 @@ def _bulk(data: bytes, pos: int, limit: int) -> tuple[bytes | None, int] | None:
     return (data[start:end], end + 2) if len(data) >= end + 2 else None
 
 
-class Owner(Protocol):
-    """Who waits for: a session."""
-
-    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
-        """The next bytes of the pending replies, of which `done` replies end in this piece."""
-
-    def published(self, piece: bytes, whole: bool) -> None:
-        """Bytes of messages it subscribed to. whole: the last one ends with them."""
-
-    def cancelled(self, count: int) -> None:
-        """So many of its confirmations will not come: the SUBSCRIBE was refused with one error."""
-
-    def confirmed(self, change: object, refused: bool) -> bool:
-        """All confirmations are here, or one error instead of them. Whether messages may come now."""
-
-    def bare(self, channel: bytes) -> bytes:
-        """A channel or pattern as the client knows it."""
-
-
 class ReplyBatch:
-    """So many replies, in a row, of one upstream connection to one owner."""
+    """So many replies, expected in a row of one connection, for one receiver."""
 
-    __slots__ = ("change", "count", "kind", "owner", "protocol", "refused", "silent")
+    __slots__ = ("count", "discard", "kind", "protocol", "receiver", "refused", "subscription")
 
     def __init__(
         self,
-        owner: Owner,
+        receiver: ReplyReceiver,
         count: int,
         kind: int = REPLIES,
-        silent: bool = False,
-        protocol: int = 0,
-        change: object = None,
+        discard: int = 0,
+        subscription: tuple[Subscriber, Change] | None = None,
     ) -> None:
-        self.owner = owner
+        self.receiver = receiver
+        #: replies that have not ended
         self.count = count
         self.kind = kind
-        #: nobody is told what they say
-        self.silent = silent
+        #: how many of the next replies nobody hears
+        self.discard = discard
         #: of a HELLO: the protocol if it succeeds; 0 where it asks for none, or failed
-        self.protocol = protocol
-        #: of CONFIRMATIONS: what they confirm, for the owner to know
-        self.change = change
+        self.protocol = 0
         #: of CONFIRMATIONS: whether an error came instead
         self.refused = False
+        #: of CONFIRMATIONS: who is told of them, and what they confirm
+        self.subscription = subscription
 
     def __repr__(self) -> str:
-        return f"<Pending {self.count} {('replies', 'confirmations', 'hello')[self.kind]}{' silent' * self.silent}>"
+        discard = f", {self.discard} discarded" * bool(self.discard)
+        return f"<ReplyBatch {self.count} {('replies', 'confirmations', 'hello')[self.kind]}{discard}>"
 
 
 class PendingReplies:
-    """The reply batches of one upstream connection, oldest first.
+    """The batches that one connection has to answer, oldest first.
 
     found_replica: see `resp.framing.ReplyMeasurer`. A tenant's script can make such replies, too.
     """
 
     def __init__(self, protocol: int = 2, found_replica: Callable[[], None] | None = None) -> None:
-        #: all reply batches, the oldest first
+        #: the oldest first
         self.batches: deque[ReplyBatch] = deque()
         #: what the server speaks
         self.protocol = protocol
         self._measurer = ReplyMeasurer(found_replica)
-        self._subscribed: Owner | None = None
-        self._held = b""  # the beginning of an item whose head is not whole yet
+        self._subscriber: Subscriber | None = None
+        self._kept = b""  # the beginning of an item whose head is not whole yet
         self._passing_message = False
-        # Messages that the owner was not told of yet: those of one read are one write, or each would cost a send().
+        # Messages that the subscriber did not get yet: those of one read are one write, or each would cost a send().
         self._messages: list[bytes] = []
         # How many pieces of messages these bytes had so far.
-        self._heard = 0
+        self._message_pieces = 0
         self._abandoned = False
         #: whether messages may come, and the last ones were small
         self.small_messages = False
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is pending, no message can come, and the bytes so far end where a reply ended."""
-        return not self.batches and self._subscribed is None and not self._held and self._measurer.between
+        """Whether no reply is expected, no message can come, and the bytes so far end where a reply ended."""
+        return not self.batches and self._subscriber is None and not self._kept and self._measurer.between
 
     @property
-    def begun(self) -> bool:
-        """Whether a part of the oldest reply batch's next reply was dealt out."""
+    def partial(self) -> bool:
+        """Whether a part of the oldest batch's next reply was passed on."""
         return not self._measurer.between
 
-    def latest(self) -> ReplyBatch | None:
-        """The newest reply batch, which more may be added to (``count += n``) while it is that."""
+    def newest(self) -> ReplyBatch | None:
+        """The newest batch, which may grow (``count += n``) while it is that."""
         return self.batches[-1] if self.batches else None
 
     def withdraw(self, batch: ReplyBatch) -> None:
-        """The newest reply batch will not be paid: its command was never sent to the end."""
+        """The newest batch will not be answered: its command was never sent to its end."""
         if self.batches and self.batches[-1] is batch:
             self.batches.pop()
 
@@ -147,53 +132,63 @@ class PendingReplies:
         try:
             self._deal_out(data)
         finally:
-            if self._heard:
-                self.small_messages = len(data) < SMALL_MESSAGE * self._heard
-                self._heard = 0
+            if self._message_pieces:
+                self.small_messages = len(data) < SMALL_MESSAGE * self._message_pieces
+                self._message_pieces = 0
                 if self._messages:
-                    self._tell_messages(True)
+                    self._pass_messages(True)
 
     def _deal_out(self, data: bytes) -> None:
-        queue = self.batches
+        batches = self.batches
         pos = 0
         end = len(data)
         while pos < end and not self._abandoned:
-            if self._subscribed is not None or (queue and queue[0].kind != REPLIES):
-                if self._held:
-                    data = self._held + data[pos:]
-                    self._held = b""
+            if self._subscriber is not None or (batches and batches[0].kind != REPLIES):
+                if self._kept:
+                    data = self._kept + data[pos:]
+                    self._kept = b""
                     pos, end = 0, len(data)
                 pos = self._item(data, pos)
                 continue
-            if not queue:
+            if not batches:
                 raise ProtocolError("a reply to nothing")
-            batch = queue[0]
+            batch = batches[0]
             start = pos
-            pos, done = self._measurer.measure(data, pos, batch.count)
+            pos, ended = self._measurer.measure(data, pos, batch.discard or batch.count)
             piece = data if start == 0 and pos == end else data[start:pos]
-            self._settle(batch, piece, done)
+            self._settle(batch, piece, ended)
 
-    def _tell_messages(self, whole: bool) -> None:
+    def _pass_messages(self, whole: bool) -> None:
         messages, self._messages = self._messages, []
-        self._subscribed.published(b"".join(messages), whole)
+        if self._subscriber is not None:
+            self._subscriber.message(b"".join(messages), whole)
 
-    def _settle(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
-        batch.count -= done
+    def _settle(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
+        batch.count -= ended
+        if batch.discard:
+            batch.discard -= ended
+            piece = b""
         if not batch.count:
             self.batches.popleft()
-            if batch.kind == CONFIRMATIONS:
-                self._subscribed = batch.owner if batch.owner.confirmed(batch.change, batch.refused) else None
-                self.small_messages = self._subscribed is not None
-            elif batch.kind == HELLO and batch.protocol:
-                self.protocol = batch.protocol
+            if batch.kind != REPLIES:
+                self._confirm(batch)
             # Outside of _item() there is nothing that could be pushed.
             self._measurer.pushes = False
-        batch.owner.replied(batch, b"" if batch.silent else piece, done)
+        batch.receiver.reply(batch, piece, ended)
+
+    def _confirm(self, batch: ReplyBatch) -> None:
+        """What a batch of another kind than REPLIES changes at its end."""
+        if batch.subscription is not None:
+            subscriber, change = batch.subscription
+            self._subscriber = subscriber if subscriber.confirmed(change, batch.refused) else None
+            self.small_messages = self._subscriber is not None
+        elif batch.protocol:
+            self.protocol = batch.protocol
 
     def _item(self, data: bytes, pos: int) -> int:
         """One reply, confirmation or message, while they can come in any order; the position behind it."""
         measurer = self._measurer
-        queue = self.batches
+        batches = self.batches
         failed = False
         head = b""
         end = pos
@@ -204,7 +199,7 @@ class PendingReplies:
                 if found is None:
                     if len(data) - pos > _HEAD_LIMIT:
                         raise ProtocolError("the head of a message does not end")
-                    self._held = data[pos:]
+                    self._kept = data[pos:]
                     return len(data)
                 word, head, end = found
                 self._passing_message = word in _MESSAGES
@@ -212,30 +207,31 @@ class PendingReplies:
                     raise ProtocolError("a push that was not asked for")
             else:
                 # SUBSCRIBE is refused with one error, however many channels it names.
-                failed = data[pos : pos + 1] == b"-" and bool(queue) and queue[0].kind != REPLIES
+                failed = data[pos : pos + 1] == b"-" and bool(batches) and batches[0].kind != REPLIES
         measurer.pushes = True
         start = pos
-        pos, done = measurer.measure(data, pos, 1)
+        pos, ended = measurer.measure(data, pos, 1)
         piece = head + data[max(start, end) : pos]
         if self._passing_message:
-            if self._subscribed is None:
+            if self._subscriber is None:
                 raise ProtocolError("a message that nobody subscribed to")
             self._messages.append(piece)
-            self._heard += 1
-            if not done:
-                self._tell_messages(False)
+            self._message_pieces += 1
+            if not ended:
+                self._pass_messages(False)
             return pos
         if self._messages:
-            self._tell_messages(True)
-        if not queue:
+            self._pass_messages(True)
+        if not batches:
             raise ProtocolError("a reply to nothing")
-        batch = queue[0]
+        batch = batches[0]
         if failed:
             batch.refused = True
             batch.protocol = 0
             excess, batch.count = batch.count - 1, 1
-            batch.owner.cancelled(excess)
-        self._settle(batch, piece, done)
+            if batch.subscription is not None:
+                batch.subscription[0].cancelled(excess)
+        self._settle(batch, piece, ended)
         return pos
 
     def _head(self, data: bytes, pos: int) -> tuple[bytes, bytes, int] | None:
@@ -257,7 +253,7 @@ class PendingReplies:
         if not channels or data[pos + 1 : eol] != b"%d" % (channels + 2) or not self._expects(word, data[pos] == PUSH):
             return b"", b"", pos
         head = data[pos:end]
-        owner = self._subscribed or self.batches[0].owner
+        subscriber = self._subscriber or self._confirming()
         for _ in range(channels):
             found = _bulk(data, end, _HEAD_LIMIT)
             if found is None:
@@ -265,7 +261,7 @@ class PendingReplies:
             channel, after = found
             if channel is None:  # nil: the confirmation of an UNSUBSCRIBE from nothing
                 break
-            bare = owner.bare(channel)
+            bare = channel if subscriber is None else subscriber.bare(channel)
             head += b"$%d\r\n%b\r\n" % (len(bare), bare)
             end = after
         return word, head, end
@@ -275,14 +271,20 @@ class PendingReplies:
         if push != (self.protocol == 3):
             return False
         if word in _MESSAGES:
-            return self._subscribed is not None
-        return bool(self.batches) and self.batches[0].kind == CONFIRMATIONS
+            return self._subscriber is not None
+        return self._confirming() is not None
+
+    def _confirming(self) -> Subscriber | None:
+        """Who gets the next confirmation, if one is next."""
+        if not self.batches or self.batches[0].subscription is None:
+            return None
+        return self.batches[0].subscription[0]
 
     def abandon(self) -> list[ReplyBatch]:
-        """The upstream connection is gone: all reply batches, which nobody will pay."""
+        """The connection is gone, or used otherwise: all batches, which it will not answer."""
         batches = list(self.batches)
         self.batches.clear()
         self._messages.clear()
-        self._subscribed = None
+        self._subscriber = None
         self._abandoned = True
         return batches

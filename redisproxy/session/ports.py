@@ -1,6 +1,7 @@
-"""What a conversation needs of the rest: the client's connection, and upstream connections.
+"""All that a session knows of outside: the client's connection, accounts, Redis and its connections.
 
-Owns three interfaces. The Twisted side implements them (`clients.connection`, `upstream.connection`), and so do the tests.
+Owns interfaces. The Twisted side implements them (`clients`, `upstream`), and so do the tests. A method that takes a Step
+ends in `step.finish`, once: at once, later, or with an `Unavailable`. If that returns False, the result goes back.
 """
 
 from __future__ import annotations
@@ -8,131 +9,257 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from ..policy import policy
-from ..tenants.model import Credential
+from ..policy.policy import Policy
+from ..resp.value import Answer
+from ..tenants.model import Credential, Tenant
+from .errors import UNREACHABLE
 from .pending import ReplyBatch
+from .pubsub import Change
+from .state import Step
 
 
-class Upstream(Protocol):
-    """A connection to Redis, authenticated and SELECTed for one tenant: shared, or lent to one session."""
-
-    #: whether a shared one takes no more for now
-    busy: bool
-    #: which it speaks
-    protocol: int
-
-    def send(self, data: bytes, *batches: ReplyBatch) -> None:
-        """Takes commands and what they will be answered with; without reply batches, what answers them was expected before.
-
-        A multiplexed connection takes whole commands only.
-        """
-
-    def latest(self) -> ReplyBatch | None:
-        """The newest of what it is expected to answer."""
-
-    # Of an upstream connection that is lent to one session.
-
-    def withdraw(self, batch: ReplyBatch) -> None:
-        """The newest of what it is expected to answer will not be answered."""
-
-    def pause(self, paused: bool) -> None:
-        """Whether no replies are to be taken from Redis for now: the client does not read them."""
-
-    def give_up(self, blocked: bool) -> None:
-        """Sends nothing more of what it took. blocked: and has Redis give up what it has not run.
-
-        See `upstream.connection`.
-        """
-
-    def release(self, clean: bool) -> None:
-        """Gives it back. clean: no state of this session is left on it."""
-
-    # Of a multiplexed connection.
-
-    def slow_reader(self, session: object, size: int) -> None:
-        """So many bytes more wait for a client that does not read."""
-
-    def read_everything(self, session: object) -> None:
-        """It has read all, or is gone."""
-
-
-class Home(Protocol):
-    """The multiplexed connections of one tenant that speak one protocol."""
-
-    protocol: int
-    #: what a session that has nothing pending sends to; None: there is none right now
-    upstream: Upstream | None
-    #: without an upstream connection: the error reply (without ``-``) that commands fail with; empty: wait, one is being
-    #: opened
-    away: str
-
-    def wait(self, session: object) -> None:
-        """`Session.upstream_ready` is called when that changes, or the upstream connection is not busy any more."""
-
-    def leave(self) -> None:
-        """One session less uses them."""
-
-
-class Link(Protocol):
-    """What carries a session: the client's connection, and the way to the rest of the proxy."""
+class ClientConnection(Protocol):
+    """One client's connection."""
 
     id: int
     #: the client's address, for CLIENT INFO
     peer: str
-    #: seconds since it came
-    age: int
-    #: bytes that came from it
-    taken: int
-    #: whether sessions share upstream connections
-    shares: bool
 
-    def policy(self) -> policy.Policy:
-        """What tenants may do on the server as it is now."""
+    @property
+    def age(self) -> int:
+        """Seconds since it came."""
 
-    def ask(self, commands: list[list[bytes]]) -> None:
-        """Asks Redis with the master's rights: `Session.told` is called with the list of its answers, at once or later."""
-
-    def permit(self, patterns: list[bytes]) -> None:
-        """Has the tenant's ACL user allowed these patterns, which Redis takes literally: `Session.told` is called."""
+    @property
+    def bytes_received(self) -> int:
+        """From the client, so far."""
 
     def write(self, data: bytes) -> None:
         """To the client."""
 
-    def close(self, close_reason: str) -> None:
-        """Closes the client's connection when what was written has left. close_reason: how it ended, for the log."""
-
-    def abort(self, close_reason: str) -> None:
-        """Closes it at once, whatever is on its way."""
-
-    def stats(self) -> Mapping[str, int]:
-        """What INFO tells of the tenant's clients: each of `info.CLIENT_STATS`."""
-
     def pause_reading(self) -> None:
-        """Read no more from the client."""
+        """Reads no more from the client for now."""
 
     def resume_reading(self) -> None:
-        """Read on."""
+        """Reads on."""
 
-    def authenticate(self, username: str | None, password: bytes) -> Credential:
-        """Whose password it is. Raises AuthenticationError, TenantFullError where its tenant has too many connections."""
+    def upstream_full(self, full: bool) -> None:
+        """Whether Redis takes what the client sends too slowly, so that the client is not read from."""
+
+    def close(self, close_reason: str) -> None:
+        """Closes when what was written has left. close_reason: for the log."""
+
+    def abort(self, close_reason: str) -> None:
+        """Closes at once, whatever is on its way."""
+
+    def bug(self, error: BaseException) -> None:
+        """Logs a bug, which costs this connection alone, and aborts it."""
+
+    def identity_changed(self, credential: Credential | None) -> None:
+        """The client is logged in with this from now on; None: not any more, so a new one must come in time."""
+
+    def dedicated(self) -> None:
+        """The session has a dedicated connection to Redis from now on."""
 
     def inspected(self, name: bytes) -> None:
-        """One of the session's commands was not passed on unseen: it can be counted by its name."""
+        """The session looked at a command: it can be counted by its name."""
 
     def forbidden(self, name: str) -> None:
         """A command was refused that the tenant may not use: for the log. name: fit for it."""
 
-    def delay_login_error(self, error: bytes) -> None:
-        """A log-in was wrong: `Session.login_error_due` is called with its error, the later the more there were."""
 
-    def logged_out(self) -> None:
-        """The client is not logged in any more: it has as much time for that as at the beginning."""
+class Reservation(Protocol):
+    """One of a tenant's connections (`max-connections`), while a log-in is under way."""
 
-    def acquire(self, credential: Credential, protocol: int) -> None:
-        """Asks for a dedicated connection: `Session.upstream_opened` or `upstream_refused` is called, at once or later."""
+    def keep(self) -> None:
+        """The log-in is complete."""
 
-    def share(self, credential: Credential, protocol: int) -> None:
-        """Asks for multiplexed connections, of which one is open: `Session.multiplexed_ready` or `upstream_refused`, at once
-        or
-        later.
+    def cancel(self) -> None:
+        """It came to nothing."""
+
+
+class Accounts(Protocol):
+    """Who may log in, as one client sees it."""
+
+    def authenticate(self, user: str | None, password: bytes) -> Credential:
+        """Whose password it is. Raises AuthenticationError."""
+
+    def reserve(self, credential: Credential) -> Reservation:
+        """Raises TenantFullError if the tenant has too many connections."""
+
+    def login_delay(self, step: Step) -> None:
+        """After a wrong password: finishes with whether the client may try no more, the later the more there were."""
+
+    def stats(self) -> Mapping[str, int]:
+        """What INFO says about the tenant's clients: each of `info.CLIENT_STATS`."""
+
+
+class Upstream(Protocol):
+    """A connection to Redis that carries a tenant's commands, multiplexed or dedicated, or an `Unavailable`."""
+
+    #: whether it takes no more commands for now
+    busy: bool
+
+    def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
+        """Sends whole commands and expects the batch; without a batch, the newest one has grown by their replies.
+
+        A dedicated connection also takes parts of commands.
         """
+
+    def newest(self) -> ReplyBatch | None:
+        """The newest batch that it expects."""
+
+
+class Dedicated(Upstream, Protocol):
+    """One that carries the commands of one session."""
+
+    protocol: int
+
+    def carry_session(self, session: DedicatedUser) -> None:
+        """The session uses it from now on."""
+
+    def withdraw(self, batch: ReplyBatch) -> None:
+        """The newest batch will not be answered: its command was not sent to its end."""
+
+    def pause(self, paused: bool) -> None:
+        """Whether no replies are read from Redis for now, since the client does not read them."""
+
+    def give_up(self, blocked: bool) -> None:
+        """Sends nothing more, not even what it took. blocked: and has Redis give up what it has not run."""
+
+    def release(self, clean: bool) -> None:
+        """The session uses it no more. clean: no state of the session is left on it, so another one may have it."""
+
+
+class Multiplexed(Upstream, Protocol):
+    """One that carries the commands of many sessions."""
+
+    def slow_reader(self, user: MultiplexedUser, size: int) -> None:
+        """The client of this session does not read, and has so many bytes more in its backlog."""
+
+    def read_everything(self, user: MultiplexedUser) -> None:
+        """The client has read all, or is gone."""
+
+
+class DedicatedUser(Protocol):
+    """A session, as its dedicated connection sees it."""
+
+    def upstream_full(self, full: bool) -> None:
+        """Whether Redis takes too slowly what it is sent."""
+
+    def upstream_lost(self) -> None:
+        """The connection is gone."""
+
+
+class MultiplexedUser(Protocol):
+    """A session, as the multiplexed connections see it."""
+
+    @property
+    def replies(self) -> ReplyReceiver:
+        """Who gets its replies."""
+
+    @property
+    def ended(self) -> bool:
+        """Whether it reads no more commands, and never will."""
+
+    def upstream_ready(self) -> None:
+        """The multiplexed connection takes commands again, or another one is there, or there is none."""
+
+    def close_slow_reader(self) -> None:
+        """Others wait for replies that its client does not read: it is closed."""
+
+
+class TenantPool(Protocol):
+    """One tenant's multiplexed connections in one protocol version."""
+
+    protocol: int
+    #: where commands go that are sent now: a multiplexed connection, or an `Unavailable`
+    upstream: Multiplexed | Unavailable
+
+    def wait(self, session: MultiplexedUser) -> None:
+        """`upstream_ready` is called when that changes, or it is not busy any more."""
+
+    def leave(self) -> None:
+        """One session less uses it."""
+
+
+class Backend(Protocol):
+    """One Redis."""
+
+    #: what tenants may do there, now
+    policy: Policy
+    #: whether sessions share connections
+    multiplexes: bool
+
+    def acquire(self, tenant: Tenant, protocol: int, dedicated: bool, step: Step) -> None:
+        """Finishes with a Dedicated, or with the tenant's TenantPool, or with an Unavailable."""
+
+    def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step) -> None:
+        """Asks Redis with the master's rights: finishes with an Answer for each command, or with an Unavailable."""
+
+    def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step) -> None:
+        """Has the tenant's ACL user allowed these patterns, literally: finishes with None, or with an Unavailable."""
+
+
+class ReplyReceiver(Protocol):
+    """Who gets the replies of a batch."""
+
+    def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
+        """The next bytes; so many replies end in them."""
+
+    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
+        """The multiplexed connection is gone: no more replies will come, of this and of any later batch.
+
+        partial: the receiver got a part of a reply, and the rest will not come.
+        """
+
+
+class Subscriber(Protocol):
+    """Who gets confirmations and messages of channels."""
+
+    def confirmed(self, change: Change, refused: bool) -> bool:
+        """All confirmations of a (P|S)(UN)SUBSCRIBE are here, or one error instead. Whether messages may come now."""
+
+    def cancelled(self, count: int) -> None:
+        """So many confirmations will not come: the SUBSCRIBE was refused with one error."""
+
+    def message(self, piece: bytes, whole: bool) -> None:
+        """Bytes of messages. whole: the last one ends with them."""
+
+    def bare(self, channel: bytes) -> bytes:
+        """A channel or pattern as the client knows it."""
+
+
+class Unavailable:
+    """Stands where there is no connection to Redis, or no answer. As an Upstream it answers each command with its error.
+
+    error: an error reply without ``-``. busy: a connection is being opened, so commands wait rather than fail.
+    """
+
+    __slots__ = ("busy", "error")
+
+    def __init__(self, error: str = UNREACHABLE, busy: bool = False) -> None:
+        self.error = error
+        self.busy = busy
+
+    def __repr__(self) -> str:
+        return f"<Unavailable: {self.error}>"
+
+    @property
+    def reply(self) -> bytes:
+        """The error as the client gets it."""
+        return b"-%b\r\n" % self.error.encode()
+
+    def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
+        """See Upstream."""
+        if batch is not None:
+            count, heard = batch.count, batch.count - batch.discard
+            batch.count = batch.discard = 0
+            batch.receiver.reply(batch, self.reply * heard, count)
+
+    def newest(self) -> ReplyBatch | None:
+        """See Upstream."""
+        return None
+
+
+#: What a Step can finish with. Each `Until` says which.
+Result = Dedicated | TenantPool | Unavailable | list[Answer] | bool | int | None

@@ -7,9 +7,12 @@ about keys have fixed names, with the database in them.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..tenants.model import Tenant
+
+if TYPE_CHECKING:
+    from .replies import ReplyQueue
 
 #: Channels, patterns, sharded channels.
 KINDS = (b"", b"P", b"S")
@@ -52,10 +55,15 @@ class Change(NamedTuple):
 class Subscriptions:
     """What one session is subscribed to, by kind: channels (empty), patterns (``P``), sharded channels (``S``).
 
-    While changes are outstanding it holds what there is if Redis refuses none of them, then what Redis has.
+    While changes are outstanding it holds what there is if Redis refuses none of them, then what Redis has. A
+    `ports.Subscriber`: messages and confirmations go to the client's replies, without the tenant's prefix.
     """
 
-    def __init__(self) -> None:
+    __slots__ = ("_confirmed", "_expected", "_outstanding", "_prefix", "_refused", "_replies", "_size")
+
+    def __init__(self, replies: ReplyQueue, prefix: bytes) -> None:
+        self._replies = replies
+        self._prefix = prefix
         self._expected = _nothing()
         self._confirmed = _nothing()
         self._outstanding = 0
@@ -87,7 +95,7 @@ class Subscriptions:
         self._size += sum(map(len, named - before)) if change.joins else -sum(map(len, named & before))
         _apply(self._expected, change)
 
-    def settle(self, change: Change, refused: bool) -> bool:
+    def confirmed(self, change: Change, refused: bool) -> bool:
         """Redis has answered the oldest of those that it was asked for. Whether it has any subscription now."""
         self._outstanding -= 1
         if refused:
@@ -100,6 +108,18 @@ class Subscriptions:
             self._size = sum(sum(map(len, channels)) for channels in self._expected.values())
         return any(self._confirmed.values())
 
+    def cancelled(self, count: int) -> None:
+        """See `ports.Subscriber`."""
+        self._replies.cancelled(count)
+
+    def message(self, piece: bytes, whole: bool) -> None:
+        """See `ports.Subscriber`."""
+        self._replies.message(piece, whole)
+
+    def bare(self, channel: bytes) -> bytes:
+        """See `ports.Subscriber`."""
+        return channel.removeprefix(self._prefix)
+
 
 def counted(sessions: Sequence[Subscriptions]) -> tuple[int, int, int]:
     """How many channels, patterns and sharded channels several sessions have.
@@ -107,8 +127,9 @@ def counted(sessions: Sequence[Subscriptions]) -> tuple[int, int, int]:
     Past COUNTED of a kind, what several of them have counts several times: whoever asks must not keep others waiting.
     """
     totals = []
-    for kind, numbers in zip(KINDS, zip(*(session.counts() for session in sessions), strict=True), strict=True):
-        total = sum(numbers)
+    counts = [session.counts() for session in sessions]
+    for number, kind in enumerate(KINDS):
+        total = sum(count[number] for count in counts)
         if total <= COUNTED:
             total = len(frozenset().union(*(session.of(kind) for session in sessions)))
         totals.append(total)

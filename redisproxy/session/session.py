@@ -1,377 +1,476 @@
-"""What commands about the connection, its state, and the tenant's limits mean: answered, rewritten, or refused.
+"""One client's session: reads its commands, forwards the plain ones, and hands the others to `commands`.
 
-Owns the methods for the commands that policy has the scanner hand over. The order of replies is `conversation`'s.
+Owns the loop over what the client sent, the gates that stop it, and the one Step that it waits for. The order of replies is
+`replies`' business, the connections to Redis are `route`'s, the end is `ending`'s. Time, sockets and Redis are outside: see
+`ports`. It is longer than other modules since all events meet here: what each of them opens, the loop goes on with.
+
+How it stops and goes on: each gate has an owner (`state.Gate`), which closes it and opens it. While any is closed, no
+command is read. What a command waits for is a Step; a session has one at most, and goes on with it, not from the start.
 """
 
 from __future__ import annotations
 
-from functools import partial
+from collections.abc import Callable
+from typing import Any
 
+from .. import probes
 from ..policy import policy
-from ..resp.framing import INSPECT_FIRST, INSPECT_LIMIT, REFUSE, UNAUTHENTICATED, encode
-from ..tenants.model import AuthenticationError, TenantFullError
-from . import pubsub
-from .answering import BAD_NAME, OK, SYNTAX, AnsweringConversation, is_client_name
-from .conversation import NOAUTH, Reply, Wait
-from .pending import CONFIRMATIONS, HELLO, ReplyBatch
-
-NOAUTH_HELLO = (
-    b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> "
-    b"<pass> option can be used to authenticate the client and select the RESP protocol version at the same time\r\n"
+from ..resp.framing import (
+    INSPECT,
+    RUN,
+    STREAM,
+    UNAUTHENTICATED,
+    ProtocolError,
+    RequestScanner,
+    encode,
 )
+from ..tenants.model import Credential, Tenant
+from . import commands
+from .ending import Ending
+from .errors import LOST, SPOILER
+from .login import Login
+from .pending import HELLO, ReplyBatch
+from .ports import Accounts, Backend, ClientConnection, Dedicated
+from .pubsub import Subscriptions
+from .replies import ReplyQueue
+from .route import DEDICATED, MULTIPLEXED, Route
+from .state import BugError, Gate, Phase, Step, Until, names
+
+#: Bytes that are read from a client while it waits: reading goes on that long, so that the proxy notices when it leaves.
+BUFFERED_LIMIT = 64 * 1024
+#: Bytes that a client may send before it has logged in.
+UNAUTHENTICATED_LIMIT = 1024 * 1024
+#: What a client that speaks TLS begins with, and no command does. Unanswered, both sides would wait.
+TLS_HANDSHAKE = b"\x16"
+
+_OPEN, _DRAINING = Phase.OPEN, Phase.DRAINING
 
 
-class Session(AnsweringConversation):
-    """One client's conversation."""
+class Session:
+    """One client's session.
 
-    __slots__ = ()
+    connection: the client's; accounts: who may log in; backend: the Redis that its commands go to.
+    """
 
-    def _command(self, arguments: list[bytes]) -> None:
-        """See `Conversation`."""
-        self.commands += 1
-        self.link.inspected(arguments[0])
-        name = arguments[0].upper()
-        if self.credential is None and name not in _BEFORE_LOGIN:
-            self._answer(NOAUTH)
-        else:
-            self._perform(arguments)
+    __slots__ = (
+        "_advancing",
+        "_library",
+        "accounts",
+        "backend",
+        "blocked",
+        "commands",
+        "connection",
+        "credential",
+        "ending",
+        "gates",
+        "multi",
+        "name",
+        "pending_login",
+        "policy",
+        "protocol",
+        "refused",
+        "replies",
+        "route",
+        "scanner",
+        "sent_unauthenticated",
+        "step",
+        "streaming",
+        "subscriptions",
+        "watching",
+    )
 
-    def _perform(self, arguments: list[bytes]) -> None:
-        """See `Conversation`."""
-        name = arguments[0].upper()
-        if self.credential is not None:
-            kind = self._policy.table.get(name)
-            if kind is None:
-                return self._unknown(arguments)
-            if kind == REFUSE:  # by a policy that came since it was read
-                return self._forbid(arguments[0])
-        method = _METHODS.get(name)
-        if method is None:
-            method = Session._blocking if name in self._policy.blocking else Session._container
-        method(self, arguments)
-        return None
-
-    def _oversize(self, name: bytes) -> None:
-        """See `Conversation`."""
-        if self.credential is not None and name.upper() not in self._policy.table:
-            self._unknown([name])
-        else:
-            self._refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (name.lower(), INSPECT_LIMIT))
-
-    def _headed(self, head: list[bytes]) -> None:
-        """See `Conversation`: only PUBLISH and SPUBLISH come so."""
-        self._streaming = False
-        if self._dedicated(partial(self._headed, head)):
-            self._streaming = True
-            self._publish(head, 3)
-
-    def _logged_in(self, then: list[bytes] | None) -> None:
-        """See `Conversation`."""
-        self._subscriptions = pubsub.Subscriptions()
-        if then is None:
-            self._answer(OK)
-        else:
-            self._hello(then)
-
-    # Commands that are about the connection.
-
-    def _auth(self, arguments: list[bytes]) -> None:
-        if len(arguments) == 2:
-            username, password = None, arguments[1]
-        elif len(arguments) == 3:
-            username, password = arguments[1], arguments[2]
-        elif len(arguments) == 1:
-            return self._arity_error(arguments)
-        else:
-            return self._refuse(SYNTAX)
-        if self._multi:
-            return self._refuse(b"-ERR AUTH inside MULTI is not allowed\r\n")
-        self._log_in(arguments, username, password, None)
-
-    def _log_in(self, arguments: list[bytes], username: bytes | None, password: bytes, hello: list[bytes] | None) -> None:
-        """AUTH, or the AUTH of a HELLO: hello is what is left of it then, to be done after a success."""
-        if not self._in_order(arguments):
-            return
-        try:
-            name = None if username is None else username.decode("utf-8", "replace")
-            credential = self.link.authenticate(name, password)
-        except TenantFullError as error:
-            # No wrong password. Redis, too, closes a connection that is one too many.
-            self._answer(b"-%b\r\n" % str(error).encode())
-            self.end(error.outcome)
-            return
-        except AuthenticationError as error:
-            self._stop(Wait.LOGIN_DELAY)
-            self.link.delay_login_error(b"-%b\r\n" % str(error).encode())
-            return
-        if self.credential is not None and self.credential.tenant == credential.tenant:
-            self.credential = credential
-            if hello is None:
-                self._answer(OK)
-            else:
-                self._hello(hello)
-            return
-        self._move_in(credential, int(hello[1]) if hello else self.protocol, hello)
-
-    def login_error_due(self, error: bytes, last: bool) -> None:
-        """The time for a wrong password is over: its error may be told. last: and no other will be tried."""
-        if self.ended:
-            return
-        self._answer(error)
-        if last:
-            self.end("wrong-passwords")
-        self._go_on(Wait.LOGIN_DELAY)
-
-    def _hello(self, arguments: list[bytes]) -> None:
-        """HELLO [2|3 [AUTH user password] [SETNAME name]]. What AUTH leaves is asked of Redis, so it is its own answer."""
-        if len(arguments) == 1:
-            if self.credential is None:
-                return self._answer(NOAUTH_HELLO)
-            if self._multi:
-                return self._refuse(b"-ERR HELLO inside MULTI is not allowed\r\n")
-            return self._pass_hello(arguments, 0)
-        if arguments[1] not in (b"2", b"3"):
-            if arguments[1].isdigit():
-                return self._refuse(b"-NOPROTO unsupported protocol version\r\n")
-            return self._refuse(b"-ERR Protocol version is not an integer or out of range\r\n")
-        rest = arguments[2:]
-        login = name = None
-        while rest:
-            option = rest[0].upper()
-            if option == b"AUTH" and len(rest) >= 3:
-                login = rest[1:3]
-                rest = rest[3:]
-            elif option == b"SETNAME" and len(rest) >= 2:
-                name = rest[1]
-                rest = rest[2:]
-            else:
-                shown = b"".join(rest[0].split()).decode("ascii", "replace")[:32]
-                return self._refuse(f"-ERR Syntax error in HELLO option '{shown}'\r\n".encode("ascii", "replace"))
-        if name is not None and not is_client_name(name):
-            return self._refuse(BAD_NAME)
-        if self._multi:
-            return self._refuse(b"-ERR HELLO inside MULTI is not allowed\r\n")
-        if login is not None:
-            bare = arguments[:2] + ([] if name is None else [b"SETNAME", name])
-            return self._log_in(arguments, login[0], login[1], bare)
-        if self.credential is None:
-            return self._answer(NOAUTH_HELLO)
-        if name is not None:
-            self._name = name
-        self._pass_hello(arguments[:2], int(arguments[1]))
-
-    def _pass_hello(self, arguments: list[bytes], protocol: int) -> None:
-        """protocol: what it asks for; 0: nothing. Multiplexed connections speak one: for the other, it moves to others."""
-        if self.dedicated:
-            # Whatever follows waits until it is known which protocol that is answered in.
-            self._stop(Wait.HELLO)
-            self._expect(encode(arguments), ReplyBatch(self, 1, HELLO, silent=not self._heard(), protocol=protocol))
-        elif protocol in (0, self.protocol) and self.upstream is self.tenant_pool.upstream:
-            self._pass_on(arguments)
-        elif self._in_order(arguments):
-            # Also where its upstream connection was left for another while this waited for replies: it may have been given
-            # back by now.
-            self._move_in(self.credential, protocol or self.protocol, arguments)
-
-    def _quit(self, arguments: list[bytes]) -> None:
-        self._answer(OK)
-        self.end("quit")
-
-    def _reset(self, arguments: list[bytes]) -> None:
-        if len(arguments) != 1:
-            return self._arity_error(arguments)
-        if not self._in_order(arguments):
-            return
-        self._let_go_of_upstream()
-        self._leave_tenant_pool()
-        if self.credential is not None:
-            self._received = self._scanner.buffered
-            self.link.logged_out()
-        self.credential = None
+    def __init__(self, connection: ClientConnection, accounts: Accounts, backend: Backend) -> None:
+        self.connection = connection
+        self.accounts = accounts
+        self.backend = backend
+        self.replies = ReplyQueue(connection, self)
+        self.route = Route(self.replies)
+        self.scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, INSPECT)
+        #: why it reads no next command: a sum of Gates
+        self.gates = 0
+        self.ending = Ending(self)
+        self.step: Step | None = None
+        self.credential: Credential | None = None
+        self.pending_login: Login | None = None
+        #: what the tenant may do: of the Redis that its commands go to
+        self.policy = backend.policy
         self.protocol = 2
-        self._multi = self._watching = False
-        self._subscriptions = pubsub.Subscriptions()
-        self._name = b""
-        self._scanner.limits = UNAUTHENTICATED
-        self._scanner.table = policy.UNAUTHENTICATED_TABLE
-        if self._reply is Reply.OFF:
-            self._reply = Reply.ON
-        self._answer(b"+RESET\r\n")
+        #: how many commands came, refused ones included
+        self.commands = 0
+        self.refused = 0
+        # What its connection has: a transaction; keys that are watched; subscriptions, made at the first one.
+        self.multi = False
+        self.watching = False
+        self.subscriptions: Subscriptions | None = None
+        #: by CLIENT SETNAME, and by CLIENT SETINFO where that came
+        self.name = b""
+        self._library: dict[bytes, bytes] | None = None
+        #: whether it waits for a command that waits for what others do, or for what stands behind one
+        self.blocked = False
+        #: whether the beginning of a command that is not read whole was sent: see `midway`
+        self.streaming = False
+        #: bytes that came without a log-in
+        self.sent_unauthenticated = 0
+        self._advancing = False
 
-    def _cross_protocol(self, arguments: list[bytes]) -> None:
-        """``POST`` or ``Host:``: a browser was made to send this. No answer, as Redis does."""
-        self.end("cross-protocol")
+    def __repr__(self) -> str:
+        who = self.credential.tenant.namespace if self.credential else "unauthenticated"
+        state = f"{self.ending.phase.value} {self.route.state.value}"
+        return f"<Session {who} pending={self.replies.pending} {state} gates={names(self.gates)} {self.step or ''}>"
 
-    def _select(self, arguments: list[bytes]) -> None:
-        if len(arguments) != 2:
-            return self._arity_error(arguments)
-        tenant = self.credential.tenant
-        text = arguments[1]
-        if not (text.removeprefix(b"-").isdigit() and len(text) < 12):
-            return self._refuse(b"-ERR value is not an integer or out of range\r\n")
-        if text != b"%d" % tenant.index:
-            error = b"-NOPERM this password opens database %d only: SELECT of any other is refused\r\n" % tenant.index
-            self._forbid(b"select", error)
-        elif self._multi:
-            self._pass_on(
-                [b"ECHO", b"OK"]
-            )  # the upstream connection may not SELECT any more; this keeps its place in EXEC's reply
-        else:
-            self._answer(OK)
-
-    # Commands that need an upstream connection to themselves: they leave a state on it, or keep it waiting.
+    # What others may know of it.
 
     @property
-    def _stateful(self) -> bool:
-        return super()._stateful or bool(self._subscriptions) or self._then is not None
+    def ended(self) -> bool:
+        """Whether it reads no more commands, and never will."""
+        return self.gates & Gate.CLOSING != 0
 
-    def _blocking(self, arguments: list[bytes]) -> None:
-        """What may wait for other commands, and must not have them wait behind it."""
-        name = arguments[0].upper()
-        if name in _READERS and b"BLOCK" not in map(bytes.upper, arguments):
-            self._pass_on(arguments)
-        elif self._dedicated(partial(self._blocking, arguments)):
-            if name in _WAITERS and self.tenant_pool is not None and not self._multi:
-                # It waits until replicas have what this connection wrote; the session wrote over another one. What is
-                # sent to a channel that nobody has goes to replicas, too, behind all that was written before. Redis
-                # before 7 has no such channels; there any command counts.
-                channel = self.credential.tenant.channel_prefix + _UNHEARD
-                sharded = self._policy.table.get(b"SPUBLISH") == INSPECT_FIRST
-                mark = [b"SPUBLISH", channel, b""] if sharded else [b"PING"]
-                self._expect(encode(mark), ReplyBatch(self, 1, silent=True))
-            self.blocked = True  # also in a MULTI, where it does not wait: one that stands before the MULTI may
-            self._pass_on(arguments)
+    @property
+    def dedicated(self) -> Dedicated | None:
+        """Its dedicated connection to Redis."""
+        return self.route.dedicated
 
-    def _transaction(self, arguments: list[bytes]) -> None:
-        """MULTI, EXEC, DISCARD, WATCH, UNWATCH: passed on, and remembered."""
-        name = arguments[0].upper()
-        if not self.dedicated and name in (b"MULTI", b"WATCH"):
-            return self._begin_transaction(arguments)
-        if name == b"MULTI":
-            if self.protocol == 2 and self._subscriptions:
-                # As Redis does. Not left to it: where a SUBSCRIBE fails, it would not, and the MULTI would not be noticed.
-                return self._refuse(b"-ERR Can't execute 'multi': it is not allowed to subscribers that speak RESP2\r\n")
-            self._multi = self._multi or len(arguments) == 1
-        elif name == b"WATCH":
-            self._watching = self._watching or not self._multi
-        elif name == b"UNWATCH":
-            self._watching = self._watching and (self._multi or len(arguments) > 1)
-        elif self._multi and (name == b"EXEC" or len(arguments) == 1):
-            # EXEC ends it even with arguments too many. Without a MULTI neither ends anything, a WATCH included.
-            self._multi = self._watching = False
-        self._pass_on(arguments)
+    @property
+    def outstanding(self) -> int:
+        """How many replies it waits for."""
+        return self.replies.pending
 
-    def _begin_transaction(self, arguments: list[bytes]) -> None:
-        """MULTI or WATCH of a session at home: it moves to a dedicated connection, unless there will be no state to keep."""
-        whole = None
-        if len(arguments) == 1:
-            whole = self._scanner.transaction() if arguments[0].upper() == b"MULTI" else None
-        if whole is None:
-            self._dedicated(partial(self._transaction, arguments))
-        else:
-            data, count = whole
-            self.commands += count
-            self._send(encode(arguments) + data, 1 + count)
+    @property
+    def buffered(self) -> int:
+        """Bytes that the client sent and that were not passed on yet."""
+        return self.scanner.buffered
 
-    def _publish(self, arguments: list[bytes], count: int = 0) -> None:
-        """PUBLISH and SPUBLISH: into an own channel. count: how many arguments it has, where these are only the first."""
-        if len(arguments) == 1:
-            return self._arity_error(arguments)
-        head = [arguments[0], self.credential.tenant.channel_prefix + arguments[1], *arguments[2:]]
-        self._send(b"*%d\r\n" % (count or len(head)) + encode(head).split(b"\r\n", 1)[1])
+    @property
+    def at_rest(self) -> bool:
+        """Whether no reply is pending, and it waits for nothing."""
+        return not self.gates and self.replies.drained
 
-    def _subscription(self, arguments: list[bytes]) -> None:
-        """(P|S)(UN)SUBSCRIBE: as many confirmations as it names channels."""
-        if self._multi:
-            return self._refuse(b"-ERR %b inside MULTI is not allowed\r\n" % arguments[0].upper())
-        name = arguments[0].upper()
-        kind = name.removesuffix(b"SUBSCRIBE").removesuffix(b"UN")  # none, P or S
-        if len(arguments) == 1 and b"UNSUBSCRIBE" not in name:
-            return self._arity_error(arguments)
-        if not self._dedicated(partial(self._subscription, arguments)):
-            return None
-        try:
-            channels = [pubsub.own_channel(self.credential.tenant, kind, channel) for channel in arguments[1:]]
-        except pubsub.ForeignChannelError as error:
-            return self._forbid(name, b"-NOPERM %b\r\n" % str(error).encode())
-        joins = b"UNSUBSCRIBE" not in name
-        if not joins:
-            # Those that it has by name: their number is then known, whatever became of the SUBSCRIBE.
-            channels = channels or sorted(self._subscriptions.of(kind))
-        elif not self._subscriptions.room_for(kind, channels):
-            return self._refuse(_TOO_MANY % (pubsub.MOST, pubsub.MOST_BYTES))
-        change = pubsub.Change(kind, joins, channels)
-        if kind == b"P" and joins:
-            self._then = lambda _: self._subscribe(name, change)
-            self._stop(Wait.CONTROL)
-            self.link.permit(channels)
-        else:
-            self._subscribe(name, change)
+    @property
+    def midway(self) -> bool:
+        """Whether Redis was sent a part of a command."""
+        return self.streaming and self.scanner.forwarding
+
+    @property
+    def library(self) -> dict[bytes, bytes]:
+        """What the client says of its library, by CLIENT SETINFO."""
+        if self._library is None:
+            self._library = {b"LIB-NAME": b"", b"LIB-VER": b""}
+        return self._library
+
+    @property
+    def leaves_nothing(self) -> bool:
+        """Whether its dedicated connection has no state of it, so that another session may have it."""
+        return self.replies.drained and self.route.clean and not (self.stateful or self.midway)
+
+    @property
+    def stateful(self) -> bool:
+        """Whether Redis knows things of its connection that it must not forget."""
+        step = self.step
+        within = step is not None and step.until is Until.QUERY
+        return self.multi or self.watching or bool(self.subscriptions) or within
+
+    # What the client's connection says.
+
+    def received(self, data: bytes) -> None:
+        """What the client sent."""
+        if self.gates & Gate.CLOSING:
+            return
+        if self.credential is None and not self._may_send_unauthenticated(data):
+            return
+        self.scanner.feed(data)
+        if not self.gates:
+            self.advance()
+        if self.gates and self.scanner.buffered > BUFFERED_LIMIT:
+            probes.reached("client is not read from: it sent much while it waits")
+            self.connection.pause_reading()
+
+    def _may_send_unauthenticated(self, data: bytes) -> bool:
+        if not self.sent_unauthenticated and data.startswith(TLS_HANDSHAKE):
+            self.answer(b"-ERR Protocol error: there is no TLS at this port\r\n")
+            self.ending.begin("tls-on-plain-port")
+            return False
+        self.sent_unauthenticated += len(data)
+        if self.sent_unauthenticated > UNAUTHENTICATED_LIMIT:
+            self.answer(b"-ERR Protocol error: too much was sent without authentication\r\n")
+            self.ending.begin("protocol-error")
+            return False
+        return True
+
+    def client_slow(self, slow: bool) -> None:
+        """Whether the client does not read: what was written to it piles up."""
+        self.replies.slow = slow
+        dedicated = self.route.dedicated
+        if dedicated is not None:
+            dedicated.pause(slow)
+        if not slow:
+            self.route.caught_up(self)
+            self.route.return_if_clean(self)
+            self.open_gate(Gate.BACKLOG)
+        elif self.credential is None:
+            probes.reached("client that is not logged in does not read")
+            self.close_gate(Gate.BACKLOG)
+
+    def throttle(self, throttled: bool) -> None:
+        """Whether what the client sends is to wait: its tenant has done as much as it may for now."""
+        (self.close_gate if throttled else self.open_gate)(Gate.RATE)
+
+    def forget(self) -> None:
+        """The client's connection is gone. The parts hold each other, and would be left to the garbage collector."""
+        self.replies.forget()
+        self.ending.forget()
+        del self.connection, self.accounts
+
+    # What its connections to Redis say: see `ports.DedicatedUser`, `ports.MultiplexedUser`.
+
+    def upstream_full(self, full: bool) -> None:
+        """Redis takes what it is sent too slowly, or not any more."""
+        self.connection.upstream_full(full)
+
+    def upstream_lost(self) -> None:
+        """The dedicated connection is gone."""
+        self.ending.without_upstream()
+
+    def multiplexed_lost(self, partial: bool) -> None:
+        """The multiplexed connection is gone. partial: within a reply of which the client got a part."""
+        if partial:
+            probes.reached("shared connection is lost within a reply")
+            return self.ending.without_upstream()
+        self.replies.lost(LOST)
+        self.drained()
+        return self.open_gate(Gate.PENDING)
+
+    def upstream_ready(self) -> None:
+        """The multiplexed connections can be used again, or it turned out that there is none."""
+        self.route.left_queue()
+        self.open_gate(Gate.UPSTREAM)
+
+    def close_slow_reader(self) -> None:
+        """Others wait for what the client does not read."""
+        probes.reached("client is closed because others wait for what it does not read")
+        self.ending.at_once()
+        self.connection.abort("too-slow")
+
+    def bug(self, error: Exception) -> None:
+        """Something went wrong that must not: it costs this connection alone."""
+        self.ending.at_once()
+        self.connection.bug(error)
+
+    # What its replies say: see `replies`.
+
+    def drained(self) -> None:
+        """No reply is pending any more."""
+        self.blocked = False
+        if self.gates & Gate.CLOSING:
+            return self.ending.close_if_drained()
+        self.route.return_if_clean(self)
+        # What waited for this moment comes before any command behind it: to read on first would let that one overtake it.
+        gates = self.gates
+        if not self.replies.slow:
+            self.gates &= ~Gate.BACKLOG
+        if self.route.gate_opens_when_drained:
+            self.gates &= ~Gate.UPSTREAM
+        step = self.step
+        if step is not None and step.until is Until.DRAINED:
+            step.finish(None)
+        elif gates:
+            self._advance_unless_gated()
         return None
 
-    def _subscribe(self, name: bytes, change: pubsub.Change) -> None:
-        self._upstream_clean = False
-        self._heard()  # confirmations always are, and use up a SKIP
-        self._subscriptions.ask(change)
-        count = max(1, len(change.channels))
-        self._expect(encode([name, *change.channels]), ReplyBatch(self, count, CONFIRMATIONS, change=change))
+    def hello_answered(self, protocol: int) -> None:
+        """Redis answered a HELLO on the dedicated connection. protocol: the one that it agreed to; 0: the same as before."""
+        if protocol and protocol != self.protocol:
+            # There is no way back to connections that speak another protocol.
+            self.protocol = protocol
+            self.route.clean = False
+            self.route.leave_pool()
+        step = self.step
+        if step is not None and step.until is Until.HELLO:
+            step.finish(protocol)
 
-    def confirmed(self, change: object, refused: bool) -> bool:
-        """See `pending.Owner`."""
-        return self._subscriptions.settle(change, refused)
+    def withdraw(self) -> None:
+        """If a command was sent in part, it will not be sent to its end, so Redis will not answer it."""
+        if not self.midway:
+            return
+        self.route.clean = False
+        batch, dedicated = self.replies.withdraw(), self.route.dedicated
+        if batch is not None and dedicated is not None:
+            dedicated.withdraw(batch)
 
-    # Commands that could leave the database.
+    # Gates and the Step.
 
-    def _flushall(self, arguments: list[bytes]) -> None:
-        """FLUSHALL empties the tenant's whole world, which is one database."""
-        self._pass_on([b"FLUSHDB", *arguments[1:]])
+    def close_gate(self, gate: int) -> None:
+        """Reads no next command. Called by the gate's owner."""
+        self.gates |= gate
+        if self.scanner.buffered > BUFFERED_LIMIT:
+            self.connection.pause_reading()
 
-    def _copy(self, arguments: list[bytes]) -> None:
-        """COPY source destination [DB index] [REPLACE]: only within the own database."""
-        index = b"%d" % self.credential.tenant.index
-        options = arguments[3:]
-        for position, option in enumerate(options):
-            if option.upper() == b"DB" and options[position + 1 : position + 2] != [index]:
-                return self._forbid(b"copy", b"-NOPERM COPY into another database than %b is refused\r\n" % index)
-        self._pass_on(arguments)
+    def open_gate(self, gate: int) -> None:
+        """The gate's reason is gone. Called by its owner."""
+        if self.gates & gate:
+            self.gates &= ~gate
+            self._advance_unless_gated()
+
+    def _advance_unless_gated(self) -> None:
+        if not self.gates:
+            self.connection.resume_reading()
+            self.advance()
+
+    def suspend(self, until: Until, then: Callable[[Any], None]) -> Step:
+        """Waits. then: called with the Step's result, unless the session ends before."""
+        if self.step is not None:
+            raise BugError(f"a session waits for {self.step} and for {until} at once")
+        step = self.step = Step(self, until, then)
+        self.close_gate(Gate.STEP)
+        return step
+
+    def step_finished(self, step: Step, result: Any) -> None:
+        """See `state.Waiting`."""
+        if self.step is not step or not self.gates & Gate.STEP:
+            raise BugError(f"{step} is over, and the session waits for {self.step}")
+        self.step = None
+        step.go_on(result)
+        if self.step is None:
+            self.route.return_if_clean(self)
+            self.open_gate(Gate.STEP)
+
+    def abandon_step(self) -> None:
+        """The session ends: it waits for nothing more."""
+        step, self.step = self.step, None
+        if step is not None:
+            step.abandon()
+        login, self.pending_login = self.pending_login, None
+        if login is not None:
+            login.abandon()
+
+    # What the client sent.
+
+    def advance(self) -> None:
+        """Goes on with what the client sent, unless a gate is closed."""
+        if self._advancing:
+            return  # the loop below goes on by itself, when what it is in the middle of is done
+        self._advancing = True
+        try:
+            self._take_commands()
+        finally:
+            self._advancing = False
+
+    def _take_commands(self) -> None:
+        scanner = self.scanner
+        route, ending = self.route, self.ending
+        while not self.gates:
+            if route.state is MULTIPLEXED:
+                upstream = route.upstream
+                detour = upstream is not route.pool.upstream or upstream.busy or self.replies.slow  # type: ignore[union-attr]
+                if detour and scanner.buffered and not route.ready(self):
+                    continue
+            try:
+                found = scanner.next()
+            except ProtocolError as error:
+                return self._malformed(error)
+            if found is None:
+                if ending.phase is _DRAINING:
+                    ending.drained(True)
+                return None
+            kind, what, count = found
+            if kind == RUN:
+                self.commands += count
+                self.forward(what, count)
+                if not scanner.buffered and ending.phase is _OPEN:
+                    return None
+            elif kind == STREAM and not count:
+                route.upstream.send(what)
+            else:
+                self.commands += 1
+                commands.take(self, kind, what)
+            if ending.phase is _DRAINING:
+                ending.drained(False)
+        return None
+
+    def _malformed(self, error: ProtocolError) -> None:
+        self.withdraw()
+        self.answer(b"-ERR Protocol error: %b\r\n" % str(error).encode())
+        self.ending.begin("protocol-error")
+
+    # What commands ask for.
+
+    def forward(self, data: bytes, count: int = 1) -> None:
+        """Passes whole commands on, each with one reply; or the beginning of one."""
+        upstream = self.route.upstream
+        upstream.send(data, self.replies.expect(count, upstream))
+
+    def pass_on(self, words: list[bytes]) -> None:
+        """The same, of one command by its words."""
+        self.forward(encode(words))
+
+    def expect(self, data: bytes, batch: ReplyBatch) -> None:
+        """Sends what is answered in a way of its own, or what nobody hears the answer to."""
+        self.replies.expect_batch(batch)
+        self.route.upstream.send(data, batch)
+
+    def expect_hello(self, words: list[bytes], protocol: int) -> None:
+        """Sends a HELLO over the dedicated connection. What follows waits: in which protocol is it answered?"""
+        batch = ReplyBatch(self.replies, 1, HELLO, discard=int(not self.replies.heard()))
+        batch.protocol = protocol
+        self.suspend(Until.HELLO, _nothing)
+        self.expect(encode(words), batch)
+
+    def answer(self, data: bytes) -> None:
+        """The proxy's own answer, in its place."""
+        self.replies.answer(data)
+
+    def refuse(self, error: bytes) -> None:
+        """An error instead of a command's reply. Inside MULTI the EXEC fails, as it does where Redis refuses."""
+        self.refused += 1
+        if self.multi:
+            self.expect(SPOILER, ReplyBatch(self.replies, 1, discard=1))
+        self.answer(error)
+
+    def forbid(self, name: bytes, error: bytes = b"") -> None:
+        """Refuses what a tenant may not do, and has it logged. name: as the client spelt it; error: the usual one."""
+        self.connection.forbidden(policy.shown(name))
+        self.refuse(error or policy.refusal(name))
+
+    def refuse_waiting(self, error: str) -> None:
+        """The command that waited for a connection fails. error: without ``-``."""
+        if self.scanner.forwarding:
+            self.scanner.skip()
+        self.answer(b"-%b\r\n" % error.encode())
+
+    def when_drained(self, then: Callable[[], None]) -> None:
+        """then: called when no reply is pending, at once or later."""
+        if self.replies.drained:
+            then()
+        else:
+            self.suspend(Until.DRAINED, lambda _: then())
+
+    @property
+    def tenant(self) -> Tenant:
+        """Whose session it is."""
+        if self.credential is None:
+            raise BugError("nobody is logged in")
+        return self.credential.tenant
+
+    # Its connections to Redis: see `route`.
+
+    def may_move(self) -> bool:
+        """Whether another connection can be used now. If not, the session is closed."""
+        if self.replies.mid_message:
+            self.ending.within_a_message()
+        return not self.replies.mid_message
+
+    def use_policy(self) -> None:
+        """The policy of the Redis that its commands go to, as it is now."""
+        self.policy = self.backend.policy
+        self.scanner.table = self.policy.table  # type: ignore[assignment]
+
+    def policy_changed(self, dedicated: bool = False) -> None:
+        """There is another policy. A session with a dedicated connection may have it from another Redis, and keeps its own.
+
+        dedicated: also for such a session, since its connection has the rights that the new policy takes for granted.
+        """
+        if self.credential is not None and (dedicated or self.route.state is not DEDICATED):
+            self.use_policy()
 
 
-#: Commands that are understood without a log-in.
-_BEFORE_LOGIN = frozenset((b"AUTH", b"HELLO", b"RESET", b"QUIT", b"POST", b"HOST:"))
-
-_TOO_MANY = b"-ERR this would be more than %d subscriptions, or %d bytes of their names\r\n"
-
-#: Blocking commands that wait only where they say BLOCK.
-_READERS = frozenset((b"XREAD", b"XREADGROUP"))
-#: Those that are about what the connection wrote before.
-_WAITERS = frozenset((b"WAIT", b"WAITAOF"))
-_UNHEARD = b"\0redisproxy"
-
-_METHODS = {
-    b"AUTH": Session._auth,
-    b"CLIENT": Session._client,
-    b"CONFIG": Session._config,
-    b"COPY": Session._copy,
-    b"DISCARD": Session._transaction,
-    b"EXEC": Session._transaction,
-    b"FLUSHALL": Session._flushall,
-    b"HELLO": Session._hello,
-    b"HOST:": Session._cross_protocol,
-    b"INFO": Session._info,
-    b"MULTI": Session._transaction,
-    b"POST": Session._cross_protocol,
-    b"PSUBSCRIBE": Session._subscription,
-    b"PUBLISH": Session._publish,
-    b"PUBSUB": Session._pubsub,
-    b"PUNSUBSCRIBE": Session._subscription,
-    b"QUIT": Session._quit,
-    b"RESET": Session._reset,
-    b"SELECT": Session._select,
-    b"SPUBLISH": Session._publish,
-    b"SSUBSCRIBE": Session._subscription,
-    b"SUBSCRIBE": Session._subscription,
-    b"SUNSUBSCRIBE": Session._subscription,
-    b"UNSUBSCRIBE": Session._subscription,
-    b"UNWATCH": Session._transaction,
-    b"WATCH": Session._transaction,
-}
+def _nothing(_: object) -> None:
+    """No command waits."""

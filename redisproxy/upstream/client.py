@@ -27,7 +27,7 @@ from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..resp.framing import ProtocolError, ReplyMeasurer
 from ..resp.value import Answer, AnswerError, ErrorReply, values_of
-from ..session.answering import UNANSWERED
+from ..session.errors import UNANSWERED
 from ..tenants.model import Backend
 from .endpoint import connected, why
 

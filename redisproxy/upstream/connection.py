@@ -23,8 +23,9 @@ from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
 from ..printable import printable, server_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
+from ..session.errors import UNREACHABLE
 from ..session.pending import PendingReplies, ReplyBatch
-from ..session.route import UNREACHABLE
+from ..session.ports import DedicatedUser
 from ..tenants.model import Backend, Tenant
 
 #: Bytes of an answer during the log-in; Redis's are a line each, but for that to HELLO, which names its modules.
@@ -240,41 +241,46 @@ class RedisConnection(RespReceiver):
             self.like_replica = True
             self._pool.answered_like_replica(self)
 
-    # One session's commands: see `session.ports.Upstream`. What is told of multiplexed connections only is not needed here.
+    # One session's commands: see `session.ports.Dedicated`.
 
     busy = False
 
-    def send(self, data: bytes, *batches: ReplyBatch) -> None:
+    def carry_session(self, session: DedicatedUser) -> None:
+        """See `session.ports.Dedicated`."""
+        self.carry(session, session.upstream_full)
+
+    def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
         """See `session.ports.Upstream`."""
-        self._pending.batches.extend(batches)
+        if batch is not None:
+            self._pending.batches.append(batch)
         self.write(data)
 
     def withdraw(self, batch: ReplyBatch) -> None:
-        """See `session.ports.Upstream`."""
+        """See `session.ports.Dedicated`."""
         self._pending.withdraw(batch)
 
-    def latest(self) -> ReplyBatch | None:
+    def newest(self) -> ReplyBatch | None:
         """See `session.ports.Upstream`."""
-        return self._pending.latest()
+        return self._pending.newest()
 
     def pause(self, paused: bool) -> None:
-        """See `session.ports.Upstream`."""
+        """See `session.ports.Dedicated`."""
         if paused:
             self.pause_reading(PauseReason.PEER)
         else:
             self.resume_reading(PauseReason.PEER)
 
     def release(self, clean: bool) -> None:
-        """See `session.ports.Upstream`."""
+        """See `session.ports.Dedicated`."""
         self._pool.release(self, clean)
 
     @property
     def waits(self) -> bool:
         """Whether Redis has an answer pending of which nothing has come."""
-        return self._pending is not None and bool(self._pending.batches) and not (self._pending.begun or self._finished)
+        return self._pending is not None and bool(self._pending.batches) and not (self._pending.partial or self._finished)
 
     def give_up(self, blocked: bool) -> None:
-        """See `session.ports.Upstream`."""
+        """See `session.ports.Dedicated`."""
         if blocked or has_unsent(self.transport):
             self.finish()
 
@@ -306,9 +312,11 @@ class RedisConnection(RespReceiver):
 
     def detach(self) -> bool:
         """Its user let go of it: whether it has nothing pending and could carry another one."""
-        settled = self._pending.settled
-        self.protocol = self._pending.protocol
-        self._pending.abandon()  # what else came in the same bytes is for nobody
+        pending, settled = self._pending, True
+        if pending is not None:  # else nobody used it
+            settled = pending.settled
+            self.protocol = pending.protocol
+            pending.abandon()  # what else came in the same bytes is for nobody
         self._user = None
         self._pending = self._deal_out = None
         if self._narrow:

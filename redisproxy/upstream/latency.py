@@ -27,9 +27,9 @@ _PING = encode([b"PING"])
 
 
 class _Ping:
-    """The owner of one reply batch: see `session.pending.Owner`. Where the upstream connection was not read for a while, it
-    says
-    nothing.
+    """Receives the reply to one PING: a `session.ports.ReplyReceiver`.
+
+    If the upstream connection was not read for a while, the reply says nothing.
     """
 
     def __init__(self, clock: IReactorTime, connection: RedisConnection, observe: Callable[[float], None]) -> None:
@@ -39,12 +39,13 @@ class _Ping:
         self._since = clock.seconds()
         self._pauses = connection.pauses
 
-    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
-        if done and self._connection.pauses == self._pauses:
+    def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
+        """See `session.ports.ReplyReceiver`."""
+        if ended and self._connection.pauses == self._pauses:
             self._observe(max(0.0, self._clock.seconds() - self._since))
 
-    def multiplexed_lost(self, begun: bool) -> None:
-        """There is nothing to tell anybody."""
+    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
+        """See `session.ports.ReplyReceiver`."""
 
 
 class Sampler(service.Service):
@@ -79,7 +80,7 @@ class Sampler(service.Service):
         moved = [upstream for upstream in usable if upstream.connection.taken != self._seen.get(upstream)]
         sampled = random.sample(moved, min(CONCURRENT_LIMIT, len(moved)))
         for upstream in sampled:
-            upstream.send(_PING, ReplyBatch(_Ping(self._clock, upstream.connection, self._observe), 1, silent=True))
+            upstream.send(_PING, ReplyBatch(_Ping(self._clock, upstream.connection, self._observe), 1, discard=1))
         # The answer to the PING is no use of the upstream connection: what it brings is counted as seen.
         self._seen = {
             upstream: upstream.connection.taken + (len(b"+PONG\r\n") if upstream in sampled else 0) for upstream in upstreams

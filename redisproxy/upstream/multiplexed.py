@@ -4,7 +4,7 @@ Owns when their bytes are written (at once on an idle upstream connection, else 
 happens at
 its bounds: an upstream connection takes no more for now, is left for another one, or closes a client that does not read.
 `TenantPool`
-is a tenant's `session.ports.Home`; the connections come from the pool (`pool`) and go back there.
+is a tenant's `session.ports.TenantPool`; the connections come from the pool (`pool`) and go back there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from .. import probes
 from ..net.protocol import PauseReason
 from ..net.waiters import Waiters
 from ..session.pending import ReplyBatch
-from ..session.session import Session
+from ..session.ports import MultiplexedUser, ReplyReceiver, Unavailable
 from ..tenants.model import Tenant
 from .connection import RedisConnection, UpstreamError
 
@@ -66,7 +66,7 @@ class MultiplexedConnection:
         self._queued: list[bytes] = []
         self._queued_size = 0
         self._full = False
-        self._unread: dict[Session, int] = {}
+        self._unread: dict[MultiplexedUser, int] = {}
         self._backlog_size = 0
         self._slow_reader_timer: IDelayedCall | None = None
 
@@ -75,10 +75,12 @@ class MultiplexedConnection:
 
     # What sessions ask.
 
-    def send(self, data: bytes, *batches: ReplyBatch) -> None:
+    def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
         """See `session.ports.Upstream`. An idle one writes at once: a lone client must not pay for the others."""
-        idle = not self._batches
-        self._batches.extend(batches)
+        batches = self._batches
+        idle = not batches
+        if batch is not None:
+            batches.append(batch)
         if idle:
             self.connection.write(data)
             return
@@ -86,15 +88,15 @@ class MultiplexedConnection:
             self._reactor.callLater(0, self._flush)
         self._queued.append(data)
         self._queued_size += len(data)
-        if self._queued_size >= QUEUED_LIMIT or len(self._batches) >= BATCHES_LIMIT:
+        if self._queued_size >= QUEUED_LIMIT or len(batches) >= BATCHES_LIMIT:
             probes.reached("shared connection takes no more for now")
             self.busy = True
 
-    def latest(self) -> ReplyBatch | None:
+    def newest(self) -> ReplyBatch | None:
         """See `session.ports.Upstream`."""
         return self._batches[-1] if self._batches else None
 
-    def slow_reader(self, session: Session, size: int) -> None:
+    def slow_reader(self, session: MultiplexedUser, size: int) -> None:
         """See `session.ports.Upstream`. Past BACKLOG_LIMIT others use another upstream connection; those behind it on this
         have SLOW_READER_SECONDS.
         """
@@ -107,7 +109,7 @@ class MultiplexedConnection:
             self._slow_reader_timer = self._reactor.callLater(SLOW_READER_SECONDS, self._slow_reader_timeout)
             self._home.replace_upstream(self)
 
-    def read_everything(self, session: Session) -> None:
+    def read_everything(self, session: MultiplexedUser) -> None:
         """See `session.ports.Upstream`."""
         self._backlog_size -= self._unread.pop(session, 0)
         if self._slow_reader_timer is not None and self._backlog_size < BACKLOG_LIMIT:
@@ -118,7 +120,8 @@ class MultiplexedConnection:
     def _slow_reader_timeout(self) -> None:
         worst = max(self._unread, key=self._unread.__getitem__)
         self._slow_reader_timer = self._reactor.callLater(SLOW_READER_SECONDS, self._slow_reader_timeout)
-        if self._home.wanted(self, worst) or any(batch.owner is not worst and not batch.silent for batch in self._batches):
+        others = any(batch.receiver is not worst.replies and not batch.discard for batch in self._batches)
+        if others or self._home.wanted(self, worst):
             worst.close_slow_reader()
 
     def _stop_waiting(self) -> None:
@@ -185,33 +188,39 @@ class MultiplexedConnection:
 
     def upstream_lost(self) -> None:
         """See `connection.User`. Every command in flight is answered: it may have run, or not."""
-        begun = self._pending.begun
+        partial = self._pending.partial
         batches = self._pending.abandon()
         self._queued.clear()
         self._stop_waiting()
         self._home.lost(self)
-        # A session that was told may close others: each is told once, and only what concerns it.
-        first = batches[0].owner if batches and begun and not batches[0].silent else None
-        for owner in dict.fromkeys(batch.owner for batch in batches):
-            owner.multiplexed_lost(owner is first)
+        # A session that hears of it may close others: each hears of it once, and only what concerns it.
+        first = batches[0].receiver if batches and partial and not batches[0].discard else None
+        oldest: dict[ReplyReceiver, ReplyBatch] = {}
+        for batch in batches:
+            oldest.setdefault(batch.receiver, batch)
+        for receiver, batch in oldest.items():
+            receiver.upstream_lost(batch, receiver is first)
+
+
+#: Where a connection is being opened.
+OPENING = Unavailable(busy=True)
 
 
 class TenantPool:
-    """All sessions of one tenant that speak one protocol share these. See `session.ports.Home`."""
+    """All sessions of one tenant that speak one protocol share these. See `session.ports.TenantPool`."""
 
     _log = Logger()
 
     def __init__(self, pool: Pool, reactor: object, tenant: Tenant, protocol: int) -> None:
         self.tenant = tenant
         self.protocol = protocol
-        self.upstream: MultiplexedConnection | None = None
-        self.away = ""
+        self.upstream: MultiplexedConnection | Unavailable = OPENING
         #: the one in use, and those that were left for it and still have pending something
         self.upstreams: set[MultiplexedConnection] = set()
         self._pool = pool
         self._reactor = reactor
         self._users = 0
-        self._waiting: deque[Session] = deque()
+        self._waiting: deque[MultiplexedUser] = deque()
         self._opening: defer.Deferred | None = None
         self._waiters: Waiters[None] = Waiters()
         self._retry: IDelayedCall | None = None
@@ -224,6 +233,11 @@ class TenantPool:
 
     # Sessions.
 
+    @property
+    def open(self) -> MultiplexedConnection | None:
+        """The connection in use, if there is one."""
+        return None if isinstance(self.upstream, Unavailable) else self.upstream
+
     def enter(self) -> None:
         """One more session uses it; an upstream connection is open."""
         self._users += 1
@@ -233,31 +247,32 @@ class TenantPool:
         called then, too.
         """
         self._users += 1
-        if self.upstream is not None:
+        upstream = self.upstream
+        if not isinstance(upstream, Unavailable):
             return defer.succeed(None)
-        if self.away:
-            return defer.fail(UpstreamError("Redis was away a moment ago", self.away))
+        if not upstream.busy:
+            return defer.fail(UpstreamError("Redis was away a moment ago", upstream.error))
         waiter = self._waiters.wait()
         self._open()
         return waiter
 
     def leave(self) -> None:
-        """See `session.ports.Home`."""
+        """See `session.ports.TenantPool`."""
         self._users -= 1
         if not self._users:
             self._pool.forget(self)
             self._give_up_opening()
-            upstream, self.upstream = self.upstream, None
+            upstream, self.upstream = self.open, OPENING
             if upstream is not None:
                 upstream.retire()
 
-    def wait(self, session: Session) -> None:
-        """See `session.ports.Home`."""
+    def wait(self, session: MultiplexedUser) -> None:
+        """See `session.ports.TenantPool`."""
         if len(self._waiting) > 2 * self._users:  # those that left are not searched for one by one
             self._waiting = deque(each for each in self._waiting if not each.ended)
         self._waiting.append(session)
 
-    def wanted(self, upstream: MultiplexedConnection, but: Session) -> bool:
+    def wanted(self, upstream: MultiplexedConnection, but: MultiplexedUser) -> bool:
         """Whether others than one session wait for this upstream connection to take more."""
         return upstream is self.upstream and any(session is not but and not session.ended for session in self._waiting)
 
@@ -267,7 +282,7 @@ class TenantPool:
         """
         waiting = self._waiting
         for _ in range(len(waiting)):
-            if not waiting or (self.upstream is not None and self.upstream.busy):
+            if not waiting or self.upstream.busy:
                 break
             waiting.popleft().upstream_ready()
 
@@ -277,7 +292,7 @@ class TenantPool:
         """Another one is opened for the sessions, unless the tenant has many already."""
         if upstream is self.upstream and len(self.upstreams) < CONNECTIONS_LIMIT:
             probes.reached("shared connection is left for another")
-            self.upstream = None
+            self.upstream = OPENING
             upstream.retire()
             self._open()
 
@@ -285,7 +300,7 @@ class TenantPool:
         """Its connection broke."""
         self.upstreams.discard(upstream)
         if upstream is self.upstream:
-            self.upstream = None
+            self.upstream = OPENING
             if self._users:
                 self._open()
 
@@ -298,7 +313,7 @@ class TenantPool:
 
     def retry_now(self) -> None:
         """Redis is there again."""
-        if self.upstream is None and self._users:
+        if self.open is None and self._users:
             self._give_up_opening()
             self._open()
 
@@ -319,9 +334,9 @@ class TenantPool:
             return
         self._opening = None
         self._failures = 0
-        self.away = ""
-        before, self.upstream = self.upstream, MultiplexedConnection(connection, self, self._reactor)
-        self.upstreams.add(self.upstream)
+        before, upstream = self.open, MultiplexedConnection(connection, self, self._reactor)
+        self.upstream = upstream
+        self.upstreams.add(upstream)
         if before is not None:
             before.retire()
         self._waiters.fire(None)
@@ -333,8 +348,8 @@ class TenantPool:
             return
         self._opening = None
         failure.trap(UpstreamError, defer.CancelledError)
-        if self.upstream is None:
-            self.away = failure.value.told
+        if self.open is None:
+            self.upstream = Unavailable(failure.value.told)
         self._waiters.fire(failure)
         self.tell_waiting()
         if self._users and self._retry is None:

@@ -16,7 +16,7 @@ from twisted.python.failure import Failure
 
 from .. import probes
 from ..net.time_limit import within
-from ..session.route import UNREACHABLE
+from ..session.errors import UNREACHABLE
 from ..tenants.model import Backend
 from .connection import RedisConnection, UpstreamError
 

@@ -23,7 +23,7 @@ from ..net.rate_limit import TenantLimits
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.log_once import LogOnce
-from ..session.route import UNREACHABLE
+from ..session.errors import UNREACHABLE
 from ..tenants.account import Counts, increase
 from ..tenants.model import Backend, Tenant
 from .acl_users import AclUserError, AclUsers
@@ -118,7 +118,7 @@ class ConnectionPool(service.Service):
     @property
     def shared(self) -> list[MultiplexedConnection]:
         """Those that are shared and in use."""
-        return [tenant_pool.upstream for tenant_pool in self._tenant_pools.values() if tenant_pool.upstream is not None]
+        return [upstream for tenant_pool in self._tenant_pools.values() if (upstream := tenant_pool.open) is not None]
 
     @property
     def users(self) -> set[Tenant]:
@@ -232,9 +232,10 @@ class ConnectionPool(service.Service):
                     self._take_from_idle(idle)
                     idle.drop()
         for tenant_pool in list(self._tenant_pools.values()):
-            if tenant_pool.upstream is not None and tenant_pool.upstream.connection in left:
+            upstream = tenant_pool.open
+            if upstream is not None and upstream.connection in left:
                 tenant_pool.renew()
-            left -= {upstream.connection for upstream in tenant_pool.upstreams}
+            left -= {shared.connection for shared in tenant_pool.upstreams}
         for upstream in left & self._connections:
             upstream.drop()
 

@@ -14,8 +14,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from .. import probes
 from ..resp.value import Answer, ErrorReply
-from ..session.answering import NOT_ALLOWED
-from ..session.route import UNREACHABLE
+from ..session.errors import NOT_ALLOWED, UNREACHABLE
 from ..tenants.model import Backend, Tenant
 from .client import ControlError, RedisClient, TooLargeError
 

@@ -7,6 +7,7 @@ import ssl
 import weakref
 from pathlib import Path
 from types import SimpleNamespace
+from unittest import mock
 
 from twisted.internet import task
 from twisted.internet.address import IPv4Address
@@ -23,7 +24,7 @@ from redisproxy.clients.factory import CLOSED_AT_ONCE, CROWDED_LOOK, ClientFacto
 from redisproxy.listen.tls import ServerTls, TlsFiles, make
 from redisproxy.ops.access_log import AccessLog
 from redisproxy.ops.line_quota import ADDRESS_LINES
-from redisproxy.session.conversation import NOAUTH
+from redisproxy.session.errors import NOAUTH
 from redisproxy.session.pending import ReplyBatch
 from redisproxy.tenants.model import Credential, Snapshot
 
@@ -92,7 +93,7 @@ class FactoryTests(unittest.TestCase):
 
     def test_one_that_does_not_read_its_replies_is_cut_off(self) -> None:
         client = self.log_in(BLUE)
-        client.session._queue.append(ReplyBatch(client.session, 1))
+        client.session.replies.expect_batch(ReplyBatch(client.session.replies, 1))
         (changed,) = self.snapshot.listeners
         changed(Snapshot(None, []))
         self.clock.advance(REVOKED_GRACE / 2)
@@ -100,7 +101,7 @@ class FactoryTests(unittest.TestCase):
         self.assertFalse(client._closing)
         self.clock.advance(REVOKED_GRACE / 2)
         self.assertTrue(client._closing)
-        self.assertFalse(client.session._queue)
+        self.assertTrue(client.session.replies.drained)
         self.clock.advance(CLOSE_LIMIT)
         self.assertTrue(client.transport.disconnected or client.transport.disconnecting)
 
@@ -116,7 +117,7 @@ class FactoryTests(unittest.TestCase):
     def test_while_others_wait_for_a_place_there_is_less_time_to_log_in(self) -> None:
         self.factory.admission = Admission(2, 2)
         silent, knows_its_password = self.connect(), self.connect()
-        knows_its_password.session.pending_login = object()  # Redis is slow
+        knows_its_password.session.pending_login = mock.Mock()  # Redis is slow
         self.clock.advance(10)
         self.assertFalse(silent.transport.disconnecting, "nobody waits")
         waiting = self.connect()
@@ -149,6 +150,7 @@ class FactoryTests(unittest.TestCase):
         self.factory.access_log.stopService()
 
     def test_a_client_that_left_leaves_nothing_to_the_garbage_collector(self) -> None:
+        gc.collect()
         gc.disable()
         self.addCleanup(gc.enable)
         client = self.connect()
@@ -156,10 +158,11 @@ class FactoryTests(unittest.TestCase):
         # Twisted's transports let go of their producer and their protocol by themselves.
         client.transport.unregisterProducer()
         client.connectionLost()
-        left = weakref.ref(client), weakref.ref(client.factory)
+        left = weakref.ref(client), weakref.ref(self.factory)
         del client
         self.assertIsNone(left[0]())
         self.assertIsNotNone(left[1]())
+        self.assertEqual(gc.collect(), 0)
 
 
 class TlsTests(unittest.TestCase):

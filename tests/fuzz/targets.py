@@ -27,11 +27,17 @@ from redisproxy.resp.framing import (
     encode,
 )
 from redisproxy.resp.value import Answer
+from redisproxy.session import commands
 from redisproxy.session import pending as connection_module
 from redisproxy.session.pending import CONFIRMATIONS, HELLO, REPLIES, PendingReplies, ReplyBatch
+from redisproxy.session.ports import Unavailable
 from redisproxy.session.pubsub import KINDS
+from redisproxy.session.session import Session
+from redisproxy.session.state import Gate, ReplyMode, Step
 from redisproxy.tenants.model import Snapshot
 from tests.support.conversations import BLUE, GREEN, Conversation, RecordingUpstream
+
+_dispatch = commands.dispatch
 
 #: Bytes of an input that are no payload: one of options, the others sizes of chunks, used in turn.
 HEADER = 5
@@ -149,7 +155,7 @@ def _requests(options: int, sizes: bytes, payload: bytes) -> None:
 
 
 class Creditor:
-    """An owner of reply batches who hears what comes."""
+    """Receives batches, confirmations and messages, and keeps what comes."""
 
     def __init__(self) -> None:
         self.heard = bytearray()
@@ -168,13 +174,13 @@ class Creditor:
         else:
             self.said.append([key, bytearray(piece), done])
 
-    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
+    def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
         assert self.whole, "a reply within a message"
-        assert batch.count >= 0 and not (batch.silent and piece)
-        self.done += done
-        self._add(batch.number, piece, done)
+        assert batch.count >= batch.discard >= 0 and not (batch.muted and piece)
+        self.done += ended
+        self._add(batch.number, piece, ended)
 
-    def published(self, piece: bytes, whole: bool) -> None:
+    def message(self, piece: bytes, whole: bool) -> None:
         self._add("message", piece, whole)
         self.whole = whole
 
@@ -194,7 +200,7 @@ class Creditor:
 class NumberedBatch(ReplyBatch):
     """A reply batch that is told apart."""
 
-    __slots__ = ("number",)
+    __slots__ = ("muted", "number")
 
 
 def _measured(chunks: Iterator[bytes], pushes: bool) -> tuple[list[bytes], bytes, str | None]:
@@ -229,9 +235,11 @@ def _settled(chunks: Iterator[bytes], batches: list[tuple[int, int, bool, bool, 
     """
     pending, owner = PendingReplies(), Creditor()
     batch: list[NumberedBatch] = []
-    for number, (kind, count, silent, subscribed, protocol) in enumerate(batches):
-        batch.append(NumberedBatch(owner, count, kind, silent, protocol, subscribed))
-        batch[-1].number = number
+    for number, (kind, count, muted, subscribed, protocol) in enumerate(batches):
+        subscription = (owner, subscribed) if kind == CONFIRMATIONS else None
+        batch.append(NumberedBatch(owner, count, kind, count if muted else 0, subscription))
+        batch[-1].protocol = protocol
+        batch[-1].number, batch[-1].muted = number, muted
         pending.batches.append(batch[-1])
     total = sum(batch[1] for batch in batches)
     fed = bytearray()
@@ -244,9 +252,9 @@ def _settled(chunks: Iterator[bytes], batches: list[tuple[int, int, bool, bool, 
         except ProtocolError as wrong:
             error = str(wrong)
             break
-        assert len(pending._held) <= connection_module._HEAD_LIMIT + len(chunk)
+        assert len(pending._kept) <= connection_module._HEAD_LIMIT + len(chunk)
         if loud:
-            assert owner.heard + pending._held == fed, "bytes were lost, added or changed"
+            assert owner.heard + pending._kept == fed, "bytes were lost, added or changed"
     if loud:
         assert fed.startswith(owner.heard), "bytes were changed"
     else:
@@ -287,7 +295,7 @@ def replies(data: bytes) -> None:
 
 
 def _batch(byte: int, plain: int) -> tuple[int, int, bool, bool, int]:
-    """(kind, count, silent, subscribed afterwards, protocol)."""
+    """(kind, count, muted, subscribed afterwards, protocol)."""
     kind = REPLIES if plain else (REPLIES, CONFIRMATIONS, HELLO, CONFIRMATIONS)[byte & 3]
     if kind == HELLO:
         return HELLO, 1, bool(byte & 4), False, (0, 2, 3, 3)[byte >> 3 & 3]
@@ -433,52 +441,82 @@ class FuzzedConversation(Conversation):
     """The harness of the tests, which asks for nothing at once and notices what must not be."""
 
     def __init__(self, shares: bool) -> None:
-        self.shares = shares
-        self.homes: list[FuzzedHome] = []
-        self.leases = self.moves = self.permits = 0
-        self.penalties: list[bytes] = []
+        self.multiplexes = shares
+        self.pools: list[FuzzedPool] = []
+        self.steps: dict[str, list[Step]] = {"acquire": [], "join": [], "permit": [], "delay": [], "query": []}
         self.gone = self.wild = False
         super().__init__(upstreams_at_once=False)
+
+    @property
+    def busy(self) -> bool:
+        """Whether somebody works for a Step of the session's, or for one that it gave up."""
+        return any(self.steps.values())
 
     def write(self, data: bytes) -> None:
         assert self.closed is None, "written to a client after its connection was closed"
         super().write(data)
 
-    def acquire(self, credential: object, protocol: int) -> None:
-        assert not (self.leases or self.moves), "two upstream connections at once were asked for"
+    def _work(self, what: str, step: Step) -> None:
+        assert not any(other.waits for steps in self.steps.values() for other in steps), "two steps at once"
+        assert step is self.session.step or not hasattr(self, "session")
+        self.steps[what].append(step)
+
+    def acquire(self, tenant: object, protocol: int, dedicated: bool, step: Step) -> None:
+        assert dedicated or self.multiplexes
         self.asked_protocol = protocol
-        self.leases += 1
+        self._work("acquire" if dedicated else "join", step)
 
-    def share(self, credential: object, protocol: int) -> None:
-        assert self.shares and not (self.leases or self.moves), "two upstream connections at once were asked for"
-        self.asked_protocol = protocol
-        self.moves += 1
+    def query(self, tenant: object, commands: list[list[bytes]], step: Step) -> None:
+        super().query(tenant, commands, step)
+        self._work("query", step)
 
-    def permit(self, patterns: list[bytes]) -> None:
-        self.permits += 1
+    def allow_patterns(self, tenant: object, patterns: list[bytes], step: Step) -> None:
+        self._work("permit", step)
 
-    def delay_login_error(self, error: bytes) -> None:
-        self.penalties.append(error)
+    def login_delay(self, step: Step) -> None:
+        self._work("delay", step)
 
     def open_upstream(self) -> None:
-        self.upstreams.append(FuzzedUpstream(self, self.asked_protocol))
-        self.session.upstream_opened(self.upstreams[-1])
+        self.step = self.steps["acquire"].pop(0)
+        upstream = FuzzedUpstream(self, self.asked_protocol)
+        if self.step.waits:
+            self.upstreams.append(upstream)
+        if not self.step.finish(upstream):
+            upstream.release(clean=True)
 
-    def come_home(self) -> None:
-        self.homes.append(FuzzedHome(self, self.asked_protocol))
-        self.session.multiplexed_ready(self.homes[-1])
+    def join_pool(self) -> None:
+        step = self.steps["join"].pop(0)
+        pool = FuzzedPool(self, self.asked_protocol)
+        if step.waits:
+            self.pools.append(pool)
+        if not step.finish(pool):
+            pool.leave()
 
 
-class FuzzedHome:
+def _weight(session: Session) -> int:
+    """It grows with each answer that a command gets, or will get."""
+    replies = session.replies
+    return len(session.connection.told) + replies.pending + replies._answers_size
+
+
+def _dispatch_checked(session: Session, words: list[bytes]) -> None:
+    """Each command has an answer, at once, later or after a Step, unless CLIENT REPLY or the session's end says otherwise."""
+    before, muted = _weight(session), session.replies.mode is not ReplyMode.ON
+    _dispatch(session, words)
+    answered = _weight(session) > before or session.step is not None
+    unheard = muted or session.replies.mode is not ReplyMode.ON
+    assert answered or unheard or session.ended, f"{words} has no answer"
+
+
+class FuzzedPool:
     """Multiplexed connections, one after the other."""
 
     def __init__(self, conversation: FuzzedConversation, protocol: int) -> None:
         self.protocol = protocol
-        self.away = ""
         self.users = 1
         self._waiting: list[object] = []
         self._conversation = conversation
-        self.upstream: FuzzedUpstream | None = None
+        self.upstream: FuzzedUpstream | Unavailable
         self.open()
 
     def open(self) -> None:
@@ -504,23 +542,24 @@ class FuzzedUpstream(RecordingUpstream):
         self.model = ModelRedis(protocol)
         self.fail = False
         self.lost = False
-        self.latest, self.withdraw = self._latest, self._withdraw
+        self.newest, self.withdraw = self._newest, self._withdraw
 
     def _usable(self) -> None:
         assert self.released is None and not self.lost, "an upstream connection is used that is no more the session's"
 
-    def _latest(self) -> ReplyBatch | None:
+    def _newest(self) -> ReplyBatch | None:
         self._usable()
-        return self.pending.latest()
+        return self.pending.newest()
 
     def _withdraw(self, batch: ReplyBatch) -> None:
         self._usable()
         self.pending.withdraw(batch)
 
-    def send(self, data: bytes, *batches: ReplyBatch) -> None:
+    def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
         self._usable()
         assert self.given_up is None, "sent for a session that was revoked"
-        self.pending.batches.extend(batches)
+        if batch is not None:
+            self.pending.batches.append(batch)
         self.model.takes(data, self.fail)
         assert not self.shared or self._whole, "a multiplexed connection was left in the middle of something"
 
@@ -600,10 +639,10 @@ class Play:
                 self._redis_says(upstream, raw)
             return len(raw)
         elif what < 234:
-            session.unread(bool(amount & 1))
+            session.client_slow(bool(amount & 1))
         elif what < 237:
             self.half_closed = self.told_to_leave = True
-            session.half_closed()
+            session.ending.half_closed()
         elif what < 240:
             self.told_to_leave = True
             talk.recheck(Snapshot(None, ([], [GREEN], [BLUE, GREEN])[amount % 3]))
@@ -613,13 +652,13 @@ class Play:
         elif what < 244:
             talk.gone = True
             self.counted = False
-            session.lost()
+            session.ending.at_once()
         elif what < 247:
             self.draining = self.told_to_leave = True
-            session.drain()
+            session.ending.drain()
         elif what < 248:
             self.told_to_leave = True
-            session.hurry()
+            session.ending.hurry()
         return 0
 
     def _upstream(self) -> FuzzedUpstream | None:
@@ -627,8 +666,10 @@ class Play:
         upstream = self.talk.upstreams[-1] if self.talk.upstreams else None
         if upstream is not None and upstream.released is None and not upstream.lost:
             return upstream
-        tenant_pool = self.talk.homes[-1] if self.talk.homes else None
-        return tenant_pool.upstream if tenant_pool is not None and tenant_pool.users else None
+        tenant_pool = self.talk.pools[-1] if self.talk.pools else None
+        if tenant_pool is None or not tenant_pool.users or isinstance(tenant_pool.upstream, Unavailable):
+            return None
+        return tenant_pool.upstream
 
     def _say(self, words: bytes) -> None:
         if b"######" in words:
@@ -641,7 +682,7 @@ class Play:
     def _client(self, size: int) -> None:
         piece, self.said = self.said[:size], self.said[size:]
         if piece and not (self.half_closed or self.talk.gone):
-            self.talk.taken += len(piece)
+            self.talk.bytes_received += len(piece)
             self.talk.session.received(piece)
 
     def _redis(self, upstream: FuzzedUpstream, size: int) -> None:
@@ -661,73 +702,70 @@ class Play:
 
     def _lose(self, upstream: FuzzedUpstream) -> None:
         upstream.lost = True
-        begun = upstream.pending.begun
+        partial = upstream.pending.partial
         batches = upstream.pending.abandon()
         if not upstream.shared:
             self.counted = False
             self.talk.session.upstream_lost()
             return
-        # As `upstream.multiplexed` does. Not a command is without an answer, but for one of which a part was told.
-        self.talk.homes[-1].upstream = None
-        for owner in dict.fromkeys(batch.owner for batch in batches):
-            told_in_part = begun and batches[0].owner is owner and not batches[0].silent
-            self.counted = self.counted and not told_in_part
-            owner.multiplexed_lost(told_in_part)
+        # As `upstream.multiplexed` does. Not a command is without an answer, but for one of which a part was passed on.
+        self.talk.pools[-1].upstream = Unavailable(busy=True)
+        for receiver in dict.fromkeys(batch.receiver for batch in batches):
+            in_part = partial and batches[0].receiver is receiver and not batches[0].discard
+            self.counted = self.counted and not in_part
+            receiver.upstream_lost(batches[0], in_part)
 
     def _link(self, amount: int) -> None:
         """What was asked for comes, or does not."""
-        talk, session = self.talk, self.talk.session
-        if talk.leases:
-            talk.leases -= 1
+        talk = self.talk
+        if talk.steps["acquire"]:
             if amount & 1 or (talk.gone and amount & 2):
-                session.upstream_refused("ERR no upstream connection")
+                talk.steps["acquire"].pop(0).finish(Unavailable("ERR no upstream connection"))
             else:
                 talk.open_upstream()
-        elif talk.moves:
-            talk.moves -= 1
+        elif talk.steps["join"]:
             if amount & 1:
-                session.upstream_refused("ERR no upstream connection")
+                talk.steps["join"].pop(0).finish(Unavailable("ERR no upstream connection"))
             else:
-                talk.come_home()
-        elif talk.homes:
-            self._home(amount)
-        if talk.permits:
-            talk.permits -= 1
-            session.told(None if amount & 4 else RuntimeError("no"))
-        elif talk.questions:
-            commands = talk.questions.pop()
-            assert not talk.questions
-            session.told(RuntimeError("no") if amount & 8 else list(map(_answer, commands)))
-        if talk.penalties:
-            session.login_error_due(talk.penalties.pop(), bool(amount & 16))
+                talk.join_pool()
+        elif talk.pools:
+            self._change_pool(amount)
+        if talk.steps["permit"]:
+            talk.steps["permit"].pop(0).finish(None if amount & 4 else Unavailable("ERR no"))
+        elif talk.steps["query"]:
+            commands = talk.questions.pop(0)
+            result = Unavailable("ERR no") if amount & 8 else list(map(_answer, commands))
+            talk.steps["query"].pop(0).finish(result)
+        if talk.steps["delay"]:
+            talk.steps["delay"].pop(0).finish(bool(amount & 16))
 
-    def _home(self, amount: int) -> None:
+    def _change_pool(self, amount: int) -> None:
         """Something changes there."""
-        tenant_pool = self.talk.homes[-1]
-        if tenant_pool.upstream is None:
+        tenant_pool = self.talk.pools[-1]
+        upstream = tenant_pool.upstream
+        if isinstance(upstream, Unavailable):
             if amount & 32:
-                tenant_pool.away = "ERR away"
+                tenant_pool.upstream = Unavailable("ERR away")
             else:
-                tenant_pool.away = ""
                 tenant_pool.open()
-        elif amount & 64 and not tenant_pool.upstream.pending.batches:
+        elif amount & 64 and not upstream.pending.batches:
             tenant_pool.open()  # the one before was left for it
         else:
-            tenant_pool.upstream.busy = bool(amount & 128)
+            upstream.busy = bool(amount & 128)
         tenant_pool.ready()
 
     def settle(self) -> None:
         """All that can still come does."""
         talk, session = self.talk, self.talk.session
         self._client(len(self.said))
-        session.unread(False)
+        session.client_slow(False)
         for _ in range(10000):
             upstream = self._upstream()
-            tenant_pool = talk.homes[-1] if talk.homes else None
-            if talk.leases or talk.moves or talk.permits or talk.questions or talk.penalties:
+            tenant_pool = talk.pools[-1] if talk.pools else None
+            if talk.busy:
                 self._link(4)
-            elif tenant_pool is not None and (tenant_pool.upstream is None or tenant_pool.upstream.busy):
-                self._home(0)
+            elif tenant_pool is not None and (tenant_pool.upstream.busy or isinstance(tenant_pool.upstream, Unavailable)):
+                self._change_pool(0)
             elif upstream is not None and upstream.model.pending:
                 upstream.model.pending, data = b"", upstream.model.pending
                 self._redis_says(upstream, data)
@@ -736,9 +774,9 @@ class Play:
         else:
             raise AssertionError("it does not come to an end")
         if self.draining and not talk.gone:
-            transaction = session._multi or session._watching
-            assert session.ended or transaction or session._scanner.buffered or session._scanner.within, "it is kept"
-            session.hurry()
+            transaction = session.multi or session.watching
+            assert session.ended or transaction or session.scanner.buffered or session.scanner.within, "it is kept"
+            session.ending.hurry()
             self._client(len(self.said))
             assert session.ended
 
@@ -763,28 +801,32 @@ class Play:
             few = session.commands - (session.ended and self.told_to_leave)
             assert few <= answers - messages <= session.commands, (answers, messages, session.commands, talk.told)
             if not (session.ended or talk.held):
-                assert not session._wait, session
-                assert not session._queue and not session._outstanding and not session._answers, session
+                assert not session.gates, session
+                assert session.replies.drained and not session.replies.pending and not session.replies._answers_size, session
         if session.ended and not talk.gone and not (upstream := self._upstream()) and self.counted:
             assert talk.closed is not None, "it ended, and its client was not told"
         upstream = self._upstream()
         assert upstream is None or not (session.ended and not upstream.model.unread and not upstream.model.pending), (
             "it ended, and keeps its upstream connection"
         )
-        if not (session.ended or talk.gone or session._queue):
-            known = {(kind + b"SUBSCRIBE", channel) for kind in KINDS for channel in session.subscriptions.of(kind)}
+        if not (session.ended or talk.gone or session.replies._items):
+            known = {(kind + b"SUBSCRIBE", channel) for kind in KINDS for channel in _subscribed(session, kind)}
             assert known == (upstream.model.subscribed if upstream else set()), "it is subscribed to something else"
-        assert session.tenant_pool is None or session.tenant_pool is talk.homes[-1]
-        assert all(tenant_pool.users == (tenant_pool is session.tenant_pool) for tenant_pool in talk.homes), (
-            "a home was not left"
-        )
+        used = session.route.pool
+        assert used is None or used is talk.pools[-1]
+        assert all(tenant_pool.users == (tenant_pool is used) for tenant_pool in talk.pools), "a pool was not left"
+        assert bool(session.gates & Gate.STEP) == (session.step is not None) or session.ended, session
+
+
+def _subscribed(session: Session, kind: bytes) -> frozenset[bytes]:
+    return frozenset() if session.subscriptions is None else session.subscriptions.of(kind)
 
 
 def session(data: bytes) -> None:
     """A whole conversation: each command has at most one answer, in order, and no upstream connection is used that was given
     back.
     """
-    with mock.patch.object(framing, "WHOLE_LIMIT", 128):
+    with mock.patch.object(framing, "WHOLE_LIMIT", 128), mock.patch.object(commands, "dispatch", _dispatch_checked):
         _session(data)
 
 
@@ -799,5 +841,5 @@ def _session(data: bytes) -> None:
     play.settle()
     play.judge()
     if not play.talk.gone:
-        play.talk.session.lost()
+        play.talk.session.ending.at_once()
         assert play._upstream() is None, "the client is gone, and its upstream connection is kept"

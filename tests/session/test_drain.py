@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from redisproxy.resp.framing import WHOLE_LIMIT, encode
-from redisproxy.session.session import OK
+from redisproxy.session.errors import OK
 
 from ..support.conversations import Conversation, ConversationCase, SharedConversation, logged_in, logged_in_at_home
 
@@ -25,13 +25,13 @@ class DrainCase(ConversationCase):
 class PlainTests(DrainCase):
     def test_an_idle_one_ends_at_once(self) -> None:
         for conversation in (logged_in(), logged_in_at_home(), Conversation()):
-            conversation.session.drain()
+            conversation.session.ending.drain()
             self.assertEnded(conversation)
             self.assertHears(conversation)
 
     def test_what_is_under_way_is_answered_and_what_comes_later_is_not_run(self) -> None:
         conversation = logged_in_at_home().client(GET * 2)
-        conversation.session.drain()
+        conversation.session.ending.drain()
         self.assertIsNone(conversation.closed)
         conversation.client(GET)
         self.assertEqual(conversation.shared_gets(), GET * 2)
@@ -46,7 +46,7 @@ class PlainTests(DrainCase):
         # A command that needs the upstream connection to be quiet, or one of its own, and another one behind it.
         block = encode([b"BLPOP", b"q", b"0"])
         conversation = logged_in_at_home().client(GET, block, GET)
-        conversation.session.drain()
+        conversation.session.ending.drain()
         self.assertGoesOn(conversation)
         conversation.shared_redis(b"+1\r\n")
         self.assertEqual(conversation.gets(), block + GET)
@@ -54,19 +54,19 @@ class PlainTests(DrainCase):
         self.assertHears(conversation, b"+1\r\n*-1\r\n+2\r\n")
         self.assertEnded(conversation)
         conversation = logged_in_at_home().client(GET, encode([b"AUTH", b"green"]), GET)
-        conversation.session.drain()
+        conversation.session.ending.drain()
         self.assertGoesOn(conversation)
         conversation.shared_redis(b"+1\r\n")
         conversation.shared_redis(b"+2\r\n")  # from the upstream connection of another tenant by now
-        self.assertEqual(len(conversation.homes), 2)
+        self.assertEqual(len(conversation.pools), 2)
         self.assertHears(conversation, b"+1\r\n" + OK + b"+2\r\n")
         self.assertEnded(conversation)
 
     def test_a_question_over_the_control_connection_is_answered(self) -> None:
         conversation = logged_in_at_home().client(encode([b"INFO"]), GET)
-        conversation.session.drain()
+        conversation.session.ending.drain()
         self.assertGoesOn(conversation)
-        conversation.session.told([b"# Server\r\nredis_version:7.0.15\r\n"])
+        conversation.finish([b"# Server\r\nredis_version:7.0.15\r\n"])
         conversation.shared_redis(b"+1\r\n")
         self.assertTrue(conversation.hears().endswith(b"+1\r\n"))
         self.assertEnded(conversation)
@@ -75,7 +75,7 @@ class PlainTests(DrainCase):
         conversation = logged_in_at_home()
         conversation.tenant_pool.upstream.busy = True
         conversation.client(GET)
-        conversation.session.drain()
+        conversation.session.ending.drain()
         self.assertGoesOn(conversation)
         conversation.tenant_pool.upstream.busy = False
         conversation.tenant_pool.ready()
@@ -87,7 +87,7 @@ class PlainTests(DrainCase):
         conversation = logged_in_at_home()
         conversation.session.throttle(True)
         conversation.client(GET)
-        conversation.session.drain()
+        conversation.session.ending.drain()
         self.assertGoesOn(conversation)
         conversation.client(GET[:9])  # too late
         conversation.session.throttle(False)
@@ -99,7 +99,7 @@ class PlainTests(DrainCase):
         for cut in range(1, len(GET)):
             for conversation in (logged_in(), logged_in_at_home()):
                 conversation.client(GET[:cut])
-                conversation.session.drain()
+                conversation.session.ending.drain()
                 self.assertGoesOn(conversation)
                 conversation.client(GET[cut:], GET[:7])
                 self.assertTrue(conversation.session.ended, cut)
@@ -113,7 +113,7 @@ class PlainTests(DrainCase):
         command = encode([b"PUBLISH", b"channel", b"x" * 100])
         for cut in range(1, len(command)):
             conversation = logged_in().client(command[:cut])
-            conversation.session.drain()
+            conversation.session.ending.drain()
             self.assertGoesOn(conversation)
             conversation.client(command[cut:], command[:60])
             self.assertTrue(conversation.session.ended, cut)
@@ -125,7 +125,7 @@ class PlainTests(DrainCase):
         for conversation in (logged_in(), logged_in_at_home()):
             conversation.client(BIG[:-500])
             self.assertEqual(conversation.gets(), BIG[:-500])
-            conversation.session.drain()
+            conversation.session.ending.drain()
             self.assertGoesOn(conversation)
             conversation.client(BIG[-500:-1])
             self.assertGoesOn(conversation)
@@ -137,7 +137,7 @@ class PlainTests(DrainCase):
 
     def test_one_that_never_pauses_is_stopped_where_a_command_ends(self) -> None:
         conversation = logged_in_at_home().client(GET * 10 + GET[:5])
-        conversation.session.drain()
+        conversation.session.ending.drain()
         conversation.client(GET[5:] + GET * 3 + GET[:5])
         self.assertTrue(conversation.session.ended)
         conversation.client(GET[5:] + GET * 100)
@@ -148,15 +148,15 @@ class PlainTests(DrainCase):
 
     def test_a_client_that_leaves_meanwhile(self) -> None:
         conversation = logged_in_at_home().client(GET[:9])
-        conversation.session.drain()
-        conversation.session.half_closed()
+        conversation.session.ending.drain()
+        conversation.session.ending.half_closed()
         self.assertEnded(conversation, "client-left")
         # And one whose last bytes are dealt with is not kept by half a command.
         conversation = logged_in_at_home()
         conversation.tenant_pool.upstream.busy = True
         conversation.client(GET + GET[:9])
-        conversation.session.half_closed()
-        conversation.session.drain()
+        conversation.session.ending.half_closed()
+        conversation.session.ending.drain()
         conversation.tenant_pool.upstream.busy = False
         conversation.tenant_pool.ready()
         conversation.shared_redis(b"+1\r\n")
@@ -164,7 +164,7 @@ class PlainTests(DrainCase):
 
     def test_an_unauthenticated_one_is_not_waited_for(self) -> None:
         conversation = Conversation(upstreams_at_once=False).client(encode([b"AUTH", b"blue"]), GET)
-        conversation.session.drain()
+        conversation.session.ending.drain()
         self.assertEqual(conversation.closed, "shutdown")
         conversation.open_upstream()
         self.assertIs(conversation.upstream.released, True)
@@ -172,7 +172,7 @@ class PlainTests(DrainCase):
 
     def test_a_reset_ends_it(self) -> None:
         conversation = logged_in_at_home().client(GET, encode([b"RESET"]))
-        conversation.session.drain()
+        conversation.session.ending.drain()
         conversation.shared_redis(b"+1\r\n")
         self.assertHears(conversation, b"+1\r\n+RESET\r\n")
         self.assertEnded(conversation)
@@ -182,7 +182,7 @@ class StateTests(DrainCase):
     def test_a_transaction_comes_to_its_exec_or_discard(self) -> None:
         for last in (b"EXEC", b"DISCARD"):
             conversation = logged_in_at_home().command(b"MULTI").redis(OK)
-            conversation.session.drain()
+            conversation.session.ending.drain()
             self.assertGoesOn(conversation)
             conversation.client(GET).redis(b"+QUEUED\r\n")
             self.assertGoesOn(conversation)
@@ -195,7 +195,7 @@ class StateTests(DrainCase):
 
     def test_what_is_refused_within_one(self) -> None:
         conversation = logged_in().command(b"MULTI").redis(OK)
-        conversation.session.drain()
+        conversation.session.ending.drain()
         conversation.command(b"CONFIG", b"SET", b"*").redis(b"-ERR\r\n")
         self.assertGoesOn(conversation)
         conversation.command(b"EXEC").redis(b"-EXECABORT\r\n")
@@ -203,20 +203,20 @@ class StateTests(DrainCase):
 
     def test_one_that_begins_with_watch(self) -> None:
         conversation = logged_in_at_home().command(b"WATCH", b"a").redis(OK)
-        conversation.session.drain()
+        conversation.session.ending.drain()
         conversation.client(GET).redis(b"+1\r\n")
         self.assertGoesOn(conversation)
         conversation.client(encode([b"MULTI"]), GET, encode([b"EXEC"])).redis(b"+OK\r\n+QUEUED\r\n*0\r\n")
         self.assertEnded(conversation)
         conversation = logged_in_at_home().command(b"WATCH", b"a").redis(OK)
-        conversation.session.drain()
+        conversation.session.ending.drain()
         conversation.command(b"UNWATCH").redis(OK)
         self.assertEnded(conversation)
 
     def test_one_that_does_not_come_to_its_end(self) -> None:
         conversation = logged_in_at_home().command(b"MULTI").redis(OK).client(GET)
-        conversation.session.drain()
-        conversation.session.hurry()
+        conversation.session.ending.drain()
+        conversation.session.ending.hurry()
         self.assertIsNone(conversation.closed)
         conversation.command(b"EXEC")
         self.assertEqual(conversation.gets(), encode([b"MULTI"]) + GET)
@@ -227,8 +227,8 @@ class StateTests(DrainCase):
 
     def test_a_large_command_that_does_not_come_to_its_end(self) -> None:
         conversation = logged_in_at_home().client(BIG[:-500])
-        conversation.session.drain()
-        conversation.session.hurry()
+        conversation.session.ending.drain()
+        conversation.session.ending.hurry()
         self.assertHears(conversation)
         self.assertEnded(conversation, "cut-off")
         self.assertIs(conversation.upstream.released, False)
@@ -239,22 +239,22 @@ class StateTests(DrainCase):
         message = b"*3\r\n$7\r\nmessage\r\n$6\r\nblue:a\r\n$6\r\nabcdef\r\n"
         conversation.redis(message[:-5])
         conversation.hears()
-        conversation.session.drain()
+        conversation.session.ending.drain()
         self.assertIsNone(conversation.closed)
         conversation.redis(message[-5:])
         self.assertTrue(conversation.hears().endswith(b"\r\n"))
         self.assertEnded(conversation)
         idle = logged_in().command(b"SUBSCRIBE", b"a")
         idle.redis(b"*3\r\n$9\r\nsubscribe\r\n$6\r\nblue:a\r\n:1\r\n")
-        idle.session.drain()
+        idle.session.ending.drain()
         self.assertEnded(idle)
 
     def test_a_client_that_does_not_read(self) -> None:
         conversation = logged_in().client(GET)
-        conversation.session.unread(True)
-        conversation.session.drain()
+        conversation.session.client_slow(True)
+        conversation.session.ending.drain()
         self.assertIsNone(conversation.closed)
-        conversation.session.unread(False)
+        conversation.session.client_slow(False)
         conversation.redis(b"+1\r\n")
         self.assertHears(conversation, b"+1\r\n")
         self.assertEnded(conversation)
@@ -263,10 +263,10 @@ class StateTests(DrainCase):
 class BlockedTests(DrainCase):
     def blocked(self, *more: bytes) -> SharedConversation:
         conversation = logged_in_at_home().client(encode([b"BLPOP", b"queue", b"0"]), *more)
-        conversation.session.drain()
+        conversation.session.ending.drain()
         self.assertIsNone(conversation.closed)
-        conversation.session.hurry()
-        conversation.session.may_be_unblocked()
+        conversation.session.ending.hurry()
+        conversation.session.replies.expect_unblocking()
         self.assertIsNone(conversation.closed)
         return conversation
 

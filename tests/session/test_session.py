@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.policy import server_config
+from redisproxy.policy import policy, server_config
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import make_policy
 from redisproxy.resp.framing import ProtocolError, encode
-from redisproxy.session import conversation as conversation_module
-from redisproxy.session import pubsub
+from redisproxy.session import commands, pubsub
+from redisproxy.session import replies as replies_module
 from redisproxy.session import session as session_module
-from redisproxy.session.conversation import NOAUTH, SPOILER
+from redisproxy.session.errors import NOAUTH, OK, SPOILER, SYNTAX, UNANSWERED
 from redisproxy.session.info import SECTIONS
 from redisproxy.session.pending import ReplyBatch
-from redisproxy.session.session import OK
-from redisproxy.tenants.model import AuthenticationError, Credential, Snapshot, Tenant, TenantFullError, digest
+from redisproxy.session.ports import Unavailable
+from redisproxy.tenants.model import AuthenticationError, Credential, Snapshot, Tenant, digest
 
 from ..support.conversations import BLUE, DIRECTORY, GREEN, Conversation, ConversationCase, logged_in
 
@@ -24,7 +24,7 @@ class LoginTests(ConversationCase):
     def test_password_only(self) -> None:
         conversation = Conversation().command(b"AUTH", b"blue")
         self.assertHears(conversation, OK)
-        self.assertEqual(conversation.asked, [BLUE])
+        self.assertEqual(conversation.asked, [BLUE.tenant])
 
     def test_username_and_password(self) -> None:
         for user in (b"blue", b"default"):
@@ -77,14 +77,14 @@ class LoginTests(ConversationCase):
 
     def test_no_upstream_connection_can_be_had(self) -> None:
         conversation = Conversation(upstreams_at_once=False).command(b"AUTH", b"blue")
-        conversation.session.upstream_refused("ERR Redis is away")
+        conversation.refuse_upstream("ERR Redis is away")
         self.assertHears(conversation, b"-ERR Redis is away\r\n")
         self.assertHears(conversation.command(b"GET", b"a"), NOAUTH)
         conversation.upstreams_at_once = True
         self.assertHears(conversation.command(b"AUTH", b"blue"), OK)
 
     def test_the_upstream_connection_comes_when_the_client_is_gone(self) -> None:
-        for leave in (lambda c: c.session.lost(), lambda c: c.recheck(Snapshot(None, []))):
+        for leave in (lambda c: c.session.ending.at_once(), lambda c: c.recheck(Snapshot(None, []))):
             conversation = Conversation(upstreams_at_once=False).command(b"AUTH", b"blue")
             leave(conversation)
             conversation.open_upstream()
@@ -124,7 +124,7 @@ class LoginTests(ConversationCase):
         conversation = logged_in()
         conversation.upstreams_at_once = False
         conversation.command(b"AUTH", b"green")
-        conversation.session.upstream_refused("ERR no")
+        conversation.refuse_upstream("ERR no")
         self.assertHears(conversation, b"-ERR no\r\n")
         self.assertEqual(conversation.session.credential, BLUE)
         conversation.command(b"GET", b"a")
@@ -139,14 +139,9 @@ class LoginTests(ConversationCase):
 
 class LimitsTests(ConversationCase):
     def full(self) -> Conversation:
-        class Full(Snapshot):
-            def authenticate(self, *arguments: object) -> Credential:
-                found = super().authenticate(*arguments)
-                if found == GREEN:
-                    raise TenantFullError
-                return found
-
-        return Conversation(Full(None, [BLUE, GREEN]))
+        conversation = Conversation()
+        conversation.full = {GREEN.tenant}
+        return conversation
 
     def test_a_tenant_with_too_many_connections(self) -> None:
         for login in ((b"AUTH", b"green"), (b"HELLO", b"3", b"AUTH", b"green", b"green")):
@@ -242,7 +237,7 @@ class HelloTests(ConversationCase):
 
     def test_an_upstream_connection_that_speaks_resp3_is_not_given_back_clean(self) -> None:
         conversation = logged_in().command(b"HELLO", b"3").redis(b"%0\r\n")
-        conversation.session.lost()
+        conversation.session.ending.at_once()
         self.assertIs(conversation.upstream.released, False)
 
 
@@ -288,7 +283,7 @@ class OrderTests(ConversationCase):
 
     def test_half_closed(self) -> None:
         conversation = Conversation(upstreams_at_once=False).client(encode([b"AUTH", b"blue"]), encode([b"GET", b"a"]))
-        conversation.session.half_closed()
+        conversation.session.ending.half_closed()
         conversation.open_upstream()
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
         self.assertIsNone(conversation.closed)
@@ -297,7 +292,7 @@ class OrderTests(ConversationCase):
 
     def test_lost_with_replies_outstanding(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
-        conversation.session.lost()
+        conversation.session.ending.at_once()
         self.assertIs(conversation.upstream.released, False)
 
     def test_the_upstream_connection_is_lost(self) -> None:
@@ -330,7 +325,7 @@ class ProtocolErrorTests(ConversationCase):
             self.assertIs(conversation.upstream.released, False)
 
     def test_ended_in_the_middle_of_a_command(self) -> None:
-        for end in (lambda c: c.session.half_closed(), lambda c: c.recheck(Snapshot(None, []))):
+        for end in (lambda c: c.session.ending.half_closed(), lambda c: c.recheck(Snapshot(None, []))):
             conversation = logged_in().client(b"*2\r\n$3\r\nGET\r\n$90000\r\nab")
             end(conversation)
             self.assertIsNotNone(conversation.closed)
@@ -349,7 +344,7 @@ class ProtocolErrorTests(ConversationCase):
     def test_too_much_before_the_login(self) -> None:
         conversation = Conversation()
         chunk = encode([b"AUTH", b"x" * 16000])
-        for _ in range(conversation_module.UNAUTHENTICATED_LIMIT // len(chunk)):
+        for _ in range(session_module.UNAUTHENTICATED_LIMIT // len(chunk)):
             conversation.client(chunk)
         self.assertIsNone(conversation.closed)
         conversation.client(chunk)
@@ -384,7 +379,7 @@ class TransactionTests(ConversationCase):
         sent = encode([b"MULTI"]) + encode([b"SET", b"a", b"1"]) + encode([b"EXEC"])
         self.assertEqual(conversation.client(sent).gets(), sent)
         conversation.redis(b"+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n")
-        conversation.session.lost()
+        conversation.session.ending.at_once()
         self.assertIs(conversation.upstream.released, True)
 
     def test_a_refusal_spoils_the_exec(self) -> None:
@@ -427,7 +422,7 @@ class TransactionTests(ConversationCase):
             (encode([b"GET", b"a"]), b"$-1\r\n", True),
         ):
             conversation = logged_in().client(sent).redis(replies)
-            conversation.session.lost()
+            conversation.session.ending.at_once()
             self.assertIs(conversation.upstream.released, clean, sent)
 
 
@@ -617,7 +612,7 @@ class PubSubTests(ConversationCase):
             self.assertEqual(conversation.gets(), encode([kind + b"UNSUBSCRIBE", b"blue:c"]))
             name = kind.lower() + b"unsubscribe"
             conversation.redis(b"*3\r\n$%d\r\n%b\r\n$6\r\nblue:c\r\n:0\r\n" % (len(name), name)).hears()
-            self.assertFalse(conversation.session._stateful)
+            self.assertFalse(conversation.session.stateful)
             # What comes now is for nobody.
             self.assertRaises(ProtocolError, conversation.redis, message(b"blue:c", b"x"))
 
@@ -629,20 +624,17 @@ class PubSubTests(ConversationCase):
 
     def test_a_pattern_that_redis_is_not_told_of(self) -> None:
         conversation = logged_in()
-        conversation.permit = lambda _: None
+        conversation.permits_at_once = False
         conversation.command(b"PSUBSCRIBE", b"a*")
 
-        class Refusal(Exception):
-            told = "ERR no more patterns"
-
         for error, heard in (
-            (Refusal(), b"-ERR no more patterns\r\n"),
-            (RuntimeError(), b"-ERR Redis did not answer the proxy, try again\r\n"),
+            ("ERR no more patterns", b"-ERR no more patterns\r\n"),
+            (UNANSWERED, b"-ERR Redis did not answer the proxy, try again\r\n"),
         ):
-            conversation.session.told(error)
+            conversation.finish(Unavailable(error))
             self.assertHears(conversation, heard)
             self.assertEqual(conversation.session.subscriptions.of(b"P"), frozenset())
-            self.assertFalse(conversation.session._stateful)
+            self.assertFalse(conversation.session.stateful)
             conversation.command(b"PSUBSCRIBE", b"a*")
         self.assertEqual(conversation.gets(), b"")
 
@@ -865,7 +857,7 @@ class QuestionTests(ConversationCase):
         conversation.redis(b"+1\r\n").hears()
         self.assertEqual(conversation.questions, [[[b"INFO", b"keyspace"]]])
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
-        conversation.session.told([b"# Keyspace\r\ndb0:keys=1\r\ndb3:keys=2\r\ndb33:keys=4\r\n"])
+        conversation.finish([b"# Keyspace\r\ndb0:keys=1\r\ndb3:keys=2\r\ndb33:keys=4\r\n"])
         text = b"# Keyspace\r\ndb3:keys=2\r\n"
         self.assertHears(conversation, b"$%d\r\n%b\r\n" % (len(text), text))
         self.assertEqual(conversation.gets(), encode([b"GET", b"b"]))
@@ -876,7 +868,7 @@ class QuestionTests(ConversationCase):
         for words in ((), (b"everything",), (b"Default", b"errorstats")):
             conversation = logged_in().command(b"INFO", *words)
             self.assertEqual(conversation.questions, [every])
-            conversation.session.told([b"# %b\r\nrole:x\r\n" % section[1] for section in every])
+            conversation.finish([b"# %b\r\nrole:x\r\n" % section[1] for section in every])
             self.assertIn(b"# replication\r\nrole:x\r\n", conversation.hears())
         conversation = logged_in().command(b"INFO", b"keyspace", b"commandstats", b"SERVER")
         self.assertEqual(conversation.questions, [[[b"INFO", b"server"], [b"INFO", b"keyspace"]]])
@@ -890,10 +882,9 @@ class QuestionTests(ConversationCase):
             self.assertHears(conversation.redis(b"+2\r\n"), b"+2\r\n")
 
     def test_redis_before_7_takes_one_section(self) -> None:
-        conversation = Conversation()
-        conversation.policy = lambda: make_policy(builtin(), scripts=False, before_7=True)
+        conversation = Conversation(policy=make_policy(builtin(), scripts=False, before_7=True))
         conversation.command(b"AUTH", b"blue").hears()
-        self.assertHears(conversation.command(b"INFO", b"server", b"clients"), session_module.SYNTAX)
+        self.assertHears(conversation.command(b"INFO", b"server", b"clients"), SYNTAX)
         conversation.command(b"INFO", b"clients")
         self.assertEqual(conversation.questions, [[[b"INFO", b"clients"]]])
 
@@ -905,7 +896,7 @@ class QuestionTests(ConversationCase):
         names = [b"maxmemory", b"maxmemory-policy", b"SAVE"]
         self.assertEqual(conversation.questions, [[[b"CONFIG", b"GET", name] for name in names]])
         # The server has no maxmemory-policy.
-        conversation.session.told([[b"maxmemory", b"100"], [], [b"SAVE", b""]])
+        conversation.finish([[b"maxmemory", b"100"], [], [b"SAVE", b""]])
         self.assertHears(conversation, b"*4\r\n$9\r\nmaxmemory\r\n$3\r\n100\r\n$4\r\nSAVE\r\n$0\r\n\r\n")
         self.assertHears(conversation.redis(b"+2\r\n"), b"+2\r\n")
         self.assertEqual((conversation.audited, conversation.session.refused), ([], 0))
@@ -929,8 +920,7 @@ class QuestionTests(ConversationCase):
         self.assertEqual(conversation.audited, ["config|set", "config|rewrite", "config|resetstat", "config|help"])
 
     def test_config_of_redis_before_7_takes_one_pattern(self) -> None:
-        conversation = Conversation()
-        conversation.policy = lambda: make_policy(builtin(), scripts=False, before_7=True)
+        conversation = Conversation(policy=make_policy(builtin(), scripts=False, before_7=True))
         conversation.command(b"AUTH", b"blue").hears()
         wrong = b"-ERR Unknown subcommand or wrong number of arguments for 'GET'. Try CONFIG HELP.\r\n"
         self.assertHears(conversation.command(b"CONFIG", b"GET"), wrong)
@@ -938,20 +928,19 @@ class QuestionTests(ConversationCase):
 
     def test_config_that_the_operator_refuses(self) -> None:
         for names in ("CONFIG", "CONFIG|GET"):
-            conversation = Conversation()
-            conversation.policy = lambda names=names: make_policy(builtin(), True, deny=frozenset((names.encode(),)))
+            conversation = Conversation(policy=make_policy(builtin(), True, deny=frozenset((names.encode(),))))
             conversation.command(b"AUTH", b"blue").hears()
             self.assertRefused(conversation.command(b"CONFIG", b"GET", b"save"), b"-NOPERM the command 'config|get'")
 
     def test_redis_does_not_answer(self) -> None:
         conversation = logged_in().command(b"INFO")
-        conversation.session.told(OSError("gone"))
+        conversation.finish(Unavailable(UNANSWERED))
         self.assertHears(conversation, b"-ERR Redis did not answer the proxy, try again\r\n")
 
     def test_the_client_leaves_meanwhile(self) -> None:
         conversation = logged_in().command(b"INFO")
-        conversation.session.lost()
-        conversation.session.told([b""])
+        conversation.session.ending.at_once()
+        conversation.finish([b""])
         self.assertHears(conversation)
 
     def test_inside_multi(self) -> None:
@@ -972,14 +961,14 @@ class QuestionTests(ConversationCase):
     def test_pubsub(self) -> None:
         conversation = logged_in().command(b"PUBSUB", b"CHANNELS")
         self.assertEqual(conversation.questions.pop(), [[b"PUBSUB", b"CHANNELS", b"blue:*"]])
-        conversation.session.told([[b"blue:news", b"green:other"]])
+        conversation.finish([[b"blue:news", b"green:other"]])
         self.assertHears(conversation, b"*1\r\n$4\r\nnews\r\n")
         conversation.command(b"PUBSUB", b"numsub", b"news", b"x")
         self.assertEqual(conversation.questions.pop(), [[b"PUBSUB", b"NUMSUB", b"blue:news", b"blue:x"]])
-        conversation.session.told([[b"blue:news", 2, b"blue:x", 0]])
+        conversation.finish([[b"blue:news", 2, b"blue:x", 0]])
         self.assertHears(conversation, b"*4\r\n$4\r\nnews\r\n:2\r\n$1\r\nx\r\n:0\r\n")
         conversation = logged_in(3).command(b"PUBSUB", b"NUMSUB", b"news")
-        conversation.session.told([[b"blue:news", 2]])
+        conversation.finish([[b"blue:news", 2]])
         self.assertHears(conversation, b"*2\r\n$4\r\nnews\r\n:2\r\n")
         self.assertRefused(
             conversation.command(b"PUBSUB", b"NUMPAT", b"x"), b"-ERR wrong number of arguments for 'pubsub|numpat'"
@@ -993,7 +982,7 @@ class QuestionTests(ConversationCase):
             self.assertHears(conversation)
             self.assertEqual(conversation.questions.pop(), [[b"PUBSUB", b"NUMPAT"]])
             self.assertEqual(conversation.questions, [])
-            conversation.session.told([99])
+            conversation.finish([99])
             self.assertHears(conversation, b":6\r\n")
 
 
@@ -1021,8 +1010,7 @@ class UnknownTests(ConversationCase):
     def test_what_this_server_does_not_have_is_not_done_here(self) -> None:
         older = {name: command for name, command in builtin().items() if name not in (b"SSUBSCRIBE", b"COPY", b"GETEX")}
         old = make_policy(older, scripts=False, before_7=True)
-        conversation = Conversation()
-        conversation.policy = lambda: old
+        conversation = Conversation(policy=old)
         conversation.command(b"AUTH", b"blue").hears()
         for name in (b"SSUBSCRIBE", b"copy", b"GETEX"):
             error = b"-ERR unknown command `%b`, with args beginning with: `a`, `b`, \r\n" % name
@@ -1034,8 +1022,7 @@ class UnknownTests(ConversationCase):
 
     def test_what_the_operator_refuses_is_known(self) -> None:
         denied = frozenset((b"SUBSCRIBE", b"INFO", b"GET", b"PUBLISH"))
-        conversation = Conversation()
-        conversation.policy = lambda: make_policy(builtin(), True, True, deny=denied)
+        conversation = Conversation(policy=make_policy(builtin(), True, True, deny=denied))
         conversation.command(b"AUTH", b"blue").hears()
         for name in sorted(denied):
             self.assertRefused(conversation.command(name, b"a"), b"-NOPERM the command '%b'" % name.lower())
@@ -1043,10 +1030,9 @@ class UnknownTests(ConversationCase):
     def test_what_became_refused_while_it_was_read(self) -> None:
         allowed, denied = (make_policy(builtin(), True, True, deny=deny) for deny in (frozenset(), frozenset((b"COPY",))))
         copy = encode([b"COPY", b"a", b"b"])
-        conversation = Conversation()
-        conversation.policy = lambda: allowed
+        conversation = Conversation(policy=allowed)
         conversation.command(b"AUTH", b"blue").client(copy[:-3]).hears()
-        conversation.session._policy = denied
+        conversation.session.policy = denied
         self.assertRefused(conversation.client(copy[-3:]), b"-NOPERM the command 'copy'")
         self.assertEqual(conversation.gets(), b"")
 
@@ -1189,7 +1175,7 @@ class BoundsTests(ConversationCase):
         """Nothing else would tell that it left."""
         conversation = logged_in().command(b"BLPOP", b"q", b"0").command(b"AUTH", b"green")
         self.assertTrue(conversation.waits)
-        conversation.client(b"x" * conversation_module.BUFFERED_LIMIT)
+        conversation.client(b"x" * session_module.BUFFERED_LIMIT)
         self.assertFalse(conversation.held)
         conversation.client(b"x")
         self.assertTrue(conversation.held)
@@ -1205,15 +1191,15 @@ class BoundsTests(ConversationCase):
         for _ in range(20):
             conversation.client(b"$0\r\n\r\n" * 5000)
         self.assertHears(conversation, b"-ERR the arguments of 'select' are larger than 1048576 bytes\r\n")
-        self.assertEqual(conversation.session._scanner._taken, [])
+        self.assertEqual(conversation.session.scanner._taken, [])
 
     def test_a_refused_subscription_leaves_nothing_pending(self) -> None:
         conversation = logged_in().command(b"SSUBSCRIBE", *(b"%d" % n for n in range(100))).redis(b"-ERR no\r\n")
-        self.assertEqual(conversation.session._outstanding, 0)
+        self.assertEqual(conversation.session.outstanding, 0)
 
     def test_many_refused_logins_at_once_do_not_nest(self) -> None:
         conversation = logged_in()
-        conversation.acquire = lambda *_: conversation.session.upstream_refused("ERR no")
+        conversation.open_upstream = lambda: conversation.refuse_upstream("ERR no")
         conversation.client(encode([b"AUTH", b"green"]) * 2000)
         self.assertHears(conversation, b"-ERR no\r\n" * 2000)
 
@@ -1247,26 +1233,26 @@ class BoundsTests(ConversationCase):
 
     def test_a_client_that_is_not_logged_in_and_does_not_read(self) -> None:
         conversation = Conversation().client(encode([b"PING"]))
-        conversation.session.unread(True)
+        conversation.session.client_slow(True)
         self.assertTrue(conversation.waits)
         conversation.hears()
         self.assertHears(conversation.client(encode([b"PING"]) * 1000))
-        conversation.session.unread(False)
+        conversation.session.client_slow(False)
         self.assertHears(conversation, NOAUTH * 1000)
 
     def test_a_client_that_does_not_read_its_refusals(self) -> None:
         conversation = logged_in()
-        conversation.session.unread(True)
+        conversation.session.client_slow(True)
         self.assertFalse(conversation.waits)
         conversation.client(encode([b"CONFIG", b"SET"]) * 100)
         self.assertTrue(conversation.waits)
         self.assertHears(conversation, REFUSED_CONFIG)
-        conversation.session.unread(False)
+        conversation.session.client_slow(False)
         self.assertHears(conversation, REFUSED_CONFIG * 99)
 
     def patch_limit(self, name: str, value: int) -> None:
-        self.addCleanup(setattr, conversation_module, name, getattr(conversation_module, name))
-        setattr(conversation_module, name, value)
+        self.addCleanup(setattr, replies_module, name, getattr(replies_module, name))
+        setattr(replies_module, name, value)
 
 
 class RevocationTests(ConversationCase):
@@ -1359,7 +1345,7 @@ class RevokedWhileBlockedTests(ConversationCase):
         for end, told in (
             (lambda c: c.command(b"QUIT"), b""),
             (lambda c: c.client(b"*x\r\n"), b""),
-            (lambda c: c.session.hurry(), b""),
+            (lambda c: c.session.ending.hurry(), b""),
         ):
             conversation = logged_in().command(b"BLPOP", b"q", b"0")
             end(conversation)
@@ -1371,7 +1357,7 @@ class RevokedWhileBlockedTests(ConversationCase):
 
     def test_while_it_drains(self) -> None:
         conversation = logged_in().command(b"BLPOP", b"q", b"0")
-        conversation.session.drain()
+        conversation.session.ending.drain()
         self.assertTrue(conversation.session.ended)  # it only waits for what blocks
         self.assertIs(self.revoke(conversation).upstream.given_up, True)
 
@@ -1426,22 +1412,21 @@ class RevokedWhileBlockedTests(ConversationCase):
     def test_it_is_revoked_once(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
         gone = Snapshot(None, [])
-        self.assertTrue(conversation.session.recheck(lambda credential: gone.renewed(credential, 0.0)))
+        self.assertTrue(conversation.session.ending.recheck(lambda credential: gone.renewed(credential, 0.0)))
         for snapshot in (gone, DIRECTORY):  # also where the credential is good again
-            self.assertFalse(conversation.session.recheck(lambda c, d=snapshot: d.renewed(c, 0.0)))
+            self.assertFalse(conversation.session.ending.recheck(lambda c, d=snapshot: d.renewed(c, 0.0)))
         self.assertTrue(conversation.session.ended)
 
 
 class TableTests(unittest.TestCase):
     def test_every_command_that_is_taken_has_a_method(self) -> None:
-        policy = session_module.policy
         containers = {name.partition(b"|")[0] for name in policy.ANSWERED_SUBCOMMANDS}
-        self.assertEqual(session_module._METHODS.keys(), policy.ANSWERED | policy.PASSED_ON | policy.HEADED | containers)
+        self.assertEqual(commands.HANDLERS.keys(), policy.ANSWERED | policy.PASSED_ON | policy.HEADED | containers)
 
     def test_reprs_show_the_state_and_no_secret(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
         self.assertIn("blue pending=1", repr(conversation.session))
-        self.assertEqual(repr(conversation.upstream.latest()), "<Pending 1 replies>")
+        self.assertEqual(repr(conversation.upstream.newest()), "<ReplyBatch 1 replies>")
         self.assertNotIn(BLUE.digest.hex(), repr(BLUE))
-        self.assertEqual(conversation.session._wait, 0)
-        self.assertIsInstance(conversation.upstream.latest(), ReplyBatch)
+        self.assertEqual(conversation.session.gates, 0)
+        self.assertIsInstance(conversation.upstream.newest(), ReplyBatch)

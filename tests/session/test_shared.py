@@ -10,9 +10,9 @@ from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import make_policy
 from redisproxy.resp import framing
 from redisproxy.resp.framing import encode
-from redisproxy.session import conversation as conversation_module
-from redisproxy.session.route import LOST
-from redisproxy.session.session import OK
+from redisproxy.session import replies as replies_module
+from redisproxy.session.errors import LOST, OK
+from redisproxy.session.ports import Unavailable
 from redisproxy.tenants.model import Snapshot
 
 from ..support.conversations import BLUE, GREEN, RecordingUpstream, SharedCase, SharedConversation
@@ -52,7 +52,7 @@ class PlainTests(SharedCase):
         second.tenant_pool.upstream = first.tenant_pool.upstream
         first.client(GET)
         second.client(GET)
-        first.session.lost()
+        first.session.ending.at_once()
         self.assertEqual(first.tenant_pool.users, 0)
         second.shared_redis(b"+for the first\r\n+for the second\r\n")
         self.assertHears(first)
@@ -65,7 +65,7 @@ class PlainTests(SharedCase):
 
     def test_what_stands_behind_answers_that_waited_overtakes_nothing(self) -> None:
         refused, blocks = encode([b"CONFIG", b"SET"]) * 10, encode([b"BLPOP", b"q", b"0"])
-        with mock.patch.object(conversation_module, "ANSWERS_LIMIT", 100):
+        with mock.patch.object(replies_module, "ANSWERS_LIMIT", 100):
             conversation = logged_in().client(GET, refused, GET, blocks)
             self.assertEqual(conversation.shared_gets(), GET)
             conversation.shared_redis(b"+1\r\n")
@@ -108,10 +108,10 @@ class PlainTests(SharedCase):
 
     def test_another_tenant_is_another_home(self) -> None:
         conversation = logged_in().client(GET, encode([b"AUTH", b"green"]), GET)
-        self.assertEqual(len(conversation.homes), 1)
+        self.assertEqual(len(conversation.pools), 1)
         conversation.shared_redis(b"+1\r\n")
-        self.assertEqual([tenant_pool.users for tenant_pool in conversation.homes], [0, 1])
-        self.assertEqual((conversation.asked, conversation.shared_gets()), ([BLUE, GREEN], GET))
+        self.assertEqual([tenant_pool.users for tenant_pool in conversation.pools], [0, 1])
+        self.assertEqual((conversation.asked, conversation.shared_gets()), ([BLUE.tenant, GREEN.tenant], GET))
 
     def test_reset_leaves_home(self) -> None:
         conversation = logged_in().command(b"RESET")
@@ -127,8 +127,7 @@ class PlainTests(SharedCase):
 
     def test_another_policy(self) -> None:
         conversation = logged_in()
-        conversation.policy = lambda: make_policy(builtin(), scripts=False)
-        conversation.session.policy_changed()
+        conversation.use_policy(make_policy(builtin(), scripts=False))
         self.assertRefused(conversation.command(b"EVAL", b"return 1", b"0"), b"-NOPERM")
 
 
@@ -137,7 +136,7 @@ class ProtocolTests(SharedCase):
         conversation = logged_in().client(GET, encode([b"HELLO", b"3", b"SETNAME", b"me"]), GET)
         self.assertEqual(conversation.shared_gets(), GET)
         conversation.shared_redis(b"+1\r\n")
-        self.assertEqual([tenant_pool.users for tenant_pool in conversation.homes], [0, 1])
+        self.assertEqual([tenant_pool.users for tenant_pool in conversation.pools], [0, 1])
         self.assertEqual(conversation.tenant_pool.protocol, 3)
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"3"]) + GET)
         conversation.shared_redis(b"%0\r\n_\r\n")
@@ -146,17 +145,17 @@ class ProtocolTests(SharedCase):
 
     def test_a_login_with_hello_goes_there_at_once(self) -> None:
         conversation = SharedConversation().command(b"HELLO", b"3", b"AUTH", b"default", b"blue")
-        self.assertEqual((len(conversation.homes), conversation.tenant_pool.protocol), (1, 3))
+        self.assertEqual((len(conversation.pools), conversation.tenant_pool.protocol), (1, 3))
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"3"]))
 
     def test_the_same_again(self) -> None:
         conversation = logged_in().client(encode([b"HELLO", b"2"]), encode([b"HELLO"]))
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"2"]) + encode([b"HELLO"]))
-        self.assertEqual(len(conversation.homes), 1)
+        self.assertEqual(len(conversation.pools), 1)
 
     def test_redis_speaks_no_resp3(self) -> None:
         conversation = logged_in()
-        conversation.share = lambda *_: conversation.session.upstream_refused("ERR unknown command 'HELLO'")
+        conversation.refuses_pools = "ERR unknown command 'HELLO'"
         self.assertRefused(conversation.command(b"HELLO", b"3"), b"-ERR unknown command")
         conversation.client(GET)
         self.assertEqual(conversation.shared_gets(), GET)
@@ -180,7 +179,7 @@ class DedicatedConnectionTests(SharedCase):
         conversation.shared_redis(b"+1\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+1\r\n+2\r\n+3\r\n")
         self.assertEqual(conversation.session.commands, 7)
         self.assertTrue(conversation.hears().endswith(b"+3\r\n"))
-        self.assertEqual(conversation.session._outstanding, 0)
+        self.assertEqual(conversation.session.outstanding, 0)
 
     def test_a_transaction_in_parts(self) -> None:
         conversation = logged_in().client(GET, encode([b"MULTI"]))
@@ -264,17 +263,17 @@ class DedicatedConnectionTests(SharedCase):
 
     def test_a_pattern_that_redis_is_not_told_of_comes_home(self) -> None:
         conversation = logged_in()
-        conversation.permit = lambda _: None
-        conversation.command(b"PSUBSCRIBE", b"a*").session.told(RuntimeError())
+        conversation.permits_at_once = False
+        conversation.command(b"PSUBSCRIBE", b"a*").finish(Unavailable())
         self.assertHome(conversation)
 
     def test_a_pattern_keeps_the_upstream_connection_while_redis_is_told_of_it(self) -> None:
         conversation = logged_in()
-        conversation.permit = lambda _: None
-        conversation.command(b"PSUBSCRIBE", b"a*").session.unread(True)
-        conversation.session.unread(False)
+        conversation.permits_at_once = False
+        conversation.command(b"PSUBSCRIBE", b"a*").session.client_slow(True)
+        conversation.session.client_slow(False)
         self.assertTrue(conversation.session.dedicated)
-        conversation.session.told(None)
+        conversation.finish(None)
         self.assertEqual(conversation.gets(), encode([b"PSUBSCRIBE", b"blue:a*"]))
 
     def test_a_command_that_is_too_large_to_be_read_whole(self) -> None:
@@ -307,8 +306,7 @@ class DedicatedConnectionTests(SharedCase):
         large = encode([b"EVAL", b"x" * 100_000, b"0"])
         for first in (b"", GET):
             conversation = logged_in(upstreams_at_once=False).client(first, large[:70_000])
-            conversation.policy = lambda: make_policy(builtin(), scripts=False)
-            conversation.session.policy_changed()
+            conversation.use_policy(make_policy(builtin(), scripts=False))
             if first:
                 conversation.shared_redis(b"+1\r\n")
                 conversation.hears()
@@ -340,7 +338,7 @@ class DedicatedConnectionTests(SharedCase):
             conversation = logged_in(upstreams_at_once=False)
             conversation.client(command[:80_000])
             self.assertTrue(conversation.waits)
-            conversation.session.upstream_refused("ERR none")
+            conversation.refuse_upstream("ERR none")
             self.assertHears(conversation, b"-ERR none\r\n")
             conversation.client(command[80_000:], GET)
             self.assertEqual(conversation.shared_gets(), GET)
@@ -348,7 +346,7 @@ class DedicatedConnectionTests(SharedCase):
             self.assertEqual(conversation.session.commands, 2 + count)
 
     def test_ended_while_it_waits_for_one(self) -> None:
-        for end in (lambda c: c.recheck(Snapshot(None, [])), lambda c: c.session.lost()):
+        for end in (lambda c: c.recheck(Snapshot(None, [])), lambda c: c.session.ending.at_once()):
             conversation = logged_in(upstreams_at_once=False)
             conversation.client(encode([b"SET", b"a", b"x" * 100_000])[:70_000])
             end(conversation)
@@ -382,8 +380,7 @@ class RedisAwayTests(SharedCase):
         # What comes until it is known whether there is another one waits.
         conversation.client(GET * 2)
         self.assertHears(conversation)
-        tenant_pool.away = "ERR away"
-        tenant_pool.ready()
+        tenant_pool.goes_away("ERR away")
         self.assertHears(conversation, AWAY * 2)
         self.assertHears(conversation.client(GET), AWAY)
         tenant_pool.upstream = RecordingUpstream(conversation)
@@ -408,14 +405,14 @@ class RedisAwayTests(SharedCase):
         conversation = logged_in().client(encode([b"CLIENT", b"REPLY", b"SKIP"]), GET * 2)
         conversation.tenant_pool.breaks()
         self.assertHears(conversation, LOST)
-        conversation.tenant_pool.away = "ERR away"
+        conversation.tenant_pool.goes_away("ERR away")
         conversation.client(encode([b"CLIENT", b"REPLY", b"SKIP"]), GET * 2)
         self.assertHears(conversation, AWAY)
 
     def test_what_needs_a_dedicated_connection_fails_too(self) -> None:
         conversation = logged_in()
         conversation.tenant_pool.breaks()
-        conversation.tenant_pool.away = "ERR away"
+        conversation.tenant_pool.goes_away("ERR away")
         large = encode([b"SET", b"a", b"x" * 100_000])
         block = encode([b"MULTI"]) + GET + encode([b"EXEC"])
         for command, count in (
@@ -428,7 +425,7 @@ class RedisAwayTests(SharedCase):
         ):
             self.assertHears(conversation.client(command), AWAY * count)
         self.assertEqual(conversation.upstreams, [])
-        self.assertFalse(conversation.session._multi)
+        self.assertFalse(conversation.session.multi)
 
     def test_commands_parked_behind_what_was_lost(self) -> None:
         """They wait for what is pending, which is an error now, and must not be sent to the upstream connection that is
@@ -468,7 +465,7 @@ class BoundsTests(SharedCase):
         upstream.slow_reader = lambda session, size: behind.append(size)
         upstream.read_everything = lambda session: behind.clear()
         conversation.client(GET * 2)
-        conversation.session.unread(True)
+        conversation.session.client_slow(True)
         conversation.shared_redis(b"+1\r\n")
         self.assertEqual(behind, [4])
         conversation.client(GET)
@@ -477,7 +474,7 @@ class BoundsTests(SharedCase):
         # Redis keeps what it does not read from now on.
         self.assertEqual(conversation.gets(), GET)
         self.assertTrue(conversation.upstream.paused)
-        conversation.session.unread(False)
+        conversation.session.client_slow(False)
         self.assertEqual((behind, conversation.upstream.paused), ([], False))
         conversation.redis(b"+3\r\n")
         self.assertHome(conversation)
@@ -498,16 +495,16 @@ class BoundsTests(SharedCase):
 
         old.slow_reader = slow_reader
         old.read_everything = lambda session: None
-        conversation.session.unread(True)
+        conversation.session.client_slow(True)
         old.pending.received(b"+1\r\n")
         self.assertEqual(old.sent, GET)
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"2"]))
-        conversation.session.unread(False)
+        conversation.session.client_slow(False)
         conversation.shared_redis(b"*0\r\n")
         self.assertEqual(conversation.shared_gets(), GET)
         conversation.shared_redis(b"+2\r\n")
         self.assertHears(conversation, b"+1\r\n*0\r\n+2\r\n")
-        self.assertEqual([tenant_pool.users for tenant_pool in conversation.homes], [0, 1])
+        self.assertEqual([tenant_pool.users for tenant_pool in conversation.pools], [0, 1])
 
     def test_a_client_that_does_not_read_is_counted_where_it_fell_behind(self) -> None:
         """Until it has read, wherever HELLO leads it meanwhile: or that upstream connection would be held back by nobody for
@@ -518,51 +515,51 @@ class BoundsTests(SharedCase):
         behind: list[int] = []
         old.slow_reader = lambda session, size: behind.append(size)
         old.read_everything = lambda session: behind.clear()
-        conversation.session.unread(True)
+        conversation.session.client_slow(True)
         old.pending.received(b"+1\r\n")
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"3"]))
         conversation.shared_redis(b"%0\r\n")
         self.assertEqual(behind, [4])
-        conversation.session.unread(False)
+        conversation.session.client_slow(False)
         self.assertEqual(behind, [])
 
     def test_a_client_that_does_not_read_and_sends_nothing_stays(self) -> None:
         conversation = logged_in().client(GET)
         conversation.tenant_pool.upstream.slow_reader = conversation.tenant_pool.upstream.read_everything = lambda *_: None
-        conversation.session.unread(True)
+        conversation.session.client_slow(True)
         conversation.shared_redis(b"+1\r\n")
-        conversation.session.unread(False)
+        conversation.session.client_slow(False)
         self.assertEqual(conversation.upstreams, [])
 
     def test_a_client_that_does_not_read_while_no_upstream_connection_can_be_had(self) -> None:
         conversation = logged_in(upstreams_at_once=False)
-        conversation.session.unread(True)
+        conversation.session.client_slow(True)
         conversation.client(GET)
-        conversation.session.upstream_refused("ERR none")
+        conversation.refuse_upstream("ERR none")
         self.assertHears(conversation)
         self.assertEqual(len(conversation.asked), 2)
-        conversation.session.unread(False)
+        conversation.session.client_slow(False)
         self.assertEqual(conversation.shared_gets(), GET)
 
     def test_a_client_that_has_read_all_before_it_is_known_that_no_upstream_connection_can_be_had(self) -> None:
         conversation = logged_in(upstreams_at_once=False)
-        conversation.session.unread(True)
+        conversation.session.client_slow(True)
         conversation.client(GET)
-        conversation.session.unread(False)
-        conversation.session.upstream_refused("ERR none")
+        conversation.session.client_slow(False)
+        conversation.refuse_upstream("ERR none")
         self.assertEqual((conversation.shared_gets(), conversation.waits), (GET, False))
 
     def test_a_client_that_has_read_all_needs_no_upstream_connection_of_its_own(self) -> None:
         before = logged_in(upstreams_at_once=False)
-        before.session.unread(True)
+        before.session.client_slow(True)
         before.client(GET)
-        before.session.unread(False)
+        before.session.client_slow(False)
         before.open_upstream()
         after = logged_in()
-        after.session.unread(True)
+        after.session.client_slow(True)
         after.client(GET).redis(b"+1\r\n")
         self.assertTrue(after.session.dedicated)
-        after.session.unread(False)
+        after.session.client_slow(False)
         for conversation in (before, after):
             self.assertHome(conversation)
         self.assertEqual(before.shared_gets(), GET)

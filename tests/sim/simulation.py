@@ -32,7 +32,7 @@ from redisproxy.clients.connection import ClientProtocol
 from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.clients.snapshot import CurrentSnapshot
 from redisproxy.ops.access_log import AccessLog
-from redisproxy.session import conversation
+from redisproxy.session import replies, session
 from redisproxy.settings import Settings
 from redisproxy.tenants.model import Backend, Credential, Snapshot, Tenant, digest
 from redisproxy.upstream import backend as backend_module
@@ -62,9 +62,9 @@ LIMITS = (
     (shared_module, "QUEUED_LIMIT", 1024),
     (shared_module, "BATCHES_LIMIT", 8),
     (shared_module, "CONNECTIONS_LIMIT", 2),
-    (conversation, "PENDING_LIMIT", 64),
-    (conversation, "ANSWERS_LIMIT", 64),
-    (conversation, "BUFFERED_LIMIT", 512),
+    (replies, "PENDING_LIMIT", 64),
+    (replies, "ANSWERS_LIMIT", 64),
+    (session, "BUFFERED_LIMIT", 512),
     (client_module, "WAITING_LIMIT", 64),
     (clients_module, "CLOSED_AT_ONCE", 1),
 )

@@ -1,5 +1,4 @@
-"""Conversations whose client and Redis are the test: the recording upstream connections and homes under a session, and their
-assertions.
+"""Conversations whose client and Redis are the test: the recording connections under a session, and their assertions.
 
 Owns what tests of sessions write their transcripts with. It opens no socket and starts no process.
 """
@@ -11,10 +10,13 @@ import unittest
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import Policy, make_policy
 from redisproxy.resp.framing import encode
+from redisproxy.session.errors import OK
 from redisproxy.session.info import CLIENT_STATS
 from redisproxy.session.pending import PendingReplies, ReplyBatch
-from redisproxy.session.session import OK, Session
-from redisproxy.tenants.model import Credential, Snapshot, Tenant, digest
+from redisproxy.session.ports import Unavailable
+from redisproxy.session.session import Session
+from redisproxy.session.state import Step
+from redisproxy.tenants.model import Credential, Snapshot, Tenant, TenantFullError, digest
 
 BLUE = Credential(Tenant("blue", 3), "redis-secret-master", digest(b"blue"))
 GREEN = Credential(Tenant("green", 5), "redis-secret-master", digest(b"green"))
@@ -23,14 +25,14 @@ POLICY = make_policy(builtin(), scripts=True, databases=True)
 
 
 class RecordingUpstream:
-    """An upstream connection whose Redis is the test: the real pending replies, and lists of what was sent."""
+    """A connection whose Redis is the test: the real pending replies, and lists of what was sent."""
 
     busy = False
 
     def __init__(self, conversation: Conversation, protocol: int = 2) -> None:
         self.protocol = protocol
         self.pending = PendingReplies(protocol)
-        self.latest, self.withdraw = self.pending.latest, self.pending.withdraw
+        self.newest, self.withdraw = self.pending.newest, self.pending.withdraw
         self.sent = b""
         self.paused = False
         #: None: not yet; else whether what blocks was given up, too
@@ -38,11 +40,15 @@ class RecordingUpstream:
         self.released: bool | None = None
         self._conversation = conversation
 
-    def send(self, data: bytes, *batches: ReplyBatch) -> None:
-        assert self.released is None, "sent to an upstream connection that was given back"
-        assert self.given_up is None, "sent to an upstream connection that was given up"
-        self.pending.batches.extend(batches)
+    def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
+        assert self.released is None, "sent to a connection that was given back"
+        assert self.given_up is None, "sent to a connection that was given up"
+        if batch is not None:
+            self.pending.batches.append(batch)
         self.sent += data
+
+    def carry_session(self, session: object) -> None:
+        assert session is self._conversation.session
 
     def pause(self, paused: bool) -> None:
         self.paused = paused
@@ -56,35 +62,57 @@ class RecordingUpstream:
         self.pending.abandon()
 
 
+class RecordingReservation:
+    """One of a tenant's connections."""
+
+    def __init__(self) -> None:
+        self.kept: bool | None = None
+
+    def keep(self) -> None:
+        assert self.kept is None
+        self.kept = True
+
+    def cancel(self) -> None:
+        assert self.kept is None
+        self.kept = False
+
+
 class Conversation:
-    """A session between a client and a Redis that the test plays. It is its own link."""
+    """A session between a client and a Redis that the test plays: all that the session knows of outside."""
 
-    shares = False
-    taken = 0
+    multiplexes = False
+    bytes_received = 0
 
-    def __init__(self, snapshot: Snapshot = DIRECTORY, upstreams_at_once: bool = True) -> None:
-        """upstreams_at_once: an upstream connection is there as soon as the session asks for one; if not, the test opens
-        it.
-        """
+    def __init__(self, snapshot: Snapshot = DIRECTORY, upstreams_at_once: bool = True, policy: Policy = POLICY) -> None:
+        """upstreams_at_once: one is there as soon as the session asks for one; if not, the test opens it."""
         self.id = 7
         self.peer = "192.0.2.1:5555"
         self.age = 12
+        self.policy = policy
         self.questions: list[list[list[bytes]]] = []
         self.permitted: list[bytes] = []
-        self.logouts = 0
+        #: whether patterns are allowed as soon as the session asks
+        self.permits_at_once = True
+        self.identities: list[Credential | None] = []
+        self.reservations: list[RecordingReservation] = []
+        #: tenants that have as many connections as they may
+        self.full: set[Tenant] = set()
         self.audited: list[str] = []
         self.looked: list[bytes] = []
         self.snapshot = snapshot
         self.upstreams_at_once = upstreams_at_once
         self.upstreams: list[RecordingUpstream] = []
-        self.asked: list[Credential] = []
+        self.asked: list[Tenant] = []
         self.asked_protocol = 2
+        #: the latest Step that somebody works for
+        self.step: Step | None = None
         self.told = b""
         self.closed: str | None = None
         self.held = False
-        self.session = Session(self)
+        self.bugs: list[BaseException] = []
+        self.session = Session(self, self, self)
 
-    # The link.
+    # The client's connection.
 
     def write(self, data: bytes) -> None:
         self.told += data
@@ -101,15 +129,15 @@ class Conversation:
     def resume_reading(self) -> None:
         self.held = False
 
-    def policy(self) -> Policy:
-        return POLICY
+    def bug(self, error: BaseException) -> None:
+        raise error
 
-    def ask(self, commands: list[list[bytes]]) -> None:
-        self.questions.append(commands)
+    def identity_changed(self, credential: Credential | None) -> None:
+        assert credential == self.session.credential or credential is None
+        self.identities.append(credential)
 
-    def permit(self, patterns: list[bytes]) -> None:
-        self.permitted += patterns
-        self.session.told(None)
+    def dedicated(self) -> None:
+        assert self.session.dedicated is self.upstreams[-1]
 
     def inspected(self, name: bytes) -> None:
         self.looked.append(name)
@@ -117,39 +145,75 @@ class Conversation:
     def forbidden(self, name: str) -> None:
         self.audited.append(name)
 
-    def delay_login_error(self, error: bytes) -> None:
-        self.session.login_error_due(error, False)
-
-    def logged_out(self) -> None:
-        self.logouts += 1
-
-    def stats(self) -> dict[str, int]:
-        return dict.fromkeys(CLIENT_STATS, 4) | {"pubsub_patterns": 6}
+    # Accounts.
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         return self.snapshot.authenticate(username, password, 0.0)
 
-    def acquire(self, credential: Credential, protocol: int) -> None:
-        self.asked.append(credential)
+    def reserve(self, credential: Credential) -> RecordingReservation:
+        if credential.tenant in self.full:
+            raise TenantFullError
+        self.reservations.append(RecordingReservation())
+        return self.reservations[-1]
+
+    def login_delay(self, step: Step) -> None:
+        step.finish(False)
+
+    def stats(self) -> dict[str, int]:
+        return dict.fromkeys(CLIENT_STATS, 4) | {"pubsub_patterns": 6}
+
+    # The backend.
+
+    def acquire(self, tenant: Tenant, protocol: int, dedicated: bool, step: Step) -> None:
+        self.asked.append(tenant)
         self.asked_protocol = protocol
+        self.step = step
+        assert dedicated or self.multiplexes
         if self.upstreams_at_once:
             self.open_upstream()
 
+    def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step) -> None:
+        assert self.session.credential is not None and tenant == self.session.credential.tenant
+        self.questions.append(commands)
+        self.step = step
+
+    def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step) -> None:
+        assert self.session.credential is not None and tenant == self.session.credential.tenant
+        self.permitted += patterns
+        self.step = step
+        if self.permits_at_once:
+            step.finish(None)
+
     # The test's side.
 
+    def finish(self, result: object) -> bool:
+        """Whoever works for the latest Step is done."""
+        assert self.step is not None
+        return self.step.finish(result)
+
     def open_upstream(self) -> None:
-        self.upstreams.append(RecordingUpstream(self, self.asked_protocol))
-        self.session.upstream_opened(self.upstreams[-1])
+        upstream = RecordingUpstream(self, self.asked_protocol)
+        self.upstreams.append(upstream)
+        if not self.finish(upstream):
+            upstream.release(clean=True)
+
+    def refuse_upstream(self, error: str) -> None:
+        self.finish(Unavailable(error))
+
+    def use_policy(self, policy: Policy) -> None:
+        """Redis is another one, or has other rules."""
+        self.policy = policy
+        self.session.policy_changed()
 
     def recheck(self, snapshot: Snapshot, now: float = 0.0) -> None:
-        """Another directory is in force, or time has passed."""
-        if self.session.recheck(lambda credential: snapshot.renewed(credential, now)):
-            self.session.end_revoked()
+        """Another snapshot is in force, or time has passed."""
+        if self.session.ending.recheck(lambda credential: snapshot.renewed(credential, now)):
+            self.session.ending.close_if_drained()
 
     @property
     def waits(self) -> bool:
         """Whether no more commands are taken for now."""
-        return bool(self.session._wait)
+        return bool(self.session.gates)
 
     @property
     def upstream(self) -> RecordingUpstream:
@@ -157,7 +221,7 @@ class Conversation:
 
     def client(self, *parts: bytes) -> Conversation:
         data = b"".join(parts)
-        self.taken += len(data)
+        self.bytes_received += len(data)
         self.session.received(data)
         return self
 
@@ -174,7 +238,7 @@ class Conversation:
         return told
 
     def gets(self) -> bytes:
-        """What Redis was sent since the last time, on the newest upstream connection."""
+        """What Redis was sent since the last time, on the newest dedicated connection."""
         sent, self.upstream.sent = self.upstream.sent, b""
         return sent
 
@@ -199,13 +263,12 @@ class ConversationCase(unittest.TestCase):
         self.assertTrue(told.startswith(start) and told.endswith(b"\r\n") and told.count(b"\r\n") == 1, told)
 
 
-class RecordingHome:
+class RecordingPool:
     """A tenant's multiplexed connections, of which the test is the Redis."""
 
     def __init__(self, conversation: SharedConversation, protocol: int) -> None:
         self.protocol = protocol
-        self.upstream: RecordingUpstream | None = RecordingUpstream(conversation, protocol)
-        self.away = ""
+        self.upstream: RecordingUpstream | Unavailable = RecordingUpstream(conversation, protocol)
         self.users = 1
         self.waiting: list[object] = []
 
@@ -220,31 +283,49 @@ class RecordingHome:
         for session in waiting:
             session.upstream_ready()
 
+    def goes_away(self, error: str) -> None:
+        """There is no connection, and none can be opened."""
+        self.upstream = Unavailable(error)
+        self.ready()
+
     def breaks(self, begun: bool = False) -> None:
         """As `upstream.multiplexed` does when a connection is lost."""
-        upstream, self.upstream = self.upstream, None
-        for owner in dict.fromkeys(batch.owner for batch in upstream.pending.abandon()):
-            owner.multiplexed_lost(begun)
+        upstream, self.upstream = self.upstream, Unavailable(busy=True)
+        oldest: dict[object, ReplyBatch] = {}
+        for batch in upstream.pending.abandon():
+            oldest.setdefault(batch.receiver, batch)
+        for receiver, batch in oldest.items():
+            receiver.upstream_lost(batch, begun)
 
 
 class SharedConversation(Conversation):
-    """A session that shares upstream connections. `upstream connections` are those of its own."""
+    """A session that shares connections. `upstreams` are those of its own."""
 
-    shares = True
+    multiplexes = True
 
     def __init__(self, **options: object) -> None:
-        self.homes: list[RecordingHome] = []
+        self.pools: list[RecordingPool] = []
+        #: whether it is refused, and how
+        self.refuses_pools = ""
         super().__init__(**options)
 
-    def share(self, credential: Credential, protocol: int) -> None:
-        self.asked.append(credential)
+    def acquire(self, tenant: Tenant, protocol: int, dedicated: bool, step: Step) -> None:
+        if dedicated:
+            return super().acquire(tenant, protocol, dedicated, step)
+        self.asked.append(tenant)
         self.asked_protocol = protocol
-        self.homes.append(RecordingHome(self, protocol))
-        self.session.multiplexed_ready(self.homes[-1])
+        self.step = step
+        if self.refuses_pools:
+            step.finish(Unavailable(self.refuses_pools))
+            return
+        pool = RecordingPool(self, protocol)
+        self.pools.append(pool)
+        if not step.finish(pool):
+            pool.leave()
 
     @property
-    def tenant_pool(self) -> RecordingHome:
-        return self.homes[-1]
+    def tenant_pool(self) -> RecordingPool:
+        return self.pools[-1]
 
     def shared_gets(self) -> bytes:
         """What was sent over the multiplexed connection since the last time."""
@@ -266,5 +347,5 @@ def logged_in_at_home(**options: object) -> SharedConversation:
 
 class SharedCase(ConversationCase):
     def assertHome(self, conversation: SharedConversation) -> None:
-        self.assertFalse(conversation.session.dedicated)
+        self.assertIsNone(conversation.session.dedicated)
         self.assertTrue(all(upstream.released is not None for upstream in conversation.upstreams))

@@ -38,5 +38,5 @@ class Heard:
     def __init__(self) -> None:
         self.heard: list[bytes] = []
 
-    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
+    def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
         self.heard.append(piece)

@@ -33,7 +33,7 @@ class Sharing(Heard):
 
     lost = 0
 
-    def multiplexed_lost(self, begun: bool) -> None:
+    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
         self.lost += 1
 
 

@@ -21,7 +21,7 @@ PING = b"*1\r\n$4\r\nPING\r\n"
 class Deaf:
     """Is pending what a test is not about."""
 
-    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
+    def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
         pass
 
 

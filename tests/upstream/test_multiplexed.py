@@ -6,6 +6,7 @@ import unittest
 
 from twisted.internet import task
 
+from redisproxy.session.ports import Unavailable
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.multiplexed import TenantPool
 
@@ -28,5 +29,6 @@ class WaitingTests(unittest.TestCase):
         for _ in range(100):
             tenant_pool.wait(Waiting(ended=True))
         self.assertLessEqual(len(tenant_pool._waiting), 3)
+        tenant_pool.upstream = Unavailable()
         tenant_pool.tell_waiting()
         self.assertEqual(there.told, 1)

@@ -15,8 +15,8 @@ from twisted.trial import unittest
 
 from redisproxy.net.protocol import READ_SIZE, SMALL_READ_SIZE, WIDE_READ_SIZE
 from redisproxy.ops.log_once import QUIET
+from redisproxy.session.errors import UNREACHABLE
 from redisproxy.session.pending import CONFIRMATIONS, ReplyBatch
-from redisproxy.session.route import UNREACHABLE
 from redisproxy.tenants.model import Backend, Tenant
 from redisproxy.upstream.acl_users import AclUserError, AclUsers
 from redisproxy.upstream.connection import LOGIN_REFUSED, RedisConnection, UpstreamError
@@ -36,7 +36,7 @@ class Subscriber(Heard):
     def confirmed(self, change: object, refused: bool) -> bool:
         return change is True
 
-    def published(self, piece: bytes, whole: bool) -> None:
+    def message(self, piece: bytes, whole: bool) -> None:
         self.heard.append(piece)
 
     def bare(self, channel: bytes) -> bytes:
@@ -55,7 +55,7 @@ class NarrowTests(unittest.SynchronousTestCase):
         upstream.carry(subscriber, lambda full: None)
         confirmed = b"*3\r\n$%d\r\n%b\r\n$1\r\nc\r\n:%d\r\n"
         small, large = (b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$%d\r\n%b\r\n" % (size, b"x" * size) for size in (5, 70_000))
-        upstream.send(b"", ReplyBatch(subscriber, 1, CONFIRMATIONS, change=True))
+        upstream.send(b"", ReplyBatch(subscriber, 1, CONFIRMATIONS, subscription=(subscriber, True)))
         upstream.dataReceived(confirmed % (9, b"subscribe", 1))
         self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
         upstream.dataReceived(small * 60)
@@ -66,7 +66,7 @@ class NarrowTests(unittest.SynchronousTestCase):
         self.assertEqual(transport.bufferSize, WIDE_READ_SIZE)
         upstream.dataReceived(small * 2)
         self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
-        upstream.send(b"", ReplyBatch(subscriber, 1, CONFIRMATIONS, change=False))
+        upstream.send(b"", ReplyBatch(subscriber, 1, CONFIRMATIONS, subscription=(subscriber, False)))
         upstream.dataReceived(confirmed % (11, b"unsubscribe", 0))
         self.assertEqual(transport.bufferSize, READ_SIZE)
         self.assertEqual(b"".join(subscriber.heard).count(small), 62)

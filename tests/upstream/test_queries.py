@@ -14,8 +14,7 @@ from twisted.trial import unittest
 from zope.interface import implementer
 
 from redisproxy.resp.framing import encode
-from redisproxy.session.answering import NOT_ALLOWED, UNANSWERED
-from redisproxy.session.route import UNREACHABLE
+from redisproxy.session.errors import NOT_ALLOWED, UNANSWERED, UNREACHABLE
 from redisproxy.tenants.model import Backend, Tenant
 from redisproxy.upstream.client import Connection, ControlError, RedisClient
 from redisproxy.upstream.queries import ANSWER_LIMIT, IDLE, PAUSE_FACTOR, PAUSE_MAX, TIMEOUT, TOO_LARGE, ControlQueries

@@ -1,0 +1,140 @@
+"""The commands that a session looks at: what each needs before it runs, and what runs it.
+
+Owns the order of checks, which decides what a client hears of several things that are wrong: no log-in; unknown or refused
+by the policy; wrong number of arguments; inside MULTI. Then the session waits, if the command needs that: until no reply is
+pending, then for a dedicated connection. Then the command's handler runs, once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from .. import probes
+from ..policy.policy import Policy
+from ..resp.framing import COMMAND, HEADED, INSPECT_LIMIT, OVERSIZE, REFUSE, STREAM
+from . import commands_connection as connection
+from . import commands_data as data
+from . import commands_pubsub as channels
+from . import commands_server as server
+from .errors import LONG_NAME, NOAUTH, REPLACED
+from .handler import Handler, Need, arity_error, unknown
+from .route import DEDICATED
+
+if TYPE_CHECKING:
+    from .session import Session
+
+_LOGIN, _NO_MULTI, _DEDICATED = Need.LOGIN, Need.NO_MULTI, Need.DEDICATED
+_ALONE = Need.LOGIN | Need.NO_MULTI | Need.DEDICATED
+
+#: By name. Commands that the policy has the session look at, and that are not here, are containers or block.
+HANDLERS = {
+    b"AUTH": Handler(connection.auth, (2, -1), 0, connection.auth_needs),
+    b"CLIENT": Handler(connection.client, (2, -1)),
+    b"CONFIG": Handler(server.config, (2, -1), _LOGIN, server.config_needs),
+    b"COPY": Handler(data.copy),
+    b"DISCARD": Handler(data.exec_or_discard),
+    b"EXEC": Handler(data.exec_or_discard),
+    b"FLUSHALL": Handler(data.flushall),
+    b"HELLO": Handler(connection.hello, (1, -1), 0, connection.hello_needs),
+    b"HOST:": Handler(connection.cross_protocol, needs=0),
+    b"INFO": Handler(server.info, (1, -1), _LOGIN, server.info_needs),
+    b"MULTI": Handler(data.multi),
+    b"POST": Handler(connection.cross_protocol, needs=0),
+    b"PSUBSCRIBE": Handler(channels.subscribe, (2, -1), _ALONE),
+    b"PUBLISH": Handler(data.publish, (2, -1)),
+    b"PUBSUB": Handler(channels.pubsub, (2, -1), _LOGIN, channels.pubsub_needs),
+    b"PUNSUBSCRIBE": Handler(channels.unsubscribe, (1, -1), _ALONE),
+    b"QUIT": Handler(connection.quit_, needs=0),
+    b"RESET": Handler(connection.reset, (1, 1), Need.DRAINED),
+    b"SELECT": Handler(connection.select, (2, 2)),
+    b"SPUBLISH": Handler(data.publish, (2, -1)),
+    b"SSUBSCRIBE": Handler(channels.subscribe, (2, -1), _ALONE),
+    b"SUBSCRIBE": Handler(channels.subscribe, (2, -1), _ALONE),
+    b"SUNSUBSCRIBE": Handler(channels.unsubscribe, (1, -1), _ALONE),
+    b"UNSUBSCRIBE": Handler(channels.unsubscribe, (1, -1), _ALONE),
+    b"UNWATCH": Handler(data.unwatch),
+    b"WATCH": Handler(data.watch, needs=_LOGIN | _DEDICATED),
+}
+#: What may wait for other commands, and must not have them wait behind it.
+BLOCKING = Handler(data.block, also=data.block_needs)
+#: A command of which some subcommands are passed on.
+CONTAINER = Handler(server.container, (2, -1))
+
+
+def take(session: Session, kind: int, what: Any) -> None:
+    """A command that is not plain, or the beginning of one, as the scanner gives it. See `resp.framing`."""
+    if kind == STREAM:
+        session.streaming = False
+        return session.route.acquire(session, partial(_begin_stream, session, what, session.policy))
+    if kind == COMMAND:
+        session.connection.inspected(what[0])
+        return dispatch(session, what)
+    if kind == HEADED:
+        session.connection.inspected(what[0])
+        session.streaming = False
+        return session.route.acquire(session, partial(data.stream_publish, session, what))
+    session.connection.inspected(what)
+    if kind == OVERSIZE:
+        if session.credential is not None and what.upper() not in session.policy.table:
+            return unknown(session, [what])
+        return session.refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (what.lower(), INSPECT_LIMIT))
+    if session.credential is None:
+        return session.answer(NOAUTH)
+    if what:
+        return session.forbid(what)
+    return session.forbid(b"unknown", LONG_NAME)
+
+
+def _begin_stream(session: Session, piece: bytes, judge: Policy) -> None:
+    """The first piece of a command that is not read whole. judge: the policy that let it pass, perhaps a while ago."""
+    if judge != session.policy:
+        probes.reached("Redis was replaced while a large command waited")
+        return session.refuse_waiting(REPLACED)
+    session.streaming = True
+    return session.forward(piece)
+
+
+def dispatch(session: Session, words: list[bytes]) -> None:
+    """Checks a command, has the session wait for what it needs, and runs it."""
+    name = words[0].upper()
+    handler = HANDLERS.get(name)
+    if session.credential is None:
+        if handler is None or handler.needs & _LOGIN:
+            return session.answer(NOAUTH)
+    elif not _passes(session, name, words):
+        return None
+    if handler is None:
+        handler = BLOCKING if name in session.policy.blocking else CONTAINER
+    least, most = handler.arity
+    if len(words) < least or 0 <= most < len(words):
+        return arity_error(session, words)
+    needs = handler.needs
+    if handler.also is not None:
+        needs |= handler.also(session, words)
+    if needs & _NO_MULTI and session.multi:
+        return session.refuse(b"-ERR %b inside MULTI is not allowed\r\n" % name)
+    if needs & _DEDICATED and session.route.state is not DEDICATED:
+        return session.route.acquire(session, partial(_run_later, session, name, words, handler.run))
+    if needs & Need.DRAINED and not session.replies.drained:
+        return session.when_drained(partial(_run_later, session, name, words, handler.run))
+    return handler.run(session, words)
+
+
+def _passes(session: Session, name: bytes, words: list[bytes]) -> bool:
+    """Whether the policy lets it pass. If not, the client hears why."""
+    verdict = session.policy.table.get(name)
+    if verdict is None:
+        unknown(session, words)
+        return False
+    if verdict == REFUSE:  # by a policy that came since it was read
+        session.forbid(words[0])
+        return False
+    return True
+
+
+def _run_later(session: Session, name: bytes, words: list[bytes], run: Callable[[Session, list[bytes]], None]) -> None:
+    """Runs a command that waited, unless a policy that came meanwhile refuses it."""
+    if session.credential is None or _passes(session, name, words):
+        run(session, words)

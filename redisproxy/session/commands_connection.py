@@ -1,0 +1,231 @@
+"""Commands about the client's connection: AUTH, HELLO, RESET, QUIT, SELECT, CLIENT, and what browsers are made to send.
+
+Owns their syntax, and what they change in the session. Log-ins are `login`'s.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from . import login
+from .errors import BAD_NAME, NAME_LIMIT, NOAUTH_HELLO, OK, SYNTAX
+from .handler import Need, bulk, forbid_subcommand, help_reply, wrong_number
+from .state import ReplyMode
+
+if TYPE_CHECKING:
+    from .session import Session
+
+#: Subcommands of CLIENT that the proxy answers, and how many words they are; 0: three or more.
+_CLIENT = {b"CAPA": 0, b"GETNAME": 2, b"HELP": 2, b"ID": 2, b"INFO": 2, b"REPLY": 3, b"SETINFO": 4, b"SETNAME": 3}
+_CLIENT_HELP = help_reply(
+    "CLIENT",
+    "GETNAME",
+    "    Return the name of the current connection.",
+    "ID",
+    "    Return the ID of the current connection.",
+    "INFO",
+    "    Return information about the current client connection.",
+    "REPLY (ON|OFF|SKIP)",
+    "    Control the replies sent to the current connection.",
+    "SETNAME <name>",
+    "    Assign the name <name> to the current connection.",
+    "SETINFO <option> <value>",
+    "    Set client meta attr. Options are LIB-NAME and LIB-VER.",
+)
+
+
+# Log-ins.
+
+
+def auth(session: Session, words: list[bytes]) -> None:
+    """AUTH [user] password."""
+    if len(words) > 3:
+        return session.refuse(SYNTAX)
+    user = words[1] if len(words) == 3 else None
+    return login.authenticate(session, user, words[-1], None)
+
+
+def auth_needs(session: Session, words: list[bytes]) -> int:
+    """See `handler.Handler`."""
+    return Need.NO_MULTI | Need.DRAINED if len(words) <= 3 else 0
+
+
+class _ParsedHello(NamedTuple):
+    """error: the reply to one that is malformed; login: user and password."""
+
+    error: bytes = b""
+    hello: login.Hello = login.Hello([], 0)
+    login: tuple[bytes, bytes] | None = None
+
+
+def _parse_hello(words: list[bytes]) -> _ParsedHello:
+    """HELLO [2|3 [AUTH user password] [SETNAME name]]."""
+    if len(words) == 1:
+        return _ParsedHello(hello=login.Hello(words, 0))
+    if words[1] not in (b"2", b"3"):
+        if words[1].isdigit():
+            return _ParsedHello(b"-NOPROTO unsupported protocol version\r\n")
+        return _ParsedHello(b"-ERR Protocol version is not an integer or out of range\r\n")
+    rest = words[2:]
+    who = name = None
+    while rest:
+        option = rest[0].upper()
+        if option == b"AUTH" and len(rest) >= 3:
+            who = rest[1], rest[2]
+            rest = rest[3:]
+        elif option == b"SETNAME" and len(rest) >= 2:
+            name = rest[1]
+            rest = rest[2:]
+        else:
+            shown = b"".join(rest[0].split()).decode("ascii", "replace")[:32]
+            return _ParsedHello(f"-ERR Syntax error in HELLO option '{shown}'\r\n".encode("ascii", "replace"))
+    if name is not None and not is_client_name(name):
+        return _ParsedHello(BAD_NAME)
+    return _ParsedHello(hello=login.Hello(words[:2], int(words[1]), name), login=who)
+
+
+def hello(session: Session, words: list[bytes]) -> None:
+    """HELLO. What its AUTH and SETNAME leave is passed on, so that the client hears Redis's own answer."""
+    parsed = _parse_hello(words)
+    if parsed.error:
+        session.refuse(parsed.error)
+    elif parsed.login is not None:
+        login.authenticate(session, *parsed.login, parsed.hello)
+    elif session.credential is None:
+        session.answer(NOAUTH_HELLO)
+    else:
+        login.send_hello(session, parsed.hello)
+
+
+def hello_needs(session: Session, words: list[bytes]) -> int:
+    """See `handler.Handler`."""
+    parsed = _parse_hello(words)
+    if parsed.error:
+        return 0
+    if parsed.login is None and (session.credential is None or login.hello_stays(session, parsed.hello.protocol)):
+        return Need.NO_MULTI
+    return Need.NO_MULTI | Need.DRAINED
+
+
+def reset(session: Session, words: list[bytes]) -> None:
+    """RESET: nobody is logged in any more, and nothing is left of what the client set."""
+    login.log_out(session)
+    session.answer(b"+RESET\r\n")
+
+
+# The connection.
+
+
+def quit_(session: Session, words: list[bytes]) -> None:
+    """QUIT."""
+    session.answer(OK)
+    session.ending.begin("quit")
+
+
+def cross_protocol(session: Session, words: list[bytes]) -> None:
+    """``POST`` or ``Host:``: a browser was made to send this. No answer, as Redis does."""
+    session.ending.begin("cross-protocol")
+
+
+def select(session: Session, words: list[bytes]) -> None:
+    """SELECT index: of the tenant's own database, in which the session is."""
+    index = session.tenant.index
+    text = words[1]
+    if not (text.removeprefix(b"-").isdigit() and len(text) < 12):
+        session.refuse(b"-ERR value is not an integer or out of range\r\n")
+    elif text != b"%d" % index:
+        error = b"-NOPERM this password opens database %d only: SELECT of any other is refused\r\n" % index
+        session.forbid(b"select", error)
+    elif session.multi:
+        session.pass_on([b"ECHO", b"OK"])  # the connection may not SELECT any more; this keeps its place in EXEC's reply
+    else:
+        session.answer(OK)
+
+
+# CLIENT.
+
+
+def client(session: Session, words: list[bytes]) -> None:
+    """CLIENT: what the proxy knows of the connection, and no other."""
+    subcommand = words[1].upper()
+    count = _CLIENT.get(subcommand)
+    if count is None or (subcommand == b"CAPA" and subcommand not in session.policy.known.get(b"CLIENT", ())):
+        return forbid_subcommand(session, words)
+    if session.multi:
+        return session.forbid(b"client|" + words[1])
+    if len(words) != count and (count or len(words) == 2):
+        return wrong_number(session, words)
+    if subcommand == b"HELP":
+        return session.answer(_CLIENT_HELP)
+    if subcommand == b"CAPA":
+        return session.answer(OK)  # hints of what the client can do, of which nothing here makes use
+    if subcommand == b"ID":
+        return session.answer(b":%d\r\n" % session.connection.id)
+    if subcommand == b"INFO":
+        return session.answer(bulk(_describe(session)))
+    if subcommand == b"REPLY":
+        return _client_reply(session, words[2].upper())
+    if subcommand == b"GETNAME":
+        if session.name:
+            return session.answer(bulk(session.name))
+        return session.answer(b"_\r\n" if session.protocol == 3 else b"$-1\r\n")
+    return _client_set(session, words)
+
+
+def _client_set(session: Session, words: list[bytes]) -> None:
+    """SETNAME name, SETINFO option value."""
+    if words[1].upper() == b"SETNAME":
+        if not is_client_name(words[2]):
+            return session.refuse(BAD_NAME)
+        session.name = words[2]
+        return session.answer(OK)
+    option = words[2].upper()
+    if option not in session.library:
+        return session.refuse(b"-ERR Unrecognized option for CLIENT SETINFO: it takes LIB-NAME or LIB-VER\r\n")
+    if not is_client_name(words[3]):
+        return session.refuse(BAD_NAME.replace(b"Client names", words[2].lower()))
+    session.library[option] = words[3]
+    return session.answer(OK)
+
+
+def _client_reply(session: Session, mode: bytes) -> None:
+    """ON, OFF or SKIP. Redis goes on answering; what is not to be heard is discarded here."""
+    replies = session.replies
+    if mode == b"ON":
+        replies.mode = ReplyMode.ON
+        session.answer(OK)
+    elif mode == b"OFF":
+        replies.mode = ReplyMode.OFF
+    elif mode == b"SKIP":
+        if replies.mode is ReplyMode.ON:
+            replies.mode = ReplyMode.SKIP
+    else:
+        session.refuse(SYNTAX)
+
+
+def _describe(session: Session) -> bytes:
+    """A line as CLIENT INFO has it, of what is the tenant's to know."""
+    connection, tenant, subscriptions, library = session.connection, session.tenant, session.subscriptions, session.library
+    channels, patterns, sharded = (0, 0, 0) if subscriptions is None else subscriptions.counts()
+    return (
+        b"id=%d addr=%b name=%b age=%d db=%d sub=%d psub=%d ssub=%d multi=%d user=%b lib-name=%b lib-ver=%b resp=%d\n"
+    ) % (
+        connection.id,
+        connection.peer.encode(),
+        session.name,
+        connection.age,
+        tenant.index,
+        channels,
+        patterns,
+        sharded,
+        0 if session.multi else -1,
+        tenant.namespace.encode(),
+        library[b"LIB-NAME"],
+        library[b"LIB-VER"],
+        session.protocol,
+    )
+
+
+def is_client_name(name: bytes) -> bool:
+    """What Redis takes as a client's name: printable ASCII without spaces. Here it is kept, so it has a limit."""
+    return len(name) <= NAME_LIMIT and all(33 <= byte <= 126 for byte in name)

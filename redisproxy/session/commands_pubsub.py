@@ -1,0 +1,138 @@
+"""Commands about channels: (P|S)(UN)SUBSCRIBE and PUBSUB.
+
+Owns what Redis is sent for them, and which answers of Redis's about channels the client gets. Names of channels are
+`pubsub`'s.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from ..resp.framing import encode
+from ..resp.value import Answer
+from . import pubsub as names
+from .handler import Need, allow_patterns, bulk, forbid_subcommand, help_reply, query, wrong_number
+from .pending import CONFIRMATIONS, ReplyBatch
+
+if TYPE_CHECKING:
+    from .session import Session
+
+_TOO_MANY = b"-ERR this would be more than %d subscriptions, or %d bytes of their names\r\n"
+
+#: Subcommands of PUBSUB, and how many words they are at most; 0: any number.
+_PUBSUB = {b"CHANNELS": 3, b"HELP": 2, b"NUMPAT": 2, b"NUMSUB": 0, b"SHARDCHANNELS": 3, b"SHARDNUMSUB": 0}
+_PUBSUB_HELP = help_reply(
+    "PUBSUB",
+    "CHANNELS [<pattern>]",
+    "    Return the currently active channels matching a <pattern> (default: '*').",
+    "NUMPAT",
+    "    Return number of subscriptions to patterns.",
+    "NUMSUB [<channel> ...]",
+    "    Return the number of subscribers for the specified channels, excluding",
+    "    pattern subscriptions(default: no channels).",
+    "SHARDCHANNELS [<pattern>]",
+    "    Return the currently active shard level channels matching a <pattern> (default: '*').",
+    "SHARDNUMSUB [<shardchannel> ...]",
+    "    Return the number of subscribers for the specified shard level channel(s)",
+)
+
+
+def subscribe(session: Session, words: list[bytes]) -> None:
+    """SUBSCRIBE, PSUBSCRIBE, SSUBSCRIBE."""
+    name = words[0].upper()
+    kind = name.removesuffix(b"SUBSCRIBE")  # none, P or S
+    try:
+        channels = [names.own_channel(session.tenant, kind, channel) for channel in words[1:]]
+    except names.ForeignChannelError as error:
+        return session.forbid(name, b"-NOPERM %b\r\n" % str(error).encode())
+    if session.subscriptions is None:
+        session.subscriptions = names.Subscriptions(session.replies, session.tenant.channel_prefix)
+    if not session.subscriptions.room_for(kind, channels):
+        return session.refuse(_TOO_MANY % (names.MOST, names.MOST_BYTES))
+    change = names.Change(kind, True, channels)
+    if kind == b"P":
+        return allow_patterns(session, channels, lambda _: _send(session, name, change))
+    return _send(session, name, change)
+
+
+def unsubscribe(session: Session, words: list[bytes]) -> None:
+    """UNSUBSCRIBE, PUNSUBSCRIBE, SUNSUBSCRIBE. From all: those that the session has are named, so their number is known."""
+    name = words[0].upper()
+    kind = name.removesuffix(b"UNSUBSCRIBE")
+    try:
+        channels = [names.own_channel(session.tenant, kind, channel) for channel in words[1:]]
+    except names.ForeignChannelError as error:
+        return session.forbid(name, b"-NOPERM %b\r\n" % str(error).encode())
+    if session.subscriptions is None:
+        session.subscriptions = names.Subscriptions(session.replies, session.tenant.channel_prefix)
+    channels = channels or sorted(session.subscriptions.of(kind))
+    return _send(session, name, names.Change(kind, False, channels))
+
+
+def _send(session: Session, name: bytes, change: names.Change) -> None:
+    """As many confirmations come as it names channels."""
+    subscriptions = session.subscriptions
+    if subscriptions is None:
+        return
+    session.route.clean = False
+    session.replies.heard()  # confirmations always are, and use up a SKIP
+    subscriptions.ask(change)
+    count = max(1, len(change.channels))
+    batch = ReplyBatch(session.replies, count, CONFIRMATIONS, subscription=(subscriptions, change))
+    session.expect(encode([name, *change.channels]), batch)
+
+
+# PUBSUB: about own channels, by their own names.
+
+
+def pubsub_needs(session: Session, words: list[bytes]) -> int:
+    """See `handler.Handler`."""
+    subcommand = words[1].upper()
+    if subcommand not in session.policy.known.get(b"PUBSUB", ()):
+        return 0
+    most = _PUBSUB.get(subcommand)
+    queries = most is not None and subcommand != b"HELP" and (not most or len(words) <= most)
+    return Need.NO_MULTI | Need.DRAINED if queries else Need.NO_MULTI
+
+
+def pubsub(session: Session, words: list[bytes]) -> None:
+    """PUBSUB: asked with the master's rights, and cut to the tenant's own channels."""
+    subcommand = words[1].upper()
+    most = _PUBSUB.get(subcommand)
+    if most is None or subcommand not in session.policy.known.get(b"PUBSUB", ()):
+        forbid_subcommand(session, words)
+    elif most and len(words) > most:
+        wrong_number(session, words)
+    elif subcommand == b"HELP":
+        session.answer(_PUBSUB_HELP)
+    elif subcommand == b"NUMPAT":
+        # Redis's own number is all tenants'. It is asked all the same, as by INFO: to count takes the longer the more
+        # sessions the tenant has, and a thousand such commands in one read would keep everybody waiting.
+        query(
+            session,
+            [[b"PUBSUB", b"NUMPAT"]],
+            lambda _: session.answer(b":%d\r\n" % session.accounts.stats()["pubsub_patterns"]),
+        )
+    else:
+        prefix = session.tenant.channel_prefix
+        of_channels = subcommand in (b"CHANNELS", b"SHARDCHANNELS")
+        asked = (words[2:] or [b"*"]) if of_channels else words[2:]
+        then = _channels if of_channels else _numbers
+        query(session, [[b"PUBSUB", subcommand, *(prefix + name for name in asked)]], partial(then, session, prefix))
+
+
+def _channels(session: Session, prefix: bytes, answers: list[Answer]) -> None:
+    found = answers[0] if isinstance(answers[0], list) else []
+    own = [name[len(prefix) :] for name in found if isinstance(name, bytes) and name.startswith(prefix)]
+    session.answer(b"*%d\r\n" % len(own) + b"".join(map(bulk, own)))
+
+
+def _numbers(session: Session, prefix: bytes, answers: list[Answer]) -> None:
+    """Channels and numbers in turn, as PUBSUB NUMSUB has them in RESP3 as well."""
+    found = answers[0] if isinstance(answers[0], list) else []
+    parts = [b"*%d\r\n" % len(found)]
+    for channel, number in zip(found[::2], found[1::2], strict=True):
+        bare = channel.removeprefix(prefix) if isinstance(channel, bytes) else b""
+        parts.append(b"%b:%d\r\n" % (bulk(bare), number))
+    session.answer(b"".join(parts))

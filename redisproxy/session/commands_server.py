@@ -1,0 +1,75 @@
+"""Commands about the server: INFO, CONFIG GET, and containers of which some subcommands are passed on.
+
+Owns which of them Redis is asked with the master's rights, and how its answers are cut to the tenant's own.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from ..policy import server_config
+from ..resp.value import Answer
+from .errors import SYNTAX
+from .handler import Need, bulk, forbid_subcommand, query, wrong_number
+from .info import sections, tenants_info
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+def container(session: Session, words: list[bytes]) -> None:
+    """A command of which some subcommands are passed on."""
+    if words[1].upper() in session.policy.subcommands.get(words[0].upper(), ()):
+        session.pass_on(words)
+    else:
+        forbid_subcommand(session, words)
+
+
+def info(session: Session, words: list[bytes]) -> None:
+    """INFO [section …]: only sections that are shown are asked for. Redis before 7 takes one."""
+    if session.policy.before_7 and len(words) > 2:
+        return session.refuse(SYNTAX)
+
+    def then(answers: list[Answer]) -> None:
+        text = tenants_info(answers, session.tenant.index, session.accounts.stats()) if answers else b""
+        session.answer(b"=%d\r\ntxt:%b\r\n" % (len(text) + 4, text) if session.protocol == 3 else bulk(text))
+
+    asked = [[b"INFO", section] for section in sections(words[1:])]
+    return query(session, asked, then) if asked else then([])
+
+
+def info_needs(session: Session, words: list[bytes]) -> int:
+    """See `handler.Handler`."""
+    return 0 if session.policy.before_7 and len(words) > 2 else Need.NO_MULTI | Need.DRAINED
+
+
+def config(session: Session, words: list[bytes]) -> None:
+    """CONFIG GET of what is harmless; all else of CONFIG is refused."""
+    if not _is_config_get(session, words):
+        return container(session, words)
+    if len(words) == 2 or (session.policy.before_7 and len(words) > 3):
+        return wrong_number(session, words)
+    try:
+        names = server_config.named(words[2:])
+    except server_config.PatternError:
+        return session.refuse(server_config.TOO_LONG)
+
+    def then(answers: list[Answer]) -> None:
+        session.answer(server_config.reply(names, answers, session.protocol))
+
+    return query(session, [[b"CONFIG", b"GET", name] for name in names], then) if names else then([])
+
+
+def config_needs(session: Session, words: list[bytes]) -> int:
+    """See `handler.Handler`."""
+    if not _is_config_get(session, words) or len(words) == 2 or (session.policy.before_7 and len(words) > 3):
+        return 0
+    try:
+        server_config.named(words[2:])
+    except server_config.PatternError:
+        return 0
+    return Need.NO_MULTI | Need.DRAINED
+
+
+def _is_config_get(session: Session, words: list[bytes]) -> bool:
+    return words[1].upper() == b"GET" and b"CONFIG|GET" in session.policy.answered

@@ -1,0 +1,34 @@
+"""Replies that sessions make themselves and that have no better place. They import nothing but the encoder."""
+
+from __future__ import annotations
+
+from ..resp import framing
+from ..resp.framing import encode
+
+OK = b"+OK\r\n"
+SYNTAX = b"-ERR syntax error\r\n"
+NOAUTH = b"-NOAUTH Authentication required.\r\n"
+LONG_NAME = b"-ERR unknown command: no command has a name of more than %d bytes\r\n" % framing.NAME_LIMIT
+#: What commands in flight are answered with when their multiplexed connection breaks.
+LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
+#: Why no connection to Redis can be had, most of the time.
+UNREACHABLE = "ERR Redis cannot be reached from the proxy right now, try again"
+UNANSWERED = "ERR Redis did not answer the proxy, try again"
+#: The master's user has no right to ask, or the server has no such command: a hosted Redis, mostly, without CONFIG.
+NOT_ALLOWED = "NOPERM Redis does not let the proxy ask this"
+REPLACED = "ERR Redis was replaced while this command waited, try again"
+
+#: A command that every server answers with an error: inside MULTI it makes EXEC fail, as the refusal should.
+SPOILER = encode([b"SELECT"])
+#: Why a session ends whose credential was deleted, has expired, or opens another database by now.
+REVOKED = "revoked"
+
+NOAUTH_HELLO = (
+    b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> "
+    b"<pass> option can be used to authenticate the client and select the RESP protocol version at the same time\r\n"
+)
+#: Bytes of a client's name, and of what it says of its library.
+NAME_LIMIT = 4096
+BAD_NAME = (
+    b"-ERR Client names cannot contain spaces, newlines or special characters, or more than %d bytes.\r\n" % NAME_LIMIT
+)

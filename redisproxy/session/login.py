@@ -1,0 +1,181 @@
+"""Log-ins: AUTH, HELLO … AUTH, and a HELLO for which a session needs other connections, as one transaction.
+
+Owns what is kept until a log-in is complete: the credential, the reservation, the HELLO that it was part of. `start` asks
+for connections of the tenant; `commit` makes the session the tenant's; `rollback` leaves it as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple, cast
+
+from ..policy.policy import UNAUTHENTICATED_TABLE
+from ..resp.framing import AUTHENTICATED, UNAUTHENTICATED
+from ..tenants.model import AuthenticationError, Credential, TenantFullError
+from .errors import OK
+from .ports import Dedicated, Reservation, TenantPool, Unavailable
+from .route import DEDICATED
+from .state import Until
+
+if TYPE_CHECKING:
+    from .session import Session
+
+
+class Hello(NamedTuple):
+    """A HELLO without its AUTH. words: as Redis gets them; protocol: 2, 3, 0 for none; name: of SETNAME."""
+
+    words: list[bytes]
+    protocol: int
+    name: bytes | None = None
+
+
+def authenticate(session: Session, user: bytes | None, password: bytes, hello: Hello | None) -> None:
+    """AUTH, or the AUTH of a HELLO. hello: what is left of that, to be sent after a success.
+
+    No reply is pending, and no transaction is open.
+    """
+    accounts = session.accounts
+    try:
+        credential = accounts.authenticate(None if user is None else user.decode("utf-8", "replace"), password)
+        reservation = accounts.reserve(credential)
+    except TenantFullError as full:
+        # No wrong password. Redis, too, closes a connection that is one too many.
+        session.answer(b"-%b\r\n" % str(full).encode())
+        session.ending.begin(full.outcome)
+        return
+    except AuthenticationError as wrong:
+        error = b"-%b\r\n" % str(wrong).encode()
+
+        def delayed(last: bool) -> None:
+            session.answer(error)
+            if last:
+                session.ending.begin("wrong-passwords")
+
+        accounts.login_delay(session.suspend(Until.DELAY, delayed))
+        return
+    Login(session, credential, hello, reservation).start()
+
+
+def send_hello(session: Session, hello: Hello) -> None:
+    """Passes it on: what the client hears is Redis's answer. No reply is pending, unless `hello_stays`.
+
+    Multiplexed connections speak one protocol: for the other, the session moves to others.
+    """
+    if hello.name is not None:
+        session.name = hello.name
+    if session.route.state is DEDICATED:
+        session.expect_hello(hello.words, hello.protocol)
+    elif hello_stays(session, hello.protocol):
+        session.pass_on(hello.words)
+    elif session.credential is not None:
+        Login(session, session.credential, hello, None).start()
+
+
+def hello_stays(session: Session, protocol: int) -> bool:
+    """Whether a HELLO needs no other connections: not if its own were left for others meanwhile."""
+    route = session.route
+    if route.state is DEDICATED:
+        return True
+    return protocol in (0, session.protocol) and route.pool is not None and route.upstream is route.pool.upstream
+
+
+def log_out(session: Session) -> None:
+    """RESET: the session is as it was at the beginning."""
+    session.route.end(session.leaves_nothing)
+    if session.credential is not None:
+        session.sent_unauthenticated = session.scanner.buffered
+        session.connection.identity_changed(None)
+    session.credential = None
+    session.protocol = 2
+    session.multi = session.watching = False
+    session.subscriptions = None
+    session.name = b""
+    session.scanner.limits = UNAUTHENTICATED
+    session.scanner.table = UNAUTHENTICATED_TABLE
+    session.replies.reset_mode()
+
+
+class Login:
+    """A log-in under way: the session's `pending_login`.
+
+    hello: the HELLO to send after it, None for AUTH; reservation: None where the session is the tenant's already.
+    """
+
+    __slots__ = ("_hello", "_reservation", "_session", "credential")
+
+    def __init__(
+        self, session: Session, credential: Credential, hello: Hello | None, reservation: Reservation | None
+    ) -> None:
+        self._session = session
+        self.credential = credential
+        self._hello = hello
+        self._reservation = reservation
+
+    def start(self) -> None:
+        """Asks for connections of the tenant, unless the session has them already."""
+        session, hello = self._session, self._hello
+        before = session.credential
+        if self._reservation is not None and before is not None and before.tenant == self.credential.tenant:
+            self._reservation.keep()
+            session.credential = self.credential
+            return self._answer()
+        session.pending_login = self
+        step = session.suspend(Until.LOGIN, self._acquired)
+        protocol = session.protocol if hello is None else hello.protocol or session.protocol
+        backend = session.backend
+        backend.acquire(self.credential.tenant, protocol, not backend.multiplexes, step)
+        return None
+
+    def renew(self, renewed: Callable[[Credential], Credential | None]) -> bool:
+        """The snapshot is another one. Whether the credential is still good."""
+        credential = renewed(self.credential)
+        if credential is not None:
+            self.credential = credential
+        return credential is not None
+
+    def _acquired(self, result: Dedicated | TenantPool | Unavailable) -> None:
+        session = self._session
+        if isinstance(result, Unavailable):
+            self.rollback(result)
+        elif session.may_move():
+            self.commit(result)
+        elif session.backend.multiplexes:
+            cast(TenantPool, result).leave()
+        else:
+            cast(Dedicated, result).release(clean=True)
+
+    def commit(self, connections: Dedicated | TenantPool) -> None:
+        """The session is the tenant's from now on."""
+        session = self._session
+        session.pending_login = None
+        if session.backend.multiplexes:
+            session.route.join(cast(TenantPool, connections), session.leaves_nothing)
+        else:
+            session.route.take(session, cast(Dedicated, connections))
+        session.credential = self.credential
+        session.protocol = connections.protocol
+        session.multi = session.watching = False
+        session.subscriptions = None
+        session.scanner.limits = AUTHENTICATED
+        session.use_policy()
+        if self._reservation is not None:
+            session.connection.identity_changed(self.credential)
+            self._reservation.keep()
+        self._answer()
+
+    def rollback(self, error: Unavailable) -> None:
+        """The session is as it was before."""
+        self.abandon()
+        self._session.pending_login = None
+        self._session.answer(error.reply)
+
+    def abandon(self) -> None:
+        """The session ended meanwhile."""
+        if self._reservation is not None:
+            self._reservation.cancel()
+
+    def _answer(self) -> None:
+        if self._hello is None:
+            self._session.answer(OK)
+        else:
+            send_hello(self._session, self._hello)

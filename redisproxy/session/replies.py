@@ -1,0 +1,287 @@
+"""What one client gets, in order: replies of Redis, and the proxy's own answers. The only file that writes to the client.
+
+Owns the order, and its bounds: too many pending replies, or answers that wait for their turn, close a gate of the session.
+An item of the queue is a batch of replies that an upstream owes, or the bytes of answers. Batches stand in the upstream's
+`PendingReplies` as well, in the same order: where the two do not agree, the session is closed and a bug is logged.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .. import probes
+from .pending import HELLO, REPLIES, ReplyBatch
+from .route import DEDICATED
+from .state import BugError, Gate, ReplyMode
+
+if TYPE_CHECKING:
+    from .ports import ClientConnection, Upstream
+    from .session import Session
+
+#: Replies that may be pending before no more commands are read.
+PENDING_LIMIT = 1_000_000
+#: Bytes of the proxy's own answers that may wait for their turn before no more commands are read.
+ANSWERS_LIMIT = 64 * 1024
+
+_PENDING = Gate.PENDING
+_ON = ReplyMode.ON
+
+
+class ReplyQueue:
+    """One client's replies. A `ports.ReplyReceiver`."""
+
+    __slots__ = ("_answers_size", "_connection", "_items", "_session", "_spare", "mid_message", "mode", "pending", "slow")
+
+    def __init__(self, connection: ClientConnection, session: Session) -> None:
+        self._connection: ClientConnection | None = connection
+        self._session: Session | None = session
+        self._items: deque[ReplyBatch | bytes] = deque()
+        self._answers_size = 0
+        # A batch that is used again while it is the only one: most are.
+        self._spare = ReplyBatch(self, 0)
+        #: how many replies the client waits for
+        self.pending = 0
+        #: by CLIENT REPLY
+        self.mode = _ON
+        #: whether the client got the beginning of a message: nothing else may be written before its end
+        self.mid_message = False
+        #: whether the client does not read: what was written to it piles up
+        self.slow = False
+
+    def __repr__(self) -> str:
+        return f"<ReplyQueue pending={self.pending} items={len(self._items)}>"
+
+    @property
+    def drained(self) -> bool:
+        """Whether the client has all its replies, and what it has ends where a reply or message ends."""
+        return not (self._items or self.mid_message)
+
+    # What is expected of Redis.
+
+    def expect(self, count: int, upstream: Upstream) -> ReplyBatch | None:
+        """So many replies of an upstream come next. Gives the batch to send with; None: the newest one has grown."""
+        pending = self.pending = self.pending + count
+        if pending >= PENDING_LIMIT:
+            self._too_many_pending()
+        items = self._items
+        if self.mode is not _ON:
+            return self._expect_muted(count)
+        if not items:
+            batch = self._spare
+            batch.count = count
+        else:
+            last = items[-1]
+            if last is upstream.newest() and last.kind == REPLIES and not last.discard:  # type: ignore[union-attr]
+                last.count += count  # type: ignore[union-attr]
+                return None
+            batch = ReplyBatch(self, count)
+        items.append(batch)
+        return batch
+
+    def _expect_muted(self, count: int) -> ReplyBatch:
+        """The same, of which all replies, or the first, are not to be heard."""
+        batch = ReplyBatch(self, count, discard=1 if self.mode is ReplyMode.SKIP else count)
+        self.heard()
+        self._items.append(batch)
+        return batch
+
+    def expect_batch(self, batch: ReplyBatch) -> None:
+        """A batch comes next that is of another kind, or that nobody hears."""
+        self._items.append(batch)
+        self.pending += batch.count
+        if self.pending >= PENDING_LIMIT:
+            self._too_many_pending()
+
+    def _too_many_pending(self) -> None:
+        probes.reached("too many replies are outstanding")
+        if self._session is not None:
+            self._session.close_gate(_PENDING)
+
+    def withdraw(self) -> ReplyBatch | None:
+        """The newest command is not sent to its end, so Redis does not answer it. Gives the batch if it has no other."""
+        batch = self._items[-1] if self._items else None
+        if not isinstance(batch, ReplyBatch) or batch.kind != REPLIES:
+            return None
+        probes.reached("command that was sent in part is given up")
+        batch.count -= 1
+        batch.discard = min(batch.discard, batch.count)
+        self.pending -= 1
+        if batch.count:
+            return None
+        self._items.pop()
+        return batch
+
+    # The proxy's own answers.
+
+    def heard(self) -> bool:
+        """Whether the next reply is to be heard, by CLIENT REPLY. Asked once for each command: it uses a SKIP up."""
+        if self.mode is ReplyMode.SKIP:
+            self.mode = _ON
+            return False
+        return self.mode is _ON
+
+    def reset_mode(self) -> None:
+        """RESET: commands are answered again."""
+        if self.mode is ReplyMode.OFF:
+            self.mode = _ON
+
+    def answer(self, data: bytes) -> None:
+        """The proxy's answer to one command, in its place."""
+        if self._connection is None or self._session is None or not self.heard():
+            return
+        if self.drained:
+            self._connection.write(data)
+            if self.slow:
+                self.stop_until_read()
+            return
+        self._items.append(data)
+        self._answers_size += len(data)
+        if self.slow or self._answers_size > ANSWERS_LIMIT:
+            probes.reached("too many of the proxy's own answers wait for their turn")
+            self.stop_until_read()
+
+    def stop_until_read(self) -> None:
+        """The session reads no more commands until the client has read what it has."""
+        if self._session is not None:
+            self._session.close_gate(Gate.BACKLOG)
+
+    # What comes from Redis: see `ports.ReplyReceiver`.
+
+    def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
+        """The next bytes of the oldest batch; so many replies end in them."""
+        if piece:
+            self._connection.write(piece)  # type: ignore[union-attr]
+            if self.slow:
+                self._fell_behind(len(piece))
+        if not ended:
+            return
+        self.pending -= ended
+        session = self._session
+        if not batch.count:
+            items = self._items
+            if not items or items.popleft() is not batch:
+                return self._disagree(batch)
+            if batch.kind == HELLO:
+                session.hello_answered(batch.protocol)  # type: ignore[union-attr]
+            if items:
+                if type(items[0]) is bytes:
+                    self._flush()
+            elif session.gates or session.route.state is DEDICATED:  # type: ignore[union-attr]
+                session.drained()  # type: ignore[union-attr]
+        if session.gates & _PENDING and self.pending <= PENDING_LIMIT // 2:  # type: ignore[union-attr]
+            session.open_gate(_PENDING)  # type: ignore[union-attr]
+
+    def _fell_behind(self, size: int) -> None:
+        if self._session is not None:
+            self._session.route.fell_behind(self._session, size)
+
+    def _disagree(self, batch: ReplyBatch) -> None:
+        """A bug: it must not cost the connection to Redis, which others may use."""
+        if self._session is not None:
+            self._session.bug(BugError(f"{batch} is answered, which is not the oldest of {self}"))
+
+    def _flush(self) -> None:
+        """Writes the answers whose turn has come."""
+        items = self._items
+        data: list[bytes] = []
+        while items and isinstance(items[0], bytes):
+            data.append(items.popleft())  # type: ignore[arg-type]
+        if data:
+            answers = b"".join(data)
+            self._answers_size -= len(answers)
+            if self._connection is not None:
+                self._connection.write(answers)
+        if not items and self._session is not None:
+            self._session.drained()
+
+    def message(self, piece: bytes, whole: bool) -> None:
+        """Bytes of messages. whole: the last one ends with them."""
+        session, connection = self._session, self._connection
+        if session is None or connection is None or session.ending.revoked:
+            return
+        connection.write(piece)
+        waited, self.mid_message = self.mid_message, not whole
+        if waited and whole:
+            probes.reached("message that came in parts is whole")
+            self._flush()
+
+    def cancelled(self, count: int) -> None:
+        """So many confirmations will not come."""
+        probes.reached("SUBSCRIBE is refused")
+        self.pending -= count
+
+    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
+        """See `ports.ReplyReceiver`."""
+        if self._session is not None:
+            self._session.multiplexed_lost(partial)
+
+    # The end of a connection, or of the client.
+
+    def lost(self, error: bytes) -> None:
+        """The upstream is gone: each command in flight is answered once, with an error, and answers in their places."""
+        items, self._items = self._items, deque()
+        self.pending = 0
+        self._answers_size = 0
+        self._spare = ReplyBatch(self, 0)
+        if self._connection is None:
+            return
+        for item in items:
+            if isinstance(item, bytes):
+                self._connection.write(item)
+            elif item.count > item.discard:
+                self._connection.write(error * (item.count - item.discard))
+
+    def abandon(self, shared: bool) -> None:
+        """The client is gone: nobody hears what comes. shared: the upstream carries others' commands, and goes on."""
+        if shared:
+            for item in self._items:
+                if isinstance(item, ReplyBatch):
+                    item.discard = item.count
+                    item.receiver = NOBODY
+        self._spare.receiver = NOBODY
+        self._items.clear()
+        self.pending = 0
+        self._answers_size = 0
+
+    def forget(self) -> None:
+        """The client is gone: lets go of whom it holds and who hold it, or they were left to the garbage collector."""
+        self._session = self._connection = None
+
+    def expect_unblocking(self) -> None:
+        """Redis is asked to give up the command that the session waits for.
+
+        If nothing else is pending, the client does not hear of it: the command was not run, and is tried again elsewhere.
+        """
+        if len(self._items) != 1:
+            return
+        batch = self._items[0]
+        if isinstance(batch, ReplyBatch) and (batch.kind, batch.count) == (REPLIES, 1):
+            batch.receiver = _Unblocked(self.reply)
+
+
+class _Nobody:
+    """Receives what a session left behind on a multiplexed connection."""
+
+    def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
+        """See `ports.ReplyReceiver`."""
+
+    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
+        """See `ports.ReplyReceiver`."""
+
+
+NOBODY = _Nobody()
+
+
+class _Unblocked(_Nobody):
+    """Receives one reply in a session's place. See `ReplyQueue.expect_unblocking`."""
+
+    def __init__(self, reply: Callable[[ReplyBatch, bytes, int], None]) -> None:
+        self._reply = reply
+
+    def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
+        """See `ports.ReplyReceiver`."""
+        if ended and piece.startswith(b"-UNBLOCKED "):
+            piece = b""
+        self._reply(batch, piece, ended)

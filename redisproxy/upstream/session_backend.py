@@ -1,0 +1,120 @@
+"""One Redis, as sessions see it: their connections, their control queries, and what their tenants may do there.
+
+Implements `session.ports.Backend` with the pool, the control queries and the ACL users of that Redis. A Step whose session
+has ended gives up what is done for it; what comes all the same goes back.
+"""
+
+from __future__ import annotations
+
+from twisted.internet import defer
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..net.rate_limit import TenantLimits
+from ..policy.facts import builtin
+from ..policy.policy import Policy, make_policy
+from ..resp.value import Answer
+from ..session.errors import UNANSWERED
+from ..session.ports import Unavailable
+from ..session.state import Step
+from ..tenants.model import Tenant
+from .acl_users import AclUsers
+from .client import ControlError
+from .connection import RedisConnection, UpstreamError
+from .multiplexed import TenantPool
+from .pool import ConnectionPool
+from .queries import ControlQueries
+
+
+class SessionBackend:
+    """multiplexes: whether sessions share connections; tenant_limits: where answers to control queries are charged."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        pool: ConnectionPool,
+        queries: ControlQueries,
+        acl_users: AclUsers,
+        tenant_limits: TenantLimits,
+        multiplexes: bool,
+    ) -> None:
+        self._pool = pool
+        self._queries = queries
+        self._acl_users = acl_users
+        self._tenant_limits = tenant_limits
+        self.multiplexes = multiplexes
+        self.policy: Policy = make_policy(builtin(), scripts=False)
+
+    # Connections.
+
+    def acquire(self, tenant: Tenant, protocol: int, dedicated: bool, step: Step) -> None:
+        """See `session.ports.Backend`."""
+        if dedicated:
+            self._acquire_dedicated(tenant, protocol, step)
+        else:
+            self._join(self._pool.tenant_pool(tenant, protocol), step)
+
+    def _acquire_dedicated(self, tenant: Tenant, protocol: int, step: Step) -> None:
+        def opened(upstream: RedisConnection) -> None:
+            if not step.finish(upstream):
+                upstream.release(clean=True)
+
+        upstream = self._pool.fresh(tenant, protocol)
+        if upstream is not None:
+            opened(upstream)
+            return
+        work = defer.Deferred.fromCoroutine(self._pool.acquire(tenant, protocol))
+        step.cancel = work.cancel
+        work.addCallbacks(opened, self._not_opened, errbackArgs=(step,))
+        work.addErrback(self._bug)
+
+    def _join(self, tenant_pool: TenantPool, step: Step) -> None:
+        def joined(_: object = None) -> None:
+            if not step.finish(tenant_pool):
+                tenant_pool.leave()
+
+        def failed(failure: Failure) -> None:
+            tenant_pool.leave()
+            self._not_opened(failure, step)
+
+        if tenant_pool.open:  # as it mostly is: no Deferred
+            tenant_pool.enter()
+            joined()
+            return
+        work = tenant_pool.come()
+        step.cancel = work.cancel
+        work.addCallbacks(joined, failed)
+        work.addErrback(self._bug)
+
+    def _not_opened(self, failure: Failure, step: Step) -> None:
+        failure.trap(UpstreamError, defer.CancelledError)  # the latter: nobody waits any more
+        if isinstance(failure.value, UpstreamError):
+            step.finish(Unavailable(failure.value.told))
+
+    # Control queries.
+
+    def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step) -> None:
+        """See `session.ports.Backend`."""
+        work = defer.Deferred.fromCoroutine(self._queries.ask(tenant, commands))
+        step.cancel = work.cancel
+
+        def answered(answers: list[Answer]) -> None:
+            self._tenant_limits.of(tenant.namespace).answered(answers)
+            step.finish(answers)
+
+        work.addCallbacks(answered, self._not_answered, errbackArgs=(step,))
+        work.addErrback(self._bug)
+
+    def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step) -> None:
+        """See `session.ports.Backend`. Not given up with the session: Redis may have them by then, and they are counted."""
+        work = defer.Deferred.fromCoroutine(self._acl_users.permit(tenant, patterns))
+        work.addCallbacks(lambda _: step.finish(None), self._not_answered, errbackArgs=(step,))
+        work.addErrback(self._bug)
+
+    def _not_answered(self, failure: Failure, step: Step) -> None:
+        failure.trap(ControlError, UpstreamError, defer.CancelledError)
+        step.finish(Unavailable(getattr(failure.value, "told", UNANSWERED)))
+
+    def _bug(self, failure: Failure) -> None:
+        self._log.failure("a bug in what is done at Redis for a session", failure)
