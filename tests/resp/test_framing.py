@@ -112,7 +112,7 @@ class RequestScannerTests(ScanCase):
             b'SET key "a b"\r\nGET key\n', ["forward", encode([b"SET", b"key", b"a b"]) + encode([b"GET", b"key"]), 2]
         )
         self.assertScans(b'"\\x4cOOK" 5\r\n', ("command", [b"LOOK", b"5"]))
-        self.assertScans(b"drop everything\r\n", ("refused", b"drop"))
+        self.assertScans(b"deny everything\r\n", ("refused", b"deny"))
 
     def test_inline_and_arrays_mix(self) -> None:
         get = encode([b"GET", b"a"])
