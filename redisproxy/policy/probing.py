@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any, Generic, TypeVar
 
-from ..printable import printable, server_error
+from ..printable import shown_error
+from ..resp.info import fields as fields
 from ..resp.value import ErrorReply
 from .acl import PREFIX
 from .facts import Command, builtin, parse, without
@@ -207,6 +208,10 @@ class Server:
     run_id: str = ""
 
 
+#: What a Redis usually is: for whoever has not asked one.
+USUAL = Server("an ordinary Redis", None, builtin(), acl=True, acl_databases=True, sealed=True)
+
+
 def conclude(info: Mapping[str, str], facts: Facts, acl: bool) -> Server | None:
     """What the server is; None: it has not told enough yet. info: fields of INFO, of the sections server and replication."""
     told = facts.told
@@ -266,22 +271,11 @@ def explain(again: Mapping[str, ErrorReply]) -> str:
     """For the operator: what Redis did not tell, and what can be done. again: by names of questions."""
     by_error: dict[str, list[str]] = {}
     for name, error in again.items():
-        by_error.setdefault(shown(error.text), []).append(name)
+        by_error.setdefault(shown_error(error.text), []).append(name)
     text = "; ".join(f"{', '.join(names)}: {error}" for error, names in by_error.items())[:600]
     if any(error.code not in _CODES_THAT_PASS and error.code != "NOPERM" for error in again.values()):
         text += "; if a hosted Redis always refuses so, --acl off does without ACL users and scripts"
     return text
-
-
-def shown(text: str) -> str:
-    """An error of Redis's, fit for a line of the log."""
-    return printable(server_error(text[:200]))
-
-
-def fields(info: object) -> dict[str, str]:
-    """The fields of an answer to INFO."""
-    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
 
 def is_replica(info: Mapping[str, str]) -> bool:

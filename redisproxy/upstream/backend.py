@@ -13,9 +13,9 @@ from twisted.application import service
 from twisted.internet import defer, task
 from twisted.internet.interfaces import IReactorTCP
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from ..net.rate_limit import TenantLimits
+from ..ops.bugs import bug
 from ..ops.stats import REDIS_BOUNDS, Histogram, RedisState
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
@@ -233,7 +233,7 @@ class Backend(service.MultiService):
         if known and then != now:
             # What sessions may do besides they are told when Redis knows it: until then their users may not.
             self._renewing = defer.Deferred.fromCoroutine(self._renew_users(users, policy))
-            self._renewing.addErrback(self._not_renewed)
+            self._renewing.addErrback(bug(self._log, "telling Redis of the users' new rights", defer.CancelledError))
         self.master.told(server)
         self.databases_told(server.databases)
 
@@ -251,10 +251,6 @@ class Backend(service.MultiService):
                 except AclUserError:  # busy with somebody's script, say
                     await task.deferLater(self._reactor, _AGAIN)
         self._use_policy(policy, everywhere=True)
-
-    def _not_renewed(self, failure: Failure) -> None:
-        if not failure.check(defer.CancelledError):
-            self._log.failure("telling Redis of the users' new rights failed in a way that is a bug", failure)
 
     def _stop_renewing(self) -> None:
         renewing, self._renewing = self._renewing, None

@@ -25,6 +25,7 @@ from zope.interface import implementer
 
 from ..net.time_limit import within
 from ..net.waiters import Waiters
+from ..ops.bugs import bug
 from ..resp.framing import ProtocolError, ReplyMeasurer
 from ..resp.value import Answer, AnswerError, ErrorReply, values_of
 from ..session.errors import UNANSWERED
@@ -312,7 +313,7 @@ class RedisClient(service.Service):
         logging_in = defer.Deferred.fromCoroutine(connection.log_in(self.address, self._client_name))
         logging_in.addTimeout(self._timeout, self._clock)
         logging_in.addCallbacks(self._ready, self._refused, callbackArgs=(connection,), errbackArgs=(connection,))
-        logging_in.addErrback(lambda failure: self._log.failure("a log-in failed in a way that is a bug", failure))
+        logging_in.addErrback(bug(self._log, "a log-in"))
 
     def _ready(self, _: None, connection: Connection) -> None:
         if self._open is connection and self.running:

@@ -15,23 +15,25 @@ from twisted.internet import defer, task
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from ..policy.probing import Refusal, Server, refusal, shown
+from ..ops.bugs import bug
+from ..ops.log_once import Condition
+from ..ops.retry import Backoff
+from ..policy.probing import Refusal, Server, refusal
+from ..printable import shown_error
 from ..resp.value import ErrorReply
 from ..tenants.model import Backend
 from .client import ControlError, ReplyError
 from .control import ControlService
 from .endpoint import endpoint_for, why
 from .probe import calls_itself_replica
-from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest
+from .sentinel import LASTING, Answer, NotYet, Sentinel, SentinelError, latest
 
-#: Seconds between two looks at the sentinels.
+#: Seconds between two looks at the sentinels: a failover is noticed within that time.
 EVERY = 1.0
-#: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
-LASTING = 0.9
-#: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
-QUIET = 30.0
-#: Seconds between two looks at whether Redis is a replica, at least and, while it stays one, at most.
-DOUBT, LONG_DOUBT = 1.0, 10.0
+#: Seconds between two looks at whether Redis is a replica, at least.
+DOUBT = 1.0
+#: The same while it stays one.
+BACKOFF = Backoff(DOUBT, 10.0)
 
 
 class MasterService(service.Service):
@@ -73,13 +75,12 @@ class MasterService(service.Service):
         self._looking: defer.Deferred | None = None
         self._again = False
         self._timer: IDelayedCall | None = None
-        #: since when looks lead to nothing, and what was said of that in the log
-        self._failing: float | None = None
-        self._helpless = ""
+        # What is logged of looks that lead to nothing, and of a backend that is a replica.
+        self._helpless = Condition(LASTING)
+        self._replica = Condition()
         self._doubting: defer.Deferred | None = None
         self._doubted = float("-inf")
         self._doubt_again: IDelayedCall | None = None
-        self._said_replica = False
         control.lost = self.look
 
     @property
@@ -108,8 +109,7 @@ class MasterService(service.Service):
             return
         before, self._told = self._told, backend
         self._leave_sentinels()
-        self._failing = None
-        self._helpless = ""
+        self._helpless.over()
         if backend is None or not backend.sentinels:
             self._move(backend, failover=False)
             return
@@ -132,8 +132,7 @@ class MasterService(service.Service):
             self._is_master()
 
     def _is_master(self) -> None:
-        if self._said_replica:
-            self._said_replica = False
+        if self._replica.over():
             self._log.info("{address} says that it is a master", address=self.backend.address)
         self._on_master()
 
@@ -142,7 +141,7 @@ class MasterService(service.Service):
         if backend == self.backend:
             return
         self.backend = backend
-        self._said_replica = False
+        self._replica.over()
         if self._doubting is not None:
             self._doubting.cancel()  # it was about the old one
         self._moved(backend, failover)
@@ -163,12 +162,8 @@ class MasterService(service.Service):
             return
         self._stop_timer()
         looking = self._looking = defer.Deferred.fromCoroutine(self._look(self._told))
-        looking.addErrback(self._failed)
+        looking.addErrback(bug(self._log, "looking for the master", defer.CancelledError))
         looking.addBoth(self._looked)
-
-    def _failed(self, failure: object) -> None:
-        if not failure.check(defer.CancelledError):
-            self._log.failure("looking for the master failed in a way that is a bug", failure)
 
     def _looked(self, _: object) -> None:
         self._looking = None
@@ -207,7 +202,7 @@ class MasterService(service.Service):
                 if refusal(reply) is Refusal.PASSING and not _refuses_login(reply):
                     return self._tell_helpless(
                         f"the sentinels say that {told.master_name} is at {found.address}, which does not tell "
-                        f"whether it is a replica: {shown(reply.text)}"
+                        f"whether it is a replica: {shown_error(reply.text)}"
                     )
                 replica = False  # it is there, and it is for the upstream connections to say what it does not like
             except defer.CancelledError:
@@ -222,9 +217,7 @@ class MasterService(service.Service):
                 return self._tell_helpless(
                     f"the sentinels say that {told.master_name} is at {found.address}, which says that it is a replica"
                 )
-        self._failing = None
-        if self._helpless:
-            self._helpless = ""
+        if self._helpless.over():
             self._log.info("the sentinels tell again where {name} is", name=told.master_name)
         if found != self.backend:
             failover = self._found_for is told
@@ -259,27 +252,15 @@ class MasterService(service.Service):
 
     def _tell_of(self, sentinel: Sentinel, text: str) -> None:
         """Logs what is wrong with it, once; another fault that takes its place, after QUIET."""
-        now = self._reactor.seconds()
         if not text:
-            sentinel.failing = None
-            if sentinel.said:
-                sentinel.said = ""
+            if sentinel.condition.over():
                 self._log.info("{place} tells again where the master is", place=_shown(sentinel.place))
-            return
-        if sentinel.failing is None:
-            sentinel.failing = now
-        lasting = now - sentinel.failing >= LASTING and (not sentinel.said or now - sentinel.said_at >= QUIET)
-        if lasting and text != sentinel.said:
-            sentinel.said, sentinel.said_at = text, now
+        elif sentinel.condition.fault(text, self._reactor.seconds()):
             self._log.warn("{place}: {text}", place=_shown(sentinel.place), text=text)
 
     def _tell_helpless(self, text: str) -> None:
-        now = self._reactor.seconds()
-        if self._failing is None:
-            self._failing = now
-        if now - self._failing < LASTING or text == self._helpless:
+        if not self._helpless.fault(text, self._reactor.seconds()):
             return
-        self._helpless = text
         if self.backend is None:
             self._log.error("no connection to Redis: {text}", text=text)
         else:
@@ -299,14 +280,14 @@ class MasterService(service.Service):
             return
         self._doubted = self._reactor.seconds()
         self._doubting = defer.Deferred.fromCoroutine(self._resolve_doubt())
-        self._doubting.addErrback(self._failed)
+        self._doubting.addErrback(bug(self._log, "looking for the master", defer.CancelledError))
         self._doubting.addBoth(self._resolved)
 
     def _resolved(self, _: object) -> None:
         self._doubting = None
 
     async def _resolve_doubt(self) -> None:
-        delay = DOUBT
+        looks = 0
         while True:
             try:
                 replica = await self._control.is_replica()
@@ -319,8 +300,7 @@ class MasterService(service.Service):
                 self._is_master()
                 return
             master = self.backend
-            if not self._said_replica:
-                self._said_replica = True
+            if self._replica.fault("replica"):
                 self._log.error(
                     "{address} says that it is a replica, and refuses to write: the master is looked for",
                     address=master.address,
@@ -329,9 +309,9 @@ class MasterService(service.Service):
             if not await self._is_replica_anew(master) and master == self.backend:
                 self._log.warn("{address} leads to a master now: all connect to it anew", address=master.address)
                 self._reconnect()
-                delay = DOUBT
-            await task.deferLater(self._reactor, delay)
-            delay = min(2 * delay, LONG_DOUBT)
+                looks = 0
+            looks += 1
+            await task.deferLater(self._reactor, BACKOFF.delay(looks))
 
     async def _is_replica_anew(self, master: Backend) -> bool:
         """Whether the address leads to a replica, or to nobody, when it is resolved and connected to once more."""

@@ -11,7 +11,6 @@ from collections.abc import Callable, Collection, Coroutine
 from pathlib import Path
 
 from twisted.application import service
-from twisted.application.internet import backoffPolicy
 from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory
@@ -22,7 +21,9 @@ from .. import probes
 from ..net.rate_limit import TenantLimits
 from ..net.time_limit import within
 from ..net.waiters import Waiters
+from ..ops.bugs import bug
 from ..ops.log_once import LogOnce
+from ..ops.retry import Backoff, Retry
 from ..session.errors import UNREACHABLE
 from ..tenants.account import Counts, increase
 from ..tenants.model import Backend, Tenant
@@ -40,6 +41,8 @@ CONCURRENT_LIMIT = 256
 FRESH = 1.0
 #: Seconds: a connection that nobody used and that lives no longer is taken for a failure.
 SHORT_LIVED = 1.0
+#: When the base is opened again.
+BACKOFF = Backoff(0.75, 10.0, factor=1.5, spread=1.0)
 
 
 class ConnectionPool(service.Service):
@@ -88,12 +91,9 @@ class ConnectionPool(service.Service):
         self._serving = False
         # How often Redis was reached: it answered a log-in, or a PING on an idle connection.
         self._reached = 0
-        self._retry: IDelayedCall | None = None
-        self._delay = backoffPolicy(initialDelay=0.5, maxDelay=10.0)
-        self._failures = 0
+        self._retry = Retry(reactor, BACKOFF, self._replenish)
         # What was logged lately: faults of Redis, which all tenants feel; and those of one tenant or one connection.
         self._faults = LogOnce(reactor)
-        self._faults_logged = False
         self._faults_of_one = LogOnce(reactor)
         #: whether the latest connection could not be opened, or its log-in was refused
         self.refused = False
@@ -142,8 +142,7 @@ class ConnectionPool(service.Service):
     def stopService(self) -> defer.Deferred:
         """Fires when all connections are closed."""
         super().stopService()
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
+        self._retry.cancel()
         self.handover.stop()
         self._openings.give_up()
         stopped = self._empty.wait()
@@ -164,12 +163,10 @@ class ConnectionPool(service.Service):
             for upstream in list(upstreams):
                 self._take_from_idle(upstream)
                 upstream.drop()
-        self._failures = 0
+        self._retry.cancel()
+        self._retry.succeeded()
         self._faults.forget()
-        self._faults_logged = False
         self.refused = False
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
         if backend is not None:
             self._log.info("Redis is at {address}", address=backend.address)
             self._replenish()
@@ -259,8 +256,7 @@ class ConnectionPool(service.Service):
         """
         self._needs_acl_users = needs_acl_users
         if self.refused:
-            if self._retry is not None and self._retry.active():
-                self._retry.cancel()
+            self._retry.cancel()
             self._replenish()
         for tenant_pool in list(self._tenant_pools.values()):
             for upstream in list(tenant_pool.upstreams):
@@ -438,7 +434,7 @@ class ConnectionPool(service.Service):
         except Exception as error:
             upstream.drop()
             raise RedisUnreachable(f"lost while it was made ready: {why(error)}") from None
-        self._failures = 0
+        self._retry.succeeded()
         self._reached += 1
         return upstream
 
@@ -463,10 +459,8 @@ class ConnectionPool(service.Service):
             raise RedisUnreachable(text) from None
         self._reached += 1
         self.refused = False
-        if self._faults_logged:
+        if self._faults.forget():
             self._log.info("Redis at {address} can be used again", address=backend.address)
-            self._faults.forget()
-            self._faults_logged = False
         upstream.opened = self._reactor.seconds()
         return upstream
 
@@ -558,16 +552,13 @@ class ConnectionPool(service.Service):
 
     def _replenish(self) -> None:
         """Opens what is missing from the base, one after the other; after a failure, later and later."""
-        waiting = self._retry is not None and self._retry.active()
         enough = len(self._connections) >= self._base and not self.refused
-        if not self.running or self._backend is None or waiting or self._replenishing or enough:
+        if not self.running or self._backend is None or self._retry.due is not None or self._replenishing or enough:
             return
         self._replenishing = True
         opened = defer.Deferred.fromCoroutine(self._open())
         opened.addCallbacks(self._opened_for_base, self._not_opened_for_base)
-        opened.addErrback(
-            lambda failure: self._log.failure("opening an upstream connection failed in a way that is a bug", failure)
-        )
+        opened.addErrback(bug(self._log, "opening an upstream connection"))
 
     def _opened_for_base(self, upstream: RedisConnection) -> None:
         self._replenishing = False
@@ -588,14 +579,12 @@ class ConnectionPool(service.Service):
         self._replenish_later()
 
     def _replenish_later(self) -> None:
-        if self.running and not (self._retry is not None and self._retry.active()):
-            self._failures += 1
-            self._retry = self._reactor.callLater(self._delay(self._failures), self._replenish)
+        if self.running:
+            self._retry.failed()
 
     def _tell(self, text: str) -> None:
         """Logs why nobody can have a connection to Redis."""
         if self._faults.due(text):
-            self._faults_logged = True
             self._log.error("no connection to Redis: {text}", text=text)
 
     def _tell_of_one(self, text: str) -> None:

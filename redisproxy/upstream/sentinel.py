@@ -1,6 +1,7 @@
 """One of Redis's sentinels: whom to ask where the master is.
 
-Owns the connection to it. txredisapi's own `Sentinel` is not used: it takes the first answer, whoever gives it; calls to a
+Owns the connection to it. The proxy asks each second and does not subscribe to `+switch-master`, see
+docs/decisions/sentinels.md. txredisapi's own `Sentinel` is not used: it takes the first answer, whoever gives it; calls to a
 sentinel that is away pile up in it; and of several sentinels with TLS it would verify no names.
 """
 
@@ -13,6 +14,7 @@ from dataclasses import dataclass
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
+from ..ops.log_once import Condition
 from ..tenants.model import Backend
 from .client import ControlError, RedisClient, ReplyError
 from .endpoint import why
@@ -23,6 +25,10 @@ _ANSWER = 2.0
 _ANSWER_LIMIT = 64 * 1024
 #: Seconds between two attempts to connect: one that takes connections and closes them is not stormed.
 _RETRY = 0.5
+#: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
+LASTING = 0.9
+#: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
+QUIET = 30.0
 
 
 class SentinelError(Exception):
@@ -68,10 +74,8 @@ class Sentinel:
         self._news = news
         #: whether it is known that it cannot be reached
         self._away = False
-        #: since when it does not tell, and what was said of that in the log
-        self.failing: float | None = None
-        self.said = ""
-        self.said_at = float("-inf")
+        #: what is logged of it
+        self.condition = Condition(LASTING, QUIET)
         self._client = RedisClient(
             clock,
             place,

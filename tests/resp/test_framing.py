@@ -339,9 +339,7 @@ class RequestScannerTests(ScanCase):
             start += size
         self.assertEqual(scan([*chunks, data[start:]]), expected)
 
-    @given(
-        st.lists(st.binary(max_size=30) | st.sampled_from([b"*1\r\n", b"$4\r\n", b"\r\n", b"PING", b"*", b"$", b"LOOK"]))
-    )
+    @given(st.lists(st.binary(max_size=30) | st.sampled_from([b"*1\r\n", b"$4\r\n", b"\r\n", b"PING", b"*", b"$", b"LOOK"])))
     @example([b"*1\r\n", b"$4\r\n", b"PING", b"\r\n"])
     def test_any_bytes_parse_or_are_the_one_error_however_they_are_split(self, parts: list[bytes]) -> None:
         data = b"".join(parts)

@@ -9,7 +9,8 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.trial import unittest
 
-from redisproxy.policy.probing import Server, needed, policy_for, shown
+from redisproxy.policy.probing import Server, needed, policy_for
+from redisproxy.printable import shown_error
 from redisproxy.tenants.model import Backend
 from redisproxy.upstream import control, inquiry
 from redisproxy.upstream.client import REPLY_LIMIT, Connection, ControlError
@@ -81,7 +82,7 @@ class ProbeCase(unittest.TestCase):
 
     async def asked_again(self, service: ControlService, faulty: FaultyRedis, what: str) -> None:
         """It was refused so, has said so, and has asked the same anew."""
-        await self.until(lambda: len(faulty.refused) >= 2 and shown(what) in service._last_state, what)
+        await self.until(lambda: len(faulty.refused) >= 2 and shown_error(what) in service._last_state, what)
 
     def fault(self, faulty: FaultyRedis, beginning: str, error: str | None) -> None:
         faulty.refused.clear()
@@ -335,7 +336,7 @@ class PassingConnectionTests(ProbeCase):
 
 
 class SentinelTests(ProbeCase):
-    async def test_a_sentinel_that_cannot_be_asked_now_is_asked_later(self) -> None:
+    async def test_a_sentinel_that_does_not_tell_now_tells_later(self) -> None:
         server = self.server()
         process = SentinelProcess(valkey, f"127.0.0.1 {server.port}").start()
         self.addCleanup(process.stop)
