@@ -16,10 +16,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from twisted.application import service
-from twisted.application.internet import backoffPolicy
 from twisted.internet import defer, task
 from twisted.internet.error import ProcessDone, ProcessExitedAlready
-from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory, ProcessProtocol
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
@@ -27,6 +25,7 @@ from twisted.python.failure import Failure
 from ..listen.balance import Balance, shared_memory
 from ..listen.tls import Material
 from ..ops import logs
+from ..ops.retry import Backoff, Retry
 from ..ops.stats import Counts, RedisState, WorkersState
 from ..tenants import wire_form
 from ..tenants.enrolment import ReadSummary
@@ -37,6 +36,8 @@ from .merge import Reports
 
 #: Seconds that a worker has to live for its end not to count as one more failure in a row.
 LIVED = 60.0
+#: When another is started in its place: after its first end at once, nearly.
+BACKOFF = Backoff(0.1, 30.0, spread=1.0)
 #: Seconds for a worker to end, beyond those for its clients to leave: see `clients.drain`.
 END_MARGIN = 1.5
 #: Seconds for a worker to answer a question of `Workers.ask`.
@@ -149,9 +150,7 @@ class Workers(service.Service):
         self._processes: dict[int, _Process | None] = dict.fromkeys(range(1, processes + 1))
         self._memory = shared_memory(processes)
         self._balance = Balance(self._memory)
-        self._failures = dict.fromkeys(self._processes, 0)
-        self._delay = backoffPolicy(initialDelay=0.1, maxDelay=30.0, factor=2.0)
-        self._retries: dict[int, IDelayedCall] = {}
+        self._retries = {number: Retry(reactor, BACKOFF, self._start, number) for number in self._processes}
         self._restarts = 0
         self._directory: Directory | None = None
         self._snapshot = b""
@@ -281,11 +280,11 @@ class Workers(service.Service):
     def _again(self, process: _Process, told: str) -> None:
         """Another one in its place: after its first end at once, nearly, then later and later."""
         lived = self._reactor.seconds() - process.started
-        failures = 0 if process.serves and lived >= LIVED else self._failures[process.number]
-        self._failures[process.number] = failures + 1
+        retry = self._retries[process.number]
+        if process.serves and lived >= LIVED:
+            retry.succeeded()
         self._restarts += 1
-        delay = self._delay(failures)
-        self._retries[process.number] = self._reactor.callLater(delay, self._start, process.number)
+        delay = retry.failed()
         process.tell(LogLevel.error, "{told}; another is started in {delay:.1f} s", told=told, delay=delay)
 
     # Certificates.
@@ -392,8 +391,7 @@ class Workers(service.Service):
         """Has all workers end, after their clients have left. Fires when the last one is gone."""
         self._ending = True
         for retry in self._retries.values():
-            if retry.active():
-                retry.cancel()
+            retry.cancel()
         gone: defer.Deferred = defer.Deferred()
         self._all_gone = gone
         for process in self._running():

@@ -7,7 +7,6 @@ thread, at a pace that the reactor does not feel; the reactor takes over what is
 from __future__ import annotations
 
 import enum
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,6 +17,7 @@ from twisted.internet import defer, task, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 
+from ..ops.retry import Backoff, Retry
 from ..ops.stats import REFRESH_BOUNDS, Histogram
 from ..tenants.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, ReadSummary, Update, no_rest
 from ..tenants.model import Directory
@@ -134,8 +134,7 @@ class ReadingService(service.Service):
         self._resolved_for: int | None = None
         #: what the listeners know of, since the start
         self._told: Directory | None = None
-        self._failures = 0
-        self._retry: IDelayedCall | None = None
+        self._retry = Retry(clock, Backoff(FIRST_RETRY, interval, shorten=0.25), self.refresh)
         self._gathering: IDelayedCall | None = None
         #: of what the source did not believe at first sight
         self._reread: IDelayedCall | None = None
@@ -162,7 +161,8 @@ class ReadingService(service.Service):
         super().stopService()
         if self._loop.running:
             self._loop.stop()
-        for call in (self._retry, self._telling, self._gathering, self._reread):
+        self._retry.cancel()
+        for call in (self._telling, self._gathering, self._reread):
             if call is not None and call.active():
                 call.cancel()
         self.source.stop()
@@ -173,8 +173,7 @@ class ReadingService(service.Service):
         if self._working is not None:
             self._again = True
             return
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
+        self._retry.cancel()
         self._work(_Job.READ)
 
     def changed(self) -> None:
@@ -278,7 +277,7 @@ class ReadingService(service.Service):
     def _crashed(self, failure: object) -> None:
         self._log.failure("reading {source} failed in a way that is a bug", failure, source=str(self.source))
         self._resolved_for = self.databases
-        self._retry_later(None)
+        self._retry_later()
 
     def _take(self, outcome: _Outcome) -> None:
         """The reactor's part: next to nothing here takes longer the more tenants there are."""
@@ -294,11 +293,11 @@ class ReadingService(service.Service):
                 self._reread = self._clock.callLater(outcome.again, self.refresh)
         if outcome.failures:
             asked = [failure.retry_after for failure in outcome.failures if failure.retry_after is not None]
-            self._retry_later(max(asked, default=None))
+            self._retry_later(max(asked, default=0.0))
         elif outcome.job is _Job.READ:
-            if self._failures:
+            if self._retry.failures:
                 self._log.info("{source} can be read again", source=str(self.source))
-            self._failures = 0
+            self._retry.succeeded()
             self.refreshed = self._clock.seconds()
         self.problems = outcome.problems
         self._to_tell += outcome.lines
@@ -331,14 +330,9 @@ class ReadingService(service.Service):
         for listener in list(self.listeners):
             listener(directory)
 
-    def _retry_later(self, asked: float | None) -> None:
-        self._failures += 1
-        delay = min(self._interval, FIRST_RETRY * 2 ** min(self._failures - 1, 16))
-        delay *= random.uniform(0.75, 1.0)  # noqa: S311 - so that replicas do not return all at once
-        if asked is not None:
-            delay = max(delay, min(asked, self._interval))
-        if self.running and (self._retry is None or not self._retry.active()):
-            self._retry = self._clock.callLater(delay, self.refresh)
+    def _retry_later(self, asked: float = 0.0) -> None:
+        if self.running:
+            self._retry.failed(at_least=min(asked, self._interval))
 
     def _tell(self) -> None:
         for _ in range(min(TOLD_AT_ONCE, len(self._to_tell))):

@@ -27,6 +27,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..ops.retry import Backoff
 from ..ops.stats import WatchState
 from ..tenants.enrolment import ITSELF, Changes
 from .throttle import Pace
@@ -38,11 +39,10 @@ LONGEST = 4 * 1024 * 1024
 #: died without a word is noticed after SILENCE seconds at the latest, or earlier by the kernel (TCP keepalive).
 LASTS = (60, 75)
 SILENCE = 90.0
-#: Seconds to wait before the second attempt to open a watch; doubled at each further one.
-FIRST_RETRY = 0.25
-LONGEST_RETRY = 10.0
-#: Seconds until it is tried again whether the right to watch was given meanwhile.
-FORBIDDEN_RETRY = 60.0
+#: When a watch is opened again. Chance takes a part off, so that replicas of the proxy do not return all at once.
+BACKOFF = Backoff(0.25, 10.0, shorten=0.5)
+#: The same where the right to watch is missing: it may be given meanwhile.
+FORBIDDEN = Backoff(60.0, 60.0, shorten=0.5)
 #: Seconds after which a watch that ends has been a good one: it is opened again at once.
 GOOD = 5.0
 
@@ -293,13 +293,12 @@ class _Follower:
         # Whatever was before it, the first 410 in a row says what to do: to begin anew, now.
         expired, self._expired = self._expired, failure.status == 410
         if failure.status == 403:
-            delay = FORBIDDEN_RETRY
+            delay = FORBIDDEN.delay(1)
         elif failures == 0 or (self._expired and not expired):
             delay = 0.0
         else:
-            delay = min(LONGEST_RETRY, FIRST_RETRY * 2 ** min(failures - 1, 16))
-        delay *= random.uniform(0.5, 1.0)  # noqa: S311 - so that replicas do not return all at once
-        return delay if failure.retry_after is None else max(delay, min(failure.retry_after, FORBIDDEN_RETRY))
+            delay = BACKOFF.delay(failures)
+        return delay if failure.retry_after is None else max(delay, min(failure.retry_after, FORBIDDEN.longest))
 
     def _follow(self) -> None:
         """Opens the stream and reads it, until the server ends it."""

@@ -15,6 +15,7 @@ from twisted.internet import defer, task
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from ..ops.retry import Backoff
 from ..policy.probing import ErrorReply, Refusal, Server, refusal, shown
 from ..tenants.model import Backend
 from .acl_users import Wall
@@ -32,8 +33,10 @@ SOON = 1.0
 LASTING = 0.9
 #: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
 QUIET = 30.0
-#: Seconds between two looks at whether Redis is a replica, at least and, while it stays one, at most.
-DOUBT, LONG_DOUBT = 1.0, 10.0
+#: Seconds between two looks at whether Redis is a replica, at least.
+DOUBT = 1.0
+#: The same while it stays one.
+BACKOFF = Backoff(DOUBT, 10.0)
 
 
 class MasterService(service.Service):
@@ -302,7 +305,7 @@ class MasterService(service.Service):
         self._doubting = None
 
     async def _resolve_doubt(self) -> None:
-        delay = DOUBT
+        looks = 0
         while True:
             try:
                 replica = await self._control.is_replica()
@@ -327,9 +330,9 @@ class MasterService(service.Service):
                 self._wall.forget_all()
                 self._control.reconnect()
                 self._lanes.renew()
-                delay = DOUBT
-            await task.deferLater(self._reactor, delay)
-            delay = min(2 * delay, LONG_DOUBT)
+                looks = 0
+            looks += 1
+            await task.deferLater(self._reactor, BACKOFF.delay(looks))
 
     async def _is_replica_anew(self, master: Backend) -> bool:
         """Whether the address leads to a replica, or to nobody, when it is resolved and connected to once more."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
-from twisted.application.internet import backoffPolicy
 from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -19,6 +18,7 @@ from twisted.python.failure import Failure
 from .. import probes
 from ..net.protocol import Hold
 from ..net.waiters import Waiters
+from ..ops.retry import Backoff, Retry
 from ..session.pending import Owed
 from ..session.session import Session
 from ..tenants.model import Tenant
@@ -34,6 +34,9 @@ UNREAD_LIMIT = 4 * 1024 * 1024
 PATIENCE = 1.0
 #: Lanes that a tenant may have shared at once with one protocol: the one in use, and others that were left for it.
 LANES_LIMIT = 4
+#: When a connection is opened again. Redis is mostly away for as long as a restart takes: sessions that are there already
+#: come back soon.
+BACKOFF = Backoff(0.075, 2.0, factor=1.5, spread=1.0)
 
 
 class Pool(Protocol):
@@ -205,10 +208,7 @@ class SharedLanes:
         self._waiting: deque[Session] = deque()
         self._opening: defer.Deferred | None = None
         self._comers: Waiters[None] = Waiters()
-        self._retry: IDelayedCall | None = None
-        self._failures = 0
-        # Redis is mostly away for as long as a restart takes: sessions that are there already come back soon.
-        self._delay = backoffPolicy(initialDelay=0.05, maxDelay=2.0)
+        self._retry = Retry(reactor, BACKOFF, self._open)
 
     def __repr__(self) -> str:
         return f"<shared lanes of {self.tenant.namespace} in RESP{self.protocol} users={self._users}>"
@@ -278,7 +278,7 @@ class SharedLanes:
 
     def renew(self) -> None:
         """Redis is elsewhere, or back: opens another lane at once, and then leaves the one in use."""
-        self._failures = 0
+        self._retry.succeeded()
         if self._users:
             self._give_up_opening()
             self._open()
@@ -303,7 +303,7 @@ class SharedLanes:
             connection.drop()  # given up in its last moment
             return
         self._opening = None
-        self._failures = 0
+        self._retry.succeeded()
         self.away = ""
         before, self.lane = self.lane, SharedLane(connection, self, self._reactor)
         self.lanes.add(self.lane)
@@ -322,18 +322,11 @@ class SharedLanes:
             self.away = failure.value.told
         self._comers.fire(failure)
         self.tell_waiting()
-        if self._users and self._retry is None:
-            self._failures += 1
-            self._retry = self._reactor.callLater(self._delay(self._failures), self._try_again)
-
-    def _try_again(self) -> None:
-        self._retry = None
-        self._open()
+        if self._users:
+            self._retry.failed()
 
     def _give_up_opening(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        self._retry.cancel()
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.cancel()

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection, Coroutine
 from pathlib import Path
 
 from twisted.application import service
-from twisted.application.internet import backoffPolicy
 from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory
@@ -22,6 +21,7 @@ from ..net.rate_limit import Allowances
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.log_once import LogOnce
+from ..ops.retry import Backoff, Retry
 from ..session.route import UNREACHABLE
 from ..tenants.account import Counts, increase
 from ..tenants.model import Backend, Tenant
@@ -39,6 +39,8 @@ AT_ONCE = 256
 FRESH = 1.0
 #: Seconds: a connection that nobody used and that lives no longer is taken for a failure.
 SHORT_LIVED = 1.0
+#: When the base is opened again.
+BACKOFF = Backoff(0.75, 10.0, factor=1.5, spread=1.0)
 
 
 class LanePool(service.Service):
@@ -85,9 +87,7 @@ class LanePool(service.Service):
         self._serving = False
         # How often Redis was reached: it answered a log-in, or a PING on an idle connection.
         self._reached = 0
-        self._retry: IDelayedCall | None = None
-        self._delay = backoffPolicy(initialDelay=0.5, maxDelay=10.0)
-        self._failures = 0
+        self._retry = Retry(reactor, BACKOFF, self._replenish)
         # What was logged lately: faults of Redis, which all tenants feel; and those of one tenant or one connection.
         self._faults = LogOnce(reactor)
         self._faults_logged = False
@@ -139,8 +139,7 @@ class LanePool(service.Service):
     def stopService(self) -> defer.Deferred:
         """Fires when all connections are closed."""
         super().stopService()
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
+        self._retry.cancel()
         self.handover.stop()
         self._openings.give_up()
         stopped = self._empty.wait()
@@ -161,12 +160,11 @@ class LanePool(service.Service):
             for lane in list(lanes):
                 self._take_from_idle(lane)
                 lane.drop()
-        self._failures = 0
+        self._retry.cancel()
+        self._retry.succeeded()
         self._faults.forget()
         self._faults_logged = False
         self.refused = False
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
         if backend is not None:
             self._log.info("Redis is at {address}", address=backend.address)
             self._replenish()
@@ -247,8 +245,7 @@ class LanePool(service.Service):
         """Redis is there, perhaps another one. needs_wall: no lane with the master's rights may be used from now on."""
         self._needs_wall = needs_wall
         if self.refused:
-            if self._retry is not None and self._retry.active():
-                self._retry.cancel()
+            self._retry.cancel()
             self._replenish()
         for home in list(self._homes.values()):
             for lane in list(home.lanes):
@@ -544,9 +541,8 @@ class LanePool(service.Service):
 
     def _replenish(self) -> None:
         """Opens what is missing from the base, one after the other; after a failure, later and later."""
-        waiting = self._retry is not None and self._retry.active()
         enough = len(self._lanes) >= self._base and not self.refused
-        if not self.running or self._backend is None or waiting or self._replenishing or enough:
+        if not self.running or self._backend is None or self._retry.due is not None or self._replenishing or enough:
             return
         self._replenishing = True
         opened = defer.Deferred.fromCoroutine(self._open())
@@ -567,9 +563,8 @@ class LanePool(service.Service):
         self._replenish_later()
 
     def _replenish_later(self) -> None:
-        if self.running and not (self._retry is not None and self._retry.active()):
-            self._failures += 1
-            self._retry = self._reactor.callLater(self._delay(self._failures), self._replenish)
+        if self.running:
+            self._retry.failed()
 
     def _tell(self, text: str) -> None:
         """Logs why nobody can have a connection to Redis."""

@@ -16,6 +16,7 @@ from twisted.internet import defer, task
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
+from redisproxy.ops.retry import Backoff
 from redisproxy.sources import kubernetes, reload, watch
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.sources.watch import (
@@ -490,7 +491,7 @@ class WatchTests(SourceCase):
         super().setUp()
         self.calls = Calls()
         self.refreshes = 0
-        self.patch(watch, "FIRST_RETRY", 0.01)
+        self.patch(watch, "BACKOFF", Backoff(0.01, 10.0))
         self.watch = WatchService(self.calls, self.source, MASTER, self.queue, lambda: None, self.refresh)
         self.addCleanup(self.stop)
 
@@ -642,7 +643,7 @@ class WatchTests(SourceCase):
         self.seen(BLUE)
 
     def test_without_the_right_it_is_told_once_and_tried_again(self) -> None:
-        self.patch(watch, "FORBIDDEN_RETRY", 0.02)
+        self.patch(watch, "FORBIDDEN", Backoff(0.02, 0.02))
         self.api.fail_watches("/api/v1/secrets", refusal(403, "planted"))
         with capturedLogs() as events:
             self.watch.startService()
