@@ -25,10 +25,8 @@ from .pool import LanePool
 from .probe import calls_itself_replica
 from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest
 
-#: Seconds between two looks at the sentinels; they tell by themselves of a new master.
-EVERY = 5.0
-#: The same while something is wrong.
-SOON = 1.0
+#: Seconds between two looks at the sentinels: a failover is noticed within that time.
+EVERY = 1.0
 #: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
 LASTING = 0.9
 #: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
@@ -177,8 +175,7 @@ class MasterService(service.Service):
             # Not at once: whatever goes wrong, this is no storm.
             self._look_in(0.05)
             return
-        fine = self._failing is None and self._control.connected and self._doubting is None
-        self._look_in(EVERY if fine else SOON)
+        self._look_in(EVERY)
 
     def _look_in(self, seconds: float) -> None:
         self._stop_timer()

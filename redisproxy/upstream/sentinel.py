@@ -1,8 +1,8 @@
 """One of Redis's sentinels, as somebody to ask where the master is.
 
-Owns the connections to it: one to ask over, and one that hears at once when it has a new master. txredisapi's own
-`Sentinel` is not used: it takes the first answer, whoever gives it; calls to a sentinel that is away pile up in it; and
-of several sentinels with TLS it would verify no names.
+Owns the connection to it. The proxy asks each second and does not subscribe to `+switch-master`, see
+docs/decisions/sentinels.md. txredisapi's own `Sentinel` is not used: it takes the first answer, whoever gives it; calls to a
+sentinel that is away pile up in it; and of several sentinels with TLS it would verify no names.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ from dataclasses import dataclass
 import txredisapi
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..tenants.model import Backend
@@ -24,7 +23,6 @@ from .endpoint import connected, why
 _ANSWER = 2
 #: Seconds between two attempts to connect: one that takes connections and closes them is not stormed.
 _RETRY = 0.5
-_SWITCHED = "+switch-master"
 
 
 class SentinelError(Exception):
@@ -58,34 +56,20 @@ class _Asked(txredisapi.RedisProtocol):
         super().connectionLost(reason)
 
 
-class _Subscriber(txredisapi.SubscriberProtocol):
-    def messageReceived(self, pattern: object, channel: object, message: object) -> None:
-        self.factory.heard()
-
-    def connectionLost(self, reason: Failure) -> None:
-        self.factory.gone(self, reason)
-        super().connectionLost(reason)
-
-
 class _Connection(txredisapi.RedisFactory):
     """One connection, made when it is asked for and there is none. It is not logged in.
 
-    there: called when it is made, and when it first turns out that it cannot be; heard: when a message came over it.
+    there: called when it is made, and when it first turns out that it cannot be.
     """
 
+    protocol = _Asked
+
     def __init__(
-        self,
-        clock: IReactorTime,
-        endpoint: Callable[[], IStreamClientEndpoint],
-        protocol: type,
-        there: Callable[[], None],
-        heard: Callable[[], None],
+        self, clock: IReactorTime, endpoint: Callable[[], IStreamClientEndpoint], there: Callable[[], None]
     ) -> None:
         super().__init__(None, None, 1, isLazy=True, charset=None, replyTimeout=_ANSWER, convertNumbers=False)
         # Nobody waits for txredisapi's pool.
         self.deferred.addErrback(lambda _: None)
-        self.protocol = protocol
-        self.heard = heard
         self._there = there
         self._clock = clock
         self._endpoint = endpoint
@@ -154,8 +138,6 @@ class Sentinel:
     master_name: what it calls the master; news: called when it may have something new to tell.
     """
 
-    _log = Logger()
-
     def __init__(
         self,
         clock: IReactorTime,
@@ -166,8 +148,7 @@ class Sentinel:
     ) -> None:
         self.place = place
         self._name = master_name
-        self._asked = _Connection(clock, endpoint, _Asked, news, news)
-        self._hears = _Connection(clock, endpoint, _Subscriber, lambda: None, news)
+        self._asked = _Connection(clock, endpoint, news)
         #: since when it does not tell, and what was said of that in the log
         self.failing: float | None = None
         self.said = ""
@@ -175,7 +156,7 @@ class Sentinel:
 
     def stop(self) -> defer.Deferred:
         """Fires when it is disconnected."""
-        return defer.gatherResults([self._asked.stop(), self._hears.stop()], consumeErrors=True)
+        return self._asked.stop()
 
     async def ask(self) -> Answer:
         """Where the master is. Raises SentinelError: at once where there is no connection, which is made meanwhile."""
@@ -185,37 +166,20 @@ class Sentinel:
                 raise NotYet("it cannot be reached: it took too long")
             raise SentinelError(f"it cannot be reached: {self._asked.trouble}")
         try:
-            await self._log_in(self._asked, connection)
+            if self.place.password and not self._asked.ready:
+                await connection.auth(self.place.password, self.place.username or None)
+            self._asked.ready = True
             fields = await connection.execute_command("SENTINEL", "MASTER", self._name)
             # While a failover goes on the one who leads it knows the new address here first.
             address = await connection.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
             known = dict(zip(fields[::2], fields[1::2], strict=True))
-            answer = Answer(_host(address[0]), int(address[1]), int(known[b"config-epoch"]))
+            return Answer(_host(address[0]), int(address[1]), int(known[b"config-epoch"]))
         except txredisapi.ResponseError as error:
             raise SentinelError(why(error)) from None
         except txredisapi.RedisError:
             raise SentinelError(f"it cannot be reached: {self._asked.trouble or 'it took too long'}") from None
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             raise SentinelError("what it answers is not what a sentinel answers") from None
-        await self._hear()
-        return answer
-
-    async def _log_in(self, own: _Connection, connection: txredisapi.RedisProtocol) -> None:
-        if self.place.password and not own.ready:
-            await connection.auth(self.place.password, self.place.username or None)
-        own.ready = True
-
-    async def _hear(self) -> None:
-        """Has it tell of a new master, if it does not yet. If that fails, we still ask."""
-        connection = self._hears.get()
-        if connection is None or self._hears.ready:
-            return
-        try:
-            await self._log_in(self._hears, connection)
-            await connection.subscribe(_SWITCHED)
-        except txredisapi.RedisError as error:
-            self._hears.ready = False  # that may pass: it is tried again with the next question
-            self._log.debug("{place} lets nobody subscribe: {error}", place=self.place.address, error=str(error))
 
 
 def _host(name: bytes) -> str:
