@@ -17,6 +17,7 @@ from twisted.internet import defer, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from ..ops.log_once import Condition
 from ..ops.stats import TlsState
 from ..printable import printable
 from .tls import CertificateError, Made, Material, ServerTls, make
@@ -35,8 +36,8 @@ class _Watched:
         self.tls = tls
         self._before = self._read = tls.files.stamp()
         self._retry: float | None = None
-        #: why what the files hold now is not in force; empty: it is
-        self.problem = ""
+        #: why what the files hold now is not in force
+        self.condition = Condition()
         self.made = make(tls.files, tls.files.read())
         tls.use(self.made)
 
@@ -109,7 +110,7 @@ class RotationService(service.Service):
                     "listener": printable(watched.tls.listener),
                     "begins": watched.made.begins,
                     "expires": watched.made.expires,
-                    "problem": printable(watched.problem),
+                    "problem": printable(watched.condition.text),
                 }
                 for watched in self._watched
             ],
@@ -159,8 +160,7 @@ class RotationService(service.Service):
             if isinstance(news, CertificateError):
                 self._refuse(watched, str(news))
                 continue
-            if watched.problem:
-                watched.problem = ""
+            if watched.condition.over():
                 self._log.info("mended: {listener}", listener=watched.tls.listener)
             if news is not watched.made:
                 before, watched.made = watched.made.material, news
@@ -173,8 +173,7 @@ class RotationService(service.Service):
 
     def _refuse(self, watched: _Watched, problem: str) -> None:
         self._reloads["failed"] += 1
-        if problem != watched.problem:
-            watched.problem = problem
+        if watched.condition.fault(problem):
             self._log.warn(
                 "{listener}: {problem}; the last good certificate stays in force, until {expires}",
                 listener=watched.tls.listener,

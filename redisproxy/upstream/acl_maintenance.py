@@ -7,6 +7,7 @@ piece.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Callable, Set
@@ -17,6 +18,7 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..ops.log_once import LogOnce
 from ..policy import acl
 from ..policy.acl_users import Inventory
 from ..tenants.enrolment import ReadSummary
@@ -76,7 +78,7 @@ class AclUsersService(service.Service):
         self._added = self._ended = 0
         #: what was asked last, and of what could not be asked what was logged
         self._question = ""
-        self._denied: set[tuple[str, str]] = set()
+        self._denied = LogOnce(clock, quiet=math.inf)
         self._work: defer.Deferred | None = None
         self._idle: defer.Deferred | None = None
 
@@ -261,8 +263,7 @@ class AclUsersService(service.Service):
     def _report_denied(self, error: ControlError) -> None:
         """Logs once what cannot be asked. Of the error its first word: the rest may name a password's hash."""
         code = str(error).partition(" ")[0]
-        if (self._question, code) not in self._denied:
-            self._denied.add((self._question, code))
+        if self._denied.due(f"{self._question} {code}"):
             self._log.warn(
                 "tenants' ACL users cannot be looked after: Redis answered {question} with {code}",
                 question=self._question,

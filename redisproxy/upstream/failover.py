@@ -15,6 +15,7 @@ from twisted.internet import defer, task
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from ..ops.log_once import Condition
 from ..ops.retry import Backoff
 from ..policy.probing import ErrorReply, Refusal, Server, refusal, shown
 from ..tenants.model import Backend
@@ -23,14 +24,10 @@ from .client import ControlError, ControlService
 from .endpoint import endpoint_for, why
 from .pool import LanePool
 from .probe import calls_itself_replica
-from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest
+from .sentinel import LASTING, Answer, NotYet, Sentinel, SentinelError, latest
 
 #: Seconds between two looks at the sentinels: a failover is noticed within that time.
 EVERY = 1.0
-#: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
-LASTING = 0.9
-#: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
-QUIET = 30.0
 #: Seconds between two looks at whether Redis is a replica, at least.
 DOUBT = 1.0
 #: The same while it stays one.
@@ -70,13 +67,12 @@ class MasterService(service.Service):
         self._looking: defer.Deferred | None = None
         self._again = False
         self._timer: IDelayedCall | None = None
-        #: since when looks lead to nothing, and what was said of that in the log
-        self._failing: float | None = None
-        self._helpless = ""
+        # What is logged of looks that lead to nothing, and of a backend that is a replica.
+        self._helpless = Condition(LASTING)
+        self._replica = Condition()
         self._doubting: defer.Deferred | None = None
         self._doubted = float("-inf")
         self._doubt_again: IDelayedCall | None = None
-        self._said_replica = False
         control.lost = self.look
         lanes.found_replica = self.doubt
 
@@ -101,8 +97,7 @@ class MasterService(service.Service):
             return
         before, self._told = self._told, backend
         self._leave_sentinels()
-        self._failing = None
-        self._helpless = ""
+        self._helpless.over()
         if backend is None or not backend.sentinels:
             self._move(backend, failover=False)
             return
@@ -125,8 +120,7 @@ class MasterService(service.Service):
             self._is_master()
 
     def _is_master(self) -> None:
-        if self._said_replica:
-            self._said_replica = False
+        if self._replica.over():
             self._log.info("{address} says that it is a master", address=self.backend.address)
         self._lanes.leave_replicas()
 
@@ -135,7 +129,7 @@ class MasterService(service.Service):
         if backend == self.backend:
             return
         self.backend = backend
-        self._said_replica = False
+        self._replica.over()
         if self._doubting is not None:
             self._doubting.cancel()  # it was about the old one
         self._wall.forget_all()
@@ -218,9 +212,7 @@ class MasterService(service.Service):
                 return self._tell_helpless(
                     f"the sentinels say that {told.master_name} is at {found.address}, which says that it is a replica"
                 )
-        self._failing = None
-        if self._helpless:
-            self._helpless = ""
+        if self._helpless.over():
             self._log.info("the sentinels tell again where {name} is", name=told.master_name)
         if found != self.backend:
             failover = self._found_for is told
@@ -255,27 +247,15 @@ class MasterService(service.Service):
 
     def _tell_of(self, sentinel: Sentinel, text: str) -> None:
         """Logs what is wrong with it, once; another fault that takes its place, after QUIET."""
-        now = self._reactor.seconds()
         if not text:
-            sentinel.failing = None
-            if sentinel.said:
-                sentinel.said = ""
+            if sentinel.condition.over():
                 self._log.info("{place} tells again where the master is", place=_shown(sentinel.place))
-            return
-        if sentinel.failing is None:
-            sentinel.failing = now
-        lasting = now - sentinel.failing >= LASTING and (not sentinel.said or now - sentinel.said_at >= QUIET)
-        if lasting and text != sentinel.said:
-            sentinel.said, sentinel.said_at = text, now
+        elif sentinel.condition.fault(text, self._reactor.seconds()):
             self._log.warn("{place}: {text}", place=_shown(sentinel.place), text=text)
 
     def _tell_helpless(self, text: str) -> None:
-        now = self._reactor.seconds()
-        if self._failing is None:
-            self._failing = now
-        if now - self._failing < LASTING or text == self._helpless:
+        if not self._helpless.fault(text, self._reactor.seconds()):
             return
-        self._helpless = text
         if self.backend is None:
             self._log.error("no connection to Redis: {text}", text=text)
         else:
@@ -315,8 +295,7 @@ class MasterService(service.Service):
                 self._is_master()
                 return
             master = self.backend
-            if not self._said_replica:
-                self._said_replica = True
+            if self._replica.fault("replica"):
                 self._log.error(
                     "{address} says that it is a replica, and refuses to write: the master is looked for",
                     address=master.address,

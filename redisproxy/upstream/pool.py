@@ -90,7 +90,6 @@ class LanePool(service.Service):
         self._retry = Retry(reactor, BACKOFF, self._replenish)
         # What was logged lately: faults of Redis, which all tenants feel; and those of one tenant or one connection.
         self._faults = LogOnce(reactor)
-        self._faults_logged = False
         self._faults_of_one = LogOnce(reactor)
         #: whether the latest connection could not be opened, or its log-in was refused
         self.refused = False
@@ -163,7 +162,6 @@ class LanePool(service.Service):
         self._retry.cancel()
         self._retry.succeeded()
         self._faults.forget()
-        self._faults_logged = False
         self.refused = False
         if backend is not None:
             self._log.info("Redis is at {address}", address=backend.address)
@@ -450,10 +448,8 @@ class LanePool(service.Service):
             raise RedisUnreachable(text) from None
         self._reached += 1
         self.refused = False
-        if self._faults_logged:
+        if self._faults.forget():
             self._log.info("Redis at {address} can be used again", address=backend.address)
-            self._faults.forget()
-            self._faults_logged = False
         lane.opened = self._reactor.seconds()
         return lane
 
@@ -569,7 +565,6 @@ class LanePool(service.Service):
     def _tell(self, text: str) -> None:
         """Logs why nobody can have a connection to Redis."""
         if self._faults.due(text):
-            self._faults_logged = True
             self._log.error("no connection to Redis: {text}", text=text)
 
     def _tell_of_one(self, text: str) -> None:

@@ -16,6 +16,7 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from ..ops.log_once import Condition
 from ..tenants.model import Backend
 from .endpoint import connected, why
 
@@ -23,6 +24,10 @@ from .endpoint import connected, why
 _ANSWER = 2
 #: Seconds between two attempts to connect: one that takes connections and closes them is not stormed.
 _RETRY = 0.5
+#: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
+LASTING = 0.9
+#: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
+QUIET = 30.0
 
 
 class SentinelError(Exception):
@@ -149,10 +154,8 @@ class Sentinel:
         self.place = place
         self._name = master_name
         self._asked = _Connection(clock, endpoint, news)
-        #: since when it does not tell, and what was said of that in the log
-        self.failing: float | None = None
-        self.said = ""
-        self.said_at = float("-inf")
+        #: what is logged of it
+        self.condition = Condition(LASTING, QUIET)
 
     def stop(self) -> defer.Deferred:
         """Fires when it is disconnected."""
