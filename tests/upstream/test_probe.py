@@ -15,7 +15,7 @@ from redisproxy.upstream import client, inquiry
 from redisproxy.upstream.client import ControlError, ControlService
 from redisproxy.upstream.inquiry import InquiryError, inquire
 from redisproxy.upstream.probe import Memory, Probe
-from redisproxy.upstream.sentinel import Sentinel, SentinelError
+from redisproxy.upstream.sentinel import Answer, NotYet, Sentinel, SentinelError
 
 from ..support.faults import FaultyRedis
 from ..support.redis_errors import ABSENT, FORBIDDEN, ODD, PASSING
@@ -335,35 +335,35 @@ class PassingConnectionTests(ProbeCase):
         return connection
 
 
-class HearTests(ProbeCase):
-    async def test_a_sentinel_that_cannot_be_heard_now_is_heard_later(self) -> None:
+class SentinelTests(ProbeCase):
+    async def test_a_sentinel_that_does_not_tell_now_tells_later(self) -> None:
         server = self.server()
         process = SentinelProcess(valkey, f"127.0.0.1 {server.port}").start()
         self.addCleanup(process.stop)
         faulty = FaultyRedis(process.port)
         self.addCleanup(faulty.stop)
-        faulty.faults["SUBSCRIBE"] = PASSING[1]
+        faulty.faults["SENTINEL"] = PASSING[1]
         place = Backend(host="127.0.0.1", port=faulty.port)
         sentinel = Sentinel(
             reactor, place, lambda: TCP4ClientEndpoint(reactor, "127.0.0.1", faulty.port), NAME, lambda: None
         )
         self.addCleanup(sentinel.stop)
 
-        async def subscribed(times: int) -> None:
+        async def asked() -> Answer | SentinelError:
             for _ in range(300):
                 try:
-                    await sentinel.ask()
-                except SentinelError:
-                    pass
-                if sum(command.startswith("SUBSCRIBE") for command in faulty.asked) >= times:
-                    return
-                await task.deferLater(reactor, 0.02)
-            self.fail(f"it did not subscribe {times} times")
+                    return await sentinel.ask()
+                except NotYet:
+                    await task.deferLater(reactor, 0.02)
+                except SentinelError as error:
+                    return error
+            self.fail("it was not connected to")
 
-        await subscribed(1)
+        self.assertIn(shown(PASSING[1]), str(await asked()))
         faulty.faults.clear()
-        await subscribed(2)
-        await self.until(lambda: sentinel._hears.ready)
+        answer = await asked()
+        self.assertEqual((answer.host, answer.port), ("127.0.0.1", server.port))
+        self.assertEqual({command.split()[0] for command in faulty.asked}, {"SENTINEL"})
 
 
 class InquiryTests(ProbeCase):
