@@ -13,6 +13,7 @@ from enum import Enum
 from typing import Any
 
 from ..printable import printable, server_error
+from ..resp.info import fields as fields
 from .acl import PREFIX
 from .facts import Command, builtin, parse, without
 from .policy import Policy, make_policy
@@ -281,12 +282,6 @@ def explain(again: Mapping[str, ErrorReply]) -> str:
 def shown(text: str) -> str:
     """An error of Redis's, fit for a line of the log."""
     return printable(server_error(text[:200]))
-
-
-def fields(info: object) -> dict[str, str]:
-    """The fields of an answer to INFO."""
-    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
 
 def is_replica(info: Mapping[str, str]) -> bool:

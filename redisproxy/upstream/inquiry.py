@@ -6,8 +6,7 @@ the control connection's and the sentinels' own.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,6 +16,7 @@ from twisted.internet import defer, task
 
 from ..policy import probing
 from ..policy.probing import Server
+from ..resp import info
 from ..tenants.model import Backend
 from .endpoint import endpoint_for, why
 from .probe import Ask, Memory, Probe, Rights, ask_once
@@ -114,7 +114,7 @@ async def inquire(
             if probe.state:
                 raise InquiryError(f"it {probe.state}")
             raise InquiryError(f"Redis at {backend.address} did not tell what it is: {again}")
-        return Inquiry(backend.address, probe.server, probe.state, again, _keys(await ask("INFO", "keyspace")))
+        return Inquiry(backend.address, probe.server, probe.state, again, info.keys(await ask("INFO", "keyspace")))
 
     try:
         return await ask_once(reactor, backend, timeout, ca_file, asking)
@@ -128,9 +128,3 @@ async def inquire(
     except Exception as error:
         # Whatever a resolver, a socket or a TLS handshake comes up with.
         raise InquiryError(f"no connection to Redis at {backend.address}: {why(error)}") from None
-
-
-def _keys(info: object) -> Mapping[int, int]:
-    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
-    found: Sequence[tuple[str, str]] = re.findall(r"^db([0-9]+):keys=([0-9]+),", text, re.MULTILINE | re.ASCII)
-    return {int(index): int(count) for index, count in found}
