@@ -8,10 +8,10 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 from ..ops import page
+from ..ops.time_text import iso
 from ..printable import printable
 from ..tenants.enrolment import Problem
 from ..tenants.model import Credential
@@ -24,11 +24,6 @@ _REDIS_ADVICE = (
     (r"no connection", "Is the address in the master secret right, and may this place reach it (NetworkPolicy, TLS)?"),
     (r"sentinels", "Mend the sentinels in the master secret, or what each says above."),
 )
-
-
-def moment(seconds: float) -> str:
-    """A time in seconds since the epoch, as JSON has it."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def advice(problem: Problem) -> str:
@@ -53,7 +48,7 @@ def _problem(problem: Problem) -> dict[str, Any]:
 def _credential(credential: Credential, now: float) -> dict[str, Any]:
     return {
         "secret": credential.secret,
-        "expires": None if credential.expires is None else moment(credential.expires),
+        "expires": None if credential.expires is None else iso(credential.expires),
         "expired": not credential.valid_at(now),
     }
 
@@ -154,7 +149,7 @@ def _wrapped(text: str, width: int, indent: str, more: str) -> list[str]:
 def _expiry(credential: Credential, now: float) -> str:
     if credential.expires is None:
         return "never"
-    return moment(credential.expires) if credential.valid_at(now) else f"{moment(credential.expires)} (expired)"
+    return iso(credential.expires) if credential.valid_at(now) else f"{iso(credential.expires)} (expired)"
 
 
 def tenants_lines(found: Findings, now: float, width: int) -> Iterator[str]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 from twisted.application import service
 from twisted.internet import defer, threads
@@ -19,6 +18,7 @@ from twisted.logger import Logger
 
 from ..ops.log_once import Condition
 from ..ops.stats import TlsState
+from ..ops.time_text import moment
 from ..printable import printable
 from .tls import CertificateError, Made, Material, ServerTls, make
 
@@ -178,7 +178,7 @@ class RotationService(service.Service):
                 "{listener}: {problem}; the last good certificate stays in force, until {expires}",
                 listener=watched.tls.listener,
                 problem=problem,
-                expires=_moment(watched.made.expires),
+                expires=moment(watched.made.expires),
             )
 
     def _tell_of_change(self, watched: _Watched, before: Material) -> None:
@@ -195,8 +195,8 @@ class RotationService(service.Service):
             "listener": watched.tls.listener,
             "what": what,
             "path": str(watched.tls.files.certificate),
-            "begins": _moment(made.begins),
-            "expires": _moment(made.expires),
+            "begins": moment(made.begins),
+            "expires": moment(made.expires),
         }
         if made.expires <= now:
             self._log.warn("{listener}: {what} is that in {path}, which ended on {expires}: clients refuse it", **told)
@@ -204,7 +204,3 @@ class RotationService(service.Service):
             self._log.warn("{listener}: {what} is that in {path}, which begins on {begins} only: clients refuse it", **told)
         else:
             self._log.info("{listener}: {what} is that in {path}, valid until {expires}", **told)
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -9,7 +9,6 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 
 from twisted.internet.defer import Deferred
 from twisted.web.template import Tag, flattenString, tags
@@ -17,6 +16,7 @@ from twisted.web.template import Tag, flattenString, tags
 from .. import __version__
 from ..printable import printable
 from .stats import DRAINING, CertificateState, DirectoryState, Figures, ProblemState, TenantCounts, WorkersState
+from .time_text import moment, span
 
 #: Seconds until the browser asks again.
 REFRESH = 5
@@ -100,7 +100,7 @@ def render(figures: Figures, rates: Mapping[str, float]) -> bytes:
         tags.header(
             tags.h1("Redis Proxy"),
             tags.span(f"version {__version__}", class_="soft"),
-            tags.span(_moment(figures["time"]), class_="soft"),
+            tags.span(moment(figures["time"]), class_="soft"),
             tags.span(f"refreshes every {REFRESH} s", class_="soft"),
         ),
         *([tags.p(_banner(state["unready"]), class_="banner", role="alert")] if state["unready"] else []),
@@ -169,7 +169,7 @@ def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
         _card("Walls", redis["walls"] or "-", walls.get(redis["walls"], "")),
         _card(
             "Credentials",
-            "not read yet" if age is None else f"{_span(age)} old",
+            "not read yet" if age is None else f"{span(age)} old",
             f"{directory['source']}, {_watched(directory)}; "
             f"{refreshes.get('failed', 0)} of {sum(refreshes.values())} readings failed",
             "bad" if age is None else "",
@@ -235,9 +235,9 @@ def _left(certificate: CertificateState, now: float) -> tuple[str | Tag, ...]:
     """How long it is good for yet."""
     begins, expires = certificate["begins"], certificate["expires"]
     if expires <= now:
-        return (tags.span(f"ended {_span(now - expires)} ago: clients refuse it", class_="bad"),)
+        return (tags.span(f"ended {span(now - expires)} ago: clients refuse it", class_="bad"),)
     soon = expires - now < SOON * (expires - begins)
-    return (tags.span(f"in {_span(expires - now)}", class_="warn" if soon else ""), f", {_moment(expires)}")
+    return (tags.span(f"in {span(expires - now)}", class_="warn" if soon else ""), f", {moment(expires)}")
 
 
 def _tenants(figures: Figures, rates: Mapping[str, float]) -> Iterable[Tag]:
@@ -270,7 +270,7 @@ def _tenants(figures: Figures, rates: Mapping[str, float]) -> Iterable[Tag]:
                 _number(f"{sum(counted['commands'].values()):,}"),
                 _number(tags.span(f"{refused:,}", class_="warn" if refused else "")),
                 _number(tenant["credentials"]),
-                tags.td("-" if tenant["expires"] is None else f"in {_span(tenant['expires'] - figures['time'])}"),
+                tags.td("-" if tenant["expires"] is None else f"in {span(tenant['expires'] - figures['time'])}"),
                 tags.td(_limits(tenant["limits"])),
                 tags.td(_limited(counted)),
             )
@@ -293,7 +293,7 @@ def _limited(counted: TenantCounts) -> Tag | str:
     """What the limits have done to a tenant, now and since the start."""
     done = []
     if counted["throttled"]:
-        done.append(f"throttled for {_span(counted['throttled'])}")
+        done.append(f"throttled for {span(counted['throttled'])}")
     if counted["turned_away"]:
         done.append(f"{counted['turned_away']:,} connections refused")
     if counted["held"]:
@@ -312,23 +312,6 @@ def _table(columns: Sequence[str], rows: Sequence[Tag], count: int) -> Tag:
     if count <= len(rows):
         return table
     return tags.div(table, tags.p(f"{count - len(rows)} more are not shown.", class_="soft"))
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _span(seconds: float) -> str:
-    """So long, in its two largest units."""
-    left = max(0, int(seconds))
-    parts = []
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        if left >= size or (unit == "s" and not parts):
-            parts.append(f"{left // size} {unit}")
-            left %= size
-        if len(parts) == 2:
-            break
-    return " ".join(parts)
 
 
 def _rate(value: float) -> str:

@@ -15,7 +15,7 @@ from twisted.trial import unittest
 
 from redisproxy.cli import inspect, operations
 from redisproxy.cli.inspect import Operator
-from redisproxy.cli.render import moment
+from redisproxy.ops.time_text import iso
 from redisproxy.settings import Settings
 from redisproxy.sources.kubernetes import ClusterSource, RequestError
 from redisproxy.sources.secret_writer import ClusterWriter, StoredSecret, WriteError
@@ -237,7 +237,7 @@ class Changes:
         [view] = [view for view in found.namespaces if view.namespace == self.blue]
         expires = {credential.secret: credential.expires for credential in view.credentials}
         created = self.world.stored(self.blue, written.secret)["metadata"]["creationTimestamp"]
-        self.assertEqual(moment(expires[written.secret] - 8 * 3600), created)
+        self.assertEqual(iso(expires[written.secret] - 8 * 3600), created)
         again = operations.temporary(self.operator, self.blue, 8, "debugging", ADDRESS, False)
         await self.refuses(again, "has a secret redis-secret-temp-debugging already: it was left as it is")
         self.assertEqual(self.values(self.blue, written.secret), values)
