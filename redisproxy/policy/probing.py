@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import Any
 
-from ..printable import printable, server_error
+from ..printable import shown_error
 from ..resp.info import fields as fields
 from .acl import PREFIX
 from .facts import Command, builtin, parse, without
@@ -272,16 +272,11 @@ def explain(again: Mapping[str, ErrorReply]) -> str:
     """For the operator: what Redis did not tell, and what can be done. again: by names of questions."""
     by_error: dict[str, list[str]] = {}
     for name, error in again.items():
-        by_error.setdefault(shown(error.text), []).append(name)
+        by_error.setdefault(shown_error(error.text), []).append(name)
     text = "; ".join(f"{', '.join(names)}: {error}" for error, names in by_error.items())[:600]
     if any(error.code not in _CODES_THAT_PASS and error.code != "NOPERM" for error in again.values()):
         text += "; if a hosted Redis always refuses so, --acl off does without ACL users and scripts"
     return text
-
-
-def shown(text: str) -> str:
-    """An error of Redis's, fit for a line of the log."""
-    return printable(server_error(text[:200]))
 
 
 def is_replica(info: Mapping[str, str]) -> bool:

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from ..net.protocol import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver
 from ..net.rate_limit import NOBODYS, Allowance
 from ..net.twisted_private import discard_unsent, has_unsent
-from ..printable import printable, server_error
+from ..printable import shown_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.pending import Ledger, Owed
 from ..session.route import UNREACHABLE
@@ -150,7 +150,7 @@ class LaneProtocol(RespReceiver):
         who = [backend.username.encode()] if backend.username else []
         answer = await self._ask(b"AUTH", *who, backend.password)
         if answer != b"+OK":
-            raise LaneError(f"Redis answered AUTH with: {_shown(answer)}", LOGIN_REFUSED)
+            raise LaneError(f"Redis answered AUTH with: {shown_error(answer)}", LOGIN_REFUSED)
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
         """SELECT of the tenant's database; then, as its ACL user, without the right to another. Raises LaneError.
@@ -159,7 +159,7 @@ class LaneProtocol(RespReceiver):
         """
         answer = await self._ask(b"SELECT", b"%d" % tenant.index)
         if answer != b"+OK":
-            shown = _shown(answer)
+            shown = shown_error(answer)
             raise LaneError(
                 f"Redis answered SELECT {tenant.index} with: {shown}",
                 f"ERR Redis refused to select database {tenant.index}: {shown.lstrip('-')}",
@@ -169,12 +169,12 @@ class LaneProtocol(RespReceiver):
             if answer.startswith(b"-WRONGPASS"):
                 raise UserUnknown(f"Redis does not know the user of {tenant.namespace}", UNREACHABLE)
             if answer != b"+OK":
-                raise LaneError(f"Redis answered AUTH of {tenant.namespace} with: {_shown(answer)}", LOGIN_REFUSED)
+                raise LaneError(f"Redis answered AUTH of {tenant.namespace} with: {shown_error(answer)}", LOGIN_REFUSED)
             self.walled = True
         if protocol != self.protocol:
             answer = await self._ask(b"HELLO", b"%d" % protocol)
             if answer[:1] not in b"%*":
-                shown = _shown(answer)
+                shown = shown_error(answer)
                 raise LaneError(f"Redis answered HELLO {protocol} with: {shown}", shown.lstrip("-"))
             self.protocol = protocol
         self.tenant = tenant
@@ -183,7 +183,7 @@ class LaneProtocol(RespReceiver):
         """Proves that the connection still works. Raises LaneError."""
         answer = await self._ask(b"PING")
         if answer != b"+PONG":
-            raise LaneError(f"Redis answered PING with: {_shown(answer)}", UNREACHABLE)
+            raise LaneError(f"Redis answered PING with: {shown_error(answer)}", UNREACHABLE)
 
     def respReceived(self, data: bytes) -> None:
         if self._deal_out is not None:
@@ -344,8 +344,3 @@ def _keepalive() -> list[tuple[int, int]]:
 
 #: Options and values, as far as the system has them.
 _KEEPALIVE = _keepalive()
-
-
-def _shown(answer: bytes) -> str:
-    """An answer of Redis's, fit for a log."""
-    return printable(server_error(answer[:200].decode("utf-8", "replace")))

@@ -16,7 +16,7 @@ from twisted.internet.interfaces import IStreamClientEndpoint
 from twisted.internet.protocol import Factory, Protocol
 from twisted.python.failure import Failure
 
-from ..printable import printable, server_error
+from ..printable import shown_error
 from ..tenants.model import Backend
 
 
@@ -76,4 +76,4 @@ def why(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, ConnectError) and error.osError is not None:
         text = f"{type(error).__name__}: errno {error.osError}"
-    return printable(server_error(" ".join(text.split())[:200]))
+    return shown_error(" ".join(text.split()))

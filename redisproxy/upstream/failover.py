@@ -17,7 +17,8 @@ from twisted.logger import Logger
 
 from ..ops.log_once import Condition
 from ..ops.retry import Backoff
-from ..policy.probing import ErrorReply, Refusal, Server, refusal, shown
+from ..policy.probing import ErrorReply, Refusal, Server, refusal
+from ..printable import shown_error
 from ..tenants.model import Backend
 from .acl_users import Wall
 from .client import ControlError, ControlService
@@ -197,7 +198,7 @@ class MasterService(service.Service):
                 if refusal(reply) is Refusal.PASSING and not _refuses_login(reply):
                     return self._tell_helpless(
                         f"the sentinels say that {told.master_name} is at {found.address}, which does not tell "
-                        f"whether it is a replica: {shown(reply.text)}"
+                        f"whether it is a replica: {shown_error(reply.text)}"
                     )
                 replica = False  # it is there, and it is for the lanes to say what it does not like
             except defer.CancelledError:

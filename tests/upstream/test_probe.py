@@ -9,7 +9,8 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.trial import unittest
 
-from redisproxy.policy.probing import Server, needed, policy_for, shown
+from redisproxy.policy.probing import Server, needed, policy_for
+from redisproxy.printable import shown_error
 from redisproxy.tenants.model import Backend
 from redisproxy.upstream import client, inquiry
 from redisproxy.upstream.client import ControlError, ControlService
@@ -80,7 +81,7 @@ class ProbeCase(unittest.TestCase):
 
     async def asked_again(self, service: ControlService, faulty: FaultyRedis, what: str) -> None:
         """It was refused so, has said so, and has asked the same anew."""
-        await self.until(lambda: len(faulty.refused) >= 2 and shown(what) in service._last_state, what)
+        await self.until(lambda: len(faulty.refused) >= 2 and shown_error(what) in service._last_state, what)
 
     def fault(self, faulty: FaultyRedis, beginning: str, error: str | None) -> None:
         faulty.refused.clear()
@@ -359,7 +360,7 @@ class SentinelTests(ProbeCase):
                     return error
             self.fail("it was not connected to")
 
-        self.assertIn(shown(PASSING[1]), str(await asked()))
+        self.assertIn(shown_error(PASSING[1]), str(await asked()))
         faulty.faults.clear()
         answer = await asked()
         self.assertEqual((answer.host, answer.port), ("127.0.0.1", server.port))
