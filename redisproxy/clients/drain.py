@@ -13,6 +13,7 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from ..ops.bugs import bug
 from ..policy import acl
 from ..upstream.client import ControlError, ControlService
 from ..upstream.connection import LaneProtocol
@@ -78,7 +79,7 @@ class Drain:
         turns = int(min(self._seconds / 2, len(self._to_come) / RATE) / TURN)
         self._at_once = -(-len(self._to_come) // max(1, turns))
         if self._to_come:
-            self._turns.start(TURN).addErrback(lambda failure: self._log.failure("a bug", failure))
+            self._turns.start(TURN).addErrback(bug(self._log, "a turn of the drain"))
         return self._over
 
     def _left(self) -> None:
@@ -110,9 +111,7 @@ class Drain:
         self._factory.allowances.lift()
         lanes = [lane for client in list(self._clients) if (lane := client.hurry()) is not None]
         if lanes:
-            defer.Deferred.fromCoroutine(self._unblock(lanes)).addErrback(
-                lambda failure: self._log.failure("unblocking what waits failed in a way that is a bug", failure)
-            )
+            defer.Deferred.fromCoroutine(self._unblock(lanes)).addErrback(bug(self._log, "unblocking what waits"))
 
     def _cut(self) -> None:
         for client in list(self._clients):

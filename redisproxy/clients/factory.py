@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from ..net.rate_limit import Allowances
 from ..net.time_limit import TimeLimit
 from ..ops.access_log import Outcomes
+from ..ops.bugs import bug
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..tenants.account import Counts
@@ -121,7 +122,7 @@ class ClientFactory(Factory):
     def crowded(self) -> None:
         """Somebody waits for a place."""
         if not self._making_room.running:
-            self._making_room.start(CROWDED_LOOK).addErrback(lambda failure: self._log.failure("a bug", failure))
+            self._making_room.start(CROWDED_LOOK).addErrback(bug(self._log, "making room for whoever waits"))
 
     def _make_room(self) -> None:
         if self.admission.waiting:

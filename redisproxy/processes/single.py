@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection
 from twisted.application import service
 from twisted.internet import defer, task
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from ..clients.admission import Admission
 from ..clients.connection import STATES
@@ -21,6 +20,7 @@ from ..clients.factory import ClientFactory, Timeouts
 from ..clients.snapshot import DirectoryHolder
 from ..net.rate_limit import Allowances
 from ..ops.access_log import Outcomes
+from ..ops.bugs import bug
 from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
 from ..policy.policy import Policy
 from ..policy.probing import Server, needed, policy_for
@@ -244,7 +244,7 @@ class Serving(service.MultiService):
         if known and then != now:
             # What sessions may do besides they are told when Redis knows it: until then their users may not.
             self._renewing = defer.Deferred.fromCoroutine(self._renew_users(users, policy))
-            self._renewing.addErrback(self._not_renewed)
+            self._renewing.addErrback(bug(self._log, "telling Redis of the users' new rights", defer.CancelledError))
         self.master.told(server)
         self._databases_told(server.databases)
 
@@ -258,10 +258,6 @@ class Serving(service.MultiService):
                 except WallError:  # busy with somebody's script, say
                     await task.deferLater(self._reactor, _AGAIN)
         self.clients.use(policy, everywhere=True)
-
-    def _not_renewed(self, failure: Failure) -> None:
-        if not failure.check(defer.CancelledError):
-            self._log.failure("telling Redis of the users' new rights failed in a way that is a bug", failure)
 
     def _stop_renewing(self) -> None:
         renewing, self._renewing = self._renewing, None

@@ -17,6 +17,7 @@ from twisted.internet import defer, task, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 
+from ..ops.bugs import bug
 from ..ops.retry import Backoff, Retry
 from ..ops.stats import REFRESH_BOUNDS, Histogram
 from ..tenants.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, ReadSummary, Update, no_rest
@@ -205,7 +206,7 @@ class ReadingService(service.Service):
         self._began = self._clock.seconds()
         self._working = self._in_thread(self._in_pace, job, pace)
         self._working.addCallbacks(self._take, self._crashed)
-        self._working.addErrback(lambda failure: self._log.failure("what was read could not be used", failure))
+        self._working.addErrback(bug(self._log, "using what was read"))
         self._working.addBoth(self._over)
 
     def _in_pace(self, job: _Job, pace: Pace | None) -> _Outcome:
@@ -275,7 +276,7 @@ class ReadingService(service.Service):
             self.resolve()
 
     def _crashed(self, failure: object) -> None:
-        self._log.failure("reading {source} failed in a way that is a bug", failure, source=str(self.source))
+        bug(self._log, "reading {source}", source=str(self.source))(failure)
         self._resolved_for = self.databases
         self._retry_later()
 

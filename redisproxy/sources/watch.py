@@ -27,6 +27,7 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..ops.bugs import bug
 from ..ops.retry import Backoff
 from ..ops.stats import WatchState
 from ..tenants.enrolment import ITSELF, Changes
@@ -445,7 +446,7 @@ class WatchService(service.Service):
 
     def crashed(self, what: Watched, failure: Failure) -> None:
         """There is a bug."""
-        self._reactor.callFromThread(self._log.failure, "a bug in the watch of {what}", failure, what=what.value)
+        self._reactor.callFromThread(bug(self._log, "the watch of {what}", what=what.value), failure)
 
     def _set(self, what: Watched, reason: str | None) -> None:
         """Tells of each change once: not of every attempt, nor of one reason for each watch."""

@@ -16,8 +16,8 @@ from twisted.application import service
 from twisted.internet import defer, task
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from ..ops.bugs import bug
 from ..ops.log_once import LogOnce
 from ..policy import acl
 from ..policy.acl_users import Inventory
@@ -85,7 +85,7 @@ class AclUsersService(service.Service):
     def startService(self) -> None:
         super().startService()
         self._work = defer.Deferred.fromCoroutine(self._run())
-        self._work.addErrback(self._failed)
+        self._work.addErrback(bug(self._log, "looking after the ACL users", defer.CancelledError))
 
     def stopService(self) -> None:
         super().stopService()
@@ -168,10 +168,6 @@ class AclUsersService(service.Service):
     def _wake(self) -> None:
         if self._idle is not None and not self._idle.called:
             self._idle.callback(None)
-
-    def _failed(self, failure: Failure) -> None:
-        if not failure.check(defer.CancelledError):
-            self._log.failure("looking after the ACL users failed in a way that is a bug", failure)
 
     # What.
 

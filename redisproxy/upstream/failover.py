@@ -15,6 +15,7 @@ from twisted.internet import defer, task
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from ..ops.bugs import bug
 from ..ops.log_once import Condition
 from ..ops.retry import Backoff
 from ..policy.probing import ErrorReply, Refusal, Server, refusal
@@ -154,12 +155,8 @@ class MasterService(service.Service):
             return
         self._stop_timer()
         looking = self._looking = defer.Deferred.fromCoroutine(self._look(self._told))
-        looking.addErrback(self._failed)
+        looking.addErrback(bug(self._log, "looking for the master", defer.CancelledError))
         looking.addBoth(self._looked)
-
-    def _failed(self, failure: object) -> None:
-        if not failure.check(defer.CancelledError):
-            self._log.failure("looking for the master failed in a way that is a bug", failure)
 
     def _looked(self, _: object) -> None:
         self._looking = None
@@ -276,7 +273,7 @@ class MasterService(service.Service):
             return
         self._doubted = self._reactor.seconds()
         self._doubting = defer.Deferred.fromCoroutine(self._resolve_doubt())
-        self._doubting.addErrback(self._failed)
+        self._doubting.addErrback(bug(self._log, "looking for the master", defer.CancelledError))
         self._doubting.addBoth(self._resolved)
 
     def _resolved(self, _: object) -> None:

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 from .. import probes
 from ..net.protocol import Hold
 from ..net.waiters import Waiters
+from ..ops.bugs import bug
 from ..ops.retry import Backoff, Retry
 from ..session.pending import Owed
 from ..session.session import Session
@@ -295,7 +296,7 @@ class SharedLanes:
         opening = defer.Deferred.fromCoroutine(self._pool.lease(self.tenant, self.protocol))
         self._opening = opening
         opening.addCallbacks(self._opened, self._not_opened, (opening,), None, (opening,))
-        opening.addErrback(lambda failure: self._log.failure("opening a shared lane failed in a way that is a bug", failure))
+        opening.addErrback(bug(self._log, "opening a shared lane"))
 
     def _opened(self, connection: LaneProtocol, opening: defer.Deferred) -> None:
         if self._opening is not opening:

@@ -20,6 +20,7 @@ from .. import probes
 from ..net.rate_limit import Allowances
 from ..net.time_limit import within
 from ..net.waiters import Waiters
+from ..ops.bugs import bug
 from ..ops.log_once import LogOnce
 from ..ops.retry import Backoff, Retry
 from ..session.route import UNREACHABLE
@@ -543,7 +544,7 @@ class LanePool(service.Service):
         self._replenishing = True
         opened = defer.Deferred.fromCoroutine(self._open())
         opened.addCallbacks(self._opened_for_base, self._not_opened_for_base)
-        opened.addErrback(lambda failure: self._log.failure("opening a lane failed in a way that is a bug", failure))
+        opened.addErrback(bug(self._log, "opening a lane"))
 
     def _opened_for_base(self, lane: LaneProtocol) -> None:
         self._replenishing = False
