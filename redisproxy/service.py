@@ -39,7 +39,6 @@ from .sources.poll import PollService
 from .sources.reload import ReadingService
 from .sources.throttle import Pace, Unpaced
 from .sources.watch import ChangeQueue, WatchService
-from .tenants.enrolment import Enrolment
 from .tenants.model import Backend, Directory
 
 if TYPE_CHECKING:
@@ -106,12 +105,7 @@ class ProxyService(service.MultiService):
         self.reading = ReadingService(
             reactor,
             self.source,
-            Enrolment(
-                settings.redis_secret,
-                settings.master,
-                None if embedded is None else embedded.backend,
-                settings.tenant_limits,
-            ),
+            settings.enrolment(self.embedded_backend),
             settings.refresh,
             pace=Pace if settings.processes == 1 else Unpaced,
             changes=changes,

@@ -12,15 +12,13 @@ from typing import Any, TypeVar
 from twisted.internet import threads
 
 from ..local.embedded import DATABASES
-from ..policy.facts import builtin
-from ..policy.policy import Policy, make_policy
-from ..policy.probing import Server, needed, policy_for
+from ..policy.probing import Server, needed
 from ..settings import Settings
 from ..sources.kubernetes import ClusterSource
 from ..sources.manifests import ManifestsSource
 from ..sources.watch import Watched, WatchFailure
 from ..tenants.allocation import Room, must_be_read
-from ..tenants.enrolment import Enrolment, Problem, ReadFailure, Reading
+from ..tenants.enrolment import Problem, ReadFailure, Reading
 from ..tenants.model import Backend, Credential, Directory
 from ..upstream.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 
@@ -45,11 +43,6 @@ class Operator:
         """What the source says now."""
         return await self.in_thread(self.source.read)
 
-    def policy(self, server: Server) -> Policy:
-        """What tenants could do on a server."""
-        settings = self.settings
-        return policy_for(server, settings.acl != "off", allow=settings.allow_commands, deny=settings.deny_commands)
-
     async def find_redis(self, backend: Backend) -> RedisView:
         """What Redis is."""
         settings = self.settings
@@ -67,7 +60,7 @@ class Operator:
                 settings.connect_timeout,
                 settings.redis_ca,
                 settings.acl != "off",
-                lambda server: needed(self.policy(server)),
+                lambda server: needed(settings.policy(server)),
             )
         except InquiryError as error:
             view.problems.append(str(error))
@@ -114,14 +107,9 @@ class Findings:
     redis: RedisView | None = None
 
 
-def enrolment_for(settings: Settings, backend: Backend | None = None) -> Enrolment:
-    """The proxy's own rules. backend: instead of the master secret's."""
-    return Enrolment(settings.redis_secret, settings.master, backend)
-
-
 def resolve(operator: Operator, reading: Reading, databases: int | None, backend: Backend | None = None) -> Findings:
     """What each namespace resolves to."""
-    enrolment = enrolment_for(operator.settings, backend)
+    enrolment = operator.settings.enrolment(backend)
     enrolment.absorb(reading)
     directory, problems = enrolment.resolve(databases)
     views: dict[str, NamespaceView] = {}
@@ -212,17 +200,7 @@ def _judge_commands(operator: Operator, found: Findings, server: Server | None) 
     """What should be known of --allow-commands and --deny-commands. server: None where Redis was not, or cannot be, asked:
     what the commands are that Redis usually has is known without.
     """
-    settings = operator.settings
-    if server is None:
-        policy = make_policy(
-            builtin(),
-            scripts=settings.acl != "off",
-            databases=True,
-            allow=settings.allow_commands,
-            deny=settings.deny_commands,
-        )
-    else:
-        policy = operator.policy(server)
+    policy = operator.settings.policy() if server is None else operator.settings.policy(server)
     if policy.unknown and server is not None:
         names = ", ".join(policy.unknown)
         found.warnings.append(f"--allow-commands or --deny-commands names what this Redis does not have: {names}")

@@ -213,6 +213,10 @@ class Server:
     run_id: str = ""
 
 
+#: What a Redis usually is: for whoever has not asked one.
+USUAL = Server("an ordinary Redis", None, builtin(), acl=True, acl_databases=True, sealed=True)
+
+
 def conclude(info: Mapping[str, str], facts: Facts, acl: bool) -> Server | None:
     """What the server is; None: it has not told enough yet. info: fields of INFO, of the sections server and replication."""
     told = facts.told

@@ -23,7 +23,7 @@ from ..ops.access_log import Outcomes
 from ..ops.bugs import bug
 from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
 from ..policy.policy import Policy
-from ..policy.probing import Server, needed, policy_for
+from ..policy.probing import Server, needed
 from ..settings import Settings
 from ..tenants import account
 from ..tenants.enrolment import ReadSummary
@@ -65,7 +65,7 @@ class Serving(service.MultiService):
             settings.redis_ca,
             self._server_told,
             settings.acl != "off",
-            lambda server: needed(self._policy_for(server)),
+            lambda server: needed(settings.policy(server)),
         )
         self.wall = Wall(settings.acl, self.control)
         self.wall.user_refused = self.control.probe_again
@@ -214,14 +214,10 @@ class Serving(service.MultiService):
             self.acl_users.claim(directory.tenants)
         self.master.use(directory.backend)
 
-    def _policy_for(self, server: Server) -> Policy:
-        settings = self._settings
-        return policy_for(server, settings.acl != "off", allow=settings.allow_commands, deny=settings.deny_commands)
-
     def _server_told(self, server: Server) -> None:
         """Redis is connected, perhaps another one than before; or more is known of it."""
         before, self._server = self._server, server
-        policy = self._policy_for(server)
+        policy = self._settings.policy(server)
         if policy.unknown != self.clients.policy.unknown and policy.unknown:
             self._log.warn(
                 "--allow-commands or --deny-commands names what this Redis does not have: {names}",
