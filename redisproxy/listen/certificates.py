@@ -2,8 +2,6 @@
 
 Owns when the files of `ssl:` endpoints are looked at, and what is in force: the last that was good. Connections that are
 there stay as they are; only who comes later sees a new certificate.
-
-Not the kernel's notifications, for the reason in `sources.poll`.
 """
 
 from __future__ import annotations
@@ -13,9 +11,11 @@ from collections.abc import Callable, Sequence
 
 from twisted.application import service
 from twisted.internet import defer, threads
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from ..ops.bugs import bug
+from ..ops.file_watch import FileWatch, Settled
 from ..ops.log_once import Condition
 from ..ops.stats import TlsState
 from ..ops.time_text import moment
@@ -34,7 +34,8 @@ class _Watched:
     def __init__(self, tls: ServerTls) -> None:
         """Raises CertificateError."""
         self.tls = tls
-        self._before = self._read = tls.files.stamp()
+        self._read = tls.files.stamp()
+        self._settled = Settled(self._read)
         self._retry: float | None = None
         #: why what the files hold now is not in force
         self.condition = Condition()
@@ -48,7 +49,7 @@ class _Watched:
         """
         files = self.tls.files
         stamp = files.stamp()
-        settled, self._before = stamp == self._before, stamp
+        settled = self._settled.look(stamp)
         due = stamp != self._read or (self._retry is not None and now >= self._retry)
         if not (asked or (settled and due)):
             return None
@@ -83,10 +84,8 @@ class RotationService(service.Service):
         in_thread: Callable[..., defer.Deferred] = threads.deferToThread,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._clock = clock
         self._wall_clock = wall_clock
         self._changed = changed
-        self._in_thread = in_thread
         self._watched = []
         for tls in endpoints:
             try:
@@ -94,9 +93,8 @@ class RotationService(service.Service):
             except CertificateError as error:
                 raise CertificateError(f"{tls.listener}: {error}") from None
         self._reloads = {"ok": 0, "failed": 0}
-        self._next: IDelayedCall | None = None
-        self._looking = False
-        self._asked = False
+        failed = bug(self._log, "the look at certificates")
+        self._watch = FileWatch(clock, self._look_at_all, self._take, failed, INTERVAL, in_thread)
 
     def material(self, endpoints: Sequence[ServerTls]) -> list[Material]:
         """What some of them show, for other processes that serve there."""
@@ -122,32 +120,15 @@ class RotationService(service.Service):
         for watched in self._watched:
             self._tell(watched, "the certificate")
         if self._watched:
-            self._next = self._clock.callLater(INTERVAL, self._look)
+            self._watch.start()
 
     def stopService(self) -> None:
         super().stopService()
-        if self._next is not None and self._next.active():
-            self._next.cancel()
+        self._watch.stop()
 
     def look(self) -> None:
         """At once, whether anything seems to have changed or not."""
-        self._asked = True
-        if self.running and self._watched and not self._looking:
-            self._next.cancel()
-            self._look()
-
-    def _look(self) -> None:
-        self._looking = True
-        asked, self._asked = self._asked, False
-        looking = self._in_thread(self._look_at_all, self._clock.seconds(), asked)
-        looking.addCallback(self._take)
-        looking.addErrback(lambda failure: self._log.failure("a bug in the look at certificates", failure))
-        looking.addBoth(self._again)
-
-    def _again(self, _: object) -> None:
-        self._looking = False
-        if self.running:
-            self._next = self._clock.callLater(0 if self._asked else INTERVAL, self._look)
+        self._watch.look_now()
 
     def _look_at_all(self, now: float, asked: bool) -> list[tuple[_Watched, Made | CertificateError | None]]:
         return [(watched, watched.look(now, asked)) for watched in self._watched]
@@ -155,7 +136,7 @@ class RotationService(service.Service):
     def _take(self, found: list[tuple[_Watched, Made | CertificateError | None]]) -> None:
         changed = False
         for watched, news in found:
-            if not self.running or news is None:
+            if news is None:
                 continue
             if isinstance(news, CertificateError):
                 self._refuse(watched, str(news))

@@ -29,6 +29,8 @@ from twisted.internet.interfaces import (
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
 
+from ..ops.file_watch import Stamp, stamp
+
 #: For TLS 1.2: with forward secrecy and authenticated encryption alone, which every client of it has. 1.3 has nothing else.
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 #: Bytes of one file. The certificates that a whole system trusts are a quarter of that.
@@ -88,21 +90,13 @@ class TlsFiles:
     def _paths(self) -> dict[str, Path | None]:
         return {name: getattr(self, name) for name in ("key", "certificate", "chain", "client_ca")}
 
-    def stamp(self) -> tuple[object, ...]:
-        """Differs from what it was when a file was written or replaced, be it by another target of a link. Blocks."""
-        return tuple(_stamp(path) for path in self._paths().values() if path is not None)
+    def stamp(self) -> Stamp:
+        """Of all of them: see `file_watch.stamp`. Blocks."""
+        return tuple(stamp(path) for path in self._paths().values() if path is not None)
 
     def read(self) -> Material:
         """What they hold now. Blocks. Raises CertificateError."""
         return Material(**{name: b"" if path is None else _read(path) for name, path in self._paths().items()})
-
-
-def _stamp(path: Path) -> tuple[object, ...]:
-    try:
-        found = path.stat()
-    except OSError as error:
-        return ("unreadable", error.errno)
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _read(path: Path) -> bytes:
