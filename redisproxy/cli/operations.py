@@ -20,7 +20,7 @@ from ..sources.kubernetes import ClusterSource
 from ..sources.secret_writer import ClusterWriter, StoredSecret, WriteError
 from ..tenants import allocation
 from ..tenants.allocation import Refused, Room
-from ..tenants.enrolment import ReadFailure, Reading
+from ..tenants.enrolment import FullRead, ReadFailure
 from ..tenants.model import digest
 from ..tenants.urls import tenant_url
 from .inspect import Operator, resolve
@@ -127,7 +127,7 @@ async def enroll(
         reading = await operator.read()
 
 
-async def _room(operator: Operator, reading: Reading, databases: int | None) -> Room:
+async def _room(operator: Operator, reading: FullRead, databases: int | None) -> Room:
     if databases is not None:
         return Room(databases)
     backend = resolve(operator, reading, None).directory.backend
@@ -147,7 +147,7 @@ async def _room(operator: Operator, reading: Reading, databases: int | None) -> 
     )
 
 
-async def _read_again(operator: Operator, writer: ClusterWriter, made: StoredSecret) -> Reading:
+async def _read_again(operator: Operator, writer: ClusterWriter, made: StoredSecret) -> FullRead:
     """What there is now that the secret is there. If that cannot be read, nothing is kept."""
     reading = await operator.read()
     failures = [part for part in (reading.namespaces, *reading.secrets.values()) if isinstance(part, ReadFailure)]

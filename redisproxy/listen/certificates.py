@@ -142,7 +142,7 @@ class RotationService(service.Service):
                 self._refuse(watched, str(news))
                 continue
             if watched.condition.over():
-                self._log.info("mended: {listener}", listener=watched.tls.listener)
+                self._log.info("fixed: {listener}", listener=watched.tls.listener)
             if news is not watched.made:
                 before, watched.made = watched.made.material, news
                 watched.tls.use(news)

@@ -17,10 +17,10 @@ from twisted.internet import defer
 from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.protocol import Factory
 
-from ..tenants.enrolment import MalformedError, Reading, parse_tenant
+from ..tenants.enrolment import FullRead, MalformedError, parse_tenant
 
 
-def _tenants(reading: Reading, secret_name: str) -> Iterator[tuple[str, bytes, int]]:
+def _tenants(reading: FullRead, secret_name: str) -> Iterator[tuple[str, bytes, int]]:
     """(namespace, password, index) of each well-formed client secret."""
     for namespace, secrets in sorted(reading.secrets.items()):
         for secret in secrets if isinstance(secrets, tuple) else ():
@@ -34,7 +34,7 @@ def _tenants(reading: Reading, secret_name: str) -> Iterator[tuple[str, bytes, i
 
 async def tour(
     reactor: object,
-    reading: Reading,
+    reading: FullRead,
     secret_name: str,
     host: str,
     port: int,

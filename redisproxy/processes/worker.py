@@ -1,8 +1,8 @@
 """A worker: one of several processes that serve clients, started by `supervisor.Workers`.
 
 ``python -m redisproxy.processes.worker NUMBER``. It inherits a channel to its parent and the listening sockets, and owns all
-that serves its clients. It reads no credentials: its parent hands it each Directory. When the parent is gone it ends, too,
-after its clients have had what they are owed.
+that serves its clients. It reads no credentials: its parent hands it each Snapshot. When the parent is gone it ends, too,
+after its clients have had all their pending replies.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from ..listen.endpoints import EndpointError, ListenError, Listening, adopt
 from ..listen.tls import Material, make
 from ..ops import logs
 from ..settings import Settings, SettingsError
-from ..sources.throttle import Pace
+from ..sources.throttle import Throttle
 from ..tenants import wire_form
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import use_digest_key
@@ -82,7 +82,7 @@ class Worker:
         self._serving: Serving | None = None
         self._listening: Listening | None = None
         self._has: Callable[[int | None], None] | None = None
-        self._pace = Pace()
+        self._throttle = Throttle()
         self._ending = False
         #: what the process ends with
         self.status = 0
@@ -91,12 +91,12 @@ class Worker:
             "start": self._or_end(self._start),
             "certificates": self._or_end(self._take_certificates),
             # To its end: whose credential is revoked while sessions leave has no more time for that.
-            "directory": self._or_end(self._take_directory, to_the_end=True),
+            "snapshot": self._or_end(self._use_snapshot, to_the_end=True),
             "read": self._take_read,
             "listen": self._or_end(self._listen),
             "report": lambda _: self._serving.report(),
             "vacate": self._vacate,
-            "vacated": lambda _: self._serving.lanes.handover.over_elsewhere(),
+            "vacated": lambda _: self._serving.pool.handover.over_elsewhere(),
             "stop": lambda _: self.end(),
         }
         self.channel = Channel(self.takes, self.end)
@@ -144,12 +144,12 @@ class Worker:
         for tls, dumped in zip(self._listening.tls, message.fields["material"], strict=True):
             tls.use(make(tls.files, Material.load(dumped)))
 
-    def _take_directory(self, message: Message) -> object:
-        """Answered when it is in force. handed_over: see `LanePool.use_tenants`."""
+    def _use_snapshot(self, message: Message) -> object:
+        """Answered when it is in force. handed_over: see `ConnectionPool.use_tenants`."""
         if self._serving is None:
             return defer.Deferred()  # it ended before it began
         elsewhere = message.fields["handed_over"]
-        if self._serving.directory.directory is None:
+        if self._serving.snapshot.snapshot is None:
             # Nobody is served yet, and "listen" is to come after it.
             self._serving.use(wire_form.load(message.payload), elsewhere)
             return None
@@ -158,11 +158,11 @@ class Worker:
 
     def _vacate(self, _: Message) -> defer.Deferred:
         """Answered when it has no connections to databases that are another tenant's by now."""
-        return self._serving.lanes.handover.over_here().addCallback(lambda _: None)
+        return self._serving.pool.handover.over_here().addCallback(lambda _: None)
 
     def _load(self, payload: bytes) -> object:
-        self._pace.start()
-        return wire_form.load(payload, self._pace.rest)
+        self._throttle.start()
+        return wire_form.load(payload, self._throttle.rest)
 
     def _take_read(self, message: Message) -> None:
         """What a read of the source has established. age: seconds since it began."""
@@ -183,13 +183,13 @@ class Worker:
         self._listening.open(self._serving.clients)
 
     def end(self) -> None:
-        """Accepts no more, lets clients have what they are owed, and ends the process."""
+        """Accepts no more, lets clients have all their pending replies, and ends the process."""
         if not self._ending:
             self._ending = True
             self._reactor.stop()
 
     async def _stop(self) -> None:
-        self._pace.stop()
+        self._throttle.stop()
         if self._serving is not None:
             self._serving.clients.counted = None
             self._has(None)

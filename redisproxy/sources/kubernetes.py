@@ -29,13 +29,13 @@ from ..tenants.enrolment import (
     ITSELF,
     TEMPORARY_PREFIX,
     Changes,
+    FullRead,
     NamespaceDocument,
     Problem,
     ReadFailure,
-    Reading,
     SecretDocument,
     Update,
-    no_rest,
+    no_yield,
 )
 from .documents import DocumentError, read_namespace, read_secret
 from .watch import BROKEN_OFF, MANY, SILENCE, Watched, WatchFailure
@@ -100,7 +100,7 @@ class ClusterSource:
         self._service_account = service_account
         self._timeout = timeout
         self._stopped = threading.Event()
-        self._rest: Callable[[], None] = no_rest
+        self._rest: Callable[[], None] = no_yield
         #: by namespace, by name: what was made of a secret, and of which uid and resourceVersion; namespaces by an empty one
         self._made: dict[str, dict[str, tuple[tuple[str, str], Any]]] = {}
 
@@ -111,22 +111,22 @@ class ClusterSource:
         """No further call is made; one under way ends with its time-out at the latest."""
         self._stopped.set()
 
-    def read(self, rest: Callable[[], None] = no_rest) -> Reading:
+    def read(self, yield_cpu: Callable[[], None] = no_yield) -> FullRead:
         """What the API says now. Blocks, for as long as a few time-outs. rest: called before each request, may sleep."""
-        self._rest = rest
+        self._rest = yield_cpu
         try:
             api = self._connect()
         except _Unreachable as unreachable:
             [failure] = unreachable.args
-            return Reading(failure, failure, {})
+            return FullRead(failure, failure, {})
         try:
             return self._read(kubernetes_client.CoreV1Api(api))
         finally:
             api.close()
 
-    def read_changes(self, changes: Changes, rest: Callable[[], None] = no_rest) -> Update:
+    def read_changes(self, changes: Changes, yield_cpu: Callable[[], None] = no_yield) -> Update:
         """What the API says now of single objects. As `read`; may be called by the rest of a reading that is under way."""
-        outer, self._rest = self._rest, rest
+        outer, self._rest = self._rest, yield_cpu
         namespaces: dict[str, NamespaceDocument | None] = {}
         listed: dict[str, tuple[SecretDocument, ...]] = {}
         secrets: dict[tuple[str, str], SecretDocument | None] = {}
@@ -350,7 +350,7 @@ class ClusterSource:
 
     # Reading.
 
-    def _read(self, api: kubernetes_client.CoreV1Api) -> Reading:
+    def _read(self, api: kubernetes_client.CoreV1Api) -> FullRead:
         unreadable: list[Problem] = []
         master: SecretDocument | ReadFailure | None = None
         secrets: dict[str, tuple[SecretDocument, ...] | ReadFailure] = {}
@@ -359,9 +359,9 @@ class ClusterSource:
             namespaces = self._namespaces(api, unreadable)
         except _Unreachable as unreachable:
             failure = unreachable.args[0]
-            return Reading(failure if master is None else master, failure, {})
+            return FullRead(failure if master is None else master, failure, {})
         if isinstance(namespaces, ReadFailure):
-            return Reading(master, namespaces, {})
+            return FullRead(master, namespaces, {})
         complete = not unreadable
         gone: ReadFailure | None = None
         for namespace in namespaces:
@@ -373,7 +373,7 @@ class ClusterSource:
                     gone = unreachable.args[0]
             secrets[namespace.name] = gone
         self._made = {name: held for name, held in self._made.items() if name in {"", self._master[0]} or name in secrets}
-        return Reading(master, namespaces, secrets, tuple(unreadable), complete=complete)
+        return FullRead(master, namespaces, secrets, tuple(unreadable), complete=complete)
 
     def _master_secret(self, api: kubernetes_client.CoreV1Api) -> SecretDocument | ReadFailure | None:
         namespace, name = self._master

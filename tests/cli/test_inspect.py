@@ -18,7 +18,7 @@ from redisproxy.service import ProxyService, source_of
 from redisproxy.settings import Settings
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.tenants.limits import Limits
-from redisproxy.tenants.model import Backend, Directory
+from redisproxy.tenants.model import Backend, Snapshot
 
 from ..support.apiserver import ApiServer, refusal, secrets_path
 from ..support.proxy import PREFIX, Manifests, master, namespace, secret, tenant
@@ -142,7 +142,7 @@ class RedisTests(FindingsCase):
         server = self.redis(redis_5, "bind 127.0.0.1")  # it knows no "-::1"
         found = await inspect.check(self.operator(master(server.url), namespace("team-new")))
         self.assertEqual(self.problems(found), [])
-        self.assertEqual(found.warnings, ["there is one wall, the proxy's own: scripts are refused"])
+        self.assertEqual(found.warnings, ["there is one isolation layer, the proxy's own: scripts are refused"])
         required = await inspect.check(self.operator(master(server.url), acl="require"))
         self.assertEqual(
             self.problems(required), ["Redis: it has no ACL users for tenants, and --acl is require: nobody is served"]
@@ -194,7 +194,7 @@ class RedisTests(FindingsCase):
         found = await inspect.check(self.operator(master(url), namespace("team-new"), acl="off", **opened))
         self.assertEqual(
             [text.partition(": ")[0] for text in found.warnings],
-            ["there is one wall, the proxy's own", "--allow-commands opens SLOWLOG"],
+            ["there is one isolation layer, the proxy's own", "--allow-commands opens SLOWLOG"],
         )
 
     async def test_nobody_has_the_prefix(self) -> None:
@@ -358,7 +358,7 @@ class SameRulesTests(FindingsCase):
         operator, proxy = self.installation()
         reading = await operator.read()
         found = inspect.resolve(operator, reading, 4)
-        proxy.reading._enrolment.absorb(reading)
+        proxy.reading._enrolment.use_full_read(reading)
         directory, problems = proxy.reading._enrolment.resolve(4)
         self.assertEqual(found.directory.backend, directory.backend)
         self.assertEqual(found.directory.tenants, directory.tenants)
@@ -372,13 +372,13 @@ class SameRulesTests(FindingsCase):
             rights: list[object] = []
             self.patch(inspect, "inquire", lambda *arguments: rights.append(arguments[-1]) or defer.succeed(None))  # noqa: B023
             await operator.find_redis(Backend("127.0.0.1"))
-            proxy.serving.use(Directory(Backend("127.0.0.1"), []))
+            proxy.serving.use(Snapshot(Backend("127.0.0.1"), []))
             for server in self.SERVERS:
                 proxy.serving._server_told(server)
                 policy = proxy.serving.clients.policy
                 self.assertEqual(rights[0](server), needed(policy), (acl, server.before_7, server.sealed))
                 self.assertEqual(rights[0](server), proxy.serving.control._rights(server))
-                found = Findings("", [], [], Directory(None, []), True)
+                found = Findings("", [], [], Snapshot(None, []), True)
                 inspect._judge_commands(operator, found, server)
                 opened = [warning.split()[2].rstrip(":") for warning in found.warnings if " opens " in warning]
                 self.assertEqual(opened, [command for command, _ in policy.exposed])

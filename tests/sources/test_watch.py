@@ -172,7 +172,7 @@ class AmendTests(plain.TestCase):
 
     def test_before_everything_was_read_nothing_is_known(self) -> None:
         enrolment = Enrolment(CLIENT, MASTER)
-        enrolment.amend(Update({"team-blue": None}, {}, {BLUE: None, MASTER: None}))
+        enrolment.use_incremental_read(Update({"team-blue": None}, {}, {BLUE: None, MASTER: None}))
         self.assertFalse(enrolment.loaded)
         self.assertEqual(enrolment.resolve()[1], [])
 
@@ -387,10 +387,10 @@ class DirectoryTests(SourceCase):
         self.note(*BLUE)
         self.clock.advance(reload.GATHER)
         self.assertTrue(self.holds("blue-password"))
-        self.api.mend()
+        self.api.fix()
         self.clock.advance(reload.FIRST_RETRY)
         self.assertTrue(self.holds("second"))
-        self.assertEqual(service.refreshed, self.clock.seconds())
+        self.assertEqual(service.reloaded_at, self.clock.seconds())
 
     def test_changes_before_the_first_reading(self) -> None:
         self.api.fail(ANY, refusal(503))
@@ -398,7 +398,7 @@ class DirectoryTests(SourceCase):
         self.note(*BLUE)
         self.clock.advance(reload.GATHER)
         self.assertIsNone(self.service.directory)
-        self.api.mend()
+        self.api.fix()
         self.clock.advance(reload.FIRST_RETRY)
         self.assertTrue(self.holds("blue-password"))
         self.clock.advance(reload.GATHER)
@@ -582,7 +582,7 @@ class WatchTests(SourceCase):
         self.api.stall_watches()
         self.put("team-blue", "second")
         self.wait(lambda: self.watch.reconnects >= 3, "each was opened again")
-        self.api.mend()
+        self.api.fix()
         self.seen(BLUE)
 
     def test_a_broken_connection_is_resumed(self) -> None:
@@ -591,13 +591,13 @@ class WatchTests(SourceCase):
         self.api.cut_watches()
         self.wait(lambda: not self.watch.watching, "it is known")
         self.put("team-blue", "second")
-        self.api.mend()
+        self.api.fix()
         self.wait(lambda: self.watch.watching, "they are open again")
         self.seen(BLUE)
         self.assertEqual(self.refreshes, 2)
 
     def test_an_answer_that_is_too_old(self) -> None:
-        """In the stream; and at its opening, where each attempt until `mend` finds out anew where to begin."""
+        """In the stream; and at its opening, where each attempt until `fix` finds out anew where to begin."""
         self.start()
         for fault in (None, refusal(410)):
             self.refreshes = 0
@@ -607,7 +607,7 @@ class WatchTests(SourceCase):
             self.wait(lambda before=before: len(self.api.requests) >= before + 6, "it asks again and again")
             self.api.put(namespace("other"))
             self.api.compact()
-            self.api.mend()
+            self.api.fix()
             # Those that begin before compact() count as open, for this service, until they are told.
             self.wait(lambda: len(set(self.api.watches())) == 3 and self.watch.watching, "all begin after compact()")
             self.calls.run()
@@ -650,7 +650,7 @@ class WatchTests(SourceCase):
             tries = lambda: [r for r in self.api.requests if r.path == "/api/v1/secrets" and r.watches]  # noqa: E731
             self.wait(lambda: len(tries()) > 3, "it is tried again")
             self.assertFalse(self.watch.watching)
-            self.api.mend()
+            self.api.fix()
             self.wait(lambda: self.watch.watching, "the right was given")
         told = [formatEvent(event) for event in events]
         self.assertEqual(len(told), 2, told)
