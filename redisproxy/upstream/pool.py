@@ -132,8 +132,8 @@ class ConnectionPool(service.Service):
 
     def _count(self, upstream: RedisConnection) -> None:
         if upstream.tenant is not None:
-            increase(self._counts.replied, upstream.tenant.namespace, upstream.taken - upstream.counted)
-            upstream.counted = upstream.taken
+            increase(self._counts.replied, upstream.tenant.namespace, upstream.bytes_received - upstream.counted)
+            upstream.counted = upstream.bytes_received
 
     def startService(self) -> None:
         super().startService()
