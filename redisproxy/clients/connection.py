@@ -262,7 +262,7 @@ class ClientProtocol(RespReceiver):
             return "waiting"
         if session.credential is None:
             return "unauthenticated"
-        return "dedicated" if session.dedicated else "multiplexed"
+        return "dedicated" if session.dedicated else "shared"
 
     def inspected(self, name: bytes) -> None:
         """See `session.ports.ClientConnection`."""
