@@ -130,7 +130,7 @@ async def enroll(
 async def _room(operator: Operator, reading: FullRead, databases: int | None) -> Room:
     if databases is not None:
         return Room(databases)
-    backend = resolve(operator, reading, None).directory.backend
+    backend = resolve(operator, reading, None).snapshot.backend
     master = "/".join(operator.settings.master)
     if isinstance(reading.master, ReadFailure):
         why = f"the master secret {master} could not be read: {reading.master.reason}"
@@ -209,7 +209,7 @@ async def temporary(operator: Operator, namespace: str, hours: int, end: str, ad
 
 async def _others_with(operator: Operator, namespace: str, password: bytes, name: str) -> str:
     """The names of a namespace's other secrets that a password is good by."""
-    credentials = resolve(operator, await operator.read(), None).directory.credentials
+    credentials = resolve(operator, await operator.read(), None).snapshot.credentials
     wanted, now = digest(password), time.time()
     found = {c.secret for c in credentials if c.tenant.namespace == namespace and c.digest == wanted and c.valid_at(now)}
     return " ".join(sorted(found - {name}))

@@ -232,8 +232,8 @@ class ConnectionPool(service.Service):
                     self._take_from_idle(idle)
                     idle.drop()
         for tenant_pool in list(self._tenant_pools.values()):
-            upstream = tenant_pool.open
-            if upstream is not None and upstream.connection in left:
+            multiplexed = tenant_pool.open
+            if multiplexed is not None and multiplexed.connection in left:
                 tenant_pool.renew()
             left -= {shared.connection for shared in tenant_pool.upstreams}
         for upstream in left & self._connections:
