@@ -101,7 +101,7 @@ class ClientAccount:
 
     def add_up(self) -> None:
         """The tenant's counters have all that the client did so far."""
-        before, self._counted = self._counted, (self._client.session.commands, self._client.taken)
+        before, self._counted = self._counted, (self._client.session.commands, self._client.bytes_received)
         if self._counters is not None:
             self._counters.commands += self._counted[0] - before[0]
             self._counters.received += self._counted[1] - before[1]

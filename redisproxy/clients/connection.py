@@ -147,7 +147,7 @@ class ClientProtocol(RespReceiver):
         early, self._early = self._early, b""
         self.resume_reading(PauseReason.PLACE)
         if early:
-            self.taken -= len(early)  # or it would be counted twice
+            self.bytes_received -= len(early)  # or it would be counted twice
             self.dataReceived(early)
 
     def login_timeout(self) -> None:
@@ -262,7 +262,7 @@ class ClientProtocol(RespReceiver):
             return "waiting"
         if session.credential is None:
             return "unauthenticated"
-        return "dedicated" if session.dedicated else "multiplexed"
+        return "dedicated" if session.dedicated else "shared"
 
     def inspected(self, name: bytes) -> None:
         """See `session.ports.ClientConnection`."""

@@ -1,7 +1,7 @@
 """The end of the clients of one process: when each is asked to leave, and what becomes of who is still busy at the end.
 
 Owns the times, and how a command that blocks is given up without losing what it would have taken. What a session does
-with what it has begun is `session.conversation`'s.
+with what it has begun is `session.ending`'s.
 """
 
 from __future__ import annotations

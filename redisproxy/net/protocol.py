@@ -43,7 +43,7 @@ class RespReceiver(Protocol):
 
     _log = Logger()
     #: bytes that came, for the metrics
-    taken = 0
+    bytes_received = 0
     #: how often reading stopped
     pauses = 0
     #: see `twisted_private.write_at_once`
@@ -60,7 +60,7 @@ class RespReceiver(Protocol):
 
     def dataReceived(self, data: bytes) -> None:
         size = len(data)
-        self.taken += size
+        self.bytes_received += size
         if size >= READ_SIZE:
             if not self._wide:
                 self._read_up_to(WIDE_READ_SIZE)

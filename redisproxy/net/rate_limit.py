@@ -33,7 +33,7 @@ class Client(Protocol):
 
     session: Session
     #: bytes that it sent
-    taken: int
+    bytes_received: int
 
     def read_at_most(self, size: int) -> None:
         """So many bytes at once."""
@@ -327,7 +327,7 @@ class Reservation:
         before, self.rate_limiter = self.rate_limiter, self._tenant_limit.rate_limiter
         if self.rate_limiter is not None:
             if before is None:
-                self._charged = (client.session.commands, client.taken - client.session.buffered)
+                self._charged = (client.session.commands, client.bytes_received - client.session.buffered)
             client.read_at_most(self.rate_limiter.read_size)
         elif before is not None:
             client.read_at_most(READ_SIZE)
@@ -365,7 +365,7 @@ class Reservation:
 
     def _charge(self) -> None:
         if self.rate_limiter is not None:
-            before, self._charged = self._charged, (self._client.session.commands, self._client.taken)
+            before, self._charged = self._charged, (self._client.session.commands, self._client.bytes_received)
             self.rate_limiter.charge(self._charged[0] - before[0], self._charged[1] - before[1])
 
 

@@ -81,7 +81,7 @@ SCRIPTS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO SCRIPT|EXISTS SCRIPT|HELP SCRI
 #: Those that run one.
 CALLS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO")
 
-#: The session has a method for each (see `session.session`); those that it passes on, in whatever form, its upstream
+#: The session has a method for each (see `session.commands`); those that it passes on, in whatever form, its upstream
 #: connection may do.
 ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET SELECT")
 #: The same of a subcommand whose container is refused otherwise. An operator may refuse it, too.

@@ -109,7 +109,7 @@ class Serving(service.MultiService):
         clients = self.clients.clients
         sessions = dict.fromkeys(STATES, 0)
         for client in clients:
-            client.add_up()
+            client.account.add_up()
             sessions[client.state] += 1
         self.backend.pool.add_up()
         tenants: dict[str, TenantStats] = {

@@ -133,6 +133,6 @@ def _numbers(session: Session, prefix: bytes, answers: list[Answer]) -> None:
     found = answers[0] if isinstance(answers[0], list) else []
     parts = [b"*%d\r\n" % len(found)]
     for channel, number in zip(found[::2], found[1::2], strict=True):
-        bare = channel.removeprefix(prefix) if isinstance(channel, bytes) else b""
-        parts.append(b"%b:%d\r\n" % (bulk(bare), number))
+        if isinstance(channel, bytes) and isinstance(number, int):
+            parts.append(b"%b:%d\r\n" % (bulk(channel.removeprefix(prefix)), number))
     session.answer(b"".join(parts))

@@ -247,8 +247,8 @@ class PendingReplies:
         found = _bulk(data, eol + 2, _LONGEST_WORD)
         if found is None:
             return None
-        word, end = found
-        channels = _CHANNELS.get(word or b"", 0)
+        word, end = found[0] or b"", found[1]
+        channels = _CHANNELS.get(word, 0)
         # Word, channels, and a payload or count: of anything else no more may be taken than it has.
         if not channels or data[pos + 1 : eol] != b"%d" % (channels + 2) or not self._expects(word, data[pos] == PUSH):
             return b"", b"", pos

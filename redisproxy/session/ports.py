@@ -172,8 +172,10 @@ class TenantPool(Protocol):
     """One tenant's multiplexed connections in one protocol version."""
 
     protocol: int
-    #: where commands go that are sent now: a multiplexed connection, or an `Unavailable`
-    upstream: Multiplexed | Unavailable
+
+    @property
+    def upstream(self) -> Multiplexed | Unavailable:
+        """Where commands go that are sent now."""
 
     def wait(self, session: MultiplexedUser) -> None:
         """`upstream_ready` is called when that changes, or it is not busy any more."""

@@ -80,7 +80,8 @@ class Subscriptions:
 
     def counts(self) -> tuple[int, int, int]:
         """How many channels, patterns and sharded channels."""
-        return tuple(len(self._expected[kind]) for kind in KINDS)
+        channels, patterns, sharded = (len(self._expected[kind]) for kind in KINDS)
+        return channels, patterns, sharded
 
     def room_for(self, kind: bytes, channels: Iterable[bytes]) -> bool:
         """Whether these can be added."""
@@ -126,14 +127,15 @@ def counted(sessions: Sequence[Subscriptions]) -> tuple[int, int, int]:
 
     Past COUNTED of a kind, what several of them have counts several times: whoever asks must not keep others waiting.
     """
-    totals = []
     counts = [session.counts() for session in sessions]
-    for number, kind in enumerate(KINDS):
-        total = sum(count[number] for count in counts)
-        if total <= COUNTED:
-            total = len(frozenset().union(*(session.of(kind) for session in sessions)))
-        totals.append(total)
-    return tuple(totals)
+
+    def total(number: int) -> int:
+        found = sum(count[number] for count in counts)
+        if found > COUNTED:
+            return found
+        return len(frozenset().union(*(session.of(KINDS[number]) for session in sessions)))
+
+    return total(0), total(1), total(2)
 
 
 def _nothing() -> dict[bytes, set[bytes]]:

@@ -73,8 +73,8 @@ class ReplyQueue:
             batch.count = count
         else:
             last = items[-1]
-            if last is upstream.newest() and last.kind == REPLIES and not last.discard:  # type: ignore[union-attr]
-                last.count += count  # type: ignore[union-attr]
+            if last is upstream.newest() and last.kind == REPLIES and not last.discard:
+                last.count += count
                 return None
             batch = ReplyBatch(self, count)
         items.append(batch)

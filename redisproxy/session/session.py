@@ -371,6 +371,7 @@ class Session:
                 if ending.phase is _DRAINING:
                     ending.drained(True)
                 return None
+            what: Any
             kind, what, count = found
             if kind == RUN:
                 self.commands += count

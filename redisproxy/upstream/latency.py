@@ -77,11 +77,10 @@ class Sampler(service.Service):
         upstreams = self._connections()
         # One that is not read from says nothing about Redis.
         usable = [upstream for upstream in upstreams if not (upstream.busy or upstream.connection.held)]
-        moved = [upstream for upstream in usable if upstream.connection.taken != self._seen.get(upstream)]
+        moved = [upstream for upstream in usable if upstream.connection.bytes_received != self._seen.get(upstream)]
         sampled = random.sample(moved, min(CONCURRENT_LIMIT, len(moved)))
         for upstream in sampled:
             upstream.send(_PING, ReplyBatch(_Ping(self._clock, upstream.connection, self._observe), 1, discard=1))
         # The answer to the PING is no use of the upstream connection: what it brings is counted as seen.
-        self._seen = {
-            upstream: upstream.connection.taken + (len(b"+PONG\r\n") if upstream in sampled else 0) for upstream in upstreams
-        }
+        pong = len(b"+PONG\r\n")
+        self._seen = {each: each.connection.bytes_received + (pong if each in sampled else 0) for each in upstreams}

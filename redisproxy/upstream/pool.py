@@ -132,8 +132,8 @@ class ConnectionPool(service.Service):
 
     def _count(self, upstream: RedisConnection) -> None:
         if upstream.tenant is not None:
-            increase(self._counts.replied, upstream.tenant.namespace, upstream.taken - upstream.counted)
-            upstream.counted = upstream.taken
+            increase(self._counts.replied, upstream.tenant.namespace, upstream.bytes_received - upstream.counted)
+            upstream.counted = upstream.bytes_received
 
     def startService(self) -> None:
         super().startService()
@@ -229,8 +229,8 @@ class ConnectionPool(service.Service):
                     self._take_from_idle(idle)
                     idle.drop()
         for tenant_pool in list(self._tenant_pools.values()):
-            upstream = tenant_pool.open
-            if upstream is not None and upstream.connection in left:
+            multiplexed = tenant_pool.open
+            if multiplexed is not None and multiplexed.connection in left:
                 tenant_pool.renew()
             left -= {shared.connection for shared in tenant_pool.upstreams}
         for upstream in left & self._connections:

@@ -112,7 +112,7 @@ class FactoryTests(unittest.TestCase):
         self.assertEqual(second.transport.value(), b"")
         first.connectionLost()
         self.assertEqual(second.transport.value(), NOAUTH)
-        self.assertEqual(second.taken, len(b"PING\r\n"))
+        self.assertEqual(second.bytes_received, len(b"PING\r\n"))
 
     def test_while_others_wait_for_a_place_there_is_less_time_to_log_in(self) -> None:
         self.factory.admission = Admission(2, 2)

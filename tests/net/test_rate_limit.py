@@ -19,14 +19,14 @@ class Client:
         self.done = done
         self.session = self
         self.reservation = Reservation(self)
-        self.taken = self.commands = self.buffered = self.held = 0
+        self.bytes_received = self.commands = self.buffered = self.held = 0
         self.throttled = self.ended = False
         self.size = 0
         self.fails = False
         self.crashes = 0
 
     def send(self, count: int) -> None:
-        self.taken += count
+        self.bytes_received += count
         if self.reservation.rate_limiter is None:
             self.received(b"x" * count)
         else:
@@ -228,7 +228,7 @@ class RateTests(LimitingCase):
         self.clients.append(b)
         b.reservation.reserve(self.tenant_limit)
         b.throttled = True  # as a session that waits for an upstream connection
-        b.taken += 30
+        b.bytes_received += 30
         b.received(b"x" * 30)
         b.reservation.keep()
         self.assertEqual((b.held, self.done), (PauseReason.RATE, ["a"]))

@@ -285,6 +285,19 @@ class StreamedCommandTests(unittest.TestCase):
             """
         )
 
+    def test_a_policy_that_came_meanwhile_refuses_one_that_waited_for_a_connection(self) -> None:
+        stricter = make_policy(builtin(), True, True, deny=frozenset((b"BLPOP",)))
+        slowly().policies(stricter=stricter).play(
+            """
+            client >> BLPOP q 0; GET a
+            -- policy stricter
+            -- opened
+            client << -NOPERM...
+            -- is own returned clean
+            shared << GET a
+            """
+        )
+
     def test_revoked_within_it(self) -> None:
         multiplexed(begin=LARGE[:70_000]).play(
             """
@@ -911,6 +924,16 @@ class OrderOfChecksTests(unittest.TestCase):
             own    << EXEC
             own    >> -EXECABORT
             client << -EXECABORT
+            """
+        )
+
+    def test_within_a_transaction_a_wrong_number_of_arguments_comes_first(self) -> None:
+        dedicated().play(
+            """
+            client >> MULTI; SUBSCRIBE; PSUBSCRIBE
+            own    << MULTI; SELECT; SELECT
+            own    >> +OK; -ERR; -ERR
+            client << +OK; -ERR wrong number...; -ERR wrong number...
             """
         )
 

@@ -174,7 +174,7 @@ class GivenUpTests(PoolCase):
         upstream.send(BLOCK, ReplyBatch(Heard(), 1))
         yield self.blocked(1)
         self.direct.rpush("q", "item")
-        yield self.until(lambda: upstream.taken and not upstream._pending.batches)
+        yield self.until(lambda: upstream.bytes_received and not upstream._pending.batches)
         upstream.give_up(blocked=True)
         upstream.release(clean=True)
         self.assertEqual(pool.idle, 0)

@@ -1,0 +1,199 @@
+"""The parts of a session where they must refuse nonsense: moves, steps, phases, and two queues that must agree."""
+
+from __future__ import annotations
+
+import unittest
+
+from redisproxy.resp.framing import encode
+from redisproxy.session import commands
+from redisproxy.session.ports import Unavailable
+from redisproxy.session.route import DEDICATED, LEGAL, MULTIPLEXED, NONE, RouteState
+from redisproxy.session.state import BugError, Gate, Phase, Step, Until
+from redisproxy.tenants.model import Snapshot
+
+from ..support.conversations import Conversation, RecordingUpstream, SharedConversation, logged_in, logged_in_at_home
+
+GET = encode([b"GET", b"a"])
+
+
+class RouteTests(unittest.TestCase):
+    def session_in(self, state: RouteState) -> Conversation:
+        if state is NONE:
+            return SharedConversation()
+        return logged_in_at_home() if state is MULTIPLEXED else logged_in()
+
+    def test_every_move_that_is_not_in_the_table_is_refused(self) -> None:
+        for before in RouteState:
+            for to in RouteState:
+                conversation = self.session_in(before)
+                route = conversation.session.route
+                self.assertIs(route.state, before)
+                upstream = RecordingUpstream(conversation)
+                if (before, to) in LEGAL:
+                    route.move(to, upstream)
+                    self.assertIs(route.state, to)
+                else:
+                    self.assertRaises(BugError, route.move, to, upstream)
+                    self.assertIs(route.state, before)
+
+    def test_no_move_while_a_reply_is_pending(self) -> None:
+        conversation = logged_in_at_home().client(GET)
+        route = conversation.session.route
+        for to in (MULTIPLEXED, DEDICATED):
+            self.assertRaises(BugError, route.move, to, RecordingUpstream(conversation))
+        route.move(NONE, RecordingUpstream(conversation))
+
+
+class PhaseTests(unittest.TestCase):
+    def test_it_never_goes_back(self) -> None:
+        phases = list(Phase)
+        for later, phase in enumerate(phases):
+            for earlier in phases[:later]:
+                ending = logged_in().session.ending
+                ending._enter(phase)
+                self.assertRaises(BugError, ending._enter, earlier)
+
+    def test_the_gate_is_closed_with_it(self) -> None:
+        for phase in Phase:
+            session = logged_in().session
+            session.ending._enter(phase)
+            self.assertIs(session.ended, phase in (Phase.CLOSING, Phase.CLOSED))
+
+
+class QueuesTests(unittest.TestCase):
+    """ReplyQueue and PendingReplies hold the same batches, in the same order."""
+
+    def test_where_they_do_not_agree_one_session_is_closed_and_the_connection_goes_on(self) -> None:
+        first, second = logged_in_at_home(), logged_in_at_home()
+        bugs: list[BaseException] = []
+        first.bug = bugs.append
+        second.tenant_pool.upstream = first.tenant_pool.upstream
+        for conversation in (first, second):
+            conversation.client(GET)
+        first.session.replies._items.rotate()
+        first.session.replies._items.appendleft(b"+an answer that has no place\r\n")
+        first.shared_redis(b"+1\r\n+2\r\n")
+        self.assertEqual((second.hears(), second.closed), (b"+2\r\n", None))
+        self.assertIsInstance(bugs.pop(), BugError)
+        self.assertEqual(first.session.ending.phase, Phase.CLOSED)
+
+    def test_a_handler_that_fails_after_its_step_costs_one_connection(self) -> None:
+        conversation = logged_in().command(b"INFO", b"keyspace")
+        bugs: list[BaseException] = []
+        conversation.bug = bugs.append
+        conversation.finish([None, 1 / 3])
+        self.assertEqual(len(bugs), 0, "what is no bytes is left out")
+        conversation.command(b"PUBSUB", b"NUMSUB", b"a").finish([[b"a"]])
+        self.assertIsInstance(bugs.pop(), ValueError)
+        self.assertIs(conversation.session.ending.phase, Phase.CLOSED)
+        self.assertIsNotNone(conversation.upstream.released)
+
+
+class StepTests(unittest.TestCase):
+    """A Step is finished once, by one source; whatever ends the session meanwhile, what comes later goes back."""
+
+    def suspended(self, until: Until) -> Conversation:
+        if until is Until.DRAINED:
+            return logged_in().command(b"GET", b"a").command(b"AUTH", b"green")
+        if until is Until.HELLO:
+            return logged_in().command(b"HELLO", b"3")
+        if until is Until.DEDICATED:
+            return logged_in_at_home(upstreams_at_once=False).command(b"BLPOP", b"q", b"0")
+        if until is Until.LOGIN:
+            return Conversation(upstreams_at_once=False).command(b"AUTH", b"blue")
+        if until is Until.QUERY:
+            return logged_in().command(b"INFO")
+        conversation = logged_in()
+        conversation.login_delay = lambda step: setattr(conversation, "step", step)
+        return conversation.command(b"AUTH", b"wrong")
+
+    def result(self, conversation: Conversation, until: Until) -> object:
+        if until in (Until.DEDICATED, Until.LOGIN):
+            return RecordingUpstream(conversation)
+        return [b"# Server\r\n"] if until is Until.QUERY else False
+
+    def step(self, conversation: Conversation, until: Until) -> Step:
+        step = conversation.session.step
+        assert step is not None
+        self.assertIs(step.until, until)
+        self.assertTrue(conversation.session.gates & Gate.STEP)
+        return step
+
+    def test_a_second_finish_does_nothing(self) -> None:
+        for until in Until:
+            conversation = self.suspended(until)
+            step = self.step(conversation, until)
+            if until in (Until.DEDICATED, Until.LOGIN):
+                conversation.open_upstream()
+            elif until is Until.DRAINED:
+                conversation.redis(b"+1\r\n")
+            else:
+                self.assertTrue(step.finish(self.result(conversation, until)))
+            self.assertFalse(step.waits)
+            told = conversation.told
+            self.assertFalse(step.finish(self.result(conversation, until)))
+            self.assertEqual(conversation.told, told)
+
+    def test_a_failure_is_answered_and_the_session_goes_on(self) -> None:
+        for until in (Until.DEDICATED, Until.LOGIN, Until.QUERY):
+            conversation = self.suspended(until)
+            conversation.hears()
+            self.assertTrue(self.step(conversation, until).finish(Unavailable("ERR none")))
+            self.assertEqual(conversation.hears(), b"-ERR none\r\n")
+            self.assertEqual((conversation.session.gates, conversation.session.pending_login), (0, None))
+
+    def test_whoever_works_for_it_is_told_to_stop_when_the_session_ends(self) -> None:
+        for until in Until:
+            for end in (
+                lambda c: c.session.ending.at_once(),
+                lambda c: c.session.ending.begin("quit"),
+                lambda c: c.session.upstream_lost(),
+                lambda c: c.session.ending.hurry(),
+                lambda c: c.recheck(Snapshot(None, [])),
+            ):
+                conversation = self.suspended(until)
+                step = self.step(conversation, until)
+                cancelled: list[bool] = []
+                step.cancel = lambda cancelled=cancelled: cancelled.append(True)
+                end(conversation)
+                self.assertEqual((cancelled, step.waits, conversation.session.step), ([True], False, None))
+                self.assertTrue(conversation.session.ended)
+                conversation.hears()
+                self.assertFalse(step.finish(self.result(conversation, until)))
+                self.assertEqual(conversation.hears(), b"")
+
+    def test_a_drain_waits_for_it(self) -> None:
+        for until in set(Until) - {Until.LOGIN}:
+            conversation = self.suspended(until)
+            conversation.session.ending.drain()
+            self.assertTrue(self.step(conversation, until).waits)
+            self.assertFalse(conversation.session.ended)
+
+    def test_a_session_waits_for_one_thing(self) -> None:
+        session = self.suspended(Until.QUERY).session
+        self.assertRaises(BugError, session.suspend, Until.DELAY, lambda _: None)
+
+    def test_a_log_in_that_comes_to_nothing_gives_its_reservation_back(self) -> None:
+        for end, kept in (
+            (lambda c: c.open_upstream(), True),
+            (lambda c: c.refuse_upstream("ERR none"), False),
+            (lambda c: c.session.ending.at_once(), False),
+        ):
+            conversation = self.suspended(Until.LOGIN)
+            end(conversation)
+            self.assertEqual([each.kept for each in conversation.reservations], [kept])
+
+
+class HandlersTests(unittest.TestCase):
+    def test_a_handler_runs_once_for_a_command_that_waited_twice(self) -> None:
+        ran: list[list[bytes]] = []
+        handler = commands.HANDLERS[b"WATCH"]
+        commands.HANDLERS[b"WATCH"] = handler._replace(
+            run=lambda session, words: (ran.append(words), handler.run(session, words))
+        )
+        self.addCleanup(commands.HANDLERS.__setitem__, b"WATCH", handler)
+        conversation = logged_in_at_home(upstreams_at_once=False).client(GET).command(b"WATCH", b"a")
+        conversation.shared_redis(b"+1\r\n")
+        conversation.open_upstream()
+        self.assertEqual(ran, [[b"WATCH", b"a"]])
+        self.assertEqual(conversation.gets(), encode([b"WATCH", b"a"]))
