@@ -29,11 +29,11 @@ from ..tenants.model import Backend, Tenant
 from .acl_users import AclUserError, AclUsers
 from .connection import LOGIN_REFUSED, RedisConnection, RedisUnreachable, UpstreamError, UserUnknown
 from .endpoint import connected, endpoint_for, why
-from .fair_queue import FairQueue
 from .handover import Handover
 from .idle import IdleConnections
 from .multiplexed import MultiplexedConnection, TenantPool
 from .opening import Openings, RedisMoved
+from .turns import Turns
 
 #: Leases that are under way at once, of all tenants together.
 CONCURRENT_LIMIT = 256
@@ -82,8 +82,7 @@ class ConnectionPool(service.Service):
         self._tenant_pools: dict[tuple[Tenant, int], TenantPool] = {}
         self._idle = IdleConnections(reactor, idle_timeout, lambda: len(self._connections) <= base)
         self._replenishing = False
-        self._queue: FairQueue[defer.Deferred[None]] = FairQueue(CONCURRENT_LIMIT)
-        self._serving = False
+        self._turns = Turns(CONCURRENT_LIMIT)
         # How often Redis was reached: it answered a log-in, or a PING on an idle connection.
         self._reached = 0
         self._retry: IDelayedCall | None = None
@@ -291,11 +290,7 @@ class ConnectionPool(service.Service):
         while (over := self.handover.over(tenant.index)) is not None:
             probes.reached("database still has connections of its former owner")
             await over
-        if not self._queue.begin(tenant):
-            probes.reached("many connections are opened at once")
-            waiter: defer.Deferred[None] = defer.Deferred(lambda cancelled: self._queue.leave(tenant, cancelled))
-            self._queue.wait(tenant, waiter)
-            await waiter
+        await self._turns.begin(tenant)
         reached = self._reached
         try:
             upstream = await self._leased_where_redis_is(tenant, protocol)
@@ -309,24 +304,11 @@ class ConnectionPool(service.Service):
             # If another lease reached Redis in the same time, only this one failed.
             if self._reached == reached:
                 probes.reached("all that wait for a connection fail")
-                for waiter in self._queue.clear():
-                    if not waiter.called:  # one that heard it may have given up another
-                        waiter.errback(RedisUnreachable(str(error)))
+                text = str(error)
+                self._turns.fail_all(lambda: RedisUnreachable(text))
             raise
         finally:
-            self._queue.end(tenant)
-            self._serve_queue()
-
-    def _serve_queue(self) -> None:
-        """Lets waiters begin while there are places."""
-        if self._serving:
-            return  # a lease ended within the loop below, which goes on: else a long queue would be a deep stack
-        self._serving = True
-        try:
-            while (waiter := self._queue.next()) is not None:
-                waiter.callback(None)
-        finally:
-            self._serving = False
+            self._turns.end(tenant)
 
     async def _leased_where_redis_is(self, tenant: Tenant, protocol: int) -> RedisConnection:
         """Redis may move while an upstream connection is opened: one that leads to where it was is not for new work."""
