@@ -19,8 +19,7 @@ from ..policy import acl
 from ..policy.policy import Policy
 from ..policy.probing import ErrorReply, Server, user_exists
 from ..tenants.model import Tenant
-from .client import ControlError
-from .control import ControlService
+from .client import Commands, ControlError
 
 #: Patterns that the sessions of one tenant may have Redis allow, for the life of this process.
 PATTERNS = 10_000
@@ -69,7 +68,7 @@ class AclUsers:
 
     _log = Logger()
 
-    def __init__(self, mode: str, control: ControlService) -> None:
+    def __init__(self, mode: str, control: Commands) -> None:
         self._mode = mode
         self._control = control
         self._server: Server | None = None

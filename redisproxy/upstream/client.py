@@ -73,7 +73,11 @@ class TooLargeError(ControlError):
 
 
 class Commands(Protocol):
-    """What asks Redis: a connection, or a service that keeps one."""
+    """What asks Redis: a connection, or a service that keeps one (`RedisClient`, `control.ControlService`)."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether Redis can be asked at once."""
 
     def ask(self, *words: Word) -> Awaitable[Answer]:
         """Redis's answer to one command. Raises ControlError; ReplyError where the answer is an error."""
@@ -287,6 +291,11 @@ class RedisClient(service.Service):
             self._open.transport.abortConnection()
         self._waiting.fire(Failure(ControlError("the proxy closes the connection")))
         return stopped
+
+    @property
+    def connected(self) -> bool:
+        """See `Commands`."""
+        return self.connection is not None
 
     async def connect(self) -> Connection:
         """The connection, or the next one, within the time-out. Raises ControlError as soon as an attempt failed."""
