@@ -17,7 +17,8 @@ from twisted.python.failure import Failure
 from ..net.waiters import Waiters
 from ..policy import acl
 from ..policy.policy import Policy
-from ..policy.probing import ErrorReply, Server, user_exists
+from ..policy.probing import Server, user_exists
+from ..resp.value import ErrorReply
 from ..tenants.model import Tenant
 from .client import Commands, ControlError
 
