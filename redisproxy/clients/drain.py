@@ -15,9 +15,8 @@ from twisted.logger import Logger
 
 from ..ops.bugs import bug
 from ..policy import acl
-from ..upstream.client import ControlError
+from ..upstream.client import Commands, ControlError
 from ..upstream.connection import RedisConnection
-from ..upstream.control import ControlService
 from .connection import ClientProtocol, shown_address
 from .factory import ClientFactory
 
@@ -36,7 +35,7 @@ class Drain:
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, factory: ClientFactory, control: ControlService, seconds: float) -> None:
+    def __init__(self, clock: IReactorTime, factory: ClientFactory, control: Commands, seconds: float) -> None:
         self._clock = clock
         self._factory = factory
         self._clients = factory.clients

@@ -14,9 +14,10 @@ from typing import TextIO
 
 from twisted.internet.endpoints import HostnameEndpoint
 
-from ..tenants.enrolment import FullRead, MalformedError, parse_tenant
+from ..tenants.enrolment import FullRead, parse_tenant
 from ..tenants.model import Backend
-from ..upstream.client import Connection, ReplyError, ask_once
+from ..tenants.urls import MalformedError
+from ..upstream.client import Connection, ReplyError, Word, ask_once
 
 #: Seconds to connect, and for all that is tried of one tenant.
 _LIMIT = 5.0
@@ -80,21 +81,23 @@ async def _try(reactor: object, host: str, port: int, password: bytes, index: in
 
     async def trying(connection: Connection) -> list[str]:
         steps: list[str] = []
-        for words in (
+        commands: list[list[Word]] = [
             ["AUTH", password],
             ["SET", "greeting", f"hello from database {index}"],
             ["GET", "greeting"],
             ["DEL", "greeting"],
             ["SELECT", str(other)],
-        ):
+        ]
+        for words in commands:
             try:
                 answer = await connection.ask(*words)
             except ReplyError as error:
-                answer = f"(error) {error}"
-            shown = answer.decode() if isinstance(answer, bytes) else str(answer)
-            told = ["AUTH", "***"] if words[0] == "AUTH" else words
+                shown = f"(error) {error}"
+            else:
+                shown = answer.decode() if isinstance(answer, bytes) else str(answer)
+            told = "AUTH ***" if words[0] == "AUTH" else " ".join(map(str, words))
             if words[0] != "DEL":
-                steps.append(f"tried: {' '.join(told)} -> {shown}")
+                steps.append(f"tried: {told} -> {shown}")
         await connection.close()
         return steps
 

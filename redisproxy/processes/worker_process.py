@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet.error import ProcessDone, ProcessExitedAlready
@@ -27,7 +27,7 @@ class Parent(Protocol):
     """What is told of it: see `supervisor.Workers`."""
 
     #: what is done with each kind of message from a worker
-    takes: Mapping[str, Callable[[WorkerProcess, Message], object]]
+    takes: dict[str, Callable[[WorkerProcess, Message], object]]
 
     def ended(self, process: WorkerProcess, how: str) -> None:
         """A worker's process is gone. how: in a few words."""
@@ -98,8 +98,9 @@ class WorkerProcess(ProcessProtocol):
 
     def kill(self) -> None:
         """It ends at once, if it has not yet."""
-        with contextlib.suppress(ProcessExitedAlready):
-            self.transport.signalProcess("KILL")
+        if self.transport is not None:
+            with contextlib.suppress(ProcessExitedAlready):
+                self.transport.signalProcess("KILL")
 
 
 def _how(reason: Failure) -> str:

@@ -51,30 +51,28 @@ def _reply(reply: bytes, start: int) -> tuple[Answer, int]:
         return _element(reply, start)
     # The lists that are not complete, the outermost first, and how many elements each lacks. No recursion: a reply may be
     # nested as deep as it likes.
+    outer: list[tuple[list[Answer], int]] = []
     whole: list[Answer] = []
-    lists = [whole]
-    lacking = [1]
-    pos = start
-    while lacking:
-        if not lacking[-1]:
-            lists.pop()
-            lacking.pop()
-            continue
-        lacking[-1] -= 1
-        if not reply.startswith(b"*", pos):
-            element, pos = _element(reply, pos)
-            lists[-1].append(element)
-            continue
-        line, pos = _line(reply, pos)
-        number = _number(line)
-        if number < 0:
-            lists[-1].append(None)
-            continue
-        inner: list[Answer] = []
-        lists[-1].append(inner)
-        lists.append(inner)
-        lacking.append(number)
-    return whole[0], pos
+    elements, lacking, pos = whole, 1, start
+    while True:
+        while lacking:
+            lacking -= 1
+            if reply[pos : pos + 1] != b"*":
+                element, pos = _element(reply, pos)
+                elements.append(element)
+                continue
+            line, pos = _line(reply, pos)
+            number = _number(line)
+            if number < 0:
+                elements.append(None)
+                continue
+            outer.append((elements, lacking))
+            inner: list[Answer] = []
+            elements.append(inner)
+            elements, lacking = inner, number
+        if not outer:
+            return whole[0], pos
+        elements, lacking = outer.pop()
 
 
 def _line(reply: bytes, pos: int) -> tuple[bytes, int]:

@@ -23,8 +23,7 @@ from ..policy import acl
 from ..policy.acl_users import Inventory
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import Tenant
-from .client import ControlError
-from .control import ControlService
+from .client import Commands, ControlError
 
 #: Of several processes of one proxy, the one that does this.
 PROCESS = 1
@@ -58,7 +57,7 @@ class AclMaintenanceService(service.Service):
     def __init__(
         self,
         clock: IReactorTime,
-        control: ControlService,
+        control: Commands,
         prefix: str,
         interval: float,
         removed: Callable[[Tenant], object],

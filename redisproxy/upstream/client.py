@@ -11,15 +11,15 @@ later; so the log-in begins when the connection is made, and one that is refused
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import txredisapi
 from twisted.application import service
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.internet import defer
-from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, connectionDone
-from twisted.logger import Logger
+from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
@@ -74,7 +74,11 @@ class TooLargeError(ControlError):
 
 
 class Commands(Protocol):
-    """What asks Redis: a connection, or a service that keeps one."""
+    """What asks Redis: a connection, or a service that keeps one (`RedisClient`, `control.ControlService`)."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether Redis can be asked at once."""
 
     def ask(self, *words: Word) -> Awaitable[Answer]:
         """Redis's answer to one command. Raises ControlError; ReplyError where the answer is an error."""
@@ -143,16 +147,19 @@ class Connection(txredisapi.BaseRedisProtocol):
         self._size = 0
         if not self.pending:
             raise ProtocolError("a reply to nothing")
+        value: Answer | ControlError
         if size > self._reply_limit:
-            return self.replyReceived(TooLargeError(f"a reply of {size} bytes"))
-        try:
-            [value] = values_of(reply, 1)
-        except AnswerError as error:
-            value = ReplyError(str(error))
+            value = TooLargeError(f"a reply of {size} bytes")
+        else:
+            try:
+                [value] = values_of(reply, 1)
+            except AnswerError as error:
+                value = ReplyError(str(error))
         self.replyReceived(value)
 
     def ask(self, *words: Word) -> defer.Deferred[Answer]:
         """See `Commands`. The caller may cancel it: the reply is then discarded."""
+        asked: defer.Deferred[Answer]
         try:
             asked = self.execute_command(*words)
         except txredisapi.ConnectionError:
@@ -171,12 +178,16 @@ class Connection(txredisapi.BaseRedisProtocol):
 
         Raises ControlError where one of them is not answered.
         """
+
+        def refused(failure: Failure) -> ErrorReply:
+            failure.trap(ReplyError)
+            return ErrorReply(str(failure.value))
+
+        asked = [self.ask(*words).addErrback(refused) for words in commands]
         answers: list[Answer | ErrorReply] = []
-        for success, result in await defer.DeferredList([self.ask(*words) for words in commands], consumeErrors=True):
-            if not success:
-                if not result.check(ReplyError):
-                    result.raiseException()
-                result = result.value.reply
+        for success, result in await defer.DeferredList(asked, consumeErrors=True):
+            if isinstance(result, Failure) and not success:
+                result.raiseException()
             answers.append(result)
         return answers
 
@@ -205,10 +216,11 @@ class _Endpoint:
         self._make = make
         self._failed = failed
 
-    def connect(self, factory: Factory) -> defer.Deferred:
+    def connect(self, protocolFactory: IProtocolFactory) -> defer.Deferred[Any]:
         """See IStreamClientEndpoint."""
+        connecting: defer.Deferred[Any]
         try:
-            connecting = connected(self._make(), factory)
+            connecting = connected(self._make(), protocolFactory)
         except (OSError, ValueError) as error:
             connecting = defer.fail(ControlError(f"the CA file cannot be used: {error}"))
         return connecting.addErrback(self._not_connected)
@@ -220,10 +232,16 @@ class _Endpoint:
         return failure
 
 
+@implementer(ILogObserver)
+class _Nobody:
+    def __call__(self, event: LogEvent) -> None:
+        """Logs nothing."""
+
+
 class _KeptConnection(ClientService):
     """ClientService, without a line in the log for each attempt: what cannot be reached is logged by whoever needs it."""
 
-    _log = Logger(observer=lambda _: None)
+    _log = Logger(observer=_Nobody())
 
 
 class RedisClient(service.Service):
@@ -279,7 +297,7 @@ class RedisClient(service.Service):
         super().startService()
         self._service.startService()
 
-    def stopService(self) -> defer.Deferred:
+    def stopService(self) -> defer.Deferred[None]:
         """Fires when it is disconnected. What was not answered by now fails."""
         super().stopService()
         stopped = self._service.stopService()
@@ -288,6 +306,11 @@ class RedisClient(service.Service):
             self._open.transport.abortConnection()
         self._waiting.fire(Failure(ControlError("the proxy closes the connection")))
         return stopped
+
+    @property
+    def connected(self) -> bool:
+        """See `Commands`."""
+        return self.connection is not None
 
     async def connect(self) -> Connection:
         """The connection, or the next one, within the time-out. Raises ControlError as soon as an attempt failed."""
@@ -337,11 +360,11 @@ class RedisClient(service.Service):
         if self._open is None:
             self._failed(error)
 
-    def _failed(self, error: BaseException) -> None:
-        self.connection, self.failure = None, error
+    def _failed(self, error: BaseException | None) -> None:
+        self.connection, self.failure = None, error or ControlError("the connection was lost")
         if self.running:
             self._changed(self)
-            self._waiting.fire(Failure(ControlError(f"{self.address.address} cannot be reached: {why(error)}")))
+            self._waiting.fire(Failure(ControlError(f"{self.address.address} cannot be reached: {why(self.failure)}")))
 
 
 async def ask_once(
@@ -357,7 +380,7 @@ async def ask_once(
     """
     factory = Factory.forProtocol(lambda: Connection(clock, None, REPLY_LIMIT))
     factory.noisy = False
-    connection = await connected(endpoint, factory).addTimeout(timeout, clock)
+    connection: Any = await connected(endpoint, factory).addTimeout(timeout, clock)
 
     async def asked() -> Result:
         await connection.log_in(address)

@@ -12,8 +12,8 @@ from OpenSSL.crypto import X509
 from twisted.internet import defer, ssl
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
 from ..printable import shown_error
@@ -44,7 +44,7 @@ def endpoint_for(reactor: object, backend: Backend, timeout: float, ca_file: Pat
     return wrapClientTLS(ssl.optionsForClientTLS(backend.host, trustRoot=trust), endpoint)
 
 
-def connected(endpoint: IStreamClientEndpoint, factory: Factory) -> defer.Deferred[Protocol]:
+def connected(endpoint: IStreamClientEndpoint, factory: IProtocolFactory) -> defer.Deferred[Protocol]:
     """Connects. If the caller cancels this, it fails with CancelledError.
 
     Endpoints have other errors for that: `HostnameEndpoint` says that the name was not found, or could not be connected to.

@@ -133,10 +133,11 @@ class ControlQueries:
             raise ControlError("it took too long") from None
         finally:
             current.waiters -= 1
-            if current is self._current:
-                self._close_later()
-            elif not current.waiters:
-                current.client.stopService()
+            if not current.waiters:
+                if current is self._current:
+                    self._closing = self._reactor.callLater(IDLE, self._leave, current)
+                else:
+                    current.client.stopService()
 
     # The connection.
 
@@ -151,10 +152,6 @@ class ControlQueries:
             self._current = _QueryConnection(self._connect, self._backend, self._leave)
             self._current.client.startService()
         return self._current
-
-    def _close_later(self) -> None:
-        if not self._current.waiters:
-            self._closing = self._reactor.callLater(IDLE, self._leave, self._current)
 
     def _leave(self, current: _QueryConnection) -> None:
         """It is asked nothing more, and closed once nobody waits for an answer."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -93,7 +94,7 @@ class Sentinel:
         if not (was_away and self._away):
             self._news()
 
-    def stop(self) -> defer.Deferred:
+    def stop(self) -> defer.Deferred[None]:
         """Fires when it is disconnected. It must not be asked any more."""
         return self._client.stopService()
 
@@ -103,9 +104,9 @@ class Sentinel:
         if connection is None:
             raise self._why_away()
         try:
-            fields = await connection.ask("SENTINEL", "MASTER", self._name)
+            fields: Any = await connection.ask("SENTINEL", "MASTER", self._name)
             # While a failover goes on the one who leads it knows the new address here first.
-            address = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
+            address: Any = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
             known = dict(zip(fields[::2], fields[1::2], strict=True))
             return Answer(_host(address[0]), int(address[1]), int(known[b"config-epoch"]))
         except ReplyError as error:
