@@ -181,6 +181,7 @@ class Bench:
             environ=environ,
             python=variant.python,
             directory=variant.checkout,
+            fresh=True,
         )
         self._stack.callback(process.stop)
         return ProxyPeer(variant, process)
