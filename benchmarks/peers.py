@@ -183,6 +183,7 @@ class Bench:
             environ={**IMAGE_ENVIRON, **(environ or {})},
             python=variant.python,
             directory=variant.checkout,
+            fresh=True,
         )
         self._stack.callback(process.stop)
         return ProxyPeer(variant, process)

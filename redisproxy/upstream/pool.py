@@ -12,7 +12,6 @@ from pathlib import Path
 
 from twisted.application import service
 from twisted.internet import defer
-from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
