@@ -171,8 +171,9 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
 
     from redisproxy.processes.os_process import settle
     from redisproxy.sources import kubernetes
+    from redisproxy.sources.hints import ChangeQueue
     from redisproxy.sources.reload import ReadingService
-    from redisproxy.sources.watch import ChangeQueue, WatchService
+    from redisproxy.sources.watch import WatchService
     from redisproxy.tenants.enrolment import Enrolment
     from redisproxy.tenants.model import AuthenticationError
 

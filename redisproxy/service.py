@@ -34,11 +34,12 @@ from .processes.single import Serving
 from .processes.supervisor import Workers
 from .resp import framing
 from .settings import Settings, SettingsError
+from .sources.hints import ChangeQueue
 from .sources.manifests import REST, ManifestsSource
 from .sources.poll import PollService
 from .sources.reload import ReadingService
 from .sources.throttle import Pace, Unpaced
-from .sources.watch import ChangeQueue, WatchService
+from .sources.watch import WatchService
 from .tenants.enrolment import Enrolment
 from .tenants.model import Backend, Directory
 

@@ -18,7 +18,7 @@ from ..policy.probing import Server, needed, policy_for
 from ..settings import Settings
 from ..sources.kubernetes import ClusterSource
 from ..sources.manifests import ManifestsSource
-from ..sources.watch import Watched, WatchFailure
+from ..sources.watch_events import Watched, WatchFailure
 from ..tenants.allocation import Room, must_be_read
 from ..tenants.enrolment import Enrolment, Problem, ReadFailure, Reading
 from ..tenants.model import Backend, Credential, Directory

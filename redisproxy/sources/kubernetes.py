@@ -38,7 +38,8 @@ from ..tenants.enrolment import (
     no_rest,
 )
 from .documents import DocumentError, read_namespace, read_secret
-from .watch import BROKEN_OFF, MANY, SILENCE, Watched, WatchFailure
+from .hints import MANY
+from .watch_events import BROKEN_OFF, Watched, WatchFailure
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 #: Items a page. The API server's own advice is a few hundred, but while a page is made of its JSON nothing else in this
@@ -51,6 +52,8 @@ TIMEOUT = (5, 10)
 #: What is asked of a watch, and of the list before it: objects without their contents.
 _AS = "application/json;as={};g=meta.k8s.io;v=v1"
 METADATA, METADATA_LIST = _AS.format("PartialObjectMetadata"), _AS.format("PartialObjectMetadataList")
+#: Seconds after which a watch that says nothing is taken for dead. The API server ends each earlier (`watch.LASTS`).
+SILENCE = 90.0
 #: Bytes that are taken from a watch at once.
 CHUNK = 64 * 1024
 #: The kernel asks a peer that has been silent for so many seconds whether it is there, every so many, so many times.

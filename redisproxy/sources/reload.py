@@ -21,8 +21,8 @@ from twisted.logger import Logger, LogLevel
 from ..ops.stats import REFRESH_BOUNDS, Histogram
 from ..tenants.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, ReadSummary, Update, no_rest
 from ..tenants.model import Directory
+from .hints import ChangeQueue
 from .throttle import Pace
-from .watch import ChangeQueue
 
 #: Seconds to wait after the first failed refresh; doubled at each further one, up to the refresh interval.
 FIRST_RETRY = 1.0

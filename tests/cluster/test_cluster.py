@@ -17,7 +17,7 @@ import redis
 
 from redisproxy.sources import kubernetes
 from redisproxy.sources.kubernetes import ClusterSource
-from redisproxy.sources.watch import Watched, WatchFailure, read_event
+from redisproxy.sources.watch_events import Watched, WatchFailure, read_event
 from redisproxy.tenants.enrolment import ReadFailure
 
 from ..deploy.documents import COMPONENTS, known_to_1_20

@@ -16,7 +16,8 @@ from collections.abc import Callable, Iterator
 
 from twisted.internet import defer, task
 
-from redisproxy.sources.watch import ChangeQueue, WatchService
+from redisproxy.sources.hints import ChangeQueue
+from redisproxy.sources.watch import WatchService
 from redisproxy.tenants.enrolment import Enrolment, Problem
 from redisproxy.tenants.limits import UNLIMITED, Limits
 from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Directory
