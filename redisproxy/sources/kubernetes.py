@@ -1,4 +1,4 @@
-"""Reads namespaces and secrets from the Kubernetes API, and makes others' requests. The only module that imports kubernetes.
+"""Reads namespaces and secrets from the Kubernetes API, makes others' requests, and asks for watches.
 
 Owns the conversation with the API server: where it is, who we are, pages, time-outs, and what an error means.
 Answers are read as raw JSON: the client's models take many times as long to parse, and hold the GIL meanwhile.
@@ -10,8 +10,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import socket
-import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
@@ -39,7 +37,9 @@ from ..tenants.enrolment import (
 )
 from .documents import DocumentError, read_namespace, read_secret
 from .hints import MANY
-from .watch_events import BROKEN_OFF, Watched, WatchFailure
+from .kubernetes_api import RequestError, Unreachable, error_kind, is_terminating, retry_after, status_text
+from .kubernetes_watch import WatchStream
+from .watch_events import Watched, WatchFailure
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 #: Items a page. The API server's own advice is a few hundred, but while a page is made of its JSON nothing else in this
@@ -54,28 +54,8 @@ _AS = "application/json;as={};g=meta.k8s.io;v=v1"
 METADATA, METADATA_LIST = _AS.format("PartialObjectMetadata"), _AS.format("PartialObjectMetadataList")
 #: Seconds after which a watch that says nothing is taken for dead. The API server ends each earlier (`watch.LASTS`).
 SILENCE = 90.0
-#: Bytes that are taken from a watch at once.
-CHUNK = 64 * 1024
-#: The kernel asks a peer that has been silent for so many seconds whether it is there, every so many, so many times.
-KEEPALIVE = (30, 5, 3)
 
 _Made = TypeVar("_Made", NamespaceDocument, SecretDocument)
-
-
-class _Unreachable(Exception):
-    """No answer, or none that makes sense: the calls that would follow are spared. args: a ReadFailure."""
-
-
-class RequestError(Exception):
-    """One request was refused, or not answered. The text says how, and is fit for the operator.
-
-    status: of the answer, 0 without one; terminating: the namespace is being deleted.
-    """
-
-    def __init__(self, text: str, status: int = 0, terminating: bool = False) -> None:
-        super().__init__(text)
-        self.status = status
-        self.terminating = terminating
 
 
 class ClusterSource:
@@ -119,7 +99,7 @@ class ClusterSource:
         self._rest = rest
         try:
             api = self._connect()
-        except _Unreachable as unreachable:
+        except Unreachable as unreachable:
             [failure] = unreachable.args
             return Reading(failure, failure, {})
         try:
@@ -176,7 +156,7 @@ class ClusterSource:
                     keep(secrets, (namespace, name), answer)
             finally:
                 client.close()
-        except _Unreachable as unreachable:
+        except Unreachable as unreachable:
             failures.append(unreachable.args[0])
         finally:
             self._rest = outer
@@ -223,7 +203,7 @@ class ClusterSource:
     def _connect(self) -> kubernetes_client.ApiClient:
         """A client of the API, made anew for each reading: so a rotated token, CA or kubeconfig is taken up.
 
-        Raises _Unreachable.
+        Raises Unreachable.
         """
         try:
             return self._make_client()
@@ -231,11 +211,11 @@ class ClusterSource:
             # For a malformed kubeconfig the loader raises what it likes, YAMLError and AttributeError included. The text
             # of a ConfigException names files and keys, or quotes what a credential plugin printed; others may quote the
             # file, so that only their kind is shown.
-            detail = _kind(error)
+            detail = error_kind(error)
             if isinstance(error, ConfigException):
                 plugin = re.match(r"(?:exec|cmd-path):(?: process returned -?[0-9]+)?", str(error))
                 detail = plugin[0] if plugin else str(error)
-            raise _Unreachable(ReadFailure(f"no way to the Kubernetes API: {detail}")) from None
+            raise Unreachable(ReadFailure(f"no way to the Kubernetes API: {detail}")) from None
 
     def _make_client(self) -> kubernetes_client.ApiClient:
         configuration = kubernetes_client.Configuration()
@@ -261,17 +241,17 @@ class ClusterSource:
         """
         try:
             client = self._connect()
-        except _Unreachable as unreachable:
+        except Unreachable as unreachable:
             raise RequestError(unreachable.args[0].reason) from None
         call = getattr(kubernetes_client.CoreV1Api(client), method)
         try:
             answer = json.loads(call(*arguments, _preload_content=False, _request_timeout=self._timeout, **options).data)
         except ApiException as error:
             if not error.status:
-                raise RequestError(f"no answer: {_kind(error)}") from None
-            raise RequestError(_status(error.status), error.status, _terminating(error)) from None
+                raise RequestError(f"no answer: {error_kind(error)}") from None
+            raise RequestError(status_text(error.status), error.status, is_terminating(error)) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise RequestError(f"no answer: {_kind(error)}") from None
+            raise RequestError(f"no answer: {error_kind(error)}") from None
         except (ValueError, RecursionError):
             raise RequestError("what was answered is not JSON, or the token cannot be sent") from None
         finally:
@@ -291,7 +271,7 @@ class ClusterSource:
             body = json.loads(answer.data)
             version = body["metadata"]["resourceVersion"] if str(body["kind"]).endswith("List") else None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise WatchFailure(f"no answer: {_kind(error)}") from None
+            raise WatchFailure(f"no answer: {error_kind(error)}") from None
         except (ValueError, KeyError, TypeError, RecursionError):
             version = None
         finally:
@@ -300,11 +280,11 @@ class ClusterSource:
             raise WatchFailure("the answer is not a list of objects")
         return version
 
-    def watch(self, what: Watched, version: str, seconds: int) -> _Stream:
+    def watch(self, what: Watched, version: str, seconds: int) -> WatchStream:
         """See `watch.Watchable`."""
         at = {"resource_version": version} if version else {}
         options = {"watch": True, "allow_watch_bookmarks": True, "timeout_seconds": seconds, **at}
-        return _Stream(*self._watch_call(what, METADATA, (self._timeout[0], SILENCE), **options))
+        return WatchStream(*self._watch_call(what, METADATA, (self._timeout[0], SILENCE), **options))
 
     def concerns(self, what: Watched, namespace: str, name: str) -> bool:
         """See `watch.Watchable`."""
@@ -320,7 +300,7 @@ class ClusterSource:
         """A response whose body has not been read, and the client whose connection it comes by. Raises WatchFailure."""
         try:
             client = self._connect()
-        except _Unreachable as unreachable:
+        except Unreachable as unreachable:
             raise WatchFailure(unreachable.args[0].reason) from None
         client.set_default_header("Accept", accept)
         api = kubernetes_client.CoreV1Api(client)
@@ -336,16 +316,16 @@ class ClusterSource:
             return client, call(*arguments, _preload_content=False, _request_timeout=timeout, **options)
         except ApiException as error:
             if not error.status:
-                failure = WatchFailure(f"no answer: {_kind(error)}")
+                failure = WatchFailure(f"no answer: {error_kind(error)}")
             else:
-                reason = _status(error.status)
+                reason = status_text(error.status)
                 if error.status == 403:
                     verb = "watch" if options.get("watch") else "list"
                     where = " in all namespaces" if what is Watched.SECRETS else ""
                     reason += f": the right to {verb} {what.value}{where} is missing (deploy/kubernetes/base/rbac.yaml)"
-                failure = WatchFailure(reason, error.status, _retry_after(error))
+                failure = WatchFailure(reason, error.status, retry_after(error))
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            failure = WatchFailure(f"no answer: {_kind(error)}")
+            failure = WatchFailure(f"no answer: {error_kind(error)}")
         except ValueError:
             failure = WatchFailure("the token or the address cannot be sent: is there a line end in it?")
         client.close()
@@ -360,7 +340,7 @@ class ClusterSource:
         try:
             master = self._master_secret(api)
             namespaces = self._namespaces(api, unreadable)
-        except _Unreachable as unreachable:
+        except Unreachable as unreachable:
             failure = unreachable.args[0]
             return Reading(failure if master is None else master, failure, {})
         if isinstance(namespaces, ReadFailure):
@@ -372,7 +352,7 @@ class ClusterSource:
                 try:
                     secrets[namespace.name] = self._secrets(api, namespace.name, unreadable)
                     continue
-                except _Unreachable as unreachable:
+                except Unreachable as unreachable:
                     gone = unreachable.args[0]
             secrets[namespace.name] = gone
         self._made = {name: held for name, held in self._made.items() if name in {"", self._master[0]} or name in secrets}
@@ -473,144 +453,34 @@ class ClusterSource:
                 return
 
     def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any] | ReadFailure:
-        """The JSON object that a call answers with, or why there is none. Raises _Unreachable."""
+        """The JSON object that a call answers with, or why there is none. Raises Unreachable."""
         self._rest()
         if self._stopped.is_set():
-            raise _Unreachable(ReadFailure("the proxy stops"))
+            raise Unreachable(ReadFailure("the proxy stops"))
         try:
             body = call(*arguments, _preload_content=False, _request_timeout=self._timeout, **options).data
         except ApiException as error:
             if not error.status:
-                raise _Unreachable(ReadFailure(f"no answer: {_kind(error)}")) from None
-            failure = ReadFailure(_status(error.status), _retry_after(error))
+                raise Unreachable(ReadFailure(f"no answer: {error_kind(error)}")) from None
+            failure = ReadFailure(status_text(error.status), retry_after(error))
             # A 500 may be about this one object, say one that cannot be decrypted: the others are asked all the same.
             if error.status in (401, 429) or error.status > 500:
-                raise _Unreachable(failure) from None
+                raise Unreachable(failure) from None
             return failure
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _Unreachable(ReadFailure(f"no answer: {_kind(error)}")) from None
+            raise Unreachable(ReadFailure(f"no answer: {error_kind(error)}")) from None
         except ValueError:
-            raise _Unreachable(ReadFailure("the token or the address cannot be sent: is there a line end in it?")) from None
+            raise Unreachable(ReadFailure("the token or the address cannot be sent: is there a line end in it?")) from None
         try:
             answer = json.loads(body)
         except (ValueError, RecursionError):
-            raise _Unreachable(ReadFailure("the answer is not JSON")) from None
+            raise Unreachable(ReadFailure("the answer is not JSON")) from None
         if not isinstance(answer, dict):
-            raise _Unreachable(ReadFailure("the answer is not a JSON object"))
+            raise Unreachable(ReadFailure("the answer is not a JSON object"))
         return answer
-
-
-class _Stream:
-    """The body of an answer that does not end: see `watch.Stream`."""
-
-    def __init__(self, client: kubernetes_client.ApiClient, response: urllib3.HTTPResponse) -> None:
-        self._client = client
-        self._response = response
-        connection = getattr(response, "connection", None)
-        self._socket = getattr(connection, "sock", None)
-        if self._socket is not None:
-            self._keep_alive(self._socket)
-
-    def _keep_alive(self, connected: socket.socket) -> None:
-        names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
-        try:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in zip(names, KEEPALIVE, strict=True):
-                if hasattr(socket, name):
-                    connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        except OSError:
-            pass  # it has ended already: reading it will tell
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Pieces as they come. Raises WatchFailure."""
-        try:
-            yield from self._response.stream(CHUNK, decode_content=False)
-        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
-            # The last two are what reading a connection that was cut in another thread may lead to.
-            raise WatchFailure(f"it broke off: {_kind(error)}", BROKEN_OFF) from None
-
-    def close(self) -> None:
-        self._response.close()
-        self._client.close()
-
-    def cut(self) -> None:
-        # Not the method of an SSLSocket, which takes apart what the other thread uses.
-        if self._socket is not None:
-            try:
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-            except OSError:
-                pass
 
 
 def _name(item: Mapping[str, Any]) -> str:
     metadata = item.get("metadata")
     name = metadata.get("name") if isinstance(metadata, dict) else None
     return name if isinstance(name, str) else ""
-
-
-#: The statuses of an API server, or of a proxy before it, as RFC 9110 and kubectl have called them. A table of the project's
-#: own: Python's phrases change from version to version, and runbooks look for a line.
-_PHRASES = {
-    301: "Moved Permanently",
-    302: "Found",
-    303: "See Other",
-    307: "Temporary Redirect",
-    308: "Permanent Redirect",
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    406: "Not Acceptable",
-    407: "Proxy Authentication Required",
-    408: "Request Timeout",
-    409: "Conflict",
-    410: "Gone",
-    412: "Precondition Failed",
-    413: "Request Entity Too Large",
-    415: "Unsupported Media Type",
-    421: "Misdirected Request",
-    422: "Unprocessable Entity",
-    425: "Too Early",
-    429: "Too Many Requests",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-}
-
-
-def _status(code: int) -> str:
-    """A status with its usual phrase: the one that came with it is the peer's text."""
-    return f"{code} {_PHRASES.get(code, '(no usual status)')}"
-
-
-def _kind(error: BaseException) -> str:
-    """What kind of failure it is, and of the innermost reason, without text that a peer could have written."""
-    reason = getattr(error, "reason", None)
-    if isinstance(error, urllib3.exceptions.MaxRetryError) and isinstance(reason, BaseException):
-        error = reason
-    text = type(error).__name__
-    # urllib3 wraps an SSLError of the ssl module as an argument of its own, others as the cause.
-    for inner in (error, error.__cause__, error.__context__, *error.args):
-        if isinstance(inner, ssl.SSLCertVerificationError):
-            return f"{text}: {inner.verify_message}"
-        if isinstance(inner, OSError) and inner.strerror:
-            return f"{text}: {inner.strerror}"
-    return text
-
-
-def _terminating(error: ApiException) -> bool:
-    """Whether it says that the namespace is being deleted: a 403, too."""
-    try:
-        causes = json.loads(error.body)["details"]["causes"]
-        return any(cause["reason"] == "NamespaceTerminating" for cause in causes)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
-
-
-def _retry_after(error: ApiException) -> float | None:
-    value = (error.headers or {}).get("Retry-After", "")
-    return float(value) if re.fullmatch(r"[0-9]{1,5}", value, re.ASCII) else None

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .kubernetes import ClusterSource, RequestError
+from .kubernetes import ClusterSource
+from .kubernetes_api import RequestError
 
 #: Whose fields these are, for `kubectl get --show-managed-fields`.
 _MANAGER = "redisproxy"

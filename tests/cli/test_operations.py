@@ -17,7 +17,8 @@ from redisproxy.cli import inspect, operations
 from redisproxy.cli.inspect import Operator
 from redisproxy.cli.render import moment
 from redisproxy.settings import Settings
-from redisproxy.sources.kubernetes import ClusterSource, RequestError
+from redisproxy.sources.kubernetes import ClusterSource
+from redisproxy.sources.kubernetes_api import RequestError
 from redisproxy.sources.secret_writer import ClusterWriter, StoredSecret, WriteError
 from redisproxy.tenants.allocation import ADDRESS, Refused
 from redisproxy.tenants.enrolment import parse_tenant
