@@ -57,8 +57,10 @@ def source_of(settings: Settings) -> ManifestsSource | ClusterSource:
         return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master, REST)
     # Its client is a third of the time to start, and 19 MiB: not where there is no cluster.
     from .sources.kubernetes import ClusterSource
+    from .sources.kubernetes_api import KubernetesApi
 
-    return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, settings.kubernetes_port)
+    api = KubernetesApi(settings.kubernetes_port)
+    return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, api)
 
 
 class StartError(SystemExit):
@@ -161,10 +163,13 @@ class ProxyService(service.MultiService):
         return self.serving.directory.listeners if isinstance(self.serving, Serving) else self.serving.taken
 
     def _make_watch(self, changes: ChangeQueue) -> WatchService | PollService:
-        reading, source = self.reading, self.source
+        reading, source, settings = self.reading, self.source, self._settings
         if isinstance(source, ManifestsSource):
             return PollService(self._reactor, source, reading.refresh)
-        return WatchService(self._reactor, source, self._settings.master, changes, reading.changed, reading.refresh)
+        from .sources.kubernetes_watch import ClusterWatches  # with the client, as above
+
+        watches = ClusterWatches(source.api, settings.ns_prefix, settings.redis_secret, settings.master)
+        return WatchService(self._reactor, watches, settings.master, changes, reading.changed, reading.refresh)
 
     def _make_rotation(self) -> RotationService:
         tls = self.listening.tls

@@ -17,6 +17,7 @@ from ..policy.policy import Policy, make_policy
 from ..policy.probing import Server, needed, policy_for
 from ..settings import Settings
 from ..sources.kubernetes import ClusterSource
+from ..sources.kubernetes_watch import ClusterWatches
 from ..sources.manifests import ManifestsSource
 from ..sources.watch_events import Watched, WatchFailure
 from ..tenants.allocation import Room, must_be_read
@@ -173,7 +174,8 @@ async def check(operator: Operator, embedded: Backend | None = None) -> Findings
     inquiry = None if found.redis is None else found.redis.inquiry
     _judge_commands(operator, found, None if inquiry is None else inquiry.server)
     if settings.watch and isinstance(operator.source, ClusterSource) and not reading.failures():
-        found.warnings += await operator.in_thread(_try_watches, operator.source)
+        watches = ClusterWatches(operator.source.api, settings.ns_prefix, settings.redis_secret, settings.master)
+        found.warnings += await operator.in_thread(_try_watches, watches)
     if not found.namespaces and not isinstance(reading.namespaces, ReadFailure):
         found.warnings.append(f"no namespace's name begins with {settings.ns_prefix!r}: nobody can log in")
     found.problems.sort()
@@ -229,12 +231,12 @@ def _judge_commands(operator: Operator, found: Findings, server: Server | None) 
     found.warnings += [f"--allow-commands opens {command}: {what}" for command, what in policy.exposed]
 
 
-def _try_watches(source: ClusterSource) -> list[str]:
+def _try_watches(watches: ClusterWatches) -> list[str]:
     """Why some cannot be had: what changes takes effect at the next refresh then."""
     failed = []
     for what in Watched:
         try:
-            source.watch(what, source.version(what), _WATCH).close()
+            watches.watch(what, watches.version(what), _WATCH).close()
         except WatchFailure as failure:
             failed.append(f"{what.value} cannot be watched: {failure.reason}; changes take effect at the next refresh")
     return failed

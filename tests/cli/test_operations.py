@@ -18,7 +18,7 @@ from redisproxy.cli.inspect import Operator
 from redisproxy.cli.render import moment
 from redisproxy.settings import Settings
 from redisproxy.sources.kubernetes import ClusterSource
-from redisproxy.sources.kubernetes_api import RequestError
+from redisproxy.sources.kubernetes_api import KubernetesApi, RequestError
 from redisproxy.sources.secret_writer import ClusterWriter, StoredSecret, WriteError
 from redisproxy.tenants.allocation import ADDRESS, Refused
 from redisproxy.tenants.enrolment import parse_tenant
@@ -47,7 +47,7 @@ class SmallWorld(SmallApiWorld):
         self.api.tokens.add("reader")
         self.api.readers.add("reader")
         path = self.api.write_kubeconfig(self.api.directory / "reader", "reader")
-        return ClusterSource(self.prefix, SECRET, self.master, 443, {"KUBECONFIG": str(path)})
+        return ClusterSource(self.prefix, SECRET, self.master, KubernetesApi(443, {"KUBECONFIG": str(path)}))
 
 
 class RealWorld(RealApiWorld):
@@ -64,7 +64,7 @@ class RealWorld(RealApiWorld):
         if ran.returncode:
             raise AssertionError(ran.stderr)
         path = self.server.write_kubeconfig("redisproxy", self.server.account_token("redisproxy", "redisproxy"))
-        return ClusterSource(self.prefix, SECRET, self.master, 443, {"KUBECONFIG": str(path)})
+        return ClusterSource(self.prefix, SECRET, self.master, KubernetesApi(443, {"KUBECONFIG": str(path)}))
 
 
 class Changes:

@@ -12,8 +12,8 @@ from collections.abc import Callable
 
 from twisted.logger import capturedLogs, formatEvent
 
-from redisproxy.sources import kubernetes, watch
-from redisproxy.sources.kubernetes import ClusterSource
+from redisproxy.sources import kubernetes_watch, watch
+from redisproxy.sources.kubernetes_watch import ClusterWatches
 from redisproxy.sources.watch import WatchService
 from redisproxy.sources.watch_events import Watched, WatchFailure
 from redisproxy.tenants.enrolment import ITSELF, Changes
@@ -51,7 +51,7 @@ class WatchTests(SourceCase):
         self.calls = Calls()
         self.refreshes = 0
         self.patch(watch, "FIRST_RETRY", 0.01)
-        self.watch = WatchService(self.calls, self.source, MASTER, self.queue, lambda: None, self.refresh)
+        self.watch = WatchService(self.calls, self.watches, MASTER, self.queue, lambda: None, self.refresh)
         self.addCleanup(self.stop)
 
     def refresh(self) -> None:
@@ -136,7 +136,7 @@ class WatchTests(SourceCase):
         return {where: version == str(self.api._version) for where, version in asked.items()}
 
     def test_a_stall_is_noticed(self) -> None:
-        self.patch(kubernetes, "SILENCE", 0.3)
+        self.patch(kubernetes_watch, "SILENCE", 0.3)
         self.start()
         self.api.stall_watches()
         self.put("team-blue", "second")
@@ -178,7 +178,7 @@ class WatchTests(SourceCase):
         self.seen(BLUE)
 
     def test_what_is_too_old_after_an_outage_is_begun_anew_at_once_and_only_once(self) -> None:
-        follower = watch._Follower(self.watch, self.source, Watched.SECRETS, MASTER)
+        follower = watch._Follower(self.watch, self.watches, Watched.SECRETS, MASTER)
         away, too_old = WatchFailure("away"), WatchFailure("too old", 410)
         for failures, failure, at_once in (
             (5, away, False),
@@ -218,10 +218,10 @@ class WatchTests(SourceCase):
 
     def test_a_bug_costs_no_more_than_that(self) -> None:
         self.start()
-        self.patch(self.source, "concerns", lambda *_: 1 / 0)
+        self.patch(self.watches, "concerns", lambda *_: 1 / 0)
         self.put("team-blue", "second")
         self.wait(lambda: self.refreshes > 2, "all is read")
-        self.patch(self.source, "concerns", functools.partial(ClusterSource.concerns, self.source))
+        self.patch(self.watches, "concerns", functools.partial(ClusterWatches.concerns, self.watches))
         self.wait(lambda: self.watch.reconnects >= 1 and self.watch.watching, "it goes on")
         self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
 
@@ -259,4 +259,4 @@ class ConcernsTests(SourceCase):
             (Watched.MASTER, *MASTER, True),
             (Watched.MASTER, *BLUE, False),
         ):
-            self.assertEqual(self.source.concerns(what, where, name), matters, (what, where, name))
+            self.assertEqual(self.watches.concerns(what, where, name), matters, (what, where, name))
