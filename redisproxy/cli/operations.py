@@ -22,7 +22,7 @@ from ..tenants import allocation
 from ..tenants.allocation import Refused, Room
 from ..tenants.enrolment import ReadFailure, Reading
 from ..tenants.model import digest
-from ..tenants.urls import tenant_url
+from ..tenants.urls import CONNECTION_STRING, tenant_url
 from .inspect import Operator, resolve
 
 #: How often another index is tried when somebody else took the one that was free a moment ago.
@@ -233,8 +233,8 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
             f"{namespace}/{secret.name} is immutable: delete it, and redisproxy enroll {namespace} --index N --keep-data"
         )
     rotation = allocation.plan_rotation(secret.data, allocation.make_password())
-    url = rotation.changes[allocation.CONNECTION_STRING].decode()
-    notes = ()
+    url = rotation.changes[CONNECTION_STRING].decode()
+    notes: tuple[str, ...] = ()
     if rotation.stale:
         keys = ", ".join(rotation.stale)
         notes = (f"the old password is a part of these values too, which are as they were: {keys}",)

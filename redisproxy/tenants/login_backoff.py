@@ -43,7 +43,7 @@ class Guard:
             self._wrong.popitem(last=False)
         if count < FREE:
             return 0.0
-        return min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(count - FREE, 16))
+        return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(count - FREE, 16))
 
 
 def source(address: str) -> str:
