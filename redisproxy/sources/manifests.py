@@ -20,7 +20,6 @@ from pathlib import Path
 
 from ..printable import printable
 from ..tenants.enrolment import (
-    CONNECTION_STRING,
     NamespaceDocument,
     Problem,
     ReadFailure,
@@ -29,6 +28,7 @@ from ..tenants.enrolment import (
     Unread,
     no_rest,
 )
+from ..tenants.urls import CONNECTION_STRING
 from . import yamltext
 from .documents import DocumentError, is_missing, read_ageless_namespace, read_namespace, read_secret
 

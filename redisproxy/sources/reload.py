@@ -11,12 +11,13 @@ import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from twisted.application import service
 from twisted.internet import defer, task, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
 
 from ..ops.stats import REFRESH_BOUNDS, Histogram
 from ..tenants.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, ReadSummary, Update, no_rest
@@ -45,6 +46,7 @@ class Source(Protocol):
         """A reading under way may end early: it will not be used."""
 
 
+@runtime_checkable
 class ChangingSource(Source, Protocol):
     """A source of which there is a watch."""
 
@@ -95,7 +97,7 @@ class ReadingService(service.Service):
         source: Source,
         enrolment: Enrolment,
         interval: float,
-        in_thread: Callable[..., defer.Deferred] = threads.deferToThread,
+        in_thread: Callable[..., defer.Deferred[_Outcome]] = threads.deferToThread,
         pace: Callable[[], Pace] = Pace,
         changes: ChangeQueue | None = None,
         in_reactor: Callable[..., object] | None = None,
@@ -108,7 +110,9 @@ class ReadingService(service.Service):
         self._make_pace = pace
         self._pace = pace()
         self._changes = ChangeQueue() if changes is None else changes
-        self._in_reactor = in_reactor or getattr(clock, "callFromThread", _at_once)
+        self._in_reactor: Callable[..., object] = (
+            getattr(clock, "callFromThread", _at_once) if in_reactor is None else in_reactor
+        )
         #: None until something was read
         self.directory: Directory | None = None
         #: what an operator has to mend
@@ -129,7 +133,7 @@ class ReadingService(service.Service):
         self._existing: frozenset[str] | None = None
         self._loop = task.LoopingCall(self.refresh)
         self._loop.clock = clock
-        self._working: defer.Deferred | None = None
+        self._working: defer.Deferred[_Outcome] | None = None
         self._again = False
         self._resolved_for: int | None = None
         #: what the listeners know of, since the start
@@ -204,10 +208,10 @@ class ReadingService(service.Service):
         # The first reading is done as fast as it can be: until it is over nobody is served.
         pace = self._pace if self.directory is not None else None
         self._began = self._clock.seconds()
-        self._working = self._in_thread(self._in_pace, job, pace)
-        self._working.addCallbacks(self._take, self._crashed)
-        self._working.addErrback(lambda failure: self._log.failure("what was read could not be used", failure))
-        self._working.addBoth(self._over)
+        working = self._working = self._in_thread(self._in_pace, job, pace)
+        taken = working.addCallbacks(self._take, self._crashed)
+        taken.addErrback(lambda failure: self._log.failure("what was read could not be used", failure))
+        taken.addBoth(self._over)
 
     def _in_pace(self, job: _Job, pace: Pace | None) -> _Outcome:
         """What runs in the thread: never twice at once, so that the enrolment is this thread's own."""
@@ -246,6 +250,8 @@ class ReadingService(service.Service):
 
     def _amended(self, rest: Callable[[], None]) -> Update:
         began = self._clock.seconds()
+        if not isinstance(self.source, ChangingSource):
+            raise TypeError(f"something was said to have changed in {self.source}, of which single objects cannot be read")
         update = self.source.read_changes(self._changes.take(), rest)
         self._enrolment.amend(update)
         now = self._clock.seconds()
@@ -275,7 +281,7 @@ class ReadingService(service.Service):
         elif self._resolved_for != self.databases:
             self.resolve()
 
-    def _crashed(self, failure: object) -> None:
+    def _crashed(self, failure: Failure) -> None:
         self._log.failure("reading {source} failed in a way that is a bug", failure, source=str(self.source))
         self._resolved_for = self.databases
         self._retry_later(None)
