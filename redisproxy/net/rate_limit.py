@@ -188,9 +188,12 @@ class Shaper:
 
 
 class Allowance:
-    """What one tenant may have in this process, and has. shaper: None where no rate is limited."""
+    """What one tenant may have in this process, and has.
 
-    def __init__(self, clock: IReactorTime) -> None:
+    clock: None where there will never be a limit of a rate; shaper: None where no rate is limited.
+    """
+
+    def __init__(self, clock: IReactorTime | None) -> None:
         self._clock = clock
         self._limits = UNLIMITED
         #: those that are taken
@@ -205,6 +208,8 @@ class Allowance:
         if (before.commands_per_second, before.bytes_per_second) == (limits.commands_per_second, limits.bytes_per_second):
             return
         if self._shaper is None:
+            if self._clock is None:
+                raise RuntimeError("nobody's rates cannot be limited")
             self._shaper = Shaper(self._clock)
         self._shaper.use(limits)
         self.shaper = self._shaper if limits.commands_per_second or limits.bytes_per_second else None
@@ -291,7 +296,7 @@ class Place:
         self._allowance, self._entered = self._entered, None
         self.limits_changed()
         if self.shaper is not None and self.shaper.closed:
-            self._wait()  # with what came behind the log-in
+            self._wait(self.shaper)  # with what came behind the log-in
 
     def leave(self) -> None:
         """The client is not logged in any more."""
@@ -310,7 +315,8 @@ class Place:
         if self._line is not None:
             self._line.leave(self)
             self._line = None
-        self._client = None  # or the two would be left to the garbage collector
+        # Or the two would be left to the garbage collector.
+        self._client = None  # type: ignore[assignment]  # this is the last call: nothing uses the client after it
 
     def limits_changed(self) -> None:
         """The tenant's limits are others than before."""
@@ -330,9 +336,12 @@ class Place:
     def received(self, data: bytes) -> None:
         """It, where there is a shaper."""
         client, shaper = self._client, self.shaper
+        if shaper is None:
+            client.session.received(data)
+            return
         client.read_at_most(shaper.read_size)  # a large read may have made that more
         if shaper.closed and not client.session.ended:
-            self._wait()
+            self._wait(shaper)
             client.session.received(data)
         else:
             client.session.received(data)
@@ -343,12 +352,12 @@ class Place:
         if self.shaper is not None:
             self.shaper.replied(_size(answer), None)
 
-    def _wait(self) -> None:
+    def _wait(self, shaper: Shaper) -> None:
         self._client.session.throttle(True)
         self._client.hold(Hold.RATE)
         if self._line is None:
-            self._line = self.shaper
-            self._line.wait(self)
+            self._line = shaper
+            shaper.wait(self)
 
     def go_on(self) -> None:
         """Its turn has come."""
