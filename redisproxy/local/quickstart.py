@@ -15,9 +15,11 @@ from typing import TextIO
 import txredisapi
 from twisted.internet import defer
 from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.interfaces import IReactorTCP
 from twisted.internet.protocol import Factory
 
-from ..tenants.enrolment import MalformedError, Reading, parse_tenant
+from ..tenants.enrolment import Reading, parse_tenant
+from ..tenants.urls import MalformedError
 
 
 def _tenants(reading: Reading, secret_name: str) -> Iterator[tuple[str, bytes, int]]:
@@ -33,7 +35,7 @@ def _tenants(reading: Reading, secret_name: str) -> Iterator[tuple[str, bytes, i
 
 
 async def tour(
-    reactor: object,
+    reactor: IReactorTCP,
     reading: Reading,
     secret_name: str,
     host: str,
@@ -73,31 +75,32 @@ def tenants_command(manifests: Path, ns_prefix: str) -> str:
     return shlex.join([program, "tenants", "--manifests", str(manifests), "--ns-prefix", ns_prefix])
 
 
-async def _try(reactor: object, host: str, port: int, password: bytes, index: int, other: int) -> list[str]:
+async def _try(reactor: IReactorTCP, host: str, port: int, password: bytes, index: int, other: int) -> list[str]:
     """What a client of this tenant sees."""
     factory = Factory.forProtocol(lambda: txredisapi.RedisProtocol(charset=None, convertNumbers=False))
     factory.noisy = False
-    client = await HostnameEndpoint(reactor, host, port, timeout=5).connect(factory)
+    client: txredisapi.RedisProtocol = await HostnameEndpoint(reactor, host, port, timeout=5).connect(factory)
     try:
         steps: list[str] = []
-        for words in (
+        commands: list[list[str | bytes]] = [
             ["AUTH", password],
             ["SET", "greeting", f"hello from database {index}"],
             ["GET", "greeting"],
             ["DEL", "greeting"],
             ["SELECT", str(other)],
-        ):
+        ]
+        for words in commands:
             try:
                 answer = await client.execute_command(*words)
             except txredisapi.ResponseError as error:
                 answer = f"(error) {error}"
             shown = answer.decode() if isinstance(answer, bytes) else str(answer)
-            told = ["AUTH", "***"] if words[0] == "AUTH" else words
+            told = "AUTH ***" if words[0] == "AUTH" else " ".join(map(str, words))
             if words[0] != "DEL":
-                steps.append(f"tried: {' '.join(told)} -> {shown}")
+                steps.append(f"tried: {told} -> {shown}")
         return steps
     finally:
-        gone = defer.Deferred()
+        gone: defer.Deferred[object] = defer.Deferred()
         client.whenDisconnected().addCallback(gone.callback)
         client.transport.loseConnection()
         await gone
