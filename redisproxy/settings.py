@@ -10,7 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .ops.logs import FORMATS, LEVELS
 from .policy.policy import closed, parse_names
@@ -19,6 +19,9 @@ from .tenants.limits import MOST_CONNECTIONS, MOST_PER_SECOND, Limits
 
 class SettingsError(ValueError):
     """A bad or missing setting. The text is one line, fit for the operator."""
+
+
+_T = TypeVar("_T")
 
 
 class _Invalid(ValueError):
@@ -123,7 +126,7 @@ def _flag(text: str) -> bool:
     return words[text.lower()]
 
 
-def _setting(variable: str, parse: Callable[[str], Any], default: Any, takes: str, doc: str) -> Any:
+def _setting(variable: str, parse: Callable[[str], _T], default: _T, takes: str, doc: str) -> _T:
     return field(default=default, metadata={"variable": variable, "parse": parse, "takes": takes, "doc": doc})
 
 
@@ -344,7 +347,7 @@ def option_name(field_name: str) -> str:
     return field_name.replace("_", "-")
 
 
-def described(setting: Field) -> str:
+def described(setting: Field[Any]) -> str:
     """What an option's help says of a field of Settings: what it is for, its default, its variable."""
     return f"{setting.metadata['doc']}{_default(setting.default)} [{setting.metadata['variable']}]"
 

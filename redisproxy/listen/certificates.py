@@ -27,6 +27,9 @@ INTERVAL = 1.0
 RETRY = 10.0
 
 
+_Found = list[tuple["_Watched", Made | CertificateError | None]]
+
+
 class _Watched:
     """One endpoint's files. `look` is called in a thread, one at a time; everything else in the reactor's."""
 
@@ -79,7 +82,7 @@ class RotationService(service.Service):
         clock: IReactorTime,
         endpoints: Sequence[ServerTls],
         changed: Callable[[], object],
-        in_thread: Callable[..., defer.Deferred] = threads.deferToThread,
+        in_thread: Callable[[Callable[[float, bool], _Found], float, bool], defer.Deferred[_Found]] = threads.deferToThread,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._clock = clock
@@ -131,7 +134,7 @@ class RotationService(service.Service):
     def look(self) -> None:
         """At once, whether anything seems to have changed or not."""
         self._asked = True
-        if self.running and self._watched and not self._looking:
+        if self.running and self._next is not None and not self._looking:
             self._next.cancel()
             self._look()
 
@@ -148,10 +151,10 @@ class RotationService(service.Service):
         if self.running:
             self._next = self._clock.callLater(0 if self._asked else INTERVAL, self._look)
 
-    def _look_at_all(self, now: float, asked: bool) -> list[tuple[_Watched, Made | CertificateError | None]]:
+    def _look_at_all(self, now: float, asked: bool) -> _Found:
         return [(watched, watched.look(now, asked)) for watched in self._watched]
 
-    def _take(self, found: list[tuple[_Watched, Made | CertificateError | None]]) -> None:
+    def _take(self, found: _Found) -> None:
         changed = False
         for watched, news in found:
             if not self.running or news is None:

@@ -17,7 +17,16 @@ from twisted.internet import defer
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IOpenSSLContextFactory,
+    IProtocolFactory,
+    IReactorFDSet,
+    IReactorSocket,
+    IReactorTime,
+    IStreamServerEndpoint,
+)
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -32,6 +41,10 @@ BACKLOG = 4096
 _YIELD = 0.002
 #: Seconds until the next try after accepting failed, for want of open files above all.
 _PAUSE = 1.0
+
+
+class IListenReactor(IReactorFDSet, IReactorSocket, IReactorTime):
+    """All that listening takes of a reactor."""
 
 
 class EndpointError(ValueError):
@@ -67,7 +80,7 @@ class Listening:
 
     def __init__(
         self,
-        reactor: object,
+        reactor: IListenReactor,
         descriptions: Sequence[str],
         inherited: Sequence[socket.socket] | None = None,
         may_take: Callable[[bool], bool] = _always,
@@ -78,8 +91,9 @@ class Listening:
         self._option = option
         #: of the `ssl:` endpoints; each has to be given what to show before it accepts
         self.tls: list[tls.ServerTls] = []
-        self._endpoints = []
+        self._endpoints: list[IStreamServerEndpoint] = []
         for number, description in enumerate(descriptions):
+            endpoint: IStreamServerEndpoint
             try:
                 listens = reactor if inherited is None else _Inheriting(reactor, inherited[number], may_take)
                 if inherited is not None and description.startswith("systemd:"):
@@ -115,7 +129,7 @@ class Listening:
 
     def hold(self) -> list[int]:
         """Opens the ports, and accepts nothing: their descriptors, for others to inherit. Raises ListenError."""
-        descriptors = []
+        descriptors: list[int] = []
         for description, endpoint in zip(self._descriptions, self._endpoints, strict=True):
             before = len(self.ports)
             self._open_one(description, endpoint, _Nobody())
@@ -134,10 +148,16 @@ class Listening:
         """Where it listens."""
         return [port.getHost() for port in self.ports]
 
-    def close(self) -> defer.Deferred:
+    def close(self) -> defer.Deferred[list[None]]:
         """Accepts no more. Fires when all ports are closed."""
         ports, self.ports = self.ports, []
-        return defer.gatherResults([defer.maybeDeferred(port.stopListening) for port in ports])
+        return defer.gatherResults([defer.Deferred.fromCoroutine(_close(port)) for port in ports])
+
+
+async def _close(port: IListeningPort) -> None:
+    closing = port.stopListening()
+    if closing is not None:
+        await closing
 
 
 def _with_backlog(description: str) -> str:
@@ -162,7 +182,7 @@ class _Nobody(Factory):
 class _Inheriting:
     """A reactor whose every way to listen is one socket that listens already."""
 
-    def __init__(self, reactor: object, listening: socket.socket, may_take: Callable[[bool], bool]) -> None:
+    def __init__(self, reactor: IListenReactor, listening: socket.socket, may_take: Callable[[bool], bool]) -> None:
         self._reactor = reactor
         self._socket = listening
         self._may_take = may_take
@@ -184,7 +204,12 @@ class _Inheriting:
         return self._listen(factory)
 
     def listenSSL(
-        self, port: int, factory: IProtocolFactory, contextFactory: object, backlog: int = 0, interface: str = ""
+        self,
+        port: int,
+        factory: IProtocolFactory,
+        contextFactory: IOpenSSLContextFactory,
+        backlog: int = 0,
+        interface: str = "",
     ) -> IListeningPort:
         return self._listen(TLSMemoryBIOFactory(contextFactory, False, factory))
 
@@ -201,10 +226,11 @@ class SharedPort(FileDescriptor):
     """
 
     _log = Logger()
+    reactor: IListenReactor
 
     def __init__(
         self,
-        reactor: object,
+        reactor: IListenReactor,
         listening: socket.socket,
         factory: IProtocolFactory,
         may_take: Callable[[bool], bool] = _always,
@@ -277,7 +303,11 @@ class SharedPort(FileDescriptor):
             connection.setblocking(False)
             # Its peer may be gone already.
             with contextlib.suppress(OSError):
-                self.reactor.adoptStreamConnection(connection.fileno(), connection.family, self._factory)
+                self.reactor.adoptStreamConnection(
+                    connection.fileno(),
+                    connection.family,
+                    self._factory,  # type: ignore[arg-type] # Twisted's own reactors take any IProtocolFactory
+                )
 
     def _again(self) -> None:
         if self.connected:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
@@ -137,11 +138,10 @@ def _flat(page: Tag) -> bytes:
     """Nothing in it waits for anything, so it is there at once. What a browser would not show as it is becomes printable."""
     done: list[bytes] = []
     flattening: Deferred[bytes] = flattenString(None, page)
-    flattening.addCallback(done.append)
-    failed: list[Exception] = []
-    flattening.addErrback(lambda failure: failed.append(failure.value))
+    failed: list[Failure] = []
+    flattening.addCallbacks(done.append, failed.append)
     if failed:
-        raise failed[0]
+        failed[0].raiseException()
     return "\n".join(map(printable, done[0].decode().split("\n"))).encode()
 
 
@@ -321,7 +321,7 @@ def _moment(seconds: float) -> str:
 def _span(seconds: float) -> str:
     """So long, in its two largest units."""
     left = max(0, int(seconds))
-    parts = []
+    parts: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         if left >= size or (unit == "s" and not parts):
             parts.append(f"{left // size} {unit}")
