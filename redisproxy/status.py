@@ -12,10 +12,11 @@ from dataclasses import asdict
 from twisted.application import service
 from twisted.internet import defer, task
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from .clients.connection import shown_address
-from .listen.endpoints import EndpointError, Listening
+from .listen.endpoints import EndpointError, IListenReactor, Listening
 from .listen.tls import ServerTls
 from .ops import page
 from .ops.http import Guard, TokenError, is_here, read_token, site
@@ -44,7 +45,7 @@ class StatusService(service.Service):
     def __init__(
         self,
         settings: Settings,
-        reactor: object,
+        reactor: IListenReactor,
         figures: Callable[[], Figures],
         counts: Callable[[], Counts],
         unready: Callable[[], str],
@@ -58,7 +59,7 @@ class StatusService(service.Service):
                 read_token(settings.status_token_file)
             except TokenError as error:
                 raise SettingsError(f"--status-token-file: {error}") from None
-        self._clock = reactor
+        self._clock: IReactorTime = reactor
         self._figures = figures
         self._counts = counts
         self._looking = task.LoopingCall(self._look)
@@ -93,7 +94,7 @@ class StatusService(service.Service):
             return ""
         return f"{'https' if self.tls else 'http'}://{shown_address(address)}/"
 
-    def stopService(self) -> defer.Deferred:
+    def stopService(self) -> defer.Deferred[list[None]]:
         """Fires when it listens no more."""
         super().stopService()
         if self._looking.running:
