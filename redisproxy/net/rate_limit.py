@@ -8,7 +8,7 @@ clients each has a turn of one read. A connection to Redis is not read while byt
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -376,6 +376,13 @@ class Place:
             self.shaper.charge(self._charged[0] - before[0], self._charged[1] - before[1])
 
 
+class RateFigures(TypedDict):
+    """See `ops.stats.TenantCounts`."""
+
+    held: int
+    throttled: float
+
+
 class Allowances:
     """Those of all tenants. processes: how many hold the limits together, each to its part."""
 
@@ -410,7 +417,7 @@ class Allowances:
         """There are none any more: at the end of the process, what Redis has done is told in the time that is left."""
         self.use({}, self._known)
 
-    def figures(self, namespace: str) -> dict[str, float]:
-        """See `ops.stats.TenantCounts`."""
+    def figures(self, namespace: str) -> RateFigures:
+        """What is counted of a tenant."""
         found = self._known.get(namespace)
         return {"held": 0, "throttled": 0.0} if found is None else {"held": found.held, "throttled": found.throttled}

@@ -35,7 +35,9 @@ from ..upstream.failover import MasterService
 from ..upstream.latency import Sampler
 from ..upstream.pool import LanePool
 from ..upstream.queries import Questions
+from .merge import Report
 from .os_process import settle
+from .reactor import IProxyReactor
 
 #: Seconds until a user is told of again that could not be.
 _AGAIN = 1.0
@@ -52,7 +54,7 @@ class Serving(service.MultiService):
     _log = Logger()
 
     def __init__(
-        self, settings: Settings, reactor: object, databases_told: Callable[[int | None], object], number: int = 1
+        self, settings: Settings, reactor: IProxyReactor, databases_told: Callable[[int | None], object], number: int = 1
     ) -> None:
         super().__init__()
         self._settings = settings
@@ -71,7 +73,7 @@ class Serving(service.MultiService):
         self.wall.user_refused = self.control.probe_again
         # What Redis was when it told last, and the users that are told of what is new since.
         self._server: Server | None = None
-        self._renewing: defer.Deferred | None = None
+        self._renewing: defer.Deferred[None] | None = None
         counted = account.Counts()
         self.allowances = Allowances(reactor, settings.processes)
         self.lanes = LanePool(
@@ -174,7 +176,7 @@ class Serving(service.MultiService):
             "tenants": tenants,
         }
 
-    def report(self) -> dict[str, object]:
+    def report(self) -> Report:
         """All that is told of it, as JSON can hold it."""
         return {"counts": self.counts(), "redis": self.redis(), "unready": self.unready()}
 
@@ -235,7 +237,8 @@ class Serving(service.MultiService):
         users = self.wall.users | self.lanes.users
         self.wall.use(server, policy)
         if self.acl_users is not None:
-            self.acl_users.use(self.master.backend.password if self.wall.stands_on(server) else None)
+            backend = self.master.backend
+            self.acl_users.use(backend.password if backend is not None and self.wall.stands_on(server) else None)
         self.lanes.redis_told(policy.needs_wall)
         now, then = set(self.clients.policy.forwarded), set(policy.forwarded)
         known = before is not None and _same_users(before, server)
@@ -251,13 +254,17 @@ class Serving(service.MultiService):
     async def _renew_users(self, users: Collection[Tenant], policy: Policy) -> None:
         """Has Redis know it of these users, and then the sessions. Of who is no tenant any more no user is made anew."""
         for tenant in users:
-            while tenant in self.directory.directory.tenants:
+            while (backend := self.master.backend) is not None and self._is_tenant(tenant):
                 try:
-                    await self.wall.login(tenant, self.master.backend.password)
+                    await self.wall.login(tenant, backend.password)
                     break
                 except WallError:  # busy with somebody's script, say
                     await task.deferLater(self._reactor, _AGAIN)
         self.clients.use(policy, everywhere=True)
+
+    def _is_tenant(self, tenant: Tenant) -> bool:
+        directory = self.directory.directory
+        return directory is not None and tenant in directory.tenants
 
     def _not_renewed(self, failure: Failure) -> None:
         if not failure.check(defer.CancelledError):
@@ -268,10 +275,11 @@ class Serving(service.MultiService):
         if renewing is not None:
             renewing.cancel()
 
-    def stopService(self) -> defer.Deferred:
+    def stopService(self) -> defer.Deferred[object]:
         """Fires when all parts are stopped."""
         self._stop_renewing()
-        return super().stopService()
+        stopped: defer.Deferred[object] = super().stopService()
+        return stopped
 
     def _settle(self, directory: Directory) -> None:
         self.directory.listeners.remove(self._settle)
@@ -279,7 +287,7 @@ class Serving(service.MultiService):
 
     # Stopping.
 
-    def shut_down(self) -> defer.Deferred:
+    def shut_down(self) -> defer.Deferred[None]:
         """Has clients leave, after what they have begun. Fires when the last one is gone."""
         return Drain(self._reactor, self.clients, self.control, self._settings.drain_seconds).start()
 

@@ -19,8 +19,8 @@ from twisted.application import service
 from twisted.application.internet import backoffPolicy
 from twisted.internet import defer, task
 from twisted.internet.error import ProcessDone, ProcessExitedAlready
-from twisted.internet.interfaces import IDelayedCall
-from twisted.internet.protocol import Factory, ProcessProtocol
+from twisted.internet.interfaces import IDelayedCall, IProcessTransport
+from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
@@ -32,8 +32,9 @@ from ..tenants import wire_form
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import Directory, Tenant, digest_key
 from ..upstream import acl_maintenance
-from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, ChannelError, Message, Taker
+from .channel import BALANCE, CHANNEL, FIRST_PORT, Answer, Channel, ChannelError, Message, Taker, factory_of
 from .merge import Reports
+from .reactor import IProxyReactor
 
 #: Seconds that a worker has to live for its end not to count as one more failure in a row.
 LIVED = 60.0
@@ -47,10 +48,15 @@ REPORT = 1.0
 _LINE = 2000
 
 
+#: As Taker, of a message from one of the workers.
+_WorkerTaker = Callable[["_Process", Message], Answer | defer.Deferred[Answer]]
+
+
 class _Process(ProcessProtocol):
     """One run of a worker."""
 
     _log = Logger()
+    transport: IProcessTransport
 
     def __init__(self, workers: Workers, number: int) -> None:
         self._workers = workers
@@ -70,7 +76,7 @@ class _Process(ProcessProtocol):
         takes = {kind: self._bound(take) for kind, take in workers.takes.items()}
         self.channel = Channel({**takes, "log": self._take_log}, self._lost)
 
-    def _bound(self, take: Callable[[_Process, Message], object]) -> Taker:
+    def _bound(self, take: _WorkerTaker) -> Taker:
         return lambda message: take(self, message)
 
     def _take_log(self, message: Message) -> None:
@@ -128,7 +134,7 @@ class Workers(service.Service):
 
     def __init__(
         self,
-        reactor: object,
+        reactor: IProxyReactor,
         processes: int,
         options: Mapping[str, str],
         databases_told: Callable[[int | None], object],
@@ -143,9 +149,7 @@ class Workers(service.Service):
         #: called with a Directory when all workers have it in force
         self.taken: list[Callable[[Directory], None]] = []
         #: what is done with each kind of message from a worker
-        self.takes: dict[str, Callable[[_Process, Message], object]] = {
-            "databases": lambda _, message: self._databases_told(message.fields["databases"]),
-        }
+        self.takes: dict[str, _WorkerTaker] = {"databases": self._take_databases}
         self._processes: dict[int, _Process | None] = dict.fromkeys(range(1, processes + 1))
         self._memory = shared_memory(processes)
         self._balance = Balance(self._memory)
@@ -165,7 +169,7 @@ class Workers(service.Service):
         self._read: tuple[ReadSummary, float] | None = None
         self._material: list[Material] = []
         self._ending = False
-        self._all_gone: defer.Deferred | None = None
+        self._all_gone: defer.Deferred[None] | None = None
         self._reports = Reports()
         # What they say of themselves is asked for regularly: whoever wants to know it does not wait.
         self._asking = task.LoopingCall(self._ask_for_reports)
@@ -199,7 +203,7 @@ class Workers(service.Service):
         """Somebody wants to know it, from now on."""
         self._asking.start(REPORT)
 
-    def _ask_for_reports(self) -> defer.Deferred:
+    def _ask_for_reports(self) -> defer.Deferred[None]:
         return self.ask("report", only=lambda process: process.serves).addCallback(self._take_reports)
 
     def _take_reports(self, answers: list[tuple[int, Message]]) -> None:
@@ -228,6 +232,9 @@ class Workers(service.Service):
             "pids": {str(process.number): process.pid for process in self._running()},
         }
 
+    def _take_databases(self, _: _Process, message: Message) -> None:
+        self._databases_told(message.fields["databases"])
+
     # One worker.
 
     def _start(self, number: int) -> None:
@@ -249,16 +256,15 @@ class Workers(service.Service):
     def _spawn(self, process: _Process) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs, Path(os.devnull).open("rb") as nothing:
-            descriptors = {0: nothing.fileno(), 1: "r", 2: "r", CHANNEL: theirs.fileno(), BALANCE: self._memory}
+            descriptors: dict[int, int | str] = {0: nothing.fileno(), 1: "r", 2: "r"}
+            descriptors |= {CHANNEL: theirs.fileno(), BALANCE: self._memory}
             descriptors |= {FIRST_PORT + place: port for place, port in enumerate(self.ports)}
             # Its modules are found where this process's were, wherever that was started.
             environ = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}
             arguments = [sys.executable, "-P", "-m", f"{__package__}.worker", str(process.number)]
             self._reactor.spawnProcess(process, sys.executable, arguments, environ, childFDs=descriptors)
             ours.setblocking(False)
-            factory = Factory.forProtocol(lambda: process.channel)
-            factory.noisy = False
-            self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
+            self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory_of(process.channel))
         process.pid = process.transport.pid
 
     def _serves(self, process: _Process) -> None:
@@ -328,11 +334,13 @@ class Workers(service.Service):
         self._check_taken()
 
     def _check_taken(self) -> None:
-        running = self._running()
-        if self._told < self._serial and running and all(process.directory == self._serial for process in running):
+        directory, running = self._directory, self._running()
+        if directory is None or self._told == self._serial:
+            return
+        if running and all(process.directory == self._serial for process in running):
             self._told = self._serial
             for listener in list(self.taken):
-                listener(self._directory)
+                listener(directory)
             if self._handed_over:
                 self.ask("vacate").addCallback(self._vacated, self._serial)
 
@@ -378,8 +386,8 @@ class Workers(service.Service):
         """Asks all workers, or some. Fires with the answers that came in time: (number of the worker, Message)."""
         answers: list[tuple[int, Message]] = []
 
-        def asked(process: _Process) -> defer.Deferred:
-            asking = process.channel.ask(kind, **fields).addTimeout(ANSWER_LIMIT, self._reactor)
+        def asked(process: _Process) -> defer.Deferred[None]:
+            asking = process.channel.ask(kind, b"", **fields).addTimeout(ANSWER_LIMIT, self._reactor)
             return asking.addCallbacks(lambda message: answers.append((process.number, message)), _gone)
 
         return defer.gatherResults([asked(process) for process in self._running() if only(process)]).addCallback(
@@ -388,13 +396,13 @@ class Workers(service.Service):
 
     # The end.
 
-    def shut_down(self) -> defer.Deferred:
+    def shut_down(self) -> defer.Deferred[None]:
         """Has all workers end, after their clients have left. Fires when the last one is gone."""
         self._ending = True
         for retry in self._retries.values():
             if retry.active():
                 retry.cancel()
-        gone: defer.Deferred = defer.Deferred()
+        gone: defer.Deferred[None] = defer.Deferred()
         self._all_gone = gone
         for process in self._running():
             process.channel.send("stop")
