@@ -30,6 +30,7 @@ from .ops.logs import observer
 from .ops.stats import DRAINING, Figures
 from .printable import printable
 from .processes.os_process import end_with, prepare, quiet_libraries, raise_descriptor_limit
+from .processes.reactor import IProxyReactor
 from .processes.single import Serving
 from .processes.supervisor import Workers
 from .resp import framing
@@ -82,7 +83,7 @@ class ProxyService(service.MultiService):
     def __init__(
         self,
         settings: Settings,
-        reactor: object,
+        reactor: IProxyReactor,
         options: Mapping[str, str] | None = None,
         log_file: TextIO | None = None,
     ) -> None:
@@ -158,7 +159,7 @@ class ProxyService(service.MultiService):
         return None if self._embedded is None else self._embedded.backend
 
     @property
-    def _in_force(self) -> list[Callable[[Directory], object]]:
+    def _in_force(self) -> list[Callable[[Directory], None]]:
         """Called with each Directory that clients are served by."""
         return self.serving.directory.listeners if isinstance(self.serving, Serving) else self.serving.taken
 
@@ -262,7 +263,7 @@ class ProxyService(service.MultiService):
                 if not endpoint.startswith("ssl:"):
                     self._log.warn("at {endpoint} is no TLS: --client-ca is not for it", endpoint=endpoint)
 
-    def _on_signal(self, call: object, number: int, frame: object) -> None:
+    def _on_signal(self, call: Callable[[], object], number: int, frame: object) -> None:
         self._reactor.callFromThread(call)
 
     def _refresh(self) -> None:
@@ -348,7 +349,8 @@ class ProxyService(service.MultiService):
         address = getattr(host, "host", "")
         reading = source_of(self._settings).read()  # its own: a source is never read twice at once
         further = [f"The status page: {self.status.url}"] if self.status is not None and self.status.url else []
-        further.append(f"To list the tenants: {tenants_command(self._settings.manifests, self._settings.ns_prefix)}")
+        if self._settings.manifests is not None:
+            further.append(f"To list the tenants: {tenants_command(self._settings.manifests, self._settings.ns_prefix)}")
         showing = defer.Deferred.fromCoroutine(
             tour(
                 self._reactor,
@@ -375,6 +377,6 @@ class ProxyService(service.MultiService):
             # Not among the parts: it tells to the end that nobody should come.
             await self.status.stopService()
 
-    def stopService(self) -> defer.Deferred:
+    def stopService(self) -> defer.Deferred[None]:
         """Serves on for the delay, if there is one; then accepts no more, has clients leave, and stops the parts."""
         return defer.Deferred.fromCoroutine(self._stop())

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TextIO
+from typing import TextIO, cast
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -19,6 +19,7 @@ from .net import reactor as _reactor
 _reactor.install()  # before anything imports Twisted's default one
 
 from .ops.logs import log_file
+from .processes.reactor import IProxyReactor
 from .service import ProxyService, StartError
 from .settings import Settings, SettingsError, described, option_name
 
@@ -96,7 +97,8 @@ def makeService(options: Options) -> IService:
     given = options.given()
     try:
         settings = Settings.read(given, os.environ)
-        return ProxyService(settings, reactor, given, _log_file(options.parent or {}))
+        # Twisted declares what any reactor has.
+        return ProxyService(settings, cast("IProxyReactor", reactor), given, _log_file(options.parent or {}))
     except SettingsError as error:
         raise StartError(str(error)) from None
 
