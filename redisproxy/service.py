@@ -25,12 +25,11 @@ from .listen.endpoints import EndpointError, ListenError, Listening
 from .listen.tls import CertificateError
 from .local.embedded import EmbeddedError, EmbeddedRedis
 from .local.quickstart import tenants_command, tour
-from .net.reactor import is_monotonic
+from .net.reactor import IProxyReactor, is_monotonic
 from .ops.logs import observer
 from .ops.stats import DRAINING, Figures
 from .printable import printable
 from .processes.os_process import end_with, prepare, quiet_libraries, raise_descriptor_limit
-from .processes.reactor import IProxyReactor
 from .processes.single import Serving
 from .processes.supervisor import Workers
 from .resp import framing

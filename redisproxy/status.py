@@ -16,8 +16,9 @@ from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from .clients.connection import shown_address
-from .listen.endpoints import EndpointError, IListenReactor, Listening
+from .listen.endpoints import EndpointError, Listening
 from .listen.tls import ServerTls
+from .net.reactor import IProxyReactor
 from .ops import page
 from .ops.http import Guard, TokenError, is_here, read_token, site
 from .ops.metrics import Exposition
@@ -45,7 +46,7 @@ class StatusService(service.Service):
     def __init__(
         self,
         settings: Settings,
-        reactor: IListenReactor,
+        reactor: IProxyReactor,
         figures: Callable[[], Figures],
         counts: Callable[[], Counts],
         unready: Callable[[], str],

@@ -19,7 +19,6 @@ from .net import reactor as _reactor
 _reactor.install()  # before anything imports Twisted's default one
 
 from .ops.logs import log_file
-from .processes.reactor import IProxyReactor
 from .service import ProxyService, StartError
 from .settings import Settings, SettingsError, described, option_name
 
@@ -98,7 +97,7 @@ def makeService(options: Options) -> IService:
     try:
         settings = Settings.read(given, os.environ)
         # Twisted declares what any reactor has.
-        return ProxyService(settings, cast("IProxyReactor", reactor), given, _log_file(options.parent or {}))
+        return ProxyService(settings, cast("_reactor.IProxyReactor", reactor), given, _log_file(options.parent or {}))
     except SettingsError as error:
         raise StartError(str(error)) from None
 

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 from twisted.internet import threads
 
 from ..local.embedded import DATABASES
+from ..net.reactor import IProxyReactor
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..policy.probing import Server, needed, policy_for
@@ -25,6 +26,7 @@ from ..tenants.enrolment import Enrolment, Problem, ReadFailure, Reading
 from ..tenants.model import Backend, Credential, Directory
 from ..upstream.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 
+_P = ParamSpec("_P")
 _Answer = TypeVar("_Answer")
 #: Seconds after which a watch that was opened to see whether it can be is ended by the API server, if not by us.
 _WATCH = 5
@@ -34,13 +36,13 @@ _WATCH = 5
 class Operator:
     """Who asks: settings, and what goes with them. Blocking calls are made in a thread."""
 
-    reactor: Any
+    reactor: IProxyReactor
     settings: Settings
     source: ClusterSource | ManifestsSource
 
-    async def in_thread(self, call: Callable[..., _Answer], *arguments: object) -> _Answer:
+    async def in_thread(self, call: Callable[_P, _Answer], *arguments: _P.args, **options: _P.kwargs) -> _Answer:
         """What a blocking call returns, or raises."""
-        return await threads.deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call, *arguments)
+        return await threads.deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call, *arguments, **options)
 
     async def read(self) -> Reading:
         """What the source says now."""
@@ -55,16 +57,17 @@ class Operator:
         """What Redis is."""
         settings = self.settings
         view = RedisView(backend)
-        master: Backend | None = backend
+        address = backend
         if backend.sentinels:
             view.sentinels, master = await ask_sentinels(self.reactor, backend, settings.connect_timeout, settings.redis_ca)
             if master is None:
                 view.problems.append(f"none of the sentinels tells where {backend.master_name} is")
                 return view
+            address = master
         try:
             view.inquiry = await inquire(
                 self.reactor,
-                master,
+                address,
                 settings.connect_timeout,
                 settings.redis_ca,
                 settings.acl != "off",

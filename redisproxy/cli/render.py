@@ -9,7 +9,6 @@ import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
-from typing import Any
 
 from ..ops import page
 from ..printable import printable
@@ -41,7 +40,7 @@ def advice(problem: Problem) -> str:
 # JSON.
 
 
-def _problem(problem: Problem) -> dict[str, Any]:
+def _problem(problem: Problem) -> dict[str, object]:
     return {
         "namespace": problem.namespace,
         "secret": problem.secret or None,
@@ -50,7 +49,7 @@ def _problem(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _credential(credential: Credential, now: float) -> dict[str, Any]:
+def _credential(credential: Credential, now: float) -> dict[str, object]:
     return {
         "secret": credential.secret,
         "expires": None if credential.expires is None else moment(credential.expires),
@@ -65,7 +64,7 @@ def state(view: NamespaceView) -> str:
     return "kept out" if view.problems else "not enrolled"
 
 
-def tenants_document(found: Findings, now: float) -> dict[str, Any]:
+def tenants_document(found: Findings, now: float) -> dict[str, object]:
     """What `redisproxy tenants` says."""
     return {
         "source": found.source,
@@ -82,7 +81,7 @@ def tenants_document(found: Findings, now: float) -> dict[str, Any]:
     }
 
 
-def _redis(view: RedisView) -> dict[str, Any]:
+def _redis(view: RedisView) -> dict[str, object]:
     found = view.inquiry
     return {
         "configured": view.backend.address,
@@ -102,7 +101,7 @@ def _redis(view: RedisView) -> dict[str, Any]:
     }
 
 
-def check_document(found: Findings, now: float) -> dict[str, Any]:
+def check_document(found: Findings, now: float) -> dict[str, object]:
     """What `redisproxy check` says."""
     return {
         "ok": not found.problems,
@@ -113,9 +112,9 @@ def check_document(found: Findings, now: float) -> dict[str, Any]:
     }
 
 
-def written_document(written: Written, dry_run: bool, show_password: bool) -> dict[str, Any]:
+def written_document(written: Written, dry_run: bool, show_password: bool) -> dict[str, object]:
     """What was written, or would be."""
-    shown: dict[str, Any] = {
+    shown: dict[str, object] = {
         "namespace": written.namespace,
         "secret": written.secret,
         "index": written.index,
@@ -128,7 +127,7 @@ def written_document(written: Written, dry_run: bool, show_password: bool) -> di
     return shown
 
 
-def rotated_document(rotated: Rotated, dry_run: bool, show_password: bool) -> dict[str, Any]:
+def rotated_document(rotated: Rotated, dry_run: bool, show_password: bool) -> dict[str, object]:
     """Likewise of a rotation. The old password is not shown: who has to know it does."""
     grace = None if rotated.grace is None else written_document(rotated.grace, dry_run, False)
     return {**written_document(rotated.written, dry_run, show_password), "grace": grace}

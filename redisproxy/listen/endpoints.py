@@ -43,10 +43,6 @@ _YIELD = 0.002
 _PAUSE = 1.0
 
 
-class IListenReactor(IReactorFDSet, IReactorSocket, IReactorTime):
-    """All that listening takes of a reactor."""
-
-
 class EndpointError(ValueError):
     """What the operator wrote is no endpoint. The text says why, and what is taken."""
 
@@ -80,7 +76,7 @@ class Listening:
 
     def __init__(
         self,
-        reactor: IListenReactor,
+        reactor: IReactorFDSet,
         descriptions: Sequence[str],
         inherited: Sequence[socket.socket] | None = None,
         may_take: Callable[[bool], bool] = _always,
@@ -102,7 +98,9 @@ class Listening:
                 elif description.startswith("ssl:"):
                     plain, secured = tls.parse(description, client_ca)
                     self.tls.append(secured)
-                    endpoint = tls.TlsEndpoint(reactor, serverFromString(listens, _with_backlog(plain)), secured)
+                    endpoint = tls.TlsEndpoint(
+                        IReactorTime(reactor), serverFromString(listens, _with_backlog(plain)), secured
+                    )
                 else:
                     endpoint = serverFromString(listens, _with_backlog(description))
             except Exception as error:
@@ -182,7 +180,7 @@ class _Nobody(Factory):
 class _Inheriting:
     """A reactor whose every way to listen is one socket that listens already."""
 
-    def __init__(self, reactor: IListenReactor, listening: socket.socket, may_take: Callable[[bool], bool]) -> None:
+    def __init__(self, reactor: IReactorFDSet, listening: socket.socket, may_take: Callable[[bool], bool]) -> None:
         self._reactor = reactor
         self._socket = listening
         self._may_take = may_take
@@ -226,16 +224,17 @@ class SharedPort(FileDescriptor):
     """
 
     _log = Logger()
-    reactor: IListenReactor
 
     def __init__(
         self,
-        reactor: IListenReactor,
+        reactor: IReactorFDSet,
         listening: socket.socket,
         factory: IProtocolFactory,
         may_take: Callable[[bool], bool] = _always,
     ) -> None:
         super().__init__(reactor)
+        self._clock = IReactorTime(reactor)
+        self._adopter = IReactorSocket(reactor)
         self._may_take = may_take
         self._socket = listening
         self._factory = factory
@@ -276,7 +275,7 @@ class SharedPort(FileDescriptor):
             self._take()
         else:
             self.stopReading()
-            self.reactor.callLater(_YIELD, self._yielded)
+            self._clock.callLater(_YIELD, self._yielded)
 
     def _yielded(self) -> None:
         """Who has fewer clients had its chance: if nobody took it, it is ours."""
@@ -286,7 +285,7 @@ class SharedPort(FileDescriptor):
             self.startReading()
             self._take()
         else:
-            self.reactor.callLater(_YIELD, self._yielded)
+            self._clock.callLater(_YIELD, self._yielded)
 
     def _take(self) -> None:
         try:
@@ -297,13 +296,13 @@ class SharedPort(FileDescriptor):
             if error.errno != errno.EPERM:  # of a firewall
                 self._log.error("cannot accept a connection: {error}", error=str(error))
                 self.stopReading()
-                self.reactor.callLater(_PAUSE, self._again)
+                self._clock.callLater(_PAUSE, self._again)
             return
         with connection:  # what adopts it has a descriptor of its own
             connection.setblocking(False)
             # Its peer may be gone already.
             with contextlib.suppress(OSError):
-                self.reactor.adoptStreamConnection(
+                self._adopter.adoptStreamConnection(
                     connection.fileno(),
                     connection.family,
                     self._factory,  # type: ignore[arg-type] # Twisted's own reactors take any IProtocolFactory

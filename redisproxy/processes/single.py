@@ -20,6 +20,7 @@ from ..clients.drain import Drain
 from ..clients.factory import ClientFactory, Timeouts
 from ..clients.snapshot import DirectoryHolder
 from ..net.rate_limit import Allowances
+from ..net.reactor import IProxyReactor
 from ..ops.access_log import Outcomes
 from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
 from ..policy.policy import Policy
@@ -37,7 +38,6 @@ from ..upstream.pool import LanePool
 from ..upstream.queries import Questions
 from .merge import Report
 from .os_process import settle
-from .reactor import IProxyReactor
 
 #: Seconds until a user is told of again that could not be.
 _AGAIN = 1.0

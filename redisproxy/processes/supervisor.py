@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 
 from ..listen.balance import Balance, shared_memory
 from ..listen.tls import Material
+from ..net.reactor import IProxyReactor
 from ..ops import logs
 from ..ops.stats import Counts, RedisState, WorkersState
 from ..tenants import wire_form
@@ -34,7 +35,6 @@ from ..tenants.model import Directory, Tenant, digest_key
 from ..upstream import acl_maintenance
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Answer, Channel, ChannelError, Message, Taker, factory_of
 from .merge import Reports
-from .reactor import IProxyReactor
 
 #: Seconds that a worker has to live for its end not to count as one more failure in a row.
 LIVED = 60.0

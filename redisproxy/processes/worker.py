@@ -36,7 +36,6 @@ from ..tenants.enrolment import ReadSummary
 from ..tenants.model import Directory, use_digest_key
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Answer, Channel, Message, Taker, factory_of, taken
 from .os_process import prepare, raise_descriptor_limit
-from .reactor import IProxyReactor
 from .single import Serving
 
 
@@ -86,7 +85,7 @@ class _Parts(NamedTuple):
 class Worker:
     """What a worker does, as its parent tells it."""
 
-    def __init__(self, reactor: IProxyReactor) -> None:
+    def __init__(self, reactor: _reactor.IProxyReactor) -> None:
         self._reactor = reactor
         #: None before the first message
         self._parts: _Parts | None = None
@@ -225,7 +224,7 @@ class Worker:
         return defer.Deferred.fromCoroutine(self._stop())
 
 
-def run(reactor: IProxyReactor) -> int:
+def run(reactor: _reactor.IProxyReactor) -> int:
     """The process, from its start to its end: its status."""
     # A terminal's Ctrl-C is for the parent, which then ends this; so are a refresh, and the terminal's end.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
@@ -249,4 +248,4 @@ if __name__ == "__main__":
     # Its number is among the arguments for whoever looks at a list of processes.
     from twisted.internet import reactor
 
-    sys.exit(run(cast("IProxyReactor", reactor)))  # Twisted declares what any reactor has
+    sys.exit(run(cast("_reactor.IProxyReactor", reactor)))  # Twisted declares what any reactor has
