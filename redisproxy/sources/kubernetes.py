@@ -10,7 +10,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 from kubernetes import client as kubernetes_client
 
@@ -50,8 +50,8 @@ class _ParsedObjects(Generic[_Document]):
         self, item: Mapping[str, object], read: Callable[[Mapping[str, object]], _Document], where: str, name: str
     ) -> _Document:
         """Return what an object is parsed to, by `read` unless it was before. Raises DocumentError."""
-        metadata = item.get("metadata")
-        version = (metadata.get("uid"), metadata.get("resourceVersion")) if isinstance(metadata, dict) else (None, None)
+        metadata = _metadata(item)
+        version = (metadata.get("uid"), metadata.get("resourceVersion"))
         held = self._held.setdefault(where, {})
         kept = held.get(name)
         if kept is not None and kept[0] == version:
@@ -205,8 +205,8 @@ class ClusterSource:
                 return item
             if _name(item) != name:
                 return ReadFailure("the answer has objects that were not asked for")
-            namespace = item["metadata"].get("namespace")
-            if namespace in wanted:
+            namespace = _metadata(item).get("namespace")
+            if isinstance(namespace, str) and namespace in wanted:
                 try:
                     found[namespace] = self._parsed_secrets.parse(item, read_secret, namespace, name)
                 except DocumentError as error:
@@ -312,7 +312,7 @@ class ClusterSource:
         self._parsed_secrets.forget_others(namespace, found.keys())
         return tuple(found.values())
 
-    def _pages(self, method: Method, *arguments: str, **options: str) -> Iterator[dict[str, Any] | ReadFailure]:
+    def _pages(self, method: Method, *arguments: str, **options: str) -> Iterator[dict[str, object] | ReadFailure]:
         """The items of all pages of a list; a ReadFailure in place of the rest when a page fails."""
         token: str | None = None
         while True:
@@ -342,7 +342,7 @@ class ClusterSource:
                 yield ReadFailure("the list does not end: a page is said to follow itself")
                 return
 
-    def _call(self, method: Method, *arguments: str, **options: str | int) -> dict[str, Any] | ReadFailure:
+    def _call(self, method: Method, *arguments: str, **options: str | int) -> dict[str, object] | ReadFailure:
         """The JSON object that a method answers with, or why there is none. Raises Unreachable."""
         self._rest()
         if self._stopped.is_set():
@@ -350,7 +350,11 @@ class ClusterSource:
         return self.api.ask(method, *arguments, **options)
 
 
-def _name(item: Mapping[str, Any]) -> str:
+def _metadata(item: Mapping[str, object]) -> Mapping[str, object]:
     metadata = item.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _name(item: Mapping[str, object]) -> str:
+    name = _metadata(item).get("name")
     return name if isinstance(name, str) else ""

@@ -132,7 +132,7 @@ class KubernetesApi:
             raise RequestError("the answer is not a JSON object")
         return answer
 
-    def ask(self, method: Method, *arguments: str, **options: str | int) -> dict[str, Any] | ReadFailure:
+    def ask(self, method: Method, *arguments: str, **options: str | int) -> dict[str, object] | ReadFailure:
         """Return the JSON object that a method answers with, or why there is none. Blocks. Raises Unreachable."""
         try:
             body = response_of(method, *arguments, timeout=self.timeout, **options).data

@@ -108,6 +108,13 @@ class ReadChangesTests(SourceCase):
         update = self.read(*wanted)
         self.assertEqual((len(update.failures), dict(update.secrets)), (1, {("team-blue", "other"): None}))
 
+    def test_an_object_whose_namespace_is_no_text_is_left_out(self) -> None:
+        items = [{"metadata": {"name": CLIENT, "namespace": namespace}} for namespace in ({}, [], 7, None)]
+        self.patch(kubernetes.ClusterSource, "_pages", lambda *_, **__: iter(items))
+        wanted = [(f"team-{number}", CLIENT) for number in range(MANY)]
+        update = self.read(*wanted)
+        self.assertEqual((update.failures, dict(update.secrets)), ((), dict.fromkeys(wanted)))
+
     def test_an_answer_about_others_is_none(self) -> None:
         """As of a gateway that knows no field selectors: it is neither this object nor its absence."""
         self.patch(kubernetes.ClusterSource, "_pages", lambda *_, **__: iter([{"metadata": {"name": "other"}}]))
