@@ -44,7 +44,7 @@ class IRespTransport(ITCPTransport, IPushProducer, IConsumer, ISystemHandle):
     No transport declares it; they declare some of its parts.
     """
 
-    bufferSize: int = Attribute("bytes that are read at once")
+    bufferSize = Attribute("bytes that are read at once")
 
     def fileno() -> int:
         """The descriptor of the socket."""
