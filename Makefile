@@ -27,7 +27,7 @@ help:
 	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT) STATUS_PORT=$(STATUS_PORT))"
 	@echo "make test          layers, style, types, and the whole suite (JOBS=$(JOBS))"
 	@echo "make coverage      the suite again, measured: takes twice as long"
-	@echo "make test-dedicated  what a client can tell apart, and the attacks, again with --lanes dedicated"
+	@echo "make test-dedicated  what a client can tell apart, and the attacks, again with --connections dedicated"
 	@echo "make test-processes  sessions of clients, and Kubernetes, again, with --processes 2"
 	@echo "make test-cluster  the suite against a real kube-apiserver, which is built once (root, Debian)"
 	@echo "make test-compat   redis-py's own suite, sessions of ioredis and go-redis, through the proxy"
@@ -121,10 +121,10 @@ coverage: $(VENV)/installed-test $(SERVERS)
 ELSEWHERE = $(addprefix tests.integration.test_,acl_users deep_replies kubernetes manifests marked probing process processes \
 	quickstart resets revocation rolling rotation shared status tls wall_clock watch)
 DEDICATED = $(filter-out $(ELSEWHERE),$(subst /,.,$(basename $(wildcard tests/integration/test_*.py)))) \
-	$(addprefix tests.attacks.test_attacks.,FirstWallTests ProvisioningTests)
+	$(addprefix tests.attacks.test_attacks.,FirstLayerTests ProvisioningTests)
 
 test-dedicated: $(VENV)/installed-test $(SERVERS)
-	TEST_LANES=dedicated $(BIN)/python -m twisted.trial -j $(JOBS) $(DEDICATED)
+	TEST_CONNECTIONS=dedicated $(BIN)/python -m twisted.trial -j $(JOBS) $(DEDICATED)
 
 test-processes: $(VENV)/installed-test $(SERVERS)
 	TEST_PROCESSES=2 $(BIN)/python -m twisted.trial -j $(JOBS) tests.integration.test_clients tests.integration.test_kubernetes \

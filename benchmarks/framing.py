@@ -32,8 +32,8 @@ def source(path: Path) -> ModuleType:
 
 def scanning(resp: ModuleType, data: bytes, commands: int) -> Callable[[], None]:
     # As large as policy's table for a real server.
-    table = {b"COMMAND%d" % n: resp.KEEP for n in range(400)} | {b"GET": resp.KEEP, b"SET": resp.KEEP}
-    scanner = resp.RequestScanner(resp.AUTHENTICATED, table, resp.DROP)
+    table = {b"COMMAND%d" % n: resp.FORWARD for n in range(400)} | {b"GET": resp.FORWARD, b"SET": resp.FORWARD}
+    scanner = resp.RequestScanner(resp.AUTHENTICATED, table, resp.REFUSE)
 
     def run() -> None:
         scanner.feed(data)
@@ -84,11 +84,11 @@ def main() -> None:
     for label, make, data, count in cases:
         runs = [make(resp, data, count) for resp in forms.values()]
         repeats = [max(1, int(ROUND_SECONDS / best(run, 100))) for run in runs]
-        figures = [float("inf")] * len(runs)
+        stats = [float("inf")] * len(runs)
         for _ in range(ROUNDS):
             for n, run in enumerate(runs):
-                figures[n] = min(figures[n], best(run, repeats[n]))
-        print(f"{label:<30}", *(f"{figure / count * 1e9:>20.0f}" for figure in figures))
+                stats[n] = min(stats[n], best(run, repeats[n]))
+        print(f"{label:<30}", *(f"{figure / count * 1e9:>20.0f}" for figure in stats))
 
 
 if __name__ == "__main__":

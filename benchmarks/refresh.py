@@ -105,13 +105,13 @@ def send(options: argparse.Namespace) -> None:
                 took.append(now - sent[number])
                 heapq.heappush(due, (now + 2 * pause * random.random(), number))
             elif sys.stdin.readline():
-                print(json.dumps(figures(took)), flush=True)
+                print(json.dumps(stats(took)), flush=True)
                 took.clear()
             else:
                 return
 
 
-def figures(values: list[float]) -> dict[str, float]:
+def stats(values: list[float]) -> dict[str, float]:
     """Of seconds, in milliseconds."""
     values = sorted(values) or [0.0]
     at = {"p50": 0.5, "p99": 0.99}
@@ -174,7 +174,7 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
     from redisproxy.sources.hints import ChangeQueue
     from redisproxy.sources.kubernetes_api import KubernetesApi
     from redisproxy.sources.kubernetes_watch import ClusterWatches
-    from redisproxy.sources.reload import ReadingService
+    from redisproxy.sources.reload import ReloadService
     from redisproxy.sources.watch import WatchService
     from redisproxy.tenants.enrolment import Enrolment
     from redisproxy.tenants.model import AuthenticationError
@@ -199,7 +199,7 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
         PREFIX, MASTER[1], MASTER, KubernetesApi(443, {"KUBECONFIG": kubeconfig}, timeout=(5, 30))
     )
     queue = ChangeQueue()
-    service = ReadingService(reactor, source, Enrolment(MASTER[1], MASTER), 3600, changes=queue)
+    service = ReloadService(reactor, source, Enrolment(MASTER[1], MASTER), 3600, changes=queue)
     watch = WatchService(
         reactor, ClusterWatches(source.api, PREFIX, MASTER[1], MASTER), MASTER, queue, service.changed, lambda: None
     )
@@ -223,16 +223,16 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
         lateness.own.clear()
         pauses.clear()
         parsed[0] = 0
-        changes, before, spent, began = len(told), service.refreshed, time.process_time(), time.perf_counter()
+        changes, before, spent, began = len(told), service.reloaded_at, time.process_time(), time.perf_counter()
         if start is None:
             await task.deferLater(reactor, 5, lambda: None)
         else:
             start()
-            while not holds(until) if until else service.refreshed == before:
+            while not holds(until) if until else service.reloaded_at == before:
                 await task.deferLater(reactor, 0.01, lambda: None)
             await task.deferLater(reactor, 0.3, lambda: None)  # what the refresh delayed is to be in the figures
         took, cpu = time.perf_counter() - began, time.process_time() - spent
-        late, own = figures(lateness.values), figures(lateness.own)
+        late, own = stats(lateness.values), stats(lateness.own)
         trips = json.loads(await threads.deferToThread(clients.ask))
         longest = max((stop + start for start, stop in zip(pauses[::2], pauses[1::2], strict=False)), default=0.0)
         print(

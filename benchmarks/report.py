@@ -71,7 +71,7 @@ class Refresh:
     requests: int
     quiet: list[Timeline] = field(default_factory=list)
     busy: list[Timeline] = field(default_factory=list)
-    readings: list[float] = field(default_factory=list)
+    reads: list[float] = field(default_factory=list)
 
     @property
     def growth(self) -> float:
@@ -223,7 +223,7 @@ def tables(results: Results) -> str:
         ]
         rows = []
         for refresh in results.refresh:
-            row = [refresh.peer, _number(refresh.rate), f"{median(refresh.readings):.1f}"]
+            row = [refresh.peer, _number(refresh.rate), f"{median(refresh.reads):.1f}"]
             for windows in (refresh.quiet, refresh.busy):
                 measured = sorted(window.p99 for window in windows)
                 row += [_number(median(measured)), f"{_number(measured[0])}..{_number(measured[-1])}"]

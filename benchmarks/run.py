@@ -183,11 +183,11 @@ def measure_refresh(bench: Bench, variants: Sequence[Variant], rounds: int) -> l
                 refresh.quiet.append(_window(peer, refresh.rate, False))
                 before = api.requests()
                 refresh.busy.append(_window(peer, refresh.rate, True))
-                refresh.readings.append((api.requests() - before) / refresh.requests)
+                refresh.reads.append((api.requests() - before) / refresh.requests)
                 api.settle()
                 tell(
                     f"round {turn + 1}/{rounds}  refresh: {peer.name} p99 {refresh.quiet[-1].p99:.2f} ms, "
-                    f"with {refresh.readings[-1]:.1f} refreshes in {WINDOW:g} s {refresh.busy[-1].p99:.2f} ms"
+                    f"with {refresh.reads[-1]:.1f} refreshes in {WINDOW:g} s {refresh.busy[-1].p99:.2f} ms"
                 )
         for peer, _ in found:
             peer.stop()

@@ -298,8 +298,8 @@ def confuse_api(soak: Soak) -> None:
     soak.happened("the API answers with errors")
 
 
-def mend_api(soak: Soak) -> None:
-    soak.api.mend()
+def fix_api(soak: Soak) -> None:
+    soak.api.fix()
     soak.happened("the API is back")
 
 
@@ -322,13 +322,13 @@ SCHEDULE = (
     (0.45, expire),
     (0.50, lose_api),
     (0.55, confuse_api),
-    (0.60, mend_api),
+    (0.60, fix_api),
     (0.65, delete_user),
     (0.70, rotate),
 )
 
 
-class Figures:
+class Stats:
     """What the proxy used, over time."""
 
     def __init__(self, soak: Soak) -> None:
@@ -365,10 +365,10 @@ def _children(pid: int) -> list[int]:
 
 def run(soak: Soak, minutes: float) -> bool:
     """Whether all was well."""
-    figures = Figures(soak)
-    until(lambda: figures.take()[2] > 0, "the proxy is connected")
-    before = figures.take()
-    threads = [threading.Thread(target=figures.watch, daemon=True)]
+    stats = Stats(soak)
+    until(lambda: stats.take()[2] > 0, "the proxy is connected")
+    before = stats.take()
+    threads = [threading.Thread(target=stats.watch, daemon=True)]
     for kind, work in WORK.items():
         for namespace in soak.passwords.of:
             for protocol in (2, 3):
@@ -387,13 +387,13 @@ def run(soak: Soak, minutes: float) -> bool:
     stuck = sum(thread.is_alive() for thread in threads)
     # Idle connections to Redis are closed after 30 s.
     with contextlib.suppress(AssertionError):
-        until(lambda: figures.take()[2] <= before[2] + 4, "connections are given back", 90)
-    after = figures.take()
-    first, last = figures.median(1, WARM, WARM + 0.25), figures.median(1, 0.75, 1)
+        until(lambda: stats.take()[2] <= before[2] + 4, "connections are given back", 90)
+    after = stats.take()
+    first, last = stats.median(1, WARM, WARM + 0.25), stats.median(1, 0.75, 1)
     print("\n| part of the run | MiB resident | descriptors | connections to Redis |\n| --- | ---: | ---: | ---: |")
     print(f"| before | {before[0]:.1f} | {before[1]} | {before[2]} |")
     for eighth in range(8):
-        medians = [figures.median(column, eighth / 8, (eighth + 1) / 8) for column in (1, 2, 3)]
+        medians = [stats.median(column, eighth / 8, (eighth + 1) / 8) for column in (1, 2, 3)]
         print(f"| {eighth + 1}/8 | {medians[0]:.1f} | {medians[1]:.0f} | {medians[2]:.0f} |")
     print(f"| after | {after[0]:.1f} | {after[1]} | {after[2]} |\n")
     print(f"pieces of work: {dict(soak.done)}")

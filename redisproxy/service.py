@@ -27,7 +27,7 @@ from .local.embedded import EmbeddedError, EmbeddedRedis
 from .local.quickstart import tenants_command, tour
 from .net.reactor import IProxyReactor, is_monotonic
 from .ops.logs import observer
-from .ops.stats import DRAINING, Figures
+from .ops.stats import DRAINING, Stats
 from .printable import printable
 from .processes.os_process import end_with, prepare, quiet_libraries, raise_descriptor_limit
 from .processes.single import Serving
@@ -37,11 +37,11 @@ from .settings import Settings, SettingsError
 from .sources.hints import ChangeQueue
 from .sources.manifests import REST, ManifestsSource
 from .sources.poll import PollService
-from .sources.reload import ReadingService
-from .sources.throttle import Pace, Unpaced
+from .sources.reload import ReloadService
+from .sources.throttle import Throttle, Unpaced
 from .sources.watch import WatchService
 from .tenants.enrolment import Enrolment
-from .tenants.model import Backend, Directory
+from .tenants.model import Backend, Snapshot
 
 if TYPE_CHECKING:
     from .sources.kubernetes import ClusterSource
@@ -106,7 +106,7 @@ class ProxyService(service.MultiService):
                 raise SettingsError(str(error)) from None
             embedded.setServiceParent(self)
         changes = ChangeQueue()
-        self.reading = ReadingService(
+        self.reading = ReloadService(
             reactor,
             self.source,
             Enrolment(
@@ -116,7 +116,7 @@ class ProxyService(service.MultiService):
                 settings.tenant_limits,
             ),
             settings.refresh,
-            pace=Pace if settings.processes == 1 else Unpaced,
+            throttle=Throttle if settings.processes == 1 else Unpaced,
             changes=changes,
         )
         #: None: with --no-watch
@@ -132,7 +132,7 @@ class ProxyService(service.MultiService):
         self.reading.listeners.append(self.serving.use)
         self.reading.on_read.append(self.serving.take_read)
         if self._is_quick_start:
-            self._in_force.append(self._first_directory)
+            self._in_force.append(self._first_snapshot)
             if signal.SIGHUP in self._ends and os.isatty(0):
                 look = TimerService(TERMINAL, self._look_at_terminal)
                 look.clock = reactor
@@ -148,7 +148,7 @@ class ProxyService(service.MultiService):
             # With a web server, pages and metrics: 0.1 s of each start that needs none of these.
             from .status import StatusService
 
-            self.status = StatusService(settings, reactor, self._figures, self.serving.counts, self._unready)
+            self.status = StatusService(settings, reactor, self._stats, self.serving.counts, self._unready)
         self.certificates = self._make_rotation()
         self.certificates.setServiceParent(self)
 
@@ -158,9 +158,9 @@ class ProxyService(service.MultiService):
         return None if self._embedded is None else self._embedded.backend
 
     @property
-    def _in_force(self) -> list[Callable[[Directory], None]]:
-        """Called with each Directory that clients are served by."""
-        return self.serving.directory.listeners if isinstance(self.serving, Serving) else self.serving.taken
+    def _in_force(self) -> list[Callable[[Snapshot], None]]:
+        """Called with each Snapshot that clients are served by."""
+        return self.serving.snapshot.listeners if isinstance(self.serving, Serving) else self.serving.taken
 
     def _make_watch(self, changes: ChangeQueue) -> WatchService | PollService:
         reading, source, settings = self.reading, self.source, self._settings
@@ -254,7 +254,7 @@ class ProxyService(service.MultiService):
         if self.status is not None:
             self.status.startService()
             if isinstance(self.serving, Workers):
-                self.serving.tell_regularly()
+                self.serving.report_regularly()
         for address in self.listening.addresses:
             self._log.info("listening on {address}", address=shown_address(address))
         if self._settings.client_ca is not None:
@@ -305,8 +305,8 @@ class ProxyService(service.MultiService):
 
     # What is told of it.
 
-    def _figures(self) -> Figures:
-        from .status import directory_state
+    def _stats(self) -> Stats:
+        from .status import snapshot_state
 
         now = time.time()
         return {
@@ -316,7 +316,7 @@ class ProxyService(service.MultiService):
                 "unready": self._unready(),
                 "most_sessions": self._settings.max_workers,
                 "workers": self.serving.state() if isinstance(self.serving, Workers) else None,
-                "directory": directory_state(self.reading, None if self.watch is None else self.watch.state(), now),
+                "snapshot": snapshot_state(self.reading, None if self.watch is None else self.watch.state(), now),
                 "redis": self.serving.redis(),
                 "tls": self.certificates.state(),
             },
@@ -342,8 +342,8 @@ class ProxyService(service.MultiService):
         if not self._ending and not os.isatty(0):
             self._end()
 
-    def _first_directory(self, directory: Directory) -> None:
-        self._in_force.remove(self._first_directory)
+    def _first_snapshot(self, directory: Snapshot) -> None:
+        self._in_force.remove(self._first_snapshot)
         host = self.listening.addresses[0]
         address = getattr(host, "host", "")
         reading = source_of(self._settings).read()  # its own: a source is never read twice at once

@@ -201,12 +201,12 @@ class Settings:
         "SECONDS",
         "An idle connection to Redis beyond those is closed after this.",
     )
-    lanes: str = _setting(
-        "REDISPROXY_LANES",
-        _one_of("shared", "dedicated"),
-        "shared",
+    connections: str = _setting(
+        "REDISPROXY_CONNECTIONS",
+        _one_of("multiplexed", "dedicated"),
+        "multiplexed",
         "MODE",
-        "Connections to Redis: shared by a tenant's sessions, but for those that need one to themselves; or dedicated.",
+        "Connections to Redis: multiplexed for a tenant's sessions, except where one needs its own; or dedicated.",
     )
     connect_timeout: float = _setting(
         "REDISPROXY_CONNECT_TIMEOUT",
@@ -247,7 +247,7 @@ class Settings:
         _one_of("auto", "require", "off"),
         "auto",
         "MODE",
-        "A second wall: an ACL user for each tenant. auto: where Redis has ACLs; require: or serve nobody; off.",
+        "A second layer: an ACL user for each tenant. auto: where Redis has ACLs; require: or serve nobody; off.",
     )
     allow_commands: frozenset[bytes] = _setting(
         "REDISPROXY_ALLOW_COMMANDS",

@@ -20,13 +20,13 @@ from .listen.endpoints import EndpointError, Listening
 from .listen.tls import ServerTls
 from .net.reactor import IProxyReactor
 from .ops import page
-from .ops.http import Guard, TokenError, is_here, read_token, site
+from .ops.http import TokenError, TokenGuard, is_here, read_token, site
 from .ops.metrics import Exposition
-from .ops.stats import Counts, DirectoryState, Figures, TenantState, WatchState
+from .ops.stats import Counts, SnapshotState, Stats, TenantState, WatchState
 from .printable import printable
 from .settings import Settings, SettingsError
-from .sources.reload import ReadingService
-from .tenants.model import Directory
+from .sources.reload import ReloadService
+from .tenants.model import Snapshot
 
 #: Seconds between two looks at how many commands there were.
 LOOK = 5.0
@@ -47,7 +47,7 @@ class StatusService(service.Service):
         self,
         settings: Settings,
         reactor: IProxyReactor,
-        figures: Callable[[], Figures],
+        stats: Callable[[], Stats],
         counts: Callable[[], Counts],
         unready: Callable[[], str],
     ) -> None:
@@ -61,13 +61,15 @@ class StatusService(service.Service):
             except TokenError as error:
                 raise SettingsError(f"--status-token-file: {error}") from None
         self._clock: IReactorTime = reactor
-        self._figures = figures
+        self._stats = stats
         self._counts = counts
         self._looking = task.LoopingCall(self._look)
         self._looking.clock = reactor
         self._looks: deque[tuple[float, dict[str, int]]] = deque(maxlen=LOOKS)
         self._guarded = settings.status_token_file is not None
-        self._site = site(self._page, page.HEADERS, Exposition(figures).render, unready, Guard(settings.status_token_file))
+        self._site = site(
+            self._page, page.HEADERS, Exposition(stats).render, unready, TokenGuard(settings.status_token_file)
+        )
 
     @property
     def tls(self) -> list[ServerTls]:
@@ -106,41 +108,41 @@ class StatusService(service.Service):
         self._looks.append((self._clock.seconds(), _commands(self._counts())))
 
     def _page(self) -> bytes:
-        figures = self._figures()
+        stats = self._stats()
         since, before = self._looks[0]
         seconds = self._clock.seconds() - since
         rates = {}
         if seconds > 0:
-            now = _commands(figures["counts"])
+            now = _commands(stats["counts"])
             rates = {name: max(0, count - before.get(name, 0)) / seconds for name, count in now.items()}
-        return page.render(figures, rates)
+        return page.render(stats, rates)
 
 
-def directory_state(reading: ReadingService, watch: WatchState | None, now: float) -> DirectoryState:
+def snapshot_state(reading: ReloadService, watch: WatchState | None, now: float) -> SnapshotState:
     """What is known of the credentials. watch: of their source, None without one; now: in seconds since the epoch."""
-    directory = reading.directory
+    snapshot = reading.snapshot
     return {
-        "loaded": directory is not None,
+        "loaded": snapshot is not None,
         "source": printable(str(reading.source)),
         "age": reading.age,
-        "refreshes": dict(reading.readings),
-        "refresh_seconds": reading.durations.figures(),
+        "refreshes": dict(reading.reads),
+        "refresh_seconds": reading.durations.stats(),
         "watch": watch,
         "problems": [
             {"namespace": problem.namespace, "secret": problem.secret, "reason": problem.reason}
             for problem in reading.problems
         ],
-        "tenants": {} if directory is None else _tenants(directory, now),
+        "tenants": {} if snapshot is None else _tenants(snapshot, now),
     }
 
 
-def _tenants(directory: Directory, now: float) -> dict[str, TenantState]:
+def _tenants(snapshot: Snapshot, now: float) -> dict[str, TenantState]:
     found: dict[str, TenantState] = {}
-    for credential in directory.credentials:
+    for credential in snapshot.credentials:
         namespace = credential.tenant.namespace
         tenant = found.get(namespace)
         if tenant is None:
-            limits = {name: limit for name, limit in asdict(directory.limits_of(namespace)).items() if limit}
+            limits = {name: limit for name, limit in asdict(snapshot.limits_of(namespace)).items() if limit}
             tenant = found[namespace] = {
                 "index": credential.tenant.index,
                 "credentials": 0,

@@ -19,7 +19,7 @@ import click
 import yaml
 
 from redisproxy.cli.main import command
-from redisproxy.ops.access_log import Outcome
+from redisproxy.ops.access_log import ConnectionRecord
 from redisproxy.settings import Settings, option_name
 from redisproxy.sources.watch_events import Watched
 from redisproxy.tenants.limits import ANNOTATIONS
@@ -107,8 +107,13 @@ def like(texts: Iterable[str]) -> set[str]:
     return {one for text in texts for one in LIKE.get(text, [text])}
 
 
-def moods() -> list[str]:
-    return re.search(r"mood: ([a-z0-9, \n-]+)\.", Outcome.__doc__)[1].replace("\n", " ").replace(" ", "").split(",")
+def close_reasons() -> list[str]:
+    return (
+        re.search(r"close_reason: ([a-z0-9, \n-]+)\.", ConnectionRecord.__doc__)[1]
+        .replace("\n", " ")
+        .replace(" ", "")
+        .split(",")
+    )
 
 
 #: Log lines without a row of their own, and why.
@@ -184,7 +189,7 @@ class SaidTests(unittest.TestCase):
         self.assertGreater(found.failures, 10)
         for text in (
             f"no connection to Redis: {ANY}",
-            "Redis does not hold the tenants' limits: there is one wall, the proxy's own, and scripts are refused",
+            "one isolation layer, the proxy's policy: Redis does not hold the tenants' limits, and scripts are refused",
             f"worker {ANY} ({ANY}) ended with {ANY}: its clients have to connect again; another is started in {ANY} s",
         ):
             self.assertIn(text, found.logged)
@@ -219,13 +224,13 @@ class SaidTests(unittest.TestCase):
         texts = like(found.logged | found.errors | found.reasons | found.states | found.all)
         texts = {text for text in texts if len(text.replace(ANY, "").strip(" :/")) > 3}
         texts = {start + text for text in texts for start in (*BEFORE, f"Redis at {ANY} ")}
-        known = {*FOREIGN, *moods()}
+        known = {*FOREIGN, *close_reasons()}
         lost = [span for span, row in told().items() if span not in known and not any(map(row.fullmatch, texts))]
         self.assertEqual(lost, [])
 
-    def test_each_mood_is_explained(self) -> None:
-        self.assertGreater(len(moods()), 10)
-        self.assertEqual(set(moods()) - told().keys(), set())
+    def test_each_close_reason_is_explained(self) -> None:
+        self.assertGreater(len(close_reasons()), 10)
+        self.assertEqual(set(close_reasons()) - told().keys(), set())
 
 
 class SettingsTests(unittest.TestCase):

@@ -100,7 +100,7 @@ class EnvironmentTests(unittest.TestCase):
         self.made(".venv/installed")
         self.assertEqual(self.asked(), ["-m venv --clear .venv", "-m pip install"])
 
-    def test_an_interrupted_addition_is_mended_by_any_target(self) -> None:
+    def test_an_interrupted_addition_is_fixed_by_any_target(self) -> None:
         self.made(".venv/installed")
         (self.root / "cut-off").touch()
         self.assertNotEqual(self.make(".venv/installed-test").returncode, 0)

@@ -12,7 +12,7 @@ from twisted.trial import unittest
 from redisproxy.processes.os_process import SWITCH_INTERVAL
 from redisproxy.service import ProxyService
 from redisproxy.settings import Settings
-from redisproxy.tenants.model import Directory
+from redisproxy.tenants.model import Snapshot
 
 
 class ProcessTests(unittest.SynchronousTestCase):
@@ -25,7 +25,7 @@ class ProcessTests(unittest.SynchronousTestCase):
         gc.unfreeze()
         for frozen in (True, False):
             for listener in list(self.proxy.serving.directory.listeners):
-                listener(Directory(None, []))
+                listener(Snapshot(None, []))
             self.assertEqual(bool(gc.get_freeze_count()), frozen)
             gc.unfreeze()
 

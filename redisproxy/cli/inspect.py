@@ -22,8 +22,8 @@ from ..sources.kubernetes_watch import ClusterWatches
 from ..sources.manifests import ManifestsSource
 from ..sources.watch_events import Watched, WatchFailure
 from ..tenants.allocation import Room, must_be_read
-from ..tenants.enrolment import Enrolment, Problem, ReadFailure, Reading
-from ..tenants.model import Backend, Credential, Directory
+from ..tenants.enrolment import Enrolment, FullRead, Problem, ReadFailure
+from ..tenants.model import Backend, Credential, Snapshot
 from ..upstream.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 
 _P = ParamSpec("_P")
@@ -44,7 +44,7 @@ class Operator:
         """What a blocking call returns, or raises."""
         return await threads.deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call, *arguments, **options)
 
-    async def read(self) -> Reading:
+    async def read(self) -> FullRead:
         """What the source says now."""
         return await self.in_thread(self.source.read)
 
@@ -111,7 +111,7 @@ class Findings:
     source: str
     namespaces: list[NamespaceView]
     problems: list[Problem]
-    directory: Directory
+    snapshot: Snapshot
     #: whether all namespaces, and their secrets, could be read
     complete: bool
     warnings: list[str] = field(default_factory=list)
@@ -123,15 +123,15 @@ def enrolment_for(settings: Settings, backend: Backend | None = None) -> Enrolme
     return Enrolment(settings.redis_secret, settings.master, backend)
 
 
-def resolve(operator: Operator, reading: Reading, databases: int | None, backend: Backend | None = None) -> Findings:
+def resolve(operator: Operator, reading: FullRead, databases: int | None, backend: Backend | None = None) -> Findings:
     """What each namespace resolves to."""
     enrolment = enrolment_for(operator.settings, backend)
-    enrolment.absorb(reading)
-    directory, problems = enrolment.resolve(databases)
+    enrolment.use_full_read(reading)
+    snapshot, problems = enrolment.resolve(databases)
     views: dict[str, NamespaceView] = {}
     if not isinstance(reading.namespaces, ReadFailure):
         views = {found.name: NamespaceView(found.name) for found in reading.namespaces}
-    for credential in directory.credentials:
+    for credential in snapshot.credentials:
         view = views[credential.tenant.namespace]
         view.index = credential.tenant.index
         view.credentials.append(credential)
@@ -139,7 +139,7 @@ def resolve(operator: Operator, reading: Reading, databases: int | None, backend
         if problem.namespace in views:
             views[problem.namespace].problems.append(problem)
     return Findings(
-        str(operator.source), [views[name] for name in sorted(views)], problems, directory, not reading.failures()
+        str(operator.source), [views[name] for name in sorted(views)], problems, snapshot, not reading.failures()
     )
 
 
@@ -167,8 +167,8 @@ async def check(operator: Operator, embedded: Backend | None = None) -> Findings
         found.warnings.append("Redis was not asked: the proxy starts a server of its own (--embedded)")
     else:
         found = resolve(operator, reading, None)
-        if found.directory.backend is not None:
-            view = await operator.find_redis(found.directory.backend)
+        if found.snapshot.backend is not None:
+            view = await operator.find_redis(found.snapshot.backend)
             databases = None if view.room is None else view.room.databases
             if databases is not None:
                 found = resolve(operator, reading, databases)
@@ -206,11 +206,11 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
         found.warnings.append(f"{view.inquiry.address} did not tell all that it was asked: {view.inquiry.again}")
     if server.replica:
         problem(f"{view.inquiry.address} says that it is a replica, and refuses to write: name the master, or its sentinels")
-    wall = settings.acl != "off" and server.acl
-    if settings.acl == "require" and not wall:
+    layer = settings.acl != "off" and server.acl
+    if settings.acl == "require" and not layer:
         problem("it has no ACL users for tenants, and --acl is require: nobody is served")
-    elif not wall:
-        found.warnings.append("there is one wall, the proxy's own: scripts are refused")
+    elif not layer:
+        found.warnings.append("there is one isolation layer, the proxy's own: scripts are refused")
 
 
 def _judge_commands(operator: Operator, found: Findings, server: Server | None) -> None:

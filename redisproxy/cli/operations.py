@@ -20,7 +20,7 @@ from ..sources.kubernetes import ClusterSource
 from ..sources.secret_writer import ClusterWriter, StoredSecret, WriteError
 from ..tenants import allocation
 from ..tenants.allocation import Refused, Room
-from ..tenants.enrolment import ReadFailure, Reading
+from ..tenants.enrolment import FullRead, ReadFailure
 from ..tenants.model import digest
 from ..tenants.urls import CONNECTION_STRING, tenant_url
 from .inspect import Operator, resolve
@@ -127,10 +127,10 @@ async def enroll(
         reading = await operator.read()
 
 
-async def _room(operator: Operator, reading: Reading, databases: int | None) -> Room:
+async def _room(operator: Operator, reading: FullRead, databases: int | None) -> Room:
     if databases is not None:
         return Room(databases)
-    backend = resolve(operator, reading, None).directory.backend
+    backend = resolve(operator, reading, None).snapshot.backend
     master = "/".join(operator.settings.master)
     if isinstance(reading.master, ReadFailure):
         why = f"the master secret {master} could not be read: {reading.master.reason}"
@@ -147,7 +147,7 @@ async def _room(operator: Operator, reading: Reading, databases: int | None) -> 
     )
 
 
-async def _read_again(operator: Operator, writer: ClusterWriter, made: StoredSecret) -> Reading:
+async def _read_again(operator: Operator, writer: ClusterWriter, made: StoredSecret) -> FullRead:
     """What there is now that the secret is there. If that cannot be read, nothing is kept."""
     reading = await operator.read()
     failures = [part for part in (reading.namespaces, *reading.secrets.values()) if isinstance(part, ReadFailure)]
@@ -209,7 +209,7 @@ async def temporary(operator: Operator, namespace: str, hours: int, end: str, ad
 
 async def _others_with(operator: Operator, namespace: str, password: bytes, name: str) -> str:
     """The names of a namespace's other secrets that a password is good by."""
-    credentials = resolve(operator, await operator.read(), None).directory.credentials
+    credentials = resolve(operator, await operator.read(), None).snapshot.credentials
     wanted, now = digest(password), time.time()
     found = {c.secret for c in credentials if c.tenant.namespace == namespace and c.digest == wanted and c.valid_at(now)}
     return " ".join(sorted(found - {name}))

@@ -19,9 +19,9 @@ from .operations import Rotated, Written
 
 #: What to do about Redis, by what is wrong with it; the first that matches.
 _REDIS_ADVICE = (
-    (r"WRONGPASS|NOAUTH|invalid password", "Mend the password in the master secret."),
+    (r"WRONGPASS|NOAUTH|invalid password", "Fix the password in the master secret."),
     (r"no connection", "Is the address in the master secret right, and may this place reach it (NetworkPolicy, TLS)?"),
-    (r"sentinels", "Mend the sentinels in the master secret, or what each says above."),
+    (r"sentinels", "Fix the sentinels in the master secret, or what each says above."),
 )
 
 
@@ -33,7 +33,7 @@ def moment(seconds: float) -> str:
 def advice(problem: Problem) -> str:
     """What to do about it."""
     if problem.namespace == "Redis" and not problem.secret:
-        return next((text for pattern, text in _REDIS_ADVICE if re.search(pattern, problem.reason)), "Mend it as told.")
+        return next((text for pattern, text in _REDIS_ADVICE if re.search(pattern, problem.reason)), "Fix it as told.")
     return page.advice(problem.reason)
 
 

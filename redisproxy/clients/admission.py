@@ -16,11 +16,11 @@ class Arrival(Protocol):
 
 
 class Admission:
-    """places: how many are served at once; waiting_places: how many may wait for that."""
+    """places: how many are served at once; waiting_slots: how many may wait for that."""
 
-    def __init__(self, places: int, waiting_places: int) -> None:
-        self._places = places
-        self._waiting_places = waiting_places
+    def __init__(self, slots: int, waiting_slots: int) -> None:
+        self._slots = slots
+        self._waiting_slots = waiting_slots
         self._served: set[Arrival] = set()
         # A dict for its order, and so that one which leaves need not be searched for.
         self._waiting: dict[Arrival, None] = {}
@@ -37,11 +37,11 @@ class Admission:
 
     def arrive(self, arrival: Arrival) -> bool:
         """False: there is neither a place nor one to wait in. Else it is admitted, now or later."""
-        if len(self._served) < self._places:
+        if len(self._served) < self._slots:
             self._served.add(arrival)
             arrival.admitted()
             return True
-        if len(self._waiting) < self._waiting_places:
+        if len(self._waiting) < self._waiting_slots:
             self._waiting[arrival] = None
             return True
         return False

@@ -26,21 +26,21 @@ from zope.interface import implementer
 
 from .. import probes
 from ..listen.tls import why_tls
-from ..net.protocol import Hold, Pressure, RespReceiver
-from ..net.rate_limit import Place
+from ..net.protocol import PauseReason, Pressure, RespReceiver
+from ..net.rate_limit import Reservation
 from ..net.twisted_private import close_if_written
-from ..ops.access_log import Outcome
+from ..ops.access_log import ConnectionRecord
 from ..policy.policy import Policy
 from ..session import pubsub
 from ..session.conversation import REVOKED
 from ..session.session import Session
-from ..tenants.account import Tally, increase
-from ..tenants.login_backoff import LAST
+from ..tenants.account import TenantCounters, increase
+from ..tenants.login_backoff import WRONG_PASSWORDS_LIMIT
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
 from ..upstream.client import ControlError
-from ..upstream.connection import LaneError, LaneProtocol
-from ..upstream.multiplexed import SharedLanes
-from ..upstream.queries import QuestionError
+from ..upstream.connection import RedisConnection, UpstreamError
+from ..upstream.multiplexed import TenantPool
+from ..upstream.queries import QueryError
 
 if TYPE_CHECKING:
     from .factory import ClientFactory
@@ -48,25 +48,25 @@ if TYPE_CHECKING:
 #: Bytes taken from a client that waits for a place: a log-in and a few commands.
 WAITING_LIMIT = 16 * 1024
 #: Bytes that may be on their way to a client that is not logged in.
-UNREAD_LIMIT = 1024
+BACKLOG_LIMIT = 1024
 #: Seconds for a client to take its last bytes, before it is cut off.
 CLOSE_LIMIT = 10.0
 #: Seconds for it to close then, before we do.
 LINGER = 2.0
-#: The same for one that was owed nothing when the proxy began to end: time for its last reply to arrive.
+#: The same for one that was pending nothing when the proxy began to end: time for its last reply to arrive.
 IDLE_LINGER = 0.5
 #: Seconds to log in while others wait for a place, or whoever reaches the port could keep everybody out for a while.
 CROWDED = 3.0
-#: Seconds for the replies owed to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
-#: It may have left: a BLPOP of its must not wait for long, so there is less time on a lane of its own.
-HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_PINNED = 5.0, 0.5
-#: Seconds for a session that was revoked to get the replies it is owed, before it gives up its connections to Redis.
+#: Seconds for the replies pending to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
+#: It may have left: a BLPOP of its must not wait for long, so there is less time on a dedicated connection.
+HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_DEDICATED = 5.0, 0.5
+#: Seconds for a session that was revoked to get the replies it waits for, before it gives up its connections to Redis.
 REVOKED_GRACE = 10.0
 
 #: Refused commands of one connection that are written down; the others are counted in its outcome.
 TOLD = 10
 
-#: What a connection can be doing. shared, dedicated: logged in, and which lane its commands go to.
+#: What a connection can be doing. shared, dedicated: logged in, and which upstream connection its commands go to.
 STATES = ("waiting", "unauthenticated", "shared", "dedicated", "ending")
 
 FULL = b"-ERR max number of clients reached\r\n"
@@ -91,7 +91,7 @@ class ClientProtocol(RespReceiver):
         self._handshaking = False
         self._flushed = False
         self._linger = LINGER
-        self._mood = ""
+        self._close_reason = ""
         self._detail = ""
         self._since = 0.0
         self._timer: IDelayedCall | None = None
@@ -101,12 +101,12 @@ class ClientProtocol(RespReceiver):
         self._usual_buffer = 0
         self._wrong = 0
         self._forbidden = 0
-        self._penalty: IDelayedCall | None = None
+        self._login_delay: IDelayedCall | None = None
         self._tenant: Tenant | None = None
         # Whose commands and bytes these are, and how many of them are in it.
-        self._tally: Tally | None = None
-        self._tallied = (0, 0)
-        self._place = Place(self)
+        self._counters: TenantCounters | None = None
+        self._counted = (0, 0)
+        self._reservation = Reservation(self)
 
     def __repr__(self) -> str:
         return f"<client {self.id} from {self.peer}>"
@@ -120,7 +120,7 @@ class ClientProtocol(RespReceiver):
         self._socket = self.transport.transport if self._handshaking else self.transport
         self._usual_buffer = getattr(self._socket, "bufferSize", 0)
         if not self._handshaking:  # of which the server's part is larger
-            self._limit_unread()
+            self._limit_backlog()
         factory.came(self)
         if not factory.admission.arrive(self):
             self.write(FULL)
@@ -131,12 +131,12 @@ class ClientProtocol(RespReceiver):
     def handshakeCompleted(self) -> None:
         """See IHandshakeListener. The time limit of the log-in is that of the handshake, too."""
         self._handshaking = False
-        self._limit_unread()
+        self._limit_backlog()
 
-    def _limit_unread(self) -> None:
+    def _limit_backlog(self) -> None:
         """A client that is not logged in may leave little unread."""
         if self._usual_buffer:
-            self._socket.bufferSize = UNREAD_LIMIT
+            self._socket.bufferSize = BACKLOG_LIMIT
 
     def admitted(self) -> None:
         """See `admission.Arrival`."""
@@ -144,7 +144,7 @@ class ClientProtocol(RespReceiver):
         self._since = self.factory.clock.seconds()
         self.factory.log_ins.begin(self)
         early, self._early = b"".join(self._early), []
-        self.unhold(Hold.PLACE)
+        self.resume_reading(PauseReason.PLACE)
         if early:
             self.taken -= len(early)  # or it would be counted twice
             self.dataReceived(early)
@@ -156,7 +156,7 @@ class ClientProtocol(RespReceiver):
 
     def make_room(self) -> None:
         """It has not logged in yet, and others wait for a place."""
-        if self.session.candidate is not None:  # its password is right: it is Redis that takes long
+        if self.session.pending_login is not None:  # its password is right: it is Redis that takes long
             self.factory.log_ins.begin(self)
             return
         self.write(b"-ERR no log-in within %d seconds, and others wait for a place\r\n" % CROWDED)
@@ -167,19 +167,19 @@ class ClientProtocol(RespReceiver):
         if self._closing:
             return
         if self._admitted:
-            if self._place.shaper is None:
+            if self._reservation.rate_limiter is None:
                 self.session.received(data)
             else:
-                self._place.received(data)
+                self._reservation.received(data)
             return
         self._early.append(data)
         self._early_size += len(data)
         if self._early_size >= WAITING_LIMIT:
             probes.reached("client sends much while it waits for a place")
-            self.hold(Hold.PLACE)
+            self.pause_reading(PauseReason.PLACE)
 
     def readConnectionLost(self) -> None:
-        """The client will send no more. It may have gone altogether: what it is still owed gets a moment, not more."""
+        """The client will send no more. It may have gone altogether: what it is still pending gets a moment, not more."""
         self._read_closed = True
         if self._closing or not self._admitted:
             self.transport.loseConnection()
@@ -210,7 +210,7 @@ class ClientProtocol(RespReceiver):
             self._give_grace()
 
     def _give_grace(self) -> None:
-        grace = HALF_CLOSED_GRACE_PINNED if self.session.pinned else HALF_CLOSED_GRACE
+        grace = HALF_CLOSED_GRACE_DEDICATED if self.session.dedicated else HALF_CLOSED_GRACE
         self._restart_timer(grace, self.transport.abortConnection)
 
     def _restart_timer(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
@@ -225,21 +225,21 @@ class ClientProtocol(RespReceiver):
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         self._stop_timer()
-        if self._penalty is not None and self._penalty.active():
-            self._penalty.cancel()
+        if self._login_delay is not None and self._login_delay.active():
+            self._login_delay.cancel()
         factory = self.factory
         self._belongs_to(None)
-        self._place.lost()
+        self._reservation.lost()
         self.session.lost()
         for under_way in (self._leasing, self._asking):
             if under_way is not None:
                 under_way.cancel()
-        if not self._mood and reason.check(TlsError):
-            self._mood, self._detail = "tls-failed", why_tls(reason.value, self.transport.getHandle())
-        mood = self._mood or "client-left"
-        increase(factory.counts.ended, mood)
-        if factory.outcomes.tells(mood):
-            factory.outcomes.ended(self._outcome(mood))
+        if not self._close_reason and reason.check(TlsError):
+            self._close_reason, self._detail = "tls-failed", why_tls(reason.value, self.transport.getHandle())
+        close_reason = self._close_reason or "client-left"
+        increase(factory.counts.ended, close_reason)
+        if factory.access_log.logs(close_reason):
+            factory.access_log.ended(self._record(close_reason))
         factory.admission.leave(self)
         factory.left(self)
         # The two hold each other: without this they were left to the garbage collector, whose full runs are felt.
@@ -247,16 +247,16 @@ class ClientProtocol(RespReceiver):
 
     # Counting: by the chunk, and added up when somebody asks, so that it costs the commands nothing.
 
-    def tally(self) -> None:
-        """Its tenant's tally has all that it did so far."""
-        before, self._tallied = self._tallied, (self.session.commands, self.taken)
-        if self._tally is not None:
-            self._tally.commands += self._tallied[0] - before[0]
-            self._tally.received += self._tallied[1] - before[1]
+    def add_up(self) -> None:
+        """Its tenant's counters has all that it did so far."""
+        before, self._counted = self._counted, (self.session.commands, self.taken)
+        if self._counters is not None:
+            self._counters.commands += self._counted[0] - before[0]
+            self._counters.received += self._counted[1] - before[1]
 
     def _belongs_to(self, tenant: Tenant | None) -> None:
         """It is the tenant's from now on; None: nobody's."""
-        self.tally()
+        self.add_up()
         if tenant == self._tenant:
             return
         factory = self.factory
@@ -265,11 +265,11 @@ class ClientProtocol(RespReceiver):
             if not factory.members[self._tenant]:
                 del factory.members[self._tenant]
         self._tenant = tenant
-        self._tally = None
+        self._counters = None
         if tenant is not None:
             factory.members.setdefault(tenant, set()).add(self)
-            self._tally = factory.counts.tally(tenant.namespace)
-            self._tally.logins += 1
+            self._counters = factory.counts.of(tenant.namespace)
+            self._counters.logins += 1
 
     # The tenant's limits: see `net.rate_limit.Client`.
 
@@ -297,16 +297,16 @@ class ClientProtocol(RespReceiver):
             return "waiting"
         if session.credential is None:
             return "unauthenticated"
-        return "dedicated" if session.pinned else "shared"
+        return "dedicated" if session.dedicated else "multiplexed"
 
-    def looked_at(self, name: bytes) -> None:
+    def inspected(self, name: bytes) -> None:
         """See `session.ports.Link`."""
-        if self._tally is not None:
-            self._tally.look_at(name)
+        if self._counters is not None:
+            self._counters.inspected_one(name)
 
-    def _outcome(self, mood: str) -> Outcome:
+    def _record(self, close_reason: str) -> ConnectionRecord:
         credential = self.session.credential
-        return Outcome(
+        return ConnectionRecord(
             number=self.id,
             peer=self.peer,
             namespace=credential.tenant.namespace if credential else None,
@@ -314,18 +314,18 @@ class ClientProtocol(RespReceiver):
             seconds=self.factory.clock.seconds() - self._since,
             commands=self.session.commands,
             refused=self.session.refused,
-            mood=mood,
+            close_reason=close_reason,
             detail=self._detail,
         )
 
     # What the session asks of its link.
 
-    def close(self, mood: str) -> None:
+    def close(self, close_reason: str) -> None:
         """See `session.ports.Link`. Reads on for a moment: for an unread byte the kernel would drop the last reply."""
         if self._closing:
             return
         self._closing = True
-        self._mood = mood
+        self._close_reason = close_reason
         if not self._admitted:
             self.factory.admission.leave(self)  # or it would be given a place
         if self._handshaking:
@@ -349,21 +349,21 @@ class ClientProtocol(RespReceiver):
         else:
             self.transport.loseWriteConnection()
 
-    def abort(self, mood: str) -> None:
+    def abort(self, close_reason: str) -> None:
         """See `session.ports.Link`."""
         self._closing = True
-        self._mood = mood
+        self._close_reason = close_reason
         self.transport.abortConnection()
 
-    def hold(self, reason: int = Hold.SESSION) -> None:
+    def pause_reading(self, reason: int = PauseReason.SESSION) -> None:
         """See `session.ports.Link`."""
         if not self._closing:
-            super().hold(reason)
+            super().pause_reading(reason)
 
-    def unhold(self, reason: int = Hold.SESSION) -> None:
+    def resume_reading(self, reason: int = PauseReason.SESSION) -> None:
         """See `session.ports.Link`."""
         if not self._closing:
-            super().unhold(reason)
+            super().resume_reading(reason)
 
     @property
     def age(self) -> int:
@@ -371,10 +371,10 @@ class ClientProtocol(RespReceiver):
         return int(self.factory.clock.seconds() - self._since)
 
     @property
-    def walled(self) -> bool:
-        """Whether it has a lane to itself on which Redis holds its tenant's limits."""
-        lane = self.session.lane
-        return isinstance(lane, LaneProtocol) and lane.walled
+    def has_acl_user(self) -> bool:
+        """Whether it has a dedicated connection on which Redis holds its tenant's limits."""
+        upstream = self.session.upstream
+        return isinstance(upstream, RedisConnection) and upstream.has_acl_user
 
     def policy(self) -> Policy:
         """See `session.ports.Link`."""
@@ -382,13 +382,15 @@ class ClientProtocol(RespReceiver):
 
     def ask(self, commands: list[list[bytes]]) -> None:
         """See `session.ports.Link`."""
-        asking = self._asking = defer.Deferred.fromCoroutine(self.factory.questions.ask(self._tenant, commands))
+        asking = self._asking = defer.Deferred.fromCoroutine(self.factory.queries.ask(self._tenant, commands))
         self._on_control(asking)
 
     def permit(self, patterns: list[bytes]) -> None:
         """See `session.ports.Link`."""
         # Not cancelled when it leaves: Redis may have been told of them, and they are counted.
-        self._on_control(defer.Deferred.fromCoroutine(self.factory.wall.permit(self.session.credential.tenant, patterns)))
+        self._on_control(
+            defer.Deferred.fromCoroutine(self.factory.acl_users.permit(self.session.credential.tenant, patterns))
+        )
 
     def _on_control(self, asked: defer.Deferred) -> None:
         asked.addErrback(self._control_failed)
@@ -397,29 +399,29 @@ class ClientProtocol(RespReceiver):
 
     def _told(self, answer: object) -> None:
         self._asking = None
-        self._place.answered(answer)
+        self._reservation.answered(answer)
         self.session.told(answer)
 
     def _control_failed(self, failure: Failure) -> Exception:
-        failure.trap(ControlError, QuestionError, LaneError, defer.CancelledError)  # the last one: nobody is there any more
+        failure.trap(ControlError, QueryError, UpstreamError, defer.CancelledError)  # the last one: nobody is there any more
         return failure.value
 
-    def figures(self) -> Mapping[str, int]:
+    def stats(self) -> Mapping[str, int]:
         """See `session.ports.Link`."""
         factory = self.factory
         siblings = factory.members[self._tenant]
         for client in siblings:
-            client.tally()
-        factory.lanes.tally()
+            client.add_up()
+        factory.pool.add_up()
         sessions = [client.session for client in siblings]
         channels, patterns, sharded = pubsub.counted([session.subscriptions for session in sessions])
         return {
             "connected_clients": len(sessions),
             "blocked_clients": sum(session.blocked for session in sessions),
             "pubsub_clients": sum(map(bool, (session.subscriptions for session in sessions))),
-            "total_connections_received": self._tally.logins,
-            "total_commands_processed": self._tally.commands,
-            "total_net_input_bytes": self._tally.received,
+            "total_connections_received": self._counters.logins,
+            "total_commands_processed": self._counters.commands,
+            "total_net_input_bytes": self._counters.received,
             "total_net_output_bytes": factory.counts.replied.get(self._tenant.namespace, 0),
             "pubsub_channels": channels,
             "pubsub_patterns": patterns,
@@ -429,109 +431,113 @@ class ClientProtocol(RespReceiver):
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         """See `session.ports.Link`."""
         try:
-            credential = self.factory.directory.authenticate(username, password)
+            credential = self.factory.snapshot.authenticate(username, password)
         except AuthenticationError as error:
             increase(self.factory.counts.logins, error.outcome)
-            self.factory.outcomes.login_refused(self.peer, error.outcome, self._namespace)
+            self.factory.access_log.login_refused(self.peer, error.outcome, self._namespace)
             raise
         before, tenant = self.session.credential, credential.tenant
         if before is None or before.tenant != tenant:
             try:
-                self._place.enter(self.factory.allowances.of(tenant.namespace))
+                self._reservation.reserve(self.factory.tenant_limits.of(tenant.namespace))
             except TenantFullError as error:
                 increase(self.factory.counts.logins, error.outcome)
-                self.factory.counts.tally(tenant.namespace).turned_away += 1
-                self.factory.outcomes.tenant_full(self.peer, tenant.namespace, credential.secret)
+                self.factory.counts.of(tenant.namespace).turned_away += 1
+                self.factory.access_log.tenant_full(self.peer, tenant.namespace, credential.secret)
                 raise
-        # The credential is right; whether a lane can be had is not the client's fault.
+        # The credential is right; whether an upstream connection can be had is not the client's fault.
         increase(self.factory.counts.logins, "ok")
         return credential
 
     def forbidden(self, name: str) -> None:
         """See `session.ports.Link`."""
         self._forbidden += 1
-        if self._tally is not None:
-            self._tally.refuse(name.encode())
+        if self._counters is not None:
+            self._counters.refuse(name.encode())
         credential = self.session.credential
         if self._forbidden <= TOLD and credential is not None:
-            self.factory.outcomes.forbidden(self.peer, credential.tenant.namespace, credential.secret, name)
+            self.factory.access_log.forbidden(self.peer, credential.tenant.namespace, credential.secret, name)
 
-    def punish(self, error: bytes) -> None:
+    def delay_login_error(self, error: bytes) -> None:
         """See `session.ports.Link`."""
         self._wrong += 1
-        delay = self.factory.guard.wrong(self._address, self.factory.clock.seconds())
-        self._penalty = self.factory.clock.callLater(delay, self.session.punished, error, self._wrong >= LAST)
+        delay = self.factory.login_backoff.wrong(self._address, self.factory.clock.seconds())
+        self._login_delay = self.factory.clock.callLater(
+            delay, self.session.login_error_due, error, self._wrong >= WRONG_PASSWORDS_LIMIT
+        )
 
     def logged_out(self) -> None:
         """See `session.ports.Link`."""
         self.factory.log_ins.begin(self)
         self._belongs_to(None)
-        self._place.leave()
-        self._limit_unread()
+        self._reservation.release()
+        self._limit_backlog()
 
     @property
     def shares(self) -> bool:
         """See `session.ports.Link`."""
         return self.factory.shares
 
-    def lease(self, credential: Credential, protocol: int) -> None:
+    def acquire(self, credential: Credential, protocol: int) -> None:
         """See `session.ports.Link`."""
-        lane = self.factory.lanes.fresh(credential.tenant, protocol)
-        if lane is not None:
-            self._leased(lane)
+        upstream = self.factory.pool.fresh(credential.tenant, protocol)
+        if upstream is not None:
+            self._leased(upstream)
             return
-        self._await_lane(defer.Deferred.fromCoroutine(self.factory.lanes.lease(credential.tenant, protocol)), self._leased)
+        self._await_upstream(
+            defer.Deferred.fromCoroutine(self.factory.pool.acquire(credential.tenant, protocol)), self._leased
+        )
 
     def share(self, credential: Credential, protocol: int) -> None:
         """See `session.ports.Link`."""
-        home = self.factory.lanes.home(credential.tenant, protocol)
-        if home.lane is not None:  # as it mostly is: no Deferred
-            home.enter()
-            self._shared(home)
+        tenant_pool = self.factory.pool.tenant_pool(credential.tenant, protocol)
+        if tenant_pool.upstream is not None:  # as it mostly is: no Deferred
+            tenant_pool.enter()
+            self._shared(tenant_pool)
             return
 
         def failed(failure: Failure) -> Failure:
-            home.leave()
+            tenant_pool.leave()
             return failure
 
-        self._await_lane(home.come().addErrback(failed), lambda _: self._shared(home))
+        self._await_upstream(tenant_pool.come().addErrback(failed), lambda _: self._shared(tenant_pool))
 
-    def _await_lane(self, leasing: defer.Deferred, then: Callable[[object], None]) -> None:
+    def _await_upstream(self, leasing: defer.Deferred, then: Callable[[object], None]) -> None:
         self._leasing = leasing
         leasing.addCallbacks(then, self._not_leased)
         leasing.addErrback(self._crashed)
 
-    def _leased(self, lane: LaneProtocol) -> None:
-        lane.carry(self.session, self._redis_slow)
-        self._lane_there()
-        self.session.lane_opened(lane)
+    def _leased(self, upstream: RedisConnection) -> None:
+        upstream.carry(self.session, self._redis_slow)
+        self._upstream_there()
+        self.session.upstream_opened(upstream)
         if self._read_closed and not self._closing:
             self._give_grace()
 
-    def _shared(self, home: SharedLanes) -> None:
-        self._lane_there()
-        self.session.at_home(home)
+    def _shared(self, tenant_pool: TenantPool) -> None:
+        self._upstream_there()
+        self.session.multiplexed_ready(tenant_pool)
 
-    def _lane_there(self) -> None:
+    def _upstream_there(self) -> None:
         self._leasing = None
-        if self.session.candidate is not None:
-            self._belongs_to(self.session.candidate.tenant)
+        if self.session.pending_login is not None:
+            self._belongs_to(self.session.pending_login.tenant)
         if self.session.credential is None:
             # The log-in succeeded.
             self.factory.log_ins.end(self)
             self.read_at_most(self._usual_buffer)
-        self._place.settle()
+        self._reservation.keep()
 
     def _not_leased(self, failure: Failure) -> None:
         self._leasing = None
-        self._place.give_up()
-        failure.trap(LaneError, defer.CancelledError)
-        if failure.check(LaneError):
-            self.session.lane_refused(failure.value.told)
+        self._reservation.cancel()
+        failure.trap(UpstreamError, defer.CancelledError)
+        if failure.check(UpstreamError):
+            self.session.upstream_refused(failure.value.told)
 
     def _crashed(self, failure: Failure) -> None:
         # What one client can bring about once, it can bring about all the time.
-        if self.factory.outcomes.allows(self._namespace, self.peer):
+        if self.factory.access_log.allows(self._namespace, self.peer):
             super()._crashed(failure)
         else:
             self.transport.abortConnection()
@@ -540,9 +546,9 @@ class ClientProtocol(RespReceiver):
 
     def _redis_slow(self, slow: bool) -> None:
         if slow:
-            self.hold(Hold.PEER)
+            self.pause_reading(PauseReason.PEER)
         else:
-            self.unhold(Hold.PEER)
+            self.resume_reading(PauseReason.PEER)
 
     def _full(self) -> None:
         self.session.unread(True)
@@ -561,14 +567,16 @@ class ClientProtocol(RespReceiver):
         else:
             self.close("shutdown")
 
-    def hurry(self) -> LaneProtocol | None:
-        """The end is near: it begins nothing more. Gives the lane of its own that it waits for, if there is one."""
+    def hurry(self) -> RedisConnection | None:
+        """The end is near: it begins nothing more. Gives the upstream connection of its own that it waits for, if there is
+        one.
+        """
         session = self.session
         session.hurry()
-        if not (session.pinned and session.lane.waits):
+        if not (session.dedicated and session.upstream.waits):
             return None
         session.may_be_unblocked()
-        return session.lane
+        return session.upstream
 
     def cut_off(self) -> None:
         """The end: it is closed now."""
@@ -595,7 +603,7 @@ class ClientProtocol(RespReceiver):
             self._restart_timer(LINGER, self._lingered)
 
     def end_revoked(self) -> None:
-        """Closes it after the replies that it is owed: its session was revoked."""
+        """Closes it after the replies that it waits for: its session was revoked."""
         if self._closing:
             return
         self.session.end_revoked()

@@ -15,7 +15,7 @@ from twisted.logger import Logger
 
 from ..policy import acl
 from ..upstream.client import ControlError, ControlService
-from ..upstream.connection import LaneProtocol
+from ..upstream.connection import RedisConnection
 from .connection import ClientProtocol, shown_address
 from .factory import ClientFactory
 
@@ -26,7 +26,7 @@ RATE = 200
 TURN = 0.05
 #: Seconds before the end at which nothing more is waited for but the replies to what Redis has: a quarter of the time
 #: where that is less.
-LAST = 1.0
+WRONG_PASSWORDS_LIMIT = 1.0
 
 
 class Drain:
@@ -64,7 +64,7 @@ class Drain:
         self._factory.drain(self._left)
         if self._over.called:
             return self._over
-        last = min(LAST, self._seconds / 4)
+        last = min(WRONG_PASSWORDS_LIMIT, self._seconds / 4)
         self._timers = [
             self._clock.callLater(self._seconds - last, self._hurry),
             self._clock.callLater(self._seconds, self._cut),
@@ -106,11 +106,12 @@ class Drain:
             self._turns.stop()
 
     def _hurry(self) -> None:
-        # A lane that is not read for its tenant's rate would keep the replies to what Redis has done, be it an item popped.
-        self._factory.allowances.lift()
-        lanes = [lane for client in list(self._clients) if (lane := client.hurry()) is not None]
-        if lanes:
-            defer.Deferred.fromCoroutine(self._unblock(lanes)).addErrback(
+        # An upstream connection that is not read for its tenant's rate would keep the replies to what Redis has done, be it
+        # an item popped.
+        self._factory.tenant_limits.lift()
+        upstreams = [upstream for client in list(self._clients) if (upstream := client.hurry()) is not None]
+        if upstreams:
+            defer.Deferred.fromCoroutine(self._unblock(upstreams)).addErrback(
                 lambda failure: self._log.failure("unblocking what waits failed in a way that is a bug", failure)
             )
 
@@ -120,11 +121,11 @@ class Drain:
 
     # An item that a BLPOP took must not be sent to a connection that is being closed. Redis knows whether it took one.
 
-    async def _unblock(self, lanes: Sequence[LaneProtocol]) -> None:
+    async def _unblock(self, upstreams: Sequence[RedisConnection]) -> None:
         """Has Redis answer what blocks now. Those that it cannot be told of have their connection half closed instead."""
-        known = {_address(lane): lane for lane in lanes}
+        known = {_address(upstream): upstream for upstream in upstreams}
         known.pop("", None)
-        found: dict[LaneProtocol, str] = {}
+        found: dict[RedisConnection, str] = {}
         if known and self._control.connected:
             try:
                 listed = await self._control.ask("CLIENT", "LIST", "TYPE", "normal")
@@ -132,14 +133,18 @@ class Drain:
                 listed = b""
             for line in listed.decode("utf-8", "replace").splitlines():
                 client = dict(field.partition("=")[::2] for field in line.split(" "))
-                lane = known.get(client.get("addr", ""))
+                upstream = known.get(client.get("addr", ""))
                 # The address may be that of another, where something translates addresses in between.
-                if lane is not None and (not lane.walled or client.get("user") == acl.username(lane.tenant)):
-                    found[lane] = client.get("id", "")
-        await defer.gatherResults([defer.Deferred.fromCoroutine(self._unblock_one(lane, found.get(lane))) for lane in lanes])
+                if upstream is not None and (
+                    not upstream.has_acl_user or client.get("user") == acl.username(upstream.tenant)
+                ):
+                    found[upstream] = client.get("id", "")
+        await defer.gatherResults(
+            [defer.Deferred.fromCoroutine(self._unblock_one(upstream, found.get(upstream))) for upstream in upstreams]
+        )
 
-    async def _unblock_one(self, lane: LaneProtocol, number: str | None) -> None:
-        if not lane.waits:
+    async def _unblock_one(self, upstream: RedisConnection, number: str | None) -> None:
+        if not upstream.waits:
             return  # it was answered meanwhile, or given up: what stands behind a revoked session's command must not run
         if number is not None:
             try:
@@ -147,10 +152,10 @@ class Drain:
                 return
             except ControlError:
                 pass
-        lane.finish()
+        upstream.finish()
 
 
-def _address(lane: LaneProtocol) -> str:
+def _address(upstream: RedisConnection) -> str:
     """As CLIENT LIST has it; empty: it does not tell such connections apart."""
-    host = lane.transport.getHost()
+    host = upstream.transport.getHost()
     return "" if isinstance(host, UNIXAddress) else shown_address(host)

@@ -1,6 +1,6 @@
 """The clients of one process: the factory of their connections, and what these share.
 
-Owns who is there, whose each is, and what happens to all of them at once: another Directory, another policy, the end.
+Owns who is there, whose each is, and what happens to all of them at once: another Snapshot, another policy, the end.
 One connection is `connection`'s business.
 """
 
@@ -15,20 +15,20 @@ from twisted.internet.interfaces import IAddress, IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
-from ..net.rate_limit import Allowances
+from ..net.rate_limit import TenantLimits
 from ..net.time_limit import TimeLimit
-from ..ops.access_log import Outcomes
+from ..ops.access_log import AccessLog
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..tenants.account import Counts
-from ..tenants.login_backoff import Guard
-from ..tenants.model import Directory, Tenant
-from ..upstream.acl_users import Wall
-from ..upstream.pool import LanePool
-from ..upstream.queries import Questions
+from ..tenants.login_backoff import LoginBackoff
+from ..tenants.model import Snapshot, Tenant
+from ..upstream.acl_users import AclUsers
+from ..upstream.pool import ConnectionPool
+from ..upstream.queries import ControlQueries
 from .admission import Admission
 from .connection import CROWDED, ClientProtocol
-from .snapshot import DirectoryHolder
+from .snapshot import CurrentSnapshot
 
 #: Seconds between two looks at clients that are not read from.
 PROBE = 5.0
@@ -57,35 +57,35 @@ class ClientFactory(Factory):
     def __init__(
         self,
         clock: object,
-        directory: DirectoryHolder,
-        questions: Questions,
-        wall: Wall,
-        lanes: LanePool,
+        snapshot: CurrentSnapshot,
+        queries: ControlQueries,
+        acl_users: AclUsers,
+        pool: ConnectionPool,
         admission: Admission,
-        outcomes: Outcomes,
+        access_log: AccessLog,
         timeouts: Timeouts,
         shares: bool = True,
         counts: Counts | None = None,
         numbers: Iterator[int] | None = None,
-        allowances: Allowances | None = None,
+        tenant_limits: TenantLimits | None = None,
     ) -> None:
         self.clock = clock
-        self.allowances = allowances or Allowances(clock)
-        #: whether sessions share lanes
+        self.tenant_limits = tenant_limits or TenantLimits(clock)
+        #: whether sessions share pool
         self.shares = shares
-        self.directory = directory
-        self.questions = questions
-        self.wall = wall
-        self.guard = Guard()
+        self.snapshot = snapshot
+        self.queries = queries
+        self.acl_users = acl_users
+        self.login_backoff = LoginBackoff()
         self._probing = task.LoopingCall(self._probe)
         self._probing.clock = clock
         self._making_room = task.LoopingCall(self._make_room)
         self._making_room.clock = clock
         #: what tenants may do on the server as it is; sessions take it over at their log-in
         self.policy = make_policy(builtin(), scripts=False)
-        self.lanes = lanes
+        self.pool = pool
         self.admission = admission
-        self.outcomes = outcomes
+        self.access_log = access_log
         #: for those that have not logged in
         self.log_ins: TimeLimit[ClientProtocol] = TimeLimit(clock, timeouts.login, ClientProtocol.login_timeout)
         self.timeouts = timeouts
@@ -101,7 +101,7 @@ class ClientFactory(Factory):
         # Those that were revoked, and have still to be closed.
         self._revoked: list[ClientProtocol] = []
         self._closing: IDelayedCall | None = None
-        directory.listeners.append(self._changed)
+        snapshot.listeners.append(self._changed)
 
     def startFactory(self) -> None:
         """The first port listens."""
@@ -159,29 +159,30 @@ class ClientFactory(Factory):
     def use(self, policy: Policy, everywhere: bool = False) -> None:
         """What tenants may do from now on.
 
-        everywhere: Redis is the same as before, and its users have the rights: also for sessions with a lane to themselves.
+        everywhere: Redis is the same as before, and its users have the rights: also for sessions with an upstream connection
+        to themselves.
         One with the master's rights is from a time when Redis held no limits, and its session keeps its policy.
         """
         self.policy = policy
         for client in list(self.clients):
-            client.session.policy_changed(pinned=everywhere and client.walled)
+            client.session.policy_changed(dedicated=everywhere and client.has_acl_user)
 
-    def _changed(self, directory: Directory) -> None:
-        namespaces = {tenant.namespace for tenant in directory.tenants}
+    def _changed(self, snapshot: Snapshot) -> None:
+        namespaces = {tenant.namespace for tenant in snapshot.tenants}
         self.counts.keep(namespaces)
-        self.allowances.use(directory.limits, namespaces)
-        self._revoke(directory)
+        self.tenant_limits.use(snapshot.limits, namespaces)
+        self._revoke(snapshot)
 
-    def _revoke(self, directory: Directory) -> None:
+    def _revoke(self, snapshot: Snapshot) -> None:
         """From this moment on no session sends a command whose credential is not good any more."""
-        now = self.directory.wall_clock()
+        now = self.snapshot.wall_clock()
         # All in this one turn, however many there are: most have a credential that is in the new one as it is.
-        good = {id(credential) for credential in directory.credentials if credential.valid_at(now)}
+        good = {id(credential) for credential in snapshot.credentials if credential.valid_at(now)}
         for client in list(self.clients):
             session = client.session
-            if session.candidate is None and (session.credential is None or id(session.credential) in good):
+            if session.pending_login is None and (session.credential is None or id(session.credential) in good):
                 continue
-            if session.recheck(lambda credential: directory.renewed(credential, now)):
+            if session.recheck(lambda credential: snapshot.renewed(credential, now)):
                 self._revoked.append(client)
         if self._closing is None:
             self._close_revoked()

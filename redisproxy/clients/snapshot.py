@@ -1,7 +1,7 @@
-"""Holds the Directory that is in force, in a process that serves clients.
+"""Holds the Snapshot that is in force, in a process that serves clients.
 
-Owns who may log in at this moment: it tells those who act on a change of another Directory, and of each expiry. Where
-Directories come from is the business of `sources.reload`, here or in another process.
+Owns who may log in at this moment: it tells those who act on a change of another Snapshot, and of each expiry. Where
+Snapshots come from is the business of `sources.reload`, here or in another process.
 """
 
 from __future__ import annotations
@@ -13,19 +13,19 @@ from twisted.application import service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
-from ..tenants.model import NOT_LOADED, AuthenticationError, Credential, Directory
+from ..tenants.model import NOT_LOADED, AuthenticationError, Credential, Snapshot
 
 #: Seconds, at most, between two looks at the wall clock: how late an expiry is that came because the clock was set.
 LOOK = 1.0
 
 
-class DirectoryHolder(service.Service):
-    """The Directory in force.
+class CurrentSnapshot(service.Service):
+    """The Snapshot in force.
 
     clock: for the time between two looks; wall_clock: seconds since the epoch, which may be set at any moment.
     """
 
-    name = "directory"
+    name = "snapshot"
     _log = Logger()
 
     def __init__(self, clock: IReactorTime, wall_clock: Callable[[], float] = time.time) -> None:
@@ -35,34 +35,34 @@ class DirectoryHolder(service.Service):
         # The wall clock at the last look: no credential that had not expired then has been told of as expired.
         self._looked = 0.0
         #: None until there was one
-        self.directory: Directory | None = None
-        #: called with the Directory after each change, and after an expiry; one that fails is a bug, and costs no other
-        self.listeners: list[Callable[[Directory], None]] = []
+        self.snapshot: Snapshot | None = None
+        #: called with the Snapshot after each change, and after an expiry; one that fails is a bug, and costs no other
+        self.listeners: list[Callable[[Snapshot], None]] = []
         self._next_look: IDelayedCall | None = None
 
     def stopService(self) -> None:
         super().stopService()
         self._stop_looking()
 
-    def use(self, directory: Directory) -> None:
+    def use(self, snapshot: Snapshot) -> None:
         """It is in force from now on."""
-        self.directory = directory
+        self.snapshot = snapshot
         self._changed()
 
     def _changed(self) -> None:
-        """The Directory is another one, or the time has come for some of it."""
+        """The Snapshot is another one, or the time has come for some of it."""
         self._looked = self.wall_clock()
         self._look_later()
         for listener in list(self.listeners):
             try:
-                listener(self.directory)
+                listener(self.snapshot)
             except Exception:
                 self._log.failure("a listener to the directory failed")
 
     def _look(self) -> None:
         """Has a credential expired since the last look? The clock may have been set forward meanwhile, or back."""
         now = self.wall_clock()
-        expires = self.directory.next_expiry(self._looked)
+        expires = self.snapshot.next_expiry(self._looked)
         self._looked = now
         if expires is not None and expires <= now:
             self._changed()
@@ -71,9 +71,9 @@ class DirectoryHolder(service.Service):
 
     def _look_later(self) -> None:
         self._stop_looking()
-        if not self.running or self.directory.next_expiry(0.0) is None:
+        if not self.running or self.snapshot.next_expiry(0.0) is None:
             return  # nothing ever expires
-        expires = self.directory.next_expiry(self._looked)
+        expires = self.snapshot.next_expiry(self._looked)
         delay = LOOK if expires is None else min(LOOK, expires - self._looked)
         self._next_look = self._clock.callLater(delay, self._look)
 
@@ -83,6 +83,6 @@ class DirectoryHolder(service.Service):
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         """Whose password it is. Raises AuthenticationError."""
-        if self.directory is None:
+        if self.snapshot is None:
             raise AuthenticationError(NOT_LOADED, "not-loaded")
-        return self.directory.authenticate(username, password, self.wall_clock())
+        return self.snapshot.authenticate(username, password, self.wall_clock())

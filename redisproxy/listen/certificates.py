@@ -164,7 +164,7 @@ class RotationService(service.Service):
                 continue
             if watched.problem:
                 watched.problem = ""
-                self._log.info("mended: {listener}", listener=watched.tls.listener)
+                self._log.info("fixed: {listener}", listener=watched.tls.listener)
             if news is not watched.made:
                 before, watched.made = watched.made.material, news
                 watched.tls.use(news)

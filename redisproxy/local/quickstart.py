@@ -18,11 +18,11 @@ from twisted.internet.endpoints import HostnameEndpoint
 from twisted.internet.interfaces import IReactorTCP
 from twisted.internet.protocol import Factory
 
-from ..tenants.enrolment import Reading, parse_tenant
+from ..tenants.enrolment import FullRead, parse_tenant
 from ..tenants.urls import MalformedError
 
 
-def _tenants(reading: Reading, secret_name: str) -> Iterator[tuple[str, bytes, int]]:
+def _tenants(reading: FullRead, secret_name: str) -> Iterator[tuple[str, bytes, int]]:
     """(namespace, password, index) of each well-formed client secret."""
     for namespace, secrets in sorted(reading.secrets.items()):
         for secret in secrets if isinstance(secrets, tuple) else ():
@@ -36,7 +36,7 @@ def _tenants(reading: Reading, secret_name: str) -> Iterator[tuple[str, bytes, i
 
 async def tour(
     reactor: IReactorTCP,
-    reading: Reading,
+    reading: FullRead,
     secret_name: str,
     host: str,
     port: int,

@@ -29,7 +29,7 @@ SMALL_READ_SIZE = 4 * 1024
 _UNIX = (unix.Server, unix.Client)
 
 
-class Hold:
+class PauseReason:
     """Why a connection is not read from for now: a sum of these."""
 
     SESSION = 1  #: the session takes no more commands
@@ -103,7 +103,7 @@ class RespReceiver(Protocol):
         """The peer sent what RESP does not allow. By default the connection is aborted."""
         self.transport.abortConnection()
 
-    def hold(self, reason: int) -> None:
+    def pause_reading(self, reason: int) -> None:
         """Stops reading, until every reason is gone."""
         if not self._held:
             self.pauses += 1
@@ -115,7 +115,7 @@ class RespReceiver(Protocol):
         """Whether it is not read from for now."""
         return self._held != 0
 
-    def unhold(self, reason: int) -> None:
+    def resume_reading(self, reason: int) -> None:
         """One reason to stop is gone."""
         if self._held & reason:
             self._held &= ~reason

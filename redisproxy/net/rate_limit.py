@@ -15,10 +15,10 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from ..session.session import Session
 from ..tenants.limits import UNLIMITED, Bucket, Limits
 from ..tenants.model import TenantFullError
-from .protocol import READ_SIZE, SMALL_READ_SIZE, Hold
+from .protocol import READ_SIZE, SMALL_READ_SIZE, PauseReason
 
 #: Clients that have their turn in one turn of the reactor.
-AT_ONCE = 50
+CONCURRENT_LIMIT = 50
 #: Seconds, the least that anything waits: less is not worth a turn of the reactor.
 TICK = 0.001
 #: Of a second: how much of what is allowed in one is read at once, unless that is less than SMALL_READ_SIZE. What is read at
@@ -38,27 +38,27 @@ class Client(Protocol):
     def read_at_most(self, size: int) -> None:
         """So many bytes at once."""
 
-    def hold(self, reason: int) -> None:
+    def pause_reading(self, reason: int) -> None:
         """Reads no more."""
 
-    def unhold(self, reason: int) -> None:
+    def resume_reading(self, reason: int) -> None:
         """Reads on."""
 
     def crashed(self) -> None:
         """There was an exception, which costs this connection alone."""
 
 
-class Lane(Protocol):
+class Upstream(Protocol):
     """A tenant's connection to Redis: see `protocol.RespReceiver`."""
 
-    def hold(self, reason: int) -> None:
+    def pause_reading(self, reason: int) -> None:
         """Reads no more."""
 
-    def unhold(self, reason: int) -> None:
+    def resume_reading(self, reason: int) -> None:
         """Reads on."""
 
 
-class Shaper:
+class RateLimiter:
     """One tenant's rates. closed: whether they are overdrawn, so that what clients send has to wait."""
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -69,8 +69,8 @@ class Shaper:
         #: bytes that are read from a client at once, so that no read takes what is allowed in many seconds
         self.read_size = READ_SIZE
         # A dict for its order, and so that one which leaves need not be searched for.
-        self._waiting: dict[Place, None] = {}
-        self._lanes: set[Lane] = set()
+        self._waiting: dict[Reservation, None] = {}
+        self._upstreams: set[Upstream] = set()
         self._timer: IDelayedCall | None = None
         self._since: float | None = None
         self._throttled = 0.0
@@ -89,7 +89,7 @@ class Shaper:
     @property
     def held(self) -> int:
         """Connections that are not read from for now, clients' and those to Redis."""
-        return len(self._waiting) + len(self._lanes)
+        return len(self._waiting) + len(self._upstreams)
 
     @property
     def throttled(self) -> float:
@@ -108,20 +108,22 @@ class Shaper:
             self.closed = True
             self._open_in(wait)
 
-    def wait(self, place: Place) -> None:
+    def wait(self, reservation: Reservation) -> None:
         """What it sent is kept until `go_on` is called."""
-        self._waiting[place] = None
+        self._waiting[reservation] = None
         self._begin()
 
-    def leave(self, place: Place) -> None:
+    def leave(self, reservation: Reservation) -> None:
         """It waits no more."""
-        del self._waiting[place]
+        del self._waiting[reservation]
         self._end()
 
     # Of a connection to Redis.
 
-    def replied(self, size: int, lane: Lane | None) -> None:
-        """Redis sent so many bytes. If that was too much, the lane is held until it is not. None: nobody uses it now."""
+    def replied(self, size: int, upstream: Upstream | None) -> None:
+        """Redis sent so many bytes. If that was too much, the upstream connection is held until it is not. None: nobody uses
+        it now.
+        """
         if self._bytes is None:
             return
         wait = self._bytes.take(size, self._clock.seconds())
@@ -129,10 +131,10 @@ class Shaper:
             return
         self.closed = True
         self._open_in(wait)
-        if lane is not None:
-            self._lanes.add(lane)
+        if upstream is not None:
+            self._upstreams.add(upstream)
             self._begin()
-            lane.hold(Hold.RATE)
+            upstream.pause_reading(PauseReason.RATE)
 
     # Time.
 
@@ -147,14 +149,14 @@ class Shaper:
     def _open(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        owed = [0.0 if bucket is None else bucket.take(0, now) for bucket in (self._commands, self._bytes)]
-        if not owed[1]:
-            lanes, self._lanes = self._lanes, set()
-            for lane in lanes:
-                lane.unhold(Hold.RATE)
-        if any(owed):
-            # Whichever comes first: lanes do not wait for what is owed in commands.
-            self._open_in(min(wait for wait in owed if wait))
+        waits = [0.0 if bucket is None else bucket.take(0, now) for bucket in (self._commands, self._bytes)]
+        if not waits[1]:
+            upstreams, self._upstreams = self._upstreams, set()
+            for upstream in upstreams:
+                upstream.resume_reading(PauseReason.RATE)
+        if any(waits):
+            # Whichever comes first: upstream connections do not wait for what is pending in commands.
+            self._open_in(min(wait for wait in waits if wait))
         else:
             self.closed = False
             self._serve()
@@ -162,12 +164,12 @@ class Shaper:
 
     def _serve(self) -> None:
         """Those that wait have their turns, as long as nothing is overdrawn."""
-        for _ in range(AT_ONCE):
+        for _ in range(CONCURRENT_LIMIT):
             if self.closed or not self._waiting:
                 return
-            place = next(iter(self._waiting))
-            del self._waiting[place]
-            place.go_on()
+            reservation = next(iter(self._waiting))
+            del self._waiting[reservation]
+            reservation.go_on()
         if self._waiting and not self.closed:
             self.closed = True
             self._open_in(TICK)
@@ -187,61 +189,61 @@ class Shaper:
             self._timer.cancel()
 
 
-class Allowance:
+class TenantLimit:
     """What one tenant may have in this process, and has.
 
-    clock: None where there will never be a limit of a rate; shaper: None where no rate is limited.
+    clock: None where there will never be a limit of a rate; rate limiter: None where no rate is limited.
     """
 
     def __init__(self, clock: IReactorTime | None) -> None:
         self._clock = clock
         self._limits = UNLIMITED
         #: those that are taken
-        self.places: set[Place] = set()
-        self.shaper: Shaper | None = None
+        self.reservations: set[Reservation] = set()
+        self.rate_limiter: RateLimiter | None = None
         # Kept when there is no limit any more, for those that still wait and for what was counted.
-        self._shaper: Shaper | None = None
+        self._rate_limiter: RateLimiter | None = None
 
     def use(self, limits: Limits) -> None:
         """These hold from now on. Who is there stays, even where that is more than now may come."""
         before, self._limits = self._limits, limits
         if (before.commands_per_second, before.bytes_per_second) == (limits.commands_per_second, limits.bytes_per_second):
             return
-        if self._shaper is None:
+        if self._rate_limiter is None:
             if self._clock is None:
                 raise RuntimeError("nobody's rates cannot be limited")
-            self._shaper = Shaper(self._clock)
-        self._shaper.use(limits)
-        self.shaper = self._shaper if limits.commands_per_second or limits.bytes_per_second else None
-        for place in self.places:
-            place.limits_changed()
+            self._rate_limiter = RateLimiter(self._clock)
+        self._rate_limiter.use(limits)
+        self.rate_limiter = self._rate_limiter if limits.commands_per_second or limits.bytes_per_second else None
+        for reservation in self.reservations:
+            reservation.limits_changed()
 
-    def take(self, place: Place) -> bool:
+    def reserve(self, reservation: Reservation) -> bool:
         """Whether it can be had. It may be had already."""
         most = self._limits.max_connections
-        if most and len(self.places) >= most and place not in self.places:
+        if most and len(self.reservations) >= most and reservation not in self.reservations:
             return False
-        self.places.add(place)
+        self.reservations.add(reservation)
         return True
 
-    def free(self, place: Place) -> None:
+    def release(self, reservation: Reservation) -> None:
         """Another may take it."""
-        self.places.discard(place)
+        self.reservations.discard(reservation)
 
     @property
     def held(self) -> int:
-        """See `Shaper.held`."""
-        return 0 if self._shaper is None else self._shaper.held
+        """See `RateLimiter.held`."""
+        return 0 if self._rate_limiter is None else self._rate_limiter.held
 
     @property
     def throttled(self) -> float:
-        """See `Shaper.throttled`."""
-        return 0.0 if self._shaper is None else self._shaper.throttled
+        """See `RateLimiter.throttled`."""
+        return 0.0 if self._rate_limiter is None else self._rate_limiter.throttled
 
     def stop(self) -> None:
         """It is used no more."""
-        if self._shaper is not None:
-            self._shaper.stop()
+        if self._rate_limiter is not None:
+            self._rate_limiter.stop()
 
 
 def _size(answer: object) -> int:
@@ -252,66 +254,66 @@ def _size(answer: object) -> int:
 
 
 #: Where nobody is the tenant.
-NOBODYS = Allowance(None)
+UNLIMITED_TENANT = TenantLimit(None)
 
 
-class Place:
+class Reservation:
     """One client's place among its tenant's: what the client sends is charged there, and may have to wait for its turn.
 
-    shaper: None where nothing has to wait, whatever was done.
+    rate limiter: None where nothing has to wait, whatever was done.
     """
 
-    __slots__ = ("_allowance", "_charged", "_client", "_entered", "_line", "shaper")
+    __slots__ = ("_charged", "_client", "_line", "_reserved", "_tenant_limit", "rate_limiter")
 
     def __init__(self, client: Client) -> None:
         self._client = client
-        self.shaper: Shaper | None = None
+        self.rate_limiter: RateLimiter | None = None
         # Of the tenant as which the client is logged in, and of the one as which it is about to be.
-        self._allowance: Allowance | None = None
-        self._entered: Allowance | None = None
+        self._tenant_limit: TenantLimit | None = None
+        self._reserved: TenantLimit | None = None
         # Commands and bytes, so far.
         self._charged = (0, 0)
         # Where it waits. It may log out meanwhile, and still has its turn there.
-        self._line: Shaper | None = None
+        self._line: RateLimiter | None = None
 
     # Whose it is.
 
-    def enter(self, allowance: Allowance) -> None:
+    def reserve(self, tenant_limit: TenantLimit) -> None:
         """The client is about to log in as this tenant. Raises TenantFullError."""
-        if not allowance.take(self):
+        if not tenant_limit.reserve(self):
             raise TenantFullError
-        self._entered = allowance
+        self._reserved = tenant_limit
 
-    def give_up(self) -> None:
+    def cancel(self) -> None:
         """The log-in came to nothing."""
-        entered, self._entered = self._entered, None
-        if entered is not None and entered is not self._allowance:
-            entered.free(self)
+        reserved, self._reserved = self._reserved, None
+        if reserved is not None and reserved is not self._tenant_limit:
+            reserved.release(self)
 
-    def settle(self) -> None:
+    def keep(self) -> None:
         """The client is logged in, if it was about to be."""
-        if self._entered is None:
+        if self._reserved is None:
             return
-        self.leave()
-        self._allowance, self._entered = self._entered, None
+        self.release()
+        self._tenant_limit, self._reserved = self._reserved, None
         self.limits_changed()
-        if self.shaper is not None and self.shaper.closed:
-            self._wait(self.shaper)  # with what came behind the log-in
+        if self.rate_limiter is not None and self.rate_limiter.closed:
+            self._wait(self.rate_limiter)  # with what came behind the log-in
 
-    def leave(self) -> None:
+    def release(self) -> None:
         """The client is not logged in any more."""
-        if self.shaper is not None:
+        if self.rate_limiter is not None:
             self._charge()
-            self.shaper = None
+            self.rate_limiter = None
             self._client.read_at_most(READ_SIZE)
-        allowance, self._allowance = self._allowance, None
-        if allowance is not None and allowance is not self._entered:
-            allowance.free(self)
+        tenant_limit, self._tenant_limit = self._tenant_limit, None
+        if tenant_limit is not None and tenant_limit is not self._reserved:
+            tenant_limit.release(self)
 
     def lost(self) -> None:
         """The client is gone."""
-        self.leave()
-        self.give_up()
+        self.release()
+        self.cancel()
         if self._line is not None:
             self._line.leave(self)
             self._line = None
@@ -320,28 +322,28 @@ class Place:
 
     def limits_changed(self) -> None:
         """The tenant's limits are others than before."""
-        if self._allowance is None:
+        if self._tenant_limit is None:
             return
         client = self._client
-        before, self.shaper = self.shaper, self._allowance.shaper
-        if self.shaper is not None:
+        before, self.rate_limiter = self.rate_limiter, self._tenant_limit.rate_limiter
+        if self.rate_limiter is not None:
             if before is None:
                 self._charged = (client.session.commands, client.taken - client.session.buffered)
-            client.read_at_most(self.shaper.read_size)
+            client.read_at_most(self.rate_limiter.read_size)
         elif before is not None:
             client.read_at_most(READ_SIZE)
 
     # What the client sends.
 
     def received(self, data: bytes) -> None:
-        """It, where there is a shaper."""
-        client, shaper = self._client, self.shaper
-        if shaper is None:
+        """It, where there is a rate limiter."""
+        client, rate_limiter = self._client, self.rate_limiter
+        if rate_limiter is None:
             client.session.received(data)
             return
-        client.read_at_most(shaper.read_size)  # a large read may have made that more
-        if shaper.closed and not client.session.ended:
-            self._wait(shaper)
+        client.read_at_most(rate_limiter.read_size)  # a large read may have made that more
+        if rate_limiter.closed and not client.session.ended:
+            self._wait(rate_limiter)
             client.session.received(data)
         else:
             client.session.received(data)
@@ -349,21 +351,21 @@ class Place:
 
     def answered(self, answer: object) -> None:
         """Redis said this on the client's behalf, over a connection that is not the tenant's."""
-        if self.shaper is not None:
-            self.shaper.replied(_size(answer), None)
+        if self.rate_limiter is not None:
+            self.rate_limiter.replied(_size(answer), None)
 
-    def _wait(self, shaper: Shaper) -> None:
+    def _wait(self, rate_limiter: RateLimiter) -> None:
         self._client.session.throttle(True)
-        self._client.hold(Hold.RATE)
+        self._client.pause_reading(PauseReason.RATE)
         if self._line is None:
-            self._line = shaper
-            shaper.wait(self)
+            self._line = rate_limiter
+            rate_limiter.wait(self)
 
     def go_on(self) -> None:
         """Its turn has come."""
         client = self._client
         self._line = None
-        client.unhold(Hold.RATE)
+        client.resume_reading(PauseReason.RATE)
         try:
             client.session.throttle(False)
             self._charge()
@@ -371,32 +373,32 @@ class Place:
             client.crashed()
 
     def _charge(self) -> None:
-        if self.shaper is not None:
+        if self.rate_limiter is not None:
             before, self._charged = self._charged, (self._client.session.commands, self._client.taken)
-            self.shaper.charge(self._charged[0] - before[0], self._charged[1] - before[1])
+            self.rate_limiter.charge(self._charged[0] - before[0], self._charged[1] - before[1])
 
 
 class RateFigures(TypedDict):
-    """See `ops.stats.TenantCounts`."""
+    """See `ops.stats.TenantStats`."""
 
     held: int
     throttled: float
 
 
-class Allowances:
+class TenantLimits:
     """Those of all tenants. processes: how many hold the limits together, each to its part."""
 
     def __init__(self, clock: IReactorTime, processes: int = 1) -> None:
         self._clock = clock
         self._processes = processes
         self._limits: Mapping[str, Limits] = {}
-        self._known: dict[str, Allowance] = {}
+        self._known: dict[str, TenantLimit] = {}
 
-    def of(self, namespace: str) -> Allowance:
+    def of(self, namespace: str) -> TenantLimit:
         """The one of a tenant, made when it is asked for first."""
         found = self._known.get(namespace)
         if found is None:
-            found = self._known[namespace] = Allowance(self._clock)
+            found = self._known[namespace] = TenantLimit(self._clock)
             found.use(self._share(namespace))
         return found
 
@@ -407,17 +409,17 @@ class Allowances:
     def use(self, limits: Mapping[str, Limits], namespaces: Collection[str]) -> None:
         """These hold from now on, by namespace. namespaces: of all tenants; others are forgotten when they have left."""
         self._limits = limits
-        for namespace, allowance in list(self._known.items()):
-            allowance.use(self._share(namespace))
-            if namespace not in namespaces and not (allowance.places or allowance.held):
-                allowance.stop()
+        for namespace, tenant_limit in list(self._known.items()):
+            tenant_limit.use(self._share(namespace))
+            if namespace not in namespaces and not (tenant_limit.reservations or tenant_limit.held):
+                tenant_limit.stop()
                 del self._known[namespace]
 
     def lift(self) -> None:
         """There are none any more: at the end of the process, what Redis has done is told in the time that is left."""
         self.use({}, self._known)
 
-    def figures(self, namespace: str) -> RateFigures:
+    def stats(self, namespace: str) -> RateFigures:
         """What is counted of a tenant."""
         found = self._known.get(namespace)
         return {"held": 0, "throttled": 0.0} if found is None else {"held": found.held, "throttled": found.throttled}

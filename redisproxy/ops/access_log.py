@@ -19,10 +19,11 @@ ORDINARY = frozenset(("client-left", "quit", "shutdown"))
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ConnectionRecord:
     """How one connection went.
 
-    mood: client-left, quit, turned-away, tenant-full, login-timeout, protocol-error, cross-protocol, wrong-passwords,
+    close_reason: client-left, quit, turned-away, tenant-full, login-timeout, protocol-error, cross-protocol,
+    wrong-passwords,
     moved-within-a-message, redis-lost, revoked, shutdown, cut-off, too-slow, tls-failed, tls-on-plain-port.
     """
 
@@ -35,17 +36,17 @@ class Outcome:
     seconds: float
     commands: int
     refused: int
-    mood: str
+    close_reason: str
     #: more of that, in words that are not the client's; empty: there is no more
     detail: str = ""
 
 
-class Outcomes(service.Service):
+class AccessLog(service.Service):
     """Writes outcomes to the log, and what was refused. ordinary: whether the ordinary ones, too; processes: how many share
     the quota of lines, see `line_quota`.
     """
 
-    name = "outcomes"
+    name = "access log"
     _log = Logger()
 
     def __init__(self, clock: IReactorTime, ordinary: bool = True, processes: int = 1) -> None:
@@ -67,30 +68,30 @@ class Outcomes(service.Service):
             text = "{left_out} lines about clients that are not logged in were left out: they came from too many addresses"
         self._log.info(text, left_out=left_out.lines, namespace=left_out.namespace, address=left_out.most)
 
-    def tells(self, mood: str) -> bool:
+    def logs(self, close_reason: str) -> bool:
         """Whether such an end can be told at all: most are not, and their outcomes need not be made."""
-        return self._ordinary or mood not in ORDINARY
+        return self._ordinary or close_reason not in ORDINARY
 
-    def ended(self, outcome: Outcome) -> None:
+    def ended(self, record: ConnectionRecord) -> None:
         """A connection is gone."""
-        ordinary = outcome.mood in ORDINARY
-        if not ordinary and not self.allows(outcome.namespace, outcome.peer):
+        ordinary = record.close_reason in ORDINARY
+        if not ordinary and not self.allows(record.namespace, record.peer):
             return
         tell = self._log.debug if ordinary else self._log.info
-        detail = " ({detail})" if outcome.detail else ""
+        detail = " ({detail})" if record.detail else ""
         tell(
-            f"client {{number}} from {{peer}}, {{who}}: {{mood}}{detail} after {{seconds:.3f}} s, "
+            f"client {{number}} from {{peer}}, {{who}}: {{close_reason}}{detail} after {{seconds:.3f}} s, "
             "{commands} commands, {refused} refused",
-            number=outcome.number,
-            peer=outcome.peer,
-            who=f"{outcome.namespace}/{outcome.secret}" if outcome.namespace else "not logged in",
-            namespace=outcome.namespace,
-            secret=outcome.secret,
-            mood=outcome.mood,
-            detail=outcome.detail,
-            seconds=outcome.seconds,
-            commands=outcome.commands,
-            refused=outcome.refused,
+            number=record.number,
+            peer=record.peer,
+            who=f"{record.namespace}/{record.secret}" if record.namespace else "not logged in",
+            namespace=record.namespace,
+            secret=record.secret,
+            close_reason=record.close_reason,
+            detail=record.detail,
+            seconds=record.seconds,
+            commands=record.commands,
+            refused=record.refused,
         )
 
     def forbidden(self, peer: str, namespace: str, secret: str, name: str) -> None:

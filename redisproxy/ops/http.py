@@ -53,7 +53,7 @@ def read_token(path: Path) -> bytes:
     return token
 
 
-class Guard:
+class TokenGuard:
     """Who may see names. token_file: None: only who asks from this machine may."""
 
     def __init__(self, token_file: Path | None) -> None:
@@ -106,7 +106,7 @@ def _given_token(request: Request) -> bytes:
 class _Answer(Resource):
     """One path. answer: called with the request; gives (status, content type, text)."""
 
-    def __init__(self, answer: Callable[[Request], tuple[int, str, bytes]], guard: Guard | None = None) -> None:
+    def __init__(self, answer: Callable[[Request], tuple[int, str, bytes]], guard: TokenGuard | None = None) -> None:
         super().__init__()
         self._answer = answer
         self._guard = guard
@@ -180,7 +180,7 @@ def site(
     headers: dict[bytes, bytes],
     metrics: Callable[[str], tuple[str, bytes]],
     unready: Callable[[], str],
-    guard: Guard,
+    guard: TokenGuard,
 ) -> WrappingFactory:
     """A factory for HTTP connections.
 

@@ -26,7 +26,7 @@ import twisted
 
 from .. import __version__
 from ..resp import framing
-from .stats import Figures, HistogramFigures, TenantCounts, WorkersState, total
+from .stats import HistogramStats, Stats, TenantStats, WorkersState, total
 
 #: Tenants, and problems, that have series of their own. The others of tenants are one, named `_other`.
 SERIES = 5000
@@ -35,15 +35,15 @@ _OTHER = "_other"
 _Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
 
 
-class FiguresCollector(Collector):
+class StatsCollector(Collector):
     """Makes metrics of figures whenever they are asked for."""
 
-    def __init__(self, figures: Callable[[], Figures]) -> None:
-        self._figures = figures
+    def __init__(self, stats: Callable[[], Stats]) -> None:
+        self._stats = stats
 
     def collect(self) -> Iterable[Metric]:
         """See `prometheus_client.registry.Collector`."""
-        figures = self._figures()
+        stats = self._stats()
         yield InfoMetricFamily(
             "redisproxy_build",
             "Of what this proxy is made.",
@@ -54,13 +54,13 @@ class FiguresCollector(Collector):
                 "framing": "compiled" if framing.COMPILED else "interpreted",
             },
         )
-        yield from _of_clients(figures)
-        yield from _of_tenants(figures)
-        yield from _of_redis(figures)
-        yield from _of_directory(figures)
-        yield from _of_certificates(figures)
-        if figures["state"]["workers"] is not None:
-            yield from _of_workers(figures["state"]["workers"])
+        yield from _of_clients(stats)
+        yield from _of_tenants(stats)
+        yield from _of_redis(stats)
+        yield from _of_snapshot(stats)
+        yield from _of_certificates(stats)
+        if stats["state"]["workers"] is not None:
+            yield from _of_workers(stats["state"]["workers"])
 
     def describe(self) -> Iterable[Metric]:
         """Nothing: without it, registering would collect."""
@@ -78,33 +78,37 @@ def _labelled(family: _Family, name: str, text: str, label: str, values: Mapping
     return metric
 
 
-def _histogram(name: str, text: str, figures: HistogramFigures) -> Metric:
+def _histogram(name: str, text: str, stats: HistogramStats) -> Metric:
     so_far = 0
     buckets = []
-    for bound, count in zip([*map(str, figures["bounds"]), "+Inf"], figures["counts"], strict=True):
+    for bound, count in zip([*map(str, stats["bounds"]), "+Inf"], stats["counts"], strict=True):
         so_far += count
         buckets.append((bound, so_far))
-    return HistogramMetricFamily(f"redisproxy_{name}", text, buckets, figures["sum"])
+    return HistogramMetricFamily(f"redisproxy_{name}", text, buckets, stats["sum"])
 
 
-def _of_clients(figures: Figures) -> Iterator[Metric]:
-    counts = figures["counts"]
-    yield _gauge("ready", "1 where clients should come, as /readyz says.", not figures["state"]["unready"])
+def _of_clients(stats: Stats) -> Iterator[Metric]:
+    counts = stats["counts"]
+    yield _gauge("ready", "1 where clients should come, as /readyz says.", not stats["state"]["unready"])
     yield _labelled(GaugeMetricFamily, "sessions", "Client connections, by state.", "state", counts["sessions"])
-    yield _gauge("sessions_limit", "How many are served at once (MAX_WORKERS).", figures["state"]["most_sessions"])
+    yield _gauge("sessions_limit", "How many are served at once (MAX_WORKERS).", stats["state"]["most_sessions"])
     yield _labelled(
-        CounterMetricFamily, "connections_ended", "Client connections that are over, by how.", "mood", counts["ended"]
+        CounterMetricFamily,
+        "connections_ended",
+        "Client connections that are over, by how.",
+        "close_reason",
+        counts["ended"],
     )
     yield _labelled(CounterMetricFamily, "logins", "Log-ins, by outcome.", "outcome", counts["logins"])
 
 
-#: Metric, key of `TenantCounts`, text.
+#: Metric, key of `TenantStats`, text.
 _COMMANDS_BY_TENANT: tuple[tuple[str, Literal["commands", "refused"], str], ...] = (
     ("commands", "commands", "Commands that clients sent, refused ones included."),
     ("commands_refused", "refused", "Commands that the tenant may not use."),
 )
 _Number = Literal["received", "replied", "turned_away", "held", "throttled"]
-#: Kind of metric, metric, key of `TenantCounts`, text.
+#: Kind of metric, metric, key of `TenantStats`, text.
 _NUMBERS_BY_TENANT: tuple[tuple[_Family, str, _Number, str], ...] = (
     (CounterMetricFamily, "client_received_bytes", "received", "Bytes that clients sent."),
     (CounterMetricFamily, "redis_received_bytes", "replied", "Bytes that Redis answered."),
@@ -114,8 +118,8 @@ _NUMBERS_BY_TENANT: tuple[tuple[_Family, str, _Number, str], ...] = (
 )
 
 
-def _of_tenants(figures: Figures) -> Iterator[Metric]:
-    tenants = _bounded(figures["counts"]["tenants"])
+def _of_tenants(stats: Stats) -> Iterator[Metric]:
+    tenants = _bounded(stats["counts"]["tenants"])
     sessions = {namespace: counts["sessions"] for namespace, counts in tenants.items()}
     yield _labelled(GaugeMetricFamily, "tenant_sessions", "Sessions that are logged in.", "namespace", sessions)
     for name, by_family, text in _COMMANDS_BY_TENANT:
@@ -127,7 +131,7 @@ def _of_tenants(figures: Figures) -> Iterator[Metric]:
     for kind, name, number, text in _NUMBERS_BY_TENANT:
         values = {namespace: counts[number] for namespace, counts in tenants.items()}
         yield _labelled(kind, name, text, "namespace", values)
-    limits = {namespace: tenant["limits"] for namespace, tenant in figures["state"]["directory"]["tenants"].items()}
+    limits = {namespace: tenant["limits"] for namespace, tenant in stats["state"]["snapshot"]["tenants"].items()}
     for name, key, text in (
         ("tenant_limit_connections", "max_connections", "How many connections a tenant may have."),
         ("tenant_limit_commands_per_second", "commands_per_second", "How many commands it may send in a second."),
@@ -137,18 +141,20 @@ def _of_tenants(figures: Figures) -> Iterator[Metric]:
         yield _labelled(GaugeMetricFamily, name, text, "namespace", dict(limited[:SERIES]))
 
 
-def _bounded(tenants: Mapping[str, TenantCounts]) -> dict[str, TenantCounts]:
+def _bounded(tenants: Mapping[str, TenantStats]) -> dict[str, TenantStats]:
     if len(tenants) <= SERIES:
         return dict(tenants)
     names = sorted(tenants)
     return {name: tenants[name] for name in names[:SERIES]} | {_OTHER: total([tenants[name] for name in names[SERIES:]])}
 
 
-def _of_redis(figures: Figures) -> Iterator[Metric]:
-    counts, redis = figures["counts"], figures["state"]["redis"]
+def _of_redis(stats: Stats) -> Iterator[Metric]:
+    counts, redis = stats["counts"], stats["state"]["redis"]
     yield _gauge("redis_up", "1 where Redis answers the control connection.", redis["connected"])
-    yield _gauge("walls", "What holds the tenants' limits: 1 the proxy, 2 Redis's ACLs as well.", redis["walls"])
-    yield _labelled(GaugeMetricFamily, "redis_connections", "Connections to Redis, by use.", "use", counts["lanes"])
+    yield _gauge(
+        "isolation_layers", "What holds the tenants' limits: 1 the proxy, 2 Redis's ACLs as well.", redis["isolation_layers"]
+    )
+    yield _labelled(GaugeMetricFamily, "redis_connections", "Connections to Redis, by use.", "use", counts["connections"])
     yield _gauge("requests_in_flight", "Commands that Redis has yet to answer.", counts["in_flight"])
     yield _histogram(
         "redis_response_seconds",
@@ -157,15 +163,13 @@ def _of_redis(figures: Figures) -> Iterator[Metric]:
     )
 
 
-def _of_directory(figures: Figures) -> Iterator[Metric]:
-    state = figures["state"]["directory"]
-    yield _gauge("directory_loaded", "1 where credentials are known.", state["loaded"])
+def _of_snapshot(stats: Stats) -> Iterator[Metric]:
+    state = stats["state"]["snapshot"]
+    yield _gauge("snapshot_loaded", "1 where credentials are known.", state["loaded"])
     if state["age"] is not None:
-        yield _gauge("directory_age_seconds", "Since credentials were last read in full.", state["age"])
-    yield _labelled(
-        CounterMetricFamily, "directory_refreshes", "Readings of the credentials.", "outcome", state["refreshes"]
-    )
-    yield _histogram("directory_refresh_seconds", "How long a reading took.", state["refresh_seconds"])
+        yield _gauge("snapshot_age_seconds", "Since credentials were last read in full.", state["age"])
+    yield _labelled(CounterMetricFamily, "snapshot_refreshes", "Readings of the credentials.", "outcome", state["refreshes"])
+    yield _histogram("snapshot_refresh_seconds", "How long a reading took.", state["refresh_seconds"])
     watch = state["watch"]
     yield _gauge("watching", "1 where what changes takes effect at once.", watch is not None and watch["watching"])
     if watch is not None:
@@ -183,15 +187,15 @@ def _of_directory(figures: Figures) -> Iterator[Metric]:
         "namespace",
         dict(sorted(expiring.items())[:SERIES]),
     )
-    yield _gauge("problems", "What an operator has to mend.", len(state["problems"]))
+    yield _gauge("problems", "What an operator has to fix.", len(state["problems"]))
     metric = GaugeMetricFamily("redisproxy_problem", "1 for each place with one.", labels=["namespace", "secret"])
     for place in sorted({(problem["namespace"], problem["secret"]) for problem in state["problems"]})[:SERIES]:
         metric.add_metric(place, 1)
     yield metric
 
 
-def _of_certificates(figures: Figures) -> Iterator[Metric]:
-    state = figures["state"]["tls"]
+def _of_certificates(stats: Stats) -> Iterator[Metric]:
+    state = stats["state"]["tls"]
     expires = {certificate["listener"]: certificate["expires"] for certificate in state["certificates"]}
     yield _labelled(
         GaugeMetricFamily,
@@ -220,9 +224,9 @@ def _of_workers(workers: WorkersState) -> Iterator[Metric]:
 class Exposition:
     """All metrics of the proxy and its process."""
 
-    def __init__(self, figures: Callable[[], Figures]) -> None:
+    def __init__(self, stats: Callable[[], Stats]) -> None:
         self._registry = CollectorRegistry()
-        self._registry.register(FiguresCollector(figures))
+        self._registry.register(StatsCollector(stats))
         ProcessCollector(registry=self._registry)
 
     def render(self, accept: str) -> tuple[str, bytes]:

@@ -17,7 +17,7 @@ from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
 from ..printable import printable
-from .stats import DRAINING, CertificateState, DirectoryState, Figures, ProblemState, TenantCounts, WorkersState
+from .stats import DRAINING, CertificateState, ProblemState, SnapshotState, Stats, TenantStats, WorkersState
 
 #: Seconds until the browser asks again.
 REFRESH = 5
@@ -68,7 +68,7 @@ HEADERS = {
     b"x-frame-options": b"DENY",
 }
 
-_STAYS = "the last good one stays in force. Mend the files as told; they are read again by themselves."
+_STAYS = "the last good one stays in force. Fix the files as told; they are read again by themselves."
 
 #: What to do, by what the reason of a problem says; the first that matches.
 _ADVICE = (
@@ -80,35 +80,35 @@ _ADVICE = (
     ),
     (r"no metadata.creationTimestamp", "Write a creationTimestamp: redisproxy temp --dry-run --output yaml prints one."),
     (r"password is also that of", "Give one of them a password of its own; until then AUTH <namespace> <password> works."),
-    (r"annotation redisproxy/", "Mend the annotation of the namespace as told: kubectl annotate --overwrite."),
+    (r"annotation redisproxy/", "Fix the annotation of the namespace as told: kubectl annotate --overwrite."),
     (r"has no database", "Raise `databases` in Redis's configuration, or take a lower index."),
-    (r"connection-string|valid_hours|white space|not UTF-8", "Mend the secret as told; it is read again by itself."),
+    (r"connection-string|valid_hours|white space|not UTF-8", "Fix the secret as told; it is read again by itself."),
     (r"40[13]|[Ff]orbidden|[Uu]nauthorized", "Give the service account the rights of deploy/kubernetes/base/rbac.yaml."),
-    (r"master secret|does not exist", "Create or mend the master secret; the last good one stays in force."),
+    (r"master secret|does not exist", "Create or fix the master secret; the last good one stays in force."),
     (r"not read|cannot be read|timed out|refused|way to", "Is the Kubernetes API there? What was last read stays in force."),
 )
 
 
 def advice(reason: str) -> str:
     """What an operator can do about a problem."""
-    return next((text for pattern, text in _ADVICE if re.search(pattern, reason)), "Mend it as told.")
+    return next((text for pattern, text in _ADVICE if re.search(pattern, reason)), "Fix it as told.")
 
 
-def render(figures: Figures, rates: Mapping[str, float]) -> bytes:
+def render(stats: Stats, rates: Mapping[str, float]) -> bytes:
     """The page. rates: commands a second, by namespace, of late."""
-    state = figures["state"]
+    state = stats["state"]
     body = [
         tags.header(
             tags.h1("Redis Proxy"),
             tags.span(f"version {__version__}", class_="soft"),
-            tags.span(_moment(figures["time"]), class_="soft"),
+            tags.span(_moment(stats["time"]), class_="soft"),
             tags.span(f"refreshes every {REFRESH} s", class_="soft"),
         ),
         *([tags.p(_banner(state["unready"]), class_="banner", role="alert")] if state["unready"] else []),
-        _overview(figures, rates),
-        *_problems(state["directory"]["problems"]),
-        *_certificates(state["tls"]["certificates"], figures["time"]),
-        *_tenants(figures, rates),
+        _overview(stats, rates),
+        *_problems(state["snapshot"]["problems"]),
+        *_certificates(state["tls"]["certificates"], stats["time"]),
+        *_tenants(stats, rates),
     ]
     page = tags.html(
         tags.head(
@@ -149,13 +149,13 @@ def _card(title: str, value: object, more: str = "", kind: str = "") -> Tag:
     return tags.div(tags.dt(title), tags.dd(tags.span(str(value), class_=kind), tags.small(more) if more else ""))
 
 
-def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
-    counts, state = figures["counts"], figures["state"]
-    redis, directory = state["redis"], state["directory"]
+def _overview(stats: Stats, rates: Mapping[str, float]) -> Tag:
+    counts, state = stats["counts"], stats["state"]
+    redis, snapshot = state["redis"], state["snapshot"]
     sessions = counts["sessions"]
-    age = directory["age"]
-    refreshes = directory["refreshes"]
-    walls = {0: "not known yet", 1: "one: the proxy alone, no scripts", 2: "two: the proxy and Redis's ACLs"}
+    age = snapshot["age"]
+    refreshes = snapshot["refreshes"]
+    layers = {0: "not known yet", 1: "one: the proxy alone, no scripts", 2: "two: the proxy and Redis's ACLs"}
     refused = sum(sum(tenant["refused"].values()) for tenant in counts["tenants"].values())
     wrong = sum(count for outcome, count in counts["logins"].items() if outcome != "ok")
     return tags.dl(
@@ -166,20 +166,22 @@ def _overview(figures: Figures, rates: Mapping[str, float]) -> Tag:
             " · ".join(part for part in (redis["version"], redis["address"]) if part),
             "good" if redis["connected"] else "bad",
         ),
-        _card("Walls", redis["walls"] or "-", walls.get(redis["walls"], "")),
+        _card("Isolation layers", redis["isolation_layers"] or "-", layers.get(redis["isolation_layers"], "")),
         _card(
             "Credentials",
             "not read yet" if age is None else f"{_span(age)} old",
-            f"{directory['source']}, {_watched(directory)}; "
+            f"{snapshot['source']}, {_watched(snapshot)}; "
             f"{refreshes.get('failed', 0)} of {sum(refreshes.values())} readings failed",
             "bad" if age is None else "",
         ),
-        _card("Tenants", len(directory["tenants"]), f"{len(directory['problems'])} problems"),
+        _card("Tenants", len(snapshot["tenants"]), f"{len(snapshot['problems'])} problems"),
         *_workers(state["workers"]),
         _card("Sessions", sum(sessions.values()), ", ".join(f"{n} {state}" for state, n in sessions.items() if n)),
         _card("Commands a second", _rate(sum(rates.values())), f"{counts['in_flight']} in flight"),
         _card(
-            "Connections to Redis", sum(counts["lanes"].values()), ", ".join(f"{n} {u}" for u, n in counts["lanes"].items())
+            "Connections to Redis",
+            sum(counts["connections"].values()),
+            ", ".join(f"{n} {u}" for u, n in counts["connections"].items()),
         ),
         _card("Refused", f"{refused:,}", "commands, since the start"),
         _card("Failed log-ins", f"{wrong:,}", f"{counts['logins'].get('ok', 0):,} succeeded"),
@@ -194,8 +196,8 @@ def _workers(workers: WorkersState | None) -> Iterable[Tag]:
     return [_card("Workers", f"{serving} of {wanted}", told, "good" if serving == wanted else "bad")]
 
 
-def _watched(directory: DirectoryState) -> str:
-    watch = directory["watch"]
+def _watched(snapshot: SnapshotState) -> str:
+    watch = snapshot["watch"]
     return "watched" if watch is not None and watch["watching"] else "not watched"
 
 
@@ -240,10 +242,10 @@ def _left(certificate: CertificateState, now: float) -> tuple[str | Tag, ...]:
     return (tags.span(f"in {_span(expires - now)}", class_="warn" if soon else ""), f", {_moment(expires)}")
 
 
-def _tenants(figures: Figures, rates: Mapping[str, float]) -> Iterable[Tag]:
-    tenants = figures["state"]["directory"]["tenants"]
-    counts = figures["counts"]["tenants"]
-    nothing: TenantCounts = {
+def _tenants(stats: Stats, rates: Mapping[str, float]) -> Iterable[Tag]:
+    tenants = stats["state"]["snapshot"]["tenants"]
+    counts = stats["counts"]["tenants"]
+    nothing: TenantStats = {
         "sessions": 0,
         "commands": {},
         "refused": {},
@@ -270,7 +272,7 @@ def _tenants(figures: Figures, rates: Mapping[str, float]) -> Iterable[Tag]:
                 _number(f"{sum(counted['commands'].values()):,}"),
                 _number(tags.span(f"{refused:,}", class_="warn" if refused else "")),
                 _number(tenant["credentials"]),
-                tags.td("-" if tenant["expires"] is None else f"in {_span(tenant['expires'] - figures['time'])}"),
+                tags.td("-" if tenant["expires"] is None else f"in {_span(tenant['expires'] - stats['time'])}"),
                 tags.td(_limits(tenant["limits"])),
                 tags.td(_limited(counted)),
             )
@@ -289,7 +291,7 @@ def _limits(limits: Mapping[str, int]) -> str:
     return ", ".join(f"{limits[name]:,} {unit}" for name, unit in units.items() if name in limits) or "-"
 
 
-def _limited(counted: TenantCounts) -> Tag | str:
+def _limited(counted: TenantStats) -> Tag | str:
     """What the limits have done to a tenant, now and since the start."""
     done = []
     if counted["throttled"]:

@@ -13,13 +13,13 @@ from typing import Any, TypedDict, TypeVar
 #: Upper bounds in seconds, for how long Redis takes.
 REDIS_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 #: The same for a refresh of the credentials.
-REFRESH_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
+RELOAD_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
 #: Why no client should come any more: the process is about to end.
 DRAINING = "draining"
 
 
-class HistogramFigures(TypedDict):
+class HistogramStats(TypedDict):
     """bounds: upper, in seconds; counts: of the samples up to each, and of those above the last; sum: of all, in seconds."""
 
     bounds: list[float]
@@ -40,12 +40,12 @@ class Histogram:
         self._counts[bisect.bisect_left(self._bounds, seconds)] += 1
         self._sum += seconds
 
-    def figures(self) -> HistogramFigures:
+    def stats(self) -> HistogramStats:
         """What was observed so far."""
         return {"bounds": list(self._bounds), "counts": list(self._counts), "sum": self._sum}
 
 
-class TenantCounts(TypedDict):
+class TenantStats(TypedDict):
     """commands, refused: by family, see `tenants.account`; received: bytes from clients; replied: bytes from Redis;
     turned_away: log-ins that would have been more connections than the tenant may have; held: connections that are not read
     from now, because the tenant did too much; throttled: seconds for which there were any.
@@ -64,17 +64,17 @@ class TenantCounts(TypedDict):
 class Counts(TypedDict):
     """What one process counts.
 
-    sessions: by `clients.connection.STATES`; logins: by outcome; ended: connections by how they ended; lanes: connections to
-    Redis that are shared, dedicated, idle; in_flight: commands that Redis has yet to answer; tenants: by namespace.
+    sessions: by `clients.connection.STATES`; logins: by outcome; ended: connections by how they ended; connections: to
+    Redis, that are multiplexed, dedicated, idle; in_flight: commands that Redis has yet to answer; tenants: by namespace.
     """
 
     sessions: dict[str, int]
     logins: dict[str, int]
     ended: dict[str, int]
-    lanes: dict[str, int]
+    connections: dict[str, int]
     in_flight: int
-    redis_seconds: HistogramFigures
-    tenants: dict[str, TenantCounts]
+    redis_seconds: HistogramStats
+    tenants: dict[str, TenantStats]
 
 
 class TenantState(TypedDict):
@@ -89,7 +89,7 @@ class TenantState(TypedDict):
 
 
 class ProblemState(TypedDict):
-    """What an operator has to mend. secret: empty where it is about the namespace."""
+    """What an operator has to fix. secret: empty where it is about the namespace."""
 
     namespace: str
     secret: str
@@ -107,7 +107,7 @@ class WatchState(TypedDict):
     quiet: float | None
 
 
-class DirectoryState(TypedDict):
+class SnapshotState(TypedDict):
     """loaded: whether there is one; age: seconds since the last reading that succeeded in full, or None; watch: None where
     there is to be none.
     """
@@ -116,14 +116,15 @@ class DirectoryState(TypedDict):
     source: str
     age: float | None
     refreshes: dict[str, int]
-    refresh_seconds: HistogramFigures
+    refresh_seconds: HistogramStats
     watch: WatchState | None
     problems: list[ProblemState]
     tenants: dict[str, TenantState]
 
 
 class RedisState(TypedDict):
-    """connected: whether it answers; version: empty while that is not known; walls: how many hold the tenants' limits,
+    """connected: whether it answers; version: empty while that is not known; isolation_layers: how many hold the tenants'
+    limits,
     1 or 2, 0 while that is not known.
     """
 
@@ -131,7 +132,7 @@ class RedisState(TypedDict):
     address: str
     version: str
     databases: int | None
-    walls: int
+    isolation_layers: int
 
 
 class CertificateState(TypedDict):
@@ -171,12 +172,12 @@ class State(TypedDict):
     unready: str
     most_sessions: int
     workers: WorkersState | None
-    directory: DirectoryState
+    snapshot: SnapshotState
     redis: RedisState
     tls: TlsState
 
 
-class Figures(TypedDict):
+class Stats(TypedDict):
     """All numbers at one moment. time: in seconds since the epoch."""
 
     time: float
@@ -184,7 +185,7 @@ class Figures(TypedDict):
     state: State
 
 
-_Summed = TypeVar("_Summed", Counts, TenantCounts)
+_Summed = TypeVar("_Summed", Counts, TenantStats)
 
 
 def total(counts: Sequence[_Summed]) -> _Summed:

@@ -1,4 +1,5 @@
-"""The second wall: the ACL user that a tenant's lanes log in as, so that Redis itself holds the tenant's limits.
+"""The second layer: the ACL user that a tenant's upstream connections log in as, so that Redis itself holds the tenant's
+limits.
 
 Owns the user's name, password and rules. Redis checks them for commands inside scripts as well.
 """

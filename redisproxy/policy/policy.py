@@ -1,7 +1,8 @@
 """What a tenant may do: decisions, made from facts (`facts`).
 
 Owns decisions, not framing and not replies. A Policy is made once for each server; the scanner sorts by its table, the
-session answers or rewrites what is TAKEn, and the lane's ACL user is given the same commands: the second wall.
+session answers or rewrites what is TAKEn, and the upstream connection's ACL user is given the same commands: the second
+isolation layer.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ..resp.framing import DROP, HEAD, KEEP, TAKE
+from ..resp.framing import FORWARD, INSPECT, INSPECT_FIRST, REFUSE
 from .facts import Command
 from .server_config import NAMES
 
@@ -18,7 +19,7 @@ def _names(text: str) -> frozenset[bytes]:
     return frozenset(text.encode().split())
 
 
-#: No operator's word opens these: they leave the database, or the second wall, or have replies that cannot be counted; or
+#: No operator's word opens these: they leave the database, or the second layer, or have replies that cannot be counted; or
 #: they show the master password (CONFIG; SLOWLOG GET shows AUTH on Redis 5) and what other tenants write and read.
 NEVER = _names(
     """ACL ASKING AUTH CLUSTER COMMANDLOG|GET CONFIG DEBUG FAILOVER MIGRATE MODULE MONITOR MOVE PSYNC READONLY READWRITE
@@ -80,7 +81,8 @@ SCRIPTS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO SCRIPT|EXISTS SCRIPT|HELP SCRI
 #: Those that run one.
 CALLS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO")
 
-#: The session has a method for each (see `session.session`); those that it passes on, in whatever form, its lane may do.
+#: The session has a method for each (see `session.session`); those that it passes on, in whatever form, its upstream
+#: connection may do.
 ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET SELECT")
 #: The same of a subcommand whose container is refused otherwise. An operator may refuse it, too.
 ANSWERED_SUBCOMMANDS = _names("CONFIG|GET")
@@ -97,8 +99,10 @@ HEADED = _names("PUBLISH SPUBLISH")
 class Policy:
     """Decisions about every command of one server.
 
-    table: KEEP, TAKE, DROP or HEAD by name, of every command that the server has, and those that the proxy answers.
-    subcommands: of a TAKEn container, those that are passed on. forwarded: all that a lane needs the right to, as ACL
+    table: FORWARD, INSPECT, REFUSE or INSPECT_FIRST by name, of every command that the server has, and those that the proxy
+    answers.
+    subcommands: of a TAKEn container, those that are passed on. forwarded: all that an upstream connection needs the right
+    to, as ACL
     rules name it. unknown: names that the operator allowed or refused and the server does not have.
     """
 
@@ -109,7 +113,7 @@ class Policy:
     #: those of the forwarded ones, TAKEn, that may wait for what others do
     blocking: frozenset[bytes] = frozenset()
     #: whether it relies on Redis to hold the tenant's limits inside scripts
-    needs_wall: bool = False
+    needs_acl_users: bool = False
     #: subcommands that the session answers, of containers that are refused otherwise: CONFIG|GET
     answered: frozenset[bytes] = frozenset()
     #: what an operator's word opened that tells of other tenants or touches them, and how
@@ -141,7 +145,7 @@ def make_policy(
     """
     runs_scripts = scripts and (sealed or bool(allow & CALLS))
     if scripts and not databases:
-        deny |= {b"COPY"}  # without scripts, too: the second wall alone must hold
+        deny |= {b"COPY"}  # without scripts, too: the second layer alone must hold
     if b"FLUSHDB" in deny:
         deny |= {b"FLUSHALL"}  # which becomes one
 
@@ -166,7 +170,7 @@ def make_policy(
         return passes or (bool(names & SCRIPTS) and runs_scripts)
 
     # Whatever is not told otherwise is refused; what is not in the table at all, the server does not have.
-    table: dict[bytes, int] = dict.fromkeys(commands, DROP)
+    table: dict[bytes, int] = dict.fromkeys(commands, REFUSE)
     subcommands: dict[bytes, frozenset[bytes]] = {}
     known: dict[bytes, frozenset[bytes]] = {}
     forwarded: list[bytes] = []
@@ -180,9 +184,9 @@ def make_policy(
         if not command.subcommands:
             if may(command):
                 forwarded.append(name)
-                table[name] = KEEP
+                table[name] = FORWARD
                 if "blocking" in command.facts or name in BLOCKING:
-                    table[name] = TAKE
+                    table[name] = INSPECT
                     blocking.add(name)
             continue
         allowed = [subcommand for subcommand in command.subcommands if may(subcommand, command)]
@@ -191,9 +195,9 @@ def make_policy(
         forwarded += [name] if whole and name in ALLOWED else [subcommand.name for subcommand in allowed]
         # Where none is allowed, too: one that the server does not have has another error. Redis before 7 would say of it
         # that there is no right to it.
-        table[name] = KEEP if whole and (name in ALLOWED or not before_7) else TAKE
+        table[name] = FORWARD if whole and (name in ALLOWED or not before_7) else INSPECT
         subcommands[name] = frozenset(map(_subcommand, allowed))
-    for kind, names in ((TAKE, ANSWERED), (TAKE, PASSED_ON), (HEAD, HEADED)):
+    for kind, names in ((INSPECT, ANSWERED), (INSPECT, PASSED_ON), (INSPECT_FIRST, HEADED)):
         for name in names - (deny - NEVER):
             if names is ANSWERED:
                 table[name] = kind
@@ -209,7 +213,7 @@ def make_policy(
         tuple(sorted(name.decode().lower() for name in forwarded)),
         tuple(sorted(name.decode() for name in (allow | deny) - named)),
         frozenset(blocking),
-        needs_wall=scripts,
+        needs_acl_users=scripts,
         answered=(ANSWERED_SUBCOMMANDS & subcommands_known) - _with_subcommands(deny, ANSWERED_SUBCOMMANDS),
         exposed=tuple((name.decode(), what) for name in sorted(opened) if (what := exposes(name))),
         known=known,

@@ -11,7 +11,7 @@ from typing import Any, TypedDict, cast
 from ..clients.connection import STATES
 from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, total
 
-_NOTHING: RedisState = {"connected": False, "address": "", "version": "", "databases": None, "walls": 0}
+_NOTHING: RedisState = {"connected": False, "address": "", "version": "", "databases": None, "isolation_layers": 0}
 
 
 def nothing() -> Counts:
@@ -20,9 +20,9 @@ def nothing() -> Counts:
         "sessions": dict.fromkeys(STATES, 0),
         "logins": {},
         "ended": {},
-        "lanes": dict.fromkeys(("shared", "idle", "dedicated"), 0),
+        "connections": dict.fromkeys(("multiplexed", "idle", "dedicated"), 0),
         "in_flight": 0,
-        "redis_seconds": Histogram(REDIS_BOUNDS).figures(),
+        "redis_seconds": Histogram(REDIS_BOUNDS).stats(),
         "tenants": {},
     }
 

@@ -1,6 +1,6 @@
-"""What serves clients in one process: sessions, lanes, the control connection, and the Directory in force.
+"""What serves clients in one process: sessions, upstream connections, the control connection, and the Snapshot in force.
 
-Owns the wiring of these. Directories come from outside, by `use`; where clients come from is the business of
+Owns the wiring of these. Snapshots come from outside, by `use`; where clients come from is the business of
 `listen.endpoints`.
 """
 
@@ -18,24 +18,24 @@ from ..clients.admission import Admission
 from ..clients.connection import STATES
 from ..clients.drain import Drain
 from ..clients.factory import ClientFactory, Timeouts
-from ..clients.snapshot import DirectoryHolder
-from ..net.rate_limit import Allowances
+from ..clients.snapshot import CurrentSnapshot
+from ..net.rate_limit import TenantLimits
 from ..net.reactor import IProxyReactor
-from ..ops.access_log import Outcomes
-from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantCounts
+from ..ops.access_log import AccessLog
+from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, TenantStats
 from ..policy.policy import Policy
 from ..policy.probing import Server, needed, policy_for
 from ..settings import Settings
 from ..tenants import account
 from ..tenants.enrolment import ReadSummary
-from ..tenants.model import Directory, Tenant
+from ..tenants.model import Snapshot, Tenant
 from ..upstream import acl_maintenance
-from ..upstream.acl_users import Wall, WallError
+from ..upstream.acl_users import AclUserError, AclUsers
 from ..upstream.client import ControlService
 from ..upstream.failover import MasterService
 from ..upstream.latency import Sampler
-from ..upstream.pool import LanePool
-from ..upstream.queries import Questions
+from ..upstream.pool import ConnectionPool
+from ..upstream.queries import ControlQueries
 from .merge import Report
 from .os_process import settle
 
@@ -60,7 +60,7 @@ class Serving(service.MultiService):
         self._settings = settings
         self._reactor = reactor
         self._databases_told = databases_told
-        self.directory = DirectoryHolder(reactor)
+        self.snapshot = CurrentSnapshot(reactor)
         self.control = ControlService(
             reactor,
             settings.connect_timeout,
@@ -69,67 +69,67 @@ class Serving(service.MultiService):
             settings.acl != "off",
             lambda server: needed(self._policy_for(server)),
         )
-        self.wall = Wall(settings.acl, self.control)
-        self.wall.user_refused = self.control.probe_again
+        self.acl_users = AclUsers(settings.acl, self.control)
+        self.acl_users.user_refused = self.control.probe_again
         # What Redis was when it told last, and the users that are told of what is new since.
         self._server: Server | None = None
         self._renewing: defer.Deferred[None] | None = None
         counted = account.Counts()
-        self.allowances = Allowances(reactor, settings.processes)
-        self.lanes = LanePool(
+        self.tenant_limits = TenantLimits(reactor, settings.processes)
+        self.pool = ConnectionPool(
             reactor,
-            self.wall,
+            self.acl_users,
             settings.base_workers,
             settings.worker_idle_timeout,
             settings.connect_timeout,
             settings.redis_ca,
             counted,
-            self.allowances,
+            self.tenant_limits,
         )
         self.master = MasterService(
-            reactor, settings.connect_timeout, settings.redis_ca, self.control, self.wall, self.lanes
+            reactor, settings.connect_timeout, settings.redis_ca, self.control, self.acl_users, self.pool
         )
-        outcomes = Outcomes(reactor, settings.log_level == "debug", settings.processes)
+        access_log = AccessLog(reactor, settings.log_level == "debug", settings.processes)
         #: the factory for clients' connections
         self.clients = ClientFactory(
             reactor,
-            self.directory,
-            Questions(reactor, self.lanes),
-            self.wall,
-            self.lanes,
+            self.snapshot,
+            ControlQueries(reactor, self.pool),
+            self.acl_users,
+            self.pool,
             Admission(settings.max_workers, settings.work_queue_size),
-            outcomes,
+            access_log,
             Timeouts(login=settings.login_timeout),
-            settings.lanes == "shared",
+            settings.connections == "multiplexed",
             numbers=itertools.count(number, settings.processes),
             counts=counted,
-            allowances=self.allowances,
+            tenant_limits=self.tenant_limits,
         )
         #: None: another process looks after them
-        self.acl_users: acl_maintenance.AclUsersService | None = None
+        self.acl_maintenance: acl_maintenance.AclMaintenanceService | None = None
         if number == acl_maintenance.PROCESS and settings.acl != "off":
-            self.acl_users = acl_maintenance.AclUsersService(
-                reactor, self.control, settings.ns_prefix, settings.refresh, self.wall.forget
+            self.acl_maintenance = acl_maintenance.AclMaintenanceService(
+                reactor, self.control, settings.ns_prefix, settings.refresh, self.acl_users.forget
             )
-            self.acl_users.setServiceParent(self)
+            self.acl_maintenance.setServiceParent(self)
         self._redis_seconds = Histogram(REDIS_BOUNDS)
-        self.sampler = Sampler(reactor, lambda: self.lanes.shared, self._redis_seconds.observe)
-        self.directory.listeners += [self._settle, self._directory_changed]
-        for part in (self.lanes, self.control, self.master, self.directory, self.sampler, outcomes):
+        self.sampler = Sampler(reactor, lambda: self.pool.shared, self._redis_seconds.observe)
+        self.snapshot.listeners += [self._settle, self._snapshot_changed]
+        for part in (self.pool, self.control, self.master, self.snapshot, self.sampler, access_log):
             part.setServiceParent(self)
 
-    def use(self, directory: Directory, elsewhere: Collection[int] = ()) -> None:
+    def use(self, snapshot: Snapshot, elsewhere: Collection[int] = ()) -> None:
         """It is in force from now on: once this returns, no command is sent for a credential that is none any more.
 
-        elsewhere: see `LanePool.use_tenants`.
+        elsewhere: see `ConnectionPool.use_tenants`.
         """
-        self.lanes.use_tenants(directory.tenants, elsewhere)
-        self.directory.use(directory)
+        self.pool.use_tenants(snapshot.tenants, elsewhere)
+        self.snapshot.use(snapshot)
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
         """The source was read, `use` has had what follows. began: when that read began, in the reactor's seconds."""
-        if self.acl_users is not None:
-            self.acl_users.take_read(summary, began)
+        if self.acl_maintenance is not None:
+            self.acl_maintenance.take_read(summary, began)
 
     @staticmethod
     def descriptors(settings: Settings) -> int:
@@ -144,10 +144,10 @@ class Serving(service.MultiService):
         clients = self.clients.clients
         sessions = dict.fromkeys(STATES, 0)
         for client in clients:
-            client.tally()
+            client.add_up()
             sessions[client.state] += 1
-        self.lanes.tally()
-        tenants: dict[str, TenantCounts] = {
+        self.pool.add_up()
+        tenants: dict[str, TenantStats] = {
             namespace: {
                 "sessions": 0,
                 "commands": counted.by_family(),
@@ -155,9 +155,9 @@ class Serving(service.MultiService):
                 "received": counted.received,
                 "replied": counts.replied.get(namespace, 0),
                 "turned_away": counted.turned_away,
-                **self.allowances.figures(namespace),
+                **self.tenant_limits.stats(namespace),
             }
-            for namespace, counted in counts.tallies.items()
+            for namespace, counted in counts.by_tenant.items()
         }
         in_flight = 0
         for client in clients:
@@ -165,14 +165,14 @@ class Serving(service.MultiService):
             credential = client.session.credential
             if credential is not None and credential.tenant.namespace in tenants:
                 tenants[credential.tenant.namespace]["sessions"] += 1
-        shared, idle = len(self.lanes.shared), self.lanes.idle
+        shared, idle = len(self.pool.shared), self.pool.idle
         return {
             "sessions": sessions,
             "logins": dict(counts.logins),
             "ended": dict(counts.ended),
-            "lanes": {"shared": shared, "idle": idle, "dedicated": max(0, len(self.lanes) - shared - idle)},
+            "connections": {"multiplexed": shared, "idle": idle, "dedicated": max(0, len(self.pool) - shared - idle)},
             "in_flight": in_flight,
-            "redis_seconds": self._redis_seconds.figures(),
+            "redis_seconds": self._redis_seconds.stats(),
             "tenants": tenants,
         }
 
@@ -189,32 +189,32 @@ class Serving(service.MultiService):
             "address": "" if backend is None else backend.address,
             "version": "" if server is None else server.version,
             "databases": None if server is None else server.databases,
-            "walls": 0 if server is None else 1 + self.wall.stands_on(server),
+            "isolation_layers": 0 if server is None else 1 + self.acl_users.enforced_by(server),
         }
 
     def unready(self) -> str:
         """Why no client should come; empty: there is no reason."""
-        if self.directory.directory is None:
+        if self.snapshot.snapshot is None:
             return "no credentials have been read yet"
-        if self.directory.directory.backend is None:
+        if self.snapshot.snapshot.backend is None:
             return "the master secret, which says where Redis is, has not been read yet"
         if not self.control.connected:
             return "Redis has not told yet what it is" if self.control.asking else "Redis does not answer"
         if self.control.users_refused:
             return "Redis does not let the proxy make the tenants' ACL users, as it did before"
-        if self.lanes.refused:
+        if self.pool.refused:
             return "Redis takes no new connections of the proxy's"
-        if not self.wall.serves:
+        if not self.acl_users.serves:
             return "Redis has no ACL users for tenants, and --acl is require"
         return ""
 
     # What the parts tell each other.
 
-    def _directory_changed(self, directory: Directory) -> None:
-        self.wall.keep_only(directory.tenants)
-        if self.acl_users is not None:
-            self.acl_users.claim(directory.tenants)
-        self.master.use(directory.backend)
+    def _snapshot_changed(self, snapshot: Snapshot) -> None:
+        self.acl_users.keep_only(snapshot.tenants)
+        if self.acl_maintenance is not None:
+            self.acl_maintenance.claim(snapshot.tenants)
+        self.master.use(snapshot.backend)
 
     def _policy_for(self, server: Server) -> Policy:
         settings = self._settings
@@ -234,12 +234,14 @@ class Serving(service.MultiService):
             for command, what in policy.exposed:
                 self._log.warn("--allow-commands opens {command}: {what}", command=command, what=what)
         # Those for whom a connection is being made ready, too.
-        users = self.wall.users | self.lanes.users
-        self.wall.use(server, policy)
-        if self.acl_users is not None:
+        users = self.acl_users.users | self.pool.users
+        self.acl_users.use(server, policy)
+        if self.acl_maintenance is not None:
             backend = self.master.backend
-            self.acl_users.use(backend.password if backend is not None and self.wall.stands_on(server) else None)
-        self.lanes.redis_told(policy.needs_wall)
+            self.acl_maintenance.use(
+                backend.password if backend is not None and self.acl_users.enforced_by(server) else None
+            )
+        self.pool.redis_told(policy.needs_acl_users)
         now, then = set(self.clients.policy.forwarded), set(policy.forwarded)
         known = before is not None and _same_users(before, server)
         if not known or not then > now:
@@ -256,15 +258,15 @@ class Serving(service.MultiService):
         for tenant in users:
             while (backend := self.master.backend) is not None and self._is_tenant(tenant):
                 try:
-                    await self.wall.login(tenant, backend.password)
+                    await self.acl_users.login(tenant, backend.password)
                     break
-                except WallError:  # busy with somebody's script, say
+                except AclUserError:  # busy with somebody's script, say
                     await task.deferLater(self._reactor, _AGAIN)
         self.clients.use(policy, everywhere=True)
 
     def _is_tenant(self, tenant: Tenant) -> bool:
-        directory = self.directory.directory
-        return directory is not None and tenant in directory.tenants
+        snapshot = self.snapshot.snapshot
+        return snapshot is not None and tenant in snapshot.tenants
 
     def _not_renewed(self, failure: Failure) -> None:
         if not failure.check(defer.CancelledError):
@@ -281,8 +283,8 @@ class Serving(service.MultiService):
         stopped: defer.Deferred[object] = super().stopService()
         return stopped
 
-    def _settle(self, directory: Directory) -> None:
-        self.directory.listeners.remove(self._settle)
+    def _settle(self, snapshot: Snapshot) -> None:
+        self.snapshot.listeners.remove(self._settle)
         settle()
 
     # Stopping.

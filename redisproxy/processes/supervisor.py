@@ -1,6 +1,6 @@
 """The workers of a proxy of several processes: the parent's side.
 
-Owns how many there are: starts them, hands each the Directory in force, passes on what they log, and starts another where
+Owns how many there are: starts them, hands each the Snapshot in force, passes on what they log, and starts another where
 one ended. It serves nobody itself. What a worker is: `worker`; how the two talk: `channel`.
 """
 
@@ -31,7 +31,7 @@ from ..ops import logs
 from ..ops.stats import Counts, RedisState, WorkersState
 from ..tenants import wire_form
 from ..tenants.enrolment import ReadSummary
-from ..tenants.model import Directory, Tenant, digest_key
+from ..tenants.model import Snapshot, Tenant, digest_key
 from ..upstream import acl_maintenance
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Answer, Channel, ChannelError, Message, Taker, factory_of
 from .merge import Reports
@@ -65,8 +65,8 @@ class _Process(ProcessProtocol):
         self.pid = 0
         #: whether it accepts clients
         self.serves = False
-        #: which Directory it has in force, 0 without one
-        self.directory = 0
+        #: which Snapshot it has in force, 0 without one
+        self.snapshot = 0
         #: whether it is taking one
         self.taking = False
         self.last_line = ""
@@ -146,8 +146,8 @@ class Workers(service.Service):
         self._databases_told = databases_told
         #: descriptors of the listening sockets
         self.ports: list[int] = []
-        #: called with a Directory when all workers have it in force
-        self.taken: list[Callable[[Directory], None]] = []
+        #: called with a Snapshot when all workers have it in force
+        self.taken: list[Callable[[Snapshot], None]] = []
         #: what is done with each kind of message from a worker
         self.takes: dict[str, _WorkerTaker] = {"databases": self._take_databases}
         self._processes: dict[int, _Process | None] = dict.fromkeys(range(1, processes + 1))
@@ -157,15 +157,15 @@ class Workers(service.Service):
         self._delay = backoffPolicy(initialDelay=0.1, maxDelay=30.0, factor=2.0)
         self._retries: dict[int, IDelayedCall] = {}
         self._restarts = 0
-        self._directory: Directory | None = None
-        self._snapshot = b""
+        self._snapshot: Snapshot | None = None
+        self._dumped = b""
         # Which one that is, and which one all workers were known to have.
         self._serial = self._told = 0
         # Whose each database was last; and those that are another tenant's by now, to which some worker may still have
         # connections of the former one.
         self._owners: dict[int, Tenant] = {}
         self._handed_over: set[int] = set()
-        # What a read has established, and when it began: until the Directory that follows is in force where it matters.
+        # What a read has established, and when it began: until the Snapshot that follows is in force where it matters.
         self._read: tuple[ReadSummary, float] | None = None
         self._material: list[Material] = []
         self._ending = False
@@ -199,7 +199,7 @@ class Workers(service.Service):
 
     # What they tell of themselves: see `single.Serving`.
 
-    def tell_regularly(self) -> None:
+    def report_regularly(self) -> None:
         """Somebody wants to know it, from now on."""
         self._asking.start(REPORT)
 
@@ -306,41 +306,41 @@ class Workers(service.Service):
         if self._material:
             process.channel.send("certificates", material=[one.dump() for one in self._material])
 
-    # The Directory.
+    # The Snapshot.
 
-    def use(self, directory: Directory) -> None:
+    def use(self, snapshot: Snapshot) -> None:
         """It is in force from now on: each worker is handed it as soon as it has taken the one before."""
-        self._handed_over |= {t.index for t in directory.tenants if self._owners.get(t.index, t) != t}
-        self._owners |= {tenant.index: tenant for tenant in directory.tenants}
-        self._directory = directory
-        self._reports.keep({tenant.namespace for tenant in directory.tenants})
-        self._snapshot = wire_form.dump(directory)
+        self._handed_over |= {t.index for t in snapshot.tenants if self._owners.get(t.index, t) != t}
+        self._owners |= {tenant.index: tenant for tenant in snapshot.tenants}
+        self._snapshot = snapshot
+        self._reports.keep({tenant.namespace for tenant in snapshot.tenants})
+        self._dumped = wire_form.dump(snapshot)
         self._serial += 1
         for process in self._running():
             self._feed(process)
 
     def _feed(self, process: _Process) -> None:
-        if self._directory is None or process.taking or process.directory == self._serial:
+        if self._snapshot is None or process.taking or process.snapshot == self._serial:
             return
         process.taking = True
-        taking = process.channel.ask("directory", self._snapshot, handed_over=sorted(self._handed_over))
+        taking = process.channel.ask("snapshot", self._dumped, handed_over=sorted(self._handed_over))
         taking.addCallbacks(self._taken, _gone, callbackArgs=(process, self._serial))
 
     def _taken(self, _: Message, process: _Process, serial: int) -> None:
         process.taking = False
-        process.directory = serial
+        process.snapshot = serial
         self._feed(process)
         self._send_read()
         self._check_taken()
 
     def _check_taken(self) -> None:
-        directory, running = self._directory, self._running()
-        if directory is None or self._told == self._serial:
+        snapshot, running = self._snapshot, self._running()
+        if snapshot is None or self._told == self._serial:
             return
-        if running and all(process.directory == self._serial for process in running):
+        if running and all(process.snapshot == self._serial for process in running):
             self._told = self._serial
             for listener in list(self.taken):
-                listener(directory)
+                listener(snapshot)
             if self._handed_over:
                 self.ask("vacate").addCallback(self._vacated, self._serial)
 
@@ -366,7 +366,7 @@ class Workers(service.Service):
 
     def _send_read(self) -> None:
         process = self._processes[acl_maintenance.PROCESS]
-        if self._read is None or process is None or not self._serial or process.directory != self._serial:
+        if self._read is None or process is None or not self._serial or process.snapshot != self._serial:
             return
         (summary, began), self._read = self._read, None
         process.channel.send(

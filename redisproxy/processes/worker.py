@@ -1,8 +1,8 @@
 """A worker: one of several processes that serve clients, started by `supervisor.Workers`.
 
 ``python -m redisproxy.processes.worker NUMBER``. It inherits a channel to its parent and the listening sockets, and owns all
-that serves its clients. It reads no credentials: its parent hands it each Directory. When the parent is gone it ends, too,
-after its clients have had what they are owed.
+that serves its clients. It reads no credentials: its parent hands it each Snapshot. When the parent is gone it ends, too,
+after its clients have had all their pending replies.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from ..listen.endpoints import EndpointError, ListenError, Listening, adopt
 from ..listen.tls import Material, make
 from ..ops import logs
 from ..settings import Settings, SettingsError
-from ..sources.throttle import Pace
+from ..sources.throttle import Throttle
 from ..tenants import wire_form
 from ..tenants.enrolment import ReadSummary
-from ..tenants.model import Directory, use_digest_key
+from ..tenants.model import Snapshot, use_digest_key
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Answer, Channel, Message, Taker, factory_of, taken
 from .os_process import prepare, raise_descriptor_limit
 from .single import Serving
@@ -89,7 +89,7 @@ class Worker:
         self._reactor = reactor
         #: None before the first message
         self._parts: _Parts | None = None
-        self._pace = Pace()
+        self._throttle = Throttle()
         self._ending = False
         #: what the process ends with
         self.status = 0
@@ -98,7 +98,7 @@ class Worker:
             "start": self._or_end(self._start),
             "certificates": self._or_end(self._take_certificates),
             # To its end: whose credential is revoked while sessions leave has no more time for that.
-            "directory": self._or_end(self._take_directory, to_the_end=True),
+            "snapshot": self._or_end(self._use_snapshot, to_the_end=True),
             "read": self._take_read,
             "listen": self._or_end(self._listen),
             "report": self._report,
@@ -160,12 +160,12 @@ class Worker:
         for tls, dumped in zip(self._started.listening.tls, message.fields["material"], strict=True):
             tls.use(make(tls.files, Material.load(dumped)))
 
-    def _take_directory(self, message: Message) -> defer.Deferred[Answer]:
-        """Answered when it is in force. handed_over: see `LanePool.use_tenants`."""
+    def _use_snapshot(self, message: Message) -> defer.Deferred[Answer]:
+        """Answered when it is in force. handed_over: see `ConnectionPool.use_tenants`."""
         if self._parts is None:
             return defer.Deferred()  # it ended before it began
         serving, elsewhere = self._parts.serving, message.fields["handed_over"]
-        if serving.directory.directory is None:
+        if serving.snapshot.snapshot is None:
             # Nobody is served yet, and "listen" is to come after it.
             serving.use(wire_form.load(message.payload), elsewhere)
             return defer.succeed(None)
@@ -174,15 +174,15 @@ class Worker:
 
     def _vacate(self, _: Message) -> defer.Deferred[Answer]:
         """Answered when it has no connections to databases that are another tenant's by now."""
-        return self._started.serving.lanes.handover.over_here().addCallback(lambda _: None)
+        return self._started.serving.pool.handover.over_here().addCallback(lambda _: None)
 
     def _vacated(self, _: Message) -> None:
         """No process has such connections any more."""
-        self._started.serving.lanes.handover.over_elsewhere()
+        self._started.serving.pool.handover.over_elsewhere()
 
-    def _load(self, payload: bytes) -> Directory:
-        self._pace.start()
-        return wire_form.load(payload, self._pace.rest)
+    def _load(self, payload: bytes) -> Snapshot:
+        self._throttle.start()
+        return wire_form.load(payload, self._throttle.yield_cpu)
 
     def _take_read(self, message: Message) -> None:
         """What a read of the source has established. age: seconds since it began."""
@@ -204,13 +204,13 @@ class Worker:
         listening.open(serving.clients)
 
     def end(self) -> None:
-        """Accepts no more, lets clients have what they are owed, and ends the process."""
+        """Accepts no more, lets clients have all their pending replies, and ends the process."""
         if not self._ending:
             self._ending = True
             self._reactor.stop()
 
     async def _stop(self) -> None:
-        self._pace.stop()
+        self._throttle.stop()
         if self._parts is not None:
             serving, listening, has = self._parts
             serving.clients.counted = None

@@ -29,7 +29,7 @@ cdef class RequestScanner:
     cdef Py_ssize_t _arguments_left
     cdef Py_ssize_t _bulk_left
     cdef readonly list _taken
-    cdef Py_ssize_t _taken_size
+    cdef Py_ssize_t _inspected_size
 
     cdef _join(self)
     @cython.locals(
@@ -55,8 +55,8 @@ cdef class RequestScanner:
         data_at=Py_ssize_t, after=Py_ssize_t,
     )
     cdef _continue(self)
-    cdef _finish_taking(self)
-    cdef _give_up_taking(self, Py_ssize_t data_at, Py_ssize_t length)
+    cdef _finish_inspecting(self)
+    cdef _give_up_inspecting(self, Py_ssize_t data_at, Py_ssize_t length)
     @cython.locals(buffer=bytes, newline=Py_ssize_t)
     cdef _inline(self)
 

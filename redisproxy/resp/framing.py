@@ -1,7 +1,7 @@
 r"""RESP framing, both ways: where requests and replies begin and end.
 
 Owns the wire format and its limits. Must not know what a command means (that is `policy.policy`) nor whose it is
-(that is `session.session`): a table that maps command names to KEEP, TAKE or DROP is all it is told.
+(that is `session.session`): a table that maps command names to FORWARD, INSPECT or REFUSE is all it is told.
 
 Bytes that are passed on are never decoded: a run of plain commands leaves as the slice it came in, and a reply
 is measured while it passes. What Redis reads leniently (``*1\rX``, a bulk string that does not end in CR LF) is
@@ -21,21 +21,21 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 # What a table says of a command's name.
-KEEP = 0  #: plain: pass its bytes on
-DROP = 1  #: tell its name, and skip its arguments
-TAKE = 2  #: hand over its arguments, once all of them are here
-HEAD = 3  #: the same, but if its last of three arguments is large, that is passed on as it comes
+FORWARD = 0  #: plain: pass its bytes on
+REFUSE = 1  #: tell its name, and skip its arguments
+INSPECT = 2  #: hand over its arguments, once all of them are here
+INSPECT_FIRST = 3  #: the same, but if its last of three arguments is large, that is passed on as it comes
 
 # What RequestScanner.next() found.
-FORWARD: Final = 0  #: (FORWARD, bytes to pass on, how many commands they are: all of them whole)
+RUN: Final = 0  #: (RUN, bytes to pass on, how many commands they are: all of them whole)
 COMMAND: Final = 1  #: (COMMAND, list of arguments, 1)
 REFUSED: Final = 2  #: (REFUSED, name, 1)
-OVERSIZE: Final = 3  #: (OVERSIZE, name, 1): what had to be taken of it is larger than TAKE_LIMIT
+OVERSIZE: Final = 3  #: (OVERSIZE, name, 1): what had to be taken of it is larger than INSPECT_LIMIT
 HEADED: Final = 4  #: (HEADED, [name, first argument], 1): the third, and last, follows as STREAM
 STREAM: Final = 5  #: (STREAM, bytes to pass on, 1): a command larger than WHOLE_LIMIT begins; its further pieces have a 0
 
 if TYPE_CHECKING:
-    #: The numbers are the six above: FORWARD, REFUSED, OVERSIZE or STREAM; COMMAND or HEADED.
+    #: The numbers are the six above: RUN, REFUSED, OVERSIZE or STREAM; COMMAND or HEADED.
     Found: TypeAlias = tuple[Literal[0, 2, 3, 5], bytes, int] | tuple[Literal[1, 4], list[bytes], int]
 
 #: Bytes of a length header, type byte and CR LF included. The longest number that Redis reads has 20 characters.
@@ -45,7 +45,7 @@ NAME_LIMIT = 128
 #: Bytes of a command up to which it is passed on only when it is whole.
 WHOLE_LIMIT = 64 * 1024
 #: Bytes of all arguments of a command that is taken rather than passed on.
-TAKE_LIMIT = 1024 * 1024
+INSPECT_LIMIT = 1024 * 1024
 #: Bytes that each of them counts for, besides its own.
 ARGUMENT_COST = 32
 #: Bytes of an inline command's line (PROTO_INLINE_MAX_SIZE of Redis).
@@ -186,9 +186,10 @@ class RequestScanner:
     """Cuts what a client sends into what can be passed on as it is and what must be looked at.
 
     ``feed()`` it bytes, then call ``next()`` until it says None. What next() returns of one client's bytes does
-    not depend on how they were split into chunks, but for how many a FORWARD holds, and where a STREAM is cut.
+    not depend on how they were split into chunks, but for how many a RUN holds, and where a STREAM is cut.
 
-    limits: what may be announced; table, default: KEEP, TAKE, DROP or HEAD by command name (upper or lower case).
+    limits: what may be announced; table, default: FORWARD, INSPECT, REFUSE or INSPECT_FIRST by command name (upper or lower
+    case).
     All three may be replaced between two calls of next(), and hold from the next command on.
     """
 
@@ -209,11 +210,11 @@ class RequestScanner:
         self._seen = 0
         self._unseen = 0
         # The command under way, when it is passed on, taken or skipped in pieces.
-        self._mode = KEEP
+        self._mode = FORWARD
         self._arguments_left = 0  # arguments whose header was not read yet
         self._bulk_left = 0  # bytes of the argument under way, its CR LF included
         self._taken: list[bytes] = []
-        self._taken_size = 0
+        self._inspected_size = 0
 
     @property
     def limits(self) -> Limits:
@@ -234,7 +235,7 @@ class RequestScanner:
     @property
     def forwarding(self) -> bool:
         """Whether a command was passed on in part, and the rest has not come yet."""
-        return self._mode == KEEP and bool(self._arguments_left or self._bulk_left)
+        return self._mode == FORWARD and bool(self._arguments_left or self._bulk_left)
 
     @property
     def within(self) -> bool:
@@ -284,7 +285,7 @@ class RequestScanner:
                 return None
 
     def _scan(self) -> Found | None:
-        """From a command boundary: the longest run of whole KEEP commands, or the first command that is not one."""
+        """From a command boundary: the longest run of whole FORWARD commands, or the first command that is not one."""
         buffer = self._buffer
         end = len(buffer)
         view = buffer  # a pointer in the compiled form, where a slice of it costs half as much
@@ -320,7 +321,7 @@ class RequestScanner:
                             break
                         # Forget what came before the name's bytes, and skip the rest.
                         self._pos = name_at
-                        self._mode = DROP
+                        self._mode = REFUSE
                         self._arguments_left = left
                         self._bulk_left = after - name_at
                         return REFUSED, b"", 1
@@ -328,7 +329,7 @@ class RequestScanner:
                     mode = self.table.get(name)
                     if mode is None:
                         mode = self.table.get(name.upper(), self.default)
-                    if mode:  # not KEEP
+                    if mode:  # not FORWARD
                         if count:
                             break
                         return self._begin(name, mode, left, after)
@@ -340,7 +341,7 @@ class RequestScanner:
                         pos = begin
                         break
                     self._pos = pos
-                    self._mode = KEEP
+                    self._mode = FORWARD
                     self._arguments_left = left
                     self._bulk_left = wanted - (pos - begin)
                     return STREAM, buffer[begin:pos], 1
@@ -360,8 +361,8 @@ class RequestScanner:
         if count == 0:
             return None
         if start == 0 and pos == end:
-            return FORWARD, buffer, count
-        return FORWARD, buffer[start:pos], count
+            return RUN, buffer, count
+        return RUN, buffer[start:pos], count
 
     def transaction(self) -> tuple[bytes, int] | None:
         """What follows a MULTI, if all of it is here up to its EXEC, and plain: (its bytes, how many commands).
@@ -382,11 +383,11 @@ class RequestScanner:
                     return None
                 name = buffer[name_at : after - 2].upper()
                 count += 1
-                if name == b"EXEC" and left == 0 and self.table.get(name) == TAKE:
+                if name == b"EXEC" and left == 0 and self.table.get(name) == INSPECT:
                     found = buffer[self._pos : after]
                     self._pos = after
                     return found, count
-                if self.table.get(name, self.default) != KEEP:
+                if self.table.get(name, self.default) != FORWARD:
                     return None
                 pos, left, wanted = self._pass(buffer, begin, after, left, end)
                 if left or wanted:
@@ -452,20 +453,20 @@ class RequestScanner:
     def _begin(self, name: bytes, mode: int, left: int, after: int) -> Found | None:
         """A command that is not plain; left: its arguments, which begin at after."""
         self._pos = after
-        self._mode = TAKE if mode == HEAD and left != 2 else mode
+        self._mode = INSPECT if mode == INSPECT_FIRST and left != 2 else mode
         self._arguments_left = left
         self._bulk_left = 0
-        if mode == DROP:
+        if mode == REFUSE:
             return REFUSED, name, 1
         self._taken = [name]
-        self._taken_size = len(name)
+        self._inspected_size = len(name)
         if left == 0:
-            return self._finish_taking()
+            return self._finish_inspecting()
         return self._continue()
 
     def skip(self) -> None:
         """Of the command under way nothing more is passed on."""
-        self._mode = DROP
+        self._mode = REFUSE
 
     def _bulk_header(self, buffer: bytes, pos: int, end: int) -> tuple[int, int]:
         """(length, where its bytes begin) of the bulk string at pos; (0, -1) when its header is not whole."""
@@ -514,18 +515,18 @@ class RequestScanner:
             length, data_at = self._bulk_header(buffer, pos, end)
             if data_at < 0:
                 break
-            if mode == HEAD and self._arguments_left == 1 and length > self._whole_limit:
+            if mode == INSPECT_FIRST and self._arguments_left == 1 and length > self._whole_limit:
                 # The third of three, and large.
                 self._pos = pos
-                return self._finish_taking()
-            if mode >= TAKE:  # or HEAD
+                return self._finish_inspecting()
+            if mode >= INSPECT:  # or INSPECT_FIRST
                 # What it costs here to keep it, too: or arguments of no length would be kept without limit.
-                self._taken_size += length + ARGUMENT_COST
-                if self._taken_size > TAKE_LIMIT:
-                    return self._give_up_taking(data_at, length)
+                self._inspected_size += length + ARGUMENT_COST
+                if self._inspected_size > INSPECT_LIMIT:
+                    return self._give_up_inspecting(data_at, length)
                 after = data_at + length + 2
                 if after > end:
-                    self._taken_size -= length + ARGUMENT_COST
+                    self._inspected_size -= length + ARGUMENT_COST
                     self._wanted = after - pos
                     break
                 if buffer[after - 2] != 13 or buffer[after - 1] != 10:
@@ -537,25 +538,25 @@ class RequestScanner:
                 self._bulk_left = length + 2
             self._arguments_left -= 1
         self._pos = pos
-        if mode >= TAKE:
-            return None if self._arguments_left else self._finish_taking()
-        if mode == DROP or pos == start:
+        if mode >= INSPECT:
+            return None if self._arguments_left else self._finish_inspecting()
+        if mode == REFUSE or pos == start:
             return None
         if start == 0 and pos == end:
             return STREAM, buffer, 0
         return STREAM, buffer[start:pos], 0
 
-    def _finish_taking(self) -> Found:
+    def _finish_inspecting(self) -> Found:
         taken, self._taken = self._taken, []
-        mode, self._mode = self._mode, KEEP
-        if mode == HEAD and self._arguments_left:
+        mode, self._mode = self._mode, FORWARD
+        if mode == INSPECT_FIRST and self._arguments_left:
             return HEADED, taken, 1
         return COMMAND, taken, 1
 
-    def _give_up_taking(self, data_at: int, length: int) -> Found:
+    def _give_up_inspecting(self, data_at: int, length: int) -> Found:
         name = self._taken[0]
         self._taken = []
-        self._mode = DROP
+        self._mode = REFUSE
         self._arguments_left -= 1
         self._bulk_left = length + 2
         self._pos = data_at
@@ -579,11 +580,11 @@ class RequestScanner:
             return None
         name = arguments[0]
         mode = self.table.get(name.upper(), self.default)
-        if mode in (TAKE, HEAD):
+        if mode in (INSPECT, INSPECT_FIRST):
             return COMMAND, arguments, 1
-        if mode == DROP or len(name) > NAME_LIMIT:
+        if mode == REFUSE or len(name) > NAME_LIMIT:
             return REFUSED, name[:NAME_LIMIT], 1
-        return FORWARD, encode(arguments), 1
+        return RUN, encode(arguments), 1
 
 
 _LINE_TYPES = frozenset(b"+-:_#,(")

@@ -166,7 +166,7 @@ class AnsweringConversation(MovingConversation):
             self._answer(b"-%b\r\n" % getattr(answer, "told", UNANSWERED).encode())
         else:
             then(answer)
-        self._come_home_if_done()
+        self._release_if_done()
         self._go_on(Wait.CONTROL)
 
     def _info(self, arguments: list[bytes]) -> None:
@@ -175,7 +175,7 @@ class AnsweringConversation(MovingConversation):
             return self._refuse(SYNTAX)
 
         def then(answers: list[Answer]) -> None:
-            text = tenants_info(answers, tenant.index, self.link.figures()) if answers else b""
+            text = tenants_info(answers, tenant.index, self.link.stats()) if answers else b""
             if self.protocol == 3:
                 self._answer(b"=%d\r\ntxt:%b\r\n" % (len(text) + 4, text))
             else:
@@ -228,7 +228,7 @@ class AnsweringConversation(MovingConversation):
             self._question(
                 arguments,
                 [[b"PUBSUB", b"NUMPAT"]],
-                lambda _: self._answer(b":%d\r\n" % self.link.figures()["pubsub_patterns"]),
+                lambda _: self._answer(b":%d\r\n" % self.link.stats()["pubsub_patterns"]),
             )
         elif subcommand == b"HELP" and len(arguments) == 2:
             self._answer(_PUBSUB_HELP)

@@ -1,7 +1,8 @@
-"""One client's conversation: the ordered queue of what it is owed, and why it waits.
+"""One client's conversation: the ordered queue of the pending replies, and why it waits.
 
 Owns the order of replies to one client. Bytes come in by `received`; what must happen goes out through a `Link`
-(the client's connection) and a `Lane`. Knows no Twisted, no clock and no socket; which lane it uses is `route`'s, what
+(the client's connection) and a `Upstream`. Knows no Twisted, no clock and no socket; which upstream connection it uses is
+`route`'s, what
 commands mean is `session`'s.
 
 Reasons to wait (`Wait`) stop the scanning of what the client sent; the last of them is that the conversation is ending.
@@ -18,27 +19,27 @@ from .. import probes
 from ..policy import policy
 from ..resp.framing import (
     COMMAND,
-    FORWARD,
     HEADED,
+    INSPECT,
     NAME_LIMIT,
     OVERSIZE,
+    RUN,
     STREAM,
-    TAKE,
     UNAUTHENTICATED,
     ProtocolError,
     RequestScanner,
     encode,
 )
 from ..tenants.model import Credential
-from .pending import HELLO, REPLIES, Owed
-from .ports import Home, Lane, Link
+from .pending import HELLO, REPLIES, ReplyBatch
+from .ports import Home, Link, Upstream
 
 #: Replies that may be outstanding before no more commands are read.
-OWED_LIMIT = 1_000_000
+PENDING_LIMIT = 1_000_000
 #: Bytes of the proxy's own answers that may wait for their turn before no more commands are read.
 ANSWERS_LIMIT = 64 * 1024
 #: Bytes that are taken from a client while it waits: reading goes on that long, so that it is noticed when it leaves.
-HELD_LIMIT = 64 * 1024
+BUFFERED_LIMIT = 64 * 1024
 #: Bytes that a client may send before it has logged in.
 UNAUTHENTICATED_LIMIT = 1024 * 1024
 #: What a client that speaks TLS begins with, and no command does. Unanswered, both sides would wait.
@@ -55,16 +56,16 @@ REVOKED = "revoked"
 class Wait:
     """Why a session reads no more commands for now: a sum of these. Plain numbers: an IntFlag costs as much as a command."""
 
-    LANE = 1  #: a lane is being opened
+    UPSTREAM = 1  #: an upstream connection is being opened
     ORDER = 2  #: a command must not start before all replies are here
     UNREAD = 4  #: the client does not read its answers
-    OWED = 8  #: too many replies are outstanding
+    PENDING = 8  #: too many replies are outstanding
     ENDING = 16  #: no more commands will be read
     CONTROL = 32  #: something was asked with the master's rights
     HELLO = 64  #: whether the protocol changes is not known yet
-    PENALTY = 128  #: a wrong password is answered later and later
-    HOME = 256  #: the shared lane takes no more for now, or is being opened
-    MOVING = 512  #: what is owed must come before another lane is used
+    LOGIN_DELAY = 128  #: a wrong password is answered later and later
+    HOME = 256  #: the multiplexed connection takes no more for now, or is being opened
+    MOVING = 512  #: what is pending must come before another upstream connection is used
     RATE = 1024  #: its tenant has done as much as it may for now
 
 
@@ -77,7 +78,7 @@ class Reply(Enum):
 
 
 class Conversation:
-    """One client's conversation, on whichever lane, and whatever its commands mean."""
+    """One client's conversation, on whichever upstream connection, and whatever its commands mean."""
 
     # More attributes than Python keeps without a dictionary for each instance.
     __slots__ = (
@@ -85,12 +86,11 @@ class Conversation:
         "_answers",
         "_behind",
         "_came",
-        "_lane_clean",
+        "_close_reason",
         "_mid_message",
-        "_mood",
         "_multi",
         "_no_more",
-        "_owed",
+        "_outstanding",
         "_parked",
         "_policy",
         "_queue",
@@ -100,17 +100,18 @@ class Conversation:
         "_spare",
         "_streaming",
         "_unread",
+        "_upstream_clean",
         "_wait",
         "_watching",
         "blocked",
         "commands",
         "credential",
-        "home",
-        "lane",
+        "dedicated",
         "link",
-        "pinned",
         "protocol",
         "refused",
+        "tenant_pool",
+        "upstream",
     )
 
     def __init__(self, link: Link) -> None:
@@ -120,15 +121,16 @@ class Conversation:
         #: how many commands it sent, refused ones included
         self.commands = 0
         self.refused = 0
-        #: where its commands go. Pinned: lent to it alone. Else: the shared lane that it used last; None: Redis is away
-        self.lane: Lane | None = None
-        #: whether it has a lane to itself
-        self.pinned = False
-        self.home: Home | None = None
-        self._lane_clean = True
+        #: where its commands go. Pinned: lent to it alone. Else: the multiplexed connection that it used last; None: Redis
+        #: is away
+        self.upstream: Upstream | None = None
+        #: whether it has a dedicated connection
+        self.dedicated = False
+        self.tenant_pool: Home | None = None
+        self._upstream_clean = True
         # Whether the beginning of a command that is not read whole was sent; see _midway.
         self._streaming = False
-        self._scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, TAKE)
+        self._scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, INSPECT)
         self._received = 0
         self._wait = 0
         self._unread = False
@@ -136,17 +138,17 @@ class Conversation:
         # when so many bytes had come.
         self._no_more = False
         self._came: int | None = None
-        # What the client is owed, in order: debts of the lane, and the proxy's own answers.
-        self._queue: deque[Owed | bytes] = deque()
-        self._owed = 0
+        # What the client waits for, in order: reply batches of the upstream connection, and the proxy's own answers.
+        self._queue: deque[ReplyBatch | bytes] = deque()
+        self._outstanding = 0
         self._answers = 0
-        # What is done when nothing is owed any more.
+        # What is done when nothing is pending any more.
         self._parked: Callable[[], None] | None = None
-        # The shared lane that counts what it has not read.
-        self._behind: Lane | None = None
-        # A debt that is used again while it is the only one: most are.
-        self._spare = Owed(self, 0)
-        self._mood = ""
+        # The multiplexed connection that counts what it has not read.
+        self._behind: Upstream | None = None
+        # A reply batch that is used again while it is the only one: most are.
+        self._spare = ReplyBatch(self, 0)
+        self._close_reason = ""
         self._multi = False
         self._watching = False
         self._policy: policy.Policy | None = None
@@ -156,18 +158,18 @@ class Conversation:
         #: whether it waits for a command that waits for what others do, or for what stands behind one
         self.blocked = False
 
-    # Lanes: see `route`.
+    # Upstream connections: see `route`.
 
     def _leave(self) -> None:
-        """It needs no lane any more."""
+        """It needs no upstream connection any more."""
         raise NotImplementedError
 
     def _may_send(self) -> bool:
         """Of a session at home: whether the next command can be taken. If not, it goes on by itself when it can."""
         raise NotImplementedError
 
-    def _come_home_if_done(self) -> None:
-        """Gives its own lane back, if nothing is owed and no state is left on it."""
+    def _release_if_done(self) -> None:
+        """Gives its dedicated connection back, if nothing is pending and no state is left on it."""
         raise NotImplementedError
 
     def _begin_stream(self, data: bytes) -> None:
@@ -207,12 +209,12 @@ class Conversation:
 
     @property
     def _stateful(self) -> bool:
-        """Whether Redis knows things of its lane that it must not forget."""
+        """Whether Redis knows things of its upstream connection that it must not forget."""
         return self._multi or self._watching
 
     def __repr__(self) -> str:
         who = self.credential.tenant.namespace if self.credential else "unauthenticated"
-        return f"<Session {who} owed={self._owed} wait={self._reasons()}>"
+        return f"<Session {who} pending={self._outstanding} wait={self._reasons()}>"
 
     def _reasons(self) -> str:
         return "+".join(name for name, value in vars(Wait).items() if name.isupper() and self._wait & value) or "none"
@@ -220,7 +222,7 @@ class Conversation:
     @property
     def outstanding(self) -> int:
         """How many replies it waits for."""
-        return self._owed
+        return self._outstanding
 
     @property
     def buffered(self) -> int:
@@ -229,8 +231,8 @@ class Conversation:
 
     @property
     def at_rest(self) -> bool:
-        """Whether it is owed nothing, and waits for nothing."""
-        return not self._wait and self._nothing_owed
+        """Whether it has nothing pending, and waits for nothing."""
+        return not self._wait and self._nothing_pending
 
     @property
     def ended(self) -> bool:
@@ -256,26 +258,26 @@ class Conversation:
         self._scanner.feed(data)
         if not self._wait:
             self._advance()
-        if self._wait and self._scanner.buffered > HELD_LIMIT:
+        if self._wait and self._scanner.buffered > BUFFERED_LIMIT:
             probes.reached("client is not read from: it sent much while it waits")
-            self.link.hold()
+            self.link.pause_reading()
 
     def half_closed(self) -> None:
-        """The client will send no more; it may still read what it is owed."""
+        """The client will send no more; it may still read the pending replies."""
         self._no_more = True
         self._came = None
         if not self._wait:
             self.end("client-left")
 
     def lost(self) -> None:
-        """The client's connection is gone. Outstanding replies are thrown away with the lane."""
+        """The client's connection is gone. Outstanding replies are thrown away with the upstream connection."""
         self._wait |= Wait.ENDING
         self._caught_up()
-        if not self.pinned:
-            for owed in self._queue:
-                if isinstance(owed, Owed):
-                    owed.silent = True
-                    owed.owner = NOBODY
+        if not self.dedicated:
+            for batch in self._queue:
+                if isinstance(batch, ReplyBatch):
+                    batch.silent = True
+                    batch.owner = NOBODY
         self._leave()
         self._queue.clear()
         self._parked = None
@@ -284,14 +286,14 @@ class Conversation:
     def unread(self, full: bool) -> None:
         """Whether what was written to the client is piling up."""
         self._unread = full
-        if self.pinned:
-            self.lane.pause(full)
+        if self.dedicated:
+            self.upstream.pause(full)
         if full and self.credential is None:
             probes.reached("client that is not logged in does not read")
             self._stop(Wait.UNREAD)
         elif not full:
             self._caught_up()
-            self._come_home_if_done()
+            self._release_if_done()
             self._go_on(Wait.UNREAD)
 
     def throttle(self, throttled: bool) -> None:
@@ -302,24 +304,24 @@ class Conversation:
             self._go_on(Wait.RATE)
 
     def _caught_up(self) -> None:
-        lane, self._behind = self._behind, None
-        if lane is not None:
-            lane.caught_up(self)
+        upstream, self._behind = self._behind, None
+        if upstream is not None:
+            upstream.read_everything(self)
 
-    def end(self, mood: str) -> None:
-        """Reads no more commands, and closes once the client has all that it is owed."""
+    def end(self, close_reason: str) -> None:
+        """Reads no more commands, and closes once the client has all its pending replies."""
         if self.ended:
             return
-        self._take_no_more(mood)
-        if self._nothing_owed:
+        self._take_no_more(close_reason)
+        if self._nothing_pending:
             self._finish()
 
-    def _take_no_more(self, mood: str) -> None:
-        self._mood = mood
+    def _take_no_more(self, close_reason: str) -> None:
+        self._close_reason = close_reason
         self._stop(Wait.ENDING)
         self._parked = None
         if self._midway:
-            self._forgo()
+            self._withdraw()
 
     def revoke(self) -> None:
         """The credential is not good any more: from this moment on no command is sent, and no message is told.
@@ -328,19 +330,19 @@ class Conversation:
         what Redis has run are still told. `end_revoked` has to be called, soon.
         """
         if self.ended:
-            self._mood = REVOKED
+            self._close_reason = REVOKED
         else:
             self._take_no_more(REVOKED)
         if self._mid_message:
             probes.reached("revoked within a message")
-            # The rest of it would be told after the revocation, and whatever else is owed comes behind it.
+            # The rest of it would be told after the revocation, and whatever else waits for comes behind it.
             self._finish()
-        elif self.pinned:
-            self.lane.give_up(self.blocked)
+        elif self.dedicated:
+            self.upstream.give_up(self.blocked)
 
     def end_revoked(self) -> None:
-        """Of a session that was revoked: closes the client once it has all that it is owed."""
-        if self._nothing_owed:
+        """Of a session that was revoked: closes the client once it has all its pending replies."""
+        if self._nothing_pending:
             self._finish()
 
     def drain(self) -> None:
@@ -374,68 +376,72 @@ class Conversation:
         self.end("cut-off")
 
     def may_be_unblocked(self) -> None:
-        """Redis is asked to give up the command that its own lane waits for.
+        """Redis is asked to give up the command that its dedicated connection waits for.
 
-        If nothing is owed but that, the client is not told: it was not run, and is tried again elsewhere.
+        If nothing is pending but that, the client is not told: it was not run, and is tried again elsewhere.
         """
-        if len(self._queue) == 1 and isinstance(owed := self._queue[0], Owed) and (owed.kind, owed.count) == (REPLIES, 1):
-            owed.owner = _Unblocked(self)
+        if (
+            len(self._queue) == 1
+            and isinstance(batch := self._queue[0], ReplyBatch)
+            and (batch.kind, batch.count) == (REPLIES, 1)
+        ):
+            batch.owner = _Unblocked(self)
 
     @property
-    def _nothing_owed(self) -> bool:
-        """Whether the client has all that it is owed, and what it has ends where a reply or message ends."""
+    def _nothing_pending(self) -> bool:
+        """Whether the client has all its pending replies, and what it has ends where a reply or message ends."""
         return not (self._queue or self._mid_message)
 
-    def _forgo(self) -> None:
+    def _withdraw(self) -> None:
         """The command that was passed on in part will not be sent to its end, so Redis will not answer it."""
-        self._lane_clean = False
-        owed = self._queue[-1] if self._queue else None
-        if isinstance(owed, Owed) and owed.kind == REPLIES:
+        self._upstream_clean = False
+        batch = self._queue[-1] if self._queue else None
+        if isinstance(batch, ReplyBatch) and batch.kind == REPLIES:
             probes.reached("command that was sent in part is given up")
-            owed.count -= 1
-            self._owed -= 1
-            if not owed.count:
+            batch.count -= 1
+            self._outstanding -= 1
+            if not batch.count:
                 self._queue.pop()
-                self.lane.forgo(owed)
+                self.upstream.withdraw(batch)
 
     def _finish(self) -> None:
         self._leave()
-        self.link.close(self._mood)
+        self.link.close(self._close_reason)
 
-    def too_slow(self) -> None:
+    def close_slow_reader(self) -> None:
         """Others wait for what it does not read."""
         probes.reached("client is closed because others wait for what it does not read")
         self.lost()
         self.link.abort("too-slow")
 
-    # What the lane tells.
+    # What the upstream connection tells.
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         """See `pending.Owner`."""
         if piece:
             self.link.write(piece)
-            if self._unread and not self.pinned:
+            if self._unread and not self.dedicated:
                 if self._behind is None:
-                    self._behind = self.lane
+                    self._behind = self.upstream
                 # Elsewhere than where it fell behind it hears no more than the answer to a HELLO before it has read all.
-                if self._behind is self.lane:
-                    self.lane.fell_behind(self, len(piece))
+                if self._behind is self.upstream:
+                    self.upstream.slow_reader(self, len(piece))
         if not done:
             return
-        self._owed -= done
-        if not owed.count:
+        self._outstanding -= done
+        if not batch.count:
             queue = self._queue
             queue.popleft()
-            if owed.kind == HELLO:
-                self._protocol_changed(owed.protocol or self.protocol)
+            if batch.kind == HELLO:
+                self._protocol_changed(batch.protocol or self.protocol)
                 self._go_on(Wait.HELLO)
             if queue:
                 if type(queue[0]) is bytes:
                     self._flush()
-            elif self._wait or self.pinned:
+            elif self._wait or self.dedicated:
                 self._drained()
-        if self._wait & Wait.OWED and self._owed <= OWED_LIMIT // 2:
-            self._go_on(Wait.OWED)
+        if self._wait & Wait.PENDING and self._outstanding <= PENDING_LIMIT // 2:
+            self._go_on(Wait.PENDING)
 
     def _flush(self) -> None:
         """Tells the client what was waiting for its turn, as far as it has come."""
@@ -449,7 +455,7 @@ class Conversation:
 
     def published(self, piece: bytes, whole: bool) -> None:
         """See `pending.Owner`."""
-        if self._mood == REVOKED:
+        if self._close_reason == REVOKED:
             return
         self.link.write(piece)
         waited, self._mid_message = self._mid_message, not whole
@@ -457,18 +463,18 @@ class Conversation:
             probes.reached("message that came in parts is whole")
             self._flush()
 
-    def excused(self, count: int) -> None:
+    def cancelled(self, count: int) -> None:
         """See `pending.Owner`."""
         probes.reached("SUBSCRIBE is refused")
-        self._owed -= count
+        self._outstanding -= count
 
     def _drained(self) -> None:
-        """Nothing is owed any more."""
+        """Nothing is pending any more."""
         self.blocked = False
         if self.ended:
             self._finish()
             return
-        self._come_home_if_done()
+        self._release_if_done()
         # What waited for this moment comes before any command behind it: to read on first would let that one overtake it.
         waited = self._wait
         self._wait &= ~(Wait.ORDER | Wait.MOVING | (0 if self._unread else Wait.UNREAD))
@@ -480,22 +486,22 @@ class Conversation:
 
     def _advance_unless_waiting(self) -> None:
         if not self._wait:
-            self.link.unhold()
+            self.link.resume_reading()
             self._advance()
 
     # Waiting.
 
     def _stop(self, reason: int) -> None:
         self._wait |= reason
-        if self._scanner.buffered > HELD_LIMIT:
-            self.link.hold()
+        if self._scanner.buffered > BUFFERED_LIMIT:
+            self.link.pause_reading()
 
     def _go_on(self, reason: int) -> None:
         if not self._wait & reason:
             return
         self._wait &= ~reason
         if not self._wait:
-            self.link.unhold()
+            self.link.resume_reading()
             self._advance()
 
     # What the client sent.
@@ -512,17 +518,17 @@ class Conversation:
     def _take_commands(self) -> None:
         scanner = self._scanner
         while not self._wait:
-            home = self.home
-            if home is not None and not self.pinned:
-                lane = self.lane
-                detour = lane is None or lane is not home.lane or lane.busy or self._unread
+            tenant_pool = self.tenant_pool
+            if tenant_pool is not None and not self.dedicated:
+                upstream = self.upstream
+                detour = upstream is None or upstream is not tenant_pool.upstream or upstream.busy or self._unread
                 if detour and scanner.buffered and not self._may_send():
                     continue
             try:
                 found = scanner.next()
             except ProtocolError as error:
                 if self._midway:
-                    self._forgo()
+                    self._withdraw()
                 self._answer(b"-ERR Protocol error: %b\r\n" % str(error).encode())
                 self.end("protocol-error")
                 return
@@ -531,7 +537,7 @@ class Conversation:
                     self._end_if_done(True)
                 return
             kind, what, count = found
-            if kind == FORWARD:
+            if kind == RUN:
                 self.commands += count
                 self._send(what, count)
                 if not scanner.buffered and not self._no_more:
@@ -541,20 +547,20 @@ class Conversation:
                     self.commands += 1
                     self._begin_stream(what)
                 else:
-                    self.lane.send(what)
+                    self.upstream.send(what)
             elif kind == COMMAND:
                 self._command(what)
             elif kind == HEADED:
                 self.commands += 1
-                self.link.looked_at(what[0])
+                self.link.inspected(what[0])
                 self._headed(what)
             elif kind == OVERSIZE:
                 self.commands += 1
-                self.link.looked_at(what)
+                self.link.inspected(what)
                 self._oversize(what)
             else:
                 self.commands += 1
-                self.link.looked_at(what)
+                self.link.inspected(what)
                 if self.credential is None:
                     self._answer(NOAUTH)
                 elif what:
@@ -566,52 +572,52 @@ class Conversation:
 
     def _send(self, data: bytes, count: int = 1) -> None:
         """Passes whole commands on, each with one reply."""
-        lane = self.lane
-        if lane is None:
+        upstream = self.upstream
+        if upstream is None:
             return self._fail(count)
         queue = self._queue
         if self._reply is not Reply.ON:
             self._send_unheard(data, count)
         elif not queue:
-            owed = self._spare
-            owed.count = count
-            queue.append(owed)
-            lane.send(data, owed)
+            batch = self._spare
+            batch.count = count
+            queue.append(batch)
+            upstream.send(data, batch)
         else:
             last = queue[-1]
-            if last is lane.latest() and last.kind == REPLIES and not last.silent:
+            if last is upstream.latest() and last.kind == REPLIES and not last.silent:
                 last.count += count
-                lane.send(data)
+                upstream.send(data)
             else:
-                owed = Owed(self, count)
-                queue.append(owed)
-                lane.send(data, owed)
-        self._owed += count
-        if self._owed >= OWED_LIMIT:
-            self._too_much_owed()
+                batch = ReplyBatch(self, count)
+                queue.append(batch)
+                upstream.send(data, batch)
+        self._outstanding += count
+        if self._outstanding >= PENDING_LIMIT:
+            self._too_many_pending()
         return None
 
-    def _too_much_owed(self) -> None:
+    def _too_many_pending(self) -> None:
         probes.reached("too many replies are outstanding")
-        self._stop(Wait.OWED)
+        self._stop(Wait.PENDING)
 
     def _send_unheard(self, data: bytes, count: int) -> None:
         """The same, of which the replies, or the first of them, are not to be heard: after CLIENT REPLY."""
         unheard = 1 if self._reply is Reply.SKIP else count
         self._heard()
-        debts = [Owed(self, unheard, silent=True)]
+        batches = [ReplyBatch(self, unheard, silent=True)]
         if count > unheard:
-            debts.append(Owed(self, count - unheard))
-        self._queue.extend(debts)
-        self.lane.send(data, *debts)
+            batches.append(ReplyBatch(self, count - unheard))
+        self._queue.extend(batches)
+        self.upstream.send(data, *batches)
 
-    def _expect(self, data: bytes, owed: Owed) -> None:
+    def _expect(self, data: bytes, batch: ReplyBatch) -> None:
         """Sends what is answered in a way of its own, or by nobody heard."""
-        self._queue.append(owed)
-        self._owed += owed.count
-        self.lane.send(data, owed)
-        if self._owed >= OWED_LIMIT:
-            self._too_much_owed()
+        self._queue.append(batch)
+        self._outstanding += batch.count
+        self.upstream.send(data, batch)
+        if self._outstanding >= PENDING_LIMIT:
+            self._too_many_pending()
 
     def _heard(self) -> bool:
         """Whether the next reply is to be heard, by CLIENT REPLY. It is asked once for each command."""
@@ -624,7 +630,7 @@ class Conversation:
         """The proxy's own answer, in its place."""
         if not self._heard():
             return
-        if self._nothing_owed:
+        if self._nothing_pending:
             self.link.write(data)
             if self._unread:
                 self._stop(Wait.UNREAD)
@@ -639,7 +645,7 @@ class Conversation:
         """An error instead of a command's reply. Inside MULTI the EXEC fails, as it does where Redis refuses."""
         self.refused += 1
         if self._multi:
-            self._expect(SPOILER, Owed(self, 1, silent=True))
+            self._expect(SPOILER, ReplyBatch(self, 1, silent=True))
         self._answer(error)
 
     def _forbid(self, name: bytes, error: bytes = b"") -> None:
@@ -649,7 +655,7 @@ class Conversation:
 
     def _in_order(self, arguments: list[bytes]) -> bool:
         """Whether nothing is outstanding. If something is, the command is done when it has come."""
-        if self._nothing_owed:
+        if self._nothing_pending:
             return True
         self._parked = partial(self._perform, arguments)
         self._stop(Wait.ORDER)
@@ -663,12 +669,12 @@ class Conversation:
 
 
 class _Nobody:
-    """Is owed what a session left behind on a shared lane."""
+    """Is pending what a session left behind on a multiplexed connection."""
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         """See `pending.Owner`."""
 
-    def lane_broke(self, begun: bool) -> None:
+    def multiplexed_lost(self, begun: bool) -> None:
         """See `Conversation`."""
 
 
@@ -676,13 +682,13 @@ NOBODY = _Nobody()
 
 
 class _Unblocked:
-    """Is owed one reply in a session's place. See `Conversation.may_be_unblocked`."""
+    """Is pending one reply in a session's place. See `Conversation.may_be_unblocked`."""
 
     def __init__(self, conversation: Conversation) -> None:
         self._conversation = conversation
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         """See `pending.Owner`."""
         if done and piece.startswith(b"-UNBLOCKED "):
             piece = b""
-        self._conversation.replied(owed, piece, done)
+        self._conversation.replied(batch, piece, done)

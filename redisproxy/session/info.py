@@ -30,7 +30,7 @@ _FIELDS = {
 
 
 #: Fields that count all that Redis does: they pass with the tenant's own number, or not at all.
-FIGURES = (
+CLIENT_STATS = (
     "connected_clients",
     "blocked_clients",
     "pubsub_clients",
@@ -57,7 +57,7 @@ def sections(words: Iterable[bytes]) -> list[bytes]:
     return [name.encode() for name in SECTIONS if asked & _ALL or name.encode() in asked]
 
 
-def tenants_info(answers: Iterable[Answer], index: int, figures: Mapping[str, int]) -> bytes:
+def tenants_info(answers: Iterable[Answer], index: int, stats: Mapping[str, int]) -> bytes:
     """Redis's answers to INFO, one for each section, cut to what a tenant may know.
 
     index: of its database; figures: the tenant's own, each of FIGURES.
@@ -85,6 +85,6 @@ def tenants_info(answers: Iterable[Answer], index: int, figures: Mapping[str, in
         else:
             passes = section in _FIELDS and re.fullmatch(_FIELDS[section], name) is not None
         if passes:
-            lines.append(f"{name}:{figures[name]}" if name in FIGURES else line)
+            lines.append(f"{name}:{stats[name]}" if name in CLIENT_STATS else line)
     close()
     return "\r\n".join(shown).encode()

@@ -1,6 +1,10 @@
-"""What a lane owes, and to whom: deals the replies of one connection to Redis out in the order they were asked for.
+"""What an upstream connection has pending, and to whom: deals the replies of one connection to Redis out in the order they
+were
+asked for.
 
-Owns the order. A connection's bytes go in; pieces of replies, each within one debt, go to the debts' owners. A lane
+Owns the order. A connection's bytes go in; pieces of replies, each within one reply batch, go to the reply batches' owners.
+An upstream
+connection
 that answers more than it was asked, or what RESP does not allow, raises ProtocolError: it must be closed.
 """
 
@@ -12,7 +16,7 @@ from typing import Protocol
 
 from ..resp.framing import CRLF, HEADER_LIMIT, PUSH, ProtocolError, ReplyMeasurer
 
-# Kinds of debt.
+# Kinds of reply batch.
 REPLIES = 0  #: one reply for each command
 CONFIRMATIONS = 1  #: one for each channel of a (P|S)(UN)SUBSCRIBE: arrays in RESP2, pushes in RESP3
 HELLO = 2  #: the reply to a HELLO, which may change the protocol
@@ -48,15 +52,15 @@ def _bulk(data: bytes, pos: int, limit: int) -> tuple[bytes | None, int] | None:
 
 
 class Owner(Protocol):
-    """Who is owed: a session."""
+    """Who waits for: a session."""
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
-        """The next bytes of what it is owed, of which `done` replies end in this piece."""
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
+        """The next bytes of the pending replies, of which `done` replies end in this piece."""
 
     def published(self, piece: bytes, whole: bool) -> None:
         """Bytes of messages it subscribed to. whole: the last one ends with them."""
 
-    def excused(self, count: int) -> None:
+    def cancelled(self, count: int) -> None:
         """So many of its confirmations will not come: the SUBSCRIBE was refused with one error."""
 
     def confirmed(self, change: object, refused: bool) -> bool:
@@ -66,8 +70,8 @@ class Owner(Protocol):
         """A channel or pattern as the client knows it."""
 
 
-class Owed:
-    """So many replies, in a row, of one lane to one owner."""
+class ReplyBatch:
+    """So many replies, in a row, of one upstream connection to one owner."""
 
     __slots__ = ("change", "count", "kind", "owner", "protocol", "refused", "silent")
 
@@ -93,18 +97,18 @@ class Owed:
         self.refused = False
 
     def __repr__(self) -> str:
-        return f"<Owed {self.count} {('replies', 'confirmations', 'hello')[self.kind]}{' silent' * self.silent}>"
+        return f"<Pending {self.count} {('replies', 'confirmations', 'hello')[self.kind]}{' silent' * self.silent}>"
 
 
-class Ledger:
-    """The debts of one lane, oldest first.
+class PendingReplies:
+    """The reply batches of one upstream connection, oldest first.
 
     found_replica: see `resp.framing.ReplyMeasurer`. A tenant's script can make such replies, too.
     """
 
     def __init__(self, protocol: int = 2, found_replica: Callable[[], None] | None = None) -> None:
-        #: all debts, the oldest first
-        self.debts: deque[Owed] = deque()
+        #: all reply batches, the oldest first
+        self.batches: deque[ReplyBatch] = deque()
         #: what the server speaks
         self.protocol = protocol
         self._measurer = ReplyMeasurer(found_replica)
@@ -121,22 +125,22 @@ class Ledger:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing is owed, no message can come, and the bytes so far end where a reply ended."""
-        return not self.debts and self._subscribed is None and not self._held and self._measurer.between
+        """Whether nothing is pending, no message can come, and the bytes so far end where a reply ended."""
+        return not self.batches and self._subscribed is None and not self._held and self._measurer.between
 
     @property
     def begun(self) -> bool:
-        """Whether a part of the oldest debt's next reply was dealt out."""
+        """Whether a part of the oldest reply batch's next reply was dealt out."""
         return not self._measurer.between
 
-    def latest(self) -> Owed | None:
-        """The newest debt, which more may be added to (``count += n``) while it is that."""
-        return self.debts[-1] if self.debts else None
+    def latest(self) -> ReplyBatch | None:
+        """The newest reply batch, which more may be added to (``count += n``) while it is that."""
+        return self.batches[-1] if self.batches else None
 
-    def forgo(self, owed: Owed) -> None:
-        """The newest debt will not be paid: its command was never sent to the end."""
-        if self.debts and self.debts[-1] is owed:
-            self.debts.pop()
+    def withdraw(self, batch: ReplyBatch) -> None:
+        """The newest reply batch will not be paid: its command was never sent to the end."""
+        if self.batches and self.batches[-1] is batch:
+            self.batches.pop()
 
     def received(self, data: bytes) -> None:
         """Deals out what Redis sent. Raises ProtocolError."""
@@ -150,7 +154,7 @@ class Ledger:
                     self._tell_messages(True)
 
     def _deal_out(self, data: bytes) -> None:
-        queue = self.debts
+        queue = self.batches
         pos = 0
         end = len(data)
         while pos < end and not self._abandoned:
@@ -163,33 +167,33 @@ class Ledger:
                 continue
             if not queue:
                 raise ProtocolError("a reply to nothing")
-            owed = queue[0]
+            batch = queue[0]
             start = pos
-            pos, done = self._measurer.measure(data, pos, owed.count)
+            pos, done = self._measurer.measure(data, pos, batch.count)
             piece = data if start == 0 and pos == end else data[start:pos]
-            self._settle(owed, piece, done)
+            self._settle(batch, piece, done)
 
     def _tell_messages(self, whole: bool) -> None:
         messages, self._messages = self._messages, []
         self._subscribed.published(b"".join(messages), whole)
 
-    def _settle(self, owed: Owed, piece: bytes, done: int) -> None:
-        owed.count -= done
-        if not owed.count:
-            self.debts.popleft()
-            if owed.kind == CONFIRMATIONS:
-                self._subscribed = owed.owner if owed.owner.confirmed(owed.change, owed.refused) else None
+    def _settle(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
+        batch.count -= done
+        if not batch.count:
+            self.batches.popleft()
+            if batch.kind == CONFIRMATIONS:
+                self._subscribed = batch.owner if batch.owner.confirmed(batch.change, batch.refused) else None
                 self.small_messages = self._subscribed is not None
-            elif owed.kind == HELLO and owed.protocol:
-                self.protocol = owed.protocol
+            elif batch.kind == HELLO and batch.protocol:
+                self.protocol = batch.protocol
             # Outside of _item() there is nothing that could be pushed.
             self._measurer.pushes = False
-        owed.owner.replied(owed, b"" if owed.silent else piece, done)
+        batch.owner.replied(batch, b"" if batch.silent else piece, done)
 
     def _item(self, data: bytes, pos: int) -> int:
         """One reply, confirmation or message, while they can come in any order; the position behind it."""
         measurer = self._measurer
-        queue = self.debts
+        queue = self.batches
         failed = False
         head = b""
         end = pos
@@ -225,13 +229,13 @@ class Ledger:
             self._tell_messages(True)
         if not queue:
             raise ProtocolError("a reply to nothing")
-        owed = queue[0]
+        batch = queue[0]
         if failed:
-            owed.refused = True
-            owed.protocol = 0
-            excess, owed.count = owed.count - 1, 1
-            owed.owner.excused(excess)
-        self._settle(owed, piece, done)
+            batch.refused = True
+            batch.protocol = 0
+            excess, batch.count = batch.count - 1, 1
+            batch.owner.cancelled(excess)
+        self._settle(batch, piece, done)
         return pos
 
     def _head(self, data: bytes, pos: int) -> tuple[bytes, bytes, int] | None:
@@ -253,7 +257,7 @@ class Ledger:
         if not channels or data[pos + 1 : eol] != b"%d" % (channels + 2) or not self._expects(word, data[pos] == PUSH):
             return b"", b"", pos
         head = data[pos:end]
-        owner = self._subscribed or self.debts[0].owner
+        owner = self._subscribed or self.batches[0].owner
         for _ in range(channels):
             found = _bulk(data, end, _HEAD_LIMIT)
             if found is None:
@@ -272,13 +276,13 @@ class Ledger:
             return False
         if word in _MESSAGES:
             return self._subscribed is not None
-        return bool(self.debts) and self.debts[0].kind == CONFIRMATIONS
+        return bool(self.batches) and self.batches[0].kind == CONFIRMATIONS
 
-    def abandon(self) -> list[Owed]:
-        """The lane is gone: all debts, which nobody will pay."""
-        debts = list(self.debts)
-        self.debts.clear()
+    def abandon(self) -> list[ReplyBatch]:
+        """The upstream connection is gone: all reply batches, which nobody will pay."""
+        batches = list(self.batches)
+        self.batches.clear()
         self._messages.clear()
         self._subscribed = None
         self._abandoned = True
-        return debts
+        return batches

@@ -1,4 +1,4 @@
-"""What a conversation needs of the rest: the client's connection, and lanes.
+"""What a conversation needs of the rest: the client's connection, and upstream connections.
 
 Owns three interfaces. The Twisted side implements them (`clients.connection`, `upstream.connection`), and so do the tests.
 """
@@ -10,10 +10,10 @@ from typing import Protocol
 
 from ..policy import policy
 from ..tenants.model import Credential
-from .pending import Owed
+from .pending import ReplyBatch
 
 
-class Lane(Protocol):
+class Upstream(Protocol):
     """A connection to Redis, authenticated and SELECTed for one tenant: shared, or lent to one session."""
 
     #: whether a shared one takes no more for now
@@ -21,18 +21,18 @@ class Lane(Protocol):
     #: which it speaks
     protocol: int
 
-    def send(self, data: bytes, *debts: Owed) -> None:
-        """Takes commands and what they will be answered with; without debts, what answers them was expected before.
+    def send(self, data: bytes, *batches: ReplyBatch) -> None:
+        """Takes commands and what they will be answered with; without reply batches, what answers them was expected before.
 
-        A shared lane takes whole commands only.
+        A multiplexed connection takes whole commands only.
         """
 
-    def latest(self) -> Owed | None:
+    def latest(self) -> ReplyBatch | None:
         """The newest of what it is expected to answer."""
 
-    # Of a lane that is lent to one session.
+    # Of an upstream connection that is lent to one session.
 
-    def forgo(self, owed: Owed) -> None:
+    def withdraw(self, batch: ReplyBatch) -> None:
         """The newest of what it is expected to answer will not be answered."""
 
     def pause(self, paused: bool) -> None:
@@ -47,26 +47,27 @@ class Lane(Protocol):
     def release(self, clean: bool) -> None:
         """Gives it back. clean: no state of this session is left on it."""
 
-    # Of a shared lane.
+    # Of a multiplexed connection.
 
-    def fell_behind(self, session: object, size: int) -> None:
+    def slow_reader(self, session: object, size: int) -> None:
         """So many bytes more wait for a client that does not read."""
 
-    def caught_up(self, session: object) -> None:
+    def read_everything(self, session: object) -> None:
         """It has read all, or is gone."""
 
 
 class Home(Protocol):
-    """The shared lanes of one tenant that speak one protocol."""
+    """The multiplexed connections of one tenant that speak one protocol."""
 
     protocol: int
-    #: what a session that is owed nothing sends to; None: there is none right now
-    lane: Lane | None
-    #: without a lane: the error reply (without ``-``) that commands fail with; empty: wait, one is being opened
+    #: what a session that has nothing pending sends to; None: there is none right now
+    upstream: Upstream | None
+    #: without an upstream connection: the error reply (without ``-``) that commands fail with; empty: wait, one is being
+    #: opened
     away: str
 
     def wait(self, session: object) -> None:
-        """`Session.home_ready` is called when that changes, or the lane is not busy any more."""
+        """`Session.upstream_ready` is called when that changes, or the upstream connection is not busy any more."""
 
     def leave(self) -> None:
         """One session less uses them."""
@@ -82,7 +83,7 @@ class Link(Protocol):
     age: int
     #: bytes that came from it
     taken: int
-    #: whether sessions share lanes
+    #: whether sessions share upstream connections
     shares: bool
 
     def policy(self) -> policy.Policy:
@@ -97,38 +98,41 @@ class Link(Protocol):
     def write(self, data: bytes) -> None:
         """To the client."""
 
-    def close(self, mood: str) -> None:
-        """Closes the client's connection when what was written has left. mood: how it ended, for the log."""
+    def close(self, close_reason: str) -> None:
+        """Closes the client's connection when what was written has left. close_reason: how it ended, for the log."""
 
-    def abort(self, mood: str) -> None:
+    def abort(self, close_reason: str) -> None:
         """Closes it at once, whatever is on its way."""
 
-    def figures(self) -> Mapping[str, int]:
-        """What INFO tells of the tenant's clients: each of `info.FIGURES`."""
+    def stats(self) -> Mapping[str, int]:
+        """What INFO tells of the tenant's clients: each of `info.CLIENT_STATS`."""
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         """Read no more from the client."""
 
-    def unhold(self) -> None:
+    def resume_reading(self) -> None:
         """Read on."""
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
         """Whose password it is. Raises AuthenticationError, TenantFullError where its tenant has too many connections."""
 
-    def looked_at(self, name: bytes) -> None:
+    def inspected(self, name: bytes) -> None:
         """One of the session's commands was not passed on unseen: it can be counted by its name."""
 
     def forbidden(self, name: str) -> None:
         """A command was refused that the tenant may not use: for the log. name: fit for it."""
 
-    def punish(self, error: bytes) -> None:
-        """A log-in was wrong: `Session.punished` is called with its error, the later the more there were."""
+    def delay_login_error(self, error: bytes) -> None:
+        """A log-in was wrong: `Session.login_error_due` is called with its error, the later the more there were."""
 
     def logged_out(self) -> None:
         """The client is not logged in any more: it has as much time for that as at the beginning."""
 
-    def lease(self, credential: Credential, protocol: int) -> None:
-        """Asks for a lane of its own: `Session.lane_opened` or `lane_refused` is called, at once or later."""
+    def acquire(self, credential: Credential, protocol: int) -> None:
+        """Asks for a dedicated connection: `Session.upstream_opened` or `upstream_refused` is called, at once or later."""
 
     def share(self, credential: Credential, protocol: int) -> None:
-        """Asks for shared lanes, of which one is open: `Session.at_home` or `lane_refused`, at once or later."""
+        """Asks for multiplexed connections, of which one is open: `Session.multiplexed_ready` or `upstream_refused`, at once
+        or
+        later.
+        """

@@ -8,12 +8,12 @@ from __future__ import annotations
 from functools import partial
 
 from ..policy import policy
-from ..resp.framing import DROP, HEAD, TAKE_LIMIT, UNAUTHENTICATED, encode
+from ..resp.framing import INSPECT_FIRST, INSPECT_LIMIT, REFUSE, UNAUTHENTICATED, encode
 from ..tenants.model import AuthenticationError, TenantFullError
 from . import pubsub
 from .answering import BAD_NAME, OK, SYNTAX, AnsweringConversation, is_client_name
 from .conversation import NOAUTH, Reply, Wait
-from .pending import CONFIRMATIONS, HELLO, Owed
+from .pending import CONFIRMATIONS, HELLO, ReplyBatch
 
 NOAUTH_HELLO = (
     b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> "
@@ -29,7 +29,7 @@ class Session(AnsweringConversation):
     def _command(self, arguments: list[bytes]) -> None:
         """See `Conversation`."""
         self.commands += 1
-        self.link.looked_at(arguments[0])
+        self.link.inspected(arguments[0])
         name = arguments[0].upper()
         if self.credential is None and name not in _BEFORE_LOGIN:
             self._answer(NOAUTH)
@@ -43,7 +43,7 @@ class Session(AnsweringConversation):
             kind = self._policy.table.get(name)
             if kind is None:
                 return self._unknown(arguments)
-            if kind == DROP:  # by a policy that came since it was read
+            if kind == REFUSE:  # by a policy that came since it was read
                 return self._forbid(arguments[0])
         method = _METHODS.get(name)
         if method is None:
@@ -56,12 +56,12 @@ class Session(AnsweringConversation):
         if self.credential is not None and name.upper() not in self._policy.table:
             self._unknown([name])
         else:
-            self._refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (name.lower(), TAKE_LIMIT))
+            self._refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (name.lower(), INSPECT_LIMIT))
 
     def _headed(self, head: list[bytes]) -> None:
         """See `Conversation`: only PUBLISH and SPUBLISH come so."""
         self._streaming = False
-        if self._own_lane(partial(self._headed, head)):
+        if self._dedicated(partial(self._headed, head)):
             self._streaming = True
             self._publish(head, 3)
 
@@ -101,8 +101,8 @@ class Session(AnsweringConversation):
             self.end(error.outcome)
             return
         except AuthenticationError as error:
-            self._stop(Wait.PENALTY)
-            self.link.punish(b"-%b\r\n" % str(error).encode())
+            self._stop(Wait.LOGIN_DELAY)
+            self.link.delay_login_error(b"-%b\r\n" % str(error).encode())
             return
         if self.credential is not None and self.credential.tenant == credential.tenant:
             self.credential = credential
@@ -113,14 +113,14 @@ class Session(AnsweringConversation):
             return
         self._move_in(credential, int(hello[1]) if hello else self.protocol, hello)
 
-    def punished(self, error: bytes, last: bool) -> None:
+    def login_error_due(self, error: bytes, last: bool) -> None:
         """The time for a wrong password is over: its error may be told. last: and no other will be tried."""
         if self.ended:
             return
         self._answer(error)
         if last:
             self.end("wrong-passwords")
-        self._go_on(Wait.PENALTY)
+        self._go_on(Wait.LOGIN_DELAY)
 
     def _hello(self, arguments: list[bytes]) -> None:
         """HELLO [2|3 [AUTH user password] [SETNAME name]]. What AUTH leaves is asked of Redis, so it is its own answer."""
@@ -161,15 +161,16 @@ class Session(AnsweringConversation):
         self._pass_hello(arguments[:2], int(arguments[1]))
 
     def _pass_hello(self, arguments: list[bytes], protocol: int) -> None:
-        """protocol: what it asks for; 0: nothing. Shared lanes speak one: for the other, it moves to others."""
-        if self.pinned:
+        """protocol: what it asks for; 0: nothing. Multiplexed connections speak one: for the other, it moves to others."""
+        if self.dedicated:
             # Whatever follows waits until it is known which protocol that is answered in.
             self._stop(Wait.HELLO)
-            self._expect(encode(arguments), Owed(self, 1, HELLO, silent=not self._heard(), protocol=protocol))
-        elif protocol in (0, self.protocol) and self.lane is self.home.lane:
+            self._expect(encode(arguments), ReplyBatch(self, 1, HELLO, silent=not self._heard(), protocol=protocol))
+        elif protocol in (0, self.protocol) and self.upstream is self.tenant_pool.upstream:
             self._pass_on(arguments)
         elif self._in_order(arguments):
-            # Also where its lane was left for another while this waited for replies: it may have been given back by now.
+            # Also where its upstream connection was left for another while this waited for replies: it may have been given
+            # back by now.
             self._move_in(self.credential, protocol or self.protocol, arguments)
 
     def _quit(self, arguments: list[bytes]) -> None:
@@ -181,8 +182,8 @@ class Session(AnsweringConversation):
             return self._arity_error(arguments)
         if not self._in_order(arguments):
             return
-        self._let_go_of_lane()
-        self._leave_home()
+        self._let_go_of_upstream()
+        self._leave_tenant_pool()
         if self.credential is not None:
             self._received = self._scanner.buffered
             self.link.logged_out()
@@ -212,11 +213,13 @@ class Session(AnsweringConversation):
             error = b"-NOPERM this password opens database %d only: SELECT of any other is refused\r\n" % tenant.index
             self._forbid(b"select", error)
         elif self._multi:
-            self._pass_on([b"ECHO", b"OK"])  # the lane may not SELECT any more; this keeps its place in EXEC's reply
+            self._pass_on(
+                [b"ECHO", b"OK"]
+            )  # the upstream connection may not SELECT any more; this keeps its place in EXEC's reply
         else:
             self._answer(OK)
 
-    # Commands that need a lane to themselves: they leave a state on it, or keep it waiting.
+    # Commands that need an upstream connection to themselves: they leave a state on it, or keep it waiting.
 
     @property
     def _stateful(self) -> bool:
@@ -227,22 +230,22 @@ class Session(AnsweringConversation):
         name = arguments[0].upper()
         if name in _READERS and b"BLOCK" not in map(bytes.upper, arguments):
             self._pass_on(arguments)
-        elif self._own_lane(partial(self._blocking, arguments)):
-            if name in _WAITERS and self.home is not None and not self._multi:
+        elif self._dedicated(partial(self._blocking, arguments)):
+            if name in _WAITERS and self.tenant_pool is not None and not self._multi:
                 # It waits until replicas have what this connection wrote; the session wrote over another one. What is
                 # sent to a channel that nobody has goes to replicas, too, behind all that was written before. Redis
                 # before 7 has no such channels; there any command counts.
                 channel = self.credential.tenant.channel_prefix + _UNHEARD
-                sharded = self._policy.table.get(b"SPUBLISH") == HEAD
+                sharded = self._policy.table.get(b"SPUBLISH") == INSPECT_FIRST
                 mark = [b"SPUBLISH", channel, b""] if sharded else [b"PING"]
-                self._expect(encode(mark), Owed(self, 1, silent=True))
+                self._expect(encode(mark), ReplyBatch(self, 1, silent=True))
             self.blocked = True  # also in a MULTI, where it does not wait: one that stands before the MULTI may
             self._pass_on(arguments)
 
     def _transaction(self, arguments: list[bytes]) -> None:
         """MULTI, EXEC, DISCARD, WATCH, UNWATCH: passed on, and remembered."""
         name = arguments[0].upper()
-        if not self.pinned and name in (b"MULTI", b"WATCH"):
+        if not self.dedicated and name in (b"MULTI", b"WATCH"):
             return self._begin_transaction(arguments)
         if name == b"MULTI":
             if self.protocol == 2 and self._subscriptions:
@@ -259,12 +262,12 @@ class Session(AnsweringConversation):
         self._pass_on(arguments)
 
     def _begin_transaction(self, arguments: list[bytes]) -> None:
-        """MULTI or WATCH of a session at home: it moves to a lane of its own, unless there will be no state to keep."""
+        """MULTI or WATCH of a session at home: it moves to a dedicated connection, unless there will be no state to keep."""
         whole = None
         if len(arguments) == 1:
             whole = self._scanner.transaction() if arguments[0].upper() == b"MULTI" else None
         if whole is None:
-            self._own_lane(partial(self._transaction, arguments))
+            self._dedicated(partial(self._transaction, arguments))
         else:
             data, count = whole
             self.commands += count
@@ -285,7 +288,7 @@ class Session(AnsweringConversation):
         kind = name.removesuffix(b"SUBSCRIBE").removesuffix(b"UN")  # none, P or S
         if len(arguments) == 1 and b"UNSUBSCRIBE" not in name:
             return self._arity_error(arguments)
-        if not self._own_lane(partial(self._subscription, arguments)):
+        if not self._dedicated(partial(self._subscription, arguments)):
             return None
         try:
             channels = [pubsub.own_channel(self.credential.tenant, kind, channel) for channel in arguments[1:]]
@@ -307,11 +310,11 @@ class Session(AnsweringConversation):
         return None
 
     def _subscribe(self, name: bytes, change: pubsub.Change) -> None:
-        self._lane_clean = False
+        self._upstream_clean = False
         self._heard()  # confirmations always are, and use up a SKIP
         self._subscriptions.ask(change)
         count = max(1, len(change.channels))
-        self._expect(encode([name, *change.channels]), Owed(self, count, CONFIRMATIONS, change=change))
+        self._expect(encode([name, *change.channels]), ReplyBatch(self, count, CONFIRMATIONS, change=change))
 
     def confirmed(self, change: object, refused: bool) -> bool:
         """See `pending.Owner`."""

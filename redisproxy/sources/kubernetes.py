@@ -18,13 +18,13 @@ from ..tenants.enrolment import (
     ITSELF,
     TEMPORARY_PREFIX,
     Changes,
+    FullRead,
     NamespaceDocument,
     Problem,
     ReadFailure,
-    Reading,
     SecretDocument,
     Update,
-    no_rest,
+    no_yield,
 )
 from .documents import DocumentError, read_namespace, read_secret
 from .hints import MANY
@@ -110,7 +110,7 @@ class ClusterSource:
         self._secret_name = secret_name
         self._master = master
         self._stopped = threading.Event()
-        self._rest: Callable[[], None] = no_rest
+        self._rest: Callable[[], None] = no_yield
         #: all of them in one place, whose name is empty
         self._parsed_namespaces = _ParsedObjects[NamespaceDocument]()
         #: by namespace
@@ -123,21 +123,21 @@ class ClusterSource:
         """No further call is made; one under way ends with its time-out at the latest."""
         self._stopped.set()
 
-    def read(self, rest: Callable[[], None] = no_rest) -> Reading:
+    def read(self, yield_cpu: Callable[[], None] = no_yield) -> FullRead:
         """What the API says now. Blocks, for as long as a few time-outs. rest: called before each request, may sleep."""
-        self._rest = rest
+        self._rest = yield_cpu
         try:
             client = self.api.connect()
         except Unreachable as unreachable:
-            return Reading(unreachable.failure, unreachable.failure, {})
+            return FullRead(unreachable.failure, unreachable.failure, {})
         try:
             return self._read(kubernetes_client.CoreV1Api(client))
         finally:
             client.close()
 
-    def read_changes(self, changes: Changes, rest: Callable[[], None] = no_rest) -> Update:
+    def read_changes(self, changes: Changes, yield_cpu: Callable[[], None] = no_yield) -> Update:
         """What the API says now of single objects. As `read`; may be called by the rest of a reading that is under way."""
-        outer, self._rest = self._rest, rest
+        outer, self._rest = self._rest, yield_cpu
         found = _Found()
         try:
             client = self.api.connect()
@@ -241,7 +241,7 @@ class ClusterSource:
 
     # Reading everything.
 
-    def _read(self, api: kubernetes_client.CoreV1Api) -> Reading:
+    def _read(self, api: kubernetes_client.CoreV1Api) -> FullRead:
         unreadable: list[Problem] = []
         master: SecretDocument | ReadFailure | None = None
         secrets: dict[str, tuple[SecretDocument, ...] | ReadFailure] = {}
@@ -250,9 +250,9 @@ class ClusterSource:
             namespaces = self._namespaces(api, unreadable)
         except Unreachable as unreachable:
             failure = unreachable.failure
-            return Reading(failure if master is None else master, failure, {})
+            return FullRead(failure if master is None else master, failure, {})
         if isinstance(namespaces, ReadFailure):
-            return Reading(master, namespaces, {})
+            return FullRead(master, namespaces, {})
         complete = not unreadable
         gone: ReadFailure | None = None
         for namespace in namespaces:
@@ -264,7 +264,7 @@ class ClusterSource:
                     gone = unreachable.failure
             secrets[namespace.name] = gone
         self._parsed_secrets.forget_other_places({self._master[0], *secrets})
-        return Reading(master, namespaces, secrets, tuple(unreadable), complete=complete)
+        return FullRead(master, namespaces, secrets, tuple(unreadable), complete=complete)
 
     def _master_secret(self, api: kubernetes_client.CoreV1Api) -> SecretDocument | ReadFailure | None:
         namespace, name = self._master

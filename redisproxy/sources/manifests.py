@@ -20,13 +20,13 @@ from pathlib import Path
 
 from ..printable import printable
 from ..tenants.enrolment import (
+    FullRead,
     NamespaceDocument,
     Problem,
     ReadFailure,
-    Reading,
     SecretDocument,
     Unread,
-    no_rest,
+    no_yield,
 )
 from ..tenants.urls import CONNECTION_STRING
 from . import yamltext
@@ -130,7 +130,7 @@ class ManifestsSource:
         except OSError as error:
             return ("unreadable", error.errno)  # perhaps just now: what is read next tells
 
-    def read(self, rest: Callable[[], None] = no_rest) -> Reading:
+    def read(self, yield_cpu: Callable[[], None] = no_yield) -> FullRead:
         """What the files say now. Blocks. rest: called after each document that is parsed, may sleep.
 
         A file that cannot be read, or is no YAML, says what it said before, and is named. Where that is nothing, what it
@@ -141,7 +141,7 @@ class ManifestsSource:
             files = self._files()
         except OSError as error:
             failure = ReadFailure(f"{self._directory}: {error.strerror}")
-            return Reading(failure, failure, {})
+            return FullRead(failure, failure, {})
         found: dict[str, _Content] = {}
         problems: list[Problem] = []
         unread: list[Unread] = []
@@ -152,7 +152,7 @@ class ManifestsSource:
             text = None
             try:
                 text = path.read_bytes()
-                found[name] = self._content(name, text, rest)
+                found[name] = self._content(name, text, yield_cpu)
                 continue
             except FileNotFoundError:
                 continue  # it went a moment ago: see `_believe`
@@ -173,12 +173,12 @@ class ManifestsSource:
         reading = self._gather(documents, problems)
         return replace(reading, unread=tuple(unread), stale=tuple(stale), again=again)
 
-    def _content(self, name: str, text: bytes, rest: Callable[[], None]) -> _Content:
+    def _content(self, name: str, text: bytes, yield_cpu: Callable[[], None]) -> _Content:
         digest = hashlib.sha256(text).digest()
         for content in (self._believed.get(name), self._doubted.get(name, (None,))[0]):
             if content is not None and content.digest == digest:
                 return content
-        return _Content(digest, len(text), self._parse(printable(name), text, rest))
+        return _Content(digest, len(text), self._parse(printable(name), text, yield_cpu))
 
     def _believe(self, found: Mapping[str, _Content]) -> float | None:
         """Believes what files say, but for what was taken away a moment ago. Seconds until that is to be looked at again."""
@@ -197,7 +197,7 @@ class ManifestsSource:
         self._believed, self._doubted = believed, doubted
         return max((since + self._doubt - now for _, since in doubted.values()), default=None)
 
-    def _parse(self, file: str, text: bytes, rest: Callable[[], None]) -> _Made:
+    def _parse(self, file: str, text: bytes, yield_cpu: Callable[[], None]) -> _Made:
         made: _Made = []
         number = 0
         for content, tagged in yamltext.documents(text):
@@ -206,7 +206,7 @@ class ManifestsSource:
                 made.append(Problem(file, f"document {number + 1}", reason))
             for document in _flatten(content):
                 number += 1
-                rest()
+                yield_cpu()
                 try:
                     if not isinstance(document, Mapping):
                         raise DocumentError("it is not a mapping")
@@ -225,7 +225,7 @@ class ManifestsSource:
 
     def _gather(
         self, documents: Collection[NamespaceDocument | SecretDocument | Problem], unreadable: list[Problem]
-    ) -> Reading:
+    ) -> FullRead:
         """Of two documents of one name the later is in force."""
         namespaces: dict[str, NamespaceDocument] = {}
         secrets: dict[tuple[str, str], SecretDocument] = {}
@@ -245,7 +245,7 @@ class ManifestsSource:
                 unreadable.append(Problem(namespace, name, "no file has a Namespace document of that name"))
         held = {name: tuple(found) for name, found in by_namespace.items()}
         complete = not any(isinstance(document, Problem) for document in documents)
-        return Reading(secrets.get(self._master), tuple(namespaces.values()), held, tuple(unreadable), complete=complete)
+        return FullRead(secrets.get(self._master), tuple(namespaces.values()), held, tuple(unreadable), complete=complete)
 
 
 def _is_file(path: Path) -> bool:

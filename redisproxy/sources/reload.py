@@ -1,6 +1,6 @@
-"""Reads the source again and again, and tells of each Directory that follows from it.
+"""Reads the source again and again, and tells of each Snapshot that follows from it.
 
-Owns when a source is read, and what the last good answer is. The reading and the making of the Directory run in a
+Owns when a source is read, and what the last good answer is. The reading and the making of the Snapshot run in a
 thread, at a pace that the reactor does not feel; the reactor takes over what is finished.
 """
 
@@ -19,11 +19,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from ..ops.stats import REFRESH_BOUNDS, Histogram
-from ..tenants.enrolment import Changes, Enrolment, Problem, ReadFailure, Reading, ReadSummary, Update, no_rest
-from ..tenants.model import Directory
+from ..ops.stats import RELOAD_BOUNDS, Histogram
+from ..tenants.enrolment import Changes, Enrolment, FullRead, Problem, ReadFailure, ReadSummary, Update, no_yield
+from ..tenants.model import Snapshot
 from .hints import ChangeQueue
-from .throttle import Pace
+from .throttle import Throttle
 
 #: Seconds to wait after the first failed refresh; doubled at each further one, up to the refresh interval.
 FIRST_RETRY = 1.0
@@ -39,7 +39,7 @@ TOLD_AT_ONCE = 20
 class Source(Protocol):
     """Where namespaces and secrets are read."""
 
-    def read(self, rest: Callable[[], None] = no_rest) -> Reading:
+    def read(self, yield_cpu: Callable[[], None] = no_yield) -> FullRead:
         """What it says now. Blocks; called in a thread, never twice at once. rest: called between pieces of work."""
 
     def stop(self) -> None:
@@ -50,7 +50,7 @@ class Source(Protocol):
 class ChangingSource(Source, Protocol):
     """A source of which there is a watch."""
 
-    def read_changes(self, changes: Changes, rest: Callable[[], None] = no_rest) -> Update:
+    def read_changes(self, changes: Changes, yield_cpu: Callable[[], None] = no_yield) -> Update:
         """What it says now of these. As `read`, but for that it may be called by the `rest` of a reading under way."""
 
 
@@ -73,7 +73,7 @@ class _Outcome:
 
     job: _Job
     failures: Sequence[ReadFailure]
-    directory: Directory | None
+    snapshot: Snapshot | None
     problems: list[Problem]
     lines: list[tuple[LogLevel, str]]
     databases: int | None
@@ -81,7 +81,7 @@ class _Outcome:
     summary: ReadSummary | None = None
 
 
-class ReadingService(service.Service):
+class ReloadService(service.Service):
     """Reads a source.
 
     interval: seconds between two refreshes; in_thread: calls a blocking function and returns a Deferred; pace: when that
@@ -98,7 +98,7 @@ class ReadingService(service.Service):
         enrolment: Enrolment,
         interval: float,
         in_thread: Callable[..., defer.Deferred[_Outcome]] = threads.deferToThread,
-        pace: Callable[[], Pace] = Pace,
+        throttle: Callable[[], Throttle] = Throttle,
         changes: ChangeQueue | None = None,
         in_reactor: Callable[..., object] | None = None,
     ) -> None:
@@ -107,28 +107,28 @@ class ReadingService(service.Service):
         self._enrolment = enrolment
         self._interval = interval
         self._in_thread = in_thread
-        self._make_pace = pace
-        self._pace = pace()
+        self._make_throttle = throttle
+        self._throttle = throttle()
         self._changes = ChangeQueue() if changes is None else changes
         self._in_reactor: Callable[..., object] = (
             getattr(clock, "callFromThread", _at_once) if in_reactor is None else in_reactor
         )
         #: None until something was read
-        self.directory: Directory | None = None
-        #: what an operator has to mend
+        self.snapshot: Snapshot | None = None
+        #: what an operator has to fix
         self.problems: list[Problem] = []
         #: how many databases Redis has, None while that is not known
         self.databases: int | None = None
         #: when a refresh last succeeded in full, in the clock's seconds
-        self.refreshed: float | None = None
+        self.reloaded_at: float | None = None
         #: readings so far, by how they went, and how long they took
-        self.readings = {"ok": 0, "failed": 0}
-        self.durations = Histogram(REFRESH_BOUNDS)
+        self.reads = {"ok": 0, "failed": 0}
+        self.durations = Histogram(RELOAD_BOUNDS)
         self._began = 0.0
-        #: called with each Directory that is another one than before
-        self.listeners: list[Callable[[Directory], None]] = []
+        #: called with each Snapshot that is another one than before
+        self.listeners: list[Callable[[Snapshot], None]] = []
         #: called after each whole read, and when namespaces have come or gone, with when the read began, and after the
-        #: listeners have had the Directory that follows
+        #: listeners have had the Snapshot that follows
         self.on_read: list[Callable[[ReadSummary, float], object]] = []
         self._existing: frozenset[str] | None = None
         self._loop = task.LoopingCall(self.refresh)
@@ -137,7 +137,7 @@ class ReadingService(service.Service):
         self._again = False
         self._resolved_for: int | None = None
         #: what the listeners know of, since the start
-        self._told: Directory | None = None
+        self._told: Snapshot | None = None
         self._failures = 0
         self._retry: IDelayedCall | None = None
         self._gathering: IDelayedCall | None = None
@@ -153,11 +153,11 @@ class ReadingService(service.Service):
     @property
     def age(self) -> float | None:
         """Seconds since a refresh last succeeded in full; None: none did yet."""
-        return None if self.refreshed is None else self._clock.seconds() - self.refreshed
+        return None if self.reloaded_at is None else self._clock.seconds() - self.reloaded_at
 
     def startService(self) -> None:
         super().startService()
-        self._pace = self._make_pace()
+        self._throttle = self._make_throttle()
         self._told = None
         self._found = self.problems
         self._loop.start(self._interval, now=True)
@@ -170,7 +170,7 @@ class ReadingService(service.Service):
             if call is not None and call.active():
                 call.cancel()
         self.source.stop()
-        self._pace.stop()
+        self._throttle.stop()
 
     def refresh(self) -> None:
         """Reads the source, now or as soon as the work under way is over."""
@@ -190,7 +190,7 @@ class ReadingService(service.Service):
 
     def _read_changes(self) -> None:
         # Until all was read once there is nothing to which a change could be made.
-        if self._working is None and self.directory is not None and self._changes:
+        if self._working is None and self.snapshot is not None and self._changes:
             self._work(_Job.CHANGES)
 
     def use_databases(self, databases: int | None) -> None:
@@ -200,73 +200,73 @@ class ReadingService(service.Service):
             self.resolve()
 
     def resolve(self) -> None:
-        """Makes the Directory anew from what was last read: `databases` is another."""
+        """Makes the Snapshot anew from what was last read: `databases` is another."""
         if self._working is None:
             self._work(_Job.RESOLVE)
 
     def _work(self, job: _Job) -> None:
         # The first reading is done as fast as it can be: until it is over nobody is served.
-        pace = self._pace if self.directory is not None else None
+        throttle = self._throttle if self.snapshot is not None else None
         self._began = self._clock.seconds()
-        working = self._working = self._in_thread(self._in_pace, job, pace)
+        working = self._working = self._in_thread(self._throttled, job, throttle)
         taken = working.addCallbacks(self._take, self._crashed)
         taken.addErrback(lambda failure: self._log.failure("what was read could not be used", failure))
         taken.addBoth(self._over)
 
-    def _in_pace(self, job: _Job, pace: Pace | None) -> _Outcome:
+    def _throttled(self, job: _Job, throttle: Throttle | None) -> _Outcome:
         """What runs in the thread: never twice at once, so that the enrolment is this thread's own."""
-        rest = no_rest
-        if pace is not None:
-            pace.start()
-            rest = pace.rest
+        yield_cpu = no_yield
+        if throttle is not None:
+            throttle.start()
+            yield_cpu = throttle.yield_cpu
         if job is _Job.READ:
-            reading = self._read(rest)
-            outcome = self._resolved(job, reading.failures(), rest, self._enrolment.summary(reading))
+            reading = self._read(yield_cpu)
+            outcome = self._resolved(job, reading.failures(), yield_cpu, self._enrolment.summary(reading))
             return replace(outcome, again=reading.again)
         if job is _Job.CHANGES:
-            update = self._amended(rest)
-            return self._resolved(job, update.failures, rest, self._enrolment.summary(None))
-        return self._resolved(job, (), rest)
+            update = self._amended(yield_cpu)
+            return self._resolved(job, update.failures, yield_cpu, self._enrolment.summary(None))
+        return self._resolved(job, (), yield_cpu)
 
-    def _read(self, rest: Callable[[], None]) -> Reading:
+    def _read(self, yield_cpu: Callable[[], None]) -> FullRead:
         """Reads everything. What is said to change meanwhile is read in between, and does not wait for the end."""
         meanwhile = Update()
 
-        def rest_and_amend() -> None:
+        def yield_and_read_changes() -> None:
             nonlocal meanwhile
-            rest()
+            yield_cpu()
             if self._changes and self._enrolment.loaded and self._clock.seconds() >= self._not_before:
-                update = self._amended(rest)
+                update = self._amended(yield_cpu)
                 meanwhile = meanwhile.followed_by(update)
                 summary = self._enrolment.summary(None)
-                self._in_reactor(self._take, self._resolved(_Job.CHANGES, update.failures, rest, summary))
+                self._in_reactor(self._take, self._resolved(_Job.CHANGES, update.failures, yield_cpu, summary))
 
-        reading = self.source.read(rest_and_amend)
-        self._enrolment.absorb(reading)
+        reading = self.source.read(yield_and_read_changes)
+        self._enrolment.use_full_read(reading)
         # What was read in between is younger than the answers before it. Where it is older than one that came after it,
         # that is for a change that is told of yet.
-        self._enrolment.amend(meanwhile)
+        self._enrolment.use_incremental_read(meanwhile)
         return reading
 
-    def _amended(self, rest: Callable[[], None]) -> Update:
+    def _amended(self, yield_cpu: Callable[[], None]) -> Update:
         began = self._clock.seconds()
         if not isinstance(self.source, ChangingSource):
             raise TypeError(f"something was said to have changed in {self.source}, of which single objects cannot be read")
-        update = self.source.read_changes(self._changes.take(), rest)
-        self._enrolment.amend(update)
+        update = self.source.read_changes(self._changes.take(), yield_cpu)
+        self._enrolment.use_incremental_read(update)
         now = self._clock.seconds()
         self._not_before = now + min(now - began, LONGEST_PAUSE)
         return update
 
     def _resolved(
-        self, job: _Job, failures: Sequence[ReadFailure], rest: Callable[[], None], summary: ReadSummary | None = None
+        self, job: _Job, failures: Sequence[ReadFailure], yield_cpu: Callable[[], None], summary: ReadSummary | None = None
     ) -> _Outcome:
         databases = self.databases
-        directory, problems = self._enrolment.resolve(databases, rest)
+        snapshot, problems = self._enrolment.resolve(databases, yield_cpu)
         lines = _news(self._found, problems)
         self._found = problems
         return _Outcome(
-            job, failures, directory if self._enrolment.loaded else None, problems, lines, databases, summary=summary
+            job, failures, snapshot if self._enrolment.loaded else None, problems, lines, databases, summary=summary
         )
 
     def _over(self, _: object) -> None:
@@ -276,7 +276,7 @@ class ReadingService(service.Service):
         if self._again:
             self._again = False
             self.refresh()
-        elif self._changes and self.directory is not None:
+        elif self._changes and self.snapshot is not None:
             self.changed()
         elif self._resolved_for != self.databases:
             self.resolve()
@@ -292,7 +292,7 @@ class ReadingService(service.Service):
             return
         self._resolved_for = outcome.databases
         if outcome.job is _Job.READ:
-            self.readings["failed" if outcome.failures else "ok"] += 1
+            self.reads["failed" if outcome.failures else "ok"] += 1
             self.durations.observe(self._clock.seconds() - self._began)
             if self._reread is not None and self._reread.active():
                 self._reread.cancel()
@@ -305,13 +305,13 @@ class ReadingService(service.Service):
             if self._failures:
                 self._log.info("{source} can be read again", source=str(self.source))
             self._failures = 0
-            self.refreshed = self._clock.seconds()
+            self.reloaded_at = self._clock.seconds()
         self.problems = outcome.problems
         self._to_tell += outcome.lines
         if self._telling is None or not self._telling.active():
             self._tell()
-        if outcome.directory is not None:
-            self._use(outcome.directory)
+        if outcome.snapshot is not None:
+            self._use(outcome.snapshot)
             self._report_read(outcome.summary)
 
     def _report_read(self, summary: ReadSummary | None) -> None:
@@ -322,20 +322,20 @@ class ReadingService(service.Service):
         for listener in list(self.on_read):
             listener(summary, self._began)
 
-    def _use(self, directory: Directory) -> None:
-        before = self.directory
-        if directory is self._told:
+    def _use(self, snapshot: Snapshot) -> None:
+        before = self.snapshot
+        if snapshot is self._told:
             return
-        self.directory = self._told = directory
-        if before is None or before.tenants != directory.tenants:
+        self.snapshot = self._told = snapshot
+        if before is None or before.tenants != snapshot.tenants:
             self._log.info(
                 "{tenants} tenants with {credentials} credentials, from {source}",
-                tenants=len(directory.tenants),
-                credentials=len(directory.credentials),
+                tenants=len(snapshot.tenants),
+                credentials=len(snapshot.credentials),
                 source=str(self.source),
             )
         for listener in list(self.listeners):
-            listener(directory)
+            listener(snapshot)
 
     def _retry_later(self, asked: float | None) -> None:
         self._failures += 1
@@ -359,7 +359,7 @@ def _news(before: list[Problem], after: list[Problem]) -> list[tuple[LogLevel, s
     if after == before:
         return []
     told = [(LogLevel.warn, str(problem)) for problem in sorted(set(after) - set(before))]
-    return told + [(LogLevel.info, f"mended: {problem}") for problem in sorted(set(before) - set(after))]
+    return told + [(LogLevel.info, f"fixed: {problem}") for problem in sorted(set(before) - set(after))]
 
 
 def _at_once(call: Callable[..., object], *arguments: object) -> None:

@@ -16,7 +16,7 @@ PIECE = 0.0005
 SHARE = 0.2
 
 
-class Pace:
+class Throttle:
     """The rests of one thread.
 
     worked: how long the calling thread has worked, in seconds; sleep: what rests, until `stop` at the latest.
@@ -34,7 +34,7 @@ class Pace:
         """The thread begins to work; called in it."""
         self._since = self._worked()
 
-    def rest(self) -> None:
+    def yield_cpu(self) -> None:
         """Sleeps, if the thread has worked for a while; called in it."""
         worked = self._worked() - self._since
         if worked >= PIECE:
@@ -46,8 +46,8 @@ class Pace:
         self._stopped.set()
 
 
-class Unpaced(Pace):
+class Unpaced(Throttle):
     """For a process that serves nobody: no rests."""
 
-    def rest(self) -> None:
+    def yield_cpu(self) -> None:
         """Goes on."""

@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from ..ops.stats import WatchState
 from ..tenants.enrolment import ITSELF
 from .hints import ChangeQueue
-from .throttle import Pace
+from .throttle import Throttle
 from .watch_events import BROKEN_OFF, Event, Watched, WatchFailure, read_event, split_lines
 
 #: Seconds, least and most, after which the API server ends a watch: it is opened again where it stood.
@@ -63,7 +63,7 @@ class Watchable(Protocol):
         """Opens a watch that the server ends after so many seconds."""
 
     def concerns(self, what: Watched, namespace: str, name: str) -> bool:
-        """Whether a change of this object may change the Directory."""
+        """Whether a change of this object may change the Snapshot."""
 
 
 class _Follower:
@@ -78,7 +78,7 @@ class _Follower:
         self._master = master
         self._stopped = threading.Event()
         self._stream: Stream | None = None
-        self._pace = Pace()
+        self._throttle = Throttle()
         #: where the stream stands, None: to be found out, and everything to be read
         self._version: str | None = None
         #: whether the last attempt failed because the version was too old
@@ -95,7 +95,7 @@ class _Follower:
     def stop(self) -> None:
         """Called in the reactor. The thread ends at once, unless it is about to connect."""
         self._stopped.set()
-        self._pace.stop()
+        self._throttle.stop()
         stream = self._stream
         if stream is not None:
             stream.cut()
@@ -155,10 +155,10 @@ class _Follower:
             self._opened = time.monotonic()
             self.openings += 1
             self._watch.opened(self._what)
-            self._pace.start()
+            self._throttle.start()
             for line in split_lines(stream):
                 self._take(read_event(line))
-                self._pace.rest()
+                self._throttle.yield_cpu()
         except WatchFailure as failure:
             # The stream broke off: it goes on where it stood. After whatever else, everything is read anew.
             if failure.status != BROKEN_OFF:

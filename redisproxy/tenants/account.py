@@ -36,10 +36,10 @@ def family(name: bytes) -> str:
     return _BY_NAME.get(name.partition(b"|")[0].upper(), OTHER)
 
 
-class Tally:
+class TenantCounters:
     """What the sessions of one tenant have done since the process began."""
 
-    __slots__ = ("commands", "logins", "looked_at", "received", "refused", "turned_away")
+    __slots__ = ("commands", "inspected", "logins", "received", "refused", "turned_away")
 
     def __init__(self) -> None:
         #: connections that logged in as it
@@ -47,7 +47,7 @@ class Tally:
         #: all of them, refused ones included
         self.commands = 0
         #: of them, by family, those that were known by name
-        self.looked_at: dict[str, int] = {}
+        self.inspected: dict[str, int] = {}
         #: by family, those that the tenant may not use
         self.refused: dict[str, int] = {}
         #: bytes that clients sent
@@ -55,9 +55,9 @@ class Tally:
         #: log-ins that would have been more connections than it may have
         self.turned_away = 0
 
-    def look_at(self, name: bytes) -> None:
+    def inspected_one(self, name: bytes) -> None:
         """One command more is known by name."""
-        increase(self.looked_at, family(name))
+        increase(self.inspected, family(name))
 
     def refuse(self, name: bytes) -> None:
         """One command more that the tenant may not use."""
@@ -65,7 +65,7 @@ class Tally:
 
     def by_family(self) -> dict[str, int]:
         """All commands."""
-        return {PLAIN: self.commands - sum(self.looked_at.values()), **self.looked_at}
+        return {PLAIN: self.commands - sum(self.inspected.values()), **self.inspected}
 
 
 class Counts:
@@ -73,7 +73,7 @@ class Counts:
 
     def __init__(self) -> None:
         #: by namespace
-        self.tallies: dict[str, Tally] = {}
+        self.by_tenant: dict[str, TenantCounters] = {}
         #: log-ins by outcome: ``ok``, or see `model.AuthenticationError`
         self.logins: dict[str, int] = {}
         #: connections that are over, by how they ended. Turned away are none, from the start: that there are some is told
@@ -82,16 +82,16 @@ class Counts:
         #: bytes of replies that Redis sent, by namespace
         self.replied: dict[str, int] = {}
 
-    def tally(self, namespace: str) -> Tally:
+    def of(self, namespace: str) -> TenantCounters:
         """The one of a tenant, made when it is asked for first."""
-        found = self.tallies.get(namespace)
+        found = self.by_tenant.get(namespace)
         if found is None:
-            found = self.tallies[namespace] = Tally()
+            found = self.by_tenant[namespace] = TenantCounters()
         return found
 
     def keep(self, namespaces: Collection[str]) -> None:
         """Forgets all others: they are no tenants any more."""
-        for counted in (self.tallies, self.replied):
+        for counted in (self.by_tenant, self.replied):
             for gone in counted.keys() - namespaces:
                 del counted[gone]
 

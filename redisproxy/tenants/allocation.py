@@ -14,9 +14,9 @@ from typing import Any
 from .enrolment import (
     TEMPORARY_PREFIX,
     VALID_HOURS,
+    FullRead,
     NamespaceDocument,
     ReadFailure,
-    Reading,
     SecretDocument,
     parse_tenant,
 )
@@ -92,7 +92,7 @@ def named_indexes(secret: SecretDocument) -> tuple[int, ...]:
     return possible_indexes(secret.data.get(CONNECTION_STRING))
 
 
-def taken(reading: Reading, but: str = "") -> dict[int, str]:
+def taken(reading: FullRead, but: str = "") -> dict[int, str]:
     """Which indexes are named in the secrets of any namespace, and by which; but: one that does not count.
 
     Raises Refused where that cannot be said.
@@ -112,7 +112,7 @@ def taken(reading: Reading, but: str = "") -> dict[int, str]:
 
 
 def choose_index(
-    reading: Reading,
+    reading: FullRead,
     secret_name: str,
     prefix: str,
     namespace: str,
@@ -149,7 +149,7 @@ def choose_index(
     raise Refused(f"{text}; or raise `databases` in Redis's configuration")
 
 
-def _may_be_enrolled(reading: Reading, secret_name: str, prefix: str, namespace: str) -> tuple[SecretDocument, ...]:
+def _may_be_enrolled(reading: FullRead, secret_name: str, prefix: str, namespace: str) -> tuple[SecretDocument, ...]:
     """The secrets that it has already."""
     must_have_prefix(namespace, prefix)
     if namespace not in {found.name for found in must_be_read(reading.namespaces)}:
@@ -165,7 +165,7 @@ def _may_be_enrolled(reading: Reading, secret_name: str, prefix: str, namespace:
                 index = parse_tenant(secret.data)[2]
             except MalformedError as error:
                 raise Refused(
-                    f"{namespace} has a secret {secret_name}, which is malformed: {error}: mend it, or delete it first"
+                    f"{namespace} has a secret {secret_name}, which is malformed: {error}: fix it, or delete it first"
                 ) from None
             raise Refused(
                 f"{namespace} is enrolled already, with database {index}; "
@@ -226,7 +226,7 @@ def plan_rotation(data: Mapping[str, bytes], password: str) -> Rotation:
     try:
         _, old, index = parse_tenant(data)
     except MalformedError as error:
-        raise Refused(f"the secret is malformed: {error}: mend it, or delete it and enrol the namespace anew") from None
+        raise Refused(f"the secret is malformed: {error}: fix it, or delete it and enrol the namespace anew") from None
     before = data[CONNECTION_STRING].decode()
     changes = {key: password.encode() for key, value in data.items() if value == old}
     changes[CONNECTION_STRING] = with_password(before, password).encode()

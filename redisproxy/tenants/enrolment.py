@@ -1,4 +1,4 @@
-"""From what was read of namespaces and secrets to a Directory: the rules of enrolment.
+"""From what was read of namespaces and secrets to a Snapshot: the rules of enrolment.
 
 Owns the rules and the last good reading. What is read, and how, is the business of `redisproxy.sources`.
 No value of a secret is ever part of a Problem.
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from ..printable import printable
 from .limits import UNLIMITED, Limits, read_limits
-from .model import Backend, Credential, Directory, Tenant, digest
+from .model import Backend, Credential, Snapshot, Tenant, digest
 from .urls import CONNECTION_STRING, MalformedError, possible_indexes, read_master, read_tenant
 
 PASSWORD = "redis-password"  # noqa: S105 - the name of a key
@@ -91,7 +91,7 @@ class Unread:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class FullRead:
     """What one look at a source found."""
 
     #: None: there is none
@@ -174,7 +174,7 @@ class Update:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """Something that an operator has to mend: where it is and why. secret: empty when it is about the namespace.
+    """Something that an operator has to fix: where it is and why. secret: empty when it is about the namespace.
 
     Its texts are printable: a manifest can have any name, and so can a file.
     """
@@ -225,7 +225,7 @@ def parse_valid_hours(data: Mapping[str, bytes]) -> int | None:
     return int(digits)
 
 
-def no_rest() -> None:
+def no_yield() -> None:
     """For whom nobody waits; see `Enrolment.resolve`."""
 
 
@@ -251,7 +251,7 @@ _NO_SECRETS = _Enrolled((), [], [], None)
 
 
 class Enrolment:
-    """The last good answer to each question, and the Directory that follows from it.
+    """The last good answer to each question, and the Snapshot that follows from it.
 
     What follows from a namespace's secrets is kept as long as they stay the same.
 
@@ -282,16 +282,16 @@ class Enrolment:
         self._enrolled: dict[str, _Enrolled] = {}
         #: which namespace has each database, by index: it keeps it where nobody's age is known
         self._owners: dict[int, str] = {}
-        self._directory: Directory | None = None
+        self._snapshot: Snapshot | None = None
         self._shared: list[Problem] = []
 
-    def absorb(self, reading: Reading) -> None:
+    def use_full_read(self, reading: FullRead) -> None:
         """Takes over what was read. What failed to be read stays as it was."""
         failures = []
         if isinstance(reading.master, ReadFailure):
             failures.append(Problem(*self._master, f"not read: {reading.master.reason}"))
         elif not self._fixed_backend:
-            self._absorb_master(reading.master)
+            self._use_master(reading.master)
         if isinstance(reading.namespaces, ReadFailure):
             failures.append(Problem("all namespaces", "", f"not read: {reading.namespaces.reason}"))
         else:
@@ -309,7 +309,7 @@ class Enrolment:
                 self._secrets[namespace] = secrets
         self._failures = tuple(failures)
 
-    def amend(self, update: Update) -> None:
+    def use_incremental_read(self, update: Update) -> None:
         """Takes over what was read again. What is not known yet stays so: the reading of all there is comes first."""
         if self._namespaces is None:
             return
@@ -325,14 +325,14 @@ class Enrolment:
         for (namespace, name), secret in update.secrets.items():
             if (namespace, name) == self._master:
                 if not self._fixed_backend:
-                    self._absorb_master(secret)
+                    self._use_master(secret)
             elif namespace in self._namespaces and namespace in self._secrets:
                 others = [kept for kept in self._secrets[namespace] if kept.name != name]
                 now = others if secret is None else sorted([*others, secret], key=lambda s: s.name)
                 self._secrets[namespace] = tuple(now)
 
-    def summary(self, reading: Reading | None) -> ReadSummary:
-        """What was established by a reading that was absorbed; None: by the last `amend`."""
+    def summary(self, reading: FullRead | None) -> ReadSummary:
+        """What was established by a reading that was absorbed; None: by the last `use_incremental_read`."""
         namespaces = frozenset(self._namespaces or ()) if self._complete else None
         if reading is None:
             return ReadSummary(False, False, namespaces)
@@ -341,7 +341,7 @@ class Enrolment:
         listed = not isinstance(reading.namespaces, ReadFailure)
         return ReadSummary(True, bool(self._fixed_backend or not in_doubt), namespaces if listed else None, uncertain)
 
-    def _absorb_master(self, master: SecretDocument | None) -> None:
+    def _use_master(self, master: SecretDocument | None) -> None:
         """A master secret that is gone or malformed leaves the last good backend in force, or nobody would be served."""
         self._master_problem = None
         if master is None:
@@ -359,8 +359,10 @@ class Enrolment:
         """Whether the namespaces were ever read."""
         return self._namespaces is not None
 
-    def resolve(self, databases: int | None = None, rest: Callable[[], None] = no_rest) -> tuple[Directory, list[Problem]]:
-        """The Directory, and what keeps some out of it. As long as it stays the same it is the same object.
+    def resolve(
+        self, databases: int | None = None, yield_cpu: Callable[[], None] = no_yield
+    ) -> tuple[Snapshot, list[Problem]]:
+        """The Snapshot, and what keeps some out of it. As long as it stays the same it is the same object.
 
         databases: how many Redis has, if known; rest: called between any two namespaces, may sleep.
         """
@@ -374,7 +376,7 @@ class Enrolment:
         had = {namespace: index for index, namespace in self._owners.items()}
         namespaces = sorted((self._namespaces or {}).values(), key=_by_age)
         for namespace in namespaces:
-            rest()
+            yield_cpu()
             if not _NAMESPACE.fullmatch(namespace.name):
                 # Of a manifest: Kubernetes has none such. Channels and ACL users are told apart by these names.
                 text = "is no name of a namespace, which has up to 63 of a-z, 0-9 and -"
@@ -391,13 +393,13 @@ class Enrolment:
                 claims.setdefault(index, []).append(namespace)
         owners: dict[int, str] = {}
         for index, claimants in claims.items():
-            rest()
+            yield_cpu()
             owner = self._owner(index, claimants, found)
             if owner is not None:
                 owners[index] = owner
         self._owners = owners
         for namespace in namespaces:
-            rest()
+            yield_cpu()
             enrolled = found.get(namespace.name, _NO_SECRETS)
             allowed, wrong = read_limits(namespace.annotations, self._default_limits)
             if namespace.name in found:
@@ -416,16 +418,16 @@ class Enrolment:
                 credentials += enrolled.credentials
                 if allowed != UNLIMITED:
                     limits[namespace.name] = allowed
-        before = self._directory
+        before = self._snapshot
         if before is None or before.backend != self._backend or before.credentials != tuple(credentials):
-            directory = Directory(self._backend, _resting(credentials, rest), limits)
-            self._shared = _shared_passwords(directory, rest)
+            snapshot = Snapshot(self._backend, _resting(credentials, yield_cpu), limits)
+            self._shared = _shared_passwords(snapshot, yield_cpu)
         elif before.limits != limits:
-            directory = Directory(self._backend, _resting(credentials, rest), limits)
+            snapshot = Snapshot(self._backend, _resting(credentials, yield_cpu), limits)
         else:
-            directory = before
-        self._directory = directory
-        return directory, sorted(problems + self._shared)
+            snapshot = before
+        self._snapshot = snapshot
+        return snapshot, sorted(problems + self._shared)
 
     def _owner(self, index: int, claimants: list[NamespaceDocument], enrolled: Mapping[str, _Enrolled]) -> str | None:
         """Who of the namespaces that name a database has it, None: nobody. claimants: the oldest first.
@@ -513,20 +515,20 @@ def _by_age(document: NamespaceDocument | SecretDocument) -> tuple[bool, float, 
     return document.created is None, document.created or 0.0, document.name
 
 
-def _resting(credentials: Iterable[Credential], rest: Callable[[], None]) -> Iterator[Credential]:
+def _resting(credentials: Iterable[Credential], yield_cpu: Callable[[], None]) -> Iterator[Credential]:
     for credential in credentials:
-        rest()
+        yield_cpu()
         yield credential
 
 
-def _shared_passwords(directory: Directory, rest: Callable[[], None]) -> list[Problem]:
+def _shared_passwords(snapshot: Snapshot, yield_cpu: Callable[[], None]) -> list[Problem]:
     problems = []
-    for sharing in directory.shared():
+    for sharing in snapshot.shared():
         namespaces = sorted({credential.tenant.namespace for credential in sharing})
         if len(namespaces) == 1:
             continue
         for credential in sharing:
-            rest()
+            yield_cpu()
             others = [name for name in namespaces[: NAMED + 1] if name != credential.tenant.namespace][:NAMED]
             more = len(namespaces) - 1 - len(others)
             problems.append(

@@ -83,7 +83,7 @@ class Bucket:
         self._since = now
 
     def take(self, amount: int, now: float) -> float:
-        """Takes so much, whether it is there or not. Seconds until nothing is owed any more, 0.0 if nothing is."""
+        """Takes so much, whether it is there or not. Seconds until nothing is pending any more, 0.0 if nothing is."""
         passed = now - self._since
         self._since = now
         if passed > 0:  # the clock may be set back

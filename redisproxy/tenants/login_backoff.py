@@ -10,7 +10,7 @@ import ipaddress
 from collections import OrderedDict
 
 #: Wrong passwords of one address that are answered at once: a deployment with an old secret, say.
-FREE = 5
+UNDELAYED = 5
 #: Seconds: the first delay, doubled at each further wrong password, up to the longest.
 FIRST_DELAY = 0.1
 LONGEST_DELAY = 5.0
@@ -19,10 +19,10 @@ MEMORY = 300.0
 #: Addresses that are remembered; past that the one that was wrong the longest ago is forgotten.
 ADDRESSES = 10_000
 #: Wrong passwords on one connection after which it is closed.
-LAST = 20
+WRONG_PASSWORDS_LIMIT = 20
 
 
-class Guard:
+class LoginBackoff:
     """Wrong passwords by source address."""
 
     def __init__(self) -> None:
@@ -41,9 +41,9 @@ class Guard:
         self._wrong[address] = (count + 1, now)
         while len(self._wrong) > ADDRESSES:
             self._wrong.popitem(last=False)
-        if count < FREE:
+        if count < UNDELAYED:
             return 0.0
-        return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(count - FREE, 16))
+        return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(count - UNDELAYED, 16))
 
 
 def source(address: str) -> str:

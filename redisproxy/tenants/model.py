@@ -1,6 +1,6 @@
 """Tenants, their credentials, the backend, and the directory that holds a snapshot of them.
 
-Owns what the words mean and who may log in. A Directory is immutable and replaced whole. Where snapshots come
+Owns what the words mean and who may log in. A Snapshot is immutable and replaced whole. Where snapshots come
 from is the business of `redisproxy.sources`. Times are seconds since the epoch, given by the caller.
 """
 
@@ -154,7 +154,7 @@ NOT_LOADED = "ERR the proxy has not read its credentials yet, try again in a mom
 ANYONE = (None, "default")
 
 
-class Directory:
+class Snapshot:
     """Who may log in, and where Redis is, at one moment.
 
     backend: None when no master secret was readable; limits: by namespace, of tenants that have any.

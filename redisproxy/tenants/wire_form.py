@@ -1,4 +1,4 @@
-"""A Directory as bytes, and back: for the other processes of one proxy.
+"""A Snapshot as bytes, and back: for the other processes of one proxy.
 
 Owns the form, which only processes of the same version exchange. It holds the master password, and the digests of the
 tenants' passwords, which mean something only with the same `model.digest_key`: it goes over a socket pair, nowhere else.
@@ -13,27 +13,27 @@ from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
 from typing import Any
 
-from .enrolment import no_rest
+from .enrolment import no_yield
 from .limits import Limits
-from .model import Backend, Credential, Directory, Tenant
+from .model import Backend, Credential, Snapshot, Tenant
 
 
-def dump(directory: Directory) -> bytes:
-    """The bytes from which `load` makes an equal Directory."""
-    backend = directory.backend
+def dump(snapshot: Snapshot) -> bytes:
+    """The bytes from which `load` makes an equal Snapshot."""
+    backend = snapshot.backend
     lines: list[object] = [
         None if backend is None else {field.name: _plain(getattr(backend, field.name)) for field in fields(Backend)}
     ]
-    lines.append(len(directory.limits))
-    lines += [[namespace, *astuple(limits)] for namespace, limits in directory.limits.items()]
+    lines.append(len(snapshot.limits))
+    lines += [[namespace, *astuple(limits)] for namespace, limits in snapshot.limits.items()]
     lines += [
-        [c.tenant.namespace, c.tenant.index, c.secret, c.digest.hex(), c.username, c.expires] for c in directory.credentials
+        [c.tenant.namespace, c.tenant.index, c.secret, c.digest.hex(), c.username, c.expires] for c in snapshot.credentials
     ]
     return "\n".join(map(json.dumps, lines)).encode()
 
 
-def load(snapshot: bytes, rest: Callable[[], None] = no_rest) -> Directory:
-    """A Directory. rest: called between any two lines, may sleep."""
+def load(snapshot: bytes, yield_cpu: Callable[[], None] = no_yield) -> Snapshot:
+    """A Snapshot. rest: called between any two lines, may sleep."""
     lines = iter(snapshot.split(b"\n"))
     told = json.loads(next(lines))
     backend = None
@@ -41,10 +41,10 @@ def load(snapshot: bytes, rest: Callable[[], None] = no_rest) -> Directory:
         backend = Backend(**{field.name: _as(field.default, told[field.name]) for field in fields(Backend)})
     limits = {}
     for _ in range(json.loads(next(lines))):
-        rest()
+        yield_cpu()
         namespace, *values = json.loads(next(lines))
         limits[namespace] = Limits(*values)
-    return Directory(backend, _credentials(lines, rest), limits)
+    return Snapshot(backend, _credentials(lines, yield_cpu), limits)
 
 
 def _plain(value: object) -> object:
@@ -59,8 +59,8 @@ def _as(default: object, value: Any) -> Any:
     return tuple(map(tuple, value)) if isinstance(default, tuple) else value
 
 
-def _credentials(lines: Iterator[bytes], rest: Callable[[], None]) -> Iterator[Credential]:
+def _credentials(lines: Iterator[bytes], yield_cpu: Callable[[], None]) -> Iterator[Credential]:
     for line in lines:
-        rest()
+        yield_cpu()
         namespace, index, secret, digest, username, expires = json.loads(line)
         yield Credential(Tenant(namespace, index), secret, bytes.fromhex(digest), username, expires)

@@ -42,7 +42,7 @@ NAMED = 10
 _USER = re.compile(rb" user=(\S+)")
 
 
-class AclUsersService(service.Service):
+class AclMaintenanceService(service.Service):
     """Looks after the ACL users of the namespaces with one prefix, in one Redis.
 
     prefix: what the namespaces begin with; interval: seconds between two lists of all users, and for which another password

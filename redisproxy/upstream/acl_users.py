@@ -1,4 +1,4 @@
-"""The second wall, as lanes see it: whom a lane logs in as.
+"""The second layer, as upstream connections see it: whom an upstream connection logs in as.
 
 Owns which tenants' users Redis knows already, and their provisioning over the control connection.
 """
@@ -31,7 +31,7 @@ PATTERN_BYTES = 1024 * 1024
 _UNFIT = re.compile(rb"[\0 \t\n\v\f\r]")
 
 
-class WallError(Exception):
+class AclUserError(Exception):
     """The tenant's user cannot be had. The text is for the log.
 
     passing: whether it may be had when it is tried again.
@@ -63,7 +63,7 @@ class _Patterns:
         self.size -= sum(map(len, patterns))
 
 
-class Wall:
+class AclUsers:
     """mode: ``auto`` uses ACL users where Redis has them, ``require`` serves nobody without, ``off`` uses none."""
 
     _log = Logger()
@@ -82,14 +82,14 @@ class Wall:
         #: called when a tenant's user could not be made
         self.user_refused: Callable[[], None] = lambda: None
 
-    def stands_on(self, server: Server) -> bool:
-        """Whether tenants' lanes will log in as ACL users there."""
+    def enforced_by(self, server: Server) -> bool:
+        """Whether tenants' upstream connections will log in as ACL users there."""
         return self._mode != "off" and server.acl
 
     @property
     def serves(self) -> bool:
         """Whether anybody can be served, on Redis as it is."""
-        return self._mode != "require" or (self._server is not None and self.stands_on(self._server))
+        return self._mode != "require" or (self._server is not None and self.enforced_by(self._server))
 
     @property
     def users(self) -> set[Tenant]:
@@ -101,15 +101,19 @@ class Wall:
         self._server, self._policy = server, policy
         self._provisioned.clear()
         self._patterns.clear()
-        if not self.stands_on(server):
-            told = "Redis does not hold the tenants' limits: there is one wall, the proxy's own, and scripts are refused"
+        if not self.enforced_by(server):
+            told = (
+                "one isolation layer, the proxy's policy: Redis does not hold the tenants' limits, and scripts are refused"
+            )
             if self._mode == "require":
                 told += "; nobody is served, because --acl is require"
         elif server.acl_databases:
-            told = "two walls: the proxy's policy, and for each tenant an ACL user that Redis keeps to its database"
+            told = (
+                "two isolation layers: the proxy's policy, and for each tenant an ACL user that Redis keeps to its database"
+            )
         else:
-            told = "two walls: the proxy's policy, and an ACL user for each tenant"
-        if self.stands_on(server) and server.sealed is False:
+            told = "two isolation layers: the proxy's policy, and an ACL user for each tenant"
+        if self.enforced_by(server) and server.sealed is False:
             told += (
                 f"; scripts are {'allowed though' if policy.runs_scripts else 'refused, for'} on this server one tenant's "
             )
@@ -118,10 +122,12 @@ class Wall:
             )
         if told != self._last_told:
             self._last_told = told
-            (self._log.info if self.stands_on(server) else self._log.warn)("{told}", told=told)
+            (self._log.info if self.enforced_by(server) else self._log.warn)("{told}", told=told)
 
     async def login(self, tenant: Tenant, master_password: bytes) -> tuple[bytes, bytes] | None:
-        """(user, password) for a tenant's lanes, known to Redis; None: they keep the master's. Raises WallError."""
+        """(user, password) for a tenant's upstream connections, known to Redis; None: they keep the master's. Raises
+        AclUserError.
+        """
         if self._mode == "off":
             return None
         try:
@@ -130,7 +136,7 @@ class Wall:
                 await self._control.ask("PING")
             if not self._server.acl:
                 if self._mode == "require":
-                    raise WallError("this Redis has no ACL users for us, and --acl is require", passing=False)
+                    raise AclUserError("this Redis has no ACL users for us, and --acl is require", passing=False)
                 return None
             name = acl.username(tenant)
             secret = acl.password(master_password, name)
@@ -138,7 +144,7 @@ class Wall:
                 await self._provisioned_once(tenant, name, secret)
         except ControlError as error:
             self.user_refused()
-            raise WallError(f"the ACL user of {tenant.namespace} cannot be made: {error}", passing=True) from None
+            raise AclUserError(f"the ACL user of {tenant.namespace} cannot be made: {error}", passing=True) from None
         return name.encode(), secret
 
     def _provisioned_once(self, tenant: Tenant, name: str, secret: bytes) -> defer.Deferred:
@@ -191,7 +197,7 @@ class Wall:
 
     async def permit(self, tenant: Tenant, patterns: list[bytes]) -> None:
         """Has the tenant's user allowed to PSUBSCRIBE to these. Raises ControlError."""
-        if self._server is None or not self.stands_on(self._server):
+        if self._server is None or not self.enforced_by(self._server):
             return
         known = self._patterns.setdefault(tenant, _Patterns())
         new = {pattern for pattern in patterns if pattern not in known.told}

@@ -190,7 +190,7 @@ class ControlService(service.Service):
         try:
             endpoint = endpoint_for(self._reactor, self._backend, self._connect_timeout, self._ca_file)
         except (OSError, ValueError):
-            self._retry_later()  # the lanes, which need the same file, have said so
+            self._retry_later()  # the upstream connections, which need the same file, have said so
             return
         self._factory = _ControlFactory(self._backend, self._connected, self._refused)
         self._factory.startConnecting(endpoint)

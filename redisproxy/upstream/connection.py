@@ -1,7 +1,7 @@
-"""A lane: one connection to Redis, logged in, and SELECTed to one tenant's database.
+"""An upstream connection: one connection to Redis, logged in, and SELECTed to one tenant's database.
 
 Owns the log-in and the checks of Redis's answers to it, and carries the bytes of one session, or of many (`multiplexed`).
-Which lane goes to whom is decided in `pool`.
+Which upstream connection goes to whom is decided in `pool`.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
-from ..net.protocol import READ_SIZE, SMALL_READ_SIZE, Hold, Pressure, RespReceiver
-from ..net.rate_limit import NOBODYS, Allowance
+from ..net.protocol import READ_SIZE, SMALL_READ_SIZE, PauseReason, Pressure, RespReceiver
+from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
 from ..printable import printable, server_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
-from ..session.pending import Ledger, Owed
+from ..session.pending import PendingReplies, ReplyBatch
 from ..session.route import UNREACHABLE
 from ..tenants.model import Backend, Tenant
 
@@ -35,22 +35,22 @@ _IDLE = 5
 _UNACKNOWLEDGED = 15
 
 
-class LaneError(Exception):
-    """A lane that cannot be had. The text is for the log; `told` is the error reply for the client."""
+class UpstreamError(Exception):
+    """An upstream connection that cannot be had. The text is for the log; `told` is the error reply for the client."""
 
     def __init__(self, text: str, told: str) -> None:
         super().__init__(text)
         self.told = told
 
 
-class RedisUnreachable(LaneError):
+class RedisUnreachable(UpstreamError):
     """Redis takes no connections, or does not answer in time. Other tenants would find the same."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text, UNREACHABLE)
 
 
-class UserUnknown(LaneError):
+class UserUnknown(UpstreamError):
     """Redis does not know the tenant's ACL user, or knows another password: it has to be provisioned again."""
 
 
@@ -58,29 +58,29 @@ LOGIN_REFUSED = "ERR Redis refused the proxy's own login; the operator finds the
 
 
 class Pool(Protocol):
-    """What owns lanes."""
+    """What owns upstream connections."""
 
-    def give_back(self, lane: LaneProtocol, clean: bool) -> None:
+    def release(self, upstream: RedisConnection, clean: bool) -> None:
         """A session let go of it. clean: it left no state on it."""
 
-    def lost(self, lane: LaneProtocol) -> None:
+    def lost(self, upstream: RedisConnection) -> None:
         """Its connection is gone."""
 
-    def answered_wrongly(self, lane: LaneProtocol, reason: str) -> None:
+    def answered_wrongly(self, upstream: RedisConnection, reason: str) -> None:
         """Redis sent what RESP does not allow, or what was not asked. reason: a text without any byte of that."""
 
-    def answered_like_replica(self, lane: LaneProtocol) -> None:
+    def answered_like_replica(self, upstream: RedisConnection) -> None:
         """It may lead to a replica, which refuses writes. Or a tenant's script says so."""
 
 
 class User(Protocol):
-    """What a lane carries: a session, or `multiplexed.SharedLane`."""
+    """What an upstream connection carries: a session, or `multiplexed.MultiplexedConnection`."""
 
-    def lane_lost(self) -> None:
+    def upstream_lost(self) -> None:
         """Its connection is gone."""
 
 
-class LaneProtocol(RespReceiver):
+class RedisConnection(RespReceiver):
     """One connection to Redis.
 
     pool: told when a session lets go of it, and when it is lost.
@@ -91,7 +91,7 @@ class LaneProtocol(RespReceiver):
         #: when it was opened, in the reactor's seconds; None: not yet, or it is we who closed it
         self.opened: float | None = None
         #: whether it is logged in as its tenant's ACL user, so that Redis holds the tenant's limits
-        self.walled = False
+        self.has_acl_user = False
         #: None until it was SELECTed
         self.tenant: Tenant | None = None
         #: 3 after a HELLO 3
@@ -101,12 +101,13 @@ class LaneProtocol(RespReceiver):
         #: whether it may lead to another server than a new one would: it is not used again
         self.stale = False
         #: how many of the bytes that came are counted
-        self.tallied = 0
+        self.counted = 0
         #: when it was put down, in the reactor's seconds
         self.idle_since = 0.0
         self._pool = pool
-        self._ledger: Ledger | None = None
-        # Whether little is read at once: many small messages take long, and many lanes may have them in the same turn.
+        self._pending: PendingReplies | None = None
+        # Whether little is read at once: many small messages take long, and many upstream connections may have them in the
+        # same turn.
         self._narrow = False
         self._deal_out: Callable[[bytes], None] | None = None
         self._answers = b""
@@ -115,10 +116,10 @@ class LaneProtocol(RespReceiver):
         # Whether it was half closed; see `finish`.
         self._finished = False
         #: of its tenant
-        self.allowance: Allowance = NOBODYS
+        self.tenant_limit: TenantLimit = UNLIMITED_TENANT
 
     def __repr__(self) -> str:
-        return f"<lane {self.backend.address} for {self.tenant.namespace if self.tenant else 'nobody yet'}>"
+        return f"<connection {self.backend.address} for {self.tenant.namespace if self.tenant else 'nobody yet'}>"
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -143,24 +144,24 @@ class LaneProtocol(RespReceiver):
         return answered
 
     async def log_in(self) -> None:
-        """AUTH with the master password. Raises LaneError."""
+        """AUTH with the master password. Raises UpstreamError."""
         backend = self.backend
         if not backend.password:
             return
         who = [backend.username.encode()] if backend.username else []
         answer = await self._ask(b"AUTH", *who, backend.password)
         if answer != b"+OK":
-            raise LaneError(f"Redis answered AUTH with: {_shown(answer)}", LOGIN_REFUSED)
+            raise UpstreamError(f"Redis answered AUTH with: {_shown(answer)}", LOGIN_REFUSED)
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
-        """SELECT of the tenant's database; then, as its ACL user, without the right to another. Raises LaneError.
+        """SELECT of the tenant's database; then, as its ACL user, without the right to another. Raises UpstreamError.
 
         login: user and password; None: it keeps the master's rights. protocol: 2 or 3.
         """
         answer = await self._ask(b"SELECT", b"%d" % tenant.index)
         if answer != b"+OK":
             shown = _shown(answer)
-            raise LaneError(
+            raise UpstreamError(
                 f"Redis answered SELECT {tenant.index} with: {shown}",
                 f"ERR Redis refused to select database {tenant.index}: {shown.lstrip('-')}",
             )
@@ -169,31 +170,31 @@ class LaneProtocol(RespReceiver):
             if answer.startswith(b"-WRONGPASS"):
                 raise UserUnknown(f"Redis does not know the user of {tenant.namespace}", UNREACHABLE)
             if answer != b"+OK":
-                raise LaneError(f"Redis answered AUTH of {tenant.namespace} with: {_shown(answer)}", LOGIN_REFUSED)
-            self.walled = True
+                raise UpstreamError(f"Redis answered AUTH of {tenant.namespace} with: {_shown(answer)}", LOGIN_REFUSED)
+            self.has_acl_user = True
         if protocol != self.protocol:
             answer = await self._ask(b"HELLO", b"%d" % protocol)
             if answer[:1] not in b"%*":
                 shown = _shown(answer)
-                raise LaneError(f"Redis answered HELLO {protocol} with: {shown}", shown.lstrip("-"))
+                raise UpstreamError(f"Redis answered HELLO {protocol} with: {shown}", shown.lstrip("-"))
             self.protocol = protocol
         self.tenant = tenant
 
     async def check(self) -> None:
-        """Proves that the connection still works. Raises LaneError."""
+        """Proves that the connection still works. Raises UpstreamError."""
         answer = await self._ask(b"PING")
         if answer != b"+PONG":
-            raise LaneError(f"Redis answered PING with: {_shown(answer)}", UNREACHABLE)
+            raise UpstreamError(f"Redis answered PING with: {_shown(answer)}", UNREACHABLE)
 
     def respReceived(self, data: bytes) -> None:
         if self._deal_out is not None:
             self._deal_out(data)
-            if self._ledger is not None and self._ledger.small_messages != self._narrow:
+            if self._pending is not None and self._pending.small_messages != self._narrow:
                 self._read_narrowly(not self._narrow)
-            shaper = self.allowance.shaper
-            if shaper is not None:
+            rate_limiter = self.tenant_limit.rate_limiter
+            if rate_limiter is not None:
                 # Also for the last bytes that a user waited for. Who uses it next must not be held for these.
-                shaper.replied(len(data), None if self._user is None else self)
+                rate_limiter.replied(len(data), None if self._user is None else self)
             return
         self._answers += data
         while self._answers:
@@ -215,17 +216,20 @@ class LaneProtocol(RespReceiver):
 
     # Carrying commands.
 
-    def carry(self, user: User, pressed: Callable[[bool], None], received: Callable[[bytes], None] | None = None) -> Ledger:
-        """Lends it to a user; what it owes is in the ledger.
+    def carry(
+        self, user: User, pressed: Callable[[bool], None], received: Callable[[bytes], None] | None = None
+    ) -> PendingReplies:
+        """Lends it to a user; what it has pending is in the pending replies.
 
-        pressed: told whether Redis takes what is sent too slowly; received: has the ledger deal out what Redis sent,
-        where the ledger does not do so by itself.
+        pressed: told whether Redis takes what is sent too slowly; received: has the pending replies deal out what Redis
+        sent,
+        where the pending replies does not do so by itself.
         """
         self._user = user
-        self._ledger = ledger = Ledger(self.protocol, self._found_replica)
-        self._deal_out = received or ledger.received
+        self._pending = pending = PendingReplies(self.protocol, self._found_replica)
+        self._deal_out = received or pending.received
         self.transport.registerProducer(Pressure(lambda: pressed(True), lambda: pressed(False)), True)
-        return ledger
+        return pending
 
     def carries(self, user: User) -> bool:
         """Whether it is still lent to this one."""
@@ -236,41 +240,41 @@ class LaneProtocol(RespReceiver):
             self.like_replica = True
             self._pool.answered_like_replica(self)
 
-    # One session's commands: see `session.ports.Lane`. What is told of shared lanes only is not needed here.
+    # One session's commands: see `session.ports.Upstream`. What is told of multiplexed connections only is not needed here.
 
     busy = False
 
-    def send(self, data: bytes, *debts: Owed) -> None:
-        """See `session.ports.Lane`."""
-        self._ledger.debts.extend(debts)
+    def send(self, data: bytes, *batches: ReplyBatch) -> None:
+        """See `session.ports.Upstream`."""
+        self._pending.batches.extend(batches)
         self.write(data)
 
-    def forgo(self, owed: Owed) -> None:
-        """See `session.ports.Lane`."""
-        self._ledger.forgo(owed)
+    def withdraw(self, batch: ReplyBatch) -> None:
+        """See `session.ports.Upstream`."""
+        self._pending.withdraw(batch)
 
-    def latest(self) -> Owed | None:
-        """See `session.ports.Lane`."""
-        return self._ledger.latest()
+    def latest(self) -> ReplyBatch | None:
+        """See `session.ports.Upstream`."""
+        return self._pending.latest()
 
     def pause(self, paused: bool) -> None:
-        """See `session.ports.Lane`."""
+        """See `session.ports.Upstream`."""
         if paused:
-            self.hold(Hold.PEER)
+            self.pause_reading(PauseReason.PEER)
         else:
-            self.unhold(Hold.PEER)
+            self.resume_reading(PauseReason.PEER)
 
     def release(self, clean: bool) -> None:
-        """See `session.ports.Lane`."""
-        self._pool.give_back(self, clean)
+        """See `session.ports.Upstream`."""
+        self._pool.release(self, clean)
 
     @property
     def waits(self) -> bool:
-        """Whether Redis owes an answer of which nothing has come."""
-        return self._ledger is not None and bool(self._ledger.debts) and not (self._ledger.begun or self._finished)
+        """Whether Redis has an answer pending of which nothing has come."""
+        return self._pending is not None and bool(self._pending.batches) and not (self._pending.begun or self._finished)
 
     def give_up(self, blocked: bool) -> None:
-        """See `session.ports.Lane`."""
+        """See `session.ports.Upstream`."""
         if blocked or has_unsent(self.transport):
             self.finish()
 
@@ -280,13 +284,13 @@ class LaneProtocol(RespReceiver):
         Redis forgets a client at its end of file: a command of it that blocks, with what stands behind that, is not run.
         Replies that it has written still come, and then its own end of file, after which it can run nothing more.
         """
-        if self._ledger is None or self._finished:
+        if self._pending is None or self._finished:
             return  # it has answered, and was let go of
         self._finished = True
         self.stale = True
         self.write = _discard
         # What is left is no more than the kernel has: nothing makes it wait, or the end would not be seen.
-        self.unhold(Hold.PEER | Hold.RATE)
+        self.resume_reading(PauseReason.PEER | PauseReason.RATE)
         self.transport.unregisterProducer()  # a transport whose producer is paused would wait for that
         if not discard_unsent(self.transport):
             self.transport.abortConnection()
@@ -295,35 +299,35 @@ class LaneProtocol(RespReceiver):
         else:
             self.transport.loseWriteConnection()
 
-    def hold(self, reason: int) -> None:
+    def pause_reading(self, reason: int) -> None:
         """See `RespReceiver`."""
         if not self._finished:
-            super().hold(reason)
+            super().pause_reading(reason)
 
-    def put_down(self) -> bool:
-        """Its user let go of it: whether it owes nothing and could carry another one."""
-        settled = self._ledger.settled
-        self.protocol = self._ledger.protocol
-        self._ledger.abandon()  # what else came in the same bytes is for nobody
+    def detach(self) -> bool:
+        """Its user let go of it: whether it has nothing pending and could carry another one."""
+        settled = self._pending.settled
+        self.protocol = self._pending.protocol
+        self._pending.abandon()  # what else came in the same bytes is for nobody
         self._user = None
-        self._ledger = self._deal_out = None
+        self._pending = self._deal_out = None
         if self._narrow:
             self._read_narrowly(False)
         self.transport.unregisterProducer()
-        self.unhold(Hold.PEER | Hold.RATE)
+        self.resume_reading(PauseReason.PEER | PauseReason.RATE)
         return settled
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         user, self._user = self._user, None
-        self._ledger = self._deal_out = None
+        self._pending = self._deal_out = None
         self._pool.lost(self)
         while self._asked:
             self._asked.popleft().errback(reason)
         if user is not None:
-            user.lane_lost()
+            user.upstream_lost()
 
     def drop(self) -> None:
-        """Closes it, whatever it still owes."""
+        """Closes it, whatever it still has pending."""
         self.opened = None
         self.transport.abortConnection()
 

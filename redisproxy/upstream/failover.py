@@ -1,6 +1,7 @@
 """Where the master is that tenants' commands go to.
 
-Owns that decision, and tells lanes and the control connection. It follows Redis's sentinels, where the master secret
+Owns that decision, and tells upstream connections and the control connection. It follows Redis's sentinels, where the master
+secret
 names some; and it finds out, with sentinels or without, when what was the master has become a replica.
 """
 
@@ -17,10 +18,10 @@ from twisted.logger import Logger
 
 from ..policy.probing import ErrorReply, Refusal, Server, refusal, shown
 from ..tenants.model import Backend
-from .acl_users import Wall
+from .acl_users import AclUsers
 from .client import ControlError, ControlService
 from .endpoint import endpoint_for, why
-from .pool import LanePool
+from .pool import ConnectionPool
 from .probe import calls_itself_replica
 from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest
 
@@ -48,15 +49,15 @@ class MasterService(service.Service):
         connect_timeout: float,
         ca_file: Path | None,
         control: ControlService,
-        wall: Wall,
-        lanes: LanePool,
+        acl_users: AclUsers,
+        pool: ConnectionPool,
     ) -> None:
         self._reactor = reactor
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
         self._control = control
-        self._wall = wall
-        self._lanes = lanes
+        self._acl_users = acl_users
+        self._pool = pool
         #: what the directory says
         self._told: Backend | None = None
         #: where Redis is; None: not known yet
@@ -77,7 +78,7 @@ class MasterService(service.Service):
         self._doubt_again: IDelayedCall | None = None
         self._said_replica = False
         control.lost = self.look
-        lanes.found_replica = self.doubt
+        pool.found_replica = self.doubt
 
     def startService(self) -> None:
         super().startService()
@@ -127,7 +128,7 @@ class MasterService(service.Service):
         if self._said_replica:
             self._said_replica = False
             self._log.info("{address} says that it is a master", address=self.backend.address)
-        self._lanes.leave_replicas()
+        self._pool.leave_replicas()
 
     def _move(self, backend: Backend | None, failover: bool) -> None:
         """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
@@ -137,10 +138,10 @@ class MasterService(service.Service):
         self._said_replica = False
         if self._doubting is not None:
             self._doubting.cancel()  # it was about the old one
-        self._wall.forget_all()
+        self._acl_users.forget_all()
         # First, so that nothing more is asked of the old one.
         self._control.use(backend)
-        self._lanes.use(backend, abandon=failover)
+        self._pool.use(backend, abandon=failover)
 
     # Following the sentinels.
 
@@ -205,7 +206,7 @@ class MasterService(service.Service):
                         f"the sentinels say that {told.master_name} is at {found.address}, which does not tell "
                         f"whether it is a replica: {shown(reply.text)}"
                     )
-                replica = False  # it is there, and it is for the lanes to say what it does not like
+                replica = False  # it is there, and it is for the upstream connections to say what it does not like
             except defer.CancelledError:
                 raise
             except Exception as error:
@@ -324,9 +325,9 @@ class MasterService(service.Service):
             self.look()
             if not await self._is_replica_anew(master) and master == self.backend:
                 self._log.warn("{address} leads to a master now: all connect to it anew", address=master.address)
-                self._wall.forget_all()
+                self._acl_users.forget_all()
                 self._control.reconnect()
-                self._lanes.renew()
+                self._pool.renew()
                 delay = DOUBT
             await task.deferLater(self._reactor, delay)
             delay = min(2 * delay, LONG_DOUBT)

@@ -13,9 +13,9 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from ..net.waiters import Waiters
-from .connection import LaneProtocol
+from .connection import RedisConnection
 
-#: Seconds for the replies that are still owed over the former owner's connections, before these are cut off: the new
+#: Seconds for the replies that are still pending over the former owner's connections, before these are cut off: the new
 #: owner waits meanwhile.
 HERE_LIMIT = 1.0
 #: Seconds for the other processes to say that they have no such connections: one that is stuck must not keep the new
@@ -29,7 +29,7 @@ class Handover:
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         # Connections of former owners, in this process.
-        self._lanes: set[LaneProtocol] = set()
+        self._connections: set[RedisConnection] = set()
         # Indices of databases to which other processes may have such.
         self._elsewhere: frozenset[int] = frozenset()
         self._cutting: IDelayedCall | None = None
@@ -37,12 +37,12 @@ class Handover:
         # By the index of the database; None: for all connections here.
         self._waiting: dict[int | None, Waiters[None]] = {}
 
-    def begin(self, lanes: Collection[LaneProtocol], elsewhere: Collection[int]) -> None:
+    def begin(self, upstreams: Collection[RedisConnection], elsewhere: Collection[int]) -> None:
         """These have to end; and other processes may have more, to the databases with these indices."""
         self.stop()
-        self._lanes = set(lanes)
+        self._connections = set(upstreams)
         self._elsewhere = frozenset(elsewhere)
-        if self._lanes:
+        if self._connections:
             self._cutting = self._clock.callLater(HERE_LIMIT, self._cut)
         if self._elsewhere:
             self._lapsing = self._clock.callLater(ELSEWHERE_LIMIT, self.over_elsewhere)
@@ -53,11 +53,11 @@ class Handover:
         for timer in (self._cutting, self._lapsing):
             _cancel(timer)
 
-    def lost(self, lane: LaneProtocol) -> None:
+    def lost(self, upstream: RedisConnection) -> None:
         """A connection is gone."""
-        if lane in self._lanes:
-            self._lanes.discard(lane)
-            if not self._lanes:
+        if upstream in self._connections:
+            self._connections.discard(upstream)
+            if not self._connections:
                 _cancel(self._cutting)
             self._tell_waiting()
 
@@ -73,22 +73,22 @@ class Handover:
 
     def over_here(self) -> defer.Deferred[None]:
         """Fires when this process has no connections of former owners."""
-        return self._wait(None) if self._lanes else defer.succeed(None)
+        return self._wait(None) if self._connections else defer.succeed(None)
 
     def _busy(self, index: int) -> bool:
-        return index in self._elsewhere or any(lane.tenant.index == index for lane in self._lanes)
+        return index in self._elsewhere or any(upstream.tenant.index == index for upstream in self._connections)
 
     def _wait(self, index: int | None) -> defer.Deferred[None]:
         return self._waiting.setdefault(index, Waiters()).wait()
 
     def _tell_waiting(self) -> None:
         for index in list(self._waiting):
-            if index in self._waiting and not (self._lanes if index is None else self._busy(index)):
+            if index in self._waiting and not (self._connections if index is None else self._busy(index)):
                 self._waiting.pop(index).fire(None)
 
     def _cut(self) -> None:
-        for lane in list(self._lanes):
-            lane.drop()
+        for upstream in list(self._connections):
+            upstream.drop()
 
 
 def _cancel(timer: IDelayedCall | None) -> None:

@@ -18,10 +18,10 @@ from .. import probes
 from ..net.time_limit import within
 from ..session.route import UNREACHABLE
 from ..tenants.model import Backend
-from .connection import LaneError, LaneProtocol
+from .connection import RedisConnection, UpstreamError
 
 
-class RedisMoved(LaneError):
+class RedisMoved(UpstreamError):
     """The proxy gave the opening up: Redis is at another address now, or the proxy stops. It is no fault of Redis."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class _Opening:
     def __init__(self, backend: Backend) -> None:
         self.backend = backend
         self.given_up = False
-        self.waiter: defer.Deferred[LaneProtocol] | None = None
+        self.waiter: defer.Deferred[RedisConnection] | None = None
         self.work: defer.Deferred[None] | None = None
 
 
@@ -44,7 +44,7 @@ class Openings:
     """timeout: seconds for each opening; connect: opens a connection and logs in. It can be cancelled."""
 
     def __init__(
-        self, clock: IReactorTime, timeout: float, connect: Callable[[Backend], Coroutine[object, object, LaneProtocol]]
+        self, clock: IReactorTime, timeout: float, connect: Callable[[Backend], Coroutine[object, object, RedisConnection]]
     ) -> None:
         self._clock = clock
         self._timeout = timeout
@@ -57,7 +57,7 @@ class Openings:
         """How many are under way."""
         return len(self._under_way)
 
-    async def open(self, backend: Backend) -> LaneProtocol:
+    async def open(self, backend: Backend) -> RedisConnection:
         """A new connection, logged in. Raises RedisMoved, TimeoutError, and whatever `connect` raises.
 
         The caller may cancel this. The opening then goes on for the next caller.
@@ -84,7 +84,7 @@ class Openings:
                 opening.given_up = True
                 opening.work.cancel()
 
-    def _wait_for(self, opening: _Opening) -> defer.Deferred[LaneProtocol]:
+    def _wait_for(self, opening: _Opening) -> defer.Deferred[RedisConnection]:
         opening.waiter = defer.Deferred(lambda _: self._leave(opening))
         return opening.waiter
 
@@ -92,7 +92,7 @@ class Openings:
         opening.waiter = None
         self._left[opening] = None
 
-    def _ended(self, result: LaneProtocol | Failure, opening: _Opening) -> None:
+    def _ended(self, result: RedisConnection | Failure, opening: _Opening) -> None:
         self._under_way.discard(opening)
         self._left.pop(opening, None)
         waiter, opening.waiter = opening.waiter, None

@@ -1,7 +1,8 @@
-"""Which lane goes to whom: opens connections to Redis, lends them, keeps some, closes the idle.
+"""Which upstream connection goes to whom: opens connections to Redis, lends them, keeps some, closes the idle.
 
-Owns the set of all lanes. A lane is leased to one session, or to a tenant's `multiplexed` lanes. One that is given back
-clean waits for the next of the same tenant and protocol; a lane never goes from one tenant to another.
+Owns the set of all upstream connections. An upstream connection is leased to one session, or to a tenant's `multiplexed`
+upstream connections. One that is given back
+clean waits for the next of the same tenant and protocol; an upstream connection never goes from one tenant to another.
 """
 
 from __future__ import annotations
@@ -18,70 +19,72 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from .. import probes
-from ..net.rate_limit import Allowances
+from ..net.rate_limit import TenantLimits
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.log_once import LogOnce
 from ..session.route import UNREACHABLE
 from ..tenants.account import Counts, increase
 from ..tenants.model import Backend, Tenant
-from .acl_users import Wall, WallError
-from .connection import LOGIN_REFUSED, LaneError, LaneProtocol, RedisUnreachable, UserUnknown
+from .acl_users import AclUserError, AclUsers
+from .connection import LOGIN_REFUSED, RedisConnection, RedisUnreachable, UpstreamError, UserUnknown
 from .endpoint import connected, endpoint_for, why
 from .fair_queue import FairQueue
 from .handover import Handover
-from .multiplexed import SharedLane, SharedLanes
+from .multiplexed import MultiplexedConnection, TenantPool
 from .opening import Openings, RedisMoved
 
 #: Leases that are under way at once, of all tenants together.
-AT_ONCE = 256
+CONCURRENT_LIMIT = 256
 #: Seconds after its last use for which an idle connection is taken to work, without a PING.
 FRESH = 1.0
 #: Seconds: a connection that nobody used and that lives no longer is taken for a failure.
 SHORT_LIVED = 1.0
 
 
-class LanePool(service.Service):
+class ConnectionPool(service.Service):
     """All connections to Redis that carry tenants' commands.
 
-    wall: whom lanes log in as; base: how many are opened at start and kept; idle_timeout: seconds after which an idle
+    isolation layer: whom upstream connections log in as; base: how many are opened at start and kept; idle_timeout: seconds
+    after which
+    an idle
     one beyond those is closed; connect_timeout: seconds for opening one, its log-in included; ca_file: see
-    `endpoint.endpoint_for`; counts: where what Redis sends is counted; allowances: of the tenants.
+    `endpoint.endpoint_for`; counts: where what Redis sends is counted; limits: of the tenants.
     """
 
-    name = "lanes"
+    name = "connections"
     _log = Logger()
 
     def __init__(
         self,
         reactor: object,
-        wall: Wall,
+        acl_users: AclUsers,
         base: int,
         idle_timeout: float,
         connect_timeout: float,
         ca_file: Path | None = None,
         counts: Counts | None = None,
-        allowances: Allowances | None = None,
+        tenant_limits: TenantLimits | None = None,
     ) -> None:
         self._counts = counts or Counts()
-        self._allowances = allowances or Allowances(reactor)
+        self._tenant_limits = tenant_limits or TenantLimits(reactor)
         self._reactor = reactor
-        self._wall = wall
+        self._acl_users = acl_users
         self._base = base
         self._idle_timeout = idle_timeout
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
         self._backend: Backend | None = None
-        self._lanes: set[LaneProtocol] = set()
+        self._connections: set[RedisConnection] = set()
         self._openings = Openings(reactor, connect_timeout, self._connect)
         #: whether tenants may do what only an ACL user holds in its limits
-        self._needs_wall = False
-        self._homes: dict[tuple[Tenant, int], SharedLanes] = {}
-        # Idle lanes, the one used last at the end: by their keys.
-        self._idle: dict[tuple[Tenant, int] | None, list[LaneProtocol]] = {}
-        self._timers: dict[LaneProtocol, IDelayedCall] = {}
+        self._needs_acl_users = False
+        self._tenant_pools: dict[tuple[Tenant, int], TenantPool] = {}
+        # Idle upstream connections, the one used last at the end: by their keys.
+        self._idle: dict[tuple[Tenant, int] | None, list[RedisConnection]] = {}
+        self._timers: dict[RedisConnection, IDelayedCall] = {}
         self._replenishing = False
-        self._queue: FairQueue[defer.Deferred[None]] = FairQueue(AT_ONCE)
+        self._queue: FairQueue[defer.Deferred[None]] = FairQueue(CONCURRENT_LIMIT)
         self._serving = False
         # How often Redis was reached: it answered a log-in, or a PING on an idle connection.
         self._reached = 0
@@ -95,17 +98,17 @@ class LanePool(service.Service):
         #: whether the latest connection could not be opened, or its log-in was refused
         self.refused = False
         self._empty: Waiters[None] = Waiters()
-        self._like_replica: set[LaneProtocol] = set()
+        self._like_replica: set[RedisConnection] = set()
         # None until it is told.
         self._tenants: Collection[Tenant] | None = None
         #: of databases from one tenant to another
         self.handover = Handover(reactor)
-        #: called when a lane answered as only a replica does, once for each such lane
+        #: called when an upstream connection answered as only a replica does, once for each such upstream connection
         self.found_replica: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
         """How many connections to Redis are open."""
-        return len(self._lanes)
+        return len(self._connections)
 
     @property
     def idle(self) -> int:
@@ -113,24 +116,24 @@ class LanePool(service.Service):
         return sum(map(len, self._idle.values()))
 
     @property
-    def shared(self) -> list[SharedLane]:
+    def shared(self) -> list[MultiplexedConnection]:
         """Those that are shared and in use."""
-        return [home.lane for home in self._homes.values() if home.lane is not None]
+        return [tenant_pool.upstream for tenant_pool in self._tenant_pools.values() if tenant_pool.upstream is not None]
 
     @property
     def users(self) -> set[Tenant]:
         """The tenants whose ACL users are logged in."""
-        return {lane.tenant for lane in self._lanes if lane.walled and lane.tenant is not None}
+        return {upstream.tenant for upstream in self._connections if upstream.has_acl_user and upstream.tenant is not None}
 
-    def tally(self) -> None:
+    def add_up(self) -> None:
         """Has the counts of what Redis sent so far."""
-        for lane in self._lanes:
-            self._tally(lane)
+        for upstream in self._connections:
+            self._count(upstream)
 
-    def _tally(self, lane: LaneProtocol) -> None:
-        if lane.tenant is not None:
-            increase(self._counts.replied, lane.tenant.namespace, lane.taken - lane.tallied)
-            lane.tallied = lane.taken
+    def _count(self, upstream: RedisConnection) -> None:
+        if upstream.tenant is not None:
+            increase(self._counts.replied, upstream.tenant.namespace, upstream.taken - upstream.counted)
+            upstream.counted = upstream.taken
 
     def startService(self) -> None:
         super().startService()
@@ -144,23 +147,23 @@ class LanePool(service.Service):
         self.handover.stop()
         self._openings.give_up()
         stopped = self._empty.wait()
-        for lane in list(self._lanes):
-            lane.drop()
+        for upstream in list(self._connections):
+            upstream.drop()
         self._check_empty()
         return stopped
 
     def use(self, backend: Backend | None, abandon: bool = False) -> None:
-        """Where new lanes are opened from now on. Idle ones to another place are closed; busy ones drain.
+        """Where new upstream connections are opened from now on. Idle ones to another place are closed; busy ones drain.
 
-        abandon: busy ones are closed as well, and what they still owe is answered with an error: the place failed.
+        abandon: busy ones are closed as well, and what they still have pending is answered with an error: the place failed.
         """
         if backend == self._backend:
             return
         self._backend = backend
-        for lanes in list(self._idle.values()):
-            for lane in list(lanes):
-                self._take_from_idle(lane)
-                lane.drop()
+        for upstreams in list(self._idle.values()):
+            for upstream in list(upstreams):
+                self._take_from_idle(upstream)
+                upstream.drop()
         self._failures = 0
         self._faults.forget()
         self._faults_logged = False
@@ -170,14 +173,14 @@ class LanePool(service.Service):
         if backend is not None:
             self._log.info("Redis is at {address}", address=backend.address)
             self._replenish()
-            for home in list(self._homes.values()):
-                home.renew()
+            for tenant_pool in list(self._tenant_pools.values()):
+                tenant_pool.renew()
         if abandon:
-            # Not before the homes open others: a lane that breaks would have them open one each.
+            # Not before the homes open others: an upstream connection that breaks would have them open one each.
             self._openings.give_up(keep=backend)
-            for lane in list(self._lanes):
-                if lane.backend != backend:
-                    lane.drop()
+            for upstream in list(self._connections):
+                if upstream.backend != backend:
+                    upstream.drop()
 
     def use_tenants(self, tenants: Collection[Tenant], elsewhere: Collection[int] = ()) -> None:
         """Who is a tenant from now on. Connections of others end; no command is sent over them that was not by now.
@@ -186,104 +189,117 @@ class LanePool(service.Service):
         indices of such databases to which other processes may have some.
         """
         self._tenants = tenants
-        for lanes in list(self._idle.values()):
-            for lane in list(lanes):
-                if not self._tenants_own(lane):
-                    self._take_from_idle(lane)
-                    lane.drop()
-        for key, home in list(self._homes.items()):
-            if home.tenant not in tenants:
-                del self._homes[key]  # its last sessions have it, and nobody else comes
-                for shared in list(home.lanes):
+        for upstreams in list(self._idle.values()):
+            for upstream in list(upstreams):
+                if not self._tenants_own(upstream):
+                    self._take_from_idle(upstream)
+                    upstream.drop()
+        for key, tenant_pool in list(self._tenant_pools.items()):
+            if tenant_pool.tenant not in tenants:
+                del self._tenant_pools[key]  # its last sessions have it, and nobody else comes
+                for shared in list(tenant_pool.upstreams):
                     shared.give_up()
         owned = {tenant.index for tenant in tenants}
-        former = [lane for lane in self._lanes if not self._tenants_own(lane) and lane.tenant.index in owned]
+        former = [
+            upstream for upstream in self._connections if not self._tenants_own(upstream) and upstream.tenant.index in owned
+        ]
         self.handover.begin(former, elsewhere)
 
-    def _tenants_own(self, lane: LaneProtocol) -> bool:
-        return lane.tenant is None or self._tenants is None or lane.tenant in self._tenants
+    def _tenants_own(self, upstream: RedisConnection) -> bool:
+        return upstream.tenant is None or self._tenants is None or upstream.tenant in self._tenants
 
-    def answered_wrongly(self, lane: LaneProtocol, reason: str) -> None:
+    def answered_wrongly(self, upstream: RedisConnection, reason: str) -> None:
         """See `connection.Pool`. Logged once in a while: a tenant might cause it as often as it likes."""
-        if self._faults_of_one.due(f"{lane}: {reason}"):
-            self._log.warn("{lane} answered what it was not asked: {reason}", lane=lane, reason=reason)
+        if self._faults_of_one.due(f"{upstream}: {reason}"):
+            self._log.warn("{upstream} answered what it was not asked: {reason}", upstream=upstream, reason=reason)
 
-    def answered_like_replica(self, lane: LaneProtocol) -> None:
+    def answered_like_replica(self, upstream: RedisConnection) -> None:
         """See `connection.Pool`."""
-        lane.stale = True
-        self._like_replica.add(lane)
+        upstream.stale = True
+        self._like_replica.add(upstream)
         self.found_replica()
 
     def leave_replicas(self) -> None:
-        """The address leads to a master: lanes that answered as only a replica does lead elsewhere, and are left.
+        """The address leads to a master: upstream connections that answered as only a replica does lead elsewhere, and are
+        left.
 
         Shared ones for others, without anybody's notice; one that a session has to itself is closed.
         """
         left, self._like_replica = self._like_replica, set()
-        for lane in left & self._lanes:
-            for key in (lane.key, None):
+        for upstream in left & self._connections:
+            for key in (upstream.key, None):
                 for idle in list(self._idle.get(key, ())):
                     self._take_from_idle(idle)
                     idle.drop()
-        for home in list(self._homes.values()):
-            if home.lane is not None and home.lane.connection in left:
-                home.renew()
-            left -= {lane.connection for lane in home.lanes}
-        for lane in left & self._lanes:
-            lane.drop()
+        for tenant_pool in list(self._tenant_pools.values()):
+            if tenant_pool.upstream is not None and tenant_pool.upstream.connection in left:
+                tenant_pool.renew()
+            left -= {upstream.connection for upstream in tenant_pool.upstreams}
+        for upstream in left & self._connections:
+            upstream.drop()
 
     def renew(self) -> None:
-        """The address leads to another server than before: all homes open other lanes, and then leave theirs."""
-        for lane in self._lanes:
-            lane.stale = True
-        for lanes in list(self._idle.values()):
-            for lane in list(lanes):
-                self._take_from_idle(lane)
-                lane.drop()
-        for home in list(self._homes.values()):
-            home.renew()
+        """The address leads to another server than before: all homes open other upstream connections, and then leave
+        theirs.
+        """
+        for upstream in self._connections:
+            upstream.stale = True
+        for upstreams in list(self._idle.values()):
+            for upstream in list(upstreams):
+                self._take_from_idle(upstream)
+                upstream.drop()
+        for tenant_pool in list(self._tenant_pools.values()):
+            tenant_pool.renew()
 
-    def redis_told(self, needs_wall: bool) -> None:
-        """Redis is there, perhaps another one. needs_wall: no lane with the master's rights may be used from now on."""
-        self._needs_wall = needs_wall
+    def redis_told(self, needs_acl_users: bool) -> None:
+        """Redis is there, perhaps another one. needs_acl_users: no upstream connection with the master's rights may be used
+        from
+        now on.
+        """
+        self._needs_acl_users = needs_acl_users
         if self.refused:
             if self._retry is not None and self._retry.active():
                 self._retry.cancel()
             self._replenish()
-        for home in list(self._homes.values()):
-            for lane in list(home.lanes):
-                if needs_wall and not lane.connection.walled:
-                    lane.connection.drop()
-            home.retry_now()
+        for tenant_pool in list(self._tenant_pools.values()):
+            for upstream in list(tenant_pool.upstreams):
+                if needs_acl_users and not upstream.connection.has_acl_user:
+                    upstream.connection.drop()
+            tenant_pool.retry_now()
 
     # Lending.
 
-    def home(self, tenant: Tenant, protocol: int) -> SharedLanes:
-        """The tenant's shared lanes."""
-        home = self._homes.get((tenant, protocol))
-        if home is None:
-            home = self._homes[tenant, protocol] = SharedLanes(self, self._reactor, tenant, protocol)
-        return home
+    def tenant_pool(self, tenant: Tenant, protocol: int) -> TenantPool:
+        """The tenant's multiplexed connections."""
+        tenant_pool = self._tenant_pools.get((tenant, protocol))
+        if tenant_pool is None:
+            tenant_pool = self._tenant_pools[tenant, protocol] = TenantPool(self, self._reactor, tenant, protocol)
+        return tenant_pool
 
-    def forget_home(self, home: SharedLanes) -> None:
+    def forget(self, tenant_pool: TenantPool) -> None:
         """See `multiplexed.Pool`."""
-        if self._homes.get((home.tenant, home.protocol)) is home:
-            del self._homes[home.tenant, home.protocol]
+        if self._tenant_pools.get((tenant_pool.tenant, tenant_pool.protocol)) is tenant_pool:
+            del self._tenant_pools[tenant_pool.tenant, tenant_pool.protocol]
 
-    def fresh(self, tenant: Tenant, protocol: int) -> LaneProtocol | None:
-        """An idle lane that was used a moment ago, leased at once."""
+    def fresh(self, tenant: Tenant, protocol: int) -> RedisConnection | None:
+        """An idle upstream connection that was used a moment ago, leased at once."""
         idle = self._idle.get((tenant, protocol))
-        if not idle or self._reactor.seconds() - idle[-1].idle_since > FRESH or (self._needs_wall and not idle[-1].walled):
+        if (
+            not idle
+            or self._reactor.seconds() - idle[-1].idle_since > FRESH
+            or (self._needs_acl_users and not idle[-1].has_acl_user)
+        ):
             return None
-        lane = idle[-1]
-        self._take_from_idle(lane)
-        lane.allowance = self._allowances.of(tenant.namespace)
-        return lane
+        upstream = idle[-1]
+        self._take_from_idle(upstream)
+        upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
+        return upstream
 
-    async def lease(self, tenant: Tenant, protocol: int = 2) -> LaneProtocol:
-        """A lane for the tenant that speaks the protocol, within the connect time-out. Raises LaneError.
+    async def acquire(self, tenant: Tenant, protocol: int = 2) -> RedisConnection:
+        """An upstream connection for the tenant that speaks the protocol, within the connect time-out. Raises UpstreamError.
 
-        Of a burst, AT_ONCE are served at a time: all at once would each take too long. The others wait, in a queue for
+        Of a burst, CONCURRENT_LIMIT are served at a time: all at once would each take too long. The others wait, in a queue
+        for
         each tenant, and hear at once if Redis turns out to be away. A database that was another tenant's is waited for:
         see `handover`. The caller may cancel this: no other lease notices, and nothing is logged.
         """
@@ -297,13 +313,13 @@ class LanePool(service.Service):
             await waiter
         reached = self._reached
         try:
-            lane = await self._leased_where_redis_is(tenant, protocol)
-            if self._needs_wall and not lane.walled:
+            upstream = await self._leased_where_redis_is(tenant, protocol)
+            if self._needs_acl_users and not upstream.has_acl_user:
                 # It was opened before it was known that Redis has ACLs: a script could leave the database.
-                lane.drop()
-                raise LaneError("a connection with the master's rights", UNREACHABLE)
-            lane.allowance = self._allowances.of(tenant.namespace)
-            return lane
+                upstream.drop()
+                raise UpstreamError("a connection with the master's rights", UNREACHABLE)
+            upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
+            return upstream
         except RedisUnreachable as error:
             # If another lease reached Redis in the same time, only this one failed.
             if self._reached == reached:
@@ -327,124 +343,126 @@ class LanePool(service.Service):
         finally:
             self._serving = False
 
-    async def _leased_where_redis_is(self, tenant: Tenant, protocol: int) -> LaneProtocol:
-        """Redis may move while a lane is opened: one that leads to where it was is not for new work."""
+    async def _leased_where_redis_is(self, tenant: Tenant, protocol: int) -> RedisConnection:
+        """Redis may move while an upstream connection is opened: one that leads to where it was is not for new work."""
         for _ in range(2):
             backend = self._backend
             try:
-                lane = await self._leased_in_time(tenant, protocol)
-            except LaneError:
+                upstream = await self._leased_in_time(tenant, protocol)
+            except UpstreamError:
                 if backend == self._backend:
                     raise
                 continue
-            if lane.backend == self._backend:
-                return lane
+            if upstream.backend == self._backend:
+                return upstream
             probes.reached("Redis moved while a connection was opened")
-            lane.drop()
+            upstream.drop()
         raise RedisMoved
 
-    async def _leased_in_time(self, tenant: Tenant, protocol: int) -> LaneProtocol:
-        if (lane := self.fresh(tenant, protocol)) is not None:
-            return lane
+    async def _leased_in_time(self, tenant: Tenant, protocol: int) -> RedisConnection:
+        if (upstream := self.fresh(tenant, protocol)) is not None:
+            return upstream
         backend = self._backend
         try:
             return await self._in_time(self._leased(tenant, protocol))
         except defer.TimeoutError:
             probes.reached("connection could not be had in time")
-            # Its other idle lanes would take as long.
-            for lane in list(self._idle.get((tenant, protocol), ())):
-                self._take_from_idle(lane)
-                lane.drop()
+            # Its other idle upstream connections would take as long.
+            for upstream in list(self._idle.get((tenant, protocol), ())):
+                self._take_from_idle(upstream)
+                upstream.drop()
             text = f"{backend.address if backend else 'Redis'} does not answer: it took too long"
             if backend == self._backend:
                 self._tell(text)
             raise RedisUnreachable(text) from None
 
-    async def _leased(self, tenant: Tenant, protocol: int) -> LaneProtocol:
+    async def _leased(self, tenant: Tenant, protocol: int) -> RedisConnection:
         while idle := self._idle.get((tenant, protocol)):
-            lane = idle[-1]
-            self._take_from_idle(lane)
+            upstream = idle[-1]
+            self._take_from_idle(upstream)
             try:
-                return await self._prepared(lane, lane.check())
-            except LaneError:
+                return await self._prepared(upstream, upstream.check())
+            except UpstreamError:
                 probes.reached("idle connection had died unnoticed")
                 continue  # it had died unnoticed: the next, or a new one, tells whether Redis is there
         try:
             return await self._bound(tenant, protocol)
         except UserUnknown:
-            self._wall.forget(tenant)
+            self._acl_users.forget(tenant)
         try:
             return await self._bound(tenant, protocol)
         except UserUnknown as error:
             self._tell_of_one(str(error))  # the first time it is what a restart or a failover is like
             raise
 
-    async def _bound(self, tenant: Tenant, protocol: int) -> LaneProtocol:
-        """A spare or new lane, given to the tenant. Raises LaneError."""
-        lane = await self._spare()
+    async def _bound(self, tenant: Tenant, protocol: int) -> RedisConnection:
+        """A spare or new upstream connection, given to the tenant. Raises UpstreamError."""
+        upstream = await self._spare()
         try:
-            login = await self._wall.login(tenant, lane.backend.password)
+            login = await self._acl_users.login(tenant, upstream.backend.password)
         except BaseException as error:
-            lane.drop()
-            if not isinstance(error, WallError):
+            upstream.drop()
+            if not isinstance(error, AclUserError):
                 raise
             self._tell_of_one(str(error))
-            raise LaneError(str(error), UNREACHABLE if error.passing else LOGIN_REFUSED) from None
-        return await self._prepared(lane, lane.bind(tenant, login, protocol))
+            raise UpstreamError(str(error), UNREACHABLE if error.passing else LOGIN_REFUSED) from None
+        return await self._prepared(upstream, upstream.bind(tenant, login, protocol))
 
-    async def spare(self) -> LaneProtocol:
-        """A lane that was never SELECTed, with the master's rights: not for what tenants send. Raises LaneError."""
+    async def spare(self) -> RedisConnection:
+        """An upstream connection that was never SELECTed, with the master's rights: not for what tenants send. Raises
+        UpstreamError.
+        """
         try:
             return await self._in_time(self._spare())
         except defer.TimeoutError:
             raise RedisUnreachable("Redis does not answer: it took too long") from None
 
-    async def _spare(self) -> LaneProtocol:
+    async def _spare(self) -> RedisConnection:
         return await self._living_spare() or await self._open()
 
-    async def _living_spare(self) -> LaneProtocol | None:
-        """A lane that was never SELECTed, and still works."""
+    async def _living_spare(self) -> RedisConnection | None:
+        """An upstream connection that was never SELECTed, and still works."""
         while spare := self._idle.get(None):
-            lane = spare[-1]
-            self._take_from_idle(lane)
+            upstream = spare[-1]
+            self._take_from_idle(upstream)
             try:
-                return await self._prepared(lane, lane.check())
-            except LaneError:
+                return await self._prepared(upstream, upstream.check())
+            except UpstreamError:
                 continue  # it had died unnoticed
         return None
 
-    async def _prepared(self, lane: LaneProtocol, step: Coroutine) -> LaneProtocol:
-        """The lane, after a step of its log-in. If that fails it is closed, and LaneError raised."""
+    async def _prepared(self, upstream: RedisConnection, step: Coroutine) -> RedisConnection:
+        """The upstream connection, after a step of its log-in. If that fails it is closed, and UpstreamError raised."""
         try:
             await step
         except defer.CancelledError:
-            lane.drop()
+            upstream.drop()
             raise
-        except LaneError as error:
-            lane.drop()
+        except UpstreamError as error:
+            upstream.drop()
             if not isinstance(error, UserUnknown):
                 self._tell_of_one(str(error))
             raise
         except Exception as error:
-            lane.drop()
+            upstream.drop()
             raise RedisUnreachable(f"lost while it was made ready: {why(error)}") from None
         self._failures = 0
         self._reached += 1
-        return lane
+        return upstream
 
     def _in_time(self, step: object) -> defer.Deferred:
         return within(defer.Deferred.fromCoroutine(step), self._connect_timeout, self._reactor)
 
-    async def _open(self) -> LaneProtocol:
-        """A new connection, logged in. Raises LaneError."""
+    async def _open(self) -> RedisConnection:
+        """A new connection, logged in. Raises UpstreamError."""
         backend = self._backend
         if backend is None or not self.running:
             raise RedisUnreachable("no backend is known")
         try:
-            lane = await self._openings.open(backend)
+            upstream = await self._openings.open(backend)
         except (defer.CancelledError, RedisMoved):
             raise
-        except LaneError as error:
+        except UpstreamError as error:
             self._not_opened(backend, str(error))
             raise
         except Exception as error:
@@ -457,8 +475,8 @@ class LanePool(service.Service):
             self._log.info("Redis at {address} can be used again", address=backend.address)
             self._faults.forget()
             self._faults_logged = False
-        lane.opened = self._reactor.seconds()
-        return lane
+        upstream.opened = self._reactor.seconds()
+        return upstream
 
     def _not_opened(self, backend: Backend, text: str) -> None:
         """It is tried again by itself: nobody may come to whom it would show that it can be opened again."""
@@ -469,101 +487,112 @@ class LanePool(service.Service):
         if not self._replenishing:
             self._replenish_later()
 
-    async def _connect(self, backend: Backend) -> LaneProtocol:
+    async def _connect(self, backend: Backend) -> RedisConnection:
         try:
             endpoint = endpoint_for(self._reactor, backend, self._connect_timeout, self._ca_file)
         except (OSError, ValueError) as error:
-            raise LaneError(f"the CA file {self._ca_file} cannot be used: {error}", LOGIN_REFUSED) from None
-        factory = Factory.forProtocol(lambda: LaneProtocol(backend, self))
+            raise UpstreamError(f"the CA file {self._ca_file} cannot be used: {error}", LOGIN_REFUSED) from None
+        factory = Factory.forProtocol(lambda: RedisConnection(backend, self))
         factory.noisy = False
-        lane = await connected(endpoint, factory)
-        self._lanes.add(lane)
+        upstream = await connected(endpoint, factory)
+        self._connections.add(upstream)
         try:
-            await lane.log_in()
+            await upstream.log_in()
         except BaseException:
-            lane.drop()
+            upstream.drop()
             raise
-        return lane
+        return upstream
 
-    def usable(self, lane: LaneProtocol) -> bool:
+    def usable(self, upstream: RedisConnection) -> bool:
         """Whether it leads to where new ones would."""
-        current = lane in self._lanes and lane.backend == self._backend and not lane.stale
-        return self.running and current and self._tenants_own(lane)
+        current = upstream in self._connections and upstream.backend == self._backend and not upstream.stale
+        return self.running and current and self._tenants_own(upstream)
 
-    def give_back(self, lane: LaneProtocol, clean: bool) -> None:
+    def release(self, upstream: RedisConnection, clean: bool) -> None:
         """See `connection.Pool`."""
-        settled = lane.put_down()
-        if clean and settled and self.usable(lane):
-            self._keep(lane)
+        settled = upstream.detach()
+        if clean and settled and self.usable(upstream):
+            self._keep(upstream)
         else:
-            lane.drop()
+            upstream.drop()
 
     # Keeping.
 
-    def _keep(self, lane: LaneProtocol) -> None:
-        lane.idle_since = self._reactor.seconds()
-        self._idle.setdefault(lane.key, []).append(lane)
-        self._timers[lane] = self._reactor.callLater(self._idle_timeout, self._idle_for_long, lane)
+    def _keep(self, upstream: RedisConnection) -> None:
+        upstream.idle_since = self._reactor.seconds()
+        self._idle.setdefault(upstream.key, []).append(upstream)
+        self._timers[upstream] = self._reactor.callLater(self._idle_timeout, self._idle_for_long, upstream)
 
-    def _take_from_idle(self, lane: LaneProtocol) -> None:
-        lanes = self._idle[lane.key]
-        lanes.remove(lane)
-        if not lanes:
-            del self._idle[lane.key]
-        timer = self._timers.pop(lane)
+    def _take_from_idle(self, upstream: RedisConnection) -> None:
+        upstreams = self._idle[upstream.key]
+        upstreams.remove(upstream)
+        if not upstreams:
+            del self._idle[upstream.key]
+        timer = self._timers.pop(upstream)
         if timer.active():
             timer.cancel()
 
-    def _idle_for_long(self, lane: LaneProtocol) -> None:
-        if len(self._lanes) > self._base:
-            self._take_from_idle(lane)
-            lane.drop()
+    def _idle_for_long(self, upstream: RedisConnection) -> None:
+        if len(self._connections) > self._base:
+            self._take_from_idle(upstream)
+            upstream.drop()
         else:
-            self._timers[lane] = self._reactor.callLater(self._idle_timeout, self._idle_for_long, lane)
+            self._timers[upstream] = self._reactor.callLater(self._idle_timeout, self._idle_for_long, upstream)
 
-    def lost(self, lane: LaneProtocol) -> None:
+    def lost(self, upstream: RedisConnection) -> None:
         """See `connection.Pool`."""
-        self._lanes.discard(lane)
-        self._like_replica.discard(lane)
-        self.handover.lost(lane)
-        self._tally(lane)
-        if lane in self._timers:
-            self._take_from_idle(lane)
+        self._connections.discard(upstream)
+        self._like_replica.discard(upstream)
+        self.handover.lost(upstream)
+        self._count(upstream)
+        if upstream in self._timers:
+            self._take_from_idle(upstream)
         self._check_empty()
-        if lane.tenant is None and lane.opened is not None and self._reactor.seconds() - lane.opened < SHORT_LIVED:
+        if (
+            upstream.tenant is None
+            and upstream.opened is not None
+            and self._reactor.seconds() - upstream.opened < SHORT_LIVED
+        ):
             probes.reached("Redis closes connections as soon as they are open")
             # Something takes connections and closes them: to open the next one at once would be a storm.
-            self._tell(f"{lane.backend.address} closes connections as soon as they are open")
+            self._tell(f"{upstream.backend.address} closes connections as soon as they are open")
             self._replenish_later()
         else:
             self._replenish()
 
     def _check_empty(self) -> None:
-        if not self._lanes:
+        if not self._connections:
             self._empty.fire(None)
 
     def _replenish(self) -> None:
         """Opens what is missing from the base, one after the other; after a failure, later and later."""
         waiting = self._retry is not None and self._retry.active()
-        enough = len(self._lanes) >= self._base and not self.refused
+        enough = len(self._connections) >= self._base and not self.refused
         if not self.running or self._backend is None or waiting or self._replenishing or enough:
             return
         self._replenishing = True
         opened = defer.Deferred.fromCoroutine(self._open())
         opened.addCallbacks(self._opened_for_base, self._not_opened_for_base)
-        opened.addErrback(lambda failure: self._log.failure("opening a lane failed in a way that is a bug", failure))
+        opened.addErrback(
+            lambda failure: self._log.failure("opening an upstream connection failed in a way that is a bug", failure)
+        )
 
-    def _opened_for_base(self, lane: LaneProtocol) -> None:
+    def _opened_for_base(self, upstream: RedisConnection) -> None:
         self._replenishing = False
-        if self.running and lane in self._lanes and lane.backend == self._backend and len(self._lanes) <= self._base:
-            self._keep(lane)
+        if (
+            self.running
+            and upstream in self._connections
+            and upstream.backend == self._backend
+            and len(self._connections) <= self._base
+        ):
+            self._keep(upstream)
         else:
-            lane.drop()
+            upstream.drop()
         self._replenish()
 
     def _not_opened_for_base(self, failure: Failure) -> None:
         self._replenishing = False
-        failure.trap(LaneError)
+        failure.trap(UpstreamError)
         self._replenish_later()
 
     def _replenish_later(self) -> None:

@@ -19,9 +19,9 @@ from ..net.waiters import Waiters
 from ..resp.framing import ProtocolError, encode
 from ..resp.value import Answer, AnswerError, values_of
 from ..session.answering import NOT_ALLOWED, UNANSWERED
-from ..session.pending import Owed
+from ..session.pending import ReplyBatch
 from ..tenants.model import Tenant
-from .connection import LaneProtocol
+from .connection import RedisConnection
 
 #: Bytes of an answer to all that is asked at once. What is larger is passed over: to read it would keep all others waiting.
 ANSWER_LIMIT = 1024 * 1024
@@ -34,7 +34,7 @@ SLOW = 0.02
 SHARE, LATER = 9.0, 2.0
 
 
-class QuestionError(Exception):
+class QueryError(Exception):
     """Redis did not answer, or with an error. `told` is the client's error reply."""
 
     def __init__(self, text: str, told: str = UNANSWERED) -> None:
@@ -45,14 +45,14 @@ class QuestionError(Exception):
 class Pool(Protocol):
     """Where connections come from."""
 
-    async def spare(self) -> LaneProtocol:
-        """One that is logged in as the master. Raises LaneError."""
+    async def spare(self) -> RedisConnection:
+        """One that is logged in as the master. Raises UpstreamError."""
 
-    def usable(self, lane: LaneProtocol) -> bool:
+    def usable(self, upstream: RedisConnection) -> bool:
         """Whether it may be asked more."""
 
 
-class _Question:
+class _Query:
     """One of them: so many commands, sent together. See `session.pending.Owner`."""
 
     def __init__(self, count: int) -> None:
@@ -61,7 +61,7 @@ class _Question:
         self._pieces: list[bytes] = []
         self._size = 0
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         self._size += len(piece)
         if self._size <= ANSWER_LIMIT:
             self._pieces.append(piece)
@@ -71,43 +71,43 @@ class _Question:
         if not self._outstanding:
             answer: bytes | Failure = b"".join(self._pieces)
             if self._size > ANSWER_LIMIT:
-                answer = Failure(QuestionError(f"an answer of {self._size} bytes", TOO_LARGE))
+                answer = Failure(QueryError(f"an answer of {self._size} bytes", TOO_LARGE))
             self.answered.callback(answer)
 
     def lost(self) -> None:
         """There will be no answer."""
-        self.answered.errback(QuestionError("the connection was lost"))
+        self.answered.errback(QueryError("the connection was lost"))
 
 
 class _Line:
     """One connection, while it is asked. See `connection.User`."""
 
-    def __init__(self, lane: LaneProtocol, questions: Questions) -> None:
-        self.lane = lane
+    def __init__(self, upstream: RedisConnection, queries: ControlQueries) -> None:
+        self.upstream = upstream
         #: how many wait for an answer
         self.waiters = 0
-        self._questions = questions
-        self._ledger = lane.carry(self, lambda _: None)
+        self._queries = queries
+        self._pending = upstream.carry(self, lambda _: None)
 
     def ask(self, commands: Sequence[list[bytes]]) -> defer.Deferred[bytes]:
-        """The replies as they come, or QuestionError."""
-        question = _Question(len(commands))
-        self.lane.send(b"".join(map(encode, commands)), Owed(question, len(commands)))
-        return question.answered
+        """The replies as they come, or QueryError."""
+        query = _Query(len(commands))
+        self.upstream.send(b"".join(map(encode, commands)), ReplyBatch(query, len(commands)))
+        return query.answered
 
     @property
     def idle(self) -> bool:
         """Whether nothing is asked."""
-        return not self._ledger.debts
+        return not self._pending.batches
 
-    def lane_lost(self) -> None:
+    def upstream_lost(self) -> None:
         """See `connection.User`."""
-        self._questions.leave(self)
-        for owed in self._ledger.abandon():
-            owed.owner.lost()
+        self._queries.leave(self)
+        for batch in self._pending.abandon():
+            batch.owner.lost()
 
 
-class Questions:
+class ControlQueries:
     """Asks for all tenants, one thing at a time for each."""
 
     def __init__(self, reactor: IReactorTime, pool: Pool) -> None:
@@ -124,7 +124,7 @@ class Questions:
     async def ask(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:
         """Redis's answer to each command, within TIMEOUT from the tenant's turn on. They are sent together.
 
-        Raises QuestionError, also where one of the answers is an error; LaneError without a connection. The caller may
+        Raises QueryError, also where one of the answers is an error; UpstreamError without a connection. The caller may
         cancel this: what has not had its turn is not asked then, and what has, nobody hears.
         """
         await self._turns.setdefault(tenant, defer.DeferredLock()).acquire()
@@ -140,9 +140,9 @@ class Questions:
         except AnswerError as error:
             # Of all errors these alone are no passing ones.
             forbidden = str(error).casefold().startswith(("noperm", "err unknown"))
-            raise QuestionError(str(error), NOT_ALLOWED if forbidden else UNANSWERED) from None
+            raise QueryError(str(error), NOT_ALLOWED if forbidden else UNANSWERED) from None
         except ProtocolError as error:
-            raise QuestionError(str(error)) from None
+            raise QueryError(str(error)) from None
         finally:
             # What it waited for others' answers is not its own.
             now = self._reactor.seconds()
@@ -161,7 +161,7 @@ class Questions:
 
     async def _ask(self, commands: Sequence[list[bytes]]) -> bytes:
         line = self._line
-        if line is None or not self._pool.usable(line.lane):
+        if line is None or not self._pool.usable(line.upstream):
             line = await self._another_line()
         line.waiters += 1
         try:
@@ -170,15 +170,15 @@ class Questions:
             probes.reached("control query timed out")
             # Other tenants may wait behind this one, and have their own time: it is closed when nobody waits any more.
             self.leave(line)
-            raise QuestionError("it took too long") from None
+            raise QueryError("it took too long") from None
         finally:
             line.waiters -= 1
-            if not line.waiters and line.lane.carries(line):
+            if not line.waiters and line.upstream.carries(line):
                 self.leave(line)
                 if line.idle:
-                    line.lane.release(clean=True)
+                    line.upstream.release(clean=True)
                 else:
-                    line.lane.drop()
+                    line.upstream.drop()
 
     def leave(self, line: _Line) -> None:
         """It is asked nothing more."""
@@ -186,7 +186,7 @@ class Questions:
             self._line = None
 
     def _another_line(self) -> defer.Deferred[_Line]:
-        """One for all that wait for it. Fails with LaneError."""
+        """One for all that wait for it. Fails with UpstreamError."""
         first = not self._opening
         waits = self._waiting.wait()
         if first:
@@ -194,8 +194,8 @@ class Questions:
             defer.Deferred.fromCoroutine(self._pool.spare()).addCallback(self._opened).addBoth(self._tell_waiting)
         return waits
 
-    def _opened(self, lane: LaneProtocol) -> _Line:
-        self._line = _Line(lane, self)
+    def _opened(self, upstream: RedisConnection) -> _Line:
+        self._line = _Line(upstream, self)
         return self._line
 
     def _tell_waiting(self, result: _Line | Failure) -> None:

@@ -106,7 +106,7 @@ class _Connection(txredisapi.RedisFactory):
             try:
                 endpoint = self._endpoint()
             except (OSError, ValueError) as error:
-                self.trouble = f"the CA file cannot be used: {error}"  # which may be mended
+                self.trouble = f"the CA file cannot be used: {error}"  # which may be fixed
                 return None
             connecting = self._connecting = connected(endpoint, self)
             connecting.addCallbacks(self._connected, self._not_connected)

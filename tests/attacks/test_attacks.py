@@ -1,4 +1,4 @@
-"""The corpus against the real proxy and real servers; then against Redis itself, with the first wall taken away."""
+"""The corpus against the real proxy and real servers; then against Redis itself, with the first layer taken away."""
 
 from __future__ import annotations
 
@@ -166,8 +166,8 @@ class CorpusCase(unittest.TestCase):
 
 
 @on_every_server
-class FirstWallTests(CorpusCase):
-    def each_first_wall(self, binary: Callable[[], str], *options: str, settings: tuple[str, ...] = ()) -> None:
+class FirstLayerTests(CorpusCase):
+    def each_first_layer(self, binary: Callable[[], str], *options: str, settings: tuple[str, ...] = ()) -> None:
         installation = self.installation(binary, *options, settings=settings)
         port = installation.proxy.port
 
@@ -180,11 +180,11 @@ class FirstWallTests(CorpusCase):
         self.assertNotIn("Traceback", installation.proxy.log)
         self.assertNotIn(MASTER_PASSWORD, installation.proxy.log)
 
-    def test_one_wall_only(self) -> None:
-        self.each_first_wall(valkey, "--acl", "off")
+    def test_one_layer_only(self) -> None:
+        self.each_first_layer(valkey, "--acl", "off")
 
-    def test_one_wall_only_redis_5(self) -> None:
-        self.each_first_wall(redis_5, settings=(IPV4_ONLY,))
+    def test_one_layer_only_redis_5(self) -> None:
+        self.each_first_layer(redis_5, settings=(IPV4_ONLY,))
 
     def test_framing_byte_by_byte(self) -> None:
         installation = self.installation(valkey)
@@ -194,8 +194,8 @@ class FirstWallTests(CorpusCase):
 
 
 @on_every_server
-class SecondWallTests(CorpusCase):
-    """No proxy: the attacker speaks to Redis itself, as the user of its own lanes."""
+class SecondLayerTests(CorpusCase):
+    """No proxy: the attacker speaks to Redis itself, as the user of its dedicated connections."""
 
     def straight(self, installation: Installation) -> Peer:
         name = acl.username(BLUE)
@@ -207,14 +207,14 @@ class SecondWallTests(CorpusCase):
             encode([b"AUTH", name.encode(), secret]),
         )
 
-    def each_second_wall(self, binary: Callable[[], str]) -> None:
+    def each_second_layer(self, binary: Callable[[], str]) -> None:
         installation = self.installation(binary)
         installation.blue().set("attackers-key", "x")  # so that its user exists
         # The framing is Redis's own business here.
         corpus = ((told, data) for told, data in attempts() if not told.startswith("framing"))
         self.attack(installation, lambda: self.straight(installation), corpus)
 
-    def each_both_walls_say_the_same(self, binary: Callable[[], str]) -> None:
+    def each_both_layers_say_the_same(self, binary: Callable[[], str]) -> None:
         """Every command of the server: what policy forwards and what the user may do are the same."""
         installation = self.installation(binary)
         with installation.blue() as blue:
@@ -269,7 +269,7 @@ class SecondWallTests(CorpusCase):
             forwarded = bool({told, told.split("|")[0]} & set(policy.forwarded))
             self.assertEqual(may(words), forwarded, told)
             checked += 1
-        print(f"{checked} commands: both walls say the same")
+        print(f"{checked} commands: both layers say the same")
         self.assertGreater(checked, 250)
 
 
@@ -332,7 +332,7 @@ class ProvisioningTests(CorpusCase):
         with allowing.blue(protocol=2) as blue:
             self.assertEqual(blue.eval("return 1", 0), 1)
 
-    def each_a_lane_cannot_do_more_than_its_user(self, binary: Callable[[], str]) -> None:
+    def each_a_connection_cannot_do_more_than_its_user(self, binary: Callable[[], str]) -> None:
         installation = self.installation(binary, "--acl", "require")
         with installation.blue() as blue:
             blue.set("a", 1)
@@ -346,14 +346,14 @@ class ProvisioningTests(CorpusCase):
         self.assertEqual({channel.removeprefix("&") for channel in channels}, own)
 
 
-class OneWallTests(CorpusCase):
+class OneLayerTests(CorpusCase):
     """Servers that hold nobody's limits: without ACLs, or where the master may not use them. And one that was told not to."""
 
     NO_ACL = 'rename-command ACL ""'
     MAY_NOT = f"user default on >{MASTER_PASSWORD} ~* &* +@all -acl"
 
     def auto(self, binary: Callable[[], str], setting: str) -> None:
-        """It serves, says that there is one wall, and refuses scripts."""
+        """It serves, says that there is one isolation layer, and refuses scripts."""
         installation = self.installation(binary, settings=(setting,))
         blue = installation.blue(protocol=2)
         self.addCleanup(blue.close)
@@ -365,7 +365,7 @@ class OneWallTests(CorpusCase):
         with blue.pubsub() as subscriber:
             subscriber.psubscribe("news*")
             self.assertEqual(subscriber.get_message(timeout=LIMIT)["type"], "psubscribe")
-        installation.proxy.logged("there is one wall, the proxy's own, and scripts are refused")
+        installation.proxy.logged("there is one isolation layer, the proxy's own, and scripts are refused")
         self.assertNotIn("nobody is served", installation.proxy.log)
         self.assertNotIn("Traceback", installation.proxy.log)
 
@@ -402,7 +402,7 @@ class OneWallTests(CorpusCase):
     def test_off(self) -> None:
         """No user is made though they could be."""
         installation = self.installation(valkey, "--acl", "off")
-        installation.proxy.logged("there is one wall, the proxy's own, and scripts are refused")
+        installation.proxy.logged("there is one isolation layer, the proxy's own, and scripts are refused")
         blue = installation.blue()
         self.addCleanup(blue.close)
         self.assertTrue(blue.set("a", 1))

@@ -29,9 +29,11 @@ class ParseTests(unittest.TestCase):
             parse_csv("")
 
     def test_variants(self) -> None:
-        self.assertEqual(Variant.parse("shared=--lanes shared"), Variant("shared", ROOT, ("--lanes", "shared")))
+        self.assertEqual(
+            Variant.parse("shared=--connections multiplexed"), Variant("shared", ROOT, ("--connections", "multiplexed"))
+        )
         self.assertEqual(Variant.parse(f"other={ROOT} --acl off"), Variant("other", ROOT, ("--acl", "off")))
-        for text in ("--lanes shared", "=--lanes", "x=/nowhere/at/all"):
+        for text in ("--connections multiplexed", "=--connections", "x=/nowhere/at/all"):
             with self.assertRaises(ValueError):
                 Variant.parse(text)
 
@@ -72,7 +74,7 @@ class ArithmeticTests(unittest.TestCase):
         refresh = Refresh("proxy", 1000.0, 7)
         refresh.quiet = [Timeline(1.0, p99, ()) for p99 in (2.0, 3.0, 90.0)]
         refresh.busy = [Timeline(1.0, p99, ()) for p99 in (7.0, 8.5, 8.0)]
-        refresh.readings = [1.0]
+        refresh.reads = [1.0]
         idle = [Idle("proxy", 12 * 1024.0, 11), Idle(HAPROXY, 1e9, 5000)]
         found = verdicts(Results([Variant("proxy")], 3, [], idle, [refresh]))
         self.assertEqual([verdict.met for verdict in found], [True, False, True])

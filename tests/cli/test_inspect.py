@@ -139,7 +139,7 @@ class RedisTests(FindingsCase):
         server = self.redis(redis_5, "bind 127.0.0.1")  # it knows no "-::1"
         found = await inspect.check(self.operator(master(server.url), namespace("team-new")))
         self.assertEqual(self.problems(found), [])
-        self.assertEqual(found.warnings, ["there is one wall, the proxy's own: scripts are refused"])
+        self.assertEqual(found.warnings, ["there is one isolation layer, the proxy's own: scripts are refused"])
         required = await inspect.check(self.operator(master(server.url), acl="require"))
         self.assertEqual(
             self.problems(required), ["Redis: it has no ACL users for tenants, and --acl is require: nobody is served"]
@@ -191,7 +191,7 @@ class RedisTests(FindingsCase):
         found = await inspect.check(self.operator(master(url), namespace("team-new"), acl="off", **opened))
         self.assertEqual(
             [text.partition(": ")[0] for text in found.warnings],
-            ["there is one wall, the proxy's own", "--allow-commands opens SLOWLOG"],
+            ["there is one isolation layer, the proxy's own", "--allow-commands opens SLOWLOG"],
         )
 
     async def test_nobody_has_the_prefix(self) -> None:

@@ -407,7 +407,7 @@ class SmallApiTests(Changes, unittest.TestCase):
         path = secrets_path(self.blue)
         self.meddle("create", lambda: self.world.api.fail(path, UNAVAILABLE))
         await self.refuses(self.enroll(self.red), "could not be read whether .*503 Service Unavailable.*nothing was kept")
-        self.world.api.mend()
+        self.world.api.fix()
         self.assertIsNone(self.world.stored(self.red, SECRET))
 
     async def test_a_secret_that_cannot_be_taken_back(self) -> None:

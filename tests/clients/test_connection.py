@@ -18,14 +18,14 @@ from twisted.trial import unittest
 from zope.interface import implementer
 
 from redisproxy.clients.admission import Admission
-from redisproxy.clients.connection import CLOSE_LIMIT, FULL, REVOKED_GRACE, UNREAD_LIMIT, ClientProtocol
+from redisproxy.clients.connection import BACKLOG_LIMIT, CLOSE_LIMIT, FULL, REVOKED_GRACE, ClientProtocol
 from redisproxy.clients.factory import CLOSED_AT_ONCE, CROWDED_LOOK, ClientFactory, Timeouts
 from redisproxy.listen.tls import ServerTls, TlsFiles, make
-from redisproxy.ops.access_log import Outcomes
+from redisproxy.ops.access_log import AccessLog
 from redisproxy.ops.line_quota import ADDRESS_LINES
 from redisproxy.session.conversation import NOAUTH
-from redisproxy.session.pending import Owed
-from redisproxy.tenants.model import Credential, Directory
+from redisproxy.session.pending import ReplyBatch
+from redisproxy.tenants.model import Credential, Snapshot
 
 from ..support.certificates import Authority
 from ..support.conversations import BLUE, GREEN
@@ -50,9 +50,9 @@ class Socket(StringTransport):
 class FactoryTests(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
-        self.directory = SimpleNamespace(listeners=[], directory=Directory(None, []), wall_clock=self.clock.seconds)
+        self.snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, []), wall_clock=self.clock.seconds)
         self.factory = ClientFactory(
-            self.clock, self.directory, None, None, None, Admission(1000, 0), Outcomes(self.clock), Timeouts(60.0)
+            self.clock, self.snapshot, None, None, None, Admission(1000, 0), AccessLog(self.clock), Timeouts(60.0)
         )
 
     def connect(self) -> ClientProtocol:
@@ -71,20 +71,20 @@ class FactoryTests(unittest.TestCase):
     def test_thousands_are_revoked_in_one_turn_and_closed_in_some(self) -> None:
         clients = [self.log_in(BLUE) for _ in range(CLOSED_AT_ONCE * 2 + 1)]
         others = [self.log_in(GREEN) for _ in range(2)]
-        (changed,) = self.directory.listeners
-        changed(Directory(None, [GREEN]))
+        (changed,) = self.snapshot.listeners
+        changed(Snapshot(None, [GREEN]))
         self.assertTrue(all(client.session.ended for client in clients))
         self.assertEqual(self.closed(clients), CLOSED_AT_ONCE)
         gone = next(client for client in clients if not client._closing)
         gone.connectionLost()
         # A newer one comes meanwhile: nobody is revoked twice, nor left out.
-        changed(Directory(None, [GREEN]))
+        changed(Snapshot(None, [GREEN]))
         self.assertEqual(self.closed(clients), CLOSED_AT_ONCE)
         self.clock.pump([0] * 3)
         self.assertEqual(self.closed(clients), CLOSED_AT_ONCE * 2)
         self.assertFalse(any(client.session.ended for client in others))
         more = [self.log_in(BLUE) for _ in range(CLOSED_AT_ONCE + 1)]
-        changed(Directory(None, []))
+        changed(Snapshot(None, []))
         # The proxy begins to end: it would wait for them.
         self.factory.stopFactory()
         self.clock.advance(0)
@@ -92,11 +92,11 @@ class FactoryTests(unittest.TestCase):
 
     def test_one_that_does_not_read_its_replies_is_cut_off(self) -> None:
         client = self.log_in(BLUE)
-        client.session._queue.append(Owed(client.session, 1))
-        (changed,) = self.directory.listeners
-        changed(Directory(None, []))
+        client.session._queue.append(ReplyBatch(client.session, 1))
+        (changed,) = self.snapshot.listeners
+        changed(Snapshot(None, []))
         self.clock.advance(REVOKED_GRACE / 2)
-        changed(Directory(None, [GREEN]))
+        changed(Snapshot(None, [GREEN]))
         self.assertFalse(client._closing)
         self.clock.advance(REVOKED_GRACE / 2)
         self.assertTrue(client._closing)
@@ -116,7 +116,7 @@ class FactoryTests(unittest.TestCase):
     def test_while_others_wait_for_a_place_there_is_less_time_to_log_in(self) -> None:
         self.factory.admission = Admission(2, 2)
         silent, knows_its_password = self.connect(), self.connect()
-        knows_its_password.session.candidate = object()  # Redis is slow
+        knows_its_password.session.pending_login = object()  # Redis is slow
         self.clock.advance(10)
         self.assertFalse(silent.transport.disconnecting, "nobody waits")
         waiting = self.connect()
@@ -146,7 +146,7 @@ class FactoryTests(unittest.TestCase):
             self.assertTrue(client.transport.disconnecting)
             client.connectionLost()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), ADDRESS_LINES)
-        self.factory.outcomes.stopService()
+        self.factory.access_log.stopService()
 
     def test_a_client_that_left_leaves_nothing_to_the_garbage_collector(self) -> None:
         gc.disable()
@@ -166,9 +166,9 @@ class TlsTests(unittest.TestCase):
     """A client's connection over TLS, from the first byte on; the other side is Python's own TLS."""
 
     def setUp(self) -> None:
-        directory = Path(self.mktemp()).absolute()
-        directory.mkdir(parents=True)
-        authority = Authority(directory)
+        snapshot = Path(self.mktemp()).absolute()
+        snapshot.mkdir(parents=True)
+        authority = Authority(snapshot)
         certificate, key = authority.issue("proxy", "localhost")
         files = TlsFiles(key, certificate, None, None)
         secured = ServerTls("ssl:6380", files)
@@ -177,12 +177,12 @@ class TlsTests(unittest.TestCase):
         self.clock = task.Clock()
         self.factory = ClientFactory(
             self.clock,
-            SimpleNamespace(listeners=[], directory=Directory(None, [])),
+            SimpleNamespace(listeners=[], snapshot=Snapshot(None, [])),
             None,
             None,
             None,
             Admission(1, 0),
-            Outcomes(self.clock),
+            AccessLog(self.clock),
             Timeouts(60.0),
         )
         self.tls = TLSMemoryBIOFactory(secured, False, self.factory, self.clock)
@@ -196,8 +196,8 @@ class TlsTests(unittest.TestCase):
 
     @property
     def ended(self) -> dict[str, int]:
-        """How connections ended, but for those moods that did not occur."""
-        return {mood: count for mood, count in self.factory.counts.ended.items() if count}
+        """How connections ended, but for those close reasons that did not occur."""
+        return {close_reason: count for close_reason, count in self.factory.counts.ended.items() if count}
 
     def shake(self, protocol: TLSMemoryBIOProtocol) -> None:
         for _ in range(4):
@@ -256,7 +256,7 @@ class TlsTests(unittest.TestCase):
         self.clock.advance(0)
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def test_a_handshake_that_fails_is_told_by_its_mood(self) -> None:
+    def test_a_handshake_that_fails_is_told_by_its_close_reason(self) -> None:
         protocol = self.connect()
         protocol.dataReceived(b"*1\r\n$4\r\nPING\r\n")
         self.assertTrue(protocol.transport.disconnecting)
@@ -271,7 +271,7 @@ class TlsTests(unittest.TestCase):
         protocol = self.connect()
         self.assertEqual(protocol.transport.bufferSize, Socket.bufferSize)
         self.shake(protocol)
-        self.assertEqual(protocol.transport.bufferSize, UNREAD_LIMIT)
+        self.assertEqual(protocol.transport.bufferSize, BACKLOG_LIMIT)
         self.lost(protocol)
 
     def test_one_that_left_leaves_nothing_to_the_garbage_collector(self) -> None:

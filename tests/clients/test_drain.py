@@ -11,11 +11,11 @@ from twisted.trial import unittest
 
 from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import IDLE_LINGER
-from redisproxy.clients.drain import LAST, RATE, TURN, Drain
+from redisproxy.clients.drain import RATE, TURN, WRONG_PASSWORDS_LIMIT, Drain
 from redisproxy.clients.factory import ClientFactory, Timeouts
-from redisproxy.ops.access_log import Outcomes
+from redisproxy.ops.access_log import AccessLog
 from redisproxy.policy import acl
-from redisproxy.tenants.model import Directory, Tenant
+from redisproxy.tenants.model import Snapshot, Tenant
 from redisproxy.upstream.client import ControlError
 
 BLUE = Tenant("team-blue", 3)
@@ -24,12 +24,12 @@ BLUE = Tenant("team-blue", 3)
 class Client:
     """Writes down what it is asked, and when."""
 
-    def __init__(self, clock: task.Clock, state: str = "shared", lane: object = None) -> None:
+    def __init__(self, clock: task.Clock, state: str = "shared", upstream: object = None) -> None:
         self.state = state
         self.session = SimpleNamespace(outstanding=0)
         self.asked: list[tuple[str, float]] = []
         self._clock = clock
-        self._lane = lane
+        self._upstream = upstream
 
     def _ask(self, what: str) -> None:
         self.asked.append((what, round(self._clock.seconds(), 6)))
@@ -39,18 +39,18 @@ class Client:
 
     def hurry(self) -> object:
         self._ask("hurry")
-        return self._lane
+        return self._upstream
 
     def cut_off(self) -> None:
         self._ask("cut_off")
 
 
-class Lane:
+class Upstream:
     """A connection to Redis that waits for an answer."""
 
-    def __init__(self, host: object, walled: bool = True) -> None:
+    def __init__(self, host: object, has_acl_user: bool = True) -> None:
         self.transport = SimpleNamespace(getHost=lambda: host)
-        self.walled = walled
+        self.has_acl_user = has_acl_user
         self.tenant = BLUE
         self.waits = True
         self.finished = False
@@ -81,9 +81,9 @@ class Control:
 class DrainCase(unittest.SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
-        directory = SimpleNamespace(listeners=[], directory=Directory(None, []))
+        snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, []))
         self.factory = ClientFactory(
-            self.clock, directory, None, None, None, Admission(10_000, 0), Outcomes(self.clock), Timeouts(60.0)
+            self.clock, snapshot, None, None, None, Admission(10_000, 0), AccessLog(self.clock), Timeouts(60.0)
         )
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
 
@@ -145,7 +145,7 @@ class TimesTests(DrainCase):
         self.successResultOf(self.over)
 
     def test_who_stays_is_hurried_and_then_cut_off(self) -> None:
-        for seconds, hurried in ((8.0, 8.0 - LAST), (1.0, 0.75)):
+        for seconds, hurried in ((8.0, 8.0 - WRONG_PASSWORDS_LIMIT), (1.0, 0.75)):
             began = self.clock.seconds()
             self.factory.drained = None
             (client,) = self.clients(1)
@@ -199,36 +199,36 @@ class UnblockTests(DrainCase):
     ADDRESS = address.IPv4Address("TCP", "10.0.0.7", 4711)
     OURS = f"id=17 addr=10.0.0.7:4711 laddr=10.0.0.1:6379 name= flags=b db=3 cmd=blpop user={acl.username(BLUE)}"
 
-    def hurry(self, control: Control, *lanes: Lane) -> None:
-        clients = [client for lane in lanes for client in self.clients(1, lane=lane)]
+    def hurry(self, control: Control, *upstreams: Upstream) -> None:
+        clients = [client for upstream in upstreams for client in self.clients(1, upstream=upstream)]
         self.start(4.0, control)
         self.clock.advance(3.0)
         self.leave(clients)
         self.successResultOf(self.over)
 
     def test_it_is_found_by_its_address(self) -> None:
-        lane = Lane(self.ADDRESS)
+        upstream = Upstream(self.ADDRESS)
         control = Control(self.OURS.replace("4711", "4712").replace("17", "16"), self.OURS)
-        self.hurry(control, lane)
+        self.hurry(control, upstream)
         self.assertEqual(control.asked, [("CLIENT", "UNBLOCK", "17", "ERROR")])
-        self.assertFalse(lane.finished)
+        self.assertFalse(upstream.finished)
 
     def test_by_one_of_ipv6(self) -> None:
         control = Control(self.OURS.replace("10.0.0.7:", "[fd00::7]:"))
-        self.hurry(control, Lane(address.IPv6Address("TCP", "fd00::7", 4711)))
+        self.hurry(control, Upstream(address.IPv6Address("TCP", "fd00::7", 4711)))
         self.assertEqual(control.asked, [("CLIENT", "UNBLOCK", "17", "ERROR")])
 
     def test_where_there_are_no_users(self) -> None:
         control = Control(self.OURS.partition(" user=")[0])
-        self.hurry(control, Lane(self.ADDRESS, walled=False))
+        self.hurry(control, Upstream(self.ADDRESS, has_acl_user=False))
         self.assertEqual(control.asked, [("CLIENT", "UNBLOCK", "17", "ERROR")])
 
     def test_another_tenants_at_the_same_address_is_not_it(self) -> None:
-        lane = Lane(self.ADDRESS)
+        upstream = Upstream(self.ADDRESS)
         control = Control(self.OURS.replace("blue", "green"))
-        self.hurry(control, lane)
+        self.hurry(control, upstream)
         self.assertEqual(control.asked, [])
-        self.assertTrue(lane.finished)
+        self.assertTrue(upstream.finished)
 
     def test_where_it_cannot_be_told_it_is_half_closed(self) -> None:
         away = Control(self.OURS)
@@ -241,6 +241,6 @@ class UnblockTests(DrainCase):
             (Control(self.OURS.replace("10.0.0.7:4711", "/run/redis.sock:0")), address.UNIXAddress(None)),
         ):
             self.factory.drained = None
-            lane = Lane(host)
-            self.hurry(control, lane)
-            self.assertEqual((control.asked, lane.finished), ([], True))
+            upstream = Upstream(host)
+            self.hurry(control, upstream)
+            self.assertEqual((control.asked, upstream.finished), ([], True))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from twisted.internet import task
 from twisted.trial import unittest
 
-from redisproxy.clients.snapshot import LOOK, DirectoryHolder
-from redisproxy.tenants.model import AuthenticationError, Credential, Directory, Tenant, digest
+from redisproxy.clients.snapshot import LOOK, CurrentSnapshot
+from redisproxy.tenants.model import AuthenticationError, Credential, Snapshot, Tenant, digest
 
 HOUR = 3600.0
 NOW = 1.8e9
@@ -21,7 +21,7 @@ class WallClockTests(unittest.SynchronousTestCase):
         self.clock = task.Clock()
         #: how far the wall clock is from the other, which counts from the machine's start
         self.offset = NOW
-        self.holder = DirectoryHolder(self.clock, self.wall_clock)
+        self.holder = CurrentSnapshot(self.clock, self.wall_clock)
         self.holder.startService()
         self.addCleanup(self.stop)
         #: what a session of each would be told
@@ -36,12 +36,12 @@ class WallClockTests(unittest.SynchronousTestCase):
         self.holder.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
-    def changed(self, directory: Directory) -> None:
+    def changed(self, snapshot: Snapshot) -> None:
         self.told += 1
-        self.ended |= {c.secret for c in directory.credentials if not directory.renewed(c, self.wall_clock())}
+        self.ended |= {c.secret for c in snapshot.credentials if not snapshot.renewed(c, self.wall_clock())}
 
     def use(self, **expires: float | None) -> None:
-        self.holder.use(Directory(None, [credential(name, moment) for name, moment in expires.items()]))
+        self.holder.use(Snapshot(None, [credential(name, moment) for name, moment in expires.items()]))
 
     def passes(self, seconds: float) -> None:
         self.clock.pump([0.25] * int(seconds * 4))

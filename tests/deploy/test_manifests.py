@@ -27,7 +27,7 @@ from redisproxy.settings import Settings
 from redisproxy.sources import kubernetes, kubernetes_watch
 from redisproxy.sources.manifests import ManifestsSource
 from redisproxy.tenants.enrolment import CONNECTION_STRING, KEYS, PASSWORD, Enrolment
-from redisproxy.tenants.model import Backend, Directory, Tenant
+from redisproxy.tenants.model import Backend, Snapshot, Tenant
 
 from .documents import (
     BASE,
@@ -251,12 +251,12 @@ class PodTests(unittest.TestCase):
 class ExampleTests(unittest.TestCase):
     """The examples, read by the proxy's own parser."""
 
-    def enrol(self, directory: Path, backend: Backend | None = None) -> Directory:
+    def enrol(self, directory: Path, backend: Backend | None = None) -> Snapshot:
         settings = Settings.read({}, environment(only("Deployment")))
         enrolment = Enrolment(settings.redis_secret, settings.master, backend)
         reading = ManifestsSource(directory, settings.ns_prefix, settings.master).read()
         self.assertEqual((reading.failures(), reading.unreadable), ([], ()))
-        enrolment.absorb(reading)
+        enrolment.use_full_read(reading)
         found, problems = enrolment.resolve(databases=16)
         self.assertEqual(problems, [])
         return found
@@ -341,9 +341,9 @@ class ImageTests(unittest.TestCase):
         froms = [rest.split()[0] for word, rest in self.instructions() if word == "FROM"]
         self.assertEqual(froms, ["${BUILD_IMAGE}", "${PYTHON_IMAGE}"])
         final, build = (" ".join(instruction) for instruction in self.instructions()[:2])
-        pinned = re.fullmatch(r"ARG PYTHON_IMAGE=(\S+/python:3\.\d+)-slim(-[a-z]+)", final)
+        dedicated = re.fullmatch(r"ARG PYTHON_IMAGE=(\S+/python:3\.\d+)-slim(-[a-z]+)", final)
         # What is compiled on the one runs on the other.
-        self.assertEqual(build, "ARG BUILD_IMAGE=" + pinned[1] + pinned[2])
+        self.assertEqual(build, "ARG BUILD_IMAGE=" + dedicated[1] + dedicated[2])
 
     def test_the_last_stage_fetches_nothing(self) -> None:
         instructions = self.instructions()
@@ -370,10 +370,10 @@ class ImageTests(unittest.TestCase):
         from packaging.requirements import Requirement
 
         lines = (DEPLOY / "image-constraints.txt").read_text().splitlines()
-        pinned = dict(line.lower().split("==") for line in lines if not line.startswith("#"))
+        dedicated = dict(line.lower().split("==") for line in lines if not line.startswith("#"))
         project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
         for requirement in map(Requirement, project["dependencies"]):
-            version = pinned[requirement.name.lower()]
+            version = dedicated[requirement.name.lower()]
             self.assertTrue(requirement.specifier.contains(version), f"{requirement} and {version}")
 
     def test_image_check_is_a_script_that_bash_can_read(self) -> None:

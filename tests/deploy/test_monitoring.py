@@ -261,7 +261,7 @@ class RunbookTests(unittest.TestCase):
         for path in RUNBOOKS.iterdir():
             text = path.read_text()
             self.assertEqual(
-                re.findall(r"^#.*", text, re.MULTILINE), [f"# {path.stem}", "## Who is hurt", "## Look", "## Mend"]
+                re.findall(r"^#.*", text, re.MULTILINE), [f"# {path.stem}", "## Who is hurt", "## Look", "## Fix"]
             )
 
     def test_what_they_name_is_there(self) -> None:

@@ -13,13 +13,13 @@ from unittest import mock
 from redisproxy.resp import framing
 from redisproxy.resp.framing import (
     AUTHENTICATED,
-    DROP,
     FORWARD,
-    HEAD,
     HEADED,
-    KEEP,
+    INSPECT,
+    INSPECT_FIRST,
+    REFUSE,
+    RUN,
     STREAM,
-    TAKE,
     UNAUTHENTICATED,
     ProtocolError,
     ReplyMeasurer,
@@ -27,16 +27,16 @@ from redisproxy.resp.framing import (
     encode,
 )
 from redisproxy.resp.value import Answer
-from redisproxy.session import pending as lane_module
-from redisproxy.session.pending import CONFIRMATIONS, HELLO, REPLIES, Ledger, Owed
+from redisproxy.session import pending as connection_module
+from redisproxy.session.pending import CONFIRMATIONS, HELLO, REPLIES, PendingReplies, ReplyBatch
 from redisproxy.session.pubsub import KINDS
-from redisproxy.tenants.model import Directory
-from tests.support.conversations import BLUE, GREEN, Conversation, RecordingLane
+from redisproxy.tenants.model import Snapshot
+from tests.support.conversations import BLUE, GREEN, Conversation, RecordingUpstream
 
 #: Bytes of an input that are no payload: one of options, the others sizes of chunks, used in turn.
 HEADER = 5
 
-TABLE = {b"TAKE": TAKE, b"DROP": DROP, b"HEAD": HEAD, b"GET": KEEP}
+TABLE = {b"INSPECT": INSPECT, b"REFUSE": REFUSE, b"INSPECT_FIRST": INSPECT_FIRST, b"GET": FORWARD}
 
 
 def cut(data: bytes, sizes: bytes) -> Iterator[bytes]:
@@ -78,13 +78,13 @@ class Scanned:
             return False
         held = self.scanner.buffered + sum(map(len, self.scanner._taken))
         assert held <= self.fed, "more is held than was fed"
-        assert held <= framing.TAKE_LIMIT + framing.INLINE_LIMIT + framing.WHOLE_LIMIT, f"{held} bytes are held"
+        assert held <= framing.INSPECT_LIMIT + framing.INLINE_LIMIT + framing.WHOLE_LIMIT, f"{held} bytes are held"
         assert self.scanner.buffered >= 0
         return True
 
     def _take(self, found: tuple[int, object, int]) -> None:
         kind, what, count = found
-        if kind in (FORWARD, STREAM):
+        if kind in (RUN, STREAM):
             assert what, "an empty run"
             self.sent += what
             self.count += count
@@ -108,7 +108,7 @@ def requests(data: bytes) -> None:
     if options & 0x80:  # limits that can be reached, and a flood
         if options & 0x40:
             payload *= 1 + 4096 // (len(payload) + 1)
-        limits = {"TAKE_LIMIT": 1024, "INLINE_LIMIT": 256, "WHOLE_LIMIT": 128}
+        limits = {"INSPECT_LIMIT": 1024, "INLINE_LIMIT": 256, "WHOLE_LIMIT": 128}
         with mock.patch.multiple(framing, **limits):
             _requests(options, sizes, payload)
     else:
@@ -117,7 +117,7 @@ def requests(data: bytes) -> None:
 
 def _requests(options: int, sizes: bytes, payload: bytes) -> None:
     limits = UNAUTHENTICATED if options & 1 else AUTHENTICATED
-    default = (KEEP, DROP, TAKE, KEEP)[options >> 1 & 3]
+    default = (FORWARD, REFUSE, INSPECT, FORWARD)[options >> 1 & 3]
     whole = Scanned(limits, TABLE, default)
     whole.feed(payload)
     split = Scanned(limits, TABLE, default)
@@ -138,7 +138,7 @@ def _requests(options: int, sizes: bytes, payload: bytes) -> None:
         else:
             assert one == other, (one, other)
     for scanned in (whole, split):
-        again = Scanned(AUTHENTICATED, {}, KEEP)
+        again = Scanned(AUTHENTICATED, {}, FORWARD)
         assert again.feed(bytes(scanned.sent)), f"what is passed on is {again.error}"
         assert (again.sent, again.count) == (scanned.sent, scanned.count), "what is passed on has other boundaries"
         if scanned.error is None:
@@ -149,7 +149,7 @@ def _requests(options: int, sizes: bytes, payload: bytes) -> None:
 
 
 class Creditor:
-    """An owner of debts who hears what comes."""
+    """An owner of reply batches who hears what comes."""
 
     def __init__(self) -> None:
         self.heard = bytearray()
@@ -160,7 +160,7 @@ class Creditor:
         self.subscribed = False
 
     def _add(self, key: object, piece: bytes, done: int) -> None:
-        """Notes it with what came before, where that was for the same debt: no cut shows."""
+        """Notes it with what came before, where that was for the same reply batch: no cut shows."""
         self.heard += piece
         if self.said and self.said[-1][0] == key:
             self.said[-1][1] += piece
@@ -168,17 +168,17 @@ class Creditor:
         else:
             self.said.append([key, bytearray(piece), done])
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         assert self.whole, "a reply within a message"
-        assert owed.count >= 0 and not (owed.silent and piece)
+        assert batch.count >= 0 and not (batch.silent and piece)
         self.done += done
-        self._add(owed.number, piece, done)
+        self._add(batch.number, piece, done)
 
     def published(self, piece: bytes, whole: bool) -> None:
         self._add("message", piece, whole)
         self.whole = whole
 
-    def excused(self, count: int) -> None:
+    def cancelled(self, count: int) -> None:
         assert count >= 0
         self.excuses += count
 
@@ -191,8 +191,8 @@ class Creditor:
         return channel
 
 
-class NumberedOwed(Owed):
-    """A debt that is told apart."""
+class NumberedBatch(ReplyBatch):
+    """A reply batch that is told apart."""
 
     __slots__ = ("number",)
 
@@ -223,46 +223,48 @@ def _measured(chunks: Iterator[bytes], pushes: bool) -> tuple[list[bytes], bytes
     return replies, bytes(current), None
 
 
-def _settled(chunks: Iterator[bytes], debts: list[tuple[int, int, bool, bool, int]]) -> tuple[Creditor, str | None]:
-    """What a ledger deals out. Half of the debts are made before anything comes, the others one with each chunk."""
-    ledger, owner = Ledger(), Creditor()
-    owed: list[NumberedOwed] = []
-    for number, (kind, count, silent, subscribed, protocol) in enumerate(debts):
-        owed.append(NumberedOwed(owner, count, kind, silent, protocol, subscribed))
-        owed[-1].number = number
-        ledger.debts.append(owed[-1])
-    total = sum(debt[1] for debt in debts)
+def _settled(chunks: Iterator[bytes], batches: list[tuple[int, int, bool, bool, int]]) -> tuple[Creditor, str | None]:
+    """What a pending replies deals out. Half of the reply batches are made before anything comes, the others one with each
+    chunk.
+    """
+    pending, owner = PendingReplies(), Creditor()
+    batch: list[NumberedBatch] = []
+    for number, (kind, count, silent, subscribed, protocol) in enumerate(batches):
+        batch.append(NumberedBatch(owner, count, kind, silent, protocol, subscribed))
+        batch[-1].number = number
+        pending.batches.append(batch[-1])
+    total = sum(batch[1] for batch in batches)
     fed = bytearray()
-    loud = not any(debt[2] for debt in debts)
+    loud = not any(batch[2] for batch in batches)
     error = None
     for chunk in chunks:
         fed += chunk
         try:
-            ledger.received(chunk)
+            pending.received(chunk)
         except ProtocolError as wrong:
             error = str(wrong)
             break
-        assert len(ledger._held) <= lane_module._HEAD_LIMIT + len(chunk)
+        assert len(pending._held) <= connection_module._HEAD_LIMIT + len(chunk)
         if loud:
-            assert owner.heard + ledger._held == fed, "bytes were lost, added or changed"
+            assert owner.heard + pending._held == fed, "bytes were lost, added or changed"
     if loud:
         assert fed.startswith(owner.heard), "bytes were changed"
     else:
         assert len(owner.heard) <= len(fed)
-    assert owner.done <= total, "more was delivered than is owed"
-    settled = ledger.settled
-    left = ledger.abandon()
-    assert owner.done + owner.excuses + sum(debt.count for debt in left) == total
-    assert left == owed[len(owed) - len(left) :], "not in order"
+    assert owner.done <= total, "more was delivered than waits for"
+    settled = pending.settled
+    left = pending.abandon()
+    assert owner.done + owner.excuses + sum(batch.count for batch in left) == total
+    assert left == batch[len(batch) - len(left) :], "not in order"
     assert not (settled and left)
     return owner, error
 
 
 def replies(data: bytes) -> None:
-    """ReplyMeasurer and Ledger: chunks do not matter, all bytes come out, and never more replies than are owed."""
+    """ReplyMeasurer and Pending replies: chunks do not matter, all bytes come out, and never more replies than wait for."""
     options, sizes, rest = (data[:1] or b"\0")[0], data[1:HEADER], data[HEADER:]
     number = options & 7
-    debts = [_debt(rest[n], options & 16) for n in range(min(number, len(rest)))]
+    batches = [_batch(rest[n], options & 16) for n in range(min(number, len(rest)))]
     payload = rest[number:]
     pushes = bool(options & 8)
     whole, split = _measured(iter([payload]), pushes), _measured(cut(payload, sizes), pushes)
@@ -273,9 +275,9 @@ def replies(data: bytes) -> None:
         want = len(whole[0]) + 1
         assert measurer.measure(payload, 0, want) == (len(payload), want - 1)
         assert b"".join(whole[0]) + whole[1] == payload
-    # Every debt is changed while it is paid: each ledger has its own.
-    one, error = _settled(iter([payload] if payload else []), debts)
-    other, later = _settled(cut(payload, sizes), debts)
+    # Every reply batch is changed while it is paid: each pending replies has its own.
+    one, error = _settled(iter([payload] if payload else []), batches)
+    other, later = _settled(cut(payload, sizes), batches)
     assert (error is None) == (later is None), (error, later)
     if error is None:
         assert (one.said, one.done, one.excuses) == (other.said, other.done, other.excuses), (one.said, other.said)
@@ -284,7 +286,7 @@ def replies(data: bytes) -> None:
         assert longer.startswith(shorter)
 
 
-def _debt(byte: int, plain: int) -> tuple[int, int, bool, bool, int]:
+def _batch(byte: int, plain: int) -> tuple[int, int, bool, bool, int]:
     """(kind, count, silent, subscribed afterwards, protocol)."""
     kind = REPLIES if plain else (REPLIES, CONFIRMATIONS, HELLO, CONFIRMATIONS)[byte & 3]
     if kind == HELLO:
@@ -352,7 +354,7 @@ def _strictly(data: bytes) -> tuple[list[list[bytes]], bytes]:
 
 
 class ModelRedis:
-    """The Redis of one lane: as much of it as decides what a lane is in the state of."""
+    """The Redis of one upstream connection: as much of it as decides what an upstream connection is in the state of."""
 
     def __init__(self, protocol: int) -> None:
         self.unread = b""
@@ -436,39 +438,39 @@ class FuzzedConversation(Conversation):
         self.leases = self.moves = self.permits = 0
         self.penalties: list[bytes] = []
         self.gone = self.wild = False
-        super().__init__(lanes_at_once=False)
+        super().__init__(upstreams_at_once=False)
 
     def write(self, data: bytes) -> None:
         assert self.closed is None, "written to a client after its connection was closed"
         super().write(data)
 
-    def lease(self, credential: object, protocol: int) -> None:
-        assert not (self.leases or self.moves), "two lanes at once were asked for"
+    def acquire(self, credential: object, protocol: int) -> None:
+        assert not (self.leases or self.moves), "two upstream connections at once were asked for"
         self.asked_protocol = protocol
         self.leases += 1
 
     def share(self, credential: object, protocol: int) -> None:
-        assert self.shares and not (self.leases or self.moves), "two lanes at once were asked for"
+        assert self.shares and not (self.leases or self.moves), "two upstream connections at once were asked for"
         self.asked_protocol = protocol
         self.moves += 1
 
     def permit(self, patterns: list[bytes]) -> None:
         self.permits += 1
 
-    def punish(self, error: bytes) -> None:
+    def delay_login_error(self, error: bytes) -> None:
         self.penalties.append(error)
 
-    def open_lane(self) -> None:
-        self.lanes.append(FuzzedLane(self, self.asked_protocol))
-        self.session.lane_opened(self.lanes[-1])
+    def open_upstream(self) -> None:
+        self.upstreams.append(FuzzedUpstream(self, self.asked_protocol))
+        self.session.upstream_opened(self.upstreams[-1])
 
     def come_home(self) -> None:
         self.homes.append(FuzzedHome(self, self.asked_protocol))
-        self.session.at_home(self.homes[-1])
+        self.session.multiplexed_ready(self.homes[-1])
 
 
 class FuzzedHome:
-    """Shared lanes, one after the other."""
+    """Multiplexed connections, one after the other."""
 
     def __init__(self, conversation: FuzzedConversation, protocol: int) -> None:
         self.protocol = protocol
@@ -476,11 +478,11 @@ class FuzzedHome:
         self.users = 1
         self._waiting: list[object] = []
         self._conversation = conversation
-        self.lane: FuzzedLane | None = None
+        self.upstream: FuzzedUpstream | None = None
         self.open()
 
     def open(self) -> None:
-        self.lane = FuzzedLane(self._conversation, self.protocol, shared=True)
+        self.upstream = FuzzedUpstream(self._conversation, self.protocol, shared=True)
 
     def wait(self, session: object) -> None:
         self._waiting.append(session)
@@ -492,54 +494,54 @@ class FuzzedHome:
     def ready(self) -> None:
         waiting, self._waiting = self._waiting, []
         for session in waiting:
-            session.home_ready()
+            session.upstream_ready()
 
 
-class FuzzedLane(RecordingLane):
+class FuzzedUpstream(RecordingUpstream):
     def __init__(self, conversation: FuzzedConversation, protocol: int, shared: bool = False) -> None:
         super().__init__(conversation, protocol)
         self.shared = shared
         self.model = ModelRedis(protocol)
         self.fail = False
         self.lost = False
-        self.latest, self.forgo = self._latest, self._forgo
+        self.latest, self.withdraw = self._latest, self._withdraw
 
     def _usable(self) -> None:
-        assert self.released is None and not self.lost, "a lane is used that is no more the session's"
+        assert self.released is None and not self.lost, "an upstream connection is used that is no more the session's"
 
-    def _latest(self) -> Owed | None:
+    def _latest(self) -> ReplyBatch | None:
         self._usable()
-        return self.ledger.latest()
+        return self.pending.latest()
 
-    def _forgo(self, owed: Owed) -> None:
+    def _withdraw(self, batch: ReplyBatch) -> None:
         self._usable()
-        self.ledger.forgo(owed)
+        self.pending.withdraw(batch)
 
-    def send(self, data: bytes, *debts: Owed) -> None:
+    def send(self, data: bytes, *batches: ReplyBatch) -> None:
         self._usable()
         assert self.given_up is None, "sent for a session that was revoked"
-        self.ledger.debts.extend(debts)
+        self.pending.batches.extend(batches)
         self.model.takes(data, self.fail)
-        assert not self.shared or self._whole, "a shared lane was left in the middle of something"
+        assert not self.shared or self._whole, "a multiplexed connection was left in the middle of something"
 
     @property
     def _whole(self) -> bool:
         model = self.model
         return not (model.unread or model.multi or model.watching or model.subscribed or model.protocol != model.agreed)
 
-    def fell_behind(self, session: object, size: int) -> None:
+    def slow_reader(self, session: object, size: int) -> None:
         assert self.shared and size
 
-    def caught_up(self, session: object) -> None:
+    def read_everything(self, session: object) -> None:
         assert self.shared
 
     def release(self, clean: bool) -> None:
         self._usable()
         super().release(clean)
         if clean and not self._conversation.wild:
-            assert self.ledger.settled, "given back as clean while something is owed"
+            assert self.pending.settled, "given back as clean while something waits for"
             assert self.model.clean, f"given back as clean: {vars(self.model)}"
-        self.ledger.abandon()
+        self.pending.abandon()
 
 
 def _answer(words: list[bytes]) -> Answer:
@@ -567,7 +569,7 @@ class Play:
     def step(self, what: int, amount: int, data: bytes) -> int:
         """What happens next; how many bytes of the data were used."""
         talk, session = self.talk, self.talk.session
-        lane = self._lane()
+        upstream = self._upstream()
         if what < 110:
             self._say(CLIENT[amount % len(CLIENT)])
             if what >= 30:
@@ -575,14 +577,14 @@ class Play:
         elif what < 120:
             self._client(amount + 1)
         elif what < 180:
-            if lane is not None:
-                self._redis(lane, len(lane.model.pending) if what >= 140 else 1 + amount)
+            if upstream is not None:
+                self._redis(upstream, len(upstream.model.pending) if what >= 140 else 1 + amount)
         elif what < 190:
-            if lane is not None:
-                lane.model.publishes()
+            if upstream is not None:
+                upstream.model.publishes()
         elif what < 200:
-            if lane is not None:
-                lane.fail = bool(amount & 1)
+            if upstream is not None:
+                upstream.fail = bool(amount & 1)
         elif what < 215:
             self._link(amount)
         elif what < 225:
@@ -593,9 +595,9 @@ class Play:
             return len(raw)
         elif what < 230:
             raw = data[: amount & 31]
-            if lane is not None:
+            if upstream is not None:
                 talk.wild, self.counted, self.ordered = True, False, False
-                self._redis_says(lane, raw)
+                self._redis_says(upstream, raw)
             return len(raw)
         elif what < 234:
             session.unread(bool(amount & 1))
@@ -604,10 +606,10 @@ class Play:
             session.half_closed()
         elif what < 240:
             self.told_to_leave = True
-            talk.recheck(Directory(None, ([], [GREEN], [BLUE, GREEN])[amount % 3]))
+            talk.recheck(Snapshot(None, ([], [GREEN], [BLUE, GREEN])[amount % 3]))
         elif what < 242:
-            if lane is not None:
-                self._lose(lane)
+            if upstream is not None:
+                self._lose(upstream)
         elif what < 244:
             talk.gone = True
             self.counted = False
@@ -620,13 +622,13 @@ class Play:
             session.hurry()
         return 0
 
-    def _lane(self) -> FuzzedLane | None:
+    def _upstream(self) -> FuzzedUpstream | None:
         """The newest of its own, if the session still has it, or else the shared one."""
-        lane = self.talk.lanes[-1] if self.talk.lanes else None
-        if lane is not None and lane.released is None and not lane.lost:
-            return lane
-        home = self.talk.homes[-1] if self.talk.homes else None
-        return home.lane if home is not None and home.users else None
+        upstream = self.talk.upstreams[-1] if self.talk.upstreams else None
+        if upstream is not None and upstream.released is None and not upstream.lost:
+            return upstream
+        tenant_pool = self.talk.homes[-1] if self.talk.homes else None
+        return tenant_pool.upstream if tenant_pool is not None and tenant_pool.users else None
 
     def _say(self, words: bytes) -> None:
         if b"######" in words:
@@ -642,35 +644,35 @@ class Play:
             self.talk.taken += len(piece)
             self.talk.session.received(piece)
 
-    def _redis(self, lane: FuzzedLane, size: int) -> None:
-        piece, lane.model.pending = lane.model.pending[:size], lane.model.pending[size:]
-        self._redis_says(lane, piece)
+    def _redis(self, upstream: FuzzedUpstream, size: int) -> None:
+        piece, upstream.model.pending = upstream.model.pending[:size], upstream.model.pending[size:]
+        self._redis_says(upstream, piece)
 
-    def _redis_says(self, lane: FuzzedLane, data: bytes) -> None:
+    def _redis_says(self, upstream: FuzzedUpstream, data: bytes) -> None:
         if not data:
             return
         try:
-            lane.ledger.received(data)
+            upstream.pending.received(data)
         except ProtocolError:
             assert self.talk.wild, "what Redis says was not understood"
-            # A lane that was let go of while it was read from is no more anybody's.
-            if lane.released is None:
-                self._lose(lane)
+            # An upstream connection that was let go of while it was read from is no more anybody's.
+            if upstream.released is None:
+                self._lose(upstream)
 
-    def _lose(self, lane: FuzzedLane) -> None:
-        lane.lost = True
-        begun = lane.ledger.begun
-        debts = lane.ledger.abandon()
-        if not lane.shared:
+    def _lose(self, upstream: FuzzedUpstream) -> None:
+        upstream.lost = True
+        begun = upstream.pending.begun
+        batches = upstream.pending.abandon()
+        if not upstream.shared:
             self.counted = False
-            self.talk.session.lane_lost()
+            self.talk.session.upstream_lost()
             return
         # As `upstream.multiplexed` does. Not a command is without an answer, but for one of which a part was told.
-        self.talk.homes[-1].lane = None
-        for owner in dict.fromkeys(owed.owner for owed in debts):
-            told_in_part = begun and debts[0].owner is owner and not debts[0].silent
+        self.talk.homes[-1].upstream = None
+        for owner in dict.fromkeys(batch.owner for batch in batches):
+            told_in_part = begun and batches[0].owner is owner and not batches[0].silent
             self.counted = self.counted and not told_in_part
-            owner.lane_broke(told_in_part)
+            owner.multiplexed_lost(told_in_part)
 
     def _link(self, amount: int) -> None:
         """What was asked for comes, or does not."""
@@ -678,13 +680,13 @@ class Play:
         if talk.leases:
             talk.leases -= 1
             if amount & 1 or (talk.gone and amount & 2):
-                session.lane_refused("ERR no lane")
+                session.upstream_refused("ERR no upstream connection")
             else:
-                talk.open_lane()
+                talk.open_upstream()
         elif talk.moves:
             talk.moves -= 1
             if amount & 1:
-                session.lane_refused("ERR no lane")
+                session.upstream_refused("ERR no upstream connection")
             else:
                 talk.come_home()
         elif talk.homes:
@@ -697,22 +699,22 @@ class Play:
             assert not talk.questions
             session.told(RuntimeError("no") if amount & 8 else list(map(_answer, commands)))
         if talk.penalties:
-            session.punished(talk.penalties.pop(), bool(amount & 16))
+            session.login_error_due(talk.penalties.pop(), bool(amount & 16))
 
     def _home(self, amount: int) -> None:
         """Something changes there."""
-        home = self.talk.homes[-1]
-        if home.lane is None:
+        tenant_pool = self.talk.homes[-1]
+        if tenant_pool.upstream is None:
             if amount & 32:
-                home.away = "ERR away"
+                tenant_pool.away = "ERR away"
             else:
-                home.away = ""
-                home.open()
-        elif amount & 64 and not home.lane.ledger.debts:
-            home.open()  # the one before was left for it
+                tenant_pool.away = ""
+                tenant_pool.open()
+        elif amount & 64 and not tenant_pool.upstream.pending.batches:
+            tenant_pool.open()  # the one before was left for it
         else:
-            home.lane.busy = bool(amount & 128)
-        home.ready()
+            tenant_pool.upstream.busy = bool(amount & 128)
+        tenant_pool.ready()
 
     def settle(self) -> None:
         """All that can still come does."""
@@ -720,15 +722,15 @@ class Play:
         self._client(len(self.said))
         session.unread(False)
         for _ in range(10000):
-            lane = self._lane()
-            home = talk.homes[-1] if talk.homes else None
+            upstream = self._upstream()
+            tenant_pool = talk.homes[-1] if talk.homes else None
             if talk.leases or talk.moves or talk.permits or talk.questions or talk.penalties:
                 self._link(4)
-            elif home is not None and (home.lane is None or home.lane.busy):
+            elif tenant_pool is not None and (tenant_pool.upstream is None or tenant_pool.upstream.busy):
                 self._home(0)
-            elif lane is not None and lane.model.pending:
-                lane.model.pending, data = b"", lane.model.pending
-                self._redis_says(lane, data)
+            elif upstream is not None and upstream.model.pending:
+                upstream.model.pending, data = b"", upstream.model.pending
+                self._redis_says(upstream, data)
             else:
                 break
         else:
@@ -762,22 +764,26 @@ class Play:
             assert few <= answers - messages <= session.commands, (answers, messages, session.commands, talk.told)
             if not (session.ended or talk.held):
                 assert not session._wait, session
-                assert not session._queue and not session._owed and not session._answers, session
-        if session.ended and not talk.gone and not (lane := self._lane()) and self.counted:
+                assert not session._queue and not session._outstanding and not session._answers, session
+        if session.ended and not talk.gone and not (upstream := self._upstream()) and self.counted:
             assert talk.closed is not None, "it ended, and its client was not told"
-        lane = self._lane()
-        assert lane is None or not (session.ended and not lane.model.unread and not lane.model.pending), (
-            "it ended, and keeps its lane"
+        upstream = self._upstream()
+        assert upstream is None or not (session.ended and not upstream.model.unread and not upstream.model.pending), (
+            "it ended, and keeps its upstream connection"
         )
         if not (session.ended or talk.gone or session._queue):
             known = {(kind + b"SUBSCRIBE", channel) for kind in KINDS for channel in session.subscriptions.of(kind)}
-            assert known == (lane.model.subscribed if lane else set()), "it is subscribed to something else"
-        assert session.home is None or session.home is talk.homes[-1]
-        assert all(home.users == (home is session.home) for home in talk.homes), "a home was not left"
+            assert known == (upstream.model.subscribed if upstream else set()), "it is subscribed to something else"
+        assert session.tenant_pool is None or session.tenant_pool is talk.homes[-1]
+        assert all(tenant_pool.users == (tenant_pool is session.tenant_pool) for tenant_pool in talk.homes), (
+            "a home was not left"
+        )
 
 
 def session(data: bytes) -> None:
-    """A whole conversation: each command has at most one answer, in order, and no lane is used that was given back."""
+    """A whole conversation: each command has at most one answer, in order, and no upstream connection is used that was given
+    back.
+    """
     with mock.patch.object(framing, "WHOLE_LIMIT", 128):
         _session(data)
 
@@ -794,4 +800,4 @@ def _session(data: bytes) -> None:
     play.judge()
     if not play.talk.gone:
         play.talk.session.lost()
-        assert play._lane() is None, "the client is gone, and its lane is kept"
+        assert play._upstream() is None, "the client is gone, and its upstream connection is kept"

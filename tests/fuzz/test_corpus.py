@@ -44,8 +44,8 @@ class HypothesisTests(unittest.TestCase):
 
     @settings(max_examples=300)
     @given(header, st.binary(max_size=7), replies)
-    def test_replies(self, head: bytes, debts: bytes, parts: list[bytes]) -> None:
-        targets.replies(bytes([head[0] & 0xF8 | len(debts)]) + head[1:] + debts + b"".join(parts))
+    def test_replies(self, head: bytes, batches: bytes, parts: list[bytes]) -> None:
+        targets.replies(bytes([head[0] & 0xF8 | len(batches)]) + head[1:] + batches + b"".join(parts))
 
     @settings(max_examples=300)
     @given(st.binary(min_size=1, max_size=1), moves)

@@ -16,11 +16,11 @@ from redisproxy.resp.framing import (
     AUTHENTICATED,
     COMMAND,
     FORWARD,
-    HEAD,
     HEADED,
-    KEEP,
+    INSPECT,
+    INSPECT_FIRST,
+    RUN,
     STREAM,
-    TAKE,
     ProtocolError,
     RequestScanner,
     encode,
@@ -30,7 +30,7 @@ from tests.support.raw import RawClient
 from tests.support.servers import RedisServer, valkey
 
 #: One name is passed on, one is taken, one by its head: all that is understood must be the same.
-TABLE = {b"SET": TAKE, b"PUBLISH": HEAD}
+TABLE = {b"SET": INSPECT, b"PUBLISH": INSPECT_FIRST}
 #: The bytes of an inline command that RESP has no use for, or that some parser may take for space or for an end.
 _ODD = [
     b" ",
@@ -139,13 +139,13 @@ class DifferentialTests(unittest.TestCase):
 
     def scanned(self, data: bytes) -> tuple[bytes, bool]:
         """(what would be sent to Redis, each command written anew; whether the rest was refused)."""
-        scanner = RequestScanner(AUTHENTICATED, TABLE, KEEP)
+        scanner = RequestScanner(AUTHENTICATED, TABLE, FORWARD)
         scanner.feed(data)
         sent = b""
         try:
             while (found := scanner.next()) is not None:
                 kind, what, _ = found
-                if kind in (FORWARD, STREAM):
+                if kind in (RUN, STREAM):
                     sent += what
                 elif kind == COMMAND:
                     sent += encode(what)

@@ -129,7 +129,7 @@ class RotationTests(UsersCase):
         """Nobody's log-in fails at any moment, at a proxy that knows the new one, at one that knows the old one still, and
         at those that start in between with either."""
         self.start_redis()
-        options = ("--lanes", "dedicated")  # each session logs in to Redis
+        options = ("--connections", "dedicated")  # each session logs in to Redis
         proxies = [self.start_proxy(self.documents(OLD), *options) for _ in range(2)]
         threads = ThreadPoolExecutor(16)
         self.addCleanup(threads.shutdown)
@@ -217,7 +217,7 @@ class RemovalTests(UsersCase):
             "default",
         }
         self.assertEqual(self.users(), others)
-        # It moves to another database: the lane that was kept for it does not keep its former user.
+        # It moves to another database: the upstream connection that was kept for it does not keep its former user.
         manifests.write(self.documents(tenant("team-blue", 4, Installation.BLUE), longer))
         until(lambda: BLUE not in self.users(), "the user of its former database is removed", 60)
         with proxy.client(Installation.BLUE, 4) as client:

@@ -36,8 +36,8 @@ class WhateverRedisSendsTests(DeepCase):
     def each_dedicated(self, binary: Callable[[], str]) -> None:
         self.check(binary, "dedicated")
 
-    def check(self, binary: Callable[[], str], lanes: str) -> None:
-        installation = Installation("--lanes", lanes, "--allow-commands", "EVAL", server=RedisServer(binary))
+    def check(self, binary: Callable[[], str], upstreams: str) -> None:
+        installation = Installation("--connections", upstreams, "--allow-commands", "EVAL", server=RedisServer(binary))
         self.addCleanup(installation.stop)
         master_password = installation.server.password.encode()
         for protocol in (b"2", b"3"):
@@ -69,7 +69,7 @@ class WhatNoRedisSendsTests(DeepCase):
     """Should one ever, its connection ends, and it alone."""
 
     def test_others_get_a_clear_error_and_one_line_is_logged(self) -> None:
-        installation = Installation("--lanes", "shared", server=RedisServer(valkey))
+        installation = Installation("--connections", "multiplexed", server=RedisServer(valkey))
         self.addCleanup(installation.stop)
         relay = Relay(installation.server.port)
         self.addCleanup(relay.stop)

@@ -131,7 +131,7 @@ class SessionTests(DrainCase):
         self.assertEnds(cut_off=1)
         self.assertEqual(self.redis.exists("big"), 0)
 
-    def test_a_slow_reader_gets_all_that_it_is_owed(self) -> None:
+    def test_a_slow_reader_gets_what_is_pending(self) -> None:
         self.start(seconds=LONG)
         size = 6_000_000
         self.redis.set("big", b"x" * size)

@@ -78,7 +78,7 @@ class FailoverCase(unittest.TestCase):
     def starting_proxy(self, document: dict, *options: str) -> ProxyProcess:
         self.manifests = Manifests([document, *self.TENANT])
         self.addCleanup(self.manifests.remove)
-        proxy = ProxyProcess("--manifests", str(self.manifests.path), "--lanes", "shared", *options)
+        proxy = ProxyProcess("--manifests", str(self.manifests.path), "--connections", "multiplexed", *options)
         self.addCleanup(proxy.stop)
         return proxy
 
@@ -106,7 +106,7 @@ class SentinelTests(FailoverCase):
         self.assertEqual(blue.eval("return redis.call('set', KEYS[1], 'first')", 1, "key"), b"OK")
 
         group.until_replicated()
-        os.kill(first.pid, signal.SIGSTOP)  # it hangs: what it owes must not be waited for
+        os.kill(first.pid, signal.SIGSTOP)  # it hangs: what it has pending must not be waited for
         proxy.logged(rf"(?m)failover: .* {NAME} is at \S+:{second.port}, no longer at \S+:{first.port}$")
         proxy.logged(rf"(?m)Redis is at redis://127.0.0.1:{second.port}$")
         moved = time.monotonic()
@@ -242,7 +242,7 @@ class ReplicaTests(FailoverCase):
 
     def test_a_session_with_a_connection_of_its_own_is_closed_there(self) -> None:
         first, second, relay = self.moved()
-        proxy = self.proxy(master(f"redis://:{MASTER_PASSWORD}@127.0.0.1:{relay.port}/0"), "--lanes", "dedicated")
+        proxy = self.proxy(master(f"redis://:{MASTER_PASSWORD}@127.0.0.1:{relay.port}/0"), "--connections", "dedicated")
         blue = self.client(proxy)
         session = blue.client_id()
         first.client().execute_command("REPLICAOF", "127.0.0.1", second.port)
@@ -261,7 +261,7 @@ class ReplicaTests(FailoverCase):
 
     def test_a_script_that_says_so_costs_next_to_nothing(self) -> None:
         """A tenant can make a reply like a replica's as often as it likes."""
-        installation = Installation("--lanes", "shared")
+        installation = Installation("--connections", "multiplexed")
         self.addCleanup(installation.stop)
         blue, green = installation.blue(), installation.green()
         for client in (blue, green):
@@ -274,19 +274,19 @@ class ReplicaTests(FailoverCase):
             self.asking += 1
             return installation.server.client().info("commandstats")["cmdstat_info"]["calls"] - self.asking
 
-        def lanes() -> set[str]:
+        def upstreams() -> set[str]:
             listed = installation.server.client().client_list()
-            return {lane["id"] for lane in listed if lane["user"] == "redisproxy:team-green:5"}
+            return {upstream["id"] for upstream in listed if upstream["user"] == "redisproxy:team-green:5"}
 
         self.asking = -1
-        before, since, of_green = asked(), time.monotonic(), lanes()
+        before, since, of_green = asked(), time.monotonic(), upstreams()
         self.assertEqual(len(of_green), 1)
         for _ in range(300):
             with self.assertRaises(redis.ReadOnlyError):
                 blue.eval("return redis.error_reply('READONLY as if')", 0)
         until(lambda: asked() > before, "the role was asked for")
         self.assertLessEqual(asked() - before, 1 + (time.monotonic() - since) / DOUBT)
-        self.assertEqual(lanes(), of_green)
+        self.assertEqual(upstreams(), of_green)
         self.assertEqual(blue.client_id(), session)
         self.assertEqual(green.get("key"), b"kept")
         self.assertNotRegex(installation.proxy.log, "replica|a bug|Traceback")

@@ -30,7 +30,7 @@ class RedisGoneTests(unittest.TestCase):
 
     def test_killed_and_started_again(self) -> None:
         # Whoever waited for the connect timeout would wait longer than the raw client does.
-        installation = Installation("--lanes", "dedicated", "--connect-timeout", str(2 * LIMIT))
+        installation = Installation("--connections", "dedicated", "--connect-timeout", str(2 * LIMIT))
         self.addCleanup(installation.stop)
         idle, busy = raw_client(self, installation.proxy.port, *LOGIN), raw_client(self, installation.proxy.port, *LOGIN)
         busy.send(b"BLPOP nothing 0\r\n")
@@ -47,13 +47,13 @@ class RedisGoneTests(unittest.TestCase):
         installation.proxy.logged("can be used again")
         self.assertNoTraceback(installation.proxy)
 
-    def test_the_session_of_a_lane_that_is_killed_ends_alone(self) -> None:
-        installation = Installation("--lanes", "dedicated")
+    def test_the_session_of_an_upstream_connection_that_is_killed_ends_alone(self) -> None:
+        installation = Installation("--connections", "dedicated")
         self.addCleanup(installation.stop)
         first, second = raw_client(self, installation.proxy.port, *LOGIN), raw_client(self, installation.proxy.port, *LOGIN)
         first.ask(b"SET mark 1\r\n")
-        lane = next(c for c in installation.server.client().client_list() if c["cmd"] == "set")
-        installation.server.client().client_kill_filter(_id=lane["id"])
+        upstream = next(c for c in installation.server.client().client_list() if c["cmd"] == "set")
+        installation.server.client().client_kill_filter(_id=upstream["id"])
         self.assertEqual(first.rest(), b"")
         self.assertEqual(second.ask(b"PING\r\n"), b"+PONG\r\n")
         installation.proxy.logged("redis-lost")
@@ -76,7 +76,7 @@ class RedisGoneTests(unittest.TestCase):
         self.assertNoTraceback(proxy)
 
     def test_a_redis_that_hangs_is_told_within_the_connect_timeout(self) -> None:
-        """However many idle lanes there are."""
+        """However many idle upstream connections there are."""
         installation = Installation("--connect-timeout", "8", "--base-workers", "0")
         self.addCleanup(installation.stop)
         for raw in [raw_client(self, installation.proxy.port, *LOGIN) for _ in range(8)]:
@@ -149,7 +149,7 @@ class RedisGoneTests(unittest.TestCase):
         self.assertRaises(redis.AuthenticationError, installation.proxy.client("far-password", 64).ping)
 
     def test_a_new_address_is_used_by_new_sessions_and_old_ones_drain(self) -> None:
-        installation = Installation("--lanes", "dedicated")
+        installation = Installation("--connections", "dedicated")
         self.addCleanup(installation.stop)
         old = raw_client(self, installation.proxy.port, *LOGIN)
         self.assertEqual(old.ask(b"SET where first\r\n"), b"+OK\r\n")

@@ -150,13 +150,13 @@ class KubernetesTests(unittest.TestCase):
         self.assertTrue(blue.ping())
         for fault in (refusal(401, BLUE), refusal(500, BLUE), refusal(429, BLUE, Retry_After="1"), *BROKEN):
             for path in (ANY, secrets_path("team-blue")):
-                self.api.mend()
+                self.api.fix()
                 self.api.fail(path, fault)
                 before = len(self.api.requests)
                 self.proxy.refresh()
                 until(lambda before=before: len(self.api.requests) > before, "the proxy has asked")
                 self.assertTrue(blue.ping())
-        self.api.mend()
+        self.api.fix()
         self.api.put(*tenant("team-red", 7, "red-password"))
         self.proxy.refresh()
         until(lambda: not self.refusal_of("red-password"), "the new tenant is served")

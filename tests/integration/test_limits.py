@@ -25,7 +25,7 @@ class Limited(unittest.TestCase):
     def connect(self, **options: object) -> RawClient:
         return raw_client(self, self.port, **options)
 
-    def lanes(self, installation: Installation) -> list[dict]:
+    def upstreams(self, installation: Installation) -> list[dict]:
         """Redis's clients but the one that asks and the control connection."""
         clients = installation.server.client(client_name="asks").client_list()
         return [c for c in clients if c["name"] not in ("asks", "redisproxy-control")]
@@ -106,53 +106,53 @@ class LoginTimeoutTests(Limited):
         self.assertEqual(connection.ask(b"PING\r\n"), b"+PONG\r\n")
 
 
-class LanesTests(Limited):
-    def test_base_lanes_are_opened_at_start_and_kept(self) -> None:
-        installation = self.start("--lanes", "dedicated", "--base-workers", "4", "--worker-idle-timeout", "1")
-        until(lambda: len(self.lanes(installation)) == 4, "four lanes are open")
+class ConnectionsTests(Limited):
+    def test_base_upstream_connections_are_opened_at_start_and_kept(self) -> None:
+        installation = self.start("--connections", "dedicated", "--base-workers", "4", "--worker-idle-timeout", "1")
+        until(lambda: len(self.upstreams(installation)) == 4, "four upstream connections are open")
         clients = [installation.blue() for _ in range(8)]
         pings = [client.client() for client in clients]
         for connection in pings:
             connection.ping()
-        self.assertEqual(len(self.lanes(installation)), 8)
+        self.assertEqual(len(self.upstreams(installation)), 8)
         for connection, client in zip(pings, clients, strict=True):
             connection.close()
             client.close()
-        until(lambda: len(self.lanes(installation)) == 4, "the idle ones beyond the base are closed")
+        until(lambda: len(self.upstreams(installation)) == 4, "the idle ones beyond the base are closed")
 
-    def test_base_lanes_that_die_are_opened_again(self) -> None:
+    def test_base_upstream_connections_that_die_are_opened_again(self) -> None:
         installation = self.start("--base-workers", "3")
-        until(lambda: len(self.lanes(installation)) == 3, "three lanes are open")
-        ids = {lane["id"] for lane in self.lanes(installation)}
+        until(lambda: len(self.upstreams(installation)) == 3, "three upstream connections are open")
+        ids = {upstream["id"] for upstream in self.upstreams(installation)}
         for number in ids:
             installation.server.client().client_kill_filter(_id=number)
-        until(lambda: len({lane["id"] for lane in self.lanes(installation)} - ids) == 3, "three others are open")
+        until(lambda: len({upstream["id"] for upstream in self.upstreams(installation)} - ids) == 3, "three others are open")
 
-    def test_a_lane_is_used_again_by_its_own_tenant_only(self) -> None:
+    def test_an_upstream_connection_is_used_again_by_its_own_tenant_only(self) -> None:
         installation = self.start("--base-workers", "0")
         seen = []
         for _ in range(3):
             connection = self.connect()
             self.assertEqual(connection.ask(AUTH), b"+OK\r\n")
             self.assertEqual(connection.ask(b"GET x\r\n"), b"$-1\r\n")
-            seen.append({lane["id"] for lane in self.lanes(installation)})
+            seen.append({upstream["id"] for upstream in self.upstreams(installation)})
             self.assertEqual(connection.ask(b"QUIT\r\n"), b"+OK\r\n")
             connection.close()
         self.assertEqual(seen, [seen[0]] * 3)
         other = self.connect()
         self.assertEqual(other.ask(b"AUTH green-password\r\n"), b"+OK\r\n")
-        self.assertEqual(len(self.lanes(installation)), 2)
+        self.assertEqual(len(self.upstreams(installation)), 2)
 
-    def test_a_lane_with_state_on_it_is_not_used_again(self) -> None:
+    def test_an_upstream_connection_with_state_on_it_is_not_used_again(self) -> None:
         for state in (b"MULTI\r\n", b"WATCH x\r\n", b"HELLO 3\r\n", b"SUBSCRIBE x\r\n", b"BLPOP x 0\r\n"):
-            installation = self.start("--lanes", "dedicated", "--base-workers", "0")
+            installation = self.start("--connections", "dedicated", "--base-workers", "0")
             connection = self.connect()
             self.assertEqual(connection.ask(AUTH), b"+OK\r\n")
             connection.send(state)
             if b"BLPOP" not in state:
                 connection.reply()
             connection.close()
-            until(lambda i=installation: not self.lanes(i), f"the lane of {state!r} is closed")
+            until(lambda i=installation: not self.upstreams(i), f"the upstream connection of {state!r} is closed")
             installation.stop()
 
 
@@ -167,7 +167,7 @@ class LeavingTests(Limited):
                 self.assertEqual(connection.ask(AUTH), b"+OK\r\n")
                 connection.send(b"BLPOP queue 0\r\n" + last)
                 connection.close()
-        until(lambda: not self.lanes(installation), "the lanes of all that left are closed")
+        until(lambda: not self.upstreams(installation), "the upstream connections of all that left are closed")
         straight = installation.server.client(3)
         straight.rpush("queue", "item")
         self.assertEqual(straight.llen("queue"), 1)
@@ -195,7 +195,7 @@ class LeavingTests(Limited):
         half.send(AUTH[-3:])
         self.assertEqual(half.reply(), b"+OK\r\n")
 
-    def test_a_slow_reader_gets_all_that_it_is_owed(self) -> None:
+    def test_a_slow_reader_gets_what_is_pending(self) -> None:
         installation = self.start()
         size = 6 << 20
         installation.server.client(3).set("big", b"x" * size)
@@ -240,7 +240,7 @@ class GuessingTests(Limited):
         self.assertNotIn("Traceback", installation.proxy.log)
 
 
-class QuestionsTests(Limited):
+class ControlQueriesTests(Limited):
     """What Redis is asked about channels: a tenant decides how much it has to say."""
 
     def test_of_more_channels_than_are_told(self) -> None:
@@ -260,7 +260,7 @@ class QuestionsTests(Limited):
         self.assertEqual(green.pubsub_channels(), [])
         self.assertEqual(green.info("clients")["connected_clients"], 1)
         # The connection for it broke: the next one is another.
-        for lane in self.lanes(installation):
-            if lane["user"] == "default":
-                installation.server.client(client_name="asks").client_kill_filter(_id=lane["id"])
+        for upstream in self.upstreams(installation):
+            if upstream["user"] == "default":
+                installation.server.client(client_name="asks").client_kill_filter(_id=upstream["id"])
         self.assertEqual(green.info("clients")["connected_clients"], 1)

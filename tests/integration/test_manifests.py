@@ -65,7 +65,7 @@ class ManifestsTests(unittest.TestCase):
         proxy.logged(r"team-red/redis-secret-master: redis-connection-string has an @ behind a / \? or #")
         self.put("master.yaml", self.master("!!bool hunter2secret"))
         self.put("bad.yaml", "")
-        proxy.logged("mended: bad.yaml")
+        proxy.logged("fixed: bad.yaml")
         self.assertNotIn("hunter2", proxy.log)
         self.assertNotIn("Traceback", proxy.log)
         self.assertNotIn("._all", proxy.log)

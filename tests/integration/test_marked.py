@@ -60,7 +60,7 @@ class MarkedCase(unittest.TestCase):
         return found
 
     def refreshes(self) -> float:
-        counts = re.findall(r"^redisproxy_directory_refreshes_total\{[^}]*\} (\S+)", self.ask("/metrics"), re.MULTILINE)
+        counts = re.findall(r"^redisproxy_snapshot_refreshes_total\{[^}]*\} (\S+)", self.ask("/metrics"), re.MULTILINE)
         self.said.clear()  # it is asked for often
         return sum(map(float, counts))
 

@@ -12,7 +12,7 @@ import redis
 
 from redisproxy.policy import server_config
 
-from ..support.proxy import LANES, Installation, master
+from ..support.proxy import CONNECTIONS, Installation, master
 from ..support.raw import RawClient, raw_client
 from ..support.servers import MASTER_PASSWORD, RedisServer, on_every_server
 from ..support.waiting import LIMIT, until
@@ -136,8 +136,11 @@ class OwnWorldTests(unittest.TestCase):
         # Home again: what the sessions had to themselves is closed.
         for line in lines:
             self.assertEqual(line.ask([b"PING"]), b"+PONG\r\n")
-        if LANES != "dedicated":  # there each session has its own for good
-            until(lambda: installation.server.client().info("clients")["connected_clients"] <= 6, "no lane is kept")
+        if CONNECTIONS != "dedicated":  # there each session has its own for good
+            until(
+                lambda: installation.server.client().info("clients")["connected_clients"] <= 6,
+                "no upstream connection is kept",
+            )
 
     def each_info_has_own_numbers(self, binary: Callable[[], str]) -> None:
         installation = self.installation(binary)

@@ -62,9 +62,9 @@ class ProbingCase(unittest.TestCase):
         status, _, text = ask(status_port(installation), "/readyz")
         return "" if status == 200 else text.strip()
 
-    def assertTwoWalls(self, proxy: ProxyProcess) -> None:
-        self.assertNotIn("one wall", proxy.log)
-        self.assertIn("two walls: ", proxy.log)
+    def assertTwoLayers(self, proxy: ProxyProcess) -> None:
+        self.assertNotIn("one isolation layer", proxy.log)
+        self.assertIn("two isolation layers: ", proxy.log)
         self.assertNotIn("Traceback", proxy.log)
 
 
@@ -131,7 +131,7 @@ class BusyTests(ProbingCase):
             {user for _, user in self.users(installation.server)} - {"redisproxy:team-blue:3", "redisproxy:team-green:5"},
             set(),
         )
-        self.assertTwoWalls(installation.proxy)
+        self.assertTwoLayers(installation.proxy)
         with self.assertRaises(redis.AuthenticationError):
             installation.proxy.client(installation.FAR, 99).ping()
 
@@ -152,7 +152,7 @@ class BusyTests(ProbingCase):
         until(lambda: not self.ready(installation), "ready")
         self.assertTrue(installation.blue().set("a", 1))
         self.assertEqual(self.users(installation.server), {("3", "redisproxy:team-blue:3")})
-        self.assertTwoWalls(installation.proxy)
+        self.assertTwoLayers(installation.proxy)
 
 
 @on_every_server
@@ -168,7 +168,7 @@ class HiddenCommandTests(ProbingCase):
         with self.assertRaises(redis.ResponseError):
             blue.execute_command("CONFIG", "SET", "maxmemory", "1")
         self.assertEqual(self.users(installation.server), {("3", "redisproxy:team-blue:3")})
-        self.assertTwoWalls(installation.proxy)
+        self.assertTwoLayers(installation.proxy)
 
     def each_command_renamed_away(self, binary: Callable[[], str]) -> None:
         server = RedisServer(binary, 'rename-command COMMAND ""')
@@ -215,13 +215,13 @@ class SealedTests(ProbingCase):
         until(runs, "it may run scripts")
         still = {client["id"] for client in installation.server.client().client_list() if client["db"] == "3"}
         self.assertEqual(still, opened)
-        self.assertTwoWalls(installation.proxy)
+        self.assertTwoLayers(installation.proxy)
 
     def test_over_a_shared_connection(self) -> None:
-        self.seen_later("--lanes", "shared")
+        self.seen_later("--connections", "multiplexed")
 
     def test_over_a_connection_of_its_own(self) -> None:
-        self.seen_later("--lanes", "dedicated")
+        self.seen_later("--connections", "dedicated")
 
 
 class LostRightTests(ProbingCase):
@@ -257,7 +257,7 @@ class LostRightTests(ProbingCase):
         admin.execute_command("ACL", "SETUSER", "default", "+acl")
         until(lambda: not self.ready(installation), "ready again")
         self.assertTrue(installation.green().set("b", 1))
-        self.assertTwoWalls(installation.proxy)
+        self.assertTwoLayers(installation.proxy)
 
     def test_one_process(self) -> None:
         self.lost("--processes", "1")
@@ -296,7 +296,7 @@ class HostedTests(ProbingCase):
         self.addCleanup(without.stop)
         until(lambda: not self.ready(without), "ready")
         self.assertTrue(without.blue().set("a", 1))
-        without.proxy.logged("there is one wall, the proxy's own, and scripts are refused")
+        without.proxy.logged("there is one isolation layer, the proxy's own, and scripts are refused")
 
 
 class RoleTests(ProbingCase):

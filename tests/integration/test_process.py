@@ -194,12 +194,12 @@ class LogTests(unittest.TestCase):
         except Exception:
             pass
         client.close()
-        installation.proxy.logged('"mood": "client-left"')
+        installation.proxy.logged('"close_reason": "client-left"')
         installation.proxy.stop()
         events = [json.loads(line) for line in installation.proxy.lines]
         for event in events:
             self.assertLessEqual({"time", "level", "logger", "message"}, event.keys())
-        outcome = next(e for e in events if e.get("mood") == "client-left")
+        outcome = next(e for e in events if e.get("close_reason") == "client-left")
         self.assertEqual((outcome["namespace"], outcome["secret"]), ("team-blue", "redis-secret-master"))
         self.assertGreaterEqual(outcome["refused"], 1)  # redis-py's own start may ask for more than there is
         self.assertRegex(outcome["peer"], r"127\.0\.0\.1:\d+")

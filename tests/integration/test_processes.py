@@ -167,7 +167,7 @@ class EndTests(ProcessesCase):
 
         until(refused, "nobody listens")
 
-    def test_sigterm_ends_all_with_status_0_and_clients_have_what_they_are_owed(self) -> None:
+    def test_sigterm_ends_all_with_status_0_and_clients_have_what_is_pending(self) -> None:
         installation = self.start()
         idle = self.at_both(installation)
         connection = self.busy(installation)
@@ -241,7 +241,7 @@ class EndTests(ProcessesCase):
             delays = [event["delay"] for event in events if "delay" in event]
             self.assertGreater(len(delays), 2)
             self.assertTrue(all(delay >= 0.1 * 2**number for number, delay in enumerate(delays[:5])), delays)
-            told = {(event["worker"], event["pid"]) for event in events if event["logger"].endswith("LanePool")}
+            told = {(event["worker"], event["pid"]) for event in events if event["logger"].endswith("ConnectionPool")}
             self.assertLessEqual(set(self.workers.items()), told)
 
 

@@ -11,7 +11,7 @@ import time
 import unittest
 
 from redisproxy.resp.framing import encode
-from redisproxy.upstream.pool import AT_ONCE
+from redisproxy.upstream.pool import CONCURRENT_LIMIT
 
 from ..support.proxy import Installation, master
 from ..support.raw import RawClient, raw_client
@@ -20,7 +20,7 @@ from ..support.servers import RedisServer
 from ..support.waiting import until
 
 #: Connections of the tenant that resets them: more than are opened at once.
-RESET = AT_ONCE + 124
+RESET = CONCURRENT_LIMIT + 124
 #: Connections of the other tenant.
 OTHERS = 300
 BLUE, GREEN = encode([b"AUTH", b"blue-password"]), encode([b"AUTH", b"green-password"])
@@ -101,17 +101,17 @@ class StraightTests(ResetCase):
         self.assertNothingLogged()
 
     def test_shared(self) -> None:
-        self.check("--lanes", "shared")
+        self.check("--connections", "multiplexed")
 
     def test_dedicated(self) -> None:
-        self.check("--lanes", "dedicated")
+        self.check("--connections", "dedicated")
 
     def test_two_processes(self) -> None:
-        self.check("--processes", "2", "--lanes", "shared")
+        self.check("--processes", "2", "--connections", "multiplexed")
 
     def test_again_and_again(self) -> None:
         """Nothing piles up, here or in Redis."""
-        self.start("--lanes", "dedicated")
+        self.start("--connections", "dedicated")
         for _ in range(10):
             self.reset(self.connect(RESET // 2, BLUE + BLPOP))
             self.assertEachHears(self.connect(1, GREEN), OK)
@@ -136,7 +136,7 @@ class SlowRedisTests(ResetCase):
         relay.stall()
         before = relay.connections
         blue = self.connect(RESET, BLUE + BLPOP)
-        until(lambda: relay.connections > before + AT_ONCE - 5, "as many as may be are opened at once")
+        until(lambda: relay.connections > before + CONCURRENT_LIMIT - 5, "as many as may be are opened at once")
         green = self.connect(100, GREEN + BLPOP)
         time.sleep(0.5)  # what the proxy has not read yet is under way a moment later
         self.reset(blue[:1])
@@ -148,13 +148,13 @@ class SlowRedisTests(ResetCase):
         self.assertNothingLogged()
 
     def test_shared(self) -> None:
-        self.check("--lanes", "shared")
+        self.check("--connections", "multiplexed")
 
     def test_dedicated(self) -> None:
-        self.check("--lanes", "dedicated")
+        self.check("--connections", "dedicated")
 
 
-class QuestionsTests(ResetCase):
+class ControlQueriesTests(ResetCase):
     """What is asked for a tenant with the master's rights, one thing at a time, is not asked for clients that have left."""
 
     def test_clients_that_ask_and_leave(self) -> None:

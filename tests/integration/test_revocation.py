@@ -25,7 +25,7 @@ from ..support.waiting import LIMIT, until
 
 #: Seconds within which what blocks is given up, once idle sessions have ended. At once, but machines are busy; less than
 #: the time for replies.
-AT_ONCE = 0.8 * REVOKED_GRACE
+CONCURRENT_LIMIT = 0.8 * REVOKED_GRACE
 #: What blocks, and how something is pushed that ends that, and what is there then.
 BLOCKING = (
     (b"BLPOP", b"q", b"0"),
@@ -100,7 +100,7 @@ class RevocationCase(unittest.TestCase):
         for connection in witnesses:
             connection.socket.settimeout(LIMIT)
             self.assertEqual(connection.rest(or_reset=True), b"")
-        self.blocked(0, AT_ONCE)
+        self.blocked(0, CONCURRENT_LIMIT)
 
     def without_blue(self, green_at: int = 5, *more: dict) -> None:
         documents = self.installation.documents()
@@ -183,7 +183,7 @@ class HandoverTests(RevocationCase):
         return None
 
     def test_with_connections_of_their_own(self) -> None:
-        self.start("--lanes", "dedicated")
+        self.start("--connections", "dedicated")
         self.hand_over()
 
     def test_without_acl_users(self) -> None:

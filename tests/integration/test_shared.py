@@ -1,4 +1,4 @@
-"""Sessions that share lanes: each gets its own replies, whatever the others do and whatever breaks."""
+"""Sessions that share upstream connections: each gets its own replies, whatever the others do and whatever breaks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import unittest
 from collections.abc import Callable, Iterator
 
 from redisproxy.resp.framing import encode
-from redisproxy.upstream.multiplexed import LANES_LIMIT
+from redisproxy.upstream.multiplexed import CONNECTIONS_LIMIT
 
 from ..support.proxy import Installation, master
 from ..support.raw import RawClient, raw_client
@@ -27,7 +27,7 @@ AWAY = b"-ERR Redis cannot be reached from the proxy right now, try again\r\n"
 
 class SharedCase(unittest.TestCase):
     def start(self, *options: str, relayed: bool = False, server: RedisServer | None = None) -> Installation:
-        self.installation = Installation("--lanes", "shared", *options, server=server)
+        self.installation = Installation("--connections", "multiplexed", *options, server=server)
         self.addCleanup(self.installation.stop)
         if relayed:
             self.relay = Relay(self.installation.server.port)
@@ -41,7 +41,7 @@ class SharedCase(unittest.TestCase):
     def client(self, receive_buffer: int = 0) -> RawClient:
         return raw_client(self, self.installation.proxy.port, *LOGIN, receive_buffer=receive_buffer)
 
-    def lanes(self) -> list[dict]:
+    def upstreams(self) -> list[dict]:
         """Connections of the proxy to Redis that are a tenant's."""
         return [c for c in self.installation.server.client().client_list() if c["user"].startswith("redisproxy")]
 
@@ -51,7 +51,7 @@ class SharedCase(unittest.TestCase):
 
 
 @on_every_server
-class LanesTests(SharedCase):
+class ConnectionsTests(SharedCase):
     def test_many_sessions_have_few_connections(self) -> None:
         self.start("--base-workers", "0")
         clients = [self.client() for _ in range(100)]
@@ -60,40 +60,40 @@ class LanesTests(SharedCase):
         for number, client in enumerate(clients):
             for _ in range(3):
                 self.assertEqual(client.reply(), b"$%d\r\n%d\r\n" % (len(b"%d" % number), number))
-        self.assertEqual(len(self.lanes()), 1)
+        self.assertEqual(len(self.upstreams()), 1)
         self.assertEqual(clients[0].ask([b"HELLO", b"3"])[:1], b"%")
-        self.assertEqual(len(self.lanes()), 2)
+        self.assertEqual(len(self.upstreams()), 2)
 
-    def test_a_blocked_session_blocks_nobody_and_its_lane_is_used_again(self) -> None:
+    def test_a_blocked_session_blocks_nobody_and_its_upstream_connection_is_used_again(self) -> None:
         self.start("--base-workers", "0")
         blocked, other = self.client(), self.client()
         for number in range(5):
             blocked.send(encode([b"BLPOP", b"queue", b"0"]))
-            until(lambda: any(c["cmd"] == "blpop" for c in self.lanes()), "Redis has the BLPOP")
+            until(lambda: any(c["cmd"] == "blpop" for c in self.upstreams()), "Redis has the BLPOP")
             self.assertEqual(other.ask([b"ECHO", b"x"]), b"$1\r\nx\r\n")
             other.ask([b"RPUSH", b"queue", b"%d" % number])
             self.assertEqual(blocked.reply(), b"*2\r\n$5\r\nqueue\r\n$1\r\n%d\r\n" % number)
-        self.assertEqual(len(self.lanes()), 2)
+        self.assertEqual(len(self.upstreams()), 2)
 
-    def test_the_last_session_leaves_the_lane_to_the_next(self) -> None:
+    def test_the_last_session_leaves_the_upstream_connection_to_the_next(self) -> None:
         self.start("--base-workers", "0", "--worker-idle-timeout", "1")
         seen = set()
         for _ in range(3):
             client = self.client()
             client.ask([b"PING"])
-            seen |= {lane["id"] for lane in self.lanes()}
+            seen |= {upstream["id"] for upstream in self.upstreams()}
             client.ask([b"QUIT"])
         self.assertEqual(len(seen), 1)
-        until(lambda: not self.lanes(), "the idle lane is closed")
+        until(lambda: not self.upstreams(), "the idle upstream connection is closed")
 
-    def test_a_transaction_that_cannot_end_does_not_begin_on_a_shared_lane(self) -> None:
+    def test_a_transaction_that_cannot_end_does_not_begin_on_a_multiplexed_connection(self) -> None:
         """EXEC may be refused by an operator, or have another name in Redis."""
         renamed = RedisServer(RedisServer.__init__.__defaults__[0], 'rename-command EXEC ""')
         for server, options, start in (
             (renamed, (), b"-ERR unknown command 'EXEC'"),
             (None, ("--deny-commands", "EXEC"), b"-NOPERM"),
         ):
-            self.installation = Installation("--lanes", "shared", *options, server=server)
+            self.installation = Installation("--connections", "multiplexed", *options, server=server)
             self.addCleanup(self.installation.stop)
             client, other = self.client(), self.client()
             client.send(encode([b"MULTI"]) + encode([b"SET", b"a", b"1"]) + encode([b"EXEC"]))
@@ -113,7 +113,7 @@ class LanesTests(SharedCase):
         self.installation.manifests.write([master(second.url), *self.installation.documents()[1:]])
         self.installation.proxy.refresh()
         until(lambda: client.ask([b"EXISTS", b"where"]) == b":0\r\n", "the session uses the other Redis")
-        until(lambda: not self.lanes(), "the lane to the old one is closed")
+        until(lambda: not self.upstreams(), "the upstream connection to the old one is closed")
         self.assertQuietLog()
 
     def each_wait_counts_what_was_written_before(self, binary: Callable[[], str]) -> None:
@@ -145,19 +145,24 @@ class SlowReaderTests(SharedCase):
             started = time.monotonic()
             self.assertEqual(other.ask([b"ECHO", b"%03d" % number]), b"$3\r\n%03d\r\n" % number)
             slowest = max(slowest, time.monotonic() - started)
-        print(f"a deaf neighbour on a shared lane: slowest ECHO {slowest * 1000:.1f} ms")
+        print(f"a deaf neighbour on a multiplexed connection: slowest ECHO {slowest * 1000:.1f} ms")
         self.assertLess(slowest, LIMIT)
         self.assertQuietLog()
 
     def test_many_that_do_not_read_stall_nobody_for_long(self) -> None:
-        """One on each lane that the tenant may have: nothing of another's is in flight there, and it waits all the same."""
+        """One on each upstream connection that the tenant may have: nothing of another's is in flight there, and it waits
+        all the same.
+        """
         self.start()
         self.installation.server.client(3).set("big", b"x" * (32 << 20))
-        for number in range(LANES_LIMIT):
+        for number in range(CONNECTIONS_LIMIT):
             deaf = self.client(receive_buffer=65536)
             deaf.send(encode([b"GET", b"big"]))
-            lanes = min(number + 2, LANES_LIMIT)
-            until(lambda n=number, m=lanes: (self.stuck(), len(self.lanes())) == (n + 1, m), "another lane is not read")
+            upstreams = min(number + 2, CONNECTIONS_LIMIT)
+            until(
+                lambda n=number, m=upstreams: (self.stuck(), len(self.upstreams())) == (n + 1, m),
+                "another upstream connection is not read",
+            )
         other = self.client()
         started = time.monotonic()
         self.assertEqual(other.ask([b"ECHO", b"x"]), b"$1\r\nx\r\n")
@@ -166,7 +171,7 @@ class SlowReaderTests(SharedCase):
 
     def stuck(self) -> int:
         """Connections on which Redis has replies that the proxy does not take."""
-        return sum(int(lane["omem"]) > 1 << 20 for lane in self.lanes())
+        return sum(int(upstream["omem"]) > 1 << 20 for upstream in self.upstreams())
 
     def test_a_slow_one_that_nobody_waits_for_gets_everything(self) -> None:
         self.start()
@@ -232,7 +237,7 @@ class FaultTests(SharedCase):
         self.installation.server.start()
         for client in clients:
             until(lambda c=client: c.ask([b"PING"]) == b"+PONG\r\n", "the session works again")
-        self.assertEqual(len(self.lanes()), 1)
+        self.assertEqual(len(self.upstreams()), 1)
         self.assertQuietLog()
 
     def test_the_connection_is_cut(self) -> None:
@@ -262,7 +267,7 @@ class FaultTests(SharedCase):
                     until(lambda c=client: c.ask([b"ECHO", b"own"]) == b"$3\r\nown\r\n", "the session works again")
                 self.assertQuietLog()
 
-    def test_the_lane_is_killed_again_and_again_under_load(self) -> None:
+    def test_the_upstream_connection_is_killed_again_and_again_under_load(self) -> None:
         self.start()
         clients = [self.client() for _ in range(10)]
         lost = 0
@@ -311,7 +316,7 @@ class DifferentialTests(unittest.TestCase):
                 self.play(random.Random(seed))
 
     def play(self, chance: random.Random) -> None:
-        installation = Installation("--lanes", "shared")
+        installation = Installation("--connections", "multiplexed")
         self.addCleanup(installation.stop)
         through = [raw_client(self, installation.proxy.port, *LOGIN) for _ in range(self.SESSIONS)]
         other = RedisServer().start()
@@ -390,7 +395,7 @@ class RandomTests(unittest.TestCase):
     STEPS = 60
 
     def test_as_straight_from_redis(self) -> None:
-        installation = Installation("--lanes", "shared")
+        installation = Installation("--connections", "multiplexed")
         self.addCleanup(installation.stop)
         straight = RedisServer().start()
         self.addCleanup(straight.stop)
@@ -534,7 +539,7 @@ class Speaker:
         elif name in (b"RESET", b"AUTH"):
             if name == b"RESET":
                 self._subscribed.clear()
-                self._channel += b"+"  # the lane that is subscribed to the old one may live a moment longer
+                self._channel += b"+"  # the upstream connection that is subscribed to the old one may live a moment longer
                 self._resp3 = False
                 before = encode([b"PING"])  # or what was just published to itself comes before it there, and never here
             self.tenant = chance.choice((b"blue", b"green"))

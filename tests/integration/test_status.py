@@ -40,7 +40,7 @@ class StatusTests(unittest.TestCase):
         return status_port(self.installation)
 
     def test_what_clients_do_is_counted(self) -> None:
-        port = self.start("--lanes", "shared")  # how long Redis takes is sampled there
+        port = self.start("--connections", "multiplexed")  # how long Redis takes is sampled there
         blue = self.installation.blue(single_connection_client=True)
         self.addCleanup(blue.close)
         with blue.pipeline(transaction=False) as pipe:
@@ -65,7 +65,7 @@ class StatusTests(unittest.TestCase):
         self.assertGreaterEqual(of("redis_received_bytes_total", namespace="team-blue"), 500 * len("+OK\r\n"))
         self.assertGreaterEqual(of("tenant_sessions", namespace="team-blue"), 1)
         self.assertGreaterEqual(of("logins_total", outcome="wrong"), 1)
-        self.assertEqual((of("ready"), of("redis_up"), of("walls"), of("tenants")), (1, 1, 2, 2))
+        self.assertEqual((of("ready"), of("redis_up"), of("isolation_layers"), of("tenants")), (1, 1, 2, 2))
         # Redis is asked how long it takes while somebody uses it.
         until(lambda: blue.ping() and metrics(port)["redisproxy_redis_response_seconds_count", frozenset()], "a sample")
         # What a session did is not forgotten with it.
@@ -240,7 +240,7 @@ class BrowserTests(unittest.TestCase):
     def test_the_page(self) -> None:
         page = self.browse("--dump-dom")
         self.assertIn("<title>Redis Proxy: ready</title>", page)
-        for text in ("team-blue", "redis-secret-temp-odd", "Mend the secret as told", "in 4 h 59 min"):
+        for text in ("team-blue", "redis-secret-temp-odd", "Fix the secret as told", "in 4 h 59 min"):
             self.assertIn(text, page)
         for hidden in ("blue-password", "green-password", self.installation.server.password, EVIL):
             self.assertNotIn(hidden, page)

@@ -134,7 +134,7 @@ class ConnectionsTests(LimitsCase):
         self.assertEqual(self.connect().ask(AUTH), b"+OK\r\n")
         self.assertTrue(self.connect().ask(AUTH).startswith(FULL))
         self.annotate(connections=2)
-        self.installation.proxy.logged("mended: team-blue: annotation redisproxy/max-connections")
+        self.installation.proxy.logged("fixed: team-blue: annotation redisproxy/max-connections")
         self.assertEqual(self.connect().ask(AUTH), b"+OK\r\n")
 
     def test_each_process_has_its_part(self) -> None:
@@ -207,12 +207,12 @@ class RateTests(LimitsCase):
         took = self.took(lambda: self.assertEqual(blue.get("large"), value))
         self.assertGreater(took, (6_400_000 - 2_000_000 - 600_000) / 2_000_000)
 
-    def test_replies_over_a_lane_of_its_own_are_counted(self) -> None:
+    def test_replies_over_a_dedicated_connection_are_counted(self) -> None:
         self.start()
         self.annotate(bytes=200_000)
         blue = self.blue()
         blue.rpush("list", "x" * 50_000)
-        # Each reply is all that the lane was needed for.
+        # Each reply is all that the upstream connection was needed for.
         rotate = lambda: [blue.blmove("list", "list", 20, "LEFT", "LEFT") for _ in range(12)]  # noqa: E731
         self.assertGreater(self.took(rotate), (600_000 - 200_000 - 50_000) / 200_000)
 
@@ -239,8 +239,8 @@ class RateTests(LimitsCase):
         self.assertEqual(blue.publish("news", "x" * 1000), 1)
         self.assertEqual(listening.get_message(timeout=LIMIT)["data"], b"x" * 1000)
 
-    def test_with_lanes_of_their_own(self) -> None:
-        self.start("--lanes", "dedicated")
+    def test_with_dedicated_connections(self) -> None:
+        self.start("--connections", "dedicated")
         self.annotate(commands=200, bytes=1_000_000)
         blue = self.blue()
         self.assertGreater(self.took(lambda: self.push(blue, 800)), (800 - 200 - 150) / 200)
@@ -291,7 +291,7 @@ class ChangeTests(LimitsCase):
         connection = self.throttled()
         documents = self.installation.documents()
         self.installation.manifests.write([documents[0], *documents[3:]])
-        connection.rest()  # the replies that it is owed, and then the end
+        connection.rest()  # the replies that it waits for, and then the end
         self.installation.proxy.logged("team-blue/redis-secret-master: revoked after")
 
     def test_replies_that_wait_at_the_end_are_told(self) -> None:
@@ -303,7 +303,7 @@ class ChangeTests(LimitsCase):
             direct.set("large", "x" * 3_000_000)
             connection.send(b"GET large\r\nINCR counter\r\n")
             until(lambda: direct.get("counter") == b"1", "Redis has done it")
-        until(lambda: self.of_blue("tenant_throttled_connections"), "the lane is not read, for half a minute")
+        until(lambda: self.of_blue("tenant_throttled_connections"), "the upstream connection is not read, for half a minute")
         self.installation.proxy.process.send_signal(signal.SIGTERM)
         self.assertEqual(connection.rest(), b"$3000000\r\n" + b"x" * 3_000_000 + b"\r\n:1\r\n")
         self.assertEqual(self.installation.proxy.process.wait(LIMIT), 0)

@@ -161,7 +161,10 @@ class ServingTests(TlsCase):
         RawClient(self.port).close()
         log(r"client-left after")
         ended = "redisproxy_connections_ended_total"
-        until(lambda: metrics(status_port(installation))[ended, frozenset({("mood", "tls-failed")})] == 5, "five failed")
+        until(
+            lambda: metrics(status_port(installation))[ended, frozenset({("close_reason", "tls-failed")})] == 5,
+            "five failed",
+        )
         self.assertTrue(self.client().ping())
 
     def test_a_handshake_has_the_time_of_the_log_in_and_takes_a_place(self) -> None:
@@ -417,8 +420,8 @@ class JsonTests(TlsCase):
         with RawClient(self.port) as plain:
             plain.send(b"PING\r\n\r\n")
             plain.rest(or_reset=True)
-        installation.proxy.logged('"mood": "tls-failed"')
-        (event,) = [event for event in self.events(installation) if event.get("mood") == "tls-failed"]
+        installation.proxy.logged('"close_reason": "tls-failed"')
+        (event,) = [event for event in self.events(installation) if event.get("close_reason") == "tls-failed"]
         self.assertTrue(event["detail"])
         (event,) = [event for event in self.events(installation) if "valid until" in event["message"]]
         self.assertEqual(event["listener"], f"ssl:{self.port}:interface=127.0.0.1")

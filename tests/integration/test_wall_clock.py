@@ -104,7 +104,7 @@ class WallClockTests(unittest.TestCase):
             self.assertTrue(self.installation.green(single_connection_client=True).ping())
         self.assertEqual(unknown.ask(b"AUTH blue-password\r\n"), b"+OK\r\n", "who has not logged in yet is not cut")
         self.assertTrue(temporary.ping(), "it has another hundred seconds")
-        age = re.search(r"^redisproxy_directory_age_seconds (\S+)", self.ask("/metrics"), re.MULTILINE)
+        age = re.search(r"^redisproxy_snapshot_age_seconds (\S+)", self.ask("/metrics"), re.MULTILINE)
         self.assertLess(float(age[1]), 60, "what was read is not older")
         self.clock.set(4000)
         until(lambda: has_ended(temporary), "the session ends with its password", SOON)

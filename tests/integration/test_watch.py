@@ -163,7 +163,7 @@ class ChangeTests(WatchCase):
         self.assertTrue(self.works(GREEN))
         self.proxy.logged("team-blue: annotation redisproxy/bytes-per-second is not a whole number from 0 to")
         self.at_once(lambda: self.api.put(namespace("team-blue")), lambda: self.works(BLUE), "as many as before")
-        self.proxy.logged("mended: team-blue: annotation redisproxy/bytes-per-second")
+        self.proxy.logged("fixed: team-blue: annotation redisproxy/bytes-per-second")
         self.assertEqual([client.ping() for client in clients], [True] * 3)
 
     def test_metadata_is_all_that_a_watch_is_asked_for(self) -> None:
@@ -189,16 +189,16 @@ class TlsTests(WatchCase):
 class FaultTests(WatchCase):
     def test_a_watch_that_was_cut_misses_nothing(self) -> None:
         self.start()
-        readings = self.lists()
+        reads = self.lists()
         blue = self.client(BLUE, 3)
         self.api.fail_watches(ANY, refusal(503))
         self.api.cut_watches()
         self.proxy.logged("cannot be watched: 503 Service Unavailable")
         self.api.put(*tenant("team-blue", 3, "rotated-password"))
         self.assertFalse(self.ended(blue), "nobody told the proxy")
-        self.api.mend()
+        self.api.fix()
         until(lambda: self.ended(blue) and self.works("rotated-password"), "what happened meanwhile is told after it")
-        self.assertEqual(self.lists(), readings, "without reading everything again")
+        self.assertEqual(self.lists(), reads, "without reading everything again")
 
     def lists(self) -> int:
         """How many times all namespaces were listed."""
@@ -216,7 +216,7 @@ class FaultTests(WatchCase):
             until(lambda before=before: len(self.api.requests) >= before + 3, "it has asked for the watches")
             self.api.put(*tenant("team-blue", 3, f"rotated-password-{number}"))
             self.api.compact()
-            self.api.mend()
+            self.api.fix()
             until(lambda blue=blue: self.ended(blue), "all is read anew")
             self.assertTrue(self.works(f"rotated-password-{number}"))
             self.settled()

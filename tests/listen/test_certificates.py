@@ -131,10 +131,10 @@ class RotationTests(RotationCase):
         self.key.write_bytes(second[1])
         self.look(LOOKS)
         self.assertEqual(self.shown(), second[0])
-        self.assertIn("mended: ssl:6380", self.told("info"))
+        self.assertIn("fixed: ssl:6380", self.told("info"))
         self.assertEqual(service.state()["certificates"][0]["problem"], "")
 
-    def test_what_is_as_it_was_again_is_mended_and_no_reload(self) -> None:
+    def test_what_is_as_it_was_again_is_fixed_and_no_reload(self) -> None:
         first = self.issue("first")
         self.write(*first)
         service = self.start()
@@ -143,7 +143,7 @@ class RotationTests(RotationCase):
         self.assertRegex(self.told("warn")[0], "has no certificate")
         self.certificate.write_bytes(first[0])
         self.look(LOOKS)
-        self.assertIn("mended: ssl:6380", self.told("info"))
+        self.assertIn("fixed: ssl:6380", self.told("info"))
         self.assertEqual((self.changes, service.state()["reloads"]["ok"]), (0, 0))
 
     def test_a_fault_that_no_stamp_tells_of_is_tried_again(self) -> None:

@@ -7,7 +7,7 @@ import unittest as plain
 from twisted.internet.testing import StringTransport
 from twisted.trial import unittest
 
-from redisproxy.net.protocol import Hold, RespReceiver
+from redisproxy.net.protocol import PauseReason, RespReceiver
 from redisproxy.resp.framing import ProtocolError
 
 
@@ -34,15 +34,15 @@ class HoldTests(plain.TestCase):
     def test_reads_on_when_every_reason_is_gone(self) -> None:
         receiver, transport = Receiver(), StringTransport()
         receiver.makeConnection(transport)
-        receiver.hold(Hold.PEER)
-        receiver.hold(Hold.SESSION)
-        receiver.hold(Hold.PEER)
+        receiver.pause_reading(PauseReason.PEER)
+        receiver.pause_reading(PauseReason.SESSION)
+        receiver.pause_reading(PauseReason.PEER)
         self.assertEqual(transport.producerState, "paused")
-        receiver.unhold(Hold.PEER)
+        receiver.resume_reading(PauseReason.PEER)
         self.assertEqual(transport.producerState, "paused")
-        receiver.unhold(Hold.SESSION)
+        receiver.resume_reading(PauseReason.SESSION)
         self.assertEqual(transport.producerState, "producing")
-        receiver.unhold(Hold.SESSION)
+        receiver.resume_reading(PauseReason.SESSION)
 
 
 class FaultTests(unittest.TestCase):

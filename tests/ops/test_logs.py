@@ -13,7 +13,7 @@ from twisted.logger import Logger, LogLevel, LogPublisher, formatEvent, globalLo
 from twisted.python import log as legacy
 from twisted.python.failure import Failure
 
-from redisproxy.ops.access_log import Outcome, Outcomes
+from redisproxy.ops.access_log import AccessLog, ConnectionRecord
 from redisproxy.ops.line_quota import ADDRESS_LINES, PERIOD, TENANT_LINES
 from redisproxy.ops.logs import observer, record, replay
 
@@ -217,16 +217,16 @@ class PrintableTests(unittest.TestCase):
             self.assertIn("unknown command 'AUTH', with args beginning with: …", lines[0])
 
 
-class OutcomesTests(unittest.TestCase):
+class AccessLogTests(unittest.TestCase):
     def setUp(self) -> None:
         self.events: list[dict] = []
         globalLogPublisher.addObserver(self.events.append)
         self.addCleanup(globalLogPublisher.removeObserver, self.events.append)
         self.clock = task.Clock()
-        self.outcomes = Outcomes(self.clock)
+        self.outcomes = AccessLog(self.clock)
 
-    def ended(self, mood: str, namespace: str | None = "blue", peer: str = "1.2.3.4:5") -> None:
-        self.outcomes.ended(Outcome(1, peer, namespace, namespace and "main", 1.5, 7, 2, mood))
+    def ended(self, close_reason: str, namespace: str | None = "blue", peer: str = "1.2.3.4:5") -> None:
+        self.outcomes.ended(ConnectionRecord(1, peer, namespace, namespace and "main", 1.5, 7, 2, close_reason))
 
     def lines(self) -> list[str]:
         """What was written since the last time."""
@@ -235,8 +235,8 @@ class OutcomesTests(unittest.TestCase):
         return lines
 
     def test_levels(self) -> None:
-        for mood in ("client-left", "quit", "revoked"):
-            self.ended(mood)
+        for close_reason in ("client-left", "quit", "revoked"):
+            self.ended(close_reason)
         self.assertEqual([e["log_level"].name for e in self.events], ["debug", "debug", "info"])
         self.assertEqual((self.events[2]["namespace"], self.events[2]["commands"]), ("blue", 7))
 

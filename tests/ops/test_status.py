@@ -12,12 +12,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from redisproxy.ops import metrics, page
 from redisproxy.ops.metrics import Exposition
-from redisproxy.ops.stats import DRAINING, Figures, Histogram, total
+from redisproxy.ops.stats import DRAINING, Histogram, Stats, total
 
 EVIL = "<script>alert('x')</script>"
 
 
-def figures(**tenants: dict) -> Figures:
+def stats(**tenants: dict) -> Stats:
     histogram = Histogram((0.1, 1.0))
     for seconds in (0.05, 0.1, 0.5, 7.0):
         histogram.observe(seconds)
@@ -39,21 +39,21 @@ def figures(**tenants: dict) -> Figures:
             "sessions": {"shared": 2, "waiting": 0},
             "logins": {"ok": 2, "wrong": 3},
             "ended": {"quit": 1},
-            "lanes": {"shared": 1, "dedicated": 0, "idle": 2},
+            "connections": {"shared": 1, "dedicated": 0, "idle": 2},
             "in_flight": 4,
-            "redis_seconds": histogram.figures(),
+            "redis_seconds": histogram.stats(),
             "tenants": dict(names),
         },
         "state": {
             "unready": "",
             "most_sessions": 1000,
             "workers": {"wanted": 3, "serving": 2, "restarts": 5, "pids": {"1": os.getpid(), "3": os.getppid()}},
-            "directory": {
+            "snapshot": {
                 "loaded": True,
                 "source": "the manifests in /x",
                 "age": 3.0,
                 "refreshes": {"ok": 2, "failed": 1},
-                "refresh_seconds": histogram.figures(),
+                "refresh_seconds": histogram.stats(),
                 "watch": {"watching": True, "events": 7, "reconnects": 1, "quiet": 2.5},
                 "problems": [{"namespace": "team-b", "secret": EVIL, "reason": f"database 3 belongs to the older {EVIL}"}],
                 "tenants": {
@@ -71,7 +71,7 @@ def figures(**tenants: dict) -> Figures:
                 "address": "redis://r:6379",
                 "version": "Redis 7.0.15",
                 "databases": 16,
-                "walls": 2,
+                "isolation_layers": 2,
             },
             "tls": {
                 "certificates": [{"listener": "ssl:6380", "begins": 0.0, "expires": 1000.0 + 86400 * 60, "problem": ""}],
@@ -83,11 +83,11 @@ def figures(**tenants: dict) -> Figures:
 
 class FiguresTests(unittest.TestCase):
     def test_they_go_through_json(self) -> None:
-        found = figures()
+        found = stats()
         self.assertEqual(json.loads(json.dumps(found)), found)
 
     def test_the_sum_of_processes(self) -> None:
-        one, other = figures()["counts"], figures()["counts"]
+        one, other = stats()["counts"], stats()["counts"]
         other["tenants"]["team-c"] = copy.deepcopy(other["tenants"]["team-a"])
         found = total([one, other, one])
         self.assertEqual(found["logins"], {"ok": 6, "wrong": 9})
@@ -96,7 +96,7 @@ class FiguresTests(unittest.TestCase):
         self.assertEqual(found["tenants"]["team-c"], other["tenants"]["team-c"])
         self.assertEqual(found["redis_seconds"]["bounds"], [0.1, 1.0])
         self.assertEqual(found["redis_seconds"]["counts"], [6, 3, 3])
-        self.assertEqual(one, figures()["counts"])  # what was added stays as it was
+        self.assertEqual(one, stats()["counts"])  # what was added stays as it was
 
 
 def samples(text: bytes) -> dict[tuple[str, tuple], float]:
@@ -109,12 +109,12 @@ def samples(text: bytes) -> dict[tuple[str, tuple], float]:
 
 class ExpositionTests(unittest.TestCase):
     def test_a_parser_finds_them(self) -> None:
-        content_type, text = Exposition(figures).render("")
+        content_type, text = Exposition(stats).render("")
         self.assertIn("text/plain", content_type)
         found = samples(text)
         family = (("family", "plain"), ("namespace", "team-a"))
         self.assertEqual(found["redisproxy_commands_total", family], 7)
-        self.assertEqual(found["redisproxy_directory_age_seconds", ()], 3)
+        self.assertEqual(found["redisproxy_snapshot_age_seconds", ()], 3)
         expiry = "redisproxy_certificate_expiry_timestamp_seconds"
         self.assertEqual(found[expiry, (("listener", "ssl:6380"),)], 1000 + 86400 * 60)
         self.assertEqual(found["redisproxy_certificate_reloads_total", (("outcome", "failed"),)], 1)
@@ -123,7 +123,7 @@ class ExpositionTests(unittest.TestCase):
         self.assertIn(("process_resident_memory_bytes", ()), found)
 
     def test_open_metrics_for_who_asks(self) -> None:
-        content_type, text = Exposition(figures).render("application/openmetrics-text; version=1.0.0")
+        content_type, text = Exposition(stats).render("application/openmetrics-text; version=1.0.0")
         self.assertIn("openmetrics", content_type)
         self.assertTrue(text.endswith(b"# EOF\n"))
 
@@ -131,23 +131,23 @@ class ExpositionTests(unittest.TestCase):
         from pathlib import Path
 
         table = (Path(__file__).parents[2] / "docs/metrics.md").read_text()
-        _, text = Exposition(figures).render("")
+        _, text = Exposition(stats).render("")
         for family in text_string_to_metric_families(text.decode()):
             if family.name.startswith("redisproxy_"):
                 name = family.name + "_total" * (family.type == "counter")
                 self.assertIn(f"`{name}`", table)
 
     def test_thousands_of_tenants_are_no_thousands_of_series(self) -> None:
-        one = figures()["counts"]["tenants"]["team-a"] | {"sessions": 1}
+        one = stats()["counts"]["tenants"]["team-a"] | {"sessions": 1}
         many = {f"team-{number:05}": one for number in range(metrics.SERIES + 7)}
-        found = samples(Exposition(lambda: figures(**many)).render("")[1])
+        found = samples(Exposition(lambda: stats(**many)).render("")[1])
         series = [key for key in found if key[0] == "redisproxy_tenant_sessions"]
         self.assertEqual(len(series), metrics.SERIES + 1)
         self.assertEqual(found["redisproxy_tenant_sessions", (("namespace", "_other"),)], 7)
         self.assertEqual(len([key for key in found if key[0] == "redisproxy_tenant_limit_connections"]), metrics.SERIES)
 
     def test_workers(self) -> None:
-        found = samples(Exposition(figures).render("")[1])
+        found = samples(Exposition(stats).render("")[1])
         told = {name for name, _ in found}
         counts = [found[f"redisproxy_{name}", ()] for name in ("workers", "workers_wanted", "worker_restarts_total")]
         self.assertEqual(counts, [2, 3, 5])
@@ -155,21 +155,21 @@ class ExpositionTests(unittest.TestCase):
         memory = "process_resident_memory_bytes"
         self.assertAlmostEqual(of_this[f"redisproxy_worker_{memory}"], found[memory, ()], delta=found[memory, ()] / 10)
         self.assertIn(("redisproxy_worker_process_cpu_seconds_total", (("worker", "3"),)), found)
-        alone = figures()
+        alone = stats()
         alone["state"]["workers"] = None
         left = {name for name, _ in samples(Exposition(lambda: alone).render("")[1])}
         self.assertEqual({name for name in told - left if "_worker" not in name}, set())
         self.assertEqual({name for name in left if "_worker" in name}, set())
 
     def test_a_worker_that_has_just_ended(self) -> None:
-        gone = figures()
+        gone = stats()
         gone["state"]["workers"]["pids"] = {"1": os.getpid(), "2": 2**22 + 1}  # there is no such process
         found = samples(Exposition(lambda: gone).render("")[1])
         numbers = {label for name, labels in found for label in labels if "worker_process" in name}
         self.assertEqual(numbers, {("worker", "1")})
 
     def test_limits_and_what_they_do(self) -> None:
-        found = samples(Exposition(figures).render("")[1])
+        found = samples(Exposition(stats).render("")[1])
         one = (("namespace", "team-a"),)
         self.assertEqual(found["redisproxy_tenant_limit_connections", one], 50)
         self.assertEqual(found["redisproxy_tenant_limit_bytes_per_second", one], 1_000_000)
@@ -181,18 +181,18 @@ class ExpositionTests(unittest.TestCase):
 
 class PageTests(unittest.TestCase):
     def test_what_others_wrote_is_text(self) -> None:
-        html = page.render(figures(), {}).decode()
+        html = page.render(stats(), {}).decode()
         self.assertNotIn("<script", html)
         self.assertIn("&lt;script&gt;", html)
 
     def test_it_says_what_to_do(self) -> None:
-        html = page.render(figures(), {"team-a": 12345.6}).decode()
+        html = page.render(stats(), {"team-a": 12345.6}).decode()
         self.assertIn("Give this namespace another index", html)
         self.assertIn("12,346", html)
         self.assertIn("in 2 h", html)
 
     def test_workers(self) -> None:
-        found = figures()
+        found = stats()
         self.assertIn('<span class="bad">2 of 3</span><small>5 restarts', page.render(found, {}).decode())
         found["state"]["workers"] |= {"serving": 3, "restarts": 0}
         self.assertIn('<span class="good">3 of 3</span><small>never restarted', page.render(found, {}).decode())
@@ -200,7 +200,7 @@ class PageTests(unittest.TestCase):
         self.assertNotIn("Workers", page.render(found, {}).decode())
 
     def test_certificates(self) -> None:
-        found = figures()
+        found = stats()
         (certificate,) = found["state"]["tls"]["certificates"]
         html = page.render(found, {}).decode()
         self.assertIn("in 60 d", html)
@@ -220,7 +220,7 @@ class PageTests(unittest.TestCase):
         self.assertNotIn("Certificates", page.render(found, {}).decode())
 
     def test_limits_and_what_they_do(self) -> None:
-        found = figures()
+        found = stats()
         html = page.render(found, {}).decode()
         self.assertIn("<td>50 connections, 1,000,000 bytes/s</td>", html)
         self.assertIn('<span class="warn">throttled now, throttled for 1 min 10 s, 8 connections refused</span>', html)
@@ -228,7 +228,7 @@ class PageTests(unittest.TestCase):
         self.assertNotIn("throttled", page.render(found, {}).decode())
 
     def test_it_says_why_it_is_not_ready(self) -> None:
-        found = figures()
+        found = stats()
         found["state"]["unready"] = "Redis does not answer"
         self.assertIn("Not ready: Redis does not answer", page.render(found, {}).decode())
         found["state"]["unready"] = DRAINING
@@ -237,7 +237,7 @@ class PageTests(unittest.TestCase):
         self.assertNotIn("not ready", html.lower())
 
     def test_it_needs_nothing_from_elsewhere(self) -> None:
-        html = page.render(figures(), {}).decode()
+        html = page.render(stats(), {}).decode()
         self.assertNotRegex(html, r"(src|href)=|@import|url\(")
         # The hash of the policy is that of what the browser gets.
         style = re.search(r"<style>(.*?)</style>", html, re.DOTALL)[1]

@@ -7,7 +7,7 @@ import unittest
 from redisproxy.policy import policy
 from redisproxy.policy.facts import Command, builtin, parse
 from redisproxy.policy.policy import closed, make_policy, parse_names
-from redisproxy.resp.framing import DROP, HEAD, KEEP, TAKE
+from redisproxy.resp.framing import FORWARD, INSPECT, INSPECT_FIRST, REFUSE
 
 #: Server-wide or across databases: whatever else a server has, these never pass.
 FOREIGN = b"""ACL ASKING BGREWRITEAOF BGSAVE CLUSTER CONFIG DEBUG FAILOVER FCALL FCALL_RO FUNCTION LASTSAVE LATENCY MIGRATE
@@ -23,23 +23,23 @@ class DecisionsTests(unittest.TestCase):
 
     def assertRefused(self, made: policy.Policy, name: bytes) -> None:
         """Neither it nor any subcommand is passed on."""
-        self.assertEqual(made.table[name], TAKE if name in made.known else DROP, name)
+        self.assertEqual(made.table[name], INSPECT if name in made.known else REFUSE, name)
         self.assertFalse(made.subcommands.get(name), name)
 
     def test_what_passes_and_what_does_not(self) -> None:
         for name in OWN:
-            self.assertEqual(self.policy.table[name], KEEP, name)
-            self.assertEqual(self.policy.table[name.lower()], KEEP, name)
+            self.assertEqual(self.policy.table[name], FORWARD, name)
+            self.assertEqual(self.policy.table[name.lower()], FORWARD, name)
         for name in (b"BLPOP", b"XREAD", b"WAIT"):
-            self.assertEqual((self.policy.table[name], name in self.policy.blocking), (TAKE, True), name)
+            self.assertEqual((self.policy.table[name], name in self.policy.blocking), (INSPECT, True), name)
         for name in FOREIGN:
             self.assertRefused(self.policy, name)
         for name in (b"SELECT", b"FLUSHALL", b"COPY", b"MULTI", b"SUBSCRIBE", b"INFO", b"CLIENT", b"MEMORY", b"SCRIPT"):
-            self.assertEqual(self.policy.table[name], TAKE, name)
-        self.assertEqual(self.policy.table[b"PUBLISH"], HEAD)
+            self.assertEqual(self.policy.table[name], INSPECT, name)
+        self.assertEqual(self.policy.table[b"PUBLISH"], INSPECT_FIRST)
         self.assertNotIn(b"NOSUCH", self.policy.table)
 
-    def test_the_lanes_user_may_what_passes_and_no_more(self) -> None:
+    def test_the_upstream_connections_user_may_what_passes_and_no_more(self) -> None:
         forwarded = set(self.policy.forwarded)
         for name in (*OWN, b"MULTI", b"EXEC", b"SUBSCRIBE", b"PUBLISH", b"COPY", b"HELLO", b"EVAL"):
             found = {f for f in forwarded if f.split("|")[0] == name.decode().lower()}
@@ -47,11 +47,11 @@ class DecisionsTests(unittest.TestCase):
         for name in (*FOREIGN, b"SELECT", b"FLUSHALL", b"INFO", b"PUBSUB", b"CLIENT", b"AUTH"):
             self.assertFalse({f for f in forwarded if f.split("|")[0] == name.decode().lower()}, name)
 
-    def test_scripts_need_the_second_wall(self) -> None:
-        one_wall = make_policy(builtin(), scripts=False)
+    def test_scripts_need_the_second_layer(self) -> None:
+        one_layer = make_policy(builtin(), scripts=False)
         for name in (b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO", b"SCRIPT"):
-            self.assertRefused(one_wall, name)
-            self.assertNotEqual(self.policy.table[name], DROP)
+            self.assertRefused(one_layer, name)
+            self.assertNotEqual(self.policy.table[name], REFUSE)
         self.assertEqual(self.policy.subcommands[b"SCRIPT"], {b"LOAD", b"EXISTS", b"HELP", b"SHOW"})
 
     def test_scripts_need_a_server_where_one_users_cannot_change_anothers(self) -> None:
@@ -59,9 +59,9 @@ class DecisionsTests(unittest.TestCase):
         for name in (b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO", b"SCRIPT"):
             self.assertRefused(unsealed, name)
         self.assertFalse(unsealed.runs_scripts)
-        self.assertEqual(unsealed.table[b"COPY"], DROP)
+        self.assertEqual(unsealed.table[b"COPY"], REFUSE)
         allowed = make_policy(builtin(), scripts=True, databases=False, sealed=False, allow=frozenset((b"EVAL",)))
-        self.assertEqual((allowed.table[b"EVAL"], allowed.table[b"COPY"]), (KEEP, DROP))
+        self.assertEqual((allowed.table[b"EVAL"], allowed.table[b"COPY"]), (FORWARD, REFUSE))
         self.assertTrue(allowed.runs_scripts)
 
     def test_no_operators_word_opens_scripts_that_redis_does_not_hold(self) -> None:
@@ -74,19 +74,19 @@ class DecisionsTests(unittest.TestCase):
             self.assertFalse({name for name in made.forwarded if name.startswith(("eval", "fcall", "script", "function"))})
 
     def test_copy_is_refused_where_a_script_could_copy_into_another_database(self) -> None:
-        self.assertEqual(make_policy(builtin(), scripts=True, databases=False).table[b"COPY"], DROP)
+        self.assertEqual(make_policy(builtin(), scripts=True, databases=False).table[b"COPY"], REFUSE)
         self.assertNotIn("copy", make_policy(builtin(), scripts=True, databases=False).forwarded)
-        self.assertEqual(make_policy(builtin(), scripts=False, databases=False).table[b"COPY"], TAKE)
+        self.assertEqual(make_policy(builtin(), scripts=False, databases=False).table[b"COPY"], INSPECT)
 
     def test_new_commands_and_modules_are_judged_by_their_flags(self) -> None:
         commands = dict(builtin())
         for name, facts, kind in (
-            (b"JSON.GET", {"keys"}, KEEP),
-            (b"NEW.ADMIN", {"keys", "admin"}, DROP),
-            (b"NEW.DANGER", {"keys", "dangerous"}, DROP),
-            (b"NEW.PUBLISH", {"keys", "pubsub"}, DROP),
-            (b"NEW.CALL", {"keys", "scripting"}, DROP),
-            (b"NEW.GLOBAL", set(), DROP),
+            (b"JSON.GET", {"keys"}, FORWARD),
+            (b"NEW.ADMIN", {"keys", "admin"}, REFUSE),
+            (b"NEW.DANGER", {"keys", "dangerous"}, REFUSE),
+            (b"NEW.PUBLISH", {"keys", "pubsub"}, REFUSE),
+            (b"NEW.CALL", {"keys", "scripting"}, REFUSE),
+            (b"NEW.GLOBAL", set(), REFUSE),
         ):
             commands[name] = Command(name, frozenset(facts))
             self.assertEqual(make_policy(commands, scripts=True).table[name], kind, name)
@@ -95,25 +95,25 @@ class DecisionsTests(unittest.TestCase):
         def kind(name: bytes, allow: str = "", deny: str = "") -> int:
             return make_policy(builtin(), True, True, allow=parse_names(allow), deny=parse_names(deny)).table[name]
 
-        self.assertEqual(kind(b"LATENCY", allow="LATENCY"), KEEP)
-        self.assertEqual(kind(b"LATENCY", allow="latency|latest"), TAKE)
-        self.assertEqual(kind(b"KEYS", deny="KEYS"), DROP)
-        self.assertEqual(kind(b"SUBSCRIBE", deny="subscribe"), DROP)
-        self.assertEqual(kind(b"KEYS", allow="KEYS", deny="KEYS"), DROP)
-        self.assertEqual(kind(b"FLUSHALL", deny="FLUSHDB"), DROP)
-        self.assertEqual(kind(b"OBJECT", deny="OBJECT|FREQ"), TAKE)
+        self.assertEqual(kind(b"LATENCY", allow="LATENCY"), FORWARD)
+        self.assertEqual(kind(b"LATENCY", allow="latency|latest"), INSPECT)
+        self.assertEqual(kind(b"KEYS", deny="KEYS"), REFUSE)
+        self.assertEqual(kind(b"SUBSCRIBE", deny="subscribe"), REFUSE)
+        self.assertEqual(kind(b"KEYS", allow="KEYS", deny="KEYS"), REFUSE)
+        self.assertEqual(kind(b"FLUSHALL", deny="FLUSHDB"), REFUSE)
+        self.assertEqual(kind(b"OBJECT", deny="OBJECT|FREQ"), INSPECT)
         for name in policy.NEVER - policy.ANSWERED:
             if b"|" not in name:
                 self.assertRefused(make_policy(builtin(), True, True, allow=parse_names(name.decode())), name)
         # One leaves a state on its connection, the others show what other tenants write and read.
         made = make_policy(builtin(), True, allow=parse_names("SCRIPT,SCRIPT|DEBUG,SCRIPT|FLUSH,SLOWLOG,COMMANDLOG"))
-        self.assertEqual(made.table[b"SCRIPT"], TAKE)
+        self.assertEqual(made.table[b"SCRIPT"], INSPECT)
         self.assertEqual(made.subcommands[b"SCRIPT"], {b"EXISTS", b"FLUSH", b"HELP", b"KILL", b"LOAD", b"SHOW"})
         self.assertEqual(made.subcommands[b"SLOWLOG"], {b"HELP", b"LEN", b"RESET"})
         self.assertEqual(made.subcommands[b"COMMANDLOG"], {b"HELP", b"LEN", b"RESET"})
         self.assertFalse({name for name in made.forwarded if name in ("script|debug", "slowlog|get", "commandlog|get")})
         for name in (b"SELECT", b"AUTH", b"HELLO", b"CLIENT"):
-            self.assertEqual(kind(name, allow=name.decode()), TAKE)
+            self.assertEqual(kind(name, allow=name.decode()), INSPECT)
 
     def test_nothing_opens_config(self) -> None:
         """It shows the master password. What is harmless of it, the session answers."""
@@ -233,7 +233,7 @@ class FactsTests(unittest.TestCase):
         self.assertEqual(commands[b"EVAL"].facts, {"keys", "scripting"})
         self.assertEqual(commands[b"KEYS"].facts, {"dangerous"})
         self.assertEqual(commands[b"MODULE.NEW"].facts, {"keys"})
-        self.assertEqual(make_policy(commands, scripts=False).table[b"RESTORE"], DROP)
+        self.assertEqual(make_policy(commands, scripts=False).table[b"RESTORE"], REFUSE)
         told = parse([*entries[:1], [*entries[1], ["@keyspace", "@write"]]])
         self.assertEqual(told[b"RESTORE"].facts, {"keys"})  # a server's own word on its commands is the last
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.ops.stats import TenantCounts
+from redisproxy.ops.stats import TenantStats
 from redisproxy.processes.merge import Reports, nothing
 
 
-def tenant(commands: int, sessions: int = 1) -> TenantCounts:
+def tenant(commands: int, sessions: int = 1) -> TenantStats:
     return {
         "sessions": sessions,
         "commands": {"plain": commands},
@@ -21,7 +21,7 @@ def tenant(commands: int, sessions: int = 1) -> TenantCounts:
     }
 
 
-def report(**tenants: TenantCounts) -> dict[str, object]:
+def report(**tenants: TenantStats) -> dict[str, object]:
     return {"counts": {**nothing(), "logins": {"ok": 1}, "tenants": tenants}}
 
 

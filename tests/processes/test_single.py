@@ -11,7 +11,7 @@ from redisproxy.policy.facts import builtin
 from redisproxy.policy.probing import Server
 from redisproxy.processes.single import Serving
 from redisproxy.settings import Settings
-from redisproxy.tenants.model import Backend, Credential, Directory, Tenant
+from redisproxy.tenants.model import Backend, Credential, Snapshot, Tenant
 from redisproxy.upstream.client import ControlError
 
 BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-green", 5)
@@ -39,7 +39,7 @@ class RightsTests(unittest.SynchronousTestCase):
 
     def use(self, *tenants: Tenant) -> None:
         self.serving.use(
-            Directory(BACKEND, [Credential(tenant, "a-secret", tenant.namespace.encode()) for tenant in tenants])
+            Snapshot(BACKEND, [Credential(tenant, "a-secret", tenant.namespace.encode()) for tenant in tenants])
         )
 
     def sealed(self, sealed: bool | None) -> None:
@@ -47,7 +47,7 @@ class RightsTests(unittest.SynchronousTestCase):
 
     def log_in(self, *tenants: Tenant) -> None:
         for tenant in tenants:
-            self.successResultOf(defer.Deferred.fromCoroutine(self.serving.wall.login(tenant, BACKEND.password)))
+            self.successResultOf(defer.Deferred.fromCoroutine(self.serving.acl_users.login(tenant, BACKEND.password)))
 
     def test_users_of_connections_that_are_being_made_ready_are_told_of(self) -> None:
         self.log_in(BLUE)

@@ -16,7 +16,7 @@ from redisproxy.processes.channel import Channel, Message
 from redisproxy.processes.supervisor import ANSWER_LIMIT, END_MARGIN, LIVED, Workers, _Process
 from redisproxy.tenants import wire_form
 from redisproxy.tenants.enrolment import ReadSummary
-from redisproxy.tenants.model import Backend, Credential, Directory, Tenant, digest
+from redisproxy.tenants.model import Backend, Credential, Snapshot, Tenant, digest
 
 
 class Clock(task.Clock):
@@ -31,7 +31,7 @@ class Child:
         self.process = process
         self.pid = pid
         self.killed = False
-        self.directories: list[Directory] = []
+        self.directories: list[Snapshot] = []
         self.handed_over: list[list[int]] = []
         self.answers = True
         self.stopped = False
@@ -42,7 +42,7 @@ class Child:
         takes = {
             "start": self.hear,
             "certificates": self.show,
-            "directory": self.take,
+            "snapshot": self.take,
             "read": lambda message: self.reads.append(dict(message.fields)),
             "listen": self.hear,
             "stop": self.stop,
@@ -102,7 +102,7 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.databases: list[int | None] = []
         self.workers = WorkersUnderTest(self.clock, 2, {}, self.databases.append, 8.0)
         self.workers.children = []
-        self.taken: list[Directory] = []
+        self.taken: list[Snapshot] = []
         self.workers.taken.append(self.taken.append)
         self.workers.startService()
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
@@ -122,8 +122,8 @@ class WorkersTests(unittest.SynchronousTestCase):
         for child in self.workers.children:
             child.pump()
 
-    def directory(self, name: str) -> Directory:
-        return Directory(Backend(name), [])
+    def snapshot(self, name: str) -> Snapshot:
+        return Snapshot(Backend(name), [])
 
     def test_one_that_ends_at_once_is_replaced_later_and_later(self) -> None:
         delays = []
@@ -151,14 +151,14 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.workers.take_read(ReadSummary(True, True, frozenset({"b", "a"}), frozenset({"b"})), self.clock.seconds())
         self.pump()
         self.assertEqual(first.reads, [], "there is no directory yet")
-        self.workers.use(self.directory("a"))
+        self.workers.use(self.snapshot("a"))
         self.clock.advance(2)
         self.pump()
         told = {"whole": True, "master": True, "namespaces": ["a", "b"], "uncertain": ["b"], "age": 2.0}
         self.pump()
         self.assertEqual((first.reads, second.reads), ([told], []))
         # While a directory is under way what comes is joined: that all was read, and who is there now.
-        self.workers.use(self.directory("b"))
+        self.workers.use(self.snapshot("b"))
         self.workers.take_read(ReadSummary(True, False, frozenset({"a", "b"})), self.clock.seconds())
         self.clock.advance(1)
         self.workers.take_read(ReadSummary(False, False, frozenset({"a"})), self.clock.seconds())
@@ -168,7 +168,7 @@ class WorkersTests(unittest.SynchronousTestCase):
         joined = {"whole": True, "master": False, "namespaces": ["a"], "uncertain": [], "age": 1.0}
         self.assertEqual(first.reads, [told, joined])
         # A list that was not read stays so.
-        self.workers.use(self.directory("c"))
+        self.workers.use(self.snapshot("c"))
         self.workers.take_read(ReadSummary(True, True, None), self.clock.seconds())
         self.workers.take_read(ReadSummary(False, False, frozenset({"a"})), self.clock.seconds())
         self.pump()
@@ -186,13 +186,13 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.workers.show(first)
         self.pump()
         self.assertEqual([child.material for child in self.workers.children], [[first], [first]])
-        self.workers.use(self.directory("a"))
+        self.workers.use(self.snapshot("a"))
         self.last.end()
         self.workers.show(second)
         (call,) = self.clock.getDelayedCalls()
         self.clock.advance(call.getTime() - self.clock.seconds())
         self.pump()
-        self.assertEqual(self.last.heard, ["start", "certificates", "directory", "listen"])
+        self.assertEqual(self.last.heard, ["start", "certificates", "snapshot", "listen"])
         self.assertEqual(self.last.material, [second])
         self.assertEqual(self.workers.children[0].material, [first, second])
 
@@ -243,7 +243,7 @@ class WorkersTests(unittest.SynchronousTestCase):
         slow, quick = self.workers.children
         slow.answers = False
         for name in ("a", "b", "c"):
-            self.workers.use(self.directory(name))
+            self.workers.use(self.snapshot(name))
             self.pump()
         self.assertEqual([d.backend.host for d in quick.directories], ["a", "b", "c"])
         self.assertEqual([d.backend.host for d in slow.directories], ["a"])
@@ -255,7 +255,7 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.assertEqual([d.backend.host for d in self.taken], ["c"])
 
     def test_one_that_is_new_has_the_directory_before_it_listens(self) -> None:
-        self.workers.use(self.directory("a"))
+        self.workers.use(self.snapshot("a"))
         self.last.end()
         self.clock.advance(2)
         order = []
@@ -263,18 +263,18 @@ class WorkersTests(unittest.SynchronousTestCase):
         for kind, take in list(child.channel._takes.items()):
             child.channel._takes[kind] = lambda message, take=take: (order.append(message.kind), take(message))[1]
         child.pump()
-        self.assertEqual(order, ["start", "directory", "listen"])
+        self.assertEqual(order, ["start", "snapshot", "listen"])
         self.assertTrue(child.process.serves)
 
-    def tenants(self, *tenants: Tenant) -> Directory:
-        return Directory(None, [Credential(tenant, "secret", digest(tenant.namespace.encode())) for tenant in tenants])
+    def tenants(self, *tenants: Tenant) -> Snapshot:
+        return Snapshot(None, [Credential(tenant, "secret", digest(tenant.namespace.encode())) for tenant in tenants])
 
     def test_a_database_that_is_given_to_another_is_nobodys_until_all_workers_say_so(self) -> None:
         self.pump()
         first, second = children = self.workers.children
         blue, green = Tenant("blue", 3), Tenant("green", 3)
-        for directory in (self.tenants(blue, Tenant("red", 1)), self.tenants(Tenant("red", 1))):
-            self.workers.use(directory)
+        for snapshot in (self.tenants(blue, Tenant("red", 1)), self.tenants(Tenant("red", 1))):
+            self.workers.use(snapshot)
             self.pump()
         for child in children:
             self.assertEqual(child.handed_over, [[], []])
@@ -284,19 +284,17 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.workers.use(self.tenants(green, Tenant("red", 1)))  # also where it was nobody's in between
         self.pump()
         self.assertEqual([child.handed_over[-1] for child in children], [[3], [3]])
-        self.assertEqual(first.heard, ["directory"])
+        self.assertEqual(first.heard, ["snapshot"])
         second.answers = True
         self.pump()  # now they are asked
         # Another one comes before they have answered: it is not over yet.
         self.workers.use(self.tenants(green, Tenant("red", 2)))
         self.pump()
-        self.assertEqual(first.heard, ["directory", "vacate", "directory"])
+        self.assertEqual(first.heard, ["snapshot", "vacate", "snapshot"])
         self.assertEqual(first.handed_over[-1], [3])
         self.pump()
         self.pump()
-        self.assertEqual(
-            [child.heard for child in children], [["directory", "vacate", "directory", "vacate", "vacated"]] * 2
-        )
+        self.assertEqual([child.heard for child in children], [["snapshot", "vacate", "snapshot", "vacate", "vacated"]] * 2)
         self.workers.use(self.tenants(green))
         self.pump()
         self.assertEqual([child.handed_over[-1] for child in children], [[], []])

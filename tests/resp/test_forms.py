@@ -42,11 +42,11 @@ class InterpretedTests(unittest.TestCase):
         self.assertFalse(plain.COMPILED)
         self.assertIsNot(plain, framing)
         self.assertIs(test_corpus.targets.RequestScanner, plain.RequestScanner)
-        self.assertIs(test_corpus.targets.lane_module.ReplyMeasurer, plain.ReplyMeasurer)
+        self.assertIs(test_corpus.targets.connection_module.ReplyMeasurer, plain.ReplyMeasurer)
 
     def test_arguments_that_were_looked_at_are_not_looked_at_again(self) -> None:
         """By counting: in the compiled form no function can be replaced. What it counts is the same there."""
-        scanner = plain.RequestScanner(plain.AUTHENTICATED, {}, plain.KEEP)
+        scanner = plain.RequestScanner(plain.AUTHENTICATED, {}, plain.FORWARD)
         data = plain.encode([b"MSET", *[b"x"] * 5000])
         # One for each byte, not one for each argument at each byte.
         looks = iter([plain._short_header] * 40_000)
@@ -54,7 +54,7 @@ class InterpretedTests(unittest.TestCase):
             for chunk in test_framing.bytewise(data):
                 scanner.feed(chunk)
                 found = scanner.next()
-        self.assertEqual(found, (plain.FORWARD, data, 1))
+        self.assertEqual(found, (plain.RUN, data, 1))
 
 
 @unittest.skipIf(MISSING, MISSING)
@@ -78,7 +78,7 @@ class CompiledTests(unittest.TestCase):
     @given(st.binary(max_size=4), st.sampled_from(["AUTHENTICATED", "UNAUTHENTICATED"]), requests)
     def test_both_forms_say_the_same_of_requests(self, sizes: bytes, limits: str, parts: list[bytes]) -> None:
         def said(targets: ModuleType) -> tuple[object, ...]:
-            scanned = targets.Scanned(getattr(targets.framing, limits), targets.TABLE, targets.KEEP)
+            scanned = targets.Scanned(getattr(targets.framing, limits), targets.TABLE, targets.FORWARD)
             for chunk in targets.cut(b"".join(parts), sizes):
                 if not scanned.feed(chunk):
                     break

@@ -12,15 +12,15 @@ from redisproxy.resp import framing
 from redisproxy.resp.framing import (
     AUTHENTICATED,
     COMMAND,
-    DROP,
     FORWARD,
-    HEAD,
     HEADED,
-    KEEP,
+    INSPECT,
+    INSPECT_FIRST,
     OVERSIZE,
+    REFUSE,
     REFUSED,
+    RUN,
     STREAM,
-    TAKE,
     UNAUTHENTICATED,
     ProtocolError,
     ReplyMeasurer,
@@ -29,14 +29,14 @@ from redisproxy.resp.framing import (
     split_inline,
 )
 
-TABLE = {b"TAKE": TAKE, b"DROP": DROP, b"HEAD": HEAD, b"EXEC": TAKE}
+TABLE = {b"INSPECT": INSPECT, b"REFUSE": REFUSE, b"INSPECT_FIRST": INSPECT_FIRST, b"EXEC": INSPECT}
 
 
-def scanner(limits: framing.Limits = AUTHENTICATED, default: int = KEEP) -> RequestScanner:
+def scanner(limits: framing.Limits = AUTHENTICATED, default: int = FORWARD) -> RequestScanner:
     return RequestScanner(limits, TABLE, default)
 
 
-def scan(chunks: Iterable[bytes], limits: framing.Limits = AUTHENTICATED, default: int = KEEP) -> list[object]:
+def scan(chunks: Iterable[bytes], limits: framing.Limits = AUTHENTICATED, default: int = FORWARD) -> list[object]:
     """What a scanner says of the chunks: forwarded bytes and counts joined, so that no cut shows."""
     said: list[object] = []
     scanning = scanner(limits, default)
@@ -45,7 +45,7 @@ def scan(chunks: Iterable[bytes], limits: framing.Limits = AUTHENTICATED, defaul
             scanning.feed(chunk)
             while (found := scanning.next()) is not None:
                 kind, what, count = found
-                if kind == FORWARD:
+                if kind == RUN:
                     if said and isinstance(said[-1], list) and said[-1][0] == "forward":
                         said[-1][1] += what
                         said[-1][2] += count
@@ -68,7 +68,7 @@ def bytewise(data: bytes) -> list[bytes]:
 
 class ScanCase(unittest.TestCase):
     def assertScans(
-        self, data: bytes, *expected: object, limits: framing.Limits = AUTHENTICATED, default: int = KEEP
+        self, data: bytes, *expected: object, limits: framing.Limits = AUTHENTICATED, default: int = FORWARD
     ) -> None:
         """The same of the bytes as a whole, split at every byte, and in two parts at each place."""
         self.assertEqual(scan([data], limits, default), list(expected))
@@ -90,14 +90,17 @@ class RequestScannerTests(ScanCase):
 
     def test_a_taken_command_between_plain_ones(self) -> None:
         get = encode([b"GET", b"a"])
-        for name in (b"TAKE", b"take", b"tAkE"):
+        for name in (b"INSPECT", b"take", b"tAkE"):
             data = get + encode([name, b"one", b""]) + get
             self.assertScans(data, ["forward", get, 1], ("command", [name, b"one", b""]), ["forward", get, 1])
 
     def test_a_dropped_command_is_told_once_and_skipped(self) -> None:
         get = encode([b"GET", b"a"])
         self.assertScans(
-            get + encode([b"DROP", b"x" * 50, b"\r\n"]) + get, ["forward", get, 1], ("refused", b"DROP"), ["forward", get, 1]
+            get + encode([b"REFUSE", b"x" * 50, b"\r\n"]) + get,
+            ["forward", get, 1],
+            ("refused", b"REFUSE"),
+            ["forward", get, 1],
         )
 
     def test_no_command_is_nothing(self) -> None:
@@ -108,7 +111,7 @@ class RequestScannerTests(ScanCase):
         self.assertScans(
             b'SET key "a b"\r\nGET key\n', ["forward", encode([b"SET", b"key", b"a b"]) + encode([b"GET", b"key"]), 2]
         )
-        self.assertScans(b'"\\x54AKE" 5\r\n', ("command", [b"TAKE", b"5"]))
+        self.assertScans(b'"\\x54AKE" 5\r\n', ("command", [b"INSPECT", b"5"]))
         self.assertScans(b"drop everything\r\n", ("refused", b"drop"))
 
     def test_inline_and_arrays_mix(self) -> None:
@@ -151,31 +154,31 @@ class RequestScannerTests(ScanCase):
         get = encode([b"GET", b"a"])
         self.assertIsNone(scanning.next())
         scanning.feed(encode([b"SET", b"k", b"x" * 100_000])[70_000:] + get)
-        self.assertEqual(scanning.next(), (FORWARD, get, 1))
+        self.assertEqual(scanning.next(), (RUN, get, 1))
 
     def test_a_headed_command(self) -> None:
         """Small, it is taken whole; the last of three arguments streams if it is large."""
         get = encode([b"GET", b"a"])
         for arguments in ([], [b"a"], [b"a", b""], [b"a", b"b" * 100], [b"a", b"b", b"c"]):
-            data = get + encode([b"HEAD", *arguments]) + get
-            self.assertScans(data, ["forward", get, 1], ("command", [b"HEAD", *arguments]), ["forward", get, 1])
+            data = get + encode([b"INSPECT_FIRST", *arguments]) + get
+            self.assertScans(data, ["forward", get, 1], ("command", [b"INSPECT_FIRST", *arguments]), ["forward", get, 1])
         payload = b"x" * (framing.WHOLE_LIMIT + 1)
         expected = [
             ["forward", get, 1],
-            ["headed", encode([b"HEAD", b"a"]) + b"$%d\r\n%b\r\n" % (len(payload), payload), 1],
+            ["headed", encode([b"INSPECT_FIRST", b"a"]) + b"$%d\r\n%b\r\n" % (len(payload), payload), 1],
             ["forward", get, 1],
         ]
-        data = get + encode([b"HEAD", b"a", payload]) + get
+        data = get + encode([b"INSPECT_FIRST", b"a", payload]) + get
         self.assertEqual(scan([data]), expected)
         self.assertEqual(scan(bytewise(data)), expected)
-        self.assertEqual(scan([encode([b"HEAD", b"a", b"b", payload * 17])]), [("oversize", b"HEAD")])
+        self.assertEqual(scan([encode([b"INSPECT_FIRST", b"a", b"b", payload * 17])]), [("oversize", b"INSPECT_FIRST")])
 
     def test_a_whole_transaction(self) -> None:
         get, execute = encode([b"GET", b"a"]), encode([b"exec"])
         scanning = scanner()
         scanning.feed(get * 2 + execute + get)
         self.assertEqual(scanning.transaction(), (get * 2 + execute, 3))
-        self.assertEqual(scanning.next(), (FORWARD, get, 1))
+        self.assertEqual(scanning.next(), (RUN, get, 1))
 
     def test_no_whole_transaction(self) -> None:
         """Nothing is passed over: it is not all here, or not plain, or not RESP."""
@@ -185,8 +188,8 @@ class RequestScannerTests(ScanCase):
             get,
             get + execute[:-1],
             get + encode([b"EXEC", b"x"]),
-            get + encode([b"DROP"]) + execute,
-            get + encode([b"TAKE"]) + execute,
+            get + encode([b"REFUSE"]) + execute,
+            get + encode([b"INSPECT"]) + execute,
             get + b"PING\r\n" + execute,
             get + b"*0\r\n" + execute,
             encode([b"SET", b"k", b"x" * framing.WHOLE_LIMIT]) + execute,
@@ -201,9 +204,9 @@ class RequestScannerTests(ScanCase):
 
     def test_a_taken_command_has_a_limit(self) -> None:
         get = encode([b"GET", b"a"])
-        large = encode([b"TAKE", b"x" * (framing.TAKE_LIMIT - 68), b"y"])
-        self.assertEqual(scan([large + get]), [("oversize", b"TAKE"), ["forward", get, 1]])
-        just = encode([b"TAKE", b"x" * (framing.TAKE_LIMIT - 36)])
+        large = encode([b"INSPECT", b"x" * (framing.INSPECT_LIMIT - 68), b"y"])
+        self.assertEqual(scan([large + get]), [("oversize", b"INSPECT"), ["forward", get, 1]])
+        just = encode([b"INSPECT", b"x" * (framing.INSPECT_LIMIT - 36)])
         self.assertEqual(scan([just + get])[0][0], "command")
 
     def test_a_large_argument_in_small_chunks_is_not_copied_at_each(self) -> None:
@@ -263,12 +266,12 @@ class RequestScannerTests(ScanCase):
             b"*2\r\n$4\r\nAUTH\r\n$16385\r\n",
             ("error", "unauthenticated bulk length"),
             limits=UNAUTHENTICATED,
-            default=TAKE,
+            default=INSPECT,
         )
-        ten = [b"TAKE"] + [b"x"] * 9
-        self.assertScans(encode(ten), ("command", ten), limits=UNAUTHENTICATED, default=TAKE)
-        full = [b"TAKE", b"x" * 16384]
-        self.assertEqual(scan([encode(full)], UNAUTHENTICATED, TAKE), [("command", full)])
+        ten = [b"INSPECT"] + [b"x"] * 9
+        self.assertScans(encode(ten), ("command", ten), limits=UNAUTHENTICATED, default=INSPECT)
+        full = [b"INSPECT", b"x" * 16384]
+        self.assertEqual(scan([encode(full)], UNAUTHENTICATED, INSPECT), [("command", full)])
 
     def test_what_a_header_announces_is_not_allocated(self) -> None:
         scanning = scanner()
@@ -284,12 +287,12 @@ class RequestScannerTests(ScanCase):
         self.assertEqual(scan([b"GET " + b"x" * framing.INLINE_LIMIT + b"\r\n"]), [("error", "too big inline request")])
 
     def test_the_table_may_change_between_two_commands(self) -> None:
-        scanning = scanner(UNAUTHENTICATED, TAKE)
+        scanning = scanner(UNAUTHENTICATED, INSPECT)
         scanning.feed(encode([b"AUTH", b"x"]) + encode([b"GET", b"y"]) * 2)
         self.assertEqual(scanning.next()[0], COMMAND)
-        scanning.limits, scanning.default = AUTHENTICATED, KEEP
+        scanning.limits, scanning.default = AUTHENTICATED, FORWARD
         self.assertIs(scanning.limits, AUTHENTICATED)
-        self.assertEqual(scanning.next(), (FORWARD, encode([b"GET", b"y"]) * 2, 2))
+        self.assertEqual(scanning.next(), (RUN, encode([b"GET", b"y"]) * 2, 2))
 
     def test_forwarding(self) -> None:
         scanning = scanner()
@@ -299,7 +302,7 @@ class RequestScannerTests(ScanCase):
         scanning.feed(b"c" * 65534 + b"\r\n")
         scanning.next()
         self.assertFalse(scanning.forwarding)
-        for partial in (encode([b"TAKE", b"abc"])[:-3], encode([b"DROP", b"abc"])[:-3]):
+        for partial in (encode([b"INSPECT", b"abc"])[:-3], encode([b"REFUSE", b"abc"])[:-3]):
             scanning = scanner()
             scanning.feed(partial)
             scanning.next()
@@ -309,7 +312,7 @@ class RequestScannerTests(ScanCase):
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from([b"GET", b"set", b"TAKE", b"take", b"DROP", b"Drop"]),
+                st.sampled_from([b"GET", b"set", b"INSPECT", b"take", b"REFUSE", b"Drop"]),
                 st.lists(st.binary(max_size=40), max_size=5),
             ),
             max_size=12,
@@ -320,10 +323,10 @@ class RequestScannerTests(ScanCase):
         data = b"".join(encode([name, *arguments]) for name, arguments in commands)
         expected: list[object] = []
         for name, arguments in commands:
-            kind = TABLE.get(name.upper(), KEEP)
-            if kind == TAKE:
+            kind = TABLE.get(name.upper(), FORWARD)
+            if kind == INSPECT:
                 expected.append(("command", [name, *arguments]))
-            elif kind == DROP:
+            elif kind == REFUSE:
                 expected.append(("refused", name))
             elif expected and isinstance(expected[-1], list):
                 expected[-1][1] += encode([name, *arguments])
@@ -336,7 +339,9 @@ class RequestScannerTests(ScanCase):
             start += size
         self.assertEqual(scan([*chunks, data[start:]]), expected)
 
-    @given(st.lists(st.binary(max_size=30) | st.sampled_from([b"*1\r\n", b"$4\r\n", b"\r\n", b"PING", b"*", b"$", b"TAKE"])))
+    @given(
+        st.lists(st.binary(max_size=30) | st.sampled_from([b"*1\r\n", b"$4\r\n", b"\r\n", b"PING", b"*", b"$", b"INSPECT"]))
+    )
     @example([b"*1\r\n", b"$4\r\n", b"PING", b"\r\n"])
     def test_any_bytes_parse_or_are_the_one_error_however_they_are_split(self, parts: list[bytes]) -> None:
         data = b"".join(parts)

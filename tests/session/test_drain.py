@@ -13,9 +13,9 @@ UNBLOCKED = b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"
 
 
 class DrainCase(ConversationCase):
-    def assertEnded(self, conversation: Conversation, mood: str = "shutdown") -> None:
-        self.assertEqual(conversation.closed, mood)
-        self.assertTrue(all(lane.released is not None for lane in conversation.lanes))
+    def assertEnded(self, conversation: Conversation, close_reason: str = "shutdown") -> None:
+        self.assertEqual(conversation.closed, close_reason)
+        self.assertTrue(all(upstream.released is not None for upstream in conversation.upstreams))
 
     def assertGoesOn(self, conversation: Conversation) -> None:
         self.assertIsNone(conversation.closed)
@@ -40,10 +40,10 @@ class PlainTests(DrainCase):
         conversation.shared_redis(b"+2\r\n")
         self.assertHears(conversation, b"+1\r\n+2\r\n")
         self.assertEnded(conversation)
-        self.assertEqual(conversation.home.users, 0)
+        self.assertEqual(conversation.tenant_pool.users, 0)
 
     def test_what_has_come_but_had_to_wait_is_run(self) -> None:
-        # A command that needs the lane to be quiet, or one of its own, and another one behind it.
+        # A command that needs the upstream connection to be quiet, or one of its own, and another one behind it.
         block = encode([b"BLPOP", b"q", b"0"])
         conversation = logged_in_at_home().client(GET, block, GET)
         conversation.session.drain()
@@ -57,7 +57,7 @@ class PlainTests(DrainCase):
         conversation.session.drain()
         self.assertGoesOn(conversation)
         conversation.shared_redis(b"+1\r\n")
-        conversation.shared_redis(b"+2\r\n")  # from the lane of another tenant by now
+        conversation.shared_redis(b"+2\r\n")  # from the upstream connection of another tenant by now
         self.assertEqual(len(conversation.homes), 2)
         self.assertHears(conversation, b"+1\r\n" + OK + b"+2\r\n")
         self.assertEnded(conversation)
@@ -71,14 +71,14 @@ class PlainTests(DrainCase):
         self.assertTrue(conversation.hears().endswith(b"+1\r\n"))
         self.assertEnded(conversation)
 
-    def test_a_shared_lane_that_takes_no_more_for_now(self) -> None:
+    def test_a_multiplexed_connection_that_takes_no_more_for_now(self) -> None:
         conversation = logged_in_at_home()
-        conversation.home.lane.busy = True
+        conversation.tenant_pool.upstream.busy = True
         conversation.client(GET)
         conversation.session.drain()
         self.assertGoesOn(conversation)
-        conversation.home.lane.busy = False
-        conversation.home.ready()
+        conversation.tenant_pool.upstream.busy = False
+        conversation.tenant_pool.ready()
         conversation.shared_redis(b"+1\r\n")
         self.assertHears(conversation, b"+1\r\n")
         self.assertEnded(conversation)
@@ -103,9 +103,9 @@ class PlainTests(DrainCase):
                 self.assertGoesOn(conversation)
                 conversation.client(GET[cut:], GET[:7])
                 self.assertTrue(conversation.session.ended, cut)
-                lane = getattr(conversation, "home", conversation).lane
-                self.assertEqual(lane.sent, GET)
-                lane.ledger.received(b"+1\r\n")
+                upstream = getattr(conversation, "tenant_pool", conversation).upstream
+                self.assertEqual(upstream.sent, GET)
+                upstream.pending.received(b"+1\r\n")
                 self.assertHears(conversation, b"+1\r\n")
                 self.assertEnded(conversation)
 
@@ -153,21 +153,21 @@ class PlainTests(DrainCase):
         self.assertEnded(conversation, "client-left")
         # And one whose last bytes are dealt with is not kept by half a command.
         conversation = logged_in_at_home()
-        conversation.home.lane.busy = True
+        conversation.tenant_pool.upstream.busy = True
         conversation.client(GET + GET[:9])
         conversation.session.half_closed()
         conversation.session.drain()
-        conversation.home.lane.busy = False
-        conversation.home.ready()
+        conversation.tenant_pool.upstream.busy = False
+        conversation.tenant_pool.ready()
         conversation.shared_redis(b"+1\r\n")
         self.assertEnded(conversation, "client-left")
 
     def test_an_unauthenticated_one_is_not_waited_for(self) -> None:
-        conversation = Conversation(lanes_at_once=False).client(encode([b"AUTH", b"blue"]), GET)
+        conversation = Conversation(upstreams_at_once=False).client(encode([b"AUTH", b"blue"]), GET)
         conversation.session.drain()
         self.assertEqual(conversation.closed, "shutdown")
-        conversation.open_lane()
-        self.assertIs(conversation.lane.released, True)
+        conversation.open_upstream()
+        self.assertIs(conversation.upstream.released, True)
         self.assertHears(conversation)
 
     def test_a_reset_ends_it(self) -> None:
@@ -223,7 +223,7 @@ class StateTests(DrainCase):
         conversation.redis(b"+QUEUED\r\n")
         self.assertHears(conversation, OK, b"+QUEUED\r\n")
         self.assertEnded(conversation, "cut-off")
-        self.assertIs(conversation.lane.released, False)  # closed, and with it the transaction
+        self.assertIs(conversation.upstream.released, False)  # closed, and with it the transaction
 
     def test_a_large_command_that_does_not_come_to_its_end(self) -> None:
         conversation = logged_in_at_home().client(BIG[:-500])
@@ -231,7 +231,7 @@ class StateTests(DrainCase):
         conversation.session.hurry()
         self.assertHears(conversation)
         self.assertEnded(conversation, "cut-off")
-        self.assertIs(conversation.lane.released, False)
+        self.assertIs(conversation.upstream.released, False)
 
     def test_a_subscriber_gets_the_message_under_way(self) -> None:
         conversation = logged_in().command(b"SUBSCRIBE", b"a")
@@ -280,7 +280,7 @@ class BlockedTests(DrainCase):
         self.assertHears(conversation, b"*2\r\n$5\r\nqueue\r\n$4\r\nitem\r\n")
         self.assertEnded(conversation)
 
-    def test_where_more_is_owed_all_answers_stay_in_their_places(self) -> None:
+    def test_where_more_is_pending_all_answers_stay_in_their_places(self) -> None:
         conversation = self.blocked(GET).redis(UNBLOCKED + b"+1\r\n")
         self.assertHears(conversation, UNBLOCKED, b"+1\r\n")
         self.assertEnded(conversation)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.session.info import FIGURES, sections, tenants_info
+from redisproxy.session.info import CLIENT_STATS, sections, tenants_info
 
-OWN = {name: number for number, name in enumerate(FIGURES, 41)}
+OWN = {name: number for number, name in enumerate(CLIENT_STATS, 41)}
 
 INFO = b"""# Server\r
 redis_version:7.0.15\r

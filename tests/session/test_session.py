@@ -13,9 +13,9 @@ from redisproxy.session import pubsub
 from redisproxy.session import session as session_module
 from redisproxy.session.conversation import NOAUTH, SPOILER
 from redisproxy.session.info import SECTIONS
-from redisproxy.session.pending import Owed
+from redisproxy.session.pending import ReplyBatch
 from redisproxy.session.session import OK
-from redisproxy.tenants.model import AuthenticationError, Credential, Directory, Tenant, TenantFullError, digest
+from redisproxy.tenants.model import AuthenticationError, Credential, Snapshot, Tenant, TenantFullError, digest
 
 from ..support.conversations import BLUE, DIRECTORY, GREEN, Conversation, ConversationCase, logged_in
 
@@ -64,34 +64,34 @@ class LoginTests(ConversationCase):
         self.assertHears(conversation, NOAUTH, OK)
         self.assertHears(conversation.redis(b"$1\r\nx\r\n"), b"$1\r\nx\r\n", OK)
 
-    def test_commands_wait_for_the_lane(self) -> None:
-        conversation = Conversation(lanes_at_once=False)
+    def test_commands_wait_for_the_upstream_connection(self) -> None:
+        conversation = Conversation(upstreams_at_once=False)
         conversation.client(encode([b"AUTH", b"blue"]), encode([b"GET", b"a"]))
         self.assertTrue(conversation.waits)
         conversation.command(b"GET", b"b")
         self.assertHears(conversation)
-        conversation.open_lane()
+        conversation.open_upstream()
         self.assertFalse(conversation.waits)
         self.assertHears(conversation, OK)
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]) + encode([b"GET", b"b"]))
 
-    def test_no_lane_can_be_had(self) -> None:
-        conversation = Conversation(lanes_at_once=False).command(b"AUTH", b"blue")
-        conversation.session.lane_refused("ERR Redis is away")
+    def test_no_upstream_connection_can_be_had(self) -> None:
+        conversation = Conversation(upstreams_at_once=False).command(b"AUTH", b"blue")
+        conversation.session.upstream_refused("ERR Redis is away")
         self.assertHears(conversation, b"-ERR Redis is away\r\n")
         self.assertHears(conversation.command(b"GET", b"a"), NOAUTH)
-        conversation.lanes_at_once = True
+        conversation.upstreams_at_once = True
         self.assertHears(conversation.command(b"AUTH", b"blue"), OK)
 
-    def test_the_lane_comes_when_the_client_is_gone(self) -> None:
-        for leave in (lambda c: c.session.lost(), lambda c: c.recheck(Directory(None, []))):
-            conversation = Conversation(lanes_at_once=False).command(b"AUTH", b"blue")
+    def test_the_upstream_connection_comes_when_the_client_is_gone(self) -> None:
+        for leave in (lambda c: c.session.lost(), lambda c: c.recheck(Snapshot(None, []))):
+            conversation = Conversation(upstreams_at_once=False).command(b"AUTH", b"blue")
             leave(conversation)
-            conversation.open_lane()
-            self.assertIs(conversation.lane.released, True)
+            conversation.open_upstream()
+            self.assertIs(conversation.upstream.released, True)
 
     def test_before_the_first_snapshot(self) -> None:
-        class Unread(Directory):
+        class Unread(Snapshot):
             def authenticate(self, *arguments: object) -> Credential:
                 raise AuthenticationError("ERR not yet", "not-loaded")
 
@@ -100,7 +100,7 @@ class LoginTests(ConversationCase):
     def test_again_as_the_same_tenant(self) -> None:
         conversation = logged_in().command(b"AUTH", b"blue")
         self.assertHears(conversation, OK)
-        self.assertEqual(len(conversation.lanes), 1)
+        self.assertEqual(len(conversation.upstreams), 1)
 
     def test_a_wrong_one_leaves_the_session_as_it_was(self) -> None:
         conversation = logged_in()
@@ -108,23 +108,23 @@ class LoginTests(ConversationCase):
         conversation.command(b"GET", b"a")
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
 
-    def test_as_another_tenant_waits_for_what_is_owed(self) -> None:
+    def test_as_another_tenant_waits_for_what_is_pending(self) -> None:
         conversation = logged_in()
         conversation.client(encode([b"GET", b"a"]), encode([b"AUTH", b"green"]), encode([b"GET", b"b"]))
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
         self.assertTrue(conversation.waits)
         conversation.redis(b"$-1\r\n")
         self.assertHears(conversation, b"$-1\r\n", OK)
-        self.assertEqual(len(conversation.lanes), 2)
-        self.assertIs(conversation.lanes[0].released, True)
+        self.assertEqual(len(conversation.upstreams), 2)
+        self.assertIs(conversation.upstreams[0].released, True)
         self.assertEqual(conversation.gets(), encode([b"GET", b"b"]))
         self.assertEqual(conversation.session.credential, GREEN)
 
-    def test_as_another_tenant_whose_lane_cannot_be_had(self) -> None:
+    def test_as_another_tenant_whose_upstream_connection_cannot_be_had(self) -> None:
         conversation = logged_in()
-        conversation.lanes_at_once = False
+        conversation.upstreams_at_once = False
         conversation.command(b"AUTH", b"green")
-        conversation.session.lane_refused("ERR no")
+        conversation.session.upstream_refused("ERR no")
         self.assertHears(conversation, b"-ERR no\r\n")
         self.assertEqual(conversation.session.credential, BLUE)
         conversation.command(b"GET", b"a")
@@ -133,13 +133,13 @@ class LoginTests(ConversationCase):
     def test_as_another_tenant_keeps_the_protocol(self) -> None:
         conversation = logged_in(3).command(b"AUTH", b"green")
         self.assertHears(conversation, OK)
-        self.assertEqual(conversation.lane.protocol, 3)
+        self.assertEqual(conversation.upstream.protocol, 3)
         self.assertHears(conversation.command(b"CLIENT", b"GETNAME"), b"_\r\n")
 
 
 class LimitsTests(ConversationCase):
     def full(self) -> Conversation:
-        class Full(Directory):
+        class Full(Snapshot):
             def authenticate(self, *arguments: object) -> Credential:
                 found = super().authenticate(*arguments)
                 if found == GREEN:
@@ -152,9 +152,9 @@ class LimitsTests(ConversationCase):
         for login in ((b"AUTH", b"green"), (b"HELLO", b"3", b"AUTH", b"green", b"green")):
             conversation = self.full().client(encode(login) + encode([b"GET", b"a"]))
             self.assertRefused(conversation, b"-ERR max number of clients reached for this tenant")
-            self.assertEqual((conversation.closed, conversation.lanes), ("tenant-full", []))
+            self.assertEqual((conversation.closed, conversation.upstreams), ("tenant-full", []))
 
-    def test_it_is_closed_after_what_it_is_owed(self) -> None:
+    def test_it_is_closed_after_what_is_pending(self) -> None:
         conversation = self.full().command(b"AUTH", b"blue").command(b"GET", b"a").command(b"AUTH", b"green")
         self.assertIsNone(conversation.closed)
         conversation.hears()
@@ -185,14 +185,14 @@ class LimitsTests(ConversationCase):
         conversation = logged_in().client(data[:80_000])
         conversation.session.throttle(True)
         conversation.client(data[80_000:])
-        self.assertLess(len(conversation.lane.sent), 90_000)
+        self.assertLess(len(conversation.upstream.sent), 90_000)
         conversation.session.throttle(False)
         self.assertEqual(conversation.gets(), data)
 
     def test_throttled_from_the_log_in_on(self) -> None:
-        conversation = Conversation(lanes_at_once=False).client(encode([b"AUTH", b"blue"]) + encode([b"GET", b"a"]))
+        conversation = Conversation(upstreams_at_once=False).client(encode([b"AUTH", b"blue"]) + encode([b"GET", b"a"]))
         conversation.session.throttle(True)
-        conversation.open_lane()
+        conversation.open_upstream()
         self.assertHears(conversation, OK)
         self.assertEqual(conversation.gets(), b"")
         conversation.session.throttle(False)
@@ -202,7 +202,7 @@ class LimitsTests(ConversationCase):
         conversation = logged_in()
         conversation.session.throttle(True)
         conversation.command(b"GET", b"a")
-        conversation.recheck(Directory(None, [GREEN]))
+        conversation.recheck(Snapshot(None, [GREEN]))
         self.assertEqual(conversation.closed, "revoked")
         conversation.session.throttle(False)
         self.assertEqual(conversation.hears(), b"")
@@ -240,10 +240,10 @@ class HelloTests(ConversationCase):
         conversation.hears()
         self.assertHears(conversation.command(b"CLIENT", b"GETNAME"), b"_\r\n")
 
-    def test_a_lane_that_speaks_resp3_is_not_given_back_clean(self) -> None:
+    def test_an_upstream_connection_that_speaks_resp3_is_not_given_back_clean(self) -> None:
         conversation = logged_in().command(b"HELLO", b"3").redis(b"%0\r\n")
         conversation.session.lost()
-        self.assertIs(conversation.lane.released, False)
+        self.assertIs(conversation.upstream.released, False)
 
 
 class OrderTests(ConversationCase):
@@ -258,7 +258,7 @@ class OrderTests(ConversationCase):
         self.assertHears(conversation.redis(b"+1\r\n+2"), b"+1\r\n+2")
         self.assertHears(conversation.redis(b"\r\n+3\r\n+4\r"), b"\r\n", REFUSED_SELECT, b"+3\r\n", REFUSED_CONFIG, b"+4\r")
         self.assertHears(conversation.redis(b"\n"), b"\n")
-        self.assertTrue(conversation.lane.ledger.settled)
+        self.assertTrue(conversation.upstream.pending.settled)
 
     def test_the_same_split_at_each_byte(self) -> None:
         get = encode([b"GET", b"a"])
@@ -273,23 +273,23 @@ class OrderTests(ConversationCase):
                 conversation.redis(replies[start : start + size])
             self.assertHears(conversation, replies[:9], REFUSED_SELECT, replies[9:], REFUSED_CONFIG, OK)
 
-    def test_a_reply_to_nothing_is_a_broken_lane(self) -> None:
+    def test_a_reply_to_nothing_is_a_broken_upstream_connection(self) -> None:
         self.assertRaises(ProtocolError, logged_in().redis, b"+OK\r\n")
         conversation = logged_in().command(b"GET", b"a")
         self.assertRaises(ProtocolError, conversation.redis, b"+1\r\n+2\r\n")
 
-    def test_quit_after_what_is_owed(self) -> None:
+    def test_quit_after_what_is_pending(self) -> None:
         conversation = logged_in().client(encode([b"GET", b"a"]), encode([b"QUIT"]), encode([b"GET", b"b"]))
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
         self.assertIsNone(conversation.closed)
         self.assertHears(conversation.redis(b"+1\r\n"), b"+1\r\n", OK)
         self.assertEqual(conversation.closed, "quit")
-        self.assertIs(conversation.lane.released, True)
+        self.assertIs(conversation.upstream.released, True)
 
     def test_half_closed(self) -> None:
-        conversation = Conversation(lanes_at_once=False).client(encode([b"AUTH", b"blue"]), encode([b"GET", b"a"]))
+        conversation = Conversation(upstreams_at_once=False).client(encode([b"AUTH", b"blue"]), encode([b"GET", b"a"]))
         conversation.session.half_closed()
-        conversation.open_lane()
+        conversation.open_upstream()
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
         self.assertIsNone(conversation.closed)
         self.assertHears(conversation.redis(b"+1\r\n"), OK, b"+1\r\n")
@@ -298,11 +298,11 @@ class OrderTests(ConversationCase):
     def test_lost_with_replies_outstanding(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
         conversation.session.lost()
-        self.assertIs(conversation.lane.released, False)
+        self.assertIs(conversation.upstream.released, False)
 
-    def test_the_lane_is_lost(self) -> None:
+    def test_the_upstream_connection_is_lost(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
-        conversation.session.lane_lost()
+        conversation.session.upstream_lost()
         self.assertEqual(conversation.closed, "redis-lost")
         conversation.command(b"GET", b"a")
 
@@ -327,14 +327,14 @@ class ProtocolErrorTests(ConversationCase):
                 conversation.redis(b"+1\r\n")
             self.assertTrue(conversation.hears().endswith(b"-ERR Protocol error: invalid bulk length\r\n"))
             self.assertEqual(conversation.closed, "protocol-error")
-            self.assertIs(conversation.lane.released, False)
+            self.assertIs(conversation.upstream.released, False)
 
     def test_ended_in_the_middle_of_a_command(self) -> None:
-        for end in (lambda c: c.session.half_closed(), lambda c: c.recheck(Directory(None, []))):
+        for end in (lambda c: c.session.half_closed(), lambda c: c.recheck(Snapshot(None, []))):
             conversation = logged_in().client(b"*2\r\n$3\r\nGET\r\n$90000\r\nab")
             end(conversation)
             self.assertIsNotNone(conversation.closed)
-            self.assertIs(conversation.lane.released, False)
+            self.assertIs(conversation.upstream.released, False)
 
     def test_before_the_login(self) -> None:
         for data, text in (
@@ -385,7 +385,7 @@ class TransactionTests(ConversationCase):
         self.assertEqual(conversation.client(sent).gets(), sent)
         conversation.redis(b"+OK\r\n+QUEUED\r\n*1\r\n+OK\r\n")
         conversation.session.lost()
-        self.assertIs(conversation.lane.released, True)
+        self.assertIs(conversation.upstream.released, True)
 
     def test_a_refusal_spoils_the_exec(self) -> None:
         for words, start in (
@@ -406,11 +406,11 @@ class TransactionTests(ConversationCase):
             self.assertEqual(told.count(b"\r\n"), 3)
 
     def test_the_own_database_may_be_selected(self) -> None:
-        """Its place in EXEC's reply is kept, though the lane may not SELECT any more."""
+        """Its place in EXEC's reply is kept, though the upstream connection may not SELECT any more."""
         conversation = logged_in().command(b"MULTI").command(b"SELECT", b"3")
         self.assertEqual(conversation.gets(), encode([b"MULTI"]) + encode([b"ECHO", b"OK"]))
 
-    def test_what_leaves_a_state_on_the_lane(self) -> None:
+    def test_what_leaves_a_state_on_the_upstream_connection(self) -> None:
         exec_, discard = encode([b"EXEC"]), encode([b"DISCARD"])
         for sent, replies, clean in (
             (encode([b"MULTI"]), b"+OK\r\n", False),
@@ -428,7 +428,7 @@ class TransactionTests(ConversationCase):
         ):
             conversation = logged_in().client(sent).redis(replies)
             conversation.session.lost()
-            self.assertIs(conversation.lane.released, clean, sent)
+            self.assertIs(conversation.upstream.released, clean, sent)
 
 
 class OwnDatabaseTests(ConversationCase):
@@ -664,10 +664,10 @@ class PubSubTests(ConversationCase):
     def test_whether_messages_are_small(self) -> None:
         """Of such only a little is read at once, see `upstream.connection`. Of one that is large each part counts."""
         conversation = logged_in(3).command(b"SUBSCRIBE", b"a")
-        ledger = conversation.lane.ledger
-        self.assertFalse(ledger.small_messages)
+        pending = conversation.upstream.pending
+        self.assertFalse(pending.small_messages)
         conversation.redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
-        self.assertTrue(ledger.small_messages)
+        self.assertTrue(pending.small_messages)
         small, large = (message(b"blue:a", b"x" * size, b">") for size in (10, 5000))
         for data, expected in (
             (small, True),
@@ -680,9 +680,9 @@ class PubSubTests(ConversationCase):
             (large[4096:] + small * 30, True),
         ):
             conversation.redis(data)
-            self.assertIs(ledger.small_messages, expected, data)
+            self.assertIs(pending.small_messages, expected, data)
         conversation.command(b"UNSUBSCRIBE", b"a").redis(confirmation(b"unsubscribe", b"blue:a", 0, b">"))
-        self.assertFalse(ledger.small_messages)
+        self.assertFalse(pending.small_messages)
 
     def test_a_message_that_nobody_asked_for(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
@@ -806,12 +806,12 @@ class MidMessageTests(ConversationCase):
             conversation.redis(b"+PONG\r\n" + message(b"blue:a", b"x", b">"))
             self.assertIn(conversation.hears(), (b"+PONG\r\n+OK\r\n", b"+PONG\r\n+RESET\r\n"))
 
-    def test_a_message_that_begins_while_another_tenants_lane_is_opened(self) -> None:
+    def test_a_message_that_begins_while_another_tenants_upstream_connection_is_opened(self) -> None:
         """Its rest would be lost: the connection is closed rather than out of step."""
         conversation = logged_in().command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1))
-        conversation.lanes_at_once = False
+        conversation.upstreams_at_once = False
         conversation.command(b"AUTH", b"green").redis(message(b"blue:a", b"x" * 100)[:60])
-        conversation.open_lane()
+        conversation.open_upstream()
         self.assertEqual(conversation.closed, "moved-within-a-message")
 
     def test_reset_and_auth_wait_for_its_end(self) -> None:
@@ -859,7 +859,7 @@ class ProtocolSwitchTests(ConversationCase):
 class QuestionTests(ConversationCase):
     """What Redis answers about the whole server is asked over the control connection."""
 
-    def test_info_waits_for_what_is_owed_and_is_cut(self) -> None:
+    def test_info_waits_for_what_is_pending_and_is_cut(self) -> None:
         conversation = logged_in().command(b"GET", b"a").command(b"INFO", b"keyspace").command(b"GET", b"b")
         self.assertEqual(conversation.questions, [])
         conversation.redis(b"+1\r\n").hears()
@@ -1176,7 +1176,7 @@ class ResetTests(ConversationCase):
         conversation = logged_in().command(b"GET", b"a").command(b"RESET").command(b"GET", b"b")
         self.assertHears(conversation)
         self.assertHears(conversation.redis(b"+1\r\n"), b"+1\r\n", b"+RESET\r\n", NOAUTH)
-        self.assertIs(conversation.lane.released, True)
+        self.assertIs(conversation.upstream.released, True)
         self.assertHears(conversation.command(b"AUTH", b"green"), OK)
 
     def test_before_the_login(self) -> None:
@@ -1189,7 +1189,7 @@ class BoundsTests(ConversationCase):
         """Nothing else would tell that it left."""
         conversation = logged_in().command(b"BLPOP", b"q", b"0").command(b"AUTH", b"green")
         self.assertTrue(conversation.waits)
-        conversation.client(b"x" * conversation_module.HELD_LIMIT)
+        conversation.client(b"x" * conversation_module.BUFFERED_LIMIT)
         self.assertFalse(conversation.held)
         conversation.client(b"x")
         self.assertTrue(conversation.held)
@@ -1207,18 +1207,18 @@ class BoundsTests(ConversationCase):
         self.assertHears(conversation, b"-ERR the arguments of 'select' are larger than 1048576 bytes\r\n")
         self.assertEqual(conversation.session._scanner._taken, [])
 
-    def test_a_refused_subscription_leaves_no_debt(self) -> None:
+    def test_a_refused_subscription_leaves_nothing_pending(self) -> None:
         conversation = logged_in().command(b"SSUBSCRIBE", *(b"%d" % n for n in range(100))).redis(b"-ERR no\r\n")
-        self.assertEqual(conversation.session._owed, 0)
+        self.assertEqual(conversation.session._outstanding, 0)
 
     def test_many_refused_logins_at_once_do_not_nest(self) -> None:
         conversation = logged_in()
-        conversation.lease = lambda *_: conversation.session.lane_refused("ERR no")
+        conversation.acquire = lambda *_: conversation.session.upstream_refused("ERR no")
         conversation.client(encode([b"AUTH", b"green"]) * 2000)
         self.assertHears(conversation, b"-ERR no\r\n" * 2000)
 
     def test_replies_outstanding(self) -> None:
-        self.patch_limit("OWED_LIMIT", 10)
+        self.patch_limit("PENDING_LIMIT", 10)
         conversation = logged_in()
         conversation.client(encode([b"GET", b"a"]) * 10)
         self.assertTrue(conversation.waits)
@@ -1229,7 +1229,7 @@ class BoundsTests(ConversationCase):
 
     def test_confirmations_outstanding(self) -> None:
         """Of an UNSUBSCRIBE as well: it needs no subscription."""
-        self.patch_limit("OWED_LIMIT", 10)
+        self.patch_limit("PENDING_LIMIT", 10)
         conversation = logged_in().command(b"UNSUBSCRIBE", *(b"%d" % number for number in range(10)))
         self.assertTrue(conversation.waits)
         conversation.redis(b"".join(b"*3\r\n$11\r\nunsubscribe\r\n$6\r\nblue:%d\r\n:0\r\n" % number for number in range(5)))
@@ -1270,42 +1270,42 @@ class BoundsTests(ConversationCase):
 
 
 class RevocationTests(ConversationCase):
-    def test_after_what_is_owed(self) -> None:
+    def test_after_what_is_pending(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
-        conversation.recheck(Directory(None, [GREEN]))
+        conversation.recheck(Snapshot(None, [GREEN]))
         self.assertIsNone(conversation.closed)
         conversation.command(b"GET", b"b")
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
         self.assertHears(conversation.redis(b"+1\r\n"), b"+1\r\n")
         self.assertEqual(conversation.closed, "revoked")
 
-    def test_at_once_when_nothing_is_owed(self) -> None:
+    def test_at_once_when_nothing_is_pending(self) -> None:
         conversation = logged_in()
-        conversation.recheck(Directory(None, [BLUE]))
+        conversation.recheck(Snapshot(None, [BLUE]))
         self.assertIsNone(conversation.closed)
-        conversation.recheck(Directory(None, []))
+        conversation.recheck(Snapshot(None, []))
         self.assertEqual(conversation.closed, "revoked")
 
     def test_expiry(self) -> None:
         temporary = Credential(BLUE.tenant, "redis-secret-temp-1", digest(b"temp"), expires=100.0)
-        conversation = Conversation(Directory(None, [BLUE, temporary])).command(b"AUTH", b"temp")
-        conversation.recheck(conversation.directory, 99.9)
+        conversation = Conversation(Snapshot(None, [BLUE, temporary])).command(b"AUTH", b"temp")
+        conversation.recheck(conversation.snapshot, 99.9)
         self.assertIsNone(conversation.closed)
-        conversation.recheck(conversation.directory, 100.0)
+        conversation.recheck(conversation.snapshot, 100.0)
         self.assertEqual(conversation.closed, "revoked")
 
     def test_the_same_password_with_another_expiry_goes_on(self) -> None:
         conversation = logged_in()
         longer = Credential(BLUE.tenant, "redis-secret-temp-1", BLUE.digest, "user", 1000.0)
-        conversation.recheck(Directory(None, [longer]))
+        conversation.recheck(Snapshot(None, [longer]))
         self.assertIsNone(conversation.closed)
-        conversation.recheck(Directory(None, [longer]), 1000.0)
+        conversation.recheck(Snapshot(None, [longer]), 1000.0)
         self.assertEqual(conversation.closed, "revoked")
 
     def test_a_moved_index(self) -> None:
         moved = Credential(Tenant("blue", 4), BLUE.secret, BLUE.digest)
         conversation = logged_in()
-        conversation.recheck(Directory(None, [moved]))
+        conversation.recheck(Snapshot(None, [moved]))
         self.assertEqual(conversation.closed, "revoked")
 
 
@@ -1319,18 +1319,18 @@ class RevokedWhileBlockedTests(ConversationCase):
     )
 
     def revoke(self, conversation: Conversation) -> Conversation:
-        conversation.recheck(Directory(None, [GREEN]))
+        conversation.recheck(Snapshot(None, [GREEN]))
         return conversation
 
     def lost(self, conversation: Conversation) -> Conversation:
-        conversation.lane.ledger.abandon()
-        conversation.session.lane_lost()
+        conversation.upstream.pending.abandon()
+        conversation.session.upstream_lost()
         return conversation
 
     def test_what_blocks_is_given_up(self) -> None:
         for words in self.BLOCKING:
             conversation = self.revoke(logged_in().command(*words))
-            self.assertIs(conversation.lane.given_up, True, words)
+            self.assertIs(conversation.upstream.given_up, True, words)
             self.assertIsNone(conversation.closed)
             self.lost(conversation)
             self.assertHears(conversation)
@@ -1353,7 +1353,7 @@ class RevokedWhileBlockedTests(ConversationCase):
         conversation = self.revoke(logged_in().command(b"BLPOP", b"q", b"0"))
         item = b"*2\r\n$1\r\nq\r\n$4\r\nitem\r\n"
         self.assertHears(conversation.redis(item), item)
-        self.assertEqual((conversation.closed, conversation.lane.released), ("revoked", True))
+        self.assertEqual((conversation.closed, conversation.upstream.released), ("revoked", True))
 
     def test_one_that_only_waits_for_what_blocks(self) -> None:
         for end, told in (
@@ -1365,7 +1365,7 @@ class RevokedWhileBlockedTests(ConversationCase):
             end(conversation)
             self.assertTrue(conversation.session.ended)
             self.revoke(conversation)
-            self.assertIs(conversation.lane.given_up, True)
+            self.assertIs(conversation.upstream.given_up, True)
             self.assertHears(self.lost(conversation), told)
             self.assertEqual(conversation.closed, "revoked")
 
@@ -1373,37 +1373,37 @@ class RevokedWhileBlockedTests(ConversationCase):
         conversation = logged_in().command(b"BLPOP", b"q", b"0")
         conversation.session.drain()
         self.assertTrue(conversation.session.ended)  # it only waits for what blocks
-        self.assertIs(self.revoke(conversation).lane.given_up, True)
+        self.assertIs(self.revoke(conversation).upstream.given_up, True)
 
     def test_what_was_answered_blocks_no_more(self) -> None:
         conversation = logged_in().command(b"BLPOP", b"q", b"1").redis(b"*-1\r\n")
         self.assertHears(conversation, b"*-1\r\n")
         self.revoke(conversation.command(b"GET", b"a"))
-        self.assertIs(conversation.lane.given_up, False)
+        self.assertIs(conversation.upstream.given_up, False)
         self.assertHears(conversation.redis(b"$1\r\n1\r\n"), b"$1\r\n1\r\n")
         self.assertEqual(conversation.closed, "revoked")
 
     def test_a_transaction_without_its_exec_is_not_run(self) -> None:
         for inside, given_up in ((encode([b"SET", b"a", b"1"]), False), (encode([b"BLPOP", b"q", b"0"]), True)):
             conversation = logged_in().client(encode([b"MULTI"]), inside)
-            self.assertIs(self.revoke(conversation).lane.given_up, given_up)
+            self.assertIs(self.revoke(conversation).upstream.given_up, given_up)
             conversation.command(b"EXEC")
             self.assertNotIn(b"EXEC", conversation.gets())
             self.assertHears(conversation.redis(b"+OK\r\n+QUEUED\r\n"), b"+OK\r\n+QUEUED\r\n")
-            self.assertEqual((conversation.closed, conversation.lane.released), ("revoked", False))
+            self.assertEqual((conversation.closed, conversation.upstream.released), ("revoked", False))
 
     def test_what_stands_in_a_transaction_behind_what_blocks(self) -> None:
         block = encode([b"BLPOP", b"q", b"0"])
         conversation = self.revoke(logged_in().client(block, encode([b"MULTI"]), block, encode([b"EXEC"])))
-        self.assertIs(conversation.lane.given_up, True)
+        self.assertIs(conversation.upstream.given_up, True)
         self.assertHears(self.lost(conversation))
 
     def test_a_blocking_command_that_waits_for_its_connection_is_never_sent(self) -> None:
-        conversation = Conversation(lanes_at_once=False).command(b"AUTH", b"blue")
+        conversation = Conversation(upstreams_at_once=False).command(b"AUTH", b"blue")
         self.revoke(conversation.client(encode([b"BLPOP", b"q", b"0"]), encode([b"GET", b"a"])))
         self.assertEqual(conversation.closed, "revoked")
-        conversation.open_lane()
-        self.assertEqual((conversation.gets(), conversation.lane.released), (b"", True))
+        conversation.open_upstream()
+        self.assertEqual((conversation.gets(), conversation.upstream.released), (b"", True))
         self.assertHears(conversation)
 
     def test_a_subscriber_hears_nothing_more(self) -> None:
@@ -1420,15 +1420,15 @@ class RevokedWhileBlockedTests(ConversationCase):
         within.redis(message[:-5])
         within.hears()
         self.revoke(within)
-        self.assertEqual((within.closed, within.lane.released), ("revoked", False))
+        self.assertEqual((within.closed, within.upstream.released), ("revoked", False))
         self.assertHears(within)
 
     def test_it_is_revoked_once(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
-        gone = Directory(None, [])
+        gone = Snapshot(None, [])
         self.assertTrue(conversation.session.recheck(lambda credential: gone.renewed(credential, 0.0)))
-        for directory in (gone, DIRECTORY):  # also where the credential is good again
-            self.assertFalse(conversation.session.recheck(lambda c, d=directory: d.renewed(c, 0.0)))
+        for snapshot in (gone, DIRECTORY):  # also where the credential is good again
+            self.assertFalse(conversation.session.recheck(lambda c, d=snapshot: d.renewed(c, 0.0)))
         self.assertTrue(conversation.session.ended)
 
 
@@ -1440,8 +1440,8 @@ class TableTests(unittest.TestCase):
 
     def test_reprs_show_the_state_and_no_secret(self) -> None:
         conversation = logged_in().command(b"GET", b"a")
-        self.assertIn("blue owed=1", repr(conversation.session))
-        self.assertEqual(repr(conversation.lane.latest()), "<Owed 1 replies>")
+        self.assertIn("blue pending=1", repr(conversation.session))
+        self.assertEqual(repr(conversation.upstream.latest()), "<Pending 1 replies>")
         self.assertNotIn(BLUE.digest.hex(), repr(BLUE))
         self.assertEqual(conversation.session._wait, 0)
-        self.assertIsInstance(conversation.lane.latest(), Owed)
+        self.assertIsInstance(conversation.upstream.latest(), ReplyBatch)

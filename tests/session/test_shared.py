@@ -1,4 +1,6 @@
-"""Conversations at home: what goes over the shared lane, when a session moves to a lane of its own, and back."""
+"""Conversations at home: what goes over the multiplexed connection, when a session moves to a dedicated connection, and
+back.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from redisproxy.resp.framing import encode
 from redisproxy.session import conversation as conversation_module
 from redisproxy.session.route import LOST
 from redisproxy.session.session import OK
-from redisproxy.tenants.model import Directory
+from redisproxy.tenants.model import Snapshot
 
-from ..support.conversations import BLUE, GREEN, RecordingLane, SharedCase, SharedConversation
+from ..support.conversations import BLUE, GREEN, RecordingUpstream, SharedCase, SharedConversation
 from ..support.conversations import logged_in_at_home as logged_in
 
 GET = encode([b"GET", b"a"])
@@ -21,10 +23,10 @@ AWAY = b"-ERR away\r\n"
 
 
 class PlainTests(SharedCase):
-    def test_whole_commands_go_over_the_shared_lane(self) -> None:
+    def test_whole_commands_go_over_the_multiplexed_connection(self) -> None:
         conversation = logged_in().client(GET * 2, encode([b"SELECT", b"9"]), GET)
         self.assertEqual(conversation.shared_gets(), GET * 3)
-        self.assertEqual(conversation.lanes, [])
+        self.assertEqual(conversation.upstreams, [])
         conversation.shared_redis(b"+1\r\n+2\r\n+3\r\n")
         told = conversation.hears()
         self.assertTrue(told.startswith(b"+1\r\n+2\r\n-NOPERM") and told.endswith(b"+3\r\n"), told)
@@ -34,24 +36,24 @@ class PlainTests(SharedCase):
         self.assertEqual(conversation.shared_gets(), GET)
         self.assertEqual(conversation.client(GET[-1:]).shared_gets(), GET)
 
-    def test_debts_of_two_sessions_are_dealt_out_in_order(self) -> None:
+    def test_reply_batches_of_two_sessions_are_dealt_out_in_order(self) -> None:
         first, second = logged_in(), logged_in()
-        second.home.lane = first.home.lane
+        second.tenant_pool.upstream = first.tenant_pool.upstream
         for number in range(3):
             first.command(b"GET", b"f%d" % number)
             second.command(b"GET", b"s%d" % number)
-        self.assertEqual(len(first.home.lane.ledger.debts), 6)
+        self.assertEqual(len(first.tenant_pool.upstream.pending.batches), 6)
         first.shared_redis(b"".join(b"+%d\r\n" % n for n in range(6)))
         self.assertHears(first, b"+0\r\n+2\r\n+4\r\n")
         self.assertHears(second, b"+1\r\n+3\r\n+5\r\n")
 
     def test_what_a_session_left_behind_is_thrown_away(self) -> None:
         first, second = logged_in(), logged_in()
-        second.home.lane = first.home.lane
+        second.tenant_pool.upstream = first.tenant_pool.upstream
         first.client(GET)
         second.client(GET)
         first.session.lost()
-        self.assertEqual(first.home.users, 0)
+        self.assertEqual(first.tenant_pool.users, 0)
         second.shared_redis(b"+for the first\r\n+for the second\r\n")
         self.assertHears(first)
         self.assertHears(second, b"+for the second\r\n")
@@ -59,7 +61,7 @@ class PlainTests(SharedCase):
     def test_quit_leaves_home(self) -> None:
         conversation = logged_in().client(GET, b"QUIT\r\n").shared_redis(b"+1\r\n")
         self.assertHears(conversation, b"+1\r\n", OK)
-        self.assertEqual((conversation.closed, conversation.home.users), ("quit", 0))
+        self.assertEqual((conversation.closed, conversation.tenant_pool.users), ("quit", 0))
 
     def test_what_stands_behind_answers_that_waited_overtakes_nothing(self) -> None:
         refused, blocks = encode([b"CONFIG", b"SET"]) * 10, encode([b"BLPOP", b"q", b"0"])
@@ -68,8 +70,8 @@ class PlainTests(SharedCase):
             self.assertEqual(conversation.shared_gets(), GET)
             conversation.shared_redis(b"+1\r\n")
         self.assertEqual(conversation.shared_gets(), GET)
-        self.assertEqual(conversation.lanes, [], "the second GET has no reply yet")
-        conversation.shared_redis(b"+2\r\n").lanes[0].ledger.received(b"*-1\r\n")
+        self.assertEqual(conversation.upstreams, [], "the second GET has no reply yet")
+        conversation.shared_redis(b"+2\r\n").upstreams[0].pending.received(b"*-1\r\n")
         told = conversation.hears()
         self.assertTrue(told.startswith(b"+1\r\n-NOPERM") and told.endswith(b"+2\r\n*-1\r\n"), told)
 
@@ -89,7 +91,7 @@ class PlainTests(SharedCase):
             conversation.redis(b"*3\r\n$9\r\nsubscribe\r\n$6\r\nblue:a\r\n:1\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n")
             self.assertHears(conversation, b"*3\r\n$9\r\nsubscribe\r\n$1\r\na\r\n:1\r\n", ping)
 
-    def test_client_reply_and_hello_on_a_lane_of_its_own(self) -> None:
+    def test_client_reply_and_hello_on_a_dedicated_connection(self) -> None:
         conversation = logged_in().command(b"WATCH", b"a").redis(OK)
         conversation.hears()
         for protocol, answer in ((b"3", b"%0\r\n"), (b"2", b"*0\r\n")):
@@ -108,20 +110,20 @@ class PlainTests(SharedCase):
         conversation = logged_in().client(GET, encode([b"AUTH", b"green"]), GET)
         self.assertEqual(len(conversation.homes), 1)
         conversation.shared_redis(b"+1\r\n")
-        self.assertEqual([home.users for home in conversation.homes], [0, 1])
+        self.assertEqual([tenant_pool.users for tenant_pool in conversation.homes], [0, 1])
         self.assertEqual((conversation.asked, conversation.shared_gets()), ([BLUE, GREEN], GET))
 
     def test_reset_leaves_home(self) -> None:
         conversation = logged_in().command(b"RESET")
         self.assertHears(conversation, b"+RESET\r\n")
-        self.assertEqual(conversation.home.users, 0)
+        self.assertEqual(conversation.tenant_pool.users, 0)
 
     def test_revoked(self) -> None:
         conversation = logged_in().client(GET)
-        conversation.recheck(Directory(None, []))
+        conversation.recheck(Snapshot(None, []))
         self.assertIsNone(conversation.closed)
         self.assertHears(conversation.shared_redis(b"+1\r\n"), b"+1\r\n")
-        self.assertEqual((conversation.closed, conversation.home.users), ("revoked", 0))
+        self.assertEqual((conversation.closed, conversation.tenant_pool.users), ("revoked", 0))
 
     def test_another_policy(self) -> None:
         conversation = logged_in()
@@ -135,8 +137,8 @@ class ProtocolTests(SharedCase):
         conversation = logged_in().client(GET, encode([b"HELLO", b"3", b"SETNAME", b"me"]), GET)
         self.assertEqual(conversation.shared_gets(), GET)
         conversation.shared_redis(b"+1\r\n")
-        self.assertEqual([home.users for home in conversation.homes], [0, 1])
-        self.assertEqual(conversation.home.protocol, 3)
+        self.assertEqual([tenant_pool.users for tenant_pool in conversation.homes], [0, 1])
+        self.assertEqual(conversation.tenant_pool.protocol, 3)
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"3"]) + GET)
         conversation.shared_redis(b"%0\r\n_\r\n")
         self.assertHears(conversation, b"+1\r\n%0\r\n_\r\n")
@@ -144,7 +146,7 @@ class ProtocolTests(SharedCase):
 
     def test_a_login_with_hello_goes_there_at_once(self) -> None:
         conversation = SharedConversation().command(b"HELLO", b"3", b"AUTH", b"default", b"blue")
-        self.assertEqual((len(conversation.homes), conversation.home.protocol), (1, 3))
+        self.assertEqual((len(conversation.homes), conversation.tenant_pool.protocol), (1, 3))
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"3"]))
 
     def test_the_same_again(self) -> None:
@@ -154,43 +156,43 @@ class ProtocolTests(SharedCase):
 
     def test_redis_speaks_no_resp3(self) -> None:
         conversation = logged_in()
-        conversation.share = lambda *_: conversation.session.lane_refused("ERR unknown command 'HELLO'")
+        conversation.share = lambda *_: conversation.session.upstream_refused("ERR unknown command 'HELLO'")
         self.assertRefused(conversation.command(b"HELLO", b"3"), b"-ERR unknown command")
         conversation.client(GET)
         self.assertEqual(conversation.shared_gets(), GET)
 
-    def test_changed_on_a_lane_of_its_own_there_is_no_way_home(self) -> None:
+    def test_changed_on_a_dedicated_connection_there_is_no_way_home(self) -> None:
         conversation = logged_in().command(b"WATCH", b"a").redis(OK).command(b"HELLO", b"3").redis(b"%0\r\n")
         conversation.command(b"UNWATCH").redis(OK)
-        self.assertTrue(conversation.session.pinned)
-        self.assertEqual(conversation.home.users, 0)
+        self.assertTrue(conversation.session.dedicated)
+        self.assertEqual(conversation.tenant_pool.users, 0)
         conversation.gets()
         conversation.client(GET)
         self.assertEqual(conversation.gets(), GET)
 
 
-class OwnLaneTests(SharedCase):
+class DedicatedConnectionTests(SharedCase):
     def test_a_whole_transaction_rides_along(self) -> None:
         block = encode([b"MULTI"]) + GET * 2 + encode([b"EXEC"])
         conversation = logged_in().client(GET, block, GET)
-        self.assertEqual(conversation.lanes, [])
+        self.assertEqual(conversation.upstreams, [])
         self.assertEqual(conversation.shared_gets(), GET + block + GET)
         conversation.shared_redis(b"+1\r\n+OK\r\n+QUEUED\r\n+QUEUED\r\n*2\r\n+1\r\n+2\r\n+3\r\n")
         self.assertEqual(conversation.session.commands, 7)
         self.assertTrue(conversation.hears().endswith(b"+3\r\n"))
-        self.assertEqual(conversation.session._owed, 0)
+        self.assertEqual(conversation.session._outstanding, 0)
 
     def test_a_transaction_in_parts(self) -> None:
         conversation = logged_in().client(GET, encode([b"MULTI"]))
-        self.assertEqual((conversation.lanes, conversation.waits), ([], True))
+        self.assertEqual((conversation.upstreams, conversation.waits), ([], True))
         conversation.shared_redis(b"+1\r\n")
         self.assertEqual(conversation.gets(), encode([b"MULTI"]))
         conversation.redis(OK).client(GET).redis(b"+QUEUED\r\n").command(b"EXEC")
         self.assertEqual(conversation.gets(), GET + encode([b"EXEC"]))
-        self.assertTrue(conversation.session.pinned)
+        self.assertTrue(conversation.session.dedicated)
         conversation.redis(b"*1\r\n+2\r\n")
         self.assertHome(conversation)
-        self.assertIs(conversation.lane.released, True)
+        self.assertIs(conversation.upstream.released, True)
         self.assertHears(conversation, b"+1\r\n+OK\r\n+QUEUED\r\n*1\r\n+2\r\n")
         self.assertEqual(conversation.client(GET).shared_gets(), GET * 2)
 
@@ -204,11 +206,11 @@ class OwnLaneTests(SharedCase):
     def test_exec_and_others_without_their_multi(self) -> None:
         for words in ((b"EXEC",), (b"DISCARD",), (b"UNWATCH",), (b"EXEC", b"x")):
             conversation = logged_in().command(*words)
-            self.assertEqual((conversation.shared_gets(), conversation.lanes), (encode(words), []))
+            self.assertEqual((conversation.shared_gets(), conversation.upstreams), (encode(words), []))
 
     def test_watch(self) -> None:
         conversation = logged_in().command(b"WATCH", b"a").redis(OK)
-        self.assertTrue(conversation.session.pinned)
+        self.assertTrue(conversation.session.dedicated)
         conversation.gets()
         block = encode([b"MULTI"]) + GET + encode([b"EXEC"])
         self.assertEqual(conversation.client(block).gets(), block)
@@ -217,10 +219,10 @@ class OwnLaneTests(SharedCase):
 
     def test_what_may_block(self) -> None:
         conversation = logged_in().client(GET, encode([b"BLPOP", b"q", b"0"]), GET)
-        self.assertEqual(conversation.lanes, [])
+        self.assertEqual(conversation.upstreams, [])
         conversation.shared_redis(b"+1\r\n")
         self.assertEqual(conversation.gets(), encode([b"BLPOP", b"q", b"0"]) + GET)
-        self.assertTrue(conversation.session.pinned)
+        self.assertTrue(conversation.session.dedicated)
         conversation.redis(b"*-1\r\n+2\r\n")
         self.assertHome(conversation)
         self.assertHears(conversation, b"+1\r\n*-1\r\n+2\r\n")
@@ -228,11 +230,11 @@ class OwnLaneTests(SharedCase):
     def test_readers_of_streams_block_only_where_they_say_so(self) -> None:
         plain = [b"xread", b"COUNT", b"2", b"STREAMS", b"s", b"0"]
         conversation = logged_in().command(*plain)
-        self.assertEqual((conversation.shared_gets(), conversation.lanes), (encode(plain), []))
+        self.assertEqual((conversation.shared_gets(), conversation.upstreams), (encode(plain), []))
         conversation.shared_redis(b"*-1\r\n").command(b"XREAD", b"block", b"0", b"STREAMS", b"s", b"$")
-        self.assertEqual(len(conversation.lanes), 1)
+        self.assertEqual(len(conversation.upstreams), 1)
 
-    def test_wait_is_about_what_was_written_over_the_shared_lane(self) -> None:
+    def test_wait_is_about_what_was_written_over_the_multiplexed_connection(self) -> None:
         """Redis compares what the connection wrote: something has to be written over the one that waits."""
         conversation = logged_in().command(b"WAIT", b"1", b"100")
         marker, wait = conversation.gets().split(encode([b"WAIT", b"1", b"100"]))
@@ -246,15 +248,15 @@ class OwnLaneTests(SharedCase):
         conversation.redis(b"*3\r\n$9\r\nsubscribe\r\n$6\r\nblue:a\r\n:1\r\n")
         conversation.redis(b"*3\r\n$7\r\nmessage\r\n$6\r\nblue:a\r\n$1\r\nx\r\n")
         conversation.command(b"PING").redis(b"*2\r\n$4\r\npong\r\n$0\r\n\r\n")
-        self.assertTrue(conversation.session.pinned)
+        self.assertTrue(conversation.session.dedicated)
         conversation.command(b"UNSUBSCRIBE").redis(b"*3\r\n$11\r\nunsubscribe\r\n$6\r\nblue:a\r\n:0\r\n")
         self.assertHome(conversation)
-        self.assertIs(conversation.lane.released, False)
+        self.assertIs(conversation.upstream.released, False)
 
     def test_a_refused_subscription_comes_home(self) -> None:
         for kind in (b"", b"P", b"S"):
             conversation = logged_in().command(kind + b"SUBSCRIBE", b"a", b"b")
-            self.assertTrue(conversation.session.pinned)
+            self.assertTrue(conversation.session.dedicated)
             self.assertHears(conversation.redis(b"-BUSY\r\n"), b"-BUSY\r\n")
             self.assertHome(conversation)
             self.assertEqual(conversation.client(GET).shared_gets(), GET)
@@ -266,29 +268,29 @@ class OwnLaneTests(SharedCase):
         conversation.command(b"PSUBSCRIBE", b"a*").session.told(RuntimeError())
         self.assertHome(conversation)
 
-    def test_a_pattern_keeps_the_lane_while_redis_is_told_of_it(self) -> None:
+    def test_a_pattern_keeps_the_upstream_connection_while_redis_is_told_of_it(self) -> None:
         conversation = logged_in()
         conversation.permit = lambda _: None
         conversation.command(b"PSUBSCRIBE", b"a*").session.unread(True)
         conversation.session.unread(False)
-        self.assertTrue(conversation.session.pinned)
+        self.assertTrue(conversation.session.dedicated)
         conversation.session.told(None)
         self.assertEqual(conversation.gets(), encode([b"PSUBSCRIBE", b"blue:a*"]))
 
     def test_a_command_that_is_too_large_to_be_read_whole(self) -> None:
         large = encode([b"SET", b"a", b"x" * 100_000])
         conversation = logged_in().client(GET, large[:70_000])
-        self.assertEqual(conversation.lanes, [])
+        self.assertEqual(conversation.upstreams, [])
         conversation.shared_redis(b"+1\r\n")
         self.assertEqual(conversation.gets(), large[:70_000])
         conversation.client(large[70_000:])
         self.assertEqual(conversation.gets(), large[70_000:])
-        self.assertTrue(conversation.session.pinned)
+        self.assertTrue(conversation.session.dedicated)
         self.assertHears(conversation.redis(OK), b"+1\r\n", OK)
         self.assertHome(conversation)
-        self.assertIs(conversation.lane.released, True)
+        self.assertIs(conversation.upstream.released, True)
 
-    def test_what_is_refused_keeps_no_lane(self) -> None:
+    def test_what_is_refused_keeps_no_upstream_connection(self) -> None:
         conversation = logged_in().command(b"SUBSCRIBE", b"__keyspace@5__:a")
         self.assertRefused(conversation, b"-NOPERM")
         self.assertHome(conversation)
@@ -296,21 +298,21 @@ class OwnLaneTests(SharedCase):
 
     def test_another_tenant_while_watching(self) -> None:
         conversation = logged_in().command(b"WATCH", b"a").redis(OK).command(b"AUTH", b"green")
-        self.assertIs(conversation.lane.released, False)
+        self.assertIs(conversation.upstream.released, False)
         conversation.command(b"BLPOP", b"q", b"0").redis(b"*-1\r\n")
         self.assertHome(conversation)
 
     def test_a_large_command_that_another_redis_may_not_be_sent(self) -> None:
-        """It was judged before the lane was there: what Redis is may have changed meanwhile."""
+        """It was judged before the upstream connection was there: what Redis is may have changed meanwhile."""
         large = encode([b"EVAL", b"x" * 100_000, b"0"])
         for first in (b"", GET):
-            conversation = logged_in(lanes_at_once=False).client(first, large[:70_000])
+            conversation = logged_in(upstreams_at_once=False).client(first, large[:70_000])
             conversation.policy = lambda: make_policy(builtin(), scripts=False)
             conversation.session.policy_changed()
             if first:
                 conversation.shared_redis(b"+1\r\n")
                 conversation.hears()
-            conversation.open_lane()
+            conversation.open_upstream()
             self.assertEqual(conversation.gets(), b"")
             self.assertRefused(conversation, b"-")
             self.assertHome(conversation)
@@ -335,10 +337,10 @@ class OwnLaneTests(SharedCase):
             (large, 1),
             (encode([b"PUBLISH", b"c", b"m" * 70_000]), 1),
         ):
-            conversation = logged_in(lanes_at_once=False)
+            conversation = logged_in(upstreams_at_once=False)
             conversation.client(command[:80_000])
             self.assertTrue(conversation.waits)
-            conversation.session.lane_refused("ERR none")
+            conversation.session.upstream_refused("ERR none")
             self.assertHears(conversation, b"-ERR none\r\n")
             conversation.client(command[80_000:], GET)
             self.assertEqual(conversation.shared_gets(), GET)
@@ -346,33 +348,33 @@ class OwnLaneTests(SharedCase):
             self.assertEqual(conversation.session.commands, 2 + count)
 
     def test_ended_while_it_waits_for_one(self) -> None:
-        for end in (lambda c: c.recheck(Directory(None, [])), lambda c: c.session.lost()):
-            conversation = logged_in(lanes_at_once=False)
+        for end in (lambda c: c.recheck(Snapshot(None, [])), lambda c: c.session.lost()):
+            conversation = logged_in(upstreams_at_once=False)
             conversation.client(encode([b"SET", b"a", b"x" * 100_000])[:70_000])
             end(conversation)
-            conversation.open_lane()
-            self.assertIs(conversation.lane.released, True)
-            self.assertEqual((conversation.gets(), conversation.home.users), (b"", 0))
+            conversation.open_upstream()
+            self.assertIs(conversation.upstream.released, True)
+            self.assertEqual((conversation.gets(), conversation.tenant_pool.users), (b"", 0))
 
     def test_ended_in_the_middle_of_a_large_command_behind_others(self) -> None:
         conversation = logged_in().client(GET, encode([b"SET", b"a", b"x" * 100_000])[:70_000])
-        conversation.recheck(Directory(None, []))
+        conversation.recheck(Snapshot(None, []))
         self.assertIsNone(conversation.closed)
         self.assertHears(conversation.shared_redis(b"+1\r\n"), b"+1\r\n")
         self.assertEqual(conversation.closed, "revoked")
 
-    def test_its_own_lane_breaks(self) -> None:
+    def test_its_dedicated_connection_breaks(self) -> None:
         conversation = logged_in().command(b"BLPOP", b"q", b"0")
-        conversation.session.lane_lost()
-        self.assertEqual((conversation.closed, conversation.home.users), ("redis-lost", 0))
+        conversation.session.upstream_lost()
+        self.assertEqual((conversation.closed, conversation.tenant_pool.users), ("redis-lost", 0))
 
 
 class RedisAwayTests(SharedCase):
     def test_every_command_in_flight_is_answered_once_and_the_session_stays(self) -> None:
         conversation = logged_in().client(GET * 3, encode([b"SELECT", b"9"]), GET)
         conversation.shared_redis(b"+1\r\n")
-        home = conversation.home
-        home.breaks()
+        tenant_pool = conversation.tenant_pool
+        tenant_pool.breaks()
         told = conversation.hears()
         self.assertTrue(told.startswith(b"+1\r\n" + LOST * 2 + b"-NOPERM") and told.endswith(LOST), told)
         self.assertEqual(told.count(b"\r\n"), 5)
@@ -380,40 +382,40 @@ class RedisAwayTests(SharedCase):
         # What comes until it is known whether there is another one waits.
         conversation.client(GET * 2)
         self.assertHears(conversation)
-        home.away = "ERR away"
-        home.ready()
+        tenant_pool.away = "ERR away"
+        tenant_pool.ready()
         self.assertHears(conversation, AWAY * 2)
         self.assertHears(conversation.client(GET), AWAY)
-        home.lane = RecordingLane(conversation)
+        tenant_pool.upstream = RecordingUpstream(conversation)
         self.assertHears(conversation.client(GET).shared_redis(b"+2\r\n"), b"+2\r\n")
 
-    def test_what_waits_goes_over_the_next_lane(self) -> None:
+    def test_what_waits_goes_over_the_next_upstream_connection(self) -> None:
         conversation = logged_in()
-        home = conversation.home
-        home.breaks()
+        tenant_pool = conversation.tenant_pool
+        tenant_pool.breaks()
         conversation.client(GET)
-        home.lane = RecordingLane(conversation)
-        home.ready()
+        tenant_pool.upstream = RecordingUpstream(conversation)
+        tenant_pool.ready()
         self.assertEqual(conversation.shared_gets(), GET)
 
     def test_within_a_reply(self) -> None:
         conversation = logged_in().client(GET * 2).shared_redis(b"$5\r\nab")
-        conversation.home.breaks(begun=True)
+        conversation.tenant_pool.breaks(begun=True)
         self.assertHears(conversation, b"$5\r\nab")
-        self.assertEqual((conversation.closed, conversation.home.users), ("redis-lost", 0))
+        self.assertEqual((conversation.closed, conversation.tenant_pool.users), ("redis-lost", 0))
 
     def test_what_nobody_hears_is_no_answer(self) -> None:
         conversation = logged_in().client(encode([b"CLIENT", b"REPLY", b"SKIP"]), GET * 2)
-        conversation.home.breaks()
+        conversation.tenant_pool.breaks()
         self.assertHears(conversation, LOST)
-        conversation.home.away = "ERR away"
+        conversation.tenant_pool.away = "ERR away"
         conversation.client(encode([b"CLIENT", b"REPLY", b"SKIP"]), GET * 2)
         self.assertHears(conversation, AWAY)
 
-    def test_what_needs_a_lane_of_its_own_fails_too(self) -> None:
+    def test_what_needs_a_dedicated_connection_fails_too(self) -> None:
         conversation = logged_in()
-        conversation.home.breaks()
-        conversation.home.away = "ERR away"
+        conversation.tenant_pool.breaks()
+        conversation.tenant_pool.away = "ERR away"
         large = encode([b"SET", b"a", b"x" * 100_000])
         block = encode([b"MULTI"]) + GET + encode([b"EXEC"])
         for command, count in (
@@ -425,74 +427,79 @@ class RedisAwayTests(SharedCase):
             (encode([b"PUBLISH", b"a", b"b"]), 1),
         ):
             self.assertHears(conversation.client(command), AWAY * count)
-        self.assertEqual(conversation.lanes, [])
+        self.assertEqual(conversation.upstreams, [])
         self.assertFalse(conversation.session._multi)
 
     def test_commands_parked_behind_what_was_lost(self) -> None:
-        """They wait for what is owed, which is an error now, and must not be sent to the lane that is gone."""
+        """They wait for what is pending, which is an error now, and must not be sent to the upstream connection that is
+        gone.
+        """
         conversation = logged_in().client(GET, encode([b"BLPOP", b"q", b"0"]))
-        conversation.home.breaks()
+        conversation.tenant_pool.breaks()
         self.assertHears(conversation, LOST)
         self.assertEqual(conversation.gets(), encode([b"BLPOP", b"q", b"0"]))
 
 
 class BoundsTests(SharedCase):
-    def test_a_lane_that_is_busy(self) -> None:
+    def test_an_upstream_connection_that_is_busy(self) -> None:
         conversation = logged_in()
-        conversation.home.lane.busy = True
+        conversation.tenant_pool.upstream.busy = True
         conversation.client(GET)
         self.assertEqual((conversation.shared_gets(), conversation.waits), (b"", True))
-        conversation.home.ready()
+        conversation.tenant_pool.ready()
         self.assertTrue(conversation.waits)  # somebody else was faster
-        conversation.home.lane.busy = False
-        conversation.home.ready()
+        conversation.tenant_pool.upstream.busy = False
+        conversation.tenant_pool.ready()
         self.assertEqual((conversation.shared_gets(), conversation.waits), (GET, False))
 
-    def test_a_lane_that_was_left_is_used_until_nothing_is_owed(self) -> None:
+    def test_an_upstream_connection_that_was_left_is_used_until_nothing_is_pending(self) -> None:
         conversation = logged_in().client(GET)
-        old = conversation.home.lane
-        conversation.home.lane = RecordingLane(conversation)
+        old = conversation.tenant_pool.upstream
+        conversation.tenant_pool.upstream = RecordingUpstream(conversation)
         conversation.client(GET)
         self.assertEqual((old.sent, conversation.shared_gets()), (GET, b""))
-        old.ledger.received(b"+1\r\n")
+        old.pending.received(b"+1\r\n")
         self.assertEqual(conversation.shared_gets(), GET)
 
-    def test_a_client_that_does_not_read_moves_to_a_lane_of_its_own(self) -> None:
+    def test_a_client_that_does_not_read_moves_to_a_dedicated_connection(self) -> None:
         conversation = logged_in()
-        lane = conversation.home.lane
+        upstream = conversation.tenant_pool.upstream
         behind: list[int] = []
-        lane.fell_behind = lambda session, size: behind.append(size)
-        lane.caught_up = lambda session: behind.clear()
+        upstream.slow_reader = lambda session, size: behind.append(size)
+        upstream.read_everything = lambda session: behind.clear()
         conversation.client(GET * 2)
         conversation.session.unread(True)
         conversation.shared_redis(b"+1\r\n")
         self.assertEqual(behind, [4])
         conversation.client(GET)
-        self.assertEqual((conversation.shared_gets(), conversation.lanes), (GET * 2, []))
+        self.assertEqual((conversation.shared_gets(), conversation.upstreams), (GET * 2, []))
         conversation.shared_redis(b"+2\r\n")
         # Redis keeps what it does not read from now on.
         self.assertEqual(conversation.gets(), GET)
-        self.assertTrue(conversation.lane.paused)
+        self.assertTrue(conversation.upstream.paused)
         conversation.session.unread(False)
-        self.assertEqual((behind, conversation.lane.paused), ([], False))
+        self.assertEqual((behind, conversation.upstream.paused), ([], False))
         conversation.redis(b"+3\r\n")
         self.assertHome(conversation)
         self.assertHears(conversation, b"+1\r\n+2\r\n+3\r\n")
 
-    def test_a_lane_that_is_left_for_what_a_client_did_not_read_is_sent_nothing_more(self) -> None:
-        """The lane's last debt takes it past its bound: it is given back at once, and behind the debt a command waits."""
+    def test_an_upstream_connection_that_is_left_for_what_a_client_did_not_read_is_sent_nothing_more(self) -> None:
+        """The upstream connection's last reply batch takes it past its bound: it is given back at once, and behind the reply
+        batch a
+        command waits.
+        """
         conversation = logged_in().client(GET, encode([b"HELLO", b"2", b"AUTH", b"blue", b"blue"]), GET)
-        left = conversation.home
-        old = left.lane
+        left = conversation.tenant_pool
+        old = left.upstream
 
-        def fell_behind(session: object, size: int) -> None:
-            left.lane = RecordingLane(conversation)
+        def slow_reader(session: object, size: int) -> None:
+            left.upstream = RecordingUpstream(conversation)
             old.release(clean=True)
 
-        old.fell_behind = fell_behind
-        old.caught_up = lambda session: None
+        old.slow_reader = slow_reader
+        old.read_everything = lambda session: None
         conversation.session.unread(True)
-        old.ledger.received(b"+1\r\n")
+        old.pending.received(b"+1\r\n")
         self.assertEqual(old.sent, GET)
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"2"]))
         conversation.session.unread(False)
@@ -500,17 +507,19 @@ class BoundsTests(SharedCase):
         self.assertEqual(conversation.shared_gets(), GET)
         conversation.shared_redis(b"+2\r\n")
         self.assertHears(conversation, b"+1\r\n*0\r\n+2\r\n")
-        self.assertEqual([home.users for home in conversation.homes], [0, 1])
+        self.assertEqual([tenant_pool.users for tenant_pool in conversation.homes], [0, 1])
 
     def test_a_client_that_does_not_read_is_counted_where_it_fell_behind(self) -> None:
-        """Until it has read, wherever HELLO leads it meanwhile: or that lane would be held back by nobody for ever."""
+        """Until it has read, wherever HELLO leads it meanwhile: or that upstream connection would be held back by nobody for
+        ever.
+        """
         conversation = logged_in().client(GET, encode([b"HELLO", b"3"]))
-        old = conversation.home.lane
+        old = conversation.tenant_pool.upstream
         behind: list[int] = []
-        old.fell_behind = lambda session, size: behind.append(size)
-        old.caught_up = lambda session: behind.clear()
+        old.slow_reader = lambda session, size: behind.append(size)
+        old.read_everything = lambda session: behind.clear()
         conversation.session.unread(True)
-        old.ledger.received(b"+1\r\n")
+        old.pending.received(b"+1\r\n")
         self.assertEqual(conversation.shared_gets(), encode([b"HELLO", b"3"]))
         conversation.shared_redis(b"%0\r\n")
         self.assertEqual(behind, [4])
@@ -519,40 +528,40 @@ class BoundsTests(SharedCase):
 
     def test_a_client_that_does_not_read_and_sends_nothing_stays(self) -> None:
         conversation = logged_in().client(GET)
-        conversation.home.lane.fell_behind = conversation.home.lane.caught_up = lambda *_: None
+        conversation.tenant_pool.upstream.slow_reader = conversation.tenant_pool.upstream.read_everything = lambda *_: None
         conversation.session.unread(True)
         conversation.shared_redis(b"+1\r\n")
         conversation.session.unread(False)
-        self.assertEqual(conversation.lanes, [])
+        self.assertEqual(conversation.upstreams, [])
 
-    def test_a_client_that_does_not_read_while_no_lane_can_be_had(self) -> None:
-        conversation = logged_in(lanes_at_once=False)
+    def test_a_client_that_does_not_read_while_no_upstream_connection_can_be_had(self) -> None:
+        conversation = logged_in(upstreams_at_once=False)
         conversation.session.unread(True)
         conversation.client(GET)
-        conversation.session.lane_refused("ERR none")
+        conversation.session.upstream_refused("ERR none")
         self.assertHears(conversation)
         self.assertEqual(len(conversation.asked), 2)
         conversation.session.unread(False)
         self.assertEqual(conversation.shared_gets(), GET)
 
-    def test_a_client_that_has_read_all_before_it_is_known_that_no_lane_can_be_had(self) -> None:
-        conversation = logged_in(lanes_at_once=False)
+    def test_a_client_that_has_read_all_before_it_is_known_that_no_upstream_connection_can_be_had(self) -> None:
+        conversation = logged_in(upstreams_at_once=False)
         conversation.session.unread(True)
         conversation.client(GET)
         conversation.session.unread(False)
-        conversation.session.lane_refused("ERR none")
+        conversation.session.upstream_refused("ERR none")
         self.assertEqual((conversation.shared_gets(), conversation.waits), (GET, False))
 
-    def test_a_client_that_has_read_all_needs_no_lane_of_its_own(self) -> None:
-        before = logged_in(lanes_at_once=False)
+    def test_a_client_that_has_read_all_needs_no_upstream_connection_of_its_own(self) -> None:
+        before = logged_in(upstreams_at_once=False)
         before.session.unread(True)
         before.client(GET)
         before.session.unread(False)
-        before.open_lane()
+        before.open_upstream()
         after = logged_in()
         after.session.unread(True)
         after.client(GET).redis(b"+1\r\n")
-        self.assertTrue(after.session.pinned)
+        self.assertTrue(after.session.dedicated)
         after.session.unread(False)
         for conversation in (before, after):
             self.assertHome(conversation)
@@ -560,8 +569,8 @@ class BoundsTests(SharedCase):
 
     def test_too_slow(self) -> None:
         conversation = logged_in().client(GET)
-        conversation.session.too_slow()
-        self.assertEqual((conversation.closed, conversation.home.users), ("too-slow", 0))
+        conversation.session.close_slow_reader()
+        self.assertEqual((conversation.closed, conversation.tenant_pool.users), ("too-slow", 0))
         conversation.shared_redis(b"+1\r\n")
         self.assertHears(conversation)
 

@@ -205,7 +205,7 @@ class Actor:
             self.give_up_keys()
 
     def leave(self, abruptly: bool) -> None:
-        """It goes, whatever it is owed."""
+        """It goes, whatever it waits for."""
         end = self.end
         if end is None:
             return
@@ -491,7 +491,7 @@ class Actor:
         self.do_strings()
 
     def do_come_again(self) -> None:
-        """Leaves, owed nothing, and connects again."""
+        """Leaves, pending nothing, and connects again."""
         self.leave(self.rng.random() < 0.5)
         self.world.after(self.rng.uniform(0, 0.5), self.open)
 

@@ -39,7 +39,7 @@ class Redis:
         self.tenants = tenants
         self.well = True
         self.listens = True
-        self.connections: dict[int, RedisConnection] = {}
+        self.connections: dict[int, SimulatedConnection] = {}
         self.databases: list[dict[bytes, bytes | deque[bytes]]] = [{} for _ in range(DATABASES)]
         #: when each item of a list was given to a blocked client, and to which connection
         self.popped: dict[bytes, tuple[float, int]] = {}
@@ -47,7 +47,7 @@ class Redis:
         self._changed: dict[tuple[int, bytes], int] = {}
         self._changes = 0
         self._stalled: Event | None = None
-        self._ready: deque[RedisConnection] = deque()
+        self._ready: deque[SimulatedConnection] = deque()
 
     # What happens to it.
 
@@ -69,7 +69,7 @@ class Redis:
         """Whether it does nothing now."""
         return self._stalled is not None
 
-    def wait(self, connection: RedisConnection) -> None:
+    def wait(self, connection: SimulatedConnection) -> None:
         """It has something to read, when Redis goes on."""
         if connection not in self._ready:
             self._ready.append(connection)
@@ -119,7 +119,7 @@ class Redis:
         return heard
 
 
-class RedisConnection:
+class SimulatedConnection:
     """One connection of it."""
 
     def __init__(self, redis: Redis) -> None:
@@ -427,26 +427,26 @@ class RedisConnection:
         return self.redis.databases[self.database]
 
 
-_COMMANDS: dict[bytes, Callable[[RedisConnection, list[bytes]], bytes]] = {
-    b"AUTH": RedisConnection._auth,
-    b"HELLO": RedisConnection._hello,
-    b"SELECT": RedisConnection._select,
-    b"GET": RedisConnection._get,
-    b"SET": RedisConnection._set,
-    b"DEL": RedisConnection._delete,
-    b"INCR": RedisConnection._incr,
-    b"RPUSH": RedisConnection._rpush,
-    b"BLPOP": RedisConnection._blpop,
-    b"PING": RedisConnection._ping,
-    b"QUIT": RedisConnection._quit,
-    b"ECHO": RedisConnection._echo,
-    b"PUBLISH": RedisConnection._publish,
-    b"SUBSCRIBE": RedisConnection._subscribe,
-    b"UNSUBSCRIBE": RedisConnection._unsubscribe,
-    b"INFO": RedisConnection._info,
-    b"MULTI": RedisConnection._multi,
-    b"EXEC": RedisConnection._exec,
-    b"DISCARD": RedisConnection._discard,
-    b"WATCH": RedisConnection._watch,
-    b"UNWATCH": RedisConnection._unwatch,
+_COMMANDS: dict[bytes, Callable[[SimulatedConnection, list[bytes]], bytes]] = {
+    b"AUTH": SimulatedConnection._auth,
+    b"HELLO": SimulatedConnection._hello,
+    b"SELECT": SimulatedConnection._select,
+    b"GET": SimulatedConnection._get,
+    b"SET": SimulatedConnection._set,
+    b"DEL": SimulatedConnection._delete,
+    b"INCR": SimulatedConnection._incr,
+    b"RPUSH": SimulatedConnection._rpush,
+    b"BLPOP": SimulatedConnection._blpop,
+    b"PING": SimulatedConnection._ping,
+    b"QUIT": SimulatedConnection._quit,
+    b"ECHO": SimulatedConnection._echo,
+    b"PUBLISH": SimulatedConnection._publish,
+    b"SUBSCRIBE": SimulatedConnection._subscribe,
+    b"UNSUBSCRIBE": SimulatedConnection._unsubscribe,
+    b"INFO": SimulatedConnection._info,
+    b"MULTI": SimulatedConnection._multi,
+    b"EXEC": SimulatedConnection._exec,
+    b"DISCARD": SimulatedConnection._discard,
+    b"WATCH": SimulatedConnection._watch,
+    b"UNWATCH": SimulatedConnection._unwatch,
 }

@@ -30,21 +30,21 @@ from redisproxy.clients import factory as clients_module
 from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import ClientProtocol
 from redisproxy.clients.factory import ClientFactory, Timeouts
-from redisproxy.clients.snapshot import DirectoryHolder
-from redisproxy.ops.access_log import Outcomes
+from redisproxy.clients.snapshot import CurrentSnapshot
+from redisproxy.ops.access_log import AccessLog
 from redisproxy.session import conversation
-from redisproxy.tenants.model import Backend, Credential, Directory, Tenant, digest
+from redisproxy.tenants.model import Backend, Credential, Snapshot, Tenant, digest
 from redisproxy.upstream import multiplexed as shared_module
-from redisproxy.upstream import pool as lanes_module
-from redisproxy.upstream.acl_users import Wall
-from redisproxy.upstream.connection import LaneProtocol
-from redisproxy.upstream.multiplexed import SharedLane
-from redisproxy.upstream.pool import LanePool
-from redisproxy.upstream.queries import Questions
+from redisproxy.upstream import pool as multiplexed_module
+from redisproxy.upstream.acl_users import AclUsers
+from redisproxy.upstream.connection import RedisConnection
+from redisproxy.upstream.multiplexed import MultiplexedConnection
+from redisproxy.upstream.pool import ConnectionPool
+from redisproxy.upstream.queries import ControlQueries
 
 from .actors import Actor, Flooder, Pinger
 from .kernel import Connection, Poll, Reactor, Socket, World, connect
-from .redis import Redis, RedisConnection
+from .redis import Redis, SimulatedConnection
 
 #: What a client may do.
 EASY = (
@@ -57,14 +57,14 @@ HARD = ("leave_blocked", "write_first", "read_slowly")
 FAULTS = ("stall", "restart", "kill", "rotate", "hand_over", "move", "abandon")
 #: Limits of the proxy, and how small the seed may make them: (module, name, value).
 LIMITS = (
-    (lanes_module, "AT_ONCE", 2),
-    (shared_module, "UNREAD_LIMIT", 16 * 1024),
+    (multiplexed_module, "CONCURRENT_LIMIT", 2),
+    (shared_module, "BACKLOG_LIMIT", 16 * 1024),
     (shared_module, "QUEUED_LIMIT", 1024),
-    (shared_module, "DEBTS_LIMIT", 8),
-    (shared_module, "LANES_LIMIT", 2),
-    (conversation, "OWED_LIMIT", 64),
+    (shared_module, "BATCHES_LIMIT", 8),
+    (shared_module, "CONNECTIONS_LIMIT", 2),
+    (conversation, "PENDING_LIMIT", 64),
     (conversation, "ANSWERS_LIMIT", 64),
-    (conversation, "HELD_LIMIT", 512),
+    (conversation, "BUFFERED_LIMIT", 512),
     (client_module, "WAITING_LIMIT", 64),
     (clients_module, "CLOSED_AT_ONCE", 1),
 )
@@ -118,7 +118,7 @@ class _Endpoint:
                 connecting.errback(error.ConnectionRefusedError())
                 return
             end = Socket(simulation.world)
-            connect(end, RedisConnection(simulation.redis).end)
+            connect(end, SimulatedConnection(simulation.redis).end)
             protocol = factory.buildProtocol(UNIXAddress(None))
             Connection(end, protocol, simulation.reactor, UNIXAddress(None)).begin()
             connecting.callback(protocol)
@@ -149,8 +149,8 @@ class Simulation:
         self.left: list[tuple[float, str]] = []
         # By counter: what it must have at least, and at most.
         self._counted: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        # Until when a tenant's errors are excused, and all tenants' under None.
-        self._excused: dict[str | None, float] = defaultdict(float)
+        # Until when a tenant's errors are cancelled, and all tenants' under None.
+        self._forgiven: dict[str | None, float] = defaultdict(float)
         self._tenants = {"blue": Tenant("blue", 3), "green": Tenant("green", 5)}
         self._backend = Backend(host="redis", port=6379, password=_MASTER)
         self._passwords = {"blue": b"blue-1", "green": b"green-1"}
@@ -189,28 +189,28 @@ class Simulation:
                 self._patches.append(mock.patch.object(module, name, value))
         self.crowded = self.options.limits and rng.random() < 0.3
         self._patches += [
-            mock.patch.object(lanes_module, "endpoint_for", lambda *_: _Endpoint(self)),
+            mock.patch.object(multiplexed_module, "endpoint_for", lambda *_: _Endpoint(self)),
             mock.patch.object(client_module, "select", Poll(self.world)),
             mock.patch.object(probes, "reached", self.reached.add),
         ]
         # Sets of these have an order, which must not depend on addresses.
-        for kind in (ClientProtocol, LaneProtocol, SharedLane):
+        for kind in (ClientProtocol, RedisConnection, MultiplexedConnection):
             self._patches.append(mock.patch.object(kind, "__hash__", lambda thing: self._serial_of(thing)))
         for patch in self._patches:
             patch.start()
-        wall = Wall("off", None)
-        self._lanes = LanePool(reactor, wall, 1, 30.0, 5.0)
-        self._holder = DirectoryHolder(reactor)
+        acl_users = AclUsers("off", None)
+        self._upstreams = ConnectionPool(reactor, acl_users, 1, 30.0, 5.0)
+        self._holder = CurrentSnapshot(reactor)
         self._admission = Admission(4 if self.crowded else 1000, 1000)
         shares = rng.random() < 0.8
         self._factory = ClientFactory(
-            *(reactor, self._holder, Questions(reactor, self._lanes), wall, self._lanes),
-            *(self._admission, Outcomes(reactor), Timeouts(60.0), shares),
+            *(reactor, self._holder, ControlQueries(reactor, self._upstreams), acl_users, self._upstreams),
+            *(self._admission, AccessLog(reactor), Timeouts(60.0), shares),
         )
         self._use_directory()
         self._holder.startService()
-        self._lanes.startService()
-        self._lanes.use(self._backend)
+        self._upstreams.startService()
+        self._upstreams.use(self._backend)
         self._factory.startFactory()
 
     def _serial_of(self, thing: object) -> int:
@@ -221,10 +221,10 @@ class Simulation:
 
     def _use_directory(self) -> None:
         credentials = [Credential(self._tenants[name], "s", digest(password)) for name, password in self._passwords.items()]
-        directory = Directory(self._backend, credentials)
-        if hasattr(self._lanes, "use_tenants"):  # as `Serving.use`
-            self._lanes.use_tenants(directory.tenants)
-        self._holder.use(directory)
+        snapshot = Snapshot(self._backend, credentials)
+        if hasattr(self._upstreams, "use_tenants"):  # as `Serving.use`
+            self._upstreams.use_tenants(snapshot.tenants)
+        self._holder.use(snapshot)
 
     def _crashed(self, failure: Failure) -> None:
         self.wrong("crash", failure.getTraceback(), None)
@@ -239,7 +239,7 @@ class Simulation:
         """A new connection of a client."""
         near = Socket(self.world)
         if self.straight:
-            connect(near, RedisConnection(self.redis).end)
+            connect(near, SimulatedConnection(self.redis).end)
             return near
         far = Socket(self.world)
         connect(near, far)
@@ -285,9 +285,9 @@ class Simulation:
         self._counted[counter][1] += perhaps
 
     def wrong(self, kind: str, text: str, tenant: str | None) -> None:
-        """Something happened that must not, unless it is excused by a fault of Redis's, or of the tenant's credential."""
+        """Something happened that must not, unless it is cancelled by a fault of Redis's, or of the tenant's credential."""
         excusable = kind in ("closed", "redis-error", "refused", "half-reply", "message-lost", "stuck")
-        if excusable and self.world.now < max(self._excused[None], self._excused[tenant]):
+        if excusable and self.world.now < max(self._forgiven[None], self._forgiven[tenant]):
             return
         self.found.append(Wrong(kind, f"t={self.world.now:.3f} {text}"))
         if len(self.found) >= 50:
@@ -295,29 +295,29 @@ class Simulation:
 
     # Faults.
 
-    def _excuse(self, tenant: str | None, seconds: float) -> None:
-        self._excused[tenant] = max(self._excused[tenant], self.world.now + seconds + RECOVERY)
+    def _forgive(self, tenant: str | None, seconds: float) -> None:
+        self._forgiven[tenant] = max(self._forgiven[tenant], self.world.now + seconds + RECOVERY)
 
     def _stall(self) -> None:
         seconds = self.rng.choice([0.1, 2, 20])
-        self._excuse(None, seconds)
+        self._forgive(None, seconds)
         self.redis.stall(seconds)
 
     def _restart(self) -> None:
         if not self.redis.listens:
             return
         seconds = self.rng.choice([0.01, 1, 10])
-        self._excuse(None, seconds)
+        self._forgive(None, seconds)
         self.redis.stop()
         self.world.after(seconds, self._come_back)
 
     def _come_back(self) -> None:
         self.redis.start()
         if not self.straight:  # the control connection finds it
-            self.world.after(self.rng.uniform(0, 1), self.reactor.callLater, 0, self._lanes.redis_told, False)
+            self.world.after(self.rng.uniform(0, 1), self.reactor.callLater, 0, self._upstreams.redis_told, False)
 
     def _kill(self) -> None:
-        self._excuse(None, 0)
+        self._forgive(None, 0)
         self.redis.kill_one()
 
     def _move(self) -> None:
@@ -326,13 +326,13 @@ class Simulation:
 
     def _abandon(self) -> None:
         """The same, and what is at the old address is given up."""
-        self._excuse(None, 0)
+        self._forgive(None, 0)
         self._serve_at_another_address(abandon=True)
 
     def _serve_at_another_address(self, abandon: bool) -> None:
         if not self.straight:
             self._backend = replace(self._backend, host=f"redis-{self.world.number()}")
-            self._lanes.use(self._backend, abandon)
+            self._upstreams.use(self._backend, abandon)
 
     def _rotate(self) -> None:
         """A tenant has another password."""
@@ -355,7 +355,7 @@ class Simulation:
         self._use_directory()
 
     def _end_sessions(self, tenant: str) -> None:
-        self._excuse(tenant, 0)
+        self._forgive(tenant, 0)
         for actor in self.actors:
             if actor.tenant == tenant:
                 actor.give_up_keys()
@@ -424,7 +424,7 @@ class Simulation:
     def _judge_lost_item(self, item: bytes) -> None:
         tenant = "blue" if item.startswith(b"blue") else "green"
         at, _ = self.redis.popped.get(item, (0.0, 0))
-        if at < max(self._excused[None], self._excused[tenant]):
+        if at < max(self._forgiven[None], self._forgiven[tenant]):
             return
         # It was on its way when the client left: so it is straight to Redis.
         near = 20 * self.world.latency + 0.02
@@ -441,14 +441,14 @@ class Simulation:
             "tenants with clients": len(self._factory.members),
             "places": self._admission.served,
             "waiting for a place": self._admission.waiting,
-            "homes": len(self._lanes._homes),
-            "connections to Redis": max(0, len(self._lanes) - 1),
+            "homes": len(self._upstreams._tenant_pools),
+            "connections to Redis": max(0, len(self._upstreams) - 1),
         }
         if any(left.values()):
             self.wrong("left", ", ".join(f"{count} {name}" for name, count in left.items() if count), None)
         self._factory.stopFactory()
         self._holder.stopService()
-        self._lanes.stopService()
+        self._upstreams.stopService()
         self.world.run(self.world.now + 10.0)
         calls = self.reactor.getDelayedCalls()
         if calls:

@@ -21,7 +21,7 @@ from redisproxy.sources.kubernetes_watch import ClusterWatches
 from redisproxy.sources.watch import WatchService
 from redisproxy.tenants.enrolment import Enrolment, Problem
 from redisproxy.tenants.limits import UNLIMITED, Limits
-from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Directory
+from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Snapshot
 
 from ..cluster.apiserver import shared_api_server
 from ..support.kept import KeptDirectory
@@ -70,29 +70,29 @@ class Contract:
     def temporary(self, name: str, which: str, password: str, index: int, **values: str) -> dict:
         return secret(name, f"redis-secret-temp-{which}", redis_connection_string=url(password, index), **values)
 
-    def read(self, databases: int | None = 16) -> Directory:
+    def read(self, databases: int | None = 16) -> Snapshot:
         """Reads as the service does. What it found wrong is in self.problems."""
         reading = self.source.read()
         self.assertEqual(reading.failures(), [])
-        self.enrolment.absorb(reading)
+        self.enrolment.use_full_read(reading)
         directory, self.problems = self.enrolment.resolve(databases)
         for text in (str(self.problems), "".join(map(str, self.problems)), repr(reading), repr(directory.credentials)):
             self.assertNotIn(MARK, text)
         return directory
 
-    def good(self, databases: int | None = 16) -> Directory:
+    def good(self, databases: int | None = 16) -> Snapshot:
         """Reads, and nothing is wrong."""
         directory = self.read(databases)
         self.assertEqual(self.problems, [])
         return directory
 
-    def indexes(self, directory: Directory) -> dict[str, int]:
+    def indexes(self, directory: Snapshot) -> dict[str, int]:
         return {tenant.namespace: tenant.index for tenant in directory.tenants}
 
-    def login(self, directory: Directory, password: str, username: str | None = None) -> Credential:
+    def login(self, directory: Snapshot, password: str, username: str | None = None) -> Credential:
         return directory.authenticate(username, password.encode(), self.now)
 
-    def refused(self, directory: Directory, password: str, username: str | None = None) -> str:
+    def refused(self, directory: Snapshot, password: str, username: str | None = None) -> str:
         with self.assertRaises(AuthenticationError) as caught:
             self.login(directory, password, username)
         return caught.exception.outcome
@@ -501,7 +501,7 @@ class Contract:
         ended: list[float] = []
         start = clock.seconds()
 
-        def changed(directory: Directory) -> None:
+        def changed(directory: Snapshot) -> None:
             if not directory.renewed(used, clock.seconds()):
                 ended.append(clock.seconds() - start)
 
@@ -574,16 +574,16 @@ class WatchedContract(Contract):
             update = self.source.read_changes(self.queue.take())
             self.assertEqual(update.failures, ())
             self.assertNotIn(MARK, repr(update))
-            self.enrolment.amend(update)
+            self.enrolment.use_incremental_read(update)
 
-    def read(self, databases: int | None = 16) -> Directory:
+    def read(self, databases: int | None = 16) -> Snapshot:
         if self.watch is None:
             self.follow()
         else:
             self.take_up()
         directory, self.problems = self.enrolment.resolve(databases)
         whole = Enrolment(self.secret_name, self.master)
-        whole.absorb(self.world.source(self.prefix, self.secret_name, self.master).read())
+        whole.use_full_read(self.world.source(self.prefix, self.secret_name, self.master).read())
         read, problems = whole.resolve(databases)
         self.assertEqual((directory.credentials, self.problems), (read.credentials, problems))
         self.assertIn(read.backend, (directory.backend, None))

@@ -29,7 +29,7 @@ class AmendTests(plain.TestCase):
 
     def test_before_everything_was_read_nothing_is_known(self) -> None:
         enrolment = Enrolment(CLIENT, MASTER)
-        enrolment.amend(Update({"team-blue": None}, {}, {BLUE: None, MASTER: None}))
+        enrolment.use_incremental_read(Update({"team-blue": None}, {}, {BLUE: None, MASTER: None}))
         self.assertFalse(enrolment.loaded)
         self.assertEqual(enrolment.resolve()[1], [])
 
@@ -230,10 +230,10 @@ class DirectoryTests(SourceCase):
         self.note(*BLUE)
         self.clock.advance(reload.GATHER)
         self.assertTrue(self.holds("blue-password"))
-        self.api.mend()
+        self.api.fix()
         self.clock.advance(reload.FIRST_RETRY)
         self.assertTrue(self.holds("second"))
-        self.assertEqual(service.refreshed, self.clock.seconds())
+        self.assertEqual(service.reloaded_at, self.clock.seconds())
 
     def test_changes_before_the_first_reading(self) -> None:
         self.api.fail(ANY, refusal(503))
@@ -241,7 +241,7 @@ class DirectoryTests(SourceCase):
         self.note(*BLUE)
         self.clock.advance(reload.GATHER)
         self.assertIsNone(self.service.directory)
-        self.api.mend()
+        self.api.fix()
         self.clock.advance(reload.FIRST_RETRY)
         self.assertTrue(self.holds("blue-password"))
         self.clock.advance(reload.GATHER)

@@ -16,7 +16,7 @@ from redisproxy.sources import kubernetes
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.tenants import enrolment
 from redisproxy.tenants.enrolment import ReadFailure
-from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Directory
+from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Snapshot
 
 from ..support.apiserver import (
     ANY,
@@ -113,7 +113,7 @@ class UnchangedTests(ClusterCase):
         self.read()
         self.api.fail(NAMESPACES, refusal(500))
         self.read()
-        self.api.mend()
+        self.api.fix()
         self.assertEqual(self.after(), ([], [], 0))
 
     def test_a_server_that_tells_no_versions_is_not_taken_at_its_word(self) -> None:
@@ -139,7 +139,7 @@ class UnchangedTests(ClusterCase):
             return call(source, *arguments, **options)
 
         self.patch(ClusterSource, "_call", noted)
-        self.enrolment.absorb(self.source.read(lambda: work.append("rest")))
+        self.enrolment.use_full_read(self.source.read(lambda: work.append("rest")))
         self.assertEqual(work, ["request", "rest"] * (2 + 22), "the master secret, one page of namespaces, 22 lists")
         work.clear()
         self.enrolment.resolve(None, lambda: work.append("rest"))
@@ -185,7 +185,7 @@ class PagesTests(ClusterCase):
         self.api.expire_continues()
         self.assertEqual(self.read().namespaces, ReadFailure("410 Gone"))
         self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
-        self.api.mend()
+        self.api.fix()
         self.assertGood({"team-blue": 3, "team-green": 5, "team-more": 7})
 
     def test_secrets_whose_pages_expire_cost_their_namespace_alone(self) -> None:
@@ -228,7 +228,7 @@ class RefusalTests(ClusterCase):
         self.assertEqual(self.read().failures(), [ReadFailure("403 Forbidden")])
         self.assertEqual(self.served(), {"team-blue": 3, "team-green": 6, "team-red": 7})
         self.assertEqual([str(p) for p in self.problems], ["team-blue: its secrets were not read: 403 Forbidden"])
-        self.api.mend()
+        self.api.fix()
         self.assertGood({"team-green": 6, "team-red": 7})
 
     def test_a_namespace_that_comes_back_unreadable_is_not_the_one_that_was_deleted(self) -> None:
@@ -260,7 +260,7 @@ class RefusalTests(ClusterCase):
             self.api.fail(path, refusal(404))
             self.assertEqual(self.read().failures(), [ReadFailure("404 Not Found")])
             self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
-            self.api.mend()
+            self.api.fix()
 
     def test_429_tells_when_to_come_again_and_is_left_alone_until_then(self) -> None:
         self.api.fail(BLUE, refusal(429, Retry_After="7"))
@@ -307,7 +307,7 @@ class AnswerTests(ClusterCase):
         # One time-out, not one for each namespace that follows.
         self.assertEqual(self.asked, [MASTER_PATH, NAMESPACES, BLUE])
         self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
-        self.api.mend()
+        self.api.fix()
         self.assertGood()
 
     def test_a_half_written_answer(self) -> None:
@@ -317,7 +317,7 @@ class AnswerTests(ClusterCase):
             reading = self.read()
             self.assertRegex(reading.failures()[0].reason, "^no answer: ")
             self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
-            self.api.mend()
+            self.api.fix()
 
     def test_what_is_not_json(self) -> None:
         self.assertGood()
@@ -332,7 +332,7 @@ class AnswerTests(ClusterCase):
                 self.api.fail(path, fault)
                 self.assertEqual(self.read().failures()[0].reason, "the answer is not JSON")
                 self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
-                self.api.mend()
+                self.api.fix()
 
     def test_json_that_is_not_what_was_asked_for_is_no_deletion(self) -> None:
         self.assertGood()
@@ -354,7 +354,7 @@ class AnswerTests(ClusterCase):
                 self.api.fail(path, Fault(200, body=json.dumps(body).encode()))
                 self.assertRegex(self.read().failures()[0].reason, "^the answer is not a (list of objects|JSON object)$")
                 self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5}, body)
-                self.api.mend()
+                self.api.fix()
 
     def test_a_list_of_none_may_say_null(self) -> None:
         self.api.fail(BLUE, Fault(200, body=b'{"kind": "SecretList", "metadata": {}, "items": null}'))
@@ -366,7 +366,7 @@ class AnswerTests(ClusterCase):
             good = [namespace("team-green")] if kind == "NamespaceList" else []
             self.api.fail(path, Fault(200, body=json.dumps({"kind": kind, "items": [*items, *good]}).encode()))
             self.assertGood({"team-green": 5})
-            self.api.mend()
+            self.api.fix()
 
     def test_a_master_secret_that_is_no_secret(self) -> None:
         self.api.fail(MASTER_PATH, Fault(200, body=b"{}"))
@@ -390,7 +390,7 @@ class AnswerTests(ClusterCase):
                     self.assertNotIn(PLANTED, repr(self.source.read()))
                     service.refresh()
                     self.assertNotIn(PLANTED, repr(service.problems))
-                    self.api.mend()
+                    self.api.fix()
             service.stopService()
         self.assertGreater(len(events), len(faults))
         for event in events:
@@ -406,7 +406,7 @@ class AwayTests(ClusterCase):
         self.clock = task.Clock()
         self.clock.advance(1_800_000_000)
         self.service = KeptDirectory(self.clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
-        self.seen: list[Directory] = []
+        self.seen: list[Snapshot] = []
         self.service.listeners.append(self.seen.append)
 
         def stop() -> None:
@@ -443,19 +443,19 @@ class AwayTests(ClusterCase):
 
     def test_away_and_back(self) -> None:
         self.service.startService()
-        used, read = self.service.authenticate(None, b"blue-password"), self.service.refreshed
+        used, read = self.service.authenticate(None, b"blue-password"), self.service.reloaded_at
         self.api.stop()
         self.clock.pump([30] * 50)
         self.assertTrue(self.service.directory.renewed(used, self.clock.seconds()))
         self.assertEqual(self.service.authenticate(None, b"blue-password"), used)
-        self.assertEqual(self.service.refreshed, read)
+        self.assertEqual(self.service.reloaded_at, read)
         self.assertTrue(self.service.problems)
         self.api.put(*tenant("team-red", 7, "red-password"))
         self.api.start()
         self.clock.pump([30] * 11)
         self.assertEqual(self.service.authenticate(None, b"red-password").tenant.index, 7)
         self.assertEqual(self.service.authenticate(None, b"blue-password"), used)
-        self.assertGreater(self.service.refreshed, read)
+        self.assertGreater(self.service.reloaded_at, read)
         self.assertEqual(self.service.problems, [])
 
     def test_backoff_doubles_up_to_the_interval(self) -> None:
@@ -470,7 +470,7 @@ class AwayTests(ClusterCase):
         self.api.fail(NAMESPACES, refusal(429, Retry_After="40"))
         self.service.startService()
         self.assertFalse(self.attempt_after(39.9))
-        self.api.mend()
+        self.api.fix()
         self.assertTrue(self.attempt_after(0.2))
         self.assertEqual(len(self.seen), 1)
         self.assertFalse(self.attempt_after(259))
@@ -486,7 +486,7 @@ class AwayTests(ClusterCase):
     def test_a_signal_does_not_wait_for_the_retry(self) -> None:
         self.api.fail(ANY, refusal(503, Retry_After="200"))
         self.service.startService()
-        self.api.mend()
+        self.api.fix()
         self.service.refresh()
         self.assertEqual(len(self.seen), 1)
         self.assertFalse(self.attempt_after(299))

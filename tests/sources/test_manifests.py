@@ -13,7 +13,7 @@ from unittest import mock
 from redisproxy.sources import yamltext
 from redisproxy.sources.manifests import REST, ManifestsSource
 from redisproxy.tenants.allocation import Refused, Room, choose_index
-from redisproxy.tenants.enrolment import Enrolment, NamespaceDocument, Problem, Reading
+from redisproxy.tenants.enrolment import Enrolment, FullRead, NamespaceDocument, Problem
 from redisproxy.tenants.model import AuthenticationError
 
 from ..support.proxy import PREFIX, master, namespace, secret, tenant
@@ -67,9 +67,9 @@ class ManifestsCase(unittest.TestCase):
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         return path
 
-    def read(self) -> Reading:
+    def read(self) -> FullRead:
         reading = self.source.read()
-        self.enrolment.absorb(reading)
+        self.enrolment.use_full_read(reading)
         return reading
 
     def served(self) -> dict[str, int]:
@@ -82,7 +82,7 @@ class ManifestsCase(unittest.TestCase):
         self.served()
         return [str(problem) for problem in self.problems]
 
-    def rest(self) -> None:
+    def yield_cpu(self) -> None:
         """So long that what was taken away is believed when it is read."""
         self.now += REST
 
@@ -90,7 +90,7 @@ class ManifestsCase(unittest.TestCase):
         """Removes a file; what is read next believes it."""
         path.unlink()
         self.source.read()
-        self.rest()
+        self.yield_cpu()
 
 
 class ManifestsTests(ManifestsCase):
@@ -189,10 +189,10 @@ class ManifestsTests(ManifestsCase):
 
     def test_an_empty_directory_says_that_there_is_nothing(self) -> None:
         (self.directory / "master.json").unlink()
-        self.assertEqual(self.read(), Reading(None, (), {}))
+        self.assertEqual(self.read(), FullRead(None, (), {}))
         self.write("empty.yaml", "")
         self.write("comment.yaml", "# nothing\n---\n---\n")
-        self.assertEqual(self.read(), Reading(None, (), {}))
+        self.assertEqual(self.read(), FullRead(None, (), {}))
 
     def test_it_says_where_it_reads(self) -> None:
         self.assertEqual(str(self.source), f"the manifests in {self.directory}")
@@ -254,9 +254,9 @@ class ScalarTests(ManifestsCase):
                 "kind: Secret\nmetadata: {name: redis-secret-master, namespace: kube-system}\nstringData:\n"
                 f"  redis-connection-string: redis://redis/0\n  redis-password: {text}\n",
             )
-            self.rest()
+            self.yield_cpu()
             self.read()
-            self.rest()
+            self.yield_cpu()
             self.read()
             directory, problems = self.enrolment.resolve()
             self.assertEqual(directory.backend.password, text.removeprefix("!!bool ").encode())
@@ -270,7 +270,7 @@ class ScalarTests(ManifestsCase):
                 YAML.replace("  creationTimestamp", f"  annotations: {{{limit}: {written}}}\n  creationTimestamp", 1),
             )
             self.read()
-            self.rest()
+            self.yield_cpu()
             self.read()
             directory, problems = self.enrolment.resolve()
             self.assertEqual(directory.limits_of("team-blue").max_connections, held, written)
@@ -278,7 +278,7 @@ class ScalarTests(ManifestsCase):
         for hours, expires in (("2", 2), ("010", None), ("0x10", None), ("1:30", None), ("null", None), ("", None)):
             self.write("a.yaml", YAML.replace("valid_hours: 2", f"valid_hours: {hours}"))
             self.read()
-            self.rest()
+            self.yield_cpu()
             self.read()
             directory, problems = self.enrolment.resolve()
             self.assertEqual(directory.next_expiry(0), expires and 1767225600 + expires * 3600, hours)
@@ -474,7 +474,7 @@ class BadFileTests(ManifestsCase):
         link.unlink()
         link.symlink_to("nowhere")
         self.source.read()
-        self.rest()
+        self.yield_cpu()
         self.assertEqual(self.report(), [])
         self.assertEqual(self.served(), {"team-blue": 4})
 
@@ -485,11 +485,11 @@ class BadFileTests(ManifestsCase):
         self.write("b.yaml", "\n".join(lines))
         rests: list[None] = []
 
-        def rest() -> None:
+        def yield_cpu() -> None:
             rests.append(None)
             self.assertLess(len(rests), 100)
 
-        reading = self.source.read(rest)
+        reading = self.source.read(yield_cpu)
         self.assertEqual(reading.failures(), [])
         self.assertEqual([found.name for found in reading.namespaces], ["team-blue", "team-green"])
 
@@ -533,7 +533,7 @@ class HalfWrittenTests(ManifestsCase):
         self.write("all.json", self.whole.replace("6379/12", "6379/5"))
         path = self.write("z.yaml", text)
         self.read()
-        self.rest()
+        self.yield_cpu()
         self.read()
         before = {"team-blue": 3, "team-green": 5, "team-red": 12}
         self.assertEqual(self.served(), before)
@@ -587,7 +587,7 @@ class HalfWrittenTests(ManifestsCase):
             self.assertIsNone(self.read().again)
             self.path.write_text(self.whole)
             self.read()
-            self.rest()
+            self.yield_cpu()
             self.read()
 
     def test_the_others_do_not_wait_for_it(self) -> None:
@@ -607,7 +607,7 @@ class HalfWrittenTests(ManifestsCase):
         self.assertEqual(self.served(), self.before)
         self.path.unlink()
         self.read()
-        self.rest()
+        self.yield_cpu()
         self.assertIsNone(self.read().again)
         self.assertEqual(self.served(), {})
 
@@ -691,7 +691,7 @@ class AgeTests(ManifestsCase):
         self.assertEqual(self.report(), ["team-a/redis-secret-master: database 3 belongs to the older team-b"])
 
     def test_a_malformed_secret_keeps_its_database_from_others(self) -> None:
-        """Its owner is about to mend it; until then nobody reads what is in there."""
+        """Its owner is about to fix it; until then nobody reads what is in there."""
         self.write("a.json", self.namespace("team-a", 3, "2025-01-01T00:00:00Z"))
         self.write("b.json", self.namespace("team-b", 3, "2026-01-01T00:00:00Z"))
         self.report()
@@ -702,7 +702,7 @@ class AgeTests(ManifestsCase):
                     if restarted:
                         self.start()
                     self.report()
-                    self.rest()
+                    self.yield_cpu()
                     self.report()
                     self.assertEqual(self.served(), {"team-b": 3} if restarted and not known else {})
                     self.write("a.json", self.namespace("team-a", 3, "2025-01-01T00:00:00Z"))

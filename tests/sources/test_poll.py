@@ -66,22 +66,22 @@ class PollTests(unittest.SynchronousTestCase):
         self.assertEqual(self.poll.events, 3)
 
     def test_one_reading_for_each_change(self) -> None:
-        readings: list[object] = []
+        reads: list[object] = []
         read = self.source.read
-        self.patch(self.source, "read", lambda rest: (readings.append(1), read(rest))[1])
+        self.patch(self.source, "read", lambda yield_cpu: (reads.append(1), read(yield_cpu))[1])
         self.look(20)
-        self.assertEqual(readings, [])
+        self.assertEqual(reads, [])
         self.write("second")
         self.look(20)
-        self.assertEqual(len(readings), 1)
+        self.assertEqual(len(reads), 1)
         (self.manifests.path / "notes.txt").write_text("no manifest")
         self.look(20)
-        self.assertEqual(len(readings), 1)
+        self.assertEqual(len(reads), 1)
         # Read for another reason, the change is no news any more.
         self.write("third!")
         self.directory.refresh()
         self.look(20)
-        self.assertEqual((len(readings), self.poll.events), (2, 1))
+        self.assertEqual((len(reads), self.poll.events), (2, 1))
 
     def test_a_file_that_is_being_written_is_left_alone(self) -> None:
         """A part of a file may well be a good manifest, of fewer tenants."""
@@ -158,7 +158,7 @@ class PollTests(unittest.SynchronousTestCase):
         self.assertTrue(self.holds("second"))
 
     def test_a_file_that_cannot_be_read_is_tried_again_as_ever(self) -> None:
-        readings = len(self.directory.problems)
+        reads = len(self.directory.problems)
         (self.manifests.path / "b.yaml").write_text("a: [")
         self.look(LOOKS)
         self.assertTrue(self.directory.problems)
@@ -166,7 +166,7 @@ class PollTests(unittest.SynchronousTestCase):
         self.write("second")
         self.look(LOOKS)
         self.assertTrue(self.holds("second"))
-        self.assertEqual(len(self.directory.problems), readings)
+        self.assertEqual(len(self.directory.problems), reads)
 
     def test_many_files_do_not_make_it_busy(self) -> None:
         self.poll.stopService()

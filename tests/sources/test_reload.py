@@ -12,9 +12,9 @@ from twisted.trial import unittest
 
 from redisproxy.sources import reload
 from redisproxy.sources.manifests import ManifestsSource
-from redisproxy.sources.throttle import Pace
-from redisproxy.tenants.enrolment import Enrolment, Reading, ReadSummary, Update
-from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Directory
+from redisproxy.sources.throttle import Throttle
+from redisproxy.tenants.enrolment import Enrolment, FullRead, ReadSummary, Update
+from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Snapshot
 
 from ..support.kept import KeptDirectory
 from ..support.proxy import PREFIX, Manifests, master, secret, tenant
@@ -55,7 +55,7 @@ class CountedSource(ManifestsSource):
 
     reads = 0
 
-    def read(self, *arguments: object) -> Reading:
+    def read(self, *arguments: object) -> FullRead:
         self.reads += 1
         return super().read(*arguments)
 
@@ -70,7 +70,7 @@ class ServiceCase(unittest.SynchronousTestCase):
         self.clock.advance(CREATED)
         self.source = CountedSource(self.manifests.path, PREFIX, MASTER)
         self.rested: list[float] = []
-        self.seen: list[Directory] = []
+        self.seen: list[Snapshot] = []
 
     def write(self, *documents: dict) -> None:
         self.manifests.write([master("redis://:master-password@redis:6379/0"), *documents])
@@ -78,8 +78,8 @@ class ServiceCase(unittest.SynchronousTestCase):
     def make(self, in_thread: Callable = defer.maybeDeferred, interval: float = 300) -> KeptDirectory:
         enrolment = Enrolment("redis-secret-master", MASTER)
         # A clock that says at each look that another second was worked.
-        pace = functools.partial(Pace, itertools.count().__next__, self.rested.append)
-        service = KeptDirectory(self.clock, self.source, enrolment, interval, in_thread, pace)
+        throttle = functools.partial(Throttle, itertools.count().__next__, self.rested.append)
+        service = KeptDirectory(self.clock, self.source, enrolment, interval, in_thread, throttle)
         service.listeners.append(self.seen.append)
 
         def stop() -> None:
@@ -119,7 +119,7 @@ class RefreshTests(ServiceCase):
         self.manifests.write([master("redis://:another-password@redis:6379/0"), *self.blue])
         self.clock.pump([300] * 3)
         self.assertEqual(
-            [directory.backend.password for directory in self.seen[1:]], [b"master-password", b"another-password"]
+            [snapshot.backend.password for snapshot in self.seen[1:]], [b"master-password", b"another-password"]
         )
 
     def test_it_rests_once_somebody_is_served(self) -> None:
@@ -142,9 +142,9 @@ class RefreshTests(ServiceCase):
         self.assertEqual(threads.started, 2, "never two at once")
         threads.waiting.clear()
         done.callback(outcome)
-        self.assertEqual((threads.started, len(service.directory.tenants)), (3, 1))
+        self.assertEqual((threads.started, len(service.snapshot.tenants)), (3, 1))
         threads.finish()
-        self.assertEqual((threads.started, len(service.directory.tenants)), (3, 0))
+        self.assertEqual((threads.started, len(service.snapshot.tenants)), (3, 0))
 
     def test_until_the_first_reading_is_over_nobody_logs_in(self) -> None:
         threads = Threads()
@@ -153,10 +153,10 @@ class RefreshTests(ServiceCase):
         with self.assertRaises(AuthenticationError) as caught:
             service.authenticate(None, b"blue-password")
         self.assertEqual((str(caught.exception), caught.exception.outcome), (NOT_LOADED, "not-loaded"))
-        self.assertIsNone(service.refreshed)
+        self.assertIsNone(service.reloaded_at)
         threads.finish()
         self.assertEqual(service.authenticate(None, b"blue-password").tenant.index, 3)
-        self.assertEqual(service.refreshed, CREATED)
+        self.assertEqual(service.reloaded_at, CREATED)
 
     def test_those_that_come_during_a_reading_make_one_more(self) -> None:
         threads = Threads()
@@ -188,7 +188,7 @@ class RefreshTests(ServiceCase):
 
     def test_a_source_that_crashes_is_a_bug_that_costs_nobody(self) -> None:
         service = self.start()
-        self.patch(self.source, "read", lambda rest: 1 / 0)
+        self.patch(self.source, "read", lambda yield_cpu: 1 / 0)
         service.refresh()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(service.authenticate(None, b"blue-password").tenant.index, 3)
@@ -196,11 +196,11 @@ class RefreshTests(ServiceCase):
         self.patch(service.reading, "source", self.source)
         self.write()
         self.clock.advance(1)
-        self.assertEqual(service.directory.tenants, frozenset())
+        self.assertEqual(service.snapshot.tenants, frozenset())
 
     def test_a_listener_that_crashes_is_a_bug_and_the_refreshes_go_on(self) -> None:
         service = self.make()
-        service.listeners.insert(0, lambda directory: 1 / len(directory.tenants - service.directory.tenants))
+        service.listeners.insert(0, lambda snapshot: 1 / len(snapshot.tenants - service.snapshot.tenants))
         service.startService()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertEqual(len(self.seen), 1, "it costs no other listener")
@@ -210,7 +210,7 @@ class RefreshTests(ServiceCase):
     def test_a_listener_may_remove_itself(self) -> None:
         service = self.make()
 
-        def once(directory: Directory) -> None:
+        def once(snapshot: Snapshot) -> None:
             service.listeners.remove(once)
 
         service.listeners.insert(0, once)
@@ -222,16 +222,16 @@ class RefreshTests(ServiceCase):
         (self.manifests.path / "broken.yaml").write_text("a: [")
         self.clock.advance(100)
         service.refresh()
-        self.assertEqual(service.refreshed, CREATED)
+        self.assertEqual(service.reloaded_at, CREATED)
         self.assertEqual(self.source.reads, 2)
         (self.manifests.path / "broken.yaml").unlink()
         self.clock.advance(1)
-        self.assertEqual(service.refreshed, CREATED + 101)
+        self.assertEqual(service.reloaded_at, CREATED + 101)
 
     def test_how_many_databases_there_are_is_told_later(self) -> None:
         service = self.make()
         service.use_databases(3)
-        self.assertIsNone(service.directory, "nothing was read yet")
+        self.assertIsNone(service.snapshot, "nothing was read yet")
         service.use_databases(None)
         service.startService()
         used = service.authenticate(None, b"blue-password")
@@ -261,9 +261,9 @@ class ToldTests(ServiceCase):
         changed = self.told(service.refresh)
         self.assertEqual([level for level, _ in changed], ["warn", "info"])
         self.assertEqual(changed[0][1], f"{name}: database 3 belongs to the older team-blue")
-        self.assertEqual(changed[1][1], f"mended: {problem}")
+        self.assertEqual(changed[1][1], f"fixed: {problem}")
         self.write(*self.blue)
-        self.assertEqual(self.told(service.refresh), [("info", f"mended: {changed[0][1]}")])
+        self.assertEqual(self.told(service.refresh), [("info", f"fixed: {changed[0][1]}")])
         self.assertEqual(self.told(service.refresh), [])
 
     def test_a_source_that_fails_for_long_is_told_once(self) -> None:
@@ -296,7 +296,7 @@ class ToldTests(ServiceCase):
             service.refresh()
             self.clock.pump([0, 0, 0])
         texts = [formatEvent(event) for event in events if "team-1/" in formatEvent(event)]
-        self.assertEqual([text.startswith("mended") for text in texts], [True, False])
+        self.assertEqual([text.startswith("fixed") for text in texts], [True, False])
 
     def test_what_is_still_to_be_told_is_no_call_after_the_stop(self) -> None:
         self.write(*(document for number in range(50) for document in tenant(f"team-{number}", "x", "password")))
@@ -315,10 +315,10 @@ class ExpiryTests(ServiceCase):
         held: dict[str, bool] = {}
         self.ended: dict[str, float] = {}
 
-        def changed(directory: Directory) -> None:
+        def changed(snapshot: Snapshot) -> None:
             self.moments.append(self.elapsed())
-            for credential in directory.credentials:
-                holds = directory.renewed(credential, self.clock.seconds())
+            for credential in snapshot.credentials:
+                holds = snapshot.renewed(credential, self.clock.seconds())
                 if held.get(credential.secret, True) and not holds:
                     self.ended[credential.secret] = self.elapsed()
                 held[credential.secret] = holds
@@ -446,7 +446,7 @@ class SummaryTests(ServiceCase):
     def test_of_single_objects_what_came_and_what_is_gone(self) -> None:
         self.write(*self.blue, *tenant("team-green", 5, "green-password"))
         gone: list[str] = []
-        self.source.read_changes = lambda changes, rest: Update(dict.fromkeys(gone))
+        self.source.read_changes = lambda changes, yield_cpu: Update(dict.fromkeys(gone))
         service = self.start()
         for names, expected in (([], 1), (["team-green"], 2), (["team-green"], 2)):
             gone[:] = names
@@ -478,7 +478,7 @@ class StopTests(ServiceCase):
     def test_a_reading_under_way_is_not_used(self) -> None:
         for crashes in (False, True):
             if crashes:
-                self.patch(self.source, "read", lambda rest: 1 / 0)
+                self.patch(self.source, "read", lambda yield_cpu: 1 / 0)
             threads = Threads()
             service = self.make(threads)
             service.startService()

@@ -5,21 +5,21 @@ from __future__ import annotations
 import threading
 import unittest
 
-from redisproxy.sources.throttle import PIECE, SHARE, Pace
+from redisproxy.sources.throttle import PIECE, SHARE, Throttle
 
 
-class PaceTests(unittest.TestCase):
+class ThrottleTests(unittest.TestCase):
     def setUp(self) -> None:
         self.now = 100.0
         self.slept: list[float] = []
-        self.pace = Pace(lambda: self.now, self.slept.append)
-        self.pace.start()
+        self.throttle = Throttle(lambda: self.now, self.slept.append)
+        self.throttle.start()
 
     def work(self, seconds: float) -> list[float]:
         """How long it rests after this."""
         self.slept.clear()
         self.now += seconds
-        self.pace.rest()
+        self.throttle.yield_cpu()
         return self.slept
 
     def test_work_is_a_share_of_the_time(self) -> None:
@@ -34,15 +34,15 @@ class PaceTests(unittest.TestCase):
 
     def test_what_was_before_the_start_does_not_count(self) -> None:
         self.now += 1000
-        self.pace.start()
+        self.throttle.start()
         self.assertEqual(self.work(0), [])
 
     def test_a_stop_ends_a_rest(self) -> None:
         works = iter([0.0, 1e6, 1e6])
-        pace = Pace(lambda: next(works))
-        pace.start()
-        thread = threading.Thread(target=pace.rest)
+        throttle = Throttle(lambda: next(works))
+        throttle.start()
+        thread = threading.Thread(target=throttle.yield_cpu)
         thread.start()
-        pace.stop()
+        throttle.stop()
         thread.join(30)
         self.assertFalse(thread.is_alive())

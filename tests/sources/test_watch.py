@@ -141,7 +141,7 @@ class WatchTests(SourceCase):
         self.api.stall_watches()
         self.put("team-blue", "second")
         self.wait(lambda: self.watch.reconnects >= 3, "each was opened again")
-        self.api.mend()
+        self.api.fix()
         self.seen(BLUE)
 
     def test_a_broken_connection_is_resumed(self) -> None:
@@ -150,13 +150,13 @@ class WatchTests(SourceCase):
         self.api.cut_watches()
         self.wait(lambda: not self.watch.watching, "it is known")
         self.put("team-blue", "second")
-        self.api.mend()
+        self.api.fix()
         self.wait(lambda: self.watch.watching, "they are open again")
         self.seen(BLUE)
         self.assertEqual(self.refreshes, 2)
 
     def test_an_answer_that_is_too_old(self) -> None:
-        """In the stream; and at its opening, where each attempt until `mend` finds out anew where to begin."""
+        """In the stream; and at its opening, where each attempt until `fix` finds out anew where to begin."""
         self.start()
         for fault in (None, refusal(410)):
             self.refreshes = 0
@@ -166,7 +166,7 @@ class WatchTests(SourceCase):
             self.wait(lambda before=before: len(self.api.requests) >= before + 6, "it asks again and again")
             self.api.put(namespace("other"))
             self.api.compact()
-            self.api.mend()
+            self.api.fix()
             # Those that begin before compact() count as open, for this service, until they are told.
             self.wait(lambda: len(set(self.api.watches())) == 3 and self.watch.watching, "all begin after compact()")
             self.calls.run()
@@ -209,7 +209,7 @@ class WatchTests(SourceCase):
             tries = lambda: [r for r in self.api.requests if r.path == "/api/v1/secrets" and r.watches]  # noqa: E731
             self.wait(lambda: len(tries()) > 3, "it is tried again")
             self.assertFalse(self.watch.watching)
-            self.api.mend()
+            self.api.fix()
             self.wait(lambda: self.watch.watching, "the right was given")
         told = [formatEvent(event) for event in events]
         self.assertEqual(len(told), 2, told)

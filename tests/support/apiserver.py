@@ -204,7 +204,7 @@ class ApiServer:
             self._news.notify_all()
 
     def stall_watches(self) -> None:
-        """Nothing comes any more, and no end either, until mended."""
+        """Nothing comes any more, and no end either, until fixed."""
         self._stalled = True
 
     def say(self, line: bytes) -> None:
@@ -312,14 +312,14 @@ class ApiServer:
         """Answers so from now on. path: without a query, or ANY."""
         self._faults[path] = fault
 
-    def mend(self) -> None:
+    def fix(self) -> None:
         self._faults.clear()
         self._watch_faults.clear()
         self._stalled = False
         self._continues_expire = False
 
     def expire_continues(self) -> None:
-        """As when etcd was compacted between two pages: those that follow are gone, each time, until mended."""
+        """As when etcd was compacted between two pages: those that follow are gone, each time, until fixed."""
         self._continues_expire = True
 
     # What tells a client where it is.

@@ -10,7 +10,7 @@ from redisproxy.sources.hints import ChangeQueue
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.sources.kubernetes_api import KubernetesApi
 from redisproxy.sources.kubernetes_watch import ClusterWatches
-from redisproxy.tenants.enrolment import Enrolment, ReadFailure, Reading
+from redisproxy.tenants.enrolment import Enrolment, FullRead, ReadFailure
 
 from .apiserver import NAMESPACES, ApiServer
 from .proxy import PREFIX, master, secret, tenant
@@ -65,12 +65,12 @@ class ClusterCase(unittest.SynchronousTestCase):
     def kubeconfig_source(self, **options: object) -> ClusterSource:
         return self.make_source({"KUBECONFIG": str(self.api.kubeconfig)}, **options)
 
-    def read(self) -> Reading:
+    def read(self) -> FullRead:
         """Reads, into self.enrolment as well. The paths that were asked for are in self.asked."""
         self.api.requests.clear()
         reading = self.source.read()
         self.asked = [request.path for request in self.api.requests]
-        self.enrolment.absorb(reading)
+        self.enrolment.use_full_read(reading)
         return reading
 
     def served(self) -> dict[str, int]:

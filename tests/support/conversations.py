@@ -1,4 +1,5 @@
-"""Conversations whose client and Redis are the test: the recording lanes and homes under a session, and their assertions.
+"""Conversations whose client and Redis are the test: the recording upstream connections and homes under a session, and their
+assertions.
 
 Owns what tests of sessions write their transcripts with. It opens no socket and starts no process.
 """
@@ -10,26 +11,26 @@ import unittest
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import Policy, make_policy
 from redisproxy.resp.framing import encode
-from redisproxy.session.info import FIGURES
-from redisproxy.session.pending import Ledger, Owed
+from redisproxy.session.info import CLIENT_STATS
+from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.session.session import OK, Session
-from redisproxy.tenants.model import Credential, Directory, Tenant, digest
+from redisproxy.tenants.model import Credential, Snapshot, Tenant, digest
 
 BLUE = Credential(Tenant("blue", 3), "redis-secret-master", digest(b"blue"))
 GREEN = Credential(Tenant("green", 5), "redis-secret-master", digest(b"green"))
-DIRECTORY = Directory(None, [BLUE, GREEN])
+DIRECTORY = Snapshot(None, [BLUE, GREEN])
 POLICY = make_policy(builtin(), scripts=True, databases=True)
 
 
-class RecordingLane:
-    """A lane whose Redis is the test: the real ledger, and lists of what was sent."""
+class RecordingUpstream:
+    """An upstream connection whose Redis is the test: the real pending replies, and lists of what was sent."""
 
     busy = False
 
     def __init__(self, conversation: Conversation, protocol: int = 2) -> None:
         self.protocol = protocol
-        self.ledger = Ledger(protocol)
-        self.latest, self.forgo = self.ledger.latest, self.ledger.forgo
+        self.pending = PendingReplies(protocol)
+        self.latest, self.withdraw = self.pending.latest, self.pending.withdraw
         self.sent = b""
         self.paused = False
         #: None: not yet; else whether what blocks was given up, too
@@ -37,10 +38,10 @@ class RecordingLane:
         self.released: bool | None = None
         self._conversation = conversation
 
-    def send(self, data: bytes, *debts: Owed) -> None:
-        assert self.released is None, "sent to a lane that was given back"
-        assert self.given_up is None, "sent to a lane that was given up"
-        self.ledger.debts.extend(debts)
+    def send(self, data: bytes, *batches: ReplyBatch) -> None:
+        assert self.released is None, "sent to an upstream connection that was given back"
+        assert self.given_up is None, "sent to an upstream connection that was given up"
+        self.pending.batches.extend(batches)
         self.sent += data
 
     def pause(self, paused: bool) -> None:
@@ -52,7 +53,7 @@ class RecordingLane:
     def release(self, clean: bool) -> None:
         assert self.released is None, "given back twice"
         self.released = clean
-        self.ledger.abandon()
+        self.pending.abandon()
 
 
 class Conversation:
@@ -61,8 +62,10 @@ class Conversation:
     shares = False
     taken = 0
 
-    def __init__(self, directory: Directory = DIRECTORY, lanes_at_once: bool = True) -> None:
-        """lanes_at_once: a lane is there as soon as the session asks for one; if not, the test opens it."""
+    def __init__(self, snapshot: Snapshot = DIRECTORY, upstreams_at_once: bool = True) -> None:
+        """upstreams_at_once: an upstream connection is there as soon as the session asks for one; if not, the test opens
+        it.
+        """
         self.id = 7
         self.peer = "192.0.2.1:5555"
         self.age = 12
@@ -71,9 +74,9 @@ class Conversation:
         self.logouts = 0
         self.audited: list[str] = []
         self.looked: list[bytes] = []
-        self.directory = directory
-        self.lanes_at_once = lanes_at_once
-        self.lanes: list[RecordingLane] = []
+        self.snapshot = snapshot
+        self.upstreams_at_once = upstreams_at_once
+        self.upstreams: list[RecordingUpstream] = []
         self.asked: list[Credential] = []
         self.asked_protocol = 2
         self.told = b""
@@ -86,16 +89,16 @@ class Conversation:
     def write(self, data: bytes) -> None:
         self.told += data
 
-    def close(self, mood: str) -> None:
-        self.closed = self.closed or mood
+    def close(self, close_reason: str) -> None:
+        self.closed = self.closed or close_reason
 
-    def abort(self, mood: str) -> None:
-        self.closed = self.closed or mood
+    def abort(self, close_reason: str) -> None:
+        self.closed = self.closed or close_reason
 
-    def hold(self) -> None:
+    def pause_reading(self) -> None:
         self.held = True
 
-    def unhold(self) -> None:
+    def resume_reading(self) -> None:
         self.held = False
 
     def policy(self) -> Policy:
@@ -108,39 +111,39 @@ class Conversation:
         self.permitted += patterns
         self.session.told(None)
 
-    def looked_at(self, name: bytes) -> None:
+    def inspected(self, name: bytes) -> None:
         self.looked.append(name)
 
     def forbidden(self, name: str) -> None:
         self.audited.append(name)
 
-    def punish(self, error: bytes) -> None:
-        self.session.punished(error, False)
+    def delay_login_error(self, error: bytes) -> None:
+        self.session.login_error_due(error, False)
 
     def logged_out(self) -> None:
         self.logouts += 1
 
-    def figures(self) -> dict[str, int]:
-        return dict.fromkeys(FIGURES, 4) | {"pubsub_patterns": 6}
+    def stats(self) -> dict[str, int]:
+        return dict.fromkeys(CLIENT_STATS, 4) | {"pubsub_patterns": 6}
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
-        return self.directory.authenticate(username, password, 0.0)
+        return self.snapshot.authenticate(username, password, 0.0)
 
-    def lease(self, credential: Credential, protocol: int) -> None:
+    def acquire(self, credential: Credential, protocol: int) -> None:
         self.asked.append(credential)
         self.asked_protocol = protocol
-        if self.lanes_at_once:
-            self.open_lane()
+        if self.upstreams_at_once:
+            self.open_upstream()
 
     # The test's side.
 
-    def open_lane(self) -> None:
-        self.lanes.append(RecordingLane(self, self.asked_protocol))
-        self.session.lane_opened(self.lanes[-1])
+    def open_upstream(self) -> None:
+        self.upstreams.append(RecordingUpstream(self, self.asked_protocol))
+        self.session.upstream_opened(self.upstreams[-1])
 
-    def recheck(self, directory: Directory, now: float = 0.0) -> None:
+    def recheck(self, snapshot: Snapshot, now: float = 0.0) -> None:
         """Another directory is in force, or time has passed."""
-        if self.session.recheck(lambda credential: directory.renewed(credential, now)):
+        if self.session.recheck(lambda credential: snapshot.renewed(credential, now)):
             self.session.end_revoked()
 
     @property
@@ -149,8 +152,8 @@ class Conversation:
         return bool(self.session._wait)
 
     @property
-    def lane(self) -> RecordingLane:
-        return self.lanes[-1]
+    def upstream(self) -> RecordingUpstream:
+        return self.upstreams[-1]
 
     def client(self, *parts: bytes) -> Conversation:
         data = b"".join(parts)
@@ -161,8 +164,8 @@ class Conversation:
     def command(self, *words: bytes) -> Conversation:
         return self.client(encode(words))
 
-    def redis(self, data: bytes, lane: int = -1) -> Conversation:
-        self.lanes[lane].ledger.received(data)
+    def redis(self, data: bytes, upstream: int = -1) -> Conversation:
+        self.upstreams[upstream].pending.received(data)
         return self
 
     def hears(self) -> bytes:
@@ -171,13 +174,13 @@ class Conversation:
         return told
 
     def gets(self) -> bytes:
-        """What Redis was sent since the last time, on the newest lane."""
-        sent, self.lane.sent = self.lane.sent, b""
+        """What Redis was sent since the last time, on the newest upstream connection."""
+        sent, self.upstream.sent = self.upstream.sent, b""
         return sent
 
 
 def logged_in(protocol: int = 2, **options: object) -> Conversation:
-    """Blue's conversation with a lane of its own, at the first command after the log-in."""
+    """Blue's conversation with a dedicated connection, at the first command after the log-in."""
     conversation = Conversation(**options)
     conversation.command(b"AUTH", b"blue")
     assert conversation.hears() == OK
@@ -197,11 +200,11 @@ class ConversationCase(unittest.TestCase):
 
 
 class RecordingHome:
-    """A tenant's shared lanes, of which the test is the Redis."""
+    """A tenant's multiplexed connections, of which the test is the Redis."""
 
     def __init__(self, conversation: SharedConversation, protocol: int) -> None:
         self.protocol = protocol
-        self.lane: RecordingLane | None = RecordingLane(conversation, protocol)
+        self.upstream: RecordingUpstream | None = RecordingUpstream(conversation, protocol)
         self.away = ""
         self.users = 1
         self.waiting: list[object] = []
@@ -215,17 +218,17 @@ class RecordingHome:
     def ready(self) -> None:
         waiting, self.waiting = self.waiting, []
         for session in waiting:
-            session.home_ready()
+            session.upstream_ready()
 
     def breaks(self, begun: bool = False) -> None:
         """As `upstream.multiplexed` does when a connection is lost."""
-        lane, self.lane = self.lane, None
-        for owner in dict.fromkeys(owed.owner for owed in lane.ledger.abandon()):
-            owner.lane_broke(begun)
+        upstream, self.upstream = self.upstream, None
+        for owner in dict.fromkeys(batch.owner for batch in upstream.pending.abandon()):
+            owner.multiplexed_lost(begun)
 
 
 class SharedConversation(Conversation):
-    """A session that shares lanes. `lanes` are those of its own."""
+    """A session that shares upstream connections. `upstream connections` are those of its own."""
 
     shares = True
 
@@ -237,24 +240,24 @@ class SharedConversation(Conversation):
         self.asked.append(credential)
         self.asked_protocol = protocol
         self.homes.append(RecordingHome(self, protocol))
-        self.session.at_home(self.homes[-1])
+        self.session.multiplexed_ready(self.homes[-1])
 
     @property
-    def home(self) -> RecordingHome:
+    def tenant_pool(self) -> RecordingHome:
         return self.homes[-1]
 
     def shared_gets(self) -> bytes:
-        """What was sent over the shared lane since the last time."""
-        sent, self.home.lane.sent = self.home.lane.sent, b""
+        """What was sent over the multiplexed connection since the last time."""
+        sent, self.tenant_pool.upstream.sent = self.tenant_pool.upstream.sent, b""
         return sent
 
     def shared_redis(self, data: bytes) -> SharedConversation:
-        self.home.lane.ledger.received(data)
+        self.tenant_pool.upstream.pending.received(data)
         return self
 
 
 def logged_in_at_home(**options: object) -> SharedConversation:
-    """Blue's conversation over shared lanes, at the first command after the log-in."""
+    """Blue's conversation over multiplexed connections, at the first command after the log-in."""
     conversation = SharedConversation(**options)
     conversation.command(b"AUTH", b"blue")
     assert conversation.hears() == OK
@@ -263,5 +266,5 @@ def logged_in_at_home(**options: object) -> SharedConversation:
 
 class SharedCase(ConversationCase):
     def assertHome(self, conversation: SharedConversation) -> None:
-        self.assertFalse(conversation.session.pinned)
-        self.assertTrue(all(lane.released is not None for lane in conversation.lanes))
+        self.assertFalse(conversation.session.dedicated)
+        self.assertTrue(all(upstream.released is not None for upstream in conversation.upstreams))

@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from redisproxy.clients.snapshot import DirectoryHolder
-from redisproxy.sources.reload import ReadingService, Source
+from redisproxy.clients.snapshot import CurrentSnapshot
+from redisproxy.sources.reload import ReloadService, Source
 from redisproxy.tenants.enrolment import Enrolment
-from redisproxy.tenants.model import Credential, Directory
+from redisproxy.tenants.model import Credential, Snapshot
 
 
 class KeptDirectory:
-    """A ReadingService, which has all that is not named here, and the DirectoryHolder that it feeds."""
+    """A ReloadService, which has all that is not named here, and the CurrentSnapshot that it feeds."""
 
     def __init__(
         self, clock: object, source: Source, enrolment: Enrolment, interval: float, *arguments: object, **named: object
     ) -> None:
-        self.reading = ReadingService(clock, source, enrolment, interval, *arguments, **named)
-        self.holder = DirectoryHolder(clock, clock.seconds)
+        self.reading = ReloadService(clock, source, enrolment, interval, *arguments, **named)
+        self.holder = CurrentSnapshot(clock, clock.seconds)
         self.reading.listeners.append(self.holder.use)
 
     def __getattr__(self, name: str) -> object:
         return getattr(self.reading, name)
 
     @property
-    def listeners(self) -> list[Callable[[Directory], None]]:
+    def listeners(self) -> list[Callable[[Snapshot], None]]:
         return self.holder.listeners
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:

@@ -53,7 +53,7 @@ def master(url: str, **more: str) -> dict:
 
 
 #: ``shared`` or ``dedicated``: what every proxy is told that a test does not tell itself; empty: the default.
-LANES = os.environ.get("TEST_LANES", "")
+CONNECTIONS = os.environ.get("TEST_CONNECTIONS", "")
 #: How many processes every proxy is told to serve clients with that a test does not tell itself; empty: the default.
 PROCESSES = os.environ.get("TEST_PROCESSES", "")
 
@@ -88,8 +88,8 @@ class ProxyProcess:
         twistd: Iterable[str] = (),
     ) -> None:
         """twistd: options of its own; directory: where it starts, and looks for its modules first; python: of another checkout, with that as directory."""
-        if LANES and "--lanes" not in options:
-            options = ("--lanes", LANES, *options)
+        if CONNECTIONS and "--connections" not in options:
+            options = ("--connections", CONNECTIONS, *options)
         if PROCESSES and "--processes" not in options:
             options = ("--processes", PROCESSES, *options)
         self.processes = int(options[options.index("--processes") + 1]) if "--processes" in options else 1

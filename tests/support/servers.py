@@ -97,7 +97,7 @@ def valkey() -> str:
     return str(get_binary_path())
 
 
-#: The servers that have both walls, oldest first, by what the names of their tests end with.
+#: The servers that have both layers, oldest first, by what the names of their tests end with.
 MATRIX: Mapping[str, Callable[[], str]] = {
     "redis_6": redis_6,
     "redis_7": redis_7,
@@ -109,7 +109,7 @@ MATRIX: Mapping[str, Callable[[], str]] = {
 
 def _servers() -> Mapping[str, Callable[[], str]]:
     """The matrix. Which connections the proxy makes, and in how many processes, is the same before each server: one will do."""
-    modes = any(os.environ.get(name) for name in ("TEST_LANES", "TEST_PROCESSES"))
+    modes = any(os.environ.get(name) for name in ("TEST_CONNECTIONS", "TEST_PROCESSES"))
     return {"valkey_9": valkey} if modes else MATRIX
 
 

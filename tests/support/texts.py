@@ -88,7 +88,16 @@ class Texts(ast.NodeVisitor):
         elif name in ("Problem", "MalformedError", "DocumentError", "ReadFailure"):
             self.reasons |= {text for text in given if " " in text.strip(ANY)}
         elif (
-            name in ("LaneError", "RedisUnreachable", "WallError", "UserUnknown", "_tell", "_tell_of_one", "_tell_helpless")
+            name
+            in (
+                "UpstreamError",
+                "RedisUnreachable",
+                "AclUserError",
+                "UserUnknown",
+                "_tell",
+                "_tell_of_one",
+                "_tell_helpless",
+            )
             and node.args
         ):
             self.reasons |= set(self.of(node.args[0]))

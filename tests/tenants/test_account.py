@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.tenants.account import FAMILIES, Counts, Tally, family
+from redisproxy.tenants.account import FAMILIES, Counts, TenantCounters, family
 
 
-class TallyTests(unittest.TestCase):
+class TenantCountersTests(unittest.TestCase):
     def test_families(self) -> None:
         for name, expected in (
             (b"get", "other"),  # it is plain where it is not looked at, and then nobody asks
@@ -21,16 +21,16 @@ class TallyTests(unittest.TestCase):
             self.assertIn(expected, FAMILIES)
 
     def test_what_was_not_looked_at_is_plain(self) -> None:
-        tally = Tally()
-        tally.commands = 10
+        counters = TenantCounters()
+        counters.commands = 10
         for name in (b"MULTI", b"exec", b"PUBLISH"):
-            tally.look_at(name)
-        self.assertEqual(tally.by_family(), {"plain": 7, "transaction": 2, "pubsub": 1})
+            counters.inspected_one(name)
+        self.assertEqual(counters.by_family(), {"plain": 7, "transaction": 2, "pubsub": 1})
 
     def test_who_is_no_tenant_any_more_is_forgotten(self) -> None:
         counts = Counts()
-        counts.tally("gone").commands = 1
-        counts.tally("stays").commands = 2
+        counts.of("gone").commands = 1
+        counts.of("stays").commands = 2
         counts.replied["gone"] = 5
         counts.keep({"stays"})
-        self.assertEqual((set(counts.tallies), counts.replied), ({"stays"}, {}))
+        self.assertEqual((set(counts.by_tenant), counts.replied), ({"stays"}, {}))

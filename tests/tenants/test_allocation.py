@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from redisproxy.tenants import allocation
 from redisproxy.tenants.allocation import Refused, Room
-from redisproxy.tenants.enrolment import NamespaceDocument, ReadFailure, Reading, SecretDocument, parse_tenant
+from redisproxy.tenants.enrolment import FullRead, NamespaceDocument, ReadFailure, SecretDocument, parse_tenant
 from redisproxy.tenants.urls import tenant_url
 
 NAME = "redis-secret-master"
@@ -19,10 +19,10 @@ def held(namespace: str, url: str | bytes | None, name: str = NAME, error: str |
     return SecretDocument(namespace, name, 0.0, data, error)
 
 
-def reading(**secrets: list[SecretDocument] | ReadFailure) -> Reading:
+def reading(**secrets: list[SecretDocument] | ReadFailure) -> FullRead:
     """Namespaces, with _ for -, and their secrets."""
     by_name = {name.replace("_", "-"): found for name, found in secrets.items()}
-    return Reading(
+    return FullRead(
         None,
         tuple(NamespaceDocument(name, 0.0) for name in by_name),
         {name: found if isinstance(found, ReadFailure) else tuple(found) for name, found in by_name.items()},
@@ -30,7 +30,7 @@ def reading(**secrets: list[SecretDocument] | ReadFailure) -> Reading:
 
 
 class IndexTests(unittest.TestCase):
-    def choose(self, found: Reading, wanted: int | None = None, room: Room = ROOM, **more: object) -> int:
+    def choose(self, found: FullRead, wanted: int | None = None, room: Room = ROOM, **more: object) -> int:
         return allocation.choose_index(found, NAME, "team-", "team-new", wanted, room, **more)
 
     def refused(self, pattern: str, *arguments: object, **more: object) -> None:
@@ -51,7 +51,7 @@ class IndexTests(unittest.TestCase):
         self.assertEqual(self.choose(reading(team_new=[]), 0), 0)
 
     def test_an_index_is_taken_by_whatever_names_it(self) -> None:
-        """Malformed secrets, temporary ones, those of a namespace that is kept out: each may be mended."""
+        """Malformed secrets, temporary ones, those of a namespace that is kept out: each may be fixed."""
         for secret in (
             held("team-a", "redis://h:1/1"),  # no password
             held("team-a", "redis://:pw@h:1/1\n"),
@@ -71,7 +71,7 @@ class IndexTests(unittest.TestCase):
         found = reading(team_new=[], team_a=ReadFailure("403 Forbidden"))
         self.refused(r"secrets of team-a could not be read \(403 Forbidden\)", found)
         self.refused("secrets of team-a could not be read", found, 5)
-        self.refused("namespaces could not be read: gone", Reading(None, ReadFailure("gone"), {}))
+        self.refused("namespaces could not be read: gone", FullRead(None, ReadFailure("gone"), {}))
         self.refused("secrets of team-new could not be read: 500", reading(team_new=ReadFailure("500")))
 
     def test_a_database_that_holds_keys_of_nobody(self) -> None:
@@ -102,7 +102,7 @@ class IndexTests(unittest.TestCase):
         found = reading(team_new=[held("team-new", "redis://:pw@h:1/5")])
         self.refused("enrolled already, with database 5; redisproxy rotate team-new", found)
         self.refused(
-            "is malformed: .* has no password: mend it, or delete it first", reading(team_new=[held("", "redis://h/5")])
+            "is malformed: .* has no password: fix it, or delete it first", reading(team_new=[held("", "redis://h/5")])
         )
         error = "data.redis-connection-string is not base64"
         self.refused(error, reading(team_new=[held("", None, error=error)]))
@@ -162,7 +162,7 @@ class RotationTests(unittest.TestCase):
         self.assertEqual(planned.stale, ("config",))
 
     def test_a_malformed_secret(self) -> None:
-        with self.assertRaisesRegex(Refused, "the secret is malformed: .*no password: mend it"):
+        with self.assertRaisesRegex(Refused, "the secret is malformed: .*no password: fix it"):
             self.plan("redis://h:6379/3")
         with self.assertRaisesRegex(Refused, "malformed: it has no key"):
             allocation.plan_rotation({}, "NEW")

@@ -10,11 +10,11 @@ from redisproxy.tenants.enrolment import (
     NAMED,
     PASSWORD,
     Enrolment,
+    FullRead,
     MalformedError,
     NamespaceDocument,
     Problem,
     ReadFailure,
-    Reading,
     ReadSummary,
     SecretDocument,
     Unread,
@@ -22,7 +22,7 @@ from redisproxy.tenants.enrolment import (
     parse_backend,
 )
 from redisproxy.tenants.limits import UNLIMITED, Limits
-from redisproxy.tenants.model import Directory
+from redisproxy.tenants.model import Snapshot
 
 CLIENT = "redis-secret-master"
 
@@ -71,13 +71,13 @@ class MasterTests(unittest.TestCase):
         self.assertEqual(parse_backend({CONNECTION_STRING: url, PASSWORD: b"s3 \ncret "}).password, b"s3 \ncret ")
 
 
-def enrolled(**namespaces: NamespaceDocument) -> Reading:
+def enrolled(**namespaces: NamespaceDocument) -> FullRead:
     """Each with a secret of its own, and the index of its place."""
     secrets = {
         one.name: (SecretDocument(one.name, CLIENT, 0.0, {CONNECTION_STRING: f"redis://:{one.name}@r/{index}".encode()}),)
         for index, one in enumerate(namespaces.values())
     }
-    return Reading(None, tuple(namespaces.values()), secrets)
+    return FullRead(None, tuple(namespaces.values()), secrets)
 
 
 class LimitsTests(unittest.TestCase):
@@ -86,21 +86,21 @@ class LimitsTests(unittest.TestCase):
     def setUp(self) -> None:
         self.enrolment = Enrolment(CLIENT, ("kube-system", CLIENT), limits=Limits(max_connections=7))
 
-    def resolve(self, **annotations: str) -> tuple[Directory, list[Problem]]:
+    def resolve(self, **annotations: str) -> tuple[Snapshot, list[Problem]]:
         a = NamespaceDocument("team-a", 0.0, {name.replace("_", "-"): text for name, text in annotations.items()})
-        self.enrolment.absorb(enrolled(a=a, b=NamespaceDocument("team-b", 0.0)))
-        directory, problems = self.enrolment.resolve()
-        return directory, [problem for problem in problems if problem.namespace == "team-a"]
+        self.enrolment.use_full_read(enrolled(a=a, b=NamespaceDocument("team-b", 0.0)))
+        snapshot, problems = self.enrolment.resolve()
+        return snapshot, [problem for problem in problems if problem.namespace == "team-a"]
 
     def test_annotations_and_defaults(self) -> None:
-        directory, _ = self.resolve(**{self.LIMIT: "100"})
-        self.assertEqual(directory.limits_of("team-a"), Limits(7, 100))
-        self.assertEqual(directory.limits_of("team-b"), Limits(7))
-        self.assertEqual(directory.limits_of("team-c"), UNLIMITED)
+        snapshot, _ = self.resolve(**{self.LIMIT: "100"})
+        self.assertEqual(snapshot.limits_of("team-a"), Limits(7, 100))
+        self.assertEqual(snapshot.limits_of("team-b"), Limits(7))
+        self.assertEqual(snapshot.limits_of("team-c"), UNLIMITED)
 
     def test_a_malformed_one_is_a_problem_and_the_default_holds(self) -> None:
-        directory, [problem] = self.resolve(**{"redisproxy/max-connections": "s3cret", self.LIMIT: "5"})
-        self.assertEqual(directory.limits_of("team-a"), Limits(7, 5))
+        snapshot, [problem] = self.resolve(**{"redisproxy/max-connections": "s3cret", self.LIMIT: "5"})
+        self.assertEqual(snapshot.limits_of("team-a"), Limits(7, 5))
         self.assertRegex(
             str(problem),
             "^team-a: annotation redisproxy/max-connections is not a whole number from 0 to .*: the default, 7,",
@@ -118,7 +118,7 @@ class LimitsTests(unittest.TestCase):
 
     def test_a_namespace_that_is_read_again_keeps_its_secrets(self) -> None:
         before, _ = self.resolve()
-        self.enrolment.amend(Update({"team-a": NamespaceDocument("team-a", 0.0, {self.LIMIT: "3"})}))
+        self.enrolment.use_incremental_read(Update({"team-a": NamespaceDocument("team-a", 0.0, {self.LIMIT: "3"})}))
         after, _ = self.enrolment.resolve()
         self.assertEqual((after.limits_of("team-a"), after.credentials), (Limits(7, 3), before.credentials))
 
@@ -148,9 +148,9 @@ class EnrolmentTests(unittest.TestCase):
             )
             for index, name in enumerate(bad + good)
         }
-        enrolment.absorb(Reading(None, tuple(NamespaceDocument(name, 0.0) for name in secrets), secrets))
-        directory, problems = enrolment.resolve()
-        self.assertEqual({tenant.namespace for tenant in directory.tenants}, set(good))
+        enrolment.use_full_read(FullRead(None, tuple(NamespaceDocument(name, 0.0) for name in secrets), secrets))
+        snapshot, problems = enrolment.resolve()
+        self.assertEqual({tenant.namespace for tenant in snapshot.tenants}, set(good))
         told = [problem for problem in problems if "is no name of a namespace" in problem.reason]
         self.assertEqual(len(told), len(bad))
         self.assertTrue(all(problem.namespace.isascii() and problem.namespace.isprintable() for problem in told))
@@ -163,7 +163,7 @@ class EnrolmentTests(unittest.TestCase):
             for index, name in enumerate(names)
         }
         enrolment = Enrolment(CLIENT, ("kube-system", CLIENT))
-        enrolment.absorb(Reading(None, tuple(NamespaceDocument(name, 0.0) for name in names), secrets))
+        enrolment.use_full_read(FullRead(None, tuple(NamespaceDocument(name, 0.0) for name in names), secrets))
         _, problems = enrolment.resolve()
         told = {problem.namespace: problem.reason for problem in problems if problem.namespace in names}
         self.assertEqual(set(told), set(names))
@@ -180,8 +180,8 @@ class SummaryTests(unittest.TestCase):
         self.documents = tuple(NamespaceDocument(name, 0.0) for name in ("team-blue", "team-green"))
 
     def summary(self, master: object, namespaces: object, secrets: object) -> ReadSummary:
-        reading = Reading(master, namespaces, secrets)
-        self.enrolment.absorb(reading)
+        reading = FullRead(master, namespaces, secrets)
+        self.enrolment.use_full_read(reading)
         return self.enrolment.summary(reading)
 
     def test_a_part_that_failed(self) -> None:
@@ -194,7 +194,7 @@ class SummaryTests(unittest.TestCase):
         self.assertEqual(self.summary(failure, self.documents, {}), ReadSummary(True, False, both))
         self.assertEqual(self.summary(good, failure, {}), ReadSummary(True, True, None))
         self.assertEqual(self.summary(None, self.documents, {}).master, False)
-        self.enrolment.amend(Update({"team-green": None}))
+        self.enrolment.use_incremental_read(Update({"team-green": None}))
         self.assertEqual(self.enrolment.summary(None), ReadSummary(False, False, frozenset({"team-blue"})))
 
     def test_what_is_in_a_file_that_cannot_be_read_is_not_taken_for_gone(self) -> None:
@@ -206,8 +206,8 @@ class SummaryTests(unittest.TestCase):
             "complete": False,  # a document that is not understood may be a namespace
         }
         for part, value in parts.items():
-            reading = replace(Reading(good, self.documents, {}), **{part: value})
-            self.enrolment.absorb(reading)
+            reading = replace(FullRead(good, self.documents, {}), **{part: value})
+            self.enrolment.use_full_read(reading)
             self.assertEqual(self.enrolment.summary(reading), ReadSummary(True, part == "complete", None), part)
         self.assertIsNone(self.enrolment.summary(None).namespaces)
         self.assertEqual(self.summary(good, self.documents, {}).namespaces, {"team-blue", "team-green"})

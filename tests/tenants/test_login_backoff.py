@@ -5,18 +5,18 @@ from __future__ import annotations
 import unittest
 
 from redisproxy.tenants import login_backoff
-from redisproxy.tenants.login_backoff import Guard, source
+from redisproxy.tenants.login_backoff import LoginBackoff, source
 
 
-class GuardTests(unittest.TestCase):
+class LoginBackoffTests(unittest.TestCase):
     def test_the_first_are_free_then_each_takes_longer(self) -> None:
-        guarded = Guard()
+        guarded = LoginBackoff()
         delays = [guarded.wrong("a", 0.0) for _ in range(14)]
         self.assertEqual(delays[:7], [0.0] * 5 + [0.1, 0.2])
         self.assertEqual(delays[-1], login_backoff.LONGEST_DELAY)
 
     def test_addresses_are_apart_and_forgiven(self) -> None:
-        guarded = Guard()
+        guarded = LoginBackoff()
         for _ in range(10):
             guarded.wrong("a", 0.0)
         self.assertEqual(guarded.wrong("b", 0.0), 0.0)
@@ -30,13 +30,13 @@ class GuardTests(unittest.TestCase):
         # Where one socket serves both: not all of IPv4 is one.
         self.assertEqual(source("::ffff:192.0.2.1"), "192.0.2.1")
         self.assertEqual((source("192.0.2.1"), source("")), ("192.0.2.1", ""))
-        guarded = Guard()
+        guarded = LoginBackoff()
         delays = [guarded.wrong(f"2001:db8::{number:x}", 0.0) for number in range(8)]
         self.assertGreater(delays[-1], 0.0)
         self.assertEqual(len(guarded), 1)
 
     def test_memory_is_bounded(self) -> None:
-        guarded = Guard()
+        guarded = LoginBackoff()
         for number in range(login_backoff.ADDRESSES + 500):
             guarded.wrong(str(number), 0.0)
         self.assertEqual(len(guarded), login_backoff.ADDRESSES)

@@ -14,9 +14,9 @@ from redisproxy.tenants.enrolment import (
     SENTINEL_USERNAME,
     VALID_HOURS,
     Enrolment,
+    FullRead,
     MalformedError,
     NamespaceDocument,
-    Reading,
     SecretDocument,
     parse_backend,
     parse_tenant,
@@ -94,15 +94,15 @@ class MarkedTests(unittest.TestCase):
                 "team-a", "redis-secret-temp-a", 1.0, {CONNECTION_STRING: b"redis://:x@h/3", VALID_HOURS: value}
             )
             enrolment = Enrolment("redis-secret-master", MASTER)
-            reading = Reading(master, (namespace,), {"team-a": (document, temporary)})
-            enrolment.absorb(reading)
-            directory, problems = enrolment.resolve()
+            reading = FullRead(master, (namespace,), {"team-a": (document, temporary)})
+            enrolment.use_full_read(reading)
+            snapshot, problems = enrolment.resolve()
             self.assertTrue(any("annotation" in problem.reason for problem in problems))
             texts = [
                 repr(document),
                 repr(reading),
-                repr(directory.backend),
-                repr(directory.credentials),
+                repr(snapshot.backend),
+                repr(snapshot.credentials),
                 *map(str, problems),
             ]
             self.assertSaysNothing("\n".join(texts), value)

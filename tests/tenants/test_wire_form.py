@@ -1,4 +1,4 @@
-"""A Directory as bytes, and back."""
+"""A Snapshot as bytes, and back."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import unittest
 
 from redisproxy.tenants import model, wire_form
 from redisproxy.tenants.limits import UNLIMITED, Limits
-from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Directory, Tenant, digest
+from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Snapshot, Tenant, digest
 
 BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-grün", 5)
 CREDENTIALS = (
@@ -33,7 +33,7 @@ class SnapshotTests(unittest.TestCase):
     def test_there_and_back(self) -> None:
         for backend in BACKENDS:
             for count in range(len(CREDENTIALS) + 1):
-                before = Directory(backend, CREDENTIALS[:count])
+                before = Snapshot(backend, CREDENTIALS[:count])
                 after = wire_form.load(wire_form.dump(before))
                 self.assertEqual((after.backend, after.credentials), (before.backend, before.credentials))
                 self.assertEqual((after.tenants, after.limits), (before.tenants, {}))
@@ -44,24 +44,24 @@ class SnapshotTests(unittest.TestCase):
 
     def test_a_process_with_another_key_makes_nothing_of_the_digests(self) -> None:
         self.addCleanup(model.use_digest_key, model.digest_key())
-        directory = wire_form.load(wire_form.dump(Directory(None, CREDENTIALS[:1])))
+        snapshot = wire_form.load(wire_form.dump(Snapshot(None, CREDENTIALS[:1])))
         ours = model.digest_key()
         model.use_digest_key(b"another".ljust(32))
-        self.assertRaises(AuthenticationError, directory.authenticate, None, b"blue-password", 0.0)
+        self.assertRaises(AuthenticationError, snapshot.authenticate, None, b"blue-password", 0.0)
         model.use_digest_key(ours)
-        self.assertTrue(directory.authenticate(None, b"blue-password", 0.0))
+        self.assertTrue(snapshot.authenticate(None, b"blue-password", 0.0))
 
     def test_no_tenants_password_is_in_it(self) -> None:
-        self.assertNotIn(b"blue-password", wire_form.dump(Directory(None, CREDENTIALS)))
+        self.assertNotIn(b"blue-password", wire_form.dump(Snapshot(None, CREDENTIALS)))
 
     def test_limits(self) -> None:
         for limits in ({"team-blue": Limits(1, 2, 3)}, {"team-blue": Limits(1), "team-grün": Limits(0, 0, 10**9)}):
-            after = wire_form.load(wire_form.dump(Directory(BACKENDS[2], CREDENTIALS, limits)))
+            after = wire_form.load(wire_form.dump(Snapshot(BACKENDS[2], CREDENTIALS, limits)))
             self.assertEqual((after.limits, after.credentials), (limits, CREDENTIALS))
             self.assertEqual(after.limits_of("team-red"), UNLIMITED)
 
     def test_it_rests_between_lines(self) -> None:
         rests: list[None] = []
-        directory = Directory(None, CREDENTIALS, {"team-blue": Limits(1), "team-grün": Limits(2)})
-        wire_form.load(wire_form.dump(directory), lambda: rests.append(None))
+        snapshot = Snapshot(None, CREDENTIALS, {"team-blue": Limits(1), "team-grün": Limits(2)})
+        wire_form.load(wire_form.dump(snapshot), lambda: rests.append(None))
         self.assertEqual(len(rests), len(CREDENTIALS) + 2)

@@ -15,8 +15,8 @@ from redisproxy.policy.facts import parse
 from redisproxy.policy.policy import make_policy
 from redisproxy.tenants.enrolment import ReadSummary
 from redisproxy.tenants.model import Tenant
-from redisproxy.upstream.acl_maintenance import LONGEST_PAUSE, PAUSE, PAUSES, REMOVED_AT_ONCE, RETRY, AclUsersService
-from redisproxy.upstream.acl_users import Wall
+from redisproxy.upstream.acl_maintenance import LONGEST_PAUSE, PAUSE, PAUSES, REMOVED_AT_ONCE, RETRY, AclMaintenanceService
+from redisproxy.upstream.acl_users import AclUsers
 from redisproxy.upstream.client import ControlError, Server
 
 from ..support.clients import client_once
@@ -42,11 +42,11 @@ class Replica:
         self.errors: dict[str, str] = {}
         #: seconds that each answer takes
         self.takes = 0.0
-        self.wall = Wall("auto", self)
+        self.acl_users = AclUsers("auto", self)
         commands = parse(self.control._client.execute_command("COMMAND"))
-        self.wall.use(Server("a Redis", 64, commands, True, False), make_policy(commands, scripts=True))
+        self.acl_users.use(Server("a Redis", 64, commands, True, False), make_policy(commands, scripts=True))
         self.events: list[dict] = []
-        self.service = AclUsersService(clock, self, prefix, INTERVAL, self.wall.forget)
+        self.service = AclMaintenanceService(clock, self, prefix, INTERVAL, self.acl_users.forget)
         self.service._log = Logger(observer=self.events.append)
         self.tenants: frozenset[Tenant] = frozenset()
         self.service.startService()
@@ -65,7 +65,7 @@ class Replica:
     def read(self, *tenants: Tenant, master: bool = True, whole: bool = True) -> None:
         """A read of the source that begins and ends now. The namespaces are those of the tenants."""
         self.tenants = frozenset(tenants)
-        self.wall.keep_only(self.tenants)
+        self.acl_users.keep_only(self.tenants)
         self.service.claim(self.tenants)
         namespaces = frozenset(tenant.namespace for tenant in tenants)
         self.service.take_read(ReadSummary(whole, master, namespaces), self.clock.seconds())
@@ -125,14 +125,14 @@ class UsersCase(unittest.SynchronousTestCase):
         return {name.decode() for name in self.admin.execute_command("ACL", "USERS")}
 
     def log_in(self, replica: Replica, master: bytes, tenant: Tenant = BLUE) -> int:
-        """As a lane logs in: once more if Redis does not know the password. Returns how often it had to."""
+        """As an upstream connection logs in: once more if Redis does not know the password. Returns how often it had to."""
         for attempt in (1, 2):
-            name, secret = run(replica.wall.login(tenant, master))
+            name, secret = run(replica.acl_users.login(tenant, master))
             try:
                 client_once(port=self.server.port, username=name.decode(), password=secret.decode(), protocol=2).ping()
                 return attempt
             except redis.AuthenticationError:
-                replica.wall.forget(tenant)
+                replica.acl_users.forget(tenant)
         raise AssertionError("a log-in failed")
 
 
@@ -184,7 +184,7 @@ class PasswordsTests(UsersCase):
 
         def learns(replica: Replica) -> None:
             known[replica] = NEW
-            replica.wall.forget_all()
+            replica.acl_users.forget_all()
             replica.service.use(NEW)
 
         step(INTERVAL)
@@ -211,7 +211,7 @@ class PasswordsTests(UsersCase):
         self.assertEqual(self.opens(NAME, OLD, NEW), [False, True])
 
 
-class PaceTests(UsersCase):
+class ThrottleTests(UsersCase):
     def test_one_question_at_a_time_and_a_pause_after_each(self) -> None:
         self.start()
         for number in range(40):
@@ -384,7 +384,7 @@ class RemovalTests(UsersCase):
         session = self.client(used, NEW)
         replica = self.replica(BLUE, GREEN)
         for tenant in (BLUE, GREEN):
-            run(replica.wall.login(tenant, NEW))
+            run(replica.acl_users.login(tenant, NEW))
         replica.service.use(NEW)
         self.go_on()
         self.assertTrue({unused, used, former, other, prefix} <= self.users())
@@ -414,7 +414,7 @@ class RemovalTests(UsersCase):
             green.ping()
         # And one that nobody uses goes at once.
         replica.read(BLUE, GREEN)
-        run(replica.wall.login(GREEN, NEW))
+        run(replica.acl_users.login(GREEN, NEW))
         self.assertIn(acl.username(GREEN), self.users())
         replica.read(BLUE, whole=False)
         self.go_on()
@@ -428,7 +428,7 @@ class RemovalTests(UsersCase):
         for _ in range(3):
             self.go_on(INTERVAL)
             behind.read(BLUE)
-        run(ahead.wall.login(GREEN, NEW))
+        run(ahead.acl_users.login(GREEN, NEW))
         self.go_on(INTERVAL)  # it is seen without a tenant
         behind.read(BLUE, GREEN)
         self.go_on(3 * INTERVAL)
@@ -438,8 +438,8 @@ class RemovalTests(UsersCase):
         """What Redis was told for a user that was removed, it has to be told for the next one."""
         self.start(binary)
         first, second = self.replica(BLUE), self.replica(BLUE)
-        run(first.wall.login(BLUE, NEW))
-        run(first.wall.permit(BLUE, [b"team-blue:news.*"]))
+        run(first.acl_users.login(BLUE, NEW))
+        run(first.acl_users.permit(BLUE, [b"team-blue:news.*"]))
         first.read()
         first.service.use(NEW)
         for _ in range(2):
@@ -448,9 +448,9 @@ class RemovalTests(UsersCase):
         self.go_on()
         self.assertNotIn(NAME, self.users())
         first.read(BLUE)
-        run(second.wall.login(BLUE, NEW))
-        run(first.wall.login(BLUE, NEW))
-        run(first.wall.permit(BLUE, [b"team-blue:news.*"]))
+        run(second.acl_users.login(BLUE, NEW))
+        run(first.acl_users.login(BLUE, NEW))
+        run(first.acl_users.permit(BLUE, [b"team-blue:news.*"]))
         pubsub = self.client(NAME, NEW).pubsub()
         self.addCleanup(pubsub.close)
         pubsub.psubscribe("team-blue:news.*")

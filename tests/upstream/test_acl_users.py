@@ -11,7 +11,7 @@ from twisted.trial import unittest
 from redisproxy.policy.facts import builtin, parse
 from redisproxy.policy.policy import make_policy
 from redisproxy.tenants.model import Tenant
-from redisproxy.upstream.acl_users import PATTERN_BYTES, PATTERNS, Wall, WallError
+from redisproxy.upstream.acl_users import PATTERN_BYTES, PATTERNS, AclUserError, AclUsers
 from redisproxy.upstream.client import ControlError, Server
 
 from ..support.clients import client_once
@@ -40,17 +40,17 @@ class Unknown:
         raise ControlError("the control connection is not there")
 
 
-class OneWallTests(unittest.SynchronousTestCase):
+class OneLayerTests(unittest.SynchronousTestCase):
     def test_what_one_redis_has_not_says_nothing_of_another(self) -> None:
         """Redis may be another one before it has told what it is: nobody gets the master's rights there meanwhile."""
         control = Unknown()
-        wall = Wall("auto", control)
-        wall.use(Server("a Redis", 64, builtin(), False, False), make_policy(builtin(), scripts=False))
-        self.assertIsNone(run(wall.login(BLUE, MASTER)))
+        acl_users = AclUsers("auto", control)
+        acl_users.use(Server("a Redis", 64, builtin(), False, False), make_policy(builtin(), scripts=False))
+        self.assertIsNone(run(acl_users.login(BLUE, MASTER)))
         control.connected = False
-        wall.forget_all()
-        with self.assertRaises(WallError) as caught:
-            run(wall.login(BLUE, MASTER))
+        acl_users.forget_all()
+        with self.assertRaises(AclUserError) as caught:
+            run(acl_users.login(BLUE, MASTER))
         self.assertTrue(caught.exception.passing)
 
 
@@ -73,20 +73,20 @@ class RightsTests(unittest.SynchronousTestCase):
 
     def setUp(self) -> None:
         self.control = Asked()
-        self.wall = Wall("require", self.control)
+        self.acl_users = AclUsers("require", self.control)
         self.use(scripts=False)
 
     def use(self, scripts: bool) -> None:
         policy = make_policy(builtin(), scripts=True, sealed=scripts)
-        self.wall.use(Server("a Redis", 64, builtin(), True, False), policy)
+        self.acl_users.use(Server("a Redis", 64, builtin(), True, False), policy)
 
     def test_a_user_that_was_being_made_gets_the_new_rights(self) -> None:
-        first = defer.Deferred.fromCoroutine(self.wall.login(BLUE, MASTER))
+        first = defer.Deferred.fromCoroutine(self.acl_users.login(BLUE, MASTER))
         words, answered = self.control.asked.pop()
         self.assertNotIn(b"+eval", words)
         self.use(scripts=True)
         # As of those who tell Redis of the new rights: it waits for the same user.
-        second = defer.Deferred.fromCoroutine(self.wall.login(BLUE, MASTER))
+        second = defer.Deferred.fromCoroutine(self.acl_users.login(BLUE, MASTER))
         answered.callback(b"OK")
         self.assertNoResult(second)
         for words, answered in self.control.asked:
@@ -94,30 +94,30 @@ class RightsTests(unittest.SynchronousTestCase):
             answered.callback(b"OK")
         self.assertEqual(self.successResultOf(second), self.successResultOf(first))
         self.control.asked.clear()
-        self.successResultOf(defer.Deferred.fromCoroutine(self.wall.login(BLUE, MASTER)))
+        self.successResultOf(defer.Deferred.fromCoroutine(self.acl_users.login(BLUE, MASTER)))
         self.assertEqual(self.control.asked, [])
 
 
 @on_every_server
 class ReplicasTests(unittest.SynchronousTestCase):
-    def wall(self, server: RedisServer) -> Wall:
+    def acl_users(self, server: RedisServer) -> AclUsers:
         control = Control(server)
         self.addCleanup(control._client.close)
-        wall = Wall("require", control)
-        wall.control = control
+        acl_users = AclUsers("require", control)
+        acl_users.control = control
         commands = parse(control._client.execute_command("COMMAND"))
-        wall.use(Server("a Redis", 64, commands, True, False), make_policy(commands, scripts=True))
-        return wall
+        acl_users.use(Server("a Redis", 64, commands, True, False), make_policy(commands, scripts=True))
+        return acl_users
 
     def start(self, binary: Callable[[], str]) -> RedisServer:
         server = RedisServer(binary).start()
         self.addCleanup(server.stop)
         return server
 
-    def subscribed(self, server: RedisServer, wall: Wall) -> redis.client.PubSub:
-        """A session of the wall's process that is subscribed to a pattern."""
-        name, password = run(wall.login(BLUE, MASTER))
-        run(wall.permit(BLUE, [b"team-blue:news.*"]))
+    def subscribed(self, server: RedisServer, acl_users: AclUsers) -> redis.client.PubSub:
+        """A session of the isolation layer's process that is subscribed to a pattern."""
+        name, password = run(acl_users.login(BLUE, MASTER))
+        run(acl_users.permit(BLUE, [b"team-blue:news.*"]))
         client = client_once(port=server.port, username=name.decode(), password=password.decode())
         pubsub = client.pubsub()
         self.addCleanup(client.close)
@@ -132,7 +132,7 @@ class ReplicasTests(unittest.SynchronousTestCase):
 
     def each_another_one_provisions_the_user_again(self, binary: Callable[[], str]) -> None:
         server = self.start(binary)
-        first, second = self.wall(server), self.wall(server)
+        first, second = self.acl_users(server), self.acl_users(server)
         pubsub = self.subscribed(server, first)
         self.assertEqual(run(second.login(BLUE, MASTER)), run(first.login(BLUE, MASTER)))
         self.assertHears(server, pubsub)
@@ -149,61 +149,61 @@ class ReplicasTests(unittest.SynchronousTestCase):
     def each_one_that_knows_another_master_password_does_not_take_the_user(self, binary: Callable[[], str]) -> None:
         """During its rotation replicas know different ones."""
         server = self.start(binary)
-        first, second = self.wall(server), self.wall(server)
+        first, second = self.acl_users(server), self.acl_users(server)
         for _ in range(3):
             logins = []
-            for wall, password in ((first, MASTER), (second, b"another"), (first, b"another")):
-                wall.forget_all()
-                logins.append(run(wall.login(BLUE, password)))
+            for acl_users, password in ((first, MASTER), (second, b"another"), (first, b"another")):
+                acl_users.forget_all()
+                logins.append(run(acl_users.login(BLUE, password)))
                 self.assertEqual([self.opens(server, login) for login in logins], [True] * len(logins))
 
     def each_a_user_that_takes_any_password_does_not_after_it_is_provisioned(self, binary: Callable[[], str]) -> None:
         server = self.start(binary)
-        wall = self.wall(server)
-        name, _ = run(wall.login(BLUE, MASTER))
+        acl_users = self.acl_users(server)
+        name, _ = run(acl_users.login(BLUE, MASTER))
         server.client().execute_command("ACL", "SETUSER", name, "nopass")
         self.assertTrue(self.opens(server, (name, b"whatever")))
-        wall.forget(BLUE)
-        run(wall.login(BLUE, MASTER))
+        acl_users.forget(BLUE)
+        run(acl_users.login(BLUE, MASTER))
         self.assertFalse(self.opens(server, (name, b"whatever")))
 
     def each_connections_of_before_log_in_too(self, binary: Callable[[], str]) -> None:
         """One process has both master passwords for a moment; each user's password is given to Redis, also at once."""
         server = self.start(binary)
-        wall = self.wall(server)
+        acl_users = self.acl_users(server)
         logins = []
-        wall.control.before = lambda _: logins.append(run(wall.login(BLUE, b"another")))
-        logins.append(run(wall.login(BLUE, MASTER)))
+        acl_users.control.before = lambda _: logins.append(run(acl_users.login(BLUE, b"another")))
+        logins.append(run(acl_users.login(BLUE, MASTER)))
         for password in (b"third", MASTER):
-            logins.append(run(wall.login(BLUE, password)))
+            logins.append(run(acl_users.login(BLUE, password)))
         self.assertEqual(len(set(logins)), 3)
         self.assertEqual([self.opens(server, login) for login in logins], [True] * 4)
 
     def each_patterns_that_redis_cannot_be_told_of(self, binary: Callable[[], str]) -> None:
-        wall = self.wall(self.start(binary))
-        run(wall.login(BLUE, MASTER))
+        acl_users = self.acl_users(self.start(binary))
+        run(acl_users.login(BLUE, MASTER))
         for pattern in (b"team-blue:a b", b"team-blue:\0", b"team-blue:a\r\n", b"team-blue:\t", b"team-blue:\v"):
             with self.assertRaises(ControlError) as caught:
-                run(wall.permit(BLUE, [b"team-blue:fit", pattern]))
+                run(acl_users.permit(BLUE, [b"team-blue:fit", pattern]))
             self.assertIn("spaces or NUL bytes", caught.exception.told)
         with self.assertRaises(ControlError) as caught:
-            run(wall.permit(BLUE, [b"team-blue:" + b"x" * PATTERN_BYTES]))
+            run(acl_users.permit(BLUE, [b"team-blue:" + b"x" * PATTERN_BYTES]))
         self.assertIn(f"more than {PATTERN_BYTES} bytes", caught.exception.told)
-        run(wall.permit(BLUE, [b"team-blue:\xff\x01", b"team-blue:fit"]))
+        run(acl_users.permit(BLUE, [b"team-blue:\xff\x01", b"team-blue:fit"]))
 
     def each_redis_is_busy_when_it_is_to_be_made(self, binary: Callable[[], str]) -> None:
         """That is not taken for a user which is there already, and keeps its channels."""
         server = self.start(binary)
-        wall = self.wall(server)
+        acl_users = self.acl_users(server)
         refused = []
-        wall.user_refused = lambda: refused.append(True)
-        wall.control.before = is_busy
-        with self.assertRaises(WallError) as caught:
-            run(wall.login(BLUE, MASTER))
+        acl_users.user_refused = lambda: refused.append(True)
+        acl_users.control.before = is_busy
+        with self.assertRaises(AclUserError) as caught:
+            run(acl_users.login(BLUE, MASTER))
         self.assertTrue(caught.exception.passing)
         self.assertEqual(refused, [True])
         self.assertEqual([user for user in server.client().acl_users() if "team-blue" in user], [])
-        name, password = run(wall.login(BLUE, MASTER))
+        name, password = run(acl_users.login(BLUE, MASTER))
         client = client_once(port=server.port, username=name.decode(), password=password.decode())
         self.addCleanup(client.close)
         self.assertRaises(redis.exceptions.NoPermissionError, client.publish, "team-green:news", "x")
@@ -214,7 +214,7 @@ class ReplicasTests(unittest.SynchronousTestCase):
         reached = []
         for questions in range(3):
             server = self.start(binary)
-            first, second = self.wall(server), self.wall(server)
+            first, second = self.acl_users(server), self.acl_users(server)
             subscribed = self.meanwhile(second.control, questions, lambda: self.subscribed(server, first))  # noqa: B023
             run(second.login(BLUE, MASTER))
             reached.append(bool(subscribed))
@@ -224,24 +224,24 @@ class ReplicasTests(unittest.SynchronousTestCase):
 
     def each_sessions_at_once_have_the_patterns_of_one(self, binary: Callable[[], str]) -> None:
         """What Redis is being told of counts, too, and what it was not told of does not."""
-        wall = self.wall(self.start(binary))
-        run(wall.login(BLUE, MASTER))
+        acl_users = self.acl_users(self.start(binary))
+        run(acl_users.login(BLUE, MASTER))
         many = [b"team-blue:%d" % number for number in range(PATTERNS)]
 
         def meanwhile(words: tuple) -> None:
-            run(wall.permit(BLUE, many[:1]))  # by another session, at once: of one that both name
+            run(acl_users.permit(BLUE, many[:1]))  # by another session, at once: of one that both name
             with self.assertRaises(ControlError) as caught:
-                run(wall.permit(BLUE, [b"team-blue:one_more"]))
+                run(acl_users.permit(BLUE, [b"team-blue:one_more"]))
             self.assertIn(f"{PATTERNS} different patterns", caught.exception.told)
 
-        wall.control.before = fails
+        acl_users.control.before = fails
         with self.assertRaises(ControlError):
-            run(wall.permit(BLUE, many))
-        wall.control.before = meanwhile
-        run(wall.permit(BLUE, many[:-1]))
-        run(wall.permit(BLUE, many))
+            run(acl_users.permit(BLUE, many))
+        acl_users.control.before = meanwhile
+        run(acl_users.permit(BLUE, many[:-1]))
+        run(acl_users.permit(BLUE, many))
         with self.assertRaises(ControlError):
-            run(wall.permit(BLUE, [b"team-blue:one_more"]))
+            run(acl_users.permit(BLUE, [b"team-blue:one_more"]))
 
     def meanwhile(self, control: Control, questions: int, call: Callable[[], object]) -> list[object]:
         """After so many questions it calls, before the next one. What that gave, as long as it came to it."""

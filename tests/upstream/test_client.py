@@ -65,8 +65,10 @@ class ControlTests(unittest.TestCase):
         self.assertEqual(len(told), 1)
 
     @defer.inlineCallbacks
-    def test_acls_that_do_not_know_channels_are_no_wall(self):
-        """Redis 6.0: a script could PUBLISH to anybody. As a wall it would also have had every ACL SETUSER refused."""
+    def test_acls_that_do_not_know_channels_are_no_layer(self):
+        """Redis 6.0: a script could PUBLISH to anybody. As an isolation layer it would also have had every ACL SETUSER
+        refused.
+        """
         factory = protocol.Factory.forProtocol(Redis60)
         factory.asked = []
         port = reactor.listenTCP(0, factory, interface="127.0.0.1")

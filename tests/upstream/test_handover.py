@@ -9,18 +9,18 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial import unittest
 
-from redisproxy.net.protocol import Hold
+from redisproxy.net.protocol import PauseReason
 from redisproxy.resp.framing import encode
-from redisproxy.session.pending import Owed
+from redisproxy.session.pending import ReplyBatch
 from redisproxy.tenants.model import Backend, Tenant
-from redisproxy.upstream.acl_users import Wall
-from redisproxy.upstream.connection import LaneProtocol
+from redisproxy.upstream.acl_users import AclUsers
+from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.handover import ELSEWHERE_LIMIT, HERE_LIMIT
-from redisproxy.upstream.pool import LanePool
+from redisproxy.upstream.pool import ConnectionPool
 
 from ..support.certificates import Authority
-from ..support.lanes import ClockedReactor, Heard, Silent
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_7, valkey
+from ..support.upstreams import ClockedReactor, Heard, Silent
 
 BLUE, GREEN, NEXT = Tenant("blue", 3), Tenant("green", 5), Tenant("green", 3)
 PASSWORD = MASTER_PASSWORD.encode()
@@ -33,7 +33,7 @@ class Sharing(Heard):
 
     lost = 0
 
-    def lane_broke(self, begun: bool) -> None:
+    def multiplexed_lost(self, begun: bool) -> None:
         self.lost += 1
 
 
@@ -43,8 +43,8 @@ class PoolCase(unittest.TestCase):
     def setUp(self) -> None:
         self.reactor = ClockedReactor()
 
-    def pool(self, backend: Backend, ca_file: Path | None = None) -> LanePool:
-        pool = LanePool(self.reactor, Wall("off", None), 0, 30.0, 5.0, ca_file)
+    def pool(self, backend: Backend, ca_file: Path | None = None) -> ConnectionPool:
+        pool = ConnectionPool(self.reactor, AclUsers("off", None), 0, 30.0, 5.0, ca_file)
         pool.startService()
         self.addCleanup(self.stop, pool)
         pool.use(backend)
@@ -58,7 +58,7 @@ class PoolCase(unittest.TestCase):
         return Backend(host="127.0.0.1", port=self.server.port, password=PASSWORD)
 
     @defer.inlineCallbacks
-    def stop(self, pool: LanePool):
+    def stop(self, pool: ConnectionPool):
         yield pool.stopService()
         self.assertEqual(self.reactor.getDelayedCalls(), [])
 
@@ -68,12 +68,12 @@ class PoolCase(unittest.TestCase):
             yield task.deferLater(reactor, 0.005)
             self.reactor.clock.advance(0)
 
-    def lease(self, pool: LanePool, tenant: Tenant = BLUE) -> defer.Deferred:
-        leased = defer.Deferred.fromCoroutine(pool.lease(tenant))
+    def acquire(self, pool: ConnectionPool, tenant: Tenant = BLUE) -> defer.Deferred:
+        leased = defer.Deferred.fromCoroutine(pool.acquire(tenant))
 
-        def carry(lane: LaneProtocol) -> LaneProtocol:
-            lane.carry(Silent(), lambda slow: None)
-            return lane
+        def carry(upstream: RedisConnection) -> RedisConnection:
+            upstream.carry(Silent(), lambda slow: None)
+            return upstream
 
         return leased.addCallback(carry)
 
@@ -86,16 +86,18 @@ class GivenUpTests(PoolCase):
     """No time passes here but that of Redis."""
 
     @defer.inlineCallbacks
-    def gives_up(self, pool: LanePool):
-        lane = yield self.lease(pool)
+    def gives_up(self, pool: ConnectionPool):
+        upstream = yield self.acquire(pool)
         owner = Heard()
-        lane.send(encode([b"SET", b"a", b"1"]) + BLOCK + LATE, Owed(owner, 3))
+        upstream.send(encode([b"SET", b"a", b"1"]) + BLOCK + LATE, ReplyBatch(owner, 3))
         yield self.blocked(1)
-        lane.hold(Hold.PEER | Hold.RATE)  # the client does not read, and its tenant has had too much
-        lane.give_up(blocked=True)
-        self.assertFalse(lane.waits)
-        lane.hold(Hold.PEER)
-        lane.send(LATE)
+        upstream.pause_reading(
+            PauseReason.PEER | PauseReason.RATE
+        )  # the client does not read, and its tenant has had too much
+        upstream.give_up(blocked=True)
+        self.assertFalse(upstream.waits)
+        upstream.pause_reading(PauseReason.PEER)
+        upstream.send(LATE)
         yield self.until(lambda: len(pool) == 0)
         yield self.blocked(0)
         self.assertEqual(owner.heard, [b"+OK\r\n"])
@@ -107,9 +109,9 @@ class GivenUpTests(PoolCase):
 
     @defer.inlineCallbacks
     def test_over_tls(self):
-        directory = tempfile.TemporaryDirectory()
-        self.addCleanup(directory.cleanup)
-        authority = Authority(Path(directory.name))
+        snapshot = tempfile.TemporaryDirectory()
+        self.addCleanup(snapshot.cleanup)
+        authority = Authority(Path(snapshot.name))
         certificate, key = authority.issue("redis", "localhost")
         port = free_port()
         self.redis(
@@ -145,11 +147,11 @@ class GivenUpTests(PoolCase):
         port = reactor.listenTCP(0, Factory.forProtocol(Busy), interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         pool = self.pool(Backend(host="127.0.0.1", port=port.getHost().port))
-        lane = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         servers[0].transport.pauseProducing()
         size = 64 << 20
-        lane.send(b"x" * size, Owed(Heard(), 1))
-        lane.give_up(blocked=False)
+        upstream.send(b"x" * size, ReplyBatch(Heard(), 1))
+        upstream.give_up(blocked=False)
         servers[0].transport.resumeProducing()
         yield self.until(lambda: taken[-1:] == [b"end"] and not len(pool))
         self.assertLess(sum(map(len, taken)), size)
@@ -157,24 +159,24 @@ class GivenUpTests(PoolCase):
     @defer.inlineCallbacks
     def test_without_that_its_replies_are_waited_for(self):
         pool = self.pool(self.redis())
-        lane = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         owner = Heard()
-        lane.send(LATE, Owed(owner, 1))
-        lane.give_up(blocked=False)
+        upstream.send(LATE, ReplyBatch(owner, 1))
+        upstream.give_up(blocked=False)
         yield self.until(lambda: owner.heard)
-        lane.release(clean=True)
+        upstream.release(clean=True)
         self.assertEqual(pool.idle, 1)
 
     @defer.inlineCallbacks
     def test_it_is_not_used_again(self):
         pool = self.pool(self.redis())
-        lane = yield self.lease(pool)
-        lane.send(BLOCK, Owed(Heard(), 1))
+        upstream = yield self.acquire(pool)
+        upstream.send(BLOCK, ReplyBatch(Heard(), 1))
         yield self.blocked(1)
         self.direct.rpush("q", "item")
-        yield self.until(lambda: lane.taken and not lane._ledger.debts)
-        lane.give_up(blocked=True)
-        lane.release(clean=True)
+        yield self.until(lambda: upstream.taken and not upstream._pending.batches)
+        upstream.give_up(blocked=True)
+        upstream.release(clean=True)
         self.assertEqual(pool.idle, 0)
         yield self.until(lambda: len(pool) == 0)
 
@@ -184,12 +186,12 @@ class NextOwnerTests(PoolCase):
     def test_it_waits_until_redis_has_closed_the_former_owners_connections(self):
         pool = self.pool(self.redis())
         pool.use_tenants({BLUE})
-        first, second = yield defer.gatherResults([self.lease(pool), self.lease(pool)])
-        for lane in (first, second):
-            lane.send(BLOCK, Owed(Heard(), 1))
+        first, second = yield defer.gatherResults([self.acquire(pool), self.acquire(pool)])
+        for upstream in (first, second):
+            upstream.send(BLOCK, ReplyBatch(Heard(), 1))
         yield self.blocked(2)
         pool.use_tenants({NEXT})
-        leasing, other = self.lease(pool, NEXT), self.lease(pool, Tenant("red", 7))
+        leasing, other = self.acquire(pool, NEXT), self.acquire(pool, Tenant("red", 7))
         yield other
         first.give_up(blocked=True)
         yield self.blocked(1)
@@ -202,11 +204,11 @@ class NextOwnerTests(PoolCase):
     @defer.inlineCallbacks
     def test_but_not_longer_than_there_is_time_for_replies(self):
         pool = self.pool(self.redis())
-        lane = yield self.lease(pool)
-        lane.send(BLOCK, Owed(Heard(), 1))
+        upstream = yield self.acquire(pool)
+        upstream.send(BLOCK, ReplyBatch(Heard(), 1))
         pool.use_tenants({NEXT})
-        leasing = self.lease(pool, NEXT)
-        given_up = self.lease(pool, NEXT)
+        leasing = self.acquire(pool, NEXT)
+        given_up = self.acquire(pool, NEXT)
         given_up.cancel()
         yield self.assertFailure(given_up, defer.CancelledError)
         self.reactor.clock.advance(HERE_LIMIT - 0.01)
@@ -218,21 +220,21 @@ class NextOwnerTests(PoolCase):
     def test_it_waits_for_other_processes(self):
         pool = self.pool(self.redis())
         pool.use_tenants({NEXT, BLUE}, [3])
-        leasing = self.lease(pool, NEXT)
-        yield self.lease(pool, GREEN)
+        leasing = self.acquire(pool, NEXT)
+        yield self.acquire(pool, GREEN)
         self.assertFalse(leasing.called)
         pool.handover.over_elsewhere()
         yield leasing
         pool.use_tenants({BLUE}, [3])
-        leasing = self.lease(pool, BLUE)
+        leasing = self.acquire(pool, BLUE)
         self.reactor.clock.advance(ELSEWHERE_LIMIT)
         yield leasing
 
     @defer.inlineCallbacks
     def test_a_database_that_nobody_else_has_is_not_hurried(self):
         pool = self.pool(self.redis())
-        lane = yield self.lease(pool)
-        lane.send(BLOCK, Owed(Heard(), 1))
+        upstream = yield self.acquire(pool)
+        upstream.send(BLOCK, ReplyBatch(Heard(), 1))
         pool.use_tenants({GREEN})
         self.assertEqual(self.reactor.getDelayedCalls(), [])
         self.assertTrue(pool.handover.over_here().called)
@@ -246,7 +248,7 @@ class NextOwnerTests(PoolCase):
     def test_what_the_former_owner_left_is_closed(self):
         pool = self.pool(self.redis())
         pool.use_tenants({BLUE, GREEN})
-        idle, busy, other = yield defer.gatherResults([self.lease(pool), self.lease(pool), self.lease(pool, GREEN)])
+        idle, busy, other = yield defer.gatherResults([self.acquire(pool), self.acquire(pool), self.acquire(pool, GREEN)])
         idle.release(clean=True)
         other.release(clean=True)
         pool.use_tenants({GREEN})
@@ -259,27 +261,27 @@ class NextOwnerTests(PoolCase):
     def test_what_waited_for_the_end_of_the_turn_is_never_sent(self):
         pool = self.pool(self.redis())
         pool.use_tenants({BLUE})
-        home = pool.home(BLUE, 2)
-        yield home.come()
+        tenant_pool = pool.tenant_pool(BLUE, 2)
+        yield tenant_pool.come()
         owner = Sharing()
-        home.lane.send(encode([b"SET", b"early", b"1"]), Owed(owner, 1))
-        home.lane.send(LATE, Owed(owner, 1))
+        tenant_pool.upstream.send(encode([b"SET", b"early", b"1"]), ReplyBatch(owner, 1))
+        tenant_pool.upstream.send(LATE, ReplyBatch(owner, 1))
         pool.use_tenants({GREEN})
         yield self.until(lambda: owner.lost)
         self.assertEqual((owner.heard, self.direct.keys()), ([b"+OK\r\n"], [b"early"]))
-        home.leave()
+        tenant_pool.leave()
 
     @defer.inlineCallbacks
     def test_nobody_comes_to_what_was_shared(self):
         """Its last sessions may still be there when their tenant comes back."""
         pool = self.pool(self.redis())
         pool.use_tenants({BLUE})
-        home = pool.home(BLUE, 2)
-        yield home.come()
+        tenant_pool = pool.tenant_pool(BLUE, 2)
+        yield tenant_pool.come()
         pool.use_tenants({GREEN})
-        again = pool.home(BLUE, 2)
-        self.assertIsNot(again, home)
+        again = pool.tenant_pool(BLUE, 2)
+        self.assertIsNot(again, tenant_pool)
         yield again.come()
-        home.leave()
-        self.assertIs(pool.home(BLUE, 2), again)
+        tenant_pool.leave()
+        self.assertIs(pool.tenant_pool(BLUE, 2), again)
         again.leave()

@@ -8,20 +8,20 @@ from twisted.internet import task
 from twisted.internet.address import UNIXAddress
 from twisted.internet.testing import StringTransport
 
-from redisproxy.net.protocol import Hold
-from redisproxy.session.pending import Owed
+from redisproxy.net.protocol import PauseReason
+from redisproxy.session.pending import ReplyBatch
 from redisproxy.tenants.model import Backend, Tenant
-from redisproxy.upstream.connection import LaneProtocol
+from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.latency import INTERVAL, Sampler
-from redisproxy.upstream.multiplexed import SharedLane, SharedLanes
+from redisproxy.upstream.multiplexed import MultiplexedConnection, TenantPool
 
 PING = b"*1\r\n$4\r\nPING\r\n"
 
 
 class Deaf:
-    """Is owed what a test is not about."""
+    """Is pending what a test is not about."""
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         pass
 
 
@@ -29,18 +29,18 @@ class SamplerTests(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
         self.transport = StringTransport(UNIXAddress("/redis"))
-        self.connection = LaneProtocol(Backend(host="127.0.0.1", port=6379, password=b""), pool=None)
+        self.connection = RedisConnection(Backend(host="127.0.0.1", port=6379, password=b""), pool=None)
         self.connection.makeConnection(self.transport)
-        home = SharedLanes(None, self.clock, Tenant("blue", 3), 2)
-        self.lane = SharedLane(self.connection, home, self.clock)
+        tenant_pool = TenantPool(None, self.clock, Tenant("blue", 3), 2)
+        self.upstream = MultiplexedConnection(self.connection, tenant_pool, self.clock)
         self.samples: list[float] = []
-        self.sampler = Sampler(self.clock, lambda: [self.lane], self.samples.append)
+        self.sampler = Sampler(self.clock, lambda: [self.upstream], self.samples.append)
         self.sampler.startService()
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
         self.addCleanup(self.sampler.stopService)
 
     def use(self) -> None:
-        self.lane.send(b"GET a\r\n", Owed(Deaf(), 1))
+        self.upstream.send(b"GET a\r\n", ReplyBatch(Deaf(), 1))
         self.connection.dataReceived(b"$-1\r\n")
 
     def sent(self) -> bytes:
@@ -62,17 +62,17 @@ class SamplerTests(unittest.TestCase):
     def test_one_that_is_not_read_from_says_nothing(self) -> None:
         self.use()
         self.sent()
-        self.connection.hold(Hold.RATE)
+        self.connection.pause_reading(PauseReason.RATE)
         self.clock.advance(INTERVAL)
         self.assertEqual(self.sent(), b"")
-        self.connection.unhold(Hold.RATE)
+        self.connection.resume_reading(PauseReason.RATE)
         self.use()
         self.sent()
         self.clock.advance(INTERVAL)
         self.assertEqual(self.sent(), PING)
         # What its tenant may not have yet is not Redis's time.
-        self.connection.hold(Hold.RATE)
+        self.connection.pause_reading(PauseReason.RATE)
         self.clock.advance(0.5)
-        self.connection.unhold(Hold.RATE)
+        self.connection.resume_reading(PauseReason.RATE)
         self.connection.dataReceived(b"+PONG\r\n")
         self.assertEqual(self.samples, [])

@@ -7,7 +7,7 @@ import unittest
 from twisted.internet import task
 
 from redisproxy.tenants.model import Tenant
-from redisproxy.upstream.multiplexed import SharedLanes
+from redisproxy.upstream.multiplexed import TenantPool
 
 
 class Waiting:
@@ -15,18 +15,18 @@ class Waiting:
         self.ended = ended
         self.told = 0
 
-    def home_ready(self) -> None:
+    def upstream_ready(self) -> None:
         self.told += 1
 
 
 class WaitingTests(unittest.TestCase):
     def test_sessions_that_left_are_not_kept_while_redis_stands_still(self) -> None:
-        home = SharedLanes(None, task.Clock(), Tenant("team-blue", 3), 2)
-        home.enter()
+        tenant_pool = TenantPool(None, task.Clock(), Tenant("team-blue", 3), 2)
+        tenant_pool.enter()
         there = Waiting(ended=False)
-        home.wait(there)
+        tenant_pool.wait(there)
         for _ in range(100):
-            home.wait(Waiting(ended=True))
-        self.assertLessEqual(len(home._waiting), 3)
-        home.tell_waiting()
+            tenant_pool.wait(Waiting(ended=True))
+        self.assertLessEqual(len(tenant_pool._waiting), 3)
+        tenant_pool.tell_waiting()
         self.assertEqual(there.told, 1)

@@ -11,7 +11,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.trial import unittest
 
 from redisproxy.tenants.model import Backend
-from redisproxy.upstream.connection import LaneError, RedisUnreachable
+from redisproxy.upstream.connection import RedisUnreachable, UpstreamError
 from redisproxy.upstream.endpoint import connected
 from redisproxy.upstream.opening import Openings, RedisMoved
 from redisproxy.upstream.probe import calls_itself_replica
@@ -126,7 +126,7 @@ class OpeningsTests(unittest.SynchronousTestCase):
         self.assertIs(self.ends(1), self.successResultOf(there))
         last = self.open(THERE)
         self.openings.give_up()
-        self.assertIsInstance(self.failureResultOf(last, LaneError).value, RedisMoved)
+        self.assertIsInstance(self.failureResultOf(last, UpstreamError).value, RedisMoved)
 
 
 class Resolver:

@@ -1,4 +1,4 @@
-"""The pool of lanes, on a real Redis, with the clock in the test's hands."""
+"""The pool of upstream connections, on a real Redis, with the clock in the test's hands."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from twisted.trial import unittest
 
 from redisproxy.net.protocol import READ_SIZE, SMALL_READ_SIZE, WIDE_READ_SIZE
 from redisproxy.ops.log_once import QUIET
-from redisproxy.session.pending import CONFIRMATIONS, Owed
+from redisproxy.session.pending import CONFIRMATIONS, ReplyBatch
 from redisproxy.session.route import UNREACHABLE
 from redisproxy.tenants.model import Backend, Tenant
-from redisproxy.upstream.acl_users import Wall, WallError
-from redisproxy.upstream.connection import LOGIN_REFUSED, LaneError, LaneProtocol
-from redisproxy.upstream.pool import AT_ONCE, FRESH, LanePool
+from redisproxy.upstream.acl_users import AclUserError, AclUsers
+from redisproxy.upstream.connection import LOGIN_REFUSED, RedisConnection, UpstreamError
+from redisproxy.upstream.pool import CONCURRENT_LIMIT, FRESH, ConnectionPool
 
-from ..support.lanes import ClockedReactor, Heard, Silent
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port
+from ..support.upstreams import ClockedReactor, Heard, Silent
 
 BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
 
 
 class Subscriber(Heard):
-    """What a lane tells one that subscribes."""
+    """What an upstream connection tells one that subscribes."""
 
-    lane_lost = None
+    upstream_lost = None
 
     def confirmed(self, change: object, refused: bool) -> bool:
         return change is True
@@ -44,42 +44,42 @@ class Subscriber(Heard):
 
 
 class NarrowTests(unittest.SynchronousTestCase):
-    """How much is read at once of a lane that messages come by."""
+    """How much is read at once of an upstream connection that messages come by."""
 
     def test_small_messages_are_read_a_few_at_a_time(self) -> None:
-        pool = SimpleNamespace(give_back=lambda lane, clean: lane.put_down())
-        lane = LaneProtocol(Backend("redis"), pool)
+        pool = SimpleNamespace(release=lambda upstream, clean: upstream.detach())
+        upstream = RedisConnection(Backend("redis"), pool)
         transport = StringTransport(hostAddress=UNIXAddress(None))
-        lane.makeConnection(transport)
+        upstream.makeConnection(transport)
         subscriber = Subscriber()
-        lane.carry(subscriber, lambda full: None)
+        upstream.carry(subscriber, lambda full: None)
         confirmed = b"*3\r\n$%d\r\n%b\r\n$1\r\nc\r\n:%d\r\n"
         small, large = (b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$%d\r\n%b\r\n" % (size, b"x" * size) for size in (5, 70_000))
-        lane.send(b"", Owed(subscriber, 1, CONFIRMATIONS, change=True))
-        lane.dataReceived(confirmed % (9, b"subscribe", 1))
+        upstream.send(b"", ReplyBatch(subscriber, 1, CONFIRMATIONS, change=True))
+        upstream.dataReceived(confirmed % (9, b"subscribe", 1))
         self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
-        lane.dataReceived(small * 60)
+        upstream.dataReceived(small * 60)
         self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
-        lane.dataReceived(large[:SMALL_READ_SIZE])
+        upstream.dataReceived(large[:SMALL_READ_SIZE])
         self.assertEqual(transport.bufferSize, READ_SIZE)
-        lane.dataReceived(large[SMALL_READ_SIZE:])  # as much as was asked for: more is asked for
+        upstream.dataReceived(large[SMALL_READ_SIZE:])  # as much as was asked for: more is asked for
         self.assertEqual(transport.bufferSize, WIDE_READ_SIZE)
-        lane.dataReceived(small * 2)
+        upstream.dataReceived(small * 2)
         self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
-        lane.send(b"", Owed(subscriber, 1, CONFIRMATIONS, change=False))
-        lane.dataReceived(confirmed % (11, b"unsubscribe", 0))
+        upstream.send(b"", ReplyBatch(subscriber, 1, CONFIRMATIONS, change=False))
+        upstream.dataReceived(confirmed % (11, b"unsubscribe", 0))
         self.assertEqual(transport.bufferSize, READ_SIZE)
         self.assertEqual(b"".join(subscriber.heard).count(small), 62)
 
     def test_who_uses_it_next_has_no_part_in_that(self) -> None:
-        lane = LaneProtocol(Backend("redis"), SimpleNamespace(give_back=lambda lane, clean: lane.put_down()))
+        upstream = RedisConnection(Backend("redis"), SimpleNamespace(release=lambda upstream, clean: upstream.detach()))
         transport = StringTransport(hostAddress=UNIXAddress(None))
-        lane.makeConnection(transport)
-        lane.carry(Subscriber(), lambda full: None).small_messages = True
-        lane.send(b"", Owed(Heard(), 1))
-        lane.dataReceived(b"+OK\r\n")
+        upstream.makeConnection(transport)
+        upstream.carry(Subscriber(), lambda full: None).small_messages = True
+        upstream.send(b"", ReplyBatch(Heard(), 1))
+        upstream.dataReceived(b"+OK\r\n")
         self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
-        lane.release(clean=False)
+        upstream.release(clean=False)
         self.assertEqual(transport.bufferSize, READ_SIZE)
 
 
@@ -92,15 +92,15 @@ class PoolCase(unittest.TestCase):
         # When all pools are stopped.
         self.addCleanup(lambda: self.assertEqual(self.reactor.getDelayedCalls(), []))
 
-    def pool(self, base: int = 0, wall: object = None) -> LanePool:
-        pool = LanePool(self.reactor, wall or Wall("off", None), base, 30.0, 5.0)
+    def pool(self, base: int = 0, acl_users: object = None) -> ConnectionPool:
+        pool = ConnectionPool(self.reactor, acl_users or AclUsers("off", None), base, 30.0, 5.0)
         pool.startService()
         self.addCleanup(self.stop, pool)
         pool.use(self.backend)
         return pool
 
     @defer.inlineCallbacks
-    def stop(self, pool: LanePool):
+    def stop(self, pool: ConnectionPool):
         yield pool.stopService()
         self.assertEqual(len(pool), 0)
 
@@ -111,28 +111,28 @@ class PoolCase(unittest.TestCase):
             yield task.deferLater(reactor, 0.005)
             self.reactor.clock.advance(passing)
 
-    def lease(self, pool: LanePool, tenant: Tenant = BLUE) -> defer.Deferred:
-        leased = defer.Deferred.fromCoroutine(pool.lease(tenant))
+    def acquire(self, pool: ConnectionPool, tenant: Tenant = BLUE) -> defer.Deferred:
+        leased = defer.Deferred.fromCoroutine(pool.acquire(tenant))
 
-        def carry(lane):
-            lane.carry(Silent(), lambda slow: None)
-            return lane
+        def carry(upstream):
+            upstream.carry(Silent(), lambda slow: None)
+            return upstream
 
         return leased.addCallback(carry)
 
 
-class LanePoolTests(PoolCase):
+class ConnectionPoolTests(PoolCase):
     @defer.inlineCallbacks
     def test_given_back_clean_it_waits_for_its_tenant_and_then_is_closed(self):
         pool = self.pool()
-        lane = yield self.lease(pool)
-        self.assertEqual(lane.tenant, BLUE)
-        lane.release(clean=True)
+        upstream = yield self.acquire(pool)
+        self.assertEqual(upstream.tenant, BLUE)
+        upstream.release(clean=True)
         self.assertEqual((len(pool), pool.idle), (1, 1))
-        other = yield self.lease(pool, GREEN)
-        self.assertIsNot(other, lane)
-        again = yield self.lease(pool)
-        self.assertIs(again, lane)
+        other = yield self.acquire(pool, GREEN)
+        self.assertIsNot(other, upstream)
+        again = yield self.acquire(pool)
+        self.assertIs(again, upstream)
         again.release(clean=True)
         other.release(clean=False)
         yield self.until(lambda: len(pool) == 1)
@@ -147,36 +147,36 @@ class LanePoolTests(PoolCase):
         yield self.until(lambda: pool.idle == 2)
         self.reactor.clock.advance(100)
         self.assertEqual(pool.idle, 2)
-        lane = yield self.lease(pool)
+        upstream = yield self.acquire(pool)
         self.assertEqual((len(pool), pool.idle), (2, 1))
-        lane.drop()
+        upstream.drop()
         yield self.until(lambda: pool.idle == 2)
 
     @defer.inlineCallbacks
-    def test_an_idle_lane_that_died_unnoticed_is_replaced(self):
+    def test_an_idle_upstream_connection_that_died_unnoticed_is_replaced(self):
         pool = self.pool()
-        lane = yield self.lease(pool)
-        lane.release(clean=True)
-        lane.transport.stopReading()  # so that the end is not noticed
+        upstream = yield self.acquire(pool)
+        upstream.release(clean=True)
+        upstream.transport.stopReading()  # so that the end is not noticed
         self.server.client().client_kill_filter(skipme=True)
-        lane.transport.startReading()
+        upstream.transport.startReading()
         self.reactor.clock.advance(FRESH + 0.1)
-        new = yield self.lease(pool)
-        self.assertIsNot(new, lane)
+        new = yield self.acquire(pool)
+        self.assertIsNot(new, upstream)
 
     @defer.inlineCallbacks
-    def test_a_lane_that_still_owes_is_not_used_again(self):
+    def test_an_upstream_connection_that_has_replies_pending_is_not_used_again(self):
         pool = self.pool()
-        lane = yield self.lease(pool)
-        lane.send(b"", Owed(None, 1))
-        lane.release(clean=True)
+        upstream = yield self.acquire(pool)
+        upstream.send(b"", ReplyBatch(None, 1))
+        upstream.release(clean=True)
         self.assertEqual(pool.idle, 0)
         yield self.until(lambda: len(pool) == 0)
 
     @defer.inlineCallbacks
     def test_another_backend_closes_the_idle_and_drains_the_busy(self):
         pool = self.pool()
-        idle, busy = yield defer.gatherResults([self.lease(pool), self.lease(pool)])
+        idle, busy = yield defer.gatherResults([self.acquire(pool), self.acquire(pool)])
         idle.release(clean=True)
         pool.use(Backend(host="localhost", port=self.server.port, password=MASTER_PASSWORD.encode()))
         yield self.until(lambda: len(pool) == 1)
@@ -189,10 +189,10 @@ class LanePoolTests(PoolCase):
         silent = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
         self.addCleanup(silent.stopListening)
         pool = self.pool()
-        busy = yield self.lease(pool)
+        busy = yield self.acquire(pool)
         hangs = Backend(host="127.0.0.1", port=silent.getHost().port, password=b"x")
         pool.use(hangs)
-        leasing = self.lease(pool)
+        leasing = self.acquire(pool)
         yield self.until(lambda: len(pool) == 2)
         pool.use(self.backend, abandon=True)
         new = yield leasing
@@ -210,7 +210,7 @@ class LanePoolTests(PoolCase):
         self.addCleanup(silent.stopListening)
         pool = self.pool()
         pool.use(Backend(host="127.0.0.1", port=silent.getHost().port, password=b"x"))
-        leasing = self.lease(pool)
+        leasing = self.acquire(pool)
         yield self.until(lambda: len(pool) == 1)
         pool.use(self.backend)
         told = []
@@ -221,21 +221,21 @@ class LanePoolTests(PoolCase):
         self.assertEqual((new.backend, told), (self.backend, []))
 
     @defer.inlineCallbacks
-    def test_lanes_like_a_replica_s_are_not_used_again(self):
+    def test_upstream_connections_like_a_replica_s_are_not_used_again(self):
         pool = self.pool()
         found = []
         pool.found_replica = lambda: found.append(True)
-        idle, refused, other = yield defer.gatherResults([self.lease(pool), self.lease(pool), self.lease(pool, GREEN)])
+        idle, refused, other = yield defer.gatherResults([self.acquire(pool), self.acquire(pool), self.acquire(pool, GREEN)])
         idle.release(clean=True)
         other.release(clean=True)
         owner = Heard()
         for _ in range(2):
-            refused.send(b"EVAL \"return redis.error_reply('READONLY x')\" 0\r\n", Owed(owner, 1))
+            refused.send(b"EVAL \"return redis.error_reply('READONLY x')\" 0\r\n", ReplyBatch(owner, 1))
         yield self.until(lambda: len(owner.heard) == 2)
         self.assertEqual(found, [True])
         pool.leave_replicas()
         yield self.until(lambda: len(pool) == 1)
-        self.assertIs((yield self.lease(pool, GREEN)), other)
+        self.assertIs((yield self.acquire(pool, GREEN)), other)
 
     @defer.inlineCallbacks
     def test_failures_are_told_apart(self):
@@ -247,12 +247,12 @@ class LanePoolTests(PoolCase):
         ):
             pool.use(backend)
             failed = []
-            self.assertFailure(self.lease(pool), LaneError).addCallback(failed.append)
+            self.assertFailure(self.acquire(pool), UpstreamError).addCallback(failed.append)
             # An endpoint waits for a moment whether the name has another address.
             yield self.until(lambda failed=failed: failed, passing=0.05)
             self.assertEqual(failed[0].told, told)
         pool.use(self.backend)
-        failure = yield self.assertFailure(self.lease(pool, Tenant("far", 64)), LaneError)
+        failure = yield self.assertFailure(self.acquire(pool, Tenant("far", 64)), UpstreamError)
         self.assertIn("ERR Redis refused to select database 64: ERR DB index is out of range", failure.told)
         yield self.until(lambda: len(pool) == 0)
 
@@ -270,7 +270,7 @@ class LanePoolTests(PoolCase):
         yield self.until(lambda: pool.idle == 1, passing=0.5)
 
     @defer.inlineCallbacks
-    def test_a_young_lane_that_we_close_is_no_fault_of_redis(self):
+    def test_a_young_upstream_connection_that_we_close_is_no_fault_of_redis(self):
         """As at the end of a short life, or when the address changes."""
         pool = self.pool(base=1)
         told = []
@@ -282,30 +282,30 @@ class LanePoolTests(PoolCase):
         self.assertEqual(told, [])
 
     @defer.inlineCallbacks
-    def test_a_lease_that_is_given_up_leaves_no_lane_behind(self):
+    def test_a_lease_that_is_given_up_leaves_no_upstream_connection_behind(self):
         pool = self.pool()
-        leasing = self.lease(pool)
+        leasing = self.acquire(pool)
         leasing.cancel()
-        yield self.assertFailure(leasing, LaneError, defer.CancelledError)
+        yield self.assertFailure(leasing, UpstreamError, defer.CancelledError)
         yield self.until(lambda: len(pool) == 0)
 
     @defer.inlineCallbacks
-    def test_unasked_bytes_on_an_idle_lane_close_it(self):
+    def test_unasked_bytes_on_an_idle_upstream_connection_close_it(self):
         pool = self.pool()
-        lane = yield self.lease(pool)
-        lane.release(clean=True)
-        lane.transport.write(b"PING\r\n")  # whose answer nobody expects
+        upstream = yield self.acquire(pool)
+        upstream.release(clean=True)
+        upstream.transport.write(b"PING\r\n")  # whose answer nobody expects
         yield self.until(lambda: len(pool) == 0)
 
     @defer.inlineCallbacks
-    def test_no_scripts_on_a_lane_with_the_masters_rights(self):
+    def test_no_scripts_on_an_upstream_connection_with_the_masters_rights(self):
         """It was opened while Redis was not known to have ACLs, and is used when it is."""
         pool = self.pool()
-        lane = yield self.lease(pool)
-        lane.release(clean=True)
-        pool.redis_told(needs_wall=True)
+        upstream = yield self.acquire(pool)
+        upstream.release(clean=True)
+        pool.redis_told(needs_acl_users=True)
         self.assertIsNone(pool.fresh(BLUE, 2))
-        failure = yield self.assertFailure(self.lease(pool), LaneError)
+        failure = yield self.assertFailure(self.acquire(pool), UpstreamError)
         self.assertEqual(failure.told, UNREACHABLE)
         yield self.until(lambda: len(pool) == 0)
 
@@ -314,7 +314,9 @@ NEVER = object()
 
 
 class Logins:
-    """Whom lanes log in as: each tenant's as the test has it, which may be an error, or NEVER; the master for all others."""
+    """Whom upstream connections log in as: each tenant's as the test has it, which may be an error, or NEVER; the master for
+    all others.
+    """
 
     def __init__(self, **logins: object) -> None:
         self._logins = logins
@@ -342,7 +344,7 @@ class QueueTests(PoolCase):
     def goes_on(self) -> None:
         os.kill(self.server.pid, signal.SIGCONT)
 
-    def logged(self, pool: LanePool) -> list[dict]:
+    def logged(self, pool: ConnectionPool) -> list[dict]:
         events: list[dict] = []
         pool._log = Logger(observer=events.append)
         return events
@@ -352,20 +354,20 @@ class QueueTests(PoolCase):
         pool = self.pool()
         events = self.logged(pool)
         self.stopped()
-        under_way = [self.lease(pool) for _ in range(AT_ONCE)]
-        waiting = [self.lease(pool) for _ in range(5)]
-        late = self.lease(pool, GREEN)
-        yield self.until(lambda: len(pool) == AT_ONCE)
+        under_way = [self.acquire(pool) for _ in range(CONCURRENT_LIMIT)]
+        waiting = [self.acquire(pool) for _ in range(5)]
+        late = self.acquire(pool, GREEN)
+        yield self.until(lambda: len(pool) == CONCURRENT_LIMIT)
         for given_up in (under_way[0], under_way[100], waiting[0]):
             given_up.cancel()
             self.failureResultOf(given_up, defer.CancelledError)
         for other in (*under_way[1:100], *under_way[101:], *waiting[1:], late):
             self.assertNoResult(other)
         # What was given up was not opened in vain.
-        self.assertEqual(len(pool), AT_ONCE)
+        self.assertEqual(len(pool), CONCURRENT_LIMIT)
         self.goes_on()
-        lane = yield late
-        self.assertEqual(lane.tenant, GREEN)
+        upstream = yield late
+        self.assertEqual(upstream.tenant, GREEN)
         yield defer.gatherResults([*under_way[1:100], *under_way[101:], *waiting[1:]])
         self.assertEqual(events, [])
 
@@ -375,15 +377,15 @@ class QueueTests(PoolCase):
         pool = self.pool()
         events = self.logged(pool)
         self.stopped()
-        blue = [self.lease(pool) for _ in range(AT_ONCE + 100)]
-        green = [self.lease(pool, GREEN) for _ in range(20)]
-        yield self.until(lambda: len(pool) == AT_ONCE)
+        blue = [self.acquire(pool) for _ in range(CONCURRENT_LIMIT + 100)]
+        green = [self.acquire(pool, GREEN) for _ in range(20)]
+        yield self.until(lambda: len(pool) == CONCURRENT_LIMIT)
         for given_up in blue:
             given_up.cancel()
             self.failureResultOf(given_up, defer.CancelledError)
         self.goes_on()
-        lanes = yield defer.gatherResults(green)
-        self.assertEqual({lane.tenant for lane in lanes}, {GREEN})
+        upstreams = yield defer.gatherResults(green)
+        self.assertEqual({upstream.tenant for upstream in upstreams}, {GREEN})
         yield self.until(lambda: len(pool) == len(green))
         self.assertEqual(events, [])
 
@@ -392,7 +394,7 @@ class QueueTests(PoolCase):
         """An endpoint calls that a name that was not found."""
         pool = self.pool()
         events = self.logged(pool)
-        given_up, other = self.lease(pool), self.lease(pool)
+        given_up, other = self.acquire(pool), self.acquire(pool)
         given_up.cancel()
         self.failureResultOf(given_up, defer.CancelledError)
         yield other
@@ -404,7 +406,7 @@ class QueueTests(PoolCase):
         pool = self.pool()
         events = self.logged(pool)
         self.stopped()
-        leases = [self.lease(pool) for _ in range(3)]
+        leases = [self.acquire(pool) for _ in range(3)]
         yield self.until(lambda: len(pool) == len(leases))
         self.goes_on()
         self.reactor.clock.advance(12)
@@ -414,19 +416,21 @@ class QueueTests(PoolCase):
     @defer.inlineCallbacks
     def test_one_tenants_fault_is_not_the_others(self):
         """Its user is unknown to Redis, or cannot be made."""
-        for fault in ((b"nobody", b"x"), WallError("no user", passing=True), WallError("no user", passing=False)):
-            pool = self.pool(wall=Logins(blue=fault))
-            blue = [self.assertFailure(self.lease(pool), LaneError) for _ in range(AT_ONCE + 5)]
-            lane = yield self.lease(pool, GREEN)
-            self.assertEqual(lane.tenant, GREEN)
+        for fault in ((b"nobody", b"x"), AclUserError("no user", passing=True), AclUserError("no user", passing=False)):
+            pool = self.pool(acl_users=Logins(blue=fault))
+            blue = [self.assertFailure(self.acquire(pool), UpstreamError) for _ in range(CONCURRENT_LIMIT + 5)]
+            upstream = yield self.acquire(pool, GREEN)
+            self.assertEqual(upstream.tenant, GREEN)
             yield defer.gatherResults(blue)
 
     @defer.inlineCallbacks
     def test_one_that_takes_too_long_while_redis_can_be_reached(self):
-        pool = self.pool(wall=Logins(blue=NEVER))
-        blue = [self.assertFailure(self.lease(pool), LaneError) for _ in range(AT_ONCE)]
-        late = self.lease(pool, GREEN)
-        yield self.until(lambda: len(pool) == AT_ONCE and all(lane.opened is not None for lane in pool._lanes))
+        pool = self.pool(acl_users=Logins(blue=NEVER))
+        blue = [self.assertFailure(self.acquire(pool), UpstreamError) for _ in range(CONCURRENT_LIMIT)]
+        late = self.acquire(pool, GREEN)
+        yield self.until(
+            lambda: len(pool) == CONCURRENT_LIMIT and all(upstream.opened is not None for upstream in pool._upstreams)
+        )
         self.reactor.clock.advance(5)
         self.assertEqual({error.told for error in (yield defer.gatherResults(blue))}, {UNREACHABLE})
         self.assertEqual((yield late).tenant, GREEN)
@@ -439,8 +443,8 @@ class QueueTests(PoolCase):
                 pool.use(Backend(host="127.0.0.1", port=free_port()))
             else:
                 self.stopped()
-            leases = [self.lease(pool, tenant) for tenant in (BLUE, GREEN) for _ in range(AT_ONCE)]
-            failures = defer.gatherResults([self.assertFailure(lease, LaneError) for lease in leases])
+            leases = [self.acquire(pool, tenant) for tenant in (BLUE, GREEN) for _ in range(CONCURRENT_LIMIT)]
+            failures = defer.gatherResults([self.assertFailure(acquire, UpstreamError) for acquire in leases])
             done: list[object] = []
             failures.addCallback(done.extend)
             began = self.reactor.seconds()
@@ -454,13 +458,13 @@ class QueueTests(PoolCase):
         """Each lets the next begin: that must not be a stack as deep as the queue is long."""
         pool = self.pool()
         self.stopped()
-        under_way = [self.lease(pool) for _ in range(AT_ONCE)]
-        waiting = [defer.Deferred.fromCoroutine(pool.lease(GREEN)) for _ in range(3000)]
-        pool.fresh = lambda tenant, protocol: SimpleNamespace(backend=self.backend, walled=True)
+        under_way = [self.acquire(pool) for _ in range(CONCURRENT_LIMIT)]
+        waiting = [defer.Deferred.fromCoroutine(pool.acquire(GREEN)) for _ in range(3000)]
+        pool.fresh = lambda tenant, protocol: SimpleNamespace(backend=self.backend, has_acl_user=True)
         under_way[0].cancel()
         self.failureResultOf(under_way[0], defer.CancelledError)
-        for lease in waiting:
-            self.successResultOf(lease)
+        for acquire in waiting:
+            self.successResultOf(acquire)
         del pool.fresh
         self.goes_on()
         yield defer.gatherResults(under_way[1:])
@@ -471,8 +475,10 @@ class QueueTests(PoolCase):
         events = self.logged(pool)
         for _ in range(3):
             for _ in range(20):
-                lane = yield self.lease(pool)
-                lane.dataReceived(b"+what\r\n")
+                upstream = yield self.acquire(pool)
+                upstream.dataReceived(b"+what\r\n")
             self.reactor.clock.advance(QUIET)
-        self.assertEqual([event["log_format"] for event in events], ["{lane} answered what it was not asked: {reason}"] * 3)
+        self.assertEqual(
+            [event["log_format"] for event in events], ["{upstream} answered what it was not asked: {reason}"] * 3
+        )
         yield self.until(lambda: len(pool) == 0)

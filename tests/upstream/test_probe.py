@@ -226,7 +226,7 @@ class LaterTests(ProbeCase):
         self.assertEqual((service.history, service.connected), ([], False))
         self.fault(faulty, "ACL SETUSER", FORBIDDEN[0])
         self.assertFalse((await self.told_all(service)).acl)
-        # Back at the first: a failover. It had two walls, and a lost right does not take one away.
+        # Back at the first: a failover. It had two isolation layers, and a lost right does not take one away.
         faulty._target = first.port
         service.reconnect()
         await self.until(lambda: len(service.history) == 2)

@@ -9,10 +9,10 @@ from twisted.trial import unittest
 
 from redisproxy.resp.framing import encode
 from redisproxy.session.answering import NOT_ALLOWED, UNANSWERED
-from redisproxy.session.pending import Ledger, Owed
+from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.tenants.model import Tenant
-from redisproxy.upstream.connection import LaneError
-from redisproxy.upstream.queries import ANSWER_LIMIT, LATER, SHARE, TIMEOUT, TOO_LARGE, QuestionError, Questions
+from redisproxy.upstream.connection import UpstreamError
+from redisproxy.upstream.queries import ANSWER_LIMIT, LATER, SHARE, TIMEOUT, TOO_LARGE, ControlQueries, QueryError
 
 BLUE, GREEN, RED = Tenant("team-blue", 3), Tenant("team-green", 5), Tenant("team-red", 6)
 INFO = [b"INFO", b"server"]
@@ -22,7 +22,7 @@ def bulk(text: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(text), text)
 
 
-class Lane:
+class Upstream:
     """A connection, from the side of Redis."""
 
     def __init__(self, pool: Pool) -> None:
@@ -32,21 +32,21 @@ class Lane:
         self.usable = True
         self.dropped = False
 
-    def carry(self, user: object, pressed: object) -> Ledger:
+    def carry(self, user: object, pressed: object) -> PendingReplies:
         self.user = user
-        self.ledger = Ledger()
-        return self.ledger
+        self.pending = PendingReplies()
+        return self.pending
 
     def carries(self, user: object) -> bool:
         return self.user is user
 
-    def send(self, data: bytes, *debts: Owed) -> None:
+    def send(self, data: bytes, *batches: ReplyBatch) -> None:
         self.sent += data
-        self.ledger.debts.extend(debts)
+        self.pending.batches.extend(batches)
 
     def release(self, clean: bool) -> None:
-        self._pool.idle.append((self, clean and self.ledger.settled))
-        self.ledger.abandon()
+        self._pool.idle.append((self, clean and self.pending.settled))
+        self.pending.abandon()
         self.user = None
 
     def drop(self) -> None:
@@ -57,135 +57,135 @@ class Lane:
         return sent
 
     def redis(self, data: bytes) -> None:
-        self.ledger.received(data)
+        self.pending.received(data)
 
     def lose(self) -> None:
         user, self.user = self.user, None
         if user is not None:
-            user.lane_lost()
+            user.upstream_lost()
 
 
 class Pool:
     def __init__(self) -> None:
-        self.lanes: list[Lane] = []
-        self.idle: list[tuple[Lane, bool]] = []
+        self.upstreams: list[Upstream] = []
+        self.idle: list[tuple[Upstream, bool]] = []
         #: None: a connection is there at once
         self.opening: defer.Deferred | None = None
 
-    async def spare(self) -> Lane:
+    async def spare(self) -> Upstream:
         if self.opening is not None:
             await self.opening
-        self.lanes.append(Lane(self))
-        return self.lanes[-1]
+        self.upstreams.append(Upstream(self))
+        return self.upstreams[-1]
 
-    def usable(self, lane: Lane) -> bool:
-        return lane.usable
+    def usable(self, upstream: Upstream) -> bool:
+        return upstream.usable
 
 
-class QuestionsTests(unittest.SynchronousTestCase):
+class ControlQueriesTests(unittest.SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
         self.clock.advance(1000)
         self.pool = Pool()
-        self.questions = Questions(self.clock, self.pool)
-        self.addCleanup(lambda: self.assertEqual(self.questions._turns, {}))
+        self.queries = ControlQueries(self.clock, self.pool)
+        self.addCleanup(lambda: self.assertEqual(self.queries._turns, {}))
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
 
     def ask(self, tenant: Tenant = BLUE, words: list[bytes] = INFO) -> defer.Deferred:
         """One command, and its answer alone."""
-        asked = defer.Deferred.fromCoroutine(self.questions.ask(tenant, [words]))
+        asked = defer.Deferred.fromCoroutine(self.queries.ask(tenant, [words]))
         return asked.addCallback(lambda answers: answers[0] if len(answers) == 1 else answers)
 
     def failed(self, asked: defer.Deferred) -> str:
         """What the client is told."""
-        return self.failureResultOf(asked, QuestionError, LaneError).value.told
+        return self.failureResultOf(asked, QueryError, UpstreamError).value.told
 
     @property
-    def lane(self) -> Lane:
-        return self.pool.lanes[-1]
+    def upstream(self) -> Upstream:
+        return self.pool.upstreams[-1]
 
     def test_one_connection_for_all_which_is_the_pools_between_two_questions(self) -> None:
         blue, green = self.ask(), self.ask(GREEN, [b"PUBSUB", b"NUMPAT"])
-        (lane,) = self.pool.lanes
-        self.assertEqual(lane.gets(), encode(INFO) + encode([b"PUBSUB", b"NUMPAT"]))
-        lane.redis(bulk(b"# Server")[:5])
+        (upstream,) = self.pool.upstreams
+        self.assertEqual(upstream.gets(), encode(INFO) + encode([b"PUBSUB", b"NUMPAT"]))
+        upstream.redis(bulk(b"# Server")[:5])
         self.assertNoResult(blue)
-        lane.redis(bulk(b"# Server")[5:] + b":7\r\n")
+        upstream.redis(bulk(b"# Server")[5:] + b":7\r\n")
         self.assertEqual((self.successResultOf(blue), self.successResultOf(green)), (b"# Server", 7))
-        self.assertEqual(self.pool.idle, [(lane, True)])
+        self.assertEqual(self.pool.idle, [(upstream, True)])
 
     def test_one_at_a_time_for_each_tenant(self) -> None:
         first, second, green = self.ask(), self.ask(BLUE, [b"INFO", b"second"]), self.ask(GREEN)
-        self.assertEqual(self.lane.gets(), encode(INFO) * 2)
-        self.lane.redis(bulk(b"1"))
-        self.assertEqual(self.lane.gets(), encode([b"INFO", b"second"]))
-        self.lane.redis(bulk(b"green") + bulk(b"2"))
+        self.assertEqual(self.upstream.gets(), encode(INFO) * 2)
+        self.upstream.redis(bulk(b"1"))
+        self.assertEqual(self.upstream.gets(), encode([b"INFO", b"second"]))
+        self.upstream.redis(bulk(b"green") + bulk(b"2"))
         self.assertEqual([self.successResultOf(asked) for asked in (first, second, green)], [b"1", b"2", b"green"])
 
     def test_after_a_slow_answer_the_tenant_waits_and_others_do_not(self) -> None:
         first, second, green = self.ask(), self.ask(), self.ask(GREEN)
-        self.lane.gets()
+        self.upstream.gets()
         self.clock.advance(0.1)
-        self.lane.redis(bulk(b"1") + bulk(b"green"))
+        self.upstream.redis(bulk(b"1") + bulk(b"green"))
         self.successResultOf(first), self.successResultOf(green)
         green = self.ask(GREEN)  # its own was not slow: it waited for the other's
-        self.assertEqual(self.lane.gets(), encode(INFO))
-        self.lane.redis(bulk(b"green"))
+        self.assertEqual(self.upstream.gets(), encode(INFO))
+        self.upstream.redis(bulk(b"green"))
         self.successResultOf(green)
         self.clock.advance(0.1 * SHARE - 0.01)
-        self.assertEqual(len(self.pool.lanes), 2)
+        self.assertEqual(len(self.pool.upstreams), 2)
         self.clock.advance(0.02)
-        self.assertEqual(self.lane.gets(), encode(INFO))
+        self.assertEqual(self.upstream.gets(), encode(INFO))
         self.clock.advance(5)
-        self.lane.redis(bulk(b"2"))
+        self.upstream.redis(bulk(b"2"))
         self.successResultOf(second)
         third = self.ask()
         self.clock.advance(LATER)
-        self.lane.redis(bulk(b"3"))
+        self.upstream.redis(bulk(b"3"))
         self.successResultOf(third)
 
     def test_what_is_too_large_is_passed_over(self) -> None:
         asked, green = self.ask(), self.ask(GREEN)
         channel = bulk(b"x" * 100)
         count = ANSWER_LIMIT // len(channel) + 1
-        self.lane.redis(b"*%d\r\n" % count)
+        self.upstream.redis(b"*%d\r\n" % count)
         for _ in range(count - 1):
-            self.lane.redis(channel)
+            self.upstream.redis(channel)
         self.assertNoResult(asked)
-        self.lane.redis(channel + bulk(b"green"))
+        self.upstream.redis(channel + bulk(b"green"))
         self.assertEqual(self.failed(asked), TOO_LARGE)
         self.assertEqual(self.successResultOf(green), b"green")
 
     def test_several_commands_are_one_question(self) -> None:
-        asked = defer.Deferred.fromCoroutine(self.questions.ask(BLUE, [INFO, [b"CONFIG", b"GET", b"save"], INFO]))
+        asked = defer.Deferred.fromCoroutine(self.queries.ask(BLUE, [INFO, [b"CONFIG", b"GET", b"save"], INFO]))
         green = self.ask(GREEN)
-        self.assertEqual(self.lane.gets(), encode(INFO) + encode([b"CONFIG", b"GET", b"save"]) + encode(INFO) * 2)
+        self.assertEqual(self.upstream.gets(), encode(INFO) + encode([b"CONFIG", b"GET", b"save"]) + encode(INFO) * 2)
         replies = bulk(b"1") + b"*2\r\n" + bulk(b"save") + bulk(b"") + bulk(b"2")
         for byte in range(len(replies) - 1):
-            self.lane.redis(replies[byte : byte + 1])
+            self.upstream.redis(replies[byte : byte + 1])
         self.assertNoResult(asked)
-        self.lane.redis(replies[-1:] + bulk(b"green"))
+        self.upstream.redis(replies[-1:] + bulk(b"green"))
         self.assertEqual(self.successResultOf(asked), [b"1", [b"save", b""], b"2"])
         self.assertEqual(self.successResultOf(green), b"green")
 
     def test_an_error_among_several_answers(self) -> None:
-        asked = defer.Deferred.fromCoroutine(self.questions.ask(BLUE, [INFO, INFO, INFO]))
-        self.lane.redis(bulk(b"1") + b"-LOADING Redis is loading\r\n" + bulk(b"3"))
+        asked = defer.Deferred.fromCoroutine(self.queries.ask(BLUE, [INFO, INFO, INFO]))
+        self.upstream.redis(bulk(b"1") + b"-LOADING Redis is loading\r\n" + bulk(b"3"))
         self.assertIn("did not answer", self.failed(asked))
-        self.assertEqual(self.pool.idle, [(self.lane, True)])
+        self.assertEqual(self.pool.idle, [(self.upstream, True)])
 
     def test_an_error_is_not_passed_on(self) -> None:
         for error in (b"BUSY Redis is busy", b"LOADING Redis is loading", b"ERR something else"):
             asked = self.ask()
-            self.lane.redis(b"-%b\r\n" % error)
+            self.upstream.redis(b"-%b\r\n" % error)
             self.assertEqual(self.failed(asked), UNANSWERED)
-            self.assertEqual(self.pool.idle[-1], (self.lane, True))
+            self.assertEqual(self.pool.idle[-1], (self.upstream, True))
 
     def test_what_the_master_may_not_ask_is_told_as_that(self) -> None:
         """As on a hosted Redis without CONFIG: to try again would not help."""
         for error in (b"NOPERM this user has no permissions", b"ERR unknown command 'CONFIG'", b"ERR Unknown subcommand"):
             asked = self.ask()
-            self.lane.redis(b"-%b\r\n" % error)
+            self.upstream.redis(b"-%b\r\n" % error)
             self.assertEqual(self.failed(asked), NOT_ALLOWED)
 
     def test_one_that_does_not_answer_is_closed(self) -> None:
@@ -193,12 +193,12 @@ class QuestionsTests(unittest.SynchronousTestCase):
         self.clock.advance(TIMEOUT)
         self.assertIn("did not answer", self.failed(asked))
         self.assertIn("did not answer", self.failed(green))
-        self.assertTrue(self.lane.dropped)
-        old = self.lane
+        self.assertTrue(self.upstream.dropped)
+        old = self.upstream
         red = self.ask(RED)
-        self.assertIsNot(self.lane, old)
+        self.assertIsNot(self.upstream, old)
         old.lose()
-        self.lane.redis(bulk(b"red"))
+        self.upstream.redis(bulk(b"red"))
         self.assertEqual(self.successResultOf(red), b"red")
         self.clock.advance(LATER)
 
@@ -206,18 +206,18 @@ class QuestionsTests(unittest.SynchronousTestCase):
         asked = self.ask()
         self.clock.advance(TIMEOUT - 1)
         green = self.ask(GREEN)
-        old = self.lane
+        old = self.upstream
         self.clock.advance(1)
         self.assertIn("did not answer", self.failed(asked))
         self.assertNoResult(green)
         self.assertFalse(old.dropped)
         red = self.ask(RED)
-        self.assertIsNot(self.lane, old)
-        self.lane.redis(bulk(b"red"))
+        self.assertIsNot(self.upstream, old)
+        self.upstream.redis(bulk(b"red"))
         self.assertEqual(self.successResultOf(red), b"red")
         old.redis(bulk(b"late") + bulk(b"green"))
         self.assertEqual(self.successResultOf(green), b"green")
-        self.assertEqual(self.pool.idle, [(self.lane, True), (old, True)])
+        self.assertEqual(self.pool.idle, [(self.upstream, True), (old, True)])
         self.clock.advance(LATER)
 
     def test_when_nobody_waits_any_more_it_is_closed(self) -> None:
@@ -226,46 +226,46 @@ class QuestionsTests(unittest.SynchronousTestCase):
         green = self.ask(GREEN)
         self.clock.advance(TIMEOUT - 1)
         self.failed(asked)
-        self.assertFalse(self.lane.dropped)
+        self.assertFalse(self.upstream.dropped)
         self.clock.advance(1)
         self.assertIn("did not answer", self.failed(green))
-        self.assertTrue(self.lane.dropped)
-        self.lane.lose()
+        self.assertTrue(self.upstream.dropped)
+        self.upstream.lose()
         self.clock.advance(LATER)
 
     def test_a_connection_that_breaks(self) -> None:
         asked, green = self.ask(), self.ask(GREEN)
-        self.lane.redis(b"$8\r\n# Ser")
-        self.lane.lose()
+        self.upstream.redis(b"$8\r\n# Ser")
+        self.upstream.lose()
         self.assertIn("did not answer", self.failed(asked))
         self.assertIn("did not answer", self.failed(green))
         again = self.ask()
-        self.assertEqual(len(self.pool.lanes), 2)
-        self.lane.redis(bulk(b"1"))
+        self.assertEqual(len(self.pool.upstreams), 2)
+        self.upstream.redis(bulk(b"1"))
         self.assertEqual(self.successResultOf(again), b"1")
 
     def test_redis_moved(self) -> None:
         """What was asked is still answered by where it was; what comes is asked where it is now."""
         asked = self.ask()
-        old = self.lane
+        old = self.upstream
         old.usable = False
         green = self.ask(GREEN)
-        self.assertIsNot(self.lane, old)
+        self.assertIsNot(self.upstream, old)
         old.redis(bulk(b"old"))
-        self.lane.redis(bulk(b"new"))
+        self.upstream.redis(bulk(b"new"))
         self.assertEqual((self.successResultOf(asked), self.successResultOf(green)), (b"old", b"new"))
-        self.assertEqual([lane for lane, _ in self.pool.idle], [old, self.lane])
+        self.assertEqual([upstream for upstream, _ in self.pool.idle], [old, self.upstream])
 
     def test_without_a_connection_all_that_wait_are_told(self) -> None:
         self.pool.opening = defer.Deferred()
         asked = [self.ask(tenant) for tenant in (BLUE, GREEN, RED)]
-        self.pool.opening.errback(LaneError("refused", "ERR Redis cannot be reached"))
+        self.pool.opening.errback(UpstreamError("refused", "ERR Redis cannot be reached"))
         self.assertEqual([self.failed(each) for each in asked], ["ERR Redis cannot be reached"] * 3)
         self.pool.opening = defer.Deferred()
         asked = [self.ask(tenant) for tenant in (BLUE, GREEN)]
         self.pool.opening.callback(SimpleNamespace())
-        self.assertEqual(len(self.pool.lanes), 1)
-        self.lane.redis(bulk(b"1") + bulk(b"2"))
+        self.assertEqual(len(self.pool.upstreams), 1)
+        self.upstream.redis(bulk(b"1") + bulk(b"2"))
         self.assertEqual([self.successResultOf(each) for each in asked], [b"1", b"2"])
 
     def test_what_is_given_up_before_its_turn_is_not_asked(self) -> None:
@@ -274,19 +274,19 @@ class QuestionsTests(unittest.SynchronousTestCase):
         for asked in given_up:
             asked.cancel()
             self.failureResultOf(asked, defer.CancelledError)
-        self.assertEqual(self.lane.gets(), encode([b"INFO", b"0"]))
-        self.lane.redis(bulk(b"0"))
-        self.assertEqual(self.lane.gets(), encode([b"INFO", b"4"]))
-        self.lane.redis(bulk(b"4"))
+        self.assertEqual(self.upstream.gets(), encode([b"INFO", b"0"]))
+        self.upstream.redis(bulk(b"0"))
+        self.assertEqual(self.upstream.gets(), encode([b"INFO", b"4"]))
+        self.upstream.redis(bulk(b"4"))
         self.assertEqual((self.successResultOf(first), self.successResultOf(last)), (b"0", b"4"))
 
     def test_what_is_given_up_in_its_turn_costs_no_connection(self) -> None:
         asked, last = self.ask(), self.ask()
         asked.cancel()
         self.failureResultOf(asked, defer.CancelledError)
-        self.assertEqual(self.lane.gets(), encode(INFO))
-        self.lane.redis(bulk(b"1"))
-        self.assertEqual(self.lane.gets(), encode(INFO))
-        self.lane.redis(bulk(b"2"))
+        self.assertEqual(self.upstream.gets(), encode(INFO))
+        self.upstream.redis(bulk(b"1"))
+        self.assertEqual(self.upstream.gets(), encode(INFO))
+        self.upstream.redis(bulk(b"2"))
         self.assertEqual(self.successResultOf(last), b"2")
-        self.assertEqual([lane.dropped for lane in self.pool.lanes], [False, False])
+        self.assertEqual([upstream.dropped for upstream in self.pool.upstreams], [False, False])

@@ -1,19 +1,21 @@
-"""What tests of lanes give the pool: a reactor whose clock is the test's, and takers of lanes that note what they are told."""
+"""What tests of upstream connections give the pool: a reactor whose clock is the test's, and takers of upstream connections
+that note what they are told.
+"""
 
 from __future__ import annotations
 
 from twisted.internet import reactor, task
 
-from redisproxy.session.pending import Owed
+from redisproxy.session.pending import ReplyBatch
 
 
 class Silent:
-    """Takes a lane as a session does."""
+    """Takes an upstream connection as a session does."""
 
     def __init__(self) -> None:
         self.lost = 0
 
-    def lane_lost(self) -> None:
+    def upstream_lost(self) -> None:
         self.lost += 1
 
 
@@ -36,5 +38,5 @@ class Heard:
     def __init__(self) -> None:
         self.heard: list[bytes] = []
 
-    def replied(self, owed: Owed, piece: bytes, done: int) -> None:
+    def replied(self, batch: ReplyBatch, piece: bytes, done: int) -> None:
         self.heard.append(piece)
