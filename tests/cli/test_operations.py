@@ -278,7 +278,7 @@ class Changes:
         found = await inspect.tenants(self.operator)
         self.assertEqual(found.problems, [])
         for known, name in ((password, SECRET), (b"pw-blue", rotated.grace.secret)):
-            self.assertEqual(found.directory.authenticate(None, known, 0.0).secret, name)
+            self.assertEqual(found.snapshot.authenticate(None, known, 0.0).secret, name)
         self.assertNotIn("pw-blue", repr(rotated))
 
     async def test_rotate_without_grace(self) -> None:

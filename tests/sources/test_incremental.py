@@ -240,7 +240,7 @@ class DirectoryTests(SourceCase):
         self.start()
         self.note(*BLUE)
         self.clock.advance(reload.GATHER)
-        self.assertIsNone(self.service.directory)
+        self.assertIsNone(self.service.snapshot)
         self.api.fix()
         self.clock.advance(reload.FIRST_RETRY)
         self.assertTrue(self.holds("blue-password"))

@@ -424,7 +424,7 @@ class AwayTests(ClusterCase):
         self.api.stop()
         with capturedLogs() as events:
             self.service.startService()
-            self.assertIsNone(self.service.directory)
+            self.assertIsNone(self.service.snapshot)
             with self.assertRaises(AuthenticationError) as caught:
                 self.service.authenticate(None, b"blue-password")
             self.assertEqual(str(caught.exception), NOT_LOADED)
@@ -446,7 +446,7 @@ class AwayTests(ClusterCase):
         used, read = self.service.authenticate(None, b"blue-password"), self.service.reloaded_at
         self.api.stop()
         self.clock.pump([30] * 50)
-        self.assertTrue(self.service.directory.renewed(used, self.clock.seconds()))
+        self.assertTrue(self.service.snapshot.renewed(used, self.clock.seconds()))
         self.assertEqual(self.service.authenticate(None, b"blue-password"), used)
         self.assertEqual(self.service.reloaded_at, read)
         self.assertTrue(self.service.problems)

@@ -429,7 +429,7 @@ class QueueTests(PoolCase):
         blue = [self.assertFailure(self.acquire(pool), UpstreamError) for _ in range(CONCURRENT_LIMIT)]
         late = self.acquire(pool, GREEN)
         yield self.until(
-            lambda: len(pool) == CONCURRENT_LIMIT and all(upstream.opened is not None for upstream in pool._upstreams)
+            lambda: len(pool) == CONCURRENT_LIMIT and all(upstream.opened is not None for upstream in pool._connections)
         )
         self.reactor.clock.advance(5)
         self.assertEqual({error.told for error in (yield defer.gatherResults(blue))}, {UNREACHABLE})
