@@ -157,7 +157,7 @@ class ProxyService(service.MultiService):
     @property
     def _in_force(self) -> list[Callable[[Snapshot], object]]:
         """Called with each Snapshot that clients are served by."""
-        return self.serving.directory.listeners if isinstance(self.serving, Serving) else self.serving.taken
+        return self.serving.snapshot.listeners if isinstance(self.serving, Serving) else self.serving.taken
 
     def _make_watch(self, changes: ChangeQueue) -> WatchService | PollService:
         reading, source = self.reading, self.source

@@ -162,7 +162,7 @@ class Worker:
 
     def _load(self, payload: bytes) -> object:
         self._throttle.start()
-        return wire_form.load(payload, self._throttle.rest)
+        return wire_form.load(payload, self._throttle.yield_cpu)
 
     def _take_read(self, message: Message) -> None:
         """What a read of the source has established. age: seconds since it began."""
