@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, TextIO
 
@@ -24,7 +24,7 @@ from .listen.endpoints import EndpointError, ListenError, Listening
 from .listen.tls import CertificateError
 from .local.embedded import EmbeddedError, EmbeddedRedis
 from .local.quickstart import tenants_command, tour
-from .net.reactor import is_monotonic
+from .net.reactor import IProxyReactor, is_monotonic
 from .ops.logs import observer
 from .ops.stats import DRAINING, Stats
 from .printable import printable
@@ -34,11 +34,12 @@ from .processes.single import Serving
 from .processes.supervisor import Workers
 from .resp import framing
 from .settings import Settings, SettingsError
+from .sources.hints import ChangeQueue
 from .sources.manifests import REST, ManifestsSource
 from .sources.poll import PollService
 from .sources.reload import ReloadService
 from .sources.throttle import Throttle, Unpaced
-from .sources.watch import ChangeQueue, WatchService
+from .sources.watch import WatchService
 from .tenants.model import Backend, Snapshot
 
 if TYPE_CHECKING:
@@ -55,8 +56,10 @@ def source_of(settings: Settings) -> ManifestsSource | ClusterSource:
         return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master, REST)
     # Its client is a third of the time to start, and 19 MiB: not where there is no cluster.
     from .sources.kubernetes import ClusterSource
+    from .sources.kubernetes_api import KubernetesApi
 
-    return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, settings.kubernetes_port)
+    api = KubernetesApi(settings.kubernetes_port)
+    return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, api)
 
 
 class StartError(SystemExit):
@@ -78,7 +81,7 @@ class ProxyService(service.MultiService):
     def __init__(
         self,
         settings: Settings,
-        reactor: object,
+        reactor: IProxyReactor,
         options: Mapping[str, str] | None = None,
         log_file: TextIO | None = None,
     ) -> None:
@@ -149,10 +152,13 @@ class ProxyService(service.MultiService):
         return None if self._embedded is None else self._embedded.backend
 
     def _make_watch(self, changes: ChangeQueue) -> WatchService | PollService:
-        reading, source = self.reading, self.source
+        reading, source, settings = self.reading, self.source, self._settings
         if isinstance(source, ManifestsSource):
             return PollService(self._reactor, source, reading.refresh)
-        return WatchService(self._reactor, source, self._settings.master, changes, reading.changed, reading.refresh)
+        from .sources.kubernetes_watch import ClusterWatches  # with the client, as above
+
+        watches = ClusterWatches(source.api, settings.ns_prefix, settings.redis_secret, settings.master)
+        return WatchService(self._reactor, watches, settings.master, changes, reading.changed, reading.refresh)
 
     def _make_rotation(self) -> RotationService:
         tls = self.listening.tls
@@ -239,7 +245,7 @@ class ProxyService(service.MultiService):
                 if not endpoint.startswith("ssl:"):
                     self._log.warn("at {endpoint} is no TLS: --client-ca is not for it", endpoint=endpoint)
 
-    def _on_signal(self, call: object, number: int, frame: object) -> None:
+    def _on_signal(self, call: Callable[[], object], number: int, frame: object) -> None:
         self._reactor.callFromThread(call)
 
     def _refresh(self) -> None:
@@ -322,7 +328,8 @@ class ProxyService(service.MultiService):
         address = getattr(host, "host", "")
         reading = source_of(self._settings).read()  # its own: a source is never read twice at once
         further = [f"The status page: {self.status.url}"] if self.status is not None and self.status.url else []
-        further.append(f"To list the tenants: {tenants_command(self._settings.manifests, self._settings.ns_prefix)}")
+        if self._settings.manifests is not None:
+            further.append(f"To list the tenants: {tenants_command(self._settings.manifests, self._settings.ns_prefix)}")
         showing = defer.Deferred.fromCoroutine(
             tour(
                 self._reactor,
@@ -349,6 +356,6 @@ class ProxyService(service.MultiService):
             # Not among the parts: it tells to the end that nobody should come.
             await self.status.stopService()
 
-    def stopService(self) -> defer.Deferred:
+    def stopService(self) -> defer.Deferred[None]:
         """Serves on for the delay, if there is one; then accepts no more, has clients leave, and stops the parts."""
         return defer.Deferred.fromCoroutine(self._stop())

@@ -21,7 +21,7 @@ import yaml
 from redisproxy.cli.main import command
 from redisproxy.ops.access_log import ConnectionRecord
 from redisproxy.settings import Settings, option_name
-from redisproxy.sources.watch import Watched
+from redisproxy.sources.watch_events import Watched
 from redisproxy.tenants.limits import ANNOTATIONS
 
 from .support.texts import ANY, said

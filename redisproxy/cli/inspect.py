@@ -16,8 +16,9 @@ from ..net.reactor import IProxyReactor
 from ..policy.probing import Server, needed
 from ..settings import Settings
 from ..sources.kubernetes import ClusterSource
+from ..sources.kubernetes_watch import ClusterWatches
 from ..sources.manifests import ManifestsSource
-from ..sources.watch import Watched, WatchFailure
+from ..sources.watch_events import Watched, WatchFailure
 from ..tenants.allocation import Room, must_be_read
 from ..tenants.enrolment import FullRead, Problem, ReadFailure
 from ..tenants.model import Backend, Credential, Snapshot
@@ -164,7 +165,8 @@ async def check(operator: Operator, embedded: Backend | None = None) -> Findings
     inquiry = None if found.redis is None else found.redis.inquiry
     _judge_commands(operator, found, None if inquiry is None else inquiry.server)
     if settings.watch and isinstance(operator.source, ClusterSource) and not reading.failures():
-        found.warnings += await operator.in_thread(_try_watches, operator.source)
+        watches = ClusterWatches(operator.source.api, settings.ns_prefix, settings.redis_secret, settings.master)
+        found.warnings += await operator.in_thread(_try_watches, watches)
     if not found.namespaces and not isinstance(reading.namespaces, ReadFailure):
         found.warnings.append(f"no namespace's name begins with {settings.ns_prefix!r}: nobody can log in")
     found.problems.sort()
@@ -210,12 +212,12 @@ def _judge_commands(operator: Operator, found: Findings, server: Server | None) 
     found.warnings += [f"--allow-commands opens {command}: {what}" for command, what in policy.exposed]
 
 
-def _try_watches(source: ClusterSource) -> list[str]:
+def _try_watches(watches: ClusterWatches) -> list[str]:
     """Why some cannot be had: what changes takes effect at the next refresh then."""
     failed = []
     for what in Watched:
         try:
-            source.watch(what, source.version(what), _WATCH).close()
+            watches.watch(what, watches.version(what), _WATCH).close()
         except WatchFailure as failure:
             failed.append(f"{what.value} cannot be watched: {failure.reason}; changes take effect at the next refresh")
     return failed

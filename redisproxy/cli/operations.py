@@ -60,7 +60,7 @@ def _writer(operator: Operator) -> ClusterWriter:
         raise Refused(
             f"{operator.source} are not written to: add --dry-run --output yaml, and put what is printed into a file there"
         )
-    return ClusterWriter(operator.source)
+    return ClusterWriter(operator.source.api)
 
 
 def _must_be_tenants(settings: Settings, namespace: str) -> None:
@@ -219,7 +219,7 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
     _must_be_tenants(settings, namespace)
     if not isinstance(operator.source, ClusterSource):
         raise Refused(f"{operator.source} are not written to: change the password in its file there")
-    writer = ClusterWriter(operator.source)
+    writer = ClusterWriter(operator.source.api)
     secret = await operator.in_thread(writer.secret, namespace, settings.redis_secret)
     if secret is None:
         raise Refused(f"{namespace} has no secret {settings.redis_secret}: redisproxy enroll {namespace}")

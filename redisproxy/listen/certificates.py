@@ -84,7 +84,7 @@ class RotationService(service.Service):
         clock: IReactorTime,
         endpoints: Sequence[ServerTls],
         changed: Callable[[], object],
-        in_thread: Callable[[Callable[[float, bool], _Found], float, bool], defer.Deferred[_Found]] = threads.deferToThread,
+        in_thread: Callable[[Callable[[], _Found]], defer.Deferred[_Found]] = threads.deferToThread,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._wall_clock = wall_clock

@@ -14,6 +14,7 @@ from typing import TextIO
 
 from twisted.internet.endpoints import HostnameEndpoint
 
+from ..net.reactor import IProxyReactor
 from ..tenants.enrolment import FullRead, parse_tenant
 from ..tenants.model import Backend
 from ..tenants.urls import MalformedError
@@ -36,7 +37,7 @@ def _tenants(reading: FullRead, secret_name: str) -> Iterator[tuple[str, bytes, 
 
 
 async def tour(
-    reactor: object,
+    reactor: IProxyReactor,
     reading: FullRead,
     secret_name: str,
     host: str,
@@ -76,7 +77,7 @@ def tenants_command(manifests: Path, ns_prefix: str) -> str:
     return shlex.join([program, "tenants", "--manifests", str(manifests), "--ns-prefix", ns_prefix])
 
 
-async def _try(reactor: object, host: str, port: int, password: bytes, index: int, other: int) -> list[str]:
+async def _try(reactor: IProxyReactor, host: str, port: int, password: bytes, index: int, other: int) -> list[str]:
     """What a client of this tenant sees."""
 
     async def trying(connection: Connection) -> list[str]:

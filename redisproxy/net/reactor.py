@@ -29,6 +29,9 @@ class IProxyReactor(
 ):
     """All that a process of the proxy takes of its reactor. Whoever takes less says so: `IReactorTime` and the like."""
 
+    def run(installSignalHandlers: bool = True) -> None:
+        """As `IReactorCore` has it, with an option that Twisted's reactors take."""
+
 
 def install() -> bool:
     """Makes it the process's reactor; false: there is one already, or no epoll here, or a Twisted that is made otherwise."""

@@ -20,6 +20,7 @@ from ..clients.snapshot import CurrentSnapshot
 from ..listen.endpoints import Listening
 from ..listen.tls import Material
 from ..net.rate_limit import TenantLimits
+from ..net.reactor import IProxyReactor
 from ..ops.access_log import AccessLog
 from ..ops.stats import Counts, RedisState, TenantStats, WorkersState
 from ..settings import Settings
@@ -27,6 +28,7 @@ from ..tenants import account
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import Snapshot
 from ..upstream.backend import Backend
+from .merge import Report
 from .os_process import raise_descriptor_limit, settle
 
 
@@ -40,7 +42,7 @@ class Serving(service.MultiService):
     name = "serving"
 
     def __init__(
-        self, settings: Settings, reactor: object, databases_told: Callable[[int | None], object], number: int = 1
+        self, settings: Settings, reactor: IProxyReactor, databases_told: Callable[[int | None], object], number: int = 1
     ) -> None:
         super().__init__()
         self._settings = settings
@@ -140,7 +142,7 @@ class Serving(service.MultiService):
             "tenants": tenants,
         }
 
-    def report(self) -> dict[str, object]:
+    def report(self) -> Report:
         """All that is told of it, as JSON can hold it."""
         return {"counts": self.stats(), "redis": self.redis(), "unready": self.not_ready()}
 

@@ -17,22 +17,22 @@ from pathlib import Path
 
 from twisted.application import service
 from twisted.internet import defer, task
-from twisted.internet.protocol import Factory
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from ..listen.balance import Balance, shared_memory
 from ..listen.endpoints import Listening
 from ..listen.tls import Material
+from ..net.reactor import IProxyReactor
 from ..ops.retry import Backoff, Retry
 from ..ops.stats import Counts, RedisState, WorkersState
 from ..tenants import wire_form
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import Snapshot, Tenant, digest_key
 from ..upstream import acl_maintenance
-from .channel import BALANCE, CHANNEL, FIRST_PORT, ChannelError, Message
+from .channel import BALANCE, CHANNEL, FIRST_PORT, ChannelError, Message, factory_of
 from .merge import Reports
-from .worker_process import WorkerProcess
+from .worker_process import WorkerProcess, WorkerTaker
 
 #: Seconds that a worker has to live for its end not to count as one more failure in a row.
 LIVED = 60.0
@@ -58,7 +58,7 @@ class Workers(service.Service):
 
     def __init__(
         self,
-        reactor: object,
+        reactor: IProxyReactor,
         processes: int,
         options: Mapping[str, str],
         databases_told: Callable[[int | None], object],
@@ -73,9 +73,7 @@ class Workers(service.Service):
         #: see `ports.ServingPort`: all workers have it in force then
         self.on_snapshot: list[Callable[[Snapshot], object]] = []
         #: what is done with each kind of message from a worker
-        self.takes: dict[str, Callable[[WorkerProcess, Message], object]] = {
-            "databases": lambda _, message: self._databases_told(message.fields["databases"]),
-        }
+        self.takes: dict[str, WorkerTaker] = {"databases": self._take_databases}
         self._processes: dict[int, WorkerProcess | None] = dict.fromkeys(range(1, processes + 1))
         self._memory = shared_memory(processes)
         self._balance = Balance(self._memory)
@@ -93,7 +91,7 @@ class Workers(service.Service):
         self._read: tuple[ReadSummary, float] | None = None
         self._material: list[Material] = []
         self._ending = False
-        self._all_gone: defer.Deferred | None = None
+        self._all_gone: defer.Deferred[None] | None = None
         self._reports = Reports()
         # What they say of themselves is asked for regularly: whoever wants to know it does not wait.
         self._asking = task.LoopingCall(self._ask_for_reports)
@@ -126,7 +124,7 @@ class Workers(service.Service):
         """See `ports.ServingPort`."""
         self._asking.start(REPORT)
 
-    def _ask_for_reports(self) -> defer.Deferred:
+    def _ask_for_reports(self) -> defer.Deferred[None]:
         return self.ask("report", only=lambda process: process.serves).addCallback(self._take_reports)
 
     def _take_reports(self, answers: list[tuple[int, Message]]) -> None:
@@ -155,6 +153,9 @@ class Workers(service.Service):
             "pids": {str(process.number): process.pid for process in self._running()},
         }
 
+    def _take_databases(self, _: WorkerProcess, message: Message) -> None:
+        self._databases_told(message.fields["databases"])
+
     # One worker.
 
     def _start(self, number: int) -> None:
@@ -176,16 +177,15 @@ class Workers(service.Service):
     def _spawn(self, process: WorkerProcess) -> None:
         ours, theirs = socket.socketpair()
         with ours, theirs, Path(os.devnull).open("rb") as nothing:
-            descriptors = {0: nothing.fileno(), 1: "r", 2: "r", CHANNEL: theirs.fileno(), BALANCE: self._memory}
+            descriptors: dict[int, int | str] = {0: nothing.fileno(), 1: "r", 2: "r"}
+            descriptors |= {CHANNEL: theirs.fileno(), BALANCE: self._memory}
             descriptors |= {FIRST_PORT + place: port for place, port in enumerate(self._ports)}
             # Its modules are found where this process's were, wherever that was started.
             environ = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}
             arguments = [sys.executable, "-P", "-m", f"{__package__}.worker", str(process.number)]
             self._reactor.spawnProcess(process, sys.executable, arguments, environ, childFDs=descriptors)
             ours.setblocking(False)
-            factory = Factory.forProtocol(lambda: process.channel)
-            factory.noisy = False
-            self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory)
+            self._reactor.adoptStreamConnection(ours.fileno(), socket.AF_UNIX, factory_of(process.channel))
         process.pid = process.transport.pid
 
     def _serves(self, process: WorkerProcess) -> None:
@@ -255,11 +255,13 @@ class Workers(service.Service):
         self._check_taken()
 
     def _check_taken(self) -> None:
-        running = self._running()
-        if self._told < self._serial and running and all(process.snapshot == self._serial for process in running):
+        snapshot, running = self._snapshot, self._running()
+        if snapshot is None or self._told == self._serial:
+            return
+        if running and all(process.snapshot == self._serial for process in running):
             self._told = self._serial
             for listener in list(self.on_snapshot):
-                listener(self._snapshot)
+                listener(snapshot)
             if self._handed_over:
                 self.ask("vacate").addCallback(self._vacated, self._serial)
 
@@ -305,8 +307,8 @@ class Workers(service.Service):
         """Asks all workers, or some. Fires with the answers that came in time: (number of the worker, Message)."""
         answers: list[tuple[int, Message]] = []
 
-        def asked(process: WorkerProcess) -> defer.Deferred:
-            asking = process.channel.ask(kind, **fields).addTimeout(ANSWER_LIMIT, self._reactor)
+        def asked(process: WorkerProcess) -> defer.Deferred[None]:
+            asking = process.channel.ask(kind, b"", **fields).addTimeout(ANSWER_LIMIT, self._reactor)
             return asking.addCallbacks(lambda message: answers.append((process.number, message)), _gone)
 
         return defer.gatherResults([asked(process) for process in self._running() if only(process)]).addCallback(
@@ -320,7 +322,7 @@ class Workers(service.Service):
         self._ending = True
         for retry in self._retries.values():
             retry.cancel()
-        gone: defer.Deferred = defer.Deferred()
+        gone: defer.Deferred[None] = defer.Deferred()
         self._all_gone = gone
         for process in self._running():
             process.channel.send("stop")

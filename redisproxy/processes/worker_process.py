@@ -11,14 +11,18 @@ import signal
 from collections.abc import Callable
 from typing import Protocol
 
+from twisted.internet import defer
 from twisted.internet.error import ProcessDone, ProcessExitedAlready
+from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import ProcessProtocol
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from ..ops import logs
-from .channel import Channel, Message, Taker
+from .channel import Answer, Channel, Message, Taker
 
+#: As `channel.Taker`, of a message from one of the workers.
+WorkerTaker = Callable[["WorkerProcess", Message], Answer | defer.Deferred[Answer]]
 #: Characters of a line that a worker wrote to its standard output or error.
 _LINE = 2000
 
@@ -27,7 +31,7 @@ class Parent(Protocol):
     """What is told of it: see `supervisor.Workers`."""
 
     #: what is done with each kind of message from a worker
-    takes: dict[str, Callable[[WorkerProcess, Message], object]]
+    takes: dict[str, WorkerTaker]
 
     def ended(self, process: WorkerProcess, how: str) -> None:
         """A worker's process is gone. how: in a few words."""
@@ -37,6 +41,7 @@ class WorkerProcess(ProcessProtocol):
     """One run of a worker."""
 
     _log = Logger()
+    transport: IProcessTransport
 
     def __init__(self, workers: Parent, number: int) -> None:
         self._workers = workers
@@ -56,7 +61,7 @@ class WorkerProcess(ProcessProtocol):
         takes = {kind: self._bound(take) for kind, take in workers.takes.items()}
         self.channel = Channel({**takes, "log": self._take_log}, self._lost)
 
-    def _bound(self, take: Callable[[WorkerProcess, Message], object]) -> Taker:
+    def _bound(self, take: WorkerTaker) -> Taker:
         return lambda message: take(self, message)
 
     def _take_log(self, message: Message) -> None:

@@ -21,7 +21,6 @@ from pathlib import Path
 from ..ops.file_watch import Stamp, stamp
 from ..printable import printable
 from ..tenants.enrolment import (
-    CONNECTION_STRING,
     FullRead,
     NamespaceDocument,
     Problem,
@@ -30,6 +29,7 @@ from ..tenants.enrolment import (
     Unread,
     no_yield,
 )
+from ..tenants.urls import CONNECTION_STRING
 from . import yamltext
 from .documents import DocumentError, is_missing, read_ageless_namespace, read_namespace, read_secret
 

@@ -26,8 +26,9 @@ SHARE = 0.05
 class Polled(Protocol):
     """What is looked at."""
 
-    #: what `stamp` was when it was last read, None before
-    stamp_read: object
+    @property
+    def stamp_read(self) -> object:
+        """What `stamp` was when it was last read, None before."""
 
     def stamp(self) -> object:
         """Differs from what it was whenever `read` may give something else. Blocks."""
@@ -47,7 +48,7 @@ class PollService(service.Service):
         clock: IReactorTime,
         source: Polled,
         changed: Callable[[], object],
-        in_thread: Callable[..., defer.Deferred] = threads.deferToThread,
+        in_thread: Callable[[Callable[[], object]], defer.Deferred[object]] = threads.deferToThread,
     ) -> None:
         self._source = source
         self._changed = changed

@@ -10,20 +10,21 @@ import enum
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from twisted.application import service
 from twisted.internet import defer, task, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
 
 from ..ops.bugs import bug
 from ..ops.retry import Backoff, Retry
 from ..ops.stats import RELOAD_BOUNDS, Histogram
 from ..tenants.enrolment import Changes, Enrolment, FullRead, Problem, ReadFailure, ReadSummary, Update, no_yield
 from ..tenants.model import Snapshot
+from .hints import ChangeQueue
 from .throttle import Throttle
-from .watch import ChangeQueue
 
 #: Seconds to wait after the first failed refresh; doubled at each further one, up to the refresh interval.
 FIRST_RETRY = 1.0
@@ -46,6 +47,7 @@ class Source(Protocol):
         """A reading under way may end early: it will not be used."""
 
 
+@runtime_checkable
 class ChangingSource(Source, Protocol):
     """A source of which there is a watch."""
 
@@ -96,7 +98,7 @@ class ReloadService(service.Service):
         source: Source,
         enrolment: Enrolment,
         interval: float,
-        in_thread: Callable[..., defer.Deferred] = threads.deferToThread,
+        in_thread: Callable[..., defer.Deferred[_Outcome]] = threads.deferToThread,
         throttle: Callable[[], Throttle] = Throttle,
         changes: ChangeQueue | None = None,
         in_reactor: Callable[..., object] | None = None,
@@ -109,7 +111,9 @@ class ReloadService(service.Service):
         self._make_throttle = throttle
         self._throttle = throttle()
         self._changes = ChangeQueue() if changes is None else changes
-        self._in_reactor = in_reactor or getattr(clock, "callFromThread", _at_once)
+        self._in_reactor: Callable[..., object] = (
+            getattr(clock, "callFromThread", _at_once) if in_reactor is None else in_reactor
+        )
         #: None until something was read
         self.snapshot: Snapshot | None = None
         #: what an operator has to fix
@@ -130,7 +134,7 @@ class ReloadService(service.Service):
         self._existing: frozenset[str] | None = None
         self._loop = task.LoopingCall(self.refresh)
         self._loop.clock = clock
-        self._working: defer.Deferred | None = None
+        self._working: defer.Deferred[_Outcome] | None = None
         self._again = False
         self._resolved_for: int | None = None
         #: what the listeners know of, since the start
@@ -204,10 +208,10 @@ class ReloadService(service.Service):
         # The first reading is done as fast as it can be: until it is over nobody is served.
         throttle = self._throttle if self.snapshot is not None else None
         self._began = self._clock.seconds()
-        self._working = self._in_thread(self._throttled, job, throttle)
-        self._working.addCallbacks(self._take, self._crashed)
-        self._working.addErrback(bug(self._log, "using what was read"))
-        self._working.addBoth(self._over)
+        working = self._working = self._in_thread(self._throttled, job, throttle)
+        taken = working.addCallbacks(self._take, self._crashed)
+        taken.addErrback(bug(self._log, "using what was read"))
+        taken.addBoth(self._over)
 
     def _throttled(self, job: _Job, throttle: Throttle | None) -> _Outcome:
         """What runs in the thread: never twice at once, so that the enrolment is this thread's own."""
@@ -246,6 +250,8 @@ class ReloadService(service.Service):
 
     def _amended(self, yield_cpu: Callable[[], None]) -> Update:
         began = self._clock.seconds()
+        if not isinstance(self.source, ChangingSource):
+            raise TypeError(f"something was said to have changed in {self.source}, of which single objects cannot be read")
         update = self.source.read_changes(self._changes.take(), yield_cpu)
         self._enrolment.use_incremental_read(update)
         now = self._clock.seconds()
@@ -275,7 +281,7 @@ class ReloadService(service.Service):
         elif self._resolved_for != self.databases:
             self.resolve()
 
-    def _crashed(self, failure: object) -> None:
+    def _crashed(self, failure: Failure) -> None:
         bug(self._log, "reading {source}", source=str(self.source))(failure)
         self._resolved_for = self.databases
         self._retry_later()

@@ -17,6 +17,7 @@ from redisproxy.policy.probing import Server, needed
 from redisproxy.service import ProxyService, source_of
 from redisproxy.settings import Settings
 from redisproxy.sources.kubernetes import ClusterSource
+from redisproxy.sources.kubernetes_api import KubernetesApi
 from redisproxy.tenants.limits import Limits
 from redisproxy.tenants.model import Backend, Snapshot
 
@@ -268,7 +269,7 @@ class ApiTests(FindingsCase):
         self.api.put(master(self.server.url), *tenant("team-blue", 3, "pw-blue"), *tenant("team-green", 5, "pw-green"))
         settings = Settings.read({"ns-prefix": PREFIX, "connect-timeout": str(LIMIT)}, {})
         environ = {"KUBECONFIG": str(self.api.kubeconfig)}
-        source = ClusterSource(PREFIX, settings.redis_secret, settings.master, 443, environ)
+        source = ClusterSource(PREFIX, settings.redis_secret, settings.master, KubernetesApi(443, environ))
         self.operator_ = Operator(reactor, settings, source)
 
     async def check(self) -> Findings:

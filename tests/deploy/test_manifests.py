@@ -25,7 +25,7 @@ from benchmarks.peers import IMAGE_ENVIRON
 from redisproxy import __version__
 from redisproxy.processes.supervisor import END_MARGIN
 from redisproxy.settings import Settings
-from redisproxy.sources import kubernetes
+from redisproxy.sources import kubernetes, kubernetes_watch
 from redisproxy.sources.manifests import ManifestsSource
 from redisproxy.tenants.enrolment import CONNECTION_STRING, KEYS, PASSWORD, Enrolment
 from redisproxy.tenants.model import Backend, Snapshot, Tenant
@@ -107,7 +107,7 @@ class SchemaTests(unittest.TestCase):
 
 
 class RightsTests(unittest.TestCase):
-    """RBAC: exactly what sources/kubernetes.py calls."""
+    """RBAC: exactly what sources/kubernetes.py and kubernetes_watch.py call."""
 
     NAMESPACES = {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]}
     SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}
@@ -141,12 +141,12 @@ class RightsTests(unittest.TestCase):
             "list_namespaced_secret": ("secrets", "list", "watch of the master secret"),
             "read_namespaced_secret": ("secrets", "get"),
         }
-        tree = ast.parse(Path(kubernetes.__file__).read_text())
         called = {
             node.attr
-            for node in ast.walk(tree)
+            for module in (kubernetes, kubernetes_watch)
+            for node in ast.walk(ast.parse(Path(module.__file__).read_text()))
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "api"
-        } - {"close"}
+        }
         self.assertEqual(called, set(rights), "deploy/kubernetes/base/rbac.yaml has to follow")
 
     def test_the_master_secret_is_the_one_of_the_settings(self) -> None:
