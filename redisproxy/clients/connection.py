@@ -57,8 +57,8 @@ HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_DEDICATED = 5.0, 0.5
 #: Seconds for a session that was revoked to get the replies it waits for, before it gives up its connections to Redis.
 REVOKED_GRACE = 10.0
 
-#: What a connection can be doing. shared, dedicated: logged in, and which upstream connection its commands go to.
-STATES = ("waiting", "unauthenticated", "shared", "dedicated", "ending")
+#: What a connection can be doing. multiplexed, dedicated: logged in, and which upstream connection its commands go to.
+STATES = ("waiting", "unauthenticated", "multiplexed", "dedicated", "ending")
 
 FULL = b"-ERR max number of clients reached\r\n"
 
@@ -262,7 +262,7 @@ class ClientProtocol(RespReceiver):
             return "waiting"
         if session.credential is None:
             return "unauthenticated"
-        return "dedicated" if session.dedicated else "shared"
+        return "dedicated" if session.dedicated else "multiplexed"
 
     def inspected(self, name: bytes) -> None:
         """See `session.ports.ClientConnection`."""
