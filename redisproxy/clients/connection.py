@@ -2,6 +2,9 @@
 
 Owns the client's socket: its slot, its time limits, its back-pressure, how it is closed. Implements
 `session.ports.ClientConnection`. What the bytes mean is the session's business; who is logged in, `accounts`'.
+
+It is longer than other modules since the states of a socket (waits for a slot, handshaking, half closed, closing) decide
+together what each event means.
 """
 
 from __future__ import annotations
