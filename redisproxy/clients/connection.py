@@ -2,6 +2,9 @@
 
 Owns the client's socket: its slot, its time limits, its back-pressure, how it is closed. Implements
 `session.ports.ClientConnection`. What the bytes mean is the session's business; who is logged in, `accounts`'.
+
+It is longer than other modules since the states of a socket (waits for a slot, handshaking, half closed, closing) decide
+together what each event means.
 """
 
 from __future__ import annotations
@@ -57,8 +60,8 @@ HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_DEDICATED = 5.0, 0.5
 #: Seconds for a session that was revoked to get the replies it waits for, before it gives up its connections to Redis.
 REVOKED_GRACE = 10.0
 
-#: What a connection can be doing. shared, dedicated: logged in, and which upstream connection its commands go to.
-STATES = ("waiting", "unauthenticated", "shared", "dedicated", "ending")
+#: What a connection can be doing. multiplexed, dedicated: logged in, and which upstream connection its commands go to.
+STATES = ("waiting", "unauthenticated", "multiplexed", "dedicated", "ending")
 
 FULL = b"-ERR max number of clients reached\r\n"
 
@@ -262,7 +265,7 @@ class ClientProtocol(RespReceiver):
             return "waiting"
         if session.credential is None:
             return "unauthenticated"
-        return "dedicated" if session.dedicated else "shared"
+        return "dedicated" if session.dedicated else "multiplexed"
 
     def inspected(self, name: bytes) -> None:
         """See `session.ports.ClientConnection`."""

@@ -1,0 +1,183 @@
+"""What sessions ask of one Redis: it comes at once, later, not at all, or when nobody wants it any more."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+from twisted.internet import defer, task
+from twisted.trial import unittest
+
+from redisproxy.net.rate_limit import TenantLimits
+from redisproxy.session.errors import UNANSWERED, UNREACHABLE
+from redisproxy.session.ports import Unavailable
+from redisproxy.session.state import Step, Until
+from redisproxy.tenants.limits import Limits
+from redisproxy.tenants.model import Tenant
+from redisproxy.upstream.client import ControlError
+from redisproxy.upstream.connection import RedisUnreachable
+from redisproxy.upstream.queries import QueryError
+from redisproxy.upstream.session_backend import SessionBackend
+
+BLUE = Tenant("blue", 3)
+
+
+class Session:
+    """Waits for one Step."""
+
+    def __init__(self) -> None:
+        self.results: list[object] = []
+        self.bugs: list[Exception] = []
+        self.step = Step(self, Until.QUERY, self.results.append)
+
+    def step_finished(self, step: Step, result: object) -> None:
+        step.go_on(result)
+
+    def bug(self, error: Exception) -> None:
+        self.bugs.append(error)
+
+
+class Upstream:
+    def __init__(self) -> None:
+        self.released: list[bool] = []
+
+    def release(self, clean: bool) -> None:
+        self.released.append(clean)
+
+
+class TenantPool:
+    def __init__(self, is_open: bool) -> None:
+        self.open = Upstream() if is_open else None
+        self.users = 0
+        self.waiter: defer.Deferred[None] = defer.Deferred()
+
+    def enter(self) -> None:
+        self.users += 1
+
+    def come(self) -> defer.Deferred[None]:
+        self.users += 1
+        return self.waiter
+
+    def leave(self) -> None:
+        self.users -= 1
+
+
+class BackendCase(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        self.fresh: Upstream | None = None
+        self.work: defer.Deferred[object] = defer.Deferred()
+        self.tenant_pool = TenantPool(is_open=True)
+        self.limits = TenantLimits(self.clock)
+        pool = SimpleNamespace(fresh=lambda *_: self.fresh, acquire=self._wait, tenant_pool=lambda *_: self.tenant_pool)
+        self.backend = SessionBackend(
+            pool, SimpleNamespace(ask=self._wait), SimpleNamespace(permit=self._wait), self.limits, multiplexes=True
+        )
+        self.session = Session()
+
+    async def _wait(self, *_: object) -> object:
+        return await self.work
+
+    def assertFails(self, error: str) -> None:
+        (result,) = self.session.results
+        self.assertIsInstance(result, Unavailable)
+        self.assertEqual(result.error, error)
+
+
+class DedicatedTests(BackendCase):
+    def acquire(self) -> None:
+        self.backend.acquire(BLUE, 2, True, self.session.step)
+
+    def test_one_that_is_fresh_is_there_at_once(self) -> None:
+        self.fresh = Upstream()
+        self.acquire()
+        self.assertEqual(self.session.results, [self.fresh])
+
+    def test_one_that_is_opened(self) -> None:
+        self.acquire()
+        self.assertEqual(self.session.results, [])
+        upstream = Upstream()
+        self.work.callback(upstream)
+        self.assertEqual((self.session.results, upstream.released), ([upstream], []))
+
+    def test_none(self) -> None:
+        self.acquire()
+        self.work.errback(RedisUnreachable("away"))
+        self.assertFails(UNREACHABLE)
+
+    def test_it_is_not_opened_for_a_session_that_ended(self) -> None:
+        cancelled: list[object] = []
+        self.work = defer.Deferred(cancelled.append)
+        self.acquire()
+        self.session.step.abandon()
+        self.assertEqual((len(cancelled), self.session.results), (1, []))
+
+    def test_it_goes_back_if_it_comes_all_the_same(self) -> None:
+        upstream = self.fresh = Upstream()
+        self.session.step.abandon()
+        self.acquire()
+        self.assertEqual((self.session.results, upstream.released), ([], [True]))
+
+    def test_a_bug_in_what_the_session_goes_on_with_is_the_sessions(self) -> None:
+        self.session.step = Step(self.session, Until.DEDICATED, lambda _: 1 / 0)
+        self.acquire()
+        self.work.callback(Upstream())
+        self.assertIsInstance(self.session.bugs[0], ZeroDivisionError)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+
+class MultiplexedTests(BackendCase):
+    def join(self) -> None:
+        self.backend.acquire(BLUE, 2, False, self.session.step)
+
+    def test_an_open_one_is_there_at_once(self) -> None:
+        self.join()
+        self.assertEqual((self.session.results, self.tenant_pool.users), ([self.tenant_pool], 1))
+
+    def test_one_that_is_opened(self) -> None:
+        self.tenant_pool = TenantPool(is_open=False)
+        self.join()
+        self.assertEqual(self.session.results, [])
+        self.tenant_pool.waiter.callback(None)
+        self.assertEqual((self.session.results, self.tenant_pool.users), ([self.tenant_pool], 1))
+
+    def test_none_and_a_session_that_ended_leave_the_pool(self) -> None:
+        for end in (lambda: self.tenant_pool.waiter.errback(RedisUnreachable("away")), lambda: self.session.step.abandon()):
+            self.tenant_pool, self.session = TenantPool(is_open=False), Session()
+            self.join()
+            end()
+            self.assertEqual(self.tenant_pool.users, 0)
+        self.tenant_pool = TenantPool(is_open=True)
+        self.join()
+        self.assertEqual((self.session.results, self.tenant_pool.users), ([], 0))
+
+
+class QueryTests(BackendCase):
+    def test_the_answer_is_charged_to_the_tenant(self) -> None:
+        self.limits.use({"blue": Limits(bytes_per_second=10)}, {"blue"})
+        self.addCleanup(self.limits.of("blue").stop)
+        self.backend.query(BLUE, [[b"INFO"]], self.session.step)
+        self.work.callback([b"x" * 1000])
+        self.assertEqual(self.session.results, [[b"x" * 1000]])
+        self.assertTrue(self.limits.of("blue").rate_limiter.closed)
+
+    def test_what_fails_says_why(self) -> None:
+        for error, told in ((QueryError("slow"), UNANSWERED), (QueryError("large", "ERR too large"), "ERR too large")):
+            self.session, self.work = Session(), defer.Deferred()
+            self.backend.query(BLUE, [[b"INFO"]], self.session.step)
+            self.work.errback(error)
+            self.assertFails(told)
+
+    def test_patterns_are_allowed_though_the_session_ends(self) -> None:
+        """Redis may have been told of them, and they are counted."""
+        cancelled: list[object] = []
+        self.work = defer.Deferred(cancelled.append)
+        self.backend.allow_patterns(BLUE, [b"blue:*"], self.session.step)
+        self.session.step.abandon()
+        self.assertEqual(cancelled, [])
+        self.work.callback(None)
+        self.assertEqual(self.session.results, [])
+
+    def test_patterns_that_redis_refuses(self) -> None:
+        self.backend.allow_patterns(BLUE, [b"blue:*"], self.session.step)
+        self.work.errback(ControlError("no"))
+        self.assertFails(UNANSWERED)
