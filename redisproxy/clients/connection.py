@@ -66,7 +66,7 @@ REVOKED_GRACE = 10.0
 TOLD = 10
 
 #: What a connection can be doing. shared, dedicated: logged in, and which upstream connection its commands go to.
-STATES = ("waiting", "unauthenticated", "shared", "dedicated", "ending")
+STATES = ("waiting", "unauthenticated", "multiplexed", "dedicated", "ending")
 
 FULL = b"-ERR max number of clients reached\r\n"
 
