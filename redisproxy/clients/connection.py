@@ -60,14 +60,7 @@ HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_DEDICATED = 5.0, 0.5
 #: Seconds for a session that was revoked to get the replies it waits for, before it gives up its connections to Redis.
 REVOKED_GRACE = 10.0
 
-<<<<<<< HEAD
 #: What a connection can be doing. multiplexed, dedicated: logged in, and which upstream connection its commands go to.
-=======
-#: Refused commands of one connection that are written down; the others are counted in its outcome.
-TOLD = 10
-
-#: What a connection can be doing. shared, dedicated: logged in, and which upstream connection its commands go to.
->>>>>>> upstream
 STATES = ("waiting", "unauthenticated", "multiplexed", "dedicated", "ending")
 
 FULL = b"-ERR max number of clients reached\r\n"
