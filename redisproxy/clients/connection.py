@@ -50,11 +50,11 @@ BACKLOG_LIMIT = 1024
 CLOSE_LIMIT = 10.0
 #: Seconds for it to close then, before we do.
 LINGER = 2.0
-#: The same for one that was pending nothing when the proxy began to end: time for its last reply to arrive.
+#: The same for one that waited for no reply when the proxy began to end: time for its last reply to arrive.
 IDLE_LINGER = 0.5
 #: Seconds to log in while others wait for a place, or whoever reaches the port could keep everybody out for a while.
 CROWDED = 3.0
-#: Seconds for the replies pending to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
+#: Seconds for the pending replies of a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
 #: It may have left: a BLPOP of its must not wait for long, so there is less time on a dedicated connection.
 HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_DEDICATED = 5.0, 0.5
 #: Seconds for a session that was revoked to get the replies it waits for, before it gives up its connections to Redis.
@@ -183,7 +183,7 @@ class ClientProtocol(RespReceiver):
             self.pause_reading(PauseReason.PLACE)
 
     def readConnectionLost(self) -> None:
-        """The client will send no more. It may have gone altogether: what it is still pending gets a moment, not more."""
+        """The client will send no more. It may have gone altogether: its pending replies get a moment, not more."""
         self._read_closed = True
         if self._closing or not self._admitted:
             self.transport.loseConnection()

@@ -1,9 +1,7 @@
 """Multiplexed connections: one connection to Redis that carries whole commands of all sessions of a tenant.
 
-Owns when their bytes are written (at once on an idle upstream connection, else once in a turn of the reactor), and what
-happens at
-its bounds: an upstream connection takes no more for now, is left for another one, or closes a client that does not read.
-`TenantPool`
+Owns when their bytes are written (at once on an idle connection, else once in a turn of the reactor), and what happens at
+its bounds: a connection takes no more for now, is left for another one, or closes a client that does not read. `TenantPool`
 is a tenant's `session.ports.TenantPool`; the connections come from the pool (`pool`) and go back there.
 """
 
@@ -219,7 +217,7 @@ class TenantPool:
         self.tenant = tenant
         self.protocol = protocol
         self.upstream: MultiplexedConnection | Unavailable = OPENING
-        #: the one in use, and those that were left for it and still have pending something
+        #: the one in use, and those that were left for it and still have replies pending
         self.upstreams: set[MultiplexedConnection] = set()
         self._pool = pool
         self._reactor = reactor

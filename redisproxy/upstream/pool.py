@@ -48,11 +48,9 @@ BACKOFF = Backoff(0.75, 10.0, factor=1.5, spread=1.0)
 class ConnectionPool(service.Service):
     """All connections to Redis that carry tenants' commands.
 
-    isolation layer: whom upstream connections log in as; base: how many are opened at start and kept; idle_timeout: seconds
-    after which
-    an idle
-    one beyond those is closed; connect_timeout: seconds for opening one, its log-in included; ca_file: see
-    `endpoint.endpoint_for`; counts: where what Redis sends is counted; limits: of the tenants.
+    acl_users: whom upstream connections log in as; base: how many are opened at start and kept; idle_timeout: seconds after
+    which an idle one beyond those is closed; connect_timeout: seconds for opening one, its log-in included; ca_file: see
+    `endpoint.endpoint_for`; counts: where what Redis sends is counted; tenant_limits: where it is charged.
     """
 
     name = "connections"
