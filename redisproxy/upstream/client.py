@@ -23,6 +23,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .. import bounds
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
@@ -32,11 +33,6 @@ from ..session.errors import UNANSWERED
 from ..tenants.model import Backend
 from .endpoint import connected, why
 
-#: Bytes of one reply, unless the caller has another bound: CLIENT LIST of 100,000 connections, say. A larger reply is
-#: discarded while it comes, and its command fails.
-REPLY_LIMIT = 64 * 1024 * 1024
-#: Seconds to wait for a reply.
-REPLY_TIMEOUT = 10.0
 #: Seconds after a refused log-in until the next attempt. A password is wrong: haste would not help.
 _REFUSED_RETRY = 5.0
 #: Seconds, at first and at most, between two attempts to connect. Tenants' ACL users are made over a client, so nobody is
@@ -263,8 +259,8 @@ class RedisClient(service.Service):
         changed: Callable[[RedisClient], object] = lambda _: None,
         *,
         name: str = "",
-        reply_timeout: float | None = REPLY_TIMEOUT,
-        reply_limit: int = REPLY_LIMIT,
+        reply_timeout: float | None = bounds.CONTROL_REPLY_SECONDS,
+        reply_limit: int = bounds.CONTROL_REPLY_BYTES,
         backoff: Callable[[int], float] = backoffPolicy(_RETRY, _RETRY_MAX, 2),  # noqa: B008 - it has no state
     ) -> None:
         self.address = address
@@ -378,7 +374,7 @@ async def ask_once(
 
     timeout: seconds to connect, and as many to log in and ask. Raises ControlError, and whatever connecting may raise.
     """
-    factory = Factory.forProtocol(lambda: Connection(clock, None, REPLY_LIMIT))
+    factory = Factory.forProtocol(lambda: Connection(clock, None, bounds.CONTROL_REPLY_BYTES))
     factory.noisy = False
     connection: Any = await connected(endpoint, factory).addTimeout(timeout, clock)
 

@@ -16,6 +16,7 @@ from twisted.internet.interfaces import IReactorTCP
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .. import bounds
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..policy import probing
@@ -26,8 +27,6 @@ from .client import Connection, ControlError, NoReplyError, RedisClient, Word
 from .endpoint import endpoint_for, why
 from .probe import Memory, Probe, Rights
 
-#: Seconds to wait for an answer.
-_ANSWER = 10.0
 #: Seconds until Redis is asked again what it could not tell, at first and at most. Soon, since between two scripts of a
 #: tenant that keeps it busy there may be little time.
 _SOON, _AGAIN = 0.05, 1.0
@@ -138,7 +137,7 @@ class ControlService(service.Service):
             self._connect_timeout,
             self._changed,
             name="redisproxy-control",
-            reply_timeout=_ANSWER,
+            reply_timeout=bounds.CONTROL_REPLY_SECONDS,
         )
         self._client.startService()
 
@@ -184,7 +183,7 @@ class ControlService(service.Service):
 
     def _failed(self, failure: Failure, connection: Connection) -> None:
         if failure.check(NoReplyError) and self._is_current(connection):
-            self._tell_state(f"did not tell what it is within {_ANSWER:g} s, and is asked again")
+            self._tell_state(f"did not tell what it is within {bounds.CONTROL_REPLY_SECONDS:g} s, and is asked again")
         elif not failure.check(ControlError, defer.CancelledError):
             # Of these two, the one is gone already, and will be connected again; the other we gave up.
             self._log.failure("asking Redis what it is failed in a way that is a bug", failure)

@@ -15,15 +15,12 @@ from typing import Any
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
+from .. import bounds
 from ..ops.log_once import Condition
 from ..tenants.model import Backend
 from .client import ControlError, RedisClient, ReplyError
 from .endpoint import why
 
-#: Seconds to log in, and to wait for an answer. A sentinel has little else to do.
-_ANSWER = 2.0
-#: Bytes of an answer.
-_ANSWER_LIMIT = 64 * 1024
 #: Seconds between two attempts to connect: one that takes connections and closes them is not stormed.
 _RETRY = 0.5
 #: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
@@ -81,10 +78,10 @@ class Sentinel:
             clock,
             place,
             endpoint,
-            _ANSWER,
+            bounds.SENTINEL_REPLY_SECONDS,
             self._changed,
-            reply_timeout=_ANSWER,
-            reply_limit=_ANSWER_LIMIT,
+            reply_timeout=bounds.SENTINEL_REPLY_SECONDS,
+            reply_limit=bounds.SENTINEL_REPLY_BYTES,
             backoff=lambda _: _RETRY,
         )
         self._client.startService()
