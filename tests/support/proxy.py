@@ -52,7 +52,7 @@ def master(url: str, **more: str) -> dict:
     return secret("kube-system", "redis-secret-master", redis_connection_string=url, **more)
 
 
-#: ``shared`` or ``dedicated``: what every proxy is told that a test does not tell itself; empty: the default.
+#: ``multiplexed`` or ``dedicated``: what every proxy is told that a test does not tell itself; empty: the default.
 CONNECTIONS = os.environ.get("TEST_CONNECTIONS", "")
 #: How many processes every proxy is told to serve clients with that a test does not tell itself; empty: the default.
 PROCESSES = os.environ.get("TEST_PROCESSES", "")
