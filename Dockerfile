@@ -31,9 +31,12 @@ RUN --mount=type=bind,from=wheels,source=/wheels,target=/wheels \
     && /opt/redisproxy/bin/redisproxy --version \
     && test -s /opt/redisproxy/lib/python3*/site-packages/twisted/plugins/dropin.cache
 # Python: log lines leave at once, and nothing is tried to be written beside the modules of a read-only root.
+# The C library keeps 8 MiB of free memory for the next large value: docs/decisions/free-memory.md.
 ENV PATH=/opt/redisproxy/bin:$PATH \
     PYTHONUNBUFFERED=1 \
-    PYTHONDONTWRITEBYTECODE=1
+    PYTHONDONTWRITEBYTECODE=1 \
+    MALLOC_MMAP_THRESHOLD_=8388608 \
+    MALLOC_TRIM_THRESHOLD_=8388608
 # Empty, and nothing is written there: twistd looks for modules in the directory that it starts in.
 WORKDIR /srv
 # By number, so that Kubernetes can see that it is not root. It needs no name, no home and no file of its own.

@@ -25,7 +25,7 @@ INSTALL := $(PIP) --config-settings editable_mode=compat
 
 help:
 	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT) STATUS_PORT=$(STATUS_PORT))"
-	@echo "make test          layers, style, and the whole suite (JOBS=$(JOBS))"
+	@echo "make test          layers, style, types, and the whole suite (JOBS=$(JOBS))"
 	@echo "make coverage      the suite again, measured: takes twice as long"
 	@echo "make test-dedicated  what a client can tell apart, and the attacks, again with --connections dedicated"
 	@echo "make test-processes  sessions of clients, and Kubernetes, again, with --processes 2"
@@ -85,6 +85,7 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/mypy
 
 # Servers for the tests, of which the wheels are for some Pythons alone: they are unpacked, not installed. What has none for this
 # machine is left out, and its tests are skipped. Redis 5.0 is a server without ACLs.
@@ -190,6 +191,6 @@ fmt: $(VENV)/installed-test
 	$(BIN)/ruff format .
 
 clean:
-	rm -rf $(VENV) $(VENV)-lowest $(VENV)-sbom build dist *.egg-info .coverage .coverage.* _trial_temp* .hypothesis .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(VENV)-lowest $(VENV)-sbom build dist *.egg-info .coverage .coverage.* _trial_temp* .hypothesis .ruff_cache .import_linter_cache .mypy_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +
 	rm -f twisted/plugins/dropin.cache redisproxy/resp/*.so

@@ -38,6 +38,8 @@ PROGRAMS = {
 TENANT, TENANT_PASSWORD = f"{PREFIX}bench", "password-of-the-tenant"
 #: Client connections that every proxy here has to take, and Redis.
 MOST_CONNECTIONS, REDIS_CONNECTIONS = 6_000, 15_000
+#: What the image sets for the C library: docs/decisions/free-memory.md.
+IMAGE_ENVIRON = {"MALLOC_MMAP_THRESHOLD_": "8388608", "MALLOC_TRIM_THRESHOLD_": "8388608"}
 #: As many as the refresh case has tenants, and some.
 DATABASES = 2_100
 #: Seconds for a proxy to read its tenants: 2,000 of them, on a busy machine.
@@ -178,9 +180,10 @@ class Bench:
             *("--manifests", self._manifests) if source is None else source,
             *("--listen", ssl, "--max-workers", str(MOST_CONNECTIONS), "--log-level", "info"),
             *variant.options,
-            environ=environ,
+            environ={**IMAGE_ENVIRON, **(environ or {})},
             python=variant.python,
             directory=variant.checkout,
+            fresh=True,
         )
         self._stack.callback(process.stop)
         return ProxyPeer(variant, process)

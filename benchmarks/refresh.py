@@ -171,8 +171,11 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
 
     from redisproxy.processes.os_process import settle
     from redisproxy.sources import kubernetes
+    from redisproxy.sources.hints import ChangeQueue
+    from redisproxy.sources.kubernetes_api import KubernetesApi
+    from redisproxy.sources.kubernetes_watch import ClusterWatches
     from redisproxy.sources.reload import ReloadService
-    from redisproxy.sources.watch import ChangeQueue, WatchService
+    from redisproxy.sources.watch import WatchService
     from redisproxy.tenants.enrolment import Enrolment
     from redisproxy.tenants.model import AuthenticationError
 
@@ -192,10 +195,14 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
     kubeconfig = await threads.deferToThread(api.line)
     port = reactor.listenTCP(0, protocol.Factory.forProtocol(Echo), interface="127.0.0.1")
     clients = Peer("clients", f"--port={port.getHost().port}", f"--rate={options.rate}")
-    source = kubernetes.ClusterSource(PREFIX, MASTER[1], MASTER, 443, {"KUBECONFIG": kubeconfig}, timeout=(5, 30))
+    source = kubernetes.ClusterSource(
+        PREFIX, MASTER[1], MASTER, KubernetesApi(443, {"KUBECONFIG": kubeconfig}, timeout=(5, 30))
+    )
     queue = ChangeQueue()
     service = ReloadService(reactor, source, Enrolment(MASTER[1], MASTER), 3600, changes=queue)
-    watch = WatchService(reactor, source, MASTER, queue, service.changed, lambda: None)
+    watch = WatchService(
+        reactor, ClusterWatches(source.api, PREFIX, MASTER[1], MASTER), MASTER, queue, service.changed, lambda: None
+    )
     told: list[object] = []
     service.listeners.append(told.append)
     service.listeners.append(lambda directory: len(told) == 1 and settle())

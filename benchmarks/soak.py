@@ -80,7 +80,8 @@ class Soak:
         enrolled = [d for name, (password, index) in self.passwords.of.items() for d in tenant(name, index, password)]
         self.api = ApiServer(master(self.server.url), *enrolled, *others)
         self.api.start()
-        self.proxy = ProxyProcess("--refresh", "20", *options, environ={"KUBECONFIG": str(self.api.kubeconfig)}).ready()
+        environ = {"KUBECONFIG": str(self.api.kubeconfig)}
+        self.proxy = ProxyProcess("--refresh", "20", *options, environ=environ, fresh=True).ready()
         self.over = threading.Event()
         self.done: Counter[str] = Counter()
         self.explained: Counter[str] = Counter()

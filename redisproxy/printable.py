@@ -11,6 +11,8 @@ import unicodedata
 
 #: Letters without a shape of their own: they look like nothing, or like a space.
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
+#: Characters of a server's error that are repeated.
+ERROR_CHARACTERS = 200
 #: Redis repeats the arguments of a command that it does not know, and the rule of a user that it does not take. Rules that
 #: begin with + or - name commands; the others are passwords, their hashes, keys and channels.
 _ARGUMENTS = re.compile(r"(with args beginning with: ).*", re.DOTALL)
@@ -39,3 +41,9 @@ def printable(text: str) -> str:
 def server_error(text: str) -> str:
     """What a server said of a command, without the arguments of that: a password may be among them."""
     return _RULE.sub(r"\1…", _ARGUMENTS.sub(r"\1…", text))
+
+
+def shown_error(error: str | bytes) -> str:
+    """What a server said, for a line of the log: its first ERROR_CHARACTERS, without arguments."""
+    text = error[: 4 * ERROR_CHARACTERS].decode("utf-8", "replace") if isinstance(error, bytes) else error
+    return printable(server_error(text[:ERROR_CHARACTERS]))

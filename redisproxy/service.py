@@ -5,7 +5,6 @@ Owns the wiring: settings become explicit arguments of the parts, and the parts 
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
@@ -25,21 +24,22 @@ from .listen.endpoints import EndpointError, ListenError, Listening
 from .listen.tls import CertificateError
 from .local.embedded import EmbeddedError, EmbeddedRedis
 from .local.quickstart import tenants_command, tour
-from .net.reactor import is_monotonic
+from .net.reactor import IProxyReactor, is_monotonic
 from .ops.logs import observer
 from .ops.stats import DRAINING, Stats
 from .printable import printable
-from .processes.os_process import end_with, prepare, quiet_libraries, raise_descriptor_limit
+from .processes.os_process import end_with, prepare, quiet_libraries
+from .processes.ports import ServingPort
 from .processes.single import Serving
 from .processes.supervisor import Workers
 from .resp import framing
 from .settings import Settings, SettingsError
+from .sources.hints import ChangeQueue
 from .sources.manifests import REST, ManifestsSource
 from .sources.poll import PollService
 from .sources.reload import ReloadService
 from .sources.throttle import Throttle, Unpaced
-from .sources.watch import ChangeQueue, WatchService
-from .tenants.enrolment import Enrolment
+from .sources.watch import WatchService
 from .tenants.model import Backend, Snapshot
 
 if TYPE_CHECKING:
@@ -56,8 +56,10 @@ def source_of(settings: Settings) -> ManifestsSource | ClusterSource:
         return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master, REST)
     # Its client is a third of the time to start, and 19 MiB: not where there is no cluster.
     from .sources.kubernetes import ClusterSource
+    from .sources.kubernetes_api import KubernetesApi
 
-    return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, settings.kubernetes_port)
+    api = KubernetesApi(settings.kubernetes_port)
+    return ClusterSource(settings.ns_prefix, settings.redis_secret, settings.master, api)
 
 
 class StartError(SystemExit):
@@ -79,7 +81,7 @@ class ProxyService(service.MultiService):
     def __init__(
         self,
         settings: Settings,
-        reactor: object,
+        reactor: IProxyReactor,
         options: Mapping[str, str] | None = None,
         log_file: TextIO | None = None,
     ) -> None:
@@ -106,12 +108,7 @@ class ProxyService(service.MultiService):
         self.reading = ReloadService(
             reactor,
             self.source,
-            Enrolment(
-                settings.redis_secret,
-                settings.master,
-                None if embedded is None else embedded.backend,
-                settings.tenant_limits,
-            ),
+            settings.enrolment(self.embedded_backend),
             settings.refresh,
             throttle=Throttle if settings.processes == 1 else Unpaced,
             changes=changes,
@@ -119,17 +116,17 @@ class ProxyService(service.MultiService):
         #: None: with --no-watch
         self.watch = self._make_watch(changes) if settings.watch else None
         #: what serves clients, in this process or in others
-        self.serving: Serving | Workers
+        self.serving: ServingPort
         if settings.processes == 1:
             self.serving = Serving(settings, reactor, self.reading.use_databases)
         else:
             self.serving = Workers(
                 reactor, settings.processes, options or {}, self.reading.use_databases, settings.drain_seconds
             )
-        self.reading.listeners.append(self.serving.use)
+        self.reading.listeners.append(self.serving.use_snapshot)
         self.reading.on_read.append(self.serving.take_read)
         if self._is_quick_start:
-            self._in_force.append(self._first_snapshot)
+            self.serving.on_snapshot.append(self._first_snapshot)
             if signal.SIGHUP in self._ends and os.isatty(0):
                 look = TimerService(TERMINAL, self._look_at_terminal)
                 look.clock = reactor
@@ -145,7 +142,7 @@ class ProxyService(service.MultiService):
             # With a web server, pages and metrics: 0.1 s of each start that needs none of these.
             from .status import StatusService
 
-            self.status = StatusService(settings, reactor, self._stats, self.serving.counts, self._unready)
+            self.status = StatusService(settings, reactor, self._stats, self.serving.stats, self._not_ready)
         self.certificates = self._make_rotation()
         self.certificates.setServiceParent(self)
 
@@ -154,16 +151,14 @@ class ProxyService(service.MultiService):
         """Where the server of its own will be, if it starts one."""
         return None if self._embedded is None else self._embedded.backend
 
-    @property
-    def _in_force(self) -> list[Callable[[Snapshot], object]]:
-        """Called with each Snapshot that clients are served by."""
-        return self.serving.snapshot.listeners if isinstance(self.serving, Serving) else self.serving.taken
-
     def _make_watch(self, changes: ChangeQueue) -> WatchService | PollService:
-        reading, source = self.reading, self.source
+        reading, source, settings = self.reading, self.source, self._settings
         if isinstance(source, ManifestsSource):
             return PollService(self._reactor, source, reading.refresh)
-        return WatchService(self._reactor, source, self._settings.master, changes, reading.changed, reading.refresh)
+        from .sources.kubernetes_watch import ClusterWatches  # with the client, as above
+
+        watches = ClusterWatches(source.api, settings.ns_prefix, settings.redis_secret, settings.master)
+        return WatchService(self._reactor, watches, settings.master, changes, reading.changed, reading.refresh)
 
     def _make_rotation(self) -> RotationService:
         tls = self.listening.tls
@@ -187,8 +182,7 @@ class ProxyService(service.MultiService):
             raise SettingsError("--client-ca is for ssl: endpoints, and --listen has none")
 
     def _show_certificates(self) -> None:
-        if isinstance(self.serving, Workers):
-            self.serving.show(self.certificates.material(self.listening.tls))
+        self.serving.show_certificates(lambda: self.certificates.material(self.listening.tls))
 
     def setServiceParent(self, parent: object) -> None:
         """Also makes our log observer the application's: this is the one moment before twistd starts to log."""
@@ -210,11 +204,7 @@ class ProxyService(service.MultiService):
         super().privilegedStartService()
         self._show_certificates()
         try:
-            if isinstance(self.serving, Serving):
-                raise_descriptor_limit(Serving.descriptors(self._settings), "--max-workers and --work-queue-size")
-                self.listening.open(self.serving.clients)
-            else:
-                self.serving.ports = self.listening.hold()
+            self.serving.listen(self.listening)
             if self.status is not None:
                 self.status.privilegedStartService()
         except ListenError as error:
@@ -247,8 +237,7 @@ class ProxyService(service.MultiService):
             )
         if self.status is not None:
             self.status.startService()
-            if isinstance(self.serving, Workers):
-                self.serving.report_regularly()
+            self.serving.collect_stats()
         for address in self.listening.addresses:
             self._log.info("listening on {address}", address=shown_address(address))
         if self._settings.client_ca is not None:
@@ -256,7 +245,7 @@ class ProxyService(service.MultiService):
                 if not endpoint.startswith("ssl:"):
                     self._log.warn("at {endpoint} is no TLS: --client-ca is not for it", endpoint=endpoint)
 
-    def _on_signal(self, call: object, number: int, frame: object) -> None:
+    def _on_signal(self, call: Callable[[], object], number: int, frame: object) -> None:
         self._reactor.callFromThread(call)
 
     def _refresh(self) -> None:
@@ -282,10 +271,7 @@ class ProxyService(service.MultiService):
 
     def _end_at_once(self, number: int, frame: object) -> None:
         """A second signal: it ends by that, and nothing is left of what it started."""
-        if isinstance(self.serving, Workers):
-            for pid in self.serving.pids:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        self.serving.kill()
         if self._embedded is not None:
             self._embedded.end_at_once()
         signal.signal(number, signal.SIG_DFL)
@@ -305,19 +291,19 @@ class ProxyService(service.MultiService):
         now = time.time()
         return {
             "time": now,
-            "counts": self.serving.counts(),
+            "counts": self.serving.stats(),
             "state": {
-                "unready": self._unready(),
+                "unready": self._not_ready(),
                 "most_sessions": self._settings.max_workers,
-                "workers": self.serving.state() if isinstance(self.serving, Workers) else None,
+                "workers": self.serving.workers(),
                 "snapshot": snapshot_state(self.reading, None if self.watch is None else self.watch.state(), now),
                 "redis": self.serving.redis(),
                 "tls": self.certificates.state(),
             },
         }
 
-    def _unready(self) -> str:
-        return DRAINING if self.draining else self.serving.unready()
+    def _not_ready(self) -> str:
+        return DRAINING if self.draining else self.serving.not_ready()
 
     def _embedded_died(self) -> None:
         end_with(1)
@@ -337,12 +323,13 @@ class ProxyService(service.MultiService):
             self._end()
 
     def _first_snapshot(self, directory: Snapshot) -> None:
-        self._in_force.remove(self._first_snapshot)
+        self.serving.on_snapshot.remove(self._first_snapshot)
         host = self.listening.addresses[0]
         address = getattr(host, "host", "")
         reading = source_of(self._settings).read()  # its own: a source is never read twice at once
         further = [f"The status page: {self.status.url}"] if self.status is not None and self.status.url else []
-        further.append(f"To list the tenants: {tenants_command(self._settings.manifests, self._settings.ns_prefix)}")
+        if self._settings.manifests is not None:
+            further.append(f"To list the tenants: {tenants_command(self._settings.manifests, self._settings.ns_prefix)}")
         showing = defer.Deferred.fromCoroutine(
             tour(
                 self._reactor,
@@ -363,12 +350,12 @@ class ProxyService(service.MultiService):
             self._log.info("about to end: not ready any more, but serves on for {delay:g} s", delay=self._delay)
             await task.deferLater(self._reactor, self._delay)
         await self.listening.close()
-        await self.serving.shut_down()
+        await self.serving.drain()
         await super().stopService()
         if self.status is not None:
             # Not among the parts: it tells to the end that nobody should come.
             await self.status.stopService()
 
-    def stopService(self) -> defer.Deferred:
+    def stopService(self) -> defer.Deferred[None]:
         """Serves on for the delay, if there is one; then accepts no more, has clients leave, and stops the parts."""
         return defer.Deferred.fromCoroutine(self._stop())

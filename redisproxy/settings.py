@@ -1,7 +1,8 @@
 """All settings: their names, defaults, and what they take.
 
 Owns the one table from which the options of the twistd plugin and the environment variables are made. An option wins
-over its variable. A bad value raises SettingsError, which names it, says what it got and what it takes.
+over its variable. A bad value raises SettingsError, which names it, says what it got and what it takes. Owns, too, what the
+proxy and the operator's command both make of settings: the rules of enrolment, and the policy for a server.
 """
 
 from __future__ import annotations
@@ -10,15 +11,21 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from .ops.logs import FORMATS, LEVELS
-from .policy.policy import closed, parse_names
+from .policy.policy import Policy, closed, parse_names
+from .policy.probing import USUAL, Server, policy_for
+from .tenants.enrolment import Enrolment
 from .tenants.limits import MOST_CONNECTIONS, MOST_PER_SECOND, Limits
+from .tenants.model import Backend
 
 
 class SettingsError(ValueError):
     """A bad or missing setting. The text is one line, fit for the operator."""
+
+
+_T = TypeVar("_T")
 
 
 class _Invalid(ValueError):
@@ -123,7 +130,7 @@ def _flag(text: str) -> bool:
     return words[text.lower()]
 
 
-def _setting(variable: str, parse: Callable[[str], Any], default: Any, takes: str, doc: str) -> Any:
+def _setting(variable: str, parse: Callable[[str], _T], default: _T, takes: str, doc: str) -> _T:
     return field(default=default, metadata={"variable": variable, "parse": parse, "takes": takes, "doc": doc})
 
 
@@ -304,6 +311,14 @@ class Settings:
         """Of a tenant whose namespace says nothing else. All processes hold them together."""
         return Limits(self.tenant_max_connections, self.tenant_commands_per_second, self.tenant_bytes_per_second)
 
+    def enrolment(self, backend: Backend | None = None) -> Enrolment:
+        """The rules by which namespaces become tenants. backend: where Redis is, whatever the master secret says."""
+        return Enrolment(self.redis_secret, self.master, backend, self.tenant_limits)
+
+    def policy(self, server: Server = USUAL) -> Policy:
+        """What tenants may do on a server."""
+        return policy_for(server, self.acl != "off", allow=self.allow_commands, deny=self.deny_commands)
+
     def share(self) -> Settings:
         """What one of the processes goes by: its part of what is set for all of them, rounded up."""
         return replace(
@@ -344,7 +359,7 @@ def option_name(field_name: str) -> str:
     return field_name.replace("_", "-")
 
 
-def described(setting: Field) -> str:
+def described(setting: Field[Any]) -> str:
     """What an option's help says of a field of Settings: what it is for, its default, its variable."""
     return f"{setting.metadata['doc']}{_default(setting.default)} [{setting.metadata['variable']}]"
 

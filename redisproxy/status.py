@@ -12,11 +12,13 @@ from dataclasses import asdict
 from twisted.application import service
 from twisted.internet import defer, task
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
 from .clients.connection import shown_address
 from .listen.endpoints import EndpointError, Listening
 from .listen.tls import ServerTls
+from .net.reactor import IProxyReactor
 from .ops import page
 from .ops.http import TokenError, TokenGuard, is_here, read_token, site
 from .ops.metrics import Exposition
@@ -33,7 +35,7 @@ LOOKS = 3
 
 
 class StatusService(service.Service):
-    """figures, counts: gather them; unready: why no client should come, or empty.
+    """figures, counts: gather them; not_ready: why no client should come, or empty.
 
     Raises SettingsError for an endpoint or a token that cannot be used.
     """
@@ -44,10 +46,10 @@ class StatusService(service.Service):
     def __init__(
         self,
         settings: Settings,
-        reactor: object,
+        reactor: IProxyReactor,
         stats: Callable[[], Stats],
         counts: Callable[[], Counts],
-        unready: Callable[[], str],
+        not_ready: Callable[[], str],
     ) -> None:
         try:
             self._listening = Listening(reactor, [with_loopback(settings.status)], option="--status")
@@ -58,7 +60,7 @@ class StatusService(service.Service):
                 read_token(settings.status_token_file)
             except TokenError as error:
                 raise SettingsError(f"--status-token-file: {error}") from None
-        self._clock = reactor
+        self._clock: IReactorTime = reactor
         self._stats = stats
         self._counts = counts
         self._looking = task.LoopingCall(self._look)
@@ -66,7 +68,7 @@ class StatusService(service.Service):
         self._looks: deque[tuple[float, dict[str, int]]] = deque(maxlen=LOOKS)
         self._guarded = settings.status_token_file is not None
         self._site = site(
-            self._page, page.HEADERS, Exposition(stats).render, unready, TokenGuard(settings.status_token_file)
+            self._page, page.HEADERS, Exposition(stats).render, not_ready, TokenGuard(settings.status_token_file)
         )
 
     @property
@@ -95,7 +97,7 @@ class StatusService(service.Service):
             return ""
         return f"{'https' if self.tls else 'http'}://{shown_address(address)}/"
 
-    def stopService(self) -> defer.Deferred:
+    def stopService(self) -> defer.Deferred[list[None]]:
         """Fires when it listens no more."""
         super().stopService()
         if self._looking.running:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
-from typing import TextIO
+from typing import TextIO, cast
 
 from twisted.application.service import IService
 from twisted.python import usage
@@ -35,7 +35,7 @@ def _flag_names() -> list[str]:
     return [option_name(f.name) for f in fields(Settings) if not f.metadata["takes"]]
 
 
-def _flags() -> list[list[object]]:
+def _flags() -> list[list[str | None]]:
     """Each twice: what the environment switches on, an option can switch off."""
     flags = [(option_name(f.name), described(f)) for f in fields(Settings) if not f.metadata["takes"]]
     return [flag for name, text in flags for flag in ([name, None, text], [f"no-{name}", None, f"Not --{name}."])]
@@ -96,7 +96,8 @@ def makeService(options: Options) -> IService:
     given = options.given()
     try:
         settings = Settings.read(given, os.environ)
-        return ProxyService(settings, reactor, given, _log_file(options.parent or {}))
+        # Twisted declares what any reactor has.
+        return ProxyService(settings, cast("_reactor.IProxyReactor", reactor), given, _log_file(options.parent or {}))
     except SettingsError as error:
         raise StartError(str(error)) from None
 
@@ -112,6 +113,6 @@ def _log_file(twistd: Mapping[str, object]) -> TextIO | None:
     if path == "-" or not (path or daemon):
         return None
     try:
-        return log_file(path or "twistd.log")
+        return log_file(str(path or "twistd.log"))
     except OSError as error:
         raise SettingsError(f"twistd --logfile: {error}") from None

@@ -21,7 +21,7 @@ import yaml
 from redisproxy.cli.main import command
 from redisproxy.ops.access_log import ConnectionRecord
 from redisproxy.settings import Settings, option_name
-from redisproxy.sources.watch import Watched
+from redisproxy.sources.watch_events import Watched
 from redisproxy.tenants.limits import ANNOTATIONS
 
 from .support.texts import ANY, said
@@ -148,8 +148,6 @@ REDIS_OWN = {
 }
 #: Rows of what Redis, Kubernetes or OpenSSL say.
 FOREIGN = (
-    "Scheduling retry N to connect …",
-    "Redis error: could not auth: …",
     "-LOADING …",
     "-READONLY …",
     "-BUSY …",

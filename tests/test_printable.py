@@ -8,7 +8,7 @@ import unittest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redisproxy.printable import printable, server_error
+from redisproxy.printable import ERROR_CHARACTERS, printable, server_error, shown_error
 
 
 class PrintableTests(unittest.TestCase):
@@ -63,3 +63,12 @@ class ServerErrorTests(unittest.TestCase):
             ("ERR Error in ACL SETUSER modifier '+clusterscan': Unknown command", None),
         ):
             self.assertEqual(server_error(text), text if shown is None else shown)
+
+    def test_an_error_for_the_log_is_bounded_and_printable_and_has_no_argument(self) -> None:
+        error = "ERR unknown command 'AUTH', with args beginning with: 'default' 'hunter2' "
+        shown = "ERR unknown command 'AUTH', with args beginning with: …"
+        self.assertEqual((shown_error(error), shown_error(error.encode())), (shown, shown))
+        self.assertEqual(shown_error("ERR \x1b\n"), r"ERR \x1b\n")
+        self.assertEqual(shown_error(b"ERR \xff\n"), "ERR \ufffd\\n")
+        for long in ("é" * 1000, ("é" * 1000).encode()):
+            self.assertEqual(shown_error(long), "é" * ERROR_CHARACTERS)

@@ -24,7 +24,7 @@ class ProcessTests(unittest.SynchronousTestCase):
     def test_the_first_directory_is_taken_from_the_garbage_collector_and_no_other(self) -> None:
         gc.unfreeze()
         for frozen in (True, False):
-            for listener in list(self.proxy.serving.directory.listeners):
+            for listener in list(self.proxy.serving.on_snapshot):
                 listener(Snapshot(None, []))
             self.assertEqual(bool(gc.get_freeze_count()), frozen)
             gc.unfreeze()

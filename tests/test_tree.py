@@ -1,8 +1,9 @@
-"""Rules of the tree of tests: what several test modules need is in `tests/support/`, not in one of them."""
+"""Rules of the tree: what several test modules need is in `tests/support/`; what the proxy makes in one place, in that place."""
 
 from __future__ import annotations
 
 import ast
+import re
 import unittest
 from collections.abc import Iterator
 from importlib.util import resolve_name
@@ -52,3 +53,31 @@ class ImportsTests(unittest.TestCase):
             self.assertEqual(len(modules_of_tests(source, "tests.session")), 1, source)
         for source in ("from ..support.status import ask", "import tests", "from twisted.test import test_tcp"):
             self.assertEqual(modules_of_tests(source, "tests.session"), [], source)
+
+
+#: What is made in one place, as a pattern of code, and where that may stand, the place itself first. The control client has
+#: delays and a line of its own yet.
+_CONTROL = ("upstream/client.py", "upstream/control.py")
+ONE_OF_EACH = (
+    (
+        "delays that grow",
+        r"\bbackoffPolicy\b|\* 2 \*\*|\bmin\(2 \* ",
+        ("ops/retry.py", "tenants/login_backoff.py", *_CONTROL),
+    ),
+    ("times as text", r"\bstrftime\(|\bfromtimestamp\(", ("ops/time_text.py", "ops/logs.py")),
+    ("stamps of files", r"\bst_mtime", ("ops/file_watch.py",)),
+    ("the line of a bug", r"failed in a way that is a bug", ("ops/bugs.py", *_CONTROL)),
+    ("errors of a server in the log", r"\bserver_error\(", ("printable.py", "ops/logs.py")),
+    ("the rules of enrolment", r"\bEnrolment\(|\bpolicy_for\(", ("settings.py", "policy/probing.py")),
+)
+
+
+class OneOfEachTests(unittest.TestCase):
+    def test_what_is_made_in_one_place_is_made_nowhere_else(self) -> None:
+        package = TESTS.parent / "redisproxy"
+        for what, pattern, places in ONE_OF_EACH:
+            found = {
+                str(path.relative_to(package)) for path in package.rglob("*.py") if re.search(pattern, path.read_text())
+            }
+            self.assertEqual(found - set(places), set(), f"{what}: use {places[0]}")
+            self.assertIn(places[0], found, f"{what}: the pattern finds nothing")

@@ -7,23 +7,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import ParamSpec, TypeVar
 
 from twisted.internet import threads
 
 from ..local.embedded import DATABASES
-from ..policy.facts import builtin
-from ..policy.policy import Policy, make_policy
-from ..policy.probing import Server, needed, policy_for
+from ..net.reactor import IProxyReactor
+from ..policy.probing import Server, needed
 from ..settings import Settings
 from ..sources.kubernetes import ClusterSource
+from ..sources.kubernetes_watch import ClusterWatches
 from ..sources.manifests import ManifestsSource
-from ..sources.watch import Watched, WatchFailure
+from ..sources.watch_events import Watched, WatchFailure
 from ..tenants.allocation import Room, must_be_read
-from ..tenants.enrolment import Enrolment, FullRead, Problem, ReadFailure
+from ..tenants.enrolment import FullRead, Problem, ReadFailure
 from ..tenants.model import Backend, Credential, Snapshot
 from ..upstream.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 
+_P = ParamSpec("_P")
 _Answer = TypeVar("_Answer")
 #: Seconds after which a watch that was opened to see whether it can be is ended by the API server, if not by us.
 _WATCH = 5
@@ -33,41 +34,37 @@ _WATCH = 5
 class Operator:
     """Who asks: settings, and what goes with them. Blocking calls are made in a thread."""
 
-    reactor: Any
+    reactor: IProxyReactor
     settings: Settings
     source: ClusterSource | ManifestsSource
 
-    async def in_thread(self, call: Callable[..., _Answer], *arguments: object) -> _Answer:
+    async def in_thread(self, call: Callable[_P, _Answer], *arguments: _P.args, **options: _P.kwargs) -> _Answer:
         """What a blocking call returns, or raises."""
-        return await threads.deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call, *arguments)
+        return await threads.deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call, *arguments, **options)
 
     async def read(self) -> FullRead:
         """What the source says now."""
         return await self.in_thread(self.source.read)
 
-    def policy(self, server: Server) -> Policy:
-        """What tenants could do on a server."""
-        settings = self.settings
-        return policy_for(server, settings.acl != "off", allow=settings.allow_commands, deny=settings.deny_commands)
-
     async def find_redis(self, backend: Backend) -> RedisView:
         """What Redis is."""
         settings = self.settings
         view = RedisView(backend)
-        master: Backend | None = backend
+        address = backend
         if backend.sentinels:
             view.sentinels, master = await ask_sentinels(self.reactor, backend, settings.connect_timeout, settings.redis_ca)
             if master is None:
                 view.problems.append(f"none of the sentinels tells where {backend.master_name} is")
                 return view
+            address = master
         try:
             view.inquiry = await inquire(
                 self.reactor,
-                master,
+                address,
                 settings.connect_timeout,
                 settings.redis_ca,
                 settings.acl != "off",
-                lambda server: needed(self.policy(server)),
+                lambda server: needed(settings.policy(server)),
             )
         except InquiryError as error:
             view.problems.append(str(error))
@@ -114,14 +111,9 @@ class Findings:
     redis: RedisView | None = None
 
 
-def enrolment_for(settings: Settings, backend: Backend | None = None) -> Enrolment:
-    """The proxy's own rules. backend: instead of the master secret's."""
-    return Enrolment(settings.redis_secret, settings.master, backend)
-
-
 def resolve(operator: Operator, reading: FullRead, databases: int | None, backend: Backend | None = None) -> Findings:
     """What each namespace resolves to."""
-    enrolment = enrolment_for(operator.settings, backend)
+    enrolment = operator.settings.enrolment(backend)
     enrolment.use_full_read(reading)
     snapshot, problems = enrolment.resolve(databases)
     views: dict[str, NamespaceView] = {}
@@ -173,7 +165,8 @@ async def check(operator: Operator, embedded: Backend | None = None) -> Findings
     inquiry = None if found.redis is None else found.redis.inquiry
     _judge_commands(operator, found, None if inquiry is None else inquiry.server)
     if settings.watch and isinstance(operator.source, ClusterSource) and not reading.failures():
-        found.warnings += await operator.in_thread(_try_watches, operator.source)
+        watches = ClusterWatches(operator.source.api, settings.ns_prefix, settings.redis_secret, settings.master)
+        found.warnings += await operator.in_thread(_try_watches, watches)
     if not found.namespaces and not isinstance(reading.namespaces, ReadFailure):
         found.warnings.append(f"no namespace's name begins with {settings.ns_prefix!r}: nobody can log in")
     found.problems.sort()
@@ -212,29 +205,19 @@ def _judge_commands(operator: Operator, found: Findings, server: Server | None) 
     """What should be known of --allow-commands and --deny-commands. server: None where Redis was not, or cannot be, asked:
     what the commands are that Redis usually has is known without.
     """
-    settings = operator.settings
-    if server is None:
-        policy = make_policy(
-            builtin(),
-            scripts=settings.acl != "off",
-            databases=True,
-            allow=settings.allow_commands,
-            deny=settings.deny_commands,
-        )
-    else:
-        policy = operator.policy(server)
+    policy = operator.settings.policy() if server is None else operator.settings.policy(server)
     if policy.unknown and server is not None:
         names = ", ".join(policy.unknown)
         found.warnings.append(f"--allow-commands or --deny-commands names what this Redis does not have: {names}")
     found.warnings += [f"--allow-commands opens {command}: {what}" for command, what in policy.exposed]
 
 
-def _try_watches(source: ClusterSource) -> list[str]:
+def _try_watches(watches: ClusterWatches) -> list[str]:
     """Why some cannot be had: what changes takes effect at the next refresh then."""
     failed = []
     for what in Watched:
         try:
-            source.watch(what, source.version(what), _WATCH).close()
+            watches.watch(what, watches.version(what), _WATCH).close()
         except WatchFailure as failure:
             failed.append(f"{what.value} cannot be watched: {failure.reason}; changes take effect at the next refresh")
     return failed

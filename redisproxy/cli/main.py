@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import fields
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import yaml
@@ -26,7 +26,7 @@ from ..net import reactor as _reactor
 _reactor.install()  # before anything imports Twisted's default one
 
 from twisted.internet import defer, task
-from twisted.logger import globalLogBeginner
+from twisted.logger import LogPublisher, globalLogBeginner
 
 from .. import __version__
 from ..printable import printable
@@ -44,10 +44,15 @@ _WHERE = ("ns_prefix", "redis_secret", "master_namespace", "master_secret", "man
 _REDIS = ("connect_timeout", "redis_ca")
 
 
-def _settings(*names: str) -> Callable[[Callable], Callable]:
+#: What click gives for an option of a setting.
+_Given = str | tuple[str, ...] | bool | None
+_Command = TypeVar("_Command", bound=Callable[..., None])
+
+
+def _settings(*names: str) -> Callable[[_Command], _Command]:
     """Adds the options of some settings, those of all without names. Their values stay text: `Settings.read` judges them."""
 
-    def add(command: Callable) -> Callable:
+    def add(command: _Command) -> _Command:
         for setting in reversed(fields(Settings)):
             if names and setting.name not in names:
                 continue
@@ -61,7 +66,7 @@ def _settings(*names: str) -> Callable[[Callable], Callable]:
     return add
 
 
-def _read_settings(given: dict[str, Any]) -> Settings:
+def _read_settings(given: dict[str, _Given]) -> Settings:
     """Takes what belongs to settings out of given. Raises SettingsError."""
     options = {}
     for setting in fields(Settings):
@@ -75,7 +80,7 @@ def _read_settings(given: dict[str, Any]) -> Settings:
     return Settings.read(options, os.environ)
 
 
-def _output(*forms: str) -> Callable[[Callable], Callable]:
+def _output(*forms: str) -> Callable[[_Command], _Command]:
     told = "Default: table on a terminal, json elsewhere."
     if "yaml" in forms:
         told = f"yaml: the manifest to create, password included, with --dry-run. {told}"
@@ -129,7 +134,7 @@ def command() -> None:
 @command.command()
 @_settings()
 @_output("table", "json")
-def check(output: str | None, **given: Any) -> None:
+def check(output: str | None, **given: _Given) -> None:
     """Tell what the proxy would find, and what is wrong.
 
     Settings, the Kubernetes API, what each namespace resolves to, conflicts, Redis and its sentinels. Ends with 1 if there
@@ -151,7 +156,7 @@ def check(output: str | None, **given: Any) -> None:
 @command.command()
 @_settings(*_WHERE)
 @_output("table", "json")
-def tenants(output: str | None, **given: Any) -> None:
+def tenants(output: str | None, **given: _Given) -> None:
     """List namespaces, their database, credentials and when these expire, and problems.
 
     Redis is not asked: see check.
@@ -192,7 +197,7 @@ def enroll(
     address: str,
     dry_run: bool,
     show_password: bool,
-    **given: Any,
+    **given: _Given,
 ) -> None:
     """Give NAMESPACE a database and a password.
 
@@ -231,7 +236,7 @@ def temp(
     address: str,
     dry_run: bool,
     show_password: bool,
-    **given: Any,
+    **given: _Given,
 ) -> None:
     """Give NAMESPACE a further password, which expires.
 
@@ -265,7 +270,14 @@ def temp(
 @_dry_run
 @_show_password
 @_output("table", "json")
-def rotate(namespace: str, output: str | None, grace_hours: int, dry_run: bool, show_password: bool, **given: Any) -> None:
+def rotate(
+    namespace: str,
+    output: str | None,
+    grace_hours: int,
+    dry_run: bool,
+    show_password: bool,
+    **given: _Given,
+) -> None:
     """Give NAMESPACE a new password.
 
     The old one goes on for --grace-hours as a temporary secret, so that applications can be restarted one by one. Nothing is
@@ -300,7 +312,7 @@ def _show_written(output: str | None, written: operations.Written, done: str, dr
     _show(output, document, lambda _: render.written_lines(written, done, dry_run, show_password))
 
 
-def _show(output: str | None, document: dict[str, Any], lines: Callable[[int], Iterable[str]]) -> None:
+def _show(output: str | None, document: dict[str, object], lines: Callable[[int], Iterable[str]]) -> None:
     """lines: of a terminal so many columns wide. They are made printable: names in manifests are anybody's."""
     form = output or ("table" if sys.stdout.isatty() else "json")
     if form == "json":
@@ -330,9 +342,9 @@ def _run(settings: Settings, run: Callable[[Operator], Coroutine[Any, Any, int]]
     """Runs the reactor until it is over. Raises SystemExit with the status."""
     # What libraries have to say is said by us: urllib3 warns of each attempt, Twisted of each connection.
     quiet_libraries()
-    globalLogBeginner.beginLoggingTo([lambda _: None], discardBuffer=True, redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo([LogPublisher()], discardBuffer=True, redirectStandardIO=False)
 
-    async def to_the_end(reactor: Any) -> None:
+    async def to_the_end(reactor: _reactor.IProxyReactor) -> None:
         # The reactor's own handlers would end with status 0, and after the thread that waits for the API.
         for number in (signal.SIGINT, signal.SIGTERM):
             reactor.callWhenRunning(signal.signal, number, signal.SIG_DFL)

@@ -10,11 +10,11 @@ import random
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from typing import Any
 
 from twisted.internet import task
 
+from ..ops.time_text import iso
 from ..settings import Settings
 from ..sources.kubernetes import ClusterSource
 from ..sources.secret_writer import ClusterWriter, StoredSecret, WriteError
@@ -22,7 +22,7 @@ from ..tenants import allocation
 from ..tenants.allocation import Refused, Room
 from ..tenants.enrolment import FullRead, ReadFailure
 from ..tenants.model import digest
-from ..tenants.urls import tenant_url
+from ..tenants.urls import CONNECTION_STRING, tenant_url
 from .inspect import Operator, resolve
 
 #: How often another index is tried when somebody else took the one that was free a moment ago.
@@ -60,7 +60,7 @@ def _writer(operator: Operator) -> ClusterWriter:
         raise Refused(
             f"{operator.source} are not written to: add --dry-run --output yaml, and put what is printed into a file there"
         )
-    return ClusterWriter(operator.source)
+    return ClusterWriter(operator.source.api)
 
 
 def _must_be_tenants(settings: Settings, namespace: str) -> None:
@@ -173,11 +173,6 @@ async def _undo(operator: Operator, writer: ClusterWriter, made: StoredSecret) -
 # Temporary credentials.
 
 
-def _now() -> str:
-    """As Kubernetes writes a time."""
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 async def temporary(operator: Operator, namespace: str, hours: int, end: str, address: str, dry_run: bool) -> Written:
     """Makes a further password of an enrolled namespace, which ends. end: of the secret's name, empty for one by chance.
 
@@ -197,7 +192,7 @@ async def temporary(operator: Operator, namespace: str, hours: int, end: str, ad
         raise Refused(f"{namespace} is not enrolled: redisproxy enroll {namespace}")
     name = allocation.temporary_name(end or allocation.make_suffix())
     url = tenant_url(address, allocation.make_password(), view.index)
-    manifest = allocation.temporary_manifest(namespace, name, url, hours, _now())
+    manifest = allocation.temporary_manifest(namespace, name, url, hours, iso(time.time()))
     written = Written(namespace, name, view.index, url, manifest, hours)
     if writer is not None:
         await operator.in_thread(writer.create, manifest)
@@ -224,7 +219,7 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
     _must_be_tenants(settings, namespace)
     if not isinstance(operator.source, ClusterSource):
         raise Refused(f"{operator.source} are not written to: change the password in its file there")
-    writer = ClusterWriter(operator.source)
+    writer = ClusterWriter(operator.source.api)
     secret = await operator.in_thread(writer.secret, namespace, settings.redis_secret)
     if secret is None:
         raise Refused(f"{namespace} has no secret {settings.redis_secret}: redisproxy enroll {namespace}")
@@ -233,8 +228,8 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
             f"{namespace}/{secret.name} is immutable: delete it, and redisproxy enroll {namespace} --index N --keep-data"
         )
     rotation = allocation.plan_rotation(secret.data, allocation.make_password())
-    url = rotation.changes[allocation.CONNECTION_STRING].decode()
-    notes = ()
+    url = rotation.changes[CONNECTION_STRING].decode()
+    notes: tuple[str, ...] = ()
     if rotation.stale:
         keys = ", ".join(rotation.stale)
         notes = (f"the old password is a part of these values too, which are as they were: {keys}",)
@@ -245,7 +240,7 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
     grace = None
     if grace_hours:
         name = allocation.temporary_name(f"rotated-{allocation.make_suffix()}")
-        kept = allocation.temporary_manifest(namespace, name, rotation.before, grace_hours, _now())
+        kept = allocation.temporary_manifest(namespace, name, rotation.before, grace_hours, iso(time.time()))
         grace = Written(namespace, name, rotation.index, rotation.before, kept, grace_hours)
     if dry_run:
         return Rotated(written, grace)

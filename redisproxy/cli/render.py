@@ -8,10 +8,9 @@ from __future__ import annotations
 import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import UTC, datetime
-from typing import Any
 
 from ..ops import page
+from ..ops.time_text import iso
 from ..printable import printable
 from ..tenants.enrolment import Problem
 from ..tenants.model import Credential
@@ -26,11 +25,6 @@ _REDIS_ADVICE = (
 )
 
 
-def moment(seconds: float) -> str:
-    """A time in seconds since the epoch, as JSON has it."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def advice(problem: Problem) -> str:
     """What to do about it."""
     if problem.namespace == "Redis" and not problem.secret:
@@ -41,7 +35,7 @@ def advice(problem: Problem) -> str:
 # JSON.
 
 
-def _problem(problem: Problem) -> dict[str, Any]:
+def _problem(problem: Problem) -> dict[str, object]:
     return {
         "namespace": problem.namespace,
         "secret": problem.secret or None,
@@ -50,10 +44,10 @@ def _problem(problem: Problem) -> dict[str, Any]:
     }
 
 
-def _credential(credential: Credential, now: float) -> dict[str, Any]:
+def _credential(credential: Credential, now: float) -> dict[str, object]:
     return {
         "secret": credential.secret,
-        "expires": None if credential.expires is None else moment(credential.expires),
+        "expires": None if credential.expires is None else iso(credential.expires),
         "expired": not credential.valid_at(now),
     }
 
@@ -65,7 +59,7 @@ def state(view: NamespaceView) -> str:
     return "kept out" if view.problems else "not enrolled"
 
 
-def tenants_document(found: Findings, now: float) -> dict[str, Any]:
+def tenants_document(found: Findings, now: float) -> dict[str, object]:
     """What `redisproxy tenants` says."""
     return {
         "source": found.source,
@@ -82,7 +76,7 @@ def tenants_document(found: Findings, now: float) -> dict[str, Any]:
     }
 
 
-def _redis(view: RedisView) -> dict[str, Any]:
+def _redis(view: RedisView) -> dict[str, object]:
     found = view.inquiry
     return {
         "configured": view.backend.address,
@@ -102,7 +96,7 @@ def _redis(view: RedisView) -> dict[str, Any]:
     }
 
 
-def check_document(found: Findings, now: float) -> dict[str, Any]:
+def check_document(found: Findings, now: float) -> dict[str, object]:
     """What `redisproxy check` says."""
     return {
         "ok": not found.problems,
@@ -113,9 +107,9 @@ def check_document(found: Findings, now: float) -> dict[str, Any]:
     }
 
 
-def written_document(written: Written, dry_run: bool, show_password: bool) -> dict[str, Any]:
+def written_document(written: Written, dry_run: bool, show_password: bool) -> dict[str, object]:
     """What was written, or would be."""
-    shown: dict[str, Any] = {
+    shown: dict[str, object] = {
         "namespace": written.namespace,
         "secret": written.secret,
         "index": written.index,
@@ -128,7 +122,7 @@ def written_document(written: Written, dry_run: bool, show_password: bool) -> di
     return shown
 
 
-def rotated_document(rotated: Rotated, dry_run: bool, show_password: bool) -> dict[str, Any]:
+def rotated_document(rotated: Rotated, dry_run: bool, show_password: bool) -> dict[str, object]:
     """Likewise of a rotation. The old password is not shown: who has to know it does."""
     grace = None if rotated.grace is None else written_document(rotated.grace, dry_run, False)
     return {**written_document(rotated.written, dry_run, show_password), "grace": grace}
@@ -154,7 +148,7 @@ def _wrapped(text: str, width: int, indent: str, more: str) -> list[str]:
 def _expiry(credential: Credential, now: float) -> str:
     if credential.expires is None:
         return "never"
-    return moment(credential.expires) if credential.valid_at(now) else f"{moment(credential.expires)} (expired)"
+    return iso(credential.expires) if credential.valid_at(now) else f"{iso(credential.expires)} (expired)"
 
 
 def tenants_lines(found: Findings, now: float, width: int) -> Iterator[str]:

@@ -13,8 +13,9 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from ..ops.bugs import bug
 from ..policy import acl
-from ..upstream.client import ControlError, ControlService
+from ..upstream.client import Commands, ControlError
 from ..upstream.connection import RedisConnection
 from .connection import ClientProtocol, shown_address
 from .factory import ClientFactory
@@ -34,7 +35,7 @@ class Drain:
 
     _log = Logger()
 
-    def __init__(self, clock: IReactorTime, factory: ClientFactory, control: ControlService, seconds: float) -> None:
+    def __init__(self, clock: IReactorTime, factory: ClientFactory, control: Commands, seconds: float) -> None:
         self._clock = clock
         self._factory = factory
         self._clients = factory.clients
@@ -78,7 +79,7 @@ class Drain:
         turns = int(min(self._seconds / 2, len(self._to_come) / RATE) / TURN)
         self._at_once = -(-len(self._to_come) // max(1, turns))
         if self._to_come:
-            self._turns.start(TURN).addErrback(lambda failure: self._log.failure("a bug", failure))
+            self._turns.start(TURN).addErrback(bug(self._log, "a turn of the drain"))
         return self._over
 
     def _left(self) -> None:
@@ -111,9 +112,7 @@ class Drain:
         self._factory.tenant_limits.lift()
         upstreams = [upstream for client in list(self._clients) if (upstream := client.hurry()) is not None]
         if upstreams:
-            defer.Deferred.fromCoroutine(self._unblock(upstreams)).addErrback(
-                lambda failure: self._log.failure("unblocking what waits failed in a way that is a bug", failure)
-            )
+            defer.Deferred.fromCoroutine(self._unblock(upstreams)).addErrback(bug(self._log, "unblocking what waits"))
 
     def _cut(self) -> None:
         for client in list(self._clients):

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from ..net.rate_limit import TenantLimits
 from ..net.time_limit import TimeLimit
 from ..ops.access_log import AccessLog
+from ..ops.bugs import bug
 from ..policy.policy import Policy
 from ..tenants.account import Counts
 from ..tenants.login_backoff import LoginBackoff
@@ -123,7 +124,7 @@ class ClientFactory(Factory):
     def crowded(self) -> None:
         """Somebody waits for a place."""
         if not self._making_room.running:
-            self._making_room.start(CROWDED_LOOK).addErrback(lambda failure: self._log.failure("a bug", failure))
+            self._making_room.start(CROWDED_LOOK).addErrback(bug(self._log, "making room for whoever waits"))
 
     def _make_room(self) -> None:
         if self.admission.waiting:

@@ -37,7 +37,7 @@ class CurrentSnapshot(service.Service):
         #: None until there was one
         self.snapshot: Snapshot | None = None
         #: called with the Snapshot after each change, and after an expiry; one that fails is a bug, and costs no other
-        self.listeners: list[Callable[[Snapshot], None]] = []
+        self.listeners: list[Callable[[Snapshot], object]] = []
         self._next_look: IDelayedCall | None = None
 
     def stopService(self) -> None:

@@ -2,22 +2,23 @@
 
 Owns when the files of `ssl:` endpoints are looked at, and what is in force: the last that was good. Connections that are
 there stay as they are; only who comes later sees a new certificate.
-
-Not the kernel's notifications, for the reason in `sources.poll`.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 
 from twisted.application import service
 from twisted.internet import defer, threads
-from twisted.internet.interfaces import IDelayedCall, IReactorTime
+from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
+from ..ops.bugs import bug
+from ..ops.file_watch import FileWatch, Settled
+from ..ops.log_once import Condition
 from ..ops.stats import TlsState
+from ..ops.time_text import moment
 from ..printable import printable
 from .tls import CertificateError, Made, Material, ServerTls, make
 
@@ -27,16 +28,20 @@ INTERVAL = 1.0
 RETRY = 10.0
 
 
+_Found = list[tuple["_Watched", Made | CertificateError | None]]
+
+
 class _Watched:
     """One endpoint's files. `look` is called in a thread, one at a time; everything else in the reactor's."""
 
     def __init__(self, tls: ServerTls) -> None:
         """Raises CertificateError."""
         self.tls = tls
-        self._before = self._read = tls.files.stamp()
+        self._read = tls.files.stamp()
+        self._settled = Settled(self._read)
         self._retry: float | None = None
-        #: why what the files hold now is not in force; empty: it is
-        self.problem = ""
+        #: why what the files hold now is not in force
+        self.condition = Condition()
         self.made = make(tls.files, tls.files.read())
         tls.use(self.made)
 
@@ -47,7 +52,7 @@ class _Watched:
         """
         files = self.tls.files
         stamp = files.stamp()
-        settled, self._before = stamp == self._before, stamp
+        settled = self._settled.look(stamp)
         due = stamp != self._read or (self._retry is not None and now >= self._retry)
         if not (asked or (settled and due)):
             return None
@@ -79,13 +84,11 @@ class RotationService(service.Service):
         clock: IReactorTime,
         endpoints: Sequence[ServerTls],
         changed: Callable[[], object],
-        in_thread: Callable[..., defer.Deferred] = threads.deferToThread,
+        in_thread: Callable[[Callable[[], _Found]], defer.Deferred[_Found]] = threads.deferToThread,
         wall_clock: Callable[[], float] = time.time,
     ) -> None:
-        self._clock = clock
         self._wall_clock = wall_clock
         self._changed = changed
-        self._in_thread = in_thread
         self._watched = []
         for tls in endpoints:
             try:
@@ -93,9 +96,8 @@ class RotationService(service.Service):
             except CertificateError as error:
                 raise CertificateError(f"{tls.listener}: {error}") from None
         self._reloads = {"ok": 0, "failed": 0}
-        self._next: IDelayedCall | None = None
-        self._looking = False
-        self._asked = False
+        failed = bug(self._log, "the look at certificates")
+        self._watch = FileWatch(clock, self._look_at_all, self._take, failed, INTERVAL, in_thread)
 
     def material(self, endpoints: Sequence[ServerTls]) -> list[Material]:
         """What some of them show, for other processes that serve there."""
@@ -109,7 +111,7 @@ class RotationService(service.Service):
                     "listener": printable(watched.tls.listener),
                     "begins": watched.made.begins,
                     "expires": watched.made.expires,
-                    "problem": printable(watched.problem),
+                    "problem": printable(watched.condition.text),
                 }
                 for watched in self._watched
             ],
@@ -121,46 +123,28 @@ class RotationService(service.Service):
         for watched in self._watched:
             self._tell(watched, "the certificate")
         if self._watched:
-            self._next = self._clock.callLater(INTERVAL, self._look)
+            self._watch.start()
 
     def stopService(self) -> None:
         super().stopService()
-        if self._next is not None and self._next.active():
-            self._next.cancel()
+        self._watch.stop()
 
     def look(self) -> None:
         """At once, whether anything seems to have changed or not."""
-        self._asked = True
-        if self.running and self._watched and not self._looking:
-            self._next.cancel()
-            self._look()
+        self._watch.look_now()
 
-    def _look(self) -> None:
-        self._looking = True
-        asked, self._asked = self._asked, False
-        looking = self._in_thread(self._look_at_all, self._clock.seconds(), asked)
-        looking.addCallback(self._take)
-        looking.addErrback(lambda failure: self._log.failure("a bug in the look at certificates", failure))
-        looking.addBoth(self._again)
-
-    def _again(self, _: object) -> None:
-        self._looking = False
-        if self.running:
-            self._next = self._clock.callLater(0 if self._asked else INTERVAL, self._look)
-
-    def _look_at_all(self, now: float, asked: bool) -> list[tuple[_Watched, Made | CertificateError | None]]:
+    def _look_at_all(self, now: float, asked: bool) -> _Found:
         return [(watched, watched.look(now, asked)) for watched in self._watched]
 
-    def _take(self, found: list[tuple[_Watched, Made | CertificateError | None]]) -> None:
+    def _take(self, found: _Found) -> None:
         changed = False
         for watched, news in found:
-            if not self.running or news is None:
+            if news is None:
                 continue
             if isinstance(news, CertificateError):
                 self._refuse(watched, str(news))
                 continue
-            if watched.problem:
-                watched.problem = ""
+            if watched.condition.over():
                 self._log.info("fixed: {listener}", listener=watched.tls.listener)
             if news is not watched.made:
                 before, watched.made = watched.made.material, news
@@ -173,13 +157,12 @@ class RotationService(service.Service):
 
     def _refuse(self, watched: _Watched, problem: str) -> None:
         self._reloads["failed"] += 1
-        if problem != watched.problem:
-            watched.problem = problem
+        if watched.condition.fault(problem):
             self._log.warn(
                 "{listener}: {problem}; the last good certificate stays in force, until {expires}",
                 listener=watched.tls.listener,
                 problem=problem,
-                expires=_moment(watched.made.expires),
+                expires=moment(watched.made.expires),
             )
 
     def _tell_of_change(self, watched: _Watched, before: Material) -> None:
@@ -196,8 +179,8 @@ class RotationService(service.Service):
             "listener": watched.tls.listener,
             "what": what,
             "path": str(watched.tls.files.certificate),
-            "begins": _moment(made.begins),
-            "expires": _moment(made.expires),
+            "begins": moment(made.begins),
+            "expires": moment(made.expires),
         }
         if made.expires <= now:
             self._log.warn("{listener}: {what} is that in {path}, which ended on {expires}: clients refuse it", **told)
@@ -205,7 +188,3 @@ class RotationService(service.Service):
             self._log.warn("{listener}: {what} is that in {path}, which begins on {begins} only: clients refuse it", **told)
         else:
             self._log.info("{listener}: {what} is that in {path}, valid until {expires}", **told)
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -17,7 +17,16 @@ from twisted.internet import defer
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.endpoints import AdoptedStreamServerEndpoint, serverFromString
 from twisted.internet.error import CannotListenError
-from twisted.internet.interfaces import IAddress, IListeningPort, IProtocolFactory, IStreamServerEndpoint
+from twisted.internet.interfaces import (
+    IAddress,
+    IListeningPort,
+    IOpenSSLContextFactory,
+    IProtocolFactory,
+    IReactorFDSet,
+    IReactorSocket,
+    IReactorTime,
+    IStreamServerEndpoint,
+)
 from twisted.internet.protocol import Factory, Protocol
 from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
@@ -67,7 +76,7 @@ class Listening:
 
     def __init__(
         self,
-        reactor: object,
+        reactor: IReactorFDSet,
         descriptions: Sequence[str],
         inherited: Sequence[socket.socket] | None = None,
         may_take: Callable[[bool], bool] = _always,
@@ -78,8 +87,9 @@ class Listening:
         self._option = option
         #: of the `ssl:` endpoints; each has to be given what to show before it accepts
         self.tls: list[tls.ServerTls] = []
-        self._endpoints = []
+        self._endpoints: list[IStreamServerEndpoint] = []
         for number, description in enumerate(descriptions):
+            endpoint: IStreamServerEndpoint
             try:
                 listens = reactor if inherited is None else _Inheriting(reactor, inherited[number], may_take)
                 if inherited is not None and description.startswith("systemd:"):
@@ -88,7 +98,9 @@ class Listening:
                 elif description.startswith("ssl:"):
                     plain, secured = tls.parse(description, client_ca)
                     self.tls.append(secured)
-                    endpoint = tls.TlsEndpoint(reactor, serverFromString(listens, _with_backlog(plain)), secured)
+                    endpoint = tls.TlsEndpoint(
+                        IReactorTime(reactor), serverFromString(listens, _with_backlog(plain)), secured
+                    )
                 else:
                     endpoint = serverFromString(listens, _with_backlog(description))
             except Exception as error:
@@ -115,7 +127,7 @@ class Listening:
 
     def hold(self) -> list[int]:
         """Opens the ports, and accepts nothing: their descriptors, for others to inherit. Raises ListenError."""
-        descriptors = []
+        descriptors: list[int] = []
         for description, endpoint in zip(self._descriptions, self._endpoints, strict=True):
             before = len(self.ports)
             self._open_one(description, endpoint, _Nobody())
@@ -134,10 +146,16 @@ class Listening:
         """Where it listens."""
         return [port.getHost() for port in self.ports]
 
-    def close(self) -> defer.Deferred:
+    def close(self) -> defer.Deferred[list[None]]:
         """Accepts no more. Fires when all ports are closed."""
         ports, self.ports = self.ports, []
-        return defer.gatherResults([defer.maybeDeferred(port.stopListening) for port in ports])
+        return defer.gatherResults([defer.Deferred.fromCoroutine(_close(port)) for port in ports])
+
+
+async def _close(port: IListeningPort) -> None:
+    closing = port.stopListening()
+    if closing is not None:
+        await closing
 
 
 def _with_backlog(description: str) -> str:
@@ -162,7 +180,7 @@ class _Nobody(Factory):
 class _Inheriting:
     """A reactor whose every way to listen is one socket that listens already."""
 
-    def __init__(self, reactor: object, listening: socket.socket, may_take: Callable[[bool], bool]) -> None:
+    def __init__(self, reactor: IReactorFDSet, listening: socket.socket, may_take: Callable[[bool], bool]) -> None:
         self._reactor = reactor
         self._socket = listening
         self._may_take = may_take
@@ -184,7 +202,12 @@ class _Inheriting:
         return self._listen(factory)
 
     def listenSSL(
-        self, port: int, factory: IProtocolFactory, contextFactory: object, backlog: int = 0, interface: str = ""
+        self,
+        port: int,
+        factory: IProtocolFactory,
+        contextFactory: IOpenSSLContextFactory,
+        backlog: int = 0,
+        interface: str = "",
     ) -> IListeningPort:
         return self._listen(TLSMemoryBIOFactory(contextFactory, False, factory))
 
@@ -204,12 +227,14 @@ class SharedPort(FileDescriptor):
 
     def __init__(
         self,
-        reactor: object,
+        reactor: IReactorFDSet,
         listening: socket.socket,
         factory: IProtocolFactory,
         may_take: Callable[[bool], bool] = _always,
     ) -> None:
         super().__init__(reactor)
+        self._clock = IReactorTime(reactor)
+        self._adopter = IReactorSocket(reactor)
         self._may_take = may_take
         self._socket = listening
         self._factory = factory
@@ -250,7 +275,7 @@ class SharedPort(FileDescriptor):
             self._take()
         else:
             self.stopReading()
-            self.reactor.callLater(_YIELD, self._yielded)
+            self._clock.callLater(_YIELD, self._yielded)
 
     def _yielded(self) -> None:
         """Who has fewer clients had its chance: if nobody took it, it is ours."""
@@ -260,7 +285,7 @@ class SharedPort(FileDescriptor):
             self.startReading()
             self._take()
         else:
-            self.reactor.callLater(_YIELD, self._yielded)
+            self._clock.callLater(_YIELD, self._yielded)
 
     def _take(self) -> None:
         try:
@@ -271,13 +296,17 @@ class SharedPort(FileDescriptor):
             if error.errno != errno.EPERM:  # of a firewall
                 self._log.error("cannot accept a connection: {error}", error=str(error))
                 self.stopReading()
-                self.reactor.callLater(_PAUSE, self._again)
+                self._clock.callLater(_PAUSE, self._again)
             return
         with connection:  # what adopts it has a descriptor of its own
             connection.setblocking(False)
             # Its peer may be gone already.
             with contextlib.suppress(OSError):
-                self.reactor.adoptStreamConnection(connection.fileno(), connection.family, self._factory)
+                self._adopter.adoptStreamConnection(
+                    connection.fileno(),
+                    connection.family,
+                    self._factory,  # type: ignore[arg-type] # Twisted's own reactors take any IProtocolFactory
+                )
 
     def _again(self) -> None:
         if self.connected:

@@ -15,12 +15,14 @@ from pathlib import Path
 
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.types import PrivateKeyTypes
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from OpenSSL import SSL
 from OpenSSL.crypto import X509, PKey, X509StoreFlags
 from twisted.internet import defer
 from twisted.internet.endpoints import quoteStringArgument
 from twisted.internet.interfaces import (
+    IListeningPort,
     IOpenSSLServerConnectionCreator,
     IProtocolFactory,
     IReactorTime,
@@ -28,6 +30,8 @@ from twisted.internet.interfaces import (
 )
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from zope.interface import implementer
+
+from ..ops.file_watch import Stamp, stamp
 
 #: For TLS 1.2: with forward secrecy and authenticated encryption alone, which every client of it has. 1.3 has nothing else.
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
@@ -88,21 +92,13 @@ class TlsFiles:
     def _paths(self) -> dict[str, Path | None]:
         return {name: getattr(self, name) for name in ("key", "certificate", "chain", "client_ca")}
 
-    def stamp(self) -> tuple[object, ...]:
-        """Differs from what it was when a file was written or replaced, be it by another target of a link. Blocks."""
-        return tuple(_stamp(path) for path in self._paths().values() if path is not None)
+    def stamp(self) -> Stamp:
+        """Of all of them: see `file_watch.stamp`. Blocks."""
+        return tuple(stamp(path) for path in self._paths().values() if path is not None)
 
     def read(self) -> Material:
         """What they hold now. Blocks. Raises CertificateError."""
         return Material(**{name: b"" if path is None else _read(path) for name, path in self._paths().items()})
-
-
-def _stamp(path: Path) -> tuple[object, ...]:
-    try:
-        found = path.stat()
-    except OSError as error:
-        return ("unreadable", error.errno)
-    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def _read(path: Path) -> bytes:
@@ -144,7 +140,8 @@ def make(files: TlsFiles, material: Material) -> Made:
     try:
         context = _context()
         context.use_certificate(X509.from_cryptography(certificate))
-        context.use_privatekey(PKey.from_cryptography_key(key))
+        # For a key of another kind it raises TypeError.
+        context.use_privatekey(PKey.from_cryptography_key(key))  # type: ignore[arg-type]
         for one in chain:
             context.add_extra_chain_cert(X509.from_cryptography(one))
     except SSL.Error as error:
@@ -159,7 +156,7 @@ def make(files: TlsFiles, material: Material) -> Made:
     return Made(material, context, begins.timestamp(), expires.timestamp())
 
 
-def _key(path: Path, content: bytes) -> object:
+def _key(path: Path, content: bytes) -> PrivateKeyTypes:
     found = _KEY.search(content)
     if found is None:
         raise CertificateError(f"{path} has no private key; it takes one in PEM")
@@ -181,7 +178,7 @@ def _certificates(path: Path, content: bytes) -> list[x509.Certificate]:
         raise CertificateError(f"a certificate in {path} is malformed") from None
 
 
-def _public(holder: object) -> bytes:
+def _public(holder: PrivateKeyTypes | x509.Certificate) -> bytes:
     """The public half of a private key, or the key of a certificate."""
     return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
@@ -207,6 +204,7 @@ def _context() -> SSL.Context:
 def _ask_for_certificates(context: SSL.Context, authorities: list[x509.Certificate]) -> None:
     """Of clients: OpenSSL also looks whether they are for clients."""
     store = context.get_cert_store()
+    assert store is not None, "each context has one"  # noqa: S101
     # Whoever stands in the file is trusted, also one that another has signed.
     store.set_flags(X509StoreFlags.PARTIAL_CHAIN)
     for authority in map(X509.from_cryptography, authorities):
@@ -221,9 +219,9 @@ class ServerConnection(SSL.Connection):
     refused = ""
 
 
-def _verified(connection: ServerConnection, _certificate: X509, number: int, _depth: int, good: int) -> bool:
+def _verified(connection: SSL.Connection, _certificate: X509, number: int, _depth: int, good: int) -> bool:
     """Of each certificate in a client's chain: OpenSSL's word is the last. number: one of its X509_V_ERR_…"""
-    if not good and not connection.refused:
+    if not good and isinstance(connection, ServerConnection) and not connection.refused:
         connection.refused = _REFUSALS.get(number, f"OpenSSL calls it error {number}")
     return bool(good)
 
@@ -241,10 +239,12 @@ def why_tls(error: BaseException, connection: object = None) -> str:
 class ServerTls:
     """TLS of one endpoint. listener: its name, for logs and metrics."""
 
+    #: what `use` gave, before anything is accepted
+    _context: SSL.Context
+
     def __init__(self, listener: str, files: TlsFiles) -> None:
         self.listener = listener
         self.files = files
-        self._context: SSL.Context | None = None
 
     def use(self, made: Made) -> None:
         """For connections that come from now on."""
@@ -264,7 +264,7 @@ class TlsEndpoint:
         self._endpoint = endpoint
         self._tls = tls
 
-    def listen(self, factory: IProtocolFactory) -> defer.Deferred:
+    def listen(self, factory: IProtocolFactory) -> defer.Deferred[IListeningPort]:
         """See IStreamServerEndpoint."""
         return self._endpoint.listen(TLSMemoryBIOFactory(self._tls, False, factory, self._clock))
 

@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
+from typing import IO
 
 from twisted.application import service
 from twisted.internet import task
@@ -59,6 +61,13 @@ def _hold_port() -> tuple[int, socket.socket]:
     return port, holder
 
 
+def _input(process: subprocess.Popen[bytes]) -> IO[bytes]:
+    """Its standard input, which is a pipe."""
+    if process.stdin is None:
+        raise TypeError("the process was started without a pipe to its standard input")
+    return process.stdin
+
+
 class EmbeddedRedis(service.Service):
     """The server process. `backend` is known from the start; the process runs while the service does.
 
@@ -68,12 +77,12 @@ class EmbeddedRedis(service.Service):
     name = "embedded"
     _log = Logger()
 
-    def __init__(self, died: object) -> None:
+    def __init__(self, died: Callable[[], object]) -> None:
         self._died = died
         self._path = _binary()
         self._directory = ""
-        self._process: subprocess.Popen | None = None
-        self._watchdog: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
         self._watch = task.LoopingCall(self._check)
         port, self._holder = _hold_port()
         self.backend = Backend(host="127.0.0.1", port=port, password=secrets.token_hex(24).encode())
@@ -96,7 +105,7 @@ class EmbeddedRedis(service.Service):
             f'databases {DATABASES}\nsave ""\nappendonly no\ndir {self._directory}\nlogfile ""\n'
         )
         try:
-            self._process = subprocess.Popen(
+            process = self._process = subprocess.Popen(
                 [self._path, "-"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
@@ -104,22 +113,22 @@ class EmbeddedRedis(service.Service):
                 cwd=self._directory,
                 start_new_session=True,  # a Ctrl-C on the terminal is for the proxy, which then ends this
             )
-            with self._process.stdin as its_input:
+            with _input(process) as its_input:
                 its_input.write(configuration.encode())
         except OSError as error:
             raise EmbeddedError(f"the embedded server {self._path} could not be started: {error}") from None
-        self._start_watchdog()
+        self._start_watchdog(process.pid)
         deadline = time.monotonic() + _START
         while not self._listens():
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if process.poll() is not None or time.monotonic() > deadline:
                 raise EmbeddedError(f"the embedded server did not start on port {self.backend.port}")
             time.sleep(0.01)
 
-    def _start_watchdog(self) -> None:
+    def _start_watchdog(self, pid: int) -> None:
         """A SIGKILL gives the proxy no time to end its server, so another process does."""
         try:
             self._watchdog = subprocess.Popen(
-                ["/bin/sh", "-c", _WATCHDOG, "redisproxy-watchdog", str(self._process.pid), self._directory],
+                ["/bin/sh", "-c", _WATCHDOG, "redisproxy-watchdog", str(pid), self._directory],
                 stdin=subprocess.PIPE,  # not inherited by other children of the proxy: subprocess closes it there
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
@@ -137,9 +146,10 @@ class EmbeddedRedis(service.Service):
         return True
 
     def _check(self) -> None:
-        if self._process.poll() is not None:
+        process = self._process
+        if process is not None and process.poll() is not None:
             self._watch.stop()
-            self._log.critical("the embedded server ended with status {status}", status=self._process.returncode)
+            self._log.critical("the embedded server ended with status {status}", status=process.returncode)
             self._died()
 
     def stopService(self) -> None:
@@ -163,5 +173,5 @@ class EmbeddedRedis(service.Service):
             if process is not None:
                 process.kill()  # the server has nothing to save
                 process.wait()
-                process.stdin.close()
+                _input(process).close()
         shutil.rmtree(self._directory, ignore_errors=True)

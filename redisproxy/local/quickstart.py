@@ -12,12 +12,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
-import txredisapi
-from twisted.internet import defer
 from twisted.internet.endpoints import HostnameEndpoint
-from twisted.internet.protocol import Factory
 
-from ..tenants.enrolment import FullRead, MalformedError, parse_tenant
+from ..net.reactor import IProxyReactor
+from ..tenants.enrolment import FullRead, parse_tenant
+from ..tenants.model import Backend
+from ..tenants.urls import MalformedError
+from ..upstream.client import Connection, ReplyError, Word, ask_once
+
+#: Seconds to connect, and for all that is tried of one tenant.
+_LIMIT = 5.0
 
 
 def _tenants(reading: FullRead, secret_name: str) -> Iterator[tuple[str, bytes, int]]:
@@ -33,7 +37,7 @@ def _tenants(reading: FullRead, secret_name: str) -> Iterator[tuple[str, bytes, 
 
 
 async def tour(
-    reactor: object,
+    reactor: IProxyReactor,
     reading: FullRead,
     secret_name: str,
     host: str,
@@ -73,31 +77,32 @@ def tenants_command(manifests: Path, ns_prefix: str) -> str:
     return shlex.join([program, "tenants", "--manifests", str(manifests), "--ns-prefix", ns_prefix])
 
 
-async def _try(reactor: object, host: str, port: int, password: bytes, index: int, other: int) -> list[str]:
+async def _try(reactor: IProxyReactor, host: str, port: int, password: bytes, index: int, other: int) -> list[str]:
     """What a client of this tenant sees."""
-    factory = Factory.forProtocol(lambda: txredisapi.RedisProtocol(charset=None, convertNumbers=False))
-    factory.noisy = False
-    client = await HostnameEndpoint(reactor, host, port, timeout=5).connect(factory)
-    try:
+
+    async def trying(connection: Connection) -> list[str]:
         steps: list[str] = []
-        for words in (
+        commands: list[list[Word]] = [
             ["AUTH", password],
             ["SET", "greeting", f"hello from database {index}"],
             ["GET", "greeting"],
             ["DEL", "greeting"],
             ["SELECT", str(other)],
-        ):
+        ]
+        for words in commands:
             try:
-                answer = await client.execute_command(*words)
-            except txredisapi.ResponseError as error:
-                answer = f"(error) {error}"
-            shown = answer.decode() if isinstance(answer, bytes) else str(answer)
-            told = ["AUTH", "***"] if words[0] == "AUTH" else words
+                answer = await connection.ask(*words)
+            except ReplyError as error:
+                shown = f"(error) {error}"
+            else:
+                shown = answer.decode() if isinstance(answer, bytes) else str(answer)
+            told = "AUTH ***" if words[0] == "AUTH" else " ".join(map(str, words))
             if words[0] != "DEL":
-                steps.append(f"tried: {' '.join(told)} -> {shown}")
+                steps.append(f"tried: {told} -> {shown}")
+        await connection.close()
         return steps
-    finally:
-        gone = defer.Deferred()
-        client.whenDisconnected().addCallback(gone.callback)
-        client.transport.loseConnection()
-        await gone
+
+    # Without a password: the log-in is one of the steps.
+    return await ask_once(
+        reactor, Backend(host, port), HostnameEndpoint(reactor, host, port, timeout=_LIMIT), _LIMIT, trying
+    )

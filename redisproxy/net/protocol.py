@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twisted.internet import unix
-from twisted.internet.interfaces import IPushProducer
+from twisted.internet.interfaces import IConsumer, IPushProducer, ISystemHandle, ITCPTransport
 from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from zope.interface import implementer
+from zope.interface import Attribute, implementer
 
 from ..resp.framing import ProtocolError
 from .twisted_private import write_at_once
@@ -38,6 +38,18 @@ class PauseReason:
     RATE = 8  #: its tenant has done as much as it may for now
 
 
+class IRespTransport(ITCPTransport, IPushProducer, IConsumer, ISystemHandle):
+    """For types alone: what Twisted's transports of streams have, be it TCP, TLS or, but for TCP's own options, Unix.
+
+    No transport declares it; they declare some of its parts.
+    """
+
+    bufferSize = Attribute("bytes that are read at once")
+
+    def fileno() -> int:
+        """The descriptor of the socket."""
+
+
 class RespReceiver(Protocol):
     """One connection that RESP comes from."""
 
@@ -46,6 +58,7 @@ class RespReceiver(Protocol):
     bytes_received = 0
     #: how often reading stopped
     pauses = 0
+    transport: IRespTransport
     #: see `twisted_private.write_at_once`
     write: Callable[[bytes], None]
 
@@ -118,7 +131,7 @@ def _nothing() -> None:
 class Pressure:
     """Registered as a transport's producer: tells two callables when its buffer is too full, and when it is empty."""
 
-    def __init__(self, full: object, empty: object) -> None:
+    def __init__(self, full: Callable[[], object], empty: Callable[[], object]) -> None:
         self._full = full
         self._empty = empty
 

@@ -8,7 +8,7 @@ clients each has a turn of one read. A connection to Redis is not read while byt
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Protocol
+from typing import Protocol, TypedDict
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
@@ -190,9 +190,12 @@ class RateLimiter:
 
 
 class TenantLimit:
-    """What one tenant may have in this process, and has. rate limiter: None where no rate is limited."""
+    """What one tenant may have in this process, and has.
 
-    def __init__(self, clock: IReactorTime) -> None:
+    clock: None where there will never be a limit of a rate; rate limiter: None where no rate is limited.
+    """
+
+    def __init__(self, clock: IReactorTime | None) -> None:
         self._clock = clock
         self._limits = UNLIMITED
         #: those that are taken
@@ -207,6 +210,8 @@ class TenantLimit:
         if (before.commands_per_second, before.bytes_per_second) == (limits.commands_per_second, limits.bytes_per_second):
             return
         if self._rate_limiter is None:
+            if self._clock is None:
+                raise RuntimeError("nobody's rates cannot be limited")
             self._rate_limiter = RateLimiter(self._clock)
         self._rate_limiter.use(limits)
         self.rate_limiter = self._rate_limiter if limits.commands_per_second or limits.bytes_per_second else None
@@ -298,7 +303,7 @@ class Reservation:
         self._tenant_limit, self._reserved = self._reserved, None
         self.limits_changed()
         if self.rate_limiter is not None and self.rate_limiter.closed:
-            self._wait()  # with what came behind the log-in
+            self._wait(self.rate_limiter)  # with what came behind the log-in
 
     def release(self) -> None:
         """The client is not logged in any more."""
@@ -317,7 +322,8 @@ class Reservation:
         if self._line is not None:
             self._line.leave(self)
             self._line = None
-        self._client = None  # or the two would be left to the garbage collector
+        # Or the two would be left to the garbage collector.
+        self._client = None  # type: ignore[assignment]  # this is the last call: nothing uses the client after it
 
     def limits_changed(self) -> None:
         """The tenant's limits are others than before."""
@@ -337,20 +343,23 @@ class Reservation:
     def received(self, data: bytes) -> None:
         """It, where there is a rate limiter."""
         client, rate_limiter = self._client, self.rate_limiter
+        if rate_limiter is None:
+            client.session.received(data)
+            return
         client.read_at_most(rate_limiter.read_size)  # a large read may have made that more
         if rate_limiter.closed and not client.session.ended:
-            self._wait()
+            self._wait(rate_limiter)
             client.session.received(data)
         else:
             client.session.received(data)
             self._charge()
 
-    def _wait(self) -> None:
+    def _wait(self, rate_limiter: RateLimiter) -> None:
         self._client.session.throttle(True)
         self._client.pause_reading(PauseReason.RATE)
         if self._line is None:
-            self._line = self.rate_limiter
-            self._line.wait(self)
+            self._line = rate_limiter
+            rate_limiter.wait(self)
 
     def go_on(self) -> None:
         """Its turn has come."""
@@ -367,6 +376,13 @@ class Reservation:
         if self.rate_limiter is not None:
             before, self._charged = self._charged, (self._client.session.commands, self._client.bytes_received)
             self.rate_limiter.charge(self._charged[0] - before[0], self._charged[1] - before[1])
+
+
+class RateFigures(TypedDict):
+    """See `ops.stats.TenantStats`."""
+
+    held: int
+    throttled: float
 
 
 class TenantLimits:
@@ -403,7 +419,7 @@ class TenantLimits:
         """There are none any more: at the end of the process, what Redis has done is told in the time that is left."""
         self.use({}, self._known)
 
-    def stats(self, namespace: str) -> dict[str, float]:
-        """See `ops.stats.TenantStats`."""
+    def stats(self, namespace: str) -> RateFigures:
+        """What is counted of a tenant."""
         found = self._known.get(namespace)
         return {"held": 0, "throttled": 0.0} if found is None else {"held": found.held, "throttled": found.throttled}

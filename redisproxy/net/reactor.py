@@ -10,10 +10,27 @@ from __future__ import annotations
 import sys
 import time
 
-from twisted.internet.interfaces import IReactorTime
+from twisted.internet.interfaces import (
+    IReactorCore,
+    IReactorFDSet,
+    IReactorProcess,
+    IReactorSocket,
+    IReactorTCP,
+    IReactorThreads,
+    IReactorTime,
+)
 from twisted.logger import Logger
 
 _log = Logger()
+
+
+class IProxyReactor(
+    IReactorCore, IReactorFDSet, IReactorProcess, IReactorSocket, IReactorTCP, IReactorThreads, IReactorTime
+):
+    """All that a process of the proxy takes of its reactor. Whoever takes less says so: `IReactorTime` and the like."""
+
+    def run(installSignalHandlers: bool = True) -> None:
+        """As `IReactorCore` has it, with an option that Twisted's reactors take."""
 
 
 def install() -> bool:

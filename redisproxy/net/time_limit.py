@@ -33,6 +33,7 @@ def within(work: defer.Deferred[Result], seconds: float, clock: IReactorTime) ->
     began = clock.seconds()
     due = began + seconds
     expired = False
+    timer: IDelayedCall
 
     def check() -> None:
         nonlocal due, expired, timer

@@ -85,7 +85,7 @@ def close_if_written(transport: ITransport) -> bool:
 
 def has_unsent(transport: ITransport) -> bool:
     """Whether the kernel has not taken all that was written."""
-    queued = transport
+    queued: ITransport | None = transport
     if isinstance(transport, TLSMemoryBIOProtocol):
         if getattr(transport, "_appSendBuffer", ()):
             return True

@@ -36,4 +36,4 @@ class Waiters(Generic[Result]):
         waiting, self._waiting = self._waiting, {}
         for waiter in waiting:
             if not waiter.called:
-                waiter.callback(result)  # type: ignore[arg-type] - a Failure has the errbacks called
+                waiter.callback(result)  # a Failure has the errbacks called

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.interfaces import IAddress, IProtocol
-from twisted.protocols.policies import WrappingFactory
+from twisted.internet.interfaces import IAddress
+from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
 from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import Request, Site
@@ -161,7 +161,8 @@ class _Bounded(WrappingFactory):
 
     noisy = False
 
-    def buildProtocol(self, addr: IAddress) -> IProtocol | None:
+    # None closes the connection: `Factory`, which this is, allows it.
+    def buildProtocol(self, addr: IAddress | None) -> ProtocolWrapper | None:  # type: ignore[override]
         return None if len(self.protocols) >= CONNECTIONS else super().buildProtocol(addr)
 
 
@@ -170,7 +171,7 @@ class _Site(Site):
     displayTracebacks = False
     requestFactory = _Request
 
-    def log(self, request: Request) -> None:
+    def log(self, request: http.Request) -> None:
         """A probe every few seconds is no news."""
 
 

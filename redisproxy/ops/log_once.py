@@ -1,6 +1,7 @@
 """Keeps the same line from filling the log.
 
-Owns which texts were logged lately. A tenant can cause some of them as often as it likes.
+Owns which texts were logged lately, and whether a fault that was logged is over. `LogOnce` is for faults that many things
+have, some of them as often as a tenant likes; `Condition` is for one thing that works or does not.
 """
 
 from __future__ import annotations
@@ -16,23 +17,61 @@ MOST = 100
 
 
 class LogOnce:
-    """Remembers for QUIET seconds what was logged."""
+    """Remembers for so many seconds what was logged."""
 
-    def __init__(self, clock: IReactorTime) -> None:
+    def __init__(self, clock: IReactorTime, quiet: float = QUIET) -> None:
         self._clock = clock
+        self._quiet = quiet
         # When each was logged, in the clock's seconds, the earliest first.
         self._logged: OrderedDict[str, float] = OrderedDict()
+        self._any = False
 
     def due(self, text: str) -> bool:
         """Whether to log the text now. If so, it counts as logged."""
         now = self._clock.seconds()
-        while self._logged and now - next(iter(self._logged.values())) >= QUIET:
+        while self._logged and now - next(iter(self._logged.values())) >= self._quiet:
             self._logged.popitem(last=False)
         if text in self._logged or len(self._logged) >= MOST:
             return False
         self._logged[text] = now
+        self._any = True
         return True
 
-    def forget(self) -> None:
-        """Forgets all texts: what they told is over, so each is news if it comes again."""
+    def forget(self) -> bool:
+        """Forgets all texts: their faults are over, so each is news if it comes again. Returns whether any was logged."""
+        logged, self._any = self._any, False
         self._logged.clear()
+        return logged
+
+
+class Condition:
+    """What the log says of one thing: each fault once, and, if a fault was logged, that it is over.
+
+    lasting: seconds for which there has to be a fault before one is logged: some are soon over. quiet: seconds after a line
+    in which a fault with another text, which took the first one's place, is not logged. Times are given by the caller.
+    """
+
+    __slots__ = ("_lasting", "_logged_at", "_quiet", "since", "text")
+
+    def __init__(self, lasting: float = 0.0, quiet: float = 0.0) -> None:
+        self._lasting = lasting
+        self._quiet = quiet
+        self._logged_at = 0.0
+        #: since when there is a fault, logged or not; None: there is none
+        self.since: float | None = None
+        #: the fault that was logged; empty: none was
+        self.text = ""
+
+    def fault(self, text: str, now: float = 0.0) -> bool:
+        """There is a fault. Returns whether to log it now. If so, it counts as logged. now: not needed without times."""
+        if self.since is None:
+            self.since = now
+        if text == self.text or now - self.since < self._lasting or (self.text and now - self._logged_at < self._quiet):
+            return False
+        self.text, self._logged_at = text, now
+        return True
+
+    def over(self) -> bool:
+        """There is no fault. Returns whether to log that: one was logged."""
+        logged, self.text, self.since = self.text != "", "", None
+        return logged

@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from types import TracebackType
 from typing import Any, TextIO
 
 from twisted.logger import (
@@ -88,7 +89,7 @@ class _TypeName(str):
 def _named(value: object) -> object:
     """What stands for an exception in a text: its type. What it says may quote whatever somebody stumbled over."""
     if isinstance(value, Failure):
-        return _TypeName(_type_name(value.type))
+        return _TypeName(_type_name(type(value.value)))
     return _type_name(type(value)) if isinstance(value, BaseException) else value
 
 
@@ -99,10 +100,10 @@ def _type_name(kind: type) -> str:
 def _traceback(event: LogEvent) -> list[str]:
     """The lines of a traceback: where it happened, and the types of the exceptions, the first cause first."""
     failure = _failure(event)
-    if failure is None:
+    if failure is None or failure.value is None:
         # What a worker has made of one.
         return [_text(line) for line in str(event.get("traceback", "")).split("\n") if line]
-    chain: list[tuple[BaseException, object]] = [(failure.value, failure.getTracebackObject())]
+    chain: list[tuple[BaseException, TracebackType | None]] = [(failure.value, failure.getTracebackObject())]
     while len(chain) < CHAINED:
         error = chain[-1][0]
         cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
@@ -148,7 +149,7 @@ def _text_line(event: LogEvent) -> str | None:
     more = _traceback(event)
     if not message and not more:
         return None
-    heads = {key: event[key] for key in ("log_time", "log_level", "log_namespace", "log_system") if key in event}
+    heads: LogEvent = {key: event[key] for key in ("log_time", "log_level", "log_namespace", "log_system") if key in event}
     line = eventAsText({**heads, "log_format": "{log_text}", "log_text": message or "-"}, includeTraceback=False)
     return "\n\t".join([printable(line), *more]) + "\n"
 
@@ -169,4 +170,5 @@ def filtered(to: ILogObserver, level: str) -> ILogObserver:
 
 def log_file(path: str) -> TextIO:
     """A file to log to, as twistd's own is: it is renamed when it is large, and another one begun. Raises OSError."""
-    return LogFile.fromFullPath(path)
+    file: TextIO = LogFile.fromFullPath(path)  # as far as an observer needs one: write() and flush()
+    return file

@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import partial
+from typing import Literal
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.core import (
@@ -30,6 +31,8 @@ from .stats import HistogramStats, Stats, TenantStats, WorkersState, total
 #: Tenants, and problems, that have series of their own. The others of tenants are one, named `_other`.
 SERIES = 5000
 _OTHER = "_other"
+
+_Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
 
 
 class StatsCollector(Collector):
@@ -68,7 +71,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(f"redisproxy_{name}", text, value)
 
 
-def _labelled(family: type, name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
+def _labelled(family: _Family, name: str, text: str, label: str, values: Mapping[str, float]) -> Metric:
     metric = family(f"redisproxy_{name}", text, labels=[label])
     for key, value in sorted(values.items()):
         metric.add_metric([key], value)
@@ -99,32 +102,35 @@ def _of_clients(stats: Stats) -> Iterator[Metric]:
     yield _labelled(CounterMetricFamily, "logins", "Log-ins, by outcome.", "outcome", counts["logins"])
 
 
+#: Metric, key of `TenantStats`, text.
+_COMMANDS_BY_TENANT: tuple[tuple[str, Literal["commands", "refused"], str], ...] = (
+    ("commands", "commands", "Commands that clients sent, refused ones included."),
+    ("commands_refused", "refused", "Commands that the tenant may not use."),
+)
+_Number = Literal["received", "replied", "turned_away", "held", "throttled"]
+#: Kind of metric, metric, key of `TenantStats`, text.
+_NUMBERS_BY_TENANT: tuple[tuple[_Family, str, _Number, str], ...] = (
+    (CounterMetricFamily, "client_received_bytes", "received", "Bytes that clients sent."),
+    (CounterMetricFamily, "redis_received_bytes", "replied", "Bytes that Redis answered."),
+    (CounterMetricFamily, "tenant_connections_refused", "turned_away", "Log-ins refused: too many connections."),
+    (GaugeMetricFamily, "tenant_throttled_connections", "held", "Not read from now: the tenant did too much."),
+    (CounterMetricFamily, "tenant_throttled_seconds", "throttled", "For which there were such connections."),
+)
+
+
 def _of_tenants(stats: Stats) -> Iterator[Metric]:
     tenants = _bounded(stats["counts"]["tenants"])
     sessions = {namespace: counts["sessions"] for namespace, counts in tenants.items()}
     yield _labelled(GaugeMetricFamily, "tenant_sessions", "Sessions that are logged in.", "namespace", sessions)
-    for name, key, text in (
-        ("commands", "commands", "Commands that clients sent, refused ones included."),
-        ("commands_refused", "refused", "Commands that the tenant may not use."),
-    ):
+    for name, by_family, text in _COMMANDS_BY_TENANT:
         metric = CounterMetricFamily(f"redisproxy_{name}", text, labels=["namespace", "family"])
         for namespace, counts in sorted(tenants.items()):
-            for family, count in sorted(counts[key].items()):
+            for family, count in sorted(counts[by_family].items()):
                 metric.add_metric([namespace, family], count)
         yield metric
-    for name, key, text in (
-        ("client_received_bytes", "received", "Bytes that clients sent."),
-        ("redis_received_bytes", "replied", "Bytes that Redis answered."),
-    ):
-        values = {namespace: counts[key] for namespace, counts in tenants.items()}
-        yield _labelled(CounterMetricFamily, name, text, "namespace", values)
-    for family, name, key, text in (
-        (CounterMetricFamily, "tenant_connections_refused", "turned_away", "Log-ins refused: too many connections."),
-        (GaugeMetricFamily, "tenant_throttled_connections", "held", "Not read from now: the tenant did too much."),
-        (CounterMetricFamily, "tenant_throttled_seconds", "throttled", "For which there were such connections."),
-    ):
-        values = {namespace: counts[key] for namespace, counts in tenants.items()}
-        yield _labelled(family, name, text, "namespace", values)
+    for kind, name, number, text in _NUMBERS_BY_TENANT:
+        values = {namespace: counts[number] for namespace, counts in tenants.items()}
+        yield _labelled(kind, name, text, "namespace", values)
     limits = {namespace: tenant["limits"] for namespace, tenant in stats["state"]["snapshot"]["tenants"].items()}
     for name, key, text in (
         ("tenant_limit_connections", "max_connections", "How many connections a tenant may have."),

@@ -9,14 +9,15 @@ import base64
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 
 from twisted.internet.defer import Deferred
+from twisted.python.failure import Failure
 from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
 from ..printable import printable
 from .stats import DRAINING, CertificateState, ProblemState, SnapshotState, Stats, TenantStats, WorkersState
+from .time_text import moment, span
 
 #: Seconds until the browser asks again.
 REFRESH = 5
@@ -100,7 +101,7 @@ def render(stats: Stats, rates: Mapping[str, float]) -> bytes:
         tags.header(
             tags.h1("Redis Proxy"),
             tags.span(f"version {__version__}", class_="soft"),
-            tags.span(_moment(stats["time"]), class_="soft"),
+            tags.span(moment(stats["time"]), class_="soft"),
             tags.span(f"refreshes every {REFRESH} s", class_="soft"),
         ),
         *([tags.p(_banner(state["unready"]), class_="banner", role="alert")] if state["unready"] else []),
@@ -137,11 +138,10 @@ def _flat(page: Tag) -> bytes:
     """Nothing in it waits for anything, so it is there at once. What a browser would not show as it is becomes printable."""
     done: list[bytes] = []
     flattening: Deferred[bytes] = flattenString(None, page)
-    flattening.addCallback(done.append)
-    failed: list[Exception] = []
-    flattening.addErrback(lambda failure: failed.append(failure.value))
+    failed: list[Failure] = []
+    flattening.addCallbacks(done.append, failed.append)
     if failed:
-        raise failed[0]
+        failed[0].raiseException()
     return "\n".join(map(printable, done[0].decode().split("\n"))).encode()
 
 
@@ -169,7 +169,7 @@ def _overview(stats: Stats, rates: Mapping[str, float]) -> Tag:
         _card("Isolation layers", redis["isolation_layers"] or "-", layers.get(redis["isolation_layers"], "")),
         _card(
             "Credentials",
-            "not read yet" if age is None else f"{_span(age)} old",
+            "not read yet" if age is None else f"{span(age)} old",
             f"{snapshot['source']}, {_watched(snapshot)}; "
             f"{refreshes.get('failed', 0)} of {sum(refreshes.values())} readings failed",
             "bad" if age is None else "",
@@ -237,9 +237,9 @@ def _left(certificate: CertificateState, now: float) -> tuple[str | Tag, ...]:
     """How long it is good for yet."""
     begins, expires = certificate["begins"], certificate["expires"]
     if expires <= now:
-        return (tags.span(f"ended {_span(now - expires)} ago: clients refuse it", class_="bad"),)
+        return (tags.span(f"ended {span(now - expires)} ago: clients refuse it", class_="bad"),)
     soon = expires - now < SOON * (expires - begins)
-    return (tags.span(f"in {_span(expires - now)}", class_="warn" if soon else ""), f", {_moment(expires)}")
+    return (tags.span(f"in {span(expires - now)}", class_="warn" if soon else ""), f", {moment(expires)}")
 
 
 def _tenants(stats: Stats, rates: Mapping[str, float]) -> Iterable[Tag]:
@@ -272,7 +272,7 @@ def _tenants(stats: Stats, rates: Mapping[str, float]) -> Iterable[Tag]:
                 _number(f"{sum(counted['commands'].values()):,}"),
                 _number(tags.span(f"{refused:,}", class_="warn" if refused else "")),
                 _number(tenant["credentials"]),
-                tags.td("-" if tenant["expires"] is None else f"in {_span(tenant['expires'] - stats['time'])}"),
+                tags.td("-" if tenant["expires"] is None else f"in {span(tenant['expires'] - stats['time'])}"),
                 tags.td(_limits(tenant["limits"])),
                 tags.td(_limited(counted)),
             )
@@ -295,7 +295,7 @@ def _limited(counted: TenantStats) -> Tag | str:
     """What the limits have done to a tenant, now and since the start."""
     done = []
     if counted["throttled"]:
-        done.append(f"throttled for {_span(counted['throttled'])}")
+        done.append(f"throttled for {span(counted['throttled'])}")
     if counted["turned_away"]:
         done.append(f"{counted['turned_away']:,} connections refused")
     if counted["held"]:
@@ -314,23 +314,6 @@ def _table(columns: Sequence[str], rows: Sequence[Tag], count: int) -> Tag:
     if count <= len(rows):
         return table
     return tags.div(table, tags.p(f"{count - len(rows)} more are not shown.", class_="soft"))
-
-
-def _moment(seconds: float) -> str:
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-
-
-def _span(seconds: float) -> str:
-    """So long, in its two largest units."""
-    left = max(0, int(seconds))
-    parts = []
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        if left >= size or (unit == "s" and not parts):
-            parts.append(f"{left // size} {unit}")
-            left %= size
-        if len(parts) == 2:
-            break
-    return " ".join(parts)
 
 
 def _rate(value: float) -> str:

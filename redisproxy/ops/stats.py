@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import bisect
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any, TypedDict, TypeVar
 
 #: Upper bounds in seconds, for how long Redis takes.
 REDIS_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -185,7 +185,10 @@ class Stats(TypedDict):
     state: State
 
 
-def total(counts: Sequence[Counts]) -> Counts:
+_Summed = TypeVar("_Summed", Counts, TenantStats)
+
+
+def total(counts: Sequence[_Summed]) -> _Summed:
     """The sum of what several processes counted. At least one."""
     found = counts[0]
     for more in counts[1:]:
@@ -193,8 +196,11 @@ def total(counts: Sequence[Counts]) -> Counts:
     return found
 
 
-def _sum(one: object, other: object) -> object:
-    """Numbers are added, also within dicts and lists; what is the same of both, such as bounds, is kept."""
+def _sum(one: Any, other: Any) -> Any:
+    """The sum of two values of one type, which may be any that is in `Counts`.
+
+    Numbers are added, also within dicts and lists; what is the same of both, such as bounds, is kept.
+    """
     if isinstance(one, dict):
         found = {**other, **one}
         for key in one.keys() & other.keys() - {"bounds"}:

@@ -25,10 +25,12 @@ READS = 2
 class _Unclaimed:
     """A user without a tenant.
 
-    since: when it was seen; reads: whole reads that ended since then and found no tenant for it; deleted: when its namespace
-    was seen to be deleted, None if it was not; confirmed: whether a later read has found the same.
+    namespace: whose tenant it was; since: when it was seen; reads: whole reads that ended since then and found no tenant for
+    it; deleted: when its namespace was seen to be deleted, None if it was not; confirmed: whether a later read has found the
+    same.
     """
 
+    namespace: str
     since: float
     reads: int = 0
     deleted: float | None = None
@@ -71,7 +73,7 @@ class Inventory:
         """These are all tenants from now on."""
         before, self._tenants = self._tenants, tenants
         for tenant in before - tenants:
-            self._unclaimed.setdefault(acl.username(tenant), _Unclaimed(now))
+            self._unclaimed.setdefault(acl.username(tenant), _Unclaimed(tenant.namespace, now))
         for tenant in tenants - before:
             self._unclaimed.pop(acl.username(tenant), None)
 
@@ -87,7 +89,7 @@ class Inventory:
                 del known[name]
         for name, tenant in ours.items():
             if tenant not in self._tenants:
-                self._unclaimed.setdefault(name, _Unclaimed(now))
+                self._unclaimed.setdefault(name, _Unclaimed(tenant.namespace, now))
         return list(ours)
 
     def take_read(self, summary: ReadSummary, began: float, now: float) -> None:
@@ -98,8 +100,8 @@ class Inventory:
             return
         before, self._namespaces = self._namespaces, summary.namespaces
         deleted = (before or frozenset()) - summary.namespaces
-        for name, user in self._unclaimed.items():
-            namespace = acl.owner(name).namespace
+        for user in self._unclaimed.values():
+            namespace = user.namespace
             if namespace in summary.namespaces:
                 user.deleted, user.confirmed = None, False
             elif namespace in deleted:

@@ -10,9 +10,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from ..printable import printable, server_error
+from ..printable import shown_error
+from ..resp.info import fields as fields
+from ..resp.value import ErrorReply
 from .acl import PREFIX
 from .facts import Command, builtin, parse, without
 from .policy import Policy, make_policy
@@ -48,19 +50,6 @@ class Refusal(Enum):
     PASSING = "passing"
 
 
-@dataclass(frozen=True)
-class ErrorReply:
-    """An error that Redis answered. text: without the ``-``."""
-
-    text: str
-
-    @property
-    def code(self) -> str:
-        """Its first word, if that is in capitals."""
-        word = self.text.partition(" ")[0]
-        return word if word.isupper() else "ERR"
-
-
 def refusal(error: ErrorReply, lenient: bool = False) -> Refusal:
     """What an error reply means.
 
@@ -85,8 +74,11 @@ def user_exists(error: ErrorReply) -> bool:
     return _EXISTS.match(error.text) is not None
 
 
+_T = TypeVar("_T")
+
+
 @dataclass(frozen=True)
-class Question:
+class Question(Generic[_T]):
     """One thing to be known of a server.
 
     name: for the log; words: the command; read: what its reply says, raises ValueError for what is no answer; refused: what
@@ -95,8 +87,8 @@ class Question:
 
     name: str
     words: tuple[str, ...] = field(repr=False)
-    read: Callable[[Any], object] = field(repr=False)
-    refused: object = field(repr=False, compare=False)
+    read: Callable[[Any], _T] = field(repr=False)
+    refused: _T = field(repr=False, compare=False)
 
 
 def _databases(reply: object) -> int | None:
@@ -120,7 +112,7 @@ def _sealed(reply: object) -> bool:
 
 
 DATABASES = Question("CONFIG GET databases", ("CONFIG", "GET", "databases"), _databases, None)
-COMMANDS = Question("COMMAND", ("COMMAND",), parse, None)
+COMMANDS: Question[Mapping[bytes, Command] | None] = Question("COMMAND", ("COMMAND",), parse, None)
 #: Not of Redis 6.0: its ACLs do not know channels, and a script could PUBLISH to anybody.
 ACL = Question("ACL SETUSER", ("ACL", "SETUSER", PROBE_USER, "off", "resetchannels", "-@all"), _done, False)
 ACL_DATABASES = Question("ACL SETUSER with db=", ("ACL", "SETUSER", PROBE_USER, "resetdbs", "db=0"), _done, False)
@@ -134,7 +126,7 @@ _ALWAYS = (DATABASES, COMMANDS)
 _OF_ACLS = (ACL, ACL_DATABASES, SEALED)
 
 
-def questions(acl: bool) -> tuple[Question, ...]:
+def questions(acl: bool) -> tuple[Question[Any], ...]:
     """What is asked of a server. acl: whether ACL users are wanted; without them nobody may run scripts either."""
     return _ALWAYS + _OF_ACLS if acl else _ALWAYS
 
@@ -147,20 +139,24 @@ class Facts:
     names of commands that it takes, or does not take, in an ACL rule.
     """
 
-    told: Mapping[Question, object] = field(default_factory=dict)
-    refused: frozenset[Question] = frozenset()
+    told: Mapping[Question[Any], Any] = field(default_factory=dict)
+    refused: frozenset[Question[Any]] = frozenset()
     fit: frozenset[bytes] = frozenset()
     unfit: frozenset[bytes] = frozenset()
 
     @property
     def has_acl(self) -> bool:
         """Whether it lets us make users whose rights name channels."""
-        return self.told.get(ACL) is True
+        return self.answer(ACL) is True
+
+    def answer(self, question: Question[_T]) -> _T | None:
+        """What it told, or what follows from a refusal; None, too, where it has not told yet."""
+        return self.told.get(question)
 
 
 def learn(
-    facts: Facts, replies: Mapping[Question, object], lenient: bool = False
-) -> tuple[Facts, dict[Question, ErrorReply]]:
+    facts: Facts, replies: Mapping[Question[Any], object], lenient: bool = False
+) -> tuple[Facts, dict[Question[Any], ErrorReply]]:
     """Facts with what replies tell besides, and the questions that have to be asked again, with why.
 
     replies: values, or ErrorReply. What a server told once is not unlearned by an error, whatever it says: it has not
@@ -168,7 +164,7 @@ def learn(
     nothing is asked that concerns only these.
     """
     told, refused = dict(facts.told), set(facts.refused)
-    again: dict[Question, ErrorReply] = {}
+    again: dict[Question[Any], ErrorReply] = {}
     for question, reply in replies.items():
         if not isinstance(reply, ErrorReply):
             try:
@@ -212,6 +208,10 @@ class Server:
     run_id: str = ""
 
 
+#: What a Redis usually is: for whoever has not asked one.
+USUAL = Server("an ordinary Redis", None, builtin(), acl=True, acl_databases=True, sealed=True)
+
+
 def conclude(info: Mapping[str, str], facts: Facts, acl: bool) -> Server | None:
     """What the server is; None: it has not told enough yet. info: fields of INFO, of the sections server and replication."""
     told = facts.told
@@ -224,20 +224,20 @@ def conclude(info: Mapping[str, str], facts: Facts, acl: bool) -> Server | None:
     before_7 = info.get("redis_version", "7").partition(".")[0] in ("2", "3", "4", "5", "6")
     return Server(
         _version(info),
-        told[DATABASES],  # type: ignore[arg-type]
+        facts.answer(DATABASES),
         without(known_commands(facts), facts.unfit),
         acl,
-        acl and told[ACL_DATABASES] is True,
+        acl and facts.answer(ACL_DATABASES) is True,
         is_replica(info),
         before_7,
-        acl and told.get(SEALED),  # type: ignore[arg-type]
+        acl and facts.answer(SEALED),
         info.get("run_id", ""),
     )
 
 
 def known_commands(facts: Facts) -> Mapping[bytes, Command]:
     """The commands that the server told, or the built-in ones."""
-    commands: Any = facts.told.get(COMMANDS)
+    commands = facts.answer(COMMANDS)
     return builtin() if commands is None else commands
 
 
@@ -271,22 +271,11 @@ def explain(again: Mapping[str, ErrorReply]) -> str:
     """For the operator: what Redis did not tell, and what can be done. again: by names of questions."""
     by_error: dict[str, list[str]] = {}
     for name, error in again.items():
-        by_error.setdefault(shown(error.text), []).append(name)
+        by_error.setdefault(shown_error(error.text), []).append(name)
     text = "; ".join(f"{', '.join(names)}: {error}" for error, names in by_error.items())[:600]
     if any(error.code not in _CODES_THAT_PASS and error.code != "NOPERM" for error in again.values()):
         text += "; if a hosted Redis always refuses so, --acl off does without ACL users and scripts"
     return text
-
-
-def shown(text: str) -> str:
-    """An error of Redis's, fit for a line of the log."""
-    return printable(server_error(text[:200]))
-
-
-def fields(info: object) -> dict[str, str]:
-    """The fields of an answer to INFO."""
-    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
-    return dict(line.split(":", 1) for line in text.splitlines() if ":" in line)
 
 
 def is_replica(info: Mapping[str, str]) -> bool:

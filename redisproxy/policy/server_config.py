@@ -56,14 +56,11 @@ def reply(names: Sequence[bytes], answers: Sequence[Answer], protocol: int) -> b
     names: those that Redis was asked for; answers: what it said to each, a name and a value, or nothing where it has no such
     name. protocol: 2 or 3.
     """
-    pairs = [
-        answer
-        for name, answer in zip(names, answers, strict=True)
-        if isinstance(answer, list)
-        and len(answer) == 2
-        and all(isinstance(part, bytes) for part in answer)
-        and answer[0].lower() == name.lower()
-    ]
+    pairs = []
+    for name, answer in zip(names, answers, strict=True):
+        match answer:
+            case [bytes(own), bytes(value)] if own.lower() == name.lower():
+                pairs.append((own, value))
     head = b"%%%d\r\n" % len(pairs) if protocol == 3 else b"*%d\r\n" % (2 * len(pairs))
     return head + b"".join(b"$%d\r\n%b\r\n" % (len(part), part) for pair in pairs for part in pair)
 

@@ -21,7 +21,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from twisted.internet import defer
-from twisted.internet.protocol import connectionDone
+from twisted.internet.interfaces import IConsumer, ITransport
+from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
@@ -49,8 +50,20 @@ class Message:
     payload: bytes = field(default=b"", repr=False)
 
 
-#: What is done with a message. Of a question it returns the answer's fields, or a Deferred of these.
-Taker = Callable[[Message], Any]
+#: The fields of a question's answer; None for those of an answer without any.
+Answer = Mapping[str, object] | None
+#: What is done with a message. What it returns is the answer where the message is a question.
+Taker = Callable[[Message], Answer | defer.Deferred[Answer]]
+
+
+async def taken(take: Taker, message: Message) -> Answer:
+    """Have a message dealt with, and wait for the answer."""
+    answer = take(message)
+    return await answer if isinstance(answer, defer.Deferred) else answer
+
+
+class IChannelTransport(ITransport, IConsumer):
+    """For types alone: a transport that tells when it takes no more."""
 
 
 class Channel(Int32StringReceiver):
@@ -60,24 +73,29 @@ class Channel(Int32StringReceiver):
     """
 
     MAX_LENGTH = 1 << 30
+    transport: IChannelTransport
     _log = Logger()
 
     def __init__(self, takes: Mapping[str, Taker], lost: Callable[[], object]) -> None:
         self._takes = takes
         self._lost = lost
         self._numbers = itertools.count(1)
-        self._asked: dict[int, defer.Deferred] = {}
+        self._asked: dict[int, defer.Deferred[Message]] = {}
 
     def send(self, kind: str, payload: bytes = b"", **fields: object) -> None:
         """Sends a message. To a side that is gone it is lost."""
         self._send({**fields, "kind": kind}, payload)
 
-    def ask(self, kind: str, payload: bytes = b"", **fields: object) -> defer.Deferred:
-        """Sends a question. Fires with the answer, a Message, or fails with ChannelError. It may be cancelled."""
+    def ask(self, kind: str, payload: bytes = b"", **fields: object) -> defer.Deferred[Message]:
+        """Sends a question. Fires with the answer, or fails with ChannelError. It may be cancelled."""
         if not self.connected:
             return defer.fail(ChannelError("it is gone"))
         number = next(self._numbers)
-        answer: defer.Deferred = defer.Deferred(lambda _: self._asked.pop(number, None))
+
+        def forget(_: defer.Deferred[Message]) -> None:
+            self._asked.pop(number, None)
+
+        answer: defer.Deferred[Message] = defer.Deferred(forget)
         self._asked[number] = answer
         self._send({**fields, "kind": kind, _QUESTION: number}, payload)
         return answer
@@ -96,10 +114,13 @@ class Channel(Int32StringReceiver):
         if answer is not None:
             self._answered(answer, message)
             return
-        done = defer.maybeDeferred(lambda: self._takes[kind](message))
+        done = defer.Deferred.fromCoroutine(self._take(message))
         if question is not None:
             done.addCallback(lambda told: self._send({**(told or {}), "kind": kind, _ANSWER: question}, b""))
         done.addErrback(self._failed, kind, question)
+
+    async def _take(self, message: Message) -> Answer:
+        return await taken(self._takes[message.kind], message)
 
     def _answered(self, number: int, message: Message) -> None:
         asked = self._asked.pop(number, None)  # none: it was given up
@@ -120,3 +141,11 @@ class Channel(Int32StringReceiver):
         for answer in asked.values():
             answer.errback(ChannelError("it is gone"))
         self._lost()
+
+
+def factory_of(channel: Channel) -> ServerFactory:
+    """A factory for the one connection that becomes this channel."""
+    factory = ServerFactory()
+    factory.protocol = lambda: channel
+    factory.noisy = False
+    return factory

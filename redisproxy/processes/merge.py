@@ -6,7 +6,7 @@ Owns the last report of each, and what those that are gone had counted: a counte
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from ..clients.connection import STATES
 from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, total
@@ -27,24 +27,36 @@ def nothing() -> Counts:
     }
 
 
+class Report(TypedDict):
+    """What a worker tells of itself: see `single.Serving.report`."""
+
+    counts: Counts
+    redis: RedisState
+    unready: str
+
+
 class Reports:
-    """Reports of workers, by their numbers. A report is what `single.Serving.report` gives."""
+    """Reports of workers, by their numbers."""
 
     def __init__(self) -> None:
-        self._latest: dict[int, Mapping[str, Any]] = {}
+        self._latest: dict[int, Report] = {}
         self._former = nothing()
 
     def take(self, worker: int, report: Mapping[str, Any]) -> None:
-        """Its newest one."""
-        self._latest[worker] = report
+        """Its newest one, as it came through JSON."""
+        self._latest[worker] = cast("Report", report)  # it was made by `single.Serving.report`
 
     def gone(self, worker: int) -> None:
         """It serves nobody any more; what it counted stays counted."""
         report = self._latest.pop(worker, None)
         if report is not None:
-            counts: Counts = {**nothing(), **{key: report["counts"][key] for key in ("logins", "ended", "redis_seconds")}}
-            counts["tenants"] = {
-                name: {**one, "sessions": 0, "held": 0} for name, one in report["counts"]["tenants"].items()
+            last = report["counts"]
+            counts: Counts = {
+                **nothing(),
+                "logins": last["logins"],
+                "ended": last["ended"],
+                "redis_seconds": last["redis_seconds"],
+                "tenants": {name: {**one, "sessions": 0, "held": 0} for name, one in last["tenants"].items()},
             }
             self._former = total([self._former, counts])
 

@@ -6,7 +6,6 @@ Owns what is for a whole process and was found to be felt by clients. It knows n
 from __future__ import annotations
 
 import atexit
-import ctypes
 import gc
 import logging
 import os
@@ -21,17 +20,12 @@ _log = Logger()
 
 #: Seconds that another thread may run Python while the reactor waits for its turn; Python's own 5 ms are felt by clients.
 SWITCH_INTERVAL = 0.001
-#: Bytes of free memory that the C library keeps, rather than give it to the system and take it again for each large read.
-KEPT_FREE = 8 * 1024 * 1024
-# mallopt's names for it (malloc.h of glibc): what is kept, and from what size on a block is the system's.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def prepare() -> None:
     """For whoever carries clients' bytes."""
     log_uncaught()
     sys.setswitchinterval(SWITCH_INTERVAL)
-    keep_free_memory()
 
 
 def quiet_libraries() -> None:
@@ -61,14 +55,6 @@ def log_uncaught() -> None:
 
     threading.excepthook = in_thread
     sys.unraisablehook = unraisable
-
-
-def keep_free_memory() -> None:
-    """Large reads need no new pages from the system. Where the C library has no mallopt, nothing happens."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_TRIM_THRESHOLD, KEPT_FREE)
-        mallopt(_M_MMAP_THRESHOLD, KEPT_FREE)
 
 
 def settle() -> None:

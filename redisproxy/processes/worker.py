@@ -13,14 +13,14 @@ import socket
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple, cast
 
 from ..net import reactor as _reactor
 
 _reactor.install()  # before anything imports Twisted's default one
 
 from twisted.internet import defer, threads
-from twisted.internet.interfaces import IReactorCore
-from twisted.internet.protocol import Factory
+from twisted.internet.interfaces import IPushProducer
 from twisted.logger import ILogObserver, LogEvent, Logger, globalLogBeginner
 from twisted.python.failure import Failure
 from zope.interface import implementer
@@ -33,13 +33,13 @@ from ..settings import Settings, SettingsError
 from ..sources.throttle import Throttle
 from ..tenants import wire_form
 from ..tenants.enrolment import ReadSummary
-from ..tenants.model import use_digest_key
-from .channel import BALANCE, CHANNEL, FIRST_PORT, Channel, Message, Taker
-from .os_process import prepare, raise_descriptor_limit
+from ..tenants.model import Snapshot, use_digest_key
+from .channel import BALANCE, CHANNEL, FIRST_PORT, Answer, Channel, Message, Taker, factory_of, taken
+from .os_process import prepare
 from .single import Serving
 
 
-@implementer(ILogObserver)
+@implementer(ILogObserver, IPushProducer)
 class Teller:
     """Logs to the parent. What it does not take in time is left out, and counted: see IPushProducer."""
 
@@ -74,14 +74,21 @@ class Teller:
 _log = Logger(namespace="redisproxy.processes.worker")
 
 
+class _Parts(NamedTuple):
+    """What a worker consists of once it is started. has: tells the other processes how many clients it has."""
+
+    serving: Serving
+    listening: Listening
+    has: Callable[[int | None], None]
+
+
 class Worker:
     """What a worker does, as its parent tells it."""
 
-    def __init__(self, reactor: object) -> None:
+    def __init__(self, reactor: _reactor.IProxyReactor) -> None:
         self._reactor = reactor
-        self._serving: Serving | None = None
-        self._listening: Listening | None = None
-        self._has: Callable[[int | None], None] | None = None
+        #: None before the first message
+        self._parts: _Parts | None = None
         self._throttle = Throttle()
         self._ending = False
         #: what the process ends with
@@ -94,9 +101,9 @@ class Worker:
             "snapshot": self._or_end(self._use_snapshot, to_the_end=True),
             "read": self._take_read,
             "listen": self._or_end(self._listen),
-            "report": lambda _: self._serving.report(),
+            "report": self._report,
             "vacate": self._vacate,
-            "vacated": lambda _: self._serving.pool.handover.over_elsewhere(),
+            "vacated": self._vacated,
             "stop": lambda _: self.end(),
         }
         self.channel = Channel(self.takes, self.end)
@@ -104,7 +111,7 @@ class Worker:
     def _or_end(self, take: Taker, to_the_end: bool = False) -> Taker:
         """For what a worker cannot do without: its parent will start another one. to_the_end: also while it ends."""
 
-        def failed(failure: Failure) -> defer.Deferred:
+        def failed(failure: Failure) -> defer.Deferred[Answer]:
             if failure.check(SettingsError, EndpointError, ListenError, OSError):
                 sys.stderr.write(f"{failure.value}\n")
             else:
@@ -113,10 +120,10 @@ class Worker:
             self.end()
             return defer.Deferred()  # which is no answer
 
-        def unless_ending(message: Message) -> object:
+        def unless_ending(message: Message) -> defer.Deferred[Answer]:
             if self._ending and not to_the_end:
                 return defer.Deferred()
-            return defer.maybeDeferred(take, message).addErrback(failed)
+            return defer.Deferred.fromCoroutine(taken(take, message)).addErrback(failed)
 
         return unless_ending
 
@@ -126,41 +133,54 @@ class Worker:
         settings = Settings.read(message.fields["options"], os.environ).share()
         globalLogBeginner.beginLoggingTo([logs.filtered(Teller(self.channel), settings.log_level)], redirectStandardIO=False)
         prepare()
-        raise_descriptor_limit(Serving.descriptors(settings), "--max-workers and --work-queue-size")
+        Serving.raise_descriptor_limit(settings)
         inherited = adopt(range(FIRST_PORT, FIRST_PORT + len(settings.listen)))
         number = message.fields["number"]
         balance = Balance(BALANCE)
-        self._has = partial(balance.has, number)
         may_take = partial(balance.may_take, number, settings.max_workers)
-        self._listening = Listening(self._reactor, settings.listen, inherited, may_take, client_ca=settings.client_ca)
-        self._serving = Serving(settings, self._reactor, self._tell_databases, number)
-        self._serving.startService()
+        listening = Listening(self._reactor, settings.listen, inherited, may_take, client_ca=settings.client_ca)
+        serving = Serving(settings, self._reactor, self._tell_databases, number)
+        self._parts = _Parts(serving, listening, partial(balance.has, number))
+        serving.startService()
+
+    @property
+    def _started(self) -> _Parts:
+        if self._parts is None:
+            raise RuntimeError("what comes first tells a worker to start")
+        return self._parts
+
+    def _report(self, _: Message) -> Answer:
+        return {**self._started.serving.report()}
 
     def _tell_databases(self, databases: int | None) -> None:
         self.channel.send("databases", databases=databases)
 
     def _take_certificates(self, message: Message) -> None:
         """material: as its parent has found it good."""
-        for tls, dumped in zip(self._listening.tls, message.fields["material"], strict=True):
+        for tls, dumped in zip(self._started.listening.tls, message.fields["material"], strict=True):
             tls.use(make(tls.files, Material.load(dumped)))
 
-    def _use_snapshot(self, message: Message) -> object:
+    def _use_snapshot(self, message: Message) -> defer.Deferred[Answer]:
         """Answered when it is in force. handed_over: see `ConnectionPool.use_tenants`."""
-        if self._serving is None:
+        if self._parts is None:
             return defer.Deferred()  # it ended before it began
-        elsewhere = message.fields["handed_over"]
-        if self._serving.snapshot.snapshot is None:
+        serving, elsewhere = self._parts.serving, message.fields["handed_over"]
+        if serving.snapshot.snapshot is None:
             # Nobody is served yet, and "listen" is to come after it.
-            self._serving.use(wire_form.load(message.payload), elsewhere)
-            return None
+            serving.use_snapshot(wire_form.load(message.payload), elsewhere)
+            return defer.succeed(None)
         taking = threads.deferToThread(self._load, message.payload)
-        return taking.addCallback(self._serving.use, elsewhere)
+        return taking.addCallback(serving.use_snapshot, elsewhere)
 
-    def _vacate(self, _: Message) -> defer.Deferred:
+    def _vacate(self, _: Message) -> defer.Deferred[Answer]:
         """Answered when it has no connections to databases that are another tenant's by now."""
-        return self._serving.pool.handover.over_here().addCallback(lambda _: None)
+        return self._started.serving.backend.pool.handover.over_here().addCallback(lambda _: None)
 
-    def _load(self, payload: bytes) -> object:
+    def _vacated(self, _: Message) -> None:
+        """No process has such connections any more."""
+        self._started.serving.backend.pool.handover.over_elsewhere()
+
+    def _load(self, payload: bytes) -> Snapshot:
         self._throttle.start()
         return wire_form.load(payload, self._throttle.yield_cpu)
 
@@ -174,13 +194,14 @@ class Worker:
             None if namespaces is None else frozenset(namespaces),
             frozenset(fields["uncertain"]),
         )
-        self._serving.take_read(summary, self._reactor.seconds() - fields["age"])
+        self._started.serving.take_read(summary, self._reactor.seconds() - fields["age"])
 
     def _listen(self, message: Message) -> None:
         """Accepts clients. Answered when it does."""
-        self._has(0)
-        self._serving.clients.counted = self._has
-        self._listening.open(self._serving.clients)
+        serving, listening, has = self._started
+        has(0)
+        serving.clients.counted = has
+        listening.open(serving.clients)
 
     def end(self) -> None:
         """Accepts no more, lets clients have all their pending replies, and ends the process."""
@@ -190,19 +211,20 @@ class Worker:
 
     async def _stop(self) -> None:
         self._throttle.stop()
-        if self._serving is not None:
-            self._serving.clients.counted = None
-            self._has(None)
-            await self._listening.close()
-            await self._serving.shut_down()
-            await self._serving.stopService()
+        if self._parts is not None:
+            serving, listening, has = self._parts
+            serving.clients.counted = None
+            has(None)
+            await listening.close()
+            await serving.drain()
+            await serving.stopService()
 
-    def stop(self) -> defer.Deferred:
+    def stop(self) -> defer.Deferred[None]:
         """What comes before the reactor's end."""
         return defer.Deferred.fromCoroutine(self._stop())
 
 
-def run(reactor: IReactorCore) -> int:
+def run(reactor: _reactor.IProxyReactor) -> int:
     """The process, from its start to its end: its status."""
     # A terminal's Ctrl-C is for the parent, which then ends this; so are a refresh, and the terminal's end.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
@@ -215,11 +237,9 @@ def run(reactor: IReactorCore) -> int:
 
     signal.signal(signal.SIGTERM, on_term)
     reactor.addSystemEventTrigger("before", "shutdown", worker.stop)
-    factory = Factory.forProtocol(lambda: worker.channel)
-    factory.noisy = False
     with socket.socket(fileno=CHANNEL) as inherited:
         inherited.setblocking(False)
-        reactor.adoptStreamConnection(inherited.fileno(), socket.AF_UNIX, factory)
+        reactor.adoptStreamConnection(inherited.fileno(), socket.AF_UNIX, factory_of(worker.channel))
     reactor.run(installSignalHandlers=False)
     return worker.status
 
@@ -228,4 +248,4 @@ if __name__ == "__main__":
     # Its number is among the arguments for whoever looks at a list of processes.
     from twisted.internet import reactor
 
-    sys.exit(run(reactor))
+    sys.exit(run(cast("_reactor.IProxyReactor", reactor)))  # Twisted declares what any reactor has

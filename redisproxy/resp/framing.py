@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 # What a table says of a command's name.
 FORWARD = 0  #: plain: pass its bytes on
@@ -27,12 +27,16 @@ INSPECT = 2  #: hand over its arguments, once all of them are here
 INSPECT_FIRST = 3  #: the same, but if its last of three arguments is large, that is passed on as it comes
 
 # What RequestScanner.next() found.
-RUN = 0  #: (RUN, bytes to pass on, how many commands they are: all of them whole)
-COMMAND = 1  #: (COMMAND, list of arguments, 1)
-REFUSED = 2  #: (REFUSED, name, 1)
-OVERSIZE = 3  #: (OVERSIZE, name, 1): what had to be taken of it is larger than INSPECT_LIMIT
-HEADED = 4  #: (HEADED, [name, first argument], 1): the third, and last, follows as STREAM
-STREAM = 5  #: (STREAM, bytes to pass on, 1): a command larger than WHOLE_LIMIT begins; its further pieces have a 0
+RUN: Final = 0  #: (RUN, bytes to pass on, how many commands they are: all of them whole)
+COMMAND: Final = 1  #: (COMMAND, list of arguments, 1)
+REFUSED: Final = 2  #: (REFUSED, name, 1)
+OVERSIZE: Final = 3  #: (OVERSIZE, name, 1): what had to be taken of it is larger than INSPECT_LIMIT
+HEADED: Final = 4  #: (HEADED, [name, first argument], 1): the third, and last, follows as STREAM
+STREAM: Final = 5  #: (STREAM, bytes to pass on, 1): a command larger than WHOLE_LIMIT begins; its further pieces have a 0
+
+if TYPE_CHECKING:
+    #: The numbers are the six above: RUN, REFUSED, OVERSIZE or STREAM; COMMAND or HEADED.
+    Found: TypeAlias = tuple[Literal[0, 2, 3, 5], bytes, int] | tuple[Literal[1, 4], list[bytes], int]
 
 #: Bytes of a length header, type byte and CR LF included. The longest number that Redis reads has 20 characters.
 HEADER_LIMIT = 32
@@ -128,7 +132,7 @@ def split_inline(line: bytes) -> list[bytes]:
     """
     if not _UNUSUAL.search(line):
         return line.split()
-    arguments = []
+    arguments: list[bytes] = []
     pos, end = 0, len(line)
     while True:
         while pos < end and line[pos] in _SPACE:
@@ -257,7 +261,7 @@ class RequestScanner:
         self._size = 0
         self._wanted = 0
 
-    def next(self) -> tuple[int, object, int] | None:
+    def next(self) -> Found | None:
         """What comes next in the bytes fed so far, or None when more are needed.
 
         Raises ProtocolError: from then on the stream has no known boundaries, and the scanner must not be used.
@@ -280,7 +284,7 @@ class RequestScanner:
                     self._pos = 0
                 return None
 
-    def _scan(self) -> tuple[int, object, int] | None:
+    def _scan(self) -> Found | None:
         """From a command boundary: the longest run of whole FORWARD commands, or the first command that is not one."""
         buffer = self._buffer
         end = len(buffer)
@@ -446,7 +450,7 @@ class RequestScanner:
             pos = after
         return pos, 0, 0
 
-    def _begin(self, name: bytes, mode: int, left: int, after: int) -> tuple[int, object, int] | None:
+    def _begin(self, name: bytes, mode: int, left: int, after: int) -> Found | None:
         """A command that is not plain; left: its arguments, which begin at after."""
         self._pos = after
         self._mode = INSPECT if mode == INSPECT_FIRST and left != 2 else mode
@@ -488,7 +492,7 @@ class RequestScanner:
             raise ProtocolError(f"{self._limits.prefix} bulk length")
         return length, eol + 2
 
-    def _continue(self) -> tuple[int, object, int] | None:
+    def _continue(self) -> Found | None:
         """Goes on with the command under way, as far as its bytes are here."""
         buffer = self._buffer
         start = pos = self._pos
@@ -542,14 +546,14 @@ class RequestScanner:
             return STREAM, buffer, 0
         return STREAM, buffer[start:pos], 0
 
-    def _finish_inspecting(self) -> tuple[int, object, int]:
+    def _finish_inspecting(self) -> Found:
         taken, self._taken = self._taken, []
         mode, self._mode = self._mode, FORWARD
         if mode == INSPECT_FIRST and self._arguments_left:
             return HEADED, taken, 1
         return COMMAND, taken, 1
 
-    def _give_up_inspecting(self, data_at: int, length: int) -> tuple[int, object, int]:
+    def _give_up_inspecting(self, data_at: int, length: int) -> Found:
         name = self._taken[0]
         self._taken = []
         self._mode = REFUSE
@@ -558,7 +562,7 @@ class RequestScanner:
         self._pos = data_at
         return OVERSIZE, name, 1
 
-    def _inline(self) -> tuple[int, object, int] | None:
+    def _inline(self) -> Found | None:
         """The inline command at _pos; None when its line is not whole, or empty (then _pos moved on)."""
         buffer = self._buffer
         newline = buffer.find(b"\n", self._pos, self._pos + INLINE_LIMIT)

@@ -1,20 +1,34 @@
-"""Whole replies of Redis's as values, for the few that the proxy itself reads.
+"""Whole replies of Redis's as values, for those that the proxy itself reads.
 
-Owns the small part of RESP2 that INFO, PUBSUB and CONFIG GET are answered in: an error, a number, a bulk string, and a
-list of these.
+Owns RESP2's types: an error, a number, a string, and a list of numbers, strings and lists.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from .framing import CRLF, ProtocolError
 
 Value = bytes | int | None
-#: What a whole reply says.
-Answer = Value | list[Value]
+#: What a whole reply says. Lists may hold lists.
+Answer = Value | list["Answer"]
 
 
 class AnswerError(Exception):
     """Redis answered with this error."""
+
+
+@dataclass(frozen=True)
+class ErrorReply:
+    """An error that Redis answered. text: without the ``-``."""
+
+    text: str
+
+    @property
+    def code(self) -> str:
+        """Its first word, if that is in capitals."""
+        word = self.text.partition(" ")[0]
+        return word if word.isupper() else "ERR"
 
 
 def values_of(replies: bytes, count: int) -> list[Answer]:
@@ -31,16 +45,34 @@ def values_of(replies: bytes, count: int) -> list[Answer]:
 
 def _reply(reply: bytes, start: int) -> tuple[Answer, int]:
     """(a whole reply's value, where the reply ends)."""
-    kind, line, pos = reply[start : start + 1], *_line(reply, start)
-    if kind == b"-":
-        raise AnswerError(line.decode("utf-8", "replace"))
-    if kind != b"*":
+    if reply.startswith(b"-", start):
+        raise AnswerError(_line(reply, start)[0].decode("utf-8", "replace"))
+    if not reply.startswith(b"*", start):
         return _element(reply, start)
-    found = []
-    for _ in range(_number(line)):
-        element, pos = _element(reply, pos)
-        found.append(element)
-    return found, pos
+    # The lists that are not complete, the outermost first, and how many elements each lacks. No recursion: a reply may be
+    # nested as deep as it likes.
+    outer: list[tuple[list[Answer], int]] = []
+    whole: list[Answer] = []
+    elements, lacking, pos = whole, 1, start
+    while True:
+        while lacking:
+            lacking -= 1
+            if reply[pos : pos + 1] != b"*":
+                element, pos = _element(reply, pos)
+                elements.append(element)
+                continue
+            line, pos = _line(reply, pos)
+            number = _number(line)
+            if number < 0:
+                elements.append(None)
+                continue
+            outer.append((elements, lacking))
+            inner: list[Answer] = []
+            elements.append(inner)
+            elements, lacking = inner, number
+        if not outer:
+            return whole[0], pos
+        elements, lacking = outer.pop()
 
 
 def _line(reply: bytes, pos: int) -> tuple[bytes, int]:

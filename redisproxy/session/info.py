@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
+from ..resp import info
 from ..resp.value import Answer
 
 #: Fields that pass, by section, as patterns for the whole name.
@@ -63,28 +64,16 @@ def tenants_info(answers: Iterable[Answer], index: int, stats: Mapping[str, int]
     index: of its database; figures: the tenant's own, each of FIGURES.
     """
     text = "\r\n".join(answer.decode("utf-8", "replace") for answer in answers if isinstance(answer, bytes))
+    fields = {**_FIELDS, "keyspace": f"db{index}"}
     shown: list[str] = []
-    section = ""
-    lines: list[str] = []
-
-    def close() -> None:
-        if lines and (len(lines) > 1 or section == "keyspace"):
-            shown.append("\r\n".join(lines) + "\r\n")
-
-    for line in text.splitlines():
-        if line.startswith("#"):
-            close()
-            section = line[1:].strip().lower()
-            lines = [line] if section in _FIELDS or section == "keyspace" else []
+    for section in info.sections(text):
+        if section.name not in fields:
             continue
-        name, separator, _ = line.partition(":")
-        if not separator:
-            continue
-        if section == "keyspace":
-            passes = name == f"db{index}"
-        else:
-            passes = section in _FIELDS and re.fullmatch(_FIELDS[section], name) is not None
-        if passes:
-            lines.append(f"{name}:{stats[name]}" if name in CLIENT_STATS else line)
-    close()
+        lines = [
+            f"{name}:{stats[name] if name in CLIENT_STATS else value}"
+            for name, value in section.fields
+            if re.fullmatch(fields[section.name], name)
+        ]
+        if lines or section.name == "keyspace":
+            shown.append("\r\n".join([section.heading, *lines, ""]))
     return "\r\n".join(shown).encode()

@@ -30,14 +30,16 @@ def is_missing(content: object) -> bool:
     return content in (None, "", "~", "null", "Null", "NULL")
 
 
-def _metadata(document: Mapping) -> Mapping:
+def _metadata(document: Mapping[str, object]) -> tuple[str, Mapping[str, object]]:
+    """Its name, and all of its metadata. Raises DocumentError."""
     metadata = document.get("metadata")
-    if not isinstance(metadata, Mapping) or not isinstance(metadata.get("name"), str) or is_missing(metadata["name"]):
+    name = metadata.get("name") if isinstance(metadata, Mapping) else None
+    if not isinstance(metadata, Mapping) or not isinstance(name, str) or is_missing(name):
         raise DocumentError("it has no metadata.name")
-    return metadata
+    return name, metadata
 
 
-def _created(metadata: Mapping) -> float | None:
+def _created(metadata: Mapping[str, object]) -> float | None:
     """Its creationTimestamp in seconds since the epoch, None if it has none."""
     stamp = metadata.get("creationTimestamp")
     if is_missing(stamp):
@@ -51,19 +53,19 @@ def _created(metadata: Mapping) -> float | None:
     raise DocumentError("metadata.creationTimestamp is not a time like 2026-01-31T12:00:00Z")
 
 
-def read_namespace(document: Mapping) -> NamespaceDocument:
+def read_namespace(document: Mapping[str, object]) -> NamespaceDocument:
     """A Namespace. Raises DocumentError."""
-    metadata = _metadata(document)
-    return NamespaceDocument(metadata["name"], _created(metadata), _annotations(metadata))
+    name, metadata = _metadata(document)
+    return NamespaceDocument(name, _created(metadata), _annotations(metadata))
 
 
-def read_ageless_namespace(document: Mapping) -> NamespaceDocument:
+def read_ageless_namespace(document: Mapping[str, object]) -> NamespaceDocument:
     """A Namespace whose creationTimestamp is no time, as one that has none. Raises DocumentError when it has no name."""
-    metadata = _metadata(document)
-    return NamespaceDocument(metadata["name"], None, _annotations(metadata))
+    name, metadata = _metadata(document)
+    return NamespaceDocument(name, None, _annotations(metadata))
 
 
-def _annotations(metadata: Mapping) -> dict[str, str]:
+def _annotations(metadata: Mapping[str, object]) -> dict[str, str]:
     """Those that matter here. What cannot be one stays malformed, whatever it is: it must not cost the namespace."""
     content = metadata.get("annotations")
     if is_missing(content):
@@ -83,13 +85,12 @@ def _annotation(value: object) -> str:
     return value if isinstance(value, str) else ""
 
 
-def read_secret(document: Mapping) -> SecretDocument:
+def read_secret(document: Mapping[str, object]) -> SecretDocument:
     """A Secret. Where data and stringData have the same key, stringData wins, as in the API server.
 
     Raises DocumentError when it cannot even be named.
     """
-    metadata = _metadata(document)
-    name = metadata["name"]
+    name, metadata = _metadata(document)
     namespace = metadata.get("namespace")
     if is_missing(namespace):
         namespace = "default"

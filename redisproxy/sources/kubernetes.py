@@ -1,29 +1,18 @@
-"""Reads namespaces and secrets from the Kubernetes API, and makes others' requests. The only module that imports kubernetes.
+"""Reads namespaces and secrets from the Kubernetes API: all of them as a snapshot, or those that have changed.
 
-Owns the conversation with the API server: where it is, who we are, pages, time-outs, and what an error means.
-Answers are read as raw JSON: the client's models take many times as long to parse, and hold the GIL meanwhile.
-Error bodies are never repeated: an API server, or what stands before it, may put anything into them.
+Owns which lists are asked for, page by page, and that an answer which is none is never taken for a deletion.
+An object that has not changed since the last reading is not parsed again.
 """
 
 from __future__ import annotations
 
-import json
-import os
-import re
-import socket
-import ssl
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Set
-from pathlib import Path
-from typing import Any, TypeVar
+from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
-import urllib3
 from kubernetes import client as kubernetes_client
-from kubernetes import config as kubernetes_config
-from kubernetes.client.exceptions import ApiException
-from kubernetes.config.config_exception import ConfigException
-from kubernetes.config.incluster_config import InClusterConfigLoader
 
 from ..tenants.enrolment import (
     ITSELF,
@@ -38,71 +27,94 @@ from ..tenants.enrolment import (
     no_yield,
 )
 from .documents import DocumentError, read_namespace, read_secret
-from .watch import BROKEN_OFF, MANY, SILENCE, Watched, WatchFailure
+from .hints import MANY
+from .kubernetes_api import SELECTOR, KubernetesApi, Method, Unreachable
 
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 #: Items a page. The API server's own advice is a few hundred, but while a page is made of its JSON nothing else in this
 #: process runs, however long it takes: some 10 us an item.
 PAGE = 50
-#: Secrets of this type are left out by the API server: Helm keeps its releases in them, up to 1 MiB each, and many.
-SELECTOR = "type!=helm.sh/release.v1"
-#: Seconds to connect, and seconds without a byte.
-TIMEOUT = (5, 10)
-#: What is asked of a watch, and of the list before it: objects without their contents.
-_AS = "application/json;as={};g=meta.k8s.io;v=v1"
-METADATA, METADATA_LIST = _AS.format("PartialObjectMetadata"), _AS.format("PartialObjectMetadataList")
-#: Bytes that are taken from a watch at once.
-CHUNK = 64 * 1024
-#: The kernel asks a peer that has been silent for so many seconds whether it is there, every so many, so many times.
-KEEPALIVE = (30, 5, 3)
 
-_Made = TypeVar("_Made", NamespaceDocument, SecretDocument)
+_Document = TypeVar("_Document", NamespaceDocument, SecretDocument)
+_Key = TypeVar("_Key")
+_Answer = TypeVar("_Answer")
 
 
-class _Unreachable(Exception):
-    """No answer, or none that makes sense: the calls that would follow are spared. args: a ReadFailure."""
+class _ParsedObjects(Generic[_Document]):
+    """What was parsed of objects, by where they are and their name, so that one that has not changed is not parsed again."""
+
+    def __init__(self) -> None:
+        #: each with the uid and the resourceVersion that it was parsed of
+        self._held: dict[str, dict[str, tuple[tuple[object, object], _Document]]] = {}
+
+    def parse(
+        self, item: Mapping[str, object], read: Callable[[Mapping[str, object]], _Document], where: str, name: str
+    ) -> _Document:
+        """Return what an object is parsed to, by `read` unless it was before. Raises DocumentError."""
+        metadata = _metadata(item)
+        version = (metadata.get("uid"), metadata.get("resourceVersion"))
+        held = self._held.setdefault(where, {})
+        kept = held.get(name)
+        if kept is not None and kept[0] == version:
+            return kept[1]
+        document = read(item)
+        if all(isinstance(part, str) and part for part in version):
+            held[name] = (version, document)
+        return document
+
+    def forget(self, where: str, name: str) -> None:
+        """Drop one object: it is gone."""
+        self._held.get(where, {}).pop(name, None)
+
+    def forget_others(self, where: str, found: Set[str]) -> None:
+        """Drop all objects that are there but for those that were found."""
+        held = self._held.get(where, {})
+        for name in held.keys() - found:
+            del held[name]
+
+    def forget_other_places(self, places: Set[str]) -> None:
+        """Drop all objects that are elsewhere."""
+        self._held = {where: held for where, held in self._held.items() if where in places}
 
 
-class RequestError(Exception):
-    """One request was refused, or not answered. The text says how, and is fit for the operator.
+@dataclass(slots=True)
+class _Found:
+    """The answers about single objects so far: see Update."""
 
-    status: of the answer, 0 without one; terminating: the namespace is being deleted.
-    """
+    namespaces: dict[str, NamespaceDocument | None] = field(default_factory=dict)
+    listed: dict[str, tuple[SecretDocument, ...]] = field(default_factory=dict)
+    secrets: dict[tuple[str, str], SecretDocument | None] = field(default_factory=dict)
+    failures: list[ReadFailure] = field(default_factory=list)
 
-    def __init__(self, text: str, status: int = 0, terminating: bool = False) -> None:
-        super().__init__(text)
-        self.status = status
-        self.terminating = terminating
+    def add(self, answers: dict[_Key, _Answer], key: _Key, answer: _Answer | ReadFailure) -> None:
+        """Record one answer, or why there is none."""
+        if isinstance(answer, ReadFailure):
+            self.failures.append(answer)
+        else:
+            answers[key] = answer
+
+    def update(self) -> Update:
+        """Return all of it."""
+        return Update(self.namespaces, self.listed, self.secrets, tuple(self.failures))
 
 
 class ClusterSource:
-    """The Kubernetes API.
+    """Where snapshots come from in a cluster.
 
     prefix: of the namespaces' names; secret_name: of the client secret in each; master: (namespace, name) of the
-    master secret; port: of the API server, in a pod; service_account: where a pod's token and CA are mounted.
+    master secret.
     """
 
-    def __init__(
-        self,
-        prefix: str,
-        secret_name: str,
-        master: tuple[str, str],
-        port: int,
-        environ: Mapping[str, str] = os.environ,
-        service_account: Path = SERVICE_ACCOUNT,
-        timeout: tuple[float, float] = TIMEOUT,
-    ) -> None:
+    def __init__(self, prefix: str, secret_name: str, master: tuple[str, str], api: KubernetesApi) -> None:
+        self.api = api
         self._prefix = prefix
         self._secret_name = secret_name
         self._master = master
-        self._port = port
-        self._environ = environ
-        self._service_account = service_account
-        self._timeout = timeout
         self._stopped = threading.Event()
         self._rest: Callable[[], None] = no_yield
-        #: by namespace, by name: what was made of a secret, and of which uid and resourceVersion; namespaces by an empty one
-        self._made: dict[str, dict[str, tuple[tuple[str, str], Any]]] = {}
+        #: all of them in one place, whose name is empty
+        self._parsed_namespaces = _ParsedObjects[NamespaceDocument]()
+        #: by namespace
+        self._parsed_secrets = _ParsedObjects[SecretDocument]()
 
     def __str__(self) -> str:
         return "the Kubernetes API"
@@ -115,69 +127,73 @@ class ClusterSource:
         """What the API says now. Blocks, for as long as a few time-outs. rest: called before each request, may sleep."""
         self._rest = yield_cpu
         try:
-            api = self._connect()
-        except _Unreachable as unreachable:
-            [failure] = unreachable.args
-            return FullRead(failure, failure, {})
+            client = self.api.connect()
+        except Unreachable as unreachable:
+            return FullRead(unreachable.failure, unreachable.failure, {})
         try:
-            return self._read(kubernetes_client.CoreV1Api(api))
+            return self._read(kubernetes_client.CoreV1Api(client))
         finally:
-            api.close()
+            client.close()
 
     def read_changes(self, changes: Changes, yield_cpu: Callable[[], None] = no_yield) -> Update:
         """What the API says now of single objects. As `read`; may be called by the rest of a reading that is under way."""
         outer, self._rest = self._rest, yield_cpu
-        namespaces: dict[str, NamespaceDocument | None] = {}
-        listed: dict[str, tuple[SecretDocument, ...]] = {}
-        secrets: dict[tuple[str, str], SecretDocument | None] = {}
-        failures: list[ReadFailure] = []
-
-        def keep(answers: dict, key: object, answer: object) -> None:
-            if isinstance(answer, ReadFailure):
-                failures.append(answer)
-            else:
-                answers[key] = answer
-
+        found = _Found()
         try:
-            client = self._connect()
+            client = self.api.connect()
             try:
-                api = kubernetes_client.CoreV1Api(client)
-                for name in sorted(changes.namespaces):
-                    keep(namespaces, name, self._one(api.list_namespace, read_namespace, "", name))
-                    if namespaces.get(name) is not None:
-                        keep(listed, name, self._secrets(api, name, []))
-                counted = Counter(name for _, name in changes.secrets)
-                for many in sorted(name for name, count in counted.items() if count >= MANY and name != ITSELF):
-                    wanted = {namespace for namespace, name in changes.secrets if name == many}
-                    found = self._of_that_name(api, many, wanted)
-                    if isinstance(found, ReadFailure):
-                        failures.append(found)
-                    else:
-                        secrets |= {(namespace, many): secret for namespace, secret in found.items()}
-                if counted[ITSELF] >= MANY:
-                    there = self._namespaces(api, [])
-                    if isinstance(there, ReadFailure):
-                        failures.append(there)
-                    else:
-                        namespaces |= {one.name: one for one in there if (one.name, ITSELF) in changes.secrets}
-                for namespace, name in sorted(changes.secrets):
-                    if counted[name] >= MANY:
-                        continue
-                    if name == ITSELF:
-                        keep(namespaces, namespace, self._one(api.list_namespace, read_namespace, "", namespace))
-                        continue
-                    if (namespace, name) == self._master:
-                        answer = self._master_secret(api)
-                    else:
-                        answer = self._one(api.list_namespaced_secret, read_secret, namespace, name, namespace)
-                    keep(secrets, (namespace, name), answer)
+                self._read_changes(kubernetes_client.CoreV1Api(client), changes, found)
             finally:
                 client.close()
-        except _Unreachable as unreachable:
-            failures.append(unreachable.args[0])
+        except Unreachable as unreachable:
+            found.failures.append(unreachable.failure)
         finally:
             self._rest = outer
-        return Update(namespaces, listed, secrets, tuple(failures))
+        return found.update()
+
+    # Reading single objects.
+
+    def _read_changes(self, api: kubernetes_client.CoreV1Api, changes: Changes, found: _Found) -> None:
+        """Read what has changed. Raises Unreachable; what was found by then stays."""
+        for name in sorted(changes.namespaces):
+            found.add(found.namespaces, name, self._namespace(api, name))
+            if found.namespaces.get(name) is not None:
+                found.add(found.listed, name, self._secrets(api, name, []))
+        counted = Counter(name for _, name in changes.secrets)
+        many = {name for name, count in counted.items() if count >= MANY}
+        for name in sorted(many - {ITSELF}):
+            self._read_all_of_that_name(api, name, {where for where, other in changes.secrets if other == name}, found)
+        if ITSELF in many:
+            self._read_many_namespaces(api, {where for where, name in changes.secrets if name == ITSELF}, found)
+        for namespace, name in sorted(changes.secrets):
+            if name in many:
+                continue
+            if name == ITSELF:
+                found.add(found.namespaces, namespace, self._namespace(api, namespace))
+            elif (namespace, name) == self._master:
+                found.add(found.secrets, self._master, self._master_secret(api))
+            else:
+                found.add(found.secrets, (namespace, name), self._secret(api, namespace, name))
+
+    def _read_all_of_that_name(self, api: kubernetes_client.CoreV1Api, name: str, wanted: Set[str], found: _Found) -> None:
+        secrets = self._of_that_name(api, name, wanted)
+        if isinstance(secrets, ReadFailure):
+            found.failures.append(secrets)
+        else:
+            found.secrets |= {(namespace, name): secret for namespace, secret in secrets.items()}
+
+    def _read_many_namespaces(self, api: kubernetes_client.CoreV1Api, wanted: Set[str], found: _Found) -> None:
+        namespaces = self._namespaces(api, [])
+        if isinstance(namespaces, ReadFailure):
+            found.failures.append(namespaces)
+        else:
+            found.namespaces |= {one.name: one for one in namespaces if one.name in wanted}
+
+    def _namespace(self, api: kubernetes_client.CoreV1Api, name: str) -> NamespaceDocument | ReadFailure | None:
+        return self._one(api.list_namespace, self._parsed_namespaces, read_namespace, "", name)
+
+    def _secret(self, api: kubernetes_client.CoreV1Api, namespace: str, name: str) -> SecretDocument | ReadFailure | None:
+        return self._one(api.list_namespaced_secret, self._parsed_secrets, read_secret, namespace, name, namespace)
 
     def _of_that_name(
         self, api: kubernetes_client.CoreV1Api, name: str, wanted: Set[str]
@@ -189,166 +205,41 @@ class ClusterSource:
                 return item
             if _name(item) != name:
                 return ReadFailure("the answer has objects that were not asked for")
-            namespace = item["metadata"].get("namespace")
-            if namespace in wanted:
+            namespace = _metadata(item).get("namespace")
+            if isinstance(namespace, str) and namespace in wanted:
                 try:
-                    found[namespace] = self._made_of(item, read_secret, namespace, name)
+                    found[namespace] = self._parsed_secrets.parse(item, read_secret, namespace, name)
                 except DocumentError as error:
                     return ReadFailure(str(error))
         for namespace in [namespace for namespace, secret in found.items() if secret is None]:
-            self._made.get(namespace, {}).pop(name, None)
+            self._parsed_secrets.forget(namespace, name)
         return found
 
     def _one(
-        self, call: Callable[..., Any], read: Callable[[Mapping], _Made], where: str, name: str, *arguments: str
-    ) -> _Made | ReadFailure | None:
+        self,
+        method: Method,
+        parsed: _ParsedObjects[_Document],
+        read: Callable[[Mapping[str, object]], _Document],
+        where: str,
+        name: str,
+        *arguments: str,
+    ) -> _Document | ReadFailure | None:
         """One object, None if there is none. By a list of those with its name, for that takes no right but to list."""
-        found: _Made | None = None
-        for item in self._pages(call, *arguments, field_selector=f"metadata.name={name}"):
+        found: _Document | None = None
+        for item in self._pages(method, *arguments, field_selector=f"metadata.name={name}"):
             if isinstance(item, ReadFailure):
                 return item
             if _name(item) != name:
                 return ReadFailure("the answer has objects that were not asked for")
             try:
-                found = self._made_of(item, read, where, name)
+                found = parsed.parse(item, read, where, name)
             except DocumentError as error:
                 return ReadFailure(str(error))
         if found is None:
-            self._made.get(where, {}).pop(name, None)
+            parsed.forget(where, name)
         return found
 
-    def _connect(self) -> kubernetes_client.ApiClient:
-        """A client of the API, made anew for each reading: so a rotated token, CA or kubeconfig is taken up.
-
-        Raises _Unreachable.
-        """
-        try:
-            return self._make_client()
-        except Exception as error:
-            # For a malformed kubeconfig the loader raises what it likes, YAMLError and AttributeError included. The text
-            # of a ConfigException names files and keys, or quotes what a credential plugin printed; others may quote the
-            # file, so that only their kind is shown.
-            detail = _kind(error)
-            if isinstance(error, ConfigException):
-                plugin = re.match(r"(?:exec|cmd-path):(?: process returned -?[0-9]+)?", str(error))
-                detail = plugin[0] if plugin else str(error)
-            raise _Unreachable(ReadFailure(f"no way to the Kubernetes API: {detail}")) from None
-
-    def _make_client(self) -> kubernetes_client.ApiClient:
-        configuration = kubernetes_client.Configuration()
-        if self._environ.get("KUBERNETES_SERVICE_HOST") and (self._service_account / "token").is_file():
-            environ = dict(self._environ) | {"KUBERNETES_SERVICE_PORT": str(self._port)}
-            InClusterConfigLoader(
-                token_filename=str(self._service_account / "token"),
-                cert_filename=str(self._service_account / "ca.crt"),
-                environ=environ,
-            ).load_and_set(configuration)
-        else:
-            kubernetes_config.load_kube_config(
-                config_file=self._environ.get("KUBECONFIG"), client_configuration=configuration
-            )
-        # How often to try again is decided by the service that asks: nothing here may sleep for a Retry-After.
-        configuration.retries = urllib3.Retry(total=1, read=0, redirect=0, status=0, respect_retry_after_header=False)
-        return kubernetes_client.ApiClient(configuration)
-
-    def request(self, method: str, *arguments: object, **options: object) -> dict[str, Any]:
-        """The JSON object that the API answers a single request with. Blocks. Raises RequestError.
-
-        method: of the official client's CoreV1Api, with its arguments.
-        """
-        try:
-            client = self._connect()
-        except _Unreachable as unreachable:
-            raise RequestError(unreachable.args[0].reason) from None
-        call = getattr(kubernetes_client.CoreV1Api(client), method)
-        try:
-            answer = json.loads(call(*arguments, _preload_content=False, _request_timeout=self._timeout, **options).data)
-        except ApiException as error:
-            if not error.status:
-                raise RequestError(f"no answer: {_kind(error)}") from None
-            raise RequestError(_status(error.status), error.status, _terminating(error)) from None
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise RequestError(f"no answer: {_kind(error)}") from None
-        except (ValueError, RecursionError):
-            raise RequestError("what was answered is not JSON, or the token cannot be sent") from None
-        finally:
-            client.close()
-        if not isinstance(answer, dict):
-            raise RequestError("the answer is not a JSON object")
-        return answer
-
-    # Watching, in other threads than the reading.
-
-    def version(self, what: Watched) -> str:
-        """See `watch.Watchable`. Of the master secret it is empty: a watch from there on tells first what there is now."""
-        if what is Watched.MASTER:
-            return ""
-        client, answer = self._watch_call(what, METADATA_LIST, self._timeout, limit=1)
-        try:
-            body = json.loads(answer.data)
-            version = body["metadata"]["resourceVersion"] if str(body["kind"]).endswith("List") else None
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise WatchFailure(f"no answer: {_kind(error)}") from None
-        except (ValueError, KeyError, TypeError, RecursionError):
-            version = None
-        finally:
-            client.close()
-        if not isinstance(version, str) or not version:
-            raise WatchFailure("the answer is not a list of objects")
-        return version
-
-    def watch(self, what: Watched, version: str, seconds: int) -> _Stream:
-        """See `watch.Watchable`."""
-        at = {"resource_version": version} if version else {}
-        options = {"watch": True, "allow_watch_bookmarks": True, "timeout_seconds": seconds, **at}
-        return _Stream(*self._watch_call(what, METADATA, (self._timeout[0], SILENCE), **options))
-
-    def concerns(self, what: Watched, namespace: str, name: str) -> bool:
-        """See `watch.Watchable`."""
-        if what is Watched.MASTER or (namespace, name) == self._master:
-            return (namespace, name) == self._master
-        if not namespace.startswith(self._prefix):
-            return False
-        return what is Watched.NAMESPACES or name == self._secret_name or name.startswith(TEMPORARY_PREFIX)
-
-    def _watch_call(
-        self, what: Watched, accept: str, timeout: tuple[float, float], **options: Any
-    ) -> tuple[kubernetes_client.ApiClient, urllib3.HTTPResponse]:
-        """A response whose body has not been read, and the client whose connection it comes by. Raises WatchFailure."""
-        try:
-            client = self._connect()
-        except _Unreachable as unreachable:
-            raise WatchFailure(unreachable.args[0].reason) from None
-        client.set_default_header("Accept", accept)
-        api = kubernetes_client.CoreV1Api(client)
-        arguments: tuple[str, ...] = ()
-        if what is Watched.NAMESPACES:
-            call = api.list_namespace
-        elif what is Watched.SECRETS:
-            call, options = api.list_secret_for_all_namespaces, {**options, "field_selector": SELECTOR}
-        else:
-            call, arguments = api.list_namespaced_secret, (self._master[0],)
-            options["field_selector"] = f"metadata.name={self._master[1]}"
-        try:
-            return client, call(*arguments, _preload_content=False, _request_timeout=timeout, **options)
-        except ApiException as error:
-            if not error.status:
-                failure = WatchFailure(f"no answer: {_kind(error)}")
-            else:
-                reason = _status(error.status)
-                if error.status == 403:
-                    verb = "watch" if options.get("watch") else "list"
-                    where = " in all namespaces" if what is Watched.SECRETS else ""
-                    reason += f": the right to {verb} {what.value}{where} is missing (deploy/kubernetes/base/rbac.yaml)"
-                failure = WatchFailure(reason, error.status, _retry_after(error))
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            failure = WatchFailure(f"no answer: {_kind(error)}")
-        except ValueError:
-            failure = WatchFailure("the token or the address cannot be sent: is there a line end in it?")
-        client.close()
-        raise failure
-
-    # Reading.
+    # Reading everything.
 
     def _read(self, api: kubernetes_client.CoreV1Api) -> FullRead:
         unreadable: list[Problem] = []
@@ -357,8 +248,8 @@ class ClusterSource:
         try:
             master = self._master_secret(api)
             namespaces = self._namespaces(api, unreadable)
-        except _Unreachable as unreachable:
-            failure = unreachable.args[0]
+        except Unreachable as unreachable:
+            failure = unreachable.failure
             return FullRead(failure if master is None else master, failure, {})
         if isinstance(namespaces, ReadFailure):
             return FullRead(master, namespaces, {})
@@ -369,10 +260,10 @@ class ClusterSource:
                 try:
                     secrets[namespace.name] = self._secrets(api, namespace.name, unreadable)
                     continue
-                except _Unreachable as unreachable:
-                    gone = unreachable.args[0]
+                except Unreachable as unreachable:
+                    gone = unreachable.failure
             secrets[namespace.name] = gone
-        self._made = {name: held for name, held in self._made.items() if name in {"", self._master[0]} or name in secrets}
+        self._parsed_secrets.forget_other_places({self._master[0], *secrets})
         return FullRead(master, namespaces, secrets, tuple(unreadable), complete=complete)
 
     def _master_secret(self, api: kubernetes_client.CoreV1Api) -> SecretDocument | ReadFailure | None:
@@ -381,7 +272,7 @@ class ClusterSource:
         if isinstance(answer, ReadFailure):
             return None if answer.reason.startswith("404 ") else answer
         try:
-            return self._made_of(answer, read_secret, namespace, name)
+            return self._parsed_secrets.parse(answer, read_secret, namespace, name)
         except DocumentError as error:
             return ReadFailure(str(error))
 
@@ -396,10 +287,10 @@ class ClusterSource:
             if name and not name.startswith(self._prefix):
                 continue
             try:
-                found[name] = self._made_of(item, read_namespace, "", name)
+                found[name] = self._parsed_namespaces.parse(item, read_namespace, "", name)
             except DocumentError as error:
                 unreadable.append(Problem("a namespace", name, str(error)))
-        self._forget_others("", found)
+        self._parsed_namespaces.forget_others("", found.keys())
         return tuple(found.values())
 
     def _secrets(
@@ -415,36 +306,18 @@ class ClusterSource:
             if (namespace, name) == self._master:
                 continue
             try:
-                found[name] = self._made_of(item, read_secret, namespace, name)
+                found[name] = self._parsed_secrets.parse(item, read_secret, namespace, name)
             except DocumentError as error:
                 unreadable.append(Problem(namespace, name, str(error)))
-        self._forget_others(namespace, found)
+        self._parsed_secrets.forget_others(namespace, found.keys())
         return tuple(found.values())
 
-    def _made_of(self, item: dict[str, Any], read: Callable[[Mapping], _Made], namespace: str, name: str) -> _Made:
-        """What an object is made into; what was made of it before, if it has not changed. Raises DocumentError."""
-        metadata = item.get("metadata")
-        version = (metadata.get("uid"), metadata.get("resourceVersion")) if isinstance(metadata, dict) else ()
-        held = self._made.setdefault(namespace, {})
-        kept = held.get(name)
-        if kept is not None and kept[0] == version:
-            return kept[1]
-        made = read(item)
-        if version and all(isinstance(part, str) and part for part in version):
-            held[name] = (version, made)
-        return made
-
-    def _forget_others(self, namespace: str, found: Mapping[str, object]) -> None:
-        held = self._made.get(namespace, {})
-        for name in held.keys() - found.keys():
-            del held[name]
-
-    def _pages(self, call: Callable[..., Any], *arguments: str, **options: str) -> Iterator[dict[str, Any] | ReadFailure]:
+    def _pages(self, method: Method, *arguments: str, **options: str) -> Iterator[dict[str, object] | ReadFailure]:
         """The items of all pages of a list; a ReadFailure in place of the rest when a page fails."""
         token: str | None = None
         while True:
             paging = {"_continue": token} if token else {}
-            answer = self._call(call, *arguments, limit=PAGE, **options, **paging)
+            answer = self._call(method, *arguments, limit=PAGE, **options, **paging)
             if isinstance(answer, ReadFailure):
                 # 410 Gone, an expired continue token, is a failure like any: the next reading starts over.
                 yield answer
@@ -469,145 +342,19 @@ class ClusterSource:
                 yield ReadFailure("the list does not end: a page is said to follow itself")
                 return
 
-    def _call(self, call: Callable[..., Any], *arguments: Any, **options: Any) -> dict[str, Any] | ReadFailure:
-        """The JSON object that a call answers with, or why there is none. Raises _Unreachable."""
+    def _call(self, method: Method, *arguments: str, **options: str | int) -> dict[str, object] | ReadFailure:
+        """The JSON object that a method answers with, or why there is none. Raises Unreachable."""
         self._rest()
         if self._stopped.is_set():
-            raise _Unreachable(ReadFailure("the proxy stops"))
-        try:
-            body = call(*arguments, _preload_content=False, _request_timeout=self._timeout, **options).data
-        except ApiException as error:
-            if not error.status:
-                raise _Unreachable(ReadFailure(f"no answer: {_kind(error)}")) from None
-            failure = ReadFailure(_status(error.status), _retry_after(error))
-            # A 500 may be about this one object, say one that cannot be decrypted: the others are asked all the same.
-            if error.status in (401, 429) or error.status > 500:
-                raise _Unreachable(failure) from None
-            return failure
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise _Unreachable(ReadFailure(f"no answer: {_kind(error)}")) from None
-        except ValueError:
-            raise _Unreachable(ReadFailure("the token or the address cannot be sent: is there a line end in it?")) from None
-        try:
-            answer = json.loads(body)
-        except (ValueError, RecursionError):
-            raise _Unreachable(ReadFailure("the answer is not JSON")) from None
-        if not isinstance(answer, dict):
-            raise _Unreachable(ReadFailure("the answer is not a JSON object"))
-        return answer
+            raise Unreachable(ReadFailure("the proxy stops"))
+        return self.api.ask(method, *arguments, **options)
 
 
-class _Stream:
-    """The body of an answer that does not end: see `watch.Stream`."""
-
-    def __init__(self, client: kubernetes_client.ApiClient, response: urllib3.HTTPResponse) -> None:
-        self._client = client
-        self._response = response
-        connection = getattr(response, "connection", None)
-        self._socket = getattr(connection, "sock", None)
-        if self._socket is not None:
-            self._keep_alive(self._socket)
-
-    def _keep_alive(self, connected: socket.socket) -> None:
-        names = ("TCP_KEEPIDLE", "TCP_KEEPINTVL", "TCP_KEEPCNT")
-        try:
-            connected.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-            for name, value in zip(names, KEEPALIVE, strict=True):
-                if hasattr(socket, name):
-                    connected.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-        except OSError:
-            pass  # it has ended already: reading it will tell
-
-    def __iter__(self) -> Iterator[bytes]:
-        """Pieces as they come. Raises WatchFailure."""
-        try:
-            yield from self._response.stream(CHUNK, decode_content=False)
-        except (urllib3.exceptions.HTTPError, OSError, ValueError, AttributeError) as error:
-            # The last two are what reading a connection that was cut in another thread may lead to.
-            raise WatchFailure(f"it broke off: {_kind(error)}", BROKEN_OFF) from None
-
-    def close(self) -> None:
-        self._response.close()
-        self._client.close()
-
-    def cut(self) -> None:
-        # Not the method of an SSLSocket, which takes apart what the other thread uses.
-        if self._socket is not None:
-            try:
-                socket.socket.shutdown(self._socket, socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-
-def _name(item: Mapping[str, Any]) -> str:
+def _metadata(item: Mapping[str, object]) -> Mapping[str, object]:
     metadata = item.get("metadata")
-    name = metadata.get("name") if isinstance(metadata, dict) else None
+    return metadata if isinstance(metadata, dict) else {}
+
+
+def _name(item: Mapping[str, object]) -> str:
+    name = _metadata(item).get("name")
     return name if isinstance(name, str) else ""
-
-
-#: The statuses of an API server, or of a proxy before it, as RFC 9110 and kubectl have called them. A table of the project's
-#: own: Python's phrases change from version to version, and runbooks look for a line.
-_PHRASES = {
-    301: "Moved Permanently",
-    302: "Found",
-    303: "See Other",
-    307: "Temporary Redirect",
-    308: "Permanent Redirect",
-    400: "Bad Request",
-    401: "Unauthorized",
-    403: "Forbidden",
-    404: "Not Found",
-    405: "Method Not Allowed",
-    406: "Not Acceptable",
-    407: "Proxy Authentication Required",
-    408: "Request Timeout",
-    409: "Conflict",
-    410: "Gone",
-    412: "Precondition Failed",
-    413: "Request Entity Too Large",
-    415: "Unsupported Media Type",
-    421: "Misdirected Request",
-    422: "Unprocessable Entity",
-    425: "Too Early",
-    429: "Too Many Requests",
-    431: "Request Header Fields Too Large",
-    500: "Internal Server Error",
-    501: "Not Implemented",
-    502: "Bad Gateway",
-    503: "Service Unavailable",
-    504: "Gateway Timeout",
-}
-
-
-def _status(code: int) -> str:
-    """A status with its usual phrase: the one that came with it is the peer's text."""
-    return f"{code} {_PHRASES.get(code, '(no usual status)')}"
-
-
-def _kind(error: BaseException) -> str:
-    """What kind of failure it is, and of the innermost reason, without text that a peer could have written."""
-    reason = getattr(error, "reason", None)
-    if isinstance(error, urllib3.exceptions.MaxRetryError) and isinstance(reason, BaseException):
-        error = reason
-    text = type(error).__name__
-    # urllib3 wraps an SSLError of the ssl module as an argument of its own, others as the cause.
-    for inner in (error, error.__cause__, error.__context__, *error.args):
-        if isinstance(inner, ssl.SSLCertVerificationError):
-            return f"{text}: {inner.verify_message}"
-        if isinstance(inner, OSError) and inner.strerror:
-            return f"{text}: {inner.strerror}"
-    return text
-
-
-def _terminating(error: ApiException) -> bool:
-    """Whether it says that the namespace is being deleted: a 403, too."""
-    try:
-        causes = json.loads(error.body)["details"]["causes"]
-        return any(cause["reason"] == "NamespaceTerminating" for cause in causes)
-    except (ValueError, KeyError, TypeError, RecursionError):
-        return False
-
-
-def _retry_after(error: ApiException) -> float | None:
-    value = (error.headers or {}).get("Retry-After", "")
-    return float(value) if re.fullmatch(r"[0-9]{1,5}", value, re.ASCII) else None

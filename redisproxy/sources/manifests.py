@@ -18,9 +18,9 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from ..ops.file_watch import Stamp, stamp
 from ..printable import printable
 from ..tenants.enrolment import (
-    CONNECTION_STRING,
     FullRead,
     NamespaceDocument,
     Problem,
@@ -29,6 +29,7 @@ from ..tenants.enrolment import (
     Unread,
     no_yield,
 )
+from ..tenants.urls import CONNECTION_STRING
 from . import yamltext
 from .documents import DocumentError, is_missing, read_ageless_namespace, read_namespace, read_secret
 
@@ -100,7 +101,7 @@ class ManifestsSource:
         #: by name of a file: what it says now and is not believed yet, and since when it says so
         self._doubted: dict[str, tuple[_Content, float]] = {}
         #: what `stamp` was when it was last read, None before
-        self.stamp_read: tuple[object, ...] | None = None
+        self.stamp_read: Stamp | None = None
 
     def __str__(self) -> str:
         return f"the manifests in {self._directory}"
@@ -120,13 +121,13 @@ class ManifestsSource:
             if path.suffix in _ENDINGS and not path.name.startswith(".") and _is_file(path)
         )
 
-    def stamp(self) -> tuple[object, ...]:
+    def stamp(self) -> Stamp:
         """Differs from what it was when a file was written, replaced, removed or added. Blocks.
 
         A mounted Secret or ConfigMap is replaced as a whole, by another target of a symbolic link: links are followed.
         """
         try:
-            return tuple((path.name, *_stamp(path)) for path in self._files())
+            return tuple((path.name, *stamp(path)) for path in self._files())
         except OSError as error:
             return ("unreadable", error.errno)  # perhaps just now: what is read next tells
 
@@ -254,14 +255,6 @@ def _is_file(path: Path) -> bool:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError as error:
         return error.errno not in _ABSENT
-
-
-def _stamp(path: Path) -> tuple[int | None, ...]:
-    try:
-        found = path.stat()
-    except OSError as error:
-        return (error.errno,)
-    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def _flatten(document: object, seen: set[int] | None = None) -> Iterator[object]:

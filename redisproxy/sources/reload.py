@@ -7,22 +7,24 @@ thread, at a pace that the reactor does not feel; the reactor takes over what is
 from __future__ import annotations
 
 import enum
-import random
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from twisted.application import service
 from twisted.internet import defer, task, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
+from twisted.python.failure import Failure
 
+from ..ops.bugs import bug
+from ..ops.retry import Backoff, Retry
 from ..ops.stats import RELOAD_BOUNDS, Histogram
 from ..tenants.enrolment import Changes, Enrolment, FullRead, Problem, ReadFailure, ReadSummary, Update, no_yield
 from ..tenants.model import Snapshot
+from .hints import ChangeQueue
 from .throttle import Throttle
-from .watch import ChangeQueue
 
 #: Seconds to wait after the first failed refresh; doubled at each further one, up to the refresh interval.
 FIRST_RETRY = 1.0
@@ -45,6 +47,7 @@ class Source(Protocol):
         """A reading under way may end early: it will not be used."""
 
 
+@runtime_checkable
 class ChangingSource(Source, Protocol):
     """A source of which there is a watch."""
 
@@ -95,7 +98,7 @@ class ReloadService(service.Service):
         source: Source,
         enrolment: Enrolment,
         interval: float,
-        in_thread: Callable[..., defer.Deferred] = threads.deferToThread,
+        in_thread: Callable[..., defer.Deferred[_Outcome]] = threads.deferToThread,
         throttle: Callable[[], Throttle] = Throttle,
         changes: ChangeQueue | None = None,
         in_reactor: Callable[..., object] | None = None,
@@ -108,7 +111,9 @@ class ReloadService(service.Service):
         self._make_throttle = throttle
         self._throttle = throttle()
         self._changes = ChangeQueue() if changes is None else changes
-        self._in_reactor = in_reactor or getattr(clock, "callFromThread", _at_once)
+        self._in_reactor: Callable[..., object] = (
+            getattr(clock, "callFromThread", _at_once) if in_reactor is None else in_reactor
+        )
         #: None until something was read
         self.snapshot: Snapshot | None = None
         #: what an operator has to fix
@@ -129,13 +134,12 @@ class ReloadService(service.Service):
         self._existing: frozenset[str] | None = None
         self._loop = task.LoopingCall(self.refresh)
         self._loop.clock = clock
-        self._working: defer.Deferred | None = None
+        self._working: defer.Deferred[_Outcome] | None = None
         self._again = False
         self._resolved_for: int | None = None
         #: what the listeners know of, since the start
         self._told: Snapshot | None = None
-        self._failures = 0
-        self._retry: IDelayedCall | None = None
+        self._retry = Retry(clock, Backoff(FIRST_RETRY, interval, shorten=0.25), self.refresh)
         self._gathering: IDelayedCall | None = None
         #: of what the source did not believe at first sight
         self._reread: IDelayedCall | None = None
@@ -162,7 +166,8 @@ class ReloadService(service.Service):
         super().stopService()
         if self._loop.running:
             self._loop.stop()
-        for call in (self._retry, self._telling, self._gathering, self._reread):
+        self._retry.cancel()
+        for call in (self._telling, self._gathering, self._reread):
             if call is not None and call.active():
                 call.cancel()
         self.source.stop()
@@ -173,8 +178,7 @@ class ReloadService(service.Service):
         if self._working is not None:
             self._again = True
             return
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
+        self._retry.cancel()
         self._work(_Job.READ)
 
     def changed(self) -> None:
@@ -204,10 +208,10 @@ class ReloadService(service.Service):
         # The first reading is done as fast as it can be: until it is over nobody is served.
         throttle = self._throttle if self.snapshot is not None else None
         self._began = self._clock.seconds()
-        self._working = self._in_thread(self._throttled, job, throttle)
-        self._working.addCallbacks(self._take, self._crashed)
-        self._working.addErrback(lambda failure: self._log.failure("what was read could not be used", failure))
-        self._working.addBoth(self._over)
+        working = self._working = self._in_thread(self._throttled, job, throttle)
+        taken = working.addCallbacks(self._take, self._crashed)
+        taken.addErrback(bug(self._log, "using what was read"))
+        taken.addBoth(self._over)
 
     def _throttled(self, job: _Job, throttle: Throttle | None) -> _Outcome:
         """What runs in the thread: never twice at once, so that the enrolment is this thread's own."""
@@ -246,6 +250,8 @@ class ReloadService(service.Service):
 
     def _amended(self, yield_cpu: Callable[[], None]) -> Update:
         began = self._clock.seconds()
+        if not isinstance(self.source, ChangingSource):
+            raise TypeError(f"something was said to have changed in {self.source}, of which single objects cannot be read")
         update = self.source.read_changes(self._changes.take(), yield_cpu)
         self._enrolment.use_incremental_read(update)
         now = self._clock.seconds()
@@ -275,10 +281,10 @@ class ReloadService(service.Service):
         elif self._resolved_for != self.databases:
             self.resolve()
 
-    def _crashed(self, failure: object) -> None:
-        self._log.failure("reading {source} failed in a way that is a bug", failure, source=str(self.source))
+    def _crashed(self, failure: Failure) -> None:
+        bug(self._log, "reading {source}", source=str(self.source))(failure)
         self._resolved_for = self.databases
-        self._retry_later(None)
+        self._retry_later()
 
     def _take(self, outcome: _Outcome) -> None:
         """The reactor's part: next to nothing here takes longer the more tenants there are."""
@@ -294,11 +300,11 @@ class ReloadService(service.Service):
                 self._reread = self._clock.callLater(outcome.again, self.refresh)
         if outcome.failures:
             asked = [failure.retry_after for failure in outcome.failures if failure.retry_after is not None]
-            self._retry_later(max(asked, default=None))
+            self._retry_later(max(asked, default=0.0))
         elif outcome.job is _Job.READ:
-            if self._failures:
+            if self._retry.failures:
                 self._log.info("{source} can be read again", source=str(self.source))
-            self._failures = 0
+            self._retry.succeeded()
             self.reloaded_at = self._clock.seconds()
         self.problems = outcome.problems
         self._to_tell += outcome.lines
@@ -331,14 +337,9 @@ class ReloadService(service.Service):
         for listener in list(self.listeners):
             listener(snapshot)
 
-    def _retry_later(self, asked: float | None) -> None:
-        self._failures += 1
-        delay = min(self._interval, FIRST_RETRY * 2 ** min(self._failures - 1, 16))
-        delay *= random.uniform(0.75, 1.0)  # noqa: S311 - so that replicas do not return all at once
-        if asked is not None:
-            delay = max(delay, min(asked, self._interval))
-        if self.running and (self._retry is None or not self._retry.active()):
-            self._retry = self._clock.callLater(delay, self.refresh)
+    def _retry_later(self, asked: float = 0.0) -> None:
+        if self.running:
+            self._retry.failed(at_least=min(asked, self._interval))
 
     def _tell(self) -> None:
         for _ in range(min(TOLD_AT_ONCE, len(self._to_tell))):

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .kubernetes import ClusterSource, RequestError
+from .kubernetes_api import KubernetesApi, RequestError
 
 #: Whose fields these are, for `kubectl get --show-managed-fields`.
 _MANAGER = "redisproxy"
@@ -47,13 +47,13 @@ class StoredSecret:
 class ClusterWriter:
     """All of it blocks, and raises WriteError."""
 
-    def __init__(self, source: ClusterSource) -> None:
-        self._source = source
+    def __init__(self, api: KubernetesApi) -> None:
+        self._api = api
 
     def secret(self, namespace: str, name: str) -> StoredSecret | None:
         """None: there is none."""
         try:
-            return _stored(self._source.request("read_namespaced_secret", name, namespace))
+            return _stored(self._api.request("read_namespaced_secret", name, namespace))
         except RequestError as error:
             if error.status == 404:
                 return None
@@ -63,7 +63,7 @@ class ClusterWriter:
         """Makes a secret. One that is there stays as it is."""
         namespace, name = manifest["metadata"]["namespace"], manifest["metadata"]["name"]
         try:
-            made = self._source.request("create_namespaced_secret", namespace, dict(manifest), field_manager=_MANAGER)
+            made = self._api.request("create_namespaced_secret", namespace, dict(manifest), field_manager=_MANAGER)
         except RequestError as error:
             if error.status == 404:
                 raise WriteError(f"there is no namespace {namespace}: kubectl create namespace {namespace}") from None
@@ -78,9 +78,7 @@ class ClusterWriter:
         # The metadata has the resourceVersion, which makes the API server compare.
         document = {**secret.document, "data": {**secret.document["data"], **encoded}}
         try:
-            self._source.request(
-                "replace_namespaced_secret", secret.name, secret.namespace, document, field_manager=_MANAGER
-            )
+            self._api.request("replace_namespaced_secret", secret.name, secret.namespace, document, field_manager=_MANAGER)
         except RequestError as error:
             if error.status in (404, 409):
                 # A deleted one is a 409, too, for it has not the uid that it had.
@@ -94,7 +92,7 @@ class ClusterWriter:
         """Deletes just this one, not another of its name. One that is gone is none to delete."""
         body = {"preconditions": {"uid": secret.uid}}
         try:
-            self._source.request("delete_namespaced_secret", secret.name, secret.namespace, body=body)
+            self._api.request("delete_namespaced_secret", secret.name, secret.namespace, body=body)
         except RequestError as error:
             if error.status not in (404, 409):
                 raise _explained(error, "delete", secret.namespace, secret.name) from None

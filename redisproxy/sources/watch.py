@@ -1,9 +1,10 @@
 """Watches the Kubernetes API, so that what changes takes effect at once and not only at the next refresh.
 
-Owns the streams of events: one thread each for namespaces, secrets and the master secret, where each stands, when it is
-opened again, and which of its events matter. An event is a hint: it says what to read again, and nothing of an event is
-ever taken over. So it does not matter how late, how often or in which order they come, and a deletion is believed only
-from a read that succeeded. The API server is asked for metadata alone: no content of a secret comes this way.
+Owns the threads that read the streams: one each for namespaces, secrets and the master secret, where each stands, when it
+is opened again, and which of its events matter. `watch_events` reads what a stream says. An event is a hint: it says what
+to read again, and nothing of an event is ever taken over. So it does not matter how late, how often or in which order they
+come, and a deletion is believed only from a read that succeeded. The API server is asked for metadata alone: no content of
+a secret comes this way.
 
 Threads, because the official client blocks; three, however many tenants there are. They rest as those that read do
 (`throttle`).
@@ -11,15 +12,10 @@ Threads, because the official client blocks; three, however many tenants there a
 
 from __future__ import annotations
 
-import enum
-import json
 import random
-import re
 import threading
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from twisted.application import service
@@ -27,57 +23,22 @@ from twisted.internet.interfaces import IReactorFromThreads
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..ops.bugs import bug
+from ..ops.retry import Backoff
 from ..ops.stats import WatchState
-from ..tenants.enrolment import ITSELF, Changes
+from ..tenants.enrolment import ITSELF
+from .hints import ChangeQueue
 from .throttle import Throttle
+from .watch_events import BROKEN_OFF, Event, Watched, WatchFailure, read_event, split_lines
 
-#: Bytes of one event. Metadata cannot be as large: an object has 1.5 MiB at most, its annotations 256 KiB of that, which
-#: JSON can make six times as long.
-LONGEST = 4 * 1024 * 1024
-#: Seconds, least and most, after which the API server ends a watch: it is opened again where it stood. A connection that
-#: died without a word is noticed after SILENCE seconds at the latest, or earlier by the kernel (TCP keepalive).
+#: Seconds, least and most, after which the API server ends a watch: it is opened again where it stood.
 LASTS = (60, 75)
-SILENCE = 90.0
-#: Seconds to wait before the second attempt to open a watch; doubled at each further one.
-FIRST_RETRY = 0.25
-LONGEST_RETRY = 10.0
-#: Seconds until it is tried again whether the right to watch was given meanwhile.
-FORBIDDEN_RETRY = 60.0
+#: When a watch is opened again. Chance takes a part off, so that replicas of the proxy do not return all at once.
+BACKOFF = Backoff(0.25, 10.0, shorten=0.5)
+#: The same where the right to watch is missing: it may be given meanwhile.
+FORBIDDEN = Backoff(60.0, 60.0, shorten=0.5)
 #: Seconds after which a watch that ends has been a good one: it is opened again at once.
 GOOD = 5.0
-
-#: Changed secrets of one namespace that are remembered; past that the namespace is listed as a whole.
-MOST_OF_ONE = 100
-#: Changes that are read in one piece before they take effect, and how many of them may be one namespace's.
-BATCH = 100
-SHARE = 10
-#: Past so many secrets of one name, as when all are rotated, they are one piece, and are read in a list of that name.
-MANY = 100
-
-
-class Watched(enum.Enum):
-    """What there is a watch of. The value is what an operator is told."""
-
-    NAMESPACES = "namespaces"
-    SECRETS = "secrets"
-    MASTER = "the master secret"
-
-
-#: In place of a status: the connection of a watch ended before its time.
-BROKEN_OFF = -1
-
-
-class WatchFailure(Exception):
-    """A watch cannot be opened, or does not go on.
-
-    reason: fit for a log; status: what HTTP or the stream said, or BROKEN_OFF; retry_after: seconds, where the server asked.
-    """
-
-    def __init__(self, reason: str, status: int = 0, retry_after: float | None = None) -> None:
-        super().__init__(reason)
-        self.reason = reason
-        self.status = status
-        self.retry_after = retry_after
 
 
 class Stream(Protocol):
@@ -104,132 +65,6 @@ class Watchable(Protocol):
 
     def concerns(self, what: Watched, namespace: str, name: str) -> bool:
         """Whether a change of this object may change the Snapshot."""
-
-
-# What a stream says.
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One event. namespace: empty for what has none."""
-
-    kind: str
-    namespace: str
-    name: str
-    version: str
-
-
-#: What all events but the rarest begin with, in the order in which the API server writes it: what follows, which can be
-#: megabytes of annotations, need not be parsed. Anchored, so that no value can pass for one of these fields.
-_TEXT = rb'[^"\\\x00-\x1f]+'
-_BEGINNING = re.compile(
-    rb'\{"type":"(ADDED|MODIFIED|DELETED)","object":\{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1",'
-    rb'"metadata":\{"name":"(%b)",(?:"generateName":"%b",)?(?:"namespace":"(%b)",)?(?:"selfLink":"%b",)?"uid":"%b",'
-    rb'"resourceVersion":"(%b)"' % ((_TEXT,) * 6)
-)
-
-
-def read_event(line: bytes) -> Event:
-    """One line of a stream. Raises WatchFailure for what is none, and, with its status, for the one that says it is over."""
-    found = _BEGINNING.match(line)
-    if found:
-        kind, name, namespace, version = (part.decode("utf-8", "replace") for part in found.groups(b""))
-        return Event(kind, namespace, name, version)
-    try:
-        event = json.loads(line)
-        kind, item = event["type"], event["object"]
-        if kind == "ERROR":
-            code = item.get("code")
-            code = code if isinstance(code, int) else 0
-            raise WatchFailure(f"the API server ended it with status {code}", code)
-        metadata = item["metadata"]
-        parts = (kind, metadata.get("namespace", ""), metadata.get("name", ""), metadata["resourceVersion"])
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
-        raise WatchFailure("what came is no event") from None
-    if not all(isinstance(part, str) for part in parts) or not parts[3]:
-        raise WatchFailure("what came is no event")
-    return Event(*parts)
-
-
-def split_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Whole lines, without their ends. Raises WatchFailure for one that is longer than LONGEST."""
-    pieces: list[bytes] = []
-    size = 0
-    for chunk in chunks:
-        *ends, rest = chunk.split(b"\n")
-        for end in ends:
-            line = b"".join([*pieces, end])
-            pieces, size = [], 0
-            if len(line) > LONGEST:
-                raise WatchFailure("a line is too long")
-            if line.strip():
-                yield line
-        if rest:
-            pieces.append(rest)
-            size += len(rest)
-            if size > LONGEST:
-                raise WatchFailure("a line is too long")
-
-
-# What has changed.
-
-
-class ChangeQueue:
-    """What is said to have changed and was not read again since. Safe to be used by several threads.
-
-    It is bounded, and one namespace's changes do not hold up another's.
-    """
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        #: by namespace, longest waiting first: its secrets; None among them: all of it
-        self._waiting: dict[str, dict[str | None, None]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._waiting)
-
-    def note(self, namespace: str, secret: str | None) -> bool:
-        """Something has changed. secret: ITSELF for the namespace, None for it and all that is in it.
-
-        Returns whether nothing had waited before.
-        """
-        with self._lock:
-            first = not self._waiting
-            names = self._waiting.setdefault(namespace, {})
-            if secret is None or len(names) >= MOST_OF_ONE:
-                self._waiting[namespace] = {None: None}
-            elif None not in names:
-                names[secret] = None
-            return first
-
-    def take(self) -> Changes:
-        """Some of it, which is then no longer here."""
-        namespaces: set[str] = set()
-        secrets: set[tuple[str, str]] = set()
-        with self._lock:
-            for namespace in list(self._waiting):
-                if len(namespaces) + len(secrets) >= BATCH:
-                    break
-                names = self._waiting.pop(namespace)
-                if None in names:
-                    namespaces.add(namespace)
-                    continue
-                taken = list(names)[:SHARE]
-                secrets.update((namespace, name) for name in taken if name is not None)
-                left = dict.fromkeys(list(names)[SHARE:])
-                if left:
-                    self._waiting[namespace] = left  # behind the others
-            counted = Counter(name for names in self._waiting.values() for name in names)
-            for many in [name for name, count in counted.items() if name is not None and count >= MANY]:
-                for namespace in [namespace for namespace, names in self._waiting.items() if many in names]:
-                    secrets.add((namespace, many))
-                    del self._waiting[namespace][many]
-                    if not self._waiting[namespace]:
-                        del self._waiting[namespace]
-        return Changes(frozenset(namespaces), frozenset(secrets))
-
-
-# The threads.
 
 
 class _Follower:
@@ -293,13 +128,12 @@ class _Follower:
         # Whatever was before it, the first 410 in a row says what to do: to begin anew, now.
         expired, self._expired = self._expired, failure.status == 410
         if failure.status == 403:
-            delay = FORBIDDEN_RETRY
+            delay = FORBIDDEN.delay(1)
         elif failures == 0 or (self._expired and not expired):
             delay = 0.0
         else:
-            delay = min(LONGEST_RETRY, FIRST_RETRY * 2 ** min(failures - 1, 16))
-        delay *= random.uniform(0.5, 1.0)  # noqa: S311 - so that replicas do not return all at once
-        return delay if failure.retry_after is None else max(delay, min(failure.retry_after, FORBIDDEN_RETRY))
+            delay = BACKOFF.delay(failures)
+        return delay if failure.retry_after is None else max(delay, min(failure.retry_after, FORBIDDEN.longest))
 
     def _follow(self) -> None:
         """Opens the stream and reads it, until the server ends it."""
@@ -446,7 +280,7 @@ class WatchService(service.Service):
 
     def crashed(self, what: Watched, failure: Failure) -> None:
         """There is a bug."""
-        self._reactor.callFromThread(self._log.failure, "a bug in the watch of {what}", failure, what=what.value)
+        self._reactor.callFromThread(bug(self._log, "the watch of {what}", what=what.value), failure)
 
     def _set(self, what: Watched, reason: str | None) -> None:
         """Tells of each change once: not of every attempt, nor of one reason for each watch."""

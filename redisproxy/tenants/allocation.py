@@ -12,17 +12,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .enrolment import (
-    CONNECTION_STRING,
     TEMPORARY_PREFIX,
     VALID_HOURS,
     FullRead,
-    MalformedError,
     NamespaceDocument,
     ReadFailure,
     SecretDocument,
     parse_tenant,
 )
-from .urls import possible_indexes, with_password
+from .urls import CONNECTION_STRING, MalformedError, possible_indexes, with_password
 
 #: The lowest index that is given away by itself. In 0 lands whatever logs in to Redis and does not SELECT: redis-cli, a
 #: backup, whoever was connected to this Redis before.

@@ -313,9 +313,9 @@ class Enrolment:
         """Takes over what was read again. What is not known yet stays so: the reading of all there is comes first."""
         if self._namespaces is None:
             return
-        for name, namespace in update.namespaces.items():
-            if namespace is not None:
-                self._namespaces[name] = namespace
+        for name, document in update.namespaces.items():
+            if document is not None:
+                self._namespaces[name] = document
                 continue
             for known in (self._namespaces, self._secrets, self._enrolled):
                 known.pop(name, None)
@@ -420,11 +420,14 @@ class Enrolment:
                     limits[namespace.name] = allowed
         before = self._snapshot
         if before is None or before.backend != self._backend or before.credentials != tuple(credentials):
-            self._snapshot = Snapshot(self._backend, _resting(credentials, yield_cpu), limits)
-            self._shared = _shared_passwords(self._snapshot, yield_cpu)
+            snapshot = Snapshot(self._backend, _resting(credentials, yield_cpu), limits)
+            self._shared = _shared_passwords(snapshot, yield_cpu)
         elif before.limits != limits:
-            self._snapshot = Snapshot(self._backend, _resting(credentials, yield_cpu), limits)
-        return self._snapshot, sorted(problems + self._shared)
+            snapshot = Snapshot(self._backend, _resting(credentials, yield_cpu), limits)
+        else:
+            snapshot = before
+        self._snapshot = snapshot
+        return snapshot, sorted(problems + self._shared)
 
     def _owner(self, index: int, claimants: list[NamespaceDocument], enrolled: Mapping[str, _Enrolled]) -> str | None:
         """Who of the namespaces that name a database has it, None: nobody. claimants: the oldest first.

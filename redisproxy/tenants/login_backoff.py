@@ -43,7 +43,7 @@ class LoginBackoff:
             self._wrong.popitem(last=False)
         if count < UNDELAYED:
             return 0.0
-        return min(LONGEST_DELAY, FIRST_DELAY * 2 ** min(count - UNDELAYED, 16))
+        return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(count - UNDELAYED, 16))
 
 
 def source(address: str) -> str:

@@ -91,7 +91,8 @@ def _cut(text: str, schemes: tuple[str, ...]) -> _Parts:
     scheme, separator, rest = text.partition("://")
     if not separator or scheme.lower() not in schemes:
         raise MalformedError(f"{CONNECTION_STRING} does not begin with {' or '.join(s + '://' for s in schemes)}")
-    authority, behind = re.fullmatch(r"([^/?#]*)(.*)", rest, re.DOTALL).groups()  # type: ignore[union-attr]
+    authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
+    behind = rest[len(authority) :]
     if "@" in behind:
         raise MalformedError(
             f"{CONNECTION_STRING} has an @ behind a / ? or #. In a password write / as %2F, ? as %3F, # as %23 and @ as %40"

@@ -11,6 +11,7 @@ import json
 from base64 import b64decode, b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, fields
+from typing import Any
 
 from .enrolment import no_yield
 from .limits import Limits
@@ -51,8 +52,8 @@ def _plain(value: object) -> object:
     return b64encode(value).decode() if isinstance(value, bytes) else value
 
 
-def _as(default: object, value: object) -> object:
-    """Of the kind that a field's default is."""
+def _as(default: object, value: Any) -> Any:
+    """What JSON held, as the kind that a field's default is."""
     if isinstance(default, bytes):
         return b64decode(value)
     return tuple(map(tuple, value)) if isinstance(default, tuple) else value

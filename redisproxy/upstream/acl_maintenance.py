@@ -7,6 +7,7 @@ piece.
 
 from __future__ import annotations
 
+import math
 import re
 from collections import deque
 from collections.abc import Callable, Set
@@ -15,13 +16,14 @@ from twisted.application import service
 from twisted.internet import defer, task
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from ..ops.bugs import bug
+from ..ops.log_once import LogOnce
 from ..policy import acl
 from ..policy.acl_users import Inventory
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import Tenant
-from .client import ControlError, ControlService
+from .client import Commands, ControlError
 
 #: Of several processes of one proxy, the one that does this.
 PROCESS = 1
@@ -55,7 +57,7 @@ class AclMaintenanceService(service.Service):
     def __init__(
         self,
         clock: IReactorTime,
-        control: ControlService,
+        control: Commands,
         prefix: str,
         interval: float,
         removed: Callable[[Tenant], object],
@@ -76,14 +78,14 @@ class AclMaintenanceService(service.Service):
         self._added = self._ended = 0
         #: what was asked last, and of what could not be asked what was logged
         self._question = ""
-        self._denied: set[tuple[str, str]] = set()
+        self._denied = LogOnce(clock, quiet=math.inf)
         self._work: defer.Deferred | None = None
         self._idle: defer.Deferred | None = None
 
     def startService(self) -> None:
         super().startService()
         self._work = defer.Deferred.fromCoroutine(self._run())
-        self._work.addErrback(self._failed)
+        self._work.addErrback(bug(self._log, "looking after the ACL users", defer.CancelledError))
 
     def stopService(self) -> None:
         super().stopService()
@@ -166,10 +168,6 @@ class AclMaintenanceService(service.Service):
     def _wake(self) -> None:
         if self._idle is not None and not self._idle.called:
             self._idle.callback(None)
-
-    def _failed(self, failure: Failure) -> None:
-        if not failure.check(defer.CancelledError):
-            self._log.failure("looking after the ACL users failed in a way that is a bug", failure)
 
     # What.
 
@@ -261,8 +259,7 @@ class AclMaintenanceService(service.Service):
     def _report_denied(self, error: ControlError) -> None:
         """Logs once what cannot be asked. Of the error its first word: the rest may name a password's hash."""
         code = str(error).partition(" ")[0]
-        if (self._question, code) not in self._denied:
-            self._denied.add((self._question, code))
+        if self._denied.due(f"{self._question} {code}"):
             self._log.warn(
                 "tenants' ACL users cannot be looked after: Redis answered {question} with {code}",
                 question=self._question,

@@ -17,9 +17,10 @@ from twisted.python.failure import Failure
 from ..net.waiters import Waiters
 from ..policy import acl
 from ..policy.policy import Policy
-from ..policy.probing import ErrorReply, Server, user_exists
+from ..policy.probing import Server, user_exists
+from ..resp.value import ErrorReply
 from ..tenants.model import Tenant
-from .client import ControlError, ControlService
+from .client import Commands, ControlError
 
 #: Patterns that the sessions of one tenant may have Redis allow, for the life of this process.
 PATTERNS = 10_000
@@ -68,7 +69,7 @@ class AclUsers:
 
     _log = Logger()
 
-    def __init__(self, mode: str, control: ControlService) -> None:
+    def __init__(self, mode: str, control: Commands) -> None:
         self._mode = mode
         self._control = control
         self._server: Server | None = None

@@ -1,38 +1,51 @@
-"""The control connection: asks Redis, with the master password, what it is, and has it know the tenants' users.
+"""The client for everything that the proxy itself asks of Redis, or of a sentinel: txredisapi under Twisted's ClientService.
 
-Owns the connection, and when Redis is asked again; what is asked at its beginning is `probe`'s. It is a txredisapi client,
-kept connected; it is not on the path of tenants' commands.
+Owns the connection: its log-in, the time limit and the bound of each reply, and when to connect again. What is asked, and
+what the answers mean, is the business of `control`, `probe`, `queries` and `sentinel`. No tenant's command is sent over it.
+
+Two traps of ClientService are avoided. A `prepareConnection` that fails logs `NoTransition` when that connection ends
+later; so the log-in begins when the connection is made, and one that is refused ends the connection, as Redis could have.
+`whenConnected` must not be called from its own errback; so it is not called at all: see `RedisClient.connect`.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any, Protocol, TypeVar
 
 import txredisapi
 from twisted.application import service
-from twisted.internet import defer, task
-from twisted.internet.interfaces import IDelayedCall
-from twisted.logger import Logger
+from twisted.application.internet import ClientService, backoffPolicy
+from twisted.internet import defer
+from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.protocol import Factory, connectionDone
+from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
+from zope.interface import implementer
 
 from ..net.time_limit import within
 from ..net.waiters import Waiters
-from ..policy import probing
-from ..policy.probing import Server
+from ..ops.bugs import bug
+from ..resp.framing import ProtocolError, ReplyMeasurer
+from ..resp.value import Answer, AnswerError, ErrorReply, values_of
 from ..session.errors import UNANSWERED
 from ..tenants.model import Backend
-from .endpoint import endpoint_for
-from .probe import Memory, Probe, Rights
+from .endpoint import connected, why
 
-#: Seconds after a refused log-in until the next try. What refuses is a password: haste would not help.
-_RETRY = 5.0
-#: Seconds to wait for an answer.
-_ANSWER = 10
-#: Seconds until Redis is asked again what it could not tell, at first and at most. Soon, since between two scripts of a
-#: tenant that keeps it busy there may be little time.
-_SOON, _AGAIN = 0.05, 1.0
+#: Bytes of one reply, unless the caller has another bound: CLIENT LIST of 100,000 connections, say. A larger reply is
+#: discarded while it comes, and its command fails.
+REPLY_LIMIT = 64 * 1024 * 1024
+#: Seconds to wait for a reply.
+REPLY_TIMEOUT = 10.0
+#: Seconds after a refused log-in until the next attempt. A password is wrong: haste would not help.
+_REFUSED_RETRY = 5.0
+#: Seconds, at first and at most, between two attempts to connect. Tenants' ACL users are made over a client, so nobody is
+#: served before it is connected again.
+_RETRY, _RETRY_MAX = 0.25, 2.0
+
+Result = TypeVar("Result")
+#: A word of a command.
+Word = bytes | str | int
 
 
 class ControlError(Exception):
@@ -43,248 +56,337 @@ class ControlError(Exception):
         self.told = told
 
 
-class _ControlFactory(txredisapi.RedisFactory):
-    """One connection that is made again whenever it is lost."""
+class ReplyError(ControlError):
+    """Redis answered with an error. The text is Redis's own."""
 
-    #: Seconds, at most, between two attempts. Tenants' users are made over it, so nobody is served before it is back.
-    maxDelay = 2.0
-
-    def __init__(self, backend: Backend, connected: Callable, refused: Callable[[_ControlFactory], None]) -> None:
-        super().__init__(
-            uuid=None,
-            dbid=None,
-            poolsize=1,
-            isLazy=True,
-            charset=None,
-            password=backend.password or None,
-            username=backend.username or None,
-            replyTimeout=_ANSWER,
-            convertNumbers=False,
-        )
-        # Nobody waits for the first connection.
-        self.deferred.addErrback(lambda _: None)
-        self._connected = connected
-        self._refused = refused
-
-    def buildProtocol(self, addr: object) -> txredisapi.RedisProtocol:
-        protocol = super().buildProtocol(addr)
-        protocol.whenConnected().addCallback(self._connected)
-        return protocol
-
-    def delConnection(self, conn: txredisapi.RedisProtocol) -> None:
-        super().delConnection(conn)
-        # Where txredisapi keeps it for a caller of its own, of whom there is none.
-        with contextlib.suppress(ValueError):
-            self.connectionQueue.remove(conn)
-
-    def connectionError(self, why: str) -> None:
-        super().connectionError(why)
-        self._refused(self)
+    @property
+    def reply(self) -> ErrorReply:
+        """The same, for `policy.probing`."""
+        return ErrorReply(str(self))
 
 
-class ControlService(service.Service):
-    """The control connection, and what it was told.
+class NoReplyError(ControlError):
+    """Redis did not answer in time. The connection is closed: nobody knows what it would answer next."""
 
-    told: called with a Server after each connection, before anything else is asked over it, and when more is known of it;
-    acl: whether ACL users are wanted; rights: the commands that these need the right to, on a server.
+
+class TooLargeError(ControlError):
+    """The reply was larger than the bound, and was discarded. The connection goes on."""
+
+
+class Commands(Protocol):
+    """What asks Redis: a connection, or a service that keeps one (`RedisClient`, `control.ControlService`)."""
+
+    @property
+    def connected(self) -> bool:
+        """Whether Redis can be asked at once."""
+
+    def ask(self, *words: Word) -> Awaitable[Answer]:
+        """Redis's answer to one command. Raises ControlError; ReplyError where the answer is an error."""
+
+
+class Connection(txredisapi.BaseRedisProtocol):
+    """One connection. Replies are found and bounded by our own framing; txredisapi matches them to commands.
+
+    reply_timeout: seconds to wait for a reply, None: the caller has time limits of its own; reply_limit: bytes of a reply;
+    made, lost: called when it is connected, and when it is gone.
     """
 
-    name = "control"
+    def __init__(
+        self,
+        clock: IReactorTime,
+        reply_timeout: float | None,
+        reply_limit: int,
+        made: Callable[[Connection], object] = lambda _: None,
+        lost: Callable[[Connection, Failure], object] = lambda *_: None,
+    ) -> None:
+        super().__init__(charset=None, replyTimeout=reply_timeout, convertNumbers=False)
+        self.callLater = clock.callLater
+        self._reply_limit = reply_limit
+        self._made = made
+        self._lost = lost
+        self._measurer = ReplyMeasurer()
+        # The reply that is under way, and how large it is. One that is too large is measured, and not kept.
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    @property
+    def pending(self) -> int:
+        """How many replies are expected."""
+        return len(self.replyQueue.waiting)
+
+    def connectionMade(self) -> None:
+        super().connectionMade()
+        self._made(self)
+
+    def connectionLost(self, why: Failure = connectionDone) -> None:
+        super().connectionLost(why)
+        self._lost(self, why)
+
+    def dataReceived(self, data: bytes, unpause: bool = False) -> None:
+        position = 0
+        try:
+            while position < len(data):
+                end, ended = self._measurer.measure(data, position, 1)
+                self._keep(data[position:end])
+                position = end
+                if ended:
+                    self._reply_ended()
+        except ProtocolError:
+            self.transport.abortConnection()
+
+    def _keep(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size <= self._reply_limit:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+
+    def _reply_ended(self) -> None:
+        reply, size = b"".join(self._pieces), self._size
+        self._pieces.clear()
+        self._size = 0
+        if not self.pending:
+            raise ProtocolError("a reply to nothing")
+        value: Answer | ControlError
+        if size > self._reply_limit:
+            value = TooLargeError(f"a reply of {size} bytes")
+        else:
+            try:
+                [value] = values_of(reply, 1)
+            except AnswerError as error:
+                value = ReplyError(str(error))
+        self.replyReceived(value)
+
+    def ask(self, *words: Word) -> defer.Deferred[Answer]:
+        """See `Commands`. The caller may cancel it: the reply is then discarded."""
+        asked: defer.Deferred[Answer]
+        try:
+            asked = self.execute_command(*words)
+        except txredisapi.ConnectionError:
+            asked = defer.fail(ControlError("the connection was lost"))
+        return asked.addErrback(self._translated)
+
+    def _translated(self, failure: Failure) -> Failure:
+        if failure.check(txredisapi.TimeoutError):
+            return Failure(NoReplyError(f"no reply within {self.replyTimeout:g} s"))
+        if failure.check(txredisapi.RedisError):
+            return Failure(ControlError("the connection was lost"))
+        return failure
+
+    async def ask_all(self, commands: Iterable[Sequence[Word]]) -> list[Answer | ErrorReply]:
+        """The answers to commands that are sent in one write; of those that Redis refused, the error.
+
+        Raises ControlError where one of them is not answered.
+        """
+
+        def refused(failure: Failure) -> ErrorReply:
+            failure.trap(ReplyError)
+            return ErrorReply(str(failure.value))
+
+        asked = [self.ask(*words).addErrback(refused) for words in commands]
+        answers: list[Answer | ErrorReply] = []
+        for success, result in await defer.DeferredList(asked, consumeErrors=True):
+            if isinstance(result, Failure) and not success:
+                result.raiseException()
+            answers.append(result)
+        return answers
+
+    async def close(self) -> None:
+        """Closes it, after what was written, and waits until it is closed."""
+        closed = self.whenDisconnected()
+        self.transport.loseConnection()
+        await closed
+
+    async def log_in(self, address: Backend, name: str = "") -> None:
+        """AUTH, if there is a password; and its name, for whoever reads CLIENT LIST. Raises ControlError."""
+        if address.password:
+            await self.ask("AUTH", *([address.username] if address.username else []), address.password)
+        if name:
+            await self.ask_all([("CLIENT", "SETNAME", name)])  # some servers do not have it
+
+
+@implementer(IStreamClientEndpoint)
+class _Endpoint:
+    """Makes an endpoint at each attempt: the CA file may have changed. Says why an attempt failed."""
+
+    def __init__(
+        self, clock: IReactorTime, make: Callable[[], IStreamClientEndpoint], failed: Callable[[BaseException], object]
+    ) -> None:
+        self._clock = clock
+        self._make = make
+        self._failed = failed
+
+    def connect(self, protocolFactory: IProtocolFactory) -> defer.Deferred[Any]:
+        """See IStreamClientEndpoint."""
+        connecting: defer.Deferred[Any]
+        try:
+            connecting = connected(self._make(), protocolFactory)
+        except (OSError, ValueError) as error:
+            connecting = defer.fail(ControlError(f"the CA file cannot be used: {error}"))
+        return connecting.addErrback(self._not_connected)
+
+    def _not_connected(self, failure: Failure) -> Failure:
+        if not failure.check(defer.CancelledError):
+            # Not before ClientService knows of it: whoever hears of it may stop this at once.
+            self._clock.callLater(0, self._failed, failure.value)
+        return failure
+
+
+@implementer(ILogObserver)
+class _Nobody:
+    def __call__(self, event: LogEvent) -> None:
+        """Logs nothing."""
+
+
+class _KeptConnection(ClientService):
+    """ClientService, without a line in the log for each attempt: what cannot be reached is logged by whoever needs it."""
+
+    _log = Logger(observer=_Nobody())
+
+
+class RedisClient(service.Service):
+    """Keeps one connection to one address, logged in. It is made again whenever it is lost.
+
+    endpoint: makes an endpoint that leads to the address, and may raise OSError or ValueError; timeout: seconds to log in,
+    and for `connect`; changed: called whenever `connection` or `failure` is another; backoff: seconds until the next
+    attempt, by how many failed in a row; for the other arguments see `Connection` and `Connection.log_in`.
+    """
+
     _log = Logger()
 
     def __init__(
         self,
-        reactor: object,
-        connect_timeout: float,
-        ca_file: Path | None,
-        told: Callable[[Server], None],
-        acl: bool = True,
-        rights: Rights = lambda _: frozenset(),
+        clock: IReactorTime,
+        address: Backend,
+        endpoint: Callable[[], IStreamClientEndpoint],
+        timeout: float,
+        changed: Callable[[RedisClient], object] = lambda _: None,
+        *,
+        name: str = "",
+        reply_timeout: float | None = REPLY_TIMEOUT,
+        reply_limit: int = REPLY_LIMIT,
+        backoff: Callable[[int], float] = backoffPolicy(_RETRY, _RETRY_MAX, 2),  # noqa: B008 - it has no state
     ) -> None:
-        self._reactor = reactor
-        self._connect_timeout = connect_timeout
-        self._ca_file = ca_file
-        self._told = told
-        self._acl = acl
-        self._rights = rights
-        self._backend: Backend | None = None
-        self._factory: _ControlFactory | None = None
-        self._retry: IDelayedCall | None = None
-        self._memory = Memory()
-        #: while Redis is asked what it is, which lasts until it has told all
-        self._probing: defer.Deferred | None = None
-        #: what Redis was when it was connected last; None: it never was
-        self.server: Server | None = None
-        #: whether Redis lets nobody make tenants' users now, though it did before
-        self.users_refused = False
-        self._last_version = ""
-        self._last_state = ""
-        self._connection: txredisapi.RedisProtocol | None = None
-        self._waiting: Waiters[None] = Waiters()
-        #: called when the connection is lost, but not when we close it
-        self.lost: Callable[[], None] = lambda: None
+        self.address = address
+        #: logged in; None: there is none
+        self.connection: Connection | None = None
+        #: why there is none; None: the first attempt has not ended yet, or there is one
+        self.failure: BaseException | None = None
+        self._clock = clock
+        self._timeout = timeout
+        self._changed = changed
+        self._client_name = name
+        self._reply_timeout = reply_timeout
+        self._reply_limit = reply_limit
+        self._backoff = backoff
+        self._waiting: Waiters[Connection] = Waiters()
+        # Connected, and perhaps not logged in yet.
+        self._open: Connection | None = None
+        factory = Factory.forProtocol(self._build)
+        factory.noisy = False
+        self._service = _KeptConnection(_Endpoint(clock, endpoint, self._not_connected), factory, self.retry_delay, clock)
 
-    @property
-    def connected(self) -> bool:
-        """Whether Redis is there, and was asked what it is."""
-        return self._connection is not None
+    def _build(self) -> Connection:
+        return Connection(self._clock, self._reply_timeout, self._reply_limit, self._connected, self._lost)
 
-    @property
-    def asking(self) -> bool:
-        """Whether Redis is there, and has not told all that it is asked."""
-        return self._probing is not None
-
-    def use(self, backend: Backend | None) -> None:
-        """Where Redis is from now on."""
-        if backend == self._backend:
-            return
-        self._backend = backend
-        self.reconnect()
-
-    def reconnect(self) -> None:
-        """Connects anew, at once: the address may lead to another server by now."""
-        self._disconnect()
-        self._connect()
+    def retry_delay(self, attempt: int) -> float:
+        """Seconds until an attempt to connect, after so many that failed in a row."""
+        return _REFUSED_RETRY if isinstance(self.failure, ReplyError) else self._backoff(attempt)
 
     def startService(self) -> None:
         super().startService()
-        self._connect()
+        self._service.startService()
 
-    def stopService(self) -> defer.Deferred:
-        """Fires when it is disconnected."""
+    def stopService(self) -> defer.Deferred[None]:
+        """Fires when it is disconnected. What was not answered by now fails."""
         super().stopService()
-        return self._disconnect()
+        stopped = self._service.stopService()
+        if self._open is not None:
+            # Not after what is on its way: a server that hangs would never take it.
+            self._open.transport.abortConnection()
+        self._waiting.fire(Failure(ControlError("the proxy closes the connection")))
+        return stopped
 
-    async def ask(self, *words: bytes | str) -> object:
-        """Redis's answer. Waits for the connection as long as opening one may take. Raises ControlError."""
-        if self._connection is None:
-            try:
-                await within(self._waiting.wait(), self._connect_timeout, self._reactor)
-            except defer.TimeoutError:
-                raise ControlError("the control connection is not there") from None
+    @property
+    def connected(self) -> bool:
+        """See `Commands`."""
+        return self.connection is not None
+
+    async def connect(self) -> Connection:
+        """The connection, or the next one, within the time-out. Raises ControlError as soon as an attempt failed."""
+        if self.connection is not None:
+            return self.connection
         try:
-            return await self._connection.execute_command(*words)
-        except txredisapi.RedisError as error:
-            raise ControlError(str(error)) from None
+            return await within(self._waiting.wait(), self._timeout, self._clock)
+        except defer.TimeoutError:
+            raise ControlError(f"{self.address.address} does not answer: it took too long") from None
 
-    async def is_replica(self) -> bool:
-        """Whether Redis calls itself a replica by now. Raises ControlError."""
-        return probing.is_replica(probing.fields(await self.ask("INFO", "replication")))
+    async def ask(self, *words: Word) -> Answer:
+        """See `Commands`."""
+        return await (await self.connect()).ask(*words)
 
-    def probe_again(self) -> None:
-        """Redis refused to make a tenant's user: it is asked anew, in a moment, what it is."""
-        if self._connection is not None and self._probing is None:
-            self._start_probing(self._connection, again=True)
+    def _connected(self, connection: Connection) -> None:
+        self._open = connection
+        # Not before ClientService knows of the connection: whoever hears of it may stop this at once.
+        self._clock.callLater(0, self._log_in, connection)
 
-    def _disconnect(self) -> defer.Deferred:
-        self._connection = None
-        self._stop_probing()
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
-        factory, self._factory = self._factory, None
-        return defer.succeed(None) if factory is None else factory.disconnect()
-
-    def _connect(self) -> None:
-        if self._backend is None or not self.running:
+    def _log_in(self, connection: Connection) -> None:
+        if self._open is not connection:
             return
-        try:
-            endpoint = endpoint_for(self._reactor, self._backend, self._connect_timeout, self._ca_file)
-        except (OSError, ValueError):
-            self._retry_later()  # the upstream connections, which need the same file, have said so
-            return
-        self._factory = _ControlFactory(self._backend, self._connected, self._refused)
-        self._factory.startConnecting(endpoint)
+        logging_in = defer.Deferred.fromCoroutine(connection.log_in(self.address, self._client_name))
+        logging_in.addTimeout(self._timeout, self._clock)
+        logging_in.addCallbacks(self._ready, self._refused, callbackArgs=(connection,), errbackArgs=(connection,))
+        logging_in.addErrback(bug(self._log, "a log-in"))
 
-    def _refused(self, factory: _ControlFactory) -> None:
-        # txredisapi gives up for good where a password is refused; but passwords are rotated.
-        if factory is self._factory:
-            self._disconnect()
-            self._retry_later()
+    def _ready(self, _: None, connection: Connection) -> None:
+        if self._open is connection and self.running:
+            self.connection, self.failure = connection, None
+            self._changed(self)
+            self._waiting.fire(connection)
 
-    def _retry_later(self) -> None:
+    def _refused(self, failure: Failure, connection: Connection) -> None:
+        failure.trap(ControlError, defer.TimeoutError)
+        if self._open is connection:
+            self._open = None
+            connection.transport.abortConnection()
+            self._failed(failure.value)
+
+    def _lost(self, connection: Connection, reason: Failure) -> None:
+        if self._open is connection:
+            self._open = None
+            self._failed(reason.value)
+
+    def _not_connected(self, error: BaseException) -> None:
+        if self._open is None:
+            self._failed(error)
+
+    def _failed(self, error: BaseException | None) -> None:
+        self.connection, self.failure = None, error or ControlError("the connection was lost")
         if self.running:
-            self._retry = self._reactor.callLater(_RETRY, self._connect)
+            self._changed(self)
+            self._waiting.fire(Failure(ControlError(f"{self.address.address} cannot be reached: {why(self.failure)}")))
 
-    def _connected(self, connection: txredisapi.RedisProtocol) -> txredisapi.RedisProtocol:
-        if connection.factory is not self._factory:
-            return connection  # Redis is elsewhere now
-        connection.whenDisconnected().addCallback(self._disconnected)
-        self._start_probing(connection)
-        return connection
 
-    def _disconnected(self, connection: txredisapi.RedisProtocol) -> None:
-        if connection.factory is self._factory:
-            self._stop_probing()
-        if self._connection is connection:
-            self._connection = None
-            self.lost()
+async def ask_once(
+    clock: IReactorTime,
+    address: Backend,
+    endpoint: IStreamClientEndpoint,
+    timeout: float,
+    asking: Callable[[Connection], Awaitable[Result]],
+) -> Result:
+    """What asking finds out over a connection of its own, which is logged in, and closed afterwards.
 
-    def _start_probing(self, connection: txredisapi.RedisProtocol, again: bool = False) -> None:
-        asking = self._probing = defer.Deferred.fromCoroutine(self._probe(connection, again))
-        asking.addErrback(self._failed, connection)
-        asking.addBoth(self._probed, asking)
+    timeout: seconds to connect, and as many to log in and ask. Raises ControlError, and whatever connecting may raise.
+    """
+    factory = Factory.forProtocol(lambda: Connection(clock, None, REPLY_LIMIT))
+    factory.noisy = False
+    connection: Any = await connected(endpoint, factory).addTimeout(timeout, clock)
 
-    def _stop_probing(self) -> None:
-        asking, self._probing = self._probing, None
-        if asking is not None:
-            asking.cancel()
+    async def asked() -> Result:
+        await connection.log_in(address)
+        return await asking(connection)
 
-    def _probed(self, _: object, asking: defer.Deferred) -> None:
-        if self._probing is asking:
-            self._probing = None
-
-    def _failed(self, failure: Failure, connection: txredisapi.RedisProtocol) -> None:
-        if failure.check(txredisapi.TimeoutError) and connection.factory is self._factory:
-            self._tell_state(f"did not tell what it is within {_ANSWER} s, and is asked again")
-        elif not failure.check(txredisapi.RedisError, defer.CancelledError):
-            # Of these two, the one is gone already, and will be connected again; the other we gave up.
-            self._log.failure("asking Redis what it is failed in a way that is a bug", failure)
-
-    async def _probe(self, connection: txredisapi.RedisProtocol, again: bool) -> None:
-        """Asks until Redis has told all that is to be known of it; some of that can be used before.
-
-        again: whether it is for tenants' users alone, in a moment: tenants may bring it about.
-        """
-        if again:
-            await task.deferLater(self._reactor, _AGAIN)
-        with contextlib.suppress(txredisapi.ResponseError):
-            await connection.execute_command("CLIENT", "SETNAME", "redisproxy-control")  # for whoever reads CLIENT LIST
-        probe = Probe(connection.execute_command, self._backend.address, self._memory, self._acl, self._rights, again)
-        delay = _SOON
-        while True:
-            await probe.ask()
-            if connection.factory is not self._factory:
-                return
-            self._use(probe, connection)
-            if not probe.again:
-                return
-            await task.deferLater(self._reactor, delay)
-            delay = min(2 * delay, _AGAIN)
-
-    def _use(self, probe: Probe, connection: txredisapi.RedisProtocol) -> None:
-        """What is known by now."""
-        state = probe.state
-        if probe.again and not state:
-            state = f"did not tell what it is, and is asked again: {probing.explain(probe.again)}"
-        self._tell_state(state)
-        self.users_refused = probe.users_refused
-        server = probe.server
-        if server is None or (self._connection is connection and server == self.server):
-            return
-        if server.version != self._last_version:
-            self._last_version = server.version
-            self._log.info(
-                "Redis is {version}, with {databases} databases",
-                version=server.version,
-                databases="an untold number of" if server.databases is None else server.databases,
-            )
-        self.server = server
-        self._told(server)
-        self._connection = connection
-        self._waiting.fire(None)
-
-    def _tell_state(self, text: str) -> None:
-        """Logs what its operator has to know, when it is new."""
-        if text and text != self._last_state:
-            self._log.warn("Redis at {address} {text}", address=self._backend.address, text=text)
-        self._last_state = text
+    try:
+        return await defer.Deferred.fromCoroutine(asked()).addTimeout(timeout, clock)
+    finally:
+        connection.transport.abortConnection()

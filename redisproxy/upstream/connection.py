@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from ..net.protocol import READ_SIZE, SMALL_READ_SIZE, PauseReason, Pressure, RespReceiver
 from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
-from ..printable import printable, server_error
+from ..printable import shown_error
 from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.errors import UNREACHABLE
 from ..session.pending import PendingReplies, ReplyBatch
@@ -152,7 +152,7 @@ class RedisConnection(RespReceiver):
         who = [backend.username.encode()] if backend.username else []
         answer = await self._ask(b"AUTH", *who, backend.password)
         if answer != b"+OK":
-            raise UpstreamError(f"Redis answered AUTH with: {_shown(answer)}", LOGIN_REFUSED)
+            raise UpstreamError(f"Redis answered AUTH with: {shown_error(answer)}", LOGIN_REFUSED)
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
         """SELECT of the tenant's database; then, as its ACL user, without the right to another. Raises UpstreamError.
@@ -161,7 +161,7 @@ class RedisConnection(RespReceiver):
         """
         answer = await self._ask(b"SELECT", b"%d" % tenant.index)
         if answer != b"+OK":
-            shown = _shown(answer)
+            shown = shown_error(answer)
             raise UpstreamError(
                 f"Redis answered SELECT {tenant.index} with: {shown}",
                 f"ERR Redis refused to select database {tenant.index}: {shown.lstrip('-')}",
@@ -171,12 +171,12 @@ class RedisConnection(RespReceiver):
             if answer.startswith(b"-WRONGPASS"):
                 raise UserUnknown(f"Redis does not know the user of {tenant.namespace}", UNREACHABLE)
             if answer != b"+OK":
-                raise UpstreamError(f"Redis answered AUTH of {tenant.namespace} with: {_shown(answer)}", LOGIN_REFUSED)
+                raise UpstreamError(f"Redis answered AUTH of {tenant.namespace} with: {shown_error(answer)}", LOGIN_REFUSED)
             self.has_acl_user = True
         if protocol != self.protocol:
             answer = await self._ask(b"HELLO", b"%d" % protocol)
             if answer[:1] not in b"%*":
-                shown = _shown(answer)
+                shown = shown_error(answer)
                 raise UpstreamError(f"Redis answered HELLO {protocol} with: {shown}", shown.lstrip("-"))
             self.protocol = protocol
         self.tenant = tenant
@@ -185,7 +185,7 @@ class RedisConnection(RespReceiver):
         """Proves that the connection still works. Raises UpstreamError."""
         answer = await self._ask(b"PING")
         if answer != b"+PONG":
-            raise UpstreamError(f"Redis answered PING with: {_shown(answer)}", UNREACHABLE)
+            raise UpstreamError(f"Redis answered PING with: {shown_error(answer)}", UNREACHABLE)
 
     def respReceived(self, data: bytes) -> None:
         if self._deal_out is not None:
@@ -356,8 +356,3 @@ def _keepalive() -> list[tuple[int, int]]:
 
 #: Options and values, as far as the system has them.
 _KEEPALIVE = _keepalive()
-
-
-def _shown(answer: bytes) -> str:
-    """An answer of Redis's, fit for a log."""
-    return printable(server_error(answer[:200].decode("utf-8", "replace")))

@@ -12,11 +12,11 @@ from OpenSSL.crypto import X509
 from twisted.internet import defer, ssl
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IStreamClientEndpoint
-from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
+from twisted.internet.protocol import Protocol
 from twisted.python.failure import Failure
 
-from ..printable import printable, server_error
+from ..printable import shown_error
 from ..tenants.model import Backend
 
 
@@ -44,7 +44,7 @@ def endpoint_for(reactor: object, backend: Backend, timeout: float, ca_file: Pat
     return wrapClientTLS(ssl.optionsForClientTLS(backend.host, trustRoot=trust), endpoint)
 
 
-def connected(endpoint: IStreamClientEndpoint, factory: Factory) -> defer.Deferred[Protocol]:
+def connected(endpoint: IStreamClientEndpoint, factory: IProtocolFactory) -> defer.Deferred[Protocol]:
     """Connects. If the caller cancels this, it fails with CancelledError.
 
     Endpoints have other errors for that: `HostnameEndpoint` says that the name was not found, or could not be connected to.
@@ -76,4 +76,4 @@ def why(error: BaseException) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, ConnectError) and error.osError is not None:
         text = f"{type(error).__name__}: errno {error.osError}"
-    return printable(server_error(" ".join(text.split())[:200]))
+    return shown_error(" ".join(text.split()))

@@ -1,44 +1,47 @@
 """Where the master is that tenants' commands go to.
 
-Owns that decision, and tells upstream connections and the control connection. It follows Redis's sentinels, where the master
-secret
+Owns that decision; who acts on it is the business of `backend`. It follows Redis's sentinels, where the master secret
 names some; and it finds out, with sentinels or without, when what was the master has become a replica.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-import txredisapi
 from twisted.application import service
 from twisted.internet import defer, task
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
-from ..policy.probing import ErrorReply, Refusal, Server, refusal, shown
+from ..ops.bugs import bug
+from ..ops.log_once import Condition
+from ..ops.retry import Backoff
+from ..policy.probing import Refusal, Server, refusal
+from ..printable import shown_error
+from ..resp.value import ErrorReply
 from ..tenants.model import Backend
-from .acl_users import AclUsers
-from .client import ControlError, ControlService
+from .client import ControlError, ReplyError
+from .control import ControlService
 from .endpoint import endpoint_for, why
-from .pool import ConnectionPool
 from .probe import calls_itself_replica
-from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest
+from .sentinel import LASTING, Answer, NotYet, Sentinel, SentinelError, latest
 
-#: Seconds between two looks at the sentinels; they tell by themselves of a new master.
-EVERY = 5.0
-#: The same while something is wrong.
-SOON = 1.0
-#: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
-LASTING = 0.9
-#: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
-QUIET = 30.0
-#: Seconds between two looks at whether Redis is a replica, at least and, while it stays one, at most.
-DOUBT, LONG_DOUBT = 1.0, 10.0
+#: Seconds between two looks at the sentinels: a failover is noticed within that time.
+EVERY = 1.0
+#: Seconds between two looks at whether Redis is a replica, at least.
+DOUBT = 1.0
+#: The same while it stays one.
+BACKOFF = Backoff(DOUBT, 10.0)
 
 
 class MasterService(service.Service):
-    """Which server is used. For connect_timeout and ca_file see `endpoint.endpoint_for`."""
+    """Which server is used. For connect_timeout and ca_file see `endpoint.endpoint_for`.
+
+    control: says whether Redis is a replica; moved: called with where Redis is, and whether that is a failover; reconnect:
+    called when the address leads to another server than before; is_master: called when Redis says that it is a master.
+    """
 
     name = "master"
     _log = Logger()
@@ -49,15 +52,17 @@ class MasterService(service.Service):
         connect_timeout: float,
         ca_file: Path | None,
         control: ControlService,
-        acl_users: AclUsers,
-        pool: ConnectionPool,
+        moved: Callable[[Backend | None, bool], object],
+        reconnect: Callable[[], object],
+        is_master: Callable[[], object],
     ) -> None:
         self._reactor = reactor
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
         self._control = control
-        self._acl_users = acl_users
-        self._pool = pool
+        self._moved = moved
+        self._reconnect = reconnect
+        self._on_master = is_master
         #: what the directory says
         self._told: Backend | None = None
         #: where Redis is; None: not known yet
@@ -70,15 +75,18 @@ class MasterService(service.Service):
         self._looking: defer.Deferred | None = None
         self._again = False
         self._timer: IDelayedCall | None = None
-        #: since when looks lead to nothing, and what was said of that in the log
-        self._failing: float | None = None
-        self._helpless = ""
+        # What is logged of looks that lead to nothing, and of a backend that is a replica.
+        self._helpless = Condition(LASTING)
+        self._replica = Condition()
         self._doubting: defer.Deferred | None = None
         self._doubted = float("-inf")
         self._doubt_again: IDelayedCall | None = None
-        self._said_replica = False
         control.lost = self.look
-        pool.found_replica = self.doubt
+
+    @property
+    def follows(self) -> bool:
+        """Whether there is a master secret to follow."""
+        return self._told is not None
 
     def startService(self) -> None:
         super().startService()
@@ -101,8 +109,7 @@ class MasterService(service.Service):
             return
         before, self._told = self._told, backend
         self._leave_sentinels()
-        self._failing = None
-        self._helpless = ""
+        self._helpless.over()
         if backend is None or not backend.sentinels:
             self._move(backend, failover=False)
             return
@@ -125,23 +132,19 @@ class MasterService(service.Service):
             self._is_master()
 
     def _is_master(self) -> None:
-        if self._said_replica:
-            self._said_replica = False
+        if self._replica.over():
             self._log.info("{address} says that it is a master", address=self.backend.address)
-        self._pool.leave_replicas()
+        self._on_master()
 
     def _move(self, backend: Backend | None, failover: bool) -> None:
         """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
         if backend == self.backend:
             return
         self.backend = backend
-        self._said_replica = False
+        self._replica.over()
         if self._doubting is not None:
             self._doubting.cancel()  # it was about the old one
-        self._acl_users.forget_all()
-        # First, so that nothing more is asked of the old one.
-        self._control.use(backend)
-        self._pool.use(backend, abandon=failover)
+        self._moved(backend, failover)
 
     # Following the sentinels.
 
@@ -159,12 +162,8 @@ class MasterService(service.Service):
             return
         self._stop_timer()
         looking = self._looking = defer.Deferred.fromCoroutine(self._look(self._told))
-        looking.addErrback(self._failed)
+        looking.addErrback(bug(self._log, "looking for the master", defer.CancelledError))
         looking.addBoth(self._looked)
-
-    def _failed(self, failure: object) -> None:
-        if not failure.check(defer.CancelledError):
-            self._log.failure("looking for the master failed in a way that is a bug", failure)
 
     def _looked(self, _: object) -> None:
         self._looking = None
@@ -175,8 +174,7 @@ class MasterService(service.Service):
             # Not at once: whatever goes wrong, this is no storm.
             self._look_in(0.05)
             return
-        fine = self._failing is None and self._control.connected and self._doubting is None
-        self._look_in(EVERY if fine else SOON)
+        self._look_in(EVERY)
 
     def _look_in(self, seconds: float) -> None:
         self._stop_timer()
@@ -199,12 +197,12 @@ class MasterService(service.Service):
         if found != self.backend:
             try:
                 replica = await calls_itself_replica(self._reactor, found, self._connect_timeout, self._ca_file)
-            except txredisapi.ResponseError as error:
-                reply = ErrorReply(str(error))
+            except ReplyError as error:
+                reply = error.reply
                 if refusal(reply) is Refusal.PASSING and not _refuses_login(reply):
                     return self._tell_helpless(
                         f"the sentinels say that {told.master_name} is at {found.address}, which does not tell "
-                        f"whether it is a replica: {shown(reply.text)}"
+                        f"whether it is a replica: {shown_error(reply.text)}"
                     )
                 replica = False  # it is there, and it is for the upstream connections to say what it does not like
             except defer.CancelledError:
@@ -219,9 +217,7 @@ class MasterService(service.Service):
                 return self._tell_helpless(
                     f"the sentinels say that {told.master_name} is at {found.address}, which says that it is a replica"
                 )
-        self._failing = None
-        if self._helpless:
-            self._helpless = ""
+        if self._helpless.over():
             self._log.info("the sentinels tell again where {name} is", name=told.master_name)
         if found != self.backend:
             failover = self._found_for is told
@@ -256,27 +252,15 @@ class MasterService(service.Service):
 
     def _tell_of(self, sentinel: Sentinel, text: str) -> None:
         """Logs what is wrong with it, once; another fault that takes its place, after QUIET."""
-        now = self._reactor.seconds()
         if not text:
-            sentinel.failing = None
-            if sentinel.said:
-                sentinel.said = ""
+            if sentinel.condition.over():
                 self._log.info("{place} tells again where the master is", place=_shown(sentinel.place))
-            return
-        if sentinel.failing is None:
-            sentinel.failing = now
-        lasting = now - sentinel.failing >= LASTING and (not sentinel.said or now - sentinel.said_at >= QUIET)
-        if lasting and text != sentinel.said:
-            sentinel.said, sentinel.said_at = text, now
+        elif sentinel.condition.fault(text, self._reactor.seconds()):
             self._log.warn("{place}: {text}", place=_shown(sentinel.place), text=text)
 
     def _tell_helpless(self, text: str) -> None:
-        now = self._reactor.seconds()
-        if self._failing is None:
-            self._failing = now
-        if now - self._failing < LASTING or text == self._helpless:
+        if not self._helpless.fault(text, self._reactor.seconds()):
             return
-        self._helpless = text
         if self.backend is None:
             self._log.error("no connection to Redis: {text}", text=text)
         else:
@@ -296,14 +280,14 @@ class MasterService(service.Service):
             return
         self._doubted = self._reactor.seconds()
         self._doubting = defer.Deferred.fromCoroutine(self._resolve_doubt())
-        self._doubting.addErrback(self._failed)
+        self._doubting.addErrback(bug(self._log, "looking for the master", defer.CancelledError))
         self._doubting.addBoth(self._resolved)
 
     def _resolved(self, _: object) -> None:
         self._doubting = None
 
     async def _resolve_doubt(self) -> None:
-        delay = DOUBT
+        looks = 0
         while True:
             try:
                 replica = await self._control.is_replica()
@@ -316,8 +300,7 @@ class MasterService(service.Service):
                 self._is_master()
                 return
             master = self.backend
-            if not self._said_replica:
-                self._said_replica = True
+            if self._replica.fault("replica"):
                 self._log.error(
                     "{address} says that it is a replica, and refuses to write: the master is looked for",
                     address=master.address,
@@ -325,12 +308,10 @@ class MasterService(service.Service):
             self.look()
             if not await self._is_replica_anew(master) and master == self.backend:
                 self._log.warn("{address} leads to a master now: all connect to it anew", address=master.address)
-                self._acl_users.forget_all()
-                self._control.reconnect()
-                self._pool.renew()
-                delay = DOUBT
-            await task.deferLater(self._reactor, delay)
-            delay = min(2 * delay, LONG_DOUBT)
+                self._reconnect()
+                looks = 0
+            looks += 1
+            await task.deferLater(self._reactor, BACKOFF.delay(looks))
 
     async def _is_replica_anew(self, master: Backend) -> bool:
         """Whether the address leads to a replica, or to nobody, when it is resolved and connected to once more."""

@@ -6,20 +6,20 @@ the control connection's and the sentinels' own.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import txredisapi
 from twisted.internet import defer, task
 
 from ..policy import probing
 from ..policy.probing import Server
+from ..resp import info
 from ..tenants.model import Backend
+from .client import Connection, ControlError, ReplyError, ask_once
 from .endpoint import endpoint_for, why
-from .probe import Ask, Memory, Probe, Rights, ask_once
+from .probe import Memory, Probe, Rights
 from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest
 
 #: Seconds between two looks at sentinels that are being connected to.
@@ -96,41 +96,38 @@ async def inquire(
 ) -> Inquiry:
     """What the Redis at an address is.
 
-    For timeout and ca_file see `probe.ask_once`, for acl and rights `probe.Probe`. Raises InquiryError.
+    For timeout see `client.ask_once`, for ca_file `endpoint.endpoint_for`, for acl and rights `probe.Probe`.
+    Raises InquiryError.
     """
 
-    async def asking(ask: Ask) -> Inquiry:
-        probe = Probe(ask, backend.address, Memory(), acl, rights)
+    async def asking(connection: Connection) -> Inquiry:
+        probe = Probe(connection.ask_all, backend.address, Memory(), acl, rights)
         for _ in range(_TRIES):
             await probe.ask()
             if not probe.again or (probe.server is None and probe.state):
                 break
             for error in probe.again.values():
                 if error.code == "NOAUTH":
-                    raise txredisapi.ResponseError(error.text)
+                    raise ReplyError(error.text)
             await task.deferLater(reactor, _PAUSE)
         again = probing.explain(probe.again)
         if probe.server is None:
             if probe.state:
                 raise InquiryError(f"it {probe.state}")
             raise InquiryError(f"Redis at {backend.address} did not tell what it is: {again}")
-        return Inquiry(backend.address, probe.server, probe.state, again, _keys(await ask("INFO", "keyspace")))
+        return Inquiry(
+            backend.address, probe.server, probe.state, again, info.keys(await connection.ask("INFO", "keyspace"))
+        )
 
     try:
-        return await ask_once(reactor, backend, timeout, ca_file, asking)
+        return await ask_once(reactor, backend, endpoint_for(reactor, backend, timeout, ca_file), timeout, asking)
     except InquiryError:
         raise
-    except txredisapi.ResponseError as error:
+    except ReplyError as error:
         # Redis's own words: it does not repeat what it was sent to log in with.
         raise InquiryError(f"Redis at {backend.address} refuses: {why(error)}") from None
-    except txredisapi.RedisError:
+    except ControlError:
         raise InquiryError(f"Redis at {backend.address} closed the connection before it had answered") from None
     except Exception as error:
         # Whatever a resolver, a socket or a TLS handshake comes up with.
         raise InquiryError(f"no connection to Redis at {backend.address}: {why(error)}") from None
-
-
-def _keys(info: object) -> Mapping[int, int]:
-    text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
-    found: Sequence[tuple[str, str]] = re.findall(r"^db([0-9]+):keys=([0-9]+),", text, re.MULTILINE | re.ASCII)
-    return {int(index): int(count) for index, count in found}

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections import deque
 from typing import Protocol
 
-from twisted.application.internet import backoffPolicy
 from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
@@ -21,6 +20,8 @@ from twisted.python.failure import Failure
 from .. import probes
 from ..net.protocol import PauseReason
 from ..net.waiters import Waiters
+from ..ops.bugs import bug
+from ..ops.retry import Backoff, Retry
 from ..session.pending import ReplyBatch
 from ..session.ports import MultiplexedUser, ReplyReceiver, Unavailable
 from ..tenants.model import Tenant
@@ -38,6 +39,9 @@ SLOW_READER_SECONDS = 1.0
 #: Upstream connections that a tenant may have shared at once with one protocol: the one in use, and others that were left
 #: for it.
 CONNECTIONS_LIMIT = 4
+#: When a connection is opened again. Redis is mostly away for as long as a restart takes: sessions that are there already
+#: come back soon.
+BACKOFF = Backoff(0.075, 2.0, factor=1.5, spread=1.0)
 
 
 class Pool(Protocol):
@@ -223,10 +227,7 @@ class TenantPool:
         self._waiting: deque[MultiplexedUser] = deque()
         self._opening: defer.Deferred | None = None
         self._waiters: Waiters[None] = Waiters()
-        self._retry: IDelayedCall | None = None
-        self._failures = 0
-        # Redis is mostly away for as long as a restart takes: sessions that are there already come back soon.
-        self._delay = backoffPolicy(initialDelay=0.05, maxDelay=2.0)
+        self._retry = Retry(reactor, BACKOFF, self._open)
 
     def __repr__(self) -> str:
         return f"<multiplexed connections of {self.tenant.namespace} in RESP{self.protocol} users={self._users}>"
@@ -306,7 +307,7 @@ class TenantPool:
 
     def renew(self) -> None:
         """Redis is elsewhere, or back: opens another upstream connection at once, and then leaves the one in use."""
-        self._failures = 0
+        self._retry.succeeded()
         if self._users:
             self._give_up_opening()
             self._open()
@@ -323,9 +324,7 @@ class TenantPool:
         opening = defer.Deferred.fromCoroutine(self._pool.acquire(self.tenant, self.protocol))
         self._opening = opening
         opening.addCallbacks(self._opened, self._not_opened, (opening,), None, (opening,))
-        opening.addErrback(
-            lambda failure: self._log.failure("opening a multiplexed connection failed in a way that is a bug", failure)
-        )
+        opening.addErrback(bug(self._log, "opening a multiplexed connection"))
 
     def _opened(self, connection: RedisConnection, opening: defer.Deferred) -> None:
         if self._opening is not opening:
@@ -333,7 +332,7 @@ class TenantPool:
             connection.drop()  # given up in its last moment
             return
         self._opening = None
-        self._failures = 0
+        self._retry.succeeded()
         before, upstream = self.open, MultiplexedConnection(connection, self, self._reactor)
         self.upstream = upstream
         self.upstreams.add(upstream)
@@ -352,18 +351,11 @@ class TenantPool:
             self.upstream = Unavailable(failure.value.told)
         self._waiters.fire(failure)
         self.tell_waiting()
-        if self._users and self._retry is None:
-            self._failures += 1
-            self._retry = self._reactor.callLater(self._delay(self._failures), self._try_again)
-
-    def _try_again(self) -> None:
-        self._retry = None
-        self._open()
+        if self._users:
+            self._retry.failed()
 
     def _give_up_opening(self) -> None:
-        if self._retry is not None:
-            self._retry.cancel()
-            self._retry = None
+        self._retry.cancel()
         opening, self._opening = self._opening, None
         if opening is not None:
             opening.cancel()

@@ -11,9 +11,7 @@ from collections.abc import Callable, Collection, Coroutine
 from pathlib import Path
 
 from twisted.application import service
-from twisted.application.internet import backoffPolicy
 from twisted.internet import defer
-from twisted.internet.interfaces import IDelayedCall
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -22,17 +20,20 @@ from .. import probes
 from ..net.rate_limit import TenantLimits
 from ..net.time_limit import within
 from ..net.waiters import Waiters
+from ..ops.bugs import bug
 from ..ops.log_once import LogOnce
+from ..ops.retry import Backoff, Retry
 from ..session.errors import UNREACHABLE
 from ..tenants.account import Counts, increase
 from ..tenants.model import Backend, Tenant
 from .acl_users import AclUserError, AclUsers
 from .connection import LOGIN_REFUSED, RedisConnection, RedisUnreachable, UpstreamError, UserUnknown
 from .endpoint import connected, endpoint_for, why
-from .fair_queue import FairQueue
 from .handover import Handover
+from .idle import IdleConnections
 from .multiplexed import MultiplexedConnection, TenantPool
 from .opening import Openings, RedisMoved
+from .turns import Turns
 
 #: Leases that are under way at once, of all tenants together.
 CONCURRENT_LIMIT = 256
@@ -40,6 +41,8 @@ CONCURRENT_LIMIT = 256
 FRESH = 1.0
 #: Seconds: a connection that nobody used and that lives no longer is taken for a failure.
 SHORT_LIVED = 1.0
+#: When the base is opened again.
+BACKOFF = Backoff(0.75, 10.0, factor=1.5, spread=1.0)
 
 
 class ConnectionPool(service.Service):
@@ -71,7 +74,6 @@ class ConnectionPool(service.Service):
         self._reactor = reactor
         self._acl_users = acl_users
         self._base = base
-        self._idle_timeout = idle_timeout
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
         self._backend: Backend | None = None
@@ -80,20 +82,14 @@ class ConnectionPool(service.Service):
         #: whether tenants may do what only an ACL user holds in its limits
         self._needs_acl_users = False
         self._tenant_pools: dict[tuple[Tenant, int], TenantPool] = {}
-        # Idle upstream connections, the one used last at the end: by their keys.
-        self._idle: dict[tuple[Tenant, int] | None, list[RedisConnection]] = {}
-        self._timers: dict[RedisConnection, IDelayedCall] = {}
+        self._idle = IdleConnections(reactor, idle_timeout, lambda: len(self._connections) <= base)
         self._replenishing = False
-        self._queue: FairQueue[defer.Deferred[None]] = FairQueue(CONCURRENT_LIMIT)
-        self._serving = False
+        self._turns = Turns(CONCURRENT_LIMIT)
         # How often Redis was reached: it answered a log-in, or a PING on an idle connection.
         self._reached = 0
-        self._retry: IDelayedCall | None = None
-        self._delay = backoffPolicy(initialDelay=0.5, maxDelay=10.0)
-        self._failures = 0
+        self._retry = Retry(reactor, BACKOFF, self._replenish)
         # What was logged lately: faults of Redis, which all tenants feel; and those of one tenant or one connection.
         self._faults = LogOnce(reactor)
-        self._faults_logged = False
         self._faults_of_one = LogOnce(reactor)
         #: whether the latest connection could not be opened, or its log-in was refused
         self.refused = False
@@ -113,7 +109,7 @@ class ConnectionPool(service.Service):
     @property
     def idle(self) -> int:
         """How many of them carry no session."""
-        return sum(map(len, self._idle.values()))
+        return len(self._idle)
 
     @property
     def shared(self) -> list[MultiplexedConnection]:
@@ -142,8 +138,7 @@ class ConnectionPool(service.Service):
     def stopService(self) -> defer.Deferred:
         """Fires when all connections are closed."""
         super().stopService()
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
+        self._retry.cancel()
         self.handover.stop()
         self._openings.give_up()
         stopped = self._empty.wait()
@@ -160,16 +155,11 @@ class ConnectionPool(service.Service):
         if backend == self._backend:
             return
         self._backend = backend
-        for upstreams in list(self._idle.values()):
-            for upstream in list(upstreams):
-                self._take_from_idle(upstream)
-                upstream.drop()
-        self._failures = 0
+        self._idle.close()
+        self._retry.cancel()
+        self._retry.succeeded()
         self._faults.forget()
-        self._faults_logged = False
         self.refused = False
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
         if backend is not None:
             self._log.info("Redis is at {address}", address=backend.address)
             self._replenish()
@@ -189,11 +179,7 @@ class ConnectionPool(service.Service):
         indices of such databases to which other processes may have some.
         """
         self._tenants = tenants
-        for upstreams in list(self._idle.values()):
-            for upstream in list(upstreams):
-                if not self._tenants_own(upstream):
-                    self._take_from_idle(upstream)
-                    upstream.drop()
+        self._idle.close(lambda upstream: not self._tenants_own(upstream))
         for key, tenant_pool in list(self._tenant_pools.items()):
             if tenant_pool.tenant not in tenants:
                 del self._tenant_pools[key]  # its last sessions have it, and nobody else comes
@@ -226,11 +212,9 @@ class ConnectionPool(service.Service):
         Shared ones for others, without anybody's notice; one that a session has to itself is closed.
         """
         left, self._like_replica = self._like_replica, set()
-        for upstream in left & self._connections:
-            for key in (upstream.key, None):
-                for idle in list(self._idle.get(key, ())):
-                    self._take_from_idle(idle)
-                    idle.drop()
+        if gone := left & self._connections:
+            keys = {None, *(upstream.key for upstream in gone)}
+            self._idle.close(lambda idle: idle.key in keys)
         for tenant_pool in list(self._tenant_pools.values()):
             multiplexed = tenant_pool.open
             if multiplexed is not None and multiplexed.connection in left:
@@ -245,10 +229,7 @@ class ConnectionPool(service.Service):
         """
         for upstream in self._connections:
             upstream.stale = True
-        for upstreams in list(self._idle.values()):
-            for upstream in list(upstreams):
-                self._take_from_idle(upstream)
-                upstream.drop()
+        self._idle.close()
         for tenant_pool in list(self._tenant_pools.values()):
             tenant_pool.renew()
 
@@ -259,8 +240,7 @@ class ConnectionPool(service.Service):
         """
         self._needs_acl_users = needs_acl_users
         if self.refused:
-            if self._retry is not None and self._retry.active():
-                self._retry.cancel()
+            self._retry.cancel()
             self._replenish()
         for tenant_pool in list(self._tenant_pools.values()):
             for upstream in list(tenant_pool.upstreams):
@@ -284,15 +264,14 @@ class ConnectionPool(service.Service):
 
     def fresh(self, tenant: Tenant, protocol: int) -> RedisConnection | None:
         """An idle upstream connection that was used a moment ago, leased at once."""
-        idle = self._idle.get((tenant, protocol))
+        upstream = self._idle.newest((tenant, protocol))
         if (
-            not idle
-            or self._reactor.seconds() - idle[-1].idle_since > FRESH
-            or (self._needs_acl_users and not idle[-1].has_acl_user)
+            upstream is None
+            or self._reactor.seconds() - upstream.idle_since > FRESH
+            or (self._needs_acl_users and not upstream.has_acl_user)
         ):
             return None
-        upstream = idle[-1]
-        self._take_from_idle(upstream)
+        self._idle.remove(upstream)
         upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
         return upstream
 
@@ -307,11 +286,7 @@ class ConnectionPool(service.Service):
         while (over := self.handover.over(tenant.index)) is not None:
             probes.reached("database still has connections of its former owner")
             await over
-        if not self._queue.begin(tenant):
-            probes.reached("many connections are opened at once")
-            waiter: defer.Deferred[None] = defer.Deferred(lambda cancelled: self._queue.leave(tenant, cancelled))
-            self._queue.wait(tenant, waiter)
-            await waiter
+        await self._turns.begin(tenant)
         reached = self._reached
         try:
             upstream = await self._leased_where_redis_is(tenant, protocol)
@@ -325,24 +300,11 @@ class ConnectionPool(service.Service):
             # If another lease reached Redis in the same time, only this one failed.
             if self._reached == reached:
                 probes.reached("all that wait for a connection fail")
-                for waiter in self._queue.clear():
-                    if not waiter.called:  # one that heard it may have given up another
-                        waiter.errback(RedisUnreachable(str(error)))
+                text = str(error)
+                self._turns.fail_all(lambda: RedisUnreachable(text))
             raise
         finally:
-            self._queue.end(tenant)
-            self._serve_queue()
-
-    def _serve_queue(self) -> None:
-        """Lets waiters begin while there are places."""
-        if self._serving:
-            return  # a lease ended within the loop below, which goes on: else a long queue would be a deep stack
-        self._serving = True
-        try:
-            while (waiter := self._queue.next()) is not None:
-                waiter.callback(None)
-        finally:
-            self._serving = False
+            self._turns.end(tenant)
 
     async def _leased_where_redis_is(self, tenant: Tenant, protocol: int) -> RedisConnection:
         """Redis may move while an upstream connection is opened: one that leads to where it was is not for new work."""
@@ -369,18 +331,14 @@ class ConnectionPool(service.Service):
         except defer.TimeoutError:
             probes.reached("connection could not be had in time")
             # Its other idle upstream connections would take as long.
-            for upstream in list(self._idle.get((tenant, protocol), ())):
-                self._take_from_idle(upstream)
-                upstream.drop()
+            self._idle.close(lambda upstream: upstream.key == (tenant, protocol))
             text = f"{backend.address if backend else 'Redis'} does not answer: it took too long"
             if backend == self._backend:
                 self._tell(text)
             raise RedisUnreachable(text) from None
 
     async def _leased(self, tenant: Tenant, protocol: int) -> RedisConnection:
-        while idle := self._idle.get((tenant, protocol)):
-            upstream = idle[-1]
-            self._take_from_idle(upstream)
+        while (upstream := self._idle.take((tenant, protocol))) is not None:
             try:
                 return await self._prepared(upstream, upstream.check())
             except UpstreamError:
@@ -409,23 +367,12 @@ class ConnectionPool(service.Service):
             raise UpstreamError(str(error), UNREACHABLE if error.passing else LOGIN_REFUSED) from None
         return await self._prepared(upstream, upstream.bind(tenant, login, protocol))
 
-    async def spare(self) -> RedisConnection:
-        """An upstream connection that was never SELECTed, with the master's rights: not for what tenants send. Raises
-        UpstreamError.
-        """
-        try:
-            return await self._in_time(self._spare())
-        except defer.TimeoutError:
-            raise RedisUnreachable("Redis does not answer: it took too long") from None
-
     async def _spare(self) -> RedisConnection:
         return await self._living_spare() or await self._open()
 
     async def _living_spare(self) -> RedisConnection | None:
         """An upstream connection that was never SELECTed, and still works."""
-        while spare := self._idle.get(None):
-            upstream = spare[-1]
-            self._take_from_idle(upstream)
+        while (upstream := self._idle.take(None)) is not None:
             try:
                 return await self._prepared(upstream, upstream.check())
             except UpstreamError:
@@ -447,7 +394,7 @@ class ConnectionPool(service.Service):
         except Exception as error:
             upstream.drop()
             raise RedisUnreachable(f"lost while it was made ready: {why(error)}") from None
-        self._failures = 0
+        self._retry.succeeded()
         self._reached += 1
         return upstream
 
@@ -472,10 +419,8 @@ class ConnectionPool(service.Service):
             raise RedisUnreachable(text) from None
         self._reached += 1
         self.refused = False
-        if self._faults_logged:
+        if self._faults.forget():
             self._log.info("Redis at {address} can be used again", address=backend.address)
-            self._faults.forget()
-            self._faults_logged = False
         upstream.opened = self._reactor.seconds()
         return upstream
 
@@ -513,32 +458,11 @@ class ConnectionPool(service.Service):
         """See `connection.Pool`."""
         settled = upstream.detach()
         if clean and settled and self.usable(upstream):
-            self._keep(upstream)
+            self._idle.put(upstream)
         else:
             upstream.drop()
 
     # Keeping.
-
-    def _keep(self, upstream: RedisConnection) -> None:
-        upstream.idle_since = self._reactor.seconds()
-        self._idle.setdefault(upstream.key, []).append(upstream)
-        self._timers[upstream] = self._reactor.callLater(self._idle_timeout, self._idle_for_long, upstream)
-
-    def _take_from_idle(self, upstream: RedisConnection) -> None:
-        upstreams = self._idle[upstream.key]
-        upstreams.remove(upstream)
-        if not upstreams:
-            del self._idle[upstream.key]
-        timer = self._timers.pop(upstream)
-        if timer.active():
-            timer.cancel()
-
-    def _idle_for_long(self, upstream: RedisConnection) -> None:
-        if len(self._connections) > self._base:
-            self._take_from_idle(upstream)
-            upstream.drop()
-        else:
-            self._timers[upstream] = self._reactor.callLater(self._idle_timeout, self._idle_for_long, upstream)
 
     def lost(self, upstream: RedisConnection) -> None:
         """See `connection.Pool`."""
@@ -546,8 +470,7 @@ class ConnectionPool(service.Service):
         self._like_replica.discard(upstream)
         self.handover.lost(upstream)
         self._count(upstream)
-        if upstream in self._timers:
-            self._take_from_idle(upstream)
+        self._idle.remove(upstream)
         self._check_empty()
         if (
             upstream.tenant is None
@@ -567,16 +490,13 @@ class ConnectionPool(service.Service):
 
     def _replenish(self) -> None:
         """Opens what is missing from the base, one after the other; after a failure, later and later."""
-        waiting = self._retry is not None and self._retry.active()
         enough = len(self._connections) >= self._base and not self.refused
-        if not self.running or self._backend is None or waiting or self._replenishing or enough:
+        if not self.running or self._backend is None or self._retry.due is not None or self._replenishing or enough:
             return
         self._replenishing = True
         opened = defer.Deferred.fromCoroutine(self._open())
         opened.addCallbacks(self._opened_for_base, self._not_opened_for_base)
-        opened.addErrback(
-            lambda failure: self._log.failure("opening an upstream connection failed in a way that is a bug", failure)
-        )
+        opened.addErrback(bug(self._log, "opening an upstream connection"))
 
     def _opened_for_base(self, upstream: RedisConnection) -> None:
         self._replenishing = False
@@ -586,7 +506,7 @@ class ConnectionPool(service.Service):
             and upstream.backend == self._backend
             and len(self._connections) <= self._base
         ):
-            self._keep(upstream)
+            self._idle.put(upstream)
         else:
             upstream.drop()
         self._replenish()
@@ -597,14 +517,12 @@ class ConnectionPool(service.Service):
         self._replenish_later()
 
     def _replenish_later(self) -> None:
-        if self.running and not (self._retry is not None and self._retry.active()):
-            self._failures += 1
-            self._retry = self._reactor.callLater(self._delay(self._failures), self._replenish)
+        if self.running:
+            self._retry.failed()
 
     def _tell(self, text: str) -> None:
         """Logs why nobody can have a connection to Redis."""
         if self._faults.due(text):
-            self._faults_logged = True
             self._log.error("no connection to Redis: {text}", text=text)
 
     def _tell_of_one(self, text: str) -> None:

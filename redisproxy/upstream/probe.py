@@ -6,20 +6,19 @@ and only those again that it did not answer. What the answers mean is `policy.pr
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
 
-import txredisapi
-from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTCP
 
 from ..policy import probing
 from ..policy.facts import without
-from ..policy.probing import ErrorReply, Facts, Server
+from ..policy.probing import Facts, Server
+from ..resp.value import Answer, ErrorReply
 from ..tenants.model import Backend
-from .endpoint import connected, endpoint_for
+from .client import Word, ask_once
+from .endpoint import endpoint_for
 
 #: Servers (run ids) of which is remembered what they told: those that a failover leads to and back from.
 _REMEMBERED = 8
@@ -27,9 +26,8 @@ _REMEMBERED = 8
 _ROUNDS = 3
 _INFO = tuple(("INFO", section) for section in ("server", "persistence", "replication"))
 
-_Answer = TypeVar("_Answer")
-#: Sends a command; what comes back raises txredisapi.RedisError.
-Ask = Callable[..., defer.Deferred]
+#: Sends commands in one write: see `client.Connection.ask_all`.
+AskAll = Callable[[Iterable[Sequence[Word]]], Awaitable[list[Answer | ErrorReply]]]
 #: The commands that a tenant's user needs the right to, on a server: see `policy.probing.needed`.
 Rights = Callable[[Server], frozenset[bytes]]
 
@@ -55,12 +53,14 @@ class Memory:
 class Probe:
     """What the server at the other end of one connection is.
 
-    ask: sends a command over it; address: of the server, for the memory; acl: whether ACL users are wanted there; rights:
+    ask_all: sends commands over it; address: of the server, for the memory; acl: whether ACL users are wanted there; rights:
     what they need; again: whether it is asked for these users alone, since it told the rest over the same connection.
     """
 
-    def __init__(self, ask: Ask, address: str, memory: Memory, acl: bool, rights: Rights, again: bool = False) -> None:
-        self._ask = ask
+    def __init__(
+        self, ask_all: AskAll, address: str, memory: Memory, acl: bool, rights: Rights, again: bool = False
+    ) -> None:
+        self._ask_all = ask_all
         self._address = address
         self._memory = memory
         self._acl = acl
@@ -79,9 +79,9 @@ class Probe:
         self.users_refused = False
 
     async def ask(self) -> None:
-        """Asks, once, what is not known yet. Raises txredisapi.RedisError where the connection is lost."""
+        """Asks, once, what is not known yet. Raises ControlError where the connection is lost."""
         words = [*_INFO, *(question.words for question in self._left), *([probing.CLEAN_UP] if self._acl else [])]
-        replies = await self._all(words)
+        replies = await self._ask_all(words)
         infos = replies[: len(_INFO)]
         failed = {" ".join(words): info for words, info in zip(_INFO, infos, strict=True) if isinstance(info, ErrorReply)}
         if failed:
@@ -132,7 +132,7 @@ class Probe:
             if probing.unfit_name(refused) is None:
                 break
             names = sorted(needed)
-            replies = await self._all([*(probing.rights_words([name]) for name in names), probing.CLEAN_UP])
+            replies = await self._ask_all([*(probing.rights_words([name]) for name in names), probing.CLEAN_UP])
             for name, reply in zip(names, replies, strict=False):
                 if isinstance(reply, ErrorReply):
                     if probing.unfit_name(reply) != name:
@@ -142,54 +142,14 @@ class Probe:
 
     async def _try(self, names: frozenset[bytes]) -> ErrorReply | None:
         """Why no user can have the right to all of them; None: one can."""
-        reply, _ = await self._all([probing.rights_words(sorted(names)), probing.CLEAN_UP])
+        reply, _ = await self._ask_all([probing.rights_words(sorted(names)), probing.CLEAN_UP])
         return reply if isinstance(reply, ErrorReply) else None
-
-    async def _all(self, commands: Iterable[tuple[bytes | str, ...]]) -> list[object]:
-        """The replies to commands that are sent in one write: values, or ErrorReply."""
-        asked = [self._ask(*words) for words in commands]
-        replies: list[object] = []
-        for success, result in await defer.DeferredList(asked, consumeErrors=True):
-            if not success:
-                result.trap(txredisapi.RedisError)
-                if not result.check(txredisapi.ResponseError):
-                    result.raiseException()
-                result = ErrorReply(str(result.value))
-            replies.append(result)
-        return replies
-
-
-async def ask_once(
-    reactor: IReactorTCP,
-    backend: Backend,
-    timeout: float,
-    ca_file: Path | None,
-    asking: Callable[[Ask], Awaitable[_Answer]],
-) -> _Answer:
-    """What asking finds out over a connection of its own, which is logged in, and closed afterwards.
-
-    timeout: seconds to connect, and as many to log in and ask. Raises txredisapi.RedisError where Redis refuses, and
-    whatever connecting may raise.
-    """
-    factory = txredisapi.RedisFactory(None, None, 1, isLazy=True, charset=None, convertNumbers=False)
-    factory.deferred.addErrback(lambda _: None)
-    connecting = connected(endpoint_for(reactor, backend, timeout, ca_file), factory)
-    protocol = await connecting.addTimeout(timeout, reactor)
-
-    async def asked() -> _Answer:
-        if backend.password:
-            await protocol.auth(backend.password, backend.username or None)
-        return await asking(protocol.execute_command)
-
-    try:
-        return await defer.Deferred.fromCoroutine(asked()).addTimeout(timeout, reactor)
-    finally:
-        protocol.transport.abortConnection()
 
 
 async def calls_itself_replica(reactor: IReactorTCP, backend: Backend, timeout: float, ca_file: Path | None) -> bool:
-    """Whether what the address leads to now does. See `ask_once`."""
-    info = await ask_once(reactor, backend, timeout, ca_file, lambda ask: ask("INFO", "replication"))
+    """Whether what the address leads to now does. For timeout and what is raised see `client.ask_once`."""
+    endpoint = endpoint_for(reactor, backend, timeout, ca_file)
+    info = await ask_once(reactor, backend, endpoint, timeout, lambda connection: connection.ask("INFO", "replication"))
     return probing.is_replica(probing.fields(info))
 
 

@@ -7,126 +7,85 @@ wait for that one, and how large an answer about channels is, and how long it ta
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Callable, Sequence
 
 from twisted.internet import defer
-from twisted.internet.interfaces import IReactorTime
-from twisted.python.failure import Failure
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
 from .. import probes
-from ..net.waiters import Waiters
-from ..resp.framing import ProtocolError, encode
-from ..resp.value import Answer, AnswerError, values_of
-from ..session.errors import NOT_ALLOWED, UNANSWERED
-from ..session.pending import ReplyBatch
-from ..tenants.model import Tenant
-from .connection import RedisConnection
+from ..resp.value import Answer, ErrorReply
+from ..session.errors import NOT_ALLOWED, UNREACHABLE
+from ..tenants.model import Backend, Tenant
+from .client import ControlError, RedisClient, TooLargeError
 
-#: Bytes of an answer to all that is asked at once. What is larger is passed over: to read it would keep all others waiting.
+#: Bytes of an answer. What is larger is passed over: to read it would keep all others waiting.
 ANSWER_LIMIT = 1024 * 1024
 TOO_LARGE = f"ERR the answer has more than {ANSWER_LIMIT} bytes: ask for fewer channels, by a pattern"
 #: Seconds to wait for an answer.
 TIMEOUT = 10.0
 #: Seconds: an answer that takes longer may have kept Redis busy, which does nothing else meanwhile.
 SLOW = 0.02
-#: Then the tenant's next question comes so many times as long later, but no more than LATER seconds.
-SHARE, LATER = 9.0, 2.0
+#: Then the tenant's next query comes so many times as long later, but no more than PAUSE_MAX seconds.
+PAUSE_FACTOR, PAUSE_MAX = 9.0, 2.0
+#: Seconds after the last answer until the connection is closed. It is opened again when somebody asks.
+IDLE = 30.0
 
 
-class QueryError(Exception):
-    """Redis did not answer, or with an error. `told` is the client's error reply."""
-
-    def __init__(self, text: str, told: str = UNANSWERED) -> None:
-        super().__init__(text)
-        self.told = told
+#: Makes a client, which does not run yet. Its arguments: where Redis is, and what is called when `connection` changes.
+Connect = Callable[[Backend, Callable[[RedisClient], object]], RedisClient]
 
 
-class Pool(Protocol):
-    """Where connections come from."""
+class _QueryConnection:
+    """One connection, while it is asked."""
 
-    async def spare(self) -> RedisConnection:
-        """One that is logged in as the master. Raises UpstreamError."""
-
-    def usable(self, upstream: RedisConnection) -> bool:
-        """Whether it may be asked more."""
-
-
-class _Query:
-    """One of them: so many commands, sent together. See `session.ports.ReplyReceiver`."""
-
-    def __init__(self, count: int) -> None:
-        self.answered: defer.Deferred[bytes] = defer.Deferred()
-        self._outstanding = count
-        self._pieces: list[bytes] = []
-        self._size = 0
-
-    def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
-        """See `session.ports.ReplyReceiver`."""
-        self._size += len(piece)
-        if self._size <= ANSWER_LIMIT:
-            self._pieces.append(piece)
-        else:
-            self._pieces.clear()
-        self._outstanding -= ended
-        if not self._outstanding:
-            answer: bytes | Failure = b"".join(self._pieces)
-            if self._size > ANSWER_LIMIT:
-                answer = Failure(QueryError(f"an answer of {self._size} bytes", TOO_LARGE))
-            self.answered.callback(answer)
-
-    def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
-        """See `session.ports.ReplyReceiver`."""
-        self.answered.errback(QueryError("the connection was lost"))
-
-
-class _Line:
-    """One connection, while it is asked. See `connection.User`."""
-
-    def __init__(self, upstream: RedisConnection, queries: ControlQueries) -> None:
-        self.upstream = upstream
+    def __init__(self, connect: Connect, backend: Backend, lost: Callable[[_QueryConnection], object]) -> None:
+        self.client = connect(backend, lambda client: client.connection or lost(self))
         #: how many wait for an answer
         self.waiters = 0
-        self._queries = queries
-        self._pending = upstream.carry(self, lambda _: None)
-
-    def ask(self, commands: Sequence[list[bytes]]) -> defer.Deferred[bytes]:
-        """The replies as they come, or QueryError."""
-        query = _Query(len(commands))
-        self.upstream.send(b"".join(map(encode, commands)), ReplyBatch(query, len(commands)))
-        return query.answered
-
-    @property
-    def idle(self) -> bool:
-        """Whether nothing is asked."""
-        return not self._pending.batches
-
-    def upstream_lost(self) -> None:
-        """See `connection.User`."""
-        self._queries.leave(self)
-        for batch in self._pending.abandon():
-            batch.receiver.upstream_lost(batch, partial=False)
 
 
 class ControlQueries:
-    """Asks for all tenants, one thing at a time for each."""
+    """Asks for all tenants, one thing at a time for each.
 
-    def __init__(self, reactor: IReactorTime, pool: Pool) -> None:
+    connect: makes a client to where Redis is.
+    """
+
+    def __init__(self, reactor: IReactorTime, connect: Connect) -> None:
         self._reactor = reactor
-        self._pool = pool
+        self._connect = connect
         self._turns: dict[Tenant, defer.DeferredLock] = {}
-        # The connection in use. One that nothing is asked over is the pool's.
-        self._line: _Line | None = None
-        self._waiting: Waiters[_Line] = Waiters()
-        self._opening = False
+        # Until when a tenant's next query waits after a slow answer.
+        self._pauses: dict[Tenant, IDelayedCall] = {}
+        self._backend: Backend | None = None
+        # The connection in use; None: there is none, or nothing more is asked over it.
+        self._current: _QueryConnection | None = None
+        self._closing: IDelayedCall | None = None
         # When there was an answer last, in the reactor's seconds.
         self._answered = 0.0
+
+    def use(self, backend: Backend | None) -> None:
+        """Where Redis is from now on. What was asked is still answered by where it was."""
+        if backend != self._backend:
+            self._backend = backend
+            self.renew()
+
+    def renew(self) -> None:
+        """The address leads to another server than before."""
+        if self._current is not None:
+            self._leave(self._current)
+
+    def stop(self) -> None:
+        """Closes the connection when nobody waits for an answer any more, and opens none."""
+        self.use(None)
+        for tenant, pause in list(self._pauses.items()):
+            pause.cancel()
+            self._end_turn(tenant)  # whose next query is told that nobody can be asked
 
     async def ask(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:
         """Redis's answer to each command, within TIMEOUT from the tenant's turn on. They are sent together.
 
-        Raises QueryError, also where one of the answers is an error; UpstreamError without a connection. The caller may
-        cancel this: what has not had its turn is not asked then, and what has, nobody hears.
+        Raises ControlError, also where one of the answers is an error. The caller may cancel this: what has not had its
+        turn is not asked then, and what has, nobody hears.
         """
         await self._turns.setdefault(tenant, defer.DeferredLock()).acquire()
         # It goes on without the caller: to give a connection up for each client that leaves would open others.
@@ -137,13 +96,7 @@ class ControlQueries:
     async def _in_turn(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:
         began = self._reactor.seconds()
         try:
-            return values_of(await self._ask(commands), len(commands))
-        except AnswerError as error:
-            # Of all errors these alone are no passing ones.
-            forbidden = str(error).casefold().startswith(("noperm", "err unknown"))
-            raise QueryError(str(error), NOT_ALLOWED if forbidden else UNANSWERED) from None
-        except ProtocolError as error:
-            raise QueryError(str(error)) from None
+            return [_told(answer) for answer in await self._ask(commands)]
         finally:
             # What it waited for others' answers is not its own.
             now = self._reactor.seconds()
@@ -152,53 +105,68 @@ class ControlQueries:
                 self._end_turn(tenant)
             else:
                 probes.reached("control query was slow")
-                self._reactor.callLater(min(took * SHARE, LATER), self._end_turn, tenant)
+                self._pauses[tenant] = self._reactor.callLater(min(took * PAUSE_FACTOR, PAUSE_MAX), self._end_turn, tenant)
 
     def _end_turn(self, tenant: Tenant) -> None:
+        self._pauses.pop(tenant, None)
         turn = self._turns[tenant]
         turn.release()
         if not turn.locked:
             self._turns.pop(tenant, None)
 
-    async def _ask(self, commands: Sequence[list[bytes]]) -> bytes:
-        line = self._line
-        if line is None or not self._pool.usable(line.upstream):
-            line = await self._another_line()
-        line.waiters += 1
+    async def _ask(self, commands: Sequence[list[bytes]]) -> list[Answer | ErrorReply]:
+        current = self._connection()
+        current.waiters += 1
         try:
-            return await line.ask(commands).addTimeout(TIMEOUT, self._reactor)
+            try:
+                connection = await current.client.connect()
+            except ControlError as error:
+                raise ControlError(str(error), UNREACHABLE) from None
+            asked = defer.Deferred.fromCoroutine(connection.ask_all(commands))
+            return await asked.addTimeout(TIMEOUT, self._reactor)
+        except TooLargeError as error:
+            raise ControlError(str(error), TOO_LARGE) from None
         except defer.TimeoutError:
             probes.reached("control query timed out")
             # Other tenants may wait behind this one, and have their own time: it is closed when nobody waits any more.
-            self.leave(line)
-            raise QueryError("it took too long") from None
+            self._leave(current)
+            raise ControlError("it took too long") from None
         finally:
-            line.waiters -= 1
-            if not line.waiters and line.upstream.carries(line):
-                self.leave(line)
-                if line.idle:
-                    line.upstream.release(clean=True)
+            current.waiters -= 1
+            if not current.waiters:
+                if current is self._current:
+                    self._closing = self._reactor.callLater(IDLE, self._leave, current)
                 else:
-                    line.upstream.drop()
+                    current.client.stopService()
 
-    def leave(self, line: _Line) -> None:
-        """It is asked nothing more."""
-        if self._line is line:
-            self._line = None
+    # The connection.
 
-    def _another_line(self) -> defer.Deferred[_Line]:
-        """One for all that wait for it. Fails with UpstreamError."""
-        first = not self._opening
-        waits = self._waiting.wait()
-        if first:
-            self._opening = True
-            defer.Deferred.fromCoroutine(self._pool.spare()).addCallback(self._opened).addBoth(self._tell_waiting)
-        return waits
+    def _connection(self) -> _QueryConnection:
+        """The connection that is asked now. Raises ControlError."""
+        if self._closing is not None and self._closing.active():
+            self._closing.cancel()
+        if self._current is None:
+            if self._backend is None:
+                raise ControlError("no backend is known", UNREACHABLE)
+            # One that is lost, or cannot be had, is left: who asks next does not wait until it is tried again.
+            self._current = _QueryConnection(self._connect, self._backend, self._leave)
+            self._current.client.startService()
+        return self._current
 
-    def _opened(self, upstream: RedisConnection) -> _Line:
-        self._line = _Line(upstream, self)
-        return self._line
+    def _leave(self, current: _QueryConnection) -> None:
+        """It is asked nothing more, and closed once nobody waits for an answer."""
+        if self._current is current:
+            self._current = None
+            if self._closing is not None and self._closing.active():
+                self._closing.cancel()
+            if not current.waiters:
+                current.client.stopService()
 
-    def _tell_waiting(self, result: _Line | Failure) -> None:
-        self._opening = False
-        self._waiting.fire(result)
+
+def _told(answer: Answer | ErrorReply) -> Answer:
+    if not isinstance(answer, ErrorReply):
+        return answer
+    # Of all errors these alone are no passing ones.
+    if answer.text.casefold().startswith(("noperm", "err unknown")):
+        raise ControlError(answer.text, NOT_ALLOWED)
+    raise ControlError(answer.text)

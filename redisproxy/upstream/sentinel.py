@@ -1,8 +1,8 @@
-"""One of Redis's sentinels, as somebody to ask where the master is.
+"""One of Redis's sentinels: whom to ask where the master is.
 
-Owns the connections to it: one to ask over, and one that hears at once when it has a new master. txredisapi's own
-`Sentinel` is not used: it takes the first answer, whoever gives it; calls to a sentinel that is away pile up in it; and
-of several sentinels with TLS it would verify no names.
+Owns the connection to it. The proxy asks each second and does not subscribe to `+switch-master`, see
+docs/decisions/sentinels.md. txredisapi's own `Sentinel` is not used: it takes the first answer, whoever gives it; calls to a
+sentinel that is away pile up in it; and of several sentinels with TLS it would verify no names.
 """
 
 from __future__ import annotations
@@ -10,21 +10,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
-import txredisapi
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
-from twisted.logger import Logger
-from twisted.python.failure import Failure
 
+from ..ops.log_once import Condition
 from ..tenants.model import Backend
-from .endpoint import connected, why
+from .client import ControlError, RedisClient, ReplyError
+from .endpoint import why
 
-#: Seconds to wait for an answer. A sentinel has little else to do.
-_ANSWER = 2
+#: Seconds to log in, and to wait for an answer. A sentinel has little else to do.
+_ANSWER = 2.0
+#: Bytes of an answer.
+_ANSWER_LIMIT = 64 * 1024
 #: Seconds between two attempts to connect: one that takes connections and closes them is not stormed.
 _RETRY = 0.5
-_SWITCHED = "+switch-master"
+#: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
+LASTING = 0.9
+#: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
+QUIET = 30.0
 
 
 class SentinelError(Exception):
@@ -52,109 +57,10 @@ def latest(answers: Iterable[Answer]) -> Answer:
     return max(votes, key=lambda answer: (answer.epoch, votes[answer]))
 
 
-class _Asked(txredisapi.RedisProtocol):
-    def connectionLost(self, reason: Failure) -> None:
-        self.factory.gone(self, reason)
-        super().connectionLost(reason)
-
-
-class _Subscriber(txredisapi.SubscriberProtocol):
-    def messageReceived(self, pattern: object, channel: object, message: object) -> None:
-        self.factory.heard()
-
-    def connectionLost(self, reason: Failure) -> None:
-        self.factory.gone(self, reason)
-        super().connectionLost(reason)
-
-
-class _Connection(txredisapi.RedisFactory):
-    """One connection, made when it is asked for and there is none. It is not logged in.
-
-    there: called when it is made, and when it first turns out that it cannot be; heard: when a message came over it.
-    """
-
-    def __init__(
-        self,
-        clock: IReactorTime,
-        endpoint: Callable[[], IStreamClientEndpoint],
-        protocol: type,
-        there: Callable[[], None],
-        heard: Callable[[], None],
-    ) -> None:
-        super().__init__(None, None, 1, isLazy=True, charset=None, replyTimeout=_ANSWER, convertNumbers=False)
-        # Nobody waits for txredisapi's pool.
-        self.deferred.addErrback(lambda _: None)
-        self.protocol = protocol
-        self.heard = heard
-        self._there = there
-        self._clock = clock
-        self._endpoint = endpoint
-        self._tried = float("-inf")
-        self._connecting: defer.Deferred | None = None
-        self._current: txredisapi.RedisProtocol | None = None
-        self._stopped: defer.Deferred | None = None
-        #: whether it is logged in
-        self.ready = False
-        #: why there is none
-        self.trouble = ""
-
-    def get(self) -> txredisapi.RedisProtocol | None:
-        """The connection; None: it is being made, or will be when it is asked for later."""
-        now = self._clock.seconds()
-        if self._current is None and self._connecting is None and now - self._tried >= _RETRY:
-            self._tried = now
-            try:
-                endpoint = self._endpoint()
-            except (OSError, ValueError) as error:
-                self.trouble = f"the CA file cannot be used: {error}"  # which may be fixed
-                return None
-            connecting = self._connecting = connected(endpoint, self)
-            connecting.addCallbacks(self._connected, self._not_connected)
-        return self._current
-
-    def addConnection(self, conn: txredisapi.RedisProtocol) -> None:
-        """Not into txredisapi's pool: nobody takes it from there, so it would be kept for ever."""
-
-    def _connected(self, protocol: txredisapi.RedisProtocol) -> None:
-        self._connecting = None
-        if protocol.connected:
-            self._current = protocol
-            self.ready = False
-            self.trouble = ""
-            self._there()
-
-    def _not_connected(self, failure: Failure) -> None:
-        self._connecting = None
-        first = not self.trouble
-        self.trouble = why(failure.value)
-        if first and not failure.check(defer.CancelledError):
-            self._there()  # nobody needs to wait for it
-
-    def gone(self, protocol: txredisapi.RedisProtocol, reason: Failure) -> None:
-        """It is lost."""
-        if self._current is protocol:
-            self._current = None
-            self.trouble = why(reason.value)
-            if self._stopped is not None:
-                self._stopped.callback(None)
-
-    def stop(self) -> defer.Deferred:
-        """Fires when it is closed. It must not be asked for any more."""
-        if self._connecting is not None:
-            self._connecting.cancel()
-        if self._current is None:
-            return defer.succeed(None)
-        self._stopped = defer.Deferred()
-        self._current.transport.abortConnection()
-        return self._stopped
-
-
 class Sentinel:
     """place: where it is, and its own password; endpoint: makes one that leads there, see `endpoint.endpoint_for`;
-    master_name: what it calls the master; news: called when it may have something new to tell.
+    master_name: what it calls the master; news: called when it is connected, and when it first turns out that it cannot be.
     """
-
-    _log = Logger()
 
     def __init__(
         self,
@@ -166,56 +72,57 @@ class Sentinel:
     ) -> None:
         self.place = place
         self._name = master_name
-        self._asked = _Connection(clock, endpoint, _Asked, news, news)
-        self._hears = _Connection(clock, endpoint, _Subscriber, lambda: None, news)
-        #: since when it does not tell, and what was said of that in the log
-        self.failing: float | None = None
-        self.said = ""
-        self.said_at = float("-inf")
+        self._news = news
+        #: whether it is known that it cannot be reached
+        self._away = False
+        #: what is logged of it
+        self.condition = Condition(LASTING, QUIET)
+        self._client = RedisClient(
+            clock,
+            place,
+            endpoint,
+            _ANSWER,
+            self._changed,
+            reply_timeout=_ANSWER,
+            reply_limit=_ANSWER_LIMIT,
+            backoff=lambda _: _RETRY,
+        )
+        self._client.startService()
 
-    def stop(self) -> defer.Deferred:
-        """Fires when it is disconnected."""
-        return defer.gatherResults([self._asked.stop(), self._hears.stop()], consumeErrors=True)
+    def _changed(self, client: RedisClient) -> None:
+        was_away, self._away = self._away, client.connection is None
+        if not (was_away and self._away):
+            self._news()
+
+    def stop(self) -> defer.Deferred[None]:
+        """Fires when it is disconnected. It must not be asked any more."""
+        return self._client.stopService()
 
     async def ask(self) -> Answer:
-        """Where the master is. Raises SentinelError: at once where there is no connection, which is made meanwhile."""
-        connection = self._asked.get()
+        """Where the master is. Raises SentinelError: at once where there is no connection."""
+        connection = self._client.connection
         if connection is None:
-            if not self._asked.trouble:
-                raise NotYet("it cannot be reached: it took too long")
-            raise SentinelError(f"it cannot be reached: {self._asked.trouble}")
+            raise self._why_away()
         try:
-            await self._log_in(self._asked, connection)
-            fields = await connection.execute_command("SENTINEL", "MASTER", self._name)
+            fields: Any = await connection.ask("SENTINEL", "MASTER", self._name)
             # While a failover goes on the one who leads it knows the new address here first.
-            address = await connection.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
+            address: Any = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
             known = dict(zip(fields[::2], fields[1::2], strict=True))
-            answer = Answer(_host(address[0]), int(address[1]), int(known[b"config-epoch"]))
-        except txredisapi.ResponseError as error:
+            return Answer(_host(address[0]), int(address[1]), int(known[b"config-epoch"]))
+        except ReplyError as error:
             raise SentinelError(why(error)) from None
-        except txredisapi.RedisError:
-            raise SentinelError(f"it cannot be reached: {self._asked.trouble or 'it took too long'}") from None
+        except ControlError as error:
+            raise SentinelError(f"it cannot be reached: {why(error)}") from None
         except (KeyError, TypeError, ValueError, IndexError, AttributeError):
             raise SentinelError("what it answers is not what a sentinel answers") from None
-        await self._hear()
-        return answer
 
-    async def _log_in(self, own: _Connection, connection: txredisapi.RedisProtocol) -> None:
-        if self.place.password and not own.ready:
-            await connection.auth(self.place.password, self.place.username or None)
-        own.ready = True
-
-    async def _hear(self) -> None:
-        """Has it tell of a new master, if it does not yet. If that fails, we still ask."""
-        connection = self._hears.get()
-        if connection is None or self._hears.ready:
-            return
-        try:
-            await self._log_in(self._hears, connection)
-            await connection.subscribe(_SWITCHED)
-        except txredisapi.RedisError as error:
-            self._hears.ready = False  # that may pass: it is tried again with the next question
-            self._log.debug("{place} lets nobody subscribe: {error}", place=self.place.address, error=str(error))
+    def _why_away(self) -> SentinelError:
+        failure = self._client.failure
+        if failure is None:
+            return NotYet("it cannot be reached: it took too long")
+        if isinstance(failure, ReplyError):
+            return SentinelError(why(failure))  # to its log-in
+        return SentinelError(f"it cannot be reached: {why(failure)}")
 
 
 def _host(name: bytes) -> str:

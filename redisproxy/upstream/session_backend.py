@@ -23,7 +23,7 @@ from .client import ControlError
 from .connection import RedisConnection, UpstreamError
 from .multiplexed import TenantPool
 from .pool import ConnectionPool
-from .queries import ControlQueries, QueryError
+from .queries import ControlQueries
 
 
 class SessionBackend:
@@ -113,7 +113,7 @@ class SessionBackend:
         work.addErrback(self._bug)
 
     def _not_answered(self, failure: Failure, step: Step) -> None:
-        failure.trap(ControlError, QueryError, UpstreamError, defer.CancelledError)
+        failure.trap(ControlError, UpstreamError, defer.CancelledError)
         step.finish(Unavailable(getattr(failure.value, "told", UNANSWERED)))
 
     def _bug(self, failure: Failure) -> None:

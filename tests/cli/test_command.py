@@ -9,10 +9,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 import unittest
-from pathlib import Path
 from unittest import mock
 
 import pexpect
@@ -22,12 +20,10 @@ from redisproxy.cli.main import main
 from redisproxy.tenants.enrolment import parse_tenant
 
 from ..support.apiserver import HANG, NAMESPACES, ApiServer, refusal
+from ..support.command import COMMAND, run_command
 from ..support.proxy import Manifests, ProxyProcess, master, namespace, plain_environment, secret, tenant
 from ..support.servers import RedisServer, free_port
 from ..support.waiting import until
-
-#: As pip installs it, beside the interpreter.
-COMMAND = str(Path(sys.executable).with_name("redisproxy"))
 
 
 class CommandCase(unittest.TestCase):
@@ -51,9 +47,9 @@ class CommandCase(unittest.TestCase):
 
     def run_(self, *arguments: str, status: int = 0) -> str:
         """What it prints; of a failure the one line on the standard error."""
-        process = self.start(*arguments)
-        out, err = process.communicate(timeout=180)
-        self.assertEqual(process.returncode, status, out + err)
+        done = run_command(*arguments, environ=self.environ)
+        out, err = done.stdout, done.stderr
+        self.assertEqual(done.returncode, status, out + err)
         self.assertNotIn("Traceback", out + err)
         self.assertNotIn(self.server.password, out + err)
         self.assertNotIn("pw-", err)

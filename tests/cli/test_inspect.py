@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 
 import redis
-from twisted.internet import reactor, threads
+from twisted.internet import defer, reactor, threads
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
 from redisproxy.cli import inspect, render
 from redisproxy.cli.inspect import Findings, Operator
 from redisproxy.cli.operations import Written
-from redisproxy.service import source_of
+from redisproxy.policy.facts import builtin
+from redisproxy.policy.probing import Server, needed
+from redisproxy.service import ProxyService, source_of
 from redisproxy.settings import Settings
 from redisproxy.sources.kubernetes import ClusterSource
-from redisproxy.tenants.model import Backend
+from redisproxy.sources.kubernetes_api import KubernetesApi
+from redisproxy.tenants.limits import Limits
+from redisproxy.tenants.model import Backend, Snapshot
 
 from ..support.apiserver import ApiServer, refusal, secrets_path
 from ..support.proxy import PREFIX, Manifests, master, namespace, secret, tenant
@@ -264,7 +269,7 @@ class ApiTests(FindingsCase):
         self.api.put(master(self.server.url), *tenant("team-blue", 3, "pw-blue"), *tenant("team-green", 5, "pw-green"))
         settings = Settings.read({"ns-prefix": PREFIX, "connect-timeout": str(LIMIT)}, {})
         environ = {"KUBECONFIG": str(self.api.kubeconfig)}
-        source = ClusterSource(PREFIX, settings.redis_secret, settings.master, 443, environ)
+        source = ClusterSource(PREFIX, settings.redis_secret, settings.master, KubernetesApi(443, environ))
         self.operator_ = Operator(reactor, settings, source)
 
     async def check(self) -> Findings:
@@ -317,3 +322,64 @@ def is_busy(server: RedisServer) -> bool:
     except redis.ResponseError as error:
         return "BUSY" in str(error)
     return False
+
+
+class SameRulesTests(FindingsCase):
+    """`redisproxy check` and the proxy see the same settings. Settings that change nothing by default are set here."""
+
+    SETTINGS = {
+        "redis-secret": "client",
+        "master-secret": "master",
+        "tenant-max-connections": "7",
+        "tenant-commands-per-second": "100",
+        "allow-commands": "KEYS,EVAL",
+        "deny-commands": "GETDEL",
+    }
+    SERVERS = tuple(
+        Server("a Redis", 16, builtin(), acl, databases, before_7=before_7, sealed=sealed)
+        for acl in (True, False)
+        for databases in (True, False)
+        for before_7 in (True, False)
+        for sealed in (True, False, None)
+    )
+
+    def installation(self, **more: str) -> tuple[Operator, ProxyService]:
+        secrets = [
+            secret("kube-system", "master", redis_connection_string="redis://:master-password@127.0.0.1:1/0"),
+            namespace("team-blue"),
+            secret("team-blue", "client", redis_connection_string="redis://:pw-blue@redisproxy:6379/3"),
+            namespace("team-green", annotations={"redisproxy/max-connections": "9"}),
+            secret("team-green", "client", redis_connection_string="redis://:pw-green@redisproxy:6379/4"),
+            secret("team-green", "redis-secret-master", redis_connection_string="redis://:pw-x@redisproxy:6379/5"),
+        ]
+        operator = self.operator(*secrets, **self.SETTINGS, **more)
+        return operator, ProxyService(operator.settings, MemoryReactorClock())
+
+    async def test_both_enrol_by_the_same_rules(self) -> None:
+        operator, proxy = self.installation()
+        reading = await operator.read()
+        found = inspect.resolve(operator, reading, 4)
+        proxy.reading._enrolment.use_full_read(reading)
+        snapshot, problems = proxy.reading._enrolment.resolve(4)
+        self.assertEqual(found.snapshot.backend, snapshot.backend)
+        self.assertEqual(found.snapshot.tenants, snapshot.tenants)
+        self.assertEqual(found.snapshot.limits, snapshot.limits)
+        self.assertEqual(found.snapshot.limits, {"team-blue": Limits(7, 100, 0)})
+        self.assertEqual(found.problems, problems)
+
+    async def test_both_decide_by_the_same_policy(self) -> None:
+        for acl in ("auto", "require", "off"):
+            operator, proxy = self.installation(acl=acl)
+            rights: list[object] = []
+            self.patch(inspect, "inquire", lambda *arguments: rights.append(arguments[-1]) or defer.succeed(None))  # noqa: B023
+            await operator.find_redis(Backend("127.0.0.1"))
+            proxy.serving.use_snapshot(Snapshot(Backend("127.0.0.1"), []))
+            for server in self.SERVERS:
+                proxy.serving.backend._server_told(server)
+                policy = proxy.serving.clients.policy
+                self.assertEqual(rights[0](server), needed(policy), (acl, server.before_7, server.sealed))
+                self.assertEqual(rights[0](server), proxy.serving.backend.control._rights(server))
+                found = Findings("", [], [], Snapshot(None, []), True)
+                inspect._judge_commands(operator, found, server)
+                opened = [warning.split()[2].rstrip(":") for warning in found.warnings if " opens " in warning]
+                self.assertEqual(opened, [command for command, _ in policy.exposed])

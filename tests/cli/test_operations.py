@@ -15,9 +15,10 @@ from twisted.trial import unittest
 
 from redisproxy.cli import inspect, operations
 from redisproxy.cli.inspect import Operator
-from redisproxy.cli.render import moment
+from redisproxy.ops.time_text import iso
 from redisproxy.settings import Settings
-from redisproxy.sources.kubernetes import ClusterSource, RequestError
+from redisproxy.sources.kubernetes import ClusterSource
+from redisproxy.sources.kubernetes_api import KubernetesApi, RequestError
 from redisproxy.sources.secret_writer import ClusterWriter, StoredSecret, WriteError
 from redisproxy.tenants.allocation import ADDRESS, Refused
 from redisproxy.tenants.enrolment import parse_tenant
@@ -46,7 +47,7 @@ class SmallWorld(SmallApiWorld):
         self.api.tokens.add("reader")
         self.api.readers.add("reader")
         path = self.api.write_kubeconfig(self.api.directory / "reader", "reader")
-        return ClusterSource(self.prefix, SECRET, self.master, 443, {"KUBECONFIG": str(path)})
+        return ClusterSource(self.prefix, SECRET, self.master, KubernetesApi(443, {"KUBECONFIG": str(path)}))
 
 
 class RealWorld(RealApiWorld):
@@ -63,7 +64,7 @@ class RealWorld(RealApiWorld):
         if ran.returncode:
             raise AssertionError(ran.stderr)
         path = self.server.write_kubeconfig("redisproxy", self.server.account_token("redisproxy", "redisproxy"))
-        return ClusterSource(self.prefix, SECRET, self.master, 443, {"KUBECONFIG": str(path)})
+        return ClusterSource(self.prefix, SECRET, self.master, KubernetesApi(443, {"KUBECONFIG": str(path)}))
 
 
 class Changes:
@@ -119,7 +120,7 @@ class Changes:
 
     def meddle(self, method: str, change: Callable[[], object]) -> None:
         """Makes something happen just before such a request, once."""
-        request = self.source.request
+        request = self.source.api.request
         left = [change]
 
         def meddled(called: str, *arguments: object, **options: object) -> dict:
@@ -127,7 +128,7 @@ class Changes:
                 left.pop()()
             return request(called, *arguments, **options)
 
-        self.source.request = meddled
+        self.source.api.request = meddled
 
     # Enrolling.
 
@@ -237,7 +238,7 @@ class Changes:
         [view] = [view for view in found.namespaces if view.namespace == self.blue]
         expires = {credential.secret: credential.expires for credential in view.credentials}
         created = self.world.stored(self.blue, written.secret)["metadata"]["creationTimestamp"]
-        self.assertEqual(moment(expires[written.secret] - 8 * 3600), created)
+        self.assertEqual(iso(expires[written.secret] - 8 * 3600), created)
         again = operations.temporary(self.operator, self.blue, 8, "debugging", ADDRESS, False)
         await self.refuses(again, "has a secret redis-secret-temp-debugging already: it was left as it is")
         self.assertEqual(self.values(self.blue, written.secret), values)
@@ -277,7 +278,7 @@ class Changes:
         found = await inspect.tenants(self.operator)
         self.assertEqual(found.problems, [])
         for known, name in ((password, SECRET), (b"pw-blue", rotated.grace.secret)):
-            self.assertEqual(found.directory.authenticate(None, known, 0.0).secret, name)
+            self.assertEqual(found.snapshot.authenticate(None, known, 0.0).secret, name)
         self.assertNotIn("pw-blue", repr(rotated))
 
     async def test_rotate_without_grace(self) -> None:
@@ -350,7 +351,7 @@ class Changes:
         self.world.put(namespace(self.green))
         self.world.store({**secret(self.green, SECRET, redis_connection_string=url("pw-green", 4)), "immutable": True})
         await self.refuses(operations.rotate(self.operator, self.green, 12, False), "is immutable: delete it")
-        writer = ClusterWriter(self.source)
+        writer = ClusterWriter(self.source.api)
         found = await self.operator.in_thread(writer.secret, self.green, SECRET)
         with self.assertRaisesRegex(WriteError, "422 Unprocessable Entity: .*immutable"):
             await self.operator.in_thread(writer.replace, found, {"redis-connection-string": b"x"})
@@ -358,7 +359,7 @@ class Changes:
     # What the writer itself holds.
 
     async def test_only_the_very_secret_is_deleted(self) -> None:
-        writer = ClusterWriter(self.source)
+        writer = ClusterWriter(self.source.api)
         found = await self.operator.in_thread(writer.secret, self.blue, SECRET)
         other = StoredSecret(found.namespace, found.name, "another-uid", False, found.data, found.document)
         await self.operator.in_thread(writer.delete, other)
@@ -368,7 +369,7 @@ class Changes:
         await self.operator.in_thread(writer.delete, found)
 
     async def test_what_is_no_name(self) -> None:
-        writer = ClusterWriter(self.source)
+        writer = ClusterWriter(self.source.api)
         document = secret(self.red, "Not A Name", redis_connection_string="x")
         with self.assertRaisesRegex(WriteError, "422 Unprocessable Entity"):
             await self.operator.in_thread(writer.create, document)
@@ -386,7 +387,7 @@ class SmallApiTests(Changes, unittest.TestCase):
 
     async def test_the_answer_to_a_replacement_is_lost(self) -> None:
         """It may have been written: the old password must go on."""
-        request = self.source.request
+        request = self.source.api.request
 
         def lost(method: str, *arguments: object, **options: object) -> dict:
             answer = request(method, *arguments, **options)
@@ -394,7 +395,7 @@ class SmallApiTests(Changes, unittest.TestCase):
                 raise RequestError("no answer: ReadTimeoutError")
             return answer
 
-        self.source.request = lost
+        self.source.api.request = lost
         pattern = (
             r"no answer: ReadTimeoutError.*not known; with the old one it goes on for 12 h \(redis-secret-temp-rotated-"
         )

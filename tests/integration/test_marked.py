@@ -7,8 +7,6 @@ import json
 import os
 import re
 import socket
-import subprocess
-import sys
 import tempfile
 import unittest
 import urllib.error
@@ -17,13 +15,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from ..support.apiserver import ApiServer
+from ..support.command import run_command
 from ..support.marked import MARKER, scalars, traces, urls
 from ..support.proxy import PREFIX, Manifests, ProxyProcess, master, namespace, plain_environment, secret, tenant
 from ..support.raw import RawClient
 from ..support.servers import RedisServer, valkey
 from ..support.waiting import until
-
-COMMAND = str(Path(sys.executable).with_name("redisproxy"))
 
 
 class MarkedCase(unittest.TestCase):
@@ -87,11 +84,9 @@ class MarkedCase(unittest.TestCase):
     def command(self, *arguments: str, environ: Iterable[tuple[str, str]] = ()) -> None:
         environ = {**plain_environment(), "NS_PREFIX": PREFIX, **dict(environ)}
         for form in ("table", "json") if arguments[0] == "check" else ("table",):
-            done = subprocess.run(
-                [COMMAND, *arguments, "-o", form], capture_output=True, env=environ, timeout=120, check=False
-            )
+            done = run_command(*arguments, "-o", form, environ=environ)
             self.assertIn(done.returncode, (0, 1), done)
-            for written in (done.stdout.decode(), done.stderr.decode()):
+            for written in (done.stdout, done.stderr):
                 self.assertEqual(traces(written), [], written[:3000])
                 self.assertNotIn("Traceback", written)
                 self.assertTrue(all(line.isprintable() for line in written.split("\n")), written[:3000])

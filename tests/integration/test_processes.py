@@ -251,6 +251,7 @@ class EmbeddedTests(ProcessesCase):
             proxy = ProxyProcess(
                 *("--ns-prefix", "tenant-", "--embedded", "--manifests", str(LOCAL), "--processes", "2"),
                 environ={"TMPDIR": directory},
+                fresh=True,
             )
             self.addCleanup(proxy.stop)
             proxy.logged("Ctrl-C stops it")

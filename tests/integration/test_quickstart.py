@@ -29,10 +29,12 @@ def server_of(pid: int) -> int:
 
 
 class QuickStartTests(unittest.TestCase):
-    def start(self, directory: str, *options: str) -> ProxyProcess:
+    def start(self, directory: str, *options: str, fresh: bool = False) -> ProxyProcess:
         """directory: where it keeps what it has to keep."""
         proxy = ProxyProcess(
-            *("--ns-prefix", "tenant-", "--embedded", "--manifests", str(LOCAL), *options), environ={"TMPDIR": directory}
+            *("--ns-prefix", "tenant-", "--embedded", "--manifests", str(LOCAL), *options),
+            environ={"TMPDIR": directory},
+            fresh=fresh,
         )
         self.addCleanup(proxy.stop)
         proxy.logged("Ctrl-C stops it")
@@ -45,7 +47,7 @@ class QuickStartTests(unittest.TestCase):
 
     def test_it_shows_that_it_works_and_leaves_nothing(self) -> None:
         directory = self.temporary()
-        proxy = self.start(directory)
+        proxy = self.start(directory, fresh=True)
         port = proxy.port
         for name, password, index, other in (("blue", "blue", 3, 5), ("green", "green", 5, 3)):
             self.assertIn(f"tenant-{name} (database {index})", proxy.log)
@@ -155,7 +157,7 @@ class QuickStartTests(unittest.TestCase):
         """Who starts it so wants it to outlive the terminal."""
         before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # which the proxy inherits
         try:
-            proxy = self.start(self.temporary())
+            proxy = self.start(self.temporary(), fresh=True)
         finally:
             signal.signal(signal.SIGHUP, before)
         proxy.process.send_signal(signal.SIGHUP)

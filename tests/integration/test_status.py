@@ -208,7 +208,7 @@ class BrowserTests(unittest.TestCase):
         self.chromium = shutil.which("chromium")
         if self.chromium is None:
             raise unittest.SkipTest("chromium is not installed: apt-get install chromium")
-        self.installation = Installation("--status", "tcp:0")
+        self.installation = Installation("--status", "tcp:0", fresh=True)
         self.addCleanup(self.installation.stop)
         self.installation.manifests.write(
             [

@@ -91,6 +91,9 @@ class LimitingCase(unittest.TestCase):
 
 
 class PlaceTests(LimitingCase):
+    def test_without_a_clock_no_rate_can_be_limited(self) -> None:
+        self.assertRaises(RuntimeError, TenantLimit(None).use, Limits(commands_per_second=1))
+
     def test_no_more_than_there_are(self) -> None:
         self.tenant_limit.use(Limits(max_connections=2))
         first, _ = self.client(), self.client()

@@ -27,7 +27,7 @@ class RightsTests(unittest.SynchronousTestCase):
         #: the users that Redis was told of
         self.told: list[str] = []
         self.busy = False
-        self.serving.control.ask = self.ask
+        self.serving.backend.control.ask = self.ask
         self.use(BLUE, GREEN)
         self.sealed(None)
 
@@ -38,16 +38,18 @@ class RightsTests(unittest.SynchronousTestCase):
         return b"OK"
 
     def use(self, *tenants: Tenant) -> None:
-        self.serving.use(
+        self.serving.use_snapshot(
             Snapshot(BACKEND, [Credential(tenant, "a-secret", tenant.namespace.encode()) for tenant in tenants])
         )
 
     def sealed(self, sealed: bool | None) -> None:
-        self.serving._server_told(Server("a Redis", 64, builtin(), True, False, sealed=sealed, run_id="run"))
+        self.serving.backend._server_told(Server("a Redis", 64, builtin(), True, False, sealed=sealed, run_id="run"))
 
     def log_in(self, *tenants: Tenant) -> None:
         for tenant in tenants:
-            self.successResultOf(defer.Deferred.fromCoroutine(self.serving.acl_users.login(tenant, BACKEND.password)))
+            self.successResultOf(
+                defer.Deferred.fromCoroutine(self.serving.backend.acl_users.login(tenant, BACKEND.password))
+            )
 
     def test_users_of_connections_that_are_being_made_ready_are_told_of(self) -> None:
         self.log_in(BLUE)

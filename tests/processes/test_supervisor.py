@@ -13,7 +13,8 @@ from twisted.trial import unittest
 
 from redisproxy.listen.tls import Material
 from redisproxy.processes.channel import Channel, Message
-from redisproxy.processes.supervisor import ANSWER_LIMIT, END_MARGIN, LIVED, Workers, _Process
+from redisproxy.processes.supervisor import ANSWER_LIMIT, END_MARGIN, LIVED, Workers
+from redisproxy.processes.worker_process import WorkerProcess
 from redisproxy.tenants import wire_form
 from redisproxy.tenants.enrolment import ReadSummary
 from redisproxy.tenants.model import Backend, Credential, Snapshot, Tenant, digest
@@ -27,7 +28,7 @@ class Clock(task.Clock):
 class Child:
     """Takes the place of a worker's process."""
 
-    def __init__(self, process: _Process, pid: int) -> None:
+    def __init__(self, process: WorkerProcess, pid: int) -> None:
         self.process = process
         self.pid = pid
         self.killed = False
@@ -89,7 +90,7 @@ class Child:
 class WorkersUnderTest(Workers):
     fails: OSError | None = None
 
-    def _spawn(self, process: _Process) -> None:
+    def _spawn(self, process: WorkerProcess) -> None:
         if self.fails:
             raise self.fails
         process.pid = 100 + len(self.children)
@@ -103,13 +104,13 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.workers = WorkersUnderTest(self.clock, 2, {}, self.databases.append, 8.0)
         self.workers.children = []
         self.taken: list[Snapshot] = []
-        self.workers.taken.append(self.taken.append)
+        self.workers.on_snapshot.append(self.taken.append)
         self.workers.startService()
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
         self.addCleanup(self.stop)
 
     def stop(self) -> None:
-        gone = self.workers.shut_down()
+        gone = self.workers.drain()
         for process in self.workers._running():
             process.transport.end()
         self.successResultOf(gone)
@@ -135,7 +136,7 @@ class WorkersTests(unittest.SynchronousTestCase):
             delays.append(call.getTime() - self.clock.seconds())
             self.clock.advance(delays[-1])
             self.assertEqual((len(self.workers.children), self.last.process.number), (started + 1, 2))
-        self.assertEqual(self.workers.state()["restarts"], 12)
+        self.assertEqual(self.workers.workers()["restarts"], 12)
         for number, delay in enumerate(delays):
             least = min(30.0, 0.1 * 2**number)
             self.assertTrue(least <= delay <= least + 1, delays)
@@ -151,14 +152,14 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.workers.take_read(ReadSummary(True, True, frozenset({"b", "a"}), frozenset({"b"})), self.clock.seconds())
         self.pump()
         self.assertEqual(first.reads, [], "there is no directory yet")
-        self.workers.use(self.snapshot("a"))
+        self.workers.use_snapshot(self.snapshot("a"))
         self.clock.advance(2)
         self.pump()
         told = {"whole": True, "master": True, "namespaces": ["a", "b"], "uncertain": ["b"], "age": 2.0}
         self.pump()
         self.assertEqual((first.reads, second.reads), ([told], []))
         # While a directory is under way what comes is joined: that all was read, and who is there now.
-        self.workers.use(self.snapshot("b"))
+        self.workers.use_snapshot(self.snapshot("b"))
         self.workers.take_read(ReadSummary(True, False, frozenset({"a", "b"})), self.clock.seconds())
         self.clock.advance(1)
         self.workers.take_read(ReadSummary(False, False, frozenset({"a"})), self.clock.seconds())
@@ -168,7 +169,7 @@ class WorkersTests(unittest.SynchronousTestCase):
         joined = {"whole": True, "master": False, "namespaces": ["a"], "uncertain": [], "age": 1.0}
         self.assertEqual(first.reads, [told, joined])
         # A list that was not read stays so.
-        self.workers.use(self.snapshot("c"))
+        self.workers.use_snapshot(self.snapshot("c"))
         self.workers.take_read(ReadSummary(True, True, None), self.clock.seconds())
         self.workers.take_read(ReadSummary(False, False, frozenset({"a"})), self.clock.seconds())
         self.pump()
@@ -183,12 +184,12 @@ class WorkersTests(unittest.SynchronousTestCase):
 
     def test_each_shows_the_certificates_in_force_before_it_listens(self) -> None:
         first, second = ([Material(key, b"certificate", b"", b"")] for key in (b"\xff1", b"2"))
-        self.workers.show(first)
+        self.workers.show_certificates(lambda: first)
         self.pump()
         self.assertEqual([child.material for child in self.workers.children], [[first], [first]])
-        self.workers.use(self.snapshot("a"))
+        self.workers.use_snapshot(self.snapshot("a"))
         self.last.end()
-        self.workers.show(second)
+        self.workers.show_certificates(lambda: second)
         (call,) = self.clock.getDelayedCalls()
         self.clock.advance(call.getTime() - self.clock.seconds())
         self.pump()
@@ -197,11 +198,11 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.assertEqual(self.workers.children[0].material, [first, second])
 
     def test_how_many_there_are(self) -> None:
-        self.assertEqual(self.workers.state(), {"wanted": 2, "serving": 0, "restarts": 0, "pids": {"1": 100, "2": 101}})
+        self.assertEqual(self.workers.workers(), {"wanted": 2, "serving": 0, "restarts": 0, "pids": {"1": 100, "2": 101}})
         self.pump()
-        self.assertEqual(self.workers.state()["serving"], 2)
+        self.assertEqual(self.workers.workers()["serving"], 2)
         self.last.end()
-        self.assertEqual(self.workers.state(), {"wanted": 2, "serving": 1, "restarts": 1, "pids": {"1": 100}})
+        self.assertEqual(self.workers.workers(), {"wanted": 2, "serving": 1, "restarts": 1, "pids": {"1": 100}})
 
     def test_what_is_told_of_an_end(self) -> None:
         child = self.last
@@ -243,7 +244,7 @@ class WorkersTests(unittest.SynchronousTestCase):
         slow, quick = self.workers.children
         slow.answers = False
         for name in ("a", "b", "c"):
-            self.workers.use(self.snapshot(name))
+            self.workers.use_snapshot(self.snapshot(name))
             self.pump()
         self.assertEqual([d.backend.host for d in quick.directories], ["a", "b", "c"])
         self.assertEqual([d.backend.host for d in slow.directories], ["a"])
@@ -255,7 +256,7 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.assertEqual([d.backend.host for d in self.taken], ["c"])
 
     def test_one_that_is_new_has_the_directory_before_it_listens(self) -> None:
-        self.workers.use(self.snapshot("a"))
+        self.workers.use_snapshot(self.snapshot("a"))
         self.last.end()
         self.clock.advance(2)
         order = []
@@ -274,28 +275,28 @@ class WorkersTests(unittest.SynchronousTestCase):
         first, second = children = self.workers.children
         blue, green = Tenant("blue", 3), Tenant("green", 3)
         for snapshot in (self.tenants(blue, Tenant("red", 1)), self.tenants(Tenant("red", 1))):
-            self.workers.use(snapshot)
+            self.workers.use_snapshot(snapshot)
             self.pump()
         for child in children:
             self.assertEqual(child.handed_over, [[], []])
             self.assertNotIn("vacate", child.heard)
             child.heard.clear()
         second.answers = False
-        self.workers.use(self.tenants(green, Tenant("red", 1)))  # also where it was nobody's in between
+        self.workers.use_snapshot(self.tenants(green, Tenant("red", 1)))  # also where it was nobody's in between
         self.pump()
         self.assertEqual([child.handed_over[-1] for child in children], [[3], [3]])
         self.assertEqual(first.heard, ["snapshot"])
         second.answers = True
         self.pump()  # now they are asked
         # Another one comes before they have answered: it is not over yet.
-        self.workers.use(self.tenants(green, Tenant("red", 2)))
+        self.workers.use_snapshot(self.tenants(green, Tenant("red", 2)))
         self.pump()
         self.assertEqual(first.heard, ["snapshot", "vacate", "snapshot"])
         self.assertEqual(first.handed_over[-1], [3])
         self.pump()
         self.pump()
         self.assertEqual([child.heard for child in children], [["snapshot", "vacate", "snapshot", "vacate", "vacated"]] * 2)
-        self.workers.use(self.tenants(green))
+        self.workers.use_snapshot(self.tenants(green))
         self.pump()
         self.assertEqual([child.handed_over[-1] for child in children], [[], []])
 
@@ -303,7 +304,7 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.pump()
         first, second = self.workers.children
         for name in ("blue", "green"):
-            self.workers.use(self.tenants(Tenant(name, 3)))
+            self.workers.use_snapshot(self.tenants(Tenant(name, 3)))
             self.pump()
         second.answers = False
         self.pump()
@@ -330,7 +331,7 @@ class WorkersTests(unittest.SynchronousTestCase):
 
     def test_one_that_does_not_end_is_killed(self) -> None:
         self.pump()
-        gone = self.workers.shut_down()
+        gone = self.workers.drain()
         self.pump()
         first, second = self.workers.children
         self.assertTrue(first.stopped and second.stopped)
@@ -345,7 +346,7 @@ class WorkersTests(unittest.SynchronousTestCase):
     def test_nothing_is_started_after_the_end(self) -> None:
         self.last.end()
         self.assertEqual(len(self.clock.getDelayedCalls()), 1)
-        gone = self.workers.shut_down()
+        gone = self.workers.drain()
         self.workers.children[0].end()
         self.successResultOf(gone)
         self.assertEqual((self.clock.getDelayedCalls(), len(self.workers.children)), ([], 2))

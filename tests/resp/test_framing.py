@@ -29,7 +29,7 @@ from redisproxy.resp.framing import (
     split_inline,
 )
 
-TABLE = {b"INSPECT": INSPECT, b"REFUSE": REFUSE, b"INSPECT_FIRST": INSPECT_FIRST, b"EXEC": INSPECT}
+TABLE = {b"LOOK": INSPECT, b"DENY": REFUSE, b"HEAD": INSPECT_FIRST, b"EXEC": INSPECT}
 
 
 def scanner(limits: framing.Limits = AUTHENTICATED, default: int = FORWARD) -> RequestScanner:
@@ -90,16 +90,16 @@ class RequestScannerTests(ScanCase):
 
     def test_a_taken_command_between_plain_ones(self) -> None:
         get = encode([b"GET", b"a"])
-        for name in (b"INSPECT", b"take", b"tAkE"):
+        for name in (b"LOOK", b"look", b"lOoK"):
             data = get + encode([name, b"one", b""]) + get
             self.assertScans(data, ["forward", get, 1], ("command", [name, b"one", b""]), ["forward", get, 1])
 
     def test_a_dropped_command_is_told_once_and_skipped(self) -> None:
         get = encode([b"GET", b"a"])
         self.assertScans(
-            get + encode([b"REFUSE", b"x" * 50, b"\r\n"]) + get,
+            get + encode([b"DENY", b"x" * 50, b"\r\n"]) + get,
             ["forward", get, 1],
-            ("refused", b"REFUSE"),
+            ("refused", b"DENY"),
             ["forward", get, 1],
         )
 
@@ -111,8 +111,8 @@ class RequestScannerTests(ScanCase):
         self.assertScans(
             b'SET key "a b"\r\nGET key\n', ["forward", encode([b"SET", b"key", b"a b"]) + encode([b"GET", b"key"]), 2]
         )
-        self.assertScans(b'"\\x54AKE" 5\r\n', ("command", [b"INSPECT", b"5"]))
-        self.assertScans(b"drop everything\r\n", ("refused", b"drop"))
+        self.assertScans(b'"\\x4cOOK" 5\r\n', ("command", [b"LOOK", b"5"]))
+        self.assertScans(b"deny everything\r\n", ("refused", b"deny"))
 
     def test_inline_and_arrays_mix(self) -> None:
         get = encode([b"GET", b"a"])
@@ -160,18 +160,18 @@ class RequestScannerTests(ScanCase):
         """Small, it is taken whole; the last of three arguments streams if it is large."""
         get = encode([b"GET", b"a"])
         for arguments in ([], [b"a"], [b"a", b""], [b"a", b"b" * 100], [b"a", b"b", b"c"]):
-            data = get + encode([b"INSPECT_FIRST", *arguments]) + get
-            self.assertScans(data, ["forward", get, 1], ("command", [b"INSPECT_FIRST", *arguments]), ["forward", get, 1])
+            data = get + encode([b"HEAD", *arguments]) + get
+            self.assertScans(data, ["forward", get, 1], ("command", [b"HEAD", *arguments]), ["forward", get, 1])
         payload = b"x" * (framing.WHOLE_LIMIT + 1)
         expected = [
             ["forward", get, 1],
-            ["headed", encode([b"INSPECT_FIRST", b"a"]) + b"$%d\r\n%b\r\n" % (len(payload), payload), 1],
+            ["headed", encode([b"HEAD", b"a"]) + b"$%d\r\n%b\r\n" % (len(payload), payload), 1],
             ["forward", get, 1],
         ]
-        data = get + encode([b"INSPECT_FIRST", b"a", payload]) + get
+        data = get + encode([b"HEAD", b"a", payload]) + get
         self.assertEqual(scan([data]), expected)
         self.assertEqual(scan(bytewise(data)), expected)
-        self.assertEqual(scan([encode([b"INSPECT_FIRST", b"a", b"b", payload * 17])]), [("oversize", b"INSPECT_FIRST")])
+        self.assertEqual(scan([encode([b"HEAD", b"a", b"b", payload * 17])]), [("oversize", b"HEAD")])
 
     def test_a_whole_transaction(self) -> None:
         get, execute = encode([b"GET", b"a"]), encode([b"exec"])
@@ -188,8 +188,8 @@ class RequestScannerTests(ScanCase):
             get,
             get + execute[:-1],
             get + encode([b"EXEC", b"x"]),
-            get + encode([b"REFUSE"]) + execute,
-            get + encode([b"INSPECT"]) + execute,
+            get + encode([b"DENY"]) + execute,
+            get + encode([b"LOOK"]) + execute,
             get + b"PING\r\n" + execute,
             get + b"*0\r\n" + execute,
             encode([b"SET", b"k", b"x" * framing.WHOLE_LIMIT]) + execute,
@@ -204,14 +204,14 @@ class RequestScannerTests(ScanCase):
 
     def test_a_taken_command_has_a_limit(self) -> None:
         get = encode([b"GET", b"a"])
-        large = encode([b"INSPECT", b"x" * (framing.INSPECT_LIMIT - 68), b"y"])
-        self.assertEqual(scan([large + get]), [("oversize", b"INSPECT"), ["forward", get, 1]])
-        just = encode([b"INSPECT", b"x" * (framing.INSPECT_LIMIT - 36)])
+        large = encode([b"LOOK", b"x" * (framing.INSPECT_LIMIT - 68), b"y"])
+        self.assertEqual(scan([large + get]), [("oversize", b"LOOK"), ["forward", get, 1]])
+        just = encode([b"LOOK", b"x" * (framing.INSPECT_LIMIT - 36)])
         self.assertEqual(scan([just + get])[0][0], "command")
 
     def test_a_large_argument_in_small_chunks_is_not_copied_at_each(self) -> None:
         scanning = scanner()
-        scanning.feed(b"*2\r\n$4\r\nTAKE\r\n$1000000\r\n")
+        scanning.feed(b"*2\r\n$4\r\nLOOK\r\n$1000000\r\n")
         self.assertIsNone(scanning.next())
         for _ in range(1000):
             scanning.feed(b"x" * 100)
@@ -268,9 +268,9 @@ class RequestScannerTests(ScanCase):
             limits=UNAUTHENTICATED,
             default=INSPECT,
         )
-        ten = [b"INSPECT"] + [b"x"] * 9
+        ten = [b"LOOK"] + [b"x"] * 9
         self.assertScans(encode(ten), ("command", ten), limits=UNAUTHENTICATED, default=INSPECT)
-        full = [b"INSPECT", b"x" * 16384]
+        full = [b"LOOK", b"x" * 16384]
         self.assertEqual(scan([encode(full)], UNAUTHENTICATED, INSPECT), [("command", full)])
 
     def test_what_a_header_announces_is_not_allocated(self) -> None:
@@ -302,7 +302,7 @@ class RequestScannerTests(ScanCase):
         scanning.feed(b"c" * 65534 + b"\r\n")
         scanning.next()
         self.assertFalse(scanning.forwarding)
-        for partial in (encode([b"INSPECT", b"abc"])[:-3], encode([b"REFUSE", b"abc"])[:-3]):
+        for partial in (encode([b"LOOK", b"abc"])[:-3], encode([b"DENY", b"abc"])[:-3]):
             scanning = scanner()
             scanning.feed(partial)
             scanning.next()
@@ -312,7 +312,7 @@ class RequestScannerTests(ScanCase):
     @given(
         st.lists(
             st.tuples(
-                st.sampled_from([b"GET", b"set", b"INSPECT", b"take", b"REFUSE", b"Drop"]),
+                st.sampled_from([b"GET", b"set", b"LOOK", b"look", b"DENY", b"Deny"]),
                 st.lists(st.binary(max_size=40), max_size=5),
             ),
             max_size=12,
@@ -339,9 +339,7 @@ class RequestScannerTests(ScanCase):
             start += size
         self.assertEqual(scan([*chunks, data[start:]]), expected)
 
-    @given(
-        st.lists(st.binary(max_size=30) | st.sampled_from([b"*1\r\n", b"$4\r\n", b"\r\n", b"PING", b"*", b"$", b"INSPECT"]))
-    )
+    @given(st.lists(st.binary(max_size=30) | st.sampled_from([b"*1\r\n", b"$4\r\n", b"\r\n", b"PING", b"*", b"$", b"LOOK"])))
     @example([b"*1\r\n", b"$4\r\n", b"PING", b"\r\n"])
     def test_any_bytes_parse_or_are_the_one_error_however_they_are_split(self, parts: list[bytes]) -> None:
         data = b"".join(parts)

@@ -11,6 +11,7 @@ from redisproxy.resp.framing import ProtocolError
 from redisproxy.resp.value import Answer, AnswerError, values_of
 
 ELEMENTS = st.one_of(st.none(), st.integers(-(2**63), 2**63 - 1), st.binary(max_size=50))
+NESTED = st.recursive(ELEMENTS, lambda elements: st.lists(elements, max_size=5), max_leaves=30)
 
 
 def reply(value: object) -> bytes:
@@ -32,6 +33,19 @@ class ValueTests(unittest.TestCase):
     def test_what_redis_writes(self, value: object) -> None:
         self.assertEqual(value_of(reply(value)), value)
 
+    @given(NESTED)
+    def test_lists_of_lists(self, value: object) -> None:
+        """As COMMAND answers."""
+        self.assertEqual(value_of(reply(value)), value)
+
+    def test_however_deep(self) -> None:
+        deep = value_of(b"*1\r\n" * 50_000 + b":1\r\n")
+        depth = 0
+        while isinstance(deep, list):
+            [deep] = deep
+            depth += 1
+        self.assertEqual((deep, depth), (1, 50_000))
+
     @given(st.lists(st.one_of(ELEMENTS, st.lists(ELEMENTS, max_size=5)), max_size=8))
     def test_several_in_a_row(self, values: list) -> None:
         self.assertEqual(values_of(b"".join(map(reply, values)) + b":1\r\n", len(values)), values)
@@ -51,5 +65,5 @@ class ValueTests(unittest.TestCase):
         self.assertEqual(value_of(b"*0\r\n"), [])
 
     def test_what_was_not_expected(self) -> None:
-        for strange in (b"*1\r\n*0\r\n", b"%1\r\n", b"*x\r\n", b":x\r\n", b"$x\r\n", b"*2\r\n:1\r\n", b""):
+        for strange in (b"*1\r\n-ERR\r\n", b"%1\r\n", b"*x\r\n", b":x\r\n", b"$x\r\n", b"*2\r\n:1\r\n", b""):
             self.assertRaises(ProtocolError, value_of, strange)

@@ -33,14 +33,14 @@ from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.clients.snapshot import CurrentSnapshot
 from redisproxy.ops.access_log import AccessLog
 from redisproxy.session import replies, session
+from redisproxy.settings import Settings
 from redisproxy.tenants.model import Backend, Credential, Snapshot, Tenant, digest
+from redisproxy.upstream import backend as backend_module
+from redisproxy.upstream import control as control_module
 from redisproxy.upstream import multiplexed as shared_module
 from redisproxy.upstream import pool as multiplexed_module
-from redisproxy.upstream.acl_users import AclUsers
 from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.multiplexed import MultiplexedConnection
-from redisproxy.upstream.pool import ConnectionPool
-from redisproxy.upstream.queries import ControlQueries
 
 from .actors import Actor, Flooder, Pinger
 from .kernel import Connection, Poll, Reactor, Socket, World, connect
@@ -189,7 +189,10 @@ class Simulation:
                 self._patches.append(mock.patch.object(module, name, value))
         self.crowded = self.options.limits and rng.random() < 0.3
         self._patches += [
-            mock.patch.object(multiplexed_module, "endpoint_for", lambda *_: _Endpoint(self)),
+            *(
+                mock.patch.object(module, "endpoint_for", lambda *_: _Endpoint(self))
+                for module in (multiplexed_module, control_module, backend_module)
+            ),
             mock.patch.object(client_module, "select", Poll(self.world)),
             mock.patch.object(probes, "reached", self.reached.add),
         ]
@@ -198,19 +201,19 @@ class Simulation:
             self._patches.append(mock.patch.object(kind, "__hash__", lambda thing: self._serial_of(thing)))
         for patch in self._patches:
             patch.start()
-        acl_users = AclUsers("off", None)
-        self._upstreams = ConnectionPool(reactor, acl_users, 1, 30.0, 5.0)
+        settings = Settings(ns_prefix="", acl="off", base_workers=1, worker_idle_timeout=30.0, connect_timeout=5.0)
+        self._proxied = backend_module.Backend(settings, reactor)
         self._holder = CurrentSnapshot(reactor)
         self._admission = Admission(4 if self.crowded else 1000, 1000)
         shares = rng.random() < 0.8
         self._factory = ClientFactory(
-            *(reactor, self._holder, ControlQueries(reactor, self._upstreams), acl_users, self._upstreams),
+            *(reactor, self._holder, self._proxied.queries, self._proxied.acl_users, self._proxied.pool),
             *(self._admission, AccessLog(reactor), Timeouts(60.0), shares),
         )
-        self._use_directory()
+        self._proxied.policy_changed = self._factory.use
         self._holder.startService()
-        self._upstreams.startService()
-        self._upstreams.use(self._backend)
+        self._proxied.startService()
+        self._use_directory()
         self._factory.startFactory()
 
     def _serial_of(self, thing: object) -> int:
@@ -222,8 +225,7 @@ class Simulation:
     def _use_directory(self) -> None:
         credentials = [Credential(self._tenants[name], "s", digest(password)) for name, password in self._passwords.items()]
         snapshot = Snapshot(self._backend, credentials)
-        if hasattr(self._upstreams, "use_tenants"):  # as `Serving.use`
-            self._upstreams.use_tenants(snapshot.tenants)
+        self._proxied.use_snapshot(snapshot)
         self._holder.use(snapshot)
 
     def _crashed(self, failure: Failure) -> None:
@@ -309,12 +311,7 @@ class Simulation:
         seconds = self.rng.choice([0.01, 1, 10])
         self._forgive(None, seconds)
         self.redis.stop()
-        self.world.after(seconds, self._come_back)
-
-    def _come_back(self) -> None:
-        self.redis.start()
-        if not self.straight:  # the control connection finds it
-            self.world.after(self.rng.uniform(0, 1), self.reactor.callLater, 0, self._upstreams.redis_told, False)
+        self.world.after(seconds, self.redis.start)
 
     def _kill(self) -> None:
         self._forgive(None, 0)
@@ -332,7 +329,7 @@ class Simulation:
     def _serve_at_another_address(self, abandon: bool) -> None:
         if not self.straight:
             self._backend = replace(self._backend, host=f"redis-{self.world.number()}")
-            self._upstreams.use(self._backend, abandon)
+            self._proxied.master._move(self._backend, abandon)
 
     def _rotate(self) -> None:
         """A tenant has another password."""
@@ -441,14 +438,14 @@ class Simulation:
             "tenants with clients": len(self._factory.members),
             "places": self._admission.served,
             "waiting for a place": self._admission.waiting,
-            "homes": len(self._upstreams._tenant_pools),
-            "connections to Redis": max(0, len(self._upstreams) - 1),
+            "homes": len(self._proxied.pool._tenant_pools),
+            "connections to Redis": max(0, len(self._proxied.pool) - 1),
         }
         if any(left.values()):
             self.wrong("left", ", ".join(f"{count} {name}" for name, count in left.items() if count), None)
         self._factory.stopFactory()
         self._holder.stopService()
-        self._upstreams.stopService()
+        self._proxied.stopService()
         self.world.run(self.world.now + 10.0)
         calls = self.reactor.getDelayedCalls()
         if calls:

@@ -53,7 +53,7 @@ class SimulationTests(unittest.TestCase):
 
     def test_of_hard_clients_it_finds_what_is_known_and_nothing_else(self) -> None:
         found = set()
-        for seed in (1, 2, 14, 24, 54):
+        for seed in (1, 2, 4, 24, 54):
             found |= {wrong.kind for wrong in sim.Simulation(seed, sim.Options(hard=sim.HARD)).run()}
         self.assertLessEqual({"item-lost", "stuck"}, found)
         self.assertLessEqual(found, KNOWN)

@@ -16,7 +16,9 @@ from collections.abc import Callable, Iterator
 
 from twisted.internet import defer, task
 
-from redisproxy.sources.watch import ChangeQueue, WatchService
+from redisproxy.sources.hints import ChangeQueue
+from redisproxy.sources.kubernetes_watch import ClusterWatches
+from redisproxy.sources.watch import WatchService
 from redisproxy.tenants.enrolment import Enrolment, Problem
 from redisproxy.tenants.limits import UNLIMITED, Limits
 from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Snapshot
@@ -554,9 +556,10 @@ class WatchedContract(Contract):
 
     def follow(self) -> None:
         self.queue = Marked()
-        concerns = self.source.concerns
-        self.source.concerns = lambda what, where, name: MARKING in name or concerns(what, where, name)
-        self.watch = WatchService(InThread(), self.source, self.master, self.queue, lambda: None, lambda: None)
+        watches = ClusterWatches(self.source.api, self.prefix, self.secret_name, self.master)
+        concerns = watches.concerns
+        watches.concerns = lambda what, where, name: MARKING in name or concerns(what, where, name)
+        self.watch = WatchService(InThread(), watches, self.master, self.queue, lambda: None, lambda: None)
         self.watch.startService()
         self.addCleanup(self.watch.stopService)
         until(lambda: self.watch.watching, "it watches")

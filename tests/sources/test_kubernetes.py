@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import base64
 import json
-import tempfile
 from collections.abc import Callable
-from pathlib import Path
-from unittest import mock
 
-from kubernetes.config import ConfigException
 from twisted.internet import defer, task
 from twisted.logger import capturedLogs, formatEvent
-from twisted.trial import unittest
 
 from redisproxy.sources import kubernetes
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.tenants import enrolment
-from redisproxy.tenants.enrolment import Enrolment, FullRead, ReadFailure
+from redisproxy.tenants.enrolment import ReadFailure
 from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Snapshot
 
 from ..support.apiserver import (
@@ -35,61 +30,13 @@ from ..support.apiserver import (
     refusal,
     secrets_path,
 )
+from ..support.cluster_source import MASTER, ClusterCase
 from ..support.kept import KeptDirectory
-from ..support.proxy import PREFIX, master, namespace, secret, tenant
+from ..support.proxy import namespace, secret, tenant
 
-MASTER = ("kube-system", "redis-secret-master")
 MASTER_PATH = f"{secrets_path(MASTER[0])}/{MASTER[1]}"
 BLUE, GREEN = secrets_path("team-blue"), secrets_path("team-green")
 PLANTED = "planted-secret"
-
-
-class ClusterCase(unittest.SynchronousTestCase):
-    """An API server with two tenants, and what reads it."""
-
-    tls = False
-
-    def setUp(self) -> None:
-        self.api = ApiServer(
-            master("redis://:master-password@redis:6379/0"),
-            *tenant("team-blue", 3, "blue-password"),
-            *tenant("team-green", 5, "green-password"),
-            tls=self.tls,
-        ).start()
-        self.addCleanup(self.api.remove)
-        self.enrolment = Enrolment("redis-secret-master", MASTER)
-        self.source = self.kubeconfig_source()
-
-    def make_source(self, environ: dict[str, str], **options: object) -> ClusterSource:
-        options = {"port": 443, "timeout": (2.0, 10.0), "service_account": Path("/nonexistent"), **options}
-        return ClusterSource(PREFIX, "redis-secret-master", MASTER, environ=environ, **options)
-
-    def kubeconfig_source(self, **options: object) -> ClusterSource:
-        return self.make_source({"KUBECONFIG": str(self.api.kubeconfig)}, **options)
-
-    def read(self) -> FullRead:
-        """Reads, into self.enrolment as well. The paths that were asked for are in self.asked."""
-        self.api.requests.clear()
-        reading = self.source.read()
-        self.asked = [request.path for request in self.api.requests]
-        self.enrolment.use_full_read(reading)
-        return reading
-
-    def served(self) -> dict[str, int]:
-        directory, self.problems = self.enrolment.resolve()
-        return {tenant.namespace: tenant.index for tenant in directory.tenants}
-
-    def assertUnreachable(self, pattern: str) -> ReadFailure:
-        """Nothing could be read, and that is said."""
-        reading = self.read()
-        self.assertIsInstance(reading.namespaces, ReadFailure)
-        self.assertRegex(reading.namespaces.reason, pattern)
-        self.assertEqual(dict(reading.secrets), {})
-        return reading.namespaces
-
-    def assertGood(self, served: dict[str, int] | None = None) -> None:
-        self.assertEqual(self.read().failures(), [])
-        self.assertEqual(self.served(), served or {"team-blue": 3, "team-green": 5})
 
 
 class UnchangedTests(ClusterCase):
@@ -451,89 +398,6 @@ class AnswerTests(ClusterCase):
         self.assertEqual(self.flushLoggedErrors(), [])
 
 
-class WhereItIsTests(ClusterCase):
-    """kubeconfig, pods, TLS."""
-
-    tls = True
-
-    def pod_source(self, host: str = "127.0.0.1") -> ClusterSource:
-        directory = self.api.service_account()
-        # The port is that of the setting, whatever the pod's own variables say.
-        environ = {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": "1", "KUBECONFIG": "/nonexistent"}
-        return self.make_source(environ, port=self.api.port, service_account=directory)
-
-    def test_kubeconfig_with_the_right_ca(self) -> None:
-        self.assertGood()
-        self.assertEqual(self.api.requests[0].authorization.lower(), f"bearer {TOKEN}")
-
-    def test_an_unknown_ca(self) -> None:
-        self.api.write_kubeconfig(self.api.directory / "kubeconfig", ca=False)
-        self.assertUnreachable("^no answer: SSLError: .*issuer")
-        self.assertEqual(self.asked, [])
-
-    def test_in_a_pod(self) -> None:
-        self.source = self.pod_source()
-        self.assertGood()
-
-    def test_in_a_pod_a_token_that_is_rotated_on_disk_is_taken_up(self) -> None:
-        self.source = self.pod_source()
-        self.assertGood()
-        self.api.tokens = {"rotated"}
-        self.assertUnreachable("401")
-        self.api.service_account("rotated")
-        self.assertGood()
-
-    def test_in_a_pod_with_a_certificate_for_another_name(self) -> None:
-        self.source = self.pod_source("localhost")
-        self.assertUnreachable("^no answer: SSLError: .*localhost")
-        self.assertEqual(self.asked, [])
-
-    def test_in_a_pod_with_a_token_or_ca_that_is_not_there(self) -> None:
-        self.source = self.pod_source()
-        account = self.api.service_account()
-        (account / "ca.crt").write_text("")
-        self.assertUnreachable("no way to the Kubernetes API: Cert file exists but empty")
-        (account / "ca.crt").write_text("nonsense")
-        self.assertUnreachable("^no answer: SSLError")
-        (account / "ca.crt").unlink()
-        self.assertUnreachable("certification file does not exist")
-        self.api.service_account("")
-        self.assertUnreachable("Token file exists but empty")
-        (account / "token").unlink()
-        self.assertUnreachable("no way to the Kubernetes API: Invalid kube-config file. No configuration found.")
-        self.api.service_account()
-        self.assertGood()
-
-    def test_a_token_that_cannot_be_sent_is_not_repeated(self) -> None:
-        self.source = self.pod_source()
-        self.api.service_account(f"{PLANTED}\n{PLANTED}")
-        self.assertNotIn(PLANTED, self.assertUnreachable("cannot be sent").reason)
-
-    def test_what_a_credential_plugin_prints_is_not_told(self) -> None:
-        for told in ("exec: process returned 1. hunter2", "cmd-path: process returned 1\nCmd: hunter2\nStderr: hunter2"):
-            with mock.patch.object(kubernetes, "kubernetes_config") as config:
-                config.load_kube_config.side_effect = ConfigException(told)
-                reading = self.kubeconfig_source().read()
-            self.assertRegex(reading.namespaces.reason, "^no way to the Kubernetes API: .*: process returned 1$")
-
-    def test_a_kubeconfig_that_is_none(self) -> None:
-        path = Path(tempfile.mkdtemp(dir=self.api.directory)) / "config"
-        self.source = self.make_source({"KUBECONFIG": str(path)})
-        self.assertUnreachable("no way to the Kubernetes API: .*No configuration found")
-        for text in (
-            "",
-            "[]",
-            "text",
-            f"token: '{PLANTED}",
-            f"users: [{PLANTED}: {PLANTED}: {PLANTED}]",
-            "current-context: nowhere",
-            "current-context: a\ncontexts: {}",
-            "current-context: a\ncontexts: [{name: a, context: {cluster: b, user: c}}]",
-        ):
-            path.write_text(text)
-            self.assertNotIn(PLANTED, self.assertUnreachable("^no way to the Kubernetes API: ").reason)
-
-
 class AwayTests(ClusterCase):
     """The API server is away for a while, and the service that keeps the directory goes on."""
 
@@ -560,7 +424,7 @@ class AwayTests(ClusterCase):
         self.api.stop()
         with capturedLogs() as events:
             self.service.startService()
-            self.assertIsNone(self.service.directory)
+            self.assertIsNone(self.service.snapshot)
             with self.assertRaises(AuthenticationError) as caught:
                 self.service.authenticate(None, b"blue-password")
             self.assertEqual(str(caught.exception), NOT_LOADED)
@@ -582,7 +446,7 @@ class AwayTests(ClusterCase):
         used, read = self.service.authenticate(None, b"blue-password"), self.service.reloaded_at
         self.api.stop()
         self.clock.pump([30] * 50)
-        self.assertTrue(self.service.directory.renewed(used, self.clock.seconds()))
+        self.assertTrue(self.service.snapshot.renewed(used, self.clock.seconds()))
         self.assertEqual(self.service.authenticate(None, b"blue-password"), used)
         self.assertEqual(self.service.reloaded_at, read)
         self.assertTrue(self.service.problems)

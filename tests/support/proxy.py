@@ -18,6 +18,7 @@ import redis
 import yaml
 
 from .clients import client_once
+from .fork_server import ForkedProcess, can_fork
 from .raw import RawClient
 from .servers import RedisServer
 from .waiting import LIMIT, until
@@ -86,32 +87,47 @@ class ProxyProcess:
         python: str = sys.executable,
         directory: Path | None = None,
         twistd: Iterable[str] = (),
+        fresh: bool = False,
     ) -> None:
-        """twistd: options of its own; directory: where it starts, and looks for its modules first; python: of another checkout, with that as directory."""
+        """twistd: options of its own; directory: where it starts, and looks for its modules first; python: of another checkout, with that as directory.
+
+        fresh: started as an operator does, which takes half a second of a processor. Else, where nothing of that is given, it
+        is a copy of a process that has imported the proxy: see `fork_server`.
+        """
         if CONNECTIONS and "--connections" not in options:
             options = ("--connections", CONNECTIONS, *options)
         if PROCESSES and "--processes" not in options:
             options = ("--processes", PROCESSES, *options)
         self.processes = int(options[options.index("--processes") + 1]) if "--processes" in options else 1
-        command = [python, "-c", "from twisted.scripts.twistd import run; run()", "-n", "--pidfile="]
-        self.process = subprocess.Popen(
-            [*command, *twistd, "redisproxy", "--ns-prefix", PREFIX, "--listen", listen, *options],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=directory,
-            # A test that leaves something unfinished does not wait for it long, unless that is what it is about.
-            env={"REDISPROXY_DRAIN_SECONDS": "2", **plain_environment(), **(environ or {})},
-        )
+        # A test that leaves something unfinished does not wait for it long, unless that is what it is about.
+        environ = {"REDISPROXY_DRAIN_SECONDS": "2", **plain_environment(), **(environ or {})}
+        arguments = ["-n", "--pidfile=", *twistd, "redisproxy", "--ns-prefix", PREFIX, "--listen", listen, *options]
+        copied = not (fresh or twistd or directory or python != sys.executable) and can_fork(environ)
+        output, written = os.pipe()
+        self._output = open(output)  # noqa: PTH123, SIM115 - no file, and closed by the thread that reads it
+        try:
+            if copied:
+                imports = () if "--manifests" in options else ("redisproxy.sources.kubernetes",)
+                self.process = ForkedProcess("twistd", ["-c", *arguments], environ, written, written, imports)
+            else:
+                self.process = subprocess.Popen(
+                    [python, "-c", "from twisted.scripts.twistd import run; run()", *arguments],
+                    stdin=subprocess.DEVNULL,
+                    stdout=written,
+                    stderr=written,
+                    cwd=directory,
+                    env=environ,
+                )
+        finally:
+            os.close(written)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        for line in self.process.stdout:
-            self.lines.append(line.rstrip("\n"))
-        self.process.stdout.close()
+        with self._output:
+            for line in self._output:
+                self.lines.append(line.rstrip("\n"))
 
     @property
     def log(self) -> str:
@@ -243,12 +259,13 @@ class Installation:
         server: RedisServer | None = None,
         environ: Mapping[str, str] | None = None,
         twistd: Iterable[str] = (),
+        fresh: bool = False,
     ) -> None:
         self.server = (server or RedisServer()).start()
         self.manifests = Manifests(self.documents())
         try:
             self.proxy = ProxyProcess(
-                "--manifests", str(self.manifests.path), *options, environ=environ, twistd=twistd
+                "--manifests", str(self.manifests.path), *options, environ=environ, twistd=twistd, fresh=fresh
             ).ready()
         except BaseException:
             self.server.stop()

@@ -11,6 +11,7 @@ import itertools
 import time
 
 from redisproxy.sources.kubernetes import ClusterSource
+from redisproxy.sources.kubernetes_api import KubernetesApi
 from redisproxy.sources.manifests import ManifestsSource
 from redisproxy.sources.reload import Source
 
@@ -104,9 +105,8 @@ class SmallApiWorld(ManifestsWorld):
         self.api = ApiServer().start()
 
     def source(self, prefix: str, secret_name: str, master: tuple[str, str]) -> Source:
-        return ClusterSource(
-            prefix, secret_name, master, 443, {"KUBECONFIG": str(self.api.kubeconfig)}, timeout=(LIMIT, LIMIT)
-        )
+        api = KubernetesApi(443, {"KUBECONFIG": str(self.api.kubeconfig)}, timeout=(LIMIT, LIMIT))
+        return ClusterSource(prefix, secret_name, master, api)
 
     def _write(self) -> None:
         self.api.put(*self._documents.values())
@@ -131,7 +131,7 @@ class RealApiWorld:
 
     def source(self, prefix: str, secret_name: str, master: tuple[str, str]) -> Source:
         environ = {"KUBECONFIG": str(self.server.kubeconfig)}
-        return ClusterSource(prefix, secret_name, master, 443, environ, timeout=(LIMIT, LIMIT))
+        return ClusterSource(prefix, secret_name, master, KubernetesApi(443, environ, timeout=(LIMIT, LIMIT)))
 
     def put(self, *documents: dict) -> None:
         for document in documents:

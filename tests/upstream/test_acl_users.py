@@ -10,9 +10,10 @@ from twisted.trial import unittest
 
 from redisproxy.policy.facts import builtin, parse
 from redisproxy.policy.policy import make_policy
+from redisproxy.policy.probing import Server
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.acl_users import PATTERN_BYTES, PATTERNS, AclUserError, AclUsers
-from redisproxy.upstream.client import ControlError, Server
+from redisproxy.upstream.client import ControlError
 
 from ..support.clients import client_once
 from ..support.control import Control, run

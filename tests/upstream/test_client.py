@@ -1,199 +1,259 @@
-"""What the control connection makes of a server's answers. Against real servers it is tested in `attacks` and `integration`."""
+"""The client for what the proxy itself asks: each bound and time limit, and that it comes back."""
 
 from __future__ import annotations
 
-import random
-import re
+import os
+import signal
+from functools import partial
 
-import redis
-from twisted.internet import defer, protocol, reactor, task, threads
-from twisted.logger import Logger, LogLevel, formatEvent
+from twisted.internet import defer, reactor, task
+from twisted.internet.error import ConnectionLost
+from twisted.internet.testing import StringTransport
+from twisted.logger import capturedLogs
+from twisted.python.failure import Failure
 from twisted.trial import unittest
 
+from redisproxy.resp.framing import encode
+from redisproxy.resp.value import ErrorReply
 from redisproxy.tenants.model import Backend
-from redisproxy.upstream.client import ControlService, Server
+from redisproxy.upstream import client as client_module
+from redisproxy.upstream.client import (
+    Connection,
+    ControlError,
+    NoReplyError,
+    RedisClient,
+    ReplyError,
+    TooLargeError,
+    ask_once,
+)
+from redisproxy.upstream.endpoint import endpoint_for
 
-from ..support.relay import Relay
-from ..support.sentinels import SentinelProcess
-from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, valkey
+from ..support.servers import RedisServer, free_port, valkey
 from ..support.waiting import LIMIT
 
-
-class Redis60(protocol.Protocol):
-    """The answers of Redis 6.0.16, which no package brings any more: it has ACLs, and they do not know channels."""
-
-    def dataReceived(self, data: bytes) -> None:
-        for command in re.split(rb"(?m)^\*\d+\r\n", data)[1:]:
-            self.answer(re.findall(rb"\$\d+\r\n(.*?)\r\n", command, re.DOTALL))
-
-    def answer(self, words: list[bytes]) -> None:
-        self.factory.asked.append(b" ".join(words[:2]))
-        if words[0] == b"INFO":
-            answer = b"$22\r\nredis_version:6.0.16\r\n\r\n"
-        elif words[0] in (b"CONFIG", b"COMMAND"):
-            answer = b"-ERR unknown command\r\n"
-        elif words[:2] == [b"ACL", b"SETUSER"] and not {b"on", b"off", b"-@all"}.issuperset(words[3:]):
-            answer = b"-ERR Error in ACL SETUSER modifier 'resetchannels': Syntax error\r\n"
-        else:
-            answer = b"+OK\r\n"
-        self.transport.write(answer)
+REPLY_TIMEOUT, SMALL = 10.0, 30
 
 
-class ControlTests(unittest.TestCase):
-    @defer.inlineCallbacks
-    def test_what_comes_of_a_place_that_was_left_changes_nothing(self):
-        """A log-in that was under way fails late, or succeeds: the connection to the new place is not given up for it."""
-        told = []
-        control = ControlService(reactor, LIMIT, None, told.append)
-        control.startService()
-        self.addCleanup(control.stopService)
-        server = RedisServer().start()
-        self.addCleanup(server.stop)
-        relay = Relay(server.port)
-        self.addCleanup(relay.stop)
-        password = server.password.encode()
-        control.use(Backend(host="127.0.0.1", port=relay.port, password=password))
-        left = control._factory
-        control.use(Backend(host="127.0.0.1", port=server.port, password=password))
-        self.assertEqual((yield defer.Deferred.fromCoroutine(control.ask("PING"))), "PONG")
-        connection = control._connection
-        left.connectionError("could not auth: Lost connection")
-        protocol = left.buildProtocol(None)
-        control._connected(protocol)
-        self.assertEqual((yield defer.Deferred.fromCoroutine(control.ask("PING"))), "PONG")
-        self.assertIs(control._connection, connection)
-        self.assertEqual(len(told), 1)
+class ConnectionTests(unittest.SynchronousTestCase):
+    def setUp(self) -> None:
+        self.clock = task.Clock()
+        self.connection = Connection(self.clock, REPLY_TIMEOUT, SMALL)
+        self.transport = StringTransport()
+        self.connection.makeConnection(self.transport)
+        self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
 
-    @defer.inlineCallbacks
-    def test_acls_that_do_not_know_channels_are_no_layer(self):
-        """Redis 6.0: a script could PUBLISH to anybody. As an isolation layer it would also have had every ACL SETUSER
-        refused.
-        """
-        factory = protocol.Factory.forProtocol(Redis60)
-        factory.asked = []
-        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
-        told: defer.Deferred[Server] = defer.Deferred()
-        control = ControlService(reactor, LIMIT, None, told.callback)
-        control.startService()
-        self.addCleanup(control.stopService)
-        control.use(Backend(host="127.0.0.1", port=port.getHost().port, password=b"master"))
-        server = yield told
-        self.assertEqual(server.version, "Redis 6.0.16")
-        self.assertFalse(server.acl)
-        self.assertFalse(server.acl_databases)
-        self.assertIn(b"ACL SETUSER", factory.asked)
+    def redis(self, replies: bytes) -> None:
+        self.connection.dataReceived(replies)
 
-    @defer.inlineCallbacks
-    def test_what_the_operator_has_to_know_of_it_is_told_once(self):
-        loading = RedisServer(valkey, "save 3600 1")
-        loading.start()
-        self.addCleanup(loading.stop)
-        with loading.client().pipeline() as pipeline:
-            for number in range(200):
-                pipeline.set(f"key-{number}", random.randbytes(200))
-            pipeline.execute()
-        loading.client().save()
-        loading.kill()
-        # 10 ms for each key, and it answers after every 1024 bytes.
-        loading.change("key-load-delay 10000", "loading-process-events-interval-bytes 1024")
-        sentinel = SentinelProcess(valkey, f"127.0.0.1 {loading.port}")
-        self.addCleanup(sentinel.stop)
-        cluster = RedisServer(valkey, "cluster-enabled yes", f"cluster-port {free_port()}")
-        self.addCleanup(cluster.stop)
-        for server, password, text in (
-            (loading, MASTER_PASSWORD, "is loading its data"),
-            (sentinel, "", r"is a sentinel: .* redis\+sentinel://"),
-            (cluster, MASTER_PASSWORD, "is a node of a Redis Cluster"),
+    def lose(self) -> None:
+        self.connection.connectionLost(Failure(ConnectionLost()))
+
+    def test_each_reply_goes_to_its_command_however_it_is_cut(self) -> None:
+        replies = b"+OK\r\n$3\r\na\r\n\r\n*2\r\n:1\r\n*1\r\n$-1\r\n-NOPERM no\r\n"
+        for size in (1, 2, 7, len(replies)):
+            asked = [self.connection.ask("PING") for _ in range(4)]
+            for start in range(0, len(replies), size):
+                self.redis(replies[start : start + size])
+            self.assertEqual([self.successResultOf(each) for each in asked[:3]], [b"OK", b"a\r\n", [1, [None]]])
+            self.assertEqual(self.failureResultOf(asked[3], ReplyError).value.reply, ErrorReply("NOPERM no"))
+        self.assertEqual(self.connection.pending, 0)
+
+    def test_words_are_sent_as_they_are(self) -> None:
+        asked = self.connection.ask("ACL", b"\xff\r\n", 3, "\u20ac")
+        self.assertEqual(self.transport.value(), encode([b"ACL", b"\xff\r\n", b"3", "\u20ac".encode()]))
+        self.redis(b"+OK\r\n")
+        self.successResultOf(asked)
+
+    def test_a_reply_that_is_too_large_is_not_kept_and_costs_no_other(self) -> None:
+        first, large, last = (self.connection.ask("PING") for _ in range(3))
+        whole = b"$23\r\n" + SMALL * b"-"
+        self.redis(whole[: SMALL - 2] + b"\r\n")  # as large as may be
+        self.assertEqual(self.successResultOf(first), 23 * b"-")
+        self.redis(b"$%d\r\n" % (10 * SMALL))
+        for _ in range(10 * SMALL):
+            self.redis(b"-")
+            self.assertLessEqual(sum(map(len, self.connection._pieces)), SMALL)
+        self.redis(b"\r\n:7\r\n")
+        self.failureResultOf(large, TooLargeError)
+        self.assertEqual(self.successResultOf(last), 7)
+
+    def test_commands_that_are_sent_together(self) -> None:
+        asked = defer.Deferred.fromCoroutine(self.connection.ask_all([("PING",), ("ACL", "USERS"), ("PING",)]))
+        self.redis(b"+PONG\r\n-NOPERM no\r\n+PONG\r\n")
+        self.assertEqual(self.successResultOf(asked), [b"PONG", ErrorReply("NOPERM no"), b"PONG"])
+
+    def test_a_reply_to_nothing_ends_it(self) -> None:
+        self.redis(b"+OK\r\n")
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_what_is_no_reply_ends_it(self) -> None:
+        asked = self.connection.ask("PING")
+        self.redis(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+        self.assertTrue(self.transport.disconnecting)
+        self.lose()
+        self.failureResultOf(asked, ControlError)
+
+    def test_no_reply_in_time_ends_it_for_all(self) -> None:
+        first = self.connection.ask("PING")
+        self.clock.advance(REPLY_TIMEOUT / 2)
+        second = self.connection.ask("PING")
+        self.clock.advance(REPLY_TIMEOUT / 2)
+        for asked in (first, second):
+            self.assertEqual(str(self.failureResultOf(asked, NoReplyError).value), "no reply within 10 s")
+        self.assertTrue(self.transport.disconnecting)
+
+    def test_what_was_given_up_is_not_taken_for_another_answer(self) -> None:
+        first, second = self.connection.ask("PING"), self.connection.ask("PING")
+        first.cancel()
+        self.failureResultOf(first, defer.CancelledError)
+        self.redis(b":1\r\n:2\r\n")
+        self.assertEqual(self.successResultOf(second), 2)
+
+    def test_when_it_is_lost(self) -> None:
+        asked = self.connection.ask("PING")
+        self.lose()
+        for each in (asked, self.connection.ask("PING")):
+            self.assertEqual(str(self.failureResultOf(each, ControlError).value), "the connection was lost")
+
+    def test_its_log_in(self) -> None:
+        for address, name, sent in (
+            (Backend(), "", b""),
+            (Backend(password=b"pw"), "", encode([b"AUTH", b"pw"])),
+            (Backend(username="me", password=b"pw"), "n", encode([b"AUTH", b"me", b"pw"])),
         ):
+            self.transport.clear()
+            done = defer.Deferred.fromCoroutine(self.connection.log_in(address, name))
+            self.assertEqual(self.transport.value(), sent)
+            if sent:
+                self.redis(b"+OK\r\n")
+            if name:
+                self.redis(b"-ERR unknown command\r\n")
+            self.successResultOf(done)
+        refused = defer.Deferred.fromCoroutine(self.connection.log_in(Backend(password=b"pw")))
+        self.redis(b"-WRONGPASS no\r\n")
+        self.failureResultOf(refused, ReplyError)
+
+
+class RedisClientTests(unittest.TestCase):
+    """With a real Redis, so that it is ClientService as it is."""
+
+    timeout = 120
+
+    def client(self, port: int, password: bytes = b"") -> RedisClient:
+        address = Backend(host="127.0.0.1", port=port, password=password)
+        client = RedisClient(reactor, address, partial(endpoint_for, reactor, address, 5.0, None), 5.0)
+        client.startService()
+        self.addCleanup(client.stopService)
+        return client
+
+    def server(self) -> RedisServer:
+        server = RedisServer(valkey).start()
+        self.addCleanup(server.stop)
+        return server
+
+    async def until(self, probe: object, what: str) -> None:
+        for _ in range(int(LIMIT / 0.02)):
+            if probe():
+                return
+            await task.deferLater(reactor, 0.02)
+        self.fail(f"it did not come to it: {what}")
+
+    async def test_it_comes_back_after_a_restart(self) -> None:
+        server = self.server()
+        with capturedLogs() as logged:
+            client = self.client(server.port, server.password.encode())
+            self.assertEqual(await client.ask("PING"), b"PONG")
+            first = client.connection
+            server.kill()
+            await self.until(lambda: client.connection is None, "the loss is seen")
+            self.assertIsNotNone(client.failure)
             server.start()
-            events = []
-            control = ControlService(reactor, LIMIT, None, lambda _: None)
-            control._log = Logger(observer=events.append)
-            control.startService()
-            control.use(Backend(host="127.0.0.1", port=server.port, password=password.encode()))
-            while not control._last_state:
-                yield task.deferLater(reactor, 0.01)
-            control._tell_state(control._last_state)
-            warnings = [formatEvent(event) for event in events if event["log_level"] == LogLevel.warn]
-            self.assertEqual(len(warnings), 1)
-            self.assertRegex(warnings[0], f"^Redis at redis://127.0.0.1:{server.port} {text}")
-            yield control.stopService()
+            await self.until(lambda: client.connection is not None, "it is back")
+            self.assertIsNot(client.connection, first)
+            self.assertIsNone(client.failure)
+            self.assertEqual(await client.ask("PING"), b"PONG")
+        self.assertEqual([event for event in logged if event["log_level"].name in ("warn", "error", "critical")], [])
 
-    @defer.inlineCallbacks
-    def test_a_redis_that_is_busy_is_asked_again(self):
-        """With one tenant's script, say: the others must not be without INFO for good."""
-        server = RedisServer(valkey, "lua-time-limit 10").start()
-        self.addCleanup(server.stop)
-        running = threads.deferToThread(server.client().eval, "while true do end", 0)
-        while True:
-            try:
-                server.client().ping()
-            except redis.exceptions.BusyLoadingError:
-                self.fail("it loads")
-            except redis.ResponseError as error:
-                self.assertIn("BUSY", str(error))
-                break
-            yield task.deferLater(reactor, 0.01)
-        told: list[Server] = []
-        control = ControlService(reactor, LIMIT, None, told.append)
-        control.startService()
-        self.addCleanup(control.stopService)
-        control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
-        while not control._last_state:
-            yield task.deferLater(reactor, 0.01)
-        self.assertEqual(told, [])
-        self.assertRegex(control._last_state, "^did not tell what it is, and is asked again: INFO server, .*: BUSY ")
-        self.assertNotIn("--acl off", control._last_state)
-        server.client().script_kill()
-        yield self.assertFailure(running, redis.ResponseError)
-        while not control.connected:
-            yield task.deferLater(reactor, 0.01)
-        self.assertTrue(told[-1].sealed)
+    async def test_a_refused_log_in_is_tried_again(self) -> None:
+        """And nothing is logged of a state that ClientService did not expect: see the module."""
+        self.patch(client_module, "_REFUSED_RETRY", 0.1)
+        server = self.server()
+        with capturedLogs() as logged:
+            client = self.client(server.port, b"wrong")
+            with self.assertRaisesRegex(ControlError, "cannot be reached: .*WRONGPASS"):
+                await client.connect()
+            self.assertIsInstance(client.failure, ReplyError)
+            self.assertEqual(client.retry_delay(1), 0.1)
+            await self.until(lambda: self._refused(server) >= 2, "it is tried again")
+            server.client().config_set("requirepass", "wrong")
+            await self.until(lambda: client.connection is not None, "it is let in")
+            self.assertEqual(await client.ask("PING"), b"PONG")
+        self.assertEqual([event for event in logged if event["log_level"].name in ("warn", "error", "critical")], [])
 
-    @defer.inlineCallbacks
-    def test_whether_scripts_are_sealed_is_asked_again_once_the_data_is_loaded(self):
-        server = RedisServer(valkey, "save 3600 1").start()
-        self.addCleanup(server.stop)
-        server.client().mset({f"key-{number}": random.randbytes(200) for number in range(3000)})
-        server.client().save()
-        server.kill()
-        server.change("key-load-delay 30000", "loading-process-events-interval-bytes 1024")  # for 90 s
-        server.start()
-        told: list[Server] = []
-        control = ControlService(reactor, LIMIT, None, told.append)
-        control.startService()
-        self.addCleanup(control.stopService)
-        control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
-        while not told:
-            yield task.deferLater(reactor, 0.01)
-        yield threads.deferToThread(server.client().config_set, "key-load-delay", 0)  # it has been seen to load
-        while told[-1].sealed is None:
-            yield task.deferLater(reactor, 0.01)
-        self.assertEqual([each.sealed for each in (told[0], told[-1])], [None, True])
+    def _refused(self, server: RedisServer) -> int:
+        return sum(int(entry["count"]) for entry in server.client(decode_responses=True).acl_log())
 
-    def test_it_is_tried_again_soon_however_long_it_was_away(self):
-        """Tenants' users are made over it, so its wait is that of all tenants."""
-        control = ControlService(reactor, LIMIT, None, lambda _: None)
-        control.startService()
-        self.addCleanup(control.stopService)
-        control.use(Backend(host="127.0.0.1", port=free_port()))
-        self.assertLess(max(control._factory.retryDelay(attempt) for attempt in range(1, 50)), 4)
+    async def test_when_nobody_listens_it_is_told_at_once(self) -> None:
+        client = self.client(free_port())
+        began = reactor.seconds()
+        with self.assertRaisesRegex(ControlError, "cannot be reached: .*(refused|errno)"):
+            await client.connect()
+        self.assertLess(reactor.seconds() - began, 4)
+        self.assertLess(max(client.retry_delay(attempt) for attempt in range(1, 50)), 4)
 
-    @defer.inlineCallbacks
-    def test_connections_that_are_gone_are_not_kept(self):
-        """A Redis that comes and goes for weeks must not cost memory."""
-        server = RedisServer().start()
-        self.addCleanup(server.stop)
-        told = []
-        control = ControlService(reactor, LIMIT, None, told.append)
-        control.startService()
-        self.addCleanup(control.stopService)
-        control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
-        for number in range(1, 3):
-            while len(told) < number or not control.connected:
-                yield task.deferLater(reactor, 0.01)
-            server.client().client_kill_filter(_type="normal", skipme=True)
-            while control.connected:
-                yield task.deferLater(reactor, 0.01)
-        self.assertLessEqual(len(control._factory.connectionQueue.pending), 1)
+    async def test_a_ca_file_that_cannot_be_used_may_be_mended(self) -> None:
+        server = self.server()
+        address = Backend(host="127.0.0.1", port=server.port, password=server.password.encode())
+        faults: list[Exception] = [OSError("no such file"), ValueError("no certificate")]
+
+        def endpoint() -> object:
+            if faults:
+                raise faults.pop()
+            return endpoint_for(reactor, address, 5.0, None)
+
+        client = RedisClient(reactor, address, endpoint, 5.0, backoff=lambda _: 0.05)
+        client.startService()
+        self.addCleanup(client.stopService)
+        with self.assertRaisesRegex(ControlError, "the CA file cannot be used: no certificate"):
+            await client.connect()
+        await self.until(lambda: client.connection is not None, "it is connected")
+        self.assertEqual(faults, [])
+
+    async def test_one_that_takes_connections_and_says_nothing(self) -> None:
+        server = self.server()
+        address = Backend(host="127.0.0.1", port=server.port, password=server.password.encode())
+        os.kill(server.pid, signal.SIGSTOP)
+        try:
+            client = RedisClient(reactor, address, partial(endpoint_for, reactor, address, 5.0, None), 0.3)
+            client.startService()
+            self.addCleanup(client.stopService)
+            with self.assertRaises(ControlError):
+                await client.connect()
+            with self.assertRaises(defer.TimeoutError):
+                await ask_once(
+                    reactor,
+                    address,
+                    endpoint_for(reactor, address, 5.0, None),
+                    0.3,
+                    lambda connection: connection.ask("PING"),
+                )
+        finally:
+            os.kill(server.pid, signal.SIGCONT)
+        self.assertEqual(await client_ask(client), b"PONG")
+
+    async def test_who_waits_when_it_is_stopped_hears_of_it(self) -> None:
+        client = self.client(free_port())
+        with self.assertRaises(ControlError):
+            await client.connect()
+        waiting = defer.Deferred.fromCoroutine(client.connect())
+        client.stopService()
+        await self.assertFailure(waiting, ControlError)
+
+
+async def client_ask(client: RedisClient) -> object:
+    """Its answer to PING, once it is connected."""
+    while True:
+        try:
+            return await client.ask("PING")
+        except ControlError:
+            await task.deferLater(reactor, 0.05)

@@ -262,8 +262,8 @@ class ConnectionPoolTests(PoolCase):
         pool = self.pool(base=1)
         waits = []
         for _ in range(4):
-            yield self.until(lambda: pool._retry and pool._retry.active(), passing=0.05)
-            waits.append(pool._retry.getTime() - self.reactor.seconds())
+            yield self.until(lambda: pool._retry.due is not None, passing=0.05)
+            waits.append(pool._retry.due - self.reactor.seconds())
             self.reactor.clock.advance(waits[-1])
         self.assertLess(waits[0], waits[-1])
         self.server.start()

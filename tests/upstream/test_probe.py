@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Coroutine, Iterable
 
-import txredisapi
 from twisted.internet import defer, reactor, task
 from twisted.internet.endpoints import TCP4ClientEndpoint
+from twisted.internet.protocol import Factory
 from twisted.trial import unittest
 
-from redisproxy.policy.probing import Server, needed, policy_for, shown
+from redisproxy.policy.probing import Server, needed, policy_for
+from redisproxy.printable import shown_error
 from redisproxy.tenants.model import Backend
-from redisproxy.upstream import client, inquiry
-from redisproxy.upstream.client import ControlError, ControlService
+from redisproxy.upstream import control, inquiry
+from redisproxy.upstream.client import REPLY_LIMIT, Connection, ControlError
+from redisproxy.upstream.control import ControlService
 from redisproxy.upstream.inquiry import InquiryError, inquire
 from redisproxy.upstream.probe import Memory, Probe
-from redisproxy.upstream.sentinel import Sentinel, SentinelError
+from redisproxy.upstream.sentinel import NotYet, Sentinel, SentinelError
 
 from ..support.faults import FaultyRedis
 from ..support.redis_errors import ABSENT, FORBIDDEN, ODD, PASSING
@@ -43,8 +45,8 @@ class ProbeCase(unittest.TestCase):
     timeout = 120
 
     def setUp(self) -> None:
-        self.patch(client, "_SOON", 0.02)
-        self.patch(client, "_AGAIN", 0.02)
+        self.patch(control, "_SOON", 0.02)
+        self.patch(control, "_AGAIN", 0.02)
 
     def server(self, binary: Callable[[], str] = valkey, *settings: str) -> RedisServer:
         server = RedisServer(binary, *settings).start()
@@ -80,7 +82,7 @@ class ProbeCase(unittest.TestCase):
 
     async def asked_again(self, service: ControlService, faulty: FaultyRedis, what: str) -> None:
         """It was refused so, has said so, and has asked the same anew."""
-        await self.until(lambda: len(faulty.refused) >= 2 and shown(what) in service._last_state, what)
+        await self.until(lambda: len(faulty.refused) >= 2 and shown_error(what) in service._last_state, what)
 
     def fault(self, faulty: FaultyRedis, beginning: str, error: str | None) -> None:
         faulty.refused.clear()
@@ -143,7 +145,7 @@ class FirstProbeTests(ProbeCase):
 
     async def test_no_answer_at_all(self) -> None:
         server = self.server()
-        self.patch(client, "_ANSWER", 0.5)
+        self.patch(control, "_ANSWER", 0.5)
         services = []
         for question in (INFO[0], *QUESTIONS, SEALED):
             faulty = self.behind(server)
@@ -153,7 +155,7 @@ class FirstProbeTests(ProbeCase):
             await self.until(lambda: service._last_state)  # noqa: B023
             self.assertEqual((service.history, service.connected), ([], False))
             self.assertEqual(service._last_state, "did not tell what it is within 0.5 s, and is asked again")
-        self.patch(client, "_ANSWER", 10)
+        self.patch(control, "_ANSWER", 10)
         for faulty, service in services:
             faulty.faults = {}
             service.reconnect()
@@ -314,7 +316,7 @@ class PassingConnectionTests(ProbeCase):
         first, second = self.server(), self.server(valkey, 'rename-command ACL ""')
         leads = [first]
         clients = {server: await self.connected(server) for server in (first, second)}
-        probe = Probe(lambda *words: clients[leads[0]].execute_command(*words), "here", Memory(), True, rights)
+        probe = Probe(lambda commands: clients[leads[0]].ask_all(commands), "here", Memory(), True, rights)
         await probe.ask()
         self.assertTrue(probe.server.acl)
         leads[0] = second
@@ -325,45 +327,36 @@ class PassingConnectionTests(ProbeCase):
         self.assertFalse(probe.server.acl)
         self.assertEqual(probe.again, {})
 
-    async def connected(self, server: RedisServer) -> txredisapi.RedisProtocol:
-        factory = txredisapi.RedisFactory(None, None, 1, isLazy=True, charset=None, convertNumbers=False)
-        factory.deferred.addErrback(lambda _: None)
+    async def connected(self, server: RedisServer) -> Connection:
+        factory = Factory.forProtocol(lambda: Connection(reactor, None, REPLY_LIMIT))
         connection = await TCP4ClientEndpoint(reactor, "127.0.0.1", server.port).connect(factory)
-        self.addCleanup(factory.stopTrying)
         self.addCleanup(connection.transport.abortConnection)
-        await connection.auth(MASTER_PASSWORD)
+        await connection.log_in(Backend(password=MASTER_PASSWORD.encode()))
         return connection
 
 
-class HearTests(ProbeCase):
-    async def test_a_sentinel_that_cannot_be_heard_now_is_heard_later(self) -> None:
+class SentinelTests(ProbeCase):
+    async def test_a_sentinel_that_does_not_tell_now_tells_later(self) -> None:
         server = self.server()
         process = SentinelProcess(valkey, f"127.0.0.1 {server.port}").start()
         self.addCleanup(process.stop)
         faulty = FaultyRedis(process.port)
         self.addCleanup(faulty.stop)
-        faulty.faults["SUBSCRIBE"] = PASSING[1]
+        faulty.faults["SENTINEL"] = PASSING[1]
         place = Backend(host="127.0.0.1", port=faulty.port)
+        news: list[str] = []
         sentinel = Sentinel(
-            reactor, place, lambda: TCP4ClientEndpoint(reactor, "127.0.0.1", faulty.port), NAME, lambda: None
+            reactor, place, lambda: TCP4ClientEndpoint(reactor, "127.0.0.1", faulty.port), NAME, lambda: news.append("")
         )
         self.addCleanup(sentinel.stop)
-
-        async def subscribed(times: int) -> None:
-            for _ in range(300):
-                try:
-                    await sentinel.ask()
-                except SentinelError:
-                    pass
-                if sum(command.startswith("SUBSCRIBE") for command in faulty.asked) >= times:
-                    return
-                await task.deferLater(reactor, 0.02)
-            self.fail(f"it did not subscribe {times} times")
-
-        await subscribed(1)
+        with self.assertRaises(NotYet):
+            await sentinel.ask()
+        await self.until(lambda: news)
+        with self.assertRaisesRegex(SentinelError, f"^{PASSING[1]}"):
+            await sentinel.ask()
         faulty.faults.clear()
-        await subscribed(2)
-        await self.until(lambda: sentinel._hears.ready)
+        self.assertEqual((await sentinel.ask()).port, server.port)
+        self.assertEqual(len(news), 1)
 
 
 class InquiryTests(ProbeCase):

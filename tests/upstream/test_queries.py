@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
+from collections.abc import Callable
 
 from twisted.internet import defer, task
+from twisted.internet.error import ConnectionLost, ConnectionRefusedError
+from twisted.internet.interfaces import IStreamClientEndpoint
+from twisted.internet.protocol import Factory
+from twisted.internet.testing import StringTransport
+from twisted.python.failure import Failure
 from twisted.trial import unittest
+from zope.interface import implementer
 
 from redisproxy.resp.framing import encode
-from redisproxy.session.errors import NOT_ALLOWED, UNANSWERED
-from redisproxy.session.pending import PendingReplies, ReplyBatch
-from redisproxy.tenants.model import Tenant
-from redisproxy.upstream.connection import UpstreamError
-from redisproxy.upstream.queries import ANSWER_LIMIT, LATER, SHARE, TIMEOUT, TOO_LARGE, ControlQueries, QueryError
+from redisproxy.session.errors import NOT_ALLOWED, UNANSWERED, UNREACHABLE
+from redisproxy.tenants.model import Backend, Tenant
+from redisproxy.upstream.client import Connection, ControlError, RedisClient
+from redisproxy.upstream.queries import ANSWER_LIMIT, IDLE, PAUSE_FACTOR, PAUSE_MAX, TIMEOUT, TOO_LARGE, ControlQueries
 
 BLUE, GREEN, RED = Tenant("team-blue", 3), Tenant("team-green", 5), Tenant("team-red", 6)
 INFO = [b"INFO", b"server"]
@@ -22,89 +27,104 @@ def bulk(text: bytes) -> bytes:
     return b"$%d\r\n%b\r\n" % (len(text), text)
 
 
+class Transport(StringTransport):
+    def __init__(self, upstream: Upstream, clock: task.Clock) -> None:
+        super().__init__()
+        self.upstream = upstream
+        self.clock = clock
+
+    def abortConnection(self) -> None:
+        self.upstream.dropped = True
+        self.clock.callLater(0, self.upstream.lose)
+
+
 class Upstream:
     """A connection, from the side of Redis."""
 
-    def __init__(self, pool: Pool) -> None:
-        self._pool = pool
-        self.sent = b""
-        self.user: object = None
-        self.usable = True
+    def __init__(self, protocol: Connection, clock: task.Clock) -> None:
+        self.protocol = protocol
+        self.transport = Transport(self, clock)
         self.dropped = False
-
-    def carry(self, user: object, pressed: object) -> PendingReplies:
-        self.user = user
-        self.pending = PendingReplies()
-        return self.pending
-
-    def carries(self, user: object) -> bool:
-        return self.user is user
-
-    def send(self, data: bytes, batch: ReplyBatch) -> None:
-        self.sent += data
-        self.pending.batches.append(batch)
-
-    def release(self, clean: bool) -> None:
-        self._pool.idle.append((self, clean and self.pending.settled))
-        self.pending.abandon()
-        self.user = None
-
-    def drop(self) -> None:
-        self.dropped = True
+        self.lost = False
+        protocol.makeConnection(self.transport)
 
     def gets(self) -> bytes:
-        sent, self.sent = self.sent, b""
+        sent = self.transport.value()
+        self.transport.clear()
         return sent
 
     def redis(self, data: bytes) -> None:
-        self.pending.received(data)
+        self.protocol.dataReceived(data)
 
     def lose(self) -> None:
-        user, self.user = self.user, None
-        if user is not None:
-            user.upstream_lost()
+        if not self.lost:
+            self.lost = True
+            self.protocol.connectionLost(Failure(ConnectionLost()))
 
 
+@implementer(IStreamClientEndpoint)
 class Pool:
-    def __init__(self) -> None:
+    """Where Redis is: connections to it."""
+
+    def __init__(self, clock: task.Clock) -> None:
+        self._clock = clock
         self.upstreams: list[Upstream] = []
-        self.idle: list[tuple[Upstream, bool]] = []
         #: None: a connection is there at once
         self.opening: defer.Deferred | None = None
 
-    async def spare(self) -> Upstream:
-        if self.opening is not None:
-            await self.opening
-        self.upstreams.append(Upstream(self))
-        return self.upstreams[-1]
+    def client(self, address: Backend, changed: Callable[[RedisClient], object]) -> RedisClient:
+        return RedisClient(self._clock, address, lambda: self, 5.0, changed, reply_timeout=None, reply_limit=ANSWER_LIMIT)
 
-    def usable(self, upstream: Upstream) -> bool:
-        return upstream.usable
+    def connect(self, factory: Factory) -> defer.Deferred:
+        connecting = defer.succeed(None) if self.opening is None else self.opening
+        return connecting.addCallback(lambda _: self._connected(factory))
+
+    def _connected(self, factory: Factory) -> Connection:
+        protocol = factory.buildProtocol(None)
+        self.upstreams.append(Upstream(protocol, self._clock))
+        return protocol
 
 
 class ControlQueriesTests(unittest.SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
         self.clock.advance(1000)
-        self.pool = Pool()
-        self.queries = ControlQueries(self.clock, self.pool)
+        self.pool = Pool(self.clock)
+        self.queries = ControlQueries(self.clock, self.pool.client)
+        self.queries.use(Backend("here"))
         self.addCleanup(lambda: self.assertEqual(self.queries._turns, {}))
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
+        self.addCleanup(self.stop)
+
+    def stop(self) -> None:
+        self.queries.stop()
+        self.clock.advance(0)
+        self.assertEqual([upstream.lost for upstream in self.pool.upstreams], [True] * len(self.pool.upstreams))
 
     def ask(self, tenant: Tenant = BLUE, words: list[bytes] = INFO) -> defer.Deferred:
         """One command, and its answer alone."""
-        asked = defer.Deferred.fromCoroutine(self.queries.ask(tenant, [words]))
+        asked = self.ask_all([words], tenant)
         return asked.addCallback(lambda answers: answers[0] if len(answers) == 1 else answers)
+
+    def ask_all(self, commands: list[list[bytes]], tenant: Tenant = BLUE) -> defer.Deferred:
+        asked = defer.Deferred.fromCoroutine(self.queries.ask(tenant, commands))
+        self.clock.advance(0)
+        return asked
 
     def failed(self, asked: defer.Deferred) -> str:
         """What the client is told."""
-        return self.failureResultOf(asked, QueryError, UpstreamError).value.told
+        return self.failureResultOf(asked, ControlError).value.told
+
+    def assertKept(self, upstream: Upstream) -> None:
+        """It is not closed, and asked what is asked next."""
+        self.assertFalse(upstream.dropped)
+        self.assertIs(self.queries._current.client.connection.transport, upstream.transport)
 
     @property
     def upstream(self) -> Upstream:
         return self.pool.upstreams[-1]
 
-    def test_one_connection_for_all_which_is_the_pools_between_two_questions(self) -> None:
+    def test_one_connection_for_all_which_is_kept_between_two_questions(self) -> None:
         blue, green = self.ask(), self.ask(GREEN, [b"PUBSUB", b"NUMPAT"])
         (upstream,) = self.pool.upstreams
         self.assertEqual(upstream.gets(), encode(INFO) + encode([b"PUBSUB", b"NUMPAT"]))
@@ -112,7 +132,27 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertNoResult(blue)
         upstream.redis(bulk(b"# Server")[5:] + b":7\r\n")
         self.assertEqual((self.successResultOf(blue), self.successResultOf(green)), (b"# Server", 7))
-        self.assertEqual(self.pool.idle, [(upstream, True)])
+        self.assertKept(upstream)
+
+    def test_it_is_closed_when_nobody_has_asked_for_a_while(self) -> None:
+        self.ask()
+        self.upstream.redis(bulk(b"1"))
+        self.clock.advance(IDLE - 1)
+        self.ask()
+        self.upstream.redis(bulk(b"2"))
+        self.clock.advance(IDLE - 1)
+        self.assertKept(self.upstream)
+        self.clock.advance(1)
+        self.clock.advance(0)
+        self.assertTrue(self.upstream.lost)
+        asked = self.ask()
+        self.assertEqual(len(self.pool.upstreams), 2)
+        self.upstream.redis(bulk(b"3"))
+        self.assertEqual(self.successResultOf(asked), b"3")
+
+    def test_without_a_master_secret_nobody_is_asked(self) -> None:
+        self.queries.use(None)
+        self.assertEqual(self.failed(self.ask()), UNREACHABLE)
 
     def test_one_at_a_time_for_each_tenant(self) -> None:
         first, second, green = self.ask(), self.ask(BLUE, [b"INFO", b"second"]), self.ask(GREEN)
@@ -132,15 +172,15 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertEqual(self.upstream.gets(), encode(INFO))
         self.upstream.redis(bulk(b"green"))
         self.successResultOf(green)
-        self.clock.advance(0.1 * SHARE - 0.01)
-        self.assertEqual(len(self.pool.upstreams), 2)
+        self.clock.advance(0.1 * PAUSE_FACTOR - 0.01)
+        self.assertEqual(self.upstream.gets(), b"")
         self.clock.advance(0.02)
         self.assertEqual(self.upstream.gets(), encode(INFO))
         self.clock.advance(5)
         self.upstream.redis(bulk(b"2"))
         self.successResultOf(second)
         third = self.ask()
-        self.clock.advance(LATER)
+        self.clock.advance(PAUSE_MAX)
         self.upstream.redis(bulk(b"3"))
         self.successResultOf(third)
 
@@ -157,7 +197,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertEqual(self.successResultOf(green), b"green")
 
     def test_several_commands_are_one_question(self) -> None:
-        asked = defer.Deferred.fromCoroutine(self.queries.ask(BLUE, [INFO, [b"CONFIG", b"GET", b"save"], INFO]))
+        asked = self.ask_all([INFO, [b"CONFIG", b"GET", b"save"], INFO])
         green = self.ask(GREEN)
         self.assertEqual(self.upstream.gets(), encode(INFO) + encode([b"CONFIG", b"GET", b"save"]) + encode(INFO) * 2)
         replies = bulk(b"1") + b"*2\r\n" + bulk(b"save") + bulk(b"") + bulk(b"2")
@@ -169,17 +209,17 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertEqual(self.successResultOf(green), b"green")
 
     def test_an_error_among_several_answers(self) -> None:
-        asked = defer.Deferred.fromCoroutine(self.queries.ask(BLUE, [INFO, INFO, INFO]))
+        asked = self.ask_all([INFO, INFO, INFO])
         self.upstream.redis(bulk(b"1") + b"-LOADING Redis is loading\r\n" + bulk(b"3"))
         self.assertIn("did not answer", self.failed(asked))
-        self.assertEqual(self.pool.idle, [(self.upstream, True)])
+        self.assertKept(self.upstream)
 
     def test_an_error_is_not_passed_on(self) -> None:
         for error in (b"BUSY Redis is busy", b"LOADING Redis is loading", b"ERR something else"):
             asked = self.ask()
             self.upstream.redis(b"-%b\r\n" % error)
             self.assertEqual(self.failed(asked), UNANSWERED)
-            self.assertEqual(self.pool.idle[-1], (self.upstream, True))
+            self.assertKept(self.upstream)
 
     def test_what_the_master_may_not_ask_is_told_as_that(self) -> None:
         """As on a hosted Redis without CONFIG: to try again would not help."""
@@ -200,7 +240,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         old.lose()
         self.upstream.redis(bulk(b"red"))
         self.assertEqual(self.successResultOf(red), b"red")
-        self.clock.advance(LATER)
+        self.clock.advance(PAUSE_MAX)
 
     def test_one_that_waits_behind_another_s_has_its_own_time(self) -> None:
         asked = self.ask()
@@ -217,8 +257,9 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertEqual(self.successResultOf(red), b"red")
         old.redis(bulk(b"late") + bulk(b"green"))
         self.assertEqual(self.successResultOf(green), b"green")
-        self.assertEqual(self.pool.idle, [(self.upstream, True), (old, True)])
-        self.clock.advance(LATER)
+        self.assertKept(self.upstream)
+        self.assertTrue(old.dropped)
+        self.clock.advance(PAUSE_MAX)
 
     def test_when_nobody_waits_any_more_it_is_closed(self) -> None:
         asked = self.ask()
@@ -231,7 +272,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertIn("did not answer", self.failed(green))
         self.assertTrue(self.upstream.dropped)
         self.upstream.lose()
-        self.clock.advance(LATER)
+        self.clock.advance(PAUSE_MAX)
 
     def test_a_connection_that_breaks(self) -> None:
         asked, green = self.ask(), self.ask(GREEN)
@@ -248,22 +289,25 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         """What was asked is still answered by where it was; what comes is asked where it is now."""
         asked = self.ask()
         old = self.upstream
-        old.usable = False
+        self.queries.use(Backend("there"))
         green = self.ask(GREEN)
         self.assertIsNot(self.upstream, old)
         old.redis(bulk(b"old"))
         self.upstream.redis(bulk(b"new"))
         self.assertEqual((self.successResultOf(asked), self.successResultOf(green)), (b"old", b"new"))
-        self.assertEqual([upstream for upstream, _ in self.pool.idle], [old, self.upstream])
+        self.assertKept(self.upstream)
+        self.assertTrue(old.dropped)
 
     def test_without_a_connection_all_that_wait_are_told(self) -> None:
         self.pool.opening = defer.Deferred()
         asked = [self.ask(tenant) for tenant in (BLUE, GREEN, RED)]
-        self.pool.opening.errback(UpstreamError("refused", "ERR Redis cannot be reached"))
-        self.assertEqual([self.failed(each) for each in asked], ["ERR Redis cannot be reached"] * 3)
+        self.pool.opening.errback(ConnectionRefusedError())
+        self.clock.advance(0)
+        self.assertEqual([self.failed(each) for each in asked], [UNREACHABLE] * 3)
         self.pool.opening = defer.Deferred()
         asked = [self.ask(tenant) for tenant in (BLUE, GREEN)]
-        self.pool.opening.callback(SimpleNamespace())
+        self.pool.opening.callback(None)
+        self.clock.advance(0)
         self.assertEqual(len(self.pool.upstreams), 1)
         self.upstream.redis(bulk(b"1") + bulk(b"2"))
         self.assertEqual([self.successResultOf(each) for each in asked], [b"1", b"2"])
@@ -289,4 +333,4 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertEqual(self.upstream.gets(), encode(INFO))
         self.upstream.redis(bulk(b"2"))
         self.assertEqual(self.successResultOf(last), b"2")
-        self.assertEqual([upstream.dropped for upstream in self.pool.upstreams], [False, False])
+        self.assertEqual([upstream.dropped for upstream in self.pool.upstreams], [False])

@@ -1,0 +1,25 @@
+"""Logs what nobody expected: a bug.
+
+Owns the words of that line. Whoever calls decides what goes on afterwards; the text of the error is left out by `logs`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+
+def bug(log: Logger, what: str, /, *expected: type[BaseException], **fields: Any) -> Callable[[Failure], None]:
+    """An errback that logs a failure, with its traceback. No failure is passed on.
+
+    log: of the module whose bug it is; what: what failed, with names of fields in braces; expected: errors that are none.
+    """
+
+    def log_failure(failure: Failure) -> None:
+        if not failure.check(*expected):
+            log.failure(what + " failed in a way that is a bug", failure, **fields)
+
+    return log_failure

@@ -1,0 +1,230 @@
+"""Where the Kubernetes API is, single requests to it, and what its errors mean.
+
+Owns who the proxy is for the API server, time-outs, and the texts of errors. Answers are read as raw JSON: the client's
+models take many times as long to parse, and hold the GIL meanwhile. Error bodies are never repeated: an API server, or
+what stands before it, may put anything into them.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import ssl
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import urllib3
+from kubernetes import client as kubernetes_client
+from kubernetes import config as kubernetes_config
+from kubernetes.client.exceptions import ApiException
+from kubernetes.config.config_exception import ConfigException
+from kubernetes.config.incluster_config import InClusterConfigLoader
+
+from ..tenants.enrolment import ReadFailure
+
+SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+#: Seconds to connect, and seconds without a byte.
+TIMEOUT = (5, 10)
+#: Secrets of this type are left out by the API server: Helm keeps its releases in them, up to 1 MiB each, and many.
+SELECTOR = "type!=helm.sh/release.v1"
+
+#: A method of the official client's CoreV1Api, and what it returns when it is told not to read the body.
+Method = Callable[..., urllib3.HTTPResponse]
+
+
+class Unreachable(Exception):
+    """No answer, or none that makes sense: the calls that would follow are spared."""
+
+    def __init__(self, failure: ReadFailure) -> None:
+        super().__init__(failure)
+        self.failure = failure
+
+
+class RequestError(Exception):
+    """One request was refused, or not answered. The text says how, and is fit for the operator.
+
+    status: of the answer, 0 without one; terminating: the namespace is being deleted.
+    """
+
+    def __init__(self, text: str, status: int = 0, terminating: bool = False) -> None:
+        super().__init__(text)
+        self.status = status
+        self.terminating = terminating
+
+
+class KubernetesApi:
+    """The Kubernetes API.
+
+    port: of the API server, in a pod; service_account: where a pod's token and CA are mounted; timeout: see TIMEOUT.
+    """
+
+    def __init__(
+        self,
+        port: int,
+        environ: Mapping[str, str] = os.environ,
+        service_account: Path = SERVICE_ACCOUNT,
+        timeout: tuple[float, float] = TIMEOUT,
+    ) -> None:
+        self._port = port
+        self._environ = environ
+        self._service_account = service_account
+        self.timeout = timeout
+
+    def connect(self) -> kubernetes_client.ApiClient:
+        """A client of the API, made anew for each reading: so a rotated token, CA or kubeconfig is taken up.
+
+        Raises Unreachable.
+        """
+        try:
+            return self._make_client()
+        except Exception as error:
+            # For a malformed kubeconfig the loader raises what it likes, YAMLError and AttributeError included. The text
+            # of a ConfigException names files and keys, or quotes what a credential plugin printed; others may quote the
+            # file, so that only their kind is shown.
+            detail = error_kind(error)
+            if isinstance(error, ConfigException):
+                plugin = re.match(r"(?:exec|cmd-path):(?: process returned -?[0-9]+)?", str(error))
+                detail = plugin[0] if plugin else str(error)
+            raise Unreachable(ReadFailure(f"no way to the Kubernetes API: {detail}")) from None
+
+    def _make_client(self) -> kubernetes_client.ApiClient:
+        configuration = kubernetes_client.Configuration()
+        if self._environ.get("KUBERNETES_SERVICE_HOST") and (self._service_account / "token").is_file():
+            environ = dict(self._environ) | {"KUBERNETES_SERVICE_PORT": str(self._port)}
+            InClusterConfigLoader(
+                token_filename=str(self._service_account / "token"),
+                cert_filename=str(self._service_account / "ca.crt"),
+                environ=environ,
+            ).load_and_set(configuration)
+        else:
+            kubernetes_config.load_kube_config(
+                config_file=self._environ.get("KUBECONFIG"), client_configuration=configuration
+            )
+        # How often to try again is decided by the service that asks: nothing here may sleep for a Retry-After.
+        configuration.retries = urllib3.Retry(total=1, read=0, redirect=0, status=0, respect_retry_after_header=False)
+        return kubernetes_client.ApiClient(configuration)
+
+    def request(self, method: str, *arguments: object, **options: object) -> dict[str, Any]:
+        """The JSON object that the API answers a single request with. Blocks. Raises RequestError.
+
+        method: of the official client's CoreV1Api, with its arguments.
+        """
+        try:
+            client = self.connect()
+        except Unreachable as unreachable:
+            raise RequestError(unreachable.failure.reason) from None
+        call = getattr(kubernetes_client.CoreV1Api(client), method)
+        try:
+            answer = json.loads(response_of(call, *arguments, timeout=self.timeout, **options).data)
+        except ApiException as error:
+            if not error.status:
+                raise RequestError(f"no answer: {error_kind(error)}") from None
+            raise RequestError(status_text(error.status), error.status, _is_terminating(error)) from None
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise RequestError(f"no answer: {error_kind(error)}") from None
+        except (ValueError, RecursionError):
+            raise RequestError("what was answered is not JSON, or the token cannot be sent") from None
+        finally:
+            client.close()
+        if not isinstance(answer, dict):
+            raise RequestError("the answer is not a JSON object")
+        return answer
+
+    def ask(self, method: Method, *arguments: str, **options: str | int) -> dict[str, object] | ReadFailure:
+        """Return the JSON object that a method answers with, or why there is none. Blocks. Raises Unreachable."""
+        try:
+            body = response_of(method, *arguments, timeout=self.timeout, **options).data
+        except ApiException as error:
+            if not error.status:
+                raise Unreachable(ReadFailure(f"no answer: {error_kind(error)}")) from None
+            failure = ReadFailure(status_text(error.status), retry_after(error))
+            # A 500 may be about this one object, say one that cannot be decrypted: the others are asked all the same.
+            if error.status in (401, 429) or error.status > 500:
+                raise Unreachable(failure) from None
+            return failure
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise Unreachable(ReadFailure(f"no answer: {error_kind(error)}")) from None
+        except ValueError:
+            raise Unreachable(ReadFailure("the token or the address cannot be sent: is there a line end in it?")) from None
+        try:
+            answer = json.loads(body)
+        except (ValueError, RecursionError):
+            raise Unreachable(ReadFailure("the answer is not JSON")) from None
+        if not isinstance(answer, dict):
+            raise Unreachable(ReadFailure("the answer is not a JSON object"))
+        return answer
+
+
+def response_of(method: Method, *arguments: object, timeout: tuple[float, float], **options: object) -> urllib3.HTTPResponse:
+    """Return the response to a method's request; its body has not been read. Raises what the client raises."""
+    return method(*arguments, _preload_content=False, _request_timeout=timeout, **options)
+
+
+#: The statuses of an API server, or of a proxy before it, as RFC 9110 and kubectl have called them. A table of the project's
+#: own: Python's phrases change from version to version, and runbooks look for a line.
+_PHRASES = {
+    301: "Moved Permanently",
+    302: "Found",
+    303: "See Other",
+    307: "Temporary Redirect",
+    308: "Permanent Redirect",
+    400: "Bad Request",
+    401: "Unauthorized",
+    403: "Forbidden",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    406: "Not Acceptable",
+    407: "Proxy Authentication Required",
+    408: "Request Timeout",
+    409: "Conflict",
+    410: "Gone",
+    412: "Precondition Failed",
+    413: "Request Entity Too Large",
+    415: "Unsupported Media Type",
+    421: "Misdirected Request",
+    422: "Unprocessable Entity",
+    425: "Too Early",
+    429: "Too Many Requests",
+    431: "Request Header Fields Too Large",
+    500: "Internal Server Error",
+    501: "Not Implemented",
+    502: "Bad Gateway",
+    503: "Service Unavailable",
+    504: "Gateway Timeout",
+}
+
+
+def status_text(code: int) -> str:
+    """A status with its usual phrase: the one that came with it is the peer's text."""
+    return f"{code} {_PHRASES.get(code, '(no usual status)')}"
+
+
+def error_kind(error: BaseException) -> str:
+    """What kind of failure it is, and of the innermost reason, without text that a peer could have written."""
+    reason = getattr(error, "reason", None)
+    if isinstance(error, urllib3.exceptions.MaxRetryError) and isinstance(reason, BaseException):
+        error = reason
+    text = type(error).__name__
+    # urllib3 wraps an SSLError of the ssl module as an argument of its own, others as the cause.
+    for inner in (error, error.__cause__, error.__context__, *error.args):
+        if isinstance(inner, ssl.SSLCertVerificationError):
+            return f"{text}: {inner.verify_message}"
+        if isinstance(inner, OSError) and inner.strerror:
+            return f"{text}: {inner.strerror}"
+    return text
+
+
+def _is_terminating(error: ApiException) -> bool:
+    """Whether it says that the namespace is being deleted: a 403, too."""
+    try:
+        causes = json.loads(error.body or "")["details"]["causes"]
+        return any(cause["reason"] == "NamespaceTerminating" for cause in causes)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return False
+
+
+def retry_after(error: ApiException) -> float | None:
+    value = (error.headers or {}).get("Retry-After", "")
+    return float(value) if re.fullmatch(r"[0-9]{1,5}", value, re.ASCII) else None

@@ -1,0 +1,240 @@
+"""The control connection: asks Redis, with the master password, what it is, and has it know the tenants' users.
+
+Owns which Redis that is, and when it is asked again; what is asked at first is `probe`'s. The connection is not on the path
+of tenants' commands.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from twisted.application import service
+from twisted.internet import defer, task
+from twisted.internet.interfaces import IReactorTCP
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..net.time_limit import within
+from ..net.waiters import Waiters
+from ..policy import probing
+from ..policy.probing import Server
+from ..resp.value import Answer
+from ..tenants.model import Backend
+from .client import Connection, ControlError, NoReplyError, RedisClient, Word
+from .endpoint import endpoint_for, why
+from .probe import Memory, Probe, Rights
+
+#: Seconds to wait for an answer.
+_ANSWER = 10.0
+#: Seconds until Redis is asked again what it could not tell, at first and at most. Soon, since between two scripts of a
+#: tenant that keeps it busy there may be little time.
+_SOON, _AGAIN = 0.05, 1.0
+
+
+class ControlService(service.Service):
+    """The control connection, and what it was told.
+
+    told: called with a Server after each connection, before anything else is asked over it, and when more is known of it;
+    acl: whether ACL users are wanted; rights: the commands that these need the right to, on a server.
+    """
+
+    name = "control"
+    _log = Logger()
+
+    def __init__(
+        self,
+        reactor: IReactorTCP,
+        connect_timeout: float,
+        ca_file: Path | None,
+        told: Callable[[Server], None],
+        acl: bool = True,
+        rights: Rights = lambda _: frozenset(),
+    ) -> None:
+        self._reactor = reactor
+        self._connect_timeout = connect_timeout
+        self._ca_file = ca_file
+        self._told = told
+        self._acl = acl
+        self._rights = rights
+        self._backend: Backend | None = None
+        #: to where Redis is now; None: that is not known, or the service does not run
+        self._client: RedisClient | None = None
+        self._memory = Memory()
+        #: while Redis is asked what it is, which lasts until it has told all
+        self._probing: defer.Deferred | None = None
+        #: what Redis was when it was connected last; None: it never was
+        self.server: Server | None = None
+        #: whether Redis lets nobody make tenants' users now, though it did before
+        self.users_refused = False
+        self._last_version = ""
+        self._last_state = ""
+        self._last_failure = ""
+        #: over which it has told what it is
+        self._connection: Connection | None = None
+        self._waiting: Waiters[None] = Waiters()
+        #: called when the connection is lost, but not when we close it
+        self.lost: Callable[[], None] = lambda: None
+
+    @property
+    def connected(self) -> bool:
+        """Whether Redis is there, and was asked what it is."""
+        return self._connection is not None
+
+    @property
+    def asking(self) -> bool:
+        """Whether Redis is there, and has not told all that it is asked."""
+        return self._probing is not None
+
+    def use(self, backend: Backend | None) -> None:
+        """Where Redis is from now on."""
+        if backend == self._backend:
+            return
+        self._backend = backend
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        """Connects anew, at once: the address may lead to another server by now."""
+        self._disconnect()
+        self._connect()
+
+    def startService(self) -> None:
+        super().startService()
+        self._connect()
+
+    def stopService(self) -> defer.Deferred:
+        """Fires when it is disconnected."""
+        super().stopService()
+        return self._disconnect()
+
+    async def ask(self, *words: Word) -> Answer:
+        """See `client.Commands`. Waits for the connection as long as opening one may take."""
+        if self._connection is None:
+            try:
+                await within(self._waiting.wait(), self._connect_timeout, self._reactor)
+            except defer.TimeoutError:
+                raise ControlError("the control connection is not there") from None
+        if self._connection is None:
+            raise ControlError("the control connection was lost")
+        return await self._connection.ask(*words)
+
+    async def is_replica(self) -> bool:
+        """Whether Redis calls itself a replica by now. Raises ControlError."""
+        return probing.is_replica(probing.fields(await self.ask("INFO", "replication")))
+
+    def probe_again(self) -> None:
+        """Redis refused to make a tenant's user: it is asked anew, in a moment, what it is."""
+        if self._connection is not None and self._probing is None:
+            self._start_probing(self._connection, again=True)
+
+    def _connect(self) -> None:
+        if self._backend is None or not self.running:
+            return
+        self._client = RedisClient(
+            self._reactor,
+            self._backend,
+            partial(endpoint_for, self._reactor, self._backend, self._connect_timeout, self._ca_file),
+            self._connect_timeout,
+            self._changed,
+            name="redisproxy-control",
+            reply_timeout=_ANSWER,
+        )
+        self._client.startService()
+
+    def _disconnect(self) -> defer.Deferred:
+        self._connection = None
+        self._stop_probing()
+        client, self._client = self._client, None
+        return defer.succeed(None) if client is None else client.stopService()
+
+    def _changed(self, client: RedisClient) -> None:
+        if client is not self._client:
+            return  # Redis is elsewhere now
+        if client.connection is not None:
+            self._last_failure = ""
+            self._start_probing(client.connection)
+            return
+        self._tell_failure(client)
+        self._stop_probing()
+        if self._connection is not None:
+            self._connection = None
+            self.lost()
+
+    def _tell_failure(self, client: RedisClient) -> None:
+        """Logs why there is no connection, when that is new."""
+        text = why(client.failure)
+        if text != self._last_failure:
+            self._last_failure = text
+            self._log.info("no control connection to {address}: {text}", address=client.address.address, text=text)
+
+    def _start_probing(self, connection: Connection, again: bool = False) -> None:
+        asking = self._probing = defer.Deferred.fromCoroutine(self._probe(connection, again))
+        asking.addErrback(self._failed, connection)
+        asking.addBoth(self._probed, asking)
+
+    def _stop_probing(self) -> None:
+        asking, self._probing = self._probing, None
+        if asking is not None:
+            asking.cancel()
+
+    def _probed(self, _: object, asking: defer.Deferred) -> None:
+        if self._probing is asking:
+            self._probing = None
+
+    def _failed(self, failure: Failure, connection: Connection) -> None:
+        if failure.check(NoReplyError) and self._is_current(connection):
+            self._tell_state(f"did not tell what it is within {_ANSWER:g} s, and is asked again")
+        elif not failure.check(ControlError, defer.CancelledError):
+            # Of these two, the one is gone already, and will be connected again; the other we gave up.
+            self._log.failure("asking Redis what it is failed in a way that is a bug", failure)
+
+    def _is_current(self, connection: Connection) -> bool:
+        return self._client is not None and self._client.connection is connection
+
+    async def _probe(self, connection: Connection, again: bool) -> None:
+        """Asks until Redis has told all that is to be known of it; some of that can be used before.
+
+        again: whether it is for tenants' users alone, in a moment: tenants may bring it about.
+        """
+        if again:
+            await task.deferLater(self._reactor, _AGAIN)
+        probe = Probe(connection.ask_all, self._backend.address, self._memory, self._acl, self._rights, again)
+        delay = _SOON
+        while True:
+            await probe.ask()
+            if not self._is_current(connection):
+                return
+            self._use(probe, connection)
+            if not probe.again:
+                return
+            await task.deferLater(self._reactor, delay)
+            delay = min(2 * delay, _AGAIN)
+
+    def _use(self, probe: Probe, connection: Connection) -> None:
+        """What is known by now."""
+        state = probe.state
+        if probe.again and not state:
+            state = f"did not tell what it is, and is asked again: {probing.explain(probe.again)}"
+        self._tell_state(state)
+        self.users_refused = probe.users_refused
+        server = probe.server
+        if server is None or (self._connection is connection and server == self.server):
+            return
+        if server.version != self._last_version:
+            self._last_version = server.version
+            self._log.info(
+                "Redis is {version}, with {databases} databases",
+                version=server.version,
+                databases="an untold number of" if server.databases is None else server.databases,
+            )
+        self.server = server
+        self._told(server)
+        self._connection = connection
+        self._waiting.fire(None)
+
+    def _tell_state(self, text: str) -> None:
+        """Logs what its operator has to know, when it is new."""
+        if text and text != self._last_state:
+            self._log.warn("Redis at {address} {text}", address=self._backend.address, text=text)
+        self._last_state = text

@@ -1,0 +1,102 @@
+"""One object for all that belongs to one Redis: made twice in a process, the two share nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from twisted.internet import defer, reactor, task
+from twisted.trial import unittest
+
+from redisproxy.policy.acl import username
+from redisproxy.settings import Settings
+from redisproxy.tenants.model import Backend as Address
+from redisproxy.tenants.model import Credential, Snapshot, Tenant
+from redisproxy.upstream.backend import Backend
+from redisproxy.upstream.client import ControlError
+from redisproxy.upstream.connection import UpstreamError
+
+from ..support.servers import RedisServer, redis_7, valkey
+from ..support.waiting import LIMIT
+
+BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-green", 3)
+
+
+class TwoBackendsTests(unittest.TestCase):
+    timeout = 120
+
+    def setUp(self) -> None:
+        self.servers = [RedisServer(binary).start() for binary in (valkey, redis_7)]
+        for server in self.servers:
+            self.addCleanup(server.stop)
+        settings = Settings(ns_prefix="team-", connect_timeout=5.0)
+        self.first, self.second = Backend(settings, reactor), Backend(settings, reactor)
+        self.databases: dict[Backend, list[int | None]] = {self.first: [], self.second: []}
+        for backend, server, tenant in ((self.first, self.servers[0], BLUE), (self.second, self.servers[1], GREEN)):
+            backend.databases_told = self.databases[backend].append
+            self.assertEqual(backend.not_ready(), "the master secret, which says where Redis is, has not been read yet")
+            backend.startService()
+            self.addCleanup(backend.stopService)
+            address = Address(host="127.0.0.1", port=server.port, password=server.password.encode())
+            backend.use_snapshot(Snapshot(address, [Credential(tenant, "a-secret", tenant.namespace.encode())]))
+
+    async def until(self, probe: Callable[[], object], what: str) -> None:
+        for _ in range(int(LIMIT / 0.02)):
+            if probe():
+                return
+            await task.deferLater(reactor, 0.02)
+        self.fail(f"it did not come to it: {what}")
+
+    async def both_are_ready(self) -> None:
+        await self.until(lambda: not (self.first.not_ready() or self.second.not_ready()), "both are ready")
+
+    async def info(self, backend: Backend, tenant: Tenant) -> bytes:
+        [answer] = await backend.queries.ask(tenant, [[b"INFO", b"server"]])
+        return answer
+
+    async def test_each_knows_its_own_redis(self) -> None:
+        await self.both_are_ready()
+        self.assertRegex(self.first.state()["version"], "^Valkey ")
+        self.assertRegex(self.second.state()["version"], "^Redis 7")
+        self.assertIn(b"valkey_version", await self.info(self.first, BLUE))
+        self.assertNotIn(b"valkey_version", await self.info(self.second, GREEN))
+        self.assertEqual(self.databases, {self.first: [64], self.second: [64]})
+        # What tenants may do follows from each server's own commands.
+        self.assertIn("delifeq", self.first.policy.forwarded)
+        self.assertNotIn("delifeq", self.second.policy.forwarded)
+        # Each has connections, and ACL users, in its own alone.
+        for backend, tenant, other in ((self.first, BLUE, GREEN), (self.second, GREEN, BLUE)):
+            connection = await backend.pool.acquire(tenant, 2)
+            self.assertEqual(backend.pool.users, {tenant})
+            self.assertEqual(backend.connections()["dedicated"], 1)
+            connection.drop()
+            users = self.servers[backend is self.second].client().acl_users()
+            self.assertIn(username(tenant), users)
+            self.assertNotIn(username(other), users)
+
+    async def test_when_one_redis_is_away_the_other_serves(self) -> None:
+        await self.both_are_ready()
+        self.servers[0].kill()
+        await self.until(self.first.not_ready, "it is seen that the first is away")
+        self.assertEqual(self.first.not_ready(), "Redis does not answer")
+        self.assertFalse(self.first.state()["connected"])
+        self.assertEqual(self.second.not_ready(), "")
+        (await self.second.pool.acquire(GREEN, 2)).drop()
+        self.assertIn(b"redis_version", await self.info(self.second, GREEN))
+        with self.assertRaises(ControlError):
+            await self.info(self.first, BLUE)
+        with self.assertRaises(UpstreamError):
+            await self.first.pool.acquire(BLUE, 2)
+        self.assertEqual(self.second.not_ready(), "")
+        self.servers[0].start()
+        await self.both_are_ready()
+        (await self.first.pool.acquire(BLUE, 2)).drop()
+        self.assertIn(b"valkey_version", await self.info(self.first, BLUE))
+
+    async def test_a_snapshot_of_the_one_is_nothing_to_the_other(self) -> None:
+        await self.both_are_ready()
+        self.second.use_snapshot(Snapshot(None, []))
+        self.assertEqual(self.second.not_ready(), "the master secret, which says where Redis is, has not been read yet")
+        self.assertEqual(self.first.not_ready(), "")
+        (await self.first.pool.acquire(BLUE, 2)).drop()
+        await defer.maybeDeferred(self.second.stopService)
+        self.assertIn(b"valkey_version", await self.info(self.first, BLUE))

@@ -1,0 +1,203 @@
+"""What the control connection makes of a server's answers. Against real servers it is tested in `attacks` and `integration`."""
+
+from __future__ import annotations
+
+import gc
+import random
+import re
+
+import redis
+from twisted.internet import defer, protocol, reactor, task, threads
+from twisted.logger import Logger, LogLevel, formatEvent
+from twisted.trial import unittest
+
+from redisproxy.policy.probing import Server
+from redisproxy.tenants.model import Backend
+from redisproxy.upstream.client import Connection
+from redisproxy.upstream.control import ControlService
+
+from ..support.relay import Relay
+from ..support.sentinels import SentinelProcess
+from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, valkey
+from ..support.waiting import LIMIT
+
+
+class Redis60(protocol.Protocol):
+    """The answers of Redis 6.0.16, which no package brings any more: it has ACLs, and they do not know channels."""
+
+    def dataReceived(self, data: bytes) -> None:
+        for command in re.split(rb"(?m)^\*\d+\r\n", data)[1:]:
+            self.answer(re.findall(rb"\$\d+\r\n(.*?)\r\n", command, re.DOTALL))
+
+    def answer(self, words: list[bytes]) -> None:
+        self.factory.asked.append(b" ".join(words[:2]))
+        if words[0] == b"INFO":
+            answer = b"$22\r\nredis_version:6.0.16\r\n\r\n"
+        elif words[0] in (b"CONFIG", b"COMMAND"):
+            answer = b"-ERR unknown command\r\n"
+        elif words[:2] == [b"ACL", b"SETUSER"] and not {b"on", b"off", b"-@all"}.issuperset(words[3:]):
+            answer = b"-ERR Error in ACL SETUSER modifier 'resetchannels': Syntax error\r\n"
+        else:
+            answer = b"+OK\r\n"
+        self.transport.write(answer)
+
+
+class ControlTests(unittest.TestCase):
+    @defer.inlineCallbacks
+    def test_what_comes_of_a_place_that_was_left_changes_nothing(self):
+        """A log-in that was under way fails late, or succeeds: the connection to the new place is not given up for it."""
+        told = []
+        control = ControlService(reactor, LIMIT, None, told.append)
+        control.startService()
+        self.addCleanup(control.stopService)
+        server = RedisServer().start()
+        self.addCleanup(server.stop)
+        relay = Relay(server.port)
+        self.addCleanup(relay.stop)
+        password = server.password.encode()
+        control.use(Backend(host="127.0.0.1", port=relay.port, password=password))
+        left = control._client
+        control.use(Backend(host="127.0.0.1", port=server.port, password=password))
+        self.assertEqual((yield defer.Deferred.fromCoroutine(control.ask("PING"))), b"PONG")
+        connection = control._connection
+        control._changed(left)
+        left.connection = left._build()
+        control._changed(left)
+        self.assertEqual((yield defer.Deferred.fromCoroutine(control.ask("PING"))), b"PONG")
+        self.assertIs(control._connection, connection)
+        self.assertEqual(len(told), 1)
+
+    @defer.inlineCallbacks
+    def test_acls_that_do_not_know_channels_are_no_layer(self):
+        """Redis 6.0: a script could PUBLISH to anybody. As an isolation layer it would also have had every ACL SETUSER
+        refused.
+        """
+        factory = protocol.Factory.forProtocol(Redis60)
+        factory.asked = []
+        port = reactor.listenTCP(0, factory, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        told: defer.Deferred[Server] = defer.Deferred()
+        control = ControlService(reactor, LIMIT, None, told.callback)
+        control.startService()
+        self.addCleanup(control.stopService)
+        control.use(Backend(host="127.0.0.1", port=port.getHost().port, password=b"master"))
+        server = yield told
+        self.assertEqual(server.version, "Redis 6.0.16")
+        self.assertFalse(server.acl)
+        self.assertFalse(server.acl_databases)
+        self.assertIn(b"ACL SETUSER", factory.asked)
+
+    @defer.inlineCallbacks
+    def test_what_the_operator_has_to_know_of_it_is_told_once(self):
+        loading = RedisServer(valkey, "save 3600 1")
+        loading.start()
+        self.addCleanup(loading.stop)
+        with loading.client().pipeline() as pipeline:
+            for number in range(200):
+                pipeline.set(f"key-{number}", random.randbytes(200))
+            pipeline.execute()
+        loading.client().save()
+        loading.kill()
+        # 10 ms for each key, and it answers after every 1024 bytes.
+        loading.change("key-load-delay 10000", "loading-process-events-interval-bytes 1024")
+        sentinel = SentinelProcess(valkey, f"127.0.0.1 {loading.port}")
+        self.addCleanup(sentinel.stop)
+        cluster = RedisServer(valkey, "cluster-enabled yes", f"cluster-port {free_port()}")
+        self.addCleanup(cluster.stop)
+        for server, password, text in (
+            (loading, MASTER_PASSWORD, "is loading its data"),
+            (sentinel, "", r"is a sentinel: .* redis\+sentinel://"),
+            (cluster, MASTER_PASSWORD, "is a node of a Redis Cluster"),
+        ):
+            server.start()
+            events = []
+            control = ControlService(reactor, LIMIT, None, lambda _: None)
+            control._log = Logger(observer=events.append)
+            control.startService()
+            control.use(Backend(host="127.0.0.1", port=server.port, password=password.encode()))
+            while not control._last_state:
+                yield task.deferLater(reactor, 0.01)
+            control._tell_state(control._last_state)
+            warnings = [formatEvent(event) for event in events if event["log_level"] == LogLevel.warn]
+            self.assertEqual(len(warnings), 1)
+            self.assertRegex(warnings[0], f"^Redis at redis://127.0.0.1:{server.port} {text}")
+            yield control.stopService()
+
+    @defer.inlineCallbacks
+    def test_a_redis_that_is_busy_is_asked_again(self):
+        """With one tenant's script, say: the others must not be without INFO for good."""
+        server = RedisServer(valkey, "lua-time-limit 10").start()
+        self.addCleanup(server.stop)
+        running = threads.deferToThread(server.client().eval, "while true do end", 0)
+        while True:
+            try:
+                server.client().ping()
+            except redis.exceptions.BusyLoadingError:
+                self.fail("it loads")
+            except redis.ResponseError as error:
+                self.assertIn("BUSY", str(error))
+                break
+            yield task.deferLater(reactor, 0.01)
+        told: list[Server] = []
+        control = ControlService(reactor, LIMIT, None, told.append)
+        control.startService()
+        self.addCleanup(control.stopService)
+        control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
+        while not control._last_state:
+            yield task.deferLater(reactor, 0.01)
+        self.assertEqual(told, [])
+        self.assertRegex(control._last_state, "^did not tell what it is, and is asked again: INFO server, .*: BUSY ")
+        self.assertNotIn("--acl off", control._last_state)
+        server.client().script_kill()
+        yield self.assertFailure(running, redis.ResponseError)
+        while not control.connected:
+            yield task.deferLater(reactor, 0.01)
+        self.assertTrue(told[-1].sealed)
+
+    @defer.inlineCallbacks
+    def test_whether_scripts_are_sealed_is_asked_again_once_the_data_is_loaded(self):
+        server = RedisServer(valkey, "save 3600 1").start()
+        self.addCleanup(server.stop)
+        server.client().mset({f"key-{number}": random.randbytes(200) for number in range(3000)})
+        server.client().save()
+        server.kill()
+        server.change("key-load-delay 30000", "loading-process-events-interval-bytes 1024")  # for 90 s
+        server.start()
+        told: list[Server] = []
+        control = ControlService(reactor, LIMIT, None, told.append)
+        control.startService()
+        self.addCleanup(control.stopService)
+        control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
+        while not told:
+            yield task.deferLater(reactor, 0.01)
+        yield threads.deferToThread(server.client().config_set, "key-load-delay", 0)  # it has been seen to load
+        while told[-1].sealed is None:
+            yield task.deferLater(reactor, 0.01)
+        self.assertEqual([each.sealed for each in (told[0], told[-1])], [None, True])
+
+    def test_it_is_tried_again_soon_however_long_it_was_away(self):
+        """Tenants' users are made over it, so its wait is that of all tenants."""
+        control = ControlService(reactor, LIMIT, None, lambda _: None)
+        control.startService()
+        self.addCleanup(control.stopService)
+        control.use(Backend(host="127.0.0.1", port=free_port()))
+        self.assertLess(max(control._client.retry_delay(attempt) for attempt in range(1, 50)), 4)
+
+    @defer.inlineCallbacks
+    def test_connections_that_are_gone_are_not_kept(self):
+        """A Redis that comes and goes for weeks must not cost memory."""
+        server = RedisServer().start()
+        self.addCleanup(server.stop)
+        told = []
+        control = ControlService(reactor, LIMIT, None, told.append)
+        control.startService()
+        self.addCleanup(control.stopService)
+        control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
+        for number in range(1, 3):
+            while len(told) < number or not control.connected:
+                yield task.deferLater(reactor, 0.01)
+            server.client().client_kill_filter(_type="normal", skipme=True)
+            while control.connected:
+                yield task.deferLater(reactor, 0.01)
+        gc.collect()
+        self.assertLessEqual(sum(isinstance(each, Connection) for each in gc.get_objects()), 1)
