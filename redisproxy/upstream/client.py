@@ -15,7 +15,7 @@ from typing import Any, Protocol, TypeVar
 
 import txredisapi
 from twisted.application import service
-from twisted.application.internet import ClientService, backoffPolicy
+from twisted.application.internet import ClientService
 from twisted.internet import defer
 from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
 from twisted.internet.protocol import Factory, connectionDone
@@ -26,6 +26,7 @@ from zope.interface import implementer
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
+from ..ops.retry import Backoff
 from ..resp.framing import ProtocolError, ReplyMeasurer
 from ..resp.value import Answer, AnswerError, ErrorReply, values_of
 from ..session.errors import UNANSWERED
@@ -39,9 +40,8 @@ REPLY_LIMIT = 64 * 1024 * 1024
 REPLY_TIMEOUT = 10.0
 #: Seconds after a refused log-in until the next attempt. A password is wrong: haste would not help.
 _REFUSED_RETRY = 5.0
-#: Seconds, at first and at most, between two attempts to connect. Tenants' ACL users are made over a client, so nobody is
-#: served before it is connected again.
-_RETRY, _RETRY_MAX = 0.25, 2.0
+#: When it is connected again. Soon: tenants' ACL users are made over a client, so nobody is served before.
+BACKOFF = Backoff(0.5, 2.0, spread=1.0)
 
 Result = TypeVar("Result")
 #: A word of a command.
@@ -248,8 +248,8 @@ class RedisClient(service.Service):
     """Keeps one connection to one address, logged in. It is made again whenever it is lost.
 
     endpoint: makes an endpoint that leads to the address, and may raise OSError or ValueError; timeout: seconds to log in,
-    and for `connect`; changed: called whenever `connection` or `failure` is another; backoff: seconds until the next
-    attempt, by how many failed in a row; for the other arguments see `Connection` and `Connection.log_in`.
+    and for `connect`; changed: called whenever `connection` or `failure` is another; backoff: when it is tried
+    again; for the other arguments see `Connection` and `Connection.log_in`.
     """
 
     _log = Logger()
@@ -265,7 +265,7 @@ class RedisClient(service.Service):
         name: str = "",
         reply_timeout: float | None = REPLY_TIMEOUT,
         reply_limit: int = REPLY_LIMIT,
-        backoff: Callable[[int], float] = backoffPolicy(_RETRY, _RETRY_MAX, 2),  # noqa: B008 - it has no state
+        backoff: Backoff = BACKOFF,
     ) -> None:
         self.address = address
         #: logged in; None: there is none
@@ -291,7 +291,7 @@ class RedisClient(service.Service):
 
     def retry_delay(self, attempt: int) -> float:
         """Seconds until an attempt to connect, after so many that failed in a row."""
-        return _REFUSED_RETRY if isinstance(self.failure, ReplyError) else self._backoff(attempt)
+        return _REFUSED_RETRY if isinstance(self.failure, ReplyError) else self._backoff.delay(attempt)
 
     def startService(self) -> None:
         super().startService()

@@ -18,6 +18,7 @@ from twisted.python.failure import Failure
 
 from ..net.time_limit import within
 from ..net.waiters import Waiters
+from ..ops.bugs import bug
 from ..policy import probing
 from ..policy.probing import Server
 from ..resp.value import Answer
@@ -185,9 +186,9 @@ class ControlService(service.Service):
     def _failed(self, failure: Failure, connection: Connection) -> None:
         if failure.check(NoReplyError) and self._is_current(connection):
             self._tell_state(f"did not tell what it is within {_ANSWER:g} s, and is asked again")
-        elif not failure.check(ControlError, defer.CancelledError):
-            # Of these two, the one is gone already, and will be connected again; the other we gave up.
-            self._log.failure("asking Redis what it is failed in a way that is a bug", failure)
+        else:
+            # Of the two that are expected, the one is gone already, and will be connected again; the other we gave up.
+            bug(self._log, "asking Redis what it is", ControlError, defer.CancelledError)(failure)
 
     def _is_current(self, connection: Connection) -> bool:
         return self._client is not None and self._client.connection is connection

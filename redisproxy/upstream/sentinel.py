@@ -16,6 +16,7 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 
 from ..ops.log_once import Condition
+from ..ops.retry import Backoff
 from ..tenants.model import Backend
 from .client import ControlError, RedisClient, ReplyError
 from .endpoint import why
@@ -24,8 +25,8 @@ from .endpoint import why
 _ANSWER = 2.0
 #: Bytes of an answer.
 _ANSWER_LIMIT = 64 * 1024
-#: Seconds between two attempts to connect: one that takes connections and closes them is not stormed.
-_RETRY = 0.5
+#: When it is connected to again: one that takes connections and closes them is not stormed.
+_RETRY = Backoff(0.5, 0.5)
 #: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
 LASTING = 0.9
 #: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
@@ -85,7 +86,7 @@ class Sentinel:
             self._changed,
             reply_timeout=_ANSWER,
             reply_limit=_ANSWER_LIMIT,
-            backoff=lambda _: _RETRY,
+            backoff=_RETRY,
         )
         self._client.startService()
 
