@@ -27,7 +27,7 @@ RATE = 200
 TURN = 0.05
 #: Seconds before the end at which nothing more is waited for but the replies to what Redis has: a quarter of the time
 #: where that is less.
-WRONG_PASSWORDS_LIMIT = 1.0
+HURRY_SECONDS = 1.0
 
 
 class Drain:
@@ -65,7 +65,7 @@ class Drain:
         self._factory.drain(self._left)
         if self._over.called:
             return self._over
-        last = min(WRONG_PASSWORDS_LIMIT, self._seconds / 4)
+        last = min(HURRY_SECONDS, self._seconds / 4)
         self._timers = [
             self._clock.callLater(self._seconds - last, self._hurry),
             self._clock.callLater(self._seconds, self._cut),

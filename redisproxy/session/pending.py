@@ -253,7 +253,8 @@ class PendingReplies:
         if not channels or data[pos + 1 : eol] != b"%d" % (channels + 2) or not self._expects(word, data[pos] == PUSH):
             return b"", b"", pos
         head = data[pos:end]
-        subscriber = self._subscriber or self._confirming()
+        # Not by its truth: Subscriptions are false where an UNSUBSCRIBE from the last channel is under way.
+        subscriber = self._confirming() if self._subscriber is None else self._subscriber
         for _ in range(channels):
             found = _bulk(data, end, _HEAD_LIMIT)
             if found is None:

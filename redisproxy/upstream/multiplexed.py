@@ -124,7 +124,7 @@ class MultiplexedConnection:
     def _slow_reader_timeout(self) -> None:
         worst = max(self._unread, key=self._unread.__getitem__)
         self._slow_reader_timer = self._reactor.callLater(SLOW_READER_SECONDS, self._slow_reader_timeout)
-        others = any(batch.receiver is not worst.replies and not batch.discard for batch in self._batches)
+        others = any(batch.receiver is not worst.replies and batch.count > batch.discard for batch in self._batches)
         if others or self._home.wanted(self, worst):
             worst.close_slow_reader()
 

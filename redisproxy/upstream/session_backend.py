@@ -67,7 +67,7 @@ class SessionBackend:
         work = defer.Deferred.fromCoroutine(self._pool.acquire(tenant, protocol))
         step.cancel = work.cancel
         work.addCallbacks(opened, self._not_opened, errbackArgs=(step,))
-        work.addErrback(self._bug)
+        work.addErrback(self._bug, step)
 
     def _join(self, tenant_pool: TenantPool, step: Step) -> None:
         def joined(_: object = None) -> None:
@@ -85,7 +85,7 @@ class SessionBackend:
         work = tenant_pool.come()
         step.cancel = work.cancel
         work.addCallbacks(joined, failed)
-        work.addErrback(self._bug)
+        work.addErrback(self._bug, step)
 
     def _not_opened(self, failure: Failure, step: Step) -> None:
         failure.trap(UpstreamError, defer.CancelledError)  # the latter: nobody waits any more
@@ -104,17 +104,18 @@ class SessionBackend:
             step.finish(answers)
 
         work.addCallbacks(answered, self._not_answered, errbackArgs=(step,))
-        work.addErrback(self._bug)
+        work.addErrback(self._bug, step)
 
     def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step) -> None:
         """See `session.ports.Backend`. Not given up with the session: Redis may have them by then, and they are counted."""
         work = defer.Deferred.fromCoroutine(self._acl_users.permit(tenant, patterns))
         work.addCallbacks(lambda _: step.finish(None), self._not_answered, errbackArgs=(step,))
-        work.addErrback(self._bug)
+        work.addErrback(self._bug, step)
 
     def _not_answered(self, failure: Failure, step: Step) -> None:
         failure.trap(ControlError, UpstreamError, defer.CancelledError)
         step.finish(Unavailable(getattr(failure.value, "told", UNANSWERED)))
 
-    def _bug(self, failure: Failure) -> None:
-        self._log.failure("a bug in what is done at Redis for a session", failure)
+    def _bug(self, failure: Failure, step: Step) -> None:
+        if not step.fail(failure.value):
+            self._log.failure("a bug in what is done at Redis for a session that has ended", failure)

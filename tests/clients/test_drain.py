@@ -11,7 +11,7 @@ from twisted.trial import unittest
 
 from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import IDLE_LINGER
-from redisproxy.clients.drain import RATE, TURN, WRONG_PASSWORDS_LIMIT, Drain
+from redisproxy.clients.drain import HURRY_SECONDS, RATE, TURN, Drain
 from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.ops.access_log import AccessLog
 from redisproxy.policy import acl
@@ -145,7 +145,7 @@ class TimesTests(DrainCase):
         self.successResultOf(self.over)
 
     def test_who_stays_is_hurried_and_then_cut_off(self) -> None:
-        for seconds, hurried in ((8.0, 8.0 - WRONG_PASSWORDS_LIMIT), (1.0, 0.75)):
+        for seconds, hurried in ((8.0, 8.0 - HURRY_SECONDS), (1.0, 0.75)):
             began = self.clock.seconds()
             self.factory.drained = None
             (client,) = self.clients(1)
