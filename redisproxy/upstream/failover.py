@@ -109,6 +109,7 @@ class MasterService(service.Service):
         if backend == self._told:
             return
         before, self._told = self._told, backend
+        self._found_for = None
         self._leave_sentinels()
         self._helpless.over()
         if backend is None or not backend.sentinels:
