@@ -185,6 +185,7 @@ class Backend(service.MultiService):
 
     def _moved(self, address: model.Backend | None, failover: bool) -> None:
         """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
+        self._stop_renewing()  # the Redis that is there tells what it is, and its users' rights are renewed then
         self.acl_users.forget_all()
         # First, so that nothing more is asked of the old one.
         self.control.use(address)
