@@ -19,7 +19,7 @@ from ..ops.bugs import bug
 from ..ops.stats import REDIS_BOUNDS, Histogram, RedisState
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
-from ..policy.probing import Server, needed, policy_for
+from ..policy.probing import Server, needed
 from ..settings import Settings
 from ..tenants import account, model
 from ..tenants.enrolment import ReadSummary
@@ -70,7 +70,7 @@ class Backend(service.MultiService):
             settings.redis_ca,
             self._server_told,
             settings.acl != "off",
-            lambda server: needed(self._policy_for(server)),
+            lambda server: needed(settings.policy(server)),
         )
         #: the tenants' ACL users
         self.acl_users = AclUsers(settings.acl, self.control)
@@ -205,16 +205,12 @@ class Backend(service.MultiService):
 
     # What Redis is, and so what tenants may do.
 
-    def _policy_for(self, server: Server) -> Policy:
-        settings = self._settings
-        return policy_for(server, settings.acl != "off", allow=settings.allow_commands, deny=settings.deny_commands)
-
     def _server_told(self, server: Server) -> None:
         """Redis is connected, perhaps another one than before; or more is known of it."""
         before, self._server = self._server, server
         address = self.master.backend
         assert address is not None, "Redis has told it over a connection to this address"  # noqa: S101
-        policy = self._policy_for(server)
+        policy = self._settings.policy(server)
         if policy.unknown != self.policy.unknown and policy.unknown:
             self._log.warn(
                 "--allow-commands or --deny-commands names what this Redis does not have: {names}",
