@@ -1,6 +1,6 @@
 """Certificates that change while the proxy runs: cert-manager and its like write them anew, long before they end.
 
-Owns when the files of `ssl:` endpoints are looked at, and what is in force: the last that was good. Connections that are
+Owns when the files of `ssl:` endpoints are checked, and what is in force: the last that was good. Connections that are
 there stay as they are; only who comes later sees a new certificate.
 """
 

@@ -1,7 +1,7 @@
 """TLS for those who connect to us: `ssl:` endpoints, and what they show of themselves.
 
 Owns what such an endpoint may say, what its files have to hold, and the OpenSSL context that is made of them: once for
-each change of the files, not for each connection. When the files are looked at is the business of `certificates`.
+each change of the files, not for each connection. `certificates` decides when the files are checked.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ def _context() -> SSL.Context:
     """As for any server of ours. Not of Twisted's CertificateOptions, whose contexts are not to be changed any more."""
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    # No sessions are resumed. A client would come back without having its certificate looked at, though it or its CA be
+    # No sessions are resumed. A client would come back without a check of its certificate, though it or its CA be
     # gone by now; and one of several processes does not know the sessions of another. Clients of Redis stay connected.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     options = SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE

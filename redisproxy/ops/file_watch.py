@@ -24,7 +24,7 @@ Stamp = tuple[object, ...]
 def stamp(path: Path) -> Stamp:
     """Differs from what it was when the file was written or replaced, be it by another target of a link. Blocks.
 
-    That a file cannot be looked at is a stamp as well, by the reason.
+    A file that cannot be inspected has a stamp as well: the reason.
     """
     try:
         found = path.stat()
@@ -51,7 +51,7 @@ class Settled:
 
 
 class FileWatch(Generic[Found]):
-    """Has files looked at in a thread, one look at a time.
+    """Inspects files in a thread, one look at a time.
 
     look: blocks, called in the thread with the clock's seconds and whether `look_now` asked for this look; found: called
     in the reactor with what `look` returned, unless the watch was stopped meanwhile; failed: an errback, for bugs in these

@@ -89,9 +89,9 @@ def _number(digits: bytes) -> int | None:
 def _short_header(data: bytes, pos: int, end: int) -> tuple[int, int]:
     """(number, where it ends) of the header at pos, if that is whole and its number canonical and below 10,000.
 
-    (-1, pos): it is to be looked at with more care; nothing is refused here.
+    (-1, pos): the header needs the careful check; nothing is refused here.
     """
-    if end - pos < 7:  # a type byte, four digits, CR LF: below, no byte behind these is looked at
+    if end - pos < 7:  # a type byte, four digits, CR LF: below, no byte behind these is read
         return -1, pos
     number = data[pos + 1] - 48
     if number < 0 or number > 9:
@@ -183,7 +183,7 @@ def _quoted(line: bytes, pos: int, quote: bytes, argument: bytearray) -> int:
 
 
 class RequestScanner:
-    """Cuts what a client sends into what can be passed on as it is and what must be looked at.
+    """Cuts what a client sends into what can be forwarded as it is and what must be inspected.
 
     ``feed()`` it bytes, then call ``next()`` until it says None. What next() returns of one client's bytes does
     not depend on how they were split into chunks, but for how many a RUN holds, and where a STREAM is cut.
@@ -206,7 +206,7 @@ class RequestScanner:
         self._chunks: list[bytes] = []
         self._size = 0
         self._wanted = 0
-        # Of the plain command that begins at _pos and is not whole: bytes that were looked at, arguments still to come.
+        # Of the plain command that begins at _pos and is not whole: bytes that were scanned, arguments still to come.
         self._seen = 0
         self._unseen = 0
         # The command under way, when it is passed on, taken or skipped in pieces.

@@ -36,7 +36,7 @@ from .documents import DocumentError, is_missing, read_ageless_namespace, read_n
 _ENDINGS = (".yaml", ".yml", ".json")
 #: Where a link that leads nowhere ends: there is no file.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-#: Seconds after which a file that has become shorter, or has lost something, is looked at once more before it is believed:
+#: Seconds after which a file that has become shorter, or has lost something, is read once more before it is believed:
 #: it may be half written.
 REST = 1.0
 
@@ -182,7 +182,7 @@ class ManifestsSource:
         return _Content(digest, len(text), self._parse(printable(name), text, yield_cpu))
 
     def _believe(self, found: Mapping[str, _Content]) -> float | None:
-        """Believes what files say, but for what was taken away a moment ago. Seconds until that is to be looked at again."""
+        """Believes what files say, but for what was taken away a moment ago. Seconds until that is to be read again."""
         now = self._clock()
         believed, doubted = dict(found), {}
         gone = {name: _GONE for name in self._believed if name not in found}  # or it is being made again
@@ -260,7 +260,7 @@ def _is_file(path: Path) -> bool:
 def _flatten(document: object, seen: set[int] | None = None) -> Iterator[object]:
     """A document, or those within a List. An empty document, as behind a last ``---``, is none.
 
-    seen: Lists that were looked at. An alias names the same one again, and some lines of aliases to aliases billions of
+    seen: Lists that were read already. An alias names the same one again, and some lines of aliases to aliases billions of
     them.
     """
     if isinstance(document, Mapping) and str(document.get("kind", "")).endswith("List"):

@@ -24,7 +24,7 @@ SHARE = 0.05
 
 
 class Polled(Protocol):
-    """What is looked at."""
+    """What is polled."""
 
     @property
     def stamp_read(self) -> object:

@@ -19,7 +19,7 @@ PASSWORD = "redis-password"  # noqa: S105 - the name of a key
 VALID_HOURS = "valid_hours"
 SENTINEL_USERNAME = "sentinel-username"
 SENTINEL_PASSWORD = "sentinel-password"  # noqa: S105 - the name of a key
-#: The keys of a Secret that are looked at; sources need not keep others.
+#: The keys of a Secret that are read; sources need not keep others.
 KEYS = (CONNECTION_STRING, PASSWORD, VALID_HOURS, SENTINEL_USERNAME, SENTINEL_PASSWORD)
 TEMPORARY_PREFIX = "redis-secret-temp-"
 

@@ -1,4 +1,4 @@
-"""When files are looked at, and when they have changed."""
+"""When files are inspected, and when they have changed."""
 
 from __future__ import annotations
 
