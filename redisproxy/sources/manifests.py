@@ -23,10 +23,10 @@ from ..printable import printable
 from ..tenants.enrolment import (
     FullRead,
     NamespaceDocument,
+    NeverRead,
     Problem,
     ReadFailure,
     SecretDocument,
-    Unread,
     no_yield,
 )
 from ..tenants.urls import CONNECTION_STRING
@@ -132,10 +132,10 @@ class ManifestsSource:
             return ("unreadable", error.errno)  # perhaps just now: what is read next tells
 
     def read(self, yield_cpu: Callable[[], None] = no_yield) -> FullRead:
-        """What the files say now. Blocks. rest: called after each document that is parsed, may sleep.
+        """What the files say now. Blocks. yield_cpu: called after each document that is parsed, may sleep.
 
         A file that cannot be read, or is no YAML, says what it said before, and is named. Where that is nothing, what it
-        may say is an `Unread` of the reading.
+        may say is a `NeverRead` of the reading.
         """
         self.stamp_read = self.stamp()  # before: what changes from now on is another stamp
         try:
@@ -145,7 +145,7 @@ class ManifestsSource:
             return FullRead(failure, failure, {})
         found: dict[str, _Content] = {}
         problems: list[Problem] = []
-        unread: list[Unread] = []
+        never_read: list[NeverRead] = []
         stale: list[ReadFailure] = []
         for path in files:
             name, shown = path.name, printable(path.name)
@@ -161,18 +161,18 @@ class ManifestsSource:
                 reason = f"it cannot be read ({error.strerror})"
             except Exception as error:
                 # Its text quotes the document. And whatever PyYAML raises, it is about this file alone.
-                reason = f"it is not YAML or JSON ({yamltext.place(error)})"
+                reason = f"it is not YAML or JSON ({yamltext.position(error)})"
             stale.append(ReadFailure(f"{shown}: {reason}"))
             if before is not None:
                 found[name] = before
                 problems.append(Problem(shown, "", f"{reason}: what was last read of it stays in force"))
             else:
-                unread.append(_unread(shown, text))
+                never_read.append(_never_read(shown, text))
                 problems.append(Problem(shown, "", f"{reason}: nothing in it is in force, nor a database that it may name"))
         again = self._believe(found)
         documents = [document for name in sorted(self._believed) for document in self._believed[name].documents]
         reading = self._gather(documents, problems)
-        return replace(reading, unread=tuple(unread), stale=tuple(stale), again=again)
+        return replace(reading, never_read=tuple(never_read), stale=tuple(stale), again=again)
 
     def _content(self, name: str, text: bytes, yield_cpu: Callable[[], None]) -> _Content:
         digest = hashlib.sha256(text).digest()
@@ -275,13 +275,13 @@ def _flatten(document: object, seen: set[int] | None = None) -> Iterator[object]
         yield document
 
 
-def _unread(name: str, text: bytes | None) -> Unread:
+def _never_read(name: str, text: bytes | None) -> NeverRead:
     """What a file may name that was never readable. text: what is in it, None: it could not be opened.
 
     The databases of URLs are looked for, in base64 too. A file that ends within a URL may be half written.
     """
     if text is None:
-        return Unread(name)
+        return NeverRead(name)
     text = text.replace(b"\0", b"")  # of UTF-16
     indexes = set(_indexes(text))
     for word in re.findall(rb"[A-Za-z0-9+/]{16,}={0,2}", text):
@@ -291,9 +291,9 @@ def _unread(name: str, text: bytes | None) -> Unread:
             continue
     end = re.search(rb"(?:redis|rediss)://[^\s\"']*\Z", text, re.IGNORECASE)
     if end is None:
-        return Unread(name, frozenset(indexes))
+        return NeverRead(name, frozenset(indexes))
     number = re.search(rb"/([0-9]{1,9})\Z", end[0])
-    return Unread(name, frozenset(indexes), number[1].decode()) if number else Unread(name)
+    return NeverRead(name, frozenset(indexes), number[1].decode()) if number else NeverRead(name)
 
 
 def _indexes(text: bytes) -> Iterator[int]:

@@ -33,7 +33,7 @@ def dump(snapshot: Snapshot) -> bytes:
 
 
 def load(snapshot: bytes, yield_cpu: Callable[[], None] = no_yield) -> Snapshot:
-    """A Snapshot. rest: called between any two lines, may sleep."""
+    """A Snapshot. yield_cpu: called between any two lines, may sleep."""
     lines = iter(snapshot.split(b"\n"))
     told = json.loads(next(lines))
     backend = None

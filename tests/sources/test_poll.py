@@ -11,7 +11,7 @@ from twisted.internet import defer, task
 from twisted.trial import unittest
 
 from redisproxy.sources.manifests import REST, ManifestsSource
-from redisproxy.sources.poll import INTERVAL, SHARE, PollService
+from redisproxy.sources.poll import INTERVAL, TIME_FRACTION, PollService
 from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.model import AuthenticationError
 
@@ -182,7 +182,7 @@ class PollTests(unittest.SynchronousTestCase):
         self.addCleanup(self.poll.stopService)
         self.clock.pump([0.5] * 100)
         gaps = [later - earlier for earlier, later in itertools.pairwise(looks)]
-        self.assertTrue(gaps and min(gaps) >= 1 / SHARE, gaps)
+        self.assertTrue(gaps and min(gaps) >= 1 / TIME_FRACTION, gaps)
 
     def test_a_bug_does_not_end_it(self) -> None:
         self.patch(self.source, "stamp", lambda: 1 / 0)
