@@ -436,14 +436,14 @@ class Enrolment:
         has, as at the start, none gets it. Malformed secrets keep a database from others, and take none away. Where it may
         be that of a namespace which was never read, nobody else gets it.
         """
-        holder = self._owners.get(index)
-        if holder not in {namespace.name for namespace in claimants}:
-            holder = None
-        owner = holder
+        former_owner = self._owners.get(index)
+        if former_owner not in {namespace.name for namespace in claimants}:
+            former_owner = None
+        owner = former_owner
         if not claimants[1:] or all(namespace.created is not None for namespace in claimants):
             oldest = claimants[0].name
-            owner = holder if holder is not None and enrolled[oldest].malformed else oldest
-        return holder if any(part.may_name(index) for part in self._never_read) else owner
+            owner = former_owner if former_owner is not None and enrolled[oldest].malformed else oldest
+        return former_owner if any(part.may_name(index) for part in self._never_read) else owner
 
     def _kept_out(self, namespace: str, credential: Credential, claimants: list[NamespaceDocument]) -> Problem:
         """Why a namespace does not have the database that it names."""
