@@ -24,7 +24,7 @@ BLUE = Tenant("team-blue", 3)
 class Client:
     """Writes down what it is asked, and when."""
 
-    def __init__(self, clock: task.Clock, state: str = "shared", upstream: object = None) -> None:
+    def __init__(self, clock: task.Clock, state: str = "multiplexed", upstream: object = None) -> None:
         self.state = state
         self.session = SimpleNamespace(outstanding=0)
         self.asked: list[tuple[str, float]] = []
