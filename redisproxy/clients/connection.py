@@ -28,9 +28,9 @@ from zope.interface import implementer
 
 from .. import probes
 from ..listen.tls import why_tls
-from ..net.protocol import PauseReason, Pressure, RespReceiver
+from ..net.protocol import PauseReason, Pressure, RespReceiver, below_tls
 from ..net.time_limit import TimeLimit
-from ..net.twisted_private import close_if_written
+from ..net.twisted_private import close_if_written, has_unsent
 from ..ops.access_log import ConnectionRecord
 from ..session.errors import REVOKED
 from ..session.ports import Backend
@@ -69,7 +69,6 @@ FULL = b"-ERR max number of clients reached\r\n"
 class Clients(accounts.Shared, Protocol):
     """What the connections of one process share: see `factory.ClientFactory`."""
 
-    backend: Backend
     admission: Admission
     #: seconds from a client's slot to its log-in
     login_timeout: float
@@ -77,6 +76,10 @@ class Clients(accounts.Shared, Protocol):
     log_ins: TimeLimit[ClientProtocol]
     #: called at each client that goes, once the proxy ends
     drained: Callable[[], object] | None
+
+    @property
+    def backend(self) -> Backend:
+        """The Redis of their sessions."""
 
     def came(self, client: ClientProtocol) -> None:
         """A client is connected."""
@@ -92,7 +95,7 @@ class Clients(accounts.Shared, Protocol):
 class ClientProtocol(RespReceiver):
     """One client's connection, and its session."""
 
-    def __init__(self, clients: Clients, number: int, address: IAddress) -> None:
+    def __init__(self, clients: Clients, number: int, address: IAddress | None) -> None:
         self._clients = clients
         self.id = number
         self.peer = shown_address(address)
@@ -121,7 +124,7 @@ class ClientProtocol(RespReceiver):
         self._since = clients.clock.seconds()
         self._handshaking = ISSLTransport.providedBy(self.transport)
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
-        self._socket = self.transport.transport if self._handshaking else self.transport
+        self._socket = below_tls(self.transport) if self._handshaking else self.transport
         self._usual_buffer = getattr(self._socket, "bufferSize", 0)
         if not self._handshaking:  # of which the server's part is larger
             self._limit_backlog()
@@ -232,8 +235,9 @@ class ClientProtocol(RespReceiver):
         clients, session, account = self._clients, self.session, self.account
         account.lost()
         session.ending.at_once()
-        if not self._close_reason and reason.check(TlsError):
-            self._close_reason, self._detail = "tls-failed", why_tls(reason.value, self.transport.getHandle())
+        error = reason.value
+        if not self._close_reason and isinstance(error, TlsError):
+            self._close_reason, self._detail = "tls-failed", why_tls(error, self.transport.getHandle())
         close_reason = self._close_reason or "client-left"
         increase(clients.counts.ended, close_reason)
         if clients.access_log.logs(close_reason):
@@ -431,8 +435,7 @@ class ClientProtocol(RespReceiver):
         if not ISSLTransport.providedBy(self.transport):
             return self._flushed
         # Of these only the client's answer tells, and it need not answer.
-        below = self.transport.transport
-        return not (getattr(below, "dataBuffer", b"") or getattr(below, "_tempDataBuffer", ()))
+        return not has_unsent(self._socket)
 
     def _lingered(self) -> None:
         if self._all_written:
@@ -454,7 +457,7 @@ class ClientProtocol(RespReceiver):
         self.close(REVOKED)
 
 
-def shown_address(address: IAddress) -> str:
+def shown_address(address: IAddress | None) -> str:
     """An address, for the log."""
     if isinstance(address, IPv6Address):
         return f"[{address.host}]:{address.port}"

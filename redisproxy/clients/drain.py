@@ -127,16 +127,18 @@ class Drain:
         found: dict[RedisConnection, str] = {}
         if known and self._control.connected:
             try:
-                listed = await self._control.ask("CLIENT", "LIST", "TYPE", "normal")
+                answer = await self._control.ask("CLIENT", "LIST", "TYPE", "normal")
             except ControlError:
-                listed = b""
+                answer = b""
+            listed = answer if isinstance(answer, bytes) else b""
             for line in listed.decode("utf-8", "replace").splitlines():
                 client = dict(field.partition("=")[::2] for field in line.split(" "))
                 upstream = known.get(client.get("addr", ""))
+                if upstream is None:
+                    continue
                 # The address may be that of another, where something translates addresses in between.
-                if upstream is not None and (
-                    not upstream.has_acl_user or client.get("user") == acl.username(upstream.tenant)
-                ):
+                user = acl.username(upstream.tenant) if upstream.has_acl_user and upstream.tenant is not None else None
+                if user is None or client.get("user") == user:
                     found[upstream] = client.get("id", "")
         await defer.gatherResults(
             [defer.Deferred.fromCoroutine(self._unblock_one(upstream, found.get(upstream))) for upstream in upstreams]

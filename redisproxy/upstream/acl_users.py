@@ -135,6 +135,7 @@ class AclUsers:
             if self._server is None or not (self._server.acl or self._control.connected):
                 # Which waits until it is known what Redis is now: that another one had no ACL users says nothing of it.
                 await self._control.ask("PING")
+            assert self._server is not None, "Redis is asked nothing else before it has told what it is"  # noqa: S101
             if not self._server.acl:
                 if self._mode == "require":
                     raise AclUserError("this Redis has no ACL users for us, and --acl is require", passing=False)
@@ -148,7 +149,7 @@ class AclUsers:
             raise AclUserError(f"the ACL user of {tenant.namespace} cannot be made: {error}", passing=True) from None
         return name.encode(), secret
 
-    def _provisioned_once(self, tenant: Tenant, name: str, secret: bytes) -> defer.Deferred:
+    def _provisioned_once(self, tenant: Tenant, name: str, secret: bytes) -> defer.Deferred[None]:
         """Fires when the user is known to Redis. Fails with ControlError."""
         wanted = (tenant, secret)
         if wanted in self._waiting:
@@ -163,11 +164,12 @@ class AclUsers:
         self._waiting.pop(wanted).fire(result if isinstance(result, Failure) else None)
 
     async def _provision(self, tenant: Tenant, name: str, secret: bytes) -> None:
-        policy = None
+        policy: Policy | None = None
         # When Redis has answered, tenants may have other rights than those that it was told of.
         while policy is not self._policy:
-            policy = self._policy
-            rules = partial(acl.rules, tenant, policy, secret, self._server.acl_databases)
+            server, policy = self._server, self._policy
+            assert server is not None and policy is not None, "login() has waited for them"  # noqa: S101
+            rules = partial(acl.rules, tenant, policy, secret, server.acl_databases)
             try:
                 await self._control.ask("ACL", "SETUSER", name, *rules(new=True))
             except ControlError as error:

@@ -11,13 +11,13 @@ later; so the log-in begins when the connection is made, and one that is refused
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import txredisapi
 from twisted.application import service
 from twisted.application.internet import ClientService, backoffPolicy
 from twisted.internet import defer
-from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
@@ -30,7 +30,7 @@ from ..resp.framing import ProtocolError, ReplyMeasurer
 from ..resp.value import Answer, AnswerError, ErrorReply, values_of
 from ..session.errors import UNANSWERED
 from ..tenants.model import Backend
-from .endpoint import connected, why
+from .endpoint import connect, connected, why
 
 #: Bytes of one reply, unless the caller has another bound: CLIENT LIST of 100,000 connections, say. A larger reply is
 #: discarded while it comes, and its command fails.
@@ -84,12 +84,14 @@ class Commands(Protocol):
         """Redis's answer to one command. Raises ControlError; ReplyError where the answer is an error."""
 
 
-class Connection(txredisapi.BaseRedisProtocol):
+class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredisapi has no annotations
     """One connection. Replies are found and bounded by our own framing; txredisapi matches them to commands.
 
     reply_timeout: seconds to wait for a reply, None: the caller has time limits of its own; reply_limit: bytes of a reply;
     made, lost: called when it is connected, and when it is gone.
     """
+
+    transport: ITCPTransport
 
     def __init__(
         self,
@@ -216,9 +218,9 @@ class _Endpoint:
         self._make = make
         self._failed = failed
 
-    def connect(self, protocolFactory: IProtocolFactory) -> defer.Deferred[Any]:
+    def connect(self, protocolFactory: IProtocolFactory) -> defer.Deferred[IProtocol]:
         """See IStreamClientEndpoint."""
-        connecting: defer.Deferred[Any]
+        connecting: defer.Deferred[IProtocol]
         try:
             connecting = connected(self._make(), protocolFactory)
         except (OSError, ValueError) as error:
@@ -378,9 +380,7 @@ async def ask_once(
 
     timeout: seconds to connect, and as many to log in and ask. Raises ControlError, and whatever connecting may raise.
     """
-    factory = Factory.forProtocol(lambda: Connection(clock, None, REPLY_LIMIT))
-    factory.noisy = False
-    connection: Any = await connected(endpoint, factory).addTimeout(timeout, clock)
+    connection = await connect(endpoint, lambda: Connection(clock, None, REPLY_LIMIT)).addTimeout(timeout, clock)
 
     async def asked() -> Result:
         await connection.log_in(address)

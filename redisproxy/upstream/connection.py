@@ -10,7 +10,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet import defer
 from twisted.internet.address import UNIXAddress
@@ -112,7 +112,7 @@ class RedisConnection(RespReceiver):
         self._narrow = False
         self._deal_out: Callable[[bytes], None] | None = None
         self._answers = b""
-        self._asked: deque[defer.Deferred] = deque()
+        self._asked: deque[defer.Deferred[bytes]] = deque()
         self._user: User | None = None
         # Whether it was half closed; see `finish`.
         self._finished = False
@@ -252,15 +252,21 @@ class RedisConnection(RespReceiver):
     def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
         """See `session.ports.Upstream`."""
         if batch is not None:
+            if TYPE_CHECKING:
+                assert self._pending is not None, "it is lent to the session"
             self._pending.batches.append(batch)
         self.write(data)
 
     def withdraw(self, batch: ReplyBatch) -> None:
         """See `session.ports.Dedicated`."""
+        if TYPE_CHECKING:
+            assert self._pending is not None, "it is lent to the session"
         self._pending.withdraw(batch)
 
     def newest(self) -> ReplyBatch | None:
         """See `session.ports.Upstream`."""
+        if TYPE_CHECKING:
+            assert self._pending is not None, "it is lent to the session"
         return self._pending.newest()
 
     def pause(self, paused: bool) -> None:

@@ -12,10 +12,10 @@ from pathlib import Path
 
 from twisted.application import service
 from twisted.internet import defer, task
-from twisted.internet.interfaces import IReactorTCP
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..net.reactor import IConnectingReactor
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..policy import probing
@@ -45,7 +45,7 @@ class ControlService(service.Service):
 
     def __init__(
         self,
-        reactor: IReactorTCP,
+        reactor: IConnectingReactor,
         connect_timeout: float,
         ca_file: Path | None,
         told: Callable[[Server], None],
@@ -63,7 +63,7 @@ class ControlService(service.Service):
         self._client: RedisClient | None = None
         self._memory = Memory()
         #: while Redis is asked what it is, which lasts until it has told all
-        self._probing: defer.Deferred | None = None
+        self._probing: defer.Deferred[None] | None = None
         #: what Redis was when it was connected last; None: it never was
         self.server: Server | None = None
         #: whether Redis lets nobody make tenants' users now, though it did before
@@ -103,7 +103,7 @@ class ControlService(service.Service):
         super().startService()
         self._connect()
 
-    def stopService(self) -> defer.Deferred:
+    def stopService(self) -> defer.Deferred[None]:
         """Fires when it is disconnected."""
         super().stopService()
         return self._disconnect()
@@ -142,7 +142,7 @@ class ControlService(service.Service):
         )
         self._client.startService()
 
-    def _disconnect(self) -> defer.Deferred:
+    def _disconnect(self) -> defer.Deferred[None]:
         self._connection = None
         self._stop_probing()
         client, self._client = self._client, None
@@ -163,6 +163,7 @@ class ControlService(service.Service):
 
     def _tell_failure(self, client: RedisClient) -> None:
         """Logs why there is no connection, when that is new."""
+        assert client.failure is not None, "or it would have a connection"  # noqa: S101
         text = why(client.failure)
         if text != self._last_failure:
             self._last_failure = text
@@ -178,7 +179,7 @@ class ControlService(service.Service):
         if asking is not None:
             asking.cancel()
 
-    def _probed(self, _: object, asking: defer.Deferred) -> None:
+    def _probed(self, _: object, asking: defer.Deferred[None]) -> None:
         if self._probing is asking:
             self._probing = None
 
@@ -188,6 +189,12 @@ class ControlService(service.Service):
         elif not failure.check(ControlError, defer.CancelledError):
             # Of these two, the one is gone already, and will be connected again; the other we gave up.
             self._log.failure("asking Redis what it is failed in a way that is a bug", failure)
+
+    @property
+    def _asked(self) -> Backend:
+        """Where the Redis is that is asked what it is."""
+        assert self._backend is not None, "there is a connection to it"  # noqa: S101
+        return self._backend
 
     def _is_current(self, connection: Connection) -> bool:
         return self._client is not None and self._client.connection is connection
@@ -199,7 +206,7 @@ class ControlService(service.Service):
         """
         if again:
             await task.deferLater(self._reactor, _AGAIN)
-        probe = Probe(connection.ask_all, self._backend.address, self._memory, self._acl, self._rights, again)
+        probe = Probe(connection.ask_all, self._asked.address, self._memory, self._acl, self._rights, again)
         delay = _SOON
         while True:
             await probe.ask()
@@ -236,5 +243,5 @@ class ControlService(service.Service):
     def _tell_state(self, text: str) -> None:
         """Logs what its operator has to know, when it is new."""
         if text and text != self._last_state:
-            self._log.warn("Redis at {address} {text}", address=self._backend.address, text=text)
+            self._log.warn("Redis at {address} {text}", address=self._asked.address, text=text)
         self._last_state = text

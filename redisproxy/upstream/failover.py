@@ -15,6 +15,7 @@ from twisted.internet import defer, task
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from ..net.reactor import IConnectingReactor
 from ..ops.bugs import bug
 from ..ops.log_once import Condition
 from ..ops.retry import Backoff
@@ -26,7 +27,7 @@ from .client import ControlError, ReplyError
 from .control import ControlService
 from .endpoint import endpoint_for, why
 from .probe import calls_itself_replica
-from .sentinel import LASTING, Answer, NotYet, Sentinel, SentinelError, latest
+from .sentinel import LASTING, Answer, NotYet, Sentinel, ask_all, latest
 
 #: Seconds between two looks at the sentinels: a failover is noticed within that time.
 EVERY = 1.0
@@ -48,7 +49,7 @@ class MasterService(service.Service):
 
     def __init__(
         self,
-        reactor: object,
+        reactor: IConnectingReactor,
         connect_timeout: float,
         ca_file: Path | None,
         control: ControlService,
@@ -67,18 +68,18 @@ class MasterService(service.Service):
         self._told: Backend | None = None
         #: where Redis is; None: not known yet
         self.backend: Backend | None = None
-        #: what the directory said when the sentinels told where that is
+        #: what the directory says, once its sentinels have told where that is
         self._found_for: Backend | None = None
         self._sentinels: list[Sentinel] = []
         #: since when these are asked
         self._began = 0.0
-        self._looking: defer.Deferred | None = None
+        self._looking: defer.Deferred[None] | None = None
         self._again = False
         self._timer: IDelayedCall | None = None
         # What is logged of looks that lead to nothing, and of a backend that is a replica.
         self._helpless = Condition(LASTING)
         self._replica = Condition()
-        self._doubting: defer.Deferred | None = None
+        self._doubting: defer.Deferred[None] | None = None
         self._doubted = float("-inf")
         self._doubt_again: IDelayedCall | None = None
         control.lost = self.look
@@ -93,7 +94,7 @@ class MasterService(service.Service):
         if self._sentinels:
             self._look_in(0)
 
-    def stopService(self) -> defer.Deferred:
+    def stopService(self) -> defer.Deferred[list[None]]:
         """Fires when the sentinels are disconnected."""
         super().stopService()
         for under_way in (self._looking, self._doubting):
@@ -108,6 +109,7 @@ class MasterService(service.Service):
         if backend == self._told:
             return
         before, self._told = self._told, backend
+        self._found_for = None
         self._leave_sentinels()
         self._helpless.over()
         if backend is None or not backend.sentinels:
@@ -133,8 +135,14 @@ class MasterService(service.Service):
 
     def _is_master(self) -> None:
         if self._replica.over():
-            self._log.info("{address} says that it is a master", address=self.backend.address)
+            self._log.info("{address} says that it is a master", address=self._asked.address)
         self._on_master()
+
+    @property
+    def _asked(self) -> Backend:
+        """Where the Redis is that the control connection has asked what it is."""
+        assert self.backend is not None, "the control connection leads there"  # noqa: S101
+        return self.backend
 
     def _move(self, backend: Backend | None, failover: bool) -> None:
         """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
@@ -148,20 +156,21 @@ class MasterService(service.Service):
 
     # Following the sentinels.
 
-    def _leave_sentinels(self) -> defer.Deferred:
+    def _leave_sentinels(self) -> defer.Deferred[list[None]]:
         self._stop_timer()
         sentinels, self._sentinels = self._sentinels, []
         return defer.gatherResults([sentinel.stop() for sentinel in sentinels], consumeErrors=True)
 
     def look(self) -> None:
         """Asks the sentinels, now, or once more when they have answered. Without sentinels nothing happens."""
-        if not self._sentinels or not self.running:
+        told = self._told
+        if told is None or not self._sentinels or not self.running:
             return
         if self._looking is not None:
             self._again = True
             return
         self._stop_timer()
-        looking = self._looking = defer.Deferred.fromCoroutine(self._look(self._told))
+        looking = self._looking = defer.Deferred.fromCoroutine(self._look(told))
         looking.addErrback(bug(self._log, "looking for the master", defer.CancelledError))
         looking.addBoth(self._looked)
 
@@ -219,14 +228,15 @@ class MasterService(service.Service):
                 )
         if self._helpless.over():
             self._log.info("the sentinels tell again where {name} is", name=told.master_name)
-        if found != self.backend:
-            failover = self._found_for is told
-            if failover:
+        before = self.backend
+        if found != before:
+            failover = before is not None and self._found_for is told
+            if before is not None and failover:
                 self._log.warn(
                     "failover: the sentinels say that {name} is at {found}, no longer at {before}",
                     name=told.master_name,
                     found=found.address,
-                    before=self.backend.address,
+                    before=before.address,
                 )
             self._found_for = told
             self._move(found, failover)
@@ -234,20 +244,18 @@ class MasterService(service.Service):
     async def _ask_all(self) -> tuple[list[Answer], bool]:
         """What they answer, and whether all had their chance to."""
         sentinels = list(self._sentinels)
-        asked = [defer.Deferred.fromCoroutine(sentinel.ask()) for sentinel in sentinels]
-        results = await defer.DeferredList(asked, consumeErrors=True)
+        told = await ask_all(sentinels)
         if sentinels != self._sentinels:
             return [], False  # they were left meanwhile
         answers = []
         complete = True
-        for sentinel, (success, result) in zip(sentinels, results, strict=True):
-            if success:
-                answers.append(result)
+        for sentinel, one in zip(sentinels, told, strict=True):
+            if isinstance(one, Answer):
+                answers.append(one)
                 self._tell_of(sentinel, "")
             else:
-                result.trap(SentinelError)
-                complete = complete and not result.check(NotYet)
-                self._tell_of(sentinel, str(result.value))
+                complete = complete and not isinstance(one, NotYet)
+                self._tell_of(sentinel, str(one))
         return answers, complete
 
     def _tell_of(self, sentinel: Sentinel, text: str) -> None:
@@ -299,7 +307,7 @@ class MasterService(service.Service):
             if not replica:
                 self._is_master()
                 return
-            master = self.backend
+            master = self._asked
             if self._replica.fault("replica"):
                 self._log.error(
                     "{address} says that it is a replica, and refuses to write: the master is looked for",

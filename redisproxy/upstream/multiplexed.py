@@ -13,7 +13,7 @@ from collections import deque
 from typing import Protocol
 
 from twisted.internet import defer
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -22,6 +22,7 @@ from ..net.protocol import PauseReason
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
 from ..ops.retry import Backoff, Retry
+from ..session.errors import UNREACHABLE
 from ..session.pending import ReplyBatch
 from ..session.ports import MultiplexedUser, ReplyReceiver, Unavailable
 from ..tenants.model import Tenant
@@ -57,7 +58,7 @@ class Pool(Protocol):
 class MultiplexedConnection:
     """One of these connections. See `session.ports.Upstream`."""
 
-    def __init__(self, connection: RedisConnection, tenant_pool: TenantPool, reactor: object) -> None:
+    def __init__(self, connection: RedisConnection, tenant_pool: TenantPool, reactor: IReactorTime) -> None:
         self.connection = connection
         #: no other session begins to use it
         self.retired = False
@@ -215,7 +216,7 @@ class TenantPool:
 
     _log = Logger()
 
-    def __init__(self, pool: Pool, reactor: object, tenant: Tenant, protocol: int) -> None:
+    def __init__(self, pool: Pool, reactor: IReactorTime, tenant: Tenant, protocol: int) -> None:
         self.tenant = tenant
         self.protocol = protocol
         self.upstream: MultiplexedConnection | Unavailable = OPENING
@@ -225,7 +226,7 @@ class TenantPool:
         self._reactor = reactor
         self._users = 0
         self._waiting: deque[MultiplexedUser] = deque()
-        self._opening: defer.Deferred | None = None
+        self._opening: defer.Deferred[RedisConnection] | None = None
         self._waiters: Waiters[None] = Waiters()
         self._retry = Retry(reactor, BACKOFF, self._open)
 
@@ -323,10 +324,10 @@ class TenantPool:
             return
         opening = defer.Deferred.fromCoroutine(self._pool.acquire(self.tenant, self.protocol))
         self._opening = opening
-        opening.addCallbacks(self._opened, self._not_opened, (opening,), None, (opening,))
+        opening.addCallbacks(self._opened, self._not_opened, callbackArgs=(opening,), errbackArgs=(opening,))
         opening.addErrback(bug(self._log, "opening a multiplexed connection"))
 
-    def _opened(self, connection: RedisConnection, opening: defer.Deferred) -> None:
+    def _opened(self, connection: RedisConnection, opening: defer.Deferred[RedisConnection]) -> None:
         if self._opening is not opening:
             probes.reached("shared connection opened after it was given up")
             connection.drop()  # given up in its last moment
@@ -341,14 +342,15 @@ class TenantPool:
         self._waiters.fire(None)
         self.tell_waiting()
 
-    def _not_opened(self, failure: Failure, opening: defer.Deferred) -> None:
+    def _not_opened(self, failure: Failure, opening: defer.Deferred[RedisConnection]) -> None:
         if self._opening is not opening:
             failure.trap(UpstreamError, defer.CancelledError)  # given up
             return
         self._opening = None
         failure.trap(UpstreamError, defer.CancelledError)
         if self.open is None:
-            self.upstream = Unavailable(failure.value.told)
+            error = failure.value
+            self.upstream = Unavailable(error.told if isinstance(error, UpstreamError) else UNREACHABLE)
         self._waiters.fire(failure)
         self.tell_waiting()
         if self._users:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
+from typing import Any
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
@@ -44,7 +45,10 @@ class Openings:
     """timeout: seconds for each opening; connect: opens a connection and logs in. It can be cancelled."""
 
     def __init__(
-        self, clock: IReactorTime, timeout: float, connect: Callable[[Backend], Coroutine[object, object, RedisConnection]]
+        self,
+        clock: IReactorTime,
+        timeout: float,
+        connect: Callable[[Backend], Coroutine[defer.Deferred[Any], Any, RedisConnection]],
     ) -> None:
         self._clock = clock
         self._timeout = timeout

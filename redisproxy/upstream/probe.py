@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from twisted.internet.interfaces import IReactorTCP
-
+from ..net.reactor import IConnectingReactor
 from ..policy import probing
 from ..policy.facts import without
 from ..policy.probing import Facts, Server
@@ -111,7 +110,7 @@ class Probe:
             if refused is not None:
                 self.again[probing.RIGHTS] = refused
             found = probing.conclude(info, facts, self._acl)
-            if refused is not None and not self._rights(found) <= facts.fit:
+            if found is not None and refused is not None and not self._rights(found) <= facts.fit:
                 found = None
         self.users_refused = self._acl and facts.has_acl and not {probing.ACL.name, probing.RIGHTS}.isdisjoint(self.again)
         self.server = found or self.server
@@ -146,7 +145,7 @@ class Probe:
         return reply if isinstance(reply, ErrorReply) else None
 
 
-async def calls_itself_replica(reactor: IReactorTCP, backend: Backend, timeout: float, ca_file: Path | None) -> bool:
+async def calls_itself_replica(reactor: IConnectingReactor, backend: Backend, timeout: float, ca_file: Path | None) -> bool:
     """Whether what the address leads to now does. For timeout and what is raised see `client.ask_once`."""
     endpoint = endpoint_for(reactor, backend, timeout, ca_file)
     info = await ask_once(reactor, backend, endpoint, timeout, lambda connection: connection.ask("INFO", "replication"))

@@ -8,12 +8,13 @@ sentinel that is away pile up in it; and of several sentinels with TLS it would 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.python.failure import Failure
 
 from ..ops.log_once import Condition
 from ..tenants.model import Backend
@@ -123,6 +124,24 @@ class Sentinel:
         if isinstance(failure, ReplyError):
             return SentinelError(why(failure))  # to its log-in
         return SentinelError(f"it cannot be reached: {why(failure)}")
+
+
+async def ask_all(sentinels: Sequence[Sentinel]) -> list[Answer | SentinelError]:
+    """What each answers, or why it does not tell."""
+    asked = [defer.Deferred.fromCoroutine(_told(sentinel)) for sentinel in sentinels]
+    told: list[Answer | SentinelError] = []
+    for success, one in await defer.DeferredList(asked, consumeErrors=True):
+        if isinstance(one, Failure) and not success:
+            one.raiseException()
+        told.append(one)
+    return told
+
+
+async def _told(sentinel: Sentinel) -> Answer | SentinelError:
+    try:
+        return await sentinel.ask()
+    except SentinelError as error:
+        return error
 
 
 def _host(name: bytes) -> str:
