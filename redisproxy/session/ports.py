@@ -61,7 +61,7 @@ class ClientConnection(Protocol):
         """The session has a dedicated connection to Redis from now on."""
 
     def inspected(self, name: bytes) -> None:
-        """The session looked at a command: it can be counted by its name."""
+        """The session inspected a command: it can be counted by its name."""
 
     def forbidden(self, name: str) -> None:
         """A command was refused that the tenant may not use: for the log. name: fit for it."""

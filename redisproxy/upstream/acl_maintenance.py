@@ -70,7 +70,7 @@ class AclMaintenanceService(service.Service):
         self._inventory = Inventory(prefix, interval)
         #: None: there is nothing to look after
         self._master_password: bytes | None = None
-        #: names whose passwords are to be looked at
+        #: names whose passwords are to be checked
         self._to_check: deque[str] = deque()
         self._list_at = 0.0
         #: whether there may be users to remove
@@ -173,7 +173,7 @@ class AclMaintenanceService(service.Service):
     # What.
 
     async def _list(self) -> None:
-        """Has all users looked at."""
+        """Lists all users, to be checked one by one."""
         began = self._clock.seconds()
         names = _strings(await self._ask("ACL", "USERS"))
         self._list_at = began + self._interval
@@ -203,7 +203,7 @@ class AclMaintenanceService(service.Service):
         except ControlError as error:
             if _is_denied(error) or not str(error).startswith("ERR "):
                 raise
-            # Somebody else has changed it meanwhile: the next list has it looked at again.
+            # Somebody else has changed it meanwhile: it is checked again after the next list.
             self._inventory.settled(name)
             return
         if rules[0].startswith(b"#"):

@@ -368,7 +368,7 @@ class ProtocolErrorTests(ConversationCase):
         self.assertIsNone(conversation.closed)
         self.assertIsNone(logged_in().client(b"*2\r\n$3\r\nGET\r\n$1\r\n", hello[:1], b"\r\n").closed)
 
-    def test_arguments_larger_than_can_be_looked_at(self) -> None:
+    def test_arguments_larger_than_can_be_inspected(self) -> None:
         conversation = logged_in().client(encode([b"WATCH", b"x" * (2 << 20)]), encode([b"SELECT", b"3"]))
         self.assertHears(conversation, b"-ERR the arguments of 'watch' are larger than 1048576 bytes\r\n", OK)
 

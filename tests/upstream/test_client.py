@@ -202,7 +202,7 @@ class RedisClientTests(unittest.TestCase):
         self.assertLess(reactor.seconds() - began, 4)
         self.assertLess(max(client.retry_delay(attempt) for attempt in range(1, 50)), 4)
 
-    async def test_a_ca_file_that_cannot_be_used_may_be_mended(self) -> None:
+    async def test_a_ca_file_that_cannot_be_used_may_be_fixed(self) -> None:
         server = self.server()
         address = Backend(host="127.0.0.1", port=server.port, password=server.password.encode())
         faults: list[Exception] = [OSError("no such file"), ValueError("no certificate")]
