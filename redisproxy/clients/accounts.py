@@ -11,6 +11,7 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
+from .. import bounds
 from ..net.rate_limit import Client as RateLimited
 from ..net.rate_limit import Reservation, TenantLimits
 from ..ops.access_log import AccessLog
@@ -18,7 +19,7 @@ from ..session import pubsub
 from ..session.session import Session
 from ..session.state import Step
 from ..tenants.account import Counts, TenantCounters, increase
-from ..tenants.login_backoff import WRONG_PASSWORDS_LIMIT, LoginBackoff
+from ..tenants.login_backoff import LoginBackoff
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
 from ..upstream.pool import ConnectionPool
 from .snapshot import CurrentSnapshot
@@ -153,7 +154,7 @@ class ClientAccount:
         self._wrong += 1
         clock = self._shared.clock
         delay = self._shared.login_backoff.wrong(self._client.address, clock.seconds())
-        step.cancel = clock.callLater(delay, step.finish, self._wrong >= WRONG_PASSWORDS_LIMIT).cancel
+        step.cancel = clock.callLater(delay, step.finish, self._wrong >= bounds.WRONG_PASSWORDS).cancel
 
     def stats(self) -> Mapping[str, int]:
         """See `session.ports.Accounts`."""

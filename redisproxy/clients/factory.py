@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
+from .. import bounds
 from ..net.rate_limit import TenantLimits
 from ..net.time_limit import TimeLimit
 from ..ops.access_log import AccessLog
@@ -29,15 +30,8 @@ from ..upstream.queries import ControlQueries
 from ..upstream.session_backend import SessionBackend
 from .accounts import ClientAccount
 from .admission import Admission
-from .connection import CROWDED, ClientProtocol
+from .connection import ClientProtocol
 from .snapshot import CurrentSnapshot
-
-#: Seconds between two looks at clients that are not read from.
-PROBE = 5.0
-#: Seconds between two looks at who could make room, while others wait for a place.
-CROWDED_LOOK = 0.5
-#: Clients that are closed in one turn of the reactor because their credentials are not good any more.
-CLOSED_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +102,7 @@ class ClientFactory(Factory):
 
     def startFactory(self) -> None:
         """The first port listens."""
-        self._probing.start(PROBE, now=False)
+        self._probing.start(bounds.PAUSED_CHECK_SECONDS, now=False)
 
     def stopFactory(self) -> None:
         """No port listens any more. Clients that are there are still served: those that were revoked are closed as ever."""
@@ -124,11 +118,11 @@ class ClientFactory(Factory):
     def crowded(self) -> None:
         """Somebody waits for a place."""
         if not self._making_room.running:
-            self._making_room.start(CROWDED_LOOK).addErrback(bug(self._log, "making room for whoever waits"))
+            self._making_room.start(bounds.CROWDED_CHECK_SECONDS).addErrback(bug(self._log, "making room for whoever waits"))
 
     def _make_room(self) -> None:
         if self.admission.waiting:
-            for client in self.log_ins.take(CROWDED, self.admission.waiting):
+            for client in self.log_ins.take(bounds.CROWDED_LOGIN_SECONDS, self.admission.waiting):
                 client.make_room()
         else:
             self._making_room.stop()
@@ -190,8 +184,8 @@ class ClientFactory(Factory):
 
     def _close_revoked(self) -> None:
         """Some of them now, the others in the turns that follow: thousands at once would keep everybody waiting."""
-        for client in self._revoked[:CLOSED_AT_ONCE]:
+        for client in self._revoked[: bounds.REVOKED_PER_TURN]:
             if client in self.clients:
                 client.end_revoked()
-        del self._revoked[:CLOSED_AT_ONCE]
+        del self._revoked[: bounds.REVOKED_PER_TURN]
         self._closing = self.clock.callLater(0, self._close_revoked) if self._revoked else None

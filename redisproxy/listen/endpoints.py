@@ -33,10 +33,9 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .. import bounds
 from . import tls
 
-#: Connections that the kernel may hold for us while we are busy; it takes less where net.core.somaxconn is lower.
-BACKLOG = 4096
 #: Seconds for which a process lets another one take a connection.
 _YIELD = 0.002
 #: Seconds until the next try after accepting failed, for want of open files above all.
@@ -162,7 +161,7 @@ def _with_backlog(description: str) -> str:
     """Twisted's default of 50 is less than one busy application opens at once."""
     kind = description.split(":", 1)[0]
     if kind in ("tcp", "tcp6", "unix") and ":backlog=" not in description:
-        return f"{description}:backlog={BACKLOG}"
+        return f"{description}:backlog={bounds.ACCEPT_QUEUE}"
     return description
 
 

@@ -27,6 +27,8 @@ from twisted.logger import Logger
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
+from .. import bounds
+
 #: The descriptors that a worker inherits: its end of the channel, the memory of `listen.balance`, and from the third on the
 #: listening sockets.
 CHANNEL, BALANCE, FIRST_PORT = 3, 4, 5
@@ -72,7 +74,7 @@ class Channel(Int32StringReceiver):
     handlers: what is done with each kind of message; lost: called when the other side is gone.
     """
 
-    MAX_LENGTH = 1 << 30
+    MAX_LENGTH = bounds.CHANNEL_MESSAGE_BYTES
     transport: IChannelTransport
     _log = Logger()
 

@@ -20,6 +20,7 @@ from twisted.internet import defer, task
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from .. import bounds
 from ..listen.balance import Balance, shared_memory
 from ..listen.endpoints import Listening
 from ..listen.tls import Material
@@ -38,10 +39,6 @@ from .worker_process import WorkerHandler, WorkerProcess
 LIVED = 60.0
 #: When another is started in its place: after its first end at once, nearly.
 BACKOFF = Backoff(0.1, 30.0, spread=1.0)
-#: Seconds for a worker to end, beyond those for its clients to leave: see `clients.drain`.
-END_MARGIN = 1.5
-#: Seconds for a worker to answer a question of `Workers.ask`.
-ANSWER_LIMIT = 5.0
 #: Seconds between two questions for what they tell of themselves.
 REPORT = 1.0
 
@@ -65,7 +62,7 @@ class Workers(service.Service):
         drain_seconds: float,
     ) -> None:
         self._reactor = reactor
-        self._end_limit = drain_seconds + END_MARGIN
+        self._end_limit = drain_seconds + bounds.WORKER_END_SECONDS
         self._options = dict(options)
         self._databases_told = databases_told
         # Descriptors of the listening sockets.
@@ -308,7 +305,7 @@ class Workers(service.Service):
         answers: list[tuple[int, Message]] = []
 
         def asked(process: WorkerProcess) -> defer.Deferred[None]:
-            asking = process.channel.ask(kind, b"", **fields).addTimeout(ANSWER_LIMIT, self._reactor)
+            asking = process.channel.ask(kind, b"", **fields).addTimeout(bounds.WORKER_ANSWER_SECONDS, self._reactor)
             return asking.addCallbacks(lambda message: answers.append((process.number, message)), _gone)
 
         return defer.gatherResults([asked(process) for process in self._running() if only(process)]).addCallback(

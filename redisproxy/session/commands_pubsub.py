@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .. import bounds
 from ..resp.framing import encode
 from ..resp.value import Answer
 from . import pubsub as names
@@ -49,7 +50,7 @@ def subscribe(session: Session, words: list[bytes]) -> None:
     if session.subscriptions is None:
         session.subscriptions = names.Subscriptions(session.replies, session.tenant.channel_prefix)
     if not session.subscriptions.room_for(kind, channels):
-        return session.refuse(_TOO_MANY % (names.MOST, names.MOST_BYTES))
+        return session.refuse(_TOO_MANY % (bounds.SUBSCRIPTIONS, bounds.SUBSCRIPTION_BYTES))
     change = names.Change(kind, True, channels)
     if kind == b"P":
         return allow_patterns(session, channels, lambda _: _send(session, name, change))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import bounds
 from ..tenants.model import Tenant
 
 if TYPE_CHECKING:
@@ -16,12 +17,6 @@ if TYPE_CHECKING:
 
 #: Channels, patterns, sharded channels.
 KINDS = (b"", b"P", b"S")
-#: Channels, patterns and sharded channels of one session, together.
-MOST = 10_000
-#: Subscriptions of several sessions up to which those that are the same are told apart when they are counted.
-COUNTED = 10_000
-#: Bytes of their names.
-MOST_BYTES = 2 * 1024 * 1024
 
 
 class ForeignChannelError(Exception):
@@ -86,7 +81,10 @@ class Subscriptions:
     def room_for(self, kind: bytes, channels: Iterable[bytes]) -> bool:
         """Whether these can be added."""
         new = set(channels) - self._expected[kind]
-        return sum(self.counts()) + len(new) <= MOST and self._size + sum(map(len, new)) <= MOST_BYTES
+        return (
+            sum(self.counts()) + len(new) <= bounds.SUBSCRIPTIONS
+            and self._size + sum(map(len, new)) <= bounds.SUBSCRIPTION_BYTES
+        )
 
     def ask(self, change: Change) -> None:
         """Redis is asked for it."""
@@ -125,13 +123,14 @@ class Subscriptions:
 def counted(sessions: Sequence[Subscriptions]) -> tuple[int, int, int]:
     """How many channels, patterns and sharded channels several sessions have.
 
-    Past COUNTED of a kind, what several of them have counts several times: whoever asks must not keep others waiting.
+    Past COUNTED_SUBSCRIPTIONS of a kind, what several of them have counts several times: whoever asks must not keep others
+    waiting.
     """
     counts = [session.counts() for session in sessions]
 
     def total(number: int) -> int:
         found = sum(count[number] for count in counts)
-        if found > COUNTED:
+        if found > bounds.COUNTED_SUBSCRIPTIONS:
             return found
         return len(frozenset().union(*(session.of(KINDS[number]) for session in sessions)))
 

@@ -10,11 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-#: Seconds' worth that a tenant which did nothing may do at once.
-BURST = 1.0
-#: The largest of each limit.
-MOST_CONNECTIONS = 1_000_000
-MOST_PER_SECOND = 1_000_000_000
+from .. import bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,9 +34,9 @@ UNLIMITED = Limits()
 PREFIX = "redisproxy/"
 #: By annotation: the field of Limits, and its largest value.
 ANNOTATIONS = {
-    f"{PREFIX}max-connections": ("max_connections", MOST_CONNECTIONS),
-    f"{PREFIX}commands-per-second": ("commands_per_second", MOST_PER_SECOND),
-    f"{PREFIX}bytes-per-second": ("bytes_per_second", MOST_PER_SECOND),
+    f"{PREFIX}max-connections": ("max_connections", bounds.TENANT_CONNECTIONS),
+    f"{PREFIX}commands-per-second": ("commands_per_second", bounds.TENANT_PER_SECOND),
+    f"{PREFIX}bytes-per-second": ("bytes_per_second", bounds.TENANT_PER_SECOND),
 }
 
 
@@ -70,7 +66,7 @@ def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limit
 
 
 class Bucket:
-    """What is left of a rate: so much a second, of which up to BURST seconds' worth is saved. It may be overdrawn.
+    """What is left of a rate: so much a second, of which up to BURST_SECONDS' worth is saved. It may be overdrawn.
 
     rate: a second; now: in seconds, as in all that is asked of it.
     """
@@ -79,7 +75,7 @@ class Bucket:
 
     def __init__(self, rate: int, now: float) -> None:
         self._rate = rate
-        self._tokens = rate * BURST
+        self._tokens = rate * bounds.BURST_SECONDS
         self._since = now
 
     def charge(self, amount: int, now: float) -> float:
@@ -87,6 +83,6 @@ class Bucket:
         passed = now - self._since
         self._since = now
         if passed > 0:  # the clock may be set back
-            self._tokens = min(self._rate * BURST, self._tokens + passed * self._rate)
+            self._tokens = min(self._rate * bounds.BURST_SECONDS, self._tokens + passed * self._rate)
         self._tokens -= amount
         return -self._tokens / self._rate if self._tokens < 0 else 0.0

@@ -14,6 +14,7 @@ from twisted.internet import defer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .. import bounds
 from ..net.waiters import Waiters
 from ..policy import acl
 from ..policy.policy import Policy
@@ -22,12 +23,6 @@ from ..resp.value import ErrorReply
 from ..tenants.model import Tenant
 from .client import Commands, ControlError
 
-#: Patterns that the sessions of one tenant may have Redis allow, for the life of this process.
-PATTERNS = 10_000
-#: Of them, how many Redis is told of at once: it compares each with all that there are, and does nothing else meanwhile.
-PATTERNS_AT_ONCE = 500
-#: Bytes of them.
-PATTERN_BYTES = 1024 * 1024
 #: What a rule cannot have (ACLStringHasSpaces of Redis).
 _UNFIT = re.compile(rb"[\0 \t\n\v\f\r]")
 
@@ -207,11 +202,12 @@ class AclUsers:
         if any(_UNFIT.search(pattern) for pattern in new):
             text = "a pattern with spaces or NUL bytes: Redis has no ACL rules for such"
             raise ControlError(text, f"ERR {text}")
-        if known.size + sum(map(len, new)) > PATTERN_BYTES:
-            text = f"this namespace's different patterns are more than {PATTERN_BYTES} bytes: Redis is told of no more"
+        if known.size + sum(map(len, new)) > bounds.TENANT_PATTERN_BYTES:
+            most = bounds.TENANT_PATTERN_BYTES
+            text = f"this namespace's different patterns are more than {most} bytes: Redis is told of no more"
             raise ControlError(text, f"ERR {text}")
-        if known.count + len(new) > PATTERNS:
-            text = f"this namespace has subscribed to {PATTERNS} different patterns: Redis is told of no more"
+        if known.count + len(new) > bounds.TENANT_PATTERNS:
+            text = f"this namespace has subscribed to {bounds.TENANT_PATTERNS} different patterns: Redis is told of no more"
             raise ControlError(text, f"ERR {text}")
         if not new:
             return
@@ -219,7 +215,7 @@ class AclUsers:
         known.reserve(new)
         try:
             while new:
-                some = set(islice(new, PATTERNS_AT_ONCE))
+                some = set(islice(new, bounds.PATTERNS_PER_CALL))
                 await self._control.ask("ACL", "SETUSER", acl.username(tenant), *acl.pattern_rules(some))
                 known.give_up(known.told & some)  # other sessions' as well
                 known.told |= some

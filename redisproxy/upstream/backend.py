@@ -13,6 +13,7 @@ from twisted.application import service
 from twisted.internet import defer, task
 from twisted.logger import Logger
 
+from .. import bounds
 from ..net.rate_limit import TenantLimits
 from ..net.reactor import IConnectingReactor
 from ..ops.bugs import bug
@@ -32,7 +33,7 @@ from .endpoint import endpoint_for
 from .failover import MasterService
 from .latency import Sampler
 from .pool import ConnectionPool
-from .queries import ANSWER_LIMIT, ControlQueries
+from .queries import ControlQueries
 
 #: Seconds until Redis is told again of a user's new rights, after it could not be.
 _AGAIN = 1.0
@@ -121,7 +122,7 @@ class Backend(service.MultiService):
             changed,
             name="redisproxy-queries",
             reply_timeout=None,  # each query has its own
-            reply_limit=ANSWER_LIMIT,
+            reply_limit=bounds.QUERY_REPLY_BYTES,
         )
 
     def stopService(self) -> defer.Deferred[list[tuple[bool, object]]]:

@@ -23,6 +23,7 @@ from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .. import bounds
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
@@ -33,11 +34,6 @@ from ..session.errors import UNANSWERED
 from ..tenants.model import Backend
 from .endpoint import connect, connected, why
 
-#: Bytes of one reply, unless the caller has another bound: CLIENT LIST of 100,000 connections, say. A larger reply is
-#: discarded while it comes, and its command fails.
-REPLY_LIMIT = 64 * 1024 * 1024
-#: Seconds to wait for a reply.
-REPLY_TIMEOUT = 10.0
 #: Seconds after a refused log-in until the next attempt. A password is wrong: haste would not help.
 _REFUSED_RETRY = 5.0
 #: When it is connected again. Soon: tenants' ACL users are made over a client, so nobody is served before.
@@ -265,8 +261,8 @@ class RedisClient(service.Service):
         changed: Callable[[RedisClient], object] = lambda _: None,
         *,
         name: str = "",
-        reply_timeout: float | None = REPLY_TIMEOUT,
-        reply_limit: int = REPLY_LIMIT,
+        reply_timeout: float | None = bounds.CONTROL_REPLY_SECONDS,
+        reply_limit: int = bounds.CONTROL_REPLY_BYTES,
         backoff: Backoff = BACKOFF,
     ) -> None:
         self.address = address
@@ -380,7 +376,8 @@ async def ask_once(
 
     timeout: seconds to connect, and as many to log in and ask. Raises ControlError, and whatever connecting may raise.
     """
-    connection = await connect(endpoint, lambda: Connection(clock, None, REPLY_LIMIT)).addTimeout(timeout, clock)
+    connecting = connect(endpoint, lambda: Connection(clock, None, bounds.CONTROL_REPLY_BYTES))
+    connection = await connecting.addTimeout(timeout, clock)
 
     async def asked() -> Result:
         await connection.log_in(address)

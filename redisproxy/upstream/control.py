@@ -15,6 +15,7 @@ from twisted.internet import defer, task
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .. import bounds
 from ..net.reactor import IConnectingReactor
 from ..net.time_limit import within
 from ..net.waiters import Waiters
@@ -27,8 +28,6 @@ from .client import Connection, ControlError, NoReplyError, RedisClient, Word
 from .endpoint import endpoint_for, why
 from .probe import Memory, Probe, Rights
 
-#: Seconds to wait for an answer.
-_ANSWER = 10.0
 #: Seconds until Redis is asked again what it could not tell, at first and at most. Soon, since between two scripts of a
 #: tenant that keeps it busy there may be little time.
 _SOON, _AGAIN = 0.05, 1.0
@@ -139,7 +138,7 @@ class ControlService(service.Service):
             self._connect_timeout,
             self._changed,
             name="redisproxy-control",
-            reply_timeout=_ANSWER,
+            reply_timeout=bounds.CONTROL_REPLY_SECONDS,
         )
         self._client.startService()
 
@@ -186,7 +185,7 @@ class ControlService(service.Service):
 
     def _failed(self, failure: Failure, connection: Connection) -> None:
         if failure.check(NoReplyError) and self._is_current(connection):
-            self._tell_state(f"did not tell what it is within {_ANSWER:g} s, and is asked again")
+            self._tell_state(f"did not tell what it is within {bounds.CONTROL_REPLY_SECONDS:g} s, and is asked again")
         else:
             # Of the two that are expected, the one is gone already, and will be connected again; the other we gave up.
             bug(self._log, "asking Redis what it is", ControlError, defer.CancelledError)(failure)

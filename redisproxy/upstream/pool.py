@@ -16,7 +16,7 @@ from twisted.internet import defer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .. import probes
+from .. import bounds, probes
 from ..net.rate_limit import TenantLimits
 from ..net.reactor import IConnectingReactor
 from ..net.time_limit import within
@@ -36,12 +36,6 @@ from .multiplexed import MultiplexedConnection, TenantPool
 from .opening import Openings, RedisMoved
 from .turns import Turns
 
-#: Leases that are under way at once, of all tenants together.
-CONCURRENT_LIMIT = 256
-#: Seconds after its last use for which an idle connection is taken to work, without a PING.
-FRESH = 1.0
-#: Seconds: a connection that nobody used and that lives no longer is taken for a failure.
-SHORT_LIVED = 1.0
 #: When the base is opened again.
 BACKOFF = Backoff(0.75, 10.0, factor=1.5, spread=1.0)
 
@@ -85,7 +79,7 @@ class ConnectionPool(service.Service):
         self._tenant_pools: dict[tuple[Tenant, int], TenantPool] = {}
         self._idle = IdleConnections(reactor, idle_timeout, lambda: len(self._connections) <= base)
         self._replenishing = False
-        self._turns = Turns(CONCURRENT_LIMIT)
+        self._turns = Turns(bounds.ACQUIRING)
         # How often Redis was reached: it answered a log-in, or a PING on an idle connection.
         self._reached = 0
         self._retry = Retry(reactor, BACKOFF, self._replenish)
@@ -270,7 +264,7 @@ class ConnectionPool(service.Service):
         upstream = self._idle.newest((tenant, protocol))
         if (
             upstream is None
-            or self._reactor.seconds() - upstream.idle_since > FRESH
+            or self._reactor.seconds() - upstream.idle_since > bounds.FRESH_SECONDS
             or (self._needs_acl_users and not upstream.has_acl_user)
         ):
             return None
@@ -281,9 +275,8 @@ class ConnectionPool(service.Service):
     async def acquire(self, tenant: Tenant, protocol: int = 2) -> RedisConnection:
         """An upstream connection for the tenant that speaks the protocol, within the connect time-out. Raises UpstreamError.
 
-        Of a burst, CONCURRENT_LIMIT are served at a time: all at once would each take too long. The others wait, in a queue
-        for
-        each tenant, and hear at once if Redis turns out to be away. A database that was another tenant's is waited for:
+        Of a burst, bounds.ACQUIRING are served at a time: all at once would each take too long. The others wait, in a queue
+        for each tenant, and hear at once if Redis turns out to be away. A database that was another tenant's is waited for:
         see `handover`. The caller may cancel this: no other lease notices, and nothing is logged.
         """
         while (over := self.handover.over(tenant.index)) is not None:
@@ -476,7 +469,7 @@ class ConnectionPool(service.Service):
         if (
             upstream.tenant is None
             and upstream.opened is not None
-            and self._reactor.seconds() - upstream.opened < SHORT_LIVED
+            and self._reactor.seconds() - upstream.opened < bounds.SHORT_LIVED_SECONDS
         ):
             probes.reached("Redis closes connections as soon as they are open")
             # Something takes connections and closes them: to open the next one at once would be a storm.

@@ -16,16 +16,13 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from .. import bounds
 from ..ops.log_once import Condition
 from ..ops.retry import Backoff
 from ..tenants.model import Backend
 from .client import ControlError, RedisClient, ReplyError
 from .endpoint import why
 
-#: Seconds to log in, and to wait for an answer. A sentinel has little else to do.
-_ANSWER = 2.0
-#: Bytes of an answer.
-_ANSWER_LIMIT = 64 * 1024
 #: When it is connected to again: one that takes connections and closes them is not stormed.
 _RETRY = Backoff(0.5, 0.5)
 #: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
@@ -83,10 +80,10 @@ class Sentinel:
             clock,
             place,
             endpoint,
-            _ANSWER,
+            bounds.SENTINEL_REPLY_SECONDS,
             self._changed,
-            reply_timeout=_ANSWER,
-            reply_limit=_ANSWER_LIMIT,
+            reply_timeout=bounds.SENTINEL_REPLY_SECONDS,
+            reply_limit=bounds.SENTINEL_REPLY_BYTES,
             backoff=_RETRY,
         )
         self._client.startService()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from redisproxy.resp.framing import WHOLE_LIMIT, encode
+from redisproxy import bounds
+from redisproxy.resp.framing import encode
 from redisproxy.session.errors import OK
 
 from ..support.conversations import Conversation, ConversationCase, SharedConversation, logged_in, logged_in_at_home
 
 GET = encode([b"GET", b"a"])
-BIG = encode([b"SET", b"a", b"x" * (WHOLE_LIMIT + 1000)])
+BIG = encode([b"SET", b"a", b"x" * (bounds.WHOLE_COMMAND_BYTES + 1000)])
 UNBLOCKED = b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"
 
 

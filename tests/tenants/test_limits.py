@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.tenants.limits import ANNOTATIONS, BURST, UNLIMITED, Bucket, Limits, read_limits
+from redisproxy import bounds
+from redisproxy.tenants.limits import ANNOTATIONS, UNLIMITED, Bucket, Limits, read_limits
 
 CONNECTIONS, COMMANDS, BYTES = ANNOTATIONS
 DEFAULTS = Limits(10, 20, 0)
@@ -47,7 +48,7 @@ class AnnotationTests(unittest.TestCase):
 class BucketTests(unittest.TestCase):
     def test_a_burst_and_then_the_rate(self) -> None:
         bucket = Bucket(100, 1000.0)
-        self.assertEqual(bucket.charge(int(100 * BURST), 1000.0), 0.0)
+        self.assertEqual(bucket.charge(int(100 * bounds.BURST_SECONDS), 1000.0), 0.0)
         self.assertAlmostEqual(bucket.charge(50, 1000.0), 0.5)
         self.assertAlmostEqual(bucket.charge(0, 1000.2), 0.3)
         self.assertEqual(bucket.charge(0, 1000.6), 0.0)
@@ -64,7 +65,7 @@ class BucketTests(unittest.TestCase):
             while taken < 20_000:
                 taken += chunk
                 now += bucket.charge(chunk, now)
-            self.assertAlmostEqual(now, (taken - 1000 * BURST) / 1000, places=6)
+            self.assertAlmostEqual(now, (taken - 1000 * bounds.BURST_SECONDS) / 1000, places=6)
 
     def test_a_clock_that_is_set_back_gives_nothing_and_takes_nothing(self) -> None:
         bucket = Bucket(10, 1000.0)
