@@ -164,7 +164,7 @@ class ClientAccount:
         siblings = shared.members[tenant]
         for account in siblings:
             account.add_up()
-        shared.pool.add_up()
+        shared.backend.add_up()
         sessions = [account.session for account in siblings]
         subscriptions = [session.subscriptions for session in sessions if session.subscriptions]
         channels, patterns, sharded = pubsub.counted(subscriptions)

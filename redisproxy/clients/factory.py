@@ -24,9 +24,6 @@ from ..policy.policy import Policy
 from ..tenants.account import Counts
 from ..tenants.login_backoff import LoginBackoff
 from ..tenants.model import Snapshot, Tenant
-from ..upstream.acl_users import AclUsers
-from ..upstream.pool import ConnectionPool
-from ..upstream.queries import ControlQueries
 from ..upstream.session_backend import SessionBackend
 from .accounts import ClientAccount
 from .admission import Admission
@@ -54,13 +51,10 @@ class ClientFactory(Factory):
         self,
         clock: IReactorTime,
         snapshot: CurrentSnapshot,
-        queries: ControlQueries,
-        acl_users: AclUsers,
-        pool: ConnectionPool,
+        backend: SessionBackend,
         admission: Admission,
         access_log: AccessLog,
         timeouts: Timeouts,
-        shares: bool = True,
         counts: Counts | None = None,
         numbers: Iterator[int] | None = None,
         tenant_limits: TenantLimits | None = None,
@@ -69,13 +63,12 @@ class ClientFactory(Factory):
         self.tenant_limits = tenant_limits or TenantLimits(clock)
         self.snapshot = snapshot
         #: the Redis of the sessions
-        self.backend = SessionBackend(pool, queries, acl_users, self.tenant_limits, shares)
+        self.backend = backend
         self.login_backoff = LoginBackoff()
         self._probing = task.LoopingCall(self._probe)
         self._probing.clock = clock
         self._making_room = task.LoopingCall(self._make_room)
         self._making_room.clock = clock
-        self.pool = pool
         self.admission = admission
         self.access_log = access_log
         #: for those that have not logged in

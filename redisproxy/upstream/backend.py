@@ -34,6 +34,7 @@ from .failover import MasterService
 from .latency import Sampler
 from .pool import ConnectionPool
 from .queries import ControlQueries
+from .session_backend import SessionBackend
 
 #: Seconds until Redis is told again of a user's new rights, after it could not be.
 _AGAIN = 1.0
@@ -89,6 +90,14 @@ class Backend(service.MultiService):
         )
         #: INFO, PUBSUB and CONFIG GET for tenants
         self.queries = ControlQueries(reactor, self._query_client)
+        #: all of these, as sessions see them
+        self.sessions = SessionBackend(
+            self.pool,
+            self.queries,
+            self.acl_users,
+            TenantLimits(reactor) if tenant_limits is None else tenant_limits,
+            settings.connections == "multiplexed",
+        )
         #: which server is the master
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self._moved, self._reconnect, self._is_master

@@ -46,6 +46,10 @@ class SessionBackend:
         self.multiplexes = multiplexes
         self.policy: Policy = make_policy(builtin(), scripts=False)
 
+    def add_up(self) -> None:
+        """Has the counts of what Redis sent so far."""
+        self._pool.add_up()
+
     # Connections.
 
     def acquire(self, tenant: Tenant, protocol: int, dedicated: bool, step: Step) -> None:

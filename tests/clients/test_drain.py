@@ -17,8 +17,12 @@ from redisproxy.ops.access_log import AccessLog
 from redisproxy.policy import acl
 from redisproxy.tenants.model import Snapshot, Tenant
 from redisproxy.upstream.client import ControlError
+from redisproxy.upstream.session_backend import SessionBackend
 
 BLUE = Tenant("team-blue", 3)
+
+#: None of these tests has a session that needs it.
+NO_REDIS = SessionBackend(None, None, None, None, True)
 
 
 class Client:
@@ -83,7 +87,7 @@ class DrainCase(unittest.SynchronousTestCase):
         self.clock = task.Clock()
         snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, []))
         self.factory = ClientFactory(
-            self.clock, snapshot, None, None, None, Admission(10_000, 0), AccessLog(self.clock), Timeouts(60.0)
+            self.clock, snapshot, NO_REDIS, Admission(10_000, 0), AccessLog(self.clock), Timeouts(60.0)
         )
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
 
