@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 from OpenSSL.SSL import Error as TlsError
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -69,7 +69,6 @@ FULL = b"-ERR max number of clients reached\r\n"
 class Clients(accounts.Shared, Protocol):
     """What the connections of one process share: see `factory.ClientFactory`."""
 
-    backend: Backend
     admission: Admission
     #: seconds from a client's slot to its log-in
     login_timeout: float
@@ -77,6 +76,10 @@ class Clients(accounts.Shared, Protocol):
     log_ins: TimeLimit[ClientProtocol]
     #: called at each client that goes, once the proxy ends
     drained: Callable[[], object] | None
+
+    @property
+    def backend(self) -> Backend:
+        """The Redis of the sessions."""
 
     def came(self, client: ClientProtocol) -> None:
         """A client is connected."""
@@ -92,7 +95,7 @@ class Clients(accounts.Shared, Protocol):
 class ClientProtocol(RespReceiver):
     """One client's connection, and its session."""
 
-    def __init__(self, clients: Clients, number: int, address: IAddress) -> None:
+    def __init__(self, clients: Clients, number: int, address: IAddress | None) -> None:
         self._clients = clients
         self.id = number
         self.peer = shown_address(address)
@@ -121,7 +124,7 @@ class ClientProtocol(RespReceiver):
         self._since = clients.clock.seconds()
         self._handshaking = ISSLTransport.providedBy(self.transport)
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
-        self._socket = self.transport.transport if self._handshaking else self.transport
+        self._socket = cast(Any, self.transport).transport if self._handshaking else self.transport
         self._usual_buffer = getattr(self._socket, "bufferSize", 0)
         if not self._handshaking:  # of which the server's part is larger
             self._limit_backlog()
@@ -232,7 +235,7 @@ class ClientProtocol(RespReceiver):
         clients, session, account = self._clients, self.session, self.account
         account.lost()
         session.ending.at_once()
-        if not self._close_reason and reason.check(TlsError):
+        if not self._close_reason and isinstance(reason.value, TlsError):
             self._close_reason, self._detail = "tls-failed", why_tls(reason.value, self.transport.getHandle())
         close_reason = self._close_reason or "client-left"
         increase(clients.counts.ended, close_reason)
@@ -431,7 +434,7 @@ class ClientProtocol(RespReceiver):
         if not ISSLTransport.providedBy(self.transport):
             return self._flushed
         # Of these only the client's answer tells, and it need not answer.
-        below = self.transport.transport
+        below = cast(Any, self.transport).transport
         return not (getattr(below, "dataBuffer", b"") or getattr(below, "_tempDataBuffer", ()))
 
     def _lingered(self) -> None:
@@ -454,7 +457,7 @@ class ClientProtocol(RespReceiver):
         self.close(REVOKED)
 
 
-def shown_address(address: IAddress) -> str:
+def shown_address(address: IAddress | None) -> str:
     """An address, for the log."""
     if isinstance(address, IPv6Address):
         return f"[{address.host}]:{address.port}"

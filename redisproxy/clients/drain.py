@@ -130,13 +130,15 @@ class Drain:
                 listed = await self._control.ask("CLIENT", "LIST", "TYPE", "normal")
             except ControlError:
                 listed = b""
-            for line in listed.decode("utf-8", "replace").splitlines():
+            lines = listed.decode("utf-8", "replace").splitlines() if isinstance(listed, bytes) else []
+            for line in lines:
                 client = dict(field.partition("=")[::2] for field in line.split(" "))
                 upstream = known.get(client.get("addr", ""))
                 # The address may be that of another, where something translates addresses in between.
-                if upstream is not None and (
-                    not upstream.has_acl_user or client.get("user") == acl.username(upstream.tenant)
-                ):
+                tenant = None if upstream is None else upstream.tenant
+                if upstream is None or tenant is None:
+                    continue
+                if not upstream.has_acl_user or client.get("user") == acl.username(tenant):
                     found[upstream] = client.get("id", "")
         await defer.gatherResults(
             [defer.Deferred.fromCoroutine(self._unblock_one(upstream, found.get(upstream))) for upstream in upstreams]

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from twisted.internet import task
-from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
@@ -58,7 +58,7 @@ class ClientFactory(Factory):
 
     def __init__(
         self,
-        clock: object,
+        clock: IReactorTime,
         snapshot: CurrentSnapshot,
         queries: ControlQueries,
         acl_users: AclUsers,
@@ -133,7 +133,7 @@ class ClientFactory(Factory):
         else:
             self._making_room.stop()
 
-    def buildProtocol(self, addr: IAddress) -> ClientProtocol | None:
+    def buildProtocol(self, addr: IAddress | None) -> ClientProtocol | None:
         if self.drained is not None:
             return None
         return ClientProtocol(self, next(self._numbers), addr)
