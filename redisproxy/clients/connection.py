@@ -33,7 +33,6 @@ from ..net.time_limit import TimeLimit
 from ..net.twisted_private import close_if_written, has_unsent
 from ..ops.access_log import ConnectionRecord
 from ..session.errors import REVOKED
-from ..session.ports import Backend
 from ..session.session import Session
 from ..tenants.account import increase
 from ..tenants.model import Credential
@@ -61,10 +60,6 @@ class Clients(accounts.Shared, Protocol):
     log_ins: TimeLimit[ClientProtocol]
     #: called at each client that goes, once the proxy ends
     drained: Callable[[], object] | None
-
-    @property
-    def backend(self) -> Backend:
-        """The Redis of their sessions."""
 
     def came(self, client: ClientProtocol) -> None:
         """A client is connected."""

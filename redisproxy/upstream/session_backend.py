@@ -121,5 +121,6 @@ class SessionBackend:
         step.finish(Unavailable(getattr(failure.value, "told", UNANSWERED)))
 
     def _bug(self, failure: Failure, step: Step) -> None:
-        if not step.fail(failure.value):
+        error = failure.value
+        if not isinstance(error, Exception) or not step.fail(error):
             self._log.failure("a bug in what is done at Redis for a session that has ended", failure)
