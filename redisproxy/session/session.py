@@ -279,6 +279,7 @@ class Session:
             self.protocol = protocol
             self.route.clean = False
             self.route.leave_pool()
+        self.blocked = False  # nothing is sent behind a HELLO, and this may leave the connection before `drained`
         step = self.step
         if step is not None and step.until is Until.HELLO:
             step.finish(protocol)
