@@ -81,10 +81,10 @@ class Clients(accounts.Shared, Protocol):
     def backend(self) -> Backend:
         """The Redis of their sessions."""
 
-    def came(self, client: ClientProtocol) -> None:
+    def client_connected(self, client: ClientProtocol) -> None:
         """A client is connected."""
 
-    def left(self, client: ClientProtocol) -> None:
+    def client_disconnected(self, client: ClientProtocol) -> None:
         """A client's connection is gone."""
 
     def crowded(self) -> None:
@@ -128,7 +128,7 @@ class ClientProtocol(RespReceiver):
         self._usual_buffer = getattr(self._socket, "bufferSize", 0)
         if not self._handshaking:  # of which the server's part is larger
             self._limit_backlog()
-        clients.came(self)
+        clients.client_connected(self)
         if not clients.admission.arrive(self):
             self.write(FULL)
             self.close("turned-away")
@@ -243,7 +243,7 @@ class ClientProtocol(RespReceiver):
         if clients.access_log.logs(close_reason):
             clients.access_log.ended(self._record(close_reason))
         clients.admission.leave(self)
-        clients.left(self)
+        clients.client_disconnected(self)
         # They hold each other: without this they were left to the garbage collector, whose full runs are felt.
         session.forget()
         account.forget()

@@ -66,7 +66,7 @@ class ClientFactory(Factory):
         admission: Admission,
         access_log: AccessLog,
         timeouts: Timeouts,
-        shares: bool = True,
+        multiplexes: bool = True,
         counts: Counts | None = None,
         numbers: Iterator[int] | None = None,
         tenant_limits: TenantLimits | None = None,
@@ -75,7 +75,7 @@ class ClientFactory(Factory):
         self.tenant_limits = tenant_limits or TenantLimits(clock)
         self.snapshot = snapshot
         #: the Redis of the sessions
-        self.backend = SessionBackend(pool, queries, acl_users, self.tenant_limits, shares)
+        self.backend = SessionBackend(pool, queries, acl_users, self.tenant_limits, multiplexes)
         self.login_backoff = LoginBackoff()
         self._probing = task.LoopingCall(self._probe)
         self._probing.clock = clock
@@ -128,7 +128,7 @@ class ClientFactory(Factory):
 
     def _make_room(self) -> None:
         if self.admission.waiting:
-            for client in self.log_ins.take(CROWDED, self.admission.waiting):
+            for client in self.log_ins.pop_overdue(CROWDED, self.admission.waiting):
                 client.make_room()
         else:
             self._making_room.stop()
@@ -138,18 +138,18 @@ class ClientFactory(Factory):
             return None
         return ClientProtocol(self, next(self._numbers), addr)
 
-    def drain(self, left: Callable[[], object]) -> None:
-        """Nobody is taken any more. left: called now, and at each client that goes."""
-        self.drained = left
-        left()
+    def drain(self, on_disconnected: Callable[[], object]) -> None:
+        """Nobody is taken any more. on_disconnected: called now, and at each client that goes."""
+        self.drained = on_disconnected
+        on_disconnected()
 
-    def came(self, client: ClientProtocol) -> None:
+    def client_connected(self, client: ClientProtocol) -> None:
         """A client is connected."""
         self.clients.add(client)
         if self.counted is not None:
             self.counted(len(self.clients))
 
-    def left(self, client: ClientProtocol) -> None:
+    def client_disconnected(self, client: ClientProtocol) -> None:
         """A client's connection is gone."""
         self.clients.discard(client)
         if self.counted is not None:
