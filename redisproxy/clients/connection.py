@@ -61,10 +61,10 @@ class Clients(accounts.Shared, Protocol):
     #: called at each client that goes, once the proxy ends
     drained: Callable[[], object] | None
 
-    def came(self, client: ClientProtocol) -> None:
+    def client_connected(self, client: ClientProtocol) -> None:
         """A client is connected."""
 
-    def left(self, client: ClientProtocol) -> None:
+    def client_disconnected(self, client: ClientProtocol) -> None:
         """A client's connection is gone."""
 
     def crowded(self) -> None:
@@ -108,7 +108,7 @@ class ClientProtocol(RespReceiver):
         self._usual_buffer = getattr(self._socket, "bufferSize", 0)
         if not self._handshaking:  # of which the server's part is larger
             self._limit_backlog()
-        clients.came(self)
+        clients.client_connected(self)
         if not clients.admission.arrive(self):
             self.write(FULL)
             self.close("turned-away")
@@ -223,7 +223,7 @@ class ClientProtocol(RespReceiver):
         if clients.access_log.logs(close_reason):
             clients.access_log.ended(self._record(close_reason))
         clients.admission.leave(self)
-        clients.left(self)
+        clients.client_disconnected(self)
         # They hold each other: without this they were left to the garbage collector, whose full runs are felt.
         session.forget()
         account.forget()

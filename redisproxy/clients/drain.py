@@ -54,7 +54,7 @@ class Drain:
             busy=busy,
             seconds=self._seconds,
         )
-        self._factory.drain(self._left)
+        self._factory.drain(self._on_disconnected)
         if self._over.called:
             return self._over
         last = min(bounds.DRAIN_MARGIN_SECONDS, self._seconds / 4)
@@ -74,7 +74,7 @@ class Drain:
             self._turns.start(bounds.DRAIN_TURN_SECONDS).addErrback(bug(self._log, "a turn of the drain"))
         return self._over
 
-    def _left(self) -> None:
+    def _on_disconnected(self) -> None:
         if self._clients or self._over.called:
             return
         if self._turns.running:

@@ -115,7 +115,7 @@ class ClientFactory(Factory):
 
     def _make_room(self) -> None:
         if self.admission.waiting:
-            for client in self.log_ins.take(bounds.CROWDED_LOGIN_SECONDS, self.admission.waiting):
+            for client in self.log_ins.pop_overdue(bounds.CROWDED_LOGIN_SECONDS, self.admission.waiting):
                 client.make_room()
         else:
             self._making_room.stop()
@@ -125,18 +125,18 @@ class ClientFactory(Factory):
             return None
         return ClientProtocol(self, next(self._numbers), addr)
 
-    def drain(self, left: Callable[[], object]) -> None:
-        """Nobody is taken any more. left: called now, and at each client that goes."""
-        self.drained = left
-        left()
+    def drain(self, on_disconnected: Callable[[], object]) -> None:
+        """Nobody is taken any more. on_disconnected: called now, and at each client that goes."""
+        self.drained = on_disconnected
+        on_disconnected()
 
-    def came(self, client: ClientProtocol) -> None:
+    def client_connected(self, client: ClientProtocol) -> None:
         """A client is connected."""
         self.clients.add(client)
         if self.counted is not None:
             self.counted(len(self.clients))
 
-    def left(self, client: ClientProtocol) -> None:
+    def client_disconnected(self, client: ClientProtocol) -> None:
         """A client's connection is gone."""
         self.clients.discard(client)
         if self.counted is not None:

@@ -379,7 +379,7 @@ class Session:
                 route.upstream.send(what)
             else:
                 self.commands += 1
-                commands.take(self, kind, what)
+                commands.receive(self, kind, what)
             if ending.phase is _DRAINING:
                 ending.drained(False)
         return None

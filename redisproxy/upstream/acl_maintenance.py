@@ -191,13 +191,13 @@ class AclMaintenanceService(service.Service):
             own = acl.hashed(acl.password(self._master_password, name))
             rules = self._inventory.password_rules(name, hashes, own, self._clock.seconds())
             if rules:
-                await self._change(name, rules)
+                await self._set_rules(name, rules)
         except ControlError:
             self._to_check.append(name)  # behind the others: it may be this one's fault
             raise
         await self._pause(began)
 
-    async def _change(self, name: str, rules: list[bytes]) -> None:
+    async def _set_rules(self, name: str, rules: list[bytes]) -> None:
         try:
             await self._ask("ACL", "SETUSER", name, *rules)
         except ControlError as error:

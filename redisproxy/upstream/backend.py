@@ -244,7 +244,7 @@ class Backend(service.MultiService):
             # What sessions may do besides they are told when Redis knows it: until then their users may not.
             self._renewing = defer.Deferred.fromCoroutine(self._renew_users(users, policy, address.password))
             self._renewing.addErrback(bug(self._log, "telling Redis of the users' new rights", defer.CancelledError))
-        self.master.told(server)
+        self.master.on_server(server)
         self.databases_told(server.databases)
 
     def _use_policy(self, policy: Policy, everywhere: bool) -> None:

@@ -45,11 +45,11 @@ Word = bytes | str | int
 
 
 class ControlError(Exception):
-    """Redis cannot be asked, or answered with an error. The text is for the log; `told` is the client's error reply."""
+    """Redis cannot be asked, or answered with an error. The text is for the log, `client_reply` for the client."""
 
-    def __init__(self, text: str, told: str = UNANSWERED) -> None:
+    def __init__(self, text: str, client_reply: str = UNANSWERED) -> None:
         super().__init__(text)
-        self.told = told
+        self.client_reply = client_reply
 
 
 class ReplyError(ControlError):

@@ -31,11 +31,11 @@ from ..tenants.model import Backend, Tenant
 
 
 class UpstreamError(Exception):
-    """An upstream connection that cannot be had. The text is for the log; `told` is the error reply for the client."""
+    """An upstream connection that cannot be had. The text is for the log, `client_reply` for the client."""
 
-    def __init__(self, text: str, told: str) -> None:
+    def __init__(self, text: str, client_reply: str) -> None:
         super().__init__(text)
-        self.told = told
+        self.client_reply = client_reply
 
 
 class RedisUnreachable(UpstreamError):

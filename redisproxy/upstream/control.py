@@ -36,8 +36,8 @@ _SOON, _AGAIN = 0.05, 1.0
 class ControlService(service.Service):
     """The control connection, and what it was told.
 
-    told: called with a Server after each connection, before anything else is asked over it, and when more is known of it;
-    acl: whether ACL users are wanted; rights: the commands that these need the right to, on a server.
+    on_server: called with a Server after each connection, before anything else is asked over it, and when more is known of
+    it; acl: whether ACL users are wanted; rights: the commands that these need the right to, on a server.
     """
 
     name = "control"
@@ -48,14 +48,14 @@ class ControlService(service.Service):
         reactor: IConnectingReactor,
         connect_timeout: float,
         ca_file: Path | None,
-        told: Callable[[Server], None],
+        on_server: Callable[[Server], None],
         acl: bool = True,
         rights: Rights = lambda _: frozenset(),
     ) -> None:
         self._reactor = reactor
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
-        self._told = told
+        self._on_server = on_server
         self._acl = acl
         self._rights = rights
         self._backend: Backend | None = None
@@ -236,7 +236,7 @@ class ControlService(service.Service):
                 databases="an untold number of" if server.databases is None else server.databases,
             )
         self.server = server
-        self._told(server)
+        self._on_server(server)
         self._connection = connection
         self._waiting.fire(None)
 

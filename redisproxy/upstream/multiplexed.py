@@ -52,14 +52,14 @@ class MultiplexedConnection:
         self.retired = False
         #: it takes no more commands for now
         self.busy = False
-        self._home = tenant_pool
+        self._tenant_pool = tenant_pool
         self._reactor = reactor
         self._pending = connection.carry(self, self._pressed, self._received)
         self._batches = self._pending.batches
         self._queued: list[bytes] = []
         self._queued_size = 0
         self._full = False
-        self._unread: dict[MultiplexedUser, int] = {}
+        self._backlog_by_session: dict[MultiplexedUser, int] = {}
         self._backlog_size = 0
         self._slow_reader_timer: IDelayedCall | None = None
 
@@ -93,28 +93,28 @@ class MultiplexedConnection:
         """See `session.ports.Upstream`. Past BACKLOG_BYTES others use another upstream connection; those behind it on this
         have SLOW_READER_SECONDS.
         """
-        self._unread[session] = self._unread.get(session, 0) + size
+        self._backlog_by_session[session] = self._backlog_by_session.get(session, 0) + size
         self._backlog_size += size
         if self._backlog_size >= bounds.BACKLOG_BYTES and self._slow_reader_timer is None:
             probes.reached("shared connection is not read: clients do not read")
             self.busy = True
             self.connection.pause_reading(PauseReason.PEER)
             self._slow_reader_timer = self._reactor.callLater(bounds.SLOW_READER_SECONDS, self._slow_reader_timeout)
-            self._home.replace_upstream(self)
+            self._tenant_pool.replace_upstream(self)
 
     def read_everything(self, session: MultiplexedUser) -> None:
         """See `session.ports.Upstream`."""
-        self._backlog_size -= self._unread.pop(session, 0)
+        self._backlog_size -= self._backlog_by_session.pop(session, 0)
         if self._slow_reader_timer is not None and self._backlog_size < bounds.BACKLOG_BYTES:
             self._stop_waiting()
             self.connection.resume_reading(PauseReason.PEER)
             self._take_more()
 
     def _slow_reader_timeout(self) -> None:
-        worst = max(self._unread, key=self._unread.__getitem__)
+        worst = max(self._backlog_by_session, key=self._backlog_by_session.__getitem__)
         self._slow_reader_timer = self._reactor.callLater(bounds.SLOW_READER_SECONDS, self._slow_reader_timeout)
         others = any(batch.receiver is not worst.replies and batch.count > batch.discard for batch in self._batches)
-        if others or self._home.wanted(self, worst):
+        if others or self._tenant_pool.wanted(self, worst):
             worst.close_slow_reader()
 
     def _stop_waiting(self) -> None:
@@ -155,7 +155,7 @@ class MultiplexedConnection:
             or len(self._batches) > bounds.PENDING_BATCHES // 2
         ):
             self.busy = False
-            self._home.tell_waiting()
+            self._tenant_pool.tell_waiting()
 
     def retire(self) -> None:
         """No session begins to use it any more; when it has nothing pending, it is given back."""
@@ -174,9 +174,9 @@ class MultiplexedConnection:
             self.connection.give_up(blocked=False)
 
     def _give_back(self) -> None:
-        if self in self._home.upstreams:  # not yet
+        if self in self._tenant_pool.upstreams:  # not yet
             self._stop_waiting()
-            self._home.upstreams.discard(self)
+            self._tenant_pool.upstreams.discard(self)
             self.connection.release(clean=True)
 
     def upstream_lost(self) -> None:
@@ -185,7 +185,7 @@ class MultiplexedConnection:
         batches = self._pending.abandon()
         self._queued.clear()
         self._stop_waiting()
-        self._home.lost(self)
+        self._tenant_pool.lost(self)
         # A session that hears of it may close others: each hears of it once, and only what concerns it.
         first = batches[0].receiver if batches and partial and not batches[0].discard else None
         oldest: dict[ReplyReceiver, ReplyBatch] = {}
@@ -338,7 +338,7 @@ class TenantPool:
         failure.trap(UpstreamError, defer.CancelledError)
         if self.open is None:
             error = failure.value
-            self.upstream = Unavailable(error.told if isinstance(error, UpstreamError) else UNREACHABLE)
+            self.upstream = Unavailable(error.client_reply if isinstance(error, UpstreamError) else UNREACHABLE)
         self._waiters.fire(failure)
         self.tell_waiting()
         if self._users:

@@ -208,16 +208,16 @@ class ConnectionPool(service.Service):
 
         Shared ones for others, without anybody's notice; one that a session has to itself is closed.
         """
-        left, self._like_replica = self._like_replica, set()
-        if gone := left & self._connections:
+        former, self._like_replica = self._like_replica, set()
+        if gone := former & self._connections:
             keys = {None, *(upstream.key for upstream in gone)}
             self._idle.close(lambda idle: idle.key in keys)
         for tenant_pool in list(self._tenant_pools.values()):
             multiplexed = tenant_pool.open
-            if multiplexed is not None and multiplexed.connection in left:
+            if multiplexed is not None and multiplexed.connection in former:
                 tenant_pool.renew()
-            left -= {shared.connection for shared in tenant_pool.upstreams}
-        for upstream in left & self._connections:
+            former -= {shared.connection for shared in tenant_pool.upstreams}
+        for upstream in former & self._connections:
             upstream.drop()
 
     def renew(self) -> None:
@@ -334,7 +334,7 @@ class ConnectionPool(service.Service):
             raise RedisUnreachable(text) from None
 
     async def _leased(self, tenant: Tenant, protocol: int) -> RedisConnection:
-        while (upstream := self._idle.take((tenant, protocol))) is not None:
+        while (upstream := self._idle.pop((tenant, protocol))) is not None:
             try:
                 return await self._prepared(upstream, upstream.check())
             except UpstreamError:
@@ -368,7 +368,7 @@ class ConnectionPool(service.Service):
 
     async def _living_spare(self) -> RedisConnection | None:
         """An upstream connection that was never SELECTed, and still works."""
-        while (upstream := self._idle.take(None)) is not None:
+        while (upstream := self._idle.pop(None)) is not None:
             try:
                 return await self._prepared(upstream, upstream.check())
             except UpstreamError:

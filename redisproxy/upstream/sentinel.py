@@ -57,19 +57,19 @@ def latest(answers: Iterable[Answer]) -> Answer:
 
 
 class Sentinel:
-    """place: where it is, and its own password; endpoint: makes one that leads there, see `endpoint.endpoint_for`;
+    """backend: where it is, and its own password; endpoint: makes one that leads there, see `endpoint.endpoint_for`;
     master_name: what it calls the master; news: called when it is connected, and when it first turns out that it cannot be.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
-        place: Backend,
+        backend: Backend,
         endpoint: Callable[[], IStreamClientEndpoint],
         master_name: str,
         news: Callable[[], None],
     ) -> None:
-        self.place = place
+        self.backend = backend
         self._name = master_name
         self._news = news
         #: whether it is known that it cannot be reached
@@ -78,7 +78,7 @@ class Sentinel:
         self.condition = Condition(LASTING, QUIET)
         self._client = RedisClient(
             clock,
-            place,
+            backend,
             endpoint,
             bounds.SENTINEL_REPLY_SECONDS,
             self._changed,
@@ -126,16 +126,16 @@ class Sentinel:
 
 async def ask_all(sentinels: Sequence[Sentinel]) -> list[Answer | SentinelError]:
     """What each answers, or why it does not tell."""
-    asked = [defer.Deferred.fromCoroutine(_told(sentinel)) for sentinel in sentinels]
-    told: list[Answer | SentinelError] = []
+    asked = [defer.Deferred.fromCoroutine(_ask_one(sentinel)) for sentinel in sentinels]
+    replies: list[Answer | SentinelError] = []
     for success, one in await defer.DeferredList(asked, consumeErrors=True):
         if isinstance(one, Failure) and not success:
             one.raiseException()
-        told.append(one)
-    return told
+        replies.append(one)
+    return replies
 
 
-async def _told(sentinel: Sentinel) -> Answer | SentinelError:
+async def _ask_one(sentinel: Sentinel) -> Answer | SentinelError:
     try:
         return await sentinel.ask()
     except SentinelError as error:

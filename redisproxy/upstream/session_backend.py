@@ -94,7 +94,7 @@ class SessionBackend:
     def _not_opened(self, failure: Failure, step: Step) -> None:
         failure.trap(UpstreamError, defer.CancelledError)  # the latter: nobody waits any more
         if isinstance(failure.value, UpstreamError):
-            step.finish(Unavailable(failure.value.told))
+            step.finish(Unavailable(failure.value.client_reply))
 
     # Control queries.
 
@@ -118,7 +118,7 @@ class SessionBackend:
 
     def _not_answered(self, failure: Failure, step: Step) -> None:
         failure.trap(ControlError, UpstreamError, defer.CancelledError)
-        step.finish(Unavailable(getattr(failure.value, "told", UNANSWERED)))
+        step.finish(Unavailable(getattr(failure.value, "client_reply", UNANSWERED)))
 
     def _bug(self, failure: Failure, step: Step) -> None:
         error = failure.value

@@ -101,7 +101,7 @@ class DrainCase(unittest.SynchronousTestCase):
 
     def leave(self, clients: list[Client]) -> None:
         for client in clients:
-            self.factory.left(client)
+            self.factory.client_disconnected(client)
 
 
 class TimesTests(DrainCase):
