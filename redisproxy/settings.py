@@ -320,7 +320,7 @@ class Settings:
         """What tenants may do on a server."""
         return policy_for(server, self.acl != "off", allow=self.allow_commands, deny=self.deny_commands)
 
-    def share(self) -> Settings:
+    def per_process(self) -> Settings:
         """What one of the processes goes by: its part of what is set for all of them, rounded up."""
         return replace(
             self,

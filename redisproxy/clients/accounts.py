@@ -21,7 +21,7 @@ from ..session.state import Step
 from ..tenants.account import Counts, TenantCounters, increase
 from ..tenants.login_backoff import LoginBackoff
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
-from ..upstream.pool import ConnectionPool
+from ..upstream.session_backend import SessionBackend
 from .snapshot import CurrentSnapshot
 
 #: Refused commands of one connection that are logged; the others are counted in its record.
@@ -43,12 +43,15 @@ class Shared(Protocol):
     clock: IReactorTime
     snapshot: CurrentSnapshot
     tenant_limits: TenantLimits
-    pool: ConnectionPool
     access_log: AccessLog
     login_backoff: LoginBackoff
     counts: Counts
     #: of the clients of each tenant that has any
     members: dict[Tenant, set[ClientAccount]]
+
+    @property
+    def backend(self) -> SessionBackend:
+        """The Redis of the clients' sessions."""
 
 
 class ClientAccount:
@@ -164,7 +167,7 @@ class ClientAccount:
         siblings = shared.members[tenant]
         for account in siblings:
             account.add_up()
-        shared.pool.add_up()
+        shared.backend.add_up()
         sessions = [account.session for account in siblings]
         subscriptions = [session.subscriptions for session in sessions if session.subscriptions]
         channels, patterns, sharded = pubsub.counted(subscriptions)

@@ -28,12 +28,11 @@ from zope.interface import implementer
 
 from .. import bounds, probes
 from ..listen.tls import why_tls
-from ..net.protocol import PauseReason, Pressure, RespReceiver
+from ..net.protocol import PauseReason, Pressure, RespReceiver, below_tls
 from ..net.time_limit import TimeLimit
-from ..net.twisted_private import close_if_written
+from ..net.twisted_private import close_if_written, has_unsent
 from ..ops.access_log import ConnectionRecord
 from ..session.errors import REVOKED
-from ..session.ports import Backend
 from ..session.session import Session
 from ..tenants.account import increase
 from ..tenants.model import Credential
@@ -54,7 +53,6 @@ FULL = b"-ERR max number of clients reached\r\n"
 class Clients(accounts.Shared, Protocol):
     """What the connections of one process share: see `factory.ClientFactory`."""
 
-    backend: Backend
     admission: Admission
     #: seconds from a client's slot to its log-in
     login_timeout: float
@@ -63,10 +61,10 @@ class Clients(accounts.Shared, Protocol):
     #: called at each client that goes, once the proxy ends
     drained: Callable[[], object] | None
 
-    def came(self, client: ClientProtocol) -> None:
+    def client_connected(self, client: ClientProtocol) -> None:
         """A client is connected."""
 
-    def left(self, client: ClientProtocol) -> None:
+    def client_disconnected(self, client: ClientProtocol) -> None:
         """A client's connection is gone."""
 
     def crowded(self) -> None:
@@ -77,7 +75,7 @@ class Clients(accounts.Shared, Protocol):
 class ClientProtocol(RespReceiver):
     """One client's connection, and its session."""
 
-    def __init__(self, clients: Clients, number: int, address: IAddress) -> None:
+    def __init__(self, clients: Clients, number: int, address: IAddress | None) -> None:
         self._clients = clients
         self.id = number
         self.peer = shown_address(address)
@@ -106,11 +104,11 @@ class ClientProtocol(RespReceiver):
         self._since = clients.clock.seconds()
         self._handshaking = ISSLTransport.providedBy(self.transport)
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
-        self._socket = self.transport.transport if self._handshaking else self.transport
+        self._socket = below_tls(self.transport) if self._handshaking else self.transport
         self._usual_buffer = getattr(self._socket, "bufferSize", 0)
         if not self._handshaking:  # of which the server's part is larger
             self._limit_backlog()
-        clients.came(self)
+        clients.client_connected(self)
         if not clients.admission.arrive(self):
             self.write(FULL)
             self.close("turned-away")
@@ -217,14 +215,15 @@ class ClientProtocol(RespReceiver):
         clients, session, account = self._clients, self.session, self.account
         account.lost()
         session.ending.at_once()
-        if not self._close_reason and reason.check(TlsError):
-            self._close_reason, self._detail = "tls-failed", why_tls(reason.value, self.transport.getHandle())
+        error = reason.value
+        if not self._close_reason and isinstance(error, TlsError):
+            self._close_reason, self._detail = "tls-failed", why_tls(error, self.transport.getHandle())
         close_reason = self._close_reason or "client-left"
         increase(clients.counts.ended, close_reason)
         if clients.access_log.logs(close_reason):
             clients.access_log.ended(self._record(close_reason))
         clients.admission.leave(self)
-        clients.left(self)
+        clients.client_disconnected(self)
         # They hold each other: without this they were left to the garbage collector, whose full runs are felt.
         session.forget()
         account.forget()
@@ -416,8 +415,7 @@ class ClientProtocol(RespReceiver):
         if not ISSLTransport.providedBy(self.transport):
             return self._flushed
         # Of these only the client's answer tells, and it need not answer.
-        below = self.transport.transport
-        return not (getattr(below, "dataBuffer", b"") or getattr(below, "_tempDataBuffer", ()))
+        return not has_unsent(self._socket)
 
     def _lingered(self) -> None:
         if self._all_written:
@@ -439,7 +437,7 @@ class ClientProtocol(RespReceiver):
         self.close(REVOKED)
 
 
-def shown_address(address: IAddress) -> str:
+def shown_address(address: IAddress | None) -> str:
     """An address, for the log."""
     if isinstance(address, IPv6Address):
         return f"[{address.host}]:{address.port}"

@@ -54,7 +54,7 @@ class Drain:
             busy=busy,
             seconds=self._seconds,
         )
-        self._factory.drain(self._left)
+        self._factory.drain(self._on_disconnected)
         if self._over.called:
             return self._over
         last = min(bounds.DRAIN_MARGIN_SECONDS, self._seconds / 4)
@@ -74,7 +74,7 @@ class Drain:
             self._turns.start(bounds.DRAIN_TURN_SECONDS).addErrback(bug(self._log, "a turn of the drain"))
         return self._over
 
-    def _left(self) -> None:
+    def _on_disconnected(self) -> None:
         if self._clients or self._over.called:
             return
         if self._turns.running:
@@ -119,16 +119,18 @@ class Drain:
         found: dict[RedisConnection, str] = {}
         if known and self._control.connected:
             try:
-                listed = await self._control.ask("CLIENT", "LIST", "TYPE", "normal")
+                answer = await self._control.ask("CLIENT", "LIST", "TYPE", "normal")
             except ControlError:
-                listed = b""
+                answer = b""
+            listed = answer if isinstance(answer, bytes) else b""
             for line in listed.decode("utf-8", "replace").splitlines():
                 client = dict(field.partition("=")[::2] for field in line.split(" "))
                 upstream = known.get(client.get("addr", ""))
+                if upstream is None:
+                    continue
                 # The address may be that of another, where something translates addresses in between.
-                if upstream is not None and (
-                    not upstream.has_acl_user or client.get("user") == acl.username(upstream.tenant)
-                ):
+                user = acl.username(upstream.tenant) if upstream.has_acl_user and upstream.tenant is not None else None
+                if user is None or client.get("user") == user:
                     found[upstream] = client.get("id", "")
         await defer.gatherResults(
             [defer.Deferred.fromCoroutine(self._unblock_one(upstream, found.get(upstream))) for upstream in upstreams]

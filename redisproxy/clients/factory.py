@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from twisted.internet import task
-from twisted.internet.interfaces import IAddress, IDelayedCall
+from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
@@ -24,9 +24,6 @@ from ..policy.policy import Policy
 from ..tenants.account import Counts
 from ..tenants.login_backoff import LoginBackoff
 from ..tenants.model import Snapshot, Tenant
-from ..upstream.acl_users import AclUsers
-from ..upstream.pool import ConnectionPool
-from ..upstream.queries import ControlQueries
 from ..upstream.session_backend import SessionBackend
 from .accounts import ClientAccount
 from .admission import Admission
@@ -52,15 +49,12 @@ class ClientFactory(Factory):
 
     def __init__(
         self,
-        clock: object,
+        clock: IReactorTime,
         snapshot: CurrentSnapshot,
-        queries: ControlQueries,
-        acl_users: AclUsers,
-        pool: ConnectionPool,
+        backend: SessionBackend,
         admission: Admission,
         access_log: AccessLog,
         timeouts: Timeouts,
-        shares: bool = True,
         counts: Counts | None = None,
         numbers: Iterator[int] | None = None,
         tenant_limits: TenantLimits | None = None,
@@ -69,13 +63,12 @@ class ClientFactory(Factory):
         self.tenant_limits = tenant_limits or TenantLimits(clock)
         self.snapshot = snapshot
         #: the Redis of the sessions
-        self.backend = SessionBackend(pool, queries, acl_users, self.tenant_limits, shares)
+        self.backend = backend
         self.login_backoff = LoginBackoff()
         self._probing = task.LoopingCall(self._probe)
         self._probing.clock = clock
         self._making_room = task.LoopingCall(self._make_room)
         self._making_room.clock = clock
-        self.pool = pool
         self.admission = admission
         self.access_log = access_log
         #: for those that have not logged in
@@ -122,28 +115,28 @@ class ClientFactory(Factory):
 
     def _make_room(self) -> None:
         if self.admission.waiting:
-            for client in self.log_ins.take(bounds.CROWDED_LOGIN_SECONDS, self.admission.waiting):
+            for client in self.log_ins.pop_overdue(bounds.CROWDED_LOGIN_SECONDS, self.admission.waiting):
                 client.make_room()
         else:
             self._making_room.stop()
 
-    def buildProtocol(self, addr: IAddress) -> ClientProtocol | None:
+    def buildProtocol(self, addr: IAddress | None) -> ClientProtocol | None:
         if self.drained is not None:
             return None
         return ClientProtocol(self, next(self._numbers), addr)
 
-    def drain(self, left: Callable[[], object]) -> None:
-        """Nobody is taken any more. left: called now, and at each client that goes."""
-        self.drained = left
-        left()
+    def drain(self, on_disconnected: Callable[[], object]) -> None:
+        """Nobody is taken any more. on_disconnected: called now, and at each client that goes."""
+        self.drained = on_disconnected
+        on_disconnected()
 
-    def came(self, client: ClientProtocol) -> None:
+    def client_connected(self, client: ClientProtocol) -> None:
         """A client is connected."""
         self.clients.add(client)
         if self.counted is not None:
             self.counted(len(self.clients))
 
-    def left(self, client: ClientProtocol) -> None:
+    def client_disconnected(self, client: ClientProtocol) -> None:
         """A client's connection is gone."""
         self.clients.discard(client)
         if self.counted is not None:

@@ -271,7 +271,7 @@ class SharedPort(FileDescriptor):
     def doRead(self) -> None:
         """See IReadDescriptor. One connection in a turn of the reactor: the next may be another process's."""
         if self._may_take(False):
-            self._take()
+            self._accept()
         else:
             self.stopReading()
             self._clock.callLater(_YIELD, self._yielded)
@@ -282,11 +282,11 @@ class SharedPort(FileDescriptor):
             return
         if self._may_take(True):
             self.startReading()
-            self._take()
+            self._accept()
         else:
             self._clock.callLater(_YIELD, self._yielded)
 
-    def _take(self) -> None:
+    def _accept(self) -> None:
         try:
             connection, _ = self._socket.accept()
         except (BlockingIOError, InterruptedError, ConnectionError):

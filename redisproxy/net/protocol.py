@@ -8,10 +8,10 @@ back-pressure, and that a bug costs one connection alone. In the way of Twisted'
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, cast
 
-from twisted.internet import unix
+from twisted.internet import protocol, unix
 from twisted.internet.interfaces import IConsumer, IPushProducer, ISystemHandle, ITCPTransport
-from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import Attribute, implementer
@@ -44,7 +44,18 @@ class IRespTransport(ITCPTransport, IPushProducer, IConsumer, ISystemHandle):
         """The descriptor of the socket."""
 
 
-class RespReceiver(Protocol):
+class _Tls(Protocol):
+    """A connection with TLS. ISSLTransport does not declare what is below it."""
+
+    transport: IRespTransport
+
+
+def below_tls(transport: IRespTransport) -> IRespTransport:
+    """The transport that has the socket. transport: one with TLS."""
+    return cast(_Tls, transport).transport
+
+
+class RespReceiver(protocol.Protocol):
     """One connection that RESP comes from."""
 
     _log = Logger()

@@ -97,9 +97,9 @@ class RateLimiter:
     def charge(self, commands: int, size: int) -> None:
         """So much was done for a client. size: bytes that it sent."""
         now = self._clock.seconds()
-        wait = 0.0 if self._commands is None else self._commands.take(commands, now)
+        wait = 0.0 if self._commands is None else self._commands.charge(commands, now)
         if self._bytes is not None:
-            wait = max(wait, self._bytes.take(size, now))
+            wait = max(wait, self._bytes.charge(size, now))
         if wait and not self.closed:
             self.closed = True
             self._open_in(wait)
@@ -122,7 +122,7 @@ class RateLimiter:
         """
         if self._bytes is None:
             return
-        wait = self._bytes.take(size, self._clock.seconds())
+        wait = self._bytes.charge(size, self._clock.seconds())
         if not wait:
             return
         self.closed = True
@@ -145,7 +145,7 @@ class RateLimiter:
     def _open(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        waits = [0.0 if bucket is None else bucket.take(0, now) for bucket in (self._commands, self._bytes)]
+        waits = [0.0 if bucket is None else bucket.charge(0, now) for bucket in (self._commands, self._bytes)]
         if not waits[1]:
             upstreams, self._upstreams = self._upstreams, set()
             for upstream in upstreams:
@@ -395,18 +395,18 @@ class TenantLimits:
         found = self._known.get(namespace)
         if found is None:
             found = self._known[namespace] = TenantLimit(self._clock)
-            found.use(self._share(namespace))
+            found.use(self._per_process(namespace))
         return found
 
-    def _share(self, namespace: str) -> Limits:
+    def _per_process(self, namespace: str) -> Limits:
         limits = self._limits.get(namespace, UNLIMITED)
-        return limits if limits is UNLIMITED else limits.share(self._processes)
+        return limits if limits is UNLIMITED else limits.per_process(self._processes)
 
     def use(self, limits: Mapping[str, Limits], namespaces: Collection[str]) -> None:
         """These hold from now on, by namespace. namespaces: of all tenants; others are forgotten when they have left."""
         self._limits = limits
         for namespace, tenant_limit in list(self._known.items()):
-            tenant_limit.use(self._share(namespace))
+            tenant_limit.use(self._per_process(namespace))
             if namespace not in namespaces and not (tenant_limit.reservations or tenant_limit.held):
                 tenant_limit.stop()
                 del self._known[namespace]

@@ -33,14 +33,14 @@ def named(words: Iterable[bytes]) -> list[bytes]:
     of Redis 7 (configGetCommand).
     """
     found: dict[bytes, bytes] = {}
-    left = bounds.CONFIG_PATTERN_BYTES
+    remaining = bounds.CONFIG_PATTERN_BYTES
     for word in words:
         if not any(special in word for special in b"[*?"):
             if word.lower() in NAMES:
                 found.setdefault(word.lower(), word)
             continue
-        left -= len(word)
-        if left < 0:
+        remaining -= len(word)
+        if remaining < 0:
             raise PatternError
         pattern = _read(word.lower())
         for name in NAMES:

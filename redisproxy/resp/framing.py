@@ -78,9 +78,9 @@ def _number(digits: bytes) -> int | None:
 def _short_header(data: bytes, pos: int, end: int) -> tuple[int, int]:
     """(number, where it ends) of the header at pos, if that is whole and its number canonical and below 10,000.
 
-    (-1, pos): it is to be looked at with more care; nothing is refused here.
+    (-1, pos): the header needs the careful check; nothing is refused here.
     """
-    if end - pos < 7:  # a type byte, four digits, CR LF: below, no byte behind these is looked at
+    if end - pos < 7:  # a type byte, four digits, CR LF: below, no byte behind these is read
         return -1, pos
     number = data[pos + 1] - 48
     if number < 0 or number > 9:
@@ -172,7 +172,7 @@ def _quoted(line: bytes, pos: int, quote: bytes, argument: bytearray) -> int:
 
 
 class RequestScanner:
-    """Cuts what a client sends into what can be passed on as it is and what must be looked at.
+    """Cuts what a client sends into what can be forwarded as it is and what must be inspected.
 
     ``feed()`` it bytes, then call ``next()`` until it says None. What next() returns of one client's bytes does
     not depend on how they were split into chunks, but for how many a RUN holds, and where a STREAM is cut.
@@ -195,7 +195,7 @@ class RequestScanner:
         self._chunks: list[bytes] = []
         self._size = 0
         self._wanted = 0
-        # Of the plain command that begins at _pos and is not whole: bytes that were looked at, arguments still to come.
+        # Of the plain command that begins at _pos and is not whole: bytes that were scanned, arguments still to come.
         self._seen = 0
         self._unseen = 0
         # The command under way, when it is passed on, taken or skipped in pieces.
@@ -285,7 +285,7 @@ class RequestScanner:
                 begin = pos
                 if self._seen:
                     pos += self._seen
-                    left = self._unseen
+                    remaining = self._unseen
                     self._seen = 0
                 elif buffer[pos] != 42:  # b"*"
                     if count:
@@ -297,10 +297,10 @@ class RequestScanner:
                         continue
                     return found
                 else:
-                    left, name_at, after = self._head(buffer, pos, end)
+                    remaining, name_at, after = self._head(buffer, pos, end)
                     if after == 0:
                         break
-                    if left < 0:  # no command, and no reply: never passed on
+                    if remaining < 0:  # no command, and no reply: never passed on
                         if count:
                             break
                         start = pos = self._pos = after
@@ -311,7 +311,7 @@ class RequestScanner:
                         # Forget what came before the name's bytes, and skip the rest.
                         self._pos = name_at
                         self._mode = REFUSE
-                        self._arguments_left = left
+                        self._arguments_left = remaining
                         self._bulk_left = after - name_at
                         return REFUSED, b"", 1
                     name = view[name_at : after - 2]
@@ -321,22 +321,22 @@ class RequestScanner:
                     if mode:  # not FORWARD
                         if count:
                             break
-                        return self._begin(name, mode, left, after)
+                        return self._begin(name, mode, remaining, after)
                     pos = after
                 # Plain: the rest of its arguments, as far as they are here.
-                pos, left, wanted = self._pass(buffer, begin, pos, left, end)
+                pos, remaining, wanted = self._pass(buffer, begin, pos, remaining, end)
                 if wanted > self._whole_limit:
                     if count:
                         pos = begin
                         break
                     self._pos = pos
                     self._mode = FORWARD
-                    self._arguments_left = left
+                    self._arguments_left = remaining
                     self._bulk_left = wanted - (pos - begin)
                     return STREAM, buffer[begin:pos], 1
-                if left:
+                if remaining:
                     self._seen = pos - begin
-                    self._unseen = left
+                    self._unseen = remaining
                     pos = begin
                     if not count:
                         self._wanted = wanted
@@ -367,19 +367,19 @@ class RequestScanner:
         try:
             while pos < end and buffer[pos] == 42:  # b"*"
                 begin = pos
-                left, name_at, after = self._head(buffer, pos, end)
-                if after == 0 or left < 0 or after - 2 - name_at > self._name_limit:
+                remaining, name_at, after = self._head(buffer, pos, end)
+                if after == 0 or remaining < 0 or after - 2 - name_at > self._name_limit:
                     return None
                 name = buffer[name_at : after - 2].upper()
                 count += 1
-                if name == b"EXEC" and left == 0 and self.table.get(name) == INSPECT:
+                if name == b"EXEC" and remaining == 0 and self.table.get(name) == INSPECT:
                     found = buffer[self._pos : after]
                     self._pos = after
                     return found, count
                 if self.table.get(name, self.default) != FORWARD:
                     return None
-                pos, left, wanted = self._pass(buffer, begin, after, left, end)
-                if left or wanted:
+                pos, remaining, wanted = self._pass(buffer, begin, after, remaining, end)
+                if remaining or wanted:
                     return None
         except ProtocolError:
             pass  # met again where it is read for good
@@ -418,38 +418,38 @@ class RequestScanner:
             raise ProtocolError(f"{prefix} multibulk length")
         return max(arguments, 0), eol + 2
 
-    def _pass(self, buffer: bytes, begin: int, pos: int, left: int, end: int) -> tuple[int, int, int]:
+    def _pass(self, buffer: bytes, begin: int, pos: int, remaining: int, end: int) -> tuple[int, int, int]:
         """Passes over the whole arguments from pos on: (position, arguments left, bytes that the command has at least).
 
         The latter is 0 where that is not known yet, or all is here. Where it is more than WHOLE_COMMAND_BYTES, the argument
         that makes it so has its header passed over. begin: where the command begins.
         """
-        while left:
+        while remaining:
             length, data_at = self._bulk_header(buffer, pos, end)
             if data_at < 0:
-                return pos, left, 0
+                return pos, remaining, 0
             after = data_at + length + 2
             if after - begin > self._whole_limit:
-                return data_at, left - 1, after - begin
+                return data_at, remaining - 1, after - begin
             if after > end:
-                return pos, left, after - begin
+                return pos, remaining, after - begin
             if buffer[after - 2] != 13 or buffer[after - 1] != 10:
                 raise ProtocolError("a bulk string does not end where its length says")
-            left -= 1
+            remaining -= 1
             pos = after
         return pos, 0, 0
 
-    def _begin(self, name: bytes, mode: int, left: int, after: int) -> Found | None:
-        """A command that is not plain; left: its arguments, which begin at after."""
+    def _begin(self, name: bytes, mode: int, remaining: int, after: int) -> Found | None:
+        """A command that is not plain; remaining: its arguments, which begin at after."""
         self._pos = after
-        self._mode = INSPECT if mode == INSPECT_FIRST and left != 2 else mode
-        self._arguments_left = left
+        self._mode = INSPECT if mode == INSPECT_FIRST and remaining != 2 else mode
+        self._arguments_left = remaining
         self._bulk_left = 0
         if mode == REFUSE:
             return REFUSED, name, 1
         self._taken = [name]
         self._inspected_size = len(name)
-        if left == 0:
+        if remaining == 0:
             return self._finish_inspecting()
         return self._continue()
 
@@ -733,21 +733,21 @@ class ReplyMeasurer:
         return self._content(header[0], _length(header[1:eol]), data, pos + eol + 2 - held, end)
 
     def _pass_bulk(self, data: bytes, pos: int, end: int) -> int:
-        left = self._bulk_left
+        remaining = self._bulk_left
         here = end - pos
-        if here < left - 2:
-            self._bulk_left = left - here
+        if here < remaining - 2:
+            self._bulk_left = remaining - here
             return end
         # The two bytes behind it, each checked when it comes.
-        if left > 2:
-            pos += left - 2
-            left = 2
-        while left and pos < end:
-            if data[pos] != (13 if left == 2 else 10):
+        if remaining > 2:
+            pos += remaining - 2
+            remaining = 2
+        while remaining and pos < end:
+            if data[pos] != (13 if remaining == 2 else 10):
                 raise ProtocolError("a bulk string does not end where its length says")
             pos += 1
-            left -= 1
-        self._bulk_left = left
+            remaining -= 1
+        self._bulk_left = remaining
         return pos
 
     def _pass_line(self, data: bytes, pos: int, end: int) -> int:

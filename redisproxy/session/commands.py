@@ -63,7 +63,7 @@ BLOCKING = Handler(data.block, also=data.block_needs)
 CONTAINER = Handler(server.container, (2, -1))
 
 
-def take(session: Session, kind: int, what: Any) -> None:
+def receive(session: Session, kind: int, what: Any) -> None:
     """A command that is not plain, or the beginning of one, as the scanner gives it. See `resp.framing`."""
     if kind == STREAM:
         session.streaming = False

@@ -18,7 +18,7 @@ from ..resp.framing import CRLF, PUSH, ProtocolError, ReplyMeasurer
 
 if TYPE_CHECKING:
     from .ports import ReplyReceiver, Subscriber
-    from .pubsub import Change
+    from .pubsub import SubscriptionChange
 
 # Kinds of batches.
 REPLIES = 0  #: one reply for each command
@@ -62,7 +62,7 @@ class ReplyBatch:
         count: int,
         kind: int = REPLIES,
         discard: int = 0,
-        subscription: tuple[Subscriber, Change] | None = None,
+        subscription: tuple[Subscriber, SubscriptionChange] | None = None,
     ) -> None:
         self.receiver = receiver
         #: replies that have not ended
@@ -176,8 +176,8 @@ class PendingReplies:
     def _confirm(self, batch: ReplyBatch) -> None:
         """What a batch of another kind than REPLIES changes at its end."""
         if batch.subscription is not None:
-            subscriber, change = batch.subscription
-            self._subscriber = subscriber if subscriber.confirmed(change, batch.refused) else None
+            subscriber, update = batch.subscription
+            self._subscriber = subscriber if subscriber.confirmed(update, batch.refused) else None
             self.small_messages = self._subscriber is not None
         elif batch.protocol:
             self.protocol = batch.protocol
@@ -250,7 +250,8 @@ class PendingReplies:
         if not channels or data[pos + 1 : eol] != b"%d" % (channels + 2) or not self._expects(word, data[pos] == PUSH):
             return b"", b"", pos
         head = data[pos:end]
-        subscriber = self._subscriber or self._confirming()
+        # Not by its truth: Subscriptions are false where an UNSUBSCRIBE from the last channel is under way.
+        subscriber = self._confirming() if self._subscriber is None else self._subscriber
         for _ in range(channels):
             found = _bulk(data, end, bounds.MESSAGE_HEAD_BYTES)
             if found is None:

@@ -39,7 +39,7 @@ def own_channel(tenant: Tenant, kind: bytes, channel: bytes) -> bytes:
     return tenant.channel_prefix + channel
 
 
-class Change(NamedTuple):
+class SubscriptionChange(NamedTuple):
     """What a (P|S)(UN)SUBSCRIBE does. kind: as in `Subscriptions`; channels: as they are called in Redis."""
 
     kind: bytes
@@ -86,21 +86,21 @@ class Subscriptions:
             and self._size + sum(map(len, new)) <= bounds.SUBSCRIPTION_BYTES
         )
 
-    def ask(self, change: Change) -> None:
+    def ask(self, update: SubscriptionChange) -> None:
         """Redis is asked for it."""
         self._outstanding += 1
-        before = self._expected[change.kind]
-        named = set(change.channels)
-        self._size += sum(map(len, named - before)) if change.joins else -sum(map(len, named & before))
-        _apply(self._expected, change)
+        before = self._expected[update.kind]
+        named = set(update.channels)
+        self._size += sum(map(len, named - before)) if update.joins else -sum(map(len, named & before))
+        _apply(self._expected, update)
 
-    def confirmed(self, change: Change, refused: bool) -> bool:
+    def confirmed(self, update: SubscriptionChange, refused: bool) -> bool:
         """Redis has answered the oldest of those that it was asked for. Whether it has any subscription now."""
         self._outstanding -= 1
         if refused:
             self._refused = True
         else:
-            _apply(self._confirmed, change)
+            _apply(self._confirmed, update)
         if self._refused and not self._outstanding:
             self._refused = False
             self._expected = {kind: set(channels) for kind, channels in self._confirmed.items()}
@@ -141,8 +141,8 @@ def _nothing() -> dict[bytes, set[bytes]]:
     return {kind: set() for kind in KINDS}
 
 
-def _apply(subscriptions: dict[bytes, set[bytes]], change: Change) -> None:
-    if change.joins:
-        subscriptions[change.kind].update(change.channels)
+def _apply(subscriptions: dict[bytes, set[bytes]], update: SubscriptionChange) -> None:
+    if update.joins:
+        subscriptions[update.kind].update(update.channels)
     else:
-        subscriptions[change.kind].difference_update(change.channels)
+        subscriptions[update.kind].difference_update(update.channels)

@@ -1,8 +1,8 @@
 """What one client gets, in order: replies of Redis, and the proxy's own answers. The only file that writes to the client.
 
 Owns the order, and its bounds: too many pending replies, or answers that wait for their turn, close a gate of the session.
-An item of the queue is a batch of replies that an upstream owes, or the bytes of answers. Batches stand in the upstream's
-`PendingReplies` as well, in the same order: where the two do not agree, the session is closed and a bug is logged.
+An item of the queue is a batch of replies that an upstream has to send, or the bytes of answers. Batches stand in the
+upstream's `PendingReplies` as well, in the same order: where the two differ, the session is closed and a bug is logged.
 """
 
 from __future__ import annotations

@@ -279,6 +279,7 @@ class Session:
             self.protocol = protocol
             self.route.clean = False
             self.route.leave_pool()
+        self.blocked = False  # nothing is sent behind a HELLO, and this may leave the connection before `drained`
         step = self.step
         if step is not None and step.until is Until.HELLO:
             step.finish(protocol)
@@ -378,7 +379,7 @@ class Session:
                 route.upstream.send(what)
             else:
                 self.commands += 1
-                commands.take(self, kind, what)
+                commands.receive(self, kind, what)
             if ending.phase is _DRAINING:
                 ending.drained(False)
         return None

@@ -22,7 +22,7 @@ class Limits:
     #: of commands and replies together
     bytes_per_second: int = 0
 
-    def share(self, processes: int) -> Limits:
+    def per_process(self, processes: int) -> Limits:
         """What one of so many processes holds it to, rounded up."""
         return Limits(*(-(-getattr(self, field.name) // processes) for field in fields(self)))
 
@@ -71,18 +71,18 @@ class Bucket:
     rate: a second; now: in seconds, as in all that is asked of it.
     """
 
-    __slots__ = ("_left", "_rate", "_since")
+    __slots__ = ("_rate", "_since", "_tokens")
 
     def __init__(self, rate: int, now: float) -> None:
         self._rate = rate
-        self._left = rate * bounds.BURST_SECONDS
+        self._tokens = rate * bounds.BURST_SECONDS
         self._since = now
 
-    def take(self, amount: int, now: float) -> float:
+    def charge(self, amount: int, now: float) -> float:
         """Takes so much, whether it is there or not. Seconds until nothing is pending any more, 0.0 if nothing is."""
         passed = now - self._since
         self._since = now
         if passed > 0:  # the clock may be set back
-            self._left = min(self._rate * bounds.BURST_SECONDS, self._left + passed * self._rate)
-        self._left -= amount
-        return -self._left / self._rate if self._left < 0 else 0.0
+            self._tokens = min(self._rate * bounds.BURST_SECONDS, self._tokens + passed * self._rate)
+        self._tokens -= amount
+        return -self._tokens / self._rate if self._tokens < 0 else 0.0

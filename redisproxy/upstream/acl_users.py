@@ -42,8 +42,8 @@ class _Patterns:
     """What Redis lets one tenant's user PSUBSCRIBE to."""
 
     def __init__(self) -> None:
-        #: those that it was told of
-        self.told: set[bytes] = set()
+        #: those that Redis has granted
+        self.granted: set[bytes] = set()
         #: how many they are, and of how many bytes, with those that it is being told of
         self.count = 0
         self.size = 0
@@ -74,7 +74,7 @@ class AclUsers:
         # Those that wait for a tenant's user: it is made once, however many sessions come at once.
         self._waiting: dict[tuple[Tenant, bytes], Waiters[None]] = {}
         self._patterns: dict[Tenant, _Patterns] = {}
-        self._last_told = ""
+        self._last_text = ""
         #: called when a tenant's user could not be made
         self.user_refused: Callable[[], None] = lambda: None
 
@@ -98,27 +98,27 @@ class AclUsers:
         self._provisioned.clear()
         self._patterns.clear()
         if not self.enforced_by(server):
-            told = (
+            text = (
                 "one isolation layer, the proxy's policy: Redis does not hold the tenants' limits, and scripts are refused"
             )
             if self._mode == "require":
-                told += "; nobody is served, because --acl is require"
+                text += "; nobody is served, because --acl is require"
         elif server.acl_databases:
-            told = (
+            text = (
                 "two isolation layers: the proxy's policy, and for each tenant an ACL user that Redis keeps to its database"
             )
         else:
-            told = "two isolation layers: the proxy's policy, and an ACL user for each tenant"
+            text = "two isolation layers: the proxy's policy, and an ACL user for each tenant"
         if self.enforced_by(server) and server.sealed is False:
-            told += (
+            text += (
                 f"; scripts are {'allowed though' if policy.runs_scripts else 'refused, for'} on this server one tenant's "
             )
-            told += (
+            text += (
                 "can change what another's do (CVE-2025-46818), unless it is EVAL that the master's user may not: upgrade it"
             )
-        if told != self._last_told:
-            self._last_told = told
-            (self._log.info if self.enforced_by(server) else self._log.warn)("{told}", told=told)
+        if text != self._last_text:
+            self._last_text = text
+            (self._log.info if self.enforced_by(server) else self._log.warn)("{text}", text=text)
 
     async def login(self, tenant: Tenant, master_password: bytes) -> tuple[bytes, bytes] | None:
         """(user, password) for a tenant's upstream connections, known to Redis; None: they keep the master's. Raises
@@ -130,6 +130,7 @@ class AclUsers:
             if self._server is None or not (self._server.acl or self._control.connected):
                 # Which waits until it is known what Redis is now: that another one had no ACL users says nothing of it.
                 await self._control.ask("PING")
+            assert self._server is not None, "Redis is asked nothing else before it has told what it is"  # noqa: S101
             if not self._server.acl:
                 if self._mode == "require":
                     raise AclUserError("this Redis has no ACL users for us, and --acl is require", passing=False)
@@ -143,7 +144,7 @@ class AclUsers:
             raise AclUserError(f"the ACL user of {tenant.namespace} cannot be made: {error}", passing=True) from None
         return name.encode(), secret
 
-    def _provisioned_once(self, tenant: Tenant, name: str, secret: bytes) -> defer.Deferred:
+    def _provisioned_once(self, tenant: Tenant, name: str, secret: bytes) -> defer.Deferred[None]:
         """Fires when the user is known to Redis. Fails with ControlError."""
         wanted = (tenant, secret)
         if wanted in self._waiting:
@@ -158,11 +159,12 @@ class AclUsers:
         self._waiting.pop(wanted).fire(result if isinstance(result, Failure) else None)
 
     async def _provision(self, tenant: Tenant, name: str, secret: bytes) -> None:
-        policy = None
+        policy: Policy | None = None
         # When Redis has answered, tenants may have other rights than those that it was told of.
         while policy is not self._policy:
-            policy = self._policy
-            rules = partial(acl.rules, tenant, policy, secret, self._server.acl_databases)
+            server, policy = self._server, self._policy
+            assert server is not None and policy is not None, "login() has waited for them"  # noqa: S101
+            rules = partial(acl.rules, tenant, policy, secret, server.acl_databases)
             try:
                 await self._control.ask("ACL", "SETUSER", name, *rules(new=True))
             except ControlError as error:
@@ -196,7 +198,7 @@ class AclUsers:
         if self._server is None or not self.enforced_by(self._server):
             return
         known = self._patterns.setdefault(tenant, _Patterns())
-        new = {pattern for pattern in patterns if pattern not in known.told}
+        new = {pattern for pattern in patterns if pattern not in known.granted}
         if any(_UNFIT.search(pattern) for pattern in new):
             text = "a pattern with spaces or NUL bytes: Redis has no ACL rules for such"
             raise ControlError(text, f"ERR {text}")
@@ -215,8 +217,8 @@ class AclUsers:
             while new:
                 some = set(islice(new, bounds.PATTERNS_PER_CALL))
                 await self._control.ask("ACL", "SETUSER", acl.username(tenant), *acl.pattern_rules(some))
-                known.give_up(known.told & some)  # other sessions' as well
-                known.told |= some
+                known.give_up(known.granted & some)  # other sessions' as well
+                known.granted |= some
                 new -= some
         except BaseException:
             known.give_up(new)

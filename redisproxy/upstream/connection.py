@@ -10,7 +10,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet import defer
 from twisted.internet.address import UNIXAddress
@@ -31,11 +31,11 @@ from ..tenants.model import Backend, Tenant
 
 
 class UpstreamError(Exception):
-    """An upstream connection that cannot be had. The text is for the log; `told` is the error reply for the client."""
+    """An upstream connection that cannot be had. The text is for the log, `client_reply` for the client."""
 
-    def __init__(self, text: str, told: str) -> None:
+    def __init__(self, text: str, client_reply: str) -> None:
         super().__init__(text)
-        self.told = told
+        self.client_reply = client_reply
 
 
 class RedisUnreachable(UpstreamError):
@@ -106,7 +106,7 @@ class RedisConnection(RespReceiver):
         self._narrow = False
         self._deal_out: Callable[[bytes], None] | None = None
         self._answers = b""
-        self._asked: deque[defer.Deferred] = deque()
+        self._asked: deque[defer.Deferred[bytes]] = deque()
         self._user: User | None = None
         # Whether it was half closed; see `finish`.
         self._finished = False
@@ -246,15 +246,21 @@ class RedisConnection(RespReceiver):
     def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
         """See `session.ports.Upstream`."""
         if batch is not None:
+            if TYPE_CHECKING:
+                assert self._pending is not None, "it is lent to the session"
             self._pending.batches.append(batch)
         self.write(data)
 
     def withdraw(self, batch: ReplyBatch) -> None:
         """See `session.ports.Dedicated`."""
+        if TYPE_CHECKING:
+            assert self._pending is not None, "it is lent to the session"
         self._pending.withdraw(batch)
 
     def newest(self) -> ReplyBatch | None:
         """See `session.ports.Upstream`."""
+        if TYPE_CHECKING:
+            assert self._pending is not None, "it is lent to the session"
         return self._pending.newest()
 
     def pause(self, paused: bool) -> None:

@@ -70,7 +70,8 @@ class Handover:
         return self._wait(None) if self._connections else defer.succeed(None)
 
     def _busy(self, index: int) -> bool:
-        return index in self._elsewhere or any(upstream.tenant.index == index for upstream in self._connections)
+        here = (upstream.tenant for upstream in self._connections)
+        return index in self._elsewhere or any(tenant is not None and tenant.index == index for tenant in here)
 
     def _wait(self, index: int | None) -> defer.Deferred[None]:
         return self._waiting.setdefault(index, Waiters()).wait()

@@ -60,7 +60,7 @@ class Sampler(service.Service):
         self._observe = observe
         self._loop = task.LoopingCall(self._look)
         self._loop.clock = clock
-        # What had come over each upstream connection when it was looked at last.
+        # What had come over each upstream connection at the last look.
         self._seen: dict[MultiplexedConnection, int] = {}
 
     def startService(self) -> None:

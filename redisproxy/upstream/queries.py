@@ -90,7 +90,7 @@ class ControlQueries:
     async def _in_turn(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:
         began = self._reactor.seconds()
         try:
-            return [_told(answer) for answer in await self._ask(commands)]
+            return [_value(answer) for answer in await self._ask(commands)]
         finally:
             # What it waited for others' answers is not its own.
             now = self._reactor.seconds()
@@ -159,7 +159,7 @@ class ControlQueries:
                 current.client.stopService()
 
 
-def _told(answer: Answer | ErrorReply) -> Answer:
+def _value(answer: Answer | ErrorReply) -> Answer:
     if not isinstance(answer, ErrorReply):
         return answer
     # Of all errors these alone are no passing ones.

@@ -28,6 +28,7 @@ from redisproxy.ops.line_quota import ADDRESS_LINES
 from redisproxy.session.errors import NOAUTH
 from redisproxy.session.pending import ReplyBatch
 from redisproxy.tenants.model import Credential, Snapshot
+from redisproxy.upstream.session_backend import SessionBackend
 
 from ..support.certificates import Authority
 from ..support.conversations import BLUE, GREEN
@@ -49,12 +50,16 @@ class Socket(StringTransport):
         pass
 
 
+#: None of these tests has a session that needs it.
+NO_REDIS = SessionBackend(None, None, None, None, True)
+
+
 class FactoryTests(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
         self.snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, []), wall_clock=self.clock.seconds)
         self.factory = ClientFactory(
-            self.clock, self.snapshot, None, None, None, Admission(1000, 0), AccessLog(self.clock), Timeouts(60.0)
+            self.clock, self.snapshot, NO_REDIS, Admission(1000, 0), AccessLog(self.clock), Timeouts(60.0)
         )
 
     def connect(self) -> ClientProtocol:
@@ -182,9 +187,7 @@ class TlsTests(unittest.TestCase):
         self.factory = ClientFactory(
             self.clock,
             SimpleNamespace(listeners=[], snapshot=Snapshot(None, [])),
-            None,
-            None,
-            None,
+            NO_REDIS,
             Admission(1, 0),
             AccessLog(self.clock),
             Timeouts(60.0),

@@ -17,14 +17,18 @@ from redisproxy.ops.access_log import AccessLog
 from redisproxy.policy import acl
 from redisproxy.tenants.model import Snapshot, Tenant
 from redisproxy.upstream.client import ControlError
+from redisproxy.upstream.session_backend import SessionBackend
 
 BLUE = Tenant("team-blue", 3)
+
+#: None of these tests has a session that needs it.
+NO_REDIS = SessionBackend(None, None, None, None, True)
 
 
 class Client:
     """Writes down what it is asked, and when."""
 
-    def __init__(self, clock: task.Clock, state: str = "shared", upstream: object = None) -> None:
+    def __init__(self, clock: task.Clock, state: str = "multiplexed", upstream: object = None) -> None:
         self.state = state
         self.session = SimpleNamespace(outstanding=0)
         self.asked: list[tuple[str, float]] = []
@@ -83,7 +87,7 @@ class DrainCase(unittest.SynchronousTestCase):
         self.clock = task.Clock()
         snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, []))
         self.factory = ClientFactory(
-            self.clock, snapshot, None, None, None, Admission(10_000, 0), AccessLog(self.clock), Timeouts(60.0)
+            self.clock, snapshot, NO_REDIS, Admission(10_000, 0), AccessLog(self.clock), Timeouts(60.0)
         )
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
 
@@ -97,7 +101,7 @@ class DrainCase(unittest.SynchronousTestCase):
 
     def leave(self, clients: list[Client]) -> None:
         for client in clients:
-            self.factory.left(client)
+            self.factory.client_disconnected(client)
 
 
 class TimesTests(DrainCase):

@@ -296,7 +296,7 @@ class HostedTests(ProbingCase):
         self.addCleanup(without.stop)
         until(lambda: not self.ready(without), "ready")
         self.assertTrue(without.blue().set("a", 1))
-        without.proxy.logged("there is one isolation layer, the proxy's own, and scripts are refused")
+        without.proxy.logged("one isolation layer, the proxy's policy: .* scripts are refused")
 
 
 class RoleTests(ProbingCase):

@@ -262,8 +262,8 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.clock.advance(2)
         order = []
         child = self.last
-        for kind, take in list(child.channel._takes.items()):
-            child.channel._takes[kind] = lambda message, take=take: (order.append(message.kind), take(message))[1]
+        for kind, handler in list(child.channel._handlers.items()):
+            child.channel._handlers[kind] = lambda message, then=handler: (order.append(message.kind), then(message))[1]
         child.pump()
         self.assertEqual(order, ["start", "snapshot", "listen"])
         self.assertTrue(child.process.serves)

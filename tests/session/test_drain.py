@@ -110,7 +110,7 @@ class PlainTests(DrainCase):
                 self.assertHears(conversation, b"+1\r\n")
                 self.assertEnded(conversation)
 
-    def test_so_is_one_that_has_to_be_looked_at(self) -> None:
+    def test_so_is_one_that_has_to_be_inspected(self) -> None:
         command = encode([b"PUBLISH", b"channel", b"x" * 100])
         for cut in range(1, len(command)):
             conversation = logged_in().client(command[:cut])

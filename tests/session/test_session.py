@@ -368,7 +368,7 @@ class ProtocolErrorTests(ConversationCase):
         self.assertIsNone(conversation.closed)
         self.assertIsNone(logged_in().client(b"*2\r\n$3\r\nGET\r\n$1\r\n", hello[:1], b"\r\n").closed)
 
-    def test_arguments_larger_than_can_be_looked_at(self) -> None:
+    def test_arguments_larger_than_can_be_inspected(self) -> None:
         conversation = logged_in().client(encode([b"WATCH", b"x" * (2 << 20)]), encode([b"SELECT", b"3"]))
         self.assertHears(conversation, b"-ERR the arguments of 'watch' are larger than 1048576 bytes\r\n", OK)
 
@@ -587,6 +587,20 @@ class PubSubTests(ConversationCase):
         self.assertEqual(conversation.gets(), encode([b"UNSUBSCRIBE"]))
         conversation.command(b"SUNSUBSCRIBE")
         self.assertEqual(conversation.gets(), encode([b"SUNSUBSCRIBE", b"blue:s"]))
+
+    def test_a_message_that_was_sent_before_the_last_channel_is_left_has_its_own_name(self) -> None:
+        """Redis answers a command first that stands before the UNSUBSCRIBE."""
+        for protocol, push in ((2, b"*"), (3, b">")):
+            conversation = logged_in(protocol).command(b"SUBSCRIBE", b"a")
+            conversation.redis(confirmation(b"subscribe", b"blue:a", 1, push)).hears()
+            conversation.command(b"PING").command(b"UNSUBSCRIBE", b"a")
+            conversation.redis(message(b"blue:a", b"x", push))
+            self.assertHears(conversation, message(b"a", b"x", push))
+            conversation.redis(b"+PONG\r\n" + message(b"blue:a", b"y", push))
+            conversation.redis(confirmation(b"unsubscribe", b"blue:a", 0, push))
+            self.assertHears(
+                conversation, b"+PONG\r\n", message(b"a", b"y", push), confirmation(b"unsubscribe", b"a", 0, push)
+            )
 
     def test_to_leave_what_was_not_joined(self) -> None:
         nothing = b"*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n"

@@ -168,6 +168,13 @@ class ProtocolTests(SharedCase):
         conversation.client(GET)
         self.assertEqual(conversation.gets(), GET)
 
+    def test_after_a_hello_that_stood_behind_a_blocking_command_nothing_is_blocked(self) -> None:
+        conversation = logged_in().command(b"BLPOP", b"q", b"0").command(b"HELLO", b"2")
+        self.assertTrue(conversation.session.blocked)
+        conversation.redis(b"*-1\r\n*0\r\n")
+        self.assertHome(conversation)
+        self.assertFalse(conversation.session.blocked)
+
 
 class DedicatedConnectionTests(SharedCase):
     def test_a_whole_transaction_rides_along(self) -> None:

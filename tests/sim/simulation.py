@@ -195,14 +195,19 @@ class Simulation:
             self._patches.append(mock.patch.object(kind, "__hash__", lambda thing: self._serial_of(thing)))
         for patch in self._patches:
             patch.start()
-        settings = Settings(ns_prefix="", acl="off", base_workers=1, worker_idle_timeout=30.0, connect_timeout=5.0)
+        settings = Settings(
+            ns_prefix="",
+            acl="off",
+            base_workers=1,
+            worker_idle_timeout=30.0,
+            connect_timeout=5.0,
+            connections="multiplexed" if rng.random() < 0.8 else "dedicated",
+        )
         self._proxied = backend_module.Backend(settings, reactor)
         self._holder = CurrentSnapshot(reactor)
         self._admission = Admission(4 if self.crowded else 1000, 1000)
-        shares = rng.random() < 0.8
         self._factory = ClientFactory(
-            *(reactor, self._holder, self._proxied.queries, self._proxied.acl_users, self._proxied.pool),
-            *(self._admission, AccessLog(reactor), Timeouts(60.0), shares),
+            *(reactor, self._holder, self._proxied.sessions, self._admission, AccessLog(reactor), Timeouts(60.0))
         )
         self._proxied.policy_changed = self._factory.use
         self._holder.startService()

@@ -187,10 +187,10 @@ class ReplicasTests(unittest.SynchronousTestCase):
         for pattern in (b"team-blue:a b", b"team-blue:\0", b"team-blue:a\r\n", b"team-blue:\t", b"team-blue:\v"):
             with self.assertRaises(ControlError) as caught:
                 run(acl_users.permit(BLUE, [b"team-blue:fit", pattern]))
-            self.assertIn("spaces or NUL bytes", caught.exception.told)
+            self.assertIn("spaces or NUL bytes", caught.exception.client_reply)
         with self.assertRaises(ControlError) as caught:
             run(acl_users.permit(BLUE, [b"team-blue:" + b"x" * bounds.TENANT_PATTERN_BYTES]))
-        self.assertIn(f"more than {bounds.TENANT_PATTERN_BYTES} bytes", caught.exception.told)
+        self.assertIn(f"more than {bounds.TENANT_PATTERN_BYTES} bytes", caught.exception.client_reply)
         run(acl_users.permit(BLUE, [b"team-blue:\xff\x01", b"team-blue:fit"]))
 
     def each_redis_is_busy_when_it_is_to_be_made(self, binary: Callable[[], str]) -> None:
@@ -234,7 +234,7 @@ class ReplicasTests(unittest.SynchronousTestCase):
             run(acl_users.permit(BLUE, many[:1]))  # by another session, at once: of one that both name
             with self.assertRaises(ControlError) as caught:
                 run(acl_users.permit(BLUE, [b"team-blue:one_more"]))
-            self.assertIn(f"{bounds.TENANT_PATTERNS} different patterns", caught.exception.told)
+            self.assertIn(f"{bounds.TENANT_PATTERNS} different patterns", caught.exception.client_reply)
 
         acl_users.control.before = fails
         with self.assertRaises(ControlError):

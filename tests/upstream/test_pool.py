@@ -250,10 +250,10 @@ class ConnectionPoolTests(PoolCase):
             self.assertFailure(self.acquire(pool), UpstreamError).addCallback(failed.append)
             # An endpoint waits for a moment whether the name has another address.
             yield self.until(lambda failed=failed: failed, passing=0.05)
-            self.assertEqual(failed[0].told, told)
+            self.assertEqual(failed[0].client_reply, told)
         pool.use(self.backend)
         failure = yield self.assertFailure(self.acquire(pool, Tenant("far", 64)), UpstreamError)
-        self.assertIn("ERR Redis refused to select database 64: ERR DB index is out of range", failure.told)
+        self.assertIn("ERR Redis refused to select database 64: ERR DB index is out of range", failure.client_reply)
         yield self.until(lambda: len(pool) == 0)
 
     @defer.inlineCallbacks
@@ -306,7 +306,7 @@ class ConnectionPoolTests(PoolCase):
         pool.redis_told(needs_acl_users=True)
         self.assertIsNone(pool.fresh(BLUE, 2))
         failure = yield self.assertFailure(self.acquire(pool), UpstreamError)
-        self.assertEqual(failure.told, UNREACHABLE)
+        self.assertEqual(failure.client_reply, UNREACHABLE)
         yield self.until(lambda: len(pool) == 0)
 
 
@@ -432,7 +432,7 @@ class QueueTests(PoolCase):
             lambda: len(pool) == bounds.ACQUIRING and all(upstream.opened is not None for upstream in pool._connections)
         )
         self.reactor.clock.advance(5)
-        self.assertEqual({error.told for error in (yield defer.gatherResults(blue))}, {UNREACHABLE})
+        self.assertEqual({error.client_reply for error in (yield defer.gatherResults(blue))}, {UNREACHABLE})
         self.assertEqual((yield late).tenant, GREEN)
 
     @defer.inlineCallbacks
@@ -449,7 +449,7 @@ class QueueTests(PoolCase):
             failures.addCallback(done.extend)
             began = self.reactor.seconds()
             yield self.until(lambda done=done: done, passing=0.05)
-            self.assertEqual({error.told for error in done}, {UNREACHABLE})
+            self.assertEqual({error.client_reply for error in done}, {UNREACHABLE})
             # Those that waited were not tried one after the other.
             self.assertLess(self.reactor.seconds() - began, 9)
 

@@ -116,7 +116,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
 
     def failed(self, asked: defer.Deferred) -> str:
         """What the client is told."""
-        return self.failureResultOf(asked, ControlError).value.told
+        return self.failureResultOf(asked, ControlError).value.client_reply
 
     def assertKept(self, upstream: Upstream) -> None:
         """It is not closed, and asked what is asked next."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 from twisted.internet import defer, task
@@ -15,7 +16,6 @@ from redisproxy.tenants.limits import Limits
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.client import ControlError
 from redisproxy.upstream.connection import RedisUnreachable
-from redisproxy.upstream.queries import QueryError
 from redisproxy.upstream.session_backend import SessionBackend
 
 BLUE = Tenant("blue", 3)
@@ -161,7 +161,7 @@ class QueryTests(BackendCase):
         self.assertTrue(self.limits.of("blue").rate_limiter.closed)
 
     def test_what_fails_says_why(self) -> None:
-        for error, told in ((QueryError("slow"), UNANSWERED), (QueryError("large", "ERR too large"), "ERR too large")):
+        for error, told in ((ControlError("slow"), UNANSWERED), (ControlError("large", "ERR too large"), "ERR too large")):
             self.session, self.work = Session(), defer.Deferred()
             self.backend.query(BLUE, [[b"INFO"]], self.session.step)
             self.work.errback(error)
@@ -181,3 +181,34 @@ class QueryTests(BackendCase):
         self.backend.allow_patterns(BLUE, [b"blue:*"], self.session.step)
         self.work.errback(ControlError("no"))
         self.assertFails(UNANSWERED)
+
+
+class BugTests(BackendCase):
+    """What nobody expected costs the session that waits, which would wait for ever, or else is logged."""
+
+    def asks(self) -> list[Callable[[], None]]:
+        backend, step = self.backend, self.session.step
+        return [
+            lambda: backend.acquire(BLUE, 2, True, step),
+            lambda: backend.query(BLUE, [[b"INFO"]], step),
+            lambda: backend.allow_patterns(BLUE, [b"blue:*"], step),
+        ]
+
+    def test_a_session_that_waits_ends(self) -> None:
+        for number in range(3):
+            self.session, self.work = Session(), defer.Deferred()
+            self.asks()[number]()
+            self.work.errback(ZeroDivisionError())
+            self.assertIsInstance(self.session.bugs.pop(), ZeroDivisionError)
+            self.assertFalse(self.session.step.waits)
+        self.session, self.tenant_pool = Session(), TenantPool(is_open=False)
+        self.backend.acquire(BLUE, 2, False, self.session.step)
+        self.tenant_pool.waiter.errback(ZeroDivisionError())
+        self.assertIsInstance(self.session.bugs.pop(), ZeroDivisionError)
+        self.assertEqual(self.tenant_pool.users, 0)
+
+    def test_it_is_logged_if_nobody_waits(self) -> None:
+        self.asks()[2]()
+        self.session.step.abandon()
+        self.work.errback(ZeroDivisionError())
+        self.assertEqual((self.session.bugs, len(self.flushLoggedErrors(ZeroDivisionError))), ([], 1))
