@@ -13,10 +13,8 @@ from twisted.application import service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from .. import bounds
 from ..tenants.model import NOT_LOADED, AuthenticationError, Credential, Snapshot
-
-#: Seconds, at most, between two looks at the wall clock: how late an expiry is that came because the clock was set.
-LOOK = 1.0
 
 
 class CurrentSnapshot(service.Service):
@@ -47,35 +45,37 @@ class CurrentSnapshot(service.Service):
     def use(self, snapshot: Snapshot) -> None:
         """It is in force from now on."""
         self.snapshot = snapshot
-        self._changed()
+        self._changed(snapshot)
 
-    def _changed(self) -> None:
+    def _changed(self, snapshot: Snapshot) -> None:
         """The Snapshot is another one, or the time has come for some of it."""
         self._looked = self.wall_clock()
-        self._look_later()
+        self._look_later(snapshot)
         for listener in list(self.listeners):
             try:
-                listener(self.snapshot)
+                listener(snapshot)
             except Exception:
                 self._log.failure("a listener to the directory failed")
 
-    def _look(self) -> None:
+    def _look(self, snapshot: Snapshot) -> None:
         """Has a credential expired since the last look? The clock may have been set forward meanwhile, or back."""
         now = self.wall_clock()
-        expires = self.snapshot.next_expiry(self._looked)
+        expires = snapshot.next_expiry(self._looked)
         self._looked = now
         if expires is not None and expires <= now:
-            self._changed()
+            self._changed(snapshot)
         else:
-            self._look_later()
+            self._look_later(snapshot)
 
-    def _look_later(self) -> None:
+    def _look_later(self, snapshot: Snapshot) -> None:
         self._stop_looking()
-        if not self.running or self.snapshot.next_expiry(0.0) is None:
+        if not self.running or snapshot.next_expiry(0.0) is None:
             return  # nothing ever expires
-        expires = self.snapshot.next_expiry(self._looked)
-        delay = LOOK if expires is None else min(LOOK, expires - self._looked)
-        self._next_look = self._clock.callLater(delay, self._look)
+        expires = snapshot.next_expiry(self._looked)
+        delay = bounds.WALL_CLOCK_CHECK_SECONDS
+        if expires is not None:
+            delay = min(delay, expires - self._looked)
+        self._next_look = self._clock.callLater(delay, self._look, snapshot)
 
     def _stop_looking(self) -> None:
         if self._next_look is not None and self._next_look.active():

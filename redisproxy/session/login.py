@@ -151,7 +151,7 @@ class Login:
         if session.backend.multiplexes:
             session.route.join(cast(TenantPool, connections), session.leaves_nothing)
         else:
-            session.route.take(session, cast(Dedicated, connections))
+            session.route.use(session, cast(Dedicated, connections))
         session.credential = self.credential
         session.protocol = connections.protocol
         session.multi = session.watching = False

@@ -46,6 +46,10 @@ class SessionBackend:
         self.multiplexes = multiplexes
         self.policy: Policy = make_policy(builtin(), scripts=False)
 
+    def add_up(self) -> None:
+        """Has the counts of what Redis sent so far."""
+        self._pool.add_up()
+
     # Connections.
 
     def acquire(self, tenant: Tenant, protocol: int, dedicated: bool, step: Step) -> None:
@@ -90,7 +94,7 @@ class SessionBackend:
     def _not_opened(self, failure: Failure, step: Step) -> None:
         failure.trap(UpstreamError, defer.CancelledError)  # the latter: nobody waits any more
         if isinstance(failure.value, UpstreamError):
-            step.finish(Unavailable(failure.value.told))
+            step.finish(Unavailable(failure.value.client_reply))
 
     # Control queries.
 
@@ -114,8 +118,9 @@ class SessionBackend:
 
     def _not_answered(self, failure: Failure, step: Step) -> None:
         failure.trap(ControlError, UpstreamError, defer.CancelledError)
-        step.finish(Unavailable(getattr(failure.value, "told", UNANSWERED)))
+        step.finish(Unavailable(getattr(failure.value, "client_reply", UNANSWERED)))
 
     def _bug(self, failure: Failure, step: Step) -> None:
-        if not step.fail(failure.value):
+        error = failure.value
+        if not isinstance(error, Exception) or not step.fail(error):
             self._log.failure("a bug in what is done at Redis for a session that has ended", failure)

@@ -360,11 +360,11 @@ class SameRulesTests(FindingsCase):
         reading = await operator.read()
         found = inspect.resolve(operator, reading, 4)
         proxy.reading._enrolment.use_full_read(reading)
-        directory, problems = proxy.reading._enrolment.resolve(4)
-        self.assertEqual(found.directory.backend, directory.backend)
-        self.assertEqual(found.directory.tenants, directory.tenants)
-        self.assertEqual(found.directory.limits, directory.limits)
-        self.assertEqual(found.directory.limits, {"team-blue": Limits(7, 100, 0)})
+        snapshot, problems = proxy.reading._enrolment.resolve(4)
+        self.assertEqual(found.snapshot.backend, snapshot.backend)
+        self.assertEqual(found.snapshot.tenants, snapshot.tenants)
+        self.assertEqual(found.snapshot.limits, snapshot.limits)
+        self.assertEqual(found.snapshot.limits, {"team-blue": Limits(7, 100, 0)})
         self.assertEqual(found.problems, problems)
 
     async def test_both_decide_by_the_same_policy(self) -> None:
@@ -373,12 +373,12 @@ class SameRulesTests(FindingsCase):
             rights: list[object] = []
             self.patch(inspect, "inquire", lambda *arguments: rights.append(arguments[-1]) or defer.succeed(None))  # noqa: B023
             await operator.find_redis(Backend("127.0.0.1"))
-            proxy.serving.use(Snapshot(Backend("127.0.0.1"), []))
+            proxy.serving.use_snapshot(Snapshot(Backend("127.0.0.1"), []))
             for server in self.SERVERS:
-                proxy.serving._server_told(server)
+                proxy.serving.backend._server_told(server)
                 policy = proxy.serving.clients.policy
                 self.assertEqual(rights[0](server), needed(policy), (acl, server.before_7, server.sealed))
-                self.assertEqual(rights[0](server), proxy.serving.control._rights(server))
+                self.assertEqual(rights[0](server), proxy.serving.backend.control._rights(server))
                 found = Findings("", [], [], Snapshot(None, []), True)
                 inspect._judge_commands(operator, found, server)
                 opened = [warning.split()[2].rstrip(":") for warning in found.warnings if " opens " in warning]

@@ -31,7 +31,7 @@ class DeepCase(unittest.TestCase):
 @on_every_server
 class WhateverRedisSendsTests(DeepCase):
     def each_shared(self, binary: Callable[[], str]) -> None:
-        self.check(binary, "shared")
+        self.check(binary, "multiplexed")
 
     def each_dedicated(self, binary: Callable[[], str]) -> None:
         self.check(binary, "dedicated")

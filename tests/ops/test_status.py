@@ -36,10 +36,10 @@ def stats(**tenants: dict) -> Stats:
     return {
         "time": 1000.0,
         "counts": {
-            "sessions": {"shared": 2, "waiting": 0},
+            "sessions": {"multiplexed": 2, "waiting": 0},
             "logins": {"ok": 2, "wrong": 3},
             "ended": {"quit": 1},
-            "connections": {"shared": 1, "dedicated": 0, "idle": 2},
+            "connections": {"multiplexed": 1, "dedicated": 0, "idle": 2},
             "in_flight": 4,
             "redis_seconds": histogram.stats(),
             "tenants": dict(names),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import unittest
 
+from redisproxy import bounds
 from redisproxy.resp.framing import encode
 from redisproxy.session import commands
 from redisproxy.session.ports import Unavailable
 from redisproxy.session.route import DEDICATED, LEGAL, MULTIPLEXED, NONE, RouteState
-from redisproxy.session.session import BUFFERED_LIMIT
 from redisproxy.session.state import BugError, Gate, Phase, Step, Until
 from redisproxy.tenants.model import Snapshot
 
@@ -62,7 +62,7 @@ class PhaseTests(unittest.TestCase):
 
     def test_nothing_is_asked_of_a_connection_that_is_gone(self) -> None:
         conversation = logged_in().client(b"*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$200000\r\n", b"x" * 100_000)
-        self.assertGreater(conversation.session.buffered, BUFFERED_LIMIT)
+        self.assertGreater(conversation.session.buffered, bounds.BUFFERED_BYTES)
         conversation.session.ending.at_once()
         self.assertIs(conversation.held, False)
 

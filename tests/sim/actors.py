@@ -6,6 +6,7 @@ well at that time.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from redisproxy.clients.connection import HALF_CLOSED_GRACE
+from redisproxy import bounds
 
 from .kernel import Event, Socket
 from .replies import Error, Push, Status, command, parse
@@ -75,7 +76,7 @@ class Actor:
         self._subscribed: set[bytes] = set()
         self._heard: dict[bytes, int] = {}
         self._closing = False
-        # When it sent its end of file: the proxy gives what is due HALF_CLOSED_GRACE seconds then, and no more.
+        # When it sent its end of file: the proxy gives what is due HALF_CLOSED_SECONDS then, and no more.
         self._shut_at: float | None = None
         self._writes_first = False
         self._rate = 0
@@ -178,7 +179,7 @@ class Actor:
 
     def _lost(self, how: str) -> None:
         """The connection was ended from the other side."""
-        gave_up = self._shut_at is not None and self.world.now - self._shut_at >= HALF_CLOSED_GRACE
+        gave_up = self._shut_at is not None and self.world.now - self._shut_at >= bounds.HALF_CLOSED_SECONDS
         if self._incoming and not gave_up:
             self.simulation.wrong("half-reply", f"{self} was {how} within {bytes(self._incoming[:60])!r}", self.tenant)
         short = len(self.expected)
@@ -518,7 +519,8 @@ class Actor:
         if self._outgoing:
             self.world.after(0.001, self._shut_when_written, end)
         else:
-            end.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it was reset meanwhile
+                end.shutdown(socket.SHUT_WR)
             self._shut_at = self.world.now
 
     # What is off by default: see `simulation.HARD`.
