@@ -337,7 +337,7 @@ class SharedConversation(Conversation):
         return self
 
 
-def logged_in_at_home(**options: object) -> SharedConversation:
+def logged_in_multiplexed(**options: object) -> SharedConversation:
     """Blue's conversation over multiplexed connections, at the first command after the log-in."""
     conversation = SharedConversation(**options)
     conversation.command(b"AUTH", b"blue")
