@@ -84,7 +84,7 @@ class BackendCase(unittest.SynchronousTestCase):
 
 class DedicatedTests(BackendCase):
     def acquire(self) -> None:
-        self.backend.acquire(BLUE, 2, True, self.session.step)
+        self.backend.acquire(BLUE, 2, self.session.step)
 
     def test_one_that_is_fresh_is_there_at_once(self) -> None:
         self.fresh = Upstream()
@@ -126,7 +126,7 @@ class DedicatedTests(BackendCase):
 
 class MultiplexedTests(BackendCase):
     def join(self) -> None:
-        self.backend.acquire(BLUE, 2, False, self.session.step)
+        self.backend.join(BLUE, 2, self.session.step)
 
     def test_an_open_one_is_there_at_once(self) -> None:
         self.join()
