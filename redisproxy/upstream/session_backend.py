@@ -112,7 +112,8 @@ class SessionBackend:
 
     def _not_answered(self, failure: Failure, step: Step[Unavailable]) -> None:
         failure.trap(ControlError, UpstreamError, defer.CancelledError)
-        step.finish(Unavailable(getattr(failure.value, "told", UNANSWERED)))
+        error = failure.value
+        step.finish(Unavailable(error.told if isinstance(error, ControlError | UpstreamError) else UNANSWERED))
 
     def _bug(self, failure: Failure) -> None:
         self._log.failure("a bug in what is done at Redis for a session", failure)
