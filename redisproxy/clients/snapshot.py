@@ -13,10 +13,8 @@ from twisted.application import service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from .. import bounds
 from ..tenants.model import NOT_LOADED, AuthenticationError, Credential, Snapshot
-
-#: Seconds, at most, between two looks at the wall clock: how late an expiry is that came because the clock was set.
-LOOK = 1.0
 
 
 class CurrentSnapshot(service.Service):
@@ -74,7 +72,9 @@ class CurrentSnapshot(service.Service):
         if not self.running or snapshot.next_expiry(0.0) is None:
             return  # nothing ever expires
         expires = snapshot.next_expiry(self._looked)
-        delay = LOOK if expires is None else min(LOOK, expires - self._looked)
+        delay = bounds.WALL_CLOCK_CHECK_SECONDS
+        if expires is not None:
+            delay = min(delay, expires - self._looked)
         self._next_look = self._clock.callLater(delay, self._look, snapshot)
 
     def _stop_looking(self) -> None:

@@ -16,15 +16,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import Attribute, implementer
 
+from .. import bounds
 from ..resp.framing import ProtocolError
 from .twisted_private import write_at_once
-
-#: Bytes that Twisted reads at once; as many as that come where large values pass.
-READ_SIZE = 64 * 1024
-#: What is read at once then. Always, it would cost: a buffer is made for each read.
-WIDE_READ_SIZE = 256 * 1024
-#: A read of less than this is the end of that.
-SMALL_READ_SIZE = 4 * 1024
 
 _UNIX = (unix.Server, unix.Client)
 
@@ -85,11 +79,11 @@ class RespReceiver(protocol.Protocol):
     def dataReceived(self, data: bytes) -> None:
         size = len(data)
         self.bytes_received += size
-        if size >= READ_SIZE:
+        if size >= bounds.READ_BYTES:
             if not self._wide:
-                self._read_up_to(WIDE_READ_SIZE)
-        elif self._wide and size < SMALL_READ_SIZE:
-            self._read_up_to(READ_SIZE)
+                self._read_up_to(bounds.WIDE_READ_BYTES)
+        elif self._wide and size < bounds.SMALL_READ_BYTES:
+            self._read_up_to(bounds.READ_BYTES)
         try:
             self.respReceived(data)
         except ProtocolError as error:
@@ -103,7 +97,7 @@ class RespReceiver(protocol.Protocol):
         self.transport.abortConnection()
 
     def _read_up_to(self, size: int) -> None:
-        self._wide = size > READ_SIZE
+        self._wide = size > bounds.READ_BYTES
         self.transport.bufferSize = size
 
     def respReceived(self, data: bytes) -> None:

@@ -255,7 +255,7 @@ def _spellings(table: Mapping[bytes, int]) -> dict[bytes, int]:
     return {spelling: kind for name, kind in table.items() for spelling in (name, name.lower())}
 
 
-#: Before the log-in everything is looked at: the limits of UNAUTHENTICATED keep it small.
+#: Before the log-in every command is inspected: the limits of UNAUTHENTICATED keep it small.
 UNAUTHENTICATED_TABLE: dict[bytes, int] = {}
 
 

@@ -11,9 +11,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .. import probes
+from .. import bounds, probes
 from ..policy.policy import Policy
-from ..resp.framing import COMMAND, INSPECT_LIMIT, OVERSIZE, REFUSE, STREAM
+from ..resp.framing import COMMAND, OVERSIZE, REFUSE, STREAM
 from . import commands_connection as connection
 from . import commands_data as data
 from . import commands_pubsub as channels
@@ -63,7 +63,7 @@ BLOCKING = Handler(data.block, also=data.block_needs)
 CONTAINER = Handler(server.container, (2, -1))
 
 
-def take(session: Session, kind: int, what: bytes | list[bytes]) -> None:
+def receive(session: Session, kind: int, what: bytes | list[bytes]) -> None:
     """A command that is not plain, or the beginning of one, as the scanner gives it. See `resp.framing`."""
     if isinstance(what, list):
         session.connection.inspected(what[0])
@@ -78,7 +78,9 @@ def take(session: Session, kind: int, what: bytes | list[bytes]) -> None:
     if kind == OVERSIZE:
         if session.credential is not None and what.upper() not in session.policy.table:
             return unknown(session, [what])
-        return session.refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (what.lower(), INSPECT_LIMIT))
+        return session.refuse(
+            b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (what.lower(), bounds.INSPECTED_BYTES)
+        )
     if session.credential is None:
         return session.answer(NOAUTH)
     if what:

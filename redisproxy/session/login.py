@@ -152,7 +152,7 @@ class Login:
             self.rollback(result)
         elif session.may_move():
             session.pending_login = None
-            session.route.take(session, result)
+            session.route.use(session, result)
             self.commit(result.protocol)
         else:
             result.release(clean=True)

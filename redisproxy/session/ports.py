@@ -14,7 +14,7 @@ from ..resp.value import Answer
 from ..tenants.model import Credential, Tenant
 from .errors import UNREACHABLE
 from .pending import ReplyBatch
-from .pubsub import Change
+from .pubsub import SubscriptionChange
 from .state import Step
 
 
@@ -61,7 +61,7 @@ class ClientConnection(Protocol):
         """The session has a dedicated connection to Redis from now on."""
 
     def inspected(self, name: bytes) -> None:
-        """The session looked at a command: it can be counted by its name."""
+        """The session inspected a command: it can be counted by its name."""
 
     def forbidden(self, name: str) -> None:
         """A command was refused that the tenant may not use: for the log. name: fit for it."""
@@ -221,7 +221,7 @@ class ReplyReceiver(Protocol):
 class Subscriber(Protocol):
     """Who gets confirmations and messages of channels."""
 
-    def confirmed(self, change: Change, refused: bool) -> bool:
+    def confirmed(self, update: SubscriptionChange, refused: bool) -> bool:
         """All confirmations of a (P|S)(UN)SUBSCRIBE are here, or one error instead. Whether messages may come now."""
 
     def cancelled(self, count: int) -> None:

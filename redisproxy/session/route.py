@@ -85,10 +85,10 @@ class Route:
             raise BugError(f"no session moves from {before} to {to}")
         if to is not NONE and not self._replies.drained:
             raise BugError(f"a session moves to {to} while replies are pending")
-        left = self.dedicated
+        former = self.dedicated
         self.state, self.upstream, self.clean = to, upstream, True
-        if left is not None and clean is not None:
-            left.release(clean)
+        if former is not None and clean is not None:
+            former.release(clean)
 
     def join(self, pool: TenantPool, clean: bool) -> None:
         """Commands go over the multiplexed connections of this pool from now on."""
@@ -169,8 +169,8 @@ class Route:
     def _acquired(self, session: Session, then: Callable[[], None], result: Dedicated | Unavailable) -> None:
         if isinstance(result, Unavailable):
             session.refuse_waiting(result.error)
-        elif self._may_take(session, result):
-            self.take(session, result)
+        elif self._may_use(session, result):
+            self.use(session, result)
             then()
 
     def _acquired_for_slow_client(self, session: Session, result: Dedicated | Unavailable) -> None:
@@ -178,16 +178,16 @@ class Route:
             probes.reached("no connection for a client that does not read")
             if self._replies.slow:  # or nothing would open the gate
                 self._replies.stop_until_read()
-        elif self._may_take(session, result):
-            self.take(session, result)
+        elif self._may_use(session, result):
+            self.use(session, result)
 
-    def _may_take(self, session: Session, upstream: Dedicated) -> bool:
+    def _may_use(self, session: Session, upstream: Dedicated) -> bool:
         if session.may_move():
             return True
         upstream.release(clean=True)
         return False
 
-    def take(self, session: Session, upstream: Dedicated) -> None:
+    def use(self, session: Session, upstream: Dedicated) -> None:
         """The session uses this connection from now on."""
         self.move(DEDICATED, upstream, session.leaves_nothing)
         upstream.carry_session(session)

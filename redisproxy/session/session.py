@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from .. import probes
+from .. import bounds, probes
 from ..policy import policy
 from ..resp.framing import (
     INSPECT,
@@ -36,10 +36,6 @@ from .replies import ReplyQueue
 from .route import DEDICATED, MULTIPLEXED, Route
 from .state import BugError, Gate, Phase, Step, Until, names
 
-#: Bytes that are read from a client while it waits: reading goes on that long, so that the proxy notices when it leaves.
-BUFFERED_LIMIT = 64 * 1024
-#: Bytes that a client may send before it has logged in.
-UNAUTHENTICATED_LIMIT = 1024 * 1024
 #: What a client that speaks TLS begins with, and no command does. Unanswered, both sides would wait.
 TLS_HANDSHAKE = b"\x16"
 
@@ -183,7 +179,7 @@ class Session:
         self.scanner.feed(data)
         if not self.gates:
             self.advance()
-        if self.gates and self.scanner.buffered > BUFFERED_LIMIT:
+        if self.gates and self.scanner.buffered > bounds.BUFFERED_BYTES:
             probes.reached("client is not read from: it sent much while it waits")
             self.connection.pause_reading()
 
@@ -193,7 +189,7 @@ class Session:
             self.ending.begin("tls-on-plain-port")
             return False
         self.sent_unauthenticated += len(data)
-        if self.sent_unauthenticated > UNAUTHENTICATED_LIMIT:
+        if self.sent_unauthenticated > bounds.UNAUTHENTICATED_BYTES:
             self.answer(b"-ERR Protocol error: too much was sent without authentication\r\n")
             self.ending.begin("protocol-error")
             return False
@@ -286,6 +282,7 @@ class Session:
             self.protocol = protocol
             self.route.clean = False
             self.route.leave_pool()
+        self.blocked = False  # nothing is sent behind a HELLO, and this may leave the connection before `drained`
         step = self.step
         if step is not None and step.until is Until.HELLO:
             step.finish(protocol)
@@ -304,7 +301,7 @@ class Session:
     def close_gate(self, gate: int) -> None:
         """Reads no next command. Called by the gate's owner."""
         self.gates |= gate
-        if self.scanner.buffered > BUFFERED_LIMIT:
+        if self.scanner.buffered > bounds.BUFFERED_BYTES:
             self.connection.pause_reading()
 
     def open_gate(self, gate: int) -> None:
@@ -390,7 +387,7 @@ class Session:
                 route.upstream.send(what)
             else:
                 self.commands += 1
-                commands.take(self, kind, what)
+                commands.receive(self, kind, what)
             if ending.phase is _DRAINING:
                 ending.drained(False)
         return None

@@ -111,6 +111,15 @@ class Step(Generic[Result]):
             session.bug(error)
         return True
 
+    def fail(self, error: Exception) -> bool:
+        """A bug in what the session waits for: it costs its connection, which would wait for ever. False: see `finish`."""
+        session, self._session = self._session, None
+        if session is None:
+            return False
+        self.cancel = None
+        session.bug(error)
+        return True
+
     def go_on(self, result: Result) -> None:
         """Does what the session waited with. Called by the session."""
         self._then(result)

@@ -70,7 +70,7 @@ class AclMaintenanceService(service.Service):
         self._inventory = Inventory(prefix, interval)
         #: None: there is nothing to look after
         self._master_password: bytes | None = None
-        #: names whose passwords are to be looked at
+        #: names whose passwords are to be checked
         self._to_check: deque[str] = deque()
         self._list_at = 0.0
         #: whether there may be users to remove
@@ -173,7 +173,7 @@ class AclMaintenanceService(service.Service):
     # What.
 
     async def _list(self) -> None:
-        """Has all users looked at."""
+        """Lists all users, to be checked one by one."""
         began = self._clock.seconds()
         names = _strings(await self._ask("ACL", "USERS"))
         self._list_at = began + self._interval
@@ -191,19 +191,19 @@ class AclMaintenanceService(service.Service):
             own = acl.hashed(acl.password(self._master_password, name))
             rules = self._inventory.password_rules(name, hashes, own, self._clock.seconds())
             if rules:
-                await self._change(name, rules)
+                await self._set_rules(name, rules)
         except ControlError:
             self._to_check.append(name)  # behind the others: it may be this one's fault
             raise
         await self._pause(began)
 
-    async def _change(self, name: str, rules: list[bytes]) -> None:
+    async def _set_rules(self, name: str, rules: list[bytes]) -> None:
         try:
             await self._ask("ACL", "SETUSER", name, *rules)
         except ControlError as error:
             if _is_denied(error) or not str(error).startswith("ERR "):
                 raise
-            # Somebody else has changed it meanwhile: the next list has it looked at again.
+            # Somebody else has changed it meanwhile: it is checked again after the next list.
             self._inventory.settled(name)
             return
         if rules[0].startswith(b"#"):

@@ -13,6 +13,7 @@ from twisted.application import service
 from twisted.internet import defer, task
 from twisted.logger import Logger
 
+from .. import bounds
 from ..net.rate_limit import TenantLimits
 from ..net.reactor import IConnectingReactor
 from ..ops.bugs import bug
@@ -32,7 +33,8 @@ from .endpoint import endpoint_for
 from .failover import MasterService
 from .latency import Sampler
 from .pool import ConnectionPool
-from .queries import ANSWER_LIMIT, ControlQueries
+from .queries import ControlQueries
+from .session_backend import SessionBackend
 
 #: Seconds until Redis is told again of a user's new rights, after it could not be.
 _AGAIN = 1.0
@@ -88,6 +90,14 @@ class Backend(service.MultiService):
         )
         #: INFO, PUBSUB and CONFIG GET for tenants
         self.queries = ControlQueries(reactor, self._query_client)
+        #: all of these, as sessions see them
+        self.sessions = SessionBackend(
+            self.pool,
+            self.queries,
+            self.acl_users,
+            TenantLimits(reactor) if tenant_limits is None else tenant_limits,
+            settings.connections == "multiplexed",
+        )
         #: which server is the master
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self._moved, self._reconnect, self._is_master
@@ -121,7 +131,7 @@ class Backend(service.MultiService):
             changed,
             name="redisproxy-queries",
             reply_timeout=None,  # each query has its own
-            reply_limit=ANSWER_LIMIT,
+            reply_limit=bounds.QUERY_REPLY_BYTES,
         )
 
     def stopService(self) -> defer.Deferred[list[tuple[bool, object]]]:
@@ -234,7 +244,7 @@ class Backend(service.MultiService):
             # What sessions may do besides they are told when Redis knows it: until then their users may not.
             self._renewing = defer.Deferred.fromCoroutine(self._renew_users(users, policy, address.password))
             self._renewing.addErrback(bug(self._log, "telling Redis of the users' new rights", defer.CancelledError))
-        self.master.told(server)
+        self.master.on_server(server)
         self.databases_told(server.databases)
 
     def _use_policy(self, policy: Policy, everywhere: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 import txredisapi
 from twisted.application import service
-from twisted.application.internet import ClientService, backoffPolicy
+from twisted.application.internet import ClientService
 from twisted.internet import defer
 from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
@@ -23,25 +23,21 @@ from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .. import bounds
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
+from ..ops.retry import Backoff
 from ..resp.framing import ProtocolError, ReplyMeasurer
 from ..resp.value import Answer, AnswerError, ErrorReply, values_of
 from ..session.errors import UNANSWERED
 from ..tenants.model import Backend
 from .endpoint import connect, connected, why
 
-#: Bytes of one reply, unless the caller has another bound: CLIENT LIST of 100,000 connections, say. A larger reply is
-#: discarded while it comes, and its command fails.
-REPLY_LIMIT = 64 * 1024 * 1024
-#: Seconds to wait for a reply.
-REPLY_TIMEOUT = 10.0
 #: Seconds after a refused log-in until the next attempt. A password is wrong: haste would not help.
 _REFUSED_RETRY = 5.0
-#: Seconds, at first and at most, between two attempts to connect. Tenants' ACL users are made over a client, so nobody is
-#: served before it is connected again.
-_RETRY, _RETRY_MAX = 0.25, 2.0
+#: When it is connected again. Soon: tenants' ACL users are made over a client, so nobody is served before.
+BACKOFF = Backoff(0.5, 2.0, spread=1.0)
 
 Result = TypeVar("Result")
 #: A word of a command.
@@ -49,11 +45,11 @@ Word = bytes | str | int
 
 
 class ControlError(Exception):
-    """Redis cannot be asked, or answered with an error. The text is for the log; `told` is the client's error reply."""
+    """Redis cannot be asked, or answered with an error. The text is for the log, `client_reply` for the client."""
 
-    def __init__(self, text: str, told: str = UNANSWERED) -> None:
+    def __init__(self, text: str, client_reply: str = UNANSWERED) -> None:
         super().__init__(text)
-        self.told = told
+        self.client_reply = client_reply
 
 
 class ReplyError(ControlError):
@@ -250,8 +246,8 @@ class RedisClient(service.Service):
     """Keeps one connection to one address, logged in. It is made again whenever it is lost.
 
     endpoint: makes an endpoint that leads to the address, and may raise OSError or ValueError; timeout: seconds to log in,
-    and for `connect`; changed: called whenever `connection` or `failure` is another; backoff: seconds until the next
-    attempt, by how many failed in a row; for the other arguments see `Connection` and `Connection.log_in`.
+    and for `connect`; changed: called whenever `connection` or `failure` is another; backoff: when it is tried
+    again; for the other arguments see `Connection` and `Connection.log_in`.
     """
 
     _log = Logger()
@@ -265,9 +261,9 @@ class RedisClient(service.Service):
         changed: Callable[[RedisClient], object] = lambda _: None,
         *,
         name: str = "",
-        reply_timeout: float | None = REPLY_TIMEOUT,
-        reply_limit: int = REPLY_LIMIT,
-        backoff: Callable[[int], float] = backoffPolicy(_RETRY, _RETRY_MAX, 2),  # noqa: B008 - it has no state
+        reply_timeout: float | None = bounds.CONTROL_REPLY_SECONDS,
+        reply_limit: int = bounds.CONTROL_REPLY_BYTES,
+        backoff: Backoff = BACKOFF,
     ) -> None:
         self.address = address
         #: logged in; None: there is none
@@ -293,7 +289,7 @@ class RedisClient(service.Service):
 
     def retry_delay(self, attempt: int) -> float:
         """Seconds until an attempt to connect, after so many that failed in a row."""
-        return _REFUSED_RETRY if isinstance(self.failure, ReplyError) else self._backoff(attempt)
+        return _REFUSED_RETRY if isinstance(self.failure, ReplyError) else self._backoff.delay(attempt)
 
     def startService(self) -> None:
         super().startService()
@@ -380,7 +376,8 @@ async def ask_once(
 
     timeout: seconds to connect, and as many to log in and ask. Raises ControlError, and whatever connecting may raise.
     """
-    connection = await connect(endpoint, lambda: Connection(clock, None, REPLY_LIMIT)).addTimeout(timeout, clock)
+    connecting = connect(endpoint, lambda: Connection(clock, None, bounds.CONTROL_REPLY_BYTES))
+    connection = await connecting.addTimeout(timeout, clock)
 
     async def asked() -> Result:
         await connection.log_in(address)

@@ -15,9 +15,11 @@ from twisted.internet import defer, task
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .. import bounds
 from ..net.reactor import IConnectingReactor
 from ..net.time_limit import within
 from ..net.waiters import Waiters
+from ..ops.bugs import bug
 from ..policy import probing
 from ..policy.probing import Server
 from ..resp.value import Answer
@@ -26,8 +28,6 @@ from .client import Connection, ControlError, NoReplyError, RedisClient, Word
 from .endpoint import endpoint_for, why
 from .probe import Memory, Probe, Rights
 
-#: Seconds to wait for an answer.
-_ANSWER = 10.0
 #: Seconds until Redis is asked again what it could not tell, at first and at most. Soon, since between two scripts of a
 #: tenant that keeps it busy there may be little time.
 _SOON, _AGAIN = 0.05, 1.0
@@ -36,8 +36,8 @@ _SOON, _AGAIN = 0.05, 1.0
 class ControlService(service.Service):
     """The control connection, and what it was told.
 
-    told: called with a Server after each connection, before anything else is asked over it, and when more is known of it;
-    acl: whether ACL users are wanted; rights: the commands that these need the right to, on a server.
+    on_server: called with a Server after each connection, before anything else is asked over it, and when more is known of
+    it; acl: whether ACL users are wanted; rights: the commands that these need the right to, on a server.
     """
 
     name = "control"
@@ -48,14 +48,14 @@ class ControlService(service.Service):
         reactor: IConnectingReactor,
         connect_timeout: float,
         ca_file: Path | None,
-        told: Callable[[Server], None],
+        on_server: Callable[[Server], None],
         acl: bool = True,
         rights: Rights = lambda _: frozenset(),
     ) -> None:
         self._reactor = reactor
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
-        self._told = told
+        self._on_server = on_server
         self._acl = acl
         self._rights = rights
         self._backend: Backend | None = None
@@ -138,7 +138,7 @@ class ControlService(service.Service):
             self._connect_timeout,
             self._changed,
             name="redisproxy-control",
-            reply_timeout=_ANSWER,
+            reply_timeout=bounds.CONTROL_REPLY_SECONDS,
         )
         self._client.startService()
 
@@ -185,10 +185,10 @@ class ControlService(service.Service):
 
     def _failed(self, failure: Failure, connection: Connection) -> None:
         if failure.check(NoReplyError) and self._is_current(connection):
-            self._tell_state(f"did not tell what it is within {_ANSWER:g} s, and is asked again")
-        elif not failure.check(ControlError, defer.CancelledError):
-            # Of these two, the one is gone already, and will be connected again; the other we gave up.
-            self._log.failure("asking Redis what it is failed in a way that is a bug", failure)
+            self._tell_state(f"did not tell what it is within {bounds.CONTROL_REPLY_SECONDS:g} s, and is asked again")
+        else:
+            # Of the two that are expected, the one is gone already, and will be connected again; the other we gave up.
+            bug(self._log, "asking Redis what it is", ControlError, defer.CancelledError)(failure)
 
     @property
     def _asked(self) -> Backend:
@@ -236,7 +236,7 @@ class ControlService(service.Service):
                 databases="an untold number of" if server.databases is None else server.databases,
             )
         self.server = server
-        self._told(server)
+        self._on_server(server)
         self._connection = connection
         self._waiting.fire(None)
 

@@ -64,11 +64,11 @@ class MasterService(service.Service):
         self._moved = moved
         self._reconnect = reconnect
         self._on_master = is_master
-        #: what the directory says
-        self._told: Backend | None = None
+        #: what the master secret says
+        self._configured: Backend | None = None
         #: where Redis is; None: not known yet
         self.backend: Backend | None = None
-        #: what the directory says, once its sentinels have told where that is
+        #: what the master secret says, once its sentinels have told where that is
         self._found_for: Backend | None = None
         self._sentinels: list[Sentinel] = []
         #: since when these are asked
@@ -87,7 +87,7 @@ class MasterService(service.Service):
     @property
     def follows(self) -> bool:
         """Whether there is a master secret to follow."""
-        return self._told is not None
+        return self._configured is not None
 
     def startService(self) -> None:
         super().startService()
@@ -106,9 +106,9 @@ class MasterService(service.Service):
 
     def use(self, backend: Backend | None) -> None:
         """What the master secret says from now on."""
-        if backend == self._told:
+        if backend == self._configured:
             return
-        before, self._told = self._told, backend
+        before, self._configured = self._configured, backend
         self._found_for = None
         self._leave_sentinels()
         self._helpless.over()
@@ -119,14 +119,14 @@ class MasterService(service.Service):
             # Another password, or another list: until the sentinels say otherwise it is where it was.
             self._found_for = backend
             self._move(backend.at(self.backend.host, self.backend.port), failover=False)
-        for place in backend.sentinels:
-            at = backend.asked_at(*place)
+        for address in backend.sentinels:
+            at = backend.asked_at(*address)
             endpoint = partial(endpoint_for, self._reactor, at, self._connect_timeout, self._ca_file)
             self._sentinels.append(Sentinel(self._reactor, at, endpoint, backend.master_name, self.look))
         self._began = self._reactor.seconds()
         self._look_in(0)
 
-    def told(self, server: Server) -> None:
+    def on_server(self, server: Server) -> None:
         """The control connection is there, perhaps with another server."""
         if server.replica:
             self.doubt()
@@ -163,14 +163,14 @@ class MasterService(service.Service):
 
     def look(self) -> None:
         """Asks the sentinels, now, or once more when they have answered. Without sentinels nothing happens."""
-        told = self._told
-        if told is None or not self._sentinels or not self.running:
+        configured = self._configured
+        if configured is None or not self._sentinels or not self.running:
             return
         if self._looking is not None:
             self._again = True
             return
         self._stop_timer()
-        looking = self._looking = defer.Deferred.fromCoroutine(self._look(told))
+        looking = self._looking = defer.Deferred.fromCoroutine(self._look(configured))
         looking.addErrback(bug(self._log, "looking for the master", defer.CancelledError))
         looking.addBoth(self._looked)
 
@@ -193,16 +193,16 @@ class MasterService(service.Service):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
-    async def _look(self, told: Backend) -> None:
+    async def _look(self, configured: Backend) -> None:
         answers, complete = await self._ask_all()
-        if told is not self._told:
+        if configured is not self._configured:
             return
-        if not complete and self._found_for is not told and self._reactor.seconds() - self._began < LASTING:
+        if not complete and self._found_for is not configured and self._reactor.seconds() - self._began < LASTING:
             return  # the first to be connected may be the one that was cut off; each calls for another look
         if not answers:
-            return self._tell_helpless(f"none of the sentinels tells where {told.master_name} is")
+            return self._tell_helpless(f"none of the sentinels tells where {configured.master_name} is")
         best = latest(answers)
-        found = told.at(best.host, best.port)
+        found = configured.at(best.host, best.port)
         if found != self.backend:
             try:
                 replica = await calls_itself_replica(self._reactor, found, self._connect_timeout, self._ca_file)
@@ -210,7 +210,7 @@ class MasterService(service.Service):
                 reply = error.reply
                 if refusal(reply) is Refusal.PASSING and not _refuses_login(reply):
                     return self._tell_helpless(
-                        f"the sentinels say that {told.master_name} is at {found.address}, which does not tell "
+                        f"the sentinels say that {configured.master_name} is at {found.address}, which does not tell "
                         f"whether it is a replica: {shown_error(reply.text)}"
                     )
                 replica = False  # it is there, and it is for the upstream connections to say what it does not like
@@ -218,38 +218,39 @@ class MasterService(service.Service):
                 raise
             except Exception as error:
                 return self._tell_helpless(
-                    f"the sentinels say that {told.master_name} is at {found.address}, which cannot be reached: {why(error)}"
+                    f"the sentinels say that {configured.master_name} is at {found.address}, which cannot be reached: "
+                    f"{why(error)}"
                 )
-            if told is not self._told:
+            if configured is not self._configured:
                 return
             if replica:
                 return self._tell_helpless(
-                    f"the sentinels say that {told.master_name} is at {found.address}, which says that it is a replica"
+                    f"the sentinels say that {configured.master_name} is at {found.address}, which says that it is a replica"
                 )
         if self._helpless.over():
-            self._log.info("the sentinels tell again where {name} is", name=told.master_name)
+            self._log.info("the sentinels tell again where {name} is", name=configured.master_name)
         before = self.backend
         if found != before:
-            failover = before is not None and self._found_for is told
+            failover = before is not None and self._found_for is configured
             if before is not None and failover:
                 self._log.warn(
                     "failover: the sentinels say that {name} is at {found}, no longer at {before}",
-                    name=told.master_name,
+                    name=configured.master_name,
                     found=found.address,
                     before=before.address,
                 )
-            self._found_for = told
+            self._found_for = configured
             self._move(found, failover)
 
     async def _ask_all(self) -> tuple[list[Answer], bool]:
         """What they answer, and whether all had their chance to."""
         sentinels = list(self._sentinels)
-        told = await ask_all(sentinels)
+        replies = await ask_all(sentinels)
         if sentinels != self._sentinels:
             return [], False  # they were left meanwhile
         answers = []
         complete = True
-        for sentinel, one in zip(sentinels, told, strict=True):
+        for sentinel, one in zip(sentinels, replies, strict=True):
             if isinstance(one, Answer):
                 answers.append(one)
                 self._tell_of(sentinel, "")
@@ -262,9 +263,9 @@ class MasterService(service.Service):
         """Logs what is wrong with it, once; another fault that takes its place, after QUIET."""
         if not text:
             if sentinel.condition.over():
-                self._log.info("{place} tells again where the master is", place=_shown(sentinel.place))
+                self._log.info("{sentinel} tells again where the master is", sentinel=_shown(sentinel.backend))
         elif sentinel.condition.fault(text, self._reactor.seconds()):
-            self._log.warn("{place}: {text}", place=_shown(sentinel.place), text=text)
+            self._log.warn("{sentinel}: {text}", sentinel=_shown(sentinel.backend), text=text)
 
     def _tell_helpless(self, text: str) -> None:
         if not self._helpless.fault(text, self._reactor.seconds()):
@@ -338,5 +339,5 @@ def _refuses_login(error: ErrorReply) -> bool:
     )
 
 
-def _shown(place: Backend) -> str:
-    return f"sentinel {place.address.partition('//')[2]}"
+def _shown(backend: Backend) -> str:
+    return f"sentinel {backend.address.partition('//')[2]}"

@@ -62,23 +62,23 @@ async def ask_sentinels(
 ) -> tuple[list[SentinelView], Backend | None]:
     """What each says, and where the master is then; None: none of them tells. timeout: seconds for all of it."""
     sentinels = []
-    for place in backend.sentinels:
-        at = backend.asked_at(*place)
+    for address in backend.sentinels:
+        at = backend.asked_at(*address)
         endpoint = partial(endpoint_for, reactor, at, timeout, ca_file)
         sentinels.append(Sentinel(reactor, at, endpoint, backend.master_name, lambda: None))
     until = reactor.seconds() + timeout
     try:
         while True:
-            told = await ask_all(sentinels)
-            if not any(isinstance(one, NotYet) for one in told) or reactor.seconds() >= until:
+            replies = await ask_all(sentinels)
+            if not any(isinstance(one, NotYet) for one in replies) or reactor.seconds() >= until:
                 break
             await task.deferLater(reactor, _LOOK)
     finally:
         await defer.gatherResults([sentinel.stop() for sentinel in sentinels], consumeErrors=True)
     views = []
-    for sentinel, one in zip(sentinels, told, strict=True):
-        address = sentinel.place.address.partition("//")[2]
-        views.append(SentinelView(address, one) if isinstance(one, Answer) else SentinelView(address, error=str(one)))
+    for sentinel, one in zip(sentinels, replies, strict=True):
+        shown = sentinel.backend.address.partition("//")[2]
+        views.append(SentinelView(shown, one) if isinstance(one, Answer) else SentinelView(shown, error=str(one)))
     answers = [view.answer for view in views if view.answer is not None]
     if not answers:
         return views, None

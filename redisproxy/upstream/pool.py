@@ -15,7 +15,7 @@ from twisted.internet import defer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .. import probes
+from .. import bounds, probes
 from ..net.rate_limit import TenantLimits
 from ..net.reactor import IConnectingReactor
 from ..net.time_limit import within
@@ -35,12 +35,6 @@ from .multiplexed import MultiplexedConnection, TenantPool
 from .opening import Openings, RedisMoved
 from .turns import Turns
 
-#: Leases that are under way at once, of all tenants together.
-CONCURRENT_LIMIT = 256
-#: Seconds after its last use for which an idle connection is taken to work, without a PING.
-FRESH = 1.0
-#: Seconds: a connection that nobody used and that lives no longer is taken for a failure.
-SHORT_LIVED = 1.0
 #: When the base is opened again.
 BACKOFF = Backoff(0.75, 10.0, factor=1.5, spread=1.0)
 
@@ -84,7 +78,7 @@ class ConnectionPool(service.Service):
         self._tenant_pools: dict[tuple[Tenant, int], TenantPool] = {}
         self._idle = IdleConnections(reactor, idle_timeout, lambda: len(self._connections) <= base)
         self._replenishing = False
-        self._turns = Turns(CONCURRENT_LIMIT)
+        self._turns = Turns(bounds.ACQUIRING)
         # How often Redis was reached: it answered a log-in, or a PING on an idle connection.
         self._reached = 0
         self._retry = Retry(reactor, BACKOFF, self._replenish)
@@ -213,16 +207,16 @@ class ConnectionPool(service.Service):
 
         Shared ones for others, without anybody's notice; one that a session has to itself is closed.
         """
-        left, self._like_replica = self._like_replica, set()
-        if gone := left & self._connections:
+        former, self._like_replica = self._like_replica, set()
+        if gone := former & self._connections:
             keys = {None, *(upstream.key for upstream in gone)}
             self._idle.close(lambda idle: idle.key in keys)
         for tenant_pool in list(self._tenant_pools.values()):
             multiplexed = tenant_pool.open
-            if multiplexed is not None and multiplexed.connection in left:
+            if multiplexed is not None and multiplexed.connection in former:
                 tenant_pool.renew()
-            left -= {shared.connection for shared in tenant_pool.upstreams}
-        for upstream in left & self._connections:
+            former -= {shared.connection for shared in tenant_pool.upstreams}
+        for upstream in former & self._connections:
             upstream.drop()
 
     def renew(self) -> None:
@@ -269,7 +263,7 @@ class ConnectionPool(service.Service):
         upstream = self._idle.newest((tenant, protocol))
         if (
             upstream is None
-            or self._reactor.seconds() - upstream.idle_since > FRESH
+            or self._reactor.seconds() - upstream.idle_since > bounds.FRESH_SECONDS
             or (self._needs_acl_users and not upstream.has_acl_user)
         ):
             return None
@@ -280,9 +274,8 @@ class ConnectionPool(service.Service):
     async def acquire(self, tenant: Tenant, protocol: int = 2) -> RedisConnection:
         """An upstream connection for the tenant that speaks the protocol, within the connect time-out. Raises UpstreamError.
 
-        Of a burst, CONCURRENT_LIMIT are served at a time: all at once would each take too long. The others wait, in a queue
-        for
-        each tenant, and hear at once if Redis turns out to be away. A database that was another tenant's is waited for:
+        Of a burst, bounds.ACQUIRING are served at a time: all at once would each take too long. The others wait, in a queue
+        for each tenant, and hear at once if Redis turns out to be away. A database that was another tenant's is waited for:
         see `handover`. The caller may cancel this: no other lease notices, and nothing is logged.
         """
         while (over := self.handover.over(tenant.index)) is not None:
@@ -340,7 +333,7 @@ class ConnectionPool(service.Service):
             raise RedisUnreachable(text) from None
 
     async def _leased(self, tenant: Tenant, protocol: int) -> RedisConnection:
-        while (upstream := self._idle.take((tenant, protocol))) is not None:
+        while (upstream := self._idle.pop((tenant, protocol))) is not None:
             try:
                 return await self._prepared(upstream, upstream.check())
             except UpstreamError:
@@ -374,7 +367,7 @@ class ConnectionPool(service.Service):
 
     async def _living_spare(self) -> RedisConnection | None:
         """An upstream connection that was never SELECTed, and still works."""
-        while (upstream := self._idle.take(None)) is not None:
+        while (upstream := self._idle.pop(None)) is not None:
             try:
                 return await self._prepared(upstream, upstream.check())
             except UpstreamError:
@@ -475,7 +468,7 @@ class ConnectionPool(service.Service):
         if (
             upstream.tenant is None
             and upstream.opened is not None
-            and self._reactor.seconds() - upstream.opened < SHORT_LIVED
+            and self._reactor.seconds() - upstream.opened < bounds.SHORT_LIVED_SECONDS
         ):
             probes.reached("Redis closes connections as soon as they are open")
             # Something takes connections and closes them: to open the next one at once would be a storm.

@@ -67,7 +67,7 @@ class Probe:
         # Which server answers, for the memory.
         self._key = ""
         # COMMAND takes long to read.
-        self._left = [probing.ACL, probing.ACL_DATABASES] if again else list(probing.questions(acl))
+        self._pending = [probing.ACL, probing.ACL_DATABASES] if again else list(probing.questions(acl))
         #: None: it has not told enough yet
         self.server: Server | None = None
         #: what its operator has to know of it, or empty
@@ -79,7 +79,7 @@ class Probe:
 
     async def ask(self) -> None:
         """Asks, once, what is not known yet. Raises ControlError where the connection is lost."""
-        words = [*_INFO, *(question.words for question in self._left), *([probing.CLEAN_UP] if self._acl else [])]
+        words = [*_INFO, *(question.words for question in self._pending), *([probing.CLEAN_UP] if self._acl else [])]
         replies = await self._ask_all(words)
         infos = replies[: len(_INFO)]
         failed = {" ".join(words): info for words, info in zip(_INFO, infos, strict=True) if isinstance(info, ErrorReply)}
@@ -92,16 +92,16 @@ class Probe:
         key = server.get("run_id") or self._address
         if self._key not in ("", key):
             # Something before Redis led the connection elsewhere.
-            self._left = list(probing.questions(self._acl))
+            self._pending = list(probing.questions(self._acl))
             self._key, self.server = key, None
             self.again = {"INFO server": ErrorReply("it is another server than before")}
             return
         self._key = key
-        answers = dict(zip(self._left, replies[len(_INFO) :], strict=False))
+        answers = dict(zip(self._pending, replies[len(_INFO) :], strict=False))
         facts, again = probing.learn(self._memory.of(key), answers, lenient=not self._acl)
         self._memory.keep(key, facts)
         self.again = {question.name: error for question, error in again.items()}
-        self._left = list(again)
+        self._pending = list(again)
         info = {**server, "role": replication.get("role", "")}
         found = probing.conclude(info, facts, self._acl)
         if found is not None and found.acl:

@@ -15,18 +15,16 @@ from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
 from twisted.python.failure import Failure
 
+from .. import bounds
 from ..ops.log_once import Condition
+from ..ops.retry import Backoff
 from ..resp.value import strings_of
 from ..tenants.model import Backend
 from .client import ControlError, RedisClient, ReplyError
 from .endpoint import why
 
-#: Seconds to log in, and to wait for an answer. A sentinel has little else to do.
-_ANSWER = 2.0
-#: Bytes of an answer.
-_ANSWER_LIMIT = 64 * 1024
-#: Seconds between two attempts to connect: one that takes connections and closes them is not stormed.
-_RETRY = 0.5
+#: When it is connected to again: one that takes connections and closes them is not stormed.
+_RETRY = Backoff(0.5, 0.5)
 #: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
 LASTING = 0.9
 #: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
@@ -59,19 +57,19 @@ def latest(answers: Iterable[Answer]) -> Answer:
 
 
 class Sentinel:
-    """place: where it is, and its own password; endpoint: makes one that leads there, see `endpoint.endpoint_for`;
+    """backend: where it is, and its own password; endpoint: makes one that leads there, see `endpoint.endpoint_for`;
     master_name: what it calls the master; news: called when it is connected, and when it first turns out that it cannot be.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
-        place: Backend,
+        backend: Backend,
         endpoint: Callable[[], IStreamClientEndpoint],
         master_name: str,
         news: Callable[[], None],
     ) -> None:
-        self.place = place
+        self.backend = backend
         self._name = master_name
         self._news = news
         #: whether it is known that it cannot be reached
@@ -80,13 +78,13 @@ class Sentinel:
         self.condition = Condition(LASTING, QUIET)
         self._client = RedisClient(
             clock,
-            place,
+            backend,
             endpoint,
-            _ANSWER,
+            bounds.SENTINEL_REPLY_SECONDS,
             self._changed,
-            reply_timeout=_ANSWER,
-            reply_limit=_ANSWER_LIMIT,
-            backoff=lambda _: _RETRY,
+            reply_timeout=bounds.SENTINEL_REPLY_SECONDS,
+            reply_limit=bounds.SENTINEL_REPLY_BYTES,
+            backoff=_RETRY,
         )
         self._client.startService()
 
@@ -128,16 +126,16 @@ class Sentinel:
 
 async def ask_all(sentinels: Sequence[Sentinel]) -> list[Answer | SentinelError]:
     """What each answers, or why it does not tell."""
-    asked = [defer.Deferred.fromCoroutine(_told(sentinel)) for sentinel in sentinels]
-    told: list[Answer | SentinelError] = []
+    asked = [defer.Deferred.fromCoroutine(_ask_one(sentinel)) for sentinel in sentinels]
+    replies: list[Answer | SentinelError] = []
     for success, one in await defer.DeferredList(asked, consumeErrors=True):
         if isinstance(one, Failure) and not success:
             one.raiseException()
-        told.append(one)
-    return told
+        replies.append(one)
+    return replies
 
 
-async def _told(sentinel: Sentinel) -> Answer | SentinelError:
+async def _ask_one(sentinel: Sentinel) -> Answer | SentinelError:
     try:
         return await sentinel.ask()
     except SentinelError as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from redisproxy.resp.framing import WHOLE_LIMIT, encode
+from redisproxy import bounds
+from redisproxy.resp.framing import encode
 from redisproxy.session.errors import OK
 
 from ..support.conversations import Conversation, ConversationCase, SharedConversation, logged_in, logged_in_at_home
 
 GET = encode([b"GET", b"a"])
-BIG = encode([b"SET", b"a", b"x" * (WHOLE_LIMIT + 1000)])
+BIG = encode([b"SET", b"a", b"x" * (bounds.WHOLE_COMMAND_BYTES + 1000)])
 UNBLOCKED = b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"
 
 
@@ -109,7 +110,7 @@ class PlainTests(DrainCase):
                 self.assertHears(conversation, b"+1\r\n")
                 self.assertEnded(conversation)
 
-    def test_so_is_one_that_has_to_be_looked_at(self) -> None:
+    def test_so_is_one_that_has_to_be_inspected(self) -> None:
         command = encode([b"PUBLISH", b"channel", b"x" * 100])
         for cut in range(1, len(command)):
             conversation = logged_in().client(command[:cut])

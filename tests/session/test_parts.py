@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unittest
 
+from redisproxy import bounds
 from redisproxy.resp.framing import encode
 from redisproxy.session import commands
 from redisproxy.session.ports import Unavailable
@@ -58,6 +59,12 @@ class PhaseTests(unittest.TestCase):
             session = logged_in().session
             session.ending._enter(phase)
             self.assertIs(session.ended, phase in (Phase.CLOSING, Phase.CLOSED))
+
+    def test_nothing_is_asked_of_a_connection_that_is_gone(self) -> None:
+        conversation = logged_in().client(b"*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$200000\r\n", b"x" * 100_000)
+        self.assertGreater(conversation.session.buffered, bounds.BUFFERED_BYTES)
+        conversation.session.ending.at_once()
+        self.assertIs(conversation.held, False)
 
 
 class QueuesTests(unittest.TestCase):

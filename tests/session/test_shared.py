@@ -6,11 +6,10 @@ from __future__ import annotations
 
 from unittest import mock
 
+from redisproxy import bounds
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import make_policy
-from redisproxy.resp import framing
 from redisproxy.resp.framing import encode
-from redisproxy.session import replies as replies_module
 from redisproxy.session.errors import LOST, OK
 from redisproxy.session.ports import Unavailable
 from redisproxy.tenants.model import Snapshot
@@ -65,7 +64,7 @@ class PlainTests(SharedCase):
 
     def test_what_stands_behind_answers_that_waited_overtakes_nothing(self) -> None:
         refused, blocks = encode([b"CONFIG", b"SET"]) * 10, encode([b"BLPOP", b"q", b"0"])
-        with mock.patch.object(replies_module, "ANSWERS_LIMIT", 100):
+        with mock.patch.object(bounds, "OWN_REPLIES_BYTES", 100):
             conversation = logged_in().client(GET, refused, GET, blocks)
             self.assertEqual(conversation.shared_gets(), GET)
             conversation.shared_redis(b"+1\r\n")
@@ -168,6 +167,13 @@ class ProtocolTests(SharedCase):
         conversation.gets()
         conversation.client(GET)
         self.assertEqual(conversation.gets(), GET)
+
+    def test_after_a_hello_that_stood_behind_a_blocking_command_nothing_is_blocked(self) -> None:
+        conversation = logged_in().command(b"BLPOP", b"q", b"0").command(b"HELLO", b"2")
+        self.assertTrue(conversation.session.blocked)
+        conversation.redis(b"*-1\r\n*0\r\n")
+        self.assertHome(conversation)
+        self.assertFalse(conversation.session.blocked)
 
 
 class DedicatedConnectionTests(SharedCase):
@@ -572,7 +578,7 @@ class BoundsTests(SharedCase):
         self.assertHears(conversation)
 
     def test_lookahead_of_a_transaction_has_the_limit_of_whole_commands(self) -> None:
-        with mock.patch.object(framing, "WHOLE_LIMIT", 100):
+        with mock.patch.object(bounds, "WHOLE_COMMAND_BYTES", 100):
             conversation = logged_in().client(encode([b"MULTI"]), encode([b"SET", b"a", b"x" * 200]), encode([b"EXEC"]))
         self.assertEqual(conversation.shared_gets(), b"")
         self.assertEqual(conversation.gets()[:15], encode([b"MULTI"]))

@@ -950,7 +950,7 @@ class OrderOfChecksTests(unittest.TestCase):
             """
         )
 
-    def test_a_wrong_password_is_looked_at_when_all_replies_are_there(self) -> None:
+    def test_a_wrong_password_is_checked_when_all_replies_are_there(self) -> None:
         multiplexed().play(
             """
             client >> GET a; AUTH wrong; GET b
@@ -962,7 +962,7 @@ class OrderOfChecksTests(unittest.TestCase):
             """
         )
 
-    def test_a_channel_of_others_is_looked_at_on_the_dedicated_connection(self) -> None:
+    def test_a_channel_of_others_is_checked_on_the_dedicated_connection(self) -> None:
         slowly().play(
             """
             client >> SUBSCRIBE __keyspace@5__:a

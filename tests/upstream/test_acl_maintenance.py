@@ -256,7 +256,7 @@ class ThrottleTests(UsersCase):
         self.go_on(20)
         self.assertNotIn("ACL USERS", replica.asked)
 
-    def test_all_are_looked_at_once_an_interval_and_nothing_is_changed(self) -> None:
+    def test_all_are_checked_once_an_interval_and_nothing_is_changed(self) -> None:
         self.start()
         self.make_user(NAME, NEW)
         replica = self.replica(BLUE)
@@ -336,7 +336,7 @@ class ErrorsTests(UsersCase):
         self.go_on(2 * RETRY)
         self.assertEqual(self.opens(NAME, OLD), [False])
 
-    def test_one_user_that_cannot_be_looked_at_does_not_keep_the_others_from_it(self) -> None:
+    def test_one_user_that_cannot_be_checked_does_not_keep_the_others_from_it(self) -> None:
         self.one.errors = {f"ACL GETUSER {NAME}": "OOM"}
         self.one.service.use(NEW)
         self.go_on(3 * RETRY)

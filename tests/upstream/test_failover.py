@@ -23,7 +23,7 @@ class Sentinels:
         self.answer = Answer("first", 6379, 1)
 
     def connect(self, *_: object) -> Sentinels:
-        self.place, self.condition = SECRET, Condition()
+        self.backend, self.condition = SECRET, Condition()
         return self
 
     async def ask(self) -> Answer:
