@@ -73,7 +73,7 @@ class Route:
     @property
     def dedicated(self) -> Dedicated | None:
         """The dedicated connection."""
-        return cast(Dedicated, self.upstream) if self.state is DEDICATED else None  # `take` has put it there
+        return cast(Dedicated, self.upstream) if self.state is DEDICATED else None  # `use` has put it there
 
     def move(self, to: RouteState, upstream: Upstream, clean: bool | None = False) -> None:
         """Commands go to this upstream from now on.
