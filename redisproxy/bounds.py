@@ -154,7 +154,7 @@ TENANT_PATTERNS = 10_000
 #: Those patterns' bytes.
 TENANT_PATTERN_BYTES = 1024 * 1024
 #: Patterns in one ACL SETUSER. Redis compares each with all that there are, and does nothing else meanwhile.
-PATTERNS_PER_CALL: Annotated[int, 1] = 500
+PATTERNS_PER_CALL = 500
 #: One reply of a sentinel.
 SENTINEL_REPLY_BYTES = 64 * 1024
 #: To log in to a sentinel, and until it has replied. A sentinel has little else to do.
@@ -169,7 +169,7 @@ TENANT_CONNECTIONS = 1_000_000
 #: The largest rate, of commands or bytes, that an annotation may give.
 TENANT_PER_SECOND = 1_000_000_000
 #: Clients of a tenant that go on in one turn of the reactor, after the tenant was over its rate.
-RATE_RESUMED_PER_TURN: Annotated[int, 1] = 50
+RATE_RESUMED_PER_TURN = 50
 #: The shortest wait for a rate. A shorter one is not worth a turn of the reactor.
 RATE_TICK_SECONDS = 0.001
 #: One read of a tenant with rates is what they allow in this time, but at least SMALL_READ_BYTES. A larger read keeps the

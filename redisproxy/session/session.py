@@ -351,6 +351,8 @@ class Session:
         self._advancing = True
         try:
             self._take_commands()
+        except Exception as error:
+            self.bug(error)  # and of nobody else: a connection that others use may have called
         finally:
             self._advancing = False
 

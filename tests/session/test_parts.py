@@ -84,6 +84,24 @@ class QueuesTests(unittest.TestCase):
         self.assertIsInstance(bugs.pop(), BugError)
         self.assertEqual(first.session.ending.phase, Phase.CLOSED)
 
+    def test_a_command_that_fails_costs_one_connection_where_a_shared_one_woke_the_session(self) -> None:
+        first, second = logged_in_at_home(), logged_in_at_home()
+        bugs: list[BaseException] = []
+        first.bug = bugs.append
+        first.inspected = lambda _: 1 / 0
+        pools = [conversation.tenant_pool for conversation in (first, second)]
+        upstreams = [pool.upstream for pool in pools]
+        for conversation, pool in zip((first, second), pools, strict=True):
+            pool.upstream = Unavailable(busy=True)
+            conversation.command(b"SELECT", b"3")
+        for pool, upstream in zip(pools, upstreams, strict=True):
+            pool.upstream = upstream
+        pools[0].waiting.extend(pools[1].waiting)
+        pools[0].ready()
+        self.assertIsInstance(bugs.pop(), ZeroDivisionError)
+        self.assertIs(first.session.ending.phase, Phase.CLOSED)
+        self.assertEqual((second.hears(), second.closed), (b"+OK\r\n", None))
+
     def test_a_handler_that_fails_after_its_step_costs_one_connection(self) -> None:
         conversation = logged_in().command(b"INFO", b"keyspace")
         bugs: list[BaseException] = []

@@ -6,6 +6,7 @@ well at that time.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 from collections import deque
 from collections.abc import Callable
@@ -518,7 +519,8 @@ class Actor:
         if self._outgoing:
             self.world.after(0.001, self._shut_when_written, end)
         else:
-            end.shutdown(socket.SHUT_WR)
+            with contextlib.suppress(OSError):  # it was reset meanwhile
+                end.shutdown(socket.SHUT_WR)
             self._shut_at = self.world.now
 
     # What is off by default: see `simulation.HARD`.
