@@ -7,10 +7,11 @@ from types import SimpleNamespace
 
 from twisted.internet import defer, task
 
+from redisproxy import bounds
 from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.session.ports import Unavailable
 from redisproxy.tenants.model import Tenant
-from redisproxy.upstream.multiplexed import BACKLOG_LIMIT, SLOW_READER_SECONDS, MultiplexedConnection, TenantPool
+from redisproxy.upstream.multiplexed import MultiplexedConnection, TenantPool
 
 
 class Waiting:
@@ -72,8 +73,8 @@ class SlowReaderTests(unittest.TestCase):
         slow, other = User(), User()
         upstream.send(b"GET", ReplyBatch(slow, 1))
         upstream.send(b"GET", ReplyBatch(other, count, discard=discard))
-        upstream.slow_reader(slow, BACKLOG_LIMIT)
-        clock.advance(SLOW_READER_SECONDS)
+        upstream.slow_reader(slow, bounds.BACKLOG_BYTES)
+        clock.advance(bounds.SLOW_READER_SECONDS)
         return slow.closed
 
     async def never(self, *_: object) -> None:
