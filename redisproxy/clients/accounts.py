@@ -152,7 +152,7 @@ class ClientAccount:
         increase(shared.counts.logins, "ok")
         return self.reservation
 
-    def login_delay(self, step: Step) -> None:
+    def login_delay(self, step: Step[bool]) -> None:
         """See `session.ports.Accounts`."""
         self._wrong += 1
         clock = self._shared.clock

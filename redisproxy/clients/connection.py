@@ -394,7 +394,7 @@ class ClientProtocol(RespReceiver):
         upstream = session.dedicated
         if not (isinstance(upstream, RedisConnection) and upstream.waits):
             return None
-        session.replies.expect_unblocking()
+        session.ending.expect_unblocking()
         return upstream
 
     def cut_off(self) -> None:

@@ -106,7 +106,7 @@ class Policy:
     rules name it. unknown: names that the operator allowed or refused and the server does not have.
     """
 
-    table: Mapping[bytes, int]
+    table: dict[bytes, int]
     subcommands: Mapping[bytes, frozenset[bytes]]
     forwarded: tuple[str, ...]
     unknown: tuple[str, ...] = ()

@@ -84,6 +84,10 @@ class Ending:
         """The time for `drain` is nearly over: what Redis was not sent as a whole will not be run."""
         self.begin("cut-off")
 
+    def expect_unblocking(self) -> None:
+        """After `hurry`: Redis is asked to give up the command that blocks. See `ReplyQueue.expect_unblocking`."""
+        self._session.replies.expect_unblocking()
+
     # CLOSED, whatever is pending.
 
     def at_once(self) -> None:

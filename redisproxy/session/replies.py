@@ -147,8 +147,10 @@ class ReplyQueue:
 
     def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
         """The next bytes of the oldest batch; so many replies end in them."""
+        if TYPE_CHECKING:
+            assert self._connection is not None and self._session is not None, "the batch is not abandoned"
         if piece:
-            self._connection.write(piece)  # type: ignore[union-attr]
+            self._connection.write(piece)
             if self.slow:
                 self._fell_behind(len(piece))
         if not ended:
@@ -160,14 +162,14 @@ class ReplyQueue:
             if not items or items.popleft() is not batch:
                 return self._disagree(batch)
             if batch.kind == HELLO:
-                session.hello_answered(batch.protocol)  # type: ignore[union-attr]
+                session.hello_answered(batch.protocol)
             if items:
                 if type(items[0]) is bytes:
                     self._flush()
-            elif session.gates or session.route.state is DEDICATED:  # type: ignore[union-attr]
-                session.drained()  # type: ignore[union-attr]
-        if session.gates & _PENDING and self.pending <= bounds.PENDING_REPLIES // 2:  # type: ignore[union-attr]
-            session.open_gate(_PENDING)  # type: ignore[union-attr]
+            elif session.gates or session.route.state is DEDICATED:
+                session.drained()
+        if session.gates & _PENDING and self.pending <= bounds.PENDING_REPLIES // 2:
+            session.open_gate(_PENDING)
 
     def _fell_behind(self, size: int) -> None:
         if self._session is not None:
@@ -182,8 +184,9 @@ class ReplyQueue:
         """Writes the answers whose turn has come."""
         items = self._items
         data: list[bytes] = []
-        while items and isinstance(items[0], bytes):
-            data.append(items.popleft())  # type: ignore[arg-type]
+        while items and isinstance(item := items[0], bytes):
+            data.append(item)
+            items.popleft()
         if data:
             answers = b"".join(data)
             self._answers_size -= len(answers)

@@ -73,7 +73,7 @@ class Route:
     @property
     def dedicated(self) -> Dedicated | None:
         """The dedicated connection."""
-        return cast(Dedicated, self.upstream) if self.state is DEDICATED else None
+        return cast(Dedicated, self.upstream) if self.state is DEDICATED else None  # `use` has put it there
 
     def move(self, to: RouteState, upstream: Upstream, clean: bool | None = False) -> None:
         """Commands go to this upstream from now on.
@@ -164,8 +164,7 @@ class Route:
         return session.when_drained(partial(self._acquire, session, partial(self._acquired, session, then)))
 
     def _acquire(self, session: Session, then: Callable[[Dedicated | Unavailable], None]) -> None:
-        step = session.suspend(Until.DEDICATED, then)
-        session.backend.acquire(session.tenant, session.protocol, True, step)
+        session.backend.acquire(session.tenant, session.protocol, session.suspend(Until.DEDICATED, then))
 
     def _acquired(self, session: Session, then: Callable[[], None], result: Dedicated | Unavailable) -> None:
         if isinstance(result, Unavailable):
@@ -214,7 +213,7 @@ class Route:
         if isinstance(self.upstream, Unavailable):
             self._replies.stop_until_read()
             return
-        upstream = cast(Multiplexed, self.upstream)
+        upstream = cast(Multiplexed, self.upstream)  # it is the pool's, or was
         if self._backlog_at is None:
             self._backlog_at = upstream
         # Elsewhere than where it fell behind it hears no more than the answer to a HELLO before it has read all.

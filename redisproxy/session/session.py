@@ -11,7 +11,7 @@ command is read. What a command waits for is a Step; a session has one at most, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from .. import bounds, probes
 from ..policy import policy
@@ -40,6 +40,8 @@ from .state import BugError, Gate, Phase, Step, Until, names
 TLS_HANDSHAKE = b"\x16"
 
 _OPEN, _DRAINING = Phase.OPEN, Phase.DRAINING
+
+Result = TypeVar("Result")
 
 
 class Session:
@@ -85,7 +87,8 @@ class Session:
         #: why it reads no next command: a sum of Gates
         self.gates = 0
         self.ending = Ending(self)
-        self.step: Step | None = None
+        #: with a result that fits what it waits for: see `state.Until`
+        self.step: Step[Any] | None = None
         self.credential: Credential | None = None
         self.pending_login: Login | None = None
         #: what the tenant may do: of the Redis that its commands go to
@@ -312,15 +315,15 @@ class Session:
             self.connection.resume_reading()
             self.advance()
 
-    def suspend(self, until: Until, then: Callable[[Any], None]) -> Step:
+    def suspend(self, until: Until, then: Callable[[Result], None]) -> Step[Result]:
         """Waits. then: called with the Step's result, unless the session ends before."""
         if self.step is not None:
             raise BugError(f"a session waits for {self.step} and for {until} at once")
-        step = self.step = Step(self, until, then)
+        self.step = step = Step(self, until, then)
         self.close_gate(Gate.STEP)
         return step
 
-    def step_finished(self, step: Step, result: Any) -> None:
+    def step_finished(self, step: Step[Result], result: Result) -> None:
         """See `state.Waiting`."""
         if self.step is not step or not self.gates & Gate.STEP:
             raise BugError(f"{step} is over, and the session waits for {self.step}")
@@ -358,8 +361,10 @@ class Session:
         route, ending = self.route, self.ending
         while not self.gates:
             if route.state is MULTIPLEXED:
-                upstream = route.upstream
-                detour = upstream is not route.pool.upstream or upstream.busy or self.replies.slow  # type: ignore[union-attr]
+                upstream, pool = route.upstream, route.pool
+                if TYPE_CHECKING:
+                    assert pool is not None, "there is one in this state"
+                detour = upstream is not pool.upstream or upstream.busy or self.replies.slow
                 if detour and scanner.buffered and not route.ready(self):
                     continue
             try:
@@ -370,14 +375,17 @@ class Session:
                 if ending.phase is _DRAINING:
                     ending.drained(True)
                 return None
-            what: Any
             kind, what, count = found
             if kind == RUN:
+                if TYPE_CHECKING:
+                    assert isinstance(what, bytes)
                 self.commands += count
                 self.forward(what, count)
                 if not scanner.buffered and ending.phase is _OPEN:
                     return None
             elif kind == STREAM and not count:
+                if TYPE_CHECKING:
+                    assert isinstance(what, bytes)
                 route.upstream.send(what)
             else:
                 self.commands += 1
@@ -461,7 +469,7 @@ class Session:
     def use_policy(self) -> None:
         """The policy of the Redis that its commands go to, as it is now."""
         self.policy = self.backend.policy
-        self.scanner.table = self.policy.table  # type: ignore[assignment]
+        self.scanner.table = self.policy.table
 
     def policy_changed(self, dedicated: bool = False) -> None:
         """There is another policy. A session with a dedicated connection may have it from another Redis, and keeps its own.

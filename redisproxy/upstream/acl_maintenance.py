@@ -21,7 +21,7 @@ from ..ops.bugs import bug
 from ..ops.log_once import LogOnce
 from ..policy import acl
 from ..policy.acl_users import Inventory
-from ..resp.value import Answer
+from ..resp.value import Answer, strings_of
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import Tenant
 from .client import Commands, ControlError
@@ -271,11 +271,10 @@ class AclMaintenanceService(service.Service):
 
 def _strings(answer: Answer) -> list[bytes]:
     """A list of strings. Raises ControlError for any other answer."""
-    if isinstance(answer, list):
-        strings = [element for element in answer if isinstance(element, bytes)]
-        if len(strings) == len(answer):
-            return strings
-    raise ControlError("an answer that Redis does not give to this question")
+    try:
+        return strings_of(answer)
+    except ValueError:
+        raise ControlError("an answer that Redis does not give to this question") from None
 
 
 def _passwords(user: Answer) -> list[bytes]:

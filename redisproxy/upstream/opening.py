@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Coroutine
-from typing import Any
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime
@@ -48,7 +47,7 @@ class Openings:
         self,
         clock: IReactorTime,
         timeout: float,
-        connect: Callable[[Backend], Coroutine[defer.Deferred[Any], Any, RedisConnection]],
+        connect: Callable[[Backend], Coroutine[defer.Deferred[object], object, RedisConnection]],
     ) -> None:
         self._clock = clock
         self._timeout = timeout

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Coroutine
 from pathlib import Path
-from typing import Any
 
 from twisted.application import service
 from twisted.internet import defer
@@ -392,7 +391,7 @@ class ConnectionPool(service.Service):
         self._reached += 1
         return upstream
 
-    def _in_time(self, step: Coroutine[defer.Deferred[Any], Any, RedisConnection]) -> defer.Deferred[RedisConnection]:
+    def _in_time(self, step: Coroutine[defer.Deferred[object], object, RedisConnection]) -> defer.Deferred[RedisConnection]:
         return within(defer.Deferred.fromCoroutine(step), self._connect_timeout, self._reactor)
 
     async def _open(self) -> RedisConnection:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
@@ -19,6 +18,7 @@ from twisted.python.failure import Failure
 from .. import bounds
 from ..ops.log_once import Condition
 from ..ops.retry import Backoff
+from ..resp.value import strings_of
 from ..tenants.model import Backend
 from .client import ControlError, RedisClient, ReplyError
 from .endpoint import why
@@ -103,16 +103,16 @@ class Sentinel:
         if connection is None:
             raise self._why_away()
         try:
-            fields: Any = await connection.ask("SENTINEL", "MASTER", self._name)
+            fields = strings_of(await connection.ask("SENTINEL", "MASTER", self._name))
             # While a failover goes on the one who leads it knows the new address here first.
-            address: Any = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
+            host, port = strings_of(await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name))
             known = dict(zip(fields[::2], fields[1::2], strict=True))
-            return Answer(_host(address[0]), int(address[1]), int(known[b"config-epoch"]))
+            return Answer(_host(host), int(port), int(known[b"config-epoch"]))
         except ReplyError as error:
             raise SentinelError(why(error)) from None
         except ControlError as error:
             raise SentinelError(f"it cannot be reached: {why(error)}") from None
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        except (KeyError, ValueError):
             raise SentinelError("what it answers is not what a sentinel answers") from None
 
     def _why_away(self) -> SentinelError:

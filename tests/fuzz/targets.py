@@ -462,10 +462,14 @@ class FuzzedConversation(Conversation):
         assert step is self.session.step or not hasattr(self, "session")
         self.steps[what].append(step)
 
-    def acquire(self, tenant: object, protocol: int, dedicated: bool, step: Step) -> None:
-        assert dedicated or self.multiplexes
+    def acquire(self, tenant: object, protocol: int, step: Step) -> None:
         self.asked_protocol = protocol
-        self._work("acquire" if dedicated else "join", step)
+        self._work("acquire", step)
+
+    def join(self, tenant: object, protocol: int, step: Step) -> None:
+        assert self.multiplexes
+        self.asked_protocol = protocol
+        self._work("join", step)
 
     def query(self, tenant: object, commands: list[list[bytes]], step: Step) -> None:
         super().query(tenant, commands, step)

@@ -164,11 +164,10 @@ class Conversation:
 
     # The backend.
 
-    def acquire(self, tenant: Tenant, protocol: int, dedicated: bool, step: Step) -> None:
+    def acquire(self, tenant: Tenant, protocol: int, step: Step) -> None:
         self.asked.append(tenant)
         self.asked_protocol = protocol
         self.step = step
-        assert dedicated or self.multiplexes
         if self.upstreams_at_once:
             self.open_upstream()
 
@@ -309,9 +308,7 @@ class SharedConversation(Conversation):
         self.refuses_pools = ""
         super().__init__(**options)
 
-    def acquire(self, tenant: Tenant, protocol: int, dedicated: bool, step: Step) -> None:
-        if dedicated:
-            return super().acquire(tenant, protocol, dedicated, step)
+    def join(self, tenant: Tenant, protocol: int, step: Step) -> None:
         self.asked.append(tenant)
         self.asked_protocol = protocol
         self.step = step

@@ -41,6 +41,8 @@ class Replica:
         self.asked: list[str] = []
         #: an error that Redis answers to what begins so
         self.errors: dict[str, str] = {}
+        #: what something in Redis's place answers to what begins so
+        self.answers: dict[str, object] = {}
         #: seconds that each answer takes
         self.takes = 0.0
         self.acl_users = AclUsers("auto", self)
@@ -59,6 +61,9 @@ class Replica:
         for beginning, text in self.errors.items():
             if asked.startswith(beginning):
                 raise ControlError(text)
+        for beginning, answer in self.answers.items():
+            if asked.startswith(beginning):
+                return answer
         if self.takes:
             await task.deferLater(self.clock, self.takes)
         return await self.control.ask(*words)
@@ -304,6 +309,21 @@ class ErrorsTests(UsersCase):
                     self.assertEqual(self.opens(name, NEW), [True], (question, text))
                 self.one.service.use(None)
         self.assertEqual(self.one.told(LogLevel.warn), [])
+
+    def test_answers_that_are_not_redis_s_pass(self) -> None:
+        for question, answer in (("ACL USERS", 1), ("ACL USERS", [[]]), ("ACL GETUSER", [b"passwords", None])):
+            for name in (NAME, acl.username(GREEN)):
+                self.admin.execute_command("ACL", "SETUSER", name, "resetpass")
+                self.make_user(name, OLD)
+            self.one.answers = {question: answer}
+            self.one.service.use(NEW)
+            self.go_on(RETRY / 2)
+            self.assertEqual(self.opens(NAME, NEW), [False])
+            self.one.answers = {}
+            self.go_on(2 * RETRY)
+            for name in (NAME, acl.username(GREEN)):
+                self.assertEqual(self.opens(name, NEW), [True], (question, answer))
+            self.one.service.use(None)
 
     def test_the_end_of_a_password_is_tried_again_soon(self) -> None:
         self.one.service.use(NEW)

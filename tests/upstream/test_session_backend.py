@@ -85,7 +85,7 @@ class BackendCase(unittest.SynchronousTestCase):
 
 class DedicatedTests(BackendCase):
     def acquire(self) -> None:
-        self.backend.acquire(BLUE, 2, True, self.session.step)
+        self.backend.acquire(BLUE, 2, self.session.step)
 
     def test_one_that_is_fresh_is_there_at_once(self) -> None:
         self.fresh = Upstream()
@@ -127,7 +127,7 @@ class DedicatedTests(BackendCase):
 
 class MultiplexedTests(BackendCase):
     def join(self) -> None:
-        self.backend.acquire(BLUE, 2, False, self.session.step)
+        self.backend.join(BLUE, 2, self.session.step)
 
     def test_an_open_one_is_there_at_once(self) -> None:
         self.join()
@@ -189,7 +189,7 @@ class BugTests(BackendCase):
     def asks(self) -> list[Callable[[], None]]:
         backend, step = self.backend, self.session.step
         return [
-            lambda: backend.acquire(BLUE, 2, True, step),
+            lambda: backend.acquire(BLUE, 2, step),
             lambda: backend.query(BLUE, [[b"INFO"]], step),
             lambda: backend.allow_patterns(BLUE, [b"blue:*"], step),
         ]
@@ -202,7 +202,7 @@ class BugTests(BackendCase):
             self.assertIsInstance(self.session.bugs.pop(), ZeroDivisionError)
             self.assertFalse(self.session.step.waits)
         self.session, self.tenant_pool = Session(), TenantPool(is_open=False)
-        self.backend.acquire(BLUE, 2, False, self.session.step)
+        self.backend.join(BLUE, 2, self.session.step)
         self.tenant_pool.waiter.errback(ZeroDivisionError())
         self.assertIsInstance(self.session.bugs.pop(), ZeroDivisionError)
         self.assertEqual(self.tenant_pool.users, 0)
