@@ -20,7 +20,7 @@ from ..sources.kubernetes_watch import ClusterWatches
 from ..sources.manifests import ManifestsSource
 from ..sources.watch_events import Watched, WatchFailure
 from ..tenants.allocation import Room, must_be_read
-from ..tenants.enrolment import FullRead, Problem, ReadFailure
+from ..tenants.documents import FullRead, Problem, ReadFailure
 from ..tenants.model import Backend, Credential, Snapshot
 from ..upstream.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 

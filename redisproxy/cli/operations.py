@@ -20,7 +20,7 @@ from ..sources.kubernetes import ClusterSource
 from ..sources.secret_writer import ClusterWriter, StoredSecret, WriteError
 from ..tenants import allocation
 from ..tenants.allocation import Refused, Room
-from ..tenants.enrolment import FullRead, ReadFailure
+from ..tenants.documents import FullRead, ReadFailure
 from ..tenants.model import digest
 from ..tenants.urls import CONNECTION_STRING, tenant_url
 from .inspect import Operator, resolve

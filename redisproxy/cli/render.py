@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from ..ops import page
 from ..ops.time_text import iso
 from ..printable import printable
-from ..tenants.enrolment import Problem
+from ..tenants.documents import Problem
 from ..tenants.model import Credential
 from .inspect import Findings, NamespaceView, RedisView
 from .operations import Rotated, Written

@@ -15,7 +15,8 @@ from typing import TextIO
 from twisted.internet.endpoints import HostnameEndpoint
 
 from ..net.reactor import IProxyReactor
-from ..tenants.enrolment import FullRead, parse_tenant
+from ..tenants.documents import FullRead
+from ..tenants.enrolment import parse_tenant
 from ..tenants.model import Backend
 from ..tenants.urls import MalformedError
 from ..upstream.client import Connection, ReplyError, Word, ask_once

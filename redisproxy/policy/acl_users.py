@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence, Set
 from dataclasses import dataclass
 
-from ..tenants.enrolment import ReadSummary
+from ..tenants.documents import ReadSummary
 from ..tenants.model import Tenant
 from . import acl
 

@@ -13,7 +13,7 @@ from twisted.internet.defer import Deferred
 from ..listen.endpoints import Listening
 from ..listen.tls import Material
 from ..ops.stats import Counts, RedisState, WorkersState
-from ..tenants.enrolment import ReadSummary
+from ..tenants.documents import ReadSummary
 from ..tenants.model import Snapshot
 
 

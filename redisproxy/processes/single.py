@@ -25,7 +25,7 @@ from ..ops.access_log import AccessLog
 from ..ops.stats import Counts, RedisState, TenantStats, WorkersState
 from ..settings import Settings
 from ..tenants import account
-from ..tenants.enrolment import ReadSummary
+from ..tenants.documents import ReadSummary
 from ..tenants.model import Snapshot
 from ..upstream.backend import Backend
 from .merge import Report

@@ -28,7 +28,7 @@ from ..net.reactor import IProxyReactor
 from ..ops.retry import Backoff, Retry
 from ..ops.stats import Counts, RedisState, WorkersState
 from ..tenants import wire_form
-from ..tenants.enrolment import ReadSummary
+from ..tenants.documents import ReadSummary
 from ..tenants.model import Snapshot, Tenant, digest_key
 from ..upstream import acl_maintenance
 from .channel import BALANCE, CHANNEL, FIRST_PORT, ChannelError, Message, factory_of

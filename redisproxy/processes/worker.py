@@ -32,7 +32,7 @@ from ..ops import logs
 from ..settings import Settings, SettingsError
 from ..sources.throttle import Throttle
 from ..tenants import wire_form
-from ..tenants.enrolment import ReadSummary
+from ..tenants.documents import ReadSummary
 from ..tenants.model import Snapshot, use_digest_key
 from .channel import BALANCE, CHANNEL, FIRST_PORT, Answer, Channel, Handler, Message, factory_of, handled
 from .os_process import prepare

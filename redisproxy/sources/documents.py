@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 
-from ..tenants.enrolment import KEYS, NamespaceDocument, SecretDocument
+from ..tenants.documents import KEYS, NamespaceDocument, SecretDocument
 from ..tenants.limits import ANNOTATIONS, PREFIX
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 
-from ..tenants.enrolment import Changes
+from ..tenants.documents import Changes
 
 #: Changed secrets of one namespace that are remembered; past that the namespace is listed as a whole.
 MOST_OF_ONE = 100

@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from kubernetes import client as kubernetes_client
 
-from ..tenants.enrolment import (
+from ..tenants.documents import (
     ITSELF,
     TEMPORARY_PREFIX,
     Changes,
@@ -24,8 +24,8 @@ from ..tenants.enrolment import (
     ReadFailure,
     SecretDocument,
     Update,
-    no_yield,
 )
+from ..tenants.enrolment import no_yield
 from .documents import DocumentError, read_namespace, read_secret
 from .hints import MANY
 from .kubernetes_api import SELECTOR, KubernetesApi, Method, Unreachable

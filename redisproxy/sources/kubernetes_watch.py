@@ -14,7 +14,7 @@ import urllib3
 from kubernetes import client as kubernetes_client
 from kubernetes.client.exceptions import ApiException
 
-from ..tenants.enrolment import TEMPORARY_PREFIX
+from ..tenants.documents import TEMPORARY_PREFIX
 from .kubernetes_api import SELECTOR, KubernetesApi, Method, Unreachable, error_kind, response_of, retry_after, status_text
 from .watch_events import BROKEN_OFF, Watched, WatchFailure
 

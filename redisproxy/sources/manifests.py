@@ -20,15 +20,8 @@ from pathlib import Path
 
 from ..ops.file_watch import Stamp, stamp
 from ..printable import printable
-from ..tenants.enrolment import (
-    FullRead,
-    NamespaceDocument,
-    NeverRead,
-    Problem,
-    ReadFailure,
-    SecretDocument,
-    no_yield,
-)
+from ..tenants.documents import FullRead, NamespaceDocument, NeverRead, Problem, ReadFailure, SecretDocument
+from ..tenants.enrolment import no_yield
 from ..tenants.urls import CONNECTION_STRING
 from . import yamltext
 from .documents import DocumentError, is_missing, read_ageless_namespace, read_namespace, read_secret

@@ -21,7 +21,8 @@ from twisted.python.failure import Failure
 from ..ops.bugs import bug
 from ..ops.retry import Backoff, Retry
 from ..ops.stats import RELOAD_BOUNDS, Histogram
-from ..tenants.enrolment import Changes, Enrolment, FullRead, Problem, ReadFailure, ReadSummary, Update, no_yield
+from ..tenants.documents import Changes, FullRead, Problem, ReadFailure, ReadSummary, Update
+from ..tenants.enrolment import Enrolment, no_yield
 from ..tenants.model import Snapshot
 from .hints import ChangeQueue
 from .throttle import Throttle

@@ -26,7 +26,7 @@ from twisted.python.failure import Failure
 from ..ops.bugs import bug
 from ..ops.retry import Backoff
 from ..ops.stats import WatchState
-from ..tenants.enrolment import ITSELF
+from ..tenants.documents import ITSELF
 from .hints import ChangeQueue
 from .throttle import Throttle
 from .watch_events import BROKEN_OFF, Event, Watched, WatchFailure, read_event, split_lines

@@ -11,15 +11,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .enrolment import (
-    TEMPORARY_PREFIX,
-    VALID_HOURS,
-    FullRead,
-    NamespaceDocument,
-    ReadFailure,
-    SecretDocument,
-    parse_tenant,
-)
+from .documents import TEMPORARY_PREFIX, VALID_HOURS, FullRead, NamespaceDocument, ReadFailure, SecretDocument
+from .enrolment import parse_tenant
 from .urls import CONNECTION_STRING, MalformedError, possible_indexes, with_password
 
 #: The lowest index that is given away by itself. In 0 lands whatever logs in to Redis and does not SELECT: redis-cli, a

@@ -22,7 +22,7 @@ from ..ops.log_once import LogOnce
 from ..policy import acl
 from ..policy.acl_users import Inventory
 from ..resp.value import Answer, strings_of
-from ..tenants.enrolment import ReadSummary
+from ..tenants.documents import ReadSummary
 from ..tenants.model import Tenant
 from .client import Commands, ControlError
 

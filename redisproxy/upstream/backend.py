@@ -23,7 +23,7 @@ from ..policy.policy import Policy, make_policy
 from ..policy.probing import Server, needed
 from ..settings import Settings
 from ..tenants import account, model
-from ..tenants.enrolment import ReadSummary
+from ..tenants.documents import ReadSummary
 from ..tenants.model import Snapshot, Tenant
 from . import acl_maintenance
 from .acl_users import AclUserError, AclUsers

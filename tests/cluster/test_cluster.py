@@ -20,7 +20,7 @@ from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.sources.kubernetes_api import KubernetesApi
 from redisproxy.sources.kubernetes_watch import METADATA, METADATA_LIST, ClusterWatches
 from redisproxy.sources.watch_events import Watched, WatchFailure, read_event
-from redisproxy.tenants.enrolment import ReadFailure
+from redisproxy.tenants.documents import ReadFailure
 
 from ..deploy.documents import COMPONENTS, known_to_1_20
 from ..support.apiserver import NAMESPACES, TOKEN, ApiServer, authority, secrets_path

@@ -26,7 +26,8 @@ from redisproxy import __version__, bounds
 from redisproxy.settings import Settings
 from redisproxy.sources import kubernetes, kubernetes_watch
 from redisproxy.sources.manifests import ManifestsSource
-from redisproxy.tenants.enrolment import CONNECTION_STRING, KEYS, PASSWORD, Enrolment
+from redisproxy.tenants.documents import KEYS, PASSWORD
+from redisproxy.tenants.enrolment import CONNECTION_STRING, Enrolment
 from redisproxy.tenants.model import Backend, Snapshot, Tenant
 
 from .documents import (

@@ -6,7 +6,7 @@ import unittest
 
 from redisproxy.policy import acl
 from redisproxy.policy.acl_users import Inventory
-from redisproxy.tenants.enrolment import ReadSummary
+from redisproxy.tenants.documents import ReadSummary
 from redisproxy.tenants.model import Tenant
 
 BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-green", 5)

@@ -17,7 +17,7 @@ from redisproxy.processes.channel import Channel, Message
 from redisproxy.processes.supervisor import LIVED, Workers
 from redisproxy.processes.worker_process import WorkerProcess
 from redisproxy.tenants import wire_form
-from redisproxy.tenants.enrolment import ReadSummary
+from redisproxy.tenants.documents import ReadSummary
 from redisproxy.tenants.model import Backend, Credential, Snapshot, Tenant, digest
 
 

@@ -19,7 +19,8 @@ from twisted.internet import defer, task
 from redisproxy.sources.hints import ChangeQueue
 from redisproxy.sources.kubernetes_watch import ClusterWatches
 from redisproxy.sources.watch import WatchService
-from redisproxy.tenants.enrolment import Enrolment, Problem
+from redisproxy.tenants.documents import Problem
+from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.limits import UNLIMITED, Limits
 from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Snapshot
 

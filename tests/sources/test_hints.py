@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 
 from redisproxy.sources.hints import BATCH, BATCH_PER_NAMESPACE, MANY, MOST_OF_ONE, ChangeQueue
-from redisproxy.tenants.enrolment import Changes
+from redisproxy.tenants.documents import Changes
 
 
 class QueueTests(unittest.TestCase):

@@ -15,7 +15,8 @@ from twisted.internet import defer, task
 from redisproxy.sources import kubernetes, reload
 from redisproxy.sources.hints import BATCH_PER_NAMESPACE, MANY
 from redisproxy.sources.kubernetes import ClusterSource
-from redisproxy.tenants.enrolment import ITSELF, Changes, Enrolment, SecretDocument, Update
+from redisproxy.tenants.documents import ITSELF, Changes, SecretDocument, Update
+from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.model import AuthenticationError
 
 from ..support.apiserver import ANY, NAMESPACES, refusal

@@ -15,7 +15,7 @@ from twisted.logger import capturedLogs, formatEvent
 from redisproxy.sources import kubernetes
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.tenants import enrolment
-from redisproxy.tenants.enrolment import ReadFailure
+from redisproxy.tenants.documents import ReadFailure
 from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Snapshot
 
 from ..support.apiserver import (

@@ -13,7 +13,8 @@ from unittest import mock
 from redisproxy.sources import yamltext
 from redisproxy.sources.manifests import REST, ManifestsSource
 from redisproxy.tenants.allocation import Refused, Room, choose_index
-from redisproxy.tenants.enrolment import Enrolment, FullRead, NamespaceDocument, Problem
+from redisproxy.tenants.documents import FullRead, NamespaceDocument, Problem
+from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.model import AuthenticationError
 
 from ..support.proxy import PREFIX, master, namespace, secret, tenant

@@ -13,7 +13,8 @@ from twisted.trial import unittest
 from redisproxy.sources import reload
 from redisproxy.sources.manifests import ManifestsSource
 from redisproxy.sources.throttle import Throttle
-from redisproxy.tenants.enrolment import Enrolment, FullRead, ReadSummary, Update
+from redisproxy.tenants.documents import FullRead, ReadSummary, Update
+from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Snapshot
 
 from ..support.kept import KeptDirectory

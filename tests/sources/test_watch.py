@@ -17,7 +17,7 @@ from redisproxy.sources import kubernetes_watch, watch
 from redisproxy.sources.kubernetes_watch import ClusterWatches
 from redisproxy.sources.watch import WatchService
 from redisproxy.sources.watch_events import Watched, WatchFailure
-from redisproxy.tenants.enrolment import ITSELF, Changes
+from redisproxy.tenants.documents import ITSELF, Changes
 
 from ..support.apiserver import ANY, HANG, refusal
 from ..support.cluster_source import BLUE, CLIENT, MASTER, SourceCase

@@ -10,7 +10,8 @@ from redisproxy.sources.hints import ChangeQueue
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.sources.kubernetes_api import KubernetesApi
 from redisproxy.sources.kubernetes_watch import ClusterWatches
-from redisproxy.tenants.enrolment import Enrolment, FullRead, ReadFailure
+from redisproxy.tenants.documents import FullRead, ReadFailure
+from redisproxy.tenants.enrolment import Enrolment
 
 from .apiserver import NAMESPACES, ApiServer
 from .proxy import PREFIX, master, secret, tenant

@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 from redisproxy.tenants import allocation
 from redisproxy.tenants.allocation import Refused, Room
-from redisproxy.tenants.enrolment import FullRead, NamespaceDocument, ReadFailure, SecretDocument, parse_tenant
+from redisproxy.tenants.documents import FullRead, NamespaceDocument, ReadFailure, SecretDocument
+from redisproxy.tenants.enrolment import parse_tenant
 from redisproxy.tenants.urls import tenant_url
 
 NAME = "redis-secret-master"

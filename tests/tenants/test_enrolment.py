@@ -5,13 +5,9 @@ from __future__ import annotations
 import unittest
 from dataclasses import replace
 
-from redisproxy.tenants.enrolment import (
-    CONNECTION_STRING,
-    NAMED,
+from redisproxy.tenants.documents import (
     PASSWORD,
-    Enrolment,
     FullRead,
-    MalformedError,
     NamespaceDocument,
     NeverRead,
     Problem,
@@ -19,8 +15,8 @@ from redisproxy.tenants.enrolment import (
     ReadSummary,
     SecretDocument,
     Update,
-    parse_backend,
 )
+from redisproxy.tenants.enrolment import CONNECTION_STRING, NAMED, Enrolment, MalformedError, parse_backend
 from redisproxy.tenants.limits import UNLIMITED, Limits
 from redisproxy.tenants.model import Snapshot
 

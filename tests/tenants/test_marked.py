@@ -7,17 +7,19 @@ import unittest
 from collections.abc import Callable
 
 from redisproxy.tenants.allocation import Refused, named_indexes, plan_rotation
-from redisproxy.tenants.enrolment import (
-    CONNECTION_STRING,
+from redisproxy.tenants.documents import (
     PASSWORD,
     SENTINEL_PASSWORD,
     SENTINEL_USERNAME,
     VALID_HOURS,
-    Enrolment,
     FullRead,
-    MalformedError,
     NamespaceDocument,
     SecretDocument,
+)
+from redisproxy.tenants.enrolment import (
+    CONNECTION_STRING,
+    Enrolment,
+    MalformedError,
     parse_backend,
     parse_tenant,
     parse_valid_hours,

@@ -14,7 +14,7 @@ from redisproxy.policy import acl
 from redisproxy.policy.facts import parse
 from redisproxy.policy.policy import make_policy
 from redisproxy.policy.probing import Server
-from redisproxy.tenants.enrolment import ReadSummary
+from redisproxy.tenants.documents import ReadSummary
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.acl_maintenance import LONGEST_PAUSE, PAUSE, PAUSES, REMOVED_AT_ONCE, RETRY, AclMaintenanceService
 from redisproxy.upstream.acl_users import AclUsers
