@@ -3,6 +3,7 @@
 Owns the places and the order of those that wait. A rate is charged with what was done; while it is overdrawn, what a client
 sends next is kept and the client is not read, until its turn comes. So nothing is dropped, and among a tenant's
 clients each has a turn of one read. A connection to Redis is not read while bytes are overdrawn.
+It is longer than other modules: a tenant's limit, its rates and its clients' reservations change each other's state.
 """
 
 from __future__ import annotations

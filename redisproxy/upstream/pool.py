@@ -1,8 +1,8 @@
-"""Which upstream connection goes to whom: opens connections to Redis, lends them, keeps some, closes the idle.
+"""Which session or tenant gets which connection to Redis: opens connections, lends them, keeps some, closes the idle.
 
-Owns the set of all upstream connections. An upstream connection is leased to one session, or to a tenant's `multiplexed`
-upstream connections. One that is given back
-clean waits for the next of the same tenant and protocol; an upstream connection never goes from one tenant to another.
+Owns the set of all upstream connections. One is acquired by one session, or by a tenant's pool of `multiplexed` connections.
+One that is released clean waits for the next user of the same tenant and protocol: it never goes from one tenant to another.
+It is longer than other modules: acquiring, preparing and releasing a connection decide by the same set.
 """
 
 from __future__ import annotations
