@@ -15,7 +15,6 @@ from redisproxy.tenants.limits import Limits
 from redisproxy.tenants.model import Tenant
 from redisproxy.upstream.client import ControlError
 from redisproxy.upstream.connection import RedisUnreachable
-from redisproxy.upstream.queries import QueryError
 from redisproxy.upstream.session_backend import SessionBackend
 
 BLUE = Tenant("blue", 3)
@@ -161,7 +160,7 @@ class QueryTests(BackendCase):
         self.assertTrue(self.limits.of("blue").rate_limiter.closed)
 
     def test_what_fails_says_why(self) -> None:
-        for error, told in ((QueryError("slow"), UNANSWERED), (QueryError("large", "ERR too large"), "ERR too large")):
+        for error, told in ((ControlError("slow"), UNANSWERED), (ControlError("large", "ERR too large"), "ERR too large")):
             self.session, self.work = Session(), defer.Deferred()
             self.backend.query(BLUE, [[b"INFO"]], self.session.step)
             self.work.errback(error)
