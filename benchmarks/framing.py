@@ -23,7 +23,7 @@ ROUND_SECONDS = 0.01
 
 def source(path: Path) -> ModuleType:
     """The framing as the file has it, interpreted."""
-    spec = importlib.util.spec_from_file_location(f"framing_{abs(hash(path))}", path)
+    spec = importlib.util.spec_from_file_location(f"redisproxy.resp.framing_{abs(hash(path))}", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module
     spec.loader.exec_module(module)

@@ -187,8 +187,8 @@ class ProxyService(service.MultiService):
     def setServiceParent(self, parent: object) -> None:
         """Also makes our log observer the application's: this is the one moment before twistd starts to log."""
         if isinstance(parent, Componentized):
-            told = observer(self._settings.log_format, self._settings.log_level, self._log_file)
-            parent.setComponent(ILogObserver, told)
+            log_observer = observer(self._settings.log_format, self._settings.log_level, self._log_file)
+            parent.setComponent(ILogObserver, log_observer)
         super().setServiceParent(parent)
 
     # Starting.

@@ -13,11 +13,12 @@ from dataclasses import Field, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from . import bounds
 from .ops.logs import FORMATS, LEVELS
 from .policy.policy import Policy, closed, parse_names
 from .policy.probing import USUAL, Server, policy_for
 from .tenants.enrolment import Enrolment
-from .tenants.limits import MOST_CONNECTIONS, MOST_PER_SECOND, Limits
+from .tenants.limits import Limits
 from .tenants.model import Backend
 
 
@@ -265,21 +266,21 @@ class Settings:
     )
     tenant_max_connections: int = _setting(
         "REDISPROXY_TENANT_MAX_CONNECTIONS",
-        _whole(0, MOST_CONNECTIONS),
+        _whole(0, bounds.TENANT_CONNECTIONS),
         0,
         "N",
         "How many connections each tenant may have, unless its namespace is annotated otherwise. 0: no limit.",
     )
     tenant_commands_per_second: int = _setting(
         "REDISPROXY_TENANT_COMMANDS_PER_SECOND",
-        _whole(0, MOST_PER_SECOND),
+        _whole(0, bounds.TENANT_PER_SECOND),
         0,
         "N",
         "How many commands each may send in a second, likewise: past that it is read more slowly. 0: no limit.",
     )
     tenant_bytes_per_second: int = _setting(
         "REDISPROXY_TENANT_BYTES_PER_SECOND",
-        _whole(0, MOST_PER_SECOND),
+        _whole(0, bounds.TENANT_PER_SECOND),
         0,
         "N",
         "How many bytes each may send and be answered with in a second, likewise. 0: no limit.",
@@ -319,7 +320,7 @@ class Settings:
         """What tenants may do on a server."""
         return policy_for(server, self.acl != "off", allow=self.allow_commands, deny=self.deny_commands)
 
-    def share(self) -> Settings:
+    def per_process(self) -> Settings:
         """What one of the processes goes by: its part of what is set for all of them, rounded up."""
         return replace(
             self,

@@ -20,7 +20,7 @@ from .listen.endpoints import EndpointError, Listening
 from .listen.tls import ServerTls
 from .net.reactor import IProxyReactor
 from .ops import page
-from .ops.http import TokenError, TokenGuard, is_here, read_token, site
+from .ops.http import TokenCheck, TokenError, is_here, read_token, site
 from .ops.metrics import Exposition
 from .ops.stats import Counts, SnapshotState, Stats, TenantState, WatchState
 from .printable import printable
@@ -68,7 +68,7 @@ class StatusService(service.Service):
         self._looks: deque[tuple[float, dict[str, int]]] = deque(maxlen=LOOKS)
         self._guarded = settings.status_token_file is not None
         self._site = site(
-            self._page, page.HEADERS, Exposition(stats).render, not_ready, TokenGuard(settings.status_token_file)
+            self._page, page.HEADERS, Exposition(stats).render, not_ready, TokenCheck(settings.status_token_file)
         )
 
     @property

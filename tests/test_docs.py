@@ -68,7 +68,7 @@ def rows(text: str) -> list[list[str]]:
 # Rows and texts.
 
 #: What is filled in, in a row.
-PLACES = "NS|SECRET|ADDRESS|N|NAME|MOOD|COMMAND|FILE|PORT|SOURCE|HOST|PID|ENDPOINT|TIME|VERSION|CONNECTION"
+PLACES = "NS|SECRET|ADDRESS|N|NAME|REASON|COMMAND|FILE|PORT|SOURCE|HOST|PID|ENDPOINT|TIME|VERSION|CONNECTION"
 
 
 def from_row(span: str) -> re.Pattern[str]:

@@ -81,10 +81,10 @@ def _read_settings(given: dict[str, _Given]) -> Settings:
 
 
 def _output(*forms: str) -> Callable[[_Command], _Command]:
-    told = "Default: table on a terminal, json elsewhere."
+    help_text = "Default: table on a terminal, json elsewhere."
     if "yaml" in forms:
-        told = f"yaml: the manifest to create, password included, with --dry-run. {told}"
-    return click.option("--output", "-o", type=click.Choice(forms), help=told)
+        help_text = f"yaml: the manifest to create, password included, with --dry-run. {help_text}"
+    return click.option("--output", "-o", type=click.Choice(forms), help=help_text)
 
 
 _namespace = click.argument("namespace")

@@ -181,9 +181,9 @@ def check_lines(found: Findings, now: float, width: int) -> Iterator[str]:
     facts = [("source", f"{found.source}: {len(found.namespaces)} namespaces, {enrolled} enrolled")]
     if found.redis is not None:
         facts += _redis_facts(found.redis)
-    left = max(len(name) for name, _ in facts)
+    label_width = max(len(name) for name, _ in facts)
     for name, text in facts:
-        yield from _wrapped(text, width, f"{name.ljust(left)}   ", " " * (left + 3))
+        yield from _wrapped(text, width, f"{name.ljust(label_width)}   ", " " * (label_width + 3))
     yield ""
     rows = [
         (

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from twisted.internet.interfaces import IReactorTime
 
+from .. import bounds
 from ..net.rate_limit import Client as RateLimited
 from ..net.rate_limit import Reservation, TenantLimits
 from ..ops.access_log import AccessLog
@@ -18,9 +19,9 @@ from ..session import pubsub
 from ..session.session import Session
 from ..session.state import Step
 from ..tenants.account import Counts, TenantCounters, increase
-from ..tenants.login_backoff import WRONG_PASSWORDS_LIMIT, LoginBackoff
+from ..tenants.login_backoff import LoginBackoff
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
-from ..upstream.pool import ConnectionPool
+from ..upstream.session_backend import SessionBackend
 from .snapshot import CurrentSnapshot
 
 #: Refused commands of one connection that are logged; the others are counted in its record.
@@ -42,12 +43,15 @@ class Shared(Protocol):
     clock: IReactorTime
     snapshot: CurrentSnapshot
     tenant_limits: TenantLimits
-    pool: ConnectionPool
     access_log: AccessLog
     login_backoff: LoginBackoff
     counts: Counts
     #: of the clients of each tenant that has any
     members: dict[Tenant, set[ClientAccount]]
+
+    @property
+    def backend(self) -> SessionBackend:
+        """The Redis of the clients' sessions."""
 
 
 class ClientAccount:
@@ -148,12 +152,12 @@ class ClientAccount:
         increase(shared.counts.logins, "ok")
         return self.reservation
 
-    def login_delay(self, step: Step) -> None:
+    def login_delay(self, step: Step[bool]) -> None:
         """See `session.ports.Accounts`."""
         self._wrong += 1
         clock = self._shared.clock
         delay = self._shared.login_backoff.wrong(self._client.address, clock.seconds())
-        step.cancel = clock.callLater(delay, step.finish, self._wrong >= WRONG_PASSWORDS_LIMIT).cancel
+        step.cancel = clock.callLater(delay, step.finish, self._wrong >= bounds.WRONG_PASSWORDS).cancel
 
     def stats(self) -> Mapping[str, int]:
         """See `session.ports.Accounts`."""
@@ -163,7 +167,7 @@ class ClientAccount:
         siblings = shared.members[tenant]
         for account in siblings:
             account.add_up()
-        shared.pool.add_up()
+        shared.backend.add_up()
         sessions = [account.session for account in siblings]
         subscriptions = [session.subscriptions for session in sessions if session.subscriptions]
         channels, patterns, sharded = pubsub.counted(subscriptions)

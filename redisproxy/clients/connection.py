@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import select
 from collections.abc import Callable
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 from OpenSSL.SSL import Error as TlsError
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -26,14 +26,13 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .. import probes
+from .. import bounds, probes
 from ..listen.tls import why_tls
-from ..net.protocol import PauseReason, Pressure, RespReceiver
+from ..net.protocol import PauseReason, Pressure, RespReceiver, below_tls
 from ..net.time_limit import TimeLimit
-from ..net.twisted_private import close_if_written
+from ..net.twisted_private import close_if_written, has_unsent
 from ..ops.access_log import ConnectionRecord
 from ..session.errors import REVOKED
-from ..session.ports import Backend
 from ..session.session import Session
 from ..tenants.account import increase
 from ..tenants.model import Credential
@@ -41,24 +40,6 @@ from ..upstream.connection import RedisConnection
 from . import accounts
 from .accounts import ClientAccount
 from .admission import Admission
-
-#: Bytes taken from a client that waits for a place: a log-in and a few commands.
-WAITING_LIMIT = 16 * 1024
-#: Bytes that may be on their way to a client that is not logged in.
-BACKLOG_LIMIT = 1024
-#: Seconds for a client to take its last bytes, before it is cut off.
-CLOSE_LIMIT = 10.0
-#: Seconds for it to close then, before we do.
-LINGER = 2.0
-#: The same for one that was pending nothing when the proxy began to end: time for its last reply to arrive.
-IDLE_LINGER = 0.5
-#: Seconds to log in while others wait for a place, or whoever reaches the port could keep everybody out for a while.
-CROWDED = 3.0
-#: Seconds for the replies pending to a client that has sent its end of file. Redis gives it none; a proxy has a way to go.
-#: It may have left: a BLPOP of its must not wait for long, so there is less time on a dedicated connection.
-HALF_CLOSED_GRACE, HALF_CLOSED_GRACE_DEDICATED = 5.0, 0.5
-#: Seconds for a session that was revoked to get the replies it waits for, before it gives up its connections to Redis.
-REVOKED_GRACE = 10.0
 
 #: What a connection can be doing. multiplexed, dedicated: logged in, and which upstream connection its commands go to.
 STATES = ("waiting", "unauthenticated", "multiplexed", "dedicated", "ending")
@@ -77,14 +58,10 @@ class Clients(accounts.Shared, Protocol):
     #: called at each client that goes, once the proxy ends
     drained: Callable[[], object] | None
 
-    @property
-    def backend(self) -> Backend:
-        """The Redis of the sessions."""
-
-    def came(self, client: ClientProtocol) -> None:
+    def client_connected(self, client: ClientProtocol) -> None:
         """A client is connected."""
 
-    def left(self, client: ClientProtocol) -> None:
+    def client_disconnected(self, client: ClientProtocol) -> None:
         """A client's connection is gone."""
 
     def crowded(self) -> None:
@@ -108,7 +85,7 @@ class ClientProtocol(RespReceiver):
         self._read_closed = False
         self._handshaking = False
         self._flushed = False
-        self._linger = LINGER
+        self._linger = bounds.LINGER_SECONDS
         self._close_reason = ""
         self._detail = ""
         self._since = 0.0
@@ -124,11 +101,11 @@ class ClientProtocol(RespReceiver):
         self._since = clients.clock.seconds()
         self._handshaking = ISSLTransport.providedBy(self.transport)
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
-        self._socket = cast(Any, self.transport).transport if self._handshaking else self.transport
+        self._socket = below_tls(self.transport) if self._handshaking else self.transport
         self._usual_buffer = getattr(self._socket, "bufferSize", 0)
         if not self._handshaking:  # of which the server's part is larger
             self._limit_backlog()
-        clients.came(self)
+        clients.client_connected(self)
         if not clients.admission.arrive(self):
             self.write(FULL)
             self.close("turned-away")
@@ -143,7 +120,7 @@ class ClientProtocol(RespReceiver):
     def _limit_backlog(self) -> None:
         """A client that is not logged in may leave little unread."""
         if self._usual_buffer:
-            self._socket.bufferSize = BACKLOG_LIMIT
+            self._socket.bufferSize = bounds.UNAUTHENTICATED_BACKLOG_BYTES
 
     def admitted(self) -> None:
         """See `admission.Arrival`."""
@@ -166,7 +143,7 @@ class ClientProtocol(RespReceiver):
         if self.session.pending_login is not None:  # its password is right: it is Redis that takes long
             self._clients.log_ins.begin(self)
             return
-        self.write(b"-ERR no log-in within %d seconds, and others wait for a place\r\n" % CROWDED)
+        self.write(b"-ERR no log-in within %d seconds, and others wait for a place\r\n" % bounds.CROWDED_LOGIN_SECONDS)
         self.session.ending.begin("login-timeout")
         self.transport.loseConnection()  # without a time to read that
 
@@ -181,12 +158,12 @@ class ClientProtocol(RespReceiver):
                 reservation.received(data)
             return
         self._early += data
-        if len(self._early) >= WAITING_LIMIT:
+        if len(self._early) >= bounds.WAITING_CLIENT_BYTES:
             probes.reached("client sends much while it waits for a place")
             self.pause_reading(PauseReason.PLACE)
 
     def readConnectionLost(self) -> None:
-        """The client will send no more. It may have gone altogether: what it is still pending gets a moment, not more."""
+        """The client will send no more. It may have gone altogether: its pending replies get a moment, not more."""
         self._read_closed = True
         if self._closing or not self._admitted:
             self.transport.loseConnection()
@@ -217,7 +194,7 @@ class ClientProtocol(RespReceiver):
             self._give_grace()
 
     def _give_grace(self) -> None:
-        grace = HALF_CLOSED_GRACE_DEDICATED if self.session.dedicated else HALF_CLOSED_GRACE
+        grace = bounds.HALF_CLOSED_DEDICATED_SECONDS if self.session.dedicated else bounds.HALF_CLOSED_SECONDS
         self._restart_timer(grace, self.transport.abortConnection)
 
     def _restart_timer(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
@@ -235,14 +212,15 @@ class ClientProtocol(RespReceiver):
         clients, session, account = self._clients, self.session, self.account
         account.lost()
         session.ending.at_once()
-        if not self._close_reason and isinstance(reason.value, TlsError):
-            self._close_reason, self._detail = "tls-failed", why_tls(reason.value, self.transport.getHandle())
+        error = reason.value
+        if not self._close_reason and isinstance(error, TlsError):
+            self._close_reason, self._detail = "tls-failed", why_tls(error, self.transport.getHandle())
         close_reason = self._close_reason or "client-left"
         increase(clients.counts.ended, close_reason)
         if clients.access_log.logs(close_reason):
             clients.access_log.ended(self._record(close_reason))
         clients.admission.leave(self)
-        clients.left(self)
+        clients.client_disconnected(self)
         # They hold each other: without this they were left to the garbage collector, whose full runs are felt.
         session.forget()
         account.forget()
@@ -339,7 +317,7 @@ class ClientProtocol(RespReceiver):
             return
         secure = ISSLTransport.providedBy(self.transport)
         if self._clients.drained is None:
-            self._restart_timer(CLOSE_LIMIT, self.transport.abortConnection)
+            self._restart_timer(bounds.CLOSE_SECONDS, self.transport.abortConnection)
         elif secure:
             self._restart_timer(self._linger, self._lingered)
         else:
@@ -401,7 +379,7 @@ class ClientProtocol(RespReceiver):
     def drain(self) -> None:
         """It is asked to leave: after what it has begun."""
         if not self.session.outstanding:
-            self._linger = IDLE_LINGER
+            self._linger = bounds.IDLE_LINGER_SECONDS
         if self._admitted:
             self.session.ending.drain()
         else:
@@ -416,7 +394,7 @@ class ClientProtocol(RespReceiver):
         upstream = session.dedicated
         if not (isinstance(upstream, RedisConnection) and upstream.waits):
             return None
-        session.replies.expect_unblocking()
+        session.ending.expect_unblocking()
         return upstream
 
     def cut_off(self) -> None:
@@ -434,14 +412,13 @@ class ClientProtocol(RespReceiver):
         if not ISSLTransport.providedBy(self.transport):
             return self._flushed
         # Of these only the client's answer tells, and it need not answer.
-        below = cast(Any, self.transport).transport
-        return not (getattr(below, "dataBuffer", b"") or getattr(below, "_tempDataBuffer", ()))
+        return not has_unsent(self._socket)
 
     def _lingered(self) -> None:
         if self._all_written:
             self.transport.abortConnection()
         else:
-            self._restart_timer(LINGER, self._lingered)
+            self._restart_timer(bounds.LINGER_SECONDS, self._lingered)
 
     def end_revoked(self) -> None:
         """Closes it after the replies that it waits for: its session was revoked."""
@@ -449,7 +426,7 @@ class ClientProtocol(RespReceiver):
             return
         self.session.ending.close_if_drained()
         if not self._closing:
-            self._restart_timer(REVOKED_GRACE, self._out_of_grace)
+            self._restart_timer(bounds.REVOKED_SECONDS, self._out_of_grace)
 
     def _out_of_grace(self) -> None:
         probes.reached("revoked client does not take its last replies")

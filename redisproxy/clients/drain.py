@@ -13,21 +13,13 @@ from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from .. import bounds
 from ..ops.bugs import bug
 from ..policy import acl
 from ..upstream.client import Commands, ControlError
 from ..upstream.connection import RedisConnection
 from .connection import ClientProtocol, shown_address
 from .factory import ClientFactory
-
-#: Clients a second that are asked to leave, so that those who take them over do not get all at once. A client is served
-#: until its turn has come. More a second, where half of the time would not be enough.
-RATE = 200
-#: Seconds between two turns.
-TURN = 0.05
-#: Seconds before the end at which nothing more is waited for but the replies to what Redis has: a quarter of the time
-#: where that is less.
-WRONG_PASSWORDS_LIMIT = 1.0
 
 
 class Drain:
@@ -62,10 +54,10 @@ class Drain:
             busy=busy,
             seconds=self._seconds,
         )
-        self._factory.drain(self._left)
+        self._factory.drain(self._on_disconnected)
         if self._over.called:
             return self._over
-        last = min(WRONG_PASSWORDS_LIMIT, self._seconds / 4)
+        last = min(bounds.DRAIN_MARGIN_SECONDS, self._seconds / 4)
         self._timers = [
             self._clock.callLater(self._seconds - last, self._hurry),
             self._clock.callLater(self._seconds, self._cut),
@@ -76,13 +68,13 @@ class Drain:
                 client.drain()
             else:
                 self._to_come.append(client)
-        turns = int(min(self._seconds / 2, len(self._to_come) / RATE) / TURN)
+        turns = int(min(self._seconds / 2, len(self._to_come) / bounds.DRAINED_PER_SECOND) / bounds.DRAIN_TURN_SECONDS)
         self._at_once = -(-len(self._to_come) // max(1, turns))
         if self._to_come:
-            self._turns.start(TURN).addErrback(bug(self._log, "a turn of the drain"))
+            self._turns.start(bounds.DRAIN_TURN_SECONDS).addErrback(bug(self._log, "a turn of the drain"))
         return self._over
 
-    def _left(self) -> None:
+    def _on_disconnected(self) -> None:
         if self._clients or self._over.called:
             return
         if self._turns.running:
@@ -127,18 +119,18 @@ class Drain:
         found: dict[RedisConnection, str] = {}
         if known and self._control.connected:
             try:
-                listed = await self._control.ask("CLIENT", "LIST", "TYPE", "normal")
+                answer = await self._control.ask("CLIENT", "LIST", "TYPE", "normal")
             except ControlError:
-                listed = b""
-            lines = listed.decode("utf-8", "replace").splitlines() if isinstance(listed, bytes) else []
-            for line in lines:
+                answer = b""
+            listed = answer if isinstance(answer, bytes) else b""
+            for line in listed.decode("utf-8", "replace").splitlines():
                 client = dict(field.partition("=")[::2] for field in line.split(" "))
                 upstream = known.get(client.get("addr", ""))
-                # The address may be that of another, where something translates addresses in between.
-                tenant = None if upstream is None else upstream.tenant
-                if upstream is None or tenant is None:
+                if upstream is None:
                     continue
-                if not upstream.has_acl_user or client.get("user") == acl.username(tenant):
+                # The address may be that of another, where something translates addresses in between.
+                user = acl.username(upstream.tenant) if upstream.has_acl_user and upstream.tenant is not None else None
+                if user is None or client.get("user") == user:
                     found[upstream] = client.get("id", "")
         await defer.gatherResults(
             [defer.Deferred.fromCoroutine(self._unblock_one(upstream, found.get(upstream))) for upstream in upstreams]

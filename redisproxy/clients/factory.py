@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IAddress, IDelayedCall, IReactorTime
 from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 
+from .. import bounds
 from ..net.rate_limit import TenantLimits
 from ..net.time_limit import TimeLimit
 from ..ops.access_log import AccessLog
@@ -23,21 +24,11 @@ from ..policy.policy import Policy
 from ..tenants.account import Counts
 from ..tenants.login_backoff import LoginBackoff
 from ..tenants.model import Snapshot, Tenant
-from ..upstream.acl_users import AclUsers
-from ..upstream.pool import ConnectionPool
-from ..upstream.queries import ControlQueries
 from ..upstream.session_backend import SessionBackend
 from .accounts import ClientAccount
 from .admission import Admission
-from .connection import CROWDED, ClientProtocol
+from .connection import ClientProtocol
 from .snapshot import CurrentSnapshot
-
-#: Seconds between two looks at clients that are not read from.
-PROBE = 5.0
-#: Seconds between two looks at who could make room, while others wait for a place.
-CROWDED_LOOK = 0.5
-#: Clients that are closed in one turn of the reactor because their credentials are not good any more.
-CLOSED_AT_ONCE = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,13 +51,10 @@ class ClientFactory(Factory):
         self,
         clock: IReactorTime,
         snapshot: CurrentSnapshot,
-        queries: ControlQueries,
-        acl_users: AclUsers,
-        pool: ConnectionPool,
+        backend: SessionBackend,
         admission: Admission,
         access_log: AccessLog,
         timeouts: Timeouts,
-        shares: bool = True,
         counts: Counts | None = None,
         numbers: Iterator[int] | None = None,
         tenant_limits: TenantLimits | None = None,
@@ -75,13 +63,12 @@ class ClientFactory(Factory):
         self.tenant_limits = tenant_limits or TenantLimits(clock)
         self.snapshot = snapshot
         #: the Redis of the sessions
-        self.backend = SessionBackend(pool, queries, acl_users, self.tenant_limits, shares)
+        self.backend = backend
         self.login_backoff = LoginBackoff()
         self._probing = task.LoopingCall(self._probe)
         self._probing.clock = clock
         self._making_room = task.LoopingCall(self._make_room)
         self._making_room.clock = clock
-        self.pool = pool
         self.admission = admission
         self.access_log = access_log
         #: for those that have not logged in
@@ -108,7 +95,7 @@ class ClientFactory(Factory):
 
     def startFactory(self) -> None:
         """The first port listens."""
-        self._probing.start(PROBE, now=False)
+        self._probing.start(bounds.PAUSED_CHECK_SECONDS, now=False)
 
     def stopFactory(self) -> None:
         """No port listens any more. Clients that are there are still served: those that were revoked are closed as ever."""
@@ -124,11 +111,11 @@ class ClientFactory(Factory):
     def crowded(self) -> None:
         """Somebody waits for a place."""
         if not self._making_room.running:
-            self._making_room.start(CROWDED_LOOK).addErrback(bug(self._log, "making room for whoever waits"))
+            self._making_room.start(bounds.CROWDED_CHECK_SECONDS).addErrback(bug(self._log, "making room for whoever waits"))
 
     def _make_room(self) -> None:
         if self.admission.waiting:
-            for client in self.log_ins.take(CROWDED, self.admission.waiting):
+            for client in self.log_ins.pop_overdue(bounds.CROWDED_LOGIN_SECONDS, self.admission.waiting):
                 client.make_room()
         else:
             self._making_room.stop()
@@ -138,18 +125,18 @@ class ClientFactory(Factory):
             return None
         return ClientProtocol(self, next(self._numbers), addr)
 
-    def drain(self, left: Callable[[], object]) -> None:
-        """Nobody is taken any more. left: called now, and at each client that goes."""
-        self.drained = left
-        left()
+    def drain(self, on_disconnected: Callable[[], object]) -> None:
+        """Nobody is taken any more. on_disconnected: called now, and at each client that goes."""
+        self.drained = on_disconnected
+        on_disconnected()
 
-    def came(self, client: ClientProtocol) -> None:
+    def client_connected(self, client: ClientProtocol) -> None:
         """A client is connected."""
         self.clients.add(client)
         if self.counted is not None:
             self.counted(len(self.clients))
 
-    def left(self, client: ClientProtocol) -> None:
+    def client_disconnected(self, client: ClientProtocol) -> None:
         """A client's connection is gone."""
         self.clients.discard(client)
         if self.counted is not None:
@@ -190,8 +177,8 @@ class ClientFactory(Factory):
 
     def _close_revoked(self) -> None:
         """Some of them now, the others in the turns that follow: thousands at once would keep everybody waiting."""
-        for client in self._revoked[:CLOSED_AT_ONCE]:
+        for client in self._revoked[: bounds.REVOKED_PER_TURN]:
             if client in self.clients:
                 client.end_revoked()
-        del self._revoked[:CLOSED_AT_ONCE]
+        del self._revoked[: bounds.REVOKED_PER_TURN]
         self._closing = self.clock.callLater(0, self._close_revoked) if self._revoked else None

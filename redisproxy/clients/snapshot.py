@@ -13,10 +13,8 @@ from twisted.application import service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
+from .. import bounds
 from ..tenants.model import NOT_LOADED, AuthenticationError, Credential, Snapshot
-
-#: Seconds, at most, between two looks at the wall clock: how late an expiry is that came because the clock was set.
-LOOK = 1.0
 
 
 class CurrentSnapshot(service.Service):
@@ -50,7 +48,7 @@ class CurrentSnapshot(service.Service):
         self._changed(snapshot)
 
     def _changed(self, snapshot: Snapshot) -> None:
-        """The snapshot is another one, or the time has come for some of it."""
+        """The Snapshot is another one, or the time has come for some of it."""
         self._looked = self.wall_clock()
         self._look_later(snapshot)
         for listener in list(self.listeners):
@@ -74,7 +72,9 @@ class CurrentSnapshot(service.Service):
         if not self.running or snapshot.next_expiry(0.0) is None:
             return  # nothing ever expires
         expires = snapshot.next_expiry(self._looked)
-        delay = LOOK if expires is None else min(LOOK, expires - self._looked)
+        delay = bounds.WALL_CLOCK_CHECK_SECONDS
+        if expires is not None:
+            delay = min(delay, expires - self._looked)
         self._next_look = self._clock.callLater(delay, self._look, snapshot)
 
     def _stop_looking(self) -> None:

@@ -39,14 +39,14 @@ class Balance:
         """How many a process has, None if it takes none. number: of the process, from 1 on."""
         _COUNT.pack_into(self._memory, (number - 1) * _COUNT.size, _ABSENT if clients is None else clients)
 
-    def may_take(self, number: int, places: int, waited: bool) -> bool:
+    def may_take(self, number: int, slots: int, waited: bool) -> bool:
         """Whether no other process should take the next one.
 
-        places: of each process; waited: whether the others have had their chance. That settles it, unless this process has
-        no place left and another has: only who finds none anywhere is to wait, or to be turned away.
+        slots: of each process; waited: whether the others have had their chance. That settles it, unless this process has
+        no slot left and another has: only who finds none anywhere is to wait, or to be turned away.
         """
         counts = [count for (count,) in _COUNT.iter_unpack(self._memory)]
         mine, least = counts[number - 1], min(counts)
-        if least < places <= mine:
+        if least < slots <= mine:
             return False
         return waited or mine <= least + SLACK

@@ -1,6 +1,6 @@
 """Certificates that change while the proxy runs: cert-manager and its like write them anew, long before they end.
 
-Owns when the files of `ssl:` endpoints are looked at, and what is in force: the last that was good. Connections that are
+Owns when the files of `ssl:` endpoints are checked, and what is in force: the last that was good. Connections that are
 there stay as they are; only who comes later sees a new certificate.
 """
 
@@ -97,7 +97,7 @@ class RotationService(service.Service):
                 raise CertificateError(f"{tls.listener}: {error}") from None
         self._reloads = {"ok": 0, "failed": 0}
         failed = bug(self._log, "the look at certificates")
-        self._watch = FileWatch(clock, self._look_at_all, self._take, failed, INTERVAL, in_thread)
+        self._watch = FileWatch(clock, self._look_at_all, self._on_found, failed, INTERVAL, in_thread)
 
     def material(self, endpoints: Sequence[ServerTls]) -> list[Material]:
         """What some of them show, for other processes that serve there."""
@@ -136,7 +136,7 @@ class RotationService(service.Service):
     def _look_at_all(self, now: float, asked: bool) -> _Found:
         return [(watched, watched.look(now, asked)) for watched in self._watched]
 
-    def _take(self, found: _Found) -> None:
+    def _on_found(self, found: _Found) -> None:
         changed = False
         for watched, news in found:
             if news is None:
@@ -170,12 +170,12 @@ class RotationService(service.Service):
         if (now.key, now.certificate, now.chain) != (before.key, before.certificate, before.chain):
             self._tell(watched, "from now on the certificate")
         if now.client_ca != before.client_ca:
-            told = "{listener}: from now on clients have to show a certificate that is signed by one in {path}"
-            self._log.info(told, listener=watched.tls.listener, path=str(files.client_ca))
+            text = "{listener}: from now on clients have to show a certificate that is signed by one in {path}"
+            self._log.info(text, listener=watched.tls.listener, path=str(files.client_ca))
 
     def _tell(self, watched: _Watched, what: str) -> None:
         made, now = watched.made, self._wall_clock()
-        told = {
+        fields = {
             "listener": watched.tls.listener,
             "what": what,
             "path": str(watched.tls.files.certificate),
@@ -183,8 +183,10 @@ class RotationService(service.Service):
             "expires": moment(made.expires),
         }
         if made.expires <= now:
-            self._log.warn("{listener}: {what} is that in {path}, which ended on {expires}: clients refuse it", **told)
+            self._log.warn("{listener}: {what} is that in {path}, which ended on {expires}: clients refuse it", **fields)
         elif made.begins > now:
-            self._log.warn("{listener}: {what} is that in {path}, which begins on {begins} only: clients refuse it", **told)
+            self._log.warn(
+                "{listener}: {what} is that in {path}, which begins on {begins} only: clients refuse it", **fields
+            )
         else:
-            self._log.info("{listener}: {what} is that in {path}, valid until {expires}", **told)
+            self._log.info("{listener}: {what} is that in {path}, valid until {expires}", **fields)

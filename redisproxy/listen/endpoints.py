@@ -33,10 +33,9 @@ from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .. import bounds
 from . import tls
 
-#: Connections that the kernel may hold for us while we are busy; it takes less where net.core.somaxconn is lower.
-BACKLOG = 4096
 #: Seconds for which a process lets another one take a connection.
 _YIELD = 0.002
 #: Seconds until the next try after accepting failed, for want of open files above all.
@@ -162,7 +161,7 @@ def _with_backlog(description: str) -> str:
     """Twisted's default of 50 is less than one busy application opens at once."""
     kind = description.split(":", 1)[0]
     if kind in ("tcp", "tcp6", "unix") and ":backlog=" not in description:
-        return f"{description}:backlog={BACKLOG}"
+        return f"{description}:backlog={bounds.ACCEPT_QUEUE}"
     return description
 
 
@@ -272,7 +271,7 @@ class SharedPort(FileDescriptor):
     def doRead(self) -> None:
         """See IReadDescriptor. One connection in a turn of the reactor: the next may be another process's."""
         if self._may_take(False):
-            self._take()
+            self._accept()
         else:
             self.stopReading()
             self._clock.callLater(_YIELD, self._yielded)
@@ -283,11 +282,11 @@ class SharedPort(FileDescriptor):
             return
         if self._may_take(True):
             self.startReading()
-            self._take()
+            self._accept()
         else:
             self._clock.callLater(_YIELD, self._yielded)
 
-    def _take(self) -> None:
+    def _accept(self) -> None:
         try:
             connection, _ = self._socket.accept()
         except (BlockingIOError, InterruptedError, ConnectionError):

@@ -1,7 +1,7 @@
 """TLS for those who connect to us: `ssl:` endpoints, and what they show of themselves.
 
 Owns what such an endpoint may say, what its files have to hold, and the OpenSSL context that is made of them: once for
-each change of the files, not for each connection. When the files are looked at is the business of `certificates`.
+each change of the files, not for each connection. `certificates` decides when the files are checked.
 """
 
 from __future__ import annotations
@@ -178,16 +178,16 @@ def _certificates(path: Path, content: bytes) -> list[x509.Certificate]:
         raise CertificateError(f"a certificate in {path} is malformed") from None
 
 
-def _public(holder: PrivateKeyTypes | x509.Certificate) -> bytes:
+def _public(source: PrivateKeyTypes | x509.Certificate) -> bytes:
     """The public half of a private key, or the key of a certificate."""
-    return holder.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    return source.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _context() -> SSL.Context:
     """As for any server of ours. Not of Twisted's CertificateOptions, whose contexts are not to be changed any more."""
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    # No sessions are resumed. A client would come back without having its certificate looked at, though it or its CA be
+    # No sessions are resumed. A client would come back without a check of its certificate, though it or its CA be
     # gone by now; and one of several processes does not know the sessions of another. Clients of Redis stay connected.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     options = SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE
@@ -230,9 +230,9 @@ def why_tls(error: BaseException, connection: object = None) -> str:
     """What OpenSSL says went wrong, in a few words of its own. connection: with whom."""
     queue = error.args[0] if error.args and isinstance(error.args[0], list | tuple) else []
     reasons = [entry[-1] for entry in queue if isinstance(entry, tuple) and entry and entry[-1]]
-    told = ", ".join(dict.fromkeys(reasons)) or "it does not say why"
+    reason = ", ".join(dict.fromkeys(reasons)) or "it does not say why"
     refused = getattr(connection, "refused", "")
-    return f"{told}: {refused}" if refused else told
+    return f"{reason}: {refused}" if refused else reason
 
 
 @implementer(IOpenSSLServerConnectionCreator)
@@ -298,12 +298,12 @@ def parse(description: str, client_ca: Path | None) -> tuple[str, ServerTls]:
 
 def _arguments(description: str) -> Iterator[tuple[str, str]]:
     """What an endpoint's description says behind its kind: (name, value). Its rules are Twisted's."""
-    place = 0
+    position = 0
     for argument in re.findall(r":((?:\\.|[^\\:])*)", description.removeprefix("ssl"), re.DOTALL):
         named = re.fullmatch(r"((?:\\.|[^\\=])*)=(.*)", argument, re.DOTALL)
         if named is None:
-            name, value = _PARAMETERS[place] if place < len(_PARAMETERS) else "more", argument
-            place += 1
+            name, value = _PARAMETERS[position] if position < len(_PARAMETERS) else "more", argument
+            position += 1
         else:
             name, value = named[1], named[2]
         yield re.sub(r"\\(.)", r"\1", name, flags=re.DOTALL), re.sub(r"\\(.)", r"\1", value, flags=re.DOTALL)

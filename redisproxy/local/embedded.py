@@ -52,13 +52,13 @@ def _hold_port() -> tuple[int, socket.socket]:
 
     With SO_REUSEADDR, which Valkey sets too, Linux lets the server bind it as well. Elsewhere the socket is closed.
     """
-    holder = socket.socket()
-    holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    holder.bind(("127.0.0.1", 0))
-    port = holder.getsockname()[1]
+    reserved = socket.socket()
+    reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    reserved.bind(("127.0.0.1", 0))
+    port = reserved.getsockname()[1]
     if sys.platform != "linux":
-        holder.close()
-    return port, holder
+        reserved.close()
+    return port, reserved
 
 
 def _input(process: subprocess.Popen[bytes]) -> IO[bytes]:
@@ -84,7 +84,7 @@ class EmbeddedRedis(service.Service):
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: subprocess.Popen[bytes] | None = None
         self._watch = task.LoopingCall(self._check)
-        port, self._holder = _hold_port()
+        port, self._reserved_socket = _hold_port()
         self.backend = Backend(host="127.0.0.1", port=port, password=secrets.token_hex(24).encode())
 
     def startService(self) -> None:

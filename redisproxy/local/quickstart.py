@@ -96,9 +96,9 @@ async def _try(reactor: IProxyReactor, host: str, port: int, password: bytes, in
                 shown = f"(error) {error}"
             else:
                 shown = answer.decode() if isinstance(answer, bytes) else str(answer)
-            told = "AUTH ***" if words[0] == "AUTH" else " ".join(map(str, words))
+            command = "AUTH ***" if words[0] == "AUTH" else " ".join(map(str, words))
             if words[0] != "DEL":
-                steps.append(f"tried: {told} -> {shown}")
+                steps.append(f"tried: {command} -> {shown}")
         await connection.close()
         return steps
 

@@ -8,23 +8,17 @@ back-pressure, and that a bug costs one connection alone. In the way of Twisted'
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Protocol, cast
 
-from twisted.internet import unix
+from twisted.internet import protocol, unix
 from twisted.internet.interfaces import IConsumer, IPushProducer, ISystemHandle, ITCPTransport
-from twisted.internet.protocol import Protocol
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import Attribute, implementer
 
+from .. import bounds
 from ..resp.framing import ProtocolError
 from .twisted_private import write_at_once
-
-#: Bytes that Twisted reads at once; as many as that come where large values pass.
-READ_SIZE = 64 * 1024
-#: What is read at once then. Always, it would cost: a buffer is made for each read.
-WIDE_READ_SIZE = 256 * 1024
-#: A read of less than this is the end of that.
-SMALL_READ_SIZE = 4 * 1024
 
 _UNIX = (unix.Server, unix.Client)
 
@@ -50,7 +44,18 @@ class IRespTransport(ITCPTransport, IPushProducer, IConsumer, ISystemHandle):
         """The descriptor of the socket."""
 
 
-class RespReceiver(Protocol):
+class _Tls(Protocol):
+    """A connection with TLS. ISSLTransport does not declare what is below it."""
+
+    transport: IRespTransport
+
+
+def below_tls(transport: IRespTransport) -> IRespTransport:
+    """The transport that has the socket. transport: one with TLS."""
+    return cast(_Tls, transport).transport
+
+
+class RespReceiver(protocol.Protocol):
     """One connection that RESP comes from."""
 
     _log = Logger()
@@ -74,11 +79,11 @@ class RespReceiver(Protocol):
     def dataReceived(self, data: bytes) -> None:
         size = len(data)
         self.bytes_received += size
-        if size >= READ_SIZE:
+        if size >= bounds.READ_BYTES:
             if not self._wide:
-                self._read_up_to(WIDE_READ_SIZE)
-        elif self._wide and size < SMALL_READ_SIZE:
-            self._read_up_to(READ_SIZE)
+                self._read_up_to(bounds.WIDE_READ_BYTES)
+        elif self._wide and size < bounds.SMALL_READ_BYTES:
+            self._read_up_to(bounds.READ_BYTES)
         try:
             self.respReceived(data)
         except ProtocolError as error:
@@ -92,7 +97,7 @@ class RespReceiver(Protocol):
         self.transport.abortConnection()
 
     def _read_up_to(self, size: int) -> None:
-        self._wide = size > READ_SIZE
+        self._wide = size > bounds.READ_BYTES
         self.transport.bufferSize = size
 
     def respReceived(self, data: bytes) -> None:

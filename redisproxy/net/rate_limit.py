@@ -12,18 +12,12 @@ from typing import Protocol, TypedDict
 
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from .. import bounds
 from ..session.session import Session
 from ..tenants.limits import UNLIMITED, Bucket, Limits
 from ..tenants.model import TenantFullError
-from .protocol import READ_SIZE, SMALL_READ_SIZE, PauseReason
+from .protocol import PauseReason
 
-#: Clients that have their turn in one turn of the reactor.
-CONCURRENT_LIMIT = 50
-#: Seconds, the least that anything waits: less is not worth a turn of the reactor.
-TICK = 0.001
-#: Of a second: how much of what is allowed in one is read at once, unless that is less than SMALL_READ_SIZE. What is read at
-#: once keeps the reactor and Redis busy at once, and the neighbours' p99 is made of that.
-PORTION = 0.05
 #: Bytes that a command has at least, most of the time.
 COMMAND_SIZE = 16
 
@@ -67,7 +61,7 @@ class RateLimiter:
         self._bytes: Bucket | None = None
         self.closed = False
         #: bytes that are read from a client at once, so that no read takes what is allowed in many seconds
-        self.read_size = READ_SIZE
+        self.read_size = bounds.READ_BYTES
         # A dict for its order, and so that one which leaves need not be searched for.
         self._waiting: dict[Reservation, None] = {}
         self._upstreams: set[Upstream] = set()
@@ -81,8 +75,10 @@ class RateLimiter:
         commands, size = limits.commands_per_second, limits.bytes_per_second
         self._commands = Bucket(commands, now) if commands else None
         self._bytes = Bucket(size, now) if size else None
-        portions = [rate * PORTION for rate in (commands * COMMAND_SIZE, size) if rate]
-        self.read_size = int(max(SMALL_READ_SIZE, min(READ_SIZE, *portions))) if portions else READ_SIZE
+        portions = [rate * bounds.RATE_READ_SECONDS for rate in (commands * COMMAND_SIZE, size) if rate]
+        self.read_size = (
+            int(max(bounds.SMALL_READ_BYTES, min(bounds.READ_BYTES, *portions))) if portions else bounds.READ_BYTES
+        )
         if self.closed:
             self._open_in(0)
 
@@ -101,9 +97,9 @@ class RateLimiter:
     def charge(self, commands: int, size: int) -> None:
         """So much was done for a client. size: bytes that it sent."""
         now = self._clock.seconds()
-        wait = 0.0 if self._commands is None else self._commands.take(commands, now)
+        wait = 0.0 if self._commands is None else self._commands.charge(commands, now)
         if self._bytes is not None:
-            wait = max(wait, self._bytes.take(size, now))
+            wait = max(wait, self._bytes.charge(size, now))
         if wait and not self.closed:
             self.closed = True
             self._open_in(wait)
@@ -126,7 +122,7 @@ class RateLimiter:
         """
         if self._bytes is None:
             return
-        wait = self._bytes.take(size, self._clock.seconds())
+        wait = self._bytes.charge(size, self._clock.seconds())
         if not wait:
             return
         self.closed = True
@@ -140,7 +136,7 @@ class RateLimiter:
 
     def _open_in(self, seconds: float) -> None:
         """At the latest: what must wait longer is found out then."""
-        seconds = max(seconds, TICK) if seconds else 0
+        seconds = max(seconds, bounds.RATE_TICK_SECONDS) if seconds else 0
         if self._timer is None or not self._timer.active():
             self._timer = self._clock.callLater(seconds, self._open)
         elif self._timer.getTime() > self._clock.seconds() + seconds:
@@ -149,7 +145,7 @@ class RateLimiter:
     def _open(self) -> None:
         self._timer = None
         now = self._clock.seconds()
-        waits = [0.0 if bucket is None else bucket.take(0, now) for bucket in (self._commands, self._bytes)]
+        waits = [0.0 if bucket is None else bucket.charge(0, now) for bucket in (self._commands, self._bytes)]
         if not waits[1]:
             upstreams, self._upstreams = self._upstreams, set()
             for upstream in upstreams:
@@ -164,7 +160,7 @@ class RateLimiter:
 
     def _serve(self) -> None:
         """Those that wait have their turns, as long as nothing is overdrawn."""
-        for _ in range(CONCURRENT_LIMIT):
+        for _ in range(bounds.RATE_RESUMED_PER_TURN):
             if self.closed or not self._waiting:
                 return
             reservation = next(iter(self._waiting))
@@ -172,7 +168,7 @@ class RateLimiter:
             reservation.go_on()
         if self._waiting and not self.closed:
             self.closed = True
-            self._open_in(TICK)
+            self._open_in(bounds.RATE_TICK_SECONDS)
 
     def _begin(self) -> None:
         if self._since is None:
@@ -310,7 +306,7 @@ class Reservation:
         if self.rate_limiter is not None:
             self._charge()
             self.rate_limiter = None
-            self._client.read_at_most(READ_SIZE)
+            self._client.read_at_most(bounds.READ_BYTES)
         tenant_limit, self._tenant_limit = self._tenant_limit, None
         if tenant_limit is not None and tenant_limit is not self._reserved:
             tenant_limit.release(self)
@@ -336,7 +332,7 @@ class Reservation:
                 self._charged = (client.session.commands, client.bytes_received - client.session.buffered)
             client.read_at_most(self.rate_limiter.read_size)
         elif before is not None:
-            client.read_at_most(READ_SIZE)
+            client.read_at_most(bounds.READ_BYTES)
 
     # What the client sends.
 
@@ -399,18 +395,18 @@ class TenantLimits:
         found = self._known.get(namespace)
         if found is None:
             found = self._known[namespace] = TenantLimit(self._clock)
-            found.use(self._share(namespace))
+            found.use(self._per_process(namespace))
         return found
 
-    def _share(self, namespace: str) -> Limits:
+    def _per_process(self, namespace: str) -> Limits:
         limits = self._limits.get(namespace, UNLIMITED)
-        return limits if limits is UNLIMITED else limits.share(self._processes)
+        return limits if limits is UNLIMITED else limits.per_process(self._processes)
 
     def use(self, limits: Mapping[str, Limits], namespaces: Collection[str]) -> None:
         """These hold from now on, by namespace. namespaces: of all tenants; others are forgotten when they have left."""
         self._limits = limits
         for namespace, tenant_limit in list(self._known.items()):
-            tenant_limit.use(self._share(namespace))
+            tenant_limit.use(self._per_process(namespace))
             if namespace not in namespaces and not (tenant_limit.reservations or tenant_limit.held):
                 tenant_limit.stop()
                 del self._known[namespace]

@@ -24,9 +24,11 @@ from twisted.logger import Logger
 _log = Logger()
 
 
-class IProxyReactor(
-    IReactorCore, IReactorFDSet, IReactorProcess, IReactorSocket, IReactorTCP, IReactorThreads, IReactorTime
-):
+class IConnectingReactor(IReactorTCP, IReactorTime):
+    """What connections to Redis take of it, with time limits. Where Redis is at a Unix socket, `IReactorUNIX` besides."""
+
+
+class IProxyReactor(IConnectingReactor, IReactorCore, IReactorFDSet, IReactorProcess, IReactorSocket, IReactorThreads):
     """All that a process of the proxy takes of its reactor. Whoever takes less says so: `IReactorTime` and the like."""
 
     def run(installSignalHandlers: bool = True) -> None:

@@ -79,7 +79,7 @@ class TimeLimit(Generic[Who]):
         """There is no limit for it any more, if there was one."""
         self._until.pop(who, None)
 
-    def take(self, seconds: float, most: int) -> list[Who]:
+    def pop_overdue(self, seconds: float, most: int) -> list[Who]:
         """Those that have had so many seconds of it, the longest first, and so many at most: it ends for them."""
         begun = self._clock.seconds() - seconds + self._seconds
         found = [who for who, until in itertools.islice(self._until.items(), most) if until <= begun]

@@ -24,7 +24,7 @@ Stamp = tuple[object, ...]
 def stamp(path: Path) -> Stamp:
     """Differs from what it was when the file was written or replaced, be it by another target of a link. Blocks.
 
-    That a file cannot be looked at is a stamp as well, by the reason.
+    A file that cannot be inspected has a stamp as well: the reason.
     """
     try:
         found = path.stat()
@@ -51,12 +51,12 @@ class Settled:
 
 
 class FileWatch(Generic[Found]):
-    """Has files looked at in a thread, one look at a time.
+    """Inspects files in a thread, one look at a time.
 
     look: blocks, called in the thread with the clock's seconds and whether `look_now` asked for this look; found: called
     in the reactor with what `look` returned, unless the watch was stopped meanwhile; failed: an errback, for bugs in these
-    two; interval: seconds between two looks; in_thread: calls a blocking function and returns a Deferred; share: the part
-    of the time that looks may take at most, however long one takes.
+    two; interval: seconds between two looks; in_thread: calls a blocking function and returns a Deferred; time_fraction: the
+    part of the time that looks may take at most, however long one takes.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class FileWatch(Generic[Found]):
         failed: Callable[[Failure], object],
         interval: float,
         in_thread: Callable[[Callable[[], Found]], defer.Deferred[Found]],
-        share: float = 1.0,
+        time_fraction: float = 1.0,
     ) -> None:
         self._clock = clock
         self._look_at = look
@@ -75,7 +75,7 @@ class FileWatch(Generic[Found]):
         self._failed = failed
         self._interval = interval
         self._in_thread = in_thread
-        self._share = share
+        self._time_fraction = time_fraction
         self._running = False
         self._asked = False
         #: until the next look; None: a look is under way, or the watch is stopped
@@ -105,16 +105,16 @@ class FileWatch(Generic[Found]):
         asked, self._asked = self._asked, False
         began = self._clock.seconds()
         looking = self._in_thread(partial(self._look_at, began, asked))
-        looking.addCallback(self._take)
+        looking.addCallback(self._on_found)
         looking.addErrback(self._failed)
         looking.addBoth(self._again, began)
 
-    def _take(self, found: Found) -> None:
+    def _on_found(self, found: Found) -> None:
         if self._running:
             self._found(found)
 
     def _again(self, _: object, began: float) -> None:
         if self._running and self._next is None:
             took = self._clock.seconds() - began
-            pause = 0.0 if self._asked else max(self._interval, took * (1 / self._share - 1))
+            pause = 0.0 if self._asked else max(self._interval, took * (1 / self._time_fraction - 1))
             self._next = self._clock.callLater(pause, self._look)

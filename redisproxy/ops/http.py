@@ -1,7 +1,7 @@
 """The status endpoint as HTTP: who may ask for what, and how much of it.
 
-Owns the guard and the bounds. Probes are answered to anybody and tell only the state. The page and the metrics name
-namespaces: they are for who asks from this machine, or has the token.
+Owns the check of the token and the bounds. Probes are answered to anybody and tell only the state. The page and the
+metrics name namespaces: they are for who asks from this machine, or has the token.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def read_token(path: Path) -> bytes:
     return token
 
 
-class TokenGuard:
+class TokenCheck:
     """Who may see names. token_file: None: only who asks from this machine may."""
 
     def __init__(self, token_file: Path | None) -> None:
@@ -106,10 +106,10 @@ def _given_token(request: Request) -> bytes:
 class _Answer(Resource):
     """One path. answer: called with the request; gives (status, content type, text)."""
 
-    def __init__(self, answer: Callable[[Request], tuple[int, str, bytes]], guard: TokenGuard | None = None) -> None:
+    def __init__(self, answer: Callable[[Request], tuple[int, str, bytes]], token_check: TokenCheck | None = None) -> None:
         super().__init__()
         self._answer = answer
-        self._guard = guard
+        self._token_check = token_check
 
     def getChild(self, path: bytes, request: Request) -> Resource:
         return _NOWHERE
@@ -117,7 +117,7 @@ class _Answer(Resource):
     def render_GET(self, request: Request) -> bytes:
         for name, value in _HEADERS.items():
             request.setHeader(name, value)
-        refusal = self._guard and self._guard.refusal(request)
+        refusal = self._token_check and self._token_check.refusal(request)
         if refusal:
             if refusal[0] == http.UNAUTHORIZED:
                 request.responseHeaders.setRawHeaders(b"www-authenticate", [b"Bearer", b'Basic realm="redisproxy"'])
@@ -180,7 +180,7 @@ def site(
     headers: dict[bytes, bytes],
     metrics: Callable[[str], tuple[str, bytes]],
     unready: Callable[[], str],
-    guard: TokenGuard,
+    token_check: TokenCheck,
 ) -> WrappingFactory:
     """A factory for HTTP connections.
 
@@ -200,8 +200,8 @@ def site(
     def expose(request: Request) -> tuple[int, str, bytes]:
         return http.OK, *metrics((request.getHeader(b"accept") or b"").decode("ascii", "replace"))
 
-    root = _Root(_Answer(show, guard))
-    root.putChild(b"metrics", _Answer(expose, guard))
+    root = _Root(_Answer(show, token_check))
+    root.putChild(b"metrics", _Answer(expose, token_check))
     root.putChild(b"livez", _Answer(lambda _: (http.OK, "text/plain; charset=utf-8", b"ok\n")))
     root.putChild(b"readyz", _Answer(readyz))
     return _Bounded(_Site(root, timeout=TIMEOUT))

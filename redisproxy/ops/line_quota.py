@@ -32,7 +32,7 @@ class _Count:
     written: int = 0
     left_out: int = 0
 
-    def take(self, lines: int) -> bool:
+    def admit(self, lines: int) -> bool:
         """Whether one line more is within so many."""
         if self.written < lines:
             self.written += 1
@@ -90,12 +90,12 @@ class LineQuota:
         """Nothing more will be asked: what was left out is reported now."""
         self._end_period()
 
-    def _share(self, lines: int) -> int:
+    def _per_process(self, lines: int) -> int:
         return -(-lines // self._processes)
 
     def _allows(self, namespace: str | None, peer: str) -> bool:
         if namespace is not None:
-            return self._tenants.setdefault(namespace, _Count()).take(self._share(TENANT_LINES))
+            return self._tenants.setdefault(namespace, _Count()).admit(self._per_process(TENANT_LINES))
         address = source(peer.rpartition(":")[0].strip("[]") or peer)
         count = self._addresses.get(address)
         if count is None:
@@ -105,10 +105,10 @@ class LineQuota:
             self._addresses[address] = _Count(written=1)
             self._unauthenticated.written += 1
             return True
-        if self._unauthenticated.written >= self._share(UNAUTHENTICATED_LINES):
+        if self._unauthenticated.written >= self._per_process(UNAUTHENTICATED_LINES):
             count.left_out += 1
             return False
-        if not count.take(self._share(ADDRESS_LINES)):
+        if not count.admit(self._per_process(ADDRESS_LINES)):
             return False
         self._unauthenticated.written += 1
         return True

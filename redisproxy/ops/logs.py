@@ -115,27 +115,27 @@ def _traceback(event: LogEvent) -> list[str]:
         lines.append("Traceback (most recent call last):")
         for frame in traceback.format_tb(frames):
             lines += frame.rstrip("\n").split("\n")
-        told = _type_name(type(error))
+        text = _type_name(type(error))
         if isinstance(error, OSError) and isinstance(error.errno, int):
-            told += f": {os.strerror(error.errno)}"
-        lines.append(told)
+            text += f": {os.strerror(error.errno)}"
+        lines.append(text)
     return [printable(line) for line in lines]
 
 
-def replay(told: Mapping[str, Any], worker: int, pid: int) -> None:
+def replay(event: Mapping[str, Any], worker: int, pid: int) -> None:
     """Logs what `record` made in a worker, as that worker's."""
-    fields = {key: value for key, value in told.items() if key not in ("time", "level", "logger", "message")}
+    fields = {key: value for key, value in event.items() if key not in ("time", "level", "logger", "message")}
     globalLogPublisher(
         {
             **fields,
             "worker": worker,
             "pid": pid,
-            "log_time": datetime.fromisoformat(told["time"]).timestamp(),
-            "log_level": LogLevel.lookupByName(told["level"]),
-            "log_namespace": told["logger"],
-            "log_system": f"worker-{worker}/{pid}/{told['logger']}#{told['level']}",
+            "log_time": datetime.fromisoformat(event["time"]).timestamp(),
+            "log_level": LogLevel.lookupByName(event["level"]),
+            "log_namespace": event["logger"],
+            "log_system": f"worker-{worker}/{pid}/{event['logger']}#{event['level']}",
             "log_format": "{log_text}",
-            "log_text": told["message"],
+            "log_text": event["message"],
         }
     )
 

@@ -189,8 +189,8 @@ def _of_snapshot(stats: Stats) -> Iterator[Metric]:
     )
     yield _gauge("problems", "What an operator has to fix.", len(state["problems"]))
     metric = GaugeMetricFamily("redisproxy_problem", "1 for each place with one.", labels=["namespace", "secret"])
-    for place in sorted({(problem["namespace"], problem["secret"]) for problem in state["problems"]})[:SERIES]:
-        metric.add_metric(place, 1)
+    for labels in sorted({(problem["namespace"], problem["secret"]) for problem in state["problems"]})[:SERIES]:
+        metric.add_metric(labels, 1)
     yield metric
 
 

@@ -192,8 +192,10 @@ def _workers(workers: WorkersState | None) -> Iterable[Tag]:
     if workers is None:
         return []
     serving, wanted = workers["serving"], workers["wanted"]
-    told = f"{workers['restarts']} restarts since the start; the log says why" if workers["restarts"] else "never restarted"
-    return [_card("Workers", f"{serving} of {wanted}", told, "good" if serving == wanted else "bad")]
+    detail = (
+        f"{workers['restarts']} restarts since the start; the log says why" if workers["restarts"] else "never restarted"
+    )
+    return [_card("Workers", f"{serving} of {wanted}", detail, "good" if serving == wanted else "bad")]
 
 
 def _watched(snapshot: SnapshotState) -> str:
@@ -225,7 +227,7 @@ def _certificates(certificates: Sequence[CertificateState], now: float) -> Itera
     rows = [
         tags.tr(
             tags.td(certificate["listener"]),
-            tags.td(*_left(certificate, now)),
+            tags.td(*_time_remaining(certificate, now)),
             tags.td(f"{certificate['problem']}: {_STAYS}" if certificate["problem"] else "-", class_="text"),
         )
         for certificate in certificates
@@ -233,7 +235,7 @@ def _certificates(certificates: Sequence[CertificateState], now: float) -> Itera
     return [tags.h2("Certificates"), _table(("Endpoint", "Ends", "What is wrong with a newer one"), rows, len(rows))]
 
 
-def _left(certificate: CertificateState, now: float) -> tuple[str | Tag, ...]:
+def _time_remaining(certificate: CertificateState, now: float) -> tuple[str | Tag, ...]:
     """How long it is good for yet."""
     begins, expires = certificate["begins"], certificate["expires"]
     if expires <= now:

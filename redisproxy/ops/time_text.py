@@ -20,12 +20,12 @@ def iso(seconds: float) -> str:
 
 def span(seconds: float) -> str:
     """How long something takes, in its two largest units: ``1 d 2 h``, ``3 min 0 s``, ``5 s``."""
-    left = max(0, int(seconds))
+    remaining = max(0, int(seconds))
     parts: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        if left >= size or (unit == "s" and not parts):
-            parts.append(f"{left // size} {unit}")
-            left %= size
+        if remaining >= size or (unit == "s" and not parts):
+            parts.append(f"{remaining // size} {unit}")
+            remaining %= size
         if len(parts) == 2:
             break
     return " ".join(parts)

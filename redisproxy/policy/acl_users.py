@@ -161,7 +161,7 @@ class Inventory:
         self._passwords.pop(name, None)
 
     def due(self, now: float) -> list[str]:
-        """Users to be looked at, for the time of their other passwords is over."""
+        """Users to be checked, for the time of their other passwords is over."""
         return [name for name, seen in self._passwords.items() if self._is_due(seen, now)]
 
     def next_due(self) -> float | None:

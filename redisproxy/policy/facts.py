@@ -81,10 +81,10 @@ def without(commands: Mapping[bytes, Command], names: Collection[bytes]) -> Mapp
     """Commands but for these, and for the containers that have no other subcommands. names: as in `Command`."""
     if not names:
         return commands
-    left = {}
+    remaining = {}
     for name, command in commands.items():
         subcommands = tuple(subcommand for subcommand in command.subcommands if subcommand.name not in names)
         # A container without subcommands would be taken for a plain command.
         if name not in names and (subcommands or not command.subcommands):
-            left[name] = replace(command, subcommands=subcommands)
-    return left
+            remaining[name] = replace(command, subcommands=subcommands)
+    return remaining

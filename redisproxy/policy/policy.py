@@ -106,7 +106,7 @@ class Policy:
     rules name it. unknown: names that the operator allowed or refused and the server does not have.
     """
 
-    table: Mapping[bytes, int]
+    table: dict[bytes, int]
     subcommands: Mapping[bytes, frozenset[bytes]]
     forwarded: tuple[str, ...]
     unknown: tuple[str, ...] = ()
@@ -255,7 +255,7 @@ def _spellings(table: Mapping[bytes, int]) -> dict[bytes, int]:
     return {spelling: kind for name, kind in table.items() for spelling in (name, name.lower())}
 
 
-#: Before the log-in everything is looked at: the limits of UNAUTHENTICATED keep it small.
+#: Before the log-in every command is inspected: the limits of UNAUTHENTICATED keep it small.
 UNAUTHENTICATED_TABLE: dict[bytes, int] = {}
 
 

@@ -135,11 +135,11 @@ def questions(acl: bool) -> tuple[Question[Any], ...]:
 class Facts:
     """What one server (one run id) has told so far.
 
-    told: what it answered, and what follows from what it refused; refused: the questions of which that is so. fit, unfit:
+    answers: what it answered, and what follows from what it refused; refused: the questions of which that is so. fit, unfit:
     names of commands that it takes, or does not take, in an ACL rule.
     """
 
-    told: Mapping[Question[Any], Any] = field(default_factory=dict)
+    answers: Mapping[Question[Any], Any] = field(default_factory=dict)
     refused: frozenset[Question[Any]] = frozenset()
     fit: frozenset[bytes] = frozenset()
     unfit: frozenset[bytes] = frozenset()
@@ -151,7 +151,7 @@ class Facts:
 
     def answer(self, question: Question[_T]) -> _T | None:
         """What it told, or what follows from a refusal; None, too, where it has not told yet."""
-        return self.told.get(question)
+        return self.answers.get(question)
 
 
 def learn(
@@ -163,27 +163,27 @@ def learn(
     lost a command, so it is a fault, or the master's user has lost a right. Of a server whose ACL users cannot be had,
     nothing is asked that concerns only these.
     """
-    told, refused = dict(facts.told), set(facts.refused)
+    answers, refused = dict(facts.answers), set(facts.refused)
     again: dict[Question[Any], ErrorReply] = {}
     for question, reply in replies.items():
         if not isinstance(reply, ErrorReply):
             try:
-                told[question] = question.read(reply)
+                answers[question] = question.read(reply)
             except ValueError as error:
                 reply = ErrorReply(str(error))
             else:
                 refused.discard(question)
                 continue
         meaning = refusal(reply, lenient)
-        if meaning is Refusal.PASSING or (question in told and question not in refused):
+        if meaning is Refusal.PASSING or (question in answers and question not in refused):
             again[question] = reply
         else:
-            told[question] = question.refused
+            answers[question] = question.refused
             refused.add(question)
-    if told.get(ACL) is False:
+    if answers.get(ACL) is False:
         for question in (ACL_DATABASES, SEALED):
             again.pop(question, None)
-    return replace(facts, told=told, refused=frozenset(refused)), again
+    return replace(facts, answers=answers, refused=frozenset(refused)), again
 
 
 @dataclass(frozen=True)
@@ -214,10 +214,10 @@ USUAL = Server("an ordinary Redis", None, builtin(), acl=True, acl_databases=Tru
 
 def conclude(info: Mapping[str, str], facts: Facts, acl: bool) -> Server | None:
     """What the server is; None: it has not told enough yet. info: fields of INFO, of the sections server and replication."""
-    told = facts.told
-    if any(question not in told for question in _ALWAYS) or (acl and ACL not in told):
+    answers = facts.answers
+    if any(question not in answers for question in _ALWAYS) or (acl and ACL not in answers):
         return None
-    if facts.has_acl and ACL_DATABASES not in told:
+    if facts.has_acl and ACL_DATABASES not in answers:
         return None
     acl = acl and facts.has_acl
     # Valkey tells which Redis it is like.

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from .. import bounds
 from ..resp.value import Answer
 
 #: What client libraries and frameworks look for: how many databases there are, what happens when memory is full, whether
 #: there are notifications about keys, and whether data outlives a restart.
 NAMES = (b"databases", b"maxmemory", b"maxmemory-policy", b"notify-keyspace-events", b"appendonly", b"save")
-#: Bytes of all patterns of one command. To read them takes time, and no name is that long.
-PATTERN_BYTES = 256
-TOO_LONG = b"-ERR the patterns of CONFIG GET have more than %d bytes\r\n" % PATTERN_BYTES
+TOO_LONG = b"-ERR the patterns of CONFIG GET have more than %d bytes\r\n" % bounds.CONFIG_PATTERN_BYTES
 
 #: What stands for any characters in a pattern that was read.
 _ANY = None
@@ -24,7 +23,7 @@ _Character = tuple[bool, list[tuple[int, int]]]
 
 
 class PatternError(Exception):
-    """The patterns are longer than PATTERN_BYTES."""
+    """The patterns are longer than bounds.CONFIG_PATTERN_BYTES."""
 
 
 def named(words: Iterable[bytes]) -> list[bytes]:
@@ -34,14 +33,14 @@ def named(words: Iterable[bytes]) -> list[bytes]:
     of Redis 7 (configGetCommand).
     """
     found: dict[bytes, bytes] = {}
-    left = PATTERN_BYTES
+    remaining = bounds.CONFIG_PATTERN_BYTES
     for word in words:
         if not any(special in word for special in b"[*?"):
             if word.lower() in NAMES:
                 found.setdefault(word.lower(), word)
             continue
-        left -= len(word)
-        if left < 0:
+        remaining -= len(word)
+        if remaining < 0:
             raise PatternError
         pattern = _read(word.lower())
         for name in NAMES:

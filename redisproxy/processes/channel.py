@@ -1,7 +1,7 @@
 """What the processes of one proxy say to each other, over a pair of connected sockets.
 
 Owns the framing, questions and their answers. Each side has a table of what it takes, by kind: another kind of message is
-another entry of it, on the side that takes it; see `supervisor.Workers.takes` and `worker.Worker.takes`. A message is
+another entry of it, on the side that takes it; see `supervisor.Workers.handlers` and `worker.Worker.handlers`. A message is
 
     4 bytes   length of what follows
     4 bytes   length of the header
@@ -26,6 +26,8 @@ from twisted.internet.protocol import ServerFactory, connectionDone
 from twisted.logger import Logger
 from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
+
+from .. import bounds
 
 #: The descriptors that a worker inherits: its end of the channel, the memory of `listen.balance`, and from the third on the
 #: listening sockets.
@@ -53,12 +55,12 @@ class Message:
 #: The fields of a question's answer; None for those of an answer without any.
 Answer = Mapping[str, object] | None
 #: What is done with a message. What it returns is the answer where the message is a question.
-Taker = Callable[[Message], Answer | defer.Deferred[Answer]]
+Handler = Callable[[Message], Answer | defer.Deferred[Answer]]
 
 
-async def taken(take: Taker, message: Message) -> Answer:
+async def handled(handler: Handler, message: Message) -> Answer:
     """Have a message dealt with, and wait for the answer."""
-    answer = take(message)
+    answer = handler(message)
     return await answer if isinstance(answer, defer.Deferred) else answer
 
 
@@ -69,15 +71,15 @@ class IChannelTransport(ITransport, IConsumer):
 class Channel(Int32StringReceiver):
     """One end.
 
-    takes: what is done with each kind of message; lost: called when the other side is gone.
+    handlers: what is done with each kind of message; lost: called when the other side is gone.
     """
 
-    MAX_LENGTH = 1 << 30
+    MAX_LENGTH = bounds.CHANNEL_MESSAGE_BYTES
     transport: IChannelTransport
     _log = Logger()
 
-    def __init__(self, takes: Mapping[str, Taker], lost: Callable[[], object]) -> None:
-        self._takes = takes
+    def __init__(self, handlers: Mapping[str, Handler], lost: Callable[[], object]) -> None:
+        self._handlers = handlers
         self._lost = lost
         self._numbers = itertools.count(1)
         self._asked: dict[int, defer.Deferred[Message]] = {}
@@ -114,13 +116,13 @@ class Channel(Int32StringReceiver):
         if answer is not None:
             self._answered(answer, message)
             return
-        done = defer.Deferred.fromCoroutine(self._take(message))
+        done = defer.Deferred.fromCoroutine(self._handle(message))
         if question is not None:
-            done.addCallback(lambda told: self._send({**(told or {}), "kind": kind, _ANSWER: question}, b""))
+            done.addCallback(lambda reply: self._send({**(reply or {}), "kind": kind, _ANSWER: question}, b""))
         done.addErrback(self._failed, kind, question)
 
-    async def _take(self, message: Message) -> Answer:
-        return await taken(self._takes[message.kind], message)
+    async def _handle(self, message: Message) -> Answer:
+        return await handled(self._handlers[message.kind], message)
 
     def _answered(self, number: int, message: Message) -> None:
         asked = self._asked.pop(number, None)  # none: it was given up

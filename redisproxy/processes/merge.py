@@ -42,7 +42,7 @@ class Reports:
         self._latest: dict[int, Report] = {}
         self._former = nothing()
 
-    def take(self, worker: int, report: Mapping[str, Any]) -> None:
+    def update(self, worker: int, report: Mapping[str, Any]) -> None:
         """Its newest one, as it came through JSON."""
         self._latest[worker] = cast("Report", report)  # it was made by `single.Serving.report`
 

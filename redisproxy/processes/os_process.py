@@ -74,8 +74,8 @@ def raise_descriptor_limit(needed: int, named: str) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
         soft = wanted
     if soft != resource.RLIM_INFINITY and soft < needed:
-        told = "the limit of open files is {limit}, but {named} may need {needed}"
-        _log.warn(told, limit=soft, named=named, needed=needed)
+        text = "the limit of open files is {limit}, but {named} may need {needed}"
+        _log.warn(text, limit=soft, named=named, needed=needed)
 
 
 def end_with(status: int) -> None:

@@ -20,6 +20,7 @@ from twisted.internet import defer, task
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from .. import bounds
 from ..listen.balance import Balance, shared_memory
 from ..listen.endpoints import Listening
 from ..listen.tls import Material
@@ -32,16 +33,12 @@ from ..tenants.model import Snapshot, Tenant, digest_key
 from ..upstream import acl_maintenance
 from .channel import BALANCE, CHANNEL, FIRST_PORT, ChannelError, Message, factory_of
 from .merge import Reports
-from .worker_process import WorkerProcess, WorkerTaker
+from .worker_process import WorkerHandler, WorkerProcess
 
 #: Seconds that a worker has to live for its end not to count as one more failure in a row.
 LIVED = 60.0
 #: When another is started in its place: after its first end at once, nearly.
 BACKOFF = Backoff(0.1, 30.0, spread=1.0)
-#: Seconds for a worker to end, beyond those for its clients to leave: see `clients.drain`.
-END_MARGIN = 1.5
-#: Seconds for a worker to answer a question of `Workers.ask`.
-ANSWER_LIMIT = 5.0
 #: Seconds between two questions for what they tell of themselves.
 REPORT = 1.0
 
@@ -65,7 +62,7 @@ class Workers(service.Service):
         drain_seconds: float,
     ) -> None:
         self._reactor = reactor
-        self._end_limit = drain_seconds + END_MARGIN
+        self._end_limit = drain_seconds + bounds.WORKER_END_SECONDS
         self._options = dict(options)
         self._databases_told = databases_told
         # Descriptors of the listening sockets.
@@ -73,7 +70,7 @@ class Workers(service.Service):
         #: see `ports.ServingPort`: all workers have it in force then
         self.on_snapshot: list[Callable[[Snapshot], object]] = []
         #: what is done with each kind of message from a worker
-        self.takes: dict[str, WorkerTaker] = {"databases": self._take_databases}
+        self.handlers: dict[str, WorkerHandler] = {"databases": self._take_databases}
         self._processes: dict[int, WorkerProcess | None] = dict.fromkeys(range(1, processes + 1))
         self._memory = shared_memory(processes)
         self._balance = Balance(self._memory)
@@ -82,7 +79,7 @@ class Workers(service.Service):
         self._snapshot: Snapshot | None = None
         self._dumped = b""
         # Which one that is, and which one all workers were known to have.
-        self._serial = self._told = 0
+        self._serial = self._confirmed_serial = 0
         # Whose each database was last; and those that are another tenant's by now, to which some worker may still have
         # connections of the former one.
         self._owners: dict[int, Tenant] = {}
@@ -130,7 +127,7 @@ class Workers(service.Service):
     def _take_reports(self, answers: list[tuple[int, Message]]) -> None:
         for number, message in answers:
             if self._processes[number] is not None:
-                self._reports.take(number, message.fields)
+                self._reports.update(number, message.fields)
 
     def stats(self) -> Counts:
         """The sum of what the workers counted, a moment ago."""
@@ -179,7 +176,7 @@ class Workers(service.Service):
         with ours, theirs, Path(os.devnull).open("rb") as nothing:
             descriptors: dict[int, int | str] = {0: nothing.fileno(), 1: "r", 2: "r"}
             descriptors |= {CHANNEL: theirs.fileno(), BALANCE: self._memory}
-            descriptors |= {FIRST_PORT + place: port for place, port in enumerate(self._ports)}
+            descriptors |= {FIRST_PORT + offset: port for offset, port in enumerate(self._ports)}
             # Its modules are found where this process's were, wherever that was started.
             environ = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}
             arguments = [sys.executable, "-P", "-m", f"{__package__}.worker", str(process.number)]
@@ -205,7 +202,7 @@ class Workers(service.Service):
             self._again(process, f"could not start: {process.last_line or 'it did not say why'} ({how})")
         self._check_taken()
 
-    def _again(self, process: WorkerProcess, told: str) -> None:
+    def _again(self, process: WorkerProcess, reason: str) -> None:
         """Another one in its place: after its first end at once, nearly, then later and later."""
         lived = self._reactor.seconds() - process.started
         retry = self._retries[process.number]
@@ -213,7 +210,7 @@ class Workers(service.Service):
             retry.succeeded()
         self._restarts += 1
         delay = retry.failed()
-        process.tell(LogLevel.error, "{told}; another is started in {delay:.1f} s", told=told, delay=delay)
+        process.tell(LogLevel.error, "{reason}; another is started in {delay:.1f} s", reason=reason, delay=delay)
 
     # Certificates.
 
@@ -256,10 +253,10 @@ class Workers(service.Service):
 
     def _check_taken(self) -> None:
         snapshot, running = self._snapshot, self._running()
-        if snapshot is None or self._told == self._serial:
+        if snapshot is None or self._confirmed_serial == self._serial:
             return
         if running and all(process.snapshot == self._serial for process in running):
-            self._told = self._serial
+            self._confirmed_serial = self._serial
             for listener in list(self.on_snapshot):
                 listener(snapshot)
             if self._handed_over:
@@ -308,7 +305,7 @@ class Workers(service.Service):
         answers: list[tuple[int, Message]] = []
 
         def asked(process: WorkerProcess) -> defer.Deferred[None]:
-            asking = process.channel.ask(kind, b"", **fields).addTimeout(ANSWER_LIMIT, self._reactor)
+            asking = process.channel.ask(kind, b"", **fields).addTimeout(bounds.WORKER_ANSWER_SECONDS, self._reactor)
             return asking.addCallbacks(lambda message: answers.append((process.number, message)), _gone)
 
         return defer.gatherResults([asked(process) for process in self._running() if only(process)]).addCallback(

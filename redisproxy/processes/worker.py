@@ -34,7 +34,7 @@ from ..sources.throttle import Throttle
 from ..tenants import wire_form
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import Snapshot, use_digest_key
-from .channel import BALANCE, CHANNEL, FIRST_PORT, Answer, Channel, Message, Taker, factory_of, taken
+from .channel import BALANCE, CHANNEL, FIRST_PORT, Answer, Channel, Handler, Message, factory_of, handled
 from .os_process import prepare
 from .single import Serving
 
@@ -94,7 +94,7 @@ class Worker:
         #: what the process ends with
         self.status = 0
         #: what is done with each kind of message from the parent
-        self.takes: dict[str, Taker] = {
+        self.handlers: dict[str, Handler] = {
             "start": self._or_end(self._start),
             "certificates": self._or_end(self._take_certificates),
             # To its end: whose credential is revoked while sessions leave has no more time for that.
@@ -106,9 +106,9 @@ class Worker:
             "vacated": self._vacated,
             "stop": lambda _: self.end(),
         }
-        self.channel = Channel(self.takes, self.end)
+        self.channel = Channel(self.handlers, self.end)
 
-    def _or_end(self, take: Taker, to_the_end: bool = False) -> Taker:
+    def _or_end(self, handler: Handler, to_the_end: bool = False) -> Handler:
         """For what a worker cannot do without: its parent will start another one. to_the_end: also while it ends."""
 
         def failed(failure: Failure) -> defer.Deferred[Answer]:
@@ -123,14 +123,14 @@ class Worker:
         def unless_ending(message: Message) -> defer.Deferred[Answer]:
             if self._ending and not to_the_end:
                 return defer.Deferred()
-            return defer.Deferred.fromCoroutine(taken(take, message)).addErrback(failed)
+            return defer.Deferred.fromCoroutine(handled(handler, message)).addErrback(failed)
 
         return unless_ending
 
     def _start(self, message: Message) -> None:
         """What comes first. options: as they were given to twistd; payload: the key of digests."""
         use_digest_key(message.payload)
-        settings = Settings.read(message.fields["options"], os.environ).share()
+        settings = Settings.read(message.fields["options"], os.environ).per_process()
         globalLogBeginner.beginLoggingTo([logs.filtered(Teller(self.channel), settings.log_level)], redirectStandardIO=False)
         prepare()
         Serving.raise_descriptor_limit(settings)

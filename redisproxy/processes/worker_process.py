@@ -19,10 +19,10 @@ from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
 from ..ops import logs
-from .channel import Answer, Channel, Message, Taker
+from .channel import Answer, Channel, Handler, Message
 
-#: As `channel.Taker`, of a message from one of the workers.
-WorkerTaker = Callable[["WorkerProcess", Message], Answer | defer.Deferred[Answer]]
+#: As `channel.Handler`, of a message from one of the workers.
+WorkerHandler = Callable[["WorkerProcess", Message], Answer | defer.Deferred[Answer]]
 #: Characters of a line that a worker wrote to its standard output or error.
 _LINE = 2000
 
@@ -31,7 +31,7 @@ class Parent(Protocol):
     """What is told of it: see `supervisor.Workers`."""
 
     #: what is done with each kind of message from a worker
-    takes: dict[str, WorkerTaker]
+    handlers: dict[str, WorkerHandler]
 
     def ended(self, process: WorkerProcess, how: str) -> None:
         """A worker's process is gone. how: in a few words."""
@@ -58,11 +58,11 @@ class WorkerProcess(ProcessProtocol):
         self._unfinished = {1: b"", 2: b""}
         self._end: Failure | None = None
         self._channel_lost = False
-        takes = {kind: self._bound(take) for kind, take in workers.takes.items()}
-        self.channel = Channel({**takes, "log": self._take_log}, self._lost)
+        handlers = {kind: self._bound(handler) for kind, handler in workers.handlers.items()}
+        self.channel = Channel({**handlers, "log": self._take_log}, self._lost)
 
-    def _bound(self, take: WorkerTaker) -> Taker:
-        return lambda message: take(self, message)
+    def _bound(self, handler: WorkerHandler) -> Handler:
+        return lambda message: handler(self, message)
 
     def _take_log(self, message: Message) -> None:
         logs.replay(message.fields["record"], self.number, self.pid)

@@ -33,7 +33,7 @@ cdef class RequestScanner:
 
     cdef _join(self)
     @cython.locals(
-        buffer=bytes, end=Py_ssize_t, start=Py_ssize_t, pos=Py_ssize_t, begin=Py_ssize_t, count=Py_ssize_t, left=Py_ssize_t,
+        buffer=bytes, end=Py_ssize_t, start=Py_ssize_t, pos=Py_ssize_t, begin=Py_ssize_t, count=Py_ssize_t, remaining=Py_ssize_t,
         name_at=Py_ssize_t, after=Py_ssize_t, wanted=Py_ssize_t, name=bytes, view="const unsigned char *",
     )
     cdef _scan(self)
@@ -43,9 +43,9 @@ cdef class RequestScanner:
     cdef (Py_ssize_t, Py_ssize_t) _any_array_header(self, bytes buffer, Py_ssize_t pos, Py_ssize_t end) except *
     @cython.locals(length=Py_ssize_t, data_at=Py_ssize_t, after=Py_ssize_t)
     cdef (Py_ssize_t, Py_ssize_t, Py_ssize_t) _pass(
-        self, bytes buffer, Py_ssize_t begin, Py_ssize_t pos, Py_ssize_t left, Py_ssize_t end
+        self, bytes buffer, Py_ssize_t begin, Py_ssize_t pos, Py_ssize_t remaining, Py_ssize_t end
     ) except *
-    cdef _begin(self, bytes name, int mode, Py_ssize_t left, Py_ssize_t after)
+    cdef _begin(self, bytes name, int mode, Py_ssize_t remaining, Py_ssize_t after)
     @cython.locals(length=Py_ssize_t, data_at=Py_ssize_t)
     cdef (Py_ssize_t, Py_ssize_t) _bulk_header(self, bytes buffer, Py_ssize_t pos, Py_ssize_t end) except *
     @cython.locals(eol=Py_ssize_t)
@@ -81,7 +81,7 @@ cdef class ReplyMeasurer:
     cdef (Py_ssize_t, bint) _content(self, int kind, long long length, bytes data, Py_ssize_t pos, Py_ssize_t end) except *
     @cython.locals(held=Py_ssize_t, header=bytes, eol=Py_ssize_t)
     cdef (Py_ssize_t, bint) _resume(self, bytes data, Py_ssize_t pos, Py_ssize_t end) except *
-    @cython.locals(left="long long", here=Py_ssize_t)
+    @cython.locals(remaining="long long", here=Py_ssize_t)
     cdef Py_ssize_t _pass_bulk(self, bytes data, Py_ssize_t pos, Py_ssize_t end) except -1
     @cython.locals(eol=Py_ssize_t)
     cdef Py_ssize_t _pass_line(self, bytes data, Py_ssize_t pos, Py_ssize_t end) except -1

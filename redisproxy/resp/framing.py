@@ -1,7 +1,7 @@
 r"""RESP framing, both ways: where requests and replies begin and end.
 
-Owns the wire format and its limits. Must not know what a command means (that is `policy.policy`) nor whose it is
-(that is `session.session`): a table that maps command names to FORWARD, INSPECT or REFUSE is all it is told.
+Owns the wire format. Its limits are in `bounds`. Must not know what a command means (that is `policy.policy`) nor whose it
+is (that is `session.session`): a table that maps command names to FORWARD, INSPECT or REFUSE is all it is told.
 
 Bytes that are passed on are never decoded: a run of plain commands leaves as the slice it came in, and a reply
 is measured while it passes. What Redis reads leniently (``*1\rX``, a bulk string that does not end in CR LF) is
@@ -20,6 +20,8 @@ import re
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
+from .. import bounds
+
 # What a table says of a command's name.
 FORWARD = 0  #: plain: pass its bytes on
 REFUSE = 1  #: tell its name, and skip its arguments
@@ -30,28 +32,15 @@ INSPECT_FIRST = 3  #: the same, but if its last of three arguments is large, tha
 RUN: Final = 0  #: (RUN, bytes to pass on, how many commands they are: all of them whole)
 COMMAND: Final = 1  #: (COMMAND, list of arguments, 1)
 REFUSED: Final = 2  #: (REFUSED, name, 1)
-OVERSIZE: Final = 3  #: (OVERSIZE, name, 1): what had to be taken of it is larger than INSPECT_LIMIT
+OVERSIZE: Final = 3  #: (OVERSIZE, name, 1): what had to be taken of it is larger than INSPECTED_BYTES
 HEADED: Final = 4  #: (HEADED, [name, first argument], 1): the third, and last, follows as STREAM
-STREAM: Final = 5  #: (STREAM, bytes to pass on, 1): a command larger than WHOLE_LIMIT begins; its further pieces have a 0
+#: (STREAM, bytes to pass on, 1): a command larger than WHOLE_COMMAND_BYTES begins; its further pieces have a 0
+STREAM: Final = 5
 
 if TYPE_CHECKING:
     #: The numbers are the six above: RUN, REFUSED, OVERSIZE or STREAM; COMMAND or HEADED.
     Found: TypeAlias = tuple[Literal[0, 2, 3, 5], bytes, int] | tuple[Literal[1, 4], list[bytes], int]
 
-#: Bytes of a length header, type byte and CR LF included. The longest number that Redis reads has 20 characters.
-HEADER_LIMIT = 32
-#: Bytes of a command's name past which no server has a command.
-NAME_LIMIT = 128
-#: Bytes of a command up to which it is passed on only when it is whole.
-WHOLE_LIMIT = 64 * 1024
-#: Bytes of all arguments of a command that is taken rather than passed on.
-INSPECT_LIMIT = 1024 * 1024
-#: Bytes that each of them counts for, besides its own.
-ARGUMENT_COST = 32
-#: Bytes of an inline command's line (PROTO_INLINE_MAX_SIZE of Redis).
-INLINE_LIMIT = 64 * 1024
-#: Elements that a reply may still lack. Redis has memory for far fewer; a few headers more are past a C long long.
-ELEMENTS_LIMIT = 2**62
 
 CRLF = b"\r\n"
 
@@ -74,8 +63,8 @@ class Limits(NamedTuple):
     prefix: str
 
 
-AUTHENTICATED = Limits(arguments=2**31 - 1, bulk=512 * 1024 * 1024, prefix="invalid")
-UNAUTHENTICATED = Limits(arguments=10, bulk=16384, prefix="unauthenticated")
+AUTHENTICATED = Limits(bounds.ARGUMENTS, bounds.ARGUMENT_BYTES, prefix="invalid")
+UNAUTHENTICATED = Limits(bounds.UNAUTHENTICATED_ARGUMENTS, bounds.UNAUTHENTICATED_ARGUMENT_BYTES, prefix="unauthenticated")
 
 
 def _number(digits: bytes) -> int | None:
@@ -89,9 +78,9 @@ def _number(digits: bytes) -> int | None:
 def _short_header(data: bytes, pos: int, end: int) -> tuple[int, int]:
     """(number, where it ends) of the header at pos, if that is whole and its number canonical and below 10,000.
 
-    (-1, pos): it is to be looked at with more care; nothing is refused here.
+    (-1, pos): the header needs the careful check; nothing is refused here.
     """
-    if end - pos < 7:  # a type byte, four digits, CR LF: below, no byte behind these is looked at
+    if end - pos < 7:  # a type byte, four digits, CR LF: below, no byte behind these is read
         return -1, pos
     number = data[pos + 1] - 48
     if number < 0 or number > 9:
@@ -183,7 +172,7 @@ def _quoted(line: bytes, pos: int, quote: bytes, argument: bytearray) -> int:
 
 
 class RequestScanner:
-    """Cuts what a client sends into what can be passed on as it is and what must be looked at.
+    """Cuts what a client sends into what can be forwarded as it is and what must be inspected.
 
     ``feed()`` it bytes, then call ``next()`` until it says None. What next() returns of one client's bytes does
     not depend on how they were split into chunks, but for how many a RUN holds, and where a STREAM is cut.
@@ -197,8 +186,8 @@ class RequestScanner:
         self.limits = limits
         self.table = table
         self.default = default
-        self._name_limit = NAME_LIMIT
-        self._whole_limit = WHOLE_LIMIT
+        self._name_limit = bounds.COMMAND_NAME_BYTES
+        self._whole_limit = bounds.WHOLE_COMMAND_BYTES
         self._buffer = b""
         self._pos = 0
         # Chunks that came while the buffer was known to be too short, joined when there are _wanted bytes: a
@@ -206,7 +195,7 @@ class RequestScanner:
         self._chunks: list[bytes] = []
         self._size = 0
         self._wanted = 0
-        # Of the plain command that begins at _pos and is not whole: bytes that were looked at, arguments still to come.
+        # Of the plain command that begins at _pos and is not whole: bytes that were scanned, arguments still to come.
         self._seen = 0
         self._unseen = 0
         # The command under way, when it is passed on, taken or skipped in pieces.
@@ -296,7 +285,7 @@ class RequestScanner:
                 begin = pos
                 if self._seen:
                     pos += self._seen
-                    left = self._unseen
+                    remaining = self._unseen
                     self._seen = 0
                 elif buffer[pos] != 42:  # b"*"
                     if count:
@@ -308,10 +297,10 @@ class RequestScanner:
                         continue
                     return found
                 else:
-                    left, name_at, after = self._head(buffer, pos, end)
+                    remaining, name_at, after = self._head(buffer, pos, end)
                     if after == 0:
                         break
-                    if left < 0:  # no command, and no reply: never passed on
+                    if remaining < 0:  # no command, and no reply: never passed on
                         if count:
                             break
                         start = pos = self._pos = after
@@ -322,7 +311,7 @@ class RequestScanner:
                         # Forget what came before the name's bytes, and skip the rest.
                         self._pos = name_at
                         self._mode = REFUSE
-                        self._arguments_left = left
+                        self._arguments_left = remaining
                         self._bulk_left = after - name_at
                         return REFUSED, b"", 1
                     name = view[name_at : after - 2]
@@ -332,22 +321,22 @@ class RequestScanner:
                     if mode:  # not FORWARD
                         if count:
                             break
-                        return self._begin(name, mode, left, after)
+                        return self._begin(name, mode, remaining, after)
                     pos = after
                 # Plain: the rest of its arguments, as far as they are here.
-                pos, left, wanted = self._pass(buffer, begin, pos, left, end)
+                pos, remaining, wanted = self._pass(buffer, begin, pos, remaining, end)
                 if wanted > self._whole_limit:
                     if count:
                         pos = begin
                         break
                     self._pos = pos
                     self._mode = FORWARD
-                    self._arguments_left = left
+                    self._arguments_left = remaining
                     self._bulk_left = wanted - (pos - begin)
                     return STREAM, buffer[begin:pos], 1
-                if left:
+                if remaining:
                     self._seen = pos - begin
-                    self._unseen = left
+                    self._unseen = remaining
                     pos = begin
                     if not count:
                         self._wanted = wanted
@@ -378,19 +367,19 @@ class RequestScanner:
         try:
             while pos < end and buffer[pos] == 42:  # b"*"
                 begin = pos
-                left, name_at, after = self._head(buffer, pos, end)
-                if after == 0 or left < 0 or after - 2 - name_at > NAME_LIMIT:
+                remaining, name_at, after = self._head(buffer, pos, end)
+                if after == 0 or remaining < 0 or after - 2 - name_at > self._name_limit:
                     return None
                 name = buffer[name_at : after - 2].upper()
                 count += 1
-                if name == b"EXEC" and left == 0 and self.table.get(name) == INSPECT:
+                if name == b"EXEC" and remaining == 0 and self.table.get(name) == INSPECT:
                     found = buffer[self._pos : after]
                     self._pos = after
                     return found, count
                 if self.table.get(name, self.default) != FORWARD:
                     return None
-                pos, left, wanted = self._pass(buffer, begin, after, left, end)
-                if left or wanted:
+                pos, remaining, wanted = self._pass(buffer, begin, after, remaining, end)
+                if remaining or wanted:
                     return None
         except ProtocolError:
             pass  # met again where it is read for good
@@ -399,7 +388,7 @@ class RequestScanner:
     def _head(self, buffer: bytes, pos: int, end: int) -> tuple[int, int, int]:
         """Of the command at pos: (arguments behind its name, where the name begins, where they begin).
 
-        (0, 0, 0): its head is not whole. (-1, 0, where it ends): it is empty. A name over NAME_LIMIT need not be here.
+        (0, 0, 0): its head is not whole. (-1, 0, where it ends): it is empty. A name that is too long need not be here.
         """
         arguments, at = _short_header(buffer, pos, end)
         if arguments < 0 or arguments > self._arguments_limit:
@@ -418,9 +407,9 @@ class RequestScanner:
 
     def _any_array_header(self, buffer: bytes, pos: int, end: int) -> tuple[int, int]:
         """(elements, where they begin) of the array at pos; (0, -1) when its header is not whole."""
-        eol = buffer.find(CRLF, pos, pos + HEADER_LIMIT)
+        eol = buffer.find(CRLF, pos, pos + bounds.HEADER_BYTES)
         if eol < 0:
-            if end - pos >= HEADER_LIMIT:
+            if end - pos >= bounds.HEADER_BYTES:
                 raise ProtocolError("invalid multibulk length")
             return 0, -1
         arguments = _number(buffer[pos + 1 : eol])
@@ -429,38 +418,38 @@ class RequestScanner:
             raise ProtocolError(f"{prefix} multibulk length")
         return max(arguments, 0), eol + 2
 
-    def _pass(self, buffer: bytes, begin: int, pos: int, left: int, end: int) -> tuple[int, int, int]:
+    def _pass(self, buffer: bytes, begin: int, pos: int, remaining: int, end: int) -> tuple[int, int, int]:
         """Passes over the whole arguments from pos on: (position, arguments left, bytes that the command has at least).
 
-        The latter is 0 where that is not known yet, or all is here. Where it is more than WHOLE_LIMIT, the argument that
-        makes it so has its header passed over. begin: where the command begins.
+        The latter is 0 where that is not known yet, or all is here. Where it is more than WHOLE_COMMAND_BYTES, the argument
+        that makes it so has its header passed over. begin: where the command begins.
         """
-        while left:
+        while remaining:
             length, data_at = self._bulk_header(buffer, pos, end)
             if data_at < 0:
-                return pos, left, 0
+                return pos, remaining, 0
             after = data_at + length + 2
             if after - begin > self._whole_limit:
-                return data_at, left - 1, after - begin
+                return data_at, remaining - 1, after - begin
             if after > end:
-                return pos, left, after - begin
+                return pos, remaining, after - begin
             if buffer[after - 2] != 13 or buffer[after - 1] != 10:
                 raise ProtocolError("a bulk string does not end where its length says")
-            left -= 1
+            remaining -= 1
             pos = after
         return pos, 0, 0
 
-    def _begin(self, name: bytes, mode: int, left: int, after: int) -> Found | None:
-        """A command that is not plain; left: its arguments, which begin at after."""
+    def _begin(self, name: bytes, mode: int, remaining: int, after: int) -> Found | None:
+        """A command that is not plain; remaining: its arguments, which begin at after."""
         self._pos = after
-        self._mode = INSPECT if mode == INSPECT_FIRST and left != 2 else mode
-        self._arguments_left = left
+        self._mode = INSPECT if mode == INSPECT_FIRST and remaining != 2 else mode
+        self._arguments_left = remaining
         self._bulk_left = 0
         if mode == REFUSE:
             return REFUSED, name, 1
         self._taken = [name]
         self._inspected_size = len(name)
-        if left == 0:
+        if remaining == 0:
             return self._finish_inspecting()
         return self._continue()
 
@@ -480,9 +469,9 @@ class RequestScanner:
             byte = buffer[pos : pos + 1]
             shown = byte.decode("ascii") if byte.isalnum() or byte in b"*+-:$" else "?"
             raise ProtocolError(f"expected '$', got '{shown}'")
-        eol = buffer.find(CRLF, pos, pos + HEADER_LIMIT)
+        eol = buffer.find(CRLF, pos, pos + bounds.HEADER_BYTES)
         if eol < 0:
-            if end - pos >= HEADER_LIMIT:
+            if end - pos >= bounds.HEADER_BYTES:
                 raise ProtocolError("invalid bulk length")
             return 0, -1
         length = _number(buffer[pos + 1 : eol])
@@ -521,12 +510,12 @@ class RequestScanner:
                 return self._finish_inspecting()
             if mode >= INSPECT:  # or INSPECT_FIRST
                 # What it costs here to keep it, too: or arguments of no length would be kept without limit.
-                self._inspected_size += length + ARGUMENT_COST
-                if self._inspected_size > INSPECT_LIMIT:
+                self._inspected_size += length + bounds.ARGUMENT_COST_BYTES
+                if self._inspected_size > bounds.INSPECTED_BYTES:
                     return self._give_up_inspecting(data_at, length)
                 after = data_at + length + 2
                 if after > end:
-                    self._inspected_size -= length + ARGUMENT_COST
+                    self._inspected_size -= length + bounds.ARGUMENT_COST_BYTES
                     self._wanted = after - pos
                     break
                 if buffer[after - 2] != 13 or buffer[after - 1] != 10:
@@ -565,9 +554,9 @@ class RequestScanner:
     def _inline(self) -> Found | None:
         """The inline command at _pos; None when its line is not whole, or empty (then _pos moved on)."""
         buffer = self._buffer
-        newline = buffer.find(b"\n", self._pos, self._pos + INLINE_LIMIT)
+        newline = buffer.find(b"\n", self._pos, self._pos + bounds.INLINE_BYTES)
         if newline < 0:
-            if len(buffer) - self._pos >= INLINE_LIMIT:
+            if len(buffer) - self._pos >= bounds.INLINE_BYTES:
                 raise ProtocolError("too big inline request")
             return None
         line = buffer[self._pos : newline]
@@ -582,8 +571,8 @@ class RequestScanner:
         mode = self.table.get(name.upper(), self.default)
         if mode in (INSPECT, INSPECT_FIRST):
             return COMMAND, arguments, 1
-        if mode == REFUSE or len(name) > NAME_LIMIT:
-            return REFUSED, name[:NAME_LIMIT], 1
+        if mode == REFUSE or len(name) > bounds.COMMAND_NAME_BYTES:
+            return REFUSED, name[: bounds.COMMAND_NAME_BYTES], 1
         return RUN, encode(arguments), 1
 
 
@@ -621,7 +610,7 @@ class ReplyMeasurer:
     def __init__(self, found_replica: Callable[[], None] | None = None) -> None:
         self.pushes = False
         self._found_replica = found_replica
-        self._elements_limit = ELEMENTS_LIMIT
+        self._elements_limit = bounds.REPLY_ELEMENTS
         self._lacking = 0  # elements that the reply under way still lacks, at all levels together
         self._bulk_left = 0  # bytes of the bulk string under way, its CR LF included
         self._header = b""  # a length header that is not whole yet; its bytes have been passed on
@@ -695,9 +684,9 @@ class ReplyMeasurer:
             raise ProtocolError("a push that was not asked for")
         length, at = _short_header(data, pos, end)
         if length < 0:
-            eol = data.find(CRLF, pos, pos + HEADER_LIMIT + 2)
+            eol = data.find(CRLF, pos, pos + bounds.HEADER_BYTES + 2)
             if eol < 0:
-                if end - pos >= HEADER_LIMIT:
+                if end - pos >= bounds.HEADER_BYTES:
                     raise ProtocolError("a reply's length is not a number")
                 self._header = data[pos:end]
                 return end, False
@@ -733,10 +722,10 @@ class ReplyMeasurer:
             pos = self._pass_line(data, pos, end)
             return pos, not self._in_line
         held = len(self._header)
-        header = self._header + data[pos : pos + HEADER_LIMIT]
+        header = self._header + data[pos : pos + bounds.HEADER_BYTES]
         eol = header.find(CRLF)
         if eol < 0:
-            if len(header) >= HEADER_LIMIT:
+            if len(header) >= bounds.HEADER_BYTES:
                 raise ProtocolError("a reply's length is not a number")
             self._header = header
             return end, False
@@ -744,21 +733,21 @@ class ReplyMeasurer:
         return self._content(header[0], _length(header[1:eol]), data, pos + eol + 2 - held, end)
 
     def _pass_bulk(self, data: bytes, pos: int, end: int) -> int:
-        left = self._bulk_left
+        remaining = self._bulk_left
         here = end - pos
-        if here < left - 2:
-            self._bulk_left = left - here
+        if here < remaining - 2:
+            self._bulk_left = remaining - here
             return end
         # The two bytes behind it, each checked when it comes.
-        if left > 2:
-            pos += left - 2
-            left = 2
-        while left and pos < end:
-            if data[pos] != (13 if left == 2 else 10):
+        if remaining > 2:
+            pos += remaining - 2
+            remaining = 2
+        while remaining and pos < end:
+            if data[pos] != (13 if remaining == 2 else 10):
                 raise ProtocolError("a bulk string does not end where its length says")
             pos += 1
-            left -= 1
-        self._bulk_left = left
+            remaining -= 1
+        self._bulk_left = remaining
         return pos
 
     def _pass_line(self, data: bytes, pos: int, end: int) -> int:

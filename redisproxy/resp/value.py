@@ -43,6 +43,15 @@ def values_of(replies: bytes, count: int) -> list[Answer]:
     return values
 
 
+def strings_of(answer: Answer) -> list[bytes]:
+    """What a list of strings holds. Raises ValueError for any other answer."""
+    if isinstance(answer, list):
+        strings = [element for element in answer if isinstance(element, bytes)]
+        if len(strings) == len(answer):
+            return strings
+    raise ValueError("no list of strings")
+
+
 def _reply(reply: bytes, start: int) -> tuple[Answer, int]:
     """(a whole reply's value, where the reply ends)."""
     if reply.startswith(b"-", start):

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from .. import probes
+from .. import bounds, probes
 from ..policy.policy import Policy
-from ..resp.framing import COMMAND, HEADED, INSPECT_LIMIT, OVERSIZE, REFUSE, STREAM
+from ..resp.framing import COMMAND, OVERSIZE, REFUSE, STREAM
 from . import commands_connection as connection
 from . import commands_data as data
 from . import commands_pubsub as channels
@@ -63,23 +63,24 @@ BLOCKING = Handler(data.block, also=data.block_needs)
 CONTAINER = Handler(server.container, (2, -1))
 
 
-def take(session: Session, kind: int, what: Any) -> None:
+def receive(session: Session, kind: int, what: bytes | list[bytes]) -> None:
     """A command that is not plain, or the beginning of one, as the scanner gives it. See `resp.framing`."""
+    if isinstance(what, list):
+        session.connection.inspected(what[0])
+        if kind == COMMAND:
+            return dispatch(session, what)
+        session.streaming = False  # HEADED
+        return session.route.acquire(session, partial(data.stream_publish, session, what))
     if kind == STREAM:
         session.streaming = False
         return session.route.acquire(session, partial(_begin_stream, session, what, session.policy))
-    if kind == COMMAND:
-        session.connection.inspected(what[0])
-        return dispatch(session, what)
-    if kind == HEADED:
-        session.connection.inspected(what[0])
-        session.streaming = False
-        return session.route.acquire(session, partial(data.stream_publish, session, what))
     session.connection.inspected(what)
     if kind == OVERSIZE:
         if session.credential is not None and what.upper() not in session.policy.table:
             return unknown(session, [what])
-        return session.refuse(b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (what.lower(), INSPECT_LIMIT))
+        return session.refuse(
+            b"-ERR the arguments of '%b' are larger than %d bytes\r\n" % (what.lower(), bounds.INSPECTED_BYTES)
+        )
     if session.credential is None:
         return session.answer(NOAUTH)
     if what:

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import bounds
 from . import login
-from .errors import BAD_NAME, NAME_LIMIT, NOAUTH_HELLO, OK, SYNTAX
+from .errors import BAD_NAME, NOAUTH_HELLO, OK, SYNTAX
 from .handler import Need, bulk, forbid_subcommand, help_reply, wrong_number
 from .state import ReplyMode
 
@@ -228,4 +229,4 @@ def _describe(session: Session) -> bytes:
 
 def is_client_name(name: bytes) -> bool:
     """What Redis takes as a client's name: printable ASCII without spaces. Here it is kept, so it has a limit."""
-    return len(name) <= NAME_LIMIT and all(33 <= byte <= 126 for byte in name)
+    return len(name) <= bounds.CLIENT_NAME_BYTES and all(33 <= byte <= 126 for byte in name)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
+from .. import bounds
 from ..resp.framing import encode
 from ..resp.value import Answer
 from . import pubsub as names
@@ -49,11 +50,11 @@ def subscribe(session: Session, words: list[bytes]) -> None:
     if session.subscriptions is None:
         session.subscriptions = names.Subscriptions(session.replies, session.tenant.channel_prefix)
     if not session.subscriptions.room_for(kind, channels):
-        return session.refuse(_TOO_MANY % (names.MOST, names.MOST_BYTES))
-    change = names.Change(kind, True, channels)
+        return session.refuse(_TOO_MANY % (bounds.SUBSCRIPTIONS, bounds.SUBSCRIPTION_BYTES))
+    update = names.SubscriptionChange(kind, True, channels)
     if kind == b"P":
-        return allow_patterns(session, channels, lambda _: _send(session, name, change))
-    return _send(session, name, change)
+        return allow_patterns(session, channels, lambda _: _send(session, name, update))
+    return _send(session, name, update)
 
 
 def unsubscribe(session: Session, words: list[bytes]) -> None:
@@ -67,20 +68,20 @@ def unsubscribe(session: Session, words: list[bytes]) -> None:
     if session.subscriptions is None:
         session.subscriptions = names.Subscriptions(session.replies, session.tenant.channel_prefix)
     channels = channels or sorted(session.subscriptions.of(kind))
-    return _send(session, name, names.Change(kind, False, channels))
+    return _send(session, name, names.SubscriptionChange(kind, False, channels))
 
 
-def _send(session: Session, name: bytes, change: names.Change) -> None:
+def _send(session: Session, name: bytes, update: names.SubscriptionChange) -> None:
     """As many confirmations come as it names channels."""
     subscriptions = session.subscriptions
     if subscriptions is None:
         return
     session.route.clean = False
     session.replies.heard()  # confirmations always are, and use up a SKIP
-    subscriptions.ask(change)
-    count = max(1, len(change.channels))
-    batch = ReplyBatch(session.replies, count, CONFIRMATIONS, subscription=(subscriptions, change))
-    session.expect(encode([name, *change.channels]), batch)
+    subscriptions.ask(update)
+    count = max(1, len(update.channels))
+    batch = ReplyBatch(session.replies, count, CONFIRMATIONS, subscription=(subscriptions, update))
+    session.expect(encode([name, *update.channels]), batch)
 
 
 # PUBSUB: about own channels, by their own names.

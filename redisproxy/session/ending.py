@@ -44,8 +44,10 @@ class Ending:
         if _ORDER[phase] < _ORDER[self.phase]:
             raise BugError(f"no session goes from {self.phase} to {phase}")
         self.phase = phase
-        if phase is Phase.CLOSING or phase is Phase.CLOSED:
+        if phase is Phase.CLOSING:
             self._session.close_gate(Gate.CLOSING)
+        elif phase is Phase.CLOSED:
+            self._session.gates |= Gate.CLOSING  # its client is gone, perhaps: nothing is asked of that connection
 
     def forget(self) -> None:
         """See `Session.forget`."""
@@ -81,6 +83,10 @@ class Ending:
     def hurry(self) -> None:
         """The time for `drain` is nearly over: what Redis was not sent as a whole will not be run."""
         self.begin("cut-off")
+
+    def expect_unblocking(self) -> None:
+        """After `hurry`: Redis is asked to give up the command that blocks. See `ReplyQueue.expect_unblocking`."""
+        self._session.replies.expect_unblocking()
 
     # CLOSED, whatever is pending.
 

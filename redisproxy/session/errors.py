@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from ..resp import framing
+from .. import bounds
 from ..resp.framing import encode
 
 OK = b"+OK\r\n"
 SYNTAX = b"-ERR syntax error\r\n"
 NOAUTH = b"-NOAUTH Authentication required.\r\n"
-LONG_NAME = b"-ERR unknown command: no command has a name of more than %d bytes\r\n" % framing.NAME_LIMIT
+LONG_NAME = b"-ERR unknown command: no command has a name of more than %d bytes\r\n" % bounds.COMMAND_NAME_BYTES
 #: What commands in flight are answered with when their multiplexed connection breaks.
 LOST = b"-ERR the connection to Redis was lost: it may have run this command, or not\r\n"
 #: Why no connection to Redis can be had, most of the time.
@@ -27,8 +27,7 @@ NOAUTH_HELLO = (
     b"-NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO <proto> AUTH <user> "
     b"<pass> option can be used to authenticate the client and select the RESP protocol version at the same time\r\n"
 )
-#: Bytes of a client's name, and of what it says of its library.
-NAME_LIMIT = 4096
 BAD_NAME = (
-    b"-ERR Client names cannot contain spaces, newlines or special characters, or more than %d bytes.\r\n" % NAME_LIMIT
+    b"-ERR Client names cannot contain spaces, newlines or special characters, or more than %d bytes.\r\n"
+    % bounds.CLIENT_NAME_BYTES
 )

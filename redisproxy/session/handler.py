@@ -7,15 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..policy import unknown as texts
 from ..resp.value import Answer
 from .ports import Unavailable
-from .state import Until
+from .state import Step, Until
 
 if TYPE_CHECKING:
     from .session import Session
+
+
+Result = TypeVar("Result")
 
 
 class Need:
@@ -73,17 +76,17 @@ def forbid_subcommand(session: Session, words: list[bytes]) -> None:
 
 def query(session: Session, asked: list[list[bytes]], then: Callable[[list[Answer]], None]) -> None:
     """Asks Redis with the master's rights. then: called with the answers, if Redis answered them all."""
-    step = session.suspend(Until.QUERY, partial(_answered, session, then))
+    step: Step[list[Answer] | Unavailable] = session.suspend(Until.QUERY, partial(_answered, session, then))
     session.backend.query(session.tenant, asked, step)
 
 
 def allow_patterns(session: Session, patterns: list[bytes], then: Callable[[None], None]) -> None:
     """Has the tenant's ACL user allowed them. then: called if that is done."""
-    step = session.suspend(Until.QUERY, partial(_answered, session, then))
+    step: Step[Unavailable | None] = session.suspend(Until.QUERY, partial(_answered, session, then))
     session.backend.allow_patterns(session.tenant, patterns, step)
 
 
-def _answered(session: Session, then: Callable[[Any], None], result: Any) -> None:
+def _answered(session: Session, then: Callable[[Result], None], result: Result | Unavailable) -> None:
     if isinstance(result, Unavailable):
         session.answer(result.reply)
     else:

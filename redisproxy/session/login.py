@@ -7,7 +7,7 @@ for connections of the tenant; `commit` makes the session the tenant's; `rollbac
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..policy.policy import UNAUTHENTICATED_TABLE
 from ..resp.framing import AUTHENTICATED, UNAUTHENTICATED
@@ -120,10 +120,12 @@ class Login:
             session.credential = self.credential
             return self._answer()
         session.pending_login = self
-        step = session.suspend(Until.LOGIN, self._acquired)
         protocol = session.protocol if hello is None else hello.protocol or session.protocol
-        backend = session.backend
-        backend.acquire(self.credential.tenant, protocol, not backend.multiplexes, step)
+        backend, tenant = session.backend, self.credential.tenant
+        if backend.multiplexes:
+            backend.join(tenant, protocol, session.suspend(Until.LOGIN, self._joined))
+        else:
+            backend.acquire(tenant, protocol, session.suspend(Until.LOGIN, self._acquired))
         return None
 
     def renew(self, renewed: Callable[[Credential], Credential | None]) -> bool:
@@ -133,27 +135,33 @@ class Login:
             self.credential = credential
         return credential is not None
 
-    def _acquired(self, result: Dedicated | TenantPool | Unavailable) -> None:
+    def _joined(self, result: TenantPool | Unavailable) -> None:
         session = self._session
         if isinstance(result, Unavailable):
             self.rollback(result)
         elif session.may_move():
-            self.commit(result)
-        elif session.backend.multiplexes:
-            cast(TenantPool, result).leave()
+            session.pending_login = None
+            session.route.join(result, session.leaves_nothing)
+            self.commit(result.protocol)
         else:
-            cast(Dedicated, result).release(clean=True)
+            result.leave()
 
-    def commit(self, connections: Dedicated | TenantPool) -> None:
-        """The session is the tenant's from now on."""
+    def _acquired(self, result: Dedicated | Unavailable) -> None:
         session = self._session
-        session.pending_login = None
-        if session.backend.multiplexes:
-            session.route.join(cast(TenantPool, connections), session.leaves_nothing)
+        if isinstance(result, Unavailable):
+            self.rollback(result)
+        elif session.may_move():
+            session.pending_login = None
+            session.route.use(session, result)
+            self.commit(result.protocol)
         else:
-            session.route.take(session, cast(Dedicated, connections))
+            result.release(clean=True)
+
+    def commit(self, protocol: int) -> None:
+        """The session is the tenant's from now on, and its commands go over the tenant's connections."""
+        session = self._session
         session.credential = self.credential
-        session.protocol = connections.protocol
+        session.protocol = protocol
         session.multi = session.watching = False
         session.subscriptions = None
         session.scanner.limits = AUTHENTICATED

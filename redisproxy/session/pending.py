@@ -13,11 +13,12 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ..resp.framing import CRLF, HEADER_LIMIT, PUSH, ProtocolError, ReplyMeasurer
+from .. import bounds
+from ..resp.framing import CRLF, PUSH, ProtocolError, ReplyMeasurer
 
 if TYPE_CHECKING:
     from .ports import ReplyReceiver, Subscriber
-    from .pubsub import Change
+    from .pubsub import SubscriptionChange
 
 # Kinds of batches.
 REPLIES = 0  #: one reply for each command
@@ -28,11 +29,7 @@ _MESSAGES = frozenset((b"message", b"pmessage", b"smessage"))
 _CONFIRMED = frozenset((b"subscribe", b"psubscribe", b"ssubscribe", b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
 #: How many elements behind the first word are channels or patterns.
 _CHANNELS = dict.fromkeys(_MESSAGES | _CONFIRMED, 1) | {b"pmessage": 2}
-#: Bytes of a message, on average, that are few.
-SMALL_MESSAGE = 512
 _LONGEST_WORD = max(map(len, _CHANNELS))
-#: Bytes of a message up to its payload: two channels of the size that a session may subscribe to.
-_HEAD_LIMIT = 4 * 1024 * 1024
 
 
 def _bulk(data: bytes, pos: int, limit: int) -> tuple[bytes | None, int] | None:
@@ -43,9 +40,9 @@ def _bulk(data: bytes, pos: int, limit: int) -> tuple[bytes | None, int] | None:
         return None
     if data[pos] != 36:  # b"$"
         return None, pos
-    eol = data.find(CRLF, pos, pos + HEADER_LIMIT)
+    eol = data.find(CRLF, pos, pos + bounds.HEADER_BYTES)
     if eol < 0:
-        return (None, pos) if len(data) - pos >= HEADER_LIMIT else None
+        return (None, pos) if len(data) - pos >= bounds.HEADER_BYTES else None
     digits = data[pos + 1 : eol]
     if not digits.isdigit() or len(digits) > 9 or int(digits) > limit:
         return None, pos
@@ -65,7 +62,7 @@ class ReplyBatch:
         count: int,
         kind: int = REPLIES,
         discard: int = 0,
-        subscription: tuple[Subscriber, Change] | None = None,
+        subscription: tuple[Subscriber, SubscriptionChange] | None = None,
     ) -> None:
         self.receiver = receiver
         #: replies that have not ended
@@ -133,7 +130,7 @@ class PendingReplies:
             self._deal_out(data)
         finally:
             if self._message_pieces:
-                self.small_messages = len(data) < SMALL_MESSAGE * self._message_pieces
+                self.small_messages = len(data) < bounds.SMALL_MESSAGE_BYTES * self._message_pieces
                 self._message_pieces = 0
                 if self._messages:
                     self._pass_messages(True)
@@ -179,8 +176,8 @@ class PendingReplies:
     def _confirm(self, batch: ReplyBatch) -> None:
         """What a batch of another kind than REPLIES changes at its end."""
         if batch.subscription is not None:
-            subscriber, change = batch.subscription
-            self._subscriber = subscriber if subscriber.confirmed(change, batch.refused) else None
+            subscriber, update = batch.subscription
+            self._subscriber = subscriber if subscriber.confirmed(update, batch.refused) else None
             self.small_messages = self._subscriber is not None
         elif batch.protocol:
             self.protocol = batch.protocol
@@ -197,7 +194,7 @@ class PendingReplies:
             if data[pos] in b"*>":
                 found = self._head(data, pos)
                 if found is None:
-                    if len(data) - pos > _HEAD_LIMIT:
+                    if len(data) - pos > bounds.MESSAGE_HEAD_BYTES:
                         raise ProtocolError("the head of a message does not end")
                     self._kept = data[pos:]
                     return len(data)
@@ -239,9 +236,9 @@ class PendingReplies:
 
         Only what pub/sub sends is changed: its channels lose the tenant's prefix. Of all else nothing is taken.
         """
-        eol = data.find(CRLF, pos, pos + HEADER_LIMIT)
+        eol = data.find(CRLF, pos, pos + bounds.HEADER_BYTES)
         if eol < 0:
-            return (b"", b"", pos) if len(data) - pos >= HEADER_LIMIT else None
+            return (b"", b"", pos) if len(data) - pos >= bounds.HEADER_BYTES else None
         if data[pos + 1 : eol] in (b"0", b"-1"):
             return b"", b"", pos
         found = _bulk(data, eol + 2, _LONGEST_WORD)
@@ -253,9 +250,10 @@ class PendingReplies:
         if not channels or data[pos + 1 : eol] != b"%d" % (channels + 2) or not self._expects(word, data[pos] == PUSH):
             return b"", b"", pos
         head = data[pos:end]
-        subscriber = self._subscriber or self._confirming()
+        # Not by its truth: Subscriptions are false where an UNSUBSCRIBE from the last channel is under way.
+        subscriber = self._confirming() if self._subscriber is None else self._subscriber
         for _ in range(channels):
-            found = _bulk(data, end, _HEAD_LIMIT)
+            found = _bulk(data, end, bounds.MESSAGE_HEAD_BYTES)
             if found is None:
                 return None
             channel, after = found

@@ -14,7 +14,7 @@ from ..resp.value import Answer
 from ..tenants.model import Credential, Tenant
 from .errors import UNREACHABLE
 from .pending import ReplyBatch
-from .pubsub import Change
+from .pubsub import SubscriptionChange
 from .state import Step
 
 
@@ -61,7 +61,7 @@ class ClientConnection(Protocol):
         """The session has a dedicated connection to Redis from now on."""
 
     def inspected(self, name: bytes) -> None:
-        """The session looked at a command: it can be counted by its name."""
+        """The session inspected a command: it can be counted by its name."""
 
     def forbidden(self, name: str) -> None:
         """A command was refused that the tenant may not use: for the log. name: fit for it."""
@@ -86,7 +86,7 @@ class Accounts(Protocol):
     def reserve(self, credential: Credential) -> Reservation:
         """Raises TenantFullError if the tenant has too many connections."""
 
-    def login_delay(self, step: Step) -> None:
+    def login_delay(self, step: Step[bool]) -> None:
         """After a wrong password: finishes with whether the client may try no more, the later the more there were."""
 
     def stats(self) -> Mapping[str, int]:
@@ -192,13 +192,16 @@ class Backend(Protocol):
     #: whether sessions share connections
     multiplexes: bool
 
-    def acquire(self, tenant: Tenant, protocol: int, dedicated: bool, step: Step) -> None:
-        """Finishes with a Dedicated, or with the tenant's TenantPool, or with an Unavailable."""
+    def acquire(self, tenant: Tenant, protocol: int, step: Step[Dedicated | Unavailable]) -> None:
+        """Finishes with a dedicated connection, or with an Unavailable."""
 
-    def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step) -> None:
+    def join(self, tenant: Tenant, protocol: int, step: Step[TenantPool | Unavailable]) -> None:
+        """Where sessions share connections: finishes with the tenant's, or with an Unavailable."""
+
+    def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step[list[Answer] | Unavailable]) -> None:
         """Asks Redis with the master's rights: finishes with an Answer for each command, or with an Unavailable."""
 
-    def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step) -> None:
+    def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step[Unavailable | None]) -> None:
         """Has the tenant's ACL user allowed these patterns, literally: finishes with None, or with an Unavailable."""
 
 
@@ -218,7 +221,7 @@ class ReplyReceiver(Protocol):
 class Subscriber(Protocol):
     """Who gets confirmations and messages of channels."""
 
-    def confirmed(self, change: Change, refused: bool) -> bool:
+    def confirmed(self, update: SubscriptionChange, refused: bool) -> bool:
         """All confirmations of a (P|S)(UN)SUBSCRIBE are here, or one error instead. Whether messages may come now."""
 
     def cancelled(self, count: int) -> None:
@@ -261,7 +264,3 @@ class Unavailable:
     def newest(self) -> ReplyBatch | None:
         """See Upstream."""
         return None
-
-
-#: What a Step can finish with. Each `Until` says which.
-Result = Dedicated | TenantPool | Unavailable | list[Answer] | bool | int | None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from .. import bounds
 from ..tenants.model import Tenant
 
 if TYPE_CHECKING:
@@ -16,12 +17,6 @@ if TYPE_CHECKING:
 
 #: Channels, patterns, sharded channels.
 KINDS = (b"", b"P", b"S")
-#: Channels, patterns and sharded channels of one session, together.
-MOST = 10_000
-#: Subscriptions of several sessions up to which those that are the same are told apart when they are counted.
-COUNTED = 10_000
-#: Bytes of their names.
-MOST_BYTES = 2 * 1024 * 1024
 
 
 class ForeignChannelError(Exception):
@@ -44,7 +39,7 @@ def own_channel(tenant: Tenant, kind: bytes, channel: bytes) -> bytes:
     return tenant.channel_prefix + channel
 
 
-class Change(NamedTuple):
+class SubscriptionChange(NamedTuple):
     """What a (P|S)(UN)SUBSCRIBE does. kind: as in `Subscriptions`; channels: as they are called in Redis."""
 
     kind: bytes
@@ -86,23 +81,26 @@ class Subscriptions:
     def room_for(self, kind: bytes, channels: Iterable[bytes]) -> bool:
         """Whether these can be added."""
         new = set(channels) - self._expected[kind]
-        return sum(self.counts()) + len(new) <= MOST and self._size + sum(map(len, new)) <= MOST_BYTES
+        return (
+            sum(self.counts()) + len(new) <= bounds.SUBSCRIPTIONS
+            and self._size + sum(map(len, new)) <= bounds.SUBSCRIPTION_BYTES
+        )
 
-    def ask(self, change: Change) -> None:
+    def ask(self, update: SubscriptionChange) -> None:
         """Redis is asked for it."""
         self._outstanding += 1
-        before = self._expected[change.kind]
-        named = set(change.channels)
-        self._size += sum(map(len, named - before)) if change.joins else -sum(map(len, named & before))
-        _apply(self._expected, change)
+        before = self._expected[update.kind]
+        named = set(update.channels)
+        self._size += sum(map(len, named - before)) if update.joins else -sum(map(len, named & before))
+        _apply(self._expected, update)
 
-    def confirmed(self, change: Change, refused: bool) -> bool:
+    def confirmed(self, update: SubscriptionChange, refused: bool) -> bool:
         """Redis has answered the oldest of those that it was asked for. Whether it has any subscription now."""
         self._outstanding -= 1
         if refused:
             self._refused = True
         else:
-            _apply(self._confirmed, change)
+            _apply(self._confirmed, update)
         if self._refused and not self._outstanding:
             self._refused = False
             self._expected = {kind: set(channels) for kind, channels in self._confirmed.items()}
@@ -125,13 +123,14 @@ class Subscriptions:
 def counted(sessions: Sequence[Subscriptions]) -> tuple[int, int, int]:
     """How many channels, patterns and sharded channels several sessions have.
 
-    Past COUNTED of a kind, what several of them have counts several times: whoever asks must not keep others waiting.
+    Past COUNTED_SUBSCRIPTIONS of a kind, what several of them have counts several times: whoever asks must not keep others
+    waiting.
     """
     counts = [session.counts() for session in sessions]
 
     def total(number: int) -> int:
         found = sum(count[number] for count in counts)
-        if found > COUNTED:
+        if found > bounds.COUNTED_SUBSCRIPTIONS:
             return found
         return len(frozenset().union(*(session.of(KINDS[number]) for session in sessions)))
 
@@ -142,8 +141,8 @@ def _nothing() -> dict[bytes, set[bytes]]:
     return {kind: set() for kind in KINDS}
 
 
-def _apply(subscriptions: dict[bytes, set[bytes]], change: Change) -> None:
-    if change.joins:
-        subscriptions[change.kind].update(change.channels)
+def _apply(subscriptions: dict[bytes, set[bytes]], update: SubscriptionChange) -> None:
+    if update.joins:
+        subscriptions[update.kind].update(update.channels)
     else:
-        subscriptions[change.kind].difference_update(change.channels)
+        subscriptions[update.kind].difference_update(update.channels)

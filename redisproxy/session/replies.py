@@ -1,8 +1,8 @@
 """What one client gets, in order: replies of Redis, and the proxy's own answers. The only file that writes to the client.
 
 Owns the order, and its bounds: too many pending replies, or answers that wait for their turn, close a gate of the session.
-An item of the queue is a batch of replies that an upstream owes, or the bytes of answers. Batches stand in the upstream's
-`PendingReplies` as well, in the same order: where the two do not agree, the session is closed and a bug is logged.
+An item of the queue is a batch of replies that an upstream has to send, or the bytes of answers. Batches stand in the
+upstream's `PendingReplies` as well, in the same order: where the two differ, the session is closed and a bug is logged.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .. import probes
+from .. import bounds, probes
 from .pending import HELLO, REPLIES, ReplyBatch
 from .route import DEDICATED
 from .state import BugError, Gate, ReplyMode
@@ -20,10 +20,6 @@ if TYPE_CHECKING:
     from .ports import ClientConnection, Upstream
     from .session import Session
 
-#: Replies that may be pending before no more commands are read.
-PENDING_LIMIT = 1_000_000
-#: Bytes of the proxy's own answers that may wait for their turn before no more commands are read.
-ANSWERS_LIMIT = 64 * 1024
 
 _PENDING = Gate.PENDING
 _ON = ReplyMode.ON
@@ -63,7 +59,7 @@ class ReplyQueue:
     def expect(self, count: int, upstream: Upstream) -> ReplyBatch | None:
         """So many replies of an upstream come next. Gives the batch to send with; None: the newest one has grown."""
         pending = self.pending = self.pending + count
-        if pending >= PENDING_LIMIT:
+        if pending >= bounds.PENDING_REPLIES:
             self._too_many_pending()
         items = self._items
         if self.mode is not _ON:
@@ -91,7 +87,7 @@ class ReplyQueue:
         """A batch comes next that is of another kind, or that nobody hears."""
         self._items.append(batch)
         self.pending += batch.count
-        if self.pending >= PENDING_LIMIT:
+        if self.pending >= bounds.PENDING_REPLIES:
             self._too_many_pending()
 
     def _too_many_pending(self) -> None:
@@ -138,7 +134,7 @@ class ReplyQueue:
             return
         self._items.append(data)
         self._answers_size += len(data)
-        if self.slow or self._answers_size > ANSWERS_LIMIT:
+        if self.slow or self._answers_size > bounds.OWN_REPLIES_BYTES:
             probes.reached("too many of the proxy's own answers wait for their turn")
             self.stop_until_read()
 
@@ -151,8 +147,10 @@ class ReplyQueue:
 
     def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
         """The next bytes of the oldest batch; so many replies end in them."""
+        if TYPE_CHECKING:
+            assert self._connection is not None and self._session is not None, "the batch is not abandoned"
         if piece:
-            self._connection.write(piece)  # type: ignore[union-attr]
+            self._connection.write(piece)
             if self.slow:
                 self._fell_behind(len(piece))
         if not ended:
@@ -164,14 +162,14 @@ class ReplyQueue:
             if not items or items.popleft() is not batch:
                 return self._disagree(batch)
             if batch.kind == HELLO:
-                session.hello_answered(batch.protocol)  # type: ignore[union-attr]
+                session.hello_answered(batch.protocol)
             if items:
                 if type(items[0]) is bytes:
                     self._flush()
-            elif session.gates or session.route.state is DEDICATED:  # type: ignore[union-attr]
-                session.drained()  # type: ignore[union-attr]
-        if session.gates & _PENDING and self.pending <= PENDING_LIMIT // 2:  # type: ignore[union-attr]
-            session.open_gate(_PENDING)  # type: ignore[union-attr]
+            elif session.gates or session.route.state is DEDICATED:
+                session.drained()
+        if session.gates & _PENDING and self.pending <= bounds.PENDING_REPLIES // 2:
+            session.open_gate(_PENDING)
 
     def _fell_behind(self, size: int) -> None:
         if self._session is not None:
@@ -186,8 +184,9 @@ class ReplyQueue:
         """Writes the answers whose turn has come."""
         items = self._items
         data: list[bytes] = []
-        while items and isinstance(items[0], bytes):
-            data.append(items.popleft())  # type: ignore[arg-type]
+        while items and isinstance(item := items[0], bytes):
+            data.append(item)
+            items.popleft()
         if data:
             answers = b"".join(data)
             self._answers_size -= len(answers)

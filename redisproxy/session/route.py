@@ -73,7 +73,7 @@ class Route:
     @property
     def dedicated(self) -> Dedicated | None:
         """The dedicated connection."""
-        return cast(Dedicated, self.upstream) if self.state is DEDICATED else None
+        return cast(Dedicated, self.upstream) if self.state is DEDICATED else None  # `use` has put it there
 
     def move(self, to: RouteState, upstream: Upstream, clean: bool | None = False) -> None:
         """Commands go to this upstream from now on.
@@ -85,10 +85,10 @@ class Route:
             raise BugError(f"no session moves from {before} to {to}")
         if to is not NONE and not self._replies.drained:
             raise BugError(f"a session moves to {to} while replies are pending")
-        left = self.dedicated
+        former = self.dedicated
         self.state, self.upstream, self.clean = to, upstream, True
-        if left is not None and clean is not None:
-            left.release(clean)
+        if former is not None and clean is not None:
+            former.release(clean)
 
     def join(self, pool: TenantPool, clean: bool) -> None:
         """Commands go over the multiplexed connections of this pool from now on."""
@@ -164,14 +164,13 @@ class Route:
         return session.when_drained(partial(self._acquire, session, partial(self._acquired, session, then)))
 
     def _acquire(self, session: Session, then: Callable[[Dedicated | Unavailable], None]) -> None:
-        step = session.suspend(Until.DEDICATED, then)
-        session.backend.acquire(session.tenant, session.protocol, True, step)
+        session.backend.acquire(session.tenant, session.protocol, session.suspend(Until.DEDICATED, then))
 
     def _acquired(self, session: Session, then: Callable[[], None], result: Dedicated | Unavailable) -> None:
         if isinstance(result, Unavailable):
             session.refuse_waiting(result.error)
-        elif self._may_take(session, result):
-            self.take(session, result)
+        elif self._may_use(session, result):
+            self.use(session, result)
             then()
 
     def _acquired_for_slow_client(self, session: Session, result: Dedicated | Unavailable) -> None:
@@ -179,16 +178,16 @@ class Route:
             probes.reached("no connection for a client that does not read")
             if self._replies.slow:  # or nothing would open the gate
                 self._replies.stop_until_read()
-        elif self._may_take(session, result):
-            self.take(session, result)
+        elif self._may_use(session, result):
+            self.use(session, result)
 
-    def _may_take(self, session: Session, upstream: Dedicated) -> bool:
+    def _may_use(self, session: Session, upstream: Dedicated) -> bool:
         if session.may_move():
             return True
         upstream.release(clean=True)
         return False
 
-    def take(self, session: Session, upstream: Dedicated) -> None:
+    def use(self, session: Session, upstream: Dedicated) -> None:
         """The session uses this connection from now on."""
         self.move(DEDICATED, upstream, session.leaves_nothing)
         upstream.carry_session(session)
@@ -214,7 +213,7 @@ class Route:
         if isinstance(self.upstream, Unavailable):
             self._replies.stop_until_read()
             return
-        upstream = cast(Multiplexed, self.upstream)
+        upstream = cast(Multiplexed, self.upstream)  # it is the pool's, or was
         if self._backlog_at is None:
             self._backlog_at = upstream
         # Elsewhere than where it fell behind it hears no more than the answer to a HELLO before it has read all.

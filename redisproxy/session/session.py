@@ -11,9 +11,9 @@ command is read. What a command waits for is a Step; a session has one at most, 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .. import probes
+from .. import bounds, probes
 from ..policy import policy
 from ..resp.framing import (
     INSPECT,
@@ -36,14 +36,12 @@ from .replies import ReplyQueue
 from .route import DEDICATED, MULTIPLEXED, Route
 from .state import BugError, Gate, Phase, Step, Until, names
 
-#: Bytes that are read from a client while it waits: reading goes on that long, so that the proxy notices when it leaves.
-BUFFERED_LIMIT = 64 * 1024
-#: Bytes that a client may send before it has logged in.
-UNAUTHENTICATED_LIMIT = 1024 * 1024
 #: What a client that speaks TLS begins with, and no command does. Unanswered, both sides would wait.
 TLS_HANDSHAKE = b"\x16"
 
 _OPEN, _DRAINING = Phase.OPEN, Phase.DRAINING
+
+Result = TypeVar("Result")
 
 
 class Session:
@@ -89,7 +87,8 @@ class Session:
         #: why it reads no next command: a sum of Gates
         self.gates = 0
         self.ending = Ending(self)
-        self.step: Step | None = None
+        #: with a result that fits what it waits for: see `state.Until`
+        self.step: Step[Any] | None = None
         self.credential: Credential | None = None
         self.pending_login: Login | None = None
         #: what the tenant may do: of the Redis that its commands go to
@@ -180,7 +179,7 @@ class Session:
         self.scanner.feed(data)
         if not self.gates:
             self.advance()
-        if self.gates and self.scanner.buffered > BUFFERED_LIMIT:
+        if self.gates and self.scanner.buffered > bounds.BUFFERED_BYTES:
             probes.reached("client is not read from: it sent much while it waits")
             self.connection.pause_reading()
 
@@ -190,7 +189,7 @@ class Session:
             self.ending.begin("tls-on-plain-port")
             return False
         self.sent_unauthenticated += len(data)
-        if self.sent_unauthenticated > UNAUTHENTICATED_LIMIT:
+        if self.sent_unauthenticated > bounds.UNAUTHENTICATED_BYTES:
             self.answer(b"-ERR Protocol error: too much was sent without authentication\r\n")
             self.ending.begin("protocol-error")
             return False
@@ -283,6 +282,7 @@ class Session:
             self.protocol = protocol
             self.route.clean = False
             self.route.leave_pool()
+        self.blocked = False  # nothing is sent behind a HELLO, and this may leave the connection before `drained`
         step = self.step
         if step is not None and step.until is Until.HELLO:
             step.finish(protocol)
@@ -301,7 +301,7 @@ class Session:
     def close_gate(self, gate: int) -> None:
         """Reads no next command. Called by the gate's owner."""
         self.gates |= gate
-        if self.scanner.buffered > BUFFERED_LIMIT:
+        if self.scanner.buffered > bounds.BUFFERED_BYTES:
             self.connection.pause_reading()
 
     def open_gate(self, gate: int) -> None:
@@ -315,15 +315,15 @@ class Session:
             self.connection.resume_reading()
             self.advance()
 
-    def suspend(self, until: Until, then: Callable[[Any], None]) -> Step:
+    def suspend(self, until: Until, then: Callable[[Result], None]) -> Step[Result]:
         """Waits. then: called with the Step's result, unless the session ends before."""
         if self.step is not None:
             raise BugError(f"a session waits for {self.step} and for {until} at once")
-        step = self.step = Step(self, until, then)
+        self.step = step = Step(self, until, then)
         self.close_gate(Gate.STEP)
         return step
 
-    def step_finished(self, step: Step, result: Any) -> None:
+    def step_finished(self, step: Step[Result], result: Result) -> None:
         """See `state.Waiting`."""
         if self.step is not step or not self.gates & Gate.STEP:
             raise BugError(f"{step} is over, and the session waits for {self.step}")
@@ -351,6 +351,8 @@ class Session:
         self._advancing = True
         try:
             self._take_commands()
+        except Exception as error:
+            self.bug(error)  # and of nobody else: a connection that others use may have called
         finally:
             self._advancing = False
 
@@ -359,8 +361,10 @@ class Session:
         route, ending = self.route, self.ending
         while not self.gates:
             if route.state is MULTIPLEXED:
-                upstream = route.upstream
-                detour = upstream is not route.pool.upstream or upstream.busy or self.replies.slow  # type: ignore[union-attr]
+                upstream, pool = route.upstream, route.pool
+                if TYPE_CHECKING:
+                    assert pool is not None, "there is one in this state"
+                detour = upstream is not pool.upstream or upstream.busy or self.replies.slow
                 if detour and scanner.buffered and not route.ready(self):
                     continue
             try:
@@ -371,18 +375,21 @@ class Session:
                 if ending.phase is _DRAINING:
                     ending.drained(True)
                 return None
-            what: Any
             kind, what, count = found
             if kind == RUN:
+                if TYPE_CHECKING:
+                    assert isinstance(what, bytes)
                 self.commands += count
                 self.forward(what, count)
                 if not scanner.buffered and ending.phase is _OPEN:
                     return None
             elif kind == STREAM and not count:
+                if TYPE_CHECKING:
+                    assert isinstance(what, bytes)
                 route.upstream.send(what)
             else:
                 self.commands += 1
-                commands.take(self, kind, what)
+                commands.receive(self, kind, what)
             if ending.phase is _DRAINING:
                 ending.drained(False)
         return None
@@ -462,7 +469,7 @@ class Session:
     def use_policy(self) -> None:
         """The policy of the Redis that its commands go to, as it is now."""
         self.policy = self.backend.policy
-        self.scanner.table = self.policy.table  # type: ignore[assignment]
+        self.scanner.table = self.policy.table
 
     def policy_changed(self, dedicated: bool = False) -> None:
         """There is another policy. A session with a dedicated connection may have it from another Redis, and keeps its own.

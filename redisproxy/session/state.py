@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Generic, Protocol, TypeVar
 
-if TYPE_CHECKING:
-    from .ports import Result
+#: What a Step finishes with. A Step that takes more kinds of results is fit for whoever has fewer.
+Result = TypeVar("Result", contravariant=True)
 
 
 class BugError(Exception):
@@ -50,7 +50,7 @@ class Until(Enum):
 
     DRAINED = "drained"  #: no reply is pending. Source: ReplyQueue
     DEDICATED = "dedicated"  #: a dedicated connection, or the error why there is none. Source: Backend.acquire
-    LOGIN = "login"  #: connections of a tenant, or the error why there are none. Source: Backend.acquire
+    LOGIN = "login"  #: connections of a tenant, or the error why there are none. Source: Backend.join, Backend.acquire
     QUERY = "query"  #: what Redis answers to a control query. Source: Backend.query, Backend.allow_patterns
     DELAY = "delay"  #: the time after a wrong password. Source: Accounts.login_delay
     HELLO = "hello"  #: Redis's answer to a HELLO. Source: ReplyQueue
@@ -67,22 +67,22 @@ class ReplyMode(Enum):
 class Waiting(Protocol):
     """What a Step suspends: the session."""
 
-    def step_finished(self, step: Step, result: Any) -> None:
+    def step_finished(self, step: Step[Result], result: Result) -> None:
         """It goes on, with the result."""
 
     def bug(self, error: Exception) -> None:
         """It cannot go on."""
 
 
-class Step:
-    """The one suspension: the session waits for one thing, and then goes on with `then`.
+class Step(Generic[Result]):
+    """The one suspension: the session waits for one thing, and then goes on with `then`. Result: what it can finish with.
 
     then: called with the result. cancel: may be set by whoever works for this Step; called if nobody waits any more.
     """
 
     __slots__ = ("_session", "_then", "cancel", "until")
 
-    def __init__(self, session: Waiting, until: Until, then: Callable[[Any], None]) -> None:
+    def __init__(self, session: Waiting, until: Until, then: Callable[[Result], None]) -> None:
         self._session: Waiting | None = session
         self._then = then
         self.until = until
@@ -109,6 +109,15 @@ class Step:
             session.step_finished(self, result)
         except Exception as error:
             session.bug(error)
+        return True
+
+    def fail(self, error: Exception) -> bool:
+        """A bug in what the session waits for: it costs its connection, which would wait for ever. False: see `finish`."""
+        session, self._session = self._session, None
+        if session is None:
+            return False
+        self.cancel = None
+        session.bug(error)
         return True
 
     def go_on(self, result: Result) -> None:

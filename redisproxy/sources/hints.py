@@ -14,7 +14,7 @@ from ..tenants.enrolment import Changes
 MOST_OF_ONE = 100
 #: Changes that are read in one piece before they take effect, and how many of them may be one namespace's.
 BATCH = 100
-SHARE = 10
+BATCH_PER_NAMESPACE = 10
 #: Past so many secrets of one name, as when all are rotated, they are one piece, and are read in a list of that name.
 MANY = 100
 
@@ -47,7 +47,7 @@ class ChangeQueue:
                 names[secret] = None
             return first
 
-    def take(self) -> Changes:
+    def pop_batch(self) -> Changes:
         """Some of it, which is then no longer here."""
         namespaces: set[str] = set()
         secrets: set[tuple[str, str]] = set()
@@ -59,11 +59,11 @@ class ChangeQueue:
                 if None in names:
                     namespaces.add(namespace)
                     continue
-                taken = list(names)[:SHARE]
+                taken = list(names)[:BATCH_PER_NAMESPACE]
                 secrets.update((namespace, name) for name in taken if name is not None)
-                left = dict.fromkeys(list(names)[SHARE:])
-                if left:
-                    self._waiting[namespace] = left  # behind the others
+                remaining = dict.fromkeys(list(names)[BATCH_PER_NAMESPACE:])
+                if remaining:
+                    self._waiting[namespace] = remaining  # behind the others
             counted = Counter(name for names in self._waiting.values() for name in names)
             for many in [name for name, count in counted.items() if name is not None and count >= MANY]:
                 for namespace in [namespace for namespace, names in self._waiting.items() if many in names]:

@@ -71,9 +71,9 @@ class _ParsedObjects(Generic[_Document]):
         for name in held.keys() - found:
             del held[name]
 
-    def forget_other_places(self, places: Set[str]) -> None:
+    def forget_other_namespaces(self, namespaces: Set[str]) -> None:
         """Drop all objects that are elsewhere."""
-        self._held = {where: held for where, held in self._held.items() if where in places}
+        self._held = {where: held for where, held in self._held.items() if where in namespaces}
 
 
 @dataclass(slots=True)
@@ -124,7 +124,7 @@ class ClusterSource:
         self._stopped.set()
 
     def read(self, yield_cpu: Callable[[], None] = no_yield) -> FullRead:
-        """What the API says now. Blocks, for as long as a few time-outs. rest: called before each request, may sleep."""
+        """What the API says now. Blocks for a few time-outs at most. yield_cpu: called before each request, may sleep."""
         self._rest = yield_cpu
         try:
             client = self.api.connect()
@@ -263,7 +263,7 @@ class ClusterSource:
                 except Unreachable as unreachable:
                     gone = unreachable.failure
             secrets[namespace.name] = gone
-        self._parsed_secrets.forget_other_places({self._master[0], *secrets})
+        self._parsed_secrets.forget_other_namespaces({self._master[0], *secrets})
         return FullRead(master, namespaces, secrets, tuple(unreadable), complete=complete)
 
     def _master_secret(self, api: kubernetes_client.CoreV1Api) -> SecretDocument | ReadFailure | None:

@@ -23,10 +23,10 @@ from ..printable import printable
 from ..tenants.enrolment import (
     FullRead,
     NamespaceDocument,
+    NeverRead,
     Problem,
     ReadFailure,
     SecretDocument,
-    Unread,
     no_yield,
 )
 from ..tenants.urls import CONNECTION_STRING
@@ -36,7 +36,7 @@ from .documents import DocumentError, is_missing, read_ageless_namespace, read_n
 _ENDINGS = (".yaml", ".yml", ".json")
 #: Where a link that leads nowhere ends: there is no file.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-#: Seconds after which a file that has become shorter, or has lost something, is looked at once more before it is believed:
+#: Seconds after which a file that has become shorter, or has lost something, is read once more before it is believed:
 #: it may be half written.
 REST = 1.0
 
@@ -132,10 +132,10 @@ class ManifestsSource:
             return ("unreadable", error.errno)  # perhaps just now: what is read next tells
 
     def read(self, yield_cpu: Callable[[], None] = no_yield) -> FullRead:
-        """What the files say now. Blocks. rest: called after each document that is parsed, may sleep.
+        """What the files say now. Blocks. yield_cpu: called after each document that is parsed, may sleep.
 
         A file that cannot be read, or is no YAML, says what it said before, and is named. Where that is nothing, what it
-        may say is an `Unread` of the reading.
+        may say is a `NeverRead` of the reading.
         """
         self.stamp_read = self.stamp()  # before: what changes from now on is another stamp
         try:
@@ -145,7 +145,7 @@ class ManifestsSource:
             return FullRead(failure, failure, {})
         found: dict[str, _Content] = {}
         problems: list[Problem] = []
-        unread: list[Unread] = []
+        never_read: list[NeverRead] = []
         stale: list[ReadFailure] = []
         for path in files:
             name, shown = path.name, printable(path.name)
@@ -161,18 +161,18 @@ class ManifestsSource:
                 reason = f"it cannot be read ({error.strerror})"
             except Exception as error:
                 # Its text quotes the document. And whatever PyYAML raises, it is about this file alone.
-                reason = f"it is not YAML or JSON ({yamltext.place(error)})"
+                reason = f"it is not YAML or JSON ({yamltext.position(error)})"
             stale.append(ReadFailure(f"{shown}: {reason}"))
             if before is not None:
                 found[name] = before
                 problems.append(Problem(shown, "", f"{reason}: what was last read of it stays in force"))
             else:
-                unread.append(_unread(shown, text))
+                never_read.append(_never_read(shown, text))
                 problems.append(Problem(shown, "", f"{reason}: nothing in it is in force, nor a database that it may name"))
         again = self._believe(found)
         documents = [document for name in sorted(self._believed) for document in self._believed[name].documents]
         reading = self._gather(documents, problems)
-        return replace(reading, unread=tuple(unread), stale=tuple(stale), again=again)
+        return replace(reading, never_read=tuple(never_read), stale=tuple(stale), again=again)
 
     def _content(self, name: str, text: bytes, yield_cpu: Callable[[], None]) -> _Content:
         digest = hashlib.sha256(text).digest()
@@ -182,7 +182,7 @@ class ManifestsSource:
         return _Content(digest, len(text), self._parse(printable(name), text, yield_cpu))
 
     def _believe(self, found: Mapping[str, _Content]) -> float | None:
-        """Believes what files say, but for what was taken away a moment ago. Seconds until that is to be looked at again."""
+        """Believes what files say, but for what was taken away a moment ago. Seconds until that is to be read again."""
         now = self._clock()
         believed, doubted = dict(found), {}
         gone = {name: _GONE for name in self._believed if name not in found}  # or it is being made again
@@ -260,7 +260,7 @@ def _is_file(path: Path) -> bool:
 def _flatten(document: object, seen: set[int] | None = None) -> Iterator[object]:
     """A document, or those within a List. An empty document, as behind a last ``---``, is none.
 
-    seen: Lists that were looked at. An alias names the same one again, and some lines of aliases to aliases billions of
+    seen: Lists that were read already. An alias names the same one again, and some lines of aliases to aliases billions of
     them.
     """
     if isinstance(document, Mapping) and str(document.get("kind", "")).endswith("List"):
@@ -275,13 +275,13 @@ def _flatten(document: object, seen: set[int] | None = None) -> Iterator[object]
         yield document
 
 
-def _unread(name: str, text: bytes | None) -> Unread:
+def _never_read(name: str, text: bytes | None) -> NeverRead:
     """What a file may name that was never readable. text: what is in it, None: it could not be opened.
 
     The databases of URLs are looked for, in base64 too. A file that ends within a URL may be half written.
     """
     if text is None:
-        return Unread(name)
+        return NeverRead(name)
     text = text.replace(b"\0", b"")  # of UTF-16
     indexes = set(_indexes(text))
     for word in re.findall(rb"[A-Za-z0-9+/]{16,}={0,2}", text):
@@ -291,9 +291,9 @@ def _unread(name: str, text: bytes | None) -> Unread:
             continue
     end = re.search(rb"(?:redis|rediss)://[^\s\"']*\Z", text, re.IGNORECASE)
     if end is None:
-        return Unread(name, frozenset(indexes))
+        return NeverRead(name, frozenset(indexes))
     number = re.search(rb"/([0-9]{1,9})\Z", end[0])
-    return Unread(name, frozenset(indexes), number[1].decode()) if number else Unread(name)
+    return NeverRead(name, frozenset(indexes), number[1].decode()) if number else NeverRead(name)
 
 
 def _indexes(text: bytes) -> Iterator[int]:

@@ -20,11 +20,11 @@ from ..ops.stats import WatchState
 #: Seconds between two looks. A change is one that two of them find alike: a file that is being written is left alone.
 INTERVAL = 0.2
 #: A look takes this part of the time at most, however many files there are.
-SHARE = 0.05
+TIME_FRACTION = 0.05
 
 
 class Polled(Protocol):
-    """What is looked at."""
+    """What is polled."""
 
     @property
     def stamp_read(self) -> object:
@@ -53,9 +53,9 @@ class PollService(service.Service):
         self._source = source
         self._changed = changed
         failed = bug(self._log, "the look at {source}", source=str(source))
-        self._watch = FileWatch(clock, lambda *_: source.stamp(), self._compare, failed, INTERVAL, in_thread, SHARE)
+        self._watch = FileWatch(clock, lambda *_: source.stamp(), self._compare, failed, INTERVAL, in_thread, TIME_FRACTION)
         self._settled = Settled()
-        self._told: object = None
+        self._reported_stamp: object = None
         #: how many changes there were
         self.events = 0
 
@@ -79,7 +79,7 @@ class PollService(service.Service):
     def _compare(self, stamp: object) -> None:
         settled = self._settled.look(stamp)
         # Until it was read once somebody else sees to that.
-        if settled and stamp != self._told and self._source.stamp_read not in (None, stamp):
-            self._told = stamp
+        if settled and stamp != self._reported_stamp and self._source.stamp_read not in (None, stamp):
+            self._reported_stamp = stamp
             self.events += 1
             self._changed()

@@ -41,7 +41,7 @@ class Source(Protocol):
     """Where namespaces and secrets are read."""
 
     def read(self, yield_cpu: Callable[[], None] = no_yield) -> FullRead:
-        """What it says now. Blocks; called in a thread, never twice at once. rest: called between pieces of work."""
+        """What it says now. Blocks; called in a thread, never twice at once. yield_cpu: called between pieces of work."""
 
     def stop(self) -> None:
         """A reading under way may end early: it will not be used."""
@@ -138,7 +138,7 @@ class ReloadService(service.Service):
         self._again = False
         self._resolved_for: int | None = None
         #: what the listeners know of, since the start
-        self._told: Snapshot | None = None
+        self._published: Snapshot | None = None
         self._retry = Retry(clock, Backoff(FIRST_RETRY, interval, shorten=0.25), self.refresh)
         self._gathering: IDelayedCall | None = None
         #: of what the source did not believe at first sight
@@ -158,7 +158,7 @@ class ReloadService(service.Service):
     def startService(self) -> None:
         super().startService()
         self._throttle = self._make_throttle()
-        self._told = None
+        self._published = None
         self._found = self.problems
         self._loop.start(self._interval, now=True)
 
@@ -209,7 +209,7 @@ class ReloadService(service.Service):
         throttle = self._throttle if self.snapshot is not None else None
         self._began = self._clock.seconds()
         working = self._working = self._in_thread(self._throttled, job, throttle)
-        taken = working.addCallbacks(self._take, self._crashed)
+        taken = working.addCallbacks(self._on_outcome, self._crashed)
         taken.addErrback(bug(self._log, "using what was read"))
         taken.addBoth(self._over)
 
@@ -239,7 +239,7 @@ class ReloadService(service.Service):
                 update = self._amended(yield_cpu)
                 meanwhile = meanwhile.followed_by(update)
                 summary = self._enrolment.summary(None)
-                self._in_reactor(self._take, self._resolved(_Job.CHANGES, update.failures, yield_cpu, summary))
+                self._in_reactor(self._on_outcome, self._resolved(_Job.CHANGES, update.failures, yield_cpu, summary))
 
         reading = self.source.read(yield_and_read_changes)
         self._enrolment.use_full_read(reading)
@@ -252,7 +252,7 @@ class ReloadService(service.Service):
         began = self._clock.seconds()
         if not isinstance(self.source, ChangingSource):
             raise TypeError(f"something was said to have changed in {self.source}, of which single objects cannot be read")
-        update = self.source.read_changes(self._changes.take(), yield_cpu)
+        update = self.source.read_changes(self._changes.pop_batch(), yield_cpu)
         self._enrolment.use_incremental_read(update)
         now = self._clock.seconds()
         self._not_before = now + min(now - began, LONGEST_PAUSE)
@@ -286,7 +286,7 @@ class ReloadService(service.Service):
         self._resolved_for = self.databases
         self._retry_later()
 
-    def _take(self, outcome: _Outcome) -> None:
+    def _on_outcome(self, outcome: _Outcome) -> None:
         """The reactor's part: next to nothing here takes longer the more tenants there are."""
         if not self.running:
             return
@@ -324,9 +324,9 @@ class ReloadService(service.Service):
 
     def _use(self, snapshot: Snapshot) -> None:
         before = self.snapshot
-        if snapshot is self._told:
+        if snapshot is self._published:
             return
-        self.snapshot = self._told = snapshot
+        self.snapshot = self._published = snapshot
         if before is None or before.tenants != snapshot.tenants:
             self._log.info(
                 "{tenants} tenants with {credentials} credentials, from {source}",
@@ -353,8 +353,8 @@ def _news(before: list[Problem], after: list[Problem]) -> list[tuple[LogLevel, s
     """What to log: what is new and what is over. A lasting fault is told once, not at every refresh."""
     if after == before:
         return []
-    told = [(LogLevel.warn, str(problem)) for problem in sorted(set(after) - set(before))]
-    return told + [(LogLevel.info, f"fixed: {problem}") for problem in sorted(set(before) - set(after))]
+    lines = [(LogLevel.warn, str(problem)) for problem in sorted(set(after) - set(before))]
+    return lines + [(LogLevel.info, f"fixed: {problem}") for problem in sorted(set(before) - set(after))]
 
 
 def _at_once(call: Callable[..., object], *arguments: object) -> None:

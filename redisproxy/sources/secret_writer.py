@@ -113,10 +113,10 @@ def _explained(error: RequestError, verb: str, namespace: str, name: str) -> Wri
     if error.status == 422:
         return WriteError(f"{where}: {error}: the API server takes no such secret; is one that is there immutable?")
     unsure = error.status == 0 or error.status >= 500
-    told = f"{where}: {error}, when it was to {verb} it"
+    text = f"{where}: {error}, when it was to {verb} it"
     if unsure and verb != "get":
-        told += ": that may have been done, or not; look with redisproxy tenants"
-    return WriteError(told, unsure)
+        text += ": that may have been done, or not; look with redisproxy tenants"
+    return WriteError(text, unsure)
 
 
 def _stored(answer: Mapping[str, Any]) -> StoredSecret:

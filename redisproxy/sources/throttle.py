@@ -13,7 +13,7 @@ from collections.abc import Callable
 #: Seconds of work to a piece. Less, and the timer's own inaccuracy would be most of the rest.
 PIECE = 0.0005
 #: Which part of the time is for work.
-SHARE = 0.2
+CPU_FRACTION = 0.2
 
 
 class Throttle:
@@ -38,7 +38,7 @@ class Throttle:
         """Sleeps, if the thread has worked for a while; called in it."""
         worked = self._worked() - self._since
         if worked >= PIECE:
-            self._sleep(worked * (1 / SHARE - 1))
+            self._sleep(worked * (1 / CPU_FRACTION - 1))
             self._since = self._worked()
 
     def stop(self) -> None:

@@ -157,7 +157,7 @@ class _Follower:
             self._watch.opened(self._what)
             self._throttle.start()
             for line in split_lines(stream):
-                self._take(read_event(line))
+                self._on_event(read_event(line))
                 self._throttle.yield_cpu()
         except WatchFailure as failure:
             # The stream broke off: it goes on where it stood. After whatever else, everything is read anew.
@@ -175,7 +175,7 @@ class _Follower:
         else:
             self._watch.start_over()
 
-    def _take(self, event: Event) -> None:
+    def _on_event(self, event: Event) -> None:
         self._version = event.version
         self.events += 1
         self.last_event = time.monotonic()
@@ -284,14 +284,14 @@ class WatchService(service.Service):
 
     def _set(self, what: Watched, reason: str | None) -> None:
         """Tells of each change once: not of every attempt, nor of one reason for each watch."""
-        told = set(self._state.values())
+        known_reasons = set(self._state.values())
         before, self._state[what] = self._state[what], reason
         if not self.running:
             return
         if reason is None:
             if before is not None and self.watching:
                 self._log.info("namespaces and secrets are watched: what changes takes effect at once")
-        elif not before and reason not in told:
+        elif not before and reason not in known_reasons:
             self._log.warn(
                 "{what} cannot be watched: {reason}. Until then what changes takes effect at the next refresh",
                 what=what.value,

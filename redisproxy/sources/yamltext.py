@@ -43,7 +43,7 @@ def documents(text: bytes) -> Iterator[tuple[object, list[int]]]:
         loader.dispose()
 
 
-def place(error: BaseException) -> str:
+def position(error: BaseException) -> str:
     """Where something is no YAML, without any of it."""
     mark = getattr(error, "problem_mark", None)
     return "somewhere" if mark is None else f"line {mark.line + 1}, column {mark.column + 1}"

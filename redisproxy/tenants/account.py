@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-#: Whatever is passed on without being looked at: reads and writes of keys, mostly.
+#: Commands that are forwarded without inspection: reads and writes of keys, mostly.
 PLAIN = "plain"
 #: What is in no other family.
 OTHER = "other"

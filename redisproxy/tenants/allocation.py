@@ -98,8 +98,8 @@ def taken(reading: FullRead, but: str = "") -> dict[int, str]:
     Raises Refused where that cannot be said.
     """
     found: dict[int, str] = {}
-    for unread in reading.unread:
-        raise Refused(f"{unread.name} could not be read, so it is not known which databases are given away in it: fix it")
+    for part in reading.never_read:
+        raise Refused(f"{part.name} could not be read, so it is not known which databases are given away in it: fix it")
     for namespace, held in sorted(reading.secrets.items()):
         if isinstance(held, ReadFailure):
             raise Refused(

@@ -19,7 +19,7 @@ PASSWORD = "redis-password"  # noqa: S105 - the name of a key
 VALID_HOURS = "valid_hours"
 SENTINEL_USERNAME = "sentinel-username"
 SENTINEL_PASSWORD = "sentinel-password"  # noqa: S105 - the name of a key
-#: The keys of a Secret that are looked at; sources need not keep others.
+#: The keys of a Secret that are read; sources need not keep others.
 KEYS = (CONNECTION_STRING, PASSWORD, VALID_HOURS, SENTINEL_USERNAME, SENTINEL_PASSWORD)
 TEMPORARY_PREFIX = "redis-secret-temp-"
 
@@ -75,7 +75,7 @@ class ReadFailure:
 
 
 @dataclass(frozen=True, slots=True)
-class Unread:
+class NeverRead:
     """A part of a source that was never readable, so that an older owner of a database may be in it. name: fit for a log.
 
     indexes: databases that it may name, None: any; digits: what a number that may go on begins with.
@@ -102,8 +102,8 @@ class FullRead:
     #: documents that are not even that: what and why
     unreadable: tuple[Problem, ...] = ()
     #: parts of which nothing is known, since none of their contents was ever read
-    unread: tuple[Unread, ...] = ()
-    #: of parts that could not be read: those in `unread`, and those that are here as they were; `unreadable` names them, too
+    never_read: tuple[NeverRead, ...] = ()
+    #: of parts that could not be read: those in `never_read`, and those that are here as they were; also in `unreadable`
     stale: tuple[ReadFailure, ...] = ()
     #: seconds after which the source asks to be read again: something was not believed at first sight
     again: float | None = None
@@ -276,7 +276,7 @@ class Enrolment:
         self._backend = backend
         self._master_problem: Problem | None = None
         self._failures: tuple[Problem, ...] = ()
-        self._unread: tuple[Unread, ...] = ()
+        self._never_read: tuple[NeverRead, ...] = ()
         # Whether the namespaces of the last reading were all that exist.
         self._complete = False
         self._enrolled: dict[str, _Enrolled] = {}
@@ -299,9 +299,9 @@ class Enrolment:
             self._secrets = {name: kept for name, kept in self._secrets.items() if name in self._namespaces}
             self._enrolled = {name: kept for name, kept in self._enrolled.items() if name in self._namespaces}
             self._unreadable = reading.unreadable
-            self._unread = reading.unread
+            self._never_read = reading.never_read
             # Of a file that cannot be read, the content of before is in force, if there is any.
-            self._complete = reading.complete and not (reading.unread or reading.stale)
+            self._complete = reading.complete and not (reading.never_read or reading.stale)
         for namespace, secrets in reading.secrets.items():
             if isinstance(secrets, ReadFailure):
                 failures.append(Problem(namespace, "", f"its secrets were not read: {secrets.reason}"))
@@ -336,7 +336,7 @@ class Enrolment:
         namespaces = frozenset(self._namespaces or ()) if self._complete else None
         if reading is None:
             return ReadSummary(False, False, namespaces)
-        in_doubt = isinstance(reading.master, ReadFailure) or self._master_problem or reading.unread or reading.stale
+        in_doubt = isinstance(reading.master, ReadFailure) or self._master_problem or reading.never_read or reading.stale
         uncertain = frozenset(name for name, secrets in reading.secrets.items() if isinstance(secrets, ReadFailure))
         listed = not isinstance(reading.namespaces, ReadFailure)
         return ReadSummary(True, bool(self._fixed_backend or not in_doubt), namespaces if listed else None, uncertain)
@@ -364,7 +364,7 @@ class Enrolment:
     ) -> tuple[Snapshot, list[Problem]]:
         """The Snapshot, and what keeps some out of it. As long as it stays the same it is the same object.
 
-        databases: how many Redis has, if known; rest: called between any two namespaces, may sleep.
+        databases: how many Redis has, if known; yield_cpu: called between any two namespaces, may sleep.
         """
         problems: list[Problem] = [*self._failures, *self._unreadable]
         if self._master_problem:
@@ -436,14 +436,14 @@ class Enrolment:
         has, as at the start, none gets it. Malformed secrets keep a database from others, and take none away. Where it may
         be that of a namespace which was never read, nobody else gets it.
         """
-        holder = self._owners.get(index)
-        if holder not in {namespace.name for namespace in claimants}:
-            holder = None
-        owner = holder
+        former_owner = self._owners.get(index)
+        if former_owner not in {namespace.name for namespace in claimants}:
+            former_owner = None
+        owner = former_owner
         if not claimants[1:] or all(namespace.created is not None for namespace in claimants):
             oldest = claimants[0].name
-            owner = holder if holder is not None and enrolled[oldest].malformed else oldest
-        return holder if any(unread.may_name(index) for unread in self._unread) else owner
+            owner = former_owner if former_owner is not None and enrolled[oldest].malformed else oldest
+        return former_owner if any(part.may_name(index) for part in self._never_read) else owner
 
     def _kept_out(self, namespace: str, credential: Credential, claimants: list[NamespaceDocument]) -> Problem:
         """Why a namespace does not have the database that it names."""
@@ -459,7 +459,7 @@ class Enrolment:
             named = f"{', '.join(others[:NAMED])}{f' and {len(others) - NAMED} more' if others[NAMED:] else ''}"
             reason = f"database {index} is also named by {named}, and not all have a creationTimestamp: none of them gets it"
         else:
-            file = next(unread.name for unread in self._unread if unread.may_name(index))
+            file = next(part.name for part in self._never_read if part.may_name(index))
             reason = f"database {index} may belong to a namespace in {file}, which was never readable: nobody else gets it"
         return Problem(namespace, credential.secret, reason)
 

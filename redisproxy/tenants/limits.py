@@ -10,11 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 
-#: Seconds' worth that a tenant which did nothing may do at once.
-BURST = 1.0
-#: The largest of each limit.
-MOST_CONNECTIONS = 1_000_000
-MOST_PER_SECOND = 1_000_000_000
+from .. import bounds
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +22,7 @@ class Limits:
     #: of commands and replies together
     bytes_per_second: int = 0
 
-    def share(self, processes: int) -> Limits:
+    def per_process(self, processes: int) -> Limits:
         """What one of so many processes holds it to, rounded up."""
         return Limits(*(-(-getattr(self, field.name) // processes) for field in fields(self)))
 
@@ -38,9 +34,9 @@ UNLIMITED = Limits()
 PREFIX = "redisproxy/"
 #: By annotation: the field of Limits, and its largest value.
 ANNOTATIONS = {
-    f"{PREFIX}max-connections": ("max_connections", MOST_CONNECTIONS),
-    f"{PREFIX}commands-per-second": ("commands_per_second", MOST_PER_SECOND),
-    f"{PREFIX}bytes-per-second": ("bytes_per_second", MOST_PER_SECOND),
+    f"{PREFIX}max-connections": ("max_connections", bounds.TENANT_CONNECTIONS),
+    f"{PREFIX}commands-per-second": ("commands_per_second", bounds.TENANT_PER_SECOND),
+    f"{PREFIX}bytes-per-second": ("bytes_per_second", bounds.TENANT_PER_SECOND),
 }
 
 
@@ -70,23 +66,23 @@ def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limit
 
 
 class Bucket:
-    """What is left of a rate: so much a second, of which up to BURST seconds' worth is saved. It may be overdrawn.
+    """What is left of a rate: so much a second, of which up to BURST_SECONDS' worth is saved. It may be overdrawn.
 
     rate: a second; now: in seconds, as in all that is asked of it.
     """
 
-    __slots__ = ("_left", "_rate", "_since")
+    __slots__ = ("_rate", "_since", "_tokens")
 
     def __init__(self, rate: int, now: float) -> None:
         self._rate = rate
-        self._left = rate * BURST
+        self._tokens = rate * bounds.BURST_SECONDS
         self._since = now
 
-    def take(self, amount: int, now: float) -> float:
+    def charge(self, amount: int, now: float) -> float:
         """Takes so much, whether it is there or not. Seconds until nothing is pending any more, 0.0 if nothing is."""
         passed = now - self._since
         self._since = now
         if passed > 0:  # the clock may be set back
-            self._left = min(self._rate * BURST, self._left + passed * self._rate)
-        self._left -= amount
-        return -self._left / self._rate if self._left < 0 else 0.0
+            self._tokens = min(self._rate * bounds.BURST_SECONDS, self._tokens + passed * self._rate)
+        self._tokens -= amount
+        return -self._tokens / self._rate if self._tokens < 0 else 0.0

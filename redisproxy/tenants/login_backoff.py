@@ -9,17 +9,7 @@ from __future__ import annotations
 import ipaddress
 from collections import OrderedDict
 
-#: Wrong passwords of one address that are answered at once: a deployment with an old secret, say.
-UNDELAYED = 5
-#: Seconds: the first delay, doubled at each further wrong password, up to the longest.
-FIRST_DELAY = 0.1
-LONGEST_DELAY = 5.0
-#: Seconds without a wrong password after which an address is forgotten.
-MEMORY = 300.0
-#: Addresses that are remembered; past that the one that was wrong the longest ago is forgotten.
-ADDRESSES = 10_000
-#: Wrong passwords on one connection after which it is closed.
-WRONG_PASSWORDS_LIMIT = 20
+from .. import bounds
 
 
 class LoginBackoff:
@@ -36,14 +26,17 @@ class LoginBackoff:
         """Counts a wrong password: seconds until it may be answered."""
         address = source(address)
         count, when = self._wrong.pop(address, (0, now))
-        if now - when > MEMORY:
+        if now - when > bounds.LOGIN_BACKOFF_SECONDS:
             count = 0
         self._wrong[address] = (count + 1, now)
-        while len(self._wrong) > ADDRESSES:
+        while len(self._wrong) > bounds.LOGIN_BACKOFF_ADDRESSES:
             self._wrong.popitem(last=False)
-        if count < UNDELAYED:
+        if count < bounds.UNDELAYED_WRONG_PASSWORDS:
             return 0.0
-        return min(LONGEST_DELAY, FIRST_DELAY * 2.0 ** min(count - UNDELAYED, 16))
+        return min(
+            bounds.LOGIN_DELAY_SECONDS,
+            bounds.FIRST_LOGIN_DELAY_SECONDS * 2.0 ** min(count - bounds.UNDELAYED_WRONG_PASSWORDS, 16),
+        )
 
 
 def source(address: str) -> str:

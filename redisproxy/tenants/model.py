@@ -109,9 +109,9 @@ class Backend:
             return f"unix://{self.path}"
         scheme = "rediss" if self.tls else "redis"
         if self.sentinels:
-            places = ",".join(_place(host, port) for host, port in self.sentinels)
-            return f"{scheme}+sentinel://{places}/{self.master_name}"
-        return f"{scheme}://{_place(self.host, self.port)}"
+            addresses = ",".join(_address(host, port) for host, port in self.sentinels)
+            return f"{scheme}+sentinel://{addresses}/{self.master_name}"
+        return f"{scheme}://{_address(self.host, self.port)}"
 
     def at(self, host: str, port: int) -> Backend:
         """The Redis that the sentinels named."""
@@ -122,7 +122,7 @@ class Backend:
         return Backend(host, port, tls=self.tls, username=self.sentinel_username, password=self.sentinel_password)
 
 
-def _place(host: str, port: int) -> str:
+def _address(host: str, port: int) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 

@@ -17,7 +17,7 @@ CONNECTION_STRING = "redis-connection-string"
 
 _EXAMPLE = "redis://:password@host:6379/3"
 _HOST = r"\[([0-9A-Fa-f:.]+)\]|([A-Za-z0-9._-]+)"
-_PLACE = re.compile(rf"(?:{_HOST})(?::([0-9]{{0,5}}))?", re.ASCII)
+_LOCATION = re.compile(rf"(?:{_HOST})(?::([0-9]{{0,5}}))?", re.ASCII)
 _PORT = 6379
 _SENTINEL_PORT = 26379
 #: A database's number: canonical decimal digits.
@@ -35,12 +35,12 @@ class _Parts:
     """A URL, cut and not decoded.
 
     start: scheme and ``://``, as written; info: what stands before the last @ of the authority, None where there is none;
-    place: the rest of the authority; path, query: what follows, with its / and without its ?; None: there is no query.
+    location: the rest of the authority; path, query: what follows, with its / and without its ?; None: there is no query.
     """
 
     start: str = field(repr=False)
     info: str | None = field(repr=False)
-    place: str = field(repr=False)
+    location: str = field(repr=False)
     path: str = field(repr=False)
     query: str | None = field(repr=False)
     fragment: str | None = field(repr=False)
@@ -61,7 +61,7 @@ class _Parts:
         username = (self.info or "").partition(":")[0]
         query = "" if self.query is None else f"?{self.query}"
         fragment = "" if self.fragment is None else f"#{self.fragment}"
-        return f"{self.start}{username}:{quote_from_bytes(password, safe='')}@{self.place}{self.path}{query}{fragment}"
+        return f"{self.start}{username}:{quote_from_bytes(password, safe='')}@{self.location}{self.path}{query}{fragment}"
 
 
 def _text(value: bytes | None) -> str:
@@ -97,17 +97,17 @@ def _cut(text: str, schemes: tuple[str, ...]) -> _Parts:
         raise MalformedError(
             f"{CONNECTION_STRING} has an @ behind a / ? or #. In a password write / as %2F, ? as %3F, # as %23 and @ as %40"
         )
-    info, at, place = authority.rpartition("@")
+    info, at, location = authority.rpartition("@")
     behind, number, fragment = behind.partition("#")
     path, mark, query = behind.partition("?")
     return _Parts(
-        scheme + separator, info if at else None, place, path, query if mark else None, fragment if number else None
+        scheme + separator, info if at else None, location, path, query if mark else None, fragment if number else None
     )
 
 
-def _place(place: str, default: int, which: str = "") -> tuple[str, int]:
+def _host_and_port(location: str, default: int, which: str = "") -> tuple[str, int]:
     """Host and port. which: says of which of several hosts an error is. Raises MalformedError."""
-    found = _PLACE.fullmatch(place)
+    found = _LOCATION.fullmatch(location)
     if not found:
         raise MalformedError(
             f"{CONNECTION_STRING} is not a URL of the form {_EXAMPLE}: what stands for host and port is neither"
@@ -125,8 +125,8 @@ def read_tenant(value: bytes | None) -> tuple[str, bytes, int]:
     """
     parts = _cut(_text(value), _TENANTS)
     username, password = parts.log_in()
-    if parts.place:  # which may be missing: the proxy has no use for it
-        _place(parts.place, _PORT)
+    if parts.location:  # which may be missing: the proxy has no use for it
+        _host_and_port(parts.location, _PORT)
     if not password:
         raise MalformedError(f"{CONNECTION_STRING} has no password")
     index = parts.path.removeprefix("/")
@@ -152,7 +152,7 @@ def read_master(value: bytes | None) -> Backend:
     if parts.scheme.endswith("+sentinel"):
         sentinels, name = _sentinels(parts)
         return Backend(tls=tls, username=username, password=password, sentinels=sentinels, master_name=name)
-    host, port = _place(parts.place, _PORT)
+    host, port = _host_and_port(parts.location, _PORT)
     if parts.path not in ("", "/") and not _INDEX.fullmatch(parts.path[1:]):
         raise MalformedError(f"{CONNECTION_STRING} has something else behind the host than /N, a database's number")
     return Backend(host=host.lower(), port=port, tls=tls, username=username, password=password)
@@ -160,7 +160,7 @@ def read_master(value: bytes | None) -> Backend:
 
 def _socket(parts: _Parts) -> str:
     """The path of a Unix socket."""
-    if parts.place not in ("", "localhost"):
+    if parts.location not in ("", "localhost"):
         raise MalformedError(f"{CONNECTION_STRING} names a host, or no absolute path: unix:///run/redis.sock")
     try:
         path = unquote_to_bytes(parts.path).decode("utf-8")
@@ -174,18 +174,18 @@ def _socket(parts: _Parts) -> str:
 def _sentinels(parts: _Parts) -> tuple[tuple[tuple[str, int], ...], str]:
     """Their places, each once, and what they call the master. The last /N, a database's number, means nothing here."""
     form = f"{CONNECTION_STRING} is not of the form redis+sentinel://:password@host:26379,host:26379/master-name"
-    places = []
-    for number, place in enumerate(parts.place.split(","), 1):
-        if not _PLACE.fullmatch(place):
+    addresses = []
+    for number, location in enumerate(parts.location.split(","), 1):
+        if not _LOCATION.fullmatch(location):
             raise MalformedError(f"{form}: sentinel {number} is no host and port")
-        places.append(_place(place, _SENTINEL_PORT, f" for sentinel {number}"))
+        addresses.append(_host_and_port(location, _SENTINEL_PORT, f" for sentinel {number}"))
     name, _, index = parts.path.removeprefix("/").partition("/")
     # What Sentinel itself takes as a name.
     if not re.fullmatch(r"[A-Za-z0-9._-]+", name, re.ASCII):
         raise MalformedError(f"{form}: it names no master, or one that is not of letters, digits and . - _")
     if index and not _INDEX.fullmatch(index):
         raise MalformedError(f"{form}: what follows the master's name is no database's number")
-    return tuple(dict.fromkeys(places)), name
+    return tuple(dict.fromkeys(addresses)), name
 
 
 def possible_indexes(value: bytes | None) -> tuple[int, ...]:
@@ -210,7 +210,7 @@ def parse_address(text: str) -> str:
     found = re.fullmatch(rf"(?:(rediss?)://)?((?:{_HOST})(?::[0-9]{{1,5}})?)/?", text, re.ASCII)
     try:
         if found:
-            host, port = _place(found[2], _PORT)
+            host, port = _host_and_port(found[2], _PORT)
             return f"{found[1] or 'redis'}://{f'[{host}]' if ':' in host else host}:{port}"
     except MalformedError:
         pass
@@ -219,8 +219,8 @@ def parse_address(text: str) -> str:
 
 def tenant_url(address: str, password: str, index: int) -> str:
     """What a tenant's applications connect with. address: as `parse_address` returns it."""
-    scheme, _, place = address.partition("://")
-    return f"{scheme}://:{quote_from_bytes(password.encode(), safe='')}@{place}/{index}"
+    scheme, _, location = address.partition("://")
+    return f"{scheme}://:{quote_from_bytes(password.encode(), safe='')}@{location}/{index}"
 
 
 def with_password(url: str, password: str) -> str:

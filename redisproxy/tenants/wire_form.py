@@ -33,12 +33,12 @@ def dump(snapshot: Snapshot) -> bytes:
 
 
 def load(snapshot: bytes, yield_cpu: Callable[[], None] = no_yield) -> Snapshot:
-    """A Snapshot. rest: called between any two lines, may sleep."""
+    """A Snapshot. yield_cpu: called between any two lines, may sleep."""
     lines = iter(snapshot.split(b"\n"))
-    told = json.loads(next(lines))
+    values = json.loads(next(lines))
     backend = None
-    if told is not None:
-        backend = Backend(**{field.name: _as(field.default, told[field.name]) for field in fields(Backend)})
+    if values is not None:
+        backend = Backend(**{field.name: _as(field.default, values[field.name]) for field in fields(Backend)})
     limits = {}
     for _ in range(json.loads(next(lines))):
         yield_cpu()

@@ -21,6 +21,7 @@ from ..ops.bugs import bug
 from ..ops.log_once import LogOnce
 from ..policy import acl
 from ..policy.acl_users import Inventory
+from ..resp.value import Answer, strings_of
 from ..tenants.enrolment import ReadSummary
 from ..tenants.model import Tenant
 from .client import Commands, ControlError
@@ -69,7 +70,7 @@ class AclMaintenanceService(service.Service):
         self._inventory = Inventory(prefix, interval)
         #: None: there is nothing to look after
         self._master_password: bytes | None = None
-        #: names whose passwords are to be looked at
+        #: names whose passwords are to be checked
         self._to_check: deque[str] = deque()
         self._list_at = 0.0
         #: whether there may be users to remove
@@ -79,8 +80,8 @@ class AclMaintenanceService(service.Service):
         #: what was asked last, and of what could not be asked what was logged
         self._question = ""
         self._denied = LogOnce(clock, quiet=math.inf)
-        self._work: defer.Deferred | None = None
-        self._idle: defer.Deferred | None = None
+        self._work: defer.Deferred[None] | None = None
+        self._idle: defer.Deferred[None] | None = None
 
     def startService(self) -> None:
         super().startService()
@@ -145,10 +146,10 @@ class AclMaintenanceService(service.Service):
                 await self._list()
         return 0.0
 
-    async def _ask(self, *words: bytes | str) -> object:
+    async def _ask(self, command: str, subcommand: str, *arguments: bytes | str) -> Answer:
         """Redis's answer. Raises ControlError."""
-        self._question = f"{words[0]} {words[1]}"
-        return await self._control.ask(*words)
+        self._question = f"{command} {subcommand}"
+        return await self._control.ask(command, subcommand, *arguments)
 
     async def _pause(self, began: float) -> None:
         """Redis was asked at `began` and has answered: leaves it to others for a while."""
@@ -172,9 +173,9 @@ class AclMaintenanceService(service.Service):
     # What.
 
     async def _list(self) -> None:
-        """Has all users looked at."""
+        """Lists all users, to be checked one by one."""
         began = self._clock.seconds()
-        names = await self._ask("ACL", "USERS")
+        names = _strings(await self._ask("ACL", "USERS"))
         self._list_at = began + self._interval
         ours = self._inventory.listed([name.decode("utf-8", "replace") for name in names], self._clock.seconds())
         self._to_check = deque(ours)
@@ -190,19 +191,19 @@ class AclMaintenanceService(service.Service):
             own = acl.hashed(acl.password(self._master_password, name))
             rules = self._inventory.password_rules(name, hashes, own, self._clock.seconds())
             if rules:
-                await self._change(name, rules)
+                await self._set_rules(name, rules)
         except ControlError:
             self._to_check.append(name)  # behind the others: it may be this one's fault
             raise
         await self._pause(began)
 
-    async def _change(self, name: str, rules: list[bytes]) -> None:
+    async def _set_rules(self, name: str, rules: list[bytes]) -> None:
         try:
             await self._ask("ACL", "SETUSER", name, *rules)
         except ControlError as error:
             if _is_denied(error) or not str(error).startswith("ERR "):
                 raise
-            # Somebody else has changed it meanwhile: the next list has it looked at again.
+            # Somebody else has changed it meanwhile: it is checked again after the next list.
             self._inventory.settled(name)
             return
         if rules[0].startswith(b"#"):
@@ -229,15 +230,16 @@ class AclMaintenanceService(service.Service):
             self._to_remove = True
             raise
         self._inventory.removed(names)
-        for name in names:
-            self._removed(acl.owner(name))
+        for tenant in map(acl.owner, names):
+            if tenant is not None:  # the names are of ours alone
+                self._removed(tenant)
         shown = ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")
         self._log.info("removed {count} ACL users without a tenant: {names}", count=len(names), names=shown)
         await self._pause(began)
 
     async def _used(self) -> set[str]:
         """The users of all connections to Redis. Raises ControlError."""
-        listed = await self._ask("CLIENT", "LIST")
+        [listed] = _strings([await self._ask("CLIENT", "LIST")])
         return {name.decode("utf-8", "replace") for name in _USER.findall(listed)}
 
     # What is logged of it.
@@ -267,11 +269,20 @@ class AclMaintenanceService(service.Service):
             )
 
 
-def _passwords(user: object) -> list[bytes]:
-    """The hashes of a user's passwords, from an answer to ACL GETUSER."""
+def _strings(answer: Answer) -> list[bytes]:
+    """A list of strings. Raises ControlError for any other answer."""
+    try:
+        return strings_of(answer)
+    except ValueError:
+        raise ControlError("an answer that Redis does not give to this question") from None
+
+
+def _passwords(user: Answer) -> list[bytes]:
+    """The hashes of a user's passwords, from an answer to ACL GETUSER. Raises ControlError for another answer."""
     if not isinstance(user, list):
         return []  # there is no such user
-    return dict(zip(user[::2], user[1::2], strict=False)).get(b"passwords", [])
+    found = [value for name, value in zip(user[::2], user[1::2], strict=False) if name == b"passwords"]
+    return _strings(found[0]) if found else []
 
 
 def _is_denied(error: ControlError) -> bool:

@@ -14,6 +14,7 @@ from twisted.internet import defer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .. import bounds
 from ..net.waiters import Waiters
 from ..policy import acl
 from ..policy.policy import Policy
@@ -22,12 +23,6 @@ from ..resp.value import ErrorReply
 from ..tenants.model import Tenant
 from .client import Commands, ControlError
 
-#: Patterns that the sessions of one tenant may have Redis allow, for the life of this process.
-PATTERNS = 10_000
-#: Of them, how many Redis is told of at once: it compares each with all that there are, and does nothing else meanwhile.
-PATTERNS_AT_ONCE = 500
-#: Bytes of them.
-PATTERN_BYTES = 1024 * 1024
 #: What a rule cannot have (ACLStringHasSpaces of Redis).
 _UNFIT = re.compile(rb"[\0 \t\n\v\f\r]")
 
@@ -47,8 +42,8 @@ class _Patterns:
     """What Redis lets one tenant's user PSUBSCRIBE to."""
 
     def __init__(self) -> None:
-        #: those that it was told of
-        self.told: set[bytes] = set()
+        #: those that Redis has granted
+        self.granted: set[bytes] = set()
         #: how many they are, and of how many bytes, with those that it is being told of
         self.count = 0
         self.size = 0
@@ -79,7 +74,7 @@ class AclUsers:
         # Those that wait for a tenant's user: it is made once, however many sessions come at once.
         self._waiting: dict[tuple[Tenant, bytes], Waiters[None]] = {}
         self._patterns: dict[Tenant, _Patterns] = {}
-        self._last_told = ""
+        self._last_text = ""
         #: called when a tenant's user could not be made
         self.user_refused: Callable[[], None] = lambda: None
 
@@ -103,27 +98,27 @@ class AclUsers:
         self._provisioned.clear()
         self._patterns.clear()
         if not self.enforced_by(server):
-            told = (
+            text = (
                 "one isolation layer, the proxy's policy: Redis does not hold the tenants' limits, and scripts are refused"
             )
             if self._mode == "require":
-                told += "; nobody is served, because --acl is require"
+                text += "; nobody is served, because --acl is require"
         elif server.acl_databases:
-            told = (
+            text = (
                 "two isolation layers: the proxy's policy, and for each tenant an ACL user that Redis keeps to its database"
             )
         else:
-            told = "two isolation layers: the proxy's policy, and an ACL user for each tenant"
+            text = "two isolation layers: the proxy's policy, and an ACL user for each tenant"
         if self.enforced_by(server) and server.sealed is False:
-            told += (
+            text += (
                 f"; scripts are {'allowed though' if policy.runs_scripts else 'refused, for'} on this server one tenant's "
             )
-            told += (
+            text += (
                 "can change what another's do (CVE-2025-46818), unless it is EVAL that the master's user may not: upgrade it"
             )
-        if told != self._last_told:
-            self._last_told = told
-            (self._log.info if self.enforced_by(server) else self._log.warn)("{told}", told=told)
+        if text != self._last_text:
+            self._last_text = text
+            (self._log.info if self.enforced_by(server) else self._log.warn)("{text}", text=text)
 
     async def login(self, tenant: Tenant, master_password: bytes) -> tuple[bytes, bytes] | None:
         """(user, password) for a tenant's upstream connections, known to Redis; None: they keep the master's. Raises
@@ -135,6 +130,7 @@ class AclUsers:
             if self._server is None or not (self._server.acl or self._control.connected):
                 # Which waits until it is known what Redis is now: that another one had no ACL users says nothing of it.
                 await self._control.ask("PING")
+            assert self._server is not None, "Redis is asked nothing else before it has told what it is"  # noqa: S101
             if not self._server.acl:
                 if self._mode == "require":
                     raise AclUserError("this Redis has no ACL users for us, and --acl is require", passing=False)
@@ -148,7 +144,7 @@ class AclUsers:
             raise AclUserError(f"the ACL user of {tenant.namespace} cannot be made: {error}", passing=True) from None
         return name.encode(), secret
 
-    def _provisioned_once(self, tenant: Tenant, name: str, secret: bytes) -> defer.Deferred:
+    def _provisioned_once(self, tenant: Tenant, name: str, secret: bytes) -> defer.Deferred[None]:
         """Fires when the user is known to Redis. Fails with ControlError."""
         wanted = (tenant, secret)
         if wanted in self._waiting:
@@ -163,11 +159,12 @@ class AclUsers:
         self._waiting.pop(wanted).fire(result if isinstance(result, Failure) else None)
 
     async def _provision(self, tenant: Tenant, name: str, secret: bytes) -> None:
-        policy = None
+        policy: Policy | None = None
         # When Redis has answered, tenants may have other rights than those that it was told of.
         while policy is not self._policy:
-            policy = self._policy
-            rules = partial(acl.rules, tenant, policy, secret, self._server.acl_databases)
+            server, policy = self._server, self._policy
+            assert server is not None and policy is not None, "login() has waited for them"  # noqa: S101
+            rules = partial(acl.rules, tenant, policy, secret, server.acl_databases)
             try:
                 await self._control.ask("ACL", "SETUSER", name, *rules(new=True))
             except ControlError as error:
@@ -201,15 +198,16 @@ class AclUsers:
         if self._server is None or not self.enforced_by(self._server):
             return
         known = self._patterns.setdefault(tenant, _Patterns())
-        new = {pattern for pattern in patterns if pattern not in known.told}
+        new = {pattern for pattern in patterns if pattern not in known.granted}
         if any(_UNFIT.search(pattern) for pattern in new):
             text = "a pattern with spaces or NUL bytes: Redis has no ACL rules for such"
             raise ControlError(text, f"ERR {text}")
-        if known.size + sum(map(len, new)) > PATTERN_BYTES:
-            text = f"this namespace's different patterns are more than {PATTERN_BYTES} bytes: Redis is told of no more"
+        if known.size + sum(map(len, new)) > bounds.TENANT_PATTERN_BYTES:
+            most = bounds.TENANT_PATTERN_BYTES
+            text = f"this namespace's different patterns are more than {most} bytes: Redis is told of no more"
             raise ControlError(text, f"ERR {text}")
-        if known.count + len(new) > PATTERNS:
-            text = f"this namespace has subscribed to {PATTERNS} different patterns: Redis is told of no more"
+        if known.count + len(new) > bounds.TENANT_PATTERNS:
+            text = f"this namespace has subscribed to {bounds.TENANT_PATTERNS} different patterns: Redis is told of no more"
             raise ControlError(text, f"ERR {text}")
         if not new:
             return
@@ -217,10 +215,10 @@ class AclUsers:
         known.reserve(new)
         try:
             while new:
-                some = set(islice(new, PATTERNS_AT_ONCE))
+                some = set(islice(new, bounds.PATTERNS_PER_CALL))
                 await self._control.ask("ACL", "SETUSER", acl.username(tenant), *acl.pattern_rules(some))
-                known.give_up(known.told & some)  # other sessions' as well
-                known.told |= some
+                known.give_up(known.granted & some)  # other sessions' as well
+                known.granted |= some
                 new -= some
         except BaseException:
             known.give_up(new)

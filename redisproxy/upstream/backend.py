@@ -11,15 +11,16 @@ from functools import partial
 
 from twisted.application import service
 from twisted.internet import defer, task
-from twisted.internet.interfaces import IReactorTCP
 from twisted.logger import Logger
 
+from .. import bounds
 from ..net.rate_limit import TenantLimits
+from ..net.reactor import IConnectingReactor
 from ..ops.bugs import bug
 from ..ops.stats import REDIS_BOUNDS, Histogram, RedisState
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
-from ..policy.probing import Server, needed, policy_for
+from ..policy.probing import Server, needed
 from ..settings import Settings
 from ..tenants import account, model
 from ..tenants.enrolment import ReadSummary
@@ -32,7 +33,8 @@ from .endpoint import endpoint_for
 from .failover import MasterService
 from .latency import Sampler
 from .pool import ConnectionPool
-from .queries import ANSWER_LIMIT, ControlQueries
+from .queries import ControlQueries
+from .session_backend import SessionBackend
 
 #: Seconds until Redis is told again of a user's new rights, after it could not be.
 _AGAIN = 1.0
@@ -50,7 +52,7 @@ class Backend(service.MultiService):
     def __init__(
         self,
         settings: Settings,
-        reactor: IReactorTCP,
+        reactor: IConnectingReactor,
         counts: account.Counts | None = None,
         tenant_limits: TenantLimits | None = None,
         number: int = 1,
@@ -70,7 +72,7 @@ class Backend(service.MultiService):
             settings.redis_ca,
             self._server_told,
             settings.acl != "off",
-            lambda server: needed(self._policy_for(server)),
+            lambda server: needed(settings.policy(server)),
         )
         #: the tenants' ACL users
         self.acl_users = AclUsers(settings.acl, self.control)
@@ -88,6 +90,14 @@ class Backend(service.MultiService):
         )
         #: INFO, PUBSUB and CONFIG GET for tenants
         self.queries = ControlQueries(reactor, self._query_client)
+        #: all of these, as sessions see them
+        self.sessions = SessionBackend(
+            self.pool,
+            self.queries,
+            self.acl_users,
+            TenantLimits(reactor) if tenant_limits is None else tenant_limits,
+            settings.connections == "multiplexed",
+        )
         #: which server is the master
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self._moved, self._reconnect, self._is_master
@@ -109,7 +119,7 @@ class Backend(service.MultiService):
         self._tenants: Collection[Tenant] = ()
         # What Redis was when it told last, and the users that are told of what is new since.
         self._server: Server | None = None
-        self._renewing: defer.Deferred | None = None
+        self._renewing: defer.Deferred[None] | None = None
 
     def _query_client(self, address: model.Backend, changed: Callable[[RedisClient], object]) -> RedisClient:
         settings = self._settings
@@ -121,14 +131,15 @@ class Backend(service.MultiService):
             changed,
             name="redisproxy-queries",
             reply_timeout=None,  # each query has its own
-            reply_limit=ANSWER_LIMIT,
+            reply_limit=bounds.QUERY_REPLY_BYTES,
         )
 
-    def stopService(self) -> defer.Deferred:
+    def stopService(self) -> defer.Deferred[list[tuple[bool, object]]]:
         """Fires when all connections are closed."""
         self._stop_renewing()
         self.queries.stop()
-        return super().stopService()
+        stopped: defer.Deferred[list[tuple[bool, object]]] = super().stopService()
+        return stopped
 
     def use_snapshot(self, snapshot: Snapshot, elsewhere: Collection[int] = ()) -> None:
         """These are the tenants, and this is the master secret, from now on.
@@ -184,6 +195,7 @@ class Backend(service.MultiService):
 
     def _moved(self, address: model.Backend | None, failover: bool) -> None:
         """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
+        self._stop_renewing()  # the Redis that is there tells what it is, and its users' rights are renewed then
         self.acl_users.forget_all()
         # First, so that nothing more is asked of the old one.
         self.control.use(address)
@@ -203,14 +215,12 @@ class Backend(service.MultiService):
 
     # What Redis is, and so what tenants may do.
 
-    def _policy_for(self, server: Server) -> Policy:
-        settings = self._settings
-        return policy_for(server, settings.acl != "off", allow=settings.allow_commands, deny=settings.deny_commands)
-
     def _server_told(self, server: Server) -> None:
         """Redis is connected, perhaps another one than before; or more is known of it."""
         before, self._server = self._server, server
-        policy = self._policy_for(server)
+        address = self.master.backend
+        assert address is not None, "Redis has told it over a connection to this address"  # noqa: S101
+        policy = self._settings.policy(server)
         if policy.unknown != self.policy.unknown and policy.unknown:
             self._log.warn(
                 "--allow-commands or --deny-commands names what this Redis does not have: {names}",
@@ -224,7 +234,7 @@ class Backend(service.MultiService):
         users = self.acl_users.users | self.pool.users
         self.acl_users.use(server, policy)
         if self.acl_maintenance is not None:
-            self.acl_maintenance.use(self.master.backend.password if self.acl_users.enforced_by(server) else None)
+            self.acl_maintenance.use(address.password if self.acl_users.enforced_by(server) else None)
         self.pool.redis_told(policy.needs_acl_users)
         now, then = set(self.policy.forwarded), set(policy.forwarded)
         known = before is not None and _same_users(before, server)
@@ -232,21 +242,21 @@ class Backend(service.MultiService):
             self._use_policy(policy, everywhere=known)
         if known and then != now:
             # What sessions may do besides they are told when Redis knows it: until then their users may not.
-            self._renewing = defer.Deferred.fromCoroutine(self._renew_users(users, policy))
+            self._renewing = defer.Deferred.fromCoroutine(self._renew_users(users, policy, address.password))
             self._renewing.addErrback(bug(self._log, "telling Redis of the users' new rights", defer.CancelledError))
-        self.master.told(server)
+        self.master.on_server(server)
         self.databases_told(server.databases)
 
     def _use_policy(self, policy: Policy, everywhere: bool) -> None:
         self.policy = policy
         self.policy_changed(policy, everywhere)
 
-    async def _renew_users(self, users: Collection[Tenant], policy: Policy) -> None:
+    async def _renew_users(self, users: Collection[Tenant], policy: Policy, master_password: bytes) -> None:
         """Has Redis know it of these users, and then the sessions. Of who is no tenant any more no user is made anew."""
         for tenant in users:
             while tenant in self._tenants:
                 try:
-                    await self.acl_users.login(tenant, self.master.backend.password)
+                    await self.acl_users.login(tenant, master_password)
                     break
                 except AclUserError:  # busy with somebody's script, say
                     await task.deferLater(self._reactor, _AGAIN)

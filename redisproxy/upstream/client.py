@@ -11,37 +11,33 @@ later; so the log-in begins when the connection is made, and one that is refused
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import txredisapi
 from twisted.application import service
-from twisted.application.internet import ClientService, backoffPolicy
+from twisted.application.internet import ClientService
 from twisted.internet import defer
-from twisted.internet.interfaces import IProtocolFactory, IReactorTime, IStreamClientEndpoint
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IReactorTime, IStreamClientEndpoint, ITCPTransport
 from twisted.internet.protocol import Factory, connectionDone
 from twisted.logger import ILogObserver, LogEvent, Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
+from .. import bounds
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
+from ..ops.retry import Backoff
 from ..resp.framing import ProtocolError, ReplyMeasurer
 from ..resp.value import Answer, AnswerError, ErrorReply, values_of
 from ..session.errors import UNANSWERED
 from ..tenants.model import Backend
-from .endpoint import connected, why
+from .endpoint import connect, connected, why
 
-#: Bytes of one reply, unless the caller has another bound: CLIENT LIST of 100,000 connections, say. A larger reply is
-#: discarded while it comes, and its command fails.
-REPLY_LIMIT = 64 * 1024 * 1024
-#: Seconds to wait for a reply.
-REPLY_TIMEOUT = 10.0
 #: Seconds after a refused log-in until the next attempt. A password is wrong: haste would not help.
 _REFUSED_RETRY = 5.0
-#: Seconds, at first and at most, between two attempts to connect. Tenants' ACL users are made over a client, so nobody is
-#: served before it is connected again.
-_RETRY, _RETRY_MAX = 0.25, 2.0
+#: When it is connected again. Soon: tenants' ACL users are made over a client, so nobody is served before.
+BACKOFF = Backoff(0.5, 2.0, spread=1.0)
 
 Result = TypeVar("Result")
 #: A word of a command.
@@ -49,11 +45,11 @@ Word = bytes | str | int
 
 
 class ControlError(Exception):
-    """Redis cannot be asked, or answered with an error. The text is for the log; `told` is the client's error reply."""
+    """Redis cannot be asked, or answered with an error. The text is for the log, `client_reply` for the client."""
 
-    def __init__(self, text: str, told: str = UNANSWERED) -> None:
+    def __init__(self, text: str, client_reply: str = UNANSWERED) -> None:
         super().__init__(text)
-        self.told = told
+        self.client_reply = client_reply
 
 
 class ReplyError(ControlError):
@@ -84,12 +80,14 @@ class Commands(Protocol):
         """Redis's answer to one command. Raises ControlError; ReplyError where the answer is an error."""
 
 
-class Connection(txredisapi.BaseRedisProtocol):
+class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredisapi has no annotations
     """One connection. Replies are found and bounded by our own framing; txredisapi matches them to commands.
 
     reply_timeout: seconds to wait for a reply, None: the caller has time limits of its own; reply_limit: bytes of a reply;
     made, lost: called when it is connected, and when it is gone.
     """
+
+    transport: ITCPTransport
 
     def __init__(
         self,
@@ -216,9 +214,9 @@ class _Endpoint:
         self._make = make
         self._failed = failed
 
-    def connect(self, protocolFactory: IProtocolFactory) -> defer.Deferred[Any]:
+    def connect(self, protocolFactory: IProtocolFactory) -> defer.Deferred[IProtocol]:
         """See IStreamClientEndpoint."""
-        connecting: defer.Deferred[Any]
+        connecting: defer.Deferred[IProtocol]
         try:
             connecting = connected(self._make(), protocolFactory)
         except (OSError, ValueError) as error:
@@ -248,8 +246,8 @@ class RedisClient(service.Service):
     """Keeps one connection to one address, logged in. It is made again whenever it is lost.
 
     endpoint: makes an endpoint that leads to the address, and may raise OSError or ValueError; timeout: seconds to log in,
-    and for `connect`; changed: called whenever `connection` or `failure` is another; backoff: seconds until the next
-    attempt, by how many failed in a row; for the other arguments see `Connection` and `Connection.log_in`.
+    and for `connect`; changed: called whenever `connection` or `failure` is another; backoff: when it is tried
+    again; for the other arguments see `Connection` and `Connection.log_in`.
     """
 
     _log = Logger()
@@ -263,9 +261,9 @@ class RedisClient(service.Service):
         changed: Callable[[RedisClient], object] = lambda _: None,
         *,
         name: str = "",
-        reply_timeout: float | None = REPLY_TIMEOUT,
-        reply_limit: int = REPLY_LIMIT,
-        backoff: Callable[[int], float] = backoffPolicy(_RETRY, _RETRY_MAX, 2),  # noqa: B008 - it has no state
+        reply_timeout: float | None = bounds.CONTROL_REPLY_SECONDS,
+        reply_limit: int = bounds.CONTROL_REPLY_BYTES,
+        backoff: Backoff = BACKOFF,
     ) -> None:
         self.address = address
         #: logged in; None: there is none
@@ -291,7 +289,7 @@ class RedisClient(service.Service):
 
     def retry_delay(self, attempt: int) -> float:
         """Seconds until an attempt to connect, after so many that failed in a row."""
-        return _REFUSED_RETRY if isinstance(self.failure, ReplyError) else self._backoff(attempt)
+        return _REFUSED_RETRY if isinstance(self.failure, ReplyError) else self._backoff.delay(attempt)
 
     def startService(self) -> None:
         super().startService()
@@ -378,9 +376,8 @@ async def ask_once(
 
     timeout: seconds to connect, and as many to log in and ask. Raises ControlError, and whatever connecting may raise.
     """
-    factory = Factory.forProtocol(lambda: Connection(clock, None, REPLY_LIMIT))
-    factory.noisy = False
-    connection: Any = await connected(endpoint, factory).addTimeout(timeout, clock)
+    connecting = connect(endpoint, lambda: Connection(clock, None, bounds.CONTROL_REPLY_BYTES))
+    connection = await connecting.addTimeout(timeout, clock)
 
     async def asked() -> Result:
         await connection.log_in(address)

@@ -10,7 +10,7 @@ import os
 import socket
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from twisted.internet import defer
 from twisted.internet.address import UNIXAddress
@@ -18,7 +18,8 @@ from twisted.internet.interfaces import ISSLTransport
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
-from ..net.protocol import READ_SIZE, SMALL_READ_SIZE, PauseReason, Pressure, RespReceiver
+from .. import bounds
+from ..net.protocol import PauseReason, Pressure, RespReceiver
 from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
 from ..printable import shown_error
@@ -28,20 +29,13 @@ from ..session.pending import PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
 from ..tenants.model import Backend, Tenant
 
-#: Bytes of an answer during the log-in; Redis's are a line each, but for that to HELLO, which names its modules.
-_ANSWER_LIMIT = 64 * 1024
-#: Seconds without a sign of life from Redis's machine, before a connection that waits for it is given up: probes of an
-#: idle one after _IDLE, every _IDLE; _UNACKNOWLEDGED where something was sent. A Redis that is busy still acknowledges.
-_IDLE = 5
-_UNACKNOWLEDGED = 15
-
 
 class UpstreamError(Exception):
-    """An upstream connection that cannot be had. The text is for the log; `told` is the error reply for the client."""
+    """An upstream connection that cannot be had. The text is for the log, `client_reply` for the client."""
 
-    def __init__(self, text: str, told: str) -> None:
+    def __init__(self, text: str, client_reply: str) -> None:
         super().__init__(text)
-        self.told = told
+        self.client_reply = client_reply
 
 
 class RedisUnreachable(UpstreamError):
@@ -112,7 +106,7 @@ class RedisConnection(RespReceiver):
         self._narrow = False
         self._deal_out: Callable[[bytes], None] | None = None
         self._answers = b""
-        self._asked: deque[defer.Deferred] = deque()
+        self._asked: deque[defer.Deferred[bytes]] = deque()
         self._user: User | None = None
         # Whether it was half closed; see `finish`.
         self._finished = False
@@ -200,7 +194,7 @@ class RedisConnection(RespReceiver):
         self._answers += data
         while self._answers:
             end, done = ReplyMeasurer().measure(self._answers, 0, 1)
-            if not self._asked or len(self._answers) > _ANSWER_LIMIT:
+            if not self._asked or len(self._answers) > bounds.LOGIN_REPLY_BYTES:
                 raise ProtocolError("an answer to nothing")
             if not done:
                 break
@@ -209,7 +203,7 @@ class RedisConnection(RespReceiver):
 
     def _read_narrowly(self, narrow: bool) -> None:
         self._narrow = narrow
-        self._read_up_to(SMALL_READ_SIZE if narrow else READ_SIZE)
+        self._read_up_to(bounds.SMALL_READ_BYTES if narrow else bounds.READ_BYTES)
 
     def respBroken(self, reason: str) -> None:
         self._pool.answered_wrongly(self, reason)
@@ -252,15 +246,21 @@ class RedisConnection(RespReceiver):
     def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
         """See `session.ports.Upstream`."""
         if batch is not None:
+            if TYPE_CHECKING:
+                assert self._pending is not None, "it is lent to the session"
             self._pending.batches.append(batch)
         self.write(data)
 
     def withdraw(self, batch: ReplyBatch) -> None:
         """See `session.ports.Dedicated`."""
+        if TYPE_CHECKING:
+            assert self._pending is not None, "it is lent to the session"
         self._pending.withdraw(batch)
 
     def newest(self) -> ReplyBatch | None:
         """See `session.ports.Upstream`."""
+        if TYPE_CHECKING:
+            assert self._pending is not None, "it is lent to the session"
         return self._pending.newest()
 
     def pause(self, paused: bool) -> None:
@@ -346,10 +346,10 @@ def _discard(_: bytes) -> None:
 
 def _keepalive() -> list[tuple[int, int]]:
     wanted = {
-        "TCP_KEEPIDLE": _IDLE,
-        "TCP_KEEPINTVL": _IDLE,
-        "TCP_KEEPCNT": _UNACKNOWLEDGED // _IDLE,
-        "TCP_USER_TIMEOUT": _UNACKNOWLEDGED * 1000,
+        "TCP_KEEPIDLE": bounds.KEEPALIVE_SECONDS,
+        "TCP_KEEPINTVL": bounds.KEEPALIVE_SECONDS,
+        "TCP_KEEPCNT": bounds.UNACKNOWLEDGED_SECONDS // bounds.KEEPALIVE_SECONDS,
+        "TCP_USER_TIMEOUT": bounds.UNACKNOWLEDGED_SECONDS * 1000,
     }
     return [(getattr(socket, name), value) for name, value in wanted.items() if hasattr(socket, name)]
 

@@ -12,12 +12,14 @@ from pathlib import Path
 
 from twisted.application import service
 from twisted.internet import defer, task
-from twisted.internet.interfaces import IReactorTCP
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .. import bounds
+from ..net.reactor import IConnectingReactor
 from ..net.time_limit import within
 from ..net.waiters import Waiters
+from ..ops.bugs import bug
 from ..policy import probing
 from ..policy.probing import Server
 from ..resp.value import Answer
@@ -26,8 +28,6 @@ from .client import Connection, ControlError, NoReplyError, RedisClient, Word
 from .endpoint import endpoint_for, why
 from .probe import Memory, Probe, Rights
 
-#: Seconds to wait for an answer.
-_ANSWER = 10.0
 #: Seconds until Redis is asked again what it could not tell, at first and at most. Soon, since between two scripts of a
 #: tenant that keeps it busy there may be little time.
 _SOON, _AGAIN = 0.05, 1.0
@@ -36,8 +36,8 @@ _SOON, _AGAIN = 0.05, 1.0
 class ControlService(service.Service):
     """The control connection, and what it was told.
 
-    told: called with a Server after each connection, before anything else is asked over it, and when more is known of it;
-    acl: whether ACL users are wanted; rights: the commands that these need the right to, on a server.
+    on_server: called with a Server after each connection, before anything else is asked over it, and when more is known of
+    it; acl: whether ACL users are wanted; rights: the commands that these need the right to, on a server.
     """
 
     name = "control"
@@ -45,17 +45,17 @@ class ControlService(service.Service):
 
     def __init__(
         self,
-        reactor: IReactorTCP,
+        reactor: IConnectingReactor,
         connect_timeout: float,
         ca_file: Path | None,
-        told: Callable[[Server], None],
+        on_server: Callable[[Server], None],
         acl: bool = True,
         rights: Rights = lambda _: frozenset(),
     ) -> None:
         self._reactor = reactor
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
-        self._told = told
+        self._on_server = on_server
         self._acl = acl
         self._rights = rights
         self._backend: Backend | None = None
@@ -63,7 +63,7 @@ class ControlService(service.Service):
         self._client: RedisClient | None = None
         self._memory = Memory()
         #: while Redis is asked what it is, which lasts until it has told all
-        self._probing: defer.Deferred | None = None
+        self._probing: defer.Deferred[None] | None = None
         #: what Redis was when it was connected last; None: it never was
         self.server: Server | None = None
         #: whether Redis lets nobody make tenants' users now, though it did before
@@ -103,7 +103,7 @@ class ControlService(service.Service):
         super().startService()
         self._connect()
 
-    def stopService(self) -> defer.Deferred:
+    def stopService(self) -> defer.Deferred[None]:
         """Fires when it is disconnected."""
         super().stopService()
         return self._disconnect()
@@ -138,11 +138,11 @@ class ControlService(service.Service):
             self._connect_timeout,
             self._changed,
             name="redisproxy-control",
-            reply_timeout=_ANSWER,
+            reply_timeout=bounds.CONTROL_REPLY_SECONDS,
         )
         self._client.startService()
 
-    def _disconnect(self) -> defer.Deferred:
+    def _disconnect(self) -> defer.Deferred[None]:
         self._connection = None
         self._stop_probing()
         client, self._client = self._client, None
@@ -163,6 +163,7 @@ class ControlService(service.Service):
 
     def _tell_failure(self, client: RedisClient) -> None:
         """Logs why there is no connection, when that is new."""
+        assert client.failure is not None, "or it would have a connection"  # noqa: S101
         text = why(client.failure)
         if text != self._last_failure:
             self._last_failure = text
@@ -178,16 +179,22 @@ class ControlService(service.Service):
         if asking is not None:
             asking.cancel()
 
-    def _probed(self, _: object, asking: defer.Deferred) -> None:
+    def _probed(self, _: object, asking: defer.Deferred[None]) -> None:
         if self._probing is asking:
             self._probing = None
 
     def _failed(self, failure: Failure, connection: Connection) -> None:
         if failure.check(NoReplyError) and self._is_current(connection):
-            self._tell_state(f"did not tell what it is within {_ANSWER:g} s, and is asked again")
-        elif not failure.check(ControlError, defer.CancelledError):
-            # Of these two, the one is gone already, and will be connected again; the other we gave up.
-            self._log.failure("asking Redis what it is failed in a way that is a bug", failure)
+            self._tell_state(f"did not tell what it is within {bounds.CONTROL_REPLY_SECONDS:g} s, and is asked again")
+        else:
+            # Of the two that are expected, the one is gone already, and will be connected again; the other we gave up.
+            bug(self._log, "asking Redis what it is", ControlError, defer.CancelledError)(failure)
+
+    @property
+    def _asked(self) -> Backend:
+        """Where the Redis is that is asked what it is."""
+        assert self._backend is not None, "there is a connection to it"  # noqa: S101
+        return self._backend
 
     def _is_current(self, connection: Connection) -> bool:
         return self._client is not None and self._client.connection is connection
@@ -199,7 +206,7 @@ class ControlService(service.Service):
         """
         if again:
             await task.deferLater(self._reactor, _AGAIN)
-        probe = Probe(connection.ask_all, self._backend.address, self._memory, self._acl, self._rights, again)
+        probe = Probe(connection.ask_all, self._asked.address, self._memory, self._acl, self._rights, again)
         delay = _SOON
         while True:
             await probe.ask()
@@ -229,12 +236,12 @@ class ControlService(service.Service):
                 databases="an untold number of" if server.databases is None else server.databases,
             )
         self.server = server
-        self._told(server)
+        self._on_server(server)
         self._connection = connection
         self._waiting.fire(None)
 
     def _tell_state(self, text: str) -> None:
         """Logs what its operator has to know, when it is new."""
         if text and text != self._last_state:
-            self._log.warn("Redis at {address} {text}", address=self._backend.address, text=text)
+            self._log.warn("Redis at {address} {text}", address=self._asked.address, text=text)
         self._last_state = text

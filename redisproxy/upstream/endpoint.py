@@ -5,46 +5,58 @@ Owns addresses and TLS on the way to Redis: a server's certificate is always ver
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Protocol, TypeVar, cast
 
 from cryptography import x509
 from OpenSSL.crypto import X509
-from twisted.internet import defer, ssl
+from twisted.internet import defer, protocol, ssl
 from twisted.internet.endpoints import HostnameEndpoint, UNIXClientEndpoint, wrapClientTLS
 from twisted.internet.error import ConnectError
-from twisted.internet.interfaces import IProtocolFactory, IStreamClientEndpoint
-from twisted.internet.protocol import Protocol
+from twisted.internet.interfaces import IProtocol, IProtocolFactory, IStreamClientEndpoint, ITCPTransport
 from twisted.python.failure import Failure
 
+from ..net.reactor import IConnectingReactor
 from ..printable import shown_error
 from ..tenants.model import Backend
 
+Made = TypeVar("Made", bound=protocol.Protocol)
 
-def trust_roots(ca_file: Path) -> object:
-    """What Twisted takes as a trust root, from a PEM file of one or more certificates.
 
-    Raises OSError where it cannot be read, ValueError where it holds no certificate.
+class _Connected(Protocol):
+    """What an endpoint connects. IProtocol does not declare the transport that each protocol has."""
+
+    transport: ITCPTransport
+
+
+def _certificates(ca_file: Path) -> list[ssl.Certificate]:
+    """The one or more certificates of a PEM file.
+
+    Raises OSError if the file cannot be read, ValueError if it holds no certificate.
     """
     certificates = x509.load_pem_x509_certificates(ca_file.read_bytes())
-    return ssl.trustRootFromCertificates([ssl.Certificate(X509.from_cryptography(c)) for c in certificates])
+    return [ssl.Certificate(X509.from_cryptography(certificate)) for certificate in certificates]
 
 
-def endpoint_for(reactor: object, backend: Backend, timeout: float, ca_file: Path | None) -> IStreamClientEndpoint:
+def endpoint_for(
+    reactor: IConnectingReactor, backend: Backend, timeout: float, ca_file: Path | None
+) -> IStreamClientEndpoint:
     """An endpoint for one connection to Redis.
 
     timeout: seconds to connect; ca_file: whom to trust for rediss://, None for the system's certificates.
-    Raises what `trust_roots` raises.
+    Raises OSError if the CA file cannot be read, ValueError if it holds no certificate.
     """
     if backend.path:
         return UNIXClientEndpoint(reactor, backend.path, timeout=timeout)
     endpoint = HostnameEndpoint(reactor, backend.host, backend.port, timeout=timeout)
     if not backend.tls:
         return endpoint
-    trust = ssl.platformTrust() if ca_file is None else trust_roots(ca_file)
+    trust = ssl.platformTrust() if ca_file is None else ssl.trustRootFromCertificates(_certificates(ca_file))
     return wrapClientTLS(ssl.optionsForClientTLS(backend.host, trustRoot=trust), endpoint)
 
 
-def connected(endpoint: IStreamClientEndpoint, factory: IProtocolFactory) -> defer.Deferred[Protocol]:
+def connected(endpoint: IStreamClientEndpoint, factory: IProtocolFactory) -> defer.Deferred[IProtocol]:
     """Connects. If the caller cancels this, it fails with CancelledError.
 
     Endpoints have other errors for that: `HostnameEndpoint` says that the name was not found, or could not be connected to.
@@ -58,15 +70,22 @@ def connected(endpoint: IStreamClientEndpoint, factory: IProtocolFactory) -> def
         given_up = True
         connecting.cancel()
 
-    def ended(outcome: Protocol | Failure) -> None:
+    def ended(outcome: IProtocol | Failure) -> None:
         if not given_up:
             result.callback(outcome)
         elif not isinstance(outcome, Failure):
-            outcome.transport.abortConnection()
+            cast(_Connected, outcome).transport.abortConnection()
 
-    result: defer.Deferred[Protocol] = defer.Deferred(give_up)
+    result: defer.Deferred[IProtocol] = defer.Deferred(give_up)
     connecting.addBoth(ended)
     return result
+
+
+def connect(endpoint: IStreamClientEndpoint, make: Callable[[], Made]) -> defer.Deferred[Made]:
+    """Connects as `connected` does, with a protocol that `make` makes."""
+    factory = protocol.Factory.forProtocol(make)
+    factory.noisy = False
+    return cast("defer.Deferred[Made]", connected(endpoint, factory))  # the factory makes no other
 
 
 def why(error: BaseException) -> str:

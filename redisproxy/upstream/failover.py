@@ -15,6 +15,7 @@ from twisted.internet import defer, task
 from twisted.internet.interfaces import IDelayedCall
 from twisted.logger import Logger
 
+from ..net.reactor import IConnectingReactor
 from ..ops.bugs import bug
 from ..ops.log_once import Condition
 from ..ops.retry import Backoff
@@ -26,7 +27,7 @@ from .client import ControlError, ReplyError
 from .control import ControlService
 from .endpoint import endpoint_for, why
 from .probe import calls_itself_replica
-from .sentinel import LASTING, Answer, NotYet, Sentinel, SentinelError, latest
+from .sentinel import LASTING, Answer, NotYet, Sentinel, ask_all, latest
 
 #: Seconds between two looks at the sentinels: a failover is noticed within that time.
 EVERY = 1.0
@@ -48,7 +49,7 @@ class MasterService(service.Service):
 
     def __init__(
         self,
-        reactor: object,
+        reactor: IConnectingReactor,
         connect_timeout: float,
         ca_file: Path | None,
         control: ControlService,
@@ -63,22 +64,22 @@ class MasterService(service.Service):
         self._moved = moved
         self._reconnect = reconnect
         self._on_master = is_master
-        #: what the directory says
-        self._told: Backend | None = None
+        #: what the master secret says
+        self._configured: Backend | None = None
         #: where Redis is; None: not known yet
         self.backend: Backend | None = None
-        #: what the directory said when the sentinels told where that is
+        #: what the master secret says, once its sentinels have told where that is
         self._found_for: Backend | None = None
         self._sentinels: list[Sentinel] = []
         #: since when these are asked
         self._began = 0.0
-        self._looking: defer.Deferred | None = None
+        self._looking: defer.Deferred[None] | None = None
         self._again = False
         self._timer: IDelayedCall | None = None
         # What is logged of looks that lead to nothing, and of a backend that is a replica.
         self._helpless = Condition(LASTING)
         self._replica = Condition()
-        self._doubting: defer.Deferred | None = None
+        self._doubting: defer.Deferred[None] | None = None
         self._doubted = float("-inf")
         self._doubt_again: IDelayedCall | None = None
         control.lost = self.look
@@ -86,14 +87,14 @@ class MasterService(service.Service):
     @property
     def follows(self) -> bool:
         """Whether there is a master secret to follow."""
-        return self._told is not None
+        return self._configured is not None
 
     def startService(self) -> None:
         super().startService()
         if self._sentinels:
             self._look_in(0)
 
-    def stopService(self) -> defer.Deferred:
+    def stopService(self) -> defer.Deferred[list[None]]:
         """Fires when the sentinels are disconnected."""
         super().stopService()
         for under_way in (self._looking, self._doubting):
@@ -105,9 +106,10 @@ class MasterService(service.Service):
 
     def use(self, backend: Backend | None) -> None:
         """What the master secret says from now on."""
-        if backend == self._told:
+        if backend == self._configured:
             return
-        before, self._told = self._told, backend
+        before, self._configured = self._configured, backend
+        self._found_for = None
         self._leave_sentinels()
         self._helpless.over()
         if backend is None or not backend.sentinels:
@@ -117,14 +119,14 @@ class MasterService(service.Service):
             # Another password, or another list: until the sentinels say otherwise it is where it was.
             self._found_for = backend
             self._move(backend.at(self.backend.host, self.backend.port), failover=False)
-        for place in backend.sentinels:
-            at = backend.asked_at(*place)
+        for address in backend.sentinels:
+            at = backend.asked_at(*address)
             endpoint = partial(endpoint_for, self._reactor, at, self._connect_timeout, self._ca_file)
             self._sentinels.append(Sentinel(self._reactor, at, endpoint, backend.master_name, self.look))
         self._began = self._reactor.seconds()
         self._look_in(0)
 
-    def told(self, server: Server) -> None:
+    def on_server(self, server: Server) -> None:
         """The control connection is there, perhaps with another server."""
         if server.replica:
             self.doubt()
@@ -133,8 +135,14 @@ class MasterService(service.Service):
 
     def _is_master(self) -> None:
         if self._replica.over():
-            self._log.info("{address} says that it is a master", address=self.backend.address)
+            self._log.info("{address} says that it is a master", address=self._asked.address)
         self._on_master()
+
+    @property
+    def _asked(self) -> Backend:
+        """Where the Redis is that the control connection has asked what it is."""
+        assert self.backend is not None, "the control connection leads there"  # noqa: S101
+        return self.backend
 
     def _move(self, backend: Backend | None, failover: bool) -> None:
         """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
@@ -148,20 +156,21 @@ class MasterService(service.Service):
 
     # Following the sentinels.
 
-    def _leave_sentinels(self) -> defer.Deferred:
+    def _leave_sentinels(self) -> defer.Deferred[list[None]]:
         self._stop_timer()
         sentinels, self._sentinels = self._sentinels, []
         return defer.gatherResults([sentinel.stop() for sentinel in sentinels], consumeErrors=True)
 
     def look(self) -> None:
         """Asks the sentinels, now, or once more when they have answered. Without sentinels nothing happens."""
-        if not self._sentinels or not self.running:
+        configured = self._configured
+        if configured is None or not self._sentinels or not self.running:
             return
         if self._looking is not None:
             self._again = True
             return
         self._stop_timer()
-        looking = self._looking = defer.Deferred.fromCoroutine(self._look(self._told))
+        looking = self._looking = defer.Deferred.fromCoroutine(self._look(configured))
         looking.addErrback(bug(self._log, "looking for the master", defer.CancelledError))
         looking.addBoth(self._looked)
 
@@ -184,16 +193,16 @@ class MasterService(service.Service):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
-    async def _look(self, told: Backend) -> None:
+    async def _look(self, configured: Backend) -> None:
         answers, complete = await self._ask_all()
-        if told is not self._told:
+        if configured is not self._configured:
             return
-        if not complete and self._found_for is not told and self._reactor.seconds() - self._began < LASTING:
+        if not complete and self._found_for is not configured and self._reactor.seconds() - self._began < LASTING:
             return  # the first to be connected may be the one that was cut off; each calls for another look
         if not answers:
-            return self._tell_helpless(f"none of the sentinels tells where {told.master_name} is")
+            return self._tell_helpless(f"none of the sentinels tells where {configured.master_name} is")
         best = latest(answers)
-        found = told.at(best.host, best.port)
+        found = configured.at(best.host, best.port)
         if found != self.backend:
             try:
                 replica = await calls_itself_replica(self._reactor, found, self._connect_timeout, self._ca_file)
@@ -201,7 +210,7 @@ class MasterService(service.Service):
                 reply = error.reply
                 if refusal(reply) is Refusal.PASSING and not _refuses_login(reply):
                     return self._tell_helpless(
-                        f"the sentinels say that {told.master_name} is at {found.address}, which does not tell "
+                        f"the sentinels say that {configured.master_name} is at {found.address}, which does not tell "
                         f"whether it is a replica: {shown_error(reply.text)}"
                     )
                 replica = False  # it is there, and it is for the upstream connections to say what it does not like
@@ -209,54 +218,54 @@ class MasterService(service.Service):
                 raise
             except Exception as error:
                 return self._tell_helpless(
-                    f"the sentinels say that {told.master_name} is at {found.address}, which cannot be reached: {why(error)}"
+                    f"the sentinels say that {configured.master_name} is at {found.address}, which cannot be reached: "
+                    f"{why(error)}"
                 )
-            if told is not self._told:
+            if configured is not self._configured:
                 return
             if replica:
                 return self._tell_helpless(
-                    f"the sentinels say that {told.master_name} is at {found.address}, which says that it is a replica"
+                    f"the sentinels say that {configured.master_name} is at {found.address}, which says that it is a replica"
                 )
         if self._helpless.over():
-            self._log.info("the sentinels tell again where {name} is", name=told.master_name)
-        if found != self.backend:
-            failover = self._found_for is told
-            if failover:
+            self._log.info("the sentinels tell again where {name} is", name=configured.master_name)
+        before = self.backend
+        if found != before:
+            failover = before is not None and self._found_for is configured
+            if before is not None and failover:
                 self._log.warn(
                     "failover: the sentinels say that {name} is at {found}, no longer at {before}",
-                    name=told.master_name,
+                    name=configured.master_name,
                     found=found.address,
-                    before=self.backend.address,
+                    before=before.address,
                 )
-            self._found_for = told
+            self._found_for = configured
             self._move(found, failover)
 
     async def _ask_all(self) -> tuple[list[Answer], bool]:
         """What they answer, and whether all had their chance to."""
         sentinels = list(self._sentinels)
-        asked = [defer.Deferred.fromCoroutine(sentinel.ask()) for sentinel in sentinels]
-        results = await defer.DeferredList(asked, consumeErrors=True)
+        replies = await ask_all(sentinels)
         if sentinels != self._sentinels:
             return [], False  # they were left meanwhile
         answers = []
         complete = True
-        for sentinel, (success, result) in zip(sentinels, results, strict=True):
-            if success:
-                answers.append(result)
+        for sentinel, one in zip(sentinels, replies, strict=True):
+            if isinstance(one, Answer):
+                answers.append(one)
                 self._tell_of(sentinel, "")
             else:
-                result.trap(SentinelError)
-                complete = complete and not result.check(NotYet)
-                self._tell_of(sentinel, str(result.value))
+                complete = complete and not isinstance(one, NotYet)
+                self._tell_of(sentinel, str(one))
         return answers, complete
 
     def _tell_of(self, sentinel: Sentinel, text: str) -> None:
         """Logs what is wrong with it, once; another fault that takes its place, after QUIET."""
         if not text:
             if sentinel.condition.over():
-                self._log.info("{place} tells again where the master is", place=_shown(sentinel.place))
+                self._log.info("{sentinel} tells again where the master is", sentinel=_shown(sentinel.backend))
         elif sentinel.condition.fault(text, self._reactor.seconds()):
-            self._log.warn("{place}: {text}", place=_shown(sentinel.place), text=text)
+            self._log.warn("{sentinel}: {text}", sentinel=_shown(sentinel.backend), text=text)
 
     def _tell_helpless(self, text: str) -> None:
         if not self._helpless.fault(text, self._reactor.seconds()):
@@ -299,7 +308,7 @@ class MasterService(service.Service):
             if not replica:
                 self._is_master()
                 return
-            master = self.backend
+            master = self._asked
             if self._replica.fault("replica"):
                 self._log.error(
                     "{address} says that it is a replica, and refuses to write: the master is looked for",
@@ -330,5 +339,5 @@ def _refuses_login(error: ErrorReply) -> bool:
     )
 
 
-def _shown(place: Backend) -> str:
-    return f"sentinel {place.address.partition('//')[2]}"
+def _shown(backend: Backend) -> str:
+    return f"sentinel {backend.address.partition('//')[2]}"

@@ -12,15 +12,9 @@ from collections.abc import Collection
 from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
+from .. import bounds
 from ..net.waiters import Waiters
 from .connection import RedisConnection
-
-#: Seconds for the replies that are still pending over the former owner's connections, before these are cut off: the new
-#: owner waits meanwhile.
-HERE_LIMIT = 1.0
-#: Seconds for the other processes to say that they have no such connections: one that is stuck must not keep the new
-#: owner out for ever.
-ELSEWHERE_LIMIT = 10.0
 
 
 class Handover:
@@ -43,9 +37,9 @@ class Handover:
         self._connections = set(upstreams)
         self._elsewhere = frozenset(elsewhere)
         if self._connections:
-            self._cutting = self._clock.callLater(HERE_LIMIT, self._cut)
+            self._cutting = self._clock.callLater(bounds.HANDOVER_SECONDS, self._cut)
         if self._elsewhere:
-            self._lapsing = self._clock.callLater(ELSEWHERE_LIMIT, self.over_elsewhere)
+            self._lapsing = self._clock.callLater(bounds.HANDOVER_ELSEWHERE_SECONDS, self.over_elsewhere)
         self._tell_waiting()
 
     def stop(self) -> None:
@@ -76,7 +70,8 @@ class Handover:
         return self._wait(None) if self._connections else defer.succeed(None)
 
     def _busy(self, index: int) -> bool:
-        return index in self._elsewhere or any(upstream.tenant.index == index for upstream in self._connections)
+        here = (upstream.tenant for upstream in self._connections)
+        return index in self._elsewhere or any(tenant is not None and tenant.index == index for tenant in here)
 
     def _wait(self, index: int | None) -> defer.Deferred[None]:
         return self._waiting.setdefault(index, Waiters()).wait()

@@ -43,7 +43,7 @@ class IdleConnections:
         connections = self._by_key.get(key)
         return connections[-1] if connections else None
 
-    def take(self, key: Key) -> RedisConnection | None:
+    def pop(self, key: Key) -> RedisConnection | None:
         """The one that was used last, which somebody uses from now on."""
         connection = self.newest(key)
         if connection is not None:

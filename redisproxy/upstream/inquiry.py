@@ -13,6 +13,7 @@ from pathlib import Path
 
 from twisted.internet import defer, task
 
+from ..net.reactor import IConnectingReactor
 from ..policy import probing
 from ..policy.probing import Server
 from ..resp import info
@@ -20,7 +21,7 @@ from ..tenants.model import Backend
 from .client import Connection, ControlError, ReplyError, ask_once
 from .endpoint import endpoint_for, why
 from .probe import Memory, Probe, Rights
-from .sentinel import Answer, NotYet, Sentinel, SentinelError, latest
+from .sentinel import Answer, NotYet, Sentinel, ask_all, latest
 
 #: Seconds between two looks at sentinels that are being connected to.
 _LOOK = 0.05
@@ -57,33 +58,27 @@ class Inquiry:
 
 
 async def ask_sentinels(
-    reactor: object, backend: Backend, timeout: float, ca_file: Path | None
+    reactor: IConnectingReactor, backend: Backend, timeout: float, ca_file: Path | None
 ) -> tuple[list[SentinelView], Backend | None]:
     """What each says, and where the master is then; None: none of them tells. timeout: seconds for all of it."""
     sentinels = []
-    for place in backend.sentinels:
-        at = backend.asked_at(*place)
+    for address in backend.sentinels:
+        at = backend.asked_at(*address)
         endpoint = partial(endpoint_for, reactor, at, timeout, ca_file)
         sentinels.append(Sentinel(reactor, at, endpoint, backend.master_name, lambda: None))
     until = reactor.seconds() + timeout
     try:
         while True:
-            asked = [defer.Deferred.fromCoroutine(sentinel.ask()) for sentinel in sentinels]
-            results = await defer.DeferredList(asked, consumeErrors=True)
-            waiting = [failure for success, failure in results if not success and failure.check(NotYet)]
-            if not waiting or reactor.seconds() >= until:
+            replies = await ask_all(sentinels)
+            if not any(isinstance(one, NotYet) for one in replies) or reactor.seconds() >= until:
                 break
             await task.deferLater(reactor, _LOOK)
     finally:
         await defer.gatherResults([sentinel.stop() for sentinel in sentinels], consumeErrors=True)
     views = []
-    for sentinel, (success, result) in zip(sentinels, results, strict=True):
-        address = sentinel.place.address.partition("//")[2]
-        if success:
-            views.append(SentinelView(address, result))
-        else:
-            result.trap(SentinelError)
-            views.append(SentinelView(address, error=str(result.value)))
+    for sentinel, one in zip(sentinels, replies, strict=True):
+        shown = sentinel.backend.address.partition("//")[2]
+        views.append(SentinelView(shown, one) if isinstance(one, Answer) else SentinelView(shown, error=str(one)))
     answers = [view.answer for view in views if view.answer is not None]
     if not answers:
         return views, None
@@ -92,7 +87,7 @@ async def ask_sentinels(
 
 
 async def inquire(
-    reactor: object, backend: Backend, timeout: float, ca_file: Path | None, acl: bool, rights: Rights
+    reactor: IConnectingReactor, backend: Backend, timeout: float, ca_file: Path | None, acl: bool, rights: Rights
 ) -> Inquiry:
     """What the Redis at an address is.
 

@@ -14,6 +14,7 @@ from twisted.application import service
 from twisted.internet import task
 from twisted.internet.interfaces import IReactorTime
 
+from .. import bounds
 from ..resp.framing import encode
 from ..session.pending import ReplyBatch
 from .connection import RedisConnection
@@ -21,8 +22,6 @@ from .multiplexed import MultiplexedConnection
 
 #: Seconds between two looks.
 INTERVAL = 1.0
-#: Upstream connections that are sampled at one look; of more, some by chance.
-CONCURRENT_LIMIT = 20
 _PING = encode([b"PING"])
 
 
@@ -61,7 +60,7 @@ class Sampler(service.Service):
         self._observe = observe
         self._loop = task.LoopingCall(self._look)
         self._loop.clock = clock
-        # What had come over each upstream connection when it was looked at last.
+        # What had come over each upstream connection at the last look.
         self._seen: dict[MultiplexedConnection, int] = {}
 
     def startService(self) -> None:
@@ -78,7 +77,7 @@ class Sampler(service.Service):
         # One that is not read from says nothing about Redis.
         usable = [upstream for upstream in upstreams if not (upstream.busy or upstream.connection.held)]
         moved = [upstream for upstream in usable if upstream.connection.bytes_received != self._seen.get(upstream)]
-        sampled = random.sample(moved, min(CONCURRENT_LIMIT, len(moved)))
+        sampled = random.sample(moved, min(bounds.SAMPLED_CONNECTIONS, len(moved)))
         for upstream in sampled:
             upstream.send(_PING, ReplyBatch(_Ping(self._clock, upstream.connection, self._observe), 1, discard=1))
         # The answer to the PING is no use of the upstream connection: what it brings is counted as seen.

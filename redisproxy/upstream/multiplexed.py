@@ -1,9 +1,7 @@
 """Multiplexed connections: one connection to Redis that carries whole commands of all sessions of a tenant.
 
-Owns when their bytes are written (at once on an idle upstream connection, else once in a turn of the reactor), and what
-happens at
-its bounds: an upstream connection takes no more for now, is left for another one, or closes a client that does not read.
-`TenantPool`
+Owns when their bytes are written (at once on an idle connection, else once in a turn of the reactor), and what happens at
+its bounds: a connection takes no more for now, is left for another one, or closes a client that does not read. `TenantPool`
 is a tenant's `session.ports.TenantPool`; the connections come from the pool (`pool`) and go back there.
 """
 
@@ -13,32 +11,21 @@ from collections import deque
 from typing import Protocol
 
 from twisted.internet import defer
-from twisted.internet.interfaces import IDelayedCall
+from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .. import probes
+from .. import bounds, probes
 from ..net.protocol import PauseReason
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
 from ..ops.retry import Backoff, Retry
+from ..session.errors import UNREACHABLE
 from ..session.pending import ReplyBatch
 from ..session.ports import MultiplexedUser, ReplyReceiver, Unavailable
 from ..tenants.model import Tenant
 from .connection import RedisConnection, UpstreamError
 
-#: Bytes that wait for the end of the turn before an upstream connection takes no more.
-QUEUED_LIMIT = 256 * 1024
-#: Reply batches (at least as many commands) of one upstream connection before it takes no more.
-BATCHES_LIMIT = 16 * 1024
-#: Bytes of one upstream connection's replies that clients have not read, before it is not read any more, and left for
-#: another.
-BACKLOG_LIMIT = 4 * 1024 * 1024
-#: Seconds that others may wait then for a client that does not read. It is closed after that.
-SLOW_READER_SECONDS = 1.0
-#: Upstream connections that a tenant may have shared at once with one protocol: the one in use, and others that were left
-#: for it.
-CONNECTIONS_LIMIT = 4
 #: When a connection is opened again. Redis is mostly away for as long as a restart takes: sessions that are there already
 #: come back soon.
 BACKOFF = Backoff(0.075, 2.0, factor=1.5, spread=1.0)
@@ -57,20 +44,20 @@ class Pool(Protocol):
 class MultiplexedConnection:
     """One of these connections. See `session.ports.Upstream`."""
 
-    def __init__(self, connection: RedisConnection, tenant_pool: TenantPool, reactor: object) -> None:
+    def __init__(self, connection: RedisConnection, tenant_pool: TenantPool, reactor: IReactorTime) -> None:
         self.connection = connection
         #: no other session begins to use it
         self.retired = False
         #: it takes no more commands for now
         self.busy = False
-        self._home = tenant_pool
+        self._tenant_pool = tenant_pool
         self._reactor = reactor
         self._pending = connection.carry(self, self._pressed, self._received)
         self._batches = self._pending.batches
         self._queued: list[bytes] = []
         self._queued_size = 0
         self._full = False
-        self._unread: dict[MultiplexedUser, int] = {}
+        self._backlog_by_session: dict[MultiplexedUser, int] = {}
         self._backlog_size = 0
         self._slow_reader_timer: IDelayedCall | None = None
 
@@ -92,7 +79,7 @@ class MultiplexedConnection:
             self._reactor.callLater(0, self._flush)
         self._queued.append(data)
         self._queued_size += len(data)
-        if self._queued_size >= QUEUED_LIMIT or len(batches) >= BATCHES_LIMIT:
+        if self._queued_size >= bounds.QUEUED_BYTES or len(batches) >= bounds.PENDING_BATCHES:
             probes.reached("shared connection takes no more for now")
             self.busy = True
 
@@ -101,31 +88,31 @@ class MultiplexedConnection:
         return self._batches[-1] if self._batches else None
 
     def slow_reader(self, session: MultiplexedUser, size: int) -> None:
-        """See `session.ports.Upstream`. Past BACKLOG_LIMIT others use another upstream connection; those behind it on this
+        """See `session.ports.Upstream`. Past BACKLOG_BYTES others use another upstream connection; those behind it on this
         have SLOW_READER_SECONDS.
         """
-        self._unread[session] = self._unread.get(session, 0) + size
+        self._backlog_by_session[session] = self._backlog_by_session.get(session, 0) + size
         self._backlog_size += size
-        if self._backlog_size >= BACKLOG_LIMIT and self._slow_reader_timer is None:
+        if self._backlog_size >= bounds.BACKLOG_BYTES and self._slow_reader_timer is None:
             probes.reached("shared connection is not read: clients do not read")
             self.busy = True
             self.connection.pause_reading(PauseReason.PEER)
-            self._slow_reader_timer = self._reactor.callLater(SLOW_READER_SECONDS, self._slow_reader_timeout)
-            self._home.replace_upstream(self)
+            self._slow_reader_timer = self._reactor.callLater(bounds.SLOW_READER_SECONDS, self._slow_reader_timeout)
+            self._tenant_pool.replace_upstream(self)
 
     def read_everything(self, session: MultiplexedUser) -> None:
         """See `session.ports.Upstream`."""
-        self._backlog_size -= self._unread.pop(session, 0)
-        if self._slow_reader_timer is not None and self._backlog_size < BACKLOG_LIMIT:
+        self._backlog_size -= self._backlog_by_session.pop(session, 0)
+        if self._slow_reader_timer is not None and self._backlog_size < bounds.BACKLOG_BYTES:
             self._stop_waiting()
             self.connection.resume_reading(PauseReason.PEER)
             self._take_more()
 
     def _slow_reader_timeout(self) -> None:
-        worst = max(self._unread, key=self._unread.__getitem__)
-        self._slow_reader_timer = self._reactor.callLater(SLOW_READER_SECONDS, self._slow_reader_timeout)
-        others = any(batch.receiver is not worst.replies and not batch.discard for batch in self._batches)
-        if others or self._home.wanted(self, worst):
+        worst = max(self._backlog_by_session, key=self._backlog_by_session.__getitem__)
+        self._slow_reader_timer = self._reactor.callLater(bounds.SLOW_READER_SECONDS, self._slow_reader_timeout)
+        others = any(batch.receiver is not worst.replies and batch.count > batch.discard for batch in self._batches)
+        if others or self._tenant_pool.wanted(self, worst):
             worst.close_slow_reader()
 
     def _stop_waiting(self) -> None:
@@ -162,11 +149,11 @@ class MultiplexedConnection:
         if self.busy and not (
             self._full
             or self._slow_reader_timer
-            or self._queued_size >= QUEUED_LIMIT
-            or len(self._batches) > BATCHES_LIMIT // 2
+            or self._queued_size >= bounds.QUEUED_BYTES
+            or len(self._batches) > bounds.PENDING_BATCHES // 2
         ):
             self.busy = False
-            self._home.tell_waiting()
+            self._tenant_pool.tell_waiting()
 
     def retire(self) -> None:
         """No session begins to use it any more; when it has nothing pending, it is given back."""
@@ -185,9 +172,9 @@ class MultiplexedConnection:
             self.connection.give_up(blocked=False)
 
     def _give_back(self) -> None:
-        if self in self._home.upstreams:  # not yet
+        if self in self._tenant_pool.upstreams:  # not yet
             self._stop_waiting()
-            self._home.upstreams.discard(self)
+            self._tenant_pool.upstreams.discard(self)
             self.connection.release(clean=True)
 
     def upstream_lost(self) -> None:
@@ -196,7 +183,7 @@ class MultiplexedConnection:
         batches = self._pending.abandon()
         self._queued.clear()
         self._stop_waiting()
-        self._home.lost(self)
+        self._tenant_pool.lost(self)
         # A session that hears of it may close others: each hears of it once, and only what concerns it.
         first = batches[0].receiver if batches and partial and not batches[0].discard else None
         oldest: dict[ReplyReceiver, ReplyBatch] = {}
@@ -215,17 +202,17 @@ class TenantPool:
 
     _log = Logger()
 
-    def __init__(self, pool: Pool, reactor: object, tenant: Tenant, protocol: int) -> None:
+    def __init__(self, pool: Pool, reactor: IReactorTime, tenant: Tenant, protocol: int) -> None:
         self.tenant = tenant
         self.protocol = protocol
         self.upstream: MultiplexedConnection | Unavailable = OPENING
-        #: the one in use, and those that were left for it and still have pending something
+        #: the one in use, and those that were left for it and still have replies pending
         self.upstreams: set[MultiplexedConnection] = set()
         self._pool = pool
         self._reactor = reactor
         self._users = 0
         self._waiting: deque[MultiplexedUser] = deque()
-        self._opening: defer.Deferred | None = None
+        self._opening: defer.Deferred[RedisConnection] | None = None
         self._waiters: Waiters[None] = Waiters()
         self._retry = Retry(reactor, BACKOFF, self._open)
 
@@ -291,7 +278,7 @@ class TenantPool:
 
     def replace_upstream(self, upstream: MultiplexedConnection) -> None:
         """Another one is opened for the sessions, unless the tenant has many already."""
-        if upstream is self.upstream and len(self.upstreams) < CONNECTIONS_LIMIT:
+        if upstream is self.upstream and len(self.upstreams) < bounds.MULTIPLEXED_CONNECTIONS:
             probes.reached("shared connection is left for another")
             self.upstream = OPENING
             upstream.retire()
@@ -323,10 +310,10 @@ class TenantPool:
             return
         opening = defer.Deferred.fromCoroutine(self._pool.acquire(self.tenant, self.protocol))
         self._opening = opening
-        opening.addCallbacks(self._opened, self._not_opened, (opening,), None, (opening,))
+        opening.addCallbacks(self._opened, self._not_opened, callbackArgs=(opening,), errbackArgs=(opening,))
         opening.addErrback(bug(self._log, "opening a multiplexed connection"))
 
-    def _opened(self, connection: RedisConnection, opening: defer.Deferred) -> None:
+    def _opened(self, connection: RedisConnection, opening: defer.Deferred[RedisConnection]) -> None:
         if self._opening is not opening:
             probes.reached("shared connection opened after it was given up")
             connection.drop()  # given up in its last moment
@@ -341,14 +328,15 @@ class TenantPool:
         self._waiters.fire(None)
         self.tell_waiting()
 
-    def _not_opened(self, failure: Failure, opening: defer.Deferred) -> None:
+    def _not_opened(self, failure: Failure, opening: defer.Deferred[RedisConnection]) -> None:
         if self._opening is not opening:
             failure.trap(UpstreamError, defer.CancelledError)  # given up
             return
         self._opening = None
         failure.trap(UpstreamError, defer.CancelledError)
         if self.open is None:
-            self.upstream = Unavailable(failure.value.told)
+            error = failure.value
+            self.upstream = Unavailable(error.client_reply if isinstance(error, UpstreamError) else UNREACHABLE)
         self._waiters.fire(failure)
         self.tell_waiting()
         if self._users:

@@ -44,14 +44,17 @@ class Openings:
     """timeout: seconds for each opening; connect: opens a connection and logs in. It can be cancelled."""
 
     def __init__(
-        self, clock: IReactorTime, timeout: float, connect: Callable[[Backend], Coroutine[object, object, RedisConnection]]
+        self,
+        clock: IReactorTime,
+        timeout: float,
+        connect: Callable[[Backend], Coroutine[defer.Deferred[object], object, RedisConnection]],
     ) -> None:
         self._clock = clock
         self._timeout = timeout
         self._connect = connect
         self._under_way: set[_Opening] = set()
         # The openings without a waiter, the earliest first.
-        self._left: OrderedDict[_Opening, None] = OrderedDict()
+        self._unclaimed: OrderedDict[_Opening, None] = OrderedDict()
 
     def __len__(self) -> int:
         """How many are under way."""
@@ -62,8 +65,8 @@ class Openings:
 
         The caller may cancel this. The opening then goes on for the next caller.
         """
-        while self._left:
-            opening, _ = self._left.popitem(last=False)
+        while self._unclaimed:
+            opening, _ = self._unclaimed.popitem(last=False)
             if opening.backend == backend:
                 probes.reached("opening goes on for the next caller")
                 try:
@@ -90,11 +93,11 @@ class Openings:
 
     def _leave(self, opening: _Opening) -> None:
         opening.waiter = None
-        self._left[opening] = None
+        self._unclaimed[opening] = None
 
     def _ended(self, result: RedisConnection | Failure, opening: _Opening) -> None:
         self._under_way.discard(opening)
-        self._left.pop(opening, None)
+        self._unclaimed.pop(opening, None)
         waiter, opening.waiter = opening.waiter, None
         if isinstance(result, Failure):
             if waiter is not None:

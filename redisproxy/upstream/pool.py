@@ -7,17 +7,17 @@ clean waits for the next of the same tenant and protocol; an upstream connection
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Coroutine
+from collections.abc import Awaitable, Callable, Collection, Coroutine
 from pathlib import Path
 
 from twisted.application import service
 from twisted.internet import defer
-from twisted.internet.protocol import Factory
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .. import probes
+from .. import bounds, probes
 from ..net.rate_limit import TenantLimits
+from ..net.reactor import IConnectingReactor
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
@@ -28,19 +28,13 @@ from ..tenants.account import Counts, increase
 from ..tenants.model import Backend, Tenant
 from .acl_users import AclUserError, AclUsers
 from .connection import LOGIN_REFUSED, RedisConnection, RedisUnreachable, UpstreamError, UserUnknown
-from .endpoint import connected, endpoint_for, why
+from .endpoint import connect, endpoint_for, why
 from .handover import Handover
 from .idle import IdleConnections
 from .multiplexed import MultiplexedConnection, TenantPool
 from .opening import Openings, RedisMoved
 from .turns import Turns
 
-#: Leases that are under way at once, of all tenants together.
-CONCURRENT_LIMIT = 256
-#: Seconds after its last use for which an idle connection is taken to work, without a PING.
-FRESH = 1.0
-#: Seconds: a connection that nobody used and that lives no longer is taken for a failure.
-SHORT_LIVED = 1.0
 #: When the base is opened again.
 BACKOFF = Backoff(0.75, 10.0, factor=1.5, spread=1.0)
 
@@ -48,11 +42,9 @@ BACKOFF = Backoff(0.75, 10.0, factor=1.5, spread=1.0)
 class ConnectionPool(service.Service):
     """All connections to Redis that carry tenants' commands.
 
-    isolation layer: whom upstream connections log in as; base: how many are opened at start and kept; idle_timeout: seconds
-    after which
-    an idle
-    one beyond those is closed; connect_timeout: seconds for opening one, its log-in included; ca_file: see
-    `endpoint.endpoint_for`; counts: where what Redis sends is counted; limits: of the tenants.
+    acl_users: whom upstream connections log in as; base: how many are opened at start and kept; idle_timeout: seconds after
+    which an idle one beyond those is closed; connect_timeout: seconds for opening one, its log-in included; ca_file: see
+    `endpoint.endpoint_for`; counts: where what Redis sends is counted; tenant_limits: where it is charged.
     """
 
     name = "connections"
@@ -60,7 +52,7 @@ class ConnectionPool(service.Service):
 
     def __init__(
         self,
-        reactor: object,
+        reactor: IConnectingReactor,
         acl_users: AclUsers,
         base: int,
         idle_timeout: float,
@@ -84,7 +76,7 @@ class ConnectionPool(service.Service):
         self._tenant_pools: dict[tuple[Tenant, int], TenantPool] = {}
         self._idle = IdleConnections(reactor, idle_timeout, lambda: len(self._connections) <= base)
         self._replenishing = False
-        self._turns = Turns(CONCURRENT_LIMIT)
+        self._turns = Turns(bounds.ACQUIRING)
         # How often Redis was reached: it answered a log-in, or a PING on an idle connection.
         self._reached = 0
         self._retry = Retry(reactor, BACKOFF, self._replenish)
@@ -135,7 +127,7 @@ class ConnectionPool(service.Service):
         super().startService()
         self._replenish()
 
-    def stopService(self) -> defer.Deferred:
+    def stopService(self) -> defer.Deferred[None]:
         """Fires when all connections are closed."""
         super().stopService()
         self._retry.cancel()
@@ -187,7 +179,9 @@ class ConnectionPool(service.Service):
                     shared.give_up()
         owned = {tenant.index for tenant in tenants}
         former = [
-            upstream for upstream in self._connections if not self._tenants_own(upstream) and upstream.tenant.index in owned
+            upstream
+            for upstream in self._connections
+            if (tenant := upstream.tenant) is not None and tenant not in tenants and tenant.index in owned
         ]
         self.handover.begin(former, elsewhere)
 
@@ -211,16 +205,16 @@ class ConnectionPool(service.Service):
 
         Shared ones for others, without anybody's notice; one that a session has to itself is closed.
         """
-        left, self._like_replica = self._like_replica, set()
-        if gone := left & self._connections:
+        former, self._like_replica = self._like_replica, set()
+        if gone := former & self._connections:
             keys = {None, *(upstream.key for upstream in gone)}
             self._idle.close(lambda idle: idle.key in keys)
         for tenant_pool in list(self._tenant_pools.values()):
             multiplexed = tenant_pool.open
-            if multiplexed is not None and multiplexed.connection in left:
+            if multiplexed is not None and multiplexed.connection in former:
                 tenant_pool.renew()
-            left -= {shared.connection for shared in tenant_pool.upstreams}
-        for upstream in left & self._connections:
+            former -= {shared.connection for shared in tenant_pool.upstreams}
+        for upstream in former & self._connections:
             upstream.drop()
 
     def renew(self) -> None:
@@ -267,7 +261,7 @@ class ConnectionPool(service.Service):
         upstream = self._idle.newest((tenant, protocol))
         if (
             upstream is None
-            or self._reactor.seconds() - upstream.idle_since > FRESH
+            or self._reactor.seconds() - upstream.idle_since > bounds.FRESH_SECONDS
             or (self._needs_acl_users and not upstream.has_acl_user)
         ):
             return None
@@ -278,9 +272,8 @@ class ConnectionPool(service.Service):
     async def acquire(self, tenant: Tenant, protocol: int = 2) -> RedisConnection:
         """An upstream connection for the tenant that speaks the protocol, within the connect time-out. Raises UpstreamError.
 
-        Of a burst, CONCURRENT_LIMIT are served at a time: all at once would each take too long. The others wait, in a queue
-        for
-        each tenant, and hear at once if Redis turns out to be away. A database that was another tenant's is waited for:
+        Of a burst, bounds.ACQUIRING are served at a time: all at once would each take too long. The others wait, in a queue
+        for each tenant, and hear at once if Redis turns out to be away. A database that was another tenant's is waited for:
         see `handover`. The caller may cancel this: no other lease notices, and nothing is logged.
         """
         while (over := self.handover.over(tenant.index)) is not None:
@@ -338,7 +331,7 @@ class ConnectionPool(service.Service):
             raise RedisUnreachable(text) from None
 
     async def _leased(self, tenant: Tenant, protocol: int) -> RedisConnection:
-        while (upstream := self._idle.take((tenant, protocol))) is not None:
+        while (upstream := self._idle.pop((tenant, protocol))) is not None:
             try:
                 return await self._prepared(upstream, upstream.check())
             except UpstreamError:
@@ -372,14 +365,14 @@ class ConnectionPool(service.Service):
 
     async def _living_spare(self) -> RedisConnection | None:
         """An upstream connection that was never SELECTed, and still works."""
-        while (upstream := self._idle.take(None)) is not None:
+        while (upstream := self._idle.pop(None)) is not None:
             try:
                 return await self._prepared(upstream, upstream.check())
             except UpstreamError:
                 continue  # it had died unnoticed
         return None
 
-    async def _prepared(self, upstream: RedisConnection, step: Coroutine) -> RedisConnection:
+    async def _prepared(self, upstream: RedisConnection, step: Awaitable[None]) -> RedisConnection:
         """The upstream connection, after a step of its log-in. If that fails it is closed, and UpstreamError raised."""
         try:
             await step
@@ -398,7 +391,7 @@ class ConnectionPool(service.Service):
         self._reached += 1
         return upstream
 
-    def _in_time(self, step: object) -> defer.Deferred:
+    def _in_time(self, step: Coroutine[defer.Deferred[object], object, RedisConnection]) -> defer.Deferred[RedisConnection]:
         return within(defer.Deferred.fromCoroutine(step), self._connect_timeout, self._reactor)
 
     async def _open(self) -> RedisConnection:
@@ -438,9 +431,7 @@ class ConnectionPool(service.Service):
             endpoint = endpoint_for(self._reactor, backend, self._connect_timeout, self._ca_file)
         except (OSError, ValueError) as error:
             raise UpstreamError(f"the CA file {self._ca_file} cannot be used: {error}", LOGIN_REFUSED) from None
-        factory = Factory.forProtocol(lambda: RedisConnection(backend, self))
-        factory.noisy = False
-        upstream = await connected(endpoint, factory)
+        upstream = await connect(endpoint, lambda: RedisConnection(backend, self))
         self._connections.add(upstream)
         try:
             await upstream.log_in()
@@ -452,7 +443,7 @@ class ConnectionPool(service.Service):
     def usable(self, upstream: RedisConnection) -> bool:
         """Whether it leads to where new ones would."""
         current = upstream in self._connections and upstream.backend == self._backend and not upstream.stale
-        return self.running and current and self._tenants_own(upstream)
+        return bool(self.running) and current and self._tenants_own(upstream)
 
     def release(self, upstream: RedisConnection, clean: bool) -> None:
         """See `connection.Pool`."""
@@ -475,7 +466,7 @@ class ConnectionPool(service.Service):
         if (
             upstream.tenant is None
             and upstream.opened is not None
-            and self._reactor.seconds() - upstream.opened < SHORT_LIVED
+            and self._reactor.seconds() - upstream.opened < bounds.SHORT_LIVED_SECONDS
         ):
             probes.reached("Redis closes connections as soon as they are open")
             # Something takes connections and closes them: to open the next one at once would be a storm.

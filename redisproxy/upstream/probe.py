@@ -10,8 +10,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from twisted.internet.interfaces import IReactorTCP
-
+from ..net.reactor import IConnectingReactor
 from ..policy import probing
 from ..policy.facts import without
 from ..policy.probing import Facts, Server
@@ -68,7 +67,7 @@ class Probe:
         # Which server answers, for the memory.
         self._key = ""
         # COMMAND takes long to read.
-        self._left = [probing.ACL, probing.ACL_DATABASES] if again else list(probing.questions(acl))
+        self._pending = [probing.ACL, probing.ACL_DATABASES] if again else list(probing.questions(acl))
         #: None: it has not told enough yet
         self.server: Server | None = None
         #: what its operator has to know of it, or empty
@@ -80,7 +79,7 @@ class Probe:
 
     async def ask(self) -> None:
         """Asks, once, what is not known yet. Raises ControlError where the connection is lost."""
-        words = [*_INFO, *(question.words for question in self._left), *([probing.CLEAN_UP] if self._acl else [])]
+        words = [*_INFO, *(question.words for question in self._pending), *([probing.CLEAN_UP] if self._acl else [])]
         replies = await self._ask_all(words)
         infos = replies[: len(_INFO)]
         failed = {" ".join(words): info for words, info in zip(_INFO, infos, strict=True) if isinstance(info, ErrorReply)}
@@ -93,16 +92,16 @@ class Probe:
         key = server.get("run_id") or self._address
         if self._key not in ("", key):
             # Something before Redis led the connection elsewhere.
-            self._left = list(probing.questions(self._acl))
+            self._pending = list(probing.questions(self._acl))
             self._key, self.server = key, None
             self.again = {"INFO server": ErrorReply("it is another server than before")}
             return
         self._key = key
-        answers = dict(zip(self._left, replies[len(_INFO) :], strict=False))
+        answers = dict(zip(self._pending, replies[len(_INFO) :], strict=False))
         facts, again = probing.learn(self._memory.of(key), answers, lenient=not self._acl)
         self._memory.keep(key, facts)
         self.again = {question.name: error for question, error in again.items()}
-        self._left = list(again)
+        self._pending = list(again)
         info = {**server, "role": replication.get("role", "")}
         found = probing.conclude(info, facts, self._acl)
         if found is not None and found.acl:
@@ -111,7 +110,7 @@ class Probe:
             if refused is not None:
                 self.again[probing.RIGHTS] = refused
             found = probing.conclude(info, facts, self._acl)
-            if refused is not None and not self._rights(found) <= facts.fit:
+            if found is not None and refused is not None and not self._rights(found) <= facts.fit:
                 found = None
         self.users_refused = self._acl and facts.has_acl and not {probing.ACL.name, probing.RIGHTS}.isdisjoint(self.again)
         self.server = found or self.server
@@ -146,7 +145,7 @@ class Probe:
         return reply if isinstance(reply, ErrorReply) else None
 
 
-async def calls_itself_replica(reactor: IReactorTCP, backend: Backend, timeout: float, ca_file: Path | None) -> bool:
+async def calls_itself_replica(reactor: IConnectingReactor, backend: Backend, timeout: float, ca_file: Path | None) -> bool:
     """Whether what the address leads to now does. For timeout and what is raised see `client.ask_once`."""
     endpoint = endpoint_for(reactor, backend, timeout, ca_file)
     info = await ask_once(reactor, backend, endpoint, timeout, lambda connection: connection.ask("INFO", "replication"))

@@ -12,23 +12,17 @@ from collections.abc import Callable, Sequence
 from twisted.internet import defer
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 
-from .. import probes
+from .. import bounds, probes
 from ..resp.value import Answer, ErrorReply
 from ..session.errors import NOT_ALLOWED, UNREACHABLE
 from ..tenants.model import Backend, Tenant
 from .client import ControlError, RedisClient, TooLargeError
 
-#: Bytes of an answer. What is larger is passed over: to read it would keep all others waiting.
-ANSWER_LIMIT = 1024 * 1024
-TOO_LARGE = f"ERR the answer has more than {ANSWER_LIMIT} bytes: ask for fewer channels, by a pattern"
-#: Seconds to wait for an answer.
-TIMEOUT = 10.0
+TOO_LARGE = f"ERR the answer has more than {bounds.QUERY_REPLY_BYTES} bytes: ask for fewer channels, by a pattern"
 #: Seconds: an answer that takes longer may have kept Redis busy, which does nothing else meanwhile.
 SLOW = 0.02
-#: Then the tenant's next query comes so many times as long later, but no more than PAUSE_MAX seconds.
-PAUSE_FACTOR, PAUSE_MAX = 9.0, 2.0
-#: Seconds after the last answer until the connection is closed. It is opened again when somebody asks.
-IDLE = 30.0
+#: Then the tenant's next query comes so many times as long later, but no more than bounds.QUERY_PAUSE_SECONDS.
+PAUSE_FACTOR = 9.0
 
 
 #: Makes a client, which does not run yet. Its arguments: where Redis is, and what is called when `connection` changes.
@@ -82,7 +76,7 @@ class ControlQueries:
             self._end_turn(tenant)  # whose next query is told that nobody can be asked
 
     async def ask(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:
-        """Redis's answer to each command, within TIMEOUT from the tenant's turn on. They are sent together.
+        """Redis's answer to each command, within bounds.QUERY_SECONDS from the tenant's turn on. They are sent together.
 
         Raises ControlError, also where one of the answers is an error. The caller may cancel this: what has not had its
         turn is not asked then, and what has, nobody hears.
@@ -96,7 +90,7 @@ class ControlQueries:
     async def _in_turn(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:
         began = self._reactor.seconds()
         try:
-            return [_told(answer) for answer in await self._ask(commands)]
+            return [_value(answer) for answer in await self._ask(commands)]
         finally:
             # What it waited for others' answers is not its own.
             now = self._reactor.seconds()
@@ -105,7 +99,9 @@ class ControlQueries:
                 self._end_turn(tenant)
             else:
                 probes.reached("control query was slow")
-                self._pauses[tenant] = self._reactor.callLater(min(took * PAUSE_FACTOR, PAUSE_MAX), self._end_turn, tenant)
+                self._pauses[tenant] = self._reactor.callLater(
+                    min(took * PAUSE_FACTOR, bounds.QUERY_PAUSE_SECONDS), self._end_turn, tenant
+                )
 
     def _end_turn(self, tenant: Tenant) -> None:
         self._pauses.pop(tenant, None)
@@ -123,7 +119,7 @@ class ControlQueries:
             except ControlError as error:
                 raise ControlError(str(error), UNREACHABLE) from None
             asked = defer.Deferred.fromCoroutine(connection.ask_all(commands))
-            return await asked.addTimeout(TIMEOUT, self._reactor)
+            return await asked.addTimeout(bounds.QUERY_SECONDS, self._reactor)
         except TooLargeError as error:
             raise ControlError(str(error), TOO_LARGE) from None
         except defer.TimeoutError:
@@ -135,7 +131,7 @@ class ControlQueries:
             current.waiters -= 1
             if not current.waiters:
                 if current is self._current:
-                    self._closing = self._reactor.callLater(IDLE, self._leave, current)
+                    self._closing = self._reactor.callLater(bounds.QUERY_IDLE_SECONDS, self._leave, current)
                 else:
                     current.client.stopService()
 
@@ -163,7 +159,7 @@ class ControlQueries:
                 current.client.stopService()
 
 
-def _told(answer: Answer | ErrorReply) -> Answer:
+def _value(answer: Answer | ErrorReply) -> Answer:
     if not isinstance(answer, ErrorReply):
         return answer
     # Of all errors these alone are no passing ones.

@@ -8,24 +8,23 @@ sentinel that is away pile up in it; and of several sentinels with TLS it would 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from twisted.internet import defer
 from twisted.internet.interfaces import IReactorTime, IStreamClientEndpoint
+from twisted.python.failure import Failure
 
+from .. import bounds
 from ..ops.log_once import Condition
+from ..ops.retry import Backoff
+from ..resp.value import strings_of
 from ..tenants.model import Backend
 from .client import ControlError, RedisClient, ReplyError
 from .endpoint import why
 
-#: Seconds to log in, and to wait for an answer. A sentinel has little else to do.
-_ANSWER = 2.0
-#: Bytes of an answer.
-_ANSWER_LIMIT = 64 * 1024
-#: Seconds between two attempts to connect: one that takes connections and closes them is not stormed.
-_RETRY = 0.5
+#: When it is connected to again: one that takes connections and closes them is not stormed.
+_RETRY = Backoff(0.5, 0.5)
 #: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
 LASTING = 0.9
 #: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
@@ -58,19 +57,19 @@ def latest(answers: Iterable[Answer]) -> Answer:
 
 
 class Sentinel:
-    """place: where it is, and its own password; endpoint: makes one that leads there, see `endpoint.endpoint_for`;
+    """backend: where it is, and its own password; endpoint: makes one that leads there, see `endpoint.endpoint_for`;
     master_name: what it calls the master; news: called when it is connected, and when it first turns out that it cannot be.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
-        place: Backend,
+        backend: Backend,
         endpoint: Callable[[], IStreamClientEndpoint],
         master_name: str,
         news: Callable[[], None],
     ) -> None:
-        self.place = place
+        self.backend = backend
         self._name = master_name
         self._news = news
         #: whether it is known that it cannot be reached
@@ -79,13 +78,13 @@ class Sentinel:
         self.condition = Condition(LASTING, QUIET)
         self._client = RedisClient(
             clock,
-            place,
+            backend,
             endpoint,
-            _ANSWER,
+            bounds.SENTINEL_REPLY_SECONDS,
             self._changed,
-            reply_timeout=_ANSWER,
-            reply_limit=_ANSWER_LIMIT,
-            backoff=lambda _: _RETRY,
+            reply_timeout=bounds.SENTINEL_REPLY_SECONDS,
+            reply_limit=bounds.SENTINEL_REPLY_BYTES,
+            backoff=_RETRY,
         )
         self._client.startService()
 
@@ -104,16 +103,16 @@ class Sentinel:
         if connection is None:
             raise self._why_away()
         try:
-            fields: Any = await connection.ask("SENTINEL", "MASTER", self._name)
+            fields = strings_of(await connection.ask("SENTINEL", "MASTER", self._name))
             # While a failover goes on the one who leads it knows the new address here first.
-            address: Any = await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name)
+            host, port = strings_of(await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name))
             known = dict(zip(fields[::2], fields[1::2], strict=True))
-            return Answer(_host(address[0]), int(address[1]), int(known[b"config-epoch"]))
+            return Answer(_host(host), int(port), int(known[b"config-epoch"]))
         except ReplyError as error:
             raise SentinelError(why(error)) from None
         except ControlError as error:
             raise SentinelError(f"it cannot be reached: {why(error)}") from None
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError):
+        except (KeyError, ValueError):
             raise SentinelError("what it answers is not what a sentinel answers") from None
 
     def _why_away(self) -> SentinelError:
@@ -123,6 +122,24 @@ class Sentinel:
         if isinstance(failure, ReplyError):
             return SentinelError(why(failure))  # to its log-in
         return SentinelError(f"it cannot be reached: {why(failure)}")
+
+
+async def ask_all(sentinels: Sequence[Sentinel]) -> list[Answer | SentinelError]:
+    """What each answers, or why it does not tell."""
+    asked = [defer.Deferred.fromCoroutine(_ask_one(sentinel)) for sentinel in sentinels]
+    replies: list[Answer | SentinelError] = []
+    for success, one in await defer.DeferredList(asked, consumeErrors=True):
+        if isinstance(one, Failure) and not success:
+            one.raiseException()
+        replies.append(one)
+    return replies
+
+
+async def _ask_one(sentinel: Sentinel) -> Answer | SentinelError:
+    try:
+        return await sentinel.ask()
+    except SentinelError as error:
+        return error
 
 
 def _host(name: bytes) -> str:

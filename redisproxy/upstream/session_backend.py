@@ -6,6 +6,8 @@ has ended gives up what is done for it; what comes all the same goes back.
 
 from __future__ import annotations
 
+from typing import Never
+
 from twisted.internet import defer
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -14,14 +16,14 @@ from ..net.rate_limit import TenantLimits
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..resp.value import Answer
+from ..session import ports
 from ..session.errors import UNANSWERED
-from ..session.ports import Unavailable
+from ..session.ports import Dedicated, Unavailable
 from ..session.state import Step
 from ..tenants.model import Tenant
 from .acl_users import AclUsers
 from .client import ControlError
 from .connection import RedisConnection, UpstreamError
-from .multiplexed import TenantPool
 from .pool import ConnectionPool
 from .queries import ControlQueries
 
@@ -46,16 +48,15 @@ class SessionBackend:
         self.multiplexes = multiplexes
         self.policy: Policy = make_policy(builtin(), scripts=False)
 
+    def add_up(self) -> None:
+        """Has the counts of what Redis sent so far."""
+        self._pool.add_up()
+
     # Connections.
 
-    def acquire(self, tenant: Tenant, protocol: int, dedicated: bool, step: Step) -> None:
+    def acquire(self, tenant: Tenant, protocol: int, step: Step[Dedicated | Unavailable]) -> None:
         """See `session.ports.Backend`."""
-        if dedicated:
-            self._acquire_dedicated(tenant, protocol, step)
-        else:
-            self._join(self._pool.tenant_pool(tenant, protocol), step)
 
-    def _acquire_dedicated(self, tenant: Tenant, protocol: int, step: Step) -> None:
         def opened(upstream: RedisConnection) -> None:
             if not step.finish(upstream):
                 upstream.release(clean=True)
@@ -67,9 +68,12 @@ class SessionBackend:
         work = defer.Deferred.fromCoroutine(self._pool.acquire(tenant, protocol))
         step.cancel = work.cancel
         work.addCallbacks(opened, self._not_opened, errbackArgs=(step,))
-        work.addErrback(self._bug)
+        work.addErrback(self._bug, step)
 
-    def _join(self, tenant_pool: TenantPool, step: Step) -> None:
+    def join(self, tenant: Tenant, protocol: int, step: Step[ports.TenantPool | Unavailable]) -> None:
+        """See `session.ports.Backend`."""
+        tenant_pool = self._pool.tenant_pool(tenant, protocol)
+
         def joined(_: object = None) -> None:
             if not step.finish(tenant_pool):
                 tenant_pool.leave()
@@ -85,16 +89,16 @@ class SessionBackend:
         work = tenant_pool.come()
         step.cancel = work.cancel
         work.addCallbacks(joined, failed)
-        work.addErrback(self._bug)
+        work.addErrback(self._bug, step)
 
-    def _not_opened(self, failure: Failure, step: Step) -> None:
+    def _not_opened(self, failure: Failure, step: Step[Unavailable]) -> None:
         failure.trap(UpstreamError, defer.CancelledError)  # the latter: nobody waits any more
         if isinstance(failure.value, UpstreamError):
-            step.finish(Unavailable(failure.value.told))
+            step.finish(Unavailable(failure.value.client_reply))
 
     # Control queries.
 
-    def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step) -> None:
+    def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step[list[Answer] | Unavailable]) -> None:
         """See `session.ports.Backend`."""
         work = defer.Deferred.fromCoroutine(self._queries.ask(tenant, commands))
         step.cancel = work.cancel
@@ -104,17 +108,20 @@ class SessionBackend:
             step.finish(answers)
 
         work.addCallbacks(answered, self._not_answered, errbackArgs=(step,))
-        work.addErrback(self._bug)
+        work.addErrback(self._bug, step)
 
-    def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step) -> None:
+    def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step[Unavailable | None]) -> None:
         """See `session.ports.Backend`. Not given up with the session: Redis may have them by then, and they are counted."""
         work = defer.Deferred.fromCoroutine(self._acl_users.permit(tenant, patterns))
         work.addCallbacks(lambda _: step.finish(None), self._not_answered, errbackArgs=(step,))
-        work.addErrback(self._bug)
+        work.addErrback(self._bug, step)
 
-    def _not_answered(self, failure: Failure, step: Step) -> None:
+    def _not_answered(self, failure: Failure, step: Step[Unavailable]) -> None:
         failure.trap(ControlError, UpstreamError, defer.CancelledError)
-        step.finish(Unavailable(getattr(failure.value, "told", UNANSWERED)))
+        error = failure.value
+        step.finish(Unavailable(error.client_reply if isinstance(error, ControlError | UpstreamError) else UNANSWERED))
 
-    def _bug(self, failure: Failure) -> None:
-        self._log.failure("a bug in what is done at Redis for a session", failure)
+    def _bug(self, failure: Failure, step: Step[Never]) -> None:
+        error = failure.value
+        if not isinstance(error, Exception) or not step.fail(error):
+            self._log.failure("a bug in what is done at Redis for a session that has ended", failure)

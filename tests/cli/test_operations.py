@@ -35,7 +35,7 @@ UNAVAILABLE = refusal(503)
 
 
 class SmallWorld(SmallApiWorld):
-    """Where also may be looked at what was stored, and who may only read."""
+    """Also shows what was stored, and who may only read."""
 
     def stored(self, where: str, name: str) -> dict | None:
         return self.api.secret(where, name)

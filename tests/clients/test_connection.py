@@ -18,15 +18,17 @@ from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
 from twisted.trial import unittest
 from zope.interface import implementer
 
+from redisproxy import bounds
 from redisproxy.clients.admission import Admission
-from redisproxy.clients.connection import BACKLOG_LIMIT, CLOSE_LIMIT, FULL, REVOKED_GRACE, ClientProtocol
-from redisproxy.clients.factory import CLOSED_AT_ONCE, CROWDED_LOOK, ClientFactory, Timeouts
+from redisproxy.clients.connection import FULL, ClientProtocol
+from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.listen.tls import ServerTls, TlsFiles, make
 from redisproxy.ops.access_log import AccessLog
 from redisproxy.ops.line_quota import ADDRESS_LINES
 from redisproxy.session.errors import NOAUTH
 from redisproxy.session.pending import ReplyBatch
 from redisproxy.tenants.model import Credential, Snapshot
+from redisproxy.upstream.session_backend import SessionBackend
 
 from ..support.certificates import Authority
 from ..support.conversations import BLUE, GREEN
@@ -48,12 +50,16 @@ class Socket(StringTransport):
         pass
 
 
+#: None of these tests has a session that needs it.
+NO_REDIS = SessionBackend(None, None, None, None, True)
+
+
 class FactoryTests(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
         self.snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, []), wall_clock=self.clock.seconds)
         self.factory = ClientFactory(
-            self.clock, self.snapshot, None, None, None, Admission(1000, 0), AccessLog(self.clock), Timeouts(60.0)
+            self.clock, self.snapshot, NO_REDIS, Admission(1000, 0), AccessLog(self.clock), Timeouts(60.0)
         )
 
     def connect(self) -> ClientProtocol:
@@ -70,21 +76,21 @@ class FactoryTests(unittest.TestCase):
         return sum(client._closing for client in clients)
 
     def test_thousands_are_revoked_in_one_turn_and_closed_in_some(self) -> None:
-        clients = [self.log_in(BLUE) for _ in range(CLOSED_AT_ONCE * 2 + 1)]
+        clients = [self.log_in(BLUE) for _ in range(bounds.REVOKED_PER_TURN * 2 + 1)]
         others = [self.log_in(GREEN) for _ in range(2)]
         (changed,) = self.snapshot.listeners
         changed(Snapshot(None, [GREEN]))
         self.assertTrue(all(client.session.ended for client in clients))
-        self.assertEqual(self.closed(clients), CLOSED_AT_ONCE)
+        self.assertEqual(self.closed(clients), bounds.REVOKED_PER_TURN)
         gone = next(client for client in clients if not client._closing)
         gone.connectionLost()
         # A newer one comes meanwhile: nobody is revoked twice, nor left out.
         changed(Snapshot(None, [GREEN]))
-        self.assertEqual(self.closed(clients), CLOSED_AT_ONCE)
+        self.assertEqual(self.closed(clients), bounds.REVOKED_PER_TURN)
         self.clock.pump([0] * 3)
-        self.assertEqual(self.closed(clients), CLOSED_AT_ONCE * 2)
+        self.assertEqual(self.closed(clients), bounds.REVOKED_PER_TURN * 2)
         self.assertFalse(any(client.session.ended for client in others))
-        more = [self.log_in(BLUE) for _ in range(CLOSED_AT_ONCE + 1)]
+        more = [self.log_in(BLUE) for _ in range(bounds.REVOKED_PER_TURN + 1)]
         changed(Snapshot(None, []))
         # The proxy begins to end: it would wait for them.
         self.factory.stopFactory()
@@ -96,13 +102,13 @@ class FactoryTests(unittest.TestCase):
         client.session.replies.expect_batch(ReplyBatch(client.session.replies, 1))
         (changed,) = self.snapshot.listeners
         changed(Snapshot(None, []))
-        self.clock.advance(REVOKED_GRACE / 2)
+        self.clock.advance(bounds.REVOKED_SECONDS / 2)
         changed(Snapshot(None, [GREEN]))
         self.assertFalse(client._closing)
-        self.clock.advance(REVOKED_GRACE / 2)
+        self.clock.advance(bounds.REVOKED_SECONDS / 2)
         self.assertTrue(client._closing)
         self.assertTrue(client.session.replies.drained)
-        self.clock.advance(CLOSE_LIMIT)
+        self.clock.advance(bounds.CLOSE_SECONDS)
         self.assertTrue(client.transport.disconnected or client.transport.disconnecting)
 
     def test_what_comes_before_there_is_a_place_is_counted_once(self) -> None:
@@ -128,14 +134,14 @@ class FactoryTests(unittest.TestCase):
         silent.connectionLost()
         waiting.dataReceived(b"PING\r\n")
         self.assertEqual(waiting.transport.value(), NOAUTH)
-        self.clock.pump([CROWDED_LOOK] * 10)
+        self.clock.pump([bounds.CROWDED_CHECK_SECONDS] * 10)
         self.assertFalse(waiting.transport.disconnecting, "nobody waits any more")
         another = self.connect()
-        self.clock.pump([CROWDED_LOOK] * 2)
+        self.clock.pump([bounds.CROWDED_CHECK_SECONDS] * 2)
         self.assertTrue(waiting.transport.disconnecting)
         for client in (waiting, another, knows_its_password):
             client.connectionLost()
-        self.clock.advance(CROWDED_LOOK)
+        self.clock.advance(bounds.CROWDED_CHECK_SECONDS)
         self.factory.stopFactory()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
@@ -181,9 +187,7 @@ class TlsTests(unittest.TestCase):
         self.factory = ClientFactory(
             self.clock,
             SimpleNamespace(listeners=[], snapshot=Snapshot(None, [])),
-            None,
-            None,
-            None,
+            NO_REDIS,
             Admission(1, 0),
             AccessLog(self.clock),
             Timeouts(60.0),
@@ -274,7 +278,7 @@ class TlsTests(unittest.TestCase):
         protocol = self.connect()
         self.assertEqual(protocol.transport.bufferSize, Socket.bufferSize)
         self.shake(protocol)
-        self.assertEqual(protocol.transport.bufferSize, BACKLOG_LIMIT)
+        self.assertEqual(protocol.transport.bufferSize, bounds.UNAUTHENTICATED_BACKLOG_BYTES)
         self.lost(protocol)
 
     def test_one_that_left_leaves_nothing_to_the_garbage_collector(self) -> None:

@@ -9,16 +9,20 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial import unittest
 
+from redisproxy import bounds
 from redisproxy.clients.admission import Admission
-from redisproxy.clients.connection import IDLE_LINGER
-from redisproxy.clients.drain import RATE, TURN, WRONG_PASSWORDS_LIMIT, Drain
+from redisproxy.clients.drain import Drain
 from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.ops.access_log import AccessLog
 from redisproxy.policy import acl
 from redisproxy.tenants.model import Snapshot, Tenant
 from redisproxy.upstream.client import ControlError
+from redisproxy.upstream.session_backend import SessionBackend
 
 BLUE = Tenant("team-blue", 3)
+
+#: None of these tests has a session that needs it.
+NO_REDIS = SessionBackend(None, None, None, None, True)
 
 
 class Client:
@@ -83,7 +87,7 @@ class DrainCase(unittest.SynchronousTestCase):
         self.clock = task.Clock()
         snapshot = SimpleNamespace(listeners=[], snapshot=Snapshot(None, []))
         self.factory = ClientFactory(
-            self.clock, snapshot, None, None, None, Admission(10_000, 0), AccessLog(self.clock), Timeouts(60.0)
+            self.clock, snapshot, NO_REDIS, Admission(10_000, 0), AccessLog(self.clock), Timeouts(60.0)
         )
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
 
@@ -97,7 +101,7 @@ class DrainCase(unittest.SynchronousTestCase):
 
     def leave(self, clients: list[Client]) -> None:
         for client in clients:
-            self.factory.left(client)
+            self.factory.client_disconnected(client)
 
 
 class TimesTests(DrainCase):
@@ -116,14 +120,14 @@ class TimesTests(DrainCase):
                 clients = self.clients(count)
                 self.start(seconds)
                 while not all(client.asked for client in clients):
-                    self.clock.advance(TURN)
+                    self.clock.advance(bounds.DRAIN_TURN_SECONDS)
                 times = sorted(client.asked[0][1] - began for client in clients)
-                self.assertApproximates(times[-1], last, 5 * TURN)
+                self.assertApproximates(times[-1], last, 5 * bounds.DRAIN_TURN_SECONDS)
                 at_once = max(times.count(time) for time in times)
-                self.assertLessEqual(at_once, 1.1 * count * TURN / last)
+                self.assertLessEqual(at_once, 1.1 * count * bounds.DRAIN_TURN_SECONDS / last)
                 self.leave(clients)
                 self.successResultOf(self.over)
-        self.assertEqual(RATE, 200)
+        self.assertEqual(bounds.DRAINED_PER_SECOND, 200)
 
     def test_who_has_not_logged_in_leaves_first(self) -> None:
         clients = self.clients(500)
@@ -139,22 +143,22 @@ class TimesTests(DrainCase):
         self.start(8.0)
         gone = [client for client in clients if not client.asked]
         self.leave(gone)
-        self.clock.advance(TURN)
+        self.clock.advance(bounds.DRAIN_TURN_SECONDS)
         self.assertFalse(any(client.asked for client in gone))
         self.leave([client for client in clients if client.asked])
         self.successResultOf(self.over)
 
     def test_who_stays_is_hurried_and_then_cut_off(self) -> None:
-        for seconds, hurried in ((8.0, 8.0 - WRONG_PASSWORDS_LIMIT), (1.0, 0.75)):
+        for seconds, hurried in ((8.0, 8.0 - bounds.DRAIN_MARGIN_SECONDS), (1.0, 0.75)):
             began = self.clock.seconds()
             self.factory.drained = None
             (client,) = self.clients(1)
             self.start(seconds)
-            self.clock.pump([TURN] * int(seconds / TURN + 1))
+            self.clock.pump([bounds.DRAIN_TURN_SECONDS] * int(seconds / bounds.DRAIN_TURN_SECONDS + 1))
             asked = [(what, round(when - began, 6)) for what, when in client.asked]
             self.assertEqual([what for what, _ in asked], ["drain", "hurry", "cut_off"])
             for (_, when), wanted in zip(asked, (0.0, hurried, seconds), strict=True):
-                self.assertApproximates(when, wanted, 2 * TURN)
+                self.assertApproximates(when, wanted, 2 * bounds.DRAIN_TURN_SECONDS)
             self.assertNoResult(self.over)
             self.leave([client])
             self.successResultOf(self.over)
@@ -188,8 +192,8 @@ class TimesTests(DrainCase):
         transport.loseConnection = lambda: closed.append(self.clock.seconds())
         client.makeConnection(transport)
         self.start(8.0)
-        self.clock.advance(IDLE_LINGER)
-        self.assertEqual(closed, [IDLE_LINGER])
+        self.clock.advance(bounds.IDLE_LINGER_SECONDS)
+        self.assertEqual(closed, [bounds.IDLE_LINGER_SECONDS])
         client.connectionLost()
         self.successResultOf(self.over)
         self.factory.log_ins.stop()  # as when no port listens any more

@@ -5,7 +5,8 @@ from __future__ import annotations
 from twisted.internet import task
 from twisted.trial import unittest
 
-from redisproxy.clients.snapshot import LOOK, CurrentSnapshot
+from redisproxy import bounds
+from redisproxy.clients.snapshot import CurrentSnapshot
 from redisproxy.tenants.model import AuthenticationError, Credential, Snapshot, Tenant, digest
 
 HOUR = 3600.0
@@ -57,7 +58,7 @@ class WallClockTests(unittest.SynchronousTestCase):
         self.passes(10)
         self.offset += 2 * HOUR
         self.assertFalse(self.logs_in("a"), "who logs in now is judged now")
-        self.passes(LOOK)
+        self.passes(bounds.WALL_CLOCK_CHECK_SECONDS)
         self.assertEqual(self.ended, {"a"})
         self.assertEqual(self.told, 2)
 
@@ -99,7 +100,7 @@ class WallClockTests(unittest.SynchronousTestCase):
     def test_several_that_expire_in_one_leap(self) -> None:
         self.use(a=NOW + 10, b=NOW + 20, d=NOW + 30)
         self.offset += 25
-        self.passes(LOOK)
+        self.passes(bounds.WALL_CLOCK_CHECK_SECONDS)
         self.assertEqual((self.ended, self.told), ({"a", "b"}, 2))
         self.passes(5)
         self.assertEqual((self.ended, self.told), ({"a", "b", "d"}, 3))

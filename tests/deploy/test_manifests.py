@@ -22,8 +22,7 @@ import kubernetes_validate
 import yaml
 
 from benchmarks.peers import IMAGE_ENVIRON
-from redisproxy import __version__
-from redisproxy.processes.supervisor import END_MARGIN
+from redisproxy import __version__, bounds
 from redisproxy.settings import Settings
 from redisproxy.sources import kubernetes, kubernetes_watch
 from redisproxy.sources.manifests import ManifestsSource
@@ -240,7 +239,7 @@ class PodTests(unittest.TestCase):
         # Nodes get the delay, and clients a while for what they have begun; then the process needs a moment.
         self.assertGreaterEqual(settings.drain_delay, 5)
         self.assertGreaterEqual(settings.drain_seconds, 15)
-        needed = settings.drain_delay + settings.drain_seconds + END_MARGIN + 2
+        needed = settings.drain_delay + settings.drain_seconds + bounds.WORKER_END_SECONDS + 2
         self.assertGreaterEqual(self.pod["terminationGracePeriodSeconds"], needed)
 
     def test_it_says_what_it_needs(self) -> None:

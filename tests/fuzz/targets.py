@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterator
 from unittest import mock
 
+from redisproxy import bounds
 from redisproxy.resp import framing
 from redisproxy.resp.framing import (
     AUTHENTICATED,
@@ -28,8 +29,8 @@ from redisproxy.resp.framing import (
 )
 from redisproxy.resp.value import Answer
 from redisproxy.session import commands
-from redisproxy.session import pending as connection_module
-from redisproxy.session.pending import CONFIRMATIONS, HELLO, REPLIES, PendingReplies, ReplyBatch
+from redisproxy.session import pending as pending_module
+from redisproxy.session.pending import CONFIRMATIONS, HELLO, REPLIES, ReplyBatch
 from redisproxy.session.ports import Unavailable
 from redisproxy.session.pubsub import KINDS
 from redisproxy.session.session import Session
@@ -84,7 +85,7 @@ class Scanned:
             return False
         held = self.scanner.buffered + sum(map(len, self.scanner._taken))
         assert held <= self.fed, "more is held than was fed"
-        assert held <= framing.INSPECT_LIMIT + framing.INLINE_LIMIT + framing.WHOLE_LIMIT, f"{held} bytes are held"
+        assert held <= bounds.INSPECTED_BYTES + bounds.INLINE_BYTES + bounds.WHOLE_COMMAND_BYTES, f"{held} bytes are held"
         assert self.scanner.buffered >= 0
         return True
 
@@ -114,8 +115,8 @@ def requests(data: bytes) -> None:
     if options & 0x80:  # limits that can be reached, and a flood
         if options & 0x40:
             payload *= 1 + 4096 // (len(payload) + 1)
-        limits = {"INSPECT_LIMIT": 1024, "INLINE_LIMIT": 256, "WHOLE_LIMIT": 128}
-        with mock.patch.multiple(framing, **limits):
+        limits = {"INSPECTED_BYTES": 1024, "INLINE_BYTES": 256, "WHOLE_COMMAND_BYTES": 128}
+        with mock.patch.multiple(bounds, **limits):
             _requests(options, sizes, payload)
     else:
         _requests(options, sizes, payload)
@@ -217,7 +218,7 @@ def _measured(chunks: Iterator[bytes], pushes: bool) -> tuple[list[bytes], bytes
             except ProtocolError as error:
                 return replies, b"", str(error)
             assert done <= 1 and end > pos
-            assert len(measurer._header) < framing.HEADER_LIMIT
+            assert len(measurer._header) < bounds.HEADER_BYTES
             current += chunk[pos:end]
             pos = end
             assert bool(done) == measurer.between
@@ -233,7 +234,7 @@ def _settled(chunks: Iterator[bytes], batches: list[tuple[int, int, bool, bool, 
     """What a pending replies deals out. Half of the reply batches are made before anything comes, the others one with each
     chunk.
     """
-    pending, owner = PendingReplies(), Creditor()
+    pending, owner = pending_module.PendingReplies(), Creditor()
     batch: list[NumberedBatch] = []
     for number, (kind, count, muted, subscribed, protocol) in enumerate(batches):
         subscription = (owner, subscribed) if kind == CONFIRMATIONS else None
@@ -252,7 +253,7 @@ def _settled(chunks: Iterator[bytes], batches: list[tuple[int, int, bool, bool, 
         except ProtocolError as wrong:
             error = str(wrong)
             break
-        assert len(pending._kept) <= connection_module._HEAD_LIMIT + len(chunk)
+        assert len(pending._kept) <= bounds.MESSAGE_HEAD_BYTES + len(chunk)
         if loud:
             assert owner.heard + pending._kept == fed, "bytes were lost, added or changed"
     if loud:
@@ -461,10 +462,14 @@ class FuzzedConversation(Conversation):
         assert step is self.session.step or not hasattr(self, "session")
         self.steps[what].append(step)
 
-    def acquire(self, tenant: object, protocol: int, dedicated: bool, step: Step) -> None:
-        assert dedicated or self.multiplexes
+    def acquire(self, tenant: object, protocol: int, step: Step) -> None:
         self.asked_protocol = protocol
-        self._work("acquire" if dedicated else "join", step)
+        self._work("acquire", step)
+
+    def join(self, tenant: object, protocol: int, step: Step) -> None:
+        assert self.multiplexes
+        self.asked_protocol = protocol
+        self._work("join", step)
 
     def query(self, tenant: object, commands: list[list[bytes]], step: Step) -> None:
         super().query(tenant, commands, step)
@@ -826,7 +831,7 @@ def session(data: bytes) -> None:
     """A whole conversation: each command has at most one answer, in order, and no upstream connection is used that was given
     back.
     """
-    with mock.patch.object(framing, "WHOLE_LIMIT", 128), mock.patch.object(commands, "dispatch", _dispatch_checked):
+    with mock.patch.object(bounds, "WHOLE_COMMAND_BYTES", 128), mock.patch.object(commands, "dispatch", _dispatch_checked):
         _session(data)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 
 import redis
 
-from redisproxy.upstream.pool import FRESH
+from redisproxy import bounds
 
 from ..support.proxy import Installation, Manifests, ProxyProcess, master, shared, tenant
 from ..support.raw import RawClient, raw_client
@@ -82,7 +82,7 @@ class RedisGoneTests(unittest.TestCase):
         for raw in [raw_client(self, installation.proxy.port, *LOGIN) for _ in range(8)]:
             raw.ask(b"QUIT\r\n")
             self.assertEqual(raw.rest(), b"")
-        time.sleep(FRESH + 0.1)  # what was used a moment ago is not tried
+        time.sleep(bounds.FRESH_SECONDS + 0.1)  # what was used a moment ago is not tried
         os.kill(installation.server.pid, signal.SIGSTOP)
         self.addCleanup(os.kill, installation.server.pid, signal.SIGCONT)
         late = raw_client(self, installation.proxy.port)

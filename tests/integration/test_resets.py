@@ -10,8 +10,8 @@ import socket
 import time
 import unittest
 
+from redisproxy import bounds
 from redisproxy.resp.framing import encode
-from redisproxy.upstream.pool import CONCURRENT_LIMIT
 
 from ..support.proxy import Installation, master
 from ..support.raw import RawClient, raw_client
@@ -20,7 +20,7 @@ from ..support.servers import RedisServer
 from ..support.waiting import until
 
 #: Connections of the tenant that resets them: more than are opened at once.
-RESET = CONCURRENT_LIMIT + 124
+RESET = bounds.ACQUIRING + 124
 #: Connections of the other tenant.
 OTHERS = 300
 BLUE, GREEN = encode([b"AUTH", b"blue-password"]), encode([b"AUTH", b"green-password"])
@@ -136,7 +136,7 @@ class SlowRedisTests(ResetCase):
         relay.stall()
         before = relay.connections
         blue = self.connect(RESET, BLUE + BLPOP)
-        until(lambda: relay.connections > before + CONCURRENT_LIMIT - 5, "as many as may be are opened at once")
+        until(lambda: relay.connections > before + bounds.ACQUIRING - 5, "as many as may be are opened at once")
         green = self.connect(100, GREEN + BLPOP)
         time.sleep(0.5)  # what the proxy has not read yet is under way a moment later
         self.reset(blue[:1])

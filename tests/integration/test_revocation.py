@@ -13,7 +13,7 @@ from pathlib import Path
 
 import redis
 
-from redisproxy.clients.connection import REVOKED_GRACE
+from redisproxy import bounds
 from redisproxy.resp.framing import encode
 
 from ..support.certificates import Authority
@@ -25,7 +25,7 @@ from ..support.waiting import LIMIT, until
 
 #: Seconds within which what blocks is given up, once idle sessions have ended. At once, but machines are busy; less than
 #: the time for replies.
-CONCURRENT_LIMIT = 0.8 * REVOKED_GRACE
+GIVEN_UP = 0.8 * bounds.REVOKED_SECONDS
 #: What blocks, and how something is pushed that ends that, and what is there then.
 BLOCKING = (
     (b"BLPOP", b"q", b"0"),
@@ -100,7 +100,7 @@ class RevocationCase(unittest.TestCase):
         for connection in witnesses:
             connection.socket.settimeout(LIMIT)
             self.assertEqual(connection.rest(or_reset=True), b"")
-        self.blocked(0, CONCURRENT_LIMIT)
+        self.blocked(0, GIVEN_UP)
 
     def without_blue(self, green_at: int = 5, *more: dict) -> None:
         documents = self.installation.documents()

@@ -9,8 +9,8 @@ import time
 import unittest
 from collections.abc import Callable, Iterator
 
+from redisproxy import bounds
 from redisproxy.resp.framing import encode
-from redisproxy.upstream.multiplexed import CONNECTIONS_LIMIT
 
 from ..support.proxy import Installation, master
 from ..support.raw import RawClient, raw_client
@@ -155,10 +155,10 @@ class SlowReaderTests(SharedCase):
         """
         self.start()
         self.installation.server.client(3).set("big", b"x" * (32 << 20))
-        for number in range(CONNECTIONS_LIMIT):
+        for number in range(bounds.MULTIPLEXED_CONNECTIONS):
             deaf = self.client(receive_buffer=65536)
             deaf.send(encode([b"GET", b"big"]))
-            upstreams = min(number + 2, CONNECTIONS_LIMIT)
+            upstreams = min(number + 2, bounds.MULTIPLEXED_CONNECTIONS)
             until(
                 lambda n=number, m=upstreams: (self.stuck(), len(self.upstreams())) == (n + 1, m),
                 "another upstream connection is not read",

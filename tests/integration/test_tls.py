@@ -18,7 +18,7 @@ import redis
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from redisproxy.clients.connection import CLOSE_LIMIT
+from redisproxy import bounds
 
 from ..support.certificates import Authority
 from ..support.clients import client_once
@@ -190,7 +190,7 @@ class ServingTests(TlsCase):
         installation.manifests.write([documents[0], *documents[3:]])
         self.assertEqual(connection.rest(or_reset=True)[-7:], b"+PONG\r\n")
         connection.close()
-        self.assertLess(float(installation.proxy.logged(r"revoked after ([0-9.]+) s")[1]), CLOSE_LIMIT)
+        self.assertLess(float(installation.proxy.logged(r"revoked after ([0-9.]+) s")[1]), bounds.CLOSE_SECONDS)
 
     def test_the_end_of_the_proxy(self) -> None:
         self.write(*self.issue("first"))

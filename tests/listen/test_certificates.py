@@ -1,4 +1,4 @@
-"""Certificates that change: when they are looked at, and what is in force."""
+"""Certificates that change: when they are checked, and what is in force."""
 
 from __future__ import annotations
 

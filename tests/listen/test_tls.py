@@ -298,7 +298,7 @@ class HandshakeTests(MaterialCase):
             self.shake(self.make(client_ca=intermediate.path), self.with_certificate(others))
 
     def test_no_session_is_resumed(self) -> None:
-        """A certificate that was looked at once would be good for ever; and OpenSSL would fail those who try."""
+        """A certificate that was checked once would be good for ever; and OpenSSL would fail those who try."""
         clients = Authority(self.directory, "clients")
         for server in (self.make(), self.make(client_ca=clients.path)):
             for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from twisted.internet import task
 from twisted.trial import unittest
 
-from redisproxy.net.protocol import READ_SIZE, SMALL_READ_SIZE, PauseReason
-from redisproxy.net.rate_limit import CONCURRENT_LIMIT, TICK, Reservation, TenantLimit, TenantLimits
+from redisproxy import bounds
+from redisproxy.net.protocol import PauseReason
+from redisproxy.net.rate_limit import Reservation, TenantLimit, TenantLimits
 from redisproxy.tenants.limits import UNLIMITED, Limits
 from redisproxy.tenants.model import TenantFullError
 
@@ -302,16 +303,16 @@ class RateTests(LimitingCase):
 
     def test_reads_are_no_larger_than_a_part_of_a_second(self) -> None:
         for limits, size in (
-            (Limits(commands_per_second=1), SMALL_READ_SIZE),
+            (Limits(commands_per_second=1), bounds.SMALL_READ_BYTES),
             (Limits(commands_per_second=10_000), 8_000),
             (Limits(commands_per_second=10_000, bytes_per_second=100_000), 5_000),
-            (Limits(commands_per_second=10**9, bytes_per_second=10**9), READ_SIZE),
+            (Limits(commands_per_second=10**9, bytes_per_second=10**9), bounds.READ_BYTES),
         ):
             self.tenant_limit.use(limits)
             client = self.client()
             self.assertEqual(client.size, size)
         self.tenant_limit.use(UNLIMITED)
-        self.assertEqual({client.size for client in self.clients}, {READ_SIZE})
+        self.assertEqual({client.size for client in self.clients}, {bounds.READ_BYTES})
 
     def test_how_long_anybody_waited(self) -> None:
         self.tenant_limit.use(Limits(commands_per_second=100))
@@ -361,13 +362,13 @@ class ChangeTests(LimitingCase):
     def test_many_that_may_go_on_do_not_in_one_turn(self) -> None:
         self.tenant_limit.use(Limits(commands_per_second=1))
         self.client().send(1000)
-        clients = [self.client() for _ in range(CONCURRENT_LIMIT + 5)]
+        clients = [self.client() for _ in range(bounds.RATE_RESUMED_PER_TURN + 5)]
         for client in clients:
             client.send(1)
         self.tenant_limit.use(UNLIMITED)
         self.clock.advance(0)
         self.assertEqual(self.tenant_limit.held, 5)
-        self.clock.advance(TICK)
+        self.clock.advance(bounds.RATE_TICK_SECONDS)
         self.assertEqual(self.tenant_limit.held, 0)
 
     def test_an_upstream_connection_is_read_on(self) -> None:

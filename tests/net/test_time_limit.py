@@ -53,9 +53,9 @@ class TimeLimitTests(unittest.TestCase):
         for second in range(4):
             self.limit.begin(f"client {second}")
             self.clock.advance(1)
-        self.assertEqual(self.limit.take(5, 10), [])
-        self.assertEqual(self.limit.take(2, 2), ["client 0", "client 1"])
-        self.assertEqual(self.limit.take(2, 10), ["client 2"])
+        self.assertEqual(self.limit.pop_overdue(5, 10), [])
+        self.assertEqual(self.limit.pop_overdue(2, 2), ["client 0", "client 1"])
+        self.assertEqual(self.limit.pop_overdue(2, 10), ["client 2"])
         self.clock.pump([1] * 10)
         self.assertEqual(self.passed, [("client 3", 13)])
         self.assertEqual(self.clock.getDelayedCalls(), [])

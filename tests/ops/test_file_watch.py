@@ -1,4 +1,4 @@
-"""When files are looked at, and when they have changed."""
+"""When files are inspected, and when they have changed."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class FileWatchTests(unittest.SynchronousTestCase):
         self.assertEqual(len(self.threads), 1)
 
     def test_long_looks_take_a_share_of_the_time_at_most(self) -> None:
-        self.watch(self.slowly, share=0.1)
+        self.watch(self.slowly, time_fraction=0.1)
         self.clock.advance(1.0)
         self.clock.advance(2.0)
         self.thread_ends()

@@ -95,7 +95,7 @@ class PasswordTests(unittest.TestCase):
         self.assertEqual(self.look(2 * INTERVAL - 1), [b"new", b"old"])
         self.assertEqual(self.look(2 * INTERVAL), [b"new"])
 
-    def test_rules_fail_where_somebody_changed_it_since_it_was_looked_at(self) -> None:
+    def test_rules_fail_where_somebody_changed_it_since_it_was_read(self) -> None:
         added = self.inventory.password_rules(NAME, [b"old"], b"new", 0)
         self.read(1)
         removed = self.inventory.password_rules(NAME, [b"old", b"new"], b"new", INTERVAL)

@@ -58,16 +58,16 @@ class LearnTests(unittest.SynchronousTestCase):
 
     def test_what_a_server_has_not_follows_at_its_first_probe_alone(self) -> None:
         for question, reply, value, refused in self.CASES:
-            told, again = probing.learn(Facts(), {question: reply})
-            self.assertEqual((told.told, again), ({question: value}, {}))
+            answers, again = probing.learn(Facts(), {question: reply})
+            self.assertEqual((answers.answers, again), ({question: value}, {}))
             for text in (*ABSENT, *FORBIDDEN):
                 first, again = probing.learn(Facts(), {question: ErrorReply(text)})
-                self.assertEqual((first.told, again), ({question: refused}, {}))
+                self.assertEqual((first.answers, again), ({question: refused}, {}))
                 # It was told before: whatever it says now, it is a fault, and it is asked again.
-                later, again = probing.learn(told, {question: ErrorReply(text)})
-                self.assertEqual((later, again), (told, {question: ErrorReply(text)}))
+                later, again = probing.learn(answers, {question: ErrorReply(text)})
+                self.assertEqual((later, again), (answers, {question: ErrorReply(text)}))
                 # The right came later.
-                self.assertEqual(probing.learn(first, {question: reply})[0].told, {question: value})
+                self.assertEqual(probing.learn(first, {question: reply})[0].answers, {question: value})
 
     def test_nothing_follows_from_what_passes_or_is_not_understood(self) -> None:
         for question, reply, value, _ in self.CASES:
@@ -78,7 +78,7 @@ class LearnTests(unittest.SynchronousTestCase):
                     self.assertEqual((facts, again), (before, {question: ErrorReply(error)}))
             for answer in (None, b"", b"QUEUED", 7, [b"databases", b"many"], [1, 2, 3]):
                 facts, again = probing.learn(known, {question: answer})
-                self.assertEqual(facts.told, {question: value})
+                self.assertEqual(facts.answers, {question: value})
                 self.assertEqual(list(again), [question], answer)
 
     def test_a_server_without_acl_users_is_not_asked_about_them(self) -> None:
@@ -87,14 +87,14 @@ class LearnTests(unittest.SynchronousTestCase):
         self.assertEqual(again, {})
 
     def test_what_was_not_told_is_not_concluded(self) -> None:
-        told = {DATABASES: 16, COMMANDS: builtin(), ACL: True, ACL_DATABASES: False, SEALED: True}
-        self.assertTrue(probing.conclude({}, Facts(told), acl=True).acl)
+        answers = {DATABASES: 16, COMMANDS: builtin(), ACL: True, ACL_DATABASES: False, SEALED: True}
+        self.assertTrue(probing.conclude({}, Facts(answers), acl=True).acl)
         for missing in (DATABASES, COMMANDS, ACL, ACL_DATABASES):
-            less = {question: value for question, value in told.items() if question is not missing}
+            less = {question: value for question, value in answers.items() if question is not missing}
             self.assertIsNone(probing.conclude({}, Facts(less), acl=True), missing)
-        del told[SEALED]
-        self.assertIsNone(probing.conclude({}, Facts(told), acl=True).sealed)
-        self.assertFalse(probing.conclude({}, Facts(told), acl=False).acl)
+        del answers[SEALED]
+        self.assertIsNone(probing.conclude({}, Facts(answers), acl=True).sealed)
+        self.assertFalse(probing.conclude({}, Facts(answers), acl=False).acl)
 
 
 class WithoutTests(unittest.SynchronousTestCase):

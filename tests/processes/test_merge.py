@@ -30,20 +30,20 @@ class ReportsTests(unittest.TestCase):
         self.reports = Reports()
 
     def test_what_one_that_is_gone_had_counted_stays_counted(self) -> None:
-        self.reports.take(1, report(blue=tenant(5)))
-        self.reports.take(2, report(blue=tenant(3), green=tenant(1)))
+        self.reports.update(1, report(blue=tenant(5)))
+        self.reports.update(2, report(blue=tenant(3), green=tenant(1)))
         before = self.reports.counts()
         self.assertEqual(before["tenants"]["blue"]["commands"], {"plain": 8})
         self.assertEqual((before["tenants"]["blue"]["sessions"], before["tenants"]["blue"]["held"]), (2, 2))
         self.reports.gone(1)
-        self.reports.take(1, report(blue=tenant(1)))
+        self.reports.update(1, report(blue=tenant(1)))
         blue = self.reports.counts()["tenants"]["blue"]
         self.assertEqual((blue["commands"], blue["turned_away"], blue["throttled"]), ({"plain": 9}, 6, 1.5))
         self.assertEqual((blue["sessions"], blue["held"]), (2, 2))
         self.assertEqual(self.reports.counts()["logins"], {"ok": 3})
 
     def test_who_is_no_tenant_any_more_is_forgotten(self) -> None:
-        self.reports.take(1, report(blue=tenant(5), green=tenant(1)))
+        self.reports.update(1, report(blue=tenant(5), green=tenant(1)))
         self.reports.gone(1)
         self.reports.keep({"blue"})
         self.assertEqual(self.reports.counts()["tenants"].keys(), {"blue"})

@@ -11,9 +11,10 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial import unittest
 
+from redisproxy import bounds
 from redisproxy.listen.tls import Material
 from redisproxy.processes.channel import Channel, Message
-from redisproxy.processes.supervisor import ANSWER_LIMIT, END_MARGIN, LIVED, Workers
+from redisproxy.processes.supervisor import LIVED, Workers
 from redisproxy.processes.worker_process import WorkerProcess
 from redisproxy.tenants import wire_form
 from redisproxy.tenants.enrolment import ReadSummary
@@ -261,8 +262,8 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.clock.advance(2)
         order = []
         child = self.last
-        for kind, take in list(child.channel._takes.items()):
-            child.channel._takes[kind] = lambda message, take=take: (order.append(message.kind), take(message))[1]
+        for kind, handler in list(child.channel._handlers.items()):
+            child.channel._handlers[kind] = lambda message, then=handler: (order.append(message.kind), then(message))[1]
         child.pump()
         self.assertEqual(order, ["start", "snapshot", "listen"])
         self.assertTrue(child.process.serves)
@@ -309,7 +310,7 @@ class WorkersTests(unittest.SynchronousTestCase):
         second.answers = False
         self.pump()
         self.assertNotIn("vacated", first.heard)
-        self.clock.advance(ANSWER_LIMIT)
+        self.clock.advance(bounds.WORKER_ANSWER_SECONDS)
         self.pump()
         self.assertEqual(first.heard[-1], "vacated")
 
@@ -326,7 +327,7 @@ class WorkersTests(unittest.SynchronousTestCase):
         asked = self.workers.ask("count")
         self.pump()
         self.assertNoResult(asked)
-        self.clock.advance(ANSWER_LIMIT)
+        self.clock.advance(bounds.WORKER_ANSWER_SECONDS)
         self.assertEqual([number for number, _ in self.successResultOf(asked)], [2])
 
     def test_one_that_does_not_end_is_killed(self) -> None:
@@ -337,7 +338,7 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.assertTrue(first.stopped and second.stopped)
         first.end()
         self.assertNoResult(gone)
-        self.clock.advance(8.0 + END_MARGIN)
+        self.clock.advance(8.0 + bounds.WORKER_END_SECONDS)
         self.assertEqual((first.killed, second.killed), (False, True))
         second.end(ProcessTerminated(signal=signal.SIGKILL))
         self.successResultOf(gone)

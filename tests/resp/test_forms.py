@@ -42,9 +42,9 @@ class InterpretedTests(unittest.TestCase):
         self.assertFalse(plain.COMPILED)
         self.assertIsNot(plain, framing)
         self.assertIs(test_corpus.targets.RequestScanner, plain.RequestScanner)
-        self.assertIs(test_corpus.targets.connection_module.ReplyMeasurer, plain.ReplyMeasurer)
+        self.assertIs(test_corpus.targets.pending_module.ReplyMeasurer, plain.ReplyMeasurer)
 
-    def test_arguments_that_were_looked_at_are_not_looked_at_again(self) -> None:
+    def test_arguments_that_were_scanned_are_not_scanned_again(self) -> None:
         """By counting: in the compiled form no function can be replaced. What it counts is the same there."""
         scanner = plain.RequestScanner(plain.AUTHENTICATED, {}, plain.FORWARD)
         data = plain.encode([b"MSET", *[b"x"] * 5000])

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from redisproxy import bounds
 from redisproxy.resp import framing
 from redisproxy.resp.framing import (
     AUTHENTICATED,
@@ -136,8 +137,8 @@ class RequestScannerTests(ScanCase):
         """By its size, and not by how much of it is here."""
         get = encode([b"GET", b"a"])
         around = len(encode([b"SET", b"k", b"x" * 65_000])) - 65_000
-        whole = encode([b"SET", b"k", b"x" * (framing.WHOLE_LIMIT - around)])
-        large = encode([b"SET", b"k", b"x" * (framing.WHOLE_LIMIT - around + 1)])
+        whole = encode([b"SET", b"k", b"x" * (bounds.WHOLE_COMMAND_BYTES - around)])
+        large = encode([b"SET", b"k", b"x" * (bounds.WHOLE_COMMAND_BYTES - around + 1)])
         many = encode([b"MSET", *[b"x"] * 12_000])
         for chunks in ([get + whole + get], [get + whole[:-1], whole[-1:] + get], bytewise(get + whole + get)):
             self.assertEqual(scan(chunks), [["forward", get + whole + get, 3]])
@@ -162,7 +163,7 @@ class RequestScannerTests(ScanCase):
         for arguments in ([], [b"a"], [b"a", b""], [b"a", b"b" * 100], [b"a", b"b", b"c"]):
             data = get + encode([b"HEAD", *arguments]) + get
             self.assertScans(data, ["forward", get, 1], ("command", [b"HEAD", *arguments]), ["forward", get, 1])
-        payload = b"x" * (framing.WHOLE_LIMIT + 1)
+        payload = b"x" * (bounds.WHOLE_COMMAND_BYTES + 1)
         expected = [
             ["forward", get, 1],
             ["headed", encode([b"HEAD", b"a"]) + b"$%d\r\n%b\r\n" % (len(payload), payload), 1],
@@ -192,7 +193,7 @@ class RequestScannerTests(ScanCase):
             get + encode([b"LOOK"]) + execute,
             get + b"PING\r\n" + execute,
             get + b"*0\r\n" + execute,
-            encode([b"SET", b"k", b"x" * framing.WHOLE_LIMIT]) + execute,
+            encode([b"SET", b"k", b"x" * bounds.WHOLE_COMMAND_BYTES]) + execute,
             get + b"*2\r\n$3\r\nGET\r\n$x\r\n" + execute,
             encode([b"N" * 200]) + execute,
         ):
@@ -204,9 +205,9 @@ class RequestScannerTests(ScanCase):
 
     def test_a_taken_command_has_a_limit(self) -> None:
         get = encode([b"GET", b"a"])
-        large = encode([b"LOOK", b"x" * (framing.INSPECT_LIMIT - 68), b"y"])
+        large = encode([b"LOOK", b"x" * (bounds.INSPECTED_BYTES - 68), b"y"])
         self.assertEqual(scan([large + get]), [("oversize", b"LOOK"), ["forward", get, 1]])
-        just = encode([b"LOOK", b"x" * (framing.INSPECT_LIMIT - 36)])
+        just = encode([b"LOOK", b"x" * (bounds.INSPECTED_BYTES - 36)])
         self.assertEqual(scan([just + get])[0][0], "command")
 
     def test_a_large_argument_in_small_chunks_is_not_copied_at_each(self) -> None:
@@ -281,10 +282,10 @@ class RequestScannerTests(ScanCase):
         self.assertEqual(scanning.buffered, 0)
 
     def test_an_inline_request_has_a_limit(self) -> None:
-        line = b"GET " + b"x" * (framing.INLINE_LIMIT - 5)
+        line = b"GET " + b"x" * (bounds.INLINE_BYTES - 5)
         self.assertEqual(scan([line + b"\n"])[0][0], "forward")
-        self.assertEqual(scan([b"GET " + b"x" * framing.INLINE_LIMIT]), [("error", "too big inline request")])
-        self.assertEqual(scan([b"GET " + b"x" * framing.INLINE_LIMIT + b"\r\n"]), [("error", "too big inline request")])
+        self.assertEqual(scan([b"GET " + b"x" * bounds.INLINE_BYTES]), [("error", "too big inline request")])
+        self.assertEqual(scan([b"GET " + b"x" * bounds.INLINE_BYTES + b"\r\n"]), [("error", "too big inline request")])
 
     def test_the_table_may_change_between_two_commands(self) -> None:
         scanning = scanner(UNAUTHENTICATED, INSPECT)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from redisproxy.resp.framing import WHOLE_LIMIT, encode
+from redisproxy import bounds
+from redisproxy.resp.framing import encode
 from redisproxy.session.errors import OK
 
-from ..support.conversations import Conversation, ConversationCase, SharedConversation, logged_in, logged_in_at_home
+from ..support.conversations import Conversation, ConversationCase, SharedConversation, logged_in, logged_in_multiplexed
 
 GET = encode([b"GET", b"a"])
-BIG = encode([b"SET", b"a", b"x" * (WHOLE_LIMIT + 1000)])
+BIG = encode([b"SET", b"a", b"x" * (bounds.WHOLE_COMMAND_BYTES + 1000)])
 UNBLOCKED = b"-UNBLOCKED client unblocked via CLIENT UNBLOCK\r\n"
 
 
@@ -24,13 +25,13 @@ class DrainCase(ConversationCase):
 
 class PlainTests(DrainCase):
     def test_an_idle_one_ends_at_once(self) -> None:
-        for conversation in (logged_in(), logged_in_at_home(), Conversation()):
+        for conversation in (logged_in(), logged_in_multiplexed(), Conversation()):
             conversation.session.ending.drain()
             self.assertEnded(conversation)
             self.assertHears(conversation)
 
     def test_what_is_under_way_is_answered_and_what_comes_later_is_not_run(self) -> None:
-        conversation = logged_in_at_home().client(GET * 2)
+        conversation = logged_in_multiplexed().client(GET * 2)
         conversation.session.ending.drain()
         self.assertIsNone(conversation.closed)
         conversation.client(GET)
@@ -45,7 +46,7 @@ class PlainTests(DrainCase):
     def test_what_has_come_but_had_to_wait_is_run(self) -> None:
         # A command that needs the upstream connection to be quiet, or one of its own, and another one behind it.
         block = encode([b"BLPOP", b"q", b"0"])
-        conversation = logged_in_at_home().client(GET, block, GET)
+        conversation = logged_in_multiplexed().client(GET, block, GET)
         conversation.session.ending.drain()
         self.assertGoesOn(conversation)
         conversation.shared_redis(b"+1\r\n")
@@ -53,7 +54,7 @@ class PlainTests(DrainCase):
         conversation.redis(b"*-1\r\n+2\r\n")
         self.assertHears(conversation, b"+1\r\n*-1\r\n+2\r\n")
         self.assertEnded(conversation)
-        conversation = logged_in_at_home().client(GET, encode([b"AUTH", b"green"]), GET)
+        conversation = logged_in_multiplexed().client(GET, encode([b"AUTH", b"green"]), GET)
         conversation.session.ending.drain()
         self.assertGoesOn(conversation)
         conversation.shared_redis(b"+1\r\n")
@@ -63,7 +64,7 @@ class PlainTests(DrainCase):
         self.assertEnded(conversation)
 
     def test_a_question_over_the_control_connection_is_answered(self) -> None:
-        conversation = logged_in_at_home().client(encode([b"INFO"]), GET)
+        conversation = logged_in_multiplexed().client(encode([b"INFO"]), GET)
         conversation.session.ending.drain()
         self.assertGoesOn(conversation)
         conversation.finish([b"# Server\r\nredis_version:7.0.15\r\n"])
@@ -72,7 +73,7 @@ class PlainTests(DrainCase):
         self.assertEnded(conversation)
 
     def test_a_multiplexed_connection_that_takes_no_more_for_now(self) -> None:
-        conversation = logged_in_at_home()
+        conversation = logged_in_multiplexed()
         conversation.tenant_pool.upstream.busy = True
         conversation.client(GET)
         conversation.session.ending.drain()
@@ -84,7 +85,7 @@ class PlainTests(DrainCase):
         self.assertEnded(conversation)
 
     def test_what_waits_for_the_limit_of_its_tenant_is_run(self) -> None:
-        conversation = logged_in_at_home()
+        conversation = logged_in_multiplexed()
         conversation.session.throttle(True)
         conversation.client(GET)
         conversation.session.ending.drain()
@@ -97,7 +98,7 @@ class PlainTests(DrainCase):
 
     def test_a_command_of_which_a_part_has_come_is_run_whole(self) -> None:
         for cut in range(1, len(GET)):
-            for conversation in (logged_in(), logged_in_at_home()):
+            for conversation in (logged_in(), logged_in_multiplexed()):
                 conversation.client(GET[:cut])
                 conversation.session.ending.drain()
                 self.assertGoesOn(conversation)
@@ -109,7 +110,7 @@ class PlainTests(DrainCase):
                 self.assertHears(conversation, b"+1\r\n")
                 self.assertEnded(conversation)
 
-    def test_so_is_one_that_has_to_be_looked_at(self) -> None:
+    def test_so_is_one_that_has_to_be_inspected(self) -> None:
         command = encode([b"PUBLISH", b"channel", b"x" * 100])
         for cut in range(1, len(command)):
             conversation = logged_in().client(command[:cut])
@@ -122,7 +123,7 @@ class PlainTests(DrainCase):
             self.assertEnded(conversation)
 
     def test_a_large_one_that_streams_comes_to_its_end_and_no_further(self) -> None:
-        for conversation in (logged_in(), logged_in_at_home()):
+        for conversation in (logged_in(), logged_in_multiplexed()):
             conversation.client(BIG[:-500])
             self.assertEqual(conversation.gets(), BIG[:-500])
             conversation.session.ending.drain()
@@ -136,7 +137,7 @@ class PlainTests(DrainCase):
             self.assertEnded(conversation)
 
     def test_one_that_never_pauses_is_stopped_where_a_command_ends(self) -> None:
-        conversation = logged_in_at_home().client(GET * 10 + GET[:5])
+        conversation = logged_in_multiplexed().client(GET * 10 + GET[:5])
         conversation.session.ending.drain()
         conversation.client(GET[5:] + GET * 3 + GET[:5])
         self.assertTrue(conversation.session.ended)
@@ -147,12 +148,12 @@ class PlainTests(DrainCase):
         self.assertEnded(conversation)
 
     def test_a_client_that_leaves_meanwhile(self) -> None:
-        conversation = logged_in_at_home().client(GET[:9])
+        conversation = logged_in_multiplexed().client(GET[:9])
         conversation.session.ending.drain()
         conversation.session.ending.half_closed()
         self.assertEnded(conversation, "client-left")
         # And one whose last bytes are dealt with is not kept by half a command.
-        conversation = logged_in_at_home()
+        conversation = logged_in_multiplexed()
         conversation.tenant_pool.upstream.busy = True
         conversation.client(GET + GET[:9])
         conversation.session.ending.half_closed()
@@ -171,7 +172,7 @@ class PlainTests(DrainCase):
         self.assertHears(conversation)
 
     def test_a_reset_ends_it(self) -> None:
-        conversation = logged_in_at_home().client(GET, encode([b"RESET"]))
+        conversation = logged_in_multiplexed().client(GET, encode([b"RESET"]))
         conversation.session.ending.drain()
         conversation.shared_redis(b"+1\r\n")
         self.assertHears(conversation, b"+1\r\n+RESET\r\n")
@@ -181,7 +182,7 @@ class PlainTests(DrainCase):
 class StateTests(DrainCase):
     def test_a_transaction_comes_to_its_exec_or_discard(self) -> None:
         for last in (b"EXEC", b"DISCARD"):
-            conversation = logged_in_at_home().command(b"MULTI").redis(OK)
+            conversation = logged_in_multiplexed().command(b"MULTI").redis(OK)
             conversation.session.ending.drain()
             self.assertGoesOn(conversation)
             conversation.client(GET).redis(b"+QUEUED\r\n")
@@ -202,19 +203,19 @@ class StateTests(DrainCase):
         self.assertEnded(conversation)
 
     def test_one_that_begins_with_watch(self) -> None:
-        conversation = logged_in_at_home().command(b"WATCH", b"a").redis(OK)
+        conversation = logged_in_multiplexed().command(b"WATCH", b"a").redis(OK)
         conversation.session.ending.drain()
         conversation.client(GET).redis(b"+1\r\n")
         self.assertGoesOn(conversation)
         conversation.client(encode([b"MULTI"]), GET, encode([b"EXEC"])).redis(b"+OK\r\n+QUEUED\r\n*0\r\n")
         self.assertEnded(conversation)
-        conversation = logged_in_at_home().command(b"WATCH", b"a").redis(OK)
+        conversation = logged_in_multiplexed().command(b"WATCH", b"a").redis(OK)
         conversation.session.ending.drain()
         conversation.command(b"UNWATCH").redis(OK)
         self.assertEnded(conversation)
 
     def test_one_that_does_not_come_to_its_end(self) -> None:
-        conversation = logged_in_at_home().command(b"MULTI").redis(OK).client(GET)
+        conversation = logged_in_multiplexed().command(b"MULTI").redis(OK).client(GET)
         conversation.session.ending.drain()
         conversation.session.ending.hurry()
         self.assertIsNone(conversation.closed)
@@ -226,7 +227,7 @@ class StateTests(DrainCase):
         self.assertIs(conversation.upstream.released, False)  # closed, and with it the transaction
 
     def test_a_large_command_that_does_not_come_to_its_end(self) -> None:
-        conversation = logged_in_at_home().client(BIG[:-500])
+        conversation = logged_in_multiplexed().client(BIG[:-500])
         conversation.session.ending.drain()
         conversation.session.ending.hurry()
         self.assertHears(conversation)
@@ -262,7 +263,7 @@ class StateTests(DrainCase):
 
 class BlockedTests(DrainCase):
     def blocked(self, *more: bytes) -> SharedConversation:
-        conversation = logged_in_at_home().client(encode([b"BLPOP", b"queue", b"0"]), *more)
+        conversation = logged_in_multiplexed().client(encode([b"BLPOP", b"queue", b"0"]), *more)
         conversation.session.ending.drain()
         self.assertIsNone(conversation.closed)
         conversation.session.ending.hurry()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import unittest
 
+from redisproxy import bounds
 from redisproxy.resp.framing import encode
 from redisproxy.session import commands
 from redisproxy.session.ports import Unavailable
@@ -11,7 +12,7 @@ from redisproxy.session.route import DEDICATED, LEGAL, MULTIPLEXED, NONE, RouteS
 from redisproxy.session.state import BugError, Gate, Phase, Step, Until
 from redisproxy.tenants.model import Snapshot
 
-from ..support.conversations import Conversation, RecordingUpstream, SharedConversation, logged_in, logged_in_at_home
+from ..support.conversations import Conversation, RecordingUpstream, SharedConversation, logged_in, logged_in_multiplexed
 
 GET = encode([b"GET", b"a"])
 
@@ -20,7 +21,7 @@ class RouteTests(unittest.TestCase):
     def session_in(self, state: RouteState) -> Conversation:
         if state is NONE:
             return SharedConversation()
-        return logged_in_at_home() if state is MULTIPLEXED else logged_in()
+        return logged_in_multiplexed() if state is MULTIPLEXED else logged_in()
 
     def test_every_move_that_is_not_in_the_table_is_refused(self) -> None:
         for before in RouteState:
@@ -37,7 +38,7 @@ class RouteTests(unittest.TestCase):
                     self.assertIs(route.state, before)
 
     def test_no_move_while_a_reply_is_pending(self) -> None:
-        conversation = logged_in_at_home().client(GET)
+        conversation = logged_in_multiplexed().client(GET)
         route = conversation.session.route
         for to in (MULTIPLEXED, DEDICATED):
             self.assertRaises(BugError, route.move, to, RecordingUpstream(conversation))
@@ -59,12 +60,18 @@ class PhaseTests(unittest.TestCase):
             session.ending._enter(phase)
             self.assertIs(session.ended, phase in (Phase.CLOSING, Phase.CLOSED))
 
+    def test_nothing_is_asked_of_a_connection_that_is_gone(self) -> None:
+        conversation = logged_in().client(b"*3\r\n$6\r\nCLIENT\r\n$7\r\nSETNAME\r\n$200000\r\n", b"x" * 100_000)
+        self.assertGreater(conversation.session.buffered, bounds.BUFFERED_BYTES)
+        conversation.session.ending.at_once()
+        self.assertIs(conversation.held, False)
+
 
 class QueuesTests(unittest.TestCase):
     """ReplyQueue and PendingReplies hold the same batches, in the same order."""
 
     def test_where_they_do_not_agree_one_session_is_closed_and_the_connection_goes_on(self) -> None:
-        first, second = logged_in_at_home(), logged_in_at_home()
+        first, second = logged_in_multiplexed(), logged_in_multiplexed()
         bugs: list[BaseException] = []
         first.bug = bugs.append
         second.tenant_pool.upstream = first.tenant_pool.upstream
@@ -76,6 +83,24 @@ class QueuesTests(unittest.TestCase):
         self.assertEqual((second.hears(), second.closed), (b"+2\r\n", None))
         self.assertIsInstance(bugs.pop(), BugError)
         self.assertEqual(first.session.ending.phase, Phase.CLOSED)
+
+    def test_a_command_that_fails_costs_one_connection_where_a_shared_one_woke_the_session(self) -> None:
+        first, second = logged_in_multiplexed(), logged_in_multiplexed()
+        bugs: list[BaseException] = []
+        first.bug = bugs.append
+        first.inspected = lambda _: 1 / 0
+        pools = [conversation.tenant_pool for conversation in (first, second)]
+        upstreams = [pool.upstream for pool in pools]
+        for conversation, pool in zip((first, second), pools, strict=True):
+            pool.upstream = Unavailable(busy=True)
+            conversation.command(b"SELECT", b"3")
+        for pool, upstream in zip(pools, upstreams, strict=True):
+            pool.upstream = upstream
+        pools[0].waiting.extend(pools[1].waiting)
+        pools[0].ready()
+        self.assertIsInstance(bugs.pop(), ZeroDivisionError)
+        self.assertIs(first.session.ending.phase, Phase.CLOSED)
+        self.assertEqual((second.hears(), second.closed), (b"+OK\r\n", None))
 
     def test_a_handler_that_fails_after_its_step_costs_one_connection(self) -> None:
         conversation = logged_in().command(b"INFO", b"keyspace")
@@ -98,7 +123,7 @@ class StepTests(unittest.TestCase):
         if until is Until.HELLO:
             return logged_in().command(b"HELLO", b"3")
         if until is Until.DEDICATED:
-            return logged_in_at_home(upstreams_at_once=False).command(b"BLPOP", b"q", b"0")
+            return logged_in_multiplexed(upstreams_at_once=False).command(b"BLPOP", b"q", b"0")
         if until is Until.LOGIN:
             return Conversation(upstreams_at_once=False).command(b"AUTH", b"blue")
         if until is Until.QUERY:
@@ -192,7 +217,7 @@ class HandlersTests(unittest.TestCase):
             run=lambda session, words: (ran.append(words), handler.run(session, words))
         )
         self.addCleanup(commands.HANDLERS.__setitem__, b"WATCH", handler)
-        conversation = logged_in_at_home(upstreams_at_once=False).client(GET).command(b"WATCH", b"a")
+        conversation = logged_in_multiplexed(upstreams_at_once=False).client(GET).command(b"WATCH", b"a")
         conversation.shared_redis(b"+1\r\n")
         conversation.open_upstream()
         self.assertEqual(ran, [[b"WATCH", b"a"]])

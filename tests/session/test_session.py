@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import unittest
+from unittest import mock
 
+from redisproxy import bounds
 from redisproxy.policy import policy, server_config
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import make_policy
 from redisproxy.resp.framing import ProtocolError, encode
 from redisproxy.session import commands, pubsub
-from redisproxy.session import replies as replies_module
-from redisproxy.session import session as session_module
 from redisproxy.session.errors import NOAUTH, OK, SPOILER, SYNTAX, UNANSWERED
 from redisproxy.session.info import SECTIONS
 from redisproxy.session.pending import ReplyBatch
@@ -344,7 +344,7 @@ class ProtocolErrorTests(ConversationCase):
     def test_too_much_before_the_login(self) -> None:
         conversation = Conversation()
         chunk = encode([b"AUTH", b"x" * 16000])
-        for _ in range(session_module.UNAUTHENTICATED_LIMIT // len(chunk)):
+        for _ in range(bounds.UNAUTHENTICATED_BYTES // len(chunk)):
             conversation.client(chunk)
         self.assertIsNone(conversation.closed)
         conversation.client(chunk)
@@ -368,7 +368,7 @@ class ProtocolErrorTests(ConversationCase):
         self.assertIsNone(conversation.closed)
         self.assertIsNone(logged_in().client(b"*2\r\n$3\r\nGET\r\n$1\r\n", hello[:1], b"\r\n").closed)
 
-    def test_arguments_larger_than_can_be_looked_at(self) -> None:
+    def test_arguments_larger_than_can_be_inspected(self) -> None:
         conversation = logged_in().client(encode([b"WATCH", b"x" * (2 << 20)]), encode([b"SELECT", b"3"]))
         self.assertHears(conversation, b"-ERR the arguments of 'watch' are larger than 1048576 bytes\r\n", OK)
 
@@ -588,6 +588,20 @@ class PubSubTests(ConversationCase):
         conversation.command(b"SUNSUBSCRIBE")
         self.assertEqual(conversation.gets(), encode([b"SUNSUBSCRIBE", b"blue:s"]))
 
+    def test_a_message_that_was_sent_before_the_last_channel_is_left_has_its_own_name(self) -> None:
+        """Redis answers a command first that stands before the UNSUBSCRIBE."""
+        for protocol, push in ((2, b"*"), (3, b">")):
+            conversation = logged_in(protocol).command(b"SUBSCRIBE", b"a")
+            conversation.redis(confirmation(b"subscribe", b"blue:a", 1, push)).hears()
+            conversation.command(b"PING").command(b"UNSUBSCRIBE", b"a")
+            conversation.redis(message(b"blue:a", b"x", push))
+            self.assertHears(conversation, message(b"a", b"x", push))
+            conversation.redis(b"+PONG\r\n" + message(b"blue:a", b"y", push))
+            conversation.redis(confirmation(b"unsubscribe", b"blue:a", 0, push))
+            self.assertHears(
+                conversation, b"+PONG\r\n", message(b"a", b"y", push), confirmation(b"unsubscribe", b"a", 0, push)
+            )
+
     def test_to_leave_what_was_not_joined(self) -> None:
         nothing = b"*3\r\n$11\r\nunsubscribe\r\n$-1\r\n:0\r\n"
         for end in (b"", b"+PONG\r\n"):
@@ -721,18 +735,16 @@ class PubSubTests(ConversationCase):
             self.assertEqual(conversation.gets(), encode([b"PSUBSCRIBE", b"blue:" + pattern]))
 
     def test_counted_together(self) -> None:
-        self.addCleanup(setattr, pubsub, "COUNTED", pubsub.COUNTED)
         sessions = [logged_in() for _ in range(3)]
         for number, conversation in enumerate(sessions):
             conversation.command(b"SUBSCRIBE", b"all", b"%d" % number).command(b"PSUBSCRIBE", b"all*")
         subscriptions = [conversation.session.subscriptions for conversation in sessions]
         self.assertEqual(pubsub.counted(subscriptions), (4, 1, 0))
-        pubsub.COUNTED = 4
+        self.enterContext(mock.patch.object(bounds, "COUNTED_SUBSCRIPTIONS", 4))
         self.assertEqual(pubsub.counted(subscriptions), (6, 1, 0))
 
     def test_too_long(self) -> None:
-        self.addCleanup(setattr, pubsub, "MOST_BYTES", pubsub.MOST_BYTES)
-        pubsub.MOST_BYTES = 1000
+        self.enterContext(mock.patch.object(bounds, "SUBSCRIPTION_BYTES", 1000))
         conversation = logged_in().command(b"SUBSCRIBE", b"a" * 700)
         self.assertNotEqual(conversation.gets(), b"")
         conversation.redis(b"-BUSY\r\n").hears()  # so there is room again
@@ -746,8 +758,7 @@ class PubSubTests(ConversationCase):
         self.assertIn(b"blue:bbb", conversation.gets())
 
     def test_too_many(self) -> None:
-        self.addCleanup(setattr, pubsub, "MOST", pubsub.MOST)
-        pubsub.MOST = 3
+        self.enterContext(mock.patch.object(bounds, "SUBSCRIPTIONS", 3))
         conversation = logged_in().command(b"SUBSCRIBE", b"a", b"b").command(b"SUBSCRIBE", b"a", b"c")
         conversation.command(b"SUBSCRIBE", b"d")
         conversation.redis(b"".join(confirmation(b"subscribe", b"blue:x", 1) for _ in range(4)))
@@ -1175,7 +1186,7 @@ class BoundsTests(ConversationCase):
         """Nothing else would tell that it left."""
         conversation = logged_in().command(b"BLPOP", b"q", b"0").command(b"AUTH", b"green")
         self.assertTrue(conversation.waits)
-        conversation.client(b"x" * session_module.BUFFERED_LIMIT)
+        conversation.client(b"x" * bounds.BUFFERED_BYTES)
         self.assertFalse(conversation.held)
         conversation.client(b"x")
         self.assertTrue(conversation.held)
@@ -1204,7 +1215,7 @@ class BoundsTests(ConversationCase):
         self.assertHears(conversation, b"-ERR no\r\n" * 2000)
 
     def test_replies_outstanding(self) -> None:
-        self.patch_limit("PENDING_LIMIT", 10)
+        self.enterContext(mock.patch.object(bounds, "PENDING_REPLIES", 10))
         conversation = logged_in()
         conversation.client(encode([b"GET", b"a"]) * 10)
         self.assertTrue(conversation.waits)
@@ -1215,14 +1226,14 @@ class BoundsTests(ConversationCase):
 
     def test_confirmations_outstanding(self) -> None:
         """Of an UNSUBSCRIBE as well: it needs no subscription."""
-        self.patch_limit("PENDING_LIMIT", 10)
+        self.enterContext(mock.patch.object(bounds, "PENDING_REPLIES", 10))
         conversation = logged_in().command(b"UNSUBSCRIBE", *(b"%d" % number for number in range(10)))
         self.assertTrue(conversation.waits)
         conversation.redis(b"".join(b"*3\r\n$11\r\nunsubscribe\r\n$6\r\nblue:%d\r\n:0\r\n" % number for number in range(5)))
         self.assertFalse(conversation.waits)
 
     def test_answers_that_wait_for_their_turn(self) -> None:
-        self.patch_limit("ANSWERS_LIMIT", 1000)
+        self.enterContext(mock.patch.object(bounds, "OWN_REPLIES_BYTES", 1000))
         conversation = logged_in().client(encode([b"GET", b"a"]), encode([b"CONFIG", b"SET"]) * 100, encode([b"GET", b"b"]))
         self.assertTrue(conversation.waits)
         self.assertEqual(conversation.gets(), encode([b"GET", b"a"]))
@@ -1249,10 +1260,6 @@ class BoundsTests(ConversationCase):
         self.assertHears(conversation, REFUSED_CONFIG)
         conversation.session.client_slow(False)
         self.assertHears(conversation, REFUSED_CONFIG * 99)
-
-    def patch_limit(self, name: str, value: int) -> None:
-        self.addCleanup(setattr, replies_module, name, getattr(replies_module, name))
-        setattr(replies_module, name, value)
 
 
 class RevocationTests(ConversationCase):

@@ -1,4 +1,4 @@
-"""Conversations at home: what goes over the multiplexed connection, when a session moves to a dedicated connection, and
+"""Multiplexed conversations: what goes over the multiplexed connection, when a session moves to a dedicated connection, and
 back.
 """
 
@@ -6,17 +6,16 @@ from __future__ import annotations
 
 from unittest import mock
 
+from redisproxy import bounds
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.policy import make_policy
-from redisproxy.resp import framing
 from redisproxy.resp.framing import encode
-from redisproxy.session import replies as replies_module
 from redisproxy.session.errors import LOST, OK
 from redisproxy.session.ports import Unavailable
 from redisproxy.tenants.model import Snapshot
 
 from ..support.conversations import BLUE, GREEN, RecordingUpstream, SharedCase, SharedConversation
-from ..support.conversations import logged_in_at_home as logged_in
+from ..support.conversations import logged_in_multiplexed as logged_in
 
 GET = encode([b"GET", b"a"])
 AWAY = b"-ERR away\r\n"
@@ -58,14 +57,14 @@ class PlainTests(SharedCase):
         self.assertHears(first)
         self.assertHears(second, b"+for the second\r\n")
 
-    def test_quit_leaves_home(self) -> None:
+    def test_quit_leaves_the_multiplexed_connection(self) -> None:
         conversation = logged_in().client(GET, b"QUIT\r\n").shared_redis(b"+1\r\n")
         self.assertHears(conversation, b"+1\r\n", OK)
         self.assertEqual((conversation.closed, conversation.tenant_pool.users), ("quit", 0))
 
     def test_what_stands_behind_answers_that_waited_overtakes_nothing(self) -> None:
         refused, blocks = encode([b"CONFIG", b"SET"]) * 10, encode([b"BLPOP", b"q", b"0"])
-        with mock.patch.object(replies_module, "ANSWERS_LIMIT", 100):
+        with mock.patch.object(bounds, "OWN_REPLIES_BYTES", 100):
             conversation = logged_in().client(GET, refused, GET, blocks)
             self.assertEqual(conversation.shared_gets(), GET)
             conversation.shared_redis(b"+1\r\n")
@@ -106,14 +105,14 @@ class PlainTests(SharedCase):
             self.assertHears(conversation, answer)
             self.assertHears(conversation.command(b"AUTH", b"blue"), OK)
 
-    def test_another_tenant_is_another_home(self) -> None:
+    def test_another_tenant_has_another_multiplexed_connection(self) -> None:
         conversation = logged_in().client(GET, encode([b"AUTH", b"green"]), GET)
         self.assertEqual(len(conversation.pools), 1)
         conversation.shared_redis(b"+1\r\n")
         self.assertEqual([tenant_pool.users for tenant_pool in conversation.pools], [0, 1])
         self.assertEqual((conversation.asked, conversation.shared_gets()), ([BLUE.tenant, GREEN.tenant], GET))
 
-    def test_reset_leaves_home(self) -> None:
+    def test_reset_leaves_the_multiplexed_connection(self) -> None:
         conversation = logged_in().command(b"RESET")
         self.assertHears(conversation, b"+RESET\r\n")
         self.assertEqual(conversation.tenant_pool.users, 0)
@@ -132,7 +131,7 @@ class PlainTests(SharedCase):
 
 
 class ProtocolTests(SharedCase):
-    def test_each_has_its_home(self) -> None:
+    def test_each_has_its_multiplexed_connection(self) -> None:
         conversation = logged_in().client(GET, encode([b"HELLO", b"3", b"SETNAME", b"me"]), GET)
         self.assertEqual(conversation.shared_gets(), GET)
         conversation.shared_redis(b"+1\r\n")
@@ -160,7 +159,7 @@ class ProtocolTests(SharedCase):
         conversation.client(GET)
         self.assertEqual(conversation.shared_gets(), GET)
 
-    def test_changed_on_a_dedicated_connection_there_is_no_way_home(self) -> None:
+    def test_changed_on_a_dedicated_connection_there_is_no_way_back(self) -> None:
         conversation = logged_in().command(b"WATCH", b"a").redis(OK).command(b"HELLO", b"3").redis(b"%0\r\n")
         conversation.command(b"UNWATCH").redis(OK)
         self.assertTrue(conversation.session.dedicated)
@@ -168,6 +167,13 @@ class ProtocolTests(SharedCase):
         conversation.gets()
         conversation.client(GET)
         self.assertEqual(conversation.gets(), GET)
+
+    def test_after_a_hello_that_stood_behind_a_blocking_command_nothing_is_blocked(self) -> None:
+        conversation = logged_in().command(b"BLPOP", b"q", b"0").command(b"HELLO", b"2")
+        self.assertTrue(conversation.session.blocked)
+        conversation.redis(b"*-1\r\n*0\r\n")
+        self.assertHome(conversation)
+        self.assertFalse(conversation.session.blocked)
 
 
 class DedicatedConnectionTests(SharedCase):
@@ -252,7 +258,7 @@ class DedicatedConnectionTests(SharedCase):
         self.assertHome(conversation)
         self.assertIs(conversation.upstream.released, False)
 
-    def test_a_refused_subscription_comes_home(self) -> None:
+    def test_a_refused_subscription_comes_back(self) -> None:
         for kind in (b"", b"P", b"S"):
             conversation = logged_in().command(kind + b"SUBSCRIBE", b"a", b"b")
             self.assertTrue(conversation.session.dedicated)
@@ -261,7 +267,7 @@ class DedicatedConnectionTests(SharedCase):
             self.assertEqual(conversation.client(GET).shared_gets(), GET)
             self.assertIn(b"sub=0 psub=0 ssub=0 ", conversation.command(b"CLIENT", b"INFO").shared_redis(b"+1\r\n").hears())
 
-    def test_a_pattern_that_redis_is_not_told_of_comes_home(self) -> None:
+    def test_a_pattern_that_redis_is_not_told_of_comes_back(self) -> None:
         conversation = logged_in()
         conversation.permits_at_once = False
         conversation.command(b"PSUBSCRIBE", b"a*").finish(Unavailable())
@@ -572,7 +578,7 @@ class BoundsTests(SharedCase):
         self.assertHears(conversation)
 
     def test_lookahead_of_a_transaction_has_the_limit_of_whole_commands(self) -> None:
-        with mock.patch.object(framing, "WHOLE_LIMIT", 100):
+        with mock.patch.object(bounds, "WHOLE_COMMAND_BYTES", 100):
             conversation = logged_in().client(encode([b"MULTI"]), encode([b"SET", b"a", b"x" * 200]), encode([b"EXEC"]))
         self.assertEqual(conversation.shared_gets(), b"")
         self.assertEqual(conversation.gets()[:15], encode([b"MULTI"]))

@@ -9,7 +9,7 @@ from redisproxy.policy.policy import make_policy
 from redisproxy.resp.framing import encode
 from redisproxy.session.errors import LOST
 
-from ..support.conversations import Conversation, logged_in, logged_in_at_home
+from ..support.conversations import Conversation, logged_in, logged_in_multiplexed
 from ..support.transcripts import Transcript
 
 LARGE = encode([b"SET", b"a", b"x" * 100_000])
@@ -19,12 +19,12 @@ LARGE_SCRIPT = encode([b"EVAL", b"x" * 100_000, b"0"])
 
 def multiplexed(**texts: bytes) -> Transcript:
     """A session over multiplexed connections, logged in as blue; a dedicated one is there as soon as it is asked for."""
-    return Transcript(logged_in_at_home(), **texts)
+    return Transcript(logged_in_multiplexed(), **texts)
 
 
 def slowly(**texts: bytes) -> Transcript:
     """The same, where a dedicated connection is opened by the transcript."""
-    return Transcript(logged_in_at_home(upstreams_at_once=False), **texts)
+    return Transcript(logged_in_multiplexed(upstreams_at_once=False), **texts)
 
 
 def dedicated(**texts: bytes) -> Transcript:
@@ -50,7 +50,7 @@ class AcquireTests(unittest.TestCase):
         )
 
     def test_many_at_once_do_not_nest(self) -> None:
-        talk = logged_in_at_home(upstreams_at_once=False)
+        talk = logged_in_multiplexed(upstreams_at_once=False)
         talk.open_upstream = lambda: talk.refuse_upstream("ERR none")
         talk.upstreams_at_once = True
         talk.client(encode([b"BLPOP", b"q", b"0"]) * 2000)
@@ -735,7 +735,7 @@ class SlowReaderTests(unittest.TestCase):
     """(6) A client that does not read its replies gets a dedicated connection, though no command of its asked for one."""
 
     def talk(self, **options: object) -> Transcript:
-        talk = logged_in_at_home(**options)
+        talk = logged_in_multiplexed(**options)
         talk.tenant_pool.upstream.slow_reader = talk.tenant_pool.upstream.read_everything = lambda *_: None
         return Transcript(talk)
 
@@ -950,7 +950,7 @@ class OrderOfChecksTests(unittest.TestCase):
             """
         )
 
-    def test_a_wrong_password_is_looked_at_when_all_replies_are_there(self) -> None:
+    def test_a_wrong_password_is_checked_when_all_replies_are_there(self) -> None:
         multiplexed().play(
             """
             client >> GET a; AUTH wrong; GET b
@@ -962,7 +962,7 @@ class OrderOfChecksTests(unittest.TestCase):
             """
         )
 
-    def test_a_channel_of_others_is_looked_at_on_the_dedicated_connection(self) -> None:
+    def test_a_channel_of_others_is_checked_on_the_dedicated_connection(self) -> None:
         slowly().play(
             """
             client >> SUBSCRIBE __keyspace@5__:a

@@ -64,6 +64,7 @@ def options(seed: int, given: argparse.Namespace) -> sim.Options:
     if given.straight or given.faults is not None or given.hard is not None:
         return sim.Options(
             straight=given.straight,
+            limits=sim.ALL_LIMITS,
             hard=choose(given.hard or "none", sim.HARD),
             faults=choose(given.faults or "none", sim.FAULTS),
         )
@@ -90,7 +91,7 @@ def run(given: argparse.Namespace) -> int:
         for wrong in found:
             kinds.setdefault(wrong.kind, {}).setdefault(seed, wrong.text)
         if given.verbose or (found and not end and not given.seconds):
-            print(f"seed {seed}: {len(found)} wrong; tiny: {', '.join(simulation.tiny) or 'no limit'}", flush=True)
+            print(f"seed {seed}: {len(found)} wrong; extreme: {', '.join(simulation.extreme) or 'no limit'}", flush=True)
             for wrong in found:
                 print(f"  {wrong.kind}: {wrong.text}", flush=True)
     took = time.process_time() - began

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from redisproxy.clients.connection import HALF_CLOSED_GRACE
+from redisproxy import bounds
 
 from .kernel import Event, Socket
 from .replies import Error, Push, Status, command, parse
@@ -76,7 +76,7 @@ class Actor:
         self._subscribed: set[bytes] = set()
         self._heard: dict[bytes, int] = {}
         self._closing = False
-        # When it sent its end of file: the proxy gives what is due HALF_CLOSED_GRACE seconds then, and no more.
+        # When it sent its end of file: the proxy gives what is due HALF_CLOSED_SECONDS then, and no more.
         self._shut_at: float | None = None
         self._writes_first = False
         self._rate = 0
@@ -179,7 +179,7 @@ class Actor:
 
     def _lost(self, how: str) -> None:
         """The connection was ended from the other side."""
-        gave_up = self._shut_at is not None and self.world.now - self._shut_at >= HALF_CLOSED_GRACE
+        gave_up = self._shut_at is not None and self.world.now - self._shut_at >= bounds.HALF_CLOSED_SECONDS
         if self._incoming and not gave_up:
             self.simulation.wrong("half-reply", f"{self} was {how} within {bytes(self._incoming[:60])!r}", self.tenant)
         short = len(self.expected)

@@ -24,24 +24,22 @@ from twisted.internet.protocol import Factory
 from twisted.logger import LogEvent, formatEvent, globalLogPublisher
 from twisted.python.failure import Failure
 
-from redisproxy import probes
+from redisproxy import bounds, probes
 from redisproxy.clients import connection as client_module
-from redisproxy.clients import factory as clients_module
 from redisproxy.clients.admission import Admission
 from redisproxy.clients.connection import ClientProtocol
 from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.clients.snapshot import CurrentSnapshot
 from redisproxy.ops.access_log import AccessLog
-from redisproxy.session import replies, session
 from redisproxy.settings import Settings
 from redisproxy.tenants.model import Backend, Credential, Snapshot, Tenant, digest
 from redisproxy.upstream import backend as backend_module
 from redisproxy.upstream import control as control_module
-from redisproxy.upstream import multiplexed as shared_module
 from redisproxy.upstream import pool as multiplexed_module
 from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.multiplexed import MultiplexedConnection
 
+from ..support.limits import EXTREMES
 from .actors import Actor, Flooder, Pinger
 from .kernel import Connection, Poll, Reactor, Socket, World, connect
 from .redis import Redis, SimulatedConnection
@@ -55,19 +53,14 @@ EASY = (
 HARD = ("leave_blocked", "write_first", "read_slowly")
 #: What may happen to Redis, and to credentials.
 FAULTS = ("stall", "restart", "kill", "rotate", "hand_over", "move", "abandon")
-#: Limits of the proxy, and how small the seed may make them: (module, name, value).
-LIMITS = (
-    (multiplexed_module, "CONCURRENT_LIMIT", 2),
-    (shared_module, "BACKLOG_LIMIT", 16 * 1024),
-    (shared_module, "QUEUED_LIMIT", 1024),
-    (shared_module, "BATCHES_LIMIT", 8),
-    (shared_module, "CONNECTIONS_LIMIT", 2),
-    (replies, "PENDING_LIMIT", 64),
-    (replies, "ANSWERS_LIMIT", 64),
-    (session, "BUFFERED_LIMIT", 512),
-    (client_module, "WAITING_LIMIT", 64),
-    (clients_module, "CLOSED_AT_ONCE", 1),
+#: Limits that the seed may make extreme, unless the options name others. The simulation's own generator draws them, in this
+#: order, so a limit that is added or left out here changes what each kept seed does.
+KEPT_LIMITS = (
+    *("ACQUIRING", "BACKLOG_BYTES", "QUEUED_BYTES", "PENDING_BATCHES", "MULTIPLEXED_CONNECTIONS", "PENDING_REPLIES"),
+    *("OWN_REPLIES_BYTES", "BUFFERED_BYTES", "WAITING_CLIENT_BYTES", "REVOKED_PER_TURN"),
 )
+#: All that have an extreme. Each of the others is drawn by a generator of its own.
+ALL_LIMITS = (*KEPT_LIMITS, *(name for name in EXTREMES if name not in KEPT_LIMITS))
 #: Seconds, at most, after a fault until all is well: reconnecting is tried again after 10 s.
 RECOVERY = 12.0
 #: Seconds of a simulation, at most; and without progress until a client counts as stuck.
@@ -79,12 +72,12 @@ _MASTER = b"master"
 class Options:
     """What a simulation may do.
 
-    straight: without the proxy; limits: whether the seed may make limits tiny; hard, faults: some of HARD, of FAULTS;
+    straight: without the proxy; limits: those that the seed may make extreme; hard, faults: some of HARD, of FAULTS;
     clients: how many, None for what the seed draws; measured: see `kernel.Reactor`.
     """
 
     straight: bool = False
-    limits: bool = True
+    limits: tuple[str, ...] = KEPT_LIMITS
     hard: tuple[str, ...] = ()
     faults: tuple[str, ...] = ()
     clients: int | None = None
@@ -159,8 +152,8 @@ class Simulation:
         self.redis = Redis(self.world, _MASTER, {b"blue-1": 3, b"green-1": 5})
         #: names of rare branches that were taken: see `redisproxy.probes`
         self.reached: set[str] = set()
-        #: which limits the seed made tiny
-        self.tiny: list[str] = []
+        #: which limits the seed made extreme
+        self.extreme: list[str] = []
         #: whether there are few places
         self.crowded = False
         self._patches: list = []
@@ -183,11 +176,12 @@ class Simulation:
         rng, reactor = self.rng, self.reactor
         # Twisted's back-off takes its jitter from there.
         random.seed(self.seed)
-        for module, name, value in LIMITS:
-            if self.options.limits and hasattr(module, name) and rng.random() < 0.25:
-                self.tiny.append(name)
-                self._patches.append(mock.patch.object(module, name, value))
-        self.crowded = self.options.limits and rng.random() < 0.3
+        for name in self.options.limits:
+            generator = rng if name in KEPT_LIMITS else random.Random(f"{self.seed} {name}")
+            if generator.random() < 0.25:
+                self.extreme.append(name)
+                self._patches.append(mock.patch.object(bounds, name, EXTREMES[name]))
+        self.crowded = bool(self.options.limits) and rng.random() < 0.3
         self._patches += [
             *(
                 mock.patch.object(module, "endpoint_for", lambda *_: _Endpoint(self))
@@ -201,14 +195,19 @@ class Simulation:
             self._patches.append(mock.patch.object(kind, "__hash__", lambda thing: self._serial_of(thing)))
         for patch in self._patches:
             patch.start()
-        settings = Settings(ns_prefix="", acl="off", base_workers=1, worker_idle_timeout=30.0, connect_timeout=5.0)
+        settings = Settings(
+            ns_prefix="",
+            acl="off",
+            base_workers=1,
+            worker_idle_timeout=30.0,
+            connect_timeout=5.0,
+            connections="multiplexed" if rng.random() < 0.8 else "dedicated",
+        )
         self._proxied = backend_module.Backend(settings, reactor)
         self._holder = CurrentSnapshot(reactor)
         self._admission = Admission(4 if self.crowded else 1000, 1000)
-        shares = rng.random() < 0.8
         self._factory = ClientFactory(
-            *(reactor, self._holder, self._proxied.queries, self._proxied.acl_users, self._proxied.pool),
-            *(self._admission, AccessLog(reactor), Timeouts(60.0), shares),
+            *(reactor, self._holder, self._proxied.sessions, self._admission, AccessLog(reactor), Timeouts(60.0))
         )
         self._proxied.policy_changed = self._factory.use
         self._holder.startService()
@@ -457,7 +456,7 @@ def slowest_ping(*flood: bytes, seconds: float = 2.0) -> float:
 
     flood: its words; none: nobody floods. A second is a million function calls of the proxy: see `kernel.Reactor`.
     """
-    simulation = Simulation(0, Options(limits=False, clients=0, measured=True))
+    simulation = Simulation(0, Options(limits=(), clients=0, measured=True))
     simulation.world.latency, simulation.world.window, simulation.world.buffer = 0.0001, 262144, 262144
     pinger = Pinger(simulation, "blue")
     simulation.actors.append(pinger)
@@ -471,4 +470,4 @@ def options_of(seed: int) -> Options:
     """What `python -m tests.sim` does with a seed: with faults where it is odd, and every tenth is the control."""
     if seed % 10 == 0:
         return Options(straight=True)
-    return Options(faults=FAULTS if seed % 2 else ())
+    return Options(limits=ALL_LIMITS, faults=FAULTS if seed % 2 else ())

@@ -571,7 +571,7 @@ class WatchedContract(Contract):
         self.world.put(namespace(self.prefix + mark), secret(self.master[0], mark, other="x"))
         until(lambda: {mark, self.prefix + mark} <= self.queue.marks, "whatever was changed has been told")
         while self.queue:
-            update = self.source.read_changes(self.queue.take())
+            update = self.source.read_changes(self.queue.pop_batch())
             self.assertEqual(update.failures, ())
             self.assertNotIn(MARK, repr(update))
             self.enrolment.use_incremental_read(update)

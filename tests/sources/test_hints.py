@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.sources.hints import BATCH, MANY, MOST_OF_ONE, SHARE, ChangeQueue
+from redisproxy.sources.hints import BATCH, BATCH_PER_NAMESPACE, MANY, MOST_OF_ONE, ChangeQueue
 from redisproxy.tenants.enrolment import Changes
 
 
@@ -17,9 +17,9 @@ class QueueTests(unittest.TestCase):
         self.assertEqual(told, [True, False, False], "who takes them is woken up once")
         self.queue.note("team-green", "a")
         self.assertTrue(self.queue)
-        self.assertEqual(self.queue.take(), Changes(frozenset({"team-green"}), frozenset({("team-blue", "a")})))
+        self.assertEqual(self.queue.pop_batch(), Changes(frozenset({"team-green"}), frozenset({("team-blue", "a")})))
         self.assertFalse(self.queue)
-        self.assertEqual(self.queue.take(), Changes())
+        self.assertEqual(self.queue.pop_batch(), Changes())
         self.assertTrue(self.queue.note("team-blue", "a"))
 
     def test_one_namespace_does_not_hold_up_the_others(self) -> None:
@@ -27,27 +27,27 @@ class QueueTests(unittest.TestCase):
             self.queue.note("team-loud", str(number))
         for number in range(5):
             self.queue.note(f"team-{number}", "a")
-        first = self.queue.take().secrets
-        self.assertEqual(len([1 for where, _ in first if where == "team-loud"]), SHARE)
-        self.assertEqual(len(first), SHARE + 5)
+        first = self.queue.pop_batch().secrets
+        self.assertEqual(len([1 for where, _ in first if where == "team-loud"]), BATCH_PER_NAMESPACE)
+        self.assertEqual(len(first), BATCH_PER_NAMESPACE + 5)
         seen = set(first)
         while self.queue:
-            seen |= self.queue.take().secrets
+            seen |= self.queue.pop_batch().secrets
         self.assertEqual(len(seen), MOST_OF_ONE + 5)
 
     def test_it_is_bounded(self) -> None:
         for number in range(10 * MOST_OF_ONE):
             self.queue.note("team-loud", str(number))
-        self.assertEqual(self.queue.take(), Changes(frozenset({"team-loud"}), frozenset()))
+        self.assertEqual(self.queue.pop_batch(), Changes(frozenset({"team-loud"}), frozenset()))
         for number in range(3 * BATCH):
             self.queue.note(f"team-{number}", f"redis-secret-temp-{number}")
-        self.assertEqual([len(self.queue.take().secrets) for _ in range(4)], [BATCH] * 3 + [0])
+        self.assertEqual([len(self.queue.pop_batch().secrets) for _ in range(4)], [BATCH] * 3 + [0])
 
     def test_a_rotation_of_all_is_one_piece(self) -> None:
         for number in range(BATCH + MANY):
             self.queue.note(f"team-{number}", "a")
         self.queue.note("team-last", "b")
         self.queue.note("team-last", "a")
-        self.assertEqual(len(self.queue.take().secrets), BATCH + MANY + 1)
-        self.assertEqual(self.queue.take().secrets, {("team-last", "b")})
+        self.assertEqual(len(self.queue.pop_batch().secrets), BATCH + MANY + 1)
+        self.assertEqual(self.queue.pop_batch().secrets, {("team-last", "b")})
         self.assertFalse(self.queue)

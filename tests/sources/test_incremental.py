@@ -13,7 +13,7 @@ from collections.abc import Callable
 from twisted.internet import defer, task
 
 from redisproxy.sources import kubernetes, reload
-from redisproxy.sources.hints import MANY, SHARE
+from redisproxy.sources.hints import BATCH_PER_NAMESPACE, MANY
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.tenants.enrolment import ITSELF, Changes, Enrolment, SecretDocument, Update
 from redisproxy.tenants.model import AuthenticationError
@@ -196,7 +196,7 @@ class DirectoryTests(SourceCase):
         self.assertEqual((len(self.seen), self.lists()), (2, 1))
 
     def test_more_than_a_piece(self) -> None:
-        names = [f"redis-secret-temp-{number}" for number in range(3 * SHARE)]
+        names = [f"redis-secret-temp-{number}" for number in range(3 * BATCH_PER_NAMESPACE)]
         self.start()
         for name in names:
             self.api.put(secret("team-blue", name, redis_connection_string=f"redis://:{name}@redis:6379/3"))

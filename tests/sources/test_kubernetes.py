@@ -461,7 +461,7 @@ class AwayTests(ClusterCase):
     def test_backoff_doubles_up_to_the_interval(self) -> None:
         self.api.fail(ANY, refusal(503))
         self.service.startService()
-        # The refresh of every five minutes begins anew at 300: what is looked at is before that.
+        # The refresh of every five minutes begins anew at 300: what is checked is before that.
         for seconds in (1, 2, 4, 8, 16, 32, 64):
             self.assertFalse(self.attempt_after(seconds * 0.74), seconds)
             self.assertTrue(self.attempt_after(seconds * 0.26), seconds)

@@ -516,7 +516,7 @@ class BadFileTests(ManifestsCase):
 
 
 class HalfWrittenTests(ManifestsCase):
-    """What takes something away is looked at once more."""
+    """A file that takes something away is read once more."""
 
     def setUp(self) -> None:
         super().setUp()

@@ -11,7 +11,7 @@ from twisted.internet import defer, task
 from twisted.trial import unittest
 
 from redisproxy.sources.manifests import REST, ManifestsSource
-from redisproxy.sources.poll import INTERVAL, SHARE, PollService
+from redisproxy.sources.poll import INTERVAL, TIME_FRACTION, PollService
 from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.model import AuthenticationError
 
@@ -97,7 +97,7 @@ class PollTests(unittest.SynchronousTestCase):
         self.look(LOOKS)
         self.assertTrue(self.holds("green") and self.holds("first"))
 
-    def test_what_takes_something_away_is_looked_at_once_more(self) -> None:
+    def test_what_takes_something_away_is_read_once_more(self) -> None:
         """A writer that is held up for longer than between two looks leaves half of a file, which may be a good manifest."""
         documents = [master("redis://:master-password@redis:6379/0"), *tenant("team-blue", 3, "first")]
         whole = yaml.safe_dump_all([*documents, *tenant("team-green", 5, "green")])
@@ -117,7 +117,7 @@ class PollTests(unittest.SynchronousTestCase):
         self.assertFalse(self.holds("green"))
         self.assertTrue(self.holds("first"))
 
-    def test_what_is_looked_at_once_more_needs_no_watch(self) -> None:
+    def test_what_is_read_once_more_needs_no_watch(self) -> None:
         self.poll.stopService()
         self.addCleanup(self.poll.startService)
         (self.manifests.path / "all.yaml").write_text(yaml.safe_dump(master("redis://:master-password@redis:6379/0")))
@@ -182,7 +182,7 @@ class PollTests(unittest.SynchronousTestCase):
         self.addCleanup(self.poll.stopService)
         self.clock.pump([0.5] * 100)
         gaps = [later - earlier for earlier, later in itertools.pairwise(looks)]
-        self.assertTrue(gaps and min(gaps) >= 1 / SHARE, gaps)
+        self.assertTrue(gaps and min(gaps) >= 1 / TIME_FRACTION, gaps)
 
     def test_a_bug_does_not_end_it(self) -> None:
         self.patch(self.source, "stamp", lambda: 1 / 0)

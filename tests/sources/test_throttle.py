@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import unittest
 
-from redisproxy.sources.throttle import PIECE, SHARE, Throttle
+from redisproxy.sources.throttle import CPU_FRACTION, PIECE, Throttle
 
 
 class ThrottleTests(unittest.TestCase):
@@ -24,12 +24,12 @@ class ThrottleTests(unittest.TestCase):
 
     def test_work_is_a_share_of_the_time(self) -> None:
         [slept] = self.work(0.004)
-        self.assertAlmostEqual(0.004 / (0.004 + slept), SHARE)
+        self.assertAlmostEqual(0.004 / (0.004 + slept), CPU_FRACTION)
 
     def test_small_pieces_are_added_up(self) -> None:
         self.assertEqual(self.work(PIECE * 0.6), [])
         [slept] = self.work(PIECE * 0.6)
-        self.assertAlmostEqual(PIECE * 1.2 / (PIECE * 1.2 + slept), SHARE)
+        self.assertAlmostEqual(PIECE * 1.2 / (PIECE * 1.2 + slept), CPU_FRACTION)
         self.assertEqual(self.work(PIECE * 0.6), [])
 
     def test_what_was_before_the_start_does_not_count(self) -> None:

@@ -73,7 +73,7 @@ class WatchTests(SourceCase):
         self.wait(lambda: self.watch.watching, "all are open")
         self.wait(lambda: len(self.api.watches()) == 3, "the server has them")
         self.wait(lambda: self.watch.events == 1, "the master secret is told at the start")
-        self.queue.take()
+        self.queue.pop_batch()
         self.assertEqual(self.refreshes, 2, "all is read after it is known where the watches begin")
 
     def wait(self, probe: Callable[[], object], what: str) -> None:
@@ -85,7 +85,7 @@ class WatchTests(SourceCase):
 
         def all_there() -> bool:
             nonlocal found
-            more = self.queue.take()
+            more = self.queue.pop_batch()
             found = Changes(found.namespaces | more.namespaces, found.secrets | more.secrets)
             return found.secrets >= set(secrets) and found.namespaces >= set(namespaces)
 
@@ -174,7 +174,7 @@ class WatchTests(SourceCase):
             self.assertGreaterEqual(self.refreshes, 2, "all is read")
             if fault is None:
                 self.assertEqual(self.refreshes, 2, "once for each of the two")
-        self.queue.take()
+        self.queue.pop_batch()
         self.put("team-blue", "second")
         self.seen(BLUE)
 
@@ -198,7 +198,7 @@ class WatchTests(SourceCase):
             self.api.say(said)
             self.wait(lambda opened=opened: self.refreshes >= 2 and self.watch.reconnects == opened + 3, "all is read")
             self.wait(lambda: self.watch.watching, "they are open again")
-        self.queue.take()
+        self.queue.pop_batch()
         self.put("team-blue", "second")
         self.seen(BLUE)
 

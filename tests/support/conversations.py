@@ -164,11 +164,10 @@ class Conversation:
 
     # The backend.
 
-    def acquire(self, tenant: Tenant, protocol: int, dedicated: bool, step: Step) -> None:
+    def acquire(self, tenant: Tenant, protocol: int, step: Step) -> None:
         self.asked.append(tenant)
         self.asked_protocol = protocol
         self.step = step
-        assert dedicated or self.multiplexes
         if self.upstreams_at_once:
             self.open_upstream()
 
@@ -309,9 +308,7 @@ class SharedConversation(Conversation):
         self.refuses_pools = ""
         super().__init__(**options)
 
-    def acquire(self, tenant: Tenant, protocol: int, dedicated: bool, step: Step) -> None:
-        if dedicated:
-            return super().acquire(tenant, protocol, dedicated, step)
+    def join(self, tenant: Tenant, protocol: int, step: Step) -> None:
         self.asked.append(tenant)
         self.asked_protocol = protocol
         self.step = step
@@ -337,7 +334,7 @@ class SharedConversation(Conversation):
         return self
 
 
-def logged_in_at_home(**options: object) -> SharedConversation:
+def logged_in_multiplexed(**options: object) -> SharedConversation:
     """Blue's conversation over multiplexed connections, at the first command after the log-in."""
     conversation = SharedConversation(**options)
     conversation.command(b"AUTH", b"blue")

@@ -87,7 +87,7 @@ class Transcript:
         talk = self.conversation
         found = [("own", upstream) for upstream in talk.upstreams]
         if isinstance(talk, SharedConversation):
-            found += [("shared", home.upstream) for home in talk.pools if isinstance(home.upstream, RecordingUpstream)]
+            found += [("shared", pool.upstream) for pool in talk.pools if isinstance(pool.upstream, RecordingUpstream)]
         return found
 
     def _upstream(self, name: str) -> RecordingUpstream:

@@ -10,7 +10,7 @@ from redisproxy.tenants.account import FAMILIES, Counts, TenantCounters, family
 class TenantCountersTests(unittest.TestCase):
     def test_families(self) -> None:
         for name, expected in (
-            (b"get", "other"),  # it is plain where it is not looked at, and then nobody asks
+            (b"get", "other"),  # it is plain where it is not inspected, and then nobody asks
             (b"SELECT", "database"),
             (b"config|get", "server"),
             (b"eval", "scripting"),
@@ -20,7 +20,7 @@ class TenantCountersTests(unittest.TestCase):
             self.assertEqual(family(name), expected)
             self.assertIn(expected, FAMILIES)
 
-    def test_what_was_not_looked_at_is_plain(self) -> None:
+    def test_what_was_not_inspected_is_plain(self) -> None:
         counters = TenantCounters()
         counters.commands = 10
         for name in (b"MULTI", b"exec", b"PUBLISH"):

@@ -13,11 +13,11 @@ from redisproxy.tenants.enrolment import (
     FullRead,
     MalformedError,
     NamespaceDocument,
+    NeverRead,
     Problem,
     ReadFailure,
     ReadSummary,
     SecretDocument,
-    Unread,
     Update,
     parse_backend,
 )
@@ -201,7 +201,7 @@ class SummaryTests(unittest.TestCase):
         """Nor is the master secret in it, of which the content of before is in force, taken for the present one."""
         good = SecretDocument("kube-system", CLIENT, 0.0, {CONNECTION_STRING: b"redis://redis"})
         parts = {
-            "unread": (Unread("tenants.yaml", None),),
+            "never_read": (NeverRead("tenants.yaml", None),),
             "stale": (ReadFailure("tenants.yaml: line 3 is not YAML"),),
             "complete": False,  # a document that is not understood may be a namespace
         }

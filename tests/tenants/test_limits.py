@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.tenants.limits import ANNOTATIONS, BURST, UNLIMITED, Bucket, Limits, read_limits
+from redisproxy import bounds
+from redisproxy.tenants.limits import ANNOTATIONS, UNLIMITED, Bucket, Limits, read_limits
 
 CONNECTIONS, COMMANDS, BYTES = ANNOTATIONS
 DEFAULTS = Limits(10, 20, 0)
@@ -40,34 +41,34 @@ class AnnotationTests(unittest.TestCase):
         self.assertRegex(wrong, r"^annotation redisproxy/\\n\\u2028x{67} is unknown")
 
     def test_each_process_has_its_part_rounded_up(self) -> None:
-        self.assertEqual(Limits(10, 1, 0).share(3), Limits(4, 1, 0))
-        self.assertEqual(Limits(10, 1, 7).share(1), Limits(10, 1, 7))
+        self.assertEqual(Limits(10, 1, 0).per_process(3), Limits(4, 1, 0))
+        self.assertEqual(Limits(10, 1, 7).per_process(1), Limits(10, 1, 7))
 
 
 class BucketTests(unittest.TestCase):
     def test_a_burst_and_then_the_rate(self) -> None:
         bucket = Bucket(100, 1000.0)
-        self.assertEqual(bucket.take(int(100 * BURST), 1000.0), 0.0)
-        self.assertAlmostEqual(bucket.take(50, 1000.0), 0.5)
-        self.assertAlmostEqual(bucket.take(0, 1000.2), 0.3)
-        self.assertEqual(bucket.take(0, 1000.6), 0.0)
-        self.assertAlmostEqual(bucket.take(11, 1000.6), 0.01)
+        self.assertEqual(bucket.charge(int(100 * bounds.BURST_SECONDS), 1000.0), 0.0)
+        self.assertAlmostEqual(bucket.charge(50, 1000.0), 0.5)
+        self.assertAlmostEqual(bucket.charge(0, 1000.2), 0.3)
+        self.assertEqual(bucket.charge(0, 1000.6), 0.0)
+        self.assertAlmostEqual(bucket.charge(11, 1000.6), 0.01)
 
     def test_nothing_is_saved_beyond_the_burst(self) -> None:
         bucket = Bucket(10, 0.0)
-        self.assertEqual(bucket.take(0, 1e9), 0.0)
-        self.assertAlmostEqual(bucket.take(15, 1e9), 0.5)
+        self.assertEqual(bucket.charge(0, 1e9), 0.0)
+        self.assertAlmostEqual(bucket.charge(15, 1e9), 0.5)
 
     def test_over_time_it_is_the_rate_however_it_is_taken(self) -> None:
         for chunk in (1, 3, 250, 5000):
             bucket, now, taken = Bucket(1000, 0.0), 0.0, 0
             while taken < 20_000:
                 taken += chunk
-                now += bucket.take(chunk, now)
-            self.assertAlmostEqual(now, (taken - 1000 * BURST) / 1000, places=6)
+                now += bucket.charge(chunk, now)
+            self.assertAlmostEqual(now, (taken - 1000 * bounds.BURST_SECONDS) / 1000, places=6)
 
     def test_a_clock_that_is_set_back_gives_nothing_and_takes_nothing(self) -> None:
         bucket = Bucket(10, 1000.0)
-        bucket.take(15, 1000.0)
-        self.assertAlmostEqual(bucket.take(0, 500.0), 0.5)
-        self.assertAlmostEqual(bucket.take(0, 500.25), 0.25)
+        bucket.charge(15, 1000.0)
+        self.assertAlmostEqual(bucket.charge(0, 500.0), 0.5)
+        self.assertAlmostEqual(bucket.charge(0, 500.25), 0.25)

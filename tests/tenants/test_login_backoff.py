@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.tenants import login_backoff
+from redisproxy import bounds
 from redisproxy.tenants.login_backoff import LoginBackoff, source
 
 
@@ -13,15 +13,15 @@ class LoginBackoffTests(unittest.TestCase):
         guarded = LoginBackoff()
         delays = [guarded.wrong("a", 0.0) for _ in range(14)]
         self.assertEqual(delays[:7], [0.0] * 5 + [0.1, 0.2])
-        self.assertEqual(delays[-1], login_backoff.LONGEST_DELAY)
+        self.assertEqual(delays[-1], bounds.LOGIN_DELAY_SECONDS)
 
     def test_addresses_are_apart_and_forgiven(self) -> None:
         guarded = LoginBackoff()
         for _ in range(10):
             guarded.wrong("a", 0.0)
         self.assertEqual(guarded.wrong("b", 0.0), 0.0)
-        self.assertGreater(guarded.wrong("a", login_backoff.MEMORY), 0.0)
-        self.assertEqual(guarded.wrong("a", 3 * login_backoff.MEMORY), 0.0)
+        self.assertGreater(guarded.wrong("a", bounds.LOGIN_BACKOFF_SECONDS), 0.0)
+        self.assertEqual(guarded.wrong("a", 3 * bounds.LOGIN_BACKOFF_SECONDS), 0.0)
 
     def test_a_network_of_ipv6_is_one_source(self) -> None:
         self.assertEqual(source("2001:db8:1:2:3:4:5:6"), source("2001:db8:1:2:ffff::"))
@@ -37,6 +37,6 @@ class LoginBackoffTests(unittest.TestCase):
 
     def test_memory_is_bounded(self) -> None:
         guarded = LoginBackoff()
-        for number in range(login_backoff.ADDRESSES + 500):
+        for number in range(bounds.LOGIN_BACKOFF_ADDRESSES + 500):
             guarded.wrong(str(number), 0.0)
-        self.assertEqual(len(guarded), login_backoff.ADDRESSES)
+        self.assertEqual(len(guarded), bounds.LOGIN_BACKOFF_ADDRESSES)

@@ -41,6 +41,8 @@ class Replica:
         self.asked: list[str] = []
         #: an error that Redis answers to what begins so
         self.errors: dict[str, str] = {}
+        #: what something in Redis's place answers to what begins so
+        self.answers: dict[str, object] = {}
         #: seconds that each answer takes
         self.takes = 0.0
         self.acl_users = AclUsers("auto", self)
@@ -59,6 +61,9 @@ class Replica:
         for beginning, text in self.errors.items():
             if asked.startswith(beginning):
                 raise ControlError(text)
+        for beginning, answer in self.answers.items():
+            if asked.startswith(beginning):
+                return answer
         if self.takes:
             await task.deferLater(self.clock, self.takes)
         return await self.control.ask(*words)
@@ -251,7 +256,7 @@ class ThrottleTests(UsersCase):
         self.go_on(20)
         self.assertNotIn("ACL USERS", replica.asked)
 
-    def test_all_are_looked_at_once_an_interval_and_nothing_is_changed(self) -> None:
+    def test_all_are_checked_once_an_interval_and_nothing_is_changed(self) -> None:
         self.start()
         self.make_user(NAME, NEW)
         replica = self.replica(BLUE)
@@ -305,6 +310,21 @@ class ErrorsTests(UsersCase):
                 self.one.service.use(None)
         self.assertEqual(self.one.told(LogLevel.warn), [])
 
+    def test_answers_that_are_not_redis_s_pass(self) -> None:
+        for question, answer in (("ACL USERS", 1), ("ACL USERS", [[]]), ("ACL GETUSER", [b"passwords", None])):
+            for name in (NAME, acl.username(GREEN)):
+                self.admin.execute_command("ACL", "SETUSER", name, "resetpass")
+                self.make_user(name, OLD)
+            self.one.answers = {question: answer}
+            self.one.service.use(NEW)
+            self.go_on(RETRY / 2)
+            self.assertEqual(self.opens(NAME, NEW), [False])
+            self.one.answers = {}
+            self.go_on(2 * RETRY)
+            for name in (NAME, acl.username(GREEN)):
+                self.assertEqual(self.opens(name, NEW), [True], (question, answer))
+            self.one.service.use(None)
+
     def test_the_end_of_a_password_is_tried_again_soon(self) -> None:
         self.one.service.use(NEW)
         self.go_on()
@@ -316,7 +336,7 @@ class ErrorsTests(UsersCase):
         self.go_on(2 * RETRY)
         self.assertEqual(self.opens(NAME, OLD), [False])
 
-    def test_one_user_that_cannot_be_looked_at_does_not_keep_the_others_from_it(self) -> None:
+    def test_one_user_that_cannot_be_checked_does_not_keep_the_others_from_it(self) -> None:
         self.one.errors = {f"ACL GETUSER {NAME}": "OOM"}
         self.one.service.use(NEW)
         self.go_on(3 * RETRY)

@@ -8,11 +8,12 @@ import redis
 from twisted.internet import defer
 from twisted.trial import unittest
 
+from redisproxy import bounds
 from redisproxy.policy.facts import builtin, parse
 from redisproxy.policy.policy import make_policy
 from redisproxy.policy.probing import Server
 from redisproxy.tenants.model import Tenant
-from redisproxy.upstream.acl_users import PATTERN_BYTES, PATTERNS, AclUserError, AclUsers
+from redisproxy.upstream.acl_users import AclUserError, AclUsers
 from redisproxy.upstream.client import ControlError
 
 from ..support.clients import client_once
@@ -186,10 +187,10 @@ class ReplicasTests(unittest.SynchronousTestCase):
         for pattern in (b"team-blue:a b", b"team-blue:\0", b"team-blue:a\r\n", b"team-blue:\t", b"team-blue:\v"):
             with self.assertRaises(ControlError) as caught:
                 run(acl_users.permit(BLUE, [b"team-blue:fit", pattern]))
-            self.assertIn("spaces or NUL bytes", caught.exception.told)
+            self.assertIn("spaces or NUL bytes", caught.exception.client_reply)
         with self.assertRaises(ControlError) as caught:
-            run(acl_users.permit(BLUE, [b"team-blue:" + b"x" * PATTERN_BYTES]))
-        self.assertIn(f"more than {PATTERN_BYTES} bytes", caught.exception.told)
+            run(acl_users.permit(BLUE, [b"team-blue:" + b"x" * bounds.TENANT_PATTERN_BYTES]))
+        self.assertIn(f"more than {bounds.TENANT_PATTERN_BYTES} bytes", caught.exception.client_reply)
         run(acl_users.permit(BLUE, [b"team-blue:\xff\x01", b"team-blue:fit"]))
 
     def each_redis_is_busy_when_it_is_to_be_made(self, binary: Callable[[], str]) -> None:
@@ -227,13 +228,13 @@ class ReplicasTests(unittest.SynchronousTestCase):
         """What Redis is being told of counts, too, and what it was not told of does not."""
         acl_users = self.acl_users(self.start(binary))
         run(acl_users.login(BLUE, MASTER))
-        many = [b"team-blue:%d" % number for number in range(PATTERNS)]
+        many = [b"team-blue:%d" % number for number in range(bounds.TENANT_PATTERNS)]
 
         def meanwhile(words: tuple) -> None:
             run(acl_users.permit(BLUE, many[:1]))  # by another session, at once: of one that both name
             with self.assertRaises(ControlError) as caught:
                 run(acl_users.permit(BLUE, [b"team-blue:one_more"]))
-            self.assertIn(f"{PATTERNS} different patterns", caught.exception.told)
+            self.assertIn(f"{bounds.TENANT_PATTERNS} different patterns", caught.exception.client_reply)
 
         acl_users.control.before = fails
         with self.assertRaises(ControlError):

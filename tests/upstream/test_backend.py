@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from twisted.internet import defer, reactor, task
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
 from redisproxy.policy.acl import username
+from redisproxy.policy.facts import builtin
+from redisproxy.policy.probing import Server
 from redisproxy.settings import Settings
 from redisproxy.tenants.model import Backend as Address
 from redisproxy.tenants.model import Credential, Snapshot, Tenant
+from redisproxy.upstream.acl_users import AclUserError
 from redisproxy.upstream.backend import Backend
 from redisproxy.upstream.client import ControlError
 from redisproxy.upstream.connection import UpstreamError
@@ -100,3 +104,46 @@ class TwoBackendsTests(unittest.TestCase):
         (await self.first.pool.acquire(BLUE, 2)).drop()
         await defer.maybeDeferred(self.second.stopService)
         self.assertIn(b"valkey_version", await self.info(self.first, BLUE))
+
+
+class RightsTests(unittest.SynchronousTestCase):
+    """Redis tells of another command: the users' new rights come before the sessions hear of it."""
+
+    def setUp(self) -> None:
+        self.clock = MemoryReactorClock()
+        self.backend = Backend(Settings(ns_prefix="team-"), self.clock)
+        self.policies: list[bool] = []
+        self.backend.policy_changed = lambda policy, everywhere: self.policies.append("get" in policy.forwarded)
+        self.asked: list[bytes] = []
+        self.patch(self.backend.acl_users, "login", self.login)
+        self.use(Address(host="redis", password=b"first"))
+        self.patch(type(self.backend.acl_users), "users", {BLUE})
+
+    def use(self, address: Address | None) -> None:
+        self.backend.use_snapshot(Snapshot(address, [Credential(BLUE, "a-secret", b"blue")]))
+
+    async def login(self, tenant: Tenant, master_password: bytes) -> None:
+        self.asked.append(master_password)
+        raise AclUserError("busy", passing=True)
+
+    def told(self, commands: set[bytes]) -> None:
+        """Redis, the same as ever, has the built-in commands but these."""
+        had = {name: command for name, command in builtin().items() if name not in commands}
+        self.backend._server_told(Server("a Redis", 64, had, True, False, run_id="a run"))
+
+    def test_they_are_tried_again_until_redis_is_elsewhere(self) -> None:
+        self.told({b"GET"})
+        self.assertEqual(self.policies, [False])
+        self.told(set())
+        self.clock.advance(1)
+        self.assertEqual(self.asked, [b"first", b"first"])
+        self.use(None)
+        self.clock.advance(10)
+        self.assertEqual(self.asked, [b"first", b"first"])
+        self.use(Address(host="redis", password=b"second"))
+        self.told(set())
+        self.clock.advance(1)
+        self.assertEqual(self.asked[2:], [b"second", b"second"])
+        self.assertEqual(self.policies, [False])
+        self.use(None)
+        self.assertEqual(self.clock.getDelayedCalls(), [])

@@ -13,6 +13,7 @@ from twisted.logger import capturedLogs
 from twisted.python.failure import Failure
 from twisted.trial import unittest
 
+from redisproxy.ops.retry import Backoff
 from redisproxy.resp.framing import encode
 from redisproxy.resp.value import ErrorReply
 from redisproxy.tenants.model import Backend
@@ -201,7 +202,7 @@ class RedisClientTests(unittest.TestCase):
         self.assertLess(reactor.seconds() - began, 4)
         self.assertLess(max(client.retry_delay(attempt) for attempt in range(1, 50)), 4)
 
-    async def test_a_ca_file_that_cannot_be_used_may_be_mended(self) -> None:
+    async def test_a_ca_file_that_cannot_be_used_may_be_fixed(self) -> None:
         server = self.server()
         address = Backend(host="127.0.0.1", port=server.port, password=server.password.encode())
         faults: list[Exception] = [OSError("no such file"), ValueError("no certificate")]
@@ -211,7 +212,7 @@ class RedisClientTests(unittest.TestCase):
                 raise faults.pop()
             return endpoint_for(reactor, address, 5.0, None)
 
-        client = RedisClient(reactor, address, endpoint, 5.0, backoff=lambda _: 0.05)
+        client = RedisClient(reactor, address, endpoint, 5.0, backoff=Backoff(0.05, 0.05))
         client.startService()
         self.addCleanup(client.stopService)
         with self.assertRaisesRegex(ControlError, "the CA file cannot be used: no certificate"):

@@ -9,13 +9,13 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial import unittest
 
+from redisproxy import bounds
 from redisproxy.net.protocol import PauseReason
 from redisproxy.resp.framing import encode
 from redisproxy.session.pending import ReplyBatch
 from redisproxy.tenants.model import Backend, Tenant
 from redisproxy.upstream.acl_users import AclUsers
 from redisproxy.upstream.connection import RedisConnection
-from redisproxy.upstream.handover import ELSEWHERE_LIMIT, HERE_LIMIT
 from redisproxy.upstream.pool import ConnectionPool
 
 from ..support.certificates import Authority
@@ -211,7 +211,7 @@ class NextOwnerTests(PoolCase):
         given_up = self.acquire(pool, NEXT)
         given_up.cancel()
         yield self.assertFailure(given_up, defer.CancelledError)
-        self.reactor.clock.advance(HERE_LIMIT - 0.01)
+        self.reactor.clock.advance(bounds.HANDOVER_SECONDS - 0.01)
         self.assertFalse(leasing.called)
         self.reactor.clock.advance(0.01)
         yield leasing
@@ -227,7 +227,7 @@ class NextOwnerTests(PoolCase):
         yield leasing
         pool.use_tenants({BLUE}, [3])
         leasing = self.acquire(pool, BLUE)
-        self.reactor.clock.advance(ELSEWHERE_LIMIT)
+        self.reactor.clock.advance(bounds.HANDOVER_ELSEWHERE_SECONDS)
         yield leasing
 
     @defer.inlineCallbacks
@@ -241,7 +241,7 @@ class NextOwnerTests(PoolCase):
         pool.use_tenants({NEXT})
         over = pool.handover.over_here()
         self.assertFalse(over.called)
-        self.reactor.clock.advance(HERE_LIMIT)
+        self.reactor.clock.advance(bounds.HANDOVER_SECONDS)
         yield over
 
     @defer.inlineCallbacks

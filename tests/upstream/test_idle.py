@@ -36,9 +36,9 @@ class IdleConnectionsTests(unittest.SynchronousTestCase):
 
     def test_the_one_that_was_used_last_is_used_next_and_by_its_tenant_alone(self) -> None:
         first, second, _spare = self.put(BLUE), self.put(BLUE), self.put(None)
-        self.assertIsNone(self.idle.take(GREEN))
+        self.assertIsNone(self.idle.pop(GREEN))
         self.assertIs(self.idle.newest(BLUE), second)
-        self.assertEqual([self.idle.take(BLUE) for _ in range(3)], [second, first, None])
+        self.assertEqual([self.idle.pop(BLUE) for _ in range(3)], [second, first, None])
         self.assertEqual(len(self.idle), 1)
         self.idle.close()
 
@@ -57,7 +57,7 @@ class IdleConnectionsTests(unittest.SynchronousTestCase):
         used, lost = self.put(BLUE), self.put(BLUE)
         self.idle.remove(lost)
         self.idle.remove(lost)
-        self.assertIs(self.idle.take(BLUE), used)
+        self.assertIs(self.idle.pop(BLUE), used)
         self.clock.advance(10 * TIMEOUT)
         self.assertEqual([used.dropped, lost.dropped], [False, False])
 
@@ -65,4 +65,4 @@ class IdleConnectionsTests(unittest.SynchronousTestCase):
         blue, green = self.put(BLUE), self.put(GREEN)
         self.idle.close(lambda connection: connection.key == BLUE)
         self.assertEqual([blue.dropped, green.dropped], [True, False])
-        self.assertIs(self.idle.take(GREEN), green)
+        self.assertIs(self.idle.pop(GREEN), green)

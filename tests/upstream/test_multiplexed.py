@@ -1,14 +1,17 @@
-"""A tenant's multiplexed connections, without any: who waits for one."""
+"""A tenant's multiplexed connections: who waits for one, and for whom a slow reader is closed."""
 
 from __future__ import annotations
 
 import unittest
+from types import SimpleNamespace
 
-from twisted.internet import task
+from twisted.internet import defer, task
 
+from redisproxy import bounds
+from redisproxy.session.pending import PendingReplies, ReplyBatch
 from redisproxy.session.ports import Unavailable
 from redisproxy.tenants.model import Tenant
-from redisproxy.upstream.multiplexed import TenantPool
+from redisproxy.upstream.multiplexed import MultiplexedConnection, TenantPool
 
 
 class Waiting:
@@ -32,3 +35,57 @@ class WaitingTests(unittest.TestCase):
         tenant_pool.upstream = Unavailable()
         tenant_pool.tell_waiting()
         self.assertEqual(there.told, 1)
+
+
+class Connection:
+    """To a Redis that answers nothing."""
+
+    def __init__(self) -> None:
+        self.pending = PendingReplies()
+
+    def carry(self, *_: object) -> PendingReplies:
+        return self.pending
+
+    def write(self, data: bytes) -> None:
+        pass
+
+    def pause_reading(self, reason: int) -> None:
+        pass
+
+
+class User(Waiting):
+    """A session, of which only the identity of its replies matters."""
+
+    def __init__(self) -> None:
+        super().__init__(ended=False)
+        self.replies = self
+        self.closed = False
+
+    def close_slow_reader(self) -> None:
+        self.closed = True
+
+
+class SlowReaderTests(unittest.TestCase):
+    def closed_while_another_waits_for(self, count: int, discard: int) -> bool:
+        clock = task.Clock()
+        tenant_pool = TenantPool(SimpleNamespace(acquire=self.never), clock, Tenant("team-blue", 3), 2)
+        upstream = tenant_pool.upstream = MultiplexedConnection(Connection(), tenant_pool, clock)
+        slow, other = User(), User()
+        upstream.send(b"GET", ReplyBatch(slow, 1))
+        upstream.send(b"GET", ReplyBatch(other, count, discard=discard))
+        upstream.slow_reader(slow, bounds.BACKLOG_BYTES)
+        clock.advance(bounds.SLOW_READER_SECONDS)
+        return slow.closed
+
+    async def never(self, *_: object) -> None:
+        await defer.Deferred()
+
+    def test_it_is_closed_if_another_session_waits_for_a_reply_behind_it(self) -> None:
+        self.assertTrue(self.closed_while_another_waits_for(1, discard=0))
+
+    def test_also_for_a_reply_behind_one_that_is_discarded(self) -> None:
+        """CLIENT REPLY SKIP, and then two commands in one piece."""
+        self.assertTrue(self.closed_while_another_waits_for(2, discard=1))
+
+    def test_nobody_waits_for_what_is_discarded(self) -> None:
+        self.assertFalse(self.closed_while_another_waits_for(2, discard=2))

@@ -13,14 +13,14 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import Logger
 from twisted.trial import unittest
 
-from redisproxy.net.protocol import READ_SIZE, SMALL_READ_SIZE, WIDE_READ_SIZE
+from redisproxy import bounds
 from redisproxy.ops.log_once import QUIET
 from redisproxy.session.errors import UNREACHABLE
 from redisproxy.session.pending import CONFIRMATIONS, ReplyBatch
 from redisproxy.tenants.model import Backend, Tenant
 from redisproxy.upstream.acl_users import AclUserError, AclUsers
 from redisproxy.upstream.connection import LOGIN_REFUSED, RedisConnection, UpstreamError
-from redisproxy.upstream.pool import CONCURRENT_LIMIT, FRESH, ConnectionPool
+from redisproxy.upstream.pool import ConnectionPool
 
 from ..support.servers import MASTER_PASSWORD, RedisServer, free_port
 from ..support.upstreams import ClockedReactor, Heard, Silent
@@ -57,18 +57,18 @@ class NarrowTests(unittest.SynchronousTestCase):
         small, large = (b"*3\r\n$7\r\nmessage\r\n$1\r\nc\r\n$%d\r\n%b\r\n" % (size, b"x" * size) for size in (5, 70_000))
         upstream.send(b"", ReplyBatch(subscriber, 1, CONFIRMATIONS, subscription=(subscriber, True)))
         upstream.dataReceived(confirmed % (9, b"subscribe", 1))
-        self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
+        self.assertEqual(transport.bufferSize, bounds.SMALL_READ_BYTES)
         upstream.dataReceived(small * 60)
-        self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
-        upstream.dataReceived(large[:SMALL_READ_SIZE])
-        self.assertEqual(transport.bufferSize, READ_SIZE)
-        upstream.dataReceived(large[SMALL_READ_SIZE:])  # as much as was asked for: more is asked for
-        self.assertEqual(transport.bufferSize, WIDE_READ_SIZE)
+        self.assertEqual(transport.bufferSize, bounds.SMALL_READ_BYTES)
+        upstream.dataReceived(large[: bounds.SMALL_READ_BYTES])
+        self.assertEqual(transport.bufferSize, bounds.READ_BYTES)
+        upstream.dataReceived(large[bounds.SMALL_READ_BYTES :])  # as much as was asked for: more is asked for
+        self.assertEqual(transport.bufferSize, bounds.WIDE_READ_BYTES)
         upstream.dataReceived(small * 2)
-        self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
+        self.assertEqual(transport.bufferSize, bounds.SMALL_READ_BYTES)
         upstream.send(b"", ReplyBatch(subscriber, 1, CONFIRMATIONS, subscription=(subscriber, False)))
         upstream.dataReceived(confirmed % (11, b"unsubscribe", 0))
-        self.assertEqual(transport.bufferSize, READ_SIZE)
+        self.assertEqual(transport.bufferSize, bounds.READ_BYTES)
         self.assertEqual(b"".join(subscriber.heard).count(small), 62)
 
     def test_who_uses_it_next_has_no_part_in_that(self) -> None:
@@ -78,9 +78,9 @@ class NarrowTests(unittest.SynchronousTestCase):
         upstream.carry(Subscriber(), lambda full: None).small_messages = True
         upstream.send(b"", ReplyBatch(Heard(), 1))
         upstream.dataReceived(b"+OK\r\n")
-        self.assertEqual(transport.bufferSize, SMALL_READ_SIZE)
+        self.assertEqual(transport.bufferSize, bounds.SMALL_READ_BYTES)
         upstream.release(clean=False)
-        self.assertEqual(transport.bufferSize, READ_SIZE)
+        self.assertEqual(transport.bufferSize, bounds.READ_BYTES)
 
 
 class PoolCase(unittest.TestCase):
@@ -160,7 +160,7 @@ class ConnectionPoolTests(PoolCase):
         upstream.transport.stopReading()  # so that the end is not noticed
         self.server.client().client_kill_filter(skipme=True)
         upstream.transport.startReading()
-        self.reactor.clock.advance(FRESH + 0.1)
+        self.reactor.clock.advance(bounds.FRESH_SECONDS + 0.1)
         new = yield self.acquire(pool)
         self.assertIsNot(new, upstream)
 
@@ -250,10 +250,10 @@ class ConnectionPoolTests(PoolCase):
             self.assertFailure(self.acquire(pool), UpstreamError).addCallback(failed.append)
             # An endpoint waits for a moment whether the name has another address.
             yield self.until(lambda failed=failed: failed, passing=0.05)
-            self.assertEqual(failed[0].told, told)
+            self.assertEqual(failed[0].client_reply, told)
         pool.use(self.backend)
         failure = yield self.assertFailure(self.acquire(pool, Tenant("far", 64)), UpstreamError)
-        self.assertIn("ERR Redis refused to select database 64: ERR DB index is out of range", failure.told)
+        self.assertIn("ERR Redis refused to select database 64: ERR DB index is out of range", failure.client_reply)
         yield self.until(lambda: len(pool) == 0)
 
     @defer.inlineCallbacks
@@ -306,7 +306,7 @@ class ConnectionPoolTests(PoolCase):
         pool.redis_told(needs_acl_users=True)
         self.assertIsNone(pool.fresh(BLUE, 2))
         failure = yield self.assertFailure(self.acquire(pool), UpstreamError)
-        self.assertEqual(failure.told, UNREACHABLE)
+        self.assertEqual(failure.client_reply, UNREACHABLE)
         yield self.until(lambda: len(pool) == 0)
 
 
@@ -354,17 +354,17 @@ class QueueTests(PoolCase):
         pool = self.pool()
         events = self.logged(pool)
         self.stopped()
-        under_way = [self.acquire(pool) for _ in range(CONCURRENT_LIMIT)]
+        under_way = [self.acquire(pool) for _ in range(bounds.ACQUIRING)]
         waiting = [self.acquire(pool) for _ in range(5)]
         late = self.acquire(pool, GREEN)
-        yield self.until(lambda: len(pool) == CONCURRENT_LIMIT)
+        yield self.until(lambda: len(pool) == bounds.ACQUIRING)
         for given_up in (under_way[0], under_way[100], waiting[0]):
             given_up.cancel()
             self.failureResultOf(given_up, defer.CancelledError)
         for other in (*under_way[1:100], *under_way[101:], *waiting[1:], late):
             self.assertNoResult(other)
         # What was given up was not opened in vain.
-        self.assertEqual(len(pool), CONCURRENT_LIMIT)
+        self.assertEqual(len(pool), bounds.ACQUIRING)
         self.goes_on()
         upstream = yield late
         self.assertEqual(upstream.tenant, GREEN)
@@ -377,9 +377,9 @@ class QueueTests(PoolCase):
         pool = self.pool()
         events = self.logged(pool)
         self.stopped()
-        blue = [self.acquire(pool) for _ in range(CONCURRENT_LIMIT + 100)]
+        blue = [self.acquire(pool) for _ in range(bounds.ACQUIRING + 100)]
         green = [self.acquire(pool, GREEN) for _ in range(20)]
-        yield self.until(lambda: len(pool) == CONCURRENT_LIMIT)
+        yield self.until(lambda: len(pool) == bounds.ACQUIRING)
         for given_up in blue:
             given_up.cancel()
             self.failureResultOf(given_up, defer.CancelledError)
@@ -418,7 +418,7 @@ class QueueTests(PoolCase):
         """Its user is unknown to Redis, or cannot be made."""
         for fault in ((b"nobody", b"x"), AclUserError("no user", passing=True), AclUserError("no user", passing=False)):
             pool = self.pool(acl_users=Logins(blue=fault))
-            blue = [self.assertFailure(self.acquire(pool), UpstreamError) for _ in range(CONCURRENT_LIMIT + 5)]
+            blue = [self.assertFailure(self.acquire(pool), UpstreamError) for _ in range(bounds.ACQUIRING + 5)]
             upstream = yield self.acquire(pool, GREEN)
             self.assertEqual(upstream.tenant, GREEN)
             yield defer.gatherResults(blue)
@@ -426,13 +426,13 @@ class QueueTests(PoolCase):
     @defer.inlineCallbacks
     def test_one_that_takes_too_long_while_redis_can_be_reached(self):
         pool = self.pool(acl_users=Logins(blue=NEVER))
-        blue = [self.assertFailure(self.acquire(pool), UpstreamError) for _ in range(CONCURRENT_LIMIT)]
+        blue = [self.assertFailure(self.acquire(pool), UpstreamError) for _ in range(bounds.ACQUIRING)]
         late = self.acquire(pool, GREEN)
         yield self.until(
-            lambda: len(pool) == CONCURRENT_LIMIT and all(upstream.opened is not None for upstream in pool._connections)
+            lambda: len(pool) == bounds.ACQUIRING and all(upstream.opened is not None for upstream in pool._connections)
         )
         self.reactor.clock.advance(5)
-        self.assertEqual({error.told for error in (yield defer.gatherResults(blue))}, {UNREACHABLE})
+        self.assertEqual({error.client_reply for error in (yield defer.gatherResults(blue))}, {UNREACHABLE})
         self.assertEqual((yield late).tenant, GREEN)
 
     @defer.inlineCallbacks
@@ -443,13 +443,13 @@ class QueueTests(PoolCase):
                 pool.use(Backend(host="127.0.0.1", port=free_port()))
             else:
                 self.stopped()
-            leases = [self.acquire(pool, tenant) for tenant in (BLUE, GREEN) for _ in range(CONCURRENT_LIMIT)]
+            leases = [self.acquire(pool, tenant) for tenant in (BLUE, GREEN) for _ in range(bounds.ACQUIRING)]
             failures = defer.gatherResults([self.assertFailure(acquire, UpstreamError) for acquire in leases])
             done: list[object] = []
             failures.addCallback(done.extend)
             began = self.reactor.seconds()
             yield self.until(lambda done=done: done, passing=0.05)
-            self.assertEqual({error.told for error in done}, {UNREACHABLE})
+            self.assertEqual({error.client_reply for error in done}, {UNREACHABLE})
             # Those that waited were not tried one after the other.
             self.assertLess(self.reactor.seconds() - began, 9)
 
@@ -458,7 +458,7 @@ class QueueTests(PoolCase):
         """Each lets the next begin: that must not be a stack as deep as the queue is long."""
         pool = self.pool()
         self.stopped()
-        under_way = [self.acquire(pool) for _ in range(CONCURRENT_LIMIT)]
+        under_way = [self.acquire(pool) for _ in range(bounds.ACQUIRING)]
         waiting = [defer.Deferred.fromCoroutine(pool.acquire(GREEN)) for _ in range(3000)]
         pool.fresh = lambda tenant, protocol: SimpleNamespace(backend=self.backend, has_acl_user=True)
         under_way[0].cancel()

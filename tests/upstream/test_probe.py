@@ -9,11 +9,12 @@ from twisted.internet.endpoints import TCP4ClientEndpoint
 from twisted.internet.protocol import Factory
 from twisted.trial import unittest
 
+from redisproxy import bounds
 from redisproxy.policy.probing import Server, needed, policy_for
 from redisproxy.printable import shown_error
 from redisproxy.tenants.model import Backend
 from redisproxy.upstream import control, inquiry
-from redisproxy.upstream.client import REPLY_LIMIT, Connection, ControlError
+from redisproxy.upstream.client import Connection, ControlError
 from redisproxy.upstream.control import ControlService
 from redisproxy.upstream.inquiry import InquiryError, inquire
 from redisproxy.upstream.probe import Memory, Probe
@@ -145,7 +146,7 @@ class FirstProbeTests(ProbeCase):
 
     async def test_no_answer_at_all(self) -> None:
         server = self.server()
-        self.patch(control, "_ANSWER", 0.5)
+        self.patch(bounds, "CONTROL_REPLY_SECONDS", 0.5)
         services = []
         for question in (INFO[0], *QUESTIONS, SEALED):
             faulty = self.behind(server)
@@ -155,7 +156,7 @@ class FirstProbeTests(ProbeCase):
             await self.until(lambda: service._last_state)  # noqa: B023
             self.assertEqual((service.history, service.connected), ([], False))
             self.assertEqual(service._last_state, "did not tell what it is within 0.5 s, and is asked again")
-        self.patch(control, "_ANSWER", 10)
+        self.patch(bounds, "CONTROL_REPLY_SECONDS", 10)
         for faulty, service in services:
             faulty.faults = {}
             service.reconnect()
@@ -328,7 +329,7 @@ class PassingConnectionTests(ProbeCase):
         self.assertEqual(probe.again, {})
 
     async def connected(self, server: RedisServer) -> Connection:
-        factory = Factory.forProtocol(lambda: Connection(reactor, None, REPLY_LIMIT))
+        factory = Factory.forProtocol(lambda: Connection(reactor, None, bounds.CONTROL_REPLY_BYTES))
         connection = await TCP4ClientEndpoint(reactor, "127.0.0.1", server.port).connect(factory)
         self.addCleanup(connection.transport.abortConnection)
         await connection.log_in(Backend(password=MASTER_PASSWORD.encode()))

@@ -13,11 +13,12 @@ from twisted.python.failure import Failure
 from twisted.trial import unittest
 from zope.interface import implementer
 
+from redisproxy import bounds
 from redisproxy.resp.framing import encode
 from redisproxy.session.errors import NOT_ALLOWED, UNANSWERED, UNREACHABLE
 from redisproxy.tenants.model import Backend, Tenant
 from redisproxy.upstream.client import Connection, ControlError, RedisClient
-from redisproxy.upstream.queries import ANSWER_LIMIT, IDLE, PAUSE_FACTOR, PAUSE_MAX, TIMEOUT, TOO_LARGE, ControlQueries
+from redisproxy.upstream.queries import PAUSE_FACTOR, TOO_LARGE, ControlQueries
 
 BLUE, GREEN, RED = Tenant("team-blue", 3), Tenant("team-green", 5), Tenant("team-red", 6)
 INFO = [b"INFO", b"server"]
@@ -73,7 +74,9 @@ class Pool:
         self.opening: defer.Deferred | None = None
 
     def client(self, address: Backend, changed: Callable[[RedisClient], object]) -> RedisClient:
-        return RedisClient(self._clock, address, lambda: self, 5.0, changed, reply_timeout=None, reply_limit=ANSWER_LIMIT)
+        return RedisClient(
+            self._clock, address, lambda: self, 5.0, changed, reply_timeout=None, reply_limit=bounds.QUERY_REPLY_BYTES
+        )
 
     def connect(self, factory: Factory) -> defer.Deferred:
         connecting = defer.succeed(None) if self.opening is None else self.opening
@@ -113,7 +116,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
 
     def failed(self, asked: defer.Deferred) -> str:
         """What the client is told."""
-        return self.failureResultOf(asked, ControlError).value.told
+        return self.failureResultOf(asked, ControlError).value.client_reply
 
     def assertKept(self, upstream: Upstream) -> None:
         """It is not closed, and asked what is asked next."""
@@ -137,10 +140,10 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
     def test_it_is_closed_when_nobody_has_asked_for_a_while(self) -> None:
         self.ask()
         self.upstream.redis(bulk(b"1"))
-        self.clock.advance(IDLE - 1)
+        self.clock.advance(bounds.QUERY_IDLE_SECONDS - 1)
         self.ask()
         self.upstream.redis(bulk(b"2"))
-        self.clock.advance(IDLE - 1)
+        self.clock.advance(bounds.QUERY_IDLE_SECONDS - 1)
         self.assertKept(self.upstream)
         self.clock.advance(1)
         self.clock.advance(0)
@@ -180,14 +183,14 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.upstream.redis(bulk(b"2"))
         self.successResultOf(second)
         third = self.ask()
-        self.clock.advance(PAUSE_MAX)
+        self.clock.advance(bounds.QUERY_PAUSE_SECONDS)
         self.upstream.redis(bulk(b"3"))
         self.successResultOf(third)
 
     def test_what_is_too_large_is_passed_over(self) -> None:
         asked, green = self.ask(), self.ask(GREEN)
         channel = bulk(b"x" * 100)
-        count = ANSWER_LIMIT // len(channel) + 1
+        count = bounds.QUERY_REPLY_BYTES // len(channel) + 1
         self.upstream.redis(b"*%d\r\n" % count)
         for _ in range(count - 1):
             self.upstream.redis(channel)
@@ -230,7 +233,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
 
     def test_one_that_does_not_answer_is_closed(self) -> None:
         asked, green = self.ask(), self.ask(GREEN)
-        self.clock.advance(TIMEOUT)
+        self.clock.advance(bounds.QUERY_SECONDS)
         self.assertIn("did not answer", self.failed(asked))
         self.assertIn("did not answer", self.failed(green))
         self.assertTrue(self.upstream.dropped)
@@ -240,11 +243,11 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         old.lose()
         self.upstream.redis(bulk(b"red"))
         self.assertEqual(self.successResultOf(red), b"red")
-        self.clock.advance(PAUSE_MAX)
+        self.clock.advance(bounds.QUERY_PAUSE_SECONDS)
 
     def test_one_that_waits_behind_another_s_has_its_own_time(self) -> None:
         asked = self.ask()
-        self.clock.advance(TIMEOUT - 1)
+        self.clock.advance(bounds.QUERY_SECONDS - 1)
         green = self.ask(GREEN)
         old = self.upstream
         self.clock.advance(1)
@@ -259,20 +262,20 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertEqual(self.successResultOf(green), b"green")
         self.assertKept(self.upstream)
         self.assertTrue(old.dropped)
-        self.clock.advance(PAUSE_MAX)
+        self.clock.advance(bounds.QUERY_PAUSE_SECONDS)
 
     def test_when_nobody_waits_any_more_it_is_closed(self) -> None:
         asked = self.ask()
         self.clock.advance(1)
         green = self.ask(GREEN)
-        self.clock.advance(TIMEOUT - 1)
+        self.clock.advance(bounds.QUERY_SECONDS - 1)
         self.failed(asked)
         self.assertFalse(self.upstream.dropped)
         self.clock.advance(1)
         self.assertIn("did not answer", self.failed(green))
         self.assertTrue(self.upstream.dropped)
         self.upstream.lose()
-        self.clock.advance(PAUSE_MAX)
+        self.clock.advance(bounds.QUERY_PAUSE_SECONDS)
 
     def test_a_connection_that_breaks(self) -> None:
         asked, green = self.ask(), self.ask(GREEN)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from types import SimpleNamespace
 
 from twisted.internet import defer, task
@@ -84,7 +85,7 @@ class BackendCase(unittest.SynchronousTestCase):
 
 class DedicatedTests(BackendCase):
     def acquire(self) -> None:
-        self.backend.acquire(BLUE, 2, True, self.session.step)
+        self.backend.acquire(BLUE, 2, self.session.step)
 
     def test_one_that_is_fresh_is_there_at_once(self) -> None:
         self.fresh = Upstream()
@@ -126,7 +127,7 @@ class DedicatedTests(BackendCase):
 
 class MultiplexedTests(BackendCase):
     def join(self) -> None:
-        self.backend.acquire(BLUE, 2, False, self.session.step)
+        self.backend.join(BLUE, 2, self.session.step)
 
     def test_an_open_one_is_there_at_once(self) -> None:
         self.join()
@@ -180,3 +181,34 @@ class QueryTests(BackendCase):
         self.backend.allow_patterns(BLUE, [b"blue:*"], self.session.step)
         self.work.errback(ControlError("no"))
         self.assertFails(UNANSWERED)
+
+
+class BugTests(BackendCase):
+    """What nobody expected costs the session that waits, which would wait for ever, or else is logged."""
+
+    def asks(self) -> list[Callable[[], None]]:
+        backend, step = self.backend, self.session.step
+        return [
+            lambda: backend.acquire(BLUE, 2, step),
+            lambda: backend.query(BLUE, [[b"INFO"]], step),
+            lambda: backend.allow_patterns(BLUE, [b"blue:*"], step),
+        ]
+
+    def test_a_session_that_waits_ends(self) -> None:
+        for number in range(3):
+            self.session, self.work = Session(), defer.Deferred()
+            self.asks()[number]()
+            self.work.errback(ZeroDivisionError())
+            self.assertIsInstance(self.session.bugs.pop(), ZeroDivisionError)
+            self.assertFalse(self.session.step.waits)
+        self.session, self.tenant_pool = Session(), TenantPool(is_open=False)
+        self.backend.join(BLUE, 2, self.session.step)
+        self.tenant_pool.waiter.errback(ZeroDivisionError())
+        self.assertIsInstance(self.session.bugs.pop(), ZeroDivisionError)
+        self.assertEqual(self.tenant_pool.users, 0)
+
+    def test_it_is_logged_if_nobody_waits(self) -> None:
+        self.asks()[2]()
+        self.session.step.abandon()
+        self.work.errback(ZeroDivisionError())
+        self.assertEqual((self.session.bugs, len(self.flushLoggedErrors(ZeroDivisionError))), ([], 1))
