@@ -8,8 +8,8 @@ is measured while it passes. What Redis reads leniently (``*1\rX``, a bulk strin
 an error here, because two parsers that disagree about a boundary are a smuggling hole.
 
 Plain Python, which Cython compiles where there is a C compiler, with the C types of framing.pxd. What is hot compares single
-bytes, because that is cheap in both forms; searching, slicing and int() are for what is rare. It is longer than other modules: both
-classes are compiled together with the functions that they share.
+bytes, because that is cheap in both forms; searching, slicing and int() are for what is rare. It is longer than other
+modules: both classes are compiled together with the functions that they share.
 
 Source: networking.c of Redis 7 (processInlineBuffer, processMultibulkBuffer), sds.c (sdssplitargs), and the RESP3
 specification.
