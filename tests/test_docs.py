@@ -276,6 +276,12 @@ class LinkTests(unittest.TestCase):
                     self.assertIn(anchor, anchors(target), f"{page.name}: {link}")
         self.assertGreater(count, 80)
 
+    def test_no_link_has_a_space(self) -> None:
+        """It would be shown as text, and the test above would not see it."""
+        for page in PAGES:
+            found = re.findall(r"\]\([^)\n]*\s[^)\n]*\)", re.sub(r"`[^`\n]*`", "", prose(page.read_text())))
+            self.assertEqual(found, [], page.name)
+
     def test_each_page_can_be_reached_from_the_readme(self) -> None:
         readme = (ROOT / "README.md").read_text()
         for page in ROOT.glob("docs/*.md"):

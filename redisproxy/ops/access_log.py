@@ -23,8 +23,7 @@ class ConnectionRecord:
     """How one connection went.
 
     close_reason: client-left, quit, turned-away, tenant-full, login-timeout, protocol-error, cross-protocol,
-    wrong-passwords,
-    moved-within-a-message, redis-lost, revoked, shutdown, cut-off, too-slow, tls-failed, tls-on-plain-port.
+    wrong-passwords, moved-within-a-message, redis-lost, revoked, shutdown, cut-off, too-slow, tls-failed, tls-on-plain-port.
     """
 
     number: int

@@ -124,8 +124,7 @@ class SnapshotState(TypedDict):
 
 class RedisState(TypedDict):
     """connected: whether it answers; version: empty while that is not known; isolation_layers: how many hold the tenants'
-    limits,
-    1 or 2, 0 while that is not known.
+    limits, 1 or 2, 0 while that is not known.
     """
 
     connected: bool
