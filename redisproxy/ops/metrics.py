@@ -171,7 +171,7 @@ def _of_snapshot(stats: Stats) -> Iterator[Metric]:
     yield _labelled(CounterMetricFamily, "snapshot_refreshes", "Readings of the credentials.", "outcome", state["refreshes"])
     yield _histogram("snapshot_refresh_seconds", "How long a reading took.", state["refresh_seconds"])
     watch = state["watch"]
-    yield _gauge("watching", "1 where what changes takes effect at once.", watch is not None and watch["watching"])
+    yield _gauge("watch_up", "1 where what changes takes effect at once.", watch is not None and watch["watching"])
     if watch is not None:
         yield CounterMetricFamily("redisproxy_watch_events", "What watches told of, bookmarks included.", watch["events"])
         yield CounterMetricFamily("redisproxy_watch_reconnects", "Watches that were opened again.", watch["reconnects"])

@@ -260,7 +260,7 @@ class FaultTests(WatchCase):
         self.assertEqual(self.proxy.log.count("cannot be watched"), 1)
         self.assertNotIn(WATCHED, self.proxy.log)
         found = metrics(int(self.proxy.logged(r"status is told at \S+:(\d+)")[1]))
-        self.assertEqual(found["redisproxy_watching", frozenset()], 0)
+        self.assertEqual(found["redisproxy_watch_up", frozenset()], 0)
         self.assertEqual(found["redisproxy_watch_events_total", frozenset()], 3, "the master secret, and namespaces")
 
     def test_no_watch(self) -> None:
@@ -308,4 +308,4 @@ class BurstTests(WatchCase):
         self.assertEqual([request for request in asked if "fieldSelector" not in request.query], [])
         self.assertLessEqual(len(asked), 150)
         found = metrics(int(self.proxy.logged(r"status is told at \S+:(\d+)")[1]))
-        self.assertEqual(found["redisproxy_watching", frozenset()], 1)
+        self.assertEqual(found["redisproxy_watch_up", frozenset()], 1)
