@@ -28,6 +28,7 @@ from twisted.protocols.basic import Int32StringReceiver
 from twisted.python.failure import Failure
 
 from .. import bounds
+from ..net.waiters import Waiters
 
 #: The descriptors that a worker inherits: its end of the channel, the memory of `listen.balance`, and from the third on the
 #: listening sockets.
@@ -83,6 +84,18 @@ class Channel(Int32StringReceiver):
         self._lost = lost
         self._numbers = itertools.count(1)
         self._asked: dict[int, defer.Deferred[Message]] = {}
+        # Those who wait for its end.
+        self._ended: Waiters[None] = Waiters()
+        self._is_over = False
+
+    def close(self) -> defer.Deferred[None]:
+        """Ends it once the other side has been sent everything. Fires when it is over, also where the other side is gone."""
+        if self._is_over or not self.connected:
+            return defer.succeed(None)
+        ended = self._ended.wait()
+        self.transport.unregisterProducer()  # a transport whose producer is paused would not end
+        self.transport.loseConnection()
+        return ended
 
     def send(self, kind: str, payload: bytes = b"", **fields: object) -> None:
         """Sends a message. To a side that is gone it is lost."""
@@ -142,7 +155,9 @@ class Channel(Int32StringReceiver):
         asked, self._asked = self._asked, {}
         for answer in asked.values():
             answer.errback(ChannelError("it is gone"))
+        self._is_over = True
         self._lost()
+        self._ended.fire(None)
 
 
 def factory_of(channel: Channel) -> ServerFactory:

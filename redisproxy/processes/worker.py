@@ -218,6 +218,8 @@ class Worker:
             await listening.close()
             await serving.drain()
             await serving.stopService()
+        # The reactor drops what is not written yet when it stops: the last lines of the log, say.
+        await self.channel.close()
 
     def stop(self) -> defer.Deferred[None]:
         """What comes before the reactor's end."""

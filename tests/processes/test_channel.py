@@ -6,7 +6,7 @@ import functools
 from collections.abc import Callable
 
 from twisted.internet import defer, task
-from twisted.internet.testing import StringTransport
+from twisted.internet.testing import StringTransport, StringTransportWithDisconnection
 from twisted.trial import unittest
 
 from redisproxy.processes.channel import Channel, ChannelError, Message
@@ -95,3 +95,16 @@ class ChannelTests(unittest.SynchronousTestCase):
         asked = self.left.ask("double", number=2)
         self.pump()
         self.assertEqual(self.successResultOf(asked).fields, {"twice": 4})
+
+    def test_one_that_is_closed_ends_after_what_was_sent(self) -> None:
+        near = Channel({}, lambda: None)
+        transport = StringTransportWithDisconnection()
+        transport.protocol = near
+        near.makeConnection(transport)
+        near.send("last")
+        transport.registerProducer(object(), True)
+        ended = near.close()
+        self.assertIn(b"last", transport.value())
+        self.assertIsNone(transport.producer, "a paused producer would keep it open")
+        self.assertIsNone(self.successResultOf(ended))
+        self.assertIsNone(self.successResultOf(near.close()), "it is over")
