@@ -102,7 +102,13 @@ class ManyConnectionsTests(unittest.TestCase):
             self.addCleanup(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
 
     def test_opened_at_once_are_all_served(self) -> None:
-        installation = Installation("--max-workers", str(self.COUNT), "--connect-timeout", str(LIMIT))
+        limits = (
+            "--connect-timeout",
+            str(LIMIT),
+            "--login-timeout",
+            str(LIMIT),
+        )  # a loaded machine needs more than the default
+        installation = Installation("--max-workers", str(self.COUNT), *limits)
         self.addCleanup(installation.stop)
         port = installation.proxy.port
         ready = selectors.DefaultSelector()
