@@ -181,11 +181,11 @@ def _client_set(session: Session, words: list[bytes]) -> None:
         session.name = words[2]
         return session.answer(OK)
     option = words[2].upper()
-    if option not in session.library:
+    if option not in session.client_library:
         return session.refuse(b"-ERR Unrecognized option for CLIENT SETINFO: it takes LIB-NAME or LIB-VER\r\n")
     if not is_client_name(words[3]):
         return session.refuse(BAD_NAME.replace(b"Client names", words[2].lower()))
-    session.library[option] = words[3]
+    session.client_library[option] = words[3]
     return session.answer(OK)
 
 
@@ -206,7 +206,8 @@ def _client_reply(session: Session, mode: bytes) -> None:
 
 def _describe(session: Session) -> bytes:
     """A line as CLIENT INFO has it, of what is the tenant's to know."""
-    connection, tenant, subscriptions, library = session.connection, session.tenant, session.subscriptions, session.library
+    connection, tenant, subscriptions = session.connection, session.tenant, session.subscriptions
+    library = session.client_library
     channels, patterns, sharded = (0, 0, 0) if subscriptions is None else subscriptions.counts()
     return (
         b"id=%d addr=%b name=%b age=%d db=%d sub=%d psub=%d ssub=%d multi=%d user=%b lib-name=%b lib-ver=%b resp=%d\n"

@@ -43,39 +43,48 @@ def subscribe(session: Session, words: list[bytes]) -> None:
     """SUBSCRIBE, PSUBSCRIBE, SSUBSCRIBE."""
     name = words[0].upper()
     kind = name.removesuffix(b"SUBSCRIBE")  # none, P or S
-    try:
-        channels = [names.own_channel(session.tenant, kind, channel) for channel in words[1:]]
-    except names.ForeignChannelError as error:
-        return session.forbid(name, b"-NOPERM %b\r\n" % str(error).encode())
-    if session.subscriptions is None:
-        session.subscriptions = names.Subscriptions(session.replies, session.tenant.channel_prefix)
-    if not session.subscriptions.room_for(kind, channels):
+    channels = _own_channels(session, name, kind, words[1:])
+    if channels is None:
+        return None
+    subscriptions = _subscriptions(session)
+    if not subscriptions.room_for(kind, channels):
         return session.refuse(_TOO_MANY % (bounds.SUBSCRIPTIONS, bounds.SUBSCRIPTION_BYTES))
     update = names.SubscriptionChange(kind, True, channels)
     if kind == b"P":
-        return allow_patterns(session, channels, lambda _: _send(session, name, update))
-    return _send(session, name, update)
+        return allow_patterns(session, channels, lambda _: _send(session, subscriptions, name, update))
+    return _send(session, subscriptions, name, update)
 
 
 def unsubscribe(session: Session, words: list[bytes]) -> None:
     """UNSUBSCRIBE, PUNSUBSCRIBE, SUNSUBSCRIBE. From all: those that the session has are named, so their number is known."""
     name = words[0].upper()
     kind = name.removesuffix(b"UNSUBSCRIBE")
+    channels = _own_channels(session, name, kind, words[1:])
+    if channels is None:
+        return None
+    subscriptions = _subscriptions(session)
+    update = names.SubscriptionChange(kind, False, channels or sorted(subscriptions.of(kind)))
+    return _send(session, subscriptions, name, update)
+
+
+def _own_channels(session: Session, name: bytes, kind: bytes, channels: list[bytes]) -> list[bytes] | None:
+    """The channels as Redis knows them; None: one tells of other tenants, and the command is refused."""
     try:
-        channels = [names.own_channel(session.tenant, kind, channel) for channel in words[1:]]
+        return [names.own_channel(session.tenant, kind, channel) for channel in channels]
     except names.ForeignChannelError as error:
-        return session.forbid(name, b"-NOPERM %b\r\n" % str(error).encode())
+        session.forbid(name, b"-NOPERM %b\r\n" % str(error).encode())
+        return None
+
+
+def _subscriptions(session: Session) -> names.Subscriptions:
+    """The session's, made when they are asked for first."""
     if session.subscriptions is None:
         session.subscriptions = names.Subscriptions(session.replies, session.tenant.channel_prefix)
-    channels = channels or sorted(session.subscriptions.of(kind))
-    return _send(session, name, names.SubscriptionChange(kind, False, channels))
+    return session.subscriptions
 
 
-def _send(session: Session, name: bytes, update: names.SubscriptionChange) -> None:
+def _send(session: Session, subscriptions: names.Subscriptions, name: bytes, update: names.SubscriptionChange) -> None:
     """As many confirmations come as it names channels."""
-    subscriptions = session.subscriptions
-    if subscriptions is None:
-        return
     session.route.clean = False
     session.replies.heard()  # confirmations always are, and use up a SKIP
     subscriptions.ask(update)

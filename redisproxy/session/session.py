@@ -52,7 +52,7 @@ class Session:
 
     __slots__ = (
         "_advancing",
-        "_library",
+        "_client_library",
         "accounts",
         "backend",
         "blocked",
@@ -103,7 +103,7 @@ class Session:
         self.subscriptions: Subscriptions | None = None
         #: by CLIENT SETNAME, and by CLIENT SETINFO where that came
         self.name = b""
-        self._library: dict[bytes, bytes] | None = None
+        self._client_library: dict[bytes, bytes] | None = None
         #: whether it waits for a command that waits for what others do, or for what stands behind one
         self.blocked = False
         #: whether the beginning of a command that is not read whole was sent: see `midway`
@@ -150,11 +150,11 @@ class Session:
         return self.streaming and self.scanner.forwarding
 
     @property
-    def library(self) -> dict[bytes, bytes]:
+    def client_library(self) -> dict[bytes, bytes]:
         """What the client says of its library, by CLIENT SETINFO."""
-        if self._library is None:
-            self._library = {b"LIB-NAME": b"", b"LIB-VER": b""}
-        return self._library
+        if self._client_library is None:
+            self._client_library = {b"LIB-NAME": b"", b"LIB-VER": b""}
+        return self._client_library
 
     @property
     def leaves_nothing(self) -> bool:
