@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import random
 import re
+import weakref
 
 import redis
 from twisted.internet import defer, protocol, reactor, task, threads
@@ -193,11 +194,13 @@ class ControlTests(unittest.TestCase):
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
+        made: list[weakref.ref[Connection]] = []
         for number in range(1, 3):
             while len(told) < number or not control.connected:
                 yield task.deferLater(reactor, 0.01)
+            made.append(weakref.ref(control._connection))
             server.client().client_kill_filter(_type="normal", skipme=True)
             while control.connected:
                 yield task.deferLater(reactor, 0.01)
         gc.collect()
-        self.assertLessEqual(sum(isinstance(each, Connection) for each in gc.get_objects()), 1)
+        self.assertEqual([each() for each in made], [None, None])
