@@ -17,7 +17,6 @@ from ..net.rate_limit import Reservation, TenantLimits
 from ..ops.access_log import AccessLog
 from ..session import pubsub
 from ..session.session import Session
-from ..session.state import Step
 from ..tenants.account import Counts, TenantCounters, increase
 from ..tenants.login_backoff import LoginBackoff
 from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullError
@@ -152,12 +151,12 @@ class ClientAccount:
         increase(shared.counts.logins, "ok")
         return self.reservation
 
-    def login_delay(self, step: Step[bool]) -> None:
+    def wrong_password(self) -> tuple[float, bool]:
         """See `session.ports.Accounts`."""
         self._wrong += 1
-        clock = self._shared.clock
-        delay = self._shared.login_backoff.wrong(self._client.address, clock.seconds())
-        step.cancel = clock.callLater(delay, step.finish, self._wrong >= bounds.WRONG_PASSWORDS).cancel
+        now = self._shared.clock.seconds()
+        delay = self._shared.login_backoff.wrong(self._client.address, now)
+        return now + delay, self._wrong >= bounds.WRONG_PASSWORDS
 
     def stats(self) -> Mapping[str, int]:
         """See `session.ports.Accounts`."""

@@ -89,6 +89,9 @@ class ClientProtocol(RespReceiver):
         self._close_reason = ""
         self._detail = ""
         self._since = 0.0
+        #: what is done at which second of the clock, unless something else happens before
+        self._deadline: tuple[float, Callable[[], object]] | None = None
+        # For that or for the session's deadline, whichever is first.
         self._timer: IDelayedCall | None = None
         self._usual_buffer = 0
 
@@ -180,7 +183,7 @@ class ClientProtocol(RespReceiver):
             self.transport.loseConnection()
         else:
             # What the kernel still has is delivered after that, too, as long as nothing unread lies here.
-            self._restart_timer(self._linger, self.transport.loseConnection)
+            self._set_deadline(self._linger, self.transport.loseConnection)
 
     def probe(self) -> None:
         """Looks whether a client that is not read from has left: nothing else would tell."""
@@ -195,23 +198,49 @@ class ClientProtocol(RespReceiver):
 
     def _give_grace(self) -> None:
         grace = bounds.HALF_CLOSED_DEDICATED_SECONDS if self.session.dedicated else bounds.HALF_CLOSED_SECONDS
-        self._restart_timer(grace, self.transport.abortConnection)
+        self._set_deadline(grace, self.transport.abortConnection)
 
-    def _restart_timer(self, seconds: float, call: Callable[..., object], *arguments: object) -> None:
-        """A connection has one time limit at a time."""
-        self._stop_timer()
-        self._timer = self._clients.clock.callLater(seconds, call, *arguments)
-
-    def _stop_timer(self) -> None:
+    def _set_deadline(self, seconds: float, call: Callable[[], object]) -> None:
+        """Instead of the one before: a connection has one at a time, beside its session's."""
         self._clients.log_ins.end(self)
-        if self._timer is not None and self._timer.active():
-            self._timer.cancel()
+        self._deadline = self._clients.clock.seconds() + seconds, call
+        self._restart_timer()
+
+    def _no_deadline(self) -> None:
+        self._clients.log_ins.end(self)
+        self._deadline = None
+        self._restart_timer()
+
+    def deadline_changed(self) -> None:
+        """See `session.ports.ClientConnection`."""
+        self._restart_timer()
+
+    def _restart_timer(self) -> None:
+        timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
+        due = self.session.deadline
+        if self._deadline is not None:
+            due = self._deadline[0] if due is None else min(due, self._deadline[0])
+        if due is not None:
+            clock = self._clients.clock
+            self._timer = clock.callLater(max(0.0, due - clock.seconds()), self._time_is_up)
+
+    def _time_is_up(self) -> None:
+        self._timer = None
+        now = self._clients.clock.seconds()
+        self.session.time_is(now)
+        if self._deadline is not None and self._deadline[0] <= now:
+            (_, call), self._deadline = self._deadline, None
+            call()
+        if self._timer is None:
+            self._restart_timer()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._stop_timer()
         clients, session, account = self._clients, self.session, self.account
         account.lost()
         session.ending.at_once()
+        self._no_deadline()
         error = reason.value
         if not self._close_reason and isinstance(error, TlsError):
             self._close_reason, self._detail = "tls-failed", why_tls(error, self.transport.getHandle())
@@ -317,11 +346,11 @@ class ClientProtocol(RespReceiver):
             return
         secure = ISSLTransport.providedBy(self.transport)
         if self._clients.drained is None:
-            self._restart_timer(bounds.CLOSE_SECONDS, self.transport.abortConnection)
+            self._set_deadline(bounds.CLOSE_SECONDS, self.transport.abortConnection)
         elif secure:
-            self._restart_timer(self._linger, self._lingered)
+            self._set_deadline(self._linger, self._lingered)
         else:
-            self._stop_timer()  # the end comes for all
+            self._no_deadline()  # the end comes for all
         self.transport.unregisterProducer()
         if not self._read_closed:
             # Of TLS the client's own goodbye is waited for.
@@ -418,7 +447,7 @@ class ClientProtocol(RespReceiver):
         if self._all_written:
             self.transport.abortConnection()
         else:
-            self._restart_timer(bounds.LINGER_SECONDS, self._lingered)
+            self._set_deadline(bounds.LINGER_SECONDS, self._lingered)
 
     def end_revoked(self) -> None:
         """Closes it after the replies that it waits for: its session was revoked."""
@@ -426,7 +455,7 @@ class ClientProtocol(RespReceiver):
             return
         self.session.ending.close_if_drained()
         if not self._closing:
-            self._restart_timer(bounds.REVOKED_SECONDS, self._out_of_grace)
+            self._set_deadline(bounds.REVOKED_SECONDS, self._out_of_grace)
 
     def _out_of_grace(self) -> None:
         probes.reached("revoked client does not take its last replies")

@@ -45,13 +45,14 @@ def authenticate(session: Session, user: bytes | None, password: bytes, hello: H
         return
     except AuthenticationError as wrong:
         error = b"-%b\r\n" % str(wrong).encode()
+        answered_at, last = accounts.wrong_password()
 
-        def delayed(last: bool) -> None:
+        def answer(_: None) -> None:
             session.answer(error)
             if last:
                 session.ending.begin("wrong-passwords")
 
-        accounts.login_delay(session.suspend(Until.DELAY, delayed))
+        session.suspend(Until.DELAY, answer, answered_at)
         return
     Login(session, credential, hello, reservation).start()
 

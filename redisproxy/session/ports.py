@@ -54,6 +54,9 @@ class ClientConnection(Protocol):
     def bug(self, error: BaseException) -> None:
         """Logs a bug, which costs this connection alone, and aborts it."""
 
+    def deadline_changed(self) -> None:
+        """The session's `deadline` is another one: `time_is` is called then."""
+
     def identity_changed(self, credential: Credential | None) -> None:
         """The client is logged in with this from now on; None: not any more, so a new one must come in time."""
 
@@ -86,8 +89,8 @@ class Accounts(Protocol):
     def reserve(self, credential: Credential) -> Reservation:
         """Raises TenantFullError if the tenant has too many connections."""
 
-    def login_delay(self, step: Step[bool]) -> None:
-        """After a wrong password: finishes with whether the client may try no more, the later the more there were."""
+    def wrong_password(self) -> tuple[float, bool]:
+        """Counts one: when it is answered, the later the more there were; and whether the client may try no more."""
 
     def stats(self) -> Mapping[str, int]:
         """What INFO says about the tenant's clients: each of `info.CLIENT_STATS`."""

@@ -1,8 +1,8 @@
 """One client's session: reads its commands, forwards the plain ones, and hands the others to `commands`.
 
 Owns the loop over what the client sent, the gates that stop it, and the one Step that it waits for. The order of replies is
-`replies`' business, the connections to Redis are `route`'s, the end is `ending`'s. Time, sockets and Redis are outside: see
-`ports`. It is longer than other modules since all events meet here: what each of them opens, the loop goes on with.
+`replies`' business, the connections to Redis are `route`'s, the end is `ending`'s. Clocks, sockets and Redis are outside:
+see `ports`. It is longer than other modules since all events meet here: what each of them opens, the loop goes on with.
 
 How it stops and goes on: each gate has an owner (`state.Gate`), which closes it and opens it. While any is closed, no
 command is read. What a command waits for is a Step; a session has one at most, and goes on with it, not from the start.
@@ -315,13 +315,26 @@ class Session:
             self.connection.resume_reading()
             self.advance()
 
-    def suspend(self, until: Until, then: Callable[[Result], None]) -> Step[Result]:
-        """Waits. then: called with the Step's result, unless the session ends before."""
+    def suspend(self, until: Until, then: Callable[[Result], None], deadline: float | None = None) -> Step[Result]:
+        """Waits. then: called with the Step's result, unless the session ends before. deadline: see `Step`."""
         if self.step is not None:
             raise BugError(f"a session waits for {self.step} and for {until} at once")
-        self.step = step = Step(self, until, then)
+        self.step = step = Step(self, until, then, deadline)
         self.close_gate(Gate.STEP)
+        if deadline is not None:
+            self.connection.deadline_changed()
         return step
+
+    @property
+    def deadline(self) -> float | None:
+        """When `time_is` is to be called next, in seconds of its connection's clock; None: it waits for no time."""
+        return None if self.step is None else self.step.deadline
+
+    def time_is(self, now: float) -> None:
+        """Goes on if it waited for a time that has come."""
+        step = self.step
+        if step is not None and step.deadline is not None and step.deadline <= now:
+            step.finish(None)
 
     def step_finished(self, step: Step[Result], result: Result) -> None:
         """See `state.Waiting`."""

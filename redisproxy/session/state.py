@@ -52,7 +52,7 @@ class Until(Enum):
     DEDICATED = "dedicated"  #: a dedicated connection, or the error why there is none. Source: Backend.acquire
     LOGIN = "login"  #: connections of a tenant, or the error why there are none. Source: Backend.join, Backend.acquire
     QUERY = "query"  #: what Redis answers to a control query. Source: Backend.query, Backend.allow_patterns
-    DELAY = "delay"  #: the time after a wrong password. Source: Accounts.login_delay
+    DELAY = "delay"  #: the time after a wrong password. Source: Session.time_is
     HELLO = "hello"  #: Redis's answer to a HELLO. Source: ReplyQueue
 
 
@@ -77,15 +77,19 @@ class Waiting(Protocol):
 class Step(Generic[Result]):
     """The one suspension: the session waits for one thing, and then goes on with `then`. Result: what it can finish with.
 
-    then: called with the result. cancel: may be set by whoever works for this Step; called if nobody waits any more.
+    then: called with the result. deadline: for one that waits for a time, when that is; None for all others. cancel: may be
+    set by whoever works for this Step; called if nobody waits any more.
     """
 
-    __slots__ = ("_session", "_then", "cancel", "until")
+    __slots__ = ("_session", "_then", "cancel", "deadline", "until")
 
-    def __init__(self, session: Waiting, until: Until, then: Callable[[Result], None]) -> None:
+    def __init__(
+        self, session: Waiting, until: Until, then: Callable[[Result], None], deadline: float | None = None
+    ) -> None:
         self._session: Waiting | None = session
         self._then = then
         self.until = until
+        self.deadline = deadline
         self.cancel: Callable[[], object] | None = None
 
     def __repr__(self) -> str:

@@ -11,7 +11,7 @@ from unittest import mock
 
 from twisted.internet import task
 from twisted.internet.address import IPv4Address
-from twisted.internet.interfaces import ITCPTransport
+from twisted.internet.interfaces import IDelayedCall, ITCPTransport
 from twisted.internet.protocol import connectionDone
 from twisted.internet.testing import StringTransport
 from twisted.protocols.tls import TLSMemoryBIOFactory, TLSMemoryBIOProtocol
@@ -27,7 +27,7 @@ from redisproxy.ops.access_log import AccessLog
 from redisproxy.ops.line_quota import ADDRESS_LINES
 from redisproxy.session.errors import NOAUTH
 from redisproxy.session.pending import ReplyBatch
-from redisproxy.tenants.model import Credential, Snapshot
+from redisproxy.tenants.model import AuthenticationError, Credential, Snapshot
 from redisproxy.upstream.session_backend import SessionBackend
 
 from ..support.certificates import Authority
@@ -154,6 +154,29 @@ class FactoryTests(unittest.TestCase):
             client.connectionLost()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), ADDRESS_LINES)
         self.factory.access_log.stopService()
+
+    def test_one_timer_does_for_the_session_and_the_connection_whichever_is_due_first(self) -> None:
+        """A wrong password is answered late; the client ends its side meanwhile."""
+        for delay, half_closed in ((1.0, True), (1.0, False), (bounds.HALF_CLOSED_SECONDS + 1, True)):
+            client = self.connect()
+            transport = client.transport
+            self.factory.login_backoff.wrong = mock.Mock(return_value=delay)
+            self.snapshot.authenticate = mock.Mock(side_effect=AuthenticationError("WRONGPASS no", "wrong"))
+            client.dataReceived(b"AUTH wrong\r\n")
+            if half_closed:
+                client.readConnectionLost()
+            self.assertEqual(len(self.timers_of(client)), 1)
+            due = min(delay, bounds.HALF_CLOSED_SECONDS)
+            self.clock.advance(due - 0.01)
+            self.assertEqual((transport.value(), transport.disconnected), (b"", False))
+            self.clock.advance(0.01)
+            self.assertEqual(bool(transport.value()), due == delay)
+            self.assertEqual(transport.disconnected, due != delay)
+            client.connectionLost()
+            self.assertEqual(self.timers_of(client), [])
+
+    def timers_of(self, client: ClientProtocol) -> list[IDelayedCall]:
+        return [call for call in self.clock.getDelayedCalls() if call.func == client._time_is_up]
 
     def test_a_client_that_left_leaves_nothing_to_the_garbage_collector(self) -> None:
         gc.collect()

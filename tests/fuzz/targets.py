@@ -444,14 +444,15 @@ class FuzzedConversation(Conversation):
     def __init__(self, shares: bool) -> None:
         self.multiplexes = shares
         self.pools: list[FuzzedPool] = []
-        self.steps: dict[str, list[Step]] = {"acquire": [], "join": [], "permit": [], "delay": [], "query": []}
+        self.steps: dict[str, list[Step]] = {"acquire": [], "join": [], "permit": [], "query": []}
         self.gone = self.wild = False
+        self.wrong_passwords = 0
         super().__init__(upstreams_at_once=False)
 
     @property
     def busy(self) -> bool:
         """Whether somebody works for a Step of the session's, or for one that it gave up."""
-        return any(self.steps.values())
+        return any(self.steps.values()) or self.session.deadline is not None
 
     def write(self, data: bytes) -> None:
         assert self.closed is None, "written to a client after its connection was closed"
@@ -478,8 +479,12 @@ class FuzzedConversation(Conversation):
     def allow_patterns(self, tenant: object, patterns: list[bytes], step: Step) -> None:
         self._work("permit", step)
 
-    def login_delay(self, step: Step) -> None:
-        self._work("delay", step)
+    def deadline_changed(self) -> None:
+        """Time passes when the input says so: see `_link`."""
+
+    def wrong_password(self) -> tuple[float, bool]:
+        self.wrong_passwords += 1
+        return self.now + 1, not self.wrong_passwords % 4
 
     def open_upstream(self) -> None:
         self.step = self.steps["acquire"].pop(0)
@@ -741,8 +746,9 @@ class Play:
             commands = talk.questions.pop(0)
             result = Unavailable("ERR no") if amount & 8 else list(map(_answer, commands))
             talk.steps["query"].pop(0).finish(result)
-        if talk.steps["delay"]:
-            talk.steps["delay"].pop(0).finish(bool(amount & 16))
+        if talk.session.deadline is not None:
+            talk.now += 0.5 if amount & 16 else 1
+            talk.session.time_is(talk.now)
 
     def _change_pool(self, amount: int) -> None:
         """Something changes there."""

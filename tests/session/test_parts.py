@@ -129,13 +129,13 @@ class StepTests(unittest.TestCase):
         if until is Until.QUERY:
             return logged_in().command(b"INFO")
         conversation = logged_in()
-        conversation.login_delay = lambda step: setattr(conversation, "step", step)
+        conversation.login_delay = 1.0
         return conversation.command(b"AUTH", b"wrong")
 
     def result(self, conversation: Conversation, until: Until) -> object:
         if until in (Until.DEDICATED, Until.LOGIN):
             return RecordingUpstream(conversation)
-        return [b"# Server\r\n"] if until is Until.QUERY else False
+        return [b"# Server\r\n"] if until is Until.QUERY else None
 
     def step(self, conversation: Conversation, until: Until) -> Step:
         step = conversation.session.step
@@ -193,6 +193,21 @@ class StepTests(unittest.TestCase):
             conversation.session.ending.drain()
             self.assertTrue(self.step(conversation, until).waits)
             self.assertFalse(conversation.session.ended)
+
+    def test_a_step_with_a_deadline_is_over_when_that_has_come(self) -> None:
+        conversation = self.suspended(Until.DELAY)
+        session = conversation.session
+        conversation.hears()
+        self.assertEqual(session.deadline, 1.0)
+        session.time_is(0.99)
+        self.assertEqual(conversation.hears(), b"")
+        session.time_is(1.0)
+        self.assertEqual((conversation.hears()[:11], session.deadline), (b"-WRONGPASS ", None))
+        for until in set(Until) - {Until.DELAY}:
+            conversation = self.suspended(until)
+            step = self.step(conversation, until)
+            conversation.session.time_is(1e9)
+            self.assertEqual((conversation.session.deadline, step.waits), (None, True))
 
     def test_a_session_waits_for_one_thing(self) -> None:
         session = self.suspended(Until.QUERY).session

@@ -110,6 +110,9 @@ class Conversation:
         self.closed: str | None = None
         self.held = False
         self.bugs: list[BaseException] = []
+        self.now = 0.0
+        #: seconds until a wrong password is answered
+        self.login_delay = 0.0
         self.session = Session(self, self, self)
 
     # The client's connection.
@@ -131,6 +134,9 @@ class Conversation:
 
     def bug(self, error: BaseException) -> None:
         raise error
+
+    def deadline_changed(self) -> None:
+        self.session.time_is(self.now)
 
     def identity_changed(self, credential: Credential | None) -> None:
         assert credential == self.session.credential or credential is None
@@ -156,8 +162,8 @@ class Conversation:
         self.reservations.append(RecordingReservation())
         return self.reservations[-1]
 
-    def login_delay(self, step: Step) -> None:
-        step.finish(False)
+    def wrong_password(self) -> tuple[float, bool]:
+        return self.now + self.login_delay, False
 
     def stats(self) -> dict[str, int]:
         return dict.fromkeys(CLIENT_STATS, 4) | {"pubsub_patterns": 6}
