@@ -20,6 +20,7 @@ from ..net.reactor import IConnectingReactor
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
+from ..ops.log_once import Condition
 from ..policy import probing
 from ..policy.probing import Server
 from ..resp.value import Answer
@@ -68,9 +69,9 @@ class ControlService(service.Service):
         self.server: Server | None = None
         #: whether Redis lets nobody make tenants' users now, though it did before
         self.users_refused = False
-        self._last_version = ""
-        self._last_state = ""
-        self._last_failure = ""
+        # What is logged of what Redis says of itself, and of a connection that cannot be had.
+        self._state = Condition()
+        self._unreachable = Condition()
         #: over which it has told what it is
         self._connection: Connection | None = None
         self._waiting: Waiters[None] = Waiters()
@@ -152,7 +153,7 @@ class ControlService(service.Service):
         if client is not self._client:
             return  # Redis is elsewhere now
         if client.connection is not None:
-            self._last_failure = ""
+            self._unreachable.over()
             self._start_probing(client.connection)
             return
         self._tell_failure(client)
@@ -165,8 +166,7 @@ class ControlService(service.Service):
         """Logs why there is no connection, when that is new."""
         assert client.failure is not None, "or it would have a connection"  # noqa: S101
         text = why(client.failure)
-        if text != self._last_failure:
-            self._last_failure = text
+        if self._unreachable.fault(text):
             self._log.info("no control connection to {address}: {text}", address=client.address.address, text=text)
 
     def _start_probing(self, connection: Connection, again: bool = False) -> None:
@@ -228,8 +228,7 @@ class ControlService(service.Service):
         server = probe.server
         if server is None or (self._connection is connection and server == self.server):
             return
-        if server.version != self._last_version:
-            self._last_version = server.version
+        if self.server is None or server.version != self.server.version:
             self._log.info(
                 "Redis is {version}, with {databases} databases",
                 version=server.version,
@@ -242,6 +241,7 @@ class ControlService(service.Service):
 
     def _tell_state(self, text: str) -> None:
         """Logs what its operator has to know, when it is new."""
-        if text and text != self._last_state:
+        if not text:
+            self._state.over()
+        elif self._state.fault(text):
             self._log.warn("Redis at {address} {text}", address=self._asked.address, text=text)
-        self._last_state = text

@@ -116,9 +116,9 @@ class ControlTests(unittest.TestCase):
             control._log = Logger(observer=events.append)
             control.startService()
             control.use(Backend(host="127.0.0.1", port=server.port, password=password.encode()))
-            while not control._last_state:
+            while not control._state.text:
                 yield task.deferLater(reactor, 0.01)
-            control._tell_state(control._last_state)
+            control._tell_state(control._state.text)
             warnings = [formatEvent(event) for event in events if event["log_level"] == LogLevel.warn]
             self.assertEqual(len(warnings), 1)
             self.assertRegex(warnings[0], f"^Redis at redis://127.0.0.1:{server.port} {text}")
@@ -144,11 +144,11 @@ class ControlTests(unittest.TestCase):
         control.startService()
         self.addCleanup(control.stopService)
         control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
-        while not control._last_state:
+        while not control._state.text:
             yield task.deferLater(reactor, 0.01)
         self.assertEqual(told, [])
-        self.assertRegex(control._last_state, "^did not tell what it is, and is asked again: INFO server, .*: BUSY ")
-        self.assertNotIn("--acl off", control._last_state)
+        self.assertRegex(control._state.text, "^did not tell what it is, and is asked again: INFO server, .*: BUSY ")
+        self.assertNotIn("--acl off", control._state.text)
         server.client().script_kill()
         yield self.assertFailure(running, redis.ResponseError)
         while not control.connected:

@@ -83,7 +83,7 @@ class ProbeCase(unittest.TestCase):
 
     async def asked_again(self, service: ControlService, faulty: FaultyRedis, what: str) -> None:
         """It was refused so, has said so, and has asked the same anew."""
-        await self.until(lambda: len(faulty.refused) >= 2 and shown_error(what) in service._last_state, what)
+        await self.until(lambda: len(faulty.refused) >= 2 and shown_error(what) in service._state.text, what)
 
     def fault(self, faulty: FaultyRedis, beginning: str, error: str | None) -> None:
         faulty.refused.clear()
@@ -113,11 +113,11 @@ class FirstProbeTests(ProbeCase):
             await self.asked_again(service, faulty, error)
             self.assertEqual(service.history, [], (question, error))
             self.assertFalse(service.connected)
-            self.assertIn(" ".join(question.split()[:2]), service._last_state)
-            self.assertEqual("--acl off" in service._last_state, error in ODD, (question, error))
+            self.assertIn(" ".join(question.split()[:2]), service._state.text)
+            self.assertEqual("--acl off" in service._state.text, error in ODD, (question, error))
         faulty.faults = {}
         self.assertEqual(await self.told_all(service, question), truth)
-        self.assertEqual((service.history, service._last_state), ([truth], ""))
+        self.assertEqual((service.history, service._state.text), ([truth], ""))
 
     async def test_whether_scripts_are_sealed_is_seen_later(self) -> None:
         server = self.server()
@@ -153,9 +153,9 @@ class FirstProbeTests(ProbeCase):
             self.fault(faulty, question, None)
             services.append((faulty, self.control(faulty.port)))
         for _, service in services:
-            await self.until(lambda: service._last_state)  # noqa: B023
+            await self.until(lambda: service._state.text)  # noqa: B023
             self.assertEqual((service.history, service.connected), ([], False))
-            self.assertEqual(service._last_state, "did not tell what it is within 0.5 s, and is asked again")
+            self.assertEqual(service._state.text, "did not tell what it is within 0.5 s, and is asked again")
         self.patch(bounds, "CONTROL_REPLY_SECONDS", 10)
         for faulty, service in services:
             faulty.faults = {}
@@ -187,7 +187,7 @@ class FirstProbeTests(ProbeCase):
         self.assertEqual(faulty.refused, ["CONFIG GET databases", "COMMAND"])
         faulty.faults = dict.fromkeys(("CONFIG", "COMMAND"), PASSING[0])
         again = self.control(faulty.port, acl=False)
-        await self.until(lambda: again._last_state)
+        await self.until(lambda: again._state.text)
         self.assertEqual(again.history, [])
 
 
@@ -214,7 +214,7 @@ class LaterTests(ProbeCase):
             self.assertEqual(service.users_refused, "-@all" in question, (question, error))
         faulty.faults = {}
         await self.until(lambda: not service.asking)
-        self.assertEqual((service._last_state, service.users_refused), ("", False))
+        self.assertEqual((service._state.text, service.users_refused), ("", False))
 
     async def test_another_server_at_the_address_has_told_nothing(self) -> None:
         first, second = self.server(), self.server()
