@@ -25,6 +25,7 @@ from .listen.tls import CertificateError
 from .local.embedded import EmbeddedError, EmbeddedRedis
 from .local.quickstart import tenants_command, tour
 from .net.reactor import IProxyReactor, is_monotonic
+from .ops.bugs import bug
 from .ops.logs import observer
 from .ops.stats import DRAINING, Stats
 from .printable import printable
@@ -340,7 +341,7 @@ class ProxyService(service.MultiService):
                 further,
             )
         )
-        showing.addErrback(lambda failure: self._log.failure("the quick start could not be shown", failure))
+        showing.addErrback(bug(self._log, "showing the quick start"))
 
     # Stopping.
 
