@@ -18,12 +18,12 @@ from twisted.internet import defer, task
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from .clients.connection import shown_address
 from .listen.certificates import RotationService
 from .listen.endpoints import EndpointError, ListenError, Listening
 from .listen.tls import CertificateError
 from .local.embedded import EmbeddedError, EmbeddedRedis
 from .local.quickstart import tenants_command, tour
+from .net.addresses import shown_address
 from .net.reactor import IProxyReactor, is_monotonic
 from .ops.bugs import bug
 from .ops.logs import observer

@@ -19,6 +19,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from .. import bounds
+from ..net.addresses import shown_address
 from ..net.protocol import PauseReason, Pressure, RespReceiver
 from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
@@ -275,8 +276,14 @@ class RedisConnection(RespReceiver):
         self._pool.release(self, clean)
 
     @property
+    def local_address(self) -> str:
+        """See `session.ports.Dedicated`."""
+        host = self.transport.getHost()
+        return "" if isinstance(host, UNIXAddress) else shown_address(host)
+
+    @property
     def waits(self) -> bool:
-        """Whether Redis has an answer pending of which nothing has come."""
+        """See `session.ports.Dedicated`."""
         return self._pending is not None and bool(self._pending.batches) and not (self._pending.partial or self._finished)
 
     def give_up(self, blocked: bool) -> None:
