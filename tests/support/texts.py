@@ -96,8 +96,8 @@ class Texts(ast.NodeVisitor):
                 "RedisUnreachable",
                 "AclUserError",
                 "UserUnknown",
-                "_tell",
-                "_tell_of_one",
+                "of_all",
+                "of_one",
                 "_tell_helpless",
             )
             and node.args

@@ -214,7 +214,7 @@ class ConnectionPoolTests(PoolCase):
         yield self.until(lambda: len(pool) == 1)
         pool.use(self.backend)
         told = []
-        self.patch(pool, "_tell", told.append)
+        self.patch(pool._faults, "of_all", told.append)
         self.reactor.clock.advance(5)
         self.assertFalse(pool.refused)
         new = yield leasing
@@ -262,8 +262,8 @@ class ConnectionPoolTests(PoolCase):
         pool = self.pool(base=1)
         waits = []
         for _ in range(4):
-            yield self.until(lambda: pool._retry.due is not None, passing=0.05)
-            waits.append(pool._retry.due - self.reactor.seconds())
+            yield self.until(lambda: pool._base._retry.due is not None, passing=0.05)
+            waits.append(pool._base._retry.due - self.reactor.seconds())
             self.reactor.clock.advance(waits[-1])
         self.assertLess(waits[0], waits[-1])
         self.server.start()
@@ -274,7 +274,7 @@ class ConnectionPoolTests(PoolCase):
         """As at the end of a short life, or when the address changes."""
         pool = self.pool(base=1)
         told = []
-        pool._tell = told.append
+        pool._faults.of_all = told.append
         yield self.until(lambda: pool.idle == 1)
         pool.use(Backend(host="localhost", port=self.server.port, password=MASTER_PASSWORD.encode()))
         yield self.until(lambda: pool.idle == 1, passing=0.05)
@@ -346,7 +346,7 @@ class QueueTests(PoolCase):
 
     def logged(self, pool: ConnectionPool) -> list[dict]:
         events: list[dict] = []
-        pool._log = Logger(observer=events.append)
+        pool._faults._log = Logger(observer=events.append)
         return events
 
     @defer.inlineCallbacks
