@@ -323,7 +323,7 @@ class ProxyService(service.MultiService):
         if not self._ending and not os.isatty(0):
             self._end()
 
-    def _first_snapshot(self, directory: Snapshot) -> None:
+    def _first_snapshot(self, _: Snapshot) -> None:
         self.serving.on_snapshot.remove(self._first_snapshot)
         host = self.listening.addresses[0]
         address = getattr(host, "host", "")

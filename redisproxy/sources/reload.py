@@ -68,7 +68,7 @@ class _Job(enum.Enum):
 class _Outcome:
     """What a thread's work has led to.
 
-    job: what it was to do; failures: of the reading; directory: None until something was read; lines: what is to be said of
+    job: what it was to do; failures: of the reading; snapshot: None until something was read; lines: what is to be said of
     the problems; databases: how many Redis was taken to have; again: seconds after which the source is to be read again, or
     None; summary: what was established, None where nothing was read.
     """

@@ -1,4 +1,4 @@
-"""Tenants, their credentials, the backend, and the directory that holds a snapshot of them.
+"""Tenants, their credentials, where Redis is, and a Snapshot of all these.
 
 Owns what the words mean and who may log in. A Snapshot is immutable and replaced whole. Where snapshots come
 from is the business of `redisproxy.sources`. Times are seconds since the epoch, given by the caller.
