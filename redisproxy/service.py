@@ -41,7 +41,7 @@ from .sources.poll import PollService
 from .sources.reload import ReloadService
 from .sources.throttle import Throttle, Unpaced
 from .sources.watch import WatchService
-from .tenants.model import Backend, Snapshot
+from .tenants.model import BackendAddress, Snapshot
 
 if TYPE_CHECKING:
     from .sources.kubernetes import ClusterSource
@@ -148,7 +148,7 @@ class ProxyService(service.MultiService):
         self.certificates.setServiceParent(self)
 
     @property
-    def embedded_backend(self) -> Backend | None:
+    def embedded_backend(self) -> BackendAddress | None:
         """Where the server of its own will be, if it starts one."""
         return None if self._embedded is None else self._embedded.backend
 

@@ -19,7 +19,7 @@ from twisted.internet.error import ConnectError
 from ..net.reactor import IProxyReactor
 from ..tenants.documents import FullRead
 from ..tenants.enrolment import parse_tenant
-from ..tenants.model import Backend
+from ..tenants.model import BackendAddress
 from ..tenants.urls import MalformedError
 from ..upstream.client import Connection, ControlError, ReplyError, Word, ask_once
 from ..upstream.endpoint import why
@@ -109,7 +109,7 @@ async def _try(reactor: IProxyReactor, host: str, port: int, password: bytes, in
     # Without a password: the log-in is one of the steps.
     endpoint = HostnameEndpoint(reactor, host, port, timeout=_LIMIT)
     try:
-        return await ask_once(reactor, Backend(host, port), endpoint, _LIMIT, trying)
+        return await ask_once(reactor, BackendAddress(host, port), endpoint, _LIMIT, trying)
     except (ControlError, ConnectError, OSError, defer.TimeoutError) as error:
         # The proxy is about to end, or is busy.
         return [f"tried: no answer from the proxy ({why(error)})"]

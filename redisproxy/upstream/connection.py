@@ -28,7 +28,7 @@ from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.errors import UNREACHABLE
 from ..session.pending import PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
-from ..tenants.model import Backend, Tenant
+from ..tenants.model import BackendAddress, Tenant
 
 
 class UpstreamError(Exception):
@@ -82,8 +82,8 @@ class RedisConnection(RespReceiver):
     pool: told when a session lets go of it, and when it is lost.
     """
 
-    def __init__(self, backend: Backend, pool: Pool) -> None:
-        self.backend = backend
+    def __init__(self, address: BackendAddress, pool: Pool) -> None:
+        self.address = address
         #: when it was opened, in the reactor's seconds; None: not yet, or it is we who closed it
         self.opened: float | None = None
         #: whether it is logged in as its tenant's ACL user, so that Redis holds the tenant's limits
@@ -115,7 +115,7 @@ class RedisConnection(RespReceiver):
         self.tenant_limit: TenantLimit = UNLIMITED_TENANT
 
     def __repr__(self) -> str:
-        return f"<connection {self.backend.address} for {self.tenant.namespace if self.tenant else 'nobody yet'}>"
+        return f"<connection {self.address.shown} for {self.tenant.namespace if self.tenant else 'nobody yet'}>"
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -141,11 +141,11 @@ class RedisConnection(RespReceiver):
 
     async def log_in(self) -> None:
         """AUTH with the master password. Raises UpstreamError."""
-        backend = self.backend
-        if not backend.password:
+        address = self.address
+        if not address.password:
             return
-        who = [backend.username.encode()] if backend.username else []
-        answer = await self._ask(b"AUTH", *who, backend.password)
+        who = [address.username.encode()] if address.username else []
+        answer = await self._ask(b"AUTH", *who, address.password)
         if answer != b"+OK":
             raise UpstreamError(f"Redis answered AUTH with: {shown_error(answer)}", LOGIN_REFUSED)
 

@@ -24,7 +24,7 @@ from ..ops.log_once import Condition
 from ..policy import probing
 from ..policy.probing import Server
 from ..resp.value import Answer
-from ..tenants.model import Backend
+from ..tenants.model import BackendAddress
 from .client import Connection, ControlError, NoReplyError, RedisClient, Word
 from .endpoint import endpoint_for, why
 from .probe import Memory, Probe, Rights
@@ -59,7 +59,7 @@ class ControlService(service.Service):
         self._on_server = on_server
         self._acl = acl
         self._rights = rights
-        self._backend: Backend | None = None
+        self._address: BackendAddress | None = None
         #: to where Redis is now; None: that is not known, or the service does not run
         self._client: RedisClient | None = None
         self._memory = Memory()
@@ -88,11 +88,11 @@ class ControlService(service.Service):
         """Whether Redis is there, and has not told all that it is asked."""
         return self._probing is not None
 
-    def use(self, backend: Backend | None) -> None:
+    def use(self, address: BackendAddress | None) -> None:
         """Where Redis is from now on."""
-        if backend == self._backend:
+        if address == self._address:
             return
-        self._backend = backend
+        self._address = address
         self.reconnect()
 
     def reconnect(self) -> None:
@@ -130,12 +130,12 @@ class ControlService(service.Service):
             self._start_probing(self._connection, again=True)
 
     def _connect(self) -> None:
-        if self._backend is None or not self.running:
+        if self._address is None or not self.running:
             return
         self._client = RedisClient(
             self._reactor,
-            self._backend,
-            partial(endpoint_for, self._reactor, self._backend, self._connect_timeout, self._ca_file),
+            self._address,
+            partial(endpoint_for, self._reactor, self._address, self._connect_timeout, self._ca_file),
             self._connect_timeout,
             self._changed,
             name="redisproxy-control",
@@ -167,7 +167,7 @@ class ControlService(service.Service):
         assert client.failure is not None, "or it would have a connection"  # noqa: S101
         text = why(client.failure)
         if self._unreachable.fault(text):
-            self._log.info("no control connection to {address}: {text}", address=client.address.address, text=text)
+            self._log.info("no control connection to {address}: {text}", address=client.address.shown, text=text)
 
     def _start_probing(self, connection: Connection, again: bool = False) -> None:
         asking = self._probing = defer.Deferred.fromCoroutine(self._probe(connection, again))
@@ -191,10 +191,10 @@ class ControlService(service.Service):
             bug(self._log, "asking Redis what it is", ControlError, defer.CancelledError)(failure)
 
     @property
-    def _asked(self) -> Backend:
+    def _asked(self) -> BackendAddress:
         """Where the Redis is that is asked what it is."""
-        assert self._backend is not None, "there is a connection to it"  # noqa: S101
-        return self._backend
+        assert self._address is not None, "there is a connection to it"  # noqa: S101
+        return self._address
 
     def _is_current(self, connection: Connection) -> bool:
         return self._client is not None and self._client.connection is connection
@@ -206,7 +206,7 @@ class ControlService(service.Service):
         """
         if again:
             await task.deferLater(self._reactor, _AGAIN)
-        probe = Probe(connection.ask_all, self._asked.address, self._memory, self._acl, self._rights, again)
+        probe = Probe(connection.ask_all, self._asked.shown, self._memory, self._acl, self._rights, again)
         delay = _SOON
         while True:
             await probe.ask()
@@ -244,4 +244,4 @@ class ControlService(service.Service):
         if not text:
             self._state.over()
         elif self._state.fault(text):
-            self._log.warn("Redis at {address} {text}", address=self._asked.address, text=text)
+            self._log.warn("Redis at {address} {text}", address=self._asked.shown, text=text)

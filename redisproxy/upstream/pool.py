@@ -21,7 +21,7 @@ from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..session.errors import UNREACHABLE
 from ..tenants.account import Counts, increase
-from ..tenants.model import Backend, Tenant
+from ..tenants.model import BackendAddress, Tenant
 from .acl_users import AclUsers
 from .base import Base
 from .connection import LOGIN_REFUSED, RedisConnection, RedisUnreachable, UpstreamError
@@ -62,7 +62,7 @@ class ConnectionPool(service.Service):
         self._reactor = reactor
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
-        self._backend: Backend | None = None
+        self._address: BackendAddress | None = None
         self._connections: set[RedisConnection] = set()
         self._openings = Openings(reactor, connect_timeout, self._connect)
         #: whether tenants may do what only an ACL user holds in its limits
@@ -132,28 +132,28 @@ class ConnectionPool(service.Service):
         self._check_empty()
         return stopped
 
-    def use(self, backend: Backend | None, abandon: bool = False) -> None:
+    def use(self, address: BackendAddress | None, abandon: bool = False) -> None:
         """Where new upstream connections are opened from now on. Idle ones to another place are closed; busy ones drain.
 
         abandon: busy ones are closed as well, and what they still have pending is answered with an error: the place failed.
         """
-        if backend == self._backend:
+        if address == self._address:
             return
-        self._backend = backend
+        self._address = address
         self._idle.close()
         self._base.forget_failures()
         self._faults.forget()
         self.refused = False
-        if backend is not None:
-            self._log.info("Redis is at {address}", address=backend.address)
+        if address is not None:
+            self._log.info("Redis is at {address}", address=address.shown)
             self._base.replenish()
             for tenant_pool in list(self._tenant_pools.values()):
                 tenant_pool.renew()
         if abandon:
             # Not before the homes open others: an upstream connection that breaks would have them open one each.
-            self._openings.give_up(keep=backend)
+            self._openings.give_up(keep=address)
             for upstream in list(self._connections):
-                if upstream.backend != backend:
+                if upstream.address != address:
                     upstream.drop()
 
     def use_tenants(self, tenants: Collection[Tenant], elsewhere: Collection[int] = ()) -> None:
@@ -292,14 +292,14 @@ class ConnectionPool(service.Service):
     async def _leased_where_redis_is(self, tenant: Tenant, protocol: int) -> RedisConnection:
         """Redis may move while an upstream connection is opened: one that leads to where it was is not for new work."""
         for _ in range(2):
-            backend = self._backend
+            address = self._address
             try:
                 upstream = await self._leased_in_time(tenant, protocol)
             except UpstreamError:
-                if backend == self._backend:
+                if address == self._address:
                     raise
                 continue
-            if upstream.backend == self._backend:
+            if upstream.address == self._address:
                 return upstream
             probes.reached("Redis moved while a connection was opened")
             upstream.drop()
@@ -308,7 +308,7 @@ class ConnectionPool(service.Service):
     async def _leased_in_time(self, tenant: Tenant, protocol: int) -> RedisConnection:
         if (upstream := self.fresh(tenant, protocol)) is not None:
             return upstream
-        backend = self._backend
+        address = self._address
         preparing = defer.Deferred.fromCoroutine(self._preparation.prepare(tenant, protocol))
         try:
             return await within(preparing, self._connect_timeout, self._reactor)
@@ -316,8 +316,8 @@ class ConnectionPool(service.Service):
             probes.reached("connection could not be had in time")
             # Its other idle upstream connections would take as long.
             self._idle.close(lambda upstream: upstream.key == (tenant, protocol))
-            text = f"{backend.address if backend else 'Redis'} does not answer: it took too long"
-            if backend == self._backend:
+            text = f"{address.shown if address else 'Redis'} does not answer: it took too long"
+            if address == self._address:
                 self._faults.of_all(text)
             raise RedisUnreachable(text) from None
 
@@ -328,39 +328,39 @@ class ConnectionPool(service.Service):
 
     async def _open(self) -> RedisConnection:
         """A new connection, logged in. Raises UpstreamError."""
-        backend = self._backend
-        if backend is None or not self.running:
+        address = self._address
+        if address is None or not self.running:
             raise RedisUnreachable("no backend is known")
         try:
-            upstream = await self._openings.open(backend)
+            upstream = await self._openings.open(address)
         except (defer.CancelledError, RedisMoved):
             raise
         except UpstreamError as error:
-            self._not_opened(backend, str(error))
+            self._not_opened(address, str(error))
             raise
         except Exception as error:
-            text = f"{backend.address} cannot be reached: {why(error)}"
-            self._not_opened(backend, text)
+            text = f"{address.shown} cannot be reached: {why(error)}"
+            self._not_opened(address, text)
             raise RedisUnreachable(text) from None
         self._reached += 1
         self.refused = False
-        self._faults.over(backend.address)
+        self._faults.over(address.shown)
         upstream.opened = self._reactor.seconds()
         return upstream
 
-    def _not_opened(self, backend: Backend, text: str) -> None:
-        if backend != self._backend:
+    def _not_opened(self, address: BackendAddress, text: str) -> None:
+        if address != self._address:
             return  # Redis is elsewhere by now, of which this says nothing
         self._faults.of_all(text)
         self.refused = True
         self._base.not_opened()
 
-    async def _connect(self, backend: Backend) -> RedisConnection:
+    async def _connect(self, address: BackendAddress) -> RedisConnection:
         try:
-            endpoint = endpoint_for(self._reactor, backend, self._connect_timeout, self._ca_file)
+            endpoint = endpoint_for(self._reactor, address, self._connect_timeout, self._ca_file)
         except (OSError, ValueError) as error:
             raise UpstreamError(f"the CA file {self._ca_file} cannot be used: {error}", LOGIN_REFUSED) from None
-        upstream = await connect(endpoint, lambda: RedisConnection(backend, self))
+        upstream = await connect(endpoint, lambda: RedisConnection(address, self))
         self._connections.add(upstream)
         try:
             await upstream.log_in()
@@ -371,7 +371,7 @@ class ConnectionPool(service.Service):
 
     def usable(self, upstream: RedisConnection) -> bool:
         """Whether it leads to where new ones would."""
-        current = upstream in self._connections and upstream.backend == self._backend and not upstream.stale
+        current = upstream in self._connections and upstream.address == self._address and not upstream.stale
         return bool(self.running) and current and self._tenants_own(upstream)
 
     def release(self, upstream: RedisConnection, clean: bool) -> None:
@@ -399,7 +399,7 @@ class ConnectionPool(service.Service):
         ):
             probes.reached("Redis closes connections as soon as they are open")
             # Something takes connections and closes them: to open the next one at once would be a storm.
-            self._faults.of_all(f"{upstream.backend.address} closes connections as soon as they are open")
+            self._faults.of_all(f"{upstream.address.shown} closes connections as soon as they are open")
             self._base.replenish_later()
         else:
             self._base.replenish()
@@ -410,7 +410,7 @@ class ConnectionPool(service.Service):
 
     def _base_missing(self) -> bool:
         """Whether the base opens one more. While Redis takes none it tries to: perhaps nobody else comes to try."""
-        return self._backend is not None and (self.refused or len(self._connections) < self._base_size)
+        return self._address is not None and (self.refused or len(self._connections) < self._base_size)
 
     def _opened_for_base(self, upstream: RedisConnection) -> None:
         if self.usable(upstream) and len(self._connections) <= self._base_size:

@@ -61,7 +61,7 @@ class Preparation:
         """A spare or new connection, given to the tenant. Raises UpstreamError."""
         upstream = await self._living_spare() or await self._open_new()
         try:
-            login = await self._acl_users.login(tenant, upstream.backend.password)
+            login = await self._acl_users.login(tenant, upstream.address.password)
         except BaseException as error:
             upstream.drop()
             if not isinstance(error, AclUserError):

@@ -22,7 +22,7 @@ from redisproxy.sources.watch import WatchService
 from redisproxy.tenants.documents import Problem
 from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.limits import UNLIMITED, Limits
-from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Snapshot
+from redisproxy.tenants.model import AuthenticationError, BackendAddress, Credential, Snapshot
 
 from ..cluster.apiserver import shared_api_server
 from ..support.kept import KeptSnapshot
@@ -106,7 +106,7 @@ class Contract:
     # The master secret.
 
     def test_backend_is_the_master_secrets_url(self) -> None:
-        self.assertEqual(self.good().backend, Backend(host="redis", password=b"pw-master"))
+        self.assertEqual(self.good().backend, BackendAddress(host="redis", password=b"pw-master"))
 
     def test_redis_password_wins_over_the_url(self) -> None:
         self.world.put(self.master_secret(redis_connection_string=url("pw-in-url", 0), redis_password="pw-key"))
@@ -114,7 +114,7 @@ class Contract:
 
     def test_rediss_user_port_and_escapes(self) -> None:
         self.world.put(self.master_secret(redis_connection_string="rediss://admin:pw-%40%2F@[2001:db8::1]:7000/0"))
-        backend = Backend(host="2001:db8::1", port=7000, tls=True, username="admin", password=b"pw-@/")
+        backend = BackendAddress(host="2001:db8::1", port=7000, tls=True, username="admin", password=b"pw-@/")
         self.assertEqual(self.good().backend, backend)
 
     def test_sentinels(self) -> None:
@@ -125,7 +125,7 @@ class Contract:
                 sentinel_username="asker",
             )
         )
-        backend = Backend(
+        backend = BackendAddress(
             tls=True,
             username="admin",
             password=b"pw-@",

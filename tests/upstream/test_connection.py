@@ -8,13 +8,13 @@ from types import SimpleNamespace
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.interfaces import IAddress
 
-from redisproxy.tenants.model import Backend
+from redisproxy.tenants.model import BackendAddress
 from redisproxy.upstream.connection import RedisConnection
 
 
 class LocalAddressTests(unittest.TestCase):
     def local_address(self, host: IAddress) -> str:
-        upstream = RedisConnection(Backend("redis"), pool=None)
+        upstream = RedisConnection(BackendAddress("redis"), pool=None)
         upstream.transport = SimpleNamespace(getHost=lambda: host)
         return upstream.local_address
 

@@ -12,7 +12,7 @@ from twisted.trial import unittest
 from redisproxy import bounds
 from redisproxy.policy.probing import Server, needed, policy_for
 from redisproxy.printable import shown_error
-from redisproxy.tenants.model import Backend
+from redisproxy.tenants.model import BackendAddress
 from redisproxy.upstream import control, inquiry
 from redisproxy.upstream.client import Connection, ControlError
 from redisproxy.upstream.control import ControlService
@@ -64,7 +64,7 @@ class ProbeCase(unittest.TestCase):
         service.history = []
         service.startService()
         self.addCleanup(service.stopService)
-        service.use(Backend(host="127.0.0.1", port=port, username=username, password=password.encode()))
+        service.use(BackendAddress(host="127.0.0.1", port=port, username=username, password=password.encode()))
         return service
 
     async def until(self, probe: Callable[[], object], what: object = "") -> None:
@@ -332,7 +332,7 @@ class PassingConnectionTests(ProbeCase):
         factory = Factory.forProtocol(lambda: Connection(reactor, None, bounds.CONTROL_REPLY_BYTES))
         connection = await TCP4ClientEndpoint(reactor, "127.0.0.1", server.port).connect(factory)
         self.addCleanup(connection.transport.abortConnection)
-        await connection.log_in(Backend(password=MASTER_PASSWORD.encode()))
+        await connection.log_in(BackendAddress(password=MASTER_PASSWORD.encode()))
         return connection
 
 
@@ -344,7 +344,7 @@ class SentinelTests(ProbeCase):
         faulty = FaultyRedis(process.port)
         self.addCleanup(faulty.stop)
         faulty.faults["SENTINEL"] = PASSING[1]
-        place = Backend(host="127.0.0.1", port=faulty.port)
+        place = BackendAddress(host="127.0.0.1", port=faulty.port)
         news: list[str] = []
         sentinel = Sentinel(
             reactor, place, lambda: TCP4ClientEndpoint(reactor, "127.0.0.1", faulty.port), NAME, lambda: news.append("")
@@ -369,24 +369,24 @@ class InquiryTests(ProbeCase):
 
     async def test_what_does_not_tell(self) -> None:
         faulty = self.behind(self.server())
-        backend = Backend(host="127.0.0.1", port=faulty.port, password=MASTER_PASSWORD.encode())
+        address = BackendAddress(host="127.0.0.1", port=faulty.port, password=MASTER_PASSWORD.encode())
         for question in (*INFO, *QUESTIONS):
             self.fault(faulty, question, PASSING[0])
             with self.assertRaises(InquiryError) as caught:
-                await inquire(reactor, backend, 5.0, None, True, rights)
+                await inquire(reactor, address, 5.0, None, True, rights)
             self.assertRegex(
                 str(caught.exception), f"^Redis at .* did not tell what it is: {' '.join(question.split()[:2])}.*: BUSY "
             )
         self.fault(faulty, "EVAL", PASSING[0])
-        found = await inquire(reactor, backend, 5.0, None, True, rights)
+        found = await inquire(reactor, address, 5.0, None, True, rights)
         self.assertIsNone(found.server.sealed)
         self.assertEqual(found.again, f"EVAL: {PASSING[0]}")
 
     async def test_what_passes_while_it_asks(self) -> None:
         faulty = self.behind(self.server())
-        backend = Backend(host="127.0.0.1", port=faulty.port, password=MASTER_PASSWORD.encode())
+        address = BackendAddress(host="127.0.0.1", port=faulty.port, password=MASTER_PASSWORD.encode())
         self.fault(faulty, "COMMAND", PASSING[0])
-        asked = defer.Deferred.fromCoroutine(inquire(reactor, backend, 5.0, None, True, rights))
+        asked = defer.Deferred.fromCoroutine(inquire(reactor, address, 5.0, None, True, rights))
         await self.until(lambda: faulty.refused)
         faulty.faults = {}
         found = await asked
