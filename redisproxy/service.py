@@ -18,13 +18,14 @@ from twisted.internet import defer, task
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from .clients.connection import shown_address
 from .listen.certificates import RotationService
 from .listen.endpoints import EndpointError, ListenError, Listening
 from .listen.tls import CertificateError
 from .local.embedded import EmbeddedError, EmbeddedRedis
 from .local.quickstart import tenants_command, tour
+from .net.addresses import shown_address
 from .net.reactor import IProxyReactor, is_monotonic
+from .ops.bugs import bug
 from .ops.logs import observer
 from .ops.stats import DRAINING, Stats
 from .printable import printable
@@ -40,7 +41,7 @@ from .sources.poll import PollService
 from .sources.reload import ReloadService
 from .sources.throttle import Throttle, Unpaced
 from .sources.watch import WatchService
-from .tenants.model import Backend, Snapshot
+from .tenants.model import BackendAddress, Snapshot
 
 if TYPE_CHECKING:
     from .sources.kubernetes import ClusterSource
@@ -147,7 +148,7 @@ class ProxyService(service.MultiService):
         self.certificates.setServiceParent(self)
 
     @property
-    def embedded_backend(self) -> Backend | None:
+    def embedded_backend(self) -> BackendAddress | None:
         """Where the server of its own will be, if it starts one."""
         return None if self._embedded is None else self._embedded.backend
 
@@ -322,7 +323,7 @@ class ProxyService(service.MultiService):
         if not self._ending and not os.isatty(0):
             self._end()
 
-    def _first_snapshot(self, directory: Snapshot) -> None:
+    def _first_snapshot(self, _: Snapshot) -> None:
         self.serving.on_snapshot.remove(self._first_snapshot)
         host = self.listening.addresses[0]
         address = getattr(host, "host", "")
@@ -340,7 +341,7 @@ class ProxyService(service.MultiService):
                 further,
             )
         )
-        showing.addErrback(lambda failure: self._log.failure("the quick start could not be shown", failure))
+        showing.addErrback(bug(self._log, "showing the quick start"))
 
     # Stopping.
 

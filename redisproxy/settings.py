@@ -19,7 +19,7 @@ from .policy.policy import Policy, closed, parse_names
 from .policy.probing import USUAL, Server, policy_for
 from .tenants.enrolment import Enrolment
 from .tenants.limits import Limits
-from .tenants.model import Backend
+from .tenants.model import BackendAddress
 
 
 class SettingsError(ValueError):
@@ -312,7 +312,7 @@ class Settings:
         """Of a tenant whose namespace says nothing else. All processes hold them together."""
         return Limits(self.tenant_max_connections, self.tenant_commands_per_second, self.tenant_bytes_per_second)
 
-    def enrolment(self, backend: Backend | None = None) -> Enrolment:
+    def enrolment(self, backend: BackendAddress | None = None) -> Enrolment:
         """The rules by which namespaces become tenants. backend: where Redis is, whatever the master secret says."""
         return Enrolment(self.redis_secret, self.master, backend, self.tenant_limits)
 

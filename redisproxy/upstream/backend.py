@@ -121,7 +121,7 @@ class Backend(service.MultiService):
         self._server: Server | None = None
         self._renewing: defer.Deferred[None] | None = None
 
-    def _query_client(self, address: model.Backend, changed: Callable[[RedisClient], object]) -> RedisClient:
+    def _query_client(self, address: model.BackendAddress, changed: Callable[[RedisClient], object]) -> RedisClient:
         settings = self._settings
         return RedisClient(
             self._reactor,
@@ -177,10 +177,10 @@ class Backend(service.MultiService):
     def state(self) -> RedisState:
         """What is known of Redis."""
         server = self.control.server
-        address = self.master.backend
+        address = self.master.address
         return {
             "connected": self.control.connected,
-            "address": "" if address is None else address.address,
+            "address": "" if address is None else address.shown,
             "version": "" if server is None else server.version,
             "databases": None if server is None else server.databases,
             "isolation_layers": 0 if server is None else 1 + self.acl_users.enforced_by(server),
@@ -193,7 +193,7 @@ class Backend(service.MultiService):
 
     # Where Redis is: see `failover.MasterService`.
 
-    def _moved(self, address: model.Backend | None, failover: bool) -> None:
+    def _moved(self, address: model.BackendAddress | None, failover: bool) -> None:
         """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
         self._stop_renewing()  # the Redis that is there tells what it is, and its users' rights are renewed then
         self.acl_users.forget_all()
@@ -218,7 +218,7 @@ class Backend(service.MultiService):
     def _server_told(self, server: Server) -> None:
         """Redis is connected, perhaps another one than before; or more is known of it."""
         before, self._server = self._server, server
-        address = self.master.backend
+        address = self.master.address
         assert address is not None, "Redis has told it over a connection to this address"  # noqa: S101
         policy = self._settings.policy(server)
         if policy.unknown != self.policy.unknown and policy.unknown:

@@ -20,10 +20,11 @@ from ..net.reactor import IConnectingReactor
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
+from ..ops.log_once import Condition
 from ..policy import probing
 from ..policy.probing import Server
 from ..resp.value import Answer
-from ..tenants.model import Backend
+from ..tenants.model import BackendAddress
 from .client import Connection, ControlError, NoReplyError, RedisClient, Word
 from .endpoint import endpoint_for, why
 from .probe import Memory, Probe, Rights
@@ -58,7 +59,7 @@ class ControlService(service.Service):
         self._on_server = on_server
         self._acl = acl
         self._rights = rights
-        self._backend: Backend | None = None
+        self._address: BackendAddress | None = None
         #: to where Redis is now; None: that is not known, or the service does not run
         self._client: RedisClient | None = None
         self._memory = Memory()
@@ -68,9 +69,9 @@ class ControlService(service.Service):
         self.server: Server | None = None
         #: whether Redis lets nobody make tenants' users now, though it did before
         self.users_refused = False
-        self._last_version = ""
-        self._last_state = ""
-        self._last_failure = ""
+        # What is logged of what Redis says of itself, and of a connection that cannot be had.
+        self._state = Condition()
+        self._unreachable = Condition()
         #: over which it has told what it is
         self._connection: Connection | None = None
         self._waiting: Waiters[None] = Waiters()
@@ -87,11 +88,11 @@ class ControlService(service.Service):
         """Whether Redis is there, and has not told all that it is asked."""
         return self._probing is not None
 
-    def use(self, backend: Backend | None) -> None:
+    def use(self, address: BackendAddress | None) -> None:
         """Where Redis is from now on."""
-        if backend == self._backend:
+        if address == self._address:
             return
-        self._backend = backend
+        self._address = address
         self.reconnect()
 
     def reconnect(self) -> None:
@@ -129,12 +130,12 @@ class ControlService(service.Service):
             self._start_probing(self._connection, again=True)
 
     def _connect(self) -> None:
-        if self._backend is None or not self.running:
+        if self._address is None or not self.running:
             return
         self._client = RedisClient(
             self._reactor,
-            self._backend,
-            partial(endpoint_for, self._reactor, self._backend, self._connect_timeout, self._ca_file),
+            self._address,
+            partial(endpoint_for, self._reactor, self._address, self._connect_timeout, self._ca_file),
             self._connect_timeout,
             self._changed,
             name="redisproxy-control",
@@ -152,7 +153,7 @@ class ControlService(service.Service):
         if client is not self._client:
             return  # Redis is elsewhere now
         if client.connection is not None:
-            self._last_failure = ""
+            self._unreachable.over()
             self._start_probing(client.connection)
             return
         self._tell_failure(client)
@@ -165,9 +166,8 @@ class ControlService(service.Service):
         """Logs why there is no connection, when that is new."""
         assert client.failure is not None, "or it would have a connection"  # noqa: S101
         text = why(client.failure)
-        if text != self._last_failure:
-            self._last_failure = text
-            self._log.info("no control connection to {address}: {text}", address=client.address.address, text=text)
+        if self._unreachable.fault(text):
+            self._log.info("no control connection to {address}: {text}", address=client.address.shown, text=text)
 
     def _start_probing(self, connection: Connection, again: bool = False) -> None:
         asking = self._probing = defer.Deferred.fromCoroutine(self._probe(connection, again))
@@ -191,10 +191,10 @@ class ControlService(service.Service):
             bug(self._log, "asking Redis what it is", ControlError, defer.CancelledError)(failure)
 
     @property
-    def _asked(self) -> Backend:
+    def _asked(self) -> BackendAddress:
         """Where the Redis is that is asked what it is."""
-        assert self._backend is not None, "there is a connection to it"  # noqa: S101
-        return self._backend
+        assert self._address is not None, "there is a connection to it"  # noqa: S101
+        return self._address
 
     def _is_current(self, connection: Connection) -> bool:
         return self._client is not None and self._client.connection is connection
@@ -206,7 +206,7 @@ class ControlService(service.Service):
         """
         if again:
             await task.deferLater(self._reactor, _AGAIN)
-        probe = Probe(connection.ask_all, self._asked.address, self._memory, self._acl, self._rights, again)
+        probe = Probe(connection.ask_all, self._asked.shown, self._memory, self._acl, self._rights, again)
         delay = _SOON
         while True:
             await probe.ask()
@@ -228,8 +228,7 @@ class ControlService(service.Service):
         server = probe.server
         if server is None or (self._connection is connection and server == self.server):
             return
-        if server.version != self._last_version:
-            self._last_version = server.version
+        if self.server is None or server.version != self.server.version:
             self._log.info(
                 "Redis is {version}, with {databases} databases",
                 version=server.version,
@@ -242,6 +241,7 @@ class ControlService(service.Service):
 
     def _tell_state(self, text: str) -> None:
         """Logs what its operator has to know, when it is new."""
-        if text and text != self._last_state:
-            self._log.warn("Redis at {address} {text}", address=self._asked.address, text=text)
-        self._last_state = text
+        if not text:
+            self._state.over()
+        elif self._state.fault(text):
+            self._log.warn("Redis at {address} {text}", address=self._asked.shown, text=text)

@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from .. import probes
 from ..net.time_limit import within
 from ..session.errors import UNREACHABLE
-from ..tenants.model import Backend
+from ..tenants.model import BackendAddress
 from .connection import RedisConnection, UpstreamError
 
 
@@ -31,10 +31,10 @@ class RedisMoved(UpstreamError):
 class _Opening:
     """One opening. work: opens the connection; waiter: gets it; None: the waiter left, and the next caller gets it."""
 
-    __slots__ = ("backend", "given_up", "waiter", "work")
+    __slots__ = ("address", "given_up", "waiter", "work")
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
+    def __init__(self, address: BackendAddress) -> None:
+        self.address = address
         self.given_up = False
         self.waiter: defer.Deferred[RedisConnection] | None = None
         self.work: defer.Deferred[None] | None = None
@@ -47,7 +47,7 @@ class Openings:
         self,
         clock: IReactorTime,
         timeout: float,
-        connect: Callable[[Backend], Coroutine[defer.Deferred[object], object, RedisConnection]],
+        connect: Callable[[BackendAddress], Coroutine[defer.Deferred[object], object, RedisConnection]],
     ) -> None:
         self._clock = clock
         self._timeout = timeout
@@ -60,30 +60,30 @@ class Openings:
         """How many are under way."""
         return len(self._under_way)
 
-    async def open(self, backend: Backend) -> RedisConnection:
+    async def open(self, address: BackendAddress) -> RedisConnection:
         """A new connection, logged in. Raises RedisMoved, TimeoutError, and whatever `connect` raises.
 
         The caller may cancel this. The opening then goes on for the next caller.
         """
         while self._unclaimed:
             opening, _ = self._unclaimed.popitem(last=False)
-            if opening.backend == backend:
+            if opening.address == address:
                 probes.reached("opening goes on for the next caller")
                 try:
                     return await self._wait_for(opening)
                 except defer.TimeoutError:
                     continue  # the opening began before this call, which has time left
-        opening = _Opening(backend)
+        opening = _Opening(address)
         result = self._wait_for(opening)
         self._under_way.add(opening)
-        work = within(defer.Deferred.fromCoroutine(self._connect(backend)), self._timeout, self._clock)
+        work = within(defer.Deferred.fromCoroutine(self._connect(address)), self._timeout, self._clock)
         opening.work = work.addBoth(self._ended, opening)
         return await result
 
-    def give_up(self, keep: Backend | None = None) -> None:
+    def give_up(self, keep: BackendAddress | None = None) -> None:
         """Gives up all openings that do not lead to `keep`. Their waiters get RedisMoved."""
         for opening in list(self._under_way):
-            if opening.backend != keep and opening.work is not None:
+            if opening.address != keep and opening.work is not None:
                 opening.given_up = True
                 opening.work.cancel()
 

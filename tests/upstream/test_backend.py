@@ -12,8 +12,7 @@ from redisproxy.policy.acl import username
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.probing import Server
 from redisproxy.settings import Settings
-from redisproxy.tenants.model import Backend as Address
-from redisproxy.tenants.model import Credential, Snapshot, Tenant
+from redisproxy.tenants.model import BackendAddress, Credential, Snapshot, Tenant
 from redisproxy.upstream.acl_users import AclUserError
 from redisproxy.upstream.backend import Backend
 from redisproxy.upstream.client import ControlError
@@ -40,7 +39,7 @@ class TwoBackendsTests(unittest.TestCase):
             self.assertEqual(backend.not_ready(), "the master secret, which says where Redis is, has not been read yet")
             backend.startService()
             self.addCleanup(backend.stopService)
-            address = Address(host="127.0.0.1", port=server.port, password=server.password.encode())
+            address = BackendAddress(host="127.0.0.1", port=server.port, password=server.password.encode())
             backend.use_snapshot(Snapshot(address, [Credential(tenant, "a-secret", tenant.namespace.encode())]))
 
     async def until(self, probe: Callable[[], object], what: str) -> None:
@@ -116,10 +115,10 @@ class RightsTests(unittest.SynchronousTestCase):
         self.backend.policy_changed = lambda policy, everywhere: self.policies.append("get" in policy.forwarded)
         self.asked: list[bytes] = []
         self.patch(self.backend.acl_users, "login", self.login)
-        self.use(Address(host="redis", password=b"first"))
+        self.use(BackendAddress(host="redis", password=b"first"))
         self.patch(type(self.backend.acl_users), "users", {BLUE})
 
-    def use(self, address: Address | None) -> None:
+    def use(self, address: BackendAddress | None) -> None:
         self.backend.use_snapshot(Snapshot(address, [Credential(BLUE, "a-secret", b"blue")]))
 
     async def login(self, tenant: Tenant, master_password: bytes) -> None:
@@ -140,7 +139,7 @@ class RightsTests(unittest.SynchronousTestCase):
         self.use(None)
         self.clock.advance(10)
         self.assertEqual(self.asked, [b"first", b"first"])
-        self.use(Address(host="redis", password=b"second"))
+        self.use(BackendAddress(host="redis", password=b"second"))
         self.told(set())
         self.clock.advance(1)
         self.assertEqual(self.asked[2:], [b"second", b"second"])

@@ -10,7 +10,7 @@ from twisted.internet.testing import StringTransport
 
 from redisproxy.net.protocol import PauseReason
 from redisproxy.session.pending import ReplyBatch
-from redisproxy.tenants.model import Backend, Tenant
+from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.latency import INTERVAL, Sampler
 from redisproxy.upstream.multiplexed import MultiplexedConnection, TenantPool
@@ -29,7 +29,7 @@ class SamplerTests(unittest.TestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
         self.transport = StringTransport(UNIXAddress("/redis"))
-        self.connection = RedisConnection(Backend(host="127.0.0.1", port=6379, password=b""), pool=None)
+        self.connection = RedisConnection(BackendAddress(host="127.0.0.1", port=6379, password=b""), pool=None)
         self.connection.makeConnection(self.transport)
         tenant_pool = TenantPool(None, self.clock, Tenant("blue", 3), 2)
         self.upstream = MultiplexedConnection(self.connection, tenant_pool, self.clock)
