@@ -29,13 +29,16 @@ class RedisMoved(UpstreamError):
 
 
 class _Opening:
-    """One opening. work: opens the connection; waiter: gets it; None: the waiter left, and the next caller gets it."""
+    """One opening. work: opens the connection; waiter: gets it; None: the waiter left, and the next caller gets it.
 
-    __slots__ = ("address", "given_up", "waiter", "work")
+    outdated: the address leads to another server by now, so the connection is for no new work.
+    """
+
+    __slots__ = ("address", "given_up", "outdated", "waiter", "work")
 
     def __init__(self, address: BackendAddress) -> None:
         self.address = address
-        self.given_up = False
+        self.given_up = self.outdated = False
         self.waiter: defer.Deferred[RedisConnection] | None = None
         self.work: defer.Deferred[None] | None = None
 
@@ -87,13 +90,20 @@ class Openings:
                 opening.given_up = True
                 opening.work.cancel()
 
+    def renew(self) -> None:
+        """The address leads to another server than before: what is under way is not for the next caller, and stale."""
+        self._unclaimed.clear()
+        for opening in self._under_way:
+            opening.outdated = True
+
     def _wait_for(self, opening: _Opening) -> defer.Deferred[RedisConnection]:
         opening.waiter = defer.Deferred(lambda _: self._leave(opening))
         return opening.waiter
 
     def _leave(self, opening: _Opening) -> None:
         opening.waiter = None
-        self._unclaimed[opening] = None
+        if not opening.outdated:
+            self._unclaimed[opening] = None
 
     def _ended(self, result: RedisConnection | Failure, opening: _Opening) -> None:
         self._under_way.discard(opening)
@@ -103,6 +113,7 @@ class Openings:
             if waiter is not None:
                 waiter.errback(RedisMoved() if opening.given_up else result)
         elif waiter is not None:
+            result.stale = result.stale or opening.outdated
             waiter.callback(result)
         else:
             probes.reached("connection opened for nobody")

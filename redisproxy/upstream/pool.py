@@ -212,6 +212,7 @@ class ConnectionPool(service.Service):
         """The address leads to another server than before: all homes open other upstream connections, and then leave
         theirs.
         """
+        self._openings.renew()
         for upstream in self._connections:
             upstream.stale = True
         self._idle.close()
@@ -299,7 +300,7 @@ class ConnectionPool(service.Service):
                 if address == self._address:
                     raise
                 continue
-            if upstream.address == self._address:
+            if upstream.address == self._address and not upstream.stale:
                 return upstream
             probes.reached("Redis moved while a connection was opened")
             upstream.drop()

@@ -26,7 +26,7 @@ class Connection:
     """A connection to Redis that is there."""
 
     def __init__(self) -> None:
-        self.dropped = False
+        self.dropped = self.stale = False
 
     def drop(self) -> None:
         self.dropped = True
@@ -65,6 +65,21 @@ class OpeningsTests(unittest.SynchronousTestCase):
         self.assertEqual(len(self.begun), 2)
         self.assertIs(self.ends(0), self.successResultOf(third))
         self.assertIs(self.ends(1), self.successResultOf(second))
+
+    def test_one_that_led_to_another_server_is_stale_and_for_nobody_else(self) -> None:
+        kept, left, leaves = self.open(), self.open(), self.open()
+        left.cancel()
+        self.failureResultOf(left, defer.CancelledError)
+        self.openings.renew()
+        leaves.cancel()
+        self.failureResultOf(leaves, defer.CancelledError)
+        new = self.open()
+        self.assertEqual(len(self.begun), 4)
+        former, latter = self.ends(0), self.ends(3)
+        self.assertIs(self.successResultOf(kept), former)
+        self.assertIs(self.successResultOf(new), latter)
+        self.assertEqual((former.stale, latter.stale), (True, False))
+        self.assertEqual((self.ends(1).dropped, self.ends(2).dropped), (True, True))
 
     def test_who_comes_and_goes_again_and_again_opens_one(self) -> None:
         for _ in range(1000):

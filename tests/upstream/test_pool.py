@@ -240,6 +240,24 @@ class ConnectionPoolTests(PoolCase):
         self.assertIs((yield self.acquire(pool, GREEN)), other)
 
     @defer.inlineCallbacks
+    def test_what_is_opened_while_the_address_comes_to_lead_elsewhere_is_opened_again(self):
+        """A failover behind one address: the new connection of a tenant that only reads could have stayed there."""
+        client = self.server.client()
+        self.addCleanup(client.close)
+        before = client.info("stats")["total_connections_received"]
+        pool = self.pool()
+        leased = self.acquire(pool, GREEN)
+        shared = pool.tenant_pool(BLUE, 2)
+        opened = shared.come()
+        pool.renew()
+        upstream = yield leased
+        yield opened
+        self.assertEqual((upstream.stale, shared.open.connection.stale), (False, False))
+        self.assertEqual(client.info("stats")["total_connections_received"] - before, 4, "each was opened twice")
+        shared.leave()
+        upstream.release(clean=True)
+
+    @defer.inlineCallbacks
     def test_failures_are_told_apart(self):
         pool = self.pool()
         for address, told in (
@@ -462,7 +480,7 @@ class QueueTests(PoolCase):
         self.stopped()
         under_way = [self.acquire(pool) for _ in range(bounds.ACQUIRING)]
         waiting = [defer.Deferred.fromCoroutine(pool.acquire(GREEN)) for _ in range(3000)]
-        pool.fresh = lambda tenant, protocol: SimpleNamespace(address=self.address, has_acl_user=True)
+        pool.fresh = lambda tenant, protocol: SimpleNamespace(address=self.address, stale=False, has_acl_user=True)
         under_way[0].cancel()
         self.failureResultOf(under_way[0], defer.CancelledError)
         for acquire in waiting:
