@@ -31,6 +31,7 @@ from .client import RedisClient
 from .control import ControlService
 from .endpoint import endpoint_for
 from .failover import MasterService
+from .health import Answers, Health
 from .latency import Sampler
 from .pool import ConnectionPool
 from .queries import ControlQueries
@@ -98,6 +99,8 @@ class Backend(service.MultiService):
             TenantLimits(reactor) if tenant_limits is None else tenant_limits,
             settings.connections == "multiplexed",
         )
+        #: whether Redis answers
+        self.health = Health(reactor, self.control)
         #: which server is the master
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self._moved, self._reconnect, self._is_master
@@ -113,7 +116,7 @@ class Backend(service.MultiService):
         #: how long Redis takes
         self.latency = Histogram(REDIS_BOUNDS)
         sampler = Sampler(reactor, lambda: self.pool.shared, self.latency.observe)
-        for part in (self.pool, self.control, self.master, sampler):
+        for part in (self.pool, self.control, self.master, self.health, sampler):
             part.setServiceParent(self)
         # All tenants, as of the latest snapshot.
         self._tenants: Collection[Tenant] = ()
@@ -164,7 +167,10 @@ class Backend(service.MultiService):
         """Why no client should come; empty: there is no reason."""
         if not self.master.follows:
             return "the master secret, which says where Redis is, has not been read yet"
-        if not self.control.connected:
+        if self.health.state is Answers.HUNG:
+            if self.health.unanswered >= bounds.HUNG_UNREADY_SECONDS:
+                return "Redis does not answer"
+        elif not self.control.connected:
             return "Redis has not told yet what it is" if self.control.asking else "Redis does not answer"
         if self.control.users_refused:
             return "Redis does not let the proxy make the tenants' ACL users, as it did before"
@@ -179,7 +185,7 @@ class Backend(service.MultiService):
         server = self.control.server
         address = self.master.address
         return {
-            "connected": self.control.connected,
+            "connected": self.control.connected and self.health.state is not Answers.HUNG,
             "address": "" if address is None else address.shown,
             "version": "" if server is None else server.version,
             "databases": None if server is None else server.databases,
