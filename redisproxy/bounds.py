@@ -134,6 +134,8 @@ HANDOVER_SECONDS = 1.0
 HANDOVER_ELSEWHERE_SECONDS = 10.0
 #: Connections whose latency is sampled once a second.
 SAMPLED_CONNECTIONS: Annotated[int, 1] = 20
+#: Connections that begin, once a second, to wait for a tenant's next commands, whose time is taken. A PING for each.
+TIMED_CONNECTIONS: Annotated[int, 1] = 100
 
 # What the proxy itself asks of Redis: upstream/client.py, control.py, queries.py, acl_users.py, sentinel.py.
 

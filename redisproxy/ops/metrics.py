@@ -18,6 +18,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -131,6 +132,16 @@ def _of_tenants(stats: Stats) -> Iterator[Metric]:
     for kind, name, number, text in _NUMBERS_BY_TENANT:
         values = {namespace: counts[number] for namespace, counts in tenants.items()}
         yield _labelled(kind, name, text, "namespace", values)
+    latency = SummaryMetricFamily(
+        "redisproxy_tenant_response_seconds",
+        "From commands to their last reply: of some of each tenant.",
+        labels=["namespace"],
+    )
+    for namespace, counts in sorted(tenants.items()):
+        samples = counts["latency"]
+        if samples["counts"]:
+            latency.add_metric([namespace], sum(samples["counts"].values()), samples["sum"])
+    yield latency
     limits = {namespace: tenant["limits"] for namespace, tenant in stats["state"]["snapshot"]["tenants"].items()}
     for name, key, text in (
         ("tenant_limit_connections", "max_connections", "How many connections a tenant may have."),

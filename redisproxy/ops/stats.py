@@ -27,11 +27,24 @@ class HistogramStats(TypedDict):
     sum: float
 
 
+class SampleStats(TypedDict):
+    """The same where there are many: by upper bound, as text, those that have samples; sum: in seconds."""
+
+    counts: dict[str, int]
+    sum: float
+
+
+#: The upper bound of samples that are above the last one.
+ABOVE = "+Inf"
+
+
 class Histogram:
     """Samples, by how long they took."""
 
+    __slots__ = ("_bounds", "_counts", "_sum")
+
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = list(bounds)
+        self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
@@ -44,11 +57,17 @@ class Histogram:
         """What was observed so far."""
         return {"bounds": list(self._bounds), "counts": list(self._counts), "sum": self._sum}
 
+    def samples(self) -> SampleStats:
+        """The same, in a form that is short where there are few."""
+        bounds = (*map(str, self._bounds), ABOVE)
+        return {"counts": {bound: n for bound, n in zip(bounds, self._counts, strict=True) if n}, "sum": self._sum}
+
 
 class TenantStats(TypedDict):
     """commands, refused: by family, see `tenants.account`; received: bytes from clients; replied: bytes from Redis;
     turned_away: log-ins that would have been more connections than the tenant may have; held: connections that are not read
-    from now, because the tenant did too much; throttled: seconds for which there were any.
+    from now, because the tenant did too much; throttled: seconds for which there were any; latency: of its commands, as far
+    as they are timed, see `upstream.latency`.
     """
 
     sessions: int
@@ -59,6 +78,22 @@ class TenantStats(TypedDict):
     turned_away: int
     held: int
     throttled: float
+    latency: SampleStats
+
+
+def no_tenant_stats() -> TenantStats:
+    """Of a tenant that nobody has logged in as."""
+    return {
+        "sessions": 0,
+        "commands": {},
+        "refused": {},
+        "received": 0,
+        "replied": 0,
+        "turned_away": 0,
+        "held": 0,
+        "throttled": 0.0,
+        "latency": {"counts": {}, "sum": 0.0},
+    }
 
 
 class Counts(TypedDict):

@@ -111,6 +111,7 @@ class Serving(service.MultiService):
             client.account.add_up()
             sessions[client.state] += 1
         self.backend.pool.add_up()
+        latency = self.backend.tenant_latency
         tenants: dict[str, TenantStats] = {
             namespace: {
                 "sessions": 0,
@@ -120,6 +121,7 @@ class Serving(service.MultiService):
                 "replied": counts.replied.get(namespace, 0),
                 "turned_away": counted.turned_away,
                 **self.tenant_limits.stats(namespace),
+                "latency": latency[namespace].samples() if namespace in latency else {"counts": {}, "sum": 0.0},
             }
             for namespace, counted in counts.by_tenant.items()
         }

@@ -112,7 +112,9 @@ class Backend(service.MultiService):
             self.acl_maintenance.setServiceParent(self)
         #: how long Redis takes
         self.latency = Histogram(REDIS_BOUNDS)
-        sampler = Sampler(reactor, lambda: self.pool.shared, self.latency.observe)
+        #: how long it took with each tenant's commands, by namespace
+        self.tenant_latency: dict[str, Histogram] = {}
+        sampler = Sampler(reactor, lambda: self.pool.shared, self.latency.observe, self._observe_tenant)
         for part in (self.pool, self.control, self.master, sampler):
             part.setServiceParent(self)
         # All tenants, as of the latest snapshot.
@@ -147,6 +149,8 @@ class Backend(service.MultiService):
         No command is sent any more for who is no tenant. elsewhere: see `ConnectionPool.use_tenants`.
         """
         self._tenants = snapshot.tenants
+        for gone in self.tenant_latency.keys() - snapshot.namespaces:
+            del self.tenant_latency[gone]
         self.pool.use_tenants(snapshot.tenants, elsewhere)
         self.acl_users.keep_only(snapshot.tenants)
         if self.acl_maintenance is not None:
@@ -157,6 +161,12 @@ class Backend(service.MultiService):
         """The source was read, and `use_snapshot` has had what follows. began: when, in the reactor's seconds."""
         if self.acl_maintenance is not None:
             self.acl_maintenance.take_read(summary, began)
+
+    def _observe_tenant(self, namespace: str, seconds: float) -> None:
+        histogram = self.tenant_latency.get(namespace)
+        if histogram is None:
+            histogram = self.tenant_latency[namespace] = Histogram(REDIS_BOUNDS)
+        histogram.observe(seconds)
 
     # What is told of it.
 

@@ -68,6 +68,8 @@ class StatusTests(unittest.TestCase):
         self.assertEqual((of("ready"), of("redis_up"), of("isolation_layers"), of("tenants")), (1, 1, 2, 2))
         # Redis is asked how long it takes while somebody uses it.
         until(lambda: blue.ping() and metrics(port)["redisproxy_redis_response_seconds_count", frozenset()], "a sample")
+        timed = "redisproxy_tenant_response_seconds_count", frozenset({("namespace", "team-blue")})
+        until(lambda: blue.ping() and metrics(port).get(timed), "the tenant's commands are timed")
         # What a session did is not forgotten with it.
         blue.close()
         blue.connection_pool.disconnect()

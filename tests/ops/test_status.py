@@ -31,6 +31,7 @@ def stats(**tenants: dict) -> Stats:
             "turned_away": 8,
             "held": 1,
             "throttled": 70.5,
+            "latency": {"counts": {"0.001": 98, "+Inf": 2}, "sum": 12.5},
         }
     }
     return {
@@ -93,6 +94,7 @@ class FiguresTests(unittest.TestCase):
         self.assertEqual(found["logins"], {"ok": 6, "wrong": 9})
         self.assertEqual(found["in_flight"], 12)
         self.assertEqual(found["tenants"]["team-a"]["commands"], {"plain": 21})
+        self.assertEqual(found["tenants"]["team-a"]["latency"], {"counts": {"0.001": 294, "+Inf": 6}, "sum": 37.5})
         self.assertEqual(found["tenants"]["team-c"], other["tenants"]["team-c"])
         self.assertEqual(found["redis_seconds"]["bounds"], [0.1, 1.0])
         self.assertEqual(found["redis_seconds"]["counts"], [6, 3, 3])
@@ -120,6 +122,9 @@ class ExpositionTests(unittest.TestCase):
         self.assertEqual(found["redisproxy_certificate_reloads_total", (("outcome", "failed"),)], 1)
         self.assertEqual(found["redisproxy_redis_response_seconds_bucket", (("le", "0.1"),)], 2)
         self.assertEqual(found["redisproxy_redis_response_seconds_count", ()], 4)
+        one = (("namespace", "team-a"),)
+        self.assertEqual(found["redisproxy_tenant_response_seconds_count", one], 100)
+        self.assertEqual(found["redisproxy_tenant_response_seconds_sum", one], 12.5)
         self.assertIn(("process_resident_memory_bytes", ()), found)
 
     def test_open_metrics_for_who_asks(self) -> None:

@@ -18,6 +18,7 @@ def tenant(commands: int, sessions: int = 1) -> TenantStats:
         "turned_away": 2,
         "held": 1,
         "throttled": 0.5,
+        "latency": {"counts": {"0.001": 4}, "sum": 0.25},
     }
 
 
@@ -40,6 +41,7 @@ class ReportsTests(unittest.TestCase):
         blue = self.reports.counts()["tenants"]["blue"]
         self.assertEqual((blue["commands"], blue["turned_away"], blue["throttled"]), ({"plain": 9}, 6, 1.5))
         self.assertEqual((blue["sessions"], blue["held"]), (2, 2))
+        self.assertEqual(blue["latency"], {"counts": {"0.001": 12}, "sum": 0.75})
         self.assertEqual(self.reports.counts()["logins"], {"ok": 3})
 
     def test_who_is_no_tenant_any_more_is_forgotten(self) -> None:
