@@ -178,6 +178,11 @@ RATE_TICK_SECONDS = 0.001
 #: reactor and Redis busy, and that makes the neighbours' p99.
 RATE_READ_SECONDS = 0.05
 
+# What is counted of a tenant: tenants/account.py.
+
+#: Refused commands of one tenant that are counted by name. A tenant can try each command and subcommand of the server.
+REFUSED_NAMES = 50
+
 # The end of a connection: clients/.
 
 #: For a client to take its last bytes, before it is cut off.

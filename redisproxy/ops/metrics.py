@@ -108,18 +108,22 @@ _COMMANDS_BY_TENANT: tuple[tuple[str, Literal["commands", "refused"], str], ...]
     ("commands", "commands", "Commands that clients sent, refused ones included."),
     ("commands_refused", "refused", "Commands that the tenant may not use."),
 )
-_Number = Literal["received", "replied", "turned_away", "held", "throttled"]
+_Number = Literal["received", "replied", "turned_away", "wrong", "held", "throttled"]
 #: Kind of metric, metric, key of `TenantStats`, text.
 _NUMBERS_BY_TENANT: tuple[tuple[_Family, str, _Number, str], ...] = (
     (CounterMetricFamily, "client_received_bytes", "received", "Bytes that clients sent."),
     (CounterMetricFamily, "redis_received_bytes", "replied", "Bytes that Redis answered."),
     (CounterMetricFamily, "tenant_connections_refused", "turned_away", "Log-ins refused: too many connections."),
+    (CounterMetricFamily, "tenant_wrong_passwords", "wrong", "Log-ins refused: a wrong password, with its name."),
     (GaugeMetricFamily, "tenant_throttled_connections", "held", "Not read from now: the tenant did too much."),
     (CounterMetricFamily, "tenant_throttled_seconds", "throttled", "For which there were such connections."),
 )
 
 
 def _of_tenants(stats: Stats) -> Iterator[Metric]:
+    text = "Commands that tenants may not use, by name."
+    names = stats["counts"]["refused_names"]
+    yield _labelled(CounterMetricFamily, "commands_refused_by_name", text, "command", names)
     tenants = _bounded(stats["counts"]["tenants"])
     sessions = {namespace: counts["sessions"] for namespace, counts in tenants.items()}
     yield _labelled(GaugeMetricFamily, "tenant_sessions", "Sessions that are logged in.", "namespace", sessions)

@@ -64,18 +64,22 @@ class Histogram:
 
 
 class TenantStats(TypedDict):
-    """commands, refused: by family, see `tenants.account`; received: bytes from clients; replied: bytes from Redis;
-    turned_away: log-ins that would have been more connections than the tenant may have; held: connections that are not read
-    from now, because the tenant did too much; throttled: seconds for which there were any; latency: of its commands, as far
-    as they are timed, see `upstream.latency`.
+    """What one tenant did.
+
+    commands, refused: by family, see `tenants.account`; refused_names: by name; received: bytes from clients; replied: bytes
+    from Redis; turned_away: log-ins that would have been more connections than the tenant may have; wrong: log-ins with a
+    wrong password that named it; held: connections that are not read from now, because the tenant did too much; throttled:
+    seconds for which there were any; latency: of its commands, as far as they are timed, see `upstream.latency`.
     """
 
     sessions: int
     commands: dict[str, int]
     refused: dict[str, int]
+    refused_names: dict[str, int]
     received: int
     replied: int
     turned_away: int
+    wrong: int
     held: int
     throttled: float
     latency: SampleStats
@@ -87,9 +91,11 @@ def no_tenant_stats() -> TenantStats:
         "sessions": 0,
         "commands": {},
         "refused": {},
+        "refused_names": {},
         "received": 0,
         "replied": 0,
         "turned_away": 0,
+        "wrong": 0,
         "held": 0,
         "throttled": 0.0,
         "latency": {"counts": {}, "sum": 0.0},
@@ -99,12 +105,14 @@ def no_tenant_stats() -> TenantStats:
 class Counts(TypedDict):
     """What one process counts.
 
-    sessions: by `clients.connection.STATES`; logins: by outcome; ended: connections by how they ended; connections: to
-    Redis, that are multiplexed, dedicated, idle; in_flight: commands that Redis has yet to answer; tenants: by namespace.
+    sessions: by `clients.connection.STATES`; logins: by outcome; refused_names: commands that tenants may not use, by name,
+    of former tenants, too; ended: connections by how they ended; connections: to Redis, that are multiplexed, dedicated,
+    idle; in_flight: commands that Redis has yet to answer; tenants: by namespace.
     """
 
     sessions: dict[str, int]
     logins: dict[str, int]
+    refused_names: dict[str, int]
     ended: dict[str, int]
     connections: dict[str, int]
     in_flight: int

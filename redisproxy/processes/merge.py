@@ -19,6 +19,7 @@ def nothing() -> Counts:
     return {
         "sessions": dict.fromkeys(STATES, 0),
         "logins": {},
+        "refused_names": {},
         "ended": {},
         "connections": dict.fromkeys(("multiplexed", "idle", "dedicated"), 0),
         "in_flight": 0,
@@ -54,6 +55,7 @@ class Reports:
             counts: Counts = {
                 **nothing(),
                 "logins": last["logins"],
+                "refused_names": last["refused_names"],
                 "ended": last["ended"],
                 "redis_seconds": last["redis_seconds"],
                 "tenants": {name: {**one, "sessions": 0, "held": 0} for name, one in last["tenants"].items()},

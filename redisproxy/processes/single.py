@@ -117,9 +117,11 @@ class Serving(service.MultiService):
                 "sessions": 0,
                 "commands": counted.by_family(),
                 "refused": dict(counted.refused),
+                "refused_names": dict(counted.refused_names),
                 "received": counted.received,
                 "replied": counts.replied.get(namespace, 0),
                 "turned_away": counted.turned_away,
+                "wrong": counted.wrong,
                 **self.tenant_limits.stats(namespace),
                 "latency": latency[namespace].samples() if namespace in latency else {"counts": {}, "sum": 0.0},
             }
@@ -134,6 +136,7 @@ class Serving(service.MultiService):
         return {
             "sessions": sessions,
             "logins": dict(counts.logins),
+            "refused_names": dict(counts.refused_names),
             "ended": dict(counts.ended),
             "connections": self.backend.connections(),
             "in_flight": in_flight,

@@ -61,6 +61,7 @@ class StatusTests(unittest.TestCase):
         self.assertEqual(of("commands_total", namespace="team-blue", family="plain"), 500)
         self.assertEqual(of("commands_total", namespace="team-blue", family="pubsub"), 1)
         self.assertEqual(of("commands_refused_total", namespace="team-blue", family="server"), 3)
+        self.assertEqual(of("commands_refused_by_name_total", command="CONFIG|REWRITE"), 3)
         self.assertGreater(of("client_received_bytes_total", namespace="team-blue"), 500 * 100)
         self.assertGreaterEqual(of("redis_received_bytes_total", namespace="team-blue"), 500 * len("+OK\r\n"))
         self.assertGreaterEqual(of("tenant_sessions", namespace="team-blue"), 1)

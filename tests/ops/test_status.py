@@ -26,9 +26,11 @@ def stats(**tenants: dict) -> Stats:
             "sessions": 2,
             "commands": {"plain": 7},
             "refused": {"server": 1},
+            "refused_names": {"CONFIG|SET": 1},
             "received": 5,
             "replied": 6,
             "turned_away": 8,
+            "wrong": 2,
             "held": 1,
             "throttled": 70.5,
             "latency": {"counts": {"0.001": 98, "+Inf": 2}, "sum": 12.5},
@@ -39,6 +41,7 @@ def stats(**tenants: dict) -> Stats:
         "counts": {
             "sessions": {"multiplexed": 2, "waiting": 0},
             "logins": {"ok": 2, "wrong": 3},
+            "refused_names": {"CONFIG|SET": 4},
             "ended": {"quit": 1},
             "connections": {"multiplexed": 1, "dedicated": 0, "idle": 2},
             "in_flight": 4,
@@ -125,6 +128,8 @@ class ExpositionTests(unittest.TestCase):
         one = (("namespace", "team-a"),)
         self.assertEqual(found["redisproxy_tenant_response_seconds_count", one], 100)
         self.assertEqual(found["redisproxy_tenant_response_seconds_sum", one], 12.5)
+        self.assertEqual(found["redisproxy_tenant_wrong_passwords_total", one], 2)
+        self.assertEqual(found["redisproxy_commands_refused_by_name_total", (("command", "CONFIG|SET"),)], 4)
         self.assertIn(("process_resident_memory_bytes", ()), found)
 
     def test_open_metrics_for_who_asks(self) -> None:

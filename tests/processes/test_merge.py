@@ -13,9 +13,11 @@ def tenant(commands: int, sessions: int = 1) -> TenantStats:
         "sessions": sessions,
         "commands": {"plain": commands},
         "refused": {"server": 1},
+        "refused_names": {"CONFIG|SET": 1},
         "received": 10,
         "replied": 20,
         "turned_away": 2,
+        "wrong": 1,
         "held": 1,
         "throttled": 0.5,
         "latency": {"counts": {"0.001": 4}, "sum": 0.25},
@@ -23,7 +25,7 @@ def tenant(commands: int, sessions: int = 1) -> TenantStats:
 
 
 def report(**tenants: TenantStats) -> dict[str, object]:
-    return {"counts": {**nothing(), "logins": {"ok": 1}, "tenants": tenants}}
+    return {"counts": {**nothing(), "logins": {"ok": 1}, "refused_names": {"MOVE": 2}, "tenants": tenants}}
 
 
 class ReportsTests(unittest.TestCase):
@@ -41,8 +43,10 @@ class ReportsTests(unittest.TestCase):
         blue = self.reports.counts()["tenants"]["blue"]
         self.assertEqual((blue["commands"], blue["turned_away"], blue["throttled"]), ({"plain": 9}, 6, 1.5))
         self.assertEqual((blue["sessions"], blue["held"]), (2, 2))
+        self.assertEqual((blue["wrong"], blue["refused_names"]), (3, {"CONFIG|SET": 3}))
         self.assertEqual(blue["latency"], {"counts": {"0.001": 12}, "sum": 0.75})
         self.assertEqual(self.reports.counts()["logins"], {"ok": 3})
+        self.assertEqual(self.reports.counts()["refused_names"], {"MOVE": 6})
 
     def test_who_is_no_tenant_any_more_is_forgotten(self) -> None:
         self.reports.update(1, report(blue=tenant(5), green=tenant(1)))
