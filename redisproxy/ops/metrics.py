@@ -169,6 +169,8 @@ def _of_redis(stats: Stats) -> Iterator[Metric]:
     yield _gauge(
         "isolation_layers", "What holds the tenants' limits: 1 the proxy, 2 Redis's ACLs as well.", redis["isolation_layers"]
     )
+    if redis["databases"] is not None:
+        yield _gauge("redis_databases", "How many databases Redis has: one for each tenant.", redis["databases"])
     yield _labelled(GaugeMetricFamily, "redis_connections", "Connections to Redis, by use.", "use", counts["connections"])
     yield _gauge("requests_in_flight", "Commands that Redis has yet to answer.", counts["in_flight"])
     yield _histogram(
@@ -193,6 +195,8 @@ def _of_snapshot(stats: Stats) -> Iterator[Metric]:
         if watch["quiet"] is not None:
             yield _gauge("watch_quiet_seconds", "Since a watch last told of anything.", watch["quiet"])
     yield _gauge("tenants", "Namespaces that are served.", len(state["tenants"]))
+    text = "Namespaces with the prefix that have no secret yet."
+    yield _gauge("namespaces_without_secret", text, len(state["without_secret"]))
     yield _gauge("credentials", "Passwords that log in.", sum(t["credentials"] for t in state["tenants"].values()))
     expiring = {name: tenant["expires"] for name, tenant in state["tenants"].items() if tenant["expires"] is not None}
     yield _labelled(

@@ -152,7 +152,7 @@ class WatchState(TypedDict):
 
 class SnapshotState(TypedDict):
     """loaded: whether there is one; age: seconds since the last reading that succeeded in full, or None; watch: None where
-    there is to be none.
+    there is to be none; without_secret: namespaces with the prefix that have no secret yet.
     """
 
     loaded: bool
@@ -162,6 +162,7 @@ class SnapshotState(TypedDict):
     refresh_seconds: HistogramStats
     watch: WatchState | None
     problems: list[ProblemState]
+    without_secret: list[str]
     tenants: dict[str, TenantState]
 
 

@@ -59,6 +59,7 @@ def stats(**tenants: dict) -> Stats:
                 "refreshes": {"ok": 2, "failed": 1},
                 "refresh_seconds": histogram.stats(),
                 "watch": {"watching": True, "events": 7, "reconnects": 1, "quiet": 2.5},
+                "without_secret": ["team-new", "team-newer"],
                 "problems": [{"namespace": "team-b", "secret": EVIL, "reason": f"database 3 belongs to the older {EVIL}"}],
                 "tenants": {
                     name: {
@@ -120,6 +121,8 @@ class ExpositionTests(unittest.TestCase):
         family = (("family", "plain"), ("namespace", "team-a"))
         self.assertEqual(found["redisproxy_commands_total", family], 7)
         self.assertEqual(found["redisproxy_snapshot_age_seconds", ()], 3)
+        self.assertEqual(found["redisproxy_namespaces_without_secret", ()], 2)
+        self.assertEqual(found["redisproxy_redis_databases", ()], 16)
         expiry = "redisproxy_certificate_expiry_timestamp_seconds"
         self.assertEqual(found[expiry, (("listener", "ssl:6380"),)], 1000 + 86400 * 60)
         self.assertEqual(found["redisproxy_certificate_reloads_total", (("outcome", "failed"),)], 1)
