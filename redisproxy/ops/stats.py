@@ -168,7 +168,7 @@ class SnapshotState(TypedDict):
 
 class RedisState(TypedDict):
     """connected: whether it answers; version: empty while that is not known; isolation_layers: how many hold the tenants'
-    limits, 1 or 2, 0 while that is not known.
+    limits, 1 or 2, 0 while that is not known; fault: why it cannot be used, empty where it can, or nothing is known of that.
     """
 
     connected: bool
@@ -176,6 +176,7 @@ class RedisState(TypedDict):
     version: str
     databases: int | None
     isolation_layers: int
+    fault: str
 
 
 class CertificateState(TypedDict):
@@ -198,20 +199,23 @@ class TlsState(TypedDict):
 
 class WorkersState(TypedDict):
     """wanted: how many there are to be; serving: how many of them accept clients; restarts: how often one was started in the
-    place of another; pids: of those that run, by number.
+    place of another; pids: of those that run, by number; unready: of those that serve and are not ready, why, by number.
     """
 
     wanted: int
     serving: int
     restarts: int
     pids: dict[str, int]
+    unready: dict[str, str]
 
 
 class State(TypedDict):
-    """What one process knows for all. unready: why no client should come, or empty; most_sessions: served at once; workers:
-    None where this process serves clients itself.
+    """What one process knows for all. host: of the machine or pod; uptime: seconds since the process began; unready: why no
+    client should come, or empty; most_sessions: served at once; workers: None where this process serves clients itself.
     """
 
+    host: str
+    uptime: float
     unready: str
     most_sessions: int
     workers: WorkersState | None

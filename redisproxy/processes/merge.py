@@ -11,7 +11,14 @@ from typing import Any, TypedDict, cast
 from ..clients.connection import STATES
 from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, total
 
-_NOTHING: RedisState = {"connected": False, "address": "", "version": "", "databases": None, "isolation_layers": 0}
+_NOTHING: RedisState = {
+    "connected": False,
+    "address": "",
+    "version": "",
+    "databases": None,
+    "isolation_layers": 0,
+    "fault": "",
+}
 
 
 def nothing() -> Counts:
@@ -74,6 +81,14 @@ class Reports:
         """As it is to a worker that it answers, if there is one."""
         states = [report["redis"] for report in self._latest.values()]
         return next((state for state in states if state["connected"]), states[0] if states else _NOTHING)
+
+    def unready_workers(self) -> dict[str, str]:
+        """Why those that are not ready are not, by number."""
+        return {
+            str(number): ": ".join(filter(None, (report["unready"], report["redis"]["fault"])))
+            for number, report in sorted(self._latest.items())
+            if report["unready"]
+        }
 
     def unready(self) -> str:
         """Empty where at least one of them is ready."""

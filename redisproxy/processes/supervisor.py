@@ -148,6 +148,7 @@ class Workers(service.Service):
             "serving": self.serves,
             "restarts": self._restarts,
             "pids": {str(process.number): process.pid for process in self._running()},
+            "unready": self._reports.unready_workers(),
         }
 
     def _take_databases(self, _: WorkerProcess, message: Message) -> None:

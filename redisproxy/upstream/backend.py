@@ -194,7 +194,17 @@ class Backend(service.MultiService):
             "version": "" if server is None else server.version,
             "databases": None if server is None else server.databases,
             "isolation_layers": 0 if server is None else 1 + self.acl_users.enforced_by(server),
+            "fault": self._fault if self.not_ready() else "",
         }
+
+    @property
+    def _fault(self) -> str:
+        """Why it is not ready: which of its parts knows. Of a Redis that is away each has its own error; that of the pool
+        names the address and what failed.
+        """
+        if self.master.fault or self.pool.refused:
+            return self.master.fault or self.pool.fault
+        return self.control.fault or self.pool.fault
 
     def connections(self) -> dict[str, int]:
         """How many there are that carry tenants' commands, by what they are used for."""

@@ -87,11 +87,20 @@ class ControlService(service.Service):
         """Whether Redis is there, and has not told all that it is asked."""
         return self._probing is not None
 
+    @property
+    def fault(self) -> str:
+        """Why Redis cannot be asked, or what keeps it from being used, as the log has it; empty: nothing is known."""
+        address = "Redis" if self._backend is None else self._backend.address
+        if self._last_failure:
+            return f"{address} cannot be asked: {self._last_failure}"
+        return f"{address} {self._last_state}" if self._last_state else ""
+
     def use(self, backend: Backend | None) -> None:
         """Where Redis is from now on."""
         if backend == self._backend:
             return
         self._backend = backend
+        self._last_failure = ""
         self.reconnect()
 
     def reconnect(self) -> None:

@@ -85,6 +85,8 @@ class ConnectionPool(service.Service):
         self._faults_of_one = LogOnce(reactor)
         #: whether the latest connection could not be opened, or its log-in was refused
         self.refused = False
+        #: why none could be had, the last time; empty: one could since
+        self.fault = ""
         self._empty: Waiters[None] = Waiters()
         self._like_replica: set[RedisConnection] = set()
         # None until it is told.
@@ -152,6 +154,7 @@ class ConnectionPool(service.Service):
         self._retry.succeeded()
         self._faults.forget()
         self.refused = False
+        self.fault = ""
         if backend is not None:
             self._log.info("Redis is at {address}", address=backend.address)
             self._replenish()
@@ -412,6 +415,7 @@ class ConnectionPool(service.Service):
             raise RedisUnreachable(text) from None
         self._reached += 1
         self.refused = False
+        self.fault = ""
         if self._faults.forget():
             self._log.info("Redis at {address} can be used again", address=backend.address)
         upstream.opened = self._reactor.seconds()
@@ -513,6 +517,7 @@ class ConnectionPool(service.Service):
 
     def _tell(self, text: str) -> None:
         """Logs why nobody can have a connection to Redis."""
+        self.fault = text
         if self._faults.due(text):
             self._log.error("no connection to Redis: {text}", text=text)
 

@@ -49,9 +49,17 @@ def stats(**tenants: dict) -> Stats:
             "tenants": dict(names),
         },
         "state": {
+            "host": "redisproxy-5d9c7-x2x4z",
+            "uptime": 93784.0,
             "unready": "",
             "most_sessions": 1000,
-            "workers": {"wanted": 3, "serving": 2, "restarts": 5, "pids": {"1": os.getpid(), "3": os.getppid()}},
+            "workers": {
+                "wanted": 3,
+                "serving": 2,
+                "restarts": 5,
+                "pids": {"1": os.getpid(), "3": os.getppid()},
+                "unready": {},
+            },
             "snapshot": {
                 "loaded": True,
                 "source": "the manifests in /x",
@@ -77,6 +85,7 @@ def stats(**tenants: dict) -> Stats:
                 "version": "Redis 7.0.15",
                 "databases": 16,
                 "isolation_layers": 2,
+                "fault": "",
             },
             "tls": {
                 "certificates": [{"listener": "ssl:6380", "begins": 0.0, "expires": 1000.0 + 86400 * 60, "problem": ""}],

@@ -48,6 +48,18 @@ class ReportsTests(unittest.TestCase):
         self.assertEqual(self.reports.counts()["logins"], {"ok": 3})
         self.assertEqual(self.reports.counts()["refused_names"], {"MOVE": 6})
 
+    def test_of_redis_the_worker_that_it_answers_tells(self) -> None:
+        fault = "redis://redis:6379 cannot be reached: it took too long"
+        away = {"connected": False, "version": "", "fault": fault}
+        there = {"connected": True, "version": "Valkey 9", "fault": ""}
+        self.assertEqual((self.reports.redis()["connected"], self.reports.unready()), (False, "no worker serves yet"))
+        self.reports.update(1, {**report(), "redis": away, "unready": "Redis does not answer"})
+        self.assertEqual((self.reports.redis()["fault"], self.reports.unready()), (fault, "Redis does not answer"))
+        self.reports.update(2, {**report(), "redis": there, "unready": ""})
+        self.assertEqual((self.reports.redis(), self.reports.unready()), (there, ""))
+        # The other one is not ready all the same.
+        self.assertEqual(self.reports.unready_workers(), {"1": f"Redis does not answer: {fault}"})
+
     def test_who_is_no_tenant_any_more_is_forgotten(self) -> None:
         self.reports.update(1, report(blue=tenant(5), green=tenant(1)))
         self.reports.gone(1)
