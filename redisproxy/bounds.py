@@ -134,6 +134,8 @@ HANDOVER_SECONDS = 1.0
 HANDOVER_ELSEWHERE_SECONDS = 10.0
 #: Connections whose latency is sampled once a second.
 SAMPLED_CONNECTIONS: Annotated[int, 1] = 20
+#: Connections that begin, once a second, to wait for a tenant's next commands, whose time is taken. A PING for each.
+TIMED_CONNECTIONS: Annotated[int, 1] = 100
 
 # What the proxy itself asks of Redis: upstream/client.py, control.py, queries.py, acl_users.py, sentinel.py.
 
@@ -182,6 +184,11 @@ RATE_TICK_SECONDS = 0.001
 #: One read of a tenant with rates is what they allow in this time, but at least SMALL_READ_BYTES. A larger read keeps the
 #: reactor and Redis busy, and that makes the neighbours' p99.
 RATE_READ_SECONDS = 0.05
+
+# What is counted of a tenant: tenants/account.py.
+
+#: Refused commands of one tenant that are counted by name. A tenant can try each command and subcommand of the server.
+REFUSED_NAMES = 50
 
 # The end of a connection: clients/.
 

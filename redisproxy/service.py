@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -96,6 +97,7 @@ class ProxyService(service.MultiService):
         self._delay = 0.0
         self._settings = settings
         self._reactor = reactor
+        self._began = reactor.seconds()
         try:
             self.listening = Listening(reactor, settings.listen, client_ca=settings.client_ca)
         except EndpointError as error:
@@ -308,6 +310,8 @@ class ProxyService(service.MultiService):
             "time": now,
             "counts": self.serving.stats(),
             "state": {
+                "host": socket.gethostname(),  # in Kubernetes the name of the pod
+                "uptime": self._reactor.seconds() - self._began,
                 "unready": self._not_ready(),
                 "most_sessions": self._settings.max_workers,
                 "workers": self.serving.workers(),

@@ -132,6 +132,7 @@ def snapshot_state(reading: ReloadService, watch: WatchState | None, now: float)
             {"namespace": problem.namespace, "secret": problem.secret, "reason": problem.reason}
             for problem in reading.problems
         ],
+        "without_secret": list(reading.without_secret),
         "tenants": {} if snapshot is None else _tenants(snapshot, now),
     }
 

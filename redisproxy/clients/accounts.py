@@ -118,7 +118,9 @@ class ClientAccount:
         """One command more was refused that the tenant may not use. name: fit for a log."""
         self._refusals += 1
         if self._counters is not None:
-            self._counters.refuse(name.encode())
+            known_name = self._shared.backend.policy.known_name(name)
+            self._counters.refuse(known_name)
+            increase(self._shared.counts.refused_names, known_name)
         credential = self._client.session.credential
         if self._refusals <= LOGGED_REFUSALS and credential is not None:
             tenant, secret = credential.tenant, credential.secret
@@ -133,6 +135,10 @@ class ClientAccount:
             return shared.snapshot.authenticate(user, password)
         except AuthenticationError as error:
             increase(shared.counts.logins, error.outcome)
+            # Anybody may name any tenant, but what is no tenant's name is counted nowhere.
+            snapshot = shared.snapshot.snapshot
+            if error.outcome == "wrong" and user is not None and snapshot is not None and user in snapshot.namespaces:
+                shared.counts.of(user).wrong += 1
             shared.access_log.login_refused(self._client.peer, error.outcome, self.namespace)
             raise
 

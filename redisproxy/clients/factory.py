@@ -156,9 +156,8 @@ class ClientFactory(Factory):
             client.session.policy_changed(dedicated=everywhere and client.has_acl_user)
 
     def _changed(self, snapshot: Snapshot) -> None:
-        namespaces = {tenant.namespace for tenant in snapshot.tenants}
-        self.counts.keep(namespaces)
-        self.tenant_limits.use(snapshot.limits, namespaces)
+        self.counts.keep(snapshot.namespaces)
+        self.tenant_limits.use(snapshot.limits, snapshot.namespaces)
         self._revoke(snapshot)
 
     def _revoke(self, snapshot: Snapshot) -> None:

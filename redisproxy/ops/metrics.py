@@ -18,6 +18,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
     InfoMetricFamily,
     Metric,
+    SummaryMetricFamily,
 )
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.registry import Collector
@@ -107,18 +108,22 @@ _COMMANDS_BY_TENANT: tuple[tuple[str, Literal["commands", "refused"], str], ...]
     ("commands", "commands", "Commands that clients sent, refused ones included."),
     ("commands_refused", "refused", "Commands that the tenant may not use."),
 )
-_Number = Literal["received", "replied", "turned_away", "held", "throttled"]
+_Number = Literal["received", "replied", "turned_away", "wrong", "held", "throttled"]
 #: Kind of metric, metric, key of `TenantStats`, text.
 _NUMBERS_BY_TENANT: tuple[tuple[_Family, str, _Number, str], ...] = (
     (CounterMetricFamily, "client_received_bytes", "received", "Bytes that clients sent."),
     (CounterMetricFamily, "redis_received_bytes", "replied", "Bytes that Redis answered."),
     (CounterMetricFamily, "tenant_connections_refused", "turned_away", "Log-ins refused: too many connections."),
+    (CounterMetricFamily, "tenant_wrong_passwords", "wrong", "Log-ins refused: a wrong password, with its name."),
     (GaugeMetricFamily, "tenant_throttled_connections", "held", "Not read from now: the tenant did too much."),
     (CounterMetricFamily, "tenant_throttled_seconds", "throttled", "For which there were such connections."),
 )
 
 
 def _of_tenants(stats: Stats) -> Iterator[Metric]:
+    text = "Commands that tenants may not use, by name."
+    names = stats["counts"]["refused_names"]
+    yield _labelled(CounterMetricFamily, "commands_refused_by_name", text, "command", names)
     tenants = _bounded(stats["counts"]["tenants"])
     sessions = {namespace: counts["sessions"] for namespace, counts in tenants.items()}
     yield _labelled(GaugeMetricFamily, "tenant_sessions", "Sessions that are logged in.", "namespace", sessions)
@@ -131,6 +136,16 @@ def _of_tenants(stats: Stats) -> Iterator[Metric]:
     for kind, name, number, text in _NUMBERS_BY_TENANT:
         values = {namespace: counts[number] for namespace, counts in tenants.items()}
         yield _labelled(kind, name, text, "namespace", values)
+    latency = SummaryMetricFamily(
+        "redisproxy_tenant_response_seconds",
+        "From commands to their last reply: of some of each tenant.",
+        labels=["namespace"],
+    )
+    for namespace, counts in sorted(tenants.items()):
+        samples = counts["latency"]
+        if samples["counts"]:
+            latency.add_metric([namespace], sum(samples["counts"].values()), samples["sum"])
+    yield latency
     limits = {namespace: tenant["limits"] for namespace, tenant in stats["state"]["snapshot"]["tenants"].items()}
     for name, key, text in (
         ("tenant_limit_connections", "max_connections", "How many connections a tenant may have."),
@@ -154,6 +169,8 @@ def _of_redis(stats: Stats) -> Iterator[Metric]:
     yield _gauge(
         "isolation_layers", "What holds the tenants' limits: 1 the proxy, 2 Redis's ACLs as well.", redis["isolation_layers"]
     )
+    if redis["databases"] is not None:
+        yield _gauge("redis_databases", "How many databases Redis has: one for each tenant.", redis["databases"])
     yield _labelled(GaugeMetricFamily, "redis_connections", "Connections to Redis, by use.", "use", counts["connections"])
     yield _gauge("requests_in_flight", "Commands that Redis has yet to answer.", counts["in_flight"])
     yield _histogram(
@@ -178,6 +195,8 @@ def _of_snapshot(stats: Stats) -> Iterator[Metric]:
         if watch["quiet"] is not None:
             yield _gauge("watch_quiet_seconds", "Since a watch last told of anything.", watch["quiet"])
     yield _gauge("tenants", "Namespaces that are served.", len(state["tenants"]))
+    text = "Namespaces with the prefix that have no secret yet."
+    yield _gauge("namespaces_without_secret", text, len(state["without_secret"]))
     yield _gauge("credentials", "Passwords that log in.", sum(t["credentials"] for t in state["tenants"].values()))
     expiring = {name: tenant["expires"] for name, tenant in state["tenants"].items() if tenant["expires"] is not None}
     yield _labelled(

@@ -16,7 +16,16 @@ from twisted.web.template import Tag, flattenString, tags
 
 from .. import __version__
 from ..printable import printable
-from .stats import DRAINING, CertificateState, ProblemState, SnapshotState, Stats, TenantStats, WorkersState
+from .stats import (
+    DRAINING,
+    CertificateState,
+    ProblemState,
+    SnapshotState,
+    Stats,
+    TenantStats,
+    WorkersState,
+    no_tenant_stats,
+)
 from .time_text import moment, span
 
 #: Seconds until the browser asks again.
@@ -247,16 +256,7 @@ def _time_remaining(certificate: CertificateState, now: float) -> tuple[str | Ta
 def _tenants(stats: Stats, rates: Mapping[str, float]) -> Iterable[Tag]:
     tenants = stats["state"]["snapshot"]["tenants"]
     counts = stats["counts"]["tenants"]
-    nothing: TenantStats = {
-        "sessions": 0,
-        "commands": {},
-        "refused": {},
-        "received": 0,
-        "replied": 0,
-        "turned_away": 0,
-        "held": 0,
-        "throttled": 0.0,
-    }
+    nothing = no_tenant_stats()
 
     def busy(namespace: str) -> tuple[float, int, str]:
         return -rates.get(namespace, 0.0), -counts.get(namespace, nothing)["sessions"], namespace

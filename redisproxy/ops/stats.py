@@ -27,11 +27,24 @@ class HistogramStats(TypedDict):
     sum: float
 
 
+class SampleStats(TypedDict):
+    """The same where there are many: by upper bound, as text, those that have samples; sum: in seconds."""
+
+    counts: dict[str, int]
+    sum: float
+
+
+#: The upper bound of samples that are above the last one.
+ABOVE = "+Inf"
+
+
 class Histogram:
     """Samples, by how long they took."""
 
+    __slots__ = ("_bounds", "_counts", "_sum")
+
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = list(bounds)
+        self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._sum = 0.0
 
@@ -44,32 +57,62 @@ class Histogram:
         """What was observed so far."""
         return {"bounds": list(self._bounds), "counts": list(self._counts), "sum": self._sum}
 
+    def samples(self) -> SampleStats:
+        """The same, in a form that is short where there are few."""
+        bounds = (*map(str, self._bounds), ABOVE)
+        return {"counts": {bound: n for bound, n in zip(bounds, self._counts, strict=True) if n}, "sum": self._sum}
+
 
 class TenantStats(TypedDict):
-    """commands, refused: by family, see `tenants.account`; received: bytes from clients; replied: bytes from Redis;
-    turned_away: log-ins that would have been more connections than the tenant may have; held: connections that are not read
-    from now, because the tenant did too much; throttled: seconds for which there were any.
+    """What one tenant did.
+
+    commands, refused: by family, see `tenants.account`; refused_names: by name; received: bytes from clients; replied: bytes
+    from Redis; turned_away: log-ins that would have been more connections than the tenant may have; wrong: log-ins with a
+    wrong password that named it; held: connections that are not read from now, because the tenant did too much; throttled:
+    seconds for which there were any; latency: of its commands, as far as they are timed, see `upstream.latency`.
     """
 
     sessions: int
     commands: dict[str, int]
     refused: dict[str, int]
+    refused_names: dict[str, int]
     received: int
     replied: int
     turned_away: int
+    wrong: int
     held: int
     throttled: float
+    latency: SampleStats
+
+
+def no_tenant_stats() -> TenantStats:
+    """Of a tenant that nobody has logged in as."""
+    return {
+        "sessions": 0,
+        "commands": {},
+        "refused": {},
+        "refused_names": {},
+        "received": 0,
+        "replied": 0,
+        "turned_away": 0,
+        "wrong": 0,
+        "held": 0,
+        "throttled": 0.0,
+        "latency": {"counts": {}, "sum": 0.0},
+    }
 
 
 class Counts(TypedDict):
     """What one process counts.
 
-    sessions: by `clients.connection.STATES`; logins: by outcome; ended: connections by how they ended; connections: to
-    Redis, that are multiplexed, dedicated, idle; in_flight: commands that Redis has yet to answer; tenants: by namespace.
+    sessions: by `clients.connection.STATES`; logins: by outcome; refused_names: commands that tenants may not use, by name,
+    of former tenants, too; ended: connections by how they ended; connections: to Redis, that are multiplexed, dedicated,
+    idle; in_flight: commands that Redis has yet to answer; tenants: by namespace.
     """
 
     sessions: dict[str, int]
     logins: dict[str, int]
+    refused_names: dict[str, int]
     ended: dict[str, int]
     connections: dict[str, int]
     in_flight: int
@@ -109,7 +152,7 @@ class WatchState(TypedDict):
 
 class SnapshotState(TypedDict):
     """loaded: whether there is one; age: seconds since the last reading that succeeded in full, or None; watch: None where
-    there is to be none.
+    there is to be none; without_secret: namespaces with the prefix that have no secret yet.
     """
 
     loaded: bool
@@ -119,12 +162,13 @@ class SnapshotState(TypedDict):
     refresh_seconds: HistogramStats
     watch: WatchState | None
     problems: list[ProblemState]
+    without_secret: list[str]
     tenants: dict[str, TenantState]
 
 
 class RedisState(TypedDict):
     """connected: whether it answers; version: empty while that is not known; isolation_layers: how many hold the tenants'
-    limits, 1 or 2, 0 while that is not known.
+    limits, 1 or 2, 0 while that is not known; fault: why it cannot be used, empty where it can, or nothing is known of that.
     """
 
     connected: bool
@@ -132,6 +176,7 @@ class RedisState(TypedDict):
     version: str
     databases: int | None
     isolation_layers: int
+    fault: str
 
 
 class CertificateState(TypedDict):
@@ -154,20 +199,23 @@ class TlsState(TypedDict):
 
 class WorkersState(TypedDict):
     """wanted: how many there are to be; serving: how many of them accept clients; restarts: how often one was started in the
-    place of another; pids: of those that run, by number.
+    place of another; pids: of those that run, by number; unready: of those that serve and are not ready, why, by number.
     """
 
     wanted: int
     serving: int
     restarts: int
     pids: dict[str, int]
+    unready: dict[str, str]
 
 
 class State(TypedDict):
-    """What one process knows for all. unready: why no client should come, or empty; most_sessions: served at once; workers:
-    None where this process serves clients itself.
+    """What one process knows for all. host: of the machine or pod; uptime: seconds since the process began; unready: why no
+    client should come, or empty; most_sessions: served at once; workers: None where this process serves clients itself.
     """
 
+    host: str
+    uptime: float
     unready: str
     most_sessions: int
     workers: WorkersState | None

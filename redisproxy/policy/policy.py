@@ -78,6 +78,8 @@ ALLOWED = _names(
 #: Where Redis itself enforces the tenant's limits inside scripts.
 SCRIPTS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO SCRIPT|EXISTS SCRIPT|HELP SCRIPT|LOAD SCRIPT|SHOW")
 
+#: What stands for the name of a command that the server does not have.
+UNKNOWN = "unknown"
 #: Those that run one.
 CALLS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO")
 
@@ -124,6 +126,18 @@ class Policy:
     before_7: bool = False
     #: whether tenants can run scripts
     runs_scripts: bool = False
+
+    def known_name(self, name: str) -> str:
+        """A command's name, as the server knows it: ``CONFIG|SET``. It is one of few, whatever a client calls a command.
+
+        name: as `shown` gives it. Where the server does not have the subcommand, the result is ``CONFIG``; where it does not
+        have the command, `UNKNOWN`.
+        """
+        command, _, subcommand = name.upper().encode().partition(b"|")
+        if command not in self.table:
+            return UNKNOWN
+        known = subcommand in self.known.get(command, ())
+        return (command + b"|" + subcommand if known else command).decode()
 
 
 def make_policy(

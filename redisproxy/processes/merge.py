@@ -11,7 +11,14 @@ from typing import Any, TypedDict, cast
 from ..clients.connection import STATES
 from ..ops.stats import REDIS_BOUNDS, Counts, Histogram, RedisState, total
 
-_NOTHING: RedisState = {"connected": False, "address": "", "version": "", "databases": None, "isolation_layers": 0}
+_NOTHING: RedisState = {
+    "connected": False,
+    "address": "",
+    "version": "",
+    "databases": None,
+    "isolation_layers": 0,
+    "fault": "",
+}
 
 
 def nothing() -> Counts:
@@ -19,6 +26,7 @@ def nothing() -> Counts:
     return {
         "sessions": dict.fromkeys(STATES, 0),
         "logins": {},
+        "refused_names": {},
         "ended": {},
         "connections": dict.fromkeys(("multiplexed", "idle", "dedicated"), 0),
         "in_flight": 0,
@@ -54,6 +62,7 @@ class Reports:
             counts: Counts = {
                 **nothing(),
                 "logins": last["logins"],
+                "refused_names": last["refused_names"],
                 "ended": last["ended"],
                 "redis_seconds": last["redis_seconds"],
                 "tenants": {name: {**one, "sessions": 0, "held": 0} for name, one in last["tenants"].items()},
@@ -72,6 +81,14 @@ class Reports:
         """As it is to a worker that it answers, if there is one."""
         states = [report["redis"] for report in self._latest.values()]
         return next((state for state in states if state["connected"]), states[0] if states else _NOTHING)
+
+    def unready_workers(self) -> dict[str, str]:
+        """Why those that are not ready are not, by number."""
+        return {
+            str(number): ": ".join(filter(None, (report["unready"], report["redis"]["fault"])))
+            for number, report in sorted(self._latest.items())
+            if report["unready"]
+        }
 
     def unready(self) -> str:
         """Empty where at least one of them is ready."""

@@ -111,15 +111,19 @@ class Serving(service.MultiService):
             client.account.add_up()
             sessions[client.state] += 1
         self.backend.pool.add_up()
+        latency = self.backend.tenant_latency
         tenants: dict[str, TenantStats] = {
             namespace: {
                 "sessions": 0,
                 "commands": counted.by_family(),
                 "refused": dict(counted.refused),
+                "refused_names": dict(counted.refused_names),
                 "received": counted.received,
                 "replied": counts.replied.get(namespace, 0),
                 "turned_away": counted.turned_away,
+                "wrong": counted.wrong,
                 **self.tenant_limits.stats(namespace),
+                "latency": latency[namespace].samples() if namespace in latency else {"counts": {}, "sum": 0.0},
             }
             for namespace, counted in counts.by_tenant.items()
         }
@@ -132,6 +136,7 @@ class Serving(service.MultiService):
         return {
             "sessions": sessions,
             "logins": dict(counts.logins),
+            "refused_names": dict(counts.refused_names),
             "ended": dict(counts.ended),
             "connections": self.backend.connections(),
             "in_flight": in_flight,

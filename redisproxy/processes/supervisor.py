@@ -148,6 +148,7 @@ class Workers(service.Service):
             "serving": self.serves,
             "restarts": self._restarts,
             "pids": {str(process.number): process.pid for process in self._running()},
+            "unready": self._reports.unready_workers(),
         }
 
     def _take_databases(self, _: WorkerProcess, message: Message) -> None:
@@ -231,7 +232,7 @@ class Workers(service.Service):
         self._handed_over |= {t.index for t in snapshot.tenants if self._owners.get(t.index, t) != t}
         self._owners |= {tenant.index: tenant for tenant in snapshot.tenants}
         self._snapshot = snapshot
-        self._reports.keep({tenant.namespace for tenant in snapshot.tenants})
+        self._reports.keep(snapshot.namespaces)
         self._dumped = wire_form.dump(snapshot)
         self._serial += 1
         for process in self._running():

@@ -69,8 +69,8 @@ class _Outcome:
     """What a thread's work has led to.
 
     job: what it was to do; failures: of the reading; snapshot: None until something was read; lines: what is to be said of
-    the problems; databases: how many Redis was taken to have; again: seconds after which the source is to be read again, or
-    None; summary: what was established, None where nothing was read.
+    the problems; databases: how many Redis was taken to have; without_secret: see `Enrolment`; again: seconds after which
+    the source is to be read again, or None; summary: what was established, None where nothing was read.
     """
 
     job: _Job
@@ -79,6 +79,7 @@ class _Outcome:
     problems: list[Problem]
     lines: list[tuple[LogLevel, str]]
     databases: int | None
+    without_secret: tuple[str, ...] = ()
     again: float | None = None
     summary: ReadSummary | None = None
 
@@ -119,6 +120,8 @@ class ReloadService(service.Service):
         self.snapshot: Snapshot | None = None
         #: what an operator has to fix
         self.problems: list[Problem] = []
+        #: namespaces to which nobody gave a secret yet
+        self.without_secret: tuple[str, ...] = ()
         #: how many databases Redis has, None while that is not known
         self.databases: int | None = None
         #: when a refresh last succeeded in full, in the clock's seconds
@@ -267,7 +270,14 @@ class ReloadService(service.Service):
         lines = _news(self._found, problems)
         self._found = problems
         return _Outcome(
-            job, failures, snapshot if self._enrolment.loaded else None, problems, lines, databases, summary=summary
+            job,
+            failures,
+            snapshot if self._enrolment.loaded else None,
+            problems,
+            lines,
+            databases,
+            self._enrolment.without_secret,
+            summary=summary,
         )
 
     def _over(self, _: object) -> None:
@@ -308,6 +318,7 @@ class ReloadService(service.Service):
             self._retry.succeeded()
             self.reloaded_at = self._clock.seconds()
         self.problems = outcome.problems
+        self.without_secret = outcome.without_secret
         self._to_tell += outcome.lines
         if self._telling is None or not self._telling.active():
             self._tell()

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from .. import bounds
+
 #: Commands that are forwarded without inspection: reads and writes of keys, mostly.
 PLAIN = "plain"
 #: What is in no other family.
@@ -39,7 +41,7 @@ def family(name: bytes) -> str:
 class TenantCounters:
     """What the sessions of one tenant have done since the process began."""
 
-    __slots__ = ("commands", "inspected", "logins", "received", "refused", "turned_away")
+    __slots__ = ("commands", "inspected", "logins", "received", "refused", "refused_names", "turned_away", "wrong")
 
     def __init__(self) -> None:
         #: connections that logged in as it
@@ -50,18 +52,25 @@ class TenantCounters:
         self.inspected: dict[str, int] = {}
         #: by family, those that the tenant may not use
         self.refused: dict[str, int] = {}
+        #: the same by name, up to bounds.REFUSED_NAMES of them
+        self.refused_names: dict[str, int] = {}
         #: bytes that clients sent
         self.received = 0
         #: log-ins that would have been more connections than it may have
         self.turned_away = 0
+        #: log-ins with a wrong password that named it
+        self.wrong = 0
 
     def inspected_one(self, name: bytes) -> None:
         """One command more is known by name."""
         increase(self.inspected, family(name))
 
-    def refuse(self, name: bytes) -> None:
-        """One command more that the tenant may not use."""
-        increase(self.refused, family(name))
+    def refuse(self, name: str) -> None:
+        """One command more that the tenant may not use. name: as the server knows it, see `policy.Policy.known_name`."""
+        increase(self.refused, family(name.encode()))
+        if name not in self.refused_names and len(self.refused_names) >= bounds.REFUSED_NAMES:
+            name = OTHER
+        increase(self.refused_names, name)
 
     def by_family(self) -> dict[str, int]:
         """All commands."""
@@ -76,6 +85,8 @@ class Counts:
         self.by_tenant: dict[str, TenantCounters] = {}
         #: log-ins by outcome: ``ok``, or see `model.AuthenticationError`
         self.logins: dict[str, int] = {}
+        #: refused commands by name, see `policy.Policy.known_name`: of few different ones
+        self.refused_names: dict[str, int] = {}
         #: connections that are over, by how they ended. Turned away are none, from the start: that there are some is told
         #: by the step from 0, which cannot be seen of a counter that is not there before
         self.ended: dict[str, int] = {"turned-away": 0}

@@ -132,6 +132,8 @@ class Enrolment:
         self._owners: dict[int, str] = {}
         self._snapshot: Snapshot | None = None
         self._shared: list[Problem] = []
+        #: namespaces that have none of the secrets that enrol one, as of the last `resolve`
+        self.without_secret: tuple[str, ...] = ()
 
     def use_full_read(self, reading: FullRead) -> None:
         """Takes over what was read. What failed to be read stays as it was."""
@@ -246,6 +248,7 @@ class Enrolment:
             if owner is not None:
                 owners[index] = owner
         self._owners = owners
+        without_secret = []
         for namespace in namespaces:
             yield_cpu()
             enrolled = found.get(namespace.name, _NO_SECRETS)
@@ -253,6 +256,9 @@ class Enrolment:
             if namespace.name in found:
                 problems += [Problem(namespace.name, "", reason) for reason in wrong]
             if not enrolled.credentials:
+                # Where the secrets could not be read, that is a problem, and nothing is known of them.
+                if namespace.name in found and namespace.name in self._secrets and not enrolled.problems:
+                    without_secret.append(namespace.name)
                 continue
             first = enrolled.credentials[0]
             index = first.tenant.index
@@ -266,6 +272,7 @@ class Enrolment:
                 credentials += enrolled.credentials
                 if allowed != UNLIMITED:
                     limits[namespace.name] = allowed
+        self.without_secret = tuple(sorted(without_secret))
         before = self._snapshot
         if before is None or before.backend != self._backend or before.credentials != tuple(credentials):
             snapshot = Snapshot(self._backend, _resting(credentials, yield_cpu), limits)

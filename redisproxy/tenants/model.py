@@ -183,6 +183,7 @@ class Snapshot:
                 self._shared.setdefault(credential.digest, [first]).append(credential)
         self.credentials = tuple(found)
         self.tenants = frozenset(tenants)
+        self.namespaces = frozenset(tenant.namespace for tenant in tenants)
         self._expiries = sorted(credential.expires for credential in found if credential.expires is not None)
 
     def authenticate(self, username: str | None, password: bytes, now: float) -> Credential:

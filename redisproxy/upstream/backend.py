@@ -115,7 +115,9 @@ class Backend(service.MultiService):
             self.acl_maintenance.setServiceParent(self)
         #: how long Redis takes
         self.latency = Histogram(REDIS_BOUNDS)
-        sampler = Sampler(reactor, lambda: self.pool.shared, self.latency.observe)
+        #: how long it took with each tenant's commands, by namespace
+        self.tenant_latency: dict[str, Histogram] = {}
+        sampler = Sampler(reactor, lambda: self.pool.shared, self.latency.observe, self._observe_tenant)
         for part in (self.pool, self.control, self.master, self.health, sampler):
             part.setServiceParent(self)
         # All tenants, as of the latest snapshot.
@@ -150,6 +152,8 @@ class Backend(service.MultiService):
         No command is sent any more for who is no tenant. elsewhere: see `ConnectionPool.use_tenants`.
         """
         self._tenants = snapshot.tenants
+        for gone in self.tenant_latency.keys() - snapshot.namespaces:
+            del self.tenant_latency[gone]
         self.pool.use_tenants(snapshot.tenants, elsewhere)
         self.acl_users.keep_only(snapshot.tenants)
         if self.acl_maintenance is not None:
@@ -160,6 +164,12 @@ class Backend(service.MultiService):
         """The source was read, and `use_snapshot` has had what follows. began: when, in the reactor's seconds."""
         if self.acl_maintenance is not None:
             self.acl_maintenance.take_read(summary, began)
+
+    def _observe_tenant(self, namespace: str, seconds: float) -> None:
+        histogram = self.tenant_latency.get(namespace)
+        if histogram is None:
+            histogram = self.tenant_latency[namespace] = Histogram(REDIS_BOUNDS)
+        histogram.observe(seconds)
 
     # What is told of it.
 
@@ -190,7 +200,17 @@ class Backend(service.MultiService):
             "version": "" if server is None else server.version,
             "databases": None if server is None else server.databases,
             "isolation_layers": 0 if server is None else 1 + self.acl_users.enforced_by(server),
+            "fault": self._fault if self.not_ready() else "",
         }
+
+    @property
+    def _fault(self) -> str:
+        """Why it is not ready: which of its parts knows. Of a Redis that is away each has its own error; that of the pool
+        names the address and what failed.
+        """
+        if self.master.fault or self.pool.refused:
+            return self.master.fault or self.pool.fault
+        return self.control.fault or self.pool.fault
 
     def connections(self) -> dict[str, int]:
         """How many there are that carry tenants' commands, by what they are used for."""

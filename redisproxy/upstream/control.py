@@ -88,11 +88,21 @@ class ControlService(service.Service):
         """Whether Redis is there, and has not told all that it is asked."""
         return self._probing is not None
 
+    @property
+    def fault(self) -> str:
+        """Why Redis cannot be asked, or what keeps it from being used, as the log has it; empty: nothing is known."""
+        address = "Redis" if self._address is None else self._address.shown
+        if self._unreachable.text:
+            return f"{address} cannot be asked: {self._unreachable.text}"
+        return f"{address} {self._state.text}" if self._state.text else ""
+
     def use(self, address: BackendAddress | None) -> None:
         """Where Redis is from now on."""
         if address == self._address:
             return
         self._address = address
+        self._unreachable.over()
+        self._state.over()
         self.reconnect()
 
     def reconnect(self) -> None:

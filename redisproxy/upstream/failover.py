@@ -89,6 +89,11 @@ class MasterService(service.Service):
         """Whether there is a master secret to follow."""
         return self._configured is not None
 
+    @property
+    def fault(self) -> str:
+        """Why it is not known where Redis is, as the log has it; empty: it is, or there are no sentinels."""
+        return self._helpless.text
+
     def startService(self) -> None:
         super().startService()
         if self._sentinels:

@@ -21,9 +21,12 @@ class Faults:
     def __init__(self, clock: IReactorTime) -> None:
         self._of_all = LogOnce(clock)
         self._of_one = LogOnce(clock)
+        #: why nobody can have a connection, as far as is known; empty: they can
+        self.text = ""
 
     def of_all(self, text: str) -> None:
         """Nobody can have a connection. text: why."""
+        self.text = text
         if self._of_all.due(text):
             self._log.error("no connection to Redis: {text}", text=text)
 
@@ -39,9 +42,11 @@ class Faults:
 
     def over(self, address: str) -> None:
         """A connection could be opened. address: to where."""
+        self.text = ""
         if self._of_all.forget():
             self._log.info("Redis at {address} can be used again", address=address)
 
     def forget(self) -> None:
         """Redis is elsewhere now: what could not be had before says nothing of it."""
+        self.text = ""
         self._of_all.forget()

@@ -1,14 +1,18 @@
-"""How long Redis takes: a PING among the commands of the multiplexed connections that are busy, once a second.
+"""How long Redis takes, and how long each tenant's commands take: PINGs of the proxy's own on multiplexed connections.
 
-Owns the samples. A PING waits where commands wait, in the upstream connection's queue, in Redis's, and on the wire; to time
-commands
-themselves would cost each of them. Upstream connections that carried nothing since the last look are left alone.
+Owns the samples. Once a second a PING goes among the commands of the connections that are busy. It waits where commands
+wait: in the connection's queue, in Redis's, and on the wire. That tells of Redis.
+
+Another PING follows the commands that a tenant's connection writes next, in the same write. Its reply comes when theirs have
+all come. That tells of the tenant. To time each command would cost each command. Connections that carried nothing since the
+last look get no PING of the first kind, and none of the second until they carry something.
 """
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable
+from functools import partial
 
 from twisted.application import service
 from twisted.internet import task
@@ -48,16 +52,23 @@ class _Ping:
 
 
 class Sampler(service.Service):
-    """upstream connections: gives those that are shared and in use; observe: called with the seconds of each sample."""
+    """upstreams: gives the upstream connections that are shared and in use; observe: called with the seconds of each sample
+    of Redis; observe_tenant: called with a namespace, and the seconds that commands of its tenant took.
+    """
 
     name = "sampling"
 
     def __init__(
-        self, clock: IReactorTime, upstreams: Callable[[], list[MultiplexedConnection]], observe: Callable[[float], None]
+        self,
+        clock: IReactorTime,
+        upstreams: Callable[[], list[MultiplexedConnection]],
+        observe: Callable[[float], None],
+        observe_tenant: Callable[[str, float], None],
     ) -> None:
         self._clock = clock
         self._connections = upstreams
         self._observe = observe
+        self._observe_tenant = observe_tenant
         self._loop = task.LoopingCall(self._look)
         self._loop.clock = clock
         # What had come over each upstream connection at the last look.
@@ -79,7 +90,18 @@ class Sampler(service.Service):
         moved = [upstream for upstream in usable if upstream.connection.bytes_received != self._seen.get(upstream)]
         sampled = random.sample(moved, min(bounds.SAMPLED_CONNECTIONS, len(moved)))
         for upstream in sampled:
-            upstream.send(_PING, ReplyBatch(_Ping(self._clock, upstream.connection, self._observe), 1, discard=1))
+            upstream.send_nothing_behind()  # this PING is no command of the tenant's
+            upstream.send(_PING, self._batch(upstream, self._observe))
         # The answer to the PING is no use of the upstream connection: what it brings is counted as seen.
         pong = len(b"+PONG\r\n")
         self._seen = {each: each.connection.bytes_received + (pong if each in sampled else 0) for each in upstreams}
+        untimed = [upstream for upstream in usable if not upstream.sends_behind_next]
+        for upstream in random.sample(untimed, min(bounds.TIMED_CONNECTIONS, len(untimed))):
+            tenant = upstream.connection.tenant
+            if tenant is not None:
+                observe = partial(self._observe_tenant, tenant.namespace)
+                upstream.send_behind_next(_PING, partial(self._batch, upstream, observe))
+
+    def _batch(self, upstream: MultiplexedConnection, observe: Callable[[float], None]) -> ReplyBatch:
+        """Of a PING that is sent now, and that no session hears of."""
+        return ReplyBatch(_Ping(self._clock, upstream.connection, observe), 1, discard=1)

@@ -8,6 +8,7 @@ is a tenant's `session.ports.TenantPool`; the connections come from the pool (`p
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from typing import Protocol
 
 from twisted.internet import defer
@@ -60,6 +61,8 @@ class MultiplexedConnection:
         self._backlog_by_session: dict[MultiplexedUser, int] = {}
         self._backlog_size = 0
         self._slow_reader_timer: IDelayedCall | None = None
+        # The connection's own `write`, and what stands in its place, if anything does: see `send_behind_next`.
+        self._writes: tuple[Callable[[bytes], None], Callable[[bytes], None]] | None = None
 
     def __repr__(self) -> str:
         return f"<shared {self.connection!r} pending={len(self._batches)}{' busy' * self.busy}{' retired' * self.retired}>"
@@ -120,6 +123,37 @@ class MultiplexedConnection:
             self._slow_reader_timer.cancel()
         self._slow_reader_timer = None
 
+    # What the proxy itself asks.
+
+    def send_behind_next(self, command: bytes, make_batch: Callable[[], ReplyBatch]) -> None:
+        """Has a whole command of the proxy's own follow what is written to Redis next, in the same write, once.
+
+        make_batch: called at that moment, for the batch of its reply. Until then another function stands in place of the
+        connection's `write`, so that sessions' commands need not be asked whether something is to follow them.
+        """
+        if self._writes is not None:
+            return
+        own_write = self.connection.write
+
+        def write_both(data: bytes) -> None:
+            self.send_nothing_behind()
+            self._batches.append(make_batch())
+            own_write(data + command)
+
+        self._writes = own_write, write_both
+        self.connection.write = write_both
+
+    @property
+    def sends_behind_next(self) -> bool:
+        """Whether such a command waits."""
+        return self._writes is not None
+
+    def send_nothing_behind(self) -> None:
+        """Takes `send_behind_next` back, if nothing was written since."""
+        writes, self._writes = self._writes, None
+        if writes is not None and self.connection.write is writes[1]:  # else it was half closed, and writes nothing more
+            self.connection.write = writes[0]
+
     # Its connection.
 
     def _flush(self) -> None:
@@ -174,6 +208,7 @@ class MultiplexedConnection:
     def _give_back(self) -> None:
         if self in self._tenant_pool.upstreams:  # not yet
             self._stop_waiting()
+            self.send_nothing_behind()  # the next user of the connection may be anybody, in whatever state
             self._tenant_pool.upstreams.discard(self)
             self.connection.release(clean=True)
 
@@ -183,6 +218,7 @@ class MultiplexedConnection:
         batches = self._pending.abandon()
         self._queued.clear()
         self._stop_waiting()
+        self.send_nothing_behind()
         self._tenant_pool.lost(self)
         # A session that hears of it may close others: each hears of it once, and only what concerns it.
         first = batches[0].receiver if batches and partial and not batches[0].discard else None

@@ -92,6 +92,11 @@ class ConnectionPool(service.Service):
         return len(self._connections)
 
     @property
+    def fault(self) -> str:
+        """Why none could be had, the last time; empty: one could since."""
+        return self._faults.text
+
+    @property
     def idle(self) -> int:
         """How many of them carry no session."""
         return len(self._idle)

@@ -145,6 +145,15 @@ class FactoryTests(unittest.TestCase):
         self.factory.stopFactory()
         self.assertEqual(self.clock.getDelayedCalls(), [])
 
+    def test_wrong_passwords_are_counted_by_the_tenant_that_they_name(self) -> None:
+        self.snapshot.snapshot = Snapshot(None, [BLUE])
+        self.snapshot.authenticate = lambda user, password: self.snapshot.snapshot.authenticate(user, password, 0.0)
+        for user in (b"blue", b"blue", b"nobody", b"default", b"\xff"):
+            self.connect().dataReceived(b"AUTH %b wrong\r\n" % user)
+        self.connect().dataReceived(b"AUTH wrong\r\n")
+        self.assertEqual(self.factory.counts.logins, {"wrong": 6})
+        self.assertEqual({name: counted.wrong for name, counted in self.factory.counts.by_tenant.items()}, {"blue": 2})
+
     def test_a_bug_that_clients_bring_about_again_and_again_does_not_fill_the_log(self) -> None:
         clients = [self.connect() for _ in range(ADDRESS_LINES + 10)]
         for client in clients:

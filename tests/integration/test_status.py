@@ -61,6 +61,7 @@ class StatusTests(unittest.TestCase):
         self.assertEqual(of("commands_total", namespace="team-blue", family="plain"), 500)
         self.assertEqual(of("commands_total", namespace="team-blue", family="pubsub"), 1)
         self.assertEqual(of("commands_refused_total", namespace="team-blue", family="server"), 3)
+        self.assertEqual(of("commands_refused_by_name_total", command="CONFIG|REWRITE"), 3)
         self.assertGreater(of("client_received_bytes_total", namespace="team-blue"), 500 * 100)
         self.assertGreaterEqual(of("redis_received_bytes_total", namespace="team-blue"), 500 * len("+OK\r\n"))
         self.assertGreaterEqual(of("tenant_sessions", namespace="team-blue"), 1)
@@ -68,6 +69,8 @@ class StatusTests(unittest.TestCase):
         self.assertEqual((of("ready"), of("redis_up"), of("isolation_layers"), of("tenants")), (1, 1, 2, 2))
         # Redis is asked how long it takes while somebody uses it.
         until(lambda: blue.ping() and metrics(port)["redisproxy_redis_response_seconds_count", frozenset()], "a sample")
+        timed = "redisproxy_tenant_response_seconds_count", frozenset({("namespace", "team-blue")})
+        until(lambda: blue.ping() and metrics(port).get(timed), "the tenant's commands are timed")
         # What a session did is not forgotten with it.
         blue.close()
         blue.connection_pool.disconnect()

@@ -26,11 +26,14 @@ def stats(**tenants: dict) -> Stats:
             "sessions": 2,
             "commands": {"plain": 7},
             "refused": {"server": 1},
+            "refused_names": {"CONFIG|SET": 1},
             "received": 5,
             "replied": 6,
             "turned_away": 8,
+            "wrong": 2,
             "held": 1,
             "throttled": 70.5,
+            "latency": {"counts": {"0.001": 98, "+Inf": 2}, "sum": 12.5},
         }
     }
     return {
@@ -38,6 +41,7 @@ def stats(**tenants: dict) -> Stats:
         "counts": {
             "sessions": {"multiplexed": 2, "waiting": 0},
             "logins": {"ok": 2, "wrong": 3},
+            "refused_names": {"CONFIG|SET": 4},
             "ended": {"quit": 1},
             "connections": {"multiplexed": 1, "dedicated": 0, "idle": 2},
             "in_flight": 4,
@@ -45,9 +49,17 @@ def stats(**tenants: dict) -> Stats:
             "tenants": dict(names),
         },
         "state": {
+            "host": "redisproxy-5d9c7-x2x4z",
+            "uptime": 93784.0,
             "unready": "",
             "most_sessions": 1000,
-            "workers": {"wanted": 3, "serving": 2, "restarts": 5, "pids": {"1": os.getpid(), "3": os.getppid()}},
+            "workers": {
+                "wanted": 3,
+                "serving": 2,
+                "restarts": 5,
+                "pids": {"1": os.getpid(), "3": os.getppid()},
+                "unready": {},
+            },
             "snapshot": {
                 "loaded": True,
                 "source": "the manifests in /x",
@@ -55,6 +67,7 @@ def stats(**tenants: dict) -> Stats:
                 "refreshes": {"ok": 2, "failed": 1},
                 "refresh_seconds": histogram.stats(),
                 "watch": {"watching": True, "events": 7, "reconnects": 1, "quiet": 2.5},
+                "without_secret": ["team-new", "team-newer"],
                 "problems": [{"namespace": "team-b", "secret": EVIL, "reason": f"database 3 belongs to the older {EVIL}"}],
                 "tenants": {
                     name: {
@@ -72,6 +85,7 @@ def stats(**tenants: dict) -> Stats:
                 "version": "Redis 7.0.15",
                 "databases": 16,
                 "isolation_layers": 2,
+                "fault": "",
             },
             "tls": {
                 "certificates": [{"listener": "ssl:6380", "begins": 0.0, "expires": 1000.0 + 86400 * 60, "problem": ""}],
@@ -93,6 +107,7 @@ class FiguresTests(unittest.TestCase):
         self.assertEqual(found["logins"], {"ok": 6, "wrong": 9})
         self.assertEqual(found["in_flight"], 12)
         self.assertEqual(found["tenants"]["team-a"]["commands"], {"plain": 21})
+        self.assertEqual(found["tenants"]["team-a"]["latency"], {"counts": {"0.001": 294, "+Inf": 6}, "sum": 37.5})
         self.assertEqual(found["tenants"]["team-c"], other["tenants"]["team-c"])
         self.assertEqual(found["redis_seconds"]["bounds"], [0.1, 1.0])
         self.assertEqual(found["redis_seconds"]["counts"], [6, 3, 3])
@@ -115,11 +130,18 @@ class ExpositionTests(unittest.TestCase):
         family = (("family", "plain"), ("namespace", "team-a"))
         self.assertEqual(found["redisproxy_commands_total", family], 7)
         self.assertEqual(found["redisproxy_snapshot_age_seconds", ()], 3)
+        self.assertEqual(found["redisproxy_namespaces_without_secret", ()], 2)
+        self.assertEqual(found["redisproxy_redis_databases", ()], 16)
         expiry = "redisproxy_certificate_expiry_timestamp_seconds"
         self.assertEqual(found[expiry, (("listener", "ssl:6380"),)], 1000 + 86400 * 60)
         self.assertEqual(found["redisproxy_certificate_reloads_total", (("outcome", "failed"),)], 1)
         self.assertEqual(found["redisproxy_redis_response_seconds_bucket", (("le", "0.1"),)], 2)
         self.assertEqual(found["redisproxy_redis_response_seconds_count", ()], 4)
+        one = (("namespace", "team-a"),)
+        self.assertEqual(found["redisproxy_tenant_response_seconds_count", one], 100)
+        self.assertEqual(found["redisproxy_tenant_response_seconds_sum", one], 12.5)
+        self.assertEqual(found["redisproxy_tenant_wrong_passwords_total", one], 2)
+        self.assertEqual(found["redisproxy_commands_refused_by_name_total", (("command", "CONFIG|SET"),)], 4)
         self.assertIn(("process_resident_memory_bytes", ()), found)
 
     def test_open_metrics_for_who_asks(self) -> None:

@@ -47,6 +47,18 @@ class DecisionsTests(unittest.TestCase):
         for name in (*FOREIGN, b"SELECT", b"FLUSHALL", b"INFO", b"PUBSUB", b"CLIENT", b"AUTH"):
             self.assertFalse({f for f in forwarded if f.split("|")[0] == name.decode().lower()}, name)
 
+    def test_a_name_is_one_that_the_server_knows(self) -> None:
+        for name, known in (
+            ("config|set", "CONFIG|SET"),
+            ("config|<script>", "CONFIG"),
+            ("move", "MOVE"),
+            ("move|set", "MOVE"),
+            ("hunter2", "unknown"),
+            ("unknown", "unknown"),
+            ("", "unknown"),
+        ):
+            self.assertEqual(self.policy.known_name(name), known)
+
     def test_scripts_need_the_second_layer(self) -> None:
         one_layer = make_policy(builtin(), scripts=False)
         for name in (b"EVAL", b"EVALSHA", b"EVAL_RO", b"EVALSHA_RO", b"SCRIPT"):

@@ -13,16 +13,19 @@ def tenant(commands: int, sessions: int = 1) -> TenantStats:
         "sessions": sessions,
         "commands": {"plain": commands},
         "refused": {"server": 1},
+        "refused_names": {"CONFIG|SET": 1},
         "received": 10,
         "replied": 20,
         "turned_away": 2,
+        "wrong": 1,
         "held": 1,
         "throttled": 0.5,
+        "latency": {"counts": {"0.001": 4}, "sum": 0.25},
     }
 
 
 def report(**tenants: TenantStats) -> dict[str, object]:
-    return {"counts": {**nothing(), "logins": {"ok": 1}, "tenants": tenants}}
+    return {"counts": {**nothing(), "logins": {"ok": 1}, "refused_names": {"MOVE": 2}, "tenants": tenants}}
 
 
 class ReportsTests(unittest.TestCase):
@@ -40,7 +43,22 @@ class ReportsTests(unittest.TestCase):
         blue = self.reports.counts()["tenants"]["blue"]
         self.assertEqual((blue["commands"], blue["turned_away"], blue["throttled"]), ({"plain": 9}, 6, 1.5))
         self.assertEqual((blue["sessions"], blue["held"]), (2, 2))
+        self.assertEqual((blue["wrong"], blue["refused_names"]), (3, {"CONFIG|SET": 3}))
+        self.assertEqual(blue["latency"], {"counts": {"0.001": 12}, "sum": 0.75})
         self.assertEqual(self.reports.counts()["logins"], {"ok": 3})
+        self.assertEqual(self.reports.counts()["refused_names"], {"MOVE": 6})
+
+    def test_of_redis_the_worker_that_it_answers_tells(self) -> None:
+        fault = "redis://redis:6379 cannot be reached: it took too long"
+        away = {"connected": False, "version": "", "fault": fault}
+        there = {"connected": True, "version": "Valkey 9", "fault": ""}
+        self.assertEqual((self.reports.redis()["connected"], self.reports.unready()), (False, "no worker serves yet"))
+        self.reports.update(1, {**report(), "redis": away, "unready": "Redis does not answer"})
+        self.assertEqual((self.reports.redis()["fault"], self.reports.unready()), (fault, "Redis does not answer"))
+        self.reports.update(2, {**report(), "redis": there, "unready": ""})
+        self.assertEqual((self.reports.redis(), self.reports.unready()), (there, ""))
+        # The other one is not ready all the same.
+        self.assertEqual(self.reports.unready_workers(), {"1": f"Redis does not answer: {fault}"})
 
     def test_who_is_no_tenant_any_more_is_forgotten(self) -> None:
         self.reports.update(1, report(blue=tenant(5), green=tenant(1)))

@@ -199,11 +199,15 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.assertEqual(self.workers.children[0].material, [first, second])
 
     def test_how_many_there_are(self) -> None:
-        self.assertEqual(self.workers.workers(), {"wanted": 2, "serving": 0, "restarts": 0, "pids": {"1": 100, "2": 101}})
+        self.assertEqual(
+            self.workers.workers(), {"wanted": 2, "serving": 0, "restarts": 0, "pids": {"1": 100, "2": 101}, "unready": {}}
+        )
         self.pump()
         self.assertEqual(self.workers.workers()["serving"], 2)
         self.last.end()
-        self.assertEqual(self.workers.workers(), {"wanted": 2, "serving": 1, "restarts": 1, "pids": {"1": 100}})
+        self.assertEqual(
+            self.workers.workers(), {"wanted": 2, "serving": 1, "restarts": 1, "pids": {"1": 100}, "unready": {}}
+        )
 
     def test_what_is_told_of_an_end(self) -> None:
         child = self.last

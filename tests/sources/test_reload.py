@@ -123,6 +123,15 @@ class RefreshTests(ServiceCase):
             [snapshot.backend.password for snapshot in self.seen[1:]], [b"master-password", b"another-password"]
         )
 
+    def test_namespaces_without_a_secret_are_told(self) -> None:
+        (namespace, _) = tenant("team-new", 7, "new-password")
+        self.write(*self.blue, namespace)
+        service = self.start()
+        self.assertEqual(service.without_secret, ("team-new",))
+        self.write(*self.blue, *tenant("team-new", 7, "new-password"))
+        self.clock.advance(300)
+        self.assertEqual(service.without_secret, ())
+
     def test_it_rests_once_somebody_is_served(self) -> None:
         service = self.start()
         self.assertEqual(self.rested, [])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import unittest
+from unittest import mock
 
+from redisproxy import bounds
 from redisproxy.tenants.account import FAMILIES, Counts, TenantCounters, family
 
 
@@ -26,6 +28,14 @@ class TenantCountersTests(unittest.TestCase):
         for name in (b"MULTI", b"exec", b"PUBLISH"):
             counters.inspected_one(name)
         self.assertEqual(counters.by_family(), {"plain": 7, "transaction": 2, "pubsub": 1})
+
+    def test_refusals_are_counted_by_name_up_to_a_limit(self) -> None:
+        counters = TenantCounters()
+        with mock.patch.object(bounds, "REFUSED_NAMES", 2):
+            for name in ("CONFIG|SET", "KEYS", "MOVE", "CONFIG|SET", "SAVE"):
+                counters.refuse(name)
+        self.assertEqual(counters.refused_names, {"CONFIG|SET": 2, "KEYS": 1, "other": 2})
+        self.assertEqual(sum(counters.refused.values()), 5)
 
     def test_who_is_no_tenant_any_more_is_forgotten(self) -> None:
         counts = Counts()

@@ -169,6 +169,32 @@ class EnrolmentTests(unittest.TestCase):
             self.assertNotIn(name, others)
             self.assertIn(" and 4 more: only AUTH <namespace>", reason)
 
+    def test_namespaces_without_a_secret_are_named(self) -> None:
+        """Not those whose secret is malformed, nor those of whose secrets nothing is known."""
+        names = ("team-z", "team-a", "team-other", "team-bad", "team-unknown", "team-b:c", "team-good")
+        documents = tuple(NamespaceDocument(name, 0.0) for name in names)
+
+        def one(namespace: str, name: str, **data: bytes) -> tuple[SecretDocument, ...]:
+            return (SecretDocument(namespace, name, 0.0, data),)
+
+        good = one("team-good", CLIENT, **{CONNECTION_STRING: b"redis://:pw@redis:6379/3"})
+        secrets = {
+            "team-z": (),
+            "team-a": (),
+            "team-other": one("team-other", "default-token-abc"),
+            "team-bad": one("team-bad", CLIENT),
+            "team-unknown": ReadFailure("403"),
+            "team-b:c": (),
+            "team-good": good,
+        }
+        enrolment = Enrolment(CLIENT, ("kube-system", CLIENT))
+        enrolment.use_full_read(FullRead(None, documents, secrets))
+        enrolment.resolve()
+        self.assertEqual(enrolment.without_secret, ("team-a", "team-other", "team-z"))
+        enrolment.use_incremental_read(Update({"team-a": None}, {"team-z": one("team-z", CLIENT)}))
+        enrolment.resolve()
+        self.assertEqual(enrolment.without_secret, ("team-other",))
+
 
 class SummaryTests(unittest.TestCase):
     def setUp(self) -> None:

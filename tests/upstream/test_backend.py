@@ -82,7 +82,10 @@ class TwoBackendsTests(unittest.TestCase):
         await self.until(self.first.not_ready, "it is seen that the first is away")
         self.assertEqual(self.first.not_ready(), "Redis does not answer")
         self.assertFalse(self.first.state()["connected"])
-        self.assertEqual(self.second.not_ready(), "")
+        address = f"redis://127.0.0.1:{self.servers[0].port}"
+        await self.until(lambda: "refused" in self.first.state()["fault"].lower(), "it is told why")
+        self.assertIn(address, self.first.state()["fault"])
+        self.assertEqual((self.second.not_ready(), self.second.state()["fault"]), ("", ""))
         (await self.second.pool.acquire(GREEN, 2)).drop()
         self.assertIn(b"redis_version", await self.info(self.second, GREEN))
         with self.assertRaises(ControlError):
@@ -92,6 +95,7 @@ class TwoBackendsTests(unittest.TestCase):
         self.assertEqual(self.second.not_ready(), "")
         self.servers[0].start()
         await self.both_are_ready()
+        self.assertEqual(self.first.state()["fault"], "")
         (await self.first.pool.acquire(BLUE, 2)).drop()
         self.assertIn(b"valkey_version", await self.info(self.first, BLUE))
 
@@ -103,6 +107,49 @@ class TwoBackendsTests(unittest.TestCase):
         (await self.first.pool.acquire(BLUE, 2)).drop()
         await defer.maybeDeferred(self.second.stopService)
         self.assertIn(b"valkey_version", await self.info(self.first, BLUE))
+
+
+class FaultTests(unittest.SynchronousTestCase):
+    """Why Redis cannot be used, in the words of the part that knows."""
+
+    def setUp(self) -> None:
+        self.backend = Backend(Settings(ns_prefix="team-"), MemoryReactorClock())
+        self.backend.use_snapshot(
+            Snapshot(BackendAddress(host="redis", password=b"s3cret"), [Credential(BLUE, "a", b"blue")])
+        )
+
+    def test_before_anything_was_tried_nothing_is_known(self) -> None:
+        self.assertEqual((self.backend.not_ready(), self.backend.state()["fault"]), ("Redis does not answer", ""))
+
+    def test_each_part_has_its_own(self) -> None:
+        control, pool, master = self.backend.control, self.backend.pool, self.backend.master
+        control._unreachable.fault("it took too long")
+        self.assertEqual(self.backend.state()["fault"], "redis://redis:6379 cannot be asked: it took too long")
+        pool._not_opened(pool._address, "redis://redis:6379 cannot be reached: it took too long")
+        self.assertEqual(self.backend.state()["fault"], "redis://redis:6379 cannot be reached: it took too long")
+        master._helpless.fault("none of the sentinels tells where m is")
+        master._helpless.fault("none of the sentinels tells where m is", 1e9)
+        self.assertEqual(self.backend.state()["fault"], "none of the sentinels tells where m is")
+        # Of another address nothing is known yet.
+        master._helpless.over()
+        self.backend.use_snapshot(Snapshot(BackendAddress(host="other", password=b"s3cret"), []))
+        self.assertEqual(self.backend.state()["fault"], "")
+
+    def test_what_redis_says_of_itself(self) -> None:
+        self.backend.control._state.fault("is loading its data: until it has, it answers -LOADING to tenants' commands")
+        self.assertRegex(self.backend.state()["fault"], "^redis://redis:6379 is loading its data")
+
+    def test_of_a_redis_that_is_used_none_is_told(self) -> None:
+        self.backend.pool.fault = "redis://redis:6379 does not answer: it took too long"
+        self.patch(self.backend, "not_ready", lambda: "")
+        self.assertEqual(self.backend.state()["fault"], "")
+
+    def test_latency_is_kept_of_those_who_are_tenants(self) -> None:
+        for namespace in ("team-blue", "team-gone"):
+            self.backend._observe_tenant(namespace, 0.0004)
+        self.backend.use_snapshot(Snapshot(None, [Credential(BLUE, "a", b"blue")]))
+        self.assertEqual(list(self.backend.tenant_latency), ["team-blue"])
+        self.assertEqual(self.backend.tenant_latency["team-blue"].samples(), {"counts": {"0.0005": 1}, "sum": 0.0004})
 
 
 class RightsTests(unittest.SynchronousTestCase):
