@@ -194,13 +194,17 @@ class Backend(service.MultiService):
         """What is known of Redis."""
         server = self.control.server
         address = self.master.address
+        state = self.health.state
+        answers = state.value if self.control.connected or state is Answers.HUNG else "down"
         return {
-            "connected": self.control.connected and self.health.state is not Answers.HUNG,
+            "connected": answers not in ("hung", "down"),
             "address": "" if address is None else address.shown,
             "version": "" if server is None else server.version,
             "databases": None if server is None else server.databases,
             "isolation_layers": 0 if server is None else 1 + self.acl_users.enforced_by(server),
-            "fault": self._fault if self.not_ready() else "",
+            "answers": answers,
+            "unanswered": self.health.unanswered,
+            "fault": self._fault if self.not_ready() or self.health.fault else "",
         }
 
     @property
@@ -208,6 +212,8 @@ class Backend(service.MultiService):
         """Why it is not ready: which of its parts knows. Of a Redis that is away each has its own error; that of the pool
         names the address and what failed.
         """
+        if self.health.fault:
+            return self.health.fault
         if self.master.fault or self.pool.refused:
             return self.master.fault or self.pool.fault
         return self.control.fault or self.pool.fault

@@ -28,11 +28,8 @@ class Answers(Enum):
     HUNG = "hung"  #: it has not answered for HUNG_SECONDS
 
 
-#: What is logged of it.
-_TEXTS = {
-    Answers.BUSY: "is busy with a script, and answers -BUSY to all else",
-    Answers.HUNG: f"has not answered a PING for {bounds.HUNG_SECONDS:g} s: its clients wait",
-}
+_HUNG = f"Redis has not answered a PING for {bounds.HUNG_SECONDS:g} s: its clients wait"
+_BUSY = "Redis is busy with a script, and answers -BUSY to all else"
 
 
 class Health(service.Service):
@@ -73,6 +70,11 @@ class Health(service.Service):
         """What Redis does now. Nothing is known where there is no connection: it is taken to be UP then."""
         return Answers.HUNG if self.unanswered >= bounds.HUNG_SECONDS else self._answer
 
+    @property
+    def fault(self) -> str:
+        """What is wrong with its answers, as the log has it; empty: nothing, or nothing is known."""
+        return {Answers.HUNG: _HUNG, Answers.BUSY: _BUSY}.get(self.state, "")
+
     def _look(self) -> None:
         if self._asking is None and self._control.connected:
             if self._since is None:
@@ -101,8 +103,8 @@ class Health(service.Service):
         self._tell()
 
     def _tell(self) -> None:
-        text = _TEXTS.get(self.state, "")
-        if text and self._condition.fault(text):
-            self._log.warn("Redis {text}", text=text)
-        elif not text and self._condition.over():
+        fault = self.fault
+        if fault and self._condition.fault(fault):
+            self._log.warn(_HUNG if fault == _HUNG else _BUSY)
+        elif not fault and self._condition.over():
             self._log.info("Redis answers as usual again")

@@ -8,6 +8,7 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
+from redisproxy import bounds
 from redisproxy.policy.acl import username
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.probing import Server
@@ -135,12 +136,29 @@ class FaultTests(unittest.SynchronousTestCase):
         self.backend.use_snapshot(Snapshot(BackendAddress(host="other", password=b"s3cret"), []))
         self.assertEqual(self.backend.state()["fault"], "")
 
+    def test_a_redis_that_hangs_is_waited_for_before_the_proxy_is_not_ready(self) -> None:
+        """Whoever has a session waits for its answer; a proxy that is not ready gets no new ones."""
+        backend, clock = self.backend, task.Clock()
+        backend.health._clock = clock
+        backend.control._connection = object()
+        backend.health._since = clock.seconds()
+        for seconds, answers, ready in ((5.9, "up", True), (0.1, "hung", True), (8.9, "hung", True), (0.1, "hung", False)):
+            clock.advance(seconds)
+            self.assertEqual((backend.state()["answers"], backend.not_ready() == ""), (answers, ready))
+            self.assertEqual(backend.state()["connected"], answers == "up")
+            # Its connection is given up after ten seconds.
+            backend.control._connection = object() if clock.seconds() < bounds.CONTROL_REPLY_SECONDS else None
+        self.assertEqual(backend.not_ready(), "Redis does not answer")
+        self.assertRegex(backend.state()["fault"], "^Redis has not answered a PING")
+        backend.health._since = None
+        self.assertEqual((backend.state()["answers"], backend.state()["unanswered"]), ("down", 0.0))
+
     def test_what_redis_says_of_itself(self) -> None:
         self.backend.control._state.fault("is loading its data: until it has, it answers -LOADING to tenants' commands")
         self.assertRegex(self.backend.state()["fault"], "^redis://redis:6379 is loading its data")
 
     def test_of_a_redis_that_is_used_none_is_told(self) -> None:
-        self.backend.pool.fault = "redis://redis:6379 does not answer: it took too long"
+        self.backend.pool._faults.text = "redis://redis:6379 does not answer: it took too long"
         self.patch(self.backend, "not_ready", lambda: "")
         self.assertEqual(self.backend.state()["fault"], "")
 

@@ -30,7 +30,7 @@ class HealthTests(unittest.SynchronousTestCase):
         self.control = Control()
         self.health = Health(self.clock, self.control)
         self.lines: list[str] = []
-        self.patch(Health, "_log", Logger(observer=lambda event: self.lines.append(event.get("text", "again"))))
+        self.patch(Health, "_log", Logger(observer=lambda event: self.lines.append(event["log_format"])))
         self.health.startService()
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
         self.addCleanup(self.health.stopService)
@@ -57,10 +57,10 @@ class HealthTests(unittest.SynchronousTestCase):
         self.assertEqual((self.health.state, self.lines), (Answers.UP, []))
         self.passes(60)
         self.assertIs(self.health.state, Answers.HUNG)
-        self.assertEqual(self.lines, ["has not answered a PING for 6 s: its clients wait"])
+        self.assertEqual(self.lines, ["Redis has not answered a PING for 6 s: its clients wait"])
         self.answers()
         self.assertEqual((self.health.state, self.health.unanswered), (Answers.UP, 0.0))
-        self.assertEqual(self.lines[1:], ["again"])
+        self.assertEqual(self.lines[1:], ["Redis answers as usual again"])
 
     def test_it_hangs_until_it_answers_though_its_connection_is_given_up(self) -> None:
         self.passes(bounds.HEALTH_CHECK_SECONDS + bounds.CONTROL_REPLY_SECONDS)
@@ -84,8 +84,12 @@ class HealthTests(unittest.SynchronousTestCase):
 
     def test_what_it_says_of_itself(self) -> None:
         for text, state, line in (
-            ("BUSY Redis is busy running a script.", Answers.BUSY, "is busy with a script, and answers -BUSY to all else"),
-            ("LOADING Redis is loading the dataset in memory", Answers.LOADING, "again"),
+            (
+                "BUSY Redis is busy running a script.",
+                Answers.BUSY,
+                "Redis is busy with a script, and answers -BUSY to all else",
+            ),
+            ("LOADING Redis is loading the dataset in memory", Answers.LOADING, "Redis answers as usual again"),
             ("MASTERDOWN Link with MASTER is down", Answers.UP, None),
         ):
             self.passes(1)
