@@ -73,7 +73,7 @@ class MisspeltTests(unittest.TestCase):
     def test_the_nearest_setting_is_named(self) -> None:
         for name, nearest in (
             ("REDISPROXY_PROCESES", "REDISPROXY_PROCESSES"),
-            ("REDISPROXY_LANES", ""),
+            ("REDISPROXY_COLOUR", ""),
             ("MAX_WORKERZ", "MAX_WORKERS"),
             ("MAX_WORKER", "MAX_WORKERS"),
             ("NSPREFIX", "NS_PREFIX"),
