@@ -14,6 +14,7 @@ from twisted.internet import threads
 from ..local.embedded import DATABASES
 from ..net.reactor import IProxyReactor
 from ..policy.probing import Server, needed
+from ..printable import listed
 from ..settings import Settings
 from ..sources.kubernetes import ClusterSource
 from ..sources.kubernetes_watch import ClusterWatches
@@ -213,11 +214,14 @@ def _judge_commands(operator: Operator, found: Findings, server: Server | None) 
 
 
 def _try_watches(watches: ClusterWatches) -> list[str]:
-    """Why some cannot be had: what changes takes effect at the next refresh then."""
-    failed = []
+    """Why some cannot be had, once for each reason: what changes takes effect at the next refresh then."""
+    failed: dict[str, list[str]] = {}
     for what in Watched:
         try:
             watches.watch(what, watches.version(what), _WATCH).close()
         except WatchFailure as failure:
-            failed.append(f"{what.value} cannot be watched: {failure.reason}; changes take effect at the next refresh")
-    return failed
+            failed.setdefault(failure.reason, []).append(what.value)
+    return [
+        f"{listed(names)} cannot be watched, so changes take effect at the next refresh: {reason}"
+        for reason, names in failed.items()
+    ]

@@ -15,6 +15,7 @@ from typing import Any
 from twisted.internet import task
 
 from ..ops.time_text import iso
+from ..printable import sentence
 from ..settings import Settings
 from ..sources.kubernetes import ClusterSource
 from ..sources.secret_writer import ClusterWriter, StoredSecret, WriteError
@@ -142,8 +143,8 @@ async def _room(operator: Operator, reading: FullRead, databases: int | None) ->
             return view.room
         why = view.problems[0]
     raise Refused(
-        f"{why}. So it is not known which databases Redis has, and which are empty: run this where it can be asked, "
-        "such as in the proxy's pod with --dry-run --output yaml, or say --databases N"
+        f"{sentence(why)} So it is not known which databases Redis has, and which are empty: run this where it can be "
+        "asked, such as in the proxy's pod with --dry-run --output yaml, or say --databases N"
     )
 
 
@@ -253,8 +254,8 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
             raise
         if error.unsure:
             raise Refused(
-                f"{error}. Whether the password is another one now is not known; with the old one it goes on for "
-                f"{grace_hours} h ({made.name}). Compare the two secrets, and try again if they are the same"
+                f"{sentence(str(error))} Whether the password is another one now is not known; with the old one it "
+                f"goes on for {grace_hours} h ({made.name}). Compare the two secrets, and try again if they are the same"
             ) from None
         await _undo(operator, writer, made)
         raise

@@ -134,7 +134,7 @@ class ManifestsSource:
         try:
             files = self._files()
         except OSError as error:
-            failure = ReadFailure(f"{self._directory}: {error.strerror}")
+            failure = ReadFailure(f"{self._directory}: {error.strerror}", of_source=True)
             return FullRead(failure, failure, {})
         found: dict[str, _Content] = {}
         problems: list[Problem] = []

@@ -58,6 +58,8 @@ class ReadFailure:
     reason: str
     #: seconds after which the server asked to be tried again, or None
     retry_after: float | None = None
+    #: whether the source itself failed, so that nothing else of it could be read either: one failure, told once
+    of_source: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from ..support.apiserver import HANG, NAMESPACES, ApiServer, refusal
 from ..support.command import COMMAND, run_command
 from ..support.proxy import Manifests, ProxyProcess, master, namespace, plain_environment, secret, tenant
 from ..support.servers import RedisServer, free_port
+from ..support.texts import DOUBLED
 from ..support.waiting import until
 
 
@@ -53,6 +54,7 @@ class CommandCase(unittest.TestCase):
         self.assertNotIn("Traceback", out + err)
         self.assertNotIn(self.server.password, out + err)
         self.assertNotIn("pw-", err)
+        self.assertNotRegex(out + err, DOUBLED)
         if err:
             self.assertEqual(err.count("\n"), 1, err)
             self.assertTrue(err.startswith("redisproxy: "), err)
@@ -99,13 +101,20 @@ class StatusTests(CommandCase):
 
     def test_the_api_is_away(self) -> None:
         self.api.stop()
+        away = f"the namespaces could not be read: no answer from {self.api.url}: NewConnectionError: Connection refused"
+        self.assertEqual(self.run_("tenants", status=1), away)
+        self.assertEqual(self.run_("enroll", "team-red", "--databases", "16", status=1), away)
         self.assertRegex(
-            self.run_("tenants", status=1), "^the namespaces could not be read: no answer: .*Connection refused$"
+            self.run_("rotate", "team-blue", status=1), f"^team-blue/redis-secret-master: no answer from {self.api.url}: "
         )
-        self.assertRegex(self.run_("enroll", "team-red", "--databases", "16", status=1), "^the namespaces could not be read")
-        self.assertRegex(self.run_("rotate", "team-blue", status=1), "^team-blue/redis-secret-master: no answer")
+        [problem] = self.json("check", status=1)["problems"]
+        self.assertEqual(problem["namespace"], "all namespaces and the master secret")
         self.environ["KUBECONFIG"] = "/nowhere"
-        self.assertRegex(self.run_("tenants", status=1), "no way to the Kubernetes API: Invalid kube-config file")
+        self.assertEqual(
+            self.run_("tenants", status=1),
+            "the namespaces could not be read: no way to the Kubernetes API: there is no kubeconfig at /nowhere; "
+            "KUBECONFIG can name another",
+        )
 
     def test_secrets_of_one_namespace_cannot_be_read(self) -> None:
         self.api.fail(f"{NAMESPACES}/team-green/secrets", refusal(403))
@@ -281,6 +290,10 @@ class ChangeTests(CommandCase):
         self.api.put(master(f"redis://:pw-x@127.0.0.1:{free_port()}/0"))
         told = self.run_("enroll", "team-red", status=1)
         self.assertRegex(told, "no connection to Redis at .*run this where it can be asked, .* or say --databases N$")
+        # Redis's own text has a full stop.
+        self.api.put(master(f"redis://:pw-wrong@127.0.0.1:{self.server.port}/0"))
+        told = self.run_("enroll", "team-red", status=1)
+        self.assertRegex(told, "WRONGPASS .* disabled. So it is not known which")
         enrolled = self.json("enroll", "team-red", "--databases", "16")
         self.assertEqual((enrolled["index"], len(enrolled["notes"])), (2, 1))
 

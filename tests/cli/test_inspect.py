@@ -21,10 +21,11 @@ from redisproxy.sources.kubernetes_api import KubernetesApi
 from redisproxy.tenants.limits import Limits
 from redisproxy.tenants.model import Backend, Snapshot
 
-from ..support.apiserver import ApiServer, refusal, secrets_path
+from ..support.apiserver import ANY, ApiServer, refusal, secrets_path
 from ..support.proxy import PREFIX, Manifests, master, namespace, secret, tenant
 from ..support.sentinels import NAME, Sentinels
 from ..support.servers import RedisServer, free_port, redis_5, valkey
+from ..support.texts import DOUBLED
 from ..support.waiting import LIMIT, until
 
 NOW = 1_767_225_600.0  # 2026-01-01
@@ -50,6 +51,7 @@ class FindingsCase(unittest.TestCase):
         for told in (text, json.dumps(render.check_document(found, NOW)), repr(found)):
             self.assertNotIn("pw-", told)
             self.assertNotIn("master-password", told)
+            self.assertNotRegex(told, DOUBLED)
         return text
 
     def problems(self, found: Findings) -> list[str]:
@@ -287,19 +289,49 @@ class ApiTests(FindingsCase):
         found = await self.check()
         self.assertEqual(found.problems, [])
         [warning] = found.warnings
-        self.assertRegex(warning, "^secrets cannot be watched: 403 Forbidden: the right to watch .* at the next refresh$")
+        self.assertRegex(
+            warning,
+            "^secrets cannot be watched, so changes .* next refresh: 403 Forbidden: the right to watch .* is missing",
+        )
         self.api.fail(secrets_path("team-green"), refusal(403))
         self.assertEqual(self.problems(await self.check()), ["team-green: its secrets were not read: 403 Forbidden"])
         self.assertFalse((await inspect.tenants(self.operator_)).complete)
         self.api.fail("/api/v1/namespaces", refusal(403))
         self.assertEqual(self.problems(await self.check()), ["all namespaces: not read: 403 Forbidden"])
 
+    async def test_an_api_that_fails_when_watches_are_opened(self) -> None:
+        """One warning, not one for each watch."""
+        self.api.fail_watches(ANY, refusal(503))
+        found = await self.check()
+        self.assertEqual(
+            found.warnings,
+            [
+                "namespaces, secrets and the master secret cannot be watched, so changes take effect at the next refresh: "
+                "503 Service Unavailable"
+            ],
+        )
+
+    async def test_an_api_that_fails_in_the_middle(self) -> None:
+        """One problem, which says how many namespaces it is about."""
+        self.api.put(namespace("team-red"))
+        self.api.fail(secrets_path("team-blue"), refusal(503))
+        self.assertEqual(
+            self.problems(await self.check()),
+            ["all namespaces: the secrets of 3 of 3 were not read: 503 Service Unavailable"],
+        )
+        listed = await inspect.tenants(self.operator_)
+        self.assertEqual(
+            (listed.warnings, listed.complete),
+            (["all namespaces: the secrets of 3 of 3 were not read: 503 Service Unavailable"], False),
+        )
+
     async def test_the_api_is_away(self) -> None:
         self.api.stop()
         found = await self.check()
-        for problem in found.problems:
-            self.assertRegex(problem.reason, "^not read: no answer: .*Connection refused")
-        self.assertEqual(len(found.problems), 2)
+        [told] = self.problems(found)
+        self.assertRegex(
+            told, f"^all namespaces and the master secret: not read: no answer from {self.api.url}: .*Connection refused$"
+        )
 
 
 class TextTests(unittest.TestCase):
