@@ -5,6 +5,7 @@ Owns the order of the questions, and what counts as a problem. The questions the
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
@@ -21,7 +22,7 @@ from ..sources.kubernetes_watch import ClusterWatches
 from ..sources.manifests import ManifestsSource
 from ..sources.watch_events import Watched, WatchFailure
 from ..tenants.allocation import Room, must_be_read
-from ..tenants.documents import FullRead, Problem, ReadFailure
+from ..tenants.documents import TEMPORARY_PREFIX, FullRead, Problem, ReadFailure, SecretDocument
 from ..tenants.model import Backend, Credential, Snapshot
 from ..upstream.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 
@@ -88,14 +89,44 @@ class RedisView:
         return None if self.inquiry is None else Room(self.inquiry.server.databases, self.inquiry.keys)
 
 
+class State(enum.Enum):
+    """Whether a namespace is served, and why not. The value is what an operator is told."""
+
+    SERVED = "ok"
+    #: it is served, and something should be fixed
+    PROBLEMS = "problems"
+    #: it has a secret, and a problem that makes it useless
+    KEPT_OUT = "kept out"
+    #: it has no secret
+    NOT_ENROLLED = "not enrolled"
+    #: its secrets could not be read: nothing is known
+    NOT_READ = "not read"
+
+
 @dataclass
 class NamespaceView:
-    """A namespace with the prefix. index: None where it is not enrolled, or kept out by a problem."""
+    """A namespace with the prefix.
+
+    failure: why its secrets could not be read, or empty; secrets: names of those that may hold credentials; index: of its
+    database, None where it is not served.
+    """
 
     namespace: str
+    failure: str = ""
+    secrets: tuple[str, ...] = ()
     index: int | None = None
     credentials: list[Credential] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def state(self) -> State:
+        """Whether it is served. A namespace without a secret has nothing to be kept out with."""
+        if self.index is not None:
+            return State.PROBLEMS if self.problems else State.SERVED
+        if self.failure:
+            return State.NOT_READ
+        named = self.secrets or any(problem.secret for problem in self.problems)
+        return State.KEPT_OUT if named else State.NOT_ENROLLED
 
 
 @dataclass
@@ -119,7 +150,10 @@ def resolve(operator: Operator, reading: FullRead, databases: int | None, backen
     snapshot, problems = enrolment.resolve(databases)
     views: dict[str, NamespaceView] = {}
     if not isinstance(reading.namespaces, ReadFailure):
-        views = {found.name: NamespaceView(found.name) for found in reading.namespaces}
+        views = {
+            found.name: _view(found.name, reading.secrets.get(found.name, ()), operator.settings.redis_secret)
+            for found in reading.namespaces
+        }
     for credential in snapshot.credentials:
         view = views[credential.tenant.namespace]
         view.index = credential.tenant.index
@@ -130,6 +164,13 @@ def resolve(operator: Operator, reading: FullRead, databases: int | None, backen
     return Findings(
         str(operator.source), [views[name] for name in sorted(views)], problems, snapshot, not reading.failures()
     )
+
+
+def _view(namespace: str, held: tuple[SecretDocument, ...] | ReadFailure, secret_name: str) -> NamespaceView:
+    if isinstance(held, ReadFailure):
+        return NamespaceView(namespace, failure=held.reason)
+    names = [secret.name for secret in held if secret.name == secret_name or secret.name.startswith(TEMPORARY_PREFIX)]
+    return NamespaceView(namespace, secrets=tuple(names))
 
 
 async def tenants(operator: Operator) -> Findings:

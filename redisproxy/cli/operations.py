@@ -24,7 +24,7 @@ from ..tenants.allocation import Refused, Room
 from ..tenants.documents import FullRead, ReadFailure
 from ..tenants.model import digest
 from ..tenants.urls import CONNECTION_STRING, tenant_url
-from .inspect import Operator, resolve
+from .inspect import Operator, State, resolve
 
 #: How often another index is tried when somebody else took the one that was free a moment ago.
 _ATTEMPTS = 5
@@ -187,9 +187,11 @@ async def temporary(operator: Operator, namespace: str, hours: int, end: str, ad
     view = views.get(namespace)
     if view is None:
         raise Refused(f"there is no namespace {namespace}")
+    if view.state is State.NOT_READ:
+        raise Refused(f"the secrets of {namespace} could not be read: {view.failure}")
     if view.index is None:
-        if view.problems:
-            raise Refused(f"{namespace} is kept out: {view.problems[0]}")
+        if view.state is State.KEPT_OUT:
+            raise Refused(f"{namespace} is kept out: {'; '.join(map(str, view.problems))}")
         raise Refused(f"{namespace} is not enrolled: redisproxy enroll {namespace}")
     name = allocation.temporary_name(end or allocation.make_suffix())
     url = tenant_url(address, allocation.make_password(), view.index)

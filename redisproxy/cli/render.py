@@ -14,7 +14,7 @@ from ..ops.time_text import iso
 from ..printable import printable
 from ..tenants.documents import Problem
 from ..tenants.model import Credential
-from .inspect import Findings, NamespaceView, RedisView
+from .inspect import Findings, RedisView
 from .operations import Rotated, Written
 
 #: What to do about Redis, by what is wrong with it; the first that matches.
@@ -52,13 +52,6 @@ def _credential(credential: Credential, now: float) -> dict[str, object]:
     }
 
 
-def state(view: NamespaceView) -> str:
-    """In a word or two."""
-    if view.index is not None:
-        return "problems" if view.problems else "ok"
-    return "kept out" if view.problems else "not enrolled"
-
-
 def tenants_document(found: Findings, now: float) -> dict[str, object]:
     """What `redisproxy tenants` says."""
     return {
@@ -66,7 +59,7 @@ def tenants_document(found: Findings, now: float) -> dict[str, object]:
         "tenants": [
             {
                 "namespace": view.namespace,
-                "state": state(view),
+                "state": view.state.value,
                 "index": view.index,
                 "credentials": [_credential(credential, now) for credential in view.credentials],
                 "problems": [_problem(problem) for problem in view.problems],
@@ -155,7 +148,7 @@ def tenants_lines(found: Findings, now: float, width: int) -> Iterator[str]:
     """What `redisproxy tenants` says: a line for each credential."""
     rows: list[tuple[object, ...]] = []
     for view in found.namespaces:
-        first = (view.namespace, "-" if view.index is None else view.index, state(view))
+        first = (view.namespace, "-" if view.index is None else view.index, view.state.value)
         if not view.credentials:
             rows.append((*first, "-", "-"))
         for credential in view.credentials:
@@ -190,7 +183,7 @@ def check_lines(found: Findings, now: float, width: int) -> Iterator[str]:
             view.namespace,
             "-" if view.index is None else view.index,
             sum(credential.valid_at(now) for credential in view.credentials),
-            state(view),
+            view.state.value,
         )
         for view in found.namespaces
     ]

@@ -120,7 +120,21 @@ class StatusTests(CommandCase):
         self.api.fail(f"{NAMESPACES}/team-green/secrets", refusal(403))
         found = self.json("tenants", status=1)
         states = {t["namespace"]: t["state"] for t in found["tenants"]}
-        self.assertEqual(states, {"team-blue": "ok", "team-green": "kept out", "team-red": "not enrolled"})
+        self.assertEqual(states, {"team-blue": "ok", "team-green": "not read", "team-red": "not enrolled"})
+        told = "the secrets of team-green could not be read: 403 Forbidden"
+        self.assertEqual(self.run_("temp", "team-green", "--hours", "1", status=1), told)
+        self.api.fix()
+        # The API fails in the middle: one line, and nobody is kept out.
+        self.api.fail(f"{NAMESPACES}/team-green/secrets", refusal(503))
+        done = run_command("tenants", environ=self.environ)
+        self.assertEqual(
+            (done.returncode, done.stderr),
+            (1, "redisproxy: some namespaces: the secrets of 2 of 3 were not read: 503 Service Unavailable\n"),
+        )
+        states = {t["namespace"]: t["state"] for t in json.loads(done.stdout)["tenants"]}
+        self.assertEqual(states, {"team-blue": "ok", "team-green": "not read", "team-red": "not read"})
+        self.api.fix()
+        self.api.fail(f"{NAMESPACES}/team-green/secrets", refusal(403))
         self.assertRegex(self.run_("enroll", "team-red", status=1), "the secrets of team-green could not be read")
 
     def test_ctrl_c(self) -> None:

@@ -102,12 +102,28 @@ class RedisTests(FindingsCase):
             "team-e/redis-secret-master: redis-connection-string does not end in /N",
         ):
             self.assertTrue(any(problem.startswith(part) for problem in told), (part, told))
-        states = {view.namespace: render.state(view) for view in found.namespaces}
+        states = {view.namespace: view.state.value for view in found.namespaces}
         self.assertEqual(
             states,
             {"team-a": "problems", "team-b": "kept out", "team-c": "kept out", "team-d": "problems", "team-e": "kept out"},
         )
         self.assertIn("Give this namespace another index", self.told(found))
+
+    async def test_who_has_no_secret_is_not_kept_out(self) -> None:
+        """Whatever is wrong with the namespace: it was never enrolled."""
+        found = await inspect.check(
+            self.operator(
+                master(self.redis().url),
+                namespace("team-a", annotations={"redisproxy/max-connections": "many"}),
+                namespace("team-b"),
+                secret("team-b", "another", redis_connection_string="nonsense"),
+                *tenant("team-c", "x", "pw-c"),
+                secret("team-c", "redis-secret-temp-a", redis_connection_string="redis://:pw-a@h/x"),
+            )
+        )
+        states = {view.namespace: view.state.value for view in found.namespaces}
+        self.assertEqual(states, {"team-a": "not enrolled", "team-b": "not enrolled", "team-c": "kept out"})
+        self.assertRegex(self.problems(found)[0], "^team-a: annotation redisproxy/max-connections is not a whole number")
 
     async def test_redis_that_is_not_there_or_refuses(self) -> None:
         server = self.redis()

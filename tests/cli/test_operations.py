@@ -249,10 +249,14 @@ class Changes:
     async def test_nobody_to_give_one_to(self) -> None:
         self.world.pause()
         self.world.put(*self.tenant(self.green, "pw-green", 1))
+        # Something is wrong with it, but it was never enrolled.
+        limited = f"{self.prefix}limited"
+        self.world.put(namespace(limited, max_connections="many"))
         for name, pattern in (
             (self.red, f"{self.red} is not enrolled: redisproxy enroll {self.red}"),
             (self.prefix + "nobody", "there is no namespace"),
             ("default", "does not begin with"),
+            (limited, f"^{limited} is not enrolled: redisproxy enroll {limited}$"),
         ):
             await self.refuses(operations.temporary(self.operator, name, 1, "", ADDRESS, False), pattern)
         waiting = operations.temporary(self.operator, self.green, 1, "", ADDRESS, False)
