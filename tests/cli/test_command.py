@@ -208,7 +208,14 @@ class CommandLineTests(unittest.TestCase):
         for arguments, told in (
             (("check", "--refresh", "0"), "--refresh is '0'; it takes a number of seconds from 1 to 86400"),
             (("check", "--status-token-file", "/dev/null"), "--status-token-file is '/dev/null'; it takes a file"),
-            (("tenants", "--manifests", "/nowhere"), "--manifests is '/nowhere'; it takes a directory of manifests"),
+            (
+                ("tenants", "--manifests", "/nowhere"),
+                "--manifests is '/nowhere'; it takes a directory of manifests, and there is nothing at that path",
+            ),
+            (
+                ("check", "--redis-ca", "/nowhere/ca.pem"),
+                "--redis-ca is '/nowhere/ca.pem'; it takes a file, and there is nothing at that path",
+            ),
             (("tenants", "--ns-prefix", ""), "--ns-prefix is ''; it takes the beginning of namespaces' names"),
             (("tenants", "--redis-secret", "A"), "--redis-secret is 'A'; it takes a Kubernetes name"),
         ):
