@@ -88,16 +88,20 @@ def _output(*forms: str) -> Callable[[_Command], _Command]:
 
 
 _namespace = click.argument("namespace")
-_address = click.option(
-    "--address", default=ADDRESS, show_default=True, metavar="ADDRESS", help="Where clients find the proxy: HOST:PORT."
-)
+
+
+def _address(default: str) -> Callable[[_Command], _Command]:
+    text = f"Where clients find the proxy: HOST:PORT or rediss://HOST:PORT. Default: {default}."
+    return click.option("--address", metavar="ADDRESS", callback=_at, help=text)
+
+
 _dry_run = click.option("--dry-run", is_flag=True, help="Write nothing, and tell what would be written.")
 _show_password = click.option("--show-password", is_flag=True, help="Print the new connection string, password included.")
 
 
-def _at(address: str) -> str:
+def _at(_: click.Context, __: click.Parameter, address: str | None) -> str | None:
     try:
-        return parse_address(address)
+        return None if address is None else parse_address(address)
     except ValueError as error:
         # What was given is not repeated: it may be a tenant's whole URL.
         raise click.UsageError(f"--address takes {error}") from None
@@ -184,7 +188,7 @@ def tenants(output: str | None, **given: _Given) -> None:
     "--databases", type=click.IntRange(1, 1_000_000), metavar="N", help="How many Redis has, where it cannot be asked."
 )
 @click.option("--keep-data", is_flag=True, help="With --index: the database may hold keys, which the tenant will see.")
-@_address
+@_address(f"{ADDRESS}; with temporary secrets left, where theirs lead")
 @_dry_run
 @_show_password
 @_output("table", "json", "yaml")
@@ -194,7 +198,7 @@ def enroll(
     index: int | None,
     databases: int | None,
     keep_data: bool,
-    address: str,
+    address: str | None,
     dry_run: bool,
     show_password: bool,
     **given: _Given,
@@ -208,10 +212,9 @@ def enroll(
     _check_yaml(output, dry_run)
     if keep_data and index is None:
         raise click.UsageError("--keep-data is for --index N")
-    at = _at(address)
 
     async def run(operator: Operator) -> int:
-        written = await operations.enroll(operator, namespace, index, at, databases, keep_data, dry_run)
+        written = await operations.enroll(operator, namespace, index, address, databases, keep_data, dry_run)
         done = f"{namespace} would be enrolled" if dry_run else f"{namespace} is enrolled"
         _show_written(output, written, done, dry_run, show_password)
         return 0
@@ -224,7 +227,7 @@ def enroll(
 @_settings(*_WHERE)
 @click.option("--hours", type=click.IntRange(1, _most_hours), required=True, metavar="N", help="How long it is good for.")
 @click.option("--name", default="", callback=_ending, metavar="NAME", help="The secret is called redis-secret-temp-NAME.")
-@_address
+@_address("where the tenant's own URL leads")
 @_dry_run
 @_show_password
 @_output("table", "json", "yaml")
@@ -233,21 +236,20 @@ def temp(
     output: str | None,
     hours: int,
     name: str,
-    address: str,
+    address: str | None,
     dry_run: bool,
     show_password: bool,
     **given: _Given,
 ) -> None:
     """Give NAMESPACE a further password, which expires.
 
-    Creates a secret redis-secret-temp-… for the same database.
+    Creates a secret redis-secret-temp-… whose URL is the tenant's own with another password.
     """
     settings = _read_settings(given)
     _check_yaml(output, dry_run)
-    at = _at(address)
 
     async def run(operator: Operator) -> int:
-        written = await operations.temporary(operator, namespace, hours, name, at, dry_run)
+        written = await operations.temporary(operator, namespace, hours, name, address, dry_run)
         would = "would have" if dry_run else "has"
         done = f"{namespace} {would} a temporary password, good for {hours} h from its creation"
         _show_written(output, written, done, dry_run, show_password)

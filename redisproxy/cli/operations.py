@@ -20,11 +20,11 @@ from ..settings import Settings
 from ..sources.kubernetes import ClusterSource
 from ..sources.secret_writer import ClusterWriter, StoredSecret, WriteError
 from ..tenants import allocation
-from ..tenants.allocation import Refused, Room
+from ..tenants.allocation import ADDRESS, Refused, Room
 from ..tenants.documents import FullRead, ReadFailure
 from ..tenants.model import digest
-from ..tenants.urls import CONNECTION_STRING, tenant_url
-from .inspect import Operator, State, resolve
+from ..tenants.urls import CONNECTION_STRING, address_of, at_address, tenant_url, with_password
+from .inspect import NamespaceView, Operator, State, resolve
 
 #: How often another index is tried when somebody else took the one that was free a moment ago.
 _ATTEMPTS = 5
@@ -80,15 +80,16 @@ async def enroll(
     operator: Operator,
     namespace: str,
     wanted: int | None,
-    address: str,
+    address: str | None,
     databases: int | None,
     keep_data: bool,
     dry_run: bool,
 ) -> Written:
     """Gives a namespace a database and a password.
 
-    wanted: which database, None for the first that is free; address: see `tenants.allocation.ADDRESS`; databases: how many
-    Redis has, where it is not to be asked. Raises Refused and WriteError.
+    wanted: which database, None for the first that is free; address: where its URL leads, None: where that of a temporary
+    secret which is there already does, or `tenants.allocation.ADDRESS`; databases: how many Redis has, where it is not to be
+    asked. Raises Refused and WriteError.
     """
     settings = operator.settings
     _must_be_tenants(settings, namespace)
@@ -108,7 +109,7 @@ async def enroll(
     notes = () if room.keys is not None else ("Redis was not asked: whether the database is empty is for you to see",)
     while True:
         index = choose(room)
-        url = tenant_url(address, allocation.make_password(), index)
+        url = _enrolled_url(operator, reading, namespace, address, index)
         manifest = allocation.manifest(namespace, settings.redis_secret, url)
         written = Written(namespace, settings.redis_secret, index, url, manifest, notes=notes)
         if writer is None:
@@ -126,6 +127,15 @@ async def enroll(
             raise Refused(f"database {index} was given to {other} at the same moment: nothing was kept, try again")
         await task.deferLater(operator.reactor, random.uniform(0, _JITTER))  # noqa: S311
         reading = await operator.read()
+
+
+def _enrolled_url(operator: Operator, reading: FullRead, namespace: str, address: str | None, index: int) -> str:
+    password = allocation.make_password()
+    if address is None:
+        [view] = (view for view in resolve(operator, reading, None).namespaces if view.namespace == namespace)
+        if view.credentials:  # of temporary secrets: the client secret is gone
+            return with_password(_own_url(reading, view), password)
+    return tenant_url(address or ADDRESS, password, index)
 
 
 async def _room(operator: Operator, reading: FullRead, databases: int | None) -> Room:
@@ -174,10 +184,11 @@ async def _undo(operator: Operator, writer: ClusterWriter, made: StoredSecret) -
 # Temporary credentials.
 
 
-async def temporary(operator: Operator, namespace: str, hours: int, end: str, address: str, dry_run: bool) -> Written:
-    """Makes a further password of an enrolled namespace, which ends. end: of the secret's name, empty for one by chance.
+async def temporary(operator: Operator, namespace: str, hours: int, end: str, address: str | None, dry_run: bool) -> Written:
+    """Makes a further password of an enrolled namespace, which ends.
 
-    Raises Refused and WriteError.
+    Its URL is the tenant's own but for the password. end: of the secret's name, empty for one by chance; address: where the
+    URL leads, None: where the tenant's own does. Raises Refused and WriteError.
     """
     allocation.must_have_prefix(namespace, operator.settings.ns_prefix)
     writer = None if dry_run else _writer(operator)
@@ -194,12 +205,21 @@ async def temporary(operator: Operator, namespace: str, hours: int, end: str, ad
             raise Refused(f"{namespace} is kept out: {'; '.join(map(str, view.problems))}")
         raise Refused(f"{namespace} is not enrolled: redisproxy enroll {namespace}")
     name = allocation.temporary_name(end or allocation.make_suffix())
-    url = tenant_url(address, allocation.make_password(), view.index)
+    url = with_password(_own_url(reading, view), allocation.make_password())
+    if address is not None:
+        url = at_address(url, address)
     manifest = allocation.temporary_manifest(namespace, name, url, hours, iso(time.time()))
     written = Written(namespace, name, view.index, url, manifest, hours)
     if writer is not None:
         await operator.in_thread(writer.create, manifest)
     return written
+
+
+def _own_url(reading: FullRead, view: NamespaceView) -> str:
+    """The URL of the secret that gives a namespace its database: its client secret, or a temporary one without that."""
+    held = reading.secrets[view.namespace]
+    assert isinstance(held, tuple), "it is served"  # noqa: S101
+    return next(secret.data[CONNECTION_STRING].decode() for secret in held if secret.name == view.credentials[0].secret)
 
 
 # Rotating.
@@ -226,12 +246,14 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
     secret = await operator.in_thread(writer.secret, namespace, settings.redis_secret)
     if secret is None:
         raise Refused(f"{namespace} has no secret {settings.redis_secret}: redisproxy enroll {namespace}")
-    if secret.immutable:
-        raise Refused(
-            f"{namespace}/{secret.name} is immutable: delete it, and redisproxy enroll {namespace} --index N --keep-data"
-        )
     rotation = allocation.plan_rotation(secret.data, allocation.make_password())
     url = rotation.changes[CONNECTION_STRING].decode()
+    if secret.immutable:
+        address = address_of(url)
+        raise Refused(
+            f"{namespace}/{secret.name} is immutable: delete it, and redisproxy enroll {namespace} "
+            f"--index {rotation.index} --keep-data{f' --address {address}' if address else ''}"
+        )
     notes: tuple[str, ...] = ()
     if rotation.stale:
         keys = ", ".join(rotation.stale)

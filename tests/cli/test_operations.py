@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import calendar
 import json
+import re
 import secrets
 import time
 from collections.abc import Callable
@@ -97,7 +98,7 @@ class Changes:
         return [namespace(name), secret(name, SECRET, redis_connection_string=url(password, index))]
 
     def enroll(self, name: str, wanted: int | None = None, **more: object) -> defer.Deferred:
-        options = {"address": ADDRESS, "databases": None, "keep_data": False, "dry_run": False, **more}
+        options = {"address": None, "databases": None, "keep_data": False, "dry_run": False, **more}
         operator = options.pop("operator", self.operator)
         return defer.Deferred.fromCoroutine(operations.enroll(operator, name, wanted, **options))
 
@@ -222,13 +223,13 @@ class Changes:
             f"{self.red}/{SECRET}: 403 Forbidden: it takes the right to create secrets in {self.red}; .*kubectl auth can-i"
         )
         await self.refuses(self.enroll(self.red, operator=reader, databases=16), pattern)
-        await self.refuses(operations.temporary(reader, self.blue, 1, "x", ADDRESS, False), "the right to create secrets")
+        await self.refuses(operations.temporary(reader, self.blue, 1, "x", None, False), "the right to create secrets")
         self.assertIsNone(self.world.stored(self.red, SECRET))
 
     # Temporary credentials.
 
     async def test_a_temporary_credential(self) -> None:
-        written = await operations.temporary(self.operator, self.blue, 8, "debugging", ADDRESS, False)
+        written = await operations.temporary(self.operator, self.blue, 8, "debugging", None, False)
         self.assertEqual((written.secret, written.index, written.valid_hours), ("redis-secret-temp-debugging", 1, 8))
         values = self.values(self.blue, written.secret)
         self.assertEqual(values["valid_hours"], b"8")
@@ -239,12 +240,35 @@ class Changes:
         expires = {credential.secret: credential.expires for credential in view.credentials}
         created = self.world.stored(self.blue, written.secret)["metadata"]["creationTimestamp"]
         self.assertEqual(iso(expires[written.secret] - 8 * 3600), created)
-        again = operations.temporary(self.operator, self.blue, 8, "debugging", ADDRESS, False)
+        again = operations.temporary(self.operator, self.blue, 8, "debugging", None, False)
         await self.refuses(again, "has a secret redis-secret-temp-debugging already: it was left as it is")
         self.assertEqual(self.values(self.blue, written.secret), values)
-        by_chance = await operations.temporary(self.operator, self.blue, 8, "", ADDRESS, False)
+        by_chance = await operations.temporary(self.operator, self.blue, 8, "", None, False)
         self.assertRegex(by_chance.secret, "^redis-secret-temp-[a-z0-9]{6}$")
         self.assertEqual((await self.served())[self.blue], (1, 3))
+
+    async def test_a_temporary_url_is_the_tenants_own_with_another_password(self) -> None:
+        """Scheme, user, host, port and query, too: the same client connects with it."""
+        own = "rediss://green:pw-green@other-host:7000/3?ssl_cert_reqs=none"
+        self.world.put(namespace(self.green), secret(self.green, SECRET, redis_connection_string=own))
+        for address, start, end in (
+            (None, "rediss://green:", "@other-host:7000/3?ssl_cert_reqs=none"),
+            ("redis://there:1", "redis://green:", "@there:1/3?ssl_cert_reqs=none"),
+        ):
+            written = await operations.temporary(self.operator, self.green, 8, "", address, False)
+            stored = self.values(self.green, written.secret)["redis-connection-string"].decode()
+            self.assertEqual(written.url, stored)
+            self.assertRegex(stored, f"^{re.escape(start)}[A-Za-z0-9]{{40}}{re.escape(end)}$")
+        rotated = await operations.rotate(self.operator, self.green, 12, False)
+        stored = self.values(self.green)["redis-connection-string"].decode()
+        self.assertRegex(stored, r"^rediss://green:[A-Za-z0-9]{40}@other-host:7000/3\?ssl_cert_reqs=none$")
+        self.assertEqual(self.values(self.green, rotated.grace.secret)["redis-connection-string"].decode(), own)
+        # Without a client secret, as after it was deleted, the oldest temporary one says where clients connect to.
+        self.world.delete(self.green, SECRET)
+        again = await operations.temporary(self.operator, self.green, 1, "", None, False)
+        self.assertRegex(again.url, "^redis(s://green:.*@other-host:7000|://green:.*@there:1)/3")
+        enrolled = await self.enroll(self.green, 3, keep_data=True, address=None)
+        self.assertRegex(enrolled.url, "^redis(s://green:.*@other-host:7000|://green:.*@there:1)/3")
 
     async def test_nobody_to_give_one_to(self) -> None:
         self.world.pause()
@@ -258,8 +282,8 @@ class Changes:
             ("default", "does not begin with"),
             (limited, f"^{limited} is not enrolled: redisproxy enroll {limited}$"),
         ):
-            await self.refuses(operations.temporary(self.operator, name, 1, "", ADDRESS, False), pattern)
-        waiting = operations.temporary(self.operator, self.green, 1, "", ADDRESS, False)
+            await self.refuses(operations.temporary(self.operator, name, 1, "", None, False), pattern)
+        waiting = operations.temporary(self.operator, self.green, 1, "", None, False)
         await self.refuses(waiting, f"{self.green} is kept out: .*database 1 belongs to the older")
 
     # Rotating.
@@ -354,7 +378,10 @@ class Changes:
     async def test_an_immutable_secret(self) -> None:
         self.world.put(namespace(self.green))
         self.world.store({**secret(self.green, SECRET, redis_connection_string=url("pw-green", 4)), "immutable": True})
-        await self.refuses(operations.rotate(self.operator, self.green, 12, False), "is immutable: delete it")
+        await self.refuses(
+            operations.rotate(self.operator, self.green, 12, False),
+            f"is immutable: delete it, and redisproxy enroll {self.green} --index 4 --keep-data --address redis://redis:6379$",
+        )
         writer = ClusterWriter(self.source.api)
         found = await self.operator.in_thread(writer.secret, self.green, SECRET)
         with self.assertRaisesRegex(WriteError, "422 Unprocessable Entity: .*immutable"):
@@ -434,7 +461,7 @@ class SmallApiTests(Changes, unittest.TestCase):
         }
         path = secrets_path(self.blue)
         self.meddle("create", lambda: self.world.api.fail(path, Fault(403, body=json.dumps(body).encode())))
-        await self.refuses(operations.temporary(self.operator, self.blue, 1, "x", ADDRESS, False), "is being deleted")
+        await self.refuses(operations.temporary(self.operator, self.blue, 1, "x", None, False), "is being deleted")
 
     async def test_an_api_that_cannot_be_read_is_told_first(self) -> None:
         self.world.api.fail(ANY, refusal(503))
