@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ from ..settings import Settings, SettingsError, described, option_name
 from ..sources.secret_writer import WriteError
 from ..tenants.allocation import ADDRESS, Refused
 from ..tenants.urls import parse_address
-from . import inspect, operations, render
+from . import inspect, operations, render, rotation
 from .inspect import Operator
 
 #: Settings that say where to look, and by which rules. `check` takes them all.
@@ -83,7 +83,7 @@ def _read_settings(given: dict[str, _Given]) -> Settings:
 def _output(*forms: str) -> Callable[[_Command], _Command]:
     help_text = "Default: table on a terminal, json elsewhere."
     if "yaml" in forms:
-        help_text = f"yaml: the manifest to create, password included, with --dry-run. {help_text}"
+        help_text = f"yaml: the manifest to write, password included, with --dry-run. {help_text}"
     return click.option("--output", "-o", type=click.Choice(forms), help=help_text)
 
 
@@ -120,6 +120,8 @@ def _ending(_: click.Context, __: click.Parameter, value: str) -> str:
 
 
 _most_hours = 24 * 366
+#: For which the old password goes on after a rotation.
+_GRACE_HOURS = 24
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 
@@ -264,34 +266,50 @@ def temp(
 @click.option(
     "--grace-hours",
     type=click.IntRange(0, _most_hours),
-    default=24,
-    show_default=True,
     metavar="N",
-    help="How long the old password goes on. 0: it ends at once, and with it the sessions that use it.",
+    help="How long the old password goes on. 0: it ends at once, and with it the sessions that use it. Default: 24.",
+)
+@click.option(
+    "--revoke-all",
+    is_flag=True,
+    help="End all other passwords of NAMESPACE at once, too: delete its temporary secrets. The old one has no grace then.",
 )
 @_dry_run
 @_show_password
-@_output("table", "json")
+@_output("table", "json", "yaml")
 def rotate(
     namespace: str,
     output: str | None,
-    grace_hours: int,
+    grace_hours: int | None,
+    revoke_all: bool,
     dry_run: bool,
     show_password: bool,
     **given: _Given,
 ) -> None:
     """Give NAMESPACE a new password.
 
-    The old one goes on for --grace-hours as a temporary secret, so that applications can be restarted one by one. Nothing is
-    written over a change that somebody else made meanwhile.
+    The old one goes on for --grace-hours as a temporary secret, so that applications can be restarted one by one. Names all
+    other passwords that are still good. Nothing is written over a change that somebody else made meanwhile.
     """
     settings = _read_settings(given)
+    _check_yaml(output, dry_run)
+    if revoke_all and grace_hours:
+        raise click.UsageError("--revoke-all ends the old password at once, so it takes no --grace-hours but 0")
+    if grace_hours is None:
+        grace_hours = 0 if revoke_all else _GRACE_HOURS
 
     async def run(operator: Operator) -> int:
-        rotated = await operations.rotate(operator, namespace, grace_hours, dry_run)
-        document = render.rotated_document(rotated, dry_run, show_password)
-        _show(output, document, lambda _: render.rotated_lines(rotated, dry_run, show_password))
-        return 0
+        rotated = await rotation.rotate(operator, namespace, grace_hours, dry_run, revoke_all)
+        if output == "yaml":
+            # The old password first, as it is written.
+            made = [rotated.written] if rotated.grace is None else [rotated.grace, rotated.written]
+            _print_manifests([secret.manifest for secret in made], rotated.written.notes)
+        else:
+            document = render.rotated_document(rotated, dry_run, show_password)
+            _show(output, document, lambda _: render.rotated_lines(rotated, dry_run, show_password))
+        for text in rotated.unfinished:
+            _complain(text)
+        return 1 if rotated.unfinished else 0
 
     _run(settings, run)
 
@@ -301,17 +319,22 @@ def rotate(
 
 def _check_yaml(output: str | None, dry_run: bool) -> None:
     if output == "yaml" and not dry_run:
-        raise click.UsageError("--output yaml is for --dry-run: it prints the manifest to create, password included")
+        raise click.UsageError("--output yaml is for --dry-run: it prints the manifest to write, password included")
 
 
 def _show_written(output: str | None, written: operations.Written, done: str, dry_run: bool, show_password: bool) -> None:
     if output == "yaml":
-        _print([yaml.safe_dump(dict(written.manifest), sort_keys=False).rstrip()])
-        for note in written.notes:
-            _complain(note)
+        _print_manifests([written.manifest], written.notes)
         return
     document = render.written_document(written, dry_run, show_password)
     _show(output, document, lambda _: render.written_lines(written, done, dry_run, show_password))
+
+
+def _print_manifests(manifests: Sequence[Mapping[str, Any]], notes: Iterable[str]) -> None:
+    """As documents of YAML; notes go to the standard error."""
+    _print([yaml.safe_dump_all([dict(manifest) for manifest in manifests], sort_keys=False).rstrip()])
+    for note in notes:
+        _complain(note)
 
 
 def _show(output: str | None, document: dict[str, object], lines: Callable[[int], Iterable[str]]) -> None:

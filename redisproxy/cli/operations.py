@@ -1,4 +1,4 @@
-"""What the operator's command writes: a tenant's secret, a temporary one, another password.
+"""What the operator's command writes: a tenant's secret, or a temporary one. Another password is `rotation`'s.
 
 Owns the order of the steps, and what is undone when one fails. The decisions are `tenants.allocation`'s, the writing is
 `sources.secret_writer`'s.
@@ -17,13 +17,13 @@ from twisted.internet import task
 from ..ops.time_text import iso
 from ..printable import sentence
 from ..settings import Settings
+from ..sources.documents import StoredSecret
 from ..sources.kubernetes import ClusterSource
-from ..sources.secret_writer import ClusterWriter, StoredSecret, WriteError
+from ..sources.secret_writer import ClusterWriter, WriteError
 from ..tenants import allocation
 from ..tenants.allocation import ADDRESS, Refused, Room
 from ..tenants.documents import FullRead, ReadFailure
-from ..tenants.model import digest
-from ..tenants.urls import CONNECTION_STRING, address_of, at_address, tenant_url, with_password
+from ..tenants.urls import CONNECTION_STRING, at_address, tenant_url, with_password
 from .inspect import NamespaceView, Operator, State, resolve
 
 #: How often another index is tried when somebody else took the one that was free a moment ago.
@@ -48,15 +48,8 @@ class Written:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Rotated:
-    """A client secret with a new password. grace: the temporary secret with the old one."""
-
-    written: Written
-    grace: Written | None
-
-
-def _writer(operator: Operator) -> ClusterWriter:
+def writer_of(operator: Operator) -> ClusterWriter:
+    """What writes secrets. Raises Refused where nothing does."""
     if not isinstance(operator.source, ClusterSource):
         raise Refused(
             f"{operator.source} are not written to: add --dry-run --output yaml, and put what is printed into a file there"
@@ -64,7 +57,7 @@ def _writer(operator: Operator) -> ClusterWriter:
     return ClusterWriter(operator.source.api)
 
 
-def _must_be_tenants(settings: Settings, namespace: str) -> None:
+def must_be_tenants(settings: Settings, namespace: str) -> None:
     """Raises Refused where the client secret would be none: the master secret may well lie in such a namespace."""
     allocation.must_have_prefix(namespace, settings.ns_prefix)
     if (namespace, settings.redis_secret) == settings.master:
@@ -92,8 +85,8 @@ async def enroll(
     asked. Raises Refused and WriteError.
     """
     settings = operator.settings
-    _must_be_tenants(settings, namespace)
-    writer = None if dry_run else _writer(operator)
+    must_be_tenants(settings, namespace)
+    writer = None if dry_run else writer_of(operator)
     reading = await operator.read()
     allocation.must_be_read(reading.namespaces)  # which is told before whatever else could not be read
     avoid: set[int] = set()
@@ -121,7 +114,7 @@ async def enroll(
         other = allocation.taken(reading, but=namespace).get(index)
         if other is None:
             return written
-        await _undo(operator, writer, made)
+        await take_back(operator, writer, made)
         avoid.add(index)
         if wanted is not None or len(avoid) == _ATTEMPTS:
             raise Refused(f"database {index} was given to {other} at the same moment: nothing was kept, try again")
@@ -163,7 +156,7 @@ async def _read_again(operator: Operator, writer: ClusterWriter, made: StoredSec
     reading = await operator.read()
     failures = [part for part in (reading.namespaces, *reading.secrets.values()) if isinstance(part, ReadFailure)]
     if failures:
-        await _undo(operator, writer, made)
+        await take_back(operator, writer, made)
         raise Refused(
             f"it could not be read whether the database was given away twice ({failures[0].reason}): "
             "nothing was kept, try again"
@@ -171,7 +164,8 @@ async def _read_again(operator: Operator, writer: ClusterWriter, made: StoredSec
     return reading
 
 
-async def _undo(operator: Operator, writer: ClusterWriter, made: StoredSecret) -> None:
+async def take_back(operator: Operator, writer: ClusterWriter, made: StoredSecret) -> None:
+    """Deletes what was made a moment ago. Raises Refused where that cannot be done."""
     try:
         await operator.in_thread(writer.delete, made)
     except WriteError as error:
@@ -191,7 +185,7 @@ async def temporary(operator: Operator, namespace: str, hours: int, end: str, ad
     URL leads, None: where the tenant's own does. Raises Refused and WriteError.
     """
     allocation.must_have_prefix(namespace, operator.settings.ns_prefix)
-    writer = None if dry_run else _writer(operator)
+    writer = None if dry_run else writer_of(operator)
     reading = await operator.read()
     allocation.must_be_read(reading.namespaces)
     views = {view.namespace: view for view in resolve(operator, reading, None).namespaces}
@@ -220,67 +214,3 @@ def _own_url(reading: FullRead, view: NamespaceView) -> str:
     held = reading.secrets[view.namespace]
     assert isinstance(held, tuple), "it is served"  # noqa: S101
     return next(secret.data[CONNECTION_STRING].decode() for secret in held if secret.name == view.credentials[0].secret)
-
-
-# Rotating.
-
-
-async def _others_with(operator: Operator, namespace: str, password: bytes, name: str) -> str:
-    """The names of a namespace's other secrets that a password is good by."""
-    credentials = resolve(operator, await operator.read(), None).snapshot.credentials
-    wanted, now = digest(password), time.time()
-    found = {c.secret for c in credentials if c.tenant.namespace == namespace and c.digest == wanted and c.valid_at(now)}
-    return " ".join(sorted(found - {name}))
-
-
-async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: bool) -> Rotated:
-    """Gives a client secret another password; the old one goes on for some hours as a temporary one.
-
-    grace_hours: 0 ends the old one at once. Raises Refused and WriteError.
-    """
-    settings = operator.settings
-    _must_be_tenants(settings, namespace)
-    if not isinstance(operator.source, ClusterSource):
-        raise Refused(f"{operator.source} are not written to: change the password in its file there")
-    writer = ClusterWriter(operator.source.api)
-    secret = await operator.in_thread(writer.secret, namespace, settings.redis_secret)
-    if secret is None:
-        raise Refused(f"{namespace} has no secret {settings.redis_secret}: redisproxy enroll {namespace}")
-    rotation = allocation.plan_rotation(secret.data, allocation.make_password())
-    url = rotation.changes[CONNECTION_STRING].decode()
-    if secret.immutable:
-        address = address_of(url)
-        raise Refused(
-            f"{namespace}/{secret.name} is immutable: delete it, and redisproxy enroll {namespace} "
-            f"--index {rotation.index} --keep-data{f' --address {address}' if address else ''}"
-        )
-    notes: tuple[str, ...] = ()
-    if rotation.stale:
-        keys = ", ".join(rotation.stale)
-        notes = (f"the old password is a part of these values too, which are as they were: {keys}",)
-    if not grace_hours and (others := await _others_with(operator, namespace, rotation.old, secret.name)):
-        notes += (f"the old password is also in {others}, and stays good: kubectl delete secret -n {namespace} {others}",)
-    manifest = {"metadata": {"namespace": namespace, "name": secret.name}}
-    written = Written(namespace, secret.name, rotation.index, url, manifest, notes=notes)
-    grace = None
-    if grace_hours:
-        name = allocation.temporary_name(f"rotated-{allocation.make_suffix()}")
-        kept = allocation.temporary_manifest(namespace, name, rotation.before, grace_hours, iso(time.time()))
-        grace = Written(namespace, name, rotation.index, rotation.before, kept, grace_hours)
-    if dry_run:
-        return Rotated(written, grace)
-    # The old password first: at no moment is there none that an application knows.
-    made = None if grace is None else await operator.in_thread(writer.create, grace.manifest)
-    try:
-        await operator.in_thread(writer.replace, secret, rotation.changes)
-    except WriteError as error:
-        if made is None:
-            raise
-        if error.unsure:
-            raise Refused(
-                f"{sentence(str(error))} Whether the password is another one now is not known; with the old one it "
-                f"goes on for {grace_hours} h ({made.name}). Compare the two secrets, and try again if they are the same"
-            ) from None
-        await _undo(operator, writer, made)
-        raise
-    return Rotated(written, grace)

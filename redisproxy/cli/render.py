@@ -11,11 +11,12 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from ..ops import page
 from ..ops.time_text import iso
-from ..printable import printable
+from ..printable import listed, printable
 from ..tenants.documents import Problem
 from ..tenants.model import Credential
 from .inspect import Findings, RedisView
-from .operations import Rotated, Written
+from .operations import Written
+from .rotation import OtherPassword, Rotated
 
 #: What to do about Redis, by what is wrong with it; the first that matches.
 _REDIS_ADVICE = (
@@ -118,7 +119,19 @@ def written_document(written: Written, dry_run: bool, show_password: bool) -> di
 def rotated_document(rotated: Rotated, dry_run: bool, show_password: bool) -> dict[str, object]:
     """Likewise of a rotation. The old password is not shown: who has to know it does."""
     grace = None if rotated.grace is None else written_document(rotated.grace, dry_run, False)
-    return {**written_document(rotated.written, dry_run, show_password), "grace": grace}
+    others = rotated.others
+    return {
+        **written_document(rotated.written, dry_run, show_password),
+        "grace": grace,
+        "still_good": None if others is None else [_other(password) for password in others],
+        "revoked": list(rotated.revoked),
+        "unfinished": list(rotated.unfinished),
+    }
+
+
+def _other(password: OtherPassword) -> dict[str, object]:
+    expires = None if password.expires is None else iso(password.expires)
+    return {"secret": password.secret, "expires": expires, "old_password": password.old}
 
 
 # Text.
@@ -229,12 +242,39 @@ def written_lines(written: Written, done: str, dry_run: bool, show_password: boo
 
 
 def rotated_lines(rotated: Rotated, dry_run: bool, show_password: bool) -> Iterator[str]:
-    """Likewise of a rotation."""
-    written, grace = rotated.written, rotated.grace
+    """Likewise of a rotation: also which passwords are good beside the new one, and until when."""
+    written, grace, others = rotated.written, rotated.grace, rotated.others or ()
     would = "would have" if dry_run else "has"
     yield from written_lines(written, f"{written.namespace} {would} a new password", dry_run, show_password)
-    if grace is None:
-        yield f"the old password {'would end' if dry_run else 'ends'} at once"
-    else:
+    if rotated.revoked:
+        were = "to be deleted" if dry_run else "that were deleted"
+        yield printable(f"temporary secrets {were}: {', '.join(rotated.revoked)}")
+    if grace is not None:
         goes = "would go" if dry_run else "goes"
-        yield printable(f"the old password {goes} on for {grace.valid_hours} h: secret {grace.namespace}/{grace.secret}")
+        until = next((f", until {iso(one.expires)}" for one in others if one.secret == grace.secret and one.expires), "")
+        yield printable(
+            f"the old password {goes} on for {grace.valid_hours} h{until}: secret {grace.namespace}/{grace.secret}"
+        )
+        others = tuple(password for password in others if password.secret != grace.secret)
+    elif any(password.old for password in others):
+        yield f"the old password {'would go' if dry_run else 'goes'} on, since a temporary secret has it, too"
+    elif rotated.others is not None:
+        yield f"the old password {'would end' if dry_run else 'ends'} at once"
+    if others:
+        yield f"{'also ' if grace is not None else ''}still good in {written.namespace}:"
+        yield from ("  " + line for line in table(("SECRET", "EXPIRES", "PASSWORD"), map(_other_row, others)))
+        yield from _how_to_end(written.namespace, others)
+
+
+def _other_row(password: OtherPassword) -> tuple[str, ...]:
+    expires = "never" if password.expires is None else iso(password.expires)
+    return password.secret, expires, "the old one" if password.old else "another"
+
+
+def _how_to_end(namespace: str, others: Sequence[OtherPassword]) -> Iterator[str]:
+    if not others[0].files:
+        names = " ".join(password.secret for password in others)
+        yield printable(f"to end {'them' if others[1:] else 'it'}: kubectl delete secret -n {namespace} {names}")
+        return
+    for password in others:
+        yield printable(f"to end {password.secret}: take the Secret out of {listed(password.files)}")

@@ -161,9 +161,7 @@ class StatusTests(CommandCase):
         self.assertEqual(self.json("tenants")["source"], f"the manifests in {manifests.path}")
         for command in (("enroll", "team-red"), ("temp", "team-blue", "--hours", "1")):
             self.assertRegex(self.run_(*command, status=1), "are not written to: add --dry-run --output yaml")
-        self.assertRegex(
-            self.run_("rotate", "team-blue", status=1), "are not written to: change the password in its file there"
-        )
+        self.assertRegex(self.run_("rotate", "team-blue", status=1), "are not written to: add --dry-run --output yaml")
         (manifests.path / "red.yaml").write_text(self.run_("enroll", "team-red", "--dry-run", "--output", "yaml"))
         (manifests.path / "temp.yaml").write_text(self.run_("temp", "team-blue", "--hours", "2", "--dry-run", "-o", "yaml"))
         found = {t["namespace"]: (t["index"], len(t["credentials"])) for t in self.json("check")["tenants"]}
@@ -172,6 +170,31 @@ class StatusTests(CommandCase):
         expires = {credential["secret"]: credential["expires"] for credential in blue["credentials"]}
         [ends] = [calendar.timegm(time.strptime(when, "%Y-%m-%dT%H:%M:%SZ")) for when in expires.values() if when]
         self.assertLess(abs(ends - time.time() - 2 * 3600), 60)
+        # A rotation: what is printed takes the place of the old secret, and is served.
+        (manifests.path / "temp.yaml").unlink()
+        text = yaml.safe_dump(secret("team-blue", "redis-secret-temp-a", redis_connection_string="redis://:pw-blue@h/1"))
+        (manifests.path / "again.yaml").write_text(text)
+        told = self.json("rotate", "team-blue", "--dry-run", "--grace-hours", "0")
+        self.assertEqual(told["still_good"], [{"secret": "redis-secret-temp-a", "expires": None, "old_password": True}])
+        self.assertEqual(
+            told["notes"],
+            ["put the Secret redis-secret-master, as --output yaml prints it, in the place of the one in all.yaml"],
+        )
+        told = self.json("rotate", "team-blue", "--dry-run", "--revoke-all")
+        self.assertEqual((told["revoked"], told["still_good"]), (["redis-secret-temp-a"], []))
+        self.assertEqual(told["notes"][1:], ["take the Secret redis-secret-temp-a out of again.yaml"])
+        done = run_command("rotate", "team-blue", "--dry-run", "-o", "yaml", environ=self.environ)
+        grace, changed = yaml.safe_load_all(done.stdout)
+        new = f"put the Secret {grace['metadata']['name']}, which is new, into any file there"
+        self.assertEqual((done.returncode, done.stderr), (0, f"redisproxy: {told['notes'][0]}\nredisproxy: {new}\n"))
+        self.assertEqual(grace["stringData"]["redis-connection-string"], "redis://:pw-blue@redisproxy:6379/1")
+        (manifests.path / "again.yaml").unlink()
+        (manifests.path / "changed.yaml").write_text(yaml.safe_dump_all([grace, changed]))  # it is the later one
+        found = {t["namespace"]: (t["index"], len(t["credentials"])) for t in self.json("check")["tenants"]}
+        self.assertEqual(found, {"team-blue": (1, 2), "team-red": (2, 1)})
+        self.assertEqual(
+            self.json("rotate", "team-blue", "--dry-run", "--grace-hours", "0")["still_good"][0]["old_password"], False
+        )
         # One file that is none: the others are told of, but nothing is given away that may be in it.
         (manifests.path / "bad.yaml").write_text("\tpw-")
         (manifests.path / "grey.yaml").write_text(yaml.safe_dump(namespace("team-grey")))
@@ -183,6 +206,10 @@ class StatusTests(CommandCase):
         self.assertEqual(len(json.loads(out)["tenants"]), 3)
         self.assertRegex(
             self.run_("enroll", "team-grey", "--dry-run", status=1), "^bad.yaml could not be read, so it is not known"
+        )
+        self.assertEqual(
+            self.run_("rotate", "team-grey", "--dry-run", status=1),
+            "bad.yaml could not be read, and may have team-grey/redis-secret-master: fix it",
         )
         [problem] = self.json("check", status=1)["problems"]
         self.assertEqual((problem["namespace"], problem["reason"][: len(bad) - 10]), ("bad.yaml", bad[10:]))
@@ -240,7 +267,7 @@ class CommandLineTests(unittest.TestCase):
             ),
             (
                 ("enroll", "team-red", "--output", "yaml"),
-                "^--output yaml is for --dry-run: it prints the manifest to create",
+                "^--output yaml is for --dry-run: it prints the manifest to write",
             ),
             (("enroll", "team-red", "--databases", "0"), "0 is not in the .*range 1<=x<=1000000"),
             (("temp", "team-blue"), "Missing option '--hours'; see redisproxy temp --help"),
@@ -248,6 +275,10 @@ class CommandLineTests(unittest.TestCase):
             (
                 ("temp", "team-blue", "--hours", "1", "--name", "A b"),
                 "'A b' is not a name: lower-case letters, digits and -",
+            ),
+            (
+                ("rotate", "team-blue", "--revoke-all", "--grace-hours", "1"),
+                "^--revoke-all ends the old password at once, so it takes no --grace-hours but 0; see redisproxy rotate --help$",
             ),
             (
                 ("rotate", "team-blue", "--grace-hours", "1.5"),
@@ -295,6 +326,24 @@ class ChangeTests(CommandCase):
         self.assertTrue(works(first))
         [red] = [t for t in self.json("tenants")["tenants"] if t["namespace"] == "team-red"]
         self.assertEqual(len(red["credentials"]), 3)
+        # The passwords that still work are named.
+        names = {temporary["secret"], rotated["grace"]["secret"]}
+        self.assertEqual({one["secret"] for one in last["still_good"]}, names)
+        self.assertEqual([one["old_password"] for one in last["still_good"]], [False, False])
+        last = self.json("rotate", "team-red", "--revoke-all", "--show-password")
+        self.assertEqual((set(last["revoked"]), last["still_good"]), (names, []))
+        until(lambda: works(last["connection_string"]), "the new password works")
+        for ended in (first, temporary["connection_string"]):
+            until(lambda: not works(ended), "it has ended")  # noqa: B023
+        self.json("temp", "team-red", "--hours", "1", "--name", "kept")
+        self.api.fail(f"{NAMESPACES}/team-red/secrets/redis-secret-temp-kept", refusal(403))
+        done = run_command("rotate", "team-red", "--revoke-all", environ=self.environ)
+        self.assertEqual(
+            (done.returncode, [one["secret"] for one in json.loads(done.stdout)["still_good"]]),
+            (1, ["redis-secret-temp-kept"]),
+        )
+        self.assertRegex(done.stderr, "^redisproxy: .*redis-secret-temp-kept.*: its password may still be good\n$")
+        self.api.fix()
         self.assertEqual(self.json("check")["problems"], [])
 
     def test_a_dry_run(self) -> None:
@@ -372,7 +421,16 @@ class TerminalTests(CommandCase):
         )
         self.assertRegex(
             self.screen("rotate", "team-red", "--show-password"),
-            r"redis://:\w{40}@redisproxy.redisproxy.svc:6379/2\nthe old password goes on for 24 h: secret team-red/redis-secret-temp-rotated-\w{6}\n$",
+            r"redis://:\w{40}@redisproxy.redisproxy.svc:6379/2\n"
+            r"the old password goes on for 24 h, until \d{4}-\S+Z: secret team-red/redis-secret-temp-rotated-\w{6}\n$",
+        )
+        self.assertRegex(
+            self.screen("rotate", "team-red", "--grace-hours", "0"),
+            r"(?m)^the old password ends at once\n"
+            r"still good in team-red:\n"
+            r"  SECRET +EXPIRES +PASSWORD\n"
+            r"  redis-secret-temp-rotated-\w{6}   \d{4}-\S+Z   another\n"
+            r"to end it: kubectl delete secret -n team-red redis-secret-temp-rotated-\w{6}\n$",
         )
         shown = self.screen("temp", "team-red", "--hours", "3", "--dry-run")
         self.assertRegex(

@@ -14,13 +14,14 @@ from dataclasses import replace
 from twisted.internet import defer, reactor
 from twisted.trial import unittest
 
-from redisproxy.cli import inspect, operations
+from redisproxy.cli import inspect, operations, render, rotation
 from redisproxy.cli.inspect import Operator
 from redisproxy.ops.time_text import iso
 from redisproxy.settings import Settings
+from redisproxy.sources.documents import StoredSecret
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.sources.kubernetes_api import KubernetesApi, RequestError
-from redisproxy.sources.secret_writer import ClusterWriter, StoredSecret, WriteError
+from redisproxy.sources.secret_writer import ClusterWriter, WriteError
 from redisproxy.tenants.allocation import ADDRESS, Refused
 from redisproxy.tenants.enrolment import parse_tenant
 
@@ -224,6 +225,10 @@ class Changes:
         )
         await self.refuses(self.enroll(self.red, operator=reader, databases=16), pattern)
         await self.refuses(operations.temporary(reader, self.blue, 1, "x", None, False), "the right to create secrets")
+        # A dry run reads by lists alone.
+        self.temporary("a", "pw-blue", valid_hours="9")
+        self.assertEqual((await operations.temporary(reader, self.blue, 1, "x", None, True)).index, 1)
+        self.assertEqual(len((await rotation.rotate(reader, self.blue, 12, True)).others), 2)
         self.assertIsNone(self.world.stored(self.red, SECRET))
 
     # Temporary credentials.
@@ -259,7 +264,7 @@ class Changes:
             stored = self.values(self.green, written.secret)["redis-connection-string"].decode()
             self.assertEqual(written.url, stored)
             self.assertRegex(stored, f"^{re.escape(start)}[A-Za-z0-9]{{40}}{re.escape(end)}$")
-        rotated = await operations.rotate(self.operator, self.green, 12, False)
+        rotated = await rotation.rotate(self.operator, self.green, 12, False)
         stored = self.values(self.green)["redis-connection-string"].decode()
         self.assertRegex(stored, r"^rediss://green:[A-Za-z0-9]{40}@other-host:7000/3\?ssl_cert_reqs=none$")
         self.assertEqual(self.values(self.green, rotated.grace.secret)["redis-connection-string"].decode(), own)
@@ -295,7 +300,7 @@ class Changes:
         )
         document["metadata"]["labels"] = {"team": "blue"}
         self.world.store(document)
-        rotated = await operations.rotate(self.operator, self.blue, 12, False)
+        rotated = await rotation.rotate(self.operator, self.blue, 12, False)
         values = self.values(self.blue)
         user, password, index = parse_tenant(values)
         self.assertEqual((user, index, values["other"], values["redis-password"]), ("", 1, b"kept", password))
@@ -310,29 +315,106 @@ class Changes:
         self.assertNotIn("pw-blue", repr(rotated))
 
     async def test_rotate_without_grace(self) -> None:
-        rotated = await operations.rotate(self.operator, self.blue, 0, False)
-        self.assertIsNone(rotated.grace)
+        rotated = await rotation.rotate(self.operator, self.blue, 0, False)
+        self.assertEqual((rotated.grace, rotated.others, rotated.revoked, rotated.unfinished), (None, (), (), ()))
         self.assertEqual((await self.served())[self.blue], (1, 1))
         self.assertNotIn(b"pw-blue", self.values(self.blue)["redis-connection-string"])
 
-    async def test_a_password_that_goes_on_elsewhere_after_all(self) -> None:
-        """It leaked, but an earlier rotation or somebody's hand has put it into a temporary secret as well."""
-        for name, password in (("b", "pw-blue"), ("a", "pw-blue"), ("other", "pw-other")):
-            self.world.store(
-                secret(self.blue, f"redis-secret-temp-{name}", redis_connection_string=url(password, 1), valid_hours="9")
-            )
+    def temporary(self, name: str, password: str, **more: str) -> str:
+        """A temporary secret of blue's, made by hand. Its name."""
+        name = f"redis-secret-temp-{name}"
+        self.world.store(secret(self.blue, name, redis_connection_string=url(password, 1), **more))
+        return name
+
+    async def test_passwords_that_are_still_good_are_named(self) -> None:
+        """One leaked, but an earlier rotation has put it into a temporary secret; others have passwords of their own."""
+        first = await rotation.rotate(self.operator, self.blue, 48, False)
+        earlier = first.grace.secret
+        current = parse_tenant(self.values(self.blue))[1].decode()
+        same, endless = self.temporary("same", current, valid_hours="9"), self.temporary("endless", "pw-x")
+        self.temporary("expired", current, valid_hours="0")
+        self.world.store(secret(self.blue, "redis-secret-temp-bad", redis_connection_string=url("pw-bad", 5)))
+        created = calendar.timegm(
+            time.strptime(self.world.stored(self.blue, earlier)["metadata"]["creationTimestamp"], "%Y-%m-%dT%H:%M:%SZ")
+        )
         for dry_run in (True, False):
-            rotated = await operations.rotate(self.operator, self.blue, 0, dry_run)
-            (note,) = rotated.written.notes
-            self.assertTrue(
-                note.endswith(f"kubectl delete secret -n {self.blue} redis-secret-temp-a redis-secret-temp-b"), note
-            )
-            self.assertNotIn("pw-blue", note)
-        self.assertEqual((await operations.rotate(self.operator, self.blue, 0, False)).written.notes, ())
+            rotated = await rotation.rotate(self.operator, self.blue, 0, dry_run)
+            self.assertEqual((rotated.grace, rotated.revoked, rotated.unfinished), (None, (), ()))
+            found = {password.secret: password for password in rotated.others}
+            self.assertEqual(set(found), {earlier, same, endless})
+            self.assertEqual({name: one.old for name, one in found.items()}, {earlier: False, same: True, endless: False})
+            self.assertEqual((found[earlier].expires, found[endless].expires), (created + 48 * 3600, None))
+            text = "\n".join(render.rotated_lines(rotated, dry_run, False))
+            self.assertNotIn("at once", text)
+            self.assertIn(f"{same}", text)
+            self.assertIn(iso(created + 48 * 3600), text)
+            self.assertRegex(text, f"kubectl delete secret -n {self.blue} .*{earlier}")
+            for told in (text, repr(rotated), json.dumps(render.rotated_document(rotated, dry_run, False))):
+                self.assertNotIn("pw-", told)
+                self.assertNotIn(current, told)
+        # With grace they are named, too, and the grace secret among them.
+        rotated = await rotation.rotate(self.operator, self.blue, 12, False)
+        self.assertEqual(
+            {password.secret: password.old for password in rotated.others},
+            {earlier: False, same: False, endless: False, rotated.grace.secret: True},
+        )
+
+    async def test_revoke_all(self) -> None:
+        """Whatever is in the temporary secrets: one that is malformed, or expired, may be fixed."""
+        earlier = (await rotation.rotate(self.operator, self.blue, 48, False)).grace.secret
+        names = sorted([earlier, self.temporary("a", "pw-blue"), self.temporary("old", "pw-old", valid_hours="0")])
+        self.world.store(secret(self.blue, "redis-secret-temp-bad", redis_connection_string="pw-bad"))
+        self.world.store(secret(self.blue, "another", redis_connection_string=url("pw-blue", 1)))
+        names = sorted([*names, "redis-secret-temp-bad"])
+        foreseen = await rotation.rotate(self.operator, self.blue, 0, True, revoke_all=True)
+        self.assertEqual((list(foreseen.revoked), foreseen.others), (names, ()))
+        for name in names:
+            self.assertIsNotNone(self.world.stored(self.blue, name), "a dry run deletes nothing")
+        rotated = await rotation.rotate(self.operator, self.blue, 0, False, revoke_all=True)
+        self.assertEqual((sorted(rotated.revoked), rotated.others, rotated.unfinished), (names, (), ()))
+        self.assertEqual([self.world.stored(self.blue, name) for name in names], [None] * 4)
+        self.assertIsNotNone(self.world.stored(self.blue, "another"), "it is no credential")
+        self.assertEqual((await self.served())[self.blue], (1, 1))
+        text = "\n".join(render.rotated_lines(rotated, False, False))
+        self.assertIn(
+            f"temporary secrets that were deleted: {', '.join(rotated.revoked)}\nthe old password ends at once", text
+        )
+
+    async def test_revoke_all_while_another_temporary_secret_is_made(self) -> None:
+        """As by redisproxy temp at the same moment."""
+        self.temporary("a", "pw-a")
+        self.meddle("delete", lambda: self.temporary("b", "pw-b"))
+        rotated = await rotation.rotate(self.operator, self.blue, 0, False, revoke_all=True)
+        self.assertEqual(rotated.revoked, ("redis-secret-temp-a", "redis-secret-temp-b"))
+        self.assertEqual((rotated.others, rotated.unfinished), ((), ()))
+        self.assertEqual((await self.served())[self.blue], (1, 1))
+
+    async def test_revoke_all_while_a_temporary_secret_is_made_anew(self) -> None:
+        """Another one of the same name: what was to be deleted is gone, but the password of the new one is good."""
+        name = self.temporary("a", "pw-a")
+
+        def anew() -> None:
+            self.world.delete(self.blue, name)
+            self.temporary("a", "pw-b")
+
+        self.meddle("delete", anew)
+        rotated = await rotation.rotate(self.operator, self.blue, 0, False, revoke_all=True)
+        self.assertEqual((rotated.revoked, rotated.others, rotated.unfinished), ((name,), (), ()))
+        self.assertIsNone(self.world.stored(self.blue, name))
+
+    async def test_revoke_all_of_a_secret_that_somebody_changes_meanwhile(self) -> None:
+        """The password is not another one, so nothing is deleted."""
+        name = self.temporary("a", "pw-a")
+        theirs = secret(self.blue, SECRET, redis_connection_string=url("pw-theirs", 1))
+        self.meddle("replace", lambda: self.world.store(theirs))
+        await self.refuses(
+            rotation.rotate(self.operator, self.blue, 0, False, revoke_all=True), "changed or deleted by somebody else"
+        )
+        self.assertIsNotNone(self.world.stored(self.blue, name))
 
     async def test_a_dry_run_of_a_rotation(self) -> None:
         before = self.world.stored(self.blue, SECRET)
-        rotated = await operations.rotate(self.operator, self.blue, 12, True)
+        rotated = await rotation.rotate(self.operator, self.blue, 12, True)
         self.assertEqual(self.world.stored(self.blue, SECRET), before)
         self.assertIsNone(self.world.stored(self.blue, rotated.grace.secret))
         created = calendar.timegm(
@@ -344,7 +426,7 @@ class Changes:
         theirs = secret(self.blue, SECRET, redis_connection_string=url("pw-theirs", 1))
         self.meddle("replace", lambda: self.world.store(theirs))
         await self.refuses(
-            operations.rotate(self.operator, self.blue, 12, False), "changed or deleted by somebody else meanwhile"
+            rotation.rotate(self.operator, self.blue, 12, False), "changed or deleted by somebody else meanwhile"
         )
         self.assertEqual(self.values(self.blue)["redis-connection-string"].decode(), url("pw-theirs", 1))
         self.assertEqual((await self.served())[self.blue], (1, 1), "the temporary secret was taken back")
@@ -352,7 +434,7 @@ class Changes:
     async def test_a_secret_that_is_deleted_meanwhile(self) -> None:
         self.meddle("replace", lambda: self.world.delete(self.blue, SECRET))
         await self.refuses(
-            operations.rotate(self.operator, self.blue, 12, False),
+            rotation.rotate(self.operator, self.blue, 12, False),
             "changed or deleted by somebody else meanwhile: nothing was written",
         )
         self.assertEqual((await self.served())[self.blue], (None, 0))
@@ -364,14 +446,14 @@ class Changes:
             (self.green, "malformed: .*no password"),
             ("default", "does not begin with"),
         ):
-            await self.refuses(operations.rotate(self.operator, name, 12, False), pattern)
+            await self.refuses(rotation.rotate(self.operator, name, 12, False), pattern)
 
     async def test_the_master_secret_is_no_tenants(self) -> None:
         """It may lie in a namespace with the prefix, under the very name that client secrets have."""
         self.world.put(*self.tenant(self.green, "pw-master", 0))
         operator = self.operate(self.source, master_namespace=self.green)
         before = self.world.stored(self.green, SECRET)
-        await self.refuses(operations.rotate(operator, self.green, 1, False), f"{self.green}/{SECRET} is the master secret")
+        await self.refuses(rotation.rotate(operator, self.green, 1, False), f"{self.green}/{SECRET} is the master secret")
         await self.refuses(self.enroll(self.green, operator=operator), "is the master secret")
         self.assertEqual(self.world.stored(self.green, SECRET), before)
 
@@ -379,7 +461,7 @@ class Changes:
         self.world.put(namespace(self.green))
         self.world.store({**secret(self.green, SECRET, redis_connection_string=url("pw-green", 4)), "immutable": True})
         await self.refuses(
-            operations.rotate(self.operator, self.green, 12, False),
+            rotation.rotate(self.operator, self.green, 12, False),
             f"is immutable: delete it, and redisproxy enroll {self.green} --index 4 --keep-data --address redis://redis:6379$",
         )
         writer = ClusterWriter(self.source.api)
@@ -430,8 +512,42 @@ class SmallApiTests(Changes, unittest.TestCase):
         pattern = (
             r"no answer: ReadTimeoutError.*not known; with the old one it goes on for 12 h \(redis-secret-temp-rotated-"
         )
-        await self.refuses(operations.rotate(self.operator, self.blue, 12, False), pattern)
+        await self.refuses(rotation.rotate(self.operator, self.blue, 12, False), pattern)
         self.assertEqual((await self.served())[self.blue], (1, 2))
+
+    async def test_a_temporary_secret_that_cannot_be_deleted(self) -> None:
+        """The others are, and this one is named, with until when its password is good."""
+        names = [self.temporary(end, f"pw-{end}", valid_hours="9") for end in "abc"]
+        self.world.api.fail(f"{secrets_path(self.blue)}/{names[1]}", refusal(403))
+        rotated = await rotation.rotate(self.operator, self.blue, 0, False, revoke_all=True)
+        self.assertEqual(rotated.revoked, (names[0], names[2]))
+        self.assertEqual([password.secret for password in rotated.others], [names[1]])
+        [told] = rotated.unfinished
+        self.assertRegex(told, f"{names[1]}.*403 Forbidden.*the right to delete secrets.*: its password may still be good$")
+        self.assertNotIn(b"pw-blue", self.values(self.blue)["redis-connection-string"])
+
+    async def test_an_api_that_goes_away_after_a_rotation(self) -> None:
+        """Which passwords are still good is not known then, and that is said: not that all have ended."""
+        name = self.temporary("a", "pw-blue")
+        request = self.source.api.request
+
+        def then_away(method: str, *arguments: object, **options: object) -> dict:
+            answer = request(method, *arguments, **options)
+            if method.startswith("replace"):
+                self.world.api.fail(ANY, UNAVAILABLE)
+            return answer
+
+        self.source.api.request = then_away
+        rotated = await rotation.rotate(self.operator, self.blue, 0, False)
+        self.assertIsNone(rotated.others)
+        self.assertRegex(rotated.written.notes[0], "still good could not be read: 503 Service Unavailable: look with")
+        self.assertNotIn("at once", "\n".join(render.rotated_lines(rotated, False, False)))
+        self.world.api.fix()
+        rotated = await rotation.rotate(self.operator, self.blue, 0, False, revoke_all=True)
+        self.assertEqual((rotated.others, rotated.revoked), (None, ()))
+        self.assertRegex(rotated.unfinished[0], f"^the temporary secrets of {self.blue} could not be read: 503 .*try again$")
+        self.world.api.fix()
+        self.assertIsNotNone(self.world.stored(self.blue, name))
 
     async def test_an_api_that_goes_away_after_the_create(self) -> None:
         """Whether the database was given away twice is not known then: the secret is taken back."""
@@ -468,16 +584,18 @@ class SmallApiTests(Changes, unittest.TestCase):
         await self.refuses(self.enroll(self.red), "^the namespaces could not be read: 503")
 
     async def test_who_is_not_known_or_answers_nonsense(self) -> None:
-        path = f"{secrets_path(self.blue)}/{SECRET}"
+        path = secrets_path(self.blue)
         for fault, pattern in (
             (refusal(401), "401 Unauthorized: log in anew"),
-            (NOT_JSON, "is not JSON"),
+            (NOT_JSON, f"the answer of {self.world.api.url} is not JSON"),
             (Fault(200, body=b"[]"), "not a JSON object"),
             (Fault(200, body=b'{"kind": "Pod", "metadata": {}}'), "is not a Secret"),
+            (Fault(200, body=b'{"kind": "SecretList", "metadata": {}, "items": {}}'), "is not a Secret"),
+            (Fault(200, body=b'{"kind": "SecretList", "metadata": {}, "items": [{"metadata": {}}]}'), "is not a Secret"),
             (refusal(418, "pw-quoted"), r"418 \(no usual status\)"),
         ):
             self.world.api.fail(path, fault)
-            await self.refuses(operations.rotate(self.operator, self.blue, 1, False), pattern)
+            await self.refuses(rotation.rotate(self.operator, self.blue, 1, False), pattern)
 
 
 class RealApiTests(Changes, unittest.TestCase):
