@@ -15,7 +15,7 @@ from twisted.internet import threads
 from ..local.embedded import DATABASES
 from ..net.reactor import IProxyReactor
 from ..policy.probing import Server, needed
-from ..printable import listed
+from ..printable import listed, sentence
 from ..settings import Settings
 from ..sources.kubernetes import ClusterSource
 from ..sources.kubernetes_watch import ClusterWatches
@@ -25,6 +25,7 @@ from ..tenants.allocation import Room, must_be_read
 from ..tenants.documents import TEMPORARY_PREFIX, FullRead, Problem, ReadFailure, SecretDocument
 from ..tenants.model import Backend, Credential, Snapshot
 from ..upstream.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
+from .advice import REDIS, redis_advice
 
 _P = ParamSpec("_P")
 _Answer = TypeVar("_Answer")
@@ -75,9 +76,13 @@ class Operator:
 
 @dataclass
 class RedisView:
-    """What was found of Redis. backend: as the master secret names it."""
+    """What was found of Redis.
+
+    backend: as the master secret names it; scripts: whether tenants may run them there, None: it cannot be asked.
+    """
 
     backend: Backend
+    scripts: bool | None = None
     sentinels: list[SentinelView] = field(default_factory=list)
     inquiry: Inquiry | None = None
     #: why it cannot be asked
@@ -220,7 +225,7 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
     settings = operator.settings
 
     def problem(text: str) -> None:
-        found.problems.append(Problem("Redis", "", text))
+        found.problems.append(Problem(REDIS, "", text))
 
     for sentinel in view.sentinels:
         if sentinel.error:
@@ -229,18 +234,31 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
         problem(text)
     if view.inquiry is None:
         return
-    server = view.inquiry.server
+    server, address = view.inquiry.server, view.inquiry.address
     if view.inquiry.state:
-        problem(f"it {view.inquiry.state}")
-    if view.inquiry.again:
-        found.warnings.append(f"{view.inquiry.address} did not tell all that it was asked: {view.inquiry.again}")
+        problem(f"{address} {view.inquiry.state}")
+    if again := view.inquiry.again:
+        found.warnings.append(f"{address} did not tell all that it was asked: {sentence(again)} {redis_advice(again)}")
     if server.replica:
-        problem(f"{view.inquiry.address} says that it is a replica, and refuses to write: name the master, or its sentinels")
+        problem(f"{address} says that it is a replica, and refuses to write: name the master, or its sentinels")
+    view.scripts = settings.policy(server).runs_scripts
     layer = settings.acl != "off" and server.acl
     if settings.acl == "require" and not layer:
-        problem("it has no ACL users for tenants, and --acl is require: nobody is served")
+        problem(f"{address} has no ACL users for tenants, and --acl is require: nobody is served")
     elif not layer:
         found.warnings.append("there is one isolation layer, the proxy's own: scripts are refused")
+    elif not view.scripts:
+        found.warnings.append(f"scripts are refused: {_WHY_NO_SCRIPTS[server.sealed is None]}")
+
+
+#: By whether Redis has not told yet whether it holds the tenants' limits in scripts.
+_WHY_NO_SCRIPTS = {
+    False: (
+        "on this Redis one tenant's script can change what another's does (CVE-2025-46818), or the master's user may not "
+        "EVAL. Upgrade Redis, or give the user that right"
+    ),
+    True: "Redis did not tell whether one tenant's script can change what another's does. The proxy asks again",
+}
 
 
 def _judge_commands(operator: Operator, found: Findings, server: Server | None) -> None:

@@ -5,33 +5,17 @@ Owns both forms. A password is in neither, unless it is asked for.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..ops import page
 from ..ops.time_text import iso
 from ..printable import listed, printable
 from ..tenants.documents import Problem
 from ..tenants.model import Credential
+from .advice import advice
 from .inspect import Findings, RedisView
 from .operations import Written
 from .rotation import OtherPassword, Rotated
-
-#: What to do about Redis, by what is wrong with it; the first that matches.
-_REDIS_ADVICE = (
-    (r"WRONGPASS|NOAUTH|invalid password", "Fix the password in the master secret."),
-    (r"no connection", "Is the address in the master secret right, and may this place reach it (NetworkPolicy, TLS)?"),
-    (r"sentinels", "Fix the sentinels in the master secret, or what each says above."),
-)
-
-
-def advice(problem: Problem) -> str:
-    """What to do about it."""
-    if problem.namespace == "Redis" and not problem.secret:
-        return next((text for pattern, text in _REDIS_ADVICE if re.search(pattern, problem.reason)), "Fix it as told.")
-    return page.advice(problem.reason)
-
 
 # JSON.
 
@@ -78,6 +62,7 @@ def _redis(view: RedisView) -> dict[str, object]:
         "version": None if found is None else found.server.version,
         "databases": None if found is None else found.server.databases,
         "acl_users": None if found is None else found.server.acl,
+        "scripts": view.scripts,
         "replica": None if found is None else found.server.replica,
         "sentinels": [
             {
@@ -208,8 +193,9 @@ def check_lines(found: Findings, now: float, width: int) -> Iterator[str]:
             yield from _wrapped(f"warning: {warning}", width, "", "  ")
     yield from _problem_lines(found.problems, width)
     if not found.problems:
+        count = len(found.warnings)
         yield ""
-        yield "no problems"
+        yield f"no problems, {count} warning{'s' if count > 1 else ''}" if count else "no problems"
 
 
 def _redis_facts(view: RedisView) -> Iterator[tuple[str, str]]:
@@ -224,7 +210,8 @@ def _redis_facts(view: RedisView) -> Iterator[tuple[str, str]]:
         return
     many = "an untold number of" if found.server.databases is None else found.server.databases
     users = "ACL users" if found.server.acl else "no ACL users"
-    yield "Redis", f"{found.address}: {found.server.version}, {many} databases, {users}"
+    scripts = "scripts allowed" if view.scripts else "scripts refused"
+    yield "Redis", f"{found.address}: {found.server.version}, {many} databases, {users}, {scripts}"
 
 
 def written_lines(written: Written, done: str, dry_run: bool, show_password: bool) -> Iterator[str]:

@@ -108,7 +108,7 @@ async def inquire(
         again = probing.explain(probe.again)
         if probe.server is None:
             if probe.state:
-                raise InquiryError(f"it {probe.state}")
+                raise InquiryError(f"{backend.address} {probe.state}")
             raise InquiryError(f"Redis at {backend.address} did not tell what it is: {again}")
         return Inquiry(
             backend.address, probe.server, probe.state, again, info.keys(await connection.ask("INFO", "keyspace"))

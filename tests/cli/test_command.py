@@ -402,7 +402,9 @@ class TerminalTests(CommandCase):
     def test_check(self) -> None:
         shown = self.screen("check")
         self.assertRegex(shown, "(?m)^source   the Kubernetes API: 3 namespaces, 2 enrolled$")
-        self.assertRegex(shown, r"(?m)^Redis    redis://127.0.0.1:\d+: Valkey 9\S+, 64 databases, ACL users$")
+        self.assertRegex(
+            shown, r"(?m)^Redis    redis://127.0.0.1:\d+: Valkey 9\S+, 64 databases, ACL users, scripts allowed$"
+        )
         self.assertRegex(shown, "(?m)^team-blue +1 +1 +ok$")
         self.assertTrue(shown.endswith("\nno problems\n"))
         self.api.put(*tenant("team-new", 3, "pw-new", "2026-02-01T00:00:00Z"))

@@ -10,21 +10,26 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
 from redisproxy.cli import inspect, render
-from redisproxy.cli.inspect import Findings, Operator
+from redisproxy.cli.advice import advice, redis_advice
+from redisproxy.cli.inspect import Findings, Operator, RedisView
 from redisproxy.cli.operations import Written
+from redisproxy.policy import probing
 from redisproxy.policy.facts import builtin
-from redisproxy.policy.probing import Server, needed
+from redisproxy.policy.probing import USUAL, Server, needed
 from redisproxy.service import ProxyService, source_of
 from redisproxy.settings import Settings
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.sources.kubernetes_api import KubernetesApi
 from redisproxy.tenants.limits import Limits
 from redisproxy.tenants.model import Backend, Snapshot
+from redisproxy.upstream.inquiry import Inquiry
 
 from ..support.apiserver import ANY, ApiServer, refusal, secrets_path
+from ..support.faults import FaultyRedis
 from ..support.proxy import PREFIX, Manifests, master, namespace, secret, tenant
+from ..support.redis_errors import PASSING
 from ..support.sentinels import NAME, Sentinels
-from ..support.servers import RedisServer, free_port, redis_5, valkey
+from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_5, redis_6, valkey
 from ..support.texts import DOUBLED
 from ..support.waiting import LIMIT, until
 
@@ -164,8 +169,74 @@ class RedisTests(FindingsCase):
         self.assertEqual(found.warnings, ["there is one isolation layer, the proxy's own: scripts are refused"])
         required = await inspect.check(self.operator(master(server.url), acl="require"))
         self.assertEqual(
-            self.problems(required), ["Redis: it has no ACL users for tenants, and --acl is require: nobody is served"]
+            self.problems(required),
+            [f"Redis: redis://127.0.0.1:{server.port} has no ACL users for tenants, and --acl is require: nobody is served"],
         )
+        self.assertRegex(self.told(required), r"-> Take another Redis, .* or take --acl auto")
+        told = self.told(found)
+        self.assertRegex(told, r"(?m)^Redis .*, no ACL users, scripts refused$")
+        self.assertTrue(told.endswith("\nno problems, 1 warning"), told)
+
+    async def test_a_server_on_which_scripts_are_refused(self) -> None:
+        """It has ACL users, but does not hold the tenants' limits in scripts."""
+        server = self.redis(redis_6)
+        found = await inspect.check(self.operator(master(server.url), namespace("team-new")))
+        self.assertEqual(self.problems(found), [])
+        [warning] = found.warnings
+        self.assertRegex(warning, r"^scripts are refused: .*\(CVE-2025-46818\).* Upgrade Redis")
+        told = self.told(found)
+        self.assertRegex(told, r"(?m)^Redis .*, ACL users, scripts refused$")
+        self.assertIn("warning: scripts are refused: ", told)
+        self.assertTrue(told.endswith("\nno problems, 1 warning"), told)
+        self.assertEqual(render.check_document(found, NOW)["redis"]["scripts"], False)
+        # Whoever opens them is warned of that.
+        operator = self.operator(master(server.url), namespace("team-new"), **{"allow-commands": "EVAL"})
+        found = await inspect.check(operator)
+        self.assertEqual((len(found.warnings), found.redis.scripts), (1, True))
+        self.assertRegex(found.warnings[0], "^--allow-commands opens EVAL: ")
+
+    async def test_states_that_pass_have_names(self) -> None:
+        """The advice says which state it is, and what ends it. EVAL alone fails: Redis serves, and scripts are refused."""
+        server = self.redis()
+        faulty = FaultyRedis(server.port)
+        self.addCleanup(faulty.stop)
+        for error, advised in (
+            (PASSING[0], r"Redis runs a script that takes too long \(BUSY\): wait .* SCRIPT KILL"),
+            (PASSING[1], r"Redis loads its data \(LOADING\): wait"),
+        ):
+            faulty.faults = {"INFO": error}
+            found = await inspect.check(self.operator(master(faulty.url(MASTER_PASSWORD)), namespace("team-new")))
+            [problem] = found.problems
+            self.assertRegex(advice(problem), advised)
+            self.assertRegex(self.told(found), f"-> {advised}")
+            faulty.faults = {"EVAL": error}
+            found = await inspect.check(self.operator(master(faulty.url(MASTER_PASSWORD)), namespace("team-new")))
+            self.assertEqual((found.problems, found.redis.scripts), ([], False))
+            self.assertRegex(found.warnings[0], f"did not tell all that it was asked: EVAL: {error[:5]}.* {advised}")
+            self.assertRegex(found.warnings[1], "^scripts are refused: Redis did not tell")
+            self.assertTrue(self.told(found).endswith("\nno problems, 2 warnings"))
+
+    async def test_a_server_that_loads_its_data(self) -> None:
+        """It answers all questions, and says so itself."""
+        server = self.redis()
+        inquiry = Inquiry("redis://h:1", USUAL, "is loading its data: until it has, it answers -LOADING", "", {})
+        operator = self.operator(master(server.url), namespace("team-new"))
+        found = inspect.resolve(operator, await operator.read(), None)
+        inspect._judge(operator, found, RedisView(Backend("h"), inquiry=inquiry))
+        [problem] = found.problems
+        self.assertRegex(str(problem), "^Redis: redis://h:1 is loading its data")
+        self.assertRegex(advice(problem), r"^Redis loads its data \(LOADING\): wait")
+
+    def test_each_error_that_passes_has_its_advice(self) -> None:
+        unknown = redis_advice("ERR what nobody thought of")
+        for error in PASSING:
+            self.assertIn(
+                error.partition(" ")[0], redis_advice(f"Redis at redis://h did not tell what it is: INFO: {error}")
+            )
+        for code in probing._CODES_THAT_PASS:
+            self.assertNotEqual(redis_advice(f"refuses: {code} something"), unknown, code)
+        for text in ("is a sentinel: …", "is a node of a Redis Cluster, …", "says that it is a replica", "it took too long"):
+            self.assertNotEqual(redis_advice(f"no connection to Redis: {text}" if "long" in text else text), unknown, text)
 
     async def test_a_server_that_hides_its_commands(self) -> None:
         server = self.redis(valkey, 'rename-command COMMAND ""')
@@ -184,6 +255,7 @@ class RedisTests(FindingsCase):
         await running
         [told] = self.problems(found)
         self.assertRegex(told, "Redis at redis://.* did not tell what it is: INFO server, .*: BUSY ")
+        self.assertRegex(self.told(found), r"-> Redis runs a script that takes too long \(BUSY\): wait .* SCRIPT KILL")
         self.assertIsNone(found.redis.room)
 
     async def test_names_of_commands_that_it_does_not_have(self) -> None:
@@ -261,7 +333,7 @@ class SentinelTests(FindingsCase):
         self.assertIn(f"{NAME} is at 127.0.0.1:{group.servers[0].port}", self.told(found))
         asked = f"redis://:sentinel-pw@127.0.0.1:{group.sentinels[0].port}/0"
         told = self.problems(await inspect.check(self.operator(master(asked), *documents)))
-        self.assertRegex(told[0], r"^Redis: it is a sentinel: .* write redis\+sentinel://")
+        self.assertRegex(told[0], r"^Redis: redis://127.0.0.1:\d+ is a sentinel: .* write redis\+sentinel://")
         group.sentinels[0].kill()
         found = await inspect.check(self.operator(master(group.url, **secrets), *documents))
         self.assertEqual(self.problems(found), [])
