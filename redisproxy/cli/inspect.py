@@ -41,6 +41,11 @@ class Operator:
     settings: Settings
     source: ClusterSource | ManifestsSource
 
+    @property
+    def in_cluster(self) -> bool:
+        """Whether tenants are in a cluster, not in manifests."""
+        return isinstance(self.source, ClusterSource)
+
     async def in_thread(self, call: Callable[_P, _Answer], *arguments: _P.args, **options: _P.kwargs) -> _Answer:
         """What a blocking call returns, or raises."""
         return await threads.deferToThreadPool(self.reactor, self.reactor.getThreadPool(), call, *arguments, **options)

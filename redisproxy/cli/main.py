@@ -217,8 +217,9 @@ def enroll(
 
     async def run(operator: Operator) -> int:
         written = await operations.enroll(operator, namespace, index, address, databases, keep_data, dry_run)
-        done = f"{namespace} would be enrolled" if dry_run else f"{namespace} is enrolled"
-        _show_written(output, written, done, dry_run, show_password)
+        _show_written(
+            output, written, dry_run, show_password, lambda: render.enrolled_lines(written, dry_run, show_password)
+        )
         return 0
 
     _run(settings, run)
@@ -254,7 +255,9 @@ def temp(
         written = await operations.temporary(operator, namespace, hours, name, address, dry_run)
         would = "would have" if dry_run else "has"
         done = f"{namespace} {would} a temporary password, good for {hours} h from its creation"
-        _show_written(output, written, done, dry_run, show_password)
+        _show_written(
+            output, written, dry_run, show_password, lambda: render.written_lines(written, done, dry_run, show_password)
+        )
         return 0
 
     _run(settings, run)
@@ -322,12 +325,19 @@ def _check_yaml(output: str | None, dry_run: bool) -> None:
         raise click.UsageError("--output yaml is for --dry-run: it prints the manifest to write, password included")
 
 
-def _show_written(output: str | None, written: operations.Written, done: str, dry_run: bool, show_password: bool) -> None:
+def _show_written(
+    output: str | None,
+    written: operations.Written,
+    dry_run: bool,
+    show_password: bool,
+    lines: Callable[[], Iterable[str]],
+) -> None:
+    """lines: what a person is shown."""
     if output == "yaml":
         _print_manifests([written.manifest], written.notes)
         return
     document = render.written_document(written, dry_run, show_password)
-    _show(output, document, lambda _: render.written_lines(written, done, dry_run, show_password))
+    _show(output, document, lambda _: lines())
 
 
 def _print_manifests(manifests: Sequence[Mapping[str, Any]], notes: Iterable[str]) -> None:

@@ -66,6 +66,22 @@ def must_be_tenants(settings: Settings, namespace: str) -> None:
         )
 
 
+def _must_exist(operator: Operator, reading: FullRead, namespace: str) -> None:
+    """Raises Refused for a namespace that is not there, or where none could be read."""
+    if namespace in {found.name for found in allocation.must_be_read(reading.namespaces)}:
+        return
+    if operator.in_cluster:
+        raise Refused(f"there is no namespace {namespace}: kubectl create namespace {namespace}")
+    raise Refused(
+        f"there is no namespace {namespace}: add a Namespace of that name, with a creationTimestamp, to {operator.source}"
+    )
+
+
+def _by_hand(operator: Operator, name: str) -> tuple[str, ...]:
+    """What is left to the operator after a dry run, where nothing is written to: see `writer_of`."""
+    return () if operator.in_cluster else (f"put the Secret {name}, as --output yaml prints it, into any file there",)
+
+
 # Enrolling.
 
 
@@ -88,7 +104,7 @@ async def enroll(
     must_be_tenants(settings, namespace)
     writer = None if dry_run else writer_of(operator)
     reading = await operator.read()
-    allocation.must_be_read(reading.namespaces)  # which is told before whatever else could not be read
+    _must_exist(operator, reading, namespace)  # which is told before whatever else could not be read
     avoid: set[int] = set()
 
     def choose(room: Room) -> int:
@@ -99,7 +115,11 @@ async def enroll(
     if wanted is not None:
         choose(Room(databases))  # before Redis is waited for
     room = await _room(operator, reading, databases)
-    notes = () if room.keys is not None else ("Redis was not asked: whether the database is empty is for you to see",)
+    notes = _by_hand(operator, settings.redis_secret)
+    if room.keys is None:
+        notes += ("Redis was not asked: whether the database is empty is for you to see",)
+    if not operator.in_cluster and address is None:
+        notes += ("its URL leads to the proxy's address in a cluster: --address HOST:PORT names another",)
     while True:
         index = choose(room)
         url = _enrolled_url(operator, reading, namespace, address, index)
@@ -145,9 +165,10 @@ async def _room(operator: Operator, reading: FullRead, databases: int | None) ->
         if view.room is not None:
             return view.room
         why = view.problems[0]
+    where = "in the proxy's pod with --dry-run --output yaml" if operator.in_cluster else "where the proxy runs"
     raise Refused(
         f"{sentence(why)} So it is not known which databases Redis has, and which are empty: run this where it can be "
-        "asked, such as in the proxy's pod with --dry-run --output yaml, or say --databases N"
+        f"asked, such as {where}, or say --databases N"
     )
 
 
@@ -187,11 +208,9 @@ async def temporary(operator: Operator, namespace: str, hours: int, end: str, ad
     allocation.must_have_prefix(namespace, operator.settings.ns_prefix)
     writer = None if dry_run else writer_of(operator)
     reading = await operator.read()
-    allocation.must_be_read(reading.namespaces)
+    _must_exist(operator, reading, namespace)
     views = {view.namespace: view for view in resolve(operator, reading, None).namespaces}
-    view = views.get(namespace)
-    if view is None:
-        raise Refused(f"there is no namespace {namespace}")
+    view = views[namespace]
     if view.state is State.NOT_READ:
         raise Refused(f"the secrets of {namespace} could not be read: {view.failure}")
     if view.index is None:
@@ -203,7 +222,7 @@ async def temporary(operator: Operator, namespace: str, hours: int, end: str, ad
     if address is not None:
         url = at_address(url, address)
     manifest = allocation.temporary_manifest(namespace, name, url, hours, iso(time.time()))
-    written = Written(namespace, name, view.index, url, manifest, hours)
+    written = Written(namespace, name, view.index, url, manifest, hours, _by_hand(operator, name))
     if writer is not None:
         await operator.in_thread(writer.create, manifest)
     return written

@@ -12,6 +12,7 @@ from ..ops.time_text import iso
 from ..printable import listed, printable
 from ..tenants.documents import Problem
 from ..tenants.model import Credential
+from ..tenants.urls import address_of
 from .advice import advice
 from .inspect import Findings, RedisView
 from .operations import Written
@@ -226,6 +227,29 @@ def written_lines(written: Written, done: str, dry_run: bool, show_password: boo
             f"its connection string: kubectl get secret -n {written.namespace} {written.secret} "
             "-o jsonpath='{.data.redis-connection-string}' | base64 -d"
         )
+
+
+def enrolled_lines(written: Written, dry_run: bool, show_password: bool) -> Iterator[str]:
+    """Likewise of a namespace that was enrolled: also what tries it."""
+    done = "would be enrolled" if dry_run else "is enrolled"
+    yield from written_lines(written, f"{written.namespace} {done}", dry_run, show_password)
+    if not dry_run:
+        yield f"to try it, where REDIS_URL is that connection string, in a pod of {written.namespace}, either of:"
+        yield from (printable(f"  {line}") for line in try_lines(written.url))
+
+
+def try_lines(url: str) -> Iterator[str]:
+    """Lines for a shell that log in to the proxy: with redis-cli, and with Python where that is missing.
+
+    url: of a tenant. Its password is in no line, and not among the arguments of what they start, which other users of the
+    machine see: both take it from the environment, where REDIS_URL is the connection string.
+    """
+    scheme, _, location = address_of(url).partition("://")
+    host, _, port = location.rpartition(":")
+    log_in = """REDISCLI_AUTH=$(echo "$REDIS_URL" | sed 's|^[^:]*://[^:]*:||; s|@.*||')"""
+    if location:
+        yield f"{log_in} redis-cli{' --tls' if scheme == 'rediss' else ''} -h {host.strip('[]')} -p {port} PING"
+    yield """python3 -c 'import os, redis; print(redis.Redis.from_url(os.environ["REDIS_URL"]).ping())'"""
 
 
 def rotated_lines(rotated: Rotated, dry_run: bool, show_password: bool) -> Iterator[str]:

@@ -84,7 +84,9 @@ async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: 
         kept = allocation.temporary_manifest(namespace, name, rotation.before, grace_hours, iso(time.time()))
         grace = Written(namespace, name, rotation.index, rotation.before, kept, grace_hours)
         if secret.files:
-            written = replace(written, notes=(*written.notes, f"put the Secret {name}, which is new, into any file there"))
+            written = replace(
+                written, notes=(*written.notes, f"put the Secret {name}, as --output yaml prints it, into any file there")
+            )
     if dry_run or writer is None:
         return await _foreseen(operator, Rotated(written, grace), rotation, revoke_all)
     await _write(operator, writer, secret, rotation, grace)

@@ -146,7 +146,7 @@ def _may_be_enrolled(reading: FullRead, secret_name: str, prefix: str, namespace
     """The secrets that it has already."""
     must_have_prefix(namespace, prefix)
     if namespace not in {found.name for found in must_be_read(reading.namespaces)}:
-        raise Refused(f"there is no namespace {namespace}: kubectl create namespace {namespace}")
+        raise Refused(f"there is no namespace {namespace}")  # the caller knows how one is made where it reads from
     held = reading.secrets.get(namespace, ())
     if isinstance(held, ReadFailure):
         raise Refused(f"the secrets of {namespace} could not be read: {held.reason}")

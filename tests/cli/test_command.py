@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import calendar
 import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 import unittest
+from pathlib import Path
 from unittest import mock
 
 import pexpect
@@ -154,6 +159,16 @@ class StatusTests(CommandCase):
         self.assertEqual((process.returncode, err), (0, ""))
 
     def test_manifests(self) -> None:
+        """Whatever it says, it does not send the operator of manifests to kubectl, or to a pod."""
+        shown: list[str] = []
+        self.addCleanup(lambda: self.assertNotRegex("\n".join(shown), "kubectl|pod|rbac"))
+        run = self.run_
+
+        def run_and_keep(*arguments: str, status: int = 0) -> str:
+            shown.append(run(*arguments, status=status))
+            return shown[-1]
+
+        self.run_ = run_and_keep
         manifests = Manifests([master(self.server.url), *tenant("team-blue", 1, "pw-blue"), namespace("team-red")])
         self.addCleanup(manifests.remove)
         self.environ["REDISPROXY_MANIFESTS"] = str(manifests.path)
@@ -162,8 +177,28 @@ class StatusTests(CommandCase):
         for command in (("enroll", "team-red"), ("temp", "team-blue", "--hours", "1")):
             self.assertRegex(self.run_(*command, status=1), "are not written to: add --dry-run --output yaml")
         self.assertRegex(self.run_("rotate", "team-blue", status=1), "are not written to: add --dry-run --output yaml")
-        (manifests.path / "red.yaml").write_text(self.run_("enroll", "team-red", "--dry-run", "--output", "yaml"))
-        (manifests.path / "temp.yaml").write_text(self.run_("temp", "team-blue", "--hours", "2", "--dry-run", "-o", "yaml"))
+        self.assertEqual(
+            self.run_("enroll", "team-white", "--dry-run", status=1),
+            "there is no namespace team-white: add a Namespace of that name, with a creationTimestamp, to "
+            f"the manifests in {manifests.path}",
+        )
+        self.assertEqual(
+            self.json("enroll", "team-red", "--dry-run")["notes"],
+            [
+                "put the Secret redis-secret-master, as --output yaml prints it, into any file there",
+                "its URL leads to the proxy's address in a cluster: --address HOST:PORT names another",
+            ],
+        )
+        self.assertEqual(len(self.json("enroll", "team-red", "--dry-run", "--address", "localhost:6379")["notes"]), 1)
+        for name, command in (
+            ("red", ("enroll", "team-red", "--address", "localhost:6379")),
+            ("temp", ("temp", "team-blue", "--hours", "2")),
+        ):
+            done = run_command(*command, "--dry-run", "--output", "yaml", environ=self.environ)
+            (manifests.path / f"{name}.yaml").write_text(done.stdout)
+            self.assertRegex(
+                done.stderr, r"^redisproxy: put the Secret [-\w]+, as --output yaml prints it, into any file there\n$"
+            )
         found = {t["namespace"]: (t["index"], len(t["credentials"])) for t in self.json("check")["tenants"]}
         self.assertEqual(found, {"team-blue": (1, 2), "team-red": (2, 1)})
         [blue] = [t for t in self.json("tenants")["tenants"] if t["namespace"] == "team-blue"]
@@ -185,7 +220,7 @@ class StatusTests(CommandCase):
         self.assertEqual(told["notes"][1:], ["take the Secret redis-secret-temp-a out of again.yaml"])
         done = run_command("rotate", "team-blue", "--dry-run", "-o", "yaml", environ=self.environ)
         grace, changed = yaml.safe_load_all(done.stdout)
-        new = f"put the Secret {grace['metadata']['name']}, which is new, into any file there"
+        new = f"put the Secret {grace['metadata']['name']}, as --output yaml prints it, into any file there"
         self.assertEqual((done.returncode, done.stderr), (0, f"redisproxy: {told['notes'][0]}\nredisproxy: {new}\n"))
         self.assertEqual(grace["stringData"]["redis-connection-string"], "redis://:pw-blue@redisproxy:6379/1")
         (manifests.path / "again.yaml").unlink()
@@ -195,6 +230,17 @@ class StatusTests(CommandCase):
         self.assertEqual(
             self.json("rotate", "team-blue", "--dry-run", "--grace-hours", "0")["still_good"][0]["old_password"], False
         )
+        self.json("tenants")
+        # What is wrong with a namespace, with a tenant, or with Redis.
+        limited = namespace("team-limited", annotations={"redisproxy/max-connections": "many"})
+        away = master(f"redis://:pw-x@127.0.0.1:{free_port()}/0")
+        (manifests.path / "wrong.yaml").write_text(yaml.safe_dump_all([limited, *tenant("team-wrong", 1, "pw-wrong"), away]))
+        self.assertEqual(len(self.json("check", status=1)["problems"]), 3)
+        self.assertRegex(
+            self.run_("enroll", "team-limited", "--dry-run", status=1),
+            "asked, such as where the proxy runs, or say --databases N$",
+        )
+        (manifests.path / "wrong.yaml").unlink()
         # One file that is none: the others are told of, but nothing is given away that may be in it.
         (manifests.path / "bad.yaml").write_text("\tpw-")
         (manifests.path / "grey.yaml").write_text(yaml.safe_dump(namespace("team-grey")))
@@ -439,6 +485,33 @@ class TerminalTests(CommandCase):
             shown,
             r"^team-red would have a temporary password, good for 3 h from its creation: database 2, secret team-red/redis-secret-temp-\w{6}\n$",
         )
+
+    def test_the_lines_to_try_it_with(self) -> None:
+        """They log in to the proxy, and the password is not among the arguments of what they start."""
+        proxy = ProxyProcess(environ={"KUBECONFIG": str(self.api.kubeconfig)}).ready()
+        self.addCleanup(proxy.stop)
+        proxy.logged("namespaces and secrets are watched")
+        shown = self.screen("enroll", "team-red", "--address", f"127.0.0.1:{proxy.port}", width=200)
+        lines = [line.strip() for line in shown.splitlines() if line.startswith("  ")]
+        self.assertEqual([re.search("redis-cli|python3", line)[0] for line in lines], ["redis-cli", "python3"])
+        stored = self.api.secret("team-red", "redis-secret-master")["data"]["redis-connection-string"]
+        url = base64.b64decode(stored).decode()
+        password = parse_tenant({"redis-connection-string": url.encode()})[1].decode()
+        with tempfile.TemporaryDirectory() as directory:
+            stand_in = Path(directory, "redis-cli")
+            stand_in.write_text('#!/bin/sh\necho "$@" "$REDISCLI_AUTH"\n')
+            stand_in.chmod(0o755)
+            path = os.pathsep.join((directory, str(Path(sys.executable).parent), os.environ["PATH"]))
+
+            def tried(line: str) -> str:
+                environ = {**plain_environment(), "PATH": path, "REDIS_URL": url}
+                return subprocess.run(
+                    ["/bin/sh", "-c", line], env=environ, capture_output=True, text=True, timeout=60, check=False
+                ).stdout
+
+            self.assertEqual(tried(lines[0]), f"-h 127.0.0.1 -p {proxy.port} PING {password}\n")
+            until(lambda: tried(lines[1]) == "True\n", "the proxy takes the password")
+        self.assertNotIn(password, shown)
 
     def test_an_error(self) -> None:
         self.assertRegex(self.screen("enroll", "team-blue", status=1), "^redisproxy: team-blue is enrolled already")

@@ -430,6 +430,17 @@ class TextTests(unittest.TestCase):
         written = Written("team-red", "redis-secret-master", 2, "redis://:new@h\x9b2J:6379/2", {})
         self.assertEqual(list(render.written_lines(written, "done", False, True))[-1], "redis://:new@h\\x9b2J:6379/2")
 
+    def test_lines_to_try_a_url_with(self) -> None:
+        for url, started in (
+            ("rediss://u:pw-x@[::1]:7000/3?ssl_cert_reqs=none", " redis-cli --tls -h ::1 -p 7000 PING"),
+            ("redis://:pw-x@redis.example/3", " redis-cli -h redis.example -p 6379 PING"),
+        ):
+            first, second = render.try_lines(url)
+            self.assertTrue(first.endswith(started), first)
+            self.assertTrue(second.startswith("python3 -c "), second)
+            self.assertNotIn("pw-x", first + second)
+        self.assertEqual(len(list(render.try_lines("redis://:pw-x@/3"))), 1, "no address, so none for redis-cli")
+
     def test_long_problems_are_wrapped_between_words(self) -> None:
         lines = render._wrapped("one-two three " * 20, 50, "  ", "    ")
         self.assertTrue(all(len(line) <= 50 for line in lines))
