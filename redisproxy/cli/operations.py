@@ -82,6 +82,19 @@ def _by_hand(operator: Operator, name: str) -> tuple[str, ...]:
     return () if operator.in_cluster else (f"put the Secret {name}, as --output yaml prints it, into any file there",)
 
 
+async def _create(operator: Operator, writer: ClusterWriter, manifest: Mapping[str, Any], command: str) -> StoredSecret:
+    """Makes a secret. command: what was called, for who calls it in the proxy's pod."""
+    try:
+        return await operator.in_thread(writer.create, manifest)
+    except WriteError as error:
+        if not error.in_pod:
+            raise
+        raise Refused(
+            f"{error}, or add --dry-run --output yaml and have kubectl make it with your own rights: kubectl -n redisproxy "
+            f"exec deploy/redisproxy -- redisproxy {command} --dry-run --output yaml | kubectl create -f -"
+        ) from None
+
+
 # Enrolling.
 
 
@@ -127,7 +140,7 @@ async def enroll(
         written = Written(namespace, settings.redis_secret, index, url, manifest, notes=notes)
         if writer is None:
             return written
-        made = await operator.in_thread(writer.create, manifest)
+        made = await _create(operator, writer, manifest, f"enroll {namespace}")
         # Another one may have chosen the same at the same moment. Whoever sees the other gives way: that both do so is
         # harmless, that both are told that all is well is not.
         reading = await _read_again(operator, writer, made)
@@ -224,7 +237,7 @@ async def temporary(operator: Operator, namespace: str, hours: int, end: str, ad
     manifest = allocation.temporary_manifest(namespace, name, url, hours, iso(time.time()))
     written = Written(namespace, name, view.index, url, manifest, hours, _by_hand(operator, name))
     if writer is not None:
-        await operator.in_thread(writer.create, manifest)
+        await _create(operator, writer, manifest, f"temp {namespace} --hours {hours}")
     return written
 
 

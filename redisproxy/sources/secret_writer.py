@@ -20,12 +20,13 @@ _NO_SECRET = "what the API answered is not a Secret: is it the API server that a
 class WriteError(Exception):
     """The API server did not do it. The text is one line, fit for the operator.
 
-    unsure: or perhaps it did; there was no answer that tells.
+    unsure: or perhaps it did; there was no answer that tells; in_pod: a pod's service account has not the right to.
     """
 
-    def __init__(self, text: str, unsure: bool = False) -> None:
+    def __init__(self, text: str, unsure: bool = False, in_pod: bool = False) -> None:
         super().__init__(text)
         self.unsure = unsure
+        self.in_pod = in_pod
 
 
 class ClusterWriter:
@@ -39,7 +40,7 @@ class ClusterWriter:
         try:
             answer = self._api.request("list_namespaced_secret", namespace, field_selector=f"metadata.name={name}")
         except RequestError as error:
-            raise _explained(error, "list", namespace, name) from None
+            raise self._explained(error, "list", namespace, name) from None
         items = answer.get("items")
         if not str(answer.get("kind", "")).endswith("List") or not isinstance(items, list | None):
             raise WriteError(_NO_SECRET)
@@ -62,7 +63,7 @@ class ClusterWriter:
                 raise WriteError(f"there is no namespace {namespace}: kubectl create namespace {namespace}") from None
             if error.status == 409:
                 raise WriteError(f"{namespace} has a secret {name} already: it was left as it is") from None
-            raise _explained(error, "create", namespace, name) from None
+            raise self._explained(error, "create", namespace, name) from None
         return _stored(made)
 
     def replace(self, secret: StoredSecret, changes: Mapping[str, bytes]) -> None:
@@ -78,7 +79,7 @@ class ClusterWriter:
                     f"{secret.namespace}/{secret.name} was changed or deleted by somebody else meanwhile: "
                     "nothing was written, try again"
                 ) from None
-            raise _explained(error, "update", secret.namespace, secret.name) from None
+            raise self._explained(error, "update", secret.namespace, secret.name) from None
 
     def delete(self, secret: StoredSecret) -> bool:
         """Deletes just this one, not another of its name. False: it was gone already."""
@@ -87,30 +88,38 @@ class ClusterWriter:
             self._api.request("delete_namespaced_secret", secret.name, secret.namespace, body=body)
         except RequestError as error:
             if error.status not in (404, 409):
-                raise _explained(error, "delete", secret.namespace, secret.name) from None
+                raise self._explained(error, "delete", secret.namespace, secret.name) from None
             return False
         return True
 
+    def _explained(self, error: RequestError, verb: str, namespace: str, name: str) -> WriteError:
+        """What to tell of a request that was refused. verb: of Kubernetes' rights."""
+        if error.terminating:
+            return WriteError(f"the namespace {namespace} is being deleted: nothing can be made in it any more")
+        text = f"cannot {'read' if verb == 'list' else verb} {namespace}/{name}: {error}"
+        if error.status == 403:
+            return self._forbidden(text, verb, namespace)
+        if error.status == 401:
+            return WriteError(f"{text}: log in anew, or name another kubeconfig in KUBECONFIG")
+        if error.status == 422:
+            return WriteError(f"{text}: the API server takes no such secret; is one that is there immutable?")
+        unsure = error.status == 0 or error.status >= 500
+        if unsure and verb != "list":
+            text += ": that may have been done, or not; look with redisproxy tenants"
+        return WriteError(text, unsure)
 
-def _explained(error: RequestError, verb: str, namespace: str, name: str) -> WriteError:
-    where = f"{namespace}/{name}"
-    if error.terminating:
-        return WriteError(f"the namespace {namespace} is being deleted: nothing can be made in it any more")
-    if error.status == 403:
+    def _forbidden(self, text: str, verb: str, namespace: str) -> WriteError:
         # A quota that is full is a 403, too.
+        if self._api.in_pod:
+            return WriteError(
+                f"{text}: this pod's service account may only read secrets, as deploy/kubernetes/base/rbac.yaml has it. "
+                f"Run redisproxy on a machine with a kubeconfig that may {verb} secrets in {namespace}",
+                in_pod=True,
+            )
         return WriteError(
-            f"{where}: {error}: it takes the right to {verb} secrets in {namespace}; to see whether you have it: "
-            f"kubectl auth can-i {verb} secrets -n {namespace}. The proxy's own service account may read only"
+            f"{text}: it takes the right to {verb} secrets in {namespace}; to see whether you have it: "
+            f"kubectl auth can-i {verb} secrets -n {namespace}"
         )
-    if error.status == 401:
-        return WriteError(f"{where}: {error}: log in anew, or name another kubeconfig in KUBECONFIG")
-    if error.status == 422:
-        return WriteError(f"{where}: {error}: the API server takes no such secret; is one that is there immutable?")
-    unsure = error.status == 0 or error.status >= 500
-    text = f"{where}: {error}, when it was to {verb} it"
-    if unsure and verb != "list":
-        text += ": that may have been done, or not; look with redisproxy tenants"
-    return WriteError(text, unsure)
 
 
 def _stored(answer: Mapping[str, Any]) -> StoredSecret:

@@ -110,7 +110,8 @@ class StatusTests(CommandCase):
         self.assertEqual(self.run_("tenants", status=1), away)
         self.assertEqual(self.run_("enroll", "team-red", "--databases", "16", status=1), away)
         self.assertRegex(
-            self.run_("rotate", "team-blue", status=1), f"^team-blue/redis-secret-master: no answer from {self.api.url}: "
+            self.run_("rotate", "team-blue", status=1),
+            f"^cannot read team-blue/redis-secret-master: no answer from {self.api.url}: ",
         )
         [problem] = self.json("check", status=1)["problems"]
         self.assertEqual(problem["namespace"], "all namespaces and the master secret")

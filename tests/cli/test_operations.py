@@ -8,7 +8,7 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from twisted.internet import defer, reactor
@@ -27,7 +27,8 @@ from redisproxy.tenants.enrolment import parse_tenant
 
 from ..cluster.apiserver import ask, shared_api_server
 from ..deploy.documents import known_to_1_20
-from ..support.apiserver import ANY, NOT_JSON, Fault, refusal, secrets_path
+from ..support import proxy
+from ..support.apiserver import ANY, NOT_JSON, TOKEN, ApiServer, Fault, refusal, secrets_path
 from ..support.servers import RedisServer
 from ..support.waiting import LIMIT
 from ..support.worlds import RealApiWorld, SmallApiWorld, namespace, secret, url
@@ -596,6 +597,54 @@ class SmallApiTests(Changes, unittest.TestCase):
         ):
             self.world.api.fail(path, fault)
             await self.refuses(rotation.rotate(self.operator, self.blue, 1, False), pattern)
+
+
+class PodTests(unittest.TestCase):
+    """In the proxy's own pod, whose service account may only read."""
+
+    def setUp(self) -> None:
+        self.api = ApiServer(*proxy.tenant("team-blue", 1, "pw-blue"), proxy.namespace("team-red"), tls=True).start()
+        self.addCleanup(self.api.remove)
+        self.api.readers.add(TOKEN)
+        environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1"}
+        api = KubernetesApi(self.api.port, environ, self.api.service_account(), (LIMIT, LIMIT))
+        settings = Settings(ns_prefix=proxy.PREFIX)
+        self.operator = Operator(reactor, settings, ClusterSource(proxy.PREFIX, SECRET, settings.master, api))
+
+    async def refusal(self, waiting: Awaitable[object]) -> str:
+        with self.assertRaises((Refused, WriteError)) as caught:
+            await waiting
+        return str(caught.exception)
+
+    async def test_it_says_where_the_command_runs_instead(self) -> None:
+        pod = (
+            "403 Forbidden: this pod's service account may only read secrets, as deploy/kubernetes/base/rbac.yaml has it. "
+            "Run redisproxy on a machine with a kubeconfig that may create secrets in {0}"
+        )
+        pipe = (
+            ", or add --dry-run --output yaml and have kubectl make it with your own rights: kubectl -n redisproxy "
+            "exec deploy/redisproxy -- redisproxy {0} --dry-run --output yaml | kubectl create -f -"
+        )
+        self.assertEqual(
+            await self.refusal(operations.enroll(self.operator, "team-red", None, None, 16, False, False)),
+            f"cannot create team-red/{SECRET}: {pod.format('team-red')}{pipe.format('enroll team-red')}",
+        )
+        self.assertEqual(
+            await self.refusal(operations.temporary(self.operator, "team-blue", 8, "x", None, False)),
+            "cannot create team-blue/redis-secret-temp-x: "
+            + pod.format("team-blue")
+            + pipe.format("temp team-blue --hours 8"),
+        )
+        # What a rotation prints is not all to be created.
+        told = await self.refusal(rotation.rotate(self.operator, "team-blue", 12, False))
+        self.assertTrue(told.endswith(pod.format("team-blue")), told)
+
+    async def test_what_it_advises_works_there(self) -> None:
+        self.assertEqual((await operations.enroll(self.operator, "team-red", None, None, 16, False, True)).index, 2)
+        self.assertEqual((await operations.temporary(self.operator, "team-blue", 8, "x", None, True)).index, 1)
+        self.assertEqual((await rotation.rotate(self.operator, "team-blue", 12, True)).written.index, 1)
+        self.assertEqual({request.method for request in self.api.requests}, {"GET"})
+        self.assertNotIn(f"{secrets_path('team-blue')}/{SECRET}", [request.path for request in self.api.requests])
 
 
 class RealApiTests(Changes, unittest.TestCase):
