@@ -21,7 +21,7 @@ from ..sources.documents import StoredSecret
 from ..sources.kubernetes import ClusterSource
 from ..sources.secret_writer import ClusterWriter, WriteError
 from ..tenants import allocation
-from ..tenants.allocation import ADDRESS, Refused, Room
+from ..tenants.allocation import ADDRESS, TENANT_LABEL, Refused, Room
 from ..tenants.documents import FullRead, ReadFailure
 from ..tenants.urls import CONNECTION_STRING, at_address, tenant_url, with_password
 from .inspect import NamespaceView, Operator, State, resolve
@@ -77,6 +77,18 @@ def _must_exist(operator: Operator, reading: FullRead, namespace: str) -> None:
     )
 
 
+def _unlabelled(reading: FullRead, namespace: str) -> tuple[str, ...]:
+    """What to do for a namespace without the label that the network policy asks for."""
+    label, value = TENANT_LABEL
+    labels = {found.name: found.labels for found in allocation.must_be_read(reading.namespaces)}
+    if labels.get(namespace, {}).get(label) == value:
+        return ()
+    return (
+        f"{namespace} lacks the label {label}={value}. Where the network policy of deploy/ is in force, its pods do not "
+        f"reach the proxy without it: kubectl label --overwrite namespace {namespace} {label}={value}",
+    )
+
+
 def _by_hand(operator: Operator, name: str) -> tuple[str, ...]:
     """What is left to the operator after a dry run, where nothing is written to: see `writer_of`."""
     return () if operator.in_cluster else (f"put the Secret {name}, as --output yaml prints it, into any file there",)
@@ -129,6 +141,8 @@ async def enroll(
         choose(Room(databases))  # before Redis is waited for
     room = await _room(operator, reading, databases)
     notes = _by_hand(operator, settings.redis_secret)
+    if operator.in_cluster:
+        notes += _unlabelled(reading, namespace)
     if room.keys is None:
         notes += ("Redis was not asked: whether the database is empty is for you to see",)
     if not operator.in_cluster and address is None:

@@ -59,13 +59,13 @@ def _created(metadata: Mapping[str, object]) -> float | None:
 def read_namespace(document: Mapping[str, object]) -> NamespaceDocument:
     """A Namespace. Raises DocumentError."""
     name, metadata = _metadata(document)
-    return NamespaceDocument(name, _created(metadata), _annotations(metadata))
+    return NamespaceDocument(name, _created(metadata), _annotations(metadata), _labels(metadata))
 
 
 def read_ageless_namespace(document: Mapping[str, object]) -> NamespaceDocument:
     """A Namespace whose creationTimestamp is no time, as one that has none. Raises DocumentError when it has no name."""
     name, metadata = _metadata(document)
-    return NamespaceDocument(name, None, _annotations(metadata))
+    return NamespaceDocument(name, None, _annotations(metadata), _labels(metadata))
 
 
 def _annotations(metadata: Mapping[str, object]) -> dict[str, str]:
@@ -80,6 +80,14 @@ def _annotations(metadata: Mapping[str, object]) -> dict[str, str]:
         for name, value in content.items()
         if isinstance(name, str) and name.startswith(PREFIX) and value is not None
     }
+
+
+def _labels(metadata: Mapping[str, object]) -> dict[str, str]:
+    """Those that matter here. The proxy makes nothing of them, so what is none is left out."""
+    content = metadata.get("labels")
+    if not isinstance(content, Mapping):
+        return {}
+    return {name: value for name, value in content.items() if isinstance(value, str) and str(name).startswith(PREFIX)}
 
 
 def _annotation(value: object) -> str:

@@ -24,6 +24,9 @@ _PASSWORD_LETTERS = string.ascii_letters + string.digits
 #: As Kubernetes' own suffixes: no vowels, so no words.
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 _LABELS = {"app.kubernetes.io/managed-by": "redisproxy"}
+#: The label of a tenant's namespace, and its value. The network policy of deploy/ lets no other namespace in: it cannot
+#: match namespaces by the beginning of their names.
+TENANT_LABEL = ("redisproxy/tenant", "true")
 #: Where clients connect to, as a URL without what is the tenant's: the Service of deploy/kubernetes.
 ADDRESS = "redis://redisproxy.redisproxy.svc:6379"
 

@@ -28,12 +28,13 @@ LONGEST_NAME = 255
 class NamespaceDocument:
     """A namespace.
 
-    created: seconds since the epoch, None where it does not say; annotations: those that begin with `limits.PREFIX`.
+    created: seconds since the epoch, None where it does not say; annotations, labels: those that begin with `limits.PREFIX`.
     """
 
     name: str
     created: float | None
     annotations: Mapping[str, str] = field(default_factory=dict, repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

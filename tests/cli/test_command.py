@@ -412,7 +412,7 @@ class ChangeTests(CommandCase):
         told = self.run_("enroll", "team-red", status=1)
         self.assertRegex(told, "WRONGPASS .* disabled. So it is not known which")
         enrolled = self.json("enroll", "team-red", "--databases", "16")
-        self.assertEqual((enrolled["index"], len(enrolled["notes"])), (2, 1))
+        self.assertEqual((enrolled["index"], len(enrolled["notes"])), (2, 2))
 
 
 class TerminalTests(CommandCase):
@@ -465,6 +465,7 @@ class TerminalTests(CommandCase):
     def test_enroll_and_rotate(self) -> None:
         shown = self.screen("enroll", "team-red")
         self.assertTrue(shown.startswith("team-red is enrolled: database 2, secret team-red/redis-secret-master\n"), shown)
+        self.assertIn(": kubectl label --overwrite namespace team-red redisproxy/tenant=true\n", shown)
         self.assertIn(
             "kubectl get secret -n team-red redis-secret-master -o jsonpath='{.data.redis-connection-string}'", shown
         )

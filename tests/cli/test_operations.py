@@ -137,7 +137,7 @@ class Changes:
 
     async def test_enroll(self) -> None:
         written = await self.enroll(self.red)
-        self.assertEqual((written.namespace, written.secret, written.index, written.notes), (self.red, SECRET, 2, ()))
+        self.assertEqual((written.namespace, written.secret, written.index), (self.red, SECRET, 2))
         stored = self.world.stored(self.red, SECRET)
         self.assertEqual(stored["type"], "Opaque")
         self.assertEqual(stored["metadata"]["labels"], {"app.kubernetes.io/managed-by": "redisproxy"})
@@ -151,6 +151,17 @@ class Changes:
         self.assertNotIn(password.decode(), repr(written))
         self.assertEqual(await self.served(), {self.blue: (1, 1), self.red: (2, 1)})
         await self.refuses(self.enroll(self.red), "is enrolled already, with database 2")
+
+    async def test_the_label_that_the_network_policy_asks_for(self) -> None:
+        """Without it the tenant's connections time out, and nobody says why."""
+        line = f"kubectl label --overwrite namespace {self.red} redisproxy/tenant=true"
+        for labels, notes in (({}, 1), ({"redisproxy/tenant": "yes"}, 1), ({"redisproxy/tenant": "true", "a": "b"}, 0)):
+            document = namespace(self.red)
+            document["metadata"]["labels"] = labels
+            self.world.store(document)
+            written = await self.enroll(self.red, dry_run=True)
+            self.assertEqual(len(written.notes), notes, labels)
+            self.assertTrue(all(note.endswith(line) and "redisproxy/tenant=true" in note for note in written.notes))
 
     async def test_a_dry_run_writes_nothing_and_its_manifest_does(self) -> None:
         written = await self.enroll(self.red, dry_run=True)
@@ -183,7 +194,7 @@ class Changes:
         await self.refuses(self.enroll(self.red), f"the master secret {self.master[0]}/.* does not exist.*--databases N")
         written = await self.enroll(self.red, databases=16)
         self.assertEqual(written.index, 2)
-        self.assertRegex(written.notes[0], "Redis was not asked")
+        self.assertRegex(written.notes[-1], "Redis was not asked")
 
     async def test_a_secret_that_is_made_meanwhile_is_not_overwritten(self) -> None:
         theirs = secret(self.red, SECRET, redis_connection_string=url("pw-theirs", 9))
