@@ -141,7 +141,10 @@ class NamespaceView:
 
 @dataclass
 class Findings:
-    """All that was found. warnings: what keeps nobody out, but should be known."""
+    """All that was found.
+
+    listed: whether the namespaces could be read; warnings: what keeps nobody out, but should be known.
+    """
 
     source: str
     namespaces: list[NamespaceView]
@@ -149,6 +152,7 @@ class Findings:
     snapshot: Snapshot
     #: whether all namespaces, and their secrets, could be read
     complete: bool
+    listed: bool = True
     warnings: list[str] = field(default_factory=list)
     redis: RedisView | None = None
 
@@ -172,7 +176,12 @@ def resolve(operator: Operator, reading: FullRead, databases: int | None, backen
         if problem.namespace in views:
             views[problem.namespace].problems.append(problem)
     return Findings(
-        str(operator.source), [views[name] for name in sorted(views)], problems, snapshot, not reading.failures()
+        str(operator.source),
+        [views[name] for name in sorted(views)],
+        problems,
+        snapshot,
+        complete=not reading.failures(),
+        listed=not isinstance(reading.namespaces, ReadFailure),
     )
 
 
@@ -219,7 +228,7 @@ async def check(operator: Operator, embedded: Backend | None = None) -> Findings
     if settings.watch and isinstance(operator.source, ClusterSource) and not reading.failures():
         watches = ClusterWatches(operator.source.api, settings.ns_prefix, settings.redis_secret, settings.master)
         found.warnings += await operator.in_thread(_try_watches, watches)
-    if not found.namespaces and not isinstance(reading.namespaces, ReadFailure):
+    if not found.namespaces and found.listed:
         found.warnings.append(f"no namespace's name begins with {settings.ns_prefix!r}: nobody can log in")
     found.problems.sort()
     return found

@@ -14,7 +14,7 @@ from ..tenants.documents import Problem
 from ..tenants.model import Credential
 from ..tenants.urls import address_of
 from .advice import advice
-from .inspect import Findings, RedisView
+from .inspect import Findings, RedisView, State
 from .operations import Written
 from .rotation import OtherPassword, Rotated
 
@@ -169,14 +169,12 @@ def _problem_lines(problems: Sequence[Problem], width: int) -> Iterator[str]:
 
 def check_lines(found: Findings, now: float, width: int) -> Iterator[str]:
     """What `redisproxy check` says."""
-    enrolled = sum(view.index is not None for view in found.namespaces)
-    facts = [("source", f"{found.source}: {len(found.namespaces)} namespaces, {enrolled} enrolled")]
+    facts = [("source", f"{found.source}: {_counts(found)}")]
     if found.redis is not None:
         facts += _redis_facts(found.redis)
     label_width = max(len(name) for name, _ in facts)
     for name, text in facts:
         yield from _wrapped(text, width, f"{name.ljust(label_width)}   ", " " * (label_width + 3))
-    yield ""
     rows = [
         (
             view.namespace,
@@ -187,6 +185,7 @@ def check_lines(found: Findings, now: float, width: int) -> Iterator[str]:
         for view in found.namespaces
     ]
     if rows:
+        yield ""
         yield from table(("NAMESPACE", "DATABASE", "CREDENTIALS", "STATE"), rows)
     if found.warnings:
         yield ""
@@ -197,6 +196,15 @@ def check_lines(found: Findings, now: float, width: int) -> Iterator[str]:
         count = len(found.warnings)
         yield ""
         yield f"no problems, {count} warning{'s' if count > 1 else ''}" if count else "no problems"
+
+
+def _counts(found: Findings) -> str:
+    """How many namespaces there are, as far as that is known."""
+    if not found.listed:
+        return "its namespaces could not be read"
+    enrolled = sum(view.index is not None for view in found.namespaces)
+    unknown = sum(view.state is State.NOT_READ for view in found.namespaces)
+    return f"{len(found.namespaces)} namespaces, {enrolled} enrolled{f', {unknown} not read' if unknown else ''}"
 
 
 def _redis_facts(view: RedisView) -> Iterator[tuple[str, str]]:

@@ -407,6 +407,7 @@ class ApiTests(FindingsCase):
             self.problems(await self.check()),
             ["all namespaces: the secrets of 3 of 3 were not read: 503 Service Unavailable"],
         )
+        self.assertRegex(self.told(await self.check()), "(?m)^source .*: 3 namespaces, 0 enrolled, 3 not read$")
         listed = await inspect.tenants(self.operator_)
         self.assertEqual(
             (listed.warnings, listed.complete),
@@ -416,6 +417,9 @@ class ApiTests(FindingsCase):
     async def test_the_api_is_away(self) -> None:
         self.api.stop()
         found = await self.check()
+        self.assertRegex(
+            self.told(found), "(?m)^source   the Kubernetes API: its namespaces could not be read\n\n1 problem:$"
+        )
         [told] = self.problems(found)
         self.assertRegex(
             told, f"^all namespaces and the master secret: not read: no answer from {self.api.url}: .*Connection refused$"
