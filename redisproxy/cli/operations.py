@@ -191,7 +191,7 @@ async def _room(operator: Operator, reading: FullRead, databases: int | None) ->
         view = await operator.find_redis(backend)
         if view.room is not None:
             return view.room
-        why = view.problems[0]
+        why = "; ".join([*view.problems, *(f"{one.address}: {one.error}" for one in view.sentinels if one.error)])
     where = "in the proxy's pod with --dry-run --output yaml" if operator.in_cluster else "where the proxy runs"
     raise Refused(
         f"{sentence(why)} So it is not known which databases Redis has, and which are empty: run this where it can be "

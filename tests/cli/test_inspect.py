@@ -9,7 +9,7 @@ from twisted.internet import defer, reactor, threads
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
-from redisproxy.cli import inspect, render
+from redisproxy.cli import inspect, operations, render
 from redisproxy.cli.advice import advice, redis_advice
 from redisproxy.cli.inspect import Findings, Operator, RedisView
 from redisproxy.cli.operations import Written
@@ -20,6 +20,7 @@ from redisproxy.service import ProxyService, source_of
 from redisproxy.settings import Settings
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.sources.kubernetes_api import KubernetesApi
+from redisproxy.tenants.allocation import Refused
 from redisproxy.tenants.limits import Limits
 from redisproxy.tenants.model import Backend, Snapshot
 from redisproxy.upstream.inquiry import Inquiry
@@ -342,6 +343,17 @@ class SentinelTests(FindingsCase):
         found = await inspect.check(self.operator(master(group.url), *documents))
         self.assertEqual(self.problems(found), [f"Redis: none of the sentinels tells where {NAME} is"])
         self.assertEqual(sum("NOAUTH" in warning for warning in found.warnings), 2)
+
+    async def test_whom_enroll_asked(self) -> None:
+        """It shows no warnings: the one line has the address of each that did not answer."""
+        ports = [free_port() for _ in range(2)]
+        addresses = [f"127.0.0.1:{port}" for port in ports]
+        url = f"redis+sentinel://{','.join(addresses)}/{NAME}"
+        operator = self.operator(master(url), namespace("team-new"))
+        with self.assertRaisesRegex(Refused, f"^none of the sentinels tells where {NAME} is; ") as caught:
+            await operations.enroll(operator, "team-new", None, None, None, False, True)
+        for address in addresses:
+            self.assertIn(f"; {address}: it cannot be reached: ConnectionRefusedError", str(caught.exception))
 
     async def test_sentinels_that_say_nothing(self) -> None:
         server = self.redis()
