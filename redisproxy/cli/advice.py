@@ -36,6 +36,7 @@ _BY_TEXT = (
     (r"invalid password", _BY_CODE["WRONGPASS"]),
     (r"is loading its data", _BY_CODE["LOADING"]),
     (r"max number of clients", "Redis has as many connections as it may: raise its maxclients."),
+    (r"the CA file", "Fix the file that --redis-ca names: it takes one or more certificates in PEM."),
     (r"no connection", "Is the address in the master secret right, and may this place reach it (NetworkPolicy, TLS)?"),
     (r"closed the connection", "What closes it? A load balancer without a backend, maxclients, or TLS at one end alone."),
     (r"none of the sentinels", "Fix the sentinels in the master secret, or what each says above."),

@@ -19,7 +19,7 @@ from ..policy.probing import Server
 from ..resp import info
 from ..tenants.model import Backend
 from .client import Connection, ControlError, ReplyError, ask_once
-from .endpoint import endpoint_for, why
+from .endpoint import CaFileError, endpoint_for, why
 from .probe import Memory, Probe, Rights
 from .sentinel import Answer, NotYet, Sentinel, ask_all, latest
 
@@ -118,6 +118,8 @@ async def inquire(
         return await ask_once(reactor, backend, endpoint_for(reactor, backend, timeout, ca_file), timeout, asking)
     except InquiryError:
         raise
+    except CaFileError as error:
+        raise InquiryError(str(error)) from None
     except ReplyError as error:
         # Redis's own words: it does not repeat what it was sent to log in with.
         raise InquiryError(f"Redis at {backend.address} refuses: {why(error)}") from None

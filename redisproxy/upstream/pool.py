@@ -28,7 +28,7 @@ from ..tenants.account import Counts, increase
 from ..tenants.model import Backend, Tenant
 from .acl_users import AclUserError, AclUsers
 from .connection import LOGIN_REFUSED, RedisConnection, RedisUnreachable, UpstreamError, UserUnknown
-from .endpoint import connect, endpoint_for, why
+from .endpoint import CaFileError, connect, endpoint_for, why
 from .handover import Handover
 from .idle import IdleConnections
 from .multiplexed import MultiplexedConnection, TenantPool
@@ -429,8 +429,8 @@ class ConnectionPool(service.Service):
     async def _connect(self, backend: Backend) -> RedisConnection:
         try:
             endpoint = endpoint_for(self._reactor, backend, self._connect_timeout, self._ca_file)
-        except (OSError, ValueError) as error:
-            raise UpstreamError(f"the CA file {self._ca_file} cannot be used: {error}", LOGIN_REFUSED) from None
+        except CaFileError as error:
+            raise UpstreamError(str(error), LOGIN_REFUSED) from None
         upstream = await connect(endpoint, lambda: RedisConnection(backend, self))
         self._connections.add(upstream)
         try:

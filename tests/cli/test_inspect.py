@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import redis
 from twisted.internet import defer, reactor, threads
@@ -148,6 +149,17 @@ class RedisTests(FindingsCase):
             found = await inspect.check(self.operator(master(url), *tenant("team-blue", 3, "pw-blue"), **limit))
             [told] = self.problems(found)
             self.assertRegex(told, pattern)
+
+    async def test_a_ca_file_without_a_certificate(self) -> None:
+        file = Path(self.mktemp())
+        file.write_text("nothing\n")
+        url = f"rediss://:pw-x@127.0.0.1:{self.redis().port}/0"
+        operator = self.operator(master(url), namespace("team-new"), **{"redis-ca": str(file)})
+        found = await inspect.check(operator)
+        self.assertEqual(
+            self.problems(found), [f"Redis: the CA file {file.absolute()} cannot be used: it has no certificate in PEM"]
+        )
+        self.assertRegex(advice(found.problems[0]), "--redis-ca")
 
     async def test_redis_that_takes_connections_and_says_nothing(self) -> None:
         server = self.redis()
