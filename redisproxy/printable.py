@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 
 #: Letters without a shape of their own: they look like nothing, or like a space.
 _BLANK = frozenset("\u115f\u1160\u2800\u3164\uffa0")
@@ -44,6 +45,21 @@ def server_error(text: str) -> str:
 
 
 def shown_error(error: str | bytes) -> str:
-    """What a server said, for a line of the log: its first ERROR_CHARACTERS, without arguments."""
+    """What a server said, as a part of a line of the log: its first ERROR_CHARACTERS, without arguments or a full stop."""
     text = error[: 4 * ERROR_CHARACTERS].decode("utf-8", "replace") if isinstance(error, bytes) else error
-    return printable(server_error(text[:ERROR_CHARACTERS]))
+    return printable(server_error(clause(text[:ERROR_CHARACTERS])))
+
+
+def clause(text: str) -> str:
+    """The text without the full stop at its end: our own sentence goes on behind it, or ends there."""
+    return text if text.endswith("..") else text.removesuffix(".")
+
+
+def sentence(text: str) -> str:
+    """The text with one full stop at its end: another sentence follows."""
+    return text if text.endswith((".", "?", "!")) else f"{text}."
+
+
+def listed(names: Sequence[str]) -> str:
+    """Names within a sentence: "a", "a and b", "a, b and c"."""
+    return " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)

@@ -7,6 +7,7 @@ proxy and the operator's command both make of settings: the rules of enrolment, 
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
@@ -86,14 +87,19 @@ def _prefix(text: str) -> str:
 
 def _directory(text: str) -> Path:
     if not Path(text).is_dir():
-        raise _Invalid("a directory of manifests")
+        raise _Invalid(f"a directory of manifests{_absent(text)}")
     return Path(text).absolute()
 
 
 def _file(text: str) -> Path:
     if not Path(text).is_file():
-        raise _Invalid("a file")
+        raise _Invalid(f"a file{_absent(text)}")
     return Path(text).absolute()
+
+
+def _absent(path: str) -> str:
+    """What else to say of a path of the wrong kind: whether there is anything."""
+    return "" if os.path.lexists(path) else ", and there is nothing at that path"
 
 
 def _path(text: str) -> Path:

@@ -84,7 +84,7 @@ LIKE = {
     f"log-in from {ANY} refused: {ANY}": [
         f"log-in from {ANY} refused: {why}" for why in ("wrong", "ambiguous", "not-loaded")
     ],
-    f"{ANY} cannot be watched: {ANY}. Until then what changes takes effect at the next refresh": [
+    f"{ANY} cannot be watched: {ANY} Until then what changes takes effect at the next refresh": [
         f"{what.value} cannot be watched: {ANY}" for what in Watched
     ],
     **{
@@ -99,7 +99,10 @@ LIKE = {
     },
 }
 #: What stands before a reason: where it is.
-BEFORE = ("", f"{ANY}/{ANY}: ", f"{ANY}: ", "all namespaces: ")
+BEFORE = (
+    *("", f"{ANY}/{ANY}: ", f"{ANY}: "),
+    *("all namespaces: ", "all namespaces and the master secret: ", "some namespaces: "),
+)
 
 
 def like(texts: Iterable[str]) -> set[str]:
@@ -125,6 +128,8 @@ NO_ROW = {
 #: Reasons that nobody is told, or that say what another row says.
 NO_REASON = {
     "all namespaces": "stands in place of a name",
+    "all namespaces and the master secret": "likewise",
+    "some namespaces": "likewise",
     "a namespace": "likewise",
     f"document {ANY}": "likewise",
     "the proxy stops": "and nobody reads any more",

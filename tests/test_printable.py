@@ -8,7 +8,7 @@ import unittest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from redisproxy.printable import ERROR_CHARACTERS, printable, server_error, shown_error
+from redisproxy.printable import ERROR_CHARACTERS, clause, listed, printable, sentence, server_error, shown_error
 
 
 class PrintableTests(unittest.TestCase):
@@ -70,5 +70,21 @@ class ServerErrorTests(unittest.TestCase):
         self.assertEqual((shown_error(error), shown_error(error.encode())), (shown, shown))
         self.assertEqual(shown_error("ERR \x1b\n"), r"ERR \x1b\n")
         self.assertEqual(shown_error(b"ERR \xff\n"), "ERR \ufffd\\n")
+        self.assertEqual(shown_error("WRONGPASS user is disabled."), "WRONGPASS user is disabled")
         for long in ("é" * 1000, ("é" * 1000).encode()):
             self.assertEqual(shown_error(long), "é" * ERROR_CHARACTERS)
+
+
+class PunctuationTests(unittest.TestCase):
+    """Another's text within a sentence of ours: no full stop is doubled, and none is missing."""
+
+    def test_a_clause_has_no_full_stop(self) -> None:
+        for text, shown in (("refused.", "refused"), ("refused", "refused"), ("and so on...", "and so on..."), ("", "")):
+            self.assertEqual(clause(text), shown)
+
+    def test_a_sentence_has_one(self) -> None:
+        for text, shown in (("refused.", "refused."), ("refused", "refused."), ("is it there?", "is it there?")):
+            self.assertEqual(sentence(text), shown)
+
+    def test_a_list_of_names(self) -> None:
+        self.assertEqual([listed("abc"[:count]) for count in range(4)], ["", "a", "a and b", "a, b and c"])

@@ -5,6 +5,7 @@ Owns the order of the questions, and what counts as a problem. The questions the
 
 from __future__ import annotations
 
+import enum
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import ParamSpec, TypeVar
@@ -14,15 +15,17 @@ from twisted.internet import threads
 from ..local.embedded import DATABASES
 from ..net.reactor import IProxyReactor
 from ..policy.probing import Server, needed
+from ..printable import listed, sentence
 from ..settings import Settings
 from ..sources.kubernetes import ClusterSource
 from ..sources.kubernetes_watch import ClusterWatches
 from ..sources.manifests import ManifestsSource
 from ..sources.watch_events import Watched, WatchFailure
 from ..tenants.allocation import Room, must_be_read
-from ..tenants.documents import FullRead, Problem, ReadFailure
+from ..tenants.documents import TEMPORARY_PREFIX, FullRead, Problem, ReadFailure, SecretDocument
 from ..tenants.model import BackendAddress, Credential, Snapshot
 from ..upstream.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
+from .advice import REDIS, redis_advice
 
 _P = ParamSpec("_P")
 _Answer = TypeVar("_Answer")
@@ -37,6 +40,11 @@ class Operator:
     reactor: IProxyReactor
     settings: Settings
     source: ClusterSource | ManifestsSource
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether tenants are in a cluster, not in manifests."""
+        return isinstance(self.source, ClusterSource)
 
     async def in_thread(self, call: Callable[_P, _Answer], *arguments: _P.args, **options: _P.kwargs) -> _Answer:
         """What a blocking call returns, or raises."""
@@ -73,9 +81,13 @@ class Operator:
 
 @dataclass
 class RedisView:
-    """What was found of Redis. backend: as the master secret names it."""
+    """What was found of Redis.
+
+    backend: as the master secret names it; scripts: whether tenants may run them there, None: it cannot be asked.
+    """
 
     backend: BackendAddress
+    scripts: bool | None = None
     sentinels: list[SentinelView] = field(default_factory=list)
     inquiry: Inquiry | None = None
     #: why it cannot be asked
@@ -87,19 +99,52 @@ class RedisView:
         return None if self.inquiry is None else Room(self.inquiry.server.databases, self.inquiry.keys)
 
 
+class State(enum.Enum):
+    """Whether a namespace is served, and why not. The value is what an operator is told."""
+
+    SERVED = "ok"
+    #: it is served, and something should be fixed
+    PROBLEMS = "problems"
+    #: it has a secret, and a problem that makes it useless
+    KEPT_OUT = "kept out"
+    #: it has no secret
+    NOT_ENROLLED = "not enrolled"
+    #: its secrets could not be read: nothing is known
+    NOT_READ = "not read"
+
+
 @dataclass
 class NamespaceView:
-    """A namespace with the prefix. index: None where it is not enrolled, or kept out by a problem."""
+    """A namespace with the prefix.
+
+    failure: why its secrets could not be read, or empty; secrets: names of those that may hold credentials; index: of its
+    database, None where it is not served.
+    """
 
     namespace: str
+    failure: str = ""
+    secrets: tuple[str, ...] = ()
     index: int | None = None
     credentials: list[Credential] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
+    @property
+    def state(self) -> State:
+        """Whether it is served. A namespace without a secret has nothing to be kept out with."""
+        if self.index is not None:
+            return State.PROBLEMS if self.problems else State.SERVED
+        if self.failure:
+            return State.NOT_READ
+        named = self.secrets or any(problem.secret for problem in self.problems)
+        return State.KEPT_OUT if named else State.NOT_ENROLLED
+
 
 @dataclass
 class Findings:
-    """All that was found. warnings: what keeps nobody out, but should be known."""
+    """All that was found.
+
+    listed: whether the namespaces could be read; warnings: what keeps nobody out, but should be known.
+    """
 
     source: str
     namespaces: list[NamespaceView]
@@ -107,6 +152,7 @@ class Findings:
     snapshot: Snapshot
     #: whether all namespaces, and their secrets, could be read
     complete: bool
+    listed: bool = True
     warnings: list[str] = field(default_factory=list)
     redis: RedisView | None = None
 
@@ -118,7 +164,10 @@ def resolve(operator: Operator, reading: FullRead, databases: int | None, backen
     snapshot, problems = enrolment.resolve(databases)
     views: dict[str, NamespaceView] = {}
     if not isinstance(reading.namespaces, ReadFailure):
-        views = {found.name: NamespaceView(found.name) for found in reading.namespaces}
+        views = {
+            found.name: _view(found.name, reading.secrets.get(found.name, ()), operator.settings.redis_secret)
+            for found in reading.namespaces
+        }
     for credential in snapshot.credentials:
         view = views[credential.tenant.namespace]
         view.index = credential.tenant.index
@@ -127,8 +176,20 @@ def resolve(operator: Operator, reading: FullRead, databases: int | None, backen
         if problem.namespace in views:
             views[problem.namespace].problems.append(problem)
     return Findings(
-        str(operator.source), [views[name] for name in sorted(views)], problems, snapshot, not reading.failures()
+        str(operator.source),
+        [views[name] for name in sorted(views)],
+        problems,
+        snapshot,
+        complete=not reading.failures(),
+        listed=not isinstance(reading.namespaces, ReadFailure),
     )
+
+
+def _view(namespace: str, held: tuple[SecretDocument, ...] | ReadFailure, secret_name: str) -> NamespaceView:
+    if isinstance(held, ReadFailure):
+        return NamespaceView(namespace, failure=held.reason)
+    names = [secret.name for secret in held if secret.name == secret_name or secret.name.startswith(TEMPORARY_PREFIX)]
+    return NamespaceView(namespace, secrets=tuple(names))
 
 
 async def tenants(operator: Operator) -> Findings:
@@ -167,7 +228,7 @@ async def check(operator: Operator, embedded: BackendAddress | None = None) -> F
     if settings.watch and isinstance(operator.source, ClusterSource) and not reading.failures():
         watches = ClusterWatches(operator.source.api, settings.ns_prefix, settings.redis_secret, settings.master)
         found.warnings += await operator.in_thread(_try_watches, watches)
-    if not found.namespaces and not isinstance(reading.namespaces, ReadFailure):
+    if not found.namespaces and found.listed:
         found.warnings.append(f"no namespace's name begins with {settings.ns_prefix!r}: nobody can log in")
     found.problems.sort()
     return found
@@ -178,7 +239,7 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
     settings = operator.settings
 
     def problem(text: str) -> None:
-        found.problems.append(Problem("Redis", "", text))
+        found.problems.append(Problem(REDIS, "", text))
 
     for sentinel in view.sentinels:
         if sentinel.error:
@@ -187,18 +248,31 @@ def _judge(operator: Operator, found: Findings, view: RedisView) -> None:
         problem(text)
     if view.inquiry is None:
         return
-    server = view.inquiry.server
+    server, address = view.inquiry.server, view.inquiry.address
     if view.inquiry.state:
-        problem(f"it {view.inquiry.state}")
-    if view.inquiry.again:
-        found.warnings.append(f"{view.inquiry.address} did not tell all that it was asked: {view.inquiry.again}")
+        problem(f"{address} {view.inquiry.state}")
+    if again := view.inquiry.again:
+        found.warnings.append(f"{address} did not tell all that it was asked: {sentence(again)} {redis_advice(again)}")
     if server.replica:
-        problem(f"{view.inquiry.address} says that it is a replica, and refuses to write: name the master, or its sentinels")
+        problem(f"{address} says that it is a replica, and refuses to write: name the master, or its sentinels")
+    view.scripts = settings.policy(server).runs_scripts
     layer = settings.acl != "off" and server.acl
     if settings.acl == "require" and not layer:
-        problem("it has no ACL users for tenants, and --acl is require: nobody is served")
+        problem(f"{address} has no ACL users for tenants, and --acl is require: nobody is served")
     elif not layer:
         found.warnings.append("there is one isolation layer, the proxy's own: scripts are refused")
+    elif not view.scripts:
+        found.warnings.append(f"scripts are refused: {_WHY_NO_SCRIPTS[server.sealed is None]}")
+
+
+#: By whether Redis has not told yet whether it holds the tenants' limits in scripts.
+_WHY_NO_SCRIPTS = {
+    False: (
+        "on this Redis one tenant's script can change what another's does (CVE-2025-46818), or the master's user may not "
+        "EVAL. Upgrade Redis, or give the user that right"
+    ),
+    True: "Redis did not tell whether one tenant's script can change what another's does. The proxy asks again",
+}
 
 
 def _judge_commands(operator: Operator, found: Findings, server: Server | None) -> None:
@@ -213,11 +287,14 @@ def _judge_commands(operator: Operator, found: Findings, server: Server | None) 
 
 
 def _try_watches(watches: ClusterWatches) -> list[str]:
-    """Why some cannot be had: what changes takes effect at the next refresh then."""
-    failed = []
+    """Why some cannot be had, once for each reason: what changes takes effect at the next refresh then."""
+    failed: dict[str, list[str]] = {}
     for what in Watched:
         try:
             watches.watch(what, watches.version(what), _WATCH).close()
         except WatchFailure as failure:
-            failed.append(f"{what.value} cannot be watched: {failure.reason}; changes take effect at the next refresh")
-    return failed
+            failed.setdefault(failure.reason, []).append(what.value)
+    return [
+        f"{listed(names)} cannot be watched, so changes take effect at the next refresh: {reason}"
+        for reason, names in failed.items()
+    ]

@@ -13,7 +13,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
 from typing import Any, TypeVar
@@ -36,7 +36,7 @@ from ..settings import Settings, SettingsError, described, option_name
 from ..sources.secret_writer import WriteError
 from ..tenants.allocation import ADDRESS, Refused
 from ..tenants.urls import parse_address
-from . import inspect, operations, render
+from . import inspect, operations, render, rotation
 from .inspect import Operator
 
 #: Settings that say where to look, and by which rules. `check` takes them all.
@@ -83,21 +83,25 @@ def _read_settings(given: dict[str, _Given]) -> Settings:
 def _output(*forms: str) -> Callable[[_Command], _Command]:
     help_text = "Default: table on a terminal, json elsewhere."
     if "yaml" in forms:
-        help_text = f"yaml: the manifest to create, password included, with --dry-run. {help_text}"
+        help_text = f"yaml: the manifest to write, password included, with --dry-run. {help_text}"
     return click.option("--output", "-o", type=click.Choice(forms), help=help_text)
 
 
 _namespace = click.argument("namespace")
-_address = click.option(
-    "--address", default=ADDRESS, show_default=True, metavar="ADDRESS", help="Where clients find the proxy: HOST:PORT."
-)
+
+
+def _address(default: str) -> Callable[[_Command], _Command]:
+    text = f"Where clients find the proxy: HOST:PORT or rediss://HOST:PORT. Default: {default}."
+    return click.option("--address", metavar="ADDRESS", callback=_at, help=text)
+
+
 _dry_run = click.option("--dry-run", is_flag=True, help="Write nothing, and tell what would be written.")
 _show_password = click.option("--show-password", is_flag=True, help="Print the new connection string, password included.")
 
 
-def _at(address: str) -> str:
+def _at(_: click.Context, __: click.Parameter, address: str | None) -> str | None:
     try:
-        return parse_address(address)
+        return None if address is None else parse_address(address)
     except ValueError as error:
         # What was given is not repeated: it may be a tenant's whole URL.
         raise click.UsageError(f"--address takes {error}") from None
@@ -116,6 +120,8 @@ def _ending(_: click.Context, __: click.Parameter, value: str) -> str:
 
 
 _most_hours = 24 * 366
+#: For which the old password goes on after a rotation.
+_GRACE_HOURS = 24
 _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 
 
@@ -184,7 +190,7 @@ def tenants(output: str | None, **given: _Given) -> None:
     "--databases", type=click.IntRange(1, 1_000_000), metavar="N", help="How many Redis has, where it cannot be asked."
 )
 @click.option("--keep-data", is_flag=True, help="With --index: the database may hold keys, which the tenant will see.")
-@_address
+@_address(f"{ADDRESS}; with temporary secrets left, where theirs lead")
 @_dry_run
 @_show_password
 @_output("table", "json", "yaml")
@@ -194,7 +200,7 @@ def enroll(
     index: int | None,
     databases: int | None,
     keep_data: bool,
-    address: str,
+    address: str | None,
     dry_run: bool,
     show_password: bool,
     **given: _Given,
@@ -208,12 +214,12 @@ def enroll(
     _check_yaml(output, dry_run)
     if keep_data and index is None:
         raise click.UsageError("--keep-data is for --index N")
-    at = _at(address)
 
     async def run(operator: Operator) -> int:
-        written = await operations.enroll(operator, namespace, index, at, databases, keep_data, dry_run)
-        done = f"{namespace} would be enrolled" if dry_run else f"{namespace} is enrolled"
-        _show_written(output, written, done, dry_run, show_password)
+        written = await operations.enroll(operator, namespace, index, address, databases, keep_data, dry_run)
+        _show_written(
+            output, written, dry_run, show_password, lambda: render.enrolled_lines(written, dry_run, show_password)
+        )
         return 0
 
     _run(settings, run)
@@ -224,7 +230,7 @@ def enroll(
 @_settings(*_WHERE)
 @click.option("--hours", type=click.IntRange(1, _most_hours), required=True, metavar="N", help="How long it is good for.")
 @click.option("--name", default="", callback=_ending, metavar="NAME", help="The secret is called redis-secret-temp-NAME.")
-@_address
+@_address("where the tenant's own URL leads")
 @_dry_run
 @_show_password
 @_output("table", "json", "yaml")
@@ -233,24 +239,25 @@ def temp(
     output: str | None,
     hours: int,
     name: str,
-    address: str,
+    address: str | None,
     dry_run: bool,
     show_password: bool,
     **given: _Given,
 ) -> None:
     """Give NAMESPACE a further password, which expires.
 
-    Creates a secret redis-secret-temp-… for the same database.
+    Creates a secret redis-secret-temp-… whose URL is the tenant's own with another password.
     """
     settings = _read_settings(given)
     _check_yaml(output, dry_run)
-    at = _at(address)
 
     async def run(operator: Operator) -> int:
-        written = await operations.temporary(operator, namespace, hours, name, at, dry_run)
+        written = await operations.temporary(operator, namespace, hours, name, address, dry_run)
         would = "would have" if dry_run else "has"
         done = f"{namespace} {would} a temporary password, good for {hours} h from its creation"
-        _show_written(output, written, done, dry_run, show_password)
+        _show_written(
+            output, written, dry_run, show_password, lambda: render.written_lines(written, done, dry_run, show_password)
+        )
         return 0
 
     _run(settings, run)
@@ -262,34 +269,50 @@ def temp(
 @click.option(
     "--grace-hours",
     type=click.IntRange(0, _most_hours),
-    default=24,
-    show_default=True,
     metavar="N",
-    help="How long the old password goes on. 0: it ends at once, and with it the sessions that use it.",
+    help="How long the old password goes on. 0: it ends at once, and with it the sessions that use it. Default: 24.",
+)
+@click.option(
+    "--revoke-all",
+    is_flag=True,
+    help="End all other passwords of NAMESPACE at once, too: delete its temporary secrets. The old one has no grace then.",
 )
 @_dry_run
 @_show_password
-@_output("table", "json")
+@_output("table", "json", "yaml")
 def rotate(
     namespace: str,
     output: str | None,
-    grace_hours: int,
+    grace_hours: int | None,
+    revoke_all: bool,
     dry_run: bool,
     show_password: bool,
     **given: _Given,
 ) -> None:
     """Give NAMESPACE a new password.
 
-    The old one goes on for --grace-hours as a temporary secret, so that applications can be restarted one by one. Nothing is
-    written over a change that somebody else made meanwhile.
+    The old one goes on for --grace-hours as a temporary secret, so that applications can be restarted one by one. Names all
+    other passwords that are still good. Nothing is written over a change that somebody else made meanwhile.
     """
     settings = _read_settings(given)
+    _check_yaml(output, dry_run)
+    if revoke_all and grace_hours:
+        raise click.UsageError("--revoke-all ends the old password at once, so it takes no --grace-hours but 0")
+    if grace_hours is None:
+        grace_hours = 0 if revoke_all else _GRACE_HOURS
 
     async def run(operator: Operator) -> int:
-        rotated = await operations.rotate(operator, namespace, grace_hours, dry_run)
-        document = render.rotated_document(rotated, dry_run, show_password)
-        _show(output, document, lambda _: render.rotated_lines(rotated, dry_run, show_password))
-        return 0
+        rotated = await rotation.rotate(operator, namespace, grace_hours, dry_run, revoke_all)
+        if output == "yaml":
+            # The old password first, as it is written.
+            made = [rotated.written] if rotated.grace is None else [rotated.grace, rotated.written]
+            _print_manifests([secret.manifest for secret in made], rotated.written.notes)
+        else:
+            document = render.rotated_document(rotated, dry_run, show_password)
+            _show(output, document, lambda _: render.rotated_lines(rotated, dry_run, show_password))
+        for text in rotated.unfinished:
+            _complain(text)
+        return 1 if rotated.unfinished else 0
 
     _run(settings, run)
 
@@ -299,17 +322,29 @@ def rotate(
 
 def _check_yaml(output: str | None, dry_run: bool) -> None:
     if output == "yaml" and not dry_run:
-        raise click.UsageError("--output yaml is for --dry-run: it prints the manifest to create, password included")
+        raise click.UsageError("--output yaml is for --dry-run: it prints the manifest to write, password included")
 
 
-def _show_written(output: str | None, written: operations.Written, done: str, dry_run: bool, show_password: bool) -> None:
+def _show_written(
+    output: str | None,
+    written: operations.Written,
+    dry_run: bool,
+    show_password: bool,
+    lines: Callable[[], Iterable[str]],
+) -> None:
+    """lines: what a person is shown."""
     if output == "yaml":
-        _print([yaml.safe_dump(dict(written.manifest), sort_keys=False).rstrip()])
-        for note in written.notes:
-            _complain(note)
+        _print_manifests([written.manifest], written.notes)
         return
     document = render.written_document(written, dry_run, show_password)
-    _show(output, document, lambda _: render.written_lines(written, done, dry_run, show_password))
+    _show(output, document, lambda _: lines())
+
+
+def _print_manifests(manifests: Sequence[Mapping[str, Any]], notes: Iterable[str]) -> None:
+    """As documents of YAML; notes go to the standard error."""
+    _print([yaml.safe_dump_all([dict(manifest) for manifest in manifests], sort_keys=False).rstrip()])
+    for note in notes:
+        _complain(note)
 
 
 def _show(output: str | None, document: dict[str, object], lines: Callable[[int], Iterable[str]]) -> None:

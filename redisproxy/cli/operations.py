@@ -1,4 +1,4 @@
-"""What the operator's command writes: a tenant's secret, a temporary one, another password.
+"""What the operator's command writes: a tenant's secret, or a temporary one. Another password is `rotation`'s.
 
 Owns the order of the steps, and what is undone when one fails. The decisions are `tenants.allocation`'s, the writing is
 `sources.secret_writer`'s.
@@ -15,15 +15,16 @@ from typing import Any
 from twisted.internet import task
 
 from ..ops.time_text import iso
+from ..printable import sentence
 from ..settings import Settings
+from ..sources.documents import StoredSecret
 from ..sources.kubernetes import ClusterSource
-from ..sources.secret_writer import ClusterWriter, StoredSecret, WriteError
+from ..sources.secret_writer import ClusterWriter, WriteError
 from ..tenants import allocation
-from ..tenants.allocation import Refused, Room
+from ..tenants.allocation import ADDRESS, TENANT_LABEL, Refused, Room
 from ..tenants.documents import FullRead, ReadFailure
-from ..tenants.model import digest
-from ..tenants.urls import CONNECTION_STRING, tenant_url
-from .inspect import Operator, resolve
+from ..tenants.urls import CONNECTION_STRING, at_address, tenant_url, with_password
+from .inspect import NamespaceView, Operator, State, resolve
 
 #: How often another index is tried when somebody else took the one that was free a moment ago.
 _ATTEMPTS = 5
@@ -47,15 +48,8 @@ class Written:
     notes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class Rotated:
-    """A client secret with a new password. grace: the temporary secret with the old one."""
-
-    written: Written
-    grace: Written | None
-
-
-def _writer(operator: Operator) -> ClusterWriter:
+def writer_of(operator: Operator) -> ClusterWriter:
+    """What writes secrets. Raises Refused where nothing does."""
     if not isinstance(operator.source, ClusterSource):
         raise Refused(
             f"{operator.source} are not written to: add --dry-run --output yaml, and put what is printed into a file there"
@@ -63,13 +57,54 @@ def _writer(operator: Operator) -> ClusterWriter:
     return ClusterWriter(operator.source.api)
 
 
-def _must_be_tenants(settings: Settings, namespace: str) -> None:
+def must_be_tenants(settings: Settings, namespace: str) -> None:
     """Raises Refused where the client secret would be none: the master secret may well lie in such a namespace."""
     allocation.must_have_prefix(namespace, settings.ns_prefix)
     if (namespace, settings.redis_secret) == settings.master:
         raise Refused(
             f"{namespace}/{settings.redis_secret} is the master secret: its password is Redis's, change both by hand"
         )
+
+
+def _must_exist(operator: Operator, reading: FullRead, namespace: str) -> None:
+    """Raises Refused for a namespace that is not there, or where none could be read."""
+    if namespace in {found.name for found in allocation.must_be_read(reading.namespaces)}:
+        return
+    if operator.in_cluster:
+        raise Refused(f"there is no namespace {namespace}: kubectl create namespace {namespace}")
+    raise Refused(
+        f"there is no namespace {namespace}: add a Namespace of that name, with a creationTimestamp, to {operator.source}"
+    )
+
+
+def _unlabelled(reading: FullRead, namespace: str) -> tuple[str, ...]:
+    """What to do for a namespace without the label that the network policy asks for."""
+    label, value = TENANT_LABEL
+    labels = {found.name: found.labels for found in allocation.must_be_read(reading.namespaces)}
+    if labels.get(namespace, {}).get(label) == value:
+        return ()
+    return (
+        f"{namespace} lacks the label {label}={value}. Where the network policy of deploy/ is in force, its pods do not "
+        f"reach the proxy without it: kubectl label --overwrite namespace {namespace} {label}={value}",
+    )
+
+
+def _by_hand(operator: Operator, name: str) -> tuple[str, ...]:
+    """What is left to the operator after a dry run, where nothing is written to: see `writer_of`."""
+    return () if operator.in_cluster else (f"put the Secret {name}, as --output yaml prints it, into any file there",)
+
+
+async def _create(operator: Operator, writer: ClusterWriter, manifest: Mapping[str, Any], command: str) -> StoredSecret:
+    """Makes a secret. command: what was called, for who calls it in the proxy's pod."""
+    try:
+        return await operator.in_thread(writer.create, manifest)
+    except WriteError as error:
+        if not error.in_pod:
+            raise
+        raise Refused(
+            f"{error}, or add --dry-run --output yaml and have kubectl make it with your own rights: kubectl -n redisproxy "
+            f"exec deploy/redisproxy -- redisproxy {command} --dry-run --output yaml | kubectl create -f -"
+        ) from None
 
 
 # Enrolling.
@@ -79,21 +114,22 @@ async def enroll(
     operator: Operator,
     namespace: str,
     wanted: int | None,
-    address: str,
+    address: str | None,
     databases: int | None,
     keep_data: bool,
     dry_run: bool,
 ) -> Written:
     """Gives a namespace a database and a password.
 
-    wanted: which database, None for the first that is free; address: see `tenants.allocation.ADDRESS`; databases: how many
-    Redis has, where it is not to be asked. Raises Refused and WriteError.
+    wanted: which database, None for the first that is free; address: where its URL leads, None: where that of a temporary
+    secret which is there already does, or `tenants.allocation.ADDRESS`; databases: how many Redis has, where it is not to be
+    asked. Raises Refused and WriteError.
     """
     settings = operator.settings
-    _must_be_tenants(settings, namespace)
-    writer = None if dry_run else _writer(operator)
+    must_be_tenants(settings, namespace)
+    writer = None if dry_run else writer_of(operator)
     reading = await operator.read()
-    allocation.must_be_read(reading.namespaces)  # which is told before whatever else could not be read
+    _must_exist(operator, reading, namespace)  # which is told before whatever else could not be read
     avoid: set[int] = set()
 
     def choose(room: Room) -> int:
@@ -104,27 +140,42 @@ async def enroll(
     if wanted is not None:
         choose(Room(databases))  # before Redis is waited for
     room = await _room(operator, reading, databases)
-    notes = () if room.keys is not None else ("Redis was not asked: whether the database is empty is for you to see",)
+    notes = _by_hand(operator, settings.redis_secret)
+    if operator.in_cluster:
+        notes += _unlabelled(reading, namespace)
+    if room.keys is None:
+        notes += ("Redis was not asked: whether the database is empty is for you to see",)
+    if not operator.in_cluster and address is None:
+        notes += ("its URL leads to the proxy's address in a cluster: --address HOST:PORT names another",)
     while True:
         index = choose(room)
-        url = tenant_url(address, allocation.make_password(), index)
+        url = _enrolled_url(operator, reading, namespace, address, index)
         manifest = allocation.manifest(namespace, settings.redis_secret, url)
         written = Written(namespace, settings.redis_secret, index, url, manifest, notes=notes)
         if writer is None:
             return written
-        made = await operator.in_thread(writer.create, manifest)
+        made = await _create(operator, writer, manifest, f"enroll {namespace}")
         # Another one may have chosen the same at the same moment. Whoever sees the other gives way: that both do so is
         # harmless, that both are told that all is well is not.
         reading = await _read_again(operator, writer, made)
         other = allocation.taken(reading, but=namespace).get(index)
         if other is None:
             return written
-        await _undo(operator, writer, made)
+        await take_back(operator, writer, made)
         avoid.add(index)
         if wanted is not None or len(avoid) == _ATTEMPTS:
             raise Refused(f"database {index} was given to {other} at the same moment: nothing was kept, try again")
         await task.deferLater(operator.reactor, random.uniform(0, _JITTER))  # noqa: S311
         reading = await operator.read()
+
+
+def _enrolled_url(operator: Operator, reading: FullRead, namespace: str, address: str | None, index: int) -> str:
+    password = allocation.make_password()
+    if address is None:
+        [view] = (view for view in resolve(operator, reading, None).namespaces if view.namespace == namespace)
+        if view.credentials:  # of temporary secrets: the client secret is gone
+            return with_password(_own_url(reading, view), password)
+    return tenant_url(address or ADDRESS, password, index)
 
 
 async def _room(operator: Operator, reading: FullRead, databases: int | None) -> Room:
@@ -140,10 +191,11 @@ async def _room(operator: Operator, reading: FullRead, databases: int | None) ->
         view = await operator.find_redis(backend)
         if view.room is not None:
             return view.room
-        why = view.problems[0]
+        why = "; ".join([*view.problems, *(f"{one.address}: {one.error}" for one in view.sentinels if one.error)])
+    where = "in the proxy's pod with --dry-run --output yaml" if operator.in_cluster else "where the proxy runs"
     raise Refused(
-        f"{why}. So it is not known which databases Redis has, and which are empty: run this where it can be asked, "
-        "such as in the proxy's pod with --dry-run --output yaml, or say --databases N"
+        f"{sentence(why)} So it is not known which databases Redis has, and which are empty: run this where it can be "
+        f"asked, such as {where}, or say --databases N"
     )
 
 
@@ -152,7 +204,7 @@ async def _read_again(operator: Operator, writer: ClusterWriter, made: StoredSec
     reading = await operator.read()
     failures = [part for part in (reading.namespaces, *reading.secrets.values()) if isinstance(part, ReadFailure)]
     if failures:
-        await _undo(operator, writer, made)
+        await take_back(operator, writer, made)
         raise Refused(
             f"it could not be read whether the database was given away twice ({failures[0].reason}): "
             "nothing was kept, try again"
@@ -160,7 +212,8 @@ async def _read_again(operator: Operator, writer: ClusterWriter, made: StoredSec
     return reading
 
 
-async def _undo(operator: Operator, writer: ClusterWriter, made: StoredSecret) -> None:
+async def take_back(operator: Operator, writer: ClusterWriter, made: StoredSecret) -> None:
+    """Deletes what was made a moment ago. Raises Refused where that cannot be done."""
     try:
         await operator.in_thread(writer.delete, made)
     except WriteError as error:
@@ -173,89 +226,37 @@ async def _undo(operator: Operator, writer: ClusterWriter, made: StoredSecret) -
 # Temporary credentials.
 
 
-async def temporary(operator: Operator, namespace: str, hours: int, end: str, address: str, dry_run: bool) -> Written:
-    """Makes a further password of an enrolled namespace, which ends. end: of the secret's name, empty for one by chance.
+async def temporary(operator: Operator, namespace: str, hours: int, end: str, address: str | None, dry_run: bool) -> Written:
+    """Makes a further password of an enrolled namespace, which ends.
 
-    Raises Refused and WriteError.
+    Its URL is the tenant's own but for the password. end: of the secret's name, empty for one by chance; address: where the
+    URL leads, None: where the tenant's own does. Raises Refused and WriteError.
     """
     allocation.must_have_prefix(namespace, operator.settings.ns_prefix)
-    writer = None if dry_run else _writer(operator)
+    writer = None if dry_run else writer_of(operator)
     reading = await operator.read()
-    allocation.must_be_read(reading.namespaces)
+    _must_exist(operator, reading, namespace)
     views = {view.namespace: view for view in resolve(operator, reading, None).namespaces}
-    view = views.get(namespace)
-    if view is None:
-        raise Refused(f"there is no namespace {namespace}")
+    view = views[namespace]
+    if view.state is State.NOT_READ:
+        raise Refused(f"the secrets of {namespace} could not be read: {view.failure}")
     if view.index is None:
-        if view.problems:
-            raise Refused(f"{namespace} is kept out: {view.problems[0]}")
+        if view.state is State.KEPT_OUT:
+            raise Refused(f"{namespace} is kept out: {'; '.join(map(str, view.problems))}")
         raise Refused(f"{namespace} is not enrolled: redisproxy enroll {namespace}")
     name = allocation.temporary_name(end or allocation.make_suffix())
-    url = tenant_url(address, allocation.make_password(), view.index)
+    url = with_password(_own_url(reading, view), allocation.make_password())
+    if address is not None:
+        url = at_address(url, address)
     manifest = allocation.temporary_manifest(namespace, name, url, hours, iso(time.time()))
-    written = Written(namespace, name, view.index, url, manifest, hours)
+    written = Written(namespace, name, view.index, url, manifest, hours, _by_hand(operator, name))
     if writer is not None:
-        await operator.in_thread(writer.create, manifest)
+        await _create(operator, writer, manifest, f"temp {namespace} --hours {hours}")
     return written
 
 
-# Rotating.
-
-
-async def _others_with(operator: Operator, namespace: str, password: bytes, name: str) -> str:
-    """The names of a namespace's other secrets that a password is good by."""
-    credentials = resolve(operator, await operator.read(), None).snapshot.credentials
-    wanted, now = digest(password), time.time()
-    found = {c.secret for c in credentials if c.tenant.namespace == namespace and c.digest == wanted and c.valid_at(now)}
-    return " ".join(sorted(found - {name}))
-
-
-async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: bool) -> Rotated:
-    """Gives a client secret another password; the old one goes on for some hours as a temporary one.
-
-    grace_hours: 0 ends the old one at once. Raises Refused and WriteError.
-    """
-    settings = operator.settings
-    _must_be_tenants(settings, namespace)
-    if not isinstance(operator.source, ClusterSource):
-        raise Refused(f"{operator.source} are not written to: change the password in its file there")
-    writer = ClusterWriter(operator.source.api)
-    secret = await operator.in_thread(writer.secret, namespace, settings.redis_secret)
-    if secret is None:
-        raise Refused(f"{namespace} has no secret {settings.redis_secret}: redisproxy enroll {namespace}")
-    if secret.immutable:
-        raise Refused(
-            f"{namespace}/{secret.name} is immutable: delete it, and redisproxy enroll {namespace} --index N --keep-data"
-        )
-    rotation = allocation.plan_rotation(secret.data, allocation.make_password())
-    url = rotation.changes[CONNECTION_STRING].decode()
-    notes: tuple[str, ...] = ()
-    if rotation.stale:
-        keys = ", ".join(rotation.stale)
-        notes = (f"the old password is a part of these values too, which are as they were: {keys}",)
-    if not grace_hours and (others := await _others_with(operator, namespace, rotation.old, secret.name)):
-        notes += (f"the old password is also in {others}, and stays good: kubectl delete secret -n {namespace} {others}",)
-    manifest = {"metadata": {"namespace": namespace, "name": secret.name}}
-    written = Written(namespace, secret.name, rotation.index, url, manifest, notes=notes)
-    grace = None
-    if grace_hours:
-        name = allocation.temporary_name(f"rotated-{allocation.make_suffix()}")
-        kept = allocation.temporary_manifest(namespace, name, rotation.before, grace_hours, iso(time.time()))
-        grace = Written(namespace, name, rotation.index, rotation.before, kept, grace_hours)
-    if dry_run:
-        return Rotated(written, grace)
-    # The old password first: at no moment is there none that an application knows.
-    made = None if grace is None else await operator.in_thread(writer.create, grace.manifest)
-    try:
-        await operator.in_thread(writer.replace, secret, rotation.changes)
-    except WriteError as error:
-        if made is None:
-            raise
-        if error.unsure:
-            raise Refused(
-                f"{error}. Whether the password is another one now is not known; with the old one it goes on for "
-                f"{grace_hours} h ({made.name}). Compare the two secrets, and try again if they are the same"
-            ) from None
-        await _undo(operator, writer, made)
-        raise
-    return Rotated(written, grace)
+def _own_url(reading: FullRead, view: NamespaceView) -> str:
+    """The URL of the secret that gives a namespace its database: its client secret, or a temporary one without that."""
+    held = reading.secrets[view.namespace]
+    assert isinstance(held, tuple), "it is served"  # noqa: S101
+    return next(secret.data[CONNECTION_STRING].decode() for secret in held if secret.name == view.credentials[0].secret)

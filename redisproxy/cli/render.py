@@ -5,32 +5,18 @@ Owns both forms. A password is in neither, unless it is asked for.
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections.abc import Iterable, Iterator, Sequence
 
-from ..ops import page
 from ..ops.time_text import iso
-from ..printable import printable
+from ..printable import listed, printable
 from ..tenants.documents import Problem
 from ..tenants.model import Credential
-from .inspect import Findings, NamespaceView, RedisView
-from .operations import Rotated, Written
-
-#: What to do about Redis, by what is wrong with it; the first that matches.
-_REDIS_ADVICE = (
-    (r"WRONGPASS|NOAUTH|invalid password", "Fix the password in the master secret."),
-    (r"no connection", "Is the address in the master secret right, and may this place reach it (NetworkPolicy, TLS)?"),
-    (r"sentinels", "Fix the sentinels in the master secret, or what each says above."),
-)
-
-
-def advice(problem: Problem) -> str:
-    """What to do about it."""
-    if problem.namespace == "Redis" and not problem.secret:
-        return next((text for pattern, text in _REDIS_ADVICE if re.search(pattern, problem.reason)), "Fix it as told.")
-    return page.advice(problem.reason)
-
+from ..tenants.urls import address_of
+from .advice import advice
+from .inspect import Findings, RedisView, State
+from .operations import Written
+from .rotation import OtherPassword, Rotated
 
 # JSON.
 
@@ -52,13 +38,6 @@ def _credential(credential: Credential, now: float) -> dict[str, object]:
     }
 
 
-def state(view: NamespaceView) -> str:
-    """In a word or two."""
-    if view.index is not None:
-        return "problems" if view.problems else "ok"
-    return "kept out" if view.problems else "not enrolled"
-
-
 def tenants_document(found: Findings, now: float) -> dict[str, object]:
     """What `redisproxy tenants` says."""
     return {
@@ -66,7 +45,7 @@ def tenants_document(found: Findings, now: float) -> dict[str, object]:
         "tenants": [
             {
                 "namespace": view.namespace,
-                "state": state(view),
+                "state": view.state.value,
                 "index": view.index,
                 "credentials": [_credential(credential, now) for credential in view.credentials],
                 "problems": [_problem(problem) for problem in view.problems],
@@ -84,6 +63,7 @@ def _redis(view: RedisView) -> dict[str, object]:
         "version": None if found is None else found.server.version,
         "databases": None if found is None else found.server.databases,
         "acl_users": None if found is None else found.server.acl,
+        "scripts": view.scripts,
         "replica": None if found is None else found.server.replica,
         "sentinels": [
             {
@@ -125,7 +105,19 @@ def written_document(written: Written, dry_run: bool, show_password: bool) -> di
 def rotated_document(rotated: Rotated, dry_run: bool, show_password: bool) -> dict[str, object]:
     """Likewise of a rotation. The old password is not shown: who has to know it does."""
     grace = None if rotated.grace is None else written_document(rotated.grace, dry_run, False)
-    return {**written_document(rotated.written, dry_run, show_password), "grace": grace}
+    others = rotated.others
+    return {
+        **written_document(rotated.written, dry_run, show_password),
+        "grace": grace,
+        "still_good": None if others is None else [_other(password) for password in others],
+        "revoked": list(rotated.revoked),
+        "unfinished": list(rotated.unfinished),
+    }
+
+
+def _other(password: OtherPassword) -> dict[str, object]:
+    expires = None if password.expires is None else iso(password.expires)
+    return {"secret": password.secret, "expires": expires, "old_password": password.old}
 
 
 # Text.
@@ -155,7 +147,7 @@ def tenants_lines(found: Findings, now: float, width: int) -> Iterator[str]:
     """What `redisproxy tenants` says: a line for each credential."""
     rows: list[tuple[object, ...]] = []
     for view in found.namespaces:
-        first = (view.namespace, "-" if view.index is None else view.index, state(view))
+        first = (view.namespace, "-" if view.index is None else view.index, view.state.value)
         if not view.credentials:
             rows.append((*first, "-", "-"))
         for credential in view.credentials:
@@ -177,24 +169,23 @@ def _problem_lines(problems: Sequence[Problem], width: int) -> Iterator[str]:
 
 def check_lines(found: Findings, now: float, width: int) -> Iterator[str]:
     """What `redisproxy check` says."""
-    enrolled = sum(view.index is not None for view in found.namespaces)
-    facts = [("source", f"{found.source}: {len(found.namespaces)} namespaces, {enrolled} enrolled")]
+    facts = [("source", f"{found.source}: {_counts(found)}")]
     if found.redis is not None:
         facts += _redis_facts(found.redis)
     label_width = max(len(name) for name, _ in facts)
     for name, text in facts:
         yield from _wrapped(text, width, f"{name.ljust(label_width)}   ", " " * (label_width + 3))
-    yield ""
     rows = [
         (
             view.namespace,
             "-" if view.index is None else view.index,
             sum(credential.valid_at(now) for credential in view.credentials),
-            state(view),
+            view.state.value,
         )
         for view in found.namespaces
     ]
     if rows:
+        yield ""
         yield from table(("NAMESPACE", "DATABASE", "CREDENTIALS", "STATE"), rows)
     if found.warnings:
         yield ""
@@ -202,8 +193,18 @@ def check_lines(found: Findings, now: float, width: int) -> Iterator[str]:
             yield from _wrapped(f"warning: {warning}", width, "", "  ")
     yield from _problem_lines(found.problems, width)
     if not found.problems:
+        count = len(found.warnings)
         yield ""
-        yield "no problems"
+        yield f"no problems, {count} warning{'s' if count > 1 else ''}" if count else "no problems"
+
+
+def _counts(found: Findings) -> str:
+    """How many namespaces there are, as far as that is known."""
+    if not found.listed:
+        return "its namespaces could not be read"
+    enrolled = sum(view.index is not None for view in found.namespaces)
+    unknown = sum(view.state is State.NOT_READ for view in found.namespaces)
+    return f"{len(found.namespaces)} namespaces, {enrolled} enrolled{f', {unknown} not read' if unknown else ''}"
 
 
 def _redis_facts(view: RedisView) -> Iterator[tuple[str, str]]:
@@ -218,7 +219,8 @@ def _redis_facts(view: RedisView) -> Iterator[tuple[str, str]]:
         return
     many = "an untold number of" if found.server.databases is None else found.server.databases
     users = "ACL users" if found.server.acl else "no ACL users"
-    yield "Redis", f"{found.address}: {found.server.version}, {many} databases, {users}"
+    scripts = "scripts allowed" if view.scripts else "scripts refused"
+    yield "Redis", f"{found.address}: {found.server.version}, {many} databases, {users}, {scripts}"
 
 
 def written_lines(written: Written, done: str, dry_run: bool, show_password: bool) -> Iterator[str]:
@@ -235,13 +237,63 @@ def written_lines(written: Written, done: str, dry_run: bool, show_password: boo
         )
 
 
+def enrolled_lines(written: Written, dry_run: bool, show_password: bool) -> Iterator[str]:
+    """Likewise of a namespace that was enrolled: also what tries it."""
+    done = "would be enrolled" if dry_run else "is enrolled"
+    yield from written_lines(written, f"{written.namespace} {done}", dry_run, show_password)
+    if not dry_run:
+        yield f"to try it, where REDIS_URL is that connection string, in a pod of {written.namespace}, either of:"
+        yield from (printable(f"  {line}") for line in try_lines(written.url))
+
+
+def try_lines(url: str) -> Iterator[str]:
+    """Lines for a shell that log in to the proxy: with redis-cli, and with Python where that is missing.
+
+    url: of a tenant. Its password is in no line, and not among the arguments of what they start, which other users of the
+    machine see: both take it from the environment, where REDIS_URL is the connection string.
+    """
+    scheme, _, location = address_of(url).partition("://")
+    host, _, port = location.rpartition(":")
+    log_in = """REDISCLI_AUTH=$(echo "$REDIS_URL" | sed 's|^[^:]*://[^:]*:||; s|@.*||')"""
+    if location:
+        yield f"{log_in} redis-cli{' --tls' if scheme == 'rediss' else ''} -h {host.strip('[]')} -p {port} PING"
+    yield """python3 -c 'import os, redis; print(redis.Redis.from_url(os.environ["REDIS_URL"]).ping())'"""
+
+
 def rotated_lines(rotated: Rotated, dry_run: bool, show_password: bool) -> Iterator[str]:
-    """Likewise of a rotation."""
-    written, grace = rotated.written, rotated.grace
+    """Likewise of a rotation: also which passwords are good beside the new one, and until when."""
+    written, grace, others = rotated.written, rotated.grace, rotated.others or ()
     would = "would have" if dry_run else "has"
     yield from written_lines(written, f"{written.namespace} {would} a new password", dry_run, show_password)
-    if grace is None:
-        yield f"the old password {'would end' if dry_run else 'ends'} at once"
-    else:
+    if rotated.revoked:
+        were = "to be deleted" if dry_run else "that were deleted"
+        yield printable(f"temporary secrets {were}: {', '.join(rotated.revoked)}")
+    if grace is not None:
         goes = "would go" if dry_run else "goes"
-        yield printable(f"the old password {goes} on for {grace.valid_hours} h: secret {grace.namespace}/{grace.secret}")
+        until = next((f", until {iso(one.expires)}" for one in others if one.secret == grace.secret and one.expires), "")
+        yield printable(
+            f"the old password {goes} on for {grace.valid_hours} h{until}: secret {grace.namespace}/{grace.secret}"
+        )
+        others = tuple(password for password in others if password.secret != grace.secret)
+    elif any(password.old for password in others):
+        yield f"the old password {'would go' if dry_run else 'goes'} on, since a temporary secret has it, too"
+    elif rotated.others is not None:
+        yield f"the old password {'would end' if dry_run else 'ends'} at once"
+    if others:
+        yield f"{'also ' if grace is not None else ''}still good in {written.namespace}:"
+        yield from ("  " + line for line in table(("SECRET", "EXPIRES", "PASSWORD"), map(_other_row, others)))
+        yield from _how_to_end(written.namespace, others)
+
+
+def _other_row(password: OtherPassword) -> tuple[str, ...]:
+    expires = "never" if password.expires is None else iso(password.expires)
+    return password.secret, expires, "the old one" if password.old else "another"
+
+
+def _how_to_end(namespace: str, others: Sequence[OtherPassword]) -> Iterator[str]:
+    if not others[0].files:
+        names = " ".join(password.secret for password in others)
+        yield printable(f"to end {'them' if others[1:] else 'it'}: kubectl delete secret -n {namespace} {names}")
+        return
+    for password in others:
+        yield printable(f"to end {password.secret}: take the Secret out of {listed(password.files)}")

@@ -89,12 +89,17 @@ _ADVICE = (
     ),
     (r"no metadata.creationTimestamp", "Write a creationTimestamp: redisproxy temp --dry-run --output yaml prints one."),
     (r"password is also that of", "Give one of them a password of its own; until then AUTH <namespace> <password> works."),
-    (r"annotation redisproxy/", "Fix the annotation of the namespace as told: kubectl annotate --overwrite."),
+    (r"annotation redisproxy/", "Fix the annotation in the namespace's metadata, as told."),
     (r"has no database", "Raise `databases` in Redis's configuration, or take a lower index."),
+    (r"not read: /", "Give the right to read the directory of manifests. What was last read stays in force."),
     (r"connection-string|valid_hours|white space|not UTF-8", "Fix the secret as told; it is read again by itself."),
+    (
+        r"no way to the Kubernetes API",
+        "Fix the kubeconfig, or the service account, as told. What was last read stays in force.",
+    ),
     (r"40[13]|[Ff]orbidden|[Uu]nauthorized", "Give the service account the rights of deploy/kubernetes/base/rbac.yaml."),
     (r"master secret|does not exist", "Create or fix the master secret; the last good one stays in force."),
-    (r"not read|cannot be read|timed out|refused|way to", "Is the Kubernetes API there? What was last read stays in force."),
+    (r"not read|cannot be read|timed out|refused", "Is the Kubernetes API there? What was last read stays in force."),
 )
 
 

@@ -3,6 +3,7 @@
 Owns the reading of one document: metadata, base64, timestamps. A fault inside a secret becomes the secret's
 ``error``; only what is no document at all raises. In a file's document every scalar is the text that was written; where
 none is expected, but a mapping, a list or a time, `null`, `~` and nothing mean that it is not there, as in Kubernetes.
+Owns, too, a whole secret, as the operator's command changes it.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import base64
 import binascii
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from typing import Any
 
 from ..tenants.documents import KEYS, NamespaceDocument, SecretDocument
 from ..tenants.limits import ANNOTATIONS, PREFIX
@@ -56,13 +59,13 @@ def _created(metadata: Mapping[str, object]) -> float | None:
 def read_namespace(document: Mapping[str, object]) -> NamespaceDocument:
     """A Namespace. Raises DocumentError."""
     name, metadata = _metadata(document)
-    return NamespaceDocument(name, _created(metadata), _annotations(metadata))
+    return NamespaceDocument(name, _created(metadata), _annotations(metadata), _labels(metadata))
 
 
 def read_ageless_namespace(document: Mapping[str, object]) -> NamespaceDocument:
     """A Namespace whose creationTimestamp is no time, as one that has none. Raises DocumentError when it has no name."""
     name, metadata = _metadata(document)
-    return NamespaceDocument(name, None, _annotations(metadata))
+    return NamespaceDocument(name, None, _annotations(metadata), _labels(metadata))
 
 
 def _annotations(metadata: Mapping[str, object]) -> dict[str, str]:
@@ -79,6 +82,14 @@ def _annotations(metadata: Mapping[str, object]) -> dict[str, str]:
     }
 
 
+def _labels(metadata: Mapping[str, object]) -> dict[str, str]:
+    """Those that matter here. The proxy makes nothing of them, so what is none is left out."""
+    content = metadata.get("labels")
+    if not isinstance(content, Mapping):
+        return {}
+    return {name: value for name, value in content.items() if isinstance(value, str) and str(name).startswith(PREFIX)}
+
+
 def _annotation(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)  # redisproxy/max-connections: 100, without quotes
@@ -90,15 +101,34 @@ def read_secret(document: Mapping[str, object]) -> SecretDocument:
 
     Raises DocumentError when it cannot even be named.
     """
+    namespace, name, metadata = _secret_metadata(document)
+    values, errors = _values(document, KEYS)
+    created = None
+    try:
+        created = _created(metadata)
+    except DocumentError as problem:
+        errors.append(str(problem))
+    return SecretDocument(namespace, name, created, values, errors[0] if errors else None)
+
+
+def _secret_metadata(document: Mapping[str, object]) -> tuple[str, str, Mapping[str, object]]:
+    """Namespace, name, and all of its metadata. Raises DocumentError."""
     name, metadata = _metadata(document)
     namespace = metadata.get("namespace")
     if is_missing(namespace):
         namespace = "default"
     if not isinstance(namespace, str):
         raise DocumentError("metadata.namespace is not a text")
+    return namespace, name, metadata
+
+
+def _values(document: Mapping[str, object], keys: Collection[str] | None) -> tuple[dict[str, bytes], list[str]]:
+    """The values under some keys, all where keys is None; and what is wrong.
+
+    One fault does not hide the rest: a malformed secret keeps the database that it names from others.
+    """
     values: dict[str, bytes] = {}
     errors = []
-    # One fault does not hide the rest: a malformed secret keeps the database that it names from others.
     for part in ("data", "stringData"):
         content = document.get(part)
         if is_missing(content):
@@ -106,18 +136,65 @@ def read_secret(document: Mapping[str, object]) -> SecretDocument:
         if not isinstance(content, Mapping):
             errors.append(f"{part} is not a mapping")
             continue
-        for key in KEYS:
+        for key in content if keys is None else keys:
             if content.get(key) is not None:
                 try:
                     values[key] = _value(part, key, content[key])
                 except DocumentError as problem:
                     errors.append(str(problem))
-    created = None
+    return values, errors
+
+
+@dataclass(frozen=True)
+class StoredSecret:
+    """A secret, whole.
+
+    uid: of the API server's, empty in manifests; data: all of its values, decoded; document: the whole of it, as it was
+    answered or written; files: names of the files that have one of this name, of manifests.
+    """
+
+    namespace: str
+    name: str
+    uid: str
+    immutable: bool
+    data: Mapping[str, bytes] = field(repr=False)
+    document: Mapping[str, Any] = field(repr=False)
+    files: tuple[str, ...] = ()
+
+    def with_values(self, changes: Mapping[str, bytes]) -> dict[str, Any]:
+        """The document with other values under some keys: each in the part that it has now, as base64 or as text."""
+        texts = self.document.get("stringData")
+        texts = dict(texts) if isinstance(texts, Mapping) else {}
+        encoded = self.document.get("data")
+        encoded = dict(encoded) if isinstance(encoded, Mapping) else {}
+        for key, value in changes.items():
+            if key in texts:
+                texts[key] = value.decode()
+            else:
+                encoded[key] = base64.b64encode(value).decode()
+        document = {key: value for key, value in self.document.items() if key not in ("data", "stringData")}
+        return {**document, **({"data": encoded} if encoded else {}), **({"stringData": texts} if texts else {})}
+
+
+def names_secret(document: Mapping[str, object], namespace: str, name: str) -> bool:
+    """Whether it is a Secret of that name."""
     try:
-        created = _created(metadata)
-    except DocumentError as problem:
-        errors.append(str(problem))
-    return SecretDocument(namespace, name, created, values, errors[0] if errors else None)
+        return document.get("kind") == "Secret" and _secret_metadata(document)[:2] == (namespace, name)
+    except DocumentError:
+        return False
+
+
+def read_stored(document: Mapping[str, Any], files: tuple[str, ...] = ()) -> StoredSecret:
+    """A secret, whole. Raises DocumentError for one of which any part is malformed."""
+    namespace, name, metadata = _secret_metadata(document)
+    values, errors = _values(document, None)
+    if errors:
+        raise DocumentError(errors[0])
+    uid = metadata.get("uid")
+    # In a manifest every scalar is text.
+    immutable = document.get("immutable") in (True, "true")
+    document = {**document, "immutable": True} if immutable else document
+    return StoredSecret(namespace, name, uid if isinstance(uid, str) else "", immutable, values, document, files)
 
 
 def _value(part: str, key: str, content: object) -> bytes:

@@ -28,7 +28,7 @@ from ..tenants.documents import (
 from ..tenants.enrolment import no_yield
 from .documents import DocumentError, read_namespace, read_secret
 from .hints import MANY
-from .kubernetes_api import SELECTOR, KubernetesApi, Method, Unreachable
+from .kubernetes_api import SELECTOR, KubernetesApi, Method, Unreachable, address_asked
 
 #: Items a page. The API server's own advice is a few hundred, but while a page is made of its JSON nothing else in this
 #: process runs, however long it takes: some 10 us an item.
@@ -204,7 +204,9 @@ class ClusterSource:
             if isinstance(item, ReadFailure):
                 return item
             if _name(item) != name:
-                return ReadFailure("the answer has objects that were not asked for")
+                return ReadFailure(
+                    f"the answer of {address_asked(api.list_secret_for_all_namespaces)} has objects that were not asked for"
+                )
             namespace = _metadata(item).get("namespace")
             if isinstance(namespace, str) and namespace in wanted:
                 try:
@@ -230,7 +232,7 @@ class ClusterSource:
             if isinstance(item, ReadFailure):
                 return item
             if _name(item) != name:
-                return ReadFailure("the answer has objects that were not asked for")
+                return ReadFailure(f"the answer of {address_asked(method)} has objects that were not asked for")
             try:
                 found = parsed.parse(item, read, where, name)
             except DocumentError as error:
@@ -332,7 +334,7 @@ class ClusterSource:
                 and isinstance(items, list)
                 and all(isinstance(item, dict) for item in items)
             ):
-                yield ReadFailure("the answer is not a list of objects")
+                yield ReadFailure(f"the answer of {address_asked(method)} is not a list of objects")
                 return
             yield from items
             before, token = token, metadata.get("continue") or None

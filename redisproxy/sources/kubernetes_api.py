@@ -1,8 +1,8 @@
 """Where the Kubernetes API is, single requests to it, and what its errors mean.
 
-Owns who the proxy is for the API server, time-outs, and the texts of errors. Answers are read as raw JSON: the client's
-models take many times as long to parse, and hold the GIL meanwhile. Error bodies are never repeated: an API server, or
-what stands before it, may put anything into them.
+Owns who the proxy is for the API server, time-outs, and the texts of errors: each names the address that did not answer, or
+the file that is wrong. Answers are read as raw JSON: the client's models take many times as long to parse, and hold the GIL
+meanwhile. Error bodies are never repeated: an API server, or what stands before it, may put anything into them.
 """
 
 from __future__ import annotations
@@ -12,8 +12,10 @@ import os
 import re
 import ssl
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import urllib3
 from kubernetes import client as kubernetes_client
@@ -22,6 +24,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import InClusterConfigLoader
 
+from ..printable import clause, printable
 from ..tenants.documents import ReadFailure
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
@@ -34,24 +37,44 @@ SELECTOR = "type!=helm.sh/release.v1"
 Method = Callable[..., urllib3.HTTPResponse]
 
 
+#: What the official client's ConfigException says, and what is said instead. Its own text may quote a credential: what a
+#: plugin printed, or a whole entry of the kubeconfig.
+_CONFIG_ERRORS = tuple(
+    (re.compile(pattern), text)
+    for pattern, text in (
+        (r"(?:exec|cmd-path):(?: process returned -?[0-9]+)?", r"\g<0>"),
+        (r"Expected key ([^\s{}\[\]]+)", r"it has no \1"),
+        (r"Expected object with name ([^\s{}\[\]]+) in \S*/([a-z]+) list", r"it has no \1 among its \2"),
+        (r"Expected only one object with name ([^\s{}\[\]]+)", r"it has more than one \1"),
+        (r"File does not exist: (.+)", r"there is no file \1"),
+        (r"Token file exists but empty", "token is empty"),
+        (r"Cert file exists but empty", "ca.crt is empty"),
+        (r"Service certification file does not exist", "there is no ca.crt"),
+        (r"file is empty", "it is empty"),
+    )
+)
+
+
 class Unreachable(Exception):
     """No answer, or none that makes sense: the calls that would follow are spared."""
 
     def __init__(self, failure: ReadFailure) -> None:
         super().__init__(failure)
-        self.failure = failure
+        self.failure = replace(failure, of_source=True)
 
 
 class RequestError(Exception):
     """One request was refused, or not answered. The text says how, and is fit for the operator.
 
-    status: of the answer, 0 without one; terminating: the namespace is being deleted.
+    status: of the answer, 0 without one; terminating: the namespace is being deleted; retry_after: seconds, where the server
+    asked for some.
     """
 
-    def __init__(self, text: str, status: int = 0, terminating: bool = False) -> None:
+    def __init__(self, text: str, status: int = 0, terminating: bool = False, retry_after: float | None = None) -> None:
         super().__init__(text)
         self.status = status
         self.terminating = terminating
+        self.retry_after = retry_after
 
 
 class KubernetesApi:
@@ -72,6 +95,11 @@ class KubernetesApi:
         self._service_account = service_account
         self.timeout = timeout
 
+    @property
+    def in_pod(self) -> bool:
+        """Whether requests are made as a pod's service account."""
+        return bool(self._environ.get("KUBERNETES_SERVICE_HOST")) and (self._service_account / "token").is_file()
+
     def connect(self) -> kubernetes_client.ApiClient:
         """A client of the API, made anew for each reading: so a rotated token, CA or kubeconfig is taken up.
 
@@ -80,18 +108,37 @@ class KubernetesApi:
         try:
             return self._make_client()
         except Exception as error:
-            # For a malformed kubeconfig the loader raises what it likes, YAMLError and AttributeError included. The text
-            # of a ConfigException names files and keys, or quotes what a credential plugin printed; others may quote the
-            # file, so that only their kind is shown.
-            detail = error_kind(error)
-            if isinstance(error, ConfigException):
-                plugin = re.match(r"(?:exec|cmd-path):(?: process returned -?[0-9]+)?", str(error))
-                detail = plugin[0] if plugin else str(error)
-            raise Unreachable(ReadFailure(f"no way to the Kubernetes API: {detail}")) from None
+            # For a malformed kubeconfig the loader raises what it likes, YAMLError and AttributeError included.
+            raise Unreachable(ReadFailure(f"no way to the Kubernetes API: {self._no_client(error)}")) from None
+
+    def _no_client(self, error: Exception) -> str:
+        """Why there is no client, and in which file. Texts that may quote a file are left out."""
+        if self.in_pod:
+            where = str(self._service_account)
+        else:
+            files = self._kubeconfigs()
+            where = " or ".join(map(str, files))
+            if not any(file.exists() for file in files):
+                return f"{self._no_account()}there is no kubeconfig at {printable(where)}; KUBECONFIG can name another"
+        detail = f"it cannot be used ({error_kind(error)})"
+        if isinstance(error, ConfigException):
+            known = ((pattern.search(str(error)), text) for pattern, text in _CONFIG_ERRORS)
+            detail = next((clause(found.expand(text)) for found, text in known if found), detail)
+        return printable(f"{where}: {detail}")
+
+    def _no_account(self) -> str:
+        if not self._environ.get("KUBERNETES_SERVICE_HOST"):
+            return ""
+        return f"this pod has no service account token at {self._service_account / 'token'}, and "
+
+    def _kubeconfigs(self) -> list[Path]:
+        """Where the official client looks for a kubeconfig."""
+        named = self._environ.get("KUBECONFIG") or kubernetes_config.KUBE_CONFIG_DEFAULT_LOCATION
+        return [Path(path).expanduser() for path in named.split(os.pathsep) if path]
 
     def _make_client(self) -> kubernetes_client.ApiClient:
         configuration = kubernetes_client.Configuration()
-        if self._environ.get("KUBERNETES_SERVICE_HOST") and (self._service_account / "token").is_file():
+        if self.in_pod:
             environ = dict(self._environ) | {"KUBERNETES_SERVICE_PORT": str(self._port)}
             InClusterConfigLoader(
                 token_filename=str(self._service_account / "token"),
@@ -115,46 +162,62 @@ class KubernetesApi:
             client = self.connect()
         except Unreachable as unreachable:
             raise RequestError(unreachable.failure.reason) from None
-        call = getattr(kubernetes_client.CoreV1Api(client), method)
         try:
-            answer = json.loads(response_of(call, *arguments, timeout=self.timeout, **options).data)
-        except ApiException as error:
-            if not error.status:
-                raise RequestError(f"no answer: {error_kind(error)}") from None
-            raise RequestError(status_text(error.status), error.status, _is_terminating(error)) from None
-        except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise RequestError(f"no answer: {error_kind(error)}") from None
-        except (ValueError, RecursionError):
-            raise RequestError("what was answered is not JSON, or the token cannot be sent") from None
+            return self._answer(getattr(kubernetes_client.CoreV1Api(client), method), *arguments, **options)
         finally:
             client.close()
-        if not isinstance(answer, dict):
-            raise RequestError("the answer is not a JSON object")
-        return answer
 
     def ask(self, method: Method, *arguments: str, **options: str | int) -> dict[str, object] | ReadFailure:
         """Return the JSON object that a method answers with, or why there is none. Blocks. Raises Unreachable."""
         try:
+            return self._answer(method, *arguments, **options)
+        except RequestError as error:
+            failure = ReadFailure(str(error), error.retry_after)
+            # A 500 may be about this one object, say one that cannot be decrypted: the others are asked all the same.
+            if error.status in (0, 401, 429) or error.status > 500:
+                raise Unreachable(failure) from None
+            return failure
+
+    def _answer(self, method: Method, *arguments: object, **options: object) -> dict[str, Any]:
+        """The JSON object that a method of the official client answers with. Raises RequestError."""
+        address = address_asked(method)
+        try:
             body = response_of(method, *arguments, timeout=self.timeout, **options).data
         except ApiException as error:
             if not error.status:
-                raise Unreachable(ReadFailure(f"no answer: {error_kind(error)}")) from None
-            failure = ReadFailure(status_text(error.status), retry_after(error))
-            # A 500 may be about this one object, say one that cannot be decrypted: the others are asked all the same.
-            if error.status in (401, 429) or error.status > 500:
-                raise Unreachable(failure) from None
-            return failure
+                raise RequestError(f"no answer from {address}: {error_kind(error)}") from None
+            text = status_text(error.status)
+            raise RequestError(text, error.status, _is_terminating(error), retry_after(error)) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise Unreachable(ReadFailure(f"no answer: {error_kind(error)}")) from None
+            raise RequestError(f"no answer from {address}: {error_kind(error)}") from None
         except ValueError:
-            raise Unreachable(ReadFailure("the token or the address cannot be sent: is there a line end in it?")) from None
+            raise RequestError(UNSENDABLE) from None
         try:
             answer = json.loads(body)
         except (ValueError, RecursionError):
-            raise Unreachable(ReadFailure("the answer is not JSON")) from None
+            raise RequestError(f"the answer of {address} is not JSON") from None
         if not isinstance(answer, dict):
-            raise Unreachable(ReadFailure("the answer is not a JSON object"))
+            raise RequestError(f"the answer of {address} is not a JSON object")
         return answer
+
+
+#: What a client's ValueError means before anything is sent.
+UNSENDABLE = "the token or the address cannot be sent: look for a line end in it"
+
+
+def address_of(client: kubernetes_client.ApiClient) -> str:
+    """The address of the API server, for the operator: no user, no path."""
+    try:
+        parts = urlsplit(client.configuration.host)
+        name = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname
+        return printable(f"{parts.scheme}://{name}{'' if parts.port is None else f':{parts.port}'}")
+    except ValueError:
+        return "the API server"
+
+
+def address_asked(method: Method) -> str:
+    """The same, of the client whose method it is."""
+    return address_of(method.__self__.api_client)  # type: ignore[attr-defined]  # a bound method of CoreV1Api
 
 
 def response_of(method: Method, *arguments: object, timeout: tuple[float, float], **options: object) -> urllib3.HTTPResponse:
@@ -210,9 +273,9 @@ def error_kind(error: BaseException) -> str:
     # urllib3 wraps an SSLError of the ssl module as an argument of its own, others as the cause.
     for inner in (error, error.__cause__, error.__context__, *error.args):
         if isinstance(inner, ssl.SSLCertVerificationError):
-            return f"{text}: {inner.verify_message}"
+            return f"{text}: {clause(inner.verify_message)}"
         if isinstance(inner, OSError) and inner.strerror:
-            return f"{text}: {inner.strerror}"
+            return f"{text}: {clause(inner.strerror)}"
     return text
 
 

@@ -15,7 +15,18 @@ from kubernetes import client as kubernetes_client
 from kubernetes.client.exceptions import ApiException
 
 from ..tenants.documents import TEMPORARY_PREFIX
-from .kubernetes_api import SELECTOR, KubernetesApi, Method, Unreachable, error_kind, response_of, retry_after, status_text
+from .kubernetes_api import (
+    SELECTOR,
+    UNSENDABLE,
+    KubernetesApi,
+    Method,
+    Unreachable,
+    address_of,
+    error_kind,
+    response_of,
+    retry_after,
+    status_text,
+)
 from .watch_events import BROKEN_OFF, Watched, WatchFailure
 
 #: What is asked of a watch, and of the list before it: objects without their contents.
@@ -50,7 +61,7 @@ class ClusterWatches:
             body = json.loads(answer.data)
             version = body["metadata"]["resourceVersion"] if str(body["kind"]).endswith("List") else None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise WatchFailure(f"no answer: {error_kind(error)}") from None
+            raise WatchFailure(f"no answer from {address_of(client)}: {error_kind(error)}") from None
         except (ValueError, KeyError, TypeError, RecursionError):
             version = None
         finally:
@@ -97,7 +108,7 @@ class ClusterWatches:
             return client, response_of(call, *arguments, timeout=timeout, **options)
         except ApiException as error:
             if not error.status:
-                failure = WatchFailure(f"no answer: {error_kind(error)}")
+                failure = WatchFailure(f"no answer from {address_of(client)}: {error_kind(error)}")
             else:
                 reason = status_text(error.status)
                 if error.status == 403:
@@ -106,9 +117,9 @@ class ClusterWatches:
                     reason += f": the right to {verb} {what.value}{where} is missing (deploy/kubernetes/base/rbac.yaml)"
                 failure = WatchFailure(reason, error.status, retry_after(error))
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            failure = WatchFailure(f"no answer: {error_kind(error)}")
+            failure = WatchFailure(f"no answer from {address_of(client)}: {error_kind(error)}")
         except ValueError:
-            failure = WatchFailure("the token or the address cannot be sent: is there a line end in it?")
+            failure = WatchFailure(UNSENDABLE)
         client.close()
         raise failure
 

@@ -11,12 +11,14 @@ import base64
 import binascii
 import errno
 import hashlib
+import itertools
 import re
 import stat
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from ..ops.file_watch import Stamp, stamp
 from ..printable import printable
@@ -24,7 +26,16 @@ from ..tenants.documents import FullRead, NamespaceDocument, NeverRead, Problem,
 from ..tenants.enrolment import no_yield
 from ..tenants.urls import CONNECTION_STRING
 from . import yamltext
-from .documents import DocumentError, is_missing, read_ageless_namespace, read_namespace, read_secret
+from .documents import (
+    DocumentError,
+    StoredSecret,
+    is_missing,
+    names_secret,
+    read_ageless_namespace,
+    read_namespace,
+    read_secret,
+    read_stored,
+)
 
 _ENDINGS = (".yaml", ".yml", ".json")
 #: Where a link that leads nowhere ends: there is no file.
@@ -134,7 +145,7 @@ class ManifestsSource:
         try:
             files = self._files()
         except OSError as error:
-            failure = ReadFailure(f"{self._directory}: {error.strerror}")
+            failure = ReadFailure(f"{self._directory}: {error.strerror}", of_source=True)
             return FullRead(failure, failure, {})
         found: dict[str, _Content] = {}
         problems: list[Problem] = []
@@ -166,6 +177,31 @@ class ManifestsSource:
         documents = [document for name in sorted(self._believed) for document in self._believed[name].documents]
         reading = self._gather(documents, problems)
         return replace(reading, never_read=tuple(never_read), stale=tuple(stale), again=again)
+
+    def stored(self, namespace: str, name: str) -> StoredSecret | None:
+        """A secret, whole, as the files have it now; None: none that can be read has it. Blocks.
+
+        Of two documents of one name the later is in force. Raises DocumentError for a malformed one, and OSError.
+        """
+        found = list(self._secrets_named(namespace, name))
+        if not found:
+            return None
+        return read_stored(found[-1][1], tuple(dict.fromkeys(file for file, _ in found)))
+
+    def files_with(self, namespace: str, name: str) -> tuple[str, ...]:
+        """The names of all files that have a Secret of that name, malformed ones included. Blocks. Raises OSError."""
+        return tuple(dict.fromkeys(file for file, _ in self._secrets_named(namespace, name)))
+
+    def _secrets_named(self, namespace: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+        """Each Secret of that name, with its file."""
+        for path in self._files():
+            try:
+                parsed = [content for content, _ in yamltext.documents(path.read_bytes())]
+            except Exception:  # noqa: S112 - whatever PyYAML raises: `read` tells of such a file
+                continue
+            for document in itertools.chain.from_iterable(map(_flatten, parsed)):
+                if isinstance(document, Mapping) and names_secret(document, namespace, name):
+                    yield printable(path.name), document
 
     def _content(self, name: str, text: bytes, yield_cpu: Callable[[], None]) -> _Content:
         digest = hashlib.sha256(text).digest()

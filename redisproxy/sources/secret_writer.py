@@ -6,42 +6,27 @@ Each error says what the operator can do.
 
 from __future__ import annotations
 
-import base64
-import binascii
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
+from .documents import DocumentError, StoredSecret, read_stored
 from .kubernetes_api import KubernetesApi, RequestError
 
 #: Whose fields these are, for `kubectl get --show-managed-fields`.
 _MANAGER = "redisproxy"
+_NO_SECRET = "what the API answered is not a Secret: is it the API server that answers there?"  # noqa: S105
 
 
 class WriteError(Exception):
     """The API server did not do it. The text is one line, fit for the operator.
 
-    unsure: or perhaps it did; there was no answer that tells.
+    unsure: or perhaps it did; there was no answer that tells; in_pod: a pod's service account has not the right to.
     """
 
-    def __init__(self, text: str, unsure: bool = False) -> None:
+    def __init__(self, text: str, unsure: bool = False, in_pod: bool = False) -> None:
         super().__init__(text)
         self.unsure = unsure
-
-
-@dataclass(frozen=True)
-class StoredSecret:
-    """A secret as the API server has it.
-
-    data: all of its values, decoded; document: the whole of it, as it was answered.
-    """
-
-    namespace: str
-    name: str
-    uid: str
-    immutable: bool
-    data: Mapping[str, bytes] = field(repr=False)
-    document: Mapping[str, Any] = field(repr=False)
+        self.in_pod = in_pod
 
 
 class ClusterWriter:
@@ -51,13 +36,22 @@ class ClusterWriter:
         self._api = api
 
     def secret(self, namespace: str, name: str) -> StoredSecret | None:
-        """None: there is none."""
+        """None: there is none. By a list of those with its name: the proxy's own account may do that, so a dry run works."""
         try:
-            return _stored(self._api.request("read_namespaced_secret", name, namespace))
+            answer = self._api.request("list_namespaced_secret", namespace, field_selector=f"metadata.name={name}")
         except RequestError as error:
-            if error.status == 404:
-                return None
-            raise _explained(error, "get", namespace, name) from None
+            raise self._explained(error, "list", namespace, name) from None
+        items = answer.get("items")
+        if not str(answer.get("kind", "")).endswith("List") or not isinstance(items, list | None):
+            raise WriteError(_NO_SECRET)
+        # The items of a list do not say of what kind they are.
+        found = [{"apiVersion": "v1", "kind": "Secret", **item} for item in items or () if isinstance(item, dict)]
+        if not found:
+            return None
+        stored = _stored(found[0])
+        if stored.name != name:
+            raise WriteError(_NO_SECRET)
+        return stored
 
     def create(self, manifest: Mapping[str, Any]) -> StoredSecret:
         """Makes a secret. One that is there stays as it is."""
@@ -69,14 +63,13 @@ class ClusterWriter:
                 raise WriteError(f"there is no namespace {namespace}: kubectl create namespace {namespace}") from None
             if error.status == 409:
                 raise WriteError(f"{namespace} has a secret {name} already: it was left as it is") from None
-            raise _explained(error, "create", namespace, name) from None
+            raise self._explained(error, "create", namespace, name) from None
         return _stored(made)
 
     def replace(self, secret: StoredSecret, changes: Mapping[str, bytes]) -> None:
         """Gives a secret other values under some keys, unless it was changed since it was read."""
-        encoded = {key: base64.b64encode(value).decode() for key, value in changes.items()}
         # The metadata has the resourceVersion, which makes the API server compare.
-        document = {**secret.document, "data": {**secret.document["data"], **encoded}}
+        document = secret.with_values(changes)
         try:
             self._api.request("replace_namespaced_secret", secret.name, secret.namespace, document, field_manager=_MANAGER)
         except RequestError as error:
@@ -86,53 +79,54 @@ class ClusterWriter:
                     f"{secret.namespace}/{secret.name} was changed or deleted by somebody else meanwhile: "
                     "nothing was written, try again"
                 ) from None
-            raise _explained(error, "update", secret.namespace, secret.name) from None
+            raise self._explained(error, "update", secret.namespace, secret.name) from None
 
-    def delete(self, secret: StoredSecret) -> None:
-        """Deletes just this one, not another of its name. One that is gone is none to delete."""
+    def delete(self, secret: StoredSecret) -> bool:
+        """Deletes just this one, not another of its name. False: it was gone already."""
         body = {"preconditions": {"uid": secret.uid}}
         try:
             self._api.request("delete_namespaced_secret", secret.name, secret.namespace, body=body)
         except RequestError as error:
             if error.status not in (404, 409):
-                raise _explained(error, "delete", secret.namespace, secret.name) from None
+                raise self._explained(error, "delete", secret.namespace, secret.name) from None
+            return False
+        return True
 
+    def _explained(self, error: RequestError, verb: str, namespace: str, name: str) -> WriteError:
+        """What to tell of a request that was refused. verb: of Kubernetes' rights."""
+        if error.terminating:
+            return WriteError(f"the namespace {namespace} is being deleted: nothing can be made in it any more")
+        text = f"cannot {'read' if verb == 'list' else verb} {namespace}/{name}: {error}"
+        if error.status == 403:
+            return self._forbidden(text, verb, namespace)
+        if error.status == 401:
+            return WriteError(f"{text}: log in anew, or name another kubeconfig in KUBECONFIG")
+        if error.status == 422:
+            return WriteError(f"{text}: the API server takes no such secret; is one that is there immutable?")
+        unsure = error.status == 0 or error.status >= 500
+        if unsure and verb != "list":
+            text += ": that may have been done, or not; look with redisproxy tenants"
+        return WriteError(text, unsure)
 
-def _explained(error: RequestError, verb: str, namespace: str, name: str) -> WriteError:
-    where = f"{namespace}/{name}"
-    if error.terminating:
-        return WriteError(f"the namespace {namespace} is being deleted: nothing can be made in it any more")
-    if error.status == 403:
+    def _forbidden(self, text: str, verb: str, namespace: str) -> WriteError:
         # A quota that is full is a 403, too.
+        if self._api.in_pod:
+            return WriteError(
+                f"{text}: this pod's service account may only read secrets, as deploy/kubernetes/base/rbac.yaml has it. "
+                f"Run redisproxy on a machine with a kubeconfig that may {verb} secrets in {namespace}",
+                in_pod=True,
+            )
         return WriteError(
-            f"{where}: {error}: it takes the right to {verb} secrets in {namespace}; to see whether you have it: "
-            f"kubectl auth can-i {verb} secrets -n {namespace}. The proxy's own service account may read only"
+            f"{text}: it takes the right to {verb} secrets in {namespace}; to see whether you have it: "
+            f"kubectl auth can-i {verb} secrets -n {namespace}"
         )
-    if error.status == 401:
-        return WriteError(f"{where}: {error}: log in anew, or name another kubeconfig in KUBECONFIG")
-    if error.status == 422:
-        return WriteError(f"{where}: {error}: the API server takes no such secret; is one that is there immutable?")
-    unsure = error.status == 0 or error.status >= 500
-    text = f"{where}: {error}, when it was to {verb} it"
-    if unsure and verb != "get":
-        text += ": that may have been done, or not; look with redisproxy tenants"
-    return WriteError(text, unsure)
 
 
 def _stored(answer: Mapping[str, Any]) -> StoredSecret:
     try:
-        metadata = answer["metadata"]
-        data = {key: base64.b64decode(value, validate=True) for key, value in (answer.get("data") or {}).items()}
-        found = StoredSecret(
-            metadata["namespace"],
-            metadata["name"],
-            metadata["uid"],
-            answer.get("immutable") is True,
-            data,
-            {**answer, "data": answer.get("data") or {}},
-        )
-        if answer.get("kind") == "Secret" and all(isinstance(metadata[k], str) for k in ("uid", "resourceVersion")):
-            return found
-    except (KeyError, TypeError, AttributeError, binascii.Error, ValueError):
+        stored = read_stored(answer)
+        if answer.get("kind") == "Secret" and stored.uid and isinstance(answer["metadata"]["resourceVersion"], str):
+            return stored
+    except (DocumentError, KeyError):
         pass
-    raise WriteError("what the API answered is not a Secret: is it the API server that answers there?")
+    raise WriteError(_NO_SECRET)

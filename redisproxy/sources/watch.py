@@ -26,6 +26,7 @@ from twisted.python.failure import Failure
 from ..ops.bugs import bug
 from ..ops.retry import Backoff
 from ..ops.stats import WatchState
+from ..printable import sentence
 from ..tenants.documents import ITSELF
 from .hints import ChangeQueue
 from .throttle import Throttle
@@ -293,7 +294,7 @@ class WatchService(service.Service):
                 self._log.info("namespaces and secrets are watched: what changes takes effect at once")
         elif not before and reason not in known_reasons:
             self._log.warn(
-                "{what} cannot be watched: {reason}. Until then what changes takes effect at the next refresh",
+                "{what} cannot be watched: {reason} Until then what changes takes effect at the next refresh",
                 what=what.value,
-                reason=reason,
+                reason=sentence(reason),
             )

@@ -24,6 +24,9 @@ _PASSWORD_LETTERS = string.ascii_letters + string.digits
 #: As Kubernetes' own suffixes: no vowels, so no words.
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 _LABELS = {"app.kubernetes.io/managed-by": "redisproxy"}
+#: The label of a tenant's namespace, and its value. The network policy of deploy/ lets no other namespace in: it cannot
+#: match namespaces by the beginning of their names.
+TENANT_LABEL = ("redisproxy/tenant", "true")
 #: Where clients connect to, as a URL without what is the tenant's: the Service of deploy/kubernetes.
 ADDRESS = "redis://redisproxy.redisproxy.svc:6379"
 
@@ -146,7 +149,7 @@ def _may_be_enrolled(reading: FullRead, secret_name: str, prefix: str, namespace
     """The secrets that it has already."""
     must_have_prefix(namespace, prefix)
     if namespace not in {found.name for found in must_be_read(reading.namespaces)}:
-        raise Refused(f"there is no namespace {namespace}: kubectl create namespace {namespace}")
+        raise Refused(f"there is no namespace {namespace}")  # the caller knows how one is made where it reads from
     held = reading.secrets.get(namespace, ())
     if isinstance(held, ReadFailure):
         raise Refused(f"the secrets of {namespace} could not be read: {held.reason}")

@@ -28,12 +28,13 @@ LONGEST_NAME = 255
 class NamespaceDocument:
     """A namespace.
 
-    created: seconds since the epoch, None where it does not say; annotations: those that begin with `limits.PREFIX`.
+    created: seconds since the epoch, None where it does not say; annotations, labels: those that begin with `limits.PREFIX`.
     """
 
     name: str
     created: float | None
     annotations: Mapping[str, str] = field(default_factory=dict, repr=False)
+    labels: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,8 @@ class ReadFailure:
     reason: str
     #: seconds after which the server asked to be tried again, or None
     retry_after: float | None = None
+    #: whether the source itself failed, so that nothing else of it could be read either: one failure, told once
+    of_source: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,14 +137,10 @@ class Enrolment:
 
     def use_full_read(self, reading: FullRead) -> None:
         """Takes over what was read. What failed to be read stays as it was."""
-        failures = []
-        if isinstance(reading.master, ReadFailure):
-            failures.append(Problem(*self._master, f"not read: {reading.master.reason}"))
-        elif not self._fixed_backend:
+        self._failures = tuple(_failures(reading, self._master))
+        if not isinstance(reading.master, ReadFailure) and not self._fixed_backend:
             self._use_master(reading.master)
-        if isinstance(reading.namespaces, ReadFailure):
-            failures.append(Problem("all namespaces", "", f"not read: {reading.namespaces.reason}"))
-        else:
+        if not isinstance(reading.namespaces, ReadFailure):
             self._namespaces = {namespace.name: namespace for namespace in reading.namespaces}
             self._secrets = {name: kept for name, kept in self._secrets.items() if name in self._namespaces}
             self._enrolled = {name: kept for name, kept in self._enrolled.items() if name in self._namespaces}
@@ -153,11 +149,8 @@ class Enrolment:
             # Of a file that cannot be read, the content of before is in force, if there is any.
             self._complete = reading.complete and not (reading.never_read or reading.stale)
         for namespace, secrets in reading.secrets.items():
-            if isinstance(secrets, ReadFailure):
-                failures.append(Problem(namespace, "", f"its secrets were not read: {secrets.reason}"))
-            elif self._secrets.get(namespace) != secrets:
+            if not isinstance(secrets, ReadFailure) and self._secrets.get(namespace) != secrets:
                 self._secrets[namespace] = secrets
-        self._failures = tuple(failures)
 
     def use_incremental_read(self, update: Update) -> None:
         """Takes over what was read again. What is not known yet stays so: the reading of all there is comes first."""
@@ -363,6 +356,27 @@ class Enrolment:
         if secret.created is None:
             raise MalformedError(f"it has {VALID_HOURS}, but no metadata.creationTimestamp, from which they count")
         return min(secret.created + hours * 3600, _LATEST)
+
+
+def _failures(reading: FullRead, master: tuple[str, str]) -> Iterator[Problem]:
+    """What could not be read. A source that failed is told once, with how many namespaces are concerned."""
+    first = reading.master
+    if isinstance(first, ReadFailure):
+        if first.of_source and isinstance(reading.namespaces, ReadFailure):
+            yield Problem("all namespaces and the master secret", "", f"not read: {first.reason}")
+            return
+        yield Problem(*master, f"not read: {first.reason}")
+    if isinstance(reading.namespaces, ReadFailure):
+        yield Problem("all namespaces", "", f"not read: {reading.namespaces.reason}")
+    failed = {name: held for name, held in reading.secrets.items() if isinstance(held, ReadFailure)}
+    together = [held for held in failed.values() if held.of_source]
+    if len(together) > 1:
+        where = "all namespaces" if len(together) == len(reading.secrets) else "some namespaces"
+        count = f"{len(together)} of {len(reading.secrets)}"
+        yield Problem(where, "", f"the secrets of {count} were not read: {together[0].reason}")
+    for namespace, held in failed.items():
+        if not held.of_source or len(together) == 1:
+            yield Problem(namespace, "", f"its secrets were not read: {held.reason}")
 
 
 def _by_age(document: NamespaceDocument | SecretDocument) -> tuple[bool, float, str]:

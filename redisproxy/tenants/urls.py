@@ -7,7 +7,7 @@ a port may be a piece of a password. Which secret a URL is from, and what follow
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from urllib.parse import quote_from_bytes, unquote_plus, unquote_to_bytes
 
 from .model import BackendAddress
@@ -57,11 +57,16 @@ class _Parts:
         except UnicodeDecodeError:
             raise MalformedError(f"the user name in {CONNECTION_STRING} is not UTF-8") from None
 
-    def with_password(self, password: bytes) -> str:
+    def with_password(self, password: bytes) -> _Parts:
         username = (self.info or "").partition(":")[0]
+        return replace(self, info=f"{username}:{quote_from_bytes(password, safe='')}")
+
+    def text(self) -> str:
+        """The URL, put together again."""
+        info = "" if self.info is None else f"{self.info}@"
         query = "" if self.query is None else f"?{self.query}"
         fragment = "" if self.fragment is None else f"#{self.fragment}"
-        return f"{self.start}{username}:{quote_from_bytes(password, safe='')}@{self.location}{self.path}{query}{fragment}"
+        return f"{self.start}{info}{self.location}{self.path}{query}{fragment}"
 
 
 def _text(value: bytes | None) -> str:
@@ -210,8 +215,7 @@ def parse_address(text: str) -> str:
     found = re.fullmatch(rf"(?:(rediss?)://)?((?:{_HOST})(?::[0-9]{{1,5}})?)/?", text, re.ASCII)
     try:
         if found:
-            host, port = _host_and_port(found[2], _PORT)
-            return f"{found[1] or 'redis'}://{f'[{host}]' if ':' in host else host}:{port}"
+            return _address(found[1] or "redis", found[2])
     except MalformedError:
         pass
     raise ValueError("HOST, HOST:PORT or rediss://HOST:PORT")
@@ -225,4 +229,21 @@ def tenant_url(address: str, password: str, index: int) -> str:
 
 def with_password(url: str, password: str) -> str:
     """The same tenant's URL, letter by letter, but for its password. Raises MalformedError."""
-    return _cut(url, _TENANTS).with_password(password.encode())
+    return _cut(url, _TENANTS).with_password(password.encode()).text()
+
+
+def at_address(url: str, address: str) -> str:
+    """The same tenant's URL, but for where it leads. address: as `parse_address` returns it. Raises MalformedError."""
+    scheme, separator, location = address.partition("://")
+    return replace(_cut(url, _TENANTS), start=scheme + separator, location=location).text()
+
+
+def address_of(url: str) -> str:
+    """Where a tenant's URL leads, as `parse_address` returns it; empty where it names no host. Raises MalformedError."""
+    parts = _cut(url, _TENANTS)
+    return _address(parts.scheme, parts.location) if parts.location else ""
+
+
+def _address(scheme: str, location: str) -> str:
+    host, port = _host_and_port(location, _PORT)
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"

@@ -32,7 +32,7 @@ from ..resp.framing import ProtocolError, ReplyMeasurer
 from ..resp.value import Answer, AnswerError, ErrorReply, values_of
 from ..session.errors import UNANSWERED
 from ..tenants.model import BackendAddress
-from .endpoint import connect, connected, why
+from .endpoint import CaFileError, connect, connected, why
 
 #: Seconds after a refused log-in until the next attempt. A password is wrong: haste would not help.
 _REFUSED_RETRY = 5.0
@@ -219,8 +219,8 @@ class _Endpoint:
         connecting: defer.Deferred[IProtocol]
         try:
             connecting = connected(self._make(), protocolFactory)
-        except (OSError, ValueError) as error:
-            connecting = defer.fail(ControlError(f"the CA file cannot be used: {error}"))
+        except CaFileError as error:
+            connecting = defer.fail(ControlError(str(error)))
         return connecting.addErrback(self._not_connected)
 
     def _not_connected(self, failure: Failure) -> Failure:

@@ -30,12 +30,19 @@ class _Connected(Protocol):
     transport: ITCPTransport
 
 
-def _certificates(ca_file: Path) -> list[ssl.Certificate]:
-    """The one or more certificates of a PEM file.
+class CaFileError(Exception):
+    """The file of the CAs to trust for Redis cannot be used. The text names it, and says why."""
 
-    Raises OSError if the file cannot be read, ValueError if it holds no certificate.
-    """
-    certificates = x509.load_pem_x509_certificates(ca_file.read_bytes())
+
+def _certificates(ca_file: Path) -> list[ssl.Certificate]:
+    """The one or more certificates of a PEM file. Raises CaFileError."""
+    try:
+        certificates = x509.load_pem_x509_certificates(ca_file.read_bytes())
+    except OSError as error:
+        raise CaFileError(f"the CA file {ca_file} cannot be used: {error.strerror}") from None
+    except ValueError:
+        # The text of `cryptography` differs from version to version.
+        raise CaFileError(f"the CA file {ca_file} cannot be used: it has no certificate in PEM") from None
     return [ssl.Certificate(X509.from_cryptography(certificate)) for certificate in certificates]
 
 
@@ -45,7 +52,7 @@ def endpoint_for(
     """An endpoint for one connection to Redis.
 
     timeout: seconds to connect; ca_file: whom to trust for rediss://, None for the system's certificates.
-    Raises OSError if the CA file cannot be read, ValueError if it holds no certificate.
+    Raises CaFileError.
     """
     if address.path:
         return UNIXClientEndpoint(reactor, address.path, timeout=timeout)

@@ -19,7 +19,7 @@ from ..policy.probing import Server
 from ..resp import info
 from ..tenants.model import BackendAddress
 from .client import Connection, ControlError, ReplyError, ask_once
-from .endpoint import endpoint_for, why
+from .endpoint import CaFileError, endpoint_for, why
 from .probe import Memory, Probe, Rights
 from .sentinel import Answer, NotYet, Sentinel, ask_all, latest
 
@@ -108,7 +108,7 @@ async def inquire(
         again = probing.explain(probe.again)
         if probe.server is None:
             if probe.state:
-                raise InquiryError(f"it {probe.state}")
+                raise InquiryError(f"{address.shown} {probe.state}")
             raise InquiryError(f"Redis at {address.shown} did not tell what it is: {again}")
         return Inquiry(address.shown, probe.server, probe.state, again, info.keys(await connection.ask("INFO", "keyspace")))
 
@@ -116,6 +116,8 @@ async def inquire(
         return await ask_once(reactor, address, endpoint_for(reactor, address, timeout, ca_file), timeout, asking)
     except InquiryError:
         raise
+    except CaFileError as error:
+        raise InquiryError(str(error)) from None
     except ReplyError as error:
         # Redis's own words: it does not repeat what it was sent to log in with.
         raise InquiryError(f"Redis at {address.shown} refuses: {why(error)}") from None

@@ -25,7 +25,7 @@ from ..tenants.model import BackendAddress, Tenant
 from .acl_users import AclUsers
 from .base import Base
 from .connection import LOGIN_REFUSED, RedisConnection, RedisUnreachable, UpstreamError
-from .endpoint import connect, endpoint_for, why
+from .endpoint import CaFileError, connect, endpoint_for, why
 from .faults import Faults
 from .handover import Handover
 from .idle import IdleConnections
@@ -364,8 +364,8 @@ class ConnectionPool(service.Service):
     async def _connect(self, address: BackendAddress) -> RedisConnection:
         try:
             endpoint = endpoint_for(self._reactor, address, self._connect_timeout, self._ca_file)
-        except (OSError, ValueError) as error:
-            raise UpstreamError(f"the CA file {self._ca_file} cannot be used: {error}", LOGIN_REFUSED) from None
+        except CaFileError as error:
+            raise UpstreamError(str(error), LOGIN_REFUSED) from None
         upstream = await connect(endpoint, lambda: RedisConnection(address, self))
         self._connections.add(upstream)
         try:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import base64
 import calendar
 import contextlib
 import io
 import json
 import os
+import re
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 import unittest
+from pathlib import Path
 from unittest import mock
 
 import pexpect
@@ -23,6 +28,7 @@ from ..support.apiserver import HANG, NAMESPACES, ApiServer, refusal
 from ..support.command import COMMAND, run_command
 from ..support.proxy import Manifests, ProxyProcess, master, namespace, plain_environment, secret, tenant
 from ..support.servers import RedisServer, free_port
+from ..support.texts import DOUBLED
 from ..support.waiting import until
 
 
@@ -53,6 +59,7 @@ class CommandCase(unittest.TestCase):
         self.assertNotIn("Traceback", out + err)
         self.assertNotIn(self.server.password, out + err)
         self.assertNotIn("pw-", err)
+        self.assertNotRegex(out + err, DOUBLED)
         if err:
             self.assertEqual(err.count("\n"), 1, err)
             self.assertTrue(err.startswith("redisproxy: "), err)
@@ -99,19 +106,41 @@ class StatusTests(CommandCase):
 
     def test_the_api_is_away(self) -> None:
         self.api.stop()
+        away = f"the namespaces could not be read: no answer from {self.api.url}: NewConnectionError: Connection refused"
+        self.assertEqual(self.run_("tenants", status=1), away)
+        self.assertEqual(self.run_("enroll", "team-red", "--databases", "16", status=1), away)
         self.assertRegex(
-            self.run_("tenants", status=1), "^the namespaces could not be read: no answer: .*Connection refused$"
+            self.run_("rotate", "team-blue", status=1),
+            f"^cannot read team-blue/redis-secret-master: no answer from {self.api.url}: ",
         )
-        self.assertRegex(self.run_("enroll", "team-red", "--databases", "16", status=1), "^the namespaces could not be read")
-        self.assertRegex(self.run_("rotate", "team-blue", status=1), "^team-blue/redis-secret-master: no answer")
+        [problem] = self.json("check", status=1)["problems"]
+        self.assertEqual(problem["namespace"], "all namespaces and the master secret")
         self.environ["KUBECONFIG"] = "/nowhere"
-        self.assertRegex(self.run_("tenants", status=1), "no way to the Kubernetes API: Invalid kube-config file")
+        self.assertEqual(
+            self.run_("tenants", status=1),
+            "the namespaces could not be read: no way to the Kubernetes API: there is no kubeconfig at /nowhere; "
+            "KUBECONFIG can name another",
+        )
 
     def test_secrets_of_one_namespace_cannot_be_read(self) -> None:
         self.api.fail(f"{NAMESPACES}/team-green/secrets", refusal(403))
         found = self.json("tenants", status=1)
         states = {t["namespace"]: t["state"] for t in found["tenants"]}
-        self.assertEqual(states, {"team-blue": "ok", "team-green": "kept out", "team-red": "not enrolled"})
+        self.assertEqual(states, {"team-blue": "ok", "team-green": "not read", "team-red": "not enrolled"})
+        told = "the secrets of team-green could not be read: 403 Forbidden"
+        self.assertEqual(self.run_("temp", "team-green", "--hours", "1", status=1), told)
+        self.api.fix()
+        # The API fails in the middle: one line, and nobody is kept out.
+        self.api.fail(f"{NAMESPACES}/team-green/secrets", refusal(503))
+        done = run_command("tenants", environ=self.environ)
+        self.assertEqual(
+            (done.returncode, done.stderr),
+            (1, "redisproxy: some namespaces: the secrets of 2 of 3 were not read: 503 Service Unavailable\n"),
+        )
+        states = {t["namespace"]: t["state"] for t in json.loads(done.stdout)["tenants"]}
+        self.assertEqual(states, {"team-blue": "ok", "team-green": "not read", "team-red": "not read"})
+        self.api.fix()
+        self.api.fail(f"{NAMESPACES}/team-green/secrets", refusal(403))
         self.assertRegex(self.run_("enroll", "team-red", status=1), "the secrets of team-green could not be read")
 
     def test_ctrl_c(self) -> None:
@@ -131,6 +160,16 @@ class StatusTests(CommandCase):
         self.assertEqual((process.returncode, err), (0, ""))
 
     def test_manifests(self) -> None:
+        """Whatever it says, it does not send the operator of manifests to kubectl, or to a pod."""
+        shown: list[str] = []
+        self.addCleanup(lambda: self.assertNotRegex("\n".join(shown), "kubectl|pod|rbac"))
+        run = self.run_
+
+        def run_and_keep(*arguments: str, status: int = 0) -> str:
+            shown.append(run(*arguments, status=status))
+            return shown[-1]
+
+        self.run_ = run_and_keep
         manifests = Manifests([master(self.server.url), *tenant("team-blue", 1, "pw-blue"), namespace("team-red")])
         self.addCleanup(manifests.remove)
         self.environ["REDISPROXY_MANIFESTS"] = str(manifests.path)
@@ -138,17 +177,71 @@ class StatusTests(CommandCase):
         self.assertEqual(self.json("tenants")["source"], f"the manifests in {manifests.path}")
         for command in (("enroll", "team-red"), ("temp", "team-blue", "--hours", "1")):
             self.assertRegex(self.run_(*command, status=1), "are not written to: add --dry-run --output yaml")
-        self.assertRegex(
-            self.run_("rotate", "team-blue", status=1), "are not written to: change the password in its file there"
+        self.assertRegex(self.run_("rotate", "team-blue", status=1), "are not written to: add --dry-run --output yaml")
+        self.assertEqual(
+            self.run_("enroll", "team-white", "--dry-run", status=1),
+            "there is no namespace team-white: add a Namespace of that name, with a creationTimestamp, to "
+            f"the manifests in {manifests.path}",
         )
-        (manifests.path / "red.yaml").write_text(self.run_("enroll", "team-red", "--dry-run", "--output", "yaml"))
-        (manifests.path / "temp.yaml").write_text(self.run_("temp", "team-blue", "--hours", "2", "--dry-run", "-o", "yaml"))
+        self.assertEqual(
+            self.json("enroll", "team-red", "--dry-run")["notes"],
+            [
+                "put the Secret redis-secret-master, as --output yaml prints it, into any file there",
+                "its URL leads to the proxy's address in a cluster: --address HOST:PORT names another",
+            ],
+        )
+        self.assertEqual(len(self.json("enroll", "team-red", "--dry-run", "--address", "localhost:6379")["notes"]), 1)
+        for name, command in (
+            ("red", ("enroll", "team-red", "--address", "localhost:6379")),
+            ("temp", ("temp", "team-blue", "--hours", "2")),
+        ):
+            done = run_command(*command, "--dry-run", "--output", "yaml", environ=self.environ)
+            (manifests.path / f"{name}.yaml").write_text(done.stdout)
+            self.assertRegex(
+                done.stderr, r"^redisproxy: put the Secret [-\w]+, as --output yaml prints it, into any file there\n$"
+            )
         found = {t["namespace"]: (t["index"], len(t["credentials"])) for t in self.json("check")["tenants"]}
         self.assertEqual(found, {"team-blue": (1, 2), "team-red": (2, 1)})
         [blue] = [t for t in self.json("tenants")["tenants"] if t["namespace"] == "team-blue"]
         expires = {credential["secret"]: credential["expires"] for credential in blue["credentials"]}
         [ends] = [calendar.timegm(time.strptime(when, "%Y-%m-%dT%H:%M:%SZ")) for when in expires.values() if when]
         self.assertLess(abs(ends - time.time() - 2 * 3600), 60)
+        # A rotation: what is printed takes the place of the old secret, and is served.
+        (manifests.path / "temp.yaml").unlink()
+        text = yaml.safe_dump(secret("team-blue", "redis-secret-temp-a", redis_connection_string="redis://:pw-blue@h/1"))
+        (manifests.path / "again.yaml").write_text(text)
+        told = self.json("rotate", "team-blue", "--dry-run", "--grace-hours", "0")
+        self.assertEqual(told["still_good"], [{"secret": "redis-secret-temp-a", "expires": None, "old_password": True}])
+        self.assertEqual(
+            told["notes"],
+            ["put the Secret redis-secret-master, as --output yaml prints it, in the place of the one in all.yaml"],
+        )
+        told = self.json("rotate", "team-blue", "--dry-run", "--revoke-all")
+        self.assertEqual((told["revoked"], told["still_good"]), (["redis-secret-temp-a"], []))
+        self.assertEqual(told["notes"][1:], ["take the Secret redis-secret-temp-a out of again.yaml"])
+        done = run_command("rotate", "team-blue", "--dry-run", "-o", "yaml", environ=self.environ)
+        grace, changed = yaml.safe_load_all(done.stdout)
+        new = f"put the Secret {grace['metadata']['name']}, as --output yaml prints it, into any file there"
+        self.assertEqual((done.returncode, done.stderr), (0, f"redisproxy: {told['notes'][0]}\nredisproxy: {new}\n"))
+        self.assertEqual(grace["stringData"]["redis-connection-string"], "redis://:pw-blue@redisproxy:6379/1")
+        (manifests.path / "again.yaml").unlink()
+        (manifests.path / "changed.yaml").write_text(yaml.safe_dump_all([grace, changed]))  # it is the later one
+        found = {t["namespace"]: (t["index"], len(t["credentials"])) for t in self.json("check")["tenants"]}
+        self.assertEqual(found, {"team-blue": (1, 2), "team-red": (2, 1)})
+        self.assertEqual(
+            self.json("rotate", "team-blue", "--dry-run", "--grace-hours", "0")["still_good"][0]["old_password"], False
+        )
+        self.json("tenants")
+        # What is wrong with a namespace, with a tenant, or with Redis.
+        limited = namespace("team-limited", annotations={"redisproxy/max-connections": "many"})
+        away = master(f"redis://:pw-x@127.0.0.1:{free_port()}/0")
+        (manifests.path / "wrong.yaml").write_text(yaml.safe_dump_all([limited, *tenant("team-wrong", 1, "pw-wrong"), away]))
+        self.assertEqual(len(self.json("check", status=1)["problems"]), 3)
+        self.assertRegex(
+            self.run_("enroll", "team-limited", "--dry-run", status=1),
+            "asked, such as where the proxy runs, or say --databases N$",
+        )
+        (manifests.path / "wrong.yaml").unlink()
         # One file that is none: the others are told of, but nothing is given away that may be in it.
         (manifests.path / "bad.yaml").write_text("\tpw-")
         (manifests.path / "grey.yaml").write_text(yaml.safe_dump(namespace("team-grey")))
@@ -160,6 +253,10 @@ class StatusTests(CommandCase):
         self.assertEqual(len(json.loads(out)["tenants"]), 3)
         self.assertRegex(
             self.run_("enroll", "team-grey", "--dry-run", status=1), "^bad.yaml could not be read, so it is not known"
+        )
+        self.assertEqual(
+            self.run_("rotate", "team-grey", "--dry-run", status=1),
+            "bad.yaml could not be read, and may have team-grey/redis-secret-master: fix it",
         )
         [problem] = self.json("check", status=1)["problems"]
         self.assertEqual((problem["namespace"], problem["reason"][: len(bad) - 10]), ("bad.yaml", bad[10:]))
@@ -185,7 +282,14 @@ class CommandLineTests(unittest.TestCase):
         for arguments, told in (
             (("check", "--refresh", "0"), "--refresh is '0'; it takes a number of seconds from 1 to 86400"),
             (("check", "--status-token-file", "/dev/null"), "--status-token-file is '/dev/null'; it takes a file"),
-            (("tenants", "--manifests", "/nowhere"), "--manifests is '/nowhere'; it takes a directory of manifests"),
+            (
+                ("tenants", "--manifests", "/nowhere"),
+                "--manifests is '/nowhere'; it takes a directory of manifests, and there is nothing at that path",
+            ),
+            (
+                ("check", "--redis-ca", "/nowhere/ca.pem"),
+                "--redis-ca is '/nowhere/ca.pem'; it takes a file, and there is nothing at that path",
+            ),
             (("tenants", "--ns-prefix", ""), "--ns-prefix is ''; it takes the beginning of namespaces' names"),
             (("tenants", "--redis-secret", "A"), "--redis-secret is 'A'; it takes a Kubernetes name"),
         ):
@@ -210,7 +314,7 @@ class CommandLineTests(unittest.TestCase):
             ),
             (
                 ("enroll", "team-red", "--output", "yaml"),
-                "^--output yaml is for --dry-run: it prints the manifest to create",
+                "^--output yaml is for --dry-run: it prints the manifest to write",
             ),
             (("enroll", "team-red", "--databases", "0"), "0 is not in the .*range 1<=x<=1000000"),
             (("temp", "team-blue"), "Missing option '--hours'; see redisproxy temp --help"),
@@ -218,6 +322,10 @@ class CommandLineTests(unittest.TestCase):
             (
                 ("temp", "team-blue", "--hours", "1", "--name", "A b"),
                 "'A b' is not a name: lower-case letters, digits and -",
+            ),
+            (
+                ("rotate", "team-blue", "--revoke-all", "--grace-hours", "1"),
+                "^--revoke-all ends the old password at once, so it takes no --grace-hours but 0; see redisproxy rotate --help$",
             ),
             (
                 ("rotate", "team-blue", "--grace-hours", "1.5"),
@@ -265,6 +373,24 @@ class ChangeTests(CommandCase):
         self.assertTrue(works(first))
         [red] = [t for t in self.json("tenants")["tenants"] if t["namespace"] == "team-red"]
         self.assertEqual(len(red["credentials"]), 3)
+        # The passwords that still work are named.
+        names = {temporary["secret"], rotated["grace"]["secret"]}
+        self.assertEqual({one["secret"] for one in last["still_good"]}, names)
+        self.assertEqual([one["old_password"] for one in last["still_good"]], [False, False])
+        last = self.json("rotate", "team-red", "--revoke-all", "--show-password")
+        self.assertEqual((set(last["revoked"]), last["still_good"]), (names, []))
+        until(lambda: works(last["connection_string"]), "the new password works")
+        for ended in (first, temporary["connection_string"]):
+            until(lambda: not works(ended), "it has ended")  # noqa: B023
+        self.json("temp", "team-red", "--hours", "1", "--name", "kept")
+        self.api.fail(f"{NAMESPACES}/team-red/secrets/redis-secret-temp-kept", refusal(403))
+        done = run_command("rotate", "team-red", "--revoke-all", environ=self.environ)
+        self.assertEqual(
+            (done.returncode, [one["secret"] for one in json.loads(done.stdout)["still_good"]]),
+            (1, ["redis-secret-temp-kept"]),
+        )
+        self.assertRegex(done.stderr, "^redisproxy: .*redis-secret-temp-kept.*: its password may still be good\n$")
+        self.api.fix()
         self.assertEqual(self.json("check")["problems"], [])
 
     def test_a_dry_run(self) -> None:
@@ -281,8 +407,12 @@ class ChangeTests(CommandCase):
         self.api.put(master(f"redis://:pw-x@127.0.0.1:{free_port()}/0"))
         told = self.run_("enroll", "team-red", status=1)
         self.assertRegex(told, "no connection to Redis at .*run this where it can be asked, .* or say --databases N$")
+        # Redis's own text has a full stop.
+        self.api.put(master(f"redis://:pw-wrong@127.0.0.1:{self.server.port}/0"))
+        told = self.run_("enroll", "team-red", status=1)
+        self.assertRegex(told, "WRONGPASS .* disabled. So it is not known which")
         enrolled = self.json("enroll", "team-red", "--databases", "16")
-        self.assertEqual((enrolled["index"], len(enrolled["notes"])), (2, 1))
+        self.assertEqual((enrolled["index"], len(enrolled["notes"])), (2, 2))
 
 
 class TerminalTests(CommandCase):
@@ -319,7 +449,9 @@ class TerminalTests(CommandCase):
     def test_check(self) -> None:
         shown = self.screen("check")
         self.assertRegex(shown, "(?m)^source   the Kubernetes API: 3 namespaces, 2 enrolled$")
-        self.assertRegex(shown, r"(?m)^Redis    redis://127.0.0.1:\d+: Valkey 9\S+, 64 databases, ACL users$")
+        self.assertRegex(
+            shown, r"(?m)^Redis    redis://127.0.0.1:\d+: Valkey 9\S+, 64 databases, ACL users, scripts allowed$"
+        )
         self.assertRegex(shown, "(?m)^team-blue +1 +1 +ok$")
         self.assertTrue(shown.endswith("\nno problems\n"))
         self.api.put(*tenant("team-new", 3, "pw-new", "2026-02-01T00:00:00Z"))
@@ -333,18 +465,55 @@ class TerminalTests(CommandCase):
     def test_enroll_and_rotate(self) -> None:
         shown = self.screen("enroll", "team-red")
         self.assertTrue(shown.startswith("team-red is enrolled: database 2, secret team-red/redis-secret-master\n"), shown)
+        self.assertIn(": kubectl label --overwrite namespace team-red redisproxy/tenant=true\n", shown)
         self.assertIn(
             "kubectl get secret -n team-red redis-secret-master -o jsonpath='{.data.redis-connection-string}'", shown
         )
         self.assertRegex(
             self.screen("rotate", "team-red", "--show-password"),
-            r"redis://:\w{40}@redisproxy.redisproxy.svc:6379/2\nthe old password goes on for 24 h: secret team-red/redis-secret-temp-rotated-\w{6}\n$",
+            r"redis://:\w{40}@redisproxy.redisproxy.svc:6379/2\n"
+            r"the old password goes on for 24 h, until \d{4}-\S+Z: secret team-red/redis-secret-temp-rotated-\w{6}\n$",
+        )
+        self.assertRegex(
+            self.screen("rotate", "team-red", "--grace-hours", "0"),
+            r"(?m)^the old password ends at once\n"
+            r"still good in team-red:\n"
+            r"  SECRET +EXPIRES +PASSWORD\n"
+            r"  redis-secret-temp-rotated-\w{6}   \d{4}-\S+Z   another\n"
+            r"to end it: kubectl delete secret -n team-red redis-secret-temp-rotated-\w{6}\n$",
         )
         shown = self.screen("temp", "team-red", "--hours", "3", "--dry-run")
         self.assertRegex(
             shown,
             r"^team-red would have a temporary password, good for 3 h from its creation: database 2, secret team-red/redis-secret-temp-\w{6}\n$",
         )
+
+    def test_the_lines_to_try_it_with(self) -> None:
+        """They log in to the proxy, and the password is not among the arguments of what they start."""
+        proxy = ProxyProcess(environ={"KUBECONFIG": str(self.api.kubeconfig)}).ready()
+        self.addCleanup(proxy.stop)
+        proxy.logged("namespaces and secrets are watched")
+        shown = self.screen("enroll", "team-red", "--address", f"127.0.0.1:{proxy.port}", width=200)
+        lines = [line.strip() for line in shown.splitlines() if line.startswith("  ")]
+        self.assertEqual([re.search("redis-cli|python3", line)[0] for line in lines], ["redis-cli", "python3"])
+        stored = self.api.secret("team-red", "redis-secret-master")["data"]["redis-connection-string"]
+        url = base64.b64decode(stored).decode()
+        password = parse_tenant({"redis-connection-string": url.encode()})[1].decode()
+        with tempfile.TemporaryDirectory() as directory:
+            stand_in = Path(directory, "redis-cli")
+            stand_in.write_text('#!/bin/sh\necho "$@" "$REDISCLI_AUTH"\n')
+            stand_in.chmod(0o755)
+            path = os.pathsep.join((directory, str(Path(sys.executable).parent), os.environ["PATH"]))
+
+            def tried(line: str) -> str:
+                environ = {**plain_environment(), "PATH": path, "REDIS_URL": url}
+                return subprocess.run(
+                    ["/bin/sh", "-c", line], env=environ, capture_output=True, text=True, timeout=60, check=False
+                ).stdout
+
+            self.assertEqual(tried(lines[0]), f"-h 127.0.0.1 -p {proxy.port} PING {password}\n")
+            until(lambda: tried(lines[1]) == "True\n", "the proxy takes the password")
+        self.assertNotIn(password, shown)
 
     def test_an_error(self) -> None:
         self.assertRegex(self.screen("enroll", "team-blue", status=1), "^redisproxy: team-blue is enrolled already")

@@ -3,28 +3,36 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import redis
 from twisted.internet import defer, reactor, threads
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
-from redisproxy.cli import inspect, render
-from redisproxy.cli.inspect import Findings, Operator
+from redisproxy.cli import inspect, operations, render
+from redisproxy.cli.advice import advice, redis_advice
+from redisproxy.cli.inspect import Findings, Operator, RedisView
 from redisproxy.cli.operations import Written
+from redisproxy.policy import probing
 from redisproxy.policy.facts import builtin
-from redisproxy.policy.probing import Server, needed
+from redisproxy.policy.probing import USUAL, Server, needed
 from redisproxy.service import ProxyService, source_of
 from redisproxy.settings import Settings
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.sources.kubernetes_api import KubernetesApi
+from redisproxy.tenants.allocation import Refused
 from redisproxy.tenants.limits import Limits
 from redisproxy.tenants.model import BackendAddress, Snapshot
+from redisproxy.upstream.inquiry import Inquiry
 
-from ..support.apiserver import ApiServer, refusal, secrets_path
+from ..support.apiserver import ANY, ApiServer, refusal, secrets_path
+from ..support.faults import FaultyRedis
 from ..support.proxy import PREFIX, Manifests, master, namespace, secret, tenant
+from ..support.redis_errors import PASSING
 from ..support.sentinels import NAME, Sentinels
-from ..support.servers import RedisServer, free_port, redis_5, valkey
+from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, redis_5, redis_6, valkey
+from ..support.texts import DOUBLED
 from ..support.waiting import LIMIT, until
 
 NOW = 1_767_225_600.0  # 2026-01-01
@@ -50,6 +58,7 @@ class FindingsCase(unittest.TestCase):
         for told in (text, json.dumps(render.check_document(found, NOW)), repr(found)):
             self.assertNotIn("pw-", told)
             self.assertNotIn("master-password", told)
+            self.assertNotRegex(told, DOUBLED)
         return text
 
     def problems(self, found: Findings) -> list[str]:
@@ -100,12 +109,28 @@ class RedisTests(FindingsCase):
             "team-e/redis-secret-master: redis-connection-string does not end in /N",
         ):
             self.assertTrue(any(problem.startswith(part) for problem in told), (part, told))
-        states = {view.namespace: render.state(view) for view in found.namespaces}
+        states = {view.namespace: view.state.value for view in found.namespaces}
         self.assertEqual(
             states,
             {"team-a": "problems", "team-b": "kept out", "team-c": "kept out", "team-d": "problems", "team-e": "kept out"},
         )
         self.assertIn("Give this namespace another index", self.told(found))
+
+    async def test_who_has_no_secret_is_not_kept_out(self) -> None:
+        """Whatever is wrong with the namespace: it was never enrolled."""
+        found = await inspect.check(
+            self.operator(
+                master(self.redis().url),
+                namespace("team-a", annotations={"redisproxy/max-connections": "many"}),
+                namespace("team-b"),
+                secret("team-b", "another", redis_connection_string="nonsense"),
+                *tenant("team-c", "x", "pw-c"),
+                secret("team-c", "redis-secret-temp-a", redis_connection_string="redis://:pw-a@h/x"),
+            )
+        )
+        states = {view.namespace: view.state.value for view in found.namespaces}
+        self.assertEqual(states, {"team-a": "not enrolled", "team-b": "not enrolled", "team-c": "kept out"})
+        self.assertRegex(self.problems(found)[0], "^team-a: annotation redisproxy/max-connections is not a whole number")
 
     async def test_redis_that_is_not_there_or_refuses(self) -> None:
         server = self.redis()
@@ -124,6 +149,17 @@ class RedisTests(FindingsCase):
             found = await inspect.check(self.operator(master(url), *tenant("team-blue", 3, "pw-blue"), **limit))
             [told] = self.problems(found)
             self.assertRegex(told, pattern)
+
+    async def test_a_ca_file_without_a_certificate(self) -> None:
+        file = Path(self.mktemp())
+        file.write_text("nothing\n")
+        url = f"rediss://:pw-x@127.0.0.1:{self.redis().port}/0"
+        operator = self.operator(master(url), namespace("team-new"), **{"redis-ca": str(file)})
+        found = await inspect.check(operator)
+        self.assertEqual(
+            self.problems(found), [f"Redis: the CA file {file.absolute()} cannot be used: it has no certificate in PEM"]
+        )
+        self.assertRegex(advice(found.problems[0]), "--redis-ca")
 
     async def test_redis_that_takes_connections_and_says_nothing(self) -> None:
         server = self.redis()
@@ -146,8 +182,74 @@ class RedisTests(FindingsCase):
         self.assertEqual(found.warnings, ["there is one isolation layer, the proxy's own: scripts are refused"])
         required = await inspect.check(self.operator(master(server.url), acl="require"))
         self.assertEqual(
-            self.problems(required), ["Redis: it has no ACL users for tenants, and --acl is require: nobody is served"]
+            self.problems(required),
+            [f"Redis: redis://127.0.0.1:{server.port} has no ACL users for tenants, and --acl is require: nobody is served"],
         )
+        self.assertRegex(self.told(required), r"-> Take another Redis, .* or take --acl auto")
+        told = self.told(found)
+        self.assertRegex(told, r"(?m)^Redis .*, no ACL users, scripts refused$")
+        self.assertTrue(told.endswith("\nno problems, 1 warning"), told)
+
+    async def test_a_server_on_which_scripts_are_refused(self) -> None:
+        """It has ACL users, but does not hold the tenants' limits in scripts."""
+        server = self.redis(redis_6)
+        found = await inspect.check(self.operator(master(server.url), namespace("team-new")))
+        self.assertEqual(self.problems(found), [])
+        [warning] = found.warnings
+        self.assertRegex(warning, r"^scripts are refused: .*\(CVE-2025-46818\).* Upgrade Redis")
+        told = self.told(found)
+        self.assertRegex(told, r"(?m)^Redis .*, ACL users, scripts refused$")
+        self.assertIn("warning: scripts are refused: ", told)
+        self.assertTrue(told.endswith("\nno problems, 1 warning"), told)
+        self.assertEqual(render.check_document(found, NOW)["redis"]["scripts"], False)
+        # Whoever opens them is warned of that.
+        operator = self.operator(master(server.url), namespace("team-new"), **{"allow-commands": "EVAL"})
+        found = await inspect.check(operator)
+        self.assertEqual((len(found.warnings), found.redis.scripts), (1, True))
+        self.assertRegex(found.warnings[0], "^--allow-commands opens EVAL: ")
+
+    async def test_states_that_pass_have_names(self) -> None:
+        """The advice says which state it is, and what ends it. EVAL alone fails: Redis serves, and scripts are refused."""
+        server = self.redis()
+        faulty = FaultyRedis(server.port)
+        self.addCleanup(faulty.stop)
+        for error, advised in (
+            (PASSING[0], r"Redis runs a script that takes too long \(BUSY\): wait .* SCRIPT KILL"),
+            (PASSING[1], r"Redis loads its data \(LOADING\): wait"),
+        ):
+            faulty.faults = {"INFO": error}
+            found = await inspect.check(self.operator(master(faulty.url(MASTER_PASSWORD)), namespace("team-new")))
+            [problem] = found.problems
+            self.assertRegex(advice(problem), advised)
+            self.assertRegex(self.told(found), f"-> {advised}")
+            faulty.faults = {"EVAL": error}
+            found = await inspect.check(self.operator(master(faulty.url(MASTER_PASSWORD)), namespace("team-new")))
+            self.assertEqual((found.problems, found.redis.scripts), ([], False))
+            self.assertRegex(found.warnings[0], f"did not tell all that it was asked: EVAL: {error[:5]}.* {advised}")
+            self.assertRegex(found.warnings[1], "^scripts are refused: Redis did not tell")
+            self.assertTrue(self.told(found).endswith("\nno problems, 2 warnings"))
+
+    async def test_a_server_that_loads_its_data(self) -> None:
+        """It answers all questions, and says so itself."""
+        server = self.redis()
+        inquiry = Inquiry("redis://h:1", USUAL, "is loading its data: until it has, it answers -LOADING", "", {})
+        operator = self.operator(master(server.url), namespace("team-new"))
+        found = inspect.resolve(operator, await operator.read(), None)
+        inspect._judge(operator, found, RedisView(BackendAddress("h"), inquiry=inquiry))
+        [problem] = found.problems
+        self.assertRegex(str(problem), "^Redis: redis://h:1 is loading its data")
+        self.assertRegex(advice(problem), r"^Redis loads its data \(LOADING\): wait")
+
+    def test_each_error_that_passes_has_its_advice(self) -> None:
+        unknown = redis_advice("ERR what nobody thought of")
+        for error in PASSING:
+            self.assertIn(
+                error.partition(" ")[0], redis_advice(f"Redis at redis://h did not tell what it is: INFO: {error}")
+            )
+        for code in probing._CODES_THAT_PASS:
+            self.assertNotEqual(redis_advice(f"refuses: {code} something"), unknown, code)
+        for text in ("is a sentinel: …", "is a node of a Redis Cluster, …", "says that it is a replica", "it took too long"):
+            self.assertNotEqual(redis_advice(f"no connection to Redis: {text}" if "long" in text else text), unknown, text)
 
     async def test_a_server_that_hides_its_commands(self) -> None:
         server = self.redis(valkey, 'rename-command COMMAND ""')
@@ -166,6 +268,7 @@ class RedisTests(FindingsCase):
         await running
         [told] = self.problems(found)
         self.assertRegex(told, "Redis at redis://.* did not tell what it is: INFO server, .*: BUSY ")
+        self.assertRegex(self.told(found), r"-> Redis runs a script that takes too long \(BUSY\): wait .* SCRIPT KILL")
         self.assertIsNone(found.redis.room)
 
     async def test_names_of_commands_that_it_does_not_have(self) -> None:
@@ -243,7 +346,7 @@ class SentinelTests(FindingsCase):
         self.assertIn(f"{NAME} is at 127.0.0.1:{group.servers[0].port}", self.told(found))
         asked = f"redis://:sentinel-pw@127.0.0.1:{group.sentinels[0].port}/0"
         told = self.problems(await inspect.check(self.operator(master(asked), *documents)))
-        self.assertRegex(told[0], r"^Redis: it is a sentinel: .* write redis\+sentinel://")
+        self.assertRegex(told[0], r"^Redis: redis://127.0.0.1:\d+ is a sentinel: .* write redis\+sentinel://")
         group.sentinels[0].kill()
         found = await inspect.check(self.operator(master(group.url, **secrets), *documents))
         self.assertEqual(self.problems(found), [])
@@ -252,6 +355,17 @@ class SentinelTests(FindingsCase):
         found = await inspect.check(self.operator(master(group.url), *documents))
         self.assertEqual(self.problems(found), [f"Redis: none of the sentinels tells where {NAME} is"])
         self.assertEqual(sum("NOAUTH" in warning for warning in found.warnings), 2)
+
+    async def test_whom_enroll_asked(self) -> None:
+        """It shows no warnings: the one line has the address of each that did not answer."""
+        ports = [free_port() for _ in range(2)]
+        addresses = [f"127.0.0.1:{port}" for port in ports]
+        url = f"redis+sentinel://{','.join(addresses)}/{NAME}"
+        operator = self.operator(master(url), namespace("team-new"))
+        with self.assertRaisesRegex(Refused, f"^none of the sentinels tells where {NAME} is; ") as caught:
+            await operations.enroll(operator, "team-new", None, None, None, False, True)
+        for address in addresses:
+            self.assertIn(f"; {address}: it cannot be reached: ConnectionRefusedError", str(caught.exception))
 
     async def test_sentinels_that_say_nothing(self) -> None:
         server = self.redis()
@@ -287,19 +401,53 @@ class ApiTests(FindingsCase):
         found = await self.check()
         self.assertEqual(found.problems, [])
         [warning] = found.warnings
-        self.assertRegex(warning, "^secrets cannot be watched: 403 Forbidden: the right to watch .* at the next refresh$")
+        self.assertRegex(
+            warning,
+            "^secrets cannot be watched, so changes .* next refresh: 403 Forbidden: the right to watch .* is missing",
+        )
         self.api.fail(secrets_path("team-green"), refusal(403))
         self.assertEqual(self.problems(await self.check()), ["team-green: its secrets were not read: 403 Forbidden"])
         self.assertFalse((await inspect.tenants(self.operator_)).complete)
         self.api.fail("/api/v1/namespaces", refusal(403))
         self.assertEqual(self.problems(await self.check()), ["all namespaces: not read: 403 Forbidden"])
 
+    async def test_an_api_that_fails_when_watches_are_opened(self) -> None:
+        """One warning, not one for each watch."""
+        self.api.fail_watches(ANY, refusal(503))
+        found = await self.check()
+        self.assertEqual(
+            found.warnings,
+            [
+                "namespaces, secrets and the master secret cannot be watched, so changes take effect at the next refresh: "
+                "503 Service Unavailable"
+            ],
+        )
+
+    async def test_an_api_that_fails_in_the_middle(self) -> None:
+        """One problem, which says how many namespaces it is about."""
+        self.api.put(namespace("team-red"))
+        self.api.fail(secrets_path("team-blue"), refusal(503))
+        self.assertEqual(
+            self.problems(await self.check()),
+            ["all namespaces: the secrets of 3 of 3 were not read: 503 Service Unavailable"],
+        )
+        self.assertRegex(self.told(await self.check()), "(?m)^source .*: 3 namespaces, 0 enrolled, 3 not read$")
+        listed = await inspect.tenants(self.operator_)
+        self.assertEqual(
+            (listed.warnings, listed.complete),
+            (["all namespaces: the secrets of 3 of 3 were not read: 503 Service Unavailable"], False),
+        )
+
     async def test_the_api_is_away(self) -> None:
         self.api.stop()
         found = await self.check()
-        for problem in found.problems:
-            self.assertRegex(problem.reason, "^not read: no answer: .*Connection refused")
-        self.assertEqual(len(found.problems), 2)
+        self.assertRegex(
+            self.told(found), "(?m)^source   the Kubernetes API: its namespaces could not be read\n\n1 problem:$"
+        )
+        [told] = self.problems(found)
+        self.assertRegex(
+            told, f"^all namespaces and the master secret: not read: no answer from {self.api.url}: .*Connection refused$"
+        )
 
 
 class TextTests(unittest.TestCase):
@@ -309,6 +457,17 @@ class TextTests(unittest.TestCase):
         # What a tenant wrote into its secret is shown with its new password.
         written = Written("team-red", "redis-secret-master", 2, "redis://:new@h\x9b2J:6379/2", {})
         self.assertEqual(list(render.written_lines(written, "done", False, True))[-1], "redis://:new@h\\x9b2J:6379/2")
+
+    def test_lines_to_try_a_url_with(self) -> None:
+        for url, started in (
+            ("rediss://u:pw-x@[::1]:7000/3?ssl_cert_reqs=none", " redis-cli --tls -h ::1 -p 7000 PING"),
+            ("redis://:pw-x@redis.example/3", " redis-cli -h redis.example -p 6379 PING"),
+        ):
+            first, second = render.try_lines(url)
+            self.assertTrue(first.endswith(started), first)
+            self.assertTrue(second.startswith("python3 -c "), second)
+            self.assertNotIn("pw-x", first + second)
+        self.assertEqual(len(list(render.try_lines("redis://:pw-x@/3"))), 1, "no address, so none for redis-cli")
 
     def test_long_problems_are_wrapped_between_words(self) -> None:
         lines = render._wrapped("one-two three " * 20, 50, "  ", "    ")

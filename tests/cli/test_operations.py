@@ -5,27 +5,30 @@ from __future__ import annotations
 import base64
 import calendar
 import json
+import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 
 from twisted.internet import defer, reactor
 from twisted.trial import unittest
 
-from redisproxy.cli import inspect, operations
+from redisproxy.cli import inspect, operations, render, rotation
 from redisproxy.cli.inspect import Operator
 from redisproxy.ops.time_text import iso
 from redisproxy.settings import Settings
+from redisproxy.sources.documents import StoredSecret
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.sources.kubernetes_api import KubernetesApi, RequestError
-from redisproxy.sources.secret_writer import ClusterWriter, StoredSecret, WriteError
+from redisproxy.sources.secret_writer import ClusterWriter, WriteError
 from redisproxy.tenants.allocation import ADDRESS, Refused
 from redisproxy.tenants.enrolment import parse_tenant
 
 from ..cluster.apiserver import ask, shared_api_server
 from ..deploy.documents import known_to_1_20
-from ..support.apiserver import ANY, NOT_JSON, Fault, refusal, secrets_path
+from ..support import proxy
+from ..support.apiserver import ANY, NOT_JSON, TOKEN, ApiServer, Fault, refusal, secrets_path
 from ..support.servers import RedisServer
 from ..support.waiting import LIMIT
 from ..support.worlds import RealApiWorld, SmallApiWorld, namespace, secret, url
@@ -97,7 +100,7 @@ class Changes:
         return [namespace(name), secret(name, SECRET, redis_connection_string=url(password, index))]
 
     def enroll(self, name: str, wanted: int | None = None, **more: object) -> defer.Deferred:
-        options = {"address": ADDRESS, "databases": None, "keep_data": False, "dry_run": False, **more}
+        options = {"address": None, "databases": None, "keep_data": False, "dry_run": False, **more}
         operator = options.pop("operator", self.operator)
         return defer.Deferred.fromCoroutine(operations.enroll(operator, name, wanted, **options))
 
@@ -134,7 +137,7 @@ class Changes:
 
     async def test_enroll(self) -> None:
         written = await self.enroll(self.red)
-        self.assertEqual((written.namespace, written.secret, written.index, written.notes), (self.red, SECRET, 2, ()))
+        self.assertEqual((written.namespace, written.secret, written.index), (self.red, SECRET, 2))
         stored = self.world.stored(self.red, SECRET)
         self.assertEqual(stored["type"], "Opaque")
         self.assertEqual(stored["metadata"]["labels"], {"app.kubernetes.io/managed-by": "redisproxy"})
@@ -148,6 +151,17 @@ class Changes:
         self.assertNotIn(password.decode(), repr(written))
         self.assertEqual(await self.served(), {self.blue: (1, 1), self.red: (2, 1)})
         await self.refuses(self.enroll(self.red), "is enrolled already, with database 2")
+
+    async def test_the_label_that_the_network_policy_asks_for(self) -> None:
+        """Without it the tenant's connections time out, and nobody says why."""
+        line = f"kubectl label --overwrite namespace {self.red} redisproxy/tenant=true"
+        for labels, notes in (({}, 1), ({"redisproxy/tenant": "yes"}, 1), ({"redisproxy/tenant": "true", "a": "b"}, 0)):
+            document = namespace(self.red)
+            document["metadata"]["labels"] = labels
+            self.world.store(document)
+            written = await self.enroll(self.red, dry_run=True)
+            self.assertEqual(len(written.notes), notes, labels)
+            self.assertTrue(all(note.endswith(line) and "redisproxy/tenant=true" in note for note in written.notes))
 
     async def test_a_dry_run_writes_nothing_and_its_manifest_does(self) -> None:
         written = await self.enroll(self.red, dry_run=True)
@@ -180,7 +194,7 @@ class Changes:
         await self.refuses(self.enroll(self.red), f"the master secret {self.master[0]}/.* does not exist.*--databases N")
         written = await self.enroll(self.red, databases=16)
         self.assertEqual(written.index, 2)
-        self.assertRegex(written.notes[0], "Redis was not asked")
+        self.assertRegex(written.notes[-1], "Redis was not asked")
 
     async def test_a_secret_that_is_made_meanwhile_is_not_overwritten(self) -> None:
         theirs = secret(self.red, SECRET, redis_connection_string=url("pw-theirs", 9))
@@ -222,13 +236,17 @@ class Changes:
             f"{self.red}/{SECRET}: 403 Forbidden: it takes the right to create secrets in {self.red}; .*kubectl auth can-i"
         )
         await self.refuses(self.enroll(self.red, operator=reader, databases=16), pattern)
-        await self.refuses(operations.temporary(reader, self.blue, 1, "x", ADDRESS, False), "the right to create secrets")
+        await self.refuses(operations.temporary(reader, self.blue, 1, "x", None, False), "the right to create secrets")
+        # A dry run reads by lists alone.
+        self.temporary("a", "pw-blue", valid_hours="9")
+        self.assertEqual((await operations.temporary(reader, self.blue, 1, "x", None, True)).index, 1)
+        self.assertEqual(len((await rotation.rotate(reader, self.blue, 12, True)).others), 2)
         self.assertIsNone(self.world.stored(self.red, SECRET))
 
     # Temporary credentials.
 
     async def test_a_temporary_credential(self) -> None:
-        written = await operations.temporary(self.operator, self.blue, 8, "debugging", ADDRESS, False)
+        written = await operations.temporary(self.operator, self.blue, 8, "debugging", None, False)
         self.assertEqual((written.secret, written.index, written.valid_hours), ("redis-secret-temp-debugging", 1, 8))
         values = self.values(self.blue, written.secret)
         self.assertEqual(values["valid_hours"], b"8")
@@ -239,23 +257,50 @@ class Changes:
         expires = {credential.secret: credential.expires for credential in view.credentials}
         created = self.world.stored(self.blue, written.secret)["metadata"]["creationTimestamp"]
         self.assertEqual(iso(expires[written.secret] - 8 * 3600), created)
-        again = operations.temporary(self.operator, self.blue, 8, "debugging", ADDRESS, False)
+        again = operations.temporary(self.operator, self.blue, 8, "debugging", None, False)
         await self.refuses(again, "has a secret redis-secret-temp-debugging already: it was left as it is")
         self.assertEqual(self.values(self.blue, written.secret), values)
-        by_chance = await operations.temporary(self.operator, self.blue, 8, "", ADDRESS, False)
+        by_chance = await operations.temporary(self.operator, self.blue, 8, "", None, False)
         self.assertRegex(by_chance.secret, "^redis-secret-temp-[a-z0-9]{6}$")
         self.assertEqual((await self.served())[self.blue], (1, 3))
+
+    async def test_a_temporary_url_is_the_tenants_own_with_another_password(self) -> None:
+        """Scheme, user, host, port and query, too: the same client connects with it."""
+        own = "rediss://green:pw-green@other-host:7000/3?ssl_cert_reqs=none"
+        self.world.put(namespace(self.green), secret(self.green, SECRET, redis_connection_string=own))
+        for address, start, end in (
+            (None, "rediss://green:", "@other-host:7000/3?ssl_cert_reqs=none"),
+            ("redis://there:1", "redis://green:", "@there:1/3?ssl_cert_reqs=none"),
+        ):
+            written = await operations.temporary(self.operator, self.green, 8, "", address, False)
+            stored = self.values(self.green, written.secret)["redis-connection-string"].decode()
+            self.assertEqual(written.url, stored)
+            self.assertRegex(stored, f"^{re.escape(start)}[A-Za-z0-9]{{40}}{re.escape(end)}$")
+        rotated = await rotation.rotate(self.operator, self.green, 12, False)
+        stored = self.values(self.green)["redis-connection-string"].decode()
+        self.assertRegex(stored, r"^rediss://green:[A-Za-z0-9]{40}@other-host:7000/3\?ssl_cert_reqs=none$")
+        self.assertEqual(self.values(self.green, rotated.grace.secret)["redis-connection-string"].decode(), own)
+        # Without a client secret, as after it was deleted, the oldest temporary one says where clients connect to.
+        self.world.delete(self.green, SECRET)
+        again = await operations.temporary(self.operator, self.green, 1, "", None, False)
+        self.assertRegex(again.url, "^redis(s://green:.*@other-host:7000|://green:.*@there:1)/3")
+        enrolled = await self.enroll(self.green, 3, keep_data=True, address=None)
+        self.assertRegex(enrolled.url, "^redis(s://green:.*@other-host:7000|://green:.*@there:1)/3")
 
     async def test_nobody_to_give_one_to(self) -> None:
         self.world.pause()
         self.world.put(*self.tenant(self.green, "pw-green", 1))
+        # Something is wrong with it, but it was never enrolled.
+        limited = f"{self.prefix}limited"
+        self.world.put(namespace(limited, max_connections="many"))
         for name, pattern in (
             (self.red, f"{self.red} is not enrolled: redisproxy enroll {self.red}"),
             (self.prefix + "nobody", "there is no namespace"),
             ("default", "does not begin with"),
+            (limited, f"^{limited} is not enrolled: redisproxy enroll {limited}$"),
         ):
-            await self.refuses(operations.temporary(self.operator, name, 1, "", ADDRESS, False), pattern)
-        waiting = operations.temporary(self.operator, self.green, 1, "", ADDRESS, False)
+            await self.refuses(operations.temporary(self.operator, name, 1, "", None, False), pattern)
+        waiting = operations.temporary(self.operator, self.green, 1, "", None, False)
         await self.refuses(waiting, f"{self.green} is kept out: .*database 1 belongs to the older")
 
     # Rotating.
@@ -267,7 +312,7 @@ class Changes:
         )
         document["metadata"]["labels"] = {"team": "blue"}
         self.world.store(document)
-        rotated = await operations.rotate(self.operator, self.blue, 12, False)
+        rotated = await rotation.rotate(self.operator, self.blue, 12, False)
         values = self.values(self.blue)
         user, password, index = parse_tenant(values)
         self.assertEqual((user, index, values["other"], values["redis-password"]), ("", 1, b"kept", password))
@@ -282,29 +327,106 @@ class Changes:
         self.assertNotIn("pw-blue", repr(rotated))
 
     async def test_rotate_without_grace(self) -> None:
-        rotated = await operations.rotate(self.operator, self.blue, 0, False)
-        self.assertIsNone(rotated.grace)
+        rotated = await rotation.rotate(self.operator, self.blue, 0, False)
+        self.assertEqual((rotated.grace, rotated.others, rotated.revoked, rotated.unfinished), (None, (), (), ()))
         self.assertEqual((await self.served())[self.blue], (1, 1))
         self.assertNotIn(b"pw-blue", self.values(self.blue)["redis-connection-string"])
 
-    async def test_a_password_that_goes_on_elsewhere_after_all(self) -> None:
-        """It leaked, but an earlier rotation or somebody's hand has put it into a temporary secret as well."""
-        for name, password in (("b", "pw-blue"), ("a", "pw-blue"), ("other", "pw-other")):
-            self.world.store(
-                secret(self.blue, f"redis-secret-temp-{name}", redis_connection_string=url(password, 1), valid_hours="9")
-            )
+    def temporary(self, name: str, password: str, **more: str) -> str:
+        """A temporary secret of blue's, made by hand. Its name."""
+        name = f"redis-secret-temp-{name}"
+        self.world.store(secret(self.blue, name, redis_connection_string=url(password, 1), **more))
+        return name
+
+    async def test_passwords_that_are_still_good_are_named(self) -> None:
+        """One leaked, but an earlier rotation has put it into a temporary secret; others have passwords of their own."""
+        first = await rotation.rotate(self.operator, self.blue, 48, False)
+        earlier = first.grace.secret
+        current = parse_tenant(self.values(self.blue))[1].decode()
+        same, endless = self.temporary("same", current, valid_hours="9"), self.temporary("endless", "pw-x")
+        self.temporary("expired", current, valid_hours="0")
+        self.world.store(secret(self.blue, "redis-secret-temp-bad", redis_connection_string=url("pw-bad", 5)))
+        created = calendar.timegm(
+            time.strptime(self.world.stored(self.blue, earlier)["metadata"]["creationTimestamp"], "%Y-%m-%dT%H:%M:%SZ")
+        )
         for dry_run in (True, False):
-            rotated = await operations.rotate(self.operator, self.blue, 0, dry_run)
-            (note,) = rotated.written.notes
-            self.assertTrue(
-                note.endswith(f"kubectl delete secret -n {self.blue} redis-secret-temp-a redis-secret-temp-b"), note
-            )
-            self.assertNotIn("pw-blue", note)
-        self.assertEqual((await operations.rotate(self.operator, self.blue, 0, False)).written.notes, ())
+            rotated = await rotation.rotate(self.operator, self.blue, 0, dry_run)
+            self.assertEqual((rotated.grace, rotated.revoked, rotated.unfinished), (None, (), ()))
+            found = {password.secret: password for password in rotated.others}
+            self.assertEqual(set(found), {earlier, same, endless})
+            self.assertEqual({name: one.old for name, one in found.items()}, {earlier: False, same: True, endless: False})
+            self.assertEqual((found[earlier].expires, found[endless].expires), (created + 48 * 3600, None))
+            text = "\n".join(render.rotated_lines(rotated, dry_run, False))
+            self.assertNotIn("at once", text)
+            self.assertIn(f"{same}", text)
+            self.assertIn(iso(created + 48 * 3600), text)
+            self.assertRegex(text, f"kubectl delete secret -n {self.blue} .*{earlier}")
+            for told in (text, repr(rotated), json.dumps(render.rotated_document(rotated, dry_run, False))):
+                self.assertNotIn("pw-", told)
+                self.assertNotIn(current, told)
+        # With grace they are named, too, and the grace secret among them.
+        rotated = await rotation.rotate(self.operator, self.blue, 12, False)
+        self.assertEqual(
+            {password.secret: password.old for password in rotated.others},
+            {earlier: False, same: False, endless: False, rotated.grace.secret: True},
+        )
+
+    async def test_revoke_all(self) -> None:
+        """Whatever is in the temporary secrets: one that is malformed, or expired, may be fixed."""
+        earlier = (await rotation.rotate(self.operator, self.blue, 48, False)).grace.secret
+        names = sorted([earlier, self.temporary("a", "pw-blue"), self.temporary("old", "pw-old", valid_hours="0")])
+        self.world.store(secret(self.blue, "redis-secret-temp-bad", redis_connection_string="pw-bad"))
+        self.world.store(secret(self.blue, "another", redis_connection_string=url("pw-blue", 1)))
+        names = sorted([*names, "redis-secret-temp-bad"])
+        foreseen = await rotation.rotate(self.operator, self.blue, 0, True, revoke_all=True)
+        self.assertEqual((list(foreseen.revoked), foreseen.others), (names, ()))
+        for name in names:
+            self.assertIsNotNone(self.world.stored(self.blue, name), "a dry run deletes nothing")
+        rotated = await rotation.rotate(self.operator, self.blue, 0, False, revoke_all=True)
+        self.assertEqual((sorted(rotated.revoked), rotated.others, rotated.unfinished), (names, (), ()))
+        self.assertEqual([self.world.stored(self.blue, name) for name in names], [None] * 4)
+        self.assertIsNotNone(self.world.stored(self.blue, "another"), "it is no credential")
+        self.assertEqual((await self.served())[self.blue], (1, 1))
+        text = "\n".join(render.rotated_lines(rotated, False, False))
+        self.assertIn(
+            f"temporary secrets that were deleted: {', '.join(rotated.revoked)}\nthe old password ends at once", text
+        )
+
+    async def test_revoke_all_while_another_temporary_secret_is_made(self) -> None:
+        """As by redisproxy temp at the same moment."""
+        self.temporary("a", "pw-a")
+        self.meddle("delete", lambda: self.temporary("b", "pw-b"))
+        rotated = await rotation.rotate(self.operator, self.blue, 0, False, revoke_all=True)
+        self.assertEqual(rotated.revoked, ("redis-secret-temp-a", "redis-secret-temp-b"))
+        self.assertEqual((rotated.others, rotated.unfinished), ((), ()))
+        self.assertEqual((await self.served())[self.blue], (1, 1))
+
+    async def test_revoke_all_while_a_temporary_secret_is_made_anew(self) -> None:
+        """Another one of the same name: what was to be deleted is gone, but the password of the new one is good."""
+        name = self.temporary("a", "pw-a")
+
+        def anew() -> None:
+            self.world.delete(self.blue, name)
+            self.temporary("a", "pw-b")
+
+        self.meddle("delete", anew)
+        rotated = await rotation.rotate(self.operator, self.blue, 0, False, revoke_all=True)
+        self.assertEqual((rotated.revoked, rotated.others, rotated.unfinished), ((name,), (), ()))
+        self.assertIsNone(self.world.stored(self.blue, name))
+
+    async def test_revoke_all_of_a_secret_that_somebody_changes_meanwhile(self) -> None:
+        """The password is not another one, so nothing is deleted."""
+        name = self.temporary("a", "pw-a")
+        theirs = secret(self.blue, SECRET, redis_connection_string=url("pw-theirs", 1))
+        self.meddle("replace", lambda: self.world.store(theirs))
+        await self.refuses(
+            rotation.rotate(self.operator, self.blue, 0, False, revoke_all=True), "changed or deleted by somebody else"
+        )
+        self.assertIsNotNone(self.world.stored(self.blue, name))
 
     async def test_a_dry_run_of_a_rotation(self) -> None:
         before = self.world.stored(self.blue, SECRET)
-        rotated = await operations.rotate(self.operator, self.blue, 12, True)
+        rotated = await rotation.rotate(self.operator, self.blue, 12, True)
         self.assertEqual(self.world.stored(self.blue, SECRET), before)
         self.assertIsNone(self.world.stored(self.blue, rotated.grace.secret))
         created = calendar.timegm(
@@ -316,7 +438,7 @@ class Changes:
         theirs = secret(self.blue, SECRET, redis_connection_string=url("pw-theirs", 1))
         self.meddle("replace", lambda: self.world.store(theirs))
         await self.refuses(
-            operations.rotate(self.operator, self.blue, 12, False), "changed or deleted by somebody else meanwhile"
+            rotation.rotate(self.operator, self.blue, 12, False), "changed or deleted by somebody else meanwhile"
         )
         self.assertEqual(self.values(self.blue)["redis-connection-string"].decode(), url("pw-theirs", 1))
         self.assertEqual((await self.served())[self.blue], (1, 1), "the temporary secret was taken back")
@@ -324,7 +446,7 @@ class Changes:
     async def test_a_secret_that_is_deleted_meanwhile(self) -> None:
         self.meddle("replace", lambda: self.world.delete(self.blue, SECRET))
         await self.refuses(
-            operations.rotate(self.operator, self.blue, 12, False),
+            rotation.rotate(self.operator, self.blue, 12, False),
             "changed or deleted by somebody else meanwhile: nothing was written",
         )
         self.assertEqual((await self.served())[self.blue], (None, 0))
@@ -336,21 +458,24 @@ class Changes:
             (self.green, "malformed: .*no password"),
             ("default", "does not begin with"),
         ):
-            await self.refuses(operations.rotate(self.operator, name, 12, False), pattern)
+            await self.refuses(rotation.rotate(self.operator, name, 12, False), pattern)
 
     async def test_the_master_secret_is_no_tenants(self) -> None:
         """It may lie in a namespace with the prefix, under the very name that client secrets have."""
         self.world.put(*self.tenant(self.green, "pw-master", 0))
         operator = self.operate(self.source, master_namespace=self.green)
         before = self.world.stored(self.green, SECRET)
-        await self.refuses(operations.rotate(operator, self.green, 1, False), f"{self.green}/{SECRET} is the master secret")
+        await self.refuses(rotation.rotate(operator, self.green, 1, False), f"{self.green}/{SECRET} is the master secret")
         await self.refuses(self.enroll(self.green, operator=operator), "is the master secret")
         self.assertEqual(self.world.stored(self.green, SECRET), before)
 
     async def test_an_immutable_secret(self) -> None:
         self.world.put(namespace(self.green))
         self.world.store({**secret(self.green, SECRET, redis_connection_string=url("pw-green", 4)), "immutable": True})
-        await self.refuses(operations.rotate(self.operator, self.green, 12, False), "is immutable: delete it")
+        await self.refuses(
+            rotation.rotate(self.operator, self.green, 12, False),
+            f"is immutable: delete it, and redisproxy enroll {self.green} --index 4 --keep-data --address redis://redis:6379$",
+        )
         writer = ClusterWriter(self.source.api)
         found = await self.operator.in_thread(writer.secret, self.green, SECRET)
         with self.assertRaisesRegex(WriteError, "422 Unprocessable Entity: .*immutable"):
@@ -399,8 +524,42 @@ class SmallApiTests(Changes, unittest.TestCase):
         pattern = (
             r"no answer: ReadTimeoutError.*not known; with the old one it goes on for 12 h \(redis-secret-temp-rotated-"
         )
-        await self.refuses(operations.rotate(self.operator, self.blue, 12, False), pattern)
+        await self.refuses(rotation.rotate(self.operator, self.blue, 12, False), pattern)
         self.assertEqual((await self.served())[self.blue], (1, 2))
+
+    async def test_a_temporary_secret_that_cannot_be_deleted(self) -> None:
+        """The others are, and this one is named, with until when its password is good."""
+        names = [self.temporary(end, f"pw-{end}", valid_hours="9") for end in "abc"]
+        self.world.api.fail(f"{secrets_path(self.blue)}/{names[1]}", refusal(403))
+        rotated = await rotation.rotate(self.operator, self.blue, 0, False, revoke_all=True)
+        self.assertEqual(rotated.revoked, (names[0], names[2]))
+        self.assertEqual([password.secret for password in rotated.others], [names[1]])
+        [told] = rotated.unfinished
+        self.assertRegex(told, f"{names[1]}.*403 Forbidden.*the right to delete secrets.*: its password may still be good$")
+        self.assertNotIn(b"pw-blue", self.values(self.blue)["redis-connection-string"])
+
+    async def test_an_api_that_goes_away_after_a_rotation(self) -> None:
+        """Which passwords are still good is not known then, and that is said: not that all have ended."""
+        name = self.temporary("a", "pw-blue")
+        request = self.source.api.request
+
+        def then_away(method: str, *arguments: object, **options: object) -> dict:
+            answer = request(method, *arguments, **options)
+            if method.startswith("replace"):
+                self.world.api.fail(ANY, UNAVAILABLE)
+            return answer
+
+        self.source.api.request = then_away
+        rotated = await rotation.rotate(self.operator, self.blue, 0, False)
+        self.assertIsNone(rotated.others)
+        self.assertRegex(rotated.written.notes[0], "still good could not be read: 503 Service Unavailable: look with")
+        self.assertNotIn("at once", "\n".join(render.rotated_lines(rotated, False, False)))
+        self.world.api.fix()
+        rotated = await rotation.rotate(self.operator, self.blue, 0, False, revoke_all=True)
+        self.assertEqual((rotated.others, rotated.revoked), (None, ()))
+        self.assertRegex(rotated.unfinished[0], f"^the temporary secrets of {self.blue} could not be read: 503 .*try again$")
+        self.world.api.fix()
+        self.assertIsNotNone(self.world.stored(self.blue, name))
 
     async def test_an_api_that_goes_away_after_the_create(self) -> None:
         """Whether the database was given away twice is not known then: the secret is taken back."""
@@ -430,23 +589,73 @@ class SmallApiTests(Changes, unittest.TestCase):
         }
         path = secrets_path(self.blue)
         self.meddle("create", lambda: self.world.api.fail(path, Fault(403, body=json.dumps(body).encode())))
-        await self.refuses(operations.temporary(self.operator, self.blue, 1, "x", ADDRESS, False), "is being deleted")
+        await self.refuses(operations.temporary(self.operator, self.blue, 1, "x", None, False), "is being deleted")
 
     async def test_an_api_that_cannot_be_read_is_told_first(self) -> None:
         self.world.api.fail(ANY, refusal(503))
         await self.refuses(self.enroll(self.red), "^the namespaces could not be read: 503")
 
     async def test_who_is_not_known_or_answers_nonsense(self) -> None:
-        path = f"{secrets_path(self.blue)}/{SECRET}"
+        path = secrets_path(self.blue)
         for fault, pattern in (
             (refusal(401), "401 Unauthorized: log in anew"),
-            (NOT_JSON, "is not JSON"),
+            (NOT_JSON, f"the answer of {self.world.api.url} is not JSON"),
             (Fault(200, body=b"[]"), "not a JSON object"),
             (Fault(200, body=b'{"kind": "Pod", "metadata": {}}'), "is not a Secret"),
+            (Fault(200, body=b'{"kind": "SecretList", "metadata": {}, "items": {}}'), "is not a Secret"),
+            (Fault(200, body=b'{"kind": "SecretList", "metadata": {}, "items": [{"metadata": {}}]}'), "is not a Secret"),
             (refusal(418, "pw-quoted"), r"418 \(no usual status\)"),
         ):
             self.world.api.fail(path, fault)
-            await self.refuses(operations.rotate(self.operator, self.blue, 1, False), pattern)
+            await self.refuses(rotation.rotate(self.operator, self.blue, 1, False), pattern)
+
+
+class PodTests(unittest.TestCase):
+    """In the proxy's own pod, whose service account may only read."""
+
+    def setUp(self) -> None:
+        self.api = ApiServer(*proxy.tenant("team-blue", 1, "pw-blue"), proxy.namespace("team-red"), tls=True).start()
+        self.addCleanup(self.api.remove)
+        self.api.readers.add(TOKEN)
+        environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1"}
+        api = KubernetesApi(self.api.port, environ, self.api.service_account(), (LIMIT, LIMIT))
+        settings = Settings(ns_prefix=proxy.PREFIX)
+        self.operator = Operator(reactor, settings, ClusterSource(proxy.PREFIX, SECRET, settings.master, api))
+
+    async def refusal(self, waiting: Awaitable[object]) -> str:
+        with self.assertRaises((Refused, WriteError)) as caught:
+            await waiting
+        return str(caught.exception)
+
+    async def test_it_says_where_the_command_runs_instead(self) -> None:
+        pod = (
+            "403 Forbidden: this pod's service account may only read secrets, as deploy/kubernetes/base/rbac.yaml has it. "
+            "Run redisproxy on a machine with a kubeconfig that may create secrets in {0}"
+        )
+        pipe = (
+            ", or add --dry-run --output yaml and have kubectl make it with your own rights: kubectl -n redisproxy "
+            "exec deploy/redisproxy -- redisproxy {0} --dry-run --output yaml | kubectl create -f -"
+        )
+        self.assertEqual(
+            await self.refusal(operations.enroll(self.operator, "team-red", None, None, 16, False, False)),
+            f"cannot create team-red/{SECRET}: {pod.format('team-red')}{pipe.format('enroll team-red')}",
+        )
+        self.assertEqual(
+            await self.refusal(operations.temporary(self.operator, "team-blue", 8, "x", None, False)),
+            "cannot create team-blue/redis-secret-temp-x: "
+            + pod.format("team-blue")
+            + pipe.format("temp team-blue --hours 8"),
+        )
+        # What a rotation prints is not all to be created.
+        told = await self.refusal(rotation.rotate(self.operator, "team-blue", 12, False))
+        self.assertTrue(told.endswith(pod.format("team-blue")), told)
+
+    async def test_what_it_advises_works_there(self) -> None:
+        self.assertEqual((await operations.enroll(self.operator, "team-red", None, None, 16, False, True)).index, 2)
+        self.assertEqual((await operations.temporary(self.operator, "team-blue", 8, "x", None, True)).index, 1)
+        self.assertEqual((await rotation.rotate(self.operator, "team-blue", 12, True)).written.index, 1)
+        self.assertEqual({request.method for request in self.api.requests}, {"GET"})
+        self.assertNotIn(f"{secrets_path('team-blue')}/{SECRET}", [request.path for request in self.api.requests])
 
 
 class RealApiTests(Changes, unittest.TestCase):

@@ -136,7 +136,7 @@ class ProcessTests(ClusterCase):
 
     options = ("--refresh", "2")
     # What the log says when the API is away, and when it is back.
-    away = "all namespaces: not read: no answer: .*Connection refused"
+    away = "all namespaces and the master secret: not read: no answer from http.*: .*Connection refused"
     back = "the Kubernetes API can be read again"
 
     def setUp(self) -> None:
@@ -209,7 +209,7 @@ class WatchingProcessTests(ProcessTests):
     """The same without refreshes: whatever takes effect does so by a watch."""
 
     options = ("--refresh", "86400")
-    away = "cannot be watched: no answer: .*Connection refused"
+    away = "cannot be watched: no answer from http.*: .*Connection refused"
     back = "(?s)cannot be watched.*namespaces and secrets are watched"
 
     def setUp(self) -> None:

@@ -8,10 +8,12 @@ import unittest
 from pathlib import Path
 
 from redisproxy import __version__
+from redisproxy.tenants.allocation import TENANT_LABEL
 
 from .documents import (
     CHOICES,
     COMPONENTS,
+    DEPLOY,
     EXAMPLE,
     PRODUCTION,
     documents,
@@ -223,6 +225,21 @@ class NetworkPolicyTests(unittest.TestCase):
         self.assertTrue(reached("fd00::1"))
         self.assertFalse(reached("169.254.169.254"))
 
-    def test_the_example_tenant_has_the_label(self) -> None:
+    def test_the_label_of_tenants_is_one_everywhere(self) -> None:
+        """In the policy, in the chart, in the example, in what `redisproxy enroll` says, and in the documents."""
+        label = dict([TENANT_LABEL])
         (tenant,) = (d for d in documents(EXAMPLE) if d["kind"] == "Namespace")
-        self.assertEqual(tenant["metadata"]["labels"], {"redisproxy/tenant": "true"})
+        self.assertEqual(tenant["metadata"]["labels"], label)
+        policies = [d for d in with_components("network-policy") if d["kind"] == "NetworkPolicy"]
+        selectors = [
+            peer["namespaceSelector"]["matchLabels"]
+            for policy in policies
+            for rule in policy["spec"]["ingress"]
+            for peer in rule["from"]
+            if "namespaceSelector" in peer
+        ]
+        self.assertIn(label, selectors)
+        values = load((DEPLOY / "helm/redisproxy/values.yaml").read_text())[0]
+        self.assertEqual(values["networkPolicy"]["tenantLabels"], label)
+        for page in ("README.md", "docs/install.md", "docs/operate.md"):
+            self.assertIn("redisproxy/tenant=true", (DEPLOY.parent / page).read_text(), page)

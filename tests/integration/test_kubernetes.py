@@ -76,7 +76,7 @@ class KubernetesTests(unittest.TestCase):
         self.proxy = ProxyProcess(environ={"KUBECONFIG": str(path)})
         self.addCleanup(self.check_log)
         self.addCleanup(self.proxy.stop)
-        self.proxy.logged("all namespaces: not read: 401 Unauthorized")
+        self.proxy.logged("all namespaces and the master secret: not read: 401 Unauthorized")
         self.proxy.stop()
         self.assertNotIn("hunter2", self.proxy.log)
 
@@ -124,7 +124,7 @@ class KubernetesTests(unittest.TestCase):
         blue = self.client(BLUE, 3)
         blue.set("key", "value")
         self.api.stop()
-        self.proxy.logged("all namespaces: not read: no answer: .*Connection refused")
+        self.proxy.logged("all namespaces and the master secret: not read: no answer from http.*: .*Connection refused")
         self.assertEqual(blue.get("key"), b"value")
         self.assertEqual(self.refusal_of(GREEN), "", "the last good answer stays in force")
         self.api.put(*tenant("team-red", 7, "red-password"))
@@ -137,7 +137,7 @@ class KubernetesTests(unittest.TestCase):
         self.api.stop()
         self.start(ready=False)
         self.proxy.logged("listening on")
-        self.proxy.logged("all namespaces: not read")
+        self.proxy.logged("all namespaces and the master secret: not read")
         self.assertEqual(self.refusal_of(BLUE), "the proxy has not read its credentials yet, try again in a moment")
         self.api.start()
         # Nobody sends a signal: it tries again by itself.

@@ -231,7 +231,10 @@ class EndTests(ProcessesCase):
             moved = ca.rename(f"{ca}.moved")
             os.kill(self.workers[2], signal.SIGKILL)
             proxy = installation.proxy
-            failed = r"worker 2 \(\d+\) could not start: .*--redis-ca is '[^']*'; it takes a file \(status 1\); another is"
+            failed = (
+                r"worker 2 \(\d+\) could not start: .*--redis-ca is '[^']*'; it takes a file, "
+                r"and there is nothing at that path \(status 1\); another is"
+            )
             until(lambda: len(re.findall(failed, proxy.log)) >= 2, "it was tried twice")
             self.assertNotIn("Traceback", proxy.log)
             moved.rename(ca)

@@ -235,7 +235,9 @@ class FaultTests(WatchCase):
         self.start()
         blue = self.client(BLUE, 3)
         self.api.stop()
-        self.proxy.logged("cannot be watched: no answer: NewConnectionError: Connection refused")
+        self.proxy.logged(
+            "cannot be watched: no answer from http://127.0.0.1:[0-9]+: NewConnectionError: Connection refused"
+        )
         self.assertTrue(blue.ping())
         self.api.put(*tenant("team-blue", 3, "rotated-password"))
         self.api.start()

@@ -280,6 +280,7 @@ class PageTests(unittest.TestCase):
             "the master secret does not exist",
             "annotation redisproxy/max-connections is not a whole number",
             "not read: no way to the Kubernetes API",
+            "not read: /etc/redisproxy/manifests: Permission denied",
             "it is not YAML or JSON (somewhere): what was last read of it stays in force",
             "it has valid_hours, but no metadata.creationTimestamp, from which they count",
             "database 3 is also named by team-b, and not all have a creationTimestamp: none of them gets it",

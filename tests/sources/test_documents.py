@@ -59,6 +59,18 @@ class AnnotationTests(unittest.TestCase):
             self.assertEqual(set(self.annotations(whole).values()), {""})
 
 
+class LabelTests(unittest.TestCase):
+    def test_only_what_matters_is_kept(self) -> None:
+        ours = {"redisproxy/tenant": "true"}
+        for given, kept in (
+            ({**ours, "other": "x", 5: "x"}, ours),
+            ({"redisproxy/tenant": True}, {}),
+            ("x", {}),
+            (None, {}),
+        ):
+            self.assertEqual(read_namespace({"metadata": {"name": "n", "labels": given}}).labels, kept)
+
+
 class CreationTests(unittest.TestCase):
     def created(self, stamp: object) -> float:
         return read_namespace({"metadata": {"name": "n", "creationTimestamp": stamp}}).created

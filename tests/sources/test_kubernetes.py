@@ -269,6 +269,33 @@ class RefusalTests(ClusterCase):
         self.assertEqual(reading.secrets, {"team-blue": failure, "team-green": failure})
         self.assertEqual(self.asked, [MASTER_PATH, NAMESPACES, BLUE])
 
+    def test_a_failure_in_the_middle_is_one_problem(self) -> None:
+        """However many namespaces there are. It says how many are concerned, and names none of them."""
+        self.api.put(*tenant("team-amber", 7, "amber-password"), *tenant("team-red", 8, "red-password"))
+        self.assertGood({"team-amber": 7, "team-blue": 3, "team-green": 5, "team-red": 8})
+        for first, where, count in (
+            ("team-blue", "some namespaces", "3 of 4"),
+            ("team-amber", "all namespaces", "4 of 4"),
+        ):
+            self.api.fail(secrets_path(first), refusal(503))
+            self.read()
+            self.served()
+            expected = f"{where}: the secrets of {count} were not read: 503 Service Unavailable"
+            self.assertEqual([str(problem) for problem in self.problems], [expected])
+            self.api.fix()
+        self.api.fail(secrets_path("team-red"), refusal(503))
+        self.read()
+        self.served()
+        self.assertEqual(
+            [str(problem) for problem in self.problems], ["team-red: its secrets were not read: 503 Service Unavailable"]
+        )
+        # Refused one by one, each has its own reason: a Role is missing there.
+        for name in ("team-amber", "team-blue"):
+            self.api.fail(secrets_path(name), refusal(403))
+        self.read()
+        self.served()
+        self.assertEqual([problem.namespace for problem in self.problems], ["team-amber", "team-blue", "team-red"])
+
     def test_a_retry_after_that_is_no_number_of_seconds(self) -> None:
         for value in ("Fri, 31 Dec 2027 23:59:59 GMT", "-1", "1.5", "\xb2", "999999999", ""):
             self.api.fail(NAMESPACES, refusal(429, Retry_After=value))
@@ -291,7 +318,7 @@ class RefusalTests(ClusterCase):
         other = ApiServer().start()
         self.addCleanup(other.remove)
         self.api.fail(ANY, Fault(302, headers={"Location": f"{other.url}{NAMESPACES}"}))
-        self.assertUnreachable("^no answer: ResponseError$")
+        self.assertUnreachable(f"^no answer from {self.api.url}: ResponseError$")
         self.assertEqual(other.requests, [])
 
 
@@ -303,7 +330,7 @@ class AnswerTests(ClusterCase):
         self.source = self.kubeconfig_source(timeout=(2.0, 0.2))
         self.api.fail(BLUE, HANG)
         reading = self.read()
-        self.assertRegex(reading.secrets["team-blue"].reason, "^no answer: ReadTimeoutError")
+        self.assertRegex(reading.secrets["team-blue"].reason, f"^no answer from {self.api.url}: ReadTimeoutError")
         # One time-out, not one for each namespace that follows.
         self.assertEqual(self.asked, [MASTER_PATH, NAMESPACES, BLUE])
         self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
@@ -315,7 +342,7 @@ class AnswerTests(ClusterCase):
         for path in (MASTER_PATH, NAMESPACES, BLUE):
             self.api.fail(path, HALF_WRITTEN)
             reading = self.read()
-            self.assertRegex(reading.failures()[0].reason, "^no answer: ")
+            self.assertRegex(reading.failures()[0].reason, f"^no answer from {self.api.url}: ")
             self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
             self.api.fix()
 
@@ -330,7 +357,7 @@ class AnswerTests(ClusterCase):
         ):
             for path in (MASTER_PATH, NAMESPACES, BLUE):
                 self.api.fail(path, fault)
-                self.assertEqual(self.read().failures()[0].reason, "the answer is not JSON")
+                self.assertEqual(self.read().failures()[0].reason, f"the answer of {self.api.url} is not JSON")
                 self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
                 self.api.fix()
 
@@ -352,7 +379,8 @@ class AnswerTests(ClusterCase):
         ):
             for path in (NAMESPACES, BLUE):
                 self.api.fail(path, Fault(200, body=json.dumps(body).encode()))
-                self.assertRegex(self.read().failures()[0].reason, "^the answer is not a (list of objects|JSON object)$")
+                reason = f"^the answer of {self.api.url} is not a (list of objects|JSON object)$"
+                self.assertRegex(self.read().failures()[0].reason, reason)
                 self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5}, body)
                 self.api.fix()
 
@@ -437,8 +465,12 @@ class AwayTests(ClusterCase):
                 self.clock.advance(1)
         self.assertEqual(self.service.authenticate(None, b"blue-password").tenant.index, 3)
         warnings = [formatEvent(event) for event in events if event["log_level"].name == "warn"]
-        self.assertEqual(len(warnings), 2, "the master secret and the namespaces, once each")
-        self.assertRegex(warnings[0], "all namespaces: not read: no answer: NewConnectionError: Connection refused")
+        self.assertEqual(len(warnings), 1, "one line, once")
+        self.assertRegex(
+            warnings[0],
+            f"all namespaces and the master secret: not read: no answer from {self.api.url}: NewConnectionError: "
+            "Connection refused$",
+        )
         self.assertIn("the Kubernetes API can be read again", [formatEvent(event) for event in events])
 
     def test_away_and_back(self) -> None:

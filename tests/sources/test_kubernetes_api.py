@@ -34,7 +34,7 @@ class WhereItIsTests(ClusterCase):
 
     def test_an_unknown_ca(self) -> None:
         self.api.write_kubeconfig(self.api.directory / "kubeconfig", ca=False)
-        self.assertUnreachable("^no answer: SSLError: .*issuer")
+        self.assertUnreachable(f"^no answer from {self.api.url}: SSLError: .*issuer")
         self.assertEqual(self.asked, [])
 
     def test_in_a_pod(self) -> None:
@@ -51,22 +51,25 @@ class WhereItIsTests(ClusterCase):
 
     def test_in_a_pod_with_a_certificate_for_another_name(self) -> None:
         self.source = self.pod_source("localhost")
-        self.assertUnreachable("^no answer: SSLError: .*localhost")
+        self.assertUnreachable(f"^no answer from https://localhost:{self.api.port}: SSLError: .*localhost'$")
         self.assertEqual(self.asked, [])
 
     def test_in_a_pod_with_a_token_or_ca_that_is_not_there(self) -> None:
         self.source = self.pod_source()
         account = self.api.service_account()
         (account / "ca.crt").write_text("")
-        self.assertUnreachable("no way to the Kubernetes API: Cert file exists but empty")
+        self.assertUnreachable(f"^no way to the Kubernetes API: {account}: ca.crt is empty$")
         (account / "ca.crt").write_text("nonsense")
-        self.assertUnreachable("^no answer: SSLError")
+        self.assertUnreachable(f"^no answer from {self.api.url}: SSLError")
         (account / "ca.crt").unlink()
-        self.assertUnreachable("certification file does not exist")
+        self.assertUnreachable(f"{account}: there is no ca.crt$")
         self.api.service_account("")
-        self.assertUnreachable("Token file exists but empty")
+        self.assertUnreachable(f"{account}: token is empty$")
         (account / "token").unlink()
-        self.assertUnreachable("no way to the Kubernetes API: Invalid kube-config file. No configuration found.")
+        self.assertUnreachable(
+            f"^no way to the Kubernetes API: this pod has no service account token at {account}/token, "
+            "and there is no kubeconfig at /nonexistent; KUBECONFIG can name another$"
+        )
         self.api.service_account()
         self.assertGood()
 
@@ -85,16 +88,34 @@ class WhereItIsTests(ClusterCase):
     def test_a_kubeconfig_that_is_none(self) -> None:
         path = Path(tempfile.mkdtemp(dir=self.api.directory)) / "config"
         self.source = self.make_source({"KUBECONFIG": str(path)})
-        self.assertUnreachable("no way to the Kubernetes API: .*No configuration found")
-        for text in (
-            "",
-            "[]",
-            "text",
-            f"token: '{PLANTED}",
-            f"users: [{PLANTED}: {PLANTED}: {PLANTED}]",
-            "current-context: nowhere",
-            "current-context: a\ncontexts: {}",
-            "current-context: a\ncontexts: [{name: a, context: {cluster: b, user: c}}]",
+        self.assertUnreachable(
+            f"^no way to the Kubernetes API: there is no kubeconfig at {path}; KUBECONFIG can name another$"
+        )
+        context = "current-context: a\ncontexts: [{name: a, context: {cluster: b, user: c}}]\n"
+        cluster = "clusters: [{name: b, cluster: {server: 'https://h'}}]\n"
+        for text, told in (
+            ("", "it is empty"),
+            ("[]", r"it cannot be used \(TypeError\)"),
+            ("text", r"it cannot be used \(TypeError\)"),
+            (f"token: '{PLANTED}", r"it cannot be used \([A-Za-z]+\)"),
+            (f"users: [{PLANTED}: {PLANTED}: {PLANTED}]", r"it cannot be used \([A-Za-z]+\)"),
+            ("current-context: nowhere", "it has no nowhere among its contexts"),
+            ("current-context: a\ncontexts: {}", "it has no a among its contexts"),
+            (context, "it has no b among its clusters"),
+            # The official client's own words quote the whole entry here.
+            (f"{context}clusters: [{{name: b, token: {PLANTED}}}]", "it has no cluster"),
+            (f"{context}{cluster}users: [{{name: c, token: {PLANTED}}}]", "it has no user"),
+            (
+                f"{context}clusters: [{{name: b, cluster: {{server: 'https://h', certificate-authority: /nowhere/ca.crt}}}}]",
+                "there is no file /nowhere/ca.crt",
+            ),
         ):
             path.write_text(text)
-            self.assertNotIn(PLANTED, self.assertUnreachable("^no way to the Kubernetes API: ").reason)
+            failure = self.assertUnreachable(f"^no way to the Kubernetes API: {path}: {told}$")
+            self.assertNotIn(PLANTED, failure.reason)
+
+    def test_a_user_in_the_address_is_not_shown(self) -> None:
+        path = self.api.directory / "kubeconfig"
+        path.write_text(path.read_text().replace("127.0.0.1", f"user:{PLANTED}@127.0.0.1"))
+        self.api.stop()
+        self.assertNotIn(PLANTED, self.assertUnreachable(f"no answer from {self.api.url}: ").reason)

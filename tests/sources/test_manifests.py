@@ -11,6 +11,7 @@ from pathlib import Path
 from unittest import mock
 
 from redisproxy.sources import yamltext
+from redisproxy.sources.documents import DocumentError
 from redisproxy.sources.manifests import REST, ManifestsSource
 from redisproxy.tenants.allocation import Refused, Room, choose_index
 from redisproxy.tenants.documents import FullRead, NamespaceDocument, Problem
@@ -242,6 +243,58 @@ class ManifestsTests(ManifestsCase):
         self.assertEqual(len(rests), 1 + 4)
         self.source.read(lambda: rests.append(None))
         self.assertEqual(len(rests), 1 + 4)
+
+
+class StoredTests(ManifestsCase):
+    """One secret, whole: as the operator's command changes it."""
+
+    def test_the_later_one_is_in_force_and_all_files_are_named(self) -> None:
+        self.write("a.yaml", YAML)
+        second = secret("team-blue", CLIENT, redis_connection_string="redis://:second@redis:6379/3", other="kept")
+        listed = {"kind": "List", "items": [{"kind": "SecretList", "items": [second]}, namespace("team-blue")]}
+        self.write("b.json", json.dumps(listed))
+        self.write("c.yaml", "\tno YAML")
+        self.write(".d.yaml", YAML)
+        found = self.source.stored("team-blue", CLIENT)
+        self.assertEqual(found.files, ("a.yaml", "b.json"))
+        self.assertEqual(
+            found.data, {"redis-connection-string": b"redis://:second@redis:6379/3", "other": b"kept"}, "all keys"
+        )
+        self.assertEqual(self.source.files_with("team-blue", "redis-secret-temp-a"), ("a.yaml",))
+        self.assertEqual((self.source.stored("team-blue", "x"), self.source.files_with("team-red", CLIENT)), (None, ()))
+
+    def test_values_are_changed_where_they_stand(self) -> None:
+        encoded = base64.b64encode(b"old").decode()
+        self.write(
+            "a.yaml",
+            f"""
+kind: Secret
+immutable: true
+metadata: {{name: redis-secret-master, namespace: team-blue, labels: {{number: 010}}}}
+data: {{redis-password: {encoded}, other: {encoded}}}
+stringData: {{redis-connection-string: "redis://:old@h/3"}}
+""",
+        )
+        found = self.source.stored("team-blue", CLIENT)
+        self.assertTrue(found.immutable)
+        changed = found.with_values({"redis-password": b"new", "redis-connection-string": b"redis://:new@h/3"})
+        self.assertEqual(
+            changed,
+            {
+                "kind": "Secret",
+                "immutable": True,
+                "metadata": {"name": CLIENT, "namespace": "team-blue", "labels": {"number": "010"}},
+                "data": {"redis-password": base64.b64encode(b"new").decode(), "other": encoded},
+                "stringData": {"redis-connection-string": "redis://:new@h/3"},
+            },
+        )
+        self.assertNotIn("old", repr(found))
+
+    def test_a_malformed_one_is_refused_and_its_file_is_still_named(self) -> None:
+        self.write("a.yaml", json.dumps({**secret("team-blue", CLIENT), "data": {"other": "%"}}))
+        with self.assertRaisesRegex(DocumentError, "^data.other is not base64$"):
+            self.source.stored("team-blue", CLIENT)
+        self.assertEqual(self.source.files_with("team-blue", CLIENT), ("a.yaml",))
 
 
 class ScalarTests(ManifestsCase):

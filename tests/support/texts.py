@@ -15,6 +15,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[2] / "redisproxy"
 #: In texts: anything.
 ANY = "~"
+#: Two marks in a row, as where another's text, with a full stop of its own, stands within a sentence of ours.
+DOUBLED = r"(?<!\.)(?:\.\.|\.[;:,]|[?!;:,][.;:,])(?![^\s\"])"
 
 
 def parsed() -> Iterator[tuple[Path, ast.Module]]:
@@ -87,7 +89,7 @@ class Texts(ast.NodeVisitor):
             self.failures += 1
         elif name == "_again":
             self.logged |= {f"worker {ANY} ({ANY}) {text}; another is started in {ANY} s" for text in given}
-        elif name in ("Problem", "MalformedError", "DocumentError", "ReadFailure"):
+        elif name in ("Problem", "MalformedError", "DocumentError", "ReadFailure", "RequestError"):
             self.reasons |= {text for text in given if " " in text.strip(ANY)}
         elif (
             name

@@ -99,7 +99,7 @@ class IndexTests(unittest.TestCase):
         self.refused("database 5 belongs to team-a", found, 5)
 
     def test_namespaces_that_cannot_be_enrolled(self) -> None:
-        self.refused("there is no namespace team-new: kubectl create namespace", reading())
+        self.refused("^there is no namespace team-new$", reading())
         found = reading(team_new=[held("team-new", "redis://:pw@h:1/5")])
         self.refused("enrolled already, with database 5; redisproxy rotate team-new", found)
         self.refused(

@@ -11,6 +11,8 @@ from hypothesis import strategies as st
 from redisproxy.tenants.model import BackendAddress
 from redisproxy.tenants.urls import (
     MalformedError,
+    address_of,
+    at_address,
     parse_address,
     possible_indexes,
     read_master,
@@ -198,3 +200,20 @@ class OtherTests(unittest.TestCase):
         for text in ("", "a b", "http://h", "h:0", "h:65536", "redis://u:pw@h", "h/3", "h:6379x", "redis://", "h:", "a,b"):
             with self.assertRaisesRegex(ValueError, "HOST:PORT"):
                 parse_address(text)
+
+    def test_the_same_url_but_for_password_or_address(self) -> None:
+        """Letter by letter: what a client library makes of the rest is the tenant's business."""
+        for url, password, address, where in (
+            (
+                "rediss://green:old@other-host:7000/3?ssl_cert_reqs=none",
+                "rediss://green:new@other-host:7000/3?ssl_cert_reqs=none",
+                "redis://green:old@there:1/3?ssl_cert_reqs=none",
+                "rediss://other-host:7000",
+            ),
+            ("redis://:old@[::1]/3", "redis://:new@[::1]/3", "redis://:old@there:1/3", "redis://[::1]:6379"),
+            ("REDIS://:old@h:/3#x", "REDIS://:new@h:/3#x", "redis://:old@there:1/3#x", "redis://h:6379"),
+            ("redis://:old@/3", "redis://:new@/3", "redis://:old@there:1/3", ""),
+        ):
+            self.assertEqual(with_password(url, "new"), password)
+            self.assertEqual(at_address(url, "redis://there:1"), address)
+            self.assertEqual(address_of(url), where)

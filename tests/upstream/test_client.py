@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 from twisted.internet import defer, reactor, task
 from twisted.internet.error import ConnectionLost
@@ -27,7 +29,7 @@ from redisproxy.upstream.client import (
     TooLargeError,
     ask_once,
 )
-from redisproxy.upstream.endpoint import endpoint_for
+from redisproxy.upstream.endpoint import CaFileError, endpoint_for
 
 from ..support.servers import RedisServer, free_port, valkey
 from ..support.waiting import LIMIT
@@ -205,20 +207,27 @@ class RedisClientTests(unittest.TestCase):
     async def test_a_ca_file_that_cannot_be_used_may_be_fixed(self) -> None:
         server = self.server()
         address = BackendAddress(host="127.0.0.1", port=server.port, password=server.password.encode())
-        faults: list[Exception] = [OSError("no such file"), ValueError("no certificate")]
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        (directory / "empty.pem").write_text("nothing\n")
+        secure = replace(address, tls=True)
+        files = [directory / "none.pem", directory / "empty.pem"]
 
         def endpoint() -> object:
-            if faults:
-                raise faults.pop()
+            if files:
+                return endpoint_for(reactor, secure, 5.0, files.pop())
             return endpoint_for(reactor, address, 5.0, None)
 
         client = RedisClient(reactor, address, endpoint, 5.0, backoff=Backoff(0.05, 0.05))
         client.startService()
         self.addCleanup(client.stopService)
-        with self.assertRaisesRegex(ControlError, "the CA file cannot be used: no certificate"):
+        told = f"the CA file {directory}/empty.pem cannot be used: it has no certificate in PEM"
+        with self.assertRaisesRegex(ControlError, told):
             await client.connect()
         await self.until(lambda: client.connection is not None, "it is connected")
-        self.assertEqual(faults, [])
+        self.assertEqual(files, [])
+        with self.assertRaisesRegex(CaFileError, f"the CA file {directory}/none.pem cannot be used: No such file"):
+            endpoint_for(reactor, secure, 5.0, directory / "none.pem")
 
     async def test_one_that_takes_connections_and_says_nothing(self) -> None:
         server = self.server()

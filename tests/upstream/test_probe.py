@@ -11,7 +11,7 @@ from twisted.trial import unittest
 
 from redisproxy import bounds
 from redisproxy.policy.probing import Server, needed, policy_for
-from redisproxy.printable import shown_error
+from redisproxy.printable import clause, shown_error
 from redisproxy.tenants.model import BackendAddress
 from redisproxy.upstream import control, inquiry
 from redisproxy.upstream.client import Connection, ControlError
@@ -380,7 +380,7 @@ class InquiryTests(ProbeCase):
         self.fault(faulty, "EVAL", PASSING[0])
         found = await inquire(reactor, address, 5.0, None, True, rights)
         self.assertIsNone(found.server.sealed)
-        self.assertEqual(found.again, f"EVAL: {PASSING[0]}")
+        self.assertEqual(found.again, f"EVAL: {clause(PASSING[0])}")
 
     async def test_what_passes_while_it_asks(self) -> None:
         faulty = self.behind(self.server())

@@ -1,0 +1,252 @@
+"""Gives a tenant another password: what becomes of the old one, and of all others that are good.
+
+Owns the order of the steps, what is undone when one fails, and that the operator hears of every password that is still good.
+The decisions are `tenants.allocation`'s, the writing is `sources.secret_writer`'s.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from ..ops.time_text import iso
+from ..printable import listed, sentence
+from ..sources.documents import DocumentError, StoredSecret
+from ..sources.kubernetes import ClusterSource
+from ..sources.secret_writer import ClusterWriter, WriteError
+from ..tenants import allocation
+from ..tenants.allocation import Refused, Rotation
+from ..tenants.documents import TEMPORARY_PREFIX, Changes, FullRead, NamespaceDocument, ReadFailure, SecretDocument
+from ..tenants.model import digest
+from ..tenants.urls import CONNECTION_STRING, address_of
+from .inspect import Operator, resolve
+from .operations import Written, must_be_tenants, take_back
+
+#: How often the temporary secrets are deleted again, while others are made.
+_ATTEMPTS = 5
+
+
+@dataclass(frozen=True)
+class OtherPassword:
+    """A password of a tenant beside the one in its client secret.
+
+    secret: name of the temporary secret that has it; expires: seconds since the epoch, None: it does not; old: whether it is
+    the one that was in the client secret; files: that have the secret, of manifests.
+    """
+
+    secret: str
+    expires: float | None
+    old: bool
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Rotated:
+    """A client secret with a new password.
+
+    grace: the temporary secret with the old one; others: all passwords that are good beside the new one, that of grace
+    included, None: they could not be read; revoked: names of temporary secrets that were deleted; unfinished: what was to be
+    done and was not, a line each.
+    """
+
+    written: Written
+    grace: Written | None
+    others: tuple[OtherPassword, ...] | None = ()
+    revoked: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
+
+
+async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: bool, revoke_all: bool = False) -> Rotated:
+    """Gives a client secret another password; the old one goes on for some hours as a temporary one.
+
+    grace_hours: 0 ends the old one at once; revoke_all: deletes all temporary secrets of the namespace, and goes with
+    grace_hours of 0 alone. Raises Refused and WriteError.
+    """
+    settings = operator.settings
+    must_be_tenants(settings, namespace)
+    assert not (grace_hours and revoke_all), "the command line refuses both"  # noqa: S101
+    writer = ClusterWriter(operator.source.api) if isinstance(operator.source, ClusterSource) else None
+    if writer is None and not dry_run:
+        raise Refused(
+            f"{operator.source} are not written to: add --dry-run --output yaml, and put what is printed into a file there"
+        )
+    secret = await _client_secret(operator, writer, namespace)
+    rotation = allocation.plan_rotation(secret.data, allocation.make_password())
+    _must_be_mutable(secret, rotation)
+    url = rotation.changes[CONNECTION_STRING].decode()
+    manifest = secret.with_values(rotation.changes)
+    manifest["metadata"] = {key: value for key, value in manifest["metadata"].items() if key != "managedFields"}
+    written = Written(namespace, secret.name, rotation.index, url, manifest, notes=_notes(secret, rotation))
+    grace = None
+    if grace_hours:
+        name = allocation.temporary_name(f"rotated-{allocation.make_suffix()}")
+        kept = allocation.temporary_manifest(namespace, name, rotation.before, grace_hours, iso(time.time()))
+        grace = Written(namespace, name, rotation.index, rotation.before, kept, grace_hours)
+        if secret.files:
+            written = replace(
+                written, notes=(*written.notes, f"put the Secret {name}, as --output yaml prints it, into any file there")
+            )
+    if dry_run or writer is None:
+        return await _foreseen(operator, Rotated(written, grace), rotation, revoke_all)
+    await _write(operator, writer, secret, rotation, grace)
+    revoked: tuple[str, ...] = ()
+    unfinished: tuple[str, ...] = ()
+    if revoke_all:
+        revoked, unfinished = await _revoke(operator, writer, namespace)
+    held = await _held(operator, namespace)
+    if isinstance(held, ReadFailure):
+        text = f"which other passwords are still good could not be read: {held.reason}: look with redisproxy tenants"
+        return Rotated(replace(written, notes=(*written.notes, text)), grace, None, revoked, unfinished)
+    return Rotated(written, grace, _others(operator, namespace, held, rotation), revoked, unfinished)
+
+
+async def _client_secret(operator: Operator, writer: ClusterWriter | None, namespace: str) -> StoredSecret:
+    """The client secret of a namespace. writer: None for manifests. Raises Refused."""
+    name = operator.settings.redis_secret
+    if writer is not None:
+        secret = await operator.in_thread(writer.secret, namespace, name)
+    else:
+        assert not isinstance(operator.source, ClusterSource)  # noqa: S101 - it has a writer
+        try:
+            secret = await operator.in_thread(operator.source.stored, namespace, name)
+        except OSError as error:
+            raise Refused(f"{operator.source} cannot be read: {error.strerror}") from None
+        except DocumentError as error:
+            raise Refused(f"{namespace}/{name} is malformed: {error}: fix it") from None
+        if secret is None and (never_read := (await operator.read()).never_read):
+            raise Refused(
+                f"{listed([part.name for part in never_read])} could not be read, and may have {namespace}/{name}: fix it"
+            )
+    if secret is None:
+        raise Refused(f"{namespace} has no secret {name}: redisproxy enroll {namespace}")
+    return secret
+
+
+def _must_be_mutable(secret: StoredSecret, rotation: Rotation) -> None:
+    # In a file it is a word like any other.
+    if secret.immutable and not secret.files:
+        address = address_of(rotation.before)
+        raise Refused(
+            f"{secret.namespace}/{secret.name} is immutable: delete it, and redisproxy enroll {secret.namespace} "
+            f"--index {rotation.index} --keep-data{f' --address {address}' if address else ''}"
+        )
+
+
+def _notes(secret: StoredSecret, rotation: Rotation) -> tuple[str, ...]:
+    notes: tuple[str, ...] = ()
+    if rotation.stale:
+        keys = ", ".join(rotation.stale)
+        notes = (f"the old password is a part of these values too, which are as they were: {keys}",)
+    if secret.files:
+        files = listed(secret.files)
+        notes += (f"put the Secret {secret.name}, as --output yaml prints it, in the place of the one in {files}",)
+    return notes
+
+
+async def _write(
+    operator: Operator, writer: ClusterWriter, secret: StoredSecret, rotation: Rotation, grace: Written | None
+) -> None:
+    """The old password first: at no moment is there none that an application knows."""
+    made = None if grace is None else await operator.in_thread(writer.create, grace.manifest)
+    try:
+        await operator.in_thread(writer.replace, secret, rotation.changes)
+    except WriteError as error:
+        if made is None or grace is None:
+            raise
+        if error.unsure:
+            raise Refused(
+                f"{sentence(str(error))} Whether the password is another one now is not known; with the old one it goes "
+                f"on for {grace.valid_hours} h ({made.name}). Compare the two secrets, and try again if they are the same"
+            ) from None
+        await take_back(operator, writer, made)
+        raise
+
+
+# Other passwords.
+
+
+async def _held(operator: Operator, namespace: str) -> tuple[SecretDocument, ...] | ReadFailure:
+    """The secrets of one namespace that may hold passwords, as they are now."""
+    if isinstance(operator.source, ClusterSource):
+        update = await operator.in_thread(operator.source.read_changes, Changes(frozenset({namespace})))
+        if update.failures:
+            return update.failures[0]
+        return update.listed.get(namespace, ())
+    reading = await operator.read()
+    if isinstance(reading.namespaces, ReadFailure):
+        return reading.namespaces
+    return reading.secrets.get(namespace, ())
+
+
+def _others(
+    operator: Operator, namespace: str, held: tuple[SecretDocument, ...], rotation: Rotation
+) -> tuple[OtherPassword, ...]:
+    """The passwords that are good by temporary secrets, by the proxy's own rules for one namespace."""
+    reading = FullRead(None, (NamespaceDocument(namespace, None),), {namespace: held})
+    now, old = time.time(), digest(rotation.old)
+    return tuple(
+        OtherPassword(credential.secret, credential.expires, credential.digest == old)
+        for credential in resolve(operator, reading, None).snapshot.credentials
+        if credential.secret != operator.settings.redis_secret and credential.valid_at(now)
+    )
+
+
+def _temporary(held: Iterable[SecretDocument]) -> list[str]:
+    return sorted(secret.name for secret in held if secret.name.startswith(TEMPORARY_PREFIX))
+
+
+async def _revoke(operator: Operator, writer: ClusterWriter, namespace: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Deletes all temporary secrets of a namespace, those that are made meanwhile included.
+
+    Returns the names of those that were deleted, and what could not be done.
+    """
+    revoked: list[str] = []
+    for _ in range(_ATTEMPTS):
+        held = await _held(operator, namespace)
+        if isinstance(held, ReadFailure):
+            return tuple(revoked), (f"the temporary secrets of {namespace} could not be read: {held.reason}: try again",)
+        names = _temporary(held)
+        if not names:
+            return tuple(revoked), ()
+        failures = []
+        for name in names:
+            try:
+                stored = await operator.in_thread(writer.secret, namespace, name)
+                if stored is not None and await operator.in_thread(writer.delete, stored):
+                    revoked.append(name)
+            except WriteError as error:
+                failures.append(f"{error}: its password may still be good")
+        if failures:
+            return tuple(revoked), tuple(failures)
+    return tuple(revoked), (f"temporary secrets of {namespace} are still made, or cannot go: {listed(names)}: try again",)
+
+
+async def _foreseen(operator: Operator, rotated: Rotated, rotation: Rotation, revoke_all: bool) -> Rotated:
+    """What a rotation would come to, for a dry run."""
+    namespace = rotated.written.namespace
+    held = await _held(operator, namespace)
+    if isinstance(held, ReadFailure):
+        raise Refused(f"the secrets of {namespace} could not be read: {held.reason}")
+    if revoke_all:
+        names = _temporary(held)
+        files = {name: await _files(operator, namespace, name) for name in names}
+        notes = [f"take the Secret {name} out of {listed(found)}" for name, found in files.items() if found]
+        return replace(
+            rotated, written=replace(rotated.written, notes=(*rotated.written.notes, *notes)), revoked=tuple(names)
+        )
+    others = [
+        replace(other, files=await _files(operator, namespace, other.secret))
+        for other in _others(operator, namespace, held, rotation)
+    ]
+    grace = rotated.grace
+    if grace is not None and grace.valid_hours is not None:
+        others.append(OtherPassword(grace.secret, time.time() + grace.valid_hours * 3600, True))
+    return replace(rotated, others=tuple(others))
+
+
+async def _files(operator: Operator, namespace: str, name: str) -> tuple[str, ...]:
+    """The manifests that have a secret; none in a cluster."""
+    if isinstance(operator.source, ClusterSource):
+        return ()
+    return await operator.in_thread(operator.source.files_with, namespace, name)
