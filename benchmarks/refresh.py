@@ -1,6 +1,6 @@
 """How much of a refresh, and of what a watch tells, the reactor feels: 2,000 tenants behind the small Kubernetes API.
 
-Runs the real directory service in a real reactor that echoes what some clients send at a steady rate, and prints, for
+Runs the real reload service in a real reactor that echoes what some clients send at a steady rate, and prints, for
 each phase, how long it took, what CPU time, how late the reactor's timers were (in all, and by what this process did
 itself), the clients' round trips, and the longest run of the garbage collector; all but the first in milliseconds.
 
@@ -205,14 +205,14 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
     )
     told: list[object] = []
     service.listeners.append(told.append)
-    service.listeners.append(lambda directory: len(told) == 1 and settle())
+    service.listeners.append(lambda _: len(told) == 1 and settle())
     lateness = Lateness(reactor)
     pauses: list[float] = []
     gc.callbacks.append(lambda phase, info: pauses.append(time.perf_counter() * (1 if phase == "stop" else -1)))
 
     def holds(password: str) -> bool:
         try:
-            return bool(service.directory.authenticate(None, password.encode(), time.time()))
+            return bool(service.snapshot.authenticate(None, password.encode(), time.time()))
         except AuthenticationError:
             return False
 
@@ -271,7 +271,7 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
             await phase("watched, 1 in a refresh", both, f"{word}-7")
             while service._working:
                 await task.deferLater(reactor, 0.1, lambda: None)
-    tenants, credentials = len(service.directory.tenants), len(service.directory.credentials)
+    tenants, credentials = len(service.snapshot.tenants), len(service.snapshot.credentials)
     print(
         f"{tenants} tenants, {credentials} credentials, {len(service.problems)} problems, {threading.active_count()} threads"
     )

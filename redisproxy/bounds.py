@@ -143,6 +143,13 @@ TIMED_CONNECTIONS: Annotated[int, 1] = 100
 CONTROL_REPLY_BYTES = 64 * 1024 * 1024
 #: Until a reply has come.
 CONTROL_REPLY_SECONDS = 10.0
+#: Between two PINGs that ask whether Redis is there.
+HEALTH_CHECK_SECONDS = 1.0
+#: Until a Redis that has not answered a PING counts as hung. More than the 5 s after which it says that a script is at work.
+HUNG_SECONDS = 6.0
+#: Until a proxy whose Redis hangs is not ready. Clients wait meanwhile, as they would straight at Redis: a fork, or a slow
+#: command, is over by then.
+HUNG_UNREADY_SECONDS = 15.0
 #: The answer to one tenant's control query. Reading a larger one would keep all other tenants waiting.
 QUERY_REPLY_BYTES = 1024 * 1024
 #: Until such an answer has come.
@@ -249,6 +256,10 @@ def _check() -> None:
         (PATTERNS_PER_CALL <= TENANT_PATTERNS, "one call does not exceed the tenant's patterns"),
         (KEEPALIVE_SECONDS < UNACKNOWLEDGED_SECONDS, "there is a probe before a connection is given up"),
         (HANDOVER_SECONDS < HANDOVER_ELSEWHERE_SECONDS, "other processes have time to cut their connections"),
+        (
+            HEALTH_CHECK_SECONDS + HUNG_SECONDS < CONTROL_REPLY_SECONDS < HUNG_UNREADY_SECONDS,
+            "a Redis that hangs is logged, then its connection given up, then the proxy not ready",
+        ),
         (QUERY_REPLY_BYTES <= CONTROL_REPLY_BYTES, "a tenant's query gets no larger reply than the proxy's own"),
         (QUERY_PAUSE_SECONDS < QUERY_IDLE_SECONDS, "a paused tenant's next query finds the connection open"),
         (RATE_TICK_SECONDS < RATE_READ_SECONDS < BURST_SECONDS, "a burst has several reads"),

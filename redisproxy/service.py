@@ -19,13 +19,14 @@ from twisted.internet import defer, task
 from twisted.logger import ILogObserver, Logger
 from twisted.python.components import Componentized
 
-from .clients.connection import shown_address
 from .listen.certificates import RotationService
 from .listen.endpoints import EndpointError, ListenError, Listening
 from .listen.tls import CertificateError
 from .local.embedded import EmbeddedError, EmbeddedRedis
 from .local.quickstart import tenants_command, tour
+from .net.addresses import shown_address
 from .net.reactor import IProxyReactor, is_monotonic
+from .ops.bugs import bug
 from .ops.logs import observer
 from .ops.stats import DRAINING, Stats
 from .printable import printable
@@ -34,14 +35,14 @@ from .processes.ports import ServingPort
 from .processes.single import Serving
 from .processes.supervisor import Workers
 from .resp import framing
-from .settings import Settings, SettingsError
+from .settings import Settings, SettingsError, misspelt
 from .sources.hints import ChangeQueue
 from .sources.manifests import REST, ManifestsSource
 from .sources.poll import PollService
 from .sources.reload import ReloadService
 from .sources.throttle import Throttle, Unpaced
 from .sources.watch import WatchService
-from .tenants.model import Backend, Snapshot
+from .tenants.model import BackendAddress, Snapshot
 
 if TYPE_CHECKING:
     from .sources.kubernetes import ClusterSource
@@ -74,7 +75,8 @@ class ProxyService(service.MultiService):
     """The proxy, or, where several processes serve clients, their parent.
 
     options: those that settings were read from, for the other processes; log_file: where to log, the standard output by
-    default. Raises SettingsError for what only shows when the parts are made.
+    default; start_failed: called with a StartError before it is raised, which may be in a daemon. Raises SettingsError for
+    what only shows when the parts are made.
     """
 
     _log = Logger()
@@ -85,9 +87,11 @@ class ProxyService(service.MultiService):
         reactor: IProxyReactor,
         options: Mapping[str, str] | None = None,
         log_file: TextIO | None = None,
+        start_failed: Callable[[StartError], object] = lambda _: None,
     ) -> None:
         super().__init__()
         self._log_file = log_file
+        self._start_failed = start_failed
         self._ending = False
         # Seconds for which it serves on at its end.
         self._delay = 0.0
@@ -150,7 +154,7 @@ class ProxyService(service.MultiService):
         self.certificates.setServiceParent(self)
 
     @property
-    def embedded_backend(self) -> Backend | None:
+    def embedded_backend(self) -> BackendAddress | None:
         """Where the server of its own will be, if it starts one."""
         return None if self._embedded is None else self._embedded.backend
 
@@ -211,7 +215,12 @@ class ProxyService(service.MultiService):
             if self.status is not None:
                 self.status.privilegedStartService()
         except ListenError as error:
-            raise StartError(str(error)) from None
+            raise self._cannot_start(error) from None
+
+    def _cannot_start(self, error: Exception) -> StartError:
+        start_error = StartError(str(error))
+        self._start_failed(start_error)
+        return start_error
 
     def startService(self) -> None:
         prepare()
@@ -223,13 +232,19 @@ class ProxyService(service.MultiService):
             if self._embedded is not None:
                 self._embedded.stopService()  # twistd does not, of a start that failed
             if isinstance(error, EmbeddedError):
-                raise StartError(str(error)) from None
+                raise self._cannot_start(error) from None
             raise
         if not is_monotonic(self._reactor):
             self._log.warn(
                 "the timers of {reactor} run on the wall clock: when that is set, time limits, rates and changes of "
                 "credentials come too early or too late; on Linux, start twistd without --reactor",
                 reactor=type(self._reactor).__name__,
+            )
+        for name, nearest in misspelt(os.environ).items():
+            self._log.warn(
+                "the environment variable {name} is no setting, and does nothing{nearest}",
+                name=printable(name),
+                nearest=f": did you mean {nearest}?" if nearest else "",
             )
         if framing.COMPILED:
             self._log.info("the framing is compiled")
@@ -325,7 +340,7 @@ class ProxyService(service.MultiService):
         if not self._ending and not os.isatty(0):
             self._end()
 
-    def _first_snapshot(self, directory: Snapshot) -> None:
+    def _first_snapshot(self, _: Snapshot) -> None:
         self.serving.on_snapshot.remove(self._first_snapshot)
         host = self.listening.addresses[0]
         address = getattr(host, "host", "")
@@ -343,7 +358,7 @@ class ProxyService(service.MultiService):
                 further,
             )
         )
-        showing.addErrback(lambda failure: self._log.failure("the quick start could not be shown", failure))
+        showing.addErrback(bug(self._log, "showing the quick start"))
 
     # Stopping.
 

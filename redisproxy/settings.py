@@ -8,8 +8,9 @@ proxy and the operator's command both make of settings: the rules of enrolment, 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import Field, dataclass, field, fields, replace
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ from .policy.policy import Policy, closed, parse_names
 from .policy.probing import USUAL, Server, policy_for
 from .tenants.enrolment import Enrolment
 from .tenants.limits import Limits
-from .tenants.model import Backend
+from .tenants.model import BackendAddress
 
 
 class SettingsError(ValueError):
@@ -312,7 +313,7 @@ class Settings:
         """Of a tenant whose namespace says nothing else. All processes hold them together."""
         return Limits(self.tenant_max_connections, self.tenant_commands_per_second, self.tenant_bytes_per_second)
 
-    def enrolment(self, backend: Backend | None = None) -> Enrolment:
+    def enrolment(self, backend: BackendAddress | None = None) -> Enrolment:
         """The rules by which namespaces become tenants. backend: where Redis is, whatever the master secret says."""
         return Enrolment(self.redis_secret, self.master, backend, self.tenant_limits)
 
@@ -353,6 +354,30 @@ class Settings:
         if not settings.ns_prefix:
             raise SettingsError("NS_PREFIX is not set (nor --ns-prefix); it takes the beginning of namespaces' names")
         return settings
+
+
+_PREFIX = "REDISPROXY_"
+#: What Kubernetes puts into pods for a Service of the same namespace, such as REDISPROXY_STATUS_PORT_80_TCP_ADDR.
+_SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
+
+
+def misspelt(environ: Iterable[str]) -> dict[str, str]:
+    """Names of environment variables that look like settings and are none, each with the nearest one, or empty.
+
+    All that begin as our own settings do; of others, those that differ from a setting by a letter or two.
+    """
+    variables = {setting.metadata["variable"] for setting in fields(Settings)}
+    found = {}
+    for name in sorted(set(environ) - variables):
+        prefix = _PREFIX if name.startswith(_PREFIX) else ""
+        if prefix and _SERVICE_LINK.search(name):
+            continue
+        # What all begin with says nothing.
+        candidates = [each.removeprefix(prefix) for each in variables if each.startswith(_PREFIX) == bool(prefix)]
+        nearest = get_close_matches(name.removeprefix(prefix), candidates, 1, 0.7 if prefix else 0.9)
+        if prefix or nearest:
+            found[name] = prefix + nearest[0] if nearest else ""
+    return found
 
 
 def option_name(field_name: str) -> str:

@@ -16,9 +16,9 @@ from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IReactorTime
 from twisted.logger import Logger
 
-from .clients.connection import shown_address
 from .listen.endpoints import EndpointError, Listening
 from .listen.tls import ServerTls
+from .net.addresses import shown_address
 from .net.reactor import IProxyReactor
 from .ops import history, page
 from .ops.bugs import bug

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from functools import partial
+from pathlib import Path
 from typing import TextIO, cast
 
 from twisted.application.service import IService
@@ -21,6 +23,9 @@ _reactor.install()  # before anything imports Twisted's default one
 from .ops.logs import log_file
 from .service import ProxyService, StartError
 from .settings import Settings, SettingsError, described, option_name
+
+#: What twistd reads of what its daemon tells.
+_STATUS_BYTES = 100
 
 
 def _parameters() -> list[list[object]]:
@@ -94,12 +99,30 @@ def makeService(options: Options) -> IService:
     from twisted.internet import reactor
 
     given = options.given()
+    twistd: Mapping[str, object] = options.parent or {}
     try:
         settings = Settings.read(given, os.environ)
-        # Twisted declares what any reactor has.
-        return ProxyService(settings, cast("_reactor.IProxyReactor", reactor), given, _log_file(options.parent or {}))
+        return ProxyService(
+            settings,
+            cast("_reactor.IProxyReactor", reactor),  # Twisted declares what any reactor has
+            given,
+            _log_file(twistd),
+            partial(_start_failed, twistd),
+        )
     except SettingsError as error:
         raise StartError(str(error)) from None
+
+
+def _start_failed(twistd: Mapping[str, object], error: StartError) -> None:
+    """Tells the process that twistd was started as, if this is its daemon: twistd tells it of an Exception alone, and it
+    would wait for ever.
+    """
+    pipe, pid_file = twistd.get("statusPipe"), twistd.get("pidfile")
+    if isinstance(pipe, int):
+        os.write(pipe, b"1 %b" % str(error).encode()[: _STATUS_BYTES - 2])
+        os.close(pipe)
+        if pid_file:
+            Path(str(pid_file)).unlink(missing_ok=True)
 
 
 def _log_file(twistd: Mapping[str, object]) -> TextIO | None:

@@ -21,7 +21,7 @@ class ProcessTests(unittest.SynchronousTestCase):
         self.addCleanup(gc.unfreeze)
         self.proxy = ProxyService(Settings(ns_prefix="team-", watch=False), MemoryReactorClock())
 
-    def test_the_first_directory_is_taken_from_the_garbage_collector_and_no_other(self) -> None:
+    def test_the_first_snapshot_is_taken_from_the_garbage_collector_and_no_other(self) -> None:
         gc.unfreeze()
         for frozen in (True, False):
             for listener in list(self.proxy.serving.on_snapshot):

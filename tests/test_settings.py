@@ -5,7 +5,7 @@ from __future__ import annotations
 import unittest
 from dataclasses import fields
 
-from redisproxy.settings import Settings, SettingsError, option_name
+from redisproxy.settings import Settings, SettingsError, misspelt, option_name
 from redisproxy.tap import Options
 
 
@@ -67,6 +67,45 @@ class ReadTests(unittest.TestCase):
     def test_flags(self) -> None:
         for text, value in (("yes", True), ("1", True), ("True", True), ("no", False), ("0", False), ("", False)):
             self.assertIs(self.read(REDISPROXY_EMBEDDED=text).embedded, value)
+
+
+class MisspeltTests(unittest.TestCase):
+    def test_the_nearest_setting_is_named(self) -> None:
+        for name, nearest in (
+            ("REDISPROXY_PROCESES", "REDISPROXY_PROCESSES"),
+            ("REDISPROXY_COLOUR", ""),
+            ("MAX_WORKERZ", "MAX_WORKERS"),
+            ("MAX_WORKER", "MAX_WORKERS"),
+            ("NSPREFIX", "NS_PREFIX"),
+            ("WORKER_IDLE_TIMEOUT_SECS", "WORKER_IDLE_TIMEOUT_SEC"),
+        ):
+            with self.subTest(name):
+                self.assertEqual(misspelt([name, "HOME"]), {name: nearest})
+
+    def test_settings_and_what_others_set_are_right(self) -> None:
+        variables = [setting.metadata["variable"] for setting in fields(Settings)]
+        kubernetes = [
+            *(
+                "KUBERNETES_SERVICE_HOST",
+                "KUBERNETES_SERVICE_PORT",
+                "KUBERNETES_SERVICE_PORT_HTTPS",
+                "KUBERNETES_PORT_443_TCP",
+            ),
+            *("KUBERNETES_PORT_443_TCP_ADDR", "REDISPROXY_SERVICE_HOST", "REDISPROXY_SERVICE_PORT", "REDISPROXY_PORT"),
+            *("REDISPROXY_PORT_6379_TCP", "REDISPROXY_PORT_6379_TCP_ADDR", "REDISPROXY_STATUS_SERVICE_PORT_STATUS"),
+            *(
+                "REDISPROXY_STATUS_PORT_9180_TCP_PROTO",
+                "REDIS_SERVICE_HOST",
+                "REDIS_PORT",
+                "REDIS_URL",
+                "PATH",
+                "HOSTNAME",
+                "STATUS",
+                "WATCHED",
+                "LOG_FORMATS",
+            ),
+        ]
+        self.assertEqual(misspelt([*variables, *kubernetes]), {})
 
 
 class OneTableTests(unittest.TestCase):

@@ -55,18 +55,17 @@ class ImportsTests(unittest.TestCase):
             self.assertEqual(modules_of_tests(source, "tests.session"), [], source)
 
 
-#: What is made in one place, as a pattern of code, and where that may stand, the place itself first. The control client has
-#: delays and a line of its own yet.
-_CONTROL = ("upstream/client.py", "upstream/control.py")
+#: What is made in one place, as a pattern of code, and where that may stand, the place itself first. The control
+#: connection has delays of its own yet.
 ONE_OF_EACH = (
     (
         "delays that grow",
         r"\bbackoffPolicy\b|\* 2 \*\*|\bmin\(2 \* ",
-        ("ops/retry.py", "tenants/login_backoff.py", *_CONTROL),
+        ("ops/retry.py", "tenants/login_backoff.py", "upstream/control.py"),
     ),
     ("times as text", r"\bstrftime\(|\bfromtimestamp\(", ("ops/time_text.py", "ops/logs.py")),
     ("stamps of files", r"\bst_mtime", ("ops/file_watch.py",)),
-    ("the line of a bug", r"failed in a way that is a bug", ("ops/bugs.py", *_CONTROL)),
+    ("the line of a bug", r"failed in a way that is a bug|log\.failure\(", ("ops/bugs.py",)),
     ("errors of a server in the log", r"\bserver_error\(", ("printable.py", "ops/logs.py")),
     ("the rules of enrolment", r"\bEnrolment\(|\bpolicy_for\(", ("settings.py", "policy/probing.py")),
 )

@@ -21,7 +21,7 @@ from ..sources.manifests import ManifestsSource
 from ..sources.watch_events import Watched, WatchFailure
 from ..tenants.allocation import Room, must_be_read
 from ..tenants.documents import FullRead, Problem, ReadFailure
-from ..tenants.model import Backend, Credential, Snapshot
+from ..tenants.model import BackendAddress, Credential, Snapshot
 from ..upstream.inquiry import Inquiry, InquiryError, SentinelView, ask_sentinels, inquire
 
 _P = ParamSpec("_P")
@@ -46,7 +46,7 @@ class Operator:
         """What the source says now."""
         return await self.in_thread(self.source.read)
 
-    async def find_redis(self, backend: Backend) -> RedisView:
+    async def find_redis(self, backend: BackendAddress) -> RedisView:
         """What Redis is."""
         settings = self.settings
         view = RedisView(backend)
@@ -75,7 +75,7 @@ class Operator:
 class RedisView:
     """What was found of Redis. backend: as the master secret names it."""
 
-    backend: Backend
+    backend: BackendAddress
     sentinels: list[SentinelView] = field(default_factory=list)
     inquiry: Inquiry | None = None
     #: why it cannot be asked
@@ -111,7 +111,7 @@ class Findings:
     redis: RedisView | None = None
 
 
-def resolve(operator: Operator, reading: FullRead, databases: int | None, backend: Backend | None = None) -> Findings:
+def resolve(operator: Operator, reading: FullRead, databases: int | None, backend: BackendAddress | None = None) -> Findings:
     """What each namespace resolves to."""
     enrolment = operator.settings.enrolment(backend)
     enrolment.use_full_read(reading)
@@ -146,7 +146,7 @@ async def tenants(operator: Operator) -> Findings:
     return found
 
 
-async def check(operator: Operator, embedded: Backend | None = None) -> Findings:
+async def check(operator: Operator, embedded: BackendAddress | None = None) -> Findings:
     """Everything. embedded: where the server of the proxy's own will be."""
     reading = await operator.read()
     settings = operator.settings

@@ -79,7 +79,7 @@ def tenants_document(found: Findings, now: float) -> dict[str, object]:
 def _redis(view: RedisView) -> dict[str, object]:
     found = view.inquiry
     return {
-        "configured": view.backend.address,
+        "configured": view.backend.shown,
         "address": None if found is None else found.address,
         "version": None if found is None else found.server.version,
         "databases": None if found is None else found.server.databases,
@@ -214,7 +214,7 @@ def _redis_facts(view: RedisView) -> Iterator[tuple[str, str]]:
         yield "sentinel", f"{sentinel.address}: {said}"
     found = view.inquiry
     if found is None:
-        yield "Redis", f"{view.backend.address}: cannot be asked"
+        yield "Redis", f"{view.backend.shown}: cannot be asked"
         return
     many = "an untold number of" if found.server.databases is None else found.server.databases
     users = "ACL users" if found.server.acl else "no ACL users"

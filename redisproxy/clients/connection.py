@@ -14,7 +14,6 @@ from collections.abc import Callable
 from typing import Protocol
 
 from OpenSSL.SSL import Error as TlsError
-from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import (
     IAddress,
     IDelayedCall,
@@ -28,15 +27,16 @@ from zope.interface import implementer
 
 from .. import bounds, probes
 from ..listen.tls import why_tls
+from ..net.addresses import shown_address
 from ..net.protocol import PauseReason, Pressure, RespReceiver, below_tls
 from ..net.time_limit import TimeLimit
 from ..net.twisted_private import close_if_written, has_unsent
 from ..ops.access_log import ConnectionRecord
 from ..session.errors import REVOKED
+from ..session.ports import Dedicated
 from ..session.session import Session
 from ..tenants.account import increase
 from ..tenants.model import Credential
-from ..upstream.connection import RedisConnection
 from . import accounts
 from .accounts import ClientAccount
 from .admission import Admission
@@ -386,7 +386,7 @@ class ClientProtocol(RespReceiver):
     def has_acl_user(self) -> bool:
         """Whether it has a dedicated connection on which Redis holds its tenant's limits."""
         upstream = self.session.dedicated
-        return isinstance(upstream, RedisConnection) and upstream.has_acl_user
+        return upstream is not None and upstream.has_acl_user
 
     def _crashed(self, failure: Failure) -> None:
         # What one client can bring about once, it can bring about all the time.
@@ -414,14 +414,12 @@ class ClientProtocol(RespReceiver):
         else:
             self.close("shutdown")
 
-    def hurry(self) -> RedisConnection | None:
-        """The end is near: it begins nothing more. Gives the upstream connection of its own that it waits for, if there is
-        one.
-        """
+    def hurry(self) -> Dedicated | None:
+        """The end is near: it begins nothing more. Returns the dedicated connection if the client waits for its reply."""
         session = self.session
         session.ending.hurry()
         upstream = session.dedicated
-        if not (isinstance(upstream, RedisConnection) and upstream.waits):
+        if upstream is None or not upstream.waits:
             return None
         session.ending.expect_unblocking()
         return upstream
@@ -461,12 +459,3 @@ class ClientProtocol(RespReceiver):
         probes.reached("revoked client does not take its last replies")
         self.session.ending.at_once()
         self.close(REVOKED)
-
-
-def shown_address(address: IAddress | None) -> str:
-    """An address, for the log."""
-    if isinstance(address, IPv6Address):
-        return f"[{address.host}]:{address.port}"
-    if isinstance(address, IPv4Address):
-        return f"{address.host}:{address.port}"
-    return "a Unix socket"

@@ -9,16 +9,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from twisted.internet import defer, task
-from twisted.internet.address import UNIXAddress
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
 
 from .. import bounds
 from ..ops.bugs import bug
 from ..policy import acl
+from ..session.ports import Dedicated
 from ..upstream.client import Commands, ControlError
-from ..upstream.connection import RedisConnection
-from .connection import ClientProtocol, shown_address
+from .connection import ClientProtocol
 from .factory import ClientFactory
 
 
@@ -112,11 +111,11 @@ class Drain:
 
     # An item that a BLPOP took must not be sent to a connection that is being closed. Redis knows whether it took one.
 
-    async def _unblock(self, upstreams: Sequence[RedisConnection]) -> None:
+    async def _unblock(self, upstreams: Sequence[Dedicated]) -> None:
         """Has Redis answer what blocks now. Those that it cannot be told of have their connection half closed instead."""
-        known = {_address(upstream): upstream for upstream in upstreams}
+        known = {upstream.local_address: upstream for upstream in upstreams}
         known.pop("", None)
-        found: dict[RedisConnection, str] = {}
+        found: dict[Dedicated, str] = {}
         if known and self._control.connected:
             try:
                 answer = await self._control.ask("CLIENT", "LIST", "TYPE", "normal")
@@ -136,7 +135,7 @@ class Drain:
             [defer.Deferred.fromCoroutine(self._unblock_one(upstream, found.get(upstream))) for upstream in upstreams]
         )
 
-    async def _unblock_one(self, upstream: RedisConnection, number: str | None) -> None:
+    async def _unblock_one(self, upstream: Dedicated, number: str | None) -> None:
         if not upstream.waits:
             return  # it was answered meanwhile, or given up: what stands behind a revoked session's command must not run
         if number is not None:
@@ -145,10 +144,4 @@ class Drain:
                 return
             except ControlError:
                 pass
-        upstream.finish()
-
-
-def _address(upstream: RedisConnection) -> str:
-    """As CLIENT LIST has it; empty: it does not tell such connections apart."""
-    host = upstream.transport.getHost()
-    return "" if isinstance(host, UNIXAddress) else shown_address(host)
+        upstream.give_up(blocked=True)

@@ -12,8 +12,10 @@ from collections.abc import Callable
 from twisted.application import service
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from .. import bounds
+from ..ops.bugs import log_bug
 from ..tenants.model import NOT_LOADED, AuthenticationError, Credential, Snapshot
 
 
@@ -55,7 +57,7 @@ class CurrentSnapshot(service.Service):
             try:
                 listener(snapshot)
             except Exception:
-                self._log.failure("a listener to the directory failed")
+                log_bug(self._log, "a listener to the snapshot", Failure())
 
     def _look(self, snapshot: Snapshot) -> None:
         """Has a credential expired since the last look? The clock may have been set forward meanwhile, or back."""

@@ -20,7 +20,7 @@ from twisted.application import service
 from twisted.internet import task
 from twisted.logger import Logger
 
-from ..tenants.model import Backend
+from ..tenants.model import BackendAddress
 
 #: Seconds within which it has to listen; it takes about 0.05.
 _START = 10.0
@@ -85,7 +85,7 @@ class EmbeddedRedis(service.Service):
         self._watchdog: subprocess.Popen[bytes] | None = None
         self._watch = task.LoopingCall(self._check)
         port, self._reserved_socket = _hold_port()
-        self.backend = Backend(host="127.0.0.1", port=port, password=secrets.token_hex(24).encode())
+        self.backend = BackendAddress(host="127.0.0.1", port=port, password=secrets.token_hex(24).encode())
 
     def startService(self) -> None:
         """Starts it, and waits until it listens. Raises EmbeddedError."""

@@ -12,14 +12,17 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from twisted.internet import defer
 from twisted.internet.endpoints import HostnameEndpoint
+from twisted.internet.error import ConnectError
 
 from ..net.reactor import IProxyReactor
 from ..tenants.documents import FullRead
 from ..tenants.enrolment import parse_tenant
-from ..tenants.model import Backend
+from ..tenants.model import BackendAddress
 from ..tenants.urls import MalformedError
-from ..upstream.client import Connection, ReplyError, Word, ask_once
+from ..upstream.client import Connection, ControlError, ReplyError, Word, ask_once
+from ..upstream.endpoint import why
 
 #: Seconds to connect, and for all that is tried of one tenant.
 _LIMIT = 5.0
@@ -104,6 +107,9 @@ async def _try(reactor: IProxyReactor, host: str, port: int, password: bytes, in
         return steps
 
     # Without a password: the log-in is one of the steps.
-    return await ask_once(
-        reactor, Backend(host, port), HostnameEndpoint(reactor, host, port, timeout=_LIMIT), _LIMIT, trying
-    )
+    endpoint = HostnameEndpoint(reactor, host, port, timeout=_LIMIT)
+    try:
+        return await ask_once(reactor, BackendAddress(host, port), endpoint, _LIMIT, trying)
+    except (ControlError, ConnectError, OSError, defer.TimeoutError) as error:
+        # The proxy is about to end, or is busy.
+        return [f"tried: no answer from the proxy ({why(error)})"]

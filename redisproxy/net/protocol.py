@@ -17,6 +17,7 @@ from twisted.python.failure import Failure
 from zope.interface import Attribute, implementer
 
 from .. import bounds
+from ..ops.bugs import log_bug
 from ..resp.framing import ProtocolError
 from .twisted_private import write_at_once
 
@@ -93,7 +94,7 @@ class RespReceiver(protocol.Protocol):
 
     def _crashed(self, failure: Failure) -> None:
         """A bug: it costs this connection alone."""
-        self._log.failure("a bug, which costs {connection} alone", failure, connection=self)
+        log_bug(self._log, "{connection}, which alone is closed,", failure, connection=self)
         self.transport.abortConnection()
 
     def _read_up_to(self, size: int) -> None:

@@ -20,6 +20,9 @@ from twisted.internet.interfaces import (
     IReactorTime,
 )
 from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..ops.bugs import log_bug
 
 _log = Logger()
 
@@ -59,7 +62,7 @@ def install() -> bool:
                     try:
                         self._doReadOrWrite(selectable, fd, event)
                     except Exception:
-                        _log.failure("a bug: {selectable} could not be disconnected", selectable=selectable)
+                        log_bug(_log, "disconnecting {selectable}", Failure(), selectable=selectable)
 
         doIteration = doPoll
 

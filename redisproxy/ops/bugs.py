@@ -12,14 +12,19 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 
-def bug(log: Logger, what: str, /, *expected: type[BaseException], **fields: Any) -> Callable[[Failure], None]:
-    """An errback that logs a failure, with its traceback. No failure is passed on.
+def log_bug(log: Logger, what: str, failure: Failure, /, **fields: Any) -> None:
+    """Logs a failure that nobody expected, with its traceback.
 
-    log: of the module whose bug it is; what: what failed, with names of fields in braces; expected: errors that are none.
+    log: of the module whose bug it is; what: what failed, with names of fields in braces.
     """
+    log.failure(what + " failed in a way that is a bug", failure, **fields)
+
+
+def bug(log: Logger, what: str, /, *expected: type[BaseException], **fields: Any) -> Callable[[Failure], None]:
+    """An errback that logs a failure as `log_bug` does, and passes none on. expected: errors that are no bugs."""
 
     def log_failure(failure: Failure) -> None:
         if not failure.check(*expected):
-            log.failure(what + " failed in a way that is a bug", failure, **fields)
+            log_bug(log, what, failure, **fields)
 
     return log_failure

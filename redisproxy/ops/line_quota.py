@@ -74,7 +74,7 @@ class LineQuota:
 
     def allows(self, namespace: str | None, peer: str) -> bool:
         """Whether one line more may be written. namespace: None where the client is not logged in; peer: its address and
-        port, as `clients.connection.shown_address` shows them.
+        port, as `net.addresses.shown_address` shows them.
         """
         now = self._clock.seconds()
         if not self._began <= now < self._began + PERIOD:

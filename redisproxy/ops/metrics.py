@@ -27,7 +27,7 @@ import twisted
 
 from .. import __version__
 from ..resp import framing
-from .stats import HistogramStats, Stats, TenantStats, WorkersState, total
+from .stats import ANSWERS, HistogramStats, Stats, TenantStats, WorkersState, total
 
 #: Tenants, and problems, that have series of their own. The others of tenants are one, named `_other`.
 SERIES = 5000
@@ -166,6 +166,14 @@ def _bounded(tenants: Mapping[str, TenantStats]) -> dict[str, TenantStats]:
 def _of_redis(stats: Stats) -> Iterator[Metric]:
     counts, redis = stats["counts"], stats["state"]["redis"]
     yield _gauge("redis_up", "1 where Redis answers the control connection.", redis["connected"])
+    yield _labelled(
+        GaugeMetricFamily,
+        "redis_state",
+        "1 at what Redis does, by its answer to the latest PING of the proxy's own.",
+        "state",
+        {state: int(state == redis["answers"]) for state in ANSWERS},
+    )
+    yield _gauge("redis_unanswered_seconds", "For how long Redis has not answered that PING.", redis["unanswered"])
     yield _gauge(
         "isolation_layers", "What holds the tenants' limits: 1 the proxy, 2 Redis's ACLs as well.", redis["isolation_layers"]
     )

@@ -166,9 +166,14 @@ class SnapshotState(TypedDict):
     tenants: dict[str, TenantState]
 
 
+#: What Redis does: see `upstream.health.Answers`; down: there is no connection to it.
+ANSWERS = ("up", "busy", "loading", "hung", "down")
+
+
 class RedisState(TypedDict):
     """connected: whether it answers; version: empty while that is not known; isolation_layers: how many hold the tenants'
-    limits, 1 or 2, 0 while that is not known; fault: why it cannot be used, empty where it can, or nothing is known of that.
+    limits, 1 or 2, 0 while that is not known; answers: one of ANSWERS; unanswered: seconds for which it has not answered a
+    PING of the proxy's own, 0 where it has; fault: why it cannot be used, empty where it can, or nothing is known of that.
     """
 
     connected: bool
@@ -176,6 +181,8 @@ class RedisState(TypedDict):
     version: str
     databases: int | None
     isolation_layers: int
+    answers: str
+    unanswered: float
     fault: str
 
 

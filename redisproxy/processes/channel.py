@@ -29,6 +29,7 @@ from twisted.python.failure import Failure
 
 from .. import bounds
 from ..net.waiters import Waiters
+from ..ops.bugs import log_bug
 
 #: The descriptors that a worker inherits: its end of the channel, the memory of `listen.balance`, and from the third on the
 #: listening sockets.
@@ -147,7 +148,7 @@ class Channel(Int32StringReceiver):
             asked.callback(message)
 
     def _failed(self, failure: Failure, kind: str, question: int | None) -> None:
-        self._log.failure("a message of kind {kind} could not be dealt with", failure, kind=kind)
+        log_bug(self._log, "dealing with a message of kind {kind}", failure, kind=kind)
         if question is not None:
             self._send({"kind": kind, _ANSWER: question, _FAILED: True}, b"")
 

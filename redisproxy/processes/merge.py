@@ -17,6 +17,8 @@ _NOTHING: RedisState = {
     "version": "",
     "databases": None,
     "isolation_layers": 0,
+    "answers": "down",
+    "unanswered": 0.0,
     "fault": "",
 }
 

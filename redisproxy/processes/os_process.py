@@ -16,6 +16,8 @@ import threading
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from ..ops.bugs import log_bug
+
 _log = Logger()
 
 #: Seconds that another thread may run Python while the reactor waits for its turn; Python's own 5 ms are felt by clients.
@@ -45,13 +47,11 @@ def log_uncaught() -> None:
     def in_thread(caught: threading.ExceptHookArgs) -> None:
         if caught.exc_value is not None:
             name = "" if caught.thread is None else caught.thread.name
-            _log.failure(
-                "a bug ended the thread {thread}", Failure(caught.exc_value, exc_tb=caught.exc_traceback), thread=name
-            )
+            log_bug(_log, "the thread {thread}", Failure(caught.exc_value, exc_tb=caught.exc_traceback), thread=name)
 
     def unraisable(caught: sys.UnraisableHookArgs) -> None:
         if caught.exc_value is not None:
-            _log.failure("a bug that nothing could be told of", Failure(caught.exc_value, exc_tb=caught.exc_traceback))
+            log_bug(_log, "code that has no caller", Failure(caught.exc_value, exc_tb=caught.exc_traceback))
 
     threading.excepthook = in_thread
     sys.unraisablehook = unraisable

@@ -29,6 +29,7 @@ from ..listen.balance import Balance
 from ..listen.endpoints import EndpointError, ListenError, Listening, adopt
 from ..listen.tls import Material, make
 from ..ops import logs
+from ..ops.bugs import log_bug
 from ..settings import Settings, SettingsError
 from ..sources.throttle import Throttle
 from ..tenants import wire_form
@@ -111,11 +112,11 @@ class Worker:
     def _or_end(self, handler: Handler, to_the_end: bool = False) -> Handler:
         """For what a worker cannot do without: its parent will start another one. to_the_end: also while it ends."""
 
-        def failed(failure: Failure) -> defer.Deferred[Answer]:
+        def failed(failure: Failure, kind: str) -> defer.Deferred[Answer]:
             if failure.check(SettingsError, EndpointError, ListenError, OSError):
                 sys.stderr.write(f"{failure.value}\n")
             else:
-                _log.failure("a worker cannot go on", failure)
+                log_bug(_log, "dealing with a message of kind {kind}, which ends this worker,", failure, kind=kind)
             self.status = 1
             self.end()
             return defer.Deferred()  # which is no answer
@@ -123,7 +124,7 @@ class Worker:
         def unless_ending(message: Message) -> defer.Deferred[Answer]:
             if self._ending and not to_the_end:
                 return defer.Deferred()
-            return defer.Deferred.fromCoroutine(handled(handler, message)).addErrback(failed)
+            return defer.Deferred.fromCoroutine(handled(handler, message)).addErrback(failed, message.kind)
 
         return unless_ending
 

@@ -116,6 +116,18 @@ class Dedicated(Upstream, Protocol):
     """One that carries the commands of one session."""
 
     protocol: int
+    #: whose commands it can carry; None: it was never SELECTed
+    tenant: Tenant | None
+    #: whether it is logged in as its tenant's ACL user, so that Redis holds the tenant's limits
+    has_acl_user: bool
+
+    @property
+    def local_address(self) -> str:
+        """The proxy's end of it, as Redis's CLIENT LIST has it; empty: that does not tell such connections apart."""
+
+    @property
+    def waits(self) -> bool:
+        """Whether Redis has a reply pending of which nothing has come."""
 
     def carry_session(self, session: DedicatedUser) -> None:
         """The session uses it from now on."""

@@ -18,7 +18,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
-from ..ops.bugs import bug
+from ..ops.bugs import bug, log_bug
 from ..ops.retry import Backoff, Retry
 from ..ops.stats import RELOAD_BOUNDS, Histogram
 from ..tenants.documents import Changes, FullRead, Problem, ReadFailure, ReadSummary, Update
@@ -68,7 +68,7 @@ class _Job(enum.Enum):
 class _Outcome:
     """What a thread's work has led to.
 
-    job: what it was to do; failures: of the reading; directory: None until something was read; lines: what is to be said of
+    job: what it was to do; failures: of the reading; snapshot: None until something was read; lines: what is to be said of
     the problems; databases: how many Redis was taken to have; without_secret: see `Enrolment`; again: seconds after which
     the source is to be read again, or None; summary: what was established, None where nothing was read.
     """
@@ -293,7 +293,7 @@ class ReloadService(service.Service):
             self.resolve()
 
     def _crashed(self, failure: Failure) -> None:
-        bug(self._log, "reading {source}", source=str(self.source))(failure)
+        log_bug(self._log, "reading {source}", failure, source=str(self.source))
         self._resolved_for = self.databases
         self._retry_later()
 

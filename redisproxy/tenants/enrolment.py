@@ -26,7 +26,7 @@ from .documents import (
     Update,
 )
 from .limits import UNLIMITED, Limits, read_limits
-from .model import Backend, Credential, Snapshot, Tenant, digest
+from .model import BackendAddress, Credential, Snapshot, Tenant, digest
 from .urls import CONNECTION_STRING, MalformedError, possible_indexes, read_master, read_tenant
 
 #: What Kubernetes calls a DNS label.
@@ -41,7 +41,7 @@ _MOST_HOURS = 24 * 366 * 1000
 _LATEST = 253402300799.0
 
 
-def parse_backend(data: Mapping[str, bytes]) -> Backend:
+def parse_backend(data: Mapping[str, bytes]) -> BackendAddress:
     """Where Redis is, from the master secret. Raises MalformedError."""
     backend = read_master(data.get(CONNECTION_STRING))
     for key in (PASSWORD, SENTINEL_USERNAME, SENTINEL_PASSWORD):
@@ -111,7 +111,7 @@ class Enrolment:
         self,
         secret_name: str,
         master: tuple[str, str],
-        backend: Backend | None = None,
+        backend: BackendAddress | None = None,
         limits: Limits = UNLIMITED,
     ) -> None:
         self._secret_name = secret_name

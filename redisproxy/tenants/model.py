@@ -1,4 +1,4 @@
-"""Tenants, their credentials, the backend, and the directory that holds a snapshot of them.
+"""Tenants, their credentials, where Redis is, and a Snapshot of all these.
 
 Owns what the words mean and who may log in. A Snapshot is immutable and replaced whole. Where snapshots come
 from is the business of `redisproxy.sources`. Times are seconds since the epoch, given by the caller.
@@ -76,7 +76,7 @@ class Credential:
 
 
 @dataclass(frozen=True, slots=True)
-class Backend:
+class BackendAddress:
     """Where Redis is, and the master password that opens it; or which sentinels know where it is."""
 
     host: str = ""
@@ -99,7 +99,7 @@ class Backend:
     sentinel_password: bytes = field(default=b"", repr=False)
 
     @property
-    def address(self) -> str:
+    def shown(self) -> str:
         """For logs and errors: no password in it."""
         return printable(self._address)
 
@@ -113,13 +113,13 @@ class Backend:
             return f"{scheme}+sentinel://{addresses}/{self.master_name}"
         return f"{scheme}://{_address(self.host, self.port)}"
 
-    def at(self, host: str, port: int) -> Backend:
+    def at(self, host: str, port: int) -> BackendAddress:
         """The Redis that the sentinels named."""
-        return Backend(host, port, tls=self.tls, username=self.username, password=self.password)
+        return BackendAddress(host, port, tls=self.tls, username=self.username, password=self.password)
 
-    def asked_at(self, host: str, port: int) -> Backend:
+    def asked_at(self, host: str, port: int) -> BackendAddress:
         """One of the sentinels, as a place to connect to."""
-        return Backend(host, port, tls=self.tls, username=self.sentinel_username, password=self.sentinel_password)
+        return BackendAddress(host, port, tls=self.tls, username=self.sentinel_username, password=self.sentinel_password)
 
 
 def _address(host: str, port: int) -> str:
@@ -162,7 +162,7 @@ class Snapshot:
 
     def __init__(
         self,
-        backend: Backend | None,
+        backend: BackendAddress | None,
         credentials: Iterable[Credential],
         limits: Mapping[str, Limits] | None = None,
     ) -> None:

@@ -10,7 +10,7 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import quote_from_bytes, unquote_plus, unquote_to_bytes
 
-from .model import Backend
+from .model import BackendAddress
 
 #: The key of a Secret that has the URL. Errors name it.
 CONNECTION_STRING = "redis-connection-string"
@@ -140,22 +140,22 @@ def read_tenant(value: bytes | None) -> tuple[str, bytes, int]:
     return username, password, int(index)
 
 
-def read_master(value: bytes | None) -> Backend:
+def read_master(value: bytes | None) -> BackendAddress:
     """Where Redis is, and what opens it, as the master's URL says. Raises MalformedError."""
     parts = _cut(_text(value), _MASTERS)
     username, password = parts.log_in()
     if parts.query is not None or parts.fragment is not None:
         raise MalformedError(f"{CONNECTION_STRING} has a ? or #: the master's takes no options")
     if parts.scheme == "unix":
-        return Backend(path=_socket(parts), username=username, password=password)
+        return BackendAddress(path=_socket(parts), username=username, password=password)
     tls = parts.scheme.startswith("rediss")
     if parts.scheme.endswith("+sentinel"):
         sentinels, name = _sentinels(parts)
-        return Backend(tls=tls, username=username, password=password, sentinels=sentinels, master_name=name)
+        return BackendAddress(tls=tls, username=username, password=password, sentinels=sentinels, master_name=name)
     host, port = _host_and_port(parts.location, _PORT)
     if parts.path not in ("", "/") and not _INDEX.fullmatch(parts.path[1:]):
         raise MalformedError(f"{CONNECTION_STRING} has something else behind the host than /N, a database's number")
-    return Backend(host=host.lower(), port=port, tls=tls, username=username, password=password)
+    return BackendAddress(host=host.lower(), port=port, tls=tls, username=username, password=password)
 
 
 def _socket(parts: _Parts) -> str:

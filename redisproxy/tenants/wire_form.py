@@ -15,14 +15,14 @@ from typing import Any
 
 from .enrolment import no_yield
 from .limits import Limits
-from .model import Backend, Credential, Snapshot, Tenant
+from .model import BackendAddress, Credential, Snapshot, Tenant
 
 
 def dump(snapshot: Snapshot) -> bytes:
     """The bytes from which `load` makes an equal Snapshot."""
     backend = snapshot.backend
     lines: list[object] = [
-        None if backend is None else {field.name: _plain(getattr(backend, field.name)) for field in fields(Backend)}
+        None if backend is None else {field.name: _plain(getattr(backend, field.name)) for field in fields(BackendAddress)}
     ]
     lines.append(len(snapshot.limits))
     lines += [[namespace, *astuple(limits)] for namespace, limits in snapshot.limits.items()]
@@ -38,7 +38,7 @@ def load(snapshot: bytes, yield_cpu: Callable[[], None] = no_yield) -> Snapshot:
     values = json.loads(next(lines))
     backend = None
     if values is not None:
-        backend = Backend(**{field.name: _as(field.default, values[field.name]) for field in fields(Backend)})
+        backend = BackendAddress(**{field.name: _as(field.default, values[field.name]) for field in fields(BackendAddress)})
     limits = {}
     for _ in range(json.loads(next(lines))):
         yield_cpu()

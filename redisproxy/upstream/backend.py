@@ -31,6 +31,7 @@ from .client import RedisClient
 from .control import ControlService
 from .endpoint import endpoint_for
 from .failover import MasterService
+from .health import Answers, Health
 from .latency import Sampler
 from .pool import ConnectionPool
 from .queries import ControlQueries
@@ -98,6 +99,8 @@ class Backend(service.MultiService):
             TenantLimits(reactor) if tenant_limits is None else tenant_limits,
             settings.connections == "multiplexed",
         )
+        #: whether Redis answers
+        self.health = Health(reactor, self.control)
         #: which server is the master
         self.master = MasterService(
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self._moved, self._reconnect, self._is_master
@@ -115,7 +118,7 @@ class Backend(service.MultiService):
         #: how long it took with each tenant's commands, by namespace
         self.tenant_latency: dict[str, Histogram] = {}
         sampler = Sampler(reactor, lambda: self.pool.shared, self.latency.observe, self._observe_tenant)
-        for part in (self.pool, self.control, self.master, sampler):
+        for part in (self.pool, self.control, self.master, self.health, sampler):
             part.setServiceParent(self)
         # All tenants, as of the latest snapshot.
         self._tenants: Collection[Tenant] = ()
@@ -123,7 +126,7 @@ class Backend(service.MultiService):
         self._server: Server | None = None
         self._renewing: defer.Deferred[None] | None = None
 
-    def _query_client(self, address: model.Backend, changed: Callable[[RedisClient], object]) -> RedisClient:
+    def _query_client(self, address: model.BackendAddress, changed: Callable[[RedisClient], object]) -> RedisClient:
         settings = self._settings
         return RedisClient(
             self._reactor,
@@ -174,7 +177,10 @@ class Backend(service.MultiService):
         """Why no client should come; empty: there is no reason."""
         if not self.master.follows:
             return "the master secret, which says where Redis is, has not been read yet"
-        if not self.control.connected:
+        if self.health.state is Answers.HUNG:
+            if self.health.unanswered >= bounds.HUNG_UNREADY_SECONDS:
+                return "Redis does not answer"
+        elif not self.control.connected:
             return "Redis has not told yet what it is" if self.control.asking else "Redis does not answer"
         if self.control.users_refused:
             return "Redis does not let the proxy make the tenants' ACL users, as it did before"
@@ -187,14 +193,18 @@ class Backend(service.MultiService):
     def state(self) -> RedisState:
         """What is known of Redis."""
         server = self.control.server
-        address = self.master.backend
+        address = self.master.address
+        state = self.health.state
+        answers = state.value if self.control.connected or state is Answers.HUNG else "down"
         return {
-            "connected": self.control.connected,
-            "address": "" if address is None else address.address,
+            "connected": answers not in ("hung", "down"),
+            "address": "" if address is None else address.shown,
             "version": "" if server is None else server.version,
             "databases": None if server is None else server.databases,
             "isolation_layers": 0 if server is None else 1 + self.acl_users.enforced_by(server),
-            "fault": self._fault if self.not_ready() else "",
+            "answers": answers,
+            "unanswered": self.health.unanswered,
+            "fault": self._fault if self.not_ready() or self.health.fault else "",
         }
 
     @property
@@ -202,6 +212,8 @@ class Backend(service.MultiService):
         """Why it is not ready: which of its parts knows. Of a Redis that is away each has its own error; that of the pool
         names the address and what failed.
         """
+        if self.health.fault:
+            return self.health.fault
         if self.master.fault or self.pool.refused:
             return self.master.fault or self.pool.fault
         return self.control.fault or self.pool.fault
@@ -213,7 +225,7 @@ class Backend(service.MultiService):
 
     # Where Redis is: see `failover.MasterService`.
 
-    def _moved(self, address: model.Backend | None, failover: bool) -> None:
+    def _moved(self, address: model.BackendAddress | None, failover: bool) -> None:
         """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
         self._stop_renewing()  # the Redis that is there tells what it is, and its users' rights are renewed then
         self.acl_users.forget_all()
@@ -238,7 +250,7 @@ class Backend(service.MultiService):
     def _server_told(self, server: Server) -> None:
         """Redis is connected, perhaps another one than before; or more is known of it."""
         before, self._server = self._server, server
-        address = self.master.backend
+        address = self.master.address
         assert address is not None, "Redis has told it over a connection to this address"  # noqa: S101
         policy = self._settings.policy(server)
         if policy.unknown != self.policy.unknown and policy.unknown:

@@ -31,7 +31,7 @@ from ..ops.retry import Backoff
 from ..resp.framing import ProtocolError, ReplyMeasurer
 from ..resp.value import Answer, AnswerError, ErrorReply, values_of
 from ..session.errors import UNANSWERED
-from ..tenants.model import Backend
+from ..tenants.model import BackendAddress
 from .endpoint import connect, connected, why
 
 #: Seconds after a refused log-in until the next attempt. A password is wrong: haste would not help.
@@ -195,7 +195,7 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         self.transport.loseConnection()
         await closed
 
-    async def log_in(self, address: Backend, name: str = "") -> None:
+    async def log_in(self, address: BackendAddress, name: str = "") -> None:
         """AUTH, if there is a password; and its name, for whoever reads CLIENT LIST. Raises ControlError."""
         if address.password:
             await self.ask("AUTH", *([address.username] if address.username else []), address.password)
@@ -255,7 +255,7 @@ class RedisClient(service.Service):
     def __init__(
         self,
         clock: IReactorTime,
-        address: Backend,
+        address: BackendAddress,
         endpoint: Callable[[], IStreamClientEndpoint],
         timeout: float,
         changed: Callable[[RedisClient], object] = lambda _: None,
@@ -317,7 +317,7 @@ class RedisClient(service.Service):
         try:
             return await within(self._waiting.wait(), self._timeout, self._clock)
         except defer.TimeoutError:
-            raise ControlError(f"{self.address.address} does not answer: it took too long") from None
+            raise ControlError(f"{self.address.shown} does not answer: it took too long") from None
 
     async def ask(self, *words: Word) -> Answer:
         """See `Commands`."""
@@ -362,12 +362,12 @@ class RedisClient(service.Service):
         self.connection, self.failure = None, error or ControlError("the connection was lost")
         if self.running:
             self._changed(self)
-            self._waiting.fire(Failure(ControlError(f"{self.address.address} cannot be reached: {why(self.failure)}")))
+            self._waiting.fire(Failure(ControlError(f"{self.address.shown} cannot be reached: {why(self.failure)}")))
 
 
 async def ask_once(
     clock: IReactorTime,
-    address: Backend,
+    address: BackendAddress,
     endpoint: IStreamClientEndpoint,
     timeout: float,
     asking: Callable[[Connection], Awaitable[Result]],

@@ -19,6 +19,7 @@ from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
 
 from .. import bounds
+from ..net.addresses import shown_address
 from ..net.protocol import PauseReason, Pressure, RespReceiver
 from ..net.rate_limit import UNLIMITED_TENANT, TenantLimit
 from ..net.twisted_private import discard_unsent, has_unsent
@@ -27,7 +28,7 @@ from ..resp.framing import ProtocolError, ReplyMeasurer, encode
 from ..session.errors import UNREACHABLE
 from ..session.pending import PendingReplies, ReplyBatch
 from ..session.ports import DedicatedUser
-from ..tenants.model import Backend, Tenant
+from ..tenants.model import BackendAddress, Tenant
 
 
 class UpstreamError(Exception):
@@ -81,8 +82,8 @@ class RedisConnection(RespReceiver):
     pool: told when a session lets go of it, and when it is lost.
     """
 
-    def __init__(self, backend: Backend, pool: Pool) -> None:
-        self.backend = backend
+    def __init__(self, address: BackendAddress, pool: Pool) -> None:
+        self.address = address
         #: when it was opened, in the reactor's seconds; None: not yet, or it is we who closed it
         self.opened: float | None = None
         #: whether it is logged in as its tenant's ACL user, so that Redis holds the tenant's limits
@@ -114,7 +115,7 @@ class RedisConnection(RespReceiver):
         self.tenant_limit: TenantLimit = UNLIMITED_TENANT
 
     def __repr__(self) -> str:
-        return f"<connection {self.backend.address} for {self.tenant.namespace if self.tenant else 'nobody yet'}>"
+        return f"<connection {self.address.shown} for {self.tenant.namespace if self.tenant else 'nobody yet'}>"
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -140,11 +141,11 @@ class RedisConnection(RespReceiver):
 
     async def log_in(self) -> None:
         """AUTH with the master password. Raises UpstreamError."""
-        backend = self.backend
-        if not backend.password:
+        address = self.address
+        if not address.password:
             return
-        who = [backend.username.encode()] if backend.username else []
-        answer = await self._ask(b"AUTH", *who, backend.password)
+        who = [address.username.encode()] if address.username else []
+        answer = await self._ask(b"AUTH", *who, address.password)
         if answer != b"+OK":
             raise UpstreamError(f"Redis answered AUTH with: {shown_error(answer)}", LOGIN_REFUSED)
 
@@ -275,8 +276,14 @@ class RedisConnection(RespReceiver):
         self._pool.release(self, clean)
 
     @property
+    def local_address(self) -> str:
+        """See `session.ports.Dedicated`."""
+        host = self.transport.getHost()
+        return "" if isinstance(host, UNIXAddress) else shown_address(host)
+
+    @property
     def waits(self) -> bool:
-        """Whether Redis has an answer pending of which nothing has come."""
+        """See `session.ports.Dedicated`."""
         return self._pending is not None and bool(self._pending.batches) and not (self._pending.partial or self._finished)
 
     def give_up(self, blocked: bool) -> None:

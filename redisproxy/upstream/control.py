@@ -20,10 +20,11 @@ from ..net.reactor import IConnectingReactor
 from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
+from ..ops.log_once import Condition
 from ..policy import probing
 from ..policy.probing import Server
 from ..resp.value import Answer
-from ..tenants.model import Backend
+from ..tenants.model import BackendAddress
 from .client import Connection, ControlError, NoReplyError, RedisClient, Word
 from .endpoint import endpoint_for, why
 from .probe import Memory, Probe, Rights
@@ -58,7 +59,7 @@ class ControlService(service.Service):
         self._on_server = on_server
         self._acl = acl
         self._rights = rights
-        self._backend: Backend | None = None
+        self._address: BackendAddress | None = None
         #: to where Redis is now; None: that is not known, or the service does not run
         self._client: RedisClient | None = None
         self._memory = Memory()
@@ -68,9 +69,9 @@ class ControlService(service.Service):
         self.server: Server | None = None
         #: whether Redis lets nobody make tenants' users now, though it did before
         self.users_refused = False
-        self._last_version = ""
-        self._last_state = ""
-        self._last_failure = ""
+        # What is logged of what Redis says of itself, and of a connection that cannot be had.
+        self._state = Condition()
+        self._unreachable = Condition()
         #: over which it has told what it is
         self._connection: Connection | None = None
         self._waiting: Waiters[None] = Waiters()
@@ -90,17 +91,18 @@ class ControlService(service.Service):
     @property
     def fault(self) -> str:
         """Why Redis cannot be asked, or what keeps it from being used, as the log has it; empty: nothing is known."""
-        address = "Redis" if self._backend is None else self._backend.address
-        if self._last_failure:
-            return f"{address} cannot be asked: {self._last_failure}"
-        return f"{address} {self._last_state}" if self._last_state else ""
+        address = "Redis" if self._address is None else self._address.shown
+        if self._unreachable.text:
+            return f"{address} cannot be asked: {self._unreachable.text}"
+        return f"{address} {self._state.text}" if self._state.text else ""
 
-    def use(self, backend: Backend | None) -> None:
+    def use(self, address: BackendAddress | None) -> None:
         """Where Redis is from now on."""
-        if backend == self._backend:
+        if address == self._address:
             return
-        self._backend = backend
-        self._last_failure = ""
+        self._address = address
+        self._unreachable.over()
+        self._state.over()
         self.reconnect()
 
     def reconnect(self) -> None:
@@ -138,12 +140,12 @@ class ControlService(service.Service):
             self._start_probing(self._connection, again=True)
 
     def _connect(self) -> None:
-        if self._backend is None or not self.running:
+        if self._address is None or not self.running:
             return
         self._client = RedisClient(
             self._reactor,
-            self._backend,
-            partial(endpoint_for, self._reactor, self._backend, self._connect_timeout, self._ca_file),
+            self._address,
+            partial(endpoint_for, self._reactor, self._address, self._connect_timeout, self._ca_file),
             self._connect_timeout,
             self._changed,
             name="redisproxy-control",
@@ -161,7 +163,7 @@ class ControlService(service.Service):
         if client is not self._client:
             return  # Redis is elsewhere now
         if client.connection is not None:
-            self._last_failure = ""
+            self._unreachable.over()
             self._start_probing(client.connection)
             return
         self._tell_failure(client)
@@ -174,9 +176,8 @@ class ControlService(service.Service):
         """Logs why there is no connection, when that is new."""
         assert client.failure is not None, "or it would have a connection"  # noqa: S101
         text = why(client.failure)
-        if text != self._last_failure:
-            self._last_failure = text
-            self._log.info("no control connection to {address}: {text}", address=client.address.address, text=text)
+        if self._unreachable.fault(text):
+            self._log.info("no control connection to {address}: {text}", address=client.address.shown, text=text)
 
     def _start_probing(self, connection: Connection, again: bool = False) -> None:
         asking = self._probing = defer.Deferred.fromCoroutine(self._probe(connection, again))
@@ -200,10 +201,10 @@ class ControlService(service.Service):
             bug(self._log, "asking Redis what it is", ControlError, defer.CancelledError)(failure)
 
     @property
-    def _asked(self) -> Backend:
+    def _asked(self) -> BackendAddress:
         """Where the Redis is that is asked what it is."""
-        assert self._backend is not None, "there is a connection to it"  # noqa: S101
-        return self._backend
+        assert self._address is not None, "there is a connection to it"  # noqa: S101
+        return self._address
 
     def _is_current(self, connection: Connection) -> bool:
         return self._client is not None and self._client.connection is connection
@@ -215,7 +216,7 @@ class ControlService(service.Service):
         """
         if again:
             await task.deferLater(self._reactor, _AGAIN)
-        probe = Probe(connection.ask_all, self._asked.address, self._memory, self._acl, self._rights, again)
+        probe = Probe(connection.ask_all, self._asked.shown, self._memory, self._acl, self._rights, again)
         delay = _SOON
         while True:
             await probe.ask()
@@ -237,8 +238,7 @@ class ControlService(service.Service):
         server = probe.server
         if server is None or (self._connection is connection and server == self.server):
             return
-        if server.version != self._last_version:
-            self._last_version = server.version
+        if self.server is None or server.version != self.server.version:
             self._log.info(
                 "Redis is {version}, with {databases} databases",
                 version=server.version,
@@ -251,6 +251,7 @@ class ControlService(service.Service):
 
     def _tell_state(self, text: str) -> None:
         """Logs what its operator has to know, when it is new."""
-        if text and text != self._last_state:
-            self._log.warn("Redis at {address} {text}", address=self._asked.address, text=text)
-        self._last_state = text
+        if not text:
+            self._state.over()
+        elif self._state.fault(text):
+            self._log.warn("Redis at {address} {text}", address=self._asked.shown, text=text)

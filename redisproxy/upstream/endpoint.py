@@ -1,4 +1,4 @@
-"""From a Backend to an endpoint that connects to it.
+"""From a BackendAddress to an endpoint that connects to it.
 
 Owns addresses and TLS on the way to Redis: a server's certificate is always verified, its name included.
 """
@@ -19,7 +19,7 @@ from twisted.python.failure import Failure
 
 from ..net.reactor import IConnectingReactor
 from ..printable import shown_error
-from ..tenants.model import Backend
+from ..tenants.model import BackendAddress
 
 Made = TypeVar("Made", bound=protocol.Protocol)
 
@@ -40,20 +40,20 @@ def _certificates(ca_file: Path) -> list[ssl.Certificate]:
 
 
 def endpoint_for(
-    reactor: IConnectingReactor, backend: Backend, timeout: float, ca_file: Path | None
+    reactor: IConnectingReactor, address: BackendAddress, timeout: float, ca_file: Path | None
 ) -> IStreamClientEndpoint:
     """An endpoint for one connection to Redis.
 
     timeout: seconds to connect; ca_file: whom to trust for rediss://, None for the system's certificates.
     Raises OSError if the CA file cannot be read, ValueError if it holds no certificate.
     """
-    if backend.path:
-        return UNIXClientEndpoint(reactor, backend.path, timeout=timeout)
-    endpoint = HostnameEndpoint(reactor, backend.host, backend.port, timeout=timeout)
-    if not backend.tls:
+    if address.path:
+        return UNIXClientEndpoint(reactor, address.path, timeout=timeout)
+    endpoint = HostnameEndpoint(reactor, address.host, address.port, timeout=timeout)
+    if not address.tls:
         return endpoint
     trust = ssl.platformTrust() if ca_file is None else ssl.trustRootFromCertificates(_certificates(ca_file))
-    return wrapClientTLS(ssl.optionsForClientTLS(backend.host, trustRoot=trust), endpoint)
+    return wrapClientTLS(ssl.optionsForClientTLS(address.host, trustRoot=trust), endpoint)
 
 
 def connected(endpoint: IStreamClientEndpoint, factory: IProtocolFactory) -> defer.Deferred[IProtocol]:

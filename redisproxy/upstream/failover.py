@@ -22,7 +22,7 @@ from ..ops.retry import Backoff
 from ..policy.probing import Refusal, Server, refusal
 from ..printable import shown_error
 from ..resp.value import ErrorReply
-from ..tenants.model import Backend
+from ..tenants.model import BackendAddress
 from .client import ControlError, ReplyError
 from .control import ControlService
 from .endpoint import endpoint_for, why
@@ -53,7 +53,7 @@ class MasterService(service.Service):
         connect_timeout: float,
         ca_file: Path | None,
         control: ControlService,
-        moved: Callable[[Backend | None, bool], object],
+        moved: Callable[[BackendAddress | None, bool], object],
         reconnect: Callable[[], object],
         is_master: Callable[[], object],
     ) -> None:
@@ -65,18 +65,18 @@ class MasterService(service.Service):
         self._reconnect = reconnect
         self._on_master = is_master
         #: what the master secret says
-        self._configured: Backend | None = None
+        self._configured: BackendAddress | None = None
         #: where Redis is; None: not known yet
-        self.backend: Backend | None = None
+        self.address: BackendAddress | None = None
         #: what the master secret says, once its sentinels have told where that is
-        self._found_for: Backend | None = None
+        self._found_for: BackendAddress | None = None
         self._sentinels: list[Sentinel] = []
         #: since when these are asked
         self._began = 0.0
         self._looking: defer.Deferred[None] | None = None
         self._again = False
         self._timer: IDelayedCall | None = None
-        # What is logged of looks that lead to nothing, and of a backend that is a replica.
+        # What is logged of looks that lead to nothing, and of a master that is a replica.
         self._helpless = Condition(LASTING)
         self._replica = Condition()
         self._doubting: defer.Deferred[None] | None = None
@@ -109,25 +109,25 @@ class MasterService(service.Service):
             self._doubt_again.cancel()
         return self._leave_sentinels()
 
-    def use(self, backend: Backend | None) -> None:
+    def use(self, address: BackendAddress | None) -> None:
         """What the master secret says from now on."""
-        if backend == self._configured:
+        if address == self._configured:
             return
-        before, self._configured = self._configured, backend
+        before, self._configured = self._configured, address
         self._found_for = None
         self._leave_sentinels()
         self._helpless.over()
-        if backend is None or not backend.sentinels:
-            self._move(backend, failover=False)
+        if address is None or not address.sentinels:
+            self._move(address, failover=False)
             return
-        if self.backend is not None and before is not None and before.master_name == backend.master_name:
+        if self.address is not None and before is not None and before.master_name == address.master_name:
             # Another password, or another list: until the sentinels say otherwise it is where it was.
-            self._found_for = backend
-            self._move(backend.at(self.backend.host, self.backend.port), failover=False)
-        for address in backend.sentinels:
-            at = backend.asked_at(*address)
+            self._found_for = address
+            self._move(address.at(self.address.host, self.address.port), failover=False)
+        for host, port in address.sentinels:
+            at = address.asked_at(host, port)
             endpoint = partial(endpoint_for, self._reactor, at, self._connect_timeout, self._ca_file)
-            self._sentinels.append(Sentinel(self._reactor, at, endpoint, backend.master_name, self.look))
+            self._sentinels.append(Sentinel(self._reactor, at, endpoint, address.master_name, self.look))
         self._began = self._reactor.seconds()
         self._look_in(0)
 
@@ -140,24 +140,24 @@ class MasterService(service.Service):
 
     def _is_master(self) -> None:
         if self._replica.over():
-            self._log.info("{address} says that it is a master", address=self._asked.address)
+            self._log.info("{address} says that it is a master", address=self._asked.shown)
         self._on_master()
 
     @property
-    def _asked(self) -> Backend:
+    def _asked(self) -> BackendAddress:
         """Where the Redis is that the control connection has asked what it is."""
-        assert self.backend is not None, "the control connection leads there"  # noqa: S101
-        return self.backend
+        assert self.address is not None, "the control connection leads there"  # noqa: S101
+        return self.address
 
-    def _move(self, backend: Backend | None, failover: bool) -> None:
+    def _move(self, address: BackendAddress | None, failover: bool) -> None:
         """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
-        if backend == self.backend:
+        if address == self.address:
             return
-        self.backend = backend
+        self.address = address
         self._replica.over()
         if self._doubting is not None:
             self._doubting.cancel()  # it was about the old one
-        self._moved(backend, failover)
+        self._moved(address, failover)
 
     # Following the sentinels.
 
@@ -198,7 +198,7 @@ class MasterService(service.Service):
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
-    async def _look(self, configured: Backend) -> None:
+    async def _look(self, configured: BackendAddress) -> None:
         answers, complete = await self._ask_all()
         if configured is not self._configured:
             return
@@ -208,14 +208,14 @@ class MasterService(service.Service):
             return self._tell_helpless(f"none of the sentinels tells where {configured.master_name} is")
         best = latest(answers)
         found = configured.at(best.host, best.port)
-        if found != self.backend:
+        if found != self.address:
             try:
                 replica = await calls_itself_replica(self._reactor, found, self._connect_timeout, self._ca_file)
             except ReplyError as error:
                 reply = error.reply
                 if refusal(reply) is Refusal.PASSING and not _refuses_login(reply):
                     return self._tell_helpless(
-                        f"the sentinels say that {configured.master_name} is at {found.address}, which does not tell "
+                        f"the sentinels say that {configured.master_name} is at {found.shown}, which does not tell "
                         f"whether it is a replica: {shown_error(reply.text)}"
                     )
                 replica = False  # it is there, and it is for the upstream connections to say what it does not like
@@ -223,26 +223,26 @@ class MasterService(service.Service):
                 raise
             except Exception as error:
                 return self._tell_helpless(
-                    f"the sentinels say that {configured.master_name} is at {found.address}, which cannot be reached: "
+                    f"the sentinels say that {configured.master_name} is at {found.shown}, which cannot be reached: "
                     f"{why(error)}"
                 )
             if configured is not self._configured:
                 return
             if replica:
                 return self._tell_helpless(
-                    f"the sentinels say that {configured.master_name} is at {found.address}, which says that it is a replica"
+                    f"the sentinels say that {configured.master_name} is at {found.shown}, which says that it is a replica"
                 )
         if self._helpless.over():
             self._log.info("the sentinels tell again where {name} is", name=configured.master_name)
-        before = self.backend
+        before = self.address
         if found != before:
             failover = before is not None and self._found_for is configured
             if before is not None and failover:
                 self._log.warn(
                     "failover: the sentinels say that {name} is at {found}, no longer at {before}",
                     name=configured.master_name,
-                    found=found.address,
-                    before=before.address,
+                    found=found.shown,
+                    before=before.shown,
                 )
             self._found_for = configured
             self._move(found, failover)
@@ -268,17 +268,17 @@ class MasterService(service.Service):
         """Logs what is wrong with it, once; another fault that takes its place, after QUIET."""
         if not text:
             if sentinel.condition.over():
-                self._log.info("{sentinel} tells again where the master is", sentinel=_shown(sentinel.backend))
+                self._log.info("{sentinel} tells again where the master is", sentinel=_shown(sentinel.address))
         elif sentinel.condition.fault(text, self._reactor.seconds()):
-            self._log.warn("{sentinel}: {text}", sentinel=_shown(sentinel.backend), text=text)
+            self._log.warn("{sentinel}: {text}", sentinel=_shown(sentinel.address), text=text)
 
     def _tell_helpless(self, text: str) -> None:
         if not self._helpless.fault(text, self._reactor.seconds()):
             return
-        if self.backend is None:
+        if self.address is None:
             self._log.error("no connection to Redis: {text}", text=text)
         else:
-            self._log.error("{text}; Redis is still taken to be at {address}", text=text, address=self.backend.address)
+            self._log.error("{text}; Redis is still taken to be at {address}", text=text, address=self.address.shown)
 
     # Finding out that Redis became a replica.
 
@@ -317,17 +317,17 @@ class MasterService(service.Service):
             if self._replica.fault("replica"):
                 self._log.error(
                     "{address} says that it is a replica, and refuses to write: the master is looked for",
-                    address=master.address,
+                    address=master.shown,
                 )
             self.look()
-            if not await self._is_replica_anew(master) and master == self.backend:
-                self._log.warn("{address} leads to a master now: all connect to it anew", address=master.address)
+            if not await self._is_replica_anew(master) and master == self.address:
+                self._log.warn("{address} leads to a master now: all connect to it anew", address=master.shown)
                 self._reconnect()
                 looks = 0
             looks += 1
             await task.deferLater(self._reactor, BACKOFF.delay(looks))
 
-    async def _is_replica_anew(self, master: Backend) -> bool:
+    async def _is_replica_anew(self, master: BackendAddress) -> bool:
         """Whether the address leads to a replica, or to nobody, when it is resolved and connected to once more."""
         try:
             return await calls_itself_replica(self._reactor, master, self._connect_timeout, self._ca_file)
@@ -344,5 +344,5 @@ def _refuses_login(error: ErrorReply) -> bool:
     )
 
 
-def _shown(backend: Backend) -> str:
-    return f"sentinel {backend.address.partition('//')[2]}"
+def _shown(address: BackendAddress) -> str:
+    return f"sentinel {address.shown.partition('//')[2]}"

@@ -17,7 +17,7 @@ from ..net.reactor import IConnectingReactor
 from ..policy import probing
 from ..policy.probing import Server
 from ..resp import info
-from ..tenants.model import Backend
+from ..tenants.model import BackendAddress
 from .client import Connection, ControlError, ReplyError, ask_once
 from .endpoint import endpoint_for, why
 from .probe import Memory, Probe, Rights
@@ -58,14 +58,14 @@ class Inquiry:
 
 
 async def ask_sentinels(
-    reactor: IConnectingReactor, backend: Backend, timeout: float, ca_file: Path | None
-) -> tuple[list[SentinelView], Backend | None]:
+    reactor: IConnectingReactor, address: BackendAddress, timeout: float, ca_file: Path | None
+) -> tuple[list[SentinelView], BackendAddress | None]:
     """What each says, and where the master is then; None: none of them tells. timeout: seconds for all of it."""
     sentinels = []
-    for address in backend.sentinels:
-        at = backend.asked_at(*address)
+    for host, port in address.sentinels:
+        at = address.asked_at(host, port)
         endpoint = partial(endpoint_for, reactor, at, timeout, ca_file)
-        sentinels.append(Sentinel(reactor, at, endpoint, backend.master_name, lambda: None))
+        sentinels.append(Sentinel(reactor, at, endpoint, address.master_name, lambda: None))
     until = reactor.seconds() + timeout
     try:
         while True:
@@ -77,17 +77,17 @@ async def ask_sentinels(
         await defer.gatherResults([sentinel.stop() for sentinel in sentinels], consumeErrors=True)
     views = []
     for sentinel, one in zip(sentinels, replies, strict=True):
-        shown = sentinel.backend.address.partition("//")[2]
+        shown = sentinel.address.shown.partition("//")[2]
         views.append(SentinelView(shown, one) if isinstance(one, Answer) else SentinelView(shown, error=str(one)))
     answers = [view.answer for view in views if view.answer is not None]
     if not answers:
         return views, None
     found = latest(answers)
-    return views, backend.at(found.host, found.port)
+    return views, address.at(found.host, found.port)
 
 
 async def inquire(
-    reactor: IConnectingReactor, backend: Backend, timeout: float, ca_file: Path | None, acl: bool, rights: Rights
+    reactor: IConnectingReactor, address: BackendAddress, timeout: float, ca_file: Path | None, acl: bool, rights: Rights
 ) -> Inquiry:
     """What the Redis at an address is.
 
@@ -96,7 +96,7 @@ async def inquire(
     """
 
     async def asking(connection: Connection) -> Inquiry:
-        probe = Probe(connection.ask_all, backend.address, Memory(), acl, rights)
+        probe = Probe(connection.ask_all, address.shown, Memory(), acl, rights)
         for _ in range(_TRIES):
             await probe.ask()
             if not probe.again or (probe.server is None and probe.state):
@@ -109,20 +109,18 @@ async def inquire(
         if probe.server is None:
             if probe.state:
                 raise InquiryError(f"it {probe.state}")
-            raise InquiryError(f"Redis at {backend.address} did not tell what it is: {again}")
-        return Inquiry(
-            backend.address, probe.server, probe.state, again, info.keys(await connection.ask("INFO", "keyspace"))
-        )
+            raise InquiryError(f"Redis at {address.shown} did not tell what it is: {again}")
+        return Inquiry(address.shown, probe.server, probe.state, again, info.keys(await connection.ask("INFO", "keyspace")))
 
     try:
-        return await ask_once(reactor, backend, endpoint_for(reactor, backend, timeout, ca_file), timeout, asking)
+        return await ask_once(reactor, address, endpoint_for(reactor, address, timeout, ca_file), timeout, asking)
     except InquiryError:
         raise
     except ReplyError as error:
         # Redis's own words: it does not repeat what it was sent to log in with.
-        raise InquiryError(f"Redis at {backend.address} refuses: {why(error)}") from None
+        raise InquiryError(f"Redis at {address.shown} refuses: {why(error)}") from None
     except ControlError:
-        raise InquiryError(f"Redis at {backend.address} closed the connection before it had answered") from None
+        raise InquiryError(f"Redis at {address.shown} closed the connection before it had answered") from None
     except Exception as error:
         # Whatever a resolver, a socket or a TLS handshake comes up with.
-        raise InquiryError(f"no connection to Redis at {backend.address}: {why(error)}") from None
+        raise InquiryError(f"no connection to Redis at {address.shown}: {why(error)}") from None

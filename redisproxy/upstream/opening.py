@@ -17,7 +17,7 @@ from twisted.python.failure import Failure
 from .. import probes
 from ..net.time_limit import within
 from ..session.errors import UNREACHABLE
-from ..tenants.model import Backend
+from ..tenants.model import BackendAddress
 from .connection import RedisConnection, UpstreamError
 
 
@@ -29,13 +29,16 @@ class RedisMoved(UpstreamError):
 
 
 class _Opening:
-    """One opening. work: opens the connection; waiter: gets it; None: the waiter left, and the next caller gets it."""
+    """One opening. work: opens the connection; waiter: gets it; None: the waiter left, and the next caller gets it.
 
-    __slots__ = ("backend", "given_up", "waiter", "work")
+    outdated: the address leads to another server by now, so the connection is for no new work.
+    """
 
-    def __init__(self, backend: Backend) -> None:
-        self.backend = backend
-        self.given_up = False
+    __slots__ = ("address", "given_up", "outdated", "waiter", "work")
+
+    def __init__(self, address: BackendAddress) -> None:
+        self.address = address
+        self.given_up = self.outdated = False
         self.waiter: defer.Deferred[RedisConnection] | None = None
         self.work: defer.Deferred[None] | None = None
 
@@ -47,7 +50,7 @@ class Openings:
         self,
         clock: IReactorTime,
         timeout: float,
-        connect: Callable[[Backend], Coroutine[defer.Deferred[object], object, RedisConnection]],
+        connect: Callable[[BackendAddress], Coroutine[defer.Deferred[object], object, RedisConnection]],
     ) -> None:
         self._clock = clock
         self._timeout = timeout
@@ -60,32 +63,38 @@ class Openings:
         """How many are under way."""
         return len(self._under_way)
 
-    async def open(self, backend: Backend) -> RedisConnection:
+    async def open(self, address: BackendAddress) -> RedisConnection:
         """A new connection, logged in. Raises RedisMoved, TimeoutError, and whatever `connect` raises.
 
         The caller may cancel this. The opening then goes on for the next caller.
         """
         while self._unclaimed:
             opening, _ = self._unclaimed.popitem(last=False)
-            if opening.backend == backend:
+            if opening.address == address:
                 probes.reached("opening goes on for the next caller")
                 try:
                     return await self._wait_for(opening)
                 except defer.TimeoutError:
                     continue  # the opening began before this call, which has time left
-        opening = _Opening(backend)
+        opening = _Opening(address)
         result = self._wait_for(opening)
         self._under_way.add(opening)
-        work = within(defer.Deferred.fromCoroutine(self._connect(backend)), self._timeout, self._clock)
+        work = within(defer.Deferred.fromCoroutine(self._connect(address)), self._timeout, self._clock)
         opening.work = work.addBoth(self._ended, opening)
         return await result
 
-    def give_up(self, keep: Backend | None = None) -> None:
+    def give_up(self, keep: BackendAddress | None = None) -> None:
         """Gives up all openings that do not lead to `keep`. Their waiters get RedisMoved."""
         for opening in list(self._under_way):
-            if opening.backend != keep and opening.work is not None:
+            if opening.address != keep and opening.work is not None:
                 opening.given_up = True
                 opening.work.cancel()
+
+    def renew(self) -> None:
+        """The address leads to another server than before: what is under way is not for the next caller, and stale."""
+        self._unclaimed.clear()
+        for opening in self._under_way:
+            opening.outdated = True
 
     def _wait_for(self, opening: _Opening) -> defer.Deferred[RedisConnection]:
         opening.waiter = defer.Deferred(lambda _: self._leave(opening))
@@ -93,7 +102,8 @@ class Openings:
 
     def _leave(self, opening: _Opening) -> None:
         opening.waiter = None
-        self._unclaimed[opening] = None
+        if not opening.outdated:
+            self._unclaimed[opening] = None
 
     def _ended(self, result: RedisConnection | Failure, opening: _Opening) -> None:
         self._under_way.discard(opening)
@@ -103,6 +113,7 @@ class Openings:
             if waiter is not None:
                 waiter.errback(RedisMoved() if opening.given_up else result)
         elif waiter is not None:
+            result.stale = result.stale or opening.outdated
             waiter.callback(result)
         else:
             probes.reached("connection opened for nobody")

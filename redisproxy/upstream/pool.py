@@ -1,42 +1,38 @@
-"""Which session or tenant gets which connection to Redis: opens connections, lends them, keeps some, closes the idle.
+"""Which session or tenant gets which connection to Redis: opens connections, lends them, takes them back, closes them.
 
 Owns the set of all upstream connections. One is acquired by one session, or by a tenant's pool of `multiplexed` connections.
 One that is released clean waits for the next user of the same tenant and protocol: it never goes from one tenant to another.
-It is longer than other modules: acquiring, preparing and releasing a connection decide by the same set.
+What makes one ready for a tenant is in `preparing`, and which are opened before anybody asks in `base`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Collection, Coroutine
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from twisted.application import service
 from twisted.internet import defer
 from twisted.logger import Logger
-from twisted.python.failure import Failure
 
 from .. import bounds, probes
 from ..net.rate_limit import TenantLimits
 from ..net.reactor import IConnectingReactor
 from ..net.time_limit import within
 from ..net.waiters import Waiters
-from ..ops.bugs import bug
-from ..ops.log_once import LogOnce
-from ..ops.retry import Backoff, Retry
 from ..session.errors import UNREACHABLE
 from ..tenants.account import Counts, increase
-from ..tenants.model import Backend, Tenant
-from .acl_users import AclUserError, AclUsers
-from .connection import LOGIN_REFUSED, RedisConnection, RedisUnreachable, UpstreamError, UserUnknown
+from ..tenants.model import BackendAddress, Tenant
+from .acl_users import AclUsers
+from .base import Base
+from .connection import LOGIN_REFUSED, RedisConnection, RedisUnreachable, UpstreamError
 from .endpoint import connect, endpoint_for, why
+from .faults import Faults
 from .handover import Handover
 from .idle import IdleConnections
 from .multiplexed import MultiplexedConnection, TenantPool
 from .opening import Openings, RedisMoved
+from .preparing import Preparation
 from .turns import Turns
-
-#: When the base is opened again.
-BACKOFF = Backoff(0.75, 10.0, factor=1.5, spread=1.0)
 
 
 class ConnectionPool(service.Service):
@@ -64,29 +60,24 @@ class ConnectionPool(service.Service):
         self._counts = counts or Counts()
         self._tenant_limits = tenant_limits or TenantLimits(reactor)
         self._reactor = reactor
-        self._acl_users = acl_users
-        self._base = base
         self._connect_timeout = connect_timeout
         self._ca_file = ca_file
-        self._backend: Backend | None = None
+        self._address: BackendAddress | None = None
         self._connections: set[RedisConnection] = set()
         self._openings = Openings(reactor, connect_timeout, self._connect)
         #: whether tenants may do what only an ACL user holds in its limits
         self._needs_acl_users = False
         self._tenant_pools: dict[tuple[Tenant, int], TenantPool] = {}
         self._idle = IdleConnections(reactor, idle_timeout, lambda: len(self._connections) <= base)
-        self._replenishing = False
+        self._faults = Faults(reactor)
+        self._preparation = Preparation(acl_users, self._idle, self._faults, self._open, self._answered)
+        self._base_size = base
+        self._base = Base(reactor, self._base_missing, self._open, self._opened_for_base)
         self._turns = Turns(bounds.ACQUIRING)
         # How often Redis was reached: it answered a log-in, or a PING on an idle connection.
         self._reached = 0
-        self._retry = Retry(reactor, BACKOFF, self._replenish)
-        # What was logged lately: faults of Redis, which all tenants feel; and those of one tenant or one connection.
-        self._faults = LogOnce(reactor)
-        self._faults_of_one = LogOnce(reactor)
         #: whether the latest connection could not be opened, or its log-in was refused
         self.refused = False
-        #: why none could be had, the last time; empty: one could since
-        self.fault = ""
         self._empty: Waiters[None] = Waiters()
         self._like_replica: set[RedisConnection] = set()
         # None until it is told.
@@ -99,6 +90,11 @@ class ConnectionPool(service.Service):
     def __len__(self) -> int:
         """How many connections to Redis are open."""
         return len(self._connections)
+
+    @property
+    def fault(self) -> str:
+        """Why none could be had, the last time; empty: one could since."""
+        return self._faults.text
 
     @property
     def idle(self) -> int:
@@ -127,12 +123,12 @@ class ConnectionPool(service.Service):
 
     def startService(self) -> None:
         super().startService()
-        self._replenish()
+        self._base.start()
 
     def stopService(self) -> defer.Deferred[None]:
         """Fires when all connections are closed."""
         super().stopService()
-        self._retry.cancel()
+        self._base.stop()
         self.handover.stop()
         self._openings.give_up()
         stopped = self._empty.wait()
@@ -141,30 +137,28 @@ class ConnectionPool(service.Service):
         self._check_empty()
         return stopped
 
-    def use(self, backend: Backend | None, abandon: bool = False) -> None:
+    def use(self, address: BackendAddress | None, abandon: bool = False) -> None:
         """Where new upstream connections are opened from now on. Idle ones to another place are closed; busy ones drain.
 
         abandon: busy ones are closed as well, and what they still have pending is answered with an error: the place failed.
         """
-        if backend == self._backend:
+        if address == self._address:
             return
-        self._backend = backend
+        self._address = address
         self._idle.close()
-        self._retry.cancel()
-        self._retry.succeeded()
+        self._base.forget_failures()
         self._faults.forget()
         self.refused = False
-        self.fault = ""
-        if backend is not None:
-            self._log.info("Redis is at {address}", address=backend.address)
-            self._replenish()
+        if address is not None:
+            self._log.info("Redis is at {address}", address=address.shown)
+            self._base.replenish()
             for tenant_pool in list(self._tenant_pools.values()):
                 tenant_pool.renew()
         if abandon:
             # Not before the homes open others: an upstream connection that breaks would have them open one each.
-            self._openings.give_up(keep=backend)
+            self._openings.give_up(keep=address)
             for upstream in list(self._connections):
-                if upstream.backend != backend:
+                if upstream.address != address:
                     upstream.drop()
 
     def use_tenants(self, tenants: Collection[Tenant], elsewhere: Collection[int] = ()) -> None:
@@ -192,9 +186,8 @@ class ConnectionPool(service.Service):
         return upstream.tenant is None or self._tenants is None or upstream.tenant in self._tenants
 
     def answered_wrongly(self, upstream: RedisConnection, reason: str) -> None:
-        """See `connection.Pool`. Logged once in a while: a tenant might cause it as often as it likes."""
-        if self._faults_of_one.due(f"{upstream}: {reason}"):
-            self._log.warn("{upstream} answered what it was not asked: {reason}", upstream=upstream, reason=reason)
+        """See `connection.Pool`."""
+        self._faults.wrong_answer(upstream, reason)
 
     def answered_like_replica(self, upstream: RedisConnection) -> None:
         """See `connection.Pool`."""
@@ -224,6 +217,7 @@ class ConnectionPool(service.Service):
         """The address leads to another server than before: all homes open other upstream connections, and then leave
         theirs.
         """
+        self._openings.renew()
         for upstream in self._connections:
             upstream.stale = True
         self._idle.close()
@@ -231,14 +225,13 @@ class ConnectionPool(service.Service):
             tenant_pool.renew()
 
     def redis_told(self, needs_acl_users: bool) -> None:
-        """Redis is there, perhaps another one. needs_acl_users: no upstream connection with the master's rights may be used
-        from
-        now on.
+        """Redis is there, perhaps another one.
+
+        needs_acl_users: no upstream connection with the master's rights may be used from now on.
         """
         self._needs_acl_users = needs_acl_users
         if self.refused:
-            self._retry.cancel()
-            self._replenish()
+            self._base.retry_now()
         for tenant_pool in list(self._tenant_pools.values()):
             for upstream in list(tenant_pool.upstreams):
                 if needs_acl_users and not upstream.connection.has_acl_user:
@@ -305,14 +298,14 @@ class ConnectionPool(service.Service):
     async def _leased_where_redis_is(self, tenant: Tenant, protocol: int) -> RedisConnection:
         """Redis may move while an upstream connection is opened: one that leads to where it was is not for new work."""
         for _ in range(2):
-            backend = self._backend
+            address = self._address
             try:
                 upstream = await self._leased_in_time(tenant, protocol)
             except UpstreamError:
-                if backend == self._backend:
+                if address == self._address:
                     raise
                 continue
-            if upstream.backend == self._backend:
+            if upstream.address == self._address and not upstream.stale:
                 return upstream
             probes.reached("Redis moved while a connection was opened")
             upstream.drop()
@@ -321,121 +314,59 @@ class ConnectionPool(service.Service):
     async def _leased_in_time(self, tenant: Tenant, protocol: int) -> RedisConnection:
         if (upstream := self.fresh(tenant, protocol)) is not None:
             return upstream
-        backend = self._backend
+        address = self._address
+        preparing = defer.Deferred.fromCoroutine(self._preparation.prepare(tenant, protocol))
         try:
-            return await self._in_time(self._leased(tenant, protocol))
+            return await within(preparing, self._connect_timeout, self._reactor)
         except defer.TimeoutError:
             probes.reached("connection could not be had in time")
             # Its other idle upstream connections would take as long.
             self._idle.close(lambda upstream: upstream.key == (tenant, protocol))
-            text = f"{backend.address if backend else 'Redis'} does not answer: it took too long"
-            if backend == self._backend:
-                self._tell(text)
+            text = f"{address.shown if address else 'Redis'} does not answer: it took too long"
+            if address == self._address:
+                self._faults.of_all(text)
             raise RedisUnreachable(text) from None
 
-    async def _leased(self, tenant: Tenant, protocol: int) -> RedisConnection:
-        while (upstream := self._idle.pop((tenant, protocol))) is not None:
-            try:
-                return await self._prepared(upstream, upstream.check())
-            except UpstreamError:
-                probes.reached("idle connection had died unnoticed")
-                continue  # it had died unnoticed: the next, or a new one, tells whether Redis is there
-        try:
-            return await self._bound(tenant, protocol)
-        except UserUnknown:
-            self._acl_users.forget(tenant)
-        try:
-            return await self._bound(tenant, protocol)
-        except UserUnknown as error:
-            self._tell_of_one(str(error))  # the first time it is what a restart or a failover is like
-            raise
-
-    async def _bound(self, tenant: Tenant, protocol: int) -> RedisConnection:
-        """A spare or new upstream connection, given to the tenant. Raises UpstreamError."""
-        upstream = await self._spare()
-        try:
-            login = await self._acl_users.login(tenant, upstream.backend.password)
-        except BaseException as error:
-            upstream.drop()
-            if not isinstance(error, AclUserError):
-                raise
-            self._tell_of_one(str(error))
-            raise UpstreamError(str(error), UNREACHABLE if error.passing else LOGIN_REFUSED) from None
-        return await self._prepared(upstream, upstream.bind(tenant, login, protocol))
-
-    async def _spare(self) -> RedisConnection:
-        return await self._living_spare() or await self._open()
-
-    async def _living_spare(self) -> RedisConnection | None:
-        """An upstream connection that was never SELECTed, and still works."""
-        while (upstream := self._idle.pop(None)) is not None:
-            try:
-                return await self._prepared(upstream, upstream.check())
-            except UpstreamError:
-                continue  # it had died unnoticed
-        return None
-
-    async def _prepared(self, upstream: RedisConnection, step: Awaitable[None]) -> RedisConnection:
-        """The upstream connection, after a step of its log-in. If that fails it is closed, and UpstreamError raised."""
-        try:
-            await step
-        except defer.CancelledError:
-            upstream.drop()
-            raise
-        except UpstreamError as error:
-            upstream.drop()
-            if not isinstance(error, UserUnknown):
-                self._tell_of_one(str(error))
-            raise
-        except Exception as error:
-            upstream.drop()
-            raise RedisUnreachable(f"lost while it was made ready: {why(error)}") from None
-        self._retry.succeeded()
+    def _answered(self) -> None:
+        """Redis has answered: it was reached."""
+        self._base.reached()
         self._reached += 1
-        return upstream
-
-    def _in_time(self, step: Coroutine[defer.Deferred[object], object, RedisConnection]) -> defer.Deferred[RedisConnection]:
-        return within(defer.Deferred.fromCoroutine(step), self._connect_timeout, self._reactor)
 
     async def _open(self) -> RedisConnection:
         """A new connection, logged in. Raises UpstreamError."""
-        backend = self._backend
-        if backend is None or not self.running:
+        address = self._address
+        if address is None or not self.running:
             raise RedisUnreachable("no backend is known")
         try:
-            upstream = await self._openings.open(backend)
+            upstream = await self._openings.open(address)
         except (defer.CancelledError, RedisMoved):
             raise
         except UpstreamError as error:
-            self._not_opened(backend, str(error))
+            self._not_opened(address, str(error))
             raise
         except Exception as error:
-            text = f"{backend.address} cannot be reached: {why(error)}"
-            self._not_opened(backend, text)
+            text = f"{address.shown} cannot be reached: {why(error)}"
+            self._not_opened(address, text)
             raise RedisUnreachable(text) from None
         self._reached += 1
         self.refused = False
-        self.fault = ""
-        if self._faults.forget():
-            self._log.info("Redis at {address} can be used again", address=backend.address)
+        self._faults.over(address.shown)
         upstream.opened = self._reactor.seconds()
         return upstream
 
-    def _not_opened(self, backend: Backend, text: str) -> None:
-        """It is tried again by itself: nobody may come to whom it would show that it can be opened again."""
-        if backend != self._backend:
+    def _not_opened(self, address: BackendAddress, text: str) -> None:
+        if address != self._address:
             return  # Redis is elsewhere by now, of which this says nothing
-        self._tell(text)
+        self._faults.of_all(text)
         self.refused = True
-        if not self._replenishing:
-            self._replenish_later()
+        self._base.not_opened()
 
-    async def _connect(self, backend: Backend) -> RedisConnection:
+    async def _connect(self, address: BackendAddress) -> RedisConnection:
         try:
-            endpoint = endpoint_for(self._reactor, backend, self._connect_timeout, self._ca_file)
+            endpoint = endpoint_for(self._reactor, address, self._connect_timeout, self._ca_file)
         except (OSError, ValueError) as error:
             raise UpstreamError(f"the CA file {self._ca_file} cannot be used: {error}", LOGIN_REFUSED) from None
-        upstream = await connect(endpoint, lambda: RedisConnection(backend, self))
+        upstream = await connect(endpoint, lambda: RedisConnection(address, self))
         self._connections.add(upstream)
         try:
             await upstream.log_in()
@@ -446,7 +377,7 @@ class ConnectionPool(service.Service):
 
     def usable(self, upstream: RedisConnection) -> bool:
         """Whether it leads to where new ones would."""
-        current = upstream in self._connections and upstream.backend == self._backend and not upstream.stale
+        current = upstream in self._connections and upstream.address == self._address and not upstream.stale
         return bool(self.running) and current and self._tenants_own(upstream)
 
     def release(self, upstream: RedisConnection, clean: bool) -> None:
@@ -474,54 +405,21 @@ class ConnectionPool(service.Service):
         ):
             probes.reached("Redis closes connections as soon as they are open")
             # Something takes connections and closes them: to open the next one at once would be a storm.
-            self._tell(f"{upstream.backend.address} closes connections as soon as they are open")
-            self._replenish_later()
+            self._faults.of_all(f"{upstream.address.shown} closes connections as soon as they are open")
+            self._base.replenish_later()
         else:
-            self._replenish()
+            self._base.replenish()
 
     def _check_empty(self) -> None:
         if not self._connections:
             self._empty.fire(None)
 
-    def _replenish(self) -> None:
-        """Opens what is missing from the base, one after the other; after a failure, later and later."""
-        enough = len(self._connections) >= self._base and not self.refused
-        if not self.running or self._backend is None or self._retry.due is not None or self._replenishing or enough:
-            return
-        self._replenishing = True
-        opened = defer.Deferred.fromCoroutine(self._open())
-        opened.addCallbacks(self._opened_for_base, self._not_opened_for_base)
-        opened.addErrback(bug(self._log, "opening an upstream connection"))
+    def _base_missing(self) -> bool:
+        """Whether the base opens one more. While Redis takes none it tries to: perhaps nobody else comes to try."""
+        return self._address is not None and (self.refused or len(self._connections) < self._base_size)
 
     def _opened_for_base(self, upstream: RedisConnection) -> None:
-        self._replenishing = False
-        if (
-            self.running
-            and upstream in self._connections
-            and upstream.backend == self._backend
-            and len(self._connections) <= self._base
-        ):
+        if self.usable(upstream) and len(self._connections) <= self._base_size:
             self._idle.put(upstream)
         else:
             upstream.drop()
-        self._replenish()
-
-    def _not_opened_for_base(self, failure: Failure) -> None:
-        self._replenishing = False
-        failure.trap(UpstreamError)
-        self._replenish_later()
-
-    def _replenish_later(self) -> None:
-        if self.running:
-            self._retry.failed()
-
-    def _tell(self, text: str) -> None:
-        """Logs why nobody can have a connection to Redis."""
-        self.fault = text
-        if self._faults.due(text):
-            self._log.error("no connection to Redis: {text}", text=text)
-
-    def _tell_of_one(self, text: str) -> None:
-        """Logs why one tenant cannot, or what one connection was answered."""
-        if self._faults_of_one.due(text):
-            self._log.error("no connection to Redis: {text}", text=text)

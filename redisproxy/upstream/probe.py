@@ -15,7 +15,7 @@ from ..policy import probing
 from ..policy.facts import without
 from ..policy.probing import Facts, Server
 from ..resp.value import Answer, ErrorReply
-from ..tenants.model import Backend
+from ..tenants.model import BackendAddress
 from .client import Word, ask_once
 from .endpoint import endpoint_for
 
@@ -145,10 +145,12 @@ class Probe:
         return reply if isinstance(reply, ErrorReply) else None
 
 
-async def calls_itself_replica(reactor: IConnectingReactor, backend: Backend, timeout: float, ca_file: Path | None) -> bool:
+async def calls_itself_replica(
+    reactor: IConnectingReactor, address: BackendAddress, timeout: float, ca_file: Path | None
+) -> bool:
     """Whether what the address leads to now does. For timeout and what is raised see `client.ask_once`."""
-    endpoint = endpoint_for(reactor, backend, timeout, ca_file)
-    info = await ask_once(reactor, backend, endpoint, timeout, lambda connection: connection.ask("INFO", "replication"))
+    endpoint = endpoint_for(reactor, address, timeout, ca_file)
+    info = await ask_once(reactor, address, endpoint, timeout, lambda connection: connection.ask("INFO", "replication"))
     return probing.is_replica(probing.fields(info))
 
 

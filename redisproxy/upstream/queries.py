@@ -15,7 +15,7 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from .. import bounds, probes
 from ..resp.value import Answer, ErrorReply
 from ..session.errors import NOT_ALLOWED, UNREACHABLE
-from ..tenants.model import Backend, Tenant
+from ..tenants.model import BackendAddress, Tenant
 from .client import ControlError, RedisClient, TooLargeError
 
 TOO_LARGE = f"ERR the answer has more than {bounds.QUERY_REPLY_BYTES} bytes: ask for fewer channels, by a pattern"
@@ -26,14 +26,14 @@ PAUSE_FACTOR = 9.0
 
 
 #: Makes a client, which does not run yet. Its arguments: where Redis is, and what is called when `connection` changes.
-Connect = Callable[[Backend, Callable[[RedisClient], object]], RedisClient]
+Connect = Callable[[BackendAddress, Callable[[RedisClient], object]], RedisClient]
 
 
 class _QueryConnection:
     """One connection, while it is asked."""
 
-    def __init__(self, connect: Connect, backend: Backend, lost: Callable[[_QueryConnection], object]) -> None:
-        self.client = connect(backend, lambda client: client.connection or lost(self))
+    def __init__(self, connect: Connect, address: BackendAddress, lost: Callable[[_QueryConnection], object]) -> None:
+        self.client = connect(address, lambda client: client.connection or lost(self))
         #: how many wait for an answer
         self.waiters = 0
 
@@ -50,17 +50,17 @@ class ControlQueries:
         self._turns: dict[Tenant, defer.DeferredLock] = {}
         # Until when a tenant's next query waits after a slow answer.
         self._pauses: dict[Tenant, IDelayedCall] = {}
-        self._backend: Backend | None = None
+        self._address: BackendAddress | None = None
         # The connection in use; None: there is none, or nothing more is asked over it.
         self._current: _QueryConnection | None = None
         self._closing: IDelayedCall | None = None
         # When there was an answer last, in the reactor's seconds.
         self._answered = 0.0
 
-    def use(self, backend: Backend | None) -> None:
+    def use(self, address: BackendAddress | None) -> None:
         """Where Redis is from now on. What was asked is still answered by where it was."""
-        if backend != self._backend:
-            self._backend = backend
+        if address != self._address:
+            self._address = address
             self.renew()
 
     def renew(self) -> None:
@@ -142,10 +142,10 @@ class ControlQueries:
         if self._closing is not None and self._closing.active():
             self._closing.cancel()
         if self._current is None:
-            if self._backend is None:
+            if self._address is None:
                 raise ControlError("no backend is known", UNREACHABLE)
             # One that is lost, or cannot be had, is left: who asks next does not wait until it is tried again.
-            self._current = _QueryConnection(self._connect, self._backend, self._leave)
+            self._current = _QueryConnection(self._connect, self._address, self._leave)
             self._current.client.startService()
         return self._current
 

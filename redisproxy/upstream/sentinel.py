@@ -19,7 +19,7 @@ from .. import bounds
 from ..ops.log_once import Condition
 from ..ops.retry import Backoff
 from ..resp.value import strings_of
-from ..tenants.model import Backend
+from ..tenants.model import BackendAddress
 from .client import ControlError, RedisClient, ReplyError
 from .endpoint import why
 
@@ -57,19 +57,19 @@ def latest(answers: Iterable[Answer]) -> Answer:
 
 
 class Sentinel:
-    """backend: where it is, and its own password; endpoint: makes one that leads there, see `endpoint.endpoint_for`;
+    """address: where it is, and its own password; endpoint: makes one that leads there, see `endpoint.endpoint_for`;
     master_name: what it calls the master; news: called when it is connected, and when it first turns out that it cannot be.
     """
 
     def __init__(
         self,
         clock: IReactorTime,
-        backend: Backend,
+        address: BackendAddress,
         endpoint: Callable[[], IStreamClientEndpoint],
         master_name: str,
         news: Callable[[], None],
     ) -> None:
-        self.backend = backend
+        self.address = address
         self._name = master_name
         self._news = news
         #: whether it is known that it cannot be reached
@@ -78,7 +78,7 @@ class Sentinel:
         self.condition = Condition(LASTING, QUIET)
         self._client = RedisClient(
             clock,
-            backend,
+            address,
             endpoint,
             bounds.SENTINEL_REPLY_SECONDS,
             self._changed,

@@ -13,6 +13,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from ..net.rate_limit import TenantLimits
+from ..ops.bugs import log_bug
 from ..policy.facts import builtin
 from ..policy.policy import Policy, make_policy
 from ..resp.value import Answer
@@ -124,4 +125,4 @@ class SessionBackend:
     def _bug(self, failure: Failure, step: Step[Never]) -> None:
         error = failure.value
         if not isinstance(error, Exception) or not step.fail(error):
-            self._log.failure("a bug in what is done at Redis for a session that has ended", failure)
+            log_bug(self._log, "work at Redis for a session that has ended", failure)

@@ -19,7 +19,7 @@ from redisproxy.settings import Settings
 from redisproxy.sources.kubernetes import ClusterSource
 from redisproxy.sources.kubernetes_api import KubernetesApi
 from redisproxy.tenants.limits import Limits
-from redisproxy.tenants.model import Backend, Snapshot
+from redisproxy.tenants.model import BackendAddress, Snapshot
 
 from ..support.apiserver import ApiServer, refusal, secrets_path
 from ..support.proxy import PREFIX, Manifests, master, namespace, secret, tenant
@@ -189,7 +189,7 @@ class RedisTests(FindingsCase):
         found = await inspect.check(self.operator(away, namespace("team-new"), **opened))
         self.assertEqual((len(found.problems), found.warnings), (1, expected))
         embedded = self.operator(namespace("team-new"), embedded="yes", **opened)
-        found = await inspect.check(embedded, Backend("127.0.0.1", 1))
+        found = await inspect.check(embedded, BackendAddress("127.0.0.1", 1))
         self.assertEqual(found.warnings[1:], expected)
         # Functions are scripts, and need ACL users.
         found = await inspect.check(self.operator(master(url), namespace("team-new"), acl="off", **opened))
@@ -372,8 +372,8 @@ class SameRulesTests(FindingsCase):
             operator, proxy = self.installation(acl=acl)
             rights: list[object] = []
             self.patch(inspect, "inquire", lambda *arguments: rights.append(arguments[-1]) or defer.succeed(None))  # noqa: B023
-            await operator.find_redis(Backend("127.0.0.1"))
-            proxy.serving.use_snapshot(Snapshot(Backend("127.0.0.1"), []))
+            await operator.find_redis(BackendAddress("127.0.0.1"))
+            proxy.serving.use_snapshot(Snapshot(BackendAddress("127.0.0.1"), []))
             for server in self.SERVERS:
                 proxy.serving.backend._server_told(server)
                 policy = proxy.serving.clients.policy

@@ -97,6 +97,12 @@ class WallClockTests(unittest.SynchronousTestCase):
         self.passes(HOUR - 1)
         self.assertEqual(self.told, 1)
 
+    def test_a_listener_that_fails_costs_no_other(self) -> None:
+        self.holder.listeners.insert(0, lambda _: 1 / 0)
+        self.use(a=None)
+        self.assertEqual(self.told, 1)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_several_that_expire_in_one_leap(self) -> None:
         self.use(a=NOW + 10, b=NOW + 20, d=NOW + 30)
         self.offset += 25

@@ -11,7 +11,6 @@ import http.client
 import json
 import os
 import shutil
-import ssl
 import subprocess
 import tempfile
 from pathlib import Path
@@ -20,7 +19,7 @@ from unittest import SkipTest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 
-from ..support.apiserver import authority, server_certificate
+from ..support.apiserver import believing, write_certificates
 from ..support.servers import free_port
 from ..support.waiting import until
 
@@ -46,7 +45,7 @@ def binary() -> Path:
 
 def ask(port: int, method: str, path: str, document: object = None, token: str = ADMIN_TOKEN) -> tuple[int, dict]:
     """Asks an API server of the tests. (status, the JSON answer)."""
-    context = ssl.create_default_context(cafile=str(authority().path))
+    context = believing()
     connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=30, context=context)
     try:
         headers = {"Authorization": f"Bearer {token}", "Content-Type": "application/json"}
@@ -63,6 +62,7 @@ class KubeApiServer:
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="redisproxy-test-"))
+        write_certificates(self.directory)
         self.port = free_port()
         self._etcd_port = free_port()
         self._etcd: subprocess.Popen | None = None
@@ -80,7 +80,7 @@ class KubeApiServer:
     def write_kubeconfig(self, name: str, token: str) -> Path:
         """A kubeconfig of who has that token."""
         path = self.directory / f"{name}.kubeconfig"
-        cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": str(authority().path)}
+        cluster = {"server": f"https://127.0.0.1:{self.port}", "certificate-authority": str(self.directory / "ca.pem")}
         config = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -98,7 +98,6 @@ class KubeApiServer:
         """Returns when it is ready."""
         if self._etcd is None:
             self._etcd = self._start_etcd()
-        certificate, key = server_certificate()
         at = self.directory
         self._process = self._spawn(
             "kube-apiserver",
@@ -107,8 +106,8 @@ class KubeApiServer:
             "--bind-address=127.0.0.1",
             f"--secure-port={self.port}",
             f"--cert-dir={at}",
-            f"--tls-cert-file={certificate}",
-            f"--tls-private-key-file={key}",
+            f"--tls-cert-file={at / 'apiserver.pem'}",
+            f"--tls-private-key-file={at / 'apiserver.key'}",
             f"--token-auth-file={at / 'tokens.csv'}",
             "--authorization-mode=RBAC",
             "--service-account-issuer=https://kubernetes.default.svc",

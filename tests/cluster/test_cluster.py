@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import http.client
 import json
-import ssl
+import shutil
 import unittest
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +23,7 @@ from redisproxy.sources.watch_events import Watched, WatchFailure, read_event
 from redisproxy.tenants.documents import ReadFailure
 
 from ..deploy.documents import COMPONENTS, known_to_1_20
-from ..support.apiserver import NAMESPACES, TOKEN, ApiServer, authority, secrets_path
+from ..support.apiserver import NAMESPACES, TOKEN, ApiServer, believing, secrets_path
 from ..support.proxy import PREFIX, ProxyProcess, has_ended, master, namespace, secret, tenant
 from ..support.servers import RedisServer
 from ..support.waiting import until
@@ -260,7 +260,7 @@ class InPodTests(ClusterCase):
         account = self.api.directory / "account"
         account.mkdir(exist_ok=True)
         (account / "token").write_text(self.api.account_token("redisproxy", "redisproxy"))
-        (account / "ca.crt").write_bytes(authority().path.read_bytes())
+        shutil.copy(self.api.directory / "ca.pem", account / "ca.crt")
         environ = {"KUBERNETES_SERVICE_HOST": "127.0.0.1"}
         api = KubernetesApi(self.api.port, environ, account)
         source = ClusterSource(PREFIX, "redis-secret-master", MASTER, api)
@@ -366,7 +366,7 @@ class TruthTests(ClusterCase):
         found = []
         for server, token, where in ((self.api, ADMIN_TOKEN, "real"), (self.small, TOKEN, "small")):
             query = f"watch=true&allowWatchBookmarks=true&timeoutSeconds=1&resourceVersion={version or self.version[where]}"
-            context = ssl.create_default_context(cafile=str(authority().path))
+            context = believing()
             connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=30, context=context)
             connection.request("GET", f"{path}?{query}", headers={"Authorization": f"Bearer {token}", "Accept": METADATA})
             response = connection.getresponse()
@@ -424,7 +424,7 @@ class TruthTests(ClusterCase):
     def test_a_list_for_its_version_alone(self) -> None:
         for path in (NAMESPACES, "/api/v1/secrets"):
             for server, token in ((self.api, ADMIN_TOKEN), (self.small, TOKEN)):
-                context = ssl.create_default_context(cafile=str(authority().path))
+                context = believing()
                 connection = http.client.HTTPSConnection("127.0.0.1", server.port, timeout=30, context=context)
                 headers = {"Authorization": f"Bearer {token}", "Accept": METADATA_LIST}
                 connection.request("GET", f"{path}?limit=1", headers=headers)

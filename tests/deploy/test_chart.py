@@ -6,10 +6,12 @@ import copy
 import json
 import re
 import unittest
+from dataclasses import fields
 
 import yaml
 
 from redisproxy import __version__
+from redisproxy.settings import Settings
 
 from .documents import (
     BASE,
@@ -140,6 +142,7 @@ class ChartTests(unittest.TestCase):
             ({"nsprefix": "team-"}, "nsprefix"),
             ({"nsPrefix": "Team-"}, "/nsPrefix"),
             ({"settings": {"MAX_WORKERS": 5}}, "/settings/MAX_WORKERS"),
+            ({"settings": {"MAX_WORKERZ": "5"}}, "MAX_WORKERZ"),
             ({"settings": {"NS_PREFIX": "team-"}}, "settings.NS_PREFIX: it has a value of its own"),
             ({"rbac": {"tenants": ["tenant-a"]}}, "rbac.tenants is for rbac.allNamespaces=false"),
             ({"networkPolicy": {"enabled": True, "redis": {"inCluster": False}}}, "networkPolicy.redis.addresses is empty"),
@@ -161,6 +164,10 @@ class ChartTests(unittest.TestCase):
             properties = schema["properties"][key].get("properties")
             if properties:
                 self.assertEqual(set(value), set(properties), key)
+
+    def test_the_settings_that_it_takes_are_those_that_there_are(self) -> None:
+        schema = json.loads((CHART / "values.schema.json").read_text())["properties"]["settings"]
+        self.assertEqual(schema["propertyNames"]["enum"], [setting.metadata["variable"] for setting in fields(Settings)])
 
     def test_the_notes_say_where_clients_connect(self) -> None:
         rendered, _ = helm({"nsPrefix": "team-"}, release="other", namespace="elsewhere")

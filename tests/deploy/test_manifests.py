@@ -28,7 +28,7 @@ from redisproxy.sources import kubernetes, kubernetes_watch
 from redisproxy.sources.manifests import ManifestsSource
 from redisproxy.tenants.documents import KEYS, PASSWORD
 from redisproxy.tenants.enrolment import CONNECTION_STRING, Enrolment
-from redisproxy.tenants.model import Backend, Snapshot, Tenant
+from redisproxy.tenants.model import BackendAddress, Snapshot, Tenant
 
 from .documents import (
     BASE,
@@ -252,7 +252,7 @@ class PodTests(unittest.TestCase):
 class ExampleTests(unittest.TestCase):
     """The examples, read by the proxy's own parser."""
 
-    def enrol(self, directory: Path, backend: Backend | None = None) -> Snapshot:
+    def enrol(self, directory: Path, backend: BackendAddress | None = None) -> Snapshot:
         settings = Settings.read({}, environment(only("Deployment")))
         enrolment = Enrolment(settings.redis_secret, settings.master, backend)
         reading = ManifestsSource(directory, settings.ns_prefix, settings.master).read()
@@ -263,7 +263,7 @@ class ExampleTests(unittest.TestCase):
         return found
 
     def test_local_has_two_tenants(self) -> None:
-        found = self.enrol(LOCAL, Backend(host="127.0.0.1"))
+        found = self.enrol(LOCAL, BackendAddress(host="127.0.0.1"))
         self.assertEqual(found.tenants, {Tenant("tenant-blue", 3), Tenant("tenant-green", 5)})
 
     def test_the_example_enrols_its_tenant(self) -> None:

@@ -9,6 +9,8 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 import tempfile
 import unittest
 from pathlib import Path
@@ -90,6 +92,43 @@ class StartTests(unittest.TestCase):
                 "choose another with --listen",
                 fresh=True,
             )
+
+    def test_a_daemon_that_cannot_start_tells_whoever_started_it(self) -> None:
+        """Twisted's parent process waits for word of it."""
+        with socket.socket() as taken, tempfile.TemporaryDirectory(prefix="redisproxy-test-") as directory:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            endpoint = f"tcp:{taken.getsockname()[1]}:interface=127.0.0.1"
+            ended = subprocess.run(
+                [
+                    sys.executable,
+                    "-c",
+                    "from twisted.scripts.twistd import run; run()",
+                    "redisproxy",
+                    "--ns-prefix",
+                    "team-",
+                    "--manifests",
+                    str(LOCAL),
+                    "--listen",
+                    endpoint,
+                ],
+                cwd=directory,
+                capture_output=True,
+                text=True,
+                timeout=LIMIT,
+                check=False,
+            )
+            self.assertEqual(ended.returncode, 1)
+            self.assertIn(f"redisproxy: cannot listen on {endpoint}: [Errno 98] Address already in use", ended.stderr)
+            self.assertEqual([path.name for path in Path(directory).iterdir()], ["twistd.log"])
+            log = Path(directory, "twistd.log").read_text()
+            self.assertIn("choose another with --listen", log)
+            self.assertNotIn("Traceback", log)
+
+    def test_a_misspelt_setting_is_named(self) -> None:
+        proxy = ProxyProcess("--manifests", str(LOCAL), environ={"REDISPROXY_PROCESES": "2"})
+        self.addCleanup(proxy.stop)
+        proxy.logged(r"REDISPROXY_PROCESES is no setting, and does nothing: did you mean REDISPROXY_PROCESSES\?")
 
     def test_help_names_every_option_and_variable(self) -> None:
         proxy = ProxyProcess("--help", fresh=True)

@@ -145,6 +145,21 @@ class StatusTests(unittest.TestCase):
         self.installation.server.start()
         until(lambda: ask(port, "/readyz")[0] == 200, "ready again")
 
+    def test_a_redis_that_hangs_is_told(self) -> None:
+        """It keeps its connections open: nothing but a PING would tell."""
+        port = self.start()
+        until(lambda: ask(port, "/readyz")[0] == 200, "ready")
+        os.kill(self.installation.server.pid, signal.SIGSTOP)
+        self.addCleanup(os.kill, self.installation.server.pid, signal.SIGCONT)
+        self.installation.proxy.logged("Redis has not answered a PING for 6 s: its clients wait")
+        found = metrics(port)
+        self.assertEqual(found["redisproxy_redis_up", frozenset()], 0)
+        self.assertEqual(found["redisproxy_redis_state", frozenset({("state", "hung")})], 1)
+        self.assertGreater(found["redisproxy_redis_unanswered_seconds", frozenset()], 5)
+        os.kill(self.installation.server.pid, signal.SIGCONT)
+        self.installation.proxy.logged("Redis answers as usual again")
+        self.assertEqual(metrics(port)["redisproxy_redis_up", frozenset()], 1)
+
     def test_on_loopback_a_name_of_another_site_is_refused(self) -> None:
         port = self.start()
         for path in ("/", "/metrics"):

@@ -1,11 +1,17 @@
-"""What `make run` prints of a password: a word that a shell takes as that password."""
+"""What `make run` prints: of a password, a word that a shell takes as that password; of a proxy that is gone, that it is."""
 
 from __future__ import annotations
 
+import io
 import subprocess
 import unittest
 
-from redisproxy.local.quickstart import _quoted
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
+
+from redisproxy.local.quickstart import _quoted, tour
+from redisproxy.tenants.documents import FullRead, SecretDocument
+from tests.support.servers import free_port
 
 
 class QuotedTests(unittest.TestCase):
@@ -22,3 +28,13 @@ class QuotedTests(unittest.TestCase):
             self.assertTrue(word.isprintable(), word)
             shown = subprocess.run(["bash", "-c", f"printf %s {word}"], stdout=subprocess.PIPE, check=True).stdout
             self.assertEqual(shown, password)
+
+
+class TourTests(TestCase):
+    async def test_a_proxy_that_does_not_answer_is_no_bug(self) -> None:
+        data = {"redis-connection-string": b"redis://:blue@redis/3"}
+        secrets = {"tenant-blue": (SecretDocument("tenant-blue", "master", None, data),)}
+        out = io.StringIO()
+        await tour(reactor, FullRead(None, (), secrets), "master", "127.0.0.1", free_port(), ["further"], out)
+        self.assertRegex(out.getvalue(), r"tried: no answer from the proxy \(.*ConnectionRefusedError.*\)")
+        self.assertIn("further", out.getvalue())

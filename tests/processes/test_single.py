@@ -11,11 +11,11 @@ from redisproxy.policy.facts import builtin
 from redisproxy.policy.probing import Server
 from redisproxy.processes.single import Serving
 from redisproxy.settings import Settings
-from redisproxy.tenants.model import Backend, Credential, Snapshot, Tenant
+from redisproxy.tenants.model import BackendAddress, Credential, Snapshot, Tenant
 from redisproxy.upstream.client import ControlError
 
 BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-green", 5)
-BACKEND = Backend("127.0.0.1", password=b"master-password")
+BACKEND = BackendAddress("127.0.0.1", password=b"master-password")
 
 
 class RightsTests(unittest.SynchronousTestCase):

@@ -18,7 +18,7 @@ from redisproxy.processes.supervisor import LIVED, Workers
 from redisproxy.processes.worker_process import WorkerProcess
 from redisproxy.tenants import wire_form
 from redisproxy.tenants.documents import ReadSummary
-from redisproxy.tenants.model import Backend, Credential, Snapshot, Tenant, digest
+from redisproxy.tenants.model import BackendAddress, Credential, Snapshot, Tenant, digest
 
 
 class Clock(task.Clock):
@@ -125,7 +125,7 @@ class WorkersTests(unittest.SynchronousTestCase):
             child.pump()
 
     def snapshot(self, name: str) -> Snapshot:
-        return Snapshot(Backend(name), [])
+        return Snapshot(BackendAddress(name), [])
 
     def test_one_that_ends_at_once_is_replaced_later_and_later(self) -> None:
         delays = []

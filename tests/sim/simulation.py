@@ -32,7 +32,7 @@ from redisproxy.clients.factory import ClientFactory, Timeouts
 from redisproxy.clients.snapshot import CurrentSnapshot
 from redisproxy.ops.access_log import AccessLog
 from redisproxy.settings import Settings
-from redisproxy.tenants.model import Backend, Credential, Snapshot, Tenant, digest
+from redisproxy.tenants.model import BackendAddress, Credential, Snapshot, Tenant, digest
 from redisproxy.upstream import backend as backend_module
 from redisproxy.upstream import control as control_module
 from redisproxy.upstream import pool as multiplexed_module
@@ -145,7 +145,7 @@ class Simulation:
         # Until when a tenant's errors are cancelled, and all tenants' under None.
         self._forgiven: dict[str | None, float] = defaultdict(float)
         self._tenants = {"blue": Tenant("blue", 3), "green": Tenant("green", 5)}
-        self._backend = Backend(host="redis", port=6379, password=_MASTER)
+        self._backend = BackendAddress(host="redis", port=6379, password=_MASTER)
         self._passwords = {"blue": b"blue-1", "green": b"green-1"}
         # Who owned a database since when.
         self._owners: list[tuple[float, int, str]] = [(0.0, 3, "blue"), (0.0, 5, "green")]

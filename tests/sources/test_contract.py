@@ -1,4 +1,4 @@
-"""One suite for every source of the directory: manifests, the small Kubernetes API, and a real kube-apiserver.
+"""One suite for every source of the snapshot: manifests, the small Kubernetes API, and a real kube-apiserver.
 
 The rules hold twice over an API: read as a whole each time, and taken up by a watch, where both have to come to the same.
 
@@ -22,10 +22,10 @@ from redisproxy.sources.watch import WatchService
 from redisproxy.tenants.documents import Problem
 from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.limits import UNLIMITED, Limits
-from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Snapshot
+from redisproxy.tenants.model import AuthenticationError, BackendAddress, Credential, Snapshot
 
 from ..cluster.apiserver import shared_api_server
-from ..support.kept import KeptDirectory
+from ..support.kept import KeptSnapshot
 from ..support.waiting import until
 from ..support.worlds import HOUR, ManifestsWorld, RealApiWorld, SmallApiWorld, namespace, secret, url
 
@@ -76,26 +76,26 @@ class Contract:
         reading = self.source.read()
         self.assertEqual(reading.failures(), [])
         self.enrolment.use_full_read(reading)
-        directory, self.problems = self.enrolment.resolve(databases)
-        for text in (str(self.problems), "".join(map(str, self.problems)), repr(reading), repr(directory.credentials)):
+        snapshot, self.problems = self.enrolment.resolve(databases)
+        for text in (str(self.problems), "".join(map(str, self.problems)), repr(reading), repr(snapshot.credentials)):
             self.assertNotIn(MARK, text)
-        return directory
+        return snapshot
 
     def good(self, databases: int | None = 16) -> Snapshot:
         """Reads, and nothing is wrong."""
-        directory = self.read(databases)
+        snapshot = self.read(databases)
         self.assertEqual(self.problems, [])
-        return directory
+        return snapshot
 
-    def indexes(self, directory: Snapshot) -> dict[str, int]:
-        return {tenant.namespace: tenant.index for tenant in directory.tenants}
+    def indexes(self, snapshot: Snapshot) -> dict[str, int]:
+        return {tenant.namespace: tenant.index for tenant in snapshot.tenants}
 
-    def login(self, directory: Snapshot, password: str, username: str | None = None) -> Credential:
-        return directory.authenticate(username, password.encode(), self.now)
+    def login(self, snapshot: Snapshot, password: str, username: str | None = None) -> Credential:
+        return snapshot.authenticate(username, password.encode(), self.now)
 
-    def refused(self, directory: Snapshot, password: str, username: str | None = None) -> str:
+    def refused(self, snapshot: Snapshot, password: str, username: str | None = None) -> str:
         with self.assertRaises(AuthenticationError) as caught:
-            self.login(directory, password, username)
+            self.login(snapshot, password, username)
         return caught.exception.outcome
 
     def assertProblem(self, where: str, name: str, pattern: str) -> None:
@@ -106,7 +106,7 @@ class Contract:
     # The master secret.
 
     def test_backend_is_the_master_secrets_url(self) -> None:
-        self.assertEqual(self.good().backend, Backend(host="redis", password=b"pw-master"))
+        self.assertEqual(self.good().backend, BackendAddress(host="redis", password=b"pw-master"))
 
     def test_redis_password_wins_over_the_url(self) -> None:
         self.world.put(self.master_secret(redis_connection_string=url("pw-in-url", 0), redis_password="pw-key"))
@@ -114,7 +114,7 @@ class Contract:
 
     def test_rediss_user_port_and_escapes(self) -> None:
         self.world.put(self.master_secret(redis_connection_string="rediss://admin:pw-%40%2F@[2001:db8::1]:7000/0"))
-        backend = Backend(host="2001:db8::1", port=7000, tls=True, username="admin", password=b"pw-@/")
+        backend = BackendAddress(host="2001:db8::1", port=7000, tls=True, username="admin", password=b"pw-@/")
         self.assertEqual(self.good().backend, backend)
 
     def test_sentinels(self) -> None:
@@ -125,7 +125,7 @@ class Contract:
                 sentinel_username="asker",
             )
         )
-        backend = Backend(
+        backend = BackendAddress(
             tls=True,
             username="admin",
             password=b"pw-@",
@@ -162,9 +162,9 @@ class Contract:
         self.master = (self.blue, self.SECRET)
         self.world.put(namespace(self.blue), self.master_secret(redis_connection_string=url("pw-master", 3)))
         self.use(self.SECRET)
-        directory = self.good()
-        self.assertEqual(directory.backend.password, b"pw-master")
-        self.assertEqual(directory.credentials, ())
+        snapshot = self.good()
+        self.assertEqual(snapshot.backend.password, b"pw-master")
+        self.assertEqual(snapshot.credentials, ())
 
     # Limits.
 
@@ -173,9 +173,9 @@ class Contract:
         before = self.good()
         self.assertEqual(before.limits_of(self.blue), UNLIMITED)
         self.world.put(namespace(self.blue, max_connections="5", bytes_per_second="1000"))
-        directory = self.good()
-        self.assertEqual(directory.limits_of(self.blue), Limits(5, 0, 1000))
-        self.assertEqual(directory.credentials, before.credentials)
+        snapshot = self.good()
+        self.assertEqual(snapshot.limits_of(self.blue), Limits(5, 0, 1000))
+        self.assertEqual(snapshot.credentials, before.credentials)
         self.world.put(namespace(self.blue, max_connections="pw-many", bytes_per_second="7"))
         self.assertEqual(self.read().limits_of(self.blue), Limits(0, 0, 7))
         self.assertProblem(self.blue, "", "^annotation redisproxy/max-connections is not a whole number")
@@ -187,9 +187,9 @@ class Contract:
     def test_tenants_are_the_namespaces_with_the_prefix(self) -> None:
         other = f"other-{self.prefix}x"
         self.world.put(*self.tenant(self.blue, "pw-blue", 3), *self.tenant(other, "pw-other", 4))
-        directory = self.good()
-        self.assertEqual(self.indexes(directory), {self.blue: 3})
-        self.assertEqual(self.refused(directory, "pw-other"), "wrong")
+        snapshot = self.good()
+        self.assertEqual(self.indexes(snapshot), {self.blue: 3})
+        self.assertEqual(self.refused(snapshot, "pw-other"), "wrong")
 
     def test_a_namespace_without_secrets_is_none(self) -> None:
         self.world.put(namespace(self.blue))
@@ -202,21 +202,21 @@ class Contract:
             secret(self.blue, "redis-client-2", redis_connection_string=url("pw-near", 4)),
         )
         self.use("redis-client")
-        directory = self.good()
-        self.assertEqual(self.indexes(directory), {self.blue: 4})
-        self.assertEqual(self.login(directory, "pw-blue").secret, "redis-client")
+        snapshot = self.good()
+        self.assertEqual(self.indexes(snapshot), {self.blue: 4})
+        self.assertEqual(self.login(snapshot, "pw-blue").secret, "redis-client")
         for password in ("pw-default", "pw-near"):
-            self.assertEqual(self.refused(directory, password), "wrong")
+            self.assertEqual(self.refused(snapshot, password), "wrong")
 
     def test_user_name_is_the_namespace_or_that_of_the_url(self) -> None:
         client = secret(self.blue, self.SECRET, redis_connection_string=url("pw-blue", 3, "app"))
         self.world.put(namespace(self.blue), client)
-        directory = self.good()
+        snapshot = self.good()
         for username in (None, "default", "app", self.blue):
-            self.assertEqual(self.login(directory, "pw-blue", username).tenant.index, 3)
+            self.assertEqual(self.login(snapshot, "pw-blue", username).tenant.index, 3)
         for username in ("", "other", "pw-blue"):
-            self.assertEqual(self.refused(directory, "pw-blue", username), "wrong")
-        self.assertEqual(self.refused(directory, self.blue), "wrong")
+            self.assertEqual(self.refused(snapshot, "pw-blue", username), "wrong")
+        self.assertEqual(self.refused(snapshot, self.blue), "wrong")
 
     def test_data_and_stringdata_say_the_same(self) -> None:
         value = encoded(url("pw-data", 3).encode())
@@ -227,9 +227,9 @@ class Contract:
         client = secret(self.blue, self.SECRET, redis_connection_string=url("pw-string", 3))
         client["data"] = {"redis-connection-string": encoded(url("pw-data", 4).encode())}
         self.world.put(namespace(self.blue), client)
-        directory = self.good()
-        self.assertEqual(self.login(directory, "pw-string").tenant.index, 3)
-        self.assertEqual(self.refused(directory, "pw-data"), "wrong")
+        snapshot = self.good()
+        self.assertEqual(self.login(snapshot, "pw-string").tenant.index, 3)
+        self.assertEqual(self.refused(snapshot, "pw-data"), "wrong")
 
     def test_a_password_of_any_bytes(self) -> None:
         for number, (written, password) in enumerate(
@@ -242,10 +242,10 @@ class Contract:
 
     def test_temporary_without_valid_hours_does_not_expire(self) -> None:
         self.world.put(*self.tenant(self.blue, "pw-blue", 3), self.temporary(self.blue, "a", "pw-temp", 3))
-        directory = self.good()
+        snapshot = self.good()
         self.now = self.world.created(self.blue, "redis-secret-temp-a") + 1e9
-        self.assertEqual(self.login(directory, "pw-temp").tenant, self.login(directory, "pw-blue").tenant)
-        self.assertIsNone(directory.next_expiry(0))
+        self.assertEqual(self.login(snapshot, "pw-temp").tenant, self.login(snapshot, "pw-blue").tenant)
+        self.assertIsNone(snapshot.next_expiry(0))
 
     def test_temporary_alone_enrols_its_namespace(self) -> None:
         self.world.put(namespace(self.blue), self.temporary(self.blue, "a", "pw-temp", 3, valid_hours="1"))
@@ -255,15 +255,15 @@ class Contract:
         self.world.put(*self.tenant(self.blue, "pw-blue", 3), self.temporary(self.blue, "a", "pw-temp", 3, valid_hours="2"))
         expires = self.world.created(self.blue, "redis-secret-temp-a") + 2 * HOUR
         for _ in range(3):
-            directory = self.good()
-            self.assertEqual(directory.next_expiry(0), expires)
+            snapshot = self.good()
+            self.assertEqual(snapshot.next_expiry(0), expires)
             self.now = expires - 1
-            used = self.login(directory, "pw-temp")
-            self.assertTrue(directory.renewed(used, self.now))
+            used = self.login(snapshot, "pw-temp")
+            self.assertTrue(snapshot.renewed(used, self.now))
             self.now = expires
-            self.assertFalse(directory.renewed(used, self.now))
-            self.assertEqual(self.refused(directory, "pw-temp"), "wrong")
-            self.assertEqual(self.login(directory, "pw-blue").tenant.index, 3)
+            self.assertFalse(snapshot.renewed(used, self.now))
+            self.assertEqual(self.refused(snapshot, "pw-temp"), "wrong")
+            self.assertEqual(self.login(snapshot, "pw-blue").tenant.index, 3)
             # Written again with the same content: it is the same secret, of the same age.
             self.world.put(self.temporary(self.blue, "a", "pw-temp", 3, valid_hours="2"))
 
@@ -280,10 +280,10 @@ class Contract:
 
     def test_temporary_for_another_database_is_refused_and_named(self) -> None:
         self.world.put(*self.tenant(self.blue, "pw-blue", 3), self.temporary(self.blue, "a", "pw-temp", 4))
-        directory = self.read()
+        snapshot = self.read()
         self.assertProblem(self.blue, "redis-secret-temp-a", "database 4.*gives the namespace 3")
-        self.assertEqual(self.refused(directory, "pw-temp"), "wrong")
-        self.assertEqual(self.indexes(directory), {self.blue: 3})
+        self.assertEqual(self.refused(snapshot, "pw-temp"), "wrong")
+        self.assertEqual(self.indexes(snapshot), {self.blue: 3})
 
     # What is malformed costs only itself.
 
@@ -325,10 +325,10 @@ class Contract:
         for what, data, says in self.malformed():
             with self.subTest(what):
                 self.world.put({**secret(self.blue, self.SECRET), "data": data})
-                directory = self.read()
+                snapshot = self.read()
                 self.assertProblem(self.blue, self.SECRET, says)
-                self.assertEqual(self.indexes(directory), {self.green: 5})
-                self.assertEqual(self.login(directory, "pw-green").tenant.index, 5)
+                self.assertEqual(self.indexes(snapshot), {self.green: 5})
+                self.assertEqual(self.login(snapshot, "pw-green").tenant.index, 5)
         self.world.put(*self.tenant_secret(self.blue, "pw-blue", 3))
         self.assertEqual(self.indexes(self.good()), {self.green: 5, self.blue: 3})
 
@@ -341,11 +341,11 @@ class Contract:
         for hours in ("", "1.5", "-1", "+1", "1_0", "1h", "pw-1", "9" * 40, "٣"):
             with self.subTest(hours):
                 self.world.put(self.temporary(self.blue, "bad", "pw-bad", 3, valid_hours=hours))
-                directory = self.read()
+                snapshot = self.read()
                 self.assertProblem(self.blue, "redis-secret-temp-bad", "valid_hours is not a whole number")
-                self.assertEqual(self.refused(directory, "pw-bad"), "wrong")
+                self.assertEqual(self.refused(snapshot, "pw-bad"), "wrong")
                 for password in ("pw-blue", "pw-good"):
-                    self.assertEqual(self.login(directory, password).tenant.index, 3)
+                    self.assertEqual(self.login(snapshot, password).tenant.index, 3)
 
     def test_a_namespace_with_a_malformed_client_secret_keeps_its_temporary_ones(self) -> None:
         self.world.put(namespace(self.blue), secret(self.blue, self.SECRET), self.temporary(self.blue, "a", "pw-temp", 3))
@@ -361,17 +361,17 @@ class Contract:
     def test_a_shared_password_needs_the_namespace(self) -> None:
         self.world.put(*self.tenant(self.blue, "pw-same", 3), *self.tenant(self.green, "pw-same", 4))
         self.world.put(*self.tenant(self.red, "pw-red", 5))
-        directory = self.read()
+        snapshot = self.read()
         self.assertEqual(
             [(p.namespace, p.secret) for p in self.problems], [(n, self.SECRET) for n in (self.blue, self.green)]
         )
         self.assertIn(f"also that of {self.green}", self.problems[0].reason)
         for username in (None, "default"):
-            self.assertEqual(self.refused(directory, "pw-same", username), "ambiguous")
-        self.assertEqual(self.login(directory, "pw-same", self.blue).tenant.index, 3)
-        self.assertEqual(self.login(directory, "pw-same", self.green).tenant.index, 4)
-        self.assertEqual(self.refused(directory, "pw-same", self.red), "wrong")
-        self.assertEqual(self.login(directory, "pw-red").tenant.index, 5)
+            self.assertEqual(self.refused(snapshot, "pw-same", username), "ambiguous")
+        self.assertEqual(self.login(snapshot, "pw-same", self.blue).tenant.index, 3)
+        self.assertEqual(self.login(snapshot, "pw-same", self.green).tenant.index, 4)
+        self.assertEqual(self.refused(snapshot, "pw-same", self.red), "wrong")
+        self.assertEqual(self.login(snapshot, "pw-red").tenant.index, 5)
 
     def test_a_namespaces_name_in_anothers_url_does_not_help(self) -> None:
         self.world.put(*self.tenant(self.blue, "pw-same", 3), namespace(self.green))
@@ -381,9 +381,9 @@ class Contract:
     def test_a_shared_password_of_which_one_has_expired(self) -> None:
         self.world.put(*self.tenant(self.blue, "pw-same", 3), namespace(self.green))
         self.world.put(self.temporary(self.green, "a", "pw-same", 4, valid_hours="1"))
-        directory = self.read()
+        snapshot = self.read()
         self.now = self.world.created(self.green, "redis-secret-temp-a") + HOUR
-        self.assertEqual(self.login(directory, "pw-same").tenant.index, 3)
+        self.assertEqual(self.login(snapshot, "pw-same").tenant.index, 3)
 
     def test_one_password_twice_in_one_namespace_is_no_conflict(self) -> None:
         self.world.put(*self.tenant(self.blue, "pw-same", 3), self.temporary(self.blue, "a", "pw-same", 3, valid_hours="1"))
@@ -395,10 +395,10 @@ class Contract:
         self.good()
         self.world.pause()
         self.world.put(*self.tenant(self.blue, "pw-blue", 3))
-        directory = self.read()
+        snapshot = self.read()
         self.assertProblem(self.blue, self.SECRET, f"database 3 belongs to the older {self.red}")
-        self.assertEqual(self.indexes(directory), {self.red: 3})
-        self.assertEqual(self.refused(directory, "pw-blue"), "wrong")
+        self.assertEqual(self.indexes(snapshot), {self.red: 3})
+        self.assertEqual(self.refused(snapshot, "pw-blue"), "wrong")
         # A rotation makes a namespace no younger.
         self.world.put(*self.tenant_secret(self.red, "pw-red-2", 3))
         self.assertEqual(self.indexes(self.read()), {self.red: 3})
@@ -416,12 +416,12 @@ class Contract:
 
     def test_a_deleted_secret(self) -> None:
         self.world.put(*self.tenant(self.blue, "pw-blue", 3), self.temporary(self.blue, "a", "pw-temp", 3))
-        directory = self.good()
-        client, temporary = self.login(directory, "pw-blue"), self.login(directory, "pw-temp")
+        snapshot = self.good()
+        client, temporary = self.login(snapshot, "pw-blue"), self.login(snapshot, "pw-temp")
         self.world.delete(self.blue, "redis-secret-temp-a")
-        directory = self.good()
-        self.assertTrue(directory.renewed(client, self.now))
-        self.assertFalse(directory.renewed(temporary, self.now))
+        snapshot = self.good()
+        self.assertTrue(snapshot.renewed(client, self.now))
+        self.assertFalse(snapshot.renewed(temporary, self.now))
         self.world.delete(self.blue, self.SECRET)
         self.assertEqual(self.good().tenants, frozenset())
 
@@ -429,9 +429,9 @@ class Contract:
         self.world.put(*self.tenant(self.blue, "pw-blue", 3), *self.tenant(self.green, "pw-green", 4))
         used = self.login(self.good(), "pw-blue")
         self.world.delete(self.blue)
-        directory = self.good()
-        self.assertFalse(directory.renewed(used, self.now))
-        self.assertEqual(self.indexes(directory), {self.green: 4})
+        snapshot = self.good()
+        self.assertFalse(snapshot.renewed(used, self.now))
+        self.assertEqual(self.indexes(snapshot), {self.green: 4})
         # Back again, without a secret: what was known of the one that was deleted is not taken for it.
         self.world.put(namespace(self.blue))
         self.assertEqual(self.indexes(self.good()), {self.green: 4})
@@ -440,25 +440,25 @@ class Contract:
         self.world.put(*self.tenant(self.blue, "pw-old", 3))
         used = self.login(self.good(), "pw-old")
         self.world.put(*self.tenant_secret(self.blue, "pw-new", 3))
-        directory = self.good()
-        self.assertFalse(directory.renewed(used, self.now))
-        self.assertEqual(self.refused(directory, "pw-old"), "wrong")
-        self.assertEqual(self.login(directory, "pw-new").tenant, used.tenant)
+        snapshot = self.good()
+        self.assertFalse(snapshot.renewed(used, self.now))
+        self.assertEqual(self.refused(snapshot, "pw-old"), "wrong")
+        self.assertEqual(self.login(snapshot, "pw-new").tenant, used.tenant)
 
     def test_a_changed_index(self) -> None:
         self.world.put(*self.tenant(self.blue, "pw-blue", 3))
         used = self.login(self.good(), "pw-blue")
         self.world.put(*self.tenant_secret(self.blue, "pw-blue", 4))
-        directory = self.good()
-        self.assertFalse(directory.renewed(used, self.now))
-        self.assertEqual(self.login(directory, "pw-blue").tenant.index, 4)
+        snapshot = self.good()
+        self.assertFalse(snapshot.renewed(used, self.now))
+        self.assertEqual(self.login(snapshot, "pw-blue").tenant.index, 4)
 
     def test_what_does_not_change_holds(self) -> None:
         self.world.put(*self.tenant(self.blue, "pw-blue", 3), self.temporary(self.blue, "a", "pw-temp", 3, valid_hours="9"))
-        directory = self.good()
-        used = [self.login(directory, "pw-blue"), self.login(directory, "pw-temp")]
-        directory = self.good()
-        self.assertTrue(all(directory.renewed(credential, self.now) for credential in used))
+        snapshot = self.good()
+        used = [self.login(snapshot, "pw-blue"), self.login(snapshot, "pw-temp")]
+        snapshot = self.good()
+        self.assertTrue(all(snapshot.renewed(credential, self.now) for credential in used))
 
     def test_a_secret_that_becomes_malformed_ends_what_it_gave(self) -> None:
         self.world.put(*self.tenant(self.blue, "pw-blue", 3))
@@ -469,10 +469,10 @@ class Contract:
 
     # The service that reads it all.
 
-    def serve(self, now: float) -> tuple[KeptDirectory, task.Clock]:
+    def serve(self, now: float) -> tuple[KeptSnapshot, task.Clock]:
         clock = task.Clock()
         clock.advance(now)
-        service = KeptDirectory(clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
+        service = KeptSnapshot(clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
         service.startService()
 
         def stop() -> None:
@@ -502,8 +502,8 @@ class Contract:
         ended: list[float] = []
         start = clock.seconds()
 
-        def changed(directory: Snapshot) -> None:
-            if not directory.renewed(used, clock.seconds()):
+        def changed(snapshot: Snapshot) -> None:
+            if not snapshot.renewed(used, clock.seconds()):
                 ended.append(clock.seconds() - start)
 
         service.listeners.append(changed)
@@ -582,13 +582,13 @@ class WatchedContract(Contract):
             self.follow()
         else:
             self.take_up()
-        directory, self.problems = self.enrolment.resolve(databases)
+        snapshot, self.problems = self.enrolment.resolve(databases)
         whole = Enrolment(self.secret_name, self.master)
         whole.use_full_read(self.world.source(self.prefix, self.secret_name, self.master).read())
         read, problems = whole.resolve(databases)
-        self.assertEqual((directory.credentials, self.problems), (read.credentials, problems))
-        self.assertIn(read.backend, (directory.backend, None))
-        return directory
+        self.assertEqual((snapshot.credentials, self.problems), (read.credentials, problems))
+        self.assertIn(read.backend, (snapshot.backend, None))
+        return snapshot
 
 
 class ManifestsContractTests(Contract, unittest.TestCase):

@@ -21,7 +21,7 @@ from redisproxy.tenants.model import AuthenticationError
 
 from ..support.apiserver import ANY, NAMESPACES, refusal
 from ..support.cluster_source import BLUE, CLIENT, MASTER, SourceCase
-from ..support.kept import KeptDirectory
+from ..support.kept import KeptSnapshot
 from ..support.proxy import namespace, secret, tenant
 
 
@@ -149,8 +149,8 @@ class DirectoryTests(SourceCase):
         self.clock.advance(time.time())
         self.seen: list[object] = []
 
-    def start(self, in_thread: Callable = defer.maybeDeferred) -> KeptDirectory:
-        service = KeptDirectory(
+    def start(self, in_thread: Callable = defer.maybeDeferred) -> KeptSnapshot:
+        service = KeptSnapshot(
             self.clock, self.source, Enrolment(CLIENT, MASTER), 86400, in_thread, changes=self.queue
         )  # fmt: skip
         service.listeners.append(self.seen.append)

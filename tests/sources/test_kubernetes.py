@@ -31,7 +31,7 @@ from ..support.apiserver import (
     secrets_path,
 )
 from ..support.cluster_source import MASTER, ClusterCase
-from ..support.kept import KeptDirectory
+from ..support.kept import KeptSnapshot
 from ..support.proxy import namespace, secret, tenant
 
 MASTER_PATH = f"{secrets_path(MASTER[0])}/{MASTER[1]}"
@@ -85,9 +85,9 @@ class UnchangedTests(ClusterCase):
         self.after()
         changed = secret("team-7", "redis-secret-temp-1", redis_connection_string="redis://:changed@redis:6379/17")
         self.assertEqual(self.after(changed), (["redis-secret-temp-1"], [], 3))
-        directory, _ = self.enrolment.resolve()
-        self.assertEqual(directory.authenticate(None, b"changed", 0).tenant.namespace, "team-7")
-        self.assertRaises(AuthenticationError, directory.authenticate, None, b"temp-7-1", 0)
+        snapshot, _ = self.enrolment.resolve()
+        self.assertEqual(snapshot.authenticate(None, b"changed", 0).tenant.namespace, "team-7")
+        self.assertRaises(AuthenticationError, snapshot.authenticate, None, b"temp-7-1", 0)
         self.assertEqual(self.after(), ([], [], 0))
 
     def test_one_that_is_gone_and_one_that_is_made_again(self) -> None:
@@ -167,9 +167,9 @@ class PagesTests(ClusterCase):
                 temporary = f"redis://:temp-{number}-{which}@redis:6379/{number + 10}"
                 self.api.put(secret(name, f"redis-secret-temp-{which}", redis_connection_string=temporary))
         self.assertGood({"team-blue": 3, "team-green": 5, **served})
-        directory, problems = self.enrolment.resolve()
-        self.assertEqual((len(directory.credentials), problems), (2 + 7 * 6, []))
-        self.assertEqual(directory.authenticate(None, b"temp-7-4", 0).tenant.index, 17)
+        snapshot, problems = self.enrolment.resolve()
+        self.assertEqual((len(snapshot.credentials), problems), (2 + 7 * 6, []))
+        self.assertEqual(snapshot.authenticate(None, b"temp-7-4", 0).tenant.index, 17)
         self.assertEqual(self.asked.count(NAMESPACES), 5)
         self.assertEqual(self.asked.count(secrets_path("team-7")), 3)
         lists = [request for request in self.api.requests if request.path != MASTER_PATH]
@@ -374,7 +374,7 @@ class AnswerTests(ClusterCase):
 
     def test_what_a_peer_writes_is_never_repeated(self) -> None:
         clock = task.Clock()
-        service = KeptDirectory(clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
+        service = KeptSnapshot(clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
         body = json.dumps({"kind": "Status", "message": PLANTED, "reason": PLANTED}).encode()
         faults = [
             Fault(status, PLANTED, {"Retry-After": PLANTED, "X-Detail": PLANTED, "Location": f"/{PLANTED}"}, body)
@@ -399,13 +399,13 @@ class AnswerTests(ClusterCase):
 
 
 class AwayTests(ClusterCase):
-    """The API server is away for a while, and the service that keeps the directory goes on."""
+    """The API server is away for a while, and the service that keeps the snapshot goes on."""
 
     def setUp(self) -> None:
         super().setUp()
         self.clock = task.Clock()
         self.clock.advance(1_800_000_000)
-        self.service = KeptDirectory(self.clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
+        self.service = KeptSnapshot(self.clock, self.source, self.enrolment, 300, in_thread=defer.maybeDeferred)
         self.seen: list[Snapshot] = []
         self.service.listeners.append(self.seen.append)
 

@@ -74,8 +74,8 @@ class ManifestsCase(unittest.TestCase):
         return reading
 
     def served(self) -> dict[str, int]:
-        directory, self.problems = self.enrolment.resolve()
-        return {tenant.namespace: tenant.index for tenant in directory.tenants}
+        snapshot, self.problems = self.enrolment.resolve()
+        return {tenant.namespace: tenant.index for tenant in snapshot.tenants}
 
     def report(self) -> list[str]:
         """Reads, and what is wrong."""
@@ -101,9 +101,9 @@ class ManifestsTests(ManifestsCase):
         self.assertEqual(self.served(), {"team-blue": 3})
         self.assertEqual(self.problems, [])
         self.assertEqual(reading.namespaces, (NamespaceDocument("team-blue", 1767225600.0),))
-        directory, _ = self.enrolment.resolve()
-        self.assertEqual(directory.authenticate(None, b"temp-password", 0).expires, 1767225600 + 2 * 3600)
-        self.assertEqual(directory.backend.password, b"master-password")
+        snapshot, _ = self.enrolment.resolve()
+        self.assertEqual(snapshot.authenticate(None, b"temp-password", 0).expires, 1767225600 + 2 * 3600)
+        self.assertEqual(snapshot.backend.password, b"master-password")
 
     def test_json_and_list_and_lists_within(self) -> None:
         blue, green = tenant("team-blue", 3, "blue-password"), tenant("team-green", 5, "green-password")
@@ -259,8 +259,8 @@ class ScalarTests(ManifestsCase):
             self.read()
             self.yield_cpu()
             self.read()
-            directory, problems = self.enrolment.resolve()
-            self.assertEqual(directory.backend.password, text.removeprefix("!!bool ").encode())
+            snapshot, problems = self.enrolment.resolve()
+            self.assertEqual(snapshot.backend.password, text.removeprefix("!!bool ").encode())
             self.assertEqual(problems, [])
 
     def test_numbers_are_what_was_written(self) -> None:
@@ -273,16 +273,16 @@ class ScalarTests(ManifestsCase):
             self.read()
             self.yield_cpu()
             self.read()
-            directory, problems = self.enrolment.resolve()
-            self.assertEqual(directory.limits_of("team-blue").max_connections, held, written)
+            snapshot, problems = self.enrolment.resolve()
+            self.assertEqual(snapshot.limits_of("team-blue").max_connections, held, written)
             self.assertEqual(len(problems), 0 if held else 1, written)
         for hours, expires in (("2", 2), ("010", None), ("0x10", None), ("1:30", None), ("null", None), ("", None)):
             self.write("a.yaml", YAML.replace("valid_hours: 2", f"valid_hours: {hours}"))
             self.read()
             self.yield_cpu()
             self.read()
-            directory, problems = self.enrolment.resolve()
-            self.assertEqual(directory.next_expiry(0), expires and 1767225600 + expires * 3600, hours)
+            snapshot, problems = self.enrolment.resolve()
+            self.assertEqual(snapshot.next_expiry(0), expires and 1767225600 + expires * 3600, hours)
             self.assertEqual(len(problems), 0 if expires else 1, hours)
 
     def test_what_yaml_stumbles_over_costs_nobody_anything(self) -> None:

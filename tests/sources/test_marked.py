@@ -18,7 +18,7 @@ from redisproxy.ops.logs import observer
 from redisproxy.sources.manifests import ManifestsSource
 from redisproxy.tenants.enrolment import Enrolment
 
-from ..support.kept import KeptDirectory
+from ..support.kept import KeptSnapshot
 from ..support.marked import MARKER, scalars, traces, urls
 
 MASTER = ("kube-system", "redis-secret-master")
@@ -88,7 +88,7 @@ class MarkedTests(unittest.SynchronousTestCase):
         (self.directory / "b.yaml").write_text(GOOD)
         source = ManifestsSource(self.directory, "team-", MASTER)
         clock = task.Clock()
-        service = KeptDirectory(clock, source, Enrolment("redis-secret-master", MASTER), 300, in_thread=defer.maybeDeferred)
+        service = KeptSnapshot(clock, source, Enrolment("redis-secret-master", MASTER), 300, in_thread=defer.maybeDeferred)
         service.startService()
         clock.pump([0.1] * 5)
         service.stopService()

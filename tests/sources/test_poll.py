@@ -15,7 +15,7 @@ from redisproxy.sources.poll import INTERVAL, TIME_FRACTION, PollService
 from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.model import AuthenticationError
 
-from ..support.kept import KeptDirectory
+from ..support.kept import KeptSnapshot
 from ..support.proxy import PREFIX, Manifests, master, tenant
 
 MASTER = ("kube-system", "redis-secret-master")
@@ -32,12 +32,10 @@ class PollTests(unittest.SynchronousTestCase):
 
     def start(self, path: Path) -> None:
         source = ManifestsSource(path, PREFIX, MASTER, REST, self.clock.seconds)
-        self.directory = KeptDirectory(
-            self.clock, source, Enrolment("redis-secret-master", MASTER), 86400, defer.maybeDeferred
-        )
-        self.poll = PollService(self.clock, source, self.directory.refresh, defer.maybeDeferred)
+        self.kept = KeptSnapshot(self.clock, source, Enrolment("redis-secret-master", MASTER), 86400, defer.maybeDeferred)
+        self.poll = PollService(self.clock, source, self.kept.refresh, defer.maybeDeferred)
         self.source = source
-        for service in (self.directory, self.poll):
+        for service in (self.kept, self.poll):
             service.startService()
             self.addCleanup(service.stopService)
 
@@ -46,7 +44,7 @@ class PollTests(unittest.SynchronousTestCase):
 
     def holds(self, password: str) -> bool:
         try:
-            return bool(self.directory.authenticate(None, password.encode()))
+            return bool(self.kept.authenticate(None, password.encode()))
         except AuthenticationError:
             return False
 
@@ -79,7 +77,7 @@ class PollTests(unittest.SynchronousTestCase):
         self.assertEqual(len(reads), 1)
         # Read for another reason, the change is no news any more.
         self.write("third!")
-        self.directory.refresh()
+        self.kept.refresh()
         self.look(20)
         self.assertEqual((len(reads), self.poll.events), (2, 1))
 
@@ -121,7 +119,7 @@ class PollTests(unittest.SynchronousTestCase):
         self.poll.stopService()
         self.addCleanup(self.poll.startService)
         (self.manifests.path / "all.yaml").write_text(yaml.safe_dump(master("redis://:master-password@redis:6379/0")))
-        self.directory.refresh()
+        self.kept.refresh()
         self.assertTrue(self.holds("first"))
         self.clock.advance(REST)
         self.assertFalse(self.holds("first"))
@@ -158,15 +156,15 @@ class PollTests(unittest.SynchronousTestCase):
         self.assertTrue(self.holds("second"))
 
     def test_a_file_that_cannot_be_read_is_tried_again_as_ever(self) -> None:
-        reads = len(self.directory.problems)
+        reads = len(self.kept.problems)
         (self.manifests.path / "b.yaml").write_text("a: [")
         self.look(LOOKS)
-        self.assertTrue(self.directory.problems)
+        self.assertTrue(self.kept.problems)
         self.assertEqual(self.poll.events, 1)
         self.write("second")
         self.look(LOOKS)
         self.assertTrue(self.holds("second"))
-        self.assertEqual(len(self.directory.problems), reads)
+        self.assertEqual(len(self.kept.problems), reads)
 
     def test_many_files_do_not_make_it_busy(self) -> None:
         self.poll.stopService()
@@ -177,7 +175,7 @@ class PollTests(unittest.SynchronousTestCase):
             self.clock.rightNow += 1.0
             return defer.maybeDeferred(call)
 
-        self.poll = PollService(self.clock, self.source, self.directory.refresh, slow)
+        self.poll = PollService(self.clock, self.source, self.kept.refresh, slow)
         self.poll.startService()
         self.addCleanup(self.poll.stopService)
         self.clock.pump([0.5] * 100)
@@ -206,7 +204,7 @@ class PollTests(unittest.SynchronousTestCase):
         poll.stopService()
         waiting[0].callback(())
         self.poll.stopService()
-        self.directory.stopService()
+        self.kept.stopService()
         self.assertEqual(self.clock.getDelayedCalls(), [])
-        for service in (self.directory, self.poll):  # for the clean-ups
+        for service in (self.kept, self.poll):  # for the clean-ups
             service.startService()

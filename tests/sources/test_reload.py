@@ -17,7 +17,7 @@ from redisproxy.tenants.documents import FullRead, ReadSummary, Update
 from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.model import NOT_LOADED, AuthenticationError, Snapshot
 
-from ..support.kept import KeptDirectory
+from ..support.kept import KeptSnapshot
 from ..support.proxy import PREFIX, Manifests, master, secret, tenant
 
 MASTER = ("kube-system", "redis-secret-master")
@@ -76,11 +76,11 @@ class ServiceCase(unittest.SynchronousTestCase):
     def write(self, *documents: dict) -> None:
         self.manifests.write([master("redis://:master-password@redis:6379/0"), *documents])
 
-    def make(self, in_thread: Callable = defer.maybeDeferred, interval: float = 300) -> KeptDirectory:
+    def make(self, in_thread: Callable = defer.maybeDeferred, interval: float = 300) -> KeptSnapshot:
         enrolment = Enrolment("redis-secret-master", MASTER)
         # A clock that says at each look that another second was worked.
         throttle = functools.partial(Throttle, itertools.count().__next__, self.rested.append)
-        service = KeptDirectory(self.clock, self.source, enrolment, interval, in_thread, throttle)
+        service = KeptSnapshot(self.clock, self.source, enrolment, interval, in_thread, throttle)
         service.listeners.append(self.seen.append)
 
         def stop() -> None:
@@ -91,7 +91,7 @@ class ServiceCase(unittest.SynchronousTestCase):
         self.addCleanup(stop)
         return service
 
-    def start(self) -> KeptDirectory:
+    def start(self) -> KeptSnapshot:
         service = self.make()
         service.startService()
         return service
@@ -320,7 +320,7 @@ class ExpiryTests(ServiceCase):
         super().setUp()
         self.moments: list[float] = []
 
-    def watch(self, service: KeptDirectory) -> None:
+    def watch(self, service: KeptSnapshot) -> None:
         """Notes when which temporary credential stopped working, as a session does."""
         held: dict[str, bool] = {}
         self.ended: dict[str, float] = {}
@@ -405,7 +405,7 @@ class ExpiryTests(ServiceCase):
 class SummaryTests(ServiceCase):
     """What those who act on what exists are told of each read."""
 
-    def start(self) -> KeptDirectory:
+    def start(self) -> KeptSnapshot:
         service = self.make()
         self.told: list[tuple[ReadSummary, float]] = []
         service.on_read.append(lambda summary, began: self.told.append((summary, began - CREATED)))

@@ -6,7 +6,6 @@ tokens, TLS; making, replacing and deleting a secret. What it answers was compar
 
 from __future__ import annotations
 
-import atexit
 import base64
 import bisect
 import functools
@@ -100,6 +99,7 @@ class ApiServer:
         self.port = free_port()
         self.directory = Path(tempfile.mkdtemp(prefix="redisproxy-test-"))
         self.tls = tls
+        write_certificates(self.directory)
         #: who may ask; change it while it runs
         self.tokens = {TOKEN}
         #: those of them who may only read, as the proxy's own service account
@@ -336,7 +336,7 @@ class ApiServer:
     def write_kubeconfig(self, path: Path, token: str = TOKEN, ca: bool = True) -> Path:
         cluster = {"server": self.url}
         if self.tls and ca:
-            cluster["certificate-authority"] = str(authority().path)
+            cluster["certificate-authority"] = str(self.directory / "ca.pem")
         config = {
             "apiVersion": "v1",
             "kind": "Config",
@@ -353,7 +353,7 @@ class ApiServer:
         directory = self.directory / "serviceaccount"
         directory.mkdir(exist_ok=True)
         (directory / "token").write_text(token)
-        (directory / "ca.crt").write_bytes(authority().path.read_bytes())
+        shutil.copy(self.directory / "ca.pem", directory / "ca.crt")
         return directory
 
     # Running.
@@ -509,7 +509,7 @@ class _Server(ThreadingHTTPServer):
         if api.tls:
             # The handshake is left to each connection's own thread.
             context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            context.load_cert_chain(*server_certificate())
+            context.load_cert_chain(api.directory / "apiserver.pem", api.directory / "apiserver.key")
             self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
 
     def get_request(self) -> tuple[socket.socket, object]:
@@ -586,14 +586,19 @@ class _Connection(BaseHTTPRequestHandler):
 
 
 @functools.cache
-def authority() -> Authority:
-    """The CA of the API servers here, made once."""
-    directory = Path(tempfile.mkdtemp(prefix="redisproxy-test-"))
-    atexit.register(shutil.rmtree, directory, ignore_errors=True)
-    return Authority(directory)
+def _certificates() -> dict[str, bytes]:
+    """Of a CA, and of a server at 127.0.0.1, by file name. Without a name: localhost is then a wrong one. Made once."""
+    with tempfile.TemporaryDirectory(prefix="redisproxy-test-") as directory:
+        Authority(Path(directory)).issue("apiserver", "127.0.0.1")
+        return {path.name: path.read_bytes() for path in Path(directory).iterdir()}
 
 
-@functools.cache
-def server_certificate() -> tuple[Path, Path]:
-    """(certificate, key) for 127.0.0.1. No name: localhost is then a wrong one."""
-    return authority().issue("apiserver", "127.0.0.1")
+def write_certificates(directory: Path) -> None:
+    """ca.pem, apiserver.pem and apiserver.key: what API servers here show, and what their clients believe."""
+    for name, content in _certificates().items():
+        (directory / name).write_bytes(content)
+
+
+def believing() -> ssl.SSLContext:
+    """For clients of these servers."""
+    return ssl.create_default_context(cadata=_certificates()["ca.pem"].decode())

@@ -75,8 +75,8 @@ class ClusterCase(unittest.SynchronousTestCase):
         return reading
 
     def served(self) -> dict[str, int]:
-        directory, self.problems = self.enrolment.resolve()
-        return {tenant.namespace: tenant.index for tenant in directory.tenants}
+        snapshot, self.problems = self.enrolment.resolve()
+        return {tenant.namespace: tenant.index for tenant in snapshot.tenants}
 
     def assertUnreachable(self, pattern: str) -> ReadFailure:
         """Nothing could be read, and that is said."""

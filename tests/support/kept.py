@@ -10,7 +10,7 @@ from redisproxy.tenants.enrolment import Enrolment
 from redisproxy.tenants.model import Credential, Snapshot
 
 
-class KeptDirectory:
+class KeptSnapshot:
     """A ReloadService, which has all that is not named here, and the CurrentSnapshot that it feeds."""
 
     def __init__(

@@ -78,6 +78,8 @@ def stats(**tenants: dict) -> Stats:
                 "version": "Redis 7.0.15",
                 "databases": 16,
                 "isolation_layers": 2,
+                "answers": "up",
+                "unanswered": 0.0,
                 "fault": "",
             },
             "tls": {

@@ -83,7 +83,7 @@ class Texts(ast.NodeVisitor):
             logs or name == "tell" or (isinstance(node.func, ast.IfExp) and "_log." in ast.unparse(node.func))
         ):
             self._log(name, node)
-        elif name == "bug":
+        elif name in ("bug", "log_bug"):
             self.failures += 1
         elif name == "_again":
             self.logged |= {f"worker {ANY} ({ANY}) {text}; another is started in {ANY} s" for text in given}
@@ -96,8 +96,8 @@ class Texts(ast.NodeVisitor):
                 "RedisUnreachable",
                 "AclUserError",
                 "UserUnknown",
-                "_tell",
-                "_tell_of_one",
+                "of_all",
+                "of_one",
                 "_tell_helpless",
             )
             and node.args

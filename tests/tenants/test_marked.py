@@ -85,7 +85,7 @@ class MarkedTests(unittest.TestCase):
                         backend = parse_backend(data)
                     except MalformedError:
                         continue
-                    self.assertSaysNothing(repr(backend) + str(backend) + backend.address, value)
+                    self.assertSaysNothing(repr(backend) + str(backend) + backend.shown, value)
 
     def test_what_is_kept_of_them_says_nothing_when_it_is_printed(self) -> None:
         for value in values():

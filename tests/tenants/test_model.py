@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Snapshot, Tenant, digest
+from redisproxy.tenants.model import AuthenticationError, BackendAddress, Credential, Snapshot, Tenant, digest
 
 BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
 
@@ -80,19 +80,19 @@ class DirectoryTests(unittest.TestCase):
 
 class SecrecyTests(unittest.TestCase):
     def test_reprs(self) -> None:
-        backend = Backend(host="h", username="user", password=b"pw")
+        backend = BackendAddress(host="h", username="user", password=b"pw")
         self.assertNotIn("pw", repr(backend))
         self.assertNotIn("user", repr(backend).replace("username", ""))
         self.assertNotIn(digest(b"pw").hex(), repr(credential(BLUE, b"pw")))
 
     def test_addresses(self) -> None:
         for backend, address in (
-            (Backend(host="h"), "redis://h:6379"),
-            (Backend(host="::1", port=1, tls=True), "rediss://[::1]:1"),
-            (Backend(path="/run/r.sock"), "unix:///run/r.sock"),
+            (BackendAddress(host="h"), "redis://h:6379"),
+            (BackendAddress(host="::1", port=1, tls=True), "rediss://[::1]:1"),
+            (BackendAddress(path="/run/r.sock"), "unix:///run/r.sock"),
             (
-                Backend(sentinels=(("s", 26379), ("::1", 1)), master_name="m", sentinel_password=b"pw"),
+                BackendAddress(sentinels=(("s", 26379), ("::1", 1)), master_name="m", sentinel_password=b"pw"),
                 "redis+sentinel://s:26379,[::1]:1/m",
             ),
         ):
-            self.assertEqual(backend.address, address)
+            self.assertEqual(backend.shown, address)

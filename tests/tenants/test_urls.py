@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote_to_bytes
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from redisproxy.tenants.model import Backend
+from redisproxy.tenants.model import BackendAddress
 from redisproxy.tenants.urls import (
     MalformedError,
     parse_address,
@@ -132,11 +132,11 @@ class MasterTests(unittest.TestCase):
             self.refused(f"redis+sentinel://:s3cret@host:6379/m{behind}", r"has a \? or #|is not of the form")
         for behind in ("", "/", "/0", "/15"):
             read = read_master(f"redis://:pw@Host:7000{behind}".encode())
-            self.assertEqual(read, Backend("host", 7000, password=b"pw"))
+            self.assertEqual(read, BackendAddress("host", 7000, password=b"pw"))
 
     def test_a_unix_socket(self) -> None:
         for url in ("unix:///run/a%40b%3F.sock", "unix://localhost/run/a%40b%3F.sock"):
-            self.assertEqual(read_master(url.encode()), Backend(path="/run/a@b?.sock"))
+            self.assertEqual(read_master(url.encode()), BackendAddress(path="/run/a@b?.sock"))
         read = read_master(b"unix://u:p%2Fw@/run/x")
         self.assertEqual((read.path, read.username, read.password), ("/run/x", "u", b"p/w"))
         for url in ("unix://run/redis.sock", "unix://", "unix://:s3cret@", "unix:///a%00b", "unix:///a%0Ab", "unix:///%FF"):

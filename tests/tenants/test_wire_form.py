@@ -6,7 +6,7 @@ import unittest
 
 from redisproxy.tenants import model, wire_form
 from redisproxy.tenants.limits import UNLIMITED, Limits
-from redisproxy.tenants.model import AuthenticationError, Backend, Credential, Snapshot, Tenant, digest
+from redisproxy.tenants.model import AuthenticationError, BackendAddress, Credential, Snapshot, Tenant, digest
 
 BLUE, GREEN = Tenant("team-blue", 3), Tenant("team-grün", 5)
 CREDENTIALS = (
@@ -16,10 +16,10 @@ CREDENTIALS = (
 )
 BACKENDS = (
     None,
-    Backend(),
-    Backend("redis.example", 6380, "", True, "master", b'master-\xff"\n'),
-    Backend(path="/run/redis.sock", password=b"x"),
-    Backend(
+    BackendAddress(),
+    BackendAddress("redis.example", 6380, "", True, "master", b'master-\xff"\n'),
+    BackendAddress(path="/run/redis.sock", password=b"x"),
+    BackendAddress(
         tls=True,
         sentinels=(("one", 26379), ("::1", 26380)),
         master_name="main",

@@ -8,12 +8,12 @@ from twisted.internet import defer, reactor, task
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial import unittest
 
+from redisproxy import bounds
 from redisproxy.policy.acl import username
 from redisproxy.policy.facts import builtin
 from redisproxy.policy.probing import Server
 from redisproxy.settings import Settings
-from redisproxy.tenants.model import Backend as Address
-from redisproxy.tenants.model import Credential, Snapshot, Tenant
+from redisproxy.tenants.model import BackendAddress, Credential, Snapshot, Tenant
 from redisproxy.upstream.acl_users import AclUserError
 from redisproxy.upstream.backend import Backend
 from redisproxy.upstream.client import ControlError
@@ -40,7 +40,7 @@ class TwoBackendsTests(unittest.TestCase):
             self.assertEqual(backend.not_ready(), "the master secret, which says where Redis is, has not been read yet")
             backend.startService()
             self.addCleanup(backend.stopService)
-            address = Address(host="127.0.0.1", port=server.port, password=server.password.encode())
+            address = BackendAddress(host="127.0.0.1", port=server.port, password=server.password.encode())
             backend.use_snapshot(Snapshot(address, [Credential(tenant, "a-secret", tenant.namespace.encode())]))
 
     async def until(self, probe: Callable[[], object], what: str) -> None:
@@ -115,31 +115,50 @@ class FaultTests(unittest.SynchronousTestCase):
 
     def setUp(self) -> None:
         self.backend = Backend(Settings(ns_prefix="team-"), MemoryReactorClock())
-        self.backend.use_snapshot(Snapshot(Address(host="redis", password=b"s3cret"), [Credential(BLUE, "a", b"blue")]))
+        self.backend.use_snapshot(
+            Snapshot(BackendAddress(host="redis", password=b"s3cret"), [Credential(BLUE, "a", b"blue")])
+        )
 
     def test_before_anything_was_tried_nothing_is_known(self) -> None:
         self.assertEqual((self.backend.not_ready(), self.backend.state()["fault"]), ("Redis does not answer", ""))
 
     def test_each_part_has_its_own(self) -> None:
         control, pool, master = self.backend.control, self.backend.pool, self.backend.master
-        control._last_failure = "it took too long"
+        control._unreachable.fault("it took too long")
         self.assertEqual(self.backend.state()["fault"], "redis://redis:6379 cannot be asked: it took too long")
-        pool._not_opened(pool._backend, "redis://redis:6379 cannot be reached: it took too long")
+        pool._not_opened(pool._address, "redis://redis:6379 cannot be reached: it took too long")
         self.assertEqual(self.backend.state()["fault"], "redis://redis:6379 cannot be reached: it took too long")
         master._helpless.fault("none of the sentinels tells where m is")
         master._helpless.fault("none of the sentinels tells where m is", 1e9)
         self.assertEqual(self.backend.state()["fault"], "none of the sentinels tells where m is")
         # Of another address nothing is known yet.
         master._helpless.over()
-        self.backend.use_snapshot(Snapshot(Address(host="other", password=b"s3cret"), []))
+        self.backend.use_snapshot(Snapshot(BackendAddress(host="other", password=b"s3cret"), []))
         self.assertEqual(self.backend.state()["fault"], "")
 
+    def test_a_redis_that_hangs_is_waited_for_before_the_proxy_is_not_ready(self) -> None:
+        """Whoever has a session waits for its answer; a proxy that is not ready gets no new ones."""
+        backend, clock = self.backend, task.Clock()
+        backend.health._clock = clock
+        backend.control._connection = object()
+        backend.health._since = clock.seconds()
+        for seconds, answers, ready in ((5.9, "up", True), (0.1, "hung", True), (8.9, "hung", True), (0.1, "hung", False)):
+            clock.advance(seconds)
+            self.assertEqual((backend.state()["answers"], backend.not_ready() == ""), (answers, ready))
+            self.assertEqual(backend.state()["connected"], answers == "up")
+            # Its connection is given up after ten seconds.
+            backend.control._connection = object() if clock.seconds() < bounds.CONTROL_REPLY_SECONDS else None
+        self.assertEqual(backend.not_ready(), "Redis does not answer")
+        self.assertRegex(backend.state()["fault"], "^Redis has not answered a PING")
+        backend.health._since = None
+        self.assertEqual((backend.state()["answers"], backend.state()["unanswered"]), ("down", 0.0))
+
     def test_what_redis_says_of_itself(self) -> None:
-        self.backend.control._last_state = "is loading its data: until it has, it answers -LOADING to tenants' commands"
+        self.backend.control._state.fault("is loading its data: until it has, it answers -LOADING to tenants' commands")
         self.assertRegex(self.backend.state()["fault"], "^redis://redis:6379 is loading its data")
 
     def test_of_a_redis_that_is_used_none_is_told(self) -> None:
-        self.backend.pool.fault = "redis://redis:6379 does not answer: it took too long"
+        self.backend.pool._faults.text = "redis://redis:6379 does not answer: it took too long"
         self.patch(self.backend, "not_ready", lambda: "")
         self.assertEqual(self.backend.state()["fault"], "")
 
@@ -161,10 +180,10 @@ class RightsTests(unittest.SynchronousTestCase):
         self.backend.policy_changed = lambda policy, everywhere: self.policies.append("get" in policy.forwarded)
         self.asked: list[bytes] = []
         self.patch(self.backend.acl_users, "login", self.login)
-        self.use(Address(host="redis", password=b"first"))
+        self.use(BackendAddress(host="redis", password=b"first"))
         self.patch(type(self.backend.acl_users), "users", {BLUE})
 
-    def use(self, address: Address | None) -> None:
+    def use(self, address: BackendAddress | None) -> None:
         self.backend.use_snapshot(Snapshot(address, [Credential(BLUE, "a-secret", b"blue")]))
 
     async def login(self, tenant: Tenant, master_password: bytes) -> None:
@@ -185,7 +204,7 @@ class RightsTests(unittest.SynchronousTestCase):
         self.use(None)
         self.clock.advance(10)
         self.assertEqual(self.asked, [b"first", b"first"])
-        self.use(Address(host="redis", password=b"second"))
+        self.use(BackendAddress(host="redis", password=b"second"))
         self.told(set())
         self.clock.advance(1)
         self.assertEqual(self.asked[2:], [b"second", b"second"])

@@ -16,7 +16,7 @@ from twisted.trial import unittest
 from redisproxy.ops.retry import Backoff
 from redisproxy.resp.framing import encode
 from redisproxy.resp.value import ErrorReply
-from redisproxy.tenants.model import Backend
+from redisproxy.tenants.model import BackendAddress
 from redisproxy.upstream import client as client_module
 from redisproxy.upstream.client import (
     Connection,
@@ -118,9 +118,9 @@ class ConnectionTests(unittest.SynchronousTestCase):
 
     def test_its_log_in(self) -> None:
         for address, name, sent in (
-            (Backend(), "", b""),
-            (Backend(password=b"pw"), "", encode([b"AUTH", b"pw"])),
-            (Backend(username="me", password=b"pw"), "n", encode([b"AUTH", b"me", b"pw"])),
+            (BackendAddress(), "", b""),
+            (BackendAddress(password=b"pw"), "", encode([b"AUTH", b"pw"])),
+            (BackendAddress(username="me", password=b"pw"), "n", encode([b"AUTH", b"me", b"pw"])),
         ):
             self.transport.clear()
             done = defer.Deferred.fromCoroutine(self.connection.log_in(address, name))
@@ -130,7 +130,7 @@ class ConnectionTests(unittest.SynchronousTestCase):
             if name:
                 self.redis(b"-ERR unknown command\r\n")
             self.successResultOf(done)
-        refused = defer.Deferred.fromCoroutine(self.connection.log_in(Backend(password=b"pw")))
+        refused = defer.Deferred.fromCoroutine(self.connection.log_in(BackendAddress(password=b"pw")))
         self.redis(b"-WRONGPASS no\r\n")
         self.failureResultOf(refused, ReplyError)
 
@@ -141,7 +141,7 @@ class RedisClientTests(unittest.TestCase):
     timeout = 120
 
     def client(self, port: int, password: bytes = b"") -> RedisClient:
-        address = Backend(host="127.0.0.1", port=port, password=password)
+        address = BackendAddress(host="127.0.0.1", port=port, password=password)
         client = RedisClient(reactor, address, partial(endpoint_for, reactor, address, 5.0, None), 5.0)
         client.startService()
         self.addCleanup(client.stopService)
@@ -204,7 +204,7 @@ class RedisClientTests(unittest.TestCase):
 
     async def test_a_ca_file_that_cannot_be_used_may_be_fixed(self) -> None:
         server = self.server()
-        address = Backend(host="127.0.0.1", port=server.port, password=server.password.encode())
+        address = BackendAddress(host="127.0.0.1", port=server.port, password=server.password.encode())
         faults: list[Exception] = [OSError("no such file"), ValueError("no certificate")]
 
         def endpoint() -> object:
@@ -222,7 +222,7 @@ class RedisClientTests(unittest.TestCase):
 
     async def test_one_that_takes_connections_and_says_nothing(self) -> None:
         server = self.server()
-        address = Backend(host="127.0.0.1", port=server.port, password=server.password.encode())
+        address = BackendAddress(host="127.0.0.1", port=server.port, password=server.password.encode())
         os.kill(server.pid, signal.SIGSTOP)
         try:
             client = RedisClient(reactor, address, partial(endpoint_for, reactor, address, 5.0, None), 0.3)

@@ -13,7 +13,7 @@ from twisted.logger import Logger, LogLevel, formatEvent
 from twisted.trial import unittest
 
 from redisproxy.policy.probing import Server
-from redisproxy.tenants.model import Backend
+from redisproxy.tenants.model import BackendAddress
 from redisproxy.upstream.client import Connection
 from redisproxy.upstream.control import ControlService
 
@@ -56,9 +56,9 @@ class ControlTests(unittest.TestCase):
         relay = Relay(server.port)
         self.addCleanup(relay.stop)
         password = server.password.encode()
-        control.use(Backend(host="127.0.0.1", port=relay.port, password=password))
+        control.use(BackendAddress(host="127.0.0.1", port=relay.port, password=password))
         left = control._client
-        control.use(Backend(host="127.0.0.1", port=server.port, password=password))
+        control.use(BackendAddress(host="127.0.0.1", port=server.port, password=password))
         self.assertEqual((yield defer.Deferred.fromCoroutine(control.ask("PING"))), b"PONG")
         connection = control._connection
         control._changed(left)
@@ -81,7 +81,7 @@ class ControlTests(unittest.TestCase):
         control = ControlService(reactor, LIMIT, None, told.callback)
         control.startService()
         self.addCleanup(control.stopService)
-        control.use(Backend(host="127.0.0.1", port=port.getHost().port, password=b"master"))
+        control.use(BackendAddress(host="127.0.0.1", port=port.getHost().port, password=b"master"))
         server = yield told
         self.assertEqual(server.version, "Redis 6.0.16")
         self.assertFalse(server.acl)
@@ -115,10 +115,10 @@ class ControlTests(unittest.TestCase):
             control = ControlService(reactor, LIMIT, None, lambda _: None)
             control._log = Logger(observer=events.append)
             control.startService()
-            control.use(Backend(host="127.0.0.1", port=server.port, password=password.encode()))
-            while not control._last_state:
+            control.use(BackendAddress(host="127.0.0.1", port=server.port, password=password.encode()))
+            while not control._state.text:
                 yield task.deferLater(reactor, 0.01)
-            control._tell_state(control._last_state)
+            control._tell_state(control._state.text)
             warnings = [formatEvent(event) for event in events if event["log_level"] == LogLevel.warn]
             self.assertEqual(len(warnings), 1)
             self.assertRegex(warnings[0], f"^Redis at redis://127.0.0.1:{server.port} {text}")
@@ -143,12 +143,12 @@ class ControlTests(unittest.TestCase):
         control = ControlService(reactor, LIMIT, None, told.append)
         control.startService()
         self.addCleanup(control.stopService)
-        control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
-        while not control._last_state:
+        control.use(BackendAddress(host="127.0.0.1", port=server.port, password=server.password.encode()))
+        while not control._state.text:
             yield task.deferLater(reactor, 0.01)
         self.assertEqual(told, [])
-        self.assertRegex(control._last_state, "^did not tell what it is, and is asked again: INFO server, .*: BUSY ")
-        self.assertNotIn("--acl off", control._last_state)
+        self.assertRegex(control._state.text, "^did not tell what it is, and is asked again: INFO server, .*: BUSY ")
+        self.assertNotIn("--acl off", control._state.text)
         server.client().script_kill()
         yield self.assertFailure(running, redis.ResponseError)
         while not control.connected:
@@ -168,7 +168,7 @@ class ControlTests(unittest.TestCase):
         control = ControlService(reactor, LIMIT, None, told.append)
         control.startService()
         self.addCleanup(control.stopService)
-        control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
+        control.use(BackendAddress(host="127.0.0.1", port=server.port, password=server.password.encode()))
         while not told:
             yield task.deferLater(reactor, 0.01)
         yield threads.deferToThread(server.client().config_set, "key-load-delay", 0)  # it has been seen to load
@@ -181,7 +181,7 @@ class ControlTests(unittest.TestCase):
         control = ControlService(reactor, LIMIT, None, lambda _: None)
         control.startService()
         self.addCleanup(control.stopService)
-        control.use(Backend(host="127.0.0.1", port=free_port()))
+        control.use(BackendAddress(host="127.0.0.1", port=free_port()))
         self.assertLess(max(control._client.retry_delay(attempt) for attempt in range(1, 50)), 4)
 
     @defer.inlineCallbacks
@@ -193,7 +193,7 @@ class ControlTests(unittest.TestCase):
         control = ControlService(reactor, LIMIT, None, told.append)
         control.startService()
         self.addCleanup(control.stopService)
-        control.use(Backend(host="127.0.0.1", port=server.port, password=server.password.encode()))
+        control.use(BackendAddress(host="127.0.0.1", port=server.port, password=server.password.encode()))
         made: list[weakref.ref[Connection]] = []
         for number in range(1, 3):
             while len(told) < number or not control.connected:

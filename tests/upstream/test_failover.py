@@ -8,12 +8,12 @@ from twisted.internet import defer, task
 from twisted.trial import unittest
 
 from redisproxy.ops.log_once import Condition
-from redisproxy.tenants.model import Backend
+from redisproxy.tenants.model import BackendAddress
 from redisproxy.upstream import failover
 from redisproxy.upstream.failover import EVERY, MasterService
 from redisproxy.upstream.sentinel import Answer
 
-SECRET = Backend(sentinels=(("sentinel", 26379),), master_name="main")
+SECRET = BackendAddress(sentinels=(("sentinel", 26379),), master_name="main")
 
 
 class Sentinels:
@@ -23,7 +23,7 @@ class Sentinels:
         self.answer = Answer("first", 6379, 1)
 
     def connect(self, *_: object) -> Sentinels:
-        self.backend, self.condition = SECRET, Condition()
+        self.address, self.condition = SECRET, Condition()
         return self
 
     async def ask(self) -> Answer:
@@ -45,11 +45,11 @@ class FailoverTests(unittest.SynchronousTestCase):
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
         self.addCleanup(self.master.stopService)
 
-    def move(self, backend: Backend | None, failover: bool) -> None:
-        self.moved.append((None if backend is None else backend.host, failover))
+    def move(self, address: BackendAddress | None, failover: bool) -> None:
+        self.moved.append((None if address is None else address.host, failover))
 
-    def use(self, backend: Backend | None) -> None:
-        self.master.use(backend)
+    def use(self, address: BackendAddress | None) -> None:
+        self.master.use(address)
         self.clock.advance(EVERY)
 
     def test_the_sentinels_name_another_one(self) -> None:
@@ -66,6 +66,6 @@ class FailoverTests(unittest.SynchronousTestCase):
 
     def test_nor_is_one_that_comes_back_instead_of_another(self) -> None:
         self.use(SECRET)
-        self.use(Backend("elsewhere"))
+        self.use(BackendAddress("elsewhere"))
         self.use(SECRET)
         self.assertEqual(self.moved, [("first", False), ("elsewhere", False), ("first", False)])

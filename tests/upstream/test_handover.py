@@ -13,7 +13,7 @@ from redisproxy import bounds
 from redisproxy.net.protocol import PauseReason
 from redisproxy.resp.framing import encode
 from redisproxy.session.pending import ReplyBatch
-from redisproxy.tenants.model import Backend, Tenant
+from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.acl_users import AclUsers
 from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.pool import ConnectionPool
@@ -43,19 +43,19 @@ class PoolCase(unittest.TestCase):
     def setUp(self) -> None:
         self.reactor = ClockedReactor()
 
-    def pool(self, backend: Backend, ca_file: Path | None = None) -> ConnectionPool:
+    def pool(self, address: BackendAddress, ca_file: Path | None = None) -> ConnectionPool:
         pool = ConnectionPool(self.reactor, AclUsers("off", None), 0, 30.0, 5.0, ca_file)
         pool.startService()
         self.addCleanup(self.stop, pool)
-        pool.use(backend)
+        pool.use(address)
         return pool
 
-    def redis(self, *settings: str, binary=valkey) -> Backend:
+    def redis(self, *settings: str, binary=valkey) -> BackendAddress:
         self.server = RedisServer(binary, *settings).start()
         self.addCleanup(self.server.stop)
         self.direct = self.server.client(3)
         self.addCleanup(self.direct.close)
-        return Backend(host="127.0.0.1", port=self.server.port, password=PASSWORD)
+        return BackendAddress(host="127.0.0.1", port=self.server.port, password=PASSWORD)
 
     @defer.inlineCallbacks
     def stop(self, pool: ConnectionPool):
@@ -122,7 +122,7 @@ class GivenUpTests(PoolCase):
             "tls-auth-clients no",
             binary=redis_7,
         )
-        yield self.gives_up(self.pool(Backend("localhost", port, tls=True, password=PASSWORD), authority.path))
+        yield self.gives_up(self.pool(BackendAddress("localhost", port, tls=True, password=PASSWORD), authority.path))
 
     @defer.inlineCallbacks
     def test_what_redis_did_not_take_is_never_sent(self):
@@ -146,7 +146,7 @@ class GivenUpTests(PoolCase):
 
         port = reactor.listenTCP(0, Factory.forProtocol(Busy), interface="127.0.0.1")
         self.addCleanup(port.stopListening)
-        pool = self.pool(Backend(host="127.0.0.1", port=port.getHost().port))
+        pool = self.pool(BackendAddress(host="127.0.0.1", port=port.getHost().port))
         upstream = yield self.acquire(pool)
         servers[0].transport.pauseProducing()
         size = 64 << 20

@@ -12,7 +12,7 @@ from twisted.internet.testing import StringTransport
 from redisproxy import bounds
 from redisproxy.net.protocol import PauseReason
 from redisproxy.session.pending import ReplyBatch
-from redisproxy.tenants.model import Backend, Tenant
+from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.connection import RedisConnection
 from redisproxy.upstream.latency import INTERVAL, Sampler
 from redisproxy.upstream.multiplexed import MultiplexedConnection, TenantPool
@@ -65,7 +65,7 @@ class Sampled(unittest.TestCase):
 
     def opened(self, namespace: str, index: int) -> MultiplexedConnection:
         """A tenant's connection, in use."""
-        connection = RedisConnection(Backend(host="127.0.0.1", port=6379, password=b""), self.pool)
+        connection = RedisConnection(BackendAddress(host="127.0.0.1", port=6379, password=b""), self.pool)
         connection.makeConnection(StringTransport(UNIXAddress("/redis")))
         connection.tenant = Tenant(namespace, index)
         tenant_pool = TenantPool(self.pool, self.clock, connection.tenant, 2)

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IResolutionReceiver
 from twisted.internet.protocol import Factory, Protocol
 from twisted.trial import unittest
 
-from redisproxy.tenants.model import Backend
+from redisproxy.tenants.model import BackendAddress
 from redisproxy.upstream.connection import RedisUnreachable, UpstreamError
 from redisproxy.upstream.endpoint import connected
 from redisproxy.upstream.opening import Openings, RedisMoved
@@ -18,7 +18,7 @@ from redisproxy.upstream.probe import calls_itself_replica
 
 from ..support.servers import free_port
 
-HERE, THERE = Backend("here"), Backend("there")
+HERE, THERE = BackendAddress("here"), BackendAddress("there")
 LIMIT = 5.0
 
 
@@ -26,7 +26,7 @@ class Connection:
     """A connection to Redis that is there."""
 
     def __init__(self) -> None:
-        self.dropped = False
+        self.dropped = self.stale = False
 
     def drop(self) -> None:
         self.dropped = True
@@ -35,16 +35,16 @@ class Connection:
 class OpeningsTests(unittest.SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
-        self.begun: list[tuple[Backend, defer.Deferred]] = []
+        self.begun: list[tuple[BackendAddress, defer.Deferred]] = []
         self.openings = Openings(self.clock, LIMIT, self.connect)
         self.addCleanup(lambda: self.assertEqual((self.clock.getDelayedCalls(), len(self.openings)), ([], 0)))
 
-    async def connect(self, backend: Backend) -> Connection:
-        self.begun.append((backend, defer.Deferred()))
+    async def connect(self, address: BackendAddress) -> Connection:
+        self.begun.append((address, defer.Deferred()))
         return await self.begun[-1][1]
 
-    def open(self, backend: Backend = HERE) -> defer.Deferred:
-        return defer.Deferred.fromCoroutine(self.openings.open(backend))
+    def open(self, address: BackendAddress = HERE) -> defer.Deferred:
+        return defer.Deferred.fromCoroutine(self.openings.open(address))
 
     def ends(self, number: int, result: object = None) -> object:
         """The opening of this number ends so: with a connection, unless something else is given."""
@@ -65,6 +65,21 @@ class OpeningsTests(unittest.SynchronousTestCase):
         self.assertEqual(len(self.begun), 2)
         self.assertIs(self.ends(0), self.successResultOf(third))
         self.assertIs(self.ends(1), self.successResultOf(second))
+
+    def test_one_that_led_to_another_server_is_stale_and_for_nobody_else(self) -> None:
+        kept, left, leaves = self.open(), self.open(), self.open()
+        left.cancel()
+        self.failureResultOf(left, defer.CancelledError)
+        self.openings.renew()
+        leaves.cancel()
+        self.failureResultOf(leaves, defer.CancelledError)
+        new = self.open()
+        self.assertEqual(len(self.begun), 4)
+        former, latter = self.ends(0), self.ends(3)
+        self.assertIs(self.successResultOf(kept), former)
+        self.assertIs(self.successResultOf(new), latter)
+        self.assertEqual((former.stale, latter.stale), (True, False))
+        self.assertEqual((self.ends(1).dropped, self.ends(2).dropped), (True, True))
 
     def test_who_comes_and_goes_again_and_again_opens_one(self) -> None:
         for _ in range(1000):
@@ -115,7 +130,7 @@ class OpeningsTests(unittest.SynchronousTestCase):
         first.cancel()
         self.failureResultOf(first, defer.CancelledError)
         second = self.open(THERE)
-        self.assertEqual([backend for backend, _ in self.begun], [HERE, THERE])
+        self.assertEqual([address for address, _ in self.begun], [HERE, THERE])
         self.assertTrue(self.ends(0).dropped)
         self.assertIs(self.ends(1), self.successResultOf(second))
 
@@ -173,7 +188,7 @@ class ConnectedTests(unittest.TestCase):
     def test_what_is_asked_once(self):
         """Whoever looks for the master gives that up when Redis moves, and must not take it for an answer."""
         asked = defer.Deferred.fromCoroutine(
-            calls_itself_replica(reactor, Backend(host="127.0.0.1", port=free_port()), LIMIT, None)
+            calls_itself_replica(reactor, BackendAddress(host="127.0.0.1", port=free_port()), LIMIT, None)
         )
         asked.cancel()
         yield self.assertFailure(asked, defer.CancelledError)

@@ -17,7 +17,7 @@ from redisproxy import bounds
 from redisproxy.ops.log_once import QUIET
 from redisproxy.session.errors import UNREACHABLE
 from redisproxy.session.pending import CONFIRMATIONS, ReplyBatch
-from redisproxy.tenants.model import Backend, Tenant
+from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.acl_users import AclUserError, AclUsers
 from redisproxy.upstream.connection import LOGIN_REFUSED, RedisConnection, UpstreamError
 from redisproxy.upstream.pool import ConnectionPool
@@ -48,7 +48,7 @@ class NarrowTests(unittest.SynchronousTestCase):
 
     def test_small_messages_are_read_a_few_at_a_time(self) -> None:
         pool = SimpleNamespace(release=lambda upstream, clean: upstream.detach())
-        upstream = RedisConnection(Backend("redis"), pool)
+        upstream = RedisConnection(BackendAddress("redis"), pool)
         transport = StringTransport(hostAddress=UNIXAddress(None))
         upstream.makeConnection(transport)
         subscriber = Subscriber()
@@ -72,7 +72,9 @@ class NarrowTests(unittest.SynchronousTestCase):
         self.assertEqual(b"".join(subscriber.heard).count(small), 62)
 
     def test_who_uses_it_next_has_no_part_in_that(self) -> None:
-        upstream = RedisConnection(Backend("redis"), SimpleNamespace(release=lambda upstream, clean: upstream.detach()))
+        upstream = RedisConnection(
+            BackendAddress("redis"), SimpleNamespace(release=lambda upstream, clean: upstream.detach())
+        )
         transport = StringTransport(hostAddress=UNIXAddress(None))
         upstream.makeConnection(transport)
         upstream.carry(Subscriber(), lambda full: None).small_messages = True
@@ -87,7 +89,7 @@ class PoolCase(unittest.TestCase):
     def setUp(self) -> None:
         self.server = RedisServer().start()
         self.addCleanup(self.server.stop)
-        self.backend = Backend(host="127.0.0.1", port=self.server.port, password=MASTER_PASSWORD.encode())
+        self.address = BackendAddress(host="127.0.0.1", port=self.server.port, password=MASTER_PASSWORD.encode())
         self.reactor = ClockedReactor()
         # When all pools are stopped.
         self.addCleanup(lambda: self.assertEqual(self.reactor.getDelayedCalls(), []))
@@ -96,7 +98,7 @@ class PoolCase(unittest.TestCase):
         pool = ConnectionPool(self.reactor, acl_users or AclUsers("off", None), base, 30.0, 5.0)
         pool.startService()
         self.addCleanup(self.stop, pool)
-        pool.use(self.backend)
+        pool.use(self.address)
         return pool
 
     @defer.inlineCallbacks
@@ -178,7 +180,7 @@ class ConnectionPoolTests(PoolCase):
         pool = self.pool()
         idle, busy = yield defer.gatherResults([self.acquire(pool), self.acquire(pool)])
         idle.release(clean=True)
-        pool.use(Backend(host="localhost", port=self.server.port, password=MASTER_PASSWORD.encode()))
+        pool.use(BackendAddress(host="localhost", port=self.server.port, password=MASTER_PASSWORD.encode()))
         yield self.until(lambda: len(pool) == 1)
         busy.release(clean=True)
         yield self.until(lambda: len(pool) == 0)
@@ -190,16 +192,16 @@ class ConnectionPoolTests(PoolCase):
         self.addCleanup(silent.stopListening)
         pool = self.pool()
         busy = yield self.acquire(pool)
-        hangs = Backend(host="127.0.0.1", port=silent.getHost().port, password=b"x")
+        hangs = BackendAddress(host="127.0.0.1", port=silent.getHost().port, password=b"x")
         pool.use(hangs)
         leasing = self.acquire(pool)
         yield self.until(lambda: len(pool) == 2)
-        pool.use(self.backend, abandon=True)
+        pool.use(self.address, abandon=True)
         new = yield leasing
-        self.assertEqual(new.backend, self.backend)
+        self.assertEqual(new.address, self.address)
         yield self.until(lambda: len(pool) == 2)
-        self.assertEqual(busy.backend, self.backend)
-        elsewhere = Backend(host="localhost", port=self.server.port, password=MASTER_PASSWORD.encode())
+        self.assertEqual(busy.address, self.address)
+        elsewhere = BackendAddress(host="localhost", port=self.server.port, password=MASTER_PASSWORD.encode())
         pool.use(elsewhere, abandon=True)
         yield self.until(lambda: len(pool) == 0)
 
@@ -209,16 +211,16 @@ class ConnectionPoolTests(PoolCase):
         silent = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
         self.addCleanup(silent.stopListening)
         pool = self.pool()
-        pool.use(Backend(host="127.0.0.1", port=silent.getHost().port, password=b"x"))
+        pool.use(BackendAddress(host="127.0.0.1", port=silent.getHost().port, password=b"x"))
         leasing = self.acquire(pool)
         yield self.until(lambda: len(pool) == 1)
-        pool.use(self.backend)
+        pool.use(self.address)
         told = []
-        self.patch(pool, "_tell", told.append)
+        self.patch(pool._faults, "of_all", told.append)
         self.reactor.clock.advance(5)
         self.assertFalse(pool.refused)
         new = yield leasing
-        self.assertEqual((new.backend, told), (self.backend, []))
+        self.assertEqual((new.address, told), (self.address, []))
 
     @defer.inlineCallbacks
     def test_upstream_connections_like_a_replica_s_are_not_used_again(self):
@@ -238,20 +240,38 @@ class ConnectionPoolTests(PoolCase):
         self.assertIs((yield self.acquire(pool, GREEN)), other)
 
     @defer.inlineCallbacks
+    def test_what_is_opened_while_the_address_comes_to_lead_elsewhere_is_opened_again(self):
+        """A failover behind one address: the new connection of a tenant that only reads could have stayed there."""
+        client = self.server.client()
+        self.addCleanup(client.close)
+        before = client.info("stats")["total_connections_received"]
+        pool = self.pool()
+        leased = self.acquire(pool, GREEN)
+        shared = pool.tenant_pool(BLUE, 2)
+        opened = shared.come()
+        pool.renew()
+        upstream = yield leased
+        yield opened
+        self.assertEqual((upstream.stale, shared.open.connection.stale), (False, False))
+        self.assertEqual(client.info("stats")["total_connections_received"] - before, 4, "each was opened twice")
+        shared.leave()
+        upstream.release(clean=True)
+
+    @defer.inlineCallbacks
     def test_failures_are_told_apart(self):
         pool = self.pool()
-        for backend, told in (
-            (Backend(host="127.0.0.1", port=free_port()), UNREACHABLE),
-            (Backend(host="127.0.0.1", port=self.server.port, password=b"wrong"), LOGIN_REFUSED),
+        for address, told in (
+            (BackendAddress(host="127.0.0.1", port=free_port()), UNREACHABLE),
+            (BackendAddress(host="127.0.0.1", port=self.server.port, password=b"wrong"), LOGIN_REFUSED),
             (None, UNREACHABLE),
         ):
-            pool.use(backend)
+            pool.use(address)
             failed = []
             self.assertFailure(self.acquire(pool), UpstreamError).addCallback(failed.append)
             # An endpoint waits for a moment whether the name has another address.
             yield self.until(lambda failed=failed: failed, passing=0.05)
             self.assertEqual(failed[0].client_reply, told)
-        pool.use(self.backend)
+        pool.use(self.address)
         failure = yield self.assertFailure(self.acquire(pool, Tenant("far", 64)), UpstreamError)
         self.assertIn("ERR Redis refused to select database 64: ERR DB index is out of range", failure.client_reply)
         yield self.until(lambda: len(pool) == 0)
@@ -262,8 +282,8 @@ class ConnectionPoolTests(PoolCase):
         pool = self.pool(base=1)
         waits = []
         for _ in range(4):
-            yield self.until(lambda: pool._retry.due is not None, passing=0.05)
-            waits.append(pool._retry.due - self.reactor.seconds())
+            yield self.until(lambda: pool._base._retry.due is not None, passing=0.05)
+            waits.append(pool._base._retry.due - self.reactor.seconds())
             self.reactor.clock.advance(waits[-1])
         self.assertLess(waits[0], waits[-1])
         self.server.start()
@@ -274,9 +294,9 @@ class ConnectionPoolTests(PoolCase):
         """As at the end of a short life, or when the address changes."""
         pool = self.pool(base=1)
         told = []
-        pool._tell = told.append
+        pool._faults.of_all = told.append
         yield self.until(lambda: pool.idle == 1)
-        pool.use(Backend(host="localhost", port=self.server.port, password=MASTER_PASSWORD.encode()))
+        pool.use(BackendAddress(host="localhost", port=self.server.port, password=MASTER_PASSWORD.encode()))
         yield self.until(lambda: pool.idle == 1, passing=0.05)
         yield pool.stopService()
         self.assertEqual(told, [])
@@ -346,7 +366,7 @@ class QueueTests(PoolCase):
 
     def logged(self, pool: ConnectionPool) -> list[dict]:
         events: list[dict] = []
-        pool._log = Logger(observer=events.append)
+        pool._faults._log = Logger(observer=events.append)
         return events
 
     @defer.inlineCallbacks
@@ -440,7 +460,7 @@ class QueueTests(PoolCase):
         for away in ("closed", "silent"):
             pool = self.pool()
             if away == "closed":
-                pool.use(Backend(host="127.0.0.1", port=free_port()))
+                pool.use(BackendAddress(host="127.0.0.1", port=free_port()))
             else:
                 self.stopped()
             leases = [self.acquire(pool, tenant) for tenant in (BLUE, GREEN) for _ in range(bounds.ACQUIRING)]
@@ -460,7 +480,7 @@ class QueueTests(PoolCase):
         self.stopped()
         under_way = [self.acquire(pool) for _ in range(bounds.ACQUIRING)]
         waiting = [defer.Deferred.fromCoroutine(pool.acquire(GREEN)) for _ in range(3000)]
-        pool.fresh = lambda tenant, protocol: SimpleNamespace(backend=self.backend, has_acl_user=True)
+        pool.fresh = lambda tenant, protocol: SimpleNamespace(address=self.address, stale=False, has_acl_user=True)
         under_way[0].cancel()
         self.failureResultOf(under_way[0], defer.CancelledError)
         for acquire in waiting:

@@ -12,7 +12,7 @@ from twisted.trial import unittest
 from redisproxy import bounds
 from redisproxy.policy.probing import Server, needed, policy_for
 from redisproxy.printable import shown_error
-from redisproxy.tenants.model import Backend
+from redisproxy.tenants.model import BackendAddress
 from redisproxy.upstream import control, inquiry
 from redisproxy.upstream.client import Connection, ControlError
 from redisproxy.upstream.control import ControlService
@@ -64,7 +64,7 @@ class ProbeCase(unittest.TestCase):
         service.history = []
         service.startService()
         self.addCleanup(service.stopService)
-        service.use(Backend(host="127.0.0.1", port=port, username=username, password=password.encode()))
+        service.use(BackendAddress(host="127.0.0.1", port=port, username=username, password=password.encode()))
         return service
 
     async def until(self, probe: Callable[[], object], what: object = "") -> None:
@@ -83,7 +83,7 @@ class ProbeCase(unittest.TestCase):
 
     async def asked_again(self, service: ControlService, faulty: FaultyRedis, what: str) -> None:
         """It was refused so, has said so, and has asked the same anew."""
-        await self.until(lambda: len(faulty.refused) >= 2 and shown_error(what) in service._last_state, what)
+        await self.until(lambda: len(faulty.refused) >= 2 and shown_error(what) in service._state.text, what)
 
     def fault(self, faulty: FaultyRedis, beginning: str, error: str | None) -> None:
         faulty.refused.clear()
@@ -113,11 +113,11 @@ class FirstProbeTests(ProbeCase):
             await self.asked_again(service, faulty, error)
             self.assertEqual(service.history, [], (question, error))
             self.assertFalse(service.connected)
-            self.assertIn(" ".join(question.split()[:2]), service._last_state)
-            self.assertEqual("--acl off" in service._last_state, error in ODD, (question, error))
+            self.assertIn(" ".join(question.split()[:2]), service._state.text)
+            self.assertEqual("--acl off" in service._state.text, error in ODD, (question, error))
         faulty.faults = {}
         self.assertEqual(await self.told_all(service, question), truth)
-        self.assertEqual((service.history, service._last_state), ([truth], ""))
+        self.assertEqual((service.history, service._state.text), ([truth], ""))
 
     async def test_whether_scripts_are_sealed_is_seen_later(self) -> None:
         server = self.server()
@@ -153,9 +153,9 @@ class FirstProbeTests(ProbeCase):
             self.fault(faulty, question, None)
             services.append((faulty, self.control(faulty.port)))
         for _, service in services:
-            await self.until(lambda: service._last_state)  # noqa: B023
+            await self.until(lambda: service._state.text)  # noqa: B023
             self.assertEqual((service.history, service.connected), ([], False))
-            self.assertEqual(service._last_state, "did not tell what it is within 0.5 s, and is asked again")
+            self.assertEqual(service._state.text, "did not tell what it is within 0.5 s, and is asked again")
         self.patch(bounds, "CONTROL_REPLY_SECONDS", 10)
         for faulty, service in services:
             faulty.faults = {}
@@ -187,7 +187,7 @@ class FirstProbeTests(ProbeCase):
         self.assertEqual(faulty.refused, ["CONFIG GET databases", "COMMAND"])
         faulty.faults = dict.fromkeys(("CONFIG", "COMMAND"), PASSING[0])
         again = self.control(faulty.port, acl=False)
-        await self.until(lambda: again._last_state)
+        await self.until(lambda: again._state.text)
         self.assertEqual(again.history, [])
 
 
@@ -214,7 +214,7 @@ class LaterTests(ProbeCase):
             self.assertEqual(service.users_refused, "-@all" in question, (question, error))
         faulty.faults = {}
         await self.until(lambda: not service.asking)
-        self.assertEqual((service._last_state, service.users_refused), ("", False))
+        self.assertEqual((service._state.text, service.users_refused), ("", False))
 
     async def test_another_server_at_the_address_has_told_nothing(self) -> None:
         first, second = self.server(), self.server()
@@ -332,7 +332,7 @@ class PassingConnectionTests(ProbeCase):
         factory = Factory.forProtocol(lambda: Connection(reactor, None, bounds.CONTROL_REPLY_BYTES))
         connection = await TCP4ClientEndpoint(reactor, "127.0.0.1", server.port).connect(factory)
         self.addCleanup(connection.transport.abortConnection)
-        await connection.log_in(Backend(password=MASTER_PASSWORD.encode()))
+        await connection.log_in(BackendAddress(password=MASTER_PASSWORD.encode()))
         return connection
 
 
@@ -344,7 +344,7 @@ class SentinelTests(ProbeCase):
         faulty = FaultyRedis(process.port)
         self.addCleanup(faulty.stop)
         faulty.faults["SENTINEL"] = PASSING[1]
-        place = Backend(host="127.0.0.1", port=faulty.port)
+        place = BackendAddress(host="127.0.0.1", port=faulty.port)
         news: list[str] = []
         sentinel = Sentinel(
             reactor, place, lambda: TCP4ClientEndpoint(reactor, "127.0.0.1", faulty.port), NAME, lambda: news.append("")
@@ -369,24 +369,24 @@ class InquiryTests(ProbeCase):
 
     async def test_what_does_not_tell(self) -> None:
         faulty = self.behind(self.server())
-        backend = Backend(host="127.0.0.1", port=faulty.port, password=MASTER_PASSWORD.encode())
+        address = BackendAddress(host="127.0.0.1", port=faulty.port, password=MASTER_PASSWORD.encode())
         for question in (*INFO, *QUESTIONS):
             self.fault(faulty, question, PASSING[0])
             with self.assertRaises(InquiryError) as caught:
-                await inquire(reactor, backend, 5.0, None, True, rights)
+                await inquire(reactor, address, 5.0, None, True, rights)
             self.assertRegex(
                 str(caught.exception), f"^Redis at .* did not tell what it is: {' '.join(question.split()[:2])}.*: BUSY "
             )
         self.fault(faulty, "EVAL", PASSING[0])
-        found = await inquire(reactor, backend, 5.0, None, True, rights)
+        found = await inquire(reactor, address, 5.0, None, True, rights)
         self.assertIsNone(found.server.sealed)
         self.assertEqual(found.again, f"EVAL: {PASSING[0]}")
 
     async def test_what_passes_while_it_asks(self) -> None:
         faulty = self.behind(self.server())
-        backend = Backend(host="127.0.0.1", port=faulty.port, password=MASTER_PASSWORD.encode())
+        address = BackendAddress(host="127.0.0.1", port=faulty.port, password=MASTER_PASSWORD.encode())
         self.fault(faulty, "COMMAND", PASSING[0])
-        asked = defer.Deferred.fromCoroutine(inquire(reactor, backend, 5.0, None, True, rights))
+        asked = defer.Deferred.fromCoroutine(inquire(reactor, address, 5.0, None, True, rights))
         await self.until(lambda: faulty.refused)
         faulty.faults = {}
         found = await asked

@@ -16,7 +16,7 @@ from zope.interface import implementer
 from redisproxy import bounds
 from redisproxy.resp.framing import encode
 from redisproxy.session.errors import NOT_ALLOWED, UNANSWERED, UNREACHABLE
-from redisproxy.tenants.model import Backend, Tenant
+from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.client import Connection, ControlError, RedisClient
 from redisproxy.upstream.queries import PAUSE_FACTOR, TOO_LARGE, ControlQueries
 
@@ -73,7 +73,7 @@ class Pool:
         #: None: a connection is there at once
         self.opening: defer.Deferred | None = None
 
-    def client(self, address: Backend, changed: Callable[[RedisClient], object]) -> RedisClient:
+    def client(self, address: BackendAddress, changed: Callable[[RedisClient], object]) -> RedisClient:
         return RedisClient(
             self._clock, address, lambda: self, 5.0, changed, reply_timeout=None, reply_limit=bounds.QUERY_REPLY_BYTES
         )
@@ -94,7 +94,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.clock.advance(1000)
         self.pool = Pool(self.clock)
         self.queries = ControlQueries(self.clock, self.pool.client)
-        self.queries.use(Backend("here"))
+        self.queries.use(BackendAddress("here"))
         self.addCleanup(lambda: self.assertEqual(self.queries._turns, {}))
         self.addCleanup(lambda: self.assertEqual(self.clock.getDelayedCalls(), []))
         self.addCleanup(self.stop)
@@ -292,7 +292,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         """What was asked is still answered by where it was; what comes is asked where it is now."""
         asked = self.ask()
         old = self.upstream
-        self.queries.use(Backend("there"))
+        self.queries.use(BackendAddress("there"))
         green = self.ask(GREEN)
         self.assertIsNot(self.upstream, old)
         old.redis(bulk(b"old"))

@@ -1,0 +1,95 @@
+"""The base: connections to Redis that are opened before anybody needs them, and kept (``BASE_WORKERS``).
+
+Owns when one is opened: one after the other, and after a failure later and later. How many there are to be, and what becomes
+of them, is decided in `pool`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Coroutine
+
+from twisted.internet import defer
+from twisted.internet.interfaces import IReactorTime
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from ..ops.bugs import bug
+from ..ops.retry import Backoff, Retry
+from .connection import RedisConnection, UpstreamError
+
+#: When the base is opened again.
+BACKOFF = Backoff(0.75, 10.0, factor=1.5, spread=1.0)
+
+
+class Base:
+    """missing: whether one more is to be opened; open_new: opens one, or raises UpstreamError; opened: gets it."""
+
+    _log = Logger()
+
+    def __init__(
+        self,
+        clock: IReactorTime,
+        missing: Callable[[], bool],
+        open_new: Callable[[], Coroutine[defer.Deferred[object], object, RedisConnection]],
+        opened: Callable[[RedisConnection], None],
+    ) -> None:
+        self._missing = missing
+        self._open_new = open_new
+        self._give = opened
+        self._running = False
+        #: whether one is being opened
+        self._opening = False
+        self._retry = Retry(clock, BACKOFF, self.replenish)
+
+    def start(self) -> None:
+        """Opens what is missing, from now on."""
+        self._running = True
+        self.replenish()
+
+    def stop(self) -> None:
+        """Opens nothing any more."""
+        self._running = False
+        self._retry.cancel()
+
+    def replenish(self) -> None:
+        """Opens what is missing, unless it is to be tried later."""
+        if not self._running or self._opening or self._retry.due is not None or not self._missing():
+            return
+        self._opening = True
+        opened = defer.Deferred.fromCoroutine(self._open_new())
+        opened.addCallbacks(self._opened, self._failed)
+        opened.addErrback(bug(self._log, "opening an upstream connection"))
+
+    def _opened(self, upstream: RedisConnection) -> None:
+        self._opening = False
+        self._give(upstream)
+        self.replenish()
+
+    def _failed(self, failure: Failure) -> None:
+        self._opening = False
+        failure.trap(UpstreamError)
+        self.replenish_later()
+
+    def replenish_later(self) -> None:
+        """Opens what is missing after a while: to do so at once would be a storm."""
+        if self._running:
+            self._retry.failed()
+
+    def not_opened(self) -> None:
+        """A connection could not be opened, for whomever. The base tries it again: perhaps nobody else comes to try."""
+        if not self._opening:  # else its own opening is under way, and tells soon
+            self.replenish_later()
+
+    def retry_now(self) -> None:
+        """Redis is there: what was to be tried later is tried now."""
+        self._retry.cancel()
+        self.replenish()
+
+    def reached(self) -> None:
+        """Redis answers: the next failure is the first in a row."""
+        self._retry.succeeded()
+
+    def forget_failures(self) -> None:
+        """Redis is elsewhere now: nothing that failed there is tried again."""
+        self._retry.cancel()
+        self._retry.succeeded()

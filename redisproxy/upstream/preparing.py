@@ -1,0 +1,98 @@
+"""Makes a connection to Redis ready for a tenant: an idle one of the tenant, or one that is logged in as the tenant.
+
+Owns the steps, and what follows where one fails: the connection is closed, and the next one may do. Who may have one, and
+how long that may take, is decided in `pool`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Coroutine
+
+from twisted.internet import defer
+
+from .. import probes
+from ..session.errors import UNREACHABLE
+from ..tenants.model import Tenant
+from .acl_users import AclUserError, AclUsers
+from .connection import LOGIN_REFUSED, RedisConnection, RedisUnreachable, UpstreamError, UserUnknown
+from .endpoint import why
+from .faults import Faults
+from .idle import IdleConnections
+
+
+class Preparation:
+    """acl_users: whom connections log in as; open_new: opens one, or raises UpstreamError; reached: called if
+    Redis answers.
+    """
+
+    def __init__(
+        self,
+        acl_users: AclUsers,
+        idle: IdleConnections,
+        faults: Faults,
+        open_new: Callable[[], Coroutine[defer.Deferred[object], object, RedisConnection]],
+        reached: Callable[[], None],
+    ) -> None:
+        self._acl_users = acl_users
+        self._idle = idle
+        self._faults = faults
+        self._open_new = open_new
+        self._reached = reached
+
+    async def prepare(self, tenant: Tenant, protocol: int) -> RedisConnection:
+        """A connection that works, and is the tenant's in this protocol. Raises UpstreamError."""
+        while (upstream := self._idle.pop((tenant, protocol))) is not None:
+            try:
+                return await self._after(upstream, upstream.check())
+            except UpstreamError:
+                probes.reached("idle connection had died unnoticed")
+                continue  # it had died unnoticed: the next, or a new one, tells whether Redis is there
+        try:
+            return await self._bound(tenant, protocol)
+        except UserUnknown:
+            self._acl_users.forget(tenant)
+        try:
+            return await self._bound(tenant, protocol)
+        except UserUnknown as error:
+            self._faults.of_one(str(error))  # the first time it is what a restart or a failover is like
+            raise
+
+    async def _bound(self, tenant: Tenant, protocol: int) -> RedisConnection:
+        """A spare or new connection, given to the tenant. Raises UpstreamError."""
+        upstream = await self._living_spare() or await self._open_new()
+        try:
+            login = await self._acl_users.login(tenant, upstream.address.password)
+        except BaseException as error:
+            upstream.drop()
+            if not isinstance(error, AclUserError):
+                raise
+            self._faults.of_one(str(error))
+            raise UpstreamError(str(error), UNREACHABLE if error.passing else LOGIN_REFUSED) from None
+        return await self._after(upstream, upstream.bind(tenant, login, protocol))
+
+    async def _living_spare(self) -> RedisConnection | None:
+        """A connection that was never SELECTed, and still works."""
+        while (upstream := self._idle.pop(None)) is not None:
+            try:
+                return await self._after(upstream, upstream.check())
+            except UpstreamError:
+                continue  # it had died unnoticed
+        return None
+
+    async def _after(self, upstream: RedisConnection, step: Awaitable[None]) -> RedisConnection:
+        """The connection, after a step of its log-in. If the step fails it is closed, and UpstreamError raised."""
+        try:
+            await step
+        except defer.CancelledError:
+            upstream.drop()
+            raise
+        except UpstreamError as error:
+            upstream.drop()
+            if not isinstance(error, UserUnknown):
+                self._faults.of_one(str(error))
+            raise
+        except Exception as error:
+            upstream.drop()
+            raise RedisUnreachable(f"lost while it was made ready: {why(error)}") from None
+        self._reached()
+        return upstream
