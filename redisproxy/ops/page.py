@@ -20,7 +20,7 @@ from .page_parts import PageContent, Pause, marked, plot, rate_text, seconds_tex
 from .page_style import SCRIPT, style
 from .page_tables import TABLES, certificates, failed_log_ins, open_problems, refused_commands, tenants, without_secret
 from .problems import UNREADY, advice, why_unready
-from .stats import DRAINING, Counts, SnapshotState, WorkersState
+from .stats import DRAINING, Counts, RedisState, SnapshotState, WorkersState
 from .time_text import moment, span
 
 __all__ = ["HEADERS", "PageContent", "advice", "render", "render_runbooks"]
@@ -149,9 +149,9 @@ def _overview(content: PageContent) -> Tag:
         _card("State", _state(state["unready"]), "", "bad" if state["unready"] else "good"),
         _card(
             "Redis",
-            "answers" if redis["connected"] else "does not answer",
+            _answers(redis),
             " · ".join(part for part in (redis["version"], redis["address"]) if part),
-            "good" if redis["connected"] else "bad",
+            "bad" if not redis["connected"] else "good" if redis["answers"] == "up" else "warn",
             wide=True,
         ),
         _card("Uptime", span(state["uptime"]), f"since {moment(stats['time'] - state['uptime'])}"),
@@ -210,6 +210,15 @@ def _overview(content: PageContent) -> Tag:
         _card("Refused", f"{sum(counts['refused_names'].values()):,}", "commands, since the start"),
         _log_ins(counts),
     )
+
+
+def _answers(redis: RedisState) -> str:
+    """What Redis does."""
+    if redis["answers"] == "hung":
+        return f"has not answered for {span(redis['unanswered'])}"
+    if redis["connected"]:
+        return {"busy": "is busy with a script", "loading": "is loading its data"}.get(redis["answers"], "answers")
+    return "does not answer"
 
 
 def _log_ins(counts: Counts) -> Tag:

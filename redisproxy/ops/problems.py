@@ -57,6 +57,7 @@ _REDIS_ADVICE = (
     ),
     (r"closes connections|max number of clients", "Raise maxclients of Redis, or see what stands between it and the proxy."),
     (r"loading", "Wait until Redis has loaded its data."),
+    (r"not answered a PING", "It is stopped, forks, or runs one long command or script: see whether its process runs."),
     (r"BUSY", "A script runs for long: SCRIPT KILL ends it, if it has not written."),
     (r"NOPERM", "Give the master's user the rights of docs/redis.md."),
     (
@@ -142,6 +143,8 @@ def _unready(state: State) -> Iterator[OpenProblem]:
     redis: RedisState = state["redis"]
     if where == "Redis" and redis["fault"]:
         what = _matching(_REDIS_ADVICE, redis["fault"]) or what
+    if where == "Redis" and redis["answers"] == "hung":
+        runbook = "RedisHung"
     yield OpenProblem(where, "", why_unready(state), what, f"RedisProxy{runbook}", UNREADY)
 
 
@@ -173,8 +176,13 @@ def _of_sessions(stats: Stats) -> Iterator[OpenProblem]:
 
 
 def _of_redis(state: State, recent: Recent) -> Iterator[OpenProblem]:
+    """What is wrong with a Redis that the proxy still takes clients for."""
+    redis = state["redis"]
+    if redis["fault"] and not state["unready"]:
+        what = _matching(_REDIS_ADVICE, redis["fault"]) or "The log has more."
+        yield OpenProblem("Redis", "", redis["fault"], what, "RedisProxyRedisHung")
     slow = recent.total.latency(0.99)
-    if state["redis"]["connected"] and slow is not None and slow > SLOW and recent.total.timed >= ENOUGH:
+    if redis["connected"] and slow is not None and slow > SLOW and recent.total.timed >= ENOUGH:
         reason = f"slow: one PING in a hundred took {min(slow, REDIS_BOUNDS[-1]) * 1000:,.0f} ms or longer"
         yield OpenProblem("Redis", "", reason, "SLOWLOG GET shows what keeps it busy.", "RedisProxyRedisSlow", "slow")
 

@@ -156,6 +156,9 @@ class StatusTests(unittest.TestCase):
         self.assertEqual(found["redisproxy_redis_up", frozenset()], 0)
         self.assertEqual(found["redisproxy_redis_state", frozenset({("state", "hung")})], 1)
         self.assertGreater(found["redisproxy_redis_unanswered_seconds", frozenset()], 5)
+        page = ask(port, "/")[2]
+        self.assertRegex(page, r'<span class="bad">has not answered for \d+ s</span>')
+        self.assertIn('<a href="runbooks/RedisProxyRedisHung">', page)
         os.kill(self.installation.server.pid, signal.SIGCONT)
         self.installation.proxy.logged("Redis answers as usual again")
         self.assertEqual(metrics(port)["redisproxy_redis_up", frozenset()], 1)

@@ -147,6 +147,19 @@ class PageTests(PageCase):
         self.assertNotIn("not ready", html.lower())
         self.assertNotIn("None.", html)
 
+    def test_what_redis_does(self) -> None:
+        found = stats()
+        redis = found["state"]["redis"]
+        self.assertEqual(self.card("Redis", found), "answers  Redis 7.0.15 · redis://r:6379")
+        for answers, connected, text in (
+            ("busy", True, '<span class="warn">is busy with a script</span>'),
+            ("loading", True, '<span class="warn">is loading its data</span>'),
+            ("hung", False, '<span class="bad">has not answered for 8 s</span>'),
+            ("down", False, '<span class="bad">does not answer</span>'),
+        ):
+            redis |= {"answers": answers, "connected": connected, "unanswered": 8.0 if answers == "hung" else 0.0}
+            self.assertIn(text, self.render(found))
+
     def test_workers(self) -> None:
         found = stats()
         self.assertIn('<span class="bad">2 of 3</span><small>5 restarts', self.render(found))

@@ -144,6 +144,22 @@ class OpenProblemsTests(unittest.TestCase):
         total.add(0, 0, counts, 0)
         self.assertEqual(self.found(Recent(total=total)), [])
 
+    def test_a_redis_that_hangs_or_is_busy(self) -> None:
+        hung = "Redis has not answered a PING for 6 s: its clients wait"
+        self.state["redis"] |= {"connected": False, "answers": "hung", "unanswered": 8.0, "fault": hung}
+        (problem,) = self.found()
+        self.assertEqual((problem.where, problem.reason, problem.runbook), ("Redis", hung, "RedisProxyRedisHung"))
+        self.assertIn("It is stopped", problem.advice)
+        self.state["unready"] = "Redis does not answer"
+        (problem,) = self.found()
+        self.assertEqual((problem.reason, problem.runbook), (f"Redis does not answer: {hung}", "RedisProxyRedisHung"))
+        self.state["unready"] = ""
+        busy = "Redis is busy with a script, and answers -BUSY to all else"
+        self.state["redis"] |= {"connected": True, "answers": "busy", "unanswered": 0.0, "fault": busy}
+        (problem,) = self.found()
+        self.assertEqual((problem.reason, problem.runbook), (busy, "RedisProxyRedisHung"))
+        self.assertIn("SCRIPT KILL", problem.advice)
+
     def test_wrong_passwords(self) -> None:
         seconds = SAMPLES * INTERVAL
         self.assertEqual(self.found(Recent(seconds, logins={"wrong": 300, "ok": 1000})), [])
