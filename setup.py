@@ -22,9 +22,11 @@ home = os.environ.get("PROJECT_URL", "").rstrip("/")
 pages = {"Homepage": "", "Documentation": "/docs", "Changelog": "/CHANGELOG.md", "Security": "/SECURITY.md"}
 
 # twisted.plugins is not a package of ours: the dropin lies in it by name, and no __init__.py may be there.
+# redisproxy.runbooks has no code either: the status endpoint shows what is in docs/runbooks.
 setup(
-    packages=[*find_packages(include=["redisproxy", "redisproxy.*"]), "twisted.plugins"],
-    package_data={"redisproxy": ["py.typed"]},
+    packages=[*find_packages(include=["redisproxy", "redisproxy.*"]), "redisproxy.runbooks", "twisted.plugins"],
+    package_dir={"redisproxy.runbooks": "docs/runbooks"},
+    package_data={"redisproxy": ["py.typed"], "redisproxy.runbooks": ["*.md"]},
     project_urls={name: home + path for name, path in pages.items()} if home else {},
     ext_modules=[framing],
     options={"build_ext": {"cython_c_in_temp": True, "cython_directives": directives}},

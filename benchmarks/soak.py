@@ -151,7 +151,7 @@ def pipelined(soak: Soak, client: redis.Redis, name: str) -> Iterator[None]:
         with client.pipeline(transaction=False) as pipe:
             for number in range(50):
                 pipe.set(f"{name}:{number}", number).get(f"{name}:{number}")
-            pipe.config_get("maxmemory")
+            pipe.config_set("maxmemory", "1")
             pipe.delete(*(f"{name}:{number}" for number in range(50)))
             found = pipe.execute(raise_on_error=False)
         errors = [answer for answer in found[:100] if isinstance(answer, Exception)]

@@ -46,7 +46,7 @@ from .tenants.model import BackendAddress, Snapshot
 
 if TYPE_CHECKING:
     from .sources.kubernetes import ClusterSource
-    from .status import StatusService
+    from .status import SnapshotStates, StatusService
 
 #: Seconds between two looks whether the terminal of a quick start is still open.
 TERMINAL = 1.0
@@ -146,9 +146,10 @@ class ProxyService(service.MultiService):
         self.status: StatusService | None = None
         if settings.status:
             # With a web server, pages and metrics: 0.1 s of each start that needs none of these.
-            from .status import StatusService
+            from .status import SnapshotStates, StatusService
 
-            self.status = StatusService(settings, reactor, self._stats, self.serving.stats, self._not_ready)
+            stats = partial(self._stats, SnapshotStates(self.reading))
+            self.status = StatusService(settings, reactor, stats, self._not_ready)
         self.certificates = self._make_rotation()
         self.certificates.setServiceParent(self)
 
@@ -302,9 +303,7 @@ class ProxyService(service.MultiService):
 
     # What is told of it.
 
-    def _stats(self) -> Stats:
-        from .status import snapshot_state
-
+    def _stats(self, snapshot_states: SnapshotStates) -> Stats:
         now = time.time()
         return {
             "time": now,
@@ -315,7 +314,7 @@ class ProxyService(service.MultiService):
                 "unready": self._not_ready(),
                 "most_sessions": self._settings.max_workers,
                 "workers": self.serving.workers(),
-                "snapshot": snapshot_state(self.reading, None if self.watch is None else self.watch.state(), now),
+                "snapshot": snapshot_states.state(None if self.watch is None else self.watch.state(), now),
                 "redis": self.serving.redis(),
                 "tls": self.certificates.state(),
             },

@@ -1,11 +1,12 @@
-"""The status endpoint as a service: it listens, gathers the figures when somebody asks, and knows the rates of late.
+"""The status endpoint as a service: it listens, gathers the numbers when somebody asks, and keeps the last minutes.
 
-Owns what is told to whom outside: the HTTP is `ops.http`'s, the names are `ops.metrics`'s, the page is `ops.page`'s.
+Owns what is told to whom outside: the HTTP is `ops.http`'s, the names are `ops.metrics`'s, the page is `ops.page`'s, what
+is kept of the last minutes is `ops.history`'s.
 """
 
 from __future__ import annotations
 
-from collections import deque
+import math
 from collections.abc import Callable
 from dataclasses import asdict
 
@@ -19,23 +20,28 @@ from .listen.endpoints import EndpointError, Listening
 from .listen.tls import ServerTls
 from .net.addresses import shown_address
 from .net.reactor import IProxyReactor
-from .ops import page
+from .ops import history, page
+from .ops.bugs import bug
+from .ops.history import History
 from .ops.http import TokenCheck, TokenError, is_here, read_token, site
 from .ops.metrics import Exposition
-from .ops.stats import Counts, SnapshotState, Stats, TenantState, WatchState
+from .ops.page_parts import ROWS
+from .ops.problems import UNREADY, OpenProblem, Sightings, open_problems
+from .ops.runbooks import read_runbooks
+from .ops.stats import SnapshotState, Stats, TenantState, WatchState
 from .printable import printable
 from .settings import Settings, SettingsError
 from .sources.reload import ReloadService
 from .tenants.model import Snapshot
 
-#: Seconds between two looks at how many commands there were.
-LOOK = 5.0
-#: Looks that a rate is made of.
-LOOKS = 3
+#: Seconds between two looks whether the proxy is ready: since when it is not is known as well as that.
+LOOK = 1.0
+#: Seconds for which a page is made before clients have their turn.
+SLICE = 0.005
 
 
 class StatusService(service.Service):
-    """figures, counts: gather them; not_ready: why no client should come, or empty.
+    """stats: gathers the numbers; not_ready: why no client should come, or empty.
 
     Raises SettingsError for an endpoint or a token that cannot be used.
     """
@@ -48,7 +54,6 @@ class StatusService(service.Service):
         settings: Settings,
         reactor: IProxyReactor,
         stats: Callable[[], Stats],
-        counts: Callable[[], Counts],
         not_ready: Callable[[], str],
     ) -> None:
         try:
@@ -62,13 +67,24 @@ class StatusService(service.Service):
                 raise SettingsError(f"--status-token-file: {error}") from None
         self._clock: IReactorTime = reactor
         self._stats = stats
-        self._counts = counts
-        self._looking = task.LoopingCall(self._look)
-        self._looking.clock = reactor
-        self._looks: deque[tuple[float, dict[str, int]]] = deque(maxlen=LOOKS)
+        self._history = History()
+        self._problems = Sightings(ROWS)
+        self._not_ready = not_ready
+        #: since when the proxy is not ready, in the clock's seconds; None: it is
+        self._unready_since: float | None = None
+        self._loops = [(LOOK, task.LoopingCall(self._look)), (history.INTERVAL, task.LoopingCall(self._sample))]
+        for _, loop in self._loops:
+            loop.clock = reactor
         self._guarded = settings.status_token_file is not None
+        self._runbooks = read_runbooks()
         self._site = site(
-            self._page, page.HEADERS, Exposition(stats).render, not_ready, TokenCheck(settings.status_token_file)
+            self._page,
+            page.HEADERS,
+            Exposition(stats).render,
+            not_ready,
+            TokenCheck(settings.status_token_file),
+            self._runbooks,
+            lambda: page.render_runbooks(self._runbooks),
         )
 
     @property
@@ -83,7 +99,8 @@ class StatusService(service.Service):
 
     def startService(self) -> None:
         super().startService()
-        self._looking.start(LOOK)
+        for seconds, loop in self._loops:
+            loop.start(seconds).addErrback(bug(self._log, "gathering numbers for the status page"))
         (address,) = self._listening.addresses
         self._log.info("status is told at {address}", address=shown_address(address))
         if not (self._guarded or is_here(address)):
@@ -100,41 +117,100 @@ class StatusService(service.Service):
     def stopService(self) -> defer.Deferred[list[None]]:
         """Fires when it listens no more."""
         super().stopService()
-        if self._looking.running:
-            self._looking.stop()
+        for _, loop in self._loops:
+            if loop.running:
+                loop.stop()
         return self._listening.close()
 
     def _look(self) -> None:
-        self._looks.append((self._clock.seconds(), _commands(self._counts())))
+        if not self._not_ready():
+            self._unready_since = None
+        elif self._unready_since is None:
+            self._unready_since = self._clock.seconds()
 
-    def _page(self) -> bytes:
-        stats = self._stats()
-        since, before = self._looks[0]
-        seconds = self._clock.seconds() - since
-        rates = {}
-        if seconds > 0:
-            now = _commands(stats["counts"])
-            rates = {name: max(0, count - before.get(name, 0)) / seconds for name, count in now.items()}
-        return page.render(stats, rates)
+    def _sample(self) -> None:
+        stats, now = self._stats(), self._clock.seconds()
+        self._history.add(now, stats["counts"])
+        self._problems.see(open_problems(stats, self._history.recent(now, stats["counts"], rates=False)), now)
+
+    def _page(self) -> defer.Deferred[bytes]:
+        self._look()
+        stats, now = self._stats(), self._clock.seconds()
+        recent = self._history.recent(now, stats["counts"])
+        problems = open_problems(stats, recent)
+        self._problems.see(problems, now)
+
+        def since(problem: OpenProblem) -> float | None:
+            of_proxy = problem.kind == UNREADY and stats["state"]["unready"]
+            known = self._unready_since if of_proxy else self._problems.since(problem)
+            return None if known is None else now - known
+
+        content = page.PageContent(stats, recent, problems, since, self._runbooks)
+        return page.render(content, _Slices(self._clock).pause)
 
 
-def snapshot_state(reading: ReloadService, watch: WatchState | None, now: float) -> SnapshotState:
-    """What is known of the credentials. watch: of their source, None without one; now: in seconds since the epoch."""
-    snapshot = reading.snapshot
-    return {
-        "loaded": snapshot is not None,
-        "source": printable(str(reading.source)),
-        "age": reading.age,
-        "refreshes": dict(reading.reads),
-        "refresh_seconds": reading.durations.stats(),
-        "watch": watch,
-        "problems": [
-            {"namespace": problem.namespace, "secret": problem.secret, "reason": problem.reason}
-            for problem in reading.problems
-        ],
-        "without_secret": list(reading.without_secret),
-        "tenants": {} if snapshot is None else _tenants(snapshot, now),
-    }
+class _Slices:
+    """The turns in which a page is made: each has SLICE seconds, and then clients have theirs."""
+
+    def __init__(self, clock: IReactorTime) -> None:
+        self._clock = clock
+        self._began = clock.seconds()
+
+    def pause(self) -> defer.Deferred[str] | None:
+        """See `page_parts.Pause`."""
+        if self._clock.seconds() - self._began < SLICE:
+            return None
+
+        def cancel(cancelled: defer.Deferred[str]) -> None:
+            call.cancel()
+            # Behind what the page does with it: that leaves the failure where it is, to be logged as one that nobody saw.
+            cancelled.addErrback(lambda _: "")
+
+        wait: defer.Deferred[str] = defer.Deferred(cancel)
+        call = self._clock.callLater(0, self._go_on, wait)
+        return wait
+
+    def _go_on(self, wait: defer.Deferred[str]) -> None:
+        self._began = self._clock.seconds()
+        wait.callback("")
+
+
+class SnapshotStates:
+    """Makes what is told of the credentials. The part about tenants is made again only where it has changed."""
+
+    def __init__(self, reading: ReloadService) -> None:
+        self._reading = reading
+        # Of which Snapshot, and of which time it is: from and until when. It is not changed by whoever has it.
+        self._tenants: dict[str, TenantState] = {}
+        self._snapshot: Snapshot | None = None
+        self._from = self._until = 0.0
+
+    def state(self, watch: WatchState | None, now: float) -> SnapshotState:
+        """What is known now. watch: of their source, None without one; now: in seconds since the epoch."""
+        reading = self._reading
+        return {
+            "loaded": reading.snapshot is not None,
+            "source": printable(str(reading.source)),
+            "age": reading.age,
+            "refreshes": dict(reading.reads),
+            "refresh_seconds": reading.durations.stats(),
+            "watch": watch,
+            "problems": [
+                {"namespace": problem.namespace, "secret": problem.secret, "reason": problem.reason}
+                for problem in reading.problems
+            ],
+            "without_secret": list(reading.without_secret),
+            "tenants": self._tenants_at(now),
+        }
+
+    def _tenants_at(self, now: float) -> dict[str, TenantState]:
+        snapshot = self._reading.snapshot
+        if snapshot is not self._snapshot or not self._from <= now < self._until:
+            self._snapshot = snapshot
+            self._tenants = {} if snapshot is None else _tenants(snapshot, now)
+            expiry = None if snapshot is None else snapshot.next_expiry(now)
+            self._from, self._until = now, math.inf if expiry is None else expiry
+        return self._tenants
 
 
 def _tenants(snapshot: Snapshot, now: float) -> dict[str, TenantState]:
@@ -155,10 +231,6 @@ def _tenants(snapshot: Snapshot, now: float) -> dict[str, TenantState]:
             if credential.expires is not None and (tenant["expires"] is None or credential.expires < tenant["expires"]):
                 tenant["expires"] = credential.expires
     return found
-
-
-def _commands(counts: Counts) -> dict[str, int]:
-    return {name: sum(tenant["commands"].values()) for name, tenant in counts["tenants"].items()}
 
 
 def with_loopback(description: str) -> str:

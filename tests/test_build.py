@@ -69,6 +69,9 @@ class BuildTests(unittest.TestCase):
         self.assertEqual(pages["Changelog"], f"{home}/CHANGELOG.md")
         # A type checker that finds this takes the annotations for true.
         self.assertTrue((metadata.parents[1] / "redisproxy/py.typed").exists())
+        # The status endpoint shows these.
+        shown = {path.name: path.read_bytes() for path in (metadata.parents[1] / "redisproxy/runbooks").iterdir()}
+        self.assertEqual(shown, {path.name: path.read_bytes() for path in (ROOT / "docs/runbooks").iterdir()})
 
     def test_with_a_compiler(self) -> None:
         if shutil.which("cc") is None and shutil.which("gcc") is None:

@@ -1,13 +1,13 @@
 """What an operator can do about a problem that the command found.
 
-Owns the advice about Redis. That about namespaces and secrets is the status page's own (`ops.page`).
+Owns the advice about Redis. That about namespaces and secrets is the status page's own (`ops.problems`).
 """
 
 from __future__ import annotations
 
 import re
 
-from ..ops import page
+from ..ops import problems
 from ..tenants.documents import Problem
 
 #: What stands in place of a namespace in a problem of Redis.
@@ -57,4 +57,4 @@ def advice(problem: Problem) -> str:
     """What to do about it."""
     if problem.namespace == REDIS and not problem.secret:
         return redis_advice(problem.reason)
-    return page.advice(problem.reason)
+    return problems.advice(problem.reason)

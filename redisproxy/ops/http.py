@@ -10,15 +10,17 @@ import base64
 import binascii
 import hmac
 import ipaddress
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from twisted.internet.address import IPv4Address, IPv6Address
+from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import IAddress
 from twisted.protocols.policies import ProtocolWrapper, WrappingFactory
+from twisted.python.failure import Failure
 from twisted.web import http
 from twisted.web.resource import Resource
-from twisted.web.server import Request, Site
+from twisted.web.server import NOT_DONE_YET, Request, Site
 
 from ..printable import printable
 
@@ -103,10 +105,14 @@ def _given_token(request: Request) -> bytes:
     return b""
 
 
-class _Answer(Resource):
-    """One path. answer: called with the request; gives (status, content type, text)."""
+#: Status, content type, and text, which may come later.
+_Content = tuple[int, str, bytes | Deferred[bytes]]
 
-    def __init__(self, answer: Callable[[Request], tuple[int, str, bytes]], token_check: TokenCheck | None = None) -> None:
+
+class _Answer(Resource):
+    """One path. answer: called with the request."""
+
+    def __init__(self, answer: Callable[[Request], _Content], token_check: TokenCheck | None = None) -> None:
         super().__init__()
         self._answer = answer
         self._token_check = token_check
@@ -114,22 +120,51 @@ class _Answer(Resource):
     def getChild(self, path: bytes, request: Request) -> Resource:
         return _NOWHERE
 
-    def render_GET(self, request: Request) -> bytes:
+    def render_GET(self, request: Request) -> bytes | int:
         for name, value in _HEADERS.items():
             request.setHeader(name, value)
         refusal = self._token_check and self._token_check.refusal(request)
+        content: _Content
         if refusal:
             if refusal[0] == http.UNAUTHORIZED:
                 request.responseHeaders.setRawHeaders(b"www-authenticate", [b"Bearer", b'Basic realm="redisproxy"'])
-            status, content_type, text = refusal[0], "text/plain; charset=utf-8", f"{printable(refusal[1])}\n".encode()
+            content = refusal[0], _TEXT, f"{printable(refusal[1])}\n".encode()
         else:
-            status, content_type, text = self._answer(request)
+            content = self._answer(request)
+        status, content_type, text = content
         request.setResponseCode(status)
         request.setHeader(b"content-type", content_type.encode())
-        return text
+        if isinstance(text, bytes):
+            return text
+        _write_later(text, request)
+        return NOT_DONE_YET
 
 
-_NOWHERE = _Answer(lambda _: (http.NOT_FOUND, "text/plain; charset=utf-8", b"there are /, /metrics, /livez, /readyz\n"))
+def _write_later(text: Deferred[bytes], request: Request) -> None:
+    """Answers with a text when it is there. Once the client has left, it is made no further."""
+    departed = False
+
+    def leave(_: Failure) -> None:
+        nonlocal departed
+        departed = True
+        text.cancel()
+
+    def finish(written: bytes) -> None:
+        request.setHeader(b"content-length", b"%d" % len(written))
+        if request.method != b"HEAD":
+            request.write(written)
+        request.finish()
+
+    def failed(failure: Failure) -> None:
+        if not departed:
+            request.processingFailed(failure)
+
+    request.notifyFinish().addErrback(leave)
+    text.addCallbacks(finish, failed)
+
+
+_TEXT, _HTML = "text/plain; charset=utf-8", "text/html; charset=utf-8"
+_NOWHERE = _Answer(lambda _: (http.NOT_FOUND, _TEXT, b"there are /, /metrics, /livez, /readyz, /runbooks\n"))
 _NOWHERE.isLeaf = True
 
 
@@ -176,32 +211,44 @@ class _Site(Site):
 
 
 def site(
-    page: Callable[[], bytes],
+    page: Callable[[], Deferred[bytes]],
     headers: dict[bytes, bytes],
     metrics: Callable[[str], tuple[str, bytes]],
     unready: Callable[[], str],
     token_check: TokenCheck,
+    runbooks: Mapping[str, bytes],
+    runbooks_list: Callable[[], Deferred[bytes]],
 ) -> WrappingFactory:
     """A factory for HTTP connections.
 
     page: makes the HTML; headers: more of them, for it; metrics: (content type, text) for an Accept header; unready: why no
-    client should come, or empty.
+    client should come, or empty; runbooks: Markdown, by name; runbooks_list: makes the HTML that leads to them.
     """
 
-    def show(request: Request) -> tuple[int, str, bytes]:
-        for name, value in headers.items():
-            request.setHeader(name, value)
-        return http.OK, "text/html; charset=utf-8", page()
+    def html(make: Callable[[], Deferred[bytes]]) -> Callable[[Request], _Content]:
+        def show(request: Request) -> _Content:
+            for name, value in headers.items():
+                request.setHeader(name, value)
+            return http.OK, _HTML, make()
 
-    def readyz(_: Request) -> tuple[int, str, bytes]:
+        return show
+
+    def readyz(_: Request) -> _Content:
         reason = unready()
-        return http.SERVICE_UNAVAILABLE if reason else http.OK, "text/plain; charset=utf-8", f"{reason or 'ok'}\n".encode()
+        return http.SERVICE_UNAVAILABLE if reason else http.OK, _TEXT, f"{reason or 'ok'}\n".encode()
 
-    def expose(request: Request) -> tuple[int, str, bytes]:
+    def expose(request: Request) -> _Content:
         return http.OK, *metrics((request.getHeader(b"accept") or b"").decode("ascii", "replace"))
 
-    root = _Root(_Answer(show, token_check))
+    def runbook(text: bytes) -> Callable[[Request], _Content]:
+        return lambda _: (http.OK, _TEXT, text)
+
+    root = _Root(_Answer(html(page), token_check))
     root.putChild(b"metrics", _Answer(expose, token_check))
-    root.putChild(b"livez", _Answer(lambda _: (http.OK, "text/plain; charset=utf-8", b"ok\n")))
+    root.putChild(b"livez", _Answer(lambda _: (http.OK, _TEXT, b"ok\n")))
     root.putChild(b"readyz", _Answer(readyz))
+    books = _Answer(html(runbooks_list), token_check)
+    for name, text in runbooks.items():
+        books.putChild(name.encode(), _Answer(runbook(text), token_check))
+    root.putChild(b"runbooks", books)
     return _Bounded(_Site(root, timeout=TIMEOUT))

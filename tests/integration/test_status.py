@@ -8,7 +8,6 @@ import shutil
 import signal
 import socket
 import struct
-import subprocess
 import tempfile
 import time
 import unittest
@@ -16,7 +15,13 @@ from pathlib import Path
 
 import redis
 
-from ..support.proxy import Installation, secret
+from redisproxy.ops.history import SAMPLES, History
+from redisproxy.ops.page import PageContent, render
+from redisproxy.ops.problems import open_problems
+
+from ..support.browser import Browser, chromium
+from ..support.proxy import Installation, secret, tenant
+from ..support.stats import redis_seconds, stats, tenant_stats
 from ..support.status import ask, metrics, status_port
 from ..support.waiting import LIMIT, until
 
@@ -87,12 +92,29 @@ class StatusTests(unittest.TestCase):
             self.addCleanup(client.close)
             for _ in range(10):
                 client.set("key", "value")
+            with self.assertRaises(redis.ResponseError):
+                client.execute_command("MONITOR")
+        for _ in range(4):
+            with self.assertRaises(redis.AuthenticationError):
+                self.installation.proxy.client("wrong", username="team-blue").ping()
         plain = "redisproxy_commands_total", frozenset({("namespace", "team-blue"), ("family", "plain")})
         until(lambda: metrics(port).get(plain) == 60, "all commands are counted")
+        blue = frozenset({("namespace", "team-blue")})
+        timed = "redisproxy_tenant_response_seconds_count", blue
+        until(lambda: [client.get("key") for client in clients] and metrics(port).get(timed), "commands are timed")
+        refused = "redisproxy_commands_refused_by_name_total", frozenset({("command", "MONITOR")})
+        wrong = "redisproxy_tenant_wrong_passwords_total", blue
+        until(lambda: (metrics(port).get(refused), metrics(port).get(wrong)) == (6, 4), "what was refused is counted")
+        commands = metrics(port)[plain]
         # What a worker counted is not lost with it.
         os.kill(self.installation.proxy.workers[1], signal.SIGKILL)
         self.installation.proxy.logged("ended with signal SIGKILL")
-        self.assertEqual(metrics(port)[plain], 60)
+        found = metrics(port)
+        self.assertGreaterEqual(found[plain], commands)
+        self.assertEqual((found[refused], found[wrong]), (6, 4))
+        page = ask(port, "/")[2]
+        self.assertIn("<td>MONITOR</td><td>6</td><td>team-blue 6</td>", page)
+        self.assertIn("team-blue 4, by their user names", page)
         # How many there are, and what each uses.
         until(lambda: metrics(port)["redisproxy_workers", frozenset()] == 2, "another serves")
         found = metrics(port)
@@ -111,7 +133,15 @@ class StatusTests(unittest.TestCase):
         until(lambda: ask(port, "/readyz")[0] == 503, "not ready")
         self.assertEqual(ask(port, "/readyz")[2], "Redis does not answer\n")
         self.assertEqual(ask(port, "/livez")[0], 200)
-        self.assertIn("Redis does not answer", ask(port, "/")[2])
+        until(lambda: "cannot be reached: ConnectionRefusedError" in ask(port, "/")[2], "the page has the cause")
+        page = ask(port, "/")[2]
+        self.assertRegex(
+            page, r"Not ready, since 20\d\d-[^<]* UTC \([^<]* s\): Redis does not answer: redis://127\.0\.0\.1:\d+ cannot"
+        )
+        self.assertIn("Nothing listens at that address", page)
+        self.assertIn('<a href="runbooks/RedisProxyRedisUnreachable">', page)
+        self.assertNotIn("None.", page)
+        self.assertIn("# RedisProxyRedisUnreachable", ask(port, "/runbooks/RedisProxyRedisUnreachable")[2])
         self.installation.server.start()
         until(lambda: ask(port, "/readyz")[0] == 200, "ready again")
 
@@ -126,6 +156,9 @@ class StatusTests(unittest.TestCase):
         self.assertEqual(found["redisproxy_redis_up", frozenset()], 0)
         self.assertEqual(found["redisproxy_redis_state", frozenset({("state", "hung")})], 1)
         self.assertGreater(found["redisproxy_redis_unanswered_seconds", frozenset()], 5)
+        page = ask(port, "/")[2]
+        self.assertRegex(page, r'<span class="bad">has not answered for \d+ s</span>')
+        self.assertIn('<a href="runbooks/RedisProxyRedisHung">', page)
         os.kill(self.installation.server.pid, signal.SIGCONT)
         self.installation.proxy.logged("Redis answers as usual again")
         self.assertEqual(metrics(port)["redisproxy_redis_up", frozenset()], 1)
@@ -220,17 +253,17 @@ class StatusTests(unittest.TestCase):
 
 
 class BrowserTests(unittest.TestCase):
-    """Headless Chromium."""
+    """Headless Chromium, before a real proxy."""
 
     def setUp(self) -> None:
-        self.chromium = shutil.which("chromium")
-        if self.chromium is None:
-            raise unittest.SkipTest("chromium is not installed: apt-get install chromium")
+        chromium()
         self.installation = Installation("--status", "tcp:0", fresh=True)
         self.addCleanup(self.installation.stop)
+        (namespace, _) = tenant("team-new", 9, "unused")
         self.installation.manifests.write(
             [
                 *self.installation.documents(),
+                namespace,
                 secret("team-blue", "redis-secret-temp-odd", redis_connection_string=f"redis://:{EVIL}@x:1/3?{EVIL}"),
                 secret(
                     "team-green",
@@ -245,29 +278,120 @@ class BrowserTests(unittest.TestCase):
         self.installation.proxy.logged("redis-secret-temp-odd")
         self.url = f"http://127.0.0.1:{status_port(self.installation)}/"
 
-    def browse(self, *options: str) -> str:
-        profile = tempfile.TemporaryDirectory()
-        self.addCleanup(profile.cleanup)
-        command = [self.chromium, "--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars"]
-        done = subprocess.run(
-            [*command, f"--user-data-dir={profile.name}", *options, self.url], capture_output=True, text=True, timeout=120
-        )
-        self.assertNotIn("Content Security Policy", done.stderr)
-        return done.stdout
+    def browse(self, scripts: bool = True) -> Browser:
+        browser = Browser(self.url, scripts)
+        self.addCleanup(browser.close)
+        return browser
 
     def test_the_page(self) -> None:
-        page = self.browse("--dump-dom")
-        self.assertIn("<title>Redis Proxy: ready</title>", page)
-        for text in ("team-blue", "redis-secret-temp-odd", "Fix the secret as told", "in 4 h 59 min"):
+        browser = self.browse()
+        self.assertEqual(browser.run("document.title"), "Redis Proxy: ready")
+        page = browser.run("document.body.innerText")
+        for text in ("team-blue", "redis-secret-temp-odd", "Fix the secret as told", "in 4 h 59 min", "team-new"):
             self.assertIn(text, page)
+        html = browser.run("document.documentElement.outerHTML")
         for hidden in ("blue-password", "green-password", self.installation.server.password, EVIL):
-            self.assertNotIn(hidden, page)
+            self.assertNotIn(hidden, html)
+        # Its style and its script are those that its policy allows.
+        self.assertEqual(browser.run("getComputedStyle(document.querySelector('dl')).display"), "grid")
+        self.assertEqual(browser.run("document.querySelectorAll('.tenants th button').length"), 11)
+        self.assertEqual(browser.console, [])
+        browser.run("document.querySelector('.problems a').click()")
+        browser.loaded()
+        self.assertIn("# RedisProxyProblems", browser.run("document.body.innerText"))
 
-    def test_it_fits_a_telephone_and_a_desk(self) -> None:
-        for width in (400, 1280):
-            picture = Path(tempfile.mkdtemp()) / "page.png"
-            self.addCleanup(shutil.rmtree, picture.parent)
-            self.browse(f"--window-size={width},900", f"--screenshot={picture}")
-            # Its own style, as the policy allows, or it would be as good as white.
-            data = picture.read_bytes()
-            self.assertEqual(struct.unpack(">II", data[16:24]), (width, 900))
+    def test_the_order_that_was_chosen_outlasts_the_refresh(self) -> None:
+        browser = self.browse()
+        namespaces = "Array.from(document.querySelectorAll('.tenants tbody tr')).map(row => row.cells[0].textContent)"
+        click = "Array.from(document.querySelectorAll('.tenants button')).find(b => b.textContent === '{}').click()"
+        for column, order in (
+            ("Database", ["team-green", "team-blue"]),
+            ("Database", ["team-blue", "team-green"]),
+            ("Credentials", ["team-blue", "team-green"]),
+            ("Namespace", ["team-blue", "team-green"]),
+            ("Namespace", ["team-green", "team-blue"]),
+        ):
+            browser.run(click.format(column))
+            self.assertEqual(browser.run(namespaces), order, column)
+        browser.reload()
+        self.assertEqual(browser.run(namespaces), ["team-green", "team-blue"])
+        self.assertEqual(
+            browser.run("document.querySelector('.tenants [aria-sort]').outerHTML.match(/aria-sort=.(\\w+)/)[1]"),
+            "descending",
+        )
+        browser.loaded()  # by itself
+        self.assertEqual(browser.run(namespaces), ["team-green", "team-blue"])
+        self.assertEqual(browser.console, [])
+
+    def test_without_scripts_everything_is_there(self) -> None:
+        page = self.browse(scripts=False).run("document.body.innerText")
+        for text in ("Tenants (2)", "Namespace", "Commands/s", "team-blue", "team-new", "Fix the secret as told", "Metrics"):
+            self.assertIn(text, page)
+
+
+class WidthTests(unittest.TestCase):
+    """Headless Chromium, before a page that has much to show."""
+
+    def page(self) -> str:
+        """In a file: its address."""
+        long = "team-catalogue-service-with-a-long-name-of-sixty-three-letters-x"
+        tenants = {
+            name: tenant_stats(
+                sessions=950,
+                commands={"plain": 12_345_678_901},
+                refused={"server": 123_456},
+                refused_names={"CONFIG|SET": 123_456},
+                turned_away=12_345,
+                throttled=98_765.0,
+                held=3,
+            )
+            for name in (long, *(f"team-{number}" for number in range(20)))
+        }
+        found = stats(**tenants)
+        found["counts"]["logins"] = {"ok": 10**9, "tenant-full": 123_456, "wrong": 98_765}
+        found["counts"]["redis_seconds"] = redis_seconds()
+        state = found["state"]
+        state["unready"] = "Redis does not answer"
+        state["redis"] |= {"connected": False, "fault": f"rediss://{long}:6379 cannot be reached: {'x' * 200}"}
+        for tenant_state in state["snapshot"]["tenants"].values():
+            tenant_state["limits"] = {"max_connections": 1000, "commands_per_second": 500_000, "bytes_per_second": 10**9}
+        state["snapshot"]["problems"] = [{"namespace": long, "secret": "s" * 200, "reason": "no " + "y" * 300}]
+        state["snapshot"]["without_secret"] = [long] * 5
+        history = History()
+        for sample in range(SAMPLES):
+            for one in tenants.values():
+                one["received"] += 10**8 * (sample % 5)
+                one["latency"]["counts"]["1.0"] = sample
+            history.add(10.0 * sample, found["counts"])
+        recent = history.recent(10.0 * SAMPLES, found["counts"])
+        pages: list[bytes] = []
+        render(PageContent(found, recent, open_problems(found, recent), lambda _: 98_765.0)).addCallback(pages.append)
+        file = Path(tempfile.mkdtemp(prefix="redisproxy-test-")) / "page.html"
+        self.addCleanup(shutil.rmtree, file.parent)
+        file.write_bytes(pages[0])
+        return file.as_uri()
+
+    def test_nothing_is_cut_off_at_any_width(self) -> None:
+        browser = Browser(self.page())
+        self.addCleanup(browser.close)
+        for width in (1920, 1500, 1200, 1160, 1159, 800, 400, 320):
+            browser.show(width)
+            self.assertEqual(
+                browser.run(
+                    "[document.documentElement.scrollWidth, "
+                    "...Array.from(document.querySelectorAll('.scroll')).map(each => each.scrollWidth - each.clientWidth)]"
+                ),
+                [width, *[0] * 5],
+                width,
+            )
+
+    def test_light_and_dark(self) -> None:
+        browser = Browser(self.page())
+        self.addCleanup(browser.close)
+        colours = []
+        for scheme in ("light", "dark"):
+            browser.show(400, 900, scheme)
+            colours.append(browser.run("getComputedStyle(document.body).backgroundColor"))
+            # It is drawn, in the size of the screen.
+            self.assertEqual(struct.unpack(">II", browser.screenshot()[16:24]), (400, 900))
+        self.assertEqual(colours, ["rgb(246, 247, 249)", "rgb(20, 23, 27)"])
