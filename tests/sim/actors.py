@@ -72,6 +72,8 @@ class Actor:
         self._outgoing = bytearray()
         self._incoming = bytearray()
         self._password = b""
+        # How many wrong ones it tried on its connection: the proxy closes it at WRONG_PASSWORDS.
+        self._wrong_passwords = 0
         self._protocol = 2
         self._subscribed: set[bytes] = set()
         self._heard: dict[bytes, int] = {}
@@ -110,7 +112,7 @@ class Actor:
         self._heard.clear()
         self._closing = self._writes_first = False
         self._shut_at = None
-        self._rate = 0
+        self._wrong_passwords = self._rate = 0
         self._protocol = 2
         self._log_in()
 
@@ -488,6 +490,10 @@ class Actor:
 
     def do_wrong_password(self) -> None:
         """Tries another password; it stays who it is."""
+        self._wrong_passwords += 1
+        if self._wrong_passwords > bounds.WRONG_PASSWORDS - 2:  # one of its own may have been replaced a moment ago
+            self.do_come_again()
+            return
         self._say([b"AUTH", b"wrong"], any_error)
         self.do_strings()
 
