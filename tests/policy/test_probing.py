@@ -8,6 +8,7 @@ from redisproxy.policy import probing
 from redisproxy.policy.facts import Command, builtin, without
 from redisproxy.policy.policy import make_policy
 from redisproxy.policy.probing import ACL, ACL_DATABASES, COMMANDS, DATABASES, SEALED, ErrorReply, Facts, Refusal
+from redisproxy.printable import clause
 
 from ..support.redis_errors import ABSENT, FORBIDDEN, ODD, PASSING
 
@@ -25,7 +26,7 @@ class RefusalTests(unittest.SynchronousTestCase):
 
     def test_the_log_names_the_way_out_for_odd_words_alone(self) -> None:
         for text in PASSING:
-            self.assertEqual(probing.explain({"COMMAND": ErrorReply(text)}), f"COMMAND: {text}")
+            self.assertEqual(probing.explain({"COMMAND": ErrorReply(text)}), f"COMMAND: {clause(text)}")
         told = probing.explain({"COMMAND": ErrorReply(ODD[0]), "EVAL": ErrorReply(ODD[0])})
         self.assertEqual(
             told,

@@ -120,7 +120,8 @@ class ReadChangesTests(SourceCase):
         """As of a gateway that knows no field selectors: it is neither this object nor its absence."""
         self.patch(kubernetes.ClusterSource, "_pages", lambda *_, **__: iter([{"metadata": {"name": "other"}}]))
         update = self.read(BLUE, namespaces=("team-green",))
-        self.assertEqual({f.reason for f in update.failures}, {"the answer has objects that were not asked for"})
+        told = f"the answer of {self.api.url} has objects that were not asked for"
+        self.assertEqual({failure.reason for failure in update.failures}, {told})
         self.assertEqual((dict(update.secrets), dict(update.namespaces)), ({}, {}))
 
 
