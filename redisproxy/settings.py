@@ -3,6 +3,7 @@
 Owns the one table from which the options of the twistd plugin and the environment variables are made. An option wins
 over its variable. A bad value raises SettingsError, which names it, says what it got and what it takes. Owns, too, what the
 proxy and the operator's command both make of settings: the rules of enrolment, and the policy for a server.
+It is longer than other modules since it is one table.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 Owns options and exit statuses: 0 fine, 1 something is wrong or was refused, 2 the command line or a setting is. Options for
 settings are made from the table of `settings`. Results go to the standard output, everything else to the standard error.
+It is longer than other modules: it has one function, with its options, for each subcommand, and nothing else.
 """
 
 from __future__ import annotations

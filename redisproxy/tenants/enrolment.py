@@ -1,7 +1,7 @@
 """From what was read of namespaces and secrets to a Snapshot: the rules of enrolment.
 
 Owns the rules and the last good reading. What is read, and how, is the business of `redisproxy.sources`.
-No value of a secret is ever part of a Problem.
+No value of a secret is ever part of a Problem. It is longer than other modules: each rule needs what the others found.
 """
 
 from __future__ import annotations

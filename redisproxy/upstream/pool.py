@@ -3,6 +3,7 @@
 Owns the set of all upstream connections. One is acquired by one session, or by a tenant's pool of `multiplexed` connections.
 One that is released clean waits for the next user of the same tenant and protocol: it never goes from one tenant to another.
 What makes one ready for a tenant is in `preparing`, and which are opened before anybody asks in `base`.
+It is longer than other modules: all that can happen to a connection decides together whether it is lent again.
 """
 
 from __future__ import annotations
