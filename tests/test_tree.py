@@ -55,13 +55,12 @@ class ImportsTests(unittest.TestCase):
             self.assertEqual(modules_of_tests(source, "tests.session"), [], source)
 
 
-#: What is made in one place, as a pattern of code, and where that may stand, the place itself first. The control
-#: connection has delays of its own yet.
+#: What is made in one place, as a pattern of code, and where that may stand, the place itself first.
 ONE_OF_EACH = (
     (
         "delays that grow",
         r"\bbackoffPolicy\b|\* 2 \*\*|\bmin\(2 \* ",
-        ("ops/retry.py", "tenants/login_backoff.py", "upstream/control.py"),
+        ("ops/retry.py", "tenants/login_backoff.py"),
     ),
     ("times as text", r"\bstrftime\(|\bfromtimestamp\(", ("ops/time_text.py", "ops/logs.py")),
     ("stamps of files", r"\bst_mtime", ("ops/file_watch.py",)),

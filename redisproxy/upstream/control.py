@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from itertools import count
 from pathlib import Path
 
 from twisted.application import service
@@ -21,6 +22,7 @@ from ..net.time_limit import within
 from ..net.waiters import Waiters
 from ..ops.bugs import bug
 from ..ops.log_once import Condition
+from ..ops.retry import Backoff
 from ..policy import probing
 from ..policy.probing import Server
 from ..resp.value import Answer
@@ -29,9 +31,9 @@ from .client import Connection, ControlError, NoReplyError, RedisClient, Word
 from .endpoint import endpoint_for, why
 from .probe import Memory, Probe, Rights
 
-#: Seconds until Redis is asked again what it could not tell, at first and at most. Soon, since between two scripts of a
+#: When Redis is asked again what it could not tell. Soon, since between two scripts of a
 #: tenant that keeps it busy there may be little time.
-_SOON, _AGAIN = 0.05, 1.0
+BACKOFF = Backoff(0.05, 1.0)
 
 
 class ControlService(service.Service):
@@ -215,18 +217,16 @@ class ControlService(service.Service):
         again: whether it is for tenants' users alone, in a moment: tenants may bring it about.
         """
         if again:
-            await task.deferLater(self._reactor, _AGAIN)
+            await task.deferLater(self._reactor, BACKOFF.longest)
         probe = Probe(connection.ask_all, self._asked.shown, self._memory, self._acl, self._rights, again)
-        delay = _SOON
-        while True:
+        for failures in count(1):
             await probe.ask()
             if not self._is_current(connection):
                 return
             self._use(probe, connection)
             if not probe.again:
                 return
-            await task.deferLater(self._reactor, delay)
-            delay = min(2 * delay, _AGAIN)
+            await task.deferLater(self._reactor, BACKOFF.delay(failures))
 
     def _use(self, probe: Probe, connection: Connection) -> None:
         """What is known by now."""

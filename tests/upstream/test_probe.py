@@ -10,6 +10,7 @@ from twisted.internet.protocol import Factory
 from twisted.trial import unittest
 
 from redisproxy import bounds
+from redisproxy.ops.retry import Backoff
 from redisproxy.policy.probing import Server, needed, policy_for
 from redisproxy.printable import clause, shown_error
 from redisproxy.tenants.model import BackendAddress
@@ -46,8 +47,7 @@ class ProbeCase(unittest.TestCase):
     timeout = 120
 
     def setUp(self) -> None:
-        self.patch(control, "_SOON", 0.02)
-        self.patch(control, "_AGAIN", 0.02)
+        self.patch(control, "BACKOFF", Backoff(0.02, 0.02))
 
     def server(self, binary: Callable[[], str] = valkey, *settings: str) -> RedisServer:
         server = RedisServer(binary, *settings).start()
