@@ -119,10 +119,10 @@ def _start_failed(twistd: Mapping[str, object], error: StartError) -> None:
     """
     pipe, pid_file = twistd.get("statusPipe"), twistd.get("pidfile")
     if isinstance(pipe, int):
+        if pid_file:  # first, since whoever hears of the failure may look for it
+            Path(str(pid_file)).unlink(missing_ok=True)
         os.write(pipe, b"1 %b" % str(error).encode()[: _STATUS_BYTES - 2])
         os.close(pipe)
-        if pid_file:
-            Path(str(pid_file)).unlink(missing_ok=True)
 
 
 def _log_file(twistd: Mapping[str, object]) -> TextIO | None:
