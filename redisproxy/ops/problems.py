@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from .history import INTERVAL, SAMPLES, Recent
+from .redis_advice import redis_advice
 from .stats import DRAINING, REDIS_BOUNDS, CertificateState, RedisState, State, Stats
 from .time_text import moment, span
 
@@ -47,29 +48,6 @@ _ADVICE = (
     (r"master secret|does not exist", "Create or fix the master secret; the last good one stays in force."),
     (r"not read|cannot be read|timed out|refused", "Is the Kubernetes API there? What was last read stays in force."),
 )
-#: The same, by why Redis cannot be used.
-_REDIS_ADVICE = (
-    (r"sentinel", "See what each sentinel says in the log; fix the sentinels in the master secret."),
-    (
-        r"ConnectionRefused|errno 111",
-        "Nothing listens at that address: start Redis, or fix the address in the master secret.",
-    ),
-    (r"DNSLookup|lookup|resolve", "Fix the host in the master secret, or the name service."),
-    (r"certificate|SSL|TLS|CA file", "Fix --redis-ca, or the name in Redis's certificate."),
-    (
-        r"WRONGPASS|NOAUTH|invalid password|answered AUTH",
-        "Redis has another password than the master secret: fix the secret.",
-    ),
-    (r"closes connections|max number of clients", "Raise maxclients of Redis, or see what stands between it and the proxy."),
-    (r"loading", "Wait until Redis has loaded its data."),
-    (r"not answered a PING", "It is stopped, forks, or runs one long command or script: see whether its process runs."),
-    (r"BUSY", "A script runs for long: SCRIPT KILL ends it, if it has not written."),
-    (r"NOPERM", "Give the master's user the rights of docs/redis.md."),
-    (
-        r"too long|[Tt]imeout|timed out|[Uu]nreachable",
-        "See whether a network policy is in the way, the machine is away, or Redis is busy.",
-    ),
-)
 #: What keeps the proxy from being ready: what the reason begins with, where that is, the runbook, and what to do where
 #: nothing is known of the cause.
 _UNREADY = (
@@ -90,11 +68,7 @@ _UNREADY = (
 
 def advice(reason: str) -> str:
     """What an operator can do about a problem of a namespace or a secret."""
-    return _matching(_ADVICE, reason) or "Fix it as told."
-
-
-def _matching(table: Iterable[tuple[str, str]], reason: str) -> str:
-    return next((text for pattern, text in table if re.search(pattern, reason)), "")
+    return next((text for pattern, text in _ADVICE if re.search(pattern, reason)), "Fix it as told.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +121,7 @@ def _unready(state: State) -> Iterator[OpenProblem]:
     _, where, runbook, what = next(row for row in _UNREADY if unready.startswith(row[0]))
     redis: RedisState = state["redis"]
     if where == "Redis" and redis["fault"]:
-        what = _matching(_REDIS_ADVICE, redis["fault"]) or what
+        what = redis_advice(redis["fault"]) or what
     if where == "Redis" and redis["answers"] == "hung":
         runbook = "RedisHung"
     yield OpenProblem(where, "", why_unready(state), what, f"RedisProxy{runbook}", UNREADY)
@@ -163,7 +137,7 @@ def _of_workers(state: State) -> Iterator[OpenProblem]:
         yield OpenProblem("proxy", "", reason, what, "RedisProxyWorkersMissing", "workers")
     if not state["unready"]:
         for number, reason in workers["unready"].items():
-            what = _matching(_REDIS_ADVICE, reason) or "The log has more: its lines of this worker."
+            what = redis_advice(reason) or "The log has more: its lines of this worker."
             yield OpenProblem(f"worker {number}", "", reason, what, "RedisProxyRedisUnreachable", UNREADY)
 
 
@@ -184,7 +158,7 @@ def _of_redis(state: State, recent: Recent) -> Iterator[OpenProblem]:
     """What is wrong with a Redis that the proxy still takes clients for."""
     redis = state["redis"]
     if redis["fault"] and not state["unready"]:
-        what = _matching(_REDIS_ADVICE, redis["fault"]) or "The log has more."
+        what = redis_advice(redis["fault"]) or "The log has more."
         yield OpenProblem("Redis", "", redis["fault"], what, "RedisProxyRedisHung")
     slow = recent.total.latency(0.99)
     if redis["connected"] and slow is not None and slow > SLOW and recent.total.timed >= ENOUGH:
