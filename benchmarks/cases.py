@@ -15,7 +15,9 @@ LIST_KEY, LARGE_KEY, LARGE = "bench:list", "bench:large", 1 << 20
 
 @dataclass(frozen=True)
 class Goal:
-    """A ratio of medians, the proxy's to a peer's: at least so much of its rate, or at most so many times its p50."""
+    """A ratio of medians, the proxy's to a peer's: at least so much of its rate, or at most so many
+    times its p50.
+    """
 
     peer: str
     ratio: float
@@ -32,8 +34,9 @@ class Goal:
 class Case:
     """One row of measurements: the same load for each peer.
 
-    case: what CASES= selects it by; without: peers that cannot serve it, and why; guess: requests of the first, short
-    try; longer: how many times as long as others it is measured, because its start takes a share.
+    case: what CASES= selects it by; without: peers that cannot serve it, and why; guess: requests
+    of the first, short try; longer: how many times as long as others it is measured, because its
+    start takes a share.
     """
 
     case: str
@@ -58,7 +61,9 @@ def _get_set(case: str, title: str, *arguments: str, goals: tuple[Goal, ...]) ->
 
 
 def _transaction(pairs: int) -> ClosedLoop:
-    """MULTI, so many pairs of SET and GET, EXEC, in one write: what client libraries make of a pipeline."""
+    """MULTI, so many pairs of SET and GET, EXEC, in one write: what client libraries make of a
+    pipeline.
+    """
     value = b"x" * SIZE
     bulk = b"$%d\r\n%s\r\n" % (SIZE, value)
     commands = b"*3\r\n$3\r\nSET\r\n$11\r\nbench:multi\r\n" + bulk + b"*2\r\n$3\r\nGET\r\n$11\r\nbench:multi\r\n"

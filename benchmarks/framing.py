@@ -1,9 +1,10 @@
-"""What the framing costs: nanoseconds for each command or reply, compiled and interpreted, in turns.
+"""What the framing costs: nanoseconds for each command or reply, compiled and interpreted, in
+turns.
 
     .venv/bin/python benchmarks/framing.py [another/framing.py ...]
 
-Each further file is another version of the framing's source, and runs interpreted. The figure is the best of many short
-rounds: what the machine's other work adds is left out.
+Each further file is another version of the framing's source, and runs interpreted. The figure is
+the best of many short rounds: what the machine's other work adds is left out.
 """
 
 from __future__ import annotations

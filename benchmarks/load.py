@@ -1,6 +1,8 @@
-"""Load: redis-benchmark where it can make it, and where not a generator of our own, which runs as another process.
+"""Load: redis-benchmark where it can make it, and where not a generator of our own, which runs as
+another process.
 
-The generator is the same for all peers, speaks over raw sockets, and compares every reply with the one it expects.
+The generator is the same for all peers, speaks over raw sockets, and compares every reply with the
+one it expects.
 
     python -m benchmarks.load closed|open|idle JSON
 """
@@ -39,7 +41,9 @@ class LoadError(Exception):
 
 @dataclass(frozen=True)
 class Sample:
-    """One measurement. rate: requests a second; p50, p99: ms; cpu: µs of the peer's CPU time for each request."""
+    """One measurement. rate: requests a second; p50, p99: ms; cpu: µs of the peer's CPU time for
+    each request.
+    """
 
     rate: float
     p50: float
@@ -52,7 +56,9 @@ class Sample:
 
 @dataclass(frozen=True)
 class RedisBenchmark:
-    """Load that redis-benchmark makes. arguments: of redis-benchmark, and the command if it is not one of its tests."""
+    """Load that redis-benchmark makes. arguments: of redis-benchmark, and the command if it is not
+    one of its tests.
+    """
 
     arguments: tuple[str, ...]
     tls: bool = False
@@ -74,7 +80,9 @@ class RedisBenchmark:
 
 
 def parse_csv(text: str, errors: str = "", cpu: float = math.nan) -> Sample:
-    """What ``redis-benchmark --csv`` printed of one test. Raises LoadError: an error reply ends it without a result."""
+    """What ``redis-benchmark --csv`` printed of one test. Raises LoadError: an error reply ends it
+    without a result.
+    """
     rows = list(csv.DictReader(text.splitlines()))
     if len(rows) != 1 or rows[0].get("p99_latency_ms") is None:
         # Its warnings, about CONFIG among others, are no errors.
@@ -140,7 +148,9 @@ def open_loop(peer: Peer, rate: float, seconds: float, connections: int = 50) ->
 
 @contextmanager
 def idle_sessions(peer: Peer, count: int) -> Iterator[None]:
-    """So many clients that have logged in and done one GET, and do nothing more while the context runs."""
+    """So many clients that have logged in and done one GET, and do nothing more while the context
+    runs.
+    """
     process = _start("idle", port=peer.port, password=peer.password, count=count)
     try:
         if not process.stdout.readline():
@@ -236,7 +246,9 @@ def _closed(port: int, password: str, request: str, reply: str, connections: int
 
 
 def _open(port: int, password: str, rate: float, seconds: float, connections: int) -> dict[str, object]:
-    """Sends when it is time, whatever is still unanswered: a stall counts for all that came due meanwhile."""
+    """Sends when it is time, whatever is still unanswered: a stall counts for all that came due
+    meanwhile.
+    """
     request, expected = b"*2\r\n$3\r\nGET\r\n$10\r\nbench:open\r\n", b"$64\r\n%s\r\n" % (b"x" * 64)
     size = len(expected)
     sockets = [_connect(port, password) for _ in range(connections)]

@@ -1,10 +1,12 @@
-"""What a noisy tenant does to a quiet one: the quiet one's p99 alone, and beside 50 connections that send pipelines of
-1,000 commands as fast as they are answered; without a limit, with one, and without a proxy.
+"""What a noisy tenant does to a quiet one: the quiet one's p99 alone, and beside 50 connections
+that send pipelines of 1,000 commands as fast as they are answered; without a limit, with one, and
+without a proxy.
 
-python -m benchmarks.noise [--limit COMMANDS] [--rounds N] [--seconds N] [--rate N] [--variant NAME=[CHECKOUT] [OPTION …]] …
+python -m benchmarks.noise [--limit COMMANDS] [--rounds N] [--seconds N] [--rate N] [--variant
+NAME=[CHECKOUT] [OPTION …]] …
 
-The noise also goes straight to Redis while the quiet one goes through the proxy: what that does is Redis's part, and that
-of the machine, which all of these processes share.
+The noise also goes straight to Redis while the quiet one goes through the proxy: what that does is
+Redis's part, and that of the machine, which all of these processes share.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""What is compared: variants of the proxy, HAProxy in TCP mode, twemproxy, and Redis itself, as processes on loopback.
+"""What is compared: variants of the proxy, HAProxy in TCP mode, twemproxy, and Redis itself, as
+processes on loopback.
 
-Owns their configuration, their start and end, and what the kernel tells of them (CPU time, memory). Every one of them
-serves database 0 of the same Redis, so that all are asked for the same keys.
+Owns their configuration, their start and end, and what the kernel tells of them (CPU time, memory).
+Every one of them serves database 0 of the same Redis, so that all are asked for the same keys.
 """
 
 from __future__ import annotations
@@ -49,7 +50,9 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def install_programs() -> None:
-    """Installs from Debian what is missing. Raises SystemExit, naming the packages, where it may not."""
+    """Installs from Debian what is missing. Raises SystemExit, naming the packages, where it may
+    not.
+    """
     missing = sorted({package for program, package in PROGRAMS.items() if shutil.which(program) is None})
     if not missing:
         return
@@ -62,7 +65,9 @@ def install_programs() -> None:
 
 @dataclass(frozen=True)
 class Variant:
-    """One kind of the proxy to measure: a checkout, options for it, and the name it has in the tables."""
+    """One kind of the proxy to measure: a checkout, options for it, and the name it has in the
+    tables.
+    """
 
     name: str
     checkout: Path = ROOT
@@ -96,7 +101,9 @@ class Variant:
 
 
 class Peer:
-    """One server that clients can be pointed at. tls_port: None where it has no TLS; stop: ends it, may be called twice."""
+    """One server that clients can be pointed at. tls_port: None where it has no TLS; stop: ends it,
+    may be called twice.
+    """
 
     def __init__(
         self, name: str, pid: int, stop: Callable[[], object], port: int, password: str, tls_port: int | None = None
@@ -128,13 +135,16 @@ class ProxyPeer(Peer):
 
 
 class Bench:
-    """Redis, a scratch directory, and whatever is started of the peers. All of it ends with the context."""
+    """Redis, a scratch directory, and whatever is started of the peers. All of it ends with the
+    context.
+    """
 
     def __init__(self) -> None:
         self._stack = ExitStack()
 
     def __enter__(self) -> Bench:
-        # 5,000 idle sessions are twice as many descriptors in a proxy that gives each a connection to Redis.
+        # 5,000 idle sessions are twice as many descriptors in a proxy that gives each a connection
+        # to Redis.
         _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
         with ExitStack() as stack:
@@ -174,7 +184,9 @@ class Bench:
         source: Iterable[str] | None = None,
         environ: Mapping[str, str] | None = None,
     ) -> ProxyPeer:
-        """Starts a proxy. source: options that say where its tenants are, by default in manifests."""
+        """Starts a proxy. source: options that say where its tenants are, by default in
+        manifests.
+        """
         ssl = f"ssl:0:interface=127.0.0.1:privateKey={self._key}:certKey={self._certificate}"
         process = ProxyProcess(
             *("--manifests", self._manifests) if source is None else source,
@@ -266,7 +278,9 @@ def _cpu(pid: int) -> float:
 
 @dataclass(frozen=True)
 class Moment:
-    """What the machine's processors have done so far, in seconds. own: for this process and what descends from it."""
+    """What the machine's processors have done so far, in seconds. own: for this process and what
+    descends from it.
+    """
 
     busy: float
     total: float

@@ -1,8 +1,10 @@
-"""How much of a refresh, and of what a watch tells, the reactor feels: 2,000 tenants behind the small Kubernetes API.
+"""How much of a refresh, and of what a watch tells, the reactor feels: 2,000 tenants behind the
+small Kubernetes API.
 
-Runs the real reload service in a real reactor that echoes what some clients send at a steady rate, and prints, for
-each phase, how long it took, what CPU time, how late the reactor's timers were (in all, and by what this process did
-itself), the clients' round trips, and the longest run of the garbage collector; all but the first in milliseconds.
+Runs the real reload service in a real reactor that echoes what some clients send at a steady rate,
+and prints, for each phase, how long it took, what CPU time, how late the reactor's timers were (in
+all, and by what this process did itself), the clients' round trips, and the longest run of the
+garbage collector; all but the first in milliseconds.
 
     python benchmarks/refresh.py [--tenants N] [--secrets N] [--rate N] [--watch]
 
@@ -55,8 +57,9 @@ def documents(tenants: int, secrets: int) -> Iterator[dict]:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Tells where its kubeconfig is; each line on the standard input, a number and a word, gives that
-    many tenants another password."""
+    """Tells where its kubeconfig is; each line on the standard input, a number and a word, gives
+    that many tenants another password.
+    """
     api = ApiServer(tls=True)
     for document in documents(options.tenants, options.secrets):
         document["metadata"]["annotations"] = BALLAST
@@ -79,7 +82,9 @@ def serve(options: argparse.Namespace) -> None:
 
 
 def send(options: argparse.Namespace) -> None:
-    """Round trips at a steady rate, a connection's next one a while after its last; each line asks for their figures."""
+    """Round trips at a steady rate, a connection's next one a while after its last; each line asks
+    for their figures.
+    """
     waiting = select.epoll()
     waiting.register(sys.stdin, select.EPOLLIN)
     connections = {}
@@ -122,9 +127,11 @@ def stats(values: list[float]) -> dict[str, float]:
 
 
 class Lateness:
-    """How late the reactor's timers are, in seconds; and in seconds of CPU time that this process used meanwhile.
+    """How late the reactor's timers are, in seconds; and in seconds of CPU time that this process
+    used meanwhile.
 
-    The second leaves out what other processes did to it, so that it means something on a busy machine as well.
+    The second leaves out what other processes did to it, so that it means something on a busy
+    machine as well.
     """
 
     def __init__(self, reactor: object) -> None:
@@ -217,7 +224,9 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
             return False
 
     async def phase(name: str, start: object, until: str | None = None) -> None:
-        """start: begins a refresh; None for a phase without one. until: the password with which the phase ends, instead."""
+        """start: begins a refresh; None for a phase without one. until: the password with which the
+        phase ends, instead.
+        """
         await threads.deferToThread(clients.ask)
         lateness.values.clear()
         lateness.own.clear()
@@ -230,7 +239,8 @@ async def measure(reactor: object, options: argparse.Namespace) -> None:
             start()
             while not holds(until) if until else service.reloaded_at == before:
                 await task.deferLater(reactor, 0.01, lambda: None)
-            await task.deferLater(reactor, 0.3, lambda: None)  # what the refresh delayed is to be in the figures
+            # what the refresh delayed is to be in the figures
+            await task.deferLater(reactor, 0.3, lambda: None)
         took, cpu = time.perf_counter() - began, time.process_time() - spent
         late, own = stats(lateness.values), stats(lateness.own)
         trips = json.loads(await threads.deferToThread(clients.ask))

@@ -64,7 +64,9 @@ class Idle:
 
 @dataclass
 class Refresh:
-    """One variant. rate: of the clients; requests: to the API for one reading; readings: in each window with refreshes."""
+    """One variant. rate: of the clients; requests: to the API for one reading; readings: in each
+    window with refreshes.
+    """
 
     peer: str
     rate: float
@@ -298,7 +300,9 @@ def _save(figure: object, path: Path) -> None:
 
 
 def _plot_rates(results: Results, path: Path) -> None:
-    """Bars, a group for each case, as shares of straight: the cases' own rates differ by orders of magnitude."""
+    """Bars, a group for each case, as shares of straight: the cases' own rates differ by orders of
+    magnitude.
+    """
     peers = [*results.proxies, HAPROXY, TWEMPROXY]
     colours = dict(zip(results.proxies, _COLOURS * len(results.proxies), strict=False)) | _GREYS
     figure, axes = _figure(8, 1 + 0.17 * len(results.rates) * (len(peers) + 1))

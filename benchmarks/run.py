@@ -1,6 +1,8 @@
-"""`make bench`: starts everything, measures in interleaved rounds, prints the tables and writes them down.
+"""`make bench`: starts everything, measures in interleaved rounds, prints the tables and writes
+them down.
 
-python -m benchmarks.run [--cases NAMES] [--rounds N] [--seconds N] [--variant NAME=[CHECKOUT] [OPTION …]] …
+python -m benchmarks.run [--cases NAMES] [--rounds N] [--seconds N] [--variant NAME=[CHECKOUT]
+[OPTION …]] …
 """
 
 from __future__ import annotations
@@ -75,9 +77,11 @@ def calibrate(case: Case, peer: Peer, seconds: float, ca: Path) -> int:
 def measure_rates(
     bench: Bench, cases: Sequence[Case], variants: Sequence[Variant], rounds: int, seconds: float
 ) -> list[Rates]:
-    """Each round has all cases, each case all peers: what else the machine does meanwhile hits all alike.
+    """Each round has all cases, each case all peers: what else the machine does meanwhile hits all
+    alike.
 
-    Every other round goes the other way: of two checkouts, whichever was measured first came out some per cent slower.
+    Every other round goes the other way: of two checkouts, whichever was measured first came out
+    some per cent slower.
     """
     peers: list[Peer] = [bench.proxy(variant) for variant in variants]
     peers += [bench.haproxy(), bench.twemproxy(), bench.straight]
@@ -107,7 +111,9 @@ def measure_rates(
 
 
 def measure_idle(bench: Bench, variants: Sequence[Variant]) -> list[Idle]:
-    """Of each peer a fresh process: one that has served many has memory to spare, which would hide the need."""
+    """Of each peer a fresh process: one that has served many has memory to spare, which would hide
+    the need.
+    """
     found = []
     for start in (*(lambda v=v: bench.proxy(v) for v in variants), bench.haproxy, bench.twemproxy, lambda: bench.straight):
         peer = start()
@@ -155,7 +161,9 @@ class TenantsApi:
         return int(self._process.stdout.readline())
 
     def settle(self) -> None:
-        """Waits until nobody asks any more, within reason: a source may watch, and ask again each time that ends."""
+        """Waits until nobody asks any more, within reason: a source may watch, and ask again each
+        time that ends.
+        """
         before = -1
         for _ in range(SETTLE):
             now = self.requests()
@@ -166,7 +174,9 @@ class TenantsApi:
 
 
 def measure_refresh(bench: Bench, variants: Sequence[Variant], rounds: int) -> list[Refresh]:
-    """Half of what it can do at P=1 from 50 connections: the clients' p99 without refreshes, and with one each second."""
+    """Half of what it can do at P=1 from 50 connections: the clients' p99 without refreshes, and
+    with one each second.
+    """
     with TenantsApi(bench.redis.url) as api:
         # How many requests one reading takes is told by the first.
         found: list[tuple[ProxyPeer, Refresh]] = []

@@ -1,12 +1,15 @@
-"""A long run under mixed load, with what goes wrong in production in it: is memory flat, and every error expected?
+"""A long run under mixed load, with what goes wrong in production in it: is memory flat, and every
+error expected?
 
-Starts Redis, the proxy, and the small Kubernetes API of `tests/support`. Sessions of two tenants do what applications do,
-and compare what they get with what it has to be. Meanwhile a password is rotated, Redis is killed and started again, the
-API is away, and its answers are errors. An error that no such event explains is a failure.
+Starts Redis, the proxy, and the small Kubernetes API of `tests/support`. Sessions of two tenants do
+what applications do, and compare what they get with what it has to be. Meanwhile a password is
+rotated, Redis is killed and started again, the API is away, and its answers are errors. An error
+that no such event explains is a failure.
 
     python -m benchmarks.soak [--minutes N] [--proxy OPTION]…
 
-Exits with 1 where an answer was wrong, an error was not expected, or memory, descriptors or connections grew.
+Exits with 1 where an answer was wrong, an error was not expected, or memory, descriptors or
+connections grew.
 """
 
 from __future__ import annotations
@@ -37,9 +40,11 @@ from tests.support.waiting import until
 EXPLAINED = 15.0
 #: Seconds between two looks at the proxy's figures.
 SAMPLE = 5.0
-#: The first part of the run, in which memory may still grow: pools fill, and code is run for the first time.
+#: The first part of the run, in which memory may still grow: pools fill, and code is run for the
+#: first time.
 WARM = 0.15
-#: By how much the median of the last quarter may be above that of the first after it: MiB of resident memory.
+#: By how much the median of the last quarter may be above that of the first after it: MiB of
+#: resident memory.
 GROWTH = 6.0
 
 #: What a client may be told after an event, besides that its connection is lost.
@@ -236,7 +241,8 @@ def messages(soak: Soak, client: redis.Redis, name: str) -> Iterator[None]:
 
 def churn(soak: Soak) -> None:
     """Clients that come, and leave in every way."""
-    ways = ("close", "quit", "half") * 10 + ("reset", "silent", "wrong")  # a wrong password is answered late
+    # a wrong password is answered late
+    ways = ("close", "quit", "half") * 10 + ("reset", "silent", "wrong")
     while not soak.over.wait(0.02):
         namespace = random.choice(list(soak.passwords.of))
         password, _ = soak.passwords.of[namespace]

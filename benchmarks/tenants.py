@@ -1,9 +1,10 @@
-"""A Kubernetes API with many tenants, as a process of its own, so that its CPU time is not the proxy's.
+"""A Kubernetes API with many tenants, as a process of its own, so that its CPU time is not the
+proxy's.
 
     python -m benchmarks.tenants COUNT REDIS_URL
 
-prints where its kubeconfig is, and for each line on its standard input how many requests there were so far. It ends with
-its standard input.
+prints where its kubeconfig is, and for each line on its standard input how many requests there were
+so far. It ends with its standard input.
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ BALLAST = {"kubectl.kubernetes.io/last-applied-configuration": "x" * 400}
 
 
 def documents(count: int, url: str) -> list[dict]:
-    """The master secret, and so many tenants with three secrets each. The first is the one under load."""
+    """The master secret, and so many tenants with three secrets each. The first is the one under
+    load.
+    """
     found = [master(url)]
     for index in range(count):
         name, password = (f"{PREFIX}{index:05}", f"password-{index}") if index else (TENANT, TENANT_PASSWORD)

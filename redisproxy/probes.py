@@ -1,6 +1,8 @@
-"""Names of branches that are rarely taken: the simulation (`tests/sim`) says which of them it never reached.
+"""Names of branches that are rarely taken: the simulation (`tests/sim`) says which of them it never
+reached.
 
-A probe costs a call, so it stands in rare branches alone. `probes.reached("…")` takes a name that no other place has.
+A probe costs a call, so it stands in rare branches alone. `probes.reached("…")` takes a name that
+no other place has.
 """
 
 from __future__ import annotations

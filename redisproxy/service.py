@@ -1,6 +1,7 @@
 """The whole proxy as one Twisted service: what it consists of, and how it starts and stops.
 
-Owns the wiring: settings become explicit arguments of the parts, and the parts know nothing of settings.
+Owns the wiring: settings become explicit arguments of the parts, and the parts know nothing of
+settings.
 """
 
 from __future__ import annotations
@@ -65,7 +66,9 @@ def source_of(settings: Settings) -> ManifestsSource | ClusterSource:
 
 
 class StartError(SystemExit):
-    """The proxy cannot start. twistd ends with status 1, and this one line on the standard error."""
+    """The proxy cannot start. twistd ends with status 1, and this one line on the standard
+    error.
+    """
 
     def __init__(self, text: str) -> None:
         super().__init__(f"redisproxy: {printable(text)}")
@@ -74,9 +77,9 @@ class StartError(SystemExit):
 class ProxyService(service.MultiService):
     """The proxy, or, where several processes serve clients, their parent.
 
-    options: those that settings were read from, for the other processes; log_file: where to log, the standard output by
-    default; start_failed: called with a StartError before it is raised, which may be in a daemon. Raises SettingsError for
-    what only shows when the parts are made.
+    options: those that settings were read from, for the other processes; log_file: where to log,
+    the standard output by default; start_failed: called with a StartError before it is raised,
+    which may be in a daemon. Raises SettingsError for what only shows when the parts are made.
     """
 
     _log = Logger()
@@ -192,7 +195,9 @@ class ProxyService(service.MultiService):
         self.serving.show_certificates(lambda: self.certificates.material(self.listening.tls))
 
     def setServiceParent(self, parent: object) -> None:
-        """Also makes our log observer the application's: this is the one moment before twistd starts to log."""
+        """Also makes our log observer the application's: this is the one moment before twistd
+        starts to log.
+        """
         if isinstance(parent, Componentized):
             log_observer = observer(self._settings.log_format, self._settings.log_level, self._log_file)
             parent.setComponent(ILogObserver, log_observer)
@@ -202,8 +207,8 @@ class ProxyService(service.MultiService):
 
     def privilegedStartService(self) -> None:
         """Listens, as whom twistd was started, and before anything else runs. Raises StartError."""
-        # First of all: a signal that comes early must not end the process; and process 1 of a container would not even
-        # be sent a SIGTERM that it has no handler for.
+        # First of all: a signal that comes early must not end the process; and process 1 of a
+        # container would not even be sent a SIGTERM that it has no handler for.
         signal.signal(signal.SIGUSR1, partial(self._on_signal, self._refresh))
         if not self._is_quick_start:
             signal.signal(signal.SIGHUP, partial(self._on_signal, self._refresh))
@@ -225,7 +230,8 @@ class ProxyService(service.MultiService):
     def startService(self) -> None:
         prepare()
         quiet_libraries()
-        self._reactor.callWhenRunning(self._take_over_ends)  # again: the reactor has put in its own meanwhile
+        # again: the reactor has put in its own meanwhile
+        self._reactor.callWhenRunning(self._take_over_ends)
         try:
             super().startService()
         except BaseException as error:
@@ -272,12 +278,16 @@ class ProxyService(service.MultiService):
 
     @property
     def _ends(self) -> tuple[signal.Signals, ...]:
-        """The signals that end the proxy. A closed terminal ends a quick start, unless nohup has it ignored."""
+        """The signals that end the proxy. A closed terminal ends a quick start, unless nohup has it
+        ignored.
+        """
         hangs_up = self._is_quick_start and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
         return (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hangs_up else []))
 
     def _take_over_ends(self) -> None:
-        """These signals end the process with status 0; with Twisted's own handling twistd ends by the signal."""
+        """These signals end the process with status 0; with Twisted's own handling twistd ends by
+        the signal.
+        """
         for number in self._ends:
             signal.signal(number, partial(self._on_signal, self._end))
 
@@ -334,8 +344,9 @@ class ProxyService(service.MultiService):
         return self._settings.embedded and self._settings.manifests is not None
 
     def _look_at_terminal(self) -> None:
-        """Ends when the terminal is closed. Not all whose terminal it is are sent a SIGHUP: where ``make run`` itself is the
-        first program of a terminal (``ssh -t``, ``xterm -e``), make alone is, and waits for us.
+        """Ends when the terminal is closed. Not all whose terminal it is are sent a SIGHUP: where
+        ``make run`` itself is the first program of a terminal (``ssh -t``, ``xterm -e``), make
+        alone is, and waits for us.
         """
         if not self._ending and not os.isatty(0):
             self._end()
@@ -375,5 +386,7 @@ class ProxyService(service.MultiService):
             await self.status.stopService()
 
     def stopService(self) -> defer.Deferred[None]:
-        """Serves on for the delay, if there is one; then accepts no more, has clients leave, and stops the parts."""
+        """Serves on for the delay, if there is one; then accepts no more, has clients leave, and
+        stops the parts.
+        """
         return defer.Deferred.fromCoroutine(self._stop())

@@ -1,9 +1,10 @@
 """All settings: their names, defaults, and what they take.
 
-Owns the one table from which the options of the twistd plugin and the environment variables are made. An option wins
-over its variable. A bad value raises SettingsError, which names it, says what it got and what it takes. Owns, too, what the
-proxy and the operator's command both make of settings: the rules of enrolment, and the policy for a server.
-It is longer than other modules since it is one table.
+Owns the one table from which the options of the twistd plugin and the environment variables are
+made. An option wins over its variable. A bad value raises SettingsError, which names it, says what
+it got and what it takes. Owns, too, what the proxy and the operator's command both make of
+settings: the rules of enrolment, and the policy for a server. It is longer than other modules since
+it is one table.
 """
 
 from __future__ import annotations
@@ -55,7 +56,9 @@ def _seconds(least: float, most: float) -> Callable[[str], float]:
 
 
 def _kubernetes_port(text: str) -> int:
-    """A port, also in the form that Kubernetes itself puts into every pod: ``tcp://10.0.0.1:443``."""
+    """A port, also in the form that Kubernetes itself puts into every pod:
+    ``tcp://10.0.0.1:443``.
+    """
     match = re.fullmatch(r"(?:tcp://(?:\[[0-9A-Fa-f:.]+\]|[^:/\[\]]+):)?([0-9]{1,5})", text, re.ASCII)
     if not match or not 0 < int(match[1]) < 65536:
         raise _Invalid("a port from 1 to 65535, or tcp://HOST:PORT")
@@ -321,7 +324,9 @@ class Settings:
         return Limits(self.tenant_max_connections, self.tenant_commands_per_second, self.tenant_bytes_per_second)
 
     def enrolment(self, backend: BackendAddress | None = None) -> Enrolment:
-        """The rules by which namespaces become tenants. backend: where Redis is, whatever the master secret says."""
+        """The rules by which namespaces become tenants. backend: where Redis is, whatever the
+        master secret says.
+        """
         return Enrolment(self.redis_secret, self.master, backend, self.tenant_limits)
 
     def policy(self, server: Server = USUAL) -> Policy:
@@ -329,7 +334,9 @@ class Settings:
         return policy_for(server, self.acl != "off", allow=self.allow_commands, deny=self.deny_commands)
 
     def per_process(self) -> Settings:
-        """What one of the processes goes by: its part of what is set for all of them, rounded up."""
+        """What one of the processes goes by: its part of what is set for all of them, rounded
+        up.
+        """
         return replace(
             self,
             max_workers=-(-self.max_workers // self.processes),
@@ -339,7 +346,9 @@ class Settings:
 
     @classmethod
     def read(cls, options: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
-        """From options (by option name, only those given) and environment variables. Raises SettingsError."""
+        """From options (by option name, only those given) and environment variables. Raises
+        SettingsError.
+        """
         values = {}
         for setting in fields(cls):
             option = option_name(setting.name)
@@ -364,14 +373,17 @@ class Settings:
 
 
 _PREFIX = "REDISPROXY_"
-#: What Kubernetes puts into pods for a Service of the same namespace, such as REDISPROXY_STATUS_PORT_80_TCP_ADDR.
+#: What Kubernetes puts into pods for a Service of the same namespace, such as
+#: REDISPROXY_STATUS_PORT_80_TCP_ADDR.
 _SERVICE_LINK = re.compile(r"_SERVICE_(HOST|PORT(_\w+)?)$|_PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?$")
 
 
 def misspelt(environ: Iterable[str]) -> dict[str, str]:
-    """Names of environment variables that look like settings and are none, each with the nearest one, or empty.
+    """Names of environment variables that look like settings and are none, each with the nearest
+    one, or empty.
 
-    All that begin as our own settings do; of others, those that differ from a setting by a letter or two.
+    All that begin as our own settings do; of others, those that differ from a setting by a letter
+    or two.
     """
     variables = {setting.metadata["variable"] for setting in fields(Settings)}
     found = {}
@@ -393,7 +405,9 @@ def option_name(field_name: str) -> str:
 
 
 def described(setting: Field[Any]) -> str:
-    """What an option's help says of a field of Settings: what it is for, its default, its variable."""
+    """What an option's help says of a field of Settings: what it is for, its default, its
+    variable.
+    """
     return f"{setting.metadata['doc']}{_default(setting.default)} [{setting.metadata['variable']}]"
 
 

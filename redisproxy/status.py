@@ -1,7 +1,8 @@
-"""The status endpoint as a service: it listens, gathers the numbers when somebody asks, and keeps the last minutes.
+"""The status endpoint as a service: it listens, gathers the numbers when somebody asks, and keeps
+the last minutes.
 
-Owns what is told to whom outside: the HTTP is `ops.http`'s, the names are `ops.metrics`'s, the page is `ops.page`'s, what
-is kept of the last minutes is `ops.history`'s.
+Owns what is told to whom outside: the HTTP is `ops.http`'s, the names are `ops.metrics`'s, the page
+is `ops.page`'s, what is kept of the last minutes is `ops.history`'s.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from .settings import Settings, SettingsError
 from .sources.reload import ReloadService
 from .tenants.model import Snapshot
 
-#: Seconds between two looks whether the proxy is ready: since when it is not is known as well as that.
+#: Seconds between two looks whether the proxy is ready: since when it is not is known as well as
+#: that.
 LOOK = 1.0
 #: Seconds for which a page is made before clients have their turn.
 SLICE = 0.005
@@ -163,7 +165,8 @@ class _Slices:
 
         def cancel(cancelled: defer.Deferred[str]) -> None:
             call.cancel()
-            # Behind what the page does with it: that leaves the failure where it is, to be logged as one that nobody saw.
+            # Behind what the page does with it: that leaves the failure where it is, to be logged
+            # as one that nobody saw.
             cancelled.addErrback(lambda _: "")
 
         wait: defer.Deferred[str] = defer.Deferred(cancel)
@@ -176,17 +179,22 @@ class _Slices:
 
 
 class SnapshotStates:
-    """Makes what is told of the credentials. The part about tenants is made again only where it has changed."""
+    """Makes what is told of the credentials. The part about tenants is made again only where it has
+    changed.
+    """
 
     def __init__(self, reading: ReloadService) -> None:
         self._reading = reading
-        # Of which Snapshot, and of which time it is: from and until when. It is not changed by whoever has it.
+        # Of which Snapshot, and of which time it is: from and until when. It is not changed by
+        # whoever has it.
         self._tenants: dict[str, TenantState] = {}
         self._snapshot: Snapshot | None = None
         self._from = self._until = 0.0
 
     def state(self, watch: WatchState | None, now: float) -> SnapshotState:
-        """What is known now. watch: of their source, None without one; now: in seconds since the epoch."""
+        """What is known now. watch: of their source, None without one; now: in seconds since the
+        epoch.
+        """
         reading = self._reading
         return {
             "loaded": reading.snapshot is not None,
@@ -234,7 +242,9 @@ def _tenants(snapshot: Snapshot, now: float) -> dict[str, TenantState]:
 
 
 def with_loopback(description: str) -> str:
-    """An endpoint that names no interface is on loopback: the page is for who is on this machine, unless said otherwise."""
+    """An endpoint that names no interface is on loopback: the page is for who is on this machine,
+    unless said otherwise.
+    """
     kind = description.partition(":")[0]
     if ":interface=" in description or kind not in ("tcp", "ssl", "tcp6"):
         return description

@@ -75,7 +75,9 @@ class Options(usage.Options):
         raise SystemExit(0)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Twisted would print the whole help and end with status 0: one line and status 1 are of more use."""
+        """Twisted would print the whole help and end with status 0: one line and status 1 are of
+        more use.
+        """
         try:
             super().parseOptions(options)
             for name in _flag_names():
@@ -114,8 +116,8 @@ def makeService(options: Options) -> IService:
 
 
 def _start_failed(twistd: Mapping[str, object], error: StartError) -> None:
-    """Tells the process that twistd was started as, if this is its daemon: twistd tells it of an Exception alone, and it
-    would wait for ever.
+    """Tells the process that twistd was started as, if this is its daemon: twistd tells it of an
+    Exception alone, and it would wait for ever.
     """
     pipe, pid_file = twistd.get("statusPipe"), twistd.get("pidfile")
     if isinstance(pipe, int):
@@ -126,7 +128,9 @@ def _start_failed(twistd: Mapping[str, object], error: StartError) -> None:
 
 
 def _log_file(twistd: Mapping[str, object]) -> TextIO | None:
-    """Where twistd was told to log, or does as a daemon; None: the standard output. Raises SettingsError."""
+    """Where twistd was told to log, or does as a daemon; None: the standard output. Raises
+    SettingsError.
+    """
     if twistd.get("syslog"):
         raise SettingsError("twistd --syslog is not supported: the log goes to the standard output, or to twistd --logfile")
     path = twistd.get("logfile")

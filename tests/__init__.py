@@ -1,6 +1,8 @@
-"""The tests. Importing them corrects trial's ``-j`` (a failed subTest fails its test), and sets up hypothesis.
+"""The tests. Importing them corrects trial's ``-j`` (a failed subTest fails its test), and sets up
+hypothesis.
 
-TEST_DURATIONS names a file: a line for each test, ``SECONDS ID``, appended by the worker that ran it.
+TEST_DURATIONS names a file: a line for each test, ``SECONDS ID``, appended by the worker that ran
+it.
 """
 
 from __future__ import annotations
@@ -43,9 +45,11 @@ if "TEST_DURATIONS" in os.environ:
 
 
 def _set_up_hypothesis() -> None:
-    """For all tests: what it finds must not depend on how fast a machine is, on what an earlier run has found, or on chance.
+    """For all tests: what it finds must not depend on how fast a machine is, on what an earlier run
+    has found, or on chance.
 
-    Shrinking takes minutes where an example takes a server: with TEST_SHRINK=1, for whoever looks for the cause.
+    Shrinking takes minutes where an example takes a server: with TEST_SHRINK=1, for whoever looks
+    for the cause.
     """
     from hypothesis import HealthCheck, Phase, settings
 
@@ -62,5 +66,6 @@ def _set_up_hypothesis() -> None:
     settings.load_profile("redisproxy")
 
 
-if find_spec("hypothesis"):  # the benchmarks, which have the servers of `support` in common with the tests, need none
+# the benchmarks, which have the servers of `support` in common with the tests, need none
+if find_spec("hypothesis"):
     _set_up_hypothesis()

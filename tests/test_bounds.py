@@ -1,4 +1,6 @@
-"""The one table of limits: that it says what it should, that the page about it has each, and that no limit is copied."""
+"""The one table of limits: that it says what it should, that the page about it has each, and that
+no limit is copied.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What is built: the sdist, and wheels of it with and without a compiler, made by the backend that pip would call."""
+"""What is built: the sdist, and wheels of it with and without a compiler, made by the backend that
+pip would call.
+"""
 
 from __future__ import annotations
 
@@ -91,7 +93,9 @@ class BuildTests(unittest.TestCase):
         self.assertTrue(said[1].startswith(str(installed)), said)
 
     def test_without_a_compiler(self) -> None:
-        """The wheel is built all the same, and the proxy says once that it is slower than it need be."""
+        """The wheel is built all the same, and the proxy says once that it is slower than it need
+        be.
+        """
         wheel = self.build("wheel", self.source(), CC="/nonexistent/cc")
         installed = self.unpacked(wheel)
         self.assertEqual(list(installed.rglob("*.so")), [])

@@ -1,7 +1,8 @@
 """What the documents say is so: settings, links, log lines and errors, commands.
 
-What the proxy can say is found in its source (`support.texts`), so that a line that is new, or is worded otherwise, asks for
-its row in docs/troubleshoot.md, and a row that nothing says any more is found, too.
+What the proxy can say is found in its source (`support.texts`), so that a line that is new, or is
+worded otherwise, asks for its row in docs/troubleshoot.md, and a row that nothing says any more is
+found, too.
 """
 
 from __future__ import annotations
@@ -164,7 +165,9 @@ FOREIGN = (
 
 @functools.cache
 def told() -> dict[str, re.Pattern[str]]:
-    """What the first cells of troubleshoot.md quote, and what its last line of lines that ask for nothing does."""
+    """What the first cells of troubleshoot.md quote, and what its last line of lines that ask for
+    nothing does.
+    """
     text = TROUBLESHOOT.read_text()
     quoted = [span for row in rows(text) for span in re.findall(r"`([^`]+)`", row[0])]
     quoted += re.findall(r"`([^`]+)`", text.partition("These ask for nothing:")[2].partition("\n\n")[0])
@@ -222,7 +225,9 @@ class SaidTests(unittest.TestCase):
         self.assertEqual(NO_ROW.keys() - found.logged, set())
 
     def test_each_row_is_said(self) -> None:
-        """A row that quotes what nothing says any more is out of date. What stands before a reason may be anything."""
+        """A row that quotes what nothing says any more is out of date. What stands before a reason
+        may be anything.
+        """
         found = said()
         texts = like(found.logged | found.errors | found.reasons | found.states | found.all)
         texts = {text for text in texts if len(text.replace(ANY, "").strip(" :/")) > 3}

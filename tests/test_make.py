@@ -1,6 +1,8 @@
-"""The environment that the Makefile makes: what is missing is named first, and one that was not finished is made anew.
+"""The environment that the Makefile makes: what is missing is named first, and one that was not
+finished is made anew.
 
-`python` is a script here that notes what it is asked for, in a project of no more than the Makefile and what it looks at.
+`python` is a script here that notes what it is asked for, in a project of no more than the Makefile
+and what it looks at.
 """
 
 from __future__ import annotations
@@ -13,7 +15,8 @@ import unittest
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-#: Makes an environment of itself. pip is cut off as long as there is a file `cut-off`, after it has begun.
+#: Makes an environment of itself. pip is cut off as long as there is a file `cut-off`, after it has
+#: begun.
 PYTHON = """#!/bin/sh
 echo "$*" >>"$HERE/asked"
 case "$*" in
@@ -40,7 +43,8 @@ class EnvironmentTests(unittest.TestCase):
 
     def make(self, *targets: str, python: str | None = None) -> subprocess.CompletedProcess[str]:
         command = ["make", f"PYTHON={python or self.python}", *targets]
-        # Not what this make was told, nor its job server; nor trial's PYTHONPATH, which another Python cannot start with.
+        # Not what this make was told, nor its job server; nor trial's PYTHONPATH, which another
+        # Python cannot start with.
         environ = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTHON"))}
         environ["HERE"] = str(self.root)
         return subprocess.run(command, cwd=self.root, env=environ, capture_output=True, text=True, timeout=180, check=False)

@@ -1,4 +1,6 @@
-"""Rules of the tree: what several test modules need is in `tests/support/`; what the proxy makes in one place, in that place."""
+"""Rules of the tree: what several test modules need is in `tests/support/`; what the proxy makes in
+one place, in that place.
+"""
 
 from __future__ import annotations
 
@@ -33,7 +35,9 @@ def modules_of_tests(source: str, package: str) -> list[str]:
 
 class ImportsTests(unittest.TestCase):
     def test_no_module_imports_a_test_module(self) -> None:
-        """`support.forms.interpreted` loads some by name, on purpose: those are no import statements."""
+        """`support.forms.interpreted` loads some by name, on purpose: those are no import
+        statements.
+        """
         for path in sorted(TESTS.rglob("*.py")):
             package = ".".join(path.relative_to(TESTS.parent).parent.parts)
             found = modules_of_tests(path.read_text(), package)
@@ -55,7 +59,8 @@ class ImportsTests(unittest.TestCase):
             self.assertEqual(modules_of_tests(source, "tests.session"), [], source)
 
 
-#: What is made in one place, as a pattern of code, and where that may stand, the place itself first.
+#: What is made in one place, as a pattern of code, and where that may stand, the place itself
+#: first.
 ONE_OF_EACH = (
     (
         "delays that grow",

@@ -1,8 +1,8 @@
 """The field's words are used, and the words of the first version's own dialect are not.
 
-`GONE` may be nowhere, prose included, but in the changelog's table of names that changed. `NO_NAME` are plain English and stay
-so in prose; as names of code, settings and metrics they say nothing to a reader who knows Redis, Twisted or Kubernetes, or mean
-several things.
+`GONE` may be nowhere, prose included, but in the changelog's table of names that changed. `NO_NAME`
+are plain English and stay so in prose; as names of code, settings and metrics they say nothing to a
+reader who knows Redis, Twisted or Kubernetes, or mean several things.
 """
 
 from __future__ import annotations
@@ -131,7 +131,9 @@ def jargon(text: str) -> list[str]:
 
 
 def names(source: str) -> Iterator[tuple[int, str]]:
-    """(line, name) of what Python code defines: classes, functions, arguments, attributes and variables."""
+    """(line, name) of what Python code defines: classes, functions, arguments, attributes and
+    variables.
+    """
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
             yield node.lineno, node.name

@@ -1,6 +1,7 @@
 """What the proxy would find: the Kubernetes API, each namespace, Redis. Nothing is written.
 
-Owns the order of the questions, and what counts as a problem. The questions themselves, and the rules, are the proxy's own.
+Owns the order of the questions, and what counts as a problem. The questions themselves, and the
+rules, are the proxy's own.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from .advice import REDIS, redis_advice
 
 _P = ParamSpec("_P")
 _Answer = TypeVar("_Answer")
-#: Seconds after which a watch that was opened to see whether it can be is ended by the API server, if not by us.
+#: Seconds after which a watch that was opened to see whether it can be is ended by the API server,
+#: if not by us.
 _WATCH = 5
 
 
@@ -83,7 +85,8 @@ class Operator:
 class RedisView:
     """What was found of Redis.
 
-    backend: as the master secret names it; scripts: whether tenants may run them there, None: it cannot be asked.
+    backend: as the master secret names it; scripts: whether tenants may run them there, None: it
+    cannot be asked.
     """
 
     backend: BackendAddress
@@ -117,8 +120,8 @@ class State(enum.Enum):
 class NamespaceView:
     """A namespace with the prefix.
 
-    failure: why its secrets could not be read, or empty; secrets: names of those that may hold credentials; index: of its
-    database, None where it is not served.
+    failure: why its secrets could not be read, or empty; secrets: names of those that may hold
+    credentials; index: of its database, None where it is not served.
     """
 
     namespace: str
@@ -143,7 +146,8 @@ class NamespaceView:
 class Findings:
     """All that was found.
 
-    listed: whether the namespaces could be read; warnings: what keeps nobody out, but should be known.
+    listed: whether the namespaces could be read; warnings: what keeps nobody out, but should be
+    known.
     """
 
     source: str
@@ -193,7 +197,9 @@ def _view(namespace: str, held: tuple[SecretDocument, ...] | ReadFailure, secret
 
 
 async def tenants(operator: Operator) -> Findings:
-    """What the source alone says. Redis is not asked. Raises Refused where there is nothing to be said."""
+    """What the source alone says. Redis is not asked. Raises Refused where there is nothing to be
+    said.
+    """
     reading = await operator.read()
     must_be_read(reading.namespaces)
     found = resolve(operator, reading, None)
@@ -276,8 +282,8 @@ _WHY_NO_SCRIPTS = {
 
 
 def _judge_commands(operator: Operator, found: Findings, server: Server | None) -> None:
-    """What should be known of --allow-commands and --deny-commands. server: None where Redis was not, or cannot be, asked:
-    what the commands are that Redis usually has is known without.
+    """What should be known of --allow-commands and --deny-commands. server: None where Redis was
+    not, or cannot be, asked: what the commands are that Redis usually has is known without.
     """
     policy = operator.settings.policy() if server is None else operator.settings.policy(server)
     if policy.unknown and server is not None:
@@ -287,7 +293,9 @@ def _judge_commands(operator: Operator, found: Findings, server: Server | None) 
 
 
 def _try_watches(watches: ClusterWatches) -> list[str]:
-    """Why some cannot be had, once for each reason: what changes takes effect at the next refresh then."""
+    """Why some cannot be had, once for each reason: what changes takes effect at the next refresh
+    then.
+    """
     failed: dict[str, list[str]] = {}
     for what in Watched:
         try:

@@ -1,8 +1,9 @@
 """The command line of `redisproxy`: what it takes, where it prints, and with which status it ends.
 
-Owns options and exit statuses: 0 fine, 1 something is wrong or was refused, 2 the command line or a setting is. Options for
-settings are made from the table of `settings`. Results go to the standard output, everything else to the standard error.
-It is longer than other modules: it has one function, with its options, for each subcommand, and nothing else.
+Owns options and exit statuses: 0 fine, 1 something is wrong or was refused, 2 the command line or a
+setting is. Options for settings are made from the table of `settings`. Results go to the standard
+output, everything else to the standard error. It is longer than other modules: it has one function,
+with its options, for each subcommand, and nothing else.
 """
 
 from __future__ import annotations
@@ -51,7 +52,9 @@ _Command = TypeVar("_Command", bound=Callable[..., None])
 
 
 def _settings(*names: str) -> Callable[[_Command], _Command]:
-    """Adds the options of some settings, those of all without names. Their values stay text: `Settings.read` judges them."""
+    """Adds the options of some settings, those of all without names. Their values stay text:
+    `Settings.read` judges them.
+    """
 
     def add(command: _Command) -> _Command:
         for setting in reversed(fields(Settings)):
@@ -131,10 +134,12 @@ _CONTEXT = {"help_option_names": ["-h", "--help"], "max_content_width": 120}
 def command() -> None:
     """Looks after the tenants of Redis Proxy for Containers.
 
-    The proxy itself is `twistd -n redisproxy`. Settings are the proxy's own, as environment variables or options; the
-    Kubernetes API is found by the service account in a pod, by KUBECONFIG or ~/.kube/config elsewhere.
+    The proxy itself is `twistd -n redisproxy`. Settings are the proxy's own, as environment
+    variables or options; the Kubernetes API is found by the service account in a pod, by KUBECONFIG
+    or ~/.kube/config elsewhere.
 
-    Ends with 0 if all is well, 1 if something is wrong or was refused, 2 if the command line or a setting is.
+    Ends with 0 if all is well, 1 if something is wrong or was refused, 2 if the command line or a
+    setting is.
     """
 
 
@@ -144,8 +149,9 @@ def command() -> None:
 def check(output: str | None, **given: _Given) -> None:
     """Tell what the proxy would find, and what is wrong.
 
-    Settings, the Kubernetes API, what each namespace resolves to, conflicts, Redis and its sentinels. Ends with 1 if there
-    is a problem; warnings alone are fine. Takes all options of the proxy.
+    Settings, the Kubernetes API, what each namespace resolves to, conflicts, Redis and its
+    sentinels. Ends with 1 if there is a problem; warnings alone are fine. Takes all options of the
+    proxy.
     """
     settings = _read_settings(given)
 
@@ -208,8 +214,9 @@ def enroll(
 ) -> None:
     """Give NAMESPACE a database and a password.
 
-    Creates its client secret, and never overwrites one. Takes the rights to list namespaces, and to list, create and delete
-    secrets (to delete its own, when somebody else took the same database at the same moment).
+    Creates its client secret, and never overwrites one. Takes the rights to list namespaces, and to
+    list, create and delete secrets (to delete its own, when somebody else took the same database at
+    the same moment).
     """
     settings = _read_settings(given)
     _check_yaml(output, dry_run)
@@ -292,8 +299,9 @@ def rotate(
 ) -> None:
     """Give NAMESPACE a new password.
 
-    The old one goes on for --grace-hours as a temporary secret, so that applications can be restarted one by one. Names all
-    other passwords that are still good. Nothing is written over a change that somebody else made meanwhile.
+    The old one goes on for --grace-hours as a temporary secret, so that applications can be
+    restarted one by one. Names all other passwords that are still good. Nothing is written over a
+    change that somebody else made meanwhile.
     """
     settings = _read_settings(given)
     _check_yaml(output, dry_run)
@@ -349,7 +357,9 @@ def _print_manifests(manifests: Sequence[Mapping[str, Any]], notes: Iterable[str
 
 
 def _show(output: str | None, document: dict[str, object], lines: Callable[[int], Iterable[str]]) -> None:
-    """lines: of a terminal so many columns wide. They are made printable: names in manifests are anybody's."""
+    """lines: of a terminal so many columns wide. They are made printable: names in manifests are
+    anybody's.
+    """
     form = output or ("table" if sys.stdout.isatty() else "json")
     if form == "json":
         _print([json.dumps(document, indent=2)])
@@ -376,12 +386,14 @@ def _complain(text: str) -> None:
 
 def _run(settings: Settings, run: Callable[[Operator], Coroutine[Any, Any, int]]) -> None:
     """Runs the reactor until it is over. Raises SystemExit with the status."""
-    # What libraries have to say is said by us: urllib3 warns of each attempt, Twisted of each connection.
+    # What libraries have to say is said by us: urllib3 warns of each attempt, Twisted of each
+    # connection.
     quiet_libraries()
     globalLogBeginner.beginLoggingTo([LogPublisher()], discardBuffer=True, redirectStandardIO=False)
 
     async def to_the_end(reactor: _reactor.IProxyReactor) -> None:
-        # The reactor's own handlers would end with status 0, and after the thread that waits for the API.
+        # The reactor's own handlers would end with status 0, and after the thread that waits for
+        # the API.
         for number in (signal.SIGINT, signal.SIGTERM):
             reactor.callWhenRunning(signal.signal, number, signal.SIG_DFL)
         operator = Operator(reactor, settings, source_of(settings))
@@ -394,7 +406,8 @@ def _run(settings: Settings, run: Callable[[Operator], Coroutine[Any, Any, int]]
             _complain(str(error))
             status = 2
         except Exception as error:
-            # The text of what nobody expected may quote anything: the kind, and where, are for the report.
+            # The text of what nobody expected may quote anything: the kind, and where, are for the
+            # report.
             frame = error.__traceback__
             while frame is not None and frame.tb_next is not None:
                 frame = frame.tb_next

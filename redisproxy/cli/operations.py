@@ -1,7 +1,8 @@
-"""What the operator's command writes: a tenant's secret, or a temporary one. Another password is `rotation`'s.
+"""What the operator's command writes: a tenant's secret, or a temporary one. Another password is
+`rotation`'s.
 
-Owns the order of the steps, and what is undone when one fails. The decisions are `tenants.allocation`'s, the writing is
-`sources.secret_writer`'s.
+Owns the order of the steps, and what is undone when one fails. The decisions are
+`tenants.allocation`'s, the writing is `sources.secret_writer`'s.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ _JITTER = 0.5
 class Written:
     """A secret that was written, or, where it was not, would be.
 
-    url: its connection string; valid_hours: of a temporary one; notes: what else there is to be known.
+    url: its connection string; valid_hours: of a temporary one; notes: what else there is to be
+    known.
     """
 
     namespace: str
@@ -58,7 +60,9 @@ def writer_of(operator: Operator) -> ClusterWriter:
 
 
 def must_be_tenants(settings: Settings, namespace: str) -> None:
-    """Raises Refused where the client secret would be none: the master secret may well lie in such a namespace."""
+    """Raises Refused where the client secret would be none: the master secret may well lie in such
+    a namespace.
+    """
     allocation.must_have_prefix(namespace, settings.ns_prefix)
     if (namespace, settings.redis_secret) == settings.master:
         raise Refused(
@@ -90,7 +94,9 @@ def _unlabelled(reading: FullRead, namespace: str) -> tuple[str, ...]:
 
 
 def _by_hand(operator: Operator, name: str) -> tuple[str, ...]:
-    """What is left to the operator after a dry run, where nothing is written to: see `writer_of`."""
+    """What is left to the operator after a dry run, where nothing is written to: see
+    `writer_of`.
+    """
     return () if operator.in_cluster else (f"put the Secret {name}, as --output yaml prints it, into any file there",)
 
 
@@ -121,15 +127,16 @@ async def enroll(
 ) -> Written:
     """Gives a namespace a database and a password.
 
-    wanted: which database, None for the first that is free; address: where its URL leads, None: where that of a temporary
-    secret which is there already does, or `tenants.allocation.ADDRESS`; databases: how many Redis has, where it is not to be
-    asked. Raises Refused and WriteError.
+    wanted: which database, None for the first that is free; address: where its URL leads, None:
+    where that of a temporary secret which is there already does, or `tenants.allocation.ADDRESS`;
+    databases: how many Redis has, where it is not to be asked. Raises Refused and WriteError.
     """
     settings = operator.settings
     must_be_tenants(settings, namespace)
     writer = None if dry_run else writer_of(operator)
     reading = await operator.read()
-    _must_exist(operator, reading, namespace)  # which is told before whatever else could not be read
+    # which is told before whatever else could not be read
+    _must_exist(operator, reading, namespace)
     avoid: set[int] = set()
 
     def choose(room: Room) -> int:
@@ -155,8 +162,8 @@ async def enroll(
         if writer is None:
             return written
         made = await _create(operator, writer, manifest, f"enroll {namespace}")
-        # Another one may have chosen the same at the same moment. Whoever sees the other gives way: that both do so is
-        # harmless, that both are told that all is well is not.
+        # Another one may have chosen the same at the same moment. Whoever sees the other gives way:
+        # that both do so is harmless, that both are told that all is well is not.
         reading = await _read_again(operator, writer, made)
         other = allocation.taken(reading, but=namespace).get(index)
         if other is None:
@@ -229,8 +236,9 @@ async def take_back(operator: Operator, writer: ClusterWriter, made: StoredSecre
 async def temporary(operator: Operator, namespace: str, hours: int, end: str, address: str | None, dry_run: bool) -> Written:
     """Makes a further password of an enrolled namespace, which ends.
 
-    Its URL is the tenant's own but for the password. end: of the secret's name, empty for one by chance; address: where the
-    URL leads, None: where the tenant's own does. Raises Refused and WriteError.
+    Its URL is the tenant's own but for the password. end: of the secret's name, empty for one by
+    chance; address: where the URL leads, None: where the tenant's own does. Raises Refused and
+    WriteError.
     """
     allocation.must_have_prefix(namespace, operator.settings.ns_prefix)
     writer = None if dry_run else writer_of(operator)
@@ -256,7 +264,9 @@ async def temporary(operator: Operator, namespace: str, hours: int, end: str, ad
 
 
 def _own_url(reading: FullRead, view: NamespaceView) -> str:
-    """The URL of the secret that gives a namespace its database: its client secret, or a temporary one without that."""
+    """The URL of the secret that gives a namespace its database: its client secret, or a temporary
+    one without that.
+    """
     held = reading.secrets[view.namespace]
     assert isinstance(held, tuple), "it is served"  # noqa: S101
     return next(secret.data[CONNECTION_STRING].decode() for secret in held if secret.name == view.credentials[0].secret)

@@ -247,10 +247,12 @@ def enrolled_lines(written: Written, dry_run: bool, show_password: bool) -> Iter
 
 
 def try_lines(url: str) -> Iterator[str]:
-    """Lines for a shell that log in to the proxy: with redis-cli, and with Python where that is missing.
+    """Lines for a shell that log in to the proxy: with redis-cli, and with Python where that is
+    missing.
 
-    url: of a tenant. Its password is in no line, and not among the arguments of what they start, which other users of the
-    machine see: both take it from the environment, where REDIS_URL is the connection string.
+    url: of a tenant. Its password is in no line, and not among the arguments of what they start,
+    which other users of the machine see: both take it from the environment, where REDIS_URL is the
+    connection string.
     """
     scheme, _, location = address_of(url).partition("://")
     host, _, port = location.rpartition(":")

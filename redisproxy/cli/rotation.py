@@ -1,7 +1,8 @@
 """Gives a tenant another password: what becomes of the old one, and of all others that are good.
 
-Owns the order of the steps, what is undone when one fails, and that the operator hears of every password that is still good.
-The decisions are `tenants.allocation`'s, the writing is `sources.secret_writer`'s.
+Owns the order of the steps, what is undone when one fails, and that the operator hears of every
+password that is still good. The decisions are `tenants.allocation`'s, the writing is
+`sources.secret_writer`'s.
 """
 
 from __future__ import annotations
@@ -31,8 +32,9 @@ _ATTEMPTS = 5
 class OtherPassword:
     """A password of a tenant beside the one in its client secret.
 
-    secret: name of the temporary secret that has it; expires: seconds since the epoch, None: it does not; old: whether it is
-    the one that was in the client secret; files: that have the secret, of manifests.
+    secret: name of the temporary secret that has it; expires: seconds since the epoch, None: it
+    does not; old: whether it is the one that was in the client secret; files: that have the secret,
+    of manifests.
     """
 
     secret: str
@@ -45,9 +47,9 @@ class OtherPassword:
 class Rotated:
     """A client secret with a new password.
 
-    grace: the temporary secret with the old one; others: all passwords that are good beside the new one, that of grace
-    included, None: they could not be read; revoked: names of temporary secrets that were deleted; unfinished: what was to be
-    done and was not, a line each.
+    grace: the temporary secret with the old one; others: all passwords that are good beside the new
+    one, that of grace included, None: they could not be read; revoked: names of temporary secrets
+    that were deleted; unfinished: what was to be done and was not, a line each.
     """
 
     written: Written
@@ -58,10 +60,11 @@ class Rotated:
 
 
 async def rotate(operator: Operator, namespace: str, grace_hours: int, dry_run: bool, revoke_all: bool = False) -> Rotated:
-    """Gives a client secret another password; the old one goes on for some hours as a temporary one.
+    """Gives a client secret another password; the old one goes on for some hours as a temporary
+    one.
 
-    grace_hours: 0 ends the old one at once; revoke_all: deletes all temporary secrets of the namespace, and goes with
-    grace_hours of 0 alone. Raises Refused and WriteError.
+    grace_hours: 0 ends the old one at once; revoke_all: deletes all temporary secrets of the
+    namespace, and goes with grace_hours of 0 alone. Raises Refused and WriteError.
     """
     settings = operator.settings
     must_be_tenants(settings, namespace)
@@ -182,7 +185,9 @@ async def _held(operator: Operator, namespace: str) -> tuple[SecretDocument, ...
 def _others(
     operator: Operator, namespace: str, held: tuple[SecretDocument, ...], rotation: Rotation
 ) -> tuple[OtherPassword, ...]:
-    """The passwords that are good by temporary secrets, by the proxy's own rules for one namespace."""
+    """The passwords that are good by temporary secrets, by the proxy's own rules for one
+    namespace.
+    """
     reading = FullRead(None, (NamespaceDocument(namespace, None),), {namespace: held})
     now, old = time.time(), digest(rotation.old)
     return tuple(

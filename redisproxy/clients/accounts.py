@@ -1,7 +1,7 @@
 """One client's account: who it is logged in as, and what is counted and logged of that.
 
-Implements `session.ports.Accounts` for one connection. Whose password it is, the snapshot knows; how many connections a
-tenant may have, its limits.
+Implements `session.ports.Accounts` for one connection. Whose password it is, the snapshot knows;
+how many connections a tenant may have, its limits.
 """
 
 from __future__ import annotations
@@ -100,7 +100,8 @@ class ClientAccount:
         """Lets go of the connection, which holds it."""
         del self._client
 
-    # Counting: by the chunk, and added up when somebody asks, so that it costs the commands nothing.
+    # Counting: by the chunk, and added up when somebody asks, so that it costs the commands
+    # nothing.
 
     def add_up(self) -> None:
         """The tenant's counters have all that the client did so far."""
@@ -153,7 +154,8 @@ class ClientAccount:
                 shared.counts.of(tenant.namespace).turned_away += 1
                 shared.access_log.tenant_full(self._client.peer, tenant.namespace, credential.secret)
                 raise
-        # The credential is right; whether a connection to Redis can be had is not the client's fault.
+        # The credential is right; whether a connection to Redis can be had is not the client's
+        # fault.
         increase(shared.counts.logins, "ok")
         return self.reservation
 

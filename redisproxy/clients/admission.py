@@ -1,6 +1,7 @@
 """Who is served now, who waits for a place, and who is turned away.
 
-Owns the counts. A waiting connection is served in the order of its arrival, as soon as one that is served leaves.
+Owns the counts. A waiting connection is served in the order of its arrival, as soon as one that is
+served leaves.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The client's side: one connection of an application.
 
 Owns the client's socket: its slot, its time limits, its back-pressure, how it is closed. Implements
-`session.ports.ClientConnection`. What the bytes mean is the session's business; who is logged in, `accounts`'.
+`session.ports.ClientConnection`. What the bytes mean is the session's business; who is logged in,
+`accounts`'.
 
-It is longer than other modules since the states of a socket (waits for a slot, handshaking, half closed, closing) decide
-together what each event means.
+It is longer than other modules since the states of a socket (waits for a slot, handshaking, half
+closed, closing) decide together what each event means.
 """
 
 from __future__ import annotations
@@ -41,7 +42,8 @@ from . import accounts
 from .accounts import ClientAccount
 from .admission import Admission
 
-#: What a connection can be doing. multiplexed, dedicated: logged in, and which upstream connection its commands go to.
+#: What a connection can be doing. multiplexed, dedicated: logged in, and which upstream connection
+#: its commands go to.
 STATES = ("waiting", "unauthenticated", "multiplexed", "dedicated", "ending")
 
 FULL = b"-ERR max number of clients reached\r\n"
@@ -143,7 +145,8 @@ class ClientProtocol(RespReceiver):
 
     def make_room(self) -> None:
         """It has not logged in yet, and others wait for a place."""
-        if self.session.pending_login is not None:  # its password is right: it is Redis that takes long
+        # its password is right: it is Redis that takes long
+        if self.session.pending_login is not None:
             self._clients.log_ins.begin(self)
             return
         self.write(b"-ERR no log-in within %d seconds, and others wait for a place\r\n" % bounds.CROWDED_LOGIN_SECONDS)
@@ -166,7 +169,9 @@ class ClientProtocol(RespReceiver):
             self.pause_reading(PauseReason.PLACE)
 
     def readConnectionLost(self) -> None:
-        """The client will send no more. It may have gone altogether: its pending replies get a moment, not more."""
+        """The client will send no more. It may have gone altogether: its pending replies get a
+        moment, not more.
+        """
         self._read_closed = True
         if self._closing or not self._admitted:
             self.transport.loseConnection()
@@ -182,7 +187,8 @@ class ClientProtocol(RespReceiver):
         if self._read_closed:
             self.transport.loseConnection()
         else:
-            # What the kernel still has is delivered after that, too, as long as nothing unread lies here.
+            # What the kernel still has is delivered after that, too, as long as nothing unread lies
+            # here.
             self._set_deadline(self._linger, self.transport.loseConnection)
 
     def probe(self) -> None:
@@ -250,7 +256,8 @@ class ClientProtocol(RespReceiver):
             clients.access_log.ended(self._record(close_reason))
         clients.admission.leave(self)
         clients.client_disconnected(self)
-        # They hold each other: without this they were left to the garbage collector, whose full runs are felt.
+        # They hold each other: without this they were left to the garbage collector, whose full
+        # runs are felt.
         session.forget()
         account.forget()
 
@@ -341,7 +348,8 @@ class ClientProtocol(RespReceiver):
         if not self._admitted:
             self._clients.admission.leave(self)  # or it would be given a place
         if self._handshaking:
-            # Nothing can be told it yet, and to go on with the handshake for that would cost as much as to serve it.
+            # Nothing can be told it yet, and to go on with the handshake for that would cost as
+            # much as to serve it.
             self.transport.abortConnection()
             return
         secure = ISSLTransport.providedBy(self.transport)
@@ -415,7 +423,9 @@ class ClientProtocol(RespReceiver):
             self.close("shutdown")
 
     def hurry(self) -> Dedicated | None:
-        """The end is near: it begins nothing more. Returns the dedicated connection if the client waits for its reply."""
+        """The end is near: it begins nothing more. Returns the dedicated connection if the client
+        waits for its reply.
+        """
         session = self.session
         session.ending.hurry()
         upstream = session.dedicated

@@ -1,7 +1,8 @@
-"""The end of the clients of one process: when each is asked to leave, and what becomes of who is still busy at the end.
+"""The end of the clients of one process: when each is asked to leave, and what becomes of who is
+still busy at the end.
 
-Owns the times, and how a command that blocks is given up without losing what it would have taken. What a session does
-with what it has begun is `session.ending`'s.
+Owns the times, and how a command that blocks is given up without losing what it would have taken.
+What a session does with what it has begun is `session.ending`'s.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ from .factory import ClientFactory
 
 
 class Drain:
-    """Has the clients of a factory leave within so many seconds. control: has Redis unblock what blocks."""
+    """Has the clients of a factory leave within so many seconds. control: has Redis unblock what
+    blocks.
+    """
 
     _log = Logger()
 
@@ -61,7 +64,8 @@ class Drain:
             self._clock.callLater(self._seconds - last, self._hurry),
             self._clock.callLater(self._seconds, self._cut),
         ]
-        # Who has not logged in leaves nothing behind; and who waits for a place must not get one now.
+        # Who has not logged in leaves nothing behind; and who waits for a place must not get one
+        # now.
         for client in clients:
             if client.state in ("waiting", "unauthenticated"):
                 client.drain()
@@ -98,8 +102,8 @@ class Drain:
             self._turns.stop()
 
     def _hurry(self) -> None:
-        # An upstream connection that is not read for its tenant's rate would keep the replies to what Redis has done, be it
-        # an item popped.
+        # An upstream connection that is not read for its tenant's rate would keep the replies to
+        # what Redis has done, be it an item popped.
         self._factory.tenant_limits.lift()
         upstreams = [upstream for client in list(self._clients) if (upstream := client.hurry()) is not None]
         if upstreams:
@@ -109,10 +113,13 @@ class Drain:
         for client in list(self._clients):
             client.cut_off()
 
-    # An item that a BLPOP took must not be sent to a connection that is being closed. Redis knows whether it took one.
+    # An item that a BLPOP took must not be sent to a connection that is being closed. Redis knows
+    # whether it took one.
 
     async def _unblock(self, upstreams: Sequence[Dedicated]) -> None:
-        """Has Redis answer what blocks now. Those that it cannot be told of have their connection half closed instead."""
+        """Has Redis answer what blocks now. Those that it cannot be told of have their connection
+        half closed instead.
+        """
         known = {upstream.local_address: upstream for upstream in upstreams}
         known.pop("", None)
         found: dict[Dedicated, str] = {}
@@ -127,7 +134,8 @@ class Drain:
                 upstream = known.get(client.get("addr", ""))
                 if upstream is None:
                     continue
-                # The address may be that of another, where something translates addresses in between.
+                # The address may be that of another, where something translates addresses in
+                # between.
                 user = acl.username(upstream.tenant) if upstream.has_acl_user and upstream.tenant is not None else None
                 if user is None or client.get("user") == user:
                     found[upstream] = client.get("id", "")
@@ -137,7 +145,9 @@ class Drain:
 
     async def _unblock_one(self, upstream: Dedicated, number: str | None) -> None:
         if not upstream.waits:
-            return  # it was answered meanwhile, or given up: what stands behind a revoked session's command must not run
+            # it was answered meanwhile, or given up: what stands behind a revoked session's command
+            # must not run
+            return
         if number is not None:
             try:
                 await self._control.ask("CLIENT", "UNBLOCK", number, "ERROR")

@@ -1,7 +1,7 @@
 """The clients of one process: the factory of their connections, and what these share.
 
-Owns who is there, whose each is, and what happens to all of them at once: another Snapshot, another policy, the end.
-One connection is `connection`'s business.
+Owns who is there, whose each is, and what happens to all of them at once: another Snapshot, another
+policy, the end. One connection is `connection`'s business.
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ class ClientFactory(Factory):
         self._probing.start(bounds.PAUSED_CHECK_SECONDS, now=False)
 
     def stopFactory(self) -> None:
-        """No port listens any more. Clients that are there are still served: those that were revoked are closed as ever."""
+        """No port listens any more. Clients that are there are still served: those that were
+        revoked are closed as ever.
+        """
         for loop in (self._probing, self._making_room):
             if loop.running:
                 loop.stop()
@@ -147,9 +149,9 @@ class ClientFactory(Factory):
     def use(self, policy: Policy, everywhere: bool = False) -> None:
         """What tenants may do from now on.
 
-        everywhere: Redis is the same as before, and its users have the rights: also for sessions with an upstream connection
-        to themselves.
-        One with the master's rights is from a time when Redis held no limits, and its session keeps its policy.
+        everywhere: Redis is the same as before, and its users have the rights: also for sessions
+        with an upstream connection to themselves. One with the master's rights is from a time when
+        Redis held no limits, and its session keeps its policy.
         """
         self.backend.policy = policy
         for client in list(self.clients):
@@ -163,7 +165,8 @@ class ClientFactory(Factory):
     def _revoke(self, snapshot: Snapshot) -> None:
         """From this moment on no session sends a command whose credential is not good any more."""
         now = self.snapshot.wall_clock()
-        # All in this one turn, however many there are: most have a credential that is in the new one as it is.
+        # All in this one turn, however many there are: most have a credential that is in the new
+        # one as it is.
         good = {id(credential) for credential in snapshot.credentials if credential.valid_at(now)}
         for client in list(self.clients):
             session = client.session
@@ -175,7 +178,9 @@ class ClientFactory(Factory):
             self._close_revoked()
 
     def _close_revoked(self) -> None:
-        """Some of them now, the others in the turns that follow: thousands at once would keep everybody waiting."""
+        """Some of them now, the others in the turns that follow: thousands at once would keep
+        everybody waiting.
+        """
         for client in self._revoked[: bounds.REVOKED_PER_TURN]:
             if client in self.clients:
                 client.end_revoked()

@@ -1,7 +1,8 @@
 """Holds the Snapshot that is in force, in a process that serves clients.
 
-Owns who may log in at this moment: it tells those who act on a change of another Snapshot, and of each expiry. Where
-Snapshots come from is the business of `sources.reload`, here or in another process.
+Owns who may log in at this moment: it tells those who act on a change of another Snapshot, and of
+each expiry. Where Snapshots come from is the business of `sources.reload`, here or in another
+process.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from ..tenants.model import NOT_LOADED, AuthenticationError, Credential, Snapsho
 class CurrentSnapshot(service.Service):
     """The Snapshot in force.
 
-    clock: for the time between two looks; wall_clock: seconds since the epoch, which may be set at any moment.
+    clock: for the time between two looks; wall_clock: seconds since the epoch, which may be set at
+    any moment.
     """
 
     name = "snapshot"
@@ -32,11 +34,13 @@ class CurrentSnapshot(service.Service):
         self._clock = clock
         #: seconds since the epoch now: credentials expire by these alone
         self.wall_clock = wall_clock
-        # The wall clock at the last look: no credential that had not expired then has been told of as expired.
+        # The wall clock at the last look: no credential that had not expired then has been told of
+        # as expired.
         self._looked = 0.0
         #: None until there was one
         self.snapshot: Snapshot | None = None
-        #: called with the Snapshot after each change, and after an expiry; one that fails is a bug, and costs no other
+        #: called with the Snapshot after each change, and after an expiry; one that fails is a bug,
+        #: and costs no other
         self.listeners: list[Callable[[Snapshot], object]] = []
         self._next_look: IDelayedCall | None = None
 
@@ -60,7 +64,9 @@ class CurrentSnapshot(service.Service):
                 log_bug(self._log, "a listener to the snapshot", Failure())
 
     def _look(self, snapshot: Snapshot) -> None:
-        """Has a credential expired since the last look? The clock may have been set forward meanwhile, or back."""
+        """Has a credential expired since the last look? The clock may have been set forward
+        meanwhile, or back.
+        """
         now = self.wall_clock()
         expires = snapshot.next_expiry(self._looked)
         self._looked = now

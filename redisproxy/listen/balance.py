@@ -1,7 +1,8 @@
 """How many clients each of several processes has, in memory that they share.
 
-Owns who takes the next connection. All wait at one socket, and the first to wake would take it: under load that is the
-same one again and again. So a process that has more clients than another lets a new one wait, for a moment.
+Owns who takes the next connection. All wait at one socket, and the first to wake would take it:
+under load that is the same one again and again. So a process that has more clients than another
+lets a new one wait, for a moment.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ _ABSENT = 2**64 - 1
 
 
 def shared_memory(processes: int) -> int:
-    """A descriptor of memory for so many processes, none of which takes clients yet. It is the caller's."""
+    """A descriptor of memory for so many processes, none of which takes clients yet. It is the
+    caller's.
+    """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("redisproxy-balance")
     else:
@@ -42,8 +45,9 @@ class Balance:
     def may_take(self, number: int, slots: int, waited: bool) -> bool:
         """Whether no other process should take the next one.
 
-        slots: of each process; waited: whether the others have had their chance. That settles it, unless this process has
-        no slot left and another has: only who finds none anywhere is to wait, or to be turned away.
+        slots: of each process; waited: whether the others have had their chance. That settles it,
+        unless this process has no slot left and another has: only who finds none anywhere is to
+        wait, or to be turned away.
         """
         counts = [count for (count,) in _COUNT.iter_unpack(self._memory)]
         mine, least = counts[number - 1], min(counts)

@@ -1,7 +1,8 @@
-"""Certificates that change while the proxy runs: cert-manager and its like write them anew, long before they end.
+"""Certificates that change while the proxy runs: cert-manager and its like write them anew, long
+before they end.
 
-Owns when the files of `ssl:` endpoints are checked, and what is in force: the last that was good. Connections that are
-there stay as they are; only who comes later sees a new certificate.
+Owns when the files of `ssl:` endpoints are checked, and what is in force: the last that was good.
+Connections that are there stay as they are; only who comes later sees a new certificate.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from ..ops.time_text import moment
 from ..printable import printable
 from .tls import CertificateError, Made, Material, ServerTls, make
 
-#: Seconds between two looks. A change is one that two of them find alike: a file that is being written is left alone.
+#: Seconds between two looks. A change is one that two of them find alike: a file that is being
+#: written is left alone.
 INTERVAL = 1.0
 #: Seconds until what cannot be used is read again, though it did not change as far as can be seen.
 RETRY = 10.0
@@ -32,7 +34,9 @@ _Found = list[tuple["_Watched", Made | CertificateError | None]]
 
 
 class _Watched:
-    """One endpoint's files. `look` is called in a thread, one at a time; everything else in the reactor's."""
+    """One endpoint's files. `look` is called in a thread, one at a time; everything else in the
+    reactor's.
+    """
 
     def __init__(self, tls: ServerTls) -> None:
         """Raises CertificateError."""
@@ -46,9 +50,11 @@ class _Watched:
         tls.use(self.made)
 
     def look(self, now: float, asked: bool) -> Made | CertificateError | None:
-        """What is to be in force from now on, or why it cannot be; None: there is nothing new. Blocks.
+        """What is to be in force from now on, or why it cannot be; None: there is nothing new.
+        Blocks.
 
-        asked: whether to read them though they seem to be the same, or to be in the middle of a change.
+        asked: whether to read them though they seem to be the same, or to be in the middle of a
+        change.
         """
         files = self.tls.files
         stamp = files.stamp()
@@ -71,9 +77,9 @@ class _Watched:
 class RotationService(service.Service):
     """Looks at the files of some endpoints.
 
-    changed: called when another certificate, chain or client CA is in force; in_thread: calls a blocking function and
-    returns a Deferred; wall_clock: seconds since the epoch, by which certificates begin and end. Raises CertificateError for
-    what cannot be used from the start.
+    changed: called when another certificate, chain or client CA is in force; in_thread: calls a
+    blocking function and returns a Deferred; wall_clock: seconds since the epoch, by which
+    certificates begin and end. Raises CertificateError for what cannot be used from the start.
     """
 
     name = "certificates"

@@ -1,8 +1,9 @@
 """The sockets that clients connect to.
 
-Owns what listens: from the operator's endpoints to open ports, which give accepted connections to a factory, until they
-are closed. Where several processes serve, one of them opens the ports and accepts nothing (`Listening.hold`), and the
-others accept at the sockets that they inherit: whatever an endpoint asks a reactor to listen on, `_Inheriting` has already.
+Owns what listens: from the operator's endpoints to open ports, which give accepted connections to a
+factory, until they are closed. Where several processes serve, one of them opens the ports and
+accepts nothing (`Listening.hold`), and the others accept at the sockets that they inherit: whatever
+an endpoint asks a reactor to listen on, `_Inheriting` has already.
 """
 
 from __future__ import annotations
@@ -55,8 +56,8 @@ def _always(_: bool) -> bool:
 
 
 def _why_no_endpoint(error: Exception) -> str:
-    """In words that do not depend on Python. Twisted calls a function with the arguments of a description; what Python says
-    of one that does not fit differs from version to version.
+    """In words that do not depend on Python. Twisted calls a function with the arguments of a
+    description; what Python says of one that does not fit differs from version to version.
     """
     if isinstance(error, TypeError):
         return "an argument is missing, unknown, or one too many"
@@ -68,9 +69,10 @@ def _why_no_endpoint(error: Exception) -> str:
 class Listening:
     """Ports that one option names. Raises EndpointError.
 
-    inherited: listening sockets, one for each endpoint, that another process has opened; may_take: whether this process
-    should be the one that takes the next connection, told whether the others have had their chance; client_ca: whose
-    certificates clients have to show at `ssl:` endpoints, None: they need none.
+    inherited: listening sockets, one for each endpoint, that another process has opened; may_take:
+    whether this process should be the one that takes the next connection, told whether the others
+    have had their chance; client_ca: whose certificates clients have to show at `ssl:` endpoints,
+    None: they need none.
     """
 
     def __init__(
@@ -92,7 +94,8 @@ class Listening:
             try:
                 listens = reactor if inherited is None else _Inheriting(reactor, inherited[number], may_take)
                 if inherited is not None and description.startswith("systemd:"):
-                    # What systemd opened is for the process that it started, and can be asked for there alone.
+                    # What systemd opened is for the process that it started, and can be asked for
+                    # there alone.
                     endpoint = AdoptedStreamServerEndpoint(listens, 0, 0)
                 elif description.startswith("ssl:"):
                     plain, secured = tls.parse(description, client_ca)
@@ -125,7 +128,9 @@ class Listening:
             raise ListenError(f"cannot listen on {description}: {reason}; choose another with {self._option}")
 
     def hold(self) -> list[int]:
-        """Opens the ports, and accepts nothing: their descriptors, for others to inherit. Raises ListenError."""
+        """Opens the ports, and accepts nothing: their descriptors, for others to inherit. Raises
+        ListenError.
+        """
         descriptors: list[int] = []
         for description, endpoint in zip(self._descriptions, self._endpoints, strict=True):
             before = len(self.ports)
@@ -218,8 +223,8 @@ class _Inheriting:
 class SharedPort(FileDescriptor):
     """Accepts at a socket at which other processes accept, too.
 
-    Twisted's own port takes as many connections at once as it can get, removes a Unix socket's path when it is closed,
-    and, where it adopted a Unix socket, ends the listening for everybody.
+    Twisted's own port takes as many connections at once as it can get, removes a Unix socket's path
+    when it is closed, and, where it adopted a Unix socket, ends the listening for everybody.
     """
 
     _log = Logger()
@@ -269,7 +274,9 @@ class SharedPort(FileDescriptor):
         return "SharedPort"
 
     def doRead(self) -> None:
-        """See IReadDescriptor. One connection in a turn of the reactor: the next may be another process's."""
+        """See IReadDescriptor. One connection in a turn of the reactor: the next may be another
+        process's.
+        """
         if self._may_take(False):
             self._accept()
         else:

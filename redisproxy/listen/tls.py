@@ -1,7 +1,8 @@
 """TLS for those who connect to us: `ssl:` endpoints, and what they show of themselves.
 
-Owns what such an endpoint may say, what its files have to hold, and the OpenSSL context that is made of them: once for
-each change of the files, not for each connection. `certificates` decides when the files are checked.
+Owns what such an endpoint may say, what its files have to hold, and the OpenSSL context that is
+made of them: once for each change of the files, not for each connection. `certificates` decides
+when the files are checked.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from zope.interface import implementer
 
 from ..ops.file_watch import Stamp, stamp
 
-#: For TLS 1.2: with forward secrecy and authenticated encryption alone, which every client of it has. 1.3 has nothing else.
+#: For TLS 1.2: with forward secrecy and authenticated encryption alone, which every client of it
+#: has. 1.3 has nothing else.
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
 #: Bytes of one file. The certificates that a whole system trusts are a quarter of that.
 FILE_LIMIT = 1024 * 1024
@@ -58,7 +60,9 @@ _KEY = re.compile(rb"-----BEGIN ((?:[A-Z0-9]+ )?PRIVATE KEY)-----.*?-----END \1-
 
 
 class CertificateError(ValueError):
-    """A certificate, its key, or a client CA cannot be used. The text is one line that names the file, never its content."""
+    """A certificate, its key, or a client CA cannot be used. The text is one line that names the
+    file, never its content.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,7 +121,9 @@ def _read(path: Path) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What material was made into. begins, expires: of the certificate, in seconds since the epoch."""
+    """What material was made into. begins, expires: of the certificate, in seconds since the
+    epoch.
+    """
 
     material: Material
     context: SSL.Context
@@ -126,7 +132,9 @@ class Made:
 
 
 def make(files: TlsFiles, material: Material) -> Made:
-    """A context that shows this certificate. files: what to name in an error. Raises CertificateError."""
+    """A context that shows this certificate. files: what to name in an error. Raises
+    CertificateError.
+    """
     key = _key(files.key, material.key)
     certificate, *chain = _certificates(files.certificate, material.certificate)
     if files.chain is not None:
@@ -184,11 +192,14 @@ def _public(source: PrivateKeyTypes | x509.Certificate) -> bytes:
 
 
 def _context() -> SSL.Context:
-    """As for any server of ours. Not of Twisted's CertificateOptions, whose contexts are not to be changed any more."""
+    """As for any server of ours. Not of Twisted's CertificateOptions, whose contexts are not to be
+    changed any more.
+    """
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    # No sessions are resumed. A client would come back without a check of its certificate, though it or its CA be
-    # gone by now; and one of several processes does not know the sessions of another. Clients of Redis stay connected.
+    # No sessions are resumed. A client would come back without a check of its certificate, though
+    # it or its CA be gone by now; and one of several processes does not know the sessions of
+    # another. Clients of Redis stay connected.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     options = SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE
     # An older OpenSSL lets a client ask for one handshake after the other.
@@ -214,13 +225,17 @@ def _ask_for_certificates(context: SSL.Context, authorities: list[x509.Certifica
 
 
 class ServerConnection(SSL.Connection):
-    """Knows what was wrong with a client's certificate: OpenSSL's error says only that something was."""
+    """Knows what was wrong with a client's certificate: OpenSSL's error says only that something
+    was.
+    """
 
     refused = ""
 
 
 def _verified(connection: SSL.Connection, _certificate: X509, number: int, _depth: int, good: int) -> bool:
-    """Of each certificate in a client's chain: OpenSSL's word is the last. number: one of its X509_V_ERR_…"""
+    """Of each certificate in a client's chain: OpenSSL's word is the last. number: one of its
+    X509_V_ERR_…
+    """
     if not good and isinstance(connection, ServerConnection) and not connection.refused:
         connection.refused = _REFUSALS.get(number, f"OpenSSL calls it error {number}")
     return bool(good)
@@ -257,7 +272,9 @@ class ServerTls:
 
 @implementer(IStreamServerEndpoint)
 class TlsEndpoint:
-    """Another endpoint, with TLS. It may listen before `tls` has anything to show, but not accept."""
+    """Another endpoint, with TLS. It may listen before `tls` has anything to show, but not
+    accept.
+    """
 
     def __init__(self, clock: IReactorTime, endpoint: IStreamServerEndpoint, tls: ServerTls) -> None:
         self._clock = clock
@@ -270,7 +287,9 @@ class TlsEndpoint:
 
 
 def parse(description: str, client_ca: Path | None) -> tuple[str, ServerTls]:
-    """Of an `ssl:` endpoint: the plain one below it, and its TLS. Takes what Twisted's takes. Raises ValueError."""
+    """Of an `ssl:` endpoint: the plain one below it, and its TLS. Takes what Twisted's takes.
+    Raises ValueError.
+    """
     given: dict[str, str] = {}
     for name, value in _arguments(description):
         if name not in _PARAMETERS:
@@ -297,7 +316,9 @@ def parse(description: str, client_ca: Path | None) -> tuple[str, ServerTls]:
 
 
 def _arguments(description: str) -> Iterator[tuple[str, str]]:
-    """What an endpoint's description says behind its kind: (name, value). Its rules are Twisted's."""
+    """What an endpoint's description says behind its kind: (name, value). Its rules are
+    Twisted's.
+    """
     position = 0
     for argument in re.findall(r":((?:\\.|[^\\:])*)", description.removeprefix("ssl"), re.DOTALL):
         named = re.fullmatch(r"((?:\\.|[^\\=])*)=(.*)", argument, re.DOTALL)

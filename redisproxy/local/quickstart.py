@@ -1,7 +1,9 @@
-"""What ``make run`` prints: for each tenant the line to try, and that it works; where to look further.
+"""What ``make run`` prints: for each tenant the line to try, and that it works; where to look
+further.
 
-Owns text for somebody who sees the proxy for the first time. It runs only with ``--embedded --manifests``, where the
-passwords are those of an example. What it says of tenants was tried a moment before, through the proxy.
+Owns text for somebody who sees the proxy for the first time. It runs only with ``--embedded
+--manifests``, where the passwords are those of an example. What it says of tenants was tried a
+moment before, through the proxy.
 """
 
 from __future__ import annotations
@@ -49,7 +51,9 @@ async def tour(
     further: Sequence[str] = (),
     out: TextIO | None = None,
 ) -> None:
-    """Tries each tenant of a reading through the proxy at host and port, and prints how that went, then further lines."""
+    """Tries each tenant of a reading through the proxy at host and port, and prints how that went,
+    then further lines.
+    """
     # Not sys.stdout: while twistd logs, that is the log, and these lines are not for it.
     out = sys.__stdout__ if out is None else out
     tenants = list(_tenants(reading, secret_name))
@@ -67,7 +71,9 @@ async def tour(
 
 
 def _quoted(password: bytes) -> str:
-    """A password as a shell's word. One that is no text, or none to be printed, in a form that bash and zsh have."""
+    """A password as a shell's word. One that is no text, or none to be printed, in a form that bash
+    and zsh have.
+    """
     text = password.decode("utf-8", "backslashreplace")
     if text.encode() == password and text.isprintable():
         return shlex.quote(text)
@@ -75,7 +81,9 @@ def _quoted(password: bytes) -> str:
 
 
 def tenants_command(manifests: Path, ns_prefix: str) -> str:
-    """What lists the tenants: the operator's command beside the program that runs (``.venv/bin/twistd``), or on the PATH."""
+    """What lists the tenants: the operator's command beside the program that runs
+    (``.venv/bin/twistd``), or on the PATH.
+    """
     beside = Path(sys.argv[0]).with_name("redisproxy")
     program = str(beside) if beside.is_file() else "redisproxy"
     return shlex.join([program, "tenants", "--manifests", str(manifests), "--ns-prefix", ns_prefix])

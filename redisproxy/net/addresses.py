@@ -1,6 +1,7 @@
 """Addresses of connections and ports, as text.
 
-Owns one form of them, for the log and the operator. It is also the form that Redis's CLIENT LIST has.
+Owns one form of them, for the log and the operator. It is also the form that Redis's CLIENT LIST
+has.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The base of both protocols that speak RESP: the client's side and Redis's.
 
-Owns what they have in common: bytes in, reading that stops for several reasons at once, the other side's
-back-pressure, and that a bug costs one connection alone. In the way of Twisted's LineReceiver, subclasses override
-`respReceived` and `respBroken`.
+Owns what they have in common: bytes in, reading that stops for several reasons at once, the other
+side's back-pressure, and that a bug costs one connection alone. In the way of Twisted's
+LineReceiver, subclasses override `respReceived` and `respBroken`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ class PauseReason:
 
 
 class IRespTransport(ITCPTransport, IPushProducer, IConsumer, ISystemHandle):
-    """For types alone: what Twisted's transports of streams have, be it TCP, TLS or, but for TCP's own options, Unix.
+    """For types alone: what Twisted's transports of streams have, be it TCP, TLS or, but for TCP's
+    own options, Unix.
 
     No transport declares it; they declare some of its parts.
     """
@@ -72,7 +73,8 @@ class RespReceiver(protocol.Protocol):
         self._held = 0
         self._wide = False
         self.write = write_at_once(self.transport)
-        # A Unix socket has no such options, and in older Twisted the methods to set them all the same.
+        # A Unix socket has no such options, and in older Twisted the methods to set them all the
+        # same.
         if hasattr(self.transport, "setTcpNoDelay") and not isinstance(self.transport, _UNIX):
             self.transport.setTcpNoDelay(True)
             self.transport.setTcpKeepAlive(True)
@@ -135,7 +137,9 @@ def _nothing() -> None:
 
 @implementer(IPushProducer)
 class Pressure:
-    """Registered as a transport's producer: tells two callables when its buffer is too full, and when it is empty."""
+    """Registered as a transport's producer: tells two callables when its buffer is too full, and
+    when it is empty.
+    """
 
     def __init__(self, full: Callable[[], object], empty: Callable[[], object]) -> None:
         self._full = full
@@ -148,5 +152,7 @@ class Pressure:
         self._empty()
 
     def stopProducing(self) -> None:
-        """The transport is gone; its protocol is told by connectionLost. One with TLS would hold on to us, and we to it."""
+        """The transport is gone; its protocol is told by connectionLost. One with TLS would hold on
+        to us, and we to it.
+        """
         self._full = self._empty = _nothing

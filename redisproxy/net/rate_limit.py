@@ -1,9 +1,11 @@
-"""The tenants' limits, as one process holds them: who has a place, and who is read later because the tenant did too much.
+"""The tenants' limits, as one process holds them: who has a place, and who is read later because
+the tenant did too much.
 
-Owns the places and the order of those that wait. A rate is charged with what was done; while it is overdrawn, what a client
-sends next is kept and the client is not read, until its turn comes. So nothing is dropped, and among a tenant's
-clients each has a turn of one read. A connection to Redis is not read while bytes are overdrawn.
-It is longer than other modules: a tenant's limit, its rates and its clients' reservations change each other's state.
+Owns the places and the order of those that wait. A rate is charged with what was done; while it is
+overdrawn, what a client sends next is kept and the client is not read, until its turn comes. So
+nothing is dropped, and among a tenant's clients each has a turn of one read. A connection to Redis
+is not read while bytes are overdrawn. It is longer than other modules: a tenant's limit, its rates
+and its clients' reservations change each other's state.
 """
 
 from __future__ import annotations
@@ -54,14 +56,17 @@ class Upstream(Protocol):
 
 
 class RateLimiter:
-    """One tenant's rates. closed: whether they are overdrawn, so that what clients send has to wait."""
+    """One tenant's rates. closed: whether they are overdrawn, so that what clients send has to
+    wait.
+    """
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         self._commands: Bucket | None = None
         self._bytes: Bucket | None = None
         self.closed = False
-        #: bytes that are read from a client at once, so that no read takes what is allowed in many seconds
+        #: bytes that are read from a client at once, so that no read takes what is allowed in many
+        #: seconds
         self.read_size = bounds.READ_BYTES
         # A dict for its order, and so that one which leaves need not be searched for.
         self._waiting: dict[Reservation, None] = {}
@@ -71,7 +76,9 @@ class RateLimiter:
         self._throttled = 0.0
 
     def use(self, limits: Limits) -> None:
-        """These hold from now on. What was overdrawn is forgiven: by another rate it could last for hours."""
+        """These hold from now on. What was overdrawn is forgiven: by another rate it could last for
+        hours.
+        """
         now = self._clock.seconds()
         commands, size = limits.commands_per_second, limits.bytes_per_second
         self._commands = Bucket(commands, now) if commands else None
@@ -118,8 +125,8 @@ class RateLimiter:
     # Of a connection to Redis.
 
     def replied(self, size: int, upstream: Upstream | None) -> None:
-        """Redis sent so many bytes. If that was too much, the upstream connection is held until it is not. None: nobody uses
-        it now.
+        """Redis sent so many bytes. If that was too much, the upstream connection is held until it
+        is not. None: nobody uses it now.
         """
         if self._bytes is None:
             return
@@ -152,7 +159,8 @@ class RateLimiter:
             for upstream in upstreams:
                 upstream.resume_reading(PauseReason.RATE)
         if any(waits):
-            # Whichever comes first: upstream connections do not wait for what is pending in commands.
+            # Whichever comes first: upstream connections do not wait for what is pending in
+            # commands.
             self._open_in(min(wait for wait in waits if wait))
         else:
             self.closed = False
@@ -189,7 +197,8 @@ class RateLimiter:
 class TenantLimit:
     """What one tenant may have in this process, and has.
 
-    clock: None where there will never be a limit of a rate; rate limiter: None where no rate is limited.
+    clock: None where there will never be a limit of a rate; rate limiter: None where no rate is
+    limited.
     """
 
     def __init__(self, clock: IReactorTime | None) -> None:
@@ -260,7 +269,8 @@ UNLIMITED_TENANT = TenantLimit(None)
 
 
 class Reservation:
-    """One client's place among its tenant's: what the client sends is charged there, and may have to wait for its turn.
+    """One client's place among its tenant's: what the client sends is charged there, and may have
+    to wait for its turn.
 
     rate limiter: None where nothing has to wait, whatever was done.
     """
@@ -404,7 +414,9 @@ class TenantLimits:
         return limits if limits is UNLIMITED else limits.per_process(self._processes)
 
     def use(self, limits: Mapping[str, Limits], namespaces: Collection[str]) -> None:
-        """These hold from now on, by namespace. namespaces: of all tenants; others are forgotten when they have left."""
+        """These hold from now on, by namespace. namespaces: of all tenants; others are forgotten
+        when they have left.
+        """
         self._limits = limits
         for namespace, tenant_limit in list(self._known.items()):
             tenant_limit.use(self._per_process(namespace))
@@ -413,7 +425,9 @@ class TenantLimits:
                 del self._known[namespace]
 
     def lift(self) -> None:
-        """There are none any more: at the end of the process, what Redis has done is told in the time that is left."""
+        """There are none any more: at the end of the process, what Redis has done is told in the
+        time that is left.
+        """
         self.use({}, self._known)
 
     def stats(self, namespace: str) -> RateFigures:

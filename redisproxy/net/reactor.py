@@ -1,8 +1,10 @@
-"""The reactor: Twisted's epoll reactor on a monotonic clock, without what Twisted does for its log around every event.
+"""The reactor: Twisted's epoll reactor on a monotonic clock, without what Twisted does for its log
+around every event.
 
-Owns one method and the clock. Twisted calls each reader and writer within a context that names it for the legacy log;
-nothing of ours reads that, and it is a seventh of the proxy's time. Twisted's timers run on the wall clock: when that is set
-back by 30 s, no timer fires for 30 s. An operator who names a reactor (``twistd --reactor=…``) gets that one, and a warning.
+Owns one method and the clock. Twisted calls each reader and writer within a context that names it
+for the legacy log; nothing of ours reads that, and it is a seventh of the proxy's time. Twisted's
+timers run on the wall clock: when that is set back by 30 s, no timer fires for 30 s. An operator
+who names a reactor (``twistd --reactor=…``) gets that one, and a warning.
 """
 
 from __future__ import annotations
@@ -28,18 +30,24 @@ _log = Logger()
 
 
 class IConnectingReactor(IReactorTCP, IReactorTime):
-    """What connections to Redis take of it, with time limits. Where Redis is at a Unix socket, `IReactorUNIX` besides."""
+    """What connections to Redis take of it, with time limits. Where Redis is at a Unix socket,
+    `IReactorUNIX` besides.
+    """
 
 
 class IProxyReactor(IConnectingReactor, IReactorCore, IReactorFDSet, IReactorProcess, IReactorSocket, IReactorThreads):
-    """All that a process of the proxy takes of its reactor. Whoever takes less says so: `IReactorTime` and the like."""
+    """All that a process of the proxy takes of its reactor. Whoever takes less says so:
+    `IReactorTime` and the like.
+    """
 
     def run(installSignalHandlers: bool = True) -> None:
         """As `IReactorCore` has it, with an option that Twisted's reactors take."""
 
 
 def install() -> bool:
-    """Makes it the process's reactor; false: there is one already, or no epoll here, or a Twisted that is made otherwise."""
+    """Makes it the process's reactor; false: there is one already, or no epoll here, or a Twisted
+    that is made otherwise.
+    """
     if "twisted.internet.reactor" in sys.modules:
         return False
     try:

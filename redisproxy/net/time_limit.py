@@ -1,8 +1,10 @@
-"""One time limit for many: of the same length for each, so that one timer, for the one that is due first, does for all.
+"""One time limit for many: of the same length for each, so that one timer, for the one that is due
+first, does for all.
 
 A timer for each would be made and cancelled for every client that logs in.
 
-And a time limit for work on behalf of a peer (`within`), which the reactor's own delays do not count against.
+And a time limit for work on behalf of a peer (`within`), which the reactor's own delays do not
+count against.
 """
 
 from __future__ import annotations
@@ -25,10 +27,12 @@ PATIENCE = 4
 
 
 def within(work: defer.Deferred[Result], seconds: float, clock: IReactorTime) -> defer.Deferred[Result]:
-    """Cancels the work after its time limit; it then fails with TimeoutError, as with `Deferred.addTimeout`.
+    """Cancels the work after its time limit; it then fails with TimeoutError, as with
+    `Deferred.addTimeout`.
 
-    If the reactor calls the timer late, it was busy with something else, and what the peer sent meanwhile is not read yet.
-    So a delay of the reactor is added to the limit: it does not count against the peer.
+    If the reactor calls the timer late, it was busy with something else, and what the peer sent
+    meanwhile is not read yet. So a delay of the reactor is added to the limit: it does not count
+    against the peer.
     """
     began = clock.seconds()
     due = began + seconds
@@ -80,7 +84,9 @@ class TimeLimit(Generic[Who]):
         self._until.pop(who, None)
 
     def pop_overdue(self, seconds: float, most: int) -> list[Who]:
-        """Those that have had so many seconds of it, the longest first, and so many at most: it ends for them."""
+        """Those that have had so many seconds of it, the longest first, and so many at most: it
+        ends for them.
+        """
         begun = self._clock.seconds() - seconds + self._seconds
         found = [who for who, until in itertools.islice(self._until.items(), most) if until <= begun]
         for who in found:

@@ -1,7 +1,7 @@
 """Many that wait for one thing.
 
-Owns the waiting Deferreds. Whoever hears the result may give up others that wait for it: a session that closes, say. These
-are left out, and nobody else is.
+Owns the waiting Deferreds. Whoever hears the result may give up others that wait for it: a session
+that closes, say. These are left out, and nobody else is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ class Waiters(Generic[Result]):
         return waiter
 
     def fire(self, result: Result | Failure) -> None:
-        """Gives the result to all that wait now, who came first first. Whoever waits again meanwhile waits for the next."""
+        """Gives the result to all that wait now, who came first first. Whoever waits again
+        meanwhile waits for the next.
+        """
         waiting, self._waiting = self._waiting, {}
         for waiter in waiting:
             if not waiter.called:

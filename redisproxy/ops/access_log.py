@@ -1,7 +1,8 @@
 """One record for each connection: who, from where, how long, how it ended, how many commands.
 
-Owns what of that is logged, and at which level. Ordinary ends are told at debug level; the others at info, and of each
-tenant so many in a while (`line_quota`) that a storm of them does not become a storm of lines, nor hides others' lines.
+Owns what of that is logged, and at which level. Ordinary ends are told at debug level; the others
+at info, and of each tenant so many in a while (`line_quota`) that a storm of them does not become a
+storm of lines, nor hides others' lines.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ ORDINARY = frozenset(("client-left", "quit", "shutdown"))
 class ConnectionRecord:
     """How one connection went.
 
-    close_reason: client-left, quit, turned-away, tenant-full, login-timeout, protocol-error, cross-protocol,
-    wrong-passwords, moved-within-a-message, redis-lost, revoked, shutdown, cut-off, too-slow, tls-failed, tls-on-plain-port.
+    close_reason: client-left, quit, turned-away, tenant-full, login-timeout, protocol-error,
+    cross-protocol, wrong-passwords, moved-within-a-message, redis-lost, revoked, shutdown, cut-off,
+    too-slow, tls-failed, tls-on-plain-port.
     """
 
     number: int
@@ -41,8 +43,8 @@ class ConnectionRecord:
 
 
 class AccessLog(service.Service):
-    """Writes outcomes to the log, and what was refused. ordinary: whether the ordinary ones, too; processes: how many share
-    the quota of lines, see `line_quota`.
+    """Writes outcomes to the log, and what was refused. ordinary: whether the ordinary ones, too;
+    processes: how many share the quota of lines, see `line_quota`.
     """
 
     name = "access log"
@@ -68,7 +70,9 @@ class AccessLog(service.Service):
         self._log.info(text, left_out=left_out.lines, namespace=left_out.namespace, address=left_out.most)
 
     def logs(self, close_reason: str) -> bool:
-        """Whether such an end can be told at all: most are not, and their outcomes need not be made."""
+        """Whether such an end can be told at all: most are not, and their outcomes need not be
+        made.
+        """
         return self._ordinary or close_reason not in ORDINARY
 
     def ended(self, record: ConnectionRecord) -> None:
@@ -115,6 +119,8 @@ class AccessLog(service.Service):
             )
 
     def login_refused(self, peer: str, outcome: str, namespace: str | None = None) -> None:
-        """An AUTH was refused. outcome: a word that says why; namespace: of the tenant that the client is logged in as."""
+        """An AUTH was refused. outcome: a word that says why; namespace: of the tenant that the
+        client is logged in as.
+        """
         if self.allows(namespace, peer):
             self._log.info("log-in from {peer} refused: {outcome}", peer=peer, outcome=outcome)

@@ -1,6 +1,7 @@
 """Logs what nobody expected: a bug.
 
-Owns the words of that line. Whoever calls decides what goes on afterwards; the text of the error is left out by `logs`.
+Owns the words of that line. Whoever calls decides what goes on afterwards; the text of the error is
+left out by `logs`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ def log_bug(log: Logger, what: str, failure: Failure, /, **fields: Any) -> None:
 
 
 def bug(log: Logger, what: str, /, *expected: type[BaseException], **fields: Any) -> Callable[[Failure], None]:
-    """An errback that logs a failure as `log_bug` does, and passes none on. expected: errors that are no bugs."""
+    """An errback that logs a failure as `log_bug` does, and passes none on. expected: errors that
+    are no bugs.
+    """
 
     def log_failure(failure: Failure) -> None:
         if not failure.check(*expected):

@@ -1,8 +1,9 @@
 """Looks at files again and again, so that what changes takes effect soon.
 
-Owns when it is looked, what tells one version of a file from another, and when a change is complete. Whoever looks knows
-what the files hold. The kernel's notifications (inotify) are not used: they do not tell of what changes on the other side of
-a network file system or of a container's mount, and a look at some files costs next to nothing.
+Owns when it is looked, what tells one version of a file from another, and when a change is
+complete. Whoever looks knows what the files hold. The kernel's notifications (inotify) are not
+used: they do not tell of what changes on the other side of a network file system or of a
+container's mount, and a look at some files costs next to nothing.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ Stamp = tuple[object, ...]
 
 
 def stamp(path: Path) -> Stamp:
-    """Differs from what it was when the file was written or replaced, be it by another target of a link. Blocks.
+    """Differs from what it was when the file was written or replaced, be it by another target of a
+    link. Blocks.
 
     A file that cannot be inspected has a stamp as well: the reason.
     """
@@ -34,7 +36,8 @@ def stamp(path: Path) -> Stamp:
 
 
 class Settled:
-    """Whether a change is complete: two looks in a row found the same. A file that is being written is left alone.
+    """Whether a change is complete: two looks in a row found the same. A file that is being written
+    is left alone.
 
     stamp: what was found before the first look.
     """
@@ -53,10 +56,11 @@ class Settled:
 class FileWatch(Generic[Found]):
     """Inspects files in a thread, one look at a time.
 
-    look: blocks, called in the thread with the clock's seconds and whether `look_now` asked for this look; found: called
-    in the reactor with what `look` returned, unless the watch was stopped meanwhile; failed: an errback, for bugs in these
-    two; interval: seconds between two looks; in_thread: calls a blocking function and returns a Deferred; time_fraction: the
-    part of the time that looks may take at most, however long one takes.
+    look: blocks, called in the thread with the clock's seconds and whether `look_now` asked for
+    this look; found: called in the reactor with what `look` returned, unless the watch was stopped
+    meanwhile; failed: an errback, for bugs in these two; interval: seconds between two looks;
+    in_thread: calls a blocking function and returns a Deferred; time_fraction: the part of the time
+    that looks may take at most, however long one takes.
     """
 
     def __init__(

@@ -1,7 +1,8 @@
 """The last minutes of the numbers: rates, latency, and the points of plots.
 
-Owns what is kept, and how much of it: SAMPLES samples of the sum, and as many of each of TENANTS tenants. Of more tenants
-those are kept that did most of late. Times are given by the caller, in seconds of a clock that nobody sets.
+Owns what is kept, and how much of it: SAMPLES samples of the sum, and as many of each of TENANTS
+tenants. Of more tenants those are kept that did most of late. Times are given by the caller, in
+seconds of a clock that nobody sets.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ INTERVAL = 10.0
 SAMPLES = 30
 #: Tenants of which samples are kept: 2 KiB each.
 TENANTS = 500
-#: What a tenant did before counts so much less with each sample, when those are chosen that did most.
+#: What a tenant did before counts so much less with each sample, when those are chosen that did
+#: most.
 FADING = 0.9
 
 _BUCKETS = len(REDIS_BOUNDS) + 1
@@ -33,10 +35,11 @@ _MOST = 65535
 
 
 def quantile(counts: Sequence[int], part: float) -> float | None:
-    """In seconds: so great a part of the samples took no longer. None: there are none. Infinite: longer than the last bound.
+    """In seconds: so great a part of the samples took no longer. None: there are none. Infinite:
+    longer than the last bound.
 
-    counts: of the samples up to each of REDIS_BOUNDS, and of those above. Within a bucket samples are taken to be spread
-    evenly, as Prometheus does.
+    counts: of the samples up to each of REDIS_BOUNDS, and of those above. Within a bucket samples
+    are taken to be spread evenly, as Prometheus does.
     """
     rank = part * sum(counts)
     so_far = 0
@@ -72,8 +75,8 @@ class _Ring:
 class Series:
     """What one tenant did in the last minutes, or all of them together.
 
-    commands, bytes: in a second; medians, slow: the latency of half of the commands, and of all but one in a hundred, in
-    seconds: of each interval, NaN where nothing was timed.
+    commands, bytes: in a second; medians, slow: the latency of half of the commands, and of all but
+    one in a hundred, in seconds: of each interval, NaN where nothing was timed.
     """
 
     __slots__ = ("_before", "_begin", "_buckets", "_latency", "_refused", "bytes", "commands", "medians", "slow", "weight")
@@ -141,8 +144,8 @@ class Rate(NamedTuple):
 class Recent:
     """What happened of late.
 
-    seconds: how far it goes back; rates: of each tenant, by namespace; series: of those of which samples are kept; logins:
-    by outcome.
+    seconds: how far it goes back; rates: of each tenant, by namespace; series: of those of which
+    samples are kept; logins: by outcome.
     """
 
     seconds: float = 0.0
@@ -197,7 +200,8 @@ class History:
             latency = _buckets(one["latency"])
             series = self._series.get(name)
             if series is None:
-                # What it did before its first sample was not within this interval, unless it is new.
+                # What it did before its first sample was not within this interval, unless it is
+                # new.
                 series = Series(latency, one["turned_away"]) if name in before else Series([0] * _BUCKETS, 0)
             kept[name] = series
             series.weight = FADING * series.weight + rates[name].commands
@@ -215,7 +219,9 @@ class History:
         return heapq.nlargest(TENANTS, rates, weight)
 
     def recent(self, now: float, counts: Counts, rates: bool = True) -> Recent:
-        """What happened until now. counts: the present ones; rates: whether those are wanted, which are of all tenants."""
+        """What happened until now. counts: the present ones; rates: whether those are wanted, which
+        are of all tenants.
+        """
         if self._total is None:
             return Recent()
         then, before = self._looks[0]

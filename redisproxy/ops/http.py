@@ -1,7 +1,7 @@
 """The status endpoint as HTTP: who may ask for what, and how much of it.
 
-Owns the check of the token and the bounds. Probes are answered to anybody and tell only the state. The page and the
-metrics name namespaces: they are for who asks from this machine, or has the token.
+Owns the check of the token and the bounds. Probes are answered to anybody and tell only the state.
+The page and the metrics name namespaces: they are for who asks from this machine, or has the token.
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def is_here(address: IAddress) -> bool:
 
 
 def _names_this_machine(host: bytes) -> bool:
-    """Whether a Host header does. A page of another site can have a browser ask here, but under its own name."""
+    """Whether a Host header does. A page of another site can have a browser ask here, but under its
+    own name.
+    """
     name = host.decode("ascii", "replace").strip("[]").lower()
     try:
         return ipaddress.ip_address(name).is_loopback
@@ -221,8 +223,9 @@ def site(
 ) -> WrappingFactory:
     """A factory for HTTP connections.
 
-    page: makes the HTML; headers: more of them, for it; metrics: (content type, text) for an Accept header; unready: why no
-    client should come, or empty; runbooks: Markdown, by name; runbooks_list: makes the HTML that leads to them.
+    page: makes the HTML; headers: more of them, for it; metrics: (content type, text) for an Accept
+    header; unready: why no client should come, or empty; runbooks: Markdown, by name;
+    runbooks_list: makes the HTML that leads to them.
     """
 
     def html(make: Callable[[], Deferred[bytes]]) -> Callable[[Request], _Content]:

@@ -1,7 +1,7 @@
 """How many lines of the log each tenant may fill, and each address without a log-in.
 
-Owns the counts, in bounded memory, and tells how many lines were left out. A bound for all together would let one noisy
-client hide what the log has to tell of the others.
+Owns the counts, in bounded memory, and tells how many lines were left out. A bound for all together
+would let one noisy client hide what the log has to tell of the others.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from ..tenants.login_backoff import source
 PERIOD = 10.0
 #: Lines about one tenant in a period.
 TENANT_LINES = 50
-#: The same about one address, as `tenants.login_backoff.source` has it, of clients that are not logged in; and about all of
-#: these addresses together. The first line about an address is written past that: it must not go unnoticed.
+#: The same about one address, as `tenants.login_backoff.source` has it, of clients that are not
+#: logged in; and about all of these addresses together. The first line about an address is written
+#: past that: it must not go unnoticed.
 ADDRESS_LINES = 20
 UNAUTHENTICATED_LINES = 200
-#: Addresses that are told apart in a period. Nothing is written about further ones: IPv6 has as many as a client likes.
+#: Addresses that are told apart in a period. Nothing is written about further ones: IPv6 has as
+#: many as a client likes.
 ADDRESSES = 1000
 
 
@@ -43,8 +45,9 @@ class _Count:
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """What was left out in a period that is over. namespace: None for all that was about clients without a log-in; most: the
-    address that most of that was about, as far as addresses were told apart.
+    """What was left out in a period that is over. namespace: None for all that was about clients
+    without a log-in; most: the address that most of that was about, as far as addresses were told
+    apart.
     """
 
     lines: int
@@ -55,8 +58,8 @@ class LeftOut:
 class LineQuota:
     """Counts lines.
 
-    report: called when a period is over, once for each tenant of which lines were left out; processes: how many share the
-    quota.
+    report: called when a period is over, once for each tenant of which lines were left out;
+    processes: how many share the quota.
     """
 
     def __init__(self, clock: IReactorTime, report: Callable[[LeftOut], None], processes: int = 1) -> None:
@@ -73,8 +76,8 @@ class LineQuota:
         self._timer: IDelayedCall | None = None
 
     def allows(self, namespace: str | None, peer: str) -> bool:
-        """Whether one line more may be written. namespace: None where the client is not logged in; peer: its address and
-        port, as `net.addresses.shown_address` shows them.
+        """Whether one line more may be written. namespace: None where the client is not logged in;
+        peer: its address and port, as `net.addresses.shown_address` shows them.
         """
         now = self._clock.seconds()
         if not self._began <= now < self._began + PERIOD:

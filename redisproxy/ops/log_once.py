@@ -1,7 +1,8 @@
 """Keeps the same line from filling the log.
 
-Owns which texts were logged lately, and whether a fault that was logged is over. `LogOnce` is for faults that many things
-have, some of them as often as a tenant likes; `Condition` is for one thing that works or does not.
+Owns which texts were logged lately, and whether a fault that was logged is over. `LogOnce` is for
+faults that many things have, some of them as often as a tenant likes; `Condition` is for one thing
+that works or does not.
 """
 
 from __future__ import annotations
@@ -38,7 +39,9 @@ class LogOnce:
         return True
 
     def forget(self) -> bool:
-        """Forgets all texts: their faults are over, so each is news if it comes again. Returns whether any was logged."""
+        """Forgets all texts: their faults are over, so each is news if it comes again. Returns
+        whether any was logged.
+        """
         logged, self._any = self._any, False
         self._logged.clear()
         return logged
@@ -47,8 +50,9 @@ class LogOnce:
 class Condition:
     """What the log says of one thing: each fault once, and, if a fault was logged, that it is over.
 
-    lasting: seconds for which there has to be a fault before one is logged: some are soon over. quiet: seconds after a line
-    in which a fault with another text, which took the first one's place, is not logged. Times are given by the caller.
+    lasting: seconds for which there has to be a fault before one is logged: some are soon over.
+    quiet: seconds after a line in which a fault with another text, which took the first one's
+    place, is not logged. Times are given by the caller.
     """
 
     __slots__ = ("_lasting", "_logged_at", "_quiet", "since", "text")
@@ -63,7 +67,9 @@ class Condition:
         self.text = ""
 
     def fault(self, text: str, now: float = 0.0) -> bool:
-        """There is a fault. Returns whether to log it now. If so, it counts as logged. now: not needed without times."""
+        """There is a fault. Returns whether to log it now. If so, it counts as logged. now: not
+        needed without times.
+        """
         if self.since is None:
             self.since = now
         if text == self.text or now - self.since < self._lasting or (self.text and now - self._logged_at < self._quiet):

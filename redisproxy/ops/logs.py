@@ -1,8 +1,10 @@
-"""How log lines look: for people, or as JSON lines; and how a worker's events become lines of its parent's log.
+"""How log lines look: for people, or as JSON lines; and how a worker's events become lines of its
+parent's log.
 
-Owns the format, the level, and where lines go: the standard output with twistd's ``-n``, as a container's should, or the
-file that twistd is told, or takes as a daemon. Whatever is logged, by whom, goes through here: it is made printable, an
-event is one line but for its traceback, and no exception's own words are repeated, which may quote a password.
+Owns the format, the level, and where lines go: the standard output with twistd's ``-n``, as a
+container's should, or the file that twistd is told, or takes as a daemon. Whatever is logged, by
+whom, goes through here: it is made printable, an event is one line but for its traceback, and no
+exception's own words are repeated, which may quote a password.
 """
 
 from __future__ import annotations
@@ -42,7 +44,9 @@ _INTERNAL = ("log_", "isError", "message", "format", "time", "system", "why", "f
 
 
 def record(event: LogEvent) -> dict[str, object]:
-    """An event as what JSON can hold: time, level, namespace, message, and its fields. All of it is printable."""
+    """An event as what JSON can hold: time, level, namespace, message, and its fields. All of it is
+    printable.
+    """
     found: dict[str, object] = {
         "time": datetime.fromtimestamp(event["log_time"], UTC).isoformat(timespec="milliseconds"),
         "level": event["log_level"].name if event.get("log_level") else "info",
@@ -87,7 +91,9 @@ class _TypeName(str):
 
 
 def _named(value: object) -> object:
-    """What stands for an exception in a text: its type. What it says may quote whatever somebody stumbled over."""
+    """What stands for an exception in a text: its type. What it says may quote whatever somebody
+    stumbled over.
+    """
     if isinstance(value, Failure):
         return _TypeName(_type_name(type(value.value)))
     return _type_name(type(value)) if isinstance(value, BaseException) else value
@@ -98,7 +104,9 @@ def _type_name(kind: type) -> str:
 
 
 def _traceback(event: LogEvent) -> list[str]:
-    """The lines of a traceback: where it happened, and the types of the exceptions, the first cause first."""
+    """The lines of a traceback: where it happened, and the types of the exceptions, the first cause
+    first.
+    """
     failure = _failure(event)
     if failure is None or failure.value is None:
         # What a worker has made of one.
@@ -157,7 +165,8 @@ def _text_line(event: LogEvent) -> str | None:
 def observer(log_format: str, level: str, stream: TextIO | None = None) -> ILogObserver:
     """A log observer.
 
-    log_format: one of FORMATS; level: one of LEVELS, the least that is told; stream: the standard output by default.
+    log_format: one of FORMATS; level: one of LEVELS, the least that is told; stream: the standard
+    output by default.
     """
     out = sys.stdout if stream is None else stream
     return filtered(FileLogObserver(out, _json_line if log_format == "json" else _text_line), level)
@@ -169,6 +178,9 @@ def filtered(to: ILogObserver, level: str) -> ILogObserver:
 
 
 def log_file(path: str) -> TextIO:
-    """A file to log to, as twistd's own is: it is renamed when it is large, and another one begun. Raises OSError."""
-    file: TextIO = LogFile.fromFullPath(path)  # as far as an observer needs one: write() and flush()
+    """A file to log to, as twistd's own is: it is renamed when it is large, and another one begun.
+    Raises OSError.
+    """
+    # as far as an observer needs one: write() and flush()
+    file: TextIO = LogFile.fromFullPath(path)
     return file

@@ -1,7 +1,7 @@
 """Metrics: what Prometheus is told. Names and labels are listed in docs/metrics.md.
 
-Owns the names, and how many series there can be: no label's value comes from a client, and of tenants, temporary credentials
-and problems no more than SERIES are told apart.
+Owns the names, and how many series there can be: no label's value comes from a client, and of
+tenants, temporary credentials and problems no more than SERIES are told apart.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ from .. import __version__
 from ..resp import framing
 from .stats import ANSWERS, HistogramStats, Stats, TenantStats, WorkersState, total
 
-#: Tenants, and problems, that have series of their own. The others of tenants are one, named `_other`.
+#: Tenants, and problems, that have series of their own. The others of tenants are one, named
+#: `_other`.
 SERIES = 5000
 _OTHER = "_other"
 

@@ -1,7 +1,8 @@
 """The status page, for people: what is served, what is wrong, and what to do about it.
 
-Owns the HTML. The page refreshes itself and needs nothing from elsewhere. Its one script sorts tables; without it everything
-is there to be read. Nothing that is secret is on it, and its size is bounded: of tenants and problems ROWS are shown.
+Owns the HTML. The page refreshes itself and needs nothing from elsewhere. Its one script sorts
+tables; without it everything is there to be read. Nothing that is secret is on it, and its size is
+bounded: of tenants and problems ROWS are shown.
 """
 
 from __future__ import annotations

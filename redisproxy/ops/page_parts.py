@@ -16,7 +16,8 @@ from .history import Recent
 from .problems import OpenProblem
 from .stats import REDIS_BOUNDS, Stats
 
-#: Called after each row of a long table. Where it gives a Deferred, that is waited for: clients are served meanwhile.
+#: Called after each row of a long table. Where it gives a Deferred, that is waited for: clients are
+#: served meanwhile.
 Pause = Callable[[], "Deferred[str] | None"]
 #: Rows of a table, and names of a list. Of more tenants, the busiest are shown.
 ROWS = 500
@@ -26,8 +27,8 @@ ROWS = 500
 class PageContent:
     """What is on the page.
 
-    recent: the last minutes; problems: all that are open; since: for how many seconds a problem is known, None where that is
-    not; runbooks: those that can be shown.
+    recent: the last minutes; problems: all that are open; since: for how many seconds a problem is
+    known, None where that is not; runbooks: those that can be shown.
     """
 
     stats: Stats
@@ -41,8 +42,8 @@ class PageContent:
 class Table:
     """What is the same of a table, whatever is in it.
 
-    name: of its class, and of its order in the browser; columns: their titles, with a # before those of numbers, and a ~
-    before those of long texts; most: rows that are shown.
+    name: of its class, and of its order in the browser; columns: their titles, with a # before
+    those of numbers, and a ~ before those of long texts; most: rows that are shown.
     """
 
     name: str
@@ -56,8 +57,11 @@ def marked(text: str, kind: str) -> Tag:
 
 
 def sorted_cell(value: float | None, *shown: str | Tag) -> Tag:
-    """A cell that shows no plain number. value: what it is sorted by, infinite: as the most; None: nothing is known."""
-    # A tag without attributes costs half: how a column looks is in the style, by its place in the table.
+    """A cell that shows no plain number. value: what it is sorted by, infinite: as the most; None:
+    nothing is known.
+    """
+    # A tag without attributes costs half: how a column looks is in the style, by its place in the
+    # table.
     return (
         tags.td(*shown) if value is None else tags.td(*shown, **{"data-v": "1e99" if math.isinf(value) else f"{value:.6g}"})
     )
@@ -94,7 +98,8 @@ _WIDTH, _HEIGHT = 87, 20
 
 
 def plot(text: Callable[[float], str], *lines: Iterable[float]) -> Iterable[Tag]:
-    """A small plot of lines of numbers, the oldest first; NaN where there is none. There is no plot where all are 0.
+    """A small plot of lines of numbers, the oldest first; NaN where there is none. There is no plot
+    where all are 0.
 
     text: says how much a number is.
     """
@@ -137,7 +142,9 @@ def size_text(value: float) -> str:
 
 
 def seconds_text(value: float | None) -> str:
-    """How long something takes, infinite: longer than is told apart. None: nothing is known of it."""
+    """How long something takes, infinite: longer than is told apart. None: nothing is known of
+    it.
+    """
     if value is None:
         return "-"
     if math.isinf(value):

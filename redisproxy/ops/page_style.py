@@ -1,7 +1,7 @@
 """The look of the status page, and the script that sorts its tables.
 
-Owns both texts. They are in the page as they are here, and the page's policy names their hashes: nothing in them may need
-escaping, so there is no <, > or & in either.
+Owns both texts. They are in the page as they are here, and the page's policy names their hashes:
+nothing in them may need escaping, so there is no <, > or & in either.
 """
 
 from __future__ import annotations
@@ -85,9 +85,11 @@ th[aria-sort=descending] button::after { content: " \\25BC"; }
 
 
 def style(tables: Mapping[str, Sequence[str]]) -> str:
-    """The style of a page with these tables: by class, the titles of the columns, with # and ~ as in `page_parts.Table`.
+    """The style of a page with these tables: by class, the titles of the columns, with # and ~ as
+    in `page_parts.Table`.
 
-    On a screen that is narrower than the widest table, each row is a card, with the titles beside what they are of.
+    On a screen that is narrower than the widest table, each row is a card, with the titles beside
+    what they are of.
     """
     wide, narrow = [], []
     for name, columns in tables.items():

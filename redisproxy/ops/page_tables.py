@@ -1,6 +1,8 @@
-"""The tables of the status page: problems, failed log-ins, refused commands, certificates, namespaces, tenants.
+"""The tables of the status page: problems, failed log-ins, refused commands, certificates,
+namespaces, tenants.
 
-Owns which columns there are, and in which order rows come. What is in a table's cells is text, whoever wrote it.
+Owns which columns there are, and in which order rows come. What is in a table's cells is text,
+whoever wrote it.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ from .problems import OpenProblem, ends_soon
 from .stats import CertificateState, Stats, TenantState, TenantStats, no_tenant_stats
 from .time_text import moment, span
 
-#: Refused commands that are shown, those that were refused most often; and tenants that are named to one.
+#: Refused commands that are shown, those that were refused most often; and tenants that are named
+#: to one.
 NAMES, NAMED = 20, 5
 
 _PROBLEMS = Table("problems", ("Where", "Since", "~What is wrong", "~What to do", "Runbook"))

@@ -1,7 +1,8 @@
-"""What an operator has to fix, as the status page lists it: where, since when, what is wrong, what to do, and the runbook.
+"""What an operator has to fix, as the status page lists it: where, since when, what is wrong, what
+to do, and the runbook.
 
-Owns the advice, and which states of the proxy are problems: those that have an alert of their own, and all that keeps it
-from being ready. A runbook has the name of its alert.
+Owns the advice, and which states of the proxy are problems: those that have an alert of their own,
+and all that keeps it from being ready. A runbook has the name of its alert.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from .redis_advice import redis_advice
 from .stats import DRAINING, REDIS_BOUNDS, CertificateState, RedisState, State, Stats
 from .time_text import moment, span
 
-#: A certificate that has less of its time left should have been renewed: cert-manager does with a third of it left.
+#: A certificate that has less of its time left should have been renewed: cert-manager does with a
+#: third of it left.
 SOON = 0.2
 #: The part of the sessions that are served at once from which on that is a problem.
 NEARLY_ALL = 0.8
@@ -48,8 +50,8 @@ _ADVICE = (
     (r"master secret|does not exist", "Create or fix the master secret; the last good one stays in force."),
     (r"not read|cannot be read|timed out|refused", "Is the Kubernetes API there? What was last read stays in force."),
 )
-#: What keeps the proxy from being ready: what the reason begins with, where that is, the runbook, and what to do where
-#: nothing is known of the cause.
+#: What keeps the proxy from being ready: what the reason begins with, where that is, the runbook,
+#: and what to do where nothing is known of the cause.
 _UNREADY = (
     ("no credentials", "proxy", "CredentialsNotLoaded", "Is the Kubernetes API there? The log has the error."),
     ("the master secret", "proxy", "CredentialsNotLoaded", "Create the master secret, or fix it as told here."),
@@ -75,8 +77,8 @@ def advice(reason: str) -> str:
 class OpenProblem:
     """One thing to fix.
 
-    where: a namespace, or a part of the proxy; runbook: its name; kind: what stays the same while the reason changes, such
-    as by a number in it; empty: the reason does not change.
+    where: a namespace, or a part of the proxy; runbook: its name; kind: what stays the same while
+    the reason changes, such as by a number in it; empty: the reason does not change.
     """
 
     where: str
@@ -211,7 +213,9 @@ def _of_log_ins(stats: Stats, recent: Recent) -> Iterator[OpenProblem]:
 
 
 class Sightings:
-    """Since when each problem is known, in the seconds of a clock that nobody sets. most: problems that are remembered."""
+    """Since when each problem is known, in the seconds of a clock that nobody sets. most: problems
+    that are remembered.
+    """
 
     def __init__(self, most: int) -> None:
         self._most = most

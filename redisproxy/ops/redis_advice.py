@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import re
 
-#: By the code of an error that Redis answers with: what state that is, and what to do. Most of these states pass.
+#: By the code of an error that Redis answers with: what state that is, and what to do. Most of
+#: these states pass.
 _BY_CODE = {
     "BUSY": (
         "Redis runs a script that takes too long (BUSY): wait for its end, or end it as the master: SCRIPT KILL, or for a "

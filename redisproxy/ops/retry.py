@@ -1,8 +1,8 @@
 """When something that failed is tried again.
 
-Owns the delays and the timer. It does not know what is tried, nor what a failure is. Three rules apply everywhere in the
-proxy: a delay grows with each failure in a row, up to a bound; chance spreads the attempts of those that failed together;
-and at most one attempt is scheduled at a time.
+Owns the delays and the timer. It does not know what is tried, nor what a failure is. Three rules
+apply everywhere in the proxy: a delay grows with each failure in a row, up to a bound; chance
+spreads the attempts of those that failed together; and at most one attempt is scheduled at a time.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 class Backoff:
     """How long to wait after so many failures in a row.
 
-    first, longest: seconds after the first failure, and at most; factor: by which each delay is longer than the one before.
-    spread: up to so many seconds are added by chance, past `longest` too: many connections that broke together do not
-    return in one moment. shorten: up to this part of a delay is taken off by chance: replicas of the proxy do not all ask
-    at once. chance: returns a number from 0 to 1. It is called only where there is a spread or a part to take off.
+    first, longest: seconds after the first failure, and at most; factor: by which each delay is
+    longer than the one before. spread: up to so many seconds are added by chance, past `longest`
+    too: many connections that broke together do not return in one moment. shorten: up to this part
+    of a delay is taken off by chance: replicas of the proxy do not all ask at once. chance: returns
+    a number from 0 to 1. It is called only where there is a spread or a part to take off.
     """
 
     first: float
@@ -33,7 +34,9 @@ class Backoff:
     chance: Callable[[], float] = random.random
 
     def delay(self, failures: int) -> float:
-        """Seconds until the next attempt, after so many failures in a row: at least 1. Fits `ClientService.retryPolicy`."""
+        """Seconds until the next attempt, after so many failures in a row: at least 1. Fits
+        `ClientService.retryPolicy`.
+        """
         seconds = backoffPolicy(self.first, self.longest, self.factor, self._added)(failures - 1)
         return seconds * (1 - self.shorten * self.chance()) if self.shorten else seconds
 

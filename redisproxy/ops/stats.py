@@ -1,7 +1,9 @@
-"""The numbers that metrics and the status page are made of, as plain data: what one process has counted, and their sum.
+"""The numbers that metrics and the status page are made of, as plain data: what one process has
+counted, and their sum.
 
-Owns the form. `Counts` of several processes can be added, key by key; `State` is what one process knows for all. Both
-are made of dicts, lists, numbers, strings and None, so that they can go through JSON.
+Owns the form. `Counts` of several processes can be added, key by key; `State` is what one process
+knows for all. Both are made of dicts, lists, numbers, strings and None, so that they can go through
+JSON.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ DRAINING = "draining"
 
 
 class HistogramStats(TypedDict):
-    """bounds: upper, in seconds; counts: of the samples up to each, and of those above the last; sum: of all, in seconds."""
+    """bounds: upper, in seconds; counts: of the samples up to each, and of those above the last;
+    sum: of all, in seconds.
+    """
 
     bounds: list[float]
     counts: list[int]
@@ -28,7 +32,9 @@ class HistogramStats(TypedDict):
 
 
 class SampleStats(TypedDict):
-    """The same where there are many: by upper bound, as text, those that have samples; sum: in seconds."""
+    """The same where there are many: by upper bound, as text, those that have samples; sum: in
+    seconds.
+    """
 
     counts: dict[str, int]
     sum: float
@@ -66,10 +72,12 @@ class Histogram:
 class TenantStats(TypedDict):
     """What one tenant did.
 
-    commands, refused: by family, see `tenants.account`; refused_names: by name; received: bytes from clients; replied: bytes
-    from Redis; turned_away: log-ins that would have been more connections than the tenant may have; wrong: log-ins with a
-    wrong password that named it; held: connections that are not read from now, because the tenant did too much; throttled:
-    seconds for which there were any; latency: of its commands, as far as they are timed, see `upstream.latency`.
+    commands, refused: by family, see `tenants.account`; refused_names: by name; received: bytes
+    from clients; replied: bytes from Redis; turned_away: log-ins that would have been more
+    connections than the tenant may have; wrong: log-ins with a wrong password that named it; held:
+    connections that are not read from now, because the tenant did too much; throttled: seconds for
+    which there were any; latency: of its commands, as far as they are timed, see
+    `upstream.latency`.
     """
 
     sessions: int
@@ -105,9 +113,10 @@ def no_tenant_stats() -> TenantStats:
 class Counts(TypedDict):
     """What one process counts.
 
-    sessions: by `clients.connection.STATES`; logins: by outcome; refused_names: commands that tenants may not use, by name,
-    of former tenants, too; ended: connections by how they ended; connections: to Redis, that are multiplexed, dedicated,
-    idle; in_flight: commands that Redis has yet to answer; tenants: by namespace.
+    sessions: by `clients.connection.STATES`; logins: by outcome; refused_names: commands that
+    tenants may not use, by name, of former tenants, too; ended: connections by how they ended;
+    connections: to Redis, that are multiplexed, dedicated, idle; in_flight: commands that Redis has
+    yet to answer; tenants: by namespace.
     """
 
     sessions: dict[str, int]
@@ -121,8 +130,8 @@ class Counts(TypedDict):
 
 
 class TenantState(TypedDict):
-    """credentials: how many; expires: when the next of them does, in seconds since the epoch, or None; limits: those that
-    it has, by the fields of `tenants.limits.Limits`.
+    """credentials: how many; expires: when the next of them does, in seconds since the epoch, or
+    None; limits: those that it has, by the fields of `tenants.limits.Limits`.
     """
 
     index: int
@@ -140,8 +149,8 @@ class ProblemState(TypedDict):
 
 
 class WatchState(TypedDict):
-    """watching: whether what changes takes effect at once; events, reconnects: since the start; quiet: seconds since the
-    last event, or None.
+    """watching: whether what changes takes effect at once; events, reconnects: since the start;
+    quiet: seconds since the last event, or None.
     """
 
     watching: bool
@@ -151,8 +160,9 @@ class WatchState(TypedDict):
 
 
 class SnapshotState(TypedDict):
-    """loaded: whether there is one; age: seconds since the last reading that succeeded in full, or None; watch: None where
-    there is to be none; without_secret: namespaces with the prefix that have no secret yet.
+    """loaded: whether there is one; age: seconds since the last reading that succeeded in full, or
+    None; watch: None where there is to be none; without_secret: namespaces with the prefix that
+    have no secret yet.
     """
 
     loaded: bool
@@ -171,9 +181,10 @@ ANSWERS = ("up", "busy", "loading", "hung", "down")
 
 
 class RedisState(TypedDict):
-    """connected: whether it answers; version: empty while that is not known; isolation_layers: how many hold the tenants'
-    limits, 1 or 2, 0 while that is not known; answers: one of ANSWERS; unanswered: seconds for which it has not answered a
-    PING of the proxy's own, 0 where it has; fault: why it cannot be used, empty where it can, or nothing is known of that.
+    """connected: whether it answers; version: empty while that is not known; isolation_layers: how
+    many hold the tenants' limits, 1 or 2, 0 while that is not known; answers: one of ANSWERS;
+    unanswered: seconds for which it has not answered a PING of the proxy's own, 0 where it has;
+    fault: why it cannot be used, empty where it can, or nothing is known of that.
     """
 
     connected: bool
@@ -187,8 +198,8 @@ class RedisState(TypedDict):
 
 
 class CertificateState(TypedDict):
-    """What an `ssl:` endpoint shows. begins, expires: in seconds since the epoch; problem: why what its files hold now is
-    not in force, or empty.
+    """What an `ssl:` endpoint shows. begins, expires: in seconds since the epoch; problem: why what
+    its files hold now is not in force, or empty.
     """
 
     listener: str
@@ -205,8 +216,9 @@ class TlsState(TypedDict):
 
 
 class WorkersState(TypedDict):
-    """wanted: how many there are to be; serving: how many of them accept clients; restarts: how often one was started in the
-    place of another; pids: of those that run, by number; unready: of those that serve and are not ready, why, by number.
+    """wanted: how many there are to be; serving: how many of them accept clients; restarts: how
+    often one was started in the place of another; pids: of those that run, by number; unready: of
+    those that serve and are not ready, why, by number.
     """
 
     wanted: int
@@ -217,8 +229,9 @@ class WorkersState(TypedDict):
 
 
 class State(TypedDict):
-    """What one process knows for all. host: of the machine or pod; uptime: seconds since the process began; unready: why no
-    client should come, or empty; most_sessions: served at once; workers: None where this process serves clients itself.
+    """What one process knows for all. host: of the machine or pod; uptime: seconds since the
+    process began; unready: why no client should come, or empty; most_sessions: served at once;
+    workers: None where this process serves clients itself.
     """
 
     host: str
@@ -253,7 +266,8 @@ def total(counts: Sequence[_Summed]) -> _Summed:
 def _sum(one: Any, other: Any) -> Any:
     """The sum of two values of one type, which may be any that is in `Counts`.
 
-    Numbers are added, also within dicts and lists; what is the same of both, such as bounds, is kept.
+    Numbers are added, also within dicts and lists; what is the same of both, such as bounds, is
+    kept.
     """
     if isinstance(one, dict):
         found = {**other, **one}

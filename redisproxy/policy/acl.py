@@ -1,5 +1,5 @@
-"""The second layer: the ACL user that a tenant's upstream connections log in as, so that Redis itself holds the tenant's
-limits.
+"""The second layer: the ACL user that a tenant's upstream connections log in as, so that Redis
+itself holds the tenant's limits.
 
 Owns the user's name, password and rules. Redis checks them for commands inside scripts as well.
 """
@@ -23,7 +23,9 @@ _FIRST = b"~redisproxy"
 
 
 def username(tenant: Tenant) -> str:
-    """The user of a tenant. With the index in it: a namespace that moves gets another user, with other rights."""
+    """The user of a tenant. With the index in it: a namespace that moves gets another user, with
+    other rights.
+    """
     return f"{PREFIX}{tenant.namespace}:{tenant.index}"
 
 
@@ -39,22 +41,26 @@ def hashed(secret: bytes) -> bytes:
 
 
 def password(master_password: bytes, name: str) -> bytes:
-    """The password of one of our users: whoever has the master password can derive it, so replicas need not talk."""
+    """The password of one of our users: whoever has the master password can derive it, so replicas
+    need not talk.
+    """
     return hmac.new(master_password, b"redisproxy user " + name.encode(), hashlib.sha256).hexdigest().encode()
 
 
 def rules(tenant: Tenant, policy: Policy, secret: bytes, databases: bool, new: bool) -> list[bytes]:
     """What follows ``ACL SETUSER name``.
 
-    secret: its password; databases: whether the server knows ``db=N`` (Valkey 9.1 on); new: to make the user, which
-    fails if there is one already; else to bring it up to date. A user that exists keeps its channels: among them are
-    patterns that live sessions are subscribed to, of other processes and replicas of the proxy, too. To ask first whether
-    it exists would not do: another one may make it, and add patterns, between question and command. It keeps its other
-    passwords, too: during a rotation of the master password another replica may log in with one that this process does not
-    know. `acl_users` removes them later. Adding a password ends ``nopass``.
+    secret: its password; databases: whether the server knows ``db=N`` (Valkey 9.1 on); new: to make
+    the user, which fails if there is one already; else to bring it up to date. A user that exists
+    keeps its channels: among them are patterns that live sessions are subscribed to, of other
+    processes and replicas of the proxy, too. To ask first whether it exists would not do: another
+    one may make it, and add patterns, between question and command. It keeps its other passwords,
+    too: during a rotation of the master password another replica may log in with one that this
+    process does not know. `acl_users` removes them later. Adding a password ends ``nopass``.
     """
     words = [b"on", *([b"resetpass"] if new else []), b"#" + hashed(secret)]
-    # Redis refuses to add a key pattern, and with it the whole command, where the user has all keys: ours have.
+    # Redis refuses to add a key pattern, and with it the whole command, where the user has all
+    # keys: ours have.
     words += [_FIRST, b"resetkeys", b"~*", b"resetchannels"] if new else [b"resetkeys", b"~*"]
     words += [b"&" + tenant.channel_prefix + b"*", *(b"&" + own + b"*" for own in tenant.keyspace_channels)]
     if databases:
@@ -63,5 +69,7 @@ def rules(tenant: Tenant, policy: Policy, secret: bytes, databases: bool, new: b
 
 
 def pattern_rules(patterns: Iterable[bytes]) -> list[bytes]:
-    """What lets a user PSUBSCRIBE: Redis compares patterns with the rules letter by letter, and matches nothing."""
+    """What lets a user PSUBSCRIBE: Redis compares patterns with the rules letter by letter, and
+    matches nothing.
+    """
     return [b"&" + pattern for pattern in patterns]

@@ -1,11 +1,13 @@
 """Which of the proxy's ACL users, and which of their passwords, Redis has to lose.
 
-Owns what was seen of them in Redis, since when, and what reads of the source say about it. It decides; who asks Redis is
-`upstream.acl_maintenance`. Times are seconds of one clock, given by the caller.
+Owns what was seen of them in Redis, since when, and what reads of the source say about it. It
+decides; who asks Redis is `upstream.acl_maintenance`. Times are seconds of one clock, given by the
+caller.
 
-Replicas of the proxy decide alone, without talking, and learn of changes at different moments. So nothing is removed for
-what was known before it was seen in Redis, but only for a read of the source that began later and succeeded: whoever put
-it there had read the source before that, so this read knows as much as that one.
+Replicas of the proxy decide alone, without talking, and learn of changes at different moments. So
+nothing is removed for what was known before it was seen in Redis, but only for a read of the source
+that began later and succeeded: whoever put it there had read the source before that, so this read
+knows as much as that one.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ READS = 2
 class _Unclaimed:
     """A user without a tenant.
 
-    namespace: whose tenant it was; since: when it was seen; reads: whole reads that ended since then and found no tenant for
-    it; deleted: when its namespace was seen to be deleted, None if it was not; confirmed: whether a later read has found the
-    same.
+    namespace: whose tenant it was; since: when it was seen; reads: whole reads that ended since
+    then and found no tenant for it; deleted: when its namespace was seen to be deleted, None if it
+    was not; confirmed: whether a later read has found the same.
     """
 
     namespace: str
@@ -39,7 +41,8 @@ class _Unclaimed:
 
 @dataclass(frozen=True, slots=True)
 class _Passwords:
-    """All passwords of a user, in Redis's order, oldest first: one that is removed and comes back is the last.
+    """All passwords of a user, in Redis's order, oldest first: one that is removed and comes back
+    is the last.
 
     since: when they were first seen like this.
     """
@@ -49,10 +52,11 @@ class _Passwords:
 
 
 class Inventory:
-    """The users of the namespaces with one prefix. All others belong to somebody else, and are left alone.
+    """The users of the namespaces with one prefix. All others belong to somebody else, and are left
+    alone.
 
-    prefix: what namespaces begin with; interval: seconds for which a password that does not follow from the present master
-    password goes on, so that all replicas learn of the present one.
+    prefix: what namespaces begin with; interval: seconds for which a password that does not follow
+    from the present master password goes on, so that all replicas learn of the present one.
     """
 
     def __init__(self, prefix: str, interval: float) -> None:
@@ -62,7 +66,8 @@ class Inventory:
         self._namespaces: frozenset[str] | None = None
         #: by user name
         self._unclaimed: dict[str, _Unclaimed] = {}
-        #: by user name: of those that have another password than that of the present master password
+        #: by user name: of those that have another password than that of the present master
+        #: password
         self._passwords: dict[str, _Passwords] = {}
         #: when the last read of the master secret began that succeeded
         self._master_read = float("-inf")
@@ -93,7 +98,9 @@ class Inventory:
         return list(ours)
 
     def take_read(self, summary: ReadSummary, began: float, now: float) -> None:
-        """The source was read. `claim` has had the tenants that follow. began: when that read began."""
+        """The source was read. `claim` has had the tenants that follow. began: when that read
+        began.
+        """
         if summary.whole and summary.master:
             self._master_read = began
         if summary.namespaces is None:
@@ -115,10 +122,11 @@ class Inventory:
     # What follows.
 
     def removable(self) -> tuple[list[str], list[str]]:
-        """Users to be removed: those for certain, whatever uses them, and those unless a connection uses them.
+        """Users to be removed: those for certain, whatever uses them, and those unless a connection
+        uses them.
 
-        Certain are those whose namespace was seen to be deleted, and still was in a later read: a namespace of the same
-        name that another replica serves by now would be known.
+        Certain are those whose namespace was seen to be deleted, and still was in a later read: a
+        namespace of the same name that another replica serves by now would be known.
         """
         certain = [name for name, user in self._unclaimed.items() if user.confirmed]
         unless_used = [
@@ -135,10 +143,12 @@ class Inventory:
             self._passwords.pop(name, None)
 
     def password_rules(self, name: str, hashes: Sequence[bytes], own: bytes, now: float) -> list[bytes]:
-        """What follows ``ACL SETUSER name``, so that in the end the user has its own password alone; empty: nothing now.
+        """What follows ``ACL SETUSER name``, so that in the end the user has its own password
+        alone; empty: nothing now.
 
-        hashes: all its passwords now, in Redis's order; own: the one that follows from the present master password. Rules
-        name a password that is there: if somebody else removed it, or the user, meanwhile, Redis refuses them as a whole.
+        hashes: all its passwords now, in Redis's order; own: the one that follows from the present
+        master password. Rules name a password that is there: if somebody else removed it, or the
+        user, meanwhile, Redis refuses them as a whole.
         """
         others = [each for each in hashes if each != own]
         if not others:
@@ -165,7 +175,9 @@ class Inventory:
         return [name for name, seen in self._passwords.items() if self._is_due(seen, now)]
 
     def next_due(self) -> float | None:
-        """When there will be some, as far as that is known: of others a read of the master secret has to come first."""
+        """When there will be some, as far as that is known: of others a read of the master secret
+        has to come first.
+        """
         known = [seen.since for seen in self._passwords.values() if seen.since <= self._master_read]
         return min(known) + self._interval if known else None
 

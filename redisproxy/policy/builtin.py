@@ -1,4 +1,5 @@
-"""Facts of the commands that Redis 6.2 to 8.2 and Valkey to 9.1 have, for a server that does not tell its own.
+"""Facts of the commands that Redis 6.2 to 8.2 and Valkey to 9.1 have, for a server that does not
+tell its own.
 
 Owns data only. Made from these servers' own answers to COMMAND; `facts.parse` reads a live one's.
 """

@@ -48,8 +48,8 @@ def _command(entry: Sequence[object]) -> Command:
 def parse(reply: Iterable[Sequence[object]]) -> Mapping[bytes, Command]:
     """The commands in an answer to COMMAND, by name. Raises ValueError where it is not one.
 
-    A server that lists no subcommands (before Redis 7) gets the built-in ones of its containers; one that tells no
-    categories (before Redis 6) gets the built-in facts as well.
+    A server that lists no subcommands (before Redis 7) gets the built-in ones of its containers;
+    one that tells no categories (before Redis 6) gets the built-in facts as well.
     """
     known = builtin()
     commands = {}
@@ -78,7 +78,9 @@ def builtin() -> Mapping[bytes, Command]:
 
 
 def without(commands: Mapping[bytes, Command], names: Collection[bytes]) -> Mapping[bytes, Command]:
-    """Commands but for these, and for the containers that have no other subcommands. names: as in `Command`."""
+    """Commands but for these, and for the containers that have no other subcommands. names: as in
+    `Command`.
+    """
     if not names:
         return commands
     remaining = {}

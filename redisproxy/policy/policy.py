@@ -1,8 +1,8 @@
 """What a tenant may do: decisions, made from facts (`facts`).
 
-Owns decisions, not framing and not replies. A Policy is made once for each server; the scanner sorts by its table, the
-session answers or rewrites what is TAKEn, and the upstream connection's ACL user is given the same commands: the second
-isolation layer.
+Owns decisions, not framing and not replies. A Policy is made once for each server; the scanner
+sorts by its table, the session answers or rewrites what is TAKEn, and the upstream connection's ACL
+user is given the same commands: the second isolation layer.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ def _names(text: str) -> frozenset[bytes]:
     return frozenset(text.encode().split())
 
 
-#: No operator's word opens these: they leave the database, or the second layer, or have replies that cannot be counted; or
-#: they show the master password (CONFIG; SLOWLOG GET shows AUTH on Redis 5) and what other tenants write and read.
+#: No operator's word opens these: they leave the database, or the second layer, or have replies
+#: that cannot be counted; or they show the master password (CONFIG; SLOWLOG GET shows AUTH on Redis
+#: 5) and what other tenants write and read.
 NEVER = _names(
     """ACL ASKING AUTH CLUSTER COMMANDLOG|GET CONFIG DEBUG FAILOVER MIGRATE MODULE MONITOR MOVE PSYNC READONLY READWRITE
     REPLCONF REPLICAOF RESTORE-ASKING SCRIPT|DEBUG SELECT SHUTDOWN SLAVEOF SLOWLOG|GET SWAPDB SYNC"""
@@ -37,7 +38,8 @@ _CLOSED = {
     b"MONITOR": "it shows keys and values of all tenants; ask Redis itself",
     b"SLOWLOG|GET": "it shows keys and values of all tenants, on Redis 5 passwords, too; ask Redis itself",
 }
-#: What an operator's word may open, though it tells of other tenants or touches them: what to warn of.
+#: What an operator's word may open, though it tells of other tenants or touches them: what to warn
+#: of.
 EXPOSES = {
     **dict.fromkeys(
         _names("EVAL EVALSHA EVALSHA_RO EVAL_RO"),
@@ -83,8 +85,8 @@ UNKNOWN = "unknown"
 #: Those that run one.
 CALLS = _names("EVAL EVAL_RO EVALSHA EVALSHA_RO FCALL FCALL_RO")
 
-#: The session has a method for each (see `session.commands`); those that it passes on, in whatever form, its upstream
-#: connection may do.
+#: The session has a method for each (see `session.commands`); those that it passes on, in whatever
+#: form, its upstream connection may do.
 ANSWERED = _names("AUTH CLIENT FLUSHALL HELLO HOST: INFO POST PUBSUB QUIT RESET SELECT")
 #: The same of a subcommand whose container is refused otherwise. An operator may refuse it, too.
 ANSWERED_SUBCOMMANDS = _names("CONFIG|GET")
@@ -101,11 +103,10 @@ HEADED = _names("PUBLISH SPUBLISH")
 class Policy:
     """Decisions about every command of one server.
 
-    table: FORWARD, INSPECT, REFUSE or INSPECT_FIRST by name, of every command that the server has, and those that the proxy
-    answers.
-    subcommands: of a TAKEn container, those that are passed on. forwarded: all that an upstream connection needs the right
-    to, as ACL
-    rules name it. unknown: names that the operator allowed or refused and the server does not have.
+    table: FORWARD, INSPECT, REFUSE or INSPECT_FIRST by name, of every command that the server has,
+    and those that the proxy answers. subcommands: of a TAKEn container, those that are passed on.
+    forwarded: all that an upstream connection needs the right to, as ACL rules name it. unknown:
+    names that the operator allowed or refused and the server does not have.
     """
 
     table: dict[bytes, int]
@@ -128,10 +129,11 @@ class Policy:
     runs_scripts: bool = False
 
     def known_name(self, name: str) -> str:
-        """A command's name, as the server knows it: ``CONFIG|SET``. It is one of few, whatever a client calls a command.
+        """A command's name, as the server knows it: ``CONFIG|SET``. It is one of few, whatever a
+        client calls a command.
 
-        name: as `shown` gives it. Where the server does not have the subcommand, the result is ``CONFIG``; where it does not
-        have the command, `UNKNOWN`.
+        name: as `shown` gives it. Where the server does not have the subcommand, the result is
+        ``CONFIG``; where it does not have the command, `UNKNOWN`.
         """
         command, _, subcommand = name.upper().encode().partition(b"|")
         if command not in self.table:
@@ -152,10 +154,11 @@ def make_policy(
 ) -> Policy:
     """The policy for a server.
 
-    scripts: whether Redis enforces the tenant's limits inside them: if not, no operator's word opens them; databases:
-    whether these limits can name databases: where they cannot, and scripts could call COPY … DB unseen, nobody has COPY.
-    sealed: whether one user's scripts cannot change what another's do. allow, deny: an operator's words, upper case,
-    ``NAME`` or ``NAME|SUBCOMMAND``. Deny wins, and NEVER over all. before_7: see `Policy`.
+    scripts: whether Redis enforces the tenant's limits inside them: if not, no operator's word
+    opens them; databases: whether these limits can name databases: where they cannot, and scripts
+    could call COPY … DB unseen, nobody has COPY. sealed: whether one user's scripts cannot change
+    what another's do. allow, deny: an operator's words, upper case, ``NAME`` or
+    ``NAME|SUBCOMMAND``. Deny wins, and NEVER over all. before_7: see `Policy`.
     """
     runs_scripts = scripts and (sealed or bool(allow & CALLS))
     if scripts and not databases:
@@ -183,7 +186,8 @@ def make_policy(
         # Who opens one of the commands that run scripts needs those that load them.
         return passes or (bool(names & SCRIPTS) and runs_scripts)
 
-    # Whatever is not told otherwise is refused; what is not in the table at all, the server does not have.
+    # Whatever is not told otherwise is refused; what is not in the table at all, the server does
+    # not have.
     table: dict[bytes, int] = dict.fromkeys(commands, REFUSE)
     subcommands: dict[bytes, frozenset[bytes]] = {}
     known: dict[bytes, frozenset[bytes]] = {}
@@ -207,8 +211,8 @@ def make_policy(
         whole = len(allowed) == len(command.subcommands)
         # COMMAND alone is a command, too: the right to it is more than that to all its subcommands.
         forwarded += [name] if whole and name in ALLOWED else [subcommand.name for subcommand in allowed]
-        # Where none is allowed, too: one that the server does not have has another error. Redis before 7 would say of it
-        # that there is no right to it.
+        # Where none is allowed, too: one that the server does not have has another error. Redis
+        # before 7 would say of it that there is no right to it.
         table[name] = FORWARD if whole and (name in ALLOWED or not before_7) else INSPECT
         subcommands[name] = frozenset(map(_subcommand, allowed))
     for kind, names in ((INSPECT, ANSWERED), (INSPECT, PASSED_ON), (INSPECT_FIRST, HEADED)):
@@ -247,7 +251,9 @@ def _with_subcommands(names: frozenset[bytes], subcommands: frozenset[bytes]) ->
 
 
 def closed(allow: frozenset[bytes]) -> list[str]:
-    """Those names of an operator's that nothing opens, each with the reason where an operator could not guess it."""
+    """Those names of an operator's that nothing opens, each with the reason where an operator could
+    not guess it.
+    """
     found = []
     for name in sorted(allow):
         never = {name, name.partition(b"|")[0]} & (NEVER | {b"CLIENT"})
@@ -258,7 +264,9 @@ def closed(allow: frozenset[bytes]) -> list[str]:
 
 
 def exposes(name: bytes) -> str:
-    """What an opened command tells of other tenants or does to them; empty: nothing. name: as an operator gives it."""
+    """What an opened command tells of other tenants or does to them; empty: nothing. name: as an
+    operator gives it.
+    """
     if name in EXPOSES_NOTHING:
         return ""
     return EXPOSES.get(name) or EXPOSES.get(name.partition(b"|")[0]) or EXPOSES_UNKNOWN
@@ -285,7 +293,9 @@ def shown(name: bytes) -> str:
 
 
 def parse_names(text: str) -> frozenset[bytes]:
-    """An operator's list of commands, separated by commas or spaces. Raises ValueError for what is no name."""
+    """An operator's list of commands, separated by commas or spaces. Raises ValueError for what is
+    no name.
+    """
     names = text.replace(",", " ").upper().split()
     for name in names:
         if not all(part and all(c.isalnum() or c in "-_." for c in part) for part in name.split("|")) or name.count("|") > 1:

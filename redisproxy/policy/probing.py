@@ -1,7 +1,8 @@
 """What Redis is, concluded from its answers to the proxy's probe.
 
-Owns the questions, what an error reply to one of them means, and what may be concluded. It must not conclude anything
-from an error that passes: that Redis is busy says nothing of what it can do. Connections are `upstream.probe`'s.
+Owns the questions, what an error reply to one of them means, and what may be concluded. It must not
+conclude anything from an error that passes: that Redis is busy says nothing of what it can do.
+Connections are `upstream.probe`'s.
 """
 
 from __future__ import annotations
@@ -21,19 +22,20 @@ from .policy import Policy, make_policy
 
 #: The user that shows whether ACL users can be had. It can do nothing, and is deleted at once.
 PROBE_USER = f"{PREFIX}probe"
-#: Whether all users' scripts have things in common that one of them can change, as in CVE-2025-46818. It changes nothing.
+#: Whether all users' scripts have things in common that one of them can change, as in
+#: CVE-2025-46818. It changes nothing.
 _UNSEALED = """
     local writable = pcall(function() local shared = getmetatable('') shared.__index = shared.__index end)
     return (writable or rawget(_G, 'setfenv')) and 1 or 0
 """
-#: Codes of errors by which Redis or Valkey says that it cannot answer now. They only decide what the log advises: any other
-#: error that is not understood is asked again as well.
+#: Codes of errors by which Redis or Valkey says that it cannot answer now. They only decide what
+#: the log advises: any other error that is not understood is asked again as well.
 _CODES_THAT_PASS = {
     *("BUSY", "LOADING", "OOM", "MASTERDOWN", "READONLY", "TRYAGAIN", "MISCONF", "NOREPLICAS", "CLUSTERDOWN"),
     *("NOAUTH", "WRONGPASS"),
 }
-# Redis 5 to 8, Valkey to 9.1: `processCommand`, `addReplySubcommandSyntaxError` and `ACLSetUserStringError`. A renamed
-# command is unknown, too.
+# Redis 5 to 8, Valkey to 9.1: `processCommand`, `addReplySubcommandSyntaxError` and
+# `ACLSetUserStringError`. A renamed command is unknown, too.
 _ABSENT = re.compile(r"(?:ERR )?(?:unknown (?:sub)?command\b|error in acl setuser modifier .*: syntax error$)", re.I | re.S)
 _UNFIT_NAME = re.compile(r"(?:ERR )?Error in ACL SETUSER modifier '\+([^']*)': ", re.I)
 _EXISTS = re.compile(r"(?:ERR )?Error in ACL SETUSER modifier '[~%].*': Adding a pattern after the \*", re.I | re.S)
@@ -42,7 +44,8 @@ _EXISTS = re.compile(r"(?:ERR )?Error in ACL SETUSER modifier '[~%].*': Adding a
 class Refusal(Enum):
     """What an error reply to a question of the probe means."""
 
-    #: The server has no such command, subcommand or ACL rule, and will not have it before it is restarted.
+    #: The server has no such command, subcommand or ACL rule, and will not have it before it is
+    #: restarted.
     ABSENT = "absent"
     #: The master's user has no right to it (NOPERM).
     FORBIDDEN = "forbidden"
@@ -53,8 +56,9 @@ class Refusal(Enum):
 def refusal(error: ErrorReply, lenient: bool = False) -> Refusal:
     """What an error reply means.
 
-    lenient: with ``--acl off``, an ERR of unknown words counts as ABSENT: some hosted servers have words of their own, and
-    the operator has decided that Redis holds no limits. Codes other than ERR stay what they are.
+    lenient: with ``--acl off``, an ERR of unknown words counts as ABSENT: some hosted servers have
+    words of their own, and the operator has decided that Redis holds no limits. Codes other than
+    ERR stay what they are.
     """
     if error.code == "NOPERM":
         return Refusal.FORBIDDEN
@@ -64,13 +68,17 @@ def refusal(error: ErrorReply, lenient: bool = False) -> Refusal:
 
 
 def unfit_name(error: ErrorReply) -> bytes | None:
-    """The command, in upper case, whose rule ``+name`` made ACL SETUSER fail; None: that is not why."""
+    """The command, in upper case, whose rule ``+name`` made ACL SETUSER fail; None: that is not
+    why.
+    """
     found = _UNFIT_NAME.match(error.text)
     return None if found is None else found[1].upper().encode()
 
 
 def user_exists(error: ErrorReply) -> bool:
-    """Whether ACL SETUSER with the rules of a new user failed for the one reason that the user is there already."""
+    """Whether ACL SETUSER with the rules of a new user failed for the one reason that the user is
+    there already.
+    """
     return _EXISTS.match(error.text) is not None
 
 
@@ -81,8 +89,8 @@ _T = TypeVar("_T")
 class Question(Generic[_T]):
     """One thing to be known of a server.
 
-    name: for the log; words: the command; read: what its reply says, raises ValueError for what is no answer; refused: what
-    is true of a server that has no such command, or where it is forbidden.
+    name: for the log; words: the command; read: what its reply says, raises ValueError for what is
+    no answer; refused: what is true of a server that has no such command, or where it is forbidden.
     """
 
     name: str
@@ -127,7 +135,9 @@ _OF_ACLS = (ACL, ACL_DATABASES, SEALED)
 
 
 def questions(acl: bool) -> tuple[Question[Any], ...]:
-    """What is asked of a server. acl: whether ACL users are wanted; without them nobody may run scripts either."""
+    """What is asked of a server. acl: whether ACL users are wanted; without them nobody may run
+    scripts either.
+    """
     return _ALWAYS + _OF_ACLS if acl else _ALWAYS
 
 
@@ -135,8 +145,8 @@ def questions(acl: bool) -> tuple[Question[Any], ...]:
 class Facts:
     """What one server (one run id) has told so far.
 
-    answers: what it answered, and what follows from what it refused; refused: the questions of which that is so. fit, unfit:
-    names of commands that it takes, or does not take, in an ACL rule.
+    answers: what it answered, and what follows from what it refused; refused: the questions of
+    which that is so. fit, unfit: names of commands that it takes, or does not take, in an ACL rule.
     """
 
     answers: Mapping[Question[Any], Any] = field(default_factory=dict)
@@ -157,11 +167,12 @@ class Facts:
 def learn(
     facts: Facts, replies: Mapping[Question[Any], object], lenient: bool = False
 ) -> tuple[Facts, dict[Question[Any], ErrorReply]]:
-    """Facts with what replies tell besides, and the questions that have to be asked again, with why.
+    """Facts with what replies tell besides, and the questions that have to be asked again, with
+    why.
 
-    replies: values, or ErrorReply. What a server told once is not unlearned by an error, whatever it says: it has not
-    lost a command, so it is a fault, or the master's user has lost a right. Of a server whose ACL users cannot be had,
-    nothing is asked that concerns only these.
+    replies: values, or ErrorReply. What a server told once is not unlearned by an error, whatever
+    it says: it has not lost a command, so it is a fault, or the master's user has lost a right. Of
+    a server whose ACL users cannot be had, nothing is asked that concerns only these.
     """
     answers, refused = dict(facts.answers), set(facts.refused)
     again: dict[Question[Any], ErrorReply] = {}
@@ -190,11 +201,12 @@ def learn(
 class Server:
     """What the connected Redis is.
 
-    version: for people; databases: how many, None where it does not tell; acl: whether it lets us make users whose
-    rights name channels (Redis 6.2 on), False where it was not asked; acl_databases: whether these can name databases
-    (Valkey 9.1 on); replica: whether it calls itself one; before_7: whether it words its errors as Redis before 7 does;
-    sealed: whether one user's scripts cannot change what another's do, None where it cannot be seen now; run_id: of this
-    run of the server, empty where it does not tell.
+    version: for people; databases: how many, None where it does not tell; acl: whether it lets us
+    make users whose rights name channels (Redis 6.2 on), False where it was not asked;
+    acl_databases: whether these can name databases (Valkey 9.1 on); replica: whether it calls
+    itself one; before_7: whether it words its errors as Redis before 7 does; sealed: whether one
+    user's scripts cannot change what another's do, None where it cannot be seen now; run_id: of
+    this run of the server, empty where it does not tell.
     """
 
     version: str
@@ -213,7 +225,9 @@ USUAL = Server("an ordinary Redis", None, builtin(), acl=True, acl_databases=Tru
 
 
 def conclude(info: Mapping[str, str], facts: Facts, acl: bool) -> Server | None:
-    """What the server is; None: it has not told enough yet. info: fields of INFO, of the sections server and replication."""
+    """What the server is; None: it has not told enough yet. info: fields of INFO, of the sections
+    server and replication.
+    """
     answers = facts.answers
     if any(question not in answers for question in _ALWAYS) or (acl and ACL not in answers):
         return None
@@ -242,14 +256,17 @@ def known_commands(facts: Facts) -> Mapping[bytes, Command]:
 
 
 def rights_words(names: Iterable[bytes]) -> tuple[bytes | str, ...]:
-    """The command that tries whether a user can have the right to these commands. The user can do nothing all the same."""
+    """The command that tries whether a user can have the right to these commands. The user can do
+    nothing all the same.
+    """
     return ("ACL", "SETUSER", PROBE_USER, "off", "resetchannels", "-@all", *(b"+" + name.lower() for name in names))
 
 
 def policy_for(server: Server, acl: bool, *, allow: frozenset[bytes], deny: frozenset[bytes]) -> Policy:
     """What tenants may do on a server.
 
-    acl: whether their connections log in as ACL users, where the server has these; allow, deny: see `policy.make_policy`.
+    acl: whether their connections log in as ACL users, where the server has these; allow, deny: see
+    `policy.make_policy`.
     """
     return make_policy(
         server.commands,
@@ -268,7 +285,9 @@ def needed(policy: Policy) -> frozenset[bytes]:
 
 
 def explain(again: Mapping[str, ErrorReply]) -> str:
-    """For the operator: what Redis did not tell, and what can be done. again: by names of questions."""
+    """For the operator: what Redis did not tell, and what can be done. again: by names of
+    questions.
+    """
     by_error: dict[str, list[str]] = {}
     for name, error in again.items():
         by_error.setdefault(shown_error(error.text), []).append(name)

@@ -1,7 +1,8 @@
-"""What Redis says to a command that it does not have, in its own words: clients find out by these what a server can do.
+"""What Redis says to a command that it does not have, in its own words: clients find out by these
+what a server can do.
 
-Owns the two errors and their limits. Source: server.c of Redis 6.2 and 7 (processCommand, commandCheckExistence),
-networking.c of Redis 6.2 (addReplySubcommandSyntaxError).
+Owns the two errors and their limits. Source: server.c of Redis 6.2 and 7 (processCommand,
+commandCheckExistence), networking.c of Redis 6.2 (addReplySubcommandSyntaxError).
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ def command_error(arguments: Sequence[bytes], before_7: bool = False) -> bytes:
 
 
 def subcommand_error(container: bytes, subcommand: bytes, before_7: bool = False) -> bytes:
-    """The error reply. before_7: the same, for which it is also that to a wrong number of arguments."""
+    """The error reply. before_7: the same, for which it is also that to a wrong number of
+    arguments.
+    """
     what = b"Unknown subcommand or wrong number of arguments for" if before_7 else b"unknown subcommand"
     return _line(b"%b '%b'. Try %b HELP." % (what, _text(subcommand), _text(container).upper()))
 

@@ -1,12 +1,11 @@
 """What the processes of one proxy say to each other, over a pair of connected sockets.
 
-Owns the framing, questions and their answers. Each side has a table of what it takes, by kind: another kind of message is
-another entry of it, on the side that takes it; see `supervisor.Workers.handlers` and `worker.Worker.handlers`. A message is
+Owns the framing, questions and their answers. Each side has a table of what it takes, by kind:
+another kind of message is another entry of it, on the side that takes it; see
+`supervisor.Workers.handlers` and `worker.Worker.handlers`. A message is
 
-    4 bytes   length of what follows
-    4 bytes   length of the header
-    header    a JSON object: "kind", the message's own fields, and for a question or its answer a number
-    payload   bytes
+    4 bytes   length of what follows 4 bytes   length of the header header    a JSON object: "kind",
+    the message's own fields, and for a question or its answer a number payload   bytes
 
 Both ends are processes of one proxy: what is no message is a bug, and ends the channel.
 """
@@ -31,8 +30,8 @@ from .. import bounds
 from ..net.waiters import Waiters
 from ..ops.bugs import log_bug
 
-#: The descriptors that a worker inherits: its end of the channel, the memory of `listen.balance`, and from the third on the
-#: listening sockets.
+#: The descriptors that a worker inherits: its end of the channel, the memory of `listen.balance`,
+#: and from the third on the listening sockets.
 CHANNEL, BALANCE, FIRST_PORT = 3, 4, 5
 
 _LENGTH = struct.Struct("!I")
@@ -90,7 +89,9 @@ class Channel(Int32StringReceiver):
         self._is_over = False
 
     def close(self) -> defer.Deferred[None]:
-        """Ends it once the other side has been sent everything. Fires when it is over, also where the other side is gone."""
+        """Ends it once the other side has been sent everything. Fires when it is over, also where
+        the other side is gone.
+        """
         if self._is_over or not self.connected:
             return defer.succeed(None)
         ended = self._ended.wait()
@@ -103,7 +104,9 @@ class Channel(Int32StringReceiver):
         self._send({**fields, "kind": kind}, payload)
 
     def ask(self, kind: str, payload: bytes = b"", **fields: object) -> defer.Deferred[Message]:
-        """Sends a question. Fires with the answer, or fails with ChannelError. It may be cancelled."""
+        """Sends a question. Fires with the answer, or fails with ChannelError. It may be
+        cancelled.
+        """
         if not self.connected:
             return defer.fail(ChannelError("it is gone"))
         number = next(self._numbers)

@@ -72,7 +72,9 @@ class Reports:
             self._former = total([self._former, counts])
 
     def keep(self, namespaces: Collection[str]) -> None:
-        """Forgets what was counted of all others: they are no tenants any more. Workers do the same."""
+        """Forgets what was counted of all others: they are no tenants any more. Workers do the
+        same.
+        """
         self._former["tenants"] = {name: one for name, one in self._former["tenants"].items() if name in namespaces}
 
     def counts(self) -> Counts:

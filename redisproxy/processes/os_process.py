@@ -20,7 +20,8 @@ from ..ops.bugs import log_bug
 
 _log = Logger()
 
-#: Seconds that another thread may run Python while the reactor waits for its turn; Python's own 5 ms are felt by clients.
+#: Seconds that another thread may run Python while the reactor waits for its turn; Python's own 5
+#: ms are felt by clients.
 SWITCH_INTERVAL = 0.001
 
 
@@ -31,7 +32,8 @@ def prepare() -> None:
 
 
 def quiet_libraries() -> None:
-    """What libraries say by Python's logging is not shown: the Kubernetes client quotes a credential plugin's output there.
+    """What libraries say by Python's logging is not shown: the Kubernetes client quotes a
+    credential plugin's output there.
 
     Without a handler of its own Python prints it to the standard error.
     """
@@ -41,7 +43,8 @@ def quiet_libraries() -> None:
 def log_uncaught() -> None:
     """What nobody catches, in a thread or while an object is deleted, becomes a line of the log.
 
-    Python would write it to the standard error, with what the exception says, which may quote anything.
+    Python would write it to the standard error, with what the exception says, which may quote
+    anything.
     """
 
     def in_thread(caught: threading.ExceptHookArgs) -> None:
@@ -58,13 +61,16 @@ def log_uncaught() -> None:
 
 
 def settle() -> None:
-    """What is in memory by now stays: it is taken from the garbage collector, each full run of which stops the process."""
+    """What is in memory by now stays: it is taken from the garbage collector, each full run of
+    which stops the process.
+    """
     gc.collect()
     gc.freeze()
 
 
 def raise_descriptor_limit(needed: int, named: str) -> None:
-    """As many open files as are needed, as far as the operator allows, and a warning where that is too few.
+    """As many open files as are needed, as far as the operator allows, and a warning where that is
+    too few.
 
     named: the settings that the number follows from.
     """

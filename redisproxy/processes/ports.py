@@ -1,4 +1,5 @@
-"""What the proxy needs of whatever serves its clients: this process (`single.Serving`), or others (`supervisor.Workers`).
+"""What the proxy needs of whatever serves its clients: this process (`single.Serving`), or others
+(`supervisor.Workers`).
 
 Owns the interface alone, so that nobody has to ask which of the two there is.
 """
@@ -27,16 +28,22 @@ class ServingPort(Protocol):
         """See IService."""
 
     def listen(self, listening: Listening) -> None:
-        """Opens the ports, as whom twistd was started. Clients are accepted here or elsewhere. Raises ListenError."""
+        """Opens the ports, as whom twistd was started. Clients are accepted here or elsewhere.
+        Raises ListenError.
+        """
 
     def show_certificates(self, material: Callable[[], list[Material]]) -> None:
-        """What `ssl:` endpoints show is another. material: gives it, in the order of the endpoints."""
+        """What `ssl:` endpoints show is another. material: gives it, in the order of the
+        endpoints.
+        """
 
     def use_snapshot(self, snapshot: Snapshot) -> None:
         """It is in force from now on."""
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
-        """The source was read, and `use_snapshot` has had what follows. began: when, in the reactor's seconds."""
+        """The source was read, and `use_snapshot` has had what follows. began: when, in the
+        reactor's seconds.
+        """
 
     def collect_stats(self) -> None:
         """Somebody wants to know the numbers, from now on."""

@@ -1,7 +1,7 @@
 """What serves clients in one process: sessions, and the snapshot in force, wired to one Redis.
 
-Owns the wiring of these. Snapshots come from outside, by `use_snapshot`; where clients come from is the business of
-`listen.endpoints`, and all that belongs to Redis of `upstream.backend`.
+Owns the wiring of these. Snapshots come from outside, by `use_snapshot`; where clients come from is
+the business of `listen.endpoints`, and all that belongs to Redis of `upstream.backend`.
 """
 
 from __future__ import annotations
@@ -35,8 +35,9 @@ from .os_process import raise_descriptor_limit, settle
 class Serving(service.MultiService):
     """Serves the clients of one process. See `ports.ServingPort`.
 
-    settings: this process's share of what is set for all; databases_told: called with how many databases Redis has, None
-    where it does not tell, at each connection to it; number: which of the processes it is, from 1 on.
+    settings: this process's share of what is set for all; databases_told: called with how many
+    databases Redis has, None where it does not tell, at each connection to it; number: which of the
+    processes it is, from 1 on.
     """
 
     name = "serving"
@@ -86,7 +87,8 @@ class Serving(service.MultiService):
         """See `ports.ServingPort`. The endpoints are in this process, and have it."""
 
     def use_snapshot(self, snapshot: Snapshot, elsewhere: Collection[int] = ()) -> None:
-        """It is in force from now on: once this returns, no command is sent for a credential that is none any more.
+        """It is in force from now on: once this returns, no command is sent for a credential that
+        is none any more.
 
         elsewhere: see `ConnectionPool.use_tenants`.
         """

@@ -1,7 +1,8 @@
 """The workers of a proxy of several processes: the parent's side.
 
-Owns how many there are: starts them, hands each the Snapshot in force, passes on what they log, and starts another where
-one ended. It serves nobody itself. What a worker is: `worker`; how the two talk: `channel`.
+Owns how many there are: starts them, hands each the Snapshot in force, passes on what they log, and
+starts another where one ended. It serves nobody itself. What a worker is: `worker`; how the two
+talk: `channel`.
 """
 
 from __future__ import annotations
@@ -46,8 +47,8 @@ REPORT = 1.0
 class Workers(service.Service):
     """All workers. See `ports.ServingPort`.
 
-    processes: how many; options: as they were given to twistd; databases_told: see `single.Serving`; drain_seconds: for
-    their clients to leave.
+    processes: how many; options: as they were given to twistd; databases_told: see
+    `single.Serving`; drain_seconds: for their clients to leave.
     """
 
     name = "workers"
@@ -80,17 +81,19 @@ class Workers(service.Service):
         self._dumped = b""
         # Which one that is, and which one all workers were known to have.
         self._serial = self._confirmed_serial = 0
-        # Whose each database was last; and those that are another tenant's by now, to which some worker may still have
-        # connections of the former one.
+        # Whose each database was last; and those that are another tenant's by now, to which some
+        # worker may still have connections of the former one.
         self._owners: dict[int, Tenant] = {}
         self._handed_over: set[int] = set()
-        # What a read has established, and when it began: until the Snapshot that follows is in force where it matters.
+        # What a read has established, and when it began: until the Snapshot that follows is in
+        # force where it matters.
         self._read: tuple[ReadSummary, float] | None = None
         self._material: list[Material] = []
         self._ending = False
         self._all_gone: defer.Deferred[None] | None = None
         self._reports = Reports()
-        # What they say of themselves is asked for regularly: whoever wants to know it does not wait.
+        # What they say of themselves is asked for regularly: whoever wants to know it does not
+        # wait.
         self._asking = task.LoopingCall(self._ask_for_reports)
         self._asking.clock = reactor
 
@@ -228,7 +231,9 @@ class Workers(service.Service):
     # The Snapshot.
 
     def use_snapshot(self, snapshot: Snapshot) -> None:
-        """It is in force from now on: each worker is handed it as soon as it has taken the one before."""
+        """It is in force from now on: each worker is handed it as soon as it has taken the one
+        before.
+        """
         self._handed_over |= {t.index for t in snapshot.tenants if self._owners.get(t.index, t) != t}
         self._owners |= {tenant.index: tenant for tenant in snapshot.tenants}
         self._snapshot = snapshot
@@ -264,7 +269,9 @@ class Workers(service.Service):
                 self.ask("vacate").addCallback(self._vacated, self._serial)
 
     def _vacated(self, _: object, serial: int) -> None:
-        """No worker has connections of former tenants, or those that do not answer have had the time for it."""
+        """No worker has connections of former tenants, or those that do not answer have had the
+        time for it.
+        """
         if serial != self._serial:
             return  # all are asked again, when they have the latest
         self._handed_over.clear()
@@ -302,7 +309,9 @@ class Workers(service.Service):
     def ask(
         self, kind: str, only: Callable[[WorkerProcess], bool] = lambda _: True, **fields: object
     ) -> defer.Deferred[list[tuple[int, Message]]]:
-        """Asks all workers, or some. Fires with the answers that came in time: (number of the worker, Message)."""
+        """Asks all workers, or some. Fires with the answers that came in time: (number of the
+        worker, Message).
+        """
         answers: list[tuple[int, Message]] = []
 
         def asked(process: WorkerProcess) -> defer.Deferred[None]:

@@ -1,8 +1,9 @@
 """A worker: one of several processes that serve clients, started by `supervisor.Workers`.
 
-``python -m redisproxy.processes.worker NUMBER``. It inherits a channel to its parent and the listening sockets, and owns all
-that serves its clients. It reads no credentials: its parent hands it each Snapshot. When the parent is gone it ends, too,
-after its clients have had all their pending replies.
+``python -m redisproxy.processes.worker NUMBER``. It inherits a channel to its parent and the
+listening sockets, and owns all that serves its clients. It reads no credentials: its parent hands
+it each Snapshot. When the parent is gone it ends, too, after its clients have had all their pending
+replies.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ from .single import Serving
 
 @implementer(ILogObserver, IPushProducer)
 class Teller:
-    """Logs to the parent. What it does not take in time is left out, and counted: see IPushProducer."""
+    """Logs to the parent. What it does not take in time is left out, and counted: see
+    IPushProducer.
+    """
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
@@ -76,7 +79,9 @@ _log = Logger(namespace="redisproxy.processes.worker")
 
 
 class _Parts(NamedTuple):
-    """What a worker consists of once it is started. has: tells the other processes how many clients it has."""
+    """What a worker consists of once it is started. has: tells the other processes how many clients
+    it has.
+    """
 
     serving: Serving
     listening: Listening
@@ -98,7 +103,8 @@ class Worker:
         self.handlers: dict[str, Handler] = {
             "start": self._or_end(self._start),
             "certificates": self._or_end(self._take_certificates),
-            # To its end: whose credential is revoked while sessions leave has no more time for that.
+            # To its end: whose credential is revoked while sessions leave has no more time for
+            # that.
             "snapshot": self._or_end(self._use_snapshot, to_the_end=True),
             "read": self._take_read,
             "listen": self._or_end(self._listen),
@@ -110,7 +116,9 @@ class Worker:
         self.channel = Channel(self.handlers, self.end)
 
     def _or_end(self, handler: Handler, to_the_end: bool = False) -> Handler:
-        """For what a worker cannot do without: its parent will start another one. to_the_end: also while it ends."""
+        """For what a worker cannot do without: its parent will start another one. to_the_end: also
+        while it ends.
+        """
 
         def failed(failure: Failure, kind: str) -> defer.Deferred[Answer]:
             if failure.check(SettingsError, EndpointError, ListenError, OSError):
@@ -229,7 +237,8 @@ class Worker:
 
 def run(reactor: _reactor.IProxyReactor) -> int:
     """The process, from its start to its end: its status."""
-    # A terminal's Ctrl-C is for the parent, which then ends this; so are a refresh, and the terminal's end.
+    # A terminal's Ctrl-C is for the parent, which then ends this; so are a refresh, and the
+    # terminal's end.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     worker = Worker(reactor)

@@ -1,7 +1,7 @@
 """One run of a worker, as its parent sees it: its channel, what it writes, and its end.
 
-Owns the end of one: the process is gone, and so is the channel, which may hold its last words. How many workers there are,
-and what they are told, is the business of `supervisor`.
+Owns the end of one: the process is gone, and so is the channel, which may hold its last words. How
+many workers there are, and what they are told, is the business of `supervisor`.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class WorkerProcess(ProcessProtocol):
         """Logs something about it."""
         self._log.emit(level, "worker {worker} ({pid}) " + text, worker=self.number, pid=self.pid, **fields)
 
-    # Its standard output and error: of a worker that cannot even start, and of what Python itself writes.
+    # Its standard output and error: of a worker that cannot even start, and of what Python itself
+    # writes.
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         *lines, rest = (self._unfinished[childFD] + data).split(b"\n")

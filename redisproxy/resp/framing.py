@@ -1,18 +1,21 @@
 r"""RESP framing, both ways: where requests and replies begin and end.
 
-Owns the wire format. Its limits are in `bounds`. Must not know what a command means (that is `policy.policy`) nor whose it
-is (that is `session.session`): a table that maps command names to FORWARD, INSPECT or REFUSE is all it is told.
+Owns the wire format. Its limits are in `bounds`. Must not know what a command means (that is
+`policy.policy`) nor whose it is (that is `session.session`): a table that maps command names to
+FORWARD, INSPECT or REFUSE is all it is told.
 
-Bytes that are passed on are never decoded: a run of plain commands leaves as the slice it came in, and a reply
-is measured while it passes. What Redis reads leniently (``*1\rX``, a bulk string that does not end in CR LF) is
-an error here, because two parsers that disagree about a boundary are a smuggling hole.
+Bytes that are passed on are never decoded: a run of plain commands leaves as the slice it came in,
+and a reply is measured while it passes. What Redis reads leniently (``*1\rX``, a bulk string that
+does not end in CR LF) is an error here, because two parsers that disagree about a boundary are a
+smuggling hole.
 
-Plain Python, which Cython compiles where there is a C compiler, with the C types of framing.pxd. What is hot compares single
-bytes, because that is cheap in both forms; searching, slicing and int() are for what is rare. It is longer than other
-modules: both classes are compiled together with the functions that they share.
+Plain Python, which Cython compiles where there is a C compiler, with the C types of framing.pxd.
+What is hot compares single bytes, because that is cheap in both forms; searching, slicing and int()
+are for what is rare. It is longer than other modules: both classes are compiled together with the
+functions that they share.
 
-Source: networking.c of Redis 7 (processInlineBuffer, processMultibulkBuffer), sds.c (sdssplitargs), and the RESP3
-specification.
+Source: networking.c of Redis 7 (processInlineBuffer, processMultibulkBuffer), sds.c (sdssplitargs),
+and the RESP3 specification.
 """
 
 from __future__ import annotations
@@ -27,15 +30,18 @@ from .. import bounds
 FORWARD = 0  #: plain: pass its bytes on
 REFUSE = 1  #: tell its name, and skip its arguments
 INSPECT = 2  #: hand over its arguments, once all of them are here
-INSPECT_FIRST = 3  #: the same, but if its last of three arguments is large, that is passed on as it comes
+# : the same, but if its last of three arguments is large, that is passed on as it comes
+INSPECT_FIRST = 3
 
 # What RequestScanner.next() found.
 RUN: Final = 0  #: (RUN, bytes to pass on, how many commands they are: all of them whole)
 COMMAND: Final = 1  #: (COMMAND, list of arguments, 1)
 REFUSED: Final = 2  #: (REFUSED, name, 1)
-OVERSIZE: Final = 3  #: (OVERSIZE, name, 1): what had to be taken of it is larger than INSPECTED_BYTES
+# : (OVERSIZE, name, 1): what had to be taken of it is larger than INSPECTED_BYTES
+OVERSIZE: Final = 3
 HEADED: Final = 4  #: (HEADED, [name, first argument], 1): the third, and last, follows as STREAM
-#: (STREAM, bytes to pass on, 1): a command larger than WHOLE_COMMAND_BYTES begins; its further pieces have a 0
+#: (STREAM, bytes to pass on, 1): a command larger than WHOLE_COMMAND_BYTES begins; its further
+#: pieces have a 0
 STREAM: Final = 5
 
 if TYPE_CHECKING:
@@ -50,7 +56,9 @@ COMPILED = not __file__.endswith((".py", ".pyc"))
 
 
 class ProtocolError(Exception):
-    """The peer sent what RESP does not allow. The text is fit for a client: it holds none of the peer's bytes but one."""
+    """The peer sent what RESP does not allow. The text is fit for a client: it holds none of the
+    peer's bytes but one.
+    """
 
 
 class Limits(NamedTuple):
@@ -60,7 +68,8 @@ class Limits(NamedTuple):
     arguments: int
     #: bytes of one argument
     bulk: int
-    #: put before the error text where it is breached: Redis names the limits of clients that are not logged in
+    #: put before the error text where it is breached: Redis names the limits of clients that are
+    #: not logged in
     prefix: str
 
 
@@ -69,7 +78,9 @@ UNAUTHENTICATED = Limits(bounds.UNAUTHENTICATED_ARGUMENTS, bounds.UNAUTHENTICATE
 
 
 def _number(digits: bytes) -> int | None:
-    """The value of a canonical decimal number, or None. Refuses all that ``int()`` is generous about."""
+    """The value of a canonical decimal number, or None. Refuses all that ``int()`` is generous
+    about.
+    """
     magnitude = digits[1:] if digits[:1] == b"-" else digits
     if not magnitude.isdigit() or len(magnitude) > 18 or (magnitude[:1] == b"0" and digits != b"0"):
         return None
@@ -77,7 +88,8 @@ def _number(digits: bytes) -> int | None:
 
 
 def _short_header(data: bytes, pos: int, end: int) -> tuple[int, int]:
-    """(number, where it ends) of the header at pos, if that is whole and its number canonical and below 10,000.
+    """(number, where it ends) of the header at pos, if that is whole and its number canonical and
+    below 10,000.
 
     (-1, pos): the header needs the careful check; nothing is refused here.
     """
@@ -146,7 +158,9 @@ def split_inline(line: bytes) -> list[bytes]:
 
 
 def _quoted(line: bytes, pos: int, quote: bytes, argument: bytearray) -> int:
-    """Reads a quoted part that begins at pos into argument; the position behind its closing quote."""
+    """Reads a quoted part that begins at pos into argument; the position behind its closing
+    quote.
+    """
     end = len(line)
     while pos < end:
         character = line[pos : pos + 1]
@@ -175,12 +189,13 @@ def _quoted(line: bytes, pos: int, quote: bytes, argument: bytearray) -> int:
 class RequestScanner:
     """Cuts what a client sends into what can be forwarded as it is and what must be inspected.
 
-    ``feed()`` it bytes, then call ``next()`` until it says None. What next() returns of one client's bytes does
-    not depend on how they were split into chunks, but for how many a RUN holds, and where a STREAM is cut.
+    ``feed()`` it bytes, then call ``next()`` until it says None. What next() returns of one
+    client's bytes does not depend on how they were split into chunks, but for how many a RUN holds,
+    and where a STREAM is cut.
 
-    limits: what may be announced; table, default: FORWARD, INSPECT, REFUSE or INSPECT_FIRST by command name (upper or lower
-    case).
-    All three may be replaced between two calls of next(), and hold from the next command on.
+    limits: what may be announced; table, default: FORWARD, INSPECT, REFUSE or INSPECT_FIRST by
+    command name (upper or lower case). All three may be replaced between two calls of next(), and
+    hold from the next command on.
     """
 
     def __init__(self, limits: Limits, table: dict[bytes, int], default: int) -> None:
@@ -191,12 +206,13 @@ class RequestScanner:
         self._whole_limit = bounds.WHOLE_COMMAND_BYTES
         self._buffer = b""
         self._pos = 0
-        # Chunks that came while the buffer was known to be too short, joined when there are _wanted bytes: a
-        # large argument that arrives byte by byte must not be copied at every byte.
+        # Chunks that came while the buffer was known to be too short, joined when there are _wanted
+        # bytes: a large argument that arrives byte by byte must not be copied at every byte.
         self._chunks: list[bytes] = []
         self._size = 0
         self._wanted = 0
-        # Of the plain command that begins at _pos and is not whole: bytes that were scanned, arguments still to come.
+        # Of the plain command that begins at _pos and is not whole: bytes that were scanned,
+        # arguments still to come.
         self._seen = 0
         self._unseen = 0
         # The command under way, when it is passed on, taken or skipped in pieces.
@@ -229,7 +245,9 @@ class RequestScanner:
 
     @property
     def within(self) -> bool:
-        """Whether a command was passed on, taken or skipped in part, and the rest has not come yet."""
+        """Whether a command was passed on, taken or skipped in part, and the rest has not come
+        yet.
+        """
         return bool(self._arguments_left or self._bulk_left)
 
     def feed(self, data: bytes) -> None:
@@ -254,7 +272,8 @@ class RequestScanner:
     def next(self) -> Found | None:
         """What comes next in the bytes fed so far, or None when more are needed.
 
-        Raises ProtocolError: from then on the stream has no known boundaries, and the scanner must not be used.
+        Raises ProtocolError: from then on the stream has no known boundaries, and the scanner must
+        not be used.
         """
         if self._chunks:
             return None  # still short of _wanted
@@ -275,7 +294,9 @@ class RequestScanner:
                 return None
 
     def _scan(self) -> Found | None:
-        """From a command boundary: the longest run of whole FORWARD commands, or the first command that is not one."""
+        """From a command boundary: the longest run of whole FORWARD commands, or the first command
+        that is not one.
+        """
         buffer = self._buffer
         end = len(buffer)
         view = buffer  # a pointer in the compiled form, where a slice of it costs half as much
@@ -355,7 +376,8 @@ class RequestScanner:
         return RUN, buffer[start:pos], count
 
     def transaction(self) -> tuple[bytes, int] | None:
-        """What follows a MULTI, if all of it is here up to its EXEC, and plain: (its bytes, how many commands).
+        """What follows a MULTI, if all of it is here up to its EXEC, and plain: (its bytes, how
+        many commands).
 
         None: nothing was passed over.
         """
@@ -387,9 +409,11 @@ class RequestScanner:
         return None
 
     def _head(self, buffer: bytes, pos: int, end: int) -> tuple[int, int, int]:
-        """Of the command at pos: (arguments behind its name, where the name begins, where they begin).
+        """Of the command at pos: (arguments behind its name, where the name begins, where they
+        begin).
 
-        (0, 0, 0): its head is not whole. (-1, 0, where it ends): it is empty. A name that is too long need not be here.
+        (0, 0, 0): its head is not whole. (-1, 0, where it ends): it is empty. A name that is too
+        long need not be here.
         """
         arguments, at = _short_header(buffer, pos, end)
         if arguments < 0 or arguments > self._arguments_limit:
@@ -407,7 +431,9 @@ class RequestScanner:
         return arguments - 1, name_at, after
 
     def _any_array_header(self, buffer: bytes, pos: int, end: int) -> tuple[int, int]:
-        """(elements, where they begin) of the array at pos; (0, -1) when its header is not whole."""
+        """(elements, where they begin) of the array at pos; (0, -1) when its header is not
+        whole.
+        """
         eol = buffer.find(CRLF, pos, pos + bounds.HEADER_BYTES)
         if eol < 0:
             if end - pos >= bounds.HEADER_BYTES:
@@ -420,10 +446,12 @@ class RequestScanner:
         return max(arguments, 0), eol + 2
 
     def _pass(self, buffer: bytes, begin: int, pos: int, remaining: int, end: int) -> tuple[int, int, int]:
-        """Passes over the whole arguments from pos on: (position, arguments left, bytes that the command has at least).
+        """Passes over the whole arguments from pos on: (position, arguments left, bytes that the
+        command has at least).
 
-        The latter is 0 where that is not known yet, or all is here. Where it is more than WHOLE_COMMAND_BYTES, the argument
-        that makes it so has its header passed over. begin: where the command begins.
+        The latter is 0 where that is not known yet, or all is here. Where it is more than
+        WHOLE_COMMAND_BYTES, the argument that makes it so has its header passed over. begin: where
+        the command begins.
         """
         while remaining:
             length, data_at = self._bulk_header(buffer, pos, end)
@@ -459,7 +487,9 @@ class RequestScanner:
         self._mode = REFUSE
 
     def _bulk_header(self, buffer: bytes, pos: int, end: int) -> tuple[int, int]:
-        """(length, where its bytes begin) of the bulk string at pos; (0, -1) when its header is not whole."""
+        """(length, where its bytes begin) of the bulk string at pos; (0, -1) when its header is not
+        whole.
+        """
         length, data_at = _short_header(buffer, pos, end)
         if length >= 0 and length <= self._bulk_limit and buffer[pos] == 36:  # b"$"
             return length, data_at
@@ -510,7 +540,8 @@ class RequestScanner:
                 self._pos = pos
                 return self._finish_inspecting()
             if mode >= INSPECT:  # or INSPECT_FIRST
-                # What it costs here to keep it, too: or arguments of no length would be kept without limit.
+                # What it costs here to keep it, too: or arguments of no length would be kept
+                # without limit.
                 self._inspected_size += length + bounds.ARGUMENT_COST_BYTES
                 if self._inspected_size > bounds.INSPECTED_BYTES:
                     return self._give_up_inspecting(data_at, length)
@@ -553,7 +584,9 @@ class RequestScanner:
         return OVERSIZE, name, 1
 
     def _inline(self) -> Found | None:
-        """The inline command at _pos; None when its line is not whole, or empty (then _pos moved on)."""
+        """The inline command at _pos; None when its line is not whole, or empty (then _pos moved
+        on).
+        """
         buffer = self._buffer
         newline = buffer.find(b"\n", self._pos, self._pos + bounds.INLINE_BYTES)
         if newline < 0:
@@ -579,7 +612,8 @@ class RequestScanner:
 
 _LINE_TYPES = frozenset(b"+-:_#,(")
 _BULK_TYPES = frozenset(b"$=!")
-_AGGREGATES = {42: 1, 126: 1, 62: 1, 37: 2, 124: 2}  # * ~ > % |: elements for each that the header counts
+# * ~ > % |: elements for each that the header counts
+_AGGREGATES = {42: 1, 126: 1, 62: 1, 37: 2, 124: 2}
 _ATTRIBUTE = 124
 PUSH = 62
 
@@ -597,15 +631,19 @@ _OF_A_REPLICA = (b"-READONLY ", b"-MASTERDOWN ")
 
 
 class ReplyMeasurer:
-    """Finds where the replies in a byte stream end, while the bytes pass by. Keeps no reply's bytes.
+    """Finds where the replies in a byte stream end, while the bytes pass by. Keeps no reply's
+    bytes.
 
-    How deep a reply is nested does not matter: what it lacks is one number, whichever level that belongs to. A script can
-    nest 7,995 levels (Lua's stack, on Redis 6.2 to 8.2 and Valkey 8 and 9).
+    How deep a reply is nested does not matter: what it lacks is one number, whichever level that
+    belongs to. A script can nest 7,995 levels (Lua's stack, on Redis 6.2 to 8.2 and Valkey 8 and
+    9).
 
-    Knows RESP2 and RESP3 by their type bytes. A RESP3 push at the top level is a protocol error, unless
-    ``pushes`` is true: then it counts like a reply, and the caller must tell it apart before.
+    Knows RESP2 and RESP3 by their type bytes. A RESP3 push at the top level is a protocol error,
+    unless ``pushes`` is true: then it counts like a reply, and the caller must tell it apart
+    before.
 
-    found_replica: called when an error passes by that only a replica gives; it must not come back to the measurer.
+    found_replica: called when an error passes by that only a replica gives; it must not come back
+    to the measurer.
     """
 
     def __init__(self, found_replica: Callable[[], None] | None = None) -> None:
@@ -624,9 +662,11 @@ class ReplyMeasurer:
         return not (self._lacking or self._bulk_left or self._header or self._in_line)
 
     def measure(self, data: bytes, pos: int, want: int) -> tuple[int, int]:
-        """Passes over at most want replies from data[pos:]: (position behind them, how many of them ended).
+        """Passes over at most want replies from data[pos:]: (position behind them, how many of them
+        ended).
 
-        pos: 0 to len(data). want: at least 1. When fewer ended, all of data was passed over. Raises ProtocolError.
+        pos: 0 to len(data). want: at least 1. When fewer ended, all of data was passed over. Raises
+        ProtocolError.
         """
         end = len(data)
         done = 0
@@ -651,7 +691,8 @@ class ReplyMeasurer:
                     pos = after
                     ended = True
             elif kind in _LINE_TYPES:
-                if kind == 45 and self._found_replica is not None and data.startswith(_OF_A_REPLICA, pos):  # b"-"
+                # b"-"
+                if kind == 45 and self._found_replica is not None and data.startswith(_OF_A_REPLICA, pos):
                     self._found_replica()
                 eol = data.find(CRLF, pos)
                 if eol < 0:

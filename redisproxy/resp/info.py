@@ -16,7 +16,9 @@ _KEYS = re.compile(r"keys=([0-9]+),", re.ASCII)
 
 @dataclass(slots=True)
 class Section:
-    """One section. heading: its first line, as Redis wrote it; fields: (name, value), in Redis's order."""
+    """One section. heading: its first line, as Redis wrote it; fields: (name, value), in Redis's
+    order.
+    """
 
     heading: str
     fields: list[tuple[str, str]] = field(default_factory=list)
@@ -28,7 +30,9 @@ class Section:
 
 
 def sections(info: object) -> Iterator[Section]:
-    """All sections of an answer. info: bytes, or a text. What stands before the first heading has an empty one."""
+    """All sections of an answer. info: bytes, or a text. What stands before the first heading has
+    an empty one.
+    """
     text = info.decode("utf-8", "replace") if isinstance(info, bytes) else str(info)
     section = Section("")
     for line in text.splitlines():
@@ -48,7 +52,9 @@ def fields(info: object) -> dict[str, str]:
 
 
 def keys(info: object) -> dict[int, int]:
-    """How many keys each database has, from an answer to INFO keyspace. Databases without keys are not named there."""
+    """How many keys each database has, from an answer to INFO keyspace. Databases without keys are
+    not named there.
+    """
     found: dict[int, int] = {}
     for name, value in fields(info).items():
         database, count = _DATABASE.fullmatch(name), _KEYS.match(value)

@@ -32,8 +32,8 @@ class ErrorReply:
 
 
 def values_of(replies: bytes, count: int) -> list[Answer]:
-    """What so many whole replies in a row say. Raises AnswerError for the first that is an error, and ProtocolError for
-    what is none of the above.
+    """What so many whole replies in a row say. Raises AnswerError for the first that is an error,
+    and ProtocolError for what is none of the above.
     """
     values = []
     pos = 0
@@ -58,8 +58,8 @@ def _reply(reply: bytes, start: int) -> tuple[Answer, int]:
         raise AnswerError(_line(reply, start)[0].decode("utf-8", "replace"))
     if not reply.startswith(b"*", start):
         return _element(reply, start)
-    # The lists that are not complete, the outermost first, and how many elements each lacks. No recursion: a reply may be
-    # nested as deep as it likes.
+    # The lists that are not complete, the outermost first, and how many elements each lacks. No
+    # recursion: a reply may be nested as deep as it likes.
     outer: list[tuple[list[Answer], int]] = []
     whole: list[Answer] = []
     elements, lacking, pos = whole, 1, start

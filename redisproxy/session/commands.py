@@ -1,8 +1,9 @@
 """The commands that a session looks at: what each needs before it runs, and what runs it.
 
-Owns the order of checks, which decides what a client hears of several things that are wrong: no log-in; unknown or refused
-by the policy; wrong number of arguments; inside MULTI. Then the session waits, if the command needs that: until no reply is
-pending, then for a dedicated connection. Then the command's handler runs, once.
+Owns the order of checks, which decides what a client hears of several things that are wrong: no
+log-in; unknown or refused by the policy; wrong number of arguments; inside MULTI. Then the session
+waits, if the command needs that: until no reply is pending, then for a dedicated connection. Then
+the command's handler runs, once.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
 _LOGIN, _NO_MULTI, _DEDICATED = Need.LOGIN, Need.NO_MULTI, Need.DEDICATED
 _ALONE = Need.LOGIN | Need.NO_MULTI | Need.DEDICATED
 
-#: By name. Commands that the policy has the session look at, and that are not here, are containers or block.
+#: By name. Commands that the policy has the session look at, and that are not here, are containers
+#: or block.
 HANDLERS = {
     b"AUTH": Handler(connection.auth, (2, -1), 0, connection.auth_needs),
     b"CLIENT": Handler(connection.client, (2, -1)),
@@ -64,7 +66,9 @@ CONTAINER = Handler(server.container, (2, -1))
 
 
 def receive(session: Session, kind: int, what: bytes | list[bytes]) -> None:
-    """A command that is not plain, or the beginning of one, as the scanner gives it. See `resp.framing`."""
+    """A command that is not plain, or the beginning of one, as the scanner gives it. See
+    `resp.framing`.
+    """
     if isinstance(what, list):
         session.connection.inspected(what[0])
         if kind == COMMAND:
@@ -89,7 +93,9 @@ def receive(session: Session, kind: int, what: bytes | list[bytes]) -> None:
 
 
 def _begin_stream(session: Session, piece: bytes, judge: Policy) -> None:
-    """The first piece of a command that is not read whole. judge: the policy that let it pass, perhaps a while ago."""
+    """The first piece of a command that is not read whole. judge: the policy that let it pass,
+    perhaps a while ago.
+    """
     if judge != session.policy:
         probes.reached("Redis was replaced while a large command waited")
         return session.refuse_waiting(REPLACED)

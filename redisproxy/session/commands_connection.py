@@ -1,4 +1,5 @@
-"""Commands about the client's connection: AUTH, HELLO, RESET, QUIT, SELECT, CLIENT, and what browsers are made to send.
+"""Commands about the client's connection: AUTH, HELLO, RESET, QUIT, SELECT, CLIENT, and what
+browsers are made to send.
 
 Owns their syntax, and what they change in the session. Log-ins are `login`'s.
 """
@@ -86,7 +87,9 @@ def _parse_hello(words: list[bytes]) -> _ParsedHello:
 
 
 def hello(session: Session, words: list[bytes]) -> None:
-    """HELLO. What its AUTH and SETNAME leave is passed on, so that the client hears Redis's own answer."""
+    """HELLO. What its AUTH and SETNAME leave is passed on, so that the client hears Redis's own
+    answer.
+    """
     parsed = _parse_hello(words)
     if parsed.error:
         session.refuse(parsed.error)
@@ -138,7 +141,8 @@ def select(session: Session, words: list[bytes]) -> None:
         error = b"-NOPERM this password opens database %d only: SELECT of any other is refused\r\n" % index
         session.forbid(b"select", error)
     elif session.multi:
-        session.pass_on([b"ECHO", b"OK"])  # the connection may not SELECT any more; this keeps its place in EXEC's reply
+        # the connection may not SELECT any more; this keeps its place in EXEC's reply
+        session.pass_on([b"ECHO", b"OK"])
     else:
         session.answer(OK)
 
@@ -159,7 +163,8 @@ def client(session: Session, words: list[bytes]) -> None:
     if subcommand == b"HELP":
         return session.answer(_CLIENT_HELP)
     if subcommand == b"CAPA":
-        return session.answer(OK)  # hints of what the client can do, of which nothing here makes use
+        # hints of what the client can do, of which nothing here makes use
+        return session.answer(OK)
     if subcommand == b"ID":
         return session.answer(b":%d\r\n" % session.connection.id)
     if subcommand == b"INFO":
@@ -229,5 +234,7 @@ def _describe(session: Session) -> bytes:
 
 
 def is_client_name(name: bytes) -> bool:
-    """What Redis takes as a client's name: printable ASCII without spaces. Here it is kept, so it has a limit."""
+    """What Redis takes as a client's name: printable ASCII without spaces. Here it is kept, so it
+    has a limit.
+    """
     return len(name) <= bounds.CLIENT_NAME_BYTES and all(33 <= byte <= 126 for byte in name)

@@ -1,5 +1,5 @@
-"""Commands about the tenant's data that are rewritten, or that need a dedicated connection: they leave a state on it, or
-keep it waiting.
+"""Commands about the tenant's data that are rewritten, or that need a dedicated connection: they
+leave a state on it, or keep it waiting.
 
 Owns what of them Redis gets, and what the session remembers of them.
 """
@@ -30,7 +30,8 @@ def block(session: Session, words: list[bytes]) -> None:
     if _blocks(words):
         if name in _WAITERS and session.route.pool is not None and not session.multi:
             _mark(session)
-        session.blocked = True  # also in a MULTI, where it does not wait: one that stands before the MULTI may
+        # also in a MULTI, where it does not wait: one that stands before the MULTI may
+        session.blocked = True
     session.pass_on(words)
 
 
@@ -44,10 +45,11 @@ def _blocks(words: list[bytes]) -> bool:
 
 
 def _mark(session: Session) -> None:
-    """Before a WAIT: it waits until replicas have what its connection wrote; the session wrote over another one.
+    """Before a WAIT: it waits until replicas have what its connection wrote; the session wrote over
+    another one.
 
-    What is sent to a channel that nobody has goes to replicas, too, behind all that was written before. Redis before 7 has
-    no such channels; there any command counts.
+    What is sent to a channel that nobody has goes to replicas, too, behind all that was written
+    before. Redis before 7 has no such channels; there any command counts.
     """
     sharded = session.policy.table.get(b"SPUBLISH") == INSPECT_FIRST
     mark = [b"SPUBLISH", session.tenant.channel_prefix + _UNHEARD, b""] if sharded else [b"PING"]
@@ -55,7 +57,9 @@ def _mark(session: Session) -> None:
 
 
 def multi(session: Session, words: list[bytes]) -> None:
-    """MULTI: one that is here up to its EXEC, and plain, goes out in one piece, over a multiplexed connection as well."""
+    """MULTI: one that is here up to its EXEC, and plain, goes out in one piece, over a multiplexed
+    connection as well.
+    """
     if session.route.state is DEDICATED:
         return _open_multi(session, words)
     whole = session.scanner.transaction() if len(words) == 1 else None
@@ -68,14 +72,17 @@ def multi(session: Session, words: list[bytes]) -> None:
 
 def _open_multi(session: Session, words: list[bytes]) -> None:
     if session.protocol == 2 and session.subscriptions:
-        # As Redis does. Not left to it: where a SUBSCRIBE fails, it would not, and the MULTI would not be noticed.
+        # As Redis does. Not left to it: where a SUBSCRIBE fails, it would not, and the MULTI would
+        # not be noticed.
         return session.refuse(b"-ERR Can't execute 'multi': it is not allowed to subscribers that speak RESP2\r\n")
     session.multi = session.multi or len(words) == 1
     return session.pass_on(words)
 
 
 def exec_or_discard(session: Session, words: list[bytes]) -> None:
-    """EXEC ends a MULTI even with arguments too many. Without a MULTI neither ends anything, a WATCH included."""
+    """EXEC ends a MULTI even with arguments too many. Without a MULTI neither ends anything, a
+    WATCH included.
+    """
     if session.multi and (words[0].upper() == b"EXEC" or len(words) == 1):
         session.multi = session.watching = False
     session.pass_on(words)

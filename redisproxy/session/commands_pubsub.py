@@ -1,7 +1,7 @@
 """Commands about channels: (P|S)(UN)SUBSCRIBE and PUBSUB.
 
-Owns what Redis is sent for them, and which answers of Redis's about channels the client gets. Names of channels are
-`pubsub`'s.
+Owns what Redis is sent for them, and which answers of Redis's about channels the client gets. Names
+of channels are `pubsub`'s.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ def subscribe(session: Session, words: list[bytes]) -> None:
 
 
 def unsubscribe(session: Session, words: list[bytes]) -> None:
-    """UNSUBSCRIBE, PUNSUBSCRIBE, SUNSUBSCRIBE. From all: those that the session has are named, so their number is known."""
+    """UNSUBSCRIBE, PUNSUBSCRIBE, SUNSUBSCRIBE. From all: those that the session has are named, so
+    their number is known.
+    """
     name = words[0].upper()
     kind = name.removesuffix(b"UNSUBSCRIBE")
     channels = _own_channels(session, name, kind, words[1:])
@@ -68,7 +70,9 @@ def unsubscribe(session: Session, words: list[bytes]) -> None:
 
 
 def _own_channels(session: Session, name: bytes, kind: bytes, channels: list[bytes]) -> list[bytes] | None:
-    """The channels as Redis knows them; None: one tells of other tenants, and the command is refused."""
+    """The channels as Redis knows them; None: one tells of other tenants, and the command is
+    refused.
+    """
     try:
         return [names.own_channel(session.tenant, kind, channel) for channel in channels]
     except names.ForeignChannelError as error:
@@ -117,8 +121,9 @@ def pubsub(session: Session, words: list[bytes]) -> None:
     elif subcommand == b"HELP":
         session.answer(_PUBSUB_HELP)
     elif subcommand == b"NUMPAT":
-        # Redis's own number is all tenants'. It is asked all the same, as by INFO: to count takes the longer the more
-        # sessions the tenant has, and a thousand such commands in one read would keep everybody waiting.
+        # Redis's own number is all tenants'. It is asked all the same, as by INFO: to count takes
+        # the longer the more sessions the tenant has, and a thousand such commands in one read
+        # would keep everybody waiting.
         query(
             session,
             [[b"PUBSUB", b"NUMPAT"]],

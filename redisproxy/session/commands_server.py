@@ -1,6 +1,8 @@
-"""Commands about the server: INFO, CONFIG GET, and containers of which some subcommands are passed on.
+"""Commands about the server: INFO, CONFIG GET, and containers of which some subcommands are passed
+on.
 
-Owns which of them Redis is asked with the master's rights, and how its answers are cut to the tenant's own.
+Owns which of them Redis is asked with the master's rights, and how its answers are cut to the
+tenant's own.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
-"""How a session comes to its end: after a drain, an end of file, a revocation, an error, or at once.
+"""How a session comes to its end: after a drain, an end of file, a revocation, an error, or at
+once.
 
-Owns the phase and the reason. What has begun is finished where that can be: pending replies are passed on, and a
-transaction comes to its EXEC.
+Owns the phase and the reason. What has begun is finished where that can be: pending replies are
+passed on, and a transaction comes to its EXEC.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ class Ending:
         self.phase = Phase.OPEN
         #: for the log; empty until there is one
         self.close_reason = ""
-        # DRAINING: close when all is answered that the client had sent by this byte; None: the client sends no more.
+        # DRAINING: close when all is answered that the client had sent by this byte; None: the
+        # client sends no more.
         self._drain_from: int | None = None
 
     @property
@@ -47,7 +49,8 @@ class Ending:
         if phase is Phase.CLOSING:
             self._session.close_gate(Gate.CLOSING)
         elif phase is Phase.CLOSED:
-            self._session.gates |= Gate.CLOSING  # its client is gone, perhaps: nothing is asked of that connection
+            # its client is gone, perhaps: nothing is asked of that connection
+            self._session.gates |= Gate.CLOSING
 
     def forget(self) -> None:
         """See `Session.forget`."""
@@ -81,11 +84,15 @@ class Ending:
             session.connection.close(self.close_reason)
 
     def hurry(self) -> None:
-        """The time for `drain` is nearly over: what Redis was not sent as a whole will not be run."""
+        """The time for `drain` is nearly over: what Redis was not sent as a whole will not be
+        run.
+        """
         self.begin("cut-off")
 
     def expect_unblocking(self) -> None:
-        """After `hurry`: Redis is asked to give up the command that blocks. See `ReplyQueue.expect_unblocking`."""
+        """After `hurry`: Redis is asked to give up the command that blocks. See
+        `ReplyQueue.expect_unblocking`.
+        """
         self._session.replies.expect_unblocking()
 
     # CLOSED, whatever is pending.
@@ -110,7 +117,9 @@ class Ending:
         session.connection.close(self.close_reason or "redis-lost")
 
     def within_a_message(self) -> None:
-        """The session would use another connection, and the rest of a message of the old one would never come."""
+        """The session would use another connection, and the rest of a message of the old one would
+        never come.
+        """
         probes.reached("session would move within a message")
         self.close_reason = "moved-within-a-message"
         self._enter(Phase.CLOSING)
@@ -127,9 +136,11 @@ class Ending:
             self.begin("client-left")
 
     def drain(self) -> None:
-        """The proxy ends: what has come by now is still run, and what has begun comes to its end, a transaction as well.
+        """The proxy ends: what has come by now is still run, and what has begun comes to its end, a
+        transaction as well.
 
-        What comes later is left undone. The client gets no answer to it, so it knows that it has to try again.
+        What comes later is left undone. The client gets no answer to it, so it knows that it has to
+        try again.
         """
         session = self._session
         if session.credential is None:
@@ -153,7 +164,8 @@ class Ending:
     # Revocation.
 
     def recheck(self, renewed: Callable[[Credential], Credential | None]) -> bool:
-        """Revokes the session if what it logged in with, or is about to, would not log in now. Whether it did so.
+        """Revokes the session if what it logged in with, or is about to, would not log in now.
+        Whether it did so.
 
         renewed: see the snapshot's method of that name.
         """
@@ -174,8 +186,9 @@ class Ending:
     def _revoke(self) -> None:
         """From this moment on no command is sent, and no message is passed on.
 
-        What blocks is given up at Redis, also where the session had ended already and only waited for that. Replies to
-        what Redis has run are still passed on. `close_if_drained` has to be called, soon.
+        What blocks is given up at Redis, also where the session had ended already and only waited
+        for that. Replies to what Redis has run are still passed on. `close_if_drained` has to be
+        called, soon.
         """
         session = self._session
         if session.ended:

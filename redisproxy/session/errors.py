@@ -1,4 +1,6 @@
-"""Replies that sessions make themselves and that have no better place. They import nothing but the encoder."""
+"""Replies that sessions make themselves and that have no better place. They import nothing but the
+encoder.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,13 @@ LOST = b"-ERR the connection to Redis was lost: it may have run this command, or
 #: Why no connection to Redis can be had, most of the time.
 UNREACHABLE = "ERR Redis cannot be reached from the proxy right now, try again"
 UNANSWERED = "ERR Redis did not answer the proxy, try again"
-#: The master's user has no right to ask, or the server has no such command: a hosted Redis, mostly, without CONFIG.
+#: The master's user has no right to ask, or the server has no such command: a hosted Redis, mostly,
+#: without CONFIG.
 NOT_ALLOWED = "NOPERM Redis does not let the proxy ask this"
 REPLACED = "ERR Redis was replaced while this command waited, try again"
 
-#: A command that every server answers with an error: inside MULTI it makes EXEC fail, as the refusal should.
+#: A command that every server answers with an error: inside MULTI it makes EXEC fail, as the
+#: refusal should.
 SPOILER = encode([b"SELECT"])
 #: Why a session ends whose credential was deleted, has expired, or opens another database by now.
 REVOKED = "revoked"

@@ -22,7 +22,9 @@ Result = TypeVar("Result")
 
 
 class Need:
-    """What a command needs before its handler runs: a sum of these. Plain numbers, see `state.Gate`."""
+    """What a command needs before its handler runs: a sum of these. Plain numbers, see
+    `state.Gate`.
+    """
 
     LOGIN = 1
     NO_MULTI = 2  #: it is an error inside MULTI
@@ -31,7 +33,8 @@ class Need:
 
 
 class Handler(NamedTuple):
-    """A command. arity: how many words it has at least and at most, its name included; -1: any number.
+    """A command. arity: how many words it has at least and at most, its name included; -1: any
+    number.
 
     also: what else it needs, by its words and by what the session is doing. It changes nothing.
     """
@@ -56,7 +59,8 @@ def wrong_number(session: Session, words: list[bytes]) -> None:
 
 
 def unknown(session: Session, words: list[bytes]) -> None:
-    """The server does not have the command. It is not passed on: the server may have one that it does not tell of.
+    """The server does not have the command. It is not passed on: the server may have one that it
+    does not tell of.
 
     The log has no name: it may be anything, a mistyped password among others.
     """
@@ -66,7 +70,8 @@ def unknown(session: Session, words: list[bytes]) -> None:
 def forbid_subcommand(session: Session, words: list[bytes]) -> None:
     """A subcommand that a tenant may not use, or that the server does not have.
 
-    The latter is not logged: clients try these to find out what the server can do, some at each connection.
+    The latter is not logged: clients try these to find out what the server can do, some at each
+    connection.
     """
     if words[1].upper() in session.policy.known.get(words[0].upper(), ()):
         session.forbid(words[0] + b"|" + words[1])
@@ -75,7 +80,9 @@ def forbid_subcommand(session: Session, words: list[bytes]) -> None:
 
 
 def query(session: Session, asked: list[list[bytes]], then: Callable[[list[Answer]], None]) -> None:
-    """Asks Redis with the master's rights. then: called with the answers, if Redis answered them all."""
+    """Asks Redis with the master's rights. then: called with the answers, if Redis answered them
+    all.
+    """
     step: Step[list[Answer] | Unavailable] = session.suspend(Until.QUERY, partial(_answered, session, then))
     session.backend.query(session.tenant, asked, step)
 

@@ -1,8 +1,9 @@
 """INFO as a tenant may read it.
 
-Owns which sections Redis is asked for, and which lines of its answers pass: what is about the server as such, and the own
-database; and which have the tenant's own number instead of Redis's. What is not known to be harmless does not pass: a
-section or field of a newer server stays out until it is named here.
+Owns which sections Redis is asked for, and which lines of its answers pass: what is about the
+server as such, and the own database; and which have the tenant's own number instead of Redis's.
+What is not known to be harmless does not pass: a section or field of a newer server stays out until
+it is named here.
 """
 
 from __future__ import annotations
@@ -45,15 +46,18 @@ CLIENT_STATS = (
 )
 
 
-#: The sections that Redis is asked for, in Redis's own order. All of them are of a bounded size. Others are not: scripts of
-#: one tenant make as many lines of ``errorstats`` as they like, and all tenants' INFO failed when it was asked for.
+#: The sections that Redis is asked for, in Redis's own order. All of them are of a bounded size.
+#: Others are not: scripts of one tenant make as many lines of ``errorstats`` as they like, and all
+#: tenants' INFO failed when it was asked for.
 SECTIONS = (*_FIELDS, "keyspace")
 #: Words that stand for many sections, SECTIONS among them.
 _ALL = frozenset((b"default", b"all", b"everything"))
 
 
 def sections(words: Iterable[bytes]) -> list[bytes]:
-    """Which of SECTIONS an INFO with these arguments asks for. Each takes an INFO of its own: Redis before 7 takes one."""
+    """Which of SECTIONS an INFO with these arguments asks for. Each takes an INFO of its own: Redis
+    before 7 takes one.
+    """
     asked = {word.lower() for word in words} or _ALL
     return [name.encode() for name in SECTIONS if asked & _ALL or name.encode() in asked]
 

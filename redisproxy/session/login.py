@@ -1,7 +1,9 @@
-"""Log-ins: AUTH, HELLO … AUTH, and a HELLO for which a session needs other connections, as one transaction.
+"""Log-ins: AUTH, HELLO … AUTH, and a HELLO for which a session needs other connections, as one
+transaction.
 
-Owns what is kept until a log-in is complete: the credential, the reservation, the HELLO that it was part of. `start` asks
-for connections of the tenant; `commit` makes the session the tenant's; `rollback` leaves it as it was.
+Owns what is kept until a log-in is complete: the credential, the reservation, the HELLO that it was
+part of. `start` asks for connections of the tenant; `commit` makes the session the tenant's;
+`rollback` leaves it as it was.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ if TYPE_CHECKING:
 
 
 class Hello(NamedTuple):
-    """A HELLO without its AUTH. words: as Redis gets them; protocol: 2, 3, 0 for none; name: of SETNAME."""
+    """A HELLO without its AUTH. words: as Redis gets them; protocol: 2, 3, 0 for none; name: of
+    SETNAME.
+    """
 
     words: list[bytes]
     protocol: int
@@ -58,7 +62,8 @@ def authenticate(session: Session, user: bytes | None, password: bytes, hello: H
 
 
 def send_hello(session: Session, hello: Hello) -> None:
-    """Passes it on: what the client hears is Redis's answer. No reply is pending, unless `hello_stays`.
+    """Passes it on: what the client hears is Redis's answer. No reply is pending, unless
+    `hello_stays`.
 
     Multiplexed connections speak one protocol: for the other, the session moves to others.
     """
@@ -99,7 +104,8 @@ def log_out(session: Session) -> None:
 class Login:
     """A log-in under way: the session's `pending_login`.
 
-    hello: the HELLO to send after it, None for AUTH; reservation: None where the session is the tenant's already.
+    hello: the HELLO to send after it, None for AUTH; reservation: None where the session is the
+    tenant's already.
     """
 
     __slots__ = ("_hello", "_reservation", "_session", "credential")
@@ -159,7 +165,9 @@ class Login:
             result.release(clean=True)
 
     def commit(self, protocol: int) -> None:
-        """The session is the tenant's from now on, and its commands go over the tenant's connections."""
+        """The session is the tenant's from now on, and its commands go over the tenant's
+        connections.
+        """
         session = self._session
         session.credential = self.credential
         session.protocol = protocol

@@ -1,10 +1,11 @@
 """Matches the replies of one connection to Redis to those who wait for them.
 
-Owns the order. A connection's bytes go in; pieces of replies, each within one batch, go to the batches' receivers. A
-connection that answers more than it was asked, or what RESP does not allow, raises ProtocolError: it must be closed.
+Owns the order. A connection's bytes go in; pieces of replies, each within one batch, go to the
+batches' receivers. A connection that answers more than it was asked, or what RESP does not allow,
+raises ProtocolError: it must be closed.
 
-Confirmations and messages of channels go to a subscriber as well, see `ports.Subscriber`: their channels lose the tenant's
-prefix here.
+Confirmations and messages of channels go to a subscriber as well, see `ports.Subscriber`: their
+channels lose the tenant's prefix here.
 """
 
 from __future__ import annotations
@@ -33,8 +34,8 @@ _LONGEST_WORD = max(map(len, _CHANNELS))
 
 
 def _bulk(data: bytes, pos: int, limit: int) -> tuple[bytes | None, int] | None:
-    """(content, where it ends) of a bulk string at pos; None: more is needed. The content is None where it is no
-    bulk string, nil, or larger than limit.
+    """(content, where it ends) of a bulk string at pos; None: more is needed. The content is None
+    where it is no bulk string, nil, or larger than limit.
     """
     if pos >= len(data):
         return None
@@ -97,7 +98,8 @@ class PendingReplies:
         self._subscriber: Subscriber | None = None
         self._kept = b""  # the beginning of an item whose head is not whole yet
         self._passing_message = False
-        # Messages that the subscriber did not get yet: those of one read are one write, or each would cost a send().
+        # Messages that the subscriber did not get yet: those of one read are one write, or each
+        # would cost a send().
         self._messages: list[bytes] = []
         # How many pieces of messages these bytes had so far.
         self._message_pieces = 0
@@ -107,7 +109,9 @@ class PendingReplies:
 
     @property
     def settled(self) -> bool:
-        """Whether no reply is expected, no message can come, and the bytes so far end where a reply ended."""
+        """Whether no reply is expected, no message can come, and the bytes so far end where a reply
+        ended.
+        """
         return not self.batches and self._subscriber is None and not self._kept and self._measurer.between
 
     @property
@@ -183,7 +187,9 @@ class PendingReplies:
             self.protocol = batch.protocol
 
     def _item(self, data: bytes, pos: int) -> int:
-        """One reply, confirmation or message, while they can come in any order; the position behind it."""
+        """One reply, confirmation or message, while they can come in any order; the position behind
+        it.
+        """
         measurer = self._measurer
         batches = self.batches
         failed = False
@@ -232,9 +238,11 @@ class PendingReplies:
         return pos
 
     def _head(self, data: bytes, pos: int) -> tuple[bytes, bytes, int] | None:
-        """(first word, what the client is to see of it, where that ended) of an array or push; None: more is needed.
+        """(first word, what the client is to see of it, where that ended) of an array or push;
+        None: more is needed.
 
-        Only what pub/sub sends is changed: its channels lose the tenant's prefix. Of all else nothing is taken.
+        Only what pub/sub sends is changed: its channels lose the tenant's prefix. Of all else
+        nothing is taken.
         """
         eol = data.find(CRLF, pos, pos + bounds.HEADER_BYTES)
         if eol < 0:
@@ -250,7 +258,8 @@ class PendingReplies:
         if not channels or data[pos + 1 : eol] != b"%d" % (channels + 2) or not self._expects(word, data[pos] == PUSH):
             return b"", b"", pos
         head = data[pos:end]
-        # Not by its truth: Subscriptions are false where an UNSUBSCRIBE from the last channel is under way.
+        # Not by its truth: Subscriptions are false where an UNSUBSCRIBE from the last channel is
+        # under way.
         subscriber = self._confirming() if self._subscriber is None else self._subscriber
         for _ in range(channels):
             found = _bulk(data, end, bounds.MESSAGE_HEAD_BYTES)
@@ -265,7 +274,9 @@ class PendingReplies:
         return word, head, end
 
     def _expects(self, word: bytes, push: bool) -> bool:
-        """Whether pub/sub may say this now; if not, it is an ordinary array that happens to begin so."""
+        """Whether pub/sub may say this now; if not, it is an ordinary array that happens to begin
+        so.
+        """
         if push != (self.protocol == 3):
             return False
         if word in _MESSAGES:

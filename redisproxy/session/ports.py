@@ -1,7 +1,9 @@
-"""All that a session knows of outside: the client's connection, accounts, Redis and its connections.
+"""All that a session knows of outside: the client's connection, accounts, Redis and its
+connections.
 
-Owns interfaces. The Twisted side implements them (`clients`, `upstream`), and so do the tests. A method that takes a Step
-ends in `step.finish`, once: at once, later, or with an `Unavailable`. If that returns False, the result goes back.
+Owns interfaces. The Twisted side implements them (`clients`, `upstream`), and so do the tests. A
+method that takes a Step ends in `step.finish`, once: at once, later, or with an `Unavailable`. If
+that returns False, the result goes back.
 """
 
 from __future__ import annotations
@@ -43,7 +45,9 @@ class ClientConnection(Protocol):
         """Reads on."""
 
     def upstream_full(self, full: bool) -> None:
-        """Whether Redis takes what the client sends too slowly, so that the client is not read from."""
+        """Whether Redis takes what the client sends too slowly, so that the client is not read
+        from.
+        """
 
     def close(self, close_reason: str) -> None:
         """Closes when what was written has left. close_reason: for the log."""
@@ -58,7 +62,9 @@ class ClientConnection(Protocol):
         """The session's `deadline` is another one: `time_is` is called then."""
 
     def identity_changed(self, credential: Credential | None) -> None:
-        """The client is logged in with this from now on; None: not any more, so a new one must come in time."""
+        """The client is logged in with this from now on; None: not any more, so a new one must come
+        in time.
+        """
 
     def dedicated(self) -> None:
         """The session has a dedicated connection to Redis from now on."""
@@ -90,20 +96,25 @@ class Accounts(Protocol):
         """Raises TenantFullError if the tenant has too many connections."""
 
     def wrong_password(self) -> tuple[float, bool]:
-        """Counts one: when it is answered, the later the more there were; and whether the client may try no more."""
+        """Counts one: when it is answered, the later the more there were; and whether the client
+        may try no more.
+        """
 
     def stats(self) -> Mapping[str, int]:
         """What INFO says about the tenant's clients: each of `info.CLIENT_STATS`."""
 
 
 class Upstream(Protocol):
-    """A connection to Redis that carries a tenant's commands, multiplexed or dedicated, or an `Unavailable`."""
+    """A connection to Redis that carries a tenant's commands, multiplexed or dedicated, or an
+    `Unavailable`.
+    """
 
     #: whether it takes no more commands for now
     busy: bool
 
     def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
-        """Sends whole commands and expects the batch; without a batch, the newest one has grown by their replies.
+        """Sends whole commands and expects the batch; without a batch, the newest one has grown by
+        their replies.
 
         A dedicated connection also takes parts of commands.
         """
@@ -123,7 +134,9 @@ class Dedicated(Upstream, Protocol):
 
     @property
     def local_address(self) -> str:
-        """The proxy's end of it, as Redis's CLIENT LIST has it; empty: that does not tell such connections apart."""
+        """The proxy's end of it, as Redis's CLIENT LIST has it; empty: that does not tell such
+        connections apart.
+        """
 
     @property
     def waits(self) -> bool:
@@ -139,10 +152,14 @@ class Dedicated(Upstream, Protocol):
         """Whether no replies are read from Redis for now, since the client does not read them."""
 
     def give_up(self, blocked: bool) -> None:
-        """Sends nothing more, not even what it took. blocked: and has Redis give up what it has not run."""
+        """Sends nothing more, not even what it took. blocked: and has Redis give up what it has not
+        run.
+        """
 
     def release(self, clean: bool) -> None:
-        """The session uses it no more. clean: no state of the session is left on it, so another one may have it."""
+        """The session uses it no more. clean: no state of the session is left on it, so another one
+        may have it.
+        """
 
 
 class Multiplexed(Upstream, Protocol):
@@ -177,7 +194,9 @@ class MultiplexedUser(Protocol):
         """Whether it reads no more commands, and never will."""
 
     def upstream_ready(self) -> None:
-        """The multiplexed connection takes commands again, or another one is there, or there is none."""
+        """The multiplexed connection takes commands again, or another one is there, or there is
+        none.
+        """
 
     def close_slow_reader(self) -> None:
         """Others wait for replies that its client does not read: it is closed."""
@@ -214,10 +233,14 @@ class Backend(Protocol):
         """Where sessions share connections: finishes with the tenant's, or with an Unavailable."""
 
     def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step[list[Answer] | Unavailable]) -> None:
-        """Asks Redis with the master's rights: finishes with an Answer for each command, or with an Unavailable."""
+        """Asks Redis with the master's rights: finishes with an Answer for each command, or with an
+        Unavailable.
+        """
 
     def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step[Unavailable | None]) -> None:
-        """Has the tenant's ACL user allowed these patterns, literally: finishes with None, or with an Unavailable."""
+        """Has the tenant's ACL user allowed these patterns, literally: finishes with None, or with
+        an Unavailable.
+        """
 
 
 class ReplyReceiver(Protocol):
@@ -227,7 +250,8 @@ class ReplyReceiver(Protocol):
         """The next bytes; so many replies end in them."""
 
     def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
-        """The multiplexed connection is gone: no more replies will come, of this and of any later batch.
+        """The multiplexed connection is gone: no more replies will come, of this and of any later
+        batch.
 
         partial: the receiver got a part of a reply, and the rest will not come.
         """
@@ -237,7 +261,9 @@ class Subscriber(Protocol):
     """Who gets confirmations and messages of channels."""
 
     def confirmed(self, update: SubscriptionChange, refused: bool) -> bool:
-        """All confirmations of a (P|S)(UN)SUBSCRIBE are here, or one error instead. Whether messages may come now."""
+        """All confirmations of a (P|S)(UN)SUBSCRIBE are here, or one error instead. Whether
+        messages may come now.
+        """
 
     def cancelled(self, count: int) -> None:
         """So many confirmations will not come: the SUBSCRIBE was refused with one error."""
@@ -250,9 +276,11 @@ class Subscriber(Protocol):
 
 
 class Unavailable:
-    """Stands where there is no connection to Redis, or no answer. As an Upstream it answers each command with its error.
+    """Stands where there is no connection to Redis, or no answer. As an Upstream it answers each
+    command with its error.
 
-    error: an error reply without ``-``. busy: a connection is being opened, so commands wait rather than fail.
+    error: an error reply without ``-``. busy: a connection is being opened, so commands wait rather
+    than fail.
     """
 
     __slots__ = ("busy", "error")

@@ -1,7 +1,7 @@
 """Channels of a tenant: what they are called in Redis, and which a session is subscribed to.
 
-Owns names. Channels are not per database in Redis: each tenant's have a prefix there. Only Redis's own notifications
-about keys have fixed names, with the database in them.
+Owns names. Channels are not per database in Redis: each tenant's have a prefix there. Only Redis's
+own notifications about keys have fixed names, with the database in them.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ class ForeignChannelError(Exception):
 def own_channel(tenant: Tenant, kind: bytes, channel: bytes) -> bytes:
     """A channel (or a pattern, kind ``P``) as it is called in Redis. Raises ForeignChannelError.
 
-    What begins like a notification about keys must be exactly one about the own database: a pattern such as
-    ``__key*`` would match others' too. Any other pattern is safe behind the literal prefix.
+    What begins like a notification about keys must be exactly one about the own database: a pattern
+    such as ``__key*`` would match others' too. Any other pattern is safe behind the literal prefix.
     """
     if kind != b"S" and channel.startswith(b"__key"):
         for own in tenant.keyspace_channels:
@@ -40,7 +40,9 @@ def own_channel(tenant: Tenant, kind: bytes, channel: bytes) -> bytes:
 
 
 class SubscriptionChange(NamedTuple):
-    """What a (P|S)(UN)SUBSCRIBE does. kind: as in `Subscriptions`; channels: as they are called in Redis."""
+    """What a (P|S)(UN)SUBSCRIBE does. kind: as in `Subscriptions`; channels: as they are called in
+    Redis.
+    """
 
     kind: bytes
     joins: bool
@@ -48,10 +50,12 @@ class SubscriptionChange(NamedTuple):
 
 
 class Subscriptions:
-    """What one session is subscribed to, by kind: channels (empty), patterns (``P``), sharded channels (``S``).
+    """What one session is subscribed to, by kind: channels (empty), patterns (``P``), sharded
+    channels (``S``).
 
-    While changes are outstanding it holds what there is if Redis refuses none of them, then what Redis has. A
-    `ports.Subscriber`: messages and confirmations go to the client's replies, without the tenant's prefix.
+    While changes are outstanding it holds what there is if Redis refuses none of them, then what
+    Redis has. A `ports.Subscriber`: messages and confirmations go to the client's replies, without
+    the tenant's prefix.
     """
 
     __slots__ = ("_confirmed", "_expected", "_outstanding", "_prefix", "_refused", "_replies", "_size")
@@ -95,7 +99,9 @@ class Subscriptions:
         _apply(self._expected, update)
 
     def confirmed(self, update: SubscriptionChange, refused: bool) -> bool:
-        """Redis has answered the oldest of those that it was asked for. Whether it has any subscription now."""
+        """Redis has answered the oldest of those that it was asked for. Whether it has any
+        subscription now.
+        """
         self._outstanding -= 1
         if refused:
             self._refused = True
@@ -123,8 +129,8 @@ class Subscriptions:
 def counted(sessions: Sequence[Subscriptions]) -> tuple[int, int, int]:
     """How many channels, patterns and sharded channels several sessions have.
 
-    Past COUNTED_SUBSCRIPTIONS of a kind, what several of them have counts several times: whoever asks must not keep others
-    waiting.
+    Past COUNTED_SUBSCRIPTIONS of a kind, what several of them have counts several times: whoever
+    asks must not keep others waiting.
     """
     counts = [session.counts() for session in sessions]
 

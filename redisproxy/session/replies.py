@@ -1,8 +1,10 @@
-"""What one client gets, in order: replies of Redis, and the proxy's own answers. The only file that writes to the client.
+"""What one client gets, in order: replies of Redis, and the proxy's own answers. The only file that
+writes to the client.
 
-Owns the order, and its bounds: too many pending replies, or answers that wait for their turn, close a gate of the session.
-An item of the queue is a batch of replies that an upstream has to send, or the bytes of answers. Batches stand in the
-upstream's `PendingReplies` as well, in the same order: where the two differ, the session is closed and a bug is logged.
+Owns the order, and its bounds: too many pending replies, or answers that wait for their turn, close
+a gate of the session. An item of the queue is a batch of replies that an upstream has to send, or
+the bytes of answers. Batches stand in the upstream's `PendingReplies` as well, in the same order:
+where the two differ, the session is closed and a bug is logged.
 """
 
 from __future__ import annotations
@@ -41,7 +43,8 @@ class ReplyQueue:
         self.pending = 0
         #: by CLIENT REPLY
         self.mode = _ON
-        #: whether the client got the beginning of a message: nothing else may be written before its end
+        #: whether the client got the beginning of a message: nothing else may be written before its
+        #: end
         self.mid_message = False
         #: whether the client does not read: what was written to it piles up
         self.slow = False
@@ -51,13 +54,17 @@ class ReplyQueue:
 
     @property
     def drained(self) -> bool:
-        """Whether the client has all its replies, and what it has ends where a reply or message ends."""
+        """Whether the client has all its replies, and what it has ends where a reply or message
+        ends.
+        """
         return not (self._items or self.mid_message)
 
     # What is expected of Redis.
 
     def expect(self, count: int, upstream: Upstream) -> ReplyBatch | None:
-        """So many replies of an upstream come next. Gives the batch to send with; None: the newest one has grown."""
+        """So many replies of an upstream come next. Gives the batch to send with; None: the newest
+        one has grown.
+        """
         pending = self.pending = self.pending + count
         if pending >= bounds.PENDING_REPLIES:
             self._too_many_pending()
@@ -96,7 +103,9 @@ class ReplyQueue:
             self._session.close_gate(_PENDING)
 
     def withdraw(self) -> ReplyBatch | None:
-        """The newest command is not sent to its end, so Redis does not answer it. Gives the batch if it has no other."""
+        """The newest command is not sent to its end, so Redis does not answer it. Gives the batch
+        if it has no other.
+        """
         batch = self._items[-1] if self._items else None
         if not isinstance(batch, ReplyBatch) or batch.kind != REPLIES:
             return None
@@ -112,7 +121,9 @@ class ReplyQueue:
     # The proxy's own answers.
 
     def heard(self) -> bool:
-        """Whether the next reply is to be heard, by CLIENT REPLY. Asked once for each command: it uses a SKIP up."""
+        """Whether the next reply is to be heard, by CLIENT REPLY. Asked once for each command: it
+        uses a SKIP up.
+        """
         if self.mode is ReplyMode.SKIP:
             self.mode = _ON
             return False
@@ -219,7 +230,9 @@ class ReplyQueue:
     # The end of a connection, or of the client.
 
     def lost(self, error: bytes) -> None:
-        """The upstream is gone: each command in flight is answered once, with an error, and answers in their places."""
+        """The upstream is gone: each command in flight is answered once, with an error, and answers
+        in their places.
+        """
         items, self._items = self._items, deque()
         self.pending = 0
         self._answers_size = 0
@@ -233,7 +246,9 @@ class ReplyQueue:
                 self._connection.write(error * (item.count - item.discard))
 
     def abandon(self, shared: bool) -> None:
-        """The client is gone: nobody hears what comes. shared: the upstream carries others' commands, and goes on."""
+        """The client is gone: nobody hears what comes. shared: the upstream carries others'
+        commands, and goes on.
+        """
         if shared:
             for item in self._items:
                 if isinstance(item, ReplyBatch):
@@ -245,13 +260,16 @@ class ReplyQueue:
         self._answers_size = 0
 
     def forget(self) -> None:
-        """The client is gone: lets go of whom it holds and who hold it, or they were left to the garbage collector."""
+        """The client is gone: lets go of whom it holds and who hold it, or they were left to the
+        garbage collector.
+        """
         self._session = self._connection = None
 
     def expect_unblocking(self) -> None:
         """Redis is asked to give up the command that the session waits for.
 
-        If nothing else is pending, the client does not hear of it: the command was not run, and is tried again elsewhere.
+        If nothing else is pending, the client does not hear of it: the command was not run, and is
+        tried again elsewhere.
         """
         if len(self._items) != 1:
             return

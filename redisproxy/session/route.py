@@ -1,8 +1,9 @@
-"""Where a session's commands go: nowhere, over its tenant's multiplexed connections, or over a dedicated one.
+"""Where a session's commands go: nowhere, over its tenant's multiplexed connections, or over a
+dedicated one.
 
-Owns that choice. `Route.move` is the one place where it changes: from a state to another as `LEGAL` has it, and only when
-no reply is pending, so that a session's commands run in the order it sent them. For as long as the session has a pool, its
-way back to the multiplexed connections is open.
+Owns that choice. `Route.move` is the one place where it changes: from a state to another as `LEGAL`
+has it, and only when no reply is pending, so that a session's commands run in the order it sent
+them. For as long as the session has a pool, its way back to the multiplexed connections is open.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ LEGAL = frozenset(
     (
         (NONE, MULTIPLEXED),  # a log-in
         (NONE, DEDICATED),  # a log-in where connections are not multiplexed
-        (MULTIPLEXED, MULTIPLEXED),  # another connection of the pool, or another pool: a log-in, a HELLO
+        # another connection of the pool, or another pool: a log-in, a HELLO
+        (MULTIPLEXED, MULTIPLEXED),
         (MULTIPLEXED, DEDICATED),  # a command needs it, or the client does not read
         (DEDICATED, MULTIPLEXED),  # it is not needed any more; a log-in
         (DEDICATED, DEDICATED),  # a log-in where connections are not multiplexed
@@ -60,7 +62,8 @@ class Route:
         self.upstream: Upstream = NOWHERE
         #: the tenant's multiplexed connections, if the session uses them or may come back to them
         self.pool: TenantPool | None = None
-        #: whether no command has left a state on the dedicated connection that the session does not know of
+        #: whether no command has left a state on the dedicated connection that the session does not
+        #: know of
         self.clean = True
         # The multiplexed connection that counts what the client has not read.
         self._backlog_at: Multiplexed | None = None
@@ -73,12 +76,14 @@ class Route:
     @property
     def dedicated(self) -> Dedicated | None:
         """The dedicated connection."""
-        return cast(Dedicated, self.upstream) if self.state is DEDICATED else None  # `use` has put it there
+        # `use` has put it there
+        return cast(Dedicated, self.upstream) if self.state is DEDICATED else None
 
     def move(self, to: RouteState, upstream: Upstream, clean: bool | None = False) -> None:
         """Commands go to this upstream from now on.
 
-        clean: whether a dedicated connection that is left has no state of the session; None: it is gone.
+        clean: whether a dedicated connection that is left has no state of the session; None: it is
+        gone.
         """
         before = self.state
         if (before, to) not in LEGAL:
@@ -112,7 +117,9 @@ class Route:
     # Over multiplexed connections.
 
     def ready(self, session: Session) -> bool:
-        """Whether the next command can be sent. If not, the session goes on by itself when it can."""
+        """Whether the next command can be sent. If not, the session goes on by itself when it
+        can.
+        """
         pool = self.pool
         if pool is None:
             raise BugError("no pool")
@@ -129,7 +136,8 @@ class Route:
         if not upstream.busy:
             if not self._replies.slow:
                 return True
-            # What the client does not read must not pile up here: on a dedicated connection, it piles up in Redis.
+            # What the client does not read must not pile up here: on a dedicated connection, it
+            # piles up in Redis.
             if not self._replies.drained:
                 session.close_gate(Gate.UPSTREAM)
             else:
@@ -155,7 +163,9 @@ class Route:
     # To a dedicated connection, and back.
 
     def acquire(self, session: Session, then: Callable[[], None]) -> None:
-        """then: called when the session has a dedicated connection, at once or later. Without one, the command fails."""
+        """then: called when the session has a dedicated connection, at once or later. Without one,
+        the command fails.
+        """
         if self.state is DEDICATED:
             return then()
         upstream = None if self.pool is None else self.pool.upstream
@@ -197,7 +207,9 @@ class Route:
         session.connection.dedicated()
 
     def return_if_clean(self, session: Session) -> None:
-        """Gives a dedicated connection back if it has no state of the session, and there are multiplexed ones."""
+        """Gives a dedicated connection back if it has no state of the session, and there are
+        multiplexed ones.
+        """
         if self.state is not DEDICATED or self.pool is None or session.ended:
             return
         if self._replies.drained and not (session.stateful or self._replies.slow or session.midway):
@@ -216,7 +228,8 @@ class Route:
         upstream = cast(Multiplexed, self.upstream)  # it is the pool's, or was
         if self._backlog_at is None:
             self._backlog_at = upstream
-        # Elsewhere than where it fell behind it hears no more than the answer to a HELLO before it has read all.
+        # Elsewhere than where it fell behind it hears no more than the answer to a HELLO before it
+        # has read all.
         if self._backlog_at is upstream:
             upstream.slow_reader(session, size)
 

@@ -1,11 +1,14 @@
-"""One client's session: reads its commands, forwards the plain ones, and hands the others to `commands`.
+"""One client's session: reads its commands, forwards the plain ones, and hands the others to
+`commands`.
 
-Owns the loop over what the client sent, the gates that stop it, and the one Step that it waits for. The order of replies is
-`replies`' business, the connections to Redis are `route`'s, the end is `ending`'s. Clocks, sockets and Redis are outside:
-see `ports`. It is longer than other modules since all events meet here: what each of them opens, the loop goes on with.
+Owns the loop over what the client sent, the gates that stop it, and the one Step that it waits for.
+The order of replies is `replies`' business, the connections to Redis are `route`'s, the end is
+`ending`'s. Clocks, sockets and Redis are outside: see `ports`. It is longer than other modules
+since all events meet here: what each of them opens, the loop goes on with.
 
-How it stops and goes on: each gate has an owner (`state.Gate`), which closes it and opens it. While any is closed, no
-command is read. What a command waits for is a Step; a session has one at most, and goes on with it, not from the start.
+How it stops and goes on: each gate has an owner (`state.Gate`), which closes it and opens it. While
+any is closed, no command is read. What a command waits for is a Step; a session has one at most,
+and goes on with it, not from the start.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ from .replies import ReplyQueue
 from .route import DEDICATED, MULTIPLEXED, Route
 from .state import BugError, Gate, Phase, Step, Until, names
 
-#: What a client that speaks TLS begins with, and no command does. Unanswered, both sides would wait.
+#: What a client that speaks TLS begins with, and no command does. Unanswered, both sides would
+#: wait.
 TLS_HANDSHAKE = b"\x16"
 
 _OPEN, _DRAINING = Phase.OPEN, Phase.DRAINING
@@ -97,14 +101,16 @@ class Session:
         #: how many commands came, refused ones included
         self.commands = 0
         self.refused = 0
-        # What its connection has: a transaction; keys that are watched; subscriptions, made at the first one.
+        # What its connection has: a transaction; keys that are watched; subscriptions, made at the
+        # first one.
         self.multi = False
         self.watching = False
         self.subscriptions: Subscriptions | None = None
         #: by CLIENT SETNAME, and by CLIENT SETINFO where that came
         self.name = b""
         self._client_library: dict[bytes, bytes] | None = None
-        #: whether it waits for a command that waits for what others do, or for what stands behind one
+        #: whether it waits for a command that waits for what others do, or for what stands behind
+        #: one
         self.blocked = False
         #: whether the beginning of a command that is not read whole was sent: see `midway`
         self.streaming = False
@@ -158,7 +164,9 @@ class Session:
 
     @property
     def leaves_nothing(self) -> bool:
-        """Whether its dedicated connection has no state of it, so that another session may have it."""
+        """Whether its dedicated connection has no state of it, so that another session may have
+        it.
+        """
         return self.replies.drained and self.route.clean and not (self.stateful or self.midway)
 
     @property
@@ -210,11 +218,15 @@ class Session:
             self.close_gate(Gate.BACKLOG)
 
     def throttle(self, throttled: bool) -> None:
-        """Whether what the client sends is to wait: its tenant has done as much as it may for now."""
+        """Whether what the client sends is to wait: its tenant has done as much as it may for
+        now.
+        """
         (self.close_gate if throttled else self.open_gate)(Gate.RATE)
 
     def forget(self) -> None:
-        """The client's connection is gone. The parts hold each other, and would be left to the garbage collector."""
+        """The client's connection is gone. The parts hold each other, and would be left to the
+        garbage collector.
+        """
         self.replies.forget()
         self.ending.forget()
         del self.connection, self.accounts
@@ -230,7 +242,9 @@ class Session:
         self.ending.without_upstream()
 
     def multiplexed_lost(self, partial: bool) -> None:
-        """The multiplexed connection is gone. partial: within a reply of which the client got a part."""
+        """The multiplexed connection is gone. partial: within a reply of which the client got a
+        part.
+        """
         if partial:
             probes.reached("shared connection is lost within a reply")
             return self.ending.without_upstream()
@@ -262,7 +276,8 @@ class Session:
         if self.gates & Gate.CLOSING:
             return self.ending.close_if_drained()
         self.route.return_if_clean(self)
-        # What waited for this moment comes before any command behind it: to read on first would let that one overtake it.
+        # What waited for this moment comes before any command behind it: to read on first would let
+        # that one overtake it.
         gates = self.gates
         if not self.replies.slow:
             self.gates &= ~Gate.BACKLOG
@@ -276,19 +291,24 @@ class Session:
         return None
 
     def hello_answered(self, protocol: int) -> None:
-        """Redis answered a HELLO on the dedicated connection. protocol: the one that it agreed to; 0: the same as before."""
+        """Redis answered a HELLO on the dedicated connection. protocol: the one that it agreed to;
+        0: the same as before.
+        """
         if protocol and protocol != self.protocol:
             # There is no way back to connections that speak another protocol.
             self.protocol = protocol
             self.route.clean = False
             self.route.leave_pool()
-        self.blocked = False  # nothing is sent behind a HELLO, and this may leave the connection before `drained`
+        # nothing is sent behind a HELLO, and this may leave the connection before `drained`
+        self.blocked = False
         step = self.step
         if step is not None and step.until is Until.HELLO:
             step.finish(protocol)
 
     def withdraw(self) -> None:
-        """If a command was sent in part, it will not be sent to its end, so Redis will not answer it."""
+        """If a command was sent in part, it will not be sent to its end, so Redis will not answer
+        it.
+        """
         if not self.midway:
             return
         self.route.clean = False
@@ -316,7 +336,9 @@ class Session:
             self.advance()
 
     def suspend(self, until: Until, then: Callable[[Result], None], deadline: float | None = None) -> Step[Result]:
-        """Waits. then: called with the Step's result, unless the session ends before. deadline: see `Step`."""
+        """Waits. then: called with the Step's result, unless the session ends before. deadline: see
+        `Step`.
+        """
         if self.step is not None:
             raise BugError(f"a session waits for {self.step} and for {until} at once")
         self.step = step = Step(self, until, then, deadline)
@@ -327,7 +349,9 @@ class Session:
 
     @property
     def deadline(self) -> float | None:
-        """When `time_is` is to be called next, in seconds of its connection's clock; None: it waits for no time."""
+        """When `time_is` is to be called next, in seconds of its connection's clock; None: it waits
+        for no time.
+        """
         return None if self.step is None else self.step.deadline
 
     def time_is(self, now: float) -> None:
@@ -429,7 +453,9 @@ class Session:
         self.route.upstream.send(data, batch)
 
     def expect_hello(self, words: list[bytes], protocol: int) -> None:
-        """Sends a HELLO over the dedicated connection. What follows waits: in which protocol is it answered?"""
+        """Sends a HELLO over the dedicated connection. What follows waits: in which protocol is it
+        answered?
+        """
         batch = ReplyBatch(self.replies, 1, HELLO, discard=int(not self.replies.heard()))
         batch.protocol = protocol
         self.suspend(Until.HELLO, _nothing)
@@ -440,14 +466,18 @@ class Session:
         self.replies.answer(data)
 
     def refuse(self, error: bytes) -> None:
-        """An error instead of a command's reply. Inside MULTI the EXEC fails, as it does where Redis refuses."""
+        """An error instead of a command's reply. Inside MULTI the EXEC fails, as it does where
+        Redis refuses.
+        """
         self.refused += 1
         if self.multi:
             self.expect(SPOILER, ReplyBatch(self.replies, 1, discard=1))
         self.answer(error)
 
     def forbid(self, name: bytes, error: bytes = b"") -> None:
-        """Refuses what a tenant may not do, and has it logged. name: as the client spelt it; error: the usual one."""
+        """Refuses what a tenant may not do, and has it logged. name: as the client spelt it; error:
+        the usual one.
+        """
         self.connection.forbidden(policy.shown(name))
         self.refuse(error or policy.refusal(name))
 
@@ -485,9 +515,11 @@ class Session:
         self.scanner.table = self.policy.table
 
     def policy_changed(self, dedicated: bool = False) -> None:
-        """There is another policy. A session with a dedicated connection may have it from another Redis, and keeps its own.
+        """There is another policy. A session with a dedicated connection may have it from another
+        Redis, and keeps its own.
 
-        dedicated: also for such a session, since its connection has the rights that the new policy takes for granted.
+        dedicated: also for such a session, since its connection has the rights that the new policy
+        takes for granted.
         """
         if self.credential is not None and (dedicated or self.route.state is not DEDICATED):
             self.use_policy()

@@ -1,4 +1,5 @@
-"""The states of a session: why it reads no next command (`Gate`), how near its end is (`Phase`), what it waits for (`Step`).
+"""The states of a session: why it reads no next command (`Gate`), how near its end is (`Phase`),
+what it waits for (`Step`).
 
 Owns these words. Who closes and opens a gate is written beside it: each has one owner.
 """
@@ -14,21 +15,29 @@ Result = TypeVar("Result", contravariant=True)
 
 
 class BugError(Exception):
-    """Two structures that have to agree do not. The connection that finds out is logged as a bug, and closed alone."""
+    """Two structures that have to agree do not. The connection that finds out is logged as a bug,
+    and closed alone.
+    """
 
 
 class Gate:
-    """Why a session reads no next command for now: a sum of these. Plain numbers: an IntFlag costs as much as a command.
+    """Why a session reads no next command for now: a sum of these. Plain numbers: an IntFlag costs
+    as much as a command.
 
-    A gate is opened when its reason is gone. If the reason is still there when the session looks again, it is closed again.
+    A gate is opened when its reason is gone. If the reason is still there when the session looks
+    again, it is closed again.
     """
 
-    BACKLOG = 1  #: the client does not read its replies, or too many wait for their turn. Owner: ReplyQueue
+    # : the client does not read its replies, or too many wait for their turn. Owner: ReplyQueue
+    BACKLOG = 1
     PENDING = 2  #: too many replies are pending. Owner: ReplyQueue
-    UPSTREAM = 4  #: the multiplexed connection takes no more for now, or is left for another one. Owner: Route
-    RATE = 8  #: the tenant is over its rate. Owner: Session.throttle, called by the tenant's rate limiter
+    # : the multiplexed connection takes no more for now, or is left for another one. Owner: Route
+    UPSTREAM = 4
+    # : the tenant is over its rate. Owner: Session.throttle, called by the tenant's rate limiter
+    RATE = 8
     STEP = 32  #: the session waits for its Step. Owner: Session.suspend
-    CLOSING = 64  #: no more commands are read: the phase is CLOSING or CLOSED. Owner: Session, with the phase
+    # : no more commands are read: the phase is CLOSING or CLOSED. Owner: Session, with the phase
+    CLOSING = 64
 
 
 def names(gates: int) -> str:
@@ -41,7 +50,8 @@ class Phase(Enum):
 
     OPEN = "open"
     DRAINING = "draining"  #: what has come is still run, then the session closes
-    CLOSING = "closing"  #: nothing more is run; the client gets the replies that are pending, then the session closes
+    # : nothing more is run; the client gets the replies that are pending, then the session closes
+    CLOSING = "closing"
     CLOSED = "closed"  #: the client's connection is closed, or gone
 
 
@@ -49,9 +59,13 @@ class Until(Enum):
     """What a Step waits for. Each has one source, which finishes the Step once."""
 
     DRAINED = "drained"  #: no reply is pending. Source: ReplyQueue
-    DEDICATED = "dedicated"  #: a dedicated connection, or the error why there is none. Source: Backend.acquire
-    LOGIN = "login"  #: connections of a tenant, or the error why there are none. Source: Backend.join, Backend.acquire
-    QUERY = "query"  #: what Redis answers to a control query. Source: Backend.query, Backend.allow_patterns
+    # : a dedicated connection, or the error why there is none. Source: Backend.acquire
+    DEDICATED = "dedicated"
+    # : connections of a tenant, or the error why there are none. Source: Backend.join,
+    # Backend.acquire
+    LOGIN = "login"
+    # : what Redis answers to a control query. Source: Backend.query, Backend.allow_patterns
+    QUERY = "query"
     DELAY = "delay"  #: the time after a wrong password. Source: Session.time_is
     HELLO = "hello"  #: Redis's answer to a HELLO. Source: ReplyQueue
 
@@ -75,10 +89,11 @@ class Waiting(Protocol):
 
 
 class Step(Generic[Result]):
-    """The one suspension: the session waits for one thing, and then goes on with `then`. Result: what it can finish with.
+    """The one suspension: the session waits for one thing, and then goes on with `then`. Result:
+    what it can finish with.
 
-    then: called with the result. deadline: for one that waits for a time, when that is; None for all others. cancel: may be
-    set by whoever works for this Step; called if nobody waits any more.
+    then: called with the result. deadline: for one that waits for a time, when that is; None for
+    all others. cancel: may be set by whoever works for this Step; called if nobody waits any more.
     """
 
     __slots__ = ("_session", "_then", "cancel", "deadline", "until")
@@ -101,7 +116,8 @@ class Step(Generic[Result]):
         return self._session is not None
 
     def finish(self, result: Result) -> bool:
-        """The session goes on. False if it does not wait any more: what was meant for it then goes back.
+        """The session goes on. False if it does not wait any more: what was meant for it then goes
+        back.
 
         A bug in what it goes on with costs its connection alone, not whoever calls this.
         """
@@ -116,7 +132,9 @@ class Step(Generic[Result]):
         return True
 
     def fail(self, error: Exception) -> bool:
-        """A bug in what the session waits for: it costs its connection, which would wait for ever. False: see `finish`."""
+        """A bug in what the session waits for: it costs its connection, which would wait for ever.
+        False: see `finish`.
+        """
         session, self._session = self._session, None
         if session is None:
             return False

@@ -1,9 +1,11 @@
-"""Kubernetes documents, as JSON from an API server or YAML from a file, made into what `tenants.enrolment` takes.
+"""Kubernetes documents, as JSON from an API server or YAML from a file, made into what
+`tenants.enrolment` takes.
 
-Owns the reading of one document: metadata, base64, timestamps. A fault inside a secret becomes the secret's
-``error``; only what is no document at all raises. In a file's document every scalar is the text that was written; where
-none is expected, but a mapping, a list or a time, `null`, `~` and nothing mean that it is not there, as in Kubernetes.
-Owns, too, a whole secret, as the operator's command changes it.
+Owns the reading of one document: metadata, base64, timestamps. A fault inside a secret becomes the
+secret's ``error``; only what is no document at all raises. In a file's document every scalar is the
+text that was written; where none is expected, but a mapping, a list or a time, `null`, `~` and
+nothing mean that it is not there, as in Kubernetes. Owns, too, a whole secret, as the operator's
+command changes it.
 """
 
 from __future__ import annotations
@@ -63,13 +65,17 @@ def read_namespace(document: Mapping[str, object]) -> NamespaceDocument:
 
 
 def read_ageless_namespace(document: Mapping[str, object]) -> NamespaceDocument:
-    """A Namespace whose creationTimestamp is no time, as one that has none. Raises DocumentError when it has no name."""
+    """A Namespace whose creationTimestamp is no time, as one that has none. Raises DocumentError
+    when it has no name.
+    """
     name, metadata = _metadata(document)
     return NamespaceDocument(name, None, _annotations(metadata), _labels(metadata))
 
 
 def _annotations(metadata: Mapping[str, object]) -> dict[str, str]:
-    """Those that matter here. What cannot be one stays malformed, whatever it is: it must not cost the namespace."""
+    """Those that matter here. What cannot be one stays malformed, whatever it is: it must not cost
+    the namespace.
+    """
     content = metadata.get("annotations")
     if is_missing(content):
         return {}
@@ -125,7 +131,8 @@ def _secret_metadata(document: Mapping[str, object]) -> tuple[str, str, Mapping[
 def _values(document: Mapping[str, object], keys: Collection[str] | None) -> tuple[dict[str, bytes], list[str]]:
     """The values under some keys, all where keys is None; and what is wrong.
 
-    One fault does not hide the rest: a malformed secret keeps the database that it names from others.
+    One fault does not hide the rest: a malformed secret keeps the database that it names from
+    others.
     """
     values: dict[str, bytes] = {}
     errors = []
@@ -149,8 +156,9 @@ def _values(document: Mapping[str, object], keys: Collection[str] | None) -> tup
 class StoredSecret:
     """A secret, whole.
 
-    uid: of the API server's, empty in manifests; data: all of its values, decoded; document: the whole of it, as it was
-    answered or written; files: names of the files that have one of this name, of manifests.
+    uid: of the API server's, empty in manifests; data: all of its values, decoded; document: the
+    whole of it, as it was answered or written; files: names of the files that have one of this
+    name, of manifests.
     """
 
     namespace: str
@@ -162,7 +170,9 @@ class StoredSecret:
     files: tuple[str, ...] = ()
 
     def with_values(self, changes: Mapping[str, bytes]) -> dict[str, Any]:
-        """The document with other values under some keys: each in the part that it has now, as base64 or as text."""
+        """The document with other values under some keys: each in the part that it has now, as
+        base64 or as text.
+        """
         texts = self.document.get("stringData")
         texts = dict(texts) if isinstance(texts, Mapping) else {}
         encoded = self.document.get("data")

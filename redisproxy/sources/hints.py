@@ -1,6 +1,7 @@
 """What a watch says has changed: hints, each of which object to read again.
 
-Owns the bounds of what waits, and which hints are read together. Nothing of an event is kept but the object's name.
+Owns the bounds of what waits, and which hints are read together. Nothing of an event is kept but
+the object's name.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ from collections import Counter
 
 from ..tenants.documents import Changes
 
-#: Changed secrets of one namespace that are remembered; past that the namespace is listed as a whole.
+#: Changed secrets of one namespace that are remembered; past that the namespace is listed as a
+#: whole.
 MOST_OF_ONE = 100
-#: Changes that are read in one piece before they take effect, and how many of them may be one namespace's.
+#: Changes that are read in one piece before they take effect, and how many of them may be one
+#: namespace's.
 BATCH = 100
 BATCH_PER_NAMESPACE = 10
-#: Past so many secrets of one name, as when all are rotated, they are one piece, and are read in a list of that name.
+#: Past so many secrets of one name, as when all are rotated, they are one piece, and are read in a
+#: list of that name.
 MANY = 100
 
 
 class ChangeQueue:
-    """What is said to have changed and was not read again since. Safe to be used by several threads.
+    """What is said to have changed and was not read again since. Safe to be used by several
+    threads.
 
     It is bounded, and one namespace's changes do not hold up another's.
     """
@@ -34,7 +39,8 @@ class ChangeQueue:
         return bool(self._waiting)
 
     def note(self, namespace: str, secret: str | None) -> bool:
-        """Something has changed. secret: ITSELF for the namespace, None for it and all that is in it.
+        """Something has changed. secret: ITSELF for the namespace, None for it and all that is in
+        it.
 
         Returns whether nothing had waited before.
         """

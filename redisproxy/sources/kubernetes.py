@@ -1,7 +1,8 @@
-"""Reads namespaces and secrets from the Kubernetes API: all of them as a snapshot, or those that have changed.
+"""Reads namespaces and secrets from the Kubernetes API: all of them as a snapshot, or those that
+have changed.
 
-Owns which lists are asked for, page by page, and that an answer which is none is never taken for a deletion.
-An object that has not changed since the last reading is not parsed again.
+Owns which lists are asked for, page by page, and that an answer which is none is never taken for a
+deletion. An object that has not changed since the last reading is not parsed again.
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from .documents import DocumentError, read_namespace, read_secret
 from .hints import MANY
 from .kubernetes_api import SELECTOR, KubernetesApi, Method, Unreachable, address_asked
 
-#: Items a page. The API server's own advice is a few hundred, but while a page is made of its JSON nothing else in this
-#: process runs, however long it takes: some 10 us an item.
+#: Items a page. The API server's own advice is a few hundred, but while a page is made of its JSON
+#: nothing else in this process runs, however long it takes: some 10 us an item.
 PAGE = 50
 
 _Document = TypeVar("_Document", NamespaceDocument, SecretDocument)
@@ -40,7 +41,9 @@ _Answer = TypeVar("_Answer")
 
 
 class _ParsedObjects(Generic[_Document]):
-    """What was parsed of objects, by where they are and their name, so that one that has not changed is not parsed again."""
+    """What was parsed of objects, by where they are and their name, so that one that has not
+    changed is not parsed again.
+    """
 
     def __init__(self) -> None:
         #: each with the uid and the resourceVersion that it was parsed of
@@ -49,7 +52,9 @@ class _ParsedObjects(Generic[_Document]):
     def parse(
         self, item: Mapping[str, object], read: Callable[[Mapping[str, object]], _Document], where: str, name: str
     ) -> _Document:
-        """Return what an object is parsed to, by `read` unless it was before. Raises DocumentError."""
+        """Return what an object is parsed to, by `read` unless it was before. Raises
+        DocumentError.
+        """
         metadata = _metadata(item)
         version = (metadata.get("uid"), metadata.get("resourceVersion"))
         held = self._held.setdefault(where, {})
@@ -100,8 +105,8 @@ class _Found:
 class ClusterSource:
     """Where snapshots come from in a cluster.
 
-    prefix: of the namespaces' names; secret_name: of the client secret in each; master: (namespace, name) of the
-    master secret.
+    prefix: of the namespaces' names; secret_name: of the client secret in each; master: (namespace,
+    name) of the master secret.
     """
 
     def __init__(self, prefix: str, secret_name: str, master: tuple[str, str], api: KubernetesApi) -> None:
@@ -124,7 +129,9 @@ class ClusterSource:
         self._stopped.set()
 
     def read(self, yield_cpu: Callable[[], None] = no_yield) -> FullRead:
-        """What the API says now. Blocks for a few time-outs at most. yield_cpu: called before each request, may sleep."""
+        """What the API says now. Blocks for a few time-outs at most. yield_cpu: called before each
+        request, may sleep.
+        """
         self._rest = yield_cpu
         try:
             client = self.api.connect()
@@ -136,7 +143,9 @@ class ClusterSource:
             client.close()
 
     def read_changes(self, changes: Changes, yield_cpu: Callable[[], None] = no_yield) -> Update:
-        """What the API says now of single objects. As `read`; may be called by the rest of a reading that is under way."""
+        """What the API says now of single objects. As `read`; may be called by the rest of a
+        reading that is under way.
+        """
         outer, self._rest = self._rest, yield_cpu
         found = _Found()
         try:
@@ -198,7 +207,9 @@ class ClusterSource:
     def _of_that_name(
         self, api: kubernetes_client.CoreV1Api, name: str, wanted: Set[str]
     ) -> dict[str, SecretDocument | None] | ReadFailure:
-        """The secrets of one name in some namespaces, None where there is none. One list, the others are left out."""
+        """The secrets of one name in some namespaces, None where there is none. One list, the
+        others are left out.
+        """
         found: dict[str, SecretDocument | None] = dict.fromkeys(wanted)
         for item in self._pages(api.list_secret_for_all_namespaces, field_selector=f"metadata.name={name}"):
             if isinstance(item, ReadFailure):
@@ -226,7 +237,9 @@ class ClusterSource:
         name: str,
         *arguments: str,
     ) -> _Document | ReadFailure | None:
-        """One object, None if there is none. By a list of those with its name, for that takes no right but to list."""
+        """One object, None if there is none. By a list of those with its name, for that takes no
+        right but to list.
+        """
         found: _Document | None = None
         for item in self._pages(method, *arguments, field_selector=f"metadata.name={name}"):
             if isinstance(item, ReadFailure):
@@ -315,19 +328,23 @@ class ClusterSource:
         return tuple(found.values())
 
     def _pages(self, method: Method, *arguments: str, **options: str) -> Iterator[dict[str, object] | ReadFailure]:
-        """The items of all pages of a list; a ReadFailure in place of the rest when a page fails."""
+        """The items of all pages of a list; a ReadFailure in place of the rest when a page
+        fails.
+        """
         token: str | None = None
         while True:
             paging = {"_continue": token} if token else {}
             answer = self._call(method, *arguments, limit=PAGE, **options, **paging)
             if isinstance(answer, ReadFailure):
-                # 410 Gone, an expired continue token, is a failure like any: the next reading starts over.
+                # 410 Gone, an expired continue token, is a failure like any: the next reading
+                # starts over.
                 yield answer
                 return
             items, metadata = answer.get("items", "missing"), answer.get("metadata", {})
             if items is None:
                 items = []  # how Go writes an empty list, at times
-            # An object of another kind must not pass for an empty list: that would be a deletion of everything.
+            # An object of another kind must not pass for an empty list: that would be a deletion of
+            # everything.
             if not (
                 str(answer.get("kind", "")).endswith("List")
                 and isinstance(metadata, dict)

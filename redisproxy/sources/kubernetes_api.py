@@ -1,8 +1,9 @@
 """Where the Kubernetes API is, single requests to it, and what its errors mean.
 
-Owns who the proxy is for the API server, time-outs, and the texts of errors: each names the address that did not answer, or
-the file that is wrong. Answers are read as raw JSON: the client's models take many times as long to parse, and hold the GIL
-meanwhile. Error bodies are never repeated: an API server, or what stands before it, may put anything into them.
+Owns who the proxy is for the API server, time-outs, and the texts of errors: each names the address
+that did not answer, or the file that is wrong. Answers are read as raw JSON: the client's models
+take many times as long to parse, and hold the GIL meanwhile. Error bodies are never repeated: an
+API server, or what stands before it, may put anything into them.
 """
 
 from __future__ import annotations
@@ -30,15 +31,17 @@ from ..tenants.documents import ReadFailure
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 #: Seconds to connect, and seconds without a byte.
 TIMEOUT = (5, 10)
-#: Secrets of this type are left out by the API server: Helm keeps its releases in them, up to 1 MiB each, and many.
+#: Secrets of this type are left out by the API server: Helm keeps its releases in them, up to 1 MiB
+#: each, and many.
 SELECTOR = "type!=helm.sh/release.v1"
 
-#: A method of the official client's CoreV1Api, and what it returns when it is told not to read the body.
+#: A method of the official client's CoreV1Api, and what it returns when it is told not to read the
+#: body.
 Method = Callable[..., urllib3.HTTPResponse]
 
 
-#: What the official client's ConfigException says, and what is said instead. Its own text may quote a credential: what a
-#: plugin printed, or a whole entry of the kubeconfig.
+#: What the official client's ConfigException says, and what is said instead. Its own text may quote
+#: a credential: what a plugin printed, or a whole entry of the kubeconfig.
 _CONFIG_ERRORS = tuple(
     (re.compile(pattern), text)
     for pattern, text in (
@@ -66,8 +69,8 @@ class Unreachable(Exception):
 class RequestError(Exception):
     """One request was refused, or not answered. The text says how, and is fit for the operator.
 
-    status: of the answer, 0 without one; terminating: the namespace is being deleted; retry_after: seconds, where the server
-    asked for some.
+    status: of the answer, 0 without one; terminating: the namespace is being deleted; retry_after:
+    seconds, where the server asked for some.
     """
 
     def __init__(self, text: str, status: int = 0, terminating: bool = False, retry_after: float | None = None) -> None:
@@ -80,7 +83,8 @@ class RequestError(Exception):
 class KubernetesApi:
     """The Kubernetes API.
 
-    port: of the API server, in a pod; service_account: where a pod's token and CA are mounted; timeout: see TIMEOUT.
+    port: of the API server, in a pod; service_account: where a pod's token and CA are mounted;
+    timeout: see TIMEOUT.
     """
 
     def __init__(
@@ -101,14 +105,16 @@ class KubernetesApi:
         return bool(self._environ.get("KUBERNETES_SERVICE_HOST")) and (self._service_account / "token").is_file()
 
     def connect(self) -> kubernetes_client.ApiClient:
-        """A client of the API, made anew for each reading: so a rotated token, CA or kubeconfig is taken up.
+        """A client of the API, made anew for each reading: so a rotated token, CA or kubeconfig is
+        taken up.
 
         Raises Unreachable.
         """
         try:
             return self._make_client()
         except Exception as error:
-            # For a malformed kubeconfig the loader raises what it likes, YAMLError and AttributeError included.
+            # For a malformed kubeconfig the loader raises what it likes, YAMLError and
+            # AttributeError included.
             raise Unreachable(ReadFailure(f"no way to the Kubernetes API: {self._no_client(error)}")) from None
 
     def _no_client(self, error: Exception) -> str:
@@ -149,7 +155,8 @@ class KubernetesApi:
             kubernetes_config.load_kube_config(
                 config_file=self._environ.get("KUBECONFIG"), client_configuration=configuration
             )
-        # How often to try again is decided by the service that asks: nothing here may sleep for a Retry-After.
+        # How often to try again is decided by the service that asks: nothing here may sleep for a
+        # Retry-After.
         configuration.retries = urllib3.Retry(total=1, read=0, redirect=0, status=0, respect_retry_after_header=False)
         return kubernetes_client.ApiClient(configuration)
 
@@ -168,18 +175,23 @@ class KubernetesApi:
             client.close()
 
     def ask(self, method: Method, *arguments: str, **options: str | int) -> dict[str, object] | ReadFailure:
-        """Return the JSON object that a method answers with, or why there is none. Blocks. Raises Unreachable."""
+        """Return the JSON object that a method answers with, or why there is none. Blocks. Raises
+        Unreachable.
+        """
         try:
             return self._answer(method, *arguments, **options)
         except RequestError as error:
             failure = ReadFailure(str(error), error.retry_after)
-            # A 500 may be about this one object, say one that cannot be decrypted: the others are asked all the same.
+            # A 500 may be about this one object, say one that cannot be decrypted: the others are
+            # asked all the same.
             if error.status in (0, 401, 429) or error.status > 500:
                 raise Unreachable(failure) from None
             return failure
 
     def _answer(self, method: Method, *arguments: object, **options: object) -> dict[str, Any]:
-        """The JSON object that a method of the official client answers with. Raises RequestError."""
+        """The JSON object that a method of the official client answers with. Raises
+        RequestError.
+        """
         address = address_asked(method)
         try:
             body = response_of(method, *arguments, timeout=self.timeout, **options).data
@@ -221,12 +233,15 @@ def address_asked(method: Method) -> str:
 
 
 def response_of(method: Method, *arguments: object, timeout: tuple[float, float], **options: object) -> urllib3.HTTPResponse:
-    """Return the response to a method's request; its body has not been read. Raises what the client raises."""
+    """Return the response to a method's request; its body has not been read. Raises what the client
+    raises.
+    """
     return method(*arguments, _preload_content=False, _request_timeout=timeout, **options)
 
 
-#: The statuses of an API server, or of a proxy before it, as RFC 9110 and kubectl have called them. A table of the project's
-#: own: Python's phrases change from version to version, and runbooks look for a line.
+#: The statuses of an API server, or of a proxy before it, as RFC 9110 and kubectl have called them.
+#: A table of the project's own: Python's phrases change from version to version, and runbooks look
+#: for a line.
 _PHRASES = {
     301: "Moved Permanently",
     302: "Found",
@@ -265,7 +280,9 @@ def status_text(code: int) -> str:
 
 
 def error_kind(error: BaseException) -> str:
-    """What kind of failure it is, and of the innermost reason, without text that a peer could have written."""
+    """What kind of failure it is, and of the innermost reason, without text that a peer could have
+    written.
+    """
     reason = getattr(error, "reason", None)
     if isinstance(error, urllib3.exceptions.MaxRetryError) and isinstance(reason, BaseException):
         error = reason

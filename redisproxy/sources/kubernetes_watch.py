@@ -1,7 +1,8 @@
-"""The watches of the Kubernetes API: where each begins, what is asked for, and the body of the answer as it comes.
+"""The watches of the Kubernetes API: where each begins, what is asked for, and the body of the
+answer as it comes.
 
-Owns the connection that a watch comes by: how it is kept alive, and how another thread ends it. `watch` decides when a
-watch is opened.
+Owns the connection that a watch comes by: how it is kept alive, and how another thread ends it.
+`watch` decides when a watch is opened.
 """
 
 from __future__ import annotations
@@ -32,16 +33,19 @@ from .watch_events import BROKEN_OFF, Watched, WatchFailure
 #: What is asked of a watch, and of the list before it: objects without their contents.
 _AS = "application/json;as={};g=meta.k8s.io;v=v1"
 METADATA, METADATA_LIST = _AS.format("PartialObjectMetadata"), _AS.format("PartialObjectMetadataList")
-#: Seconds after which a watch that says nothing is taken for dead. The API server ends each earlier (`watch.LASTS`).
+#: Seconds after which a watch that says nothing is taken for dead. The API server ends each earlier
+#: (`watch.LASTS`).
 SILENCE = 90.0
 #: Bytes that are taken from a watch at once.
 CHUNK = 64 * 1024
-#: The kernel asks a peer that has been silent for so many seconds whether it is there, every so many, so many times.
+#: The kernel asks a peer that has been silent for so many seconds whether it is there, every so
+#: many, so many times.
 KEEPALIVE = (30, 5, 3)
 
 
 class ClusterWatches:
-    """The watches of the Kubernetes API: see `watch.Watchable`. They are used in other threads than the reading.
+    """The watches of the Kubernetes API: see `watch.Watchable`. They are used in other threads than
+    the reading.
 
     prefix, secret_name, master: as of `kubernetes.ClusterSource`.
     """
@@ -53,7 +57,9 @@ class ClusterWatches:
         self._master = master
 
     def version(self, what: Watched) -> str:
-        """See `watch.Watchable`. Of the master secret it is empty: a watch from there on tells first what there is now."""
+        """See `watch.Watchable`. Of the master secret it is empty: a watch from there on tells
+        first what there is now.
+        """
         if what is Watched.MASTER:
             return ""
         client, answer = self._watch_call(what, METADATA_LIST, self._api.timeout, limit=1)
@@ -88,7 +94,9 @@ class ClusterWatches:
     def _watch_call(
         self, what: Watched, accept: str, timeout: tuple[float, float], **options: str | int
     ) -> tuple[kubernetes_client.ApiClient, urllib3.HTTPResponse]:
-        """A response whose body has not been read, and the client whose connection it comes by. Raises WatchFailure."""
+        """A response whose body has not been read, and the client whose connection it comes by.
+        Raises WatchFailure.
+        """
         try:
             client = self._api.connect()
         except Unreachable as unreachable:

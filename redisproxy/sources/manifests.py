@@ -1,8 +1,9 @@
 """Reads namespaces and secrets from a directory of manifests, for where there is no cluster.
 
-Owns the files: ``*.yaml``, ``*.yml`` and ``*.json`` of one directory that are not hidden, each with any number of documents,
-``List`` included; and when a file is believed. The rules are the cluster's own (`tenants.enrolment`). When a file was
-written means nothing: `touch`, a copy or a comment would make its documents older or younger.
+Owns the files: ``*.yaml``, ``*.yml`` and ``*.json`` of one directory that are not hidden, each with
+any number of documents, ``List`` included; and when a file is believed. The rules are the cluster's
+own (`tenants.enrolment`). When a file was written means nothing: `touch`, a copy or a comment would
+make its documents older or younger.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ from .documents import (
 _ENDINGS = (".yaml", ".yml", ".json")
 #: Where a link that leads nowhere ends: there is no file.
 _ABSENT = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
-#: Seconds after which a file that has become shorter, or has lost something, is read once more before it is believed:
-#: it may be half written.
+#: Seconds after which a file that has become shorter, or has lost something, is read once more
+#: before it is believed: it may be half written.
 REST = 1.0
 
 #: What a file's documents are made into.
@@ -57,7 +58,9 @@ class _Content:
     documents: _Made = field(repr=False)
 
     def takes_away(self, before: _Content) -> bool:
-        """Whether it is shorter than before, or lacks a namespace or a secret, or the end of a secret's URL."""
+        """Whether it is shorter than before, or lacks a namespace or a secret, or the end of a
+        secret's URL.
+        """
         if self.size < before.size:
             return True
         now = self._named()
@@ -66,7 +69,9 @@ class _Content:
         )
 
     def _named(self) -> dict[tuple[str, str], bytes]:
-        """The URL of each secret, by namespace and name; namespaces have no namespace, and no URL."""
+        """The URL of each secret, by namespace and name; namespaces have no namespace, and no
+        URL.
+        """
         found: dict[tuple[str, str], bytes] = {}
         for document in self.documents:
             if isinstance(document, NamespaceDocument):
@@ -81,10 +86,11 @@ _GONE = _Content(b"", 0, [])
 
 
 class ManifestsSource:
-    """A directory of manifests, read anew at each call of `read`. Only files that changed are parsed again.
+    """A directory of manifests, read anew at each call of `read`. Only files that changed are
+    parsed again.
 
-    doubt: seconds after which what was taken away is believed, for a source that is read again (`REST`); 0: at once, for one
-    that is read once. clock: seconds that only go on.
+    doubt: seconds after which what was taken away is believed, for a source that is read again
+    (`REST`); 0: at once, for one that is read once. clock: seconds that only go on.
     """
 
     def __init__(
@@ -116,8 +122,8 @@ class ManifestsSource:
     def _files(self) -> list[Path]:
         """May raise OSError.
 
-        Hidden ones are not among them: what is being written, editors' and archivers' own (``._tenants.yaml``), and
-        what the kubelet's links lead to (``..data``).
+        Hidden ones are not among them: what is being written, editors' and archivers' own
+        (``._tenants.yaml``), and what the kubelet's links lead to (``..data``).
         """
         return sorted(
             path
@@ -128,7 +134,8 @@ class ManifestsSource:
     def stamp(self) -> Stamp:
         """Differs from what it was when a file was written, replaced, removed or added. Blocks.
 
-        A mounted Secret or ConfigMap is replaced as a whole, by another target of a symbolic link: links are followed.
+        A mounted Secret or ConfigMap is replaced as a whole, by another target of a symbolic link:
+        links are followed.
         """
         try:
             return tuple((path.name, *stamp(path)) for path in self._files())
@@ -136,10 +143,11 @@ class ManifestsSource:
             return ("unreadable", error.errno)  # perhaps just now: what is read next tells
 
     def read(self, yield_cpu: Callable[[], None] = no_yield) -> FullRead:
-        """What the files say now. Blocks. yield_cpu: called after each document that is parsed, may sleep.
+        """What the files say now. Blocks. yield_cpu: called after each document that is parsed, may
+        sleep.
 
-        A file that cannot be read, or is no YAML, says what it said before, and is named. Where that is nothing, what it
-        may say is a `NeverRead` of the reading.
+        A file that cannot be read, or is no YAML, says what it said before, and is named. Where
+        that is nothing, what it may say is a `NeverRead` of the reading.
         """
         self.stamp_read = self.stamp()  # before: what changes from now on is another stamp
         try:
@@ -164,7 +172,8 @@ class ManifestsSource:
             except OSError as error:
                 reason = f"it cannot be read ({error.strerror})"
             except Exception as error:
-                # Its text quotes the document. And whatever PyYAML raises, it is about this file alone.
+                # Its text quotes the document. And whatever PyYAML raises, it is about this file
+                # alone.
                 reason = f"it is not YAML or JSON ({yamltext.position(error)})"
             stale.append(ReadFailure(f"{shown}: {reason}"))
             if before is not None:
@@ -181,7 +190,8 @@ class ManifestsSource:
     def stored(self, namespace: str, name: str) -> StoredSecret | None:
         """A secret, whole, as the files have it now; None: none that can be read has it. Blocks.
 
-        Of two documents of one name the later is in force. Raises DocumentError for a malformed one, and OSError.
+        Of two documents of one name the later is in force. Raises DocumentError for a malformed
+        one, and OSError.
         """
         found = list(self._secrets_named(namespace, name))
         if not found:
@@ -189,7 +199,9 @@ class ManifestsSource:
         return read_stored(found[-1][1], tuple(dict.fromkeys(file for file, _ in found)))
 
     def files_with(self, namespace: str, name: str) -> tuple[str, ...]:
-        """The names of all files that have a Secret of that name, malformed ones included. Blocks. Raises OSError."""
+        """The names of all files that have a Secret of that name, malformed ones included. Blocks.
+        Raises OSError.
+        """
         return tuple(dict.fromkeys(file for file, _ in self._secrets_named(namespace, name)))
 
     def _secrets_named(self, namespace: str, name: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -211,10 +223,13 @@ class ManifestsSource:
         return _Content(digest, len(text), self._parse(printable(name), text, yield_cpu))
 
     def _believe(self, found: Mapping[str, _Content]) -> float | None:
-        """Believes what files say, but for what was taken away a moment ago. Seconds until that is to be read again."""
+        """Believes what files say, but for what was taken away a moment ago. Seconds until that is
+        to be read again.
+        """
         now = self._clock()
         believed, doubted = dict(found), {}
-        gone = {name: _GONE for name in self._believed if name not in found}  # or it is being made again
+        # or it is being made again
+        gone = {name: _GONE for name in self._believed if name not in found}
         for name, content in {**found, **gone}.items():
             before = self._believed.get(name)
             if before is None or content.digest == before.digest or not content.takes_away(before):
@@ -279,7 +294,9 @@ class ManifestsSource:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is a file, or something of which that cannot be said, as behind a link to where nobody may look."""
+    """Whether there is a file, or something of which that cannot be said, as behind a link to where
+    nobody may look.
+    """
     try:
         return stat.S_ISREG(path.stat().st_mode)
     except OSError as error:
@@ -289,8 +306,8 @@ def _is_file(path: Path) -> bool:
 def _flatten(document: object, seen: set[int] | None = None) -> Iterator[object]:
     """A document, or those within a List. An empty document, as behind a last ``---``, is none.
 
-    seen: Lists that were read already. An alias names the same one again, and some lines of aliases to aliases billions of
-    them.
+    seen: Lists that were read already. An alias names the same one again, and some lines of aliases
+    to aliases billions of them.
     """
     if isinstance(document, Mapping) and str(document.get("kind", "")).endswith("List"):
         seen = set() if seen is None else seen
@@ -305,9 +322,11 @@ def _flatten(document: object, seen: set[int] | None = None) -> Iterator[object]
 
 
 def _never_read(name: str, text: bytes | None) -> NeverRead:
-    """What a file may name that was never readable. text: what is in it, None: it could not be opened.
+    """What a file may name that was never readable. text: what is in it, None: it could not be
+    opened.
 
-    The databases of URLs are looked for, in base64 too. A file that ends within a URL may be half written.
+    The databases of URLs are looked for, in base64 too. A file that ends within a URL may be half
+    written.
     """
     if text is None:
         return NeverRead(name)

@@ -1,4 +1,5 @@
-"""Looks at a directory of manifests every moment, so that what changes takes effect at once, not only at the next refresh.
+"""Looks at a directory of manifests every moment, so that what changes takes effect at once, not
+only at the next refresh.
 
 Owns what of a look is a change. The looks themselves are `ops.file_watch`'s.
 """
@@ -17,7 +18,8 @@ from ..ops.bugs import bug
 from ..ops.file_watch import FileWatch, Settled
 from ..ops.stats import WatchState
 
-#: Seconds between two looks. A change is one that two of them find alike: a file that is being written is left alone.
+#: Seconds between two looks. A change is one that two of them find alike: a file that is being
+#: written is left alone.
 INTERVAL = 0.2
 #: A look takes this part of the time at most, however many files there are.
 TIME_FRACTION = 0.05

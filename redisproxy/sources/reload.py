@@ -1,7 +1,8 @@
 """Reads the source again and again, and tells of each Snapshot that follows from it.
 
-Owns when a source is read, and what the last good answer is. The reading and the making of the Snapshot run in a
-thread, at a pace that the reactor does not feel; the reactor takes over what is finished.
+Owns when a source is read, and what the last good answer is. The reading and the making of the
+Snapshot run in a thread, at a pace that the reactor does not feel; the reactor takes over what is
+finished.
 """
 
 from __future__ import annotations
@@ -27,14 +28,16 @@ from ..tenants.model import Snapshot
 from .hints import ChangeQueue
 from .throttle import Throttle
 
-#: Seconds to wait after the first failed refresh; doubled at each further one, up to the refresh interval.
+#: Seconds to wait after the first failed refresh; doubled at each further one, up to the refresh
+#: interval.
 FIRST_RETRY = 1.0
 #: Seconds after a change is told of until it is read: what comes in one burst is read together.
 GATHER = 0.1
-#: Seconds, at most, for which the next changes wait after the last ones were read: as long as that took. Without an end of
-#: changes everything would never be read.
+#: Seconds, at most, for which the next changes wait after the last ones were read: as long as that
+#: took. Without an end of changes everything would never be read.
 LONGEST_PAUSE = 0.2
-#: Lines that are logged in one turn of the reactor: thousands, as of a cluster whose rights were taken away, stop it.
+#: Lines that are logged in one turn of the reactor: thousands, as of a cluster whose rights were
+#: taken away, stop it.
 TOLD_AT_ONCE = 20
 
 
@@ -42,7 +45,9 @@ class Source(Protocol):
     """Where namespaces and secrets are read."""
 
     def read(self, yield_cpu: Callable[[], None] = no_yield) -> FullRead:
-        """What it says now. Blocks; called in a thread, never twice at once. yield_cpu: called between pieces of work."""
+        """What it says now. Blocks; called in a thread, never twice at once. yield_cpu: called
+        between pieces of work.
+        """
 
     def stop(self) -> None:
         """A reading under way may end early: it will not be used."""
@@ -53,7 +58,9 @@ class ChangingSource(Source, Protocol):
     """A source of which there is a watch."""
 
     def read_changes(self, changes: Changes, yield_cpu: Callable[[], None] = no_yield) -> Update:
-        """What it says now of these. As `read`, but for that it may be called by the `rest` of a reading under way."""
+        """What it says now of these. As `read`, but for that it may be called by the `rest` of a
+        reading under way.
+        """
 
 
 class _Job(enum.Enum):
@@ -68,9 +75,10 @@ class _Job(enum.Enum):
 class _Outcome:
     """What a thread's work has led to.
 
-    job: what it was to do; failures: of the reading; snapshot: None until something was read; lines: what is to be said of
-    the problems; databases: how many Redis was taken to have; without_secret: see `Enrolment`; again: seconds after which
-    the source is to be read again, or None; summary: what was established, None where nothing was read.
+    job: what it was to do; failures: of the reading; snapshot: None until something was read;
+    lines: what is to be said of the problems; databases: how many Redis was taken to have;
+    without_secret: see `Enrolment`; again: seconds after which the source is to be read again, or
+    None; summary: what was established, None where nothing was read.
     """
 
     job: _Job
@@ -87,8 +95,9 @@ class _Outcome:
 class ReloadService(service.Service):
     """Reads a source.
 
-    interval: seconds between two refreshes; in_thread: calls a blocking function and returns a Deferred; pace: when that
-    thread rests, once somebody is served; changes: what a watch of the source says; in_reactor: what that thread calls.
+    interval: seconds between two refreshes; in_thread: calls a blocking function and returns a
+    Deferred; pace: when that thread rests, once somebody is served; changes: what a watch of the
+    source says; in_reactor: what that thread calls.
     """
 
     name = "reading"
@@ -132,8 +141,8 @@ class ReloadService(service.Service):
         self._began = 0.0
         #: called with each Snapshot that is another one than before
         self.listeners: list[Callable[[Snapshot], None]] = []
-        #: called after each whole read, and when namespaces have come or gone, with when the read began, and after the
-        #: listeners have had the Snapshot that follows
+        #: called after each whole read, and when namespaces have come or gone, with when the read
+        #: began, and after the listeners have had the Snapshot that follows
         self.on_read: list[Callable[[ReadSummary, float], object]] = []
         self._existing: frozenset[str] | None = None
         self._loop = task.LoopingCall(self.refresh)
@@ -218,7 +227,9 @@ class ReloadService(service.Service):
         taken.addBoth(self._over)
 
     def _throttled(self, job: _Job, throttle: Throttle | None) -> _Outcome:
-        """What runs in the thread: never twice at once, so that the enrolment is this thread's own."""
+        """What runs in the thread: never twice at once, so that the enrolment is this thread's
+        own.
+        """
         yield_cpu = no_yield
         if throttle is not None:
             throttle.start()
@@ -233,7 +244,9 @@ class ReloadService(service.Service):
         return self._resolved(job, (), yield_cpu)
 
     def _read(self, yield_cpu: Callable[[], None]) -> FullRead:
-        """Reads everything. What is said to change meanwhile is read in between, and does not wait for the end."""
+        """Reads everything. What is said to change meanwhile is read in between, and does not wait
+        for the end.
+        """
         meanwhile = Update()
 
         def yield_and_read_changes() -> None:
@@ -247,8 +260,8 @@ class ReloadService(service.Service):
 
         reading = self.source.read(yield_and_read_changes)
         self._enrolment.use_full_read(reading)
-        # What was read in between is younger than the answers before it. Where it is older than one that came after it,
-        # that is for a change that is told of yet.
+        # What was read in between is younger than the answers before it. Where it is older than one
+        # that came after it, that is for a change that is told of yet.
         self._enrolment.use_incremental_read(meanwhile)
         return reading
 
@@ -362,7 +375,9 @@ class ReloadService(service.Service):
 
 
 def _news(before: list[Problem], after: list[Problem]) -> list[tuple[LogLevel, str]]:
-    """What to log: what is new and what is over. A lasting fault is told once, not at every refresh."""
+    """What to log: what is new and what is over. A lasting fault is told once, not at every
+    refresh.
+    """
     if after == before:
         return []
     lines = [(LogLevel.warn, str(problem)) for problem in sorted(set(after) - set(before))]

@@ -1,7 +1,8 @@
-"""Writes secrets to the Kubernetes API: what the operator's command does, and the proxy itself never.
+"""Writes secrets to the Kubernetes API: what the operator's command does, and the proxy itself
+never.
 
-Owns that nothing is overwritten that was not seen: a create is one, and a replacement or a deletion names what it is of.
-Each error says what the operator can do.
+Owns that nothing is overwritten that was not seen: a create is one, and a replacement or a deletion
+names what it is of. Each error says what the operator can do.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ _NO_SECRET = "what the API answered is not a Secret: is it the API server that a
 class WriteError(Exception):
     """The API server did not do it. The text is one line, fit for the operator.
 
-    unsure: or perhaps it did; there was no answer that tells; in_pod: a pod's service account has not the right to.
+    unsure: or perhaps it did; there was no answer that tells; in_pod: a pod's service account has
+    not the right to.
     """
 
     def __init__(self, text: str, unsure: bool = False, in_pod: bool = False) -> None:
@@ -36,7 +38,9 @@ class ClusterWriter:
         self._api = api
 
     def secret(self, namespace: str, name: str) -> StoredSecret | None:
-        """None: there is none. By a list of those with its name: the proxy's own account may do that, so a dry run works."""
+        """None: there is none. By a list of those with its name: the proxy's own account may do
+        that, so a dry run works.
+        """
         try:
             answer = self._api.request("list_namespaced_secret", namespace, field_selector=f"metadata.name={name}")
         except RequestError as error:

@@ -1,7 +1,8 @@
 """How a thread works beside the reactor without being felt.
 
-Owns when such a thread rests. While it runs Python, the reactor does not: it has to wait after each of its system
-calls, for up to `sys.getswitchinterval`. Work in small pieces with rests between is not felt.
+Owns when such a thread rests. While it runs Python, the reactor does not: it has to wait after each
+of its system calls, for up to `sys.getswitchinterval`. Work in small pieces with rests between is
+not felt.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ CPU_FRACTION = 0.2
 class Throttle:
     """The rests of one thread.
 
-    worked: how long the calling thread has worked, in seconds; sleep: what rests, until `stop` at the latest.
+    worked: how long the calling thread has worked, in seconds; sleep: what rests, until `stop` at
+    the latest.
     """
 
     def __init__(

@@ -1,13 +1,15 @@
-"""Watches the Kubernetes API, so that what changes takes effect at once and not only at the next refresh.
+"""Watches the Kubernetes API, so that what changes takes effect at once and not only at the next
+refresh.
 
-Owns the threads that read the streams: one each for namespaces, secrets and the master secret, where each stands, when it
-is opened again, and which of its events matter. `watch_events` reads what a stream says. An event is a hint: it says what
-to read again, and nothing of an event is ever taken over. So it does not matter how late, how often or in which order they
-come, and a deletion is believed only from a read that succeeded. The API server is asked for metadata alone: no content of
+Owns the threads that read the streams: one each for namespaces, secrets and the master secret,
+where each stands, when it is opened again, and which of its events matter. `watch_events` reads
+what a stream says. An event is a hint: it says what to read again, and nothing of an event is ever
+taken over. So it does not matter how late, how often or in which order they come, and a deletion is
+believed only from a read that succeeded. The API server is asked for metadata alone: no content of
 a secret comes this way.
 
-Threads, because the official client blocks; three, however many tenants there are. They rest as those that read do
-(`throttle`).
+Threads, because the official client blocks; three, however many tenants there are. They rest as
+those that read do (`throttle`).
 """
 
 from __future__ import annotations
@@ -32,9 +34,11 @@ from .hints import ChangeQueue
 from .throttle import Throttle
 from .watch_events import BROKEN_OFF, Event, Watched, WatchFailure, read_event, split_lines
 
-#: Seconds, least and most, after which the API server ends a watch: it is opened again where it stood.
+#: Seconds, least and most, after which the API server ends a watch: it is opened again where it
+#: stood.
 LASTS = (60, 75)
-#: When a watch is opened again. Chance takes a part off, so that replicas of the proxy do not return all at once.
+#: When a watch is opened again. Chance takes a part off, so that replicas of the proxy do not
+#: return all at once.
 BACKOFF = Backoff(0.25, 10.0, shorten=0.5)
 #: The same where the right to watch is missing: it may be given meanwhile.
 FORBIDDEN = Backoff(60.0, 60.0, shorten=0.5)
@@ -46,7 +50,9 @@ class Stream(Protocol):
     """A watch that is open."""
 
     def __iter__(self) -> Iterator[bytes]:
-        """What comes, in pieces of any size, until the server ends it. Blocks. Raises WatchFailure."""
+        """What comes, in pieces of any size, until the server ends it. Blocks. Raises
+        WatchFailure.
+        """
 
     def close(self) -> None:
         """Gives the connection up; called by who reads it."""
@@ -59,7 +65,9 @@ class Watchable(Protocol):
     """What can be watched. All of it blocks, and raises WatchFailure."""
 
     def version(self, what: Watched) -> str:
-        """The resourceVersion to watch from: what was changed earlier is seen by a reading that begins now. May be empty."""
+        """The resourceVersion to watch from: what was changed earlier is seen by a reading that
+        begins now. May be empty.
+        """
 
     def watch(self, what: Watched, version: str, seconds: int) -> Stream:
         """Opens a watch that the server ends after so many seconds."""
@@ -87,11 +95,13 @@ class _Follower:
         self._expired = False
         #: when the stream was opened, None: it is not
         self._opened: float | None = None
-        #: how many times it was opened, how many events came, bookmarks included, and when the last did (time.monotonic)
+        #: how many times it was opened, how many events came, bookmarks included, and when the last
+        #: did (time.monotonic)
         self.openings = 0
         self.events = 0
         self.last_event: float | None = None
-        # A daemon: one that is about to connect cannot be woken up, and must not delay the end of the process.
+        # A daemon: one that is about to connect cannot be woken up, and must not delay the end of
+        # the process.
         self.thread = threading.Thread(target=self._run, name=f"watch of {what.value}", daemon=True)
 
     def stop(self) -> None:
@@ -161,7 +171,8 @@ class _Follower:
                 self._on_event(read_event(line))
                 self._throttle.yield_cpu()
         except WatchFailure as failure:
-            # The stream broke off: it goes on where it stood. After whatever else, everything is read anew.
+            # The stream broke off: it goes on where it stood. After whatever else, everything is
+            # read anew.
             if failure.status != BROKEN_OFF:
                 self._version = None
             raise
@@ -185,7 +196,8 @@ class _Follower:
         namespaces = self._what is Watched.NAMESPACES
         namespace, name = (event.name, ITSELF) if namespaces else (event.namespace, event.name)
         if self._source.concerns(self._what, namespace, name):
-            # Of a namespace that changes the annotations may be others, but its secrets are the same.
+            # Of a namespace that changes the annotations may be others, but its secrets are the
+            # same.
             whole = namespaces and event.kind != "MODIFIED"
             self._watch.changed(namespace, None if whole else name)
 
@@ -193,8 +205,9 @@ class _Follower:
 class WatchService(service.Service):
     """The watches, and how they are.
 
-    source: what is watched; master: (namespace, name) of the master secret; queue: where changes are put; changed: called in
-    the reactor when something is put there; refresh: called in the reactor when everything is to be read.
+    source: what is watched; master: (namespace, name) of the master secret; queue: where changes
+    are put; changed: called in the reactor when something is put there; refresh: called in the
+    reactor when everything is to be read.
     """
 
     name = "watch"
@@ -228,7 +241,9 @@ class WatchService(service.Service):
 
     @property
     def reconnects(self) -> int:
-        """How many times a watch was opened again since the start; each is about once a minute, in the normal course."""
+        """How many times a watch was opened again since the start; each is about once a minute, in
+        the normal course.
+        """
         return sum(max(0, follower.openings - 1) for follower in self._followers)
 
     @property

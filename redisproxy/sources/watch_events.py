@@ -1,6 +1,7 @@
 """The events of a watch: finds lines in its bytes, and reads an event from each line.
 
-Owns what a line of the stream means, and how long it may be. The bytes are a peer's: what is no event ends the watch.
+Owns what a line of the stream means, and how long it may be. The bytes are a peer's: what is no
+event ends the watch.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-#: Bytes of one event. Metadata cannot be as large: an object has 1.5 MiB at most, its annotations 256 KiB of that, which
-#: JSON can make six times as long.
+#: Bytes of one event. Metadata cannot be as large: an object has 1.5 MiB at most, its annotations
+#: 256 KiB of that, which JSON can make six times as long.
 LONGEST = 4 * 1024 * 1024
 
 
@@ -31,7 +32,8 @@ BROKEN_OFF = -1
 class WatchFailure(Exception):
     """A watch cannot be opened, or does not go on.
 
-    reason: fit for a log; status: what HTTP or the stream said, or BROKEN_OFF; retry_after: seconds, where the server asked.
+    reason: fit for a log; status: what HTTP or the stream said, or BROKEN_OFF; retry_after:
+    seconds, where the server asked.
     """
 
     def __init__(self, reason: str, status: int = 0, retry_after: float | None = None) -> None:
@@ -51,8 +53,9 @@ class Event:
     version: str
 
 
-#: What all events but the rarest begin with, in the order in which the API server writes it: what follows, which can be
-#: megabytes of annotations, need not be parsed. Anchored, so that no value can pass for one of these fields.
+#: What all events but the rarest begin with, in the order in which the API server writes it: what
+#: follows, which can be megabytes of annotations, need not be parsed. Anchored, so that no value
+#: can pass for one of these fields.
 _TEXT = rb'[^"\\\x00-\x1f]+'
 _BEGINNING = re.compile(
     rb'\{"type":"(ADDED|MODIFIED|DELETED)","object":\{"kind":"PartialObjectMetadata","apiVersion":"meta.k8s.io/v1",'
@@ -62,7 +65,9 @@ _BEGINNING = re.compile(
 
 
 def read_event(line: bytes) -> Event:
-    """One line of a stream. Raises WatchFailure for what is none, and, with its status, for the one that says it is over."""
+    """One line of a stream. Raises WatchFailure for what is none, and, with its status, for the one
+    that says it is over.
+    """
     found = _BEGINNING.match(line)
     if found:
         kind, name, namespace, version = (part.decode("utf-8", "replace") for part in found.groups(b""))

@@ -1,7 +1,8 @@
-"""YAML in which every scalar is the text that was written: `010` is no 8, `1:30` no 90, and `0123` keeps its zero.
+"""YAML in which every scalar is the text that was written: `010` is no 8, `1:30` no 90, and `0123`
+keeps its zero.
 
-Owns how a manifest's bytes become mappings, lists and texts, JSON included. No tag makes an object of anything, and `<<`
-is a key like any other.
+Owns how a manifest's bytes become mappings, lists and texts, JSON included. No tag makes an object
+of anything, and `<<` is a key like any other.
 """
 
 from __future__ import annotations
@@ -29,9 +30,11 @@ class _Loader(getattr(yaml, "CBaseLoader", yaml.BaseLoader)):  # type: ignore[mi
 
 
 def documents(text: bytes) -> Iterator[tuple[object, list[int]]]:
-    """Each document, and the lines on which it has a tag of an application's own; the tag is left aside.
+    """Each document, and the lines on which it has a tag of an application's own; the tag is left
+    aside.
 
-    An empty document is an empty text. Raises what PyYAML likes to, mostly YAMLError: its text quotes the document.
+    An empty document is an empty text. Raises what PyYAML likes to, mostly YAMLError: its text
+    quotes the document.
     """
     loader = _Loader(text)
     try:

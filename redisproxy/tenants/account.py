@@ -1,7 +1,8 @@
 """What each tenant's sessions have done, counted, and in which family a command is counted.
 
-Owns the counters and their families. A run of plain commands is counted as a whole, whatever its commands are; only
-what policy has the scanner hand over is known by name, so only that can be told apart.
+Owns the counters and their families. A run of plain commands is counted as a whole, whatever its
+commands are; only what policy has the scanner hand over is known by name, so only that can be told
+apart.
 """
 
 from __future__ import annotations
@@ -66,7 +67,9 @@ class TenantCounters:
         increase(self.inspected, family(name))
 
     def refuse(self, name: str) -> None:
-        """One command more that the tenant may not use. name: as the server knows it, see `policy.Policy.known_name`."""
+        """One command more that the tenant may not use. name: as the server knows it, see
+        `policy.Policy.known_name`.
+        """
         increase(self.refused, family(name.encode()))
         if name not in self.refused_names and len(self.refused_names) >= bounds.REFUSED_NAMES:
             name = OTHER
@@ -87,8 +90,9 @@ class Counts:
         self.logins: dict[str, int] = {}
         #: refused commands by name, see `policy.Policy.known_name`: of few different ones
         self.refused_names: dict[str, int] = {}
-        #: connections that are over, by how they ended. Turned away are none, from the start: that there are some is told
-        #: by the step from 0, which cannot be seen of a counter that is not there before
+        #: connections that are over, by how they ended. Turned away are none, from the start: that
+        #: there are some is told by the step from 0, which cannot be seen of a counter that is not
+        #: there before
         self.ended: dict[str, int] = {"turned-away": 0}
         #: bytes of replies that Redis sent, by namespace
         self.replied: dict[str, int] = {}

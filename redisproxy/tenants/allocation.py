@@ -1,6 +1,8 @@
-"""What an operator's command decides: which database a namespace gets, what its secrets look like, what a rotation changes.
+"""What an operator's command decides: which database a namespace gets, what its secrets look like,
+what a rotation changes.
 
-Owns these decisions, made from what was read. Nothing is read or written here. A refusal says what to do.
+Owns these decisions, made from what was read. Nothing is read or written here. A refusal says what
+to do.
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from .documents import TEMPORARY_PREFIX, VALID_HOURS, FullRead, NamespaceDocumen
 from .enrolment import parse_tenant
 from .urls import CONNECTION_STRING, MalformedError, possible_indexes, with_password
 
-#: The lowest index that is given away by itself. In 0 lands whatever logs in to Redis and does not SELECT: redis-cli, a
-#: backup, whoever was connected to this Redis before.
+#: The lowest index that is given away by itself. In 0 lands whatever logs in to Redis and does not
+#: SELECT: redis-cli, a backup, whoever was connected to this Redis before.
 FIRST = 1
 #: 238 bits.
 _PASSWORD = 40
@@ -24,10 +26,11 @@ _PASSWORD_LETTERS = string.ascii_letters + string.digits
 #: As Kubernetes' own suffixes: no vowels, so no words.
 _SUFFIX_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
 _LABELS = {"app.kubernetes.io/managed-by": "redisproxy"}
-#: The label of a tenant's namespace, and its value. The network policy of deploy/ lets no other namespace in: it cannot
-#: match namespaces by the beginning of their names.
+#: The label of a tenant's namespace, and its value. The network policy of deploy/ lets no other
+#: namespace in: it cannot match namespaces by the beginning of their names.
 TENANT_LABEL = ("redisproxy/tenant", "true")
-#: Where clients connect to, as a URL without what is the tenant's: the Service of deploy/kubernetes.
+#: Where clients connect to, as a URL without what is the tenant's: the Service of
+#: deploy/kubernetes.
 ADDRESS = "redis://redisproxy.redisproxy.svc:6379"
 
 
@@ -39,8 +42,8 @@ class Refused(Exception):
 class Room:
     """How much of Redis there is to give away.
 
-    databases: how many it has, None: it does not tell; keys: how many each database holds, for those that hold any; None: it
-    was not asked.
+    databases: how many it has, None: it does not tell; keys: how many each database holds, for
+    those that hold any; None: it was not asked.
     """
 
     databases: int | None
@@ -71,8 +74,8 @@ def manifest(namespace: str, name: str, url: str) -> dict[str, Any]:
 def temporary_manifest(namespace: str, name: str, url: str, valid_hours: int, created: str) -> dict[str, Any]:
     """A tenant's temporary Secret.
 
-    created: the creationTimestamp, from which valid_hours count. An API server puts its own in its place; in a directory of
-    manifests nobody does.
+    created: the creationTimestamp, from which valid_hours count. An API server puts its own in its
+    place; in a directory of manifests nobody does.
     """
     made = manifest(namespace, name, url)
     made["metadata"]["creationTimestamp"] = created
@@ -84,12 +87,15 @@ def temporary_manifest(namespace: str, name: str, url: str, valid_hours: int, cr
 
 
 def named_indexes(secret: SecretDocument) -> tuple[int, ...]:
-    """The databases that a secret names or, where it is malformed, may name: its owner may fix it."""
+    """The databases that a secret names or, where it is malformed, may name: its owner may fix
+    it.
+    """
     return possible_indexes(secret.data.get(CONNECTION_STRING))
 
 
 def taken(reading: FullRead, but: str = "") -> dict[int, str]:
-    """Which indexes are named in the secrets of any namespace, and by which; but: one that does not count.
+    """Which indexes are named in the secrets of any namespace, and by which; but: one that does not
+    count.
 
     Raises Refused where that cannot be said.
     """
@@ -119,8 +125,8 @@ def choose_index(
 ) -> int:
     """The database for a namespace that is to be enrolled. Raises Refused.
 
-    secret_name: of the client secret; prefix: of tenants' namespaces; wanted: the operator's own choice, None for any;
-    keep_data: it may hold keys already; avoid: what was tried already.
+    secret_name: of the client secret; prefix: of tenants' namespaces; wanted: the operator's own
+    choice, None for any; keep_data: it may hold keys already; avoid: what was tried already.
     """
     held = _may_be_enrolled(reading, secret_name, prefix, namespace)
     others = taken(reading, but=namespace)
@@ -149,7 +155,8 @@ def _may_be_enrolled(reading: FullRead, secret_name: str, prefix: str, namespace
     """The secrets that it has already."""
     must_have_prefix(namespace, prefix)
     if namespace not in {found.name for found in must_be_read(reading.namespaces)}:
-        raise Refused(f"there is no namespace {namespace}")  # the caller knows how one is made where it reads from
+        # the caller knows how one is made where it reads from
+        raise Refused(f"there is no namespace {namespace}")
     held = reading.secrets.get(namespace, ())
     if isinstance(held, ReadFailure):
         raise Refused(f"the secrets of {namespace} could not be read: {held.reason}")
@@ -203,8 +210,8 @@ def _wanted(index: int, others: Mapping[int, str], room: Room, keep_data: bool) 
 class Rotation:
     """What changes in a client secret.
 
-    changes: the new values; before: the connection string as it was; old: the password in it; stale: keys that hold that as
-    a part of something, and are left to the operator.
+    changes: the new values; before: the connection string as it was; old: the password in it;
+    stale: keys that hold that as a part of something, and are left to the operator.
     """
 
     index: int
@@ -215,7 +222,8 @@ class Rotation:
 
 
 def plan_rotation(data: Mapping[str, bytes], password: str) -> Rotation:
-    """Gives a secret of these values a new password: in the URL, and wherever the old one alone is a value.
+    """Gives a secret of these values a new password: in the URL, and wherever the old one alone is
+    a value.
 
     Raises Refused.
     """

@@ -1,7 +1,9 @@
-"""What a source read: namespaces, secrets, what could not be read, and what is wrong with any of them.
+"""What a source read: namespaces, secrets, what could not be read, and what is wrong with any of
+them.
 
-Owns the form in which sources hand over what they found. What follows from it is the business of `enrolment`. No value of a
-secret is ever part of a Problem, and none is in the text of any of these.
+Owns the form in which sources hand over what they found. What follows from it is the business of
+`enrolment`. No value of a secret is ever part of a Problem, and none is in the text of any of
+these.
 """
 
 from __future__ import annotations
@@ -28,7 +30,8 @@ LONGEST_NAME = 255
 class NamespaceDocument:
     """A namespace.
 
-    created: seconds since the epoch, None where it does not say; annotations, labels: those that begin with `limits.PREFIX`.
+    created: seconds since the epoch, None where it does not say; annotations, labels: those that
+    begin with `limits.PREFIX`.
     """
 
     name: str
@@ -59,15 +62,18 @@ class ReadFailure:
     reason: str
     #: seconds after which the server asked to be tried again, or None
     retry_after: float | None = None
-    #: whether the source itself failed, so that nothing else of it could be read either: one failure, told once
+    #: whether the source itself failed, so that nothing else of it could be read either: one
+    #: failure, told once
     of_source: bool = field(default=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class NeverRead:
-    """A part of a source that was never readable, so that an older owner of a database may be in it. name: fit for a log.
+    """A part of a source that was never readable, so that an older owner of a database may be in
+    it. name: fit for a log.
 
-    indexes: databases that it may name, None: any; digits: what a number that may go on begins with.
+    indexes: databases that it may name, None: any; digits: what a number that may go on begins
+    with.
     """
 
     name: str
@@ -92,11 +98,14 @@ class FullRead:
     unreadable: tuple[Problem, ...] = ()
     #: parts of which nothing is known, since none of their contents was ever read
     never_read: tuple[NeverRead, ...] = ()
-    #: of parts that could not be read: those in `never_read`, and those that are here as they were; also in `unreadable`
+    #: of parts that could not be read: those in `never_read`, and those that are here as they were;
+    #: also in `unreadable`
     stale: tuple[ReadFailure, ...] = ()
-    #: seconds after which the source asks to be read again: something was not believed at first sight
+    #: seconds after which the source asks to be read again: something was not believed at first
+    #: sight
     again: float | None = None
-    #: whether `namespaces` are all that exist; not where one of the documents in `unreadable` may be a namespace
+    #: whether `namespaces` are all that exist; not where one of the documents in `unreadable` may
+    #: be a namespace
     complete: bool = True
 
     def failures(self) -> list[ReadFailure]:
@@ -109,9 +118,10 @@ class FullRead:
 class ReadSummary:
     """What a read has established: what may be taken for gone, and what may not.
 
-    whole: whether all was read again, not single objects; master: whether the master secret was, and is in force;
-    namespaces: those that exist, None where their list could not be read; uncertain: of them those whose secrets could
-    not be read, so that the last known ones are in force.
+    whole: whether all was read again, not single objects; master: whether the master secret was,
+    and is in force; namespaces: those that exist, None where their list could not be read;
+    uncertain: of them those whose secrets could not be read, so that the last known ones are in
+    force.
     """
 
     whole: bool
@@ -126,10 +136,12 @@ ITSELF = ""
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Objects that are said to have changed, in whatever way: which they are, not what they are now.
+    """Objects that are said to have changed, in whatever way: which they are, not what they are
+    now.
 
-    namespaces: made or deleted, or with more changed secrets than are worth naming; secrets: (namespace, name), the master
-    secret among them, and ITSELF as the name of a namespace that was changed, but none of its secrets.
+    namespaces: made or deleted, or with more changed secrets than are worth naming; secrets:
+    (namespace, name), the master secret among them, and ITSELF as the name of a namespace that was
+    changed, but none of its secrets.
     """
 
     namespaces: frozenset[str] = frozenset()
@@ -138,7 +150,8 @@ class Changes:
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """What a source said of single objects when asked again: each as it is now, None where it does not exist.
+    """What a source said of single objects when asked again: each as it is now, None where it does
+    not exist.
 
     What could not be read is missing, and there is a failure.
     """
@@ -163,7 +176,8 @@ class Update:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Problem:
-    """Something that an operator has to fix: where it is and why. secret: empty when it is about the namespace.
+    """Something that an operator has to fix: where it is and why. secret: empty when it is about
+    the namespace.
 
     Its texts are printable: a manifest can have any name, and so can a file.
     """

@@ -1,7 +1,8 @@
 """From what was read of namespaces and secrets to a Snapshot: the rules of enrolment.
 
-Owns the rules and the last good reading. What is read, and how, is the business of `redisproxy.sources`.
-No value of a secret is ever part of a Problem. It is longer than other modules: each rule needs what the others found.
+Owns the rules and the last good reading. What is read, and how, is the business of
+`redisproxy.sources`. No value of a secret is ever part of a Problem. It is longer than other
+modules: each rule needs what the others found.
 """
 
 from __future__ import annotations
@@ -63,7 +64,9 @@ def parse_tenant(data: Mapping[str, bytes]) -> tuple[str, bytes, int]:
 
 
 def parse_valid_hours(data: Mapping[str, bytes]) -> int | None:
-    """For how many hours a temporary credential is good, None without end. Raises MalformedError."""
+    """For how many hours a temporary credential is good, None without end. Raises
+    MalformedError.
+    """
     value = data.get(VALID_HOURS)
     if value is None:
         return None
@@ -81,8 +84,8 @@ def no_yield() -> None:
 class _Enrolled:
     """What follows from a namespace's secrets alone.
 
-    credentials: the one that decides on its database first; meant: the database that its secrets were to name, where all
-    are malformed, None: it cannot be made out.
+    credentials: the one that decides on its database first; meant: the database that its secrets
+    were to name, where all are malformed, None: it cannot be made out.
     """
 
     secrets: tuple[SecretDocument, ...]
@@ -103,8 +106,9 @@ class Enrolment:
 
     What follows from a namespace's secrets is kept as long as they stay the same.
 
-    secret_name: of the client secret in each namespace; master: (namespace, name) of the master secret; backend:
-    where Redis is, whatever the master secret says; limits: of tenants whose namespaces say nothing else.
+    secret_name: of the client secret in each namespace; master: (namespace, name) of the master
+    secret; backend: where Redis is, whatever the master secret says; limits: of tenants whose
+    namespaces say nothing else.
     """
 
     def __init__(
@@ -153,7 +157,9 @@ class Enrolment:
                 self._secrets[namespace] = secrets
 
     def use_incremental_read(self, update: Update) -> None:
-        """Takes over what was read again. What is not known yet stays so: the reading of all there is comes first."""
+        """Takes over what was read again. What is not known yet stays so: the reading of all there
+        is comes first.
+        """
         if self._namespaces is None:
             return
         for name, document in update.namespaces.items():
@@ -175,7 +181,9 @@ class Enrolment:
                 self._secrets[namespace] = tuple(now)
 
     def summary(self, reading: FullRead | None) -> ReadSummary:
-        """What was established by a reading that was absorbed; None: by the last `use_incremental_read`."""
+        """What was established by a reading that was absorbed; None: by the last
+        `use_incremental_read`.
+        """
         namespaces = frozenset(self._namespaces or ()) if self._complete else None
         if reading is None:
             return ReadSummary(False, False, namespaces)
@@ -185,7 +193,9 @@ class Enrolment:
         return ReadSummary(True, bool(self._fixed_backend or not in_doubt), namespaces if listed else None, uncertain)
 
     def _use_master(self, master: SecretDocument | None) -> None:
-        """A master secret that is gone or malformed leaves the last good backend in force, or nobody would be served."""
+        """A master secret that is gone or malformed leaves the last good backend in force, or
+        nobody would be served.
+        """
         self._master_problem = None
         if master is None:
             self._master_problem = Problem(*self._master, "the master secret does not exist")
@@ -205,9 +215,11 @@ class Enrolment:
     def resolve(
         self, databases: int | None = None, yield_cpu: Callable[[], None] = no_yield
     ) -> tuple[Snapshot, list[Problem]]:
-        """The Snapshot, and what keeps some out of it. As long as it stays the same it is the same object.
+        """The Snapshot, and what keeps some out of it. As long as it stays the same it is the same
+        object.
 
-        databases: how many Redis has, if known; yield_cpu: called between any two namespaces, may sleep.
+        databases: how many Redis has, if known; yield_cpu: called between any two namespaces, may
+        sleep.
         """
         problems: list[Problem] = [*self._failures, *self._unreadable]
         if self._master_problem:
@@ -221,7 +233,8 @@ class Enrolment:
         for namespace in namespaces:
             yield_cpu()
             if not _NAMESPACE.fullmatch(namespace.name):
-                # Of a manifest: Kubernetes has none such. Channels and ACL users are told apart by these names.
+                # Of a manifest: Kubernetes has none such. Channels and ACL users are told apart by
+                # these names.
                 text = "is no name of a namespace, which has up to 63 of a-z, 0-9 and -"
                 problems.append(Problem(ascii(namespace.name[:63]), "", text))
                 continue
@@ -249,7 +262,8 @@ class Enrolment:
             if namespace.name in found:
                 problems += [Problem(namespace.name, "", reason) for reason in wrong]
             if not enrolled.credentials:
-                # Where the secrets could not be read, that is a problem, and nothing is known of them.
+                # Where the secrets could not be read, that is a problem, and nothing is known of
+                # them.
                 if namespace.name in found and namespace.name in self._secrets and not enrolled.problems:
                     without_secret.append(namespace.name)
                 continue
@@ -278,11 +292,13 @@ class Enrolment:
         return snapshot, sorted(problems + self._shared)
 
     def _owner(self, index: int, claimants: list[NamespaceDocument], enrolled: Mapping[str, _Enrolled]) -> str | None:
-        """Who of the namespaces that name a database has it, None: nobody. claimants: the oldest first.
+        """Who of the namespaces that name a database has it, None: nobody. claimants: the oldest
+        first.
 
-        The older one, by its creationTimestamp. Where one of them has none, the one that has it already keeps it; if none
-        has, as at the start, none gets it. Malformed secrets keep a database from others, and take none away. Where it may
-        be that of a namespace which was never read, nobody else gets it.
+        The older one, by its creationTimestamp. Where one of them has none, the one that has it
+        already keeps it; if none has, as at the start, none gets it. Malformed secrets keep a
+        database from others, and take none away. Where it may be that of a namespace which was
+        never read, nobody else gets it.
         """
         former_owner = self._owners.get(index)
         if former_owner not in {namespace.name for namespace in claimants}:
@@ -312,7 +328,9 @@ class Enrolment:
         return Problem(namespace, credential.secret, reason)
 
     def _enrol(self, namespace: str) -> _Enrolled:
-        """What follows from a namespace's secrets. As long as they stay the same it is the same object."""
+        """What follows from a namespace's secrets. As long as they stay the same it is the same
+        object.
+        """
         secrets = self._secrets.get(namespace, ())
         kept = self._enrolled.get(namespace)
         if kept is None or kept.secrets != secrets:
@@ -359,7 +377,9 @@ class Enrolment:
 
 
 def _failures(reading: FullRead, master: tuple[str, str]) -> Iterator[Problem]:
-    """What could not be read. A source that failed is told once, with how many namespaces are concerned."""
+    """What could not be read. A source that failed is told once, with how many namespaces are
+    concerned.
+    """
     first = reading.master
     if isinstance(first, ReadFailure):
         if first.of_source and isinstance(reading.namespaces, ReadFailure):
@@ -380,7 +400,9 @@ def _failures(reading: FullRead, master: tuple[str, str]) -> Iterator[Problem]:
 
 
 def _by_age(document: NamespaceDocument | SecretDocument) -> tuple[bool, float, str]:
-    """What sorts documents, the oldest first; those that do not say when they were made are last, by their names."""
+    """What sorts documents, the oldest first; those that do not say when they were made are last,
+    by their names.
+    """
     return document.created is None, document.created or 0.0, document.name
 
 

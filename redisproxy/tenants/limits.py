@@ -1,7 +1,7 @@
 """A tenant's limits: how many connections it may have, and how much it may do in a second.
 
-Owns what the annotations of a Namespace mean, and the token bucket that a rate is held with. Who waits, and for how long,
-is the business of `net.rate_limit`.
+Owns what the annotations of a Namespace mean, and the token bucket that a rate is held with. Who
+waits, and for how long, is the business of `net.rate_limit`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ ANNOTATIONS = {
 
 
 def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limits, list[str]]:
-    """What a Namespace's annotations say, and what is wrong with them. A default stands where they say nothing of use.
+    """What a Namespace's annotations say, and what is wrong with them. A default stands where they
+    say nothing of use.
 
     annotations: those whose names begin with PREFIX.
     """
@@ -66,7 +67,8 @@ def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limit
 
 
 class Bucket:
-    """What is left of a rate: so much a second, of which up to BURST_SECONDS' worth is saved. It may be overdrawn.
+    """What is left of a rate: so much a second, of which up to BURST_SECONDS' worth is saved. It
+    may be overdrawn.
 
     rate: a second; now: in seconds, as in all that is asked of it.
     """
@@ -79,7 +81,9 @@ class Bucket:
         self._since = now
 
     def charge(self, amount: int, now: float) -> float:
-        """Takes so much, whether it is there or not. Seconds until nothing is pending any more, 0.0 if nothing is."""
+        """Takes so much, whether it is there or not. Seconds until nothing is pending any more, 0.0
+        if nothing is.
+        """
         passed = now - self._since
         self._since = now
         if passed > 0:  # the clock may be set back

@@ -1,7 +1,8 @@
 """Slows down whoever tries passwords: how long a wrong one is answered late, by source address.
 
-Owns the counts, in bounded memory. Times are seconds, given by the caller. A right password is never delayed; but it
-forgives nothing, or a tenant could guess others' passwords between two log-ins with its own.
+Owns the counts, in bounded memory. Times are seconds, given by the caller. A right password is
+never delayed; but it forgives nothing, or a tenant could guess others' passwords between two
+log-ins with its own.
 """
 
 from __future__ import annotations
@@ -40,7 +41,9 @@ class LoginBackoff:
 
 
 def source(address: str) -> str:
-    """What is counted as one source: an IPv4 address, an IPv6 network of 64 bits, which is what one machine has."""
+    """What is counted as one source: an IPv4 address, an IPv6 network of 64 bits, which is what one
+    machine has.
+    """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
     except ValueError:

@@ -1,7 +1,8 @@
 """Tenants, their credentials, where Redis is, and a Snapshot of all these.
 
-Owns what the words mean and who may log in. A Snapshot is immutable and replaced whole. Where snapshots come
-from is the business of `redisproxy.sources`. Times are seconds since the epoch, given by the caller.
+Owns what the words mean and who may log in. A Snapshot is immutable and replaced whole. Where
+snapshots come from is the business of `redisproxy.sources`. Times are seconds since the epoch,
+given by the caller.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from dataclasses import dataclass, field
 from ..printable import printable
 from .limits import UNLIMITED, Limits
 
-# A digest is of use to this proxy alone: a core dump of another one, or a rainbow table, does not help.
+# A digest is of use to this proxy alone: a core dump of another one, or a rainbow table, does not
+# help.
 _digest_key = secrets.token_bytes(32)
 
 
@@ -26,7 +28,9 @@ def digest_key() -> bytes:
 
 
 def use_digest_key(key: bytes) -> None:
-    """Another process's key, before this one has made a digest: its digests mean the same here from now on."""
+    """Another process's key, before this one has made a digest: its digests mean the same here from
+    now on.
+    """
     global _digest_key
     _digest_key = key
 
@@ -45,14 +49,16 @@ class Tenant:
 
     @property
     def channel_prefix(self) -> bytes:
-        """What its channels begin with in Redis. A namespace's name has no colon, and nothing that a pattern gives
-        a meaning to: no tenant's prefix begins another's.
+        """What its channels begin with in Redis. A namespace's name has no colon, and nothing that
+        a pattern gives a meaning to: no tenant's prefix begins another's.
         """
         return self.namespace.encode() + b":"
 
     @property
     def keyspace_channels(self) -> tuple[bytes, bytes]:
-        """What Redis's own channels about the keys of its database begin with. They have no prefix."""
+        """What Redis's own channels about the keys of its database begin with. They have no
+        prefix.
+        """
         return b"__keyspace@%d__:" % self.index, b"__keyevent@%d__:" % self.index
 
 
@@ -77,7 +83,9 @@ class Credential:
 
 @dataclass(frozen=True, slots=True)
 class BackendAddress:
-    """Where Redis is, and the master password that opens it; or which sentinels know where it is."""
+    """Where Redis is, and the master password that opens it; or which sentinels know where it
+    is.
+    """
 
     host: str = ""
     #: TCP port
@@ -157,7 +165,8 @@ ANYONE = (None, "default")
 class Snapshot:
     """Who may log in, and where Redis is, at one moment.
 
-    backend: None when no master secret was readable; limits: by namespace, of tenants that have any.
+    backend: None when no master secret was readable; limits: by namespace, of tenants that have
+    any.
     """
 
     def __init__(
@@ -171,7 +180,8 @@ class Snapshot:
         self.limits = limits or {}
         found = []
         tenants = set()
-        # No list for each: thousands of objects that come and go are work for the garbage collector.
+        # No list for each: thousands of objects that come and go are work for the garbage
+        # collector.
         self._by_digest: dict[bytes, Credential] = {}
         self._shared: dict[bytes, list[Credential]] = {}
         # One pass: whoever gives the credentials may rest between two of them.
@@ -189,8 +199,8 @@ class Snapshot:
     def authenticate(self, username: str | None, password: bytes, now: float) -> Credential:
         """Whose password it is. Raises AuthenticationError.
 
-        username: None for ``AUTH password``. The namespace's name or the user name in the Secret's URL narrow
-        the search, and are what tells two tenants with one password apart.
+        username: None for ``AUTH password``. The namespace's name or the user name in the Secret's
+        URL narrow the search, and are what tells two tenants with one password apart.
         """
         wanted = digest(password)
         found = [
@@ -214,7 +224,8 @@ class Snapshot:
         return max(found, key=lambda c: (c.expires is None, c.expires or 0.0, c.secret))
 
     def renewed(self, credential: Credential, now: float) -> Credential | None:
-        """What a credential that logged in before would log in as now: the same password, as the same tenant.
+        """What a credential that logged in before would log in as now: the same password, as the
+        same tenant.
 
         Its expiry may be another by now, and its user name. None: it would not log in.
         """

@@ -1,7 +1,9 @@
-"""Redis URLs: the one place where they are read and written, for the proxy and the operator's command alike.
+"""Redis URLs: the one place where they are read and written, for the proxy and the operator's
+command alike.
 
-Owns their grammar. A URL is read as it is meant, or it is refused. No error shows any part of one: what looks like a host or
-a port may be a piece of a password. Which secret a URL is from, and what follows from it, is the business of `enrolment`.
+Owns their grammar. A URL is read as it is meant, or it is refused. No error shows any part of one:
+what looks like a host or a port may be a piece of a password. Which secret a URL is from, and what
+follows from it, is the business of `enrolment`.
 """
 
 from __future__ import annotations
@@ -34,8 +36,9 @@ class MalformedError(ValueError):
 class _Parts:
     """A URL, cut and not decoded.
 
-    start: scheme and ``://``, as written; info: what stands before the last @ of the authority, None where there is none;
-    location: the rest of the authority; path, query: what follows, with its / and without its ?; None: there is no query.
+    start: scheme and ``://``, as written; info: what stands before the last @ of the authority,
+    None where there is none; location: the rest of the authority; path, query: what follows, with
+    its / and without its ?; None: there is no query.
     """
 
     start: str = field(repr=False)
@@ -88,10 +91,11 @@ def _text(value: bytes | None) -> str:
 
 
 def _cut(text: str, schemes: tuple[str, ...]) -> _Parts:
-    """The authority ends at the first / ? or #, as in any URL, and a password in it at the authority's last @.
+    """The authority ends at the first / ? or #, as in any URL, and a password in it at the
+    authority's last @.
 
-    So an @ that comes later means that one of the three is in the password, unescaped: what stands before it would be taken
-    for the host, and be sent the password.
+    So an @ that comes later means that one of the three is in the password, unescaped: what stands
+    before it would be taken for the host, and be sent the password.
     """
     scheme, separator, rest = text.partition("://")
     if not separator or scheme.lower() not in schemes:
@@ -126,7 +130,8 @@ def _host_and_port(location: str, default: int, which: str = "") -> tuple[str, i
 def read_tenant(value: bytes | None) -> tuple[str, bytes, int]:
     """User name, password and database index of a tenant's URL. Raises MalformedError.
 
-    A query is the client library's: it is left aside, but for a database that is another one than the path's.
+    A query is the client library's: it is left aside, but for a database that is another one than
+    the path's.
     """
     parts = _cut(_text(value), _TENANTS)
     username, password = parts.log_in()
@@ -177,7 +182,9 @@ def _socket(parts: _Parts) -> str:
 
 
 def _sentinels(parts: _Parts) -> tuple[tuple[tuple[str, int], ...], str]:
-    """Their places, each once, and what they call the master. The last /N, a database's number, means nothing here."""
+    """Their places, each once, and what they call the master. The last /N, a database's number,
+    means nothing here.
+    """
     form = f"{CONNECTION_STRING} is not of the form redis+sentinel://:password@host:26379,host:26379/master-name"
     addresses = []
     for number, location in enumerate(parts.location.split(","), 1):
@@ -194,7 +201,9 @@ def _sentinels(parts: _Parts) -> tuple[tuple[tuple[str, int], ...], str]:
 
 
 def possible_indexes(value: bytes | None) -> tuple[int, ...]:
-    """Each database that a URL may be meant to name, however malformed it is. The likeliest is the last."""
+    """Each database that a URL may be meant to name, however malformed it is. The likeliest is the
+    last.
+    """
     try:
         return (read_tenant(value)[2],)
     except MalformedError:
@@ -210,7 +219,8 @@ def possible_indexes(value: bytes | None) -> tuple[int, ...]:
 def parse_address(text: str) -> str:
     """Where clients connect to, as a URL without what is a tenant's.
 
-    text: ``HOST``, ``HOST:PORT``, or those behind redis:// or rediss://. Raises ValueError, which says what it takes.
+    text: ``HOST``, ``HOST:PORT``, or those behind redis:// or rediss://. Raises ValueError, which
+    says what it takes.
     """
     found = re.fullmatch(rf"(?:(rediss?)://)?((?:{_HOST})(?::[0-9]{{1,5}})?)/?", text, re.ASCII)
     try:
@@ -233,13 +243,17 @@ def with_password(url: str, password: str) -> str:
 
 
 def at_address(url: str, address: str) -> str:
-    """The same tenant's URL, but for where it leads. address: as `parse_address` returns it. Raises MalformedError."""
+    """The same tenant's URL, but for where it leads. address: as `parse_address` returns it. Raises
+    MalformedError.
+    """
     scheme, separator, location = address.partition("://")
     return replace(_cut(url, _TENANTS), start=scheme + separator, location=location).text()
 
 
 def address_of(url: str) -> str:
-    """Where a tenant's URL leads, as `parse_address` returns it; empty where it names no host. Raises MalformedError."""
+    """Where a tenant's URL leads, as `parse_address` returns it; empty where it names no host.
+    Raises MalformedError.
+    """
     parts = _cut(url, _TENANTS)
     return _address(parts.scheme, parts.location) if parts.location else ""
 

@@ -1,8 +1,9 @@
 """A Snapshot as bytes, and back: for the other processes of one proxy.
 
-Owns the form, which only processes of the same version exchange. It holds the master password, and the digests of the
-tenants' passwords, which mean something only with the same `model.digest_key`: it goes over a socket pair, nowhere else.
-A line for each credential, and for the limits of each tenant, so that whoever reads it may rest between two of them.
+Owns the form, which only processes of the same version exchange. It holds the master password, and
+the digests of the tenants' passwords, which mean something only with the same `model.digest_key`:
+it goes over a socket pair, nowhere else. A line for each credential, and for the limits of each
+tenant, so that whoever reads it may rest between two of them.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Looks after the proxy's ACL users in Redis: that each has the present password alone, and that none is left over.
+"""Looks after the proxy's ACL users in Redis: that each has the present password alone, and that
+none is left over.
 
-Owns when Redis is asked, and how much at once. What has to go is decided in `policy.acl_users`; the users themselves are
-made by `acl_users`. Everything is asked over the control connection, for which log-ins wait as well, so it is asked piece by
-piece.
+Owns when Redis is asked, and how much at once. What has to go is decided in `policy.acl_users`; the
+users themselves are made by `acl_users`. Everything is asked over the control connection, for which
+log-ins wait as well, so it is asked piece by piece.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from .client import Commands, ControlError
 PROCESS = 1
 #: Seconds between two questions, at least.
 PAUSE = 0.005
-#: The pause after a question is this many times as long as the answer took: Redis does nothing else meanwhile. ACL GETUSER
-#: of one user takes 1 ms of Redis's time, and 40 ms where the tenant has subscribed to 10,000 patterns.
+#: The pause after a question is this many times as long as the answer took: Redis does nothing else
+#: meanwhile. ACL GETUSER of one user takes 1 ms of Redis's time, and 40 ms where the tenant has
+#: subscribed to 10,000 patterns.
 PAUSES = 20
 #: Seconds, at most, of such a pause.
 LONGEST_PAUSE = 5.0
@@ -41,15 +43,17 @@ RETRY = 5.0
 REMOVED_AT_ONCE = 50
 #: Names in one line of the log.
 NAMED = 10
-#: The user in a line of CLIENT LIST. What a client can write into one, such as its name, has no spaces.
+#: The user in a line of CLIENT LIST. What a client can write into one, such as its name, has no
+#: spaces.
 _USER = re.compile(rb" user=(\S+)")
 
 
 class AclMaintenanceService(service.Service):
     """Looks after the ACL users of the namespaces with one prefix, in one Redis.
 
-    prefix: what the namespaces begin with; interval: seconds between two lists of all users, and for which another password
-    goes on, see `Inventory`; removed: called with the tenant of each user that was removed.
+    prefix: what the namespaces begin with; interval: seconds between two lists of all users, and
+    for which another password goes on, see `Inventory`; removed: called with the tenant of each
+    user that was removed.
     """
 
     name = "acl-users"
@@ -94,7 +98,9 @@ class AclMaintenanceService(service.Service):
             self._work.cancel()
 
     def use(self, master_password: bytes | None) -> None:
-        """Redis is connected, perhaps another one, or with another password. None: it has no users of ours."""
+        """Redis is connected, perhaps another one, or with another password. None: it has no users
+        of ours.
+        """
         self._master_password = master_password
         self._to_check.clear()
         self._list_at = self._clock.seconds()
@@ -105,7 +111,9 @@ class AclMaintenanceService(service.Service):
         self._inventory.claim(tenants, self._clock.seconds())
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
-        """The source was read, and `claim` has had the tenants that follow. began: when that read began."""
+        """The source was read, and `claim` has had the tenants that follow. began: when that read
+        began.
+        """
         self._inventory.take_read(summary, began, self._clock.seconds())
         self._to_remove = True
         self._wake()
@@ -120,13 +128,16 @@ class AclMaintenanceService(service.Service):
                 delay = RETRY
                 if _is_denied(error):
                     self._report_denied(error)
-                    self._to_remove = False  # until the next read: the passwords may be looked after
+                    # until the next read: the passwords may be looked after
+                    self._to_remove = False
                     delay = PAUSE if self._question == "CLIENT LIST" else self._interval
             if delay is None or delay > 0:
                 await self._rest(delay)
 
     async def _step(self) -> float | None:
-        """Does one piece of what there is to do. Returns the seconds until there is more, None: until `_wake`."""
+        """Does one piece of what there is to do. Returns the seconds until there is more, None:
+        until `_wake`.
+        """
         if self._master_password is None:
             return None
         if self._to_remove:
@@ -259,7 +270,9 @@ class AclMaintenanceService(service.Service):
         self._added = self._ended = 0
 
     def _report_denied(self, error: ControlError) -> None:
-        """Logs once what cannot be asked. Of the error its first word: the rest may name a password's hash."""
+        """Logs once what cannot be asked. Of the error its first word: the rest may name a
+        password's hash.
+        """
         code = str(error).partition(" ")[0]
         if self._denied.due(f"{self._question} {code}"):
             self._log.warn(
@@ -278,7 +291,9 @@ def _strings(answer: Answer) -> list[bytes]:
 
 
 def _passwords(user: Answer) -> list[bytes]:
-    """The hashes of a user's passwords, from an answer to ACL GETUSER. Raises ControlError for another answer."""
+    """The hashes of a user's passwords, from an answer to ACL GETUSER. Raises ControlError for
+    another answer.
+    """
     if not isinstance(user, list):
         return []  # there is no such user
     found = [value for name, value in zip(user[::2], user[1::2], strict=False) if name == b"passwords"]

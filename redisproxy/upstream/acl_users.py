@@ -60,7 +60,9 @@ class _Patterns:
 
 
 class AclUsers:
-    """mode: ``auto`` uses ACL users where Redis has them, ``require`` serves nobody without, ``off`` uses none."""
+    """mode: ``auto`` uses ACL users where Redis has them, ``require`` serves nobody without,
+    ``off`` uses none.
+    """
 
     _log = Logger()
 
@@ -69,7 +71,8 @@ class AclUsers:
         self._control = control
         self._server: Server | None = None
         self._policy: Policy | None = None
-        # With which password: while Redis moves, or its master password changes, connections of before still log in.
+        # With which password: while Redis moves, or its master password changes, connections of
+        # before still log in.
         self._provisioned: dict[Tenant, bytes] = {}
         # Those that wait for a tenant's user: it is made once, however many sessions come at once.
         self._waiting: dict[tuple[Tenant, bytes], Waiters[None]] = {}
@@ -121,14 +124,15 @@ class AclUsers:
             (self._log.info if self.enforced_by(server) else self._log.warn)("{text}", text=text)
 
     async def login(self, tenant: Tenant, master_password: bytes) -> tuple[bytes, bytes] | None:
-        """(user, password) for a tenant's upstream connections, known to Redis; None: they keep the master's. Raises
-        AclUserError.
+        """(user, password) for a tenant's upstream connections, known to Redis; None: they keep the
+        master's. Raises AclUserError.
         """
         if self._mode == "off":
             return None
         try:
             if self._server is None or not (self._server.acl or self._control.connected):
-                # Which waits until it is known what Redis is now: that another one had no ACL users says nothing of it.
+                # Which waits until it is known what Redis is now: that another one had no ACL users
+                # says nothing of it.
                 await self._control.ask("PING")
             assert self._server is not None, "Redis is asked nothing else before it has told what it is"  # noqa: S101
             if not self._server.acl:
@@ -168,8 +172,8 @@ class AclUsers:
             try:
                 await self._control.ask("ACL", "SETUSER", name, *rules(new=True))
             except ControlError as error:
-                # Whatever else went wrong may pass, and the other rules are for a user whose channels were taken from it
-                # once.
+                # Whatever else went wrong may pass, and the other rules are for a user whose
+                # channels were taken from it once.
                 if not user_exists(ErrorReply(str(error))):
                     raise
                 # There is one, made by another process, another replica, or before.
@@ -182,7 +186,9 @@ class AclUsers:
         self._provisioned.pop(tenant, None)
 
     def keep_only(self, tenants: Collection[Tenant]) -> None:
-        """There are no others: the users of those that left may be removed, by this process or another replica."""
+        """There are no others: the users of those that left may be removed, by this process or
+        another replica.
+        """
         for tenant in self._provisioned.keys() - tenants:
             del self._provisioned[tenant]
         for tenant in self._patterns.keys() - tenants:

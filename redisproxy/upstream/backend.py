@@ -1,7 +1,9 @@
-"""One Redis, and all that belongs to it: connections, ACL users, what it is, what tenants may do there, whether it is ready.
+"""One Redis, and all that belongs to it: connections, ACL users, what it is, what tenants may do
+there, whether it is ready.
 
-Owns the wiring of these parts, and the order in which they hear of a change. It knows no sessions: who has any is told of
-another policy. Two Backends in one process share nothing but the tenants' accounts.
+Owns the wiring of these parts, and the order in which they hear of a change. It knows no sessions:
+who has any is told of another policy. Two Backends in one process share nothing but the tenants'
+accounts.
 """
 
 from __future__ import annotations
@@ -44,7 +46,8 @@ _AGAIN = 1.0
 class Backend(service.MultiService):
     """One Redis, for one process that serves clients.
 
-    settings: of this process; counts, tenant_limits: of the tenants; number: which of the processes it is, from 1 on.
+    settings: of this process; counts, tenant_limits: of the tenants; number: which of the processes
+    it is, from 1 on.
     """
 
     name = "backend"
@@ -63,9 +66,11 @@ class Backend(service.MultiService):
         self._reactor = reactor
         #: what tenants may do there; the built-in commands until Redis has told its own
         self.policy = make_policy(builtin(), scripts=False)
-        #: called with each policy, and whether Redis is the same as before and its users have these rights
+        #: called with each policy, and whether Redis is the same as before and its users have these
+        #: rights
         self.policy_changed: Callable[[Policy, bool], object] = lambda *_: None
-        #: called with how many databases Redis has, None where it does not tell, at each connection to it
+        #: called with how many databases Redis has, None where it does not tell, at each connection
+        #: to it
         self.databases_told: Callable[[int | None], object] = lambda _: None
         self.control = ControlService(
             reactor,
@@ -149,7 +154,8 @@ class Backend(service.MultiService):
     def use_snapshot(self, snapshot: Snapshot, elsewhere: Collection[int] = ()) -> None:
         """These are the tenants, and this is the master secret, from now on.
 
-        No command is sent any more for who is no tenant. elsewhere: see `ConnectionPool.use_tenants`.
+        No command is sent any more for who is no tenant. elsewhere: see
+        `ConnectionPool.use_tenants`.
         """
         self._tenants = snapshot.tenants
         for gone in self.tenant_latency.keys() - snapshot.namespaces:
@@ -161,7 +167,9 @@ class Backend(service.MultiService):
         self.master.use(snapshot.backend)
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
-        """The source was read, and `use_snapshot` has had what follows. began: when, in the reactor's seconds."""
+        """The source was read, and `use_snapshot` has had what follows. began: when, in the
+        reactor's seconds.
+        """
         if self.acl_maintenance is not None:
             self.acl_maintenance.take_read(summary, began)
 
@@ -209,8 +217,8 @@ class Backend(service.MultiService):
 
     @property
     def _fault(self) -> str:
-        """Why it is not ready: which of its parts knows. Of a Redis that is away each has its own error; that of the pool
-        names the address and what failed.
+        """Why it is not ready: which of its parts knows. Of a Redis that is away each has its own
+        error; that of the pool names the address and what failed.
         """
         if self.health.fault:
             return self.health.fault
@@ -227,7 +235,8 @@ class Backend(service.MultiService):
 
     def _moved(self, address: model.BackendAddress | None, failover: bool) -> None:
         """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
-        self._stop_renewing()  # the Redis that is there tells what it is, and its users' rights are renewed then
+        # the Redis that is there tells what it is, and its users' rights are renewed then
+        self._stop_renewing()
         self.acl_users.forget_all()
         # First, so that nothing more is asked of the old one.
         self.control.use(address)
@@ -273,7 +282,8 @@ class Backend(service.MultiService):
         if not known or not then > now:
             self._use_policy(policy, everywhere=known)
         if known and then != now:
-            # What sessions may do besides they are told when Redis knows it: until then their users may not.
+            # What sessions may do besides they are told when Redis knows it: until then their users
+            # may not.
             self._renewing = defer.Deferred.fromCoroutine(self._renew_users(users, policy, address.password))
             self._renewing.addErrback(bug(self._log, "telling Redis of the users' new rights", defer.CancelledError))
         self.master.on_server(server)
@@ -284,7 +294,9 @@ class Backend(service.MultiService):
         self.policy_changed(policy, everywhere)
 
     async def _renew_users(self, users: Collection[Tenant], policy: Policy, master_password: bytes) -> None:
-        """Has Redis know it of these users, and then the sessions. Of who is no tenant any more no user is made anew."""
+        """Has Redis know it of these users, and then the sessions. Of who is no tenant any more no
+        user is made anew.
+        """
         for tenant in users:
             while tenant in self._tenants:
                 try:
@@ -301,5 +313,7 @@ class Backend(service.MultiService):
 
 
 def _same_users(before: Server, server: Server) -> bool:
-    """Whether it is the same run of the same Redis, and tenants are logged in as ACL users there."""
+    """Whether it is the same run of the same Redis, and tenants are logged in as ACL users
+    there.
+    """
     return bool(server.run_id) and server.run_id == before.run_id and before.acl and server.acl

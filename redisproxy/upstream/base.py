@@ -1,7 +1,8 @@
-"""The base: connections to Redis that are opened before anybody needs them, and kept (``BASE_WORKERS``).
+"""The base: connections to Redis that are opened before anybody needs them, and kept
+(``BASE_WORKERS``).
 
-Owns when one is opened: one after the other, and after a failure later and later. How many there are to be, and what becomes
-of them, is decided in `pool`.
+Owns when one is opened: one after the other, and after a failure later and later. How many there
+are to be, and what becomes of them, is decided in `pool`.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ BACKOFF = Backoff(0.75, 10.0, factor=1.5, spread=1.0)
 
 
 class Base:
-    """missing: whether one more is to be opened; open_new: opens one, or raises UpstreamError; opened: gets it."""
+    """missing: whether one more is to be opened; open_new: opens one, or raises UpstreamError;
+    opened: gets it.
+    """
 
     _log = Logger()
 
@@ -76,7 +79,9 @@ class Base:
             self._retry.failed()
 
     def not_opened(self) -> None:
-        """A connection could not be opened, for whomever. The base tries it again: perhaps nobody else comes to try."""
+        """A connection could not be opened, for whomever. The base tries it again: perhaps nobody
+        else comes to try.
+        """
         if not self._opening:  # else its own opening is under way, and tells soon
             self.replenish_later()
 

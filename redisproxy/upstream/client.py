@@ -1,11 +1,14 @@
-"""The client for everything that the proxy itself asks of Redis, or of a sentinel: txredisapi under Twisted's ClientService.
+"""The client for everything that the proxy itself asks of Redis, or of a sentinel: txredisapi under
+Twisted's ClientService.
 
-Owns the connection: its log-in, the time limit and the bound of each reply, and when to connect again. What is asked, and
-what the answers mean, is the business of `control`, `probe`, `queries` and `sentinel`. No tenant's command is sent over it.
+Owns the connection: its log-in, the time limit and the bound of each reply, and when to connect
+again. What is asked, and what the answers mean, is the business of `control`, `probe`, `queries`
+and `sentinel`. No tenant's command is sent over it.
 
-Two traps of ClientService are avoided. A `prepareConnection` that fails logs `NoTransition` when that connection ends
-later; so the log-in begins when the connection is made, and one that is refused ends the connection, as Redis could have.
-`whenConnected` must not be called from its own errback; so it is not called at all: see `RedisClient.connect`.
+Two traps of ClientService are avoided. A `prepareConnection` that fails logs `NoTransition` when
+that connection ends later; so the log-in begins when the connection is made, and one that is
+refused ends the connection, as Redis could have. `whenConnected` must not be called from its own
+errback; so it is not called at all: see `RedisClient.connect`.
 """
 
 from __future__ import annotations
@@ -36,7 +39,8 @@ from .endpoint import CaFileError, connect, connected, why
 
 #: Seconds after a refused log-in until the next attempt. A password is wrong: haste would not help.
 _REFUSED_RETRY = 5.0
-#: When it is connected again. Soon: tenants' ACL users are made over a client, so nobody is served before.
+#: When it is connected again. Soon: tenants' ACL users are made over a client, so nobody is served
+#: before.
 BACKOFF = Backoff(0.5, 2.0, spread=1.0)
 
 Result = TypeVar("Result")
@@ -45,7 +49,9 @@ Word = bytes | str | int
 
 
 class ControlError(Exception):
-    """Redis cannot be asked, or answered with an error. The text is for the log, `client_reply` for the client."""
+    """Redis cannot be asked, or answered with an error. The text is for the log, `client_reply` for
+    the client.
+    """
 
     def __init__(self, text: str, client_reply: str = UNANSWERED) -> None:
         super().__init__(text)
@@ -62,7 +68,9 @@ class ReplyError(ControlError):
 
 
 class NoReplyError(ControlError):
-    """Redis did not answer in time. The connection is closed: nobody knows what it would answer next."""
+    """Redis did not answer in time. The connection is closed: nobody knows what it would answer
+    next.
+    """
 
 
 class TooLargeError(ControlError):
@@ -70,21 +78,26 @@ class TooLargeError(ControlError):
 
 
 class Commands(Protocol):
-    """What asks Redis: a connection, or a service that keeps one (`RedisClient`, `control.ControlService`)."""
+    """What asks Redis: a connection, or a service that keeps one (`RedisClient`,
+    `control.ControlService`).
+    """
 
     @property
     def connected(self) -> bool:
         """Whether Redis can be asked at once."""
 
     def ask(self, *words: Word) -> Awaitable[Answer]:
-        """Redis's answer to one command. Raises ControlError; ReplyError where the answer is an error."""
+        """Redis's answer to one command. Raises ControlError; ReplyError where the answer is an
+        error.
+        """
 
 
 class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredisapi has no annotations
-    """One connection. Replies are found and bounded by our own framing; txredisapi matches them to commands.
+    """One connection. Replies are found and bounded by our own framing; txredisapi matches them to
+    commands.
 
-    reply_timeout: seconds to wait for a reply, None: the caller has time limits of its own; reply_limit: bytes of a reply;
-    made, lost: called when it is connected, and when it is gone.
+    reply_timeout: seconds to wait for a reply, None: the caller has time limits of its own;
+    reply_limit: bytes of a reply; made, lost: called when it is connected, and when it is gone.
     """
 
     transport: ITCPTransport
@@ -103,7 +116,8 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         self._made = made
         self._lost = lost
         self._measurer = ReplyMeasurer()
-        # The reply that is under way, and how large it is. One that is too large is measured, and not kept.
+        # The reply that is under way, and how large it is. One that is too large is measured, and
+        # not kept.
         self._pieces: list[bytes] = []
         self._size = 0
 
@@ -172,7 +186,8 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         return failure
 
     async def ask_all(self, commands: Iterable[Sequence[Word]]) -> list[Answer | ErrorReply]:
-        """The answers to commands that are sent in one write; of those that Redis refused, the error.
+        """The answers to commands that are sent in one write; of those that Redis refused, the
+        error.
 
         Raises ControlError where one of them is not answered.
         """
@@ -196,7 +211,9 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         await closed
 
     async def log_in(self, address: BackendAddress, name: str = "") -> None:
-        """AUTH, if there is a password; and its name, for whoever reads CLIENT LIST. Raises ControlError."""
+        """AUTH, if there is a password; and its name, for whoever reads CLIENT LIST. Raises
+        ControlError.
+        """
         if address.password:
             await self.ask("AUTH", *([address.username] if address.username else []), address.password)
         if name:
@@ -205,7 +222,9 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
 
 @implementer(IStreamClientEndpoint)
 class _Endpoint:
-    """Makes an endpoint at each attempt: the CA file may have changed. Says why an attempt failed."""
+    """Makes an endpoint at each attempt: the CA file may have changed. Says why an attempt
+    failed.
+    """
 
     def __init__(
         self, clock: IReactorTime, make: Callable[[], IStreamClientEndpoint], failed: Callable[[BaseException], object]
@@ -237,7 +256,9 @@ class _Nobody:
 
 
 class _KeptConnection(ClientService):
-    """ClientService, without a line in the log for each attempt: what cannot be reached is logged by whoever needs it."""
+    """ClientService, without a line in the log for each attempt: what cannot be reached is logged
+    by whoever needs it.
+    """
 
     _log = Logger(observer=_Nobody())
 
@@ -245,9 +266,10 @@ class _KeptConnection(ClientService):
 class RedisClient(service.Service):
     """Keeps one connection to one address, logged in. It is made again whenever it is lost.
 
-    endpoint: makes an endpoint that leads to the address, and may raise OSError or ValueError; timeout: seconds to log in,
-    and for `connect`; changed: called whenever `connection` or `failure` is another; backoff: when it is tried
-    again; for the other arguments see `Connection` and `Connection.log_in`.
+    endpoint: makes an endpoint that leads to the address, and may raise OSError or ValueError;
+    timeout: seconds to log in, and for `connect`; changed: called whenever `connection` or
+    `failure` is another; backoff: when it is tried again; for the other arguments see `Connection`
+    and `Connection.log_in`.
     """
 
     _log = Logger()
@@ -311,7 +333,9 @@ class RedisClient(service.Service):
         return self.connection is not None
 
     async def connect(self) -> Connection:
-        """The connection, or the next one, within the time-out. Raises ControlError as soon as an attempt failed."""
+        """The connection, or the next one, within the time-out. Raises ControlError as soon as an
+        attempt failed.
+        """
         if self.connection is not None:
             return self.connection
         try:
@@ -325,7 +349,8 @@ class RedisClient(service.Service):
 
     def _connected(self, connection: Connection) -> None:
         self._open = connection
-        # Not before ClientService knows of the connection: whoever hears of it may stop this at once.
+        # Not before ClientService knows of the connection: whoever hears of it may stop this at
+        # once.
         self._clock.callLater(0, self._log_in, connection)
 
     def _log_in(self, connection: Connection) -> None:
@@ -372,9 +397,11 @@ async def ask_once(
     timeout: float,
     asking: Callable[[Connection], Awaitable[Result]],
 ) -> Result:
-    """What asking finds out over a connection of its own, which is logged in, and closed afterwards.
+    """What asking finds out over a connection of its own, which is logged in, and closed
+    afterwards.
 
-    timeout: seconds to connect, and as many to log in and ask. Raises ControlError, and whatever connecting may raise.
+    timeout: seconds to connect, and as many to log in and ask. Raises ControlError, and whatever
+    connecting may raise.
     """
     connecting = connect(endpoint, lambda: Connection(clock, None, bounds.CONTROL_REPLY_BYTES))
     connection = await connecting.addTimeout(timeout, clock)

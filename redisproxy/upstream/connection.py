@@ -1,7 +1,8 @@
-"""An upstream connection: one connection to Redis, logged in, and SELECTed to one tenant's database.
+"""An upstream connection: one connection to Redis, logged in, and SELECTed to one tenant's
+database.
 
-Owns the log-in and the checks of Redis's answers to it, and carries the bytes of one session, or of many (`multiplexed`).
-Which upstream connection goes to whom is decided in `pool`.
+Owns the log-in and the checks of Redis's answers to it, and carries the bytes of one session, or of
+many (`multiplexed`). Which upstream connection goes to whom is decided in `pool`.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ from ..tenants.model import BackendAddress, Tenant
 
 
 class UpstreamError(Exception):
-    """An upstream connection that cannot be had. The text is for the log, `client_reply` for the client."""
+    """An upstream connection that cannot be had. The text is for the log, `client_reply` for the
+    client.
+    """
 
     def __init__(self, text: str, client_reply: str) -> None:
         super().__init__(text)
@@ -47,7 +50,9 @@ class RedisUnreachable(UpstreamError):
 
 
 class UserUnknown(UpstreamError):
-    """Redis does not know the tenant's ACL user, or knows another password: it has to be provisioned again."""
+    """Redis does not know the tenant's ACL user, or knows another password: it has to be
+    provisioned again.
+    """
 
 
 LOGIN_REFUSED = "ERR Redis refused the proxy's own login; the operator finds the reason in the proxy's log"
@@ -63,7 +68,9 @@ class Pool(Protocol):
         """Its connection is gone."""
 
     def answered_wrongly(self, upstream: RedisConnection, reason: str) -> None:
-        """Redis sent what RESP does not allow, or what was not asked. reason: a text without any byte of that."""
+        """Redis sent what RESP does not allow, or what was not asked. reason: a text without any
+        byte of that.
+        """
 
     def answered_like_replica(self, upstream: RedisConnection) -> None:
         """It may lead to a replica, which refuses writes. Or a tenant's script says so."""
@@ -102,8 +109,8 @@ class RedisConnection(RespReceiver):
         self.idle_since = 0.0
         self._pool = pool
         self._pending: PendingReplies | None = None
-        # Whether little is read at once: many small messages take long, and many upstream connections may have them in the
-        # same turn.
+        # Whether little is read at once: many small messages take long, and many upstream
+        # connections may have them in the same turn.
         self._narrow = False
         self._deal_out: Callable[[bytes], None] | None = None
         self._answers = b""
@@ -133,7 +140,9 @@ class RedisConnection(RespReceiver):
     # Logging in.
 
     def _ask(self, *arguments: bytes) -> defer.Deferred[bytes]:
-        """Sends a command; its answer without the last CR LF, or the reason why the connection was lost."""
+        """Sends a command; its answer without the last CR LF, or the reason why the connection was
+        lost.
+        """
         answered: defer.Deferred[bytes] = defer.Deferred()
         self._asked.append(answered)
         self.write(encode(arguments))
@@ -150,7 +159,8 @@ class RedisConnection(RespReceiver):
             raise UpstreamError(f"Redis answered AUTH with: {shown_error(answer)}", LOGIN_REFUSED)
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
-        """SELECT of the tenant's database; then, as its ACL user, without the right to another. Raises UpstreamError.
+        """SELECT of the tenant's database; then, as its ACL user, without the right to another.
+        Raises UpstreamError.
 
         login: user and password; None: it keeps the master's rights. protocol: 2 or 3.
         """
@@ -189,7 +199,8 @@ class RedisConnection(RespReceiver):
                 self._read_narrowly(not self._narrow)
             rate_limiter = self.tenant_limit.rate_limiter
             if rate_limiter is not None:
-                # Also for the last bytes that a user waited for. Who uses it next must not be held for these.
+                # Also for the last bytes that a user waited for. Who uses it next must not be held
+                # for these.
                 rate_limiter.replied(len(data), None if self._user is None else self)
             return
         self._answers += data
@@ -217,9 +228,8 @@ class RedisConnection(RespReceiver):
     ) -> PendingReplies:
         """Lends it to a user; what it has pending is in the pending replies.
 
-        pressed: told whether Redis takes what is sent too slowly; received: has the pending replies deal out what Redis
-        sent,
-        where the pending replies does not do so by itself.
+        pressed: told whether Redis takes what is sent too slowly; received: has the pending replies
+        deal out what Redis sent, where the pending replies does not do so by itself.
         """
         self._user = user
         self._pending = pending = PendingReplies(self.protocol, self._found_replica)
@@ -294,17 +304,20 @@ class RedisConnection(RespReceiver):
     def finish(self) -> None:
         """Sends nothing more, not even what Redis did not take yet, and half closes the connection.
 
-        Redis forgets a client at its end of file: a command of it that blocks, with what stands behind that, is not run.
-        Replies that it has written still come, and then its own end of file, after which it can run nothing more.
+        Redis forgets a client at its end of file: a command of it that blocks, with what stands
+        behind that, is not run. Replies that it has written still come, and then its own end of
+        file, after which it can run nothing more.
         """
         if self._pending is None or self._finished:
             return  # it has answered, and was let go of
         self._finished = True
         self.stale = True
         self.write = _discard
-        # What is left is no more than the kernel has: nothing makes it wait, or the end would not be seen.
+        # What is left is no more than the kernel has: nothing makes it wait, or the end would not
+        # be seen.
         self.resume_reading(PauseReason.PEER | PauseReason.RATE)
-        self.transport.unregisterProducer()  # a transport whose producer is paused would wait for that
+        # a transport whose producer is paused would wait for that
+        self.transport.unregisterProducer()
         if not discard_unsent(self.transport):
             self.transport.abortConnection()
         elif ISSLTransport.providedBy(self.transport):

@@ -1,7 +1,8 @@
-"""The control connection: asks Redis, with the master password, what it is, and has it know the tenants' users.
+"""The control connection: asks Redis, with the master password, what it is, and has it know the
+tenants' users.
 
-Owns which Redis that is, and when it is asked again; what is asked at first is `probe`'s. The connection is not on the path
-of tenants' commands.
+Owns which Redis that is, and when it is asked again; what is asked at first is `probe`'s. The
+connection is not on the path of tenants' commands.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ BACKOFF = Backoff(0.05, 1.0)
 class ControlService(service.Service):
     """The control connection, and what it was told.
 
-    on_server: called with a Server after each connection, before anything else is asked over it, and when more is known of
-    it; acl: whether ACL users are wanted; rights: the commands that these need the right to, on a server.
+    on_server: called with a Server after each connection, before anything else is asked over it,
+    and when more is known of it; acl: whether ACL users are wanted; rights: the commands that these
+    need the right to, on a server.
     """
 
     name = "control"
@@ -92,7 +94,9 @@ class ControlService(service.Service):
 
     @property
     def fault(self) -> str:
-        """Why Redis cannot be asked, or what keeps it from being used, as the log has it; empty: nothing is known."""
+        """Why Redis cannot be asked, or what keeps it from being used, as the log has it; empty:
+        nothing is known.
+        """
         address = "Redis" if self._address is None else self._address.shown
         if self._unreachable.text:
             return f"{address} cannot be asked: {self._unreachable.text}"
@@ -199,7 +203,8 @@ class ControlService(service.Service):
         if failure.check(NoReplyError) and self._is_current(connection):
             self._tell_state(f"did not tell what it is within {bounds.CONTROL_REPLY_SECONDS:g} s, and is asked again")
         else:
-            # Of the two that are expected, the one is gone already, and will be connected again; the other we gave up.
+            # Of the two that are expected, the one is gone already, and will be connected again;
+            # the other we gave up.
             bug(self._log, "asking Redis what it is", ControlError, defer.CancelledError)(failure)
 
     @property

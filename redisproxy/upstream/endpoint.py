@@ -1,6 +1,7 @@
 """From a BackendAddress to an endpoint that connects to it.
 
-Owns addresses and TLS on the way to Redis: a server's certificate is always verified, its name included.
+Owns addresses and TLS on the way to Redis: a server's certificate is always verified, its name
+included.
 """
 
 from __future__ import annotations
@@ -25,7 +26,9 @@ Made = TypeVar("Made", bound=protocol.Protocol)
 
 
 class _Connected(Protocol):
-    """What an endpoint connects. IProtocol does not declare the transport that each protocol has."""
+    """What an endpoint connects. IProtocol does not declare the transport that each protocol
+    has.
+    """
 
     transport: ITCPTransport
 
@@ -51,8 +54,8 @@ def endpoint_for(
 ) -> IStreamClientEndpoint:
     """An endpoint for one connection to Redis.
 
-    timeout: seconds to connect; ca_file: whom to trust for rediss://, None for the system's certificates.
-    Raises CaFileError.
+    timeout: seconds to connect; ca_file: whom to trust for rediss://, None for the system's
+    certificates. Raises CaFileError.
     """
     if address.path:
         return UNIXClientEndpoint(reactor, address.path, timeout=timeout)
@@ -66,8 +69,9 @@ def endpoint_for(
 def connected(endpoint: IStreamClientEndpoint, factory: IProtocolFactory) -> defer.Deferred[IProtocol]:
     """Connects. If the caller cancels this, it fails with CancelledError.
 
-    Endpoints have other errors for that: `HostnameEndpoint` says that the name was not found, or could not be connected to.
-    The caller would take these for a fault of Redis, and a time limit (`addTimeout`) would not end in TimeoutError.
+    Endpoints have other errors for that: `HostnameEndpoint` says that the name was not found, or
+    could not be connected to. The caller would take these for a fault of Redis, and a time limit
+    (`addTimeout`) would not end in TimeoutError.
     """
     connecting = endpoint.connect(factory)
     given_up = False

@@ -1,7 +1,8 @@
 """Where the master is that tenants' commands go to.
 
-Owns that decision; who acts on it is the business of `backend`. It follows Redis's sentinels, where the master secret
-names some; and it finds out, with sentinels or without, when what was the master has become a replica.
+Owns that decision; who acts on it is the business of `backend`. It follows Redis's sentinels, where
+the master secret names some; and it finds out, with sentinels or without, when what was the master
+has become a replica.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ BACKOFF = Backoff(DOUBT, 10.0)
 class MasterService(service.Service):
     """Which server is used. For connect_timeout and ca_file see `endpoint.endpoint_for`.
 
-    control: says whether Redis is a replica; moved: called with where Redis is, and whether that is a failover; reconnect:
-    called when the address leads to another server than before; is_master: called when Redis says that it is a master.
+    control: says whether Redis is a replica; moved: called with where Redis is, and whether that is
+    a failover; reconnect: called when the address leads to another server than before; is_master:
+    called when Redis says that it is a master.
     """
 
     name = "master"
@@ -91,7 +93,9 @@ class MasterService(service.Service):
 
     @property
     def fault(self) -> str:
-        """Why it is not known where Redis is, as the log has it; empty: it is, or there are no sentinels."""
+        """Why it is not known where Redis is, as the log has it; empty: it is, or there are no
+        sentinels.
+        """
         return self._helpless.text
 
     def startService(self) -> None:
@@ -121,7 +125,8 @@ class MasterService(service.Service):
             self._move(address, failover=False)
             return
         if self.address is not None and before is not None and before.master_name == address.master_name:
-            # Another password, or another list: until the sentinels say otherwise it is where it was.
+            # Another password, or another list: until the sentinels say otherwise it is where it
+            # was.
             self._found_for = address
             self._move(address.at(self.address.host, self.address.port), failover=False)
         for host, port in address.sentinels:
@@ -167,7 +172,9 @@ class MasterService(service.Service):
         return defer.gatherResults([sentinel.stop() for sentinel in sentinels], consumeErrors=True)
 
     def look(self) -> None:
-        """Asks the sentinels, now, or once more when they have answered. Without sentinels nothing happens."""
+        """Asks the sentinels, now, or once more when they have answered. Without sentinels nothing
+        happens.
+        """
         configured = self._configured
         if configured is None or not self._sentinels or not self.running:
             return
@@ -203,7 +210,8 @@ class MasterService(service.Service):
         if configured is not self._configured:
             return
         if not complete and self._found_for is not configured and self._reactor.seconds() - self._began < LASTING:
-            return  # the first to be connected may be the one that was cut off; each calls for another look
+            # the first to be connected may be the one that was cut off; each calls for another look
+            return
         if not answers:
             return self._tell_helpless(f"none of the sentinels tells where {configured.master_name} is")
         best = latest(answers)
@@ -218,7 +226,8 @@ class MasterService(service.Service):
                         f"the sentinels say that {configured.master_name} is at {found.shown}, which does not tell "
                         f"whether it is a replica: {shown_error(reply.text)}"
                     )
-                replica = False  # it is there, and it is for the upstream connections to say what it does not like
+                # it is there, and it is for the upstream connections to say what it does not like
+                replica = False
             except defer.CancelledError:
                 raise
             except Exception as error:
@@ -283,7 +292,9 @@ class MasterService(service.Service):
     # Finding out that Redis became a replica.
 
     def doubt(self) -> None:
-        """A reply, or Redis itself, says that it is a replica. A tenant can bring this about: it costs next to nothing."""
+        """A reply, or Redis itself, says that it is a replica. A tenant can bring this about: it
+        costs next to nothing.
+        """
         if not self.running or self._doubting is not None:
             return
         waiting = self._doubt_again is not None and self._doubt_again.active()
@@ -328,7 +339,9 @@ class MasterService(service.Service):
             await task.deferLater(self._reactor, BACKOFF.delay(looks))
 
     async def _is_replica_anew(self, master: BackendAddress) -> bool:
-        """Whether the address leads to a replica, or to nobody, when it is resolved and connected to once more."""
+        """Whether the address leads to a replica, or to nobody, when it is resolved and connected
+        to once more.
+        """
         try:
             return await calls_itself_replica(self._reactor, master, self._connect_timeout, self._ca_file)
         except defer.CancelledError:
@@ -338,7 +351,9 @@ class MasterService(service.Service):
 
 
 def _refuses_login(error: ErrorReply) -> bool:
-    """Whether it is the password that is refused, or that there is none. Redis before 6 has no codes for that."""
+    """Whether it is the password that is refused, or that there is none. Redis before 6 has no
+    codes for that.
+    """
     return error.code in ("WRONGPASS", "NOAUTH") or error.text.lower().startswith(
         ("err invalid password", "err auth", "err client sent auth")
     )

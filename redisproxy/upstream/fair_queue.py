@@ -1,8 +1,10 @@
-"""A bound on what runs at once for all tenants together, with a queue for each tenant in front of it.
+"""A bound on what runs at once for all tenants together, with a queue for each tenant in front of
+it.
 
-Owns who is next: the first waiter of the tenant that has the fewest running. Tenants that have equally many take turns.
-So a tenant with a thousand waiters delays another tenant's first waiter by one place. Knows no time and no Deferred: the
-caller decides what a waiter is, and tells it that it may run.
+Owns who is next: the first waiter of the tenant that has the fewest running. Tenants that have
+equally many take turns. So a tenant with a thousand waiters delays another tenant's first waiter by
+one place. Knows no time and no Deferred: the caller decides what a waiter is, and tells it that it
+may run.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ Waiter = TypeVar("Waiter", bound=Hashable)
 class FairQueue(Generic[Waiter]):
     """most: how many may run at once.
 
-    `begin`, `end`, `wait`, `leave` and `next` take constant time, however many tenants and waiters there are.
+    `begin`, `end`, `wait`, `leave` and `next` take constant time, however many tenants and waiters
+    there are.
     """
 
     def __init__(self, most: int) -> None:
@@ -27,8 +30,9 @@ class FairQueue(Generic[Waiter]):
         self._running: dict[Tenant, int] = {}
         self._total = 0
         self._waiting: dict[Tenant, OrderedDict[Waiter, None]] = {}
-        # The tenants that have waiters, by how many they have running. Within a level the next tenant is the first. The
-        # numbers add up to at most `most`, so there are few levels: at most 23 if `most` is 256.
+        # The tenants that have waiters, by how many they have running. Within a level the next
+        # tenant is the first. The numbers add up to at most `most`, so there are few levels: at
+        # most 23 if `most` is 256.
         self._levels: dict[int, OrderedDict[Tenant, None]] = {}
 
     def __len__(self) -> int:

@@ -1,7 +1,8 @@
 """What the log says when connections to Redis cannot be had, or answer wrongly.
 
-Owns that the same fault is logged once in a while, however many sessions feel it. Faults that all tenants feel are counted
-apart from those of one tenant or one connection, of which a tenant can bring about as many as it likes.
+Owns that the same fault is logged once in a while, however many sessions feel it. Faults that all
+tenants feel are counted apart from those of one tenant or one connection, of which a tenant can
+bring about as many as it likes.
 """
 
 from __future__ import annotations

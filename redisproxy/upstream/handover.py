@@ -1,8 +1,10 @@
-"""Databases that go from one tenant to another: the new owner's connections wait for the end of the former one's.
+"""Databases that go from one tenant to another: the new owner's connections wait for the end of the
+former one's.
 
-Owns when the new owner may have connections to Redis. Until then nothing that it writes can reach a command of the former
-owner that blocks, and nothing that the former owner asked for runs on the new one's data. A connection that was half
-closed is known to run nothing more when Redis has closed it, too.
+Owns when the new owner may have connections to Redis. Until then nothing that it writes can reach a
+command of the former owner that blocks, and nothing that the former owner asked for runs on the new
+one's data. A connection that was half closed is known to run nothing more when Redis has closed it,
+too.
 """
 
 from __future__ import annotations
@@ -32,7 +34,9 @@ class Handover:
         self._waiting: dict[int | None, Waiters[None]] = {}
 
     def begin(self, upstreams: Collection[RedisConnection], elsewhere: Collection[int]) -> None:
-        """These have to end; and other processes may have more, to the databases with these indices."""
+        """These have to end; and other processes may have more, to the databases with these
+        indices.
+        """
         self.stop()
         self._connections = set(upstreams)
         self._elsewhere = frozenset(elsewhere)

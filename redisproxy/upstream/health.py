@@ -1,7 +1,8 @@
 """Whether Redis answers: a PING each second over the control connection.
 
-Owns what Redis is known to do by its answers to these, and since when one waits. A Redis that hangs keeps its connections
-open, so nothing else would tell. A Redis that is busy with a script, or loads its data, answers, and says so.
+Owns what Redis is known to do by its answers to these, and since when one waits. A Redis that hangs
+keeps its connections open, so nothing else would tell. A Redis that is busy with a script, or loads
+its data, answers, and says so.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ class Health(service.Service):
         self._loop = task.LoopingCall(self._look)
         self._loop.clock = clock
         self._asking: defer.Deferred[None] | None = None
-        # The clock's seconds when the PING was sent that is not answered; kept where its connection was given up for that.
+        # The clock's seconds when the PING was sent that is not answered; kept where its connection
+        # was given up for that.
         self._since: float | None = None
         self._answer = Answers.UP
         self._condition = Condition()
@@ -67,12 +69,16 @@ class Health(service.Service):
 
     @property
     def state(self) -> Answers:
-        """What Redis does now. Nothing is known where there is no connection: it is taken to be UP then."""
+        """What Redis does now. Nothing is known where there is no connection: it is taken to be UP
+        then.
+        """
         return Answers.HUNG if self.unanswered >= bounds.HUNG_SECONDS else self._answer
 
     @property
     def fault(self) -> str:
-        """What is wrong with its answers, as the log has it; empty: nothing, or nothing is known."""
+        """What is wrong with its answers, as the log has it; empty: nothing, or nothing is
+        known.
+        """
         return {Answers.HUNG: _HUNG, Answers.BUSY: _BUSY}.get(self.state, "")
 
     def _look(self) -> None:

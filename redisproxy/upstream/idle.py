@@ -1,7 +1,8 @@
 """Connections to Redis that nobody uses, and how long each is kept.
 
-Owns which of them is used next: of the same tenant and protocol, the one that was used last. A connection that was never
-SELECTed has the key None, and may be given to any tenant. The pool decides who may have one, and what is closed.
+Owns which of them is used next: of the same tenant and protocol, the one that was used last. A
+connection that was never SELECTed has the key None, and may be given to any tenant. The pool
+decides who may have one, and what is closed.
 """
 
 from __future__ import annotations
@@ -18,7 +19,9 @@ Key = tuple[Tenant, int] | None
 
 
 class IdleConnections:
-    """timeout: seconds after which an idle connection is closed; keep: asked then whether it stays for as long again."""
+    """timeout: seconds after which an idle connection is closed; keep: asked then whether it stays
+    for as long again.
+    """
 
     def __init__(self, clock: IReactorTime, timeout: float, keep: Callable[[], bool]) -> None:
         self._clock = clock

@@ -1,7 +1,8 @@
-"""Asks once what the proxy would find out while it runs: where the master is, and what Redis is there.
+"""Asks once what the proxy would find out while it runs: where the master is, and what Redis is
+there.
 
-Owns that one look, for who does not stay: the operator's command. What it asks, and what it makes of the answers, is
-the control connection's and the sentinels' own.
+Owns that one look, for who does not stay: the operator's command. What it asks, and what it makes
+of the answers, is the control connection's and the sentinels' own.
 """
 
 from __future__ import annotations
@@ -35,7 +36,9 @@ class InquiryError(Exception):
 
 @dataclass(frozen=True)
 class SentinelView:
-    """What one sentinel said. address: its own; answer: where it takes the master to be; error: why it does not tell."""
+    """What one sentinel said. address: its own; answer: where it takes the master to be; error: why
+    it does not tell.
+    """
 
     address: str
     answer: Answer | None = None
@@ -46,8 +49,9 @@ class SentinelView:
 class Inquiry:
     """What Redis is.
 
-    address: where; state: what its operator has to know of it, or empty; again: what it did not tell though it was asked
-    again, and why, or empty; keys: how many each database holds, for those that hold any.
+    address: where; state: what its operator has to know of it, or empty; again: what it did not
+    tell though it was asked again, and why, or empty; keys: how many each database holds, for those
+    that hold any.
     """
 
     address: str
@@ -60,7 +64,9 @@ class Inquiry:
 async def ask_sentinels(
     reactor: IConnectingReactor, address: BackendAddress, timeout: float, ca_file: Path | None
 ) -> tuple[list[SentinelView], BackendAddress | None]:
-    """What each says, and where the master is then; None: none of them tells. timeout: seconds for all of it."""
+    """What each says, and where the master is then; None: none of them tells. timeout: seconds for
+    all of it.
+    """
     sentinels = []
     for host, port in address.sentinels:
         at = address.asked_at(host, port)
@@ -91,8 +97,8 @@ async def inquire(
 ) -> Inquiry:
     """What the Redis at an address is.
 
-    For timeout see `client.ask_once`, for ca_file `endpoint.endpoint_for`, for acl and rights `probe.Probe`.
-    Raises InquiryError.
+    For timeout see `client.ask_once`, for ca_file `endpoint.endpoint_for`, for acl and rights
+    `probe.Probe`. Raises InquiryError.
     """
 
     async def asking(connection: Connection) -> Inquiry:

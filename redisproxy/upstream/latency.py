@@ -1,11 +1,14 @@
-"""How long Redis takes, and how long each tenant's commands take: PINGs of the proxy's own on multiplexed connections.
+"""How long Redis takes, and how long each tenant's commands take: PINGs of the proxy's own on
+multiplexed connections.
 
-Owns the samples. Once a second a PING goes among the commands of the connections that are busy. It waits where commands
-wait: in the connection's queue, in Redis's, and on the wire. That tells of Redis.
+Owns the samples. Once a second a PING goes among the commands of the connections that are busy. It
+waits where commands wait: in the connection's queue, in Redis's, and on the wire. That tells of
+Redis.
 
-Another PING follows the commands that a tenant's connection writes next, in the same write. Its reply comes when theirs have
-all come. That tells of the tenant. To time each command would cost each command. Connections that carried nothing since the
-last look get no PING of the first kind, and none of the second until they carry something.
+Another PING follows the commands that a tenant's connection writes next, in the same write. Its
+reply comes when theirs have all come. That tells of the tenant. To time each command would cost
+each command. Connections that carried nothing since the last look get no PING of the first kind,
+and none of the second until they carry something.
 """
 
 from __future__ import annotations
@@ -52,8 +55,9 @@ class _Ping:
 
 
 class Sampler(service.Service):
-    """upstreams: gives the upstream connections that are shared and in use; observe: called with the seconds of each sample
-    of Redis; observe_tenant: called with a namespace, and the seconds that commands of its tenant took.
+    """upstreams: gives the upstream connections that are shared and in use; observe: called with
+    the seconds of each sample of Redis; observe_tenant: called with a namespace, and the seconds
+    that commands of its tenant took.
     """
 
     name = "sampling"
@@ -92,7 +96,8 @@ class Sampler(service.Service):
         for upstream in sampled:
             upstream.send_nothing_behind()  # this PING is no command of the tenant's
             upstream.send(_PING, self._batch(upstream, self._observe))
-        # The answer to the PING is no use of the upstream connection: what it brings is counted as seen.
+        # The answer to the PING is no use of the upstream connection: what it brings is counted as
+        # seen.
         pong = len(b"+PONG\r\n")
         self._seen = {each: each.connection.bytes_received + (pong if each in sampled else 0) for each in upstreams}
         untimed = [upstream for upstream in usable if not upstream.sends_behind_next]

@@ -1,8 +1,10 @@
-"""Multiplexed connections: one connection to Redis that carries whole commands of all sessions of a tenant.
+"""Multiplexed connections: one connection to Redis that carries whole commands of all sessions of a
+tenant.
 
-Owns when their bytes are written (at once on an idle connection, else once in a turn of the reactor), and what happens at
-its bounds: a connection takes no more for now, is left for another one, or closes a client that does not read. `TenantPool`
-is a tenant's `session.ports.TenantPool`; the connections come from the pool (`pool`) and go back there.
+Owns when their bytes are written (at once on an idle connection, else once in a turn of the
+reactor), and what happens at its bounds: a connection takes no more for now, is left for another
+one, or closes a client that does not read. `TenantPool` is a tenant's `session.ports.TenantPool`;
+the connections come from the pool (`pool`) and go back there.
 """
 
 from __future__ import annotations
@@ -27,8 +29,8 @@ from ..session.ports import MultiplexedUser, ReplyReceiver, Unavailable
 from ..tenants.model import Tenant
 from .connection import RedisConnection, UpstreamError
 
-#: When a connection is opened again. Redis is mostly away for as long as a restart takes: sessions that are there already
-#: come back soon.
+#: When a connection is opened again. Redis is mostly away for as long as a restart takes: sessions
+#: that are there already come back soon.
 BACKOFF = Backoff(0.075, 2.0, factor=1.5, spread=1.0)
 
 
@@ -61,7 +63,8 @@ class MultiplexedConnection:
         self._backlog_by_session: dict[MultiplexedUser, int] = {}
         self._backlog_size = 0
         self._slow_reader_timer: IDelayedCall | None = None
-        # The connection's own `write`, and what stands in its place, if anything does: see `send_behind_next`.
+        # The connection's own `write`, and what stands in its place, if anything does: see
+        # `send_behind_next`.
         self._writes: tuple[Callable[[bytes], None], Callable[[bytes], None]] | None = None
 
     def __repr__(self) -> str:
@@ -70,7 +73,9 @@ class MultiplexedConnection:
     # What sessions ask.
 
     def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
-        """See `session.ports.Upstream`. An idle one writes at once: a lone client must not pay for the others."""
+        """See `session.ports.Upstream`. An idle one writes at once: a lone client must not pay for
+        the others.
+        """
         batches = self._batches
         idle = not batches
         if batch is not None:
@@ -91,8 +96,8 @@ class MultiplexedConnection:
         return self._batches[-1] if self._batches else None
 
     def slow_reader(self, session: MultiplexedUser, size: int) -> None:
-        """See `session.ports.Upstream`. Past BACKLOG_BYTES others use another upstream connection; those behind it on this
-        have SLOW_READER_SECONDS.
+        """See `session.ports.Upstream`. Past BACKLOG_BYTES others use another upstream connection;
+        those behind it on this have SLOW_READER_SECONDS.
         """
         self._backlog_by_session[session] = self._backlog_by_session.get(session, 0) + size
         self._backlog_size += size
@@ -126,10 +131,12 @@ class MultiplexedConnection:
     # What the proxy itself asks.
 
     def send_behind_next(self, command: bytes, make_batch: Callable[[], ReplyBatch]) -> None:
-        """Has a whole command of the proxy's own follow what is written to Redis next, in the same write, once.
+        """Has a whole command of the proxy's own follow what is written to Redis next, in the same
+        write, once.
 
-        make_batch: called at that moment, for the batch of its reply. Until then another function stands in place of the
-        connection's `write`, so that sessions' commands need not be asked whether something is to follow them.
+        make_batch: called at that moment, for the batch of its reply. Until then another function
+        stands in place of the connection's `write`, so that sessions' commands need not be asked
+        whether something is to follow them.
         """
         if self._writes is not None:
             return
@@ -151,7 +158,8 @@ class MultiplexedConnection:
     def send_nothing_behind(self) -> None:
         """Takes `send_behind_next` back, if nothing was written since."""
         writes, self._writes = self._writes, None
-        if writes is not None and self.connection.write is writes[1]:  # else it was half closed, and writes nothing more
+        # else it was half closed, and writes nothing more
+        if writes is not None and self.connection.write is writes[1]:
             self.connection.write = writes[0]
 
     # Its connection.
@@ -208,7 +216,8 @@ class MultiplexedConnection:
     def _give_back(self) -> None:
         if self in self._tenant_pool.upstreams:  # not yet
             self._stop_waiting()
-            self.send_nothing_behind()  # the next user of the connection may be anybody, in whatever state
+            # the next user of the connection may be anybody, in whatever state
+            self.send_nothing_behind()
             self._tenant_pool.upstreams.discard(self)
             self.connection.release(clean=True)
 
@@ -220,7 +229,8 @@ class MultiplexedConnection:
         self._stop_waiting()
         self.send_nothing_behind()
         self._tenant_pool.lost(self)
-        # A session that hears of it may close others: each hears of it once, and only what concerns it.
+        # A session that hears of it may close others: each hears of it once, and only what concerns
+        # it.
         first = batches[0].receiver if batches and partial and not batches[0].discard else None
         oldest: dict[ReplyReceiver, ReplyBatch] = {}
         for batch in batches:
@@ -234,7 +244,9 @@ OPENING = Unavailable(busy=True)
 
 
 class TenantPool:
-    """All sessions of one tenant that speak one protocol share these. See `session.ports.TenantPool`."""
+    """All sessions of one tenant that speak one protocol share these. See
+    `session.ports.TenantPool`.
+    """
 
     _log = Logger()
 
@@ -267,8 +279,8 @@ class TenantPool:
         self._users += 1
 
     def come(self) -> defer.Deferred[None]:
-        """One more session uses it: fires when an upstream connection is open. Fails with UpstreamError; `leave` must be
-        called then, too.
+        """One more session uses it: fires when an upstream connection is open. Fails with
+        UpstreamError; `leave` must be called then, too.
         """
         self._users += 1
         upstream = self.upstream
@@ -301,8 +313,8 @@ class TenantPool:
         return upstream is self.upstream and any(session is not but and not session.ended for session in self._waiting)
 
     def tell_waiting(self) -> None:
-        """An upstream connection can be used, or it is known that there is none. Once it is busy again, the others keep
-        their turns.
+        """An upstream connection can be used, or it is known that there is none. Once it is busy
+        again, the others keep their turns.
         """
         waiting = self._waiting
         for _ in range(len(waiting)):
@@ -329,7 +341,9 @@ class TenantPool:
                 self._open()
 
     def renew(self) -> None:
-        """Redis is elsewhere, or back: opens another upstream connection at once, and then leaves the one in use."""
+        """Redis is elsewhere, or back: opens another upstream connection at once, and then leaves
+        the one in use.
+        """
         self._retry.succeeded()
         if self._users:
             self._give_up_opening()

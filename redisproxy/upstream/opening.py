@@ -1,8 +1,9 @@
 """Connections to Redis that are being opened.
 
-Owns these openings, each with its time limit. If the waiter of one leaves, the opening goes on, and the next caller gets its
-connection. So clients that come and go do not pile up name look-ups, connections and log-ins in front of others. A
-connection that nobody waits for when it is there is closed.
+Owns these openings, each with its time limit. If the waiter of one leaves, the opening goes on, and
+the next caller gets its connection. So clients that come and go do not pile up name look-ups,
+connections and log-ins in front of others. A connection that nobody waits for when it is there is
+closed.
 """
 
 from __future__ import annotations
@@ -22,14 +23,17 @@ from .connection import RedisConnection, UpstreamError
 
 
 class RedisMoved(UpstreamError):
-    """The proxy gave the opening up: Redis is at another address now, or the proxy stops. It is no fault of Redis."""
+    """The proxy gave the opening up: Redis is at another address now, or the proxy stops. It is no
+    fault of Redis.
+    """
 
     def __init__(self) -> None:
         super().__init__("Redis moved while a connection was opened", UNREACHABLE)
 
 
 class _Opening:
-    """One opening. work: opens the connection; waiter: gets it; None: the waiter left, and the next caller gets it.
+    """One opening. work: opens the connection; waiter: gets it; None: the waiter left, and the next
+    caller gets it.
 
     outdated: the address leads to another server by now, so the connection is for no new work.
     """
@@ -44,7 +48,9 @@ class _Opening:
 
 
 class Openings:
-    """timeout: seconds for each opening; connect: opens a connection and logs in. It can be cancelled."""
+    """timeout: seconds for each opening; connect: opens a connection and logs in. It can be
+    cancelled.
+    """
 
     def __init__(
         self,
@@ -64,7 +70,8 @@ class Openings:
         return len(self._under_way)
 
     async def open(self, address: BackendAddress) -> RedisConnection:
-        """A new connection, logged in. Raises RedisMoved, TimeoutError, and whatever `connect` raises.
+        """A new connection, logged in. Raises RedisMoved, TimeoutError, and whatever `connect`
+        raises.
 
         The caller may cancel this. The opening then goes on for the next caller.
         """
@@ -91,7 +98,9 @@ class Openings:
                 opening.work.cancel()
 
     def renew(self) -> None:
-        """The address leads to another server than before: what is under way is not for the next caller, and stale."""
+        """The address leads to another server than before: what is under way is not for the next
+        caller, and stale.
+        """
         self._unclaimed.clear()
         for opening in self._under_way:
             opening.outdated = True

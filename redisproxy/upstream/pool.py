@@ -1,9 +1,11 @@
-"""Which session or tenant gets which connection to Redis: opens connections, lends them, takes them back, closes them.
+"""Which session or tenant gets which connection to Redis: opens connections, lends them, takes them
+back, closes them.
 
-Owns the set of all upstream connections. One is acquired by one session, or by a tenant's pool of `multiplexed` connections.
-One that is released clean waits for the next user of the same tenant and protocol: it never goes from one tenant to another.
-What makes one ready for a tenant is in `preparing`, and which are opened before anybody asks in `base`.
-It is longer than other modules: all that can happen to a connection decides together whether it is lent again.
+Owns the set of all upstream connections. One is acquired by one session, or by a tenant's pool of
+`multiplexed` connections. One that is released clean waits for the next user of the same tenant and
+protocol: it never goes from one tenant to another. What makes one ready for a tenant is in
+`preparing`, and which are opened before anybody asks in `base`. It is longer than other modules:
+all that can happen to a connection decides together whether it is lent again.
 """
 
 from __future__ import annotations
@@ -39,9 +41,10 @@ from .turns import Turns
 class ConnectionPool(service.Service):
     """All connections to Redis that carry tenants' commands.
 
-    acl_users: whom upstream connections log in as; base: how many are opened at start and kept; idle_timeout: seconds after
-    which an idle one beyond those is closed; connect_timeout: seconds for opening one, its log-in included; ca_file: see
-    `endpoint.endpoint_for`; counts: where what Redis sends is counted; tenant_limits: where it is charged.
+    acl_users: whom upstream connections log in as; base: how many are opened at start and kept;
+    idle_timeout: seconds after which an idle one beyond those is closed; connect_timeout: seconds
+    for opening one, its log-in included; ca_file: see `endpoint.endpoint_for`; counts: where what
+    Redis sends is counted; tenant_limits: where it is charged.
     """
 
     name = "connections"
@@ -85,7 +88,8 @@ class ConnectionPool(service.Service):
         self._tenants: Collection[Tenant] | None = None
         #: of databases from one tenant to another
         self.handover = Handover(reactor)
-        #: called when an upstream connection answered as only a replica does, once for each such upstream connection
+        #: called when an upstream connection answered as only a replica does, once for each such
+        #: upstream connection
         self.found_replica: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
@@ -139,9 +143,11 @@ class ConnectionPool(service.Service):
         return stopped
 
     def use(self, address: BackendAddress | None, abandon: bool = False) -> None:
-        """Where new upstream connections are opened from now on. Idle ones to another place are closed; busy ones drain.
+        """Where new upstream connections are opened from now on. Idle ones to another place are
+        closed; busy ones drain.
 
-        abandon: busy ones are closed as well, and what they still have pending is answered with an error: the place failed.
+        abandon: busy ones are closed as well, and what they still have pending is answered with an
+        error: the place failed.
         """
         if address == self._address:
             return
@@ -156,17 +162,19 @@ class ConnectionPool(service.Service):
             for tenant_pool in list(self._tenant_pools.values()):
                 tenant_pool.renew()
         if abandon:
-            # Not before the homes open others: an upstream connection that breaks would have them open one each.
+            # Not before the homes open others: an upstream connection that breaks would have them
+            # open one each.
             self._openings.give_up(keep=address)
             for upstream in list(self._connections):
                 if upstream.address != address:
                     upstream.drop()
 
     def use_tenants(self, tenants: Collection[Tenant], elsewhere: Collection[int] = ()) -> None:
-        """Who is a tenant from now on. Connections of others end; no command is sent over them that was not by now.
+        """Who is a tenant from now on. Connections of others end; no command is sent over them that
+        was not by now.
 
-        Those to a database that is another tenant's by now have to be gone before that one has a connection. elsewhere:
-        indices of such databases to which other processes may have some.
+        Those to a database that is another tenant's by now have to be gone before that one has a
+        connection. elsewhere: indices of such databases to which other processes may have some.
         """
         self._tenants = tenants
         self._idle.close(lambda upstream: not self._tenants_own(upstream))
@@ -197,10 +205,11 @@ class ConnectionPool(service.Service):
         self.found_replica()
 
     def leave_replicas(self) -> None:
-        """The address leads to a master: upstream connections that answered as only a replica does lead elsewhere, and are
-        left.
+        """The address leads to a master: upstream connections that answered as only a replica does
+        lead elsewhere, and are left.
 
-        Shared ones for others, without anybody's notice; one that a session has to itself is closed.
+        Shared ones for others, without anybody's notice; one that a session has to itself is
+        closed.
         """
         former, self._like_replica = self._like_replica, set()
         if gone := former & self._connections:
@@ -215,8 +224,8 @@ class ConnectionPool(service.Service):
             upstream.drop()
 
     def renew(self) -> None:
-        """The address leads to another server than before: all homes open other upstream connections, and then leave
-        theirs.
+        """The address leads to another server than before: all homes open other upstream
+        connections, and then leave theirs.
         """
         self._openings.renew()
         for upstream in self._connections:
@@ -267,11 +276,13 @@ class ConnectionPool(service.Service):
         return upstream
 
     async def acquire(self, tenant: Tenant, protocol: int = 2) -> RedisConnection:
-        """An upstream connection for the tenant that speaks the protocol, within the connect time-out. Raises UpstreamError.
+        """An upstream connection for the tenant that speaks the protocol, within the connect
+        time-out. Raises UpstreamError.
 
-        Of a burst, bounds.ACQUIRING are served at a time: all at once would each take too long. The others wait, in a queue
-        for each tenant, and hear at once if Redis turns out to be away. A database that was another tenant's is waited for:
-        see `handover`. The caller may cancel this: no other lease notices, and nothing is logged.
+        Of a burst, bounds.ACQUIRING are served at a time: all at once would each take too long. The
+        others wait, in a queue for each tenant, and hear at once if Redis turns out to be away. A
+        database that was another tenant's is waited for: see `handover`. The caller may cancel
+        this: no other lease notices, and nothing is logged.
         """
         while (over := self.handover.over(tenant.index)) is not None:
             probes.reached("database still has connections of its former owner")
@@ -281,7 +292,8 @@ class ConnectionPool(service.Service):
         try:
             upstream = await self._leased_where_redis_is(tenant, protocol)
             if self._needs_acl_users and not upstream.has_acl_user:
-                # It was opened before it was known that Redis has ACLs: a script could leave the database.
+                # It was opened before it was known that Redis has ACLs: a script could leave the
+                # database.
                 upstream.drop()
                 raise UpstreamError("a connection with the master's rights", UNREACHABLE)
             upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
@@ -297,7 +309,9 @@ class ConnectionPool(service.Service):
             self._turns.end(tenant)
 
     async def _leased_where_redis_is(self, tenant: Tenant, protocol: int) -> RedisConnection:
-        """Redis may move while an upstream connection is opened: one that leads to where it was is not for new work."""
+        """Redis may move while an upstream connection is opened: one that leads to where it was is
+        not for new work.
+        """
         for _ in range(2):
             address = self._address
             try:
@@ -405,7 +419,8 @@ class ConnectionPool(service.Service):
             and self._reactor.seconds() - upstream.opened < bounds.SHORT_LIVED_SECONDS
         ):
             probes.reached("Redis closes connections as soon as they are open")
-            # Something takes connections and closes them: to open the next one at once would be a storm.
+            # Something takes connections and closes them: to open the next one at once would be a
+            # storm.
             self._faults.of_all(f"{upstream.address.shown} closes connections as soon as they are open")
             self._base.replenish_later()
         else:
@@ -416,7 +431,9 @@ class ConnectionPool(service.Service):
             self._empty.fire(None)
 
     def _base_missing(self) -> bool:
-        """Whether the base opens one more. While Redis takes none it tries to: perhaps nobody else comes to try."""
+        """Whether the base opens one more. While Redis takes none it tries to: perhaps nobody else
+        comes to try.
+        """
         return self._address is not None and (self.refused or len(self._connections) < self._base_size)
 
     def _opened_for_base(self, upstream: RedisConnection) -> None:

@@ -1,7 +1,8 @@
-"""Makes a connection to Redis ready for a tenant: an idle one of the tenant, or one that is logged in as the tenant.
+"""Makes a connection to Redis ready for a tenant: an idle one of the tenant, or one that is logged
+in as the tenant.
 
-Owns the steps, and what follows where one fails: the connection is closed, and the next one may do. Who may have one, and
-how long that may take, is decided in `pool`.
+Owns the steps, and what follows where one fails: the connection is closed, and the next one may do.
+Who may have one, and how long that may take, is decided in `pool`.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from .idle import IdleConnections
 
 
 class Preparation:
-    """acl_users: whom connections log in as; open_new: opens one, or raises UpstreamError; reached: called if
-    Redis answers.
+    """acl_users: whom connections log in as; open_new: opens one, or raises UpstreamError; reached:
+    called if Redis answers.
     """
 
     def __init__(
@@ -46,7 +47,8 @@ class Preparation:
                 return await self._after(upstream, upstream.check())
             except UpstreamError:
                 probes.reached("idle connection had died unnoticed")
-                continue  # it had died unnoticed: the next, or a new one, tells whether Redis is there
+                # it had died unnoticed: the next, or a new one, tells whether Redis is there
+                continue
         try:
             return await self._bound(tenant, protocol)
         except UserUnknown:
@@ -54,7 +56,8 @@ class Preparation:
         try:
             return await self._bound(tenant, protocol)
         except UserUnknown as error:
-            self._faults.of_one(str(error))  # the first time it is what a restart or a failover is like
+            # the first time it is what a restart or a failover is like
+            self._faults.of_one(str(error))
             raise
 
     async def _bound(self, tenant: Tenant, protocol: int) -> RedisConnection:
@@ -80,7 +83,9 @@ class Preparation:
         return None
 
     async def _after(self, upstream: RedisConnection, step: Awaitable[None]) -> RedisConnection:
-        """The connection, after a step of its log-in. If the step fails it is closed, and UpstreamError raised."""
+        """The connection, after a step of its log-in. If the step fails it is closed, and
+        UpstreamError raised.
+        """
         try:
             await step
         except defer.CancelledError:

@@ -1,7 +1,8 @@
 """Asks a Redis what it is, over a connection that somebody else made.
 
-Owns the asking: all questions in one write, so that Redis answers them in one turn and no tenant's script runs in between;
-and only those again that it did not answer. What the answers mean is `policy.probing`'s.
+Owns the asking: all questions in one write, so that Redis answers them in one turn and no tenant's
+script runs in between; and only those again that it did not answer. What the answers mean is
+`policy.probing`'s.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ from ..tenants.model import BackendAddress
 from .client import Word, ask_once
 from .endpoint import endpoint_for
 
-#: Servers (run ids) of which is remembered what they told: those that a failover leads to and back from.
+#: Servers (run ids) of which is remembered what they told: those that a failover leads to and back
+#: from.
 _REMEMBERED = 8
-#: Times that the names which Redis does not know are left out: what is allowed instead of them may be another name.
+#: Times that the names which Redis does not know are left out: what is allowed instead of them may
+#: be another name.
 _ROUNDS = 3
 _INFO = tuple(("INFO", section) for section in ("server", "persistence", "replication"))
 
@@ -52,8 +55,9 @@ class Memory:
 class Probe:
     """What the server at the other end of one connection is.
 
-    ask_all: sends commands over it; address: of the server, for the memory; acl: whether ACL users are wanted there; rights:
-    what they need; again: whether it is asked for these users alone, since it told the rest over the same connection.
+    ask_all: sends commands over it; address: of the server, for the memory; acl: whether ACL users
+    are wanted there; rights: what they need; again: whether it is asked for these users alone,
+    since it told the rest over the same connection.
     """
 
     def __init__(
@@ -116,10 +120,12 @@ class Probe:
         self.server = found or self.server
 
     async def _try_rights(self, server: Server, facts: Facts) -> tuple[Facts, ErrorReply | None]:
-        """Which commands a tenant's user can have the right to, and why that could not be found out, if so.
+        """Which commands a tenant's user can have the right to, and why that could not be found
+        out, if so.
 
-        A name that Redis does not know, as one of the built-in table where it does not tell its own commands, makes it
-        refuse all rules of a user. So it is left out of these, and of what tenants may do.
+        A name that Redis does not know, as one of the built-in table where it does not tell its own
+        commands, makes it refuse all rules of a user. So it is left out of these, and of what
+        tenants may do.
         """
         commands = probing.known_commands(facts)
         unfit: frozenset[bytes] = frozenset()
@@ -148,7 +154,9 @@ class Probe:
 async def calls_itself_replica(
     reactor: IConnectingReactor, address: BackendAddress, timeout: float, ca_file: Path | None
 ) -> bool:
-    """Whether what the address leads to now does. For timeout and what is raised see `client.ask_once`."""
+    """Whether what the address leads to now does. For timeout and what is raised see
+    `client.ask_once`.
+    """
     endpoint = endpoint_for(reactor, address, timeout, ca_file)
     info = await ask_once(reactor, address, endpoint, timeout, lambda connection: connection.ask("INFO", "replication"))
     return probing.is_replica(probing.fields(info))

@@ -1,8 +1,9 @@
-"""What clients ask about the whole server, INFO, PUBSUB and CONFIG GET: over a connection with the master's rights for
-nothing else.
+"""What clients ask about the whole server, INFO, PUBSUB and CONFIG GET: over a connection with the
+master's rights for nothing else.
 
-Owns whose turn it is, and how large an answer may be. It is not the control connection that asks: all tenants' log-ins
-wait for that one, and how large an answer about channels is, and how long it takes, a tenant decides.
+Owns whose turn it is, and how large an answer may be. It is not the control connection that asks:
+all tenants' log-ins wait for that one, and how large an answer about channels is, and how long it
+takes, a tenant decides.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from .client import ControlError, RedisClient, TooLargeError
 TOO_LARGE = f"ERR the answer has more than {bounds.QUERY_REPLY_BYTES} bytes: ask for fewer channels, by a pattern"
 #: Seconds: an answer that takes longer may have kept Redis busy, which does nothing else meanwhile.
 SLOW = 0.02
-#: Then the tenant's next query comes so many times as long later, but no more than bounds.QUERY_PAUSE_SECONDS.
+#: Then the tenant's next query comes so many times as long later, but no more than
+#: bounds.QUERY_PAUSE_SECONDS.
 PAUSE_FACTOR = 9.0
 
 
-#: Makes a client, which does not run yet. Its arguments: where Redis is, and what is called when `connection` changes.
+#: Makes a client, which does not run yet. Its arguments: where Redis is, and what is called when
+#: `connection` changes.
 Connect = Callable[[BackendAddress, Callable[[RedisClient], object]], RedisClient]
 
 
@@ -76,13 +79,15 @@ class ControlQueries:
             self._end_turn(tenant)  # whose next query is told that nobody can be asked
 
     async def ask(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:
-        """Redis's answer to each command, within bounds.QUERY_SECONDS from the tenant's turn on. They are sent together.
+        """Redis's answer to each command, within bounds.QUERY_SECONDS from the tenant's turn on.
+        They are sent together.
 
-        Raises ControlError, also where one of the answers is an error. The caller may cancel this: what has not had its
-        turn is not asked then, and what has, nobody hears.
+        Raises ControlError, also where one of the answers is an error. The caller may cancel this:
+        what has not had its turn is not asked then, and what has, nobody hears.
         """
         await self._turns.setdefault(tenant, defer.DeferredLock()).acquire()
-        # It goes on without the caller: to give a connection up for each client that leaves would open others.
+        # It goes on without the caller: to give a connection up for each client that leaves would
+        # open others.
         heard: defer.Deferred[list[Answer]] = defer.Deferred()
         defer.Deferred.fromCoroutine(self._in_turn(tenant, commands)).addBoth(heard.callback)
         return await heard
@@ -124,7 +129,8 @@ class ControlQueries:
             raise ControlError(str(error), TOO_LARGE) from None
         except defer.TimeoutError:
             probes.reached("control query timed out")
-            # Other tenants may wait behind this one, and have their own time: it is closed when nobody waits any more.
+            # Other tenants may wait behind this one, and have their own time: it is closed when
+            # nobody waits any more.
             self._leave(current)
             raise ControlError("it took too long") from None
         finally:
@@ -144,7 +150,8 @@ class ControlQueries:
         if self._current is None:
             if self._address is None:
                 raise ControlError("no backend is known", UNREACHABLE)
-            # One that is lost, or cannot be had, is left: who asks next does not wait until it is tried again.
+            # One that is lost, or cannot be had, is left: who asks next does not wait until it is
+            # tried again.
             self._current = _QueryConnection(self._connect, self._address, self._leave)
             self._current.client.startService()
         return self._current

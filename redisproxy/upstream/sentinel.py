@@ -1,8 +1,9 @@
 """One of Redis's sentinels: whom to ask where the master is.
 
-Owns the connection to it. The proxy asks each second and does not subscribe to `+switch-master`, see
-docs/decisions/sentinels.md. txredisapi's own `Sentinel` is not used: it takes the first answer, whoever gives it; calls to a
-sentinel that is away pile up in it; and of several sentinels with TLS it would verify no names.
+Owns the connection to it. The proxy asks each second and does not subscribe to `+switch-master`,
+see docs/decisions/sentinels.md. txredisapi's own `Sentinel` is not used: it takes the first answer,
+whoever gives it; calls to a sentinel that is away pile up in it; and of several sentinels with TLS
+it would verify no names.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from .endpoint import why
 
 #: When it is connected to again: one that takes connections and closes them is not stormed.
 _RETRY = Backoff(0.5, 0.5)
-#: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and some is soon over.
+#: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and
+#: some is soon over.
 LASTING = 0.9
 #: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
 QUIET = 30.0
@@ -41,7 +43,9 @@ class NotYet(SentinelError):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Where a sentinel takes the master to be. epoch: of several that differ, the highest is the latest."""
+    """Where a sentinel takes the master to be. epoch: of several that differ, the highest is the
+    latest.
+    """
 
     host: str
     port: int
@@ -49,16 +53,17 @@ class Answer:
 
 
 def latest(answers: Iterable[Answer]) -> Answer:
-    """Of answers that differ: one that was cut off may still name the old one, so the latest failover counts, then the
-    majority.
+    """Of answers that differ: one that was cut off may still name the old one, so the latest
+    failover counts, then the majority.
     """
     votes = Counter(answers)
     return max(votes, key=lambda answer: (answer.epoch, votes[answer]))
 
 
 class Sentinel:
-    """address: where it is, and its own password; endpoint: makes one that leads there, see `endpoint.endpoint_for`;
-    master_name: what it calls the master; news: called when it is connected, and when it first turns out that it cannot be.
+    """address: where it is, and its own password; endpoint: makes one that leads there, see
+    `endpoint.endpoint_for`; master_name: what it calls the master; news: called when it is
+    connected, and when it first turns out that it cannot be.
     """
 
     def __init__(

@@ -1,7 +1,9 @@
-"""One Redis, as sessions see it: their connections, their control queries, and what their tenants may do there.
+"""One Redis, as sessions see it: their connections, their control queries, and what their tenants
+may do there.
 
-Implements `session.ports.Backend` with the pool, the control queries and the ACL users of that Redis. A Step whose session
-has ended gives up what is done for it; what comes all the same goes back.
+Implements `session.ports.Backend` with the pool, the control queries and the ACL users of that
+Redis. A Step whose session has ended gives up what is done for it; what comes all the same goes
+back.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ from .queries import ControlQueries
 
 
 class SessionBackend:
-    """multiplexes: whether sessions share connections; tenant_limits: where answers to control queries are charged."""
+    """multiplexes: whether sessions share connections; tenant_limits: where answers to control
+    queries are charged.
+    """
 
     _log = Logger()
 
@@ -112,7 +116,9 @@ class SessionBackend:
         work.addErrback(self._bug, step)
 
     def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step[Unavailable | None]) -> None:
-        """See `session.ports.Backend`. Not given up with the session: Redis may have them by then, and they are counted."""
+        """See `session.ports.Backend`. Not given up with the session: Redis may have them by then,
+        and they are counted.
+        """
         work = defer.Deferred.fromCoroutine(self._acl_users.permit(tenant, patterns))
         work.addCallbacks(lambda _: step.finish(None), self._not_answered, errbackArgs=(step,))
         work.addErrback(self._bug, step)

@@ -1,6 +1,8 @@
-"""Who may ask Redis for a connection now: so many at once, and the others in a fair queue, as Deferreds.
+"""Who may ask Redis for a connection now: so many at once, and the others in a fair queue, as
+Deferreds.
 
-Owns the waiting. Who is next is decided in `fair_queue`, and what is done in a turn is the business of the pool.
+Owns the waiting. Who is next is decided in `fair_queue`, and what is done in a turn is the business
+of the pool.
 """
 
 from __future__ import annotations
@@ -34,7 +36,9 @@ class Turns:
         """A turn is over: others begin."""
         self._queue.end(tenant)
         if self._beginning:
-            return  # a turn ended within the loop below, which goes on: else a long queue would be a deep stack
+            # a turn ended within the loop below, which goes on: else a long queue would be a deep
+            # stack
+            return
         self._beginning = True
         try:
             while (waiter := self._queue.next()) is not None:

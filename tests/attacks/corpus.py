@@ -1,7 +1,7 @@
 """Attempts of one tenant to see, change, slow or stop another: what is sent, and in which forms.
 
-The attacker is team-blue, database 3. The victim is team-green, database 5. Whatever is sent, nothing of the victim's may
-change, and none of its SECRETS may be in an answer.
+The attacker is team-blue, database 3. The victim is team-green, database 5. Whatever is sent,
+nothing of the victim's may change, and none of its SECRETS may be in an answer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ VICTIM_KEY = b"victims-key"
 VICTIM_VALUE = b"victims-value"
 VICTIM_CHANNEL = b"victims-channel"
 VICTIM_NAME = b"victims-connection"
-#: None of these may ever reach the attacker. (It may name them: an echo of its own words is told apart in `spoken`.)
+#: None of these may ever reach the attacker. (It may name them: an echo of its own words is told
+#: apart in `spoken`.)
 SECRETS = (VICTIM_VALUE, b"team-green", b"victims-second-key")
 
 #: One command each, in words.
@@ -234,7 +235,8 @@ SCRIPTS = [
     b"redis.setresp(3) return redis.call('HGETALL', 'none')",
 ]
 
-#: Framing tricks, sent as they are. {get} reads the victim's key in database 5, if a boundary is missed.
+#: Framing tricks, sent as they are. {get} reads the victim's key in database 5, if a boundary is
+#: missed.
 _INNER = encode([b"SELECT", b"5"]) + encode([b"GET", VICTIM_KEY])
 FRAMING = [
     b"*2\r\n$3\r\nGET\r\n$%d\r\n%b\r\n" % (len(_INNER), _INNER),

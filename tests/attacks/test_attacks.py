@@ -1,4 +1,6 @@
-"""The corpus against the real proxy and real servers; then against Redis itself, with the first layer taken away."""
+"""The corpus against the real proxy and real servers; then against Redis itself, with the first
+layer taken away.
+"""
 
 from __future__ import annotations
 
@@ -34,7 +36,8 @@ class Peer:
     """Bytes to a port, and what comes back. lines: sent at once, each of which has to succeed."""
 
     def __init__(self, port: int, *lines: bytes) -> None:
-        # Each from an address of its own: one address would be slowed down for the wrong passwords of all.
+        # Each from an address of its own: one address would be slowed down for the wrong passwords
+        # of all.
         source = f"127.{next(_numbers) % 250 + 1}.{next(_numbers) % 250 + 1}.1" if sys.platform == "linux" else ""
         self.raw = RawClient(port, source=source)
         self.raw.send(b"".join(lines))
@@ -43,7 +46,9 @@ class Peer:
             assert answer == b"+OK\r\n", answer
 
     def read(self, end: bytes = b"", quiet: float = LIMIT) -> bytes:
-        """All until end has come (if there is one), or the connection was closed, or nothing came for so many seconds."""
+        """All until end has come (if there is one), or the connection was closed, or nothing came
+        for so many seconds.
+        """
         got = b""
         self.raw.socket.settimeout(quiet)
         try:
@@ -75,7 +80,8 @@ class Peer:
 class Victim:
     """team-green: a key, a subscriber, an open connection, through the proxy or not."""
 
-    #: Read straight from Redis: all that an attacker must not change. Scripts, for the server runs all in one interpreter.
+    #: Read straight from Redis: all that an attacker must not change. Scripts, for the server runs
+    #: all in one interpreter.
     STATE = b"".join(
         encode(words)
         for words in (
@@ -161,7 +167,8 @@ class CorpusCase(unittest.TestCase):
                     self.assertNotIn(secret, spoken(answer, data + told.encode()))
                 self.assertEqual(victim.now(), victim.state)
                 self.assertEqual(victim.heard(), b"")
-                self.assertLess(victim.served_within(), LIMIT)  # what is to stop Redis would stop it for longer
+                # what is to stop Redis would stop it for longer
+                self.assertLess(victim.served_within(), LIMIT)
         return count
 
 
@@ -215,7 +222,9 @@ class SecondLayerTests(CorpusCase):
         self.attack(installation, lambda: self.straight(installation), corpus)
 
     def each_both_layers_say_the_same(self, binary: Callable[[], str]) -> None:
-        """Every command of the server: what policy forwards and what the user may do are the same."""
+        """Every command of the server: what policy forwards and what the user may do are the
+        same.
+        """
         installation = self.installation(binary)
         with installation.blue() as blue:
             blue.ping()  # so that its user exists
@@ -250,7 +259,9 @@ class SecondLayerTests(CorpusCase):
             return not isinstance(answer, redis.exceptions.NoPermissionError)
 
         def walk() -> Iterator[tuple[str, int]]:
-            """Names and how many words each takes at least; before Redis 7 COMMAND tells no subcommands."""
+            """Names and how many words each takes at least; before Redis 7 COMMAND tells no
+            subcommands.
+            """
             for entry in reply:
                 command = _text(entry[0]).lower()
                 told = {_text(sub[0]).lower(): abs(sub[1]) for sub in (entry[9] if len(entry) > 9 else [])}
@@ -347,7 +358,9 @@ class ProvisioningTests(CorpusCase):
 
 
 class OneLayerTests(CorpusCase):
-    """Servers that hold nobody's limits: without ACLs, or where the master may not use them. And one that was told not to."""
+    """Servers that hold nobody's limits: without ACLs, or where the master may not use them. And
+    one that was told not to.
+    """
 
     NO_ACL = 'rename-command ACL ""'
     MAY_NOT = f"user default on >{MASTER_PASSWORD} ~* &* +@all -acl"

@@ -1,4 +1,6 @@
-"""The console script as a real process: exit statuses, what it prints where, on a terminal and elsewhere."""
+"""The console script as a real process: exit statuses, what it prints where, on a terminal and
+elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -225,7 +227,8 @@ class StatusTests(CommandCase):
         self.assertEqual((done.returncode, done.stderr), (0, f"redisproxy: {told['notes'][0]}\nredisproxy: {new}\n"))
         self.assertEqual(grace["stringData"]["redis-connection-string"], "redis://:pw-blue@redisproxy:6379/1")
         (manifests.path / "again.yaml").unlink()
-        (manifests.path / "changed.yaml").write_text(yaml.safe_dump_all([grace, changed]))  # it is the later one
+        # it is the later one
+        (manifests.path / "changed.yaml").write_text(yaml.safe_dump_all([grace, changed]))
         found = {t["namespace"]: (t["index"], len(t["credentials"])) for t in self.json("check")["tenants"]}
         self.assertEqual(found, {"team-blue": (1, 2), "team-red": (2, 1)})
         self.assertEqual(
@@ -242,7 +245,8 @@ class StatusTests(CommandCase):
             "asked, such as where the proxy runs, or say --databases N$",
         )
         (manifests.path / "wrong.yaml").unlink()
-        # One file that is none: the others are told of, but nothing is given away that may be in it.
+        # One file that is none: the others are told of, but nothing is given away that may be in
+        # it.
         (manifests.path / "bad.yaml").write_text("\tpw-")
         (manifests.path / "grey.yaml").write_text(yaml.safe_dump(namespace("team-grey")))
         bad = "bad.yaml: it is not YAML or JSON (line 1, column 1)"
@@ -489,7 +493,9 @@ class TerminalTests(CommandCase):
         )
 
     def test_the_lines_to_try_it_with(self) -> None:
-        """They log in to the proxy, and the password is not among the arguments of what they start."""
+        """They log in to the proxy, and the password is not among the arguments of what they
+        start.
+        """
         proxy = ProxyProcess(environ={"KUBECONFIG": str(self.api.kubeconfig)}).ready()
         self.addCleanup(proxy.stop)
         proxy.logged("namespaces and secrets are watched")

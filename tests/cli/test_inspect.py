@@ -144,7 +144,8 @@ class RedisTests(FindingsCase):
             ("unix:///nowhere/redis.sock", "no connection to Redis at unix:///nowhere/redis.sock"),
             (f"rediss://:pw-x@127.0.0.1:{server.port}/0", "no connection to Redis at rediss://|closed the connection"),
         ):
-            # A Redis without TLS waits for the rest of what looks like a command: until the time is over.
+            # A Redis without TLS waits for the rest of what looks like a command: until the time is
+            # over.
             limit = {"connect-timeout": "2"} if url.startswith("rediss") else {}
             found = await inspect.check(self.operator(master(url), *tenant("team-blue", 3, "pw-blue"), **limit))
             [told] = self.problems(found)
@@ -209,7 +210,9 @@ class RedisTests(FindingsCase):
         self.assertRegex(found.warnings[0], "^--allow-commands opens EVAL: ")
 
     async def test_states_that_pass_have_names(self) -> None:
-        """The advice says which state it is, and what ends it. EVAL alone fails: Redis serves, and scripts are refused."""
+        """The advice says which state it is, and what ends it. EVAL alone fails: Redis serves, and
+        scripts are refused.
+        """
         server = self.redis()
         faulty = FaultyRedis(server.port)
         self.addCleanup(faulty.stop)
@@ -484,7 +487,9 @@ def is_busy(server: RedisServer) -> bool:
 
 
 class SameRulesTests(FindingsCase):
-    """`redisproxy check` and the proxy see the same settings. Settings that change nothing by default are set here."""
+    """`redisproxy check` and the proxy see the same settings. Settings that change nothing by
+    default are set here.
+    """
 
     SETTINGS = {
         "redis-secret": "client",

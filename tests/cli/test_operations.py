@@ -1,4 +1,6 @@
-"""What the operator's command writes, over a Kubernetes API: the small one, and a real kube-apiserver (`make test-cluster`)."""
+"""What the operator's command writes, over a Kubernetes API: the small one, and a real
+kube-apiserver (`make test-cluster`).
+"""
 
 from __future__ import annotations
 
@@ -203,7 +205,9 @@ class Changes:
         self.assertEqual(self.values(self.red)["redis-connection-string"].decode(), url("pw-theirs", 9))
 
     async def test_an_index_that_another_takes_meanwhile(self) -> None:
-        """The other one may have been told that all is well: it is us who give way, though our namespace is older."""
+        """The other one may have been told that all is well: it is us who give way, though our
+        namespace is older.
+        """
         self.meddle("create", lambda: self.world.put(*self.tenant(self.green, "pw-green", 2)))
         self.assertEqual((await self.enroll(self.red)).index, 3)
         self.assertEqual(await self.served(), {self.blue: (1, 1), self.red: (3, 1), self.green: (2, 1)})
@@ -280,7 +284,8 @@ class Changes:
         stored = self.values(self.green)["redis-connection-string"].decode()
         self.assertRegex(stored, r"^rediss://green:[A-Za-z0-9]{40}@other-host:7000/3\?ssl_cert_reqs=none$")
         self.assertEqual(self.values(self.green, rotated.grace.secret)["redis-connection-string"].decode(), own)
-        # Without a client secret, as after it was deleted, the oldest temporary one says where clients connect to.
+        # Without a client secret, as after it was deleted, the oldest temporary one says where
+        # clients connect to.
         self.world.delete(self.green, SECRET)
         again = await operations.temporary(self.operator, self.green, 1, "", None, False)
         self.assertRegex(again.url, "^redis(s://green:.*@other-host:7000|://green:.*@there:1)/3")
@@ -306,7 +311,9 @@ class Changes:
     # Rotating.
 
     async def test_rotate(self) -> None:
-        """The new password works, and the old one until the grace is over; whatever else is in the secret stays."""
+        """The new password works, and the old one until the grace is over; whatever else is in the
+        secret stays.
+        """
         document = secret(
             self.blue, SECRET, redis_connection_string=url("pw-blue", 1), redis_password="pw-blue", other="kept"
         )
@@ -339,7 +346,9 @@ class Changes:
         return name
 
     async def test_passwords_that_are_still_good_are_named(self) -> None:
-        """One leaked, but an earlier rotation has put it into a temporary secret; others have passwords of their own."""
+        """One leaked, but an earlier rotation has put it into a temporary secret; others have
+        passwords of their own.
+        """
         first = await rotation.rotate(self.operator, self.blue, 48, False)
         earlier = first.grace.secret
         current = parse_tenant(self.values(self.blue))[1].decode()
@@ -402,7 +411,9 @@ class Changes:
         self.assertEqual((await self.served())[self.blue], (1, 1))
 
     async def test_revoke_all_while_a_temporary_secret_is_made_anew(self) -> None:
-        """Another one of the same name: what was to be deleted is gone, but the password of the new one is good."""
+        """Another one of the same name: what was to be deleted is gone, but the password of the new
+        one is good.
+        """
         name = self.temporary("a", "pw-a")
 
         def anew() -> None:
@@ -461,7 +472,9 @@ class Changes:
             await self.refuses(rotation.rotate(self.operator, name, 12, False), pattern)
 
     async def test_the_master_secret_is_no_tenants(self) -> None:
-        """It may lie in a namespace with the prefix, under the very name that client secrets have."""
+        """It may lie in a namespace with the prefix, under the very name that client secrets
+        have.
+        """
         self.world.put(*self.tenant(self.green, "pw-master", 0))
         operator = self.operate(self.source, master_namespace=self.green)
         before = self.world.stored(self.green, SECRET)
@@ -539,7 +552,9 @@ class SmallApiTests(Changes, unittest.TestCase):
         self.assertNotIn(b"pw-blue", self.values(self.blue)["redis-connection-string"])
 
     async def test_an_api_that_goes_away_after_a_rotation(self) -> None:
-        """Which passwords are still good is not known then, and that is said: not that all have ended."""
+        """Which passwords are still good is not known then, and that is said: not that all have
+        ended.
+        """
         name = self.temporary("a", "pw-blue")
         request = self.source.api.request
 

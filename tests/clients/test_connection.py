@@ -204,7 +204,9 @@ class FactoryTests(unittest.TestCase):
 
 
 class TlsTests(unittest.TestCase):
-    """A client's connection over TLS, from the first byte on; the other side is Python's own TLS."""
+    """A client's connection over TLS, from the first byte on; the other side is Python's own
+    TLS.
+    """
 
     def setUp(self) -> None:
         snapshot = Path(self.mktemp()).absolute()

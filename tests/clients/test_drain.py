@@ -1,4 +1,6 @@
-"""When the clients of a process are asked to leave, and what is done about those that have not at the end."""
+"""When the clients of a process are asked to leave, and what is done about those that have not at
+the end.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""The wall clock is set while credentials are in force: they expire by that clock alone, and soon."""
+"""The wall clock is set while credentials are in force: they expire by that clock alone, and
+soon.
+"""
 
 from __future__ import annotations
 

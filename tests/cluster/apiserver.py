@@ -1,6 +1,7 @@
 """A real kube-apiserver over a real etcd, as child processes on 127.0.0.1, with RBAC enforced.
 
-No controllers and no nodes: what is applied is stored, judged and shown, and no pod is ever started.
+No controllers and no nodes: what is applied is stored, judged and shown, and no pod is ever
+started.
 """
 
 from __future__ import annotations
@@ -58,7 +59,9 @@ def ask(port: int, method: str, path: str, document: object = None, token: str =
 
 
 class KubeApiServer:
-    """One API server with a store of its own. kill() and start() may be called again and again: port and store stay."""
+    """One API server with a store of its own. kill() and start() may be called again and again:
+    port and store stay.
+    """
 
     def __init__(self) -> None:
         self.directory = Path(tempfile.mkdtemp(prefix="redisproxy-test-"))
@@ -114,7 +117,8 @@ class KubeApiServer:
             f"--service-account-key-file={at / 'accounts.pub'}",
             f"--service-account-signing-key-file={at / 'accounts.key'}",
             "--service-cluster-ip-range=10.96.0.0/24",
-            # Nobody makes the default account of a namespace here, and nobody's endpoint is to be published.
+            # Nobody makes the default account of a namespace here, and nobody's endpoint is to be
+            # published.
             "--disable-admission-plugins=ServiceAccount",
             "--endpoint-reconciler-type=none",
             # So that the continue tokens of a list expire while a test waits.

@@ -1,6 +1,8 @@
-"""The manifests of deploy/ and the proxy as a real process, against a real kube-apiserver that enforces RBAC.
+"""The manifests of deploy/ and the proxy as a real process, against a real kube-apiserver that
+enforces RBAC.
 
-Run by `make test-cluster`. The contract suite runs over the same server: `tests.sources.test_contract`.
+Run by `make test-cluster`. The contract suite runs over the same server:
+`tests.sources.test_contract`.
 """
 
 from __future__ import annotations
@@ -217,7 +219,9 @@ class WatchingProcessTests(ProcessTests):
         self.proxy.logged("namespaces and secrets are watched")
 
     def at_once(self, change: Callable[[], object], probe: Callable[[], object], what: str) -> None:
-        """Within the second that is promised, and another for a machine that runs a control plane beside the tests."""
+        """Within the second that is promised, and another for a machine that runs a control plane
+        beside the tests.
+        """
         change()
         until(probe, what, 2.0)
 
@@ -362,7 +366,9 @@ class TruthTests(ClusterCase):
         both("DELETE", f"{path}/made", {})
 
     def watched(self, path: str, version: str = "") -> list[list[dict]]:
-        """The events of a watch that ends after a while, bookmarks left out: of the real one, and of the small one."""
+        """The events of a watch that ends after a while, bookmarks left out: of the real one, and
+        of the small one.
+        """
         found = []
         for server, token, where in ((self.api, ADMIN_TOKEN, "real"), (self.small, TOKEN, "small")):
             query = f"watch=true&allowWatchBookmarks=true&timeoutSeconds=1&resourceVersion={version or self.version[where]}"

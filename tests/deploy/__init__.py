@@ -1,1 +1,3 @@
-"""What is under deploy/, and the Dockerfile: checked without a cluster and without a container engine."""
+"""What is under deploy/, and the Dockerfile: checked without a cluster and without a container
+engine.
+"""

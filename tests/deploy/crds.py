@@ -1,6 +1,8 @@
-"""Schemas of what the Prometheus Operator adds to Kubernetes: of its fields those that are used here, and no others.
+"""Schemas of what the Prometheus Operator adds to Kubernetes: of its fields those that are used
+here, and no others.
 
-The operator's own are in no package. What is here was written after its API reference (monitoring.coreos.com/v1).
+The operator's own are in no package. What is here was written after its API reference
+(monitoring.coreos.com/v1).
 """
 
 from __future__ import annotations

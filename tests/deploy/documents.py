@@ -1,4 +1,6 @@
-"""What is deployed, as data: manifests of a directory, what kubectl and Helm render, and the checks that each has to pass."""
+"""What is deployed, as data: manifests of a directory, what kubectl and Helm render, and the checks
+that each has to pass.
+"""
 
 from __future__ import annotations
 
@@ -126,12 +128,15 @@ def with_components(*names: str) -> list[dict]:
 
 
 def settings_of(found: list[dict]) -> Settings:
-    """What the proxy makes of a rendered Deployment's environment, but for the files that it names."""
+    """What the proxy makes of a rendered Deployment's environment, but for the files that it
+    names.
+    """
     variables = environment(only("Deployment", found))
     return Settings.read({}, {key: value for key, value in variables.items() if not value.startswith("/etc/")})
 
 
-#: In a process of its own, for Helm is a library of Go's with threads and signal handlers of its own.
+#: In a process of its own, for Helm is a library of Go's with threads and signal handlers of its
+#: own.
 _HELM = """
 import json, sys
 from helm_python import HelmError
@@ -176,14 +181,17 @@ def charted(values: dict | None = None, **options: str) -> list[dict]:
 
 
 def validate(document: dict) -> None:
-    """Kubernetes' own schemas, strict: an unknown field is an error. Raises ValidationError, of the library in question."""
+    """Kubernetes' own schemas, strict: an unknown field is an error. Raises ValidationError, of the
+    library in question.
+    """
     schema = SCHEMAS.get((document["apiVersion"], document["kind"]))
     try:
         if schema is not None:
             jsonschema.Draft202012Validator(schema).validate(document)
             return
         for release in RELEASES:
-            # The newest schemas that are not newer: an answer with another release would test nothing.
+            # The newest schemas that are not newer: an answer with another release would test
+            # nothing.
             if kubernetes_validate.validate(document, release, strict=True) != release:
                 raise AssertionError(f"there are no schemas of {release}")
     except Exception as error:

@@ -1,4 +1,6 @@
-"""The Helm chart: the same as kustomize's form, valid whatever is set, and clear about what cannot be set."""
+"""The Helm chart: the same as kustomize's form, valid whatever is set, and clear about what cannot
+be set.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""What an overlay chooses from, the overlay that is there to be copied, and whom the network policies let through."""
+"""What an overlay chooses from, the overlay that is there to be copied, and whom the network
+policies let through.
+"""
 
 from __future__ import annotations
 
@@ -61,7 +63,8 @@ class ComponentTests(unittest.TestCase):
         self.assertNotIn("replicas", deployment["spec"])
         scaler = only("HorizontalPodAutoscaler", found)
         self.assertEqual(scaler["spec"]["scaleTargetRef"]["name"], deployment["metadata"]["name"])
-        # One that may go down to a single pod would have none for a moment, when its node is drained.
+        # One that may go down to a single pod would have none for a moment, when its node is
+        # drained.
         self.assertGreaterEqual(scaler["spec"]["minReplicas"], 2)
 
     def test_the_token_is_one_for_who_asks_and_who_answers(self) -> None:
@@ -169,7 +172,9 @@ class NetworkPolicyTests(unittest.TestCase):
         return self.matches(peer["namespaceSelector"], namespace) and self.matches(peer.get("podSelector"), pod)
 
     def allows(self, direction: str, of: str, place: str, port: int, protocol: str = "TCP") -> bool:
-        """Whether a pod at `of` may be connected to from (Ingress), or may connect to (Egress), a place."""
+        """Whether a pod at `of` may be connected to from (Ingress), or may connect to (Egress), a
+        place.
+        """
         namespace, pod = self.PLACES[of]
         own = namespace["kubernetes.io/metadata.name"]
         applying = [
@@ -226,7 +231,9 @@ class NetworkPolicyTests(unittest.TestCase):
         self.assertFalse(reached("169.254.169.254"))
 
     def test_the_label_of_tenants_is_one_everywhere(self) -> None:
-        """In the policy, in the chart, in the example, in what `redisproxy enroll` says, and in the documents."""
+        """In the policy, in the chart, in the example, in what `redisproxy enroll` says, and in the
+        documents.
+        """
         label = dict([TENANT_LABEL])
         (tenant,) = (d for d in documents(EXAMPLE) if d["kind"] == "Namespace")
         self.assertEqual(tenant["metadata"]["labels"], label)

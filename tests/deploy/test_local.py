@@ -1,4 +1,6 @@
-"""deploy/local/compose.yaml: what docker compose makes of it, and what its command lines do as processes of this machine."""
+"""deploy/local/compose.yaml: what docker compose makes of it, and what its command lines do as
+processes of this machine.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,9 @@ class ComposeTests(unittest.TestCase):
 
 
 class RunTests(unittest.TestCase):
-    """The same command lines and variables, but for where things are: ports, the host `redis`, and mounted directories."""
+    """The same command lines and variables, but for where things are: ports, the host `redis`, and
+    mounted directories.
+    """
 
     def setUp(self) -> None:
         services = yaml.safe_load(COMPOSE.read_text())["services"]

@@ -1,4 +1,5 @@
-"""The manifests, the image's recipe and the examples: valid, as narrow as they claim, and readable by the proxy itself.
+"""The manifests, the image's recipe and the examples: valid, as narrow as they claim, and readable
+by the proxy itself.
 
 Nothing here needs a cluster or a container engine. `make image-check` builds and starts the image.
 """
@@ -237,7 +238,8 @@ class PodTests(unittest.TestCase):
     def test_a_roll_out_takes_no_pod_away_before_its_successor_serves(self) -> None:
         self.assertEqual(self.deployment["spec"]["strategy"]["rollingUpdate"]["maxUnavailable"], 0)
         settings = Settings.read({}, environment(self.deployment))
-        # Nodes get the delay, and clients a while for what they have begun; then the process needs a moment.
+        # Nodes get the delay, and clients a while for what they have begun; then the process needs
+        # a moment.
         self.assertGreaterEqual(settings.drain_delay, 5)
         self.assertGreaterEqual(settings.drain_seconds, 15)
         needed = settings.drain_delay + settings.drain_seconds + bounds.WORKER_END_SECONDS + 2

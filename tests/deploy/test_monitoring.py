@@ -1,7 +1,8 @@
-"""Alerts, their runbooks and the dashboard: they ask for what the proxy tells, and say what it means.
+"""Alerts, their runbooks and the dashboard: they ask for what the proxy tells, and say what it
+means.
 
-What there is to ask for is taken from a real proxy. promtool judges the rules, and a real Prometheus scrapes, evaluates and
-answers every query, where Debian's package is installed.
+What there is to ask for is taken from a real proxy. promtool judges the rules, and a real
+Prometheus scrapes, evaluates and answers every query, where Debian's package is installed.
 """
 
 from __future__ import annotations
@@ -88,7 +89,9 @@ Metrics = dict[str, dict[str, set[str]]]
 
 
 class Busy(Installation):
-    """One that has something to tell of everything: a malformed secret, a temporary credential, refusals, wrong passwords."""
+    """One that has something to tell of everything: a malformed secret, a temporary credential,
+    refusals, wrong passwords.
+    """
 
     TOKEN = "token-of-the-tests"
 
@@ -157,7 +160,9 @@ def told() -> Metrics:
 
 
 class QueryTests(unittest.TestCase):
-    """Every metric, label and value that an alert or the dashboard asks for is one that the proxy tells."""
+    """Every metric, label and value that an alert or the dashboard asks for is one that the proxy
+    tells.
+    """
 
     def setUp(self) -> None:
         self.metrics = told()
@@ -345,7 +350,9 @@ class PromtoolTests(unittest.TestCase):
 
 
 class PrometheusTests(unittest.TestCase):
-    """A Prometheus that scrapes a proxy as the ServiceMonitor says, has the rules, and is asked what the dashboard asks."""
+    """A Prometheus that scrapes a proxy as the ServiceMonitor says, has the rules, and is asked
+    what the dashboard asks.
+    """
 
     def setUp(self) -> None:
         program = tool("prometheus", PACKAGE)
@@ -419,7 +426,8 @@ class PrometheusTests(unittest.TestCase):
         def told() -> set[str]:
             return {name for name, state in self.states().items() if state != "inactive"}
 
-        # One secret is malformed, and a temporary credential ends within the hour. All else is well.
+        # One secret is malformed, and a temporary credential ends within the hour. All else is
+        # well.
         until(lambda: len(told()) >= 2, "what is wrong is noticed")
         self.assertEqual(told(), {"RedisProxyProblems", "RedisProxyCredentialExpiring"})
         # `namespace` is the tenant's.

@@ -1,8 +1,10 @@
-"""Coverage-guided fuzzing of what is pure, with atheris (``pip install atheris``), from the top of the repository:
+"""Coverage-guided fuzzing of what is pure, with atheris (``pip install atheris``), from the top of
+the repository:
 
     python tests/fuzz/fuzz.py requests|replies|session [libFuzzer's arguments]
 
-New inputs go to the first directory that is named; without one, nothing is kept. To make a corpus small again:
+New inputs go to the first directory that is named; without one, nothing is kept. To make a corpus
+small again:
 
     python tests/fuzz/fuzz.py TARGET -merge=1 SMALL-AND-EMPTY tests/fuzz/corpus/TARGET
 """

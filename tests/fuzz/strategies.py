@@ -1,4 +1,6 @@
-"""What hypothesis makes the inputs of the fuzzing targets of: pieces that a fuzzer would have to find."""
+"""What hypothesis makes the inputs of the fuzzing targets of: pieces that a fuzzer would have to
+find.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,9 @@
-"""What must hold of any bytes at all: one function for each fuzzing target, which raises AssertionError where it does not.
+"""What must hold of any bytes at all: one function for each fuzzing target, which raises
+AssertionError where it does not.
 
-An input begins with HEADER bytes that say how the rest is cut into chunks, and which options are on; so a mutation of one
-part leaves the other as it was. Nothing here needs atheris: `fuzz` drives these with it, `test_corpus` without.
+An input begins with HEADER bytes that say how the rest is cut into chunks, and which options are
+on; so a mutation of one part leaves the other as it was. Nothing here needs atheris: `fuzz` drives
+these with it, `test_corpus` without.
 """
 
 from __future__ import annotations
@@ -110,7 +112,9 @@ class Scanned:
 
 
 def requests(data: bytes) -> None:
-    """RequestScanner: chunks do not matter, what is passed on is what was counted, little is held."""
+    """RequestScanner: chunks do not matter, what is passed on is what was counted, little is
+    held.
+    """
     options, sizes, payload = (data[:1] or b"\0")[0], data[1:HEADER], data[HEADER:]
     if options & 0x80:  # limits that can be reached, and a flood
         if options & 0x40:
@@ -133,7 +137,8 @@ def _requests(options: int, sizes: bytes, payload: bytes) -> None:
             break
     assert whole.error == split.error, (whole.error, split.error)
     if whole.error:
-        # Of the command that the error is in, more or less may have been passed on: none at all behind its head.
+        # Of the command that the error is in, more or less may have been passed on: none at all
+        # behind its head.
         for scanned in (whole, split):
             if scanned.said and isinstance(scanned.said[-1], list) and scanned.said[-1][1] == 0:
                 scanned.said.pop()
@@ -231,8 +236,8 @@ def _measured(chunks: Iterator[bytes], pushes: bool) -> tuple[list[bytes], bytes
 
 
 def _settled(chunks: Iterator[bytes], batches: list[tuple[int, int, bool, bool, int]]) -> tuple[Creditor, str | None]:
-    """What a pending replies deals out. Half of the reply batches are made before anything comes, the others one with each
-    chunk.
+    """What a pending replies deals out. Half of the reply batches are made before anything comes,
+    the others one with each chunk.
     """
     pending, owner = pending_module.PendingReplies(), Creditor()
     batch: list[NumberedBatch] = []
@@ -270,7 +275,9 @@ def _settled(chunks: Iterator[bytes], batches: list[tuple[int, int, bool, bool, 
 
 
 def replies(data: bytes) -> None:
-    """ReplyMeasurer and Pending replies: chunks do not matter, all bytes come out, and never more replies than wait for."""
+    """ReplyMeasurer and Pending replies: chunks do not matter, all bytes come out, and never more
+    replies than wait for.
+    """
     options, sizes, rest = (data[:1] or b"\0")[0], data[1:HEADER], data[HEADER:]
     number = options & 7
     batches = [_batch(rest[n], options & 16) for n in range(min(number, len(rest)))]
@@ -305,7 +312,8 @@ def _batch(byte: int, plain: int) -> tuple[int, int, bool, bool, int]:
 
 # Whole conversations.
 
-#: What the client may say, besides any bytes. ######: a number that tells it from all others, and shows in its reply.
+#: What the client may say, besides any bytes. ######: a number that tells it from all others, and
+#: shows in its reply.
 CLIENT = [
     encode([b"ECHO", b"echo######"]),
     encode([b"NOSUCH######", b"x"]),
@@ -363,7 +371,9 @@ def _strictly(data: bytes) -> tuple[list[list[bytes]], bytes]:
 
 
 class ModelRedis:
-    """The Redis of one upstream connection: as much of it as decides what an upstream connection is in the state of."""
+    """The Redis of one upstream connection: as much of it as decides what an upstream connection is
+    in the state of.
+    """
 
     def __init__(self, protocol: int) -> None:
         self.unread = b""
@@ -510,7 +520,9 @@ def _weight(session: Session) -> int:
 
 
 def _dispatch_checked(session: Session, words: list[bytes]) -> None:
-    """Each command has an answer, at once, later or after a Step, unless CLIENT REPLY or the session's end says otherwise."""
+    """Each command has an answer, at once, later or after a Step, unless CLIENT REPLY or the
+    session's end says otherwise.
+    """
     before, muted = _weight(session), session.replies.mode is not ReplyMode.ON
     _dispatch(session, words)
     answered = _weight(session) > before or session.step is not None
@@ -718,7 +730,8 @@ class Play:
             self.counted = False
             self.talk.session.upstream_lost()
             return
-        # As `upstream.multiplexed` does. Not a command is without an answer, but for one of which a part was passed on.
+        # As `upstream.multiplexed` does. Not a command is without an answer, but for one of which a
+        # part was passed on.
         self.talk.pools[-1].upstream = Unavailable(busy=True)
         for receiver in dict.fromkeys(batch.receiver for batch in batches):
             in_part = partial and batches[0].receiver is receiver and not batches[0].discard
@@ -834,8 +847,8 @@ def _subscribed(session: Session, kind: bytes) -> frozenset[bytes]:
 
 
 def session(data: bytes) -> None:
-    """A whole conversation: each command has at most one answer, in order, and no upstream connection is used that was given
-    back.
+    """A whole conversation: each command has at most one answer, in order, and no upstream
+    connection is used that was given back.
     """
     with mock.patch.object(bounds, "WHOLE_COMMAND_BYTES", 128), mock.patch.object(commands, "dispatch", _dispatch_checked):
         _session(data)

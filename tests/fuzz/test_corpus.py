@@ -1,4 +1,6 @@
-"""The fuzzing targets without a fuzzer: what was once found stays fixed, and hypothesis looks a little further."""
+"""The fuzzing targets without a fuzzer: what was once found stays fixed, and hypothesis looks a
+little further.
+"""
 
 from __future__ import annotations
 

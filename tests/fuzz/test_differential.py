@@ -1,8 +1,8 @@
 """What the scanner takes for commands, and what a real Redis does with the same bytes.
 
-The same bytes go to Redis twice: as they are, and as what the scanner makes of them, written anew from its commands and
-runs. The answers must be the same up to where the scanner refuses to go on. It may refuse more than Redis does, but it
-must never see another boundary, or another name.
+The same bytes go to Redis twice: as they are, and as what the scanner makes of them, written anew
+from its commands and runs. The answers must be the same up to where the scanner refuses to go on.
+It may refuse more than Redis does, but it must never see another boundary, or another name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ from tests.support.servers import RedisServer, valkey
 
 #: One name is passed on, one is taken, one by its head: all that is understood must be the same.
 TABLE = {b"SET": INSPECT, b"PUBLISH": INSPECT_FIRST}
-#: The bytes of an inline command that RESP has no use for, or that some parser may take for space or for an end.
+#: The bytes of an inline command that RESP has no use for, or that some parser may take for space
+#: or for an end.
 _ODD = [
     b" ",
     b"  ",
@@ -72,8 +73,9 @@ tricks = st.sampled_from([trick for trick in FRAMING if len(trick) < 1000]).map(
 )
 
 
-#: The server runs what is made above, and answers all else with an error that is always the same: the bytes may well name INFO, TIME or
-#: RANDOMKEY, whose answers change by themselves. HELLO needs no permission, and tells a connection's number.
+#: The server runs what is made above, and answers all else with an error that is always the same:
+#: the bytes may well name INFO, TIME or RANDOMKEY, whose answers change by themselves. HELLO needs
+#: no permission, and tells a connection's number.
 ALWAYS_THE_SAME = (
     "user default on nopass ~* &* -@all +echo +ping +set +get +publish +flushall",
     'rename-command HELLO ""',
@@ -124,7 +126,8 @@ class DifferentialTests(unittest.TestCase):
 
     def compare(self, data: bytes) -> None:
         """A last PING shows where the stream stands, for Redis as for the scanner."""
-        # Valkey 9.1 loses the byte 0xFF of an inline command, which neither the proxy nor any Redis does.
+        # Valkey 9.1 loses the byte 0xFF of an inline command, which neither the proxy nor any Redis
+        # does.
         data = data.replace(b"\xff", b"\xfe") + encode([b"PING", b"the end"])
         rewritten, refused = self.scanned(data)
         self.said(encode([b"FLUSHALL"]))
@@ -138,7 +141,9 @@ class DifferentialTests(unittest.TestCase):
             self.assertEqual(direct, through, (data, rewritten))
 
     def scanned(self, data: bytes) -> tuple[bytes, bool]:
-        """(what would be sent to Redis, each command written anew; whether the rest was refused)."""
+        """(what would be sent to Redis, each command written anew; whether the rest was
+        refused).
+        """
         scanner = RequestScanner(AUTHENTICATED, TABLE, FORWARD)
         scanner.feed(data)
         sent = b""
@@ -159,7 +164,9 @@ class DifferentialTests(unittest.TestCase):
         return sent, False
 
     def said(self, data: bytes) -> list[bytes]:
-        """Redis's replies to the bytes on a connection of their own; its protocol errors are told by one name."""
+        """Redis's replies to the bytes on a connection of their own; its protocol errors are told
+        by one name.
+        """
         with RawClient(self.server.port) as connection:
             connection.send(data)
             connection.half_close()

@@ -1,4 +1,6 @@
-"""The proxy's ACL users in a real Redis: what becomes of them when the master password is rotated, and when tenants leave."""
+"""The proxy's ACL users in a real Redis: what becomes of them when the master password is rotated,
+and when tenants leave.
+"""
 
 from __future__ import annotations
 
@@ -126,8 +128,9 @@ class RotationTests(UsersCase):
         self.assert_rotates("--processes", "2")
 
     def test_a_proxy_that_learns_of_it_later(self) -> None:
-        """Nobody's log-in fails at any moment, at a proxy that knows the new one, at one that knows the old one still, and
-        at those that start in between with either."""
+        """Nobody's log-in fails at any moment, at a proxy that knows the new one, at one that knows
+        the old one still, and at those that start in between with either.
+        """
         self.start_redis()
         options = ("--connections", "dedicated")  # each session logs in to Redis
         proxies = [self.start_proxy(self.documents(OLD), *options) for _ in range(2)]
@@ -165,7 +168,9 @@ class RotationTests(UsersCase):
             self.assertNotIn("does not know the user", proxy.log)
 
     def test_a_restart_before_it_is_over(self) -> None:
-        """Nobody remembers that there was an old one. So it is with one that Redis has brought back from its configuration."""
+        """Nobody remembers that there was an old one. So it is with one that Redis has brought back
+        from its configuration.
+        """
         self.start_redis()
         for name in (GREEN, GONE):
             self.make_user(name, *(acl.password(each.encode(), name) for each in (OLD, NEW)))
@@ -217,7 +222,8 @@ class RemovalTests(UsersCase):
             "default",
         }
         self.assertEqual(self.users(), others)
-        # It moves to another database: the upstream connection that was kept for it does not keep its former user.
+        # It moves to another database: the upstream connection that was kept for it does not keep
+        # its former user.
         manifests.write(self.documents(tenant("team-blue", 4, Installation.BLUE), longer))
         until(lambda: BLUE not in self.users(), "the user of its former database is removed", 60)
         with proxy.client(Installation.BLUE, 4) as client:

@@ -1,4 +1,6 @@
-"""Ways to Redis: names, IPv4, IPv6, Unix sockets, TLS that is verified; and the servers of the matrix."""
+"""Ways to Redis: names, IPv4, IPv6, Unix sockets, TLS that is verified; and the servers of the
+matrix.
+"""
 
 from __future__ import annotations
 

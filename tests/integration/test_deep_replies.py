@@ -1,4 +1,6 @@
-"""Replies that are nested as deep as a script can make them: passed on as they are, and no other session notices."""
+"""Replies that are nested as deep as a script can make them: passed on as they are, and no other
+session notices.
+"""
 
 from __future__ import annotations
 
@@ -51,7 +53,8 @@ class WhateverRedisSendsTests(DeepCase):
             scripts = (ENDLESS, MAPS, SETS)
             expected = [*map(straight.ask, scripts), *map(straight.ask, transaction)]
             self.assertEqual(expected[-1].count(b"*1\r\n"), DEEPEST + 1)
-            # In one write, between others; and one after the other, with another session's in between.
+            # In one write, between others; and one after the other, with another session's in
+            # between.
             deep.send(b"".join([*scripts, encode([b"ECHO", b"own"]), *transaction]))
             other.send(b"".join(encode([b"ECHO", b"%d" % number]) for number in range(100)))
             self.assertEqual([deep.reply() for _ in range(7)], [*expected[:3], b"$3\r\nown\r\n", *expected[3:]])

@@ -29,7 +29,8 @@ LOGIN = (b"AUTH", b"blue-password")
 LOCAL = Path(__file__).parents[2] / "deploy" / "local"
 
 
-#: Seconds to drain that no test waits for: what ends within LIMIT has not waited until they were over.
+#: Seconds to drain that no test waits for: what ends within LIMIT has not waited until they were
+#: over.
 LONG = 2 * LIMIT
 
 
@@ -397,7 +398,8 @@ class TimeTests(DrainCase):
                 self.addCleanup(client.close)
                 client.execute_command("MULTI")
                 started = children(proxy.process.pid)
-                self.assertEqual(len(started), 2 if processes == "1" else 4)  # Valkey, its watchdog, the workers
+                # Valkey, its watchdog, the workers
+                self.assertEqual(len(started), 2 if processes == "1" else 4)
                 proxy.process.send_signal(signal.SIGTERM)
                 proxy.logged("draining: [1-9]")
                 proxy.process.send_signal(second)

@@ -121,7 +121,8 @@ class SentinelTests(FailoverCase):
 
         first.kill()
 
-        # The old master comes back, as a replica, and then, by a failover that kills nobody, as the master.
+        # The old master comes back, as a replica, and then, by a failover that kills nobody, as the
+        # master.
         first.start()
         group.until_replicated()
         self.assertEqual(first.client(3).get("key"), b"second")
@@ -147,7 +148,9 @@ class SentinelTests(FailoverCase):
         self.assertNotRegex(proxy.log, "a bug|Traceback|the-sentinels-own|" + MASTER_PASSWORD)
 
     def test_a_failover_is_noticed_within_two_seconds(self) -> None:
-        """The old master hangs, so nothing but the sentinels says that it is no longer the master."""
+        """The old master hangs, so nothing but the sentinels says that it is no longer the
+        master.
+        """
         group = Sentinels().start()
         self.addCleanup(group.stop)
         first, second = group.servers
@@ -168,7 +171,8 @@ class SentinelTests(FailoverCase):
         proxy.logged(rf"failover: .* {NAME} is at \S+:{second.port}, no longer at \S+:{first.port}", limit=2.0)
 
     def test_the_latest_failover_counts_and_a_replica_is_not_used(self) -> None:
-        # They do not replicate each other: over that the sentinels would find each other, and agree.
+        # They do not replicate each other: over that the sentinels would find each other, and
+        # agree.
         old, new = RedisServer(valkey).start(), RedisServer(valkey, f"replicaof 127.0.0.1 {free_port()}").start()
         for server in (old, new):
             self.addCleanup(server.stop)
@@ -188,7 +192,8 @@ class SentinelTests(FailoverCase):
         self.assertTrue(self.client(proxy).set("key", "there"))
         self.assertEqual(new.client(3).get("key"), b"there")
 
-        # Another secret, with a name that no sentinel knows: Redis stays where it was, and the reason is told.
+        # Another secret, with a name that no sentinel knows: Redis stays where it was, and the
+        # reason is told.
         self.manifests.write([master(sentinel_url(*sentinels).replace(NAME, "another")), *self.TENANT])
         proxy.refresh()
         proxy.logged(rf"sentinel 127.0.0.1:{sentinels[0].port}: .*No such master with that name")
@@ -224,7 +229,8 @@ class SentinelTests(FailoverCase):
             proxy = self.proxy(master(url.format("localhost")), "--redis-ca", str(authority.path))
             self.assertTrue(self.client(proxy).set("key", "there"))
             self.assertEqual(redis_server.client(3).get("key"), b"there")
-            # The certificate does not have the address: neither the sentinel nor a password is given to whoever that is.
+            # The certificate does not have the address: neither the sentinel nor a password is
+            # given to whoever that is.
             proxy = self.starting_proxy(master(url.format("127.0.0.1")), "--redis-ca", str(authority.path))
             proxy.logged(f"sentinel 127.0.0.1:{ports[1]}: it cannot be reached: .*(?i:verif|certificate)")
             self.assertNotIn("Traceback", proxy.log)
@@ -243,7 +249,9 @@ class ReplicaTests(FailoverCase):
         return first, second, relay
 
     def test_an_address_that_leads_to_another_master(self) -> None:
-        """A Service without sentinels: open connections stay with the server that is a replica now."""
+        """A Service without sentinels: open connections stay with the server that is a replica
+        now.
+        """
         first, second, relay = self.moved()
         proxy = self.proxy(master(f"redis://:{MASTER_PASSWORD}@127.0.0.1:{relay.port}/0"))
         blue = self.client(proxy)

@@ -1,4 +1,6 @@
-"""What breaks in production: Redis killed, away, slow, with another password; clients that send garbage."""
+"""What breaks in production: Redis killed, away, slow, with another password; clients that send
+garbage.
+"""
 
 from __future__ import annotations
 

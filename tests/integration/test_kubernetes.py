@@ -32,7 +32,9 @@ class KubernetesTests(unittest.TestCase):
         return self.proxy.ready() if ready else self.proxy
 
     def check_log(self) -> None:
-        """Whatever happened: no traceback, no password, and every line is one of the proxy's own log."""
+        """Whatever happened: no traceback, no password, and every line is one of the proxy's own
+        log.
+        """
         self.assertNotIn("Traceback", self.proxy.log)
         self.assertNotIn("-password", self.proxy.log)
         self.assertNotIn(self.server.password, self.proxy.log)
@@ -55,7 +57,9 @@ class KubernetesTests(unittest.TestCase):
         return ""
 
     def exchanged(self, old: str, new: str) -> None:
-        """One password is not good any more, another is: with several processes, not in all of them in the same moment."""
+        """One password is not good any more, another is: with several processes, not in all of them
+        in the same moment.
+        """
         until(lambda: not self.refusal_of(new), "the new password is taken")
         until(lambda: "invalid username-password pair" in self.refusal_of(old), "the old one is refused")
 
@@ -163,7 +167,9 @@ class KubernetesTests(unittest.TestCase):
         self.assertTrue(blue.ping())
 
     def test_sigterm_while_the_api_hangs(self) -> None:
-        """The thread that waits for the API is waited for, by the reactor: for one time-out, not for all calls to come."""
+        """The thread that waits for the API is waited for, by the reactor: for one time-out, not
+        for all calls to come.
+        """
         self.start()
         self.api.fail(ANY, HANG)
         before = len(self.api.requests)

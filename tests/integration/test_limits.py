@@ -66,7 +66,8 @@ class CapacityTests(Limited):
         def room() -> RawClient | None:
             """Turned away as long as the proxy has not noticed."""
             connection = self.connect()
-            for _ in range(2):  # what is answered the second time, was asked after the proxy had seen the connection
+            # what is answered the second time, was asked after the proxy had seen the connection
+            for _ in range(2):
                 self.assertEqual(first.ask(b"PING\r\n"), b"+PONG\r\n")
             return connection if connection.is_silent() else None
 
@@ -207,7 +208,8 @@ class LeavingTests(Limited):
         while data := connection.some():
             got += len(data)
             tail = (tail + data)[-5:]
-            # As fast as 1.5 MB a second: longer than any moment that is left to a closing client without progress.
+            # As fast as 1.5 MB a second: longer than any moment that is left to a closing client
+            # without progress.
             time.sleep(max(0.0, got / 1_500_000 - (time.monotonic() - started)))
         self.assertEqual((got, tail), (size + len(b"$6291456\r\n\r\n+OK\r\n"), b"+OK\r\n"))
 
@@ -230,7 +232,8 @@ class GuessingTests(Limited):
         while answers.count(b"-WRONGPASS") < 8:
             answers += connection.reply()
         self.assertGreater(time.monotonic() - started, 0.5)
-        # Other clients, with the right password, are not slowed down. A wrong one would be: by 0.8 s and more, each of them.
+        # Other clients, with the right password, are not slowed down. A wrong one would be: by 0.8
+        # s and more, each of them.
         took = []
         for _ in range(10):
             started = time.monotonic()

@@ -1,4 +1,5 @@
-"""A directory of manifests as people leave it: a file that is none, one that is half written, secrets in odd words.
+"""A directory of manifests as people leave it: a file that is none, one that is half written,
+secrets in odd words.
 
 Over a real `twistd` and a real Redis: who is served, and what the log says of it.
 """
@@ -55,7 +56,8 @@ class ManifestsTests(unittest.TestCase):
             "odd.yaml",
             "kind: Secret\nmetadata: {name: !x y, note: =, <<: 3}\nstringData: {redis-password: !!bool hunter2}\n",
         )
-        # One of these is the owner of database 3, another one claims it with a URL that cannot be read.
+        # One of these is the owner of database 3, another one claims it with a URL that cannot be
+        # read.
         self.put("claims.yaml", yaml.safe_dump_all(tenant("team-red", 3, "red-hunter2/x", "2026-02-01T00:00:00Z")))
         proxy = self.start()
         for password in ("blue-password", "green-password"):
@@ -78,7 +80,8 @@ class ManifestsTests(unittest.TestCase):
         with proxy.client("green-password", 12, single_connection_client=True) as green:
             green.set("mine", "12")
             end = whole.index("/12\n") + len("/1")
-            path.write_text(whole[:end])  # and the writer is held up, for longer than between two looks
+            # and the writer is held up, for longer than between two looks
+            path.write_text(whole[:end])
             for _ in range(8):
                 proxy.refresh()
                 self.assertEqual(green.get("mine"), b"12")

@@ -1,4 +1,6 @@
-"""Real processes that are given secrets with wrong values: of all that is written, logged or answered, nothing has a value."""
+"""Real processes that are given secrets with wrong values: of all that is written, logged or
+answered, nothing has a value.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,8 @@ from ..support.waiting import until
 
 
 class MarkedCase(unittest.TestCase):
-    #: of the master's values every so many, of the tenants' more; test_marked of core and of directory have them all
+    #: of the master's values every so many, of the tenants' more; test_marked of core and of
+    #: directory have them all
     EVERY = 25
 
     def setUp(self) -> None:

@@ -1,5 +1,5 @@
-"""What a tenant sees of the server through a real proxy: the errors to what is not there, INFO, CONFIG GET, and refused
-subscriptions.
+"""What a tenant sees of the server through a real proxy: the errors to what is not there, INFO,
+CONFIG GET, and refused subscriptions.
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ UNKNOWN = (
 )
 
 
-#: Arguments of CONFIG that are answered as the server itself answers them: none matches what tenants are not shown.
+#: Arguments of CONFIG that are answered as the server itself answers them: none matches what
+#: tenants are not shown.
 CONFIG = (
     *([b"CONFIG", b"GET", name] for name in server_config.NAMES),
     [b"config", b"get", b"MaxMemory"],
@@ -103,7 +104,9 @@ class OwnWorldTests(unittest.TestCase):
         self.assertNotIn("Maint_Notifications".lower(), installation.proxy.log.lower())
 
     def each_subscriptions_that_redis_refuses(self, binary: Callable[[], str]) -> None:
-        """A script keeps Redis busy: all that it refuses meanwhile is forgotten, and works later."""
+        """A script keeps Redis busy: all that it refuses meanwhile is forgotten, and works
+        later.
+        """
         # Redis names it so from 7 on, and keeps the old name.
         installation = self.installation(binary, "lua-time-limit 10")
         client = installation.blue(protocol=2)
@@ -112,11 +115,13 @@ class OwnWorldTests(unittest.TestCase):
         kinds = [b"", b"P"] + [b"S"] * (b"ssubscribe" in map(_bytes, master.command()))
         lines = [self.through(installation) for _ in kinds]
         for line, kind in zip(lines, kinds, strict=True):
-            if kind == b"P":  # it would have Redis told of the pattern, which a busy one does not take
+            # it would have Redis told of the pattern, which a busy one does not take
+            if kind == b"P":
                 confirmed = b"*3\r\n$%d\r\n%b\r\n$4\r\nnews\r\n:%d\r\n"
                 self.assertEqual(line.ask([b"PSUBSCRIBE", b"news"]), confirmed % (10, b"psubscribe", 1))
                 self.assertEqual(line.ask([b"PUNSUBSCRIBE"]), confirmed % (12, b"punsubscribe", 0))
-            self.assertEqual(line.ask([b"WATCH", b"a"]), b"+OK\r\n")  # a busy Redis lets nobody log in
+            # a busy Redis lets nobody log in
+            self.assertEqual(line.ask([b"WATCH", b"a"]), b"+OK\r\n")
         script = "while redis.call('GET', KEYS[1]) ~= 'x' do end"
         running = threading.Thread(target=lambda: self.assertRaises(redis.ResponseError, master.eval, script, 1, "stop"))
         running.start()
@@ -174,7 +179,9 @@ class OwnWorldTests(unittest.TestCase):
             self.assertEqual(set(blue.info("server", "clients")) - set(blue.info("clients")), set(blue.info("server")))
 
     def each_info_whatever_scripts_did(self, binary: Callable[[], str]) -> None:
-        """One tenant's scripts make error codes by the thousand, of which Redis keeps a count each."""
+        """One tenant's scripts make error codes by the thousand, of which Redis keeps a count
+        each.
+        """
         # On Redis 6.2 scripts need the operator's word.
         installation = self.installation(binary, options=("--allow-commands", "EVAL"))
         blue, green = installation.blue(protocol=2), installation.green(protocol=2)
@@ -200,7 +207,8 @@ class OwnWorldTests(unittest.TestCase):
             for line in (through, straight):
                 line.ask([b"HELLO", protocol])
             for words in CONFIG:
-                # Several names come in the order of a table of Redis's own, so the parts are compared.
+                # Several names come in the order of a table of Redis's own, so the parts are
+                # compared.
                 expected, told = straight.ask(words), through.ask(words)
                 self.assertEqual(sorted(told.split(b"\r\n")), sorted(expected.split(b"\r\n")), words)
         # It is asked each time: an operator may have changed it.

@@ -1,4 +1,6 @@
-"""What the proxy takes Redis for, in real processes: with a Redis that is busy, refuses, or hides its commands."""
+"""What the proxy takes Redis for, in real processes: with a Redis that is busy, refuses, or hides
+its commands.
+"""
 
 from __future__ import annotations
 
@@ -16,13 +18,16 @@ from ..support.servers import RedisServer, on_every_server, valkey
 from ..support.status import ask, status_port
 from ..support.waiting import until
 
-#: How the question of the probe begins whether scripts are sealed; tenants' scripts begin otherwise.
+#: How the question of the probe begins whether scripts are sealed; tenants' scripts begin
+#: otherwise.
 UNSEALED = "EVAL \n"
 ODD = "ERR this plan does not include administrative commands"
 
 
 class Behind(Installation):
-    """An installation whose proxy reaches Redis through a server that refuses what it is told to refuse."""
+    """An installation whose proxy reaches Redis through a server that refuses what it is told to
+    refuse.
+    """
 
     def __init__(self, *options: str, faults: dict[str, str | None], server: RedisServer | None = None) -> None:
         server = (server or RedisServer()).start()
@@ -69,7 +74,9 @@ class ProbingCase(unittest.TestCase):
 
 
 class BusyTests(ProbingCase):
-    """A tenant runs script after script, each for longer than Redis waits before it answers others with BUSY."""
+    """A tenant runs script after script, each for longer than Redis waits before it answers others
+    with BUSY.
+    """
 
     SCRIPT = """
         local function now() local time = redis.call('TIME') return time[1] * 1000000 + time[2] end
@@ -192,7 +199,9 @@ class HiddenCommandTests(ProbingCase):
 
 class SealedTests(ProbingCase):
     def seen_later(self, *options: str) -> None:
-        """Sessions that are there may run scripts as soon as it is seen, over the connections that they have."""
+        """Sessions that are there may run scripts as soon as it is seen, over the connections that
+        they have.
+        """
         oom = "OOM command not allowed when used memory > 'maxmemory'."
         installation = Behind(*options, faults={UNSEALED: oom})
         self.addCleanup(installation.stop)
@@ -267,7 +276,9 @@ class LostRightTests(ProbingCase):
 
 
 class NoConnectionsTests(ProbingCase):
-    """The control connection lives on, and Redis takes no other one: readiness must not be that one's alone."""
+    """The control connection lives on, and Redis takes no other one: readiness must not be that
+    one's alone.
+    """
 
     def test_too_many(self) -> None:
         installation = Installation("--status", "tcp:0")
@@ -276,7 +287,8 @@ class NoConnectionsTests(ProbingCase):
         straight = installation.server.client()
         straight.config_set("maxclients", 1)
         with installation.blue() as blue, self.assertRaises(redis.ResponseError):
-            blue.ping()  # over the one that was opened at the start: its user is made, and another one is opened
+            # over the one that was opened at the start: its user is made, and another one is opened
+            blue.ping()
             installation.green().ping()
         until(lambda: self.ready(installation) == "Redis takes no new connections of the proxy's", "not ready")
         straight.config_set("maxclients", 1000)

@@ -208,7 +208,8 @@ class LogTests(unittest.TestCase):
                     twistd=("--logfile", str(path)),
                 )
                 self.addCleanup(proxy.stop)
-                # What is logged before the reactor runs tells nothing: a SIGTERM then ends the process at once.
+                # What is logged before the reactor runs tells nothing: a SIGTERM then ends the
+                # process at once.
                 wanted = "credentials, from" if processes == "1" else "worker 2 .* serves"
                 until(lambda: path.exists() and re.search(wanted, path.read_text()), "the file has the log", 4 * LIMIT)  # noqa: B023
                 self.assertEqual(proxy.stop(), 0)
@@ -244,14 +245,16 @@ class LogTests(unittest.TestCase):
             self.assertLessEqual({"time", "level", "logger", "message"}, event.keys())
         outcome = next(e for e in events if e.get("close_reason") == "client-left")
         self.assertEqual((outcome["namespace"], outcome["secret"]), ("team-blue", "redis-secret-master"))
-        self.assertGreaterEqual(outcome["refused"], 1)  # redis-py's own start may ask for more than there is
+        # redis-py's own start may ask for more than there is
+        self.assertGreaterEqual(outcome["refused"], 1)
         self.assertRegex(outcome["peer"], r"127\.0\.0\.1:\d+")
         self.assertNotIn("private", installation.proxy.log)
 
     def test_what_is_opened_and_tells_of_others_is_a_warning(self) -> None:
         installation = Installation(
             *("--allow-commands", "slowlog,MEMORY|STATS,LASTSAVE,KEYS", "--deny-commands", "ROLE"),
-            server=RedisServer(valkey, "slowlog-log-slower-than -1"),  # or a busy machine has something in it
+            # or a busy machine has something in it
+            server=RedisServer(valkey, "slowlog-log-slower-than -1"),
         )
         self.addCleanup(installation.stop)
         installation.proxy.logged(r"#warn\] --allow-commands opens SLOWLOG: it counts and deletes entries of all tenants")

@@ -1,4 +1,6 @@
-"""A proxy of several processes: that it is one proxy to its clients, and what becomes of it when one of them ends."""
+"""A proxy of several processes: that it is one proxy to its clients, and what becomes of it when
+one of them ends.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +34,9 @@ class ProcessesCase(unittest.TestCase):
         return installation
 
     def at_both(self, installation: Installation, password: str = Installation.BLUE, index: int = 3) -> list[redis.Redis]:
-        """A client at worker 1, and one at worker 2, each with one connection. Their IDs tell: 1, 3, 5 … and 2, 4, 6 …"""
+        """A client at worker 1, and one at worker 2, each with one connection. Their IDs tell: 1,
+        3, 5 … and 2, 4, 6 …
+        """
         found: dict[int, redis.Redis] = {}
 
         def one_more() -> bool:
@@ -66,7 +70,8 @@ class ServingTests(ProcessesCase):
                 client.execute_command("SELECT", 5)
         for client in self.at_both(installation, Installation.GREEN, 5):
             self.assertIsNone(client.get("a"))
-        # A pattern that one worker had Redis allow stays allowed when the other has it allow another.
+        # A pattern that one worker had Redis allow stays allowed when the other has it allow
+        # another.
         heard = [client.pubsub() for client in (first, second)]
         for number, pubsub in enumerate(heard):
             pubsub.psubscribe(f"news.{number}*")

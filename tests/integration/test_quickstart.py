@@ -115,7 +115,8 @@ class QuickStartTests(unittest.TestCase):
         terminal.expect("Ctrl-C stops it")
         started = [terminal.pid, *children(terminal.pid)]
         self.assertEqual(len(started), 3)
-        terminal.ptyproc.fileobj.close()  # what a terminal's window does: pexpect itself would send signals
+        # what a terminal's window does: pexpect itself would send signals
+        terminal.ptyproc.fileobj.close()
         until(lambda: not any(map(runs, started)), "nothing of it is left")
         self.assertEqual(list(Path(directory).iterdir()), [])
 

@@ -1,4 +1,6 @@
-"""redis-cli, as a person types it and as scripts call it, through a real twistd process to Redis 7.0."""
+"""redis-cli, as a person types it and as scripts call it, through a real twistd process to Redis
+7.0.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,9 @@ REFUSED = "is not available here: it reaches beyond the own database"
 
 @functools.cache
 def installation() -> Installation:
-    """In front of Debian's Redis, whose own redis-cli this is. It, and a few keys, are for all tests."""
+    """In front of Debian's Redis, whose own redis-cli this is. It, and a few keys, are for all
+    tests.
+    """
     made = Installation(server=RedisServer(redis_7))
     atexit.register(made.stop)
     blue = made.blue()
@@ -122,7 +126,8 @@ class CallsTests(RedisCliTestCase):
         self.assertIn("ERR An LFU maxmemory policy is not selected", self.assertSame("--hotkeys"))
 
     def test_latency(self) -> None:
-        # Without a terminal it measures for a second, and tells: the least, the most, the average, how many.
+        # Without a terminal it measures for a second, and tells: the least, the most, the average,
+        # how many.
         words = self.run_cli("--latency", "-i", "0.2").split()
         self.assertEqual(len(words), 4)
         self.assertGreater(int(words[3]), 0)

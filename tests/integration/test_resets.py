@@ -1,4 +1,6 @@
-"""Clients of one tenant that reset their connections while others' connections to Redis are being opened."""
+"""Clients of one tenant that reset their connections while others' connections to Redis are being
+opened.
+"""
 
 from __future__ import annotations
 
@@ -85,7 +87,8 @@ class StraightTests(ResetCase):
     """All at once, as fast as it goes."""
 
     def check(self, *options: str) -> None:
-        self.start("--connect-timeout", "40", *options)  # hundreds at once, perhaps on a busy machine
+        # hundreds at once, perhaps on a busy machine
+        self.start("--connect-timeout", "40", *options)
         if "dedicated" in options:  # it is the log-in that needs a connection to Redis
             blue, green = self.connect(RESET, BLUE + BLPOP), self.connect(OTHERS, GREEN + BLPOP)
             self.reset(blue)
@@ -155,7 +158,9 @@ class SlowRedisTests(ResetCase):
 
 
 class ControlQueriesTests(ResetCase):
-    """What is asked for a tenant with the master's rights, one thing at a time, is not asked for clients that have left."""
+    """What is asked for a tenant with the master's rights, one thing at a time, is not asked for
+    clients that have left.
+    """
 
     def test_clients_that_ask_and_leave(self) -> None:
         self.start("--processes", "1")

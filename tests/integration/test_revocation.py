@@ -1,4 +1,6 @@
-"""What becomes of sessions whose credential is revoked: of what blocks at Redis, and of what stands behind it."""
+"""What becomes of sessions whose credential is revoked: of what blocks at Redis, and of what stands
+behind it.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +25,8 @@ from ..support.servers import MASTER_PASSWORD, RedisServer, free_port, on_every_
 from ..support.status import metrics, status_port
 from ..support.waiting import LIMIT, until
 
-#: Seconds within which what blocks is given up, once idle sessions have ended. At once, but machines are busy; less than
-#: the time for replies.
+#: Seconds within which what blocks is given up, once idle sessions have ended. At once, but
+#: machines are busy; less than the time for replies.
 GIVEN_UP = 0.8 * bounds.REVOKED_SECONDS
 #: What blocks, and how something is pushed that ends that, and what is there then.
 BLOCKING = (
@@ -120,7 +122,9 @@ class RevocationCase(unittest.TestCase):
         return until(logged_in, "green has database 3")
 
     def hand_over(self, sessions: int = 1) -> None:
-        """Blue's sessions block; its database goes to green, who writes what each of them waits for."""
+        """Blue's sessions block; its database goes to green, who writes what each of them waits
+        for.
+        """
         connections = [self.raw(BLUE, *words, behind=BEHIND) for words in BLOCKING for _ in range(sessions)]
         self.blocked(len(connections))
         self.without_blue(green_at=3)
@@ -258,7 +262,9 @@ class HandoverTests(RevocationCase):
 
 
 class SameTenantTests(RevocationCase):
-    """A temporary password ends, and its namespace goes on: what it pushes then is not for the session that ended."""
+    """A temporary password ends, and its namespace goes on: what it pushes then is not for the
+    session that ended.
+    """
 
     def ends(self, end: Callable[[], None]) -> None:
         with self.installation.blue() as blue:
@@ -285,7 +291,8 @@ class SameTenantTests(RevocationCase):
 
     def test_an_expiry(self) -> None:
         self.start()
-        for seconds in (8, 30, 120):  # a machine that is busy may need more than the first of these to take it
+        # a machine that is busy may need more than the first of these to take it
+        for seconds in (8, 30, 120):
             expires = time.time() + seconds
             self.installation.manifests.write([*self.installation.documents(), temporary(1 - seconds / 3600)])
             until(lambda: self.takes(TEMPORARY) or time.time() > expires, "the temporary password is taken", seconds + LIMIT)  # noqa: B023

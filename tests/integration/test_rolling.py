@@ -1,4 +1,6 @@
-"""A rolling update under load: replicas are replaced one after the other, as Kubernetes does, and no client notices."""
+"""A rolling update under load: replicas are replaced one after the other, as Kubernetes does, and
+no client notices.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +22,8 @@ from ..support.waiting import LIMIT, until
 
 #: Seconds between two probes of a replica.
 PROBE = 0.1
-#: Seconds until nodes have heard what a probe found: they send new connections to a replica for that long after.
+#: Seconds until nodes have heard what a probe found: they send new connections to a replica for
+#: that long after.
 PROPAGATION = 0.5
 #: Seconds that a replica serves on, after SIGTERM.
 DELAY = 1.5
@@ -40,7 +43,9 @@ class Replica:
 
 
 class Endpoints:
-    """What the kubelet and the nodes do: replicas get new connections while their /readyz says so, and a while longer."""
+    """What the kubelet and the nodes do: replicas get new connections while their /readyz says so,
+    and a while longer.
+    """
 
     def __init__(self) -> None:
         self.replicas: list[Replica] = []
@@ -102,7 +107,9 @@ class RollingTests(unittest.TestCase):
         return new
 
     def client(self, **options: object) -> redis.Redis:
-        """As an application makes one: a connection that is lost is made again, wherever that leads."""
+        """As an application makes one: a connection that is lost is made again, wherever that
+        leads.
+        """
         endpoints = self.endpoints
 
         class Connection(redis.Connection):
@@ -115,7 +122,8 @@ class RollingTests(unittest.TestCase):
             host="127.0.0.1",
             db=3,
             password=Installation.BLUE,
-            socket_timeout=60,  # more than any BLPOP here waits: its client must not be the one that gives up
+            # more than any BLPOP here waits: its client must not be the one that gives up
+            socket_timeout=60,
             retry=Retry(ExponentialBackoff(cap=0.2, base=0.005), 10),
             **options,
         )
@@ -141,7 +149,8 @@ class RollingTests(unittest.TestCase):
         thread.start()
         return thread
 
-    # What clients do. Each checks what it is answered: a command that ran twice, or not at all, is found at once.
+    # What clients do. Each checks what it is answered: a command that ran twice, or not at all, is
+    # found at once.
 
     def counts(self, name: str, **options: object) -> Callable[[int], None]:
         client = self.client(**options)
@@ -155,7 +164,8 @@ class RollingTests(unittest.TestCase):
         client = self.client()
 
         def once(number: int) -> None:
-            value = f"{number}:{'x' * random.randrange(200_000)}".encode()  # some are passed on as they come
+            # some are passed on as they come
+            value = f"{number}:{'x' * random.randrange(200_000)}".encode()
             client.set(f"{name}:{number % 50}", value)
             self.assertEqual(client.get(f"{name}:{number % 50}"), value)
 

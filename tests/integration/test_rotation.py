@@ -1,5 +1,6 @@
-"""The rotation of the master password as docs/operate.md has it, on a real Redis with a configuration, a replica and a
-sentinel: what each step does lasts when Redis is restarted."""
+"""The rotation of the master password as docs/operate.md has it, on a real Redis with a
+configuration, a replica and a sentinel: what each step does lasts when Redis is restarted.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,9 @@ BLUE = acl.username(Tenant("team-blue", 3))
 
 
 def documented() -> tuple[list[list[str]], list[list[str]]]:
-    """The arguments of `redis-cli` in the page's section, before and after the change of the master secret."""
+    """The arguments of `redis-cli` in the page's section, before and after the change of the master
+    secret.
+    """
     section = re.search(r"\n\*\*The master password\*\*.*?\n\*\*", PAGE.read_text(), re.DOTALL)[0]
     before, after = re.split(r"\n +kubectl .*edit secret.*\n", section)
     places = {"NEW": NEW, "OLD": OLD, "MASTER-NAME": NAME}
@@ -91,7 +94,9 @@ class DocumentedRotationTests(unittest.TestCase):
             return None
 
     def assert_whole(self, password: str) -> None:
-        """The replica replicates, the sentinel sees both, and tenants are served: those that were there, and new ones."""
+        """The replica replicates, the sentinel sees both, and tenants are served: those that were
+        there, and new ones.
+        """
         with redis.Redis(port=self.replica.port, password=password, protocol=2) as replica:
             until(lambda: replica.info("replication")["master_link_status"] == "up", "the replica replicates")
         for server in (self.master, self.replica):
@@ -99,7 +104,9 @@ class DocumentedRotationTests(unittest.TestCase):
         self.assertTrue(self.serves(), "tenants are served")
 
     def is_watched(self, server: ConfiguredServer, password: str) -> bool:
-        """Whether the sentinel is connected there, and logged in: else it could not give its connection a name."""
+        """Whether the sentinel is connected there, and logged in: else it could not give its
+        connection a name.
+        """
         with redis.Redis(port=server.port, password=password, protocol=2, decode_responses=True) as client:
             return any(each["name"].startswith("sentinel-") for each in client.client_list())
 

@@ -1,4 +1,6 @@
-"""Sessions that share upstream connections: each gets its own replies, whatever the others do and whatever breaks."""
+"""Sessions that share upstream connections: each gets its own replies, whatever the others do and
+whatever breaks.
+"""
 
 from __future__ import annotations
 
@@ -117,7 +119,9 @@ class ConnectionsTests(SharedCase):
         self.assertQuietLog()
 
     def each_wait_counts_what_was_written_before(self, binary: Callable[[], str]) -> None:
-        """On a replica that does not answer: a connection that wrote nothing would be told that all is replicated."""
+        """On a replica that does not answer: a connection that wrote nothing would be told that all
+        is replicated.
+        """
         self.start(server=RedisServer(binary))
         server = self.installation.server
         replica = RedisServer(binary, f"replicaof 127.0.0.1 {server.port}", f"masterauth {server.password}").start()
@@ -150,8 +154,8 @@ class SlowReaderTests(SharedCase):
         self.assertQuietLog()
 
     def test_many_that_do_not_read_stall_nobody_for_long(self) -> None:
-        """One on each upstream connection that the tenant may have: nothing of another's is in flight there, and it waits
-        all the same.
+        """One on each upstream connection that the tenant may have: nothing of another's is in
+        flight there, and it waits all the same.
         """
         self.start()
         self.installation.server.client(3).set("big", b"x" * (32 << 20))
@@ -305,7 +309,9 @@ class FaultTests(SharedCase):
 
 
 class DifferentialTests(unittest.TestCase):
-    """Several sessions that do all sorts of things at once: each hears what it would hear straight from Redis."""
+    """Several sessions that do all sorts of things at once: each hears what it would hear straight
+    from Redis.
+    """
 
     SESSIONS = 8
     STEPS = 400
@@ -386,7 +392,8 @@ class DifferentialTests(unittest.TestCase):
 
 
 class RandomTests(unittest.TestCase):
-    """Sessions of two tenants that say anything in any order: each hears what it would hear straight from Redis.
+    """Sessions of two tenants that say anything in any order: each hears what it would hear
+    straight from Redis.
 
     Errors are compared as errors only, and HELLO's answers by their type: they name the connection.
     """
@@ -450,7 +457,9 @@ class RandomTests(unittest.TestCase):
 
 
 class Speaker:
-    """A client's words: whatever Redis and the proxy think the same of, in the state that it is in."""
+    """A client's words: whatever Redis and the proxy think the same of, in the state that it is
+    in.
+    """
 
     def __init__(self, chance: random.Random, number: int, tenant: bytes) -> None:
         self.tenant = tenant
@@ -539,9 +548,11 @@ class Speaker:
         elif name in (b"RESET", b"AUTH"):
             if name == b"RESET":
                 self._subscribed.clear()
-                self._channel += b"+"  # the upstream connection that is subscribed to the old one may live a moment longer
+                # the upstream connection that is subscribed to the old one may live a moment longer
+                self._channel += b"+"
                 self._resp3 = False
-                before = encode([b"PING"])  # or what was just published to itself comes before it there, and never here
+                # or what was just published to itself comes before it there, and never here
+                before = encode([b"PING"])
             self.tenant = chance.choice((b"blue", b"green"))
             if name == b"AUTH":
                 words[1] = self.tenant + b"-password"

@@ -198,7 +198,8 @@ class StatusTests(unittest.TestCase):
         port = self.start("--status", "tcp:0:interface=0.0.0.0")
         until(lambda: ask(port, "/readyz")[0] == 200, "ready")
         for path in ("/", "/metrics"):
-            # Who is on this machine may, as where it listens on loopback alone: kubectl port-forward leads there.
+            # Who is on this machine may, as where it listens on loopback alone: kubectl
+            # port-forward leads there.
             self.assertEqual(ask(port, path)[0], 200)
             status, _, text = ask(port, path, host=own_address())
             self.assertEqual(status, 403)

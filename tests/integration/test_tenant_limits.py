@@ -1,6 +1,8 @@
-"""Limits of tenants, in a real process: what is refused, what is slowed down, and that nothing is lost by it.
+"""Limits of tenants, in a real process: what is refused, what is slowed down, and that nothing is
+lost by it.
 
-Times are compared with the least that a limit allows, which no machine is too slow for, and neighbours with that.
+Times are compared with the least that a limit allows, which no machine is too slow for, and
+neighbours with that.
 """
 
 from __future__ import annotations
@@ -39,7 +41,9 @@ class LimitsCase(unittest.TestCase):
         self.assertNotIn("-password", self.installation.proxy.log)
 
     def annotate(self, **annotations: str | int) -> None:
-        """connections, commands, bytes: of team-blue, from now on; until the proxy has them in force."""
+        """connections, commands, bytes: of team-blue, from now on; until the proxy has them in
+        force.
+        """
         names = {"connections": CONNECTIONS, "commands": COMMANDS, "bytes": BYTES}
         found = {names[name]: str(value) for name, value in annotations.items()}
         documents = self.installation.documents()
@@ -100,7 +104,8 @@ class ConnectionsTests(LimitsCase):
             self.assertEqual(refused.rest(), b"")
         with self.assertRaisesRegex(redis.RedisError, "max number of clients reached for this tenant"):
             self.installation.blue().ping()
-        # Of a wrong password nothing else is told than ever, and it is the only one that is answered late.
+        # Of a wrong password nothing else is told than ever, and it is the only one that is
+        # answered late.
         self.assertTrue(self.connect().ask(b"AUTH wrong\r\n").startswith(b"-WRONGPASS"))
         self.assertTrue(self.installation.green().ping())
         self.assertEqual(served[0].ask(AUTH), b"+OK\r\n", "again, with the place that it has")

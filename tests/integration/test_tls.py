@@ -1,4 +1,6 @@
-"""TLS for clients, with a real twistd process and real clients: what is shown, what is refused, and what a rotation does."""
+"""TLS for clients, with a real twistd process and real clients: what is shown, what is refused, and
+what a rotation does.
+"""
 
 from __future__ import annotations
 
@@ -154,7 +156,8 @@ class ServingTests(TlsCase):
         old.set_ciphers("DEFAULT@SECLEVEL=0")
         self.assertRegex(self.refusal(old), "(?i)protocol.version")
         log(r"tls-failed \(unsupported protocol\) after")
-        # One that trusts somebody else; and one that only looks whether somebody is there, as a load balancer does.
+        # One that trusts somebody else; and one that only looks whether somebody is there, as a
+        # load balancer does.
         with self.assertRaisesRegex(redis.ConnectionError, "(?i)certificate.verify.failed"):
             self.client(ca=Authority(self.directory, "others").path).ping()
         log(r"tls-failed \(\w+ alert unknown ca\) after")
@@ -237,7 +240,8 @@ class RotationTests(TlsCase):
         thread = threading.Thread(target=work)
         thread.start()
         try:
-            # Mounted files; then written in place, one after the other, so that they do not match for a moment.
+            # Mounted files; then written in place, one after the other, so that they do not match
+            # for a moment.
             self.publish("..2", *self.issue("second"))
             until(lambda: self.shown() == "second", "the second certificate is shown")
             certificate, key = self.issue("third")

@@ -1,4 +1,6 @@
-"""Somebody sets the machine's clock while the proxy runs: nobody notices, but for credentials, which expire by it."""
+"""Somebody sets the machine's clock while the proxy runs: nobody notices, but for credentials,
+which expire by it.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ from ..support.wall_clock import WallClock
 
 #: Seconds by which the clock is set back.
 BACK = 30
-#: Seconds for what takes one or two. Much less than BACK: timers on the wall clock would all be as late as that.
+#: Seconds for what takes one or two. Much less than BACK: timers on the wall clock would all be as
+#: late as that.
 SOON = 15
 
 
@@ -74,7 +77,8 @@ class WallClockTests(unittest.TestCase):
         until(self.red_logs_in, "the new tenant is known", SOON)
         red = self.connect()
         self.assertEqual(red.ask(b"AUTH red-password\r\n"), b"+OK\r\n")
-        red.send(b"PING\r\n" * 300)  # what comes in one read is answered; what follows has to wait for 2 s
+        # what comes in one read is answered; what follows has to wait for 2 s
+        red.send(b"PING\r\n" * 300)
         self.assertEqual([red.reply() for _ in range(300)], [b"+PONG\r\n"] * 300)
         set_back()
         self.assertEqual(red.ask(b"PING\r\n"), b"+PONG\r\n")

@@ -1,6 +1,8 @@
-"""What changes in the cluster takes effect at once: a real process that watches the small Kubernetes API over HTTP.
+"""What changes in the cluster takes effect at once: a real process that watches the small
+Kubernetes API over HTTP.
 
-The interval of refreshes is the longest there is: what is seen here is the watch, or nothing. So are manifests in files.
+The interval of refreshes is the longest there is: what is seen here is the watch, or nothing. So
+are manifests in files.
 """
 
 from __future__ import annotations
@@ -44,7 +46,9 @@ class WatchCase(unittest.TestCase):
         return self.proxy
 
     def settled(self) -> None:
-        """Waits until it watches, and nothing more is read: what takes effect from now on is what was changed."""
+        """Waits until it watches, and nothing more is read: what takes effect from now on is what
+        was changed.
+        """
         self.proxy.logged(WATCHED)
         quiet = [0, 0]
 
@@ -80,8 +84,9 @@ class WatchCase(unittest.TestCase):
     ended = staticmethod(has_ended)
 
     def at_once(self, change: Callable[[], object], probe: Callable[[], object], what: str) -> None:
-        """What a change leads to comes without a refresh, of which there is one a day. How soon, tests with a clock of their own
-        say, and benchmarks/refresh.py --watch."""
+        """What a change leads to comes without a refresh, of which there is one a day. How soon,
+        tests with a clock of their own say, and benchmarks/refresh.py --watch.
+        """
         change()
         until(probe, what)
 

@@ -93,7 +93,9 @@ class RotationTests(RotationCase):
         self.assertRegex(self.told("info")[-1], "ssl:6380: from now on the certificate is that in .*/tls.crt, valid until")
 
     def test_the_links_of_a_mounted_secret(self) -> None:
-        """As the kubelet does it: what is mounted are links, by way of another one that is replaced in one step."""
+        """As the kubelet does it: what is mounted are links, by way of another one that is replaced
+        in one step.
+        """
 
         def publish(version: str, certificate: bytes, key: bytes) -> None:
             (self.mount / version).mkdir()

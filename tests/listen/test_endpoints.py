@@ -36,7 +36,8 @@ class SharedTests(unittest.TestCase):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         self.path = f"{directory.name}/s"
-        # What is said before and after the others have had their chance; the last word is said again and again.
+        # What is said before and after the others have had their chance; the last word is said
+        # again and again.
         self.answers = [True]
         self.asks: list[bool] = []
 

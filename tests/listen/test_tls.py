@@ -1,4 +1,6 @@
-"""TLS for clients: what an `ssl:` endpoint takes, what its files have to hold, and the context made of them."""
+"""TLS for clients: what an `ssl:` endpoint takes, what its files have to hold, and the context made
+of them.
+"""
 
 from __future__ import annotations
 
@@ -187,7 +189,9 @@ class HandshakeTests(MaterialCase):
     def shake(
         self, server: SSL.Context, client: ssl.SSLContext, session: ssl.SSLSession | None = None
     ) -> tuple[ssl.SSLObject, SSL.Connection]:
-        """Both sides' connections, after a word in each direction. Raises what the first side to fail raises."""
+        """Both sides' connections, after a word in each direction. Raises what the first side to
+        fail raises.
+        """
         ours = self.ours = ServerConnection(server, None)
         ours.set_accept_state()
         received, sent = ssl.MemoryBIO(), ssl.MemoryBIO()
@@ -298,7 +302,9 @@ class HandshakeTests(MaterialCase):
             self.shake(self.make(client_ca=intermediate.path), self.with_certificate(others))
 
     def test_no_session_is_resumed(self) -> None:
-        """A certificate that was checked once would be good for ever; and OpenSSL would fail those who try."""
+        """A certificate that was checked once would be good for ever; and OpenSSL would fail those
+        who try.
+        """
         clients = Authority(self.directory, "clients")
         for server in (self.make(), self.make(client_ca=clients.path)):
             for version in (ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3):

@@ -1,4 +1,6 @@
-"""What `make run` prints: of a password, a word that a shell takes as that password; of a proxy that is gone, that it is."""
+"""What `make run` prints: of a password, a word that a shell takes as that password; of a proxy
+that is gone, that it is.
+"""
 
 from __future__ import annotations
 

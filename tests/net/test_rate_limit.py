@@ -13,7 +13,9 @@ from redisproxy.tenants.model import TenantFullError
 
 
 class Client:
-    """A client's connection and its session, in one: each byte is a command, done in the order that `done` has."""
+    """A client's connection and its session, in one: each byte is a command, done in the order that
+    `done` has.
+    """
 
     def __init__(self, name: str, done: list[str]) -> None:
         self.name = name

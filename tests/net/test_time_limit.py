@@ -1,4 +1,6 @@
-"""One timer for the time limits of many; and a limit that the reactor's own delays do not count against."""
+"""One timer for the time limits of many; and a limit that the reactor's own delays do not count
+against.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""Writing at once, held against Twisted's own writing: the same sequences on real sockets, with the real reactor."""
+"""Writing at once, held against Twisted's own writing: the same sequences on real sockets, with the
+real reactor.
+"""
 
 from __future__ import annotations
 
@@ -151,7 +153,9 @@ def take_all(peer: socket.socket, count: int | None = None):
 class TransportTestCase(unittest.TestCase):
     @defer.inlineCallbacks
     def connect(self, kind: str = "tcp server", protocol: Recorder | None = None):
-        """(protocol, connected to one of Twisted's transports; its peer, a bare socket that does not block)."""
+        """(protocol, connected to one of Twisted's transports; its peer, a bare socket that does
+        not block).
+        """
         protocol = protocol or HalfCloseableRecorder()
         family, side = kind.split()
         if side == "server":

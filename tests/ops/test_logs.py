@@ -45,7 +45,9 @@ class ObserverTests(unittest.TestCase):
         self.assertIn("Traceback", event["traceback"])
 
     def test_the_text_of_an_error_that_nobody_expected_is_left_out(self) -> None:
-        """It may quote a document, and a secret in it: in a line of the log, of a worker, of Twisted's older log."""
+        """It may quote a document, and a secret in it: in a line of the log, of a worker, of
+        Twisted's older log.
+        """
         quoted = "hunter2secret"  # on another line than the error, which the traceback shows
         try:
             try:

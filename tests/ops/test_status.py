@@ -106,7 +106,8 @@ class ExpositionTests(unittest.TestCase):
 
     def test_a_worker_that_has_just_ended(self) -> None:
         gone = stats()
-        gone["state"]["workers"]["pids"] = {"1": os.getpid(), "2": 2**22 + 1}  # there is no such process
+        # there is no such process
+        gone["state"]["workers"]["pids"] = {"1": os.getpid(), "2": 2**22 + 1}
         found = samples(Exposition(lambda: gone).render("")[1])
         numbers = {label for name, labels in found for label in labels if "worker_process" in name}
         self.assertEqual(numbers, {("worker", "1")})

@@ -15,7 +15,9 @@ INTERVAL = 300.0
 
 
 class FakeRedis:
-    """The passwords of one user, and the rules that concern them, as Redis takes them: all or none."""
+    """The passwords of one user, and the rules that concern them, as Redis takes them: all or
+    none.
+    """
 
     def __init__(self, *hashes: bytes) -> None:
         self.hashes = list(hashes)
@@ -74,7 +76,9 @@ class PasswordTests(unittest.TestCase):
         self.assertEqual(self.look(INTERVAL), [b"new"])
 
     def test_what_was_seen_before_the_master_secret_was_read_last_goes_on(self) -> None:
-        """It may be the newer one: of a replica that has read a master secret which this process has not."""
+        """It may be the newer one: of a replica that has read a master secret which this process
+        has not.
+        """
         self.read(-1)
         self.redis = FakeRedis(b"old", b"new")
         self.assertEqual(self.look(0), [b"old", b"new"])
@@ -111,7 +115,9 @@ class PasswordTests(unittest.TestCase):
         self.assertEqual(self.look(0), [b"older", b"old", b"new"])
 
     def test_a_replica_that_does_not_know_the_new_one_yet(self) -> None:
-        """Its reads fail, or it reads at longer intervals. It adds its own when it needs it, and takes no other away."""
+        """Its reads fail, or it reads at longer intervals. It adds its own when it needs it, and
+        takes no other away.
+        """
         late = Inventory("team-", INTERVAL)
         self.read(-1, late)
         self.assertEqual(self.look(0), [b"old", b"new"])
@@ -188,7 +194,9 @@ class RemovalTests(unittest.TestCase):
         self.assert_removable([], [])
 
     def test_one_that_another_replica_made(self) -> None:
-        """It knows of a tenant that this process learns of with its next read; to have read twice before says nothing."""
+        """It knows of a tenant that this process learns of with its next read; to have read twice
+        before says nothing.
+        """
         self.inventory.claim({BLUE}, 0)
         for began in (0, 300, 600):
             self.inventory.take_read(whole("team-blue"), began, began + 2)
@@ -250,7 +258,8 @@ class RemovalTests(unittest.TestCase):
         self.inventory.take_read(whole("team-blue", "team-green"), 0, 0)
         self.inventory.claim({GREEN}, 100)
         self.inventory.take_read(partly("team-green"), 100, 100)
-        self.inventory.take_read(whole("team-blue", "team-green"), 300, 302)  # without a secret so far
+        # without a secret so far
+        self.inventory.take_read(whole("team-blue", "team-green"), 300, 302)
         self.assert_removable([], [])
         self.inventory.claim({BLUE, GREEN}, 303)
         self.assert_removable([], [])

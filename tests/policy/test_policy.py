@@ -247,7 +247,8 @@ class FactsTests(unittest.TestCase):
         self.assertEqual(commands[b"MODULE.NEW"].facts, {"keys"})
         self.assertEqual(make_policy(commands, scripts=False).table[b"RESTORE"], REFUSE)
         told = parse([*entries[:1], [*entries[1], ["@keyspace", "@write"]]])
-        self.assertEqual(told[b"RESTORE"].facts, {"keys"})  # a server's own word on its commands is the last
+        # a server's own word on its commands is the last
+        self.assertEqual(told[b"RESTORE"].facts, {"keys"})
 
     def test_what_is_no_answer(self) -> None:
         for reply in ([], [[]], [1], b"OK", [[b"set", -3, ["write"], 1, 1, 1]]):

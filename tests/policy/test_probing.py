@@ -1,4 +1,6 @@
-"""What is concluded from a server's answers. Against real servers it is tested in `upstream.test_probe` and `integration.test_probing`."""
+"""What is concluded from a server's answers. Against real servers it is tested in
+`upstream.test_probe` and `integration.test_probing`.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,8 @@ class RefusalTests(unittest.SynchronousTestCase):
 
 
 class LearnTests(unittest.SynchronousTestCase):
-    #: (question, what a real server answers, what that says, what follows where it has no such command)
+    #: (question, what a real server answers, what that says, what follows where it has no such
+    #: command)
     CASES = (
         (DATABASES, [b"databases", b"64"], 64, None),
         (ACL, b"OK", True, False),

@@ -1,4 +1,6 @@
-"""The parent of the workers: when it starts another, what it hands out, and what it does with one that hangs."""
+"""The parent of the workers: when it starts another, what it hands out, and what it does with one
+that hangs.
+"""
 
 from __future__ import annotations
 
@@ -159,7 +161,8 @@ class WorkersTests(unittest.SynchronousTestCase):
         told = {"whole": True, "master": True, "namespaces": ["a", "b"], "uncertain": ["b"], "age": 2.0}
         self.pump()
         self.assertEqual((first.reads, second.reads), ([told], []))
-        # While a directory is under way what comes is joined: that all was read, and who is there now.
+        # While a directory is under way what comes is joined: that all was read, and who is there
+        # now.
         self.workers.use_snapshot(self.snapshot("b"))
         self.workers.take_read(ReadSummary(True, False, frozenset({"a", "b"})), self.clock.seconds())
         self.clock.advance(1)
@@ -287,7 +290,8 @@ class WorkersTests(unittest.SynchronousTestCase):
             self.assertNotIn("vacate", child.heard)
             child.heard.clear()
         second.answers = False
-        self.workers.use_snapshot(self.tenants(green, Tenant("red", 1)))  # also where it was nobody's in between
+        # also where it was nobody's in between
+        self.workers.use_snapshot(self.tenants(green, Tenant("red", 1)))
         self.pump()
         self.assertEqual([child.handed_over[-1] for child in children], [[3], [3]])
         self.assertEqual(first.heard, ["snapshot"])

@@ -1,4 +1,6 @@
-"""The framing's two forms: the tests of whichever is installed, once more with the interpreted one; and what is of one form only."""
+"""The framing's two forms: the tests of whichever is installed, once more with the interpreted one;
+and what is of one form only.
+"""
 
 from __future__ import annotations
 
@@ -45,7 +47,9 @@ class InterpretedTests(unittest.TestCase):
         self.assertIs(test_corpus.targets.pending_module.ReplyMeasurer, plain.ReplyMeasurer)
 
     def test_arguments_that_were_scanned_are_not_scanned_again(self) -> None:
-        """By counting: in the compiled form no function can be replaced. What it counts is the same there."""
+        """By counting: in the compiled form no function can be replaced. What it counts is the same
+        there.
+        """
         scanner = plain.RequestScanner(plain.AUTHENTICATED, {}, plain.FORWARD)
         data = plain.encode([b"MSET", *[b"x"] * 5000])
         # One for each byte, not one for each argument at each byte.
@@ -60,7 +64,9 @@ class InterpretedTests(unittest.TestCase):
 @unittest.skipIf(MISSING, MISSING)
 class CompiledTests(unittest.TestCase):
     def test_is_not_older_than_its_source(self) -> None:
-        """Python prefers it to a source that was edited since: every test would be of the old code."""
+        """Python prefers it to a source that was edited since: every test would be of the old
+        code.
+        """
         compiled = Path(framing.__file__).stat().st_mtime
         for source in (SOURCE, SOURCE.with_suffix(".pxd")):
             self.assertGreaterEqual(

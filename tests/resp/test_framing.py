@@ -38,7 +38,9 @@ def scanner(limits: framing.Limits = AUTHENTICATED, default: int = FORWARD) -> R
 
 
 def scan(chunks: Iterable[bytes], limits: framing.Limits = AUTHENTICATED, default: int = FORWARD) -> list[object]:
-    """What a scanner says of the chunks: forwarded bytes and counts joined, so that no cut shows."""
+    """What a scanner says of the chunks: forwarded bytes and counts joined, so that no cut
+    shows.
+    """
     said: list[object] = []
     scanning = scanner(limits, default)
     try:
@@ -351,7 +353,9 @@ class RequestScannerTests(ScanCase):
 
 
 def errorless(said: list[object]) -> tuple[list[object], object]:
-    """Without the trailing error, and the error. What was passed on before an error may be a beginning only."""
+    """Without the trailing error, and the error. What was passed on before an error may be a
+    beginning only.
+    """
     error = said[-1] if said and said[-1][0] == "error" else None
     rest = said[:-1] if error else said
     if error and rest and rest[-1][0] == "forward":
@@ -493,7 +497,8 @@ class ReplyMeasurerTests(unittest.TestCase):
             (b"%1\r\n+key\r\n", b"#t\r\n", 1),
             (b"~1\r\n", b"*0\r\n", 1),
             (b"|1\r\n+ttl\r\n:5\r\n*1\r\n", b"*-1\r\n", 2),
-            (b"*3\r\n", b"*-1\r\n" + b":1\r\n" * 2 * DEPTH, 1),  # with more behind the one that goes deeper
+            # with more behind the one that goes deeper
+            (b"*3\r\n", b"*-1\r\n" + b":1\r\n" * 2 * DEPTH, 1),
         ):
             deep = level * (DEPTH // levels) + leaf
             for replies in ([deep], [b"+before\r\n", deep, deep, b"+after\r\n"]):
@@ -518,7 +523,9 @@ class ReplyMeasurerTests(unittest.TestCase):
         self.assertEqual(measured([c for c in [*chunks, data[start:]] if c]), [b"+1\r\n", deep, b":2\r\n"])
 
     def test_a_push_within_a_reply_is_an_aggregate(self) -> None:
-        """RESP3 allows pushes at the top level only; Redis sends none elsewhere, and nothing is miscounted by one."""
+        """RESP3 allows pushes at the top level only; Redis sends none elsewhere, and nothing is
+        miscounted by one.
+        """
         self.assertEqual(measured([b"*1\r\n>1\r\n+x\r\n"]), [b"*1\r\n>1\r\n+x\r\n"])
 
     @given(st.lists(st.sampled_from(REPLIES), max_size=20), st.lists(st.integers(1, 20), max_size=40))

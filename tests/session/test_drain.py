@@ -1,4 +1,6 @@
-"""How a conversation comes to its end when the proxy does: what is still done, what is left undone, and what is told."""
+"""How a conversation comes to its end when the proxy does: what is still done, what is left undone,
+and what is told.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +46,8 @@ class PlainTests(DrainCase):
         self.assertEqual(conversation.tenant_pool.users, 0)
 
     def test_what_has_come_but_had_to_wait_is_run(self) -> None:
-        # A command that needs the upstream connection to be quiet, or one of its own, and another one behind it.
+        # A command that needs the upstream connection to be quiet, or one of its own, and another
+        # one behind it.
         block = encode([b"BLPOP", b"q", b"0"])
         conversation = logged_in_multiplexed().client(GET, block, GET)
         conversation.session.ending.drain()
@@ -58,7 +61,8 @@ class PlainTests(DrainCase):
         conversation.session.ending.drain()
         self.assertGoesOn(conversation)
         conversation.shared_redis(b"+1\r\n")
-        conversation.shared_redis(b"+2\r\n")  # from the upstream connection of another tenant by now
+        # from the upstream connection of another tenant by now
+        conversation.shared_redis(b"+2\r\n")
         self.assertEqual(len(conversation.pools), 2)
         self.assertHears(conversation, b"+1\r\n" + OK + b"+2\r\n")
         self.assertEnded(conversation)

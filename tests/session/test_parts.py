@@ -1,4 +1,6 @@
-"""The parts of a session where they must refuse nonsense: moves, steps, phases, and two queues that must agree."""
+"""The parts of a session where they must refuse nonsense: moves, steps, phases, and two queues that
+must agree.
+"""
 
 from __future__ import annotations
 
@@ -115,7 +117,9 @@ class QueuesTests(unittest.TestCase):
 
 
 class StepTests(unittest.TestCase):
-    """A Step is finished once, by one source; whatever ends the session meanwhile, what comes later goes back."""
+    """A Step is finished once, by one source; whatever ends the session meanwhile, what comes later
+    goes back.
+    """
 
     def suspended(self, until: Until) -> Conversation:
         if until is Until.DRAINED:

@@ -1,4 +1,6 @@
-"""Conversations, as transcripts: what the client and Redis say, and what must come out on either side."""
+"""Conversations, as transcripts: what the client and Redis say, and what must come out on either
+side.
+"""
 
 from __future__ import annotations
 
@@ -401,7 +403,9 @@ class TransactionTests(ConversationCase):
             self.assertEqual(told.count(b"\r\n"), 3)
 
     def test_the_own_database_may_be_selected(self) -> None:
-        """Its place in EXEC's reply is kept, though the upstream connection may not SELECT any more."""
+        """Its place in EXEC's reply is kept, though the upstream connection may not SELECT any
+        more.
+        """
         conversation = logged_in().command(b"MULTI").command(b"SELECT", b"3")
         self.assertEqual(conversation.gets(), encode([b"MULTI"]) + encode([b"ECHO", b"OK"]))
 
@@ -653,7 +657,9 @@ class PubSubTests(ConversationCase):
         self.assertEqual(conversation.gets(), b"")
 
     def test_messages_that_come_together_are_written_together(self) -> None:
-        """One write for each would take most of the time that a message takes. What breaks behind them does not lose them."""
+        """One write for each would take most of the time that a message takes. What breaks behind
+        them does not lose them.
+        """
         conversation = logged_in(3).command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
         conversation.hears()
         written: list[bytes] = []
@@ -668,7 +674,9 @@ class PubSubTests(ConversationCase):
         self.assertEqual(written[4:], [ours * 2])
 
     def test_whether_messages_are_small(self) -> None:
-        """Of such only a little is read at once, see `upstream.connection`. Of one that is large each part counts."""
+        """Of such only a little is read at once, see `upstream.connection`. Of one that is large
+        each part counts.
+        """
         conversation = logged_in(3).command(b"SUBSCRIBE", b"a")
         pending = conversation.upstream.pending
         self.assertFalse(pending.small_messages)
@@ -850,7 +858,9 @@ class ProtocolSwitchTests(ConversationCase):
         self.assertHears(conversation.redis(message(b"blue:a", b"x")), message(b"a", b"x"))
 
     def test_a_multi_of_a_resp2_subscriber_is_refused_here(self) -> None:
-        """Redis would, but not where the SUBSCRIBE failed: and then the MULTI would go unnoticed."""
+        """Redis would, but not where the SUBSCRIBE failed: and then the MULTI would go
+        unnoticed.
+        """
         conversation = logged_in().command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1))
         conversation.hears(), conversation.gets()
         self.assertRefused(conversation.command(b"MULTI"), b"-ERR Can't execute 'multi'")

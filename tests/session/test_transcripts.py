@@ -1,4 +1,6 @@
-"""Eight things that a change of the session can break, as transcripts: see `tests.support.transcripts` for their lines."""
+"""Eight things that a change of the session can break, as transcripts: see
+`tests.support.transcripts` for their lines.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +20,9 @@ LARGE_SCRIPT = encode([b"EVAL", b"x" * 100_000, b"0"])
 
 
 def multiplexed(**texts: bytes) -> Transcript:
-    """A session over multiplexed connections, logged in as blue; a dedicated one is there as soon as it is asked for."""
+    """A session over multiplexed connections, logged in as blue; a dedicated one is there as soon
+    as it is asked for.
+    """
     return Transcript(logged_in_multiplexed(), **texts)
 
 
@@ -486,7 +490,9 @@ class ClientReplyTests(unittest.TestCase):
 
 
 class DrainTests(unittest.TestCase):
-    """(4) A drain ends a session where nothing is suspended, no transaction is open, and no command has begun."""
+    """(4) A drain ends a session where nothing is suspended, no transaction is open, and no command
+    has begun.
+    """
 
     def test_not_while_it_waits_for_a_connection(self) -> None:
         slowly().play(
@@ -732,7 +738,9 @@ class MessageTests(unittest.TestCase):
 
 
 class SlowReaderTests(unittest.TestCase):
-    """(6) A client that does not read its replies gets a dedicated connection, though no command of its asked for one."""
+    """(6) A client that does not read its replies gets a dedicated connection, though no command of
+    its asked for one.
+    """
 
     def talk(self, **options: object) -> Transcript:
         talk = logged_in_multiplexed(**options)
@@ -879,8 +887,8 @@ class UnblockTests(unittest.TestCase):
 
 
 class OrderOfChecksTests(unittest.TestCase):
-    """(8) Of several things that are wrong with a command, the client is told the first in this order: no log-in, unknown
-    or refused, malformed, within a transaction.
+    """(8) Of several things that are wrong with a command, the client is told the first in this
+    order: no log-in, unknown or refused, malformed, within a transaction.
     """
 
     def test_without_a_log_in(self) -> None:
@@ -938,7 +946,9 @@ class OrderOfChecksTests(unittest.TestCase):
         )
 
     def test_malformed_commands_do_not_wait_for_replies(self) -> None:
-        """What is wrong with them is found before they wait: so is their place in the order of replies."""
+        """What is wrong with them is found before they wait: so is their place in the order of
+        replies.
+        """
         multiplexed().play(
             """
             client >> GET a; AUTH; HELLO x; RESET x; CONFIG GET; SELECT 9; GET b

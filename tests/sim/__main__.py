@@ -1,4 +1,5 @@
-"""Runs simulations: ``python -m tests.sim``. Says what was wrong with which seeds, and ends with 1 if anything was.
+"""Runs simulations: ``python -m tests.sim``. Says what was wrong with which seeds, and ends with 1
+if anything was.
 
 ``--waits`` instead tells how long a PING takes while another tenant floods the proxy.
 """
@@ -73,7 +74,8 @@ def options(seed: int, given: argparse.Namespace) -> sim.Options:
 
 def run(given: argparse.Namespace) -> int:
     """Runs the seeds, and tells what they found."""
-    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)  # or Twisted keeps what is logged, and all that is in it
+    # or Twisted keeps what is logged, and all that is in it
+    globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)
     first, _, end = given.seeds.partition(":")
     began = time.process_time()
     kinds: dict[str, dict[int, str]] = {}

@@ -1,7 +1,7 @@
 """The simulated clients: what they do is drawn from the seed, and each reply is checked.
 
-Owns what a client may expect. A client that sees something wrong says so to the simulation, which knows whether Redis was
-well at that time.
+Owns what a client may expect. A client that sees something wrong says so to the simulation, which
+knows whether Redis was well at that time.
 """
 
 from __future__ import annotations
@@ -41,8 +41,9 @@ def any_error(reply: object) -> bool:
 
 @dataclass
 class Expected:
-    """A reply that is due. name: of its command; check: whether it is right; failed: called if it does not come, or is an
-    error because Redis was not well; epoch: of the client. Once a command has failed, those sent behind it may find anything.
+    """A reply that is due. name: of its command; check: whether it is right; failed: called if it
+    does not come, or is an error because Redis was not well; epoch: of the client. Once a command
+    has failed, those sent behind it may find anything.
     """
 
     name: bytes
@@ -52,7 +53,9 @@ class Expected:
 
 
 class Actor:
-    """One client. tenant: whose password it has; kinds: what it may do, by name; steps: how much of that."""
+    """One client. tenant: whose password it has; kinds: what it may do, by name; steps: how much of
+    that.
+    """
 
     def __init__(self, simulation: Simulation, tenant: str, kinds: list[str], steps: int) -> None:
         self.simulation = simulation
@@ -78,7 +81,8 @@ class Actor:
         self._subscribed: set[bytes] = set()
         self._heard: dict[bytes, int] = {}
         self._closing = False
-        # When it sent its end of file: the proxy gives what is due HALF_CLOSED_SECONDS then, and no more.
+        # When it sent its end of file: the proxy gives what is due HALF_CLOSED_SECONDS then, and no
+        # more.
         self._shut_at: float | None = None
         self._writes_first = False
         self._rate = 0
@@ -244,7 +248,8 @@ class Actor:
         if not of_redis and (due.check(reply) or (due.epoch != self._epoch and not refused)):
             return
         kind = "redis-error" if of_redis else "refused" if refused else "wrong-reply"
-        if not (refused and self._password != self.simulation.password(self.tenant)):  # it may have waited for a place
+        # it may have waited for a place
+        if not (refused and self._password != self.simulation.password(self.tenant)):
             self.simulation.wrong(kind, f"{self} {due.name.decode()}: {reply!r:.100}", self.tenant)
         if due.failed is not None:
             due.failed()
@@ -491,7 +496,8 @@ class Actor:
     def do_wrong_password(self) -> None:
         """Tries another password; it stays who it is."""
         self._wrong_passwords += 1
-        if self._wrong_passwords > bounds.WRONG_PASSWORDS - 2:  # one of its own may have been replaced a moment ago
+        # one of its own may have been replaced a moment ago
+        if self._wrong_passwords > bounds.WRONG_PASSWORDS - 2:
             self.do_come_again()
             return
         self._say([b"AUTH", b"wrong"], any_error)

@@ -1,9 +1,12 @@
-"""The world of a simulation: one clock, one order of events, TCP sockets, and a reactor that drives Twisted's own transports.
+"""The world of a simulation: one clock, one order of events, TCP sockets, and a reactor that drives
+Twisted's own transports.
 
-Owns what the operating system does. Everything random comes from one seed, so a run can be repeated exactly. The sockets
-have a buffer on each side, a window, FIN, RST and half-closed connections, as Linux has them:
+Owns what the operating system does. Everything random comes from one seed, so a run can be repeated
+exactly. The sockets have a buffer on each side, a window, FIN, RST and half-closed connections, as
+Linux has them:
 
-- close() with unread bytes, or with SO_LINGER 0, sends RST and drops what was not sent; otherwise FIN follows the data.
+- close() with unread bytes, or with SO_LINGER 0, sends RST and drops what was not sent; otherwise
+  FIN follows the data.
 - Data that arrives at a closed socket is answered with RST.
 - What arrived before a RST can still be read.
 
@@ -48,8 +51,9 @@ class Event:
 class World:
     """Time and chance.
 
-    rng: all randomness of the simulation; now: the time, in seconds; over: set by whoever has seen enough; latency: seconds, about, from one end of a connection
-    to the other; window, buffer: bytes that a receiver's, and a sender's, kernel keeps.
+    rng: all randomness of the simulation; now: the time, in seconds; over: set by whoever has seen
+    enough; latency: seconds, about, from one end of a connection to the other; window, buffer:
+    bytes that a receiver's, and a sender's, kernel keeps.
     """
 
     def __init__(self, seed: int) -> None:
@@ -64,7 +68,9 @@ class World:
         self._count = 0
 
     def after(self, seconds: float, call: Callable[..., object], *arguments: object) -> Event:
-        """Has something happen in so many seconds. What was asked for first, of several at one time, happens first."""
+        """Has something happen in so many seconds. What was asked for first, of several at one
+        time, happens first.
+        """
         event = Event(self.now + seconds, call, arguments)
         self._count += 1
         heapq.heappush(self._events, (event.time, self._count, event))
@@ -307,9 +313,10 @@ class DelayedCall:
 class Reactor:
     """The proxy's reactor: turns of timers and ready sockets, in an order that the seed decides.
 
-    A turn takes simulated time, in which the process does nothing else. By default it is a little for each timer and socket.
-    measured: it is a microsecond for each function, of Python or not, that the turn calls: the same work takes the same time
-    on every machine, and what a command costs in the proxy can be read off.
+    A turn takes simulated time, in which the process does nothing else. By default it is a little
+    for each timer and socket. measured: it is a microsecond for each function, of Python or not,
+    that the turn calls: the same work takes the same time on every machine, and what a command
+    costs in the proxy can be read off.
     """
 
     #: Seconds of a turn, and for each timer and each socket in it.
@@ -324,7 +331,8 @@ class Reactor:
         self._timers: list[tuple[float, int, DelayedCall]] = []
         self._readers: set[Connection] = set()
         self._writers: set[Connection] = set()
-        # Sockets that may be ready; insertion order, so that no address of an object decides anything.
+        # Sockets that may be ready; insertion order, so that no address of an object decides
+        # anything.
         self._candidates: dict[Connection, None] = {}
         self._turn: Event | None = None
         self._busy_until = 0.0
@@ -457,7 +465,9 @@ class Reactor:
 
 
 class Poll:
-    """What `clients.connection` needs of the module `select`: whether the peer of a socket has hung up."""
+    """What `clients.connection` needs of the module `select`: whether the peer of a socket has hung
+    up.
+    """
 
     POLLRDHUP = getattr(select, "POLLRDHUP", 0x2000)
 

@@ -1,7 +1,8 @@
 """A simulated Redis: enough of it to tell whether a proxy before it is right.
 
-Owns data, connections, and what blocks. It runs what it has read of a connection before it reads another, as Redis does. It
-knows the tenants' passwords as well, so that the simulated clients can also talk to it without a proxy: the control.
+Owns data, connections, and what blocks. It runs what it has read of a connection before it reads
+another, as Redis does. It knows the tenants' passwords as well, so that the simulated clients can
+also talk to it without a proxy: the control.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def array(items: list[bytes], kind: bytes = b"*") -> bytes:
 
 
 class Redis:
-    """master: the master password; tenants: the database of each tenant's password, for clients without a proxy.
+    """master: the master password; tenants: the database of each tenant's password, for clients
+    without a proxy.
 
     well: whether all it is asked it answers at once.
     """
@@ -75,7 +77,9 @@ class Redis:
             self._ready.append(connection)
 
     def stop(self) -> None:
-        """It crashes: connections are reset, and none is taken until `start`. What it holds is on its disk."""
+        """It crashes: connections are reset, and none is taken until `start`. What it holds is on
+        its disk.
+        """
         self.well = self.listens = False
         for connection in list(self.connections.values()):
             connection.leave()
@@ -182,7 +186,8 @@ class SimulatedConnection:
         if not ended:
             self._do_all()
             return
-        # Redis notices the end of file of a client that blocks, and frees it. What else has come is run before.
+        # Redis notices the end of file of a client that blocks, and frees it. What else has come is
+        # run before.
         if self.blocked_on is None:
             self._do_all()
         self.leave()

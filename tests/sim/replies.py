@@ -16,7 +16,8 @@ class Push(list):
 
 
 def parse(buffer: bytes | bytearray, position: int = 0) -> tuple[object, int] | None:
-    """The reply at a position, and where it ends; None: more is needed. Raises ValueError for what is no reply.
+    """The reply at a position, and where it ends; None: more is needed. Raises ValueError for what
+    is no reply.
 
     Maps are lists of their keys and values in turn.
     """

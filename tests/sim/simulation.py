@@ -1,14 +1,15 @@
 """A whole proxy, its clients and its Redis in one thread, from one seed.
 
-Real are the proxy's sessions, factory, pool of connections to Redis, admission and credentials, on Twisted's own transports.
-Simulated are the network, the clock, Redis and the clients. What must hold, whatever the seed draws (the oracles):
+Real are the proxy's sessions, factory, pool of connections to Redis, admission and credentials, on
+Twisted's own transports. Simulated are the network, the clock, Redis and the clients. What must
+hold, whatever the seed draws (the oracles):
 
-1. No client sees an error, or a closed connection, while Redis is well.
-2. Nothing is lost: no item of a list, no message, no count.
-3. Everything ends once nothing goes wrong any more: no client waits for ever, nothing is left behind.
-4. Each tenant sees its own data.
+1. No client sees an error, or a closed connection, while Redis is well. 2. Nothing is lost: no item
+of a list, no message, no count. 3. Everything ends once nothing goes wrong any more: no client
+waits for ever, nothing is left behind. 4. Each tenant sees its own data.
 
-With `straight` the clients talk to the simulated Redis itself: that control has to hold as well, or the simulation is wrong.
+With `straight` the clients talk to the simulated Redis itself: that control has to hold as well, or
+the simulation is wrong.
 """
 
 from __future__ import annotations
@@ -53,8 +54,9 @@ EASY = (
 HARD = ("leave_blocked", "write_first", "read_slowly")
 #: What may happen to Redis, and to credentials.
 FAULTS = ("stall", "restart", "kill", "rotate", "hand_over", "move", "abandon")
-#: Limits that the seed may make extreme, unless the options name others. The simulation's own generator draws them, in this
-#: order, so a limit that is added or left out here changes what each kept seed does.
+#: Limits that the seed may make extreme, unless the options name others. The simulation's own
+#: generator draws them, in this order, so a limit that is added or left out here changes what each
+#: kept seed does.
 KEPT_LIMITS = (
     *("ACQUIRING", "BACKLOG_BYTES", "QUEUED_BYTES", "PENDING_BATCHES", "MULTIPLEXED_CONNECTIONS", "PENDING_REPLIES"),
     *("OWN_REPLIES_BYTES", "BUFFERED_BYTES", "WAITING_CLIENT_BYTES", "REVOKED_PER_TURN"),
@@ -72,8 +74,9 @@ _MASTER = b"master"
 class Options:
     """What a simulation may do.
 
-    straight: without the proxy; limits: those that the seed may make extreme; hard, faults: some of HARD, of FAULTS;
-    clients: how many, None for what the seed draws; measured: see `kernel.Reactor`.
+    straight: without the proxy; limits: those that the seed may make extreme; hard, faults: some of
+    HARD, of FAULTS; clients: how many, None for what the seed draws; measured: see
+    `kernel.Reactor`.
     """
 
     straight: bool = False
@@ -286,7 +289,9 @@ class Simulation:
         self._counted[counter][1] += perhaps
 
     def wrong(self, kind: str, text: str, tenant: str | None) -> None:
-        """Something happened that must not, unless it is cancelled by a fault of Redis's, or of the tenant's credential."""
+        """Something happened that must not, unless it is cancelled by a fault of Redis's, or of the
+        tenant's credential.
+        """
         excusable = kind in ("closed", "redis-error", "refused", "half-reply", "message-lost", "stuck")
         if excusable and self.world.now < max(self._forgiven[None], self._forgiven[tenant]):
             return
@@ -452,9 +457,11 @@ class Simulation:
 
 
 def slowest_ping(*flood: bytes, seconds: float = 2.0) -> float:
-    """Seconds that the slowest PING of one tenant takes while another floods the proxy with a command.
+    """Seconds that the slowest PING of one tenant takes while another floods the proxy with a
+    command.
 
-    flood: its words; none: nobody floods. A second is a million function calls of the proxy: see `kernel.Reactor`.
+    flood: its words; none: nobody floods. A second is a million function calls of the proxy: see
+    `kernel.Reactor`.
     """
     simulation = Simulation(0, Options(limits=(), clients=0, measured=True))
     simulation.world.latency, simulation.world.window, simulation.world.buffer = 0.0001, 262144, 262144
@@ -467,7 +474,9 @@ def slowest_ping(*flood: bytes, seconds: float = 2.0) -> float:
 
 
 def options_of(seed: int) -> Options:
-    """What `python -m tests.sim` does with a seed: with faults where it is odd, and every tenth is the control."""
+    """What `python -m tests.sim` does with a seed: with faults where it is odd, and every tenth is
+    the control.
+    """
     if seed % 10 == 0:
         return Options(straight=True)
     return Options(limits=ALL_LIMITS, faults=FAULTS if seed % 2 else ())

@@ -1,4 +1,6 @@
-"""The simulation itself: that its control holds, that a seed can be repeated, and that the seeds which found faults find none."""
+"""The simulation itself: that its control holds, that a seed can be repeated, and that the seeds
+which found faults find none.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +20,8 @@ def wrong(seed: int, options: sim.Options) -> list[str]:
 
 class SimulationTests(unittest.TestCase):
     def setUp(self) -> None:
-        # Deferreds that a failed test left in this process are logged as bugs when they are collected, and a bug in the log
-        # is one of the simulated proxy's.
+        # Deferreds that a failed test left in this process are logged as bugs when they are
+        # collected, and a bug in the log is one of the simulated proxy's.
         gc.collect()
 
     def test_the_control_holds(self) -> None:

@@ -1,9 +1,11 @@
-"""One suite for every source of the snapshot: manifests, the small Kubernetes API, and a real kube-apiserver.
+"""One suite for every source of the snapshot: manifests, the small Kubernetes API, and a real
+kube-apiserver.
 
-The rules hold twice over an API: read as a whole each time, and taken up by a watch, where both have to come to the same.
+The rules hold twice over an API: read as a whole each time, and taken up by a watch, where both
+have to come to the same.
 
-Owns the rules of the contract with Kubernetes. A world is where documents are put for a source to read; what only one
-source has is in the test module of that source.
+Owns the rules of the contract with Kubernetes. A world is where documents are put for a source to
+read; what only one source has is in the test module of that source.
 """
 
 from __future__ import annotations
@@ -432,7 +434,8 @@ class Contract:
         snapshot = self.good()
         self.assertFalse(snapshot.renewed(used, self.now))
         self.assertEqual(self.indexes(snapshot), {self.green: 4})
-        # Back again, without a secret: what was known of the one that was deleted is not taken for it.
+        # Back again, without a secret: what was known of the one that was deleted is not taken for
+        # it.
         self.world.put(namespace(self.blue))
         self.assertEqual(self.indexes(self.good()), {self.green: 4})
 
@@ -547,7 +550,9 @@ class InThread:
 
 
 class WatchedContract(Contract):
-    """Everything is read once. From then on only what a watch tells of is, and that has to be enough."""
+    """Everything is read once. From then on only what a watch tells of is, and that has to be
+    enough.
+    """
 
     def use(self, secret_name: str) -> None:
         super().use(secret_name)

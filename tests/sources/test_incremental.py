@@ -117,7 +117,9 @@ class ReadChangesTests(SourceCase):
         self.assertEqual((update.failures, dict(update.secrets)), ((), dict.fromkeys(wanted)))
 
     def test_an_answer_about_others_is_none(self) -> None:
-        """As of a gateway that knows no field selectors: it is neither this object nor its absence."""
+        """As of a gateway that knows no field selectors: it is neither this object nor its
+        absence.
+        """
         self.patch(kubernetes.ClusterSource, "_pages", lambda *_, **__: iter([{"metadata": {"name": "other"}}]))
         update = self.read(BLUE, namespaces=("team-green",))
         told = f"the answer of {self.api.url} has objects that were not asked for"
@@ -252,7 +254,9 @@ class DirectoryTests(SourceCase):
     # While everything is read.
 
     def interrupt(self, change: Callable[[], None], namespace: str = "team-green") -> None:
-        """Does something just before the secrets of this namespace are asked for, in the reading of everything."""
+        """Does something just before the secrets of this namespace are asked for, in the reading of
+        everything.
+        """
         read, pending = kubernetes.ClusterSource._secrets, [change]
 
         def interrupted(source: ClusterSource, api: object, name: str, unreadable: list) -> object:

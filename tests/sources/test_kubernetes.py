@@ -1,4 +1,5 @@
-"""What only the cluster source has: pages, identities, TLS, and all that an API server can do wrong.
+"""What only the cluster source has: pages, identities, TLS, and all that an API server can do
+wrong.
 
 Over real HTTP, with the official client on our side and the small API on the other.
 """
@@ -40,7 +41,9 @@ PLANTED = "planted-secret"
 
 
 class UnchangedTests(ClusterCase):
-    """What was read before and has not changed is neither parsed nor made into credentials again."""
+    """What was read before and has not changed is neither parsed nor made into credentials
+    again.
+    """
 
     def setUp(self) -> None:
         super().setUp()
@@ -66,7 +69,9 @@ class UnchangedTests(ClusterCase):
         return calls
 
     def after(self, *documents: dict) -> tuple[list[object], list[object], int]:
-        """The secrets and the namespaces that a reading parses, and how many secrets are made into credentials."""
+        """The secrets and the namespaces that a reading parses, and how many secrets are made into
+        credentials.
+        """
         self.api.put(*documents)
         for calls in (self.parsed, self.namespaces, self.enrolled):
             calls.clear()
@@ -130,7 +135,9 @@ class UnchangedTests(ClusterCase):
                 self.assertEqual(self.served()["team-blue"], index)
 
     def test_no_long_piece_of_work_is_without_a_rest(self) -> None:
-        """However many tenants there are: a request, a namespace or a credential is what is done between two rests."""
+        """However many tenants there are: a request, a namespace or a credential is what is done
+        between two rests.
+        """
         work: list[str] = []
         call = ClusterSource._call
 
@@ -270,7 +277,9 @@ class RefusalTests(ClusterCase):
         self.assertEqual(self.asked, [MASTER_PATH, NAMESPACES, BLUE])
 
     def test_a_failure_in_the_middle_is_one_problem(self) -> None:
-        """However many namespaces there are. It says how many are concerned, and names none of them."""
+        """However many namespaces there are. It says how many are concerned, and names none of
+        them.
+        """
         self.api.put(*tenant("team-amber", 7, "amber-password"), *tenant("team-red", 8, "red-password"))
         self.assertGood({"team-amber": 7, "team-blue": 3, "team-green": 5, "team-red": 8})
         for first, where, count in (
@@ -460,7 +469,8 @@ class AwayTests(ClusterCase):
                 self.clock.advance(1)
             self.assertEqual(self.seen, [])
             self.api.start()
-            # After attempts at 0, 1, 3 and 7 seconds at the latest, the next one comes before the sixteenth.
+            # After attempts at 0, 1, 3 and 7 seconds at the latest, the next one comes before the
+            # sixteenth.
             for _ in range(6):
                 self.clock.advance(1)
         self.assertEqual(self.service.authenticate(None, b"blue-password").tenant.index, 3)

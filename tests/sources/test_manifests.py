@@ -1,4 +1,6 @@
-"""What only the manifests source has: files, several documents to each, and what may be wrong with a file."""
+"""What only the manifests source has: files, several documents to each, and what may be wrong with
+a file.
+"""
 
 from __future__ import annotations
 
@@ -516,7 +518,8 @@ class BadFileTests(ManifestsCase):
         self.assertEqual(self.served(), {"team-blue": 3, "team-green": 5})
         before = self.source.stamp()
         link.unlink()
-        link.symlink_to("x" * 300)  # its name is too long for any file: of this the superuser, too, has an error
+        # its name is too long for any file: of this the superuser, too, has an error
+        link.symlink_to("x" * 300)
         self.assertNotEqual(self.source.stamp(), before)
         self.write("a.yaml", YAML.replace("/3", "/4"))
         [problem] = self.report()
@@ -651,7 +654,9 @@ class HalfWrittenTests(ManifestsCase):
         self.assertEqual(self.served(), {**self.before, "team-red": 6})
 
     def test_a_file_that_is_gone_is_looked_for_once_more(self) -> None:
-        """It may be made again in a moment, and its database must not be another one's meanwhile."""
+        """It may be made again in a moment, and its database must not be another one's
+        meanwhile.
+        """
         text = self.path.read_text()
         self.path.unlink()
         self.assertEqual(self.read().again, 1.0)

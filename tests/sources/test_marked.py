@@ -1,4 +1,6 @@
-"""Manifests whose secrets are no YAML, another kind of YAML, or of a wrong form: nothing that is logged has a value of theirs."""
+"""Manifests whose secrets are no YAML, another kind of YAML, or of a wrong form: nothing that is
+logged has a value of theirs.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +83,9 @@ class MarkedTests(unittest.SynchronousTestCase):
             self.addCleanup(globalLogPublisher.removeObserver, observing)
 
     def read(self, content: bytes) -> str:
-        """All that is said of such a file: the log, and what `redisproxy check` and the page would have."""
+        """All that is said of such a file: the log, and what `redisproxy check` and the page would
+        have.
+        """
         self.out.seek(0)
         self.out.truncate()
         (self.directory / "a.yaml").write_bytes(content)

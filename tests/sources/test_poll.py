@@ -1,4 +1,6 @@
-"""The look at a directory of manifests: what is a change, when it is complete, and what it leads to."""
+"""The look at a directory of manifests: what is a change, when it is complete, and what it leads
+to.
+"""
 
 from __future__ import annotations
 
@@ -96,7 +98,9 @@ class PollTests(unittest.SynchronousTestCase):
         self.assertTrue(self.holds("green") and self.holds("first"))
 
     def test_what_takes_something_away_is_read_once_more(self) -> None:
-        """A writer that is held up for longer than between two looks leaves half of a file, which may be a good manifest."""
+        """A writer that is held up for longer than between two looks leaves half of a file, which
+        may be a good manifest.
+        """
         documents = [master("redis://:master-password@redis:6379/0"), *tenant("team-blue", 3, "first")]
         whole = yaml.safe_dump_all([*documents, *tenant("team-green", 5, "green")])
         path = self.manifests.path / "all.yaml"
@@ -125,7 +129,9 @@ class PollTests(unittest.SynchronousTestCase):
         self.assertFalse(self.holds("first"))
 
     def test_the_links_of_a_mounted_secret(self) -> None:
-        """As the kubelet does it: what is mounted are links, by way of another one that is replaced in one step."""
+        """As the kubelet does it: what is mounted are links, by way of another one that is replaced
+        in one step.
+        """
         mount = self.manifests.path / "mount"
         mount.mkdir()
 

@@ -130,7 +130,9 @@ class WatchTests(SourceCase):
         self.wait(lambda: sum(self.begins_now().values()) == 3, "each begins where the last bookmark was")
 
     def begins_now(self) -> dict[str, bool]:
-        """By path: whether the last watch that was asked for began at the version that there is now."""
+        """By path: whether the last watch that was asked for began at the version that there is
+        now.
+        """
         asked = {
             (r.path, r.query.get("fieldSelector")): r.query.get("resourceVersion") for r in self.api.requests if r.watches
         }
@@ -157,7 +159,9 @@ class WatchTests(SourceCase):
         self.assertEqual(self.refreshes, 2)
 
     def test_an_answer_that_is_too_old(self) -> None:
-        """In the stream; and at its opening, where each attempt until `fix` finds out anew where to begin."""
+        """In the stream; and at its opening, where each attempt until `fix` finds out anew where to
+        begin.
+        """
         self.start()
         for fault in (None, refusal(410)):
             self.refreshes = 0
@@ -168,7 +172,8 @@ class WatchTests(SourceCase):
             self.api.put(namespace("other"))
             self.api.compact()
             self.api.fix()
-            # Those that begin before compact() count as open, for this service, until they are told.
+            # Those that begin before compact() count as open, for this service, until they are
+            # told.
             self.wait(lambda: len(set(self.api.watches())) == 3 and self.watch.watching, "all begin after compact()")
             self.calls.run()
             self.assertGreaterEqual(self.refreshes, 2, "all is read")
@@ -234,7 +239,8 @@ class WatchTests(SourceCase):
             self.wait(lambda: self.watch.watching or any(self.watch._state.values()), "it is under way")
             began = time.monotonic()
             self.stop()
-            self.assertLess(time.monotonic() - began, 20)  # what it waits for takes half a minute or more
+            # what it waits for takes half a minute or more
+            self.assertLess(time.monotonic() - began, 20)
 
     def test_a_server_that_does_not_answer_does_not_hold_up_the_end(self) -> None:
         self.api.fail(ANY, HANG)

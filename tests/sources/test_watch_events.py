@@ -29,7 +29,9 @@ class EventTests(unittest.TestCase):
         self.assertEqual(read_event(bookmark), Event("BOOKMARK", "", "", "9"))
 
     def test_the_short_way_and_the_whole_parser_agree(self) -> None:
-        """The short way looks at the beginning alone, so nothing that somebody wrote into an object can mislead it."""
+        """The short way looks at the beginning alone, so nothing that somebody wrote into an object
+        can mislead it.
+        """
         planted = '"},"metadata":{"name":"x","namespace":"y","uid":"z","resourceVersion":"1"'
         names = {"name": "a", "generateName": "a-", "namespace": "team-blue", "uid": "u", "resourceVersion": "7"}
         for metadata in (

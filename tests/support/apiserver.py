@@ -1,7 +1,8 @@
 """A small Kubernetes API over real HTTP: namespaces and secrets, with faults on demand.
 
-Owns just what the proxy and the operator's command use of the API: lists with pages, one secret by name, watches, bearer
-tokens, TLS; making, replacing and deleting a secret. What it answers was compared with a real kube-apiserver: `tests.sources.test_contract` runs over both.
+Owns just what the proxy and the operator's command use of the API: lists with pages, one secret by
+name, watches, bearer tokens, TLS; making, replacing and deleting a secret. What it answers was
+compared with a real kube-apiserver: `tests.sources.test_contract` runs over both.
 """
 
 from __future__ import annotations
@@ -93,7 +94,9 @@ class Request:
 
 
 class ApiServer:
-    """One API server on a port of 127.0.0.1, which stays the same when it is stopped and started again."""
+    """One API server on a port of 127.0.0.1, which stays the same when it is stopped and started
+    again.
+    """
 
     def __init__(self, *documents: dict, tls: bool = False) -> None:
         self.port = free_port()
@@ -119,7 +122,9 @@ class ApiServer:
     # What it holds.
 
     def put(self, *documents: dict) -> None:
-        """Creates or replaces Namespaces and Secrets. stringData becomes data, as in a real API server."""
+        """Creates or replaces Namespaces and Secrets. stringData becomes data, as in a real API
+        server.
+        """
         for document in documents:
             new = json.loads(json.dumps(document))
             metadata = new["metadata"]
@@ -171,7 +176,8 @@ class ApiServer:
         self._compacted = 0
         self._news = threading.Condition(self._lock)
         self._watch_faults: dict[str, Fault] = {}
-        #: streams that are open, by a number: the path, and whether it begins too long ago; who is in it may go on
+        #: streams that are open, by a number: the path, and whether it begins too long ago; who is
+        #: in it may go on
         self._watches: dict[int, tuple[str, bool]] = {}
         self._watch_number = 0
         self._stalled = False
@@ -183,7 +189,9 @@ class ApiServer:
         self._news.notify_all()
 
     def watches(self) -> list[str]:
-        """The paths of the watches that are open, and not about to be told that they begin too long ago."""
+        """The paths of the watches that are open, and not about to be told that they begin too long
+        ago.
+        """
         with self._lock:
             return [path for path, too_old in self._watches.values() if not too_old]
 
@@ -192,7 +200,9 @@ class ApiServer:
         self._watch_faults[path] = fault
 
     def compact(self) -> None:
-        """What has happened so far can no longer be watched: who asks for it is told so in the stream, as by the real one."""
+        """What has happened so far can no longer be watched: who asks for it is told so in the
+        stream, as by the real one.
+        """
         with self._lock:
             self._compacted = self._version
             self._events.clear()
@@ -214,7 +224,9 @@ class ApiServer:
             self._news.notify_all()
 
     def watch(self, request: Request, begin: Callable[[], None], send: Callable[[bytes], None]) -> bool:
-        """Sends the events of a watch, one in each call, once it has begun. Returns whether it came to its end, uncut."""
+        """Sends the events of a watch, one in each call, once it has begun. Returns whether it came
+        to its end, uncut.
+        """
         kind, namespace, chosen = self._selected(request)
         begins = request.query.get("resourceVersion", "")
         with self._lock:
@@ -319,7 +331,9 @@ class ApiServer:
         self._continues_expire = False
 
     def expire_continues(self) -> None:
-        """As when etcd was compacted between two pages: those that follow are gone, each time, until fixed."""
+        """As when etcd was compacted between two pages: those that follow are gone, each time,
+        until fixed.
+        """
         self._continues_expire = True
 
     # What tells a client where it is.
@@ -486,7 +500,9 @@ class ApiServer:
 
 
 def _metadata_only(item: dict) -> dict:
-    """As the API server shows an object to who asks for a PartialObjectMetadata, its fields in the same order."""
+    """As the API server shows an object to who asks for a PartialObjectMetadata, its fields in the
+    same order.
+    """
     order = ("name", "generateName", "namespace", "uid", "resourceVersion", "creationTimestamp")
     metadata = {name: item["metadata"][name] for name in order if name in item["metadata"]}
     metadata |= item["metadata"]
@@ -587,14 +603,18 @@ class _Connection(BaseHTTPRequestHandler):
 
 @functools.cache
 def _certificates() -> dict[str, bytes]:
-    """Of a CA, and of a server at 127.0.0.1, by file name. Without a name: localhost is then a wrong one. Made once."""
+    """Of a CA, and of a server at 127.0.0.1, by file name. Without a name: localhost is then a
+    wrong one. Made once.
+    """
     with tempfile.TemporaryDirectory(prefix="redisproxy-test-") as directory:
         Authority(Path(directory)).issue("apiserver", "127.0.0.1")
         return {path.name: path.read_bytes() for path in Path(directory).iterdir()}
 
 
 def write_certificates(directory: Path) -> None:
-    """ca.pem, apiserver.pem and apiserver.key: what API servers here show, and what their clients believe."""
+    """ca.pem, apiserver.pem and apiserver.key: what API servers here show, and what their clients
+    believe.
+    """
     for name, content in _certificates().items():
         (directory / name).write_bytes(content)
 

@@ -36,7 +36,8 @@ class Browser:
         self._profile = tempfile.TemporaryDirectory(prefix="redisproxy-test-")
         commands, self._write = os.pipe()
         self._read, answers = os.pipe()
-        # The browser reads its commands from descriptor 3 and writes its answers to 4, which may be those of the pipes here.
+        # The browser reads its commands from descriptor 3 and writes its answers to 4, which may be
+        # those of the pipes here.
         ends = [fcntl.fcntl(end, fcntl.F_DUPFD_CLOEXEC, 10) for end in (commands, answers)]
         program = chromium()
         options = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--remote-debugging-pipe")

@@ -17,7 +17,8 @@ PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
 class Authority:
     """Writes NAME.pem of its own, and for each certificate NAME.pem and NAME.key, into a directory.
 
-    signer: the authority that this one is an intermediate of. With the extensions that OpenSSL's strict checks ask for: clients on Python 3.13 and later make them.
+    signer: the authority that this one is an intermediate of. With the extensions that OpenSSL's
+    strict checks ask for: clients on Python 3.13 and later make them.
     """
 
     def __init__(self, directory: Path, name: str = "ca", signer: Authority | None = None) -> None:
@@ -61,7 +62,9 @@ class Authority:
         usage: x509.ObjectIdentifier | None = None,
         key: PrivateKey | None = None,
     ) -> tuple[Path, Path]:
-        """A certificate for hosts, names or addresses: (certificate, key). usage: what it is for alone."""
+        """A certificate for hosts, names or addresses: (certificate, key). usage: what it is for
+        alone.
+        """
         key = key or ec.generate_private_key(ec.SECP256R1())
         names: list[x509.GeneralName] = []
         for host in hosts:

@@ -8,7 +8,8 @@ from redis.retry import Retry
 
 
 def client_once(**options: object) -> redis.Redis:
-    """A client on 127.0.0.1 that tries everything once. By itself redis-py tries eleven times, a wrong password too, which
-    takes ten seconds and hides an error that passes. options: of `redis.Redis`.
+    """A client on 127.0.0.1 that tries everything once. By itself redis-py tries eleven times, a
+    wrong password too, which takes ten seconds and hides an error that passes. options: of
+    `redis.Redis`.
     """
     return redis.Redis(host="127.0.0.1", retry=Retry(NoBackoff(), 0), **options)

@@ -19,8 +19,8 @@ LIMIT = 180
 def run_command(*arguments: str, environ: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
     """Runs it to its end, with nothing to read and no terminal.
 
-    As a copy of a process that has imported it, which spares a second of a processor: see `fork_server`. Whoever wants it
-    as an operator calls it starts COMMAND.
+    As a copy of a process that has imported it, which spares a second of a processor: see
+    `fork_server`. Whoever wants it as an operator calls it starts COMMAND.
     """
     args = [COMMAND, *arguments]
     if not can_fork(environ):

@@ -1,4 +1,6 @@
-"""A control connection without a reactor: redis-py asks a real Redis at once, so what awaits it is finished when `run` returns."""
+"""A control connection without a reactor: redis-py asks a real Redis at once, so what awaits it is
+finished when `run` returns.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +33,9 @@ class Control:
 
 
 def run(work: object) -> object:
-    """The result of a coroutine that waits for nothing but such a control connection; its exception is raised."""
+    """The result of a coroutine that waits for nothing but such a control connection; its exception
+    is raised.
+    """
     results: list[object] = []
     defer.Deferred.fromCoroutine(work).addBoth(results.append)
     [result] = results

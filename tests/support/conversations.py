@@ -1,4 +1,5 @@
-"""Conversations whose client and Redis are the test: the recording connections under a session, and their assertions.
+"""Conversations whose client and Redis are the test: the recording connections under a session, and
+their assertions.
 
 Owns what tests of sessions write their transcripts with. It opens no socket and starts no process.
 """
@@ -25,7 +26,9 @@ POLICY = make_policy(builtin(), scripts=True, databases=True)
 
 
 class RecordingUpstream:
-    """A connection whose Redis is the test: the real pending replies, and lists of what was sent."""
+    """A connection whose Redis is the test: the real pending replies, and lists of what was
+    sent.
+    """
 
     busy = False
 
@@ -78,13 +81,17 @@ class RecordingReservation:
 
 
 class Conversation:
-    """A session between a client and a Redis that the test plays: all that the session knows of outside."""
+    """A session between a client and a Redis that the test plays: all that the session knows of
+    outside.
+    """
 
     multiplexes = False
     bytes_received = 0
 
     def __init__(self, snapshot: Snapshot = DIRECTORY, upstreams_at_once: bool = True, policy: Policy = POLICY) -> None:
-        """upstreams_at_once: one is there as soon as the session asks for one; if not, the test opens it."""
+        """upstreams_at_once: one is there as soon as the session asks for one; if not, the test
+        opens it.
+        """
         self.id = 7
         self.peer = "192.0.2.1:5555"
         self.age = 12

@@ -1,4 +1,6 @@
-"""A Redis that answers some commands with errors: a real one behind a TCP server that speaks RESP and knows which to refuse."""
+"""A Redis that answers some commands with errors: a real one behind a TCP server that speaks RESP
+and knows which to refuse.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,8 @@ from redisproxy.resp.framing import ReplyMeasurer
 class FaultyRedis:
     """Listens on a free port of 127.0.0.1, and passes on to a port there what has no fault.
 
-    Commands are passed on one by one, and each reply is waited for: not for what Redis says by itself.
+    Commands are passed on one by one, and each reply is waited for: not for what Redis says by
+    itself.
     """
 
     def __init__(self, port: int) -> None:

@@ -1,11 +1,14 @@
-"""Starts the proxy and its command as copies of a process that has imported them: a tenth of the processor time of a start.
+"""Starts the proxy and its command as copies of a process that has imported them: a tenth of the
+processor time of a start.
 
-To import the proxy takes half a second of a processor, and the suite starts it hundreds of times. So each process of the tests
-has a server of its own (this file as a program), which imports, and forks for each process that is asked for. A copy gets
-arguments, environment, directory, limit of open files, input and output, and a reactor made anew; it ends as a program does.
+To import the proxy takes half a second of a processor, and the suite starts it hundreds of times.
+So each process of the tests has a server of its own (this file as a program), which imports, and
+forks for each process that is asked for. A copy gets arguments, environment, directory, limit of
+open files, input and output, and a reactor made anew; it ends as a program does.
 
-What Python or the loader reads before any import cannot be given to a copy: see `can_fork`; nor are signals ignored there that
-a test ignores. Tests of that, of the start itself, and of twistd's own options, start a program as an operator does.
+What Python or the loader reads before any import cannot be given to a copy: see `can_fork`; nor are
+signals ignored there that a test ignores. Tests of that, of the start itself, and of twistd's own
+options, start a program as an operator does.
 """
 
 from __future__ import annotations
@@ -27,11 +30,13 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
-#: What each program imports before its copies are made. The last is where its call is, without arguments.
+#: What each program imports before its copies are made. The last is where its call is, without
+#: arguments.
 PROGRAMS = {
     "twistd": (
         *("redisproxy.tap", "redisproxy.status", "twisted.scripts._twistd_unix"),
-        *("twisted.cred.strcred", "twisted.trial.itrial", "twisted.words.iwords"),  # for Twisted's own plugins
+        # for Twisted's own plugins
+        *("twisted.cred.strcred", "twisted.trial.itrial", "twisted.words.iwords"),
         "twisted.scripts.twistd:run",
     ),
     "redisproxy": ("redisproxy.sources.kubernetes", "redisproxy.cli.main:main"),
@@ -64,7 +69,8 @@ def can_fork(environ: Mapping[str, str]) -> bool:
 class ForkedProcess:
     """A copy that runs a program of PROGRAMS. It has what tests use of `subprocess.Popen`.
 
-    output, errors: descriptors, which the caller may close afterwards. imports: modules besides those of the program.
+    output, errors: descriptors, which the caller may close afterwards. imports: modules besides
+    those of the program.
     """
 
     def __init__(
@@ -99,7 +105,9 @@ class ForkedProcess:
         return int(told)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Its exit status, or the negative number of the signal that ended it. Raises subprocess.TimeoutExpired."""
+        """Its exit status, or the negative number of the signal that ended it. Raises
+        subprocess.TimeoutExpired.
+        """
         if self.returncode is None:
             self._control.settimeout(timeout)
             try:
@@ -150,7 +158,9 @@ def _server() -> socket.socket:
 
 
 def _serve(requests: socket.socket) -> list[int] | None:
-    """Forks for each request. Returns the request's descriptors in a copy; None in the server, once the tests have ended."""
+    """Forks for each request. Returns the request's descriptors in a copy; None in the server, once
+    the tests have ended.
+    """
     running: dict[int, tuple[int, socket.socket]] = {}
     poll = select.poll()
     poll.register(requests, select.POLLIN)
@@ -213,7 +223,9 @@ def _become(descriptors: list[int]) -> None:
 
 
 def _run(module: str, name: str) -> None:
-    """As a program runs and ends, but that nothing is freed at the end: to free all modules takes longer than most tests do."""
+    """As a program runs and ends, but that nothing is freed at the end: to free all modules takes
+    longer than most tests do.
+    """
     try:
         status = getattr(importlib.import_module(module), name)()
     except SystemExit as end:
@@ -232,7 +244,9 @@ def _run(module: str, name: str) -> None:
 
 
 def _renew_reactor() -> None:
-    """The epoll descriptor and the waker of the reactor that was imported are one for all copies, and modules keep that reactor."""
+    """The epoll descriptor and the waker of the reactor that was imported are one for all copies,
+    and modules keep that reactor.
+    """
     reactor = sys.modules.get("twisted.internet.reactor")
     if reactor is not None:
         reactor.waker.connectionLost(None)

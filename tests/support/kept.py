@@ -11,7 +11,9 @@ from redisproxy.tenants.model import Credential, Snapshot
 
 
 class KeptSnapshot:
-    """A ReloadService, which has all that is not named here, and the CurrentSnapshot that it feeds."""
+    """A ReloadService, which has all that is not named here, and the CurrentSnapshot that it
+    feeds.
+    """
 
     def __init__(
         self, clock: object, source: Source, enrolment: Enrolment, interval: float, *arguments: object, **named: object

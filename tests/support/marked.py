@@ -1,23 +1,30 @@
-"""Secrets' values that are wrong in every way, each with a marker in it: nothing that the proxy writes may have that."""
+"""Secrets' values that are wrong in every way, each with a marker in it: nothing that the proxy
+writes may have that.
+"""
 
 from __future__ import annotations
 
 import base64
 from collections.abc import Iterator
 
-#: No word, no host and no number that anything else would write. It is where a password is, or was meant to be.
+#: No word, no host and no number that anything else would write. It is where a password is, or was
+#: meant to be.
 MARKER = "Zq7xMarkerW9v"
 
 
 def traces(text: str) -> list[str]:
-    """The forms of the marker that are in a text: as it is, in another case, backwards, in base64 at any offset, in hex."""
+    """The forms of the marker that are in a text: as it is, in another case, backwards, in base64
+    at any offset, in hex.
+    """
     encoded = [base64.b64encode(b"." * shift + MARKER.encode()).decode()[4 if shift else 0 : 16] for shift in range(3)]
     forms = [MARKER, MARKER[::-1], MARKER[:8], MARKER.encode().hex(), *encoded]
     return [form for form in forms if form.lower() in text.lower()]
 
 
 def urls(marker: str = MARKER) -> Iterator[str]:
-    """Connection strings with the marker as the password, or in its place, or where a password that was not escaped puts it."""
+    """Connection strings with the marker as the password, or in its place, or where a password that
+    was not escaped puts it.
+    """
     for scheme in ("redis", "rediss", "REDIS", "http", "redis+sentinel", "unix", ""):
         yield f"{scheme}://:{marker}@127.0.0.1:1/x"
     for password in (

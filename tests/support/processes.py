@@ -7,7 +7,9 @@ from pathlib import Path
 
 
 def children(pid: int) -> dict[int, str]:
-    """The processes that one has started, and that it has not waited for: the names of their programs by their ids."""
+    """The processes that one has started, and that it has not waited for: the names of their
+    programs by their ids.
+    """
     found = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:

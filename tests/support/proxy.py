@@ -53,9 +53,11 @@ def master(url: str, **more: str) -> dict:
     return secret("kube-system", "redis-secret-master", redis_connection_string=url, **more)
 
 
-#: ``multiplexed`` or ``dedicated``: what every proxy is told that a test does not tell itself; empty: the default.
+#: ``multiplexed`` or ``dedicated``: what every proxy is told that a test does not tell itself;
+#: empty: the default.
 CONNECTIONS = os.environ.get("TEST_CONNECTIONS", "")
-#: How many processes every proxy is told to serve clients with that a test does not tell itself; empty: the default.
+#: How many processes every proxy is told to serve clients with that a test does not tell itself;
+#: empty: the default.
 PROCESSES = os.environ.get("TEST_PROCESSES", "")
 
 
@@ -89,17 +91,20 @@ class ProxyProcess:
         twistd: Iterable[str] = (),
         fresh: bool = False,
     ) -> None:
-        """twistd: options of its own; directory: where it starts, and looks for its modules first; python: of another checkout, with that as directory.
+        """twistd: options of its own; directory: where it starts, and looks for its modules first;
+        python: of another checkout, with that as directory.
 
-        fresh: started as an operator does, which takes half a second of a processor. Else, where nothing of that is given, it
-        is a copy of a process that has imported the proxy: see `fork_server`.
+        fresh: started as an operator does, which takes half a second of a processor. Else, where
+        nothing of that is given, it is a copy of a process that has imported the proxy: see
+        `fork_server`.
         """
         if CONNECTIONS and "--connections" not in options:
             options = ("--connections", CONNECTIONS, *options)
         if PROCESSES and "--processes" not in options:
             options = ("--processes", PROCESSES, *options)
         self.processes = int(options[options.index("--processes") + 1]) if "--processes" in options else 1
-        # A test that leaves something unfinished does not wait for it long, unless that is what it is about.
+        # A test that leaves something unfinished does not wait for it long, unless that is what it
+        # is about.
         environ = {"REDISPROXY_DRAIN_SECONDS": "2", **plain_environment(), **(environ or {})}
         arguments = ["-n", "--pidfile=", *twistd, "redisproxy", "--ns-prefix", PREFIX, "--listen", listen, *options]
         copied = not (fresh or twistd or directory or python != sys.executable) and can_fork(environ)
@@ -155,7 +160,9 @@ class ProxyProcess:
         return int(self.logged(r"listening on \S+:(\d+)")[1])
 
     def ready(self, limit: float = 4 * LIMIT) -> ProxyProcess:
-        """Waits until it listens and knows its tenants and its Redis. Or ends it, since nobody else would."""
+        """Waits until it listens and knows its tenants and its Redis. Or ends it, since nobody else
+        would.
+        """
         try:
             self._until_ready(limit)
         except BaseException:
@@ -178,7 +185,9 @@ class ProxyProcess:
         return {int(number): int(pid) for number, pid in re.findall(r"worker (\d+) \((\d+)\) serves", self.log)}
 
     def client(self, password: str, index: int = 0, **options: object) -> redis.Redis:
-        """A redis-py client through it, which does not try again: a test is about the first answer."""
+        """A redis-py client through it, which does not try again: a test is about the first
+        answer.
+        """
         options.setdefault("socket_timeout", LIMIT)
         return client_once(port=self.port, db=index, password=password, **options)
 

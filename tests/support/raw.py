@@ -1,7 +1,9 @@
-"""The raw RESP client of tests and benchmarks: sends bytes as they are, and reads whole replies of RESP2 and RESP3.
+"""The raw RESP client of tests and benchmarks: sends bytes as they are, and reads whole replies of
+RESP2 and RESP3.
 
-Owns one blocking connection. It does not try again, does not decode, and does not use the proxy's own framing to read, so that
-a fault there cannot hide itself. What is asked of a healthy client is redis-py's part: `support.clients`.
+Owns one blocking connection. It does not try again, does not decode, and does not use the proxy's
+own framing to read, so that a fault there cannot hide itself. What is asked of a healthy client is
+redis-py's part: `support.clients`.
 """
 
 from __future__ import annotations
@@ -30,7 +32,8 @@ AGGREGATES = {b"*": 1, b"~": 1, b">": 1, b"%": 2, b"|": 2}
 class RawClient:
     """A connection to a port of 127.0.0.1 or to the path of a Unix socket.
 
-    A command is bytes, which are sent as they are, or a sequence of words, which are sent as an array of bulk strings.
+    A command is bytes, which are sent as they are, or a sequence of words, which are sent as an
+    array of bulk strings.
     """
 
     def __init__(
@@ -42,10 +45,12 @@ class RawClient:
         receive_buffer: int = 0,
         source: str = "",
     ) -> None:
-        """login: the words of a command that must not be refused, as AUTH and a password. timeout: seconds for each wait.
+        """login: the words of a command that must not be refused, as AUTH and a password. timeout:
+        seconds for each wait.
 
-        tls: a handshake is made, for 127.0.0.1. receive_buffer: bytes that the kernel keeps unread, more or less; 0: its
-        own choice. source: the address to come from. Raises AssertionError if the log-in is refused.
+        tls: a handshake is made, for 127.0.0.1. receive_buffer: bytes that the kernel keeps unread,
+        more or less; 0: its own choice. source: the address to come from. Raises AssertionError if
+        the log-in is refused.
         """
         local = isinstance(address, str)
         self.socket = socket.socket(socket.AF_UNIX if local else socket.AF_INET)
@@ -83,10 +88,11 @@ class RawClient:
         return self.reply()
 
     def reply(self) -> bytes:
-        """Exactly one whole reply, with an attribute that precedes it; a push is a reply, too. It may be nested in any depth.
+        """Exactly one whole reply, with an attribute that precedes it; a push is a reply, too. It
+        may be nested in any depth.
 
-        Raises EOFError, with all that had come of it, if the connection ends before; TimeoutError, which loses nothing; and
-        AssertionError if it is no RESP.
+        Raises EOFError, with all that had come of it, if the connection ends before; TimeoutError,
+        which loses nothing; and AssertionError if it is no RESP.
         """
         end, lacking = 0, 1
         while lacking:
@@ -123,7 +129,9 @@ class RawClient:
         return self._take(len(self._unread))
 
     def rest(self, or_reset: bool = False) -> bytes:
-        """All until the other side closes. or_reset: a reset is an end, too, instead of ConnectionResetError."""
+        """All until the other side closes. or_reset: a reset is an end, too, instead of
+        ConnectionResetError.
+        """
         try:
             while data := self.socket.recv(1 << 20):
                 self._unread += data
@@ -149,7 +157,9 @@ class RawClient:
         return False
 
     def half_close(self) -> None:
-        """Sends no more, and still reads. Not with TLS, whose layer would be gone for reading, too."""
+        """Sends no more, and still reads. Not with TLS, whose layer would be gone for reading,
+        too.
+        """
         self.socket.shutdown(socket.SHUT_WR)
 
     def reset(self) -> None:

@@ -1,4 +1,6 @@
-"""Errors of real servers, by what the proxy has to conclude from each: wait and ask again, or do without."""
+"""Errors of real servers, by what the proxy has to conclude from each: wait and ask again, or do
+without.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,8 @@ ODD = (
     "ERR Error in ACL SETUSER modifier '+get': Unknown command or category name in ACL",
     "",
 )
-#: What servers answered that were asked for what they do not have: Redis 5.0, 6.0, 6.2, 7.0 to 8.2, Valkey.
+#: What servers answered that were asked for what they do not have: Redis 5.0, 6.0, 6.2, 7.0 to 8.2,
+#: Valkey.
 ABSENT = (
     "ERR unknown command `ACL`, with args beginning with: `SETUSER`, `redisproxy:probe`, `off`, `resetchannels`, `-@all`, ",
     "ERR unknown command 'CONFIG', with args beginning with: 'GET' 'databases' ",

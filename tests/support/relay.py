@@ -1,4 +1,6 @@
-"""A TCP relay between the proxy and Redis, which can stall, cut and add to what passes: a network that misbehaves."""
+"""A TCP relay between the proxy and Redis, which can stall, cut and add to what passes: a network
+that misbehaves.
+"""
 
 from __future__ import annotations
 
@@ -77,7 +79,9 @@ class Relay:
         self._flows.clear()
 
     def held(self) -> int:
-        """Bytes of the proxy, for Redis, that `stall` keeps back, of the connection that has most."""
+        """Bytes of the proxy, for Redis, that `stall` keeps back, of the connection that has
+        most.
+        """
         return max((_unread(near) for near, _ in self._pairs if not _hung_up(near)), default=0)
 
     def flow(self) -> None:
@@ -92,7 +96,9 @@ class Relay:
                     connection.shutdown(socket.SHUT_RDWR)
 
     def say(self, data: bytes, held: int = 0) -> None:
-        """The proxy hears this from Redis, on every connection of which `stall` keeps back so many bytes at least."""
+        """The proxy hears this from Redis, on every connection of which `stall` keeps back so many
+        bytes at least.
+        """
         for near, _ in self._pairs:
             if _hung_up(near):
                 continue

@@ -1,4 +1,6 @@
-"""A master, a replica and three sentinels as child processes, which fail over within a few seconds."""
+"""A master, a replica and three sentinels as child processes, which fail over within a few
+seconds.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,8 @@ NAME = "tenants-1"
 class SentinelProcess:
     """One sentinel, on a port of 127.0.0.1. `valkey-server --sentinel` is the same program.
 
-    master: host and port; settings: further lines of its configuration, more those about the master.
+    master: host and port; settings: further lines of its configuration, more those about the
+    master.
     """
 
     def __init__(

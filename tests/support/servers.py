@@ -1,6 +1,8 @@
-"""Redis servers as child processes: those that PyPI packages ship, and Debian's where they are installed.
+"""Redis servers as child processes: those that PyPI packages ship, and Debian's where they are
+installed.
 
-Owns the matrix of servers that the project is tested on: where each is found, or what to install for it.
+Owns the matrix of servers that the project is tested on: where each is found, or what to install
+for it.
 """
 
 from __future__ import annotations
@@ -26,11 +28,12 @@ _held: dict[int, socket.socket] = {}
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 that nobody else gets, until `release` or the end of this process. Until something listens there,
-    connections are refused.
+    """A port of 127.0.0.1 that nobody else gets, until `release` or the end of this process. Until
+    something listens there, connections are refused.
 
-    A socket stays bound to it, and does not listen. With SO_REUSEADDR, which Linux asks for on both sides, a server can bind it
-    as well; the kernel gives it to nobody who asks for any port, and to no connection that goes out.
+    A socket stays bound to it, and does not listen. With SO_REUSEADDR, which Linux asks for on both
+    sides, a server can bind it as well; the kernel gives it to nobody who asks for any port, and to
+    no connection that goes out.
     """
     holder = socket.socket()
     holder.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -58,7 +61,9 @@ def listens(port: int) -> bool:
 
 
 def unpacked(directory: str, program: str) -> str:
-    """A server of which `make test` has unpacked a wheel that is for other Pythons than this one."""
+    """A server of which `make test` has unpacked a wheel that is for other Pythons than this
+    one.
+    """
     path = Path(__file__).parents[2] / ".venv" / directory / program
     if not path.exists():
         raise SkipTest(f"not there: make .venv/{directory} (Linux; but for Redis 8 on x86-64 alone)")
@@ -108,13 +113,17 @@ MATRIX: Mapping[str, Callable[[], str]] = {
 
 
 def _servers() -> Mapping[str, Callable[[], str]]:
-    """The matrix. Which connections the proxy makes, and in how many processes, is the same before each server: one will do."""
+    """The matrix. Which connections the proxy makes, and in how many processes, is the same before
+    each server: one will do.
+    """
     modes = any(os.environ.get(name) for name in ("TEST_CONNECTIONS", "TEST_PROCESSES"))
     return {"valkey_9": valkey} if modes else MATRIX
 
 
 def on_every_server(case: type) -> type:
-    """A class decorator: makes of a method ``each_x(self, binary)`` the tests ``test_x_redis_6`` … of the whole matrix."""
+    """A class decorator: makes of a method ``each_x(self, binary)`` the tests ``test_x_redis_6`` …
+    of the whole matrix.
+    """
 
     def test_on(binary: Callable[[], str], method: Callable) -> Callable:
         def test(self: object) -> object:
@@ -148,7 +157,8 @@ def debian(program: str) -> str:
 
 
 class RedisServer:
-    """One server, on a free port of 127.0.0.1 (or a Unix socket as well), which asks for a password.
+    """One server, on a free port of 127.0.0.1 (or a Unix socket as well), which asks for a
+    password.
 
     start() and kill() may be called again and again: the port stays the same.
     """
@@ -224,7 +234,9 @@ class RedisServer:
 
 
 class ConfiguredServer(RedisServer):
-    """One with a file of its configuration, which CONFIG REWRITE changes and which outlives it: see `restart`."""
+    """One with a file of its configuration, which CONFIG REWRITE changes and which outlives it: see
+    `restart`.
+    """
 
     def start(self) -> ConfiguredServer:
         file = Path(self.directory) / "redis.conf"

@@ -11,7 +11,9 @@ from .waiting import LIMIT
 
 
 def ask(port: int, path: str, host: str = "127.0.0.1", **headers: str) -> tuple[int, http.client.HTTPMessage, str]:
-    """The status, headers and body of the answer to a GET. headers: of the request, with _ for - in their names."""
+    """The status, headers and body of the answer to a GET. headers: of the request, with _ for - in
+    their names.
+    """
     connection = http.client.HTTPConnection(host, port, timeout=LIMIT)
     try:
         connection.request("GET", path, headers={name.replace("_", "-"): value for name, value in headers.items()})

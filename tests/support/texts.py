@@ -1,4 +1,5 @@
-"""What the proxy can say: the lines of its log, its errors, its reasons, as they stand in its source.
+"""What the proxy can say: the lines of its log, its errors, its reasons, as they stand in its
+source.
 
 Owns how they are found: by the names of the calls that they are given to.
 """
@@ -15,7 +16,8 @@ from pathlib import Path
 SOURCE = Path(__file__).parents[2] / "redisproxy"
 #: In texts: anything.
 ANY = "~"
-#: Two marks in a row, as where another's text, with a full stop of its own, stands within a sentence of ours.
+#: Two marks in a row, as where another's text, with a full stop of its own, stands within a
+#: sentence of ours.
 DOUBLED = r"(?<!\.)(?:\.\.|\.[;:,]|[?!;:,][.;:,])(?![^\s\"])"
 
 
@@ -27,8 +29,9 @@ def parsed() -> Iterator[tuple[Path, ast.Module]]:
 class Texts(ast.NodeVisitor):
     """Strings of one module: fields in them are ANY, names of texts are these texts.
 
-    logged: lines of the log; failures: how many there are that come with a traceback; reasons: of problems, and why Redis
-    cannot be used; errors: what a client is answered, with the -; states: what is told of Redis; all: any string.
+    logged: lines of the log; failures: how many there are that come with a traceback; reasons: of
+    problems, and why Redis cannot be used; errors: what a client is answered, with the -; states:
+    what is told of Redis; all: any string.
     """
 
     def __init__(self, module: ast.Module, constants: dict[str, str]) -> None:

@@ -1,16 +1,15 @@
 """Transcripts: a conversation as text, a line for each thing that arrives or must come out.
 
-    client >> GET a; GET b        these commands arrive from the client, in one piece
-    client << +1; -ERR no...      these replies must come out, and nothing else; `...`: a beginning is enough
-    shared << GET a; GET b        these commands must be sent over the multiplexed connection to Redis
-    shared >> +1                  Redis answers there
-    own    << BLPOP q 0           the same for the session's dedicated connection
-    own    >> *-1
-    -- revoke                     something else happens: see `Transcript`
-    -- is waiting                 what must be true of the session: see `Transcript`
+    client >> GET a; GET b        these commands arrive from the client, in one piece client << +1;
+    -ERR no...      these replies must come out, and nothing else; `...`: a beginning is enough
+    shared << GET a; GET b        these commands must be sent over the multiplexed connection to
+    Redis shared >> +1                  Redis answers there own    << BLPOP q 0           the same
+    for the session's dedicated connection own    >> *-1 -- revoke                     something
+    else happens: see `Transcript` -- is waiting                 what must be true of the session:
+    see `Transcript`
 
-Words in angle brackets stand for bytes that the test gives. All that comes out has to be in the transcript: before the next
-thing arrives, nothing may be left over.
+Words in angle brackets stand for bytes that the test gives. All that comes out has to be in the
+transcript: before the next thing arrives, nothing may be left over.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""What tests of upstream connections give the pool: a reactor whose clock is the test's, and takers of upstream connections
-that note what they are told.
+"""What tests of upstream connections give the pool: a reactor whose clock is the test's, and takers
+of upstream connections that note what they are told.
 """
 
 from __future__ import annotations

@@ -13,7 +13,9 @@ LIMIT = 45.0
 
 
 def until(probe: Callable[[], Found], what: str, limit: float = LIMIT) -> Found:
-    """The first true value that probe returns. Raises AssertionError, naming what, after limit seconds."""
+    """The first true value that probe returns. Raises AssertionError, naming what, after limit
+    seconds.
+    """
     deadline = time.monotonic() + limit
     while True:
         found = probe()

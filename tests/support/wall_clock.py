@@ -1,4 +1,6 @@
-"""A wall clock of a process's own, which a test can set while the process runs: the machine's clock is left alone."""
+"""A wall clock of a process's own, which a test can set while the process runs: the machine's clock
+is left alone.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +8,8 @@ import os
 import tempfile
 from pathlib import Path
 
-#: What Python runs at the start of the process, and of each Python process that it starts: before anything takes `time.time`.
+#: What Python runs at the start of the process, and of each Python process that it starts: before
+#: anything takes `time.time`.
 _START = """
 import os
 import time

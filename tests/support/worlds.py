@@ -1,7 +1,8 @@
-"""Worlds that a source of the directory reads from: a directory of manifests, the small API, and a real kube-apiserver.
+"""Worlds that a source of the directory reads from: a directory of manifests, the small API, and a
+real kube-apiserver.
 
-Each takes the same documents and gives a source over them, so that one suite runs in all. Owns the short makers of documents
-whose time of creation is the world's own.
+Each takes the same documents and gives a source over them, so that one suite runs in all. Owns the
+short makers of documents whose time of creation is the world's own.
 """
 
 from __future__ import annotations

@@ -52,7 +52,9 @@ class IndexTests(unittest.TestCase):
         self.assertEqual(self.choose(reading(team_new=[]), 0), 0)
 
     def test_an_index_is_taken_by_whatever_names_it(self) -> None:
-        """Malformed secrets, temporary ones, those of a namespace that is kept out: each may be fixed."""
+        """Malformed secrets, temporary ones, those of a namespace that is kept out: each may be
+        fixed.
+        """
         for secret in (
             held("team-a", "redis://h:1/1"),  # no password
             held("team-a", "redis://:pw@h:1/1\n"),

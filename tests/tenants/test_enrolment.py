@@ -57,7 +57,9 @@ class SentinelUrlTests(unittest.TestCase):
 
 class MasterTests(unittest.TestCase):
     def test_a_password_with_the_newline_of_echo_is_named(self) -> None:
-        """Redis's own answer would be WRONGPASS, and whoever looks at the password sees the right one."""
+        """Redis's own answer would be WRONGPASS, and whoever looks at the password sees the right
+        one.
+        """
         url = b"redis+sentinel://a/m"
         for key in (PASSWORD, "sentinel-username", "sentinel-password"):
             for end in (b"\n", b"\r\n"):
@@ -121,7 +123,9 @@ class LimitsTests(unittest.TestCase):
 
 class EnrolmentTests(unittest.TestCase):
     def test_names_that_kubernetes_would_not_take(self) -> None:
-        """Channels begin with the name: one tenant's must not begin with another's, nor match it as a pattern."""
+        """Channels begin with the name: one tenant's must not begin with another's, nor match it as
+        a pattern.
+        """
         bad = [
             "team-a:b",
             "team-*",
@@ -220,7 +224,9 @@ class SummaryTests(unittest.TestCase):
         self.assertEqual(self.enrolment.summary(None), ReadSummary(False, False, frozenset({"team-blue"})))
 
     def test_what_is_in_a_file_that_cannot_be_read_is_not_taken_for_gone(self) -> None:
-        """Nor is the master secret in it, of which the content of before is in force, taken for the present one."""
+        """Nor is the master secret in it, of which the content of before is in force, taken for the
+        present one.
+        """
         good = SecretDocument("kube-system", CLIENT, 0.0, {CONNECTION_STRING: b"redis://redis"})
         parts = {
             "never_read": (NeverRead("tenants.yaml", None),),

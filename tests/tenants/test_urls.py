@@ -1,4 +1,6 @@
-"""Redis URLs: whatever a password is, it is read as it was meant, or refused; and nothing of it is told."""
+"""Redis URLs: whatever a password is, it is read as it was meant, or refused; and nothing of it is
+told.
+"""
 
 from __future__ import annotations
 

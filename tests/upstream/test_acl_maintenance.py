@@ -1,5 +1,6 @@
-"""The service that looks after ACL users, with a real Redis and a clock of the tests: when it asks what, and what it does
-about errors. Several of them stand for replicas of the proxy."""
+"""The service that looks after ACL users, with a real Redis and a clock of the tests: when it asks
+what, and what it does about errors. Several of them stand for replicas of the proxy.
+"""
 
 from __future__ import annotations
 
@@ -32,7 +33,9 @@ INTERVAL = 300.0
 
 
 class Replica:
-    """One proxy, as far as its users are concerned. asked: what it asked of Redis, without arguments that are secret."""
+    """One proxy, as far as its users are concerned. asked: what it asked of Redis, without
+    arguments that are secret.
+    """
 
     def __init__(self, case: unittest.TestCase, server: RedisServer, clock: task.Clock, prefix: str = "team-") -> None:
         self.clock = clock
@@ -69,7 +72,9 @@ class Replica:
         return await self.control.ask(*words)
 
     def read(self, *tenants: Tenant, master: bool = True, whole: bool = True) -> None:
-        """A read of the source that begins and ends now. The namespaces are those of the tenants."""
+        """A read of the source that begins and ends now. The namespaces are those of the
+        tenants.
+        """
         self.tenants = frozenset(tenants)
         self.acl_users.keep_only(self.tenants)
         self.service.claim(self.tenants)
@@ -131,7 +136,9 @@ class UsersCase(unittest.SynchronousTestCase):
         return {name.decode() for name in self.admin.execute_command("ACL", "USERS")}
 
     def log_in(self, replica: Replica, master: bytes, tenant: Tenant = BLUE) -> int:
-        """As an upstream connection logs in: once more if Redis does not know the password. Returns how often it had to."""
+        """As an upstream connection logs in: once more if Redis does not know the password. Returns
+        how often it had to.
+        """
         for attempt in (1, 2):
             name, secret = run(replica.acl_users.login(tenant, master))
             try:
@@ -173,7 +180,9 @@ class PasswordsTests(UsersCase):
         )
 
     def each_replicas_that_learn_of_it_one_after_the_other(self, binary: Callable[[], str]) -> None:
-        """Each logs in all the time, with the master password that it knows, and one starts in between with either."""
+        """Each logs in all the time, with the master password that it knows, and one starts in
+        between with either.
+        """
         self.start(binary)
         early, late = self.replica(BLUE), self.replica(BLUE)
         known = {early: OLD, late: OLD}
@@ -423,7 +432,8 @@ class RemovalTests(UsersCase):
         replica.read(BLUE, GREEN)
         self.go_on()
         self.assertEqual(self.users(), {"default", other, prefix, *ours})
-        # Its namespace's deletion was seen: at the next read that finds the same its sessions are cut.
+        # Its namespace's deletion was seen: at the next read that finds the same its sessions are
+        # cut.
         green = self.client(acl.username(GREEN), NEW)
         replica.read(BLUE, whole=False)
         self.go_on()

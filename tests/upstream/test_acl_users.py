@@ -44,7 +44,9 @@ class Unknown:
 
 class OneLayerTests(unittest.SynchronousTestCase):
     def test_what_one_redis_has_not_says_nothing_of_another(self) -> None:
-        """Redis may be another one before it has told what it is: nobody gets the master's rights there meanwhile."""
+        """Redis may be another one before it has told what it is: nobody gets the master's rights
+        there meanwhile.
+        """
         control = Unknown()
         acl_users = AclUsers("auto", control)
         acl_users.use(Server("a Redis", 64, builtin(), False, False), make_policy(builtin(), scripts=False))
@@ -57,7 +59,9 @@ class OneLayerTests(unittest.SynchronousTestCase):
 
 
 class Asked:
-    """A control connection that answers when the test says so. asked: the questions, with what answers them."""
+    """A control connection that answers when the test says so. asked: the questions, with what
+    answers them.
+    """
 
     connected = True
 
@@ -170,7 +174,9 @@ class ReplicasTests(unittest.SynchronousTestCase):
         self.assertFalse(self.opens(server, (name, b"whatever")))
 
     def each_connections_of_before_log_in_too(self, binary: Callable[[], str]) -> None:
-        """One process has both master passwords for a moment; each user's password is given to Redis, also at once."""
+        """One process has both master passwords for a moment; each user's password is given to
+        Redis, also at once.
+        """
         server = self.start(binary)
         acl_users = self.acl_users(server)
         logins = []
@@ -212,7 +218,9 @@ class ReplicasTests(unittest.SynchronousTestCase):
         self.assertEqual(client.publish("team-blue:news", "x"), 0)
 
     def each_two_make_it_at_the_same_moment(self, binary: Callable[[], str]) -> None:
-        """Before one of its questions to Redis the other one is through with all of its own: before the first, the second …"""
+        """Before one of its questions to Redis the other one is through with all of its own: before
+        the first, the second …
+        """
         reached = []
         for questions in range(3):
             server = self.start(binary)
@@ -231,7 +239,8 @@ class ReplicasTests(unittest.SynchronousTestCase):
         many = [b"team-blue:%d" % number for number in range(bounds.TENANT_PATTERNS)]
 
         def meanwhile(words: tuple) -> None:
-            run(acl_users.permit(BLUE, many[:1]))  # by another session, at once: of one that both name
+            # by another session, at once: of one that both name
+            run(acl_users.permit(BLUE, many[:1]))
             with self.assertRaises(ControlError) as caught:
                 run(acl_users.permit(BLUE, [b"team-blue:one_more"]))
             self.assertIn(f"{bounds.TENANT_PATTERNS} different patterns", caught.exception.client_reply)
@@ -246,7 +255,9 @@ class ReplicasTests(unittest.SynchronousTestCase):
             run(acl_users.permit(BLUE, [b"team-blue:one_more"]))
 
     def meanwhile(self, control: Control, questions: int, call: Callable[[], object]) -> list[object]:
-        """After so many questions it calls, before the next one. What that gave, as long as it came to it."""
+        """After so many questions it calls, before the next one. What that gave, as long as it came
+        to it.
+        """
         found: list[object] = []
 
         def before(left: int) -> None:

@@ -137,7 +137,9 @@ class FaultTests(unittest.SynchronousTestCase):
         self.assertEqual(self.backend.state()["fault"], "")
 
     def test_a_redis_that_hangs_is_waited_for_before_the_proxy_is_not_ready(self) -> None:
-        """Whoever has a session waits for its answer; a proxy that is not ready gets no new ones."""
+        """Whoever has a session waits for its answer; a proxy that is not ready gets no new
+        ones.
+        """
         backend, clock = self.backend, task.Clock()
         backend.health._clock = clock
         backend.control._connection = object()

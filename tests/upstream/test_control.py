@@ -1,4 +1,6 @@
-"""What the control connection makes of a server's answers. Against real servers it is tested in `attacks` and `integration`."""
+"""What the control connection makes of a server's answers. Against real servers it is tested in
+`attacks` and `integration`.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +26,9 @@ from ..support.waiting import LIMIT
 
 
 class Redis60(protocol.Protocol):
-    """The answers of Redis 6.0.16, which no package brings any more: it has ACLs, and they do not know channels."""
+    """The answers of Redis 6.0.16, which no package brings any more: it has ACLs, and they do not
+    know channels.
+    """
 
     def dataReceived(self, data: bytes) -> None:
         for command in re.split(rb"(?m)^\*\d+\r\n", data)[1:]:
@@ -46,7 +50,9 @@ class Redis60(protocol.Protocol):
 class ControlTests(unittest.TestCase):
     @defer.inlineCallbacks
     def test_what_comes_of_a_place_that_was_left_changes_nothing(self):
-        """A log-in that was under way fails late, or succeeds: the connection to the new place is not given up for it."""
+        """A log-in that was under way fails late, or succeeds: the connection to the new place is
+        not given up for it.
+        """
         told = []
         control = ControlService(reactor, LIMIT, None, told.append)
         control.startService()
@@ -70,8 +76,8 @@ class ControlTests(unittest.TestCase):
 
     @defer.inlineCallbacks
     def test_acls_that_do_not_know_channels_are_no_layer(self):
-        """Redis 6.0: a script could PUBLISH to anybody. As an isolation layer it would also have had every ACL SETUSER
-        refused.
+        """Redis 6.0: a script could PUBLISH to anybody. As an isolation layer it would also have
+        had every ACL SETUSER refused.
         """
         factory = protocol.Factory.forProtocol(Redis60)
         factory.asked = []
@@ -162,7 +168,8 @@ class ControlTests(unittest.TestCase):
         server.client().mset({f"key-{number}": random.randbytes(200) for number in range(3000)})
         server.client().save()
         server.kill()
-        server.change("key-load-delay 30000", "loading-process-events-interval-bytes 1024")  # for 90 s
+        # for 90 s
+        server.change("key-load-delay 30000", "loading-process-events-interval-bytes 1024")
         server.start()
         told: list[Server] = []
         control = ControlService(reactor, LIMIT, None, told.append)
@@ -171,7 +178,8 @@ class ControlTests(unittest.TestCase):
         control.use(BackendAddress(host="127.0.0.1", port=server.port, password=server.password.encode()))
         while not told:
             yield task.deferLater(reactor, 0.01)
-        yield threads.deferToThread(server.client().config_set, "key-load-delay", 0)  # it has been seen to load
+        # it has been seen to load
+        yield threads.deferToThread(server.client().config_set, "key-load-delay", 0)
         while told[-1].sealed is None:
             yield task.deferLater(reactor, 0.01)
         self.assertEqual([each.sealed for each in (told[0], told[-1])], [None, True])

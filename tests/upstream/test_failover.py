@@ -1,4 +1,6 @@
-"""Where the master is, as its sentinels tell it: whether that is a failover, when the master secret comes and goes."""
+"""Where the master is, as its sentinels tell it: whether that is a failover, when the master secret
+comes and goes.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""How connections to Redis end whose tenant is none any more, and how the next owner of a database waits for that."""
+"""How connections to Redis end whose tenant is none any more, and how the next owner of a database
+waits for that.
+"""
 
 from __future__ import annotations
 

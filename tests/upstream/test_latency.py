@@ -1,4 +1,6 @@
-"""How long Redis takes, and how long each tenant's commands take, as the proxy's own PINGs find it."""
+"""How long Redis takes, and how long each tenant's commands take, as the proxy's own PINGs find
+it.
+"""
 
 from __future__ import annotations
 
@@ -124,7 +126,8 @@ class TenantTests(Sampled):
     def setUp(self) -> None:
         super().setUp()
         self.clock.advance(INTERVAL)
-        self.connection.dataReceived(b"+PONG\r\n")  # of a connection that is new, Redis's time is taken at once
+        # of a connection that is new, Redis's time is taken at once
+        self.connection.dataReceived(b"+PONG\r\n")
         self.assertEqual((self.sent(), len(self.samples)), (PING, 1))
         self.clock.advance(INTERVAL)
         self.assertEqual(self.sent(), b"", "nothing is sent before the tenant sends something")
@@ -171,7 +174,8 @@ class TenantTests(Sampled):
         self.use()
         self.connection.dataReceived(b"+PONG\r\n")
         self.clock.advance(INTERVAL)
-        self.connection.dataReceived(b"+PONG\r\n")  # of Redis: from now on the connection waits for the next command
+        # of Redis: from now on the connection waits for the next command
+        self.connection.dataReceived(b"+PONG\r\n")
         self.sent()
         self.connection.bytes_received += 1  # as if something had come that was sent before
         self.clock.advance(INTERVAL)

@@ -186,7 +186,9 @@ class ConnectedTests(unittest.TestCase):
 
     @defer.inlineCallbacks
     def test_what_is_asked_once(self):
-        """Whoever looks for the master gives that up when Redis moves, and must not take it for an answer."""
+        """Whoever looks for the master gives that up when Redis moves, and must not take it for an
+        answer.
+        """
         asked = defer.Deferred.fromCoroutine(
             calls_itself_replica(reactor, BackendAddress(host="127.0.0.1", port=free_port()), LIMIT, None)
         )

@@ -62,7 +62,8 @@ class NarrowTests(unittest.SynchronousTestCase):
         self.assertEqual(transport.bufferSize, bounds.SMALL_READ_BYTES)
         upstream.dataReceived(large[: bounds.SMALL_READ_BYTES])
         self.assertEqual(transport.bufferSize, bounds.READ_BYTES)
-        upstream.dataReceived(large[bounds.SMALL_READ_BYTES :])  # as much as was asked for: more is asked for
+        # as much as was asked for: more is asked for
+        upstream.dataReceived(large[bounds.SMALL_READ_BYTES :])
         self.assertEqual(transport.bufferSize, bounds.WIDE_READ_BYTES)
         upstream.dataReceived(small * 2)
         self.assertEqual(transport.bufferSize, bounds.SMALL_READ_BYTES)
@@ -241,7 +242,9 @@ class ConnectionPoolTests(PoolCase):
 
     @defer.inlineCallbacks
     def test_what_is_opened_while_the_address_comes_to_lead_elsewhere_is_opened_again(self):
-        """A failover behind one address: the new connection of a tenant that only reads could have stayed there."""
+        """A failover behind one address: the new connection of a tenant that only reads could have
+        stayed there.
+        """
         client = self.server.client()
         self.addCleanup(client.close)
         before = client.info("stats")["total_connections_received"]
@@ -334,8 +337,8 @@ NEVER = object()
 
 
 class Logins:
-    """Whom upstream connections log in as: each tenant's as the test has it, which may be an error, or NEVER; the master for
-    all others.
+    """Whom upstream connections log in as: each tenant's as the test has it, which may be an error,
+    or NEVER; the master for all others.
     """
 
     def __init__(self, **logins: object) -> None:
@@ -393,7 +396,9 @@ class QueueTests(PoolCase):
 
     @defer.inlineCallbacks
     def test_all_of_a_tenant_are_given_up(self):
-        """As when its clients reset their connections: the others' leases go on, and nothing is left of these."""
+        """As when its clients reset their connections: the others' leases go on, and nothing is
+        left of these.
+        """
         pool = self.pool()
         events = self.logged(pool)
         self.stopped()

@@ -1,4 +1,6 @@
-"""Each error at each question of the probe, from a real server behind one that refuses what it is told to refuse."""
+"""Each error at each question of the probe, from a real server behind one that refuses what it is
+told to refuse.
+"""
 
 from __future__ import annotations
 
@@ -92,7 +94,8 @@ class ProbeCase(unittest.TestCase):
         if beginning.endswith("\n"):
             faulty.faults = {beginning.rstrip(): error}
         if beginning in INFO:
-            faulty.faults["COMMAND"] = error  # its answer is large, and would be asked for each time
+            # its answer is large, and would be asked for each time
+            faulty.faults["COMMAND"] = error
 
 
 class FirstProbeTests(ProbeCase):
@@ -229,7 +232,8 @@ class LaterTests(ProbeCase):
         self.assertEqual((service.history, service.connected), ([], False))
         self.fault(faulty, "ACL SETUSER", FORBIDDEN[0])
         self.assertFalse((await self.told_all(service)).acl)
-        # Back at the first: a failover. It had two isolation layers, and a lost right does not take one away.
+        # Back at the first: a failover. It had two isolation layers, and a lost right does not take
+        # one away.
         faulty._target = first.port
         service.reconnect()
         await self.until(lambda: len(service.history) == 2)
@@ -313,7 +317,9 @@ def _names(server: RedisServer) -> list[str]:
 
 class PassingConnectionTests(ProbeCase):
     async def test_another_server_over_the_same_connection(self) -> None:
-        """As through a balancer that does not keep connections apart: what the one has told is not the other's."""
+        """As through a balancer that does not keep connections apart: what the one has told is not
+        the other's.
+        """
         first, second = self.server(), self.server(valkey, 'rename-command ACL ""')
         leads = [first]
         clients = {server: await self.connected(server) for server in (first, second)}

@@ -1,4 +1,6 @@
-"""What is asked for tenants with the master's rights: whose turn it is, and what an answer may cost the others."""
+"""What is asked for tenants with the master's rights: whose turn it is, and what an answer may cost
+the others.
+"""
 
 from __future__ import annotations
 
@@ -316,7 +318,9 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertEqual([self.successResultOf(each) for each in asked], [b"1", b"2"])
 
     def test_what_is_given_up_before_its_turn_is_not_asked(self) -> None:
-        """A tenant whose clients ask and leave, faster than its turns come, leaves nothing behind."""
+        """A tenant whose clients ask and leave, faster than its turns come, leaves nothing
+        behind.
+        """
         first, *given_up, last = [self.ask(BLUE, [b"INFO", b"%d" % number]) for number in range(5)]
         for asked in given_up:
             asked.cancel()

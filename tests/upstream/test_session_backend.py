@@ -1,4 +1,6 @@
-"""What sessions ask of one Redis: it comes at once, later, not at all, or when nobody wants it any more."""
+"""What sessions ask of one Redis: it comes at once, later, not at all, or when nobody wants it any
+more.
+"""
 
 from __future__ import annotations
 
@@ -184,7 +186,9 @@ class QueryTests(BackendCase):
 
 
 class BugTests(BackendCase):
-    """What nobody expected costs the session that waits, which would wait for ever, or else is logged."""
+    """What nobody expected costs the session that waits, which would wait for ever, or else is
+    logged.
+    """
 
     def asks(self) -> list[Callable[[], None]]:
         backend, step = self.backend, self.session.step
