@@ -190,7 +190,7 @@ class Worker:
         return self._started.serving.backend.pool.handover.over_here().addCallback(lambda _: None)
 
     def _vacated(self, _: Message) -> None:
-        """No process has such connections any more."""
+        """Called when no process has connections of former owners any more."""
         self._started.serving.backend.pool.handover.over_elsewhere()
 
     def _load(self, payload: bytes) -> Snapshot:
