@@ -166,8 +166,8 @@ class _Slices:
 
         def cancel(cancelled: defer.Deferred[str]) -> None:
             call.cancel()
-            # Added after the page's own callbacks: they leave the failure in place, and it would be
-            # logged as unhandled.
+            # Added after the page's own callbacks, which pass the failure on. Without this it would
+            # be logged as unhandled.
             cancelled.addErrback(lambda _: "")
 
         wait: defer.Deferred[str] = defer.Deferred(cancel)

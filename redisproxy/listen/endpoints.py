@@ -228,9 +228,9 @@ class _Inheriting:
 class SharedPort(FileDescriptor):
     """Accepts at a socket at which other processes also accept.
 
-    Twisted's own port does not fit. It accepts as many connections at once as it can, it removes
-    the path of a Unix socket when it closes, and it ends listening for all processes if it adopted
-    a Unix socket.
+    Twisted's own port does not fit. It accepts as many connections at once as it can. When it
+    closes, it removes the path of a Unix socket. If it adopted a Unix socket, it ends listening for
+    all processes.
     """
 
     _log = Logger()

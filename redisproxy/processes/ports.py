@@ -47,7 +47,7 @@ class ServingPort(Protocol):
         """
 
     def collect_stats(self) -> None:
-        """Starts to collect numbers: from now on somebody asks for them."""
+        """Starts to collect numbers. Called once, if there is a status endpoint."""
 
     def stats(self) -> Counts:
         """Returns what was counted."""

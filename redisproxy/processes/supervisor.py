@@ -206,8 +206,8 @@ class Workers(service.Service):
         self._check_taken()
 
     def _again(self, process: WorkerProcess, reason: str) -> None:
-        """Starts another worker in its place: almost at once after its first end, then later and
-        later.
+        """Starts another worker with the same number: almost at once after its first end, then
+        later and later.
         """
         lived = self._reactor.seconds() - process.started
         retry = self._retries[process.number]

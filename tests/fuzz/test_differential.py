@@ -75,8 +75,8 @@ tricks = st.sampled_from([trick for trick in FRAMING if len(trick) < 1000]).map(
 
 
 #: The server runs the commands made above. It answers all others with an error that is always the
-#: same, because the bytes may name INFO, TIME or RANDOMKEY, whose replies change by themselves.
-#: HELLO needs no permission and returns the connection's number, so it is renamed.
+#: same. The bytes may name INFO, TIME or RANDOMKEY, whose replies change by themselves. HELLO needs
+#: no permission and returns the connection's number, so it is renamed.
 ALWAYS_THE_SAME = (
     "user default on nopass ~* &* -@all +echo +ping +set +get +publish +flushall",
     'rename-command HELLO ""',

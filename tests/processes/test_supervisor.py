@@ -151,7 +151,7 @@ class WorkersTests(unittest.SynchronousTestCase):
 
     def test_what_a_read_says_follows_its_directory_and_goes_to_one_worker(self) -> None:
         """A read's summary goes to one worker, and not before the snapshot of that read: otherwise
-        the worker would take users of tenants that it does not know yet for nobody's.
+        the worker could remove ACL users of tenants that it does not know yet.
         """
         first, second = self.workers.children
         self.workers.take_read(ReadSummary(True, True, frozenset({"b", "a"}), frozenset({"b"})), self.clock.seconds())
