@@ -149,7 +149,7 @@ class ClientProtocol(RespReceiver):
     def make_room(self) -> None:
         """Closes the client, because others wait for a slot and it has not logged in.
 
-        The client goes on if its password was right and only Redis takes long.
+        If its password was right and only Redis takes long, its login deadline begins anew instead.
         """
         if self.session.pending_login is not None:
             self._clients.log_ins.begin(self)

@@ -120,7 +120,7 @@ class Drain:
     async def _unblock(self, upstreams: Sequence[Dedicated]) -> None:
         """Has Redis answer the blocked commands now.
 
-        Where Redis cannot be asked to, the connection to Redis is half closed instead.
+        Where that is not possible, half closes the connection to Redis instead.
         """
         known = {upstream.local_address: upstream for upstream in upstreams}
         known.pop("", None)

@@ -33,8 +33,7 @@ class CurrentSnapshot(service.Service):
         self._clock = clock
         #: returns seconds since the epoch; only this clock decides when a credential expires
         self.wall_clock = wall_clock
-        # The wall clock at the last check. Listeners were not yet notified of any expiry after
-        # that.
+        # The wall clock at the last check. Listeners were notified of no expiry after that moment.
         self._looked = 0.0
         #: None until the first one
         self.snapshot: Snapshot | None = None

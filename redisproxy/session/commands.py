@@ -58,7 +58,7 @@ HANDLERS = {
     b"UNWATCH": Handler(data.unwatch),
     b"WATCH": Handler(data.watch, needs=_LOGIN | _DEDICATED),
 }
-#: A command that may wait for other clients' commands. Those must not wait behind it.
+#: A command that may wait for other sessions' commands. Those must not wait behind it.
 BLOCKING = Handler(data.block, also=data.block_needs)
 #: A command of which only some subcommands are passed on.
 CONTAINER = Handler(server.container, (2, -1))

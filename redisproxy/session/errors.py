@@ -1,4 +1,4 @@
-"""Error replies of the proxy that several modules use, or that belong to no other module.
+"""Replies of the proxy that several modules use, or that belong to no other module.
 
 Imports nothing but the limits and the encoder, so every module can import it.
 """

@@ -80,7 +80,7 @@ def forbid_subcommand(session: Session, words: list[bytes]) -> None:
 def query(session: Session, asked: list[list[bytes]], then: Callable[[list[Answer]], None]) -> None:
     """Suspends the session for a control query, which runs with the master's rights.
 
-    asked: commands; then: called with an answer for each. If there are no answers, the client gets
+    asked: commands; then: called with an answer for each. If Redis does not answer, the client gets
     the error instead.
     """
     step: Step[list[Answer] | Unavailable] = session.suspend(Until.QUERY, partial(_answered, session, then))

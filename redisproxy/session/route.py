@@ -32,7 +32,7 @@ class RouteState(Enum):
 
 NONE, MULTIPLEXED, DEDICATED = RouteState.NONE, RouteState.MULTIPLEXED, RouteState.DEDICATED
 
-#: All legal moves. `Route.end` makes none from NONE to NONE.
+#: All legal moves. A session that ends without a connection makes no move.
 LEGAL = frozenset(
     (
         (NONE, MULTIPLEXED),  # a log-in
@@ -196,7 +196,7 @@ class Route:
     def _acquired_for_slow_client(self, session: Session, result: Dedicated | Unavailable) -> None:
         if isinstance(result, Unavailable):
             probes.reached("no connection for a client that does not read")
-            if self._replies.slow:  # if it has read meanwhile, nothing would open the gate
+            if self._replies.slow:  # else it has read meanwhile, and nothing would open the gate
                 self._replies.stop_until_read()
         elif self._may_use(session, result):
             self.use(session, result)
