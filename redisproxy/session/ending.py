@@ -48,7 +48,7 @@ class Ending:
         if phase is Phase.CLOSING:
             self._session.close_gate(Gate.CLOSING)
         elif phase is Phase.CLOSED:
-            # Not by `close_gate`, which may use the client's connection: it may be gone.
+            # Without `close_gate`, which may use the client's connection: that may be gone.
             self._session.gates |= Gate.CLOSING
 
     def forget(self) -> None:

@@ -80,7 +80,8 @@ def send_hello(session: Session, hello: Hello) -> None:
 def hello_stays(session: Session, protocol: int) -> bool:
     """Returns whether a HELLO can be sent over the connection that the session uses.
 
-    Not if it asks for another protocol, or if the pool uses another multiplexed connection by now.
+    Over a dedicated one it always can. Over a multiplexed one it cannot if it asks for another
+    protocol, or if the pool uses another connection by now.
     """
     route = session.route
     if route.state is DEDICATED:

@@ -165,7 +165,7 @@ class FactoryTests(unittest.TestCase):
         self.factory.access_log.stopService()
 
     def test_one_timer_does_for_the_session_and_the_connection_whichever_is_due_first(self) -> None:
-        """One timer serves the session's deadline (a late answer) and the connection's (half close)."""
+        """One timer serves the session's deadline, a late answer, and the connection's own one."""
         for delay, half_closed in ((1.0, True), (1.0, False), (bounds.HALF_CLOSED_SECONDS + 1, True)):
             client = self.connect()
             transport = client.transport

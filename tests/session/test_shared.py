@@ -240,7 +240,7 @@ class DedicatedConnectionTests(SharedCase):
         self.assertEqual(len(conversation.upstreams), 1)
 
     def test_wait_is_about_what_was_written_over_the_multiplexed_connection(self) -> None:
-        """The proxy writes over WAIT's connection first: Redis compares that connection's writes."""
+        """The proxy writes over WAIT's connection first: Redis counts that connection's writes."""
         conversation = logged_in().command(b"WAIT", b"1", b"100")
         marker, wait = conversation.gets().split(encode([b"WAIT", b"1", b"100"]))
         self.assertEqual(wait, b"")
