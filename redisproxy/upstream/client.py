@@ -70,8 +70,7 @@ class ReplyError(ControlError):
 
 
 class NoReplyError(ControlError):
-    """Redis did not answer in time. The connection is closed, because a late reply could come next.
-    """
+    """Redis did not answer in time. The connection is closed: a late reply could come next."""
 
 
 class TooLargeError(ControlError):

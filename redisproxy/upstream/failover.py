@@ -154,8 +154,7 @@ class MasterService(service.Service):
         return self.address
 
     def _move(self, address: BackendAddress | None, failover: bool) -> None:
-        """Moves to another address. failover: the former server is not expected to answer any more.
-        """
+        """Moves to another address. failover: the former server is not expected to answer."""
         if address == self.address:
             return
         self.address = address
@@ -259,8 +258,8 @@ class MasterService(service.Service):
             self._move(found, failover)
 
     async def _ask_all(self) -> tuple[list[Answer], bool]:
-        """Returns the sentinels' answers, and whether it is known of all others that they cannot
-        answer.
+        """Returns the sentinels' answers, and False if some sentinels may still turn out to be
+        reachable.
         """
         sentinels = list(self._sentinels)
         replies = await ask_all(sentinels)

@@ -94,7 +94,7 @@ class FairQueue(Generic[Waiter]):
         return found
 
     def _count(self, tenant: Tenant, more: int) -> None:
-        """Adds to the number that the tenant has running. The tenant becomes the last of its level.
+        """Adds to the number that the tenant has running. Moves the tenant to the end of its level.
         """
         waits = tenant in self._waiting
         if waits:

@@ -37,8 +37,7 @@ class Faults:
             self._log.error("no connection to Redis: {text}", text=text)
 
     def wrong_answer(self, upstream: RedisConnection, reason: str) -> None:
-        """Redis sent what it was not asked for. reason: a text that contains none of Redis's bytes.
-        """
+        """Redis sent what it was not asked for. reason: a text without any of Redis's bytes."""
         if self._of_one.due(f"{upstream}: {reason}"):
             self._log.warn("{upstream} answered what it was not asked: {reason}", upstream=upstream, reason=reason)
 
