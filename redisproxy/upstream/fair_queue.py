@@ -94,8 +94,7 @@ class FairQueue(Generic[Waiter]):
         return found
 
     def _count(self, tenant: Tenant, more: int) -> None:
-        """Adds to the number that the tenant has running. Moves the tenant to the end of its level.
-        """
+        """Adds to the number that the tenant has running, and moves it to the end of its level."""
         waits = tenant in self._waiting
         if waits:
             self._leave_level(tenant)
