@@ -1,6 +1,6 @@
-"""Removes passwords and ACL users in Redis that are no longer needed.
+"""Maintains the proxy's ACL users in Redis.
 
-Each of the proxy's users keeps the present password alone. A user without a tenant is removed.
+Each user gets the present password, and loses all others. A user without a tenant is removed.
 
 Owns when Redis is asked, and how much at once. `policy.acl_users` decides what has to go;
 `acl_users` creates the users. Log-ins wait for the same control connection, so the service asks in
@@ -50,7 +50,7 @@ _USER = re.compile(rb" user=(\S+)")
 
 
 class AclMaintenanceService(service.Service):
-    """Maintains the ACL users of one Redis whose namespaces begin with one prefix.
+    """Maintains the ACL users of all namespaces with one prefix, in one Redis.
 
     prefix: the beginning of the namespaces' names; interval: seconds between two lists of all
     users, and for which a former password stays valid (see `Inventory`); removed: called with the
@@ -110,7 +110,7 @@ class AclMaintenanceService(service.Service):
         self._wake()
 
     def claim(self, tenants: Set[Tenant]) -> None:
-        """Takes the set of all tenants that are valid from now on."""
+        """Takes the set of all tenants, as it is from now on."""
         self._inventory.claim(tenants, self._clock.seconds())
 
     def take_read(self, summary: ReadSummary, began: float) -> None:

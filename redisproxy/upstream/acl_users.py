@@ -103,8 +103,9 @@ class AclUsers:
         return set(self._provisioned)
 
     def use(self, server: Server, policy: Policy) -> None:
-        """Takes what Redis is from now on. Forgets which users it knew: it may have restarted
-        without them.
+        """Uses what is known of Redis, and the policy, from now on.
+
+        Redis may have been restarted and may have lost its users, so all of them are forgotten.
         """
         self._server, self._policy = server, policy
         self._provisioned.clear()
@@ -237,7 +238,7 @@ class AclUsers:
             while new:
                 some = set(islice(new, bounds.PATTERNS_PER_CALL))
                 await self._control.ask("ACL", "SETUSER", acl.username(tenant), *acl.pattern_rules(some))
-                known.give_up(known.granted & some)  # Another session was granted these meanwhile: they were counted twice.
+                known.give_up(known.granted & some)  # counted twice: another session was granted these meanwhile
                 known.granted |= some
                 new -= some
         except BaseException:

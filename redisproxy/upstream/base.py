@@ -1,7 +1,7 @@
 """Connections to Redis that are opened before anybody needs them, and kept (``BASE_WORKERS``).
 
-Owns when one is opened: one after the other, and later after each failure in a row. `pool` decides
-how many there are, and what they are used for.
+Owns when one is opened: one after the other. After failures in a row, the delay grows. `pool`
+decides how many there are, and what they are used for.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Base:
         self.replenish_later()
 
     def replenish_later(self) -> None:
-        """Opens missing connections after a delay. At once would be a storm of attempts."""
+        """Opens missing connections after a delay. To open them at once would be a storm."""
         if self._running:
             self._retry.failed()
 

@@ -208,7 +208,7 @@ class RedisConnection(RespReceiver):
                 self._read_narrowly(not self._narrow)
             rate_limiter = self.tenant_limit.rate_limiter
             if rate_limiter is not None:
-                # The last bytes are charged, too, after which the user may be gone. Then the
+                # Charged also for the last bytes, when the user may be gone already. Then the
                 # connection is not paused: its next user must not wait for these bytes.
                 rate_limiter.replied(len(data), None if self._user is None else self)
             return
@@ -324,8 +324,8 @@ class RedisConnection(RespReceiver):
         self._finished = True
         self.stale = True
         self.write = _discard
-        # Reads without a pause from now on: only a read shows the end of file. At most what the
-        # kernel has already can come.
+        # Reads without a pause from now on: only a read shows the end of file. No more can come
+        # than the kernel has.
         self.resume_reading(PauseReason.PEER | PauseReason.RATE)
         # The transport would not close before a paused producer resumes.
         self.transport.unregisterProducer()

@@ -37,7 +37,7 @@ BACKOFF = Backoff(0.05, 1.0)
 
 
 class ControlService(service.Service):
-    """Keeps the control connection, and what it found out.
+    """Keeps the control connection, and finds out what Redis is.
 
     on_server: called with a Server after each connection, before anything else is asked over it,
     and when more is known of it; acl: whether ACL users are wanted; rights: gives the commands that
@@ -76,7 +76,7 @@ class ControlService(service.Service):
         # What is logged: what Redis says of itself, and why it cannot be reached.
         self._state = Condition()
         self._unreachable = Condition()
-        #: the connection, after Redis has said over it what it is
+        #: the connection over which Redis was probed; None if there is none
         self._connection: Connection | None = None
         self._waiting: Waiters[None] = Waiters()
         #: called when the connection is lost; not when the proxy closes it
@@ -103,7 +103,7 @@ class ControlService(service.Service):
         return f"{address} {self._state.text}" if self._state.text else ""
 
     def use(self, address: BackendAddress | None) -> None:
-        """Takes Redis's address from now on."""
+        """Connects to this address from now on."""
         if address == self._address:
             return
         self._address = address

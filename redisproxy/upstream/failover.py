@@ -113,7 +113,7 @@ class MasterService(service.Service):
         return self._leave_sentinels()
 
     def use(self, address: BackendAddress | None) -> None:
-        """Takes the address in the master secret from now on."""
+        """Follows this address, which the master secret has, from now on."""
         if address == self._configured:
             return
         before, self._configured = self._configured, address

@@ -54,7 +54,7 @@ class FairQueue(Generic[Waiter]):
         return True
 
     def end(self, tenant: Tenant) -> None:
-        """One of the tenant's has ended. The caller must then call `next`."""
+        """Ends one that ran for the tenant. The caller must then call `next`."""
         self._count(tenant, -1)
 
     def wait(self, tenant: Tenant, waiter: Waiter) -> None:

@@ -75,8 +75,7 @@ class MultiplexedConnection:
     def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
         """See `session.ports.Upstream`.
 
-        An idle connection writes at once: a lone client must not wait for a turn that only helps
-        many.
+        An idle connection writes at once: a lone client must not wait for the end of the turn.
         """
         batches = self._batches
         idle = not batches
@@ -280,7 +279,7 @@ class TenantPool:
         return None if isinstance(self.upstream, Unavailable) else self.upstream
 
     def enter(self) -> None:
-        """Adds a session, while a connection is open."""
+        """Adds a session. A connection must be open."""
         self._users += 1
 
     def come(self) -> defer.Deferred[None]:
@@ -348,9 +347,9 @@ class TenantPool:
                 self._open()
 
     def renew(self) -> None:
-        """Opens another connection at once, and after that leaves the one in use.
+        """Redis is at another address, or is back: replaces the connection in use.
 
-        Redis is at another address, or is back.
+        Opens another one at once, and leaves the one in use after that.
         """
         self._retry.succeeded()
         if self._users:
@@ -358,7 +357,7 @@ class TenantPool:
             self._open()
 
     def retry_now(self) -> None:
-        """Redis is there again."""
+        """Redis is there again: opens a connection at once, if none is in use."""
         if self.open is None and self._users:
             self._give_up_opening()
             self._open()

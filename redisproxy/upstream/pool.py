@@ -85,7 +85,7 @@ class ConnectionPool(service.Service):
         self._like_replica: set[RedisConnection] = set()
         # None until the first snapshot.
         self._tenants: Collection[Tenant] | None = None
-        #: of databases, from one tenant to another
+        #: makes the next owner of a database wait for the former one's connections
         self.handover = Handover(reactor)
         #: called once for each connection that gives a reply which only a replica gives
         self.found_replica: Callable[[], None] = lambda: None

@@ -1,8 +1,8 @@
 """Asks a Redis what it is, over a connection that the caller made.
 
-Owns the asking. All questions go in one write, so that Redis answers them in one turn of its loop,
-and no tenant's script runs in between. Only unanswered questions are asked again. `policy.probing`
-decides what the answers mean.
+Owns what is sent. All questions go in one write, so that Redis answers them in one turn of its
+loop, and no tenant's script runs in between. Only unanswered questions are asked again.
+`policy.probing` decides what the answers mean.
 """
 
 from __future__ import annotations

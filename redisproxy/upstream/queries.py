@@ -1,8 +1,8 @@
 """Asks INFO, PUBSUB and CONFIG GET for tenants, over a connection with the master's rights.
 
-Owns whose turn it is, and how large an answer may be. These queries have a connection of their own,
-because all tenants' log-ins wait for the control connection. A tenant decides how large an answer
-about channels is, and how long it takes.
+Owns whose turn it is, and how large an answer may be. These queries do not use the control
+connection, because all tenants' log-ins wait for it. A tenant can make an answer about channels as
+large and as slow as it likes.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class ControlQueries:
         """Sends commands together, and returns Redis's answers.
 
         Waits for the tenant's turn, and from then on at most QUERY_SECONDS. Raises ControlError,
-        also if one of the answers is an error. The caller may cancel this. Before the tenant's
-        turn, nothing is sent then. Later, the answers are discarded.
+        also if one of the answers is an error. The caller may cancel this. Then nothing is sent if
+        the tenant's turn has not come yet; otherwise the answers are discarded.
         """
         await self._turns.setdefault(tenant, defer.DeferredLock()).acquire()
         # The query goes on if the caller leaves. Otherwise each client that leaves would cost a
@@ -144,7 +144,7 @@ class ControlQueries:
     # The connection.
 
     def _connection(self) -> _QueryConnection:
-        """Returns the connection that is asked now. Raises ControlError."""
+        """Returns the connection to ask over. Raises ControlError."""
         if self._closing is not None and self._closing.active():
             self._closing.cancel()
         if self._current is None:
