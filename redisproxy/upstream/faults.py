@@ -1,8 +1,8 @@
-"""What the log says when connections to Redis cannot be had, or answer wrongly.
+"""Logs when connections to Redis are not available, or answer wrongly.
 
-Owns that the same fault is logged once in a while, however many sessions feel it. Faults that all
-tenants feel are counted apart from those of one tenant or one connection, of which a tenant can
-bring about as many as it likes.
+Logs the same fault once in a while, however many sessions meet it. A tenant can cause any number of
+faults of one tenant or one connection. So these are counted apart from faults that affect all
+tenants.
 """
 
 from __future__ import annotations
@@ -22,32 +22,32 @@ class Faults:
     def __init__(self, clock: IReactorTime) -> None:
         self._of_all = LogOnce(clock)
         self._of_one = LogOnce(clock)
-        #: why nobody can have a connection, as far as is known; empty: they can
+        #: why connections are not available to any tenant; empty if they are, as far as is known
         self.text = ""
 
     def of_all(self, text: str) -> None:
-        """Nobody can have a connection. text: why."""
+        """No tenant can get a connection. text: the reason."""
         self.text = text
         if self._of_all.due(text):
             self._log.error("no connection to Redis: {text}", text=text)
 
     def of_one(self, text: str) -> None:
-        """One tenant cannot have a connection. text: why."""
+        """One tenant cannot get a connection. text: the reason."""
         if self._of_one.due(text):
             self._log.error("no connection to Redis: {text}", text=text)
 
     def wrong_answer(self, upstream: RedisConnection, reason: str) -> None:
-        """Redis sent what it was not asked for. reason: a text without any byte of that."""
+        """Redis sent what it was not asked for. reason: a text without any of Redis's bytes."""
         if self._of_one.due(f"{upstream}: {reason}"):
             self._log.warn("{upstream} answered what it was not asked: {reason}", upstream=upstream, reason=reason)
 
     def over(self, address: str) -> None:
-        """A connection could be opened. address: to where."""
+        """A connection was opened. address: of Redis, for the log."""
         self.text = ""
         if self._of_all.forget():
             self._log.info("Redis at {address} can be used again", address=address)
 
     def forget(self) -> None:
-        """Redis is elsewhere now: what could not be had before says nothing of it."""
+        """Forgets all faults of the former address: Redis is at another one."""
         self.text = ""
         self._of_all.forget()
