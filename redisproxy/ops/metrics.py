@@ -1,7 +1,7 @@
-"""Metrics: what Prometheus is told. Names and labels are listed in docs/metrics.md.
+"""The metrics for Prometheus. Their names and labels are listed in docs/metrics.md.
 
-Owns the names, and how many series there can be: no label's value comes from a client, and of
-tenants, temporary credentials and problems no more than SERIES are told apart.
+Owns the names, and the number of series. No label's value comes from a client. At most SERIES
+tenants, temporary credentials and problems have series of their own.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .. import __version__
 from ..resp import framing
 from .stats import ANSWERS, HistogramStats, Stats, TenantStats, WorkersState, total
 
-#: Tenants, and problems, that have series of their own. The others of tenants are one, named
-#: `_other`.
+#: Tenants, and problems, with series of their own. All other tenants have one series, named
+#: `_other`; other problems have none.
 SERIES = 5000
 _OTHER = "_other"
 
@@ -38,7 +38,7 @@ _Family = type[CounterMetricFamily] | type[GaugeMetricFamily]
 
 
 class StatsCollector(Collector):
-    """Makes metrics of figures whenever they are asked for."""
+    """Makes metrics of the stats whenever they are requested. stats: returns the present ones."""
 
     def __init__(self, stats: Callable[[], Stats]) -> None:
         self._stats = stats
@@ -65,7 +65,7 @@ class StatsCollector(Collector):
             yield from _of_workers(stats["state"]["workers"])
 
     def describe(self) -> Iterable[Metric]:
-        """Nothing: without it, registering would collect."""
+        """Returns nothing. Without this method, registering would collect all metrics."""
         return ()
 
 
@@ -250,7 +250,7 @@ def _of_workers(workers: WorkersState) -> Iterator[Metric]:
 
 
 class Exposition:
-    """All metrics of the proxy and its process."""
+    """All metrics of the proxy and its process. stats: returns the present numbers."""
 
     def __init__(self, stats: Callable[[], Stats]) -> None:
         self._registry = CollectorRegistry()
@@ -258,6 +258,6 @@ class Exposition:
         ProcessCollector(registry=self._registry)
 
     def render(self, accept: str) -> tuple[str, bytes]:
-        """(content type, text), in the format that an Accept header asks for."""
+        """Returns (content type, text) in the format that an Accept header requests."""
         encode, content_type = choose_encoder(accept)
         return content_type, encode(self._registry)
