@@ -298,7 +298,7 @@ class WatchService(service.Service):
         self._reactor.callFromThread(self._set, what, failure.reason)
 
     def crashed(self, what: Watched, failure: Failure) -> None:
-        """A thread failed in a way that is a bug."""
+        """Logs a bug in a thread."""
         self._reactor.callFromThread(bug(self._log, "the watch of {what}", what=what.value), failure)
 
     def _set(self, what: Watched, reason: str | None) -> None:
