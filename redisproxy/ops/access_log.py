@@ -74,7 +74,7 @@ class AccessLog(service.Service):
     def logs(self, close_reason: str) -> bool:
         """Whether an end with this reason may be logged.
 
-        Most are not logged. Callers need not make a record for them.
+        Callers need not make a record of other ends, which are most ends.
         """
         return self._ordinary or close_reason not in ORDINARY
 

@@ -35,7 +35,7 @@ _MOST = 65535
 
 
 def quantile(counts: Sequence[int], part: float) -> float | None:
-    """Returns the time in seconds within which this part of the samples is.
+    """Returns the time in seconds that this part of the samples did not exceed.
 
     Returns None if there are no samples, and infinity above the last bound. Within a bucket,
     samples are assumed to be spread evenly, as Prometheus does.

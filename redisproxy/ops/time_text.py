@@ -19,9 +19,7 @@ def iso(seconds: float) -> str:
 
 
 def span(seconds: float) -> str:
-    """Formats a duration in seconds by its two largest units: ``1 d 2 h``, ``3 min 0 s``, ``5
-    s``.
-    """
+    """Formats seconds by their two largest units: ``1 d 2 h``, ``3 min 0 s``, ``5 s``."""
     remaining = max(0, int(seconds))
     parts: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):

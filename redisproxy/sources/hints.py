@@ -54,10 +54,9 @@ class ChangeQueue:
             return first
 
     def pop_batch(self) -> Changes:
-        """Removes and returns the changes that are to be read next.
+        """Removes and returns the changes to read next, about BATCH of them.
 
-        That is about BATCH changes, and also all secrets of any name that MANY of the remaining
-        have.
+        If MANY or more of the remaining changes have one secret's name, all these are returned too.
         """
         namespaces: set[str] = set()
         secrets: set[tuple[str, str]] = set()

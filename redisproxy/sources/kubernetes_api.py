@@ -60,7 +60,7 @@ _CONFIG_ERRORS = tuple(
 
 
 class Unreachable(Exception):
-    """No request to the API server can succeed now, so no further one is made."""
+    """No request to the API server can succeed now, so the source makes no further one."""
 
     def __init__(self, failure: ReadFailure) -> None:
         super().__init__(failure)
