@@ -1,8 +1,7 @@
-"""What an operator has to fix, as the status page lists it: where, since when, what is wrong, what
-to do, and the runbook.
+"""What an operator has to fix: where, since when, what is wrong, what to do, and the runbook.
 
-Owns the advice, and which states of the proxy are problems: those that have an alert of their own,
-and all that keeps it from being ready. A runbook has the name of its alert.
+Owns the advice, and which states of the proxy are problems. These are all states with an alert, and
+all that keep the proxy from being ready. A runbook has the name of its alert.
 """
 
 from __future__ import annotations
@@ -16,19 +15,20 @@ from .redis_advice import redis_advice
 from .stats import DRAINING, REDIS_BOUNDS, CertificateState, RedisState, State, Stats
 from .time_text import moment, span
 
-#: A certificate that has less of its time left should have been renewed: cert-manager does with a
-#: third of it left.
+#: If less than this part of a certificate's time remains, it should have been renewed. cert-manager
+#: renews when a third remains.
 SOON = 0.2
-#: The part of the sessions that are served at once from which on that is a problem.
+#: If more than this part of MAX_WORKERS is in use, that is a problem.
 NEARLY_ALL = 0.8
-#: Seconds that one PING in a hundred takes when Redis is slow, and how many have to be known.
+#: Redis is slow if one PING in a hundred takes longer than so many seconds. The second number is
+#: how many PINGs must be known.
 SLOW, ENOUGH = 0.1, 100
-#: Log-ins with a wrong password, in a second, that somebody may be guessing with.
+#: Wrong passwords per second above which somebody may be guessing.
 GUESSES = 1.0
 
 _STAYS = "the last good one stays in force. Fix the files as told; they are read again by themselves."
 
-#: What to do, by what the reason of a problem says; the first that matches.
+#: Advice by pattern of a problem's reason. The first match counts.
 _ADVICE = (
     (r"belongs to ", "Give this namespace another index: redisproxy tenants shows which are taken."),
     (r"is also named by", "Give one of them another index, or both Namespaces a creationTimestamp."),
@@ -50,8 +50,8 @@ _ADVICE = (
     (r"master secret|does not exist", "Create or fix the master secret; the last good one stays in force."),
     (r"not read|cannot be read|timed out|refused", "Is the Kubernetes API there? What was last read stays in force."),
 )
-#: What keeps the proxy from being ready: what the reason begins with, where that is, the runbook,
-#: and what to do where nothing is known of the cause.
+#: Reasons why the proxy is not ready: the beginning of the reason, where the problem is, the
+#: runbook, and the advice if the cause is unknown.
 _UNREADY = (
     ("no credentials", "proxy", "CredentialsNotLoaded", "Is the Kubernetes API there? The log has the error."),
     ("the master secret", "proxy", "CredentialsNotLoaded", "Create the master secret, or fix it as told here."),
@@ -69,16 +69,18 @@ _UNREADY = (
 
 
 def advice(reason: str) -> str:
-    """What an operator can do about a problem of a namespace or a secret."""
+    """Returns what an operator can do about a problem of a namespace or a secret."""
     return next((text for pattern, text in _ADVICE if re.search(pattern, reason)), "Fix it as told.")
 
 
 @dataclass(frozen=True, slots=True)
 class OpenProblem:
-    """One thing to fix.
+    """One problem to fix.
 
-    where: a namespace, or a part of the proxy; runbook: its name; kind: what stays the same while
-    the reason changes, such as by a number in it; empty: the reason does not change.
+    where: a namespace, or a part of the proxy.
+    runbook: its name.
+    kind: what stays the same while the reason changes, such as by a number in it; empty if the
+        reason does not change.
     """
 
     where: str
@@ -90,16 +92,16 @@ class OpenProblem:
 
     @property
     def key(self) -> tuple[str, str, str]:
-        """The same as long as it is the same problem."""
+        """Identifies the problem as long as it lasts."""
         return self.where, self.secret, self.kind or self.reason
 
 
-#: Of the problem that the proxy is not ready: see `OpenProblem.key`.
+#: The kind of the problem that the proxy is not ready: see `OpenProblem.key`.
 UNREADY = "unready"
 
 
 def open_problems(stats: Stats, recent: Recent) -> list[OpenProblem]:
-    """All of them: first those of the proxy, then those of namespaces."""
+    """Returns all problems: first those of the proxy, then those of namespaces."""
     state = stats["state"]
     found = [*_unready(state), *_of_workers(state), *_of_sessions(stats), *_of_redis(state, recent), *_of_watch(state)]
     for certificate in state["tls"]["certificates"]:
@@ -112,7 +114,7 @@ def open_problems(stats: Stats, recent: Recent) -> list[OpenProblem]:
 
 
 def why_unready(state: State) -> str:
-    """Why no client should come, with the cause where that is known; empty: there is no reason."""
+    """Returns why the proxy is not ready, with the cause if known; empty if it is ready."""
     return ": ".join(filter(None, (state["unready"], state["redis"]["fault"] if state["unready"] else "")))
 
 
@@ -157,7 +159,7 @@ def _of_sessions(stats: Stats) -> Iterator[OpenProblem]:
 
 
 def _of_redis(state: State, recent: Recent) -> Iterator[OpenProblem]:
-    """What is wrong with a Redis that the proxy still takes clients for."""
+    """Problems of a Redis with which the proxy is still ready."""
     redis = state["redis"]
     if redis["fault"] and not state["unready"]:
         what = redis_advice(redis["fault"]) or "The log has more."
@@ -192,7 +194,7 @@ def _of_certificate(certificate: CertificateState, now: float) -> Iterator[OpenP
 
 
 def ends_soon(certificate: CertificateState, now: float) -> bool:
-    """Whether it should have been renewed."""
+    """Whether the certificate should have been renewed."""
     return certificate["expires"] - now < SOON * (certificate["expires"] - certificate["begins"])
 
 
@@ -213,8 +215,9 @@ def _of_log_ins(stats: Stats, recent: Recent) -> Iterator[OpenProblem]:
 
 
 class Sightings:
-    """Since when each problem is known, in the seconds of a clock that nobody sets. most: problems
-    that are remembered.
+    """Remembers since when each problem is known.
+
+    most: number of problems to remember. Times are in seconds of a monotonic clock.
     """
 
     def __init__(self, most: int) -> None:
@@ -222,7 +225,7 @@ class Sightings:
         self._since: dict[tuple[str, str, str], float] = {}
 
     def see(self, problems: Iterable[OpenProblem], now: float) -> None:
-        """These are all that there are now."""
+        """Sets the problems that exist now."""
         before, self._since = self._since, {}
         for problem in problems:
             if len(self._since) >= self._most:
@@ -230,5 +233,8 @@ class Sightings:
             self._since[problem.key] = before.get(problem.key, now)
 
     def since(self, problem: OpenProblem) -> float | None:
-        """None: it was not seen yet, or there are more than are remembered."""
+        """Returns when the problem was first seen.
+
+        Returns None if it was not seen yet, or if there are more problems than are remembered.
+        """
         return self._since.get(problem.key)

@@ -1,14 +1,14 @@
 """What an operator can do about Redis, by what is wrong with it.
 
-Owns this advice, for the status page and for the command.
+Owns this advice, for the status page and the operator's command.
 """
 
 from __future__ import annotations
 
 import re
 
-#: By the code of an error that Redis answers with: what state that is, and what to do. Most of
-#: these states pass.
+#: By the code of an error from Redis: the state that it means, and what to do. Most of these states
+#: end by themselves.
 _BY_CODE = {
     "BUSY": (
         "Redis runs a script that takes too long (BUSY): wait for its end, or end it as the master: SCRIPT KILL, or for a "
@@ -26,7 +26,7 @@ _BY_CODE = {
     "NOAUTH": "Write Redis's password into the master secret.",
     "NOPERM": "Give the master's user the rights that docs/redis.md names.",
 }
-#: By what else a reason says; the first that matches.
+#: By another pattern of a reason. The first match counts.
 _BY_TEXT = (
     (r"not answered a PING", "It is stopped, forks, or runs one long command or script: see whether its process runs."),
     (r"invalid password|answered AUTH", _BY_CODE["WRONGPASS"]),
@@ -52,7 +52,7 @@ _BY_TEXT = (
 
 
 def redis_advice(reason: str) -> str:
-    """What to do; empty: that is not known."""
+    """Returns the advice for a reason; empty if there is none."""
     for code, text in _BY_CODE.items():
         if re.search(rf"\b{code}\b", reason):
             return text
