@@ -47,7 +47,7 @@ COMMAND_NAME_BYTES = 128
 WHOLE_COMMAND_BYTES: Annotated[int, 128] = 64 * 1024
 #: All arguments of an inspected command, which is kept until it is whole. A larger one is refused.
 INSPECTED_BYTES = 1024 * 1024
-#: Added to INSPECTED_BYTES' count for each argument, because each is a Python object.
+#: Counts as bytes of an inspected command for each argument, because each is a Python object.
 ARGUMENT_COST_BYTES = 32
 #: The line of an inline command (PROTO_INLINE_MAX_SIZE in server.h).
 INLINE_BYTES = 64 * 1024
@@ -75,8 +75,8 @@ UNAUTHENTICATED_BACKLOG_BYTES = 1024
 CROWDED_LOGIN_SECONDS = 3.0
 #: Time between two checks of that deadline.
 CROWDED_CHECK_SECONDS = 0.5
-#: Wrong passwords of one address that are answered at once. They may be a deployment's that still
-#: has an old secret.
+#: Wrong passwords of one address that are answered at once. A deployment may still have an old
+#: secret.
 UNDELAYED_WRONG_PASSWORDS = 5
 #: Delay of the first answer to a wrong password after those. It doubles with each further one.
 FIRST_LOGIN_DELAY_SECONDS = 0.1
@@ -235,8 +235,8 @@ HALF_CLOSED_DEDICATED_SECONDS = 0.5
 REVOKED_SECONDS = 10.0
 #: Clients that are closed in one turn of the reactor because their credentials were revoked.
 REVOKED_PER_TURN: Annotated[int, 1] = 200
-#: Time between two checks of the wall clock. A credential may expire so late after the clock was
-#: set.
+#: Time between two checks of the wall clock. After the clock was set, a credential may expire this
+#: late.
 WALL_CLOCK_CHECK_SECONDS = 1.0
 
 # The end of a process: clients/drain.py, processes/.

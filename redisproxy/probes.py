@@ -14,5 +14,5 @@ def _ignore(name: str) -> None:
     pass
 
 
-#: Called with the name of the branch. The simulation puts its own there.
+#: Called with the name of the branch. The simulation replaces this function.
 reached: Callable[[str], object] = _ignore

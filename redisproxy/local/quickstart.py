@@ -2,8 +2,8 @@
 where to read on.
 
 Owns text for a user who sees the proxy for the first time. It must run only with ``--embedded
---manifests``, because it prints passwords: there they are those of an example. Before it prints
-anything about a tenant, it tries that through the proxy.
+--manifests``, because it prints passwords, and there they are those of an example. The answers that
+it prints come from commands that it has just tried through the proxy.
 """
 
 from __future__ import annotations

@@ -5,9 +5,9 @@ This module only decides: `upstream.acl_maintenance` sends the commands. Times a
 clock, given by the caller.
 
 Replicas of the proxy decide alone, without talking to each other, and learn of changes at different
-moments. So older knowledge is no reason to remove something that was seen in Redis. The reason must
-be a read of the source that began after it was seen, and succeeded. The replica that put it there
-had read the source before, so the later read knows at least as much.
+moments. So a replica removes something from Redis only after a successful read of the source that
+began after it was seen in Redis. The replica that put it there had read the source before it did
+so. Therefore the later read knows at least as much.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Inventory:
     # Observations.
 
     def claim(self, tenants: Set[Tenant], now: float) -> None:
-        """Replaces the set of tenants. now: in seconds."""
+        """Replaces the set of tenants."""
         before, self._tenants = self._tenants, tenants
         for tenant in before - tenants:
             self._unclaimed.setdefault(acl.username(tenant), _Unclaimed(tenant.namespace, now))
@@ -82,10 +82,7 @@ class Inventory:
             self._unclaimed.pop(acl.username(tenant), None)
 
     def listed(self, names: Iterable[str], now: float) -> list[str]:
-        """Takes the list of all users that Redis has. Returns those of them that are the proxy's.
-
-        now: in seconds.
-        """
+        """Takes the list of all users that Redis has. Returns those that are the proxy's."""
         ours: dict[str, Tenant] = {}
         for name in names:
             tenant = acl.owner(name)
@@ -100,9 +97,10 @@ class Inventory:
         return list(ours)
 
     def take_read(self, summary: ReadSummary, began: float, now: float) -> None:
-        """The source was read. `claim` was called before with the tenants that the read found.
+        """Takes the result of a read of the source. `claim` must be called before, with the tenants
+        that the read found.
 
-        began: when the read began; now: both in seconds.
+        began: when the read began.
         """
         if summary.whole and summary.master:
             self._master_read = began
@@ -146,12 +144,12 @@ class Inventory:
             self._passwords.pop(name, None)
 
     def password_rules(self, name: str, hashes: Sequence[bytes], own: bytes, now: float) -> list[bytes]:
-        """The next rules behind ``ACL SETUSER name`` on the way to a user that has only its present
-        password; empty if there is nothing to do now.
+        """The rules for the next ``ACL SETUSER name``, so that in the end the user has only its
+        present password; empty if there is nothing to do now.
 
-        hashes: of all its passwords now, in Redis's order; own: the hash of the password that is
-        derived from the present master password; now: in seconds. The rules remove a password that
-        the user has. So if somebody else has removed it, or the user, Redis refuses all rules.
+        hashes: of all passwords that the user has now, in Redis's order; own: the hash of the
+        password that is derived from the present master password. The rules remove a password that
+        the user has. If somebody else removed it or the user meanwhile, Redis refuses all rules.
         """
         others = [each for each in hashes if each != own]
         if not others:
@@ -176,7 +174,7 @@ class Inventory:
         self._passwords.pop(name, None)
 
     def due(self, now: float) -> list[str]:
-        """The users to check because the time of their other passwords is over. now: in seconds."""
+        """The users to check because the time of their other passwords is over."""
         return [name for name, seen in self._passwords.items() if self._is_due(seen, now)]
 
     def next_due(self) -> float | None:

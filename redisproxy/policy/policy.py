@@ -26,7 +26,8 @@ NEVER = _names(
     """ACL ASKING AUTH CLUSTER COMMANDLOG|GET CONFIG DEBUG FAILOVER MIGRATE MODULE MONITOR MOVE PSYNC READONLY READWRITE
     REPLCONF REPLICAOF RESTORE-ASKING SCRIPT|DEBUG SELECT SHUTDOWN SLAVEOF SLOWLOG|GET SWAPDB SYNC"""
 )
-#: For commands of these that an operator may want to allow: why not, and what to do instead.
+#: For such commands, and CLIENT, if an operator may want to allow them: why not, and what to do
+#: instead.
 _CLOSED = {
     b"CLIENT": "it tells of other tenants' connections and ends them; what is about the own one needs no opening",
     b"COMMANDLOG|GET": "it shows keys and values of all tenants; ask Redis itself",

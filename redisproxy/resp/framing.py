@@ -37,7 +37,7 @@ INSPECT_FIRST = 3
 RUN: Final = 0  #: (RUN, bytes to pass on, number of commands): whole commands only
 COMMAND: Final = 1  #: (COMMAND, [name, arguments …], 1)
 REFUSED: Final = 2  #: (REFUSED, name, 1): an overlong name is empty, or cut if inline
-#: (OVERSIZE, name, 1): the command is inspected, and is larger than INSPECTED_BYTES
+#: (OVERSIZE, name, 1): an inspected command is larger than INSPECTED_BYTES; its rest is skipped
 OVERSIZE: Final = 3
 HEADED: Final = 4  #: (HEADED, [name, first argument], 1): the second, the last, follows as STREAM
 #: (STREAM, bytes to pass on, 1): a command larger than WHOLE_COMMAND_BYTES begins; its further
@@ -68,7 +68,7 @@ class Limits(NamedTuple):
     arguments: int
     #: bytes of one argument
     bulk: int
-    #: first word of the error at a breach: Redis says there that the client is not logged in
+    #: first word of the error at a breach: ``unauthenticated`` before log-in, as in Redis
     prefix: str
 
 
@@ -292,8 +292,8 @@ class RequestScanner:
                 return None
 
     def _scan(self) -> Found | None:
-        """The next whole FORWARD commands, as many as there are, or the next command if that is
-        not FORWARD. Called at a command boundary.
+        """All whole FORWARD commands that come next, or the next command if it is not FORWARD.
+        Must be called at a command boundary.
         """
         buffer = self._buffer
         end = len(buffer)

@@ -1,8 +1,8 @@
 """The decisions behind the operator's command: which database a namespace gets, the form of its
 secrets, and the changes of a rotation.
 
-Owns these decisions, made from what the source said. This module reads and writes nothing. The text
-of a refusal says what to do.
+Owns these decisions, made from the result of a full read. This module reads and writes nothing. The
+text of a refusal says what to do.
 """
 
 from __future__ import annotations

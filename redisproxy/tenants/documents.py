@@ -154,7 +154,7 @@ class Update:
     namespaces: Mapping[str, NamespaceDocument | None] = field(default_factory=dict)
     #: by namespace: all of its secrets
     listed: Mapping[str, tuple[SecretDocument, ...]] = field(default_factory=dict)
-    #: by (namespace, name): single secrets, read after their namespace was listed, if it was
+    #: by (namespace, name): single secrets that were read after the last list of their namespace
     secrets: Mapping[tuple[str, str], SecretDocument | None] = field(default_factory=dict)
     failures: tuple[ReadFailure, ...] = ()
 

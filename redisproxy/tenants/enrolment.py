@@ -33,7 +33,7 @@ from .urls import CONNECTION_STRING, MalformedError, possible_indexes, read_mast
 #: A DNS label of Kubernetes.
 _NAMESPACE = re.compile(r"[a-z0-9](?:[-a-z0-9]{0,61}[a-z0-9])?", re.ASCII)
 
-#: Other namespaces that a Problem names; of further ones it has only the number.
+#: How many other namespaces a Problem names. It only counts further ones.
 NAMED = 10
 
 #: A thousand years, so that no date overflows.
@@ -266,7 +266,7 @@ class Enrolment:
             if namespace.name in found:
                 problems += [Problem(namespace.name, "", reason) for reason in wrong]
             if not enrolled.credentials:
-                # Secrets that could not be read may exist. They are a problem, not missing.
+                # Secrets that could not be read may exist, so they do not count as missing.
                 if namespace.name in found and namespace.name in self._secrets and not enrolled.problems:
                     without_secret.append(namespace.name)
                 continue

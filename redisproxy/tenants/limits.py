@@ -41,8 +41,8 @@ ANNOTATIONS = {
 
 
 def read_limits(annotations: Mapping[str, str], defaults: Limits) -> tuple[Limits, list[str]]:
-    """The limits in a Namespace's annotations, and the reasons of problems with them. The default
-    applies if an annotation is missing or wrong.
+    """(the limits in a Namespace's annotations, a text for each annotation that is wrong). The
+    default applies if an annotation is missing or wrong.
 
     annotations: those whose names begin with PREFIX.
     """

@@ -14,7 +14,7 @@ from .. import bounds
 
 
 class LoginBackoff:
-    """Wrong passwords by source address."""
+    """Counts wrong passwords by source address."""
 
     def __init__(self) -> None:
         # (how many, time of the last one), the latest at the end.
@@ -24,9 +24,7 @@ class LoginBackoff:
         return len(self._wrong)
 
     def wrong(self, address: str, now: float) -> float:
-        """Counts a wrong password. Returns the seconds until it may be answered. now: in
-        seconds.
-        """
+        """Counts a wrong password. Returns the seconds until it may be answered."""
         address = source(address)
         count, when = self._wrong.pop(address, (0, now))
         if now - when > bounds.LOGIN_BACKOFF_SECONDS:
@@ -44,7 +42,7 @@ class LoginBackoff:
 
 def source(address: str) -> str:
     """The source that an address is counted as: an IPv4 address, or an IPv6 network of 64 bits,
-    because one machine has that many addresses.
+    because one machine has a whole such network.
     """
     try:
         parsed = ipaddress.ip_address(address.partition("%")[0])
