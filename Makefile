@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --config-settings editable_mode=compat
 
-.PHONY: help run test lint coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist sbom image-check bench soak sim fmt clean
+.PHONY: help run test trial lint coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist sbom image-check bench soak sim fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local from a Redis of its own (PORT=$(PORT) STATUS_PORT=$(STATUS_PORT))"
@@ -107,7 +107,11 @@ $(VENV)/redis-8: | $(VENV)/installed
 
 SERVERS := $(VENV)/redis-5 $(VENV)/redis-6 $(VENV)/redis-8
 
-test: lint $(SERVERS)
+# Both at once: mypy has one thread, and most tests wait most of the time.
+test: $(VENV)/installed-test $(SERVERS)
+	@$(MAKE) --no-print-directory --jobs=2 lint trial
+
+trial: $(VENV)/installed-test $(SERVERS)
 	$(BIN)/python -m twisted.trial -j $(JOBS) tests
 
 coverage: $(VENV)/installed-test $(SERVERS)
