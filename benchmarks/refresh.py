@@ -1,7 +1,7 @@
 """Measures how much the reactor notices a reload and the events of a watch.
 
-Runs the real reload service with 2,000 tenants behind the small Kubernetes API server, in a real
-reactor that echoes what clients send at a steady rate. For each phase it prints:
+Runs the real reload service with 2,000 tenants behind the small Kubernetes API server. Its real
+reactor also echoes what clients send at a steady rate. For each phase the script prints:
 
 - the duration in seconds, and the CPU time as a share of it in per cent;
 - how late the reactor's timers were: in all, and because of this process's own work;

@@ -65,7 +65,7 @@ class EnvironmentTests(unittest.TestCase):
     def test_an_environment_is_made_once(self) -> None:
         ran = self.make(".venv/installed")
         self.assertEqual(ran.returncode, 0, ran.stdout + ran.stderr)
-        # A person who waits 90 s is told the reason.
+        # A person who waits 90 s needs the reason.
         self.assertRegex(ran.stdout, "(?s)Making a Python environment .*Installing the proxy .*a minute or two")
         self.assertEqual(self.asked(), ["-m venv --clear .venv", "-m pip install"])
         self.made(".venv/installed", ".venv/installed-test")

@@ -130,8 +130,8 @@ class RotationTests(UsersCase):
         self.assert_rotates("--processes", "2")
 
     def test_a_proxy_that_learns_of_it_later(self) -> None:
-        """No log-in fails at any moment: not at a proxy that knows the new password, not at one
-        that still knows the old one, and not at proxies that start meanwhile with either password.
+        """No log-in fails at any moment: some proxies know the new password, some still the old
+        one, and proxies start meanwhile with either.
         """
         self.start_redis()
         options = ("--connections", "dedicated")  # each session logs in to Redis

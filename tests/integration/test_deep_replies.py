@@ -15,8 +15,8 @@ from ..support.relay import Relay
 from ..support.servers import RedisServer, on_every_server, valkey
 from ..support.waiting import until
 
-#: Returns a table that contains itself. Redis nests the reply as deep as it can, and ends it with
-#: an error.
+#: A script that returns a table which contains itself. Redis nests the reply as deep as it can, and
+#: ends it with an error.
 ENDLESS = encode([b"EVAL", b"local t = {} t[1] = t return t", b"0"])
 #: Levels of that reply on every server: Lua's LUAI_MAXCSTACK, minus what is already on its stack.
 DEEPEST = 7995

@@ -59,7 +59,9 @@ class DrainCase(unittest.TestCase):
             until(lambda: self.proxy.log.count("draining: ") > worker, "it drains")  # noqa: B023
 
     def assertEnds(self, cut_off: int = 0) -> None:
-        """The proxy ends by itself, or after the short drain that the test gave to `start`."""
+        """Waits for the end of the proxy: by itself, or after the short drain that the test gave to
+        `start`. cut_off: the number of sessions that were cut off.
+        """
         self.assertEqual(self.proxy.process.wait(LIMIT), 0, self.proxy.log)
         self.proxy._reader.join(LIMIT)
         told = [int(line.split(" of them were cut off")[0].split()[-1]) for line in self.proxy.lines if "drained: " in line]

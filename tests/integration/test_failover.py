@@ -241,7 +241,7 @@ class SentinelTests(FailoverCase):
 
 class ReplicaTests(FailoverCase):
     def moved(self) -> tuple[RedisServer, RedisServer, Relay]:
-        """Starts two masters, and a relay whose address leads to the first."""
+        """Starts two masters, and a relay to the first."""
         first, second = RedisServer(valkey), RedisServer(valkey)
         for server in (first, second):
             server.start()
@@ -253,7 +253,7 @@ class ReplicaTests(FailoverCase):
 
     def test_an_address_that_leads_to_another_master(self) -> None:
         """Behind a Service without sentinels, a session moves to the new master. Its open
-        connections still lead to the server that has become a replica.
+        connections stay with the server that has become a replica.
         """
         first, second, relay = self.moved()
         proxy = self.proxy(master(f"redis://:{MASTER_PASSWORD}@127.0.0.1:{relay.port}/0"))

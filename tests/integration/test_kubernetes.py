@@ -169,8 +169,8 @@ class KubernetesTests(unittest.TestCase):
         self.assertTrue(blue.ping())
 
     def test_sigterm_while_the_api_hangs(self) -> None:
-        """At its end the reactor waits for the thread that waits for the API: for one time-out, not
-        for all calls that would follow.
+        """At the end the reactor waits for the thread that waits for the API: for one time-out, and
+        not for each of the calls that would follow.
         """
         self.start()
         self.api.fail(ANY, HANG)

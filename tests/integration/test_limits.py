@@ -31,7 +31,7 @@ class Limited(unittest.TestCase):
         return [c for c in clients if c["name"] not in ("asks", "redisproxy-control", "redisproxy-queries")]
 
     def assertSilent(self, connection: RawClient) -> None:
-        """Nothing has arrived, although another connection that asked later was answered."""
+        """Nothing has arrived, although another connection, which asked later, was answered."""
         self.assertTrue(connection.is_silent())
 
 
@@ -64,8 +64,8 @@ class CapacityTests(Limited):
         self.connect().close()
 
         def room() -> RawClient | None:
-            """Returns a connection that waits in the queue. The proxy refuses it until it notices
-            that the other one left.
+            """Returns a connection that waits in the queue, or None: the proxy refuses new ones
+            until it notices that the other one left.
             """
             connection = self.connect()
             # The second PING was sent after the proxy had seen the connection.

@@ -26,8 +26,8 @@ from ..support.waiting import until
 
 
 class MarkedCase(unittest.TestCase):
-    #: Every EVERY-th of the master's values, and more of the tenants'. tests/tenants/test_marked.py
-    #: and tests/sources/test_marked.py use all of them.
+    #: Every EVERY-th of the master's values is used, and more of the tenants'.
+    #: tests/tenants/test_marked.py and tests/sources/test_marked.py use all of them.
     EVERY = 25
 
     def setUp(self) -> None:
@@ -196,7 +196,9 @@ class ManifestsOfSeveralProcessesTests(ManifestTests):
 
 class RefusalTests(MarkedCase):
     def test_a_redis_that_repeats_what_it_does_not_know(self) -> None:
-        """For example one whose AUTH was renamed: its error repeats the arguments."""
+        """The proxy hides its password in errors that repeat it, for example from a Redis whose
+        AUTH was renamed.
+        """
         server = RedisServer(valkey, 'rename-command AUTH ""', password="").start()
         self.addCleanup(server.stop)
         self.manifests.write(

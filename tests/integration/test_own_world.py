@@ -55,9 +55,10 @@ CONFIG = (
     [b"CONFIG"],
     [b"CONFIG", b"NOSUCH"],
 )
-#: With so many codes the report has more than 1 MiB. Redis 8 and Valkey stop counting at 128.
+#: With this many codes Redis's report of them has more than 1 MiB. Redis 8 and Valkey stop counting
+#: at 128.
 ERROR_CODES = 50_000
-#: Returns many error codes that no reply had before.
+#: A script that returns many error codes which no reply had before.
 ERRORS = """
     local errors = {}
     for n = 1, 1000 do errors[n] = redis.error_reply('X' .. ARGV[1] .. 'Y' .. n .. ' x') end

@@ -2,9 +2,10 @@
 takes a tenth of the processor time of a start.
 
 To import the proxy takes half a second of processor time, and the suite starts it hundreds of
-times. So each process of tests has a server process (this file, run as a program), which imports
-the modules and forks for each process that a test asks for. A copy gets arguments, environment,
-directory, limit of open files, input and output, and a new reactor. It ends as a program does.
+times. So each process of tests has a server process: this file, run as a program. The server
+imports the modules once, and forks for each process that a test asks for. A copy gets arguments,
+environment, directory, limit of open files, input and output, and a new reactor. It ends as a
+program does.
 
 A copy cannot be given what Python or the loader reads before any import: see `can_fork`. Nor does a
 copy ignore the signals that a test ignores. Tests of those things, of the start itself, and of

@@ -1,9 +1,9 @@
 """The raw RESP client of tests and benchmarks: sends bytes as they are, and reads whole replies of
 RESP2 and RESP3.
 
-Owns one blocking connection. The client does not retry, does not decode, and does not use the
-proxy's own framing to read, so that a fault there cannot hide itself. Tests of healthy clients use
-redis-py: `support.clients`.
+Owns one blocking connection. The client does not retry and does not decode. It does not read with
+the proxy's own framing, where a fault could hide itself. Tests of healthy clients use redis-py:
+`support.clients`.
 """
 
 from __future__ import annotations

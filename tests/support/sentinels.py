@@ -59,9 +59,7 @@ class SentinelProcess:
         self._process: subprocess.Popen | None = None
 
     def start(self) -> SentinelProcess:
-        """Starts the sentinel. After a kill it has its old state, which it keeps in its
-        configuration file.
-        """
+        """Starts the sentinel. After a kill it has its old state, from its configuration file."""
         self._process = subprocess.Popen(
             [self._binary, str(self._configuration), "--sentinel"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )

@@ -28,8 +28,9 @@ _held: dict[int, socket.socket] = {}
 
 
 def free_port() -> int:
-    """Returns a port of 127.0.0.1 that nobody else gets, until `release` or the end of this
-    process. Until something listens there, connections are refused.
+    """Reserves a port of 127.0.0.1 that no other process gets, and returns it. The port stays
+    reserved until `release` or the end of this process. Connections are refused until something
+    listens there.
 
     A socket stays bound to the port and does not listen. Linux lets a server bind the port as well
     if both sockets have SO_REUSEADDR. The kernel gives the port neither to a process that asks for
