@@ -227,8 +227,8 @@ class Settings:
         _kubernetes_port,
         443,
         "PORT",
-        "Port of the Kubernetes API server, for a proxy in a pod. Also takes `tcp://HOST:PORT`, which Kubernetes itself "
-        "sets; the proxy uses the port of it.",
+        "Port of the Kubernetes API server, for a proxy in a pod. Also takes `tcp://HOST:PORT`, the form that Kubernetes "
+        "sets, and reads the port.",
     )
     max_workers: int = _setting(
         "MAX_WORKERS",
