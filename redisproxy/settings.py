@@ -9,6 +9,7 @@ it is one table.
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -135,6 +136,16 @@ def _commands(text: str) -> frozenset[bytes]:
         raise _Invalid("names of commands, NAME or NAME|SUBCOMMAND, with commas between") from None
 
 
+def _networks(text: str) -> tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]:
+    try:
+        return tuple(ipaddress.ip_network(part.strip()) for part in text.split(",")) if text.strip() else ()
+    except ValueError:
+        raise _Invalid(
+            "addresses and networks with commas between, such as 10.0.0.0/8,192.0.2.7; "
+            "the bits of a network's address behind its prefix are zero"
+        ) from None
+
+
 def _flag(text: str) -> bool:
     words = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False, "": False}
     if text.lower() not in words:
@@ -257,6 +268,13 @@ class Settings:
         None,
         "FILE",
         "PEM file of CAs: a client at an ssl: endpoint has to show a certificate that one of them signed.",
+    )
+    trust_proxy: tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...] = _setting(
+        "REDISPROXY_TRUST_PROXY",
+        _networks,
+        (),
+        "NETWORKS",
+        "Networks of the load balancers, with commas between, whose PROXY headers haproxy: endpoints believe.",
     )
     acl: str = _setting(
         "REDISPROXY_ACL",
