@@ -139,16 +139,16 @@ class HeaderReader(protocol.Protocol):
         # Of the header. Both bounds of `proxy_header` and one read bound its length.
         self._header = b""
         # Where what comes goes to.
-        self._take = self._take_header
+        self._receive = self._receive_header
 
     def connectionMade(self) -> None:
         self._client.detail = NO_HEADER
         self._following.makeConnection(self.transport)
 
     def dataReceived(self, data: bytes) -> None:
-        self._take(data)
+        self._receive(data)
 
-    def _take_header(self, data: bytes) -> None:
+    def _receive_header(self, data: bytes) -> None:
         self._header += data
         try:
             header = parse(self._header)
@@ -165,12 +165,12 @@ class HeaderReader(protocol.Protocol):
         # and we pass it on.
         if isinstance(self.transport, Connection):
             self.transport.protocol = self._following
-        self._take = self._following.dataReceived
+        self._receive = self._following.dataReceived
         if rest:
             self._following.dataReceived(rest)
 
     def _break(self, why: str) -> None:
-        self._header, self._take = b"", _ignore
+        self._header, self._receive = b"", _ignore
         self._client.header_broken(why)
 
     def readConnectionLost(self) -> None:
@@ -186,5 +186,5 @@ class HeaderReader(protocol.Protocol):
             cast(IHalfCloseableProtocol, self._following).writeConnectionLost()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
-        self._take = _ignore  # or it would hold us, and we it
+        self._receive = _ignore  # or it would hold us, and we it
         self._following.connectionLost(reason)
