@@ -270,7 +270,7 @@ class ClientProtocol(RespReceiver):
         self.address = getattr(address, "host", "")
 
     def header_broken(self, why: str) -> None:
-        """It has no PROXY header that could be read. why: in a few words, for the log."""
+        """It began with no PROXY header, or with a malformed one. why: for the log."""
         if not self._closing:
             self.detail = why
             self.abort("bad-proxy-header")

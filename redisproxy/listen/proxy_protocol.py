@@ -49,7 +49,7 @@ class ProxiedClient(Protocol):
         """The header is whole. address: the client's own."""
 
     def header_broken(self, why: str) -> None:
-        """The header is none."""
+        """The connection began with no header, or with a malformed one. why: for the log."""
 
 
 class ProxiedClients(Protocol):
