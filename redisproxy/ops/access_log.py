@@ -25,7 +25,7 @@ class ConnectionRecord:
 
     close_reason: client-left, quit, turned-away, tenant-full, login-timeout, protocol-error,
     cross-protocol, wrong-passwords, moved-within-a-message, redis-lost, revoked, shutdown, cut-off,
-    too-slow, tls-failed, tls-on-plain-port.
+    too-slow, tls-failed, tls-on-plain-port, untrusted-proxy, bad-proxy-header.
     """
 
     number: int
