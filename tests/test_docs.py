@@ -241,8 +241,6 @@ class SaidTests(unittest.TestCase):
 
 
 class GeneratedTests(unittest.TestCase):
-    maxDiff = None
-
     def test_generated_parts_are_what_the_code_says(self) -> None:
         """Also each setting is in one table, and each subcommand has its part: else this raises."""
         pages = runpy.run_path(str(ROOT / "docs/generate.py"))["pages"]()

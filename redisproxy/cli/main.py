@@ -78,7 +78,7 @@ def _settings(*names: str) -> Callable[[_Command], _Command]:
 
 
 def _complete(takes: str, _: click.Context, __: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """The completions of a setting's value: its words, or paths. takes: see `settings`."""
+    """The completions of a setting's value: words, or paths. takes: see `settings._setting`."""
     if "|" in takes:
         return [CompletionItem(word) for word in takes.split("|") if word.startswith(incomplete)]
     return [CompletionItem(incomplete, type=takes.lower())] if takes in ("FILE", "DIR") else []

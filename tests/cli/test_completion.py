@@ -22,9 +22,8 @@ from ..support.proxy import plain_environment
 PAGE = Path(__file__).parents[2] / "docs/command.md"
 #: Seconds for a shell, or for the command behind one press of TAB.
 LIMIT = 180
-#: What lists the completions of each line that bash reads, in a line of its own.
+#: Reads command lines, and prints the completions of each in one line.
 COMPLETE = """
-shopt -s expand_aliases
 compopt() { echo "compopt $*"; }
 while IFS= read -r line; do
     read -ra COMP_WORDS <<<"$line"

@@ -1,7 +1,8 @@
 """The examples of docs/command.md are what the command prints.
 
-An example is a block of code that begins with ``$ redisproxy``. They run in the order of the page,
-over one small API and a real Redis. What differs each time is the same in both, by `MASKS`.
+An example is a block of code that begins with ``$ redisproxy``. The examples run in the order of
+the page, over one small API and a real Redis. Times, random names, passwords and the address of
+Redis differ each time: `MASKS` has what the page says instead.
 """
 
 from __future__ import annotations
