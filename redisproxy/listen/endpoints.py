@@ -29,12 +29,12 @@ from twisted.internet.interfaces import (
     IStreamServerEndpoint,
 )
 from twisted.internet.protocol import Factory, Protocol
-from twisted.logger import Logger
 from twisted.protocols.tls import TLSMemoryBIOFactory
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-from .. import bounds
+from .. import bounds, messages
+from ..ops.logs import Log
 from . import tls
 
 #: Seconds for which a process lets another one take a connection.
@@ -227,7 +227,7 @@ class SharedPort(FileDescriptor):
     when it is closed, and, where it adopted a Unix socket, ends the listening for everybody.
     """
 
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
@@ -300,7 +300,7 @@ class SharedPort(FileDescriptor):
             return  # another process was first, or the client is gone
         except OSError as error:
             if error.errno != errno.EPERM:  # of a firewall
-                self._log.error("cannot accept a connection: {error}", error=str(error))
+                self._log.write(messages.CANNOT_ACCEPT, error=str(error))
                 self.stopReading()
                 self._clock.callLater(_PAUSE, self._again)
             return

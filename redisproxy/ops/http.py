@@ -22,6 +22,7 @@ from twisted.web import http
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Request, Site
 
+from ..messages import Text
 from ..printable import printable
 
 #: Connections at once; more are closed.
@@ -216,7 +217,7 @@ def site(
     page: Callable[[], Deferred[bytes]],
     headers: dict[bytes, bytes],
     metrics: Callable[[str], tuple[str, bytes]],
-    unready: Callable[[], str],
+    unready: Callable[[], Text | None],
     token_check: TokenCheck,
     runbooks: Mapping[str, bytes],
     runbooks_list: Callable[[], Deferred[bytes]],
@@ -224,7 +225,7 @@ def site(
     """A factory for HTTP connections.
 
     page: makes the HTML; headers: more of them, for it; metrics: (content type, text) for an Accept
-    header; unready: why no client should come, or empty; runbooks: Markdown, by name;
+    header; unready: why no client should come, or None; runbooks: Markdown, by name;
     runbooks_list: makes the HTML that leads to them.
     """
 

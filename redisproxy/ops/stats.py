@@ -17,9 +17,6 @@ REDIS_BOUNDS = (0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05
 #: The same for a refresh of the credentials.
 RELOAD_BOUNDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 
-#: Why no client should come any more: the process is about to end.
-DRAINING = "draining"
-
 
 class HistogramStats(TypedDict):
     """bounds: upper, in seconds; counts: of the samples up to each, and of those above the last;
@@ -141,11 +138,14 @@ class TenantState(TypedDict):
 
 
 class ProblemState(TypedDict):
-    """What an operator has to fix. secret: empty where it is about the namespace."""
+    """What an operator has to fix. secret: empty where it is about the namespace; code: of the
+    reason, in `messages`.
+    """
 
     namespace: str
     secret: str
     reason: str
+    code: str
 
 
 class WatchState(TypedDict):
@@ -184,7 +184,8 @@ class RedisState(TypedDict):
     """connected: whether it answers; version: empty while that is not known; isolation_layers: how
     many hold the tenants' limits, 1 or 2, 0 while that is not known; answers: one of ANSWERS;
     unanswered: seconds for which it has not answered a PING of the proxy's own, 0 where it has;
-    fault: why it cannot be used, empty where it can, or nothing is known of that.
+    fault: why it cannot be used, empty where it can, or nothing is known of that; fault_code: the
+    code of that in `messages`.
     """
 
     connected: bool
@@ -195,6 +196,7 @@ class RedisState(TypedDict):
     answers: str
     unanswered: float
     fault: str
+    fault_code: str
 
 
 class CertificateState(TypedDict):
@@ -218,25 +220,27 @@ class TlsState(TypedDict):
 class WorkersState(TypedDict):
     """wanted: how many there are to be; serving: how many of them accept clients; restarts: how
     often one was started in the place of another; pids: of those that run, by number; unready: of
-    those that serve and are not ready, why, by number.
+    those that serve and are not ready, why, by number, with the code of that in `messages`.
     """
 
     wanted: int
     serving: int
     restarts: int
     pids: dict[str, int]
-    unready: dict[str, str]
+    unready: dict[str, tuple[str, str]]
 
 
 class State(TypedDict):
     """What one process knows for all. host: of the machine or pod; uptime: seconds since the
-    process began; unready: why no client should come, or empty; most_sessions: served at once;
+    process began; unready: why no client should come, or empty; unready_code: its
+    code in `messages`; most_sessions: served at once;
     workers: None where this process serves clients itself.
     """
 
     host: str
     uptime: float
     unready: str
+    unready_code: str
     most_sessions: int
     workers: WorkersState | None
     snapshot: SnapshotState

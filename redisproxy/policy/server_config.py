@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from .. import bounds
+from .. import bounds, messages
 from ..resp.value import Answer
 
 #: What client libraries and frameworks look for: how many databases there are, what happens when
 #: memory is full, whether there are notifications about keys, and whether data outlives a restart.
 NAMES = (b"databases", b"maxmemory", b"maxmemory-policy", b"notify-keyspace-events", b"appendonly", b"save")
-TOO_LONG = b"-ERR the patterns of CONFIG GET have more than %d bytes\r\n" % bounds.CONFIG_PATTERN_BYTES
+TOO_LONG = messages.CONFIG_PATTERNS.reply(most=bounds.CONFIG_PATTERN_BYTES)
 
 #: What stands for any characters in a pattern that was read.
 _ANY = None

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 from twisted.application import service
 from twisted.internet import defer
 
+from .. import messages
 from ..clients.admission import Admission
 from ..clients.connection import STATES
 from ..clients.drain import Drain
@@ -148,7 +149,13 @@ class Serving(service.MultiService):
 
     def report(self) -> Report:
         """All that is told of it, as JSON can hold it."""
-        return {"counts": self.stats(), "redis": self.redis(), "unready": self.not_ready()}
+        unready = self.not_ready()
+        return {
+            "counts": self.stats(),
+            "redis": self.redis(),
+            "unready": unready or "",
+            "unready_code": "" if unready is None else unready.code,
+        }
 
     def redis(self) -> RedisState:
         """See `ports.ServingPort`."""
@@ -158,9 +165,9 @@ class Serving(service.MultiService):
         """See `ports.ServingPort`."""
         return None
 
-    def not_ready(self) -> str:
+    def not_ready(self) -> messages.Text | None:
         """See `ports.ServingPort`."""
-        return "no credentials have been read yet" if self.snapshot.snapshot is None else self.backend.not_ready()
+        return messages.NO_CREDENTIALS() if self.snapshot.snapshot is None else self.backend.not_ready()
 
     def _settle(self, _: Snapshot) -> None:
         self.on_snapshot.remove(self._settle)

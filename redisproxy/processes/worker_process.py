@@ -15,10 +15,11 @@ from twisted.internet import defer
 from twisted.internet.error import ProcessDone, ProcessExitedAlready
 from twisted.internet.interfaces import IProcessTransport
 from twisted.internet.protocol import ProcessProtocol
-from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from .. import messages
 from ..ops import logs
+from ..ops.logs import Log
 from .channel import Answer, Channel, Handler, Message
 
 #: As `channel.Handler`, of a message from one of the workers.
@@ -40,7 +41,7 @@ class Parent(Protocol):
 class WorkerProcess(ProcessProtocol):
     """One run of a worker."""
 
-    _log = Logger()
+    _log = Log()
     transport: IProcessTransport
 
     def __init__(self, workers: Parent, number: int) -> None:
@@ -67,9 +68,9 @@ class WorkerProcess(ProcessProtocol):
     def _take_log(self, message: Message) -> None:
         logs.replay(message.fields["record"], self.number, self.pid)
 
-    def tell(self, level: LogLevel, text: str, **fields: object) -> None:
+    def log(self, message: messages.LogLine, **fields: object) -> None:
         """Logs something about it."""
-        self._log.emit(level, "worker {worker} ({pid}) " + text, worker=self.number, pid=self.pid, **fields)
+        self._log.write(message, worker=self.number, pid=self.pid, **fields)
 
     # Its standard output and error: of a worker that cannot even start, and of what Python itself
     # writes.
@@ -84,7 +85,7 @@ class WorkerProcess(ProcessProtocol):
         text = line.decode("utf-8", "backslashreplace")[:_LINE].rstrip()
         if text:
             self.last_line = text
-            self.tell(LogLevel.warn, "wrote: {line}", line=text)
+            self.log(messages.WORKER_WROTE, line=text)
 
     # Its end: that of the process, and of the channel, which may hold its last words.
 

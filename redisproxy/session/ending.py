@@ -10,9 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .. import probes
+from .. import messages, probes
 from ..tenants.model import Credential
-from .errors import REVOKED
 from .route import MULTIPLEXED
 from .state import BugError, Gate, Phase
 
@@ -39,7 +38,7 @@ class Ending:
     @property
     def revoked(self) -> bool:
         """Whether the session's credential is not good any more."""
-        return self.close_reason == REVOKED
+        return self.close_reason == messages.REVOKED.code
 
     def _enter(self, phase: Phase) -> None:
         """The one place where the phase changes."""
@@ -87,7 +86,7 @@ class Ending:
         """The time for `drain` is nearly over: what Redis was not sent as a whole will not be
         run.
         """
-        self.begin("cut-off")
+        self.begin(messages.CUT_OFF.code)
 
     def expect_unblocking(self) -> None:
         """After `hurry`: Redis is asked to give up the command that blocks. See
@@ -114,14 +113,14 @@ class Ending:
         session.abandon_step()
         session.replies.abandon(shared=False)
         session.route.end(clean=None)
-        session.connection.close(self.close_reason or "redis-lost")
+        session.connection.close(self.close_reason or messages.REDIS_LOST.code)
 
     def within_a_message(self) -> None:
         """The session would use another connection, and the rest of a message of the old one would
         never come.
         """
         probes.reached("session would move within a message")
-        self.close_reason = "moved-within-a-message"
+        self.close_reason = messages.MOVED_WITHIN_A_MESSAGE.code
         self._enter(Phase.CLOSING)
         self.close()
 
@@ -133,7 +132,7 @@ class Ending:
             self._enter(Phase.DRAINING)
         self._drain_from = None
         if not self._session.gates:
-            self.begin("client-left")
+            self.begin(messages.CLIENT_LEFT.code)
 
     def drain(self) -> None:
         """The proxy ends: what has come by now is still run, and what has begun comes to its end, a
@@ -144,7 +143,7 @@ class Ending:
         """
         session = self._session
         if session.credential is None:
-            self.begin("shutdown")
+            self.begin(messages.SHUTDOWN.code)
         elif self.phase is Phase.OPEN:
             self._enter(Phase.DRAINING)
             self._drain_from = session.connection.bytes_received
@@ -155,11 +154,11 @@ class Ending:
         session, scanner = self._session, self._session.scanner
         if self._drain_from is None:
             if starved:
-                self.begin("client-left")
+                self.begin(messages.CLIENT_LEFT.code)
         elif session.gates or session.multi or session.watching or scanner.within:
             return
         elif scanner.buffered <= session.connection.bytes_received - self._drain_from:
-            self.begin("shutdown")
+            self.begin(messages.SHUTDOWN.code)
 
     # Revocation.
 
@@ -192,9 +191,9 @@ class Ending:
         """
         session = self._session
         if session.ended:
-            self.close_reason = REVOKED
+            self.close_reason = messages.REVOKED.code
         else:
-            self._take_no_more(REVOKED)
+            self._take_no_more(messages.REVOKED.code)
         dedicated = session.route.dedicated
         if session.replies.mid_message:
             probes.reached("revoked within a message")

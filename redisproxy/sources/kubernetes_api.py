@@ -25,6 +25,7 @@ from kubernetes.client.exceptions import ApiException
 from kubernetes.config.config_exception import ConfigException
 from kubernetes.config.incluster_config import InClusterConfigLoader
 
+from .. import messages
 from ..printable import clause, printable
 from ..tenants.documents import ReadFailure
 
@@ -66,15 +67,17 @@ class Unreachable(Exception):
         self.failure = replace(failure, of_source=True)
 
 
-class RequestError(Exception):
-    """One request was refused, or not answered. The text says how, and is fit for the operator.
+class RequestError(messages.MessageError):
+    """One request was refused, or not answered. reason: how.
 
     status: of the answer, 0 without one; terminating: the namespace is being deleted; retry_after:
     seconds, where the server asked for some.
     """
 
-    def __init__(self, text: str, status: int = 0, terminating: bool = False, retry_after: float | None = None) -> None:
-        super().__init__(text)
+    def __init__(
+        self, reason: messages.Text, status: int = 0, terminating: bool = False, retry_after: float | None = None
+    ) -> None:
+        super().__init__(reason)
         self.status = status
         self.terminating = terminating
         self.retry_after = retry_after
@@ -115,7 +118,7 @@ class KubernetesApi:
         except Exception as error:
             # For a malformed kubeconfig the loader raises what it likes, YAMLError and
             # AttributeError included.
-            raise Unreachable(ReadFailure(f"no way to the Kubernetes API: {self._no_client(error)}")) from None
+            raise Unreachable(ReadFailure(messages.API_NO_WAY(detail=self._no_client(error)))) from None
 
     def _no_client(self, error: Exception) -> str:
         """Why there is no client, and in which file. Texts that may quote a file are left out."""
@@ -181,7 +184,7 @@ class KubernetesApi:
         try:
             return self._answer(method, *arguments, **options)
         except RequestError as error:
-            failure = ReadFailure(str(error), error.retry_after)
+            failure = ReadFailure(error.reason, error.retry_after)
             # A 500 may be about this one object, say one that cannot be decrypted: the others are
             # asked all the same.
             if error.status in (0, 401, 429) or error.status > 500:
@@ -197,24 +200,19 @@ class KubernetesApi:
             body = response_of(method, *arguments, timeout=self.timeout, **options).data
         except ApiException as error:
             if not error.status:
-                raise RequestError(f"no answer from {address}: {error_kind(error)}") from None
-            text = status_text(error.status)
-            raise RequestError(text, error.status, _is_terminating(error), retry_after(error)) from None
+                raise RequestError(messages.API_NO_ANSWER(address=address, error=error_kind(error))) from None
+            raise RequestError(refusal(error.status), error.status, _is_terminating(error), retry_after(error)) from None
         except (urllib3.exceptions.HTTPError, OSError) as error:
-            raise RequestError(f"no answer from {address}: {error_kind(error)}") from None
+            raise RequestError(messages.API_NO_ANSWER(address=address, error=error_kind(error))) from None
         except ValueError:
-            raise RequestError(UNSENDABLE) from None
+            raise RequestError(messages.API_UNSENDABLE()) from None
         try:
             answer = json.loads(body)
         except (ValueError, RecursionError):
-            raise RequestError(f"the answer of {address} is not JSON") from None
+            raise RequestError(messages.API_NOT_JSON(address=address)) from None
         if not isinstance(answer, dict):
-            raise RequestError(f"the answer of {address} is not a JSON object")
+            raise RequestError(messages.API_NOT_AN_OBJECT(address=address))
         return answer
-
-
-#: What a client's ValueError means before anything is sent.
-UNSENDABLE = "the token or the address cannot be sent: look for a line end in it"
 
 
 def address_of(client: kubernetes_client.ApiClient) -> str:
@@ -277,6 +275,15 @@ _PHRASES = {
 def status_text(code: int) -> str:
     """A status with its usual phrase: the one that came with it is the peer's text."""
     return f"{code} {_PHRASES.get(code, '(no usual status)')}"
+
+
+#: By status: what it means for the operator.
+_REFUSALS = {401: messages.API_UNAUTHORIZED, 403: messages.API_FORBIDDEN, 429: messages.API_TOO_MANY}
+
+
+def refusal(code: int) -> messages.Text:
+    """Why the API server refused a request, by the status of its answer."""
+    return _REFUSALS.get(code, messages.API_STATUS)(status=status_text(code))
 
 
 def error_kind(error: BaseException) -> str:

@@ -16,10 +16,11 @@ from typing import Protocol, runtime_checkable
 from twisted.application import service
 from twisted.internet import defer, task, threads
 from twisted.internet.interfaces import IDelayedCall, IReactorTime
-from twisted.logger import Logger, LogLevel
 from twisted.python.failure import Failure
 
+from .. import messages
 from ..ops.bugs import bug, log_bug
+from ..ops.logs import Log
 from ..ops.retry import Backoff, Retry
 from ..ops.stats import RELOAD_BOUNDS, Histogram
 from ..tenants.documents import Changes, FullRead, Problem, ReadFailure, ReadSummary, Update
@@ -85,7 +86,7 @@ class _Outcome:
     failures: Sequence[ReadFailure]
     snapshot: Snapshot | None
     problems: list[Problem]
-    lines: list[tuple[LogLevel, str]]
+    lines: list[tuple[messages.LogLine, Problem]]
     databases: int | None
     without_secret: tuple[str, ...] = ()
     again: float | None = None
@@ -101,7 +102,7 @@ class ReloadService(service.Service):
     """
 
     name = "reading"
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
@@ -160,7 +161,7 @@ class ReloadService(service.Service):
         self._not_before = 0.0
         #: the problems as the thread last found them
         self._found: list[Problem] = []
-        self._to_tell: deque[tuple[LogLevel, str]] = deque()
+        self._to_tell: deque[tuple[messages.LogLine, Problem]] = deque()
         self._telling: IDelayedCall | None = None
 
     @property
@@ -327,7 +328,7 @@ class ReloadService(service.Service):
             self._retry_later(max(asked, default=0.0))
         elif outcome.job is _Job.READ:
             if self._retry.failures:
-                self._log.info("{source} can be read again", source=str(self.source))
+                self._log.write(messages.READ_AGAIN, source=str(self.source))
             self._retry.succeeded()
             self.reloaded_at = self._clock.seconds()
         self.problems = outcome.problems
@@ -353,8 +354,8 @@ class ReloadService(service.Service):
             return
         self.snapshot = self._published = snapshot
         if before is None or before.tenants != snapshot.tenants:
-            self._log.info(
-                "{tenants} tenants with {credentials} credentials, from {source}",
+            self._log.write(
+                messages.LOADED,
                 tenants=len(snapshot.tenants),
                 credentials=len(snapshot.credentials),
                 source=str(self.source),
@@ -368,20 +369,20 @@ class ReloadService(service.Service):
 
     def _tell(self) -> None:
         for _ in range(min(TOLD_AT_ONCE, len(self._to_tell))):
-            level, line = self._to_tell.popleft()
-            self._log.emit(level, "{problem}", problem=line)
+            message, problem = self._to_tell.popleft()
+            self._log.write(message, problem=problem, problem_code=problem.reason.code)
         if self._to_tell and self.running:
             self._telling = self._clock.callLater(0, self._tell)
 
 
-def _news(before: list[Problem], after: list[Problem]) -> list[tuple[LogLevel, str]]:
+def _news(before: list[Problem], after: list[Problem]) -> list[tuple[messages.LogLine, Problem]]:
     """What to log: what is new and what is over. A lasting fault is told once, not at every
     refresh.
     """
     if after == before:
         return []
-    lines = [(LogLevel.warn, str(problem)) for problem in sorted(set(after) - set(before))]
-    return lines + [(LogLevel.info, f"fixed: {problem}") for problem in sorted(set(before) - set(after))]
+    lines = [(messages.TENANT_PROBLEM, problem) for problem in sorted(set(after) - set(before))]
+    return lines + [(messages.FIXED, problem) for problem in sorted(set(before) - set(after))]
 
 
 def _at_once(call: Callable[..., object], *arguments: object) -> None:

@@ -22,13 +22,13 @@ from typing import Protocol
 
 from twisted.application import service
 from twisted.internet.interfaces import IReactorFromThreads
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
+from .. import messages
 from ..ops.bugs import bug
+from ..ops.logs import Log
 from ..ops.retry import Backoff
 from ..ops.stats import WatchState
-from ..printable import sentence
 from ..tenants.documents import ITSELF
 from .hints import ChangeQueue
 from .throttle import Throttle
@@ -79,7 +79,7 @@ class Watchable(Protocol):
 class _Follower:
     """One watch, opened again and again, in a thread of its own."""
 
-    _log = Logger()
+    _log = Log()
 
     def __init__(self, watch: WatchService, source: Watchable, what: Watched, master: tuple[str, str]) -> None:
         self._watch = watch
@@ -116,7 +116,7 @@ class _Follower:
         failures = 0
         while not self._stopped.is_set():
             self._opened = None
-            failure = WatchFailure("the connection was closed")
+            failure = WatchFailure(messages.WATCH_CLOSED())
             try:
                 self._follow()
             except WatchFailure as caught:
@@ -124,7 +124,7 @@ class _Follower:
             except Exception:
                 self._watch.crashed(self._what, Failure())
                 self._version = None
-                failure = WatchFailure("a bug")
+                failure = WatchFailure(messages.WATCH_BUG())
             if self._stopped.is_set():
                 return
             good = self._opened is not None and time.monotonic() - self._opened >= GOOD
@@ -211,7 +211,7 @@ class WatchService(service.Service):
     """
 
     name = "watch"
-    _log = Logger()
+    _log = Log()
 
     def __init__(
         self,
@@ -298,7 +298,7 @@ class WatchService(service.Service):
         """There is a bug."""
         self._reactor.callFromThread(bug(self._log, "the watch of {what}", what=what.value), failure)
 
-    def _set(self, what: Watched, reason: str | None) -> None:
+    def _set(self, what: Watched, reason: messages.Text | None) -> None:
         """Tells of each change once: not of every attempt, nor of one reason for each watch."""
         known_reasons = set(self._state.values())
         before, self._state[what] = self._state[what], reason
@@ -306,10 +306,6 @@ class WatchService(service.Service):
             return
         if reason is None:
             if before is not None and self.watching:
-                self._log.info("namespaces and secrets are watched: what changes takes effect at once")
+                self._log.write(messages.WATCHED)
         elif not before and reason not in known_reasons:
-            self._log.warn(
-                "{what} cannot be watched: {reason} Until then what changes takes effect at the next refresh",
-                what=what.value,
-                reason=sentence(reason),
-            )
+            self._log.write(messages.NOT_WATCHED_NOW, what=what.value, reason=reason)

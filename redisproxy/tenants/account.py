@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
-from .. import bounds
+from .. import bounds, messages
 
 #: Commands that are forwarded without inspection: reads and writes of keys, mostly.
 PLAIN = "plain"
@@ -93,7 +93,7 @@ class Counts:
         #: connections that are over, by how they ended. Turned away are none, from the start: that
         #: there are some is told by the step from 0, which cannot be seen of a counter that is not
         #: there before
-        self.ended: dict[str, int] = {"turned-away": 0}
+        self.ended: dict[str, int] = {messages.TURNED_AWAY.code: 0}
         #: bytes of replies that Redis sent, by namespace
         self.replied: dict[str, int] = {}
 

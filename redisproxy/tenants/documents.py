@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from ..messages import Text
 from ..printable import printable
 from .urls import CONNECTION_STRING
 
@@ -52,14 +53,14 @@ class SecretDocument:
     #: seconds since the epoch, None where it does not say
     created: float | None
     data: Mapping[str, bytes] = field(repr=False)
-    error: str | None = None
+    error: Text | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ReadFailure:
     """Takes the place of what could not be read. reason: fit for a log."""
 
-    reason: str
+    reason: Text
     #: seconds after which the server asked to be tried again, or None
     retry_after: float | None = None
     #: whether the source itself failed, so that nothing else of it could be read either: one
@@ -184,12 +185,11 @@ class Problem:
 
     namespace: str
     secret: str
-    reason: str
+    reason: Text
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "namespace", printable(self.namespace[:LONGEST_NAME]))
         object.__setattr__(self, "secret", printable(self.secret[:LONGEST_NAME]))
-        object.__setattr__(self, "reason", printable(self.reason))
 
     def __str__(self) -> str:
         where = f"{self.namespace}/{self.secret}" if self.secret else self.namespace

@@ -11,11 +11,11 @@ from functools import partial
 from itertools import islice
 
 from twisted.internet import defer
-from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .. import bounds
+from .. import bounds, messages
 from ..net.waiters import Waiters
+from ..ops.logs import Log
 from ..policy import acl
 from ..policy.policy import Policy
 from ..policy.probing import Server, user_exists
@@ -27,15 +27,20 @@ from .client import Commands, ControlError
 _UNFIT = re.compile(rb"[\0 \t\n\v\f\r]")
 
 
-class AclUserError(Exception):
-    """The tenant's user cannot be had. The text is for the log.
+class AclUserError(messages.MessageError):
+    """The tenant's user cannot be had.
 
     passing: whether it may be had when it is tried again.
     """
 
-    def __init__(self, text: str, passing: bool) -> None:
-        super().__init__(text)
+    def __init__(self, reason: messages.Text, passing: bool) -> None:
+        super().__init__(reason)
         self.passing = passing
+
+
+def _refused(error: messages.Text) -> ControlError:
+    """What a client is answered, whose patterns Redis is not told of."""
+    return ControlError(error, error)
 
 
 class _Patterns:
@@ -64,7 +69,7 @@ class AclUsers:
     ``off`` uses none.
     """
 
-    _log = Logger()
+    _log = Log()
 
     def __init__(self, mode: str, control: Commands) -> None:
         self._mode = mode
@@ -77,7 +82,7 @@ class AclUsers:
         # Those that wait for a tenant's user: it is made once, however many sessions come at once.
         self._waiting: dict[tuple[Tenant, bytes], Waiters[None]] = {}
         self._patterns: dict[Tenant, _Patterns] = {}
-        self._last_text = ""
+        self._logged: tuple[messages.LogLine, dict[str, str]] | None = None
         #: called when a tenant's user could not be made
         self.user_refused: Callable[[], None] = lambda: None
 
@@ -100,28 +105,20 @@ class AclUsers:
         self._server, self._policy = server, policy
         self._provisioned.clear()
         self._patterns.clear()
+        line = self._layers(server, policy)
+        if line != self._logged:
+            self._logged = line
+            message, fields = line
+            self._log.write(message, **fields)
+
+    def _layers(self, server: Server, policy: Policy) -> tuple[messages.LogLine, dict[str, str]]:
+        """The line of the log that says what isolates tenants, and its fields."""
         if not self.enforced_by(server):
-            text = (
-                "one isolation layer, the proxy's policy: Redis does not hold the tenants' limits, and scripts are refused"
-            )
-            if self._mode == "require":
-                text += "; nobody is served, because --acl is require"
-        elif server.acl_databases:
-            text = (
-                "two isolation layers: the proxy's policy, and for each tenant an ACL user that Redis keeps to its database"
-            )
-        else:
-            text = "two isolation layers: the proxy's policy, and an ACL user for each tenant"
-        if self.enforced_by(server) and server.sealed is False:
-            text += (
-                f"; scripts are {'allowed though' if policy.runs_scripts else 'refused, for'} on this server one tenant's "
-            )
-            text += (
-                "can change what another's do (CVE-2025-46818), unless it is EVAL that the master's user may not: upgrade it"
-            )
-        if text != self._last_text:
-            self._last_text = text
-            (self._log.info if self.enforced_by(server) else self._log.warn)("{text}", text=text)
+            return (messages.NO_LAYER if self._mode == "require" else messages.ONE_LAYER), {}
+        users = "that Redis keeps to its database" if server.acl_databases else "for its database"
+        if server.sealed is not False:
+            return messages.TWO_LAYERS, {"users": users}
+        return messages.SCRIPTS_ALLOWED if policy.runs_scripts else messages.SCRIPTS_REFUSED, {"users": users}
 
     async def login(self, tenant: Tenant, master_password: bytes) -> tuple[bytes, bytes] | None:
         """(user, password) for a tenant's upstream connections, known to Redis; None: they keep the
@@ -137,7 +134,7 @@ class AclUsers:
             assert self._server is not None, "Redis is asked nothing else before it has told what it is"  # noqa: S101
             if not self._server.acl:
                 if self._mode == "require":
-                    raise AclUserError("this Redis has no ACL users for us, and --acl is require", passing=False)
+                    raise AclUserError(messages.REDIS_NO_ACL(), passing=False)
                 return None
             name = acl.username(tenant)
             secret = acl.password(master_password, name)
@@ -145,7 +142,9 @@ class AclUsers:
                 await self._provisioned_once(tenant, name, secret)
         except ControlError as error:
             self.user_refused()
-            raise AclUserError(f"the ACL user of {tenant.namespace} cannot be made: {error}", passing=True) from None
+            raise AclUserError(
+                messages.REDIS_NO_USER(namespace=tenant.namespace, error=error.reason), passing=True
+            ) from None
         return name.encode(), secret
 
     def _provisioned_once(self, tenant: Tenant, name: str, secret: bytes) -> defer.Deferred[None]:
@@ -206,15 +205,11 @@ class AclUsers:
         known = self._patterns.setdefault(tenant, _Patterns())
         new = {pattern for pattern in patterns if pattern not in known.granted}
         if any(_UNFIT.search(pattern) for pattern in new):
-            text = "a pattern with spaces or NUL bytes: Redis has no ACL rules for such"
-            raise ControlError(text, f"ERR {text}")
+            raise _refused(messages.UNFIT_PATTERN())
         if known.size + sum(map(len, new)) > bounds.TENANT_PATTERN_BYTES:
-            most = bounds.TENANT_PATTERN_BYTES
-            text = f"this namespace's different patterns are more than {most} bytes: Redis is told of no more"
-            raise ControlError(text, f"ERR {text}")
+            raise _refused(messages.PATTERNS_TOO_LARGE(most=bounds.TENANT_PATTERN_BYTES))
         if known.count + len(new) > bounds.TENANT_PATTERNS:
-            text = f"this namespace has subscribed to {bounds.TENANT_PATTERNS} different patterns: Redis is told of no more"
-            raise ControlError(text, f"ERR {text}")
+            raise _refused(messages.TOO_MANY_PATTERNS(count=bounds.TENANT_PATTERNS))
         if not new:
             return
         # Before Redis has answered, or of many sessions at once each would find room.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from twisted.internet import defer, task
 
+from .. import messages
 from ..net.reactor import IConnectingReactor
 from ..policy import probing
 from ..policy.probing import Server
@@ -30,8 +31,8 @@ _LOOK = 0.05
 _TRIES, _PAUSE = 4, 0.3
 
 
-class InquiryError(Exception):
-    """Redis cannot be asked. The text is one line, fit for the operator."""
+class InquiryError(messages.MessageError):
+    """Redis cannot be asked."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class SentinelView:
 
     address: str
     answer: Answer | None = None
-    error: str = ""
+    error: messages.Text | None = None
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,8 @@ class Inquiry:
 
     address: str
     server: Server
-    state: str
-    again: str
+    state: messages.Text | None
+    again: messages.Text | None
     keys: Mapping[int, int]
 
 
@@ -84,7 +85,7 @@ async def ask_sentinels(
     views = []
     for sentinel, one in zip(sentinels, replies, strict=True):
         shown = sentinel.address.shown.partition("//")[2]
-        views.append(SentinelView(shown, one) if isinstance(one, Answer) else SentinelView(shown, error=str(one)))
+        views.append(SentinelView(shown, one) if isinstance(one, Answer) else SentinelView(shown, error=one.reason))
     answers = [view.answer for view in views if view.answer is not None]
     if not answers:
         return views, None
@@ -111,11 +112,11 @@ async def inquire(
                 if error.code == "NOAUTH":
                     raise ReplyError(error.text)
             await task.deferLater(reactor, _PAUSE)
-        again = probing.explain(probe.again)
+        again = probing.explain(probe.again) if probe.again else None
         if probe.server is None:
-            if probe.state:
-                raise InquiryError(f"{address.shown} {probe.state}")
-            raise InquiryError(f"Redis at {address.shown} did not tell what it is: {again}")
+            if probe.state is not None:
+                raise InquiryError(messages.REDIS_IS(address=address.shown, state=probe.state))
+            raise InquiryError(messages.REDIS_TOLD_NOTHING(address=address.shown, reason=again))
         return Inquiry(address.shown, probe.server, probe.state, again, info.keys(await connection.ask("INFO", "keyspace")))
 
     try:
@@ -123,12 +124,12 @@ async def inquire(
     except InquiryError:
         raise
     except CaFileError as error:
-        raise InquiryError(str(error)) from None
+        raise InquiryError(error.reason) from None
     except ReplyError as error:
         # Redis's own words: it does not repeat what it was sent to log in with.
-        raise InquiryError(f"Redis at {address.shown} refuses: {why(error)}") from None
+        raise InquiryError(messages.REDIS_REFUSES(address=address.shown, error=error.reason)) from None
     except ControlError:
-        raise InquiryError(f"Redis at {address.shown} closed the connection before it had answered") from None
+        raise InquiryError(messages.REDIS_CLOSED_EARLY(address=address.shown)) from None
     except Exception as error:
         # Whatever a resolver, a socket or a TLS handshake comes up with.
-        raise InquiryError(f"no connection to Redis at {address.shown}: {why(error)}") from None
+        raise InquiryError(messages.REDIS_NOT_CONNECTED(address=address.shown, reason=why(error))) from None
