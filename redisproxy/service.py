@@ -1,7 +1,7 @@
-"""The whole proxy as one Twisted service: what it consists of, and how it starts and stops.
+"""The whole proxy as one Twisted service: its parts, its start and its end.
 
-Owns the wiring: settings become explicit arguments of the parts, and the parts know nothing of
-settings.
+Owns the wiring, the signals and the order of stopping. The parts get explicit arguments and know
+nothing of settings.
 """
 
 from __future__ import annotations
@@ -50,15 +50,16 @@ if TYPE_CHECKING:
     from .sources.kubernetes import ClusterSource
     from .status import SnapshotStates, StatusService
 
-#: Seconds between two looks whether the terminal of a quick start is still open.
+#: Seconds between two checks whether the terminal of a quick start is still open.
 TERMINAL = 1.0
 
 
 def source_of(settings: Settings) -> ManifestsSource | ClusterSource:
-    """Where namespaces and secrets are read."""
+    """Returns the source of namespaces and secrets."""
     if settings.manifests is not None:
         return ManifestsSource(settings.manifests, settings.ns_prefix, settings.master, REST)
-    # Its client is a third of the time to start, and 19 MiB: not where there is no cluster.
+    # Imported only for a cluster: the Kubernetes client takes a third of the time to start, and 19
+    # MiB.
     from .sources.kubernetes import ClusterSource
     from .sources.kubernetes_api import KubernetesApi
 
@@ -67,7 +68,7 @@ def source_of(settings: Settings) -> ManifestsSource | ClusterSource:
 
 
 class StartError(SystemExit):
-    """The proxy cannot start. twistd ends with status 1, and this one line on the standard
+    """The proxy cannot start. twistd ends with status 1 and writes this one line to the standard
     error.
     """
 
@@ -76,11 +77,11 @@ class StartError(SystemExit):
 
 
 class ProxyService(service.MultiService):
-    """The proxy, or, where several processes serve clients, their parent.
+    """The proxy, or its parent process if several processes serve clients.
 
-    options: those that settings were read from, for the other processes; log_file: where to log,
-    the standard output by default; start_failed: called with a StartError before it is raised,
-    which may be in a daemon. Raises SettingsError for what only shows when the parts are made.
+    options: those that the settings were read from, for the workers; log_file: None logs to the
+    standard output; start_failed: called with a StartError before it is raised, also in a daemon.
+    Raises SettingsError for errors that only show when the parts are made.
     """
 
     _log = Log()
@@ -97,7 +98,7 @@ class ProxyService(service.MultiService):
         self._log_file = log_file
         self._start_failed = start_failed
         self._ending = False
-        # Seconds for which it serves on at its end.
+        # Seconds that the proxy still serves after a signal to end.
         self._delay = 0.0
         self._settings = settings
         self._reactor = reactor
@@ -123,9 +124,9 @@ class ProxyService(service.MultiService):
             throttle=Throttle if settings.processes == 1 else Unpaced,
             changes=changes,
         )
-        #: None: with --no-watch
+        #: None with --no-watch
         self.watch = self._make_watch(changes) if settings.watch else None
-        #: what serves clients, in this process or in others
+        #: serves clients, in this process or in workers
         self.serving: ServingPort
         if settings.processes == 1:
             self.serving = Serving(settings, reactor, self.reading.use_databases)
@@ -145,11 +146,11 @@ class ProxyService(service.MultiService):
             part.setServiceParent(self)
         if self.watch is not None:
             self.watch.setServiceParent(self)
-        #: whether it is about to end: nobody should come any more
+        #: whether the proxy is about to end: no client should connect any more
         self.draining = False
         self.status: StatusService | None = None
         if settings.status:
-            # With a web server, pages and metrics: 0.1 s of each start that needs none of these.
+            # Imported only if needed: the web server, pages and metrics take 0.1 s of the start.
             from .status import SnapshotStates, StatusService
 
             stats = partial(self._stats, SnapshotStates(self.reading))
@@ -159,14 +160,14 @@ class ProxyService(service.MultiService):
 
     @property
     def embedded_backend(self) -> BackendAddress | None:
-        """Where the server of its own will be, if it starts one."""
+        """The address of the embedded Redis, or None without one."""
         return None if self._embedded is None else self._embedded.backend
 
     def _make_watch(self, changes: ChangeQueue) -> WatchService | PollService:
         reading, source, settings = self.reading, self.source, self._settings
         if isinstance(source, ManifestsSource):
             return PollService(self._reactor, source, reading.refresh)
-        from .sources.kubernetes_watch import ClusterWatches  # with the client, as above
+        from .sources.kubernetes_watch import ClusterWatches  # imports the client, as above
 
         watches = ClusterWatches(source.api, settings.ns_prefix, settings.redis_secret, settings.master)
         return WatchService(self._reactor, watches, settings.master, changes, reading.changed, reading.refresh)
@@ -184,7 +185,9 @@ class ProxyService(service.MultiService):
         return certificates
 
     def _check_client_ca(self) -> None:
-        """Nobody may believe that clients have to show certificates where they have not."""
+        """Refuses --client-ca without an `ssl:` endpoint, or beside an endpoint of an unknown kind:
+        the operator could believe that clients need certificates there. Raises SettingsError.
+        """
         others = [endpoint for endpoint in self._settings.listen if not endpoint.startswith("ssl:")]
         unknown = [endpoint for endpoint in others if endpoint.partition(":")[0] not in ("tcp", "tcp6", "unix", "systemd")]
         if unknown:
@@ -196,8 +199,8 @@ class ProxyService(service.MultiService):
         self.serving.show_certificates(lambda: self.certificates.material(self.listening.tls))
 
     def setServiceParent(self, parent: object) -> None:
-        """Also makes our log observer the application's: this is the one moment before twistd
-        starts to log.
+        """Also makes the proxy's log observer that of the application. This is the only moment
+        before twistd starts to log.
         """
         if isinstance(parent, Componentized):
             log_observer = observer(self._settings.log_format, self._settings.log_level, self._log_file)
@@ -207,9 +210,11 @@ class ProxyService(service.MultiService):
     # Starting.
 
     def privilegedStartService(self) -> None:
-        """Listens, as whom twistd was started, and before anything else runs. Raises StartError."""
-        # First of all: a signal that comes early must not end the process; and process 1 of a
-        # container would not even be sent a SIGTERM that it has no handler for.
+        """Listens, as the user that twistd was started as, before anything else runs. Raises
+        StartError.
+        """
+        # First of all, because an early signal must not end the process. Also, process 1 of a
+        # container is not even sent a SIGTERM for which it has no handler.
         signal.signal(signal.SIGUSR1, partial(self._on_signal, self._refresh))
         if not self._is_quick_start:
             signal.signal(signal.SIGHUP, partial(self._on_signal, self._refresh))
@@ -231,13 +236,13 @@ class ProxyService(service.MultiService):
     def startService(self) -> None:
         prepare()
         quiet_libraries()
-        # again: the reactor has put in its own meanwhile
+        # again, because the reactor has installed its own handlers meanwhile
         self._reactor.callWhenRunning(self._take_over_ends)
         try:
             super().startService()
         except BaseException as error:
             if self._embedded is not None:
-                self._embedded.stopService()  # twistd does not, of a start that failed
+                self._embedded.stopService()  # twistd does not stop a service that failed to start
             if isinstance(error, EmbeddedError):
                 raise self._cannot_start(error) from None
             raise
@@ -272,15 +277,15 @@ class ProxyService(service.MultiService):
 
     @property
     def _ends(self) -> tuple[signal.Signals, ...]:
-        """The signals that end the proxy. A closed terminal ends a quick start, unless nohup has it
-        ignored.
+        """The signals that end the proxy. A closed terminal ends a quick start, unless nohup makes
+        it ignore SIGHUP.
         """
         hangs_up = self._is_quick_start and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN
         return (signal.SIGTERM, signal.SIGINT, *([signal.SIGHUP] if hangs_up else []))
 
     def _take_over_ends(self) -> None:
-        """These signals end the process with status 0; with Twisted's own handling twistd ends by
-        the signal.
+        """Makes these signals end the process with status 0. With Twisted's own handlers, twistd
+        would end by the signal.
         """
         for number in self._ends:
             signal.signal(number, partial(self._on_signal, self._end))
@@ -292,20 +297,23 @@ class ProxyService(service.MultiService):
         self._stop_reactor()
 
     def _end_at_once(self, number: int, frame: object) -> None:
-        """A second signal: it ends by that, and nothing is left of what it started."""
+        """Handles a second signal: ends the process by that signal, and all processes that it
+        started.
+        """
         self.serving.kill()
         if self._embedded is not None:
             self._embedded.end_at_once()
         signal.signal(number, signal.SIG_DFL)
         os.kill(os.getpid(), number)
-        os._exit(128 + number)  # process 1 of a container is not ended by a signal of its own
+        # a signal that process 1 of a container sends itself does not end it
+        os._exit(128 + number)
 
     def _stop_reactor(self) -> None:
         if not self._ending:
             self._ending = True
             self._reactor.stop()
 
-    # What is told of it.
+    # Stats.
 
     def _stats(self, snapshot_states: SnapshotStates) -> Stats:
         now, unready = time.time(), self._not_ready()
@@ -332,16 +340,18 @@ class ProxyService(service.MultiService):
         end_with(1)
         self._stop_reactor()
 
-    # The quick start: what `make run` starts.
+    # The quick start, which `make run` starts.
 
     @property
     def _is_quick_start(self) -> bool:
         return self._settings.embedded and self._settings.manifests is not None
 
     def _look_at_terminal(self) -> None:
-        """Ends when the terminal is closed. Not all whose terminal it is are sent a SIGHUP: where
-        ``make run`` itself is the first program of a terminal (``ssh -t``, ``xterm -e``), make
-        alone is, and waits for us.
+        """Ends the proxy when the terminal is closed.
+
+        SIGHUP does not reach every process of a closed terminal. If ``make run`` is the first
+        program of the terminal (``ssh -t``, ``xterm -e``), only make gets the signal, and make
+        waits for the proxy.
         """
         if not self._ending and not os.isatty(0):
             self._end()
@@ -350,7 +360,8 @@ class ProxyService(service.MultiService):
         self.serving.on_snapshot.remove(self._first_snapshot)
         host = self.listening.addresses[0]
         address = getattr(host, "host", "")
-        reading = source_of(self._settings).read()  # its own: a source is never read twice at once
+        # a source of its own: none is read twice at once
+        reading = source_of(self._settings).read()
         further = [f"The status page: {self.status.url}"] if self.status is not None and self.status.url else []
         if self._settings.manifests is not None:
             further.append(f"To list the tenants: {tenants_command(self._settings.manifests, self._settings.ns_prefix)}")
@@ -377,11 +388,11 @@ class ProxyService(service.MultiService):
         await self.serving.drain()
         await super().stopService()
         if self.status is not None:
-            # Not among the parts: it tells to the end that nobody should come.
+            # Not one of the parts: it reports until the end that no client should connect.
             await self.status.stopService()
 
     def stopService(self) -> defer.Deferred[None]:
-        """Serves on for the delay, if there is one; then accepts no more, has clients leave, and
-        stops the parts.
+        """After a signal, serves on for `--drain-delay`. Then stops accepting, asks clients to
+        leave, and stops the parts.
         """
         return defer.Deferred.fromCoroutine(self._stop())

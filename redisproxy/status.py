@@ -1,8 +1,8 @@
-"""The status endpoint as a service: it listens, gathers the numbers when somebody asks, and keeps
-the last minutes.
+"""The status endpoint as a service: it listens, gathers the numbers on request, and keeps the last
+minutes.
 
-Owns what is told to whom outside: the HTTP is `ops.http`'s, the names are `ops.metrics`'s, the page
-is `ops.page`'s, what is kept of the last minutes is `ops.history`'s.
+Owns the decision what is shown to whom. `ops.http` owns HTTP, `ops.metrics` the names of metrics,
+`ops.page` the page, and `ops.history` the last minutes.
 """
 
 from __future__ import annotations
@@ -36,17 +36,18 @@ from .settings import Settings, SettingsError
 from .sources.reload import ReloadService
 from .tenants.model import Snapshot
 
-#: Seconds between two looks whether the proxy is ready: since when it is not is known as well as
-#: that.
+#: Seconds between two checks whether the proxy is ready. The page shows since when it is not, with
+#: this precision.
 LOOK = 1.0
-#: Seconds for which a page is made before clients have their turn.
+#: Seconds of work on a page before clients get a turn.
 SLICE = 0.005
 
 
 class StatusService(service.Service):
-    """stats: gathers the numbers; not_ready: why no client should come, or None.
+    """Serves probes, metrics and the status page.
 
-    Raises SettingsError for an endpoint or a token that cannot be used.
+    stats: gathers the numbers; not_ready: returns why no client should connect, or None.
+    Raises SettingsError for an endpoint or a token file that cannot be used.
     """
 
     name = "status"
@@ -73,7 +74,7 @@ class StatusService(service.Service):
         self._history = History()
         self._problems = Sightings(ROWS)
         self._not_ready = not_ready
-        #: since when the proxy is not ready, in the clock's seconds; None: it is
+        #: since when the proxy is not ready, in the clock's seconds; None if it is ready
         self._unready_since: float | None = None
         self._loops = [(LOOK, task.LoopingCall(self._look)), (history.INTERVAL, task.LoopingCall(self._sample))]
         for _, loop in self._loops:
@@ -111,14 +112,14 @@ class StatusService(service.Service):
 
     @property
     def url(self) -> str:
-        """Of the page, once it listens; empty where it is no TCP port."""
+        """The URL of the page, once it listens; empty if the port is not TCP."""
         (address,) = self._listening.addresses
         if not isinstance(address, IPv4Address | IPv6Address):
             return ""
         return f"{'https' if self.tls else 'http'}://{shown_address(address)}/"
 
     def stopService(self) -> defer.Deferred[list[None]]:
-        """Fires when it listens no more."""
+        """Stops listening. Fires when the port is closed."""
         super().stopService()
         for _, loop in self._loops:
             if loop.running:
@@ -153,7 +154,7 @@ class StatusService(service.Service):
 
 
 class _Slices:
-    """The turns in which a page is made: each has SLICE seconds, and then clients have theirs."""
+    """Divides the work on a page into turns of SLICE seconds. Clients get a turn after each."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
@@ -166,8 +167,8 @@ class _Slices:
 
         def cancel(cancelled: defer.Deferred[str]) -> None:
             call.cancel()
-            # Behind what the page does with it: that leaves the failure where it is, to be logged
-            # as one that nobody saw.
+            # Added after the page's own callbacks, which pass the failure on. Without this it would
+            # be logged as unhandled.
             cancelled.addErrback(lambda _: "")
 
         wait: defer.Deferred[str] = defer.Deferred(cancel)
@@ -180,21 +181,21 @@ class _Slices:
 
 
 class SnapshotStates:
-    """Makes what is told of the credentials. The part about tenants is made again only where it has
+    """Makes the state of the snapshot. The part about tenants is made again only when it has
     changed.
     """
 
     def __init__(self, reading: ReloadService) -> None:
         self._reading = reading
-        # Of which Snapshot, and of which time it is: from and until when. It is not changed by
-        # whoever has it.
+        # The states of the tenants, the snapshot that they are made of, and the period in which
+        # they hold. Callers must not change them.
         self._tenants: dict[str, TenantState] = {}
         self._snapshot: Snapshot | None = None
         self._from = self._until = 0.0
 
     def state(self, watch: WatchState | None, now: float) -> SnapshotState:
-        """What is known now. watch: of their source, None without one; now: in seconds since the
-        epoch.
+        """Returns what is known now. watch: of the source, None without one; now: in seconds since
+        the epoch.
         """
         reading = self._reading
         return {
@@ -248,8 +249,8 @@ def _tenants(snapshot: Snapshot, now: float) -> dict[str, TenantState]:
 
 
 def with_loopback(description: str) -> str:
-    """An endpoint that names no interface is on loopback: the page is for who is on this machine,
-    unless said otherwise.
+    """Returns the endpoint with a loopback interface, if it names no interface. By default only
+    programs on this machine can reach the page.
     """
     kind = description.partition(":")[0]
     if ":interface=" in description or kind not in ("tcp", "ssl", "tcp6"):

@@ -1,6 +1,6 @@
-"""The twistd plugin: options in, a service out. It only wires.
+"""The twistd plugin: reads the options and makes the service. It only wires.
 
-``twistd -n redisproxy --help`` is made from the one table of `settings`.
+``twistd -n redisproxy --help`` is made from the table in `settings`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from twisted.python import usage
 from . import __version__
 from .net import reactor as _reactor
 
-_reactor.install()  # before anything imports Twisted's default one
+_reactor.install()  # before anything imports Twisted's default reactor
 
 from .ops.logs import log_file
 from .service import ProxyService, StartError
 from .settings import Settings, SettingsError, described, option_name
 
-#: What twistd reads of what its daemon tells.
+#: Bytes that twistd reads of its daemon's report.
 _STATUS_BYTES = 100
 
 
@@ -41,13 +41,13 @@ def _flag_names() -> list[str]:
 
 
 def _flags() -> list[list[str | None]]:
-    """Each twice: what the environment switches on, an option can switch off."""
+    """Each flag twice: an option can switch off what the environment switches on."""
     flags = [(option_name(f.name), described(f)) for f in fields(Settings) if not f.metadata["takes"]]
     return [flag for name, text in flags for flag in ([name, None, text], [f"no-{name}", None, f"Not --{name}."])]
 
 
 class Options(usage.Options):
-    """What ``twistd redisproxy`` takes. Values are kept as text: `Settings.read` judges them."""
+    """The options of ``twistd redisproxy``. Values stay text: `Settings.read` checks them."""
 
     synopsis = "[options]"
     longdesc = (
@@ -75,8 +75,8 @@ class Options(usage.Options):
         raise SystemExit(0)
 
     def parseOptions(self, options: Sequence[str] | None = None) -> None:
-        """Twisted would print the whole help and end with status 0: one line and status 1 are of
-        more use.
+        """Ends with one line and status 1 for a wrong option. Twisted would print the whole help
+        and end with status 0.
         """
         try:
             super().parseOptions(options)
@@ -87,7 +87,7 @@ class Options(usage.Options):
             raise StartError(f"{error}; see twistd redisproxy --help") from None
 
     def given(self) -> dict[str, str]:
-        """The options that were given, as text."""
+        """Returns the options that were given, as text."""
         values = {name: value for name, value in self.items() if isinstance(value, str)}
         values |= {name: "yes" for name in _flag_names() if self[name]}
         values |= {name: "no" for name in _flag_names() if self[f"no-{name}"]}
@@ -97,7 +97,7 @@ class Options(usage.Options):
 
 
 def makeService(options: Options) -> IService:
-    """The service that twistd runs. Raises StartError for what is wrong with the settings."""
+    """Returns the service that twistd runs. Raises StartError for wrong settings."""
     from twisted.internet import reactor
 
     given = options.given()
@@ -106,7 +106,7 @@ def makeService(options: Options) -> IService:
         settings = Settings.read(given, os.environ)
         return ProxyService(
             settings,
-            cast("_reactor.IProxyReactor", reactor),  # Twisted declares what any reactor has
+            cast("_reactor.IProxyReactor", reactor),  # Twisted declares only what every reactor has
             given,
             _log_file(twistd),
             partial(_start_failed, twistd),
@@ -116,19 +116,19 @@ def makeService(options: Options) -> IService:
 
 
 def _start_failed(twistd: Mapping[str, object], error: StartError) -> None:
-    """Tells the process that twistd was started as, if this is its daemon: twistd tells it of an
-    Exception alone, and it would wait for ever.
+    """Reports the error to the process that was started as twistd, if this is its daemon. twistd
+    itself reports only an Exception; after a SystemExit it would wait for ever.
     """
     pipe, pid_file = twistd.get("statusPipe"), twistd.get("pidfile")
     if isinstance(pipe, int):
-        if pid_file:  # first, since whoever hears of the failure may look for it
+        if pid_file:  # first: whoever reads the error may check for the file
             Path(str(pid_file)).unlink(missing_ok=True)
         os.write(pipe, b"1 %b" % str(error).encode()[: _STATUS_BYTES - 2])
         os.close(pipe)
 
 
 def _log_file(twistd: Mapping[str, object]) -> TextIO | None:
-    """Where twistd was told to log, or does as a daemon; None: the standard output. Raises
+    """Returns the file that twistd logs to, also as a daemon; None for the standard output. Raises
     SettingsError.
     """
     if twistd.get("syslog"):

@@ -1,8 +1,8 @@
-"""How many clients each of several processes has, in memory that they share.
+"""Shares the number of clients of each process in memory, so that new clients spread evenly.
 
-Owns who takes the next connection. All wait at one socket, and the first to wake would take it:
-under load that is the same one again and again. So a process that has more clients than another
-lets a new one wait, for a moment.
+Owns the decision which process accepts the next connection. All processes wait at one socket. The
+first to wake would accept the connection, and under load that is the same process again and again.
+So a process that has more clients than another leaves a new connection to the others for a moment.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ import os
 import struct
 import tempfile
 
-#: How many clients more than another process one may have, and still take the next.
+#: A process with up to so many clients more than another one still accepts the next.
 SLACK = 1
 _COUNT = struct.Struct("Q")
-# In place of the count of a process that takes none.
+# Instead of a count: this process accepts no clients.
 _ABSENT = 2**64 - 1
 
 
 def shared_memory(processes: int) -> int:
-    """A descriptor of memory for so many processes, none of which takes clients yet. It is the
-    caller's.
+    """Returns a descriptor of shared memory for so many processes, none of which accepts clients
+    yet. The caller owns the descriptor.
     """
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("redisproxy-balance")
@@ -33,21 +33,27 @@ def shared_memory(processes: int) -> int:
 
 
 class Balance:
-    """The counts. descriptor: what `shared_memory` gave, or another process inherited from it."""
+    """The numbers of clients. descriptor: what `shared_memory` returned, here or in the process
+    that this one inherited it from.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self._memory = mmap.mmap(descriptor, 0)
 
     def has(self, number: int, clients: int | None) -> None:
-        """How many a process has, None if it takes none. number: of the process, from 1 on."""
+        """Sets the number of clients of one process.
+
+        number: of the process, from 1; clients: None if the process accepts none.
+        """
         _COUNT.pack_into(self._memory, (number - 1) * _COUNT.size, _ABSENT if clients is None else clients)
 
     def may_take(self, number: int, slots: int, waited: bool) -> bool:
-        """Whether no other process should take the next one.
+        """Whether this process should accept the next connection.
 
-        slots: of each process; waited: whether the others have had their chance. That settles it,
-        unless this process has no slot left and another has: only who finds none anywhere is to
-        wait, or to be turned away.
+        number: of this process, from 1; slots: of each process; waited: whether the other processes
+        have had their chance. If they have, this process accepts, unless it has no free slot and
+        another process has one: a client waits or is turned away only if no process has a free
+        slot.
         """
         counts = [count for (count,) in _COUNT.iter_unpack(self._memory)]
         mine, least = counts[number - 1], min(counts)

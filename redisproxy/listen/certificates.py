@@ -1,8 +1,9 @@
-"""Certificates that change while the proxy runs: cert-manager and its like write them anew, long
-before they end.
+"""Reloads certificates that change while the proxy runs: cert-manager, for example, replaces them
+long before they expire.
 
-Owns when the files of `ssl:` endpoints are checked, and what is in force: the last that was good.
-Connections that are there stay as they are; only who comes later sees a new certificate.
+Owns when the files of `ssl:` endpoints are checked, and what is in force: the last material that
+was good. Open connections keep the certificate that they began with; only later connections get the
+new one.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from ..ops.time_text import moment
 from ..printable import printable
 from .tls import CertificateError, Made, Material, ServerTls, make
 
-#: Seconds between two looks. A change is one that two of them find alike: a file that is being
-#: written is left alone.
+#: Seconds between two checks. A change counts when two checks find the same, so a file that is
+#: being written is left alone.
 INTERVAL = 1.0
-#: Seconds until what cannot be used is read again, though it did not change as far as can be seen.
+#: Seconds until files that cannot be used are read again, even if they seem unchanged.
 RETRY = 10.0
 
 
@@ -35,8 +36,8 @@ _Found = list[tuple["_Watched", Made | CertificateError | None]]
 
 
 class _Watched:
-    """One endpoint's files. `look` is called in a thread, one at a time; everything else in the
-    reactor's.
+    """The files of one endpoint. `look` runs in a thread, one call at a time. Everything else runs
+    in the reactor's thread.
     """
 
     def __init__(self, tls: ServerTls) -> None:
@@ -45,17 +46,17 @@ class _Watched:
         self._read = tls.files.stamp()
         self._settled = Settled(self._read)
         self._retry: float | None = None
-        #: why what the files hold now is not in force
+        #: why the present content of the files is not in force
         self.condition = Condition()
         self.made = make(tls.files, tls.files.read())
         tls.use(self.made)
 
     def look(self, now: float, asked: bool) -> Made | CertificateError | None:
-        """What is to be in force from now on, or why it cannot be; None: there is nothing new.
-        Blocks.
+        """Checks the files. Returns what is in force from now on, or why it cannot be used, or None
+        if nothing is new. Blocks.
 
-        asked: whether to read them though they seem to be the same, or to be in the middle of a
-        change.
+        now: in the clock's seconds; asked: whether to read the files even if they seem unchanged or
+        in the middle of a change.
         """
         files = self.tls.files
         stamp = files.stamp()
@@ -66,7 +67,8 @@ class _Watched:
         try:
             material = files.read()
             if files.stamp() != stamp:
-                return None  # one may be old and another new: the looks that follow will tell
+                # one file may be old and another new; a later check finds them complete
+                return None
             made = self.made if material == self.made.material else make(files, material)
         except CertificateError as error:
             self._read, self._retry = stamp, now + RETRY
@@ -76,11 +78,11 @@ class _Watched:
 
 
 class RotationService(service.Service):
-    """Looks at the files of some endpoints.
+    """Checks the files of some endpoints again and again.
 
     changed: called when another certificate, chain or client CA is in force; in_thread: calls a
-    blocking function and returns a Deferred; wall_clock: seconds since the epoch, by which
-    certificates begin and end. Raises CertificateError for what cannot be used from the start.
+    blocking function and returns a Deferred; wall_clock: seconds since the epoch, to compare with a
+    certificate's period. Raises CertificateError for files that cannot be used at the start.
     """
 
     name = "certificates"
@@ -107,11 +109,11 @@ class RotationService(service.Service):
         self._watch = FileWatch(clock, self._look_at_all, self._on_found, failed, INTERVAL, in_thread)
 
     def material(self, endpoints: Sequence[ServerTls]) -> list[Material]:
-        """What some of them show, for other processes that serve there."""
+        """Returns these endpoints' material in force, for other processes that serve there."""
         return [watched.made.material for tls in endpoints for watched in self._watched if watched.tls is tls]
 
     def state(self) -> TlsState:
-        """For metrics and the status page."""
+        """The state for metrics and the status page."""
         return {
             "certificates": [
                 {
@@ -137,7 +139,7 @@ class RotationService(service.Service):
         self._watch.stop()
 
     def look(self) -> None:
-        """At once, whether anything seems to have changed or not."""
+        """Reads the files at once, even if they seem unchanged."""
         self._watch.look_now()
 
     def _look_at_all(self, now: float, asked: bool) -> _Found:

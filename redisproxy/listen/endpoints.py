@@ -1,9 +1,9 @@
-"""The sockets that clients connect to.
+"""Opens the sockets that clients connect to.
 
-Owns what listens: from the operator's endpoints to open ports, which give accepted connections to a
-factory, until they are closed. Where several processes serve, one of them opens the ports and
-accepts nothing (`Listening.hold`), and the others accept at the sockets that they inherit: whatever
-an endpoint asks a reactor to listen on, `_Inheriting` has already.
+Owns the open ports: it makes them from the operator's endpoints, gives accepted connections to a
+factory, and closes the ports. If several processes serve, the parent opens the ports and accepts
+nothing (`Listening.hold`). The workers accept at the sockets that they inherit: there `_Inheriting`
+takes the place of the reactor, and already has the socket that an endpoint asks for.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ from .. import bounds, messages
 from ..ops.logs import Log
 from . import tls
 
-#: Seconds for which a process lets another one take a connection.
+#: Seconds that a process leaves a connection to the others.
 _YIELD = 0.002
-#: Seconds until the next try after accepting failed, for want of open files above all.
+#: Seconds until the next attempt after accepting failed: most often there were too many open files.
 _PAUSE = 1.0
 
 
 class EndpointError(ValueError):
-    """What the operator wrote is no endpoint. The text says why, and what is taken."""
+    """The operator's text is no endpoint. The error says why, and what is accepted."""
 
 
 class ListenError(Exception):
-    """A port cannot be opened. The text is one line, fit for the operator."""
+    """A port cannot be opened. The text is one line for the operator."""
 
 
 def _always(_: bool) -> bool:
@@ -56,8 +56,10 @@ def _always(_: bool) -> bool:
 
 
 def _why_no_endpoint(error: Exception) -> str:
-    """In words that do not depend on Python. Twisted calls a function with the arguments of a
-    description; what Python says of one that does not fit differs from version to version.
+    """Says what is wrong, in words that do not depend on the Python version.
+
+    Twisted calls a function with the arguments of the description. If they do not fit, Python's own
+    error text differs from version to version.
     """
     if isinstance(error, TypeError):
         return "an argument is missing, unknown, or one too many"
@@ -67,12 +69,13 @@ def _why_no_endpoint(error: Exception) -> str:
 
 
 class Listening:
-    """Ports that one option names. Raises EndpointError.
+    """The ports of one option. Raises EndpointError.
 
-    inherited: listening sockets, one for each endpoint, that another process has opened; may_take:
-    whether this process should be the one that takes the next connection, told whether the others
-    have had their chance; client_ca: whose certificates clients have to show at `ssl:` endpoints,
-    None: they need none.
+    inherited: listening sockets that another process opened, one for each endpoint; may_take:
+    returns whether this process should accept the next connection, and is called with whether the
+    other processes have had their chance; option: its name, for errors; client_ca: the file of the
+    CAs that must have signed clients' certificates at `ssl:` endpoints, None if clients need no
+    certificate.
     """
 
     def __init__(
@@ -86,7 +89,7 @@ class Listening:
     ) -> None:
         self._descriptions = descriptions
         self._option = option
-        #: of the `ssl:` endpoints; each has to be given what to show before it accepts
+        #: of the `ssl:` endpoints. Each needs a certificate (`ServerTls.use`) before it accepts
         self.tls: list[tls.ServerTls] = []
         self._endpoints: list[IStreamServerEndpoint] = []
         for number, description in enumerate(descriptions):
@@ -94,8 +97,8 @@ class Listening:
             try:
                 listens = reactor if inherited is None else _Inheriting(reactor, inherited[number], may_take)
                 if inherited is not None and description.startswith("systemd:"):
-                    # What systemd opened is for the process that it started, and can be asked for
-                    # there alone.
+                    # systemd's sockets belong to the process that systemd started. Only that
+                    # process can ask for them.
                     endpoint = AdoptedStreamServerEndpoint(listens, 0, 0)
                 elif description.startswith("ssl:"):
                     plain, secured = tls.parse(description, client_ca)
@@ -110,7 +113,7 @@ class Listening:
                     f"{description!r} ({_why_no_endpoint(error)}); it takes a Twisted endpoint such as tcp:6379"
                 ) from None
             self._endpoints.append(endpoint)
-        #: those that are open
+        #: the open ports
         self.ports: list[IListeningPort] = []
 
     def open(self, factory: IProtocolFactory) -> None:
@@ -128,8 +131,8 @@ class Listening:
             raise ListenError(f"cannot listen on {description}: {reason}; choose another with {self._option}")
 
     def hold(self) -> list[int]:
-        """Opens the ports, and accepts nothing: their descriptors, for others to inherit. Raises
-        ListenError.
+        """Opens the ports and accepts nothing. Returns their descriptors, for other processes to
+        inherit. Raises ListenError.
         """
         descriptors: list[int] = []
         for description, endpoint in zip(self._descriptions, self._endpoints, strict=True):
@@ -141,17 +144,17 @@ class Listening:
                     f"cannot listen on {description} for several processes: it is no plain socket; --processes 1 can"
                 )
             port.stopReading()
-            port._shouldShutdown = False  # to close it is not to close it for the others
+            port._shouldShutdown = False  # closing it here must not close it for the others
             descriptors.append(port.fileno())
         return descriptors
 
     @property
     def addresses(self) -> list[IAddress]:
-        """Where it listens."""
+        """The addresses of the open ports."""
         return [port.getHost() for port in self.ports]
 
     def close(self) -> defer.Deferred[list[None]]:
-        """Accepts no more. Fires when all ports are closed."""
+        """Stops accepting. Fires when all ports are closed."""
         ports, self.ports = self.ports, []
         return defer.gatherResults([defer.Deferred.fromCoroutine(_close(port)) for port in ports])
 
@@ -163,7 +166,9 @@ async def _close(port: IListeningPort) -> None:
 
 
 def _with_backlog(description: str) -> str:
-    """Twisted's default of 50 is less than one busy application opens at once."""
+    """Returns the description with a backlog: Twisted's default of 50 is less than one busy
+    application opens at once.
+    """
     kind = description.split(":", 1)[0]
     if kind in ("tcp", "tcp6", "unix") and ":backlog=" not in description:
         return f"{description}:backlog={bounds.ACCEPT_QUEUE}"
@@ -171,18 +176,18 @@ def _with_backlog(description: str) -> str:
 
 
 class _Nobody(Factory):
-    """For ports at which this process accepts nothing."""
+    """The factory of ports at which this process accepts nothing."""
 
     protocol = Protocol
     noisy = False
 
     def logPrefix(self) -> str:
-        """See ILoggingContext: the port logs that it starts."""
+        """See ILoggingContext: the port's log line at its start has this name."""
         return "The parent of the workers"
 
 
 class _Inheriting:
-    """A reactor whose every way to listen is one socket that listens already."""
+    """A reactor whose methods to listen all return the one socket that already listens."""
 
     def __init__(self, reactor: IReactorFDSet, listening: socket.socket, may_take: Callable[[bool], bool]) -> None:
         self._reactor = reactor
@@ -221,10 +226,11 @@ class _Inheriting:
 
 @implementer(IListeningPort)
 class SharedPort(FileDescriptor):
-    """Accepts at a socket at which other processes accept, too.
+    """Accepts at a socket at which other processes also accept.
 
-    Twisted's own port takes as many connections at once as it can get, removes a Unix socket's path
-    when it is closed, and, where it adopted a Unix socket, ends the listening for everybody.
+    Twisted's own port does not fit. It accepts as many connections at once as it can. When it
+    closes, it removes the path of a Unix socket. If it adopted a Unix socket, it ends listening for
+    all processes.
     """
 
     _log = Log()
@@ -254,19 +260,19 @@ class SharedPort(FileDescriptor):
         self.startReading()
 
     def stopListening(self) -> None:
-        """See IListeningPort. The socket goes on listening as long as another process has it."""
+        """See IListeningPort. The socket still listens while another process has it open."""
         if self.connected:
             self.connected = 0
-            self.stopReading()  # before the close: what others hold open stays registered otherwise
+            self.stopReading()  # first: epoll keeps a closed socket that others have open
             self._socket.close()
             self._factory.doStop()
 
     def getHost(self) -> IAddress:
         """See IListeningPort."""
-        raise NotImplementedError  # the process that opened it has told it
+        raise NotImplementedError  # the process that opened the port logged the address
 
     def connectionLost(self, reason: Failure) -> None:
-        """The reactor ends, or reading failed."""
+        """Stops listening: the reactor stops, or reading failed."""
         self.stopListening()
 
     def logPrefix(self) -> str:
@@ -274,8 +280,8 @@ class SharedPort(FileDescriptor):
         return "SharedPort"
 
     def doRead(self) -> None:
-        """See IReadDescriptor. One connection in a turn of the reactor: the next may be another
-        process's.
+        """See IReadDescriptor. Accepts one connection in a turn of the reactor: the next may be for
+        another process.
         """
         if self._may_take(False):
             self._accept()
@@ -284,7 +290,9 @@ class SharedPort(FileDescriptor):
             self._clock.callLater(_YIELD, self._yielded)
 
     def _yielded(self) -> None:
-        """Who has fewer clients had its chance: if nobody took it, it is ours."""
+        """The processes with fewer clients have had their chance. If none accepted, this process
+        may.
+        """
         if not self.connected:
             return
         if self._may_take(True):
@@ -297,16 +305,16 @@ class SharedPort(FileDescriptor):
         try:
             connection, _ = self._socket.accept()
         except (BlockingIOError, InterruptedError, ConnectionError):
-            return  # another process was first, or the client is gone
+            return  # another process was faster, or the client is gone
         except OSError as error:
             if error.errno != errno.EPERM:  # of a firewall
                 self._log.write(messages.CANNOT_ACCEPT, error=str(error))
                 self.stopReading()
                 self._clock.callLater(_PAUSE, self._again)
             return
-        with connection:  # what adopts it has a descriptor of its own
+        with connection:  # adopting duplicates the descriptor
             connection.setblocking(False)
-            # Its peer may be gone already.
+            # The peer may be gone already.
             with contextlib.suppress(OSError):
                 self._adopter.adoptStreamConnection(
                     connection.fileno(),
@@ -320,5 +328,5 @@ class SharedPort(FileDescriptor):
 
 
 def adopt(descriptors: Iterable[int]) -> list[socket.socket]:
-    """The listening sockets that a process inherited."""
+    """Returns the listening sockets that this process inherited."""
     return [socket.socket(fileno=number) for number in descriptors]

@@ -1,7 +1,7 @@
-"""TLS for those who connect to us: `ssl:` endpoints, and what they show of themselves.
+"""TLS for clients: `ssl:` endpoints, their certificates, and the check of clients' certificates.
 
-Owns what such an endpoint may say, what its files have to hold, and the OpenSSL context that is
-made of them: once for each change of the files, not for each connection. `certificates` decides
+Owns the arguments of such an endpoint, what its files must contain, and the OpenSSL context that is
+made from them: once for each change of the files, not for each connection. `certificates` decides
 when the files are checked.
 """
 
@@ -36,19 +36,19 @@ from .. import messages
 from ..messages import MessageError
 from ..ops.file_watch import Stamp, stamp
 
-#: For TLS 1.2: with forward secrecy and authenticated encryption alone, which every client of it
-#: has. 1.3 has nothing else.
+#: For TLS 1.2: only ciphers with forward secrecy and authenticated encryption, which every client
+#: of TLS 1.2 has. TLS 1.3 has no others.
 CIPHERS = b"ECDHE+AESGCM:ECDHE+CHACHA20"
-#: Bytes of one file. The certificates that a whole system trusts are a quarter of that.
+#: Largest size of one file, in bytes. The CA bundle of a whole system is a quarter of that.
 FILE_LIMIT = 1024 * 1024
 
-# In Twisted's order, for those that are given without their names.
+# In Twisted's order, for arguments without a name.
 _PARAMETERS = ("port", "privateKey", "certKey", "sslmethod", "interface", "backlog", "extraCertChain", "dhParameters")
 _REFUSED = {
     "sslmethod": "TLS 1.2 and newer are spoken, whatever else is asked for",
     "dhParameters": "forward secrecy is by elliptic curves, which every client of TLS 1.2 has",
 }
-# Why a client's certificate is refused, by OpenSSL's numbers (X509_V_ERR_…).
+# Why a client's certificate is refused, by OpenSSL's error number (X509_V_ERR_…).
 _REFUSALS = {
     9: "it is not valid yet",
     10: "it has ended",
@@ -57,7 +57,7 @@ _REFUSALS = {
     26: "it is not for clients",
     **dict.fromkeys((66, 67, 68), "its key or digest is too weak"),
 }
-# What may stand before and after it in the same file is left alone: certificates, EC PARAMETERS.
+# The same file may also have certificates or EC PARAMETERS, before or after the key.
 _KEY = re.compile(rb"-----BEGIN ((?:[A-Z0-9]+ )?PRIVATE KEY)-----.*?-----END \1-----", re.DOTALL)
 
 
@@ -69,7 +69,7 @@ class CertificateError(MessageError, ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Material:
-    """What the files of an endpoint hold, as PEM. Not for logs."""
+    """The content of an endpoint's files, as PEM. Must not be logged."""
 
     key: bytes = field(repr=False)
     certificate: bytes = field(repr=False)
@@ -77,18 +77,18 @@ class Material:
     client_ca: bytes = field(repr=False)
 
     def dump(self) -> dict[str, str]:
-        """As JSON can hold it."""
+        """Returns it in a form that JSON can hold."""
         return {name: content.decode("latin-1") for name, content in asdict(self).items()}
 
     @classmethod
     def load(cls, dumped: dict[str, str]) -> Material:
-        """What `dump` made."""
+        """The inverse of `dump`."""
         return cls(**{name: content.encode("latin-1") for name, content in dumped.items()})
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Where the material of one endpoint is. chain, client_ca: None where there is to be none."""
+    """The paths of one endpoint's files. chain, client_ca: None if there is none."""
 
     key: Path
     certificate: Path
@@ -99,17 +99,17 @@ class TlsFiles:
         return {name: getattr(self, name) for name in ("key", "certificate", "chain", "client_ca")}
 
     def stamp(self) -> Stamp:
-        """Of all of them: see `file_watch.stamp`. Blocks."""
+        """Returns the stamps of all files: see `file_watch.stamp`. Blocks."""
         return tuple(stamp(path) for path in self._paths().values() if path is not None)
 
     def read(self) -> Material:
-        """What they hold now. Blocks. Raises CertificateError."""
+        """Reads the files. Blocks. Raises CertificateError."""
         return Material(**{name: b"" if path is None else _read(path) for name, path in self._paths().items()})
 
 
 def _read(path: Path) -> bytes:
     try:
-        # A pipe would be waited for.
+        # Without O_NONBLOCK, opening a pipe would wait for its writer.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:  # noqa: PTH123 - has no flags
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise CertificateError(messages.TLS_NOT_A_FILE(path=path))
@@ -123,8 +123,9 @@ def _read(path: Path) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """What material was made into. begins, expires: of the certificate, in seconds since the
-    epoch.
+    """An OpenSSL context, and the material that it was made of.
+
+    begins, expires: the certificate's period, in seconds since the epoch.
     """
 
     material: Material
@@ -134,9 +135,7 @@ class Made:
 
 
 def make(files: TlsFiles, material: Material) -> Made:
-    """A context that shows this certificate. files: what to name in an error. Raises
-    CertificateError.
-    """
+    """Makes a context with this material. files: named in errors. Raises CertificateError."""
     key = _key(files.key, material.key)
     certificate, *chain = _certificates(files.certificate, material.certificate)
     if files.chain is not None:
@@ -150,7 +149,7 @@ def make(files: TlsFiles, material: Material) -> Made:
     try:
         context = _context()
         context.use_certificate(X509.from_cryptography(certificate))
-        # For a key of another kind it raises TypeError.
+        # from_cryptography_key raises TypeError for a kind of key that it does not know.
         context.use_privatekey(PKey.from_cryptography_key(key))  # type: ignore[arg-type]
         for one in chain:
             context.add_extra_chain_cert(X509.from_cryptography(one))
@@ -169,7 +168,8 @@ def _key(path: Path, content: bytes) -> PrivateKeyTypes:
     if found is None:
         raise CertificateError(messages.TLS_NO_KEY(path=path))
     try:
-        # Its checks of an RSA key take up to a second, and OpenSSL's own way from a file has none.
+        # The checks of an RSA key take up to a second. OpenSSL's own loading from a file makes
+        # none.
         return load_pem_private_key(found[0], None, unsafe_skip_rsa_key_validation=True)
     except TypeError:
         raise CertificateError(messages.TLS_ENCRYPTED_KEY(path=path)) from None
@@ -187,54 +187,59 @@ def _certificates(path: Path, content: bytes) -> list[x509.Certificate]:
 
 
 def _public(source: PrivateKeyTypes | x509.Certificate) -> bytes:
-    """The public half of a private key, or the key of a certificate."""
+    """Returns the public half of a private key, or a certificate's public key."""
     return source.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _context() -> SSL.Context:
-    """As for any server of ours. Not of Twisted's CertificateOptions, whose contexts are not to be
-    changed any more.
+    """Returns a context with the settings of all of the proxy's servers.
+
+    Twisted's CertificateOptions is not used, because its contexts must not be changed any more.
     """
     context = SSL.Context(SSL.TLS_METHOD)
     context.set_min_proto_version(SSL.TLS1_2_VERSION)
-    # No sessions are resumed. A client would come back without a check of its certificate, though
-    # it or its CA be gone by now; and one of several processes does not know the sessions of
-    # another. Clients of Redis stay connected.
+    # No session is resumed. Otherwise a client could come back without a check of its certificate,
+    # even if the certificate or its CA were gone by then. Also, one process does not know the
+    # sessions of another. Clients of Redis stay connected, so this costs little.
     context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
     options = SSL.OP_NO_TICKET | SSL.OP_NO_COMPRESSION | SSL.OP_CIPHER_SERVER_PREFERENCE
-    # An older OpenSSL lets a client ask for one handshake after the other.
+    # An older OpenSSL lets a client ask for handshakes again and again.
     context.set_options(options | getattr(SSL, "OP_NO_RENEGOTIATION", 0))
-    # Without one, OpenSSL fails a client that tries to resume where certificates are asked for.
+    # Without a session id, OpenSSL refuses a client that tries to resume where client certificates
+    # are required.
     context.set_session_id(b"redisproxy")
-    # A connection that is idle keeps no buffers.
+    # An idle connection keeps no buffers.
     context.set_mode(SSL.MODE_RELEASE_BUFFERS)
     context.set_cipher_list(CIPHERS)
     return context
 
 
 def _ask_for_certificates(context: SSL.Context, authorities: list[x509.Certificate]) -> None:
-    """Of clients: OpenSSL also looks whether they are for clients."""
+    """Requires client certificates of these authorities. OpenSSL also checks that a certificate is
+    for clients.
+    """
     store = context.get_cert_store()
     assert store is not None, "each context has one"  # noqa: S101
-    # Whoever stands in the file is trusted, also one that another has signed.
+    # Each certificate in the file is trusted, also an intermediate one.
     store.set_flags(X509StoreFlags.PARTIAL_CHAIN)
     for authority in map(X509.from_cryptography, authorities):
         store.add_cert(authority)
-        context.add_client_ca(authority)  # by which clients know which one to show
+        context.add_client_ca(authority)  # tells clients which certificate to send
     context.set_verify(SSL.VERIFY_PEER | SSL.VERIFY_FAIL_IF_NO_PEER_CERT, _verified)
 
 
 class ServerConnection(SSL.Connection):
-    """Knows what was wrong with a client's certificate: OpenSSL's error says only that something
-    was.
+    """Remembers what was wrong with a client's certificate: OpenSSL's error only says that
+    something was.
     """
 
     refused = ""
 
 
 def _verified(connection: SSL.Connection, _certificate: X509, number: int, _depth: int, good: int) -> bool:
-    """Of each certificate in a client's chain: OpenSSL's word is the last. number: one of its
-    X509_V_ERR_…
+    """Called by OpenSSL for each certificate in a client's chain. Keeps OpenSSL's verdict.
+
+    number: one of X509_V_ERR_…, or 0.
     """
     if not good and isinstance(connection, ServerConnection) and not connection.refused:
         connection.refused = _REFUSALS.get(number, f"OpenSSL calls it error {number}")
@@ -242,7 +247,7 @@ def _verified(connection: SSL.Connection, _certificate: X509, number: int, _dept
 
 
 def why_tls(error: BaseException, connection: object = None) -> str:
-    """What OpenSSL says went wrong, in a few words of its own. connection: with whom."""
+    """Returns in a few words what OpenSSL says went wrong. connection: the one that failed."""
     queue = error.args[0] if error.args and isinstance(error.args[0], list | tuple) else []
     reasons = [entry[-1] for entry in queue if isinstance(entry, tuple) and entry and entry[-1]]
     reason = ", ".join(dict.fromkeys(reasons)) or "it does not say why"
@@ -252,9 +257,9 @@ def why_tls(error: BaseException, connection: object = None) -> str:
 
 @implementer(IOpenSSLServerConnectionCreator)
 class ServerTls:
-    """TLS of one endpoint. listener: its name, for logs and metrics."""
+    """The TLS of one endpoint. listener: its name, for logs and metrics."""
 
-    #: what `use` gave, before anything is accepted
+    #: set by `use`, before anything is accepted
     _context: SSL.Context
 
     def __init__(self, listener: str, files: TlsFiles) -> None:
@@ -262,7 +267,7 @@ class ServerTls:
         self.files = files
 
     def use(self, made: Made) -> None:
-        """For connections that come from now on."""
+        """Sets the context for connections that come from now on."""
         self._context = made.context
 
     def serverConnectionForTLS(self, protocol: TLSMemoryBIOProtocol) -> SSL.Connection:
@@ -272,8 +277,8 @@ class ServerTls:
 
 @implementer(IStreamServerEndpoint)
 class TlsEndpoint:
-    """Another endpoint, with TLS. It may listen before `tls` has anything to show, but not
-    accept.
+    """Another endpoint, with TLS around its connections. It may listen before `tls` has a
+    certificate, but must not accept.
     """
 
     def __init__(self, clock: IReactorTime, endpoint: IStreamServerEndpoint, tls: ServerTls) -> None:
@@ -287,8 +292,8 @@ class TlsEndpoint:
 
 
 def parse(description: str, client_ca: Path | None) -> tuple[str, ServerTls]:
-    """Of an `ssl:` endpoint: the plain one below it, and its TLS. Takes what Twisted's takes.
-    Raises ValueError.
+    """Splits an `ssl:` endpoint into the plain endpoint below it and its TLS. Has Twisted's
+    arguments, except those in `_REFUSED`. Raises ValueError.
     """
     given: dict[str, str] = {}
     for name, value in _arguments(description):
@@ -316,9 +321,7 @@ def parse(description: str, client_ca: Path | None) -> tuple[str, ServerTls]:
 
 
 def _arguments(description: str) -> Iterator[tuple[str, str]]:
-    """What an endpoint's description says behind its kind: (name, value). Its rules are
-    Twisted's.
-    """
+    """Yields (name, value) of each argument after `ssl`. The rules of quoting are Twisted's."""
     position = 0
     for argument in re.findall(r":((?:\\.|[^\\:])*)", description.removeprefix("ssl"), re.DOTALL):
         named = re.fullmatch(r"((?:\\.|[^\\=])*)=(.*)", argument, re.DOTALL)

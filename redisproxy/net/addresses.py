@@ -1,7 +1,6 @@
-"""Addresses of connections and ports, as text.
+"""Shows addresses of connections and ports as text.
 
-Owns one form of them, for the log and the operator. It is also the form that Redis's CLIENT LIST
-has.
+Owns the one form that the log and the operator see. Redis's CLIENT LIST has the same form.
 """
 
 from __future__ import annotations
@@ -11,7 +10,7 @@ from twisted.internet.interfaces import IAddress
 
 
 def shown_address(address: IAddress | None) -> str:
-    """HOST:PORT, with brackets around a host of IPv6."""
+    """Returns HOST:PORT. An IPv6 host is in brackets."""
     if isinstance(address, IPv6Address):
         return f"[{address.host}]:{address.port}"
     if isinstance(address, IPv4Address):

@@ -1,8 +1,8 @@
-"""The base of both protocols that speak RESP: the client's side and Redis's.
+"""The base class of both protocols that speak RESP: the client's side and Redis's side.
 
-Owns what they have in common: bytes in, reading that stops for several reasons at once, the other
-side's back-pressure, and that a bug costs one connection alone. In the way of Twisted's
-LineReceiver, subclasses override `respReceived` and `respBroken`.
+Owns reading, pausing for several reasons at once, and reporting the other side's back-pressure. A
+bug in a subclass closes one connection only. As with Twisted's LineReceiver, subclasses override
+`respReceived` and `respBroken`. Must not know what the bytes mean.
 """
 
 from __future__ import annotations
@@ -25,19 +25,18 @@ _UNIX = (unix.Server, unix.Client)
 
 
 class PauseReason:
-    """Why a connection is not read from for now: a sum of these."""
+    """Why a connection is not read for now. The values are bits, so reasons can be added."""
 
     SESSION = 1  #: the session takes no more commands
-    PEER = 2  #: the other side does not take what was read
-    PLACE = 4  #: it waits for a place, and has sent enough meanwhile
-    RATE = 8  #: its tenant has done as much as it may for now
+    PEER = 2  #: the other side does not accept what was read
+    PLACE = 4  #: the client waits for a slot, and has sent enough meanwhile
+    RATE = 8  #: its tenant is over its rate
 
 
 class IRespTransport(ITCPTransport, IPushProducer, IConsumer, ISystemHandle):
-    """For types alone: what Twisted's transports of streams have, be it TCP, TLS or, but for TCP's
-    own options, Unix.
+    """Only for type checks: what Twisted's stream transports have, for TCP, TLS and Unix sockets.
 
-    No transport declares it; they declare some of its parts.
+    No transport declares all of it; each declares parts. Unix sockets lack TCP's own options.
     """
 
     bufferSize = Attribute("bytes that are read at once")
@@ -47,23 +46,23 @@ class IRespTransport(ITCPTransport, IPushProducer, IConsumer, ISystemHandle):
 
 
 class _Tls(Protocol):
-    """A connection with TLS. ISSLTransport does not declare what is below it."""
+    """A TLS connection. ISSLTransport does not declare the transport below."""
 
     transport: IRespTransport
 
 
 def below_tls(transport: IRespTransport) -> IRespTransport:
-    """The transport that has the socket. transport: one with TLS."""
+    """Returns the transport that has the socket. transport: one with TLS."""
     return cast(_Tls, transport).transport
 
 
 class RespReceiver(protocol.Protocol):
-    """One connection that RESP comes from."""
+    """One connection that receives RESP."""
 
     _log = Logger()
-    #: bytes that came, for the metrics
+    #: bytes received, for the metrics
     bytes_received = 0
-    #: how often reading stopped
+    #: how often reading was paused
     pauses = 0
     transport: IRespTransport
     #: see `twisted_private.write_at_once`
@@ -73,7 +72,7 @@ class RespReceiver(protocol.Protocol):
         self._held = 0
         self._wide = False
         self.write = write_at_once(self.transport)
-        # A Unix socket has no such options, and in older Twisted the methods to set them all the
+        # A Unix socket has no such options. In older Twisted its transport has the methods all the
         # same.
         if hasattr(self.transport, "setTcpNoDelay") and not isinstance(self.transport, _UNIX):
             self.transport.setTcpNoDelay(True)
@@ -95,7 +94,7 @@ class RespReceiver(protocol.Protocol):
             self._crashed(Failure())
 
     def _crashed(self, failure: Failure) -> None:
-        """A bug: it costs this connection alone."""
+        """Logs a bug and closes this connection only."""
         log_bug(self._log, "{connection}, which alone is closed,", failure, connection=self)
         self.transport.abortConnection()
 
@@ -104,15 +103,15 @@ class RespReceiver(protocol.Protocol):
         self.transport.bufferSize = size
 
     def respReceived(self, data: bytes) -> None:
-        """The peer's next bytes. May raise ProtocolError, which leads to `respBroken`."""
+        """Handles the peer's next bytes. If this raises ProtocolError, `respBroken` is called."""
         raise NotImplementedError
 
     def respBroken(self, reason: str) -> None:
-        """The peer sent what RESP does not allow. By default the connection is aborted."""
+        """Called when the peer sent what RESP does not allow. By default, aborts the connection."""
         self.transport.abortConnection()
 
     def pause_reading(self, reason: int) -> None:
-        """Stops reading, until every reason is gone."""
+        """Stops reading until every reason is removed. reason: one of PauseReason."""
         if not self._held:
             self.pauses += 1
             self.transport.pauseProducing()
@@ -120,11 +119,11 @@ class RespReceiver(protocol.Protocol):
 
     @property
     def held(self) -> bool:
-        """Whether it is not read from for now."""
+        """Whether reading is paused."""
         return self._held != 0
 
     def resume_reading(self, reason: int) -> None:
-        """One reason to stop is gone."""
+        """Removes one reason. Reads on if no other reason is left."""
         if self._held & reason:
             self._held &= ~reason
             if not self._held:
@@ -137,8 +136,8 @@ def _nothing() -> None:
 
 @implementer(IPushProducer)
 class Pressure:
-    """Registered as a transport's producer: tells two callables when its buffer is too full, and
-    when it is empty.
+    """A producer to register at a transport: calls `full` when the transport's buffer is too full,
+    and `empty` when it is empty again.
     """
 
     def __init__(self, full: Callable[[], object], empty: Callable[[], object]) -> None:
@@ -152,7 +151,7 @@ class Pressure:
         self._empty()
 
     def stopProducing(self) -> None:
-        """The transport is gone; its protocol is told by connectionLost. One with TLS would hold on
-        to us, and we to it.
+        """The transport is gone; `connectionLost` notifies its protocol. A TLS transport would keep
+        a reference to this object, so the references back are dropped.
         """
         self._full = self._empty = _nothing

@@ -1,11 +1,13 @@
-"""The tenants' limits, as one process holds them: who has a place, and who is read later because
-the tenant did too much.
+"""Enforces the tenants' limits in one process: connections, commands and bytes per second.
 
-Owns the places and the order of those that wait. A rate is charged with what was done; while it is
-overdrawn, what a client sends next is kept and the client is not read, until its turn comes. So
-nothing is dropped, and among a tenant's clients each has a turn of one read. A connection to Redis
-is not read while bytes are overdrawn. It is longer than other modules: a tenant's limit, its rates
-and its clients' reservations change each other's state.
+Owns the reservations of connections and the queue of clients that wait for their tenant's rate.
+Work is charged to a rate after it was done, so a rate can be overdrawn. While it is overdrawn, a
+client's next bytes are kept, and the client is not read until its turn. Nothing is dropped, and a
+tenant's clients take turns of one read each. A connection to Redis is not read while the tenant's
+bytes are overdrawn.
+
+This module is longer than other modules, because a tenant's limit, its rates and its clients'
+reservations change each other's state.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from ..tenants.limits import UNLIMITED, Bucket, Limits
 from ..tenants.model import TenantFullError
 from .protocol import PauseReason
 
-#: Bytes that a command has at least, most of the time.
+#: The least size of a command in bytes, most of the time.
 COMMAND_SIZE = 16
 
 
@@ -29,35 +31,35 @@ class Client(Protocol):
     """A client's connection: see `clients.connection.ClientProtocol`."""
 
     session: Session
-    #: bytes that it sent
+    #: bytes that the client sent
     bytes_received: int
 
     def read_at_most(self, size: int) -> None:
-        """So many bytes at once."""
+        """Limits one read to `size` bytes."""
 
     def pause_reading(self, reason: int) -> None:
-        """Reads no more."""
+        """Stops reading. reason: one of PauseReason."""
 
     def resume_reading(self, reason: int) -> None:
-        """Reads on."""
+        """Reads on, if there is no other reason to pause."""
 
     def crashed(self) -> None:
-        """There was an exception, which costs this connection alone."""
+        """Called while an exception is handled: logs it and closes this connection only."""
 
 
 class Upstream(Protocol):
     """A tenant's connection to Redis: see `protocol.RespReceiver`."""
 
     def pause_reading(self, reason: int) -> None:
-        """Reads no more."""
+        """Stops reading. reason: one of PauseReason."""
 
     def resume_reading(self, reason: int) -> None:
-        """Reads on."""
+        """Reads on, if there is no other reason to pause."""
 
 
 class RateLimiter:
-    """One tenant's rates. closed: whether they are overdrawn, so that what clients send has to
-    wait.
+    """The rates of one tenant. closed: whether a rate is overdrawn, so that what clients send has
+    to wait.
     """
 
     def __init__(self, clock: IReactorTime) -> None:
@@ -65,10 +67,10 @@ class RateLimiter:
         self._commands: Bucket | None = None
         self._bytes: Bucket | None = None
         self.closed = False
-        #: bytes that are read from a client at once, so that no read takes what is allowed in many
-        #: seconds
+        #: bytes of one read from a client: small enough that one read does not use up many seconds
+        #: of a rate
         self.read_size = bounds.READ_BYTES
-        # A dict for its order, and so that one which leaves need not be searched for.
+        # A dict keeps the order, and removes an entry without a search.
         self._waiting: dict[Reservation, None] = {}
         self._upstreams: set[Upstream] = set()
         self._timer: IDelayedCall | None = None
@@ -76,7 +78,7 @@ class RateLimiter:
         self._throttled = 0.0
 
     def use(self, limits: Limits) -> None:
-        """These hold from now on. What was overdrawn is forgiven: by another rate it could last for
+        """Applies new rates. What was overdrawn is forgiven: at another rate it could last for
         hours.
         """
         now = self._clock.seconds()
@@ -92,18 +94,18 @@ class RateLimiter:
 
     @property
     def held(self) -> int:
-        """Connections that are not read from for now, clients' and those to Redis."""
+        """How many connections, to clients and to Redis, are not read for now."""
         return len(self._waiting) + len(self._upstreams)
 
     @property
     def throttled(self) -> float:
-        """Seconds for which there were any, so far."""
+        """Seconds, so far, in which at least one connection was not read."""
         return self._throttled + (0.0 if self._since is None else max(0.0, self._clock.seconds() - self._since))
 
-    # Of a client.
+    # Clients.
 
     def charge(self, commands: int, size: int) -> None:
-        """So much was done for a client. size: bytes that it sent."""
+        """Charges what was done for a client. size: bytes that the client sent."""
         now = self._clock.seconds()
         wait = 0.0 if self._commands is None else self._commands.charge(commands, now)
         if self._bytes is not None:
@@ -113,20 +115,22 @@ class RateLimiter:
             self._open_in(wait)
 
     def wait(self, reservation: Reservation) -> None:
-        """What it sent is kept until `go_on` is called."""
+        """Adds a client to the queue. What the client sends is kept until its `go_on` is called."""
         self._waiting[reservation] = None
         self._begin()
 
     def leave(self, reservation: Reservation) -> None:
-        """It waits no more."""
+        """Removes a client from the queue."""
         del self._waiting[reservation]
         self._end()
 
-    # Of a connection to Redis.
+    # Connections to Redis.
 
     def replied(self, size: int, upstream: Upstream | None) -> None:
-        """Redis sent so many bytes. If that was too much, the upstream connection is held until it
-        is not. None: nobody uses it now.
+        """Charges bytes that Redis sent. If that overdraws the rate, the connection is not read
+        until the rate recovers.
+
+        upstream: the connection; None if no connection should be paused.
         """
         if self._bytes is None:
             return
@@ -143,7 +147,9 @@ class RateLimiter:
     # Time.
 
     def _open_in(self, seconds: float) -> None:
-        """At the latest: what must wait longer is found out then."""
+        """Has `_open` called in at most so many seconds. `_open` itself checks whether the wait has
+        to go on.
+        """
         seconds = max(seconds, bounds.RATE_TICK_SECONDS) if seconds else 0
         if self._timer is None or not self._timer.active():
             self._timer = self._clock.callLater(seconds, self._open)
@@ -159,8 +165,8 @@ class RateLimiter:
             for upstream in upstreams:
                 upstream.resume_reading(PauseReason.RATE)
         if any(waits):
-            # Whichever comes first: upstream connections do not wait for what is pending in
-            # commands.
+            # Check at the earlier of the two: connections to Redis wait for the bytes alone, not
+            # for the commands.
             self._open_in(min(wait for wait in waits if wait))
         else:
             self.closed = False
@@ -168,7 +174,7 @@ class RateLimiter:
         self._end()
 
     def _serve(self) -> None:
-        """Those that wait have their turns, as long as nothing is overdrawn."""
+        """Gives waiting clients their turns, until a rate is overdrawn."""
         for _ in range(bounds.RATE_RESUMED_PER_TURN):
             if self.closed or not self._waiting:
                 return
@@ -189,29 +195,28 @@ class RateLimiter:
             self._since = None
 
     def stop(self) -> None:
-        """Nobody is there whom it could tell to go on."""
+        """Cancels the timer: no client is connected that could go on."""
         if self._timer is not None and self._timer.active():
             self._timer.cancel()
 
 
 class TenantLimit:
-    """What one tenant may have in this process, and has.
+    """The limits of one tenant in this process, and how much of them is in use.
 
-    clock: None where there will never be a limit of a rate; rate limiter: None where no rate is
-    limited.
+    clock: None if rates will never be limited. `rate_limiter` is None while no rate is limited.
     """
 
     def __init__(self, clock: IReactorTime | None) -> None:
         self._clock = clock
         self._limits = UNLIMITED
-        #: those that are taken
+        #: reservations in use
         self.reservations: set[Reservation] = set()
         self.rate_limiter: RateLimiter | None = None
-        # Kept when there is no limit any more, for those that still wait and for what was counted.
+        # Kept after the limit was removed, for clients that still wait and for what was counted.
         self._rate_limiter: RateLimiter | None = None
 
     def use(self, limits: Limits) -> None:
-        """These hold from now on. Who is there stays, even where that is more than now may come."""
+        """Applies new limits. Connected clients stay, even above `max_connections`."""
         before, self._limits = self._limits, limits
         if (before.commands_per_second, before.bytes_per_second) == (limits.commands_per_second, limits.bytes_per_second):
             return
@@ -225,7 +230,9 @@ class TenantLimit:
             reservation.limits_changed()
 
     def reserve(self, reservation: Reservation) -> bool:
-        """Whether it can be had. It may be had already."""
+        """Adds a reservation. Returns False if the tenant has `max_connections` others. A
+        reservation that was added before is accepted again.
+        """
         most = self._limits.max_connections
         if most and len(self.reservations) >= most and reservation not in self.reservations:
             return False
@@ -233,11 +240,11 @@ class TenantLimit:
         return True
 
     def release(self, reservation: Reservation) -> None:
-        """Another may take it."""
+        """Removes a reservation, so that another client can have it."""
         self.reservations.discard(reservation)
 
     def answered(self, answer: object) -> None:
-        """Redis said this on the tenant's behalf, over a connection that is not the tenant's."""
+        """Charges an answer of Redis that came over a connection of the proxy itself."""
         if self.rate_limiter is not None:
             self.rate_limiter.replied(_size(answer), None)
 
@@ -252,27 +259,27 @@ class TenantLimit:
         return 0.0 if self._rate_limiter is None else self._rate_limiter.throttled
 
     def stop(self) -> None:
-        """It is used no more."""
+        """Stops the timer of a tenant that is not used any more."""
         if self._rate_limiter is not None:
             self._rate_limiter.stop()
 
 
 def _size(answer: object) -> int:
-    """Bytes of an answer of Redis's, nearly."""
+    """The approximate size of an answer of Redis in bytes."""
     if isinstance(answer, list):
         return sum(map(_size, answer))
     return len(answer) if isinstance(answer, bytes) else 0
 
 
-#: Where nobody is the tenant.
+#: For connections that are no tenant's.
 UNLIMITED_TENANT = TenantLimit(None)
 
 
 class Reservation:
-    """One client's place among its tenant's: what the client sends is charged there, and may have
-    to wait for its turn.
+    """One client's reservation among its tenant's connections. What the client sends is charged to
+    the tenant and may have to wait for its turn.
 
-    rate limiter: None where nothing has to wait, whatever was done.
+    `rate_limiter` is None if no rate applies: then nothing waits.
     """
 
     __slots__ = ("_charged", "_client", "_line", "_reserved", "_tenant_limit", "rate_limiter")
@@ -280,40 +287,42 @@ class Reservation:
     def __init__(self, client: Client) -> None:
         self._client = client
         self.rate_limiter: RateLimiter | None = None
-        # Of the tenant as which the client is logged in, and of the one as which it is about to be.
+        # The limit of the tenant that the client is logged in as, and of the one that it is logging
+        # in as.
         self._tenant_limit: TenantLimit | None = None
         self._reserved: TenantLimit | None = None
-        # Commands and bytes, so far.
+        # Commands and bytes charged so far.
         self._charged = (0, 0)
-        # Where it waits. It may log out meanwhile, and still has its turn there.
+        # The rate limiter in whose queue the client waits. A client that logs out stays in that
+        # queue until its turn.
         self._line: RateLimiter | None = None
 
-    # Whose it is.
+    # The tenant.
 
     def reserve(self, tenant_limit: TenantLimit) -> None:
-        """The client is about to log in as this tenant. Raises TenantFullError."""
+        """Reserves a connection for a client that logs in. Raises TenantFullError."""
         if not tenant_limit.reserve(self):
             raise TenantFullError
         self._reserved = tenant_limit
 
     def cancel(self) -> None:
-        """The log-in came to nothing."""
+        """Gives up the reservation of a log-in that failed."""
         reserved, self._reserved = self._reserved, None
         if reserved is not None and reserved is not self._tenant_limit:
             reserved.release(self)
 
     def keep(self) -> None:
-        """The client is logged in, if it was about to be."""
+        """Makes the reservation of a pending login the client's own. Does nothing without one."""
         if self._reserved is None:
             return
         self.release()
         self._tenant_limit, self._reserved = self._reserved, None
         self.limits_changed()
         if self.rate_limiter is not None and self.rate_limiter.closed:
-            self._wait(self.rate_limiter)  # with what came behind the log-in
+            self._wait(self.rate_limiter)  # commands behind the log-in wait, too
 
     def release(self) -> None:
-        """The client is not logged in any more."""
+        """Gives up the reservation: the client is not logged in any more."""
         if self.rate_limiter is not None:
             self._charge()
             self.rate_limiter = None
@@ -323,17 +332,18 @@ class Reservation:
             tenant_limit.release(self)
 
     def lost(self) -> None:
-        """The client is gone."""
+        """Gives up everything: the client is gone."""
         self.release()
         self.cancel()
         if self._line is not None:
             self._line.leave(self)
             self._line = None
-        # Or the two would be left to the garbage collector.
+        # The client and this object refer to each other: without this they would wait for the
+        # garbage collector.
         self._client = None  # type: ignore[assignment]  # this is the last call: nothing uses the client after it
 
     def limits_changed(self) -> None:
-        """The tenant's limits are others than before."""
+        """Applies the tenant's new limits to this client."""
         if self._tenant_limit is None:
             return
         client = self._client
@@ -345,15 +355,18 @@ class Reservation:
         elif before is not None:
             client.read_at_most(bounds.READ_BYTES)
 
-    # What the client sends.
+    # Bytes from the client.
 
     def received(self, data: bytes) -> None:
-        """It, where there is a rate limiter."""
+        """Passes a client's bytes to its session. While the tenant is over its rate, the session
+        keeps the bytes until `go_on`.
+        """
         client, rate_limiter = self._client, self.rate_limiter
         if rate_limiter is None:
             client.session.received(data)
             return
-        client.read_at_most(rate_limiter.read_size)  # a large read may have made that more
+        # a large read may have raised the size of reads
+        client.read_at_most(rate_limiter.read_size)
         if rate_limiter.closed and not client.session.ended:
             self._wait(rate_limiter)
             client.session.received(data)
@@ -369,7 +382,7 @@ class Reservation:
             rate_limiter.wait(self)
 
     def go_on(self) -> None:
-        """Its turn has come."""
+        """The client's turn has come: its session runs what it kept."""
         client = self._client
         self._line = None
         client.resume_reading(PauseReason.RATE)
@@ -386,14 +399,17 @@ class Reservation:
 
 
 class RateFigures(TypedDict):
-    """See `ops.stats.TenantStats`."""
+    """The numbers of a tenant: see `ops.stats.TenantStats`."""
 
     held: int
     throttled: float
 
 
 class TenantLimits:
-    """Those of all tenants. processes: how many hold the limits together, each to its part."""
+    """The limits of all tenants.
+
+    processes: how many processes share the limits. Each enforces its part, rounded up.
+    """
 
     def __init__(self, clock: IReactorTime, processes: int = 1) -> None:
         self._clock = clock
@@ -402,7 +418,7 @@ class TenantLimits:
         self._known: dict[str, TenantLimit] = {}
 
     def of(self, namespace: str) -> TenantLimit:
-        """The one of a tenant, made when it is asked for first."""
+        """Returns the limit of a tenant. It is made at the first call."""
         found = self._known.get(namespace)
         if found is None:
             found = self._known[namespace] = TenantLimit(self._clock)
@@ -414,8 +430,9 @@ class TenantLimits:
         return limits if limits is UNLIMITED else limits.per_process(self._processes)
 
     def use(self, limits: Mapping[str, Limits], namespaces: Collection[str]) -> None:
-        """These hold from now on, by namespace. namespaces: of all tenants; others are forgotten
-        when they have left.
+        """Applies new limits. Tenants that are gone are forgotten once they have no client left.
+
+        limits: by namespace; namespaces: of all tenants.
         """
         self._limits = limits
         for namespace, tenant_limit in list(self._known.items()):
@@ -425,12 +442,12 @@ class TenantLimits:
                 del self._known[namespace]
 
     def lift(self) -> None:
-        """There are none any more: at the end of the process, what Redis has done is told in the
-        time that is left.
+        """Removes all limits. At the end of the process, clients must get the replies to what Redis
+        has done in the time that is left.
         """
         self.use({}, self._known)
 
     def stats(self, namespace: str) -> RateFigures:
-        """What is counted of a tenant."""
+        """What is counted for a tenant."""
         found = self._known.get(namespace)
         return {"held": 0, "throttled": 0.0} if found is None else {"held": found.held, "throttled": found.throttled}

@@ -1,10 +1,11 @@
-"""The reactor: Twisted's epoll reactor on a monotonic clock, without what Twisted does for its log
-around every event.
+"""Installs the reactor: Twisted's epoll reactor on a monotonic clock, without the log context of
+each event.
 
 Owns one method and the clock. Twisted calls each reader and writer within a context that names it
-for the legacy log; nothing of ours reads that, and it is a seventh of the proxy's time. Twisted's
-timers run on the wall clock: when that is set back by 30 s, no timer fires for 30 s. An operator
-who names a reactor (``twistd --reactor=…``) gets that one, and a warning.
+for Twisted's legacy log. Nothing in the proxy reads that context, and it costs a seventh of the
+proxy's time. Twisted's timers run on the wall clock: if the clock is set back by 30 s, no timer
+fires for 30 s. An operator who names a reactor (``twistd --reactor=…``) gets that reactor, and a
+warning if its timers run on the wall clock.
 """
 
 from __future__ import annotations
@@ -30,23 +31,25 @@ _log = Logger()
 
 
 class IConnectingReactor(IReactorTCP, IReactorTime):
-    """What connections to Redis take of it, with time limits. Where Redis is at a Unix socket,
-    `IReactorUNIX` besides.
+    """What connections to Redis need of the reactor, time limits included. Redis at a Unix socket
+    needs `IReactorUNIX` as well.
     """
 
 
 class IProxyReactor(IConnectingReactor, IReactorCore, IReactorFDSet, IReactorProcess, IReactorSocket, IReactorThreads):
-    """All that a process of the proxy takes of its reactor. Whoever takes less says so:
-    `IReactorTime` and the like.
+    """All that a process of the proxy needs of its reactor. Code that needs less asks for less,
+    such as `IReactorTime`.
     """
 
     def run(installSignalHandlers: bool = True) -> None:
-        """As `IReactorCore` has it, with an option that Twisted's reactors take."""
+        """Like `IReactorCore.run`, with an option that Twisted's reactors have."""
 
 
 def install() -> bool:
-    """Makes it the process's reactor; false: there is one already, or no epoll here, or a Twisted
-    that is made otherwise.
+    """Makes it the reactor of the process.
+
+    Returns False if a reactor is already installed, if there is no epoll, or if this Twisted lacks
+    the private names that are needed.
     """
     if "twisted.internet.reactor" in sys.modules:
         return False
@@ -57,16 +60,16 @@ def install() -> bool:
     from twisted.internet.main import installReactor
 
     class Reactor(EPollReactor):
-        """Calls readers and writers straight. Its seconds mean nothing but to each other."""
+        """Calls readers and writers directly. Only differences of `seconds()` have a meaning."""
 
         seconds = staticmethod(time.monotonic)
 
         def doPoll(self, timeout: float | None) -> None:
-            """See EPollReactor: waits for events up to so many seconds, and has each dealt with."""
+            """See EPollReactor: waits up to `timeout` seconds for events, and handles each."""
             selectables = self._selectables
             for fd, event in self._poller.poll(-1 if timeout is None else timeout, len(selectables)):
                 selectable = selectables.get(fd)
-                if selectable is not None:  # or it was removed by one before it
+                if selectable is not None:  # an event before this one may have removed it
                     try:
                         self._doReadOrWrite(selectable, fd, event)
                     except Exception:
@@ -82,5 +85,5 @@ def install() -> bool:
 
 
 def is_monotonic(reactor: IReactorTime) -> bool:
-    """Whether setting the wall clock leaves this reactor's timers alone."""
+    """Whether the reactor's timers are unaffected when the wall clock is set."""
     return reactor.seconds is time.monotonic

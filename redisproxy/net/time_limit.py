@@ -1,10 +1,9 @@
-"""One time limit for many: of the same length for each, so that one timer, for the one that is due
-first, does for all.
+"""Two kinds of time limits: one length for many peers, and one for a single piece of work.
 
-A timer for each would be made and cancelled for every client that logs in.
-
-And a time limit for work on behalf of a peer (`within`), which the reactor's own delays do not
-count against.
+Owns the timers. `TimeLimit` needs one timer for all peers, because the limit is equally long for
+each: the timer is for the peer that is due first. A timer for each would be made and cancelled for
+every client that logs in. `within` limits work that waits for a peer, and does not count the
+reactor's own delays against the peer.
 """
 
 from __future__ import annotations
@@ -20,19 +19,19 @@ from twisted.python.failure import Failure
 Who = TypeVar("Who")
 Result = TypeVar("Result")
 
-#: Seconds by which a timer may be late without a reason to think that the reactor was busy.
+#: Seconds that a timer may be late before the reactor counts as busy.
 LATE = 0.1
-#: How many times the limit the reactor's own delays may add to it, in `within`.
+#: In `within`, the reactor's own delays may add at most so many times the limit.
 PATIENCE = 4
 
 
 def within(work: defer.Deferred[Result], seconds: float, clock: IReactorTime) -> defer.Deferred[Result]:
-    """Cancels the work after its time limit; it then fails with TimeoutError, as with
+    """Cancels the work after its time limit. The work then fails with TimeoutError, as with
     `Deferred.addTimeout`.
 
-    If the reactor calls the timer late, it was busy with something else, and what the peer sent
-    meanwhile is not read yet. So a delay of the reactor is added to the limit: it does not count
-    against the peer.
+    If the reactor calls the timer late, it was busy, and it has not yet read what the peer sent
+    meanwhile. So the delay of the reactor is added to the limit and does not count against the
+    peer.
     """
     began = clock.seconds()
     due = began + seconds
@@ -62,30 +61,30 @@ def within(work: defer.Deferred[Result], seconds: float, clock: IReactorTime) ->
 
 
 class TimeLimit(Generic[Who]):
-    """seconds: how long it is; passed: called for each that was not ended within it."""
+    """One time limit for many. seconds: its length; passed: called for each whose time is over."""
 
     def __init__(self, clock: IReactorTime, seconds: float, passed: Callable[[Who], object]) -> None:
         self._clock = clock
         self._seconds = seconds
         self._passed = passed
-        #: until when, the earliest first
+        #: when each is due, in the clock's seconds, the earliest first
         self._until: dict[Who, float] = {}
         self._timer: IDelayedCall | None = None
 
     def begin(self, who: Who) -> None:
-        """Its time begins now, also if it had begun before."""
+        """Starts the time of one, or starts it again."""
         self._until.pop(who, None)
         self._until[who] = self._clock.seconds() + self._seconds
         if self._timer is None:
             self._timer = self._clock.callLater(self._seconds, self._due)
 
     def end(self, who: Who) -> None:
-        """There is no limit for it any more, if there was one."""
+        """Removes the limit of one, if it had one."""
         self._until.pop(who, None)
 
     def pop_overdue(self, seconds: float, most: int) -> list[Who]:
-        """Those that have had so many seconds of it, the longest first, and so many at most: it
-        ends for them.
+        """Removes and returns those whose time began at least `seconds` ago, the longest first.
+        most: how many to return at most.
         """
         begun = self._clock.seconds() - seconds + self._seconds
         found = [who for who, until in itertools.islice(self._until.items(), most) if until <= begun]
@@ -106,7 +105,7 @@ class TimeLimit(Generic[Who]):
             self._timer = self._clock.callLater(until - now, self._due)
 
     def stop(self) -> None:
-        """There is none for anybody."""
+        """Removes all limits and cancels the timer."""
         self._until.clear()
         if self._timer is not None:
             self._timer.cancel()

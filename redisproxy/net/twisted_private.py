@@ -1,14 +1,15 @@
-"""Writing at once: a transport's `write` that tries the socket first, and queues only what the
-kernel does not take.
+"""Uses private names of Twisted's transports: to write at once, to close at once, and to discard
+what is queued.
 
-Owns when that may be done, when a connection may be closed at once, and how what was queued is
-taken back. Twisted's `write` always queues, and asks epoll twice and the reactor once more for each
-answer. The queue, the producers, closing and errors stay Twisted's: whatever is not the plain case
-goes to its `write`.
+Owns the rules for when each is allowed. Twisted's `write` always queues the bytes, and then needs
+two epoll calls and one more turn of the reactor for each reply. `write_at_once` tries the socket
+first and queues only what the kernel does not accept. Everything that is not the plain case goes to
+Twisted's `write`, so the queue, producers, closing and errors stay Twisted's.
 
-A function and no subclass: it serves listening, connecting and adopted sockets, TCP and Unix, and
-installs nothing. For whether something is queued, or the connection being aborted, Twisted has no
-public name; a Twisted that calls these otherwise gets its own `write`, slower and no less right.
+`write_at_once` is a function, not a subclass: it works for listening, connecting and adopted
+sockets, for TCP and Unix, and installs nothing. Twisted has no public name for "something is
+queued" or "the connection is being aborted". With a Twisted that lacks these private names,
+Twisted's own `write` is used, which is slower but correct.
 """
 
 from __future__ import annotations
@@ -25,34 +26,35 @@ _PRIVATE = ("dataBuffer", "_tempDataBuffer", "_aborting")
 
 
 def write_at_once(transport: ITransport) -> Callable[[bytes], None]:
-    """A callable to use as `transport.write`, in the reactor's thread, once the transport is
-    connected.
+    """Returns a function to use instead of `transport.write`, in the reactor's thread, once the
+    transport is connected.
 
-    It is `transport.write` itself for all but Twisted's own TCP and Unix sockets, so for TLS and in
-    tests.
+    It is `transport.write` itself for everything but Twisted's own TCP and Unix sockets: for TLS
+    and for transports of tests, for example.
 
-    Unlike there, a streaming producer is paused only for what the kernel did not take. A reset that
-    is found by a write and not by a read can be shown as an orderly end: a socket tells it once.
-    Either way the protocol hears of it from the reactor, never from within the write.
+    There are two differences from `transport.write`. A streaming producer is paused only for bytes
+    that the kernel did not accept. A reset that a write finds before a read does may look like an
+    orderly end, because a socket reports it once. In either case the reactor notifies the protocol,
+    never the write.
     """
     if not isinstance(transport, Connection) or not all(hasattr(transport, name) for name in _PRIVATE):
         return transport.write
-    # Where Twisted only wraps the socket's send, the socket's own is worth 5 % of a proxy's time.
-    # Unix sockets pass descriptors along, too.
+    # Where Twisted only wraps the socket's `send`, calling that directly saves 5 % of the proxy's
+    # time. On Unix sockets Twisted's method also passes descriptors.
     plain = type(transport).writeSomeData is Connection.writeSomeData
     send = transport.getHandle().send if plain else transport.writeSomeData
-    # As much as is read at once; what is left of more would be copied here for little.
+    # As much as the widest read. Of a larger write the rest would be copied here, for little gain.
     limit = 2 * transport.SEND_LIMIT
 
     def write(data: bytes) -> None:
         if (
-            transport._tempDataBuffer  # the bytes have an order
+            transport._tempDataBuffer  # the bytes must stay in order
             or transport.dataBuffer
             or not transport.connected
-            or transport._aborting  # nothing may be sent any more
-            or transport.TLS  # since a startTLS
-            # A pull producer is asked for more, and a paused one resumed, when the queue has run
-            # empty.
+            or transport._aborting  # nothing must be sent any more
+            or transport.TLS  # after startTLS
+            # Twisted asks a pull producer for more, and resumes a paused one, when its queue
+            # becomes empty.
             or (transport.producer is not None and (transport.producerPaused or not transport.streamingProducer))
             or not isinstance(data, bytes)
             or len(data) > limit
@@ -65,8 +67,8 @@ def write_at_once(transport: ITransport) -> Callable[[bytes], None]:
             sent = 0
         if sent == len(data):
             return
-        # After an error too (writeSomeData returns it): the next write fails as well, and that one
-        # the reactor makes.
+        # Also after an error (writeSomeData returns one): the next write fails as well, and the
+        # reactor makes that one.
         transport.write(data[sent:] if isinstance(sent, int) else data)
 
     return write
@@ -76,12 +78,12 @@ _DONE = Failure(ConnectionDone())
 
 
 def close_if_written(transport: ITransport) -> bool:
-    """For a protocol's `readConnectionLost`: closes the connection in this turn, if all has been
-    written. Whether it has.
+    """Closes the connection in this turn if nothing is queued. Returns whether it did.
 
-    As Twisted does where a protocol does not care for half-closed connections: what the kernel
-    still has is delivered. `loseConnection` would ask epoll first whether it can write nothing.
-    False for all but Twisted's own sockets.
+    For a protocol's `readConnectionLost`. Twisted does the same for a protocol that does not handle
+    half-closed connections: the kernel still delivers what it has. `loseConnection` would first
+    wait until epoll says that the socket is writable. Returns False for all but Twisted's own
+    sockets.
     """
     if not isinstance(transport, Connection) or not all(hasattr(transport, name) for name in _PRIVATE) or transport.TLS:
         return False
@@ -92,7 +94,7 @@ def close_if_written(transport: ITransport) -> bool:
 
 
 def has_unsent(transport: ITransport) -> bool:
-    """Whether the kernel has not taken all that was written."""
+    """Whether something was written that the kernel has not accepted yet."""
     queued: ITransport | None = transport
     if isinstance(transport, TLSMemoryBIOProtocol):
         if getattr(transport, "_appSendBuffer", ()):
@@ -102,8 +104,8 @@ def has_unsent(transport: ITransport) -> bool:
 
 
 def discard_unsent(transport: ITransport) -> bool:
-    """Forgets what the kernel has not taken, be it within a command. False: that cannot be done, as
-    with TLS.
+    """Discards what the kernel has not accepted yet, even in the middle of a command. Returns False
+    if that is impossible, as with TLS.
     """
     if not has_unsent(transport):
         return True

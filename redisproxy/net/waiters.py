@@ -1,7 +1,7 @@
-"""Many that wait for one thing.
+"""Lets many callers wait for one result.
 
-Owns the waiting Deferreds. Whoever hears the result may give up others that wait for it: a session
-that closes, say. These are left out, and nobody else is.
+Owns the waiting Deferreds. A caller that gets the result may cancel other waiters: a session that
+closes does so, for example. Only the cancelled waiters get no result.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Waiters(Generic[Result]):
     """Deferreds that fire together."""
 
     def __init__(self) -> None:
-        # A dict for its order, and so that one that is cancelled need not be searched for.
+        # A dict keeps the order, and removes a cancelled Deferred without a search.
         self._waiting: dict[defer.Deferred[Result], None] = {}
 
     def __len__(self) -> int:
@@ -26,16 +26,16 @@ class Waiters(Generic[Result]):
         return len(self._waiting)
 
     def wait(self) -> defer.Deferred[Result]:
-        """Fires with the next result. The caller may cancel it."""
+        """Returns a Deferred that fires with the next result. The caller may cancel it."""
         waiter: defer.Deferred[Result] = defer.Deferred(lambda cancelled: self._waiting.pop(cancelled, None))
         self._waiting[waiter] = None
         return waiter
 
     def fire(self, result: Result | Failure) -> None:
-        """Gives the result to all that wait now, who came first first. Whoever waits again
-        meanwhile waits for the next.
+        """Gives the result to all that wait now, in the order of their calls. A waiter that calls
+        `wait` again meanwhile gets the next result.
         """
         waiting, self._waiting = self._waiting, {}
         for waiter in waiting:
             if not waiter.called:
-                waiter.callback(result)  # a Failure has the errbacks called
+                waiter.callback(result)  # a Failure calls the errbacks

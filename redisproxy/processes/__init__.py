@@ -1,1 +1,1 @@
-"""Who serves: this process, or several."""
+"""The processes that serve clients: this one, or a parent and several workers."""

@@ -1,13 +1,15 @@
-"""What the processes of one proxy say to each other, over a pair of connected sockets.
+"""The messages between the processes of one proxy, over a pair of connected sockets.
 
-Owns the framing, questions and their answers. Each side has a table of what it takes, by kind:
-another kind of message is another entry of it, on the side that takes it; see
-`supervisor.Workers.handlers` and `worker.Worker.handlers`. A message is
+Owns the framing, and the matching of questions with their answers. Each side has a table of the
+kinds of messages that it accepts: see `supervisor.Workers.handlers` and `worker.Worker.handlers`. A
+new kind of message is a new entry in the table of the side that accepts it. A message is
 
-    4 bytes   length of what follows 4 bytes   length of the header header    a JSON object: "kind",
-    the message's own fields, and for a question or its answer a number payload   bytes
+    4 bytes   length of what follows
+    4 bytes   length of the header
+    header    a JSON object: "kind", the message's own fields, and a number for a question or answer
+    payload   bytes
 
-Both ends are processes of one proxy: what is no message is a bug, and ends the channel.
+Both ends are processes of one proxy. Bytes that are no message are a bug, and close the channel.
 """
 
 from __future__ import annotations
@@ -31,48 +33,48 @@ from ..net.waiters import Waiters
 from ..ops.bugs import log_bug
 
 #: The descriptors that a worker inherits: its end of the channel, the memory of `listen.balance`,
-#: and from the third on the listening sockets.
+#: and then the listening sockets.
 CHANNEL, BALANCE, FIRST_PORT = 3, 4, 5
 
 _LENGTH = struct.Struct("!I")
-# The fields that are the channel's own.
+# Fields that the channel itself uses.
 _QUESTION, _ANSWER, _FAILED = "question", "answer", "failed"
 
 
 class ChannelError(Exception):
-    """A question has no answer: the other side is gone, or failed. The text is for the log."""
+    """A question gets no answer: the other side is gone or failed. The text is for the log."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """fields: what JSON can hold, by name."""
+    """A message. fields: by name; JSON can hold their values."""
 
     kind: str
-    # Not for logs: passwords may be in either.
+    # Must not be logged: either may contain passwords.
     fields: Mapping[str, Any] = field(repr=False)
     payload: bytes = field(default=b"", repr=False)
 
 
-#: The fields of a question's answer; None for those of an answer without any.
+#: The fields of an answer; None for an answer without fields.
 Answer = Mapping[str, object] | None
-#: What is done with a message. What it returns is the answer where the message is a question.
+#: Handles one kind of message. If the message is a question, the result is the answer.
 Handler = Callable[[Message], Answer | defer.Deferred[Answer]]
 
 
 async def handled(handler: Handler, message: Message) -> Answer:
-    """Have a message dealt with, and wait for the answer."""
+    """Handles a message and waits for the answer."""
     answer = handler(message)
     return await answer if isinstance(answer, defer.Deferred) else answer
 
 
 class IChannelTransport(ITransport, IConsumer):
-    """For types alone: a transport that tells when it takes no more."""
+    """Only for type checks: a transport that notifies a producer when it accepts no more."""
 
 
 class Channel(Int32StringReceiver):
-    """One end.
+    """One end of the channel.
 
-    handlers: what is done with each kind of message; lost: called when the other side is gone.
+    handlers: by kind of message; lost: called when the other side is gone.
     """
 
     MAX_LENGTH = bounds.CHANNEL_MESSAGE_BYTES
@@ -84,28 +86,28 @@ class Channel(Int32StringReceiver):
         self._lost = lost
         self._numbers = itertools.count(1)
         self._asked: dict[int, defer.Deferred[Message]] = {}
-        # Those who wait for its end.
+        # Callers of `close`.
         self._ended: Waiters[None] = Waiters()
         self._is_over = False
 
     def close(self) -> defer.Deferred[None]:
-        """Ends it once the other side has been sent everything. Fires when it is over, also where
-        the other side is gone.
+        """Closes the channel after everything was sent. Fires when it is closed, also if the other
+        side is gone.
         """
         if self._is_over or not self.connected:
             return defer.succeed(None)
         ended = self._ended.wait()
-        self.transport.unregisterProducer()  # a transport whose producer is paused would not end
+        self.transport.unregisterProducer()  # a transport with a paused producer would not close
         self.transport.loseConnection()
         return ended
 
     def send(self, kind: str, payload: bytes = b"", **fields: object) -> None:
-        """Sends a message. To a side that is gone it is lost."""
+        """Sends a message. It is lost if the other side is gone."""
         self._send({**fields, "kind": kind}, payload)
 
     def ask(self, kind: str, payload: bytes = b"", **fields: object) -> defer.Deferred[Message]:
-        """Sends a question. Fires with the answer, or fails with ChannelError. It may be
-        cancelled.
+        """Sends a question. Fires with the answer, or fails with ChannelError. The caller may
+        cancel it.
         """
         if not self.connected:
             return defer.fail(ChannelError("it is gone"))
@@ -142,7 +144,7 @@ class Channel(Int32StringReceiver):
         return await handled(self._handlers[message.kind], message)
 
     def _answered(self, number: int, message: Message) -> None:
-        asked = self._asked.pop(number, None)  # none: it was given up
+        asked = self._asked.pop(number, None)  # None: the question was cancelled
         if asked is None:
             return
         if _FAILED in message.fields:
@@ -165,7 +167,7 @@ class Channel(Int32StringReceiver):
 
 
 def factory_of(channel: Channel) -> ServerFactory:
-    """A factory for the one connection that becomes this channel."""
+    """Returns a factory for the one connection that becomes this channel."""
     factory = ServerFactory()
     factory.protocol = lambda: channel
     factory.noisy = False

@@ -1,6 +1,7 @@
-"""What several workers tell of themselves, put together.
+"""Merges the reports of several workers.
 
-Owns the last report of each, and what those that are gone had counted: a counter must not fall.
+Owns the last report of each worker, and what workers that ended had counted: a counter must not
+decrease.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _NOTHING: RedisState = {
 
 
 def nothing() -> Counts:
-    """What nobody counted."""
+    """Returns counts of zero."""
     return {
         "sessions": dict.fromkeys(STATES, 0),
         "logins": {},
@@ -40,7 +41,7 @@ def nothing() -> Counts:
 
 
 class Report(TypedDict):
-    """What a worker tells of itself: see `single.Serving.report`."""
+    """What a worker reports: see `single.Serving.report`."""
 
     counts: Counts
     redis: RedisState
@@ -49,18 +50,18 @@ class Report(TypedDict):
 
 
 class Reports:
-    """Reports of workers, by their numbers."""
+    """The reports of the workers, by number."""
 
     def __init__(self) -> None:
         self._latest: dict[int, Report] = {}
         self._former = nothing()
 
     def update(self, worker: int, report: Mapping[str, Any]) -> None:
-        """Its newest one, as it came through JSON."""
-        self._latest[worker] = cast("Report", report)  # it was made by `single.Serving.report`
+        """Replaces a worker's report. report: as it came through JSON."""
+        self._latest[worker] = cast("Report", report)  # `single.Serving.report` made it
 
     def gone(self, worker: int) -> None:
-        """It serves nobody any more; what it counted stays counted."""
+        """Forgets a worker that ended. What it counted stays counted; its sessions do not."""
         report = self._latest.pop(worker, None)
         if report is not None:
             last = report["counts"]
@@ -75,17 +76,19 @@ class Reports:
             self._former = total([self._former, counts])
 
     def keep(self, namespaces: Collection[str]) -> None:
-        """Forgets what was counted of all others: they are no tenants any more. Workers do the
-        same.
+        """Forgets what was counted for all other namespaces: they are no tenants any more. Workers
+        do the same.
         """
         self._former["tenants"] = {name: one for name, one in self._former["tenants"].items() if name in namespaces}
 
     def counts(self) -> Counts:
-        """Their sum."""
+        """Returns the sum of all counts, those of ended workers included."""
         return total([self._former, *(report["counts"] for report in self._latest.values())])
 
     def redis(self) -> RedisState:
-        """As it is to a worker that it answers, if there is one."""
+        """Returns Redis's state as a worker with a connection sees it, or as the first worker sees
+        it.
+        """
         states = [report["redis"] for report in self._latest.values()]
         return next((state for state in states if state["connected"]), states[0] if states else _NOTHING)
 

@@ -1,6 +1,7 @@
-"""What a process of the proxy does with itself: its memory, its threads, its limit of open files.
+"""Settings of a whole process of the proxy: memory, threads, the limit of open files.
 
-Owns what is for a whole process and was found to be felt by clients. It knows nothing of the parts.
+Owns what applies to a whole process and was found to delay clients. It knows nothing of the other
+parts of the proxy.
 """
 
 from __future__ import annotations
@@ -21,31 +22,30 @@ from ..ops.logs import Log
 
 _log = Log()
 
-#: Seconds that another thread may run Python while the reactor waits for its turn; Python's own 5
-#: ms are felt by clients.
+#: Seconds that another thread may run Python while the reactor waits for its turn. With Python's
+#: default of 5 ms clients notice the delay.
 SWITCH_INTERVAL = 0.001
 
 
 def prepare() -> None:
-    """For whoever carries clients' bytes."""
+    """Prepares a process that carries clients' bytes."""
     log_uncaught()
     sys.setswitchinterval(SWITCH_INTERVAL)
 
 
 def quiet_libraries() -> None:
-    """What libraries say by Python's logging is not shown: the Kubernetes client quotes a
+    """Discards what libraries log through Python's logging: the Kubernetes client quotes a
     credential plugin's output there.
 
-    Without a handler of its own Python prints it to the standard error.
+    Without any handler, Python would print it to the standard error.
     """
     logging.getLogger().addHandler(logging.NullHandler())
 
 
 def log_uncaught() -> None:
-    """What nobody catches, in a thread or while an object is deleted, becomes a line of the log.
+    """Logs exceptions that nobody catches, in a thread or while an object is deleted.
 
-    Python would write it to the standard error, with what the exception says, which may quote
-    anything.
+    Python would write them to the standard error with their texts, which may quote anything.
     """
 
     def in_thread(caught: threading.ExceptHookArgs) -> None:
@@ -62,18 +62,18 @@ def log_uncaught() -> None:
 
 
 def settle() -> None:
-    """What is in memory by now stays: it is taken from the garbage collector, each full run of
-    which stops the process.
+    """Hides all present objects from the garbage collector, because each full run over them stops
+    the process.
     """
     gc.collect()
     gc.freeze()
 
 
 def raise_descriptor_limit(needed: int, named: str) -> None:
-    """As many open files as are needed, as far as the operator allows, and a warning where that is
-    too few.
+    """Raises the limit of open files to `needed`, as far as the hard limit allows. Logs a warning
+    if that is too low.
 
-    named: the settings that the number follows from.
+    named: the settings that `needed` depends on.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
@@ -85,7 +85,7 @@ def raise_descriptor_limit(needed: int, named: str) -> None:
 
 
 def end_with(status: int) -> None:
-    """What this process will end with, once it does. twistd itself knows only 0, and signals."""
+    """Sets the exit status of this process. twistd itself knows only 0 and signals."""
 
     def end() -> None:
         sys.stdout.flush()

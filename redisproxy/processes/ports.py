@@ -1,7 +1,7 @@
-"""What the proxy needs of whatever serves its clients: this process (`single.Serving`), or others
+"""The interface of what serves clients: this process (`single.Serving`) or workers
 (`supervisor.Workers`).
 
-Owns the interface alone, so that nobody has to ask which of the two there is.
+Owns the interface alone, so that no caller has to know which of the two it has.
 """
 
 from __future__ import annotations
@@ -22,47 +22,48 @@ from ..tenants.model import Snapshot
 class ServingPort(Protocol):
     """A Twisted service that serves clients."""
 
-    #: called with each snapshot that all clients are served by
+    #: called with each snapshot once it is in force for all clients
     on_snapshot: list[Callable[[Snapshot], object]]
 
     def setServiceParent(self, parent: object) -> None:
         """See IService."""
 
     def listen(self, listening: Listening) -> None:
-        """Opens the ports, as whom twistd was started. Clients are accepted here or elsewhere.
-        Raises ListenError.
+        """Opens the ports, as the user that twistd was started as. This process or its workers
+        accept the clients. Raises ListenError.
         """
 
     def show_certificates(self, material: Callable[[], list[Material]]) -> None:
-        """What `ssl:` endpoints show is another. material: gives it, in the order of the
-        endpoints.
+        """Called when the material of `ssl:` endpoints is set or changed. material: returns it, in
+        the order of the endpoints.
         """
 
     def use_snapshot(self, snapshot: Snapshot) -> None:
-        """It is in force from now on."""
+        """Puts a snapshot in force."""
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
-        """The source was read, and `use_snapshot` has had what follows. began: when, in the
-        reactor's seconds.
+        """Called after the source was read and `use_snapshot` has had the result.
+
+        summary: what the read established; began: when it began, in the reactor's seconds.
         """
 
     def collect_stats(self) -> None:
-        """Somebody wants to know the numbers, from now on."""
+        """Starts to collect numbers. Called once, if there is a status endpoint."""
 
     def stats(self) -> Counts:
-        """What was counted."""
+        """Returns what was counted."""
 
     def redis(self) -> RedisState:
-        """What is known of Redis."""
+        """Returns the state of Redis."""
 
     def workers(self) -> WorkersState | None:
-        """What is known of the other processes; None: there are none."""
+        """Returns the state of the workers; None if there are none."""
 
     def not_ready(self) -> Text | None:
         """Why no client should come; None: there is no reason."""
 
     def drain(self) -> Deferred[None]:
-        """Has clients leave, after what they have begun. Fires when the last one is gone."""
+        """Asks clients to leave after what they have begun. Fires when the last one is gone."""
 
     def kill(self) -> None:
-        """Leaves nothing behind: this process ends now."""
+        """Ends all workers at once, because this process ends now."""

@@ -1,7 +1,7 @@
-"""What serves clients in one process: sessions, and the snapshot in force, wired to one Redis.
+"""Serves clients in one process: their sessions and the snapshot in force, wired to one Redis.
 
-Owns the wiring of these. Snapshots come from outside, by `use_snapshot`; where clients come from is
-the business of `listen.endpoints`, and all that belongs to Redis of `upstream.backend`.
+Owns this wiring. `use_snapshot` gets the snapshots. `listen.endpoints` accepts clients, and
+`upstream.backend` owns all that belongs to Redis.
 """
 
 from __future__ import annotations
@@ -36,9 +36,8 @@ from .os_process import raise_descriptor_limit, settle
 class Serving(service.MultiService):
     """Serves the clients of one process. See `ports.ServingPort`.
 
-    settings: this process's share of what is set for all; databases_told: called with how many
-    databases Redis has, None where it does not tell, at each connection to it; number: which of the
-    processes it is, from 1 on.
+    settings: this process's part of the settings; databases_told: called at each connection to
+    Redis with the number of databases, None if Redis does not say; number: of this process, from 1.
     """
 
     name = "serving"
@@ -80,16 +79,18 @@ class Serving(service.MultiService):
 
     @staticmethod
     def raise_descriptor_limit(settings: Settings) -> None:
-        """As many open files as may be needed: a session takes two."""
+        """Raises the limit of open files to what may be needed. A session takes two."""
         needed = 2 * settings.max_workers + settings.work_queue_size + settings.base_workers + 64
         raise_descriptor_limit(needed, "--max-workers and --work-queue-size")
 
     def show_certificates(self, material: Callable[[], list[Material]]) -> None:
-        """See `ports.ServingPort`. The endpoints are in this process, and have it."""
+        """See `ports.ServingPort`. Does nothing: the endpoints are in this process and have the
+        material.
+        """
 
     def use_snapshot(self, snapshot: Snapshot, elsewhere: Collection[int] = ()) -> None:
-        """It is in force from now on: once this returns, no command is sent for a credential that
-        is none any more.
+        """Puts a snapshot in force. After this returns, no command is sent for a credential that is
+        not valid any more.
 
         elsewhere: see `ConnectionPool.use_tenants`.
         """
@@ -100,13 +101,15 @@ class Serving(service.MultiService):
         """See `ports.ServingPort`."""
         self.backend.take_read(summary, began)
 
-    # What is told of it.
+    # Stats.
 
     def collect_stats(self) -> None:
-        """See `ports.ServingPort`. They are counted in any case."""
+        """See `ports.ServingPort`. Does nothing: this process always counts."""
 
     def stats(self) -> Counts:
-        """What was counted, and what there is of what can be counted."""
+        """Returns what was counted, and how many sessions, connections and pending replies there
+        are now.
+        """
         counts = self.clients.counts
         clients = self.clients.clients
         sessions = dict.fromkeys(STATES, 0)
@@ -148,7 +151,7 @@ class Serving(service.MultiService):
         }
 
     def report(self) -> Report:
-        """All that is told of it, as JSON can hold it."""
+        """Returns all stats in a form that JSON can hold."""
         unready = self.not_ready()
         return {
             "counts": self.stats(),
@@ -180,4 +183,4 @@ class Serving(service.MultiService):
         return Drain(self._reactor, self.clients, self.backend.control, self._settings.drain_seconds).start()
 
     def kill(self) -> None:
-        """See `ports.ServingPort`. There is nobody else."""
+        """See `ports.ServingPort`. Does nothing: there are no workers."""

@@ -1,8 +1,8 @@
-"""The workers of a proxy of several processes: the parent's side.
+"""The parent of a proxy with several processes: starts the workers and keeps them running.
 
-Owns how many there are: starts them, hands each the Snapshot in force, passes on what they log, and
-starts another where one ended. It serves nobody itself. What a worker is: `worker`; how the two
-talk: `channel`.
+Owns the number of workers. It starts them, gives each the snapshot in force, passes on what they
+log, and starts another worker where one ended. It serves no clients itself. `worker` is the other
+side; `channel` connects the two.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from .channel import BALANCE, CHANNEL, FIRST_PORT, ChannelError, Message, factor
 from .merge import Reports
 from .worker_process import WorkerHandler, WorkerProcess
 
-#: Seconds that a worker has to live for its end not to count as one more failure in a row.
+#: If a worker served and lived for so many seconds, its end starts the backoff anew.
 LIVED = 60.0
-#: When another is started in its place: after its first end at once, nearly.
+#: Delays before another worker is started. After the first end it is started almost at once.
 BACKOFF = Backoff(0.1, 30.0, spread=1.0)
-#: Seconds between two questions for what they tell of themselves.
+#: Seconds between two requests for the workers' reports.
 REPORT = 1.0
 
 
 class Workers(service.Service):
     """All workers. See `ports.ServingPort`.
 
-    processes: how many; options: as they were given to twistd; databases_told: see
-    `single.Serving`; drain_seconds: for their clients to leave.
+    processes: how many; options: as twistd got them; databases_told: see `single.Serving`;
+    drain_seconds: the time for their clients to leave.
     """
 
     name = "workers"
@@ -68,9 +68,9 @@ class Workers(service.Service):
         self._databases_told = databases_told
         # Descriptors of the listening sockets.
         self._ports: list[int] = []
-        #: see `ports.ServingPort`: all workers have it in force then
+        #: see `ports.ServingPort`; called when all workers have the snapshot in force
         self.on_snapshot: list[Callable[[Snapshot], object]] = []
-        #: what is done with each kind of message from a worker
+        #: by kind of message from a worker
         self.handlers: dict[str, WorkerHandler] = {"databases": self._take_databases}
         self._processes: dict[int, WorkerProcess | None] = dict.fromkeys(range(1, processes + 1))
         self._memory = shared_memory(processes)
@@ -79,27 +79,26 @@ class Workers(service.Service):
         self._restarts = 0
         self._snapshot: Snapshot | None = None
         self._dumped = b""
-        # Which one that is, and which one all workers were known to have.
+        # The snapshot's number, and the number of the last one that all workers had in force.
         self._serial = self._confirmed_serial = 0
-        # Whose each database was last; and those that are another tenant's by now, to which some
-        # worker may still have connections of the former one.
+        # The last owner of each database. And the indices of databases that have another owner now,
+        # to which a worker may still have connections of the former owner.
         self._owners: dict[int, Tenant] = {}
         self._handed_over: set[int] = set()
-        # What a read has established, and when it began: until the Snapshot that follows is in
-        # force where it matters.
+        # The summary of a read and when the read began, until the snapshot that follows is in force
+        # in the worker that needs it.
         self._read: tuple[ReadSummary, float] | None = None
         self._material: list[Material] = []
         self._ending = False
         self._all_gone: defer.Deferred[None] | None = None
         self._reports = Reports()
-        # What they say of themselves is asked for regularly: whoever wants to know it does not
-        # wait.
+        # Reports are requested regularly, so that whoever asks for stats does not wait.
         self._asking = task.LoopingCall(self._ask_for_reports)
         self._asking.clock = reactor
 
     @property
     def serves(self) -> int:
-        """How many accept clients."""
+        """How many workers accept clients."""
         return sum(process.serves for process in self._running())
 
     def _running(self) -> list[WorkerProcess]:
@@ -111,14 +110,14 @@ class Workers(service.Service):
 
     def startService(self) -> None:
         super().startService()
-        # Then it is known when a process ends.
+        # The reactor notices the end of a process only while it runs.
         self._reactor.callWhenRunning(self._start_all)
 
     def _start_all(self) -> None:
         for number in self._processes:
             self._start(number)
 
-    # What they tell of themselves.
+    # Stats.
 
     def collect_stats(self) -> None:
         """See `ports.ServingPort`."""
@@ -133,7 +132,7 @@ class Workers(service.Service):
                 self._reports.update(number, message.fields)
 
     def stats(self) -> Counts:
-        """The sum of what the workers counted, a moment ago."""
+        """Returns the sum of the workers' last reports, which are up to about 1 s old."""
         return self._reports.counts()
 
     def redis(self) -> RedisState:
@@ -145,7 +144,7 @@ class Workers(service.Service):
         return self._reports.unready()
 
     def workers(self) -> WorkersState:
-        """How many there are, and should be."""
+        """Returns how many workers there are and should be."""
         return {
             "wanted": len(self._processes),
             "serving": self.serves,
@@ -181,7 +180,7 @@ class Workers(service.Service):
             descriptors: dict[int, int | str] = {0: nothing.fileno(), 1: "r", 2: "r"}
             descriptors |= {CHANNEL: theirs.fileno(), BALANCE: self._memory}
             descriptors |= {FIRST_PORT + offset: port for offset, port in enumerate(self._ports)}
-            # Its modules are found where this process's were, wherever that was started.
+            # The worker must find its modules where this process did, wherever that was started.
             environ = {**os.environ, "PYTHONPATH": os.pathsep.join(str(Path(path).absolute()) for path in sys.path)}
             arguments = [sys.executable, "-P", "-m", f"{__package__}.worker", str(process.number)]
             self._reactor.spawnProcess(process, sys.executable, arguments, environ, childFDs=descriptors)
@@ -194,7 +193,7 @@ class Workers(service.Service):
         process.log(messages.WORKER_SERVES)
 
     def ended(self, process: WorkerProcess, how: str) -> None:
-        """A worker's process is gone. how: in a few words."""
+        """Called when a worker's process is gone. how: in a few words."""
         self._balance.has(process.number, None)
         self._processes[process.number] = None
         self._reports.gone(process.number)
@@ -207,7 +206,9 @@ class Workers(service.Service):
         self._check_taken()
 
     def _again(self, process: WorkerProcess, message: messages.LogLine, **fields: object) -> None:
-        """Another one in its place: after its first end at once, nearly, then later and later."""
+        """Starts another worker with the same number: almost at once after its first end, then
+        later and later.
+        """
         lived = self._reactor.seconds() - process.started
         retry = self._retries[process.number]
         if process.serves and lived >= LIVED:
@@ -228,12 +229,10 @@ class Workers(service.Service):
         if self._material:
             process.channel.send("certificates", material=[one.dump() for one in self._material])
 
-    # The Snapshot.
+    # The snapshot.
 
     def use_snapshot(self, snapshot: Snapshot) -> None:
-        """It is in force from now on: each worker is handed it as soon as it has taken the one
-        before.
-        """
+        """Puts a snapshot in force. Each worker gets it once the one before is in force there."""
         self._handed_over |= {t.index for t in snapshot.tenants if self._owners.get(t.index, t) != t}
         self._owners |= {tenant.index: tenant for tenant in snapshot.tenants}
         self._snapshot = snapshot
@@ -269,16 +268,16 @@ class Workers(service.Service):
                 self.ask("vacate").addCallback(self._vacated, self._serial)
 
     def _vacated(self, _: object, serial: int) -> None:
-        """No worker has connections of former tenants, or those that do not answer have had the
-        time for it.
+        """Called when no worker has connections of former owners, or when the workers that did not
+        answer have had time to close them.
         """
         if serial != self._serial:
-            return  # all are asked again, when they have the latest
+            return  # all are asked again once they have the latest snapshot
         self._handed_over.clear()
         for process in self._running():
             process.channel.send("vacated")
 
-    # What reads of the source establish, for the one process that looks after the ACL users.
+    # Summaries of reads, for the one worker that maintains the ACL users.
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
         """See `ports.ServingPort`."""
@@ -309,8 +308,10 @@ class Workers(service.Service):
     def ask(
         self, kind: str, only: Callable[[WorkerProcess], bool] = lambda _: True, **fields: object
     ) -> defer.Deferred[list[tuple[int, Message]]]:
-        """Asks all workers, or some. Fires with the answers that came in time: (number of the
-        worker, Message).
+        """Asks all workers, or some. Fires with the answers that came in time, each as (number of
+        the worker, Message).
+
+        only: whether to ask a worker; fields: of the question.
         """
         answers: list[tuple[int, Message]] = []
 
@@ -325,7 +326,7 @@ class Workers(service.Service):
     # The end.
 
     def drain(self) -> defer.Deferred[None]:
-        """Has all workers end, after their clients have left. Fires when the last one is gone."""
+        """Has all workers end after their clients have left. Fires when the last worker is gone."""
         self._ending = True
         for retry in self._retries.values():
             retry.cancel()
@@ -363,5 +364,5 @@ class Workers(service.Service):
 
 
 def _gone(failure: Failure) -> None:
-    """Its end is told by the process."""
+    """Ignores that a worker gave no answer: if it ended, its process reports that."""
     failure.trap(ChannelError, defer.CancelledError, defer.TimeoutError)

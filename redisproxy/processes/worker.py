@@ -1,8 +1,8 @@
 """A worker: one of several processes that serve clients, started by `supervisor.Workers`.
 
-``python -m redisproxy.processes.worker NUMBER``. It inherits a channel to its parent and the
-listening sockets, and owns all that serves its clients. It reads no credentials: its parent hands
-it each Snapshot. When the parent is gone it ends, too, after its clients have had all their pending
+``python -m redisproxy.processes.worker NUMBER``. Owns all that serves its clients. It inherits a
+channel to its parent and the listening sockets. It reads no credentials: the parent sends each
+snapshot. If the parent is gone, the worker ends too, after its clients have got all their pending
 replies.
 """
 
@@ -20,7 +20,7 @@ from .. import messages
 from ..net import reactor as _reactor
 from ..ops.logs import Log
 
-_reactor.install()  # before anything imports Twisted's default one
+_reactor.install()  # before anything imports Twisted's default reactor
 
 from twisted.internet import defer, threads
 from twisted.internet.interfaces import IPushProducer
@@ -45,8 +45,8 @@ from .single import Serving
 
 @implementer(ILogObserver, IPushProducer)
 class Teller:
-    """Logs to the parent. What it does not take in time is left out, and counted: see
-    IPushProducer.
+    """Sends log events to the parent. Events that the parent does not accept in time are left out
+    and counted: see IPushProducer.
     """
 
     def __init__(self, channel: Channel) -> None:
@@ -62,18 +62,18 @@ class Teller:
             self._channel.send("log", record=logs.record(event))
 
     def pauseProducing(self) -> None:
-        """The parent does not take as much."""
+        """The parent does not read fast enough: events are left out."""
         self._full = True
 
     def resumeProducing(self) -> None:
-        """It does again."""
+        """The parent reads again. Logs how many events were left out."""
         self._full = False
         if self._left_out:
             left_out, self._left_out = self._left_out, 0
             _log.write(messages.LINES_LOST, left_out=left_out)
 
     def stopProducing(self) -> None:
-        """It is gone."""
+        """The parent is gone."""
         self._full = True
 
 
@@ -81,8 +81,8 @@ _log = Log(namespace="redisproxy.processes.worker")
 
 
 class _Parts(NamedTuple):
-    """What a worker consists of once it is started. has: tells the other processes how many clients
-    it has.
+    """The parts of a worker that was started. has: sets how many clients it has, for the other
+    processes.
     """
 
     serving: Serving
@@ -91,7 +91,7 @@ class _Parts(NamedTuple):
 
 
 class Worker:
-    """What a worker does, as its parent tells it."""
+    """Handles the messages of the parent."""
 
     def __init__(self, reactor: _reactor.IProxyReactor) -> None:
         self._reactor = reactor
@@ -99,14 +99,14 @@ class Worker:
         self._parts: _Parts | None = None
         self._throttle = Throttle()
         self._ending = False
-        #: what the process ends with
+        #: the exit status of the process
         self.status = 0
-        #: what is done with each kind of message from the parent
+        #: by kind of message from the parent
         self.handlers: dict[str, Handler] = {
             "start": self._or_end(self._start),
             "certificates": self._or_end(self._take_certificates),
-            # To its end: whose credential is revoked while sessions leave has no more time for
-            # that.
+            # Also while the worker ends: a session whose credential is revoked must not run on
+            # until the end.
             "snapshot": self._or_end(self._use_snapshot, to_the_end=True),
             "read": self._take_read,
             "listen": self._or_end(self._listen),
@@ -118,8 +118,10 @@ class Worker:
         self.channel = Channel(self.handlers, self.end)
 
     def _or_end(self, handler: Handler, to_the_end: bool = False) -> Handler:
-        """For what a worker cannot do without: its parent will start another one. to_the_end: also
-        while it ends.
+        """Wraps a handler that the worker cannot do without: if it fails, the worker ends, and the
+        parent starts another.
+
+        to_the_end: whether to handle the message also while the worker ends.
         """
 
         def failed(failure: Failure, kind: str) -> defer.Deferred[Answer]:
@@ -129,7 +131,7 @@ class Worker:
                 log_bug(_log, "dealing with a message of kind {kind}, which ends this worker,", failure, kind=kind)
             self.status = 1
             self.end()
-            return defer.Deferred()  # which is no answer
+            return defer.Deferred()  # never fires: no answer
 
         def unless_ending(message: Message) -> defer.Deferred[Answer]:
             if self._ending and not to_the_end:
@@ -139,7 +141,7 @@ class Worker:
         return unless_ending
 
     def _start(self, message: Message) -> None:
-        """What comes first. options: as they were given to twistd; payload: the key of digests."""
+        """Handles the first message. options: as twistd got them; payload: the key of digests."""
         use_digest_key(message.payload)
         settings = Settings.read(message.fields["options"], os.environ).per_process()
         globalLogBeginner.beginLoggingTo([logs.filtered(Teller(self.channel), settings.log_level)], redirectStandardIO=False)
@@ -167,28 +169,30 @@ class Worker:
         self.channel.send("databases", databases=databases)
 
     def _take_certificates(self, message: Message) -> None:
-        """material: as its parent has found it good."""
+        """Puts new certificates in force. material: checked by the parent."""
         for tls, dumped in zip(self._started.listening.tls, message.fields["material"], strict=True):
             tls.use(make(tls.files, Material.load(dumped)))
 
     def _use_snapshot(self, message: Message) -> defer.Deferred[Answer]:
-        """Answered when it is in force. handed_over: see `ConnectionPool.use_tenants`."""
+        """Puts a snapshot in force, then answers. handed_over: see `elsewhere` of
+        `ConnectionPool.use_tenants`.
+        """
         if self._parts is None:
-            return defer.Deferred()  # it ended before it began
+            return defer.Deferred()  # the worker ended before it was started
         serving, elsewhere = self._parts.serving, message.fields["handed_over"]
         if serving.snapshot.snapshot is None:
-            # Nobody is served yet, and "listen" is to come after it.
+            # There are no clients to delay yet, and "listen" must come after the snapshot.
             serving.use_snapshot(wire_form.load(message.payload), elsewhere)
             return defer.succeed(None)
         taking = threads.deferToThread(self._load, message.payload)
         return taking.addCallback(serving.use_snapshot, elsewhere)
 
     def _vacate(self, _: Message) -> defer.Deferred[Answer]:
-        """Answered when it has no connections to databases that are another tenant's by now."""
+        """Answers when no connection is left to a database that has another owner now."""
         return self._started.serving.backend.pool.handover.over_here().addCallback(lambda _: None)
 
     def _vacated(self, _: Message) -> None:
-        """No process has such connections any more."""
+        """Called when no process has connections of former owners any more."""
         self._started.serving.backend.pool.handover.over_elsewhere()
 
     def _load(self, payload: bytes) -> Snapshot:
@@ -196,7 +200,7 @@ class Worker:
         return wire_form.load(payload, self._throttle.yield_cpu)
 
     def _take_read(self, message: Message) -> None:
-        """What a read of the source has established. age: seconds since it began."""
+        """Takes the summary of a read of the source. age: seconds since the read began."""
         fields = message.fields
         namespaces = fields["namespaces"]
         summary = ReadSummary(
@@ -208,14 +212,14 @@ class Worker:
         self._started.serving.take_read(summary, self._reactor.seconds() - fields["age"])
 
     def _listen(self, message: Message) -> None:
-        """Accepts clients. Answered when it does."""
+        """Starts to accept clients, then answers."""
         serving, listening, has = self._started
         has(0)
         serving.clients.counted = has
         listening.open(serving.clients)
 
     def end(self) -> None:
-        """Accepts no more, lets clients have all their pending replies, and ends the process."""
+        """Ends the process: it stops accepting and waits for the clients' pending replies."""
         if not self._ending:
             self._ending = True
             self._reactor.stop()
@@ -229,24 +233,24 @@ class Worker:
             await listening.close()
             await serving.drain()
             await serving.stopService()
-        # The reactor drops what is not written yet when it stops: the last lines of the log, say.
+        # When the reactor stops, it drops what is not written yet, such as the last log lines.
         await self.channel.close()
 
     def stop(self) -> defer.Deferred[None]:
-        """What comes before the reactor's end."""
+        """Fires when the worker is ready for the reactor to stop."""
         return defer.Deferred.fromCoroutine(self._stop())
 
 
 def run(reactor: _reactor.IProxyReactor) -> int:
-    """The process, from its start to its end: its status."""
-    # A terminal's Ctrl-C is for the parent, which then ends this; so are a refresh, and the
-    # terminal's end.
+    """Runs the worker's process. Returns its exit status."""
+    # These signals are for the parent: Ctrl-C in a terminal, a reload, and a closed terminal. The
+    # parent ends its workers itself.
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
     worker = Worker(reactor)
 
     def on_term(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)  # a second one ends it at once
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
         reactor.callFromThread(worker.end)
 
     signal.signal(signal.SIGTERM, on_term)
@@ -259,7 +263,8 @@ def run(reactor: _reactor.IProxyReactor) -> int:
 
 
 if __name__ == "__main__":
-    # Its number is among the arguments for whoever looks at a list of processes.
+    # The number is an argument for whoever reads a list of processes.
     from twisted.internet import reactor
 
-    sys.exit(run(cast("_reactor.IProxyReactor", reactor)))  # Twisted declares what any reactor has
+    # Twisted declares only what every reactor has
+    sys.exit(run(cast("_reactor.IProxyReactor", reactor)))

@@ -1,7 +1,8 @@
-"""One run of a worker, as its parent sees it: its channel, what it writes, and its end.
+"""The parent's side of one worker process: its channel, its output and its end.
 
-Owns the end of one: the process is gone, and so is the channel, which may hold its last words. How
-many workers there are, and what they are told, is the business of `supervisor`.
+Owns the rule for when a worker is over: the process is gone and the channel is closed, because the
+channel may hold its last messages. `supervisor` decides how many workers there are and what they
+are sent.
 """
 
 from __future__ import annotations
@@ -22,20 +23,20 @@ from ..ops import logs
 from ..ops.logs import Log
 from .channel import Answer, Channel, Handler, Message
 
-#: As `channel.Handler`, of a message from one of the workers.
+#: Like `channel.Handler`, for a message from one of the workers.
 WorkerHandler = Callable[["WorkerProcess", Message], Answer | defer.Deferred[Answer]]
-#: Characters of a line that a worker wrote to its standard output or error.
+#: Characters that are kept of a line of a worker's standard output or error.
 _LINE = 2000
 
 
 class Parent(Protocol):
-    """What is told of it: see `supervisor.Workers`."""
+    """What a WorkerProcess notifies: see `supervisor.Workers`."""
 
-    #: what is done with each kind of message from a worker
+    #: by kind of message from a worker
     handlers: dict[str, WorkerHandler]
 
     def ended(self, process: WorkerProcess, how: str) -> None:
-        """A worker's process is gone. how: in a few words."""
+        """Called when a worker's process is gone. how: in a few words."""
 
 
 class WorkerProcess(ProcessProtocol):
@@ -51,9 +52,9 @@ class WorkerProcess(ProcessProtocol):
         self.pid = 0
         #: whether it accepts clients
         self.serves = False
-        #: which Snapshot it has in force, 0 without one
+        #: number of the snapshot that it has in force, 0 without one
         self.snapshot = 0
-        #: whether it is taking one
+        #: whether it was sent a snapshot and has not answered yet
         self.taking = False
         self.last_line = ""
         self._unfinished = {1: b"", 2: b""}
@@ -69,11 +70,10 @@ class WorkerProcess(ProcessProtocol):
         logs.replay(message.fields["record"], self.number, self.pid)
 
     def log(self, message: messages.LogLine, **fields: object) -> None:
-        """Logs something about it."""
+        """Logs an event of this worker."""
         self._log.write(message, worker=self.number, pid=self.pid, **fields)
 
-    # Its standard output and error: of a worker that cannot even start, and of what Python itself
-    # writes.
+    # Its standard output and error: used by a worker that cannot start, and by Python itself.
 
     def childDataReceived(self, childFD: int, data: bytes) -> None:
         *lines, rest = (self._unfinished[childFD] + data).split(b"\n")
@@ -87,7 +87,7 @@ class WorkerProcess(ProcessProtocol):
             self.last_line = text
             self.log(messages.WORKER_WROTE, line=text)
 
-    # Its end: that of the process, and of the channel, which may hold its last words.
+    # The end of both the process and the channel, which may hold its last messages.
 
     def processEnded(self, reason: Failure) -> None:
         for rest in self._unfinished.values():
@@ -104,7 +104,7 @@ class WorkerProcess(ProcessProtocol):
             self._workers.ended(self, _how(self._end))
 
     def kill(self) -> None:
-        """It ends at once, if it has not yet."""
+        """Ends the process at once, if it has not ended yet."""
         if self.transport is not None:
             with contextlib.suppress(ProcessExitedAlready):
                 self.transport.signalProcess("KILL")

@@ -1,10 +1,10 @@
-"""Coverage-guided fuzzing of what is pure, with atheris (``pip install atheris``), from the top of
-the repository:
+"""Fuzzes the pure modules with atheris, guided by coverage (``pip install atheris``). Run it from
+the top of the repository:
 
     python tests/fuzz/fuzz.py requests|replies|session [libFuzzer's arguments]
 
-New inputs go to the first directory that is named; without one, nothing is kept. To make a corpus
-small again:
+libFuzzer adds new inputs to the first directory that is named. Without a directory it uses the
+corpus of the target. To make a corpus small again:
 
     python tests/fuzz/fuzz.py TARGET -merge=1 SMALL-AND-EMPTY tests/fuzz/corpus/TARGET
 """
@@ -23,7 +23,7 @@ sys.path.insert(0, str(ROOT))
 
 
 def sources_of_the_core(path: str) -> FileFinder:
-    """Finds no compiled framing: in that, atheris would see no branch."""
+    """Finds only sources, no compiled framing: atheris would see no branch of the compiled form."""
     if Path(path) != ROOT / "redisproxy" / "core":
         raise ImportError
     return FileFinder(path, (SourceFileLoader, SOURCE_SUFFIXES))
@@ -46,7 +46,8 @@ def main(arguments: list[str]) -> None:
     target, options = arguments[1], arguments[2:]
     if all(option.startswith("-") for option in options):
         options.append(str(HERE / "corpus" / target))
-    # To merge, libFuzzer starts itself again, through a shell, by the first of these words.
+    # To merge, libFuzzer starts itself again through a shell. The first of these words is its
+    # command.
     atheris.Setup([f"{sys.executable} {Path(__file__).resolve()} {target}", *options], getattr(targets, target))
     atheris.Fuzz()
 

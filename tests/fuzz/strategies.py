@@ -1,6 +1,4 @@
-"""What hypothesis makes the inputs of the fuzzing targets of: pieces that a fuzzer would have to
-find.
-"""
+"""Hypothesis strategies for the fuzzing targets: pieces that a fuzzer would first have to find."""
 
 from __future__ import annotations
 

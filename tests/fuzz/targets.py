@@ -1,9 +1,9 @@
-"""What must hold of any bytes at all: one function for each fuzzing target, which raises
-AssertionError where it does not.
+"""The fuzzing targets: properties that hold for any bytes. Each target is a function that raises
+AssertionError if a property does not hold.
 
-An input begins with HEADER bytes that say how the rest is cut into chunks, and which options are
-on; so a mutation of one part leaves the other as it was. Nothing here needs atheris: `fuzz` drives
-these with it, `test_corpus` without.
+An input begins with HEADER bytes. They choose the options, and the chunks into which the rest is
+cut. So a mutation of one part does not change the other. Nothing here needs atheris: `fuzz` runs
+the targets with atheris, and `test_corpus` without.
 """
 
 from __future__ import annotations
@@ -42,14 +42,16 @@ from tests.support.conversations import BLUE, GREEN, Conversation, RecordingUpst
 
 _dispatch = commands.dispatch
 
-#: Bytes of an input that are no payload: one of options, the others sizes of chunks, used in turn.
+#: Bytes of an input before its payload: one of options, the others sizes of chunks, used in turn.
 HEADER = 5
 
 TABLE = {b"INSPECT": INSPECT, b"REFUSE": REFUSE, b"INSPECT_FIRST": INSPECT_FIRST, b"GET": FORWARD}
 
 
 def cut(data: bytes, sizes: bytes) -> Iterator[bytes]:
-    """The data in chunks: of 1 to 32 bytes, or up to 8192, as each byte of sizes says."""
+    """Yields the data in chunks. Each byte of `sizes` gives a size: 1 to 32 bytes, or a power of
+    two up to 32768.
+    """
     pos = turn = 0
     while pos < len(data):
         size = sizes[turn % len(sizes)] if sizes else 255
@@ -63,11 +65,11 @@ def cut(data: bytes, sizes: bytes) -> Iterator[bytes]:
 
 
 class Scanned:
-    """What a scanner makes of chunks, and what Redis would get of it."""
+    """Keeps what a scanner reports for chunks, and what Redis would get."""
 
     def __init__(self, limits: framing.Limits, table: dict[bytes, int], default: int) -> None:
         self.scanner = RequestScanner(limits, table, default)
-        #: runs as [bytes, count], anything else as what next() said
+        #: runs as [bytes, count], everything else as `next` returned it
         self.said: list[object] = []
         self.error: str | None = None
         self.sent = bytearray()
@@ -75,7 +77,7 @@ class Scanned:
         self.fed = 0
 
     def feed(self, chunk: bytes) -> bool:
-        """Whether it goes on."""
+        """Feeds a chunk. Returns False after a protocol error."""
         self.fed += len(chunk)
         self.scanner.feed(chunk)
         try:
@@ -105,18 +107,18 @@ class Scanned:
             return
         self.said.append(found)
         if kind == HEADED:
-            # As the session does with a PUBLISH.
+            # Like the session does for a PUBLISH.
             assert len(what) == 2
             self.sent += b"*3\r\n" + encode(what).split(b"\r\n", 1)[1]
             self.count += 1
 
 
 def requests(data: bytes) -> None:
-    """RequestScanner: chunks do not matter, what is passed on is what was counted, little is
-    held.
+    """Checks RequestScanner: chunks do not matter, what is passed on is what was counted, and
+    little is kept.
     """
     options, sizes, payload = (data[:1] or b"\0")[0], data[1:HEADER], data[HEADER:]
-    if options & 0x80:  # limits that can be reached, and a flood
+    if options & 0x80:  # limits that inputs can reach, and a flood
         if options & 0x40:
             payload *= 1 + 4096 // (len(payload) + 1)
         limits = {"INSPECTED_BYTES": 1024, "INLINE_BYTES": 256, "WHOLE_COMMAND_BYTES": 128}
@@ -137,8 +139,8 @@ def _requests(options: int, sizes: bytes, payload: bytes) -> None:
             break
     assert whole.error == split.error, (whole.error, split.error)
     if whole.error:
-        # Of the command that the error is in, more or less may have been passed on: none at all
-        # behind its head.
+        # How much of the command with the error was passed on depends on the chunks. Behind the
+        # head of a headed command there may be nothing.
         for scanned in (whole, split):
             if scanned.said and isinstance(scanned.said[-1], list) and scanned.said[-1][1] == 0:
                 scanned.said.pop()
@@ -161,7 +163,7 @@ def _requests(options: int, sizes: bytes, payload: bytes) -> None:
 
 
 class Creditor:
-    """Receives batches, confirmations and messages, and keeps what comes."""
+    """Receives replies, confirmations and messages, and keeps what comes."""
 
     def __init__(self) -> None:
         self.heard = bytearray()
@@ -172,7 +174,7 @@ class Creditor:
         self.subscribed = False
 
     def _add(self, key: object, piece: bytes, done: int) -> None:
-        """Notes it with what came before, where that was for the same reply batch: no cut shows."""
+        """Adds a piece, to the last entry if that is for the same batch: cuts do not show."""
         self.heard += piece
         if self.said and self.said[-1][0] == key:
             self.said[-1][1] += piece
@@ -204,13 +206,13 @@ class Creditor:
 
 
 class NumberedBatch(ReplyBatch):
-    """A reply batch that is told apart."""
+    """A reply batch with a number, to tell it from others."""
 
     __slots__ = ("muted", "number")
 
 
 def _measured(chunks: Iterator[bytes], pushes: bool) -> tuple[list[bytes], bytes, str | None]:
-    """(whole replies, the rest, what was wrong)."""
+    """Returns (whole replies, the rest, the error)."""
     measurer = ReplyMeasurer()
     measurer.pushes = pushes
     replies: list[bytes] = []
@@ -236,8 +238,8 @@ def _measured(chunks: Iterator[bytes], pushes: bool) -> tuple[list[bytes], bytes
 
 
 def _settled(chunks: Iterator[bytes], batches: list[tuple[int, int, bool, bool, int]]) -> tuple[Creditor, str | None]:
-    """What a pending replies deals out. Half of the reply batches are made before anything comes,
-    the others one with each chunk.
+    """Feeds the chunks to PendingReplies with these reply batches. Returns the receiver of the
+    replies and the error.
     """
     pending, owner = pending_module.PendingReplies(), Creditor()
     batch: list[NumberedBatch] = []
@@ -275,8 +277,8 @@ def _settled(chunks: Iterator[bytes], batches: list[tuple[int, int, bool, bool, 
 
 
 def replies(data: bytes) -> None:
-    """ReplyMeasurer and Pending replies: chunks do not matter, all bytes come out, and never more
-    replies than wait for.
+    """Checks ReplyMeasurer and PendingReplies: chunks do not matter, all bytes come out, and never
+    more replies than are pending.
     """
     options, sizes, rest = (data[:1] or b"\0")[0], data[1:HEADER], data[HEADER:]
     number = options & 7
@@ -291,7 +293,7 @@ def replies(data: bytes) -> None:
         want = len(whole[0]) + 1
         assert measurer.measure(payload, 0, want) == (len(payload), want - 1)
         assert b"".join(whole[0]) + whole[1] == payload
-    # Every reply batch is changed while it is paid: each pending replies has its own.
+    # Reply batches change while their replies come, so each PendingReplies has its own.
     one, error = _settled(iter([payload] if payload else []), batches)
     other, later = _settled(cut(payload, sizes), batches)
     assert (error is None) == (later is None), (error, later)
@@ -303,7 +305,7 @@ def replies(data: bytes) -> None:
 
 
 def _batch(byte: int, plain: int) -> tuple[int, int, bool, bool, int]:
-    """(kind, count, muted, subscribed afterwards, protocol)."""
+    """Returns (kind, count, muted, subscribed afterwards, protocol) for a byte of the input."""
     kind = REPLIES if plain else (REPLIES, CONFIRMATIONS, HELLO, CONFIRMATIONS)[byte & 3]
     if kind == HELLO:
         return HELLO, 1, bool(byte & 4), False, (0, 2, 3, 3)[byte >> 3 & 3]
@@ -312,8 +314,8 @@ def _batch(byte: int, plain: int) -> tuple[int, int, bool, bool, int]:
 
 # Whole conversations.
 
-#: What the client may say, besides any bytes. ######: a number that tells it from all others, and
-#: shows in its reply.
+#: What the client may send, besides any bytes. A unique number replaces ######, and shows in the
+#: reply.
 CLIENT = [
     encode([b"ECHO", b"echo######"]),
     encode([b"NOSUCH######", b"x"]),
@@ -338,7 +340,7 @@ CLIENT = [
     *(encode(line.split()) for line in (b"CONFIG SET x y", b"CONFIG GET s*", b"CONFIG GET SAVE", b"INFO keyspace nosuch")),
 ]
 _NUMBERED = re.compile(rb"(?:echo|nosuch|NOSUCH)(\d{6})")
-#: Without these, in what the client says, every command has one answer.
+#: If the client sends none of these, every command has exactly one reply.
 _UNCOUNTED = (b"REPLY", b"SUBSCRIBE a b", b"UNSUBSCRIBE", b"POST")
 
 _SUBSCRIBES = frozenset((b"SUBSCRIBE", b"PSUBSCRIBE", b"SSUBSCRIBE"))
@@ -346,7 +348,9 @@ _UNSUBSCRIBES = frozenset((b"UNSUBSCRIBE", b"PUNSUBSCRIBE", b"SUNSUBSCRIBE"))
 
 
 def _strictly(data: bytes) -> tuple[list[list[bytes]], bytes]:
-    """(the commands, the rest): by a parser of its own, which knows but what the proxy may send."""
+    """Returns (the commands, the rest). Accepts only what the proxy may send, and uses no code of
+    the proxy.
+    """
     commands = []
     pos = 0
     while match := re.compile(rb"\*([1-9]\d*)\r\n").match(data, pos):
@@ -371,9 +375,7 @@ def _strictly(data: bytes) -> tuple[list[list[bytes]], bytes]:
 
 
 class ModelRedis:
-    """The Redis of one upstream connection: as much of it as decides what an upstream connection is
-    in the state of.
-    """
+    """The Redis behind one connection: only what decides the state of the connection."""
 
     def __init__(self, protocol: int) -> None:
         self.unread = b""
@@ -384,12 +386,12 @@ class ModelRedis:
 
     @property
     def clean(self) -> bool:
-        """Whether the next session would find it as it was made."""
+        """Whether the connection is in the state in which it was made, for the next session."""
         state = self.multi or self.watching or self.subscribed or self.protocol != self.agreed
         return not (state or self.unread or self.pending)
 
     def takes(self, data: bytes, fail: bool) -> None:
-        """fail: each reply is an error."""
+        """Runs commands. fail: every reply is an error."""
         commands, self.unread = _strictly(self.unread + data)
         for words in commands:
             self.pending += self._answer(words[0].upper(), words, fail)
@@ -399,7 +401,7 @@ class ModelRedis:
         assert name != b"SELECT" or len(words) == 1, "a SELECT was sent to Redis"
         assert name != b"CLIENT" and not name.startswith(b"NOSUCH")
         if self.protocol == 2 and self.subscribed and name not in _SUBSCRIBES | _UNSUBSCRIBES and name != b"PING":
-            # HELLO too, as Redis has it: its words are echoed so that the order shows.
+            # Also HELLO, as in Redis. Its arguments are echoed so that the order shows.
             return b"-ERR Can't execute while subscribed: %b\r\n" % b" ".join(words[1:2])[:40].translate(None, b"\r\n")
         if name in (b"EXEC", b"DISCARD") and self.multi and (name == b"EXEC" or len(words) == 1):
             self.multi = self.watching = False
@@ -449,7 +451,7 @@ class ModelRedis:
 
 
 class FuzzedConversation(Conversation):
-    """The harness of the tests, which asks for nothing at once and notices what must not be."""
+    """The tests' conversation, in which nothing happens at once and forbidden calls are noticed."""
 
     def __init__(self, shares: bool) -> None:
         self.multiplexes = shares
@@ -461,7 +463,7 @@ class FuzzedConversation(Conversation):
 
     @property
     def busy(self) -> bool:
-        """Whether somebody works for a Step of the session's, or for one that it gave up."""
+        """Whether work is under way for a Step of the session, or for a Step that it gave up."""
         return any(self.steps.values()) or self.session.deadline is not None
 
     def write(self, data: bytes) -> None:
@@ -490,7 +492,7 @@ class FuzzedConversation(Conversation):
         self._work("permit", step)
 
     def deadline_changed(self) -> None:
-        """Time passes when the input says so: see `_link`."""
+        """Does nothing: time passes when the input says so. See `_link`."""
 
     def wrong_password(self) -> tuple[float, bool]:
         self.wrong_passwords += 1
@@ -514,14 +516,14 @@ class FuzzedConversation(Conversation):
 
 
 def _weight(session: Session) -> int:
-    """It grows with each answer that a command gets, or will get."""
+    """A number that grows with each reply that a command gets or will get."""
     replies = session.replies
     return len(session.connection.told) + replies.pending + replies._answers_size
 
 
 def _dispatch_checked(session: Session, words: list[bytes]) -> None:
-    """Each command has an answer, at once, later or after a Step, unless CLIENT REPLY or the
-    session's end says otherwise.
+    """Runs a command and asserts that it has a reply: at once, later, or after a Step. CLIENT REPLY
+    and the end of the session are exceptions.
     """
     before, muted = _weight(session), session.replies.mode is not ReplyMode.ON
     _dispatch(session, words)
@@ -531,7 +533,7 @@ def _dispatch_checked(session: Session, words: list[bytes]) -> None:
 
 
 class FuzzedPool:
-    """Multiplexed connections, one after the other."""
+    """The multiplexed connections of a tenant, one after the other."""
 
     def __init__(self, conversation: FuzzedConversation, protocol: int) -> None:
         self.protocol = protocol
@@ -606,7 +608,7 @@ class FuzzedUpstream(RecordingUpstream):
 
 
 def _answer(words: list[bytes]) -> Answer:
-    """What Redis says to what is asked with the master's rights."""
+    """Returns Redis's reply to a control query."""
     if words[0] == b"INFO":
         return b"# Server\r\nredis_version:7\r\n"
     if words[0] == b"CONFIG":
@@ -615,20 +617,20 @@ def _answer(words: list[bytes]) -> Answer:
 
 
 class Play:
-    """One conversation as an input has it: a byte says what happens, the next how much."""
+    """Plays one conversation from an input: one byte says what happens, the next one how much."""
 
     def __init__(self, shares: bool) -> None:
         self.talk = FuzzedConversation(shares)
         self.said = b""
         self.number = 0
         self.counted = True  # whether the replies can be counted
-        self.ordered = True  # whether nothing but the script has numbers in it
+        self.ordered = True  # whether only the script's commands have numbers
         self.half_closed = False
         self.told_to_leave = False
         self.draining = False
 
     def step(self, what: int, amount: int, data: bytes) -> int:
-        """What happens next; how many bytes of the data were used."""
+        """Does what happens next. Returns how many bytes of `data` were used."""
         talk, session = self.talk, self.talk.session
         upstream = self._upstream()
         if what < 110:
@@ -684,7 +686,9 @@ class Play:
         return 0
 
     def _upstream(self) -> FuzzedUpstream | None:
-        """The newest of its own, if the session still has it, or else the shared one."""
+        """Returns the session's own newest connection to Redis, if it still has one, or else the
+        shared one.
+        """
         upstream = self.talk.upstreams[-1] if self.talk.upstreams else None
         if upstream is not None and upstream.released is None and not upstream.lost:
             return upstream
@@ -718,7 +722,7 @@ class Play:
             upstream.pending.received(data)
         except ProtocolError:
             assert self.talk.wild, "what Redis says was not understood"
-            # An upstream connection that was let go of while it was read from is no more anybody's.
+            # A connection that was released while it was read belongs to nobody any more.
             if upstream.released is None:
                 self._lose(upstream)
 
@@ -730,8 +734,8 @@ class Play:
             self.counted = False
             self.talk.session.upstream_lost()
             return
-        # As `upstream.multiplexed` does. Not a command is without an answer, but for one of which a
-        # part was passed on.
+        # Like `upstream.multiplexed`: every command gets a reply, except one that was passed on
+        # only in part.
         self.talk.pools[-1].upstream = Unavailable(busy=True)
         for receiver in dict.fromkeys(batch.receiver for batch in batches):
             in_part = partial and batches[0].receiver is receiver and not batches[0].discard
@@ -739,7 +743,7 @@ class Play:
             receiver.upstream_lost(batches[0], in_part)
 
     def _link(self, amount: int) -> None:
-        """What was asked for comes, or does not."""
+        """Finishes what the session asked for, with success or failure, or lets time pass."""
         talk = self.talk
         if talk.steps["acquire"]:
             if amount & 1 or (talk.gone and amount & 2):
@@ -764,7 +768,7 @@ class Play:
             talk.session.time_is(talk.now)
 
     def _change_pool(self, amount: int) -> None:
-        """Something changes there."""
+        """Changes the state of the session's pool."""
         tenant_pool = self.talk.pools[-1]
         upstream = tenant_pool.upstream
         if isinstance(upstream, Unavailable):
@@ -773,13 +777,13 @@ class Play:
             else:
                 tenant_pool.open()
         elif amount & 64 and not upstream.pending.batches:
-            tenant_pool.open()  # the one before was left for it
+            tenant_pool.open()  # the pool left the one before for it
         else:
             upstream.busy = bool(amount & 128)
         tenant_pool.ready()
 
     def settle(self) -> None:
-        """All that can still come does."""
+        """Lets everything happen that can still happen."""
         talk, session = self.talk, self.talk.session
         self._client(len(self.said))
         session.client_slow(False)
@@ -805,7 +809,7 @@ class Play:
             assert session.ended
 
     def judge(self) -> None:
-        """What the client heard."""
+        """Checks what the client received."""
         talk, session = self.talk, self.talk.session
         if self.ordered:
             numbers = list(map(int, _NUMBERED.findall(talk.told)))
@@ -821,7 +825,7 @@ class Play:
         messages = talk.told.count(b"message\r\n!\r\n")
         if self.counted and talk.closed != "moved-within-a-message":
             assert measurer.between, "a reply was cut off"
-            # One that was passed on in part when the conversation ended has no answer.
+            # A command that was passed on in part when the conversation ended gets no reply.
             few = session.commands - (session.ended and self.told_to_leave)
             assert few <= answers - messages <= session.commands, (answers, messages, session.commands, talk.told)
             if not (session.ended or talk.held):
@@ -847,8 +851,8 @@ def _subscribed(session: Session, kind: bytes) -> frozenset[bytes]:
 
 
 def session(data: bytes) -> None:
-    """A whole conversation: each command has at most one answer, in order, and no upstream
-    connection is used that was given back.
+    """Checks a whole conversation: each command has at most one reply, in order, and no connection
+    to Redis is used after it was given back.
     """
     with mock.patch.object(bounds, "WHOLE_COMMAND_BYTES", 128), mock.patch.object(commands, "dispatch", _dispatch_checked):
         _session(data)

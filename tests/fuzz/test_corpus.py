@@ -1,5 +1,5 @@
-"""The fuzzing targets without a fuzzer: what was once found stays fixed, and hypothesis looks a
-little further.
+"""Runs the fuzzing targets without a fuzzer: the corpus, so that what was found stays fixed, and
+inputs from hypothesis.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ CORPUS = Path(__file__).parent / "corpus"
 
 
 class CorpusTests(unittest.TestCase):
-    """Each file of the corpus, as the fuzzer would run it."""
+    """Runs each file of the corpus as the fuzzer would."""
 
     def replay(self, name: str) -> None:
         files = sorted((CORPUS / name).iterdir())
@@ -37,7 +37,7 @@ class CorpusTests(unittest.TestCase):
 
 
 class HypothesisTests(unittest.TestCase):
-    """The same targets, from pieces that a fuzzer would have to find."""
+    """Runs the same targets with pieces that a fuzzer would first have to find."""
 
     @settings(max_examples=300)
     @given(header, requests)

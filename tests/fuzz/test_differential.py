@@ -1,8 +1,8 @@
-"""What the scanner takes for commands, and what a real Redis does with the same bytes.
+"""Compares what the scanner takes for commands with what a real Redis does with the same bytes.
 
-The same bytes go to Redis twice: as they are, and as what the scanner makes of them, written anew
-from its commands and runs. The answers must be the same up to where the scanner refuses to go on.
-It may refuse more than Redis does, but it must never see another boundary, or another name.
+Redis gets the same bytes twice: as they are, and written anew from the scanner's commands and runs.
+The replies must be the same up to where the scanner refuses to go on. The scanner may refuse more
+than Redis does. It must never see another boundary or another name.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from tests.attacks.corpus import FRAMING
 from tests.support.raw import RawClient
 from tests.support.servers import RedisServer, valkey
 
-#: One name is passed on, one is taken, one by its head: all that is understood must be the same.
+#: One name is passed on, one is inspected, and one by its first argument. All must be understood
+#: alike.
 TABLE = {b"SET": INSPECT, b"PUBLISH": INSPECT_FIRST}
-#: The bytes of an inline command that RESP has no use for, or that some parser may take for space
-#: or for an end.
+#: Bytes in an inline command that have no meaning in RESP, or that a parser may take for a space or
+#: for an end.
 _ODD = [
     b" ",
     b"  ",
@@ -73,9 +74,9 @@ tricks = st.sampled_from([trick for trick in FRAMING if len(trick) < 1000]).map(
 )
 
 
-#: The server runs what is made above, and answers all else with an error that is always the same:
-#: the bytes may well name INFO, TIME or RANDOMKEY, whose answers change by themselves. HELLO needs
-#: no permission, and tells a connection's number.
+#: The server runs the commands made above. It answers all others with an error that is always the
+#: same. The bytes may name INFO, TIME or RANDOMKEY, whose replies change by themselves. HELLO needs
+#: no permission and returns the connection's number, so it is renamed.
 ALWAYS_THE_SAME = (
     "user default on nopass ~* &* -@all +echo +ping +set +get +publish +flushall",
     'rename-command HELLO ""',
@@ -108,7 +109,9 @@ class DifferentialTests(unittest.TestCase):
                 self.compare(trick.replace(b"SELECT", b"NOSUCH"))
 
     def test_answers_that_change_by_themselves(self) -> None:
-        """Hypothesis finds these names by chance, or among the constants of the modules."""
+        """Commands whose replies change by themselves do not disturb the comparison; hypothesis
+        finds their names by chance, or among the constants of the modules.
+        """
         self.said(b"SET a 1\r\nSET b 2\r\n")
         for line in (
             b"INFO",
@@ -125,9 +128,11 @@ class DifferentialTests(unittest.TestCase):
                 self.compare(encode(line.split()))
 
     def compare(self, data: bytes) -> None:
-        """A last PING shows where the stream stands, for Redis as for the scanner."""
-        # Valkey 9.1 loses the byte 0xFF of an inline command, which neither the proxy nor any Redis
-        # does.
+        """Compares Redis's replies to both forms of the bytes. A last PING shows whether both
+        streams are at the same position.
+        """
+        # Valkey 9.1 drops the byte 0xFF in an inline command. Neither the proxy nor any Redis does
+        # that.
         data = data.replace(b"\xff", b"\xfe") + encode([b"PING", b"the end"])
         rewritten, refused = self.scanned(data)
         self.said(encode([b"FLUSHALL"]))
@@ -135,13 +140,13 @@ class DifferentialTests(unittest.TestCase):
         self.said(encode([b"FLUSHALL"]))
         through = self.said(rewritten)
         if refused:
-            # The beginning of a command may have been passed on: nothing answers that.
+            # The beginning of a command may have been passed on, which gets no reply.
             self.assertEqual(direct[: len(through)], through, (data, rewritten))
         else:
             self.assertEqual(direct, through, (data, rewritten))
 
     def scanned(self, data: bytes) -> tuple[bytes, bool]:
-        """(what would be sent to Redis, each command written anew; whether the rest was
+        """Returns (what would be sent to Redis, each command written anew; whether the rest was
         refused).
         """
         scanner = RequestScanner(AUTHENTICATED, TABLE, FORWARD)
@@ -157,16 +162,14 @@ class DifferentialTests(unittest.TestCase):
                 elif kind == HEADED:
                     sent += b"*3\r\n" + encode(what).split(b"\r\n", 1)[1]
                 else:
-                    # A name that no server has: it stands for its answer, which is an error.
+                    # A name that no server has: the session would answer it with an error.
                     return sent, True
         except ProtocolError:
             return sent, True
         return sent, False
 
     def said(self, data: bytes) -> list[bytes]:
-        """Redis's replies to the bytes on a connection of their own; its protocol errors are told
-        by one name.
-        """
+        """Returns Redis's replies to the bytes on a new connection."""
         with RawClient(self.server.port) as connection:
             connection.send(data)
             connection.half_close()

@@ -1,4 +1,4 @@
-"""Which of several processes takes the next client."""
+"""Tests which of several processes accepts the next client."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class BalanceTests(unittest.TestCase):
     def setUp(self) -> None:
         self.descriptor = shared_memory(3)
         self.addCleanup(os.close, self.descriptor)
-        # As different processes have it.
+        # As two processes have it.
         self.first, self.second = Balance(self.descriptor), Balance(self.descriptor)
 
     def test_who_has_more_than_another_waits(self) -> None:

@@ -1,4 +1,4 @@
-"""Certificates that change: when they are checked, and what is in force."""
+"""Tests the reload of certificates: when files are checked, and what is in force."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from redisproxy.listen.tls import CertificateError, ServerTls, TlsFiles
 
 from ..support.certificates import Authority
 
-#: Looks until a change takes effect: one that sees it, and one that finds it complete.
+#: Checks until a change takes effect: one sees it, and the next finds it complete.
 LOOKS = 2
 
 
@@ -64,7 +64,7 @@ class RotationCase(unittest.SynchronousTestCase):
         self.clock.pump([INTERVAL] * times)
 
     def shown(self) -> bytes:
-        """The certificate that a client would see, as PEM."""
+        """Returns the certificate that a client would see, as PEM."""
         connection = self.tls.serverConnectionForTLS(None)
         return connection.get_certificate().to_cryptography().public_bytes(tls.Encoding.PEM)
 
@@ -93,8 +93,8 @@ class RotationTests(RotationCase):
         self.assertRegex(self.told("info")[-1], "ssl:6380: from now on the certificate is that in .*/tls.crt, valid until")
 
     def test_the_links_of_a_mounted_secret(self) -> None:
-        """As the kubelet does it: what is mounted are links, by way of another one that is replaced
-        in one step.
+        """A mounted secret that the kubelet replaces is reloaded: its files are links to a
+        directory, which is itself a link that is replaced in one step.
         """
 
         def publish(version: str, certificate: bytes, key: bytes) -> None:
@@ -239,7 +239,8 @@ class RotationTests(RotationCase):
         service.look()
         work()
         self.assertEqual(self.shown(), second[0])
-        # Asked for while one is under way, which may have passed the file: once more.
+        # Asked for while a check is under way, which may already have read the file: there is
+        # another check.
         self.look()
         ((done, call, arguments),) = waiting
         waiting.clear()

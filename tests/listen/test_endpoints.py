@@ -1,4 +1,4 @@
-"""Ports that several processes have: here in one, over real sockets."""
+"""Tests ports that several processes share. Here one process has all of them, over real sockets."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class SharedTests(unittest.TestCase):
         directory = tempfile.TemporaryDirectory()
         self.addCleanup(directory.cleanup)
         self.path = f"{directory.name}/s"
-        # What is said before and after the others have had their chance; the last word is said
-        # again and again.
+        # The answers of `may_take`, before and after the other processes have had their chance. The
+        # last answer repeats.
         self.answers = [True]
         self.asks: list[bool] = []
 
@@ -52,7 +52,7 @@ class SharedTests(unittest.TestCase):
         return holder, descriptors
 
     def serve(self, word: bytes, descriptions: list[str], descriptors: list[int]) -> tuple[Listening, GreeterFactory]:
-        """As another process that inherited them."""
+        """Serves like another process that inherited the descriptors."""
         factory = GreeterFactory(word)
         shared = Listening(reactor, descriptions, adopt(map(os.dup, descriptors)), self.asked)
         shared.open(factory)
@@ -80,7 +80,7 @@ class SharedTests(unittest.TestCase):
         descriptions = ["tcp:0:interface=127.0.0.1", f"unix:{self.path}"]
         holder, descriptors = self.hold(*descriptions)
         addresses = [("127.0.0.1", holder.addresses[0].port), self.path]
-        waits = self.connect(addresses[0])  # before anybody accepts
+        waits = self.connect(addresses[0])  # before any process accepts
         first, _ = self.serve(b"first", descriptions, descriptors)
         self.assertEqual((yield defer.Deferred.fromCoroutine(self.greeted(waits))), b"first")
         second, _ = self.serve(b"second", descriptions, descriptors)
@@ -149,7 +149,7 @@ class SharedTests(unittest.TestCase):
     def test_what_is_no_endpoint_and_what_cannot_be_shared(self) -> None:
         with self.assertRaisesRegex(EndpointError, "'nonsense:1' .*it takes a Twisted endpoint"):
             Listening(reactor, ["nonsense:1"])
-        # In no words of Python's, which differ by its version.
+        # The errors have no words of Python's, which differ from version to version.
         for description, why in [
             ("tcp:notaport", "a number is expected where it has another text"),
             ("unix:/x:mode=9x", "a number is expected where it has another text"),

@@ -1,6 +1,4 @@
-"""TLS for clients: what an `ssl:` endpoint takes, what its files have to hold, and the context made
-of them.
-"""
+"""Tests TLS for clients: arguments of an `ssl:` endpoint, its files, and the OpenSSL context."""
 
 from __future__ import annotations
 
@@ -34,10 +32,10 @@ class ParseTests(unittest.SynchronousTestCase):
             self.parse("ssl:6380:privateKey=/tls/tls.key:certKey=/tls/tls.crt"),
             ("tcp:6380", "ssl:6380", TlsFiles(Path("/tls/tls.key"), Path("/tls/tls.crt"), None, None)),
         )
-        # One file for both, in the current directory.
+        # The default: one file for both, in the current directory.
         here = Path("server.pem").absolute()
         self.assertEqual(self.parse("ssl:6380"), ("tcp:6380", "ssl:6380", TlsFiles(here, here, None, None)))
-        # By place, and with what has to be escaped.
+        # Arguments without names, with characters that have to be escaped.
         self.assertEqual(
             self.parse(r"ssl:6380:/a\:b\=c.key:/a\\b.pem:interface=\:\:1:backlog=7:extraCertChain=/chain=1.pem"),
             (
@@ -113,7 +111,7 @@ class FilesTests(MaterialCase):
         self.refused("key in .*/broken.key is malformed, or of", key=self.written("broken.key", broken))
         _, other = self.authority.issue("other", "localhost")
         self.refused("/other.key is not the key of .*/proxy.pem, or of the first certificate there", key=other)
-        # Where the chain comes first, its key is not the server's.
+        # If the chain comes first, the first key is not the server's.
         swapped = self.written("swapped.pem", self.authority.path.read_bytes(), self.certificate.read_bytes())
         self.refused("/proxy.key is not the key of .*/swapped.pem", certificate=swapped)
 
@@ -135,7 +133,9 @@ class FilesTests(MaterialCase):
         self.refused("OpenSSL refuses what is in .*/weak.pem: ee key too small", certificate=certificate, key=key)
 
     def test_what_stands_beside_the_key_is_left_alone(self) -> None:
-        """Twisted's server.pem has both; openssl writes EC PARAMETERS before the key."""
+        """A key file may also hold a certificate, as Twisted's server.pem does, or EC PARAMETERS,
+        which openssl writes before the key.
+        """
         both = self.written("server.pem", self.certificate.read_bytes(), self.key.read_bytes())
         self.make(key=both, certificate=both)
         both = self.written(
@@ -178,7 +178,7 @@ class FilesTests(MaterialCase):
 
 
 class HandshakeTests(MaterialCase):
-    """What it is to clients: Python's own TLS on the other side, in memory."""
+    """What clients see. Python's own TLS is the client, in memory."""
 
     def client(self, *, cafile: Path | None = None, **settings: object) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=cafile or self.authority.path)
@@ -189,8 +189,8 @@ class HandshakeTests(MaterialCase):
     def shake(
         self, server: SSL.Context, client: ssl.SSLContext, session: ssl.SSLSession | None = None
     ) -> tuple[ssl.SSLObject, SSL.Connection]:
-        """Both sides' connections, after a word in each direction. Raises what the first side to
-        fail raises.
+        """Returns both sides' connections after the handshake and one word from the server. Raises
+        what the first side to fail raises.
         """
         ours = self.ours = ServerConnection(server, None)
         ours.set_accept_state()
@@ -255,7 +255,9 @@ class HandshakeTests(MaterialCase):
         self.assertIsNone(theirs.selected_alpn_protocol())
 
     def test_a_full_chain_is_sent(self) -> None:
-        """As in cert-manager's tls.crt; or in a file of its own."""
+        """The server sends the whole chain, from one file as in cert-manager's tls.crt or from a
+        file of its own.
+        """
         intermediate = Authority(self.directory, "intermediate", self.authority)
         certificate, key = intermediate.issue("leaf", "localhost")
         full = self.written("full.pem", certificate.read_bytes(), intermediate.path.read_bytes())
@@ -281,7 +283,7 @@ class HandshakeTests(MaterialCase):
         for client, why in (
             (self.client(), "peer did not return a certificate"),
             (self.with_certificate(others), "certificate verify failed: its CA is not trusted"),
-            # Who signed the server's.
+            # The CA of the server's own certificate.
             (self.with_certificate(self.authority), "certificate verify failed: its CA is not trusted"),
             (
                 self.with_certificate(clients, usage=ExtendedKeyUsageOID.SERVER_AUTH),
@@ -292,7 +294,7 @@ class HandshakeTests(MaterialCase):
             with self.assertRaises(SSL.Error) as caught:
                 self.shake(server, client)
             self.assertEqual(why_tls(caught.exception, self.ours), why)
-        # Several may be trusted, and one that another has signed is enough.
+        # Several CAs may be trusted, and an intermediate CA is enough.
         both = self.written("both.pem", clients.path.read_bytes(), others.path.read_bytes())
         self.shake(self.make(client_ca=both), self.with_certificate(others))
         intermediate = Authority(self.directory, "intermediate", others)
@@ -302,8 +304,8 @@ class HandshakeTests(MaterialCase):
             self.shake(self.make(client_ca=intermediate.path), self.with_certificate(others))
 
     def test_no_session_is_resumed(self) -> None:
-        """A certificate that was checked once would be good for ever; and OpenSSL would fail those
-        who try.
+        """No session is resumed, because a checked certificate would then be good for ever, and a
+        client that tries does not fail.
         """
         clients = Authority(self.directory, "clients")
         for server in (self.make(), self.make(client_ca=clients.path)):

@@ -1,4 +1,4 @@
-"""Addresses as text."""
+"""Tests how addresses are shown as text."""
 
 from __future__ import annotations
 

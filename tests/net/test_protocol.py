@@ -1,4 +1,4 @@
-"""What both protocols have in common."""
+"""Tests the base class of both RESP protocols: pausing, protocol errors and bugs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who waits, for how long, and whose turn it is."""
+"""Tests the limits of a tenant: which clients wait, how long, and in which order."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from redisproxy.tenants.model import TenantFullError
 
 
 class Client:
-    """A client's connection and its session, in one: each byte is a command, done in the order that
-    `done` has.
+    """A fake of a client's connection and of its session in one.
+
+    Each byte is a command. `done` lists the names of clients in the order in which their commands
+    ran.
     """
 
     def __init__(self, name: str, done: list[str]) -> None:
@@ -78,7 +80,7 @@ class LimitingCase(unittest.TestCase):
         self.addCleanup(self.end)
 
     def end(self) -> None:
-        """All leave, and what is pending is paid: nothing is left to happen."""
+        """All clients leave and the rates recover: nothing may be left to happen."""
         for client in self.clients:
             if client.reservation._client is not None:
                 client.reservation.lost()
@@ -134,7 +136,7 @@ class PlaceTests(LimitingCase):
         client.reservation.reserve(other)
         client.reservation.keep()
         self.assertEqual((len(self.tenant_limit.reservations), len(other.reservations)), (0, 1))
-        # And to the same one again, whose only place it has.
+        # The same tenant again, of whose only connection the client has the reservation.
         client.reservation.reserve(other)
         client.reservation.keep()
         self.assertEqual(len(other.reservations), 1)
@@ -155,7 +157,7 @@ class RateTests(LimitingCase):
         a, b, c = (self.client(name) for name in "abc")
         a.send(100)
         self.assertFalse(a.reservation.rate_limiter.closed)
-        a.send(10)  # overdrawn, but done: it was read
+        a.send(10)  # overdraws the rate, but runs: it was read
         a.send(10)
         b.send(20)
         a.send(10)
@@ -193,7 +195,8 @@ class RateTests(LimitingCase):
             self.clock.advance(0.02)
             if sum(client.commands for client in clients) == 2000:
                 break
-        # What is overdrawn by the last of them is not waited for; the steps of the clock are.
+        # Nobody waits for what the last client overdraws. The rest of the difference are the
+        # clock's steps.
         self.assertLess(abs(self.clock.seconds() - began - 19.0), 0.5)
         counts = [self.done.count(client.name) for client in clients]
         self.assertEqual(counts, [20] * 20)
@@ -233,7 +236,7 @@ class RateTests(LimitingCase):
         b = Client("b", self.done)
         self.clients.append(b)
         b.reservation.reserve(self.tenant_limit)
-        b.throttled = True  # as a session that waits for an upstream connection
+        b.throttled = True  # like a session that waits for a connection to Redis
         b.bytes_received += 30
         b.received(b"x" * 30)
         b.reservation.keep()
@@ -248,7 +251,7 @@ class RateTests(LimitingCase):
     def test_who_leaves_is_charged_so_that_it_is_of_no_use_to_come_again(self) -> None:
         self.tenant_limit.use(Limits(commands_per_second=100))
         a, b = self.client("a"), self.client("b")
-        a.commands += 150  # what a session did by itself, when its upstream connection was there
+        a.commands += 150  # what a session ran when its connection to Redis was open
         a.reservation.lost()
         b.send(1)
         self.assertEqual(b.held, PauseReason.RATE)
@@ -265,7 +268,9 @@ class RateTests(LimitingCase):
         self.assertEqual(self.done, ["a", "b"])
 
     def test_who_logs_out_while_it_waits_has_its_turn(self) -> None:
-        """As with a RESET that waited for replies while more came behind it."""
+        """A client that logs out while it waits still gets its turn: for example a RESET that
+        waited for replies, with more commands behind it.
+        """
         self.tenant_limit.use(Limits(commands_per_second=100))
         a = self.client("a")
         a.send(150)
@@ -280,7 +285,7 @@ class RateTests(LimitingCase):
         for tenant_limit in (self.tenant_limit, other):
             tenant_limit.use(Limits(commands_per_second=100))
         a = self.client("a")
-        a.reservation.reserve(other)  # and the upstream connection is opened
+        a.reservation.reserve(other)  # the connection to Redis is being opened
         a.reservation.rate_limiter.charge(150, 0)
         a.send(1)
         a.reservation.keep()

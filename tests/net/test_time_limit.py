@@ -1,5 +1,5 @@
-"""One timer for the time limits of many; and a limit that the reactor's own delays do not count
-against.
+"""Tests the two time limits: one timer for many peers, and a limit that the reactor's own delays
+extend.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class WithinTests(SynchronousTestCase):
 
     def test_delays_of_the_reactor_are_added(self) -> None:
         limited = self.within(defer.Deferred())
-        self.clock.advance(8)  # 3 seconds late
+        self.clock.advance(8)  # the timer is 3 seconds late
         self.clock.advance(2.9)
         self.assertNoResult(limited)
         self.clock.advance(0.1)

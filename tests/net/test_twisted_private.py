@@ -1,5 +1,5 @@
-"""Writing at once, held against Twisted's own writing: the same sequences on real sockets, with the
-real reactor.
+"""Compares `write_at_once` with Twisted's own `write`: both run the same sequences on real sockets,
+with the real reactor.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ KINDS = ("tcp server", "tcp client", "unix server", "unix client")
 
 @implementer(IPushProducer)
 class Recorder(Protocol):
-    """Takes down what its transport tells it, as a protocol and as a streaming producer."""
+    """Records what its transport calls, as a protocol and as a streaming producer."""
 
     def __init__(self) -> None:
         self.made: defer.Deferred = defer.Deferred()
@@ -80,7 +80,7 @@ class HalfCloseableRecorder(Recorder):
 
 @implementer(IPullProducer)
 class Pieces:
-    """A pull producer of some pieces."""
+    """A pull producer that writes some pieces."""
 
     def __init__(self, transport, write: Callable[[bytes], None], pieces: list[bytes]) -> None:
         self._transport, self._write, self._pieces = transport, write, pieces
@@ -98,24 +98,24 @@ class Pieces:
 
 
 def queued(transport: Connection) -> int:
-    """As Twisted counts when it pauses a producer."""
+    """Bytes that are queued, counted as Twisted does when it pauses a producer."""
     return len(transport.dataBuffer) + transport._tempDataLen
 
 
 def turn() -> defer.Deferred:
-    """One turn of the reactor."""
+    """Fires after one turn of the reactor."""
     return task.deferLater(reactor, 0)
 
 
 @defer.inlineCallbacks
 def until(probe: Callable[[], object]):
-    """Ends with trial's time limit at the latest."""
+    """Waits until the probe is true, or trial's time limit is over."""
     while not probe():
         yield turn()
 
 
 def take(peer: socket.socket, count: int = 1 << 20) -> bytes | None:
-    """What has arrived at the peer: b"" at the end, None: nothing yet."""
+    """Returns what has arrived at the peer: b"" at the end, None if nothing has arrived yet."""
     try:
         return peer.recv(count)
     except BlockingIOError:
@@ -125,7 +125,7 @@ def take(peer: socket.socket, count: int = 1 << 20) -> bytes | None:
 
 
 def take_now(peer: socket.socket) -> bytes:
-    """What arrives at the peer without a turn of the reactor."""
+    """Returns what arrives at the peer without a turn of the reactor."""
     select.select([peer], [], [], LIMIT)
     return peer.recv(1 << 20)
 
@@ -137,7 +137,7 @@ def reset(peer: socket.socket) -> None:
 
 @defer.inlineCallbacks
 def take_all(peer: socket.socket, count: int | None = None):
-    """So many bytes, or all until the end."""
+    """Returns so many bytes, or all until the end if `count` is None."""
     taken = bytearray()
     while count is None or len(taken) < count:
         piece = take(peer, 1 << 20 if count is None else count - len(taken))
@@ -153,8 +153,8 @@ def take_all(peer: socket.socket, count: int | None = None):
 class TransportTestCase(unittest.TestCase):
     @defer.inlineCallbacks
     def connect(self, kind: str = "tcp server", protocol: Recorder | None = None):
-        """(protocol, connected to one of Twisted's transports; its peer, a bare socket that does
-        not block).
+        """Returns (protocol, peer). The protocol is connected to one of Twisted's transports. The
+        peer is a plain socket that does not block.
         """
         protocol = protocol or HalfCloseableRecorder()
         family, side = kind.split()
@@ -200,7 +200,7 @@ class TransportTestCase(unittest.TestCase):
 
 
 class Sequence:
-    """What one seed does to a transport, and what came of it."""
+    """Plays what one seed gives on a transport, and keeps what was written and what arrived."""
 
     def __init__(self, lot: random.Random, protocol: Recorder, peer: socket.socket, write: Callable[[bytes], None]) -> None:
         self.lot, self.protocol, self.peer = lot, protocol, peer
@@ -226,7 +226,7 @@ class Sequence:
 
     @defer.inlineCallbacks
     def take(self, share: float = 1.0):
-        """The peer takes a share of what is on its way, or all of it."""
+        """The peer reads a part of what is on its way, from 0 to 1."""
         self.got += yield take_all(self.peer, int(share * (len(self.written) - len(self.got))))
         if share == 1.0:
             yield until(lambda: not self.protocol.paused)
@@ -261,13 +261,13 @@ class Sequence:
             self.peer.send(b"ping")
             yield until(lambda: self.protocol.received == b"ping")
 
-    # The ways to end; each writes once more, and some when it is too late.
+    # The ways to end. Each writes once more, and some also write when it is too late.
 
     @defer.inlineCallbacks
     def lose(self):
         self.transport.unregisterProducer()
         self.transport.loseConnection()
-        self.write(self.piece())  # still sent, in the same turn
+        self.write(self.piece())  # is still sent, because this is the same turn
         yield self.take_the_rest()
         yield self.protocol.lost
         self.write(b"for nobody")
@@ -281,7 +281,7 @@ class Sequence:
         self.transport.loseConnection()
         yield self.take_the_rest()
         yield self.protocol.lost
-        # One that was paused goes by itself, before the end.
+        # A paused producer unregisters itself before the end.
         self.protocol.events = [event for event in self.protocol.events if event != "stopProducing"]
 
     @defer.inlineCallbacks
@@ -308,7 +308,7 @@ class Sequence:
         self.write(self.lot.randbytes(100))
         self.got += yield take_all(self.peer)
         assert self.written.startswith(self.got)
-        self.got.clear()  # how much had left before is not specified
+        self.got.clear()  # how much was sent before is not specified
 
     @defer.inlineCallbacks
     def peer_closes(self):
@@ -333,18 +333,19 @@ class Sequence:
         yield self.protocol.lost
         self.write(b"for nobody")
         self.got.clear()
-        # A socket tells of it once: a write may have heard, and then the reader sees an end.
+        # A socket reports a reset once. If a write got the report, the next read sees an ordinary
+        # end.
         self.protocol.events = ["lost" for event in self.protocol.events if event in ("ConnectionLost", "ConnectionDone")]
 
     ENDINGS = (lose, lose_with_producer, lose_write, abort, peer_closes, peer_resets)
 
 
 class SequenceTests(TransportTestCase):
-    """Sequences drawn by lot, each with Twisted's own `write` and with ours."""
+    """Plays random sequences, each with Twisted's own `write` and with `write_at_once`."""
 
     @defer.inlineCallbacks
     def play(self, seed: int, kind: str, choose: Callable[[Connection], Callable[[bytes], None]]):
-        """(what was written, what of it the peer got, what the protocol was told)"""
+        """Returns (what was written, what the peer got of it, the protocol's events)."""
         lot = random.Random(seed)
         protocol, peer = yield self.connect(kind, lot.choice([Recorder, HalfCloseableRecorder])())
         transport = protocol.transport
@@ -362,7 +363,7 @@ class SequenceTests(TransportTestCase):
 
     @defer.inlineCallbacks
     def test_the_same_comes_of_it(self):
-        yield turn()  # the reactor has what it keeps for itself
+        yield turn()  # after this the reactor has opened its own descriptors
         before = len(list(Path("/dev/fd").iterdir()))
         for kind in KINDS:
             for seed in range(40):
@@ -417,7 +418,7 @@ class WriteAtOnceTests(TransportTestCase):
         write(b"x")
         yield take_all(peer, 1)
         yield until(lambda: transport not in reactor.getWriters())
-        transport.loseConnection()  # would wait for a producer that it takes to be paused
+        transport.loseConnection()  # would wait for a producer that Twisted believes is paused
         yield protocol.lost
 
     @defer.inlineCallbacks
@@ -472,7 +473,7 @@ class WriteAtOnceTests(TransportTestCase):
 
 
 class Closer(HalfCloseableRecorder):
-    """Closes at the end of what its peer sends, if that can be done in the same turn."""
+    """Closes when its peer sends no more, in the same turn if possible."""
 
     closed: bool | None = None
 
@@ -491,7 +492,7 @@ class CloseTests(TransportTestCase):
             yield protocol.lost
             self.assertEqual((yield take_all(peer)), b"the last words")
             self.assertEqual(protocol.events, ["readConnectionLost", "ConnectionDone"])
-            yield turn()  # it is lost before the call returns
+            yield turn()  # `lost` fires before the call returns
             self.assertIs(protocol.closed, True)
             self.assertNotIn(protocol.transport, reactor.getReaders() + reactor.getWriters())
 
@@ -510,7 +511,7 @@ class CloseTests(TransportTestCase):
 
 
 class OtherTransportsTests(TransportTestCase):
-    """They keep their own `write`."""
+    """Transports other than Twisted's own sockets keep their own `write`."""
 
     def test_in_tests(self) -> None:
         transport = StringTransport()
@@ -524,7 +525,7 @@ class OtherTransportsTests(TransportTestCase):
         self.assertFalse(close_if_written(transport))
 
     def certificates(self) -> tuple[ssl.PrivateCertificate, object]:
-        """(the server's, what a client asks for)"""
+        """Returns (the server's certificate, the options of a client)."""
         directory = Path(self.mktemp())
         directory.mkdir(parents=True)
         authority = Authority(directory)
@@ -565,7 +566,8 @@ class OtherTransportsTests(TransportTestCase):
         write(b"in the clear")
         yield until(lambda: client.received)
         server.transport.startTLS(certificate.options())
-        client.transport.startTLS(options, normal=False)  # adopted as a server
+        # Twisted adopted this socket as a server's
+        client.transport.startTLS(options, normal=False)
         write(b", a secret")
         yield until(lambda: client.received == b"in the clear, a secret")
         client.transport.loseConnection()

@@ -1,4 +1,4 @@
-"""Many that wait for one thing."""
+"""Tests Waiters: many callers wait for one result."""
 
 from __future__ import annotations
 

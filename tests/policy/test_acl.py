@@ -1,4 +1,4 @@
-"""The user of a tenant: name, password, rules."""
+"""Tests a tenant's ACL user: its name, password and rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is decided about ACL users: which passwords end, which users are removed, and when."""
+"""Tests the decisions about ACL users: which passwords end, which users are removed, and when."""
 
 from __future__ import annotations
 
@@ -15,9 +15,7 @@ INTERVAL = 300.0
 
 
 class FakeRedis:
-    """The passwords of one user, and the rules that concern them, as Redis takes them: all or
-    none.
-    """
+    """The passwords of one user. Applies the rules about passwords as Redis does: all or none."""
 
     def __init__(self, *hashes: bytes) -> None:
         self.hashes = list(hashes)
@@ -76,8 +74,8 @@ class PasswordTests(unittest.TestCase):
         self.assertEqual(self.look(INTERVAL), [b"new"])
 
     def test_what_was_seen_before_the_master_secret_was_read_last_goes_on(self) -> None:
-        """It may be the newer one: of a replica that has read a master secret which this process
-        has not.
+        """A password seen before the last read of the master secret stays: a replica that has read
+        a newer master secret than this process may have added it.
         """
         self.read(-1)
         self.redis = FakeRedis(b"old", b"new")
@@ -89,7 +87,9 @@ class PasswordTests(unittest.TestCase):
         self.assertEqual(self.look(10 * INTERVAL + 3), [b"new"])
 
     def test_one_that_somebody_changed_meanwhile_has_another_interval(self) -> None:
-        """Also one that was taken away and is back: who put it back uses it."""
+        """Passwords that changed get another interval, even if one was removed and came back:
+        whoever put it back uses it.
+        """
         self.redis = FakeRedis(b"old", b"new")
         self.look(0)
         self.read(1)
@@ -110,13 +110,15 @@ class PasswordTests(unittest.TestCase):
         self.assertEqual(self.inventory.due(INTERVAL), [NAME], "until Redis took it")
 
     def test_to_add_one_keeps_the_order_of_the_others(self) -> None:
-        """Other replicas go by it."""
+        """Adding a password keeps the order of the others, because other replicas rely on the
+        order.
+        """
         self.redis = FakeRedis(b"older", b"old")
         self.assertEqual(self.look(0), [b"older", b"old", b"new"])
 
     def test_a_replica_that_does_not_know_the_new_one_yet(self) -> None:
-        """Its reads fail, or it reads at longer intervals. It adds its own when it needs it, and
-        takes no other away.
+        """A replica whose reads fail or are rarer adds its own password when it needs it, and
+        removes no other.
         """
         late = Inventory("team-", INTERVAL)
         self.read(-1, late)
@@ -126,10 +128,10 @@ class PasswordTests(unittest.TestCase):
         self.look(5 * INTERVAL, b"old", late)
         self.assertEqual(self.redis.hashes, [b"old", b"new"])
         self.assertEqual(self.look(5 * INTERVAL), [b"new"])
-        self.redis.set([b"#old"])  # the late one's tenant connects
+        self.redis.set([b"#old"])  # a tenant connects through the late replica
         self.assertEqual(self.look(6 * INTERVAL), [b"new", b"old"])
         self.assertEqual(self.look(6 * INTERVAL + 1, b"old", late), [b"new", b"old"])
-        self.read(8 * INTERVAL, late)  # from now on it knows
+        self.read(8 * INTERVAL, late)  # from now on the late replica knows the new one
         self.assertEqual(self.look(8 * INTERVAL, b"new", late), [b"new"])
 
     def test_a_restart_in_between(self) -> None:
@@ -194,14 +196,14 @@ class RemovalTests(unittest.TestCase):
         self.assert_removable([], [])
 
     def test_one_that_another_replica_made(self) -> None:
-        """It knows of a tenant that this process learns of with its next read; to have read twice
-        before says nothing.
+        """A user that another replica made stays: that replica knows a tenant that this process
+        learns of with its next read, and earlier reads prove nothing.
         """
         self.inventory.claim({BLUE}, 0)
         for began in (0, 300, 600):
             self.inventory.take_read(whole("team-blue"), began, began + 2)
         self.inventory.listed([NAME, acl.username(GREEN)], 601)
-        # A read that is under way may not know either.
+        # A read that was under way may not know the tenant either.
         self.inventory.take_read(whole("team-blue"), 600, 602)
         self.assert_removable([], [])
         self.inventory.claim({BLUE, GREEN}, 902)
@@ -217,7 +219,7 @@ class RemovalTests(unittest.TestCase):
         self.assert_removable([], [])
         self.inventory.take_read(whole("team-blue"), 300, 302)
         self.assert_removable([], [NAME])
-        self.inventory.claim({BLUE}, 400)  # it comes back
+        self.inventory.claim({BLUE}, 400)  # the tenant comes back
         self.assert_removable([], [])
 
     def test_a_namespace_whose_secrets_are_not_read_is_not_gone(self) -> None:
@@ -236,7 +238,7 @@ class RemovalTests(unittest.TestCase):
         self.assert_removable([], [])
         self.inventory.take_read(partly("team-blue", "team-green"), 1000, 1000)
         self.inventory.take_read(partly("team-blue", "team-green"), 1001, 1001)
-        self.assert_removable([], [])  # and reads of single objects are not whole
+        self.assert_removable([], [])  # reads of single objects are not whole reads
 
     def test_a_namespace_that_was_seen_to_be_deleted(self) -> None:
         self.inventory.claim({BLUE, GREEN}, 0)
@@ -245,7 +247,7 @@ class RemovalTests(unittest.TestCase):
         self.inventory.claim({GREEN}, 100)
         self.inventory.take_read(partly("team-green"), 100, 100)
         self.assert_removable([], ["redisproxy:team-blue:9", NAME])
-        # A read that began before says nothing of what came after.
+        # A read that began before the deletion proves nothing about what came after.
         self.inventory.take_read(whole("team-green"), 99, 101)
         self.assert_removable([], ["redisproxy:team-blue:9", NAME])
         self.inventory.take_read(ReadSummary(True, True, None), 300, 302)
@@ -258,7 +260,7 @@ class RemovalTests(unittest.TestCase):
         self.inventory.take_read(whole("team-blue", "team-green"), 0, 0)
         self.inventory.claim({GREEN}, 100)
         self.inventory.take_read(partly("team-green"), 100, 100)
-        # without a secret so far
+        # The namespace has no secret so far.
         self.inventory.take_read(whole("team-blue", "team-green"), 300, 302)
         self.assert_removable([], [])
         self.inventory.claim({BLUE, GREEN}, 303)

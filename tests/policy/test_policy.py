@@ -1,4 +1,6 @@
-"""Decisions from facts: what passes, what does not, and what no operator can open."""
+"""Tests the decisions from facts: which commands pass, which do not, and which no operator can
+open.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +11,7 @@ from redisproxy.policy.facts import Command, builtin, parse
 from redisproxy.policy.policy import closed, make_policy, parse_names
 from redisproxy.resp.framing import FORWARD, INSPECT, INSPECT_FIRST, REFUSE
 
-#: Server-wide or across databases: whatever else a server has, these never pass.
+#: Commands for the whole server or across databases: these never pass, whatever else a server has.
 FOREIGN = b"""ACL ASKING BGREWRITEAOF BGSAVE CLUSTER CONFIG DEBUG FAILOVER FCALL FCALL_RO FUNCTION LASTSAVE LATENCY MIGRATE
 MODULE MONITOR MOVE PFDEBUG PFSELFTEST PSYNC READONLY READWRITE REPLCONF REPLICAOF RESTORE RESTORE-ASKING ROLE SAVE SHUTDOWN
 SLAVEOF SLOWLOG SWAPDB SYNC COMMANDLOG""".split()
@@ -22,7 +24,7 @@ class DecisionsTests(unittest.TestCase):
         self.policy = make_policy(builtin(), scripts=True, databases=True)
 
     def assertRefused(self, made: policy.Policy, name: bytes) -> None:
-        """Neither it nor any subcommand is passed on."""
+        """Asserts that neither the command nor any of its subcommands is passed on."""
         self.assertEqual(made.table[name], INSPECT if name in made.known else REFUSE, name)
         self.assertFalse(made.subcommands.get(name), name)
 
@@ -77,7 +79,9 @@ class DecisionsTests(unittest.TestCase):
         self.assertTrue(allowed.runs_scripts)
 
     def test_no_operators_word_opens_scripts_that_redis_does_not_hold(self) -> None:
-        """They could SELECT."""
+        """No setting opens scripts if Redis does not enforce a user's limits: such scripts could
+        SELECT.
+        """
         allow = parse_names("EVAL EVALSHA EVAL_RO EVALSHA_RO FCALL FCALL_RO SCRIPT FUNCTION FUNCTION|LOAD SCRIPT|LOAD")
         for sealed in (True, False):
             made = make_policy(builtin(), scripts=False, sealed=sealed, allow=allow)
@@ -117,7 +121,8 @@ class DecisionsTests(unittest.TestCase):
         for name in policy.NEVER - policy.ANSWERED:
             if b"|" not in name:
                 self.assertRefused(make_policy(builtin(), True, True, allow=parse_names(name.decode())), name)
-        # One leaves a state on its connection, the others show what other tenants write and read.
+        # SCRIPT DEBUG leaves a state on its connection. The others show what other tenants write
+        # and read.
         made = make_policy(builtin(), True, allow=parse_names("SCRIPT,SCRIPT|DEBUG,SCRIPT|FLUSH,SLOWLOG,COMMANDLOG"))
         self.assertEqual(made.table[b"SCRIPT"], INSPECT)
         self.assertEqual(made.subcommands[b"SCRIPT"], {b"EXISTS", b"FLUSH", b"HELP", b"KILL", b"LOAD", b"SHOW"})
@@ -128,7 +133,9 @@ class DecisionsTests(unittest.TestCase):
             self.assertEqual(kind(name, allow=name.decode()), INSPECT)
 
     def test_nothing_opens_config(self) -> None:
-        """It shows the master password. What is harmless of it, the session answers."""
+        """No setting opens CONFIG, because it shows the master password; the session itself answers
+        the harmless part of CONFIG GET.
+        """
         subcommands = {subcommand.name.decode() for subcommand in builtin()[b"CONFIG"].subcommands}
         for names in ("CONFIG", "config|get", "CONFIG|SET,CONFIG|GET,CONFIG", ",".join(subcommands)):
             made = make_policy(builtin(), True, True, allow=parse_names(names))
@@ -156,7 +163,7 @@ class DecisionsTests(unittest.TestCase):
             return [name for name, _ in make_policy(builtin(), allow=parse_names(allow), **options).exposed]
 
         self.assertEqual(exposed(""), [])
-        # They need no opening, or tell of nobody.
+        # These need no opening, or show nothing of other tenants.
         self.assertEqual(exposed("GET KEYS EVAL SCRIPT|LOAD MEMORY|USAGE LASTSAVE INFO NOSUCH latency|help"), [])
         self.assertEqual(
             exposed("latency|latest slowlog memory|stats ROLE"), ["LATENCY|LATEST", "MEMORY|STATS", "ROLE", "SLOWLOG"]
@@ -176,7 +183,9 @@ class DecisionsTests(unittest.TestCase):
         self.assertEqual(made.exposed, (("FT._LIST", policy.EXPOSES_UNKNOWN), ("PFDEBUG", policy.EXPOSES_UNKNOWN)))
 
     def test_every_command_that_can_be_opened_is_known_to_tell_of_others_or_not(self) -> None:
-        """Each that any server of the matrix has: what it shows, or does, is written down."""
+        """Each command that any server of the matrix has and that can be opened is listed with what
+        it shows or does.
+        """
         named = set(builtin()) | {subcommand.name for command in builtin().values() for subcommand in command.subcommands}
         opened = make_policy(builtin(), True, True, allow=frozenset(named)).exposed
         self.assertGreater(len(opened), 20)
@@ -232,7 +241,7 @@ class FactsTests(unittest.TestCase):
         self.assertIn(b"MEMORY|USAGE", {c.name for c in commands[b"MEMORY"].subcommands})
 
     def test_an_answer_of_redis_5_tells_no_categories(self) -> None:
-        """There RESTORE is flagged as a write and no more."""
+        """RESTORE is dangerous also on Redis 5, which flags it only as a write."""
         entries = [
             [b"get", 2, ["readonly"], 1, 1, 1],
             [b"restore", -4, ["write", "denyoom"], 1, 1, 1],
@@ -247,7 +256,7 @@ class FactsTests(unittest.TestCase):
         self.assertEqual(commands[b"MODULE.NEW"].facts, {"keys"})
         self.assertEqual(make_policy(commands, scripts=False).table[b"RESTORE"], REFUSE)
         told = parse([*entries[:1], [*entries[1], ["@keyspace", "@write"]]])
-        # a server's own word on its commands is the last
+        # If the server reports categories, they win over the built-in facts.
         self.assertEqual(told[b"RESTORE"].facts, {"keys"})
 
     def test_what_is_no_answer(self) -> None:

@@ -1,5 +1,5 @@
-"""What is concluded from a server's answers. Against real servers it is tested in
-`upstream.test_probe` and `integration.test_probing`.
+"""Tests the conclusions from a server's answers. `upstream.test_probe` and
+`integration.test_probing` test them with real servers.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class RefusalTests(unittest.SynchronousTestCase):
 
 
 class LearnTests(unittest.SynchronousTestCase):
-    #: (question, what a real server answers, what that says, what follows where it has no such
+    #: (question, a real server's answer, what it means, what follows if the server lacks the
     #: command)
     CASES = (
         (DATABASES, [b"databases", b"64"], 64, None),
@@ -67,10 +67,11 @@ class LearnTests(unittest.SynchronousTestCase):
             for text in (*ABSENT, *FORBIDDEN):
                 first, again = probing.learn(Facts(), {question: ErrorReply(text)})
                 self.assertEqual((first.answers, again), ({question: refused}, {}))
-                # It was told before: whatever it says now, it is a fault, and it is asked again.
+                # The server answered it before. Whatever it replies now is a fault, and it is asked
+                # again.
                 later, again = probing.learn(answers, {question: ErrorReply(text)})
                 self.assertEqual((later, again), (answers, {question: ErrorReply(text)}))
-                # The right came later.
+                # The permission was given later.
                 self.assertEqual(probing.learn(first, {question: reply})[0].answers, {question: value})
 
     def test_nothing_follows_from_what_passes_or_is_not_understood(self) -> None:

@@ -1,4 +1,4 @@
-"""CONFIG GET, cut to what a tenant may know: which names a pattern means, and the reply."""
+"""Tests CONFIG GET, cut to what a tenant may know: which names a pattern matches, and the reply."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class NamedTests(unittest.TestCase):
     def test_names(self) -> None:
         for words, names in (
             ([b"databases"], [b"databases"]),
-            # Redis from 7 on repeats what the client wrote, and the first spelling of a name.
+            # Redis 7 and later repeat what the client wrote, and only the first spelling of a name.
             ([b"MaxMemory", b"maxmemory", b"SAVE"], [b"MaxMemory", b"SAVE"]),
             ([b"maxmemory*", b"MAXMEMORY"], [b"maxmemory", b"maxmemory-policy"]),
             ([b"requirepass", b"masterauth", b"dir", b"", b"save\0", b" save", b"user"], []),
@@ -25,7 +25,9 @@ class NamedTests(unittest.TestCase):
             self.assertEqual(named(words), names, words)
 
     def test_patterns_mean_what_they_mean_to_redis(self) -> None:
-        """As tried on Redis 6.2, 7.0 and 8.2, and Valkey 8 and 9."""
+        """Patterns match as they do on Redis 6.2, 7.0 and 8.2, and on Valkey 8 and 9, where these
+        were tried.
+        """
         for pattern, names in (
             (b"*", list(NAMES)),
             (b"**", list(NAMES)),

@@ -1,4 +1,4 @@
-"""What the processes of one proxy say to each other."""
+"""Tests the messages between the processes of one proxy."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ChannelTests(unittest.SynchronousTestCase):
         self.right.makeConnection(StringTransport())
 
     def pump(self, piece: int = 1 << 20) -> None:
-        """What each has written goes to the other, so many bytes at a time."""
+        """Passes on what each side has written, `piece` bytes at a time."""
         for source, target in ((self.left, self.right), (self.right, self.left)):
             data = source.transport.value()
             source.transport.clear()
@@ -91,7 +91,7 @@ class ChannelTests(unittest.SynchronousTestCase):
         asked = self.left.ask("double", number=1).addTimeout(5, clock)
         clock.advance(5)
         self.failureResultOf(asked, defer.TimeoutError)
-        self.pump()  # the answer comes too late, and is no bug
+        self.pump()  # the answer comes too late, which is no bug
         asked = self.left.ask("double", number=2)
         self.pump()
         self.assertEqual(self.successResultOf(asked).fields, {"twice": 4})

@@ -1,4 +1,4 @@
-"""What workers tell of themselves, put together."""
+"""Tests how the reports of workers are merged."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ class ReportsTests(unittest.TestCase):
         self.assertEqual((self.reports.redis()["fault"], self.reports.unready()), (fault, "Redis does not answer"))
         self.reports.update(2, {**report(), "redis": there, "unready": ""})
         self.assertEqual((self.reports.redis(), self.reports.unready()), (there, ""))
-        # The other one is not ready all the same.
+        # The first worker is still not ready.
         self.assertEqual(self.reports.unready_workers(), {"1": f"Redis does not answer: {fault}"})
 
     def test_who_is_no_tenant_any_more_is_forgotten(self) -> None:

@@ -1,4 +1,4 @@
-"""What a process does with itself."""
+"""Tests the settings of a whole process."""
 
 from __future__ import annotations
 

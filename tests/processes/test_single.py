@@ -1,4 +1,4 @@
-"""What the parts of a process that serves clients tell each other."""
+"""Tests how the parts of a serving process work together."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BACKEND = BackendAddress("127.0.0.1", password=b"master-password")
 
 
 class RightsTests(unittest.SynchronousTestCase):
-    """Redis tells later that scripts may be run there."""
+    """Redis reports later that scripts may run there."""
 
     def setUp(self) -> None:
         self.clock = MemoryReactorClock()
         self.serving = Serving(Settings(ns_prefix="team-"), self.clock, lambda _: None)
-        #: the users that Redis was told of
+        #: the users that Redis was sent
         self.told: list[str] = []
         self.busy = False
         self.serving.backend.control.ask = self.ask

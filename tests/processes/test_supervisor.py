@@ -1,5 +1,5 @@
-"""The parent of the workers: when it starts another, what it hands out, and what it does with one
-that hangs.
+"""Tests the parent of the workers: when it starts another worker, what it sends to workers, and
+what it does with a worker that hangs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Clock(task.Clock):
 
 
 class Child:
-    """Takes the place of a worker's process."""
+    """A fake of a worker's process."""
 
     def __init__(self, process: WorkerProcess, pid: int) -> None:
         self.process = process
@@ -77,7 +77,7 @@ class Child:
         self.killed = name == "KILL"
 
     def pump(self) -> None:
-        """What was said is heard."""
+        """Passes on what both sides have written."""
         for source, target in ((self.process.channel, self.channel), (self.channel, self.process.channel)):
             if source is self.channel and not self.answers:
                 return
@@ -150,7 +150,9 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.assertLessEqual(call.getTime() - self.clock.seconds(), 1.1)
 
     def test_what_a_read_says_follows_its_directory_and_goes_to_one_worker(self) -> None:
-        """It must not count what a worker does not have yet for what nobody has claimed."""
+        """A read's summary goes to one worker, and not before the snapshot of that read: otherwise
+        the worker could remove ACL users of tenants that it does not know yet.
+        """
         first, second = self.workers.children
         self.workers.take_read(ReadSummary(True, True, frozenset({"b", "a"}), frozenset({"b"})), self.clock.seconds())
         self.pump()
@@ -161,8 +163,8 @@ class WorkersTests(unittest.SynchronousTestCase):
         told = {"whole": True, "master": True, "namespaces": ["a", "b"], "uncertain": ["b"], "age": 2.0}
         self.pump()
         self.assertEqual((first.reads, second.reads), ([told], []))
-        # While a directory is under way what comes is joined: that all was read, and who is there
-        # now.
+        # Summaries that come while a snapshot is under way are joined: the whole read counts, and
+        # the latest namespaces.
         self.workers.use_snapshot(self.snapshot("b"))
         self.workers.take_read(ReadSummary(True, False, frozenset({"a", "b"})), self.clock.seconds())
         self.clock.advance(1)
@@ -172,7 +174,7 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.pump()
         joined = {"whole": True, "master": False, "namespaces": ["a"], "uncertain": [], "age": 1.0}
         self.assertEqual(first.reads, [told, joined])
-        # A list that was not read stays so.
+        # A list of namespaces that was not read stays unknown.
         self.workers.use_snapshot(self.snapshot("c"))
         self.workers.take_read(ReadSummary(True, True, None), self.clock.seconds())
         self.workers.take_read(ReadSummary(False, False, frozenset({"a"})), self.clock.seconds())
@@ -290,14 +292,14 @@ class WorkersTests(unittest.SynchronousTestCase):
             self.assertNotIn("vacate", child.heard)
             child.heard.clear()
         second.answers = False
-        # also where it was nobody's in between
+        # also if the database had no owner in between
         self.workers.use_snapshot(self.tenants(green, Tenant("red", 1)))
         self.pump()
         self.assertEqual([child.handed_over[-1] for child in children], [[3], [3]])
         self.assertEqual(first.heard, ["snapshot"])
         second.answers = True
-        self.pump()  # now they are asked
-        # Another one comes before they have answered: it is not over yet.
+        self.pump()  # now the workers are asked
+        # Another snapshot comes before they have answered: they are asked again.
         self.workers.use_snapshot(self.tenants(green, Tenant("red", 2)))
         self.pump()
         self.assertEqual(first.heard, ["snapshot", "vacate", "snapshot"])
@@ -330,7 +332,7 @@ class WorkersTests(unittest.SynchronousTestCase):
         self.assertEqual(
             [(number, message.fields) for number, message in answers], [(1, {"count": 100}), (2, {"count": 101})]
         )
-        # One that hangs, and one that ends meanwhile, are left out.
+        # A worker that hangs is left out.
         self.workers.children[0].answers = False
         asked = self.workers.ask("count")
         self.pump()

@@ -1,5 +1,5 @@
-"""The framing's two forms: the tests of whichever is installed, once more with the interpreted one;
-and what is of one form only.
+"""Tests both forms of the framing. The tests of the framing run once more with the interpreted
+form. Some tests are for one form only.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ plain = test_framing.framing
 for module in (test_framing, test_corpus, test_differential):
     for name, case in inspect.getmembers(module, inspect.isclass):
         if issubclass(case, unittest.TestCase) and case.__module__ == module.__name__:
-            # Where the interpreted form is the installed one, they ran already.
+            # If the interpreted form is the installed one, these tests ran already.
             globals()[name] = unittest.skipIf(MISSING, MISSING)(type(name, (case,), {"__module__": __name__}))
-del module, name, case  # or trial would take them for tests of this module
+del module, name, case  # otherwise trial takes them for tests of this module
 
 
 class InterpretedTests(unittest.TestCase):
@@ -47,12 +47,12 @@ class InterpretedTests(unittest.TestCase):
         self.assertIs(test_corpus.targets.pending_module.ReplyMeasurer, plain.ReplyMeasurer)
 
     def test_arguments_that_were_scanned_are_not_scanned_again(self) -> None:
-        """By counting: in the compiled form no function can be replaced. What it counts is the same
-        there.
+        """No argument is scanned twice. The test counts calls, which is only possible in the
+        interpreted form; the compiled form makes the same ones.
         """
         scanner = plain.RequestScanner(plain.AUTHENTICATED, {}, plain.FORWARD)
         data = plain.encode([b"MSET", *[b"x"] * 5000])
-        # One for each byte, not one for each argument at each byte.
+        # One look for each byte, not one for each argument at each byte.
         looks = iter([plain._short_header] * 40_000)
         with mock.patch.object(plain, "_short_header", lambda *header: next(looks)(*header)):
             for chunk in test_framing.bytewise(data):
@@ -64,8 +64,8 @@ class InterpretedTests(unittest.TestCase):
 @unittest.skipIf(MISSING, MISSING)
 class CompiledTests(unittest.TestCase):
     def test_is_not_older_than_its_source(self) -> None:
-        """Python prefers it to a source that was edited since: every test would be of the old
-        code.
+        """The compiled form is newer than its source: Python prefers it, so every test would be of
+        old code.
         """
         compiled = Path(framing.__file__).stat().st_mtime
         for source in (SOURCE, SOURCE.with_suffix(".pxd")):
@@ -75,7 +75,7 @@ class CompiledTests(unittest.TestCase):
 
     def test_has_all_that_the_interpreted_form_has(self) -> None:
         public = {name for name in vars(plain) if not name.startswith("_")}
-        self.assertEqual(public - set(vars(framing)), {"annotations"})  # of __future__
+        self.assertEqual(public - set(vars(framing)), {"annotations"})  # from __future__
         for name in ("RequestScanner", "ReplyMeasurer"):
             one, other = getattr(plain, name), getattr(framing, name)
             self.assertEqual({n for n in dir(one) if n[0] != "_"} - {n for n in dir(other) if n[0] != "_"}, set())

@@ -1,4 +1,4 @@
-"""Framing: every case whole, split at every byte, and behind other commands."""
+"""Tests the framing: every case whole, split at every byte, and behind other commands."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def scanner(limits: framing.Limits = AUTHENTICATED, default: int = FORWARD) -> R
 
 
 def scan(chunks: Iterable[bytes], limits: framing.Limits = AUTHENTICATED, default: int = FORWARD) -> list[object]:
-    """What a scanner says of the chunks: forwarded bytes and counts joined, so that no cut
-    shows.
+    """Returns what a scanner reports for the chunks. Forwarded bytes and counts are joined, so that
+    cuts do not show.
     """
     said: list[object] = []
     scanning = scanner(limits, default)
@@ -73,7 +73,9 @@ class ScanCase(unittest.TestCase):
     def assertScans(
         self, data: bytes, *expected: object, limits: framing.Limits = AUTHENTICATED, default: int = FORWARD
     ) -> None:
-        """The same of the bytes as a whole, split at every byte, and in two parts at each place."""
+        """Asserts the same result for the bytes as a whole, split at every byte, and cut in two at
+        each position.
+        """
         self.assertEqual(scan([data], limits, default), list(expected))
         self.assertEqual(scan(bytewise(data), limits, default), list(expected))
         for cut in range(len(data)):
@@ -136,7 +138,9 @@ class RequestScannerTests(ScanCase):
         self.assertEqual((passed, counted), (data, 1))
 
     def test_a_plain_command_is_passed_on_whole_up_to_a_limit(self) -> None:
-        """By its size, and not by how much of it is here."""
+        """The size of a plain command decides whether it is streamed, not how much of it has
+        arrived.
+        """
         get = encode([b"GET", b"a"])
         around = len(encode([b"SET", b"k", b"x" * 65_000])) - 65_000
         whole = encode([b"SET", b"k", b"x" * (bounds.WHOLE_COMMAND_BYTES - around)])
@@ -160,7 +164,9 @@ class RequestScannerTests(ScanCase):
         self.assertEqual(scanning.next(), (RUN, get, 1))
 
     def test_a_headed_command(self) -> None:
-        """Small, it is taken whole; the last of three arguments streams if it is large."""
+        """A small headed command is handed over whole; if the last of three arguments is large, it
+        is streamed.
+        """
         get = encode([b"GET", b"a"])
         for arguments in ([], [b"a"], [b"a", b""], [b"a", b"b" * 100], [b"a", b"b", b"c"]):
             data = get + encode([b"HEAD", *arguments]) + get
@@ -184,7 +190,7 @@ class RequestScannerTests(ScanCase):
         self.assertEqual(scanning.next(), (RUN, get, 1))
 
     def test_no_whole_transaction(self) -> None:
-        """Nothing is passed over: it is not all here, or not plain, or not RESP."""
+        """Nothing is consumed if the transaction is not complete, not plain, or not RESP."""
         get, execute = encode([b"GET", b"a"]), encode([b"EXEC"])
         for data in (
             b"",
@@ -257,7 +263,7 @@ class RequestScannerTests(ScanCase):
                 self.assertScans(ping + data, ["forward", ping, 1], ("error", text))
 
     def test_malformed_arguments_of_a_plain_command(self) -> None:
-        """Nothing of it was passed on."""
+        """Nothing of a malformed plain command is passed on."""
         for tail in (b"$x\r\n", b"+OK\r\n", b"$1\r\nab\r\n"):
             data = b"*2\r\n$3\r\nGET\r\n" + tail
             for chunks in ([data], bytewise(data)):
@@ -353,8 +359,8 @@ class RequestScannerTests(ScanCase):
 
 
 def errorless(said: list[object]) -> tuple[list[object], object]:
-    """Without the trailing error, and the error. What was passed on before an error may be a
-    beginning only.
+    """Returns (what was reported without a trailing error, the error). The last run before an error
+    is left out, because it may be incomplete.
     """
     error = said[-1] if said and said[-1][0] == "error" else None
     rest = said[:-1] if error else said
@@ -393,7 +399,9 @@ DEPTH = 10_000
 
 
 def measured(chunks: Iterable[bytes], want: int = 1000) -> list[bytes]:
-    """The replies in the chunks, one by one."""
+    """Returns the replies in the chunks, one by one. A last entry that begins with ... is
+    incomplete.
+    """
     measurer = ReplyMeasurer()
     replies, current = [], bytearray()
     for chunk in chunks:
@@ -490,14 +498,14 @@ class ReplyMeasurerTests(unittest.TestCase):
                     self.assertRaises(ProtocolError, measured, chunks)
 
     def test_as_deep_as_lua_s_stack_lets_redis_go_and_deeper(self) -> None:
-        """Whole, byte by byte, and between others."""
+        """Replies of any depth are measured: whole, byte by byte, and between others."""
         for level, leaf, levels in (
             (b"*1\r\n", b":1\r\n", 1),
             (b"*2\r\n:7\r\n", b"$0\r\n\r\n", 1),
             (b"%1\r\n+key\r\n", b"#t\r\n", 1),
             (b"~1\r\n", b"*0\r\n", 1),
             (b"|1\r\n+ttl\r\n:5\r\n*1\r\n", b"*-1\r\n", 2),
-            # with more behind the one that goes deeper
+            # with more elements behind the one that goes deeper
             (b"*3\r\n", b"*-1\r\n" + b":1\r\n" * 2 * DEPTH, 1),
         ):
             deep = level * (DEPTH // levels) + leaf
@@ -523,8 +531,8 @@ class ReplyMeasurerTests(unittest.TestCase):
         self.assertEqual(measured([c for c in [*chunks, data[start:]] if c]), [b"+1\r\n", deep, b":2\r\n"])
 
     def test_a_push_within_a_reply_is_an_aggregate(self) -> None:
-        """RESP3 allows pushes at the top level only; Redis sends none elsewhere, and nothing is
-        miscounted by one.
+        """A push within a reply is counted as an aggregate, although RESP3 allows pushes at the top
+        level only and Redis sends none elsewhere.
         """
         self.assertEqual(measured([b"*1\r\n>1\r\n+x\r\n"]), [b"*1\r\n>1\r\n+x\r\n"])
 

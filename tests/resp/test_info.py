@@ -1,4 +1,4 @@
-"""Redis's answers to INFO."""
+"""Tests how replies to INFO are read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whole replies as values."""
+"""Tests how whole replies become values."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class ValueTests(unittest.TestCase):
 
     @given(NESTED)
     def test_lists_of_lists(self, value: object) -> None:
-        """As COMMAND answers."""
+        """Nested lists are read, because the reply to COMMAND has them."""
         self.assertEqual(value_of(reply(value)), value)
 
     def test_however_deep(self) -> None:

@@ -1,7 +1,7 @@
-"""Runs simulations: ``python -m tests.sim``. Says what was wrong with which seeds, and ends with 1
-if anything was.
+"""Runs simulations: ``python -m tests.sim``. Reports what was wrong with which seeds, and ends with
+status 1 if anything was.
 
-``--waits`` instead tells how long a PING takes while another tenant floods the proxy.
+With ``--waits`` it reports how long a PING takes while another tenant floods the proxy.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from twisted.logger import globalLogBeginner
 from . import simulation as sim
 
 ROOT = Path(__file__).parents[2]
-#: What is flooded with, each alone.
+#: The commands of the floods, one for each run.
 FLOODS = ((), (b"NOSUCHCOMMAND",), (b"MULTI",), (b"SELECT", b"31"), (b"CLIENT", b"ID"), (b"INFO",), (b"AUTH", b"wrong"))
 
 
 def probes() -> set[str]:
-    """All names of rare branches in the product."""
+    """Returns the names of all rare branches in the product."""
     found = set()
     for path in (ROOT / "redisproxy").rglob("*.py"):
         found |= set(re.findall(r'probes\.reached\("([^"]+)"\)', path.read_text()))
@@ -50,7 +50,7 @@ def main() -> int:
 
 
 def choose(text: str, all_of_them: tuple[str, ...]) -> tuple[str, ...]:
-    """Which of these a comma-separated option names."""
+    """Returns the names in a comma-separated option. Ends the program for an unknown one."""
     if text in ("all", "none"):
         return all_of_them if text == "all" else ()
     names = tuple(text.split(","))
@@ -61,7 +61,7 @@ def choose(text: str, all_of_them: tuple[str, ...]) -> tuple[str, ...]:
 
 
 def options(seed: int, given: argparse.Namespace) -> sim.Options:
-    """What is done with a seed."""
+    """Returns the options for a seed."""
     if given.straight or given.faults is not None or given.hard is not None:
         return sim.Options(
             straight=given.straight,
@@ -73,8 +73,8 @@ def options(seed: int, given: argparse.Namespace) -> sim.Options:
 
 
 def run(given: argparse.Namespace) -> int:
-    """Runs the seeds, and tells what they found."""
-    # or Twisted keeps what is logged, and all that is in it
+    """Runs the seeds and reports what they found."""
+    # Without this, Twisted would keep all log events and everything in them.
     globalLogBeginner.beginLoggingTo([], redirectStandardIO=False)
     first, _, end = given.seeds.partition(":")
     began = time.process_time()
@@ -88,7 +88,7 @@ def run(given: argparse.Namespace) -> int:
         found = simulation.run()
         runs += 1
         if runs % 20 == 0:
-            gc.collect()  # a simulation is one large circle
+            gc.collect()  # the objects of a simulation refer to each other in circles
         reached |= simulation.reached
         for wrong in found:
             kinds.setdefault(wrong.kind, {}).setdefault(seed, wrong.text)

@@ -1,7 +1,7 @@
-"""The simulated clients: what they do is drawn from the seed, and each reply is checked.
+"""The simulated clients. The seed decides what they do, and each reply is checked.
 
-Owns what a client may expect. A client that sees something wrong says so to the simulation, which
-knows whether Redis was well at that time.
+Owns what a client may expect. A client that sees something wrong reports it to the simulation,
+which knows whether Redis was well at that time.
 """
 
 from __future__ import annotations
@@ -22,28 +22,30 @@ from .replies import Error, Push, Status, command, parse
 if TYPE_CHECKING:
     from .simulation import Simulation
 
-#: Whether a reply is right.
+#: Returns whether a reply is right.
 Check = Callable[[object], bool]
 OK = Status(b"OK")
-#: Errors by which the proxy says that Redis was lost, or cannot be reached.
+#: Errors that say that the connection to Redis was lost or is impossible.
 _OF_REDIS = (b"ERR Redis cannot be reached", b"ERR the connection to Redis was lost", b"ERR Redis was replaced")
 
 
 def equals(expected: object) -> Check:
-    """Right is this alone."""
+    """Returns a check that accepts only this reply."""
     return lambda reply: type(reply) is type(expected) and reply == expected
 
 
 def any_error(reply: object) -> bool:
-    """Right is an error of the client's own making."""
+    """Accepts an error that the client itself caused."""
     return isinstance(reply, Error) and not reply.startswith(_OF_REDIS)
 
 
 @dataclass
 class Expected:
-    """A reply that is due. name: of its command; check: whether it is right; failed: called if it
-    does not come, or is an error because Redis was not well; epoch: of the client. Once a command
-    has failed, those sent behind it may find anything.
+    """A pending reply.
+
+    name: of its command; check: whether the reply is right; failed: called if it does not come, or
+    is an error because Redis was not well; epoch: of the client. After a failed command, the
+    commands that were sent behind it may find anything.
     """
 
     name: bytes
@@ -53,8 +55,9 @@ class Expected:
 
 
 class Actor:
-    """One client. tenant: whose password it has; kinds: what it may do, by name; steps: how much of
-    that.
+    """One client.
+
+    tenant: whose password it has; kinds: names of what it may do; steps: how many of these it does.
     """
 
     def __init__(self, simulation: Simulation, tenant: str, kinds: list[str], steps: int) -> None:
@@ -67,27 +70,28 @@ class Actor:
         simulation.serial += 1
         self.name = b"%b%d" % (tenant.encode(), simulation.serial)
         self.end: Socket | None = None
-        #: when something came, or went, last
+        #: when bytes last came or went, in the world's seconds
         self.progress = self.world.now
-        #: whether it has done all that it was to do
+        #: whether it has done all its steps
         self.done = False
         self.expected: deque[Expected] = deque()
         self._outgoing = bytearray()
         self._incoming = bytearray()
         self._password = b""
-        # How many wrong ones it tried on its connection: the proxy closes it at WRONG_PASSWORDS.
+        # How many wrong passwords it sent on its connection. The proxy closes it at
+        # WRONG_PASSWORDS.
         self._wrong_passwords = 0
         self._protocol = 2
         self._subscribed: set[bytes] = set()
         self._heard: dict[bytes, int] = {}
         self._closing = False
-        # When it sent its end of file: the proxy gives what is due HALF_CLOSED_SECONDS then, and no
-        # more.
+        # When it sent its end of file. The proxy then waits HALF_CLOSED_SECONDS for pending
+        # replies, no longer.
         self._shut_at: float | None = None
         self._writes_first = False
         self._rate = 0
         self._resting: Event | None = None
-        # How often its keys had to be given up: a command that was lost may still be run.
+        # How often it changed to new keys, because a lost command may still run.
         self._epoch = 0
         self._values: dict[bytes, bytes] = {}
         self._serial = 0
@@ -98,13 +102,13 @@ class Actor:
 
     @property
     def waits_for_log_in(self) -> bool:
-        """Whether it was told nothing on its connection yet."""
+        """Whether its log-in has no reply yet."""
         return bool(self.expected) and self.expected[0].name in (b"AUTH", b"HELLO")
 
-    # Its connection.
+    # The connection.
 
     def open(self) -> None:
-        """Connects, and logs in."""
+        """Connects and logs in."""
         if self.done:
             return
         self.end = self.simulation.connect(self)
@@ -184,7 +188,7 @@ class Actor:
         self._read()
 
     def _lost(self, how: str) -> None:
-        """The connection was ended from the other side."""
+        """Called when the other side ended the connection."""
         gave_up = self._shut_at is not None and self.world.now - self._shut_at >= bounds.HALF_CLOSED_SECONDS
         if self._incoming and not gave_up:
             self.simulation.wrong("half-reply", f"{self} was {how} within {bytes(self._incoming[:60])!r}", self.tenant)
@@ -196,7 +200,7 @@ class Actor:
         self.world.after(self.rng.uniform(0, 0.5), self.open)
 
     def _forget(self) -> None:
-        """The connection is gone; what was expected of it does not come."""
+        """Forgets the connection and its pending replies."""
         end, self.end = self.end, None
         if self._resting is not None:
             self._resting.cancel()
@@ -212,7 +216,7 @@ class Actor:
             self.give_up_keys()
 
     def leave(self, abruptly: bool) -> None:
-        """It goes, whatever it waits for."""
+        """Leaves, whatever is pending. abruptly: with a RST."""
         end = self.end
         if end is None:
             return
@@ -221,11 +225,11 @@ class Actor:
         self._forget()
 
     def give_up_keys(self) -> None:
-        """Some commands may have been run, or not, or may still be."""
+        """Changes to new keys: some commands may have run, or not, or may still run."""
         self._epoch += 1
         self._values.clear()
 
-    # What comes.
+    # Replies and messages.
 
     def _take_replies(self) -> None:
         position = 0
@@ -248,7 +252,7 @@ class Actor:
         if not of_redis and (due.check(reply) or (due.epoch != self._epoch and not refused)):
             return
         kind = "redis-error" if of_redis else "refused" if refused else "wrong-reply"
-        # it may have waited for a place
+        # The password may have changed while the client waited for a slot.
         if not (refused and self._password != self.simulation.password(self.tenant)):
             self.simulation.wrong(kind, f"{self} {due.name.decode()}: {reply!r:.100}", self.tenant)
         if due.failed is not None:
@@ -278,7 +282,7 @@ class Actor:
             self.simulation.wrong("message-lost", f"{self} heard {text[:40]!r} after {last}", self.tenant)
         self._heard[publisher] = int(number)
 
-    # What it does.
+    # Steps.
 
     def _step(self, end: Socket) -> None:
         if end is not self.end or self.expected or self.done:
@@ -310,26 +314,26 @@ class Actor:
         self._say([b"GET", key], equals(self._values.get(key)))
 
     def do_strings(self) -> None:
-        """Sets and gets keys of its own, one after the other or in a pipeline."""
+        """Sets and gets a key of its own, in turn or in a pipeline."""
         value = (b"%b-%d-" % (self.name, self.steps)) * self.rng.choice([1, 50, 400])
         for _ in range(self.rng.choice([1, 1, 2, 20])):
             self._set(self._key(), value)
             self._get(self._key())
 
     def do_pipeline(self) -> None:
-        """Many commands at once, whose replies it reads meanwhile."""
+        """Sends many commands at once, and reads the replies meanwhile."""
         value = b"x" * self.rng.choice([10, 100, 4096])
         self._set(self._key(b"big"), value)
         for _ in range(self.rng.choice([20, 100])):
             self._get(self._key(b"big"))
 
     def do_large(self) -> None:
-        """A value that is larger than what the proxy reads whole."""
+        """Sets and gets a value that is too large to be forwarded as one piece."""
         self._set(self._key(b"large"), b"L" * self.rng.choice([70_000, 300_000]))
         self._get(self._key(b"large"))
 
     def do_push(self) -> None:
-        """Puts items into the tenant's list."""
+        """Appends items to the tenant's list."""
         for _ in range(self.rng.choice([1, 1, 5])):
             self._serial += 1
             item = b"%b.%d" % (self.name, self._serial)
@@ -341,7 +345,7 @@ class Actor:
         return isinstance(reply, int)
 
     def do_pop(self) -> None:
-        """Waits for an item of the list."""
+        """Waits for an item of the tenant's list."""
         self._say([b"BLPOP", b"q", b"%.2f" % self.rng.choice([0.2, 0.5, 2, 5])], self._popped)
 
     def _popped(self, reply: object) -> bool:
@@ -353,7 +357,7 @@ class Actor:
         return True
 
     def do_transaction(self) -> None:
-        """MULTI and EXEC, in one write or command by command."""
+        """Runs a transaction: MULTI and EXEC, or DISCARD."""
         key = self._key(b"multi")
         value = b"%d" % self.steps
         self._say([b"MULTI"], equals(OK))
@@ -365,7 +369,7 @@ class Actor:
             self._say([b"EXEC"], equals([OK, value]))
 
     def do_watch(self) -> None:
-        """Adds one to the tenant's counter, if nobody else does meanwhile."""
+        """Adds one to the tenant's counter, unless somebody else changes it meanwhile."""
         self._say([b"WATCH", b"counter"], equals(OK))
         self._say([b"GET", b"counter"], self._add_one)
 
@@ -396,13 +400,13 @@ class Actor:
             self._say([b"INCR", b"increased"], added, lambda: simulation.counted(tenant + "-increased", 0, 1))
 
     def do_subscribe(self) -> None:
-        """Listens to the tenant's channel for a while."""
+        """Subscribes to the tenant's channel for a while."""
         channel = self.simulation.channel(self.tenant)
         self._subscribed.add(channel)
 
         def subscribed(reply: object) -> bool:
             self.world.after(self.rng.uniform(0, 2), self._unsubscribe, self.end, channel)
-            self.expected.append(_NOTHING)  # it does nothing else until then
+            self.expected.append(_NOTHING)  # the client does nothing else until then
             return isinstance(reply, list) and reply[:2] == [b"subscribe", channel]
 
         self._say([b"SUBSCRIBE", channel], subscribed)
@@ -421,7 +425,7 @@ class Actor:
         self._say([b"UNSUBSCRIBE", channel], unsubscribed)
 
     def do_publish(self) -> None:
-        """Tells the tenant's channel something."""
+        """Publishes messages on the tenant's channel."""
         padding = b"p" * self.rng.choice([0, 0, 0, 50_000])
         for _ in range(self.rng.choice([1, 10])):
             self._published += 1
@@ -429,7 +433,7 @@ class Actor:
             self._say([b"PUBLISH", self.simulation.channel(self.tenant), text], lambda reply: isinstance(reply, int))
 
     def do_inspected(self) -> None:
-        """What the proxy answers, or looks at."""
+        """Sends commands that the proxy answers or inspects."""
         straight = self.simulation.straight
         for _ in range(self.rng.choice([1, 1, 30])):
             what = self.rng.randrange(2 if straight else 7)
@@ -450,7 +454,7 @@ class Actor:
                 self._say([b"GET"], any_error)
 
     def do_mixture(self) -> None:
-        """All of that in one pipeline, one behind the other."""
+        """Sends a mixture of these in one pipeline."""
         key, items = self._key(b"mixed"), self._key(b"items")
         ready = 0
         for number in range(self.rng.choice([5, 20, 60])):
@@ -474,11 +478,11 @@ class Actor:
                 self.do_transaction()
 
     def do_info(self) -> None:
-        """Asks about the server."""
+        """Sends INFO."""
         self._say([b"INFO", b"server"], lambda reply: isinstance(reply, bytes))
 
     def do_unheard(self) -> None:
-        """Commands of which it wants no replies."""
+        """Sends commands with CLIENT REPLY OFF and SKIP, which get no reply."""
         if self.simulation.straight:
             return self.do_strings()
         key, value = self._key(b"unheard"), b"%d" % self.steps
@@ -494,9 +498,9 @@ class Actor:
         return None
 
     def do_wrong_password(self) -> None:
-        """Tries another password; it stays who it is."""
+        """Sends a wrong password; the client stays logged in."""
         self._wrong_passwords += 1
-        # one of its own may have been replaced a moment ago
+        # One more may be wrong: its own password may have been replaced a moment ago.
         if self._wrong_passwords > bounds.WRONG_PASSWORDS - 2:
             self.do_come_again()
             return
@@ -504,12 +508,12 @@ class Actor:
         self.do_strings()
 
     def do_come_again(self) -> None:
-        """Leaves, pending nothing, and connects again."""
+        """Leaves while nothing is pending, and connects again."""
         self.leave(self.rng.random() < 0.5)
         self.world.after(self.rng.uniform(0, 0.5), self.open)
 
     def do_leave_soon(self) -> None:
-        """Asks for something that nobody misses, and leaves before it is answered."""
+        """Sends a command whose reply does not matter, and leaves before the reply."""
         self._say([b"BLPOP", self._key(b"nothing"), b"5"], lambda _: False)
         self.world.after(self.rng.choice([4, 40]) * self.rng.random() * self.world.latency, self._leave_now, self.end)
 
@@ -521,7 +525,7 @@ class Actor:
         """Sends its last commands and its end of file at once, and reads the replies."""
         self.do_strings()
         if self.simulation.straight:
-            return  # Redis itself gives it nothing
+            return  # Redis itself sends no reply after an end of file
         self._closing = True
         self._shut_when_written(self.end)
 
@@ -531,11 +535,11 @@ class Actor:
         if self._outgoing:
             self.world.after(0.001, self._shut_when_written, end)
         else:
-            with contextlib.suppress(OSError):  # it was reset meanwhile
+            with contextlib.suppress(OSError):  # the connection was reset meanwhile
                 end.shutdown(socket.SHUT_WR)
             self._shut_at = self.world.now
 
-    # What is off by default: see `simulation.HARD`.
+    # Off by default: see `simulation.HARD`.
 
     def do_leave_blocked(self) -> None:
         """Leaves while it waits for an item."""
@@ -549,7 +553,7 @@ class Actor:
             self.world.after(self.rng.uniform(0, 0.5), self.open)
 
     def do_write_first(self) -> None:
-        """Writes all of a pipeline before it reads any reply."""
+        """Writes a whole pipeline before it reads any reply."""
         value = b"x" * self.rng.choice([100, 4096])
         self._set(self._key(b"big"), value)
         self._writes_first = True
@@ -558,14 +562,14 @@ class Actor:
             self._get(self._key(b"big"))
 
     def do_read_slowly(self) -> None:
-        """Reads a large reply at a few kilobytes a second."""
+        """Reads a large reply at 40,000 bytes a second."""
         self._set(self._key(b"slow"), b"y" * 200_000)
         self._get(self._key(b"slow"))
         self._rate = 40_000
 
 
 class Pinger(Actor):
-    """Sends a PING every so often, and knows how long the slowest took."""
+    """Sends a PING again and again, and keeps the time of the slowest."""
 
     PAUSE = 0.02
 
@@ -576,7 +580,7 @@ class Pinger(Actor):
 
     @property
     def slowest(self) -> float:
-        """Seconds that the slowest PING took, or takes by now."""
+        """Seconds that the slowest PING took, or has taken so far."""
         return max(self._slowest, 0.0 if self._sent is None else self.world.now - self._sent)
 
     def _step(self, end: Socket) -> None:
@@ -599,9 +603,9 @@ class Pinger(Actor):
 
 
 class Flooder(Actor):
-    """Sends one command again and again, as fast as it is taken, and reads whatever comes."""
+    """Sends one command again and again, as fast as the proxy reads, and ignores the replies."""
 
-    #: Bytes that it has ready.
+    #: Bytes that are kept ready to send.
     READY = 64 * 1024
 
     def __init__(self, simulation: Simulation, tenant: str, words: list[bytes]) -> None:

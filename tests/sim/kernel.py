@@ -1,11 +1,11 @@
-"""The world of a simulation: one clock, one order of events, TCP sockets, and a reactor that drives
+"""The world of a simulation: one clock, one order of events, TCP sockets, and a reactor that runs
 Twisted's own transports.
 
-Owns what the operating system does. Everything random comes from one seed, so a run can be repeated
-exactly. The sockets have a buffer on each side, a window, FIN, RST and half-closed connections, as
-Linux has them:
+Owns what the operating system does. All randomness comes from one seed, so a run can be repeated
+exactly. As on Linux, the sockets have a buffer on each side, a window, FIN, RST and half-closed
+connections:
 
-- close() with unread bytes, or with SO_LINGER 0, sends RST and drops what was not sent; otherwise
+- close() with unread bytes, or with SO_LINGER 0, sends RST and drops what was not sent. Otherwise
   FIN follows the data.
 - Data that arrives at a closed socket is answered with RST.
 - What arrived before a RST can still be read.
@@ -34,7 +34,7 @@ _RESET = struct.pack("ii", 1, 0)
 
 
 class Event:
-    """Something that will happen. call: None once it was cancelled, or is over."""
+    """Something that will happen. call: None if it was cancelled or is over."""
 
     __slots__ = ("arguments", "call", "time")
 
@@ -44,16 +44,16 @@ class Event:
         self.arguments = arguments
 
     def cancel(self) -> None:
-        """It will not happen."""
+        """Cancels the event."""
         self.call = None
 
 
 class World:
     """Time and chance.
 
-    rng: all randomness of the simulation; now: the time, in seconds; over: set by whoever has seen
-    enough; latency: seconds, about, from one end of a connection to the other; window, buffer:
-    bytes that a receiver's, and a sender's, kernel keeps.
+    rng: all randomness of the simulation; now: the time in seconds; over: set to stop the
+    simulation; latency: seconds from one end of a connection to the other, about; window: bytes
+    that a receiver's kernel keeps; buffer: bytes that a sender's kernel keeps.
     """
 
     def __init__(self, seed: int) -> None:
@@ -68,8 +68,8 @@ class World:
         self._count = 0
 
     def after(self, seconds: float, call: Callable[..., object], *arguments: object) -> Event:
-        """Has something happen in so many seconds. What was asked for first, of several at one
-        time, happens first.
+        """Calls something in so many seconds. Of several calls at the same time, the one that was
+        asked for first comes first.
         """
         event = Event(self.now + seconds, call, arguments)
         self._count += 1
@@ -81,12 +81,12 @@ class World:
         return self.latency * self.rng.uniform(0.2, 2)
 
     def number(self) -> int:
-        """Another one each time."""
+        """Returns a new number each time."""
         self._count += 1
         return self._count
 
     def run(self, until: float) -> None:
-        """Lets things happen up to a time, or until `over` is set."""
+        """Runs events until a time, or until `over` is set."""
         events = self._events
         while events and events[0][0] <= until and not self.over:
             _, _, event = heapq.heappop(events)
@@ -99,9 +99,9 @@ class World:
 
 
 class Socket:
-    """One end of a TCP connection, as a program sees it. Connected by `connect`.
+    """One end of a TCP connection, as a program sees it. `connect` connects two of them.
 
-    changed: called when it may have become readable or writable.
+    changed: called when the socket may have become readable or writable.
     """
 
     def __init__(self, world: World, window: int = 0, buffer: int = 0) -> None:
@@ -115,18 +115,18 @@ class Socket:
         self.received = bytearray()
         self._sending = bytearray()
         self._flow: Event | None = None
-        # When the last packet arrives at the other end: none overtakes another.
+        # When the last packet arrives at the other end: packets keep their order.
         self._last = 0.0
         self._shut = self._fin_sent = self.finished = self._reset = self._closed = False
         self._lingers = True
 
-    # What a program calls.
+    # Called by a program.
 
     def fileno(self) -> int:
         return self._number
 
     def setblocking(self, on: bool) -> None:
-        """It never blocks."""
+        """Does nothing: this socket never blocks."""
 
     def setsockopt(self, level: int, option: int, value: object) -> None:
         if (level, option, value) == (socket.SOL_SOCKET, socket.SO_LINGER, _RESET):
@@ -136,7 +136,7 @@ class Socket:
         if self.received:
             data = bytes(self.received[:size])
             del self.received[:size]
-            self.peer._go_on()  # its window opened
+            self.peer._go_on()  # the window of this end opened
             return data
         if self._reset:
             raise ConnectionResetError(ECONNRESET, "reset")
@@ -172,7 +172,7 @@ class Socket:
             self._shut = True
             self._go_on()
 
-    # What it is like.
+    # State.
 
     @property
     def readable(self) -> bool:
@@ -189,19 +189,19 @@ class Socket:
 
     @property
     def unsent(self) -> int:
-        """Bytes that did not arrive at the other end's kernel."""
+        """Bytes that have not arrived at the other end's kernel."""
         return len(self._sending)
 
     # The wire.
 
     def reset_peer(self) -> None:
-        """RST: nothing that was not sent is sent."""
+        """Sends RST. What was not sent yet is dropped."""
         if not self._reset:
             self.drop()
             self._later(self.peer._be_reset)
 
     def drop(self) -> None:
-        """The connection is no more."""
+        """Ends the connection at this end."""
         self._reset = True
         self._sending.clear()
         self._cancel()
@@ -246,7 +246,7 @@ class Socket:
 
 
 def connect(one: Socket, other: Socket) -> None:
-    """Makes them the two ends of a connection."""
+    """Makes the two sockets the ends of one connection."""
     one.peer, other.peer = other, one
 
 
@@ -261,14 +261,14 @@ class Connection(tcp.Connection):
         end.changed = lambda: reactor.socket_changed(self)
 
     def getHost(self) -> UNIXAddress:
-        """Without options of a real socket to be set."""
+        """Returns a Unix address: such a connection sets no options of a real socket."""
         return UNIXAddress(None)
 
     def getPeer(self) -> IPv4Address | UNIXAddress:
         return self._peer
 
     def begin(self) -> None:
-        """It is connected."""
+        """Starts the protocol on the connected socket."""
         self.startReading()
         self.protocol.makeConnection(self)
 
@@ -313,15 +313,15 @@ class DelayedCall:
 class Reactor:
     """The proxy's reactor: turns of timers and ready sockets, in an order that the seed decides.
 
-    A turn takes simulated time, in which the process does nothing else. By default it is a little
-    for each timer and socket. measured: it is a microsecond for each function, of Python or not,
-    that the turn calls: the same work takes the same time on every machine, and what a command
-    costs in the proxy can be read off.
+    A turn takes simulated time, in which the process does nothing else. By default that is a little
+    for each timer and socket. measured: a turn takes a microsecond for each function that it calls,
+    in Python or not. Then the same work takes the same time on every machine, and shows what a
+    command costs in the proxy.
     """
 
-    #: Seconds of a turn, and for each timer and each socket in it.
+    #: Seconds of a turn, and of each timer and socket in it.
     TURN, PIECE = 20e-6, 5e-6
-    #: Seconds for each call, where it is measured.
+    #: Seconds of each function call, if turns are measured.
     CALL = 1e-6
 
     def __init__(self, world: World, failed: Callable[[Failure], object], measured: bool = False) -> None:
@@ -331,13 +331,13 @@ class Reactor:
         self._timers: list[tuple[float, int, DelayedCall]] = []
         self._readers: set[Connection] = set()
         self._writers: set[Connection] = set()
-        # Sockets that may be ready; insertion order, so that no address of an object decides
-        # anything.
+        # Sockets that may be ready. A dict keeps the order of insertion, so that no object's
+        # address decides anything.
         self._candidates: dict[Connection, None] = {}
         self._turn: Event | None = None
         self._busy_until = 0.0
         self._calls = 0
-        #: how long the longest turn took
+        #: the longest turn so far, in seconds
         self.longest = 0.0
 
     def seconds(self) -> float:
@@ -349,7 +349,7 @@ class Reactor:
         return delayed
 
     def enter(self, delayed: DelayedCall) -> None:
-        """Has it called at its time."""
+        """Adds a call, to be made at its time."""
         heapq.heappush(self._timers, (delayed.time, self._world.number(), delayed))
         self._wake(delayed.time)
 
@@ -371,7 +371,7 @@ class Reactor:
         self._writers.discard(writer)
 
     def socket_changed(self, connection: Connection) -> None:
-        """It may be ready by now."""
+        """Called when a socket may have become ready."""
         if self._is_ready(connection):
             self._candidates[connection] = None
             self._wake(self._world.now)
@@ -421,7 +421,7 @@ class Reactor:
         now = self._world.now
         while self._timers and self._timers[0][0] <= now:
             time, _, delayed = heapq.heappop(self._timers)
-            if delayed.active() and delayed.time == time:  # else it was moved
+            if delayed.active() and delayed.time == time:  # otherwise it was moved
                 due.append(delayed)
         for delayed in due:
             call, delayed.call = delayed.call, None
@@ -455,7 +455,7 @@ class Reactor:
             self._disconnect(connection, why, wanted is self._readers)
 
     def _disconnect(self, connection: Connection, why: Exception, reading: bool) -> None:
-        """As `PosixReactorBase._disconnectSelectable`."""
+        """Does what `PosixReactorBase._disconnectSelectable` does."""
         self.removeReader(connection)
         if reading and isinstance(why, error.ConnectionDone) and IHalfCloseableDescriptor.providedBy(connection):
             connection.readConnectionLost(Failure(why))
@@ -465,8 +465,8 @@ class Reactor:
 
 
 class Poll:
-    """What `clients.connection` needs of the module `select`: whether the peer of a socket has hung
-    up.
+    """The part of the module `select` that `clients.connection` needs: whether the peer of a socket
+    has hung up.
     """
 
     POLLRDHUP = getattr(select, "POLLRDHUP", 0x2000)
@@ -476,7 +476,7 @@ class Poll:
         self._numbers: list[int] = []
 
     def poll(self, *timeout: object) -> object:
-        """`select.poll()`, and the `poll(0)` of what that gives."""
+        """Is both `select.poll()` and the `poll(0)` of its result."""
         if not timeout:
             return Poll(self._world)
         return [number for number in self._numbers if (end := self._world.sockets.get(number)) and end.hung_up]

@@ -1,8 +1,8 @@
-"""A simulated Redis: enough of it to tell whether a proxy before it is right.
+"""A simulated Redis: as much of it as shows whether a proxy in front of it is right.
 
-Owns data, connections, and what blocks. It runs what it has read of a connection before it reads
-another, as Redis does. It knows the tenants' passwords as well, so that the simulated clients can
-also talk to it without a proxy: the control.
+Owns data, connections, and blocked commands. Like Redis, it runs all that it has read from a
+connection before it reads another. It also knows the tenants' passwords, so that the simulated
+clients can talk to it without a proxy: the control.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .kernel import Event, Socket, World
 OK, NIL = b"+OK\r\n", {2: b"$-1\r\n", 3: b"_\r\n"}
 QUEUED = b"+QUEUED\r\n"
 WRONG = b"-ERR wrong number of arguments\r\n"
-#: Databases.
+#: Number of databases.
 DATABASES = 32
 
 
@@ -24,15 +24,15 @@ def bulk(data: bytes) -> bytes:
 
 
 def array(items: list[bytes], kind: bytes = b"*") -> bytes:
-    """An array, or another aggregate, of items that are encoded already."""
+    """Returns an array, or another aggregate, of encoded items."""
     return b"%b%d\r\n%b" % (kind, len(items), b"".join(items))
 
 
 class Redis:
-    """master: the master password; tenants: the database of each tenant's password, for clients
-    without a proxy.
+    """The server.
 
-    well: whether all it is asked it answers at once.
+    master: the master password; tenants: the database of each tenant's password, for clients
+    without a proxy. `well` is whether Redis answers everything at once.
     """
 
     def __init__(self, world: World, master: bytes, tenants: dict[bytes, int]) -> None:
@@ -43,18 +43,18 @@ class Redis:
         self.listens = True
         self.connections: dict[int, SimulatedConnection] = {}
         self.databases: list[dict[bytes, bytes | deque[bytes]]] = [{} for _ in range(DATABASES)]
-        #: when each item of a list was given to a blocked client, and to which connection
+        #: when each item of a list was popped, and by which connection
         self.popped: dict[bytes, tuple[float, int]] = {}
-        # Keys that change, by (database, key), for WATCH.
+        # The number of the last change, by (database, key), for WATCH.
         self._changed: dict[tuple[int, bytes], int] = {}
         self._changes = 0
         self._stalled: Event | None = None
         self._ready: deque[SimulatedConnection] = deque()
 
-    # What happens to it.
+    # Faults.
 
     def stall(self, seconds: float) -> None:
-        """It does nothing for a while."""
+        """Does nothing for so many seconds."""
         if self._stalled is None:
             self.well = False
             self._stalled = self.world.after(seconds, self._go_on)
@@ -68,18 +68,16 @@ class Redis:
 
     @property
     def stalled(self) -> bool:
-        """Whether it does nothing now."""
+        """Whether Redis does nothing now."""
         return self._stalled is not None
 
     def wait(self, connection: SimulatedConnection) -> None:
-        """It has something to read, when Redis goes on."""
+        """Lets a connection run when Redis goes on."""
         if connection not in self._ready:
             self._ready.append(connection)
 
     def stop(self) -> None:
-        """It crashes: connections are reset, and none is taken until `start`. What it holds is on
-        its disk.
-        """
+        """Crashes: connections are reset, and none is accepted until `start`. The data stays."""
         self.well = self.listens = False
         for connection in list(self.connections.values()):
             connection.leave()
@@ -89,7 +87,7 @@ class Redis:
         self.well = self.listens = True
 
     def kill_one(self) -> None:
-        """One of its connections is closed, as by CLIENT KILL."""
+        """Closes one connection, like CLIENT KILL."""
         if self.connections:
             connection = self.world.rng.choice(list(self.connections.values()))
             connection.leave()
@@ -98,16 +96,18 @@ class Redis:
     # Data.
 
     def touch(self, database: int, key: bytes) -> None:
-        """The key has changed."""
+        """Notes that a key has changed."""
         self._changes += 1
         self._changed[database, key] = self._changes
 
     def version(self, database: int, key: bytes) -> int:
-        """Of a key: another one after each change."""
+        """Returns a number that differs after each change of the key."""
         return self._changed.get((database, key), 0)
 
     def serve(self, database: int, key: bytes) -> None:
-        """Gives what is in a list to those that wait for it, who came first first."""
+        """Gives the items of a list to the clients that wait for it, in the order in which they
+        began to wait.
+        """
         waiting = [each for each in self.connections.values() if each.blocked_on == (database, key)]
         for each in sorted(waiting, key=lambda each: each.blocked_since):
             if not self.databases[database].get(key):
@@ -124,7 +124,7 @@ class Redis:
 
 
 class SimulatedConnection:
-    """One connection of it."""
+    """One connection of the simulated Redis."""
 
     def __init__(self, redis: Redis) -> None:
         self.redis = redis
@@ -148,11 +148,11 @@ class SimulatedConnection:
 
     @property
     def pushes(self) -> bytes:
-        """What messages begin with."""
+        """The type byte of messages."""
         return b">" if self.protocol == 3 else b"*"
 
     def leave(self) -> None:
-        """It is none of Redis's any more."""
+        """Removes the connection from Redis."""
         if not self._gone:
             self._gone = True
             self.redis.connections.pop(self.number)
@@ -172,7 +172,7 @@ class SimulatedConnection:
                 self.run()
 
     def run(self) -> None:
-        """Reads, and does what it is asked."""
+        """Reads, and runs the commands."""
         if self._gone:
             return
         try:
@@ -186,8 +186,8 @@ class SimulatedConnection:
         if not ended:
             self._do_all()
             return
-        # Redis notices the end of file of a client that blocks, and frees it. What else has come is
-        # run before.
+        # Redis notices the end of file of a blocked client and frees it. The commands of a client
+        # that is not blocked run first.
         if self.blocked_on is None:
             self._do_all()
         self.leave()
@@ -240,7 +240,7 @@ class SimulatedConnection:
             self._timeout = self.redis.world.after(seconds, self.unblock, b"*-1\r\n" if self.protocol == 2 else b"_\r\n")
 
     def unblock(self, reply: bytes) -> None:
-        """It waits no longer."""
+        """Ends the wait of a blocked command with this reply."""
         if self._timeout is not None:
             self._timeout.cancel()
             self._timeout = None
@@ -252,7 +252,7 @@ class SimulatedConnection:
             self._do_all()
 
     def pop(self, key: bytes) -> bytes:
-        """The first item of a list, as BLPOP answers it."""
+        """Takes the first item of a list. Returns the reply to BLPOP."""
         items = self.redis.databases[self.database][key]
         item = items.popleft()
         if not items:

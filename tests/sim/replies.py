@@ -1,4 +1,4 @@
-"""RESP replies as the simulated clients read them: without the code that is under test."""
+"""Reads RESP replies for the simulated clients, without the code that is under test."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ class Status(bytes):
 
 
 class Error(bytes):
-    """An error, without its ``-``."""
+    """An error, without its leading ``-``."""
 
 
 class Push(list):
-    """What comes without being asked for, in RESP3."""
+    """A push of RESP3: a message that no command asked for."""
 
 
 def parse(buffer: bytes | bytearray, position: int = 0) -> tuple[object, int] | None:
-    """The reply at a position, and where it ends; None: more is needed. Raises ValueError for what
-    is no reply.
+    """Returns (the reply at a position, where it ends), or None if more bytes are needed.
 
-    Maps are lists of their keys and values in turn.
+    A map is returned as a list of keys and values in turn. Raises ValueError for bytes that begin
+    no reply.
     """
     end = buffer.find(b"\r\n", position)
     if end < 0:
@@ -56,5 +56,5 @@ def parse(buffer: bytes | bytearray, position: int = 0) -> tuple[object, int] | 
 
 
 def command(*words: bytes) -> bytes:
-    """A command, encoded."""
+    """Returns an encoded command."""
     return b"*%d\r\n%b" % (len(words), b"".join(b"$%d\r\n%b\r\n" % (len(word), word) for word in words))

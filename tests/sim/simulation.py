@@ -1,15 +1,16 @@
 """A whole proxy, its clients and its Redis in one thread, from one seed.
 
-Real are the proxy's sessions, factory, pool of connections to Redis, admission and credentials, on
-Twisted's own transports. Simulated are the network, the clock, Redis and the clients. What must
-hold, whatever the seed draws (the oracles):
+The proxy's sessions, factory, connection pool, admission and credentials are real, on Twisted's own
+transports. The network, the clock, Redis and the clients are simulated. These must hold, whatever
+the seed draws (the oracles):
 
-1. No client sees an error, or a closed connection, while Redis is well. 2. Nothing is lost: no item
-of a list, no message, no count. 3. Everything ends once nothing goes wrong any more: no client
-waits for ever, nothing is left behind. 4. Each tenant sees its own data.
+1. No client sees an error or a closed connection while Redis is well.
+2. Nothing is lost: no item of a list, no message, no count.
+3. Everything ends once no fault is left: no client waits for ever, and nothing is left behind.
+4. Each tenant sees only its own data.
 
-With `straight` the clients talk to the simulated Redis itself: that control has to hold as well, or
-the simulation is wrong.
+With `straight` the clients talk to the simulated Redis directly. That control must hold as well;
+otherwise the simulation is wrong.
 """
 
 from __future__ import annotations
@@ -45,27 +46,28 @@ from .actors import Actor, Flooder, Pinger
 from .kernel import Connection, Poll, Reactor, Socket, World, connect
 from .redis import Redis, SimulatedConnection
 
-#: What a client may do.
+#: Names of what a client may do: see `actors.Actor`.
 EASY = (
     *("strings", "pipeline", "large", "push", "pop", "transaction", "watch", "increase", "subscribe", "publish"),
     *("inspected", "mixture", "info", "unheard", "wrong_password", "come_again", "leave_soon", "half_close"),
 )
 #: What the proxy does not do right yet.
 HARD = ("leave_blocked", "write_first", "read_slowly")
-#: What may happen to Redis, and to credentials.
+#: Faults of Redis and changes of credentials.
 FAULTS = ("stall", "restart", "kill", "rotate", "hand_over", "move", "abandon")
 #: Limits that the seed may make extreme, unless the options name others. The simulation's own
-#: generator draws them, in this order, so a limit that is added or left out here changes what each
-#: kept seed does.
+#: generator draws them in this order. So adding or removing one changes what each kept seed does.
 KEPT_LIMITS = (
     *("ACQUIRING", "BACKLOG_BYTES", "QUEUED_BYTES", "PENDING_BATCHES", "MULTIPLEXED_CONNECTIONS", "PENDING_REPLIES"),
     *("OWN_REPLIES_BYTES", "BUFFERED_BYTES", "WAITING_CLIENT_BYTES", "REVOKED_PER_TURN"),
 )
-#: All that have an extreme. Each of the others is drawn by a generator of its own.
+#: All limits that have an extreme. Those that are not in KEPT_LIMITS are drawn by a generator each.
 ALL_LIMITS = (*KEPT_LIMITS, *(name for name in EXTREMES if name not in KEPT_LIMITS))
-#: Seconds, at most, after a fault until all is well: reconnecting is tried again after 10 s.
+#: Seconds, at most, from a fault until all is well: the proxy tries to reconnect again after up to
+#: 10 s.
 RECOVERY = 12.0
-#: Seconds of a simulation, at most; and without progress until a client counts as stuck.
+#: Seconds of a simulation, at most, and seconds without progress after which a client counts as
+#: stuck.
 LONGEST, STUCK = 600.0, 60.0
 _MASTER = b"master"
 
@@ -75,8 +77,8 @@ class Options:
     """What a simulation may do.
 
     straight: without the proxy; limits: those that the seed may make extreme; hard, faults: some of
-    HARD, of FAULTS; clients: how many, None for what the seed draws; measured: see
-    `kernel.Reactor`.
+    HARD and of FAULTS; clients: how many, None if the seed decides; steps: of each client;
+    measured: see `kernel.Reactor`.
     """
 
     straight: bool = False
@@ -90,7 +92,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Wrong:
-    """Something that must not happen. kind: a word; text: when, and what."""
+    """Something that must not happen. kind: one word; text: when it happened, and what."""
 
     kind: str
     text: str
@@ -125,7 +127,7 @@ class _Endpoint:
 
 
 class Simulation:
-    """seed: decides everything."""
+    """One simulation. seed: decides everything."""
 
     def __init__(self, seed: int, options: Options = Options()) -> None:
         self.seed = seed
@@ -135,29 +137,29 @@ class Simulation:
         self.rng = self.world.rng
         #: what was wrong
         self.found: list[Wrong] = []
-        #: of the clients
+        #: the number of the last client
         self.serial = 0
-        #: when each item was sent to Redis; those that Redis took; those that somebody got
+        #: when each item was sent to Redis; the items that Redis took; the items that a client got
         self.sent: dict[bytes, float] = {}
         self.pushed: set[bytes] = set()
         self.got: set[bytes] = set()
-        #: when clients of a tenant left while they were blocked
+        #: when clients left while they were blocked, and their tenants
         self.left: list[tuple[float, str]] = []
-        # By counter: what it must have at least, and at most.
+        # By counter: the least and the largest value that it may have.
         self._counted: dict[str, list[int]] = defaultdict(lambda: [0, 0])
-        # Until when a tenant's errors are cancelled, and all tenants' under None.
+        # Until when errors of a tenant are allowed, and under None those of all tenants.
         self._forgiven: dict[str | None, float] = defaultdict(float)
         self._tenants = {"blue": Tenant("blue", 3), "green": Tenant("green", 5)}
         self._backend = BackendAddress(host="redis", port=6379, password=_MASTER)
         self._passwords = {"blue": b"blue-1", "green": b"green-1"}
-        # Who owned a database since when.
+        # Owners of databases: (since when, index, tenant).
         self._owners: list[tuple[float, int, str]] = [(0.0, 3, "blue"), (0.0, 5, "green")]
         self.redis = Redis(self.world, _MASTER, {b"blue-1": 3, b"green-1": 5})
-        #: names of rare branches that were taken: see `redisproxy.probes`
+        #: names of rare branches that were reached: see `redisproxy.probes`
         self.reached: set[str] = set()
-        #: which limits the seed made extreme
+        #: limits that the seed made extreme
         self.extreme: list[str] = []
-        #: whether there are few places
+        #: whether there are few slots
         self.crowded = False
         self._patches: list = []
         self.reactor = Reactor(self.world, self._crashed, options.measured)
@@ -177,7 +179,7 @@ class Simulation:
 
     def _set_up(self) -> None:
         rng, reactor = self.rng, self.reactor
-        # Twisted's back-off takes its jitter from there.
+        # Twisted's backoff takes its jitter from the module random.
         random.seed(self.seed)
         for name in self.options.limits:
             generator = rng if name in KEPT_LIMITS else random.Random(f"{self.seed} {name}")
@@ -193,7 +195,7 @@ class Simulation:
             mock.patch.object(client_module, "select", Poll(self.world)),
             mock.patch.object(probes, "reached", self.reached.add),
         ]
-        # Sets of these have an order, which must not depend on addresses.
+        # Sets of these objects are iterated, and their order must not depend on addresses.
         for kind in (ClientProtocol, RedisConnection, MultiplexedConnection):
             self._patches.append(mock.patch.object(kind, "__hash__", lambda thing: self._serial_of(thing)))
         for patch in self._patches:
@@ -237,10 +239,10 @@ class Simulation:
         if "log_failure" in event:
             self.wrong("crash", f"{formatEvent(event)}\n{event['log_failure'].getTraceback()}", None)
 
-    # What actors ask.
+    # Called by actors.
 
     def connect(self, _: Actor) -> Socket:
-        """A new connection of a client."""
+        """Returns a new connection for a client."""
         near = Socket(self.world)
         if self.straight:
             connect(near, SimulatedConnection(self.redis).end)
@@ -257,19 +259,21 @@ class Simulation:
         return near
 
     def password(self, tenant: str) -> bytes:
-        """The tenant's, now."""
+        """Returns the tenant's present password."""
         return self._passwords[tenant]
 
     def other_index(self, _: str) -> int:
-        """Of a database that is not the tenant's."""
+        """Returns the index of a database that is not the tenant's."""
         return 31
 
     def channel(self, tenant: str) -> bytes:
-        """The same for all tenants, where the proxy keeps them apart."""
+        """Returns the channel's name. With a proxy it is the same for all tenants, because the
+        proxy separates them.
+        """
         return b"news-" + tenant.encode() if self.straight else b"news"
 
     def got_item(self, actor: Actor, item: bytes) -> None:
-        """A client was given an item of a list."""
+        """Called when a client got an item of a list."""
         if item in self.got:
             self.wrong("twice", f"{actor} got {item!r}, as somebody did before", actor.tenant)
         self.got.add(item)
@@ -278,19 +282,21 @@ class Simulation:
             self.wrong("foreign", f"{actor} got {item!r}, sent at {self.sent[item]:.3f}", None)
 
     def _was_left_behind(self, item: bytes, tenant: str) -> bool:
-        """Whether the tenant's database was the other's when an item was pushed."""
+        """Whether the tenant's database belonged to the other tenant when the item was pushed."""
         index = self._tenants[tenant].index
         since = [time for time, where, who in self._owners if where == index and who == tenant]
         return bool(since) and self.sent[item] < since[-1]
 
     def counted(self, counter: str, surely: int, perhaps: int) -> None:
-        """A counter was increased."""
+        """Called when a counter was increased. surely: by how much for sure; perhaps: by how much
+        at most.
+        """
         self._counted[counter][0] += surely
         self._counted[counter][1] += perhaps
 
     def wrong(self, kind: str, text: str, tenant: str | None) -> None:
-        """Something happened that must not, unless it is cancelled by a fault of Redis's, or of the
-        tenant's credential.
+        """Reports something that must not happen, unless a fault of Redis or a change of the
+        tenant's credential allows it now.
         """
         excusable = kind in ("closed", "redis-error", "refused", "half-reply", "message-lost", "stuck")
         if excusable and self.world.now < max(self._forgiven[None], self._forgiven[tenant]):
@@ -322,11 +328,11 @@ class Simulation:
         self.redis.kill_one()
 
     def _move(self) -> None:
-        """Redis is at another address, and still at the old one. Nobody should notice."""
+        """Moves Redis to another address. The old one still works, and no client should notice."""
         self._serve_at_another_address(abandon=False)
 
     def _abandon(self) -> None:
-        """The same, and what is at the old address is given up."""
+        """Moves Redis to another address, and has the proxy give up its old connections."""
         self._forgive(None, 0)
         self._serve_at_another_address(abandon=True)
 
@@ -336,7 +342,7 @@ class Simulation:
             self._proxied.master._move(self._backend, abandon)
 
     def _rotate(self) -> None:
-        """A tenant has another password."""
+        """Gives a tenant another password."""
         tenant = self.rng.choice(["blue", "green"])
         self._end_sessions(tenant)
         self.redis.tenants.pop(self._passwords[tenant])
@@ -346,7 +352,7 @@ class Simulation:
             self._use_directory()
 
     def _hand_over(self) -> None:
-        """Blue moves to another database, and green gets blue's."""
+        """Gives blue another database, and gives blue's database to green."""
         if self.straight:
             return
         for tenant, index in (("blue", self._tenants["blue"].index + 3), ("green", self._tenants["blue"].index)):
@@ -364,7 +370,7 @@ class Simulation:
     # The run.
 
     def run_for(self, seconds: float) -> None:
-        """All actors do what they do, for so long."""
+        """Runs all actors for so many seconds."""
         for actor in self.actors:
             self.world.after(0.0, actor.open)
         try:
@@ -374,7 +380,7 @@ class Simulation:
                 patch.stop()
 
     def run(self) -> list[Wrong]:
-        """What was wrong."""
+        """Runs the simulation. Returns what was wrong."""
         globalLogPublisher.addObserver(self._log)
         try:
             for actor in self.actors:
@@ -410,7 +416,7 @@ class Simulation:
         return not (self.crowded and actor.waits_for_log_in)
 
     def _look_at_data(self) -> None:
-        """Oracle 2."""
+        """Checks oracle 2."""
         there = {item for database in self.redis.databases for item in database.get(b"q", ())}
         for item in sorted(self.pushed - self.got - there):
             self._judge_lost_item(item)
@@ -427,7 +433,7 @@ class Simulation:
         at, _ = self.redis.popped.get(item, (0.0, 0))
         if at < max(self._forgiven[None], self._forgiven[tenant]):
             return
-        # It was on its way when the client left: so it is straight to Redis.
+        # The item was on its way when the client left. Without a proxy it would be lost as well.
         near = 20 * self.world.latency + 0.02
         if any(who == tenant and abs(when - at) < near for when, who in self.left):
             return
@@ -435,7 +441,7 @@ class Simulation:
         self.wrong("item-lost", f"{item.decode()} was popped at {at:.3f} for nobody; left while blocked: {left[-1:]}", None)
 
     def _look_at_what_is_left(self) -> None:
-        """Oracle 3: nobody is there, so nothing is."""
+        """Checks oracle 3: all clients have left, so nothing is left behind."""
         self.world.run(self.world.now + 100.0)
         left = {
             "clients": len(self._factory.clients),
@@ -457,11 +463,11 @@ class Simulation:
 
 
 def slowest_ping(*flood: bytes, seconds: float = 2.0) -> float:
-    """Seconds that the slowest PING of one tenant takes while another floods the proxy with a
-    command.
+    """Returns the seconds that the slowest PING of one tenant takes while another floods the proxy
+    with a command.
 
-    flood: its words; none: nobody floods. A second is a million function calls of the proxy: see
-    `kernel.Reactor`.
+    flood: the words of the command; without words nobody floods. A simulated second is a million
+    function calls of the proxy: see `kernel.Reactor`.
     """
     simulation = Simulation(0, Options(limits=(), clients=0, measured=True))
     simulation.world.latency, simulation.world.window, simulation.world.buffer = 0.0001, 262144, 262144
@@ -474,8 +480,8 @@ def slowest_ping(*flood: bytes, seconds: float = 2.0) -> float:
 
 
 def options_of(seed: int) -> Options:
-    """What `python -m tests.sim` does with a seed: with faults where it is odd, and every tenth is
-    the control.
+    """Returns the options that `python -m tests.sim` uses for a seed: odd seeds have faults, and
+    every tenth is the control.
     """
     if seed % 10 == 0:
         return Options(straight=True)

@@ -1,5 +1,5 @@
-"""The simulation itself: that its control holds, that a seed can be repeated, and that the seeds
-which found faults find none.
+"""Tests the simulation itself: the control holds, a seed can be repeated, and seeds that once found
+faults find none now.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import unittest
 from . import simulation as sim
 from .__main__ import probes
 
-#: What the hard actors find for now: see `simulation.HARD`.
+#: What the hard clients find for now: see `simulation.HARD`.
 KNOWN = {"item-lost", "stuck", "closed", "half-reply"}
 
 
@@ -21,7 +21,7 @@ def wrong(seed: int, options: sim.Options) -> list[str]:
 class SimulationTests(unittest.TestCase):
     def setUp(self) -> None:
         # Deferreds that a failed test left in this process are logged as bugs when they are
-        # collected, and a bug in the log is one of the simulated proxy's.
+        # collected. A bug in the log counts as one of the simulated proxy.
         gc.collect()
 
     def test_the_control_holds(self) -> None:
@@ -45,17 +45,19 @@ class SimulationTests(unittest.TestCase):
             self.assertEqual(wrong(seed, sim.Options(faults=sim.FAULTS)), [])
 
     def test_a_client_that_leaves_fails_nobody_elses_command(self) -> None:
-        """Version 0.1 answered others `Redis cannot be reached`."""
+        """If a client leaves, no other gets `Redis cannot be reached`, unlike in version 0.1."""
         kinds = {wrong.kind for wrong in sim.Simulation(24, sim.Options(hard=sim.HARD)).run()}
         self.assertNotIn("redis-error", kinds)
 
     def test_a_session_whose_database_is_anothers_gets_none_of_its_items(self) -> None:
-        """Version 0.1 gave it what the new owner pushed."""
+        """A session whose database has another owner gets none of the new owner's items, unlike in
+        version 0.1.
+        """
         for seed in (29, 61, 114):
             self.assertEqual(wrong(seed, sim.Options(faults=sim.FAULTS)), [])
 
     def test_no_command_of_a_pipeline_overtakes_another(self) -> None:
-        """One that stood behind many of the proxy's own answers did."""
+        """Commands of a pipeline keep their order, even behind many answers of the proxy itself."""
         for seed in (1, 7, 22):
             self.assertEqual(wrong(seed, sim.Options(faults=sim.FAULTS)), [])
 

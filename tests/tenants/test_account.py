@@ -1,4 +1,4 @@
-"""Counting by tenant and family."""
+"""Tests the counters by tenant and family."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from redisproxy.tenants.account import FAMILIES, Counts, TenantCounters, family
 class TenantCountersTests(unittest.TestCase):
     def test_families(self) -> None:
         for name, expected in (
-            (b"get", "other"),  # it is plain where it is not inspected, and then nobody asks
+            # GET counts as plain if it is not inspected, and then its family does not matter
+            (b"get", "other"),
             (b"SELECT", "database"),
             (b"config|get", "server"),
             (b"eval", "scripting"),

@@ -1,4 +1,4 @@
-"""What the operator's command decides, from what was read."""
+"""Tests what the operator's command decides from what was read."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def held(namespace: str, url: str | bytes | None, name: str = NAME, error: str |
 
 
 def reading(**secrets: list[SecretDocument] | ReadFailure) -> FullRead:
-    """Namespaces, with _ for -, and their secrets."""
+    """Returns a full read with these namespaces, written with _ for -, and their secrets."""
     by_name = {name.replace("_", "-"): found for name, found in secrets.items()}
     return FullRead(
         None,
@@ -52,17 +52,17 @@ class IndexTests(unittest.TestCase):
         self.assertEqual(self.choose(reading(team_new=[]), 0), 0)
 
     def test_an_index_is_taken_by_whatever_names_it(self) -> None:
-        """Malformed secrets, temporary ones, those of a namespace that is kept out: each may be
-        fixed.
+        """A secret takes the index that it names even if it is malformed, temporary, or of a
+        namespace that is kept out, because it may be fixed.
         """
         for secret in (
-            held("team-a", "redis://h:1/1"),  # no password
+            held("team-a", "redis://h:1/1"),  # without a password
             held("team-a", "redis://:pw@h:1/1\n"),
             held("team-a", "http://:pw@h:1/1"),
             held("team-a", "redis://:pw%@h:1/1"),
             held("team-a", "redis://:pw@h:1/1/"),
             held("team-a", "redis://:pw@h:1/1?timeout=3"),
-            held("team-a", "redis://:pa@ss/1#x@h/25"),  # which was served database 1
+            held("team-a", "redis://:pa@ss/1#x@h/25"),  # once read as database 1
             held("team-a", b"redis://:\xff@h:1/1"),
             held("team-a", "redis://:pw@h:1/1", error="data.valid_hours is not base64"),
             held("team-a", "redis://:pw@h:1/1", "redis-secret-temp-x"),
@@ -78,7 +78,9 @@ class IndexTests(unittest.TestCase):
         self.refused("secrets of team-new could not be read: 500", reading(team_new=ReadFailure("500")))
 
     def test_a_database_that_holds_keys_of_nobody(self) -> None:
-        """A deleted tenant's, which the new one would see."""
+        """A database that has keys but no owner is not chosen, because the new tenant would see the
+        keys of a deleted one.
+        """
         found, room = reading(team_new=[]), Room(4, {1: 10, 2: 7})
         self.assertEqual(self.choose(found, room=room), 3)
         self.refused("database 2 is nobody's, but holds 7 keys.*FLUSHDB", found, 2, room)

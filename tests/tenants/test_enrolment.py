@@ -1,4 +1,4 @@
-"""What the rules of enrolment cost where there is much of something."""
+"""Tests the rules of enrolment."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ class SentinelUrlTests(unittest.TestCase):
 
 class MasterTests(unittest.TestCase):
     def test_a_password_with_the_newline_of_echo_is_named(self) -> None:
-        """Redis's own answer would be WRONGPASS, and whoever looks at the password sees the right
-        one.
+        """A password that ends with a newline is an error: Redis would only answer WRONGPASS, and
+        the password looks right.
         """
         url = b"redis+sentinel://a/m"
         for key in (PASSWORD, "sentinel-username", "sentinel-password"):
@@ -70,7 +70,9 @@ class MasterTests(unittest.TestCase):
 
 
 def enrolled(**namespaces: NamespaceDocument) -> FullRead:
-    """Each with a secret of its own, and the index of its place."""
+    """Returns a full read with these namespaces. Each has a secret of its own, with its position as
+    the index.
+    """
     secrets = {
         one.name: (SecretDocument(one.name, CLIENT, 0.0, {CONNECTION_STRING: f"redis://:{one.name}@r/{index}".encode()}),)
         for index, one in enumerate(namespaces.values())
@@ -123,8 +125,8 @@ class LimitsTests(unittest.TestCase):
 
 class EnrolmentTests(unittest.TestCase):
     def test_names_that_kubernetes_would_not_take(self) -> None:
-        """Channels begin with the name: one tenant's must not begin with another's, nor match it as
-        a pattern.
+        """Names that Kubernetes does not allow are refused: channels begin with the name, so one
+        name must not begin with another or match it as a pattern.
         """
         bad = [
             "team-a:b",
@@ -174,7 +176,9 @@ class EnrolmentTests(unittest.TestCase):
             self.assertIn(" and 4 more: only AUTH <namespace>", reason)
 
     def test_namespaces_without_a_secret_are_named(self) -> None:
-        """Not those whose secret is malformed, nor those of whose secrets nothing is known."""
+        """Namespaces without a secret are listed, but not those with a malformed secret or with
+        unread secrets.
+        """
         names = ("team-z", "team-a", "team-other", "team-bad", "team-unknown", "team-b:c", "team-good")
         documents = tuple(NamespaceDocument(name, 0.0) for name in names)
 
@@ -211,7 +215,7 @@ class SummaryTests(unittest.TestCase):
         return self.enrolment.summary(reading)
 
     def test_a_part_that_failed(self) -> None:
-        """A namespace whose secrets were not read exists, and what it claims is not known."""
+        """A namespace whose secrets could not be read exists, and its claims are unknown."""
         good = SecretDocument("kube-system", CLIENT, 0.0, {CONNECTION_STRING: b"redis://redis"})
         failure = ReadFailure("503")
         both = frozenset({"team-blue", "team-green"})
@@ -224,14 +228,14 @@ class SummaryTests(unittest.TestCase):
         self.assertEqual(self.enrolment.summary(None), ReadSummary(False, False, frozenset({"team-blue"})))
 
     def test_what_is_in_a_file_that_cannot_be_read_is_not_taken_for_gone(self) -> None:
-        """Nor is the master secret in it, of which the content of before is in force, taken for the
-        present one.
+        """What an unreadable file holds does not count as gone, and its earlier master secret does
+        not count as the present one.
         """
         good = SecretDocument("kube-system", CLIENT, 0.0, {CONNECTION_STRING: b"redis://redis"})
         parts = {
             "never_read": (NeverRead("tenants.yaml", None),),
             "stale": (ReadFailure("tenants.yaml: line 3 is not YAML"),),
-            "complete": False,  # a document that is not understood may be a namespace
+            "complete": False,  # a document of an unknown form may be a namespace
         }
         for part, value in parts.items():
             reading = replace(FullRead(good, self.documents, {}), **{part: value})

@@ -1,4 +1,4 @@
-"""What annotations say of limits, and the bucket that a rate is held with."""
+"""Tests the annotations for limits, and the token bucket of a rate."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Wrong passwords cost time, the later the more."""
+"""Tests that answers to wrong passwords are delayed more and more."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class LoginBackoffTests(unittest.TestCase):
         self.assertEqual(source("2001:db8:1:2:3:4:5:6"), source("2001:db8:1:2:ffff::"))
         self.assertNotEqual(source("2001:db8:1:2::1"), source("2001:db8:1:3::1"))
         self.assertEqual(source("fe80::1%eth0"), source("fe80::2%eth1"))
-        # Where one socket serves both: not all of IPv4 is one.
+        # One socket may serve IPv4 as well: IPv4 addresses must not count as one network of IPv6.
         self.assertEqual(source("::ffff:192.0.2.1"), "192.0.2.1")
         self.assertEqual((source("192.0.2.1"), source("")), ("192.0.2.1", ""))
         guarded = LoginBackoff()

@@ -1,4 +1,4 @@
-"""What is said of a secret's value that is wrong: never the value."""
+"""Tests that no error and no log line quotes a wrong value of a secret."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class MarkedTests(unittest.TestCase):
         self.assertEqual(traces(text), [], f"{value!r:.300}")
 
     def test_the_search_finds(self) -> None:
-        """Or nothing here would prove anything."""
+        """The search finds the marker in every form; otherwise these tests would prove nothing."""
         import base64
 
         for text in (
@@ -55,7 +55,9 @@ class MarkedTests(unittest.TestCase):
         self.assertEqual(traces("nothing of it"), [])
 
     def refusals(self, call: Callable, value: object) -> None:
-        """Only what it says it raises, and that with its causes, its text and its traceback."""
+        """Asserts that the call raises only the documented errors, and that their texts, causes and
+        tracebacks do not quote the value.
+        """
         try:
             repr_ = repr(call(value))
         except (MalformedError, Refused) as error:

@@ -1,4 +1,4 @@
-"""Who may log in, and what is told of them."""
+"""Tests who may log in, and that texts about credentials hide passwords."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Redis URLs: whatever a password is, it is read as it was meant, or refused; and nothing of it is
-told.
-"""
+"""Tests Redis URLs: every password is read as it was meant or refused, and no error quotes it."""
 
 from __future__ import annotations
 
@@ -23,9 +21,9 @@ from redisproxy.tenants.urls import (
     with_password,
 )
 
-#: Anything that can be in a secret.
+#: Any text that can be in a secret.
 TEXTS = st.text(st.characters(exclude_categories=("Cs",)), min_size=1, max_size=40)
-#: What means something in a URL, so that much of it comes together.
+#: Characters with a meaning in a URL, so that many of them come together.
 HOSTILE = st.text(st.sampled_from("@:/?#[]%&=;,\\. aA0129-_é\u2100\uff20\uff0f"), min_size=1, max_size=25)
 ANY = st.one_of(TEXTS, HOSTILE)
 UNHURRIED = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), max_examples=300)
@@ -97,7 +95,9 @@ class TenantTests(unittest.TestCase):
     @example("pa@ss/24#x")
     @example("x@127.0.0.1:57/1?")
     def test_no_password_leads_to_another_database(self, password: str) -> None:
-        """Unescaped, as somebody who does not know better writes it."""
+        """A password that was written without escapes is read as it is, or refused, and never
+        changes the database.
+        """
         try:
             found = read_tenant(f"redis://:{password}@host:6379/3".encode())
         except MalformedError as error:
@@ -159,7 +159,7 @@ class MasterTests(unittest.TestCase):
         for info, username, secret in (
             (f":{quote(password, safe='')}", "", password.encode()),
             (f":{password}", "", unquote_to_bytes(password)),
-            # What has no colon in front is a user name, as in any URL.
+            # Text without a colon before it is a user name, as in any URL.
             (password, None, None),
         ):
             try:
@@ -204,7 +204,9 @@ class OtherTests(unittest.TestCase):
                 parse_address(text)
 
     def test_the_same_url_but_for_password_or_address(self) -> None:
-        """Letter by letter: what a client library makes of the rest is the tenant's business."""
+        """Everything but the password or the address stays the same, letter by letter: the tenant's
+        client library may need it.
+        """
         for url, password, address, where in (
             (
                 "rediss://green:old@other-host:7000/3?ssl_cert_reqs=none",

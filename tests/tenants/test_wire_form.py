@@ -1,4 +1,4 @@
-"""A Snapshot as bytes, and back."""
+"""Tests that a snapshot becomes bytes and is the same when it is read back."""
 
 from __future__ import annotations
 

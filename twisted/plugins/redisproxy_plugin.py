@@ -1,4 +1,6 @@
-"""Makes ``twistd redisproxy`` known. It names a module, and imports nothing of it."""
+"""Registers ``twistd redisproxy``. It names the module `redisproxy.tap` and imports nothing of the
+proxy.
+"""
 
 from twisted.application.service import ServiceMaker
 
