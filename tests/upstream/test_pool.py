@@ -13,9 +13,8 @@ from twisted.internet.testing import StringTransport
 from twisted.logger import Logger
 from twisted.trial import unittest
 
-from redisproxy import bounds
+from redisproxy import bounds, messages
 from redisproxy.ops.log_once import QUIET
-from redisproxy.session.errors import UNREACHABLE
 from redisproxy.session.pending import CONFIRMATIONS, ReplyBatch
 from redisproxy.tenants.model import BackendAddress, Tenant
 from redisproxy.upstream.acl_users import AclUserError, AclUsers
@@ -264,9 +263,9 @@ class ConnectionPoolTests(PoolCase):
     def test_failures_are_told_apart(self):
         pool = self.pool()
         for address, told in (
-            (BackendAddress(host="127.0.0.1", port=free_port()), UNREACHABLE),
+            (BackendAddress(host="127.0.0.1", port=free_port()), messages.UNREACHABLE.text),
             (BackendAddress(host="127.0.0.1", port=self.server.port, password=b"wrong"), LOGIN_REFUSED),
-            (None, UNREACHABLE),
+            (None, messages.UNREACHABLE.text),
         ):
             pool.use(address)
             failed = []
@@ -329,7 +328,7 @@ class ConnectionPoolTests(PoolCase):
         pool.redis_told(needs_acl_users=True)
         self.assertIsNone(pool.fresh(BLUE, 2))
         failure = yield self.assertFailure(self.acquire(pool), UpstreamError)
-        self.assertEqual(failure.client_reply, UNREACHABLE)
+        self.assertEqual(failure.client_reply, messages.UNREACHABLE.text)
         yield self.until(lambda: len(pool) == 0)
 
 
@@ -457,7 +456,7 @@ class QueueTests(PoolCase):
             lambda: len(pool) == bounds.ACQUIRING and all(upstream.opened is not None for upstream in pool._connections)
         )
         self.reactor.clock.advance(5)
-        self.assertEqual({error.client_reply for error in (yield defer.gatherResults(blue))}, {UNREACHABLE})
+        self.assertEqual({error.client_reply for error in (yield defer.gatherResults(blue))}, {messages.UNREACHABLE.text})
         self.assertEqual((yield late).tenant, GREEN)
 
     @defer.inlineCallbacks
@@ -474,7 +473,7 @@ class QueueTests(PoolCase):
             failures.addCallback(done.extend)
             began = self.reactor.seconds()
             yield self.until(lambda done=done: done, passing=0.05)
-            self.assertEqual({error.client_reply for error in done}, {UNREACHABLE})
+            self.assertEqual({error.client_reply for error in done}, {messages.UNREACHABLE.text})
             # Those that waited were not tried one after the other.
             self.assertLess(self.reactor.seconds() - began, 9)
 
