@@ -1,7 +1,7 @@
-"""One client's account: who it is logged in as, and what is counted and logged of that.
+"""One client's account: which tenant it is logged in as, and what is counted and logged for it.
 
-Implements `session.ports.Accounts` for one connection. Whose password it is, the snapshot knows;
-how many connections a tenant may have, its limits.
+Implements `session.ports.Accounts` for one connection. `snapshot` finds the credential of a
+password; `net.rate_limit` enforces how many connections a tenant may have.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..tenants.model import AuthenticationError, Credential, Tenant, TenantFullE
 from ..upstream.session_backend import SessionBackend
 from .snapshot import CurrentSnapshot
 
-#: Refused commands of one connection that are logged; the others are counted in its record.
+#: Refused commands of one connection that are logged. Its record has the number of all.
 LOGGED_REFUSALS = 10
 
 
@@ -31,13 +31,13 @@ class Client(RateLimited, Protocol):
     """The connection that an account belongs to."""
 
     peer: str
-    #: where it came from, as the login backoff counts it
+    #: the client's host, for the login backoff; empty for a Unix socket
     address: str
     account: ClientAccount
 
 
 class Shared(Protocol):
-    """What the accounts of one process share: see `factory.ClientFactory`."""
+    """What all accounts of one process share: see `factory.ClientFactory`."""
 
     clock: IReactorTime
     snapshot: CurrentSnapshot
@@ -45,7 +45,7 @@ class Shared(Protocol):
     access_log: AccessLog
     login_backoff: LoginBackoff
     counts: Counts
-    #: of the clients of each tenant that has any
+    #: the accounts of each tenant's clients, if it has any
     members: dict[Tenant, set[ClientAccount]]
 
     @property
@@ -54,7 +54,7 @@ class Shared(Protocol):
 
 
 class ClientAccount:
-    """The account side of one client's connection."""
+    """The account of one client's connection."""
 
     __slots__ = ("_client", "_counted", "_counters", "_refusals", "_shared", "_tenant", "_wrong", "reservation")
 
@@ -63,7 +63,7 @@ class ClientAccount:
         self._shared = shared
         self.reservation = Reservation(client)
         self._tenant: Tenant | None = None
-        # Whose commands and bytes these are, and how many of them are counted there.
+        # The tenant's counters, and the client's commands and bytes that were added up so far.
         self._counters: TenantCounters | None = None
         self._counted = (0, 0)
         self._wrong = 0
@@ -71,11 +71,11 @@ class ClientAccount:
 
     @property
     def namespace(self) -> str | None:
-        """Of the tenant that the client is logged in as."""
+        """The namespace of the tenant that the client is logged in as, or None."""
         return None if self._tenant is None else self._tenant.namespace
 
     def belongs_to(self, tenant: Tenant | None) -> None:
-        """The client is the tenant's from now on; None: nobody's."""
+        """The client is logged in as this tenant from now on; None: not any more."""
         self.add_up()
         if tenant == self._tenant:
             return
@@ -97,26 +97,29 @@ class ClientAccount:
         self.reservation.lost()
 
     def forget(self) -> None:
-        """Lets go of the connection, which holds it."""
+        """Drops the reference to the connection, which has one to this account."""
         del self._client
 
-    # Counting: by the chunk, and added up when somebody asks, so that it costs the commands
+    # Counting. Commands and bytes are added up only when somebody asks, so they cost a command
     # nothing.
 
     def add_up(self) -> None:
-        """The tenant's counters have all that the client did so far."""
+        """Adds this client's new commands and bytes to the tenant's counters."""
         before, self._counted = self._counted, (self._client.session.commands, self._client.bytes_received)
         if self._counters is not None:
             self._counters.commands += self._counted[0] - before[0]
             self._counters.received += self._counted[1] - before[1]
 
     def inspected(self, name: bytes) -> None:
-        """One command more is known by name."""
+        """Counts an inspected command by its name."""
         if self._counters is not None:
             self._counters.inspected_one(name)
 
     def forbidden(self, name: str) -> None:
-        """One command more was refused that the tenant may not use. name: fit for a log."""
+        """Counts and logs a refused command. name: fit for a log.
+
+        Only the first LOGGED_REFUSALS of the connection are logged.
+        """
         self._refusals += 1
         if self._counters is not None:
             known_name = self._shared.backend.policy.known_name(name)
@@ -136,7 +139,8 @@ class ClientAccount:
             return shared.snapshot.authenticate(user, password)
         except AuthenticationError as error:
             increase(shared.counts.logins, error.outcome)
-            # Anybody may name any tenant, but what is no tenant's name is counted nowhere.
+            # Anybody may send any user name. It is counted only if it is a tenant's name, so that
+            # the counts have a bound.
             snapshot = shared.snapshot.snapshot
             if error.outcome == "wrong" and user is not None and snapshot is not None and user in snapshot.namespaces:
                 shared.counts.of(user).wrong += 1
@@ -154,7 +158,7 @@ class ClientAccount:
                 shared.counts.of(tenant.namespace).turned_away += 1
                 shared.access_log.tenant_full(self._client.peer, tenant.namespace, credential.secret)
                 raise
-        # The credential is right; whether a connection to Redis can be had is not the client's
+        # The credential is valid. If there is no connection to Redis, that is not the client's
         # fault.
         increase(shared.counts.logins, "ok")
         return self.reservation
@@ -193,5 +197,5 @@ class ClientAccount:
 
     @property
     def session(self) -> Session:
-        """The client's."""
+        """The client's session."""
         return self._client.session

@@ -1,7 +1,7 @@
-"""Who is served now, who waits for a place, and who is turned away.
+"""Which connections are served now, which wait for a slot, and which are turned away.
 
-Owns the counts. A waiting connection is served in the order of its arrival, as soon as one that is
-served leaves.
+Owns the slots and the queue. As soon as a served connection leaves, the connection that has waited
+longest gets its slot.
 """
 
 from __future__ import annotations
@@ -10,34 +10,37 @@ from typing import Protocol
 
 
 class Arrival(Protocol):
-    """A connection that wants to be served."""
+    """A connection that wants a slot."""
 
     def admitted(self) -> None:
-        """It has a place now."""
+        """The connection has a slot now."""
 
 
 class Admission:
-    """places: how many are served at once; waiting_slots: how many may wait for that."""
+    """Gives slots to connections.
+
+    slots: how many connections are served at once; waiting_slots: how many may wait for a slot.
+    """
 
     def __init__(self, slots: int, waiting_slots: int) -> None:
         self._slots = slots
         self._waiting_slots = waiting_slots
         self._served: set[Arrival] = set()
-        # A dict for its order, and so that one which leaves need not be searched for.
+        # A dict keeps the order, and removes a connection that leaves without a search.
         self._waiting: dict[Arrival, None] = {}
 
     @property
     def served(self) -> int:
-        """How many have a place."""
+        """Number of connections that have a slot."""
         return len(self._served)
 
     @property
     def waiting(self) -> int:
-        """How many wait for one."""
+        """Number of connections that wait for a slot."""
         return len(self._waiting)
 
     def arrive(self, arrival: Arrival) -> bool:
-        """False: there is neither a place nor one to wait in. Else it is admitted, now or later."""
+        """Admits a connection, now or later. Returns False if all slots and the queue are full."""
         if len(self._served) < self._slots:
             self._served.add(arrival)
             arrival.admitted()
@@ -48,7 +51,7 @@ class Admission:
         return False
 
     def leave(self, arrival: Arrival) -> None:
-        """It is gone, whether it was served, waited, or was turned away."""
+        """The connection is gone, whether it was served, waited, or was turned away."""
         if arrival in self._served:
             self._served.remove(arrival)
             if self._waiting:

@@ -1,11 +1,11 @@
-"""The client's side: one connection of an application.
+"""One client's connection: the socket of an application.
 
-Owns the client's socket: its slot, its time limits, its back-pressure, how it is closed. Implements
-`session.ports.ClientConnection`. What the bytes mean is the session's business; who is logged in,
-`accounts`'.
+Owns the client's socket: its slot, its deadlines, its back-pressure, and how it is closed.
+Implements `session.ports.ClientConnection`. Must not know what the bytes mean (that is the
+session's part), nor whose password was right (that is `accounts`).
 
-It is longer than other modules since the states of a socket (waits for a slot, handshaking, half
-closed, closing) decide together what each event means.
+This module is longer than other modules because the states of a socket (waiting for a slot,
+handshaking, half closed, closing) together decide what each event means.
 """
 
 from __future__ import annotations
@@ -41,22 +41,22 @@ from . import accounts
 from .accounts import ClientAccount
 from .admission import Admission
 
-#: What a connection can be doing. multiplexed, dedicated: logged in, and which upstream connection
-#: its commands go to.
+#: The states of a connection, for metrics. multiplexed, dedicated: the client is logged in, and its
+#: commands go to this kind of connection to Redis.
 STATES = ("waiting", "unauthenticated", "multiplexed", "dedicated", "ending")
 
 FULL = messages.FULL.reply()
 
 
 class Clients(accounts.Shared, Protocol):
-    """What the connections of one process share: see `factory.ClientFactory`."""
+    """What all connections of one process share: see `factory.ClientFactory`."""
 
     admission: Admission
-    #: seconds from a client's slot to its log-in
+    #: seconds that a client has from its slot to its log-in
     login_timeout: float
-    #: for those that have not logged in
+    #: the login deadlines of clients that are not logged in
     log_ins: TimeLimit[ClientProtocol]
-    #: called at each client that goes, once the proxy ends
+    #: called each time a client is gone, once the proxy drains; None before
     drained: Callable[[], object] | None
 
     def client_connected(self, client: ClientProtocol) -> None:
@@ -66,12 +66,15 @@ class Clients(accounts.Shared, Protocol):
         """A client's connection is gone."""
 
     def crowded(self) -> None:
-        """Somebody waits for a slot."""
+        """A client waits for a slot."""
 
 
 @implementer(IHalfCloseableProtocol, IHandshakeListener)
 class ClientProtocol(RespReceiver):
-    """One client's connection, and its session."""
+    """One client's connection, with its session.
+
+    number: of this connection, unique; address: the client's.
+    """
 
     def __init__(self, clients: Clients, number: int, address: IAddress | None) -> None:
         self._clients = clients
@@ -90,9 +93,9 @@ class ClientProtocol(RespReceiver):
         self._close_reason = ""
         self._detail = ""
         self._since = 0.0
-        #: what is done at which second of the clock, unless something else happens before
+        # When, in seconds of the clock, and what is called then.
         self._deadline: tuple[float, Callable[[], object]] | None = None
-        # For that or for the session's deadline, whichever is first.
+        # For this deadline or the session's, whichever is first.
         self._timer: IDelayedCall | None = None
         self._usual_buffer = 0
 
@@ -107,7 +110,7 @@ class ClientProtocol(RespReceiver):
         self.transport.registerProducer(Pressure(self._full, self._empty), True)
         self._socket = below_tls(self.transport) if self._handshaking else self.transport
         self._usual_buffer = getattr(self._socket, "bufferSize", 0)
-        if not self._handshaking:  # of which the server's part is larger
+        if not self._handshaking:  # the server's part of a handshake is larger than that limit
             self._limit_backlog()
         clients.client_connected(self)
         if not clients.admission.arrive(self):
@@ -117,12 +120,12 @@ class ClientProtocol(RespReceiver):
             clients.crowded()
 
     def handshakeCompleted(self) -> None:
-        """See IHandshakeListener. The time limit of the log-in is that of the handshake, too."""
+        """See IHandshakeListener. The login deadline includes the handshake."""
         self._handshaking = False
         self._limit_backlog()
 
     def _limit_backlog(self) -> None:
-        """A client that is not logged in may leave little unread."""
+        """Limits unsent replies, because the client is not logged in."""
         if self._usual_buffer:
             self._socket.bufferSize = bounds.UNAUTHENTICATED_BACKLOG_BYTES
 
@@ -138,13 +141,15 @@ class ClientProtocol(RespReceiver):
             self.dataReceived(early)
 
     def login_timeout(self) -> None:
-        """It had its time to log in."""
+        """Closes the client, because its login deadline has passed."""
         self.write(messages.NO_LOGIN.reply(seconds=int(self._clients.login_timeout)))
         self.session.ending.begin(messages.LOGIN_TIMEOUT.code)
 
     def make_room(self) -> None:
-        """It has not logged in yet, and others wait for a place."""
-        # its password is right: it is Redis that takes long
+        """Closes the client, because others wait for a slot and it has not logged in.
+
+        If its password was right and only Redis takes long, its login deadline begins anew instead.
+        """
         if self.session.pending_login is not None:
             self._clients.log_ins.begin(self)
             return
@@ -168,9 +173,7 @@ class ClientProtocol(RespReceiver):
             self.pause_reading(PauseReason.PLACE)
 
     def readConnectionLost(self) -> None:
-        """The client will send no more. It may have gone altogether: its pending replies get a
-        moment, not more.
-        """
+        """The client sent its end of file, and may be gone: its pending replies get little time."""
         self._read_closed = True
         if self._closing or not self._admitted:
             self.transport.loseConnection()
@@ -181,17 +184,17 @@ class ClientProtocol(RespReceiver):
         self.session.ending.half_closed()
 
     def writeConnectionLost(self) -> None:
-        """All has been written that will be."""
+        """The kernel has taken the last byte, and the proxy writes no more."""
         self._flushed = True
         if self._read_closed:
             self.transport.loseConnection()
         else:
-            # What the kernel still has is delivered after that, too, as long as nothing unread lies
-            # here.
+            # The kernel still delivers what it has after that, unless unread bytes of the client
+            # are in its buffer.
             self._set_deadline(self._linger, self.transport.loseConnection)
 
     def probe(self) -> None:
-        """Looks whether a client that is not read from has left: nothing else would tell."""
+        """Checks whether a client has left that is not read: nothing else would find that out."""
         if not self._held or self._closing or self._read_closed or not hasattr(select, "POLLRDHUP"):
             return
         poll = select.poll()
@@ -206,7 +209,7 @@ class ClientProtocol(RespReceiver):
         self._set_deadline(grace, self.transport.abortConnection)
 
     def _set_deadline(self, seconds: float, call: Callable[[], object]) -> None:
-        """Instead of the one before: a connection has one at a time, beside its session's."""
+        """Replaces the connection's deadline: it has one at a time, besides its session's."""
         self._clients.log_ins.end(self)
         self._deadline = self._clients.clock.seconds() + seconds, call
         self._restart_timer()
@@ -255,20 +258,20 @@ class ClientProtocol(RespReceiver):
             clients.access_log.ended(self._record(close_reason))
         clients.admission.leave(self)
         clients.client_disconnected(self)
-        # They hold each other: without this they were left to the garbage collector, whose full
-        # runs are felt.
+        # These objects have references to each other. Otherwise only the garbage collector would
+        # free them, and its full runs delay clients noticeably.
         session.forget()
         account.forget()
 
     # The tenant's limits: see `net.rate_limit.Client`.
 
     def read_at_most(self, size: int) -> None:
-        """So many bytes at once."""
+        """Reads at most so many bytes at once."""
         if self._usual_buffer:
             self._socket.bufferSize = min(size, self._usual_buffer)
 
     def crashed(self) -> None:
-        """Called where an exception was caught."""
+        """Logs the exception that is being handled as a bug, and aborts this connection."""
         self._crashed(Failure())
 
     @property
@@ -338,17 +341,17 @@ class ClientProtocol(RespReceiver):
     def close(self, close_reason: str) -> None:
         """See `session.ports.ClientConnection`.
 
-        Reads on for a moment: for an unread byte the kernel would drop the last reply.
+        Reads on for a moment: if a byte stayed unread, the kernel would drop the last reply.
         """
         if self._closing:
             return
         self._closing = True
         self._close_reason = close_reason
         if not self._admitted:
-            self._clients.admission.leave(self)  # or it would be given a place
+            self._clients.admission.leave(self)  # otherwise it would get a slot
         if self._handshaking:
-            # Nothing can be told it yet, and to go on with the handshake for that would cost as
-            # much as to serve it.
+            # No error can be sent yet. To finish the handshake for that would cost as much as to
+            # serve the client.
             self.transport.abortConnection()
             return
         secure = ISSLTransport.providedBy(self.transport)
@@ -357,10 +360,10 @@ class ClientProtocol(RespReceiver):
         elif secure:
             self._set_deadline(self._linger, self._lingered)
         else:
-            self._no_deadline()  # the end comes for all
+            self._no_deadline()  # at the end of the drain, `cut_off` closes all
         self.transport.unregisterProducer()
         if not self._read_closed:
-            # Of TLS the client's own goodbye is waited for.
+            # With TLS, this also waits for the client's close_notify.
             self._held = 0
             self.transport.resumeProducing()
         if self._read_closed or secure:
@@ -391,12 +394,12 @@ class ClientProtocol(RespReceiver):
 
     @property
     def has_acl_user(self) -> bool:
-        """Whether it has a dedicated connection on which Redis holds its tenant's limits."""
+        """Whether it has a dedicated connection on which Redis enforces its tenant's limits."""
         upstream = self.session.dedicated
         return upstream is not None and upstream.has_acl_user
 
     def _crashed(self, failure: Failure) -> None:
-        # What one client can bring about once, it can bring about all the time.
+        # A client that can cause a bug once can cause it all the time, so its lines have a quota.
         if self._clients.access_log.allows(self.account.namespace, self.peer):
             super()._crashed(failure)
         else:
@@ -413,7 +416,7 @@ class ClientProtocol(RespReceiver):
     # The end of the proxy: see `drain`.
 
     def drain(self) -> None:
-        """It is asked to leave: after what it has begun."""
+        """Closes the client after what it has begun: see `Ending.drain`."""
         if not self.session.outstanding:
             self._linger = bounds.IDLE_LINGER_SECONDS
         if self._admitted:
@@ -422,8 +425,9 @@ class ClientProtocol(RespReceiver):
             self.close(messages.SHUTDOWN.code)
 
     def hurry(self) -> Dedicated | None:
-        """The end is near: it begins nothing more. Returns the dedicated connection if the client
-        waits for its reply.
+        """The end is near: sends no more commands to Redis.
+
+        Returns the dedicated connection, if a reply is pending there of which nothing has come.
         """
         session = self.session
         session.ending.hurry()
@@ -434,9 +438,9 @@ class ClientProtocol(RespReceiver):
         return upstream
 
     def cut_off(self) -> None:
-        """The end: it is closed now."""
+        """Closes the client now: the time of the drain is over."""
         if self._closing and self._all_written:
-            # Not aborted, where that can be helped: it may not have read all yet.
+            # An abort could drop replies that the client has not read yet.
             secure = ISSLTransport.providedBy(self.transport)
             (self.transport.abortConnection if secure else self.transport.loseConnection)()
         else:
@@ -444,10 +448,10 @@ class ClientProtocol(RespReceiver):
 
     @property
     def _all_written(self) -> bool:
-        """Of one that is being closed: whether the kernel has all."""
+        """Whether the kernel has taken all bytes of a connection that is being closed."""
         if not ISSLTransport.providedBy(self.transport):
             return self._flushed
-        # Of these only the client's answer tells, and it need not answer.
+        # With TLS, only the client's close_notify would show that, and a client need not send one.
         return not has_unsent(self._socket)
 
     def _lingered(self) -> None:
@@ -457,7 +461,7 @@ class ClientProtocol(RespReceiver):
             self._set_deadline(bounds.LINGER_SECONDS, self._lingered)
 
     def end_revoked(self) -> None:
-        """Closes it after the replies that it waits for: its session was revoked."""
+        """Closes the client after its pending replies, because its session was revoked."""
         if self._closing:
             return
         self.session.ending.close_if_drained()

@@ -1,8 +1,8 @@
-"""The end of the clients of one process: when each is asked to leave, and what becomes of who is
+"""The drain of one process: when each client is asked to leave, and what happens to those that are
 still busy at the end.
 
-Owns the times, and how a command that blocks is given up without losing what it would have taken.
-What a session does with what it has begun is `session.ending`'s.
+Owns these times, and how a blocked command is given up without losing the item that it may have
+taken. `session.ending` decides what a session still finishes.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from .factory import ClientFactory
 
 
 class Drain:
-    """Has the clients of a factory leave within so many seconds. control: has Redis unblock what
-    blocks.
+    """Has all clients of a factory leave within so many seconds.
+
+    control: the connection over which Redis is asked to unblock blocked commands.
     """
 
     _log = Log()
@@ -45,7 +46,7 @@ class Drain:
         self._over: defer.Deferred[None] = defer.Deferred()
 
     def start(self) -> defer.Deferred[None]:
-        """Fires when the last client is gone."""
+        """Starts the drain. The Deferred fires when the last client is gone."""
         self._began = self._clock.seconds()
         clients = list(self._clients)
         self._count = len(clients)
@@ -64,8 +65,8 @@ class Drain:
             self._clock.callLater(self._seconds - last, self._hurry),
             self._clock.callLater(self._seconds, self._cut),
         ]
-        # Who has not logged in leaves nothing behind; and who waits for a place must not get one
-        # now.
+        # A client that is not logged in has nothing to finish. One that waits for a slot must not
+        # get it now.
         for client in clients:
             if client.state in ("waiting", "unauthenticated"):
                 client.drain()
@@ -102,8 +103,8 @@ class Drain:
             self._turns.stop()
 
     def _hurry(self) -> None:
-        # An upstream connection that is not read for its tenant's rate would keep the replies to
-        # what Redis has done, be it an item popped.
+        # A connection to Redis that is paused for its tenant's rate would hold back replies to
+        # commands that Redis has run, a popped item for example.
         self._factory.tenant_limits.lift()
         upstreams = [upstream for client in list(self._clients) if (upstream := client.hurry()) is not None]
         if upstreams:
@@ -113,12 +114,13 @@ class Drain:
         for client in list(self._clients):
             client.cut_off()
 
-    # An item that a BLPOP took must not be sent to a connection that is being closed. Redis knows
-    # whether it took one.
+    # Redis must not send an item that a BLPOP took to a connection that is being closed. Only Redis
+    # knows whether the BLPOP took one.
 
     async def _unblock(self, upstreams: Sequence[Dedicated]) -> None:
-        """Has Redis answer what blocks now. Those that it cannot be told of have their connection
-        half closed instead.
+        """Has Redis answer the blocked commands now.
+
+        Where that is not possible, half closes the connection to Redis instead.
         """
         known = {upstream.local_address: upstream for upstream in upstreams}
         known.pop("", None)
@@ -134,8 +136,7 @@ class Drain:
                 upstream = known.get(client.get("addr", ""))
                 if upstream is None:
                     continue
-                # The address may be that of another, where something translates addresses in
-                # between.
+                # If addresses are translated on the way, this may be the address of another client.
                 user = acl.username(upstream.tenant) if upstream.has_acl_user and upstream.tenant is not None else None
                 if user is None or client.get("user") == user:
                     found[upstream] = client.get("id", "")
@@ -145,8 +146,8 @@ class Drain:
 
     async def _unblock_one(self, upstream: Dedicated, number: str | None) -> None:
         if not upstream.waits:
-            # it was answered meanwhile, or given up: what stands behind a revoked session's command
-            # must not run
+            # It was answered meanwhile, or given up. After an UNBLOCK, Redis would run what stands
+            # behind the command of a revoked session.
             return
         if number is not None:
             try:

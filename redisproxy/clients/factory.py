@@ -1,7 +1,7 @@
 """The clients of one process: the factory of their connections, and what these share.
 
-Owns who is there, whose each is, and what happens to all of them at once: another Snapshot, another
-policy, the end. One connection is `connection`'s business.
+Owns the set of clients, the accounts of each tenant, and what happens to all clients at once: a new
+Snapshot, a new policy, the drain. `connection` owns a single connection.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ from .snapshot import CurrentSnapshot
 
 @dataclass(frozen=True, slots=True)
 class Timeouts:
-    """login: seconds from a client's place to its log-in."""
+    """login: seconds that a client has from its slot to its log-in."""
 
     login: float
 
 
 class ClientFactory(Factory):
-    """Makes a ClientProtocol for each connection, and holds what they share.
+    """Makes a ClientProtocol for each connection, and has what they share.
 
-    numbers: of the connections, which nobody else gives.
+    numbers: the connections' numbers; no other factory gives the same ones.
     """
 
     noisy = False
@@ -71,35 +71,36 @@ class ClientFactory(Factory):
         self._making_room.clock = clock
         self.admission = admission
         self.access_log = access_log
-        #: for those that have not logged in
+        #: the login deadlines of clients that are not logged in
         self.log_ins: TimeLimit[ClientProtocol] = TimeLimit(clock, timeouts.login, ClientProtocol.login_timeout)
         self.login_timeout = timeouts.login
         self.clients: set[ClientProtocol] = set()
         #: the accounts of each tenant's clients, if it has any
         self.members: dict[Tenant, set[ClientAccount]] = {}
-        #: called with how many there are, at each that comes or goes
+        #: called with the number of clients, each time one is connected or gone
         self.counted: Callable[[int], object] | None = None
         self.counts = counts or Counts()
         self._numbers = itertools.count(1) if numbers is None else numbers
-        #: called at each client that goes, once it is asked for; none comes any more then
+        #: called each time a client is gone; once it is set, no new client is accepted
         self.drained: Callable[[], object] | None = None
-        # Those that were revoked, and have still to be closed.
+        # Clients that were revoked and are not closed yet.
         self._revoked: list[ClientProtocol] = []
         self._closing: IDelayedCall | None = None
         snapshot.listeners.append(self._changed)
 
     @property
     def policy(self) -> Policy:
-        """What tenants may do on the server as it is; sessions take it over at their log-in."""
+        """What tenants may do on the server as it is. Sessions take it over at their log-in."""
         return self.backend.policy
 
     def startFactory(self) -> None:
-        """The first port listens."""
+        """Called by Twisted when the first port listens."""
         self._probing.start(bounds.PAUSED_CHECK_SECONDS, now=False)
 
     def stopFactory(self) -> None:
-        """No port listens any more. Clients that are there are still served: those that were
-        revoked are closed as ever.
+        """Called by Twisted when no port listens any more.
+
+        Connected clients are still served, and revoked ones are still closed.
         """
         for loop in (self._probing, self._making_room):
             if loop.running:
@@ -111,7 +112,7 @@ class ClientFactory(Factory):
             client.probe()
 
     def crowded(self) -> None:
-        """Somebody waits for a place."""
+        """A client waits for a slot: checks the shorter login deadline while that is so."""
         if not self._making_room.running:
             self._making_room.start(bounds.CROWDED_CHECK_SECONDS).addErrback(bug(self._log, "making room for whoever waits"))
 
@@ -128,7 +129,7 @@ class ClientFactory(Factory):
         return ClientProtocol(self, next(self._numbers), addr)
 
     def drain(self, on_disconnected: Callable[[], object]) -> None:
-        """Nobody is taken any more. on_disconnected: called now, and at each client that goes."""
+        """Accepts no more clients. on_disconnected: called now, and each time a client is gone."""
         self.drained = on_disconnected
         on_disconnected()
 
@@ -147,11 +148,12 @@ class ClientFactory(Factory):
             self.drained()
 
     def use(self, policy: Policy, everywhere: bool = False) -> None:
-        """What tenants may do from now on.
+        """Puts a policy in force.
 
-        everywhere: Redis is the same as before, and its users have the rights: also for sessions
-        with an upstream connection to themselves. One with the master's rights is from a time when
-        Redis held no limits, and its session keeps its policy.
+        everywhere: True if Redis is the same as before and its ACL users have the new rights. Then
+        the policy also holds for sessions with a dedicated connection, if that is logged in as an
+        ACL user. A dedicated connection with the master's rights was opened before Redis enforced
+        limits; its session keeps its policy.
         """
         self.backend.policy = policy
         for client in list(self.clients):
@@ -163,10 +165,13 @@ class ClientFactory(Factory):
         self._revoke(snapshot)
 
     def _revoke(self, snapshot: Snapshot) -> None:
-        """From this moment on no session sends a command whose credential is not good any more."""
+        """Revokes all sessions whose credential is not valid any more.
+
+        No such session sends a command after this call. So all sessions are compared in this one
+        turn of the reactor, however many there are.
+        """
         now = self.snapshot.wall_clock()
-        # All in this one turn, however many there are: most have a credential that is in the new
-        # one as it is.
+        # Fast for most sessions: the new snapshot has the same Credential object.
         good = {id(credential) for credential in snapshot.credentials if credential.valid_at(now)}
         for client in list(self.clients):
             session = client.session
@@ -178,8 +183,9 @@ class ClientFactory(Factory):
             self._close_revoked()
 
     def _close_revoked(self) -> None:
-        """Some of them now, the others in the turns that follow: thousands at once would keep
-        everybody waiting.
+        """Closes REVOKED_PER_TURN revoked clients now, and the others in later turns.
+
+        To close thousands in one turn would keep all other clients waiting.
         """
         for client in self._revoked[: bounds.REVOKED_PER_TURN]:
             if client in self.clients:

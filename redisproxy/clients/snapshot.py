@@ -1,8 +1,7 @@
-"""Holds the Snapshot that is in force, in a process that serves clients.
+"""The Snapshot in force, in a process that serves clients.
 
-Owns who may log in at this moment: it tells those who act on a change of another Snapshot, and of
-each expiry. Where Snapshots come from is the business of `sources.reload`, here or in another
-process.
+Owns who may log in at this moment, and notifies listeners of each new Snapshot and of each expiry
+of a credential. `sources.reload` makes the Snapshots, in this process or in another one.
 """
 
 from __future__ import annotations
@@ -23,8 +22,8 @@ from ..tenants.model import NOT_LOADED, AuthenticationError, Credential, Snapsho
 class CurrentSnapshot(service.Service):
     """The Snapshot in force.
 
-    clock: for the time between two looks; wall_clock: seconds since the epoch, which may be set at
-    any moment.
+    clock: for the time between two checks; wall_clock: returns seconds since the epoch, and may be
+    set at any moment.
     """
 
     name = "snapshot"
@@ -32,15 +31,14 @@ class CurrentSnapshot(service.Service):
 
     def __init__(self, clock: IReactorTime, wall_clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
-        #: seconds since the epoch now: credentials expire by these alone
+        #: returns seconds since the epoch; only this clock decides when a credential expires
         self.wall_clock = wall_clock
-        # The wall clock at the last look: no credential that had not expired then has been told of
-        # as expired.
+        # The wall clock at the last check. Listeners were notified of no expiry after that moment.
         self._looked = 0.0
-        #: None until there was one
+        #: None until the first one
         self.snapshot: Snapshot | None = None
-        #: called with the Snapshot after each change, and after an expiry; one that fails is a bug,
-        #: and costs no other
+        #: called with the Snapshot after each change and each expiry; if one fails, that is logged
+        #: as a bug, and the others are still called
         self.listeners: list[Callable[[Snapshot], object]] = []
         self._next_look: IDelayedCall | None = None
 
@@ -49,12 +47,12 @@ class CurrentSnapshot(service.Service):
         self._stop_looking()
 
     def use(self, snapshot: Snapshot) -> None:
-        """It is in force from now on."""
+        """Puts a Snapshot in force."""
         self.snapshot = snapshot
         self._changed(snapshot)
 
     def _changed(self, snapshot: Snapshot) -> None:
-        """The Snapshot is another one, or the time has come for some of it."""
+        """Notifies the listeners: the Snapshot is new, or a credential of it has expired."""
         self._looked = self.wall_clock()
         self._look_later(snapshot)
         for listener in list(self.listeners):
@@ -64,8 +62,9 @@ class CurrentSnapshot(service.Service):
                 log_bug(self._log, "a listener to the snapshot", Failure())
 
     def _look(self, snapshot: Snapshot) -> None:
-        """Has a credential expired since the last look? The clock may have been set forward
-        meanwhile, or back.
+        """Checks whether a credential has expired since the last check.
+
+        The wall clock may have been set meanwhile, forward or back.
         """
         now = self.wall_clock()
         expires = snapshot.next_expiry(self._looked)
@@ -90,7 +89,7 @@ class CurrentSnapshot(service.Service):
             self._next_look.cancel()
 
     def authenticate(self, username: str | None, password: bytes) -> Credential:
-        """Whose password it is. Raises AuthenticationError."""
+        """Returns the credential of a password, by the wall clock. Raises AuthenticationError."""
         if self.snapshot is None:
             raise AuthenticationError(NOT_LOADED, "not-loaded")
         return self.snapshot.authenticate(username, password, self.wall_clock())

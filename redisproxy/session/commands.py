@@ -1,9 +1,9 @@
-"""The commands that a session looks at: what each needs before it runs, and what runs it.
+"""The table of inspected commands: what each needs before it runs, and which handler runs it.
 
-Owns the order of checks, which decides what a client hears of several things that are wrong: no
-log-in; unknown or refused by the policy; wrong number of arguments; inside MULTI. Then the session
-waits, if the command needs that: until no reply is pending, then for a dedicated connection. Then
-the command's handler runs, once.
+Owns the order of checks, so which error a client gets where several apply: no log-in; unknown or
+refused by the policy; wrong number of arguments; inside MULTI. Then the session waits, if the
+command needs that: until no reply is pending, then for a dedicated connection. Then the command's
+handler runs, once.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
 _LOGIN, _NO_MULTI, _DEDICATED = Need.LOGIN, Need.NO_MULTI, Need.DEDICATED
 _ALONE = Need.LOGIN | Need.NO_MULTI | Need.DEDICATED
 
-#: By name. Commands that the policy has the session look at, and that are not here, are containers
-#: or block.
+#: Handlers by name. An inspected command that is not here is a container, or may block.
 HANDLERS = {
     b"AUTH": Handler(connection.auth, (2, -1), 0, connection.auth_needs),
     b"CLIENT": Handler(connection.client, (2, -1)),
@@ -59,15 +58,16 @@ HANDLERS = {
     b"UNWATCH": Handler(data.unwatch),
     b"WATCH": Handler(data.watch, needs=_LOGIN | _DEDICATED),
 }
-#: What may wait for other commands, and must not have them wait behind it.
+#: A command that may wait for other sessions' commands. Those must not wait behind it.
 BLOCKING = Handler(data.block, also=data.block_needs)
-#: A command of which some subcommands are passed on.
+#: A command of which only some subcommands are passed on.
 CONTAINER = Handler(server.container, (2, -1))
 
 
 def receive(session: Session, kind: int, what: bytes | list[bytes]) -> None:
-    """A command that is not plain, or the beginning of one, as the scanner gives it. See
-    `resp.framing`.
+    """Handles a command that is not plain, or the beginning of a large one.
+
+    kind, what: as the scanner found it, see `resp.framing`.
     """
     if isinstance(what, list):
         session.connection.inspected(what[0])
@@ -91,8 +91,9 @@ def receive(session: Session, kind: int, what: bytes | list[bytes]) -> None:
 
 
 def _begin_stream(session: Session, piece: bytes, judge: Policy) -> None:
-    """The first piece of a command that is not read whole. judge: the policy that let it pass,
-    perhaps a while ago.
+    """Sends the first piece of a streamed command.
+
+    judge: the policy that let the command pass, perhaps a while ago.
     """
     if judge != session.policy:
         probes.reached("Redis was replaced while a large command waited")
@@ -102,7 +103,7 @@ def _begin_stream(session: Session, piece: bytes, judge: Policy) -> None:
 
 
 def dispatch(session: Session, words: list[bytes]) -> None:
-    """Checks a command, has the session wait for what it needs, and runs it."""
+    """Checks a command, waits for what it needs, and runs it. words: its name and arguments."""
     name = words[0].upper()
     handler = HANDLERS.get(name)
     if session.credential is None:
@@ -128,18 +129,18 @@ def dispatch(session: Session, words: list[bytes]) -> None:
 
 
 def _passes(session: Session, name: bytes, words: list[bytes]) -> bool:
-    """Whether the policy lets it pass. If not, the client hears why."""
+    """Returns whether the policy lets the command pass. If not, answers with the error."""
     verdict = session.policy.table.get(name)
     if verdict is None:
         unknown(session, words)
         return False
-    if verdict == REFUSE:  # by a policy that came since it was read
+    if verdict == REFUSE:  # by a policy that came after the command was read
         session.forbid(words[0])
         return False
     return True
 
 
 def _run_later(session: Session, name: bytes, words: list[bytes], run: Callable[[Session, list[bytes]], None]) -> None:
-    """Runs a command that waited, unless a policy that came meanwhile refuses it."""
+    """Runs a command that waited, unless the policy has changed and refuses it now."""
     if session.credential is None or _passes(session, name, words):
         run(session, words)

@@ -1,7 +1,7 @@
-"""Commands about the client's connection: AUTH, HELLO, RESET, QUIT, SELECT, CLIENT, and what
-browsers are made to send.
+"""Commands about the client's connection: AUTH, HELLO, RESET, QUIT, SELECT, CLIENT, and the first
+words of HTTP requests.
 
-Owns their syntax, and what they change in the session. Log-ins are `login`'s.
+Owns the syntax of these commands, and what they change in the session. `login` does the log-ins.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from .state import ReplyMode
 if TYPE_CHECKING:
     from .session import Session
 
-#: Subcommands of CLIENT that the proxy answers, and how many words they are; 0: three or more.
+#: Subcommands of CLIENT that the proxy answers, with their number of words, CLIENT included. 0:
+#: three or more.
 _CLIENT = {b"CAPA": 0, b"GETNAME": 2, b"HELP": 2, b"ID": 2, b"INFO": 2, b"REPLY": 3, b"SETINFO": 4, b"SETNAME": 3}
 _CLIENT_HELP = help_reply(
     "CLIENT",
@@ -53,7 +54,7 @@ def auth_needs(session: Session, words: list[bytes]) -> int:
 
 
 class _ParsedHello(NamedTuple):
-    """error: the reply to one that is malformed; login: user and password."""
+    """A HELLO. error: the reply if it is malformed, else empty; login: user and password."""
 
     error: bytes = b""
     hello: login.Hello = login.Hello([], 0)
@@ -61,7 +62,7 @@ class _ParsedHello(NamedTuple):
 
 
 def _parse_hello(words: list[bytes]) -> _ParsedHello:
-    """HELLO [2|3 [AUTH user password] [SETNAME name]]."""
+    """Parses HELLO [2|3 [AUTH user password] [SETNAME name]]."""
     if len(words) == 1:
         return _ParsedHello(hello=login.Hello(words, 0))
     if words[1] not in (b"2", b"3"):
@@ -87,9 +88,7 @@ def _parse_hello(words: list[bytes]) -> _ParsedHello:
 
 
 def hello(session: Session, words: list[bytes]) -> None:
-    """HELLO. What its AUTH and SETNAME leave is passed on, so that the client hears Redis's own
-    answer.
-    """
+    """HELLO. Redis gets it without AUTH and SETNAME, so that the client gets Redis's own answer."""
     parsed = _parse_hello(words)
     if parsed.error:
         session.refuse(parsed.error)
@@ -112,7 +111,7 @@ def hello_needs(session: Session, words: list[bytes]) -> int:
 
 
 def reset(session: Session, words: list[bytes]) -> None:
-    """RESET: nobody is logged in any more, and nothing is left of what the client set."""
+    """RESET: logs the client out, and forgets everything that it set."""
     login.log_out(session)
     session.answer(b"+RESET\r\n")
 
@@ -127,12 +126,15 @@ def quit_(session: Session, words: list[bytes]) -> None:
 
 
 def cross_protocol(session: Session, words: list[bytes]) -> None:
-    """``POST`` or ``Host:``: a browser was made to send this. No answer, as Redis does."""
+    """``POST`` or ``Host:``: closes without an answer, as Redis does.
+
+    A web page made a browser send an HTTP request to this port.
+    """
     session.ending.begin(messages.CROSS_PROTOCOL.code)
 
 
 def select(session: Session, words: list[bytes]) -> None:
-    """SELECT index: of the tenant's own database, in which the session is."""
+    """SELECT index: allowed only for the tenant's own database, where the session is already."""
     index = session.tenant.index
     text = words[1]
     if not (text.removeprefix(b"-").isdigit() and len(text) < 12):
@@ -140,7 +142,7 @@ def select(session: Session, words: list[bytes]) -> None:
     elif text != b"%d" % index:
         session.forbid(b"select", messages.WRONG_DATABASE.reply(index=index))
     elif session.multi:
-        # the connection may not SELECT any more; this keeps its place in EXEC's reply
+        # SELECT is not allowed on this connection. ECHO gives EXEC's reply an element in its place.
         session.pass_on([b"ECHO", b"OK"])
     else:
         session.answer(OK)
@@ -150,7 +152,7 @@ def select(session: Session, words: list[bytes]) -> None:
 
 
 def client(session: Session, words: list[bytes]) -> None:
-    """CLIENT: what the proxy knows of the connection, and no other."""
+    """CLIENT: the subcommands that concern the client's own connection. The proxy answers them."""
     subcommand = words[1].upper()
     count = _CLIENT.get(subcommand)
     if count is None or (subcommand == b"CAPA" and subcommand not in session.policy.known.get(b"CLIENT", ())):
@@ -162,7 +164,7 @@ def client(session: Session, words: list[bytes]) -> None:
     if subcommand == b"HELP":
         return session.answer(_CLIENT_HELP)
     if subcommand == b"CAPA":
-        # hints of what the client can do, of which nothing here makes use
+        # the client's capabilities, which the proxy does not use
         return session.answer(OK)
     if subcommand == b"ID":
         return session.answer(b":%d\r\n" % session.connection.id)
@@ -178,7 +180,7 @@ def client(session: Session, words: list[bytes]) -> None:
 
 
 def _client_set(session: Session, words: list[bytes]) -> None:
-    """SETNAME name, SETINFO option value."""
+    """CLIENT SETNAME name, CLIENT SETINFO option value."""
     if words[1].upper() == b"SETNAME":
         if not is_client_name(words[2]):
             return session.refuse(BAD_NAME)
@@ -194,7 +196,7 @@ def _client_set(session: Session, words: list[bytes]) -> None:
 
 
 def _client_reply(session: Session, mode: bytes) -> None:
-    """ON, OFF or SKIP. Redis goes on answering; what is not to be heard is discarded here."""
+    """CLIENT REPLY ON, OFF or SKIP. Redis still answers; `replies` discards what it must."""
     replies = session.replies
     if mode == b"ON":
         replies.mode = ReplyMode.ON
@@ -209,7 +211,7 @@ def _client_reply(session: Session, mode: bytes) -> None:
 
 
 def _describe(session: Session) -> bytes:
-    """A line as CLIENT INFO has it, of what is the tenant's to know."""
+    """Returns the line of CLIENT INFO, with the fields that a tenant may know."""
     connection, tenant, subscriptions = session.connection, session.tenant, session.subscriptions
     library = session.client_library
     channels, patterns, sharded = (0, 0, 0) if subscriptions is None else subscriptions.counts()
@@ -233,7 +235,8 @@ def _describe(session: Session) -> bytes:
 
 
 def is_client_name(name: bytes) -> bool:
-    """What Redis takes as a client's name: printable ASCII without spaces. Here it is kept, so it
-    has a limit.
+    """Returns whether Redis takes this as a client's name: printable ASCII without spaces.
+
+    The proxy keeps the name, so its length has a limit (CLIENT_NAME_BYTES).
     """
     return len(name) <= bounds.CLIENT_NAME_BYTES and all(33 <= byte <= 126 for byte in name)

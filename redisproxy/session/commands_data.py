@@ -1,7 +1,7 @@
-"""Commands about the tenant's data that are rewritten, or that need a dedicated connection: they
-leave a state on it, or keep it waiting.
+"""Commands about the tenant's data that are rewritten, or that need a dedicated connection because
+they block it or leave a state on it.
 
-Owns what of them Redis gets, and what the session remembers of them.
+Owns the form in which Redis gets these commands, and the state of the session that they change.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from .route import DEDICATED
 if TYPE_CHECKING:
     from .session import Session
 
-#: Blocking commands that wait only where they say BLOCK.
+#: Blocking commands that block only with the option BLOCK.
 _READERS = frozenset((b"XREAD", b"XREADGROUP"))
-#: Those that are about what the connection wrote before.
+#: Blocking commands that wait for the replication of what their connection wrote.
 _WAITERS = frozenset((b"WAIT", b"WAITAOF"))
 _UNHEARD = b"\0redisproxy"
 
 
 def block(session: Session, words: list[bytes]) -> None:
-    """What may wait for other commands, and must not have them wait behind it."""
+    """Runs a command that may block. On a multiplexed connection, others would wait behind it."""
     name = words[0].upper()
     if _blocks(words):
         if name in _WAITERS and session.route.pool is not None and not session.multi:
             _mark(session)
-        # also in a MULTI, where it does not wait: one that stands before the MULTI may
+        # Also inside MULTI, where this command does not block: one before the MULTI may.
         session.blocked = True
     session.pass_on(words)
 
@@ -46,11 +46,11 @@ def _blocks(words: list[bytes]) -> bool:
 
 
 def _mark(session: Session) -> None:
-    """Before a WAIT: it waits until replicas have what its connection wrote; the session wrote over
-    another one.
+    """Sends a command before a WAIT, so that the WAIT covers what the session wrote before.
 
-    What is sent to a channel that nobody has goes to replicas, too, behind all that was written
-    before. Redis before 7 has no such channels; there any command counts.
+    WAIT waits until replicas have what its own connection wrote, but the session wrote over a
+    multiplexed connection. Replicas get an SPUBLISH, too, behind all earlier writes; nobody
+    subscribes to its channel. Redis before 7 has no SPUBLISH; there any command counts.
     """
     sharded = session.policy.table.get(b"SPUBLISH") == INSPECT_FIRST
     mark = [b"SPUBLISH", session.tenant.channel_prefix + _UNHEARD, b""] if sharded else [b"PING"]
@@ -58,8 +58,9 @@ def _mark(session: Session) -> None:
 
 
 def multi(session: Session, words: list[bytes]) -> None:
-    """MULTI: one that is here up to its EXEC, and plain, goes out in one piece, over a multiplexed
-    connection as well.
+    """MULTI: needs a dedicated connection, unless all of it up to EXEC is here and plain.
+
+    Then the whole transaction is sent in one piece over the multiplexed connection.
     """
     if session.route.state is DEDICATED:
         return _open_multi(session, words)
@@ -73,16 +74,17 @@ def multi(session: Session, words: list[bytes]) -> None:
 
 def _open_multi(session: Session, words: list[bytes]) -> None:
     if session.protocol == 2 and session.subscriptions:
-        # As Redis does. Not left to it: where a SUBSCRIBE fails, it would not, and the MULTI would
-        # not be noticed.
+        # As Redis does. It is not left to Redis: where a pending SUBSCRIBE fails, Redis would take
+        # the MULTI, and the session would not know of it.
         return session.refuse(messages.MULTI_SUBSCRIBED.reply())
     session.multi = session.multi or len(words) == 1
     return session.pass_on(words)
 
 
 def exec_or_discard(session: Session, words: list[bytes]) -> None:
-    """EXEC ends a MULTI even with arguments too many. Without a MULTI neither ends anything, a
-    WATCH included.
+    """EXEC, DISCARD: end a MULTI and its WATCH. EXEC does so even with too many arguments.
+
+    Without a MULTI neither ends anything, not even a WATCH.
     """
     if session.multi and (words[0].upper() == b"EXEC" or len(words) == 1):
         session.multi = session.watching = False
@@ -90,36 +92,39 @@ def exec_or_discard(session: Session, words: list[bytes]) -> None:
 
 
 def watch(session: Session, words: list[bytes]) -> None:
-    """WATCH: an error inside MULTI."""
+    """WATCH. Inside MULTI it is an error, and watches nothing."""
     session.watching = session.watching or not session.multi
     session.pass_on(words)
 
 
 def unwatch(session: Session, words: list[bytes]) -> None:
-    """UNWATCH: inside MULTI it is not run before EXEC."""
+    """UNWATCH. Inside MULTI it does not run before EXEC."""
     session.watching = session.watching and (session.multi or len(words) > 1)
     session.pass_on(words)
 
 
 def publish(session: Session, words: list[bytes]) -> None:
-    """PUBLISH and SPUBLISH: to a channel of the tenant's."""
+    """PUBLISH, SPUBLISH: put the tenant's prefix before the channel."""
     session.pass_on([words[0], session.tenant.channel_prefix + words[1], *words[2:]])
 
 
 def stream_publish(session: Session, head: list[bytes]) -> None:
-    """The same, of which the second argument is large, and streams behind this."""
+    """Sends the head of a PUBLISH or SPUBLISH whose message is large: the message streams behind.
+
+    head: the command's name and the channel.
+    """
     session.streaming = True
     beginning = encode([head[0], session.tenant.channel_prefix + head[1]])
     session.forward(b"*3\r\n" + beginning.split(b"\r\n", 1)[1])
 
 
 def flushall(session: Session, words: list[bytes]) -> None:
-    """FLUSHALL empties the tenant's whole world, which is one database."""
+    """FLUSHALL: sent as FLUSHDB, because the tenant has only one database."""
     session.pass_on([b"FLUSHDB", *words[1:]])
 
 
 def copy(session: Session, words: list[bytes]) -> None:
-    """COPY source destination [DB index] [REPLACE]: only within the own database."""
+    """COPY source destination [DB index] [REPLACE]: only within the tenant's database."""
     index = b"%d" % session.tenant.index
     options = words[3:]
     for position, option in enumerate(options):

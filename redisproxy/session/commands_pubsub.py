@@ -1,7 +1,7 @@
 """Commands about channels: (P|S)(UN)SUBSCRIBE and PUBSUB.
 
-Owns what Redis is sent for them, and which answers of Redis's about channels the client gets. Names
-of channels are `pubsub`'s.
+Owns the form in which Redis gets these commands, and the parts of its answers that the client gets.
+`pubsub` owns the names of channels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .pending import CONFIRMATIONS, ReplyBatch
 if TYPE_CHECKING:
     from .session import Session
 
-#: Subcommands of PUBSUB, and how many words they are at most; 0: any number.
+#: Subcommands of PUBSUB, with their largest number of words, PUBSUB included. 0: no limit.
 _PUBSUB = {b"CHANNELS": 3, b"HELP": 2, b"NUMPAT": 2, b"NUMSUB": 0, b"SHARDCHANNELS": 3, b"SHARDNUMSUB": 0}
 _PUBSUB_HELP = help_reply(
     "PUBSUB",
@@ -56,8 +56,10 @@ def subscribe(session: Session, words: list[bytes]) -> None:
 
 
 def unsubscribe(session: Session, words: list[bytes]) -> None:
-    """UNSUBSCRIBE, PUNSUBSCRIBE, SUNSUBSCRIBE. From all: those that the session has are named, so
-    their number is known.
+    """UNSUBSCRIBE, PUNSUBSCRIBE, SUNSUBSCRIBE.
+
+    Without arguments, the proxy names all channels of the session, so that it knows how many
+    confirmations will come.
     """
     name = words[0].upper()
     kind = name.removesuffix(b"UNSUBSCRIBE")
@@ -70,8 +72,9 @@ def unsubscribe(session: Session, words: list[bytes]) -> None:
 
 
 def _own_channels(session: Session, name: bytes, kind: bytes, channels: list[bytes]) -> list[bytes] | None:
-    """The channels as Redis knows them; None: one tells of other tenants, and the command is
-    refused.
+    """Returns the channels as they are called in Redis.
+
+    None: one of them belongs to other tenants, and the command was refused.
     """
     try:
         return [names.own_channel(session.tenant, kind, channel) for channel in channels]
@@ -81,23 +84,23 @@ def _own_channels(session: Session, name: bytes, kind: bytes, channels: list[byt
 
 
 def _subscriptions(session: Session) -> names.Subscriptions:
-    """The session's, made when they are asked for first."""
+    """Returns the session's subscriptions, and makes them at the first call."""
     if session.subscriptions is None:
         session.subscriptions = names.Subscriptions(session.replies, session.tenant.channel_prefix)
     return session.subscriptions
 
 
 def _send(session: Session, subscriptions: names.Subscriptions, name: bytes, update: names.SubscriptionChange) -> None:
-    """As many confirmations come as it names channels."""
+    """Sends the command. Redis confirms each channel that it names, but at least one."""
     session.route.clean = False
-    session.replies.heard()  # confirmations always are, and use up a SKIP
+    session.replies.heard()  # the client gets confirmations in any mode; they use up a SKIP
     subscriptions.ask(update)
     count = max(1, len(update.channels))
     batch = ReplyBatch(session.replies, count, CONFIRMATIONS, subscription=(subscriptions, update))
     session.expect(encode([name, *update.channels]), batch)
 
 
-# PUBSUB: about own channels, by their own names.
+# PUBSUB: about the tenant's channels, by the names that the tenant uses.
 
 
 def pubsub_needs(session: Session, words: list[bytes]) -> int:
@@ -111,7 +114,7 @@ def pubsub_needs(session: Session, words: list[bytes]) -> int:
 
 
 def pubsub(session: Session, words: list[bytes]) -> None:
-    """PUBSUB: asked with the master's rights, and cut to the tenant's own channels."""
+    """PUBSUB: a control query with the master's rights. The client gets only the tenant's part."""
     subcommand = words[1].upper()
     most = _PUBSUB.get(subcommand)
     if most is None or subcommand not in session.policy.known.get(b"PUBSUB", ()):
@@ -121,9 +124,9 @@ def pubsub(session: Session, words: list[bytes]) -> None:
     elif subcommand == b"HELP":
         session.answer(_PUBSUB_HELP)
     elif subcommand == b"NUMPAT":
-        # Redis's own number is all tenants'. It is asked all the same, as by INFO: to count takes
-        # the longer the more sessions the tenant has, and a thousand such commands in one read
-        # would keep everybody waiting.
+        # Redis's number is that of all tenants, and is ignored. The query only slows the client
+        # down, as for INFO: counting takes longer the more sessions the tenant has, and a thousand
+        # such commands in one read would block the reactor.
         query(
             session,
             [[b"PUBSUB", b"NUMPAT"]],
@@ -144,7 +147,7 @@ def _channels(session: Session, prefix: bytes, answers: list[Answer]) -> None:
 
 
 def _numbers(session: Session, prefix: bytes, answers: list[Answer]) -> None:
-    """Channels and numbers in turn, as PUBSUB NUMSUB has them in RESP3 as well."""
+    """Answers with channels and numbers in turn: a flat array, in RESP3 as well."""
     found = answers[0] if isinstance(answers[0], list) else []
     parts = [b"*%d\r\n" % len(found)]
     for channel, number in zip(found[::2], found[1::2], strict=True):

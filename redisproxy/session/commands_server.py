@@ -1,8 +1,8 @@
-"""Commands about the server: INFO, CONFIG GET, and containers of which some subcommands are passed
-on.
+"""Commands about the server: INFO, CONFIG GET, and containers of which only some subcommands are
+passed on.
 
-Owns which of them Redis is asked with the master's rights, and how its answers are cut to the
-tenant's own.
+Owns which of them run in Redis with the master's rights, and which part of Redis's answer the
+tenant gets.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def container(session: Session, words: list[bytes]) -> None:
-    """A command of which some subcommands are passed on."""
+    """Passes on a subcommand that the policy allows, and refuses all others."""
     if words[1].upper() in session.policy.subcommands.get(words[0].upper(), ()):
         session.pass_on(words)
     else:
@@ -28,7 +28,10 @@ def container(session: Session, words: list[bytes]) -> None:
 
 
 def info(session: Session, words: list[bytes]) -> None:
-    """INFO [section …]: only sections that are shown are asked for. Redis before 7 takes one."""
+    """INFO [section …]: Redis is asked only for sections that the tenant may see.
+
+    Before version 7, INFO takes at most one section.
+    """
     if session.policy.before_7 and len(words) > 2:
         return session.refuse(SYNTAX)
 
@@ -46,7 +49,7 @@ def info_needs(session: Session, words: list[bytes]) -> int:
 
 
 def config(session: Session, words: list[bytes]) -> None:
-    """CONFIG GET of what is harmless; all else of CONFIG is refused."""
+    """CONFIG GET: answers harmless settings only. All other subcommands are refused."""
     if not _is_config_get(session, words):
         return container(session, words)
     if len(words) == 2 or (session.policy.before_7 and len(words) > 3):

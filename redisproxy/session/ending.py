@@ -1,8 +1,7 @@
-"""How a session comes to its end: after a drain, an end of file, a revocation, an error, or at
-once.
+"""How a session ends: after a drain, an end of file, a revocation or an error, or at once.
 
-Owns the phase and the reason. What has begun is finished where that can be: pending replies are
-passed on, and a transaction comes to its EXEC.
+Owns the phase and the close reason. Where possible, the session finishes what it has begun: the
+client gets the pending replies, and an open transaction may reach its EXEC.
 """
 
 from __future__ import annotations
@@ -29,36 +28,39 @@ class Ending:
     def __init__(self, session: Session) -> None:
         self._session = session
         self.phase = Phase.OPEN
-        #: for the log; empty until there is one
+        #: for the log; empty while the session goes on
         self.close_reason = ""
-        # DRAINING: close when all is answered that the client had sent by this byte; None: the
-        # client sends no more.
+        # In the phase DRAINING: close after everything is answered that the client had sent up to
+        # this byte. None: the client sends no more, so everything is answered.
         self._drain_from: int | None = None
 
     @property
     def revoked(self) -> bool:
-        """Whether the session's credential is not good any more."""
+        """Whether the session ends because its credential is not valid any more."""
         return self.close_reason == messages.REVOKED.code
 
     def _enter(self, phase: Phase) -> None:
-        """The one place where the phase changes."""
+        """Changes the phase; nothing else does. Raises BugError if it would go back."""
         if _ORDER[phase] < _ORDER[self.phase]:
             raise BugError(f"no session goes from {self.phase} to {phase}")
         self.phase = phase
         if phase is Phase.CLOSING:
             self._session.close_gate(Gate.CLOSING)
         elif phase is Phase.CLOSED:
-            # its client is gone, perhaps: nothing is asked of that connection
+            # Without `close_gate`, which may use the client's connection: that may be gone.
             self._session.gates |= Gate.CLOSING
 
     def forget(self) -> None:
         """See `Session.forget`."""
         del self._session
 
-    # CLOSING, and CLOSED when the client has all its replies.
+    # To CLOSING, and to CLOSED when the client has all its replies.
 
     def begin(self, close_reason: str) -> None:
-        """The session reads no more commands, and closes once the client has all its replies."""
+        """Reads no more commands, and closes once the client has all its replies.
+
+        Does nothing if the session has ended already. close_reason: for the log.
+        """
         if not self._session.ended:
             self._take_no_more(close_reason)
             self.close_if_drained()
@@ -70,12 +72,12 @@ class Ending:
         self._session.withdraw()
 
     def close_if_drained(self) -> None:
-        """CLOSING: closes if the client has all its replies."""
+        """In the phase CLOSING: closes if the client has all its replies."""
         if self._session.replies.drained:
             self.close()
 
     def close(self) -> None:
-        """CLOSING: closes."""
+        """In the phase CLOSING: closes."""
         if self.phase is Phase.CLOSING:
             session = self._session
             self._enter(Phase.CLOSED)
@@ -83,21 +85,23 @@ class Ending:
             session.connection.close(self.close_reason)
 
     def hurry(self) -> None:
-        """The time for `drain` is nearly over: what Redis was not sent as a whole will not be
-        run.
+        """The time for `drain` is nearly over: sends no more commands.
+
+        A command that was sent only in part will not run.
         """
         self.begin(messages.CUT_OFF.code)
 
     def expect_unblocking(self) -> None:
-        """After `hurry`: Redis is asked to give up the command that blocks. See
-        `ReplyQueue.expect_unblocking`.
+        """Redis is asked to unblock the blocked command, after `hurry`.
+
+        See `ReplyQueue.expect_unblocking`.
         """
         self._session.replies.expect_unblocking()
 
-    # CLOSED, whatever is pending.
+    # To CLOSED, even while replies are pending.
 
     def at_once(self) -> None:
-        """The client is gone, or must be. Pending replies are discarded."""
+        """Ends the session now, because the client is gone or aborted. Discards pending replies."""
         session = self._session
         self._enter(Phase.CLOSED)
         session.route.caught_up(session)
@@ -107,7 +111,10 @@ class Ending:
         session.route.end(clean)
 
     def without_upstream(self) -> None:
-        """The connection to Redis is gone, and with it replies, or the state that it had."""
+        """Closes the client, because the connection to Redis is gone.
+
+        Replies, or the session's state on that connection, went with it.
+        """
         session = self._session
         self._enter(Phase.CLOSED)
         session.abandon_step()
@@ -116,18 +123,19 @@ class Ending:
         session.connection.close(self.close_reason or messages.REDIS_LOST.code)
 
     def within_a_message(self) -> None:
-        """The session would use another connection, and the rest of a message of the old one would
-        never come.
+        """Closes the client, because the session cannot change its connection within a message.
+
+        The rest of the message would never come from the old connection.
         """
         probes.reached("session would move within a message")
         self.close_reason = messages.MOVED_WITHIN_A_MESSAGE.code
         self._enter(Phase.CLOSING)
         self.close()
 
-    # DRAINING: what has come is still run.
+    # DRAINING: commands received so far are still run.
 
     def half_closed(self) -> None:
-        """The client will send no more; it may still read its replies."""
+        """The client sent its end of file. It sends no more, but it may still read its replies."""
         if self.phase is Phase.OPEN:
             self._enter(Phase.DRAINING)
         self._drain_from = None
@@ -135,11 +143,11 @@ class Ending:
             self.begin(messages.CLIENT_LEFT.code)
 
     def drain(self) -> None:
-        """The proxy ends: what has come by now is still run, and what has begun comes to its end, a
-        transaction as well.
+        """The proxy ends: runs what has come by now, then closes.
 
-        What comes later is left undone. The client gets no answer to it, so it knows that it has to
-        try again.
+        A command that was sent in part, or an open transaction, may still come to its end. Other
+        commands that come later are not run. The client gets no answer to them, so it knows that it
+        has to send them again.
         """
         session = self._session
         if session.credential is None:
@@ -150,7 +158,10 @@ class Ending:
             session.advance()
 
     def drained(self, starved: bool) -> None:
-        """DRAINING: ends, if nothing of what has come is left. starved: unless more comes."""
+        """In the phase DRAINING: ends the session if no command is left that it must still run.
+
+        starved: whether the scanner found no further command in the bytes received.
+        """
         session, scanner = self._session, self._session.scanner
         if self._drain_from is None:
             if starved:
@@ -163,10 +174,10 @@ class Ending:
     # Revocation.
 
     def recheck(self, renewed: Callable[[Credential], Credential | None]) -> bool:
-        """Revokes the session if what it logged in with, or is about to, would not log in now.
-        Whether it did so.
+        """Revokes the session if its credential is not valid any more. Returns whether it did so.
 
-        renewed: see the snapshot's method of that name.
+        Also if the credential of a pending login is not valid any more. renewed: returns what a
+        credential would log in as now, or None; see `Snapshot.renewed`.
         """
         session = self._session
         if self.revoked:
@@ -183,11 +194,11 @@ class Ending:
         return not good
 
     def _revoke(self) -> None:
-        """From this moment on no command is sent, and no message is passed on.
+        """Sends no more commands, and passes on no more messages, from this moment on.
 
-        What blocks is given up at Redis, also where the session had ended already and only waited
-        for that. Replies to what Redis has run are still passed on. `close_if_drained` has to be
-        called, soon.
+        Redis gives up a blocked command, even if the session had ended before and only waited for
+        that command. The client still gets replies to what Redis has run. The caller must have
+        `close_if_drained` called soon.
         """
         session = self._session
         if session.ended:
@@ -197,7 +208,7 @@ class Ending:
         dedicated = session.route.dedicated
         if session.replies.mid_message:
             probes.reached("revoked within a message")
-            # The rest of it would come after the revocation, and all other replies come behind it.
+            # The rest of the message would come after the revocation, and every reply behind it.
             self.close()
         elif dedicated is not None:
             dedicated.give_up(session.blocked)

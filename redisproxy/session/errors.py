@@ -9,10 +9,10 @@ OK = b"+OK\r\n"
 SYNTAX = messages.SYNTAX.reply()
 NOAUTH = messages.NOAUTH.reply()
 LONG_NAME = messages.LONG_NAME.reply(most=bounds.COMMAND_NAME_BYTES)
-#: What commands in flight are answered with when their multiplexed connection breaks.
+#: The answer to each command in flight when its multiplexed connection breaks.
 LOST = messages.LOST.reply()
-#: A command that every server answers with an error: inside MULTI it makes EXEC fail, as the
-#: refusal should.
+#: A command that every server answers with an error. Sent inside MULTI in place of a refused
+#: command, so that EXEC fails.
 SPOILER = encode([b"SELECT"])
 NOAUTH_HELLO = messages.NOAUTH_HELLO.reply()
 BAD_NAME = messages.CLIENT_NAME.reply(most=bounds.CLIENT_NAME_BYTES)

@@ -1,6 +1,6 @@
-"""What a command needs, and what several handlers share: refusals, questions to Redis, replies.
+"""What a command needs, and what several handlers share: refusals, control queries, replies.
 
-Owns the words in which `commands.HANDLERS` is written.
+Owns the types that `commands.HANDLERS` consists of.
 """
 
 from __future__ import annotations
@@ -23,21 +23,19 @@ Result = TypeVar("Result")
 
 
 class Need:
-    """What a command needs before its handler runs: a sum of these. Plain numbers, see
-    `state.Gate`.
-    """
+    """What a command needs before its handler runs: a sum of these numbers. See `state.Gate`."""
 
     LOGIN = 1
-    NO_MULTI = 2  #: it is an error inside MULTI
+    NO_MULTI = 2  #: no open MULTI: the command is an error there
     DRAINED = 4  #: no reply is pending
     DEDICATED = 8  #: a dedicated connection to Redis; to get one, no reply may be pending
 
 
 class Handler(NamedTuple):
-    """A command. arity: how many words it has at least and at most, its name included; -1: any
-    number.
+    """How one command is run.
 
-    also: what else it needs, by its words and by what the session is doing. It changes nothing.
+    run: runs it. arity: smallest and largest number of words, the name included; -1: no limit.
+    also: returns further needs, by the command's words and the session's state; changes nothing.
     """
 
     run: Callable[[Session, list[bytes]], None]
@@ -47,12 +45,12 @@ class Handler(NamedTuple):
 
 
 def arity_error(session: Session, words: list[bytes]) -> None:
-    """The command has too few words, or too many."""
+    """Refuses a command that has too few words, or too many."""
     session.refuse(messages.ARITY.reply(command=words[0].lower()))
 
 
 def wrong_number(session: Session, words: list[bytes]) -> None:
-    """The same of a subcommand."""
+    """Refuses a subcommand that has too few words, or too many."""
     if session.policy.before_7:
         session.refuse(texts.subcommand_error(words[0], words[1], before_7=True))
     else:
@@ -60,19 +58,19 @@ def wrong_number(session: Session, words: list[bytes]) -> None:
 
 
 def unknown(session: Session, words: list[bytes]) -> None:
-    """The server does not have the command. It is not passed on: the server may have one that it
-    does not tell of.
+    """Refuses a command that the server is not known to have.
 
-    The log has no name: it may be anything, a mistyped password among others.
+    The server may have a command that it does not list. The name is not logged: it may be anything,
+    a mistyped password for example.
     """
     session.forbid(b"unknown", texts.command_error(words, session.policy.before_7))
 
 
 def forbid_subcommand(session: Session, words: list[bytes]) -> None:
-    """A subcommand that a tenant may not use, or that the server does not have.
+    """Refuses a subcommand that a tenant may not use, or that the server does not have.
 
-    The latter is not logged: clients try these to find out what the server can do, some at each
-    connection.
+    The latter is not logged: clients try such subcommands to find out what the server can do, some
+    clients at each connection.
     """
     if words[1].upper() in session.policy.known.get(words[0].upper(), ()):
         session.forbid(words[0] + b"|" + words[1])
@@ -81,15 +79,20 @@ def forbid_subcommand(session: Session, words: list[bytes]) -> None:
 
 
 def query(session: Session, asked: list[list[bytes]], then: Callable[[list[Answer]], None]) -> None:
-    """Asks Redis with the master's rights. then: called with the answers, if Redis answered them
-    all.
+    """Suspends the session for a control query, which runs with the master's rights.
+
+    asked: commands; then: called with an answer for each. If Redis does not answer, the client gets
+    the error instead.
     """
     step: Step[list[Answer] | Unavailable] = session.suspend(Until.QUERY, partial(_answered, session, then))
     session.backend.query(session.tenant, asked, step)
 
 
 def allow_patterns(session: Session, patterns: list[bytes], then: Callable[[None], None]) -> None:
-    """Has the tenant's ACL user allowed them. then: called if that is done."""
+    """Suspends the session until the tenant's ACL user may use these patterns.
+
+    then: called after that. If it fails, the client gets the error instead.
+    """
     step: Step[Unavailable | None] = session.suspend(Until.QUERY, partial(_answered, session, then))
     session.backend.allow_patterns(session.tenant, patterns, step)
 
@@ -102,12 +105,12 @@ def _answered(session: Session, then: Callable[[Result], None], result: Result |
 
 
 def help_reply(container: str, *lines: str) -> bytes:
-    """A reply as Redis's own to a container's HELP."""
+    """Returns a reply like that of Redis to a container's HELP."""
     first = f"{container} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"
     lines = (first, *lines, "HELP", "    Print this help.")
     return b"*%d\r\n" % len(lines) + b"".join(b"+%b\r\n" % line.encode() for line in lines)
 
 
 def bulk(data: bytes) -> bytes:
-    """A reply that is a bulk string."""
+    """Returns a bulk string as a reply."""
     return b"$%d\r\n%b\r\n" % (len(data), data)

@@ -1,9 +1,9 @@
 """INFO as a tenant may read it.
 
-Owns which sections Redis is asked for, and which lines of its answers pass: what is about the
-server as such, and the own database; and which have the tenant's own number instead of Redis's.
-What is not known to be harmless does not pass: a section or field of a newer server stays out until
-it is named here.
+Owns which sections Redis is asked for, which fields of them a tenant gets, and which of these
+fields have the tenant's own number instead of Redis's. A tenant gets fields about the server itself
+and about its own database. Only fields that are known to be harmless pass: a section or field of a
+newer server stays out until it is listed here.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from ..resp import info
 from ..resp.value import Answer
 
-#: Fields that pass, by section, as patterns for the whole name.
+#: Fields that pass, by section: a regular expression for the whole name.
 _FIELDS = {
     "server": r"redis_version|valkey_version|valkey_release_stage|server_name|redis_mode|server_mode|redis_build_id|os|"
     r"arch_bits|monotonic_clock|multiplexing_api|atomicvar_api|gcc_version|process_supervised|server_time_usec|"
@@ -31,7 +31,7 @@ _FIELDS = {
 }
 
 
-#: Fields that count all that Redis does: they pass with the tenant's own number, or not at all.
+#: Fields in which Redis counts all tenants together. They pass only with the tenant's own number.
 CLIENT_STATS = (
     "connected_clients",
     "blocked_clients",
@@ -46,26 +46,28 @@ CLIENT_STATS = (
 )
 
 
-#: The sections that Redis is asked for, in Redis's own order. All of them are of a bounded size.
-#: Others are not: scripts of one tenant make as many lines of ``errorstats`` as they like, and all
-#: tenants' INFO failed when it was asked for.
+#: The sections that Redis is asked for, in Redis's own order. The size of each has a bound. Other
+#: sections have none: the scripts of one tenant can make any number of lines of ``errorstats``, and
+#: then INFO failed for all tenants when it asked for that section.
 SECTIONS = (*_FIELDS, "keyspace")
-#: Words that stand for many sections, SECTIONS among them.
+#: Arguments of INFO that stand for many sections, SECTIONS among them.
 _ALL = frozenset((b"default", b"all", b"everything"))
 
 
 def sections(words: Iterable[bytes]) -> list[bytes]:
-    """Which of SECTIONS an INFO with these arguments asks for. Each takes an INFO of its own: Redis
-    before 7 takes one.
+    """Returns the names of SECTIONS that an INFO with these arguments asks for.
+
+    Redis gets a separate INFO for each: before version 7, INFO takes only one section.
     """
     asked = {word.lower() for word in words} or _ALL
     return [name.encode() for name in SECTIONS if asked & _ALL or name.encode() in asked]
 
 
 def tenants_info(answers: Iterable[Answer], index: int, stats: Mapping[str, int]) -> bytes:
-    """Redis's answers to INFO, one for each section, cut to what a tenant may know.
+    """Returns what a tenant may see of Redis's answers to INFO.
 
-    index: of its database; figures: the tenant's own, each of FIGURES.
+    answers: one for each section; index: the tenant's database index; stats: the tenant's own
+    numbers, one for each of CLIENT_STATS.
     """
     text = "\r\n".join(answer.decode("utf-8", "replace") for answer in answers if isinstance(answer, bytes))
     fields = {**_FIELDS, "keyspace": f"db{index}"}

@@ -1,9 +1,8 @@
-"""Log-ins: AUTH, HELLO … AUTH, and a HELLO for which a session needs other connections, as one
-transaction.
+"""Log-ins as transactions: AUTH, HELLO with AUTH, and a HELLO that needs other connections.
 
-Owns what is kept until a log-in is complete: the credential, the reservation, the HELLO that it was
-part of. `start` asks for connections of the tenant; `commit` makes the session the tenant's;
-`rollback` leaves it as it was.
+Owns the state of a log-in under way: the credential, the reservation, the HELLO that it is part of.
+`Login.start` asks for connections of the tenant. `Login.commit` logs the session in.
+`Login.rollback` leaves the session as it was.
 """
 
 from __future__ import annotations
@@ -25,8 +24,9 @@ if TYPE_CHECKING:
 
 
 class Hello(NamedTuple):
-    """A HELLO without its AUTH. words: as Redis gets them; protocol: 2, 3, 0 for none; name: of
-    SETNAME.
+    """A HELLO without its AUTH.
+
+    words: the command as Redis gets it; protocol: 2 or 3; 0: it names none; name: of SETNAME.
     """
 
     words: list[bytes]
@@ -35,16 +35,16 @@ class Hello(NamedTuple):
 
 
 def authenticate(session: Session, user: bytes | None, password: bytes, hello: Hello | None) -> None:
-    """AUTH, or the AUTH of a HELLO. hello: what is left of that, to be sent after a success.
+    """Handles AUTH, or the AUTH of a HELLO. No reply may be pending, and no transaction open.
 
-    No reply is pending, and no transaction is open.
+    hello: the HELLO without its AUTH, sent after a success; None for AUTH.
     """
     accounts = session.accounts
     try:
         credential = accounts.authenticate(None if user is None else user.decode("utf-8", "replace"), password)
         reservation = accounts.reserve(credential)
     except TenantFullError as full:
-        # No wrong password. Redis, too, closes a connection that is one too many.
+        # Not counted as a wrong password. Redis, too, closes a connection that is one too many.
         session.answer(b"-%b\r\n" % str(full).encode())
         session.ending.begin(full.outcome)
         return
@@ -63,10 +63,10 @@ def authenticate(session: Session, user: bytes | None, password: bytes, hello: H
 
 
 def send_hello(session: Session, hello: Hello) -> None:
-    """Passes it on: what the client hears is Redis's answer. No reply is pending, unless
-    `hello_stays`.
+    """Passes a HELLO on, so that the client gets Redis's answer.
 
-    Multiplexed connections speak one protocol: for the other, the session moves to others.
+    No reply may be pending, unless `hello_stays`. A multiplexed connection keeps its protocol. For
+    another protocol, the session moves to the tenant's multiplexed connections that speak it.
     """
     if hello.name is not None:
         session.name = hello.name
@@ -79,7 +79,11 @@ def send_hello(session: Session, hello: Hello) -> None:
 
 
 def hello_stays(session: Session, protocol: int) -> bool:
-    """Whether a HELLO needs no other connections: not if its own were left for others meanwhile."""
+    """Returns whether a HELLO can be sent over the connection that the session uses.
+
+    Over a dedicated one it always can. Over a multiplexed one it cannot if it asks for another
+    protocol, or if the pool uses another connection by now.
+    """
     route = session.route
     if route.state is DEDICATED:
         return True
@@ -87,7 +91,7 @@ def hello_stays(session: Session, protocol: int) -> bool:
 
 
 def log_out(session: Session) -> None:
-    """RESET: the session is as it was at the beginning."""
+    """Handles RESET: the session is as it was at its beginning."""
     session.route.end(session.leaves_nothing)
     if session.credential is not None:
         session.sent_unauthenticated = session.scanner.buffered
@@ -105,8 +109,8 @@ def log_out(session: Session) -> None:
 class Login:
     """A log-in under way: the session's `pending_login`.
 
-    hello: the HELLO to send after it, None for AUTH; reservation: None where the session is the
-    tenant's already.
+    hello: the HELLO to send after it; None for AUTH. reservation: one of the tenant's connections;
+    None for a HELLO without AUTH, because the session has its reservation already.
     """
 
     __slots__ = ("_hello", "_reservation", "_session", "credential")
@@ -137,7 +141,7 @@ class Login:
         return None
 
     def renew(self, renewed: Callable[[Credential], Credential | None]) -> bool:
-        """The snapshot is another one. Whether the credential is still good."""
+        """Renews the credential after a change of snapshot. Returns whether it is still valid."""
         credential = renewed(self.credential)
         if credential is not None:
             self.credential = credential
@@ -166,8 +170,9 @@ class Login:
             result.release(clean=True)
 
     def commit(self, protocol: int) -> None:
-        """The session is the tenant's from now on, and its commands go over the tenant's
-        connections.
+        """Logs the session in. `route` has the tenant's connections already.
+
+        protocol: RESP version of these connections, 2 or 3.
         """
         session = self._session
         session.credential = self.credential
@@ -182,13 +187,13 @@ class Login:
         self._answer()
 
     def rollback(self, error: Unavailable) -> None:
-        """The session is as it was before."""
+        """Answers with the error, and leaves the session as it was."""
         self.abandon()
         self._session.pending_login = None
         self._session.answer(error.reply)
 
     def abandon(self) -> None:
-        """The session ended meanwhile."""
+        """Gives the reservation back: the log-in failed, or the session ended."""
         if self._reservation is not None:
             self._reservation.cancel()
 

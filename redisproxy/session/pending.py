@@ -1,11 +1,11 @@
-"""Matches the replies of one connection to Redis to those who wait for them.
+"""Matches the replies of one connection to Redis to the sessions that wait for them.
 
-Owns the order. A connection's bytes go in; pieces of replies, each within one batch, go to the
-batches' receivers. A connection that answers more than it was asked, or what RESP does not allow,
-raises ProtocolError: it must be closed.
+Owns the order of pending replies. A connection's bytes come in. Pieces of replies, each within one
+batch, go to the receivers of the batches. If Redis sends a reply to nothing, or what RESP does not
+allow, `PendingReplies.received` raises ProtocolError, and the connection must be closed.
 
-Confirmations and messages of channels go to a subscriber as well, see `ports.Subscriber`: their
-channels lose the tenant's prefix here.
+A `ports.Subscriber` gets the messages of channels, and learns which confirmations have come. This
+module removes the tenant's prefix from the channels in both.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ if TYPE_CHECKING:
 
 # Kinds of batches.
 REPLIES = 0  #: one reply for each command
-CONFIRMATIONS = 1  #: one for each channel of a (P|S)(UN)SUBSCRIBE: arrays in RESP2, pushes in RESP3
+CONFIRMATIONS = 1  #: one for each channel of a (P|S)(UN)SUBSCRIBE: array in RESP2, push in RESP3
 HELLO = 2  #: the reply to a HELLO, which may change the protocol
 
 _MESSAGES = frozenset((b"message", b"pmessage", b"smessage"))
 _CONFIRMED = frozenset((b"subscribe", b"psubscribe", b"ssubscribe", b"unsubscribe", b"punsubscribe", b"sunsubscribe"))
-#: How many elements behind the first word are channels or patterns.
+#: By the first word: how many elements behind it are channels or patterns.
 _CHANNELS = dict.fromkeys(_MESSAGES | _CONFIRMED, 1) | {b"pmessage": 2}
 _LONGEST_WORD = max(map(len, _CHANNELS))
 
 
 def _bulk(data: bytes, pos: int, limit: int) -> tuple[bytes | None, int] | None:
-    """(content, where it ends) of a bulk string at pos; None: more is needed. The content is None
-    where it is no bulk string, nil, or larger than limit.
+    """Returns content and end position of the bulk string at pos; None: more bytes are needed.
+
+    The content is None if this is no bulk string, is nil, or is larger than limit bytes.
     """
     if pos >= len(data):
         return None
@@ -53,7 +54,7 @@ def _bulk(data: bytes, pos: int, limit: int) -> tuple[bytes | None, int] | None:
 
 
 class ReplyBatch:
-    """So many replies, expected in a row of one connection, for one receiver."""
+    """A number of replies that one receiver expects in a row from one connection."""
 
     __slots__ = ("count", "discard", "kind", "protocol", "receiver", "refused", "subscription")
 
@@ -69,13 +70,13 @@ class ReplyBatch:
         #: replies that have not ended
         self.count = count
         self.kind = kind
-        #: how many of the next replies nobody hears
+        #: how many of these, from the next one on, are discarded
         self.discard = discard
-        #: of a HELLO: the protocol if it succeeds; 0 where it asks for none, or failed
+        #: for HELLO: the protocol after a success; 0 if it asks for none, or failed
         self.protocol = 0
-        #: of CONFIRMATIONS: whether an error came instead
+        #: for CONFIRMATIONS: whether an error came instead
         self.refused = False
-        #: of CONFIRMATIONS: who is told of them, and what they confirm
+        #: for CONFIRMATIONS: who is notified of them, and what they confirm
         self.subscription = subscription
 
     def __repr__(self) -> str:
@@ -84,52 +85,51 @@ class ReplyBatch:
 
 
 class PendingReplies:
-    """The batches that one connection has to answer, oldest first.
+    """The batches that Redis has to answer on one connection, oldest first.
 
-    found_replica: see `resp.framing.ReplyMeasurer`. A tenant's script can make such replies, too.
+    protocol: RESP version of the connection, 2 or 3. found_replica: see
+    `resp.framing.ReplyMeasurer`; a tenant's script can make such replies, too.
     """
 
     def __init__(self, protocol: int = 2, found_replica: Callable[[], None] | None = None) -> None:
         #: the oldest first
         self.batches: deque[ReplyBatch] = deque()
-        #: what the server speaks
+        #: RESP version that Redis speaks on this connection now
         self.protocol = protocol
         self._measurer = ReplyMeasurer(found_replica)
         self._subscriber: Subscriber | None = None
         self._kept = b""  # the beginning of an item whose head is not whole yet
         self._passing_message = False
-        # Messages that the subscriber did not get yet: those of one read are one write, or each
-        # would cost a send().
+        # Messages that the subscriber did not get yet. Those of one read become one write;
+        # otherwise each would cost a send().
         self._messages: list[bytes] = []
-        # How many pieces of messages these bytes had so far.
+        # Pieces of messages in the current read so far.
         self._message_pieces = 0
         self._abandoned = False
-        #: whether messages may come, and the last ones were small
+        #: whether messages may come, and the last ones were small (SMALL_MESSAGE_BYTES)
         self.small_messages = False
 
     @property
     def settled(self) -> bool:
-        """Whether no reply is expected, no message can come, and the bytes so far end where a reply
-        ended.
-        """
+        """Whether nothing is pending: no reply, no rest of a reply, and no subscription."""
         return not self.batches and self._subscriber is None and not self._kept and self._measurer.between
 
     @property
     def partial(self) -> bool:
-        """Whether a part of the oldest batch's next reply was passed on."""
+        """Whether a reply has been passed on in part."""
         return not self._measurer.between
 
     def newest(self) -> ReplyBatch | None:
-        """The newest batch, which may grow (``count += n``) while it is that."""
+        """Returns the newest batch, if any. It may grow (``count += n``) while it is the newest."""
         return self.batches[-1] if self.batches else None
 
     def withdraw(self, batch: ReplyBatch) -> None:
-        """The newest batch will not be answered: its command was never sent to its end."""
+        """Removes the newest batch: its command was not sent whole, so Redis will not answer it."""
         if self.batches and self.batches[-1] is batch:
             self.batches.pop()
 
     def received(self, data: bytes) -> None:
-        """Deals out what Redis sent. Raises ProtocolError."""
+        """Passes bytes of Redis to the receivers of the batches. Raises ProtocolError."""
         try:
             self._deal_out(data)
         finally:
@@ -173,12 +173,12 @@ class PendingReplies:
             self.batches.popleft()
             if batch.kind != REPLIES:
                 self._confirm(batch)
-            # Outside of _item() there is nothing that could be pushed.
+            # Outside of _item() Redis may push nothing.
             self._measurer.pushes = False
         batch.receiver.reply(batch, piece, ended)
 
     def _confirm(self, batch: ReplyBatch) -> None:
-        """What a batch of another kind than REPLIES changes at its end."""
+        """Applies what a batch of CONFIRMATIONS or HELLO changes at its end."""
         if batch.subscription is not None:
             subscriber, update = batch.subscription
             self._subscriber = subscriber if subscriber.confirmed(update, batch.refused) else None
@@ -187,8 +187,9 @@ class PendingReplies:
             self.protocol = batch.protocol
 
     def _item(self, data: bytes, pos: int) -> int:
-        """One reply, confirmation or message, while they can come in any order; the position behind
-        it.
+        """Passes on one reply, confirmation or message, where any of them may come next.
+
+        Returns the position behind it.
         """
         measurer = self._measurer
         batches = self.batches
@@ -209,7 +210,7 @@ class PendingReplies:
                 if data[pos] == PUSH and not self._passing_message and word not in _CONFIRMED:
                     raise ProtocolError("a push that was not asked for")
             else:
-                # SUBSCRIBE is refused with one error, however many channels it names.
+                # Redis refuses a SUBSCRIBE with one error, however many channels it names.
                 failed = data[pos : pos + 1] == b"-" and bool(batches) and batches[0].kind != REPLIES
         measurer.pushes = True
         start = pos
@@ -238,11 +239,11 @@ class PendingReplies:
         return pos
 
     def _head(self, data: bytes, pos: int) -> tuple[bytes, bytes, int] | None:
-        """(first word, what the client is to see of it, where that ended) of an array or push;
-        None: more is needed.
+        """Reads the head of the array or push at pos; None: more bytes are needed.
 
-        Only what pub/sub sends is changed: its channels lose the tenant's prefix. Of all else
-        nothing is taken.
+        Returns the first word, the head as the client gets it, and the end position of the head. A
+        message or confirmation has its channels rewritten without the tenant's prefix. For anything
+        else, the head is empty and ends at pos.
         """
         eol = data.find(CRLF, pos, pos + bounds.HEADER_BYTES)
         if eol < 0:
@@ -254,12 +255,13 @@ class PendingReplies:
             return None
         word, end = found[0] or b"", found[1]
         channels = _CHANNELS.get(word, 0)
-        # Word, channels, and a payload or count: of anything else no more may be taken than it has.
+        # A message or confirmation is: word, channels, payload or count. Reading more elements of
+        # another array might read past its end.
         if not channels or data[pos + 1 : eol] != b"%d" % (channels + 2) or not self._expects(word, data[pos] == PUSH):
             return b"", b"", pos
         head = data[pos:end]
-        # Not by its truth: Subscriptions are false where an UNSUBSCRIBE from the last channel is
-        # under way.
+        # Compared with None: Subscriptions are false while an UNSUBSCRIBE from the last channel is
+        # pending.
         subscriber = self._confirming() if self._subscriber is None else self._subscriber
         for _ in range(channels):
             found = _bulk(data, end, bounds.MESSAGE_HEAD_BYTES)
@@ -274,8 +276,9 @@ class PendingReplies:
         return word, head, end
 
     def _expects(self, word: bytes, push: bool) -> bool:
-        """Whether pub/sub may say this now; if not, it is an ordinary array that happens to begin
-        so.
+        """Returns whether this can be a message or a confirmation now.
+
+        If not, it is the array of an ordinary reply that happens to begin with this word.
         """
         if push != (self.protocol == 3):
             return False
@@ -284,13 +287,13 @@ class PendingReplies:
         return self._confirming() is not None
 
     def _confirming(self) -> Subscriber | None:
-        """Who gets the next confirmation, if one is next."""
+        """Returns the subscriber of the oldest batch, if that batch is of CONFIRMATIONS."""
         if not self.batches or self.batches[0].subscription is None:
             return None
         return self.batches[0].subscription[0]
 
     def abandon(self) -> list[ReplyBatch]:
-        """The connection is gone, or used otherwise: all batches, which it will not answer."""
+        """Removes all batches and returns them: the connection is gone, or gets another use."""
         batches = list(self.batches)
         self.batches.clear()
         self._messages.clear()

@@ -1,9 +1,10 @@
-"""All that a session knows of outside: the client's connection, accounts, Redis and its
-connections.
+"""Interfaces of everything outside a session: the client's connection, accounts, Redis, connections
+to Redis.
 
-Owns interfaces. The Twisted side implements them (`clients`, `upstream`), and so do the tests. A
-method that takes a Step ends in `step.finish`, once: at once, later, or with an `Unavailable`. If
-that returns False, the result goes back.
+Owns these interfaces, and implements none but `Unavailable`. `clients` and `upstream` implement
+them with Twisted; the tests implement them as well. A method that takes a Step calls `step.finish`
+once, at once or later, with a result or an `Unavailable`. If `step.finish` returns False, that
+method gives the result back.
 """
 
 from __future__ import annotations
@@ -29,79 +30,82 @@ class ClientConnection(Protocol):
 
     @property
     def age(self) -> int:
-        """Seconds since it came."""
+        """Whole seconds since the client got its slot."""
 
     @property
     def bytes_received(self) -> int:
-        """From the client, so far."""
+        """Bytes received from the client so far."""
 
     def write(self, data: bytes) -> None:
-        """To the client."""
+        """Writes to the client."""
 
     def pause_reading(self) -> None:
         """Reads no more from the client for now."""
 
     def resume_reading(self) -> None:
-        """Reads on."""
+        """Reads from the client again."""
 
     def upstream_full(self, full: bool) -> None:
-        """Whether Redis takes what the client sends too slowly, so that the client is not read
-        from.
-        """
+        """Stops reading from the client while full is True: Redis reads its commands too slowly."""
 
     def close(self, close_reason: str) -> None:
-        """Closes when what was written has left. close_reason: for the log."""
+        """Closes after everything written has left. close_reason: for the log."""
 
     def abort(self, close_reason: str) -> None:
-        """Closes at once, whatever is on its way."""
+        """Closes at once, even if written bytes have not left. close_reason: for the log."""
 
     def bug(self, error: BaseException) -> None:
-        """Logs a bug, which costs this connection alone, and aborts it."""
+        """Logs a bug of the proxy, and aborts this connection alone."""
 
     def deadline_changed(self) -> None:
-        """The session's `deadline` is another one: `time_is` is called then."""
+        """The session's `deadline` changed: calls the session's `time_is` at the new one."""
 
     def identity_changed(self, credential: Credential | None) -> None:
-        """The client is logged in with this from now on; None: not any more, so a new one must come
-        in time.
+        """The client is logged in with this credential from now on.
+
+        None: it is not logged in any more, and must log in again within the login timeout.
         """
 
     def dedicated(self) -> None:
         """The session has a dedicated connection to Redis from now on."""
 
     def inspected(self, name: bytes) -> None:
-        """The session inspected a command: it can be counted by its name."""
+        """The session inspected a command. name: as the client spelt it, for the counts."""
 
     def forbidden(self, name: str) -> None:
-        """A command was refused that the tenant may not use: for the log. name: fit for it."""
+        """The session refused a command that the tenant may not use. name: fit for a log."""
 
 
 class Reservation(Protocol):
     """One of a tenant's connections (`max-connections`), while a log-in is under way."""
 
     def keep(self) -> None:
-        """The log-in is complete."""
+        """The log-in succeeded: keeps the reservation until the client logs out or leaves."""
 
     def cancel(self) -> None:
-        """It came to nothing."""
+        """The log-in failed: gives the reservation back."""
 
 
 class Accounts(Protocol):
     """Who may log in, as one client sees it."""
 
     def authenticate(self, user: str | None, password: bytes) -> Credential:
-        """Whose password it is. Raises AuthenticationError."""
+        """Returns the credential that this password belongs to. Raises AuthenticationError."""
 
     def reserve(self, credential: Credential) -> Reservation:
-        """Raises TenantFullError if the tenant has too many connections."""
+        """Reserves one of the tenant's connections.
+
+        Raises TenantFullError if the tenant has too many connections.
+        """
 
     def wrong_password(self) -> tuple[float, bool]:
-        """Counts one: when it is answered, the later the more there were; and whether the client
-        may try no more.
+        """Counts a wrong password. Returns when to answer it, and whether to close the client then.
+
+        The time is in seconds of the connection's clock, and later the more wrong passwords came.
         """
 
     def stats(self) -> Mapping[str, int]:
-        """What INFO says about the tenant's clients: each of `info.CLIENT_STATS`."""
+        """Returns what INFO says about the tenant's clients: each of `info.CLIENT_STATS`."""
 
 
 class Upstream(Protocol):
@@ -113,70 +117,73 @@ class Upstream(Protocol):
     busy: bool
 
     def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
-        """Sends whole commands and expects the batch; without a batch, the newest one has grown by
-        their replies.
+        """Sends whole commands. A dedicated connection also takes parts of commands.
 
-        A dedicated connection also takes parts of commands.
+        batch: the replies to expect; None: the newest batch was enlarged for them already.
         """
 
     def newest(self) -> ReplyBatch | None:
-        """The newest batch that it expects."""
+        """Returns the newest batch that Redis has to answer, if there is one."""
 
 
 class Dedicated(Upstream, Protocol):
-    """One that carries the commands of one session."""
+    """A connection to Redis that carries the commands of one session."""
 
+    #: RESP version, 2 or 3
     protocol: int
-    #: whose commands it can carry; None: it was never SELECTed
+    #: the tenant whose commands it can carry; None: it was never SELECTed
     tenant: Tenant | None
-    #: whether it is logged in as its tenant's ACL user, so that Redis holds the tenant's limits
+    #: whether it is logged in as its tenant's ACL user, so that Redis enforces the tenant's limits
     has_acl_user: bool
 
     @property
     def local_address(self) -> str:
-        """The proxy's end of it, as Redis's CLIENT LIST has it; empty: that does not tell such
-        connections apart.
+        """The proxy's address of the connection, as CLIENT LIST of Redis shows it.
+
+        Empty if the address does not identify the connection: on a Unix socket.
         """
 
     @property
     def waits(self) -> bool:
-        """Whether Redis has a reply pending of which nothing has come."""
+        """Whether a reply is pending of which no byte has come."""
 
     def carry_session(self, session: DedicatedUser) -> None:
-        """The session uses it from now on."""
+        """Carries this session's commands from now on."""
 
     def withdraw(self, batch: ReplyBatch) -> None:
-        """The newest batch will not be answered: its command was not sent to its end."""
+        """Expects the newest batch no more: Redis did not get its command whole."""
 
     def pause(self, paused: bool) -> None:
-        """Whether no replies are read from Redis for now, since the client does not read them."""
+        """Stops reading replies, because the client does not read them. paused: False: reads on."""
 
     def give_up(self, blocked: bool) -> None:
-        """Sends nothing more, not even what it took. blocked: and has Redis give up what it has not
-        run.
+        """Sends nothing more, not even bytes that it took and Redis did not get yet.
+
+        blocked: True: Redis must also give up the commands that it has not run.
         """
 
     def release(self, clean: bool) -> None:
-        """The session uses it no more. clean: no state of the session is left on it, so another one
-        may have it.
+        """The session uses the connection no more.
+
+        clean: no state of the session is left on it, so another session may use it.
         """
 
 
 class Multiplexed(Upstream, Protocol):
-    """One that carries the commands of many sessions."""
+    """A connection to Redis that carries the commands of many sessions."""
 
     def slow_reader(self, user: MultiplexedUser, size: int) -> None:
-        """The client of this session does not read, and has so many bytes more in its backlog."""
+        """The session's client does not read. size: bytes that its backlog grew by."""
 
     def read_everything(self, user: MultiplexedUser) -> None:
-        """The client has read all, or is gone."""
+        """The session's client has read its backlog, or is gone."""
 
 
 class DedicatedUser(Protocol):
     """A session, as its dedicated connection sees it."""
 
     def upstream_full(self, full: bool) -> None:
-        """Whether Redis takes too slowly what it is sent."""
+        """Redis reads commands too slowly (full is True), or fast enough again (False)."""
 
     def upstream_lost(self) -> None:
         """The connection is gone."""
@@ -187,100 +194,107 @@ class MultiplexedUser(Protocol):
 
     @property
     def replies(self) -> ReplyReceiver:
-        """Who gets its replies."""
+        """What receives the session's replies."""
 
     @property
     def ended(self) -> bool:
-        """Whether it reads no more commands, and never will."""
+        """Whether the session reads no more commands, and never will."""
 
     def upstream_ready(self) -> None:
-        """The multiplexed connection takes commands again, or another one is there, or there is
-        none.
-        """
+        """The pool's connection takes commands, or an attempt to open one failed."""
 
     def close_slow_reader(self) -> None:
-        """Others wait for replies that its client does not read: it is closed."""
+        """Closes the client: others wait behind replies that it does not read."""
 
 
 class TenantPool(Protocol):
     """One tenant's multiplexed connections in one protocol version."""
 
+    #: RESP version, 2 or 3
     protocol: int
 
     @property
     def upstream(self) -> Multiplexed | Unavailable:
-        """Where commands go that are sent now."""
+        """The connection that new commands go to, or why there is none."""
 
     def wait(self, session: MultiplexedUser) -> None:
-        """`upstream_ready` is called when that changes, or it is not busy any more."""
+        """Calls the session's `upstream_ready` once, when `upstream` is not busy any more."""
 
     def leave(self) -> None:
-        """One session less uses it."""
+        """One session fewer uses the pool."""
 
 
 class Backend(Protocol):
     """One Redis."""
 
-    #: what tenants may do there, now
+    #: what tenants may do there now
     policy: Policy
     #: whether sessions share connections
     multiplexes: bool
 
     def acquire(self, tenant: Tenant, protocol: int, step: Step[Dedicated | Unavailable]) -> None:
-        """Finishes with a dedicated connection, or with an Unavailable."""
+        """Finishes the Step with a dedicated connection, or with an Unavailable.
+
+        protocol: RESP version, 2 or 3.
+        """
 
     def join(self, tenant: Tenant, protocol: int, step: Step[TenantPool | Unavailable]) -> None:
-        """Where sessions share connections: finishes with the tenant's, or with an Unavailable."""
+        """Finishes the Step with the tenant's multiplexed connections, or with an Unavailable.
+
+        Only where `multiplexes` is true. protocol: RESP version, 2 or 3. The session must call
+        `TenantPool.leave` when it does not use them any more.
+        """
 
     def query(self, tenant: Tenant, commands: list[list[bytes]], step: Step[list[Answer] | Unavailable]) -> None:
-        """Asks Redis with the master's rights: finishes with an Answer for each command, or with an
-        Unavailable.
+        """Runs commands with the master's rights, for a tenant.
+
+        Finishes the Step with an Answer for each command, or with an Unavailable.
         """
 
     def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step[Unavailable | None]) -> None:
-        """Has the tenant's ACL user allowed these patterns, literally: finishes with None, or with
-        an Unavailable.
+        """Allows the tenant's ACL user these patterns, literally.
+
+        Finishes the Step with None, or with an Unavailable.
         """
 
 
 class ReplyReceiver(Protocol):
-    """Who gets the replies of a batch."""
+    """Receives the replies of a batch."""
 
     def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
-        """The next bytes; so many replies end in them."""
+        """Takes the next bytes of the batch's replies. ended: how many replies end in them."""
 
     def upstream_lost(self, batch: ReplyBatch, partial: bool) -> None:
-        """The multiplexed connection is gone: no more replies will come, of this and of any later
-        batch.
+        """The multiplexed connection is gone: this batch and all later ones get no more replies.
 
         partial: the receiver got a part of a reply, and the rest will not come.
         """
 
 
 class Subscriber(Protocol):
-    """Who gets confirmations and messages of channels."""
+    """Receives confirmations and messages of channels."""
 
     def confirmed(self, update: SubscriptionChange, refused: bool) -> bool:
-        """All confirmations of a (P|S)(UN)SUBSCRIBE are here, or one error instead. Whether
-        messages may come now.
+        """All confirmations of a (P|S)(UN)SUBSCRIBE have come, or one error instead.
+
+        refused: it was the error. Returns whether messages may come now.
         """
 
     def cancelled(self, count: int) -> None:
-        """So many confirmations will not come: the SUBSCRIBE was refused with one error."""
+        """So many confirmations will not come: Redis refused the SUBSCRIBE with one error."""
 
     def message(self, piece: bytes, whole: bool) -> None:
-        """Bytes of messages. whole: the last one ends with them."""
+        """Takes bytes of messages. whole: the last message ends with them."""
 
     def bare(self, channel: bytes) -> bytes:
-        """A channel or pattern as the client knows it."""
+        """Returns a channel or pattern as the client knows it: without the tenant's prefix."""
 
 
 class Unavailable:
-    """Stands where there is no connection to Redis, or no answer. As an Upstream it answers each
-    command with its error.
+    """The result where there is no connection to Redis, or no answer of Redis.
 
-    error: an error reply without ``-``. busy: a connection is being opened, so commands wait rather
-    than fail.
+    As an Upstream, it answers each command with its error. error: an error reply without ``-``.
+    busy: a connection is being opened, so commands wait instead of failing.
     """
 
     __slots__ = ("busy", "error")
@@ -294,7 +308,7 @@ class Unavailable:
 
     @property
     def reply(self) -> bytes:
-        """The error as the client gets it."""
+        """The error reply, with ``-`` and CR LF."""
         return b"-%b\r\n" % self.error.encode()
 
     def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:

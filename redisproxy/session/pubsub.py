@@ -1,7 +1,8 @@
-"""Channels of a tenant: what they are called in Redis, and which a session is subscribed to.
+"""Channels of a tenant: their names in Redis, and which of them a session is subscribed to.
 
-Owns names. Channels are not per database in Redis: each tenant's have a prefix there. Only Redis's
-own notifications about keys have fixed names, with the database in them.
+Owns the names. Channels do not belong to a database in Redis, so the proxy puts a prefix before
+each tenant's channels. Only Redis's own notifications about keys have fixed names, which contain
+the database index.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from ..tenants.model import Tenant
 if TYPE_CHECKING:
     from .replies import ReplyQueue
 
-#: Channels, patterns, sharded channels.
+#: Kinds of subscriptions: channels, patterns, sharded channels.
 KINDS = (b"", b"P", b"S")
 
 
 class ForeignChannelError(Exception):
-    """A channel that tells of other tenants. reply: the error for the client."""
+    """A channel of notifications about other tenants' keys. reply: the error for the client."""
 
     def __init__(self, reply: bytes) -> None:
         super().__init__(reply)
@@ -28,10 +29,11 @@ class ForeignChannelError(Exception):
 
 
 def own_channel(tenant: Tenant, kind: bytes, channel: bytes) -> bytes:
-    """A channel (or a pattern, kind ``P``) as it is called in Redis. Raises ForeignChannelError.
+    """Returns the name in Redis of a channel or, if kind is ``P``, of a pattern.
 
-    What begins like a notification about keys must be exactly one about the own database: a pattern
-    such as ``__key*`` would match others' too. Any other pattern is safe behind the literal prefix.
+    Raises ForeignChannelError for notifications about keys of another database. A pattern that
+    begins with ``__key`` must begin with such a channel of the tenant's own database: ``__key*``
+    would match others' too. Any other pattern is safe behind the literal prefix.
     """
     if kind != b"S" and channel.startswith(b"__key"):
         for own in tenant.keyspace_channels:
@@ -44,8 +46,9 @@ def own_channel(tenant: Tenant, kind: bytes, channel: bytes) -> bytes:
 
 
 class SubscriptionChange(NamedTuple):
-    """What a (P|S)(UN)SUBSCRIBE does. kind: as in `Subscriptions`; channels: as they are called in
-    Redis.
+    """What a (P|S)(UN)SUBSCRIBE changes.
+
+    kind: one of KINDS; joins: False for UNSUBSCRIBE; channels: names in Redis.
     """
 
     kind: bytes
@@ -57,9 +60,9 @@ class Subscriptions:
     """What one session is subscribed to, by kind: channels (empty), patterns (``P``), sharded
     channels (``S``).
 
-    While changes are outstanding it holds what there is if Redis refuses none of them, then what
-    Redis has. A `ports.Subscriber`: messages and confirmations go to the client's replies, without
-    the tenant's prefix.
+    While changes are pending, `of` and `counts` assume that Redis will refuse none of them. If
+    Redis refused one, they agree with Redis again once no change is pending. Implements
+    `ports.Subscriber`: passes messages on to the client's `ReplyQueue`.
     """
 
     __slots__ = ("_confirmed", "_expected", "_outstanding", "_prefix", "_refused", "_replies", "_size")
@@ -71,23 +74,23 @@ class Subscriptions:
         self._confirmed = _nothing()
         self._outstanding = 0
         self._refused = False
-        # Bytes of all their names.
+        # Bytes of the names of all that are expected.
         self._size = 0
 
     def __bool__(self) -> bool:
         return any(self._expected.values())
 
     def of(self, kind: bytes) -> frozenset[bytes]:
-        """Those of a kind, as they are called in Redis."""
+        """Returns the subscriptions of a kind, by their names in Redis."""
         return frozenset(self._expected[kind])
 
     def counts(self) -> tuple[int, int, int]:
-        """How many channels, patterns and sharded channels."""
+        """Returns the numbers of channels, patterns and sharded channels."""
         channels, patterns, sharded = (len(self._expected[kind]) for kind in KINDS)
         return channels, patterns, sharded
 
     def room_for(self, kind: bytes, channels: Iterable[bytes]) -> bool:
-        """Whether these can be added."""
+        """Returns whether these can be added within SUBSCRIPTIONS and SUBSCRIPTION_BYTES."""
         new = set(channels) - self._expected[kind]
         return (
             sum(self.counts()) + len(new) <= bounds.SUBSCRIPTIONS
@@ -95,7 +98,7 @@ class Subscriptions:
         )
 
     def ask(self, update: SubscriptionChange) -> None:
-        """Redis is asked for it."""
+        """Records a change that is sent to Redis now."""
         self._outstanding += 1
         before = self._expected[update.kind]
         named = set(update.channels)
@@ -103,8 +106,9 @@ class Subscriptions:
         _apply(self._expected, update)
 
     def confirmed(self, update: SubscriptionChange, refused: bool) -> bool:
-        """Redis has answered the oldest of those that it was asked for. Whether it has any
-        subscription now.
+        """Records Redis's answer to the oldest pending change.
+
+        refused: Redis answered with an error. Returns whether Redis has any subscription now.
         """
         self._outstanding -= 1
         if refused:
@@ -131,10 +135,10 @@ class Subscriptions:
 
 
 def counted(sessions: Sequence[Subscriptions]) -> tuple[int, int, int]:
-    """How many channels, patterns and sharded channels several sessions have.
+    """Returns the numbers of different channels, patterns and sharded channels of several sessions.
 
-    Past COUNTED_SUBSCRIPTIONS of a kind, what several of them have counts several times: whoever
-    asks must not keep others waiting.
+    If the sessions have more than COUNTED_SUBSCRIPTIONS of a kind in all, one that several sessions
+    have counts several times. To compare so many would keep other clients waiting.
     """
     counts = [session.counts() for session in sessions]
 

@@ -1,10 +1,10 @@
-"""What one client gets, in order: replies of Redis, and the proxy's own answers. The only file that
-writes to the client.
+"""What one client gets, in order: replies of Redis, and the proxy's own answers.
 
-Owns the order, and its bounds: too many pending replies, or answers that wait for their turn, close
-a gate of the session. An item of the queue is a batch of replies that an upstream has to send, or
-the bytes of answers. Batches stand in the upstream's `PendingReplies` as well, in the same order:
-where the two differ, the session is closed and a bug is logged.
+Owns this order and its bounds. No other module of a session writes to the client. If too many
+replies are pending, or too many own answers wait for their turn, a gate of the session closes. An
+item of the queue is a batch of pending replies, or the bytes of an own answer. The batches are also
+in the `PendingReplies` of the connection to Redis, in the same order. If the two orders differ, the
+session is closed and a bug is logged.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _ON = ReplyMode.ON
 
 
 class ReplyQueue:
-    """One client's replies. A `ports.ReplyReceiver`."""
+    """The replies of one client. Implements `ports.ReplyReceiver`."""
 
     __slots__ = ("_answers_size", "_connection", "_items", "_session", "_spare", "mid_message", "mode", "pending", "slow")
 
@@ -37,16 +37,15 @@ class ReplyQueue:
         self._session: Session | None = session
         self._items: deque[ReplyBatch | bytes] = deque()
         self._answers_size = 0
-        # A batch that is used again while it is the only one: most are.
+        # The batch of an empty queue, used again each time: most batches are the only one.
         self._spare = ReplyBatch(self, 0)
-        #: how many replies the client waits for
+        #: number of pending replies
         self.pending = 0
-        #: by CLIENT REPLY
+        #: set by CLIENT REPLY
         self.mode = _ON
-        #: whether the client got the beginning of a message: nothing else may be written before its
-        #: end
+        #: whether the client got a message in part; until its end, nothing else may be written
         self.mid_message = False
-        #: whether the client does not read: what was written to it piles up
+        #: whether the client does not read its replies, so that written bytes pile up
         self.slow = False
 
     def __repr__(self) -> str:
@@ -54,16 +53,15 @@ class ReplyQueue:
 
     @property
     def drained(self) -> bool:
-        """Whether the client has all its replies, and what it has ends where a reply or message
-        ends.
-        """
+        """Whether the client has all its replies, and its last message whole."""
         return not (self._items or self.mid_message)
 
-    # What is expected of Redis.
+    # Replies that Redis will send.
 
     def expect(self, count: int, upstream: Upstream) -> ReplyBatch | None:
-        """So many replies of an upstream come next. Gives the batch to send with; None: the newest
-        one has grown.
+        """Expects so many replies of an upstream, behind all others.
+
+        Returns the batch to send the commands with; None: the upstream's newest batch was enlarged.
         """
         pending = self.pending = self.pending + count
         if pending >= bounds.PENDING_REPLIES:
@@ -84,14 +82,14 @@ class ReplyQueue:
         return batch
 
     def _expect_muted(self, count: int) -> ReplyBatch:
-        """The same, of which all replies, or the first, are not to be heard."""
+        """Expects replies of which CLIENT REPLY discards all (OFF), or the first (SKIP)."""
         batch = ReplyBatch(self, count, discard=1 if self.mode is ReplyMode.SKIP else count)
         self.heard()
         self._items.append(batch)
         return batch
 
     def expect_batch(self, batch: ReplyBatch) -> None:
-        """A batch comes next that is of another kind, or that nobody hears."""
+        """Expects a batch that no later command enlarges: of another kind, or one to discard."""
         self._items.append(batch)
         self.pending += batch.count
         if self.pending >= bounds.PENDING_REPLIES:
@@ -103,8 +101,9 @@ class ReplyQueue:
             self._session.close_gate(_PENDING)
 
     def withdraw(self) -> ReplyBatch | None:
-        """The newest command is not sent to its end, so Redis does not answer it. Gives the batch
-        if it has no other.
+        """Expects no reply to the newest command, because Redis did not get it whole.
+
+        Returns its batch if no other reply is pending there.
         """
         batch = self._items[-1] if self._items else None
         if not isinstance(batch, ReplyBatch) or batch.kind != REPLIES:
@@ -121,8 +120,9 @@ class ReplyQueue:
     # The proxy's own answers.
 
     def heard(self) -> bool:
-        """Whether the next reply is to be heard, by CLIENT REPLY. Asked once for each command: it
-        uses a SKIP up.
+        """Returns whether the client gets the next command's reply, by CLIENT REPLY.
+
+        Must be called once for each command, because the call uses up a SKIP.
         """
         if self.mode is ReplyMode.SKIP:
             self.mode = _ON
@@ -130,12 +130,12 @@ class ReplyQueue:
         return self.mode is _ON
 
     def reset_mode(self) -> None:
-        """RESET: commands are answered again."""
+        """Handles RESET: commands are answered again."""
         if self.mode is ReplyMode.OFF:
             self.mode = _ON
 
     def answer(self, data: bytes) -> None:
-        """The proxy's answer to one command, in its place."""
+        """Writes the proxy's answer to one command, once all replies before it have come."""
         if self._connection is None or self._session is None or not self.heard():
             return
         if self.drained:
@@ -150,14 +150,14 @@ class ReplyQueue:
             self.stop_until_read()
 
     def stop_until_read(self) -> None:
-        """The session reads no more commands until the client has read what it has."""
+        """Stops reading commands until the client has read its replies."""
         if self._session is not None:
             self._session.close_gate(Gate.BACKLOG)
 
-    # What comes from Redis: see `ports.ReplyReceiver`.
+    # What Redis sends: see `ports.ReplyReceiver`.
 
     def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
-        """The next bytes of the oldest batch; so many replies end in them."""
+        """Takes the next bytes of the oldest batch. ended: how many replies end in them."""
         if TYPE_CHECKING:
             assert self._connection is not None and self._session is not None, "the batch is not abandoned"
         if piece:
@@ -187,12 +187,12 @@ class ReplyQueue:
             self._session.route.fell_behind(self._session, size)
 
     def _disagree(self, batch: ReplyBatch) -> None:
-        """A bug: it must not cost the connection to Redis, which others may use."""
+        """Closes this session for the bug, not the connection to Redis, which others may use."""
         if self._session is not None:
             self._session.bug(BugError(f"{batch} is answered, which is not the oldest of {self}"))
 
     def _flush(self) -> None:
-        """Writes the answers whose turn has come."""
+        """Writes the proxy's own answers whose turn has come."""
         items = self._items
         data: list[bytes] = []
         while items and isinstance(item := items[0], bytes):
@@ -207,7 +207,7 @@ class ReplyQueue:
             self._session.drained()
 
     def message(self, piece: bytes, whole: bool) -> None:
-        """Bytes of messages. whole: the last one ends with them."""
+        """Writes bytes of messages. whole: the last message ends with them."""
         session, connection = self._session, self._connection
         if session is None or connection is None or session.ending.revoked:
             return
@@ -218,7 +218,7 @@ class ReplyQueue:
             self._flush()
 
     def cancelled(self, count: int) -> None:
-        """So many confirmations will not come."""
+        """Expects so many confirmations less: Redis refused the SUBSCRIBE with one error."""
         probes.reached("SUBSCRIBE is refused")
         self.pending -= count
 
@@ -230,8 +230,9 @@ class ReplyQueue:
     # The end of a connection, or of the client.
 
     def lost(self, error: bytes) -> None:
-        """The upstream is gone: each command in flight is answered once, with an error, and answers
-        in their places.
+        """The upstream is gone: answers each command in flight with the error.
+
+        The proxy's own answers keep their places between these errors.
         """
         items, self._items = self._items, deque()
         self.pending = 0
@@ -246,8 +247,9 @@ class ReplyQueue:
                 self._connection.write(error * (item.count - item.discard))
 
     def abandon(self, shared: bool) -> None:
-        """The client is gone: nobody hears what comes. shared: the upstream carries others'
-        commands, and goes on.
+        """Discards all replies, because the client is gone.
+
+        shared: the upstream is multiplexed, so the replies still come. NOBODY receives them.
         """
         if shared:
             for item in self._items:
@@ -260,16 +262,17 @@ class ReplyQueue:
         self._answers_size = 0
 
     def forget(self) -> None:
-        """The client is gone: lets go of whom it holds and who hold it, or they were left to the
-        garbage collector.
+        """Drops the references to the session and the client's connection, after that is gone.
+
+        Without this, only the garbage collector would free them.
         """
         self._session = self._connection = None
 
     def expect_unblocking(self) -> None:
-        """Redis is asked to give up the command that the session waits for.
+        """Redis is asked to unblock the command that the session waits for.
 
-        If nothing else is pending, the client does not hear of it: the command was not run, and is
-        tried again elsewhere.
+        If no other reply is pending, the client does not get the error UNBLOCKED: the command was
+        not run, and the client tries it again elsewhere.
         """
         if len(self._items) != 1:
             return
@@ -279,7 +282,7 @@ class ReplyQueue:
 
 
 class _Nobody:
-    """Receives what a session left behind on a multiplexed connection."""
+    """Receives and drops the replies that a session left pending on a multiplexed connection."""
 
     def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
         """See `ports.ReplyReceiver`."""
@@ -292,7 +295,10 @@ NOBODY = _Nobody()
 
 
 class _Unblocked(_Nobody):
-    """Receives one reply in a session's place. See `ReplyQueue.expect_unblocking`."""
+    """Receives one reply for a session, and drops it if it is the error UNBLOCKED.
+
+    See `ReplyQueue.expect_unblocking`.
+    """
 
     def __init__(self, reply: Callable[[ReplyBatch, bytes, int], None]) -> None:
         self._reply = reply

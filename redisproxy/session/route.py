@@ -1,9 +1,9 @@
 """Where a session's commands go: nowhere, over its tenant's multiplexed connections, or over a
-dedicated one.
+dedicated connection.
 
-Owns that choice. `Route.move` is the one place where it changes: from a state to another as `LEGAL`
-has it, and only when no reply is pending, so that a session's commands run in the order it sent
-them. For as long as the session has a pool, its way back to the multiplexed connections is open.
+Owns this choice. Only `Route.move` changes it: only as `LEGAL` allows, and only when no reply is
+pending, so that a session's commands run in the order in which the client sent them. While the
+session has a pool, it can go back to the multiplexed connections.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ if TYPE_CHECKING:
 
 
 class RouteState(Enum):
-    """Over which connections a session's commands go."""
+    """Which kind of connection a session's commands go to."""
 
-    NONE = "none"  #: not logged in, or over
+    NONE = "none"  #: none: the client is not logged in, or the session has ended
     MULTIPLEXED = "multiplexed"
     DEDICATED = "dedicated"
 
 
 NONE, MULTIPLEXED, DEDICATED = RouteState.NONE, RouteState.MULTIPLEXED, RouteState.DEDICATED
 
-#: All moves that there are. Not here: an end where nothing began.
+#: All legal moves. A session that ends without a connection makes no move.
 LEGAL = frozenset(
     (
         (NONE, MULTIPLEXED),  # a log-in
@@ -46,26 +46,26 @@ LEGAL = frozenset(
         (DEDICATED, NONE),
     )
 )
-#: Where nobody is logged in. Nothing is sent there.
+#: The upstream while the client is not logged in. Nothing is sent there.
 NOWHERE = Unavailable(messages.NOAUTH.text)
 
 
 class Route:
-    """One session's way to Redis."""
+    """The route of one session's commands to Redis."""
 
     __slots__ = ("_backlog_at", "_queued", "_replies", "clean", "pool", "state", "upstream")
 
     def __init__(self, replies: ReplyQueue) -> None:
         self._replies = replies
         self.state = NONE
-        #: where commands go
+        #: the connection that commands go to
         self.upstream: Upstream = NOWHERE
-        #: the tenant's multiplexed connections, if the session uses them or may come back to them
+        #: the tenant's multiplexed connections, if the session uses them or may go back to them
         self.pool: TenantPool | None = None
-        #: whether no command has left a state on the dedicated connection that the session does not
-        #: know of
+        #: False once a command may have left a state on the dedicated connection that nothing else
+        #: here records
         self.clean = True
-        # The multiplexed connection that counts what the client has not read.
+        # The multiplexed connection that counts the replies that the client has not read.
         self._backlog_at: Multiplexed | None = None
         # Whether the session waits in the pool's queue.
         self._queued = False
@@ -75,15 +75,16 @@ class Route:
 
     @property
     def dedicated(self) -> Dedicated | None:
-        """The dedicated connection."""
+        """The dedicated connection, if the session uses one."""
         # `use` has put it there
         return cast(Dedicated, self.upstream) if self.state is DEDICATED else None
 
     def move(self, to: RouteState, upstream: Upstream, clean: bool | None = False) -> None:
-        """Commands go to this upstream from now on.
+        """Sends commands to this upstream from now on.
 
-        clean: whether a dedicated connection that is left has no state of the session; None: it is
-        gone.
+        clean: whether the dedicated connection that the session leaves, if any, has no state of the
+        session; None: that connection is lost. Raises BugError if the move is not in LEGAL, or if
+        replies are pending (except for a move to NONE).
         """
         before = self.state
         if (before, to) not in LEGAL:
@@ -96,20 +97,23 @@ class Route:
             former.release(clean)
 
     def join(self, pool: TenantPool, clean: bool) -> None:
-        """Commands go over the multiplexed connections of this pool from now on."""
+        """Sends commands over the multiplexed connections of this pool from now on.
+
+        clean: see `move`.
+        """
         self.move(MULTIPLEXED, pool.upstream, clean)
         self.leave_pool()
         self.pool = pool
 
     def leave_pool(self) -> None:
-        """There is no way back to the multiplexed connections."""
+        """Leaves the pool: the session cannot go back to its multiplexed connections."""
         pool, self.pool = self.pool, None
         self._queued = False
         if pool is not None:
             pool.leave()
 
     def end(self, clean: bool | None = False) -> None:
-        """The session needs no connections any more. clean: see `move`."""
+        """Gives up all connections of the session. clean: see `move`."""
         if self.state is not NONE:
             self.move(NONE, NOWHERE, clean)
         self.leave_pool()
@@ -117,8 +121,10 @@ class Route:
     # Over multiplexed connections.
 
     def ready(self, session: Session) -> bool:
-        """Whether the next command can be sent. If not, the session goes on by itself when it
-        can.
+        """Returns whether the next command can be sent over a multiplexed connection now.
+
+        If not, a gate is closed, or the session has a Step. It goes on by itself when the command
+        can be sent.
         """
         pool = self.pool
         if pool is None:
@@ -136,8 +142,8 @@ class Route:
         if not upstream.busy:
             if not self._replies.slow:
                 return True
-            # What the client does not read must not pile up here: on a dedicated connection, it
-            # piles up in Redis.
+            # Replies that the client does not read must not pile up in the proxy. With a dedicated
+            # connection, they pile up in Redis.
             if not self._replies.drained:
                 session.close_gate(Gate.UPSTREAM)
             else:
@@ -153,18 +159,22 @@ class Route:
 
     @property
     def gate_opens_when_drained(self) -> bool:
-        """Whether the session waited for its replies, and not in the pool's queue."""
+        """Whether Gate.UPSTREAM opens when no reply is pending.
+
+        If the session waits in the pool's queue, the gate opens when its turn comes instead.
+        """
         return not self._queued
 
     def left_queue(self) -> None:
-        """The pool's queue has come to the session."""
+        """The session's turn in the pool's queue has come."""
         self._queued = False
 
     # To a dedicated connection, and back.
 
     def acquire(self, session: Session, then: Callable[[], None]) -> None:
-        """then: called when the session has a dedicated connection, at once or later. Without one,
-        the command fails.
+        """Calls `then` when the session has a dedicated connection, at once or later.
+
+        If there is none to be had, the waiting command is answered with an error instead.
         """
         if self.state is DEDICATED:
             return then()
@@ -186,7 +196,7 @@ class Route:
     def _acquired_for_slow_client(self, session: Session, result: Dedicated | Unavailable) -> None:
         if isinstance(result, Unavailable):
             probes.reached("no connection for a client that does not read")
-            if self._replies.slow:  # or nothing would open the gate
+            if self._replies.slow:  # else it has read meanwhile, and nothing would open the gate
                 self._replies.stop_until_read()
         elif self._may_use(session, result):
             self.use(session, result)
@@ -198,7 +208,7 @@ class Route:
         return False
 
     def use(self, session: Session, upstream: Dedicated) -> None:
-        """The session uses this connection from now on."""
+        """Sends commands over this dedicated connection from now on."""
         self.move(DEDICATED, upstream, session.leaves_nothing)
         upstream.carry_session(session)
         if self._replies.slow:
@@ -207,8 +217,10 @@ class Route:
         session.connection.dedicated()
 
     def return_if_clean(self, session: Session) -> None:
-        """Gives a dedicated connection back if it has no state of the session, and there are
-        multiplexed ones.
+        """Goes back to the pool's multiplexed connections, if the session needs no dedicated one.
+
+        It needs one while replies are pending, while it has state there, while its client does not
+        read, or while a command is sent in part.
         """
         if self.state is not DEDICATED or self.pool is None or session.ended:
             return
@@ -219,7 +231,7 @@ class Route:
     # A client that does not read.
 
     def fell_behind(self, session: Session, size: int) -> None:
-        """The client has so many bytes more that it does not read."""
+        """The client does not read its replies. size: bytes that its backlog grew by."""
         if self.state is not MULTIPLEXED:
             return
         if isinstance(self.upstream, Unavailable):
@@ -228,13 +240,13 @@ class Route:
         upstream = cast(Multiplexed, self.upstream)  # it is the pool's, or was
         if self._backlog_at is None:
             self._backlog_at = upstream
-        # Elsewhere than where it fell behind it hears no more than the answer to a HELLO before it
-        # has read all.
+        # Another connection need not count its backlog: there, the client gets at most the reply to
+        # a HELLO before it has read all.
         if self._backlog_at is upstream:
             upstream.slow_reader(session, size)
 
     def caught_up(self, session: Session) -> None:
-        """The client has read all, or is gone."""
+        """The client has read its replies, or is gone."""
         upstream, self._backlog_at = self._backlog_at, None
         if upstream is not None:
             upstream.read_everything(session)

@@ -1,14 +1,15 @@
-"""One client's session: reads its commands, forwards the plain ones, and hands the others to
-`commands`.
+"""One client's session: reads its commands, forwards plain ones, and has `commands` run the others.
 
-Owns the loop over what the client sent, the gates that stop it, and the one Step that it waits for.
-The order of replies is `replies`' business, the connections to Redis are `route`'s, the end is
-`ending`'s. Clocks, sockets and Redis are outside: see `ports`. It is longer than other modules
-since all events meet here: what each of them opens, the loop goes on with.
+Owns the loop over the client's commands, the gates that stop this loop, and the session's Step.
+`replies` owns the order of replies, `route` the connections to Redis, `ending` the session's end.
+Clocks, sockets and Redis are outside: the session reaches them only through `ports`.
 
-How it stops and goes on: each gate has an owner (`state.Gate`), which closes it and opens it. While
-any is closed, no command is read. What a command waits for is a Step; a session has one at most,
-and goes on with it, not from the start.
+Each gate has one owner (see `state.Gate`), which closes and opens it. While any gate is closed, the
+session reads no command. A command that must wait suspends the session with a Step; a session has
+at most one. When the Step finishes, the command goes on from there, not from its start.
+
+This module is longer than other modules because all events of a session arrive here, and most of
+them make the loop go on.
 """
 
 from __future__ import annotations
@@ -39,8 +40,8 @@ from .replies import ReplyQueue
 from .route import DEDICATED, MULTIPLEXED, Route
 from .state import BugError, Gate, Phase, Step, Until, names
 
-#: What a client that speaks TLS begins with, and no command does. Unanswered, both sides would
-#: wait.
+#: The first byte of a TLS handshake. No command begins with it. Without an error reply, both sides
+#: would wait for each other.
 TLS_HANDSHAKE = b"\x16"
 
 _OPEN, _DRAINING = Phase.OPEN, Phase.DRAINING
@@ -51,7 +52,8 @@ Result = TypeVar("Result")
 class Session:
     """One client's session.
 
-    connection: the client's; accounts: who may log in; backend: the Redis that its commands go to.
+    connection: the client's connection; accounts: checks log-ins; backend: the Redis that the
+    client's commands go to.
     """
 
     __slots__ = (
@@ -88,33 +90,33 @@ class Session:
         self.replies = ReplyQueue(connection, self)
         self.route = Route(self.replies)
         self.scanner = RequestScanner(UNAUTHENTICATED, policy.UNAUTHENTICATED_TABLE, INSPECT)
-        #: why it reads no next command: a sum of Gates
+        #: closed gates, as a sum of `Gate` values; while it is not 0, no command is read
         self.gates = 0
         self.ending = Ending(self)
-        #: with a result that fits what it waits for: see `state.Until`
+        #: what the session waits for, if anything; `state.Until` says which result it gets
         self.step: Step[Any] | None = None
         self.credential: Credential | None = None
         self.pending_login: Login | None = None
-        #: what the tenant may do: of the Redis that its commands go to
+        #: what the tenant may do on the Redis that the commands go to
         self.policy = backend.policy
         self.protocol = 2
-        #: how many commands came, refused ones included
+        #: number of commands received, refused ones included
         self.commands = 0
         self.refused = 0
-        # What its connection has: a transaction; keys that are watched; subscriptions, made at the
-        # first one.
+        # State that Redis keeps for the dedicated connection: an open MULTI, watched keys,
+        # subscriptions. The first command about channels makes the Subscriptions.
         self.multi = False
         self.watching = False
         self.subscriptions: Subscriptions | None = None
-        #: by CLIENT SETNAME, and by CLIENT SETINFO where that came
+        #: set by CLIENT SETNAME, or by SETNAME in a HELLO
         self.name = b""
+        # None until the first CLIENT SETINFO or CLIENT INFO.
         self._client_library: dict[bytes, bytes] | None = None
-        #: whether it waits for a command that waits for what others do, or for what stands behind
-        #: one
+        #: whether a reply is pending of a command that may block, or of a command behind one
         self.blocked = False
-        #: whether the beginning of a command that is not read whole was sent: see `midway`
+        #: whether the beginning of the newest streamed command was sent to Redis: see `midway`
         self.streaming = False
-        #: bytes that came without a log-in
+        #: bytes received while the client is not logged in
         self.sent_unauthenticated = 0
         self._advancing = False
 
@@ -123,63 +125,68 @@ class Session:
         state = f"{self.ending.phase.value} {self.route.state.value}"
         return f"<Session {who} pending={self.replies.pending} {state} gates={names(self.gates)} {self.step or ''}>"
 
-    # What others may know of it.
+    # State that other objects read.
 
     @property
     def ended(self) -> bool:
-        """Whether it reads no more commands, and never will."""
+        """Whether the session reads no more commands, and never will."""
         return self.gates & Gate.CLOSING != 0
 
     @property
     def dedicated(self) -> Dedicated | None:
-        """Its dedicated connection to Redis."""
+        """The session's dedicated connection to Redis, if there is one."""
         return self.route.dedicated
 
     @property
     def outstanding(self) -> int:
-        """How many replies it waits for."""
+        """Number of pending replies."""
         return self.replies.pending
 
     @property
     def buffered(self) -> int:
-        """Bytes that the client sent and that were not passed on yet."""
+        """Bytes that the client sent and the session has not passed on yet."""
         return self.scanner.buffered
 
     @property
     def at_rest(self) -> bool:
-        """Whether no reply is pending, and it waits for nothing."""
+        """Whether no reply is pending and no gate is closed."""
         return not self.gates and self.replies.drained
 
     @property
     def midway(self) -> bool:
-        """Whether Redis was sent a part of a command."""
+        """Whether Redis got the beginning of a command, and not yet its end."""
         return self.streaming and self.scanner.forwarding
 
     @property
     def client_library(self) -> dict[bytes, bytes]:
-        """What the client says of its library, by CLIENT SETINFO."""
+        """What the client set with CLIENT SETINFO, by option: LIB-NAME and LIB-VER."""
         if self._client_library is None:
             self._client_library = {b"LIB-NAME": b"", b"LIB-VER": b""}
         return self._client_library
 
     @property
     def leaves_nothing(self) -> bool:
-        """Whether its dedicated connection has no state of it, so that another session may have
-        it.
+        """Whether no state of the session is left on its dedicated connection.
+
+        Then another session may use the connection.
         """
         return self.replies.drained and self.route.clean and not (self.stateful or self.midway)
 
     @property
     def stateful(self) -> bool:
-        """Whether Redis knows things of its connection that it must not forget."""
+        """Whether the session needs its dedicated connection because of the state there.
+
+        The state is an open MULTI, watched keys or subscriptions. A control query counts as well:
+        PSUBSCRIBE acquires its connection before it waits for one.
+        """
         step = self.step
         within = step is not None and step.until is Until.QUERY
         return self.multi or self.watching or bool(self.subscriptions) or within
 
-    # What the client's connection says.
+    # Events of the client's connection.
 
     def received(self, data: bytes) -> None:
-        """What the client sent."""
+        """Takes bytes that the client sent, and runs commands unless a gate is closed."""
         if self.gates & Gate.CLOSING:
             return
         if self.credential is None and not self._may_send_unauthenticated(data):
@@ -204,7 +211,10 @@ class Session:
         return True
 
     def client_slow(self, slow: bool) -> None:
-        """Whether the client does not read: what was written to it piles up."""
+        """The client stops reading its replies, or has read all of them.
+
+        slow: True when written bytes pile up, False when all of them have left.
+        """
         self.replies.slow = slow
         dedicated = self.route.dedicated
         if dedicated is not None:
@@ -218,32 +228,32 @@ class Session:
             self.close_gate(Gate.BACKLOG)
 
     def throttle(self, throttled: bool) -> None:
-        """Whether what the client sends is to wait: its tenant has done as much as it may for
-        now.
-        """
+        """Stops reading commands while the tenant is over its rate. throttled: False: goes on."""
         (self.close_gate if throttled else self.open_gate)(Gate.RATE)
 
     def forget(self) -> None:
-        """The client's connection is gone. The parts hold each other, and would be left to the
-        garbage collector.
+        """Drops references between the parts, after the client's connection is gone.
+
+        Without this, only the garbage collector would free the parts, as they hold each other.
         """
         self.replies.forget()
         self.ending.forget()
         del self.connection, self.accounts
 
-    # What its connections to Redis say: see `ports.DedicatedUser`, `ports.MultiplexedUser`.
+    # Events of connections to Redis: see `ports.DedicatedUser`, `ports.MultiplexedUser`.
 
     def upstream_full(self, full: bool) -> None:
-        """Redis takes what it is sent too slowly, or not any more."""
+        """Redis reads commands too slowly (full is True), or fast enough again (False)."""
         self.connection.upstream_full(full)
 
     def upstream_lost(self) -> None:
-        """The dedicated connection is gone."""
+        """The dedicated connection to Redis is gone."""
         self.ending.without_upstream()
 
     def multiplexed_lost(self, partial: bool) -> None:
-        """The multiplexed connection is gone. partial: within a reply of which the client got a
-        part.
+        """The multiplexed connection is gone.
+
+        partial: the client got a part of a reply, and the rest will not come.
         """
         if partial:
             probes.reached("shared connection is lost within a reply")
@@ -253,22 +263,22 @@ class Session:
         return self.open_gate(Gate.PENDING)
 
     def upstream_ready(self) -> None:
-        """The multiplexed connections can be used again, or it turned out that there is none."""
+        """A multiplexed connection takes commands again, or the attempt to open one failed."""
         self.route.left_queue()
         self.open_gate(Gate.UPSTREAM)
 
     def close_slow_reader(self) -> None:
-        """Others wait for what the client does not read."""
+        """Closes the client: other sessions wait behind replies that it does not read."""
         probes.reached("client is closed because others wait for what it does not read")
         self.ending.at_once()
         self.connection.abort(messages.TOO_SLOW.code)
 
     def bug(self, error: Exception) -> None:
-        """Something went wrong that must not: it costs this connection alone."""
+        """Reports a bug of the proxy. Only this client's connection is aborted."""
         self.ending.at_once()
         self.connection.bug(error)
 
-    # What its replies say: see `replies`.
+    # Events of `replies`.
 
     def drained(self) -> None:
         """No reply is pending any more."""
@@ -276,8 +286,8 @@ class Session:
         if self.gates & Gate.CLOSING:
             return self.ending.close_if_drained()
         self.route.return_if_clean(self)
-        # What waited for this moment comes before any command behind it: to read on first would let
-        # that one overtake it.
+        # A Step that waited for this moment goes first. If the session read on first, a command
+        # behind the waiting one would overtake it.
         gates = self.gates
         if not self.replies.slow:
             self.gates &= ~Gate.BACKLOG
@@ -291,24 +301,24 @@ class Session:
         return None
 
     def hello_answered(self, protocol: int) -> None:
-        """Redis answered a HELLO on the dedicated connection. protocol: the one that it agreed to;
-        0: the same as before.
+        """Redis answered a HELLO on the dedicated connection.
+
+        protocol: the version that Redis agreed to, 2 or 3; 0: the same as before.
         """
         if protocol and protocol != self.protocol:
-            # There is no way back to connections that speak another protocol.
+            # The pool's connections speak another protocol, so the session cannot go back to them.
             self.protocol = protocol
             self.route.clean = False
             self.route.leave_pool()
-        # nothing is sent behind a HELLO, and this may leave the connection before `drained`
+        # Nothing is sent behind a HELLO. Finishing the Step may release the connection before
+        # `drained` is called.
         self.blocked = False
         step = self.step
         if step is not None and step.until is Until.HELLO:
             step.finish(protocol)
 
     def withdraw(self) -> None:
-        """If a command was sent in part, it will not be sent to its end, so Redis will not answer
-        it.
-        """
+        """Gives up a command that was sent in part. Redis never gets its end, and never answers."""
         if not self.midway:
             return
         self.route.clean = False
@@ -319,13 +329,13 @@ class Session:
     # Gates and the Step.
 
     def close_gate(self, gate: int) -> None:
-        """Reads no next command. Called by the gate's owner."""
+        """Closes a gate: the session reads no next command. Called by the gate's owner."""
         self.gates |= gate
         if self.scanner.buffered > bounds.BUFFERED_BYTES:
             self.connection.pause_reading()
 
     def open_gate(self, gate: int) -> None:
-        """The gate's reason is gone. Called by its owner."""
+        """Opens a gate whose reason is gone. Called by the gate's owner."""
         if self.gates & gate:
             self.gates &= ~gate
             self._advance_unless_gated()
@@ -336,8 +346,10 @@ class Session:
             self.advance()
 
     def suspend(self, until: Until, then: Callable[[Result], None], deadline: float | None = None) -> Step[Result]:
-        """Waits. then: called with the Step's result, unless the session ends before. deadline: see
-        `Step`.
+        """Suspends the session until the returned Step finishes.
+
+        then: called with the Step's result, unless the session ends before. deadline: see `Step`.
+        Raises BugError if the session has a Step already.
         """
         if self.step is not None:
             raise BugError(f"a session waits for {self.step} and for {until} at once")
@@ -349,13 +361,14 @@ class Session:
 
     @property
     def deadline(self) -> float | None:
-        """When `time_is` is to be called next, in seconds of its connection's clock; None: it waits
-        for no time.
+        """When `time_is` must be called, in seconds of the connection's clock.
+
+        None: the session waits for no time.
         """
         return None if self.step is None else self.step.deadline
 
     def time_is(self, now: float) -> None:
-        """Goes on if it waited for a time that has come."""
+        """Finishes the Step if its deadline has come. now: in seconds of the connection's clock."""
         step = self.step
         if step is not None and step.deadline is not None and step.deadline <= now:
             step.finish(None)
@@ -371,7 +384,7 @@ class Session:
             self.open_gate(Gate.STEP)
 
     def abandon_step(self) -> None:
-        """The session ends: it waits for nothing more."""
+        """Cancels the Step and a pending login, because the session ends."""
         step, self.step = self.step, None
         if step is not None:
             step.abandon()
@@ -379,17 +392,17 @@ class Session:
         if login is not None:
             login.abandon()
 
-    # What the client sent.
+    # The loop over the client's commands.
 
     def advance(self) -> None:
-        """Goes on with what the client sent, unless a gate is closed."""
+        """Runs the commands that the client sent, unless a gate is closed."""
         if self._advancing:
-            return  # the loop below goes on by itself, when what it is in the middle of is done
+            return  # called from within the loop, which goes on by itself
         self._advancing = True
         try:
             self._take_commands()
         except Exception as error:
-            self.bug(error)  # and of nobody else: a connection that others use may have called
+            self.bug(error)  # not raised: the caller may be a connection that others use, too
         finally:
             self._advancing = False
 
@@ -436,25 +449,26 @@ class Session:
         self.answer(messages.NOT_RESP_ERROR.reply(reason=error))
         self.ending.begin(messages.NOT_RESP.code)
 
-    # What commands ask for.
+    # Called by commands' handlers.
 
     def forward(self, data: bytes, count: int = 1) -> None:
-        """Passes whole commands on, each with one reply; or the beginning of one."""
+        """Sends whole commands, each with one reply, or the beginning of one command."""
         upstream = self.route.upstream
         upstream.send(data, self.replies.expect(count, upstream))
 
     def pass_on(self, words: list[bytes]) -> None:
-        """The same, of one command by its words."""
+        """Sends one command, given as its words."""
         self.forward(encode(words))
 
     def expect(self, data: bytes, batch: ReplyBatch) -> None:
-        """Sends what is answered in a way of its own, or what nobody hears the answer to."""
+        """Sends a command with a batch of its own: of another kind, or with replies to discard."""
         self.replies.expect_batch(batch)
         self.route.upstream.send(data, batch)
 
     def expect_hello(self, words: list[bytes], protocol: int) -> None:
-        """Sends a HELLO over the dedicated connection. What follows waits: in which protocol is it
-        answered?
+        """Sends a HELLO over the dedicated connection, and suspends the session until its reply.
+
+        Only the reply says in which protocol Redis answers the commands behind it.
         """
         batch = ReplyBatch(self.replies, 1, HELLO, discard=int(not self.replies.heard()))
         batch.protocol = protocol
@@ -462,12 +476,13 @@ class Session:
         self.expect(encode(words), batch)
 
     def answer(self, data: bytes) -> None:
-        """The proxy's own answer, in its place."""
+        """Sends the proxy's own answer, behind the replies that are pending."""
         self.replies.answer(data)
 
     def refuse(self, error: bytes) -> None:
-        """An error instead of a command's reply. Inside MULTI the EXEC fails, as it does where
-        Redis refuses.
+        """Answers a command with an error.
+
+        Inside MULTI the EXEC fails then, as after a command that Redis refuses.
         """
         self.refused += 1
         if self.multi:
@@ -475,20 +490,21 @@ class Session:
         self.answer(error)
 
     def forbid(self, name: bytes, error: bytes = b"") -> None:
-        """Refuses what a tenant may not do, and has it logged. name: as the client spelt it; error:
-        the usual one.
+        """Refuses a command that the tenant may not use, and has the refusal logged.
+
+        name: as the client spelt it; error: the whole error reply; empty: the usual one.
         """
         self.connection.forbidden(policy.shown(name))
         self.refuse(error or policy.refusal(name))
 
     def refuse_waiting(self, error: str) -> None:
-        """The command that waited for a connection fails. error: without ``-``."""
+        """Answers a command that waited for a connection with an error. error: without ``-``."""
         if self.scanner.forwarding:
             self.scanner.skip()
         self.answer(b"-%b\r\n" % error.encode())
 
     def when_drained(self, then: Callable[[], None]) -> None:
-        """then: called when no reply is pending, at once or later."""
+        """Calls `then` when no reply is pending, at once or later."""
         if self.replies.drained:
             then()
         else:
@@ -496,34 +512,37 @@ class Session:
 
     @property
     def tenant(self) -> Tenant:
-        """Whose session it is."""
+        """The tenant that is logged in. Raises BugError if there is none."""
         if self.credential is None:
             raise BugError("nobody is logged in")
         return self.credential.tenant
 
-    # Its connections to Redis: see `route`.
+    # Changes of connection and policy: see `route`.
 
     def may_move(self) -> bool:
-        """Whether another connection can be used now. If not, the session is closed."""
+        """Returns whether the session may change its connection now; closes the session if not.
+
+        It may not while the client has only a part of a message.
+        """
         if self.replies.mid_message:
             self.ending.within_a_message()
         return not self.replies.mid_message
 
     def use_policy(self) -> None:
-        """The policy of the Redis that its commands go to, as it is now."""
+        """Takes over the backend's policy as it is now."""
         self.policy = self.backend.policy
         self.scanner.table = self.policy.table
 
     def policy_changed(self, dedicated: bool = False) -> None:
-        """There is another policy. A session with a dedicated connection may have it from another
-        Redis, and keeps its own.
+        """Takes over a new policy, if the client is logged in.
 
-        dedicated: also for such a session, since its connection has the rights that the new policy
-        takes for granted.
+        A session with a dedicated connection keeps its own policy, because that connection may lead
+        to another Redis. dedicated: True: it takes over the new one as well, because its connection
+        has the rights that the new policy takes for granted.
         """
         if self.credential is not None and (dedicated or self.route.state is not DEDICATED):
             self.use_policy()
 
 
 def _nothing(_: object) -> None:
-    """No command waits."""
+    """No command goes on after a HELLO's Step."""

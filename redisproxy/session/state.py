@@ -1,7 +1,7 @@
 """The states of a session: why it reads no next command (`Gate`), how near its end is (`Phase`),
 what it waits for (`Step`).
 
-Owns these words. Who closes and opens a gate is written beside it: each has one owner.
+Owns these types. Each gate has one owner, named beside it: only the owner closes and opens it.
 """
 
 from __future__ import annotations
@@ -10,47 +10,50 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Generic, Protocol, TypeVar
 
-#: What a Step finishes with. A Step that takes more kinds of results is fit for whoever has fewer.
+#: The type that a Step finishes with. Contravariant: a Step that takes more kinds of results can be
+#: given to a function that has fewer.
 Result = TypeVar("Result", contravariant=True)
 
 
 class BugError(Exception):
-    """Two structures that have to agree do not. The connection that finds out is logged as a bug,
-    and closed alone.
+    """Two structures that must agree do not.
+
+    The proxy logs the bug, and aborts only the connection where it was found.
     """
 
 
 class Gate:
-    """Why a session reads no next command for now: a sum of these. Plain numbers: an IntFlag costs
-    as much as a command.
+    """Why a session reads no next command for now: a sum of these numbers.
 
-    A gate is opened when its reason is gone. If the reason is still there when the session looks
-    again, it is closed again.
+    They are plain numbers because an operation on an IntFlag costs as much as a command. A gate
+    that was opened too early does no harm: the session's loop closes it again.
     """
 
-    # : the client does not read its replies, or too many wait for their turn. Owner: ReplyQueue
+    #: the client does not read its replies, or too many of the proxy's own answers wait for their
+    #: turn. Owner: ReplyQueue
     BACKLOG = 1
     PENDING = 2  #: too many replies are pending. Owner: ReplyQueue
-    # : the multiplexed connection takes no more for now, or is left for another one. Owner: Route
+    #: the multiplexed connection takes no more for now, or the session waits for its replies before
+    #: it changes its connection. Owner: Route
     UPSTREAM = 4
-    # : the tenant is over its rate. Owner: Session.throttle, called by the tenant's rate limiter
+    #: the tenant is over its rate. Owner: Session.throttle, called by the tenant's rate limiter
     RATE = 8
     STEP = 32  #: the session waits for its Step. Owner: Session.suspend
-    # : no more commands are read: the phase is CLOSING or CLOSED. Owner: Session, with the phase
+    #: no more commands are read: the phase is CLOSING or CLOSED. Owner: Ending, with the phase
     CLOSING = 64
 
 
 def names(gates: int) -> str:
-    """The closed gates, as a repr shows them."""
+    """The names of the closed gates, for a repr. gates: a sum of `Gate` values."""
     return "+".join(name for name, value in vars(Gate).items() if name.isupper() and gates & value) or "none"
 
 
 class Phase(Enum):
-    """How near the end of a session is. It never goes back."""
+    """How near the end of a session is. A session never goes back to an earlier phase."""
 
     OPEN = "open"
-    DRAINING = "draining"  #: what has come is still run, then the session closes
-    # : nothing more is run; the client gets the replies that are pending, then the session closes
+    DRAINING = "draining"  #: commands received so far are still run, then the session closes
+    #: no more commands are run; the client gets the pending replies, then the session closes
     CLOSING = "closing"
     CLOSED = "closed"  #: the client's connection is closed, or gone
 
@@ -59,14 +62,14 @@ class Until(Enum):
     """What a Step waits for. Each has one source, which finishes the Step once."""
 
     DRAINED = "drained"  #: no reply is pending. Source: ReplyQueue
-    # : a dedicated connection, or the error why there is none. Source: Backend.acquire
+    #: a dedicated connection, or the error why there is none. Source: Backend.acquire
     DEDICATED = "dedicated"
-    # : connections of a tenant, or the error why there are none. Source: Backend.join,
-    # Backend.acquire
+    #: connections of a tenant, or the error why there are none. Source: Backend.join,
+    #: Backend.acquire
     LOGIN = "login"
-    # : what Redis answers to a control query. Source: Backend.query, Backend.allow_patterns
+    #: Redis's answer to a control query. Source: Backend.query, Backend.allow_patterns
     QUERY = "query"
-    DELAY = "delay"  #: the time after a wrong password. Source: Session.time_is
+    DELAY = "delay"  #: the delay after a wrong password. Source: Session.time_is
     HELLO = "hello"  #: Redis's answer to a HELLO. Source: ReplyQueue
 
 
@@ -74,26 +77,26 @@ class ReplyMode(Enum):
     """CLIENT REPLY: which commands are answered."""
 
     ON = "on"
-    SKIP = "skip"  #: the next one is not
+    SKIP = "skip"  #: the next command is not answered
     OFF = "off"
 
 
 class Waiting(Protocol):
-    """What a Step suspends: the session."""
+    """A session, as its Step sees it."""
 
     def step_finished(self, step: Step[Result], result: Result) -> None:
-        """It goes on, with the result."""
+        """Goes on with the Step's result. Raises BugError if the session waits for another Step."""
 
     def bug(self, error: Exception) -> None:
-        """It cannot go on."""
+        """Reports a bug: the session cannot go on."""
 
 
 class Step(Generic[Result]):
-    """The one suspension: the session waits for one thing, and then goes on with `then`. Result:
-    what it can finish with.
+    """A suspension: the session waits for one thing, and then goes on with `then`.
 
-    then: called with the result. deadline: for one that waits for a time, when that is; None for
-    all others. cancel: may be set by whoever works for this Step; called if nobody waits any more.
+    Result: the type that the Step can finish with. then: called with the result. deadline: when the
+    Step finishes, in seconds of the connection's clock; None if it does not wait for a time.
+    cancel: the source of the Step may set it; called when the session does not wait any more.
     """
 
     __slots__ = ("_session", "_then", "cancel", "deadline", "until")
@@ -112,14 +115,14 @@ class Step(Generic[Result]):
 
     @property
     def waits(self) -> bool:
-        """Whether the session still waits for it."""
+        """Whether the session still waits for this Step."""
         return self._session is not None
 
     def finish(self, result: Result) -> bool:
-        """The session goes on. False if it does not wait any more: what was meant for it then goes
-        back.
+        """Makes the session go on with the result. Returns False if it does not wait any more.
 
-        A bug in what it goes on with costs its connection alone, not whoever calls this.
+        If False, the caller gives back what it got for the session, a connection for example. An
+        exception in the code that goes on aborts this session's connection; it is not raised here.
         """
         session, self._session = self._session, None
         if session is None:
@@ -132,8 +135,9 @@ class Step(Generic[Result]):
         return True
 
     def fail(self, error: Exception) -> bool:
-        """A bug in what the session waits for: it costs its connection, which would wait for ever.
-        False: see `finish`.
+        """Reports a bug in the source of this Step. Returns False as `finish` does.
+
+        The client's connection is aborted, because it would wait for ever.
         """
         session, self._session = self._session, None
         if session is None:
@@ -143,11 +147,11 @@ class Step(Generic[Result]):
         return True
 
     def go_on(self, result: Result) -> None:
-        """Does what the session waited with. Called by the session."""
+        """Calls `then` with the result. Called by the session alone."""
         self._then(result)
 
     def abandon(self) -> None:
-        """Nobody waits any more."""
+        """Cancels the Step: the session does not wait any more."""
         self._session = None
         cancel, self.cancel = self.cancel, None
         if cancel is not None:

@@ -1,1 +1,1 @@
-"""Connections to Redis: the pool, what Redis is, ACL users, failover."""
+"""Connections to Redis: the pool, failover, ACL users, and finding out what Redis is."""

@@ -1,9 +1,10 @@
-"""Looks after the proxy's ACL users in Redis: that each has the present password alone, and that
-none is left over.
+"""Maintains the proxy's ACL users in Redis.
 
-Owns when Redis is asked, and how much at once. What has to go is decided in `policy.acl_users`; the
-users themselves are made by `acl_users`. Everything is asked over the control connection, for which
-log-ins wait as well, so it is asked piece by piece.
+Each user gets the present password, and loses all others. A user without a tenant is removed.
+
+Owns when Redis is asked, and how much at once. `policy.acl_users` decides what has to go;
+`acl_users` creates the users. Log-ins wait for the same control connection, so the service asks in
+small pieces.
 """
 
 from __future__ import annotations
@@ -28,33 +29,33 @@ from ..tenants.documents import ReadSummary
 from ..tenants.model import Tenant
 from .client import Commands, ControlError
 
-#: Of several processes of one proxy, the one that does this.
+#: The number of the process that does this work, where a proxy has several processes.
 PROCESS = 1
-#: Seconds between two questions, at least.
+#: The shortest pause between two questions, in seconds.
 PAUSE = 0.005
-#: The pause after a question is this many times as long as the answer took: Redis does nothing else
-#: meanwhile. ACL GETUSER of one user takes 1 ms of Redis's time, and 40 ms where the tenant has
-#: subscribed to 10,000 patterns.
+#: A pause is so many times as long as the answer took, because Redis does nothing else meanwhile.
+#: ACL GETUSER of one user takes 1 ms of Redis's time, and 40 ms if the tenant has subscribed to
+#: 10,000 patterns.
 PAUSES = 20
-#: Seconds, at most, of such a pause.
+#: The longest pause, in seconds.
 LONGEST_PAUSE = 5.0
-#: Seconds until Redis is asked again after it gave no answer, or an error that passes.
+#: Seconds until Redis is asked again after it gave no answer, or an error that may pass.
 RETRY = 5.0
-#: Users that are removed at once: Redis looks at all its connections for each of them.
+#: Users that one ACL DELUSER removes. Redis looks through all its connections for each of them.
 REMOVED_AT_ONCE = 50
 #: Names in one line of the log.
 NAMED = 10
-#: The user in a line of CLIENT LIST. What a client can write into one, such as its name, has no
-#: spaces.
+#: The user in a line of CLIENT LIST. A client cannot forge it: names and other values that a client
+#: sets contain no spaces.
 _USER = re.compile(rb" user=(\S+)")
 
 
 class AclMaintenanceService(service.Service):
-    """Looks after the ACL users of the namespaces with one prefix, in one Redis.
+    """Maintains the ACL users of all namespaces with one prefix, in one Redis.
 
-    prefix: what the namespaces begin with; interval: seconds between two lists of all users, and
-    for which another password goes on, see `Inventory`; removed: called with the tenant of each
-    user that was removed.
+    prefix: the beginning of the namespaces' names; interval: seconds between two lists of all
+    users, and for which a former password stays valid (see `Inventory`); removed: called with the
+    tenant of each user that was removed.
     """
 
     name = "acl-users"
@@ -73,16 +74,16 @@ class AclMaintenanceService(service.Service):
         self._interval = interval
         self._removed = removed
         self._inventory = Inventory(prefix, interval)
-        #: None: there is nothing to look after
+        #: None if there are no users to maintain
         self._master_password: bytes | None = None
-        #: names whose passwords are to be checked
+        #: names of users whose passwords have to be checked
         self._to_check: deque[str] = deque()
         self._list_at = 0.0
         #: whether there may be users to remove
         self._to_remove = False
-        #: how many users were changed since the last line about it
+        #: users that were changed since the last log line about changes
         self._added = self._ended = 0
-        #: what was asked last, and of what could not be asked what was logged
+        #: the latest question; and which questions were logged as denied
         self._question = ""
         self._denied = LogOnce(clock, quiet=math.inf)
         self._work: defer.Deferred[None] | None = None
@@ -99,8 +100,10 @@ class AclMaintenanceService(service.Service):
             self._work.cancel()
 
     def use(self, master_password: bytes | None) -> None:
-        """Redis is connected, perhaps another one, or with another password. None: it has no users
-        of ours.
+        """The control connection is there, perhaps to another Redis or with another master
+        password.
+
+        master_password: None if this Redis has no users of the proxy.
         """
         self._master_password = master_password
         self._to_check.clear()
@@ -108,18 +111,20 @@ class AclMaintenanceService(service.Service):
         self._wake()
 
     def claim(self, tenants: Set[Tenant]) -> None:
-        """These are all tenants from now on."""
+        """Takes the set of all tenants, as it is from now on."""
         self._inventory.claim(tenants, self._clock.seconds())
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
-        """The source was read, and `claim` has had the tenants that follow. began: when that read
-        began.
+        """Takes the result of a read of the source. `claim` has had the tenants that follow from
+        it.
+
+        began: when that read began, in the clock's seconds.
         """
         self._inventory.take_read(summary, began, self._clock.seconds())
         self._to_remove = True
         self._wake()
 
-    # When.
+    # When Redis is asked.
 
     async def _run(self) -> None:
         while True:
@@ -129,16 +134,14 @@ class AclMaintenanceService(service.Service):
                 delay = RETRY
                 if _is_denied(error):
                     self._report_denied(error)
-                    # until the next read: the passwords may be looked after
+                    # Removes no users until the next read. Passwords can still be maintained.
                     self._to_remove = False
                     delay = PAUSE if self._question == "CLIENT LIST" else self._interval
             if delay is None or delay > 0:
                 await self._rest(delay)
 
     async def _step(self) -> float | None:
-        """Does one piece of what there is to do. Returns the seconds until there is more, None:
-        until `_wake`.
-        """
+        """Does one piece of work. Returns the seconds until there is more; None: until `_wake`."""
         if self._master_password is None:
             return None
         if self._to_remove:
@@ -159,12 +162,14 @@ class AclMaintenanceService(service.Service):
         return 0.0
 
     async def _ask(self, command: str, subcommand: str, *arguments: bytes | str) -> Answer:
-        """Redis's answer. Raises ControlError."""
+        """Returns Redis's answer. Raises ControlError."""
         self._question = f"{command} {subcommand}"
         return await self._control.ask(command, subcommand, *arguments)
 
     async def _pause(self, began: float) -> None:
-        """Redis was asked at `began` and has answered: leaves it to others for a while."""
+        """Leaves Redis to others for a while, after it answered a question that was sent at
+        `began`.
+        """
         took = self._clock.seconds() - began
         await task.deferLater(self._clock, min(max(PAUSE, took * PAUSES), LONGEST_PAUSE))
 
@@ -182,10 +187,10 @@ class AclMaintenanceService(service.Service):
         if self._idle is not None and not self._idle.called:
             self._idle.callback(None)
 
-    # What.
+    # What Redis is asked.
 
     async def _list(self) -> None:
-        """Lists all users, to be checked one by one."""
+        """Lists all users, to check them one by one."""
         began = self._clock.seconds()
         names = _strings(await self._ask("ACL", "USERS"))
         self._list_at = began + self._interval
@@ -194,7 +199,7 @@ class AclMaintenanceService(service.Service):
         await self._pause(began)
 
     async def _check(self, name: str) -> None:
-        """Has a user get the present password, or lose all others."""
+        """Adds the present password to a user, or removes all its other passwords."""
         began = self._clock.seconds()
         try:
             hashes = _passwords(await self._ask("ACL", "GETUSER", name))
@@ -205,7 +210,7 @@ class AclMaintenanceService(service.Service):
             if rules:
                 await self._set_rules(name, rules)
         except ControlError:
-            self._to_check.append(name)  # behind the others: it may be this one's fault
+            self._to_check.append(name)  # to the end of the queue: this user may be the cause
             raise
         await self._pause(began)
 
@@ -215,7 +220,7 @@ class AclMaintenanceService(service.Service):
         except ControlError as error:
             if _is_denied(error) or not str(error).startswith("ERR "):
                 raise
-            # Somebody else has changed it meanwhile: it is checked again after the next list.
+            # Somebody else changed the user meanwhile. It is checked again after the next list.
             self._inventory.settled(name)
             return
         if rules[0].startswith(b"#"):
@@ -231,7 +236,8 @@ class AclMaintenanceService(service.Service):
             names, unless_used = self._inventory.removable()
             if not names and unless_used:
                 used = await self._used()
-                # Without a pause, and none that a tenant has claimed meanwhile.
+                # Asked again: tenants may have claimed some users while Redis answered. No pause
+                # before DELUSER: meanwhile somebody could log in as such a user.
                 names = [name for name in self._inventory.removable()[1] if name not in used]
             if not names:
                 return
@@ -243,18 +249,18 @@ class AclMaintenanceService(service.Service):
             raise
         self._inventory.removed(names)
         for tenant in map(acl.owner, names):
-            if tenant is not None:  # the names are of ours alone
+            if tenant is not None:  # always true: the names are the proxy's own
                 self._removed(tenant)
         shown = ", ".join(names[:NAMED]) + (" …" if len(names) > NAMED else "")
         self._log.write(messages.USERS_REMOVED, count=len(names), names=shown)
         await self._pause(began)
 
     async def _used(self) -> set[str]:
-        """The users of all connections to Redis. Raises ControlError."""
+        """Returns the users of all connections to Redis. Raises ControlError."""
         [listed] = _strings([await self._ask("CLIENT", "LIST")])
         return {name.decode("utf-8", "replace") for name in _USER.findall(listed)}
 
-    # What is logged of it.
+    # What is logged.
 
     def _report_changes(self) -> None:
         if self._added:
@@ -264,8 +270,8 @@ class AclMaintenanceService(service.Service):
         self._added = self._ended = 0
 
     def _report_denied(self, error: ControlError) -> None:
-        """Logs once what cannot be asked. Of the error its first word: the rest may name a
-        password's hash.
+        """Logs once what Redis refuses to answer. Logs only the error's first word: the rest may
+        contain the hash of a password.
         """
         code = str(error).partition(" ")[0]
         if self._denied.due(f"{self._question} {code}"):
@@ -273,7 +279,7 @@ class AclMaintenanceService(service.Service):
 
 
 def _strings(answer: Answer) -> list[bytes]:
-    """A list of strings. Raises ControlError for any other answer."""
+    """Returns a list of strings. Raises ControlError for any other answer."""
     try:
         return strings_of(answer)
     except ValueError:
@@ -281,8 +287,8 @@ def _strings(answer: Answer) -> list[bytes]:
 
 
 def _passwords(user: Answer) -> list[bytes]:
-    """The hashes of a user's passwords, from an answer to ACL GETUSER. Raises ControlError for
-    another answer.
+    """Returns the hashes of a user's passwords, from the answer to ACL GETUSER; empty if there is
+    no such user. Raises ControlError for another answer.
     """
     if not isinstance(user, list):
         return []  # there is no such user
@@ -291,5 +297,7 @@ def _passwords(user: Answer) -> list[bytes]:
 
 
 def _is_denied(error: ControlError) -> bool:
-    """Whether Redis has no such command, or the master's user no right to it. Other errors pass."""
+    """Whether Redis lacks the command, or the master's user has no right to it. All other errors
+    may pass.
+    """
     return str(error).lower().startswith(("noperm", "err unknown"))

@@ -1,6 +1,7 @@
-"""The second layer, as upstream connections see it: whom an upstream connection logs in as.
+"""The ACL user of each tenant: creates it, and gives connections its password.
 
-Owns which tenants' users Redis knows already, and their provisioning over the control connection.
+This is the second isolation layer. Owns which users Redis knows already, and their provisioning
+over the control connection.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ from ..resp.value import ErrorReply
 from ..tenants.model import Tenant
 from .client import Commands, ControlError
 
-#: What a rule cannot have (ACLStringHasSpaces of Redis).
+#: Bytes that an ACL rule cannot contain (ACLStringHasSpaces in Redis's acl.c).
 _UNFIT = re.compile(rb"[\0 \t\n\v\f\r]")
 
 
 class AclUserError(messages.MessageError):
-    """The tenant's user cannot be had.
+    """The tenant's ACL user is not available.
 
-    passing: whether it may be had when it is tried again.
+    passing: whether a later attempt may succeed.
     """
 
     def __init__(self, reason: messages.Text, passing: bool) -> None:
@@ -44,29 +45,34 @@ def _refused(error: messages.Text) -> ControlError:
 
 
 class _Patterns:
-    """What Redis lets one tenant's user PSUBSCRIBE to."""
+    """The patterns to which Redis lets one tenant's user PSUBSCRIBE."""
 
     def __init__(self) -> None:
-        #: those that Redis has granted
+        #: patterns that Redis has granted
         self.granted: set[bytes] = set()
-        #: how many they are, and of how many bytes, with those that it is being told of
+        #: their number, and their size in bytes; both include patterns that Redis is being asked
+        #: for
         self.count = 0
         self.size = 0
 
     def reserve(self, patterns: Collection[bytes]) -> None:
-        """It is being told of them."""
+        """Counts these patterns, before Redis is asked to grant them."""
         self.count += len(patterns)
         self.size += sum(map(len, patterns))
 
     def give_up(self, patterns: Collection[bytes]) -> None:
-        """It was not, or not by this session alone."""
+        """Takes back a reservation: Redis did not grant these patterns, or another session reserved
+        them too.
+        """
         self.count -= len(patterns)
         self.size -= sum(map(len, patterns))
 
 
 class AclUsers:
-    """mode: ``auto`` uses ACL users where Redis has them, ``require`` serves nobody without,
-    ``off`` uses none.
+    """The ACL users that tenants' connections log in as.
+
+    mode: ``auto`` uses ACL users if Redis has them; ``require`` refuses to serve without them;
+    ``off`` uses none. control: the connection that asks Redis.
     """
 
     _log = Log()
@@ -76,23 +82,24 @@ class AclUsers:
         self._control = control
         self._server: Server | None = None
         self._policy: Policy | None = None
-        # With which password: while Redis moves, or its master password changes, connections of
-        # before still log in.
+        # The password that each tenant's user has in Redis. It can differ from the one that a
+        # connection needs: while Redis moves, or the master password changes, older connections
+        # still log in.
         self._provisioned: dict[Tenant, bytes] = {}
-        # Those that wait for a tenant's user: it is made once, however many sessions come at once.
+        # Callers that wait for a tenant's user, which is created once for all of them.
         self._waiting: dict[tuple[Tenant, bytes], Waiters[None]] = {}
         self._patterns: dict[Tenant, _Patterns] = {}
         self._logged: tuple[messages.LogLine, dict[str, str]] | None = None
-        #: called when a tenant's user could not be made
+        #: called when a tenant's user could not be created
         self.user_refused: Callable[[], None] = lambda: None
 
     def enforced_by(self, server: Server) -> bool:
-        """Whether tenants' upstream connections will log in as ACL users there."""
+        """Whether tenants' connections to this server will log in as ACL users."""
         return self._mode != "off" and server.acl
 
     @property
     def serves(self) -> bool:
-        """Whether anybody can be served, on Redis as it is."""
+        """Whether the mode allows the proxy to serve tenants on the present Redis."""
         return self._mode != "require" or (self._server is not None and self.enforced_by(self._server))
 
     @property
@@ -101,7 +108,10 @@ class AclUsers:
         return set(self._provisioned)
 
     def use(self, server: Server, policy: Policy) -> None:
-        """What Redis is from now on. It may have been restarted: its users may be gone."""
+        """Uses what is known of Redis, and the policy, from now on.
+
+        Redis may have been restarted and may have lost its users, so all of them are forgotten.
+        """
         self._server, self._policy = server, policy
         self._provisioned.clear()
         self._patterns.clear()
@@ -121,15 +131,16 @@ class AclUsers:
         return messages.SCRIPTS_ALLOWED if policy.runs_scripts else messages.SCRIPTS_REFUSED, {"users": users}
 
     async def login(self, tenant: Tenant, master_password: bytes) -> tuple[bytes, bytes] | None:
-        """(user, password) for a tenant's upstream connections, known to Redis; None: they keep the
-        master's. Raises AclUserError.
+        """Returns (user, password) of the tenant's user, after Redis knows that user.
+
+        Returns None if connections keep the master's rights. Raises AclUserError.
         """
         if self._mode == "off":
             return None
         try:
             if self._server is None or not (self._server.acl or self._control.connected):
-                # Which waits until it is known what Redis is now: that another one had no ACL users
-                # says nothing of it.
+                # This waits until the proxy knows what Redis is now. A former Redis without ACL
+                # users says nothing about this one.
                 await self._control.ask("PING")
             assert self._server is not None, "Redis is asked nothing else before it has told what it is"  # noqa: S101
             if not self._server.acl:
@@ -148,13 +159,13 @@ class AclUsers:
         return name.encode(), secret
 
     def _provisioned_once(self, tenant: Tenant, name: str, secret: bytes) -> defer.Deferred[None]:
-        """Fires when the user is known to Redis. Fails with ControlError."""
+        """Fires when Redis knows the user. Fails with ControlError."""
         wanted = (tenant, secret)
         if wanted in self._waiting:
             return self._waiting[wanted].wait()
         self._waiting[wanted] = Waiters()
         made = self._waiting[wanted].wait()
-        # Not the first one's own work: it may be given up while others wait.
+        # The work does not belong to the first caller: that one may cancel while others wait.
         defer.Deferred.fromCoroutine(self._provision(tenant, name, secret)).addBoth(self._tell_waiting, wanted)
         return made
 
@@ -163,7 +174,7 @@ class AclUsers:
 
     async def _provision(self, tenant: Tenant, name: str, secret: bytes) -> None:
         policy: Policy | None = None
-        # When Redis has answered, tenants may have other rights than those that it was told of.
+        # The policy may have changed while Redis answered. Then the user gets the new rights.
         while policy is not self._policy:
             server, policy = self._server, self._policy
             assert server is not None and policy is not None, "login() has waited for them"  # noqa: S101
@@ -171,22 +182,22 @@ class AclUsers:
             try:
                 await self._control.ask("ACL", "SETUSER", name, *rules(new=True))
             except ControlError as error:
-                # Whatever else went wrong may pass, and the other rules are for a user whose
-                # channels were taken from it once.
+                # Any other error may pass. The rules for an existing user do not reset its
+                # channels, so they suit only a user that was created with the rules for a new one.
                 if not user_exists(ErrorReply(str(error))):
                     raise
-                # There is one, made by another process, another replica, or before.
+                # The user exists: another process, another replica or an earlier run created it.
                 await self._control.ask("ACL", "SETUSER", name, *rules(new=False))
         self._provisioned[tenant] = secret
         self._patterns.pop(tenant, None)
 
     def forget(self, tenant: Tenant) -> None:
-        """Redis does not know its user: it was deleted, or Redis restarted."""
+        """Forgets that Redis knows the tenant's user: it was deleted, or Redis restarted."""
         self._provisioned.pop(tenant, None)
 
     def keep_only(self, tenants: Collection[Tenant]) -> None:
-        """There are no others: the users of those that left may be removed, by this process or
-        another replica.
+        """Forgets the users of all other tenants. This process or another replica may remove them
+        from Redis.
         """
         for tenant in self._provisioned.keys() - tenants:
             del self._provisioned[tenant]
@@ -194,12 +205,15 @@ class AclUsers:
             del self._patterns[tenant]
 
     def forget_all(self) -> None:
-        """Redis is another one: ACL users are not replicated."""
+        """Forgets all users: Redis is another server, and ACL users are not replicated."""
         self._provisioned.clear()
         self._patterns.clear()
 
     async def permit(self, tenant: Tenant, patterns: list[bytes]) -> None:
-        """Has the tenant's user allowed to PSUBSCRIBE to these. Raises ControlError."""
+        """Lets the tenant's user PSUBSCRIBE to these patterns. Raises ControlError.
+
+        Does nothing where tenants have no ACL users.
+        """
         if self._server is None or not self.enforced_by(self._server):
             return
         known = self._patterns.setdefault(tenant, _Patterns())
@@ -212,13 +226,14 @@ class AclUsers:
             raise _refused(messages.TOO_MANY_PATTERNS(count=bounds.TENANT_PATTERNS))
         if not new:
             return
-        # Before Redis has answered, or of many sessions at once each would find room.
+        # Counted before Redis answers: otherwise many sessions at once could all pass the check
+        # above.
         known.reserve(new)
         try:
             while new:
                 some = set(islice(new, bounds.PATTERNS_PER_CALL))
                 await self._control.ask("ACL", "SETUSER", acl.username(tenant), *acl.pattern_rules(some))
-                known.give_up(known.granted & some)  # other sessions' as well
+                known.give_up(known.granted & some)  # counted twice: another session was granted these meanwhile
                 known.granted |= some
                 new -= some
         except BaseException:

@@ -1,9 +1,8 @@
-"""One Redis, and all that belongs to it: connections, ACL users, what it is, what tenants may do
-there, whether it is ready.
+"""One Redis, and everything that belongs to it: connections, ACL users, the policy, readiness.
 
-Owns the wiring of these parts, and the order in which they hear of a change. It knows no sessions:
-who has any is told of another policy. Two Backends in one process share nothing but the tenants'
-accounts.
+Owns the wiring of these parts, and the order in which they learn of a change. Knows no sessions:
+`policy_changed` passes a new policy to their owner. Two Backends in one process share nothing but
+the tenants' accounts.
 """
 
 from __future__ import annotations
@@ -39,15 +38,15 @@ from .pool import ConnectionPool
 from .queries import ControlQueries
 from .session_backend import SessionBackend
 
-#: Seconds until Redis is told again of a user's new rights, after it could not be.
+#: Seconds until the proxy asks again to update a user's rights, after an attempt that failed.
 _AGAIN = 1.0
 
 
 class Backend(service.MultiService):
     """One Redis, for one process that serves clients.
 
-    settings: of this process; counts, tenant_limits: of the tenants; number: which of the processes
-    it is, from 1 on.
+    settings: of this process; counts, tenant_limits: of the tenants; number: of this process among
+    the proxy's processes, from 1 on.
     """
 
     name = "backend"
@@ -64,13 +63,13 @@ class Backend(service.MultiService):
         super().__init__()
         self._settings = settings
         self._reactor = reactor
-        #: what tenants may do there; the built-in commands until Redis has told its own
+        #: what tenants may do there; follows from the built-in table until Redis has answered
+        #: COMMAND
         self.policy = make_policy(builtin(), scripts=False)
-        #: called with each policy, and whether Redis is the same as before and its users have these
-        #: rights
+        #: called with each new policy, and with True if Redis is the same as before and its users
+        #: have the rights of that policy
         self.policy_changed: Callable[[Policy, bool], object] = lambda *_: None
-        #: called with how many databases Redis has, None where it does not tell, at each connection
-        #: to it
+        #: called at each probe with the number of databases; None if Redis does not say
         self.databases_told: Callable[[int | None], object] = lambda _: None
         self.control = ControlService(
             reactor,
@@ -83,7 +82,7 @@ class Backend(service.MultiService):
         #: the tenants' ACL users
         self.acl_users = AclUsers(settings.acl, self.control)
         self.acl_users.user_refused = self.control.probe_again
-        #: connections that carry tenants' commands
+        #: the connections that carry tenants' commands
         self.pool = ConnectionPool(
             reactor,
             self.acl_users,
@@ -94,9 +93,9 @@ class Backend(service.MultiService):
             counts,
             tenant_limits,
         )
-        #: INFO, PUBSUB and CONFIG GET for tenants
+        #: asks INFO, PUBSUB and CONFIG GET for tenants
         self.queries = ControlQueries(reactor, self._query_client)
-        #: all of these, as sessions see them
+        #: the pool, control queries and ACL users, as sessions see them
         self.sessions = SessionBackend(
             self.pool,
             self.queries,
@@ -111,23 +110,24 @@ class Backend(service.MultiService):
             reactor, settings.connect_timeout, settings.redis_ca, self.control, self._moved, self._reconnect, self._is_master
         )
         self.pool.found_replica = self.master.doubt
-        #: removes ACL users that are left over; None: another process does
+        #: removes ACL users that are left over; None with ``--acl off``, or if another process does
+        #: so
         self.acl_maintenance: acl_maintenance.AclMaintenanceService | None = None
         if number == acl_maintenance.PROCESS and settings.acl != "off":
             self.acl_maintenance = acl_maintenance.AclMaintenanceService(
                 reactor, self.control, settings.ns_prefix, settings.refresh, self.acl_users.forget
             )
             self.acl_maintenance.setServiceParent(self)
-        #: how long Redis takes
+        #: how long Redis takes to answer, in seconds
         self.latency = Histogram(REDIS_BOUNDS)
-        #: how long it took with each tenant's commands, by namespace
+        #: how long Redis takes with each tenant's commands, in seconds, by namespace
         self.tenant_latency: dict[str, Histogram] = {}
         sampler = Sampler(reactor, lambda: self.pool.shared, self.latency.observe, self._observe_tenant)
         for part in (self.pool, self.control, self.master, self.health, sampler):
             part.setServiceParent(self)
-        # All tenants, as of the latest snapshot.
+        # All tenants of the latest snapshot.
         self._tenants: Collection[Tenant] = ()
-        # What Redis was when it told last, and the users that are told of what is new since.
+        # What Redis was at the latest probe; and the update of its users after it changed.
         self._server: Server | None = None
         self._renewing: defer.Deferred[None] | None = None
 
@@ -140,7 +140,7 @@ class Backend(service.MultiService):
             settings.connect_timeout,
             changed,
             name="redisproxy-queries",
-            reply_timeout=None,  # each query has its own
+            reply_timeout=None,  # each query has its own time limit
             reply_limit=bounds.QUERY_REPLY_BYTES,
         )
 
@@ -152,9 +152,9 @@ class Backend(service.MultiService):
         return stopped
 
     def use_snapshot(self, snapshot: Snapshot, elsewhere: Collection[int] = ()) -> None:
-        """These are the tenants, and this is the master secret, from now on.
+        """Uses the tenants and the master secret of a snapshot from now on.
 
-        No command is sent any more for who is no tenant. elsewhere: see
+        No further command is sent for a tenant that is not in it. elsewhere: see
         `ConnectionPool.use_tenants`.
         """
         self._tenants = snapshot.tenants
@@ -167,8 +167,10 @@ class Backend(service.MultiService):
         self.master.use(snapshot.backend)
 
     def take_read(self, summary: ReadSummary, began: float) -> None:
-        """The source was read, and `use_snapshot` has had what follows. began: when, in the
-        reactor's seconds.
+        """Takes the result of a read of the source. `use_snapshot` has had the snapshot that
+        follows from it.
+
+        began: when that read began, in the reactor's seconds.
         """
         if self.acl_maintenance is not None:
             self.acl_maintenance.take_read(summary, began)
@@ -179,10 +181,10 @@ class Backend(service.MultiService):
             histogram = self.tenant_latency[namespace] = Histogram(REDIS_BOUNDS)
         histogram.observe(seconds)
 
-    # What is told of it.
+    # For probes, metrics and the status page.
 
     def not_ready(self) -> messages.Text | None:
-        """Why no client should come; None: there is no reason."""
+        """Why this process should get no clients; None: there is no reason."""
         if not self.master.follows:
             return messages.NO_MASTER()
         if self.health.state is Answers.HUNG:
@@ -219,8 +221,10 @@ class Backend(service.MultiService):
 
     @property
     def _fault(self) -> messages.Text | None:
-        """Why it is not ready: which of its parts knows. Of a Redis that is away each has its own
-        error; that of the pool names the address and what failed.
+        """Why Redis is not ready, as the part that knows most about it says.
+
+        Several parts notice that Redis is away, each with its own error. The pool's error names the
+        address and what failed.
         """
         if self.health.fault:
             return self.health.fault
@@ -229,37 +233,41 @@ class Backend(service.MultiService):
         return self.control.fault or self.pool.fault
 
     def connections(self) -> dict[str, int]:
-        """How many there are that carry tenants' commands, by what they are used for."""
+        """The number of connections that carry tenants' commands, by use: multiplexed, idle,
+        dedicated.
+        """
         shared, idle = len(self.pool.shared), self.pool.idle
         return {"multiplexed": shared, "idle": idle, "dedicated": max(0, len(self.pool) - shared - idle)}
 
     # Where Redis is: see `failover.MasterService`.
 
     def _moved(self, address: model.BackendAddress | None, failover: bool) -> None:
-        """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
-        # the Redis that is there tells what it is, and its users' rights are renewed then
+        """Moves all parts to another address. failover: the former Redis is not expected to answer
+        any more.
+        """
+        # The Redis at the new address is probed. Its users get their rights after that.
         self._stop_renewing()
         self.acl_users.forget_all()
-        # First, so that nothing more is asked of the old one.
+        # The control connection moves first, so that the former Redis is asked nothing more.
         self.control.use(address)
         self.queries.use(address)
         self.pool.use(address, abandon=failover)
 
     def _reconnect(self) -> None:
-        """The address leads to another server than before."""
+        """Connects anew: the address leads to another server than before."""
         self.acl_users.forget_all()
         self.control.reconnect()
         self.queries.renew()
         self.pool.renew()
 
     def _is_master(self) -> None:
-        """The address leads to a master."""
+        """Replaces connections that seem to lead to a replica: the address leads to a master."""
         self.pool.leave_replicas()
 
-    # What Redis is, and so what tenants may do.
+    # What Redis is, and what tenants may do there.
 
     def _server_told(self, server: Server) -> None:
-        """Redis is connected, perhaps another one than before; or more is known of it."""
+        """Redis was probed: at a new control connection, or because more has become known."""
         before, self._server = self._server, server
         address = self.master.address
         assert address is not None, "Redis has told it over a connection to this address"  # noqa: S101
@@ -270,7 +278,7 @@ class Backend(service.MultiService):
         if policy.exposed != self.policy.exposed:
             for command, what in policy.exposed:
                 self._log.write(messages.COMMANDS_OPENED, command=command, what=what)
-        # Those for whom a connection is being made ready, too.
+        # Includes tenants whose connections are still being made ready.
         users = self.acl_users.users | self.pool.users
         self.acl_users.use(server, policy)
         if self.acl_maintenance is not None:
@@ -281,8 +289,8 @@ class Backend(service.MultiService):
         if not known or not then > now:
             self._use_policy(policy, everywhere=known)
         if known and then != now:
-            # What sessions may do besides they are told when Redis knows it: until then their users
-            # may not.
+            # Sessions get additional commands after Redis has granted them: until then Redis would
+            # refuse these.
             self._renewing = defer.Deferred.fromCoroutine(self._renew_users(users, policy, address.password))
             self._renewing.addErrback(bug(self._log, "telling Redis of the users' new rights", defer.CancelledError))
         self.master.on_server(server)
@@ -293,15 +301,16 @@ class Backend(service.MultiService):
         self.policy_changed(policy, everywhere)
 
     async def _renew_users(self, users: Collection[Tenant], policy: Policy, master_password: bytes) -> None:
-        """Has Redis know it of these users, and then the sessions. Of who is no tenant any more no
-        user is made anew.
+        """Has Redis update these users' rights, and then gives the policy to sessions.
+
+        Creates no user for a tenant that no snapshot has any more.
         """
         for tenant in users:
             while tenant in self._tenants:
                 try:
                     await self.acl_users.login(tenant, master_password)
                     break
-                except AclUserError:  # busy with somebody's script, say
+                except AclUserError:  # for example, Redis is busy with a script
                     await task.deferLater(self._reactor, _AGAIN)
         self._use_policy(policy, everywhere=True)
 
@@ -312,7 +321,5 @@ class Backend(service.MultiService):
 
 
 def _same_users(before: Server, server: Server) -> bool:
-    """Whether it is the same run of the same Redis, and tenants are logged in as ACL users
-    there.
-    """
+    """Whether both are the same run of the same Redis, where tenants log in as ACL users."""
     return bool(server.run_id) and server.run_id == before.run_id and before.acl and server.acl

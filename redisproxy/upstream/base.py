@@ -1,8 +1,7 @@
-"""The base: connections to Redis that are opened before anybody needs them, and kept
-(``BASE_WORKERS``).
+"""Connections to Redis that are opened before anybody needs them, and kept (``BASE_WORKERS``).
 
-Owns when one is opened: one after the other, and after a failure later and later. How many there
-are to be, and what becomes of them, is decided in `pool`.
+Owns when one is opened: one after the other. After failures in a row, the delay grows. `pool`
+decides how many there are, and what they are used for.
 """
 
 from __future__ import annotations
@@ -18,13 +17,15 @@ from ..ops.bugs import bug
 from ..ops.retry import Backoff, Retry
 from .connection import RedisConnection, UpstreamError
 
-#: When the base is opened again.
+#: The delay before the next attempt, after attempts that failed.
 BACKOFF = Backoff(0.75, 10.0, factor=1.5, spread=1.0)
 
 
 class Base:
-    """missing: whether one more is to be opened; open_new: opens one, or raises UpstreamError;
-    opened: gets it.
+    """Opens the base connections.
+
+    missing: whether one more has to be opened; open_new: opens one, or raises UpstreamError;
+    opened: called with it.
     """
 
     _log = Logger()
@@ -45,17 +46,17 @@ class Base:
         self._retry = Retry(clock, BACKOFF, self.replenish)
 
     def start(self) -> None:
-        """Opens what is missing, from now on."""
+        """Opens missing connections, from now on."""
         self._running = True
         self.replenish()
 
     def stop(self) -> None:
-        """Opens nothing any more."""
+        """Opens no more connections."""
         self._running = False
         self._retry.cancel()
 
     def replenish(self) -> None:
-        """Opens what is missing, unless it is to be tried later."""
+        """Opens missing connections, unless an attempt is scheduled for later."""
         if not self._running or self._opening or self._retry.due is not None or not self._missing():
             return
         self._opening = True
@@ -74,27 +75,27 @@ class Base:
         self.replenish_later()
 
     def replenish_later(self) -> None:
-        """Opens what is missing after a while: to do so at once would be a storm."""
+        """Opens missing connections after a delay. To open them at once would be a storm."""
         if self._running:
             self._retry.failed()
 
     def not_opened(self) -> None:
-        """A connection could not be opened, for whomever. The base tries it again: perhaps nobody
-        else comes to try.
+        """A connection could not be opened, for any caller. Tries again, because perhaps nobody
+        else does.
         """
-        if not self._opening:  # else its own opening is under way, and tells soon
+        if not self._opening:  # else its own attempt is under way, and ends soon
             self.replenish_later()
 
     def retry_now(self) -> None:
-        """Redis is there: what was to be tried later is tried now."""
+        """Redis is there: tries now what was scheduled for later."""
         self._retry.cancel()
         self.replenish()
 
     def reached(self) -> None:
-        """Redis answers: the next failure is the first in a row."""
+        """Redis answers: the next failure counts as the first in a row."""
         self._retry.succeeded()
 
     def forget_failures(self) -> None:
-        """Redis is elsewhere now: nothing that failed there is tried again."""
+        """Redis is at another address: forgets failures, and the scheduled attempt."""
         self._retry.cancel()
         self._retry.succeeded()

@@ -1,14 +1,14 @@
-"""The client for everything that the proxy itself asks of Redis, or of a sentinel: txredisapi under
-Twisted's ClientService.
+"""The client for all that the proxy itself asks of Redis or a sentinel: txredisapi under
+ClientService.
 
-Owns the connection: its log-in, the time limit and the bound of each reply, and when to connect
-again. What is asked, and what the answers mean, is the business of `control`, `probe`, `queries`
-and `sentinel`. No tenant's command is sent over it.
+Owns the connection: its log-in, the time limit and the size limit of each reply, and when to
+connect again. `control`, `probe`, `queries` and `sentinel` decide what is asked, and what the
+answers mean. No tenant's command goes over it.
 
-Two traps of ClientService are avoided. A `prepareConnection` that fails logs `NoTransition` when
-that connection ends later; so the log-in begins when the connection is made, and one that is
-refused ends the connection, as Redis could have. `whenConnected` must not be called from its own
-errback; so it is not called at all: see `RedisClient.connect`.
+The module avoids two traps of ClientService. If `prepareConnection` fails, ClientService logs
+`NoTransition` when that connection ends later. So the log-in begins after the connection is made,
+and a refused log-in closes the connection, as Redis could have done. `whenConnected` must not be
+called from its own errback. So it is never called: see `RedisClient.connect`.
 """
 
 from __future__ import annotations
@@ -38,10 +38,11 @@ from ..resp.value import Answer, AnswerError, ErrorReply, values_of
 from ..tenants.model import BackendAddress
 from .endpoint import CaFileError, connect, connected, why
 
-#: Seconds after a refused log-in until the next attempt. A password is wrong: haste would not help.
+#: Seconds from a refused log-in to the next attempt. The password is wrong, so an early attempt
+#: would not help.
 _REFUSED_RETRY = 5.0
-#: When it is connected again. Soon: tenants' ACL users are made over a client, so nobody is served
-#: before.
+#: The delay before the next attempt to connect. It is short: tenants' ACL users are created over a
+#: client, so nobody is served before.
 BACKOFF = Backoff(0.5, 2.0, spread=1.0)
 
 Result = TypeVar("Result")
@@ -66,17 +67,15 @@ class ReplyError(ControlError):
 
 
 class NoReplyError(ControlError):
-    """Redis did not answer in time. The connection is closed: nobody knows what it would answer
-    next.
-    """
+    """Redis did not answer in time. The connection is closed: a late reply could come next."""
 
 
 class TooLargeError(ControlError):
-    """The reply was larger than the bound, and was discarded. The connection goes on."""
+    """The reply was larger than the limit, and was discarded. The connection stays open."""
 
 
 class Commands(Protocol):
-    """What asks Redis: a connection, or a service that keeps one (`RedisClient`,
+    """Asks Redis: a connection, or a service that keeps one (`RedisClient`,
     `control.ControlService`).
     """
 
@@ -85,16 +84,15 @@ class Commands(Protocol):
         """Whether Redis can be asked at once."""
 
     def ask(self, *words: Word) -> Awaitable[Answer]:
-        """Redis's answer to one command. Raises ControlError; ReplyError where the answer is an
-        error.
+        """Returns Redis's answer to one command. Raises ReplyError if Redis answers with an error,
+        and ControlError if it does not answer.
         """
 
 
 class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredisapi has no annotations
-    """One connection. Replies are found and bounded by our own framing; txredisapi matches them to
-    commands.
+    """One connection. `resp.framing` finds and bounds replies; txredisapi matches them to commands.
 
-    reply_timeout: seconds to wait for a reply, None: the caller has time limits of its own;
+    reply_timeout: seconds to wait for a reply, None if the caller has its own time limits;
     reply_limit: bytes of a reply; made, lost: called when it is connected, and when it is gone.
     """
 
@@ -114,14 +112,14 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         self._made = made
         self._lost = lost
         self._measurer = ReplyMeasurer()
-        # The reply that is under way, and how large it is. One that is too large is measured, and
+        # The reply that is arriving, and its size in bytes. A reply over the limit is measured, but
         # not kept.
         self._pieces: list[bytes] = []
         self._size = 0
 
     @property
     def pending(self) -> int:
-        """How many replies are expected."""
+        """The number of replies that are expected."""
         return len(self.replyQueue.waiting)
 
     def connectionMade(self) -> None:
@@ -168,7 +166,7 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         self.replyReceived(value)
 
     def ask(self, *words: Word) -> defer.Deferred[Answer]:
-        """See `Commands`. The caller may cancel it: the reply is then discarded."""
+        """See `Commands`. The caller may cancel this; the reply is then discarded."""
         asked: defer.Deferred[Answer]
         try:
             asked = self.execute_command(*words)
@@ -184,10 +182,10 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         return failure
 
     async def ask_all(self, commands: Iterable[Sequence[Word]]) -> list[Answer | ErrorReply]:
-        """The answers to commands that are sent in one write; of those that Redis refused, the
-        error.
+        """Sends commands in one write. Returns their answers, with an ErrorReply for each that
+        Redis refused.
 
-        Raises ControlError where one of them is not answered.
+        Raises ControlError if one of them is not answered.
         """
 
         def refused(failure: Failure) -> ErrorReply:
@@ -203,25 +201,26 @@ class Connection(txredisapi.BaseRedisProtocol):  # type: ignore[misc]  # txredis
         return answers
 
     async def close(self) -> None:
-        """Closes it, after what was written, and waits until it is closed."""
+        """Closes the connection after the last write, and waits until it is closed."""
         closed = self.whenDisconnected()
         self.transport.loseConnection()
         await closed
 
     async def log_in(self, address: BackendAddress, name: str = "") -> None:
-        """AUTH, if there is a password; and its name, for whoever reads CLIENT LIST. Raises
+        """Sends AUTH, if there is a password, and the name that CLIENT LIST shows. Raises
         ControlError.
         """
         if address.password:
             await self.ask("AUTH", *([address.username] if address.username else []), address.password)
         if name:
-            await self.ask_all([("CLIENT", "SETNAME", name)])  # some servers do not have it
+            await self.ask_all([("CLIENT", "SETNAME", name)])  # some servers do not have this command
 
 
 @implementer(IStreamClientEndpoint)
 class _Endpoint:
-    """Makes an endpoint at each attempt: the CA file may have changed. Says why an attempt
-    failed.
+    """Makes a new endpoint for each attempt, because the CA file may have changed.
+
+    failed: called with the error of an attempt that failed.
     """
 
     def __init__(
@@ -242,7 +241,8 @@ class _Endpoint:
 
     def _not_connected(self, failure: Failure) -> Failure:
         if not failure.check(defer.CancelledError):
-            # Not before ClientService knows of it: whoever hears of it may stop this at once.
+            # Later, after ClientService has noticed the failure: a caller that learns of it may
+            # stop this at once.
             self._clock.callLater(0, self._failed, failure.value)
         return failure
 
@@ -254,20 +254,20 @@ class _Nobody:
 
 
 class _KeptConnection(ClientService):
-    """ClientService, without a line in the log for each attempt: what cannot be reached is logged
-    by whoever needs it.
+    """A ClientService that does not log each attempt. The caller that needs the connection logs
+    failures.
     """
 
     _log = Logger(observer=_Nobody())
 
 
 class RedisClient(service.Service):
-    """Keeps one connection to one address, logged in. It is made again whenever it is lost.
+    """Keeps one logged-in connection to one address, and connects again whenever it is lost.
 
-    endpoint: makes an endpoint that leads to the address, and may raise OSError or ValueError;
-    timeout: seconds to log in, and for `connect`; changed: called whenever `connection` or
-    `failure` is another; backoff: when it is tried again; for the other arguments see `Connection`
-    and `Connection.log_in`.
+    endpoint: makes an endpoint that leads to the address, may raise CaFileError; timeout: seconds
+    to log in, and for `connect`; changed: called whenever `connection` or `failure` changes;
+    backoff: delays before another attempt; for the other arguments see `Connection` and
+    `Connection.log_in`.
     """
 
     _log = Logger()
@@ -286,9 +286,9 @@ class RedisClient(service.Service):
         backoff: Backoff = BACKOFF,
     ) -> None:
         self.address = address
-        #: logged in; None: there is none
+        #: the connection, logged in; None if there is none
         self.connection: Connection | None = None
-        #: why there is none; None: the first attempt has not ended yet, or there is one
+        #: why there is none; None if there is one, or the first attempt has not ended
         self.failure: BaseException | None = None
         self._clock = clock
         self._timeout = timeout
@@ -298,7 +298,7 @@ class RedisClient(service.Service):
         self._reply_limit = reply_limit
         self._backoff = backoff
         self._waiting: Waiters[Connection] = Waiters()
-        # Connected, and perhaps not logged in yet.
+        # Connected, but perhaps not logged in yet.
         self._open: Connection | None = None
         factory = Factory.forProtocol(self._build)
         factory.noisy = False
@@ -308,7 +308,7 @@ class RedisClient(service.Service):
         return Connection(self._clock, self._reply_timeout, self._reply_limit, self._connected, self._lost)
 
     def retry_delay(self, attempt: int) -> float:
-        """Seconds until an attempt to connect, after so many that failed in a row."""
+        """Returns the seconds until the next attempt to connect. attempt: failures in a row."""
         return _REFUSED_RETRY if isinstance(self.failure, ReplyError) else self._backoff.delay(attempt)
 
     def startService(self) -> None:
@@ -316,11 +316,11 @@ class RedisClient(service.Service):
         self._service.startService()
 
     def stopService(self) -> defer.Deferred[None]:
-        """Fires when it is disconnected. What was not answered by now fails."""
+        """Fires when it is disconnected. Commands that are not answered by now fail."""
         super().stopService()
         stopped = self._service.stopService()
         if self._open is not None:
-            # Not after what is on its way: a server that hangs would never take it.
+            # Without waiting for unsent bytes: a server that hangs would never read them.
             self._open.transport.abortConnection()
         self._waiting.fire(Failure(ControlError(messages.STOPPING())))
         return stopped
@@ -331,8 +331,9 @@ class RedisClient(service.Service):
         return self.connection is not None
 
     async def connect(self) -> Connection:
-        """The connection, or the next one, within the time-out. Raises ControlError as soon as an
-        attempt failed.
+        """Returns the connection. Waits for the next one until the time limit.
+
+        Raises ControlError after that, and as soon as an attempt has failed.
         """
         if self.connection is not None:
             return self.connection
@@ -347,8 +348,8 @@ class RedisClient(service.Service):
 
     def _connected(self, connection: Connection) -> None:
         self._open = connection
-        # Not before ClientService knows of the connection: whoever hears of it may stop this at
-        # once.
+        # Later, after ClientService has noticed the connection: a caller that learns of it may stop
+        # this at once.
         self._clock.callLater(0, self._log_in, connection)
 
     def _log_in(self, connection: Connection) -> None:
@@ -397,11 +398,11 @@ async def ask_once(
     timeout: float,
     asking: Callable[[Connection], Awaitable[Result]],
 ) -> Result:
-    """What asking finds out over a connection of its own, which is logged in, and closed
-    afterwards.
+    """Connects, logs in, awaits `asking`, and closes the connection. Returns what `asking`
+    returned.
 
-    timeout: seconds to connect, and as many to log in and ask. Raises ControlError, and whatever
-    connecting may raise.
+    timeout: seconds to connect, and as many to log in and ask. Raises ControlError, TimeoutError,
+    and any error of connecting.
     """
     connecting = connect(endpoint, lambda: Connection(clock, None, bounds.CONTROL_REPLY_BYTES))
     connection = await connecting.addTimeout(timeout, clock)

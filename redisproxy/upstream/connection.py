@@ -1,8 +1,7 @@
-"""An upstream connection: one connection to Redis, logged in, and SELECTed to one tenant's
-database.
+"""An upstream connection: one connection to Redis, logged in, with one tenant's database SELECTed.
 
-Owns the log-in and the checks of Redis's answers to it, and carries the bytes of one session, or of
-many (`multiplexed`). Which upstream connection goes to whom is decided in `pool`.
+Owns the log-in and the checks of Redis's answers to it. Carries the bytes of one session, or of
+many (`multiplexed`). `pool` decides who gets which connection.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from ..tenants.model import BackendAddress, Tenant
 
 
 class UpstreamError(messages.MessageError):
-    """An upstream connection that cannot be had. client_reply: for the client."""
+    """An upstream connection is not available. client_reply: for the client."""
 
     def __init__(self, reason: messages.Text, client_reply: str) -> None:
         super().__init__(reason)
@@ -40,15 +39,15 @@ class UpstreamError(messages.MessageError):
 
 
 class RedisUnreachable(UpstreamError):
-    """Redis takes no connections, or does not answer in time. Other tenants would find the same."""
+    """Redis takes no connections, or does not answer in time. This is so for all tenants."""
 
     def __init__(self, reason: messages.Text) -> None:
         super().__init__(reason, messages.UNREACHABLE.text)
 
 
 class UserUnknown(UpstreamError):
-    """Redis does not know the tenant's ACL user, or knows another password: it has to be
-    provisioned again.
+    """Redis does not know the tenant's ACL user, or knows another password. It must be provisioned
+    again.
     """
 
 
@@ -57,66 +56,71 @@ def _error(answer: bytes) -> messages.Text:
 
 
 class Pool(Protocol):
-    """What owns upstream connections."""
+    """The owner of upstream connections."""
 
     def release(self, upstream: RedisConnection, clean: bool) -> None:
-        """A session let go of it. clean: it left no state on it."""
+        """A session releases the connection. clean: the session left no state on it."""
 
     def lost(self, upstream: RedisConnection) -> None:
-        """Its connection is gone."""
+        """The connection is gone."""
 
     def answered_wrongly(self, upstream: RedisConnection, reason: str) -> None:
-        """Redis sent what RESP does not allow, or what was not asked. reason: a text without any
-        byte of that.
+        """Redis broke RESP, or sent a reply to nothing. reason: a text that contains none of
+        Redis's bytes.
         """
 
     def answered_like_replica(self, upstream: RedisConnection) -> None:
-        """It may lead to a replica, which refuses writes. Or a tenant's script says so."""
+        """The connection may lead to a replica, which refuses writes. A tenant's script can fake
+        such a reply.
+        """
 
 
 class User(Protocol):
-    """What an upstream connection carries: a session, or `multiplexed.MultiplexedConnection`."""
+    """The user of an upstream connection: a session, or a `multiplexed.MultiplexedConnection`."""
 
     def upstream_lost(self) -> None:
-        """Its connection is gone."""
+        """The connection is gone."""
 
 
 class RedisConnection(RespReceiver):
     """One connection to Redis.
 
-    pool: told when a session lets go of it, and when it is lost.
+    pool: learns when a session releases the connection, and when the connection is lost.
     """
 
     def __init__(self, address: BackendAddress, pool: Pool) -> None:
         self.address = address
-        #: when it was opened, in the reactor's seconds; None: not yet, or it is we who closed it
+        #: when it was opened, in the reactor's seconds; None before that, and after the proxy
+        #: closed it
         self.opened: float | None = None
-        #: whether it is logged in as its tenant's ACL user, so that Redis holds the tenant's limits
+        #: whether it is logged in as its tenant's ACL user, so that Redis itself restricts the
+        #: tenant
         self.has_acl_user = False
-        #: None until it was SELECTed
+        #: None until a database is SELECTed
         self.tenant: Tenant | None = None
-        #: 3 after a HELLO 3
+        #: the protocol version; 3 after a HELLO 3
         self.protocol = 2
-        #: whether it answered as only a replica does
+        #: whether it gave a reply that only a replica gives
         self.like_replica = False
-        #: whether it may lead to another server than a new one would: it is not used again
+        #: whether it must not be used again; for instance because it may lead to another server
+        #: than a new one
         self.stale = False
-        #: how many of the bytes that came are counted
+        #: how many of the received bytes are in the counts already
         self.counted = 0
-        #: when it was put down, in the reactor's seconds
+        #: when it became idle, in the reactor's seconds
         self.idle_since = 0.0
         self._pool = pool
         self._pending: PendingReplies | None = None
-        # Whether little is read at once: many small messages take long, and many upstream
-        # connections may have them in the same turn.
+        # Whether each read is small. Many small messages take long, and many upstream connections
+        # may have some in the same turn.
         self._narrow = False
         self._deal_out: Callable[[bytes], None] | None = None
         self._answers = b""
         self._asked: deque[defer.Deferred[bytes]] = deque()
         self._user: User | None = None
-        # Whether it was half closed; see `finish`.
+        # Whether it was half closed: see `finish`.
         self._finished = False
-        #: of its tenant
+        #: the limit of its tenant
         self.tenant_limit: TenantLimit = UNLIMITED_TENANT
 
     def __repr__(self) -> str:
@@ -132,14 +136,16 @@ class RedisConnection(RespReceiver):
 
     @property
     def key(self) -> tuple[Tenant, int] | None:
-        """What it may be used for; None: anything, it was not SELECTed."""
+        """The tenant and protocol that it can be used for; None if any, because no database was
+        SELECTed.
+        """
         return None if self.tenant is None else (self.tenant, self.protocol)
 
     # Logging in.
 
     def _ask(self, *arguments: bytes) -> defer.Deferred[bytes]:
-        """Sends a command; its answer without the last CR LF, or the reason why the connection was
-        lost.
+        """Sends a command. Fires with the answer without the last CR LF, or fails if the connection
+        is lost.
         """
         answered: defer.Deferred[bytes] = defer.Deferred()
         self._asked.append(answered)
@@ -147,7 +153,7 @@ class RedisConnection(RespReceiver):
         return answered
 
     async def log_in(self) -> None:
-        """AUTH with the master password. Raises UpstreamError."""
+        """Sends AUTH with the master password. Raises UpstreamError."""
         address = self.address
         if not address.password:
             return
@@ -157,10 +163,12 @@ class RedisConnection(RespReceiver):
             raise UpstreamError(messages.REDIS_ANSWERED_AUTH(error=_error(answer)), messages.LOGIN_REFUSED.text)
 
     async def bind(self, tenant: Tenant, login: tuple[bytes, bytes] | None, protocol: int) -> None:
-        """SELECT of the tenant's database; then, as its ACL user, without the right to another.
-        Raises UpstreamError.
+        """SELECTs the tenant's database, logs in as its ACL user, and sends HELLO for another
+        protocol.
 
-        login: user and password; None: it keeps the master's rights. protocol: 2 or 3.
+        login: user and password of a user without the right to SELECT another database; None: the
+        connection keeps the master's rights. protocol: 2 or 3. Raises UpstreamError, or
+        UserUnknown.
         """
         answer = await self._ask(b"SELECT", b"%d" % tenant.index)
         if answer != b"+OK":
@@ -190,7 +198,7 @@ class RedisConnection(RespReceiver):
         self.tenant = tenant
 
     async def check(self) -> None:
-        """Proves that the connection still works. Raises UpstreamError."""
+        """Sends PING, to find out whether the connection still works. Raises UpstreamError."""
         answer = await self._ask(b"PING")
         if answer != b"+PONG":
             raise UpstreamError(messages.REDIS_ANSWERED_PING(error=_error(answer)), messages.UNREACHABLE.text)
@@ -202,8 +210,8 @@ class RedisConnection(RespReceiver):
                 self._read_narrowly(not self._narrow)
             rate_limiter = self.tenant_limit.rate_limiter
             if rate_limiter is not None:
-                # Also for the last bytes that a user waited for. Who uses it next must not be held
-                # for these.
+                # Charged also for the last bytes, when the user may be gone already. Then the
+                # connection is not paused: its next user must not wait for these bytes.
                 rate_limiter.replied(len(data), None if self._user is None else self)
             return
         self._answers += data
@@ -229,10 +237,11 @@ class RedisConnection(RespReceiver):
     def carry(
         self, user: User, pressed: Callable[[bool], None], received: Callable[[bytes], None] | None = None
     ) -> PendingReplies:
-        """Lends it to a user; what it has pending is in the pending replies.
+        """Lends the connection to a user. Returns the user's pending replies.
 
-        pressed: told whether Redis takes what is sent too slowly; received: has the pending replies
-        deal out what Redis sent, where the pending replies does not do so by itself.
+        pressed: called with True when Redis reads too slowly, and with False when it has caught up;
+        received: called with Redis's bytes, must pass them to the pending replies; None: the
+        connection passes them itself.
         """
         self._user = user
         self._pending = pending = PendingReplies(self.protocol, self._found_replica)
@@ -241,7 +250,7 @@ class RedisConnection(RespReceiver):
         return pending
 
     def carries(self, user: User) -> bool:
-        """Whether it is still lent to this one."""
+        """Whether the connection is still lent to this user."""
         return self._user is user
 
     def _found_replica(self) -> None:
@@ -305,21 +314,22 @@ class RedisConnection(RespReceiver):
             self.finish()
 
     def finish(self) -> None:
-        """Sends nothing more, not even what Redis did not take yet, and half closes the connection.
+        """Sends nothing more, not even bytes that the kernel has not taken, and half closes the
+        connection.
 
-        Redis forgets a client at its end of file: a command of it that blocks, with what stands
-        behind that, is not run. Replies that it has written still come, and then its own end of
-        file, after which it can run nothing more.
+        When Redis reads the end of file, it forgets the client. It does not run a blocked command,
+        nor the commands behind it. Replies that Redis has written still come. After them comes
+        Redis's own end of file, and Redis can run nothing more.
         """
         if self._pending is None or self._finished:
-            return  # it has answered, and was let go of
+            return  # all replies have come, and it was released
         self._finished = True
         self.stale = True
         self.write = _discard
-        # What is left is no more than the kernel has: nothing makes it wait, or the end would not
-        # be seen.
+        # Reads without a pause from now on: only a read shows the end of file. No more can come
+        # than the kernel has.
         self.resume_reading(PauseReason.PEER | PauseReason.RATE)
-        # a transport whose producer is paused would wait for that
+        # The transport would not close before a paused producer resumes.
         self.transport.unregisterProducer()
         if not discard_unsent(self.transport):
             self.transport.abortConnection()
@@ -334,12 +344,14 @@ class RedisConnection(RespReceiver):
             super().pause_reading(reason)
 
     def detach(self) -> bool:
-        """Its user let go of it: whether it has nothing pending and could carry another one."""
+        """The user releases the connection. Returns whether nothing is pending, so that it could be
+        reused.
+        """
         pending, settled = self._pending, True
-        if pending is not None:  # else nobody used it
+        if pending is not None:  # else it was never lent
             settled = pending.settled
             self.protocol = pending.protocol
-            pending.abandon()  # what else came in the same bytes is for nobody
+            pending.abandon()  # drops the rest of the bytes that are being read
         self._user = None
         self._pending = self._deal_out = None
         if self._narrow:
@@ -358,7 +370,7 @@ class RedisConnection(RespReceiver):
             user.upstream_lost()
 
     def drop(self) -> None:
-        """Closes it, whatever it still has pending."""
+        """Closes the connection at once, whatever is pending."""
         self.opened = None
         self.transport.abortConnection()
 
@@ -377,5 +389,5 @@ def _keepalive() -> list[tuple[int, int]]:
     return [(getattr(socket, name), value) for name, value in wanted.items() if hasattr(socket, name)]
 
 
-#: Options and values, as far as the system has them.
+#: Socket options and values, as far as the system has them.
 _KEEPALIVE = _keepalive()

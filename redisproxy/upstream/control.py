@@ -1,8 +1,7 @@
-"""The control connection: asks Redis, with the master password, what it is, and has it know the
-tenants' users.
+"""The control connection: finds out what Redis is, and creates the tenants' users there.
 
-Owns which Redis that is, and when it is asked again; what is asked at first is `probe`'s. The
-connection is not on the path of tenants' commands.
+Logs in with the master password. Owns what is known of Redis, and when Redis is asked again;
+`probe` has the questions. Tenants' commands do not use this connection.
 """
 
 from __future__ import annotations
@@ -32,17 +31,17 @@ from .client import Connection, ControlError, NoReplyError, RedisClient, Word
 from .endpoint import endpoint_for, why
 from .probe import Memory, Probe, Rights
 
-#: When Redis is asked again what it could not tell. Soon, since between two scripts of a
-#: tenant that keeps it busy there may be little time.
+#: The delay before unanswered questions are asked again. It is short: where a tenant's scripts keep
+#: Redis busy, there may be little time between two of them.
 BACKOFF = Backoff(0.05, 1.0)
 
 
 class ControlService(service.Service):
-    """The control connection, and what it was told.
+    """Keeps the control connection, and finds out what Redis is.
 
     on_server: called with a Server after each connection, before anything else is asked over it,
-    and when more is known of it; acl: whether ACL users are wanted; rights: the commands that these
-    need the right to, on a server.
+    and when more is known of it; acl: whether ACL users are wanted; rights: gives the commands that
+    these users need the right to, on a server.
     """
 
     name = "control"
@@ -64,44 +63,45 @@ class ControlService(service.Service):
         self._acl = acl
         self._rights = rights
         self._address: BackendAddress | None = None
-        #: to where Redis is now; None: that is not known, or the service does not run
+        #: the client of the present address; None if there is no address, or the service does not
+        #: run
         self._client: RedisClient | None = None
         self._memory = Memory()
-        #: while Redis is asked what it is, which lasts until it has told all
+        #: the probe; None after Redis has answered all of it
         self._probing: defer.Deferred[None] | None = None
-        #: what Redis was when it was connected last; None: it never was
+        #: what Redis was at the latest probe; None before the first
         self.server: Server | None = None
-        #: whether Redis lets nobody make tenants' users now, though it did before
+        #: whether Redis refuses to create tenants' users, though it allowed this before
         self.users_refused = False
-        # What is logged of what Redis says of itself, and of a connection that cannot be had.
+        # What is logged: what Redis says of itself, and why it cannot be reached.
         self._state = Condition()
         self._unreachable = Condition()
-        #: over which it has told what it is
+        #: the connection over which Redis was probed; None if there is none
         self._connection: Connection | None = None
         self._waiting: Waiters[None] = Waiters()
-        #: called when the connection is lost, but not when we close it
+        #: called when the connection is lost; not when the proxy closes it
         self.lost: Callable[[], None] = lambda: None
 
     @property
     def connected(self) -> bool:
-        """Whether Redis is there, and was asked what it is."""
+        """Whether Redis is connected, and was probed."""
         return self._connection is not None
 
     @property
     def asking(self) -> bool:
-        """Whether Redis is there, and has not told all that it is asked."""
+        """Whether Redis is connected, and a probe is under way."""
         return self._probing is not None
 
     @property
     def fault(self) -> messages.Text | None:
-        """Why Redis cannot be asked, or what keeps it from being used; None: nothing is known."""
+        """Why Redis cannot be asked, or cannot be used; None: nothing is known."""
         address = "Redis" if self._address is None else self._address.shown
         if self._unreachable.reason is not None:
             return messages.REDIS_NOT_ASKED(address=address, reason=self._unreachable.reason)
         return None if self._state.reason is None else messages.REDIS_IS(address=address, state=self._state.reason)
 
     def use(self, address: BackendAddress | None) -> None:
-        """Where Redis is from now on."""
+        """Connects to this address from now on."""
         if address == self._address:
             return
         self._address = address
@@ -110,7 +110,7 @@ class ControlService(service.Service):
         self.reconnect()
 
     def reconnect(self) -> None:
-        """Connects anew, at once: the address may lead to another server by now."""
+        """Connects anew at once: the address may lead to another server by now."""
         self._disconnect()
         self._connect()
 
@@ -124,7 +124,7 @@ class ControlService(service.Service):
         return self._disconnect()
 
     async def ask(self, *words: Word) -> Answer:
-        """See `client.Commands`. Waits for the connection as long as opening one may take."""
+        """See `client.Commands`. Waits for the connection, at most for the connect time limit."""
         if self._connection is None:
             try:
                 await within(self._waiting.wait(), self._connect_timeout, self._reactor)
@@ -135,11 +135,11 @@ class ControlService(service.Service):
         return await self._connection.ask(*words)
 
     async def is_replica(self) -> bool:
-        """Whether Redis calls itself a replica by now. Raises ControlError."""
+        """Whether Redis calls itself a replica now. Raises ControlError."""
         return probing.is_replica(probing.fields(await self.ask("INFO", "replication")))
 
     def probe_again(self) -> None:
-        """Redis refused to make a tenant's user: it is asked anew, in a moment, what it is."""
+        """Probes Redis again, after a delay, because it refused to create a tenant's user."""
         if self._connection is not None and self._probing is None:
             self._start_probing(self._connection, again=True)
 
@@ -165,7 +165,7 @@ class ControlService(service.Service):
 
     def _changed(self, client: RedisClient) -> None:
         if client is not self._client:
-            return  # Redis is elsewhere now
+            return  # Redis is at another address now
         if client.connection is not None:
             self._unreachable.over()
             self._start_probing(client.connection)
@@ -177,7 +177,7 @@ class ControlService(service.Service):
             self.lost()
 
     def _tell_failure(self, client: RedisClient) -> None:
-        """Logs why there is no connection, when that is new."""
+        """Logs why there is no connection, if the reason is new."""
         assert client.failure is not None, "or it would have a connection"  # noqa: S101
         reason = why(client.failure)
         if self._unreachable.fault(reason):
@@ -201,13 +201,13 @@ class ControlService(service.Service):
         if failure.check(NoReplyError) and self._is_current(connection):
             self._log_state(messages.REDIS_NOT_TOLD_IN_TIME(seconds=bounds.CONTROL_REPLY_SECONDS))
         else:
-            # Of the two that are expected, the one is gone already, and will be connected again;
-            # the other we gave up.
+            # ControlError: the connection is lost, and is made again. CancelledError: the probe was
+            # given up.
             bug(self._log, "asking Redis what it is", ControlError, defer.CancelledError)(failure)
 
     @property
     def _asked(self) -> BackendAddress:
-        """Where the Redis is that is asked what it is."""
+        """The address of the Redis that is probed."""
         assert self._address is not None, "there is a connection to it"  # noqa: S101
         return self._address
 
@@ -215,9 +215,9 @@ class ControlService(service.Service):
         return self._client is not None and self._client.connection is connection
 
     async def _probe(self, connection: Connection, again: bool) -> None:
-        """Asks until Redis has told all that is to be known of it; some of that can be used before.
+        """Asks until Redis has answered everything. Some answers can be used before that.
 
-        again: whether it is for tenants' users alone, in a moment: tenants may bring it about.
+        again: asks about tenants' users alone, after a delay, because tenants may cause this.
         """
         if again:
             await task.deferLater(self._reactor, BACKOFF.longest)
@@ -232,7 +232,7 @@ class ControlService(service.Service):
             await task.deferLater(self._reactor, BACKOFF.delay(failures))
 
     def _use(self, probe: Probe, connection: Connection) -> None:
-        """What is known by now."""
+        """Uses what is known so far."""
         state = probe.state
         if probe.again and state is None:
             state = messages.REDIS_NOT_TOLD(reason=probing.explain(probe.again))
@@ -253,7 +253,7 @@ class ControlService(service.Service):
         self._waiting.fire(None)
 
     def _log_state(self, state: messages.Text | None) -> None:
-        """Logs what its operator has to know, when it is new."""
+        """Logs what the operator has to know of Redis, if it is new."""
         if state is None:
             self._state.over()
         elif self._state.fault(state):

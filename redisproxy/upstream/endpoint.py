@@ -1,6 +1,6 @@
-"""From a BackendAddress to an endpoint that connects to it.
+"""Makes the endpoint that connects to a BackendAddress.
 
-Owns addresses and TLS on the way to Redis: a server's certificate is always verified, its name
+Owns addresses and TLS on the way to Redis. The server's certificate is always verified, its name
 included.
 """
 
@@ -39,25 +39,25 @@ Made = TypeVar("Made", bound=protocol.Protocol)
 
 
 class _Connected(Protocol):
-    """What an endpoint connects. IProtocol does not declare the transport that each protocol
-    has.
-    """
+    """A protocol with its transport, which IProtocol does not declare."""
 
     transport: ITCPTransport
 
 
 class CaFileError(MessageError):
-    """The file of the CAs to trust for Redis cannot be used. The text names it, and says why."""
+    """The file with the CAs to trust for Redis cannot be used. The text names the file and the
+    reason.
+    """
 
 
 def _certificates(ca_file: Path) -> list[ssl.Certificate]:
-    """The one or more certificates of a PEM file. Raises CaFileError."""
+    """Returns the certificates of a PEM file, at least one. Raises CaFileError."""
     try:
         certificates = x509.load_pem_x509_certificates(ca_file.read_bytes())
     except OSError as error:
         raise CaFileError(messages.CA_FILE(file=ca_file, reason=error.strerror)) from None
     except ValueError:
-        # The text of `cryptography` differs from version to version.
+        # The error text of `cryptography` differs from version to version.
         raise CaFileError(messages.CA_FILE(file=ca_file, reason="it has no certificate in PEM")) from None
     return [ssl.Certificate(X509.from_cryptography(certificate)) for certificate in certificates]
 
@@ -65,10 +65,10 @@ def _certificates(ca_file: Path) -> list[ssl.Certificate]:
 def endpoint_for(
     reactor: IConnectingReactor, address: BackendAddress, timeout: float, ca_file: Path | None
 ) -> IStreamClientEndpoint:
-    """An endpoint for one connection to Redis.
+    """Returns an endpoint for one connection to Redis.
 
-    timeout: seconds to connect; ca_file: whom to trust for rediss://, None for the system's
-    certificates. Raises CaFileError.
+    timeout: seconds to connect; ca_file: the CAs to trust for rediss://, None for the system's.
+    Raises CaFileError.
     """
     if address.path:
         return UNIXClientEndpoint(reactor, address.path, timeout=timeout)
@@ -80,10 +80,10 @@ def endpoint_for(
 
 
 def connected(endpoint: IStreamClientEndpoint, factory: IProtocolFactory) -> defer.Deferred[IProtocol]:
-    """Connects. If the caller cancels this, it fails with CancelledError.
+    """Connects. Fails with CancelledError if the caller cancels this.
 
-    Endpoints have other errors for that: `HostnameEndpoint` says that the name was not found, or
-    could not be connected to. The caller would take these for a fault of Redis, and a time limit
+    Endpoints fail with other errors then: `HostnameEndpoint` says that the name was not found, or
+    that it could not connect. The caller would take that for a fault of Redis, and a time limit
     (`addTimeout`) would not end in TimeoutError.
     """
     connecting = endpoint.connect(factory)
@@ -109,11 +109,11 @@ def connect(endpoint: IStreamClientEndpoint, make: Callable[[], Made]) -> defer.
     """Connects as `connected` does, with a protocol that `make` makes."""
     factory = protocol.Factory.forProtocol(make)
     factory.noisy = False
-    return cast("defer.Deferred[Made]", connected(endpoint, factory))  # the factory makes no other
+    return cast("defer.Deferred[Made]", connected(endpoint, factory))  # the factory makes no other protocol
 
 
 def why(error: BaseException) -> Text:
-    """What went wrong with a connection."""
+    """Says why a connection failed."""
     if isinstance(error, MessageError):
         return error.reason
     if isinstance(error, defer.TimeoutError):

@@ -1,8 +1,7 @@
-"""Where the master is that tenants' commands go to.
+"""Decides which server is the master that tenants' commands go to.
 
-Owns that decision; who acts on it is the business of `backend`. It follows Redis's sentinels, where
-the master secret names some; and it finds out, with sentinels or without, when what was the master
-has become a replica.
+`backend` acts on that decision. If the master secret names sentinels, the proxy follows them. With
+or without sentinels, the proxy finds out when a former master has become a replica.
 """
 
 from __future__ import annotations
@@ -31,20 +30,20 @@ from .endpoint import endpoint_for, why
 from .probe import calls_itself_replica
 from .sentinel import LASTING, Answer, NotYet, Sentinel, ask_all, latest
 
-#: Seconds between two looks at the sentinels: a failover is noticed within that time.
+#: Seconds between two rounds of questions to the sentinels. A failover is noticed within that time.
 EVERY = 1.0
-#: Seconds between two looks at whether Redis is a replica, at least.
+#: The shortest time between two role checks, in seconds.
 DOUBT = 1.0
-#: The same while it stays one.
+#: The delay between two role checks while Redis stays a replica.
 BACKOFF = Backoff(DOUBT, 10.0)
 
 
 class MasterService(service.Service):
-    """Which server is used. For connect_timeout and ca_file see `endpoint.endpoint_for`.
+    """Decides which server is used. For connect_timeout and ca_file see `endpoint.endpoint_for`.
 
-    control: says whether Redis is a replica; moved: called with where Redis is, and whether that is
-    a failover; reconnect: called when the address leads to another server than before; is_master:
-    called when Redis says that it is a master.
+    control: says whether Redis is a replica; moved: called with Redis's address, and whether that
+    is a failover; reconnect: called when the address leads to another server than before;
+    is_master: called when Redis says that it is a master.
     """
 
     name = "master"
@@ -67,19 +66,19 @@ class MasterService(service.Service):
         self._moved = moved
         self._reconnect = reconnect
         self._on_master = is_master
-        #: what the master secret says
+        #: the address in the master secret
         self._configured: BackendAddress | None = None
-        #: where Redis is; None: not known yet
+        #: where Redis is; None if not known yet
         self.address: BackendAddress | None = None
-        #: what the master secret says, once its sentinels have told where that is
+        #: the address in the master secret, after its sentinels have said where the master is
         self._found_for: BackendAddress | None = None
         self._sentinels: list[Sentinel] = []
-        #: since when these are asked
+        #: when the sentinels were first asked, in the reactor's seconds
         self._began = 0.0
         self._looking: defer.Deferred[None] | None = None
         self._again = False
         self._timer: IDelayedCall | None = None
-        # What is logged of looks that lead to nothing, and of a master that is a replica.
+        # What is logged: rounds that found no master, and a master that is a replica.
         self._helpless = Condition(LASTING)
         self._replica = Condition()
         self._doubting: defer.Deferred[None] | None = None
@@ -94,7 +93,7 @@ class MasterService(service.Service):
 
     @property
     def fault(self) -> messages.Text | None:
-        """Why it is not known where Redis is; None: it is, or there are no sentinels."""
+        """Why the sentinels give no usable master; None: there is no such fault."""
         return self._helpless.reason
 
     def startService(self) -> None:
@@ -113,7 +112,7 @@ class MasterService(service.Service):
         return self._leave_sentinels()
 
     def use(self, address: BackendAddress | None) -> None:
-        """What the master secret says from now on."""
+        """Follows this address, which the master secret has, from now on."""
         if address == self._configured:
             return
         before, self._configured = self._configured, address
@@ -124,8 +123,8 @@ class MasterService(service.Service):
             self._move(address, failover=False)
             return
         if self.address is not None and before is not None and before.master_name == address.master_name:
-            # Another password, or another list: until the sentinels say otherwise it is where it
-            # was.
+            # Only a password or the list of sentinels changed: Redis stays where it was, until the
+            # sentinels say otherwise.
             self._found_for = address
             self._move(address.at(self.address.host, self.address.port), failover=False)
         for host, port in address.sentinels:
@@ -136,7 +135,7 @@ class MasterService(service.Service):
         self._look_in(0)
 
     def on_server(self, server: Server) -> None:
-        """The control connection is there, perhaps with another server."""
+        """The control connection has probed a server, perhaps another one than before."""
         if server.replica:
             self.doubt()
         else:
@@ -149,18 +148,18 @@ class MasterService(service.Service):
 
     @property
     def _asked(self) -> BackendAddress:
-        """Where the Redis is that the control connection has asked what it is."""
+        """The address of the Redis that the control connection has probed."""
         assert self.address is not None, "the control connection leads there"  # noqa: S101
         return self.address
 
     def _move(self, address: BackendAddress | None, failover: bool) -> None:
-        """Redis is elsewhere. failover: and where it was, nothing is to be waited for."""
+        """Moves to another address. failover: the former server is not expected to answer."""
         if address == self.address:
             return
         self.address = address
         self._replica.over()
         if self._doubting is not None:
-            self._doubting.cancel()  # it was about the old one
+            self._doubting.cancel()  # that role check was about the former server
         self._moved(address, failover)
 
     # Following the sentinels.
@@ -171,8 +170,9 @@ class MasterService(service.Service):
         return defer.gatherResults([sentinel.stop() for sentinel in sentinels], consumeErrors=True)
 
     def look(self) -> None:
-        """Asks the sentinels, now, or once more when they have answered. Without sentinels nothing
-        happens.
+        """Asks the sentinels now. If a round is under way, asks once more after it.
+
+        Does nothing if there are no sentinels.
         """
         configured = self._configured
         if configured is None or not self._sentinels or not self.running:
@@ -191,7 +191,7 @@ class MasterService(service.Service):
             return
         if self._again:
             self._again = False
-            # Not at once: whatever goes wrong, this is no storm.
+            # After a delay: whatever goes wrong, the sentinels must not be stormed.
             self._look_in(0.05)
             return
         self._look_in(EVERY)
@@ -209,7 +209,8 @@ class MasterService(service.Service):
         if configured is not self._configured:
             return
         if not complete and self._found_for is not configured and self._reactor.seconds() - self._began < LASTING:
-            # the first to be connected may be the one that was cut off; each calls for another look
+            # The first sentinel that connects may have been cut off from the others. Each one that
+            # connects later starts another round.
             return
         if not answers:
             return self._log_helpless(messages.SENTINELS_SILENT(name=configured.master_name))
@@ -228,7 +229,7 @@ class MasterService(service.Service):
                             reason=messages.redis_error(shown_error(reply.text)),
                         )
                     )
-                # it is there, and it is for the upstream connections to say what it does not like
+                # The server is there. If it refuses more than this question, the pool reports why.
                 replica = False
             except defer.CancelledError:
                 raise
@@ -256,11 +257,13 @@ class MasterService(service.Service):
             self._move(found, failover)
 
     async def _ask_all(self) -> tuple[list[Answer], bool]:
-        """What they answer, and whether all had their chance to."""
+        """Returns the sentinels' answers, and False if some sentinels may still turn out to be
+        reachable.
+        """
         sentinels = list(self._sentinels)
         replies = await ask_all(sentinels)
         if sentinels != self._sentinels:
-            return [], False  # they were left meanwhile
+            return [], False  # these sentinels are not followed any more
         answers = []
         complete = True
         for sentinel, one in zip(sentinels, replies, strict=True):
@@ -273,7 +276,9 @@ class MasterService(service.Service):
         return answers, complete
 
     def _log_sentinel(self, sentinel: Sentinel, reason: messages.Text | None) -> None:
-        """Logs what is wrong with it, once; another fault that takes its place, after QUIET."""
+        """Logs what is wrong with a sentinel, once. Another fault that replaces the first is logged
+        after QUIET seconds.
+        """
         if reason is None:
             if sentinel.condition.over():
                 self._log.write(messages.SENTINEL_TELLS, sentinel=_shown(sentinel.address))
@@ -288,11 +293,12 @@ class MasterService(service.Service):
         else:
             self._log.write(messages.SENTINELS_HELPLESS, reason=reason, address=self.address.shown)
 
-    # Finding out that Redis became a replica.
+    # Finding out that Redis has become a replica.
 
     def doubt(self) -> None:
-        """A reply, or Redis itself, says that it is a replica. A tenant can bring this about: it
-        costs next to nothing.
+        """Starts a role check, because a reply, or Redis itself, says that Redis is a replica.
+
+        A tenant can cause such replies, so there is at most one check in DOUBT seconds.
         """
         if not self.running or self._doubting is not None:
             return
@@ -317,8 +323,8 @@ class MasterService(service.Service):
                 replica = await self._control.is_replica()
             except ControlError:
                 if not self._control.connected:
-                    return  # when the control connection is back, it says what Redis is
-                await task.deferLater(self._reactor, DOUBT)  # busy with somebody's script, say
+                    return  # the next control connection finds out what Redis is
+                await task.deferLater(self._reactor, DOUBT)  # for example, Redis is busy with a script
                 continue
             if not replica:
                 self._is_master()
@@ -335,8 +341,8 @@ class MasterService(service.Service):
             await task.deferLater(self._reactor, BACKOFF.delay(looks))
 
     async def _is_replica_anew(self, master: BackendAddress) -> bool:
-        """Whether the address leads to a replica, or to nobody, when it is resolved and connected
-        to once more.
+        """Resolves the address and connects once more. Returns whether it leads to a replica, or to
+        nobody.
         """
         try:
             return await calls_itself_replica(self._reactor, master, self._connect_timeout, self._ca_file)
@@ -347,8 +353,8 @@ class MasterService(service.Service):
 
 
 def _refuses_login(error: ErrorReply) -> bool:
-    """Whether it is the password that is refused, or that there is none. Redis before 6 has no
-    codes for that.
+    """Whether Redis refuses the password, or its absence. Redis before version 6 has no codes for
+    that.
     """
     return error.code in ("WRONGPASS", "NOAUTH") or error.text.lower().startswith(
         ("err invalid password", "err auth", "err client sent auth")

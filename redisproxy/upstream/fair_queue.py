@@ -1,10 +1,10 @@
-"""A bound on what runs at once for all tenants together, with a queue for each tenant in front of
-it.
+"""Limits what runs at once for all tenants together. In front of that limit, each tenant has a
+queue.
 
 Owns who is next: the first waiter of the tenant that has the fewest running. Tenants that have
-equally many take turns. So a tenant with a thousand waiters delays another tenant's first waiter by
-one place. Knows no time and no Deferred: the caller decides what a waiter is, and tells it that it
-may run.
+equally many take turns. So if one tenant has a thousand waiters, another tenant's first waiter is
+delayed by one turn. Knows no time and no Deferred: the caller decides what a waiter is, and starts
+it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Waiter = TypeVar("Waiter", bound=Hashable)
 
 
 class FairQueue(Generic[Waiter]):
-    """most: how many may run at once.
+    """A limit with a queue for each tenant. most: how many may run at once.
 
     `begin`, `end`, `wait`, `leave` and `next` take constant time, however many tenants and waiters
     there are.
@@ -36,27 +36,29 @@ class FairQueue(Generic[Waiter]):
         self._levels: dict[int, OrderedDict[Tenant, None]] = {}
 
     def __len__(self) -> int:
-        """How many wait."""
+        """The number of waiters."""
         return sum(map(len, self._waiting.values()))
 
     @property
     def running(self) -> int:
-        """How many run."""
+        """The number that are running."""
         return self._total
 
     def begin(self, tenant: Tenant) -> bool:
-        """Whether one more of the tenant runs from now on. False: the caller has to `wait`."""
+        """Starts one more for the tenant. Returns False if the limit is reached: the caller has to
+        `wait`.
+        """
         if self._waiting or self._total >= self._most:
             return False
         self._count(tenant, 1)
         return True
 
     def end(self, tenant: Tenant) -> None:
-        """One of the tenant's has ended. The caller then calls `next`."""
+        """Ends one that ran for the tenant. The caller must then call `next`."""
         self._count(tenant, -1)
 
     def wait(self, tenant: Tenant, waiter: Waiter) -> None:
-        """Puts a waiter at the end of its tenant's queue."""
+        """Adds a waiter to the end of its tenant's queue."""
         waiters = self._waiting.get(tenant)
         if waiters is None:
             waiters = self._waiting[tenant] = OrderedDict()
@@ -64,7 +66,7 @@ class FairQueue(Generic[Waiter]):
         waiters[waiter] = None
 
     def leave(self, tenant: Tenant, waiter: Waiter) -> None:
-        """Takes a waiter out of its queue, if it is in it."""
+        """Removes a waiter from its queue, if it is there."""
         waiters = self._waiting.get(tenant)
         if waiters is not None and waiter in waiters:
             del waiters[waiter]
@@ -73,7 +75,7 @@ class FairQueue(Generic[Waiter]):
                 del self._waiting[tenant]
 
     def next(self) -> Waiter | None:
-        """The waiter that runs from now on. None: nobody waits, or `most` run already."""
+        """Starts the next waiter, and returns it. None if nobody waits, or the limit is reached."""
         if not self._levels or self._total >= self._most:
             return None
         tenant = next(iter(self._levels[min(self._levels)]))
@@ -85,14 +87,14 @@ class FairQueue(Generic[Waiter]):
         return waiter
 
     def clear(self) -> list[Waiter]:
-        """Empties all queues, and returns who was in them."""
+        """Empties all queues, and returns the waiters that were in them."""
         found = [waiter for waiters in self._waiting.values() for waiter in waiters]
         self._waiting.clear()
         self._levels.clear()
         return found
 
     def _count(self, tenant: Tenant, more: int) -> None:
-        """Adds to how many of the tenant run. The tenant is then the last of its level."""
+        """Adds to the number that the tenant has running, and moves it to the end of its level."""
         waits = tenant in self._waiting
         if waits:
             self._leave_level(tenant)

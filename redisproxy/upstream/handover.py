@@ -1,10 +1,9 @@
-"""Databases that go from one tenant to another: the new owner's connections wait for the end of the
-former one's.
+"""Makes the new owner of a database wait until the former owner's connections have ended.
 
-Owns when the new owner may have connections to Redis. Until then nothing that it writes can reach a
-command of the former owner that blocks, and nothing that the former owner asked for runs on the new
-one's data. A connection that was half closed is known to run nothing more when Redis has closed it,
-too.
+Owns when the new owner may have connections to Redis. Until then, what the new owner writes cannot
+reach a blocked command of the former owner. What the former owner asked for cannot run on the new
+owner's data. A half-closed connection has ended when Redis has closed it, too: then Redis runs
+nothing more for it.
 """
 
 from __future__ import annotations
@@ -20,22 +19,25 @@ from .connection import RedisConnection
 
 
 class Handover:
-    """Who waits for which connections."""
+    """The connections of former owners, and the callers that wait for their end."""
 
     def __init__(self, clock: IReactorTime) -> None:
         self._clock = clock
         # Connections of former owners, in this process.
         self._connections: set[RedisConnection] = set()
-        # Indices of databases to which other processes may have such.
+        # Indices of databases to which other processes may have such connections.
         self._elsewhere: frozenset[int] = frozenset()
         self._cutting: IDelayedCall | None = None
         self._lapsing: IDelayedCall | None = None
-        # By the index of the database; None: for all connections here.
+        # By the index of the database; None for callers that wait for all connections of this
+        # process.
         self._waiting: dict[int | None, Waiters[None]] = {}
 
     def begin(self, upstreams: Collection[RedisConnection], elsewhere: Collection[int]) -> None:
-        """These have to end; and other processes may have more, to the databases with these
-        indices.
+        """Starts to wait for the end of these connections, and of those that other processes may
+        have.
+
+        elsewhere: the indices of the databases to which other processes may have connections.
         """
         self.stop()
         self._connections = set(upstreams)
@@ -47,7 +49,7 @@ class Handover:
         self._tell_waiting()
 
     def stop(self) -> None:
-        """No time limit runs any more."""
+        """Stops the time limits."""
         for timer in (self._cutting, self._lapsing):
             _cancel(timer)
 
@@ -60,13 +62,13 @@ class Handover:
             self._tell_waiting()
 
     def over_elsewhere(self) -> None:
-        """The other processes have none any more."""
+        """The other processes have no such connections any more."""
         self._elsewhere = frozenset()
         _cancel(self._lapsing)
         self._tell_waiting()
 
     def over(self, index: int) -> defer.Deferred[None] | None:
-        """Fires when a database is its owner's alone; None: it is."""
+        """Fires when only its owner has connections to the database. None if that is so already."""
         return self._wait(index) if self._busy(index) else None
 
     def over_here(self) -> defer.Deferred[None]:

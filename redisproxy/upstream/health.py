@@ -1,8 +1,8 @@
-"""Whether Redis answers: a PING each second over the control connection.
+"""Finds out whether Redis answers: sends a PING each second over the control connection.
 
-Owns what Redis is known to do by its answers to these, and since when one waits. A Redis that hangs
-keeps its connections open, so nothing else would tell. A Redis that is busy with a script, or loads
-its data, answers, and says so.
+Owns what the answers say of Redis, and since when a PING is unanswered. A Redis that hangs keeps
+its connections open, so nothing else would show that. A Redis that is busy with a script, or loads
+its data, answers with an error that says so.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ class Answers(Enum):
     """What Redis does, by its answer to the latest PING."""
 
     UP = "up"
-    BUSY = "busy"  #: a script or a function runs for too long: all other commands are refused
-    LOADING = "loading"  #: it reads its data from disk: most commands are refused
-    HUNG = "hung"  #: it has not answered for HUNG_SECONDS
+    BUSY = "busy"  #: a script or a function has run for too long: Redis refuses all other commands
+    LOADING = "loading"  #: Redis reads its data from disk, and refuses most commands
+    HUNG = "hung"  #: Redis has not answered for HUNG_SECONDS
 
 
 _FAULTS = {
@@ -36,7 +36,7 @@ _FAULTS = {
 
 
 class Health(service.Service):
-    """control: over which Redis is asked."""
+    """Checks whether Redis answers. control: the connection that asks Redis."""
 
     name = "health"
     _log = Log()
@@ -47,8 +47,8 @@ class Health(service.Service):
         self._loop = task.LoopingCall(self._look)
         self._loop.clock = clock
         self._asking: defer.Deferred[None] | None = None
-        # The clock's seconds when the PING was sent that is not answered; kept where its connection
-        # was given up for that.
+        # When the oldest unanswered PING was sent, in the clock's seconds. Kept if the connection
+        # was given up because there was no answer.
         self._since: float | None = None
         self._answer = Answers.UP
         self._condition = Condition()
@@ -66,19 +66,17 @@ class Health(service.Service):
 
     @property
     def unanswered(self) -> float:
-        """Seconds for which the oldest PING has waited; 0: none waits."""
+        """Seconds that the oldest unanswered PING has waited; 0 if there is none."""
         return 0.0 if self._since is None else self._clock.seconds() - self._since
 
     @property
     def state(self) -> Answers:
-        """What Redis does now. Nothing is known where there is no connection: it is taken to be UP
-        then.
-        """
+        """What Redis does now. Without a connection nothing is known, and the state is UP."""
         return Answers.HUNG if self.unanswered >= bounds.HUNG_SECONDS else self._answer
 
     @property
     def fault(self) -> messages.Text | None:
-        """What is wrong with its answers; None: nothing, or nothing is known."""
+        """What is wrong with Redis's answers; None: nothing is, or nothing is known."""
         return _FAULTS.get(self.state)
 
     def _look(self) -> None:
@@ -94,12 +92,12 @@ class Health(service.Service):
         try:
             await self._control.ask("PING")
         except NoReplyError:
-            return  # it hangs: that lasts until it answers
+            return  # Redis hangs until it answers again
         except ReplyError as error:
             word = str(error).partition(" ")[0]
             self._answer = {"BUSY": Answers.BUSY, "LOADING": Answers.LOADING}.get(word, Answers.UP)
         except ControlError:
-            self._answer = Answers.UP  # the connection was lost, which is told elsewhere
+            self._answer = Answers.UP  # the connection was lost, which the control connection logs
         else:
             self._answer = Answers.UP
         self._since = None

@@ -1,8 +1,8 @@
 """Connections to Redis that nobody uses, and how long each is kept.
 
-Owns which of them is used next: of the same tenant and protocol, the one that was used last. A
-connection that was never SELECTed has the key None, and may be given to any tenant. The pool
-decides who may have one, and what is closed.
+Owns which one is used next: of the same tenant and protocol, the one that was used last. A
+connection on which no database was SELECTed has the key None, and can be given to any tenant.
+`pool` decides who may have a connection, and which ones are closed.
 """
 
 from __future__ import annotations
@@ -14,47 +14,49 @@ from twisted.internet.interfaces import IDelayedCall, IReactorTime
 from ..tenants.model import Tenant
 from .connection import RedisConnection
 
-#: What a connection may be used for: see `RedisConnection.key`.
+#: What a connection can be used for: see `RedisConnection.key`.
 Key = tuple[Tenant, int] | None
 
 
 class IdleConnections:
-    """timeout: seconds after which an idle connection is closed; keep: asked then whether it stays
-    for as long again.
+    """The idle connections.
+
+    timeout: seconds after which an idle connection is closed; keep: asked at that time whether the
+    connection stays for as long again.
     """
 
     def __init__(self, clock: IReactorTime, timeout: float, keep: Callable[[], bool]) -> None:
         self._clock = clock
         self._timeout = timeout
         self._keep = keep
-        # By key, the one used last at the end.
+        # By key; the one that was used last is at the end.
         self._by_key: dict[Key, list[RedisConnection]] = {}
         self._timers: dict[RedisConnection, IDelayedCall] = {}
 
     def __len__(self) -> int:
-        """How many there are."""
+        """The number of idle connections."""
         return len(self._timers)
 
     def put(self, connection: RedisConnection) -> None:
-        """Nobody uses it from now on."""
+        """Adds a connection that nobody uses from now on."""
         connection.idle_since = self._clock.seconds()
         self._by_key.setdefault(connection.key, []).append(connection)
         self._start_timer(connection)
 
     def newest(self, key: Key) -> RedisConnection | None:
-        """The one that was used last; it stays idle."""
+        """Returns the one that was used last. It stays idle."""
         connections = self._by_key.get(key)
         return connections[-1] if connections else None
 
     def pop(self, key: Key) -> RedisConnection | None:
-        """The one that was used last, which somebody uses from now on."""
+        """Removes the one that was used last, and returns it."""
         connection = self.newest(key)
         if connection is not None:
             self.remove(connection)
         return connection
 
     def remove(self, connection: RedisConnection) -> None:
-        """It is idle no more, if it was."""
+        """Removes a connection, if it is idle."""
         timer = self._timers.pop(connection, None)
         if timer is None:
             return
@@ -66,7 +68,7 @@ class IdleConnections:
             del self._by_key[connection.key]
 
     def close(self, which: Callable[[RedisConnection], bool] = lambda _: True) -> None:
-        """Closes all, or some of them."""
+        """Closes all idle connections, or those that `which` selects."""
         for connection in [each for each in self._timers if which(each)]:
             self.remove(connection)
             connection.drop()

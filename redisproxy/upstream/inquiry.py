@@ -1,8 +1,7 @@
-"""Asks once what the proxy would find out while it runs: where the master is, and what Redis is
-there.
+"""Finds out once where the master is, and what Redis is there.
 
-Owns that one look, for who does not stay: the operator's command. What it asks, and what it makes
-of the answers, is the control connection's and the sentinels' own.
+Owns this single inquiry, for the operator's command, which does not stay connected. Its questions,
+and the meaning of the answers, are those of the control connection and the sentinels.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from .endpoint import CaFileError, endpoint_for, why
 from .probe import Memory, Probe, Rights
 from .sentinel import Answer, NotYet, Sentinel, ask_all, latest
 
-#: Seconds between two looks at sentinels that are being connected to.
+#: Seconds between two rounds of questions, while some sentinel is still being connected to.
 _LOOK = 0.05
-#: Times that Redis is asked what it did not tell, and seconds between them.
+#: The number of times that Redis is asked what it did not answer, and the seconds in between.
 _TRIES, _PAUSE = 4, 0.3
 
 
@@ -37,8 +36,10 @@ class InquiryError(messages.MessageError):
 
 @dataclass(frozen=True)
 class SentinelView:
-    """What one sentinel said. address: its own; answer: where it takes the master to be; error: why
-    it does not tell.
+    """What one sentinel said.
+
+    address: of the sentinel; answer: where it believes the master to be; error: why there is no
+    answer.
     """
 
     address: str
@@ -50,9 +51,9 @@ class SentinelView:
 class Inquiry:
     """What Redis is.
 
-    address: where; state: what its operator has to know of it, or empty; again: what it did not
-    tell though it was asked again, and why, or empty; keys: how many each database holds, for those
-    that hold any.
+    address: where; state: what the operator has to know of it, or empty; again: what it repeatedly
+    did not answer, and why, or empty; keys: how many keys each database holds, for those that hold
+    any.
     """
 
     address: str
@@ -65,8 +66,10 @@ class Inquiry:
 async def ask_sentinels(
     reactor: IConnectingReactor, address: BackendAddress, timeout: float, ca_file: Path | None
 ) -> tuple[list[SentinelView], BackendAddress | None]:
-    """What each says, and where the master is then; None: none of them tells. timeout: seconds for
-    all of it.
+    """Returns what each sentinel says, and the master's address that follows; None if none of them
+    knows.
+
+    timeout: seconds for all of it.
     """
     sentinels = []
     for host, port in address.sentinels:
@@ -96,7 +99,7 @@ async def ask_sentinels(
 async def inquire(
     reactor: IConnectingReactor, address: BackendAddress, timeout: float, ca_file: Path | None, acl: bool, rights: Rights
 ) -> Inquiry:
-    """What the Redis at an address is.
+    """Returns what the Redis at an address is.
 
     For timeout see `client.ask_once`, for ca_file `endpoint.endpoint_for`, for acl and rights
     `probe.Probe`. Raises InquiryError.
@@ -126,10 +129,10 @@ async def inquire(
     except CaFileError as error:
         raise InquiryError(error.reason) from None
     except ReplyError as error:
-        # Redis's own words: it does not repeat what it was sent to log in with.
+        # These are Redis's own words. Redis does not repeat the password that it was sent.
         raise InquiryError(messages.REDIS_REFUSES(address=address.shown, error=error.reason)) from None
     except ControlError:
         raise InquiryError(messages.REDIS_CLOSED_EARLY(address=address.shown)) from None
     except Exception as error:
-        # Whatever a resolver, a socket or a TLS handshake comes up with.
+        # Any error of a resolver, a socket or a TLS handshake.
         raise InquiryError(messages.REDIS_NOT_CONNECTED(address=address.shown, reason=why(error))) from None

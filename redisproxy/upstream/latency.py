@@ -1,14 +1,15 @@
-"""How long Redis takes, and how long each tenant's commands take: PINGs of the proxy's own on
-multiplexed connections.
+"""Samples how long Redis takes to answer, and how long each tenant's commands take.
 
-Owns the samples. Once a second a PING goes among the commands of the connections that are busy. It
-waits where commands wait: in the connection's queue, in Redis's, and on the wire. That tells of
-Redis.
+Owns the samples: PINGs of the proxy's own on multiplexed connections. Once a second, busy
+connections get a PING among their commands. The PING waits where commands wait: in the connection's
+queue, in Redis's queue, and on the wire. So it measures Redis.
 
 Another PING follows the commands that a tenant's connection writes next, in the same write. Its
-reply comes when theirs have all come. That tells of the tenant. To time each command would cost
-each command. Connections that carried nothing since the last look get no PING of the first kind,
-and none of the second until they carry something.
+reply comes after all their replies. So it measures the tenant's commands. To time each command
+would make each command slower.
+
+A connection that carried nothing in the last second gets no PING of the first kind. It gets one of
+the second kind only with its next commands.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from ..session.pending import ReplyBatch
 from .connection import RedisConnection
 from .multiplexed import MultiplexedConnection
 
-#: Seconds between two looks.
+#: Seconds between two rounds of samples.
 INTERVAL = 1.0
 _PING = encode([b"PING"])
 
@@ -35,7 +36,7 @@ _PING = encode([b"PING"])
 class _Ping:
     """Receives the reply to one PING: a `session.ports.ReplyReceiver`.
 
-    If the upstream connection was not read for a while, the reply says nothing.
+    If reading from the connection was paused meanwhile, the time is not used.
     """
 
     def __init__(self, clock: IReactorTime, connection: RedisConnection, observe: Callable[[float], None]) -> None:
@@ -55,9 +56,11 @@ class _Ping:
 
 
 class Sampler(service.Service):
-    """upstreams: gives the upstream connections that are shared and in use; observe: called with
-    the seconds of each sample of Redis; observe_tenant: called with a namespace, and the seconds
-    that commands of its tenant took.
+    """Samples the latency once a second.
+
+    upstreams: returns the multiplexed connections in use; observe: called with the seconds of each
+    sample of Redis; observe_tenant: called with a namespace, and the seconds that commands of its
+    tenant took.
     """
 
     name = "sampling"
@@ -75,7 +78,7 @@ class Sampler(service.Service):
         self._observe_tenant = observe_tenant
         self._loop = task.LoopingCall(self._look)
         self._loop.clock = clock
-        # What had come over each upstream connection at the last look.
+        # The bytes received over each connection at the last round.
         self._seen: dict[MultiplexedConnection, int] = {}
 
     def startService(self) -> None:
@@ -89,15 +92,14 @@ class Sampler(service.Service):
 
     def _look(self) -> None:
         upstreams = self._connections()
-        # One that is not read from says nothing about Redis.
+        # A connection that is not read from says nothing about Redis.
         usable = [upstream for upstream in upstreams if not (upstream.busy or upstream.connection.held)]
         moved = [upstream for upstream in usable if upstream.connection.bytes_received != self._seen.get(upstream)]
         sampled = random.sample(moved, min(bounds.SAMPLED_CONNECTIONS, len(moved)))
         for upstream in sampled:
-            upstream.send_nothing_behind()  # this PING is no command of the tenant's
+            upstream.send_nothing_behind()  # this PING is no command of the tenant
             upstream.send(_PING, self._batch(upstream, self._observe))
-        # The answer to the PING is no use of the upstream connection: what it brings is counted as
-        # seen.
+        # The answer to the PING does not make the connection busy: its bytes count as seen.
         pong = len(b"+PONG\r\n")
         self._seen = {each: each.connection.bytes_received + (pong if each in sampled else 0) for each in upstreams}
         untimed = [upstream for upstream in usable if not upstream.sends_behind_next]
@@ -108,5 +110,5 @@ class Sampler(service.Service):
                 upstream.send_behind_next(_PING, partial(self._batch, upstream, observe))
 
     def _batch(self, upstream: MultiplexedConnection, observe: Callable[[float], None]) -> ReplyBatch:
-        """Of a PING that is sent now, and that no session hears of."""
+        """Makes the batch of a PING that is sent now. No session gets its reply."""
         return ReplyBatch(_Ping(self._clock, upstream.connection, observe), 1, discard=1)

@@ -1,10 +1,10 @@
-"""Multiplexed connections: one connection to Redis that carries whole commands of all sessions of a
+"""Multiplexed connections: one connection to Redis carries whole commands of all sessions of a
 tenant.
 
-Owns when their bytes are written (at once on an idle connection, else once in a turn of the
-reactor), and what happens at its bounds: a connection takes no more for now, is left for another
-one, or closes a client that does not read. `TenantPool` is a tenant's `session.ports.TenantPool`;
-the connections come from the pool (`pool`) and go back there.
+Owns when their bytes are written: at once on an idle connection, else once in a turn of the
+reactor. Also owns what happens at a connection's limits: it takes no more for now, is replaced by
+another one, or closes a client that does not read. `TenantPool` implements
+`session.ports.TenantPool`. Connections come from `pool`, and are released to it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from ..session.ports import MultiplexedUser, ReplyReceiver, Unavailable
 from ..tenants.model import Tenant
 from .connection import RedisConnection, UpstreamError
 
-#: When a connection is opened again. Redis is mostly away for as long as a restart takes: sessions
-#: that are there already come back soon.
+#: The delay before a connection is opened again. It is short: Redis is mostly away only for a
+#: restart, and sessions wait.
 BACKOFF = Backoff(0.075, 2.0, factor=1.5, spread=1.0)
 
 
@@ -37,18 +37,18 @@ class Pool(Protocol):
     """Where connections come from."""
 
     async def acquire(self, tenant: Tenant, protocol: int) -> RedisConnection:
-        """Raises UpstreamError."""
+        """Returns a connection. Raises UpstreamError."""
 
     def forget(self, tenant_pool: TenantPool) -> None:
-        """No session uses it any more."""
+        """No session uses this tenant pool any more."""
 
 
 class MultiplexedConnection:
-    """One of these connections. See `session.ports.Upstream`."""
+    """One multiplexed connection. See `session.ports.Upstream`."""
 
     def __init__(self, connection: RedisConnection, tenant_pool: TenantPool, reactor: IReactorTime) -> None:
         self.connection = connection
-        #: no other session begins to use it
+        #: no further session may begin to use it
         self.retired = False
         #: it takes no more commands for now
         self.busy = False
@@ -62,18 +62,19 @@ class MultiplexedConnection:
         self._backlog_by_session: dict[MultiplexedUser, int] = {}
         self._backlog_size = 0
         self._slow_reader_timer: IDelayedCall | None = None
-        # The connection's own `write`, and what stands in its place, if anything does: see
+        # The connection's own `write`, and the function that replaces it; None if nothing does: see
         # `send_behind_next`.
         self._writes: tuple[Callable[[bytes], None], Callable[[bytes], None]] | None = None
 
     def __repr__(self) -> str:
         return f"<shared {self.connection!r} pending={len(self._batches)}{' busy' * self.busy}{' retired' * self.retired}>"
 
-    # What sessions ask.
+    # For sessions.
 
     def send(self, data: bytes, batch: ReplyBatch | None = None) -> None:
-        """See `session.ports.Upstream`. An idle one writes at once: a lone client must not pay for
-        the others.
+        """See `session.ports.Upstream`.
+
+        An idle connection writes at once: a lone client must not wait for the end of the turn.
         """
         batches = self._batches
         idle = not batches
@@ -95,8 +96,11 @@ class MultiplexedConnection:
         return self._batches[-1] if self._batches else None
 
     def slow_reader(self, session: MultiplexedUser, size: int) -> None:
-        """See `session.ports.Upstream`. Past BACKLOG_BYTES others use another upstream connection;
-        those behind it on this have SLOW_READER_SECONDS.
+        """See `session.ports.Upstream`.
+
+        From BACKLOG_BYTES on, the connection is not read, and other sessions use another one. Then
+        every SLOW_READER_SECONDS the slowest reader is closed, if other sessions still wait on this
+        connection.
         """
         self._backlog_by_session[session] = self._backlog_by_session.get(session, 0) + size
         self._backlog_size += size
@@ -127,15 +131,15 @@ class MultiplexedConnection:
             self._slow_reader_timer.cancel()
         self._slow_reader_timer = None
 
-    # What the proxy itself asks.
+    # For the proxy's own commands.
 
     def send_behind_next(self, command: bytes, make_batch: Callable[[], ReplyBatch]) -> None:
-        """Has a whole command of the proxy's own follow what is written to Redis next, in the same
-        write, once.
+        """Sends a whole command of the proxy's own once, behind the next commands and in the same
+        write.
 
-        make_batch: called at that moment, for the batch of its reply. Until then another function
-        stands in place of the connection's `write`, so that sessions' commands need not be asked
-        whether something is to follow them.
+        make_batch: called at that moment, returns the batch of its reply. Until then another
+        function replaces the connection's `write`. So sessions' commands need no check whether
+        something has to follow them.
         """
         if self._writes is not None:
             return
@@ -155,13 +159,13 @@ class MultiplexedConnection:
         return self._writes is not None
 
     def send_nothing_behind(self) -> None:
-        """Takes `send_behind_next` back, if nothing was written since."""
+        """Cancels `send_behind_next`, if nothing was written since."""
         writes, self._writes = self._writes, None
-        # else it was half closed, and writes nothing more
+        # else the connection was half closed, and writes nothing more
         if writes is not None and self.connection.write is writes[1]:
             self.connection.write = writes[0]
 
-    # Its connection.
+    # For its connection to Redis.
 
     def _flush(self) -> None:
         queued, self._queued = self._queued, []
@@ -186,7 +190,7 @@ class MultiplexedConnection:
             self._give_back()
 
     def _take_more(self) -> None:
-        """It is not busy any more, unless something is still in the way."""
+        """Ends `busy`, unless a reason for it remains."""
         if self.busy and not (
             self._full
             or self._slow_reader_timer
@@ -197,13 +201,13 @@ class MultiplexedConnection:
             self._tenant_pool.tell_waiting()
 
     def retire(self) -> None:
-        """No session begins to use it any more; when it has nothing pending, it is given back."""
+        """Lets no further session use it, and releases the connection when nothing is pending."""
         self.retired = True
         if not self._batches:
             self._give_back()
 
     def give_up(self) -> None:
-        """Its tenant is no tenant any more: what Redis was not sent by now is never sent."""
+        """Its tenant has left: what Redis has not got by now is never sent."""
         if self._queued:
             probes.reached("tenant is gone while its commands wait for the end of the turn")
             self._queued.clear()
@@ -213,23 +217,25 @@ class MultiplexedConnection:
             self.connection.give_up(blocked=False)
 
     def _give_back(self) -> None:
-        if self in self._tenant_pool.upstreams:  # not yet
+        if self in self._tenant_pool.upstreams:  # else it was released already
             self._stop_waiting()
-            # the next user of the connection may be anybody, in whatever state
+            # the next user may be in the middle of a value, or block, where a PING must not follow
             self.send_nothing_behind()
             self._tenant_pool.upstreams.discard(self)
             self.connection.release(clean=True)
 
     def upstream_lost(self) -> None:
-        """See `connection.User`. Every command in flight is answered: it may have run, or not."""
+        """See `connection.User`. Each command in flight gets an error that says that it may have
+        run, or not.
+        """
         partial = self._pending.partial
         batches = self._pending.abandon()
         self._queued.clear()
         self._stop_waiting()
         self.send_nothing_behind()
         self._tenant_pool.lost(self)
-        # A session that hears of it may close others: each hears of it once, and only what concerns
-        # it.
+        # A session that is notified may close others. So each is notified once, with its oldest
+        # batch.
         first = batches[0].receiver if batches and partial and not batches[0].discard else None
         oldest: dict[ReplyReceiver, ReplyBatch] = {}
         for batch in batches:
@@ -238,14 +244,12 @@ class MultiplexedConnection:
             receiver.upstream_lost(batch, receiver is first)
 
 
-#: Where a connection is being opened.
+#: The state of a tenant pool while it opens a connection.
 OPENING = Unavailable(busy=True)
 
 
 class TenantPool:
-    """All sessions of one tenant that speak one protocol share these. See
-    `session.ports.TenantPool`.
-    """
+    """The multiplexed connections of one tenant in one protocol. See `session.ports.TenantPool`."""
 
     _log = Logger()
 
@@ -253,7 +257,7 @@ class TenantPool:
         self.tenant = tenant
         self.protocol = protocol
         self.upstream: MultiplexedConnection | Unavailable = OPENING
-        #: the one in use, and those that were left for it and still have replies pending
+        #: the connection in use, and replaced ones that still have replies pending
         self.upstreams: set[MultiplexedConnection] = set()
         self._pool = pool
         self._reactor = reactor
@@ -266,20 +270,21 @@ class TenantPool:
     def __repr__(self) -> str:
         return f"<multiplexed connections of {self.tenant.namespace} in RESP{self.protocol} users={self._users}>"
 
-    # Sessions.
+    # For sessions.
 
     @property
     def open(self) -> MultiplexedConnection | None:
-        """The connection in use, if there is one."""
+        """The connection in use; None if there is none."""
         return None if isinstance(self.upstream, Unavailable) else self.upstream
 
     def enter(self) -> None:
-        """One more session uses it; an upstream connection is open."""
+        """Adds a session. A connection must be open."""
         self._users += 1
 
     def come(self) -> defer.Deferred[None]:
-        """One more session uses it: fires when an upstream connection is open. Fails with
-        UpstreamError; `leave` must be called then, too.
+        """Adds a session. Fires when a connection is open.
+
+        Fails with UpstreamError. The caller must call `leave` then, too.
         """
         self._users += 1
         upstream = self.upstream
@@ -303,17 +308,18 @@ class TenantPool:
 
     def wait(self, session: MultiplexedUser) -> None:
         """See `session.ports.TenantPool`."""
-        if len(self._waiting) > 2 * self._users:  # those that left are not searched for one by one
+        if len(self._waiting) > 2 * self._users:  # ended sessions are removed many at a time
             self._waiting = deque(each for each in self._waiting if not each.ended)
         self._waiting.append(session)
 
     def wanted(self, upstream: MultiplexedConnection, but: MultiplexedUser) -> bool:
-        """Whether others than one session wait for this upstream connection to take more."""
+        """Whether any session but one waits until this connection takes more."""
         return upstream is self.upstream and any(session is not but and not session.ended for session in self._waiting)
 
     def tell_waiting(self) -> None:
-        """An upstream connection can be used, or it is known that there is none. Once it is busy
-        again, the others keep their turns.
+        """Notifies waiting sessions: a connection can be used, or there will be none for now.
+
+        When the connection is busy again, the remaining sessions stay in the queue.
         """
         waiting = self._waiting
         for _ in range(len(waiting)):
@@ -321,10 +327,10 @@ class TenantPool:
                 break
             waiting.popleft().upstream_ready()
 
-    # Upstream connections.
+    # For connections.
 
     def replace_upstream(self, upstream: MultiplexedConnection) -> None:
-        """Another one is opened for the sessions, unless the tenant has many already."""
+        """Opens another connection for the sessions, unless the tenant has many already."""
         if upstream is self.upstream and len(self.upstreams) < bounds.MULTIPLEXED_CONNECTIONS:
             probes.reached("shared connection is left for another")
             self.upstream = OPENING
@@ -332,7 +338,7 @@ class TenantPool:
             self._open()
 
     def lost(self, upstream: MultiplexedConnection) -> None:
-        """Its connection broke."""
+        """One of its connections broke."""
         self.upstreams.discard(upstream)
         if upstream is self.upstream:
             self.upstream = OPENING
@@ -340,8 +346,9 @@ class TenantPool:
                 self._open()
 
     def renew(self) -> None:
-        """Redis is elsewhere, or back: opens another upstream connection at once, and then leaves
-        the one in use.
+        """Redis is at another address, or is back: replaces the connection in use.
+
+        Opens another one at once, and leaves the one in use after that.
         """
         self._retry.succeeded()
         if self._users:
@@ -349,7 +356,7 @@ class TenantPool:
             self._open()
 
     def retry_now(self) -> None:
-        """Redis is there again."""
+        """Redis is there again: opens a connection at once, if none is in use."""
         if self.open is None and self._users:
             self._give_up_opening()
             self._open()
@@ -365,7 +372,7 @@ class TenantPool:
     def _opened(self, connection: RedisConnection, opening: defer.Deferred[RedisConnection]) -> None:
         if self._opening is not opening:
             probes.reached("shared connection opened after it was given up")
-            connection.drop()  # given up in its last moment
+            connection.drop()  # the attempt was given up when it had just succeeded
             return
         self._opening = None
         self._retry.succeeded()
@@ -379,7 +386,7 @@ class TenantPool:
 
     def _not_opened(self, failure: Failure, opening: defer.Deferred[RedisConnection]) -> None:
         if self._opening is not opening:
-            failure.trap(UpstreamError, defer.CancelledError)  # given up
+            failure.trap(UpstreamError, defer.CancelledError)  # the attempt was given up
             return
         self._opening = None
         failure.trap(UpstreamError, defer.CancelledError)

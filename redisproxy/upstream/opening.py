@@ -1,9 +1,9 @@
 """Connections to Redis that are being opened.
 
-Owns these openings, each with its time limit. If the waiter of one leaves, the opening goes on, and
-the next caller gets its connection. So clients that come and go do not pile up name look-ups,
-connections and log-ins in front of others. A connection that nobody waits for when it is there is
-closed.
+Owns these attempts, each with its time limit. If the caller that waits for an attempt leaves, the
+attempt goes on, and the next caller gets its connection. So clients that come and go do not pile up
+name look-ups, connections and log-ins in front of others. If nobody waits when the connection is
+there, it is closed.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ from .connection import RedisConnection, UpstreamError
 
 
 class RedisMoved(UpstreamError):
-    """The proxy gave the opening up: Redis is at another address now, or the proxy stops. It is no
-    fault of Redis.
+    """The proxy gave up the attempt: Redis is at another address now, or the proxy stops.
+
+    This is no fault of Redis.
     """
 
     def __init__(self) -> None:
@@ -31,10 +32,11 @@ class RedisMoved(UpstreamError):
 
 
 class _Opening:
-    """One opening. work: opens the connection; waiter: gets it; None: the waiter left, and the next
-    caller gets it.
+    """One attempt to open a connection.
 
-    outdated: the address leads to another server by now, so the connection is for no new work.
+    work: opens the connection; waiter: gets the connection, None if the waiter left and the next
+    caller gets it; outdated: the address leads to another server by now, so the connection is not
+    for new work; given_up: the proxy gave up the attempt.
     """
 
     __slots__ = ("address", "given_up", "outdated", "waiter", "work")
@@ -47,8 +49,9 @@ class _Opening:
 
 
 class Openings:
-    """timeout: seconds for each opening; connect: opens a connection and logs in. It can be
-    cancelled.
+    """The attempts that are under way.
+
+    timeout: seconds for each attempt; connect: opens a connection and logs in, can be cancelled.
     """
 
     def __init__(
@@ -61,18 +64,18 @@ class Openings:
         self._timeout = timeout
         self._connect = connect
         self._under_way: set[_Opening] = set()
-        # The openings without a waiter, the earliest first.
+        # The attempts without a waiter, the earliest first.
         self._unclaimed: OrderedDict[_Opening, None] = OrderedDict()
 
     def __len__(self) -> int:
-        """How many are under way."""
+        """The number of attempts under way."""
         return len(self._under_way)
 
     async def open(self, address: BackendAddress) -> RedisConnection:
-        """A new connection, logged in. Raises RedisMoved, TimeoutError, and whatever `connect`
-        raises.
+        """Returns a new connection, logged in. Raises RedisMoved, TimeoutError, and any error of
+        `connect`.
 
-        The caller may cancel this. The opening then goes on for the next caller.
+        The caller may cancel this. The attempt then goes on for the next caller.
         """
         while self._unclaimed:
             opening, _ = self._unclaimed.popitem(last=False)
@@ -81,7 +84,7 @@ class Openings:
                 try:
                     return await self._wait_for(opening)
                 except defer.TimeoutError:
-                    continue  # the opening began before this call, which has time left
+                    continue  # that attempt began before this call, which has time left
         opening = _Opening(address)
         result = self._wait_for(opening)
         self._under_way.add(opening)
@@ -90,15 +93,16 @@ class Openings:
         return await result
 
     def give_up(self, keep: BackendAddress | None = None) -> None:
-        """Gives up all openings that do not lead to `keep`. Their waiters get RedisMoved."""
+        """Gives up all attempts that do not lead to `keep`. Their waiters get RedisMoved."""
         for opening in list(self._under_way):
             if opening.address != keep and opening.work is not None:
                 opening.given_up = True
                 opening.work.cancel()
 
     def renew(self) -> None:
-        """The address leads to another server than before: what is under way is not for the next
-        caller, and stale.
+        """The address leads to another server than before.
+
+        Attempts under way are not for the next caller. Their connections are stale.
         """
         self._unclaimed.clear()
         for opening in self._under_way:

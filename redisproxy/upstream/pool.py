@@ -1,11 +1,10 @@
-"""Which session or tenant gets which connection to Redis: opens connections, lends them, takes them
-back, closes them.
+"""Opens connections to Redis, lends them to sessions and tenants, takes them back and closes them.
 
-Owns the set of all upstream connections. One is acquired by one session, or by a tenant's pool of
-`multiplexed` connections. One that is released clean waits for the next user of the same tenant and
-protocol: it never goes from one tenant to another. What makes one ready for a tenant is in
-`preparing`, and which are opened before anybody asks in `base`. It is longer than other modules:
-all that can happen to a connection decides together whether it is lent again.
+Owns the set of all upstream connections. A connection is acquired by one session, or by a tenant's
+pool of `multiplexed` connections. If it is released clean, it waits for the next user of the same
+tenant and protocol. It never goes from one tenant to another. `preparing` makes a connection ready
+for a tenant; `base` opens some before anybody asks. This module is longer than other modules:
+whether a connection is lent again depends on all that can happen to it.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ from .turns import Turns
 class ConnectionPool(service.Service):
     """All connections to Redis that carry tenants' commands.
 
-    acl_users: whom upstream connections log in as; base: how many are opened at start and kept;
-    idle_timeout: seconds after which an idle one beyond those is closed; connect_timeout: seconds
-    for opening one, its log-in included; ca_file: see `endpoint.endpoint_for`; counts: where what
-    Redis sends is counted; tenant_limits: where it is charged.
+    acl_users: gives the ACL users that connections log in as; base: how many connections are opened
+    at start and kept; idle_timeout: seconds after which an idle one beyond those is closed;
+    connect_timeout: seconds to open one, its log-in included; ca_file: see `endpoint.endpoint_for`;
+    counts: counts what Redis sends; tenant_limits: charges it.
     """
 
     name = "connections"
@@ -68,7 +67,7 @@ class ConnectionPool(service.Service):
         self._address: BackendAddress | None = None
         self._connections: set[RedisConnection] = set()
         self._openings = Openings(reactor, connect_timeout, self._connect)
-        #: whether tenants may do what only an ACL user holds in its limits
+        #: whether tenants may do something, such as scripts, that only an ACL user can restrict
         self._needs_acl_users = False
         self._tenant_pools: dict[tuple[Tenant, int], TenantPool] = {}
         self._idle = IdleConnections(reactor, idle_timeout, lambda: len(self._connections) <= base)
@@ -77,37 +76,36 @@ class ConnectionPool(service.Service):
         self._base_size = base
         self._base = Base(reactor, self._base_missing, self._open, self._opened_for_base)
         self._turns = Turns(bounds.ACQUIRING)
-        # How often Redis was reached: it answered a log-in, or a PING on an idle connection.
+        # How often Redis was reached: a log-in succeeded, or an idle connection answered a PING.
         self._reached = 0
-        #: whether the latest connection could not be opened, or its log-in was refused
+        #: whether the latest attempt to open a connection failed, or its log-in was refused
         self.refused = False
         self._empty: Waiters[None] = Waiters()
         self._like_replica: set[RedisConnection] = set()
-        # None until it is told.
+        # None until the first snapshot.
         self._tenants: Collection[Tenant] | None = None
-        #: of databases from one tenant to another
+        #: makes the next owner of a database wait for the former one's connections
         self.handover = Handover(reactor)
-        #: called when an upstream connection answered as only a replica does, once for each such
-        #: upstream connection
+        #: called once for each connection that gives a reply which only a replica gives
         self.found_replica: Callable[[], None] = lambda: None
 
     def __len__(self) -> int:
-        """How many connections to Redis are open."""
+        """The number of open connections to Redis."""
         return len(self._connections)
 
     @property
     def fault(self) -> messages.Text | None:
-        """Why none could be had, the last time; empty: one could since."""
+        """Why no connection was available at the last attempt; None if one was."""
         return self._faults.reason
 
     @property
     def idle(self) -> int:
-        """How many of them carry no session."""
+        """The number of connections that nobody uses."""
         return len(self._idle)
 
     @property
     def shared(self) -> list[MultiplexedConnection]:
-        """Those that are shared and in use."""
+        """The multiplexed connections in use."""
         return [upstream for tenant_pool in self._tenant_pools.values() if (upstream := tenant_pool.open) is not None]
 
     @property
@@ -116,7 +114,7 @@ class ConnectionPool(service.Service):
         return {upstream.tenant for upstream in self._connections if upstream.has_acl_user and upstream.tenant is not None}
 
     def add_up(self) -> None:
-        """Has the counts of what Redis sent so far."""
+        """Adds what Redis has sent so far to the counts."""
         for upstream in self._connections:
             self._count(upstream)
 
@@ -142,11 +140,11 @@ class ConnectionPool(service.Service):
         return stopped
 
     def use(self, address: BackendAddress | None, abandon: bool = False) -> None:
-        """Where new upstream connections are opened from now on. Idle ones to another place are
-        closed; busy ones drain.
+        """Opens new connections at this address from now on.
 
-        abandon: busy ones are closed as well, and what they still have pending is answered with an
-        error: the place failed.
+        Idle connections to another address are closed; busy ones continue until they are released.
+        abandon: the former Redis failed, so busy ones are closed, too, and their pending commands
+        get an error.
         """
         if address == self._address:
             return
@@ -161,25 +159,26 @@ class ConnectionPool(service.Service):
             for tenant_pool in list(self._tenant_pools.values()):
                 tenant_pool.renew()
         if abandon:
-            # Not before the homes open others: an upstream connection that breaks would have them
-            # open one each.
+            # Last, when the tenant pools are opening others: each connection that breaks before
+            # that would start another attempt.
             self._openings.give_up(keep=address)
             for upstream in list(self._connections):
                 if upstream.address != address:
                     upstream.drop()
 
     def use_tenants(self, tenants: Collection[Tenant], elsewhere: Collection[int] = ()) -> None:
-        """Who is a tenant from now on. Connections of others end; no command is sent over them that
-        was not by now.
+        """Takes the set of tenants from now on. The connections of all others end.
 
-        Those to a database that is another tenant's by now have to be gone before that one has a
-        connection. elsewhere: indices of such databases to which other processes may have some.
+        Bytes that Redis has not got from these by now are never sent. Some of these connections may
+        lead to a database that is another tenant's now. The new owner gets no connection before
+        they are gone. elsewhere: indices of such databases to which other processes may have
+        connections.
         """
         self._tenants = tenants
         self._idle.close(lambda upstream: not self._tenants_own(upstream))
         for key, tenant_pool in list(self._tenant_pools.items()):
             if tenant_pool.tenant not in tenants:
-                del self._tenant_pools[key]  # its last sessions have it, and nobody else comes
+                del self._tenant_pools[key]  # its last sessions keep it, and no new ones come
                 for shared in list(tenant_pool.upstreams):
                     shared.give_up()
         owned = {tenant.index for tenant in tenants}
@@ -204,11 +203,11 @@ class ConnectionPool(service.Service):
         self.found_replica()
 
     def leave_replicas(self) -> None:
-        """The address leads to a master: upstream connections that answered as only a replica does
-        lead elsewhere, and are left.
+        """The address leads to a master: replaces connections that gave a reply which only a
+        replica gives.
 
-        Shared ones for others, without anybody's notice; one that a session has to itself is
-        closed.
+        They lead to another server. Sessions do not notice that a multiplexed connection is
+        replaced. A session's dedicated connection is closed.
         """
         former, self._like_replica = self._like_replica, set()
         if gone := former & self._connections:
@@ -223,8 +222,9 @@ class ConnectionPool(service.Service):
             upstream.drop()
 
     def renew(self) -> None:
-        """The address leads to another server than before: all homes open other upstream
-        connections, and then leave theirs.
+        """The address leads to another server than before: replaces all connections.
+
+        Each tenant pool opens another connection, and after that leaves its present one.
         """
         self._openings.renew()
         for upstream in self._connections:
@@ -234,9 +234,9 @@ class ConnectionPool(service.Service):
             tenant_pool.renew()
 
     def redis_told(self, needs_acl_users: bool) -> None:
-        """Redis is there, perhaps another one.
+        """Redis was probed, and may be another one than before.
 
-        needs_acl_users: no upstream connection with the master's rights may be used from now on.
+        needs_acl_users: no connection with the master's rights may be used from now on.
         """
         self._needs_acl_users = needs_acl_users
         if self.refused:
@@ -250,7 +250,7 @@ class ConnectionPool(service.Service):
     # Lending.
 
     def tenant_pool(self, tenant: Tenant, protocol: int) -> TenantPool:
-        """The tenant's multiplexed connections."""
+        """Returns the tenant's multiplexed connections in this protocol."""
         tenant_pool = self._tenant_pools.get((tenant, protocol))
         if tenant_pool is None:
             tenant_pool = self._tenant_pools[tenant, protocol] = TenantPool(self, self._reactor, tenant, protocol)
@@ -262,7 +262,9 @@ class ConnectionPool(service.Service):
             del self._tenant_pools[tenant_pool.tenant, tenant_pool.protocol]
 
     def fresh(self, tenant: Tenant, protocol: int) -> RedisConnection | None:
-        """An idle upstream connection that was used a moment ago, leased at once."""
+        """Returns an idle connection that was used at most FRESH_SECONDS ago; None if there is
+        none.
+        """
         upstream = self._idle.newest((tenant, protocol))
         if (
             upstream is None
@@ -275,13 +277,13 @@ class ConnectionPool(service.Service):
         return upstream
 
     async def acquire(self, tenant: Tenant, protocol: int = 2) -> RedisConnection:
-        """An upstream connection for the tenant that speaks the protocol, within the connect
-        time-out. Raises UpstreamError.
+        """Returns a connection for the tenant in this protocol. Raises UpstreamError.
 
-        Of a burst, bounds.ACQUIRING are served at a time: all at once would each take too long. The
-        others wait, in a queue for each tenant, and hear at once if Redis turns out to be away. A
-        database that was another tenant's is waited for: see `handover`. The caller may cancel
-        this: no other lease notices, and nothing is logged.
+        At most bounds.ACQUIRING callers are served at a time, each within the connect time limit:
+        more at once would each take too long. The others wait in one queue for each tenant. They
+        fail at once if Redis turns out to be away. A database that was another tenant's has to be
+        free first: see `handover`. The caller may cancel this: no other caller notices, and nothing
+        is logged.
         """
         while (over := self.handover.over(tenant.index)) is not None:
             probes.reached("database still has connections of its former owner")
@@ -291,14 +293,14 @@ class ConnectionPool(service.Service):
         try:
             upstream = await self._leased_where_redis_is(tenant, protocol)
             if self._needs_acl_users and not upstream.has_acl_user:
-                # It was opened before it was known that Redis has ACLs: a script could leave the
-                # database.
+                # It was opened before the proxy knew that Redis has ACLs. Over it a script could
+                # leave the database.
                 upstream.drop()
                 raise UpstreamError(messages.REDIS_MASTER_RIGHTS(), messages.UNREACHABLE.text)
             upstream.tenant_limit = self._tenant_limits.of(tenant.namespace)
             return upstream
         except RedisUnreachable as error:
-            # If another lease reached Redis in the same time, only this one failed.
+            # If another caller reached Redis in the same time, only this one failed.
             if self._reached == reached:
                 probes.reached("all that wait for a connection fail")
                 reason = error.reason
@@ -308,8 +310,10 @@ class ConnectionPool(service.Service):
             self._turns.end(tenant)
 
     async def _leased_where_redis_is(self, tenant: Tenant, protocol: int) -> RedisConnection:
-        """Redis may move while an upstream connection is opened: one that leads to where it was is
-        not for new work.
+        """Acquires a connection to the present address, with a second attempt if Redis moved
+        meanwhile.
+
+        A connection to the former address is not for new work.
         """
         for _ in range(2):
             address = self._address
@@ -334,7 +338,7 @@ class ConnectionPool(service.Service):
             return await within(preparing, self._connect_timeout, self._reactor)
         except defer.TimeoutError:
             probes.reached("connection could not be had in time")
-            # Its other idle upstream connections would take as long.
+            # The tenant's other idle connections would take as long.
             self._idle.close(lambda upstream: upstream.key == (tenant, protocol))
             reason = messages.REDIS_SILENT(address=address.shown if address else "Redis")
             if address == self._address:
@@ -342,12 +346,12 @@ class ConnectionPool(service.Service):
             raise RedisUnreachable(reason) from None
 
     def _answered(self) -> None:
-        """Redis has answered: it was reached."""
+        """Records that Redis has answered."""
         self._base.reached()
         self._reached += 1
 
     async def _open(self) -> RedisConnection:
-        """A new connection, logged in. Raises UpstreamError."""
+        """Returns a new connection, logged in. Raises UpstreamError."""
         address = self._address
         if address is None or not self.running:
             raise RedisUnreachable(messages.REDIS_UNKNOWN())
@@ -370,7 +374,7 @@ class ConnectionPool(service.Service):
 
     def _not_opened(self, address: BackendAddress, reason: messages.Text) -> None:
         if address != self._address:
-            return  # Redis is elsewhere by now, of which this says nothing
+            return  # says nothing about the present address
         self._faults.of_all(reason)
         self.refused = True
         self._base.not_opened()
@@ -390,7 +394,9 @@ class ConnectionPool(service.Service):
         return upstream
 
     def usable(self, upstream: RedisConnection) -> bool:
-        """Whether it leads to where new ones would."""
+        """Whether the connection may be lent again: it leads where a new one would, for a present
+        tenant.
+        """
         current = upstream in self._connections and upstream.address == self._address and not upstream.stale
         return bool(self.running) and current and self._tenants_own(upstream)
 
@@ -418,7 +424,7 @@ class ConnectionPool(service.Service):
             and self._reactor.seconds() - upstream.opened < bounds.SHORT_LIVED_SECONDS
         ):
             probes.reached("Redis closes connections as soon as they are open")
-            # Something takes connections and closes them: to open the next one at once would be a
+            # Something accepts connections and closes them. To open the next one at once would be a
             # storm.
             self._faults.of_all(messages.REDIS_CLOSES(address=upstream.address.shown))
             self._base.replenish_later()
@@ -430,8 +436,9 @@ class ConnectionPool(service.Service):
             self._empty.fire(None)
 
     def _base_missing(self) -> bool:
-        """Whether the base opens one more. While Redis takes none it tries to: perhaps nobody else
-        comes to try.
+        """Whether the base has to open one more.
+
+        While Redis takes no connections, the base tries again, because perhaps nobody else does.
         """
         return self._address is not None and (self.refused or len(self._connections) < self._base_size)
 

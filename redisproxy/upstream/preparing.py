@@ -1,8 +1,7 @@
-"""Makes a connection to Redis ready for a tenant: an idle one of the tenant, or one that is logged
-in as the tenant.
+"""Makes a connection to Redis ready for a tenant: an idle one of that tenant, or another one.
 
-Owns the steps, and what follows where one fails: the connection is closed, and the next one may do.
-Who may have one, and how long that may take, is decided in `pool`.
+Owns the steps. If a step fails, the connection is closed, and the next one may work. `pool` decides
+who may have a connection, and how long that may take.
 """
 
 from __future__ import annotations
@@ -21,8 +20,10 @@ from .idle import IdleConnections
 
 
 class Preparation:
-    """acl_users: whom connections log in as; open_new: opens one, or raises UpstreamError; reached:
-    called if Redis answers.
+    """Makes connections ready for tenants.
+
+    acl_users: gives the ACL users that connections log in as; open_new: opens a connection, or
+    raises UpstreamError; reached: called when Redis has answered.
     """
 
     def __init__(
@@ -40,13 +41,15 @@ class Preparation:
         self._reached = reached
 
     async def prepare(self, tenant: Tenant, protocol: int) -> RedisConnection:
-        """A connection that works, and is the tenant's in this protocol. Raises UpstreamError."""
+        """Returns a connection that works, for the tenant in this protocol. Raises UpstreamError if
+        none can be made ready.
+        """
         while (upstream := self._idle.pop((tenant, protocol))) is not None:
             try:
                 return await self._after(upstream, upstream.check())
             except UpstreamError:
                 probes.reached("idle connection had died unnoticed")
-                # it had died unnoticed: the next, or a new one, tells whether Redis is there
+                # it had died unnoticed: the next one, or a new one, shows whether Redis is there
                 continue
         try:
             return await self._bound(tenant, protocol)
@@ -55,12 +58,12 @@ class Preparation:
         try:
             return await self._bound(tenant, protocol)
         except UserUnknown as error:
-            # the first time it is what a restart or a failover is like
+            # the first time this is normal, after a restart or a failover of Redis
             self._faults.of_one(error.reason)
             raise
 
     async def _bound(self, tenant: Tenant, protocol: int) -> RedisConnection:
-        """A spare or new connection, given to the tenant. Raises UpstreamError."""
+        """Returns a spare or new connection, logged in for the tenant. Raises UpstreamError."""
         upstream = await self._living_spare() or await self._open_new()
         try:
             login = await self._acl_users.login(tenant, upstream.address.password)
@@ -75,7 +78,9 @@ class Preparation:
         return await self._after(upstream, upstream.bind(tenant, login, protocol))
 
     async def _living_spare(self) -> RedisConnection | None:
-        """A connection that was never SELECTed, and still works."""
+        """Returns a spare connection, without a SELECTed database, that still works; None if there
+        is none.
+        """
         while (upstream := self._idle.pop(None)) is not None:
             try:
                 return await self._after(upstream, upstream.check())
@@ -84,8 +89,9 @@ class Preparation:
         return None
 
     async def _after(self, upstream: RedisConnection, step: Awaitable[None]) -> RedisConnection:
-        """The connection, after a step of its log-in. If the step fails it is closed, and
-        UpstreamError raised.
+        """Returns the connection after a step of its log-in.
+
+        If the step fails, closes the connection and raises UpstreamError.
         """
         try:
             await step

@@ -1,8 +1,8 @@
-"""Asks a Redis what it is, over a connection that somebody else made.
+"""Asks a Redis what it is, over a connection that the caller made.
 
-Owns the asking: all questions in one write, so that Redis answers them in one turn and no tenant's
-script runs in between; and only those again that it did not answer. What the answers mean is
-`policy.probing`'s.
+Owns what is sent. All questions go in one write, so that Redis answers them in one turn of its
+loop, and no tenant's script runs in between. Only unanswered questions are asked again.
+`policy.probing` decides what the answers mean.
 """
 
 from __future__ import annotations
@@ -21,32 +21,37 @@ from ..tenants.model import BackendAddress
 from .client import Word, ask_once
 from .endpoint import endpoint_for
 
-#: Servers (run ids) of which is remembered what they told: those that a failover leads to and back
-#: from.
+#: Servers (run ids) whose answers are remembered: the ones between which failovers may go back and
+#: forth.
 _REMEMBERED = 8
-#: Times that the names which Redis does not know are left out: what is allowed instead of them may
-#: be another name.
+#: Rounds in which command names are left out that Redis does not know. The policy may then allow
+#: another name instead, which Redis may not know either.
 _ROUNDS = 3
 _INFO = tuple(("INFO", section) for section in ("server", "persistence", "replication"))
 
 #: Sends commands in one write: see `client.Connection.ask_all`.
 AskAll = Callable[[Iterable[Sequence[Word]]], Awaitable[list[Answer | ErrorReply]]]
-#: The commands that a tenant's user needs the right to, on a server: see `policy.probing.needed`.
+#: Gives the commands that a tenant's user needs the right to, on a server: see
+#: `policy.probing.needed`.
 Rights = Callable[[Server], frozenset[bytes]]
 
 
 class Memory:
-    """What each server told so far, by its run id; by its address where it does not tell that."""
+    """What each server has answered so far, by its run id; by its address if it has not said its
+    run id.
+    """
 
     def __init__(self) -> None:
         self._facts: dict[str, Facts] = {}
 
     def of(self, key: str) -> Facts:
-        """What is remembered of it."""
+        """Returns what is remembered of a server."""
         return self._facts.get(key, Facts())
 
     def keep(self, key: str, facts: Facts) -> None:
-        """Remembers it, as the newest one."""
+        """Remembers the facts of a server as the newest, and forgets the oldest ones past
+        _REMEMBERED.
+        """
         self._facts.pop(key, None)
         self._facts[key] = facts
         while len(self._facts) > _REMEMBERED:
@@ -54,11 +59,11 @@ class Memory:
 
 
 class Probe:
-    """What the server at the other end of one connection is.
+    """Finds out what the server at the other end of one connection is.
 
     ask_all: sends commands over it; address: of the server, for the memory; acl: whether ACL users
-    are wanted there; rights: what they need; again: whether it is asked for these users alone,
-    since it told the rest over the same connection.
+    are wanted there; rights: gives the commands that these users need; again: whether to ask about
+    these users alone, because the server answered the rest over the same connection.
     """
 
     def __init__(
@@ -71,32 +76,33 @@ class Probe:
         self._rights = rights
         # Which server answers, for the memory.
         self._key = ""
-        # COMMAND takes long to read.
+        # COMMAND is not asked again: its reply takes long to read.
         self._pending = [probing.ACL, probing.ACL_DATABASES] if again else list(probing.questions(acl))
-        #: None: it has not told enough yet
+        #: None if it has not answered enough yet
         self.server: Server | None = None
-        #: what its operator has to know of it, or None
+        #: what the operator has to know of it; None: nothing
         self.state: messages.Text | None = None
-        #: what has to be asked again, by name, and why
+        #: the questions that have to be asked again, by name, with the error of each
         self.again: dict[str, ErrorReply] = {}
-        #: whether it lets nobody make tenants' users now, though it did before
+        #: whether it refuses to create tenants' users, though it allowed this before
         self.users_refused = False
 
     async def ask(self) -> None:
-        """Asks, once, what is not known yet. Raises ControlError where the connection is lost."""
+        """Asks once what is not known yet. Raises ControlError if the connection is lost."""
         words = [*_INFO, *(question.words for question in self._pending), *([probing.CLEAN_UP] if self._acl else [])]
         replies = await self._ask_all(words)
         infos = replies[: len(_INFO)]
         failed = {" ".join(words): info for words, info in zip(_INFO, infos, strict=True) if isinstance(info, ErrorReply)}
         if failed:
-            # Which server it is that answered the others is not known.
+            # It is not known which server gave the other answers.
             self.again = failed
             return
         server, persistence, replication = map(probing.fields, infos)
         self.state = _state(server, persistence)
         key = server.get("run_id") or self._address
         if self._key not in ("", key):
-            # Something before Redis led the connection elsewhere.
+            # Something in front of Redis, such as a load balancer, led the connection to another
+            # server.
             self._pending = list(probing.questions(self._acl))
             self._key, self.server = key, None
             self.again = {"INFO server": ErrorReply(messages.REDIS_OTHER_SERVER)}
@@ -121,12 +127,12 @@ class Probe:
         self.server = found or self.server
 
     async def _try_rights(self, server: Server, facts: Facts) -> tuple[Facts, ErrorReply | None]:
-        """Which commands a tenant's user can have the right to, and why that could not be found
-        out, if so.
+        """Returns the facts with the commands to which a tenant's user can have the right.
 
-        A name that Redis does not know, as one of the built-in table where it does not tell its own
-        commands, makes it refuse all rules of a user. So it is left out of these, and of what
-        tenants may do.
+        The second value is the error, if that could not be found out. A name that Redis does not
+        know makes Redis refuse all rules of a user. Such names come from the built-in table, if
+        Redis does not answer COMMAND. So they are left out of the rules, and of what tenants may
+        do.
         """
         commands = probing.known_commands(facts)
         unfit: frozenset[bytes] = frozenset()
@@ -147,7 +153,7 @@ class Probe:
         return facts, refused
 
     async def _try(self, names: frozenset[bytes]) -> ErrorReply | None:
-        """Why no user can have the right to all of them; None: one can."""
+        """Returns why no user can have the right to all of these commands; None if one can."""
         reply, _ = await self._ask_all([probing.rights_words(sorted(names)), probing.CLEAN_UP])
         return reply if isinstance(reply, ErrorReply) else None
 
@@ -155,8 +161,9 @@ class Probe:
 async def calls_itself_replica(
     reactor: IConnectingReactor, address: BackendAddress, timeout: float, ca_file: Path | None
 ) -> bool:
-    """Whether what the address leads to now does. For timeout and what is raised see
-    `client.ask_once`.
+    """Whether the server at this address calls itself a replica now.
+
+    For timeout and errors see `client.ask_once`.
     """
     endpoint = endpoint_for(reactor, address, timeout, ca_file)
     info = await ask_once(reactor, address, endpoint, timeout, lambda connection: connection.ask("INFO", "replication"))
@@ -164,8 +171,8 @@ async def calls_itself_replica(
 
 
 def _state(server: Mapping[str, str], persistence: Mapping[str, str]) -> messages.Text | None:
-    """What is out of the ordinary, from two sections of INFO; None: nothing."""
-    mode = server.get("server_mode", server.get("redis_mode"))  # Valkey calls it so
+    """Returns what is out of the ordinary, from two sections of INFO; None: nothing is."""
+    mode = server.get("server_mode", server.get("redis_mode"))  # the first is Valkey's name for it
     if mode == "sentinel":
         return messages.REDIS_IS_SENTINEL()
     if mode == "cluster":

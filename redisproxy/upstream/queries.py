@@ -1,9 +1,8 @@
-"""What clients ask about the whole server, INFO, PUBSUB and CONFIG GET: over a connection with the
-master's rights for nothing else.
+"""Asks INFO, PUBSUB and CONFIG GET for tenants, over a connection with the master's rights.
 
-Owns whose turn it is, and how large an answer may be. It is not the control connection that asks:
-all tenants' log-ins wait for that one, and how large an answer about channels is, and how long it
-takes, a tenant decides.
+Owns whose turn it is, and how large an answer may be. These queries do not use the control
+connection, because all tenants' log-ins wait for it. A tenant can make an answer about channels as
+large and as slow as it likes.
 """
 
 from __future__ import annotations
@@ -20,74 +19,75 @@ from ..tenants.model import BackendAddress, Tenant
 from .client import ControlError, RedisClient, TooLargeError
 
 TOO_LARGE = messages.REPLY_TOO_LARGE(most=bounds.QUERY_REPLY_BYTES)
-#: Seconds: an answer that takes longer may have kept Redis busy, which does nothing else meanwhile.
+#: Seconds. A slower answer may have kept Redis busy, which does nothing else meanwhile.
 SLOW = 0.02
-#: Then the tenant's next query comes so many times as long later, but no more than
+#: After a slow answer the tenant's next query waits so many times as long, at most
 #: bounds.QUERY_PAUSE_SECONDS.
 PAUSE_FACTOR = 9.0
 
 
-#: Makes a client, which does not run yet. Its arguments: where Redis is, and what is called when
-#: `connection` changes.
+#: Makes a client, which is not started yet. Arguments: Redis's address, and a function that is
+#: called when `connection` changes.
 Connect = Callable[[BackendAddress, Callable[[RedisClient], object]], RedisClient]
 
 
 class _QueryConnection:
-    """One connection, while it is asked."""
+    """A connection for control queries."""
 
     def __init__(self, connect: Connect, address: BackendAddress, lost: Callable[[_QueryConnection], object]) -> None:
         self.client = connect(address, lambda client: client.connection or lost(self))
-        #: how many wait for an answer
+        #: how many queries wait for an answer
         self.waiters = 0
 
 
 class ControlQueries:
-    """Asks for all tenants, one thing at a time for each.
-
-    connect: makes a client to where Redis is.
+    """Asks for all tenants, one query at a time for each. connect: makes a client to Redis's
+    address.
     """
 
     def __init__(self, reactor: IReactorTime, connect: Connect) -> None:
         self._reactor = reactor
         self._connect = connect
         self._turns: dict[Tenant, defer.DeferredLock] = {}
-        # Until when a tenant's next query waits after a slow answer.
+        # The timer of each tenant whose next query waits after a slow answer.
         self._pauses: dict[Tenant, IDelayedCall] = {}
         self._address: BackendAddress | None = None
-        # The connection in use; None: there is none, or nothing more is asked over it.
+        # The connection in use; None if there is none, or nothing more is asked over it.
         self._current: _QueryConnection | None = None
         self._closing: IDelayedCall | None = None
-        # When there was an answer last, in the reactor's seconds.
+        # When the latest answer came, in the reactor's seconds.
         self._answered = 0.0
 
     def use(self, address: BackendAddress | None) -> None:
-        """Where Redis is from now on. What was asked is still answered by where it was."""
+        """Asks at this address from now on. The former Redis still answers what it was asked."""
         if address != self._address:
             self._address = address
             self.renew()
 
     def renew(self) -> None:
-        """The address leads to another server than before."""
+        """The address leads to another server than before: opens a new connection for the next
+        query.
+        """
         if self._current is not None:
             self._leave(self._current)
 
     def stop(self) -> None:
-        """Closes the connection when nobody waits for an answer any more, and opens none."""
+        """Closes the connection when no query waits for an answer any more, and opens no other."""
         self.use(None)
         for tenant, pause in list(self._pauses.items()):
             pause.cancel()
-            self._end_turn(tenant)  # whose next query is told that nobody can be asked
+            self._end_turn(tenant)  # the tenant's next query fails: there is no address
 
     async def ask(self, tenant: Tenant, commands: Sequence[list[bytes]]) -> list[Answer]:
-        """Redis's answer to each command, within bounds.QUERY_SECONDS from the tenant's turn on.
-        They are sent together.
+        """Sends commands together, and returns Redis's answers.
 
-        Raises ControlError, also where one of the answers is an error. The caller may cancel this:
-        what has not had its turn is not asked then, and what has, nobody hears.
+        Waits for the tenant's turn, and from then on at most QUERY_SECONDS. Raises ControlError,
+        also if one of the answers is an error. The caller may cancel this. Then nothing is sent if
+        the tenant's turn has not come yet; otherwise the answers are discarded.
         """
         await self._turns.setdefault(tenant, defer.DeferredLock()).acquire()
-        # It goes on without the caller: to give a connection up for each client that leaves would
-        # open others.
+        # The query goes on if the caller leaves. Otherwise each client that leaves would cost a
+        # connection.
         heard: defer.Deferred[list[Answer]] = defer.Deferred()
         defer.Deferred.fromCoroutine(self._in_turn(tenant, commands)).addBoth(heard.callback)
         return await heard
@@ -97,7 +97,7 @@ class ControlQueries:
         try:
             return [_value(answer) for answer in await self._ask(commands)]
         finally:
-            # What it waited for others' answers is not its own.
+            # Time in which Redis answered others is not counted.
             now = self._reactor.seconds()
             took, self._answered = now - max(began, self._answered), now
             if took < SLOW:
@@ -129,8 +129,8 @@ class ControlQueries:
             raise ControlError(error.reason, TOO_LARGE) from None
         except defer.TimeoutError:
             probes.reached("control query timed out")
-            # Other tenants may wait behind this one, and have their own time: it is closed when
-            # nobody waits any more.
+            # Other tenants may wait behind this query, with their own time limits. The connection
+            # is closed when nobody waits any more.
             self._leave(current)
             raise ControlError(messages.NET_TIMEOUT()) from None
         finally:
@@ -144,20 +144,20 @@ class ControlQueries:
     # The connection.
 
     def _connection(self) -> _QueryConnection:
-        """The connection that is asked now. Raises ControlError."""
+        """Returns the connection to ask over. Raises ControlError."""
         if self._closing is not None and self._closing.active():
             self._closing.cancel()
         if self._current is None:
             if self._address is None:
                 raise ControlError(messages.REDIS_UNKNOWN(), messages.UNREACHABLE.text)
-            # One that is lost, or cannot be had, is left: who asks next does not wait until it is
-            # tried again.
+            # A connection that is lost or cannot be made is left, so that the next query does not
+            # wait for its next attempt.
             self._current = _QueryConnection(self._connect, self._address, self._leave)
             self._current.client.startService()
         return self._current
 
     def _leave(self, current: _QueryConnection) -> None:
-        """It is asked nothing more, and closed once nobody waits for an answer."""
+        """Asks nothing more over a connection, and closes it when nobody waits for an answer."""
         if self._current is current:
             self._current = None
             if self._closing is not None and self._closing.active():
@@ -170,7 +170,7 @@ def _value(answer: Answer | ErrorReply) -> Answer:
     if not isinstance(answer, ErrorReply):
         return answer
     reason = messages.redis_error(shown_error(answer.text))
-    # Of all errors these alone are no passing ones.
+    # All other errors may pass.
     if answer.text.casefold().startswith(("noperm", "err unknown")):
         raise ControlError(reason, messages.NOT_ALLOWED.text)
     raise ControlError(reason)

@@ -1,9 +1,9 @@
-"""One of Redis's sentinels: whom to ask where the master is.
+"""Asks one of Redis's sentinels where the master is.
 
-Owns the connection to it. The proxy asks each second and does not subscribe to `+switch-master`,
-see docs/decisions/sentinels.md. txredisapi's own `Sentinel` is not used: it takes the first answer,
-whoever gives it; calls to a sentinel that is away pile up in it; and of several sentinels with TLS
-it would verify no names.
+Owns the connection to the sentinel. The proxy asks each second, and does not subscribe to
+`+switch-master`: see docs/decisions/sentinels.md. txredisapi's own `Sentinel` is not used. It takes
+the first answer, whichever sentinel gives it. Calls to a sentinel that is away pile up in it. With
+several sentinels and TLS, it would verify no names.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from ..tenants.model import BackendAddress
 from .client import ControlError, RedisClient, ReplyError
 from .endpoint import why
 
-#: When it is connected to again: one that takes connections and closes them is not stormed.
+#: The delay before another attempt to connect. A sentinel that accepts connections and closes them
+#: is not stormed.
 _RETRY = Backoff(0.5, 0.5)
-#: Seconds for which something is wrong before it is logged: at start nothing is connected yet, and
-#: some is soon over.
+#: Seconds that a fault has to last before it is logged. At the start nothing is connected yet, and
+#: some faults are soon over.
 LASTING = 0.9
-#: Seconds for which nothing else is logged of a sentinel that fails now so, now so.
+#: Seconds in which no other fault is logged of a sentinel whose faults alternate.
 QUIET = 30.0
 
 
@@ -38,12 +39,14 @@ class SentinelError(messages.MessageError):
 
 
 class NotYet(SentinelError):
-    """It is not known yet whether it can be reached."""
+    """It is not known yet whether the sentinel can be reached."""
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """Where a sentinel takes the master to be. epoch: of several that differ, the highest is the
+    """Where a sentinel believes the master to be.
+
+    epoch: the number of the failover. Of answers that differ, the one with the highest epoch is the
     latest.
     """
 
@@ -53,17 +56,20 @@ class Answer:
 
 
 def latest(answers: Iterable[Answer]) -> Answer:
-    """Of answers that differ: one that was cut off may still name the old one, so the latest
-    failover counts, then the majority.
+    """Returns the answer of the latest failover; of several, the one that most sentinels give.
+
+    A sentinel that was cut off may still name the former master.
     """
     votes = Counter(answers)
     return max(votes, key=lambda answer: (answer.epoch, votes[answer]))
 
 
 class Sentinel:
-    """address: where it is, and its own password; endpoint: makes one that leads there, see
-    `endpoint.endpoint_for`; master_name: what it calls the master; news: called when it is
-    connected, and when it first turns out that it cannot be.
+    """One sentinel.
+
+    address: of the sentinel, with its own password; endpoint: makes an endpoint that leads there,
+    see `endpoint.endpoint_for`; master_name: the sentinel's name for the master; news: called when
+    the sentinel is connected, and when it first turns out that it cannot be.
     """
 
     def __init__(
@@ -103,13 +109,13 @@ class Sentinel:
         return self._client.stopService()
 
     async def ask(self) -> Answer:
-        """Where the master is. Raises SentinelError: at once where there is no connection."""
+        """Returns where the master is. Raises SentinelError, at once if there is no connection."""
         connection = self._client.connection
         if connection is None:
             raise self._why_away()
         try:
             fields = strings_of(await connection.ask("SENTINEL", "MASTER", self._name))
-            # While a failover goes on the one who leads it knows the new address here first.
+            # During a failover, the sentinel that leads it gives the new address here first.
             host, port = strings_of(await connection.ask("SENTINEL", "GET-MASTER-ADDR-BY-NAME", self._name))
             known = dict(zip(fields[::2], fields[1::2], strict=True))
             return Answer(_host(host), int(port), int(known[b"config-epoch"]))
@@ -130,7 +136,7 @@ class Sentinel:
 
 
 async def ask_all(sentinels: Sequence[Sentinel]) -> list[Answer | SentinelError]:
-    """What each answers, or why it does not tell."""
+    """Returns what each sentinel answers, or why it does not."""
     asked = [defer.Deferred.fromCoroutine(_ask_one(sentinel)) for sentinel in sentinels]
     replies: list[Answer | SentinelError] = []
     for success, one in await defer.DeferredList(asked, consumeErrors=True):

@@ -1,9 +1,8 @@
-"""One Redis, as sessions see it: their connections, their control queries, and what their tenants
-may do there.
+"""One Redis as sessions see it: their connections, control queries, and what their tenants may do.
 
 Implements `session.ports.Backend` with the pool, the control queries and the ACL users of that
-Redis. A Step whose session has ended gives up what is done for it; what comes all the same goes
-back.
+Redis. If the session of a Step has ended, the work for it is cancelled. A connection that still
+comes goes back to the pool.
 """
 
 from __future__ import annotations
@@ -32,8 +31,10 @@ from .queries import ControlQueries
 
 
 class SessionBackend:
-    """multiplexes: whether sessions share connections; tenant_limits: where answers to control
-    queries are charged.
+    """Implements `session.ports.Backend` for one Redis.
+
+    multiplexes: whether sessions share connections; tenant_limits: charges the answers to control
+    queries.
     """
 
     _log = Logger()
@@ -54,7 +55,7 @@ class SessionBackend:
         self.policy: Policy = make_policy(builtin(), scripts=False)
 
     def add_up(self) -> None:
-        """Has the counts of what Redis sent so far."""
+        """Adds what Redis has sent so far to the counts."""
         self._pool.add_up()
 
     # Connections.
@@ -87,7 +88,7 @@ class SessionBackend:
             tenant_pool.leave()
             self._not_opened(failure, step)
 
-        if tenant_pool.open:  # as it mostly is: no Deferred
+        if tenant_pool.open:  # the usual case, without a Deferred
             tenant_pool.enter()
             joined()
             return
@@ -97,7 +98,7 @@ class SessionBackend:
         work.addErrback(self._bug, step)
 
     def _not_opened(self, failure: Failure, step: Step[Unavailable]) -> None:
-        failure.trap(UpstreamError, defer.CancelledError)  # the latter: nobody waits any more
+        failure.trap(UpstreamError, defer.CancelledError)  # CancelledError: nobody waits any more
         if isinstance(failure.value, UpstreamError):
             step.finish(Unavailable(failure.value.client_reply))
 
@@ -116,8 +117,10 @@ class SessionBackend:
         work.addErrback(self._bug, step)
 
     def allow_patterns(self, tenant: Tenant, patterns: list[bytes], step: Step[Unavailable | None]) -> None:
-        """See `session.ports.Backend`. Not given up with the session: Redis may have them by then,
-        and they are counted.
+        """See `session.ports.Backend`.
+
+        The work is not cancelled with the session: Redis may have the patterns by then, and they
+        count.
         """
         work = defer.Deferred.fromCoroutine(self._acl_users.permit(tenant, patterns))
         work.addCallbacks(lambda _: step.finish(None), self._not_answered, errbackArgs=(step,))

@@ -1,8 +1,7 @@
-"""Who may ask Redis for a connection now: so many at once, and the others in a fair queue, as
-Deferreds.
+"""Gives turns to callers that need a connection to Redis: so many at once, the others wait.
 
-Owns the waiting. Who is next is decided in `fair_queue`, and what is done in a turn is the business
-of the pool.
+Owns the waiting, as Deferreds. `fair_queue` decides who is next; `pool` decides what is done in a
+turn.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ from .fair_queue import FairQueue
 
 
 class Turns:
-    """most: how many turns there are at once."""
+    """Turns that callers wait for. most: how many there are at once."""
 
     def __init__(self, most: int) -> None:
         self._queue: FairQueue[defer.Deferred[None]] = FairQueue(most)
         self._beginning = False
 
     async def begin(self, tenant: Tenant) -> None:
-        """Waits for a turn, which the caller has to end. The caller may cancel this."""
+        """Waits for a turn, which the caller must end. The caller may cancel this."""
         if self._queue.begin(tenant):
             return
         probes.reached("many connections are opened at once")
@@ -33,11 +32,11 @@ class Turns:
         await waiter
 
     def end(self, tenant: Tenant) -> None:
-        """A turn is over: others begin."""
+        """Ends a turn, and begins those of waiters."""
         self._queue.end(tenant)
         if self._beginning:
-            # a turn ended within the loop below, which goes on: else a long queue would be a deep
-            # stack
+            # This turn ended within the loop below, which goes on. Otherwise a long queue would
+            # make a deep stack.
             return
         self._beginning = True
         try:
@@ -47,7 +46,7 @@ class Turns:
             self._beginning = False
 
     def fail_all(self, error: Callable[[], Exception]) -> None:
-        """None of those that wait gets a turn. error: makes what each is told."""
+        """Fails all waiters. error: makes the exception for each."""
         for waiter in self._queue.clear():
-            if not waiter.called:  # one that heard it may have given up another
+            if not waiter.called:  # a waiter that failed may have cancelled another
                 waiter.errback(error())

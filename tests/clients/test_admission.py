@@ -1,4 +1,4 @@
-"""Places, and the queue for them."""
+"""Slots, and the queue for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The client's side, where it cannot be driven from outside."""
+"""Clients' connections, in cases that no test from outside can cause."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ from ..support.conversations import BLUE, GREEN
 
 @implementer(ITCPTransport)
 class Socket(StringTransport):
-    """A TCP socket whose other side is a test."""
+    """A TCP socket whose other side is the test."""
 
     bufferSize = 65536
 
@@ -50,7 +50,7 @@ class Socket(StringTransport):
         pass
 
 
-#: None of these tests has a session that needs it.
+#: No session in these tests needs a Redis.
 NO_REDIS = SessionBackend(None, None, None, None, True)
 
 
@@ -84,7 +84,7 @@ class FactoryTests(unittest.TestCase):
         self.assertEqual(self.closed(clients), bounds.REVOKED_PER_TURN)
         gone = next(client for client in clients if not client._closing)
         gone.connectionLost()
-        # A newer one comes meanwhile: nobody is revoked twice, nor left out.
+        # A newer snapshot comes meanwhile: no client is revoked twice, and none is forgotten.
         changed(Snapshot(None, [GREEN]))
         self.assertEqual(self.closed(clients), bounds.REVOKED_PER_TURN)
         self.clock.pump([0] * 3)
@@ -92,7 +92,7 @@ class FactoryTests(unittest.TestCase):
         self.assertFalse(any(client.session.ended for client in others))
         more = [self.log_in(BLUE) for _ in range(bounds.REVOKED_PER_TURN + 1)]
         changed(Snapshot(None, []))
-        # The proxy begins to end: it would wait for them.
+        # The ports close, and revoked clients are still closed: a drain would wait for them.
         self.factory.stopFactory()
         self.clock.advance(0)
         self.assertEqual(self.closed(more + others), len(more + others))
@@ -165,7 +165,7 @@ class FactoryTests(unittest.TestCase):
         self.factory.access_log.stopService()
 
     def test_one_timer_does_for_the_session_and_the_connection_whichever_is_due_first(self) -> None:
-        """A wrong password is answered late; the client ends its side meanwhile."""
+        """One timer serves the session's deadline, a late answer, and the connection's own one."""
         for delay, half_closed in ((1.0, True), (1.0, False), (bounds.HALF_CLOSED_SECONDS + 1, True)):
             client = self.connect()
             transport = client.transport
@@ -193,7 +193,7 @@ class FactoryTests(unittest.TestCase):
         self.addCleanup(gc.enable)
         client = self.connect()
         client.dataReceived(b"PING\r\n")
-        # Twisted's transports let go of their producer and their protocol by themselves.
+        # Twisted's transports drop their producer and their protocol by themselves.
         client.transport.unregisterProducer()
         client.connectionLost()
         left = weakref.ref(client), weakref.ref(self.factory)
@@ -204,9 +204,7 @@ class FactoryTests(unittest.TestCase):
 
 
 class TlsTests(unittest.TestCase):
-    """A client's connection over TLS, from the first byte on; the other side is Python's own
-    TLS.
-    """
+    """A client's connection over TLS from its first byte on. The client uses Python's own TLS."""
 
     def setUp(self) -> None:
         snapshot = Path(self.mktemp()).absolute()
@@ -237,7 +235,7 @@ class TlsTests(unittest.TestCase):
 
     @property
     def ended(self) -> dict[str, int]:
-        """How connections ended, but for those close reasons that did not occur."""
+        """Numbers of ended connections by close reason, without zeros."""
         return {close_reason: count for close_reason, count in self.factory.counts.ended.items() if count}
 
     def shake(self, protocol: TLSMemoryBIOProtocol) -> None:
@@ -249,7 +247,7 @@ class TlsTests(unittest.TestCase):
             self.carry(protocol)
 
     def carry(self, protocol: TLSMemoryBIOProtocol) -> None:
-        """What each side has sent comes to the other."""
+        """Carries what each side has sent to the other."""
         if data := self.sent.read():
             protocol.dataReceived(data)
         self.clock.advance(0)
@@ -257,7 +255,7 @@ class TlsTests(unittest.TestCase):
         protocol.transport.clear()
 
     def lost(self, protocol: TLSMemoryBIOProtocol) -> None:
-        """As the reactor does."""
+        """Ends the connection as the reactor does."""
         if protocol.transport.producer is not None:
             protocol.transport.producer.stopProducing()
         protocol.connectionLost(connectionDone)

@@ -1,5 +1,5 @@
-"""When the clients of a process are asked to leave, and what is done about those that have not at
-the end.
+"""When a drain asks the clients of a process to leave, and what happens to those that are there at
+its end.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from redisproxy.upstream.session_backend import SessionBackend
 
 BLUE = Tenant("team-blue", 3)
 
-#: None of these tests has a session that needs it.
+#: No session in these tests needs a Redis.
 NO_REDIS = SessionBackend(None, None, None, None, True)
 
 
 class Client:
-    """Writes down what it is asked, and when."""
+    """Records what it is asked to do, and when."""
 
     def __init__(self, clock: task.Clock, state: str = "multiplexed", upstream: object = None) -> None:
         self.state = state
@@ -52,7 +52,7 @@ class Client:
 
 
 class Upstream:
-    """A connection to Redis that waits for an answer."""
+    """A connection to Redis with a pending reply."""
 
     def __init__(self, local_address: str, has_acl_user: bool = True) -> None:
         self.local_address = local_address
@@ -66,7 +66,7 @@ class Upstream:
 
 
 class Control:
-    """The control connection to a Redis that has so many clients."""
+    """The control connection to a Redis whose CLIENT LIST has these lines."""
 
     connected = True
 
@@ -198,7 +198,7 @@ class TimesTests(DrainCase):
         self.assertEqual(closed, [bounds.IDLE_LINGER_SECONDS])
         client.connectionLost()
         self.successResultOf(self.over)
-        self.factory.log_ins.stop()  # as when no port listens any more
+        self.factory.log_ins.stop()  # as when the last port closes
 
 
 class UnblockTests(DrainCase):

@@ -1,5 +1,5 @@
-"""The wall clock is set while credentials are in force: they expire by that clock alone, and
-soon.
+"""The wall clock is set while credentials are in force: they expire by that clock alone, at most
+WALL_CLOCK_CHECK_SECONDS late.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ def credential(name: str, expires: float | None) -> Credential:
 class WallClockTests(unittest.SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
-        #: how far the wall clock is from the other, which counts from the machine's start
+        #: seconds by which the wall clock is ahead of the other clock, which begins at 0
         self.offset = NOW
         self.holder = CurrentSnapshot(self.clock, self.wall_clock)
         self.holder.startService()
         self.addCleanup(self.stop)
-        #: what a session of each would be told
+        #: secrets whose sessions would be revoked
         self.ended: set[str] = set()
         self.holder.listeners.append(self.changed)
         self.told = 0

@@ -1,6 +1,4 @@
-"""How a conversation comes to its end when the proxy does: what is still done, what is left undone,
-and what is told.
-"""
+"""What a session still does in a drain, what it leaves undone, and what the client gets."""
 
 from __future__ import annotations
 
@@ -46,8 +44,8 @@ class PlainTests(DrainCase):
         self.assertEqual(conversation.tenant_pool.users, 0)
 
     def test_what_has_come_but_had_to_wait_is_run(self) -> None:
-        # A command that needs the upstream connection to be quiet, or one of its own, and another
-        # one behind it.
+        # A command that waits until no reply is pending, and then for a dedicated connection or a
+        # log-in; and another command behind it.
         block = encode([b"BLPOP", b"q", b"0"])
         conversation = logged_in_multiplexed().client(GET, block, GET)
         conversation.session.ending.drain()
@@ -61,7 +59,7 @@ class PlainTests(DrainCase):
         conversation.session.ending.drain()
         self.assertGoesOn(conversation)
         conversation.shared_redis(b"+1\r\n")
-        # from the upstream connection of another tenant by now
+        # this reply comes over a connection of the other tenant
         conversation.shared_redis(b"+2\r\n")
         self.assertEqual(len(conversation.pools), 2)
         self.assertHears(conversation, b"+1\r\n" + OK + b"+2\r\n")
@@ -94,7 +92,7 @@ class PlainTests(DrainCase):
         conversation.client(GET)
         conversation.session.ending.drain()
         self.assertGoesOn(conversation)
-        conversation.client(GET[:9])  # too late
+        conversation.client(GET[:9])  # comes too late
         conversation.session.throttle(False)
         conversation.shared_redis(b"+1\r\n")
         self.assertHears(conversation, b"+1\r\n")
@@ -156,7 +154,7 @@ class PlainTests(DrainCase):
         conversation.session.ending.drain()
         conversation.session.ending.half_closed()
         self.assertEnded(conversation, "client-left")
-        # And one whose last bytes are dealt with is not kept by half a command.
+        # Half a command behind the last whole one does not keep the session open.
         conversation = logged_in_multiplexed()
         conversation.tenant_pool.upstream.busy = True
         conversation.client(GET + GET[:9])
@@ -228,7 +226,7 @@ class StateTests(DrainCase):
         conversation.redis(b"+QUEUED\r\n")
         self.assertHears(conversation, OK, b"+QUEUED\r\n")
         self.assertEnded(conversation, "cut-off")
-        self.assertIs(conversation.upstream.released, False)  # closed, and with it the transaction
+        self.assertIs(conversation.upstream.released, False)  # closed, which discards the transaction
 
     def test_a_large_command_that_does_not_come_to_its_end(self) -> None:
         conversation = logged_in_multiplexed().client(BIG[:-500])

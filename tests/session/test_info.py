@@ -1,4 +1,4 @@
-"""INFO, cut to what a tenant may know."""
+"""What a tenant gets of INFO."""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""The parts of a session where they must refuse nonsense: moves, steps, phases, and two queues that
-must agree.
+"""The parts of a session refuse nonsense: illegal moves, Steps that finish twice, earlier phases,
+and two queues that disagree.
 """
 
 from __future__ import annotations
@@ -117,9 +117,7 @@ class QueuesTests(unittest.TestCase):
 
 
 class StepTests(unittest.TestCase):
-    """A Step is finished once, by one source; whatever ends the session meanwhile, what comes later
-    goes back.
-    """
+    """A Step finishes once, by one source. If the session has ended, a later result goes back."""
 
     def suspended(self, until: Until) -> Conversation:
         if until is Until.DRAINED:

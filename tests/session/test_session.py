@@ -1,6 +1,4 @@
-"""Conversations, as transcripts: what the client and Redis say, and what must come out on either
-side.
-"""
+"""Conversations of one session: what the client and Redis send, and what each of them must get."""
 
 from __future__ import annotations
 
@@ -364,7 +362,7 @@ class ProtocolErrorTests(ConversationCase):
             conversation = Conversation().client(*pieces)
             self.assertHears(conversation, b"-ERR Protocol error: there is no TLS at this port\r\n")
             self.assertEqual(conversation.closed, "tls-on-plain-port")
-        # It is what a connection begins with, and nothing else.
+        # Only at the beginning of a connection does this byte mean TLS.
         conversation = Conversation().client(b"ECHO ", hello[:1], b"\r\n")
         self.assertHears(conversation, b"-NOAUTH Authentication required.\r\n")
         self.assertIsNone(conversation.closed)
@@ -403,9 +401,7 @@ class TransactionTests(ConversationCase):
             self.assertEqual(told.count(b"\r\n"), 3)
 
     def test_the_own_database_may_be_selected(self) -> None:
-        """Its place in EXEC's reply is kept, though the upstream connection may not SELECT any
-        more.
-        """
+        """SELECT of the own database keeps its place in EXEC's reply, though Redis gets an ECHO."""
         conversation = logged_in().command(b"MULTI").command(b"SELECT", b"3")
         self.assertEqual(conversation.gets(), encode([b"MULTI"]) + encode([b"ECHO", b"OK"]))
 
@@ -486,7 +482,7 @@ def message(channel: bytes, payload: bytes, push: bytes = b"*") -> bytes:
 
 
 class PubSubTests(ConversationCase):
-    """Redis knows a tenant's channels behind a prefix, the client without."""
+    """Redis knows a tenant's channels with a prefix, the client without it."""
 
     def test_confirmations_and_messages_whole_and_split(self) -> None:
         for push in (b"*", b">"):
@@ -562,7 +558,7 @@ class PubSubTests(ConversationCase):
             self.assertHears(conversation, message(b"a", b"1", b">"), reply, OK)
 
     def test_an_ordinary_array_that_looks_like_pub_sub(self) -> None:
-        """LRANGE may say so, while nothing is subscribed to; and nothing of it is changed."""
+        """While nothing is subscribed to, a reply of LRANGE that looks so passes unchanged."""
         for reply in (message(b"blue:a", b"b"), confirmation(b"subscribe", b"blue:a", 7)):
             conversation = (
                 logged_in().command(b"LRANGE", b"k", b"0", b"-1").command(b"SUBSCRIBE", b"a").command(b"SELECT", b"3")
@@ -593,7 +589,7 @@ class PubSubTests(ConversationCase):
         self.assertEqual(conversation.gets(), encode([b"SUNSUBSCRIBE", b"blue:s"]))
 
     def test_a_message_that_was_sent_before_the_last_channel_is_left_has_its_own_name(self) -> None:
-        """Redis answers a command first that stands before the UNSUBSCRIBE."""
+        """A message that Redis sends before it runs the UNSUBSCRIBE still loses the prefix."""
         for protocol, push in ((2, b"*"), (3, b">")):
             conversation = logged_in(protocol).command(b"SUBSCRIBE", b"a")
             conversation.redis(confirmation(b"subscribe", b"blue:a", 1, push)).hears()
@@ -631,7 +627,7 @@ class PubSubTests(ConversationCase):
             name = kind.lower() + b"unsubscribe"
             conversation.redis(b"*3\r\n$%d\r\n%b\r\n$6\r\nblue:c\r\n:0\r\n" % (len(name), name)).hears()
             self.assertFalse(conversation.session.stateful)
-            # What comes now is for nobody.
+            # Nobody is subscribed to what comes now.
             self.assertRaises(ProtocolError, conversation.redis, message(b"blue:c", b"x"))
 
     def test_the_same_channel_again_behind_a_refused_one(self) -> None:
@@ -657,9 +653,8 @@ class PubSubTests(ConversationCase):
         self.assertEqual(conversation.gets(), b"")
 
     def test_messages_that_come_together_are_written_together(self) -> None:
-        """One write for each would take most of the time that a message takes. What breaks behind
-        them does not lose them.
-        """
+        """Messages of one read are one write, and a protocol error behind them loses none."""
+        # A write for each would take most of the time that a message takes.
         conversation = logged_in(3).command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1, b">"))
         conversation.hears()
         written: list[bytes] = []
@@ -674,9 +669,9 @@ class PubSubTests(ConversationCase):
         self.assertEqual(written[4:], [ours * 2])
 
     def test_whether_messages_are_small(self) -> None:
-        """Of such only a little is read at once, see `upstream.connection`. Of one that is large
-        each part counts.
-        """
+        """`small_messages` says whether the messages of the last read were small on average."""
+        # Each part of a large message counts as a message. While messages are small,
+        # `upstream.connection` reads little at once.
         conversation = logged_in(3).command(b"SUBSCRIBE", b"a")
         pending = conversation.upstream.pending
         self.assertFalse(pending.small_messages)
@@ -755,7 +750,7 @@ class PubSubTests(ConversationCase):
         self.enterContext(mock.patch.object(bounds, "SUBSCRIPTION_BYTES", 1000))
         conversation = logged_in().command(b"SUBSCRIBE", b"a" * 700)
         self.assertNotEqual(conversation.gets(), b"")
-        conversation.redis(b"-BUSY\r\n").hears()  # so there is room again
+        conversation.redis(b"-BUSY\r\n").hears()  # refused, so there is room again
         conversation.command(b"SUBSCRIBE", b"a" * 700).command(b"SUBSCRIBE", b"a" * 700)
         reply = b"*3\r\n$9\r\nsubscribe\r\n$705\r\nblue:%b\r\n:1\r\n" % (b"a" * 700)
         conversation.redis(reply * 2).hears()
@@ -774,10 +769,12 @@ class PubSubTests(ConversationCase):
 
 
 class MidMessageTests(ConversationCase):
-    """While a message is under way, nothing else may be said to the client."""
+    """While the client has only a part of a message, it gets nothing else."""
 
     def half(self, protocol: int) -> tuple[Conversation, bytes, bytes]:
-        """A subscriber that has got one half of a message."""
+        """Returns a subscriber that got one half of a message, and the other half: as Redis sends
+        it, and as the client gets it.
+        """
         push = b">" if protocol == 3 else b"*"
         conversation = logged_in(protocol).command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1, push))
         sent, heard = message(b"blue:a", b"x" * 1000, push), message(b"a", b"x" * 1000, push)
@@ -818,7 +815,7 @@ class MidMessageTests(ConversationCase):
             self.assertIn(conversation.hears(), (b"+PONG\r\n+OK\r\n", b"+PONG\r\n+RESET\r\n"))
 
     def test_a_message_that_begins_while_another_tenants_upstream_connection_is_opened(self) -> None:
-        """Its rest would be lost: the connection is closed rather than out of step."""
+        """The client is closed, because the rest of the message would be lost."""
         conversation = logged_in().command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1))
         conversation.upstreams_at_once = False
         conversation.command(b"AUTH", b"green").redis(message(b"blue:a", b"x" * 100)[:60])
@@ -850,7 +847,7 @@ class ProtocolSwitchTests(ConversationCase):
         self.assertEqual(conversation.session.protocol, 2)
 
     def test_a_hello_that_redis_refuses_changes_nothing(self) -> None:
-        """As it does to a RESP2 subscriber."""
+        """A HELLO that Redis refuses, as it does to a RESP2 subscriber, changes nothing."""
         conversation = logged_in().command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1))
         conversation.command(b"HELLO", b"3").command(b"CLIENT", b"GETNAME")
         conversation.hears()
@@ -858,9 +855,7 @@ class ProtocolSwitchTests(ConversationCase):
         self.assertHears(conversation.redis(message(b"blue:a", b"x")), message(b"a", b"x"))
 
     def test_a_multi_of_a_resp2_subscriber_is_refused_here(self) -> None:
-        """Redis would, but not where the SUBSCRIBE failed: and then the MULTI would go
-        unnoticed.
-        """
+        """The proxy itself refuses MULTI, because Redis would take it if the SUBSCRIBE failed."""
         conversation = logged_in().command(b"SUBSCRIBE", b"a").redis(confirmation(b"subscribe", b"blue:a", 1))
         conversation.hears(), conversation.gets()
         self.assertRefused(conversation.command(b"MULTI"), b"-ERR Can't execute 'multi'")
@@ -870,7 +865,7 @@ class ProtocolSwitchTests(ConversationCase):
 
 
 class QuestionTests(ConversationCase):
-    """What Redis answers about the whole server is asked over the control connection."""
+    """Questions about the whole server go over the control connection, as control queries."""
 
     def test_info_waits_for_what_is_pending_and_is_cut(self) -> None:
         conversation = logged_in().command(b"GET", b"a").command(b"INFO", b"keyspace").command(b"GET", b"b")
@@ -884,7 +879,7 @@ class QuestionTests(ConversationCase):
         self.assertEqual(conversation.gets(), encode([b"GET", b"b"]))
 
     def test_info_asks_for_the_sections_that_are_shown(self) -> None:
-        """Others can be as large as one tenant's scripts make them."""
+        """INFO asks for no other sections: one tenant's scripts can make some of them large."""
         every = [[b"INFO", section.encode()] for section in SECTIONS]
         for words in ((), (b"everything",), (b"Default", b"errorstats")):
             conversation = logged_in().command(b"INFO", *words)
@@ -996,7 +991,7 @@ class QuestionTests(ConversationCase):
         )
 
     def test_the_number_of_patterns_is_counted_once_in_a_while(self) -> None:
-        """However many ask for it at once: to count takes long where a tenant has many sessions."""
+        """Each NUMPAT waits for a control query, so that many at once do not block the reactor."""
         conversation = logged_in()
         conversation.client(encode([b"PUBSUB", b"NUMPAT"]) * 3)
         for _ in range(3):
@@ -1008,7 +1003,9 @@ class QuestionTests(ConversationCase):
 
 
 class UnknownTests(ConversationCase):
-    """Commands that the server does not have: as Redis says it, and nothing is passed on."""
+    """The client gets Redis's own error for a command that the server does not have, and Redis gets
+    nothing.
+    """
 
     def test_a_command(self) -> None:
         conversation = logged_in()
@@ -1193,7 +1190,7 @@ class ResetTests(ConversationCase):
 
 class BoundsTests(ConversationCase):
     def test_a_client_is_read_while_it_waits_but_not_without_limit(self) -> None:
-        """Nothing else would tell that it left."""
+        """The client is read up to BUFFERED_BYTES, because only a read shows that it left."""
         conversation = logged_in().command(b"BLPOP", b"q", b"0").command(b"AUTH", b"green")
         self.assertTrue(conversation.waits)
         conversation.client(b"x" * bounds.BUFFERED_BYTES)
@@ -1235,7 +1232,7 @@ class BoundsTests(ConversationCase):
         self.assertFalse(conversation.waits)
 
     def test_confirmations_outstanding(self) -> None:
-        """Of an UNSUBSCRIBE as well: it needs no subscription."""
+        """Confirmations count as pending replies, even of an UNSUBSCRIBE from nothing."""
         self.enterContext(mock.patch.object(bounds, "PENDING_REPLIES", 10))
         conversation = logged_in().command(b"UNSUBSCRIBE", *(b"%d" % number for number in range(10)))
         self.assertTrue(conversation.waits)
@@ -1375,7 +1372,7 @@ class RevokedWhileBlockedTests(ConversationCase):
     def test_while_it_drains(self) -> None:
         conversation = logged_in().command(b"BLPOP", b"q", b"0")
         conversation.session.ending.drain()
-        self.assertTrue(conversation.session.ended)  # it only waits for what blocks
+        self.assertTrue(conversation.session.ended)  # it only waits for the blocked command
         self.assertIs(self.revoke(conversation).upstream.given_up, True)
 
     def test_what_was_answered_blocks_no_more(self) -> None:
@@ -1430,7 +1427,7 @@ class RevokedWhileBlockedTests(ConversationCase):
         conversation = logged_in().command(b"GET", b"a")
         gone = Snapshot(None, [])
         self.assertTrue(conversation.session.ending.recheck(lambda credential: gone.renewed(credential, 0.0)))
-        for snapshot in (gone, DIRECTORY):  # also where the credential is good again
+        for snapshot in (gone, DIRECTORY):  # also if the credential is valid again
             self.assertFalse(conversation.session.ending.recheck(lambda c, d=snapshot: d.renewed(c, 0.0)))
         self.assertTrue(conversation.session.ended)
 

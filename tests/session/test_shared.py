@@ -1,5 +1,5 @@
-"""Multiplexed conversations: what goes over the multiplexed connection, when a session moves to a
-dedicated connection, and back.
+"""Multiplexed sessions: what goes over the multiplexed connection, when a session moves to a
+dedicated one, and when it goes back.
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ class PlainTests(SharedCase):
         self.assertHears(conversation.client(GET).shared_redis(b"+1\r\n"), b"+1\r\n")
 
     def test_client_reply_and_what_is_said_all_the_same(self) -> None:
-        """Confirmations are heard whatever CLIENT REPLY says, and a SKIP is used up by them, as in
-        Redis.
-        """
+        """Confirmations come in any mode of CLIENT REPLY and use up a SKIP, as in Redis."""
         for mode, ping in ((b"SKIP", b"*2\r\n$4\r\npong\r\n$0\r\n\r\n"), (b"OFF", b"")):
             conversation = logged_in().client(*map(encode, ([b"CLIENT", b"REPLY", mode], [b"SUBSCRIBE", b"a"], [b"PING"])))
             conversation.redis(b"*3\r\n$9\r\nsubscribe\r\n$6\r\nblue:a\r\n:1\r\n*2\r\n$4\r\npong\r\n$0\r\n\r\n")
@@ -242,9 +240,7 @@ class DedicatedConnectionTests(SharedCase):
         self.assertEqual(len(conversation.upstreams), 1)
 
     def test_wait_is_about_what_was_written_over_the_multiplexed_connection(self) -> None:
-        """Redis compares what the connection wrote: something has to be written over the one that
-        waits.
-        """
+        """The proxy writes over WAIT's connection first: Redis counts that connection's writes."""
         conversation = logged_in().command(b"WAIT", b"1", b"100")
         marker, wait = conversation.gets().split(encode([b"WAIT", b"1", b"100"]))
         self.assertEqual(wait, b"")
@@ -312,9 +308,7 @@ class DedicatedConnectionTests(SharedCase):
         self.assertHome(conversation)
 
     def test_a_large_command_that_another_redis_may_not_be_sent(self) -> None:
-        """It was judged before the upstream connection was there: what Redis is may have changed
-        meanwhile.
-        """
+        """If the policy changes while the command waits for its connection, the new one decides."""
         large = encode([b"EVAL", b"x" * 100_000, b"0"])
         for first in (b"", GET):
             conversation = logged_in(upstreams_at_once=False).client(first, large[:70_000])
@@ -389,7 +383,7 @@ class RedisAwayTests(SharedCase):
         self.assertTrue(told.startswith(b"+1\r\n" + LOST * 2 + b"-NOPERM") and told.endswith(LOST), told)
         self.assertEqual(told.count(b"\r\n"), 5)
         self.assertIsNone(conversation.closed)
-        # What comes until it is known whether there is another one waits.
+        # Commands wait until another connection is there, or the attempt to open one has failed.
         conversation.client(GET * 2)
         self.assertHears(conversation)
         tenant_pool.goes_away("ERR away")
@@ -440,9 +434,7 @@ class RedisAwayTests(SharedCase):
         self.assertFalse(conversation.session.multi)
 
     def test_commands_parked_behind_what_was_lost(self) -> None:
-        """They wait for what is pending, which is an error now, and must not be sent to the
-        upstream connection that is gone.
-        """
+        """A command that waited for a lost reply goes on, but not over the lost connection."""
         conversation = logged_in().client(GET, encode([b"BLPOP", b"q", b"0"]))
         conversation.tenant_pool.breaks()
         self.assertHears(conversation, LOST)
@@ -456,7 +448,7 @@ class BoundsTests(SharedCase):
         conversation.client(GET)
         self.assertEqual((conversation.shared_gets(), conversation.waits), (b"", True))
         conversation.tenant_pool.ready()
-        self.assertTrue(conversation.waits)  # somebody else was faster
+        self.assertTrue(conversation.waits)  # another session was faster
         conversation.tenant_pool.upstream.busy = False
         conversation.tenant_pool.ready()
         self.assertEqual((conversation.shared_gets(), conversation.waits), (GET, False))
@@ -483,7 +475,7 @@ class BoundsTests(SharedCase):
         conversation.client(GET)
         self.assertEqual((conversation.shared_gets(), conversation.upstreams), (GET * 2, []))
         conversation.shared_redis(b"+2\r\n")
-        # Redis keeps what it does not read from now on.
+        # From now on Redis keeps the replies that the client does not read.
         self.assertEqual(conversation.gets(), GET)
         self.assertTrue(conversation.upstream.paused)
         conversation.session.client_slow(False)
@@ -493,8 +485,8 @@ class BoundsTests(SharedCase):
         self.assertHears(conversation, b"+1\r\n+2\r\n+3\r\n")
 
     def test_an_upstream_connection_that_is_left_for_what_a_client_did_not_read_is_sent_nothing_more(self) -> None:
-        """The upstream connection's last reply batch takes it past its bound: it is given back at
-        once, and behind the reply batch a command waits.
+        """If its last reply exceeds the backlog's bound, the connection is released at once, and
+        the command behind that reply goes over another one.
         """
         conversation = logged_in().client(GET, encode([b"HELLO", b"2", b"AUTH", b"blue", b"blue"]), GET)
         left = conversation.tenant_pool
@@ -518,8 +510,8 @@ class BoundsTests(SharedCase):
         self.assertEqual([tenant_pool.users for tenant_pool in conversation.pools], [0, 1])
 
     def test_a_client_that_does_not_read_is_counted_where_it_fell_behind(self) -> None:
-        """Until it has read, wherever HELLO leads it meanwhile: or that upstream connection would
-        be held back by nobody for ever.
+        """Its backlog counts where it fell behind until it has read, even if HELLO moves it to
+        another connection: otherwise the first one would stay paused for ever.
         """
         conversation = logged_in().client(GET, encode([b"HELLO", b"3"]))
         old = conversation.tenant_pool.upstream

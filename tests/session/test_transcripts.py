@@ -1,5 +1,6 @@
-"""Eight things that a change of the session can break, as transcripts: see
-`tests.support.transcripts` for their lines.
+"""Eight things that a change of the session can break, as transcripts.
+
+`tests.support.transcripts` explains their lines.
 """
 
 from __future__ import annotations
@@ -20,14 +21,12 @@ LARGE_SCRIPT = encode([b"EVAL", b"x" * 100_000, b"0"])
 
 
 def multiplexed(**texts: bytes) -> Transcript:
-    """A session over multiplexed connections, logged in as blue; a dedicated one is there as soon
-    as it is asked for.
-    """
+    """A session over multiplexed connections, logged in as blue. A dedicated one opens at once."""
     return Transcript(logged_in_multiplexed(), **texts)
 
 
 def slowly(**texts: bytes) -> Transcript:
-    """The same, where a dedicated connection is opened by the transcript."""
+    """The same session, but the transcript opens the dedicated connection."""
     return Transcript(logged_in_multiplexed(upstreams_at_once=False), **texts)
 
 
@@ -37,7 +36,7 @@ def dedicated(**texts: bytes) -> Transcript:
 
 
 class AcquireTests(unittest.TestCase):
-    """(1) A connection that is there at once, later, or when nobody wants it any more."""
+    """(1) A connection opens at once, later, or when the session has ended."""
 
     def test_at_once(self) -> None:
         multiplexed().play(
@@ -352,7 +351,7 @@ class StreamedCommandTests(unittest.TestCase):
 
 
 class ClientReplyTests(unittest.TestCase):
-    """(3) CLIENT REPLY SKIP is used up by one command, whatever becomes of it."""
+    """(3) One command uses up CLIENT REPLY SKIP, whatever happens to that command."""
 
     def test_by_a_plain_command(self) -> None:
         multiplexed().play(
@@ -490,7 +489,7 @@ class ClientReplyTests(unittest.TestCase):
 
 
 class DrainTests(unittest.TestCase):
-    """(4) A drain ends a session where nothing is suspended, no transaction is open, and no command
+    """(4) A drain ends a session only when it has no Step, no transaction is open, and no command
     has begun.
     """
 
@@ -644,7 +643,9 @@ class DrainTests(unittest.TestCase):
 
 
 class MessageTests(unittest.TestCase):
-    """(5) While a message is under way, answers wait, and the session does not move."""
+    """(5) While the client has only a part of a message, answers wait, and the session does not
+    move to another connection.
+    """
 
     SUBSCRIBED = """
         client >> SUBSCRIBE a
@@ -738,8 +739,8 @@ class MessageTests(unittest.TestCase):
 
 
 class SlowReaderTests(unittest.TestCase):
-    """(6) A client that does not read its replies gets a dedicated connection, though no command of
-    its asked for one.
+    """(6) A client that does not read its replies gets a dedicated connection, though none of its
+    commands needs one.
     """
 
     def talk(self, **options: object) -> Transcript:
@@ -830,7 +831,9 @@ class SlowReaderTests(unittest.TestCase):
 
 
 class UnblockTests(unittest.TestCase):
-    """(7) A blocked command that Redis gave up for a drain is not answered; any other answer is."""
+    """(7) The client does not get the error of a command unblocked for a drain, but gets any other
+    reply.
+    """
 
     def test_given_up(self) -> None:
         multiplexed().play(
@@ -887,8 +890,8 @@ class UnblockTests(unittest.TestCase):
 
 
 class OrderOfChecksTests(unittest.TestCase):
-    """(8) Of several things that are wrong with a command, the client is told the first in this
-    order: no log-in, unknown or refused, malformed, within a transaction.
+    """(8) If several errors apply to a command, the client gets the first in this order: no log-in,
+    unknown or refused, malformed, within a transaction.
     """
 
     def test_without_a_log_in(self) -> None:
@@ -946,9 +949,7 @@ class OrderOfChecksTests(unittest.TestCase):
         )
 
     def test_malformed_commands_do_not_wait_for_replies(self) -> None:
-        """What is wrong with them is found before they wait: so is their place in the order of
-        replies.
-        """
+        """Malformed commands are refused without a wait, and their errors keep their places."""
         multiplexed().play(
             """
             client >> GET a; AUTH; HELLO x; RESET x; CONFIG GET; SELECT 9; GET b

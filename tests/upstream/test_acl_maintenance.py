@@ -1,5 +1,7 @@
-"""The service that looks after ACL users, with a real Redis and a clock of the tests: when it asks
-what, and what it does about errors. Several of them stand for replicas of the proxy.
+"""The maintenance of ACL users, with a real Redis and a clock of the tests.
+
+The tests check when Redis is asked what, and what happens at errors. Several services stand for
+replicas of the proxy.
 """
 
 from __future__ import annotations
@@ -33,8 +35,9 @@ INTERVAL = 300.0
 
 
 class Replica:
-    """One proxy, as far as its users are concerned. asked: what it asked of Redis, without
-    arguments that are secret.
+    """One proxy, as far as its ACL users are concerned.
+
+    asked: what it asked of Redis, without secret arguments.
     """
 
     def __init__(self, case: unittest.TestCase, server: RedisServer, clock: task.Clock, prefix: str = "team-") -> None:
@@ -42,9 +45,9 @@ class Replica:
         self.control = Control(server)
         case.addCleanup(self.control._client.close)
         self.asked: list[str] = []
-        #: an error that Redis answers to what begins so
+        #: by the beginning of a question: the error that Redis answers
         self.errors: dict[str, str] = {}
-        #: what something in Redis's place answers to what begins so
+        #: by the beginning of a question: what something in Redis's place answers
         self.answers: dict[str, object] = {}
         #: seconds that each answer takes
         self.takes = 0.0
@@ -72,9 +75,7 @@ class Replica:
         return await self.control.ask(*words)
 
     def read(self, *tenants: Tenant, master: bool = True, whole: bool = True) -> None:
-        """A read of the source that begins and ends now. The namespaces are those of the
-        tenants.
-        """
+        """A read of the source that begins and ends now. It finds the tenants' namespaces alone."""
         self.tenants = frozenset(tenants)
         self.acl_users.keep_only(self.tenants)
         self.service.claim(self.tenants)
@@ -101,7 +102,7 @@ class UsersCase(unittest.SynchronousTestCase):
         return replica
 
     def go_on(self, seconds: float = 1.0) -> None:
-        """In small steps: one thing leads to another."""
+        """Advances the clock in small steps, because each step may schedule the next."""
         end = self.clock.seconds() + seconds
         for _ in range(200):
             self.clock.advance(min(PAUSE, end - self.clock.seconds()))
@@ -114,7 +115,9 @@ class UsersCase(unittest.SynchronousTestCase):
         return name
 
     def opens(self, name: str, *masters: bytes) -> list[bool]:
-        """Whether the passwords that follow from these open the user."""
+        """Says of each master password whether the user's password that follows from it opens the
+        user.
+        """
         found = []
         for each in masters:
             try:
@@ -136,8 +139,9 @@ class UsersCase(unittest.SynchronousTestCase):
         return {name.decode() for name in self.admin.execute_command("ACL", "USERS")}
 
     def log_in(self, replica: Replica, master: bytes, tenant: Tenant = BLUE) -> int:
-        """As an upstream connection logs in: once more if Redis does not know the password. Returns
-        how often it had to.
+        """Logs in as an upstream connection does: once more if Redis does not know the password.
+
+        Returns the number of attempts.
         """
         for attempt in (1, 2):
             name, secret = run(replica.acl_users.login(tenant, master))
@@ -180,8 +184,8 @@ class PasswordsTests(UsersCase):
         )
 
     def each_replicas_that_learn_of_it_one_after_the_other(self, binary: Callable[[], str]) -> None:
-        """Each logs in all the time, with the master password that it knows, and one starts in
-        between with either.
+        """Each replica can log in, whichever master password it knows; in the end only the new one
+        opens.
         """
         self.start(binary)
         early, late = self.replica(BLUE), self.replica(BLUE)
@@ -214,7 +218,7 @@ class PasswordsTests(UsersCase):
         for _ in range(3):
             early.read(BLUE)
             started[1].read(BLUE)
-            step(INTERVAL)  # the others' reads fail
+            step(INTERVAL)  # the other replicas read nothing
         self.assertGreater(again, 0, "the old one was taken away, and added again by who needs it")
         self.assertTrue(self.opens(NAME, NEW)[0])
         for replica in (late, started[0]):
@@ -432,8 +436,8 @@ class RemovalTests(UsersCase):
         replica.read(BLUE, GREEN)
         self.go_on()
         self.assertEqual(self.users(), {"default", other, prefix, *ours})
-        # Its namespace's deletion was seen: at the next read that finds the same its sessions are
-        # cut.
+        # The deletion of its namespace was seen: the next read that finds the same cuts its
+        # sessions.
         green = self.client(acl.username(GREEN), NEW)
         replica.read(BLUE, whole=False)
         self.go_on()
@@ -443,7 +447,7 @@ class RemovalTests(UsersCase):
         self.assertEqual(self.users(), {"default", other, prefix, NAME})
         with self.assertRaises((redis.ConnectionError, redis.AuthenticationError)):
             green.ping()
-        # And one that nobody uses goes at once.
+        # A user that no connection uses is removed at once.
         replica.read(BLUE, GREEN)
         run(replica.acl_users.login(GREEN, NEW))
         self.assertIn(acl.username(GREEN), self.users())
@@ -460,13 +464,13 @@ class RemovalTests(UsersCase):
             self.go_on(INTERVAL)
             behind.read(BLUE)
         run(ahead.acl_users.login(GREEN, NEW))
-        self.go_on(INTERVAL)  # it is seen without a tenant
+        self.go_on(INTERVAL)  # the user is seen without a tenant
         behind.read(BLUE, GREEN)
         self.go_on(3 * INTERVAL)
         self.assertIn(acl.username(GREEN), self.users())
 
     def each_a_tenant_that_is_back_has_its_patterns_anew(self, binary: Callable[[], str]) -> None:
-        """What Redis was told for a user that was removed, it has to be told for the next one."""
+        """After a tenant's user was removed, Redis is asked for the patterns of the next one."""
         self.start(binary)
         first, second = self.replica(BLUE), self.replica(BLUE)
         run(first.acl_users.login(BLUE, NEW))

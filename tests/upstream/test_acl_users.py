@@ -1,4 +1,4 @@
-"""Tenants' users in a real Redis, made by several processes or replicas of the proxy at once."""
+"""Tenants' users in a real Redis, created at once by several processes or replicas of the proxy."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def is_busy(words: tuple) -> None:
 
 
 class Unknown:
-    """A control connection that is there no longer, or not yet."""
+    """A control connection that is lost, or not there yet."""
 
     connected = True
 
@@ -44,9 +44,7 @@ class Unknown:
 
 class OneLayerTests(unittest.SynchronousTestCase):
     def test_what_one_redis_has_not_says_nothing_of_another(self) -> None:
-        """Redis may be another one before it has told what it is: nobody gets the master's rights
-        there meanwhile.
-        """
+        """No connection gets the master's rights before it is known what the new Redis is."""
         control = Unknown()
         acl_users = AclUsers("auto", control)
         acl_users.use(Server("a Redis", 64, builtin(), False, False), make_policy(builtin(), scripts=False))
@@ -59,8 +57,9 @@ class OneLayerTests(unittest.SynchronousTestCase):
 
 
 class Asked:
-    """A control connection that answers when the test says so. asked: the questions, with what
-    answers them.
+    """A control connection that answers when the test says so.
+
+    asked: the questions, each with the Deferred of its answer.
     """
 
     connected = True
@@ -75,7 +74,7 @@ class Asked:
 
 
 class RightsTests(unittest.SynchronousTestCase):
-    """What tenants may do changes while a user is being made."""
+    """The policy changes while a user is being created."""
 
     def setUp(self) -> None:
         self.control = Asked()
@@ -91,7 +90,7 @@ class RightsTests(unittest.SynchronousTestCase):
         words, answered = self.control.asked.pop()
         self.assertNotIn(b"+eval", words)
         self.use(scripts=True)
-        # As of those who tell Redis of the new rights: it waits for the same user.
+        # The update of the users' rights waits for the same user.
         second = defer.Deferred.fromCoroutine(self.acl_users.login(BLUE, MASTER))
         answered.callback(b"OK")
         self.assertNoResult(second)
@@ -121,7 +120,7 @@ class ReplicasTests(unittest.SynchronousTestCase):
         return server
 
     def subscribed(self, server: RedisServer, acl_users: AclUsers) -> redis.client.PubSub:
-        """A session of the isolation layer's process that is subscribed to a pattern."""
+        """Returns a session of the tenant's user that is subscribed to a pattern."""
         name, password = run(acl_users.login(BLUE, MASTER))
         run(acl_users.permit(BLUE, [b"team-blue:news.*"]))
         client = client_once(port=server.port, username=name.decode(), password=password.decode())
@@ -153,7 +152,7 @@ class ReplicasTests(unittest.SynchronousTestCase):
             return False
 
     def each_one_that_knows_another_master_password_does_not_take_the_user(self, binary: Callable[[], str]) -> None:
-        """During its rotation replicas know different ones."""
+        """A replica that knows another master password leaves the others' password valid."""
         server = self.start(binary)
         first, second = self.acl_users(server), self.acl_users(server)
         for _ in range(3):
@@ -174,8 +173,8 @@ class ReplicasTests(unittest.SynchronousTestCase):
         self.assertFalse(self.opens(server, (name, b"whatever")))
 
     def each_connections_of_before_log_in_too(self, binary: Callable[[], str]) -> None:
-        """One process has both master passwords for a moment; each user's password is given to
-        Redis, also at once.
+        """A process with several master passwords gives Redis the user's password of each, even at
+        once.
         """
         server = self.start(binary)
         acl_users = self.acl_users(server)
@@ -200,7 +199,9 @@ class ReplicasTests(unittest.SynchronousTestCase):
         run(acl_users.permit(BLUE, [b"team-blue:\xff\x01", b"team-blue:fit"]))
 
     def each_redis_is_busy_when_it_is_to_be_made(self, binary: Callable[[], str]) -> None:
-        """That is not taken for a user which is there already, and keeps its channels."""
+        """A BUSY error is not taken to mean that the user exists: its channels are reset when it is
+        created.
+        """
         server = self.start(binary)
         acl_users = self.acl_users(server)
         refused = []
@@ -218,9 +219,7 @@ class ReplicasTests(unittest.SynchronousTestCase):
         self.assertEqual(client.publish("team-blue:news", "x"), 0)
 
     def each_two_make_it_at_the_same_moment(self, binary: Callable[[], str]) -> None:
-        """Before one of its questions to Redis the other one is through with all of its own: before
-        the first, the second …
-        """
+        """A user that another process creates between any two questions keeps its patterns."""
         reached = []
         for questions in range(3):
             server = self.start(binary)
@@ -233,13 +232,13 @@ class ReplicasTests(unittest.SynchronousTestCase):
         self.assertTrue(reached[0])
 
     def each_sessions_at_once_have_the_patterns_of_one(self, binary: Callable[[], str]) -> None:
-        """What Redis is being told of counts, too, and what it was not told of does not."""
+        """The limit counts patterns that Redis is being asked for, but none that it refused."""
         acl_users = self.acl_users(self.start(binary))
         run(acl_users.login(BLUE, MASTER))
         many = [b"team-blue:%d" % number for number in range(bounds.TENANT_PATTERNS)]
 
         def meanwhile(words: tuple) -> None:
-            # by another session, at once: of one that both name
+            # another session asks for a pattern that both name
             run(acl_users.permit(BLUE, many[:1]))
             with self.assertRaises(ControlError) as caught:
                 run(acl_users.permit(BLUE, [b"team-blue:one_more"]))
@@ -255,8 +254,8 @@ class ReplicasTests(unittest.SynchronousTestCase):
             run(acl_users.permit(BLUE, [b"team-blue:one_more"]))
 
     def meanwhile(self, control: Control, questions: int, call: Callable[[], object]) -> list[object]:
-        """After so many questions it calls, before the next one. What that gave, as long as it came
-        to it.
+        """Calls before the question after so many others. Returns what `call` gave; empty if it was
+        not called.
         """
         found: list[object] = []
 

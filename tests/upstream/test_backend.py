@@ -1,4 +1,4 @@
-"""One object for all that belongs to one Redis: made twice in a process, the two share nothing."""
+"""One Redis and everything that belongs to it. Two Backends in one process share nothing."""
 
 from __future__ import annotations
 
@@ -64,10 +64,10 @@ class TwoBackendsTests(unittest.TestCase):
         self.assertIn(b"valkey_version", await self.info(self.first, BLUE))
         self.assertNotIn(b"valkey_version", await self.info(self.second, GREEN))
         self.assertEqual(self.databases, {self.first: [64], self.second: [64]})
-        # What tenants may do follows from each server's own commands.
+        # The policy follows from each server's own commands.
         self.assertIn("delifeq", self.first.policy.forwarded)
         self.assertNotIn("delifeq", self.second.policy.forwarded)
-        # Each has connections, and ACL users, in its own alone.
+        # Each has connections and ACL users in its own Redis alone.
         for backend, tenant, other in ((self.first, BLUE, GREEN), (self.second, GREEN, BLUE)):
             connection = await backend.pool.acquire(tenant, 2)
             self.assertEqual(backend.pool.users, {tenant})
@@ -111,7 +111,7 @@ class TwoBackendsTests(unittest.TestCase):
 
 
 class FaultTests(unittest.SynchronousTestCase):
-    """Why Redis cannot be used, in the words of the part that knows."""
+    """The status says why Redis cannot be used, in the words of the part that knows."""
 
     def setUp(self) -> None:
         self.backend = Backend(Settings(ns_prefix="team-"), MemoryReactorClock())
@@ -131,14 +131,14 @@ class FaultTests(unittest.SynchronousTestCase):
         master._helpless.fault("none of the sentinels tells where m is")
         master._helpless.fault("none of the sentinels tells where m is", 1e9)
         self.assertEqual(self.backend.state()["fault"], "none of the sentinels tells where m is")
-        # Of another address nothing is known yet.
+        # Nothing is known of another address yet.
         master._helpless.over()
         self.backend.use_snapshot(Snapshot(BackendAddress(host="other", password=b"s3cret"), []))
         self.assertEqual(self.backend.state()["fault"], "")
 
     def test_a_redis_that_hangs_is_waited_for_before_the_proxy_is_not_ready(self) -> None:
-        """Whoever has a session waits for its answer; a proxy that is not ready gets no new
-        ones.
+        """The proxy stays ready until Redis has hung for HUNG_UNREADY_SECONDS: until then clients
+        just wait.
         """
         backend, clock = self.backend, task.Clock()
         backend.health._clock = clock
@@ -148,7 +148,7 @@ class FaultTests(unittest.SynchronousTestCase):
             clock.advance(seconds)
             self.assertEqual((backend.state()["answers"], backend.not_ready() == ""), (answers, ready))
             self.assertEqual(backend.state()["connected"], answers == "up")
-            # Its connection is given up after ten seconds.
+            # The control connection is given up after 10 s.
             backend.control._connection = object() if clock.seconds() < bounds.CONTROL_REPLY_SECONDS else None
         self.assertEqual(backend.not_ready(), "Redis does not answer")
         self.assertRegex(backend.state()["fault"], "^Redis has not answered a PING")
@@ -173,7 +173,7 @@ class FaultTests(unittest.SynchronousTestCase):
 
 
 class RightsTests(unittest.SynchronousTestCase):
-    """Redis tells of another command: the users' new rights come before the sessions hear of it."""
+    """If Redis reports another command, users get the right to it before sessions do."""
 
     def setUp(self) -> None:
         self.clock = MemoryReactorClock()
@@ -193,7 +193,7 @@ class RightsTests(unittest.SynchronousTestCase):
         raise AclUserError("busy", passing=True)
 
     def told(self, commands: set[bytes]) -> None:
-        """Redis, the same as ever, has the built-in commands but these."""
+        """The same run of Redis reports the built-in commands, without these."""
         had = {name: command for name, command in builtin().items() if name not in commands}
         self.backend._server_told(Server("a Redis", 64, had, True, False, run_id="a run"))
 

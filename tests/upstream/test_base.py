@@ -1,4 +1,4 @@
-"""When connections are opened before anybody asks."""
+"""When connections are opened before anybody needs them."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from twisted.trial import unittest
 from redisproxy.upstream.base import BACKOFF, Base
 from redisproxy.upstream.connection import RedisUnreachable
 
-#: Seconds in which any delay is over.
+#: Seconds after which any delay has passed.
 LONG = BACKOFF.longest + BACKOFF.spread
 
 
 class BaseTests(unittest.SynchronousTestCase):
     def setUp(self) -> None:
         self.clock = task.Clock()
-        #: how many are to be there
+        #: how many there have to be
         self.size = 1
         self.begun: list[defer.Deferred] = []
         self.opened: list[object] = []

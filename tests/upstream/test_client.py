@@ -1,4 +1,6 @@
-"""The client for what the proxy itself asks: each bound and time limit, and that it comes back."""
+"""The client for what the proxy itself asks: each limit, each time limit, and that it connects
+again.
+"""
 
 from __future__ import annotations
 
@@ -70,7 +72,7 @@ class ConnectionTests(unittest.SynchronousTestCase):
     def test_a_reply_that_is_too_large_is_not_kept_and_costs_no_other(self) -> None:
         first, large, last = (self.connection.ask("PING") for _ in range(3))
         whole = b"$23\r\n" + SMALL * b"-"
-        self.redis(whole[: SMALL - 2] + b"\r\n")  # as large as may be
+        self.redis(whole[: SMALL - 2] + b"\r\n")  # as large as the limit
         self.assertEqual(self.successResultOf(first), 23 * b"-")
         self.redis(b"$%d\r\n" % (10 * SMALL))
         for _ in range(10 * SMALL):
@@ -138,7 +140,7 @@ class ConnectionTests(unittest.SynchronousTestCase):
 
 
 class RedisClientTests(unittest.TestCase):
-    """With a real Redis, so that it is ClientService as it is."""
+    """With a real Redis, to test ClientService as it is."""
 
     timeout = 120
 
@@ -178,7 +180,9 @@ class RedisClientTests(unittest.TestCase):
         self.assertEqual([event for event in logged if event["log_level"].name in ("warn", "error", "critical")], [])
 
     async def test_a_refused_log_in_is_tried_again(self) -> None:
-        """And nothing is logged of a state that ClientService did not expect: see the module."""
+        """A refused log-in is tried again, and ClientService logs no transition that it did not
+        expect.
+        """
         self.patch(client_module, "_REFUSED_RETRY", 0.1)
         server = self.server()
         with capturedLogs() as logged:
@@ -261,7 +265,7 @@ class RedisClientTests(unittest.TestCase):
 
 
 async def client_ask(client: RedisClient) -> object:
-    """Its answer to PING, once it is connected."""
+    """Returns the answer to PING, after it has connected."""
     while True:
         try:
             return await client.ask("PING")

@@ -1,4 +1,4 @@
-"""What an upstream connection tells of itself."""
+"""What an upstream connection says of itself."""
 
 from __future__ import annotations
 

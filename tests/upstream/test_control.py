@@ -1,5 +1,5 @@
-"""What the control connection makes of a server's answers. Against real servers it is tested in
-`attacks` and `integration`.
+"""What the control connection concludes from a server's answers. `attacks` and `integration` test
+it with real servers.
 """
 
 from __future__ import annotations
@@ -26,9 +26,7 @@ from ..support.waiting import LIMIT
 
 
 class Redis60(protocol.Protocol):
-    """The answers of Redis 6.0.16, which no package brings any more: it has ACLs, and they do not
-    know channels.
-    """
+    """Answers like Redis 6.0.16, which no package has any more: its ACLs do not know channels."""
 
     def dataReceived(self, data: bytes) -> None:
         for command in re.split(rb"(?m)^\*\d+\r\n", data)[1:]:
@@ -50,8 +48,8 @@ class Redis60(protocol.Protocol):
 class ControlTests(unittest.TestCase):
     @defer.inlineCallbacks
     def test_what_comes_of_a_place_that_was_left_changes_nothing(self):
-        """A log-in that was under way fails late, or succeeds: the connection to the new place is
-        not given up for it.
+        """The end of a log-in at the former address, be it late or a success, leaves the new
+        connection open.
         """
         told = []
         control = ControlService(reactor, LIMIT, None, told.append)
@@ -76,8 +74,8 @@ class ControlTests(unittest.TestCase):
 
     @defer.inlineCallbacks
     def test_acls_that_do_not_know_channels_are_no_layer(self):
-        """Redis 6.0: a script could PUBLISH to anybody. As an isolation layer it would also have
-        had every ACL SETUSER refused.
+        """Redis 6.0 counts as a server without ACL users, because a script there could PUBLISH to
+        anybody.
         """
         factory = protocol.Factory.forProtocol(Redis60)
         factory.asked = []
@@ -105,7 +103,7 @@ class ControlTests(unittest.TestCase):
             pipeline.execute()
         loading.client().save()
         loading.kill()
-        # 10 ms for each key, and it answers after every 1024 bytes.
+        # Each key takes 10 ms to load, and Redis answers after every 1,024 bytes.
         loading.change("key-load-delay 10000", "loading-process-events-interval-bytes 1024")
         sentinel = SentinelProcess(valkey, f"127.0.0.1 {loading.port}")
         self.addCleanup(sentinel.stop)
@@ -132,7 +130,9 @@ class ControlTests(unittest.TestCase):
 
     @defer.inlineCallbacks
     def test_a_redis_that_is_busy_is_asked_again(self):
-        """With one tenant's script, say: the others must not be without INFO for good."""
+        """A Redis that is busy with a tenant's script is probed again until it has answered
+        everything.
+        """
         server = RedisServer(valkey, "lua-time-limit 10").start()
         self.addCleanup(server.stop)
         running = threads.deferToThread(server.client().eval, "while true do end", 0)
@@ -168,7 +168,7 @@ class ControlTests(unittest.TestCase):
         server.client().mset({f"key-{number}": random.randbytes(200) for number in range(3000)})
         server.client().save()
         server.kill()
-        # for 90 s
+        # loading takes 90 s
         server.change("key-load-delay 30000", "loading-process-events-interval-bytes 1024")
         server.start()
         told: list[Server] = []
@@ -178,14 +178,16 @@ class ControlTests(unittest.TestCase):
         control.use(BackendAddress(host="127.0.0.1", port=server.port, password=server.password.encode()))
         while not told:
             yield task.deferLater(reactor, 0.01)
-        # it has been seen to load
+        # the service has seen that it loads
         yield threads.deferToThread(server.client().config_set, "key-load-delay", 0)
         while told[-1].sealed is None:
             yield task.deferLater(reactor, 0.01)
         self.assertEqual([each.sealed for each in (told[0], told[-1])], [None, True])
 
     def test_it_is_tried_again_soon_however_long_it_was_away(self):
-        """Tenants' users are made over it, so its wait is that of all tenants."""
+        """The service connects again soon, however long Redis was away, because all tenants wait
+        for it.
+        """
         control = ControlService(reactor, LIMIT, None, lambda _: None)
         control.startService()
         self.addCleanup(control.stopService)
@@ -194,7 +196,9 @@ class ControlTests(unittest.TestCase):
 
     @defer.inlineCallbacks
     def test_connections_that_are_gone_are_not_kept(self):
-        """A Redis that comes and goes for weeks must not cost memory."""
+        """A connection that is lost is freed: a Redis that comes and goes for weeks must not cost
+        memory.
+        """
         server = RedisServer().start()
         self.addCleanup(server.stop)
         told = []

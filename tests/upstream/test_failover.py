@@ -1,5 +1,5 @@
-"""Where the master is, as its sentinels tell it: whether that is a failover, when the master secret
-comes and goes.
+"""Where the master is, as its sentinels say: what counts as a failover when the master secret
+changes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ SECRET = BackendAddress(sentinels=(("sentinel", 26379),), master_name="main")
 
 
 class Sentinels:
-    """Sentinels that tell where the master is."""
+    """Sentinels that say where the master is."""
 
     def __init__(self) -> None:
         self.answer = Answer("first", 6379, 1)

@@ -1,4 +1,4 @@
-"""Whose turn it is: as many as may run at once, and a queue for each tenant."""
+"""Who is next: as many as may run at once, and a queue for each tenant."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ BLUE, GREEN, RED = TENANTS = Tenant("blue", 3), Tenant("green", 5), Tenant("red"
 
 
 def begin(queue: FairQueue[str], tenant: Tenant, *waiters: str) -> list[str]:
-    """Those of the tenant's that have to wait."""
+    """Begins these of the tenant. Returns those that have to wait."""
     waiting = [waiter for waiter in waiters if not queue.begin(tenant)]
     for waiter in waiting:
         queue.wait(tenant, waiter)

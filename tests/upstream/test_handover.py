@@ -1,5 +1,5 @@
-"""How connections to Redis end whose tenant is none any more, and how the next owner of a database
-waits for that.
+"""How connections of a tenant that has left end, and how the next owner of a database waits for
+that.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ LATE = encode([b"SET", b"late", b"1"])
 
 
 class Sharing(Heard):
-    """One of those that share a connection."""
+    """A session on a multiplexed connection."""
 
     lost = 0
 
@@ -85,7 +85,7 @@ class PoolCase(unittest.TestCase):
 
 
 class GivenUpTests(PoolCase):
-    """No time passes here but that of Redis."""
+    """Only Redis takes time here: the clock stands still."""
 
     @defer.inlineCallbacks
     def gives_up(self, pool: ConnectionPool):
@@ -95,7 +95,7 @@ class GivenUpTests(PoolCase):
         yield self.blocked(1)
         upstream.pause_reading(
             PauseReason.PEER | PauseReason.RATE
-        )  # the client does not read, and its tenant has had too much
+        )  # the client does not read, and its tenant is over its rate
         upstream.give_up(blocked=True)
         self.assertFalse(upstream.waits)
         upstream.pause_reading(PauseReason.PEER)
@@ -132,7 +132,7 @@ class GivenUpTests(PoolCase):
         servers: list[Protocol] = []
 
         class Busy(Protocol):
-            """Answers the log-in; then it does not read until it is told to."""
+            """Answers the log-in. Then it does not read until the test resumes it."""
 
             def connectionMade(self) -> None:
                 servers.append(self)
@@ -275,7 +275,9 @@ class NextOwnerTests(PoolCase):
 
     @defer.inlineCallbacks
     def test_nobody_comes_to_what_was_shared(self):
-        """Its last sessions may still be there when their tenant comes back."""
+        """When a tenant comes back, it gets other connections than those that its old sessions
+        still use.
+        """
         pool = self.pool(self.redis())
         pool.use_tenants({BLUE})
         tenant_pool = pool.tenant_pool(BLUE, 2)

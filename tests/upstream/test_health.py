@@ -1,4 +1,4 @@
-"""Whether Redis answers, as its PINGs find it."""
+"""Whether Redis answers, as its replies to PING show."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Connections that nobody uses: which is used next, and when each is closed."""
+"""Connections that nobody uses: which one is used next, and when each is closed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long Redis takes, and how long each tenant's commands take, as the proxy's own PINGs find
+"""How long Redis takes, and how long each tenant's commands take, as the proxy's own PINGs measure
 it.
 """
 
@@ -23,7 +23,7 @@ PING = b"*1\r\n$4\r\nPING\r\n"
 
 
 class Deaf:
-    """Is pending what a test is not about."""
+    """Receives replies that do not matter to a test."""
 
     def reply(self, batch: ReplyBatch, piece: bytes, ended: int) -> None:
         pass
@@ -66,7 +66,7 @@ class Sampled(unittest.TestCase):
         self.addCleanup(self.sampler.stopService)
 
     def opened(self, namespace: str, index: int) -> MultiplexedConnection:
-        """A tenant's connection, in use."""
+        """Returns a tenant's connection, in use."""
         connection = RedisConnection(BackendAddress(host="127.0.0.1", port=6379, password=b""), self.pool)
         connection.makeConnection(StringTransport(UNIXAddress("/redis")))
         connection.tenant = Tenant(namespace, index)
@@ -114,7 +114,7 @@ class SamplerTests(Sampled):
         self.sent()
         self.clock.advance(INTERVAL)
         self.assertEqual(self.sent(), PING)
-        # What its tenant may not have yet is not Redis's time.
+        # Redis's time does not include time in which the tenant was over its rate.
         self.connection.pause_reading(PauseReason.RATE)
         self.clock.advance(0.5)
         self.connection.resume_reading(PauseReason.RATE)
@@ -126,7 +126,7 @@ class TenantTests(Sampled):
     def setUp(self) -> None:
         super().setUp()
         self.clock.advance(INTERVAL)
-        # of a connection that is new, Redis's time is taken at once
+        # A new connection gets a PING for Redis's time at once.
         self.connection.dataReceived(b"+PONG\r\n")
         self.assertEqual((self.sent(), len(self.samples)), (PING, 1))
         self.clock.advance(INTERVAL)
@@ -151,7 +151,7 @@ class TenantTests(Sampled):
             self.use()
         self.assertEqual(self.sent(), 3 * b"GET a\r\n")
         self.clock.advance(INTERVAL)
-        self.sent()  # the PING that tells of Redis
+        self.sent()  # the PING that measures Redis
         self.connection.dataReceived(b"+PONG\r\n")
         self.send()
         self.assertEqual(self.sent(), b"GET a\r\n" + PING)
@@ -174,10 +174,11 @@ class TenantTests(Sampled):
         self.use()
         self.connection.dataReceived(b"+PONG\r\n")
         self.clock.advance(INTERVAL)
-        # of Redis: from now on the connection waits for the next command
+        # The reply to the PING that measures Redis. From now on the connection waits for the next
+        # command.
         self.connection.dataReceived(b"+PONG\r\n")
         self.sent()
-        self.connection.bytes_received += 1  # as if something had come that was sent before
+        self.connection.bytes_received += 1  # as if the reply to an earlier command had come
         self.clock.advance(INTERVAL)
         self.assertEqual(self.sent(), PING)
 
@@ -190,7 +191,7 @@ class TenantTests(Sampled):
         self.assertEqual(self.of_tenants, [])
 
     def test_the_next_user_of_a_connection_is_not_timed(self) -> None:
-        """It may be in the middle of a value, or subscribed: a PING would end up in it."""
+        """No PING is sent for a connection's next user, who may be in the middle of a value."""
         self.upstream.retire()
         self.assertEqual(self.pool.released, [self.connection])
         self.connection.write(b"*3\r\n$3\r\nSET\r\n")

@@ -1,4 +1,4 @@
-"""A tenant's multiplexed connections: who waits for one, and for whom a slow reader is closed."""
+"""A tenant's multiplexed connections: who waits for one, and when a slow reader is closed."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class WaitingTests(unittest.TestCase):
 
 
 class Connection:
-    """To a Redis that answers nothing."""
+    """A connection to a Redis that answers nothing."""
 
     def __init__(self) -> None:
         self.pending = PendingReplies()
@@ -84,7 +84,7 @@ class SlowReaderTests(unittest.TestCase):
         self.assertTrue(self.closed_while_another_waits_for(1, discard=0))
 
     def test_also_for_a_reply_behind_one_that_is_discarded(self) -> None:
-        """CLIENT REPLY SKIP, and then two commands in one piece."""
+        """A slow reader is closed for a reply behind a discarded one (CLIENT REPLY SKIP)."""
         self.assertTrue(self.closed_while_another_waits_for(2, discard=1))
 
     def test_nobody_waits_for_what_is_discarded(self) -> None:

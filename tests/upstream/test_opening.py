@@ -1,4 +1,4 @@
-"""Connections that are being opened, and who gets them; endpoints that are given up."""
+"""Connections that are being opened, and who gets them; attempts that are cancelled."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LIMIT = 5.0
 
 
 class Connection:
-    """A connection to Redis that is there."""
+    """A connection to Redis that is open."""
 
     def __init__(self) -> None:
         self.dropped = self.stale = False
@@ -47,7 +47,7 @@ class OpeningsTests(unittest.SynchronousTestCase):
         return defer.Deferred.fromCoroutine(self.openings.open(address))
 
     def ends(self, number: int, result: object = None) -> object:
-        """The opening of this number ends so: with a connection, unless something else is given."""
+        """Ends the attempt of this number: with a connection, or with `result`."""
         result = result or Connection()
         self.begun[number][1].callback(result)
         return result
@@ -145,7 +145,7 @@ class OpeningsTests(unittest.SynchronousTestCase):
 
 
 class Resolver:
-    """Names are found when the test says so."""
+    """Finds names when the test says so."""
 
     def __init__(self) -> None:
         self.asked: list[IResolutionReceiver] = []
@@ -155,7 +155,7 @@ class Resolver:
 
 
 class ConnectedTests(unittest.TestCase):
-    """Given up is a CancelledError, whatever an endpoint calls it."""
+    """A cancelled attempt fails with CancelledError, whatever error the endpoint has for that."""
 
     def setUp(self) -> None:
         self.clock = task.Clock()
@@ -186,7 +186,7 @@ class ConnectedTests(unittest.TestCase):
 
     @defer.inlineCallbacks
     def test_what_is_asked_once(self):
-        """Whoever looks for the master gives that up when Redis moves, and must not take it for an
+        """A cancelled check of the master fails with CancelledError, and is not taken for an
         answer.
         """
         asked = defer.Deferred.fromCoroutine(
@@ -198,7 +198,7 @@ class ConnectedTests(unittest.TestCase):
     def test_when_it_is_there_all_the_same(self) -> None:
         aborted: list[bool] = []
         connecting: defer.Deferred = defer.Deferred(lambda _: None)
-        connecting.cancel = lambda: None  # as one whose canceller comes too late
+        connecting.cancel = lambda: None  # a canceller that comes too late
         result = connected(SimpleNamespace(connect=lambda _: connecting), None)
         result.cancel()
         self.failureResultOf(result, defer.CancelledError)

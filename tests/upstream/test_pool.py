@@ -1,4 +1,4 @@
-"""The pool of upstream connections, on a real Redis, with the clock in the test's hands."""
+"""The pool of upstream connections, on a real Redis, with a clock of the tests."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BLUE, GREEN = Tenant("blue", 3), Tenant("green", 5)
 
 
 class Subscriber(Heard):
-    """What an upstream connection tells one that subscribes."""
+    """A subscribed session, as an upstream connection sees it."""
 
     upstream_lost = None
 
@@ -43,7 +43,7 @@ class Subscriber(Heard):
 
 
 class NarrowTests(unittest.SynchronousTestCase):
-    """How much is read at once of an upstream connection that messages come by."""
+    """How much is read at once of an upstream connection that receives messages."""
 
     def test_small_messages_are_read_a_few_at_a_time(self) -> None:
         pool = SimpleNamespace(release=lambda upstream, clean: upstream.detach())
@@ -61,7 +61,7 @@ class NarrowTests(unittest.SynchronousTestCase):
         self.assertEqual(transport.bufferSize, bounds.SMALL_READ_BYTES)
         upstream.dataReceived(large[: bounds.SMALL_READ_BYTES])
         self.assertEqual(transport.bufferSize, bounds.READ_BYTES)
-        # as much as was asked for: more is asked for
+        # The read was as large as it could be, so the next one may be larger.
         upstream.dataReceived(large[bounds.SMALL_READ_BYTES :])
         self.assertEqual(transport.bufferSize, bounds.WIDE_READ_BYTES)
         upstream.dataReceived(small * 2)
@@ -91,7 +91,7 @@ class PoolCase(unittest.TestCase):
         self.addCleanup(self.server.stop)
         self.address = BackendAddress(host="127.0.0.1", port=self.server.port, password=MASTER_PASSWORD.encode())
         self.reactor = ClockedReactor()
-        # When all pools are stopped.
+        # This runs last, after all pools are stopped.
         self.addCleanup(lambda: self.assertEqual(self.reactor.getDelayedCalls(), []))
 
     def pool(self, base: int = 0, acl_users: object = None) -> ConnectionPool:
@@ -108,7 +108,9 @@ class PoolCase(unittest.TestCase):
 
     @defer.inlineCallbacks
     def until(self, probe, passing=0.0):
-        """passing: seconds of the clock that go by for each of 5 real milliseconds."""
+        """Waits until the probe is true. passing: the clock's seconds that pass in each 5 ms of
+        real time.
+        """
         while not probe():
             yield task.deferLater(reactor, 0.005)
             self.reactor.clock.advance(passing)
@@ -159,7 +161,7 @@ class ConnectionPoolTests(PoolCase):
         pool = self.pool()
         upstream = yield self.acquire(pool)
         upstream.release(clean=True)
-        upstream.transport.stopReading()  # so that the end is not noticed
+        upstream.transport.stopReading()  # the end of the connection goes unnoticed
         self.server.client().client_kill_filter(skipme=True)
         upstream.transport.startReading()
         self.reactor.clock.advance(bounds.FRESH_SECONDS + 0.1)
@@ -187,7 +189,9 @@ class ConnectionPoolTests(PoolCase):
 
     @defer.inlineCallbacks
     def test_a_place_that_failed_is_abandoned(self):
-        """The busy are closed, and a lease that is under way there leads to where Redis is."""
+        """If Redis has moved after a failure, busy connections close and waiting callers get one to
+        the new address.
+        """
         silent = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
         self.addCleanup(silent.stopListening)
         pool = self.pool()
@@ -207,7 +211,7 @@ class ConnectionPoolTests(PoolCase):
 
     @defer.inlineCallbacks
     def test_a_place_that_was_left_says_nothing_of_where_redis_is(self):
-        """An opening there takes too long: nothing is logged, and the proxy is ready."""
+        """A time-out at the former address is not logged, and does not make the proxy unready."""
         silent = reactor.listenTCP(0, Factory.forProtocol(Protocol), interface="127.0.0.1")
         self.addCleanup(silent.stopListening)
         pool = self.pool()
@@ -241,9 +245,7 @@ class ConnectionPoolTests(PoolCase):
 
     @defer.inlineCallbacks
     def test_what_is_opened_while_the_address_comes_to_lead_elsewhere_is_opened_again(self):
-        """A failover behind one address: the new connection of a tenant that only reads could have
-        stayed there.
-        """
+        """A connection that is being opened during a failover behind one address is opened anew."""
         client = self.server.client()
         self.addCleanup(client.close)
         before = client.info("stats")["total_connections_received"]
@@ -270,7 +272,7 @@ class ConnectionPoolTests(PoolCase):
             pool.use(address)
             failed = []
             self.assertFailure(self.acquire(pool), UpstreamError).addCallback(failed.append)
-            # An endpoint waits for a moment whether the name has another address.
+            # The endpoint waits a moment for another address of the name.
             yield self.until(lambda failed=failed: failed, passing=0.05)
             self.assertEqual(failed[0].client_reply, told)
         pool.use(self.address)
@@ -293,7 +295,7 @@ class ConnectionPoolTests(PoolCase):
 
     @defer.inlineCallbacks
     def test_a_young_upstream_connection_that_we_close_is_no_fault_of_redis(self):
-        """As at the end of a short life, or when the address changes."""
+        """No fault is logged when the proxy itself closes a connection soon after it was opened."""
         pool = self.pool(base=1)
         told = []
         pool._faults.of_all = told.append
@@ -316,12 +318,12 @@ class ConnectionPoolTests(PoolCase):
         pool = self.pool()
         upstream = yield self.acquire(pool)
         upstream.release(clean=True)
-        upstream.transport.write(b"PING\r\n")  # whose answer nobody expects
+        upstream.transport.write(b"PING\r\n")  # nobody expects the answer
         yield self.until(lambda: len(pool) == 0)
 
     @defer.inlineCallbacks
     def test_no_scripts_on_an_upstream_connection_with_the_masters_rights(self):
-        """It was opened while Redis was not known to have ACLs, and is used when it is."""
+        """A connection that was opened before Redis was known to have ACLs is not used later."""
         pool = self.pool()
         upstream = yield self.acquire(pool)
         upstream.release(clean=True)
@@ -336,8 +338,8 @@ NEVER = object()
 
 
 class Logins:
-    """Whom upstream connections log in as: each tenant's as the test has it, which may be an error,
-    or NEVER; the master for all others.
+    """Who upstream connections log in as: a tenant's login, an error, or NEVER; the master if not
+    given.
     """
 
     def __init__(self, **logins: object) -> None:
@@ -356,10 +358,10 @@ class Logins:
 
 
 class QueueTests(PoolCase):
-    """Of more leases than are under way at once, each has its own outcome."""
+    """More callers wait than are served at once; each has a result of its own."""
 
     def stopped(self) -> None:
-        """Redis takes connections, and answers nothing, until `goes_on`."""
+        """Stops Redis: it takes connections and answers nothing until `goes_on`."""
         os.kill(self.server.pid, signal.SIGSTOP)
         self.addCleanup(self.goes_on)
 
@@ -385,7 +387,7 @@ class QueueTests(PoolCase):
             self.failureResultOf(given_up, defer.CancelledError)
         for other in (*under_way[1:100], *under_way[101:], *waiting[1:], late):
             self.assertNoResult(other)
-        # What was given up was not opened in vain.
+        # The attempts of cancelled callers are used by others.
         self.assertEqual(len(pool), bounds.ACQUIRING)
         self.goes_on()
         upstream = yield late
@@ -395,9 +397,7 @@ class QueueTests(PoolCase):
 
     @defer.inlineCallbacks
     def test_all_of_a_tenant_are_given_up(self):
-        """As when its clients reset their connections: the others' leases go on, and nothing is
-        left of these.
-        """
+        """If all of a tenant's callers cancel, the others get connections and none is left over."""
         pool = self.pool()
         events = self.logged(pool)
         self.stopped()
@@ -415,7 +415,7 @@ class QueueTests(PoolCase):
 
     @defer.inlineCallbacks
     def test_while_its_name_is_looked_up(self):
-        """An endpoint calls that a name that was not found."""
+        """A caller that cancels during the name look-up causes no log line about that name."""
         pool = self.pool()
         events = self.logged(pool)
         given_up, other = self.acquire(pool), self.acquire(pool)
@@ -426,7 +426,7 @@ class QueueTests(PoolCase):
 
     @defer.inlineCallbacks
     def test_a_delay_of_the_proxy_s_own_is_not_redis_s(self):
-        """The reactor was busy: what Redis answered meanwhile is not read yet."""
+        """Time in which the reactor was busy does not count against Redis."""
         pool = self.pool()
         events = self.logged(pool)
         self.stopped()
@@ -439,7 +439,9 @@ class QueueTests(PoolCase):
 
     @defer.inlineCallbacks
     def test_one_tenants_fault_is_not_the_others(self):
-        """Its user is unknown to Redis, or cannot be made."""
+        """A tenant whose user is unknown, or cannot be created, does not keep others from
+        connections.
+        """
         for fault in ((b"nobody", b"x"), AclUserError("no user", passing=True), AclUserError("no user", passing=False)):
             pool = self.pool(acl_users=Logins(blue=fault))
             blue = [self.assertFailure(self.acquire(pool), UpstreamError) for _ in range(bounds.ACQUIRING + 5)]
@@ -474,12 +476,12 @@ class QueueTests(PoolCase):
             began = self.reactor.seconds()
             yield self.until(lambda done=done: done, passing=0.05)
             self.assertEqual({error.client_reply for error in done}, {messages.UNREACHABLE.text})
-            # Those that waited were not tried one after the other.
+            # The waiting callers were not tried one after the other.
             self.assertLess(self.reactor.seconds() - began, 9)
 
     @defer.inlineCallbacks
     def test_many_that_end_at_once(self):
-        """Each lets the next begin: that must not be a stack as deep as the queue is long."""
+        """Thousands of turns that end at once do not make a stack as deep as the queue is long."""
         pool = self.pool()
         self.stopped()
         under_way = [self.acquire(pool) for _ in range(bounds.ACQUIRING)]

@@ -1,5 +1,5 @@
-"""Each error at each question of the probe, from a real server behind one that refuses what it is
-told to refuse.
+"""Each error to each question of the probe, from a real server behind a relay that refuses
+questions.
 """
 
 from __future__ import annotations
@@ -84,22 +84,22 @@ class ProbeCase(unittest.TestCase):
         return service.server
 
     async def asked_again(self, service: ControlService, faulty: FaultyRedis, what: str) -> None:
-        """It was refused so, has said so, and has asked the same anew."""
+        """Waits until the question was refused, the state says so, and it was asked again."""
         await self.until(lambda: len(faulty.refused) >= 2 and shown_error(what) in service._state.text, what)
 
     def fault(self, faulty: FaultyRedis, beginning: str, error: str | None) -> None:
         faulty.refused.clear()
-        # The user without commands is another question than the user with those of tenants.
+        # The question without commands is not the one with the tenants' commands.
         faulty.faults = {beginning: error}
         if beginning.endswith("\n"):
             faulty.faults = {beginning.rstrip(): error}
         if beginning in INFO:
-            # its answer is large, and would be asked for each time
+            # COMMAND would be asked each time, and its answer is large
             faulty.faults["COMMAND"] = error
 
 
 class FirstProbeTests(ProbeCase):
-    """Of a server that has told nothing yet."""
+    """The server has answered nothing yet."""
 
     async def test_nothing_is_concluded_from_what_passes(self) -> None:
         server = self.server()
@@ -137,7 +137,9 @@ class FirstProbeTests(ProbeCase):
         self.assertEqual([told.sealed for told in service.history], [None, True])
 
     async def test_only_what_was_not_answered_is_asked_again(self) -> None:
-        """A tenant that keeps Redis busy, but for moments, does not keep the proxy from knowing."""
+        """Only unanswered questions are asked again, so a tenant that keeps Redis busy cannot stop
+        the probe.
+        """
         faulty = self.behind(self.server())
         self.fault(faulty, "CONFIG", PASSING[0])
         service = self.control(faulty.port)
@@ -195,7 +197,7 @@ class FirstProbeTests(ProbeCase):
 
 
 class LaterTests(ProbeCase):
-    """Of a server that has told before what it is, and is connected to anew."""
+    """The proxy connects again to a server that has answered before."""
 
     async def test_an_error_unlearns_nothing(self) -> None:
         server = self.server()
@@ -213,7 +215,7 @@ class LaterTests(ProbeCase):
             await self.asked_again(service, faulty, error)
             self.assertEqual(service.history, [truth], (question, error))
             self.assertTrue(service.connected)
-            # Nobody new can log in while Redis refuses to make users.
+            # No new client can log in while Redis refuses to create users.
             self.assertEqual(service.users_refused, "-@all" in question, (question, error))
         faulty.faults = {}
         await self.until(lambda: not service.asking)
@@ -232,8 +234,8 @@ class LaterTests(ProbeCase):
         self.assertEqual((service.history, service.connected), ([], False))
         self.fault(faulty, "ACL SETUSER", FORBIDDEN[0])
         self.assertFalse((await self.told_all(service)).acl)
-        # Back at the first: a failover. It had two isolation layers, and a lost right does not take
-        # one away.
+        # Back to the first server, as in a failover. It had two isolation layers, and a lost right
+        # does not take one away.
         faulty._target = first.port
         service.reconnect()
         await self.until(lambda: len(service.history) == 2)
@@ -251,7 +253,7 @@ class LaterTests(ProbeCase):
         self.assertTrue(service.server.acl)
 
     async def test_a_refused_user_has_it_asked_again(self) -> None:
-        """Over the connection that there is: it may last for weeks."""
+        """After Redis refused to create a user, the same connection is used to probe again."""
         faulty = self.behind(self.server())
         service = self.control(faulty.port)
         await self.told_all(service)
@@ -269,7 +271,9 @@ class LaterTests(ProbeCase):
 
 @on_every_server
 class CommandTests(ProbeCase):
-    """A server whose COMMAND cannot be had: the built-in table makes users that it accepts."""
+    """The server's COMMAND is not available: the built-in table makes users that the server
+    accepts.
+    """
 
     def each_command_that_is_renamed_away(self, binary: Callable[[], str]) -> defer.Deferred:
         return defer.Deferred.fromCoroutine(self.made(self.server(binary, 'rename-command COMMAND ""')))
@@ -290,7 +294,7 @@ class CommandTests(ProbeCase):
         self.assertEqual([user for user in client.acl_users() if "probe" in user], [])
 
     def each_command_that_is_told(self, binary: Callable[[], str]) -> defer.Deferred:
-        """Nothing is left out of what a server tells of itself."""
+        """If the server answers COMMAND, no command of its answer is left out."""
 
         async def told() -> None:
             server = self.server(binary)
@@ -317,8 +321,8 @@ def _names(server: RedisServer) -> list[str]:
 
 class PassingConnectionTests(ProbeCase):
     async def test_another_server_over_the_same_connection(self) -> None:
-        """As through a balancer that does not keep connections apart: what the one has told is not
-        the other's.
+        """If a load balancer leads the same connection to another server, the first one's answers
+        do not count.
         """
         first, second = self.server(), self.server(valkey, 'rename-command ACL ""')
         leads = [first]
@@ -367,7 +371,7 @@ class SentinelTests(ProbeCase):
 
 
 class InquiryTests(ProbeCase):
-    """The operator's command asks the same."""
+    """The operator's command asks the same questions."""
 
     def setUp(self) -> None:
         super().setUp()

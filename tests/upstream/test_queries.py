@@ -1,5 +1,5 @@
-"""What is asked for tenants with the master's rights: whose turn it is, and what an answer may cost
-the others.
+"""What is asked for tenants with the master's rights: whose turn it is, and what it may cost
+others.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ class Upstream:
 
 @implementer(IStreamClientEndpoint)
 class Pool:
-    """Where Redis is: connections to it."""
+    """Redis's address: makes connections to it."""
 
     def __init__(self, clock: task.Clock) -> None:
         self._clock = clock
         self.upstreams: list[Upstream] = []
-        #: None: a connection is there at once
+        #: None if a connection is there at once
         self.opening: defer.Deferred | None = None
 
     def client(self, address: BackendAddress, changed: Callable[[RedisClient], object]) -> RedisClient:
@@ -106,7 +106,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertEqual([upstream.lost for upstream in self.pool.upstreams], [True] * len(self.pool.upstreams))
 
     def ask(self, tenant: Tenant = BLUE, words: list[bytes] = INFO) -> defer.Deferred:
-        """One command, and its answer alone."""
+        """Asks one command. Fires with its answer alone."""
         asked = self.ask_all([words], tenant)
         return asked.addCallback(lambda answers: answers[0] if len(answers) == 1 else answers)
 
@@ -116,11 +116,11 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         return asked
 
     def failed(self, asked: defer.Deferred) -> str:
-        """What the client is told."""
+        """Returns the error that the client gets."""
         return self.failureResultOf(asked, ControlError).value.client_reply
 
     def assertKept(self, upstream: Upstream) -> None:
-        """It is not closed, and asked what is asked next."""
+        """Asserts that the connection is open, and that the next query uses it."""
         self.assertFalse(upstream.dropped)
         self.assertIs(self.queries._current.client.connection.transport, upstream.transport)
 
@@ -172,7 +172,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.clock.advance(0.1)
         self.upstream.redis(bulk(b"1") + bulk(b"green"))
         self.successResultOf(first), self.successResultOf(green)
-        green = self.ask(GREEN)  # its own was not slow: it waited for the other's
+        green = self.ask(GREEN)  # its own answer was not slow, but waited for the other tenant's
         self.assertEqual(self.upstream.gets(), encode(INFO))
         self.upstream.redis(bulk(b"green"))
         self.successResultOf(green)
@@ -226,7 +226,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
             self.assertKept(self.upstream)
 
     def test_what_the_master_may_not_ask_is_told_as_that(self) -> None:
-        """As on a hosted Redis without CONFIG: to try again would not help."""
+        """If the master may not ask, as on a hosted Redis without CONFIG, the error says so."""
         for error in (b"NOPERM this user has no permissions", b"ERR unknown command 'CONFIG'", b"ERR Unknown subcommand"):
             asked = self.ask()
             self.upstream.redis(b"-%b\r\n" % error)
@@ -290,7 +290,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertEqual(self.successResultOf(again), b"1")
 
     def test_redis_moved(self) -> None:
-        """What was asked is still answered by where it was; what comes is asked where it is now."""
+        """The former Redis still answers what it was asked; the next query goes to the new one."""
         asked = self.ask()
         old = self.upstream
         self.queries.use(BackendAddress("there"))
@@ -317,9 +317,7 @@ class ControlQueriesTests(unittest.SynchronousTestCase):
         self.assertEqual([self.successResultOf(each) for each in asked], [b"1", b"2"])
 
     def test_what_is_given_up_before_its_turn_is_not_asked(self) -> None:
-        """A tenant whose clients ask and leave, faster than its turns come, leaves nothing
-        behind.
-        """
+        """A query that is cancelled before its turn is not sent, and leaves nothing behind."""
         first, *given_up, last = [self.ask(BLUE, [b"INFO", b"%d" % number]) for number in range(5)]
         for asked in given_up:
             asked.cancel()

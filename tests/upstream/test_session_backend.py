@@ -1,5 +1,5 @@
-"""What sessions ask of one Redis: it comes at once, later, not at all, or when nobody wants it any
-more.
+"""What sessions ask of one Redis: the result comes at once, later, never, or after the session
+ended.
 """
 
 from __future__ import annotations
@@ -173,7 +173,7 @@ class QueryTests(BackendCase):
             self.assertFails(told)
 
     def test_patterns_are_allowed_though_the_session_ends(self) -> None:
-        """Redis may have been told of them, and they are counted."""
+        """The work goes on after the session has ended: Redis may have the patterns by then."""
         cancelled: list[object] = []
         self.work = defer.Deferred(cancelled.append)
         self.backend.allow_patterns(BLUE, [b"blue:*"], self.session.step)
@@ -189,9 +189,7 @@ class QueryTests(BackendCase):
 
 
 class BugTests(BackendCase):
-    """What nobody expected costs the session that waits, which would wait for ever, or else is
-    logged.
-    """
+    """A bug ends the session that waits, which would wait for ever; without one, it is logged."""
 
     def asks(self) -> list[Callable[[], None]]:
         backend, step = self.backend, self.session.step
